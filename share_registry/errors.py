@@ -1,0 +1,114 @@
+"""Every error the library raises, with the exit code the command line gives it.
+
+One family, one table: an error says what went wrong, with which thing, what was found and what was expected; `hint` says what to do next.
+"""
+
+from typing import ClassVar
+
+
+class ShareRegistryError(Exception):
+    """Base of every error of this library.
+
+    Args:
+        message: What happened, to which thing, what was found and what was expected.
+        hint: The next step for the reader, as a full sentence.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+
+def _rebuild(kind: type[ShareRegistryError], state: dict[str, object]) -> ShareRegistryError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, state.get("message", ""))
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidInput(ShareRegistryError):
+    """What was handed in cannot be used: the adapter, a name, an option."""
+
+    exit_code = 2
+
+
+class NotFound(ShareRegistryError):
+    """A space, task, version, alias, tag, object or file is not there."""
+
+    exit_code = 3
+
+
+class Conflict(ShareRegistryError):
+    """Somebody else changed what this call built upon; a retry may help."""
+
+    exit_code = 4
+
+
+class Integrity(ShareRegistryError):
+    """Bytes are not what their digest or the specification says."""
+
+    exit_code = 5
+
+
+class Format(ShareRegistryError):
+    """The store or an object is of a format this release cannot read or write."""
+
+    exit_code = 6
+
+
+class CatalogError(ShareRegistryError):
+    """The catalog cannot be used: unreachable, too old, too new."""
+
+    exit_code = 6
+
+
+class Refused(ShareRegistryError):
+    """The request is understood and not done, for a stated reason."""
+
+    exit_code = 7
+
+
+class BudgetExceeded(Refused):
+    """The error budget cannot be met."""
+
+
+class CommitUnknown(ShareRegistryError):
+    """Whether the commit was published is not known; retry with `key`.
+
+    Args:
+        key: The idempotency key: a retry with it never makes a second commit.
+    """
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, key: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint or f"Retry with idempotency_key={key!r}: it never makes a second commit.")
+        self.key = key
+
+
+class StoreError(ShareRegistryError):
+    """The store could not be read or written: full disk, permissions, I/O."""
+
+    exit_code = 1
+
+
+EXIT_CODES: dict[int, tuple[type[ShareRegistryError], ...]] = {
+    1: (StoreError, ShareRegistryError),
+    2: (InvalidInput,),
+    3: (NotFound,),
+    4: (Conflict,),
+    5: (Integrity,),
+    6: (Format, CatalogError),
+    7: (Refused, BudgetExceeded),
+    8: (CommitUnknown,),
+}
+"""Exit code -> the errors that give it; 0 is success."""

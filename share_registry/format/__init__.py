@@ -1,0 +1,1 @@
+"""The storage format: records, notes, layouts and adapter objects as bytes. No I/O."""

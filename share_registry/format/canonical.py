@@ -1,0 +1,89 @@
+"""Canonical JSON: one byte string for one value (RFC 8785, restricted; spec JSN-01 to JSN-06).
+
+ASCII member names, no floats, integers below 2**53, no null. On this profile sorted keys and compact separators are exactly RFC 8785.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Final, TypeAlias, Union
+
+from share_registry.errors import Integrity
+from share_registry.names import Digest
+
+MAX_JSON_BYTES: Final = 16 << 20
+MAX_DEPTH: Final = 16
+MAX_STRING_BYTES: Final = 64 << 10
+MAX_INT: Final = (1 << 53) - 1
+
+Json: TypeAlias = Union[str, int, bool, list["Json"], dict[str, "Json"]]
+
+
+def sha256(content: bytes) -> Digest:
+    """Return the digest of some bytes."""
+    return Digest(hashlib.sha256(content).hexdigest())
+
+
+def dump(value: Json) -> bytes:
+    """Return the canonical bytes of a value of the restricted profile. Raises Integrity where it is outside the profile."""
+    _check(value, 0)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def load(content: bytes, *, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, Json]:
+    """Parse canonical bytes of one object.
+
+    Re-serialising and comparing rejects duplicate members, blanks, escapes and order in one check (spec JSN-05).
+
+    Raises:
+        Integrity: too long, not JSON, outside the profile, or not canonical.
+    """
+    if len(content) > limit:
+        raise Integrity(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
+    try:
+        value = json.loads(content.decode(), parse_float=_no_float, parse_constant=_no_float, parse_int=_small_int)
+    except (ValueError, RecursionError) as error:
+        raise Integrity(f"{what} is not canonical JSON: {str(error)[:200]}.") from error
+    if not isinstance(value, dict):
+        raise Integrity(f"{what} is a JSON {type(value).__name__}, expected an object.")
+    try:
+        same = dump(value) == content
+    except (Integrity, UnicodeError) as error:
+        raise Integrity(f"{what} is outside the JSON profile: {error}") from error
+    if not same:
+        raise Integrity(f"{what} is not in canonical form (member order, blanks, duplicates or escapes).")
+    return value
+
+
+def _check(value: object, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise Integrity(f"JSON nested deeper than {MAX_DEPTH}.")
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int):
+        if abs(value) > MAX_INT:
+            raise Integrity(f"integer {value} is not below 2**53.")
+    elif isinstance(value, str):
+        if len(value.encode("utf-8", "surrogatepass")) > MAX_STRING_BYTES:
+            raise Integrity(f"string of more than {MAX_STRING_BYTES} bytes.")
+        value.encode()
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            if not isinstance(name, str) or not name.isascii():
+                raise Integrity(f"member name {name!r} is not ASCII.")
+            _check(item, depth + 1)
+    else:
+        raise Integrity(f"{type(value).__name__} is outside the JSON profile (no floats, no null).")
+
+
+def _no_float(text: str) -> float:
+    raise ValueError(f"number {text[:40]} is not an integer")
+
+
+def _small_int(text: str) -> int:
+    if len(text) > 17:
+        raise ValueError(f"integer of {len(text)} digits")
+    return int(text)

@@ -1,0 +1,194 @@
+"""Layout: which tensors an adapter has, in file order, and which of them are factor pairs.
+
+A layout is an object of its own (canonical JSON), shared by every adapter of one shape, so that a commit carries only its digest (spec LAY-01 to LAY-08).
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from share_registry.errors import Integrity
+from share_registry.format.canonical import dump, load
+
+MAX_TENSORS: Final = 65_536
+MAX_DIMENSIONS: Final = 8
+
+
+class DType(StrEnum):
+    """Element types, by their safetensors names."""
+
+    F64 = "F64"
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    I64 = "I64"
+    I32 = "I32"
+    I16 = "I16"
+    I8 = "I8"
+    U8 = "U8"
+    BOOL = "BOOL"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of one element."""
+        return _SIZES[self]
+
+
+_SIZES: Final = {
+    DType.F64: 8,
+    DType.F32: 4,
+    DType.F16: 2,
+    DType.BF16: 2,
+    DType.I64: 8,
+    DType.I32: 4,
+    DType.I16: 2,
+    DType.I8: 1,
+    DType.U8: 1,
+    DType.BOOL: 1,
+}
+
+
+class Form(StrEnum):
+    """How a factor pair lies in its two tensors."""
+
+    LINEAR = "linear"  # A (r, in), B (out, r); also HF Conv1D
+    EMBEDDING = "embedding"  # lora_embedding_A (r, vocab), lora_embedding_B (dim, r)
+    CONV = "conv"  # A (r, in, k...), B (out, r, 1...)
+    EXPERTS = "experts"  # A (r*E, in) expert-major rows, B (out, r*E) rank-major columns
+
+
+class Strict(BaseModel):
+    """Base of everything that crosses a border: strict, closed, frozen."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Entry(Strict):
+    """A name and a value; names from users never become JSON member names."""
+
+    name: Annotated[str, Field(max_length=512)]
+    value: str
+
+
+class TensorSpec(Strict):
+    """One tensor of the adapter file."""
+
+    key: Annotated[str, Field(min_length=1, max_length=512)]
+    dtype: Annotated[DType, Field(strict=False)]
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=MAX_DIMENSIONS)]
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.elements * self.dtype.size_bytes
+
+
+class FactorSpec(Strict):
+    """One factor pair: the tensors of A and B by position in `Layout.tensors`; one module, or `experts` of them."""
+
+    module: Annotated[str, Field(min_length=1, max_length=512)]
+    form: Annotated[Form, Field(strict=False)]
+    a: Annotated[int, Field(ge=0, lt=MAX_TENSORS)]
+    b: Annotated[int, Field(ge=0, lt=MAX_TENSORS)]
+    experts: Annotated[int, Field(ge=1, le=MAX_TENSORS)] = 1
+
+
+class ModuleShape(Strict):
+    """One module as the algebra sees it: dW is (out, in) of rank at most r."""
+
+    module: str
+    rank: int
+    out: int
+    in_: int
+
+
+class Layout(Strict):
+    """The tensors of an adapter file in file order, and its factor pairs sorted by module.
+
+    Tensors that no factor names are passengers.
+    """
+
+    format: Literal[0] = 0
+    kind: Literal["layout"] = "layout"
+    metadata: list[Entry]
+    tensors: Annotated[list[TensorSpec], Field(max_length=MAX_TENSORS)]
+    factors: Annotated[list[FactorSpec], Field(max_length=MAX_TENSORS)]
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes; their sha256 is the layout's digest."""
+        return dump(self.model_dump(mode="json", exclude_none=True))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Layout":
+        """Parse and check a layout object. Raises Integrity."""
+        try:
+            layout = cls.model_validate(load(content, what="layout"))
+        except ValidationError as error:
+            raise Integrity(f"layout is malformed: {_first(error)}") from error
+        layout.check()
+        return layout
+
+    def check(self) -> None:
+        """Check what the types cannot say (spec LAY-05 to LAY-08). Raises Integrity."""
+        keys = [tensor.key for tensor in self.tensors]
+        if len(set(keys)) != len(keys):
+            raise Integrity("layout names a tensor twice.")
+        used = [index for factor in self.factors for index in (factor.a, factor.b)]
+        if len(set(used)) != len(used) or any(index >= len(keys) for index in used):
+            raise Integrity("layout uses a tensor for two factors, or one that is not there.")
+        names = [factor.module for factor in self.factors]
+        if names != sorted(set(names)):
+            raise Integrity("layout factors are not sorted by distinct module names.")
+        for factor in self.factors:
+            _check_pair(factor, self.tensors[factor.a], self.tensors[factor.b])
+
+    @property
+    def passengers(self) -> list[int]:
+        """Positions of the tensors that no factor names, ascending."""
+        used = {index for factor in self.factors for index in (factor.a, factor.b)}
+        return [index for index in range(len(self.tensors)) if index not in used]
+
+    def modules(self) -> list[ModuleShape]:
+        """Return the modules in stored order: factors by name, experts of a factor ascending as `name#e`."""
+        return [shape for factor in self.factors for shape in self.modules_of(factor)]
+
+    def modules_of(self, factor: FactorSpec) -> list[ModuleShape]:
+        """Return the modules of one factor pair."""
+        a, b = self.tensors[factor.a], self.tensors[factor.b]
+        width = a.elements // a.shape[0]
+        rank = a.shape[0] // factor.experts
+        names = [factor.module] if factor.form is not Form.EXPERTS else [f"{factor.module}#{e}" for e in range(factor.experts)]
+        return [ModuleShape(module=name, rank=rank, out=b.shape[0], in_=width) for name in names]
+
+
+def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
+    floats = (DType.F32, DType.F16, DType.BF16, DType.F64)
+    fits = (
+        a.dtype in floats
+        and b.dtype in floats
+        and len(a.shape) >= 2
+        and len(b.shape) >= 2
+        and min(a.shape) >= 1
+        and min(b.shape) >= 1
+        and a.shape[0] == b.shape[1]
+        and a.shape[0] % factor.experts == 0
+        and (factor.experts == 1 or factor.form is Form.EXPERTS)
+        and (factor.form is Form.CONV or len(a.shape) == len(b.shape) == 2)
+        and all(size == 1 for size in b.shape[2:])
+    )
+    if not fits:
+        raise Integrity(f"layout factor {factor.module!r} has unfitting tensors {a.dtype} {a.shape} and {b.dtype} {b.shape}.")
+
+
+def _first(error: ValidationError) -> str:
+    item = error.errors()[0]
+    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"

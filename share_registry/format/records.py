@@ -1,0 +1,279 @@
+"""Records and notes: what one commit says (spec REC-01 to REC-14, NOT-01 to NOT-05).
+
+A record is canonical JSON, names its parent by sha256 and says what changed, not the state. Free text and personal data live in a note, an object of its own that can be removed without breaking the chain.
+"""
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from share_registry.errors import Format, Integrity
+from share_registry.format.canonical import Json, dump, load, sha256
+from share_registry.format.layout import Entry, Strict, _first
+from share_registry.names import NAME, Digest
+
+FORMAT_VERSION: Final = 0
+MAGIC: Final = "share_registry"
+FEATURES: Final[frozenset[str]] = frozenset()
+"""Features that a record's `requires` may name and this release knows."""
+
+DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
+NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
+NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
+TimeField = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$")]
+KeyField = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
+DecimalField = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,3}|\d{1,4}\.\d{1,20}|[1-9](\.\d{1,20})?e-\d{1,3})$")]
+
+
+class StoreFormat(Strict):
+    """The FORMAT file: identity and features of a store. Immutable."""
+
+    magic: Literal["share_registry"] = "share_registry"
+    version: Literal[0] = 0
+    store: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    read: list[str] = []
+    write: list[str] = []
+    gc: list[str] = []
+
+
+class PolicyBody(Strict):
+    """What a space does by default."""
+
+    budget: DecimalField
+    keep_original: bool
+    references: bool = True
+
+
+class BaseModelBody(Strict):
+    """The base model of a space: a label, its revision, and other labels it is known by."""
+
+    label: Annotated[str, Field(max_length=512)]
+    revision: Annotated[str, Field(max_length=128)] | None = None
+    labels: list[Annotated[str, Field(max_length=512)]] = []
+
+
+class TaskVersionRef(Strict):
+    """A version of a task of the same space."""
+
+    task: NameField
+    version: NumberField
+
+
+class Absorbed(Strict):
+    """One task's new version in an absorb record."""
+
+    task: NameField
+    version: NumberField
+    adapter: DigestField
+    layout: DigestField
+    tensors: DigestField
+    source: DigestField
+    budget: DecimalField
+    error: DecimalField
+    raw_bytes: Annotated[int, Field(ge=0)]
+    added_bytes: Annotated[int, Field(ge=0)]
+    derived_from: list[TaskVersionRef] = []
+
+
+class _Record(Strict):
+    format: Literal[0] = 0
+    space: NameField
+    number: NumberField
+    parent: DigestField
+    time: TimeField
+    key: KeyField
+    note: DigestField | None = None
+    requires: list[str] = []
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes; their sha256 is the commit id."""
+        return dump(self.model_dump(mode="json", exclude_none=True))
+
+    @property
+    def id(self) -> Digest:
+        """The commit id."""
+        return sha256(self.to_bytes())
+
+
+class Create(_Record):
+    """Record 1: the space begins; its parent is the digest of FORMAT."""
+
+    kind: Literal["create"] = "create"
+    base_model: BaseModelBody
+    policy: PolicyBody
+
+
+class Absorb(_Record):
+    """Adapters become new task versions, sorted by task."""
+
+    kind: Literal["absorb"] = "absorb"
+    tasks: Annotated[list[Absorbed], Field(min_length=1, max_length=65_536)]
+
+
+class Restore(_Record):
+    """An earlier version of a task becomes its newest version (and the task live again)."""
+
+    kind: Literal["restore"] = "restore"
+    task: NameField
+    version: NumberField
+    of: NumberField
+
+
+class Drop(_Record):
+    """A task stops being listed; its versions stay."""
+
+    kind: Literal["drop"] = "drop"
+    task: NameField
+
+
+class Rename(_Record):
+    """A task gets a new name; the old one keeps leading to it and is never given to another task."""
+
+    kind: Literal["rename"] = "rename"
+    task: NameField
+    name: NameField
+
+
+class SetPolicy(_Record):
+    """The space's policy from now on."""
+
+    kind: Literal["policy"] = "policy"
+    policy: PolicyBody
+
+
+class Alias(_Record):
+    """An alias of a task moves to a version, or is removed (no version)."""
+
+    kind: Literal["alias"] = "alias"
+    task: NameField
+    alias: NameField
+    version: NumberField | None = None
+
+
+class Tag(_Record):
+    """A tag names a commit of the space, for ever."""
+
+    kind: Literal["tag"] = "tag"
+    tag: NameField
+    commit: NumberField
+
+
+class Annotate(_Record):
+    """Labels and metrics of a task version change; which, stands in the note."""
+
+    kind: Literal["annotate"] = "annotate"
+    task: NameField
+    version: NumberField
+
+
+Record = Create | Absorb | Restore | Drop | Rename | SetPolicy | Alias | Tag | Annotate
+RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+class FileEntry(Strict):
+    """A file kept verbatim as an object."""
+
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    object: DigestField
+    size: Annotated[int, Field(ge=0, le=1 << 40)]
+
+
+class Source(Strict):
+    """Where an adapter came from."""
+
+    kind: Literal["directory", "hub", "peft", "adapter"]
+    location: Annotated[str, Field(max_length=4096)]
+    revision: Annotated[str, Field(max_length=128)] | None = None
+
+
+class TaskNote(Strict):
+    """What a note says of one task."""
+
+    task: NameField
+    labels: list[Entry] = []
+    metrics: list[Entry] = []
+    removed: list[str] = []
+    source: Source | None = None
+    config: DigestField | None = None
+    attachments: list[FileEntry] = []
+    original: list[FileEntry] = []
+    remarks: list[str] = []
+
+
+class Note(Strict):
+    """Free text and personal data of one commit; removable."""
+
+    format: Literal[0] = 0
+    kind: Literal["note"] = "note"
+    author: Annotated[str, Field(max_length=256)] | None = None
+    message: Annotated[str, Field(max_length=16_384)] | None = None
+    tasks: list[TaskNote] = []
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes."""
+        return dump(self.model_dump(mode="json", exclude_defaults=True) | {"format": 0, "kind": "note"})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Note":
+        """Parse a note object. Raises Integrity."""
+        try:
+            return cls.model_validate(load(content, what="note"))
+        except ValidationError as error:
+            raise Integrity(f"note is malformed: {_first(error)}") from error
+
+    def of(self, task: str) -> TaskNote:
+        """Return what the note says of a task, empty where nothing."""
+        return next((entry for entry in self.tasks if entry.task == task), TaskNote(task=task))
+
+
+def parse_record(content: bytes, *, what: str = "record") -> Record:
+    """Parse one record.
+
+    Raises:
+        Integrity: malformed.
+        Format: of another format version, or requiring a feature this release does not know.
+    """
+    value = load(content, what=what)
+    _check_version(value, what)
+    try:
+        return RECORD.validate_python(value)
+    except ValidationError as error:
+        raise Integrity(f"{what} is malformed: {_first(error)}") from error
+
+
+def parse_format(content: bytes) -> StoreFormat:
+    """Parse a FORMAT file. Raises Integrity, or Format where it is of another version or needs an unknown read feature."""
+    value = load(content, what="FORMAT", limit=1 << 20)
+    if value.get("magic") != MAGIC:
+        raise Format("FORMAT is not of a share_registry store.", hint="Check the location.")
+    if value.get("version") != FORMAT_VERSION:
+        raise Format(f"store has format version {value.get('version')}, this release reads {FORMAT_VERSION}.", hint="Use a release that reads it.")
+    try:
+        found = StoreFormat.model_validate(value)
+    except ValidationError as error:
+        raise Integrity(f"FORMAT is malformed: {_first(error)}") from error
+    if found.read:
+        raise Format(f"store needs the unknown features {found.read}.", hint="Upgrade share_registry.")
+    return found
+
+
+def format_bytes(store: str) -> bytes:
+    """Return the FORMAT file of a new store with this uuid."""
+    return dump(StoreFormat(store=store).model_dump(mode="json"))
+
+
+def decimal(value: float) -> str:
+    """Return a non-negative number as the record's decimal string (shortest that reads back equal)."""
+    text = repr(float(value))
+    text = re.sub(r"e-0*", "e-", text)
+    return text.removesuffix(".0")
+
+
+def _check_version(value: dict[str, Json], what: str) -> None:
+    if value.get("format") != FORMAT_VERSION:
+        raise Format(f"{what} has format {value.get('format')!r}, this release reads {FORMAT_VERSION}.", hint="Upgrade share_registry.")
+    requires = value.get("requires", [])
+    unknown = sorted(str(name) for name in requires if name not in FEATURES) if isinstance(requires, list) else ["?"]
+    if unknown:
+        raise Format(f"{what} requires the unknown features {', '.join(unknown)}.", hint="Upgrade share_registry.")

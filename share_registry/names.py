@@ -1,0 +1,165 @@
+"""Names and references: the one grammar for everything a user may type.
+
+A reference is `[space/]task[@selector][~n]` or, for a whole space, `[space/]@selector`. The parser is pure: it says what was asked for; whether it exists is the catalog's to say.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Final, NewType
+
+from share_registry.errors import InvalidInput
+
+Digest = NewType("Digest", str)
+"""sha256 of a file's bytes, 64 lowercase hexadecimal digits."""
+SpaceName = NewType("SpaceName", str)
+TaskName = NewType("TaskName", str)
+Version = NewType("Version", int)
+"""Task version, counted from 1."""
+CommitNumber = NewType("CommitNumber", int)
+"""Position in a space's log, counted from 1."""
+
+
+class Side(StrEnum):
+    """The two factors of a module: rows of A, rows of the transposed B."""
+
+    A = "a"
+    B = "b"
+
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+_RESERVED: Final = re.compile(r"v\d+|c\d+|latest|head|[0-9a-f]{8,}|\d{4}-\d{2}-\d{2}.*")
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?")
+_REF: Final = re.compile(r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?(?:~(?P<back>\d{1,9}))?")
+
+
+class Selector(StrEnum):
+    """What the part behind `@` is."""
+
+    LATEST = "latest"
+    VERSION = "version"
+    COMMIT = "commit"
+    TIME = "time"
+    DIGEST = "digest"
+    NAME = "name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """One parsed reference.
+
+    Attributes:
+        space: Space name, or None for the session's.
+        task: Task name, or None for the whole space.
+        selector: Kind of the part behind `@`; LATEST where there is none.
+        value: The version or commit number, the end of the asked time (RFC 3339, UTC), the hex prefix or the alias or tag name; "" for LATEST.
+        back: `~n`: that many versions (or alias targets) earlier.
+        text: What was typed.
+    """
+
+    space: SpaceName | None
+    task: TaskName | None
+    selector: Selector
+    value: str
+    back: int
+    text: str
+
+
+def space_name(text: str) -> SpaceName:
+    """Check a space name. Raises InvalidInput."""
+    return SpaceName(_name(text, "space"))
+
+
+def task_name(text: str) -> TaskName:
+    """Check a task name. Raises InvalidInput."""
+    return TaskName(_name(text, "task"))
+
+
+def alias_name(text: str) -> str:
+    """Check an alias or tag name: the name grammar, and nothing that a selector could be taken for. Raises InvalidInput."""
+    _name(text, "alias or tag")
+    if _RESERVED.fullmatch(text):
+        raise InvalidInput(
+            f"alias or tag {text!r} reads as a version, a commit, a date or a digest.",
+            hint="Pick a name that is not v<N>, c<N>, latest, head, a date or 8 or more hex digits.",
+        )
+    return text
+
+
+def digest(text: str) -> Digest:
+    """Check a sha256 in lowercase hexadecimal. Raises InvalidInput."""
+    if not DIGEST.fullmatch(text):
+        raise InvalidInput(f"digest {text[:80]!r} is not 64 lowercase hexadecimal digits.")
+    return Digest(text)
+
+
+def parse_reference(text: str) -> Reference:
+    """Parse a reference of a task version or, with an empty task, of a whole space. Raises InvalidInput."""
+    match = _REF.fullmatch(text) if len(text) <= 256 else None
+    if match is None or (not match["task"] and match["selector"] is None):
+        raise InvalidInput(
+            f"reference {text[:80]!r} is not [space/]task[@selector][~n] or [space/]@selector.",
+            hint="Examples: cola, cola@v3, cola@prod, cola@latest~1, cola@2026-11-16, @c412.",
+        )
+    selector, value = _selector(match["selector"], text)
+    return Reference(
+        space=space_name(match["space"]) if match["space"] else None,
+        task=task_name(match["task"]) if match["task"] else None,
+        selector=selector,
+        value=value,
+        back=int(match["back"] or 0),
+        text=text,
+    )
+
+
+def near_misses(text: str, known: list[str]) -> str:
+    """Return a hint that names the closest known names, or all of a few."""
+    close = get_close_matches(text, known, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    if known:
+        return f"There {'is' if len(known) == 1 else 'are'}: {', '.join(sorted(known)[:8])}{' ...' if len(known) > 8 else ''}."
+    return "There are none yet."
+
+
+def _name(text: str, what: str) -> str:
+    if not isinstance(text, str) or not NAME.fullmatch(text) or ".." in text or text.endswith(".") or _WINDOWS.fullmatch(text):
+        raise InvalidInput(
+            f"{what} name {str(text)[:80]!r} is not allowed.",
+            hint="Use 1 to 64 of a-z 0-9 . _ - starting with a letter or digit, without '..', a trailing dot or a device name.",
+        )
+    return text
+
+
+def _selector(text: str | None, whole: str) -> tuple[Selector, str]:
+    if text is None or text in ("latest", "head"):
+        return Selector.LATEST, ""
+    if re.fullmatch(r"v[1-9]\d{0,14}", text):
+        return Selector.VERSION, text[1:]
+    if re.fullmatch(r"c[1-9]\d{0,14}", text):
+        return Selector.COMMIT, text[1:]
+    if _DATE.fullmatch(text):
+        return Selector.TIME, end_of(text, whole)
+    if re.fullmatch(r"[0-9a-f]{8,64}", text):
+        return Selector.DIGEST, text
+    return Selector.NAME, alias_name(text)
+
+
+def end_of(text: str, whole: str = "") -> str:
+    """Return the last microsecond of a date, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
+    try:
+        if len(text) == 10:
+            return timestamp(datetime.combine(date.fromisoformat(text), time.max, UTC))
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput(f"time {text!r} in {whole or text!r} is not a calendar date or time: {error}.") from error
+    return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def timestamp(moment: datetime) -> str:
+    """Return the record form of a time: UTC, six decimals, Z; sorts as text."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,309 @@
+"""Values that the public methods return: frozen, printable, and free of database or tensor types."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleReport:
+    """One factor as stored.
+
+    Attributes:
+        module: Module path as in the adapter's keys.
+        side: "a" or "b".
+        reference: What the own rows are coded against: "none", "previous", "rows of c2, c5", or "lossless".
+        rank: Rows of the factor.
+        bits_per_parameter: Coded bits of own rows, coefficients and scales over r * width (an entropy estimate: frames are shared by factors of like statistics).
+        error: Relative error of the module's dW (the same for both sides).
+        bytes: Coded bytes, estimated alike.
+    """
+
+    module: str
+    side: str
+    reference: str
+    rank: int
+    bits_per_parameter: float
+    error: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a commit did to one adapter.
+
+    Attributes:
+        error: Pooled relative Frobenius error of scaled dW of the adapter exactly as native export gives it back.
+        budget: The largest error allowed; 0 is lossless.
+        bytes_added: Bytes of new objects in the store.
+        raw_bytes: Bytes of the adapter's tensor file.
+        modules: Per module and side; empty in a log.
+        notes: What was not kept or is worth knowing.
+    """
+
+    error: float
+    budget: float
+    bytes_added: int
+    raw_bytes: int
+    modules: tuple[ModuleReport, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def worst_module(self) -> ModuleReport | None:
+        """The module of the largest error, None where modules are not listed."""
+        return max(self.modules, key=lambda module: module.error, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One commit of a space.
+
+    Attributes:
+        number: Position in the space's log.
+        id: sha256 of the record.
+        parent: id of the record before it; for commit 1 the digest of FORMAT.
+        kind: create, absorb, restore, drop, rename, policy, alias, tag or annotate.
+        refs: Task name -> `space/task@vN` for every task version this commit made or speaks of.
+        reports: Task name -> report, for absorbed tasks.
+        detail: What a kind other than absorb did, as a phrase.
+        created: False where an earlier commit was returned instead of a new one.
+    """
+
+    number: CommitNumber
+    id: Digest
+    parent: Digest
+    kind: str
+    space: SpaceName
+    time: datetime
+    key: str
+    author: str | None = None
+    message: str = ""
+    refs: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, Version] = field(default_factory=dict)
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    detail: str = ""
+    created: bool = True
+
+    @property
+    def task(self) -> TaskName | None:
+        """The task, where the commit is of exactly one."""
+        return TaskName(next(iter(self.refs))) if len(self.refs) == 1 else None
+
+    @property
+    def version(self) -> Version | None:
+        """The task version, where the commit is of exactly one."""
+        return self.versions.get(self.task) if self.task else None
+
+    @property
+    def ref(self) -> str:
+        """`space/task@vN` where the commit is of exactly one task, else `space/@cN`."""
+        return self.refs[self.task] if self.task else f"{self.space}/@c{self.number}"
+
+    @property
+    def report(self) -> Report | None:
+        """The report, where the commit absorbed exactly one task."""
+        return next(iter(self.reports.values())) if len(self.reports) == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What a reference means now: a task version or (task None) a state of a whole space."""
+
+    ref: str
+    space: SpaceName
+    number: CommitNumber
+    id: Digest
+    task: TaskName | None = None
+    version: Version | None = None
+
+    @property
+    def long(self) -> str:
+        """`space/cola@v3 (c412 1a2b3c4d)`."""
+        return f"{self.ref} (c{self.number} {self.id[:8]})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceSummary:
+    """One space as listed by `spaces()`."""
+
+    name: SpaceName
+    base_model: str
+    base_revision: str | None
+    base_labels: tuple[str, ...]
+    budget: float
+    keep_original: bool
+    tasks: int
+    commits: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task as listed by `tasks()`, at its newest version of the asked time."""
+
+    name: TaskName
+    space: SpaceName
+    ref: str
+    version: Version
+    number: CommitNumber
+    time: datetime
+    error: float
+    budget: float
+    raw_bytes: int
+    bytes_added: int
+    labels: Mapping[str, str]
+    metrics: Mapping[str, float]
+    aliases: Mapping[str, Version]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageNode:
+    """One task version in a lineage.
+
+    Attributes:
+        via: How the node before it (the asked version, or a nearer one) came from this one: "", "version", "derived", "restored".
+        depth: Steps from the asked version.
+    """
+
+    ref: str
+    number: CommitNumber
+    id: Digest
+    kind: str
+    time: datetime
+    author: str | None
+    message: str
+    source: str
+    error: float
+    via: str
+    depth: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where a task version came from: itself first, then its ancestors, depth first."""
+
+    ref: str
+    base_model: str
+    base_revision: str | None
+    nodes: tuple[LineageNode, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """One alias of one task, now or at an asked time."""
+
+    name: str
+    task: TaskName
+    version: Version
+    ref: str
+    number: CommitNumber
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasMove:
+    """One move of an alias; version None is its removal."""
+
+    name: str
+    task: TaskName
+    version: Version | None
+    ref: str | None
+    number: CommitNumber
+    id: Digest
+    time: datetime
+    author: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tag:
+    """One tag of a space: a name of a commit, for ever."""
+
+    name: str
+    space: SpaceName
+    number: CommitNumber
+    id: Digest
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDiff:
+    """One task in a diff.
+
+    Attributes:
+        status: "same", "changed", "added" or "removed".
+        change: |dW_a - dW_b| / |dW_a|, None where one side is missing or dW_a is 0.
+        metadata: Field -> (value in a, value in b) where they differ: config members, labels, metrics, rank, dtype.
+    """
+
+    task: TaskName
+    status: str
+    a: str | None
+    b: str | None
+    change: float | None
+    metadata: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """What differs between two task versions or two states of a space."""
+
+    a: str
+    b: str
+    tasks: tuple[TaskDiff, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """One exported directory.
+
+    Attributes:
+        digest: sha256 over the sorted list of file names and file digests.
+        notes: What servers would refuse or misread, and what the profile changed.
+    """
+
+    path: Path
+    ref: str
+    name: str
+    digest: Digest
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing `verify` found.
+
+    Attributes:
+        code: The clause of the specification that is violated.
+        what: The file, commit or version.
+        message: What is wrong: found and expected.
+        refs: Task versions that cannot be trusted because of it.
+    """
+
+    code: str
+    what: str
+    message: str
+    refs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What `verify` looked at and what it found."""
+
+    level: str
+    spaces: int
+    records: int
+    objects: int
+    bytes: int
+    versions: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings

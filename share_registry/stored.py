@@ -1,0 +1,84 @@
+"""What one stored adapter is, in integers: the value that the algebra makes and the format writes (DESIGN 2.1, 2.2).
+
+For one module and side, with r rows of width m:
+
+    X = previous + diag(scales) @ (sum_t 2**exponent_t * coefficients_t @ rows_t + own)
+
+evaluated elementwise in float64, terms in the order written, rounded once to float32 (spec DEC-01 to DEC-07).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from share_registry.names import Digest, Side
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """Coefficients over the integer rows of one block.
+
+    Attributes:
+        source: Position of the block's adapter object in `StoredAdapter.sources`.
+        exponent: Power of two that the integer product is multiplied with.
+        coefficients: int32 (r, k); k is the number of own rows of the block for the same module and side.
+    """
+
+    source: int
+    exponent: int
+    coefficients: "NDArray[np.int32]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSide:
+    """One factor.
+
+    Attributes:
+        previous: Whether the decoded factor of `StoredAdapter.previous` enters.
+        terms: Blocks referred to, in order of `source`.
+        scales: float32 (r,), each a bfloat16 value, at least 0.
+        own: int32 (r, m): own rows; they are the block that later adapters may refer to.
+    """
+
+    previous: bool
+    terms: tuple[Term, ...]
+    scales: "NDArray[np.float32]"
+    own: "NDArray[np.int32]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModule:
+    """Both factors of a module and the module's own relative error of dW as recorded (0 where dW is 0)."""
+
+    a: StoredSide
+    b: StoredSide
+    error: float
+
+    def side(self, side: Side) -> StoredSide:
+        """Return one factor."""
+        return self.a if side is Side.A else self.b
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAdapter:
+    """One adapter object.
+
+    Attributes:
+        layout: Digest of the layout object.
+        previous: Adapter object whose decoded factors enter where a side says so.
+        sources: Adapter objects whose blocks are referred to.
+        modules: By position in `Layout.modules()`; None: the module's tensors are kept verbatim.
+        verbatim: Little-endian bytes of tensors kept bit for bit, by position in `Layout.tensors`: passengers and the tensors of lossless factor pairs.
+        external: Tensors kept bit for bit in an object of their own, by position in `Layout.tensors`.
+    """
+
+    layout: Digest
+    previous: Digest | None
+    sources: tuple[Digest, ...]
+    modules: tuple[StoredModule | None, ...]
+    verbatim: Mapping[int, bytes]
+    external: Mapping[int, Digest]
