@@ -1,0 +1,381 @@
+"""Everything outside the process: files, the clock, randomness (the only package that touches them).
+
+`System` is one method per system call, `Outside` the few safe operations made of them. A test hands in another `System` to record, refuse or reorder calls, or a
+hook that raises, kills or waits at a named point of a write.
+"""
+
+import copy
+import errno
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Self
+
+from share_registry.errors import Integrity, InvalidInput, NotFound, Refused, ShareRegistryError, StoreError
+from share_registry.outside.system import CREATE, FOLDER, NO_FOLLOW, READ, STEP, WINDOWS, System
+
+_LOG: Final = logging.getLogger(__name__)
+_PIECE: Final = 1 << 20
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_NOTHING_DONE: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMLINK, errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+
+
+class Kind(StrEnum):
+    """What a path is; links are not followed."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "link"
+    OTHER = "other"
+
+
+class Outside:
+    """The real world.
+
+    Args:
+        hook: Called with the name of every point passed.
+        system: The system calls.
+    """
+
+    def __init__(self, hook: Callable[[str], None] | None = None, *, system: System | None = None) -> None:
+        self._hook = hook
+        self._system = system or System()
+        self._root: Path | None = None
+
+    def confined(self, root: Path) -> Self:
+        """Return a view in which every path must lie below `root` and no link is followed on the way there."""
+        view = copy.copy(self)
+        view._root = root
+        return view
+
+    def at(self, point: str) -> None:
+        """Pass a named point."""
+        if self._hook is not None:
+            self._hook(point)
+
+    def now(self) -> datetime:
+        """Return the wall clock, UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that only goes forward."""
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        """Do nothing for a while."""
+        time.sleep(seconds)
+
+    def token(self) -> str:
+        """Return 32 random hexadecimal digits."""
+        return secrets.token_hex(16)
+
+    def process(self) -> int:
+        """Return the number of this process, to notice a fork."""
+        return os.getpid()
+
+    def environment(self, name: str) -> str | None:
+        """Return an environment variable."""
+        return os.environ.get(name)
+
+    def absolute(self, path: Path) -> Path:
+        """Return a path that a later change of the working directory does not move."""
+        return path.expanduser().absolute()
+
+    def kind(self, path: Path) -> Kind | None:
+        """Return what a path is, None where nothing is; links are not followed. Raises StoreError."""
+        found = self._find(path)
+        if found is None:
+            return None
+        tests = ((stat.S_ISREG, Kind.FILE), (stat.S_ISDIR, Kind.DIRECTORY), (stat.S_ISLNK, Kind.LINK))
+        return next((kind for test, kind in tests if test(found.st_mode)), Kind.OTHER)
+
+    def exists(self, path: Path) -> bool:
+        """Tell whether a path exists (links are not followed). Raises StoreError."""
+        return self._find(path) is not None
+
+    def size(self, path: Path) -> int | None:
+        """Return the size of a regular file, None where there is none. Raises StoreError."""
+        found = self._find(path)
+        return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+
+    def read(self, path: Path, *, limit: int) -> bytes:
+        """Read a whole regular file.
+
+        Raises:
+            NotFound: there is none.
+            Integrity: not a regular file, or larger than the limit.
+            StoreError: the system refuses.
+        """
+        with _translated(path), self._spot(path) as (name, folder):
+            try:
+                handle = self._system.open(name, READ, folder=folder)
+            except FileNotFoundError as error:
+                raise NotFound(f"file {path} does not exist.", hint="Check the path.") from error
+            with self._closing(handle):
+                return self._read_all(handle, path, limit)
+
+    def write_new(self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False) -> None:
+        """Create a file that must not exist, write it whole and make it durable. A failed write removes the file.
+
+        Args:
+            path: Where.
+            content: All of it.
+            point: Prefix of the points passed: `.open`, `.half`, `.prefsync`, `.postfsync`.
+            frozen: Leave nobody the right to write.
+
+        Raises:
+            StoreError: the system refuses; a descriptor whose flush failed is never flushed again.
+        """
+        with _translated(path), self._spot(path) as (name, folder):
+            handle = self._system.open(name, CREATE, folder=folder)
+            try:
+                with self._closing(handle):
+                    self._fill(handle, content, point, frozen)
+            except BaseException:
+                self._quietly_unlink(name, folder)
+                raise
+
+    def link_new(self, source: Path, target: Path) -> bool:
+        """Give a file a name that must not exist; tell whether it was free.
+
+        Where the file system has no hard links the file is moved instead, still without replacing anything.
+
+        Raises:
+            StoreError: the system refuses; `nothing_done` tells whether the target is surely untouched.
+        """
+        with _translated(target), self._spot(source) as (old, old_folder), self._spot(target) as (new, new_folder):
+            try:
+                self._system.link(old, new, source_folder=old_folder, target_folder=new_folder)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return self._move_new(old, new, old_folder, new_folder)
+        return True
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename over whatever is there. Raises StoreError."""
+        with _translated(target), self._spot(source) as (old, old_folder), self._spot(target) as (new, new_folder):
+            self._system.rename(old, new, source_folder=old_folder, target_folder=new_folder)
+
+    def rename_directory(self, source: Path, target: Path) -> bool:
+        """Move a directory to a name that must be free or an empty directory; tell whether it was. Raises StoreError."""
+        try:
+            self.replace(source, target)
+        except StoreError as error:
+            if _errno(error) in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                return False
+            raise
+        return True
+
+    def make_directory(self, path: Path) -> None:
+        """Create a directory and its parents and make the new names durable. Raises StoreError, or Refused where a file is in the way."""
+        missing = []
+        while (found := self.kind(path)) is None and path != self._root:
+            missing.append(path)
+            path = path.parent
+        if found is Kind.FILE:
+            raise Refused(f"{path} is a file, expected a directory.", hint="Choose another place.")
+        for directory in reversed(missing):
+            with _translated(directory), self._spot(directory) as (name, folder), suppress(FileExistsError):
+                self._system.mkdir(name, folder=folder)
+            self.sync_directory(directory.parent)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in a directory durable. Raises StoreError."""
+        if WINDOWS:
+            return  # has no such call; its file systems journal names
+        with _translated(path), self._spot(path) as (name, folder):
+            handle = self._system.open(name, FOLDER | (NO_FOLLOW if self._root else 0), folder=folder)
+            with self._closing(handle):
+                self._sync_names(handle)
+
+    def touch(self, path: Path) -> None:
+        """Refresh a modification time; not essential, so never an error."""
+        with suppress(ShareRegistryError), _translated(path), self._spot(path) as (name, folder):
+            self._system.touch(name, folder=folder)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; a missing one is fine. Raises StoreError."""
+        with _translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
+            self._system.unlink(name, folder=folder)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and all that is in it; links are removed, not followed. Raises StoreError."""
+        inside = self if self._root else self.confined(path.parent)
+        for name in inside.names(path):
+            if inside.kind(path / name) is Kind.DIRECTORY:
+                inside.remove_tree(path / name)
+            else:
+                inside.remove(path / name)
+        with _translated(path), suppress(FileNotFoundError), inside._spot(path) as (name, folder):
+            self._system.rmdir(name, folder=folder)
+
+    def names(self, path: Path) -> list[str]:
+        """Return the names in a directory, sorted; none where it is missing. Raises StoreError."""
+        with _translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
+            return sorted(self._system.listdir(name, folder=folder))
+        return []
+
+    def files_below(self, root: Path) -> Iterator[Path]:
+        """Yield everything below a directory that is no directory, sorted, links not followed. Raises StoreError."""
+        folders = []
+        for name in self.names(root):
+            if self.kind(root / name) is Kind.DIRECTORY:
+                folders.append(root / name)
+            else:
+                yield root / name
+        for folder in folders:
+            yield from self.files_below(folder)
+
+    @contextmanager
+    def _spot(self, path: Path) -> Iterator[tuple[str, int | None]]:
+        """Yield the name to act on and the open directory it starts from; below a confining root every step there is taken without following a link."""
+        if self._root is None:
+            yield os.fspath(path), None
+            return
+        steps = _steps(path, self._root)
+        if WINDOWS:
+            yield os.fspath(path), None
+            return
+        folder = self._system.open(os.fspath(self._root), STEP)
+        try:
+            for step in steps[:-1]:
+                inner = self._step(step, folder, path)
+                self._system.close(folder)
+                folder = inner
+            yield steps[-1], folder
+        finally:
+            self._system.close(folder)
+
+    def _step(self, name: str, folder: int, path: Path) -> int:
+        try:
+            return self._system.open(name, STEP | NO_FOLLOW, folder=folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise Integrity(f"{name!r} on the way to {path} is a link or a file, expected a directory.", hint="Run verify.") from error
+            raise
+
+    @contextmanager
+    def _closing(self, handle: int) -> Iterator[None]:
+        """Close a descriptor; a failure to close counts, unless something failed before."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                self._system.close(handle)
+            raise
+        self._system.close(handle)
+
+    def _find(self, path: Path) -> os.stat_result | None:
+        with _translated(path), suppress(FileNotFoundError, NotADirectoryError), self._spot(path) as (name, folder):
+            return self._system.find(name, folder=folder)
+        return None
+
+    def _sync_names(self, handle: int) -> None:
+        try:
+            self._system.fsync(handle)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # the answer of file systems that cannot flush a directory
+                raise
+
+    def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:
+        self.at(f"{point}.open")
+        view = memoryview(content)
+        half = len(view) // 2
+        for end, part in ((".half", view[:half]), (".prefsync", view[half:])):
+            while part:
+                part = part[self._system.write(handle, part[:_PIECE]) :]
+            self.at(point + end)
+        if frozen:
+            self._system.freeze(handle)
+        self._system.fsync(handle)
+        self.at(f"{point}.postfsync")
+
+    def _read_all(self, handle: int, path: Path, limit: int) -> bytes:
+        found = self._system.status(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise Integrity(f"{path} is not a regular file.", hint="Run verify.")
+        if found.st_size > limit:
+            raise Integrity(f"{path} has {found.st_size} bytes, more than the limit of {limit}.", hint="Run verify.")
+        pieces = []
+        size = 0
+        while piece := self._system.read(handle, max(found.st_size - size, 0) + 1):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise Integrity(f"{path} grew past the limit of {limit} bytes while it was read.", hint="Run verify.")
+        return b"".join(pieces)
+
+    def _move_new(self, old: str, new: str, old_folder: int | None, new_folder: int | None) -> bool:
+        try:
+            self._system.rename_new(old, new, source_folder=old_folder, target_folder=new_folder)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                raise Refused(
+                    f"the file system of {new} can neither link nor rename without replacing, so two writers could overwrite each other.",
+                    hint="Put the registry on another file system.",
+                ) from error
+            raise
+        return True
+
+    def _quietly_unlink(self, name: str, folder: int | None) -> None:
+        try:
+            self._system.unlink(name, folder=folder)
+        except OSError as error:
+            _LOG.debug("cannot remove %s: %s", name, error)
+
+
+def nothing_done(error: ShareRegistryError) -> bool:
+    """Tell whether a failed change of a name surely left everything as it was: the system refused before it began, rather than broke on the way."""
+    return isinstance(error, Refused) or _errno(error) in _NOTHING_DONE
+
+
+def _errno(error: ShareRegistryError) -> int | None:
+    return error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+
+
+def _steps(path: Path, root: Path) -> tuple[str, ...]:
+    try:
+        steps = path.relative_to(root).parts or (".",)
+    except ValueError as error:
+        raise InvalidInput(f"path {path} is not below {root}.") from error
+    if ".." in steps:
+        raise InvalidInput(f"path {path} has a step upwards.")
+    return steps
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _translation(error, path) from error
+    except MemoryError as error:
+        raise StoreError(f"{path}: not enough memory to read it.", hint="Free some memory and run it again.") from error
+
+
+def _translation(error: OSError, path: Path) -> StoreError | Integrity:
+    if error.errno == errno.ELOOP:
+        return Integrity(f"{path} is a symbolic link, expected a regular file.", hint="Run verify.")
+    hints = {
+        errno.ENOSPC: "Free some space and run it again.",
+        errno.EDQUOT: "Raise the quota or free some space and run it again.",
+        errno.EROFS: "The medium is read-only: open with mode 'r'.",
+        errno.EACCES: "Check the permissions of the directory.",
+        errno.EPERM: "Check the permissions of the directory.",
+        errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",
+    }
+    return StoreError(f"{path}: {error.strerror or error}.", hint=hints.get(error.errno or 0, "Check the device and run it again."))
