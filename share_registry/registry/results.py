@@ -1,11 +1,23 @@
 """Values that the public methods return: frozen, printable, and free of database or tensor types."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+
+
+def _text(value: object) -> str:
+    from share_registry.registry import render
+
+    return render.text(render.sheet(value))
+
+
+def _html(value: object) -> str:
+    from share_registry.registry import render
+
+    return render.html(render.sheet(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +63,16 @@ class Report:
     modules: tuple[ModuleReport, ...] = ()
     notes: tuple[str, ...] = ()
 
+    _repr_html_ = _html
+
+    def __str__(self) -> str:
+        from share_registry.registry.render import summary
+
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return f"<Report {self}>"
+
     @property
     def worst_module(self) -> ModuleReport | None:
         """The module of the largest error, None where modules are not listed."""
@@ -89,6 +111,13 @@ class Commit:
     detail: str = ""
     created: bool = True
 
+    __str__ = _text
+    _repr_html_ = _html
+
+    def __repr__(self) -> str:
+        said = f", {self.report}" if self.report else f", {self.detail}" if self.detail else ""
+        return f"<Commit {self.ref} (c{self.number} {self.id[:8]}) {self.kind}{said}>"
+
     @property
     def task(self) -> TaskName | None:
         """The task, where the commit is of exactly one."""
@@ -108,6 +137,26 @@ class Commit:
     def report(self) -> Report | None:
         """The report, where the commit absorbed exactly one task."""
         return next(iter(self.reports.values())) if len(self.reports) == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """Commits, newest first; iterate, index or print it."""
+
+    commits: tuple[Commit, ...]
+
+    __str__ = _text
+    __repr__ = _text
+    _repr_html_ = _html
+
+    def __iter__(self) -> Iterator[Commit]:
+        return iter(self.commits)
+
+    def __len__(self) -> int:
+        return len(self.commits)
+
+    def __getitem__(self, position: int) -> Commit:
+        return self.commits[position]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +241,10 @@ class Lineage:
     base_revision: str | None
     nodes: tuple[LineageNode, ...]
 
+    __str__ = _text
+    __repr__ = _text
+    _repr_html_ = _html
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
@@ -257,6 +310,9 @@ class Diff:
     b: str
     tasks: tuple[TaskDiff, ...]
 
+    __str__ = _text
+    _repr_html_ = _html
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
@@ -302,6 +358,9 @@ class VerifyReport:
     bytes: int
     versions: int
     findings: tuple[Finding, ...]
+
+    __str__ = _text
+    _repr_html_ = _html
 
     @property
     def ok(self) -> bool:

@@ -1,0 +1,307 @@
+"""How results look: text for terminals and `str`, HTML for notebooks.
+
+Every result becomes one `Sheet` (a title, facts, tables, notes); a sheet becomes text or HTML. No result knows about either.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import singledispatch
+from html import escape
+from typing import Any, Final
+
+from share_registry.registry.results import (
+    Alias,
+    AliasMove,
+    Commit,
+    Diff,
+    Export,
+    Lineage,
+    Log,
+    Report,
+    Resolved,
+    SpaceSummary,
+    Tag,
+    Task,
+    VerifyReport,
+)
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_NOTHING: Final = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows under headers; a header that ends in `>` is of a column aligned to the right."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """What is shown of one result."""
+
+    title: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with a decimal unit: `33 kB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+
+
+def percent(part: float) -> str:
+    """Return a fraction as a percentage of two digits: `4.9 %`."""
+    value = 100 * part
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %" if value >= 1e-3 else f"{value:.0e} %"
+
+
+def moment(time: datetime) -> str:
+    """Return a time in UTC to the second."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def summary(report: Report) -> str:
+    """Return a report as one line: `error 4.9 % of a 5 % budget, 33 kB for 295 kB`."""
+    kept = "lossless" if report.error == 0 else f"error {percent(report.error)} of a {percent(report.budget)} budget"
+    return f"{kept}, {size(report.bytes_added)} for {size(report.raw_bytes)}"
+
+
+def text(sheet: Sheet, *, width: int | None = None) -> str:
+    """Return a sheet as aligned text; where a width is given, the last column is cut to it."""
+    parts = [_printable(sheet.title)] if sheet.title else []
+    longest = max((len(name) for name, _ in sheet.facts), default=0)
+    parts += [f"  {name:<{longest}}  {_printable(value)}" for name, value in sheet.facts]
+    parts += [aligned(table, width=width) for table in sheet.tables if table.rows]
+    parts += [f"note: {_printable(note)}" for note in sheet.notes]
+    return "\n".join(parts)
+
+
+def aligned(table: Table, *, width: int | None = None) -> str:
+    """Return a table as text with a line of headers."""
+    headers = tuple(header.removesuffix(">") for header in table.headers)
+    rows = [headers, *(tuple(_printable(cell) for cell in row) for row in table.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(headers))]
+    lines = []
+    for row in rows:
+        cells = (f"{cell:>{wide}}" if header.endswith(">") else f"{cell:<{wide}}" for cell, wide, header in zip(row, widths, table.headers, strict=True))
+        line = "  ".join(cells).rstrip()
+        lines.append(line if width is None or len(line) <= width else f"{line[: max(width - 3, 0)]}...")
+    return "\n".join(lines)
+
+
+def html(sheet: Sheet) -> str:
+    """Return a sheet as HTML; everything that came from a user is escaped."""
+    parts = [f"<p><strong>{escape(sheet.title)}</strong></p>"] if sheet.title else []
+    if sheet.facts:
+        parts.append(_html_table(Table(headers=(), rows=sheet.facts)))
+    parts += [_html_table(table) for table in sheet.tables if table.rows]
+    parts += [f"<p>{escape(note)}</p>" for note in sheet.notes]
+    return f"<div>{''.join(parts)}</div>"
+
+
+@singledispatch
+def sheet(value: object) -> Sheet:
+    """Return what is shown of a result."""
+    return Sheet(title=str(value))
+
+
+@sheet.register
+def _(value: Report) -> Sheet:
+    rows = tuple(
+        (module.module, module.side, module.reference, str(module.rank), f"{module.bits_per_parameter:.2f}", percent(module.error), size(module.bytes))
+        for module in value.modules
+    )
+    table = Table(headers=("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>"), rows=rows)
+    return Sheet(title=summary(value), tables=(table,), notes=value.notes)
+
+
+@sheet.register
+def _(value: Commit) -> Sheet:
+    facts = [("commit", f"c{value.number} {value.id}"), ("kind", value.kind), ("time", f"{moment(value.time)} UTC")]
+    facts += [(name, shown) for name, shown in _optional_facts(value) if shown]
+    facts += [(task, summary(report)) for task, report in value.reports.items()]
+    notes = tuple(dict.fromkeys(note for report in value.reports.values() for note in report.notes))
+    return Sheet(title=", ".join(value.refs.values()) or value.ref, facts=tuple(facts), notes=notes)
+
+
+@sheet.register
+def _(value: Log) -> Sheet:
+    headers = ("commit", "id", "time (UTC)", "kind", "what", "error>", "bytes>", "author", "message")
+    return Sheet(tables=(Table(headers=headers, rows=tuple(_log_row(commit) for commit in value)),))
+
+
+@sheet.register
+def _(value: Lineage) -> Sheet:
+    rows = tuple(
+        (
+            f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}{node.ref}",
+            node.via or _NOTHING,
+            f"c{node.number}",
+            node.id[:8],
+            moment(node.time),
+            percent(node.error),
+            node.source or _NOTHING,
+            _line(node.message) or _NOTHING,
+        )
+        for node in value.nodes
+    )
+    base = f"{value.base_model}{f' ({value.base_revision})' if value.base_revision else ''}"
+    headers = ("version", "by", "commit", "id", "time (UTC)", "error>", "source", "message")
+    return Sheet(title=f"{value.ref} on {base}", tables=(Table(headers=headers, rows=rows),))
+
+
+@sheet.register
+def _(value: Resolved) -> Sheet:
+    return Sheet(title=value.long)
+
+
+@sheet.register
+def _(value: Diff) -> Sheet:
+    rows = []
+    for task in value.tasks:
+        change = percent(task.change) if task.change is not None else _NOTHING
+        rows.append((task.task, task.status, task.a or _NOTHING, task.b or _NOTHING, change))
+    metadata = tuple((task.task, field, was, now) for task in value.tasks for field, (was, now) in task.metadata.items())
+    tables = (
+        Table(headers=("task", "status", "a", "b", "change of dW>"), rows=tuple(rows)),
+        Table(headers=("task", "member", "in a", "in b"), rows=metadata),
+    )
+    return Sheet(title=f"{value.a} .. {value.b}", tables=tables)
+
+
+@sheet.register
+def _(value: Export) -> Sheet:
+    return Sheet(title=str(value.path), facts=(("ref", value.ref), ("digest", value.digest)), notes=value.notes)
+
+
+@sheet.register
+def _(value: VerifyReport) -> Sheet:
+    looked = f"{value.level}: {value.spaces} spaces, {value.records} records, {value.objects} objects of {size(value.bytes)}, {value.versions} versions"
+    rows = tuple((found.code, found.what, found.message, ", ".join(found.refs) or _NOTHING) for found in value.findings)
+    state = "nothing is damaged" if value.ok else f"{len(rows)} {'thing is' if len(rows) == 1 else 'things are'} wrong"
+    return Sheet(title=f"{looked}; {state}", tables=(Table(headers=("clause", "where", "what", "cannot be trusted"), rows=rows),))
+
+
+@sheet.register(list)
+@sheet.register(tuple)
+def _(value: Sequence[object]) -> Sheet:
+    if not value:
+        return Sheet()
+    return Sheet(tables=(_LISTED[type(value[0])](value),)) if type(value[0]) in _LISTED else Sheet(title="\n".join(str(item) for item in value))
+
+
+def _task_table(tasks: Sequence[Task]) -> Table:
+    rows = tuple(
+        (
+            task.ref,
+            f"c{task.number}",
+            moment(task.time),
+            percent(task.error),
+            size(task.bytes_added),
+            size(task.raw_bytes),
+            ", ".join(f"{alias}->v{version}" for alias, version in sorted(task.aliases.items())) or _NOTHING,
+            pairs(task.labels) or _NOTHING,
+            pairs(task.metrics) or _NOTHING,
+        )
+        for task in tasks
+    )
+    return Table(headers=("task", "commit", "time (UTC)", "error>", "bytes>", "raw>", "aliases", "labels", "metrics"), rows=rows)
+
+
+def _space_table(spaces: Sequence[SpaceSummary]) -> Table:
+    rows = tuple(
+        (
+            space.name,
+            f"{space.base_model}{f' ({space.base_revision})' if space.base_revision else ''}",
+            str(space.tasks),
+            str(space.commits),
+            percent(space.budget),
+            "yes" if space.keep_original else "no",
+            moment(space.time),
+        )
+        for space in spaces
+    )
+    return Table(headers=("space", "base model", "tasks>", "commits>", "budget>", "keeps originals", "last commit (UTC)"), rows=rows)
+
+
+def _alias_table(aliases: Sequence[Alias]) -> Table:
+    rows = tuple((alias.task, alias.name, alias.ref, f"c{alias.number}", moment(alias.time)) for alias in aliases)
+    return Table(headers=("task", "alias", "version", "moved in", "time (UTC)"), rows=rows)
+
+
+def _move_table(moves: Sequence[AliasMove]) -> Table:
+    rows = tuple(
+        (f"c{move.number}", move.id[:8], moment(move.time), move.ref or "removed", move.author or _NOTHING, _line(move.reason) or _NOTHING) for move in moves
+    )
+    return Table(headers=("commit", "id", "time (UTC)", "version", "author", "reason"), rows=rows)
+
+
+def _tag_table(tags: Sequence[Tag]) -> Table:
+    rows = tuple((tag.space, tag.name, f"c{tag.number}", tag.id[:8], moment(tag.time)) for tag in tags)
+    return Table(headers=("space", "tag", "commit", "id", "time (UTC)"), rows=rows)
+
+
+_LISTED: Final[Mapping[type, Callable[[Any], Table]]] = {
+    Task: _task_table,
+    SpaceSummary: _space_table,
+    Alias: _alias_table,
+    AliasMove: _move_table,
+    Tag: _tag_table,
+}
+
+
+def pairs(values: Mapping[str, object]) -> str:
+    """Return labels or metrics as `name=value, ...`."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
+
+
+def _optional_facts(commit: Commit) -> Iterable[tuple[str, str]]:
+    yield "author", commit.author or ""
+    yield "message", commit.message
+    yield "labels", pairs(commit.labels)
+    yield "metrics", pairs(commit.metrics)
+    yield "detail", commit.detail
+
+
+def _log_row(commit: Commit) -> tuple[str, ...]:
+    reports = commit.reports.values()
+    return (
+        f"c{commit.number}",
+        commit.id[:8],
+        moment(commit.time),
+        commit.kind,
+        commit.detail or ", ".join(ref.partition("/")[2] for ref in commit.refs.values()) or _NOTHING,
+        percent(max(report.error for report in reports)) if reports else _NOTHING,
+        size(sum(report.bytes_added for report in reports)) if reports else _NOTHING,
+        commit.author or _NOTHING,
+        _line(commit.message) or _NOTHING,
+    )
+
+
+def _line(message: str) -> str:
+    return message.strip().partition("\n")[0]
+
+
+def _printable(shown: str) -> str:
+    """Replace what could drive a terminal: whoever may commit must not."""
+    return shown if shown.isprintable() else "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in shown)
+
+
+def _html_table(table: Table) -> str:
+    right = [header.endswith(">") for header in table.headers]
+    head = "".join(f"<th>{escape(header.removesuffix('>'))}</th>" for header in table.headers)
+    body = "".join(f"<tr>{''.join(_html_cell(cell, right[column] if right else False) for column, cell in enumerate(row))}</tr>" for row in table.rows)
+    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+
+
+def _html_cell(cell: str, right: bool) -> str:
+    return f'<td style="text-align: right">{escape(cell)}</td>' if right else f"<td>{escape(cell)}</td>"
