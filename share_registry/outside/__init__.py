@@ -88,7 +88,7 @@ class Outside:
 
     def absolute(self, path: Path) -> Path:
         """Return a path that a later change of the working directory does not move."""
-        return path.expanduser().absolute()
+        return path.absolute()
 
     def kind(self, path: Path) -> Kind | None:
         """Return what a path is, None where nothing is; links are not followed. Raises StoreError."""

@@ -1,0 +1,139 @@
+"""What a store must do, whatever it is made of (spec STO-01 to STO-12; `tests/store/conformance.py` is the suite it must pass).
+
+Two kinds of things: objects, named by the sha256 of their bytes, and records, numbered from 1 in each space. Both appear whole or not at all and never change.
+Publishing a record under a number nobody has yet *is* the commit, so that step, and only that step, has three outcomes.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from share_registry.errors import InvalidInput, StoreError
+from share_registry.names import CommitNumber, Digest, SpaceName
+
+MAX_OBJECT_BYTES: Final = 4 << 30
+MAX_RECORD_BYTES: Final = 16 << 20
+MAX_FORMAT_BYTES: Final = 1 << 20
+MAX_NUMBER: Final = (1 << 53) - 1
+_CURRENT_FORMAT: Final = re.compile(
+    rb'\{"gc":\[\],"magic":"share_registry","read":\[\],"store":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})","version":0,"write":\[\]\}'
+)
+
+
+class PublishUnknown(StoreError):
+    """The system failed after the record was handed to it: it may be published, now or after a restart. Look it up before anything else; remove nothing."""
+
+
+class Store(Protocol):
+    """Objects and logs of one registry. Safe for threads and after a fork."""
+
+    @property
+    def identity(self) -> str:
+        """The uuid in FORMAT."""
+        ...
+
+    @property
+    def read_only(self) -> bool:
+        """Whether every writing method is refused."""
+        ...
+
+    def format_bytes(self) -> bytes:
+        """Return the FORMAT file."""
+        ...
+
+    def put(self, content: bytes, digest: Digest) -> bool:
+        """Keep an object durably.
+
+        An object that is there already is read and hashed again: a rotten one is replaced, a sound one counts as used just now.
+
+        Returns:
+            Whether it was new.
+
+        Raises:
+            InvalidInput: larger than the limit, or the digest is not of these bytes.
+            StoreError: the system refuses; the object may or may not be there, which harms nothing.
+            Refused: the store is read-only.
+        """
+        ...
+
+    def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        """Return an object, hashed before it is handed out.
+
+        Raises:
+            NotFound: there is none.
+            Integrity: larger than the limit, not a plain file, or not the bytes its name says.
+            StoreError: the system refuses.
+        """
+        ...
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether an object is there, without reading it."""
+        ...
+
+    def size(self, digest: Digest) -> int | None:
+        """Return the size of an object, None where there is none."""
+        ...
+
+    def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
+        """Publish a record durably under a number that must be free.
+
+        Returns:
+            True: it stands there now, and stays. False: another record has the number.
+
+        Raises:
+            PublishUnknown: the system failed after the record was handed to it.
+            StoreError: any other failure; nothing was published.
+            InvalidInput: larger than the limit, or the number is out of range.
+            Refused: the store is read-only.
+        """
+        ...
+
+    def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
+        """Return a record, None where there is none. Its hash is the reader's to check against the chain. Raises Integrity where it is no plain file."""
+        ...
+
+    def sync_log(self, space: SpaceName) -> None:
+        """Make the records of a space durable that somebody else published: a writer does so before it builds on them."""
+        ...
+
+    def spaces(self) -> list[SpaceName]:
+        """Return the spaces that have a first record, sorted."""
+        ...
+
+    def numbers(self, space: SpaceName) -> list[CommitNumber]:
+        """Return the numbers that have a record, sorted; a list without gaps unless records were lost."""
+        ...
+
+    def objects(self) -> Iterator[tuple[Digest, int]]:
+        """Yield every object with its size, sorted by digest."""
+        ...
+
+    def strays(self) -> Iterator[str]:
+        """Yield what is in the store and does not belong there: foreign names, links, devices."""
+        ...
+
+    def close(self) -> None:
+        """Release what the store holds."""
+        ...
+
+
+def check_size(size: int, limit: int, what: str) -> None:
+    """Refuse what no reader would accept. Raises InvalidInput."""
+    if size > limit:
+        raise InvalidInput(f"{what} has {size} bytes, more than the limit of {limit}.", hint="Split it.")
+
+
+def check_number(number: CommitNumber) -> None:
+    """Refuse a number that no record can have. Raises InvalidInput."""
+    if not 1 <= number <= MAX_NUMBER:
+        raise InvalidInput(f"commit number {number} is not between 1 and {MAX_NUMBER}.")
+
+
+def identity_of(content: bytes) -> str:
+    """Return the uuid in a FORMAT file. Raises Format where this release cannot read the store, Integrity where the file is malformed."""
+    plain = _CURRENT_FORMAT.fullmatch(content)
+    if plain is not None:  # what every store of this version says; spares a reader the import of the models
+        return plain[1].decode()
+    from share_registry.format.records import parse_format
+
+    return parse_format(content).store
