@@ -1,0 +1,14 @@
+"""The memory store keeps the protocol."""
+
+import uuid
+
+import pytest
+
+from share_registry.store.memory import MemoryStore
+from tests.store.conformance import NewStore, StoreConformance
+
+
+class TestMemoryStore(StoreConformance):
+    @pytest.fixture
+    def new_store(self) -> NewStore:
+        return lambda: MemoryStore(str(uuid.uuid4()))
