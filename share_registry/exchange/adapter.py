@@ -1,0 +1,89 @@
+"""Adapter: one LoRA adapter in memory, as read from files, a live model or the registry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from share_registry.format.layout import Layout
+from share_registry.format.records import Source
+from share_registry.names import Digest
+from share_registry.outside import Outside
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """One adapter.
+
+    Attributes:
+        tensors: PEFT key -> tensor, in file order: factors and passengers.
+        config: adapter_config.json, parsed.
+        config_bytes: adapter_config.json, verbatim.
+        layout: What the tensors are.
+        attachments: Other files of the directory, by name, verbatim.
+        source: Where it came from.
+        source_digest: sha256 of canonical JSON over config, metadata, tensors and attachments: equal for equal adapters, wherever they lie.
+        raw_bytes: Bytes of the tensor file.
+        original: Files exactly as read, for keeping them; empty where it did not come from files.
+        remarks: What is not kept or is worth knowing.
+        ref: `space/task@vN` where it was checked out of a registry.
+        error: Pooled relative error of scaled dW against what was committed, where it was checked out.
+    """
+
+    tensors: Mapping[str, "torch.Tensor"] = field(repr=False)
+    config: Mapping[str, object] = field(repr=False)
+    config_bytes: bytes = field(repr=False)
+    layout: Layout = field(repr=False)
+    attachments: Mapping[str, bytes] = field(repr=False)
+    source: Source
+    source_digest: Digest
+    raw_bytes: int
+    original: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    remarks: tuple[str, ...] = ()
+    ref: str | None = None
+    error: float | None = None
+
+    @property
+    def passengers(self) -> dict[str, "torch.Tensor"]:
+        """The tensors that no factor pair names, in file order."""
+        keys = [self.layout.tensors[position].key for position in self.layout.passengers]
+        return {key: self.tensors[key] for key in keys}
+
+    def state_dict(self) -> dict[str, "torch.Tensor"]:
+        """Return the tensors under their PEFT keys, as PEFT's `set_peft_model_state_dict` takes them."""
+        return dict(self.tensors)
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a plain PEFT directory, atomically; the same files already there are success.
+
+        Raises:
+            Refused: something else is there.
+            StoreError: the disk refuses.
+        """
+        from share_registry.exchange.card import CardFacts
+        from share_registry.exchange.export import files_of
+        from share_registry.exchange.place import place
+
+        files, _ = files_of(self, profile="native", card=CardFacts.of(self))
+        return place(files, Path(directory), "", overwrite=overwrite, outside=Outside())[0]
+
+    def apply_to(self, model: Any, name: str | None = None) -> Any:
+        """Load the adapter into a live model, strictly: every tensor must find its place.
+
+        Args:
+            model: A plain model, or a `peft.PeftModel` that gets one more adapter.
+            name: The adapter's name in the model; "default" where None.
+
+        Returns:
+            The `peft.PeftModel`, with this adapter active.
+
+        Raises:
+            InvalidInput: the name is taken, or the model does not have the modules.
+            Refused: peft is not installed.
+        """
+        from share_registry.exchange.live import apply
+
+        return apply(self, model, name=name or "default")

@@ -1,0 +1,83 @@
+"""What an adapter says of its base model, and the names derived from labels and directories."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from share_registry.errors import InvalidInput, Refused
+from share_registry.names import SpaceName, TaskName, space_name, task_name
+
+_CACHE: Final = re.compile(r".*(?:^|[/\\])models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?")
+_LOCAL: Final = re.compile(r"[/\\~.].*|[A-Za-z]:[/\\].*|.*\\.*|[^/]+/[^/]+/.*")
+_GENERIC: Final = re.compile(
+    r"v\d+|s\d+|(checkpoint|ckpt|step|epoch|run)[-_]?\d*.*|final.*|best.*|last|latest|adapters?([-_].*|\d*)|outputs?([-_].*|\d*)|lora|default|model|peft|tmp.*|\d+"
+)
+_MAX_LABEL: Final = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The base model as an adapter names it.
+
+    Attributes:
+        label: Hub id or path; "" where the config names none. Layer replication makes another model of it, and another label.
+        revision: Revision of the base model, if the config claims one.
+    """
+
+    label: str
+    revision: str | None
+
+
+def base_of(config: Mapping[str, object]) -> Base:
+    """Read the base model's label and revision. Raises InvalidInput where they are no texts."""
+    label, revision = config.get("base_model_name_or_path") or "", config.get("revision")
+    if not isinstance(label, str) or not isinstance(revision, str | None) or len(label) > _MAX_LABEL:
+        raise InvalidInput(f"base model {str(label)[:80]!r} at revision {str(revision)[:80]!r}: expected texts of at most {_MAX_LABEL} characters.")
+    if match := _CACHE.fullmatch(label):
+        label, revision = f"{match[1]}/{match[2]}", match[3]
+    if config.get("layer_replication"):
+        label = f"{label}#layers={json.dumps(config['layer_replication'], separators=(',', ':'))}"[:_MAX_LABEL]
+    return Base(label=label, revision=revision[:128] if revision else None)
+
+
+def is_local(label: str) -> bool:
+    """Tell whether a label is a path on somebody's machine rather than a Hub id."""
+    return _LOCAL.fullmatch(label) is not None
+
+
+def space_name_of(label: str) -> SpaceName:
+    """Return the space name a base model's label gives: the last component, as a name. Raises Refused where nothing is left."""
+    last = re.split(r"[/\\]", label.rstrip("/\\"))[-1]
+    try:
+        return space_name(_slug(last))
+    except InvalidInput as error:
+        raise Refused(f"no space name can be made of the base model {label[:80]!r}.", hint="Name the space: space=..., or create it first.") from error
+
+
+def derive_task(location: str) -> TaskName:
+    """Return the task name that a directory or repository name gives.
+
+    Raises:
+        Refused: the name says nothing about the task.
+    """
+    parts = [part for part in re.split(r"[/\\]", location.rstrip("/\\")) if part not in ("", ".")]
+    name = _slug(parts[-1]) if parts else ""
+    if not name or _GENERIC.fullmatch(name):
+        parent = next((slug for part in reversed(parts[:-1]) if (slug := _slug(part)) and not _GENERIC.fullmatch(slug)), "")
+        raise Refused(
+            f"directory name {PurePosixPath(location).name or location!r} is generic, expected one that names a task.",
+            hint=f"Name the task: task={parent or 'my-task'!r}.",
+        )
+    try:
+        return task_name(name)
+    except InvalidInput as error:
+        raise Refused(f"no task name can be made of {parts[-1][:80]!r}.", hint="Name the task: task=...") from error
+
+
+def _slug(text: str) -> str:
+    """Return text as a name: lower case, what is not allowed becomes '-'."""
+    slug = re.sub(r"[^a-z0-9._-]+", "-", text.lower())
+    return re.sub(r"\.\.+", ".", slug).strip("-._")[:64].rstrip(".-_")

@@ -1,0 +1,196 @@
+"""adapter_config.json: what it says of scales and ranks, and what makes an adapter unsafe to take apart.
+
+The bytes are kept as they are; this module only reads them. Fields are those of PEFT 0.21.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from share_registry.errors import Integrity, InvalidInput, Refused
+from share_registry.format import foreign_json
+
+CONFIG_FILE: Final = "adapter_config.json"
+MAX_CONFIG_BYTES: Final = 1 << 20
+DEFAULT_RANK: Final = 8
+DEFAULT_ALPHA: Final = 8
+
+_MAX_PATTERNS: Final = 65_536
+_MAX_PATTERN_LENGTH: Final = 512
+_SAFE_INITS: Final = {"gaussian", "eva", "orthogonal", "mica"}
+_BASE_CHANGING_INITS: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# fmt: off
+_FIELDS: Final = frozenset({
+    "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config",
+    "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "kasa_config",
+    "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config",
+    "megatron_config", "megatron_core", "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r",
+    "rank_pattern", "revision", "target_modules", "target_parameters", "task_type", "trainable_token_indices", "use_bdlora", "use_dora",
+    "use_qalora", "use_rslora", "velora_config", "runtime_config",
+})
+# fmt: on
+_REFUSED_FIELDS: Final = {
+    "kasa_config": "KaSA takes the smallest components out of the base weight and puts a diagonal between A and B",
+    "use_bdlora": "BD-LoRA factors are block-diagonal and do not multiply to dW",
+    "use_qalora": "QALoRA's A acts on pooled inputs, so B @ A is not dW",
+    "arrow_config": "Arrow routes between several adapters; one of them alone is not the function",
+    "megatron_config": "Megatron adapters are not saved reliably",
+}
+_CONVERT: Final = "Convert it to plain LoRA first (PEFT: save_pretrained with path_initial_model_for_weight_conversion), then commit the converted adapter."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pattern:
+    """One member of rank_pattern or alpha_pattern: a regular expression over module paths and its value."""
+
+    text: str
+    regex: re.Pattern[str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a config says of scales: s = alpha / r, or alpha / sqrt(r) with rsLoRA, both overridden per module by the first pattern that matches, in file order."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    ranks: tuple[Pattern, ...]
+    alphas: tuple[Pattern, ...]
+    parameters: tuple[str, ...]
+    tied: bool
+
+
+def parse_config(content: bytes, *, what: str = CONFIG_FILE) -> dict[str, object]:
+    """Parse the bytes of an adapter_config.json. Raises InvalidInput."""
+    try:
+        return foreign_json.parse(content, what=what, limit=MAX_CONFIG_BYTES)
+    except Integrity as error:
+        raise InvalidInput(error.message, hint="Save the adapter again with PEFT's save_pretrained.") from error
+
+
+def settings_of(config: Mapping[str, object]) -> Settings:
+    """Read the fields that scales depend on. Raises InvalidInput where one has the wrong type."""
+    return Settings(
+        rank=_rank("r", config.get("r", DEFAULT_RANK)),
+        alpha=_number("lora_alpha", config.get("lora_alpha", DEFAULT_ALPHA)),
+        rslora=_flag("use_rslora", config.get("use_rslora")),
+        ranks=_patterns("rank_pattern", config.get("rank_pattern"), rank=True),
+        alphas=_patterns("alpha_pattern", config.get("alpha_pattern"), rank=False),
+        parameters=_texts("target_parameters", config.get("target_parameters")),
+        tied=_flag("ensure_weight_tying", config.get("ensure_weight_tying")),
+    )
+
+
+def refuse_unsafe(config: Mapping[str, object]) -> None:
+    """Refuse adapters whose factors do not mean dW = s B A on the plain base model.
+
+    Raises:
+        InvalidInput: not a PEFT config at all.
+        Refused: a type, option or initialization that cannot be taken apart safely.
+    """
+    peft_type = config.get("peft_type")
+    if not isinstance(peft_type, str):
+        raise InvalidInput(f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.", hint="Hand in a directory that PEFT's save_pretrained wrote.")
+    if peft_type != "LORA":
+        raise Refused(f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.", hint="Convert it to LoRA with PEFT (save_as_lora), then commit that.")
+    for field, reason in _REFUSED_FIELDS.items():
+        if config.get(field):
+            raise Refused(f"{CONFIG_FILE}: {field} is set, expected none: {reason}.", hint=_CONVERT)
+    _refuse_init(config.get("init_lora_weights", True))
+    _refuse_library(config.get("auto_mapping"))
+
+
+def config_remarks(config: Mapping[str, object]) -> list[str]:
+    """Return what is worth knowing about a config that is accepted."""
+    remarks = []
+    if "r" not in config:
+        remarks.append(f"{CONFIG_FILE} has no r: PEFT's default {DEFAULT_RANK} was taken.")
+    if "lora_alpha" not in config:
+        remarks.append(f"{CONFIG_FILE} has no lora_alpha: PEFT's default {DEFAULT_ALPHA} was taken.")
+    if config.get("lora_alpha") == 0:
+        remarks.append("lora_alpha is 0: the adapter changes nothing (llama.cpp would read it as unscaled).")
+    if config.get("alora_invocation_tokens"):
+        remarks.append("Activated LoRA: it acts only after its invocation tokens, and must not be merged.")
+    if config.get("layer_replication"):
+        remarks.append("layer_replication: layer numbers are those of the expanded model.")
+    if "runtime_config" in config:
+        remarks.append("runtime_config is kept in the config bytes; PEFT ignores it.")
+    unknown = sorted(name for name, value in config.items() if value and name not in _FIELDS)
+    if unknown:
+        remarks.append(f"unknown config fields, kept verbatim: {', '.join(unknown[:8])}{' ...' if len(unknown) > 8 else ''}.")
+    return remarks
+
+
+def _refuse_init(init: object) -> None:
+    name = init.lower() if isinstance(init, str) else ""
+    if name.startswith(_BASE_CHANGING_INITS):
+        raise Refused(
+            f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected an initialization that leaves the base model alone: the factors are meant for rewritten base weights.",
+            hint=_CONVERT,
+        )
+    if (name and name not in _SAFE_INITS) or not isinstance(init, bool | str | None):
+        raise Refused(
+            f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected true, false, {', '.join(sorted(_SAFE_INITS))}.",
+            hint="Whether an unknown initialization changes the base model cannot be known: convert the adapter to plain LoRA first.",
+        )
+
+
+def _refuse_library(mapping: object) -> None:
+    """PEFT imports the named library when it loads the adapter, so only one that is known is let through."""
+    if mapping is None:
+        return
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
+    if library is not None and not (isinstance(library, str) and (library == "transformers" or library.startswith("transformers."))):
+        raise Refused(
+            f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of transformers: PEFT imports it when it loads the adapter.",
+            hint="Set task_type before saving, or auto_mapping to null in the config.",
+        )
+
+
+def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or len(value) > _MAX_PATTERNS:
+        raise InvalidInput(f"{CONFIG_FILE}: {field} is a {type(value).__name__}, expected an object of at most {_MAX_PATTERNS} members.")
+    return tuple(
+        Pattern(text=text, regex=_regex(field, text), value=(_rank if rank else _number)(f"{field}[{text!r}]", number)) for text, number in value.items()
+    )
+
+
+def _regex(field: str, text: str) -> re.Pattern[str]:
+    """Compile as PEFT does; what could run for ever (repeated groups, many open repetitions) is refused, as the config may be anybody's."""
+    risky = re.search(r"\)[*+{]", text) or len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) > 3
+    if risky or len(text) > _MAX_PATTERN_LENGTH:
+        raise Refused(f"{CONFIG_FILE}: {field} has the expression {text[:80]!r}, expected one without repeated groups.", hint="Write the module paths out.")
+    try:
+        return re.compile(rf"(.*\.)?({text})$")
+    except re.error as error:
+        raise InvalidInput(f"{CONFIG_FILE}: {field} has the expression {text[:80]!r}, which is not a regular expression: {error}.") from error
+
+
+def _rank(field: str, value: object) -> int:
+    if type(value) is not int or not 1 <= value <= 1 << 20:
+        raise InvalidInput(f"{CONFIG_FILE}: {field} is {value!r}, expected a positive integer.")
+    return value
+
+
+def _number(field: str, value: object) -> float:
+    if type(value) not in (int, float):
+        raise InvalidInput(f"{CONFIG_FILE}: {field} is {value!r}, expected a number.")
+    return float(str(value))
+
+
+def _flag(field: str, value: object) -> bool:
+    if not isinstance(value, bool | None):
+        raise InvalidInput(f"{CONFIG_FILE}: {field} is {value!r}, expected true or false.")
+    return bool(value)
+
+
+def _texts(field: str, value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise InvalidInput(f"{CONFIG_FILE}: {field} is {value!r}, expected a list of names.")
+    return tuple(value)

@@ -1,0 +1,87 @@
+"""Factor pairs for the algebra, and back into tensors: packing and unpacking only, no arithmetic but the final rounding.
+
+A pair is float64 rows: `a` (r, in) is A, `b` (r, out) is B transposed, and dW = scale * b.T @ a. Experts lie expert-major in A and rank-major in B.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from share_registry.errors import Refused
+from share_registry.exchange.tensors import TORCH
+from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
+
+Rows = tuple[torch.Tensor, torch.Tensor]
+"""Rows of A (r, in) and of B transposed (r, out)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One module's factors: dW = scale * b.T @ a.
+
+    Attributes:
+        module: Name as in `Layout.modules()`.
+        a: float64 (r, in).
+        b: float64 (r, out).
+        scale: s.
+    """
+
+    module: str
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+
+
+def pairs_of(layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]) -> list[Pair]:
+    """Return the pairs of all modules in the order of `layout.modules()`; scales in the same order. Tensors keep their device."""
+    rows = [pair for factor in layout.factors for pair in rows_of(layout, factor, tensors)]
+    return [Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale) for shape, (a, b), scale in zip(layout.modules(), rows, scales, strict=True)]
+
+
+def rows_of(layout: Layout, factor: FactorSpec, tensors: Mapping[str, torch.Tensor]) -> list[Rows]:
+    """Return the rows of each module of one factor pair, in the tensors' element types."""
+    a, b = tensors[layout.tensors[factor.a].key], tensors[layout.tensors[factor.b].key]
+    a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
+    rank = a.shape[0] // factor.experts
+    return [(a[e * rank : (e + 1) * rank], b[:, e :: factor.experts].T) for e in range(factor.experts)]
+
+
+def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.Tensor]:
+    """Pack rows into the tensors of the layout's factor pairs.
+
+    Args:
+        layout: The layout.
+        rows: Per module in the order of `layout.modules()`, float32 or float64; None leaves the module's pair out, for experts all of them.
+
+    Returns:
+        Key -> tensor, rounded to nearest even in the layout's element type; the keys of pairs left out are missing.
+
+    Raises:
+        Refused: a value does not fit the element type.
+    """
+    packed: dict[str, torch.Tensor] = {}
+    position = 0
+    for factor in layout.factors:
+        own = rows[position : position + factor.experts]
+        position += factor.experts
+        given = [pair for pair in own if pair is not None]
+        if len(given) == factor.experts:
+            packed |= _pack(layout, factor, given)
+    return packed
+
+
+def _pack(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict[str, torch.Tensor]:
+    a_spec, b_spec = layout.tensors[factor.a], layout.tensors[factor.b]
+    a = torch.cat([a for a, _ in rows]) if factor.form is Form.EXPERTS else rows[0][0]
+    b = torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2) if factor.form is Form.EXPERTS else rows[0][1].T
+    return {a_spec.key: rounded(a, a_spec), b_spec.key: rounded(b, b_spec)}
+
+
+def rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    """Return values in a tensor's shape and element type, contiguous. Raises Refused where a finite value becomes infinite."""
+    result = values.to(TORCH[spec.dtype]).reshape(spec.shape).contiguous()
+    if not bool(torch.isfinite(result).all()):
+        largest = float(values.abs().max())
+        raise Refused(f"tensor {spec.key!r} has a value of {largest:.3g}, more than {spec.dtype} holds.", hint="Save the adapter in bfloat16 or float32.")
+    return result

@@ -1,0 +1,52 @@
+"""Tensors of this process and tensors of a file: the same bytes, little-endian and row-major."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+
+from share_registry.errors import InvalidInput
+from share_registry.format.layout import DType
+from share_registry.format.safetensors_file import Item
+
+TORCH: Final[Mapping[DType, torch.dtype]] = {
+    DType.F64: torch.float64,
+    DType.F32: torch.float32,
+    DType.F16: torch.float16,
+    DType.BF16: torch.bfloat16,
+    DType.I64: torch.int64,
+    DType.I32: torch.int32,
+    DType.I16: torch.int16,
+    DType.I8: torch.int8,
+    DType.U8: torch.uint8,
+    DType.BOOL: torch.bool,
+}
+"""Element type of a file -> of torch."""
+_NAMES: Final = {dtype: name for name, dtype in TORCH.items()}
+
+
+def tensor_of(item: Item) -> torch.Tensor:
+    """Return a tensor with its own memory on the CPU."""
+    if not item.content:
+        return torch.empty(item.shape, dtype=TORCH[item.dtype])
+    return torch.frombuffer(bytearray(item.content), dtype=TORCH[item.dtype]).reshape(item.shape)
+
+
+def item_of(key: str, tensor: torch.Tensor) -> Item:
+    """Return the file's form of a tensor on any device. Raises InvalidInput for an element type that files do not have."""
+    if tensor.dtype not in _NAMES:
+        raise InvalidInput(f"tensor {key!r} has element type {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in _NAMES)}.")
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    content = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return Item(key=key, dtype=_NAMES[tensor.dtype], shape=tuple(tensor.shape), content=content)
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise InvalidInput, naming the key, where a value is NaN or infinite."""
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise InvalidInput(
+                f"tensor {key!r} {list(tensor.shape)} has {count} values that are NaN or infinite, expected finite numbers.",
+                hint="The training diverged or the file is damaged: commit an earlier checkpoint.",
+            )
