@@ -1,0 +1,41 @@
+"""Verbs about the catalog's schema; the store is never touched by them."""
+
+import click
+
+from share_registry.cli.output import Printed
+from share_registry.cli.places import places
+from share_registry.cli.verb import free_verb, session, with_common_options
+
+
+@click.group()
+def db() -> None:
+    """Look at or upgrade the schema of the catalog."""
+
+
+def current() -> Printed:
+    """Say which schema the catalog has."""
+    from share_registry.catalog.catalog import current as found
+
+    version = found(places(session())[1])
+    return Printed(title=version or "no catalog", members={"schema": version})
+
+
+def check() -> Printed:
+    """Check that this release can use the catalog; exit code 6 otherwise."""
+    from share_registry.catalog.catalog import check as checked
+
+    version = checked(places(session())[1])
+    return Printed(title=f"schema {version} is current", members={"schema": version, "current": True})
+
+
+def upgrade() -> Printed:
+    """Bring the catalog to the newest schema, creating it where there is none."""
+    from share_registry.catalog.catalog import upgrade as upgraded
+
+    version = upgraded(places(session())[1])
+    return Printed(title=f"schema {version} is current", members={"schema": version, "current": True})
+
+
+with_common_options(db)
+for _verb in (upgrade, current, check):
+    db.add_command(free_verb(_verb))

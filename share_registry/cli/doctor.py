@@ -1,0 +1,90 @@
+"""`doctor`: what this machine and this registry are like, read only."""
+
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import click
+
+from share_registry.cli.output import Printed, emit
+from share_registry.cli.places import places
+from share_registry.cli.verb import Session, session, with_common_options
+from share_registry.errors import ShareRegistryError
+
+_PACKAGES: Final = ("share-registry", "torch", "numpy", "safetensors", "zstandard", "sqlalchemy", "alembic", "pydantic", "huggingface_hub")
+_OPTIONAL: Final = {"peft": "needed to commit live models and for apply_to", "psycopg": "needed for a catalog on PostgreSQL"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing looked at: what was found, and the error if it is not well."""
+
+    name: str
+    found: str
+    error: ShareRegistryError | None = None
+
+
+@click.command("doctor")
+@click.pass_context
+def _doctor(context: click.Context) -> None:
+    """Say what of this machine and registry is not well."""
+    asked = session()
+    checks = [*_packages(), *_registry(asked)]
+    bad = [check for check in checks if check.error]
+    members = {check.name: check.found for check in checks}
+    emit(Printed(title="all is well" if not bad else f"{len(bad)} of {len(checks)} checks failed", members=members), asked)
+    for check in bad:
+        click.echo(f"error: {check.name}: {check.error}", err=True)
+    if bad and bad[0].error:
+        context.exit(bad[0].error.exit_code)
+
+
+doctor: Final = with_common_options(_doctor)
+
+
+def _packages() -> Iterator[Check]:
+    yield Check(name="python", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in _PACKAGES:
+        yield Check(name=name, found=metadata.version(name))
+    for name, purpose in _OPTIONAL.items():
+        try:
+            yield Check(name=name, found=metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Check(name=name, found=f"not installed ({purpose})")
+
+
+def _registry(asked: Session) -> Iterator[Check]:
+    root, url = places(asked)
+    yield Check(name="store", found=str(root))
+    yield Check(name="free space", found=_free(root))
+    yield _checked("catalog schema", lambda: _schema(url))
+    yield _checked("spaces", lambda: _spaces(asked))
+
+
+def _checked(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, found=look())
+    except ShareRegistryError as error:
+        return Check(name=name, found=error.message, error=error)
+
+
+def _free(root: Path) -> str:
+    from share_registry.registry.render import size
+
+    there = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    return size(shutil.disk_usage(there).free)
+
+
+def _schema(url: str) -> str:
+    from share_registry.catalog.catalog import check
+
+    return check(url)
+
+
+def _spaces(asked: Session) -> str:
+    with asked.open("r") as registry:
+        return ", ".join(f"{space.name} ({space.commits} commits)" for space in registry.spaces()) or "none yet"

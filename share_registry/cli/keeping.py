@@ -1,0 +1,81 @@
+"""Verbs that create, configure and look after a registry."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from share_registry.cli.doctor import doctor
+from share_registry.cli.output import Printed
+from share_registry.cli.verb import verb
+
+if TYPE_CHECKING:
+    from share_registry import Policy, Registry
+
+
+def _policy_options(function: "click.decorators.FC") -> "click.decorators.FC":
+    """Add an option per member of `Policy`; those not given keep their value."""
+    for option in reversed(_POLICY_OPTIONS):
+        function = option(function)
+    return function
+
+
+_POLICY_OPTIONS: Final = (
+    click.option("--budget", type=float, metavar="ERROR", help="Largest relative error of dW; 0 is lossless."),
+    click.option("--keep-original/--no-keep-original", default=None, help="Also keep the files handed in."),
+    click.option("--references/--no-references", default=None, help="Code adapters against earlier ones."),
+)
+
+
+@verb("c")
+def init(registry: "Registry") -> Printed:
+    """Create the registry, if it is not there."""
+    return Printed(title=f"registry at {registry.location}", members={"location": registry.location})
+
+
+@verb("c", name="create-space")
+@click.argument("name")
+@click.option("--base-model", metavar="LABEL", help="Base model, as in base_model_name_or_path.")
+@click.option("--base-revision", metavar="REVISION", help="Revision of the base model.")
+@click.option("--base-label", "base_labels", multiple=True, metavar="LABEL", help="Another label of the same base model; may be repeated.")
+@_policy_options
+@click.option("--exist-ok", is_flag=True, help="Fine if it is there with the same base model.")
+def create_space(registry: "Registry", name: str, *, base_labels: Sequence[str], exist_ok: bool, **options: object) -> Printed:
+    """Create a space for one base model.
+
+    \b
+    share-registry create-space minilm --base-model sentence-transformers/all-MiniLM-L6-v2 --budget 0.02
+    """
+    base = {member: options.pop(member) for member in ("base_model", "base_revision")}
+    given = any(value is not None for value in options.values())
+    policy = _policy(registry, None, options) if given else None
+    registry.create_space(name, base_labels=tuple(base_labels), policy=policy, exist_ok=exist_ok, **base)
+    return Printed(title=name, members={"space": name, **base}, refs=(name,))
+
+
+@verb("w", name="set-policy")
+@_policy_options
+def set_policy(registry: "Registry", **options: object) -> object:
+    """Change what the space does by default, from now on.
+
+    \b
+    share-registry -s minilm set-policy --budget 0.02
+    """
+    return registry.set_policy(policy=options)
+
+
+@verb("w", doing="rebuilding the catalog")
+def rebuild(registry: "Registry") -> Printed:
+    """Make the catalog again from the store alone."""
+    registry.rebuild()
+    return Printed(title="the catalog was rebuilt from the store", members={"rebuilt": True})
+
+
+def _policy(registry: "Registry", space: str | None, given: dict[str, object]) -> "Policy":
+    from share_registry import Policy
+
+    return replace(Policy(), **{name: value for name, value in given.items() if value is not None})
+
+
+COMMANDS: Final = (init, create_space, set_policy, rebuild, doctor)

@@ -1,0 +1,84 @@
+"""Entry point of `share-registry`: the verbs, and the one place where errors become messages and exit codes."""
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from share_registry.cli import database, keeping, reading, writing
+from share_registry.cli.demo import demo
+from share_registry.cli.verb import with_common_options
+from share_registry.errors import EXIT_CODES, CommitUnknown, ShareRegistryError
+
+INTERRUPTED: Final = 130
+_REFERENCES: Final = """\b
+A REF is [space/]task[@selector][~n]; the selector is a version, an alias,
+a tag, a commit, a time or the digits of a commit id:
+  cola  cola@v3  cola@prod  cola@latest~1  cola@prod~1  cola@c412
+  cola@2026-11-16  cola@1a2b3c4d  and, for a whole space, @c412  @before-refit
+"""
+_EXAMPLES: Final = """\b
+Examples:
+  share-registry commit adapters/cola -m "first try" --label team=search
+  share-registry log --task cola
+  share-registry set-alias cola@v1 prod --reason CAB-77
+  share-registry export cola@prod serve/
+  share-registry tasks --json
+"""
+
+
+def _exit_table() -> str:
+    named = {code: [kind.__name__ if kind is not ShareRegistryError else "anything else" for kind in kinds] for code, kinds in EXIT_CODES.items()}
+    named[2].append("wrong usage")
+    lines = [f"  {code:<3}  {', '.join(names)}" for code, names in sorted({0: ["success"], **named, INTERRUPTED: ["interrupted"]}.items())]
+    return "\n".join(["\b", "Exit codes:", *lines])
+
+
+@click.group(
+    name="share-registry",
+    epilog=f"{_REFERENCES}\n{_EXAMPLES}\n{_exit_table()}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="share-registry", message="%(version)s")
+def app() -> None:
+    """Version control for LoRA adapters: commit, check out, export and trace them under an error budget.
+
+    Options for the registry, the space and the output may stand before or after the verb.
+    Data goes to stdout, messages to stderr.
+    """
+
+
+with_common_options(app)
+for _command in (*writing.COMMANDS, *reading.COMMANDS, *keeping.COMMANDS, database.db, demo):
+    app.add_command(_command)
+app.add_command(reading.tasks, name="ls")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        code = app.main(args=list(arguments) if arguments is not None else None, prog_name="share-registry", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except ShareRegistryError as error:
+        _explain(error)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: ShareRegistryError) -> None:
+    """Say what went wrong and what to do next, on stderr."""
+    click.echo(f"error: {error.message}", err=True)
+    if isinstance(error, CommitUnknown):
+        click.echo(f"key: {error.key}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Printing results: JSON documents, bare references, or text for people.
+
+A JSON document has the members of the returned value, by name: times are RFC 3339 in UTC, paths and digests strings, absent values null; lists stay lists. Members are only ever added (docs/cli.md lists them).
+"""
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from share_registry.names import timestamp
+from share_registry.registry import render
+from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
+
+if TYPE_CHECKING:
+    from share_registry.cli.verb import Session
+
+_DERIVED: Final[Mapping[str, tuple[str, ...]]] = {
+    "Commit": ("ref", "task", "version", "report"),
+    "Report": ("worst_module",),
+    "Resolved": ("long",),
+    "VerifyReport": ("ok",),
+}
+"""Properties that a document has beside the fields."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Printed:
+    """A result of a verb that has no value of its own in the library.
+
+    Attributes:
+        title: First line for people.
+        members: What JSON has; people see it as facts.
+        refs: What `-q` prints.
+    """
+
+    title: str
+    members: Mapping[str, object]
+    refs: tuple[str, ...] = ()
+
+
+def emit(value: object, session: "Session") -> None:
+    """Print one result on stdout; None prints nothing."""
+    if value is None:
+        return
+    if session.json:
+        click.echo(json.dumps(document(value), indent=2, ensure_ascii=False))
+    elif session.quiet:
+        for ref in refs(value):
+            click.echo(ref)
+    elif shown := render.text(_sheet(value), width=_width()):
+        click.echo(shown)
+
+
+def say(message: str, session: "Session") -> None:
+    """Print a message for people on stderr."""
+    if not session.quiet:
+        click.echo(message, err=True)
+
+
+def document(value: object) -> object:
+    """Return a result as JSON values."""
+    match value:
+        case Printed():
+            return document(value.members)
+        case Log():
+            return [document(commit) for commit in value]
+        case datetime():
+            return timestamp(value)
+        case Path():
+            return str(value)
+        case Enum():
+            return value.value
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(name): document(member) for name, member in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [document(member) for member in value]
+    return _members(value) if dataclasses.is_dataclass(value) else value
+
+
+def refs(value: object) -> list[str]:
+    """Return the references in a result."""
+    if isinstance(value, list | tuple | Log):
+        return [ref for item in value for ref in refs(item)]
+    found = _REFS.get(type(value))
+    return [ref for ref in found(value) if ref] if found else []
+
+
+def _members(value: object) -> dict[str, object]:
+    names = [field.name for field in dataclasses.fields(value)]  # type: ignore[arg-type]
+    return {name: document(getattr(value, name)) for name in (*names, *_DERIVED.get(type(value).__name__, ()))}
+
+
+def _sheet(value: object) -> render.Sheet:
+    if not isinstance(value, Printed):
+        return render.sheet(value)
+    facts = tuple((name, str(document(member))) for name, member in value.members.items())
+    return render.Sheet(title=value.title, facts=facts)
+
+
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _diff_refs(diff: Diff) -> Iterable[str]:
+    return (task.b or task.a or "" for task in diff.tasks if task.status != "same")
+
+
+_REFS: Final[Mapping[type, Callable[..., Iterable[str]]]] = {
+    Alias: lambda alias: [alias.ref],
+    AliasMove: lambda move: [move.ref],
+    Commit: lambda commit: list(commit.refs.values()) or [commit.ref],
+    Diff: _diff_refs,
+    Export: lambda export: [export.ref],
+    Lineage: lambda lineage: [node.ref for node in lineage.nodes],
+    Printed: lambda printed: printed.refs,
+    Resolved: lambda resolved: [resolved.ref],
+    SpaceSummary: lambda space: [space.name],
+    Tag: lambda tag: [f"{tag.space}/@{tag.name}"],
+    Task: lambda task: [task.ref],
+    VerifyReport: lambda report: sorted({ref for finding in report.findings for ref in finding.refs}),
+}

@@ -1,0 +1,54 @@
+"""Types of options: labels, metrics, expected versions."""
+
+from collections.abc import Iterable
+
+import click
+
+from share_registry.errors import InvalidInput
+
+
+def labels_of(pairs: Iterable[str], *, hint: str = "Give one option per label or metric: --label team=search.") -> dict[str, str]:
+    """Return `name=value` pairs as a dict. Raises InvalidInput."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or name in found:
+            raise InvalidInput(f"{pair!r} is not NAME=VALUE with a name of its own.", hint=hint)
+        found[name] = value
+    return found
+
+
+def metrics_of(pairs: Iterable[str]) -> dict[str, float]:
+    """Return `name=number` pairs as a dict. Raises InvalidInput."""
+    return {name: _number(name, value) for name, value in labels_of(pairs).items()}
+
+
+def expected_of(text: str | None) -> "int | object | None":
+    """Return the task version in `3`, `v3` or `absent`. Raises InvalidInput."""
+    if text is None:
+        return None
+    if text == "absent":
+        from share_registry import ABSENT
+
+        return ABSENT
+    digits = text.removeprefix("v")
+    if not digits.isdecimal() or not digits.isascii():
+        raise InvalidInput(f"expected version {text!r} is not a task version.", hint="Give a number like 3 or v3, or 'absent'.")
+    return int(digits)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InvalidInput(f"metric {name}={text!r} is not a number.", hint="Use --label for text.") from error
+
+
+def label_option(function: "click.decorators.FC") -> "click.decorators.FC":
+    """Add `--label`, repeatable."""
+    return click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label; may be repeated.")(function)
+
+
+def metric_option(function: "click.decorators.FC") -> "click.decorators.FC":
+    """Add `--metric`, repeatable."""
+    return click.option("--metric", "metrics", multiple=True, metavar="NAME=NUMBER", help="Metric; may be repeated.")(function)
