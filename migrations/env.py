@@ -1,0 +1,15 @@
+"""Alembic's entry: run the migrations on the connection that the catalog hands in, inside its transaction."""
+
+from alembic import context
+
+from share_registry.catalog.models import SCHEMA_TABLE, Row
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Row.metadata,
+    version_table=SCHEMA_TABLE,
+    render_as_batch=connection.dialect.name == "sqlite",
+)
+with context.begin_transaction():
+    context.run_migrations()

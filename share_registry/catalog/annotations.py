@@ -1,0 +1,57 @@
+"""Labels and metrics of task versions: what notes say, as rows."""
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from share_registry.catalog.models import LabelRow, MetricRow
+from share_registry.catalog.step import Step, clean
+from share_registry.errors import Integrity
+
+if TYPE_CHECKING:
+    from share_registry.format.layout import Entry
+    from share_registry.format.records import TaskNote
+
+
+def rows(step: Step, task: int, version: int, entries: "list[Entry]") -> list[dict[str, object]]:
+    """Return the rows of labels or metrics that hold from now on; of a name given twice the last holds."""
+    values = {clean(entry.name): clean(entry.value) for entry in entries}
+    return [{"task": task, "version": version, "name": name, "since": step.number, "value": value} for name, value in sorted(values.items())]
+
+
+def metrics(step: Step, task: int, version: int, entries: "list[Entry]") -> list[dict[str, object]]:
+    """Return the rows of metrics. Raises Integrity where a value is not a number."""
+    for entry in entries:
+        try:
+            float(entry.value)
+        except ValueError as error:
+            raise Integrity(f"{step.what} gives the metric {entry.name!r} the value {entry.value[:40]!r}, expected a number.") from error
+    return rows(step, task, version, entries)
+
+
+def change(step: Step, task: int, version: int, said: "TaskNote | None") -> None:
+    """Set and remove labels and metrics of a version as a note says."""
+    if said is None:
+        return
+    for row, new in ((LabelRow, rows(step, task, version, said.labels)), (MetricRow, metrics(step, task, version, said.metrics))):
+        gone = sorted({*(clean(name) for name in said.removed), *(str(values["name"]) for values in new)})
+        if gone:
+            step.end(row, row.task == task, row.version == version, row.name.in_(gone))
+        step.add(row, new)
+
+
+def repeat(step: Step, task: int, version: int, of: int) -> None:
+    """Give a version the labels and metrics that another version of the task has now."""
+    for row in (LabelRow, MetricRow):
+        held = step.session.execute(
+            select(row.name, row.value).where(row.space == step.space, row.task == task, row.version == of, row.until.is_(None)).order_by(row.name)
+        )
+        step.add(row, [{"task": task, "version": version, "name": name, "since": step.number, "value": value} for name, value in held])
+
+
+def phrase(said: "TaskNote | None") -> str:
+    """Return which labels and metrics a note changes; the values stand in the rows."""
+    if said is None:
+        return ""
+    groups = (("labels", sorted({e.name for e in said.labels})), ("metrics", sorted({e.name for e in said.metrics})), ("removed", sorted(set(said.removed))))
+    return clean("; ".join(f"{word} {', '.join(names)}" for word, names in groups if names))

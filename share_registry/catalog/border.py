@@ -1,0 +1,87 @@
+"""The border to the database drivers: their errors become ours here, and nothing secret passes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+
+from share_registry.errors import CatalogError, Conflict, InvalidInput
+
+_RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
+"""PostgreSQL: serialization failure, deadlock, lock not available."""
+_BUSY: Final = ("database is locked", "database table is locked", "database schema is locked")
+_HINTS: Final = {
+    "readonly": "The catalog cannot be written here: open with mode 'r'.",
+    "disk is full": "Free some space and run it again.",
+    "not a database": "Remove the file and run `share-registry rebuild`: the store holds everything.",
+    "malformed": "Remove the file and run `share-registry rebuild`: the store holds everything.",
+    "unable to open": "Check that the file and its directory exist and may be read.",
+    "no such table": "Run `share-registry db upgrade`.",
+    "password": "Check the user and password of the catalog URL.",
+    "does not exist": "Create the database, or check the catalog URL.",
+    "refused": "Check that the database server runs and can be reached.",
+}
+_HINT: Final = "Run `share-registry doctor` to see what the catalog answers; `share-registry rebuild` makes a new one from the store."
+
+
+def parse_url(text: str) -> URL:
+    """Parse a catalog URL: SQLite or PostgreSQL through psycopg.
+
+    Raises:
+        InvalidInput: not a URL, or of another database. The text is not repeated: it may hold a password.
+    """
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise InvalidInput("catalog URL cannot be parsed.", hint=_URL_HINT) from None
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise InvalidInput(f"catalog of kind {url.drivername!r} is not supported, expected sqlite or postgresql.", hint=_URL_HINT)
+    if url.get_backend_name() == "sqlite" and not url.database:
+        raise InvalidInput("catalog URL names no SQLite file.", hint=_URL_HINT)
+    return url
+
+
+_URL_HINT: Final = "Examples: sqlite:////data/catalog.sqlite, postgresql+psycopg://user@host/database."
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """Run a block and raise what the database says as our own errors.
+
+    Raises:
+        Conflict: another process holds a lock too long or wrote the same rows; a retry may help.
+        CatalogError: anything else.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise _of_driver(error, url) from error
+    except SQLAlchemyError as error:
+        raise CatalogError(f"catalog {shown(url)}: {_one_line(error, url)}.", hint=_HINT) from error
+
+
+def shown(url: URL) -> str:
+    """Return a URL for people: no password."""
+    return url.render_as_string(hide_password=True)
+
+
+def _of_driver(error: DBAPIError, url: URL) -> CatalogError | Conflict:
+    said = _one_line(error.orig or error, url)
+    if isinstance(error, IntegrityError):
+        return Conflict(
+            f"catalog {shown(url)} already holds other rows under these keys: {said}.", hint="Run it again; if it persists, run `share-registry rebuild`."
+        )
+    if getattr(error.orig, "sqlstate", None) in _RETRY_STATES or any(text in said for text in _BUSY):
+        return Conflict(f"catalog {shown(url)} is locked by another process: {said}.", hint="Run it again.")
+    hint = next((hint for text, hint in _HINTS.items() if text in said), _HINT)
+    return CatalogError(f"catalog {shown(url)}: {said}.", hint=hint)
+
+
+def _one_line(error: BaseException, url: URL) -> str:
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    password = url.password
+    return text.replace(password, "***") if password else text

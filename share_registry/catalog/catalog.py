@@ -1,0 +1,179 @@
+"""A catalog as a resource: open it, run transactions on it, close it.
+
+It may be shared by threads and used on after a fork. It is never the truth: whatever happens here can be made good by a rebuild from the store.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from threading import RLock
+from typing import Final, Self
+
+from sqlalchemy import select
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.orm import Session
+
+from share_registry.catalog import schema
+from share_registry.catalog.border import parse_url, shown, translated
+from share_registry.catalog.engines import Mode, engine_of, memory_engine, warn_if_unsafe, writing
+from share_registry.catalog.models import IdentityRow
+from share_registry.errors import CatalogError
+
+_MEMORY: Final = "sqlite://"
+
+
+class Catalog:
+    """An open catalog. Make one with `Catalog.open` or `Catalog.in_memory`."""
+
+    def __init__(self, engine: Engine, *, url: URL, mode: Mode, in_memory: bool = False) -> None:
+        self._reading = engine
+        self._writing = writing(engine)
+        self._url = url
+        self._mode = mode
+        self._in_memory = in_memory
+        self._lock = RLock()
+        self._process = os.getpid()
+
+    @classmethod
+    def open(cls, url: str, *, mode: str = "c", store_id: str | None = None) -> Self:
+        """Open a catalog and check its schema.
+
+        Args:
+            url: `sqlite:///path` or `postgresql+psycopg://...`.
+            mode: "r" never writes, not even a journal; "w" expects a catalog; "c" makes one where there is none.
+            store_id: Which store it is an index of; written where it says nothing yet and may be written. Whether it fits is the caller's to check.
+
+        Raises:
+            InvalidInput: the URL is malformed or of an unsupported database.
+            CatalogError: it cannot be used as it is. With mode "r" that covers a missing file, a hot journal on a read-only medium, an unreachable server and
+                any other schema version: a reader can go on with `Catalog.in_memory` and a rebuild.
+            Conflict: locked for too long.
+        """
+        parsed, asked = parse_url(url), Mode(mode)
+        catalog = cls(engine_of(parsed, mode=asked), url=parsed, mode=asked)
+        try:
+            catalog._check(store_id)
+        except BaseException:
+            catalog.close()
+            raise
+        return catalog
+
+    @classmethod
+    def in_memory(cls, store_id: str | None = None) -> Self:
+        """Return an empty catalog that lives as long as this process."""
+        url = make_url(_MEMORY)
+        catalog = cls(memory_engine(), url=url, mode=Mode.CREATE, in_memory=True)
+        with translated(url), catalog._writing.begin() as connection:
+            schema.create(connection)
+        catalog._identify(store_id)
+        return catalog
+
+    @contextmanager
+    def begin(self, *, write: bool = False) -> Iterator[Session]:
+        """Begin a transaction; it is committed at the end of the block, rolled back by an exception.
+
+        Args:
+            write: Takes the write lock at once (SQLite), so that what was read is still true when it is written.
+
+        Raises:
+            CatalogError: the database cannot be used, or was opened for reading and `write` is asked.
+            Conflict: another process holds a lock too long or wrote the same rows.
+        """
+        if write and self._mode is Mode.READ:
+            raise CatalogError(f"catalog {self.safe_url} is open for reading.", hint="Open with mode 'w'.")
+        self._notice_fork()
+        with self._turn(), translated(self._url), Session(self._writing if write else self._reading, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password."""
+        return shown(self._url)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it vanishes with the process."""
+        return self._in_memory
+
+    @property
+    def schema_version(self) -> str | None:
+        """The schema version found, None where the database holds no catalog."""
+        with self.begin() as session:
+            return schema.version_of(session.connection())
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._notice_fork()
+        self._reading.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Catalog({self.safe_url!r}, mode={self._mode.value!r})"
+
+    def _check(self, store_id: str | None) -> None:
+        found = self.schema_version
+        if found is None and self._mode is Mode.CREATE:
+            self._migrate()
+        else:
+            schema.check(found)
+        if self._mode is not Mode.READ:
+            self._identify(store_id)
+        if self._mode is not Mode.READ and self._url.get_backend_name() == "postgresql":
+            with self.begin() as session:
+                warn_if_unsafe(session.connection())
+
+    def _migrate(self) -> None:
+        with self.begin(write=True) as session:
+            schema.migrate(session.connection())
+
+    def _identify(self, store_id: str | None) -> None:
+        if store_id is None:
+            return
+        with self.begin() as session:
+            known = session.scalar(select(IdentityRow.store))
+        if known is None:
+            with self.begin(write=True) as session:
+                session.add(IdentityRow(store=store_id))
+
+    def _turn(self) -> AbstractContextManager[object]:
+        return self._lock if self._in_memory else nullcontext()
+
+    def _notice_fork(self) -> None:
+        """Leave the parent's connections to the parent; memory is a copy of our own."""
+        if self._process == os.getpid():
+            return
+        self._process, self._lock = os.getpid(), RLock()
+        if not self._in_memory:
+            self._reading.dispose(close=False)
+
+
+def upgrade(url: str) -> str:
+    """Bring a catalog to the newest schema, creating it where there is none; return that version. Raises InvalidInput, CatalogError, Conflict."""
+    with _unchecked(url, Mode.CREATE) as catalog:
+        catalog._migrate()
+    return schema.NEWEST
+
+
+def current(url: str) -> str | None:
+    """Return the schema version of a catalog, None where there is none. Raises InvalidInput, CatalogError, Conflict."""
+    with _unchecked(url, Mode.READ) as catalog:
+        return catalog.schema_version
+
+
+def check(url: str) -> str:
+    """Check that this release can work with a catalog; return its schema version. Raises InvalidInput, CatalogError, Conflict."""
+    found = current(url)
+    schema.check(found)
+    return found or schema.NEWEST
+
+
+@contextmanager
+def _unchecked(url: str, mode: Mode) -> Iterator[Catalog]:
+    parsed = parse_url(url)
+    with ExitStack() as stack:
+        yield stack.enter_context(Catalog(engine_of(parsed, mode=mode), url=parsed, mode=mode))

@@ -1,0 +1,127 @@
+"""Engines: how each database is opened (spec CAT-01 to CAT-05).
+
+Transactions are begun by us, not by the driver: the drivers' defaults lose updates silently (SQLite) or say too little.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import NoSuchModuleError
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
+
+from share_registry.errors import CatalogError
+
+_LOG: Final = logging.getLogger(__name__)
+_WRITES: Final = "share_registry_writes"
+_WAIT_S: Final = 30
+_STATEMENT_S: Final = 120
+_SAFE_WAL: Final = (3, 51, 3)
+"""First SQLite release without the WAL-reset corruption."""
+_PRAGMAS: Final = ("PRAGMA foreign_keys=ON", "PRAGMA synchronous=FULL", "PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON")
+
+
+class Mode(StrEnum):
+    """What a catalog may be opened for."""
+
+    READ = "r"
+    WRITE = "w"
+    CREATE = "c"
+
+
+def engine_of(url: URL, *, mode: Mode) -> Engine:
+    """Return the engine of a checked URL; nothing is opened yet. Raises CatalogError where the driver is not installed."""
+    return _sqlite(url, mode) if url.get_backend_name() == "sqlite" else _postgresql(url, mode)
+
+
+def memory_engine() -> Engine:
+    """Return the engine of a SQLite database in memory: one connection, to be used by one thread at a time."""
+
+    def connect() -> sqlite3.Connection:
+        return _prepared(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
+
+    return _with_own_begin(create_engine("sqlite://", creator=connect, poolclass=StaticPool))
+
+
+def writing(engine: Engine) -> Engine:
+    """Return the same engine for transactions that write."""
+    return engine.execution_options(**{_WRITES: True})
+
+
+def warn_if_unsafe(connection: Connection) -> None:
+    """Log a warning where the PostgreSQL server may lose acknowledged rows (the store does not)."""
+    for setting in ("fsync", "synchronous_commit"):
+        if connection.exec_driver_sql(f"SHOW {setting}").scalar() == "off":
+            _LOG.warning("PostgreSQL runs with %s=off: after a crash the catalog may lag behind the store; `share-registry rebuild` repairs it.", setting)
+
+
+def _sqlite(url: URL, mode: Mode) -> Engine:
+    access = {Mode.READ: "ro", Mode.WRITE: "rw", Mode.CREATE: "rwc"}[mode]
+    location = f"file:{quote(url.database or '')}?mode={access}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(location, uri=True, isolation_level=None, timeout=_WAIT_S, check_same_thread=False)
+        return _prepared(connection, journal=None if mode is Mode.READ else _journal())
+
+    return _with_own_begin(create_engine(url, creator=connect, poolclass=NullPool))
+
+
+def _prepared(connection: sqlite3.Connection, *, journal: str | None = None) -> sqlite3.Connection:
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+        if journal is not None and connection.execute("PRAGMA journal_mode").fetchone()[0] != journal:
+            connection.execute(f"PRAGMA journal_mode={journal}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _journal() -> str:
+    return "wal" if sqlite3.sqlite_version_info >= _SAFE_WAL else "delete"
+
+
+def _with_own_begin(engine: Engine) -> Engine:
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL, mode: Mode) -> Engine:
+    try:
+        engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=5,
+            max_overflow=10,
+            pool_timeout=_WAIT_S,
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
+            hide_parameters=True,
+        )
+    except (ImportError, NoSuchModuleError) as error:
+        raise CatalogError("PostgreSQL needs the driver psycopg, which is not installed.", hint="pip install 'share-registry[postgres]'") from error
+    event.listen(engine, "connect", _settings(mode))
+    return engine
+
+
+def _settings(mode: Mode) -> Callable[[Any, object], None]:
+    commands = [f"SET lock_timeout = '{_WAIT_S}s'", f"SET statement_timeout = '{_STATEMENT_S}s'"]
+    if mode is Mode.READ:
+        commands.append("SET default_transaction_read_only = on")
+
+    def connected(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            for command in commands:
+                cursor.execute(command)
+        connection.commit()
+
+    return connected

@@ -1,0 +1,241 @@
+"""The projection: what each record does to the rows of the catalog.
+
+One deterministic function for commits and for rebuilds: the rows depend on the records and notes alone, in their order. A record that does not follow from what is there comes from a damaged
+or foreign log and raises Integrity; a record that is already there changes nothing.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+from sqlalchemy import CursorResult, delete, exists, select, update
+from sqlalchemy.orm import Session
+
+from share_registry.catalog import annotations, versions
+from share_registry.catalog.models import AliasRow, CommitRow, IdentityRow, LeaseRow, ObjectRow, Row, SpaceRow, TagRow, TaskLifeRow, TaskNameRow
+from share_registry.catalog.step import Step, clean, pieces
+from share_registry.errors import Integrity
+
+if TYPE_CHECKING:
+    from share_registry.format.layout import Layout
+    from share_registry.format.records import Alias, Annotate, Create, Drop, Note, PolicyBody, Record, Rename, SetPolicy, Tag
+    from share_registry.names import Digest
+
+
+def apply(session: Session, *, record: "Record", id: "Digest", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> bool:  # noqa: A002 - the word of the format
+    """Apply one record; tell whether it was new.
+
+    Args:
+        session: A transaction that writes.
+        record: The record behind the head of its space, or one that was applied before.
+        id: sha256 of its bytes.
+        note: Its note; None where it has none or the note was removed.
+        layouts: The layouts its tasks name, by digest; module shapes of one that is missing stay unknown.
+
+    Raises:
+        Integrity: it does not follow: its number, parent, time, key, names or versions.
+    """
+    step = Step(session=session, space=record.space, number=record.number)
+    if not _advance(step, record, id):
+        return False
+    step.add(CommitRow, [_commit(record, id, note)])
+    _change(step, record, note, layouts)
+    _register_objects(step, record, note)
+    return True
+
+
+def wipe(session: Session, space: str | None = None) -> None:
+    """Remove every row of one space, or of all; which store it is and the leases stay."""
+    for table in reversed(Row.metadata.sorted_tables):
+        if table.name in (IdentityRow.__tablename__, LeaseRow.__tablename__):
+            continue
+        column = table.c.name if table.name == SpaceRow.__tablename__ else table.c.space
+        session.execute(delete(table) if space is None else delete(table).where(column == space))
+
+
+def _advance(step: Step, record: "Record", commit_id: str) -> bool:
+    """Move the head; the conditional update lets one of several processes through and the others find the record there."""
+    if record.kind == "create" and record.number == 1:
+        if _commit_of(step, 1) is not None:
+            return _explain(step, record, commit_id)
+        step.session.execute(SpaceRow.__table__.insert(), [_space(record, commit_id)])  # type: ignore[attr-defined]
+        return True
+    before = exists().where(CommitRow.space == step.space, CommitRow.number == step.number - 1, CommitRow.time <= record.time)
+    same_key = exists().where(CommitRow.space == step.space, CommitRow.key == record.key)
+    statement = (
+        update(SpaceRow)
+        .where(SpaceRow.name == step.space, SpaceRow.head == step.number - 1, SpaceRow.head_id == record.parent, before, ~same_key)
+        .values(head=step.number, head_id=commit_id)
+    )
+    changed = cast("CursorResult[object]", step.session.execute(statement, execution_options={"synchronize_session": False})).rowcount
+    return (changed == 1 and record.kind != "create") or _explain(step, record, commit_id)
+
+
+def _explain(step: Step, record: "Record", commit_id: str) -> bool:
+    """Return False where the record was applied before; else say why it cannot be. Raises Integrity."""
+    known = _commit_of(step, step.number)
+    if known is not None and known.id == commit_id:
+        return False
+    if known is not None:
+        raise Integrity(f"{step.what} is {commit_id[:12]}, but the catalog holds {known.id[:12]} there.", hint="Run `share-registry rebuild`.")
+    before = _commit_of(step, step.number - 1)
+    if (before is None) != (record.kind == "create") or (before is None and step.number != 1):
+        head = step.session.scalar(select(SpaceRow.head).where(SpaceRow.name == step.space)) or 0
+        raise Integrity(f"{step.what} ({record.kind}) cannot follow c{head}.")
+    if before is not None and before.id != record.parent:
+        raise Integrity(f"{step.what} has the parent {record.parent[:12]}, expected {before.id[:12]}.")
+    if before is not None and before.time > record.time:
+        raise Integrity(f"{step.what} has the time {record.time}, earlier than {before.time} of the one before it.")
+    raise Integrity(f"{step.what} repeats the key {record.key!r}.")
+
+
+def _commit_of(step: Step, number: int) -> CommitRow | None:
+    return step.session.scalar(select(CommitRow).where(CommitRow.space == step.space, CommitRow.number == number))
+
+
+def _space(record: "Record", commit_id: str) -> dict[str, object]:
+    created = cast("Create", record)
+    return {
+        "name": created.space,
+        "base_model": clean(created.base_model.label),
+        "base_revision": created.base_model.revision,
+        "base_labels": tuple(created.base_model.labels),
+        **_policy(created.policy),
+        "head": 1,
+        "head_id": commit_id,
+    }
+
+
+def _policy(policy: "PolicyBody") -> dict[str, object]:
+    return {"budget": float(policy.budget), "keep_original": policy.keep_original, "references": policy.references}
+
+
+def _commit(record: "Record", commit_id: str, note: "Note | None") -> dict[str, object]:
+    return {
+        "number": record.number,
+        "id": commit_id,
+        "parent": record.parent,
+        "kind": record.kind,
+        "time": record.time,
+        "key": record.key,
+        "note": record.note,
+        "author": clean(note.author) if note and note.author else None,
+        "message": clean(note.message or "") if note else "",
+        "detail": _detail(record, note),
+    }
+
+
+def _detail(record: "Record", note: "Note | None") -> str:
+    match record.kind:
+        case "create":
+            return f"base model {clean(record.base_model.label)}"
+        case "restore":
+            return f"{record.task}@v{record.version} repeats v{record.of}"
+        case "drop":
+            return f"dropped {record.task}"
+        case "rename":
+            return f"{record.task} is now called {record.name}"
+        case "policy":
+            return _policy_phrase(record.policy)
+        case "alias":
+            return f"{record.task}@{record.alias} is v{record.version}" if record.version else f"{record.task}@{record.alias} is removed"
+        case "tag":
+            return f"{record.tag} names c{record.commit}"
+        case "annotate":
+            return annotations.phrase(note.of(record.task) if note else None)
+        case _:
+            return ""
+
+
+def _policy_phrase(policy: "PolicyBody") -> str:
+    return f"budget {policy.budget}, originals {'kept' if policy.keep_original else 'not kept'}, references {'on' if policy.references else 'off'}"
+
+
+def _change(step: Step, record: "Record", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
+    match record.kind:
+        case "absorb":
+            versions.absorb(step, record, note, layouts)
+        case "restore":
+            versions.restore(step, record, note)
+        case "drop":
+            _drop(step, record)
+        case "rename":
+            _rename(step, record)
+        case "policy":
+            _set_policy(step, record)
+        case "alias":
+            _move_alias(step, record)
+        case "tag":
+            _tag(step, record)
+        case "annotate":
+            _annotate(step, record, note)
+
+
+def _drop(step: Step, record: "Drop") -> None:
+    known = step.task(record.task)
+    step.end(TaskLifeRow, TaskLifeRow.task == known.task)
+    step.touch({known.task: None})
+
+
+def _rename(step: Step, record: "Rename") -> None:
+    known = step.task(record.task)
+    taken = step.known([record.name]).get(record.name)
+    if taken is not None and taken.task != known.task:
+        raise Integrity(f"{step.what} gives {record.task!r} the name {record.name!r}, which belongs to another task.")
+    step.end(TaskNameRow, TaskNameRow.task == known.task)
+    step.add(TaskNameRow, [{"name": record.name, "since": step.number, "task": known.task}])
+    step.touch({known.task: None})
+
+
+def _set_policy(step: Step, record: "SetPolicy") -> None:
+    statement = update(SpaceRow).where(SpaceRow.name == step.space).values(**_policy(record.policy))
+    step.session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def _move_alias(step: Step, record: "Alias") -> None:
+    known = step.task(record.task)
+    step.end(AliasRow, AliasRow.task == known.task, AliasRow.name == record.alias)
+    if record.version is not None:
+        step.check_version(known, record.version)
+        step.add(AliasRow, [{"task": known.task, "name": record.alias, "since": step.number, "version": record.version}])
+    step.touch({known.task: record.version})
+
+
+def _tag(step: Step, record: "Tag") -> None:
+    if record.commit >= step.number:
+        raise Integrity(f"{step.what} tags c{record.commit}, which does not exist before it.")
+    if step.session.get(TagRow, (step.space, record.tag)) is not None:
+        raise Integrity(f"{step.what} gives the tag {record.tag!r} a second time.")
+    step.add(TagRow, [{"name": record.tag, "number": record.commit, "since": step.number}])
+
+
+def _annotate(step: Step, record: "Annotate", note: "Note | None") -> None:
+    known = step.task(record.task)
+    step.check_version(known, record.version)
+    annotations.change(step, known.task, record.version, note.of(record.task) if note else None)
+    step.touch({known.task: record.version})
+
+
+def _register_objects(step: Step, record: "Record", note: "Note | None") -> None:
+    named = sorted({*_objects_of_record(record), *_objects_of_note(note)})
+    if not named:
+        return
+    known = {
+        (row.digest, row.role)
+        for piece in pieces(sorted({digest for digest, _ in named}))
+        for row in step.session.execute(select(ObjectRow.digest, ObjectRow.role).where(ObjectRow.space == step.space, ObjectRow.digest.in_(piece)))
+    }
+    step.add(ObjectRow, [{"digest": digest, "role": role, "since": step.number} for digest, role in named if (digest, role) not in known])
+
+
+def _objects_of_record(record: "Record") -> set[tuple[str, str]]:
+    found = {(str(record.note), "note")} if record.note else set()
+    if record.kind == "absorb":
+        found |= {(digest, role) for task in record.tasks for digest, role in ((task.adapter, "adapter"), (task.layout, "layout"))}
+    return found
+
+
+def _objects_of_note(note: "Note | None") -> set[tuple[str, str]]:
+    tasks = note.tasks if note else []
+    configs = {(str(task.config), "config") for task in tasks if task.config}
+    attachments = {(str(entry.object), "attachment") for task in tasks for entry in task.attachments}
+    return configs | attachments | {(str(entry.object), "original") for task in tasks for entry in task.original}

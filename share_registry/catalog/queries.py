@@ -1,0 +1,236 @@
+"""What writers and readers of a registry ask of its catalog, one question a function.
+
+Every function takes a session and runs a bounded number of indexed statements. Task names may be older names: they lead to the task.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from share_registry.catalog.models import (
+    AliasRow,
+    CommitRow,
+    IdentityRow,
+    LabelRow,
+    LeaseRow,
+    MetricRow,
+    ModuleRow,
+    Row,
+    SpaceRow,
+    TagRow,
+    TaskLifeRow,
+    TaskNameRow,
+    VersionRow,
+)
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.elements import ColumnElement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The newest commit of a space that the catalog knows."""
+
+    number: CommitNumber
+    id: Digest
+    time: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskVersion:
+    """One version of a task with what surrounds it.
+
+    Attributes:
+        task: The task's present name.
+        name: Its name at the commit that made the version.
+        live: Whether the task is live now.
+        latest: The task's newest version.
+        commit_id: id of the commit that made the version.
+        note_digest: The note that speaks of its source and files (of a restored version: of the one it repeats), under the name `note_task`.
+    """
+
+    space: SpaceName
+    task: TaskName
+    name: TaskName
+    version: Version
+    live: bool
+    latest: Version
+    number: CommitNumber
+    commit_id: Digest
+    time: str
+    adapter_digest: Digest
+    layout_digest: Digest
+    tensors_digest: Digest
+    source_digest: Digest
+    config_digest: Digest | None
+    note_digest: Digest | None
+    note_task: TaskName
+    budget: float
+    error: float
+    raw_bytes: int
+    added_bytes: int
+    source_kind: str | None
+    source_location: str | None
+    source_revision: str | None
+    restored_from: Version | None
+    remarks: tuple[str, ...]
+
+    @property
+    def ref(self) -> str:
+        """`space/task@vN` under the present name."""
+        return f"{self.space}/{self.task}@v{self.version}"
+
+
+def store_identity(session: Session) -> str | None:
+    """Return the uuid of the store this catalog is an index of."""
+    return session.scalar(select(IdentityRow.store))
+
+
+def space_names(session: Session) -> list[SpaceName]:
+    """Return the names of all spaces, sorted."""
+    return [SpaceName(name) for name in session.scalars(select(SpaceRow.name).order_by(SpaceRow.name))]
+
+
+def space_row(session: Session, space: str) -> SpaceRow | None:
+    """Return a space."""
+    return session.scalar(select(SpaceRow).where(SpaceRow.name == space))
+
+
+def heads(session: Session) -> dict[SpaceName, Head]:
+    """Return the head of every space."""
+    rows = session.execute(_heads().order_by(SpaceRow.name))
+    return {SpaceName(name): Head(number=CommitNumber(number), id=Digest(head_id), time=time) for name, number, head_id, time in rows}
+
+
+def head(session: Session, space: str) -> Head | None:
+    """Return the head of a space, None where the catalog knows no commit of it."""
+    found = session.execute(_heads().where(SpaceRow.name == space)).one_or_none()
+    return None if found is None else Head(number=CommitNumber(found[1]), id=Digest(found[2]), time=found[3])
+
+
+def commit_of_key(session: Session, space: str, key: str) -> CommitNumber | None:
+    """Return the commit that was made with an idempotency key."""
+    found = session.scalar(select(CommitRow.number).where(CommitRow.space == space, CommitRow.key == key))
+    return None if found is None else CommitNumber(found)
+
+
+def task_names(session: Session, space: str) -> list[TaskName]:
+    """Return the present names of all tasks of a space, dropped ones included, sorted."""
+    query = select(TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.until.is_(None)).order_by(TaskNameRow.name)
+    return [TaskName(name) for name in session.scalars(query)]
+
+
+def current_name(session: Session, space: str, name: str) -> TaskName | None:
+    """Return the present name of the task that has or had a name."""
+    query = select(TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.task == task_of(space, name), TaskNameRow.until.is_(None))
+    found = session.scalar(query)
+    return None if found is None else TaskName(found)
+
+
+def version_row(session: Session, space: str, task: str, version: int) -> TaskVersion | None:
+    """Return a version of a task."""
+    return _one_version(session, space, task, VersionRow.version == version)
+
+
+def latest_version(session: Session, space: str, task: str) -> TaskVersion | None:
+    """Return the newest version of a task, live or dropped."""
+    return _one_version(session, space, task, VersionRow.version == _latest())
+
+
+def versions_of(session: Session, space: str | None = None) -> list[TaskVersion]:
+    """Return every version of every task of a space, or of all, by space, task in order of creation, and version."""
+    query = _versions().order_by(VersionRow.space, VersionRow.task, VersionRow.version)
+    if space is not None:
+        query = query.where(VersionRow.space == space)
+    return [_task_version(row) for row in session.execute(query)]
+
+
+def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
+    """Return the first and the latest few distinct adapters absorbed into a space: earliest first, then latest first."""
+    absorbed = select(VersionRow.adapter_digest, func.min(VersionRow.number).label("number"), func.min(VersionRow.task).label("task"))
+    distinct = absorbed.where(VersionRow.space == space, VersionRow.restored_from.is_(None)).group_by(VersionRow.adapter_digest).subquery()
+    early = session.scalars(select(distinct.c.adapter_digest).order_by(distinct.c.number, distinct.c.task).limit(first)).all()
+    late = session.scalars(select(distinct.c.adapter_digest).order_by(distinct.c.number.desc(), distinct.c.task.desc()).limit(latest)).all()
+    return [Digest(digest) for digest in dict.fromkeys([*early, *late])]
+
+
+def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of every module of a space; experts of one factor as `name#e`, as layouts name them."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for row in session.scalars(select(ModuleRow).where(ModuleRow.space == space)):
+        names = [row.module] if row.experts == 1 else [f"{row.module}#{expert}" for expert in range(row.experts)]
+        shapes.update(dict.fromkeys(names, (row.out, row.width)))
+    return shapes
+
+
+def alias_target(session: Session, space: str, task: str, alias: str) -> Version | None:
+    """Return the version an alias of a task is at now."""
+    query = select(AliasRow.version).where(AliasRow.space == space, AliasRow.task == task_of(space, task), AliasRow.name == alias, AliasRow.until.is_(None))
+    found = session.scalar(query)
+    return None if found is None else Version(found)
+
+
+def alias_names(session: Session, space: str) -> set[str]:
+    """Return every alias name ever used in a space."""
+    return set(session.scalars(select(AliasRow.name).where(AliasRow.space == space).distinct()))
+
+
+def tag_names(session: Session, space: str) -> set[str]:
+    """Return the tags of a space."""
+    return set(session.scalars(select(TagRow.name).where(TagRow.space == space)))
+
+
+def tag_target(session: Session, space: str, tag: str) -> TagRow | None:
+    """Return a tag: `number` is the commit it names, `since` the one that gave it."""
+    return session.scalar(select(TagRow).where(TagRow.space == space, TagRow.name == tag))
+
+
+def annotation_names(session: Session, space: str, task: str, version: int) -> set[str]:
+    """Return the names of the labels and metrics a task version has now."""
+    names: set[str] = set()
+    for row in (LabelRow, MetricRow):
+        names |= set(session.scalars(select(row.name).where(row.space == space, row.task == task_of(space, task), row.version == version, row.until.is_(None))))
+    return names
+
+
+def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
+    """Return every row that follows from the records, sorted: equal for equal catalogs, whatever database they are in."""
+    tables = [table for table in Row.metadata.sorted_tables if table.name != LeaseRow.__tablename__]
+    return {table.name: sorted((tuple(row) for row in session.execute(select(table))), key=repr) for table in tables}
+
+
+def task_of(space: str, name: str) -> "ColumnElement[int]":
+    """Return the number of the task that has or had a name, as a scalar subquery."""
+    return select(TaskNameRow.task).where(TaskNameRow.space == space, TaskNameRow.name == name).limit(1).scalar_subquery()
+
+
+def _heads() -> "Select[str, int, str, str]":
+    return select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time).join(
+        CommitRow, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
+    )
+
+
+def _one_version(session: Session, space: str, task: str, condition: "ColumnElement[bool]") -> TaskVersion | None:
+    row = session.execute(_versions().where(VersionRow.space == space, VersionRow.task == task_of(space, task), condition)).one_or_none()
+    return None if row is None else _task_version(row)
+
+
+def _latest() -> "ColumnElement[int]":
+    newer = VersionRow.__table__.alias()
+    return select(func.max(newer.c.version)).where(newer.c.space == VersionRow.space, newer.c.task == VersionRow.task).scalar_subquery()
+
+
+def _versions() -> "Select[VersionRow, str, bool, int, str, str]":
+    alive = select(TaskLifeRow.task).where(TaskLifeRow.space == VersionRow.space, TaskLifeRow.task == VersionRow.task, TaskLifeRow.until.is_(None))
+    named = (TaskNameRow.space == VersionRow.space) & (TaskNameRow.task == VersionRow.task) & TaskNameRow.until.is_(None)
+    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
+    return select(VersionRow, TaskNameRow.name, alive.exists(), _latest(), CommitRow.id, CommitRow.time).join(TaskNameRow, named).join(CommitRow, made)
+
+
+def _task_version(row: Any) -> TaskVersion:
+    found, name, live, latest, commit_id, time = row
+    columns = {column.key: getattr(found, column.key) for column in VersionRow.__table__.columns if column.key != "task"}
+    return TaskVersion(**columns, task=TaskName(name), live=bool(live), latest=Version(latest), commit_id=Digest(commit_id), time=time)

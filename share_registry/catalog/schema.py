@@ -1,0 +1,81 @@
+"""The schema of a catalog: which version it has, and how it gets the newest one.
+
+Alembic and the migrations are loaded only when something is to be changed.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import Connection
+
+from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, Row
+from share_registry.errors import CatalogError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+NEWEST: Final = SCHEMA_VERSIONS[-1]
+_UPGRADE: Final = "Run `share-registry db upgrade`; the store is not touched by it."
+_LOCK: Final = 0x5348_4152_4552_4547
+"""Key of the advisory lock that lets one process at a time migrate ("SHAREREG")."""
+
+
+def version_of(connection: Connection) -> str | None:
+    """Return the schema version of a database, None where it holds no catalog."""
+    if not inspect(connection).has_table(SCHEMA_TABLE):
+        return None
+    found = connection.execute(text(f"SELECT version_num FROM {SCHEMA_TABLE}")).scalars().all()
+    return str(found[0]) if found else None
+
+
+def check(found: str | None) -> None:
+    """Check that this release can work with a schema version. Raises CatalogError."""
+    if found is None:
+        raise CatalogError("the database holds no catalog.", hint=_UPGRADE)
+    if found not in SCHEMA_VERSIONS:
+        raise CatalogError(f"catalog has schema {found}, this release knows up to {NEWEST}.", hint="Upgrade share_registry.")
+    if found != NEWEST:
+        raise CatalogError(f"catalog has schema {found}, expected {NEWEST}.", hint=_UPGRADE)
+
+
+def migrate(connection: Connection) -> None:
+    """Bring a database to the newest schema in the transaction that the connection is in (and begins, where it is in none).
+
+    Raises:
+        CatalogError: the schema is newer than this release.
+    """
+    from alembic import command
+
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    found = version_of(connection)
+    if found is not None and found not in SCHEMA_VERSIONS:
+        check(found)
+    config = configuration()
+    config.attributes["connection"] = connection
+    command.upgrade(config, NEWEST)
+
+
+def create(connection: Connection) -> None:
+    """Create the newest schema at once, for a catalog in memory that lives as long as its process."""
+    Row.metadata.create_all(connection)
+    connection.execute(text(f"CREATE TABLE {SCHEMA_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text(f"INSERT INTO {SCHEMA_TABLE} VALUES (:version)"), {"version": NEWEST})
+
+
+def configuration() -> "Config":
+    """Return the Alembic configuration: where the migrations are and which table counts them."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def migrations() -> Path:
+    """Return the directory of the migrations: inside the package once installed, beside it in a source tree."""
+    package = Path(__file__).parents[1]
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"

@@ -1,0 +1,102 @@
+"""One step of the projection: where the log stands, and the few ways rows are written."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from share_registry.catalog.models import Row, TaskLifeRow, TaskNameRow, Temporal, TouchRow, VersionRow
+from share_registry.errors import Integrity
+
+PIECE: Final = 500
+"""Values in one IN list: far below what either database takes."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the catalog knows of a task before a step.
+
+    Attributes:
+        name: The name it has now.
+        latest: Its newest version, 0 before the first.
+    """
+
+    task: int
+    name: str
+    live: bool
+    latest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The application of record `number` of a space."""
+
+    session: Session
+    space: str
+    number: int
+
+    @property
+    def what(self) -> str:
+        """The record, for messages."""
+        return f"record c{self.number} of space {self.space}"
+
+    def add(self, row: type[Row], rows: Sequence[Mapping[str, object]]) -> None:
+        """Insert rows of this space."""
+        if rows:
+            self.session.execute(insert(row), [{"space": self.space, **values} for values in rows])
+
+    def end(self, row: type[Temporal], *conditions: ColumnElement[bool]) -> None:
+        """Let rows that hold until further notice end with this record."""
+        statement = update(row).where(row.space == self.space, row.until.is_(None), *conditions).values(until=self.number)
+        self.session.execute(statement, execution_options={"synchronize_session": False})
+
+    def touch(self, versions: Mapping[int, int | None]) -> None:
+        """Note which tasks, and which versions of them, this record is about."""
+        self.add(TouchRow, [{"number": self.number, "task": task, "version": version} for task, version in versions.items()])
+
+    def known(self, names: Iterable[str]) -> dict[str, Known]:
+        """Return what is known under some names, older names included."""
+        found = {}
+        for piece in pieces(sorted(set(names))):
+            for asked, task, name, live, latest in self.session.execute(_known(self.space, piece)):
+                found[asked] = Known(task=task, name=name, live=bool(live), latest=latest)
+        return found
+
+    def task(self, name: str) -> Known:
+        """Return the task that has this name now. Raises Integrity."""
+        return self.checked(self.known([name]).get(name), name)
+
+    def checked(self, known: Known | None, name: str) -> Known:
+        """Return a task that has this name now. Raises Integrity."""
+        if known is None:
+            raise Integrity(f"{self.what} is of task {name!r}, which does not exist.")
+        if known.name != name:
+            raise Integrity(f"{self.what} is of task {name!r}, which is called {known.name!r} by then.")
+        return known
+
+    def check_version(self, known: Known, version: int) -> None:
+        """Check that a version of a task exists. Raises Integrity."""
+        if not 1 <= version <= known.latest:
+            raise Integrity(f"{self.what} speaks of {known.name}@v{version}, which does not exist: the newest is v{known.latest}.")
+
+
+def pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield a sequence in pieces that fit into one statement."""
+    for start in range(0, len(values), PIECE):
+        yield values[start : start + PIECE]
+
+
+def clean(text: str) -> str:
+    """Return text that both databases can hold: PostgreSQL has no NUL character."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _known(space: str, names: Sequence[str]):  # type: ignore[no-untyped-def]
+    asked = select(TaskNameRow.name, TaskNameRow.task).where(TaskNameRow.space == space, TaskNameRow.name.in_(names)).distinct().subquery()
+    of_task = (TaskNameRow.space == space) & (TaskNameRow.task == asked.c.task)
+    live = select(TaskLifeRow.task).where(TaskLifeRow.space == space, TaskLifeRow.task == asked.c.task, TaskLifeRow.until.is_(None)).exists()
+    latest = select(func.coalesce(func.max(VersionRow.version), 0)).where(VersionRow.space == space, VersionRow.task == asked.c.task).scalar_subquery()
+    return select(asked.c.name, asked.c.task, TaskNameRow.name, live, latest).join(TaskNameRow, of_task & TaskNameRow.until.is_(None))

@@ -1,0 +1,163 @@
+"""New task versions: what absorb and restore records do to the rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from share_registry.catalog import annotations
+from share_registry.catalog.models import LabelRow, MetricRow, ModuleRow, ParentRow, TaskLifeRow, TaskNameRow, TaskRow, VersionRow
+from share_registry.catalog.step import Known, Step, clean, pieces
+from share_registry.errors import Integrity
+
+if TYPE_CHECKING:
+    from share_registry.format.layout import Layout
+    from share_registry.format.records import Absorb, Absorbed, Note, Restore, TaskNote
+    from share_registry.names import Digest
+
+_COPIED = (
+    "adapter_digest",
+    "layout_digest",
+    "tensors_digest",
+    "source_digest",
+    "budget",
+    "error",
+    "raw_bytes",
+    "config_digest",
+    "note_digest",
+    "note_task",
+    "source_kind",
+    "source_location",
+    "source_revision",
+    "remarks",
+)
+
+
+def absorb(step: Step, record: "Absorb", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
+    """Add one version for each task of the record, and the tasks that are new."""
+    names = [absorbed.task for absorbed in record.tasks]
+    if names != sorted(set(names)):
+        raise Integrity(f"{step.what} does not list its tasks sorted and once each.")
+    parents = {parent.task for absorbed in record.tasks for parent in absorbed.derived_from}
+    known = step.known({*names, *parents})
+    of_note = {said.task: said for said in note.tasks} if note else {}
+    _check_versions(step, record.tasks, known)
+    _learn_modules(step, record.tasks, layouts)
+    tasks = known | _create_tasks(step, [name for name in names if name not in known])
+    _revive(step, [tasks[name] for name in names])
+    step.add(VersionRow, [_version(step, absorbed, tasks[absorbed.task], of_note.get(absorbed.task), record.note) for absorbed in record.tasks])
+    step.add(ParentRow, [row for absorbed in record.tasks for row in _parents(step, absorbed, tasks[absorbed.task], known)])
+    step.touch({tasks[absorbed.task].task: absorbed.version for absorbed in record.tasks})
+    said = [(tasks[absorbed.task].task, absorbed.version, of_note[absorbed.task]) for absorbed in record.tasks if absorbed.task in of_note]
+    step.add(LabelRow, [row for task, version, spoken in said for row in annotations.rows(step, task, version, spoken.labels)])
+    step.add(MetricRow, [row for task, version, spoken in said for row in annotations.metrics(step, task, version, spoken.metrics)])
+
+
+def restore(step: Step, record: "Restore", note: "Note | None") -> None:
+    """Repeat an earlier version as the newest one, with the labels and metrics it has now."""
+    known = step.task(record.task)
+    step.check_version(known, record.of)
+    _check_next(step, record.task, record.version, known.latest)
+    earlier = step.session.get_one(VersionRow, (step.space, known.task, record.of))
+    _revive(step, [known])
+    copied = {name: getattr(earlier, name) for name in _COPIED}
+    own = {"task": known.task, "version": record.version, "number": step.number, "name": record.task, "added_bytes": 0, "restored_from": record.of}
+    step.add(VersionRow, [copied | own])
+    step.touch({known.task: record.version})
+    annotations.repeat(step, known.task, record.version, record.of)
+    annotations.change(step, known.task, record.version, note.of(record.task) if note else None)
+
+
+def _check_versions(step: Step, tasks: "Sequence[Absorbed]", known: Mapping[str, Known]) -> None:
+    for absorbed in tasks:
+        before = known.get(absorbed.task)
+        if before is not None:
+            step.checked(before, absorbed.task)
+        _check_next(step, absorbed.task, absorbed.version, before.latest if before else 0)
+
+
+def _check_next(step: Step, name: str, version: int, latest: int) -> None:
+    if version != latest + 1:
+        raise Integrity(f"{step.what} makes {name}@v{version}, expected v{latest + 1}.")
+
+
+def _create_tasks(step: Step, names: Sequence[str]) -> dict[str, Known]:
+    if not names:
+        return {}
+    last = step.session.scalar(select(func.max(TaskRow.task)).where(TaskRow.space == step.space)) or 0
+    made = {name: Known(task=last + place, name=name, live=False, latest=0) for place, name in enumerate(names, start=1)}
+    step.add(TaskRow, [{"task": known.task, "since": step.number} for known in made.values()])
+    step.add(TaskNameRow, [{"name": name, "since": step.number, "task": known.task} for name, known in made.items()])
+    return made
+
+
+def _revive(step: Step, tasks: Sequence[Known]) -> None:
+    step.add(TaskLifeRow, [{"task": known.task, "since": step.number} for known in tasks if not known.live])
+
+
+def _version(step: Step, absorbed: "Absorbed", known: Known, said: "TaskNote | None", note_digest: "Digest | None") -> dict[str, object]:
+    source = said.source if said else None
+    return {
+        "task": known.task,
+        "version": absorbed.version,
+        "number": step.number,
+        "name": absorbed.task,
+        "adapter_digest": absorbed.adapter,
+        "layout_digest": absorbed.layout,
+        "tensors_digest": absorbed.tensors,
+        "source_digest": absorbed.source,
+        "budget": float(absorbed.budget),
+        "error": float(absorbed.error),
+        "raw_bytes": absorbed.raw_bytes,
+        "added_bytes": absorbed.added_bytes,
+        "config_digest": said.config if said else None,
+        "note_digest": note_digest,
+        "note_task": absorbed.task,
+        "source_kind": source.kind if source else None,
+        "source_location": clean(source.location) if source else None,
+        "source_revision": clean(source.revision) if source and source.revision else None,
+        "remarks": tuple(said.remarks) if said else (),
+    }
+
+
+def _parents(step: Step, absorbed: "Absorbed", child: Known, known: Mapping[str, Known]) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for position, parent in enumerate(absorbed.derived_from):
+        of = step.checked(known.get(parent.task), parent.task)
+        step.check_version(of, parent.version)
+        values = (child.task, absorbed.version, position, of.task, parent.version)
+        found.append(dict(zip(("task", "version", "position", "parent_task", "parent_version"), values, strict=True)))
+    return found
+
+
+def _learn_modules(step: Step, tasks: "Sequence[Absorbed]", layouts: "Mapping[Digest, Layout]") -> None:
+    """Add the module shapes that layouts new to the space bring. Raises Integrity where a shape conflicts."""
+    shapes: dict[str, tuple[int, int, int]] = {}
+    for digest in sorted({absorbed.layout for absorbed in tasks} & layouts.keys()):
+        for name, shape in module_shapes_of(layouts[digest]).items():
+            if shapes.setdefault(name, shape) != shape:
+                raise Integrity(f"{step.what} gives module {name!r} two shapes: {shapes[name]} and {shape}.")
+    known = known_shapes(step, sorted(shapes))
+    for name, shape in known.items():
+        if shapes[name] != shape:
+            raise Integrity(f"{step.what} gives module {name!r} the shape {shapes[name]}, the space has {shape}.")
+    new = [name for name in shapes if name not in known]
+    step.add(ModuleRow, [{"module": name, "out": shapes[name][0], "width": shapes[name][1], "experts": shapes[name][2], "since": step.number} for name in new])
+
+
+def module_shapes_of(layout: "Layout") -> dict[str, tuple[int, int, int]]:
+    """Return (out, in, experts) of each factor of a layout, by module."""
+    shapes = {}
+    for factor in layout.factors:
+        a, b = layout.tensors[factor.a], layout.tensors[factor.b]
+        shapes[factor.module] = (b.shape[0], a.elements // a.shape[0], factor.experts)
+    return shapes
+
+
+def known_shapes(step: Step, modules: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Return (out, in, experts) of those of some modules that the space knows."""
+    return {
+        row.module: (row.out, row.width, row.experts)
+        for piece in pieces(modules)
+        for row in step.session.scalars(select(ModuleRow).where(ModuleRow.space == step.space, ModuleRow.module.in_(piece)))
+    }

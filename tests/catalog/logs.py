@@ -1,0 +1,208 @@
+"""Logs made by hand: records that follow each other, without a store."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from share_registry.catalog.projection import apply
+from share_registry.format.canonical import sha256
+from share_registry.format.layout import Entry, FactorSpec, Form, Layout, TensorSpec
+from share_registry.format.records import (
+    RECORD,
+    FileEntry,
+    Note,
+    Record,
+    Source,
+    TaskNote,
+)
+from share_registry.names import Digest, timestamp
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+GENESIS = sha256(b"FORMAT")
+
+
+def digest_of(*parts: object) -> Digest:
+    """Return some digest that follows from some words."""
+    return sha256(repr(parts).encode())
+
+
+def layout_of(modules: Mapping[str, tuple[int, int]], rank: int = 4) -> Layout:
+    """Return a layout of linear modules (out, in)."""
+    tensors, factors = [], []
+    for name, (out, width) in sorted(modules.items()):
+        factors.append(FactorSpec(module=name, form=Form.LINEAR, a=len(tensors), b=len(tensors) + 1))
+        tensors += [TensorSpec(key=f"{name}.a", dtype="F32", shape=[rank, width]), TensorSpec(key=f"{name}.b", dtype="F32", shape=[out, rank])]
+    return Layout(metadata=[], tensors=tensors, factors=factors)
+
+
+PLAIN = layout_of({"layer.0.q": (16, 8), "layer.0.v": (16, 8)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """One record with everything the projection takes."""
+
+    record: Record
+    id: Digest
+    note: Note | None
+    layouts: Mapping[Digest, Layout]
+
+    def apply(self, session: Session) -> bool:
+        """Apply it."""
+        return apply(session, record=self.record, id=self.id, note=self.note, layouts=self.layouts)
+
+
+@dataclass(kw_only=True)
+class Log:
+    """A space's log that grows; `step` is the time between two commits."""
+
+    space: str = "base"
+    step: timedelta = timedelta(hours=1)
+    entries: list[Logged] = field(default_factory=list)
+
+    def create(self, label: str = "org/base", *, budget: str = "0.05", labels: Sequence[str] = ()) -> Logged:
+        """Begin the space."""
+        return self.add("create", base_model={"label": label, "revision": "main", "labels": list(labels)}, policy=policy(budget))
+
+    def absorb(self, task: str, version: int, **options: object) -> Logged:
+        """Add a version of one task."""
+        return self.absorb_many({task: version}, **options)
+
+    def absorb_many(
+        self,
+        tasks: Mapping[str, int],
+        *,
+        labels: Mapping[str, str] | None = None,
+        metrics: Mapping[str, str] | None = None,
+        derived_from: Sequence[tuple[str, int]] = (),
+        author: str | None = None,
+        message: str | None = None,
+        layout: Layout = PLAIN,
+        content: object = None,
+        key: str | None = None,
+    ) -> Logged:
+        """Add a version of each of some tasks."""
+        layout_digest = sha256(layout.to_bytes())
+        bodies = [
+            {
+                "task": task,
+                "version": version,
+                "adapter": digest_of("adapter", task, version, content),
+                "layout": layout_digest,
+                "tensors": digest_of("tensors", task, version, content),
+                "source": digest_of("source", task, version, content),
+                "budget": "0.05",
+                "error": "0.049",
+                "raw_bytes": 1000,
+                "added_bytes": 100 + version,
+                "derived_from": [{"task": name, "version": number} for name, number in derived_from],
+            }
+            for task, version in sorted(tasks.items())
+        ]
+        notes = [
+            TaskNote(
+                task=task,
+                labels=entries(labels),
+                metrics=entries(metrics),
+                source=Source(kind="directory", location=f"/adapters/{task}", revision=None),
+                config=digest_of("config", task),
+                attachments=[FileEntry(name="head.safetensors", object=digest_of("head", task), size=10)],
+                remarks=[f"remark on {task}"],
+            )
+            for task in sorted(tasks)
+        ]
+        note = Note(author=author, message=message, tasks=notes)
+        return self.add("absorb", note=note, key=key, layouts={layout_digest: layout}, tasks=bodies)
+
+    def restore(self, task: str, version: int, of: int, **options: str | None) -> Logged:
+        """Repeat an earlier version."""
+        return self.add("restore", note=Note(**options) if options else None, task=task, version=version, of=of)
+
+    def drop(self, task: str) -> Logged:
+        """Drop a task."""
+        return self.add("drop", task=task)
+
+    def rename(self, task: str, name: str) -> Logged:
+        """Rename a task."""
+        return self.add("rename", task=task, name=name)
+
+    def alias(self, task: str, alias: str, version: int | None, *, reason: str = "", author: str | None = None) -> Logged:
+        """Move or remove an alias."""
+        note = Note(author=author, message=reason or None) if reason or author else None
+        return self.add("alias", note=note, task=task, alias=alias, **({} if version is None else {"version": version}))
+
+    def tag(self, tag: str, commit: int) -> Logged:
+        """Tag a commit."""
+        return self.add("tag", tag=tag, commit=commit)
+
+    def set_policy(self, budget: str) -> Logged:
+        """Change the policy."""
+        return self.add("policy", policy=policy(budget))
+
+    def annotate(
+        self, task: str, version: int, *, labels: Mapping[str, str] | None = None, metrics: Mapping[str, str] | None = None, removed: Sequence[str] = ()
+    ) -> Logged:
+        """Change labels and metrics."""
+        said = TaskNote(task=task, labels=entries(labels), metrics=entries(metrics), removed=list(removed))
+        return self.add("annotate", note=Note(tasks=[said]), task=task, version=version)
+
+    def add(self, kind: str, *, note: Note | None = None, key: str | None = None, layouts: Mapping[Digest, Layout] | None = None, **members: object) -> Logged:
+        """Add any record."""
+        number = len(self.entries) + 1
+        chain: dict[str, object] = {
+            "kind": kind,
+            "space": self.space,
+            "number": number,
+            "parent": self.entries[-1].id if self.entries else GENESIS,
+            "time": timestamp(START + self.step * number),
+            "key": key or f"key-{number}",
+        }
+        if note is not None:
+            chain["note"] = sha256(note.to_bytes())
+        record = RECORD.validate_python(chain | members)
+        logged = Logged(record=record, id=record.id, note=note, layouts=layouts or {})
+        self.entries.append(logged)
+        return logged
+
+    def apply(self, session: Session) -> None:
+        """Apply every record, those applied before included."""
+        for entry in self.entries:
+            entry.apply(session)
+
+    def time(self, number: int) -> datetime:
+        """Return the time of a commit."""
+        return START + self.step * number
+
+
+def policy(budget: str) -> dict[str, object]:
+    """Return a policy's members."""
+    return {"budget": budget, "keep_original": False, "references": True}
+
+
+def entries(values: Mapping[str, str] | None) -> list[Entry]:
+    """Return names and values as entries."""
+    return [Entry(name=name, value=value) for name, value in sorted((values or {}).items())]
+
+
+def story() -> Log:
+    """Return a log with every kind of record in it."""
+    log = Log()
+    log.create(labels=("org/base-mirror",))  # c1
+    log.absorb("cola", 1, labels={"team": "search"}, metrics={"accuracy": "0.9"}, author="ada", message="first")  # c2
+    log.absorb_many({"cola": 2, "sst2": 1}, author="bob")  # c3
+    log.alias("cola", "prod", 1, reason="CAB-1", author="ada")  # c4
+    log.alias("cola", "prod", 2, reason="CAB-2")  # c5
+    log.tag("release", 3)  # c6
+    log.annotate("cola", 2, labels={"team": "ads"}, metrics={"accuracy": "0.91", "f1": "0.8"})  # c7
+    log.rename("cola", "acceptability")  # c8
+    log.absorb("mnli", 1, derived_from=[("acceptability", 1), ("sst2", 1)])  # c9
+    log.drop("sst2")  # c10
+    log.restore("acceptability", 3, of=1, message="back")  # c11
+    log.alias("acceptability", "prod", None)  # c12
+    log.alias("acceptability", "prod", 3)  # c13
+    log.annotate("acceptability", 2, labels={"team": "core"}, removed=["f1"])  # c14
+    log.set_policy("0.1")  # c15
+    log.absorb("sst2", 2)  # c16: live again
+    return log

