@@ -1,0 +1,115 @@
+"""Modules of equal shape side by side: n modules, one call."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from share_registry.algebra.error import Pair, difference_square, product_square
+from share_registry.algebra.gauge import balanced
+from share_registry.algebra.quantise import MAX_SYMBOL, CodedRows, Rows, coarse, quantise, without_own
+from share_registry.algebra.rates import SLOPE, cost
+
+MAX_ELEMENTS: Final = 1 << 22
+"""Elements of one batch: bounds the memory that temporaries take."""
+_NEGLIGIBLE: Final = 1e-13
+"""A squared product below this share of its factors' squared norms is rounding noise: dW = 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """n modules of equal shape in the gauge they are stored in.
+
+    Attributes:
+        positions: Which modules, by position in the caller's list.
+        a: Side A.
+        b: Side B.
+        weight: (n,) |s|, the LoRA scale.
+        energy: (n,) |s dW|^2.
+    """
+
+    positions: tuple[int, ...]
+    a: Rows
+    b: Rows
+    weight: Tensor
+    energy: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedBatch:
+    """The same modules in integers, and `wrong` (n,): |s (dW' - dW)|^2 of what export gives back."""
+
+    a: CodedRows
+    b: CodedRows
+    wrong: Tensor
+
+
+def batches(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtype]], positions: Sequence[int]) -> Iterator[Batch]:
+    """Yield the chosen modules in the balanced gauge, grouped by shape and element types."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for position in positions:
+        pair = pairs[position]
+        groups.setdefault((tuple(pair.a.shape), pair.b.shape[1], dtypes[position]), []).append(position)
+    for members in groups.values():
+        first = pairs[members[0]]
+        at_once = max(1, MAX_ELEMENTS // (first.a.numel() + first.b.numel()))
+        for start in range(0, len(members), at_once):
+            yield _batch(pairs, dtypes, members[start : start + at_once])
+
+
+def codable(pairs: Sequence[Pair]) -> list[bool]:
+    """Tell per module whether it can be coded: finite, and dW is not 0."""
+    return [_has_product(pair) for pair in pairs]
+
+
+def code(batch: Batch, delta: Tensor) -> CodedBatch:
+    """Code a batch with one step `delta` (n,) per module in energy-weighted coordinates (DESIGN 2.1).
+
+    A row's scale is delta over the weight of an error in it: the LoRA scale times the norm of the other side's row.
+    """
+    norms_a, norms_b = batch.a.norms, batch.b.norms
+    unit = (delta / batch.weight)[:, None]
+    a, b = quantise(batch.a, coarse(unit / norms_b)), quantise(batch.b, coarse(unit / norms_a))
+    a, b = _drop(batch, a, b, norms_a * norms_b / unit)
+    wrong = batch.weight.square() * difference_square(batch.a.x, batch.b.x, a.decoded, b.decoded)
+    wrong = torch.where(torch.maximum(_peak(a), _peak(b)) <= MAX_SYMBOL, wrong, torch.full_like(wrong, torch.inf))
+    return CodedBatch(a=a, b=b, wrong=wrong.nan_to_num(nan=torch.inf))
+
+
+def _drop(batch: Batch, a: CodedRows, b: CodedRows, strength: Tensor) -> tuple[CodedRows, CodedRows]:
+    """Drop the rows that cost more than they are worth: a product of rows needs both, so a pair goes together."""
+    square = strength.square()
+    free = [rows.previous is None and rows.prediction is None for rows in (batch.a, batch.b)]
+    if all(free):
+        m_a, m_b = batch.a.x.shape[-1], batch.b.x.shape[-1]
+        idle = m_a * cost(square / m_a) + m_b * cost(square / m_b) > square / SLOPE
+    else:
+        idle = torch.zeros_like(square, dtype=torch.bool)
+    drop_a, drop_b = idle | ~b.decoded.any(-1), idle | ~a.decoded.any(-1)
+    return without_own(batch.a, a, drop_a) if drop_a.any() else a, without_own(batch.b, b, drop_b) if drop_b.any() else b
+
+
+def _peak(rows: CodedRows) -> Tensor:
+    peak = rows.own.abs().amax((-2, -1))
+    return peak if rows.coefficients is None else torch.maximum(peak, rows.coefficients.abs().amax((-2, -1)))
+
+
+def _batch(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtype]], members: Sequence[int]) -> Batch:
+    a, b, sigma = balanced(torch.stack([pairs[i].a for i in members]), torch.stack([pairs[i].b for i in members]))
+    weight = torch.tensor([abs(pairs[i].scale) for i in members], dtype=torch.float64)
+    dtype_a, dtype_b = dtypes[members[0]]
+    return Batch(
+        positions=tuple(members),
+        a=Rows(x=a, previous=None, prediction=None, dtype=dtype_a),
+        b=Rows(x=b, previous=None, prediction=None, dtype=dtype_b),
+        weight=weight,
+        energy=weight.square() * sigma.square().sum(-1),
+    )
+
+
+def _has_product(pair: Pair) -> bool:
+    square = float(product_square(pair.a, pair.b))
+    norms = float(pair.a.square().sum()) * float(pair.b.square().sum())
+    return _NEGLIGIBLE * norms < square and 0.0 < pair.scale**2 * square < float("inf")

@@ -1,0 +1,78 @@
+"""Decode: stored integers to the float32 factor, the same bytes everywhere (DESIGN 2.2; spec DEC-01 to DEC-07).
+
+Products of integers stay below 2**45 and are exact in float64 whatever the order of summation; everything else is elementwise, in the order written in `stored.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from share_registry.errors import Integrity
+from share_registry.stored import StoredSide, Term
+
+MAX_PRODUCT_BITS: Final = 45
+"""Limit of bits(C) + bits(q) + ceil(log2 k): with an 8-bit scale the scaled product is exact too."""
+
+
+def decode_side(side: StoredSide, *, previous: Tensor | None, blocks: Sequence[Tensor], device: torch.device | str = "cpu") -> Tensor:
+    """Return the decoded factor.
+
+    Args:
+        side: The stored factor, r rows of width m.
+        previous: float32 (r, m), the decoded factor that enters where `side.previous` says so; ignored otherwise.
+        blocks: For each of `side.terms` the own rows it refers to, an integer tensor (k, m).
+        device: Where to compute; the result is the same on every device.
+
+    Returns:
+        float32 (r, m) on `device`.
+
+    Raises:
+        Integrity: a needed input is missing or has the wrong shape, or a product may exceed the exact range.
+    """
+    own = torch.from_numpy(side.own).to(device, torch.float64)
+    total: Tensor | None = None
+    for term, block in zip(side.terms, _checked(side, blocks), strict=True):
+        C = torch.from_numpy(term.coefficients).to(device, torch.float64)
+        product = (C @ block.to(device, torch.float64)) * 2.0**term.exponent
+        total = product if total is None else total + product
+    total = own if total is None else total + own
+    scaled = total * torch.from_numpy(side.scales).to(device, torch.float64)[:, None]
+    if side.previous:
+        scaled = _previous(side, previous).to(device, torch.float64) + scaled
+    return scaled.to(torch.float32)
+
+
+def product_bits(coefficients: Tensor, block: Tensor) -> int:
+    """Return bits(C) + bits(q) + ceil(log2 k) of integer C (..., r, k) and q (..., k, m)."""
+    return _bits(coefficients) + _bits(block) + (block.shape[-2] - 1).bit_length()
+
+
+def _bits(values: Tensor) -> int:
+    return int(values.abs().max()).bit_length() if values.numel() else 0
+
+
+def _checked(side: StoredSide, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
+    if len(blocks) != len(side.terms):
+        raise Integrity(f"a factor refers to {len(side.terms)} blocks, {len(blocks)} were given.")
+    for term, block in zip(side.terms, blocks, strict=True):
+        _check_product(term, block, side.own.shape[1])
+    return blocks
+
+
+def _check_product(term: Term, block: Tensor, width: int) -> None:
+    expected = (term.coefficients.shape[1], width)
+    if tuple(block.shape) != expected:
+        raise Integrity(f"a block has shape {tuple(block.shape)}, the factor that refers to it expects {expected}.")
+    bits = product_bits(torch.from_numpy(term.coefficients), block)
+    if bits > MAX_PRODUCT_BITS:
+        raise Integrity(f"coefficients and rows need {bits} bits, more than the {MAX_PRODUCT_BITS} that are exact.")
+
+
+def _previous(side: StoredSide, previous: Tensor | None) -> Tensor:
+    if previous is None:
+        raise Integrity("a factor builds on a previous version that was not given.")
+    if previous.shape != side.own.shape or previous.dtype != torch.float32:
+        raise Integrity(f"the previous factor is {previous.dtype} {tuple(previous.shape)}, expected float32 {side.own.shape}.")
+    return previous

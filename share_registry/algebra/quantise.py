@@ -1,0 +1,138 @@
+"""Quantise factors at given steps, exactly as they will be decoded."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from share_registry.algebra.rates import shrinkage
+
+MAX_SYMBOL: Final = (1 << 23) - 1
+_HALF: Final = 1 << 49
+"""Half a unit of the second mantissa bit in the bits of a float64."""
+_SMALLEST: Final = 2.0**-126
+_LARGEST: Final = 2.0**127
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What earlier blocks say about one side of n modules.
+
+    Attributes:
+        sources: Candidates whose blocks are used, ascending; block t has the columns `spans[t]` of K.
+        spans: Columns of `coefficients` and rows of `rows` per source.
+        rows: (n, K, m) float64 integers, zero where a module does not have the block.
+        coefficients: (n, r, K) float64 in units of the factor; zero where a module does not use a block.
+        exponents: (n, T) int64, powers of two of the coefficients in units of the row's scale.
+        used: (n, T) whether a module refers to the block at all.
+    """
+
+    sources: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    rows: Tensor
+    coefficients: Tensor
+    exponents: Tensor
+    used: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """One side of n modules of equal shape: what is to be coded and what it may be predicted from.
+
+    Attributes:
+        x: (n, r, m) float64, the factor in the chosen gauge.
+        previous: (n, r, m) float64 or None: a decoded earlier factor, zero for modules that do not use it.
+        prediction: Coefficients over blocks, or None.
+        dtype: What the export rounds to.
+    """
+
+    x: Tensor
+    previous: Tensor | None
+    prediction: Prediction | None
+    dtype: torch.dtype
+
+    @property
+    def norms(self) -> Tensor:
+        """(n, r) Euclidean norms of the rows."""
+        norms: Tensor = torch.linalg.vector_norm(self.x, dim=-1)
+        return norms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedRows:
+    """One side of n modules in integers.
+
+    Attributes:
+        scales: (n, r) float64, bfloat16 values.
+        own: (n, r, m) float64 integers.
+        coefficients: (n, r, K) float64 integers, or None without a prediction.
+        decoded: (n, r, m) float64: the factor as export gives it.
+    """
+
+    scales: Tensor
+    own: Tensor
+    coefficients: Tensor | None
+    decoded: Tensor
+
+
+def coarse(scales: Tensor) -> Tensor:
+    """Round scales to two bits of mantissa (bfloat16 values); 0 where they leave the normal range.
+
+    A step that is off by up to 11 % costs .004 bits per parameter; the five bits that a finer one needs cost ten times that on small adapters.
+    """
+    rounded = ((scales.contiguous().view(torch.int64) + _HALF) & ~(2 * _HALF - 1)).view(torch.float64)
+    return torch.where((rounded >= _SMALLEST) & (rounded <= _LARGEST), rounded, torch.zeros_like(rounded))
+
+
+def power_of_two(exponents: Tensor) -> Tensor:
+    """Return 2**e as float64, exactly, for int64 exponents of the normal range."""
+    return ((exponents + 1023) << 52).view(torch.float64)
+
+
+def quantise(rows: Rows, scales: Tensor) -> CodedRows:
+    """Code rows (n, r, m) with these scales (n, r): predict, subtract, shrink, round, decode."""
+    usable = scales > 0.0
+    unit = torch.where(usable, scales, torch.ones_like(scales))[..., None]
+    wanted = rows.x if rows.previous is None else rows.x - rows.previous
+    target = torch.where(usable[..., None], wanted / unit, torch.zeros_like(wanted))
+    C, predicted = _predict(rows.prediction, unit)
+    if predicted is not None:
+        target -= predicted
+    factor = shrinkage(target.square().mean(-1, keepdim=True))
+    own = target.mul_(factor).round_()
+    return CodedRows(scales=scales, own=own, coefficients=C, decoded=_decode(rows, scales, own, predicted))
+
+
+def without_own(rows: Rows, coded: CodedRows, drop: Tensor) -> CodedRows:
+    """Return the same with the own rows marked in `drop` (n, r) set to zero."""
+    own = torch.where(drop[..., None], torch.zeros_like(coded.own), coded.own)
+    predicted = None if rows.prediction is None or coded.coefficients is None else _products(rows.prediction, coded.coefficients)
+    return CodedRows(scales=coded.scales, own=own, coefficients=coded.coefficients, decoded=_decode(rows, coded.scales, own, predicted))
+
+
+def _predict(prediction: Prediction | None, unit: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    if prediction is None:
+        return None, None
+    factors = power_of_two(prediction.exponents)[:, None, :]
+    steps = torch.cat([factors[..., t : t + 1].expand(-1, -1, stop - start) for t, (start, stop) in enumerate(prediction.spans)], -1)
+    C = (prediction.coefficients / (steps * unit)).round()
+    return C, _products(prediction, C)
+
+
+def _products(prediction: Prediction, C: Tensor) -> Tensor:
+    total: Tensor | None = None
+    for t, (start, stop) in enumerate(prediction.spans):
+        product = (C[..., start:stop] @ prediction.rows[:, start:stop]) * power_of_two(prediction.exponents[:, t, None, None])
+        total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def _decode(rows: Rows, scales: Tensor, own: Tensor, predicted: Tensor | None) -> Tensor:
+    """Decode as `decode_side` does, then round as export does."""
+    total = own if predicted is None else predicted + own
+    scaled = total * scales[..., None]
+    if rows.previous is not None:
+        scaled = rows.previous + scaled
+    return scaled.to(torch.float32).to(rows.dtype).to(torch.float64)

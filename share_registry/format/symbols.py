@@ -1,0 +1,243 @@
+"""Integer rows as bytes: rows of like statistics share a group, a group has one packing, small symbols share a byte (spec SYM-01 to SYM-09).
+
+A group's symbols are q = (h << shift) + low. The high parts h are packed `count` to a byte in base `base` and compressed; the low `shift` bits are close to
+uniform and lie beside them as bit planes, uncompressed. Group 0 is the rows that are all zero and takes no bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log2
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from share_registry.errors import Integrity
+from share_registry.format.frames import FAST, SMALLEST, compress, pack_stream, piece_sizes, unpack_stream
+
+Ints = NDArray[np.int32]
+
+PACKINGS: Final = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
+"""(base, symbols per byte), by the number that the table holds. Base 256: h + 128."""
+MAX_SHIFT: Final = 16
+MAX_GROUPS: Final = 255
+MAX_BITS: Final = 23
+"""Symbols are below 2**23 in absolute value."""
+_PER_OCTAVE: Final = 4
+_HISTOGRAM: Final = 2048
+_GROUP_BYTES: Final = 40
+_SYMBOL_BYTES: Final = 0.5
+_TABLE_SYMBOLS: Final = 64
+_SAMPLE: Final = 1 << 15
+_RATIO: Final = 40_000
+"""No zstd frame expands further than about 32,700 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """How the symbols of one group lie in bytes."""
+
+    packing: int
+    shift: int
+
+    def packed_bytes(self, symbols: int) -> int:
+        """Bytes of the packed high parts."""
+        return -(-symbols // PACKINGS[self.packing][1])
+
+    def low_bytes(self, symbols: int) -> int:
+        """Bytes of the low bit planes."""
+        return self.shift * (-(-symbols // 8))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coded:
+    """Rows as bytes: the group of each row, the groups, the lengths of all pieces in order, and the bytes."""
+
+    groups_of_rows: NDArray[np.uint8]
+    groups: tuple[Group, ...]
+    pieces: tuple[int, ...]
+    content: bytes
+
+
+def encode_rows(rows: Sequence[Ints]) -> Coded:
+    """Return rows of any widths as bytes. Raises Integrity where a symbol is 2**23 or more."""
+    assignment = np.zeros(len(rows), np.uint8)
+    groups: list[Group] = []
+    pieces: list[int] = []
+    content: list[bytes] = []
+    for number, members in enumerate(_segments(rows), start=1):
+        assignment[members] = number
+        symbols = np.concatenate([rows[index] for index in members])
+        group = _best_group(symbols)
+        stored = pack_stream(_pack(symbols >> group.shift, group.packing))
+        groups.append(group)
+        pieces += [len(piece) for piece in stored]
+        content += [*stored, _low_planes(symbols, group.shift)]
+    return Coded(groups_of_rows=assignment, groups=tuple(groups), pieces=tuple(pieces), content=b"".join(content))
+
+
+def piece_counts(widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
+    """Return the number of pieces of each group. Raises Integrity where a row names a group that is not there."""
+    return [len(piece_sizes(group.packed_bytes(count))) for group, count in zip(groups, _counts(widths, groups_of_rows, groups), strict=True)]
+
+
+def decode_rows(
+    content: memoryview, widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]
+) -> list[Ints]:
+    """Return the rows. Every length is checked before anything is expanded. Raises Integrity."""
+    counts = _counts(widths, groups_of_rows, groups)
+    expected = sum(pieces) + sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
+    if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
+        raise Integrity(f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}.")
+    rows: list[Ints] = [np.zeros(0, np.int32)] * len(widths)
+    for index in np.flatnonzero(groups_of_rows == 0):
+        rows[index] = np.zeros(widths[index], np.int32)
+    position, taken = 0, 0
+    for number, (group, count) in enumerate(zip(groups, counts, strict=True), start=1):
+        lengths = pieces[taken : taken + len(piece_sizes(group.packed_bytes(count)))]
+        taken += len(lengths)
+        end = position + sum(lengths) + group.low_bytes(count)
+        symbols = _decode_group(content[position:end], group, count, lengths)
+        position = end
+        members = np.flatnonzero(groups_of_rows == number)
+        for index, row in zip(members, np.split(symbols, np.cumsum(widths[members])[:-1]), strict=True):
+            rows[index] = row
+    return rows
+
+
+def entropy_bits(rows: Ints) -> float:
+    """Return the bits that an ideal coder with one table per row would take; rows (r, m)."""
+    return sum(_entropy(np.unique(row, return_counts=True)[1]) for row in rows)
+
+
+def _decode_group(content: memoryview, group: Group, count: int, lengths: Sequence[int]) -> Ints:
+    bounds = np.cumsum([0, *lengths])
+    stored = [content[start:end] for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
+    packed = unpack_stream(stored, group.packed_bytes(count), what="a group of symbols")
+    high = _unpack(packed, count, group.packing)
+    symbols = (high << group.shift) + _from_low_planes(content[int(bounds[-1]) :], count, group.shift)
+    if count and (int(symbols.max()) >> MAX_BITS or -int(symbols.min()) >> MAX_BITS):
+        raise Integrity(f"a symbol is not below 2**{MAX_BITS}.")
+    return symbols
+
+
+def _counts(widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
+    if len(groups_of_rows) and int(groups_of_rows.max()) > len(groups):
+        raise Integrity(f"a row is of group {int(groups_of_rows.max())}, there are {len(groups)}.")
+    return [int(widths[groups_of_rows == number].sum()) for number in range(1, len(groups) + 1)]
+
+
+def _pack(high: Ints, packing: int) -> bytes:
+    base, count = PACKINGS[packing]
+    if count == 1:
+        return (high + 128).astype(np.uint8).tobytes()
+    half = base // 2
+    digits = np.full(-(-len(high) // count) * count, half, np.uint8)
+    digits[: len(high)] = high + half
+    weights = base ** np.arange(count - 1, -1, -1)
+    return bytes((digits.reshape(-1, count) @ weights).astype(np.uint8))
+
+
+def _unpack(packed: bytes, symbols: int, packing: int) -> Ints:
+    base, count = PACKINGS[packing]
+    values = np.frombuffer(packed, np.uint8)
+    if count == 1:
+        return values.astype(np.int32) - 128
+    if len(values) and int(values.max()) >= base**count:
+        raise Integrity(f"a byte of packed symbols is {int(values.max())}, expected below {base}**{count}.")
+    digits = (values[:, None].astype(np.int32) // base ** np.arange(count, dtype=np.int32)[::-1]) % base
+    return digits.reshape(-1)[:symbols] - base // 2
+
+
+def _low_planes(symbols: Ints, shift: int) -> bytes:
+    return b"".join(np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes() for bit in range(shift))
+
+
+def _from_low_planes(content: memoryview, count: int, shift: int) -> Ints:
+    low = np.zeros(count, np.int32)
+    size = -(-count // 8)
+    for bit in range(shift):
+        plane = np.frombuffer(content[bit * size : (bit + 1) * size], np.uint8)
+        low |= np.unpackbits(plane, count=count, bitorder="little").astype(np.int32) << bit
+    return low
+
+
+def _segments(rows: Sequence[Ints]) -> list[list[int]]:
+    """Return the rows of each group: quarter octaves of their root mean square, neighbours joined where the estimated bytes say so."""
+    buckets = _buckets(rows)
+    histograms = _Histograms([np.concatenate([rows[index] for index in members]) for _, members in buckets])
+    best = [0.0] + [float("inf")] * len(buckets)
+    cut = [0] * (len(buckets) + 1)
+    for start, (octave, _) in enumerate(buckets):
+        shift = max(0, octave // _PER_OCTAVE - 3)
+        total = np.zeros(2 * _HISTOGRAM, np.int64)
+        for end in range(start, len(buckets)):
+            total = total + histograms.of(end, shift)
+            value = best[start] + _estimate(total, shift)
+            if value < best[end + 1]:
+                best[end + 1], cut[end + 1] = value, start
+    segments: list[list[int]] = []
+    end = len(buckets)
+    while end:
+        segments.append(sorted(index for _, members in buckets[cut[end] : end] for index in members))
+        end = cut[end]
+    return segments[::-1]
+
+
+def _buckets(rows: Sequence[Ints]) -> list[tuple[int, list[int]]]:
+    found: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        energy = float(np.square(row, dtype=np.float64).mean()) if len(row) else 0.0
+        if energy > 0.0:
+            found.setdefault(round(_PER_OCTAVE * log2(energy) / 2), []).append(index)
+    return sorted(found.items())
+
+
+class _Histograms:
+    """Counts of symbols >> shift per bucket, made once each."""
+
+    def __init__(self, symbols: Sequence[Ints]) -> None:
+        self._symbols = symbols
+        self._made: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    def of(self, bucket: int, shift: int) -> NDArray[np.int64]:
+        if (bucket, shift) not in self._made:
+            high = np.clip(self._symbols[bucket] >> shift, -_HISTOGRAM, _HISTOGRAM - 1) + _HISTOGRAM
+            self._made[bucket, shift] = np.bincount(high, minlength=2 * _HISTOGRAM)
+        return self._made[bucket, shift]
+
+
+def _estimate(histogram: NDArray[np.int64], shift: int) -> float:
+    """Bytes of a group with these symbols: its entropy, its low bits and its Huffman table."""
+    table = min(int(np.count_nonzero(histogram)), _TABLE_SYMBOLS) * _SYMBOL_BYTES
+    return _entropy(histogram) / 8 + shift * int(histogram.sum()) / 8 + _GROUP_BYTES + table
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    present = counts[counts > 0].astype(np.float64)
+    total = present.sum()
+    return float(total * np.log2(total) - (present * np.log2(present)).sum()) if len(present) else 0.0
+
+
+def _best_group(symbols: Ints) -> Group:
+    """Return the packing and shift that make a sample of the symbols smallest. Raises Integrity where none can hold them."""
+    peak = max(int(symbols.max()), -int(symbols.min()))
+    if peak >> MAX_BITS:
+        raise Integrity(f"symbol {peak} is not below 2**{MAX_BITS}.")
+    sample = symbols[:_SAMPLE]
+    spread = float(np.square(sample, dtype=np.float64).mean()) ** 0.5
+    least = max(0, peak.bit_length() - 7)
+    shifts = range(least, max(least, int(log2(max(spread, 1.0))) - 1) + 1)
+    options = [Group(packing=number, shift=shift) for shift in shifts for number in range(len(PACKINGS)) if _fits(symbols, number, shift)]
+    return min(options, key=lambda group: _sample_bytes(sample, group))
+
+
+def _fits(symbols: Ints, packing: int, shift: int) -> bool:
+    low, high = int(symbols.min()) >> shift, int(symbols.max()) >> shift
+    base = PACKINGS[packing][0]
+    return (low >= -128 and high <= 127) if base == 256 else max(-low, high) <= base // 2
+
+
+def _sample_bytes(sample: Ints, group: Group) -> int:
+    raw = _pack(sample >> group.shift, group.packing)
+    return min(len(raw), len(compress(raw, level=FAST)), len(compress(raw, level=SMALLEST))) + group.low_bytes(len(sample))
