@@ -18,16 +18,20 @@ class CardFacts:
     Attributes:
         base_model: Label of the base model; "" where none is known.
         ref: `space/task@vN`, None for an adapter that is in no registry.
-        commit: Commit id.
+        commit_number: Position of the commit in the space's log.
+        commit_id: sha256 of the commit's record.
         error: Pooled relative error of scaled dW against the committed adapter.
         budget: The largest error allowed.
+        time: Time of the commit, RFC 3339.
     """
 
     base_model: str
     ref: str | None = None
-    commit: str | None = None
+    commit_number: int | None = None
+    commit_id: str | None = None
     error: float | None = None
     budget: float | None = None
+    time: str | None = None
 
     @classmethod
     def of(cls, adapter: "Adapter") -> "CardFacts":
@@ -49,8 +53,8 @@ def _lines(card: CardFacts, profile: str) -> list[str]:
     lines = [f"A LoRA adapter{f' for `{card.base_model}`' if card.base_model else ''}, exported by share_registry in the {profile} profile.", ""]
     if card.ref:
         lines.append(f"- version: `{card.ref}`")
-    if card.commit:
-        lines.append(f"- commit: `{card.commit}`")
+    if card.commit_id:
+        lines.append(f"- commit: c{card.commit_number} `{card.commit_id}`{f' of {card.time}' if card.time else ''}")
     if card.error is not None:
         budget = f" (budget {card.budget:.3g})" if card.budget is not None else ""
         lines.append(f"- relative error of scaled dW against the committed adapter: {card.error:.3g}{budget}")

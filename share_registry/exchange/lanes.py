@@ -14,6 +14,8 @@ from share_registry.exchange.scales import PREFIX, ambiguous, parameters_of, pla
 from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
 from share_registry.names import Side
 
+FACTOR_MARK: Final = ".lora_"
+"""Stands in every key of a LoRA layer's own tensors."""
 _FACTOR: Final = re.compile(r"(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|embedding_(?P<table>[AB]))")
 _NAMED: Final = re.compile(r".+\.lora_(?:[AB]\.[^.]+\.weight|embedding_[AB]\.[^.]+)")
 _INSIDE: Final = re.compile(
@@ -94,7 +96,7 @@ def _check_other(key: str, halves: Mapping[str, object]) -> None:
     owner = _owner(path, halves)
     if owner is not None and _INSIDE.fullmatch(path[len(owner) + 1 :]):
         return
-    if owner is not None or _FOREIGN.search(path) or ".lora_" in path:
+    if owner is not None or _FOREIGN.search(path) or FACTOR_MARK in path:
         place = f"inside the LoRA layer {owner!r}" if owner is not None else "outside every LoRA layer"
         raise Refused(
             f"{key!r} stands {place}, expected lora_A and lora_B pairs and their known companions: a tensor of an unknown method.",

@@ -1,0 +1,125 @@
+"""Live models: an adapter out of a `peft.PeftModel`, and one into a model. PEFT is imported only here, and only when called."""
+
+import json
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+
+from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.lanes import FACTOR_MARK
+from share_registry.exchange.read import adapter_of
+from share_registry.format.records import Source
+
+_EMBEDDINGS: Final = frozenset({"embed_tokens", "lm_head"})
+_ORDERED: Final = frozenset({"rank_pattern", "alpha_pattern"})
+
+
+def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
+    """Read one adapter of a live `peft.PeftModel`, as `save_pretrained` would write it; unlike there, patterns keep their order.
+
+    Args:
+        model: The model.
+        adapter_name: Which adapter; may be left out where there is one, or one is active.
+
+    Raises:
+        NotFound: the model has no such adapter.
+        InvalidInput, Refused: as for a directory.
+    """
+    peft = _peft()
+    name = _adapter_name(model, adapter_name)
+    config = model.peft_config[name]
+    state = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=_saves_embeddings(config))
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    content = json.dumps(_plain(_config_of(model, config)), indent=2).encode()
+    return adapter_of(tensors, content, source=Source(kind="peft", location=type(model).__name__))
+
+
+def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
+    """Load an adapter into a model, strictly. Raises as `Adapter.apply_to`."""
+    peft = _peft()
+    config = peft.PeftConfig.from_peft_type(**{key: value for key, value in adapter.config.items() if key != "runtime_config"})
+    config.inference_mode = True
+    wrapped = model
+    try:
+        if isinstance(model, peft.PeftModel):
+            if name in model.peft_config:
+                raise InvalidInput(f"the model has an adapter {name!r} already.", hint="Pass another name.")
+            model.add_adapter(name, config)
+        else:
+            wrapped = peft.get_peft_model(model, config, adapter_name=name)
+        result = peft.set_peft_model_state_dict(wrapped, adapter.state_dict(), adapter_name=name)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise InvalidInput(f"the adapter does not fit the model: {str(error)[:500]}", hint="Load the base model the adapter was trained on.") from error
+    _check_loaded(result, name)
+    wrapped.set_adapter(name)
+    wrapped.eval()
+    return wrapped
+
+
+def _peft() -> ModuleType:
+    try:
+        import peft
+    except ImportError as error:
+        raise Refused("peft is not installed, expected it for live models.", hint="pip install 'share-registry[peft]'") from error
+    return peft  # type: ignore[no-any-return]
+
+
+def _adapter_name(model: Any, name: str | None) -> str:
+    names = list(model.peft_config)
+    if name is None and len(names) == 1:
+        return str(names[0])
+    if name is None:
+        active = model.active_adapters
+        if len(active) == 1:
+            return str(active[0])
+        raise InvalidInput(f"the model has the adapters {', '.join(names)}, expected one.", hint="Pass adapter_name.")
+    if name not in names:
+        raise NotFound(f"the model has no adapter {name!r}; it has {', '.join(names)}.", hint="Pass adapter_name.")
+    return name
+
+
+def _saves_embeddings(config: Any) -> bool:
+    """Decide what `save_embedding_layers="auto"` decides, but never ask the Hub whether the vocabulary grew."""
+    targets = config.target_modules
+    named = isinstance(targets, list | set | tuple) and bool(_EMBEDDINGS & set(targets))
+    return named and not config.trainable_token_indices
+
+
+def _config_of(model: Any, config: Any) -> dict[str, object]:
+    """Return the config as save_pretrained completes it; a mapping to a class outside transformers is left out."""
+    values: dict[str, object] = dict(config.to_dict())
+    values["inference_mode"] = True
+    values["base_model_name_or_path"] = values.get("base_model_name_or_path") or getattr(model.get_base_model(), "name_or_path", None) or None
+    kind = type(model.get_base_model())
+    if values.get("task_type") is None and kind.__module__.partition(".")[0] == "transformers":
+        values["auto_mapping"] = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+    return dict(sorted(values.items()))
+
+
+def _plain(value: object, name: str = "") -> Any:
+    """Return JSON values: sets sorted, members sorted except where their order means something."""
+    if isinstance(value, Mapping):
+        members = {str(key): _plain(item, str(key)) for key, item in value.items()}
+        return members if name in _ORDERED else dict(sorted(members.items()))
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(getattr(value, "value", value))
+
+
+def _check_loaded(result: Any, name: str) -> None:
+    """PEFT loads leniently: find out whether every tensor went in, and every factor of the model was given."""
+    missing = [key for key in getattr(result, "missing_keys", []) if FACTOR_MARK in key and f".{name}" in key]
+    unexpected = list(getattr(result, "unexpected_keys", []))
+    if missing or unexpected:
+        key, what = (unexpected[0], "has no place for") if unexpected else (missing[0], "expects")
+        raise InvalidInput(
+            f"the adapter does not fit the model, which {what} {key!r} ({len(unexpected)} tensors too many, {len(missing)} too few).",
+            hint="Load the base model the adapter was trained on.",
+        )

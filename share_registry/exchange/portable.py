@@ -1,0 +1,128 @@
+"""The portable form: the one shape of an adapter that means the same function in every server.
+
+One rank R for all modules (rows of zeros fill up), lora_alpha = R, the scale folded into B in float64 before the one rounding, no patterns, no rsLoRA, a minimal config. Tensors outside the
+factor pairs have no such form: with them the export is refused, except those that act in training alone.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from share_registry.errors import Refused
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.base import base_of, is_local
+from share_registry.exchange.lint import VLLM_RANKS, lint
+from share_registry.exchange.pairs import Pair, pairs_of, tensors_of
+from share_registry.exchange.scales import module_scales, plain_path
+from share_registry.format.layout import Form, Layout, TensorSpec
+
+_TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
+_KEPT_FIELDS: Final = ("task_type", "auto_mapping", "fan_in_fan_out", "target_parameters")
+_UNPORTABLE: Final = ("alora_invocation_tokens", "layer_replication", "use_dora", "lora_bias", "trainable_token_indices")
+_MIN_RANK: Final = 8
+
+
+def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, ...]]:
+    """Return the portable form and notes on what it changed.
+
+    Args:
+        adapter: The adapter.
+        base_model: Label that replaces a local path in the config.
+
+    Raises:
+        Refused: the adapter has parts that some server would ignore or refuse.
+    """
+    dropped = _check(adapter)
+    pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    rank = _uniform(max(pair.a.shape[0] for pair in pairs))
+    layout = _layout(adapter.layout, rank)
+    tensors = tensors_of(layout, [_folded(pair, rank) for pair in pairs])
+    config = _config(adapter, rank, base_model)
+    notes = [f"the scale is folded into B and every rank is {rank}", *([f"{len(dropped)} tensors used in training alone are left out"] if dropped else [])]
+    ordered = {spec.key: tensors[spec.key] for spec in layout.tensors}
+    text = json.dumps(config, indent=2).encode()
+    return replace(adapter, tensors=ordered, layout=layout, config=config, config_bytes=text), tuple(f"portable: {note}." for note in notes)
+
+
+def _check(adapter: Adapter) -> list[str]:
+    """Return the keys that may be left out. Raises Refused, with each server's reason, where others stand in the way."""
+    dropped = [key for key in adapter.passengers if _TRAINING_ONLY.fullmatch(key)]
+    other = [key for key in adapter.passengers if key not in dropped]
+    fields = [field for field in _UNPORTABLE if adapter.config.get(field)]
+    if other or fields or not adapter.layout.factors:
+        reasons = " ".join(lint(adapter.config, adapter.layout))
+        found = ", ".join([*fields, *other[:3]]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        raise Refused(
+            f"the adapter has no portable form: it has {found or 'no factor pairs'}, expected factor pairs alone. {reasons}".rstrip(),
+            hint="Export it with profile='native'.",
+        )
+    return dropped
+
+
+def _uniform(rank: int) -> int:
+    """Return the smallest rank at least this large that wastes nothing in vLLM."""
+    return next((slot for slot in VLLM_RANKS if slot >= max(rank, _MIN_RANK)), rank)
+
+
+def _folded(pair: Pair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    missing = rank - pair.a.shape[0]
+    a, b = (torch.nn.functional.pad(rows, (0, 0, 0, missing)) for rows in (pair.a, pair.b * pair.scale))
+    return a, b
+
+
+def _layout(layout: Layout, rank: int) -> Layout:
+    """Return the layout of the factor pairs alone, at one rank."""
+    specs: dict[int, TensorSpec] = {}
+    for factor in layout.factors:
+        a, b = layout.tensors[factor.a], layout.tensors[factor.b]
+        rows = rank * factor.experts
+        specs[factor.a] = TensorSpec(key=a.key, dtype=a.dtype, shape=[rows, *a.shape[1:]])
+        specs[factor.b] = TensorSpec(key=b.key, dtype=b.dtype, shape=[b.shape[0], rows, *b.shape[2:]])
+    position = {old: new for new, old in enumerate(sorted(specs))}
+    factors = [factor.model_copy(update={"a": position[factor.a], "b": position[factor.b]}) for factor in layout.factors]
+    return Layout(metadata=layout.metadata, tensors=[specs[old] for old in sorted(specs)], factors=factors)
+
+
+def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
+    """Return the fields that every PEFT release knows, and of the others what is not at its default."""
+    base = base_of(adapter.config)
+    label = base.label if not is_local(base.label) else base_model
+    config: dict[str, object] = {
+        "base_model_name_or_path": label if label and not is_local(label) else None,
+        "bias": "none",
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": _targets(adapter.config, adapter.layout),
+        "task_type": None,
+    }
+    if base.revision and base.label == label:
+        config["revision"] = base.revision
+    config |= {field: adapter.config[field] for field in _KEPT_FIELDS if adapter.config.get(field)}
+    return dict(sorted(config.items()))
+
+
+def _targets(config: Mapping[str, object], layout: Layout) -> list[str]:
+    """Return sorted module names: the source's own list where it selects exactly these modules, else every path."""
+    parameters = config.get("target_parameters")
+    owners = {str(target).rpartition(".")[0] for target in parameters} if isinstance(parameters, list) else set()
+    paths = sorted({plain_path(factor.module) for factor in layout.factors if not (factor.form is Form.EXPERTS or _ends(factor.module, owners))})
+    listed = config.get("target_modules")
+    narrowed = config.get("exclude_modules") or config.get("layers_to_transform") is not None
+    if not isinstance(listed, list) or narrowed:
+        return paths
+    used = sorted({str(name) for name in listed if any(_ends(path, {str(name)}) for path in paths)})
+    return used if all(_ends(path, set(used)) for path in paths) else paths
+
+
+def _ends(module: str, names: set[str]) -> bool:
+    path = plain_path(module)
+    return any(path == name or path.endswith(f".{name}") for name in names)
