@@ -47,8 +47,8 @@ class Printed:
     refs: tuple[str, ...] = ()
 
 
-def emit(value: object, session: "Session") -> None:
-    """Print one result on stdout; None prints nothing."""
+def emit(value: object, session: "Session", *, brief: bool = False) -> None:
+    """Print one result on stdout; None prints nothing, `brief` leaves the modules of a commit to `show`."""
     if value is None:
         return
     if session.json:
@@ -56,7 +56,7 @@ def emit(value: object, session: "Session") -> None:
     elif session.quiet:
         for ref in refs(value):
             click.echo(ref)
-    elif shown := render.text(_sheet(value), width=_width()):
+    elif shown := render.text(_sheet(value, brief=brief), width=_width()):
         click.echo(shown)
 
 
@@ -101,9 +101,9 @@ def _members(value: object) -> dict[str, object]:
     return {name: document(getattr(value, name)) for name in (*names, *_DERIVED.get(type(value).__name__, ()))}
 
 
-def _sheet(value: object) -> render.Sheet:
+def _sheet(value: object, *, brief: bool) -> render.Sheet:
     if not isinstance(value, Printed):
-        return render.sheet(value)
+        return render.brief(value) if brief and isinstance(value, Commit) else render.sheet(value)
     facts = tuple((name, str(document(member))) for name, member in value.members.items())
     return render.Sheet(title=value.title, facts=facts)
 

@@ -78,7 +78,7 @@ def verb(mode: str, *, name: str | None = None, doing: str = "") -> Callable[[Ca
             asked = session()
             with watching(doing, asked), asked.open(mode) as registry:
                 result = function(registry, *args, **kwargs)
-            emit(result, asked)
+            emit(result, asked, brief=mode != "r")
 
         return with_common_options(click.command(name or function.__name__.replace("_", "-"))(run))
 

@@ -114,14 +114,16 @@ def sheet(value: object) -> Sheet:
     return Sheet(title=str(value))
 
 
+def brief(commit: Commit) -> Sheet:
+    """Return what is said of a commit just made: its references with their reports, and where it stands in the log."""
+    lines = [f"{ref}  {summary(commit.reports[task])}" if task in commit.reports else ref for task, ref in commit.refs.items()]
+    place = f"(c{commit.number} {commit.id[:8]}{f', {commit.detail}' if commit.detail else ''})"
+    return Sheet(title="\n".join([*(lines or [commit.ref]), place]), notes=_notes(commit))
+
+
 @sheet.register
 def _(value: Report) -> Sheet:
-    rows = tuple(
-        (module.module, module.side, module.reference, str(module.rank), f"{module.bits_per_parameter:.2f}", percent(module.error), size(module.bytes))
-        for module in value.modules
-    )
-    table = Table(headers=("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>"), rows=rows)
-    return Sheet(title=summary(value), tables=(table,), notes=value.notes)
+    return Sheet(title=summary(value), tables=(_module_table(value),), notes=value.notes)
 
 
 @sheet.register
@@ -129,8 +131,8 @@ def _(value: Commit) -> Sheet:
     facts = [("commit", f"c{value.number} {value.id}"), ("kind", value.kind), ("time", f"{moment(value.time)} UTC")]
     facts += [(name, shown) for name, shown in _optional_facts(value) if shown]
     facts += [(task, summary(report)) for task, report in value.reports.items()]
-    notes = tuple(dict.fromkeys(note for report in value.reports.values() for note in report.notes))
-    return Sheet(title=", ".join(value.refs.values()) or value.ref, facts=tuple(facts), notes=notes)
+    tables = tuple(_module_table(report) for report in value.reports.values())
+    return Sheet(title=", ".join(value.refs.values()) or value.ref, facts=tuple(facts), tables=tables, notes=_notes(value))
 
 
 @sheet.register
@@ -199,6 +201,14 @@ def _(value: Sequence[object]) -> Sheet:
     return Sheet(tables=(_LISTED[type(value[0])](value),)) if type(value[0]) in _LISTED else Sheet(title="\n".join(str(item) for item in value))
 
 
+def _module_table(report: Report) -> Table:
+    rows = tuple(
+        (module.module, module.side, module.reference, str(module.rank), f"{module.bits_per_parameter:.2f}", percent(module.error), size(module.bytes))
+        for module in report.modules
+    )
+    return Table(headers=("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>"), rows=rows)
+
+
 def _task_table(tasks: Sequence[Task]) -> Table:
     rows = tuple(
         (
@@ -262,6 +272,10 @@ _LISTED: Final[Mapping[type, Callable[[Any], Table]]] = {
 def pairs(values: Mapping[str, object]) -> str:
     """Return labels or metrics as `name=value, ...`."""
     return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
+
+
+def _notes(commit: Commit) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(note for report in commit.reports.values() for note in report.notes))
 
 
 def _optional_facts(commit: Commit) -> Iterable[tuple[str, str]]:

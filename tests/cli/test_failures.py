@@ -1,0 +1,110 @@
+"""Failures: the exit code, an error with a hint on stderr, nothing on stdout, nothing changed on disk."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from share_registry.cli.main import main
+from tests.cli.conftest import Runner
+
+EVIL = ("../evil", "UPPER", "a/b", "con", "x" * 65, "v1")
+
+
+def _tree(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("show", "nothing"), 3),
+        (("resolve", "cola@v99"), 3),
+        (("resolve", "cola@nobody"), 3),
+        (("resolve", "cola@@"), 2),
+        (("-s", "unknown", "ls"), 3),
+        (("set-alias", "cola@v1", "v7"), 2),
+        (("set-alias", "cola@v1", "prod", "--expected", "v1"), 4),
+        (("set-alias", "cola@v1", "prod", "--expected", "soon"), 2),
+        (("tag", "release-1", "cola@v1"), 4),
+        (("drop", "nothing"), 3),
+        (("annotate", "cola"), 2),
+        (("annotate", "cola", "--label", "novalue"), 2),
+        (("annotate", "cola", "--metric", "f1=high"), 2),
+        (("checkout", "cola", "-o", "there", "--exact"), 7),
+        (("commit", "missing"), 3),
+        (("log", "--since", "2026-13-45"), 2),
+        (("set-policy", "--budget", "2"), 2),
+    ],
+    ids=" ".join,
+)
+def test_a_failure_has_its_code_and_changes_nothing(run: Runner, arguments: tuple[str, ...], code: int) -> None:
+    before = _tree(run.registry)
+    shown = run(*arguments, code=code)
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert _tree(run.registry) == before
+
+
+def test_an_unknown_name_is_answered_with_near_misses(run: Runner) -> None:
+    assert "hint: Did you mean cola?" in run("show", "coal", code=3).err
+
+
+@pytest.mark.parametrize("name", EVIL[:5])
+def test_evil_task_names_are_refused(run: Runner, adapters: Path, name: str) -> None:
+    before = _tree(run.registry)
+    run("commit", adapters / "cola", "--task", name, code=2)
+    assert _tree(run.registry) == before
+
+
+def test_a_generic_directory_name_is_no_task_name(run: Runner, adapters: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "checkpoint-100").symlink_to(adapters / "cola", target_is_directory=True)
+    assert "hint: " in run("commit", tmp_path / "runs" / "checkpoint-100", code=7).err
+
+
+def test_a_conflict_says_what_was_found(run: Runner, adapters: Path) -> None:
+    assert "2" in run("commit", adapters / "sst2", "--task", "cola", "--expected", "v1", code=4).err
+
+
+def test_there_must_be_a_registry_to_read(run_new: Runner) -> None:
+    assert "share-registry init" in run_new("log", code=3).err
+    assert not run_new.registry.exists()
+
+
+def test_damage_gives_a_report_and_code_5(run: Runner) -> None:
+    victim = max((path for path in (run.registry / "objects").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.chmod(0o644)
+    victim.write_bytes(content)
+    shown = run("verify", "--json", code=5)
+    assert shown.json["ok"] is False
+    assert shown.json["findings"]
+    assert shown.err.startswith("error: ")
+    assert run("verify", "--no-raise-on-damage", "--json").json["ok"] is False
+
+
+def test_a_database_that_is_no_catalog_gives_6(run_new: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(tmp_path / "other.sqlite") as connection:
+        connection.execute("create table other (x)")
+    place = ["-R", f"sqlite:///{tmp_path / 'other.sqlite'}", "--store", str(tmp_path / "store")]
+    assert main([*place, "db", "check"]) == 6
+    assert "db upgrade" in capsys.readouterr().err
+    assert main([*place, "db", "current", "--json"]) == 0
+    assert main([*place, "db", "upgrade"]) == 0
+    assert main([*place, "db", "check"]) == 0
+
+
+def test_doctor_says_what_is_not_well(run_new: Runner) -> None:
+    shown = run_new("doctor", code=6)
+    assert "python" in shown.out
+    assert "error: " in shown.err
+
+
+@pytest.mark.parametrize("verb", ["log", "ls", "show cola", "verify", "export cola served", "checkout cola -o worked"])
+def test_reading_works_without_a_catalog_and_makes_none(run: Runner, verb: str) -> None:
+    (run.registry / "catalog.sqlite").unlink()
+    before = _tree(run.registry)
+    run(*verb.split())
+    assert _tree(run.registry) == before

@@ -1,0 +1,163 @@
+"""Every verb on a real registry: what it prints for people, as JSON, and as references."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Runner
+from tests.cli.tiny import SPACE
+
+READS = {
+    "log": ("log",),
+    "show": ("show", "cola@v2"),
+    "resolve": ("resolve", "cola@prod"),
+    "tasks": ("tasks",),
+    "ls": ("ls",),
+    "lineage": ("lineage", "cola@v2"),
+    "diff": ("diff", "cola@v1", "cola@v2"),
+    "aliases": ("aliases",),
+    "alias-history": ("alias-history", "cola", "prod"),
+    "tags": ("tags",),
+    "spaces": ("spaces",),
+    "verify": ("verify",),
+    "doctor": ("doctor",),
+    "db current": ("db", "current"),
+    "db check": ("db", "check"),
+}
+WRITES = {
+    "set-alias": ("set-alias", "sst2@v1", "live"),
+    "remove-alias": ("remove-alias", "cola", "prod"),
+    "tag": ("tag", "later", "sst2"),
+    "annotate": ("annotate", "sst2@v1", "--label", "kind=demo"),
+    "drop": ("drop", "sst2"),
+    "restore": ("restore", "cola@v1"),
+    "rename": ("rename", "sst2", "sentiment"),
+    "set-policy": ("-s", SPACE, "set-policy", "--budget", "0.02"),
+    "create-space": ("create-space", "other", "--base-model", "org/other"),
+    "rebuild": ("rebuild",),
+    "init": ("init",),
+    "db upgrade": ("db", "upgrade"),
+}
+
+
+@pytest.mark.parametrize("arguments", [*READS.values(), *WRITES.values()], ids=[*READS, *WRITES])
+def test_a_verb_prints_text_on_stdout_alone(run: Runner, arguments: tuple[str, ...]) -> None:
+    shown = run(*arguments)
+    assert shown.out.strip()
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize("arguments", [*READS.values(), *WRITES.values()], ids=[*READS, *WRITES])
+def test_a_verb_prints_one_json_document(run: Runner, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments, "--json").json
+
+
+@pytest.mark.parametrize("arguments", [*READS.values(), *WRITES.values()], ids=[*READS, *WRITES])
+def test_quiet_prints_nothing_but_references_that_resolve(run: Runner, arguments: tuple[str, ...]) -> None:
+    for ref in run(*arguments, "-q").lines:
+        if ref not in {SPACE, "other"}:
+            run("resolve", ref)
+
+
+@pytest.mark.parametrize("arguments", READS.values(), ids=READS)
+def test_reading_changes_nothing_on_disk(run: Runner, arguments: tuple[str, ...]) -> None:
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.registry.rglob("*") if path.is_file()}
+    run(*arguments)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.registry.rglob("*") if path.is_file()} == before
+
+
+def test_common_options_may_stand_before_or_after_the_verb(run: Runner) -> None:
+    assert run("--json", "-s", SPACE, "ls").out == run("ls", "--json", "--space", SPACE).out
+
+
+def test_variables_name_registry_and_space(run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from share_registry.cli.main import main
+
+    monkeypatch.setenv("SHARE_REGISTRY_URI", str(run.registry))
+    monkeypatch.setenv("SHARE_REGISTRY_SPACE", SPACE)
+    assert main(["-q", "ls"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{SPACE}/cola@v2", f"{SPACE}/sst2@v1"]
+
+
+def test_a_commit_says_its_reference_error_and_bytes(run_new: Runner, adapters: Path) -> None:
+    shown = run_new("commit", adapters / "cola")
+    assert shown.lines[0].startswith(f"{SPACE}/cola@v1  error ")
+    assert " of a " in shown.lines[0]
+    assert run_new("-q", "ls").lines == [f"{SPACE}/cola@v1"]
+
+
+def test_a_commit_takes_what_the_options_say(run_new: Runner, adapters: Path) -> None:
+    made = run_new(
+        *("commit", adapters / "cola", "--task", "grammar", "-m", "why", "--author", "ada", "--json", "--budget", "0.1", "--expected", "absent"),
+        *("--label", "team=search", "--label", "tier=a=b", "--metric", "accuracy=0.5", "--idempotency-key", "once"),
+    ).json
+    assert (made["task"], made["message"], made["author"], made["key"]) == ("grammar", "why", "ada", "once")
+    assert made["labels"].items() >= {"team": "search", "tier": "a=b"}.items()
+    assert made["metrics"] == {"accuracy": 0.5}
+    assert made["report"]["error"] <= made["report"]["budget"] == 0.1
+
+
+def test_the_same_source_again_is_the_same_commit_and_is_said(run: Runner, adapters: Path) -> None:
+    shown = run("commit", adapters / "sst2", "--json")
+    assert shown.json["created"] is False
+    assert "--allow-duplicate" in shown.err
+    assert run("commit", adapters / "sst2", "--allow-duplicate", "--json").json["version"] == 2
+
+
+def test_a_dry_run_commits_nothing(run: Runner, adapters: Path) -> None:
+    before = run("-q", "log").out
+    shown = run("commit", adapters / "cola", "--task", "new", "--dry-run")
+    assert "nothing was committed" in shown.err
+    assert run("-q", "log").out == before
+
+
+def test_many_adapters_are_one_commit(run_new: Runner, adapters: Path) -> None:
+    made = run_new("commit-many", f"a={adapters / 'cola'}", f"b={adapters / 'sst2'}", "--json").json
+    assert set(made["refs"]) == {"a", "b"}
+    assert len(run_new("log", "--json", "--kind", "absorb").json) == 1
+
+
+def test_the_log_is_cut_by_its_options(run: Runner) -> None:
+    assert len(run("log", "--json", "--limit", "2").json) == 2
+    assert {entry["author"] for entry in run("log", "--json", "--author", "bob").json} == {"bob"}
+    assert all("cola" in entry["refs"] for entry in run("log", "--json", "--task", "cola", "--kind", "absorb").json)
+    numbers = [entry["number"] for entry in run("log", "--json", "--before", "4").json]
+    assert numbers == [3, 2, 1]
+
+
+def test_tasks_are_filtered_and_travel_in_time(run: Runner) -> None:
+    assert run("-q", "ls", "--alias", "prod").lines == [f"{SPACE}/cola@v2"]
+    assert run("-q", "ls", "--name", "s*").lines == [f"{SPACE}/sst2@v1"]
+    assert run("-q", "ls", "--at", "c2").lines == [f"{SPACE}/cola@v1"]
+
+
+def test_checkout_and_export_write_directories_that_can_be_committed(run: Runner, tmp_path: Path) -> None:
+    saved = run("checkout", "cola@prod", "-o", tmp_path / "work", "--json").json
+    placed = run("export", "cola@prod", tmp_path / "serve", "--json").json
+    assert saved["ref"] == placed["ref"] == f"{SPACE}/cola@v2"
+    assert json.loads((Path(placed["path"]) / "adapter_config.json").read_text())["r"] == 4
+    for directory in (tmp_path / "work", placed["path"]):
+        run("commit", directory, "--task", f"again-{Path(directory).name[:4]}", "--budget", "0")
+
+
+def test_an_alias_moves_back(run: Runner) -> None:
+    run("set-alias", "cola@prod~1", "prod", "--reason", "roll back", "--expected", "v2")
+    assert run("resolve", "cola@prod", "-q").lines == [f"{SPACE}/cola@v1"]
+    assert [move["version"] for move in run("alias-history", "cola", "prod", "--json").json] == [1, 2, 1]
+
+
+def test_the_policy_changes_only_where_it_is_told_to(run: Runner, adapters: Path) -> None:
+    run("-s", SPACE, "set-policy", "--keep-original", "--no-references")
+    run("-s", SPACE, "set-policy", "--budget", "0.02")
+    space = run("spaces", "--json").json[0]
+    assert (space["budget"], space["keep_original"]) == (0.02, True)
+    run("commit", adapters / "cola", "--task", "kept")
+    run("checkout", "kept", "-o", "original", "--exact")
+    assert (Path("original") / "adapter_model.safetensors").read_bytes() == (adapters / "cola" / "adapter_model.safetensors").read_bytes()
+
+
+def test_text_of_others_cannot_drive_the_terminal(run: Runner, adapters: Path) -> None:
+    run("commit", adapters / "cola", "--task", "evil", "-m", "\x1b]0;owned\x07")
+    for arguments in (("log",), ("show", "evil"), ("lineage", "evil")):
+        assert "\x1b" not in run(*arguments).out

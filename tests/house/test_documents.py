@@ -1,0 +1,43 @@
+"""The JSON documents of the command line are those of docs/cli.md."""
+
+import dataclasses
+import inspect
+import json
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from share_registry.cli.output import document
+from share_registry.registry import results
+from tests.house.tree import ROOT
+
+ROW = re.compile(r"^\| ([A-Z]\w+) \| (.+) \|$", re.MULTILINE)
+VALUES = {name: kind for name, kind in inspect.getmembers(results, inspect.isclass) if dataclasses.is_dataclass(kind) and kind is not results.Log}
+EXAMPLE: dict[str, Any] = {"number": 2, "time": datetime(2026, 1, 2, tzinfo=UTC), "refs": {"cola": "s/cola@v1"}, "versions": {"cola": 1}}
+
+
+def _example(kind: type) -> Any:
+    """Return a value with something in every required field."""
+    required = [field for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING]
+    empty = {field.name: () if "tuple" in str(field.type) else {} if "Mapping" in str(field.type) else "0" * 64 for field in required}
+    return kind(**empty | {name: value for name, value in EXAMPLE.items() if name in {field.name for field in dataclasses.fields(kind)}})
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_the_documentation_lists_every_member(name: str) -> None:
+    documented = dict(ROW.findall((ROOT / "docs" / "cli.md").read_text(encoding="utf-8")))
+    shown = document(_example(VALUES[name]))
+    assert isinstance(shown, dict)
+    assert re.findall(r"`(\w+)`", documented[name]) == list(shown)
+    json.dumps(shown, allow_nan=False)
+
+
+def test_times_paths_and_numbers_become_what_json_can_hold() -> None:
+    east = timezone(timedelta(hours=2))
+    assert document(datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=east)) == "2026-01-02T01:04:05.000006Z"
+    assert document(Path("a/b")) == "a/b"
+    assert document(float("nan")) is None
+    assert document([float("inf"), 1.5, True, None, {1: (2,)}]) == [None, 1.5, True, None, {"1": [2]}]

@@ -1,0 +1,65 @@
+"""Starting is quick, and what a verb does not need is not imported."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.house.tree import ROOT
+
+HEAVY = {"torch", "numpy", "sqlalchemy", "alembic", "pydantic", "safetensors", "zstandard", "huggingface_hub", "peft", "rich", "transformers"}
+HELP_LIMIT_S = 0.3
+CATALOG_LIMIT = 1.5
+"""Times `import sqlalchemy.orm`, whole process."""
+TRIES = 7
+
+
+def _loaded(code: str) -> set[str]:
+    """Return the heavy packages that a fresh interpreter has loaded after running some code."""
+    script = f"{code}\nimport sys\nprint('loaded:', *sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return HEAVY & set(done.stdout.rpartition("loaded:")[2].split())
+
+
+def _verb(*arguments: object) -> str:
+    return f"from share_registry.cli.main import main\nassert main({[str(argument) for argument in arguments]!r}) == 0"
+
+
+def _fastest(*command: object) -> float:
+    """Return the least wall time of several runs: the rest is what else the machine does."""
+    times = []
+    for _ in range(TRIES):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, check=True)
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+@pytest.mark.parametrize("code", ["import share_registry", _verb("--help"), _verb("commit", "--help"), _verb("--version")])
+def test_import_and_help_load_nothing_heavy(code: str) -> None:
+    assert _loaded(code) == set()
+
+
+def test_the_check_sees_what_is_loaded() -> None:
+    assert _loaded("import numpy") == {"numpy"}
+
+
+def test_help_starts_within_its_limit() -> None:
+    assert _fastest("-m", "share_registry.cli.main", "--help") < HELP_LIMIT_S
+
+
+@pytest.mark.parametrize("verb", [("log",), ("ls",), ("lineage", "cola@v1"), ("resolve", "cola@v1"), ("aliases",)])
+def test_catalog_verbs_load_no_tensors(small_registry: Path, verb: tuple[str, ...]) -> None:
+    assert _loaded(_verb("-R", small_registry, *verb)) <= {"sqlalchemy"}
+
+
+def test_verify_loads_no_torch(small_registry: Path) -> None:
+    assert "torch" not in _loaded(_verb("-R", small_registry, "verify"))
+
+
+@pytest.mark.parametrize("verb", [("log",), ("ls",), ("lineage", "cola@v1")])
+def test_catalog_verbs_start_within_their_limit(small_registry: Path, verb: tuple[str, ...]) -> None:
+    floor = _fastest("-c", "import sqlalchemy.orm")
+    assert _fastest("-m", "share_registry.cli.main", "-R", small_registry, *verb) <= CATALOG_LIMIT * floor

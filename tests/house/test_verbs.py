@@ -1,0 +1,88 @@
+"""The command line and the public methods say the same: verbs, options, defaults of what is required."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+
+import click
+import pytest
+
+import share_registry as sr
+from share_registry.cli.main import app
+
+COMMON = {"registry", "store", "space", "json", "quiet"}
+"""Options of every verb; `space` is the parameter that most methods have."""
+NOT_VERBS = {"open", "close", "space"}
+"""Methods that a command line has no use for: each run opens, closes, and names its space with -s."""
+VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
+"""Verbs that are no method: they are about a place, not about what is in it; `ls` is another name of `tasks`."""
+OUTPUT = {"checkout": {"output"}}
+"""A program gets the adapter in memory, a command line in a directory."""
+POLICY = {field.name for field in fields(sr.Policy)}
+
+
+def _methods() -> dict[str, inspect.Signature]:
+    found = inspect.getmembers(sr.Registry, lambda member: inspect.isfunction(member) or inspect.ismethod(member))
+    return {name: inspect.signature(method) for name, method in found if not name.startswith("_") and name not in NOT_VERBS}
+
+
+def _expected(name: str) -> set[str]:
+    parameters = set(_methods()[name].parameters) - {"self", "space"}
+    if "policy" in parameters:
+        parameters = (parameters - {"policy"}) | POLICY
+    return parameters | OUTPUT.get(name, set())
+
+
+def _offered(verb: str) -> set[str]:
+    return {str(parameter.name) for parameter in app.commands[verb].params} - COMMON
+
+
+def _spelled(option: click.Option) -> str:
+    """Return the parameter that an option's long name spells: repeatable options are in the singular."""
+    long = next(name for name in option.opts if name.startswith("--"))
+    return long.removeprefix("--").replace("-", "_") + ("s" if option.multiple and str(option.name).endswith("s") else "")
+
+
+def _commands(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from _commands(command)
+
+
+def test_every_public_method_has_a_verb_and_every_verb_a_method() -> None:
+    assert set(app.commands) - VERBS_ALONE == {name.replace("_", "-") for name in _methods()}
+
+
+@pytest.mark.parametrize("name", sorted(_methods()))
+def test_a_verb_offers_what_its_method_takes(name: str) -> None:
+    assert _offered(name.replace("_", "-")) == _expected(name)
+
+
+@pytest.mark.parametrize("name", sorted(_methods()))
+def test_what_a_method_requires_the_verb_requires(name: str) -> None:
+    needed = {str(parameter.name) for parameter in app.commands[name.replace("_", "-")].params if parameter.required}
+    required = {parameter.name for parameter in _methods()[name].parameters.values() if parameter.default is inspect.Parameter.empty}
+    assert needed - OUTPUT.get(name, set()) == required - {"self", "policy", "space"}
+
+
+@pytest.mark.parametrize("command", list(_commands(app)), ids=lambda command: str(command.name))
+def test_options_are_spelled_as_parameters_and_explained(command: click.Command) -> None:
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    assert {option.name: _spelled(option) for option in options} == {option.name: option.name for option in options}
+    assert [option.name for option in options if not option.help] == []
+    assert command.help
+
+
+@pytest.mark.parametrize("command", list(_commands(app)), ids=lambda command: str(command.name))
+def test_every_verb_takes_the_common_options(command: click.Command) -> None:
+    assert {parameter.name for parameter in command.params} >= COMMON
+
+
+def test_a_space_has_the_methods_of_a_registry_without_the_space() -> None:
+    for name, signature in _methods().items():
+        if "space" not in signature.parameters or name in {"create_space", "set_policy"}:
+            continue
+        own = inspect.signature(getattr(sr.Space, name))
+        wanted = [(parameter.name, parameter.default, parameter.kind) for parameter in signature.parameters.values() if parameter.name != "space"]
+        assert [(parameter.name, parameter.default, parameter.kind) for parameter in own.parameters.values()] == wanted, name

@@ -1,0 +1,94 @@
+"""Results as text and HTML."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.registry import render
+from share_registry.registry.results import Commit, Lineage, LineageNode, Log, ModuleReport, Report
+
+REPORT = Report(
+    error=0.0487,
+    budget=0.05,
+    bytes_added=33_210,
+    raw_bytes=295_140,
+    modules=(ModuleReport(module="layer.0.query", side="a", reference="rows of c2", rank=8, bits_per_parameter=3.25, error=0.06, bytes=1250),),
+    notes=("optimizer.pt was not kept",),
+)
+COMMIT = Commit(
+    number=CommitNumber(2),
+    id=Digest("1a2b3c4d" * 8),
+    parent=Digest("0" * 64),
+    kind="absorb",
+    space=SpaceName("minilm"),
+    time=datetime(2026, 11, 16, 20, 38, 5, tzinfo=UTC),
+    key="k",
+    author="<ada>",
+    message="first\nsecond line",
+    refs={"cola": "minilm/cola@v1"},
+    reports={"cola": REPORT},
+)
+NODE = LineageNode(
+    ref="minilm/cola@v1", number=CommitNumber(2), id=COMMIT.id, kind="absorb", time=COMMIT.time, author=None, message="", source="", error=0.05, via="", depth=0
+)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (33_210, "33 kB"), (9_960, "10 kB"), (999_600, "1.0 MB"), (1_300_000, "1.3 MB")]
+)
+def test_sizes_have_decimal_units(count: int, shown: str) -> None:
+    assert render.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [(0.0, "0 %"), (0.0487, "4.9 %"), (0.05, "5 %"), (0.025, "2.5 %"), (0.123, "12 %"), (1.0, "100 %"), (0.00012, "0.012 %"), (1e-7, "1e-05 %")],
+)
+def test_errors_are_percentages(part: float, shown: str) -> None:
+    assert render.percent(part) == shown
+
+
+def test_a_report_prints_as_one_line() -> None:
+    assert str(REPORT) == "error 4.9 % of a 5 % budget, 33 kB for 295 kB"
+    assert str(Report(error=0, budget=0, bytes_added=10, raw_bytes=20)) == "lossless, 10 B for 20 B"
+
+
+def test_a_commit_has_a_short_repr_and_a_full_text() -> None:
+    assert repr(COMMIT) == "<Commit minilm/cola@v1 (c2 1a2b3c4d) absorb, error 4.9 % of a 5 % budget, 33 kB for 295 kB>"
+    for part in ("minilm/cola@v1", COMMIT.id, "2026-11-16 20:38:05 UTC", "<ada>", "rows of c2", "note: optimizer.pt was not kept"):
+        assert part in str(COMMIT)
+
+
+def test_a_log_is_a_sequence_and_prints_as_a_table() -> None:
+    log = Log(commits=(COMMIT, COMMIT))
+    assert (len(log), log[0], list(log)) == (2, COMMIT, [COMMIT, COMMIT])
+    header, *rows = repr(log).splitlines()
+    assert header.split() == ["commit", "id", "time", "(UTC)", "kind", "what", "error", "bytes", "author", "message"]
+    assert len(rows) == 2
+    assert rows[0].endswith("first")
+
+
+def test_columns_are_aligned_and_the_last_one_is_cut() -> None:
+    table = render.Table(headers=("name", "n>"), rows=(("a", "1"), ("long", "100")))
+    assert render.aligned(table).splitlines() == ["name    n", "a       1", "long  100"]
+    assert render.aligned(table, width=7).splitlines() == ["name...", "a   ...", "long..."]
+
+
+@pytest.mark.parametrize("value", [COMMIT, REPORT, Log(commits=(COMMIT,)), Lineage(ref="minilm/cola@v1", base_model="<b>", base_revision=None, nodes=(NODE,))])
+def test_html_escapes_what_users_wrote(value: Commit | Report | Log | Lineage) -> None:
+    html = value._repr_html_()
+    assert html.startswith("<div>")
+    assert "<ada>" not in html
+    assert "<b>" not in html
+
+
+def test_what_could_drive_a_terminal_is_replaced() -> None:
+    assert "\x1b" not in render.text(render.Sheet(title="\x1b[1m", facts=(("a", "\x1b"),), notes=("\x07",)))
+
+
+def test_a_lineage_is_a_tree() -> None:
+    parent = LineageNode(**{name: getattr(NODE, name) for name in NODE.__slots__} | {"ref": "minilm/cola@v0", "depth": 1, "via": "version"})
+    shown = str(Lineage(ref=NODE.ref, base_model="base", base_revision="abc", nodes=(NODE, parent)))
+    assert shown.startswith("minilm/cola@v1 on base (abc)\n")
+    assert "└─ minilm/cola@v0" in shown
