@@ -1,0 +1,121 @@
+"""Runs of writers over a recorded disk, and the check of every state a power cut may leave of them."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from share_registry.outside import Outside
+from share_registry.outside.system import System
+from share_registry.store.local import LocalStore
+from tests.reliability.journal import Crash, Journal, Killed, Recorder, restore
+from tests.reliability.writer import SPACE, Lost, Writer, check
+
+IDENTITY: Final = "01234567-89ab-cdef-0123-456789abcdef"
+SHARED: Final = b"a layout that every commit names"
+POINTS: Final = tuple(f"{what}.{step}" for what in ("obj", "record") for step in ("open", "half", "prefsync", "postfsync", "linked", "dirsync"))
+FORMAT_POINTS: Final = ("probe.open", "probe.postfsync", "format.open", "format.half", "format.prefsync", "format.postfsync", "format.linked")
+
+
+class NoFlush(System):
+    """The real system without its flushes: checking a state needs none."""
+
+    def fsync(self, handle: int) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class World:
+    """What the writers are made of; a planted fault replaces a part."""
+
+    outside: type[Outside] = Outside
+    store: type[LocalStore] = LocalStore
+    writer: type[Writer] = Writer
+    system: type[Recorder] = Recorder
+
+    def open(self, journal: Journal, kill: tuple[str, int] | None = None) -> LocalStore:
+        """Open a store as a new process would, creating it where it is missing; the process dies at the n-th passage of a point."""
+        system = self.system(journal)
+        passed: list[str] = []
+
+        def hook(point: str) -> None:
+            passed.append(point)
+            if kill is not None and point == kill[0] and passed.count(point) == kill[1]:
+                system.dead = True
+                raise Killed
+
+        outside = self.outside(hook, system=system)
+        root = journal.top / "registry"
+        return self.store(root, outside) if outside.exists(root / "FORMAT") else self.store.create(root, outside, IDENTITY)
+
+    def commit(self, journal: Journal, store: LocalStore, key: str) -> None:
+        """Commit two objects, one of them shared by all commits, and acknowledge it."""
+        self.writer().commit(store, key, [SHARED, f"weights of {key} ".encode() * 40])
+        journal.acknowledge(key)
+
+
+def alone(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
+    """One writer, from the creation of the store on."""
+    journal = Journal(top)
+    store = world.open(journal)
+    for key in ("one", "two", "three"):
+        world.commit(journal, store, key)
+    yield journal, 0
+
+
+def after_a_death(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
+    """A writer dies at each point of the creation, of its first and of its second commit; then another one goes on."""
+    kills = [*((point, 1) for point in FORMAT_POINTS), *((point, nth) for point in POINTS for nth in (1, 2))]
+    for number, kill in enumerate(kills):
+        place = top / f"{number}"
+        place.mkdir()
+        journal = Journal(place)
+        since = 0
+        try:
+            first = world.open(journal, kill)
+            for key in ("one", "two"):
+                world.commit(journal, first, key)
+        except Killed:
+            since = len(journal)
+        second = world.open(journal)
+        world.commit(journal, second, "two of the second")
+        yield journal, since
+
+
+ATTEMPTED: Final = ("one", "two", "three", "two of the second")
+
+
+def survives(world: World, scenario: Callable[[World, Path], Iterator[tuple[Journal, int]]], top: Path, *, most: int, seed: int = 0) -> int:
+    """Check every crash state of a scenario; return how many there were. Raises Lost."""
+    states = 0
+    work = top / "crashed"
+    (top / "run").mkdir()
+    for journal, since in scenario(world, top / "run"):
+        for crash in journal.crashes(most=most, since=since, seed=seed):
+            work.mkdir()
+            try:
+                recovers(crash, work)
+            finally:
+                shutil.rmtree(work)
+            states += 1
+    return states
+
+
+def recovers(crash: Crash, work: Path) -> None:
+    """Check one state: readable, nothing acknowledged lost, and the next commit works."""
+    restore(crash.tree, work)
+    outside = Outside(system=NoFlush())
+    root = work / "registry"
+    if (root / "FORMAT").exists():
+        check(LocalStore(root, outside, read_only=True), acknowledged=crash.acknowledged, attempted=ATTEMPTED)
+    elif crash.acknowledged:
+        raise Lost("the store is gone")
+    try:
+        store = LocalStore.create(root, outside, IDENTITY)
+        Writer().commit(store, "next", [SHARED, b"next"])
+    except Lost:
+        raise
+    except Exception as error:
+        raise Lost(f"no commit is possible any more: {error}") from error
+    check(store, acknowledged=[*crash.acknowledged, "next"], attempted=[*ATTEMPTED, "next"], space=SPACE)
