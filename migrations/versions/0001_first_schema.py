@@ -142,7 +142,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["space", "task"], ["sr_tasks.space", "sr_tasks.task"], name="fk_sr_task_versions_space_sr_tasks"),
         sa.UniqueConstraint("space", "task", "number", name="uq_sr_task_versions_space_task_number"),
     )
-    op.create_index("ix_sr_task_versions_space_layout_digest", "sr_task_versions", ["space", "layout_digest"])
+    op.create_index("ix_sr_task_versions_space_adapter_digest", "sr_task_versions", ["space", "adapter_digest"])
     op.create_index("ix_sr_task_versions_space_number", "sr_task_versions", ["space", "number"])
     op.create_table(
         "sr_touches",

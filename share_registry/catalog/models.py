@@ -186,7 +186,7 @@ class VersionRow(Row):
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),
         UniqueConstraint("space", "task", "number"),
         Index(None, "space", "number"),
-        Index(None, "space", "layout_digest"),
+        Index(None, "space", "adapter_digest"),
     )
 
 

@@ -130,6 +130,12 @@ def current_name(session: Session, space: str, name: str) -> TaskName | None:
     return None if found is None else TaskName(found)
 
 
+def commit_of_adapter(session: Session, space: str, digest: str) -> CommitNumber | None:
+    """Return the commit that brought an adapter object into a space."""
+    found = session.scalar(select(func.min(VersionRow.number)).where(VersionRow.space == space, VersionRow.adapter_digest == digest))
+    return None if found is None else CommitNumber(found)
+
+
 def version_row(session: Session, space: str, task: str, version: int) -> TaskVersion | None:
     """Return a version of a task."""
     return _one_version(session, space, task, VersionRow.version == version)
@@ -188,12 +194,19 @@ def tag_target(session: Session, space: str, tag: str) -> TagRow | None:
     return session.scalar(select(TagRow).where(TagRow.space == space, TagRow.name == tag))
 
 
+def labels_of(session: Session, space: str, task: str, version: int) -> dict[str, str]:
+    """Return the labels a task version has now, sorted by name."""
+    return dict(_annotations(session, LabelRow, space, task, version))
+
+
+def metrics_of(session: Session, space: str, task: str, version: int) -> dict[str, float]:
+    """Return the metrics a task version has now, sorted by name."""
+    return {name: float(value) for name, value in _annotations(session, MetricRow, space, task, version)}
+
+
 def annotation_names(session: Session, space: str, task: str, version: int) -> set[str]:
     """Return the names of the labels and metrics a task version has now."""
-    names: set[str] = set()
-    for row in (LabelRow, MetricRow):
-        names |= set(session.scalars(select(row.name).where(row.space == space, row.task == task_of(space, task), row.version == version, row.until.is_(None))))
-    return names
+    return {name for row in (LabelRow, MetricRow) for name, _ in _annotations(session, row, space, task, version)}
 
 
 def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
@@ -205,6 +218,11 @@ def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
 def task_of(space: str, name: str) -> "ColumnElement[int]":
     """Return the number of the task that has or had a name, as a scalar subquery."""
     return select(TaskNameRow.task).where(TaskNameRow.space == space, TaskNameRow.name == name).limit(1).scalar_subquery()
+
+
+def _annotations(session: Session, row: type[LabelRow | MetricRow], space: str, task: str, version: int) -> list[tuple[str, str]]:
+    query = select(row.name, row.value).where(row.space == space, row.task == task_of(space, task), row.version == version, row.until.is_(None))
+    return [(name, value) for name, value in session.execute(query.order_by(row.name))]
 
 
 def _heads() -> "Select[str, int, str, str]":

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.projection import apply
 from share_registry.format.canonical import sha256
-from share_registry.format.layout import Entry, FactorSpec, Form, Layout, TensorSpec
+from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import (
     RECORD,
     FileEntry,
@@ -30,10 +31,11 @@ def digest_of(*parts: object) -> Digest:
 
 def layout_of(modules: Mapping[str, tuple[int, int]], rank: int = 4) -> Layout:
     """Return a layout of linear modules (out, in)."""
-    tensors, factors = [], []
+    tensors: list[TensorSpec] = []
+    factors: list[FactorSpec] = []
     for name, (out, width) in sorted(modules.items()):
         factors.append(FactorSpec(module=name, form=Form.LINEAR, a=len(tensors), b=len(tensors) + 1))
-        tensors += [TensorSpec(key=f"{name}.a", dtype="F32", shape=[rank, width]), TensorSpec(key=f"{name}.b", dtype="F32", shape=[out, rank])]
+        tensors += [TensorSpec(key=f"{name}.a", dtype=DType.F32, shape=[rank, width]), TensorSpec(key=f"{name}.b", dtype=DType.F32, shape=[out, rank])]
     return Layout(metadata=[], tensors=tensors, factors=factors)
 
 
@@ -66,7 +68,7 @@ class Log:
         """Begin the space."""
         return self.add("create", base_model={"label": label, "revision": "main", "labels": list(labels)}, policy=policy(budget))
 
-    def absorb(self, task: str, version: int, **options: object) -> Logged:
+    def absorb(self, task: str, version: int, **options: Any) -> Logged:
         """Add a version of one task."""
         return self.absorb_many({task: version}, **options)
 
@@ -116,7 +118,7 @@ class Log:
         note = Note(author=author, message=message, tasks=notes)
         return self.add("absorb", note=note, key=key, layouts={layout_digest: layout}, tasks=bodies)
 
-    def restore(self, task: str, version: int, of: int, **options: str | None) -> Logged:
+    def restore(self, task: str, version: int, of: int, **options: Any) -> Logged:
         """Repeat an earlier version."""
         return self.add("restore", note=Note(**options) if options else None, task=task, version=version, of=of)
 
@@ -131,7 +133,8 @@ class Log:
     def alias(self, task: str, alias: str, version: int | None, *, reason: str = "", author: str | None = None) -> Logged:
         """Move or remove an alias."""
         note = Note(author=author, message=reason or None) if reason or author else None
-        return self.add("alias", note=note, task=task, alias=alias, **({} if version is None else {"version": version}))
+        members: dict[str, Any] = {} if version is None else {"version": version}
+        return self.add("alias", note=note, task=task, alias=alias, **members)
 
     def tag(self, tag: str, commit: int) -> Logged:
         """Tag a commit."""

@@ -1,0 +1,249 @@
+"""From what a user types to a task version or a state of a space (spec REF-01 to REF-09).
+
+The grammar is in `names`; here is what exists. A task is found by any name it ever had, and printed under the present one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from share_registry.catalog import queries
+from share_registry.catalog.models import AliasRow, CommitRow, TaskLifeRow, TaskNameRow, VersionRow, holds
+from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.names import CommitNumber, Digest, Reference, Selector, SpaceName, TaskName, Version, near_misses, parse_reference, space_name
+from share_registry.registry.results import Resolved
+
+_CANDIDATES: Final = 5
+_AFTER_HEX: Final = "g"
+"""Sorts behind every hexadecimal digit."""
+
+
+def resolve(session: Session, ref: str | Reference, *, space: str | None = None) -> Resolved:
+    """Resolve a reference.
+
+    Args:
+        session: A transaction.
+        ref: What was typed, or a reference parsed before.
+        space: The space of a reference that names none; None for the only one.
+
+    Raises:
+        InvalidInput: malformed, an ambiguous commit id, or a version of a whole space.
+        NotFound: it names something that is not there, or was dropped.
+        Refused: no space is named and there is not exactly one.
+    """
+    asked = parse_reference(ref) if isinstance(ref, str) else ref
+    where = space_of(session, asked.space if asked.space is not None else space)
+    if asked.task is None:
+        return _state(session, where, _number(session, where, asked) - asked.back, asked)
+    return _of_task(session, where, asked, find_task(session, where, asked.task))
+
+
+def resolve_version(session: Session, ref: str | Reference, *, space: str | None = None) -> Resolved:
+    """Resolve a reference of a task version. Raises InvalidInput for one of a whole space, and what `resolve` raises."""
+    found = resolve(session, ref, space=space)
+    if found.task is None:
+        raise InvalidInput(f"{found.ref} is a whole space, expected a version of a task.", hint="Name the task: cola@c412.")
+    return found
+
+
+def resolve_task(session: Session, text: str, *, space: str | None = None) -> Resolved:
+    """Return the newest version of a task, live or dropped. Raises InvalidInput where the text says more than a task, NotFound."""
+    asked = parse_reference(text)
+    if asked.task is None or asked.selector is not Selector.LATEST or asked.back:
+        raise InvalidInput(f"{text!r} is not the name of a task.", hint="Give [space/]task, without a version.")
+    where = space_of(session, asked.space if asked.space is not None else space)
+    task = find_task(session, where, asked.task)
+    return _version(session, where, task, _newest(session, where, task, None), asked)
+
+
+def space_of(session: Session, name: str | None) -> SpaceName:
+    """Return the space that is named, or the only one.
+
+    Raises:
+        InvalidInput: malformed name.
+        NotFound: there is no such space.
+        Refused: none is named and there are several, or none.
+    """
+    known = queries.space_names(session)
+    if name is not None:
+        if space_name(name) not in known:
+            raise NotFound(f"space {name!r} does not exist.", hint=near_misses(name, list(known)))
+        return SpaceName(name)
+    if len(known) != 1:
+        found = f"there are {len(known)}: {', '.join(known[:8])}" if known else "there are none yet"
+        raise Refused(f"no space is named and {found}.", hint="Name one with space=, -s or $SHARE_REGISTRY_SPACE.")
+    return known[0]
+
+
+def number_of(session: Session, at: str, *, space: SpaceName) -> CommitNumber:
+    """Return the commit that `c412`, a tag, a date, a time or a commit id means in a space. Raises InvalidInput, NotFound."""
+    asked = parse_reference(at if at.startswith("@") else f"@{at}")
+    return _state(session, space, _number(session, space, asked) - asked.back, asked).number
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTask:
+    """A task that was found by a name: its number in the catalog and its present name."""
+
+    task: int
+    name: TaskName
+
+
+def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
+    """Return the task that has or had a name. Raises NotFound with the nearest names."""
+    query = select(TaskNameRow.task, TaskNameRow.name)
+    found = session.execute(
+        query.where(TaskNameRow.space == space, TaskNameRow.task == queries.task_of(space, name), TaskNameRow.until.is_(None))
+    ).one_or_none()
+    if found is None:
+        raise NotFound(f"task {space}/{name} does not exist.", hint=near_misses(name, list(queries.task_names(session, space))))
+    return FoundTask(found[0], TaskName(found[1]))
+
+
+def previous_targets(rows: Iterable[tuple[int, int, int | None]]) -> list[int | None]:
+    """Return what an alias stood for, now first: None now where it is removed; then distinct earlier targets, removals left out.
+
+    Args:
+        rows: (version, since, until) in the order of `since`.
+    """
+    history = list(rows)
+    if not history:
+        return []
+    found: list[int | None] = [None] if history[-1][2] is not None else []
+    for version, _, _ in reversed(history):
+        if not found or found[-1] != version:
+            found.append(version)
+    return found
+
+
+def _of_task(session: Session, space: SpaceName, asked: Reference, task: FoundTask) -> Resolved:
+    if asked.selector is Selector.VERSION:
+        return _version(session, space, task, int(asked.value) - asked.back, asked)
+    if asked.selector is Selector.NAME and (rows := _alias_rows(session, space, task, asked.value)):
+        return _version(session, space, task, _target(rows, space, task, asked), asked)
+    number = None if asked.selector is Selector.LATEST else _number(session, space, asked, task)
+    _check_live(session, space, task, number)
+    return _version(session, space, task, _newest(session, space, task, number) - asked.back, asked)
+
+
+def _alias_rows(session: Session, space: SpaceName, task: FoundTask, alias: str) -> list[tuple[int, int, int | None]]:
+    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(AliasRow.space == space, AliasRow.task == task.task, AliasRow.name == alias)
+    return [(version, since, until) for version, since, until in session.execute(query.order_by(AliasRow.since))]
+
+
+def _target(rows: list[tuple[int, int, int | None]], space: SpaceName, task: FoundTask, asked: Reference) -> int:
+    targets = previous_targets(rows)
+    if asked.back >= len(targets):
+        raise NotFound(
+            f"{asked.text!r}: alias {asked.value!r} of {space}/{task.name} has had {len([t for t in targets if t])} targets.",
+            hint="List them with `alias-history`.",
+        )
+    found = targets[asked.back]
+    if found is None:
+        raise NotFound(
+            f"alias {asked.value!r} of {space}/{task.name} was removed in c{rows[-1][2]}.",
+            hint=f"It was at v{rows[-1][0]}: {task.name}@{asked.value}~1.",
+        )
+    return found
+
+
+def _number(session: Session, space: SpaceName, asked: Reference, task: FoundTask | None = None) -> int:
+    """Return the commit that a selector names; LATEST is the head."""
+    match asked.selector:
+        case Selector.LATEST:
+            return session.scalars(select(func.max(CommitRow.number)).where(CommitRow.space == space)).one() or 0
+        case Selector.COMMIT:
+            return int(asked.value) if task is None else _state(session, space, int(asked.value), asked).number
+        case Selector.TIME:
+            return _at_time(session, space, asked)
+        case Selector.DIGEST:
+            return _of_id(session, space, asked)
+        case Selector.NAME:
+            return _tagged(session, space, asked, task)
+        case Selector.VERSION:
+            raise InvalidInput(f"{asked.text!r} asks for a version of a whole space.", hint="Name the task: cola@v3. A commit of the space is @c412.")
+
+
+def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
+    found = session.scalar(select(func.max(CommitRow.number)).where(CommitRow.space == space, CommitRow.time <= asked.value))
+    if found is None:
+        first = session.scalar(select(func.min(CommitRow.time)).where(CommitRow.space == space))
+        raise NotFound(f"{asked.text!r}: space {space} begins later, at {first}.", hint="Ask for a later time.")
+    return found
+
+
+def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
+    query = select(CommitRow.number, CommitRow.id).where(CommitRow.space == space, CommitRow.id >= asked.value, CommitRow.id < asked.value + _AFTER_HEX)
+    found = session.execute(query.order_by(CommitRow.number).limit(_CANDIDATES + 1)).all()
+    if not found:
+        raise NotFound(f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.", hint="Ids are listed by `log`.")
+    if len(found) > 1:
+        shown = ", ".join(f"c{number} {commit_id[:16]}" for number, commit_id in found[:_CANDIDATES])
+        raise InvalidInput(f"{asked.text!r} is ambiguous: {shown}{' ...' if len(found) > _CANDIDATES else ''}.", hint="Give more digits, or the number.")
+    return int(found[0][0])
+
+
+def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTask | None) -> int:
+    tag = queries.tag_target(session, space, asked.value)
+    if tag is not None:
+        return tag.number
+    tags = sorted(queries.tag_names(session, space))
+    if task is None:
+        raise NotFound(f"{asked.text!r}: space {space} has no tag {asked.value!r}.", hint=near_misses(asked.value, tags))
+    query = select(AliasRow.name).where(AliasRow.space == space, AliasRow.task == task.task, AliasRow.until.is_(None)).distinct()
+    known = sorted({*session.scalars(query), *tags})
+    raise NotFound(f"{asked.text!r}: {space}/{task.name} has no alias and the space no tag {asked.value!r}.", hint=near_misses(asked.value, known))
+
+
+def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> None:
+    """Raise NotFound where a task was dropped by a commit (None: by now)."""
+    of_task = (TaskLifeRow.space == space) & (TaskLifeRow.task == task.task)
+    when = TaskLifeRow.until.is_(None) if number is None else holds(TaskLifeRow, number)
+    if session.scalar(select(TaskLifeRow.since).where(of_task, when)) is not None:
+        return
+    before = of_task if number is None else of_task & (TaskLifeRow.until <= number)
+    dropped = session.scalar(select(func.max(TaskLifeRow.until)).where(before))
+    if dropped is not None:
+        newest = _newest(session, space, task, dropped)
+        raise NotFound(
+            f"task {space}/{task.name} was dropped in c{dropped}.",
+            hint=f"Its versions stay: {task.name}@v{newest}; `restore {task.name}@v{newest}` brings it back.",
+        )
+
+
+def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> int:
+    """Return the newest version of a task at a commit (None: now). Raises NotFound where it had none yet."""
+    query = select(func.max(VersionRow.version)).where(VersionRow.space == space, VersionRow.task == task.task)
+    found = session.scalar(query if number is None else query.where(VersionRow.number <= number))
+    if found is None:
+        first = session.scalar(select(func.min(VersionRow.number)).where(VersionRow.space == space, VersionRow.task == task.task))
+        raise NotFound(f"task {space}/{task.name} did not exist at c{number}; it begins with c{first}.", hint=f"Ask for c{first} or later.")
+    return found
+
+
+def _version(session: Session, space: SpaceName, task: FoundTask, version: int, asked: Reference) -> Resolved:
+    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
+    query = select(CommitRow.number, CommitRow.id).join(VersionRow, made)
+    found = session.execute(query.where(VersionRow.space == space, VersionRow.task == task.task, VersionRow.version == version)).one_or_none()
+    if found is None:
+        newest = _newest(session, space, task, None)
+        raise NotFound(f"{asked.text!r}: task {space}/{task.name} has no v{version}, its versions are v1 to v{newest}.", hint="List them with `log --task`.")
+    number, commit_id = found
+    return Resolved(
+        ref=f"{space}/{task.name}@v{version}", space=space, number=CommitNumber(number), id=Digest(commit_id), task=task.name, version=Version(version)
+    )
+
+
+def _state(session: Session, space: SpaceName, number: int, asked: Reference) -> Resolved:
+    commit_id = session.scalar(select(CommitRow.id).where(CommitRow.space == space, CommitRow.number == number))
+    if commit_id is None:
+        _no_commit(session, space, number, asked)
+    return Resolved(ref=f"{space}/@c{number}", space=space, number=CommitNumber(number), id=Digest(commit_id))
+
+
+def _no_commit(session: Session, space: SpaceName, number: int, asked: Reference) -> NoReturn:
+    head = queries.head(session, space)
+    raise NotFound(f"{asked.text!r}: space {space} has no c{number}, its commits are c1 to c{head.number if head else 0}.", hint="List them with `log`.")
