@@ -1,0 +1,106 @@
+"""share_registry: version control for LoRA adapters.
+
+Adapters of one base model go into one space; each commit absorbs an adapter within a measured error budget and becomes an immutable version. Nothing heavy is imported before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from share_registry.errors import (
+        BudgetExceeded,
+        CatalogError,
+        CommitUnknown,
+        Conflict,
+        Format,
+        Integrity,
+        InvalidInput,
+        NotFound,
+        Refused,
+        ShareRegistryError,
+        StoreError,
+    )
+    from share_registry.exchange.adapter import Adapter
+    from share_registry.registry.policy import ABSENT, Policy
+    from share_registry.registry.registry import Registry
+    from share_registry.registry.results import (
+        Alias,
+        AliasMove,
+        Commit,
+        Diff,
+        Export,
+        Finding,
+        Lineage,
+        LineageNode,
+        ModuleReport,
+        Report,
+        Resolved,
+        SpaceSummary,
+        Tag,
+        Task,
+        TaskDiff,
+        VerifyReport,
+    )
+    from share_registry.registry.space import Space
+
+__version__: Final = "0.1.0"
+
+_ERRORS = "BudgetExceeded CatalogError CommitUnknown Conflict Format Integrity InvalidInput NotFound Refused ShareRegistryError StoreError"
+_RESULTS = "Alias AliasMove Commit Diff Export Finding Lineage LineageNode ModuleReport Report Resolved SpaceSummary Tag Task TaskDiff VerifyReport"
+_PLACES: Final = (
+    dict.fromkeys(_ERRORS.split(), "share_registry.errors")
+    | dict.fromkeys(_RESULTS.split(), "share_registry.registry.results")
+    | {
+        "ABSENT": "share_registry.registry.policy",
+        "Adapter": "share_registry.exchange.adapter",
+        "Policy": "share_registry.registry.policy",
+        "Registry": "share_registry.registry.registry",
+        "Space": "share_registry.registry.space",
+    }
+)
+
+__all__ = [
+    "ABSENT",
+    "Adapter",
+    "Alias",
+    "AliasMove",
+    "BudgetExceeded",
+    "CatalogError",
+    "Commit",
+    "CommitUnknown",
+    "Conflict",
+    "Diff",
+    "Export",
+    "Finding",
+    "Format",
+    "Integrity",
+    "InvalidInput",
+    "Lineage",
+    "LineageNode",
+    "ModuleReport",
+    "NotFound",
+    "Policy",
+    "Refused",
+    "Registry",
+    "Report",
+    "Resolved",
+    "ShareRegistryError",
+    "Space",
+    "SpaceSummary",
+    "StoreError",
+    "Tag",
+    "Task",
+    "TaskDiff",
+    "VerifyReport",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

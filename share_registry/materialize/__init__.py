@@ -1,0 +1,1 @@
+"""Rebuild adapters from stored objects, on any torch device."""

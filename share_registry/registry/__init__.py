@@ -1,0 +1,1 @@
+"""The verbs: a facade without logic over transactions, history, materializing and checks."""

@@ -1,0 +1,250 @@
+"""Absorb one adapter: from foreign tensors to the objects of a commit, measured before anything is written.
+
+The algebra proposes; the bytes it leads to are decoded again as a checkout would, and the error of exactly those tensors is what the commit records. Where it exceeds the budget the adapter is kept bit for bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from share_registry.algebra.absorb import Absorbed, Candidate, absorb
+from share_registry.algebra.error import module_errors, pooled_error
+from share_registry.catalog import queries
+from share_registry.errors import BudgetExceeded, Refused
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.export import tensor_file
+from share_registry.exchange.pairs import Pair, pairs_of
+from share_registry.exchange.scales import module_scales
+from share_registry.exchange.tensors import TORCH, item_of
+from share_registry.format.adapter_object import encode
+from share_registry.format.canonical import sha256
+from share_registry.format.layout import Layout
+from share_registry.format.records import FileEntry, TaskVersionRef
+from share_registry.format.tensor_object import encode_tensor
+from share_registry.materialize.reader import MAX_CHAIN, Reader
+from share_registry.names import Digest, SpaceName, TaskName
+from share_registry.registry.policy import Policy
+from share_registry.registry.reports import module_reports
+from share_registry.registry.results import Report
+from share_registry.stored import StoredAdapter, StoredModule
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from share_registry.registry.home import Home
+    from share_registry.store.protocol import Store
+
+EXTERNAL_BYTES: Final = 64 << 10
+"""Passengers from this size on are objects of their own, shared by every adapter that carries the same bytes."""
+FIRST_CANDIDATES: Final = 4
+LATEST_CANDIDATES: Final = 4
+"""Earlier adapters whose rows are tried: the first and the latest of the space (DESIGN 2.1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """One adapter ready to be stored: its objects in memory and what the record will say of it."""
+
+    adapter: Adapter
+    adapter_digest: Digest
+    layout_digest: Digest
+    tensors_digest: Digest
+    budget: float
+    error: float
+    config: Digest
+    attachments: tuple[FileEntry, ...]
+    original: tuple[FileEntry, ...]
+    remarks: tuple[str, ...]
+    report: Report
+    objects: dict[Digest, bytes] = field(repr=False)
+
+    def store(self, store: "Store") -> int:
+        """Make every object durable; return the bytes that were not there before."""
+        return sum(len(content) for digest, content in self.objects.items() if store.put(content, digest))
+
+    def new_bytes(self, store: "Store") -> int:
+        """Return the bytes that storing would add."""
+        return sum(len(content) for digest, content in self.objects.items() if not store.has(digest))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """What an adapter may be coded against."""
+
+    previous: Digest | None
+    sources: tuple[Digest, ...]
+
+
+def prepare(home: "Home", space: SpaceName, task: TaskName, adapter: Adapter, *, policy: Policy, parents: Sequence[TaskVersionRef]) -> Prepared:
+    """Absorb an adapter against what the space holds, in memory.
+
+    Raises:
+        Refused: a module has another shape than in the space.
+        BudgetExceeded: even the bit-exact lane missed the budget (a defect; nothing is written).
+    """
+    with home.catalog.begin() as session:
+        known = space in queries.space_names(session)
+        if known:
+            check_shapes(session, space, adapter.layout)
+        base = _base(session, space, task, parents, home.reader()) if known and policy.references and policy.budget > 0 else _Base(previous=None, sources=())
+    pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    stored, external = _stored(home.reader(), adapter, pairs, base, policy)
+    return _measured(home, adapter, pairs, stored, external, policy)
+
+
+def check_shapes(session: "Session", space: SpaceName, layout: Layout) -> None:
+    """Check that every module has the shape it has in the space. Raises Refused naming the first that differs."""
+    known = queries.module_shapes(session, space)
+    for shape in layout.modules():
+        found = known.get(shape.module)
+        if found is not None and found != (shape.out, shape.in_):
+            raise Refused(
+                f"module {shape.module!r} is {shape.out} x {shape.in_}, in space {space!r} it is {found[0]} x {found[1]}.",
+                hint="It was trained on another base model: commit it to another space.",
+            )
+
+
+def _base(session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef], reader: Reader) -> _Base:
+    latest = queries.latest_version(session, space, task)
+    previous = latest.adapter_digest if latest is not None else _parent(session, space, parents)
+    if previous is not None and reader.chain(previous) >= MAX_CHAIN:
+        previous = None
+    sources = queries.candidate_adapters(session, space, first=FIRST_CANDIDATES, latest=LATEST_CANDIDATES)
+    return _Base(previous=previous, sources=tuple(dict.fromkeys(sources)))
+
+
+def _parent(session: "Session", space: SpaceName, parents: Sequence[TaskVersionRef]) -> Digest | None:
+    found = queries.version_row(session, space, parents[0].task, parents[0].version) if parents else None
+    return found.adapter_digest if found is not None else None
+
+
+def _stored(reader: Reader, adapter: Adapter, pairs: list[Pair], base: _Base, policy: Policy) -> tuple[StoredAdapter, dict[Digest, bytes]]:
+    layout = adapter.layout
+
+    def assembled(made: Absorbed) -> tuple[StoredAdapter, dict[Digest, bytes]]:
+        return assemble(adapter, made.modules, base.previous if made.previous else None, [base.sources[number] for number in made.sources])
+
+    made = absorb(
+        pairs,
+        budget=policy.budget,
+        dtypes=_dtypes(layout),
+        candidates=[_candidate(reader, number, digest, layout) for number, digest in enumerate(base.sources)],
+        previous=_previous_rows(reader, base.previous, layout) if base.previous else None,
+        factors=[number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)],
+        size=lambda made: len(encode(assembled(made)[0], layout)),
+    )
+    return assembled(made)
+
+
+def assemble(
+    adapter: Adapter, modules: Sequence[StoredModule | None], previous: Digest | None, sources: Sequence[Digest]
+) -> tuple[StoredAdapter, dict[Digest, bytes]]:
+    """Put coded modules and tensors kept bit for bit together. Returns the adapter and the objects of its large passengers."""
+    layout = adapter.layout
+    external: dict[Digest, bytes] = {}
+    places: dict[int, Digest] = {}
+    verbatim: dict[int, bytes] = {}
+    for index in sorted({*layout.passengers, *_uncoded(layout, modules)}):
+        spec = layout.tensors[index]
+        content = bytes(item_of(spec.key, adapter.tensors[spec.key]).content)
+        if index in layout.passengers and len(content) >= EXTERNAL_BYTES:
+            packed = encode_tensor(content, dtype=spec.dtype)
+            places[index] = sha256(packed)
+            external[places[index]] = packed
+        else:
+            verbatim[index] = content
+    stored = StoredAdapter(
+        layout=sha256(layout.to_bytes()), previous=previous, sources=tuple(sources), modules=tuple(modules), verbatim=verbatim, external=places
+    )
+    return stored, external
+
+
+def _measured(home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredAdapter, external: dict[Digest, bytes], policy: Policy) -> Prepared:
+    """Decode what would be stored, as a checkout would, and record the error of exactly that."""
+    content = encode(stored, adapter.layout)
+    objects = {sha256(content): content, stored.layout: adapter.layout.to_bytes()} | external
+    reader = home.reader().beside(objects)
+    tensors = reader.tensors(sha256(content))
+    decoded = pairs_of(adapter.layout, tensors, [pair.scale for pair in pairs])
+    error = pooled_error(decoded, pairs)
+    if error > policy.budget and any(stored.modules):
+        exact, external = assemble(adapter, [None] * len(pairs), None, ())
+        return _measured(home, adapter, pairs, exact, external, policy)
+    if error > policy.budget:
+        raise BudgetExceeded(f"the bit-exact lane has error {error:.3g}, more than the budget {policy.budget:.3g}.", hint="This is a defect: please report it.")
+    files = _files(adapter, policy)
+    objects |= files.objects
+    report = Report(
+        error=error,
+        budget=policy.budget,
+        bytes_added=0,
+        raw_bytes=adapter.raw_bytes,
+        modules=module_reports(stored, adapter.layout, module_errors(decoded, pairs)),
+        notes=adapter.remarks,
+    )
+    return Prepared(
+        adapter=adapter,
+        adapter_digest=sha256(content),
+        layout_digest=stored.layout,
+        tensors_digest=sha256(tensor_file(adapter.layout, tensors)),
+        budget=policy.budget,
+        error=error,
+        config=files.config,
+        attachments=files.attachments,
+        original=files.original,
+        remarks=adapter.remarks,
+        report=report,
+        objects=objects,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    config: Digest
+    attachments: tuple[FileEntry, ...]
+    original: tuple[FileEntry, ...]
+    objects: dict[Digest, bytes]
+
+
+def _files(adapter: Adapter, policy: Policy) -> _Files:
+    objects = {sha256(adapter.config_bytes): adapter.config_bytes}
+    attachments = tuple(_entry(name, content, objects) for name, content in sorted(adapter.attachments.items()))
+    kept = adapter.original if policy.keep_original else {}
+    original = tuple(_entry(name, content, objects) for name, content in sorted(kept.items()))
+    return _Files(config=sha256(adapter.config_bytes), attachments=attachments, original=original, objects=objects)
+
+
+def _entry(name: str, content: bytes, objects: dict[Digest, bytes]) -> FileEntry:
+    digest = sha256(content)
+    objects[digest] = content
+    return FileEntry(name=name, object=digest, size=len(content))
+
+
+def _dtypes(layout: Layout) -> list[tuple[torch.dtype, torch.dtype]]:
+    return [(TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype]) for factor in layout.factors for _ in range(factor.experts)]
+
+
+def _candidate(reader: Reader, number: int, digest: Digest, layout: Layout) -> Candidate:
+    opened = reader.open(digest)
+    widths = {shape.module: (shape.in_, shape.out) for shape in layout.modules()}
+    found = {shape.module: opened.module(shape.module) for shape in opened.layout.modules() if (shape.in_, shape.out) == widths.get(shape.module)}
+    return Candidate(source=number, modules=[found.get(name) for name in widths])
+
+
+def _previous_rows(reader: Reader, digest: Digest, layout: Layout) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    opened, rows = reader.open(digest), reader.rows(digest)
+    before = {shape.module: shape for shape in opened.layout.modules()}
+    return [rows[opened.modules[shape.module]] if before.get(shape.module) == shape else None for shape in layout.modules()]
+
+
+def _uncoded(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:
+    """Return the tensors of the factor pairs that are not coded."""
+    found: set[int] = set()
+    position = 0
+    for factor in layout.factors:
+        if modules[position] is None:
+            found |= {factor.a, factor.b}
+        position += factor.experts
+    return found

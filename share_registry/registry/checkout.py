@@ -1,0 +1,168 @@
+"""Checkout and export: from a reference to an adapter in memory, and to a directory that any PEFT loader reads."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from share_registry.catalog import queries
+from share_registry.catalog.queries import TaskVersion
+from share_registry.errors import Integrity, InvalidInput, NotFound, Refused
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.card import CardFacts
+from share_registry.exchange.config import parse_config
+from share_registry.exchange.export import PROFILES, export_digest, files_of, tensor_file
+from share_registry.exchange.place import place
+from share_registry.exchange.read import Files, read_files
+from share_registry.format.canonical import sha256
+from share_registry.format.records import Source, TaskNote
+from share_registry.names import Digest
+from share_registry.registry.home import Home
+from share_registry.registry.replay import read_note
+from share_registry.registry.resolve import resolve_version
+from share_registry.registry.results import Export, Resolved
+
+MAX_FILE_BYTES: Final = 4 << 30
+
+
+def checkout(
+    home: Home, ref: str, *, space: str | None, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None, exact: bool = False
+) -> Adapter:
+    """Rebuild one task version in memory.
+
+    Args:
+        home: The registry.
+        ref: A task version.
+        space: Space of a reference that names none.
+        device: Where the tensors shall be; the values are the same on every device.
+        dtype: Floating dtype of the tensors; None keeps each tensor's own.
+        exact: The adapter as it was handed in, bit for bit.
+
+    Raises:
+        NotFound: the version or one of its objects is not there.
+        Refused: `exact` where the original was not kept.
+        Integrity: stored bytes are not what was committed.
+    """
+    wanted = _dtype(dtype)
+    place_, row, note = _version(home, ref, space)
+    adapter = _original(home, place_, row, note) if exact and row.error > 0 else _rebuilt(home, place_, row, note, _device(device))
+    return _moved(adapter, _device(device), wanted)
+
+
+def export(
+    home: Home, ref: str, root: str | os.PathLike[str], *, space: str | None, name: str | None = None, profile: str = "native", overwrite: bool = False
+) -> Export:
+    """Write one task version as a plain PEFT directory, placed atomically under an immutable name.
+
+    Raises:
+        InvalidInput: unknown profile or unusable name.
+        Refused: the profile cannot express the adapter, or something else is at the target.
+        Integrity: the rebuilt tensors are not those that were committed; nothing is written.
+    """
+    wanted = next((known for known in PROFILES if known == profile), None)
+    if wanted is None:
+        raise InvalidInput(
+            f"profile {profile!r} is not one of {', '.join(PROFILES)}.", hint="native is what was committed, portable what every server reads alike."
+        )
+    place_, row, note = _version(home, ref, space)
+    adapter = _rebuilt(home, place_, row, note, "cpu")
+    check_tensors(adapter, row.tensors_digest, place_.ref)
+    files, notes = files_of(adapter, profile=wanted, card=_facts(home, row))
+    digest = export_digest(files)
+    folder = f"{row.name}-v{row.version}-{digest[:8]}" if name is None else name
+    path, _ = place(files, Path(root), folder, overwrite=overwrite, outside=home.outside)
+    return Export(path=path, ref=place_.ref, name=folder or path.name, digest=digest, notes=notes)
+
+
+def check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
+    """Check that rebuilt tensors are, byte for byte, those that were committed (spec DEC-12). Raises Integrity."""
+    found = sha256(tensor_file(adapter.layout, adapter.tensors))
+    if found != expected:
+        raise Integrity(f"{ref}: rebuilt tensors have digest {found}, the commit says {expected}.", hint="Run verify with level 'deep'.")
+
+
+def _version(home: Home, ref: str, space: str | None) -> tuple[Resolved, TaskVersion, TaskNote]:
+    with home.reading() as session:
+        found = resolve_version(session, ref, space=space if space is not None else home.default_space)
+        row = queries.version_row(session, found.space, str(found.task), found.version or 0)
+    note = read_note(home.store, row.note_digest) if row is not None else None
+    if row is None or note is None:
+        raise NotFound(f"{found.ref}: its note, and with it the config, is not in the store.", hint="Run verify.")
+    return found, row, note.of(row.note_task)
+
+
+def _rebuilt(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote, device: str) -> Adapter:
+    reader = home.reader()
+    if note.config is None:
+        raise NotFound(f"{place_.ref}: its note names no config.", hint="Run verify.")
+    config_bytes = home.store.get(note.config, limit=MAX_FILE_BYTES)
+    return Adapter(
+        tensors=reader.tensors(row.adapter_digest, device),
+        config=parse_config(config_bytes),
+        config_bytes=config_bytes,
+        layout=reader.open(row.adapter_digest).layout,
+        attachments={entry.name: home.store.get(entry.object, limit=MAX_FILE_BYTES) for entry in note.attachments},
+        source=note.source or Source(kind="adapter", location=""),
+        source_digest=row.source_digest,
+        raw_bytes=row.raw_bytes,
+        remarks=tuple(note.remarks),
+        ref=place_.ref,
+        error=row.error,
+    )
+
+
+def _original(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote) -> Adapter:
+    """Return the adapter from the files kept at commit."""
+    if not note.original:
+        raise Refused(
+            f"{place_.ref}: the original was not kept; what is stored has error {row.error:.3g}.",
+            hint="Commit with keep_original=True (or budget=0) to keep every bit, or check out without exact=True.",
+        )
+    kept = {entry.name: entry.object for entry in [*note.original, *note.attachments]}
+    files = Files(
+        sizes={entry.name: entry.size for entry in [*note.original, *note.attachments]},
+        others=(),
+        read=lambda name, limit: home.store.get(kept[name], limit=limit),
+    )
+    return replace(read_files(files, source=note.source or Source(kind="adapter", location="")), ref=place_.ref, error=0.0)
+
+
+def _facts(home: Home, row: TaskVersion) -> CardFacts:
+    """Return what the card says: of the version alone, so that it never changes (spec EXP-03)."""
+    with home.catalog.begin() as session:
+        base = queries.space_row(session, row.space)
+    return CardFacts(
+        base_model=base.base_model if base is not None else "",
+        ref=f"{row.space}/{row.name}@v{row.version}",
+        commit_number=row.number,
+        commit_id=row.commit_id,
+        error=row.error,
+        budget=row.budget,
+        time=row.time,
+    )
+
+
+def _device(device: str | torch.device) -> str:
+    try:
+        return str(torch.device(device))
+    except RuntimeError as error:
+        raise InvalidInput(f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>.") from error
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return a floating torch dtype of a dtype or its name. Raises InvalidInput."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InvalidInput(f"dtype {dtype!r} is not a floating torch dtype.", hint="Use float32, float16 or bfloat16.")
+    return found
+
+
+def _moved(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapter:
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device=device, dtype=dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
+
+    return replace(adapter, tensors={key: move(tensor) for key, tensor in adapter.tensors.items()})

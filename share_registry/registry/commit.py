@@ -1,0 +1,293 @@
+"""Commit adapters: check, absorb, store the objects, publish one record for all of them.
+
+Nothing reaches the log before every object is durable; a refusal at any step leaves the log as it was.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from share_registry.catalog import queries
+from share_registry.errors import Conflict, InvalidInput, Refused, ShareRegistryError
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.environment import environment_labels
+from share_registry.format.layout import Entry
+from share_registry.format.records import Absorb, Absorbed, Note, TaskNote, TaskVersionRef, decimal
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.registry.absorbing import Prepared, check_shapes, prepare
+from share_registry.registry.history import commit_at
+from share_registry.registry.home import Home, replayed
+from share_registry.registry.policy import ABSENT, overridden
+from share_registry.registry.resolve import resolve
+from share_registry.registry.results import Commit
+from share_registry.registry.sources import load
+from share_registry.registry.spaces import check_base, create_space, space_for
+from share_registry.registry.transaction import Build, Link, Published, idempotency_key, publish
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a caller says about a commit, apart from the adapters."""
+
+    budget: float | None = None
+    message: str = ""
+    author: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    derived_from: Sequence[str] = ()
+    keep_original: bool | None = None
+    expected: int | None = None
+    idempotency_key: str | None = None
+    allow_base_mismatch: bool = False
+    allow_duplicate: bool = False
+    dry_run: bool = False
+
+
+def commit_sources(home: Home, sources: Sequence[tuple[str | None, Any]], *, space: str | None, options: Options, adapter_name: str | None) -> Commit:
+    """Absorb adapters as one commit, all or nothing.
+
+    Args:
+        home: The registry.
+        sources: (task name or None, what `Registry.commit` takes) for each adapter.
+        space: A space that exists, or None for the session's or the one of the adapters' base model (created on first use).
+        options: See `Registry.commit`.
+        adapter_name: Which adapter of a live model.
+
+    Raises:
+        InvalidInput, NotFound, Refused, BudgetExceeded, Conflict, CommitUnknown, StoreError: nothing was committed (CommitUnknown: not known).
+    """
+    home.require_writable()
+    if not sources:
+        raise InvalidInput("there is no adapter to commit.", hint="Give at least one.")
+    _check_options(options)
+    key = idempotency_key(home, options.idempotency_key)
+    loaded = [load(source, task=task, adapter_name=adapter_name, outside=home.outside) for task, source in sources]
+    job = _Job(
+        adapters={task: adapter for task, adapter, _ in loaded}, derived=frozenset(task for task, _, derived in loaded if derived), options=options, key=key
+    )
+    return _commit(home, job, space)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One call: what to absorb, and how.
+
+    Attributes:
+        derived: Tasks named after their source, which another source must not continue.
+    """
+
+    adapters: Mapping[TaskName, Adapter]
+    derived: frozenset[TaskName]
+    options: Options
+    key: str
+
+
+def _commit(home: Home, job: _Job, space: str | None) -> Commit:
+    options = job.options
+    home.catch_up()
+    target = space_for(home, list(job.adapters.values()), space)
+    remarks = {task: check_base(target, adapter, options.allow_base_mismatch) for task, adapter in job.adapters.items()}
+    with home.catalog.begin() as session:
+        earlier = None if target.new else _earlier(session, target.name, job)
+        if earlier is None and not target.new:
+            _check_tasks(session, target.name, job)
+        parents = () if target.new else _parents(session, target.name, options.derived_from)
+    if earlier is not None:
+        return _shown(home, Published(space=target.name, number=earlier, created=False))
+    policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
+    prepared = {task: prepare(home, target.name, task, adapter, policy=policy, parents=parents) for task, adapter in sorted(job.adapters.items())}
+    note = _note(home, prepared, options, remarks)
+    if options.dry_run:
+        return _rehearsed(home, target.name, prepared, options, note)
+    if target.new:
+        create_space(home, target.name, base_model=target.labels[0], base_revision=target.base_revision, exist_ok=True)
+    added = {task: item.store(home.store) for task, item in prepared.items()}
+    done = publish(home, target.name, _builder(job, prepared, added, parents), key=job.key, note=note)
+    _LOG.info("committed %s/@c%d: %s", target.name, done.number, ", ".join(prepared))
+    return _reported(home, done, prepared)
+
+
+def _check_options(options: Options) -> None:
+    check_labels(options.labels)
+    check_metrics(options.metrics)
+    if options.author is not None and len(options.author) > 256:
+        raise InvalidInput("author has more than 256 characters.", hint="Shorten it.")
+    if len(options.message) > 16_384:
+        raise InvalidInput("message has more than 16384 characters.", hint="Shorten it, or keep the text in a file of the adapter's directory.")
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Check label names and values. Raises InvalidInput."""
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not 1 <= len(name) <= 128 or len(value) > 4096:
+            raise InvalidInput(f"label {name!r}={value!r} is not a short name and a text.", hint="Names have at most 128 characters, values 4096.")
+
+
+def check_metrics(metrics: Mapping[str, float]) -> None:
+    """Check metric names and values. Raises InvalidInput."""
+    for name, value in metrics.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not isinstance(name, str) or not 1 <= len(name) <= 128 or not number:
+            raise InvalidInput(f"metric {name!r}={value!r} is not a short name and a finite number.", hint="Names have at most 128 characters.")
+
+
+def _earlier(session: "Session", space: SpaceName, job: _Job) -> CommitNumber | None:
+    """Return the commit that already says this: the one of the same key, or the latest of a task handed in unchanged."""
+    known = queries.commit_of_key(session, space, job.key)
+    if known is not None or job.options.allow_duplicate or len(job.adapters) != 1:
+        return known
+    task, adapter = next(iter(job.adapters.items()))
+    latest = queries.latest_version(session, space, task)
+    if latest is None or not latest.live or latest.source_digest != adapter.source_digest or latest.task != task or latest.restored_from is not None:
+        return None
+    _check_expected(task, latest.version, job.options.expected)
+    return latest.number
+
+
+def _check_tasks(session: "Session", space: SpaceName, job: _Job) -> None:
+    """Check what a new version of each task needs. Raises Conflict or Refused."""
+    for task, adapter in job.adapters.items():
+        _check_name(session, space, task)
+        latest = queries.latest_version(session, space, task)
+        _check_expected(task, latest.version if latest else ABSENT, job.options.expected)
+        if task in job.derived and latest is not None and latest.source_location != adapter.source.location:
+            raise Refused(
+                f"task name {task!r}, derived from {adapter.source.location}, is taken by {latest.source_location}.",
+                hint=f"Give task={task!r} to add a version to it, or another name.",
+            )
+
+
+def _check_name(session: "Session", space: SpaceName, task: TaskName) -> None:
+    now = queries.current_name(session, space, task)
+    if now is not None and now != task:
+        raise Refused(f"task {space}/{task} was renamed to {now!r}; a name is never given to another task.", hint=f"Commit to {now!r}, or pick a new name.")
+
+
+def _check_expected(task: str, latest: int, expected: int | None) -> None:
+    if expected is not None and expected != latest:
+        found = f"at v{latest}" if latest else "absent"
+        wanted = f"v{expected}" if expected else "absent"
+        raise Conflict(f"task {task!r} is {found}, expected {wanted}.", hint="Look at what came in between (`log`), then commit upon it.")
+
+
+def _parents(session: "Session", space: SpaceName, refs: Sequence[str]) -> tuple[TaskVersionRef, ...]:
+    found = set()
+    for ref in refs:
+        resolved = resolve(session, ref, space=space)
+        if resolved.space != space or resolved.task is None or resolved.version is None:
+            raise InvalidInput(f"derived_from {ref!r} is not a task version of space {space!r}.", hint="Give references such as cola@v1.")
+        found.add((resolved.task, resolved.version))
+    return tuple(TaskVersionRef(task=task, version=version) for task, version in sorted(found))
+
+
+def _note(home: Home, prepared: Mapping[TaskName, Prepared], options: Options, remarks: Mapping[TaskName, tuple[str, ...]]) -> Note:
+    labels = environment_labels(home.outside) | dict(options.labels)
+    tasks = [
+        TaskNote(
+            task=task,
+            labels=entries(labels),
+            metrics=entries({name: repr(float(value)) for name, value in options.metrics.items()}),
+            source=item.adapter.source,
+            config=item.config,
+            attachments=list(item.attachments),
+            original=list(item.original),
+            remarks=[*remarks[task], *item.remarks],
+        )
+        for task, item in prepared.items()
+    ]
+    return Note(author=options.author or None, message=options.message or None, tasks=tasks)
+
+
+def entries(values: Mapping[str, str]) -> list[Entry]:
+    """Return names and values as sorted entries."""
+    return [Entry(name=name, value=value) for name, value in sorted(values.items())]
+
+
+def _builder(job: _Job, prepared: Mapping[TaskName, Prepared], added: Mapping[TaskName, int], parents: tuple[TaskVersionRef, ...]) -> Build:
+    """Return what makes the record upon a head: every precondition is checked there again."""
+
+    def build(session: "Session", link: Link) -> Absorb | CommitNumber:
+        earlier = _earlier(session, link.space, job)
+        if earlier is not None:
+            return earlier
+        _check_tasks(session, link.space, job)
+        tasks = []
+        for task, item in prepared.items():
+            check_shapes(session, link.space, item.adapter.layout)
+            latest = queries.latest_version(session, link.space, task)
+            tasks.append(_absorbed(task, Version((latest.version if latest else 0) + 1), item, added[task], parents))
+        return Absorb.model_validate(link.members() | {"tasks": tasks})
+
+    return build
+
+
+def _absorbed(task: TaskName, version: Version, item: Prepared, added: int, parents: tuple[TaskVersionRef, ...]) -> Absorbed:
+    return Absorbed(
+        task=task,
+        version=version,
+        adapter=item.adapter_digest,
+        layout=item.layout_digest,
+        tensors=item.tensors_digest,
+        source=item.adapter.source_digest,
+        budget=decimal(item.budget),
+        error=decimal(item.error),
+        raw_bytes=item.adapter.raw_bytes,
+        added_bytes=added,
+        derived_from=list(parents),
+    )
+
+
+def _shown(home: Home, done: Published) -> Commit:
+    """Return a commit as the catalog shows it, or, where the catalog lags behind, as the store does (spec COM-06)."""
+    try:
+        with home.catalog.begin() as session:
+            return commit_at(session, done.space, done.number, created=done.created)
+    except ShareRegistryError as error:
+        _LOG.warning("the catalog does not show %s/@c%d yet: %s", done.space, done.number, error)
+    with closing(replayed(home.store, None)) as catalog, catalog.begin() as session:
+        return commit_at(session, done.space, done.number, created=done.created)
+
+
+def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared]) -> Commit:
+    """Return the commit with the reports just made."""
+    found = _shown(home, done)
+    if not done.created:
+        return found
+    reports = {task: replace(report, modules=prepared[TaskName(task)].report.modules) for task, report in found.reports.items()}
+    return replace(found, reports=reports)
+
+
+def _rehearsed(home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepared], options: Options, note: Note) -> Commit:
+    """Return what a commit would be: no id, and `created` is False."""
+    with home.catalog.begin() as session:
+        known = queries.head(session, space)
+        versions: dict[str, Version] = {}
+        for task in prepared:
+            latest = queries.latest_version(session, space, task) if known else None
+            versions[task] = Version((latest.version if latest else 0) + 1)
+    return Commit(
+        number=CommitNumber((known.number if known else 1) + 1),
+        id=Digest(""),
+        parent=known.id if known else Digest(""),
+        kind="absorb",
+        space=space,
+        time=home.outside.now(),
+        key="",
+        author=options.author,
+        message=options.message,
+        refs={task: f"{space}/{task}@v{version}" for task, version in versions.items()},
+        versions=versions,
+        reports={task: replace(item.report, bytes_added=item.new_bytes(home.store), notes=tuple(note.of(task).remarks)) for task, item in prepared.items()},
+        labels=dict(options.labels),
+        metrics=dict(options.metrics),
+        detail="dry run: nothing was written",
+        created=False,
+    )

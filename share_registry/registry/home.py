@@ -1,0 +1,183 @@
+"""One open registry: its store, its catalog, and how the catalog follows the store.
+
+The store is the truth. The catalog answers; before it does, the record behind its head is probed, and whatever it lacks is applied. Where the catalog cannot be written, one in memory takes its place.
+"""
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.queries import store_identity
+from share_registry.errors import CatalogError, Conflict, InvalidInput, NotFound, Refused
+from share_registry.names import SpaceName, space_name
+from share_registry.outside import Outside
+from share_registry.registry.replay import follow, rebuild_catalog
+from share_registry.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from share_registry.materialize.reader import Reader
+    from share_registry.store.protocol import Store
+
+_LOG: Final = logging.getLogger(__name__)
+CATALOG_FILE: Final = "catalog.sqlite"
+DEFAULT_LOCATION: Final = "./share-registry"
+
+
+@dataclass(slots=True, kw_only=True)
+class Home:
+    """An open registry: what every verb works on.
+
+    Attributes:
+        location: Directory or catalog URL as given, without credentials.
+        default_space: Space used where a call names none.
+        writable: Whether verbs that commit are allowed.
+    """
+
+    outside: Outside
+    store: "Store"
+    catalog: Catalog
+    location: str
+    default_space: SpaceName | None
+    writable: bool
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _pid: int = field(default_factory=os.getpid)
+    _reader: "Reader | None" = None
+
+    def close(self) -> None:
+        """Release the catalog's connections and the store."""
+        self.catalog.close()
+        self.store.close()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one thread of this process through; a forked child starts with a lock of its own."""
+        if self._pid != os.getpid():
+            self.lock, self._pid = threading.RLock(), os.getpid()
+        with self.lock:
+            yield
+
+    @contextmanager
+    def reading(self) -> "Iterator[Session]":
+        """Open a read transaction on a catalog that has everything the store had at this moment."""
+        self.catch_up()
+        with self.catalog.begin() as session:
+            yield session
+
+    def catch_up(self) -> None:
+        """Apply to the catalog every record it lacks. Raises Integrity where the store's log is not the one the catalog followed."""
+        with self.locked():
+            if not follow(self.store, self.catalog, write=self.writable):
+                self.catalog = replayed(self.store, self.catalog)
+
+    def require_writable(self) -> None:
+        """Raise Refused in mode "r"."""
+        if not self.writable:
+            raise Refused("this registry is open for reading only.", hint="Open it with mode 'w'.")
+
+    def reader(self) -> "Reader":
+        """Return the materializer of this registry's objects; imports torch on first use."""
+        if self._reader is None:
+            from share_registry.materialize.reader import Reader
+
+            self._reader = Reader(self.store)
+        return self._reader
+
+
+def open_home(location: str | os.PathLike[str] | None, *, store: str | os.PathLike[str] | None, space: str | None, mode: str, outside: Outside) -> Home:
+    """Open a registry, creating it in mode "c" where it is missing.
+
+    Raises:
+        InvalidInput: mode or location is malformed.
+        NotFound: there is no registry and the mode does not create one.
+        Refused: the directory holds something else.
+        Format: the store is of another format version.
+        CatalogError: the catalog cannot be reached or is of another schema.
+    """
+    if mode not in ("r", "w", "c"):
+        raise InvalidInput(f"mode {mode!r} is not 'r', 'w' or 'c'.", hint="'r' reads, 'w' writes, 'c' creates where it is missing.")
+    address = os.fspath(location) if location is not None else outside.environment("SHARE_REGISTRY_URI") or DEFAULT_LOCATION
+    default = space if space is not None else outside.environment("SHARE_REGISTRY_SPACE")
+    root, url = _places(address, os.fspath(store) if store is not None else outside.environment("SHARE_REGISTRY_STORE"))
+    opened = _open_store(root, mode, outside)
+    catalog = _open_catalog(opened, url, root, mode, outside)
+    return Home(
+        outside=outside,
+        store=opened,
+        catalog=catalog,
+        location=address if "://" not in address else catalog.safe_url,
+        default_space=space_name(default) if default else None,
+        writable=mode != "r",
+    )
+
+
+def replayed(store: "Store", broken: Catalog | None) -> Catalog:
+    """Return a catalog in memory, filled from the store, in place of one that cannot be used."""
+    if broken is not None:
+        broken.close()
+    catalog = Catalog.in_memory(store.identity)
+    rebuild_catalog(store, catalog)
+    return catalog
+
+
+def _places(address: str, store: str | None) -> tuple[Path, str | None]:
+    if "://" not in address:
+        if store is not None and Path(store) != Path(address):
+            raise InvalidInput(f"store= {store!r} is given beside the directory {address!r}.", hint="Give store= only with a catalog URL.")
+        return Path(address), None
+    if store is None:
+        raise InvalidInput("a catalog URL needs store=, the directory of the store.", hint="Give store= or set $SHARE_REGISTRY_STORE.")
+    return Path(store), address
+
+
+def _open_store(root: Path, mode: str, outside: Outside) -> "Store":
+    if not outside.exists(root / "FORMAT"):
+        if mode != "c":
+            raise NotFound(f"there is no registry at {root}.", hint="Create it with mode 'c' or `share-registry init`.")
+        return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))
+    return LocalStore(root, outside, read_only=mode == "r")
+
+
+def _open_catalog(store: "Store", url: str | None, root: Path, mode: str, outside: Outside) -> Catalog:
+    """Open the catalog given, or the embedded one: that is an index beside the store, so a damaged one is set aside and made again."""
+    if url is not None:
+        return _matching(Catalog.open(url, mode=mode, store_id=store.identity), store.identity)
+    embedded = f"sqlite:///{root / CATALOG_FILE}"
+    try:
+        return _matching(Catalog.open(embedded, mode="c" if mode == "w" else mode, store_id=store.identity), store.identity)
+    except (CatalogError, Conflict) as error:
+        _LOG.info("catalog %s cannot be used (%s); reading the store instead", root / CATALOG_FILE, error.message)
+        if mode == "r":
+            return replayed(store, None)
+        if isinstance(error, Conflict) or "db upgrade" in error.hint:
+            raise
+    _move_aside(root, outside)
+    return _matching(Catalog.open(embedded, mode="c", store_id=store.identity), store.identity)
+
+
+def _matching(catalog: Catalog, identity: str) -> Catalog:
+    """Check that a catalog is an index of this store. Raises CatalogError."""
+    with catalog.begin() as session:
+        found = store_identity(session)
+    if found == identity:
+        return catalog
+    catalog.close()
+    raise CatalogError(
+        f"catalog {catalog.safe_url} is of store {found}, the store is {identity}.", hint="Give the catalog that belongs to this store, or an empty database."
+    )
+
+
+def _move_aside(root: Path, outside: Outside) -> None:
+    """Keep a damaged catalog file under another name; it is an index, so nothing is lost."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        path = root / f"{CATALOG_FILE}{suffix}"
+        if outside.exists(path):
+            outside.replace(path, root / f"{CATALOG_FILE}{suffix}.damaged-{outside.token()[:8]}")

@@ -1,0 +1,110 @@
+"""Verbs that read: a transaction on a catalog that follows the store, and one question to `history`."""
+
+from collections.abc import Mapping
+from datetime import date
+from typing import TYPE_CHECKING
+
+from share_registry.registry import history
+from share_registry.registry.replay import rebuild_catalog
+from share_registry.registry.resolve import resolve, space_of
+from share_registry.registry.results import Alias, AliasMove, Commit, Lineage, Resolved, SpaceSummary, Tag, Task
+
+if TYPE_CHECKING:
+    from share_registry.registry.home import Home
+
+At = str | int | date | None
+"""A moment: a date or time, a commit number, or what may stand behind `@`."""
+
+
+def spaces(home: "Home") -> list[SpaceSummary]:
+    """See `Registry.spaces`."""
+    with home.reading() as session:
+        return history.spaces(session)
+
+
+def space_summary(home: "Home", name: str) -> SpaceSummary:
+    """Return one space. Raises InvalidInput, NotFound."""
+    with home.reading() as session:
+        where = space_of(session, name)
+        return next(found for found in history.spaces(session) if found.name == where)
+
+
+def log(
+    home: "Home",
+    space: str | None,
+    *,
+    task: str | None,
+    kind: str | None,
+    author: str | None,
+    since: str | date | None,
+    until: str | date | None,
+    limit: int | None,
+    before: int | None,
+) -> list[Commit]:
+    """See `Registry.log`."""
+    with home.reading() as session:
+        return history.log(session, space=_asked(home, space), task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
+
+
+def show(home: "Home", ref: str, *, space: str | None) -> Commit:
+    """See `Registry.show`."""
+    with home.reading() as session:
+        found = history.show(session, ref, space=_asked(home, space))
+    if not found.reports:
+        return found
+    from share_registry.registry.reports import with_modules
+
+    return with_modules(home, found)
+
+
+def resolve_reference(home: "Home", ref: str, *, space: str | None) -> Resolved:
+    """See `Registry.resolve`."""
+    with home.reading() as session:
+        return resolve(session, ref, space=_asked(home, space))
+
+
+def tasks(home: "Home", space: str | None, *, labels: Mapping[str, str] | None, alias: str | None, name: str | None, at: At) -> list[Task]:
+    """See `Registry.tasks`."""
+    with home.reading() as session:
+        return history.tasks(session, space=_asked(home, space), labels=labels, alias=alias, name=name, at=_moment(at))
+
+
+def lineage(home: "Home", ref: str, *, space: str | None) -> Lineage:
+    """See `Registry.lineage`."""
+    with home.reading() as session:
+        return history.lineage(session, ref, space=_asked(home, space))
+
+
+def aliases(home: "Home", space: str | None, *, task: str | None) -> list[Alias]:
+    """See `Registry.aliases`."""
+    with home.reading() as session:
+        return history.aliases(session, space=_asked(home, space), task=task)
+
+
+def alias_history(home: "Home", task: str, alias: str, *, space: str | None, at: At) -> list[AliasMove]:
+    """See `Registry.alias_history`."""
+    with home.reading() as session:
+        return history.alias_history(session, task, alias, space=_asked(home, space), at=_moment(at))
+
+
+def tags(home: "Home", space: str | None) -> list[Tag]:
+    """See `Registry.tags`."""
+    with home.reading() as session:
+        return history.tags(session, space=_asked(home, space))
+
+
+def rebuild(home: "Home") -> int:
+    """See `Registry.rebuild`."""
+    home.require_writable()
+    with home.locked():
+        rebuild_catalog(home.store, home.catalog)
+    with home.reading() as session:
+        return sum(space.commits for space in history.spaces(session))
+
+
+def _asked(home: "Home", space: str | None) -> str | None:
+    return space if space is not None else home.default_space
+
+
+def _moment(at: At) -> str | date | None:
+    return f"c{at}" if isinstance(at, int) else at

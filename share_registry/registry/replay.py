@@ -1,0 +1,145 @@
+"""Bring a catalog up to what the store's logs say: the one path by which records reach a catalog.
+
+Records, notes and layouts are read and parsed outside any transaction; a batch of them is then applied in one.
+"""
+
+import logging
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.queries import Head, head, space_names
+from share_registry.errors import CatalogError, Integrity, NotFound
+from share_registry.names import CommitNumber, Digest, SpaceName
+
+if TYPE_CHECKING:
+    from share_registry.format.layout import Layout
+    from share_registry.format.records import Note, Record
+    from share_registry.store.protocol import Store
+
+_LOG: Final = logging.getLogger(__name__)
+_BATCH: Final = 256
+_MAX_JSON_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One record of a log with what the catalog needs beside it."""
+
+    record: "Record"
+    id: Digest
+    note: "Note | None"
+    layouts: "dict[Digest, Layout]"
+
+
+def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
+    """Apply every record that the catalog lacks; tell whether the catalog now has them all.
+
+    The head that the catalog knows is compared with the store's record of that number, and the record behind it is probed: two small reads a space, no listing of objects.
+    A catalog that followed another log (a copy from elsewhere, a restored backup) is wiped and filled again.
+
+    Raises:
+        Integrity: the store's log is damaged.
+    """
+    heads = _heads(store, catalog)
+    foreign = [space for space, known in heads.items() if _foreign(store, space, known)]
+    behind = [space for space, known in heads.items() if _behind(store, space, known)]
+    if not behind and not foreign:
+        return True
+    if not write:
+        return False
+    if foreign:
+        _LOG.warning("the catalog followed another log of %s; it is rebuilt", ", ".join(foreign))
+        rebuild_catalog(store, catalog)
+        return True
+    for space in behind:
+        _apply_new(store, catalog, space)
+    return True
+
+
+def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
+    """Empty a catalog and fill it from the store alone. What a crash leaves half filled, the next `follow` completes."""
+    from share_registry.catalog.projection import wipe
+
+    with catalog.begin(write=True) as session:
+        wipe(session)
+    for space in store.spaces():
+        _apply_new(store, catalog, SpaceName(space))
+
+
+def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> Entry | None:
+    """Read one record with its note and layouts; None where the log ends before it. Raises Integrity or Format."""
+    content = store.record(space, number)
+    if content is None:
+        return None
+    from share_registry.format.records import parse_record
+
+    record = parse_record(content, what=f"record c{number} of space {space}")
+    return Entry(record=record, id=Digest(sha256(content).hexdigest()), note=read_note(store, record.note), layouts=_layouts(store, record))
+
+
+def read_note(store: "Store", digest: Digest | None) -> "Note | None":
+    """Return a note; None where there is none or it was removed."""
+    from share_registry.format.records import Note
+
+    if digest is None:
+        return None
+    try:
+        return Note.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
+    except NotFound:
+        return None
+
+
+def read_layout(store: "Store", digest: Digest) -> "Layout":
+    """Return a layout. Raises NotFound or Integrity."""
+    from share_registry.format.layout import Layout
+
+    return Layout.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
+
+
+def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
+    try:
+        with catalog.begin() as session:
+            spaces = {*store.spaces(), *space_names(session)}
+            return {SpaceName(space): head(session, SpaceName(space)) for space in sorted(spaces)}
+    except CatalogError as error:
+        raise CatalogError(error.message, hint=error.hint or "Run `share-registry rebuild`.") from error
+
+
+def _foreign(store: "Store", space: SpaceName, known: Head | None) -> bool:
+    if known is None:
+        return False
+    content = store.record(space, known.number)
+    return content is None or sha256(content).hexdigest() != known.id
+
+
+def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:
+    return store.record(space, CommitNumber((known.number if known else 0) + 1)) is not None
+
+
+def _apply_new(store: "Store", catalog: Catalog, space: SpaceName) -> None:
+    from share_registry.catalog.projection import apply
+
+    while True:
+        with catalog.begin() as session:
+            known = head(session, space)
+        first = (known.number if known else 0) + 1
+        entries: list[Entry] = []
+        while len(entries) < _BATCH and (entry := read_entry(store, space, CommitNumber(first + len(entries)))) is not None:
+            entries.append(entry)
+        if not entries:
+            return
+        with catalog.begin(write=True) as session:
+            for entry in entries:
+                apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
+
+
+def _layouts(store: "Store", record: "Record") -> "dict[Digest, Layout]":
+    found: dict[Digest, Layout] = {}
+    for digest in sorted({task.layout for task in getattr(record, "tasks", ())}):
+        try:
+            found[digest] = read_layout(store, digest)
+        except (NotFound, Integrity) as error:
+            _LOG.warning("layout %s cannot be read: %s", digest, error)
+    return found

@@ -1,0 +1,78 @@
+"""The report of one adapter, from its stored form alone: at commit and, the same, at any later look."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from share_registry.catalog import queries
+from share_registry.format.adapter_object import bits_of
+from share_registry.format.layout import Layout
+from share_registry.names import Side
+from share_registry.registry.results import Commit, ModuleReport
+from share_registry.stored import StoredAdapter, StoredModule, StoredSide
+
+if TYPE_CHECKING:
+    from share_registry.registry.home import Home
+
+
+def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float], names: Sequence[str] | None = None) -> tuple[ModuleReport, ...]:
+    """Describe every module and side.
+
+    Args:
+        stored: The adapter object.
+        layout: Its layout.
+        errors: Relative error of each module's dW.
+        names: What to call the sources referred to; their digests where None.
+    """
+    called = names if names is not None else [digest[:8] for digest in stored.sources]
+    made = []
+    for shape, module, error in zip(layout.modules(), stored.modules, errors, strict=True):
+        for side, width in ((Side.A, shape.in_), (Side.B, shape.out)):
+            reference, bits = _coded(module, side, called) if module is not None else ("lossless", _raw_bits(layout, shape.module, side) * shape.rank * width)
+            made.append(
+                ModuleReport(
+                    module=shape.module,
+                    side=side.value,
+                    reference=reference,
+                    rank=shape.rank,
+                    bits_per_parameter=bits / (shape.rank * width),
+                    error=error,
+                    bytes=round(bits / 8),
+                )
+            )
+    return tuple(made)
+
+
+def with_modules(home: "Home", commit: Commit) -> Commit:
+    """Return an absorb commit with the module reports of its tasks, read from the store."""
+    reports = {task: replace(report, modules=_modules(home, commit, task)) for task, report in commit.reports.items()}
+    return replace(commit, reports=reports)
+
+
+def _modules(home: "Home", commit: Commit, task: str) -> tuple[ModuleReport, ...]:
+    with home.catalog.begin() as session:
+        row = queries.version_row(session, commit.space, task, commit.versions[task])
+        made = {version.adapter_digest: version.number for version in reversed(queries.versions_of(session, commit.space))}
+    if row is None:
+        return ()
+    opened = home.reader().open(row.adapter_digest)
+    errors = [module.error if module is not None else 0.0 for module in opened.stored.modules]
+    names = [f"c{made[digest]}" if digest in made else digest[:8] for digest in opened.stored.sources]
+    return module_reports(opened.stored, opened.layout, errors, names)
+
+
+def _coded(module: StoredModule, side: Side, names: Sequence[str]) -> tuple[str, float]:
+    stored = module.side(side)
+    return _reference(stored, names), bits_of(stored)
+
+
+def _reference(side: StoredSide, names: Sequence[str]) -> str:
+    rows = f"rows of {', '.join(names[term.source] for term in side.terms)}" if side.terms else ""
+    return " + ".join(part for part in ("previous" if side.previous else "", rows) if part) or "none"
+
+
+def _raw_bits(layout: Layout, module: str, side: Side) -> int:
+    """Bits of one element of a factor that is kept bit for bit, before the planes are compressed."""
+    name = module.rpartition("#")[0] or module
+    factor = next(factor for factor in layout.factors if factor.module in (module, name))
+    return layout.tensors[factor.a if side is Side.A else factor.b].dtype.size_bytes * 8

@@ -1,0 +1,57 @@
+"""What may be handed to `commit`: a directory, a Hub reference, a live PEFT model, or an adapter in memory."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from share_registry.errors import InvalidInput
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.base import derive_task
+from share_registry.exchange.read import read_directory
+from share_registry.names import TaskName, task_name
+
+if TYPE_CHECKING:
+    from share_registry.outside import Outside
+
+HUB: str = "hf://"
+
+
+def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "Outside") -> tuple[TaskName, Adapter, bool]:
+    """Read an adapter from wherever it is.
+
+    Returns:
+        The task name, the adapter, and whether the name was derived from the source's.
+
+    Raises:
+        InvalidInput: nothing that can be committed, or no task name where none can be derived.
+        NotFound, Refused: as the readers of `exchange`.
+    """
+    named = task_name(task) if task is not None else None
+    if isinstance(source, Adapter):
+        return _required(named, "an Adapter in memory"), source, False
+    if isinstance(source, str | os.PathLike):
+        return _from_place(os.fspath(source), named, outside)
+    if hasattr(source, "peft_config") and hasattr(source, "state_dict"):
+        from share_registry.exchange.live import read_model
+
+        wanted = _required(named, "a live PEFT model")
+        return wanted, read_model(source, adapter_name=adapter_name), False
+    raise InvalidInput(
+        f"a {type(source).__name__} cannot be committed.", hint="Hand in a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel or an Adapter."
+    )
+
+
+def _from_place(place: str, named: TaskName | None, outside: "Outside") -> tuple[TaskName, Adapter, bool]:
+    if place.startswith(HUB):
+        from share_registry.exchange.hub import read_hub
+
+        wanted = named if named is not None else derive_task(place.removeprefix(HUB).partition("@")[0])
+        return wanted, read_hub(place, outside=outside), named is None
+    adapter = read_directory(Path(place), outside=outside)
+    return named if named is not None else derive_task(adapter.source.location), adapter, named is None
+
+
+def _required(named: TaskName | None, what: str) -> TaskName:
+    if named is None:
+        raise InvalidInput(f"{what} has no name a task could be called by.", hint="Give task=.")
+    return named
