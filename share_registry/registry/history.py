@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KINDS: Final = ("create", "absorb", "restore", "drop", "rename", "policy", "alias", "tag", "annotate")
 """Kinds of commits, as records name them."""
+_MOST: Final = (1 << 31) - 1
 
 
 def log(
@@ -56,8 +57,8 @@ def log(
     """
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"kind {kind!r} is not one of {', '.join(KINDS)}.", hint=near_misses(kind, list(KINDS)))
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise InvalidInput(f"limit {limit!r} is not a number of at least 1.", hint="Give None for all.")
+    if limit is not None and not (isinstance(limit, int) and 1 <= limit <= _MOST):
+        raise InvalidInput(f"limit {limit!r} is not a number from 1 to {_MOST}.", hint="Give None for all.")
     where = space_of(session, space) if space is not None else None
     page = _page(where, kind=kind, author=author, since=since, until=until)
     if task is not None:
@@ -99,6 +100,7 @@ def spaces(session: Session) -> list[SpaceSummary]:
             base_labels=row.base_labels,
             budget=row.budget,
             keep_original=row.keep_original,
+            references=row.references,
             tasks=count,
             commits=row.head,
             time=moment(text),
@@ -223,7 +225,7 @@ def _before(session: Session, space: str | None, before: int | str) -> "ColumnEl
     if isinstance(before, int):
         if space is None:
             raise InvalidInput(f"before={before} without a space is a commit of no space.", hint="Name the space, or give a reference such as base/@c12.")
-        return CommitRow.number < before
+        return CommitRow.number < min(before, _MOST)
     found = resolve(session, before, space=space)
     if space is not None:
         if found.space != space:
