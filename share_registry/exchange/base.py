@@ -35,7 +35,9 @@ def base_of(config: Mapping[str, object]) -> Base:
     """Read the base model's label and revision. Raises InvalidInput where they are no texts."""
     label, revision = config.get("base_model_name_or_path") or "", config.get("revision")
     if not isinstance(label, str) or not isinstance(revision, str | None) or len(label) > _MAX_LABEL:
-        raise InvalidInput(f"base model {str(label)[:80]!r} at revision {str(revision)[:80]!r}: expected texts of at most {_MAX_LABEL} characters.")
+        raise InvalidInput(
+            f"base model {str(label)[:80]!r} at revision {str(revision)[:80]!r}: expected texts of at most {_MAX_LABEL} characters.", hint="Correct the config."
+        )
     if match := _CACHE.fullmatch(label):
         label, revision = f"{match[1]}/{match[2]}", match[3]
     if config.get("layer_replication"):

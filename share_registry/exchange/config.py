@@ -153,7 +153,7 @@ def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
     if value is None:
         return ()
     if not isinstance(value, dict) or len(value) > _MAX_PATTERNS:
-        raise InvalidInput(f"{CONFIG_FILE}: {field} is a {type(value).__name__}, expected an object of at most {_MAX_PATTERNS} members.")
+        raise _wrong(field, type(value).__name__, f"an object of at most {_MAX_PATTERNS} members")
     return tuple(
         Pattern(text=text, regex=_regex(field, text), value=(_rank if rank else _number)(f"{field}[{text!r}]", number)) for text, number in value.items()
     )
@@ -167,24 +167,24 @@ def _regex(field: str, text: str) -> re.Pattern[str]:
     try:
         return re.compile(rf"(.*\.)?({text})$")
     except re.error as error:
-        raise InvalidInput(f"{CONFIG_FILE}: {field} has the expression {text[:80]!r}, which is not a regular expression: {error}.") from error
+        raise _wrong(field, f"{text[:80]!r}: {error}", "regular expressions as members") from error
 
 
 def _rank(field: str, value: object) -> int:
     if type(value) is not int or not 1 <= value <= 1 << 20:
-        raise InvalidInput(f"{CONFIG_FILE}: {field} is {value!r}, expected a positive integer.")
+        raise _wrong(field, repr(value), "a positive integer")
     return value
 
 
 def _number(field: str, value: object) -> float:
     if type(value) not in (int, float):
-        raise InvalidInput(f"{CONFIG_FILE}: {field} is {value!r}, expected a number.")
+        raise _wrong(field, repr(value), "a number")
     return float(str(value))
 
 
 def _flag(field: str, value: object) -> bool:
     if not isinstance(value, bool | None):
-        raise InvalidInput(f"{CONFIG_FILE}: {field} is {value!r}, expected true or false.")
+        raise _wrong(field, repr(value), "true or false")
     return bool(value)
 
 
@@ -192,5 +192,11 @@ def _texts(field: str, value: object) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise InvalidInput(f"{CONFIG_FILE}: {field} is {value!r}, expected a list of names.")
+        raise _wrong(field, repr(value), "a list of names")
     return tuple(value)
+
+
+def _wrong(field: str, found: str, expected: str) -> InvalidInput:
+    return InvalidInput(
+        f"{CONFIG_FILE}: {field} is {found[:200]}, expected {expected}.", hint="Correct the config, or save the adapter again with PEFT's save_pretrained."
+    )

@@ -34,7 +34,10 @@ def files_of(adapter: Adapter, *, profile: Profile, card: CardFacts) -> tuple[di
         Refused: the portable form does not exist for this adapter.
     """
     if profile not in PROFILES:
-        raise InvalidInput(f"profile {profile!r} is unknown, expected one of {', '.join(PROFILES)}.")
+        raise InvalidInput(
+            f"profile {profile!r} is unknown, expected one of {', '.join(PROFILES)}.",
+            hint="native is the adapter as it was, portable means the same in every server.",
+        )
     plain, notes = (adapter, ()) if profile == "native" else portable(adapter, base_model=card.base_model)
     files = _attached(plain.attachments)
     files[CONFIG_FILE] = plain.config_bytes
@@ -50,7 +53,7 @@ def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
             [(entry.name, entry.value) for entry in layout.metadata], [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors]
         )
     except Integrity as error:
-        raise InvalidInput(error.message) from error
+        raise InvalidInput(error.message, hint="Give one tensor for every key of the layout, in its shape.") from error
 
 
 def export_digest(files: Mapping[str, bytes]) -> Digest:

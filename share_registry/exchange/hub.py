@@ -107,7 +107,7 @@ def _translated(what: str) -> Iterator[None]:
             f"{what} is not on the Hub: {_first(error)}", hint="Check the name and revision; for a private repository log in with `hf auth login`."
         ) from error
     except HFValidationError as error:
-        raise InvalidInput(f"{what} is no Hub location: {_first(error)}") from error
+        raise InvalidInput(f"{what} is no Hub location: {_first(error)}", hint="Write hf://owner/repo[@revision].") from error
     except (http, OSError) as error:
         raise StoreError(f"{what} cannot be fetched: {_first(error)}", hint="Check the network and HF_ENDPOINT, and run it again.") from error
 

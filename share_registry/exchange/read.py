@@ -19,7 +19,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import TENSOR_FILE, check_names, is_pickle, is_pickle_name, refuse_pointer, without_card
 from share_registry.exchange.config import CONFIG_FILE, MAX_CONFIG_BYTES, config_remarks, parse_config, refuse_unsafe, settings_of
 from share_registry.exchange.lanes import layout_of, tied_modules
-from share_registry.exchange.scales import PREFIX
+from share_registry.exchange.scales import PREFIX, module_scales
 from share_registry.exchange.tensors import check_finite, item_of, tensor_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import Json, dump, sha256
@@ -30,6 +30,7 @@ from share_registry.names import Digest
 from share_registry.outside import Kind, Outside
 
 MAX_TENSOR_FILE_BYTES: Final = 16 << 30
+_LIMITS: Final = "Give names of at most 512 bytes, at most 8 dimensions, and at most 65,536 tensors."
 PEFT_METADATA: Final = (("format", "pt"),)
 """What PEFT writes into the header of every tensor file."""
 
@@ -129,6 +130,7 @@ def _assemble(
     check_finite(tensors)
     keep = _tied(tensors) if settings.tied else frozenset[str]()
     layout, remarks = _layout(items, lambda specs: layout_of(metadata, specs, settings, keep=keep))
+    module_scales(config, layout)  # refuses what says nothing certain of its scales
     return Adapter(
         tensors=tensors,
         config=config,
@@ -144,14 +146,14 @@ def _assemble(
 
 def _layout(items: Sequence[Item], build: Callable[[list[TensorSpec]], tuple[Layout, list[str]]]) -> tuple[Layout, list[str]]:
     if len(items) > MAX_TENSORS:
-        raise InvalidInput(f"the adapter has {len(items)} tensors, more than the limit of {MAX_TENSORS}.")
+        raise InvalidInput(f"the adapter has {len(items)} tensors, more than the limit of {MAX_TENSORS}.", hint=_LIMITS)
     try:
         layout, remarks = build([TensorSpec(key=item.key, dtype=item.dtype, shape=list(item.shape)) for item in items])
         layout.to_bytes()
     except ValidationError as error:
-        raise InvalidInput(f"the adapter's tensors cannot be described: {error.errors()[0]['msg']}.") from error
+        raise InvalidInput(f"the adapter's tensors cannot be described: {error.errors()[0]['msg']}.", hint=_LIMITS) from error
     except Integrity as error:
-        raise InvalidInput(error.message) from error
+        raise InvalidInput(error.message, hint=_LIMITS) from error
     return layout, remarks
 
 
@@ -182,7 +184,7 @@ def _written(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> byte
     try:
         return safetensors_file.write(metadata, items)
     except Integrity as error:
-        raise InvalidInput(error.message) from error
+        raise InvalidInput(error.message, hint=_LIMITS) from error
 
 
 def _list(folder: Path, outside: Outside) -> Files:

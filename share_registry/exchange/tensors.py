@@ -35,7 +35,10 @@ def tensor_of(item: Item) -> torch.Tensor:
 def item_of(key: str, tensor: torch.Tensor) -> Item:
     """Return the file's form of a tensor on any device. Raises InvalidInput for an element type that files do not have."""
     if tensor.dtype not in _NAMES:
-        raise InvalidInput(f"tensor {key!r} has element type {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in _NAMES)}.")
+        raise InvalidInput(
+            f"tensor {key!r} has element type {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in _NAMES)}.",
+            hint="Convert it to float32 or bfloat16.",
+        )
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     content = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     return Item(key=key, dtype=_NAMES[tensor.dtype], shape=tuple(tensor.shape), content=content)

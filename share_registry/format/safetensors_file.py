@@ -110,7 +110,7 @@ def _span(key: str, entry: object, what: str) -> tuple[str, DType, int, int, tup
         raise Integrity(f"tensor name {key[:80]!r} of {what} is not 1 to {MAX_KEY_BYTES} printable bytes.")
     if not isinstance(entry, dict) or set(entry) != _MEMBERS:
         raise Integrity(f"tensor {key!r} of {what} has the members {_names(entry)}, expected dtype, shape and data_offsets.")
-    if entry["dtype"] not in DType.__members__:
+    if entry["dtype"] not in list(DType.__members__):
         raise Integrity(f"tensor {key!r} of {what} has the element type {entry['dtype']!r}, expected one of {', '.join(DType.__members__)}.")
     dtype = DType(entry["dtype"])
     shape, offsets = _integers(entry["shape"]), _integers(entry["data_offsets"])

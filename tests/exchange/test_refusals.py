@@ -1,0 +1,271 @@
+"""What cannot be taken apart safely is refused by name: the key or field, what was found, what was expected, and what to do."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
+from share_registry.exchange.read import adapter_of, read_directory
+from share_registry.outside import Outside
+
+Copied = Callable[[str], Path]
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+TENSORS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def set_config(source: Path, **fields: object) -> None:
+    config = json.loads((source / CONFIG).read_bytes()) | fields
+    (source / CONFIG).write_text(json.dumps(config))
+
+
+def set_tensors(source: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(source / TENSORS)
+    change(tensors)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, source / TENSORS, metadata={"format": "pt"})
+
+
+def put(key: str, value: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.update({key: value})
+
+
+def move(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.update({new: tensors.pop(old)})
+
+
+def spoil(value: float) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors[f"{Q}.lora_B.weight"].view(-1)[5:6].fill_(value)
+
+
+def refused(source: Path, error: type[ShareRegistryError], *parts: str) -> None:
+    with pytest.raises(ShareRegistryError) as caught:
+        read_directory(source, outside=Outside())
+    assert type(caught.value) is error, caught.value
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
+    assert caught.value.hint
+
+
+CONFIGS: dict[str, tuple[dict[str, Any], type[ShareRegistryError], tuple[str, ...]]] = {
+    "AdaLoRA": ({"peft_type": "ADALORA"}, Refused, ("peft_type is 'ADALORA'", "expected 'LORA'")),
+    "X-LoRA": ({"peft_type": "XLORA"}, Refused, ("peft_type is 'XLORA'", "expected 'LORA'")),
+    "LoHa": ({"peft_type": "LOHA"}, Refused, ("'LOHA'", "expected 'LORA'")),
+    "no type": ({"peft_type": None}, InvalidInput, ("peft_type is None", "expected 'LORA'")),
+    "PiSSA": ({"init_lora_weights": "pissa"}, Refused, ("init_lora_weights is 'pissa'", "expected", "base")),
+    "fast PiSSA": ({"init_lora_weights": "pissa_niter_4"}, Refused, ("init_lora_weights is 'pissa_niter_4'",)),
+    "OLoRA": ({"init_lora_weights": "OLoRA"}, Refused, ("init_lora_weights is 'OLoRA'",)),
+    "CorDA": ({"init_lora_weights": "corda"}, Refused, ("init_lora_weights is 'corda'",)),
+    "LoftQ": ({"init_lora_weights": "loftq"}, Refused, ("init_lora_weights is 'loftq'",)),
+    "LoRA-GA": ({"init_lora_weights": "lora_ga"}, Refused, ("init_lora_weights is 'lora_ga'",)),
+    "unknown initialization": ({"init_lora_weights": "novel"}, Refused, ("init_lora_weights is 'novel'", "expected true, false")),
+    "initialization of a wrong type": ({"init_lora_weights": 3}, Refused, ("init_lora_weights is 3",)),
+    "KaSA": ({"kasa_config": {"beta": 1}}, Refused, ("kasa_config is set", "expected none")),
+    "BD-LoRA": ({"use_bdlora": {"nblocks": 2}}, Refused, ("use_bdlora is set", "expected none")),
+    "QALoRA": ({"use_qalora": True}, Refused, ("use_qalora is set", "expected none")),
+    "Arrow": ({"arrow_config": {"top_k": 2}}, Refused, ("arrow_config is set", "expected none")),
+    "Megatron": ({"megatron_config": {"a": 1}}, Refused, ("megatron_config is set", "expected none")),
+    "foreign library": ({"auto_mapping": {"parent_library": "evil.module"}}, Refused, ("parent_library is 'evil.module'", "expected a module of transformers")),
+    "look-alike library": ({"auto_mapping": {"parent_library": "transformers_x"}}, Refused, ("'transformers_x'", "expected a module of transformers")),
+    "mapping of a wrong type": ({"auto_mapping": "x"}, Refused, ("parent_library is 'x'",)),
+    "rank of another shape": ({"r": 5}, InvalidInput, ("layers.0.mlp.down_proj.lora_A.weight", "has 4 rows", "shape [4, 24]", "expected the rank 5")),
+    "rank that is no integer": ({"r": "4"}, InvalidInput, ("r is '4'", "expected a positive integer")),
+    "rank zero": ({"r": 0}, InvalidInput, ("r is 0", "expected a positive integer")),
+    "alpha that is no number": ({"lora_alpha": None}, InvalidInput, ("lora_alpha is None", "expected a number")),
+    "alpha that is true": ({"lora_alpha": True}, InvalidInput, ("lora_alpha is True", "expected a number")),
+    "pattern of another shape": ({"rank_pattern": {"q_proj": 2}}, InvalidInput, ("q_proj.lora_A.weight", "has 4 rows", "expected the rank 2")),
+    "patterns that are a list": ({"alpha_pattern": ["q_proj"]}, InvalidInput, ("alpha_pattern is list", "expected an object")),
+    "pattern that is no expression": ({"alpha_pattern": {"(q_proj": 2}}, InvalidInput, ("(q_proj", "expected regular expressions")),
+    "pattern that may run for ever": ({"alpha_pattern": {"(a+)+q": 2}}, Refused, ("(a+)+q", "expected one without repeated groups")),
+    "flag that is a text": ({"use_rslora": "yes"}, InvalidInput, ("use_rslora is 'yes'", "expected true or false")),
+    "parameters that are a text": ({"target_parameters": "x"}, InvalidInput, ("target_parameters is 'x'", "expected a list")),
+}
+
+
+@pytest.mark.parametrize("what", CONFIGS)
+def test_a_config_is_refused(what: str, copied: Copied) -> None:
+    fields, error, parts = CONFIGS[what]
+    source = copied("plain")
+    set_config(source, **fields)
+    refused(source, error, *parts)
+
+
+FILES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], type[ShareRegistryError], tuple[str, ...]]] = {
+    "NaN": (spoil(float("nan")), InvalidInput, (f"{Q}.lora_B.weight", "has 1 values that are NaN or infinite", "expected finite")),
+    "infinity": (spoil(float("inf")), InvalidInput, (f"{Q}.lora_B.weight", "NaN or infinite")),
+    "A without B": (lambda t: t.pop(f"{Q}.lora_B.weight"), InvalidInput, (f"{Q}.lora_A.weight", "[4, 16] has no counterpart", "expected both")),
+    "B without A": (lambda t: t.pop(f"{Q}.lora_A.weight"), InvalidInput, (f"{Q}.lora_B.weight", "[16, 4] has no counterpart", "expected both")),
+    "ranks that differ": (put(f"{Q}.lora_B.weight", torch.ones(16, 3)), InvalidInput, ("[4, 16]", "[16, 3]", "expected equal ranks, found 4 and 3")),
+    "block-diagonal B": (put(f"{Q}.lora_B.weight", torch.ones(16, 2)), InvalidInput, ("[16, 2]", "expected equal ranks")),
+    "an empty shard": (put(f"{Q}.lora_A.weight", torch.ones(0)), InvalidInput, (f"{Q}.lora_A.weight", "shape [0]", "expected at least two dimensions")),
+    "a flat shard": (put(f"{Q}.lora_A.weight", torch.ones(64)), InvalidInput, (f"{Q}.lora_A.weight", "shape [64]", "ungathered shard")),
+    "an empty matrix": (put(f"{Q}.lora_B.weight", torch.ones(16, 0)), InvalidInput, ("shape [16, 0]", "no empty one")),
+    "integers": (put(f"{Q}.lora_A.weight", torch.ones(4, 16, dtype=torch.int8)), InvalidInput, ("element type I8", "expected one of")),
+    "a pair twice": (put(f"{Q.removeprefix('base_model.model.')}.lora_A.weight", torch.ones(4, 16)), InvalidInput, ("are the same factor", "expected one")),
+    "a dump with adapter names": (
+        move(f"{Q}.lora_A.weight", f"{Q}.lora_A.default.weight"),
+        InvalidInput,
+        ("lora_A.default.weight", "holds an adapter name", "expected"),
+    ),
+    "KaSA's diagonal": (put(f"{Q}.lora_diag", torch.ones(4)), Refused, (f"{Q}.lora_diag", "inside the LoRA layer", "expected lora_A and lora_B")),
+    "AdaLoRA's values": (put(f"{Q}.lora_E", torch.ones(4, 1)), Refused, (f"{Q}.lora_E", "expected lora_A and lora_B")),
+    "a router": (put(f"{Q}.lora_router.weight", torch.ones(4)), Refused, (f"{Q}.lora_router.weight", "inside the LoRA layer")),
+    "a stray LoRA tensor": (put("base_model.model.x.lora_new", torch.ones(4)), Refused, ("x.lora_new", "outside every LoRA layer")),
+    "LyCORIS": (put("base_model.model.x.hada_w1_a", torch.ones(4)), Refused, ("x.hada_w1_a", "unknown method")),
+    "LoKr": (put("base_model.model.x.lokr_w1", torch.ones(4)), Refused, ("x.lokr_w1",)),
+    "IA3": (put("base_model.model.x.ia3_l", torch.ones(4)), Refused, ("x.ia3_l",)),
+    "kohya": (put("lora_unet_x.lora_down.weight", torch.ones(4, 4)), Refused, ("lora_unet_x.lora_down.weight",)),
+    "kinds mixed": (move(f"{Q}.lora_A.weight", f"{Q}.lora_embedding_A"), InvalidInput, ("lora_embedding_A", "different kinds", "expected a pair")),
+    "no factor": (
+        lambda t: [t.pop(key) for key in list(t)] and t.update(x=torch.ones(2)),
+        InvalidInput,
+        ("none of the 1 tensors is a LoRA factor", "expected keys like"),
+    ),
+    "only another method": (lambda t: [t.pop(key) for key in list(t)] and t.update({"x.hada_w1_a": torch.ones(2)}), Refused, ("x.hada_w1_a",)),
+    "a strange convolution": (put(f"{Q}.lora_B.weight", torch.ones(16, 4, 3)), InvalidInput, ("[16, 4, 3]", "do not multiply", "expected")),
+    "an endless name": (put("x" * 600, torch.ones(1)), InvalidInput, ("is not 1 to 512 printable bytes",)),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_tensor_file_is_refused(what: str, copied: Copied) -> None:
+    change, error, parts = FILES[what]
+    source = copied("plain")
+    set_tensors(source, change)
+    refused(source, error, *parts)
+
+
+def test_a_nan_in_a_passenger_is_refused(copied: Copied) -> None:
+    source = copied("modules_to_save")
+    set_tensors(source, lambda tensors: tensors["base_model.model.lm_head.weight"].view(-1)[0:1].fill_(float("nan")))
+    refused(source, InvalidInput, "lm_head.weight", "NaN")
+
+
+def test_tied_copies_that_differ_are_refused(copied: Copied) -> None:
+    source = copied("tied")
+    set_tensors(source, lambda tensors: tensors["base_model.model.lm_head.lora_A.weight"].add_(1))
+    refused(source, InvalidInput, "lm_head.lora_A.weight", "are not transposed copies", "expected")
+
+
+def test_parameters_of_one_module_with_two_scales_are_refused(copied: Copied) -> None:
+    source = copied("experts")
+    set_config(source, alpha_pattern={"gate_up_proj": 3})
+    refused(source, Refused, "mlp.experts", "expected one", "which tensor is which parameter's stands in no file")
+
+
+JSON: dict[str, tuple[bytes, str]] = {
+    "not JSON": (b"{", "is not valid JSON"),
+    "a list": (b"[]", "is a JSON list, expected an object"),
+    "a member twice": (b'{"r": 8, "r": 16}', "'r' stands there twice"),
+    "NaN": (b'{"lora_alpha": NaN}', "NaN is not a JSON number"),
+    "infinity": (b'{"lora_alpha": 1e999}', "1e999 is not finite"),
+    "a huge integer": (b'{"r": ' + b"9" * 5000 + b"}", "is not below 2**53"),
+    "deep nesting": (b'{"a":' * 20 + b"1" + b"}" * 20, "nested deeper"),
+    "endless nesting": (b'{"a":' + b"[" * 200_000, "nested deeper"),
+    "not Unicode": (b'{"a": "\xff"}', "is not valid JSON"),
+    "half a character": (b'{"a": "\\ud800"}', "a text that is not Unicode"),
+    "a long text": (b'{"a": "' + b"x" * 70_000 + b'"}', "a text of more than"),
+    "a long file": (b'{"a": 1}' + b" " * (1 << 20), "bytes, more than the limit of 1048576"),
+}
+
+
+@pytest.mark.parametrize("what", JSON)
+def test_a_config_that_could_be_misread_is_refused(what: str, copied: Copied) -> None:
+    content, part = JSON[what]
+    source = copied("plain")
+    (source / CONFIG).write_bytes(content)
+    refused(source, InvalidInput, CONFIG, part)
+
+
+def test_a_missing_directory_or_file_is_not_found(copied: Copied, tmp_path: Path) -> None:
+    refused(tmp_path / "none", NotFound, "none does not exist")
+    source = copied("plain")
+    (source / CONFIG).unlink()
+    refused(source, NotFound, f"has no {CONFIG}")
+    source = copied("rslora")
+    (source / TENSORS).unlink()
+    refused(source, NotFound, f"has no {TENSORS}")
+
+
+def test_a_file_instead_of_a_directory_is_refused(copied: Copied) -> None:
+    refused(copied("plain") / TENSORS, InvalidInput, "is a file, expected a directory")
+
+
+def test_a_pickle_is_never_opened(copied: Copied, tmp_path: Path) -> None:
+    source = copied("plain")
+    (source / TENSORS).unlink()
+    (source / "adapter_model.bin").write_bytes(pickle.dumps(_Bomb(str(tmp_path / "exploded"))))
+    refused(source, InvalidInput, "adapter_model.bin", "expected adapter_model.safetensors", "pickles are never opened", "save_pretrained")
+    assert not (tmp_path / "exploded").exists()
+
+
+class _Bomb:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (self.path, "w"))
+
+
+def test_a_git_lfs_pointer_is_named(copied: Copied) -> None:
+    for name in (TENSORS, "head.safetensors"):
+        source = copied("plain" if name == TENSORS else "rslora")
+        (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+        refused(source, InvalidInput, f"{name} is a git-LFS pointer", "expected the file itself", "git lfs pull")
+
+
+def test_a_sharded_adapter_is_refused(copied: Copied) -> None:
+    source = copied("plain")
+    (source / TENSORS).rename(source / "adapter_model-00001-of-00002.safetensors")
+    refused(source, Refused, "adapter_model-00001-of-00002.safetensors", f"expected one {TENSORS}")
+
+
+@pytest.mark.parametrize("name", [TENSORS, CONFIG, "notes.txt"])
+def test_a_link_is_not_followed(name: str, copied: Copied, tmp_path: Path) -> None:
+    source = copied("plain")
+    (tmp_path / "elsewhere").write_text("secret")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(tmp_path / "elsewhere")
+    refused(source, InvalidInput, name, "is a symbolic link, expected a regular file")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "CON", "nul.txt", "a:b", "a\\b", "dot.", " space", "q?", "\x7f"])
+def test_an_unsafe_file_name_is_refused(name: str, copied: Copied) -> None:
+    if name == " space":
+        name = "space "
+    source = copied("plain")
+    (source / name).write_text("x")
+    refused(source, InvalidInput, "is not safe on every system")
+
+
+def test_a_file_name_that_is_not_unicode_is_refused(copied: Copied) -> None:
+    source = copied("plain")
+    with open(os.fsencode(source) + b"/\xff", "w") as file:
+        file.write("x")
+    refused(source, InvalidInput, "is not safe on every system")
+
+
+def test_names_that_differ_in_case_alone_are_refused(copied: Copied) -> None:
+    source = copied("plain")
+    (source / "head.txt").write_text("x")
+    (source / "Head.txt").write_text("y")
+    refused(source, InvalidInput, "'Head.txt' and 'head.txt' differ in case alone")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 8, 9, 100, -1])
+def test_a_truncated_tensor_file_is_refused(keep: int, copied: Copied) -> None:
+    source = copied("plain")
+    content = (source / TENSORS).read_bytes()
+    (source / TENSORS).write_bytes(content[:keep])
+    refused(source, InvalidInput, TENSORS)
+
+
+def test_an_element_type_that_torch_has_and_files_do_not_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"'x.lora_A.weight' has element type torch.complex64, expected one of"):
+        adapter_of({"x.lora_A.weight": torch.ones(8, 4, dtype=torch.complex64)}, {"peft_type": "LORA"})
