@@ -1,16 +1,18 @@
 """Absorb: one adapter, as handed in, to the integers that are stored (DESIGN 2.1)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from share_registry.algebra.batch import Batch, CodedBatch, batches, codable
+from share_registry.algebra.batch import Batch, batches, codable
 from share_registry.algebra.error import Pair
-from share_registry.algebra.quantise import CodedRows, Rows
+from share_registry.algebra.plan import Previous, planned, refers
+from share_registry.algebra.quantise import CodedRows, Prediction, Rows
 from share_registry.algebra.search import Found, search
 from share_registry.stored import StoredModule, StoredSide, Term
 
@@ -73,7 +75,6 @@ def absorb(
     Returns:
         The outcome; all modules None where the budget cannot be met by coding, or coding would not be smaller.
     """
-    del candidates, previous, references
     nothing = Absorbed(modules=(None,) * len(pairs), sources=(), error=0.0, previous=False)
     positions = _positions(pairs, factors)
     if budget <= 0.0 or not positions:
@@ -82,8 +83,24 @@ def absorb(
     found = search(plain, budget=budget)
     if found is None:
         return nothing
-    outcomes = [_outcome(len(pairs), plain, found), nothing]
-    return outcomes[0] if size is None else min(outcomes, key=size)
+    outcomes = [_outcome(len(pairs), plain, found, candidates)]
+    if references and (candidates or previous):
+        outcomes = _with_references(plain, found, budget, candidates, previous or (), len(pairs)) + outcomes
+    return outcomes[0] if size is None else min((*outcomes, nothing), key=size)
+
+
+def _with_references(plain: Sequence[Batch], found: Found, budget: float, candidates: Sequence[Candidate], previous: Previous, count: int) -> list[Absorbed]:
+    """Return the outcome with the references that pay at the step found without them; none where nothing pays."""
+    modules = [candidate.modules for candidate in candidates]
+    for _ in range(1):
+        batched = [part for batch, steps in zip(plain, found.steps, strict=True) for part in planned(batch, steps, candidates=modules, previous=previous)]
+        if not any(refers(batch) for batch in batched):
+            return []
+        better = search(batched, budget=budget, start=found.delta)
+        if better is None:
+            return []
+        return [_outcome(count, batched, better, candidates)]
+    return []
 
 
 def _positions(pairs: Sequence[Pair], factors: Sequence[int] | None) -> list[int]:
@@ -94,25 +111,48 @@ def _positions(pairs: Sequence[Pair], factors: Sequence[int] | None) -> list[int
     return [position for position, factor in enumerate(together) if factor not in barred]
 
 
-def _outcome(count: int, plain: Iterable[Batch], found: Found) -> Absorbed:
+def _outcome(count: int, coded_batches: Sequence[Batch], found: Found, candidates: Sequence[Candidate]) -> Absorbed:
+    used = sorted(
+        {prediction.sources[t] for batch in coded_batches for prediction in _predictions(batch) for t in torch.nonzero(prediction.used.any(0))[:, 0].tolist()}
+    )
     modules: list[StoredModule | None] = [None] * count
-    for batch, coded in zip(plain, found.coded, strict=True):
+    for batch, coded in zip(coded_batches, found.coded, strict=True):
         for index, position in enumerate(batch.positions):
-            modules[position] = _module(batch, coded, index)
-    return Absorbed(modules=tuple(modules), sources=(), error=found.error, previous=False)
+            error = sqrt(float(coded.wrong[index] / batch.energy[index]))
+            sides = [_side(rows, integers, index, used) for rows, integers in ((batch.a, coded.a), (batch.b, coded.b))]
+            modules[position] = StoredModule(a=sides[0], b=sides[1], error=_bfloat16_above(error))
+    return Absorbed(
+        modules=tuple(modules),
+        sources=tuple(candidates[index].source for index in used),
+        error=found.error,
+        previous=any(batch.a.previous is not None for batch in coded_batches),
+    )
 
 
-def _module(batch: Batch, coded: CodedBatch, index: int) -> StoredModule:
-    error = sqrt(float(coded.wrong[index] / batch.energy[index]))
-    return StoredModule(a=_side(batch.a, coded.a, index), b=_side(batch.b, coded.b, index), error=_bfloat16_above(error))
+def _predictions(batch: Batch) -> list[Prediction]:
+    return [rows.prediction for rows in (batch.a, batch.b) if rows.prediction is not None]
 
 
-def _side(rows: Rows, coded: CodedRows, index: int) -> StoredSide:
-    terms: tuple[Term, ...] = ()
-    return StoredSide(previous=rows.previous is not None, terms=terms, scales=coded.scales[index].numpy().astype(np.float32), own=_integers(coded.own[index]))
+def _side(rows: Rows, coded: CodedRows, index: int, used: Sequence[int]) -> StoredSide:
+    return StoredSide(
+        previous=rows.previous is not None,
+        terms=tuple(_terms(rows.prediction, coded.coefficients, index, used)),
+        scales=coded.scales[index].numpy().astype(np.float32),
+        own=_integers(coded.own[index]),
+    )
 
 
-def _integers(values: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.int32]]":
+def _terms(prediction: Prediction | None, coefficients: Tensor | None, index: int, used: Sequence[int]) -> Iterator[Term]:
+    if prediction is None or coefficients is None:
+        return
+    for t, (source, (start, _)) in enumerate(zip(prediction.sources, prediction.spans, strict=True)):
+        rows = prediction.blocks[t][index]
+        if bool(prediction.used[index, t]) and rows is not None:
+            C = coefficients[index, :, start : start + len(rows)]
+            yield Term(source=used.index(source), exponent=int(prediction.exponents[index, t]), coefficients=_integers(C))
+
+
+def _integers(values: Tensor) -> NDArray[np.int32]:
     return values.to(torch.int32).numpy()
 
 

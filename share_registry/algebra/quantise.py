@@ -1,5 +1,6 @@
 """Quantise factors at given steps, exactly as they will be decoded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,14 +16,18 @@ _SMALLEST: Final = 2.0**-126
 _LARGEST: Final = 2.0**127
 
 
+Block = Sequence[Tensor | None]
+"""Own rows of one earlier adapter for n modules: integers (k, m), or None where a module has none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What earlier blocks say about one side of n modules.
 
     Attributes:
         sources: Candidates whose blocks are used, ascending; block t has the columns `spans[t]` of K.
-        spans: Columns of `coefficients` and rows of `rows` per source.
-        rows: (n, K, m) float64 integers, zero where a module does not have the block.
+        spans: Columns of `coefficients` per source.
+        blocks: Integer rows (k, m) per source and module; None where a module has none.
         coefficients: (n, r, K) float64 in units of the factor; zero where a module does not use a block.
         exponents: (n, T) int64, powers of two of the coefficients in units of the row's scale.
         used: (n, T) whether a module refers to the block at all.
@@ -30,7 +35,7 @@ class Prediction:
 
     sources: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
-    rows: Tensor
+    blocks: tuple[tuple[Tensor | None, ...], ...]
     coefficients: Tensor
     exponents: Tensor
     used: Tensor
@@ -96,7 +101,7 @@ def quantise(rows: Rows, scales: Tensor) -> CodedRows:
     unit = torch.where(usable, scales, torch.ones_like(scales))[..., None]
     wanted = rows.x if rows.previous is None else rows.x - rows.previous
     target = torch.where(usable[..., None], wanted / unit, torch.zeros_like(wanted))
-    C, predicted = _predict(rows.prediction, unit)
+    C, predicted = _predict(rows.prediction, unit, rows.x.shape[-1])
     if predicted is not None:
         target -= predicted
     factor = shrinkage(target.square().mean(-1, keepdim=True))
@@ -107,23 +112,34 @@ def quantise(rows: Rows, scales: Tensor) -> CodedRows:
 def without_own(rows: Rows, coded: CodedRows, drop: Tensor) -> CodedRows:
     """Return the same with the own rows marked in `drop` (n, r) set to zero."""
     own = torch.where(drop[..., None], torch.zeros_like(coded.own), coded.own)
-    predicted = None if rows.prediction is None or coded.coefficients is None else _products(rows.prediction, coded.coefficients)
+    predicted = None if rows.prediction is None or coded.coefficients is None else _products(rows.prediction, coded.coefficients, rows.x.shape[-1])
     return CodedRows(scales=coded.scales, own=own, coefficients=coded.coefficients, decoded=_decode(rows, coded.scales, own, predicted))
 
 
-def _predict(prediction: Prediction | None, unit: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def stack(block: Block, width: int) -> Tensor:
+    """Return the rows of a block for n modules as float64 (n, k, m), short ones padded with zero rows."""
+    k = max((len(rows) for rows in block if rows is not None), default=0)
+    stacked = torch.zeros((len(block), k, width), dtype=torch.float64)
+    for index, rows in enumerate(block):
+        if rows is not None:
+            stacked[index, : len(rows)] = rows
+    return stacked
+
+
+def _predict(prediction: Prediction | None, unit: Tensor, width: int) -> tuple[Tensor | None, Tensor | None]:
     if prediction is None:
         return None, None
     factors = power_of_two(prediction.exponents)[:, None, :]
     steps = torch.cat([factors[..., t : t + 1].expand(-1, -1, stop - start) for t, (start, stop) in enumerate(prediction.spans)], -1)
     C = (prediction.coefficients / (steps * unit)).round()
-    return C, _products(prediction, C)
+    return C, _products(prediction, C, width)
 
 
-def _products(prediction: Prediction, C: Tensor) -> Tensor:
+def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
     total: Tensor | None = None
     for t, (start, stop) in enumerate(prediction.spans):
-        product = (C[..., start:stop] @ prediction.rows[:, start:stop]) * power_of_two(prediction.exponents[:, t, None, None])
+        rows = stack(prediction.blocks[t], width)
+        product = (C[..., start:stop] @ rows) * power_of_two(prediction.exponents[:, t, None, None])
         total = product if total is None else total + product
     assert total is not None
     return total

@@ -22,10 +22,11 @@ _BIGGEST_STEP: Final = log(8.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Batches coded within the budget, the common step and the pooled relative error."""
+    """Batches coded within the budget, the common step, the step of every module (n,) per batch, and the pooled relative error."""
 
     coded: tuple[CodedBatch, ...]
     delta: float
+    steps: tuple[Tensor, ...]
     error: float
 
 
@@ -45,7 +46,8 @@ def search(batches: Sequence[Batch], *, budget: float, start: float | None = Non
         coded = _code_capped(batches, exp(step.x), caps, MODULE_CAP * budget)
         error = sqrt(sum(float(item.wrong.sum()) for item in coded) / total) if coded else inf
         if error <= budget and (best is None or error > best.error):
-            best = Found(coded=tuple(coded), delta=exp(step.x), error=error)
+            steps = tuple(cap.clamp_max(exp(step.x)) for cap in caps)
+            best = Found(coded=tuple(coded), delta=exp(step.x), steps=steps, error=error)
         if _CLOSE * budget <= error <= budget or not step.advance(error / (_AIM * budget), feasible=error <= budget):
             break
     return best

@@ -1,0 +1,109 @@
+"""Decide, module by module, what an adapter is coded against: nothing, the previous version, or rows of earlier adapters (DESIGN 2.1)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from share_registry.algebra.alignment import aligned
+from share_registry.algebra.batch import Batch
+from share_registry.algebra.quantise import Prediction, Rows, coarse
+from share_registry.algebra.reference import Choice, choose
+from share_registry.names import Side
+from share_registry.stored import StoredModule
+
+Modules = Sequence[StoredModule | None]
+Previous = Sequence[tuple[Tensor, Tensor] | None]
+
+
+def planned(batch: Batch, steps: Tensor, *, candidates: Sequence[Modules], previous: Previous) -> Iterator[Batch]:
+    """Yield the batch's modules again, each with the references that cost it least at these steps (n,); all estimates include the distortion.
+
+    Args:
+        batch: Modules in the balanced gauge, without references.
+        steps: The step of each module, as found without references.
+        candidates: Stored modules of earlier adapters, by the caller's positions.
+        previous: Decoded float32 factors of the previous version, by the caller's positions; empty where there is none.
+    """
+    with_blocks, price = _with_blocks(batch, steps, candidates)
+    have = [index for index, position in enumerate(batch.positions) if previous and _fits(batch, previous[position])]
+    if not have:
+        yield with_blocks
+        return
+    continued, price_continued = _with_blocks(_continued(batch, have, previous), steps[have], candidates)
+    better = price_continued < price[have]
+    taken = [index for index, yes in zip(have, better.tolist(), strict=True) if yes]
+    rest = [index for index in range(len(batch.positions)) if index not in taken]
+    if taken:
+        yield select(continued, [have.index(index) for index in taken])
+    if rest:
+        yield select(with_blocks, rest)
+
+
+def refers(batch: Batch) -> bool:
+    """Tell whether anything in the batch is coded against something."""
+    return any(rows.previous is not None or rows.prediction is not None for rows in (batch.a, batch.b))
+
+
+def select(batch: Batch, indices: Sequence[int]) -> Batch:
+    """Return some modules of a batch."""
+    index = torch.tensor(indices)
+    return Batch(
+        positions=tuple(batch.positions[i] for i in indices),
+        a=_select_rows(batch.a, index),
+        b=_select_rows(batch.b, index),
+        weight=batch.weight[index],
+        energy=batch.energy[index],
+    )
+
+
+def _with_blocks(batch: Batch, steps: Tensor, candidates: Sequence[Modules]) -> tuple[Batch, Tensor]:
+    """Return the batch with the blocks that pay, on top of the previous version where there is one, and what each module then costs."""
+    a, b = _choose(batch, batch.a, batch.b, steps, candidates, Side.A), _choose(batch, batch.b, batch.a, steps, candidates, Side.B)
+    return replace(batch, a=replace(batch.a, prediction=a.prediction), b=replace(batch.b, prediction=b.prediction)), a.cost + b.cost
+
+
+def _choose(batch: Batch, rows: Rows, other: Rows, steps: Tensor, candidates: Sequence[Modules], side: Side) -> Choice:
+    width = rows.x.shape[-1]
+    blocks = [tuple(_block(modules[position], side, width) for position in batch.positions) for modules in candidates]
+    wanted = rows.x if rows.previous is None else rows.x - rows.previous
+    return choose(wanted, _scales(batch, other, steps), blocks)
+
+
+def _block(module: StoredModule | None, side: Side, width: int) -> Tensor | None:
+    if module is None or module.side(side).own.shape[1] != width:
+        return None
+    return torch.from_numpy(module.side(side).own)
+
+
+def _scales(batch: Batch, other: Rows, steps: Tensor) -> Tensor:
+    return coarse((steps / batch.weight)[:, None] / other.norms)
+
+
+def _fits(batch: Batch, factors: tuple[Tensor, Tensor] | None) -> bool:
+    return factors is not None and factors[0].shape == batch.a.x.shape[1:] and factors[1].shape == batch.b.x.shape[1:]
+
+
+def _continued(batch: Batch, have: Sequence[int], previous: Previous) -> Batch:
+    """Return the modules that have a previous version in the gauge closest to it."""
+    pairs = [previous[batch.positions[index]] for index in have]
+    p_a = torch.stack([pair[0] for pair in pairs if pair is not None]).to(torch.float64)
+    p_b = torch.stack([pair[1] for pair in pairs if pair is not None]).to(torch.float64)
+    part = select(batch, have)
+    x_a, x_b = aligned(part.a.x, part.b.x, p_a, p_b)
+    return replace(part, a=replace(part.a, x=x_a, previous=p_a), b=replace(part.b, x=x_b, previous=p_b))
+
+
+def _select_rows(rows: Rows, index: Tensor) -> Rows:
+    return Rows(
+        x=rows.x[index],
+        previous=None if rows.previous is None else rows.previous[index],
+        prediction=None if rows.prediction is None else _select_prediction(rows.prediction, index),
+        dtype=rows.dtype,
+    )
+
+
+def _select_prediction(prediction: Prediction, index: Tensor) -> Prediction:
+    blocks: tuple[tuple[Tensor | None, ...], ...] = tuple(tuple(block[i] for i in index.tolist()) for block in prediction.blocks)
+    return replace(prediction, blocks=blocks, coefficients=prediction.coefficients[index], exponents=prediction.exponents[index], used=prediction.used[index])
