@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from share_registry.registry.space import Space
 
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
 
 _ERRORS = "BudgetExceeded CatalogError CommitUnknown Conflict Format Integrity InvalidInput NotFound Refused ShareRegistryError StoreError"
 _RESULTS = "Alias AliasMove Commit Diff Export Finding Lineage LineageNode ModuleReport Report Resolved SpaceSummary Tag Task TaskDiff VerifyReport"

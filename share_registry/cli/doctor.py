@@ -4,7 +4,6 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +46,8 @@ doctor: Final = with_common_options(_doctor)
 
 
 def _packages() -> Iterator[Check]:
+    from importlib import metadata
+
     yield Check(name="python", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in _PACKAGES:
         yield Check(name=name, found=metadata.version(name))

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from share_registry.cli.doctor import doctor
 from share_registry.cli.output import Printed
 from share_registry.cli.verb import verb
+from share_registry.registry.policy import Policy
 
 if TYPE_CHECKING:
-    from share_registry import Policy, Registry
+    from share_registry import Commit, Registry
 
 
 def _policy_options(function: "click.decorators.FC") -> "click.decorators.FC":
@@ -29,7 +29,7 @@ _POLICY_OPTIONS: Final = (
 
 
 @verb("c")
-def init(registry: "Registry") -> Printed:
+def init(registry: "Registry", /) -> Printed:
     """Create the registry, if it is not there."""
     return Printed(title=f"registry at {registry.location}", members={"location": registry.location})
 
@@ -41,7 +41,7 @@ def init(registry: "Registry") -> Printed:
 @click.option("--base-label", "base_labels", multiple=True, metavar="LABEL", help="Another label of the same base model; may be repeated.")
 @_policy_options
 @click.option("--exist-ok", is_flag=True, help="Fine if it is there with the same base model.")
-def create_space(registry: "Registry", name: str, *, base_labels: Sequence[str], exist_ok: bool, **options: object) -> Printed:
+def create_space(registry: "Registry", /, name: str, *, base_labels: Sequence[str], exist_ok: bool, **options: Any) -> Printed:
     """Create a space for one base model.
 
     \b
@@ -49,33 +49,30 @@ def create_space(registry: "Registry", name: str, *, base_labels: Sequence[str],
     """
     base = {member: options.pop(member) for member in ("base_model", "base_revision")}
     given = any(value is not None for value in options.values())
-    policy = _policy(registry, None, options) if given else None
+    policy = _changed(Policy(), options) if given else None
     registry.create_space(name, base_labels=tuple(base_labels), policy=policy, exist_ok=exist_ok, **base)
     return Printed(title=name, members={"space": name, **base}, refs=(name,))
 
 
 @verb("w", name="set-policy")
+@click.argument("space")
 @_policy_options
-def set_policy(registry: "Registry", **options: object) -> object:
-    """Change what the space does by default, from now on.
+def set_policy(registry: "Registry", /, space: str, **options: Any) -> "Commit":
+    """Change what SPACE does by default, from now on.
 
     \b
-    share-registry -s minilm set-policy --budget 0.02
+    share-registry set-policy minilm --budget 0.02
     """
-    return registry.set_policy(policy=options)
+    now = registry.space(space).summary
+    return registry.set_policy(space, _changed(Policy(budget=now.budget, keep_original=now.keep_original, references=now.references), options))
 
 
 @verb("w", doing="rebuilding the catalog")
-def rebuild(registry: "Registry") -> Printed:
+def rebuild(registry: "Registry", /) -> Printed:
     """Make the catalog again from the store alone."""
     registry.rebuild()
     return Printed(title="the catalog was rebuilt from the store", members={"rebuilt": True})
 
 
-def _policy(registry: "Registry", space: str | None, given: dict[str, object]) -> "Policy":
-    from share_registry import Policy
-
-    return replace(Policy(), **{name: value for name, value in given.items() if value is not None})
-
-
-COMMANDS: Final = (init, create_space, set_policy, rebuild, doctor)
+def _changed(policy: Policy, given: dict[str, Any]) -> Policy:
+    return replace(policy, **{name: value for name, value in given.items() if value is not None})

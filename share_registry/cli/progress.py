@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def watching(doing: str, session: "Session") -> Iterator[None]:
-    """Show a bar with what the library logs, on stderr if that is a terminal and the verb takes long."""
+def watching(doing: str, session: "Session") -> Iterator[Callable[[str, int, int], None] | None]:
+    """Show a bar on stderr if that is a terminal and the verb takes long.
+
+    It shows what the library logs; what is yielded moves it: what is being done, how many are done, how many there are.
+    """
     if not doing or session.quiet or not sys.stderr.isatty():
-        yield
+        yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -29,14 +32,14 @@ def watching(doing: str, session: "Session") -> Iterator[None]:
         logger.addHandler(steps)
         logger.setLevel(min(logging.INFO, level or logging.INFO))
         try:
-            yield
+            yield steps.show
         finally:
             logger.removeHandler(steps)
             logger.setLevel(level)
 
 
 class _Steps(logging.Handler):
-    """Shows log lines as the bar's text; `extra={"done": 3, "total": 12}` moves it."""
+    """Shows log lines as the bar's text."""
 
     def __init__(self, progress: "Progress", task: "TaskID") -> None:
         super().__init__(level=logging.INFO)
@@ -44,9 +47,8 @@ class _Steps(logging.Handler):
         self._task = task
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._progress.update(
-            self._task,
-            description=record.getMessage()[:80],
-            completed=getattr(record, "done", None),
-            total=getattr(record, "total", None),
-        )
+        self._progress.update(self._task, description=record.getMessage()[:80])
+
+    def show(self, doing: str, done: int, total: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, description=doing[:80], completed=done, total=total)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +10,6 @@ from share_registry.cli.output import Printed, emit
 from share_registry.cli.progress import watching
 from share_registry.cli.values import label_option, labels_of
 from share_registry.cli.verb import free_verb, session, verb
-from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
     from share_registry import Alias, AliasMove, Diff, Export, Lineage, Log, Registry, Resolved, SpaceSummary, Tag, Task
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where it is decoded; the bytes are the same.")
 @click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. [as committed]")
 @click.option("--exact", is_flag=True, help="The original bytes, where they were kept.")
-def checkout(registry: "Registry", ref: str, *, output: Path, device: str, dtype: str | None, exact: bool) -> Printed:
+def checkout(registry: "Registry", /, ref: str, *, output: Path, device: str, dtype: str | None, exact: bool) -> Printed:
     """Save the version REF as a PEFT directory.
 
     \b
@@ -40,7 +39,7 @@ def checkout(registry: "Registry", ref: str, *, output: Path, device: str, dtype
 @click.option("--name", metavar="NAME", help="Directory below ROOT; '' writes into ROOT itself. [<task>-v<N>-<digest>]")
 @click.option("--profile", type=click.Choice(["native", "portable"]), default="native", help="Same keys and ranks, or the form that every server reads alike.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands there.")
-def export(registry: "Registry", ref: str, root: Path, *, name: str | None, profile: str, overwrite: bool) -> "Export":
+def export(registry: "Registry", /, ref: str, root: Path, *, name: str | None, profile: str, overwrite: bool) -> "Export":
     """Place the version REF below ROOT.
 
     It becomes a PEFT directory with an immutable name; the same digest already there is success.
@@ -58,27 +57,27 @@ def export(registry: "Registry", ref: str, root: Path, *, name: str | None, prof
 @click.option("--author", metavar="NAME", help="Only commits of this author.")
 @click.option("--since", metavar="TIME", help="Only commits at or after this date or time.")
 @click.option("--until", metavar="TIME", help="Only commits at or before this date (its end) or time.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many, the newest.")
+@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="At most so many, the newest; 0: all.")
 @click.option("--before", type=int, metavar="NUMBER", help="Only commits before this one: the next page.")
-def log(registry: "Registry", **options: object) -> "Log":
+def log(registry: "Registry", /, *, limit: int, **options: Any) -> "Log":
     """List the commits of the space, newest first.
 
     \b
     share-registry log --task cola --kind absorb
     """
-    return registry.log(**options)
+    return registry.log(limit=limit or None, **options)
 
 
 @verb("r")
 @click.argument("ref")
-def show(registry: "Registry", ref: str) -> object:
+def show(registry: "Registry", /, ref: str) -> object:
     """Show the commit of REF and its report."""
     return registry.show(ref)
 
 
 @verb("r")
 @click.argument("ref")
-def resolve(registry: "Registry", ref: str) -> "Resolved":
+def resolve(registry: "Registry", /, ref: str) -> "Resolved":
     """Say which version and commit REF means now."""
     return registry.resolve(ref)
 
@@ -88,7 +87,7 @@ def resolve(registry: "Registry", ref: str) -> "Resolved":
 @click.option("--alias", metavar="NAME", help="Only tasks that have this alias.")
 @click.option("--name", metavar="PATTERN", help="Only tasks whose name matches, like 'wn-*'.")
 @click.option("--at", metavar="WHEN", help="As of a commit (c412), tag, date or time.")
-def tasks(registry: "Registry", *, labels: Sequence[str], **options: object) -> "Sequence[Task]":
+def tasks(registry: "Registry", /, *, labels: Sequence[str], **options: Any) -> "Sequence[Task]":
     """List the tasks of the space.
 
     \b
@@ -99,7 +98,7 @@ def tasks(registry: "Registry", *, labels: Sequence[str], **options: object) -> 
 
 @verb("r")
 @click.argument("ref")
-def lineage(registry: "Registry", ref: str) -> "Lineage":
+def lineage(registry: "Registry", /, ref: str) -> "Lineage":
     """Show where the version REF came from."""
     return registry.lineage(ref)
 
@@ -107,7 +106,7 @@ def lineage(registry: "Registry", ref: str) -> "Lineage":
 @verb("r", doing="comparing")
 @click.argument("a")
 @click.argument("b")
-def diff(registry: "Registry", a: str, b: str) -> "Diff":
+def diff(registry: "Registry", /, a: str, b: str) -> "Diff":
     """Compare two versions, or two states of a space.
 
     \b
@@ -118,33 +117,35 @@ def diff(registry: "Registry", a: str, b: str) -> "Diff":
 
 
 @verb("r")
-def aliases(registry: "Registry") -> "Sequence[Alias]":
+@click.option("--task", metavar="NAME", help="Only those of this task.")
+def aliases(registry: "Registry", /, *, task: str | None) -> "Sequence[Alias]":
     """List the aliases of the space."""
-    return registry.aliases()
+    return registry.aliases(task=task)
 
 
 @verb("r", name="alias-history")
 @click.argument("task")
 @click.argument("alias")
 @click.option("--at", metavar="WHEN", help="As of a commit, tag, date or time.")
-def alias_history(registry: "Registry", task: str, alias: str, *, at: str | None) -> "Sequence[AliasMove]":
+def alias_history(registry: "Registry", /, task: str, alias: str, *, at: str | None) -> "Sequence[AliasMove]":
     """List every move of ALIAS of TASK, newest first."""
     return registry.alias_history(task, alias, at=at)
 
 
 @verb("r")
-def tags(registry: "Registry") -> "Sequence[Tag]":
+def tags(registry: "Registry", /) -> "Sequence[Tag]":
     """List the tags of the space."""
     return registry.tags()
 
 
 @verb("r")
-def spaces(registry: "Registry") -> "Sequence[SpaceSummary]":
+def spaces(registry: "Registry", /) -> "Sequence[SpaceSummary]":
     """List the spaces, one per base model."""
     return registry.spaces()
 
 
-@click.option("--level", default="data", show_default=True, help="log (the chain), data (every byte), deep (every version decoded).")
+@free_verb
+@click.option("--level", default="data", show_default=True, help="quick: the chains; data: every byte; deep: every version rebuilt.")
 @click.option("--raise-on-damage/--no-raise-on-damage", default=True, help="Exit with code 5 where something is wrong. [default: yes]")
 def verify(*, level: str, raise_on_damage: bool) -> None:
     """Check that the registry is what its records say.
@@ -152,12 +153,10 @@ def verify(*, level: str, raise_on_damage: bool) -> None:
     Names every version that cannot be trusted, and exits with code 5 if there is one.
     """
     asked = session()
-    with watching("verifying", asked), asked.open("r") as registry:
-        report = registry.verify(level, raise_on_damage=False)
+    with watching("verifying", asked) as progress, asked.open("r") as registry:
+        report = registry.verify(level, raise_on_damage=False, progress=progress)
     emit(report, asked)
-    if raise_on_damage and not report.ok:
-        first = report.findings[0]
-        raise Integrity(f"{len(report.findings)} findings, the first: {first.what}: {first.message}", hint="Put back the named files from a copy.")
+    if raise_on_damage:
+        from share_registry.registry.verify import require_sound
 
-
-COMMANDS: Final = (checkout, export, log, show, resolve, tasks, lineage, diff, aliases, alias_history, tags, spaces, free_verb(verify))
+        require_sound(report)

@@ -23,7 +23,7 @@ def metrics_of(pairs: Iterable[str]) -> dict[str, float]:
     return {name: _number(name, value) for name, value in labels_of(pairs).items()}
 
 
-def expected_of(text: str | None) -> "int | object | None":
+def expected_of(text: str | None) -> int | None:
     """Return the task version in `3`, `v3` or `absent`. Raises InvalidInput."""
     if text is None:
         return None

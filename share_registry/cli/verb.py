@@ -1,6 +1,7 @@
 """What all verbs share: the options for the registry and the output, opening it, printing the result."""
 
 import functools
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
@@ -76,6 +77,8 @@ def verb(mode: str, *, name: str | None = None, doing: str = "") -> Callable[[Ca
             from share_registry.cli.progress import watching
 
             asked = session()
+            if doing:
+                gc.enable()
             with watching(doing, asked), asked.open(mode) as registry:
                 result = function(registry, *args, **kwargs)
             emit(result, asked, brief=mode != "r")

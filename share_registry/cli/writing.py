@@ -1,7 +1,7 @@
 """Verbs that make commits."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -42,7 +42,7 @@ _COMMIT_OPTIONS: Final = (
 @_commit_options
 @click.option("--adapter-name", metavar="NAME", help="Which adapter, where the source holds several.")
 @click.option("--expected", metavar="VERSION", help="Version that must be the task's latest, or 'absent'; otherwise exit code 4.")
-def commit(registry: "Registry", adapter: str, *, labels: Sequence[str], metrics: Sequence[str], expected: str | None, **options: object) -> "Commit":
+def commit(registry: "Registry", /, adapter: str, *, labels: Sequence[str], metrics: Sequence[str], expected: str | None, **options: Any) -> "Commit":
     """Commit ADAPTER as the next version of a task.
 
     ADAPTER is a PEFT directory or hf://owner/repo[@revision].
@@ -59,7 +59,7 @@ def commit(registry: "Registry", adapter: str, *, labels: Sequence[str], metrics
 @verb("c", name="commit-many", doing="absorbing")
 @click.argument("adapters", metavar="TASK=ADAPTER...", nargs=-1, required=True)
 @_commit_options
-def commit_many(registry: "Registry", adapters: Sequence[str], *, labels: Sequence[str], metrics: Sequence[str], **options: object) -> "Commit":
+def commit_many(registry: "Registry", /, adapters: Sequence[str], *, labels: Sequence[str], metrics: Sequence[str], **options: Any) -> "Commit":
     """Commit several adapters, all or nothing.
 
     \b
@@ -76,7 +76,7 @@ def commit_many(registry: "Registry", adapters: Sequence[str], *, labels: Sequen
 @click.argument("alias")
 @click.option("--expected", metavar="VERSION", help="Version the alias must be at now, or 'absent'; otherwise exit code 4.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
-def set_alias(registry: "Registry", ref: str, alias: str, *, expected: str | None, reason: str) -> "Commit":
+def set_alias(registry: "Registry", /, ref: str, alias: str, *, expected: str | None, reason: str) -> "Commit":
     """Point ALIAS of a task at the version REF.
 
     \b
@@ -91,7 +91,7 @@ def set_alias(registry: "Registry", ref: str, alias: str, *, expected: str | Non
 @click.argument("alias")
 @click.option("--expected", metavar="VERSION", help="Version the alias must be at now; otherwise exit code 4.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
-def remove_alias(registry: "Registry", task: str, alias: str, *, expected: str | None, reason: str) -> "Commit":
+def remove_alias(registry: "Registry", /, task: str, alias: str, *, expected: str | None, reason: str) -> "Commit":
     """Remove ALIAS from TASK; its history stays."""
     return registry.remove_alias(task, alias, expected=expected_of(expected), reason=reason)
 
@@ -99,13 +99,14 @@ def remove_alias(registry: "Registry", task: str, alias: str, *, expected: str |
 @verb("w")
 @click.argument("name")
 @click.argument("ref")
-def tag(registry: "Registry", name: str, ref: str) -> "Commit":
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+def tag(registry: "Registry", /, name: str, ref: str, *, reason: str) -> "Commit":
     """Name the commit of REF, for ever.
 
     \b
     share-registry tag release-1 @c412
     """
-    return registry.tag(name, ref)
+    return registry.tag(name, ref, reason=reason)
 
 
 @verb("w")
@@ -114,7 +115,7 @@ def tag(registry: "Registry", name: str, ref: str) -> "Commit":
 @metric_option
 @click.option("--remove", multiple=True, metavar="NAME", help="Label or metric to remove; may be repeated.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
-def annotate(registry: "Registry", ref: str, *, labels: Sequence[str], metrics: Sequence[str], remove: Sequence[str], reason: str) -> "Commit":
+def annotate(registry: "Registry", /, ref: str, *, labels: Sequence[str], metrics: Sequence[str], remove: Sequence[str], reason: str) -> "Commit":
     """Change labels and metrics of a version.
 
     \b
@@ -127,31 +128,34 @@ def annotate(registry: "Registry", ref: str, *, labels: Sequence[str], metrics: 
 
 @verb("w")
 @click.argument("task")
-def drop(registry: "Registry", task: str) -> "Commit":
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+def drop(registry: "Registry", /, task: str, *, reason: str) -> "Commit":
     """Take TASK off the list.
 
     Its versions stay, and one of them can be restored.
     """
-    return registry.drop(task)
+    return registry.drop(task, reason=reason)
 
 
 @verb("w")
 @click.argument("ref")
-def restore(registry: "Registry", ref: str) -> "Commit":
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+def restore(registry: "Registry", /, ref: str, *, reason: str) -> "Commit":
     """Make an old version the newest again.
 
     \b
     share-registry restore cola@v2
     """
-    return registry.restore(ref)
+    return registry.restore(ref, reason=reason)
 
 
 @verb("w")
 @click.argument("task")
 @click.argument("new")
-def rename(registry: "Registry", task: str, new: str) -> "Commit":
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+def rename(registry: "Registry", /, task: str, new: str, *, reason: str) -> "Commit":
     """Rename a task; the old name still leads to it."""
-    return registry.rename(task, new)
+    return registry.rename(task, new, reason=reason)
 
 
 def _told(made: "Commit", *, dry_run: bool) -> "Commit":
@@ -160,6 +164,3 @@ def _told(made: "Commit", *, dry_run: bool) -> "Commit":
     elif not made.created:
         say(f"already committed as c{made.number}; --allow-duplicate makes a new version", session())
     return made
-
-
-COMMANDS: Final = (commit, commit_many, set_alias, remove_alias, tag, annotate, drop, restore, rename)

@@ -6,8 +6,6 @@ Every result becomes one `Sheet` (a title, facts, tables, notes); a sheet become
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import singledispatch
-from html import escape
 from typing import Any, Final
 
 from share_registry.registry.results import (
@@ -100,6 +98,8 @@ def aligned(table: Table, *, width: int | None = None) -> str:
 
 def html(sheet: Sheet) -> str:
     """Return a sheet as HTML; everything that came from a user is escaped."""
+    from html import escape
+
     parts = [f"<p><strong>{escape(sheet.title)}</strong></p>"] if sheet.title else []
     if sheet.facts:
         parts.append(_html_table(Table(headers=(), rows=sheet.facts)))
@@ -108,10 +108,13 @@ def html(sheet: Sheet) -> str:
     return f"<div>{''.join(parts)}</div>"
 
 
-@singledispatch
 def sheet(value: object) -> Sheet:
-    """Return what is shown of a result."""
-    return Sheet(title=str(value))
+    """Return what is shown of a result, or of a list of results of one type."""
+    if isinstance(value, list | tuple):
+        table = _LISTED.get(type(value[0])) if value else None
+        return Sheet(tables=(table(value),)) if table else Sheet(title="\n".join(map(str, value)))
+    made = _SHEETS.get(type(value))
+    return made(value) if made else Sheet(title=str(value))
 
 
 def brief(commit: Commit) -> Sheet:
@@ -121,13 +124,11 @@ def brief(commit: Commit) -> Sheet:
     return Sheet(title="\n".join([*(lines or [commit.ref]), place]), notes=_notes(commit))
 
 
-@sheet.register
-def _(value: Report) -> Sheet:
+def _report_sheet(value: Report) -> Sheet:
     return Sheet(title=summary(value), tables=(_module_table(value),), notes=value.notes)
 
 
-@sheet.register
-def _(value: Commit) -> Sheet:
+def _commit_sheet(value: Commit) -> Sheet:
     facts = [("commit", f"c{value.number} {value.id}"), ("kind", value.kind), ("time", f"{moment(value.time)} UTC")]
     facts += [(name, shown) for name, shown in _optional_facts(value) if shown]
     facts += [(task, summary(report)) for task, report in value.reports.items()]
@@ -135,14 +136,11 @@ def _(value: Commit) -> Sheet:
     return Sheet(title=", ".join(value.refs.values()) or value.ref, facts=tuple(facts), tables=tables, notes=_notes(value))
 
 
-@sheet.register
-def _(value: Log) -> Sheet:
-    headers = ("commit", "id", "time (UTC)", "kind", "what", "error>", "bytes>", "author", "message")
-    return Sheet(tables=(Table(headers=headers, rows=tuple(_log_row(commit) for commit in value)),))
+def _log_sheet(value: Log) -> Sheet:
+    return Sheet(tables=(_log_table(value.commits),))
 
 
-@sheet.register
-def _(value: Lineage) -> Sheet:
+def _lineage_sheet(value: Lineage) -> Sheet:
     rows = tuple(
         (
             f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}{node.ref}",
@@ -161,13 +159,11 @@ def _(value: Lineage) -> Sheet:
     return Sheet(title=f"{value.ref} on {base}", tables=(Table(headers=headers, rows=rows),))
 
 
-@sheet.register
-def _(value: Resolved) -> Sheet:
+def _resolved_sheet(value: Resolved) -> Sheet:
     return Sheet(title=value.long)
 
 
-@sheet.register
-def _(value: Diff) -> Sheet:
+def _diff_sheet(value: Diff) -> Sheet:
     rows = []
     for task in value.tasks:
         change = percent(task.change) if task.change is not None else _NOTHING
@@ -180,25 +176,15 @@ def _(value: Diff) -> Sheet:
     return Sheet(title=f"{value.a} .. {value.b}", tables=tables)
 
 
-@sheet.register
-def _(value: Export) -> Sheet:
+def _export_sheet(value: Export) -> Sheet:
     return Sheet(title=str(value.path), facts=(("ref", value.ref), ("digest", value.digest)), notes=value.notes)
 
 
-@sheet.register
-def _(value: VerifyReport) -> Sheet:
+def _verify_sheet(value: VerifyReport) -> Sheet:
     looked = f"{value.level}: {value.spaces} spaces, {value.records} records, {value.objects} objects of {size(value.bytes)}, {value.versions} versions"
     rows = tuple((found.code, found.what, found.message, ", ".join(found.refs) or _NOTHING) for found in value.findings)
     state = "nothing is damaged" if value.ok else f"{len(rows)} {'thing is' if len(rows) == 1 else 'things are'} wrong"
     return Sheet(title=f"{looked}; {state}", tables=(Table(headers=("clause", "where", "what", "cannot be trusted"), rows=rows),))
-
-
-@sheet.register(list)
-@sheet.register(tuple)
-def _(value: Sequence[object]) -> Sheet:
-    if not value:
-        return Sheet()
-    return Sheet(tables=(_LISTED[type(value[0])](value),)) if type(value[0]) in _LISTED else Sheet(title="\n".join(str(item) for item in value))
 
 
 def _module_table(report: Report) -> Table:
@@ -207,6 +193,11 @@ def _module_table(report: Report) -> Table:
         for module in report.modules
     )
     return Table(headers=("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>"), rows=rows)
+
+
+def _log_table(commits: Sequence[Commit]) -> Table:
+    headers = ("commit", "id", "time (UTC)", "kind", "what", "error>", "bytes>", "author", "message")
+    return Table(headers=headers, rows=tuple(_log_row(commit) for commit in commits))
 
 
 def _task_table(tasks: Sequence[Task]) -> Table:
@@ -260,7 +251,18 @@ def _tag_table(tags: Sequence[Tag]) -> Table:
     return Table(headers=("space", "tag", "commit", "id", "time (UTC)"), rows=rows)
 
 
+_SHEETS: Final[Mapping[type, Callable[[Any], Sheet]]] = {
+    Commit: _commit_sheet,
+    Diff: _diff_sheet,
+    Export: _export_sheet,
+    Lineage: _lineage_sheet,
+    Log: _log_sheet,
+    Report: _report_sheet,
+    Resolved: _resolved_sheet,
+    VerifyReport: _verify_sheet,
+}
 _LISTED: Final[Mapping[type, Callable[[Any], Table]]] = {
+    Commit: _log_table,
     Task: _task_table,
     SpaceSummary: _space_table,
     Alias: _alias_table,
@@ -311,6 +313,8 @@ def _printable(shown: str) -> str:
 
 
 def _html_table(table: Table) -> str:
+    from html import escape
+
     right = [header.endswith(">") for header in table.headers]
     head = "".join(f"<th>{escape(header.removesuffix('>'))}</th>" for header in table.headers)
     body = "".join(f"<tr>{''.join(_html_cell(cell, right[column] if right else False) for column, cell in enumerate(row))}</tr>" for row in table.rows)
@@ -318,4 +322,6 @@ def _html_table(table: Table) -> str:
 
 
 def _html_cell(cell: str, right: bool) -> str:
+    from html import escape
+
     return f'<td style="text-align: right">{escape(cell)}</td>' if right else f"<td>{escape(cell)}</td>"

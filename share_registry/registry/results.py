@@ -186,6 +186,7 @@ class SpaceSummary:
     base_labels: tuple[str, ...]
     budget: float
     keep_original: bool
+    references: bool
     tasks: int
     commits: int
     time: datetime

@@ -34,7 +34,7 @@ def _tree(root: Path) -> dict[Path, bytes]:
         (("checkout", "cola", "-o", "there", "--exact"), 7),
         (("commit", "missing"), 3),
         (("log", "--since", "2026-13-45"), 2),
-        (("set-policy", "--budget", "2"), 2),
+        (("set-policy", "tiny-model", "--budget", "2"), 2),
     ],
     ids=" ".join,
 )

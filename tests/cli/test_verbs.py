@@ -33,7 +33,7 @@ WRITES = {
     "drop": ("drop", "sst2"),
     "restore": ("restore", "cola@v1"),
     "rename": ("rename", "sst2", "sentiment"),
-    "set-policy": ("-s", SPACE, "set-policy", "--budget", "0.02"),
+    "set-policy": ("set-policy", SPACE, "--budget", "0.02"),
     "create-space": ("create-space", "other", "--base-model", "org/other"),
     "rebuild": ("rebuild",),
     "init": ("init",),
@@ -148,10 +148,10 @@ def test_an_alias_moves_back(run: Runner) -> None:
 
 
 def test_the_policy_changes_only_where_it_is_told_to(run: Runner, adapters: Path) -> None:
-    run("-s", SPACE, "set-policy", "--keep-original", "--no-references")
-    run("-s", SPACE, "set-policy", "--budget", "0.02")
+    run("set-policy", SPACE, "--keep-original", "--no-references")
+    run("set-policy", SPACE, "--budget", "0.02")
     space = run("spaces", "--json").json[0]
-    assert (space["budget"], space["keep_original"]) == (0.02, True)
+    assert (space["budget"], space["keep_original"], space["references"]) == (0.02, True, False)
     run("commit", adapters / "cola", "--task", "kept")
     run("checkout", "kept", "-o", "original", "--exact")
     assert (Path("original") / "adapter_model.safetensors").read_bytes() == (adapters / "cola" / "adapter_model.safetensors").read_bytes()

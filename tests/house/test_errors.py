@@ -7,6 +7,7 @@ import re
 import pytest
 
 from share_registry import errors
+from share_registry.cli import reading
 from share_registry.cli.main import INTERRUPTED, app, main
 from share_registry.errors import EXIT_CODES, CommitUnknown, ShareRegistryError
 from tests.house.tree import ROOT
@@ -45,7 +46,7 @@ def test_an_error_becomes_a_message_a_hint_and_its_exit_code(
     def fail(*_: object, **__: object) -> None:
         raise _made(kind)
 
-    monkeypatch.setattr(app.commands["spaces"], "callback", fail)
+    monkeypatch.setattr(reading.spaces, "callback", fail)
     assert main(["spaces"]) == kind.exit_code
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -58,7 +59,7 @@ def test_an_interrupt_gives_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app.commands["spaces"], "callback", interrupt)
+    monkeypatch.setattr(reading.spaces, "callback", interrupt)
     assert main(["spaces"]) == INTERRUPTED
     assert "interrupted" in capsys.readouterr().err
 

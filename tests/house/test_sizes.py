@@ -8,6 +8,7 @@ from tests.house.tree import name, sources
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
+"""A migration is exempt: it is a list of statements, frozen once released."""
 
 
 def _long_functions(text: str) -> list[str]:
@@ -22,7 +23,7 @@ def test_no_module_is_over_400_lines() -> None:
 
 
 def test_no_function_is_over_60_lines() -> None:
-    found = {name(path): _long_functions(path.read_text(encoding="utf-8")) for path in sources()}
+    found = {name(path): _long_functions(path.read_text(encoding="utf-8")) for path in sources() if "migrations" not in path.parts}
     assert {path: functions for path, functions in found.items() if functions} == {}
 
 

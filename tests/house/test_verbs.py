@@ -1,21 +1,24 @@
 """The command line and the public methods say the same: verbs, options, defaults of what is required."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 import click
 import pytest
 
 import share_registry as sr
-from share_registry.cli.main import app
+from share_registry.cli.main import commands
 
+VERBS = commands()
 COMMON = {"registry", "store", "space", "json", "quiet"}
 """Options of every verb; `space` is the parameter that most methods have."""
 NOT_VERBS = {"open", "close", "space"}
 """Methods that a command line has no use for: each run opens, closes, and names its space with -s."""
 VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
 """Verbs that are no method: they are about a place, not about what is in it; `ls` is another name of `tasks`."""
+NOT_OPTIONS = {"self", "space", "progress"}
+"""The bar on a terminal is the progress of `verify`."""
 OUTPUT = {"checkout": {"output"}}
 """A program gets the adapter in memory, a command line in a directory."""
 POLICY = {field.name for field in fields(sr.Policy)}
@@ -27,14 +30,14 @@ def _methods() -> dict[str, inspect.Signature]:
 
 
 def _expected(name: str) -> set[str]:
-    parameters = set(_methods()[name].parameters) - {"self", "space"}
+    parameters = set(_methods()[name].parameters) - NOT_OPTIONS
     if "policy" in parameters:
         parameters = (parameters - {"policy"}) | POLICY
     return parameters | OUTPUT.get(name, set())
 
 
 def _offered(verb: str) -> set[str]:
-    return {str(parameter.name) for parameter in app.commands[verb].params} - COMMON
+    return {str(parameter.name) for parameter in VERBS[verb].params} - COMMON
 
 
 def _spelled(option: click.Option) -> str:
@@ -43,15 +46,15 @@ def _spelled(option: click.Option) -> str:
     return long.removeprefix("--").replace("-", "_") + ("s" if option.multiple and str(option.name).endswith("s") else "")
 
 
-def _commands(group: click.Group) -> Iterator[click.Command]:
-    for command in group.commands.values():
+def _all(verbs: Mapping[str, click.Command]) -> Iterator[click.Command]:
+    for command in verbs.values():
         yield command
         if isinstance(command, click.Group):
-            yield from _commands(command)
+            yield from _all(command.commands)
 
 
 def test_every_public_method_has_a_verb_and_every_verb_a_method() -> None:
-    assert set(app.commands) - VERBS_ALONE == {name.replace("_", "-") for name in _methods()}
+    assert set(VERBS) - VERBS_ALONE == {name.replace("_", "-") for name in _methods()}
 
 
 @pytest.mark.parametrize("name", sorted(_methods()))
@@ -61,12 +64,12 @@ def test_a_verb_offers_what_its_method_takes(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(_methods()))
 def test_what_a_method_requires_the_verb_requires(name: str) -> None:
-    needed = {str(parameter.name) for parameter in app.commands[name.replace("_", "-")].params if parameter.required}
+    needed = {str(parameter.name) for parameter in VERBS[name.replace("_", "-")].params if parameter.required} - {"space"}
     required = {parameter.name for parameter in _methods()[name].parameters.values() if parameter.default is inspect.Parameter.empty}
     assert needed - OUTPUT.get(name, set()) == required - {"self", "policy", "space"}
 
 
-@pytest.mark.parametrize("command", list(_commands(app)), ids=lambda command: str(command.name))
+@pytest.mark.parametrize("command", list(_all(VERBS)), ids=lambda command: str(command.name))
 def test_options_are_spelled_as_parameters_and_explained(command: click.Command) -> None:
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     assert {option.name: _spelled(option) for option in options} == {option.name: option.name for option in options}
@@ -74,7 +77,7 @@ def test_options_are_spelled_as_parameters_and_explained(command: click.Command)
     assert command.help
 
 
-@pytest.mark.parametrize("command", list(_commands(app)), ids=lambda command: str(command.name))
+@pytest.mark.parametrize("command", list(_all(VERBS)), ids=lambda command: str(command.name))
 def test_every_verb_takes_the_common_options(command: click.Command) -> None:
     assert {parameter.name for parameter in command.params} >= COMMON
 
