@@ -115,13 +115,12 @@ class Outside:
             Integrity: not a regular file, or larger than the limit.
             StoreError: the system refuses.
         """
-        with _translated(path), self._spot(path) as (name, folder):
+        with _translated(path):
             try:
-                handle = self._system.open(name, READ, folder=folder)
+                with self._spot(path) as (name, folder), self._closing(self._system.open(name, READ, folder=folder)) as handle:
+                    return self._read_all(handle, path, limit)
             except FileNotFoundError as error:
                 raise NotFound(f"file {path} does not exist.", hint="Check the path.") from error
-            with self._closing(handle):
-                return self._read_all(handle, path, limit)
 
     def write_new(self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False) -> None:
         """Create a file that must not exist, write it whole and make it durable. A failed write removes the file.
@@ -196,8 +195,7 @@ class Outside:
         if WINDOWS:
             return  # has no such call; its file systems journal names
         with _translated(path), self._spot(path) as (name, folder):
-            handle = self._system.open(name, FOLDER | (NO_FOLLOW if self._root else 0), folder=folder)
-            with self._closing(handle):
+            with self._closing(self._system.open(name, FOLDER | (NO_FOLLOW if self._root else 0), folder=folder)) as handle:
                 self._sync_names(handle)
 
     def touch(self, path: Path) -> None:
@@ -252,11 +250,11 @@ class Outside:
         try:
             for step in steps[:-1]:
                 inner = self._step(step, folder, path)
-                self._system.close(folder)
+                self._let_go(folder)
                 folder = inner
             yield steps[-1], folder
         finally:
-            self._system.close(folder)
+            self._let_go(folder)
 
     def _step(self, name: str, folder: int, path: Path) -> int:
         try:
@@ -266,11 +264,16 @@ class Outside:
                 raise Integrity(f"{name!r} on the way to {path} is a link or a file, expected a directory.", hint="Run verify.") from error
             raise
 
+    def _let_go(self, folder: int) -> None:
+        """Close a directory that was only passed through: it holds nothing that could fail to be written."""
+        with suppress(OSError):
+            self._system.close(folder)
+
     @contextmanager
-    def _closing(self, handle: int) -> Iterator[None]:
+    def _closing(self, handle: int) -> Iterator[int]:
         """Close a descriptor; a failure to close counts, unless something failed before."""
         try:
-            yield
+            yield handle
         except BaseException:
             with suppress(OSError):
                 self._system.close(handle)

@@ -57,8 +57,6 @@ class LocalStore:
         except NotFound as error:
             raise NotFound(f"there is no registry at {root}.", hint="Create it with mode 'c' or `share-registry init`.") from error
         self._identity = identity_of(self._format)
-        if not read_only:
-            self._outside.sync_directory(self._root)  # a creator may have died before it did
 
     @classmethod
     def create(cls, root: Path, outside: Outside, identity: str) -> Self:
@@ -245,6 +243,7 @@ class LocalStore:
 
     def _temporary(self, content: bytes, point: str) -> Path:
         path = self._root / "tmp" / self._outside.token()
+        self._make_named(path.parent)  # copies of a store tend to lose empty directories
         self._outside.write_new(path, content, point=point, frozen=True)
         return path
 

@@ -10,7 +10,7 @@ import math
 import os
 import random
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -209,11 +209,13 @@ class Recorder(System):
 
     Attributes:
         dead: Set when the process is killed: whatever it still tries has no effect.
+        hook: Called with "mkdir" behind each new directory, a point that the library does not name.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.dead = False
+        self.hook: Callable[[str], None] = lambda point: None
         self._open: dict[int, int] = {}
 
     def open(self, name: str, flags: int, *, mode: int = 0o666, folder: int | None = None) -> int:
@@ -272,6 +274,7 @@ class Recorder(System):
         self._live()
         super().mkdir(name, folder=folder)
         self.journal.create(*self._place(name, folder))
+        self.hook("mkdir")
 
     def find(self, name: str, *, folder: int | None = None) -> os.stat_result:
         self._live()

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from share_registry.errors import ShareRegistryError
 from share_registry.outside import Outside
 from share_registry.outside.system import System
 from share_registry.store.local import LocalStore
 from tests.reliability.journal import Crash, Journal, Killed, Recorder, restore
-from tests.reliability.writer import SPACE, Lost, Writer, check
+from tests.reliability.writer import Lost, Writer, check
 
 IDENTITY: Final = "01234567-89ab-cdef-0123-456789abcdef"
 SHARED: Final = b"a layout that every commit names"
 POINTS: Final = tuple(f"{what}.{step}" for what in ("obj", "record") for step in ("open", "half", "prefsync", "postfsync", "linked", "dirsync"))
-FORMAT_POINTS: Final = ("probe.open", "probe.postfsync", "format.open", "format.half", "format.prefsync", "format.postfsync", "format.linked")
+FORMAT_POINTS: Final = ("format.linked", "format.postfsync", "format.prefsync", "format.half", "format.open", "probe.postfsync", "probe.open")
+
+MKDIRS: Final = 9
+"""Directories that a creation and a first commit make: root, objects, spaces, tmp, two shards, spaces/base, log, and one that is not reached."""
 
 
 class NoFlush(System):
@@ -45,6 +49,7 @@ class World:
                 system.dead = True
                 raise Killed
 
+        system.hook = hook
         outside = self.outside(hook, system=system)
         root = journal.top / "registry"
         return self.store(root, outside) if outside.exists(root / "FORMAT") else self.store.create(root, outside, IDENTITY)
@@ -66,7 +71,8 @@ def alone(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
 
 def after_a_death(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
     """A writer dies at each point of the creation, of its first and of its second commit; then another one goes on."""
-    kills = [*((point, 1) for point in FORMAT_POINTS), *((point, nth) for point in POINTS for nth in (1, 2))]
+    first = [*((point, 1) for point in FORMAT_POINTS), *(("mkdir", nth) for nth in range(MKDIRS, 0, -1))]
+    kills = [*first, *((point, nth) for point in reversed(POINTS) for nth in (1, 2))]
     for number, kill in enumerate(kills):
         place = top / f"{number}"
         place.mkdir()
@@ -105,17 +111,17 @@ def survives(world: World, scenario: Callable[[World, Path], Iterator[tuple[Jour
 def recovers(crash: Crash, work: Path) -> None:
     """Check one state: readable, nothing acknowledged lost, and the next commit works."""
     restore(crash.tree, work)
-    outside = Outside(system=NoFlush())
-    root = work / "registry"
+    try:
+        _recovers(crash, work / "registry", Outside(system=NoFlush()))
+    except ShareRegistryError as error:
+        raise Lost(f"the store cannot be read or written any more: {error}") from error
+
+
+def _recovers(crash: Crash, root: Path, outside: Outside) -> None:
     if (root / "FORMAT").exists():
         check(LocalStore(root, outside, read_only=True), acknowledged=crash.acknowledged, attempted=ATTEMPTED)
     elif crash.acknowledged:
         raise Lost("the store is gone")
-    try:
-        store = LocalStore.create(root, outside, IDENTITY)
-        Writer().commit(store, "next", [SHARED, b"next"])
-    except Lost:
-        raise
-    except Exception as error:
-        raise Lost(f"no commit is possible any more: {error}") from error
-    check(store, acknowledged=[*crash.acknowledged, "next"], attempted=[*ATTEMPTED, "next"], space=SPACE)
+    store = LocalStore.create(root, outside, IDENTITY)
+    Writer().commit(store, "next", [SHARED, b"next"])
+    check(store, acknowledged=[*crash.acknowledged, "next"], attempted=[*ATTEMPTED, "next"])

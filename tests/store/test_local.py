@@ -328,6 +328,15 @@ def test_a_file_system_without_exclusive_names_is_refused_at_creation(root: Path
     assert list((root / "tmp").iterdir()) == []
 
 
+def test_a_copy_that_lost_its_empty_directories_goes_on(store: LocalStore, root: Path) -> None:
+    for folder in ("objects", "spaces", "tmp"):
+        (root / folder).rmdir()
+    copy = LocalStore(root, Outside())
+    assert list(copy.objects()) == []
+    assert copy.spaces() == []
+    assert copy.publish(SPACE, ONE, copy.get(kept(copy, b"weights")))
+
+
 def test_foreign_things_in_the_directory_are_listed(store: LocalStore, root: Path) -> None:
     digest = kept(store, b"weights")
     store.publish(SPACE, ONE, b"record")
