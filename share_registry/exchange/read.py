@@ -102,12 +102,19 @@ def adapter_of(
     Raises:
         InvalidInput, Refused: as `read_directory`.
     """
-    config_bytes = config if isinstance(config, bytes) else (json.dumps(config, indent=2, allow_nan=False)).encode()
+    config_bytes = config if isinstance(config, bytes) else _config_bytes(config)
     items = safetensors_file.usual_order(item_of(key, tensor) for key, tensor in tensors.items())
     kept = without_card(attachments or {})
     check_names(kept)
     raw_bytes = len(_written(metadata, items))
     return _assemble(tuple(metadata), items, config_bytes, kept, source or Source(kind="adapter", location=""), raw_bytes)
+
+
+def _config_bytes(config: Mapping[str, object]) -> bytes:
+    try:
+        return json.dumps(config, indent=2, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{CONFIG_FILE}: a value is not a JSON value: {error}.", hint="Give texts, numbers, lists and mappings.") from error
 
 
 def source_digest(config_bytes: bytes, metadata: Sequence[tuple[str, str]], items: Sequence[Item], attachments: Mapping[str, bytes]) -> Digest:
