@@ -332,7 +332,8 @@ def _require_fresh(root: Path, inside: Outside) -> None:
     """Allow an empty directory, a catalog, and what a creator that died left behind."""
     for name in inside.names(root):
         ours = name.startswith(_CATALOG) or (name in _FOLDERS and inside.kind(root / name) is Kind.DIRECTORY)
-        if not ours or (name in ("objects", "spaces") and inside.names(root / name)):
+        used = not ours or (name in ("objects", "spaces") and inside.names(root / name))
+        if used and not inside.exists(root / _FORMAT):  # unless another creator was faster by now
             raise Refused(
                 f"{root} holds {name!r} and no FORMAT file: it is not a registry.",
                 hint="Choose an empty or new directory, or restore FORMAT from a copy if this was a registry.",

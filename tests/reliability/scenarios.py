@@ -71,8 +71,8 @@ def alone(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
 
 def after_a_death(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
     """A writer dies at each point of the creation, of its first and of its second commit; then another one goes on."""
-    first = [*((point, 1) for point in FORMAT_POINTS), *(("mkdir", nth) for nth in range(MKDIRS, 0, -1))]
-    kills = [*first, *((point, nth) for point in reversed(POINTS) for nth in (1, 2))]
+    creating = [*((point, 1) for point in FORMAT_POINTS), *(("mkdir", nth) for nth in range(MKDIRS, 0, -1))]
+    kills = [*creating, *((point, nth) for point in reversed(POINTS) for nth in (1, 2))]
     for number, kill in enumerate(kills):
         place = top / f"{number}"
         place.mkdir()
