@@ -14,7 +14,7 @@ _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available."""
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked")
 _HINTS: Final = {
-    "readonly": "The catalog cannot be written here: open with mode 'r'.",
+    "readonly": "It cannot be written here; a registry opened with mode 'r' reads its store instead.",
     "disk is full": "Free some space and run it again.",
     "not a database": "Remove the file and run `share-registry rebuild`: the store holds everything.",
     "malformed": "Remove the file and run `share-registry rebuild`: the store holds everything.",

@@ -6,7 +6,7 @@ Alembic and the migrations are loaded only when something is to be changed.
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import inspect, text
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, Row
@@ -23,7 +23,7 @@ _LOCK: Final = 0x5348_4152_4552_4547
 
 def version_of(connection: Connection) -> str | None:
     """Return the schema version of a database, None where it holds no catalog."""
-    if not inspect(connection).has_table(SCHEMA_TABLE):
+    if not connection.dialect.has_table(connection, SCHEMA_TABLE):
         return None
     found = connection.execute(text(f"SELECT version_num FROM {SCHEMA_TABLE}")).scalars().all()
     return str(found[0]) if found else None

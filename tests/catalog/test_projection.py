@@ -1,9 +1,19 @@
-"""The projection of records into rows."""
+"""The projection of records into rows: what it makes of a log, and what it refuses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.models import AliasRow, CommitRow, LabelRow, ModuleRow, ObjectRow, SpaceRow, TaskNameRow, TaskRow, VersionRow
 from share_registry.catalog.projection import wipe
-from tests.catalog.logs import story
+from share_registry.errors import Conflict, Integrity
+from share_registry.format.records import Note
+from tests.catalog.logs import GENESIS, Log, Logged, digest_of, layout_of, story
 
 
 def test_a_log_applied_twice_changes_nothing_the_second_time(catalog_url: str) -> None:
@@ -29,3 +39,340 @@ def test_a_catalog_wiped_and_filled_again_is_equal(catalog_url: str) -> None:
             assert queries.store_identity(session) == "store"
             log.apply(session)
             assert queries.dump(session) == first
+
+
+def test_both_databases_hold_equal_rows(new_catalog_url: Callable[[str], str]) -> None:
+    dumps = []
+    for kind in ("sqlite", "postgresql"):
+        with Catalog.open(new_catalog_url(kind)) as catalog, catalog.begin(write=True) as session:
+            story().apply(session)
+            dumps.append(queries.dump(session))
+    assert dumps[0] == dumps[1]
+    assert sum(len(rows) for rows in dumps[0].values()) > 60
+
+
+def test_wiping_one_space_leaves_the_others() -> None:
+    logs = [story(), Log(space="other")]
+    logs[1].create()
+    logs[1].absorb("cola", 1)
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        for log in logs:
+            log.apply(session)
+        before = queries.dump(session)
+        wipe(session, "base")
+        assert queries.space_names(session) == ["other"]
+        assert len(session.scalars(select(CommitRow.number)).all()) == 2
+        logs[0].apply(session)
+        assert queries.dump(session) == before
+
+
+def test_tasks_are_numbered_in_the_order_of_creation() -> None:
+    log = Log()
+    log.create()
+    log.absorb("zeta", 1)
+    log.absorb_many({"beta": 1, "alpha": 1})
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+        names = session.execute(select(TaskRow.task, TaskNameRow.name).join(TaskNameRow, TaskNameRow.task == TaskRow.task).order_by(TaskRow.task))
+        assert [tuple(row) for row in names] == [(1, "zeta"), (2, "alpha"), (3, "beta")]
+
+
+def test_the_head_moves_with_every_record() -> None:
+    log = story()
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        for entry in log.entries:
+            assert entry.apply(session)
+            head = queries.head(session, "base")
+            assert head is not None
+            assert (head.number, head.id, head.time) == (entry.record.number, entry.id, entry.record.time)
+        assert queries.heads(session) == {"base": queries.head(session, "base")}
+
+
+def test_a_restored_version_carries_what_it_repeats() -> None:
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        story().apply(session)
+        first, restored = (queries.version_row(session, "base", "acceptability", version) for version in (1, 3))
+        assert first is not None
+        assert restored is not None
+        same = (
+            "adapter_digest",
+            "layout_digest",
+            "tensors_digest",
+            "source_digest",
+            "config_digest",
+            "note_digest",
+            "note_task",
+            "error",
+            "raw_bytes",
+            "remarks",
+        )
+        assert [getattr(restored, name) for name in same] == [getattr(first, name) for name in same]
+        assert (first.name, restored.name, restored.note_task) == ("cola", "acceptability", "cola")
+        assert (restored.restored_from, restored.added_bytes, restored.number) == (1, 0, 11)
+        assert queries.labels_of(session, "base", "acceptability", 3) == {"team": "search"}
+        assert queries.metrics_of(session, "base", "acceptability", 3) == {"accuracy": 0.9}
+
+
+def test_an_annotation_replaces_and_removes() -> None:
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        story().apply(session)
+        assert queries.labels_of(session, "base", "cola", 2) == {"team": "core"}
+        assert queries.metrics_of(session, "base", "cola", 2) == {"accuracy": 0.91}
+        rows = session.execute(select(LabelRow.value, LabelRow.since, LabelRow.until).where(LabelRow.version == 2).order_by(LabelRow.since))
+        assert [tuple(row) for row in rows] == [("ads", 7, 14), ("core", 14, None)]
+
+
+def test_alias_rows_tell_what_was_live_when() -> None:
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        story().apply(session)
+        rows = session.execute(select(AliasRow.version, AliasRow.since, AliasRow.until).order_by(AliasRow.since))
+        assert [tuple(row) for row in rows] == [(1, 4, 5), (2, 5, 12), (3, 13, None)]
+
+
+def test_objects_are_listed_once_for_each_role() -> None:
+    log = story()
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+        rows = session.execute(select(ObjectRow.role, ObjectRow.digest, ObjectRow.since)).all()
+    roles = [row.role for row in rows]
+    assert {role: roles.count(role) for role in set(roles)} == {"adapter": 5, "layout": 1, "config": 3, "attachment": 3, "note": 9}
+    assert next(row.since for row in rows if row.digest == digest_of("config", "cola")) == 2
+
+
+def test_modules_are_learned_from_layouts() -> None:
+    log = Log()
+    log.create()
+    log.absorb("one", 1, layout=layout_of({"q": (16, 8)}))
+    log.absorb("two", 1, layout=layout_of({"q": (16, 8), "v": (4, 8)}, rank=2))
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+        assert queries.module_shapes(session, "base") == {"q": (16, 8), "v": (4, 8)}
+        assert session.scalar(select(ModuleRow.since).where(ModuleRow.module == "v")) == 3
+
+
+def test_a_record_whose_note_was_removed_is_applied_without_it() -> None:
+    log = story()
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        for entry in log.entries:
+            replace(entry, note=None).apply(session)
+        assert session.scalars(select(CommitRow.author)).unique().all() == [None]
+        assert session.scalars(select(LabelRow)).all() == []
+        assert session.scalars(select(VersionRow.config_digest)).unique().all() == [None]
+
+
+def test_text_that_postgresql_cannot_hold_is_replaced(catalog_url: str) -> None:
+    log = Log()
+    log.create()
+    log.absorb("cola", 1, message="a\0b", labels={"x\0y": "1\0"}, author="\0")
+    with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+        assert session.scalar(select(CommitRow.message).where(CommitRow.number == 2)) == "a\ufffdb"
+        assert queries.labels_of(session, "base", "cola", 1) == {"x\ufffdy": "1\ufffd"}
+
+
+def test_a_second_label_of_one_name_wins() -> None:
+    log = Log()
+    log.create()
+    entry = log.absorb("cola", 1, labels={"a": "1"})
+    assert entry.note is not None
+    said = entry.note.tasks[0]
+    doubled = Note(tasks=[said.model_copy(update={"labels": [*said.labels, said.labels[0].model_copy(update={"value": "2"})]})])
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        log.entries[0].apply(session)
+        replace(entry, note=doubled).apply(session)
+        assert queries.labels_of(session, "base", "cola", 1) == {"a": "2"}
+
+
+def begun() -> Log:
+    log = Log()
+    log.create()
+    log.absorb_many({"cola": 1, "sst2": 1})
+    return log
+
+
+def _gap(log: Log) -> Logged:
+    log.absorb("cola", 2)
+    return log.absorb("cola", 3)
+
+
+def _foreign_parent(log: Log) -> Logged:
+    entry = log.absorb("cola", 2)
+    record = entry.record.model_copy(update={"parent": GENESIS})
+    return replace(entry, record=record, id=record.id)
+
+
+def _fork(log: Log) -> Logged:
+    record = log.entries[-1].record.model_copy(update={"key": "other"})
+    return replace(log.entries[-1], record=record, id=record.id)
+
+
+def _second_create(log: Log) -> Logged:
+    return log.create("org/other")
+
+
+def _create_again(log: Log) -> Logged:
+    return Log(space="base").create("org/other")
+
+
+def _earlier_time(log: Log) -> Logged:
+    log.step = -log.step
+    return log.absorb("cola", 2)
+
+
+def _no_space(log: Log) -> Logged:
+    other = Log(space="unknown")
+    other.create()
+    return other.drop("cola")
+
+
+def _unsorted(log: Log) -> Logged:
+    entry = log.absorb_many({"cola": 2, "sst2": 2})
+    record = entry.record.model_copy(update={"tasks": list(reversed(entry.record.tasks))})  # type: ignore[union-attr]
+    return replace(entry, record=record, id=record.id)
+
+
+def _old_name(log: Log) -> Logged:
+    log.rename("cola", "new")
+    return log.absorb("cola", 2)
+
+
+WRONG: dict[str, tuple[Callable[[Log], Logged], str]] = {
+    "a gap": (_gap, "cannot follow"),
+    "another parent": (_foreign_parent, "has the parent"),
+    "a fork": (_fork, "but the catalog holds"),
+    "a create behind a commit": (_second_create, "cannot follow"),
+    "another first record": (_create_again, "but the catalog holds"),
+    "a space without its create": (_no_space, "cannot follow"),
+    "an earlier time": (_earlier_time, "earlier than"),
+    "a key used before": (lambda log: log.absorb("cola", 2, key="key-2"), "repeats the key"),
+    "tasks out of order": (_unsorted, "sorted"),
+    "a version left out": (lambda log: log.absorb("cola", 3), "expected v2"),
+    "a version again": (lambda log: log.absorb("cola", 1), "expected v2"),
+    "a first version that is not 1": (lambda log: log.absorb("mnli", 2), "expected v1"),
+    "an old name": (_old_name, "is called 'new'"),
+    "a parent that does not exist": (lambda log: log.absorb("mnli", 1, derived_from=[("cola", 2)]), "does not exist"),
+    "a parent task that does not exist": (lambda log: log.absorb("mnli", 1, derived_from=[("nix", 1)]), "does not exist"),
+    "a parent made by the same record": (lambda log: log.absorb("mnli", 1, derived_from=[("mnli", 1)]), "does not exist"),
+    "a conflicting module shape": (lambda log: log.absorb("mnli", 1, layout=layout_of({"layer.0.q": (16, 4)})), "the space has"),
+    "a metric that is no number": (lambda log: log.absorb("mnli", 1, metrics={"f1": "high"}), "expected a number"),
+    "a restored version that does not exist": (lambda log: log.restore("cola", 2, of=7), "does not exist"),
+    "a restore out of order": (lambda log: log.restore("cola", 3, of=1), "expected v2"),
+    "a drop of nothing": (lambda log: log.drop("nix"), "does not exist"),
+    "a name that belongs to another": (lambda log: log.rename("cola", "sst2"), "belongs to another task"),
+    "an alias of a version that does not exist": (lambda log: log.alias("cola", "prod", 2), "does not exist"),
+    "a tag of the future": (lambda log: log.tag("release", 3), "does not exist before it"),
+    "an annotation of a version that does not exist": (lambda log: log.annotate("cola", 2, labels={"a": "b"}), "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_record_that_does_not_follow_is_refused_and_changes_nothing(case: str) -> None:
+    make, message = WRONG[case]
+    log = begun()
+    with Catalog.in_memory() as catalog:
+        _fill(catalog, log)
+        wrong = make(log)
+        for entry in log.entries[2:]:
+            if entry.record.number < wrong.record.number and case == "an old name":
+                _apply(catalog, entry)
+        before = _dump(catalog)
+        with pytest.raises(Integrity, match=message):
+            _apply(catalog, wrong)
+        assert _dump(catalog) == before
+
+
+def test_a_tag_given_twice_is_refused() -> None:
+    log = begun()
+    log.tag("release", 1)
+    with Catalog.in_memory() as catalog:
+        _fill(catalog, log)
+        with pytest.raises(Integrity, match="a second time"):
+            _apply(catalog, log.tag("release", 2))
+
+
+def test_a_name_that_was_another_tasks_is_refused_for_a_new_task() -> None:
+    log = begun()
+    log.rename("cola", "new")
+    with Catalog.in_memory() as catalog:
+        _fill(catalog, log)
+        with pytest.raises(Integrity, match="belongs to another task"):
+            _apply(catalog, log.rename("sst2", "cola"))
+
+
+def test_a_task_may_have_its_old_name_again() -> None:
+    log = begun()
+    log.rename("cola", "new")
+    log.rename("new", "cola")
+    log.absorb("cola", 2)
+    with Catalog.in_memory() as catalog:
+        _fill(catalog, log)
+        with catalog.begin() as session:
+            assert queries.current_name(session, "base", "new") == queries.current_name(session, "base", "cola") == "cola"
+            latest = queries.latest_version(session, "base", "new")
+            assert latest is not None
+            assert latest.version == 2
+
+
+def test_two_spaces_may_share_keys_and_names() -> None:
+    with Catalog.in_memory() as catalog:
+        for space in ("one", "two"):
+            log = Log(space=space)
+            log.create()
+            log.absorb("cola", 1)
+            _fill(catalog, log)
+        with catalog.begin() as session:
+            assert queries.space_names(session) == ["one", "two"]
+
+
+def test_rows_that_are_there_by_another_way_are_a_conflict(catalog_url: str) -> None:
+    log = begun()
+    with Catalog.open(catalog_url) as catalog:
+        with catalog.begin(write=True) as session:
+            session.add(_space_row())
+        with pytest.raises(Conflict):
+            _apply(catalog, log.entries[0])
+
+
+def _space_row() -> SpaceRow:
+    values = {"base_model": "m", "base_revision": None, "base_labels": (), "budget": 0.1, "keep_original": False, "references": True, "head": 1, "head_id": "x"}
+    return SpaceRow(name="base", **values)
+
+
+def _fill(catalog: Catalog, log: Log) -> None:
+    with catalog.begin(write=True) as session:
+        log.apply(session)
+
+
+def _apply(catalog: Catalog, entry: Logged) -> None:
+    with catalog.begin(write=True) as session:
+        entry.apply(session)
+
+
+def _dump(catalog: Catalog) -> dict[str, list[tuple[object, ...]]]:
+    with catalog.begin() as session:
+        return queries.dump(session)
+
+
+def statements(session: Session) -> list[str]:
+    from sqlalchemy import event
+
+    found: list[str] = []
+    event.listen(session.connection(), "before_cursor_execute", lambda *arguments: found.append(arguments[2]))
+    return found
+
+
+def test_a_commit_of_many_tasks_takes_as_many_statements_as_one_of_two() -> None:
+    counts = []
+    for size in (2, 100):
+        log = Log()
+        log.create()
+        for version in (1, 2):
+            log.absorb_many({f"task{index:03}": version for index in range(size)}, labels={"a": "b"})
+        with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+            for entry in log.entries[:2]:
+                entry.apply(session)
+            seen = statements(session)
+            log.entries[2].apply(session)
+            counts.append(len(seen))
+    assert counts[0] == counts[1]
+    assert counts[0] <= 12

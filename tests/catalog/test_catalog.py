@@ -1,0 +1,378 @@
+"""A catalog as a resource: opening, transactions, schema, forks and threads."""
+
+import logging
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from share_registry.catalog import catalog as catalogs
+from share_registry.catalog import engines, queries, schema
+from share_registry.catalog.border import parse_url
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, CommitRow, LeaseRow, Row
+from share_registry.errors import CatalogError, Conflict, InvalidInput
+from tests.catalog.logs import Log, Logged, story
+
+
+def filled(url: str) -> Log:
+    log = story()
+    with Catalog.open(url, store_id="store") as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+    return log
+
+
+def count(session: Session) -> int:
+    return len(session.scalars(select(CommitRow.number)).all())
+
+
+def test_the_migrations_make_the_schema_that_the_models_say(catalog_url: str) -> None:
+    with Catalog.open(catalog_url) as catalog, catalog.begin() as session:
+        context = MigrationContext.configure(session.connection(), opts={"version_table": SCHEMA_TABLE, "compare_type": True})
+        assert compare_metadata(context, Row.metadata) == []
+        assert context.get_current_revision() == SCHEMA_VERSIONS[-1]
+
+
+def test_the_versions_known_are_those_of_the_migrations() -> None:
+    from alembic.script import ScriptDirectory
+
+    found = [script.revision for script in ScriptDirectory.from_config(schema.configuration()).walk_revisions()]
+    assert tuple(reversed(found)) == SCHEMA_VERSIONS
+
+
+def test_every_migration_goes_down_again(catalog_url: str) -> None:
+    from alembic import command
+
+    with Catalog.open(catalog_url) as catalog:
+        with catalog.begin(write=True) as session:
+            config = schema.configuration()
+            config.attributes["connection"] = session.connection()
+            command.downgrade(config, "base")
+            assert schema.version_of(session.connection()) is None
+        with catalog.begin(write=True) as session:
+            schema.migrate(session.connection())
+            assert schema.version_of(session.connection()) == schema.NEWEST
+
+
+def test_a_catalog_in_memory_has_the_same_schema(tmp_path: Path) -> None:
+    with Catalog.open(f"sqlite:///{tmp_path}/c.sqlite") as stored, Catalog.in_memory() as made:
+        for catalog in (stored, made):
+            assert catalog.schema_version == schema.NEWEST
+        tables = []
+        for catalog in (stored, made):
+            with catalog.begin() as session:
+                query = text(
+                    "SELECT m.name, c.name, lower(c.type), c.\"notnull\", c.pk FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+                )
+                tables.append(sorted(tuple(row) for row in session.execute(query)))
+        assert tables[0] == tables[1]
+
+
+def test_what_was_committed_is_there_after_opening_again(catalog_url: str) -> None:
+    log = filled(catalog_url)
+    for mode in ("r", "w", "c"):
+        with Catalog.open(catalog_url, mode=mode) as catalog, catalog.begin() as session:
+            assert count(session) == len(log.entries)
+            assert queries.store_identity(session) == "store"
+
+
+def test_a_transaction_that_fails_leaves_nothing(catalog_url: str) -> None:
+    log = story()
+    with Catalog.open(catalog_url) as catalog:
+        with pytest.raises(ZeroDivisionError), catalog.begin(write=True) as session:
+            _apply_and_fail(log, session)
+        with catalog.begin() as session:
+            assert count(session) == 0
+
+
+def _apply_and_fail(log: Log, session: Session) -> None:
+    log.apply(session)
+    raise ZeroDivisionError
+
+
+def test_mode_w_does_not_make_a_catalog(catalog_url: str, tmp_path: Path) -> None:
+    with pytest.raises(CatalogError):
+        Catalog.open(catalog_url, mode="w")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(CatalogError):
+        Catalog.open(catalog_url, mode="r")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_catalog_opened_for_reading_writes_nothing(catalog_url: str, tmp_path: Path) -> None:
+    filled(catalog_url)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    with Catalog.open(catalog_url, mode="r", store_id="another") as catalog:
+        with pytest.raises(CatalogError, match="open for reading"), catalog.begin(write=True):
+            pass
+        with pytest.raises(CatalogError), catalog.begin() as session:
+            session.add(LeaseRow(space="base", holder="me", expires="never"))
+        with catalog.begin() as session:
+            assert count(session) == 16
+            assert queries.store_identity(session) == "store"
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+
+
+def test_reading_a_catalog_with_a_hot_journal_says_so_and_touches_nothing(tmp_path: Path) -> None:
+    filled(f"sqlite:///{tmp_path}/a.sqlite")
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    writer = sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None)
+    writer.execute("PRAGMA cache_size=1")
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("UPDATE sr_commits SET message = hex(randomblob(9000))")
+    for path in list(tmp_path.glob("a.sqlite*")):
+        shutil.copy(path, crashed / path.name)
+    writer.execute("ROLLBACK")
+    writer.close()
+    before = sorted((path.name, path.read_bytes()) for path in crashed.iterdir())
+    assert [name for name, _ in before] == ["a.sqlite", "a.sqlite-journal"]
+    with pytest.raises(CatalogError):
+        Catalog.open(f"sqlite:///{crashed}/a.sqlite", mode="r")
+    assert sorted((path.name, path.read_bytes()) for path in crashed.iterdir()) == before
+    with Catalog.open(f"sqlite:///{crashed}/a.sqlite", mode="w") as catalog, catalog.begin() as session:
+        assert {message for message in session.scalars(select(CommitRow.message)) if len(message) > 1000} == set()
+
+
+@pytest.mark.parametrize(("version", "hint"), [("0000", "Upgrade share_registry"), ("9999", "Upgrade share_registry")])
+def test_a_catalog_of_an_unknown_schema_is_refused(catalog_url: str, version: str, hint: str) -> None:
+    filled(catalog_url)
+    with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
+        session.execute(text(f"UPDATE {SCHEMA_TABLE} SET version_num = :version"), {"version": version})
+    for mode in ("r", "w", "c"):
+        with pytest.raises(CatalogError) as raised:
+            Catalog.open(catalog_url, mode=mode)
+        assert hint in raised.value.hint
+    with pytest.raises(CatalogError):
+        catalogs.upgrade(catalog_url)
+    with pytest.raises(CatalogError):
+        catalogs.check(catalog_url)
+    assert catalogs.current(catalog_url) == version
+
+
+def test_a_catalog_of_an_older_schema_asks_for_the_upgrade(monkeypatch: pytest.MonkeyPatch, catalog_url: str) -> None:
+    filled(catalog_url)
+    monkeypatch.setattr(schema, "SCHEMA_VERSIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "NEWEST", "0002")
+    for mode in ("r", "w", "c"):
+        with pytest.raises(CatalogError) as raised:
+            Catalog.open(catalog_url, mode=mode)
+        assert "db upgrade" in raised.value.hint
+
+
+def test_upgrade_makes_a_catalog_and_leaves_the_newest_alone(catalog_url: str) -> None:
+    with pytest.raises(CatalogError):
+        catalogs.check(catalog_url)
+    assert catalogs.upgrade(catalog_url) == schema.NEWEST
+    assert catalogs.current(catalog_url) == catalogs.check(catalog_url) == schema.NEWEST
+    log = filled(catalog_url)
+    assert catalogs.upgrade(catalog_url) == schema.NEWEST
+    with Catalog.open(catalog_url, mode="r") as catalog, catalog.begin() as session:
+        assert count(session) == len(log.entries)
+
+
+def test_other_tables_in_the_database_are_left_alone(postgresql_url: str) -> None:
+    from sqlalchemy import create_engine
+
+    engine = create_engine(postgresql_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num text); "))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
+        connection.execute(text("CREATE TABLE tags (name text)"))
+    filled(postgresql_url)
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "theirs"
+    engine.dispose()
+
+
+def test_garbage_in_place_of_a_catalog_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.sqlite").write_bytes(b"garbage" * 1000)
+    for mode in ("r", "w", "c"):
+        with pytest.raises(CatalogError) as raised:
+            Catalog.open(f"sqlite:///{tmp_path}/c.sqlite", mode=mode)
+        assert "rebuild" in raised.value.hint
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "mysql://u:secret@h/d", "sqlite://", "postgresql://u:secret@h:port/d", "oracle+thing://u:secret@h"])
+def test_an_unusable_url_is_named_without_its_secrets(url: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        Catalog.open(url)
+    assert "secret" not in str(raised.value)
+    assert "secret" not in repr(raised.value.__cause__)
+
+
+def test_a_password_appears_nowhere(postgresql_server: object) -> None:
+    for url in ("postgresql://user:hunter2@127.0.0.1:1/nowhere", "postgresql+psycopg://user:hunter2@127.0.0.1:1/nowhere?connect_timeout=1"):
+        with pytest.raises(CatalogError) as raised:
+            Catalog.open(url, mode="r")
+        assert "hunter2" not in str(raised.value)
+        assert "***" in str(raised.value)
+    made = Catalog(engines.engine_of(parse_url(url), mode=engines.Mode.READ), url=parse_url(url), mode=engines.Mode.READ)
+    assert "hunter2" not in repr(made) + made.safe_url
+
+
+def test_sqlite_is_set_up_for_durability_and_checked_keys(tmp_path: Path) -> None:
+    expected = {"foreign_keys": 1, "synchronous": 2, "trusted_schema": 0, "cell_size_check": 1, "busy_timeout": 30_000}
+    with Catalog.open(f"sqlite:///{tmp_path}/c.sqlite") as catalog, catalog.begin() as session:
+        found = {name: session.execute(text(f"PRAGMA {name}")).scalar() for name in (*expected, "journal_mode")}
+    assert found.pop("journal_mode") == ("wal" if sqlite3.sqlite_version_info >= (3, 51, 3) else "delete")
+    assert found == expected
+
+
+def test_a_path_with_odd_characters_is_one_path(tmp_path: Path) -> None:
+    folder = tmp_path / "a b?mode=rwc&x=%41#é"
+    folder.mkdir()
+    from sqlalchemy import URL
+
+    url = URL.create("sqlite", database=str(folder / "c.sqlite")).render_as_string()
+    with Catalog.open(url, store_id="store"):
+        assert (folder / "c.sqlite").is_file()
+    with Catalog.open(url, mode="r") as catalog, catalog.begin() as session:
+        assert queries.store_identity(session) == "store"
+
+
+def test_postgresql_is_set_up_with_limits_and_without_surprises(postgresql_url: str) -> None:
+    names = ("lock_timeout", "statement_timeout", "transaction_isolation", "transaction_read_only")
+    for mode, readonly in (("c", "off"), ("r", "on")):
+        with Catalog.open(postgresql_url, mode=mode) as catalog, catalog.begin() as session:
+            assert [session.execute(text(f"SHOW {name}")).scalar() for name in names] == ["30s", "2min", "read committed", readonly]
+
+
+def test_a_server_that_forgets_on_a_crash_is_warned_of(postgresql_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with Catalog.open(postgresql_url) as catalog, catalog.begin() as session:
+        forgets = session.execute(text("SHOW fsync")).scalar() == "off"
+    assert any("fsync=off" in record.message for record in caplog.records) == forgets
+    caplog.clear()
+    with caplog.at_level(logging.WARNING), Catalog.open(postgresql_url, mode="r"):
+        assert not caplog.records
+
+
+def test_a_lock_held_too_long_is_a_conflict(monkeypatch: pytest.MonkeyPatch, catalog_url: str) -> None:
+    monkeypatch.setattr(engines, "_WAIT_S", 1)
+    filled(catalog_url)
+    with Catalog.open(catalog_url, mode="w") as one, Catalog.open(catalog_url, mode="w") as other, one.begin(write=True) as holder:
+        holder.execute(text("UPDATE sr_spaces SET head = head"))
+        with pytest.raises(Conflict), other.begin(write=True) as waiting:
+            waiting.execute(text("UPDATE sr_spaces SET head = head"))
+
+
+def test_a_connection_cut_by_the_server_is_a_catalog_error_and_the_next_transaction_works(postgresql_url: str) -> None:
+    log = filled(postgresql_url)
+    with Catalog.open(postgresql_url, mode="w") as catalog, Catalog.open(postgresql_url, mode="w") as other:
+        with pytest.raises(CatalogError), catalog.begin() as session:
+            _cut(session, other)
+        with catalog.begin() as session:
+            assert count(session) == len(log.entries)
+
+
+def _cut(session: Session, other: Catalog) -> None:
+    process = session.execute(text("SELECT pg_backend_pid()")).scalar()
+    with other.begin() as killer:
+        killer.execute(text("SELECT pg_terminate_backend(:process)"), {"process": process})
+    session.execute(text("SELECT 1"))
+
+
+def test_many_threads_that_make_the_catalog_and_follow_one_log_agree(catalog_url: str) -> None:
+    log = story()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with Catalog.open(catalog_url) as catalog:
+                for entry in log.entries:
+                    _insist(catalog, entry)
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with Catalog.open(catalog_url) as catalog, catalog.begin() as session, Catalog.in_memory() as fresh, fresh.begin(write=True) as alone:
+        log.apply(alone)
+        assert queries.dump(session) == queries.dump(alone)
+
+
+def _insist(catalog: Catalog, entry: Logged) -> None:
+    for _ in range(100):
+        try:
+            with catalog.begin(write=True) as session:
+                entry.apply(session)
+        except Conflict:
+            continue
+        return
+    raise AssertionError("never succeeded")
+
+
+def test_threads_share_a_catalog_in_memory() -> None:
+    log = story()
+    with Catalog.in_memory() as catalog:
+        with catalog.begin(write=True) as session:
+            log.apply(session)
+        found: list[int] = []
+
+        def read() -> None:
+            for _ in range(20):
+                with catalog.begin() as session:
+                    found.append(count(session))
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [len(log.entries)] * 80
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "memory"])
+def test_a_fork_uses_connections_of_its_own(kind: str, new_catalog_url: Callable[[str], str]) -> None:
+    log = story()
+    catalog = Catalog.in_memory() if kind == "memory" else Catalog.open(new_catalog_url(kind))
+    with catalog:
+        with catalog.begin(write=True) as session:
+            log.apply(session)
+        context = multiprocessing.get_context("fork")
+        for _ in range(2):
+            answers = context.SimpleQueue()
+            child = context.Process(target=_answer, args=(answers, catalog))
+            child.start()
+            child.join(60)
+            assert child.exitcode == 0
+            assert answers.get() == len(log.entries)
+            assert _count(catalog) == len(log.entries)
+
+
+def _answer(answers: "multiprocessing.SimpleQueue[int]", catalog: Catalog) -> None:
+    answers.put(_count(catalog))
+
+
+def _count(catalog: Catalog) -> int:
+    with catalog.begin() as session:
+        return count(session)
+
+
+def test_a_child_closing_its_catalog_leaves_the_parents_connection_open(postgresql_url: str) -> None:
+    filled(postgresql_url)
+    with Catalog.open(postgresql_url, mode="w") as catalog:
+        before = _backend(catalog)
+        if (child := os.fork()) == 0:
+            catalog.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert _backend(catalog) == before
+
+
+def _backend(catalog: Catalog) -> int:
+    with catalog.begin() as session:
+        return int(session.execute(text("SELECT pg_backend_pid()")).scalar_one())
