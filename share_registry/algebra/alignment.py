@@ -52,7 +52,8 @@ def _step(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor, weights: tuple[Tensor,
     R = (b @ (b - p_b).mT) * square_b[:, None, :] - square_a[:, :, None] * ((a - p_a) @ a.mT)
     U, left = _eigen(b @ b.mT, square_a)
     V, right = _eigen(a @ a.mT, square_b)
-    return U @ ((U.mT @ R @ V) / (left[:, :, None] + right[:, None, :])) @ V.mT
+    E: Tensor = U @ ((U.mT @ R @ V) / (left[:, :, None] + right[:, None, :])) @ V.mT
+    return E
 
 
 def _eigen(S: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,17 +67,20 @@ def _fit(p: Tensor, x: Tensor) -> Tensor:
     """Return the M (n, r, r) that minimises |M x - p|, regularised."""
     S = x @ x.mT
     floor = _FLOOR * S.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(1e-300)
-    return torch.linalg.solve(S + floor[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype), p @ x.mT, left=False)
+    M: Tensor = torch.linalg.solve(S + floor[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype), p @ x.mT, left=False)
+    return M
 
 
 def _invertible(M: Tensor) -> Tensor:
     """Raise the small singular values: rows that the earlier version dropped leave their direction open."""
     U, values, Vt = torch.linalg.svd(M)
-    return U * values.maximum(_OPEN * values.amax(-1, keepdim=True)).clamp_min(1e-150)[:, None, :] @ Vt
+    opened: Tensor = U * values.maximum(_OPEN * values.amax(-1, keepdim=True)).clamp_min(1e-150)[:, None, :] @ Vt
+    return opened
 
 
 def _inverse(M: Tensor) -> Tensor:
-    return torch.linalg.inv_ex(M).inverse
+    inverse: Tensor = torch.linalg.inv_ex(M).inverse
+    return inverse
 
 
 def _weights(other: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from share_registry.algebra.error import Pair, difference_square, product_square
 from share_registry.algebra.gauge import balanced
-from share_registry.algebra.quantise import MAX_SYMBOL, CodedRows, Rows, coarse, quantise, without_own
+from share_registry.algebra.quantise import MAX_SYMBOL, CodedRows, Integers, Rows, coarse, quantise, without_own
 from share_registry.algebra.rates import SLOPE, cost
 
 MAX_ELEMENTS: Final = 1 << 22
@@ -39,10 +39,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedBatch:
-    """The same modules in integers, and `wrong` (n,): |s (dW' - dW)|^2 of what export gives back."""
+    """The same modules in integers, and `wrong` (n,): |s (dW' - dW)|^2 of what export gives back, infinite where a number leaves its range."""
 
-    a: CodedRows
-    b: CodedRows
+    a: Integers
+    b: Integers
     wrong: Tensor
 
 
@@ -59,9 +59,9 @@ def batches(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dty
             yield _batch(pairs, dtypes, members[start : start + at_once])
 
 
-def codable(pairs: Sequence[Pair]) -> list[bool]:
-    """Tell per module whether it can be coded: finite, and dW is not 0."""
-    return [_has_product(pair) for pair in pairs]
+def energies(pairs: Sequence[Pair]) -> list[float]:
+    """Return |s dW|^2 per module; 0 where it is only rounding noise of the product."""
+    return [_energy(pair) for pair in pairs]
 
 
 def code(batch: Batch, delta: Tensor) -> CodedBatch:
@@ -74,26 +74,26 @@ def code(batch: Batch, delta: Tensor) -> CodedBatch:
     a, b = quantise(batch.a, coarse(unit / norms_b)), quantise(batch.b, coarse(unit / norms_a))
     a, b = _drop(batch, a, b, norms_a * norms_b / unit)
     wrong = batch.weight.square() * difference_square(batch.a.x, batch.b.x, a.decoded, b.decoded)
-    wrong = torch.where(torch.maximum(_peak(a), _peak(b)) <= MAX_SYMBOL, wrong, torch.full_like(wrong, torch.inf))
-    return CodedBatch(a=a, b=b, wrong=wrong.nan_to_num(nan=torch.inf))
+    wrong = torch.where(torch.maximum(a.peak, b.peak) <= MAX_SYMBOL, wrong, torch.full_like(wrong, torch.inf))
+    return CodedBatch(a=a.integers(), b=b.integers(), wrong=wrong.nan_to_num(nan=torch.inf))
 
 
 def _drop(batch: Batch, a: CodedRows, b: CodedRows, strength: Tensor) -> tuple[CodedRows, CodedRows]:
-    """Drop the rows that cost more than they are worth: a product of rows needs both, so a pair goes together."""
+    """Drop the rows that cost more than they are worth: a product of rows needs both, so a pair goes together.
+
+    Args:
+        batch: The modules.
+        a: Side A as coded.
+        b: Side B as coded.
+        strength: (n, r) norm of each product of rows in steps.
+    """
     square = strength.square()
-    free = [rows.previous is None and rows.prediction is None for rows in (batch.a, batch.b)]
-    if all(free):
+    idle = torch.zeros_like(square, dtype=torch.bool)
+    if batch.a.free and batch.b.free:
         m_a, m_b = batch.a.x.shape[-1], batch.b.x.shape[-1]
         idle = m_a * cost(square / m_a) + m_b * cost(square / m_b) > square / SLOPE
-    else:
-        idle = torch.zeros_like(square, dtype=torch.bool)
     drop_a, drop_b = idle | ~b.decoded.any(-1), idle | ~a.decoded.any(-1)
     return without_own(batch.a, a, drop_a) if drop_a.any() else a, without_own(batch.b, b, drop_b) if drop_b.any() else b
-
-
-def _peak(rows: CodedRows) -> Tensor:
-    peak = rows.own.abs().amax((-2, -1))
-    return peak if rows.coefficients is None else torch.maximum(peak, rows.coefficients.abs().amax((-2, -1)))
 
 
 def _batch(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtype]], members: Sequence[int]) -> Batch:
@@ -109,7 +109,7 @@ def _batch(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtyp
     )
 
 
-def _has_product(pair: Pair) -> bool:
+def _energy(pair: Pair) -> float:
     square = float(product_square(pair.a, pair.b))
-    norms = float(pair.a.square().sum()) * float(pair.b.square().sum())
-    return _NEGLIGIBLE * norms < square and 0.0 < pair.scale**2 * square < float("inf")
+    noise = _NEGLIGIBLE * float(pair.a.square().sum()) * float(pair.b.square().sum())
+    return pair.scale**2 * square if square > noise else 0.0

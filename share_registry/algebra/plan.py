@@ -1,7 +1,8 @@
 """Decide, module by module, what an adapter is coded against: nothing, the previous version, or rows of earlier adapters (DESIGN 2.1)."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,32 +14,26 @@ from share_registry.algebra.reference import Choice, choose
 from share_registry.names import Side
 from share_registry.stored import StoredModule
 
+_WORTH: Final = 0.03
+"""A previous version lengthens the chain that every read walks: it is used where it saves at least this share of the whole adapter."""
+
 Modules = Sequence[StoredModule | None]
 Previous = Sequence[tuple[Tensor, Tensor] | None]
 
 
-def planned(batch: Batch, steps: Tensor, *, candidates: Sequence[Modules], previous: Previous) -> Iterator[Batch]:
-    """Yield the batch's modules again, each with the references that cost it least at these steps (n,); all estimates include the distortion.
+def planned(batches: Sequence[Batch], steps: Sequence[Tensor], *, candidates: Sequence[Modules], previous: Previous) -> list[Batch]:
+    """Return the modules again, each with the references that cost it least at these steps.
 
     Args:
-        batch: Modules in the balanced gauge, without references.
-        steps: The step of each module, as found without references.
+        batches: Modules in the balanced gauge, without references.
+        steps: The step of each module (n,), per batch, as found without references.
         candidates: Stored modules of earlier adapters, by the caller's positions.
         previous: Decoded float32 factors of the previous version, by the caller's positions; empty where there is none.
     """
-    with_blocks, price = _with_blocks(batch, steps, candidates)
-    have = [index for index, position in enumerate(batch.positions) if previous and _fits(batch, previous[position])]
-    if not have:
-        yield with_blocks
-        return
-    continued, price_continued = _with_blocks(_continued(batch, have, previous), steps[have], candidates)
-    better = price_continued < price[have]
-    taken = [index for index, yes in zip(have, better.tolist(), strict=True) if yes]
-    rest = [index for index in range(len(batch.positions)) if index not in taken]
-    if taken:
-        yield select(continued, [have.index(index) for index in taken])
-    if rest:
-        yield select(with_blocks, rest)
+    plans = [_plan(batch, step, candidates, previous) for batch, step in zip(batches, steps, strict=True)]
+    if sum(plan.saved for plan in plans) < _WORTH * sum(plan.price for plan in plans):
+        return [plan.without for plan in plans]
+    return [part for plan in plans for part in plan.parts]
 
 
 def refers(batch: Batch) -> bool:
@@ -58,6 +53,31 @@ def select(batch: Batch, indices: Sequence[int]) -> Batch:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One batch without the previous version, at what price in bits (distortion counted in), and in parts with it, saving how much."""
+
+    without: Batch
+    price: float
+    parts: tuple[Batch, ...]
+    saved: float
+
+
+def _plan(batch: Batch, steps: Tensor, candidates: Sequence[Modules], previous: Previous) -> _Plan:
+    without, price = _with_blocks(batch, steps, candidates)
+    have = [index for index, position in enumerate(batch.positions) if previous and _fits(batch, previous[position])]
+    if not have:
+        return _Plan(without=without, price=float(price.sum()), parts=(without,), saved=0.0)
+    continued, price_continued = _with_blocks(_continued(batch, have, previous), steps[have], candidates)
+    saved = (price[have] - price_continued).clamp_min(0)
+    taken = [rank for rank, value in enumerate(saved.tolist()) if value > 0.0]
+    rest = sorted(set(range(len(batch.positions))) - {have[rank] for rank in taken})
+    parts = [select(continued, taken)] if taken else []
+    if rest:
+        parts.append(select(without, rest))
+    return _Plan(without=without, price=float(price.sum()), parts=tuple(parts), saved=float(saved.sum()))
+
+
 def _with_blocks(batch: Batch, steps: Tensor, candidates: Sequence[Modules]) -> tuple[Batch, Tensor]:
     """Return the batch with the blocks that pay, on top of the previous version where there is one, and what each module then costs."""
     a, b = _choose(batch, batch.a, batch.b, steps, candidates, Side.A), _choose(batch, batch.b, batch.a, steps, candidates, Side.B)
@@ -67,8 +87,7 @@ def _with_blocks(batch: Batch, steps: Tensor, candidates: Sequence[Modules]) -> 
 def _choose(batch: Batch, rows: Rows, other: Rows, steps: Tensor, candidates: Sequence[Modules], side: Side) -> Choice:
     width = rows.x.shape[-1]
     blocks = [tuple(_block(modules[position], side, width) for position in batch.positions) for modules in candidates]
-    wanted = rows.x if rows.previous is None else rows.x - rows.previous
-    return choose(wanted, _scales(batch, other, steps), blocks)
+    return choose(rows.wanted, _scales(batch, other, steps), blocks)
 
 
 def _block(module: StoredModule | None, side: Side, width: int) -> Tensor | None:

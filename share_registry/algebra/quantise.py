@@ -1,7 +1,7 @@
 """Quantise factors at given steps, exactly as they will be decoded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -58,6 +58,16 @@ class Rows:
     dtype: torch.dtype
 
     @property
+    def wanted(self) -> Tensor:
+        """(n, r, m) what is left to code when the previous version is taken off."""
+        return self.x if self.previous is None else self.x - self.previous
+
+    @property
+    def free(self) -> bool:
+        """Whether the rows are coded against nothing."""
+        return self.previous is None and self.prediction is None
+
+    @property
     def norms(self) -> Tensor:
         """(n, r) Euclidean norms of the rows."""
         norms: Tensor = torch.linalg.vector_norm(self.x, dim=-1)
@@ -66,19 +76,42 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedRows:
-    """One side of n modules in integers.
+    """One side of n modules, coded; every number still a float64.
 
     Attributes:
-        scales: (n, r) float64, bfloat16 values.
-        own: (n, r, m) float64 integers.
-        coefficients: (n, r, K) float64 integers, or None without a prediction.
-        decoded: (n, r, m) float64: the factor as export gives it.
+        scales: (n, r) bfloat16 values.
+        own: (n, r, m) integers.
+        coefficients: (n, r, K) integers, or None without a prediction.
+        predicted: (n, r, m) what the coefficients give, in units of the scales, or None.
+        decoded: (n, r, m) the factor as export gives it.
     """
 
     scales: Tensor
     own: Tensor
     coefficients: Tensor | None
+    predicted: Tensor | None
     decoded: Tensor
+
+    @property
+    def peak(self) -> Tensor:
+        """(n,) largest integer in absolute value."""
+        peak = self.own.abs().amax((-2, -1))
+        return peak if self.coefficients is None else torch.maximum(peak, self.coefficients.abs().amax((-2, -1)))
+
+    def integers(self) -> "Integers":
+        """Return what is stored; only meaningful where `peak` is at most `MAX_SYMBOL`."""
+        limit = MAX_SYMBOL + 1
+        C = None if self.coefficients is None else self.coefficients.clamp(-limit, limit).to(torch.int32)
+        return Integers(scales=self.scales.to(torch.float32), own=self.own.clamp(-limit, limit).to(torch.int32), coefficients=C)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Integers:
+    """One side of n modules as stored: scales (n, r) float32, own rows (n, r, m) int32, coefficients (n, r, K) int32 or None."""
+
+    scales: Tensor
+    own: Tensor
+    coefficients: Tensor | None
 
 
 def coarse(scales: Tensor) -> Tensor:
@@ -96,24 +129,22 @@ def power_of_two(exponents: Tensor) -> Tensor:
 
 
 def quantise(rows: Rows, scales: Tensor) -> CodedRows:
-    """Code rows (n, r, m) with these scales (n, r): predict, subtract, shrink, round, decode."""
+    """Code rows (n, r, m) with these scales (n, r): predict, subtract, shrink, round, decode. A row of scale 0 decodes to `previous`."""
     usable = scales > 0.0
     unit = torch.where(usable, scales, torch.ones_like(scales))[..., None]
-    wanted = rows.x if rows.previous is None else rows.x - rows.previous
-    target = torch.where(usable[..., None], wanted / unit, torch.zeros_like(wanted))
+    target = torch.where(usable[..., None], rows.wanted / unit, torch.zeros_like(rows.x))
     C, predicted = _predict(rows.prediction, unit, rows.x.shape[-1])
     if predicted is not None:
         target -= predicted
     factor = shrinkage(target.square().mean(-1, keepdim=True))
     own = target.mul_(factor).round_()
-    return CodedRows(scales=scales, own=own, coefficients=C, decoded=_decode(rows, scales, own, predicted))
+    return CodedRows(scales=scales, own=own, coefficients=C, predicted=predicted, decoded=_decode(rows, scales, own, predicted))
 
 
 def without_own(rows: Rows, coded: CodedRows, drop: Tensor) -> CodedRows:
     """Return the same with the own rows marked in `drop` (n, r) set to zero."""
     own = torch.where(drop[..., None], torch.zeros_like(coded.own), coded.own)
-    predicted = None if rows.prediction is None or coded.coefficients is None else _products(rows.prediction, coded.coefficients, rows.x.shape[-1])
-    return CodedRows(scales=coded.scales, own=own, coefficients=coded.coefficients, decoded=_decode(rows, coded.scales, own, predicted))
+    return replace(coded, own=own, decoded=_decode(rows, coded.scales, own, coded.predicted))
 
 
 def stack(block: Block, width: int) -> Tensor:

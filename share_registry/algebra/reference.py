@@ -16,9 +16,9 @@ from torch import Tensor
 from share_registry.algebra.quantise import Block, Prediction, power_of_two, stack
 from share_registry.algebra.rates import bits, cost
 
-_PRICE: Final = 5.0
+_PRICE: Final = 4.0
 """Bits that a coefficient has to save on average to be kept."""
-_NOISE: Final = (1 / 64, 1 / 16, 1 / 4, 1.0)
+_NOISE: Final = (1 / 16, 1 / 4, 1.0, 4.0)
 """Variances, in squared steps, that rounding the coefficients may add to the residual: each is tried."""
 _TERM_BITS: Final = 64.0
 """What a term takes in the table."""

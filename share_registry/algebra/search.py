@@ -30,17 +30,17 @@ class Found:
     error: float
 
 
-def search(batches: Sequence[Batch], *, budget: float, start: float | None = None) -> Found | None:
+def search(batches: Sequence[Batch], *, budget: float, total: float, start: float | None = None) -> Found | None:
     """Return the coding with the largest step that meets the budget, within 1 % of it where that can be; None where no step does.
 
     Args:
         batches: All modules that are coded, at least one.
         budget: Pooled relative error of the scaled dW, above 0.
+        total: |s dW|^2 of the whole adapter, to which the error is relative.
         start: A step to begin with; predicted from the rows where it is not given.
     """
-    total = sum(float(batch.energy.sum()) for batch in batches)
     caps = [torch.full_like(batch.energy, inf) for batch in batches]
-    step = _Bracket(log(start if start is not None else predicted_step(batches, budget=budget)))
+    step = _Bracket(log(start if start is not None else predicted_step(batches, budget=budget, total=total)))
     best: Found | None = None
     for _ in range(_EVALUATIONS):
         coded = _code_capped(batches, exp(step.x), caps, MODULE_CAP * budget)
@@ -53,9 +53,8 @@ def search(batches: Sequence[Batch], *, budget: float, start: float | None = Non
     return best
 
 
-def predicted_step(batches: Sequence[Batch], *, budget: float) -> float:
+def predicted_step(batches: Sequence[Batch], *, budget: float, total: float) -> float:
     """Return the step at which Gaussian rows of the same energies, coded without references, would have the budget as their error."""
-    total = sum(float(batch.energy.sum()) for batch in batches)
     low, high = -350.0, 350.0
     for _ in range(60):
         middle = (low + high) / 2
