@@ -36,7 +36,7 @@ format: .venv/installed  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 
 bench: .venv/installed  ## measure bytes, errors and times on this machine
-	$(RUN) -m bench
+	$(RUN) -m benchmarks
 
 spec: .venv/installed  ## write schemas and vectors again and check them with both readers
 	$(RUN) -m spec.build
@@ -44,7 +44,7 @@ spec: .venv/installed  ## write schemas and vectors again and check them with bo
 
 gpu: .venv/installed  ## the GPU tests and benchmark, where there is a GPU
 	$(RUN) -m pytest -m gpu
-	$(RUN) -m bench --device cuda
+	$(RUN) -m benchmarks --device cuda
 
 soak: .venv/installed  ## long random runs
 	$(RUN) -m pytest -m soak

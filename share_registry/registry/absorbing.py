@@ -3,7 +3,7 @@
 The algebra proposes; the bytes it leads to are decoded again as a checkout would, and the error of exactly those tensors is what the commit records. Where it exceeds the budget the adapter is kept bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ import torch
 from share_registry.algebra.absorb import Absorbed, Candidate, absorb
 from share_registry.algebra.error import module_errors, pooled_error
 from share_registry.catalog import queries
-from share_registry.errors import BudgetExceeded, Refused
+from share_registry.errors import Integrity, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export import tensor_file
 from share_registry.exchange.pairs import Pair, pairs_of
@@ -82,7 +82,7 @@ def prepare(home: "Home", space: SpaceName, task: TaskName, adapter: Adapter, *,
 
     Raises:
         Refused: a module has another shape than in the space.
-        BudgetExceeded: even the bit-exact lane missed the budget (a defect; nothing is written).
+        Integrity: the bit-exact lane lost a bit (a defect; nothing is written).
     """
     with home.catalog.begin() as session:
         known = space in queries.space_names(session)
@@ -168,12 +168,13 @@ def _measured(home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredA
     reader = home.reader().beside(objects)
     tensors = reader.tensors(sha256(content))
     decoded = pairs_of(adapter.layout, tensors, [pair.scale for pair in pairs])
-    error = pooled_error(decoded, pairs)
-    if error > policy.budget and any(stored.modules):
+    error, by_module = pooled_error(decoded, pairs), module_errors(decoded, pairs)
+    if not any(stored.modules):
+        _check_exact(adapter, tensors)
+        error, by_module = 0.0, [0.0] * len(pairs)
+    elif error > policy.budget:
         exact, external = assemble(adapter, [None] * len(pairs), None, ())
         return _measured(home, adapter, pairs, exact, external, policy)
-    if error > policy.budget:
-        raise BudgetExceeded(f"the bit-exact lane has error {error:.3g}, more than the budget {policy.budget:.3g}.", hint="This is a defect: please report it.")
     files = _files(adapter, policy)
     objects |= files.objects
     report = Report(
@@ -181,7 +182,7 @@ def _measured(home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredA
         budget=policy.budget,
         bytes_added=0,
         raw_bytes=adapter.raw_bytes,
-        modules=module_reports(stored, adapter.layout, module_errors(decoded, pairs)),
+        modules=module_reports(stored, adapter.layout, by_module),
         notes=adapter.remarks,
     )
     return Prepared(
@@ -198,6 +199,13 @@ def _measured(home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredA
         report=report,
         objects=objects,
     )
+
+
+def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Check that the bit-exact lane gave back every bit. Raises Integrity."""
+    for spec in adapter.layout.tensors:
+        if item_of(spec.key, tensors[spec.key]) != item_of(spec.key, adapter.tensors[spec.key]):
+            raise Integrity(f"tensor {spec.key!r} did not come back bit for bit from what would be stored.", hint="Nothing was written. This is a defect: please report it.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

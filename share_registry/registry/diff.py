@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from share_registry.errors import InvalidInput
 from share_registry.names import TaskName
-from share_registry.registry import history
+from share_registry.registry import history, listing
 from share_registry.registry.checkout import checkout
 from share_registry.registry.home import Home
 from share_registry.registry.resolve import resolve
@@ -38,7 +38,7 @@ def diff(home: Home, a: str, b: str, *, space: str | None) -> Diff:
 
 
 def _states(session: "Session", state: Resolved) -> dict[TaskName, str]:
-    return {task.name: task.ref for task in history.tasks(session, space=state.space, at=f"c{state.number}")}
+    return {task.name: task.ref for task in listing.tasks(session, space=state.space, at=f"c{state.number}")}
 
 
 def _both(left: Mapping[TaskName, str], right: Mapping[TaskName, str]) -> list[tuple[TaskName, str | None, str | None]]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from share_registry.errors import InvalidInput
 
-DEFAULT_BUDGET: Final = 0.05
+DEFAULT_BUDGET: Final = 0.025
 """Pooled relative error of scaled dW; measured in docs/budget.md."""
 MAX_BUDGET: Final = 0.9
 ABSENT: Final = 0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
-from share_registry.registry import history
+from share_registry.registry import history, lineage as ancestry, listing
 from share_registry.registry.replay import rebuild_catalog
 from share_registry.registry.resolve import resolve, space_of
 from share_registry.registry.results import Alias, AliasMove, Commit, Lineage, Resolved, SpaceSummary, Tag, Task
@@ -66,13 +66,13 @@ def resolve_reference(home: "Home", ref: str, *, space: str | None) -> Resolved:
 def tasks(home: "Home", space: str | None, *, labels: Mapping[str, str] | None, alias: str | None, name: str | None, at: At) -> list[Task]:
     """See `Registry.tasks`."""
     with home.reading() as session:
-        return history.tasks(session, space=_asked(home, space), labels=labels, alias=alias, name=name, at=_moment(at))
+        return listing.tasks(session, space=_asked(home, space), labels=labels, alias=alias, name=name, at=_moment(at))
 
 
 def lineage(home: "Home", ref: str, *, space: str | None) -> Lineage:
     """See `Registry.lineage`."""
     with home.reading() as session:
-        return history.lineage(session, ref, space=_asked(home, space))
+        return ancestry.lineage(session, ref, space=_asked(home, space))
 
 
 def aliases(home: "Home", space: str | None, *, task: str | None) -> list[Alias]:

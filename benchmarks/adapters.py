@@ -1,0 +1,54 @@
+"""Synthetic collections of adapters, as PEFT directories: planted sharing, and nothing shared."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+Floats = NDArray[np.float32]
+MODULES: Final = ("q_proj", "v_proj")
+
+
+def planted(root: Path, *, count: int, rank: int, width: int, shared: int, noise: float, layers: int = 1, seed: int = 0) -> list[Path]:
+    """Write adapters whose factors are mixtures of `shared` rows a module and side, plus noise of that relative size; return their directories."""
+    rng = np.random.default_rng(seed)
+    rows = {(layer, module, side): _orthonormal(rng, shared, width) for layer in range(layers) for module in MODULES for side in "AB"}
+    return [_write(root / f"task{number}", {place: _mixed(rng, basis, rank, noise) for place, basis in rows.items()}, rank) for number in range(1, count + 1)]
+
+
+def independent(root: Path, *, count: int, rank: int, width: int, layers: int = 1, seed: int = 0) -> list[Path]:
+    """Write adapters that share nothing; return their directories."""
+    rng = np.random.default_rng(seed)
+    places = [(layer, module, side) for layer in range(layers) for module in MODULES for side in "AB"]
+    made = []
+    for number in range(1, count + 1):
+        factors = {place: (rng.standard_normal((rank, width)) * np.geomspace(1, 0.2, rank)[:, None]).astype(np.float32) for place in places}
+        made.append(_write(root / f"task{number}", factors, rank))
+    return made
+
+
+def _orthonormal(rng: np.random.Generator, count: int, width: int) -> NDArray[np.float64]:
+    basis: NDArray[np.float64] = np.linalg.qr(rng.standard_normal((width, count)))[0].T
+    return basis
+
+
+def _mixed(rng: np.random.Generator, basis: NDArray[np.float64], rank: int, noise: float) -> Floats:
+    clean = rng.standard_normal((rank, len(basis))) @ basis
+    other = rng.standard_normal(clean.shape)
+    mixed: Floats = (clean + noise * np.linalg.norm(clean) / np.linalg.norm(other) * other).astype(np.float32)
+    return mixed
+
+
+def _write(directory: Path, factors: dict[tuple[int, str, str], Floats], rank: int) -> Path:
+    directory.mkdir(parents=True)
+    tensors = {
+        f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight": np.ascontiguousarray(rows if side == "A" else rows.T) * np.float32(0.05)
+        for (layer, module, side), rows in factors.items()
+    }
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "base_model_name_or_path": "synthetic", "r": rank, "lora_alpha": 2 * rank, "target_modules": list(MODULES), "bias": "none"}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    return directory

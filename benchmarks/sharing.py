@@ -1,0 +1,88 @@
+"""Where sharing pays and where it does not: bytes of adapter objects with references on and off.
+
+    python benchmarks/sharing.py [--corpus CORPUS] [--small]
+
+Without --corpus the real adapters are those that ship with the project.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import share_registry as sr
+from benchmarks.adapters import independent, planted
+from share_registry.format.records import Absorb, parse_record
+from share_registry.names import CommitNumber
+
+DEMO: Final = Path(sr.__file__).parent / "demo_data"
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=None)
+    parser.add_argument("--small", action="store_true", help="a quarter of the synthetic sizes")
+    options = parser.parse_args()
+    real = options.corpus / "dev" if options.corpus else DEMO
+    print("| collection | measure | value | asked for |\n| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as place:
+        for row in (*_planted(Path(place), options.small), *_seed(real), *_versions(real), *_nothing(Path(place), options.small)):
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
+Row = tuple[str, str, str, str]
+
+
+def sizes(folders: Sequence[Path], *, names: Sequence[str] | None = None, references: bool = True, budget: float = 0.05) -> list[int]:
+    """Commit adapters one after another to one space; return the bytes of each one's adapter object."""
+    with tempfile.TemporaryDirectory() as place, sr.Registry.open(Path(place) / "registry") as registry:
+        space = registry.create_space("s", policy=sr.Policy(budget=budget, references=references))
+        called = names or [f"t{number}" for number in range(len(folders))]
+        return [_size(registry, space.commit(folder, task=name, allow_base_mismatch=True)) for folder, name in zip(folders, called, strict=True)]
+
+
+def _size(registry: sr.Registry, commit: sr.Commit) -> int:
+    record = parse_record(registry.home.store.record(commit.space, CommitNumber(commit.number)) or b"")
+    assert isinstance(record, Absorb)
+    return registry.home.store.size(record.tasks[0].adapter) or 0
+
+
+def _planted(root: Path, small: bool) -> Iterable[Row]:
+    count, width = (16, 256) if small else (64, 1024)
+    folders = planted(root / "planted", count=count, rank=16, width=width, shared=32, noise=0.01)
+    found = sizes(folders)
+    late = found[count // 2 :]
+    yield (
+        f"planted, N = {count}, r = 16, {width} wide, 32 shared rows, 1 % noise",
+        f"adapters {count // 2 + 1} to {count}, largest over adapter 1",
+        f"{max(late) / found[0]:.3f}",
+        "< 0.333",
+    )
+    yield "the same", f"adapters {count // 2 + 1} to {count}, mean over adapter 1", f"{sum(late) / len(late) / found[0]:.3f}", ""
+
+
+def _seed(real: Path) -> Iterable[Row]:
+    folders = sorted(path.parent for path in real.glob("*/s42/adapter_config.json"))
+    together, apart = sum(sizes(folders)), sum(size for folder in folders for size in sizes([folder]))
+    yield f"{len(folders)} real adapters of one seed", "one space over a space each", f"{together / apart:.3f}", "<= 0.92 (12 adapters)"
+
+
+def _versions(real: Path) -> Iterable[Row]:
+    found = sizes([real / "wn-pos-gloss" / version for version in ("v1", "v2", "v3")], names=["gloss"] * 3)
+    yield "wn-pos-gloss v2, v3", "over v1", f"{found[1] / found[0]:.3f}, {found[2] / found[0]:.3f}", "<= 0.60"
+
+
+def _nothing(root: Path, small: bool) -> Iterable[Row]:
+    folders = independent(root / "nothing", count=6 if small else 12, rank=16, width=256 if small else 1024)
+    yield (
+        f"{len(folders)} adapters that share nothing",
+        "references on over off",
+        f"{sum(sizes(folders)) / sum(sizes(folders, references=False)):.4f}",
+        "<= 1.01",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What a commit wrote, taken apart."""
+
+import json
+
+import share_registry as sr
+from share_registry.format.records import Absorb, parse_record
+from share_registry.names import CommitNumber, Digest
+
+
+def record_of(registry: sr.Registry, commit: sr.Commit) -> Absorb:
+    """Return a commit's record from the store."""
+    content = registry.home.store.record(commit.space, CommitNumber(commit.number))
+    assert content is not None
+    record = parse_record(content)
+    assert isinstance(record, Absorb)
+    return record
+
+
+def adapter_size(registry: sr.Registry, commit: sr.Commit) -> int:
+    """Return the bytes of the one adapter object of a commit."""
+    (task,) = record_of(registry, commit).tasks
+    return registry.home.store.size(task.adapter) or 0
+
+
+def metadata_bytes(registry: sr.Registry, commit: sr.Commit, known: set[Digest]) -> int:
+    """Return the bytes of record, note and of everything in the adapter object but its symbols and planes; layout and config must be known objects."""
+    record = record_of(registry, commit)
+    (task,) = record.tasks
+    assert record.note is not None
+    assert task.layout in known
+    note = registry.home.store.get(record.note)
+    assert json.loads(note)["tasks"][0]["config"] in known
+    content = registry.home.store.get(task.adapter)
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    begin, end = header["table"]["data_offsets"]
+    return len(record.to_bytes()) + len(note) + 8 + length + end - begin

@@ -1,0 +1,196 @@
+"""What commit accepts, returns again, and refuses; and that a refusal leaves nothing behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import share_registry as sr
+from tests.cli.tiny import BASE, SPACE, write_adapter
+from tests.registry.plain import files
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "cola", seed=1)
+
+
+def changed(source: Path, target: Path, **config: object) -> Path:
+    """Copy an adapter with another config."""
+    shutil.copytree(source, target)
+    path = target / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return target
+
+
+def test_names_are_derived_and_a_space_is_made(registry: sr.Registry, adapter: Path) -> None:
+    commit = registry.commit(adapter)
+    assert (commit.space, commit.task, commit.version, commit.number) == (SPACE, "cola", 1, 2)
+    assert registry.spaces()[0].base_model == BASE
+
+
+def test_the_same_adapter_again_is_the_same_commit(registry: sr.Registry, adapter: Path) -> None:
+    first = registry.commit(adapter)
+    again = registry.commit(adapter)
+    assert first.created
+    assert not again.created
+    assert (again.number, again.id, again.ref) == (first.number, first.id, first.ref)
+    assert registry.commit(adapter, allow_duplicate=True).version == 2
+
+
+def test_a_retry_with_the_same_key_makes_no_second_commit(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    first = registry.commit(adapter, idempotency_key="run-41")
+    other = write_adapter(tmp_path / "other", seed=2)
+    again = registry.commit(other, task="cola", idempotency_key="run-41")
+    assert (again.number, again.created) == (first.number, False)
+    assert [task.version for task in registry.tasks()] == [1]
+
+
+def test_expected_must_hold(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    second = write_adapter(tmp_path / "second", seed=2)
+    registry.commit(adapter, expected=sr.ABSENT)
+    with pytest.raises(sr.Conflict, match="at v1, expected absent"):
+        registry.commit(second, task="cola", expected=sr.ABSENT)
+    with pytest.raises(sr.Conflict, match="at v1, expected v3"):
+        registry.commit(second, task="cola", expected=3)
+    assert registry.commit(second, task="cola", expected=1).version == 2
+
+
+def test_a_dry_run_measures_and_writes_nothing(registry: sr.Registry, adapter: Path) -> None:
+    before = files(Path(registry.location))
+    commit = registry.commit(adapter, dry_run=True)
+    assert files(Path(registry.location)) == before
+    assert not commit.created
+    assert commit.report is not None
+    done = registry.commit(adapter).report
+    assert done is not None
+    assert (commit.report.error, commit.report.bytes_added) == (done.error, done.bytes_added)
+
+
+def test_many_are_one_commit_or_none(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    commit = registry.commit_many({"a": adapter, "b": write_adapter(tmp_path / "b", seed=2)}, message="both")
+    assert dict(commit.refs) == {"a": f"{SPACE}/a@v1", "b": f"{SPACE}/b@v1"}
+    assert set(commit.reports) == {"a", "b"}
+    before = files(Path(registry.location))
+    with pytest.raises(sr.Refused):
+        registry.commit_many({"a": write_adapter(tmp_path / "c", seed=3), "x": changed(adapter, tmp_path / "d", use_dora=False, peft_type="LOHA")})
+    assert files(Path(registry.location)) == before
+
+
+def test_a_generic_or_taken_name_is_refused_with_a_hint(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    for name in ("v1", "s42", "checkpoint-500", "final", "best", "adapter", "output_2", "lora", "default"):
+        with pytest.raises(sr.Refused, match="task"):
+            registry.commit(shutil.copytree(adapter, tmp_path / "runs" / name))
+    registry.commit(adapter)
+    with pytest.raises(sr.Refused, match="taken"):
+        registry.commit(write_adapter(tmp_path / "elsewhere" / "cola", seed=2))
+    assert registry.commit(tmp_path / "elsewhere" / "cola", task="cola").version == 2
+
+
+def test_a_renamed_task_keeps_its_name(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    registry.commit(adapter)
+    registry.rename("cola", "grammar")
+    with pytest.raises(sr.Refused, match="renamed to 'grammar'"):
+        registry.commit(write_adapter(tmp_path / "new", seed=2), task="cola")
+    assert registry.resolve("cola").ref == f"{SPACE}/grammar@v1"
+
+
+def test_a_dropped_task_comes_back_with_its_next_version(registry: sr.Registry, adapter: Path) -> None:
+    registry.commit(adapter)
+    registry.drop("cola")
+    assert registry.tasks() == []
+    with pytest.raises(sr.NotFound, match="dropped"):
+        registry.checkout("cola")
+    assert registry.checkout("cola@v1").ref == f"{SPACE}/cola@v1"
+    assert registry.commit(adapter).version == 2
+
+
+def test_an_unknown_base_model_needs_a_word(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    other = changed(adapter, tmp_path / "other", base_model_name_or_path="mirror/Tiny-Model-4bit")
+    registry.create_space("tiny", base_model=BASE, base_labels=["mirror/known"])
+    with pytest.raises(sr.Refused, match="Tiny-Model-4bit"):
+        registry.commit(other, space="tiny")
+    assert registry.commit(other, space="tiny", allow_base_mismatch=True).space == "tiny"
+    known = changed(adapter, tmp_path / "known", base_model_name_or_path="mirror/known")
+    assert registry.commit(known).space == "tiny"
+
+
+def test_a_named_unknown_space_is_not_created(registry: sr.Registry, adapter: Path) -> None:
+    registry.commit(adapter)
+    with pytest.raises(sr.NotFound, match="Did you mean tiny-model"):
+        registry.commit(adapter, space="tiny-modle")
+
+
+def test_conflicting_shapes_are_refused(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    registry.commit(adapter)
+    wider = shutil.copytree(adapter, tmp_path / "wider")
+    tensors = {
+        key: np.ascontiguousarray(np.concatenate([value, value], axis=1) if "lora_A" in key else value)
+        for key, value in load_file(adapter / "adapter_model.safetensors").items()
+    }
+    save_file(tensors, wider / "adapter_model.safetensors", metadata={"format": "pt"})
+    before = files(Path(registry.location))
+    with pytest.raises(sr.Refused, match="is 32 x 64, in space 'tiny-model' it is 32 x 32"):
+        registry.commit(wider)
+    assert files(Path(registry.location)) == before
+
+
+def test_a_refused_first_adapter_leaves_no_space(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(sr.Refused):
+        registry.commit(changed(adapter, tmp_path / "bad", init_lora_weights="pissa"))
+    assert registry.spaces() == []
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def _nan(folder: Path) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = np.nan
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def _pickle(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+
+
+def _pointer(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+
+
+def _half(folder: Path) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+BAD = {"truncated": _cut, "NaN": _nan, "pickle": _pickle, "git-LFS pointer": _pointer, "half a pair": _half}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named_and_changes_nothing(name: str, registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    registry.commit(adapter)
+    bad = shutil.copytree(adapter, tmp_path / "bad-one")
+    BAD[name](bad)
+    before = files(Path(registry.location))
+    with pytest.raises(sr.InvalidInput) as caught:
+        registry.commit(bad)
+    assert caught.value.hint
+    assert files(Path(registry.location)) == before
+
+
+@pytest.mark.parametrize("budget", [-0.1, 1.0, float("nan"), float("inf"), "5%", True])
+def test_a_budget_that_is_none_is_refused(budget: object, registry: sr.Registry, adapter: Path) -> None:
+    with pytest.raises(sr.InvalidInput, match="budget"):
+        registry.commit(adapter, budget=budget)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", ["../x", "UPPER", "", "a" * 65, "con", "a..b", "a.", "a/b", "ä"])
+def test_evil_names_are_refused(task: str, registry: sr.Registry, adapter: Path) -> None:
+    with pytest.raises(sr.InvalidInput, match="name"):
+        registry.commit(adapter, task=task)
