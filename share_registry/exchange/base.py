@@ -13,7 +13,7 @@ from share_registry.names import SpaceName, TaskName, space_name, task_name
 _CACHE: Final = re.compile(r".*(?:^|[/\\])models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?")
 _LOCAL: Final = re.compile(r"[/\\~.].*|[A-Za-z]:[/\\].*|.*\\.*|[^/]+/[^/]+/.*")
 _GENERIC: Final = re.compile(
-    r"v\d+|s\d+|(checkpoint|ckpt|step|epoch|run)[-_]?\d*.*|final.*|best.*|last|latest|adapters?([-_].*|\d*)|outputs?([-_].*|\d*)|lora|default|model|peft|tmp.*|\d+"
+    r"(checkpoint-|adapter|output).*|([-_.]?(v?\d+|s\d+|final|best|last|latest|lora|default|model|peft|run|step|epoch|ckpt|checkpoint|tmp|adapter))+"
 )
 _MAX_LABEL: Final = 512
 

@@ -148,7 +148,7 @@ def test_the_digest_is_of_the_adapter_and_not_of_its_place(copied: Copied, tmp_p
 
 def test_an_adapter_made_by_hand_equals_the_one_from_files(copied: Copied) -> None:
     adapter = read(copied("plain"))
-    again = adapter_of(dict(reversed(adapter.tensors.items())), adapter.config_bytes, attachments=adapter.attachments)
+    again = adapter_of(dict(reversed(list(adapter.tensors.items()))), adapter.config_bytes, attachments=adapter.attachments)
     assert again.source_digest == adapter.source_digest
     assert again.raw_bytes == adapter.raw_bytes
     assert list(again.state_dict()) == list(adapter.tensors)

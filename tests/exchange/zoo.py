@@ -23,6 +23,26 @@ with warnings.catch_warnings():
         MixtralForCausalLM,
     )
 
+__all__ = [
+    "ATTENTION",
+    "CASES",
+    "EXACT",
+    "MLP",
+    "PORTABLE",
+    "LlamaConfig",
+    "LlamaForCausalLM",
+    "bert",
+    "gpt2",
+    "live",
+    "llama",
+    "loaded",
+    "logits",
+    "peft",
+    "save",
+    "saved",
+    "scatter",
+    "vision",
+]
 VOCABULARY = 40
 TOKENS = torch.arange(12).reshape(2, 6) % VOCABULARY
 EXACT = 0.0

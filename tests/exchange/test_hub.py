@@ -1,0 +1,104 @@
+"""Adapters from the Hub, over HTTP against a stand-in: pinned to a commit, never a pickle downloaded, every failure named."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from share_registry.errors import InvalidInput, NotFound, ShareRegistryError, StoreError
+from share_registry.exchange.hub import read_hub
+from share_registry.exchange.read import read_directory
+from share_registry.outside import Outside
+from tests.exchange.hub import Hub, serving
+
+Original = Callable[[str], Path]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in Hub that the client is pointed to, and an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
+        yield served
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_repository_reads_as_its_directory_pinned_to_the_commit(hub: Hub, original: Original) -> None:
+    source = original("plain")
+    commit = hub.push("ann/cola-lora", files_of(source))
+    found, expected = read_hub("hf://ann/cola-lora", outside=Outside()), read_directory(source, outside=Outside())
+    assert found.source_digest == expected.source_digest
+    assert found.original == expected.original
+    assert found.remarks == expected.remarks
+    assert (found.source.kind, found.source.location, found.source.revision) == ("hub", "hf://ann/cola-lora", commit)
+    assert all(commit in asked for asked in hub.asked if "/resolve/" in asked)
+
+
+def test_a_revision_may_be_a_branch_or_a_commit(hub: Hub, original: Original) -> None:
+    first = hub.push("ann/cola", files_of(original("plain")))
+    second = hub.push("ann/cola", files_of(original("rslora")), branch="v2.0")
+    for revision, commit in (("v2.0", second), (second, second), (first, first), ("main", first)):
+        assert read_hub(f"hf://ann/cola@{revision}", outside=Outside()).source.revision == commit
+    assert read_hub("hf://ann/cola@v2.0", outside=Outside()).config["use_rslora"] is True
+
+
+def test_a_folder_of_a_repository_is_read_alone(hub: Hub, original: Original) -> None:
+    inner = {f"runs/a/{name}": content for name, content in files_of(original("plain")).items()}
+    hub.push("ann/many", inner | {"README.md": b"outer", "runs/a/deep/x": b"x"})
+    adapter = read_hub("hf://ann/many@main/runs/a", outside=Outside())
+    assert adapter.attachments["README.md"] == (original("plain") / "README.md").read_bytes()
+    assert adapter.source.location == "hf://ann/many/runs/a"
+    assert any("deep (no regular file)" in text for text in adapter.remarks)
+    with pytest.raises(NotFound, match=r"has no adapter_config\.json"):
+        read_hub("hf://ann/many", outside=Outside())
+
+
+def test_pickles_are_named_and_never_downloaded(hub: Hub, original: Original) -> None:
+    hub.push("ann/cola", files_of(original("plain")) | {"training_args.bin": b"x", "optimizer.pt": b"x"})
+    adapter = read_hub("hf://ann/cola", outside=Outside())
+    assert any("training_args.bin (pickle or training state)" in text for text in adapter.remarks)
+    assert not [asked for asked in hub.asked if asked.endswith((".bin", ".pt"))]
+    files = files_of(original("plain"))
+    hub.push("ann/old", {"adapter_config.json": files["adapter_config.json"], "adapter_model.bin": b"x"})
+    with pytest.raises(InvalidInput, match="pickles are never opened"):
+        read_hub("hf://ann/old", outside=Outside())
+
+
+def test_what_is_not_there_is_not_found(hub: Hub, original: Original) -> None:
+    hub.push("ann/cola", files_of(original("plain")))
+    for location in ("hf://ann/none", "hf://ann/cola@none", "hf://bob/cola"):
+        with pytest.raises(NotFound, match="is not on the Hub"):
+            read_hub(location, outside=Outside())
+    with pytest.raises(NotFound, match=r"has no adapter_config\.json"):
+        read_hub("hf://ann/cola/folder", outside=Outside())
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_hub_that_refuses_is_an_error_of_ours(status: int, hub: Hub, original: Original) -> None:
+    hub.push("ann/cola", files_of(original("plain")))
+    hub.failing = status
+    with pytest.raises((NotFound, StoreError)) as caught:
+        read_hub("hf://ann/cola", outside=Outside())
+    assert caught.value.hint
+
+
+def test_a_hub_that_cannot_be_reached_is_a_store_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="cannot be fetched"):
+        read_hub("hf://ann/cola", outside=Outside())
+
+
+LOCATIONS = ["hf://", "hf://x", "hf://a/b@", "hf://a/b@x/../y", "hf://../b", "hf://a/b@x@y", "hf://a/b?x=1", "hf://a/b\n", "http://a/b", "hf://a/b//c d"]
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_a_strange_location_is_refused_without_a_request(location: str, hub: Hub) -> None:
+    with pytest.raises(ShareRegistryError, match=r"is not hf://owner/repo\[@revision\]\[/folder\]"):
+        read_hub(location, outside=Outside())
+    assert hub.asked == []

@@ -1,0 +1,130 @@
+"""Live models: what save_pretrained would write comes out of a model, and an adapter goes into one strictly."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from share_registry.errors import InvalidInput, NotFound
+from share_registry.exchange.live import read_model
+from share_registry.exchange.read import read_directory
+from share_registry.exchange.scales import module_scales
+from share_registry.outside import Outside
+from tests.exchange import zoo
+
+Original = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """PEFT and transformers warn of their own future; what matters here is checked by value."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.CASES) - {"bf16", "fp16"}))
+def test_a_live_model_gives_the_tensors_and_config_that_peft_saves(name: str, original: Original) -> None:
+    expected = read_directory(original(name), outside=Outside())
+    found = read_model(zoo.live(name))
+    assert list(found.tensors) == list(expected.tensors)
+    assert all(torch.equal(found.tensors[key], expected.tensors[key]) for key in expected.tensors)
+    assert found.layout == expected.layout
+    assert found.raw_bytes == expected.raw_bytes
+    assert sorted_lists(found.config) == sorted_lists(expected.config)
+    assert found.source.kind == "peft"
+
+
+def sorted_lists(config: Any) -> dict[str, object]:
+    return {name: sorted(value) if name in ("target_modules", "target_parameters") and isinstance(value, list) else value for name, value in config.items()}
+
+
+def test_the_config_of_a_live_model_does_not_depend_on_the_order_of_sets() -> None:
+    assert json.loads(read_model(zoo.live("plain")).config_bytes)["target_modules"] == sorted(zoo.MLP)
+
+
+def test_patterns_of_a_live_model_keep_the_order_they_were_trained_with() -> None:
+    patterns = {"v_proj": 8, "layers.0.self_attn.v_proj": 32}
+    model = zoo.peft.get_peft_model(
+        zoo.llama(), zoo.peft.LoraConfig(r=4, lora_alpha=4, target_modules=["v_proj"], alpha_pattern=patterns, task_type="CAUSAL_LM")
+    )
+    zoo.scatter(model)
+    adapter = read_model(model)
+    assert module_scales(adapter.config, adapter.layout) == [2.0, 2.0]
+
+
+def test_one_of_several_adapters_is_chosen_by_name() -> None:
+    model = zoo.live("plain")
+    model.add_adapter("second", zoo.CASES["rslora"].config())
+    zoo.scatter(model)
+    assert len(read_model(model, adapter_name="second").layout.factors) == 4
+    assert len(read_model(model).layout.factors) == 14
+    model.set_adapter("second")
+    assert len(read_model(model).layout.factors) == 4
+    with pytest.raises(NotFound, match="no adapter 'third'; it has default, second"):
+        read_model(model, adapter_name="third")
+    model.base_model.set_adapter(["default", "second"])
+    with pytest.raises(InvalidInput, match="expected one"):
+        read_model(model)
+
+
+def test_a_class_outside_transformers_is_left_out_of_the_config() -> None:
+    model = zoo.peft.get_peft_model(zoo.vision(), zoo.peft.LoraConfig(r=2, target_modules=["plane"]))
+    zoo.scatter(model)
+    assert read_model(model).config["auto_mapping"] is None
+    known = zoo.peft.get_peft_model(zoo.bert(), zoo.peft.LoraConfig(r=2, target_modules=["query"]))
+    zoo.scatter(known)
+    assert read_model(known).config["auto_mapping"] == {"base_model_class": "BertModel", "parent_library": "transformers.models.bert.modeling_bert"}
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.CASES) - {"bf16", "fp16"}))
+def test_an_adapter_applied_to_a_plain_model_is_the_trained_function(name: str, original: Original) -> None:
+    adapter = read_directory(original(name), outside=Outside())
+    model = adapter.apply_to(zoo.CASES[name].base())
+    assert float((zoo.logits(model) - zoo.logits(zoo.live(name))).abs().max()) == zoo.EXACT
+
+
+def test_half_precision_adapters_apply_with_their_exact_values(original: Original) -> None:
+    for name in ("bf16", "fp16"):
+        adapter = read_directory(original(name), outside=Outside())
+        model = adapter.apply_to(zoo.llama())
+        found = zoo.peft.get_peft_model_state_dict(model)
+        assert all(torch.equal(found[key], tensor.float()) for key, tensor in adapter.tensors.items())
+
+
+def test_a_second_adapter_joins_a_peft_model_under_its_name(original: Original) -> None:
+    model = zoo.live("rslora")
+    adapter = read_directory(original("plain"), outside=Outside())
+    assert adapter.apply_to(model, name="second") is model
+    assert model.active_adapter == "second"
+    assert float((zoo.logits(model) - zoo.logits(zoo.live("plain"))).abs().max()) == zoo.EXACT
+    model.set_adapter("default")
+    assert float((zoo.logits(model) - zoo.logits(zoo.live("rslora"))).abs().max()) == zoo.EXACT
+    with pytest.raises(InvalidInput, match="has an adapter 'second' already"):
+        adapter.apply_to(model, name="second")
+
+
+def test_a_model_that_does_not_fit_is_refused(original: Original) -> None:
+    adapter = read_directory(original("plain"), outside=Outside())
+    for base in (zoo.bert(), zoo.gpt2()):
+        with pytest.raises(InvalidInput, match="does not fit the model"):
+            adapter.apply_to(base)
+    deeper = zoo.LlamaForCausalLM(
+        zoo.LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1)
+    )
+    with pytest.raises(InvalidInput, match=r"expects .*layers.2.*0 tensors too many, 14 too few"):
+        adapter.apply_to(deeper)
+    shallow = zoo.LlamaForCausalLM(
+        zoo.LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+    )
+    with pytest.raises(InvalidInput, match=r"has no place for .*14 tensors too many, 0 too few"):
+        adapter.apply_to(shallow)
+    wider = zoo.LlamaForCausalLM(
+        zoo.LlamaConfig(vocab_size=40, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+    )
+    with pytest.raises(InvalidInput, match="size mismatch"):
+        adapter.apply_to(wider)

@@ -1,0 +1,173 @@
+"""Names that are derived: base labels, space and task names, environment labels."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from share_registry.errors import InvalidInput, Refused
+from share_registry.exchange.base import Base, base_of, derive_task, is_local, space_name_of
+from share_registry.exchange.environment import environment_labels
+from share_registry.names import space_name, task_name
+from share_registry.outside import Outside
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("sentence-transformers/all-MiniLM-L6-v2", "all-minilm-l6-v2"),
+        ("meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
+        ("/models/My Llama (v2)/", "my-llama-v2"),
+        (r"C:\models\Llama_3", "llama_3"),
+        ("gpt2", "gpt2"),
+        ("org/..name..", "name"),
+        ("org/" + "x" * 100, "x" * 64),
+    ],
+)
+def test_a_space_is_named_for_the_base_model(label: str, name: str) -> None:
+    assert space_name_of(label) == name
+
+
+@pytest.mark.parametrize("label", ["", "/", "org/日本語", "org/---", "org/CON"])
+def test_a_label_that_gives_no_space_name_is_refused(label: str) -> None:
+    with pytest.raises(Refused, match="no space name can be made"):
+        space_name_of(label)
+
+
+@given(label=st.text())
+def test_a_derived_space_name_is_a_space_name_or_refused(label: str) -> None:
+    try:
+        found = space_name_of(label)
+    except Refused:
+        return
+    assert space_name(found) == found
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("adapters/cola", "cola"),
+        ("/data/SST2/", "sst2"),
+        ("./wn-pos-gloss", "wn-pos-gloss"),
+        ("owner/My Adapter!", "my-adapter"),
+        ("x/final_exam", "final_exam"),
+        ("runs/v2-cola", "v2-cola"),
+    ],
+)
+def test_a_task_is_named_for_its_directory(location: str, name: str) -> None:
+    assert derive_task(location) == name
+
+
+GENERIC = [
+    "v1",
+    "s42",
+    "checkpoint-500",
+    "checkpoint",
+    "final",
+    "final_v2",
+    "best",
+    "best-model",
+    "last",
+    "adapter",
+    "adapters",
+    "adapter_v3",
+    "output",
+    "output-1",
+    "outputs",
+    "lora",
+    "default",
+    "V12",
+]
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_a_generic_directory_name_is_refused_with_a_better_one(name: str) -> None:
+    with pytest.raises(Refused, match=f"{name}' is generic, expected one that names a task") as caught:
+        derive_task(f"/data/adapters/cola/{name}")
+    assert "task='cola'" in caught.value.hint
+
+
+@given(location=st.text())
+def test_a_derived_task_name_is_a_task_name_or_refused(location: str) -> None:
+    try:
+        found = derive_task(location)
+    except Refused:
+        return
+    assert task_name(found) == found
+
+
+def test_the_base_is_read_from_the_config() -> None:
+    assert base_of({"base_model_name_or_path": "org/m", "revision": "main"}) == Base(label="org/m", revision="main")
+    assert base_of({}) == Base(label="", revision=None)
+    cached = f"/home/a/.cache/huggingface/hub/models--org--m/snapshots/{'a' * 40}"
+    assert base_of({"base_model_name_or_path": cached}) == Base(label="org/m", revision="a" * 40)
+    assert base_of({"base_model_name_or_path": "org/m", "layer_replication": [[0, 2], [1, 2]]}).label == "org/m#layers=[[0,2],[1,2]]"
+    for wrong in ({"base_model_name_or_path": 3}, {"revision": ["x"]}, {"base_model_name_or_path": "x" * 513}):
+        with pytest.raises(InvalidInput, match="expected texts"):
+            base_of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("label", "local"), [("org/m", False), ("gpt2", False), ("/a/b", True), ("./m", True), ("~/m", True), ("C:/m", True), (r"a\b", True), ("a/b/c", True)]
+)
+def test_a_path_is_told_from_a_hub_id(label: str, local: bool) -> None:
+    assert is_local(label) is local
+
+
+class Given(Outside):
+    """The real world with chosen variables and a working directory."""
+
+    def __init__(self, variables: dict[str, str], here: Path) -> None:
+        super().__init__()
+        self.variables, self.here = variables, here
+
+    def environment(self, name: str) -> str | None:
+        return self.variables.get(name)
+
+    def absolute(self, path: Path) -> Path:
+        return self.here / path
+
+
+def test_labels_come_from_the_environment(tmp_path: Path) -> None:
+    variables = {"GITHUB_SHA": "ab" * 20, "GITHUB_RUN_ID": "77", "MLFLOW_RUN_ID": " m1 ", "WANDB_RUN_ID": "w1", "CI_JOB_ID": "9"}
+    assert environment_labels(Given(variables, tmp_path)) == {"git.sha": "ab" * 20, "ci.run": "77", "mlflow.run_id": "m1", "wandb.run": "w1"}
+    assert environment_labels(Given({"WANDB_RUN_ID": "x" * 300, "MLFLOW_RUN_ID": "a\nb"}, tmp_path)) == {}
+
+
+def git(folder: Path, *words: str) -> str:
+    settings = {
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a",
+    }
+    done = subprocess.run(["git", *words], cwd=folder, env=os.environ | settings, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_of_the_working_tree_is_read_without_git(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    (repository / "deep" / "er").mkdir(parents=True)
+    git(repository, "init", "-q", "-b", "main")
+    assert environment_labels(Given({}, repository)) == {}
+    git(repository, "commit", "-q", "--allow-empty", "-m", "x")
+    sha = git(repository, "rev-parse", "HEAD")
+    assert environment_labels(Given({}, repository / "deep" / "er")) == {"git.sha": sha}
+    git(repository, "worktree", "add", "-q", "-b", "other", str(tmp_path / "linked"))
+    assert environment_labels(Given({}, tmp_path / "linked")) == {"git.sha": sha}
+    git(repository, "pack-refs", "--all")
+    assert environment_labels(Given({}, repository)) == {"git.sha": sha}
+    git(repository, "checkout", "-q", "--detach")
+    assert environment_labels(Given({}, repository)) == {"git.sha": sha}
+
+
+@pytest.mark.parametrize("head", [b"", b"ref: ../../../etc/passwd", b"ref: refs/heads/../../x", b"\xff", b"ref: refs/heads/none"])
+def test_a_strange_head_is_no_label_and_no_error(head: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_bytes(head)
+    assert environment_labels(Given({}, tmp_path)) == {}
