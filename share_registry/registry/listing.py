@@ -64,14 +64,8 @@ def _newest(then: "Subquery") -> "Subquery":
     alive = (TaskLifeRow.space == then.c.space) & holds(TaskLifeRow, then.c.number)
     made = (VersionRow.space == TaskLifeRow.space) & (VersionRow.task == TaskLifeRow.task) & (VersionRow.number <= then.c.number)
     columns = (VersionRow.space, VersionRow.task, func.max(VersionRow.version).label("version"), then.c.number)
-    return (
-        select(*columns)
-        .select_from(VersionRow)
-        .join(TaskLifeRow, made)
-        .join(then, alive)
-        .group_by(VersionRow.space, VersionRow.task, then.c.number)
-        .subquery("newest")
-    )
+    joined = select(*columns).select_from(then).join(TaskLifeRow, alive).join(VersionRow, made)
+    return joined.group_by(VersionRow.space, VersionRow.task, then.c.number).subquery("newest")
 
 
 def _of_task(row: type[AliasRow | LabelRow | MetricRow], newest: "Subquery") -> "ColumnElement[bool]":

@@ -130,7 +130,7 @@ def test_a_log_refuses(session: Session, case: str) -> None:
     options, error = WRONG[case]
     with pytest.raises(error) as raised:
         log(session, **options)  # type: ignore[arg-type]
-    assert raised.value.hint or case in ("a malformed time", "an impossible day")
+    assert raised.value.hint
 
 
 def test_a_commit_shows_all_it_said(session: Session) -> None:
