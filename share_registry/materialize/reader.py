@@ -83,6 +83,10 @@ class Reader:
         other._opened, other._decoded = self._opened, self._decoded
         return other
 
+    def forget_decoded(self) -> None:
+        """Drop decoded factors, not parsed objects: the next reading decodes again."""
+        self._decoded.clear()
+
     def open(self, digest: Digest) -> Opened:
         """Return an adapter object, verified. Raises NotFound or Integrity."""
         return self._opened.get(digest, lambda: self._open(digest), lambda found: found.size_bytes * 8)
@@ -111,7 +115,7 @@ class Reader:
         opened = self.open(digest)
         coded = [module is not None for module in opened.stored.modules]
         rows = [pair if is_coded else None for pair, is_coded in zip(self.rows(digest, device), coded, strict=True)]
-        made = tensors_of(opened.layout, rows)
+        made = {key: tensor.clone() for key, tensor in tensors_of(opened.layout, rows).items()}  # what is kept must not be the caller's
         for position, spec in enumerate(opened.layout.tensors):
             if spec.key not in made:
                 made[spec.key] = self._kept(opened, position).to(device)
@@ -209,6 +213,12 @@ class _Bounded(Generic[_T]):
         with self._lock:
             self._keep(key, value, size_of(value))
         return value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._kept.clear()
+            self._used = 0
 
     def _keep(self, key: str, value: _T, size: int) -> None:
         self._used += size - self._kept.pop(key, (value, 0))[1]

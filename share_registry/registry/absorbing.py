@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from share_registry.algebra.absorb import Absorbed, Candidate, absorb
+from share_registry.algebra.absorb import absorb
 from share_registry.algebra.error import module_errors, pooled_error
+from share_registry.algebra.outcome import Absorbed, Candidate
 from share_registry.catalog import queries
 from share_registry.errors import Integrity, Refused
 from share_registry.exchange.adapter import Adapter
@@ -26,7 +27,7 @@ from share_registry.format.tensor_object import encode_tensor
 from share_registry.materialize.reader import MAX_CHAIN, Reader
 from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.policy import Policy
-from share_registry.registry.reports import module_reports
+from share_registry.registry.reports import called, module_reports
 from share_registry.registry.results import Report
 from share_registry.stored import StoredAdapter, StoredModule
 
@@ -40,7 +41,8 @@ EXTERNAL_BYTES: Final = 64 << 10
 """Passengers from this size on are objects of their own, shared by every adapter that carries the same bytes."""
 FIRST_CANDIDATES: Final = 4
 LATEST_CANDIDATES: Final = 4
-"""Earlier adapters whose rows are tried: the first and the latest of the space (DESIGN 2.1)."""
+MAX_CANDIDATES: Final = 8
+"""Earlier adapters whose rows are tried: the version before and what it refers to, then the first and the latest of the space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +73,15 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Base:
-    """What an adapter may be coded against."""
+    """What an adapter may be coded against.
 
-    previous: Digest | None
-    sources: tuple[Digest, ...]
+    Attributes:
+        previous: Adapter object of the version before, or of the declared parent.
+        sources: Adapter objects whose rows may be referred to, most promising first.
+    """
+
+    previous: Digest | None = None
+    sources: tuple[Digest, ...] = ()
 
 
 def prepare(home: "Home", space: SpaceName, task: TaskName, adapter: Adapter, *, policy: Policy, parents: Sequence[TaskVersionRef]) -> Prepared:
@@ -88,10 +95,13 @@ def prepare(home: "Home", space: SpaceName, task: TaskName, adapter: Adapter, *,
         known = space in queries.space_names(session)
         if known:
             check_shapes(session, space, adapter.layout)
-        base = _base(session, space, task, parents, home.reader()) if known and policy.references and policy.budget > 0 else _Base(previous=None, sources=())
+        base = _base(session, space, task, parents) if known and policy.references and policy.budget > 0 else _Base()
+    base = _extended(base, home.reader())
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
     stored, external = _stored(home.reader(), adapter, pairs, base, policy)
-    return _measured(home, adapter, pairs, stored, external, policy)
+    with home.catalog.begin() as session:
+        names = called(session, space, stored.sources)
+    return _measured(home, adapter, pairs, stored, external, policy, names)
 
 
 def check_shapes(session: "Session", space: SpaceName, layout: Layout) -> None:
@@ -106,13 +116,19 @@ def check_shapes(session: "Session", space: SpaceName, layout: Layout) -> None:
             )
 
 
-def _base(session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef], reader: Reader) -> _Base:
+def _base(session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef]) -> _Base:
     latest = queries.latest_version(session, space, task)
     previous = latest.adapter_digest if latest is not None else _parent(session, space, parents)
-    if previous is not None and reader.chain(previous) >= MAX_CHAIN:
-        previous = None
-    sources = queries.candidate_adapters(session, space, first=FIRST_CANDIDATES, latest=LATEST_CANDIDATES)
-    return _Base(previous=previous, sources=tuple(dict.fromkeys(sources)))
+    return _Base(previous=previous, sources=tuple(queries.candidate_adapters(session, space, first=FIRST_CANDIDATES, latest=LATEST_CANDIDATES)))
+
+
+def _extended(base: _Base, reader: Reader) -> _Base:
+    """Put the version before, and what it refers to, first among the sources; cut a chain that has become too long to read (spec DEC-09)."""
+    if base.previous is None:
+        return base
+    near = (base.previous, *reader.open(base.previous).stored.sources)
+    sources = tuple(dict.fromkeys((*near, *base.sources)))[:MAX_CANDIDATES]
+    return _Base(previous=base.previous if reader.chain(base.previous) < MAX_CHAIN else None, sources=sources)
 
 
 def _parent(session: "Session", space: SpaceName, parents: Sequence[TaskVersionRef]) -> Digest | None:
@@ -161,7 +177,9 @@ def assemble(
     return stored, external
 
 
-def _measured(home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredAdapter, external: dict[Digest, bytes], policy: Policy) -> Prepared:
+def _measured(
+    home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredAdapter, external: dict[Digest, bytes], policy: Policy, names: Sequence[str]
+) -> Prepared:
     """Decode what would be stored, as a checkout would, and record the error of exactly that."""
     content = encode(stored, adapter.layout)
     objects = {sha256(content): content, stored.layout: adapter.layout.to_bytes()} | external
@@ -174,7 +192,7 @@ def _measured(home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredA
         error, by_module = 0.0, [0.0] * len(pairs)
     elif error > policy.budget:
         exact, external = assemble(adapter, [None] * len(pairs), None, ())
-        return _measured(home, adapter, pairs, exact, external, policy)
+        return _measured(home, adapter, pairs, exact, external, policy, ())
     files = _files(adapter, policy)
     objects |= files.objects
     report = Report(
@@ -182,7 +200,7 @@ def _measured(home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredA
         budget=policy.budget,
         bytes_added=0,
         raw_bytes=adapter.raw_bytes,
-        modules=module_reports(stored, adapter.layout, by_module),
+        modules=module_reports(stored, adapter.layout, by_module, names),
         notes=adapter.remarks,
     )
     return Prepared(
@@ -205,7 +223,9 @@ def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
     """Check that the bit-exact lane gave back every bit. Raises Integrity."""
     for spec in adapter.layout.tensors:
         if item_of(spec.key, tensors[spec.key]) != item_of(spec.key, adapter.tensors[spec.key]):
-            raise Integrity(f"tensor {spec.key!r} did not come back bit for bit from what would be stored.", hint="Nothing was written. This is a defect: please report it.")
+            raise Integrity(
+                f"tensor {spec.key!r} did not come back bit for bit from what would be stored.", hint="Nothing was written. This is a defect: please report it."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

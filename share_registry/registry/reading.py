@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
-from share_registry.registry import history, lineage as ancestry, listing
+from share_registry.registry import history, listing
+from share_registry.registry import lineage as ancestry
 from share_registry.registry.replay import rebuild_catalog
 from share_registry.registry.resolve import resolve, space_of
 from share_registry.registry.results import Alias, AliasMove, Commit, Lineage, Resolved, SpaceSummary, Tag, Task

@@ -7,28 +7,29 @@ from typing import TYPE_CHECKING
 from share_registry.catalog import queries
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
-from share_registry.names import Side
+from share_registry.names import Digest, Side
 from share_registry.registry.results import Commit, ModuleReport
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from share_registry.registry.home import Home
 
 
-def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float], names: Sequence[str] | None = None) -> tuple[ModuleReport, ...]:
+def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float], names: Sequence[str]) -> tuple[ModuleReport, ...]:
     """Describe every module and side.
 
     Args:
         stored: The adapter object.
         layout: Its layout.
         errors: Relative error of each module's dW.
-        names: What to call the sources referred to; their digests where None.
+        names: What to call the sources referred to.
     """
-    called = names if names is not None else [digest[:8] for digest in stored.sources]
     made = []
     for shape, module, error in zip(layout.modules(), stored.modules, errors, strict=True):
         for side, width in ((Side.A, shape.in_), (Side.B, shape.out)):
-            reference, bits = _coded(module, side, called) if module is not None else ("lossless", _raw_bits(layout, shape.module, side) * shape.rank * width)
+            reference, bits = _coded(module, side, names) if module is not None else ("lossless", _raw_bits(layout, shape.module, side) * shape.rank * width)
             made.append(
                 ModuleReport(
                     module=shape.module,
@@ -52,13 +53,18 @@ def with_modules(home: "Home", commit: Commit) -> Commit:
 def _modules(home: "Home", commit: Commit, task: str) -> tuple[ModuleReport, ...]:
     with home.catalog.begin() as session:
         row = queries.version_row(session, commit.space, task, commit.versions[task])
-        made = {version.adapter_digest: version.number for version in reversed(queries.versions_of(session, commit.space))}
     if row is None:
         return ()
     opened = home.reader().open(row.adapter_digest)
     errors = [module.error if module is not None else 0.0 for module in opened.stored.modules]
-    names = [f"c{made[digest]}" if digest in made else digest[:8] for digest in opened.stored.sources]
+    with home.catalog.begin() as session:
+        names = called(session, commit.space, opened.stored.sources)
     return module_reports(opened.stored, opened.layout, errors, names)
+
+
+def called(session: "Session", space: str, sources: Sequence[Digest]) -> list[str]:
+    """Return what to call adapter objects: the commits that brought them."""
+    return [f"c{number}" if (number := queries.commit_of_adapter(session, space, digest)) else digest[:8] for digest in sources]
 
 
 def _coded(module: StoredModule, side: Side, names: Sequence[str]) -> tuple[str, float]:

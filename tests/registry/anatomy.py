@@ -33,5 +33,5 @@ def metadata_bytes(registry: sr.Registry, commit: sr.Commit, known: set[Digest])
     content = registry.home.store.get(task.adapter)
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    begin, end = header["table"]["data_offsets"]
+    begin, end = map(int, header["table"]["data_offsets"])
     return len(record.to_bytes()) + len(note) + 8 + length + end - begin

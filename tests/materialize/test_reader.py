@@ -1,0 +1,96 @@
+"""The materializer: the same bytes whatever is kept in memory, on any device, with any number of threads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import share_registry as sr
+from share_registry.catalog import queries
+from share_registry.errors import Integrity
+from share_registry.materialize.reader import Reader
+from share_registry.names import Digest
+from tests.registry.conftest import DEMO
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> sr.Registry:
+    """Three versions of a task and adapters of one seed: previous versions and blocks are referred to."""
+    opened = sr.Registry.open(tmp_path_factory.mktemp("materialize") / "registry")
+    for version in ("v1", "v2", "v3"):
+        opened.commit(DEMO / "wn-pos-gloss" / version, task="gloss")
+    for task in ("wn-noun-abstract", "wn-syn-ant", "wn-verb-frame"):
+        opened.commit(DEMO / task / "s42", task=task, budget=0.05)
+    return opened
+
+
+def equal(one: sr.Adapter, other: sr.Adapter) -> bool:
+    return all(torch.equal(tensor.cpu(), other.tensors[key].cpu()) for key, tensor in one.tensors.items())
+
+
+def test_references_are_really_used(registry: sr.Registry) -> None:
+    used = {module.reference for task in registry.tasks() for report in [registry.show(task.ref).report] if report for module in report.modules}
+    assert any(reference.startswith("rows of c") for reference in used)
+
+
+def test_a_small_cache_changes_nothing(registry: sr.Registry) -> None:
+    with sr.Registry.open(registry.location, mode="r") as other:
+        other.home._reader = Reader(other.home.store, cache_bytes=1)
+        for task in registry.tasks():
+            assert equal(registry.checkout(task.ref), other.checkout(task.ref))
+
+
+def test_tensors_handed_out_are_the_callers_own(registry: sr.Registry) -> None:
+    taken = registry.checkout("gloss@v2")
+    for tensor in taken.tensors.values():
+        tensor.zero_()
+    assert registry.checkout("gloss@v2").tensors[next(iter(taken.tensors))].any()
+    assert registry.verify("deep").ok
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", torch.float64])
+def test_a_dtype_is_a_cast_of_the_exact_value(registry: sr.Registry, dtype: torch.dtype | str) -> None:
+    exact, cast = registry.checkout("gloss"), registry.checkout("gloss", dtype=dtype)
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    assert all(torch.equal(tensor.to(wanted), cast.tensors[key]) for key, tensor in exact.tensors.items())
+
+
+@pytest.mark.parametrize(("option", "value"), [("device", "gpu-7"), ("dtype", "int8"), ("dtype", "float99")])
+def test_an_unknown_device_or_dtype_is_named(registry: sr.Registry, option: str, value: str) -> None:
+    with pytest.raises(sr.InvalidInput, match=value):
+        registry.checkout("gloss", **{option: value})  # type: ignore[arg-type]
+
+
+def test_a_missing_object_is_named(tmp_path: Path) -> None:
+    with sr.Registry.open(tmp_path / "registry") as opened:
+        for version in ("v1", "v2"):
+            opened.commit(DEMO / "wn-pos-gloss" / version, task="gloss")
+        (previous,) = opened.home.reader().open(_adapter(opened, "gloss@v2")).stored.sources
+        place = Path(opened.location) / "objects" / previous[:2] / previous[2:]
+        content = place.read_bytes()
+        place.unlink()
+        opened.home._reader = None
+        with pytest.raises(sr.NotFound, match=previous):
+            opened.checkout("gloss@v2")
+        place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(Integrity, match=previous):
+            opened.checkout("gloss@v2")
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_gpu_gives_the_same_bytes(registry: sr.Registry) -> None:
+    for task in registry.tasks():
+        on_gpu = registry.checkout(task.ref, device="cuda")
+        assert all(tensor.device.type == "cuda" for tensor in on_gpu.tensors.values())
+        assert equal(registry.checkout(task.ref), on_gpu)
+
+
+def _adapter(registry: sr.Registry, ref: str) -> Digest:
+    found = registry.resolve(ref)
+    with registry.home.reading() as session:
+        row = queries.version_row(session, found.space, str(found.task), found.version or 0)
+    assert row is not None
+    return row.adapter_digest
