@@ -1,0 +1,99 @@
+"""JSON Schemas of every JSON object of the format, from the models that the library reads and writes with.
+
+pydantic's schemas are brought into the plain form that the reference reader understands: one `type` everywhere, no `null`, closed bounds, no titles. What the models
+fill in when it is missing, but what every writer writes, is required here (`REQUIRED`).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, TypeAdapter
+
+from share_registry.format import adapter_object, layout, records
+
+FOLDER: Final = Path(__file__).parent / "schemas"
+MODELS: Final[dict[str, type[BaseModel]]] = {
+    "format": records.StoreFormat,
+    "record-create": records.Create,
+    "record-absorb": records.Absorb,
+    "record-restore": records.Restore,
+    "record-drop": records.Drop,
+    "record-rename": records.Rename,
+    "record-policy": records.SetPolicy,
+    "record-alias": records.Alias,
+    "record-tag": records.Tag,
+    "record-annotate": records.Annotate,
+    "note": records.Note,
+    "layout": layout.Layout,
+    "adapter": adapter_object.Header,
+}
+REQUIRED: Final = {
+    "format": {"magic", "version", "read", "write", "gc"},
+    "layout": {"format", "kind", "factors.experts"},
+    "note": {"format", "kind"},
+    "adapter": {"format", "kind", "sources", "external"},
+}
+"""Members with a default in the model that a writer always writes, beside `format` and `kind` of records."""
+TENSOR: Final[dict[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "format": {"const": 0, "type": "integer"},
+        "kind": {"const": "tensor", "type": "string"},
+        "size": {"maximum": (1 << 53) - 1, "minimum": 0, "type": "integer"},
+        "width": {"enum": [1, 2, 4, 8], "type": "integer"},
+    },
+    "required": ["format", "kind", "size", "width"],
+}
+"""Of the description of a tensor object, which has no model."""
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Return every schema by name."""
+    made = {name: _schema(name, model) for name, model in MODELS.items()} | {"tensor": TENSOR}
+    return {name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema} for name, schema in made.items()}
+
+
+def text(schema: dict[str, Any]) -> str:
+    """Return a schema as its file holds it."""
+    return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+
+
+def _schema(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    schema: dict[str, Any] = _plain(TypeAdapter(model).json_schema())
+    required = REQUIRED.get(name, {"format", "kind"})
+    schema["required"] = sorted({*schema.get("required", ()), *(member for member in required if "." not in member)})
+    if name == "layout":
+        factor = schema["$defs"]["FactorSpec"]
+        factor["required"] = sorted({*factor["required"], "experts"})
+    return schema
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    options = [option for option in value.get("anyOf", ()) if option != {"type": "null"}]
+    if options:
+        (option,) = options
+        return _plain({name: item for name, item in value.items() if name not in ("anyOf", "default")} | option)
+    made = {name: _plain(item) for name, item in value.items() if name not in ("title", "default", "description") or isinstance(item, dict)}
+    for bound, name, step in (("exclusiveMaximum", "maximum", -1), ("exclusiveMinimum", "minimum", 1)):
+        if isinstance(made.get(bound), int):
+            made[name] = made.pop(bound) + step
+    if "pattern" in made and isinstance(made["pattern"], str):
+        made["pattern"] = made["pattern"].replace(r"\d", "[0-9]")
+    return made
+
+
+def write() -> None:
+    """Write every schema file, and remove files of schemas that are gone."""
+    FOLDER.mkdir(exist_ok=True)
+    made = schemas()
+    for path in FOLDER.glob("*.json"):
+        if path.stem not in made:
+            path.unlink()
+    for name, schema in made.items():
+        (FOLDER / f"{name}.json").write_text(text(schema), encoding="utf-8")
