@@ -221,8 +221,8 @@ class Recorder(System):
     def open(self, name: str, flags: int, *, mode: int = 0o666, folder: int | None = None) -> int:
         self._live()
         handle = super().open(name, flags, mode=mode, folder=folder)
-        if Path(name) == self.journal.top.parent:
-            return handle
+        if folder not in self._open and not (os.path.isabs(name) and Path(name).is_relative_to(self.journal.top)):
+            return handle  # of no interest: not on the disk that will lose its power
         place = self._place(name, folder)
         number = self.journal.create(*place) if flags & os.O_CREAT else self.journal.number(*place)
         assert number is not None, name

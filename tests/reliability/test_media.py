@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,30 +72,26 @@ def test_a_read_only_medium_can_be_read_and_nothing_else(mount: Path, tmp_path: 
         Writer().commit(LocalStore(mount, Outside()), "two", [b"new"])
 
 
-def test_a_tree_of_another_user_can_be_read_and_not_written(tmp_path: Path) -> None:
+def test_a_tree_of_another_user_can_be_read_and_not_written() -> None:
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
-    root = tmp_path / "registry"
-    Writer().commit(LocalStore.create(root, Outside(), IDENTITY), "one", [SHARED])
-    for path in [root, *root.rglob("*")]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    here = tmp_path
-    while here != here.parent:
-        if not here.stat().st_mode & 0o001:
-            here.chmod(here.stat().st_mode | 0o111)
-        here = here.parent
+    with tempfile.TemporaryDirectory() as top:
+        root = Path(top) / "registry"
+        Writer().commit(LocalStore.create(root, Outside(), IDENTITY), "one", [SHARED])
+        for path in [Path(top), root, *root.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
 
-    def as_nobody() -> None:
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-        assert keys_of(LocalStore(root, Outside(), read_only=True)) == ["one"]
-        with pytest.raises(StoreError, match="permissions"):
-            Writer().commit(LocalStore(root, Outside()), "two", [b"new"])
-        with pytest.raises(StoreError):
-            LocalStore.create(root / "other", Outside(), IDENTITY)
+        def as_nobody() -> None:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            assert keys_of(LocalStore(root, Outside(), read_only=True)) == ["one"]
+            with pytest.raises(StoreError, match="permissions"):
+                Writer().commit(LocalStore(root, Outside()), "two", [b"new"])
+            with pytest.raises(StoreError):
+                LocalStore.create(root / "other", Outside(), IDENTITY)
 
-    assert finished(forked(as_nobody)) == 0
-    assert keys_of(LocalStore(root, Outside())) == ["one"]
+        assert finished(forked(as_nobody)) == 0
+        assert keys_of(LocalStore(root, Outside())) == ["one"]
 
 
 def test_exclusive_renaming_works_on_this_system(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from share_registry.format.canonical import sha256
 from tests.reliability.journal import Journal, Recorder
 from tests.reliability.scenarios import IDENTITY, SHARED, World, after_a_death, alone, recovers, survives
 
-CI_STATES: Final = 16
+CI_STATES: Final = 12
 SOAK_STATES: Final = 4096
 Scenario = Callable[[World, Path], Iterator[tuple[Journal, int]]]
 

@@ -1,0 +1,187 @@
+"""The catalog is an index: lost, damaged, old or foreign, it is made again from the store, equal to what it was (P9); and readers write nothing (P22)."""
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from share_registry.errors import Refused, ShareRegistryError
+from tests.cli.tiny import SPACE
+from tests.reliability.faults import VERBS
+from tests.reliability.registries import adapters, commit, keys, opened, require_sound, rows
+from tests.reliability.scenarios import NoFlush
+from tests.reliability.test_media import mount as mount  # noqa: PLC0414
+from tests.reliability.test_media import mounted
+from tests.store.test_local import tree
+
+Damage = Callable[[Path, Path], None]
+
+
+def _deleted(catalog: Path, old: Path) -> None:
+    catalog.unlink()
+
+
+def _truncated(catalog: Path, old: Path) -> None:
+    catalog.write_bytes(catalog.read_bytes()[: catalog.stat().st_size // 2])
+
+
+def _emptied(catalog: Path, old: Path) -> None:
+    catalog.write_bytes(b"")
+
+
+def _garbled(catalog: Path, old: Path) -> None:
+    content = bytearray(catalog.read_bytes())
+    for position in range(4096, len(content), 97):
+        content[position] ^= 0x55
+    catalog.write_bytes(content)
+
+
+def _no_database(catalog: Path, old: Path) -> None:
+    catalog.write_bytes(b"this is no database " * 400)
+
+
+def _rolled_back(catalog: Path, old: Path) -> None:
+    shutil.copyfile(old, catalog)
+
+
+def _head_forged(catalog: Path, old: Path) -> None:
+    with sqlite3.connect(catalog) as connection:
+        connection.execute("UPDATE sr_spaces SET head_id = ?", ("0" * 64,))
+    connection.close()
+
+
+def _swapped(catalog: Path, old: Path) -> None:
+    other = catalog.parent.parent / "other"
+    with opened(other) as registry:
+        commit(registry, catalog.parent.parent / "t1", "another-history")
+    shutil.copyfile(other / "catalog.sqlite", catalog)
+
+
+@pytest.fixture(scope="module")
+def finished_history() -> Iterator[Path]:
+    """A registry with some of everything, its adapters beside it, and a copy of its catalog from half-way."""
+    with tempfile.TemporaryDirectory() as top:
+        one, two = adapters(Path(top), 2)
+        root = Path(top) / "registry"
+        with opened(root) as registry:
+            commit(registry, one, "one")
+            registry.set_alias("t0@v1", "prod", reason="first")
+        shutil.copyfile(root / "catalog.sqlite", Path(top) / "old.sqlite")
+        with opened(root) as registry:
+            commit(registry, two, "two")
+            commit(registry, one, "three")
+            registry.set_alias("t0@v2", "prod", reason="second")
+            registry.tag("release", "@c5")
+            registry.annotate("t1@v1", labels={"team": "search"}, metrics={"accuracy": 0.5})
+            registry.rename("t1", "renamed")
+            registry.drop("t0")
+            registry.restore("t0@v1")
+        yield Path(top)
+
+
+@pytest.fixture
+def history(finished_history: Path, quick_path: Path) -> Path:
+    """A copy of it for one test."""
+    shutil.copytree(finished_history, quick_path / "copy")
+    return quick_path / "copy" / "registry"
+
+
+@pytest.mark.parametrize(
+    "damage", [_deleted, _truncated, _emptied, _garbled, _no_database, _rolled_back, _head_forged, _swapped], ids=lambda damage: damage.__name__[1:]
+)
+@pytest.mark.parametrize("mode", ["r", "w"])
+def test_a_catalog_in_any_state_is_made_again_equal(history: Path, damage: Damage, mode: str) -> None:
+    with opened(history, mode="r") as registry:
+        before = rows(registry)
+    damage(history / "catalog.sqlite", history.parent / "old.sqlite")
+    with opened(history, mode=mode) as registry:
+        if damage is _garbled and mode == "w":
+            registry.rebuild()
+        assert rows(registry) == before
+    if mode == "w":
+        with opened(history, mode="w") as registry:
+            assert commit(registry, history.parent / "t0", "next").created
+
+
+READS: list[Callable[[sr.Registry], object]] = [
+    lambda registry: registry.spaces(),
+    lambda registry: registry.log(SPACE),
+    lambda registry: registry.tasks(SPACE),
+    lambda registry: registry.show("t0"),
+    lambda registry: registry.resolve("t0@prod"),
+    lambda registry: registry.lineage("t0"),
+    lambda registry: registry.diff("t0@v1", "t0@v2"),
+    lambda registry: registry.aliases(SPACE),
+    lambda registry: registry.alias_history("t0", "prod"),
+    lambda registry: registry.tags(SPACE),
+    lambda registry: registry.checkout("t0@v1").state_dict(),
+    lambda registry: registry.verify("deep"),
+]
+
+
+class ReadingOnly(NoFlush):
+    """System calls of which those that write are not there."""
+
+
+def _forbidden(verb: str) -> Callable[..., None]:
+    def call(*_: object, **__: object) -> None:
+        raise AssertionError(f"a reader called {verb}")
+
+    return call
+
+
+for _verb in set(VERBS) - {"open", "close", "read", "status", "find", "listdir"}:
+    setattr(ReadingOnly, _verb, _forbidden(_verb))
+
+
+@pytest.mark.parametrize("lacking", [False, True], ids=["whole", "catalog-behind"])
+def test_no_read_verb_writes_anything(history: Path, lacking: bool) -> None:
+    if lacking:
+        _rolled_back(history / "catalog.sqlite", history.parent / "old.sqlite")
+    before = tree(history)
+    with opened(history, mode="r", system=ReadingOnly()) as registry:
+        for read in READS:
+            read(registry)
+        with pytest.raises(Refused, match="reading only"):
+            commit(registry, history.parent / "t0", "never")
+    assert tree(history) == before
+
+
+def test_a_registry_on_a_read_only_medium_answers_every_read_verb(history: Path, mount: Path) -> None:
+    mounted("--bind", str(history), str(mount))
+    mounted("-o", "remount,ro,bind", str(mount))
+    with opened(mount, mode="r") as registry:
+        for read in READS:
+            read(registry)
+    with pytest.raises(ShareRegistryError), opened(mount, mode="w") as registry:
+        commit(registry, history.parent / "t0", "never")
+
+
+@pytest.mark.parametrize("size_kib", [300, 420])
+def test_a_full_medium_leaves_a_registry_that_can_be_read_and_goes_on_with_more_space(quick_path: Path, mount: Path, size_kib: int) -> None:
+    mounted("-t", "tmpfs", "-o", f"size={size_kib}k", "none", str(mount))
+    root = mount / "registry"
+    sources = adapters(quick_path, 3)
+    acknowledged: list[str] = []
+    attempted: list[str] = []
+    with pytest.raises(ShareRegistryError, match=r"space|full"):
+        _fill(root, sources, acknowledged, attempted)
+    with opened(root, mode="r") as reader:
+        assert set(acknowledged) <= set(keys(reader)) <= set(attempted)
+        assert reader.verify("data").ok
+    mounted("-o", "remount,size=16m", str(mount))
+    with opened(root) as registry:
+        commit(registry, sources[0], attempted[-1])
+    assert set(require_sound(root, acknowledged=acknowledged, attempted=attempted)) >= {attempted[-1]}
+
+
+def _fill(root: Path, sources: list[Path], acknowledged: list[str], attempted: list[str]) -> None:
+    with opened(root) as registry:
+        for number in range(200):
+            attempted.append(f"{number}")
+            commit(registry, sources[number % 3], f"{number}")
+            acknowledged.append(f"{number}")
