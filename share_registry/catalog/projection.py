@@ -5,13 +5,13 @@ or foreign log and raises Integrity; a record that is already there changes noth
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from sqlalchemy import CursorResult, delete, exists, select, update
+from sqlalchemy import BigInteger, CursorResult, Table, Update, bindparam, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import annotations, versions
-from share_registry.catalog.models import AliasRow, CommitRow, IdentityRow, LeaseRow, ObjectRow, Row, SpaceRow, TagRow, TaskLifeRow, TaskNameRow
+from share_registry.catalog.models import TEXT, AliasRow, CommitRow, IdentityRow, LeaseRow, ObjectRow, Row, SpaceRow, TagRow, TaskLifeRow, TaskNameRow
 from share_registry.catalog.step import Step, clean, pieces
 from share_registry.errors import Integrity
 
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from share_registry.format.layout import Layout
     from share_registry.format.records import Alias, Annotate, Create, Drop, Note, PolicyBody, Record, Rename, SetPolicy, Tag
     from share_registry.names import Digest
+
+
+def _advance_statement() -> Update:
+    space, before = bindparam("this", type_=TEXT), bindparam("before", type_=BigInteger)
+    in_time = exists().where(CommitRow.space == space, CommitRow.number == before, CommitRow.time <= bindparam("time", type_=TEXT))
+    same_key = exists().where(CommitRow.space == space, CommitRow.key == bindparam("key", type_=TEXT))
+    upon = (SpaceRow.name == space) & (SpaceRow.head == before) & (SpaceRow.head_id == bindparam("then", type_=TEXT))
+    return update(SpaceRow).where(upon, in_time, ~same_key)
+
+
+_ADVANCE: Final = _advance_statement()
+"""Move the head to a record that follows it; built once."""
 
 
 def apply(session: Session, *, record: "Record", id: "Digest", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> bool:  # noqa: A002 - the word of the format
@@ -57,16 +69,11 @@ def _advance(step: Step, record: "Record", commit_id: str) -> bool:
     if record.kind == "create" and record.number == 1:
         if _commit_of(step, 1) is not None:
             return _explain(step, record, commit_id)
-        step.session.execute(SpaceRow.__table__.insert(), [_space(record, commit_id)])  # type: ignore[attr-defined]
+        step.session.execute(cast("Table", SpaceRow.__table__).insert(), [_space(record, commit_id)])
         return True
-    before = exists().where(CommitRow.space == step.space, CommitRow.number == step.number - 1, CommitRow.time <= record.time)
-    same_key = exists().where(CommitRow.space == step.space, CommitRow.key == record.key)
-    statement = (
-        update(SpaceRow)
-        .where(SpaceRow.name == step.space, SpaceRow.head == step.number - 1, SpaceRow.head_id == record.parent, before, ~same_key)
-        .values(head=step.number, head_id=commit_id)
-    )
-    changed = cast("CursorResult[object]", step.session.execute(statement, execution_options={"synchronize_session": False})).rowcount
+    values = {"this": step.space, "before": step.number - 1, "then": record.parent, "time": record.time, "key": record.key}
+    moved = step.session.execute(_ADVANCE, values | {"head": step.number, "head_id": commit_id}, execution_options={"synchronize_session": False})
+    changed = cast("CursorResult[object]", moved).rowcount
     return (changed == 1 and record.kind != "create") or _explain(step, record, commit_id)
 
 

@@ -163,13 +163,9 @@ def candidate_adapters(session: Session, space: str, *, first: int, latest: int)
     return [Digest(digest) for digest in dict.fromkeys([*early, *late])]
 
 
-def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int]]:
-    """Return (out, in) of every module of a space; experts of one factor as `name#e`, as layouts name them."""
-    shapes: dict[str, tuple[int, int]] = {}
-    for row in session.scalars(select(ModuleRow).where(ModuleRow.space == space)):
-        names = [row.module] if row.experts == 1 else [f"{row.module}#{expert}" for expert in range(row.experts)]
-        shapes.update(dict.fromkeys(names, (row.out, row.width)))
-    return shapes
+def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int]]:
+    """Return (out, in, experts) of every factored module of a space."""
+    return {row.module: (row.out, row.width, row.experts) for row in session.scalars(select(ModuleRow).where(ModuleRow.space == space))}
 
 
 def alias_target(session: Session, space: str, task: str, alias: str) -> Version | None:

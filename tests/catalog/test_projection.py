@@ -146,7 +146,7 @@ def test_modules_are_learned_from_layouts() -> None:
     log.absorb("two", 1, layout=layout_of({"q": (16, 8), "v": (4, 8)}, rank=2))
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        assert queries.module_shapes(session, "base") == {"q": (16, 8), "v": (4, 8)}
+        assert queries.module_shapes(session, "base") == {"q": (16, 8, 1), "v": (4, 8, 1)}
         assert session.scalar(select(ModuleRow.since).where(ModuleRow.module == "v")) == 3
 
 

@@ -1,0 +1,90 @@
+"""What the catalog must answer, kept in plain dicts: the model that random logs are compared with."""
+
+from dataclasses import dataclass, field
+
+Place = tuple[str, int]
+"""A task, by the name it was created under, and a version."""
+
+
+@dataclass
+class ModelTask:
+    """One task over time; numbers are commits."""
+
+    origin: str
+    names: list[tuple[int, str]]
+    live: list[tuple[int, bool]]
+    versions: list[int] = field(default_factory=list)
+    restored: dict[int, int] = field(default_factory=dict)
+    parents: dict[int, list[Place]] = field(default_factory=dict)
+    aliases: dict[str, list[tuple[int, int | None]]] = field(default_factory=dict)
+    labels: list[tuple[int, int, dict[str, str]]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The present name."""
+        return self.names[-1][1]
+
+    def is_live(self, number: int) -> bool:
+        """Whether it was live after a commit."""
+        return [live for since, live in self.live if since <= number][-1:] == [True]
+
+    def newest(self, number: int) -> int:
+        """The newest version at a commit, 0 where there was none."""
+        return sum(1 for made in self.versions if made <= number)
+
+    def target(self, alias: str, number: int) -> int | None:
+        """What an alias stood for after a commit."""
+        return ([version for since, version in self.aliases.get(alias, []) if since <= number] or [None])[-1]
+
+    def targets(self, alias: str) -> list[int | None]:
+        """What an alias stands for and stood for: now first, neighbours differ, earlier removals left out."""
+        moves = [version for _, version in self.aliases[alias]]
+        found: list[int | None] = [moves.pop()]
+        for version in reversed(moves):
+            if version is not None and version != found[-1]:
+                found.append(version)
+        return found
+
+    def labels_at(self, version: int, number: int) -> dict[str, str]:
+        """The labels of a version after a commit."""
+        return ([labels for since, of, labels in self.labels if since <= number and of == version] or [{}])[-1]
+
+
+@dataclass
+class Model:
+    """A space."""
+
+    head: int = 1
+    tasks: list[ModelTask] = field(default_factory=list)
+    tags: dict[str, int] = field(default_factory=dict)
+    about: dict[int, set[str]] = field(default_factory=dict)
+
+    def of(self, name: str) -> ModelTask | None:
+        """The task that has or had a name."""
+        return next((task for task in self.tasks if name in {known for _, known in task.names}), None)
+
+    def listing(self, number: int) -> dict[str, tuple[int, dict[str, str], dict[str, int]]]:
+        """Version, labels and aliases of each task live after a commit, by its present name."""
+        found = {}
+        for task in self.tasks:
+            newest = task.newest(number)
+            if newest and task.is_live(number):
+                aliases = {alias: target for alias in sorted(task.aliases) if (target := task.target(alias, number)) is not None}
+                found[task.name] = (newest, task.labels_at(newest, number), aliases)
+        return dict(sorted(found.items()))
+
+    def ancestors(self, task: ModelTask, version: int) -> list[Place]:
+        """A version and what it came from, depth first, each once."""
+        found: list[Place] = []
+        self._visit(task, version, found)
+        return found
+
+    def _visit(self, task: ModelTask, version: int, found: list[Place]) -> None:
+        if (task.origin, version) in found:
+            return
+        found.append((task.origin, version))
+        before = task.restored.get(version, version - 1)
+        if before:
+            self._visit(task, before, found)
+        for origin, number in task.parents.get(version, []):
+            self._visit(next(known for known in self.tasks if known.origin == origin), number, found)

@@ -1,0 +1,233 @@
+"""Any log: what the catalog answers is what a model in plain dicts says, and replaying the log gives an equal catalog."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.orm import Session
+
+from share_registry.catalog import queries
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.projection import wipe
+from share_registry.errors import NotFound
+from share_registry.registry.history import alias_history, aliases, log, tags
+from share_registry.registry.lineage import lineage
+from share_registry.registry.listing import tasks
+from share_registry.registry.resolve import resolve
+from tests.catalog.logs import Log
+from tests.catalog.model import Model, ModelTask
+
+NAMES = ("ant", "bee", "cat", "dog")
+ALIASES = ("prod", "test")
+EXAMPLES = {"sqlite": 60, "postgresql": 12}
+
+
+class Writer:
+    """Writes a random log and the model of it, step by step, as hypothesis draws."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy[int]], int]) -> None:
+        self._draw = draw
+        self.log = Log()
+        self.model = Model()
+        self.log.create()
+
+    def step(self) -> None:
+        """Add one record."""
+        self.model.head += 1
+        actions = (self.absorb, self.absorb_many, self.restore, self.drop, self.rename, self.alias, self.alias, self.tag, self.annotate)
+        actions[self._pick(len(actions))]()
+
+    def absorb(self) -> None:
+        """A version of one task, new or known, sometimes with parents and labels."""
+        task = self._task(NAMES[self._pick(len(NAMES))])
+        parents = [self._version() for _ in range(self._pick(3))] if any(known.versions for known in self.model.tasks) else []
+        labels = [{}, {"a": "1"}, {"a": "2", "b": "1"}][self._pick(3)]
+        self._add(task, labels)
+        task.parents[len(task.versions)] = [(parent.origin, version) for parent, version in parents]
+        self.log.absorb(task.name, len(task.versions), derived_from=[(parent.name, version) for parent, version in parents], labels=labels)
+        self.model.about[self.model.head] = {task.origin}
+
+    def absorb_many(self) -> None:
+        """A version of several tasks."""
+        chosen = {id(task): task for task in (self._task(NAMES[self._pick(len(NAMES))]) for _ in range(3))}
+        for task in chosen.values():
+            self._add(task, {"a": "3"})
+        self.log.absorb_many({task.name: len(task.versions) for task in chosen.values()}, labels={"a": "3"})
+        self.model.tasks.sort(key=lambda task: (task.names[0][0], task.origin))
+        self.model.about[self.model.head] = {task.origin for task in chosen.values()}
+
+    def restore(self) -> None:
+        """An earlier version again."""
+        if not self.model.tasks:
+            return self.absorb()
+        task, of = self._version()
+        held = task.labels_at(of, self.model.head)
+        self._add(task, held)
+        task.restored[len(task.versions)] = of
+        self.log.restore(task.name, len(task.versions), of)
+        self.model.about[self.model.head] = {task.origin}
+        return None
+
+    def drop(self) -> None:
+        """A task is no longer listed."""
+        if not self.model.tasks:
+            return self.absorb()
+        task, _ = self._version()
+        task.live.append((self.model.head, False))
+        self.log.drop(task.name)
+        self.model.about[self.model.head] = {task.origin}
+        return None
+
+    def rename(self) -> None:
+        """A task gets a name that is free, or one of its own."""
+        if not self.model.tasks:
+            return self.absorb()
+        task, _ = self._version()
+        name = ["new-" + task.origin, task.origin, f"name{self.model.head}"][self._pick(3)]
+        self.log.rename(task.name, name)
+        task.names.append((self.model.head, name))
+        self.model.about[self.model.head] = {task.origin}
+        return None
+
+    def alias(self) -> None:
+        """An alias moves or is removed."""
+        if not self.model.tasks:
+            return self.absorb()
+        task, version = self._version()
+        alias = ALIASES[self._pick(len(ALIASES))]
+        target = None if self._pick(4) == 0 and alias in task.aliases else version
+        task.aliases.setdefault(alias, []).append((self.model.head, target))
+        self.log.alias(task.name, alias, target)
+        self.model.about[self.model.head] = {task.origin}
+        return None
+
+    def tag(self) -> None:
+        """A commit gets a name."""
+        number = 1 + self._pick(self.model.head - 1)
+        self.model.tags[f"tag{self.model.head}"] = number
+        self.log.tag(f"tag{self.model.head}", number)
+        self.model.about[self.model.head] = set()
+
+    def annotate(self) -> None:
+        """Labels of a version change."""
+        if not self.model.tasks:
+            return self.absorb()
+        task, version = self._version()
+        said = [{"a": "9"}, {"c": "1", "b": "2"}, {}][self._pick(3)]
+        removed = [[], ["a"], ["b", "c"]][self._pick(3)]
+        held = task.labels_at(version, self.model.head)
+        labels = {name: value for name, value in held.items() if name not in removed} | said
+        task.labels.append((self.model.head, version, dict(sorted(labels.items()))))
+        self.log.annotate(task.name, version, labels=said, removed=removed)
+        self.model.about[self.model.head] = {task.origin}
+        return None
+
+    def _add(self, task: ModelTask, labels: dict[str, str]) -> None:
+        task.versions.append(self.model.head)
+        task.labels.append((self.model.head, len(task.versions), dict(sorted(labels.items()))))
+        if not task.is_live(self.model.head):
+            task.live.append((self.model.head, True))
+
+    def _task(self, name: str) -> ModelTask:
+        known = self.model.of(name)
+        if known is None:
+            known = ModelTask(origin=name, names=[(self.model.head, name)], live=[])
+            self.model.tasks.append(known)
+        return known
+
+    def _version(self) -> tuple[ModelTask, int]:
+        made = [task for task in self.model.tasks if task.versions and task.versions[0] < self.model.head]
+        if not made:
+            return self.model.tasks[0], 1
+        task = made[self._pick(len(made))]
+        return task, 1 + self._pick(len([number for number in task.versions if number < self.model.head]))
+
+    def _pick(self, count: int) -> int:
+        return self._draw(st.integers(0, count - 1))
+
+
+def check_answers(session: Session, writer: Writer) -> None:
+    """Compare every answer with the model."""
+    model = writer.model
+    for number in range(1, model.head + 1):
+        found = {task.name: (task.version, dict(task.labels), dict(task.aliases)) for task in tasks(session, space="base", at=number)}
+        assert found == model.listing(number)
+    assert {tag.name: tag.number for tag in tags(session)} == model.tags
+    for task in model.tasks:
+        _check_task(session, model, task)
+        _check_aliases(session, model, task)
+    for number in range(1, model.head + 1):
+        assert {alias.ref for alias in aliases(session, space="base", at=number)} == {
+            f"base/{task.name}@v{target}" for task in model.tasks for alias in task.aliases if (target := task.target(alias, number)) is not None
+        }
+
+
+def _check_task(session: Session, model: Model, task: ModelTask) -> None:
+    names = {name for _, name in task.names}
+    for name in names:
+        for number in range(1, model.head + 1):
+            expected = task.newest(number) if task.is_live(number) else 0
+            assert _resolved(session, f"{name}@c{number}") == (f"base/{task.name}@v{expected}" if expected else None)
+        newest = len(task.versions) if task.is_live(model.head) else 0
+        assert _resolved(session, name) == (f"base/{task.name}@v{newest}" if newest else None)
+        assert [commit.number for commit in log(session, task=name, limit=None)] == sorted(
+            (number for number, about in model.about.items() if task.origin in about), reverse=True
+        )
+    for version, number in enumerate(task.versions, start=1):
+        assert resolve(session, f"{task.name}@v{version}").number == number
+        found = [node.ref for node in lineage(session, f"{task.name}@v{version}").nodes]
+        named = {known.origin: known.name for known in model.tasks}
+        assert found == [f"base/{named[origin]}@v{of}" for origin, of in model.ancestors(task, version)]
+
+
+def _check_aliases(session: Session, model: Model, task: ModelTask) -> None:
+    for alias, moves in task.aliases.items():
+        for back, target in enumerate([*task.targets(alias), None]):
+            assert _resolved(session, f"{task.name}@{alias}~{back}") == (f"base/{task.name}@v{target}" if target else None)
+        assert [(move.number, move.version) for move in alias_history(session, task.name, alias)] == list(reversed(moves))
+        for number in range(1, model.head + 1):
+            target = task.target(alias, number)
+            assert [move.version for move in alias_history(session, task.name, alias, at=number)] == ([target] if target else [])
+
+
+def _resolved(session: Session, ref: str) -> str | None:
+    try:
+        return resolve(session, ref).ref
+    except NotFound:
+        return None
+
+
+@pytest.fixture(params=["sqlite", "postgresql"], scope="module")
+def catalog(request: pytest.FixtureRequest) -> Iterator[Catalog]:
+    from tests.conftest import fresh_database
+
+    if request.param == "sqlite":
+        with Catalog.in_memory() as catalog:
+            yield catalog
+        return
+    with fresh_database(request.getfixturevalue("postgresql_server")) as url, Catalog.open(url) as catalog:
+        yield catalog
+
+
+def test_a_catalog_answers_as_the_model_and_replays_to_an_equal_one(catalog: Catalog, request: pytest.FixtureRequest) -> None:
+    kind = str(request.node.callspec.params["catalog"])
+
+    @settings(max_examples=EXAMPLES[kind], deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data(), st.integers(1, 14))
+    def check(data: st.DataObject, steps: int) -> None:
+        writer = Writer(lambda strategy: data.draw(strategy))
+        for _ in range(steps):
+            writer.step()
+        with catalog.begin(write=True) as session:
+            wipe(session)
+            writer.log.apply(session)
+            check_answers(session, writer)
+            first = queries.dump(session)
+        with Catalog.in_memory() as fresh, fresh.begin(write=True) as session:
+            for entry in writer.log.entries:
+                entry.apply(session)
+                entry.apply(session)
+            assert queries.dump(session) == first
+
+    check()
