@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from share_registry.errors import InvalidInput, NotFound, Refused, StoreError
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.attachments import MAX_ATTACHMENT_BYTES
 from share_registry.exchange.read import Files, read_files
 from share_registry.format.records import Source
 from share_registry.outside import Outside
@@ -55,7 +56,7 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
 
 def _files(repo: str, commit: str, folder: PurePosixPath, found: "ModelInfo", outside: Outside) -> Files:
     """Return the files of one folder; contents are downloaded when asked for."""
-    siblings = {PurePosixPath(sibling.rfilename): sibling.size or 0 for sibling in found.siblings or []}
+    siblings = {PurePosixPath(sibling.rfilename): MAX_ATTACHMENT_BYTES if sibling.size is None else sibling.size for sibling in found.siblings or []}
     sizes = {path.name: size for path, size in siblings.items() if path.parent == folder}
     below = {path.relative_to(folder).parts[0] for path in siblings if folder in path.parents and path.parent != folder}
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from types import ModuleType
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from share_registry.exchange.read import adapter_of
 from share_registry.format.records import Source
 
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "lm_head"})
+_OTHER_BASE: Final = "Load the base model the adapter was trained on."
 _ORDERED: Final = frozenset({"rank_pattern", "alpha_pattern"})
 
 
@@ -38,25 +40,42 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
 
 
 def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
-    """Load an adapter into a model, strictly. Raises as `Adapter.apply_to`."""
+    """Load an adapter into a model, strictly; a model that does not fit is left as it was. Raises as `Adapter.apply_to`."""
     peft = _peft()
-    config = peft.PeftConfig.from_peft_type(**{key: value for key, value in adapter.config.items() if key != "runtime_config"})
-    config.inference_mode = True
-    wrapped = model
+    known = {field.name for field in fields(peft.LoraConfig)} - {"runtime_config"}
+    given = {key: value for key, value in adapter.config.items() if key in known}
+    wrapped = None
     try:
-        if isinstance(model, peft.PeftModel):
-            if name in model.peft_config:
-                raise InvalidInput(f"the model has an adapter {name!r} already.", hint="Pass another name.")
-            model.add_adapter(name, config)
-        else:
-            wrapped = peft.get_peft_model(model, config, adapter_name=name)
-        result = peft.set_peft_model_state_dict(wrapped, adapter.state_dict(), adapter_name=name)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise InvalidInput(f"the adapter does not fit the model: {str(error)[:500]}", hint="Load the base model the adapter was trained on.") from error
-    _check_loaded(result, name)
+        config = peft.LoraConfig(**{**given, "inference_mode": True})
+        wrapped = _insert(peft, model, config, name)
+        _check_loaded(peft.set_peft_model_state_dict(wrapped, adapter.state_dict(), adapter_name=name), name)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        _take_out(wrapped, model, name)
+        raise InvalidInput(f"the adapter does not fit the model: {str(error)[:500]}", hint=_OTHER_BASE) from error
+    except InvalidInput:
+        _take_out(wrapped, model, name)
+        raise
     wrapped.set_adapter(name)
-    wrapped.eval()
-    return wrapped
+    return wrapped.eval()
+
+
+def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
+    if not isinstance(model, peft.PeftModel):
+        return peft.get_peft_model(model, config, adapter_name=name)
+    if name in model.peft_config:
+        raise InvalidInput(f"the model has an adapter {name!r} already.", hint="Pass another name.")
+    model.add_adapter(name, config)
+    return model
+
+
+def _take_out(wrapped: Any, model: Any, name: str) -> None:
+    """Undo `_insert`, as far as it got."""
+    if wrapped is None:
+        return
+    if wrapped is model:
+        model.delete_adapter(name)
+    else:
+        wrapped.unload()
 
 
 def _peft() -> ModuleType:
@@ -85,7 +104,7 @@ def _saves_embeddings(config: Any) -> bool:
     """Decide what `save_embedding_layers="auto"` decides, but never ask the Hub whether the vocabulary grew."""
     targets = config.target_modules
     named = isinstance(targets, list | set | tuple) and bool(_EMBEDDINGS & set(targets))
-    return named and not config.trainable_token_indices
+    return named and not getattr(config, "trainable_token_indices", None)
 
 
 def _config_of(model: Any, config: Any) -> dict[str, object]:
@@ -115,11 +134,10 @@ def _plain(value: object, name: str = "") -> Any:
 
 def _check_loaded(result: Any, name: str) -> None:
     """PEFT loads leniently: find out whether every tensor went in, and every factor of the model was given."""
-    missing = [key for key in getattr(result, "missing_keys", []) if FACTOR_MARK in key and f".{name}" in key]
-    unexpected = list(getattr(result, "unexpected_keys", []))
+    missing = [key for key in result.missing_keys if FACTOR_MARK in key and f".{name}" in key]
+    unexpected = list(result.unexpected_keys)
     if missing or unexpected:
         key, what = (unexpected[0], "has no place for") if unexpected else (missing[0], "expects")
         raise InvalidInput(
-            f"the adapter does not fit the model, which {what} {key!r} ({len(unexpected)} tensors too many, {len(missing)} too few).",
-            hint="Load the base model the adapter was trained on.",
+            f"the adapter does not fit the model, which {what} {key!r} ({len(unexpected)} tensors too many, {len(missing)} too few).", hint=_OTHER_BASE
         )

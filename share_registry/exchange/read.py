@@ -79,6 +79,8 @@ def read_files(files: Files, *, source: Source) -> Adapter:
     except Integrity as error:
         raise InvalidInput(error.message, hint="The file is damaged or not a safetensors file: copy it again.") from error
     adapter = _assemble(parsed.metadata, parsed.tensors, config_bytes, attached, source, len(content))
+    if not safetensors_file.is_canonical(content, parsed):
+        remarks.append(f"the header of {TENSOR_FILE} is not as the safetensors library writes it: an export writes it canonically.")
     return replace(adapter, original={CONFIG_FILE: config_bytes, TENSOR_FILE: content}, remarks=(*adapter.remarks, *remarks))
 
 
@@ -234,6 +236,8 @@ def _require(files: Files, source: Source) -> None:
 
 
 def _read(files: Files, name: str, limit: int) -> bytes:
+    if files.sizes[name] > limit:
+        raise InvalidInput(f"{name} has {files.sizes[name]} bytes, more than the limit of {limit}.", hint="Commit a smaller adapter.")
     try:
         content = files.read(name, limit)
     except Integrity as error:

@@ -60,8 +60,21 @@ def read(content: bytes, *, what: str) -> File:
 
 def write(metadata: Iterable[tuple[str, str]], items: Sequence[Item]) -> bytes:
     """Return the canonical file. Raises Integrity where an item's bytes do not fit its shape, or a key or metadata name stands there twice."""
-    entries = list(metadata)
-    header: dict[str, object] = {_METADATA: dict(entries)} if entries else {}
+    return b"".join((_header(list(metadata), items), *(item.content for item in items)))
+
+
+def is_canonical(content: bytes, file: File) -> bool:
+    """Tell whether a file that was read is, byte for byte, what `write` would make of it."""
+    return content.startswith(_header(list(file.metadata), file.tensors))
+
+
+def usual_order(items: Iterable[Item]) -> list[Item]:
+    """Return items in the order the safetensors library writes: wide element types first, then by key."""
+    return sorted(items, key=lambda item: (-_ORDER.index(item.dtype), item.key.encode()))
+
+
+def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes:
+    header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     position = 0
     for item in items:
         expected = _elements(item.key, item.shape, "file to write") * item.dtype.size_bytes
@@ -69,16 +82,11 @@ def write(metadata: Iterable[tuple[str, str]], items: Sequence[Item]) -> bytes:
             raise Integrity(f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, or stands there twice.")
         header[item.key] = {"dtype": item.dtype.value, "shape": list(item.shape), "data_offsets": [position, position + expected]}
         position += expected
-    if len({name for name, _ in entries}) != len(entries):
+    if len({name for name, _ in metadata}) != len(metadata):
         raise Integrity("a metadata name stands there twice.")
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join((len(text).to_bytes(8, "little"), text, *(item.content for item in items)))
-
-
-def usual_order(items: Iterable[Item]) -> list[Item]:
-    """Return items in the order the safetensors library writes: wide element types first, then by key."""
-    return sorted(items, key=lambda item: (-_ORDER.index(item.dtype), item.key.encode()))
+    return len(text).to_bytes(8, "little") + text
 
 
 def _split(content: bytes, what: str) -> tuple[bytes, memoryview]:

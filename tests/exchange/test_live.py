@@ -108,6 +108,21 @@ def test_a_second_adapter_joins_a_peft_model_under_its_name(original: Original) 
         adapter.apply_to(model, name="second")
 
 
+def test_a_model_that_does_not_fit_is_left_as_it_was(original: Original) -> None:
+    adapter = read_directory(original("plain"), outside=Outside())
+    base = zoo.LlamaForCausalLM(
+        zoo.LlamaConfig(vocab_size=40, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+    )
+    names = [key for key, _ in base.named_parameters()]
+    with pytest.raises(InvalidInput, match="size mismatch"):
+        adapter.apply_to(base)
+    assert [key for key, _ in base.named_parameters()] == names
+    model = zoo.peft.get_peft_model(base, zoo.CASES["rslora"].config())
+    with pytest.raises(InvalidInput, match="size mismatch"):
+        adapter.apply_to(model, name="second")
+    assert list(model.peft_config) == ["default"]
+
+
 def test_a_model_that_does_not_fit_is_refused(original: Original) -> None:
     adapter = read_directory(original("plain"), outside=Outside())
     for base in (zoo.bert(), zoo.gpt2()):

@@ -131,6 +131,15 @@ def test_a_tensor_that_no_config_explains_is_a_passenger(copied: Copied) -> None
     assert list(read(source).passengers) == ["base_model.model.model.norm.weight"]
 
 
+def test_a_header_in_another_form_is_remarked(copied: Copied) -> None:
+    source = copied("plain")
+    content = (source / TENSORS).read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size])).encode()
+    (source / TENSORS).write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
+    assert remark(read(source), "an export writes it canonically")
+
+
 def test_the_digest_is_of_the_adapter_and_not_of_its_place(copied: Copied, tmp_path: Path) -> None:
     source = copied("plain")
     first = read(source)

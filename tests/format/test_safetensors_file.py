@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from share_registry.errors import Integrity
 from share_registry.format import foreign_json
 from share_registry.format.layout import DType
-from share_registry.format.safetensors_file import MAX_HEADER_BYTES, Item, read, usual_order, write
+from share_registry.format.safetensors_file import MAX_HEADER_BYTES, Item, is_canonical, read, usual_order, write
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32}
 TORCH |= {"I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
@@ -32,6 +32,7 @@ def test_what_the_library_writes_is_written_again_byte_for_byte(files: dict[str,
     content = save(made(files), metadata=metadata or None)  # the library writes empty metadata in two ways
     found = read(content, what="file")
     assert write(found.metadata, found.tensors) == content
+    assert is_canonical(content, found)
     assert found.metadata == tuple(metadata.items())
     filled = [item for item in found.tensors if item.content]
     assert usual_order(reversed(filled)) == filled
@@ -158,3 +159,8 @@ def test_noise_is_no_foreign_json(content: bytes) -> None:
     except Integrity:
         return
     assert isinstance(found, dict)
+
+
+def test_a_header_in_another_form_is_not_canonical() -> None:
+    for content in (file_of({"a": entry()}, b"x"), file_of(b'{"a":{"shape":[1],"dtype":"U8","data_offsets":[0,1]}}', b"x")):
+        assert not is_canonical(content, read(content, what="file"))
