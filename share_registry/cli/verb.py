@@ -55,7 +55,7 @@ def session() -> Session:
     return Session(
         registry=meta.get(f"{_KEY}registry"),
         store=meta.get(f"{_KEY}store"),
-        space=meta.get(f"{_KEY}space"),
+        space=meta.get(f"{_KEY}in_space"),
         json=meta.get(f"{_KEY}json", False),
         quiet=meta.get(f"{_KEY}quiet", False),
     )
@@ -108,7 +108,7 @@ def _remember(context: click.Context, option: click.Parameter, value: object) ->
 _COMMON: Final = (
     (("-R", "--registry"), "PLACE", "Directory of the registry, or a catalog URL. [$SHARE_REGISTRY_URI, else ./share-registry]"),
     (("--store",), "DIRECTORY", "Directory of the store, with a catalog URL. [$SHARE_REGISTRY_STORE]"),
-    (("-s", "--space"), "NAME", "Space, where a reference names none. [$SHARE_REGISTRY_SPACE, else the only one]"),
+    (("-s", "--space", "in_space"), "NAME", "Space, where a reference names none. [$SHARE_REGISTRY_SPACE, else the only one]"),
     (("--json",), None, "Print JSON."),
     (("-q", "--quiet"), None, "Print only references."),
 )

@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
+from share_registry.catalog.queries import space_names
 from share_registry.registry import history, listing
 from share_registry.registry import lineage as ancestry
 from share_registry.registry.replay import rebuild_catalog
 from share_registry.registry.resolve import resolve, space_of
-from share_registry.registry.results import Alias, AliasMove, Commit, Lineage, Resolved, SpaceSummary, Tag, Task
+from share_registry.registry.results import Alias, AliasMove, Commit, Lineage, Log, Resolved, SpaceSummary, Tag, Task
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from share_registry.registry.home import Home
 
 At = str | int | date | None
@@ -41,21 +44,23 @@ def log(
     until: str | date | None,
     limit: int | None,
     before: int | None,
-) -> list[Commit]:
+) -> Log:
     """See `Registry.log`."""
     with home.reading() as session:
-        return history.log(session, space=_asked(home, space), task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
+        where = _asked(home, space) if before is None else _asked_or_only(home, session, space)
+        return Log(commits=tuple(history.log(session, space=where, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)))
 
 
 def show(home: "Home", ref: str, *, space: str | None) -> Commit:
     """See `Registry.show`."""
     with home.reading() as session:
-        found = history.show(session, ref, space=_asked(home, space))
+        asked = resolve(session, ref, space=_asked(home, space))
+        found = history.commit_at(session, asked.space, asked.number)
     if not found.reports:
         return found
     from share_registry.registry.reports import with_modules
 
-    return with_modules(home, found)
+    return with_modules(home, found, asked.task)
 
 
 def resolve_reference(home: "Home", ref: str, *, space: str | None) -> Resolved:
@@ -67,7 +72,8 @@ def resolve_reference(home: "Home", ref: str, *, space: str | None) -> Resolved:
 def tasks(home: "Home", space: str | None, *, labels: Mapping[str, str] | None, alias: str | None, name: str | None, at: At) -> list[Task]:
     """See `Registry.tasks`."""
     with home.reading() as session:
-        return listing.tasks(session, space=_asked(home, space), labels=labels, alias=alias, name=name, at=_moment(at))
+        where = _asked(home, space) if at is None else _asked_or_only(home, session, space)
+        return listing.tasks(session, space=where, labels=labels, alias=alias, name=name, at=_moment(at))
 
 
 def lineage(home: "Home", ref: str, *, space: str | None) -> Lineage:
@@ -105,6 +111,13 @@ def rebuild(home: "Home") -> int:
 
 def _asked(home: "Home", space: str | None) -> str | None:
     return space if space is not None else home.default_space
+
+
+def _asked_or_only(home: "Home", session: "Session", space: str | None) -> str | None:
+    """Return the only space where none is asked: a commit number means something there."""
+    asked = _asked(home, space)
+    names = space_names(session) if asked is None else ()
+    return names[0] if len(names) == 1 else asked
 
 
 def _moment(at: At) -> str | date | None:

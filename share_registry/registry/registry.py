@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from share_registry.registry.policy import Policy
-from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Resolved, SpaceSummary, Tag, Task, VerifyReport
+from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -256,7 +256,7 @@ class Registry:
         until: "str | date | datetime | None" = None,
         limit: int | None = 50,
         before: int | None = None,
-    ) -> list[Commit]:
+    ) -> Log:
         """Return commits, newest first: at most `limit` (None: all), `before` a commit number for the next page.
 
         Args:

@@ -44,10 +44,10 @@ def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float
     return tuple(made)
 
 
-def with_modules(home: "Home", commit: Commit) -> Commit:
-    """Return an absorb commit with the module reports of its tasks, read from the store."""
-    reports = {task: replace(report, modules=_modules(home, commit, task)) for task, report in commit.reports.items()}
-    return replace(commit, reports=reports)
+def with_modules(home: "Home", commit: Commit, task: str | None = None) -> Commit:
+    """Return an absorb commit with the module reports of its tasks, or of one of them, read from the store."""
+    wanted = {name: report for name, report in commit.reports.items() if task in (None, name)}
+    return replace(commit, reports={**commit.reports, **{name: replace(report, modules=_modules(home, commit, name)) for name, report in wanted.items()}})
 
 
 def _modules(home: "Home", commit: Commit, task: str) -> tuple[ModuleReport, ...]:

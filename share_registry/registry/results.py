@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import overload
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 
@@ -155,8 +156,12 @@ class Log:
     def __len__(self) -> int:
         return len(self.commits)
 
-    def __getitem__(self, position: int) -> Commit:
-        return self.commits[position]
+    @overload
+    def __getitem__(self, position: int) -> Commit: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Log": ...
+    def __getitem__(self, position: int | slice) -> "Commit | Log":
+        return Log(commits=self.commits[position]) if isinstance(position, slice) else self.commits[position]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

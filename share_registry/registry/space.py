@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from share_registry.names import SpaceName
 from share_registry.registry.policy import Policy
-from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Resolved, SpaceSummary, Tag, Task
+from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -136,7 +136,7 @@ class Space:
         until: "str | date | datetime | None" = None,
         limit: int | None = 50,
         before: int | None = None,
-    ) -> list[Commit]:
+    ) -> Log:
         """See `Registry.log`: return commits, newest first."""
         return self._registry.log(self._name, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
 

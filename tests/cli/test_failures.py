@@ -36,7 +36,7 @@ def _tree(root: Path) -> dict[Path, bytes]:
         (("log", "--since", "2026-13-45"), 2),
         (("set-policy", "tiny-model", "--budget", "2"), 2),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_a_failure_has_its_code_and_changes_nothing(run: Runner, arguments: tuple[str, ...], code: int) -> None:
     before = _tree(run.registry)

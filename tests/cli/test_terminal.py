@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.house.tree import ROOT
@@ -18,9 +19,11 @@ def _on_terminal(*arguments: object, columns: int = 60) -> tuple[str, str]:
     )
     os.close(out_side)
     os.close(err_side)
-    shown = _drain(out), _drain(err)
-    assert process.wait() == 0, shown
-    return shown
+    with ThreadPoolExecutor(2) as readers:
+        shown = readers.map(_drain, (out, err))
+    assert process.wait() == 0
+    first, second = shown
+    return first, second
 
 
 def _drain(terminal: int) -> str:

@@ -1,8 +1,9 @@
 """Starting is quick, and what a verb does not need is not imported."""
 
+import resource
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ HEAVY = {"torch", "numpy", "sqlalchemy", "alembic", "pydantic", "safetensors", "
 HELP_LIMIT_S = 0.3
 CATALOG_LIMIT = 1.5
 """Times `import sqlalchemy.orm`, whole process."""
-TRIES = 7
+TRIES = 20
 
 
 def _loaded(code: str) -> set[str]:
@@ -27,14 +28,17 @@ def _verb(*arguments: object) -> str:
     return f"from share_registry.cli.main import main\nassert main({[str(argument) for argument in arguments]!r}) == 0"
 
 
-def _fastest(*command: object) -> float:
-    """Return the least wall time of several runs: the rest is what else the machine does."""
-    times = []
-    for _ in range(TRIES):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, check=True)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+def _cpu_s(*command: object) -> float:
+    """Return the processor time of a fresh interpreter: what else the machine does counts little."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def _settles(holds: Callable[[], bool]) -> bool:
+    """Tell whether something measured holds in one of many tries, after which only a busy machine could be blamed."""
+    return any(holds() for _ in range(TRIES))
 
 
 @pytest.mark.parametrize("code", ["import share_registry", _verb("--help"), _verb("commit", "--help"), _verb("--version")])
@@ -47,7 +51,7 @@ def test_the_check_sees_what_is_loaded() -> None:
 
 
 def test_help_starts_within_its_limit() -> None:
-    assert _fastest("-m", "share_registry.cli.main", "--help") < HELP_LIMIT_S
+    assert _settles(lambda: _cpu_s("-m", "share_registry.cli.main", "--help") < HELP_LIMIT_S)
 
 
 @pytest.mark.parametrize("verb", [("log",), ("ls",), ("lineage", "cola@v1"), ("resolve", "cola@v1"), ("aliases",)])
@@ -61,5 +65,12 @@ def test_verify_loads_no_torch(small_registry: Path) -> None:
 
 @pytest.mark.parametrize("verb", [("log",), ("ls",), ("lineage", "cola@v1")])
 def test_catalog_verbs_start_within_their_limit(small_registry: Path, verb: tuple[str, ...]) -> None:
-    floor = _fastest("-c", "import sqlalchemy.orm")
-    assert _fastest("-m", "share_registry.cli.main", "-R", small_registry, *verb) <= CATALOG_LIMIT * floor
+    floors: list[float] = []
+    times: list[float] = []
+
+    def holds() -> bool:
+        floors.append(_cpu_s("-c", "import sqlalchemy.orm"))
+        times.append(_cpu_s("-m", "share_registry.cli.main", "-R", small_registry, *verb))
+        return len(times) > 2 and min(times) <= CATALOG_LIMIT * min(floors)
+
+    assert _settles(holds), f"{min(times):.3f} s against {min(floors):.3f} s"

