@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _STEPS: Final = 5
+_HUGE: Final = 1e100
 _OPEN: Final = 0.01
 _FLOOR: Final = 1e-6
 """Weights and Grams are kept above this share of their largest value: rows that carry nothing must not make the equation singular."""
@@ -59,7 +60,7 @@ def _step(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor, weights: tuple[Tensor,
 def _eigen(S: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     """Return U and l with S U = D U diag(l), U^T D U = I, for D = diag(square)."""
     root = square.rsqrt()
-    values, Y = torch.linalg.eigh(root[:, :, None] * S * root[:, None, :])
+    values, Y = torch.linalg.eigh(_finite(root[:, :, None] * S * root[:, None, :]))
     return root[:, :, None] * Y, values.clamp_min(_FLOOR * values.amax(-1, keepdim=True).clamp_min(1e-300))
 
 
@@ -73,7 +74,7 @@ def _fit(p: Tensor, x: Tensor) -> Tensor:
 
 def _invertible(M: Tensor) -> Tensor:
     """Raise the small singular values: rows that the earlier version dropped leave their direction open."""
-    U, values, Vt = torch.linalg.svd(M)
+    U, values, Vt = torch.linalg.svd(_finite(M))
     opened: Tensor = U * values.maximum(_OPEN * values.amax(-1, keepdim=True)).clamp_min(1e-150)[:, None, :] @ Vt
     return opened
 
@@ -81,6 +82,11 @@ def _invertible(M: Tensor) -> Tensor:
 def _inverse(M: Tensor) -> Tensor:
     inverse: Tensor = torch.linalg.inv_ex(M).inverse
     return inverse
+
+
+def _finite(M: Tensor) -> Tensor:
+    """Keep LAPACK from failing on a module that has gone astray; its distance decides that it is not used."""
+    return M.nan_to_num(nan=0.0).clamp(-_HUGE, _HUGE)
 
 
 def _weights(other: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def _decode_group(content: memoryview, group: Group, count: int, lengths: Sequen
     packed = unpack_stream(stored, group.packed_bytes(count), what="a group of symbols")
     high = _unpack(packed, count, group.packing)
     symbols = (high << group.shift) + _from_low_planes(content[int(bounds[-1]) :], count, group.shift)
-    if count and (int(symbols.max()) >> MAX_BITS or -int(symbols.min()) >> MAX_BITS):
+    if count and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
         raise Integrity(f"a symbol is not below 2**{MAX_BITS}.")
     return symbols
 
@@ -227,7 +227,7 @@ def _best_group(symbols: Ints) -> Group:
     sample = symbols[:_SAMPLE]
     spread = float(np.square(sample, dtype=np.float64).mean()) ** 0.5
     least = max(0, peak.bit_length() - 7)
-    shifts = range(least, max(least, int(log2(max(spread, 1.0))) - 1) + 1)
+    shifts = range(least, min(MAX_SHIFT, max(least, int(log2(max(spread, 1.0))) - 1)) + 1)
     options = [Group(packing=number, shift=shift) for shift in shifts for number in range(len(PACKINGS)) if _fits(symbols, number, shift)]
     return min(options, key=lambda group: _sample_bytes(sample, group))
 
