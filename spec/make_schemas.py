@@ -83,8 +83,6 @@ def _plain(value: Any) -> Any:
     for bound, name, step in (("exclusiveMaximum", "maximum", -1), ("exclusiveMinimum", "minimum", 1)):
         if isinstance(made.get(bound), int):
             made[name] = made.pop(bound) + step
-    if "pattern" in made and isinstance(made["pattern"], str):
-        made["pattern"] = made["pattern"].replace(r"\d", "[0-9]")
     return made
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import zstandard
 
 MAX_JSON = MAX_HEADER = MAX_FRAME = 16 << 20
-MAX_FORMAT, MAX_OBJECT, MAX_WINDOW, PIECE = 1 << 20, 4 << 30, 8 << 20, 4 << 20
+MAX_FORMAT, MAX_OBJECT, MAX_ADAPTER, MAX_WINDOW, PIECE, MAX_MODULES = 1 << 20, 4 << 30, 16 << 30, 8 << 20, 4 << 20, 65_536
 MAX_CHAIN, MAX_BITS, MAX_PRODUCT_BITS, MAX_RATIO, MAX_TERMS, MAX_SHIFT = 8, 23, 45, 320_000, 64, 16
 PACKINGS = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -89,7 +89,7 @@ def check(value, schema, root, clause):
 
 
 def parse_layout(content):
-    """A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-08)."""
+    """A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)."""
     layout = parse(content, "layout", "LAY-01")
     tensors, layout["modules"] = layout["tensors"], []
     need(len({tensor["key"] for tensor in tensors}) == len(tensors), "LAY-05", "a tensor twice")
@@ -105,6 +105,8 @@ def parse_layout(content):
         need(fits and dtypes <= set(FLOATS), "LAY-08", f"the tensors of {factor['module']!r:.80} do not fit")
         names = [f"{factor['module']}#{e}" for e in range(experts)] if factor["form"] == "experts" else [factor["module"]]
         layout["modules"] += [(name, a[0] // experts, prod(a[1:]), b[0]) for name in names]
+        need(len(layout["modules"]) <= MAX_MODULES, "LAY-09", "too many modules")
+    need(sum(prod(tensor["shape"]) * WIDTHS[tensor["dtype"]] for tensor in tensors) <= MAX_ADAPTER, "LAY-09", "too many bytes")
     return layout
 
 

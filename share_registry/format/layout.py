@@ -1,6 +1,6 @@
 """Layout: which tensors an adapter has, in file order, and which of them are factor pairs.
 
-A layout is an object of its own (canonical JSON), shared by every adapter of one shape, so that a commit carries only its digest (spec LAY-01 to LAY-08).
+A layout is an object of its own (canonical JSON), shared by every adapter of one shape, so that a commit carries only its digest (spec LAY-01 to LAY-09).
 """
 
 from enum import StrEnum
@@ -8,11 +8,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from share_registry.errors import Integrity
-from share_registry.format.canonical import dump, load
+from share_registry.errors import Format, Integrity
+from share_registry.format.canonical import Json, dump, load
 
 MAX_TENSORS: Final = 65_536
 MAX_DIMENSIONS: Final = 8
+MAX_MODULES: Final = 65_536
+MAX_ADAPTER_BYTES: Final = 16 << 30
+"""Of all tensors together: what a reader may have to take memory for, however small the objects are."""
 
 
 class DType(StrEnum):
@@ -131,14 +134,14 @@ class Layout(Strict):
     def from_bytes(cls, content: bytes) -> "Layout":
         """Parse and check a layout object. Raises Integrity."""
         try:
-            layout = cls.model_validate(load(content, what="layout"))
+            layout = cls.model_validate(described(load(content, what="layout"), "layout"))
         except ValidationError as error:
             raise Integrity(f"layout is malformed: {_first(error)}") from error
         layout.check()
         return layout
 
     def check(self) -> None:
-        """Check what the types cannot say (spec LAY-05 to LAY-08). Raises Integrity."""
+        """Check what the types cannot say (spec LAY-05 to LAY-09). Raises Integrity."""
         keys = [tensor.key for tensor in self.tensors]
         if len(set(keys)) != len(keys):
             raise Integrity("layout names a tensor twice.")
@@ -150,6 +153,9 @@ class Layout(Strict):
             raise Integrity("layout factors are not sorted by distinct module names.")
         for factor in self.factors:
             _check_pair(factor, self.tensors[factor.a], self.tensors[factor.b])
+        modules, size = sum(factor.experts for factor in self.factors), sum(tensor.size_bytes for tensor in self.tensors)
+        if modules > MAX_MODULES or size > MAX_ADAPTER_BYTES:
+            raise Integrity(f"layout has {modules} modules and {size} bytes of tensors, at most {MAX_MODULES} and {MAX_ADAPTER_BYTES} are allowed.")
 
     @property
     def passengers(self) -> list[int]:
@@ -168,6 +174,15 @@ class Layout(Strict):
         rank = a.shape[0] // factor.experts
         names = [factor.module] if factor.form is not Form.EXPERTS else [f"{factor.module}#{e}" for e in range(factor.experts)]
         return [ModuleShape(module=name, rank=rank, out=b.shape[0], in_=width) for name in names]
+
+
+def described(value: dict[str, Json], kind: str) -> dict[str, Json]:
+    """Return an object that says it is of a kind and of this format version (spec EVO-02). Raises Format or Integrity."""
+    if value.get("format") != 0:
+        raise Format(f"{kind} has format {value.get('format')!r}, this release reads 0.", hint="Upgrade share_registry.")
+    if value.get("kind") != kind:
+        raise Integrity(f"{kind} is of kind {value.get('kind')!r}.")
+    return value
 
 
 def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:

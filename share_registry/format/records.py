@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from share_registry.errors import Format, Integrity
 from share_registry.format.canonical import Json, dump, load, sha256
-from share_registry.format.layout import Entry, Strict, _first
+from share_registry.format.layout import Entry, Strict, _first, described
 from share_registry.names import NAME, Digest
 
 FORMAT_VERSION: Final = 0
@@ -21,9 +21,9 @@ FEATURES: Final[frozenset[str]] = frozenset()
 DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
 NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
 NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
-TimeField = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{6}Z$")]
+TimeField = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$")]
 KeyField = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
-DecimalField = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,3}|\d{1,4}\.\d{1,20}|[1-9](\.\d{1,20})?e-\d{1,3})$")]
+DecimalField = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3}|[0-9]{1,4}\.[0-9]{1,20}|[1-9](\.[0-9]{1,20})?e-[0-9]{1,3})$")]
 
 
 class StoreFormat(Strict):
@@ -218,7 +218,7 @@ class Note(Strict):
     def from_bytes(cls, content: bytes) -> "Note":
         """Parse a note object. Raises Integrity."""
         try:
-            return cls.model_validate(load(content, what="note"))
+            return cls.model_validate(described(load(content, what="note"), "note"))
         except ValidationError as error:
             raise Integrity(f"note is malformed: {_first(error)}") from error
 
