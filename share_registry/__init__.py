@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Finding,
         Lineage,
         LineageNode,
+        Log,
         ModuleReport,
         Report,
         Resolved,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ERRORS = "BudgetExceeded CatalogError CommitUnknown Conflict Format Integrity InvalidInput NotFound Refused ShareRegistryError StoreError"
-_RESULTS = "Alias AliasMove Commit Diff Export Finding Lineage LineageNode ModuleReport Report Resolved SpaceSummary Tag Task TaskDiff VerifyReport"
+_RESULTS = "Alias AliasMove Commit Diff Export Finding Lineage LineageNode Log ModuleReport Report Resolved SpaceSummary Tag Task TaskDiff VerifyReport"
 _PLACES: Final = (
     dict.fromkeys(_ERRORS.split(), "share_registry.errors")
     | dict.fromkeys(_RESULTS.split(), "share_registry.registry.results")
@@ -77,6 +78,7 @@ __all__ = [
     "InvalidInput",
     "Lineage",
     "LineageNode",
+    "Log",
     "ModuleReport",
     "NotFound",
     "Policy",

@@ -13,6 +13,7 @@ from share_registry.algebra.absorb import absorb
 from share_registry.algebra.error import module_errors, pooled_error
 from share_registry.algebra.outcome import Absorbed, Candidate
 from share_registry.catalog import queries
+from share_registry.catalog.versions import module_shapes_of
 from share_registry.errors import Integrity, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export import tensor_file
@@ -84,36 +85,58 @@ class _Base:
     sources: tuple[Digest, ...] = ()
 
 
-def prepare(home: "Home", space: SpaceName, task: TaskName, adapter: Adapter, *, policy: Policy, parents: Sequence[TaskVersionRef]) -> Prepared:
+def prepare(
+    home: "Home",
+    space: SpaceName,
+    task: TaskName,
+    adapter: Adapter,
+    *,
+    policy: Policy,
+    parents: Sequence[TaskVersionRef],
+    siblings: Sequence[Prepared] = (),
+) -> Prepared:
     """Absorb an adapter against what the space holds, in memory.
+
+    Args:
+        home: The registry.
+        space: Where it goes; may not exist yet.
+        task: The task.
+        adapter: The adapter.
+        policy: Budget, and whether references may be used.
+        parents: What it is declared to be derived from.
+        siblings: Adapters prepared before for the same commit: it may refer to their rows, and must agree with their shapes.
 
     Raises:
         Refused: a module has another shape than in the space.
         Integrity: the bit-exact lane lost a bit (a defect; nothing is written).
     """
+    reader = home.reader().beside({digest: content for sibling in siblings for digest, content in sibling.objects.items()})
     with home.catalog.begin() as session:
-        known = space in queries.space_names(session)
-        if known:
-            check_shapes(session, space, adapter.layout)
-        base = _base(session, space, task, parents) if known and policy.references and policy.budget > 0 else _Base()
-    base = _extended(base, home.reader())
+        check_shapes(queries.module_shapes(session, space), space, adapter.layout)
+        base = _base(session, space, task, parents) if policy.references and policy.budget > 0 else None
+    for sibling in siblings:
+        check_shapes(module_shapes_of(sibling.adapter.layout), space, adapter.layout)
+    found = _extended(base, reader, [sibling.adapter_digest for sibling in siblings]) if base is not None else _Base()
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    stored, external = _stored(home.reader(), adapter, pairs, base, policy)
+    stored, external = _stored(reader, adapter, pairs, found, policy)
     with home.catalog.begin() as session:
         names = called(session, space, stored.sources)
-    return _measured(home, adapter, pairs, stored, external, policy, names)
+    return _measured(reader, adapter, pairs, stored, external, policy, names)
 
 
-def check_shapes(session: "Session", space: SpaceName, layout: Layout) -> None:
-    """Check that every module has the shape it has in the space. Raises Refused naming the first that differs."""
-    known = queries.module_shapes(session, space)
-    for shape in layout.modules():
-        found = known.get(shape.module)
-        if found is not None and found != (shape.out, shape.in_):
+def check_shapes(known: Mapping[str, tuple[int, int, int]], space: SpaceName, layout: Layout) -> None:
+    """Check that every module has the shape it is known by: (out, in, experts). Raises Refused naming the first that differs."""
+    for module, shape in module_shapes_of(layout).items():
+        if known.get(module, shape) != shape:
             raise Refused(
-                f"module {shape.module!r} is {shape.out} x {shape.in_}, in space {space!r} it is {found[0]} x {found[1]}.",
+                f"module {module!r} is {_shape(shape)}, in space {space!r} it is {_shape(known[module])}.",
                 hint="It was trained on another base model: commit it to another space.",
             )
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    out, width, experts = shape
+    return f"{out} x {width}" if experts == 1 else f"{experts} experts of {out} x {width}"
 
 
 def _base(session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef]) -> _Base:
@@ -122,13 +145,12 @@ def _base(session: "Session", space: SpaceName, task: TaskName, parents: Sequenc
     return _Base(previous=previous, sources=tuple(queries.candidate_adapters(session, space, first=FIRST_CANDIDATES, latest=LATEST_CANDIDATES)))
 
 
-def _extended(base: _Base, reader: Reader) -> _Base:
-    """Put the version before, and what it refers to, first among the sources; cut a chain that has become too long to read (spec DEC-09)."""
-    if base.previous is None:
-        return base
-    near = (base.previous, *reader.open(base.previous).stored.sources)
-    sources = tuple(dict.fromkeys((*near, *base.sources)))[:MAX_CANDIDATES]
-    return _Base(previous=base.previous if reader.chain(base.previous) < MAX_CHAIN else None, sources=sources)
+def _extended(base: _Base, reader: Reader, siblings: Sequence[Digest]) -> _Base:
+    """Put the version before, what it refers to, and the adapters of the same commit first among the sources; cut a chain too long to read (spec DEC-09)."""
+    near = (base.previous, *reader.open(base.previous).stored.sources) if base.previous is not None else ()
+    sources = tuple(dict.fromkeys((*near, *siblings[:FIRST_CANDIDATES], *base.sources)))[:MAX_CANDIDATES]
+    previous = base.previous if base.previous is not None and reader.chain(base.previous) < MAX_CHAIN else None
+    return _Base(previous=previous, sources=sources)
 
 
 def _parent(session: "Session", space: SpaceName, parents: Sequence[TaskVersionRef]) -> Digest | None:
@@ -178,12 +200,12 @@ def assemble(
 
 
 def _measured(
-    home: "Home", adapter: Adapter, pairs: list[Pair], stored: StoredAdapter, external: dict[Digest, bytes], policy: Policy, names: Sequence[str]
+    reader: Reader, adapter: Adapter, pairs: list[Pair], stored: StoredAdapter, external: dict[Digest, bytes], policy: Policy, names: Sequence[str]
 ) -> Prepared:
     """Decode what would be stored, as a checkout would, and record the error of exactly that."""
     content = encode(stored, adapter.layout)
     objects = {sha256(content): content, stored.layout: adapter.layout.to_bytes()} | external
-    reader = home.reader().beside(objects)
+    reader = reader.beside(objects)
     tensors = reader.tensors(sha256(content))
     decoded = pairs_of(adapter.layout, tensors, [pair.scale for pair in pairs])
     error, by_module = pooled_error(decoded, pairs), module_errors(decoded, pairs)
@@ -192,7 +214,7 @@ def _measured(
         error, by_module = 0.0, [0.0] * len(pairs)
     elif error > policy.budget:
         exact, external = assemble(adapter, [None] * len(pairs), None, ())
-        return _measured(home, adapter, pairs, exact, external, policy, ())
+        return _measured(reader, adapter, pairs, exact, external, policy, ())
     files = _files(adapter, policy)
     objects |= files.objects
     report = Report(

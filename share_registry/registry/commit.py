@@ -20,7 +20,8 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Vers
 from share_registry.registry.absorbing import Prepared, check_shapes, prepare
 from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home, replayed
-from share_registry.registry.policy import ABSENT, overridden
+from share_registry.registry.policy import ABSENT, Policy, overridden
+from share_registry.registry.reports import with_modules
 from share_registry.registry.resolve import resolve
 from share_registry.registry.results import Commit
 from share_registry.registry.sources import load
@@ -103,7 +104,7 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     if earlier is not None:
         return _shown(home, Published(space=target.name, number=earlier, created=False))
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
-    prepared = {task: prepare(home, target.name, task, adapter, policy=policy, parents=parents) for task, adapter in sorted(job.adapters.items())}
+    prepared = _prepared(home, target.name, job, policy, parents)
     note = _note(home, prepared, options, remarks)
     if options.dry_run:
         return _rehearsed(home, target.name, prepared, options, note)
@@ -113,6 +114,14 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     done = publish(home, target.name, _builder(job, prepared, added, parents), key=job.key, note=note)
     _LOG.info("committed %s/@c%d: %s", target.name, done.number, ", ".join(prepared))
     return _reported(home, done, prepared)
+
+
+def _prepared(home: Home, space: SpaceName, job: _Job, policy: Policy, parents: tuple[TaskVersionRef, ...]) -> dict[TaskName, Prepared]:
+    """Absorb each adapter in memory, in the order of tasks; later ones may refer to earlier ones."""
+    made: dict[TaskName, Prepared] = {}
+    for task, adapter in sorted(job.adapters.items()):
+        made[task] = prepare(home, space, task, adapter, policy=policy, parents=parents, siblings=list(made.values()))
+    return made
 
 
 def _check_options(options: Options) -> None:
@@ -219,9 +228,9 @@ def _builder(job: _Job, prepared: Mapping[TaskName, Prepared], added: Mapping[Ta
         if earlier is not None:
             return earlier
         _check_tasks(session, link.space, job)
-        tasks = []
+        tasks, known = [], queries.module_shapes(session, link.space)
         for task, item in prepared.items():
-            check_shapes(session, link.space, item.adapter.layout)
+            check_shapes(known, link.space, item.adapter.layout)
             latest = queries.latest_version(session, link.space, task)
             tasks.append(_absorbed(task, Version((latest.version if latest else 0) + 1), item, added[task], parents))
         return Absorb.model_validate(link.members() | {"tasks": tasks})
@@ -261,6 +270,8 @@ def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared]
     found = _shown(home, done)
     if not done.created:
         return found
+    if len(prepared) > 1:  # the report calls siblings by this commit's number
+        return with_modules(home, found)
     reports = {task: replace(report, modules=prepared[TaskName(task)].report.modules) for task, report in found.reports.items()}
     return replace(found, reports=reports)
 

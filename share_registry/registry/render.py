@@ -57,9 +57,9 @@ def size(count: int) -> str:
 
 
 def percent(part: float) -> str:
-    """Return a fraction as a percentage of two digits: `4.9 %`."""
+    """Return a fraction as a percentage of three digits: `4.93 %`."""
     value = 100 * part
-    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %" if value >= 1e-3 else f"{value:.0e} %"
+    return f"{value:.3g} %" if value >= 1e-3 or value == 0 else f"{value:.0e} %"
 
 
 def moment(time: datetime) -> str:

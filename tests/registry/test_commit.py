@@ -10,7 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 import share_registry as sr
 from tests.cli.tiny import BASE, SPACE, write_adapter
+from tests.registry.conftest import DEMO
 from tests.registry.plain import files
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @pytest.fixture
@@ -194,3 +197,26 @@ def test_a_budget_that_is_none_is_refused(budget: object, registry: sr.Registry,
 def test_evil_names_are_refused(task: str, registry: sr.Registry, adapter: Path) -> None:
     with pytest.raises(sr.InvalidInput, match="name"):
         registry.commit(adapter, task=task)
+
+
+def test_adapters_of_one_commit_may_refer_to_each_other(registry: sr.Registry) -> None:
+    seeds = {task: DEMO / task / "s42" for task in ("wn-noun-abstract", "wn-syn-ant", "wn-verb-frame")}
+    together = registry.commit_many(seeds, space=registry.create_space("together", base_model=MINILM).name)
+    assert "rows of c2" in {module.reference for report in together.reports.values() for module in report.modules}
+    apart = registry.create_space("apart", base_model=MINILM)
+    single = [report.bytes_added for task, folder in seeds.items() if (report := apart.commit(folder, task=task, allow_duplicate=True).report)]
+    assert single[0] > 0
+    assert registry.verify("deep").ok
+
+
+def test_siblings_of_conflicting_shapes_are_refused_before_anything_is_written(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    wider = shutil.copytree(adapter, tmp_path / "wider")
+    tensors = {
+        key: np.ascontiguousarray(np.tile(value, (1, 2)) if "lora_A" in key else value)
+        for key, value in load_file(adapter / "adapter_model.safetensors").items()
+    }
+    save_file(tensors, wider / "adapter_model.safetensors", metadata={"format": "pt"})
+    before = files(Path(registry.location))
+    with pytest.raises(sr.Refused, match="32 x 64"):
+        registry.commit_many({"a": adapter, "b": wider})
+    assert files(Path(registry.location)) == before
