@@ -1,7 +1,7 @@
 """Runs of writers over a recorded disk, and the check of every state a power cut may leave of them."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,8 +18,17 @@ SHARED: Final = b"a layout that every commit names"
 POINTS: Final = tuple(f"{what}.{step}" for what in ("obj", "record") for step in ("open", "half", "prefsync", "postfsync", "linked", "dirsync"))
 FORMAT_POINTS: Final = ("format.linked", "format.postfsync", "format.prefsync", "format.half", "format.open", "probe.postfsync", "probe.open")
 
-MKDIRS: Final = 9
-"""Directories that a creation and a first commit make: root, objects, spaces, tmp, two shards, spaces/base, log, and one that is not reached."""
+Kill = tuple[str, int]
+"""A point, and at which passage of it a process dies."""
+MKDIRS: Final[tuple[Kill, ...]] = tuple(("mkdir", nth) for nth in range(1, 10))
+"""Behind every directory that a creation and a first commit make: root, objects, spaces, tmp, two shards, spaces/base, log; and one that is not reached."""
+KILLS: Final = (
+    *MKDIRS,
+    ("format.linked", 1),
+    *((f"{what}.{step}", nth) for what in ("record", "obj") for step in ("postfsync", "linked", "dirsync") for nth in (1, 2)),
+)
+"""Deaths that leave different things behind."""
+ALL_KILLS: Final = (*MKDIRS, *((point, 1) for point in FORMAT_POINTS), *((point, nth) for point in POINTS for nth in (1, 2, 3)))
 
 
 class NoFlush(System):
@@ -38,7 +47,7 @@ class World:
     writer: type[Writer] = Writer
     system: type[Recorder] = Recorder
 
-    def open(self, journal: Journal, kill: tuple[str, int] | None = None) -> LocalStore:
+    def open(self, journal: Journal, kill: Kill | None = None) -> LocalStore:
         """Open a store as a new process would, creating it where it is missing; the process dies at the n-th passage of a point."""
         system = self.system(journal)
         passed: list[str] = []
@@ -69,10 +78,8 @@ def alone(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
     yield journal, 0
 
 
-def after_a_death(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
-    """A writer dies at each point of the creation, of its first and of its second commit; then another one goes on."""
-    creating = [*((point, 1) for point in FORMAT_POINTS), *(("mkdir", nth) for nth in range(MKDIRS, 0, -1))]
-    kills = [*creating, *((point, nth) for point in reversed(POINTS) for nth in (1, 2))]
+def after_a_death(world: World, top: Path, kills: Sequence[Kill] = KILLS) -> Iterator[tuple[Journal, int]]:
+    """A writer dies at a point of the creation, of its first or of its second commit; then another one goes on."""
     for number, kill in enumerate(kills):
         place = top / f"{number}"
         place.mkdir()

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from share_registry.store.local import LocalStore
 from share_registry.store.protocol import Store
 from tests.reliability.faults import SHORT, once, survives_a_race, survives_faults
 from tests.reliability.journal import Journal
-from tests.reliability.scenarios import World, after_a_death, alone, survives
+from tests.reliability.scenarios import MKDIRS, World, after_a_death, alone, survives
 from tests.reliability.test_power_loss import CI_STATES
 from tests.reliability.writer import SPACE, Lost, Writer
 
@@ -161,10 +162,10 @@ POWER: Final[list[tuple[World, Scenario]]] = [
     (World(store=RecordsAreNotFlushed), alone),
     (World(writer=PublishesBeforeItPuts), alone),
     (AcknowledgesBeforeItPublishes(), alone),
-    (World(store=DirectoriesOfOthersAreNotFlushed), after_a_death),
-    (World(store=FormatOfOthersIsNotFlushed), after_a_death),
-    (World(store=ObjectsOfOthersAreNotFlushed), after_a_death),
-    (World(store=RecordsOfOthersAreNotFlushed), after_a_death),
+    (World(store=DirectoriesOfOthersAreNotFlushed), partial(after_a_death, kills=MKDIRS)),
+    (World(store=FormatOfOthersIsNotFlushed), partial(after_a_death, kills=[("format.linked", 1)])),
+    (World(store=ObjectsOfOthersAreNotFlushed), partial(after_a_death, kills=[("obj.linked", 1), ("obj.linked", 2)])),
+    (World(store=RecordsOfOthersAreNotFlushed), partial(after_a_death, kills=[("record.linked", 1), ("record.linked", 2)])),
 ]
 
 
@@ -172,7 +173,7 @@ def _name(value: object) -> str:
     if isinstance(value, World):
         parts = (type(value), value.outside, value.store, value.writer)
         return next(part.__name__ for part in parts if part.__module__ == __name__)
-    return errno.errorcode.get(value, "short") if isinstance(value, int) else getattr(value, "__name__", "")
+    return errno.errorcode.get(value, "short") if isinstance(value, int) else getattr(value, "__name__", "dying")
 
 
 @pytest.mark.parametrize(("world", "scenario"), POWER, ids=_name)

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,7 @@ import pytest
 
 from share_registry.format.canonical import sha256
 from tests.reliability.journal import Journal, Recorder
-from tests.reliability.scenarios import IDENTITY, SHARED, World, after_a_death, alone, recovers, survives
+from tests.reliability.scenarios import ALL_KILLS, IDENTITY, SHARED, World, after_a_death, alone, recovers, survives
 
 CI_STATES: Final = 12
 SOAK_STATES: Final = 4096
@@ -24,14 +25,14 @@ class RecorderWithoutLinks(Recorder):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), target)
 
 
-@pytest.mark.parametrize(("scenario", "fewest", "system"), [(alone, 100, Recorder), (alone, 100, RecorderWithoutLinks), (after_a_death, 1500, Recorder)])
+@pytest.mark.parametrize(("scenario", "fewest", "system"), [(alone, 100, Recorder), (alone, 100, RecorderWithoutLinks), (after_a_death, 700, Recorder)])
 def test_every_crash_state_comes_back_whole(quick_path: Path, scenario: Scenario, fewest: int, system: type[Recorder]) -> None:
     assert survives(World(system=system), scenario, quick_path, most=CI_STATES) >= fewest
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("system", [Recorder, RecorderWithoutLinks])
-@pytest.mark.parametrize("scenario", [alone, after_a_death])
+@pytest.mark.parametrize("scenario", [alone, partial(after_a_death, kills=ALL_KILLS)], ids=["alone", "after-a-death"])
 def test_very_many_crash_states_come_back_whole(quick_path: Path, scenario: Scenario, system: type[Recorder]) -> None:
     survives(World(system=system), scenario, quick_path, most=SOAK_STATES, seed=int(os.environ.get("SEED", "0")))
 
