@@ -1,0 +1,158 @@
+"""Good vectors: three tiny stores that between them have every element type, form, lane, packing and kind of record, and values in canonical form."""
+
+from typing import Any
+
+from spec.tiny import Side, Tiny, layout_of, linear, number, pair, spread
+from spec.writing import canonical
+
+PREFIX = "base_model.model"
+CANONICAL = [
+    ["{}", "{}"],
+    ['{ "b" : 1, "a" : [ true , false ] }', '{"a":[true,false],"b":1}'],
+    ['{"A":"\\u0041","_":"","a":-9007199254740991,"aa":9007199254740991}', '{"A":"A","_":"","a":-9007199254740991,"aa":9007199254740991}'],
+    ['{"s":"\\u0000\\u0008\\u0009\\u000a\\u000b\\u000c\\u000d\\u001f\\"\\\\\\/\\u007f"}', '{"s":"\\u0000\\b\\t\\n\\u000b\\f\\r\\u001f\\"\\\\/\x7f"}'],
+    ['{"s":"\\u2028\\u2029\\ud83d\\ude00\\ufb33\\u00e9"}', '{"s":"\u2028\u2029\U0001f600\ufb33\u00e9"}'],
+    ["[" * 16 + "]" * 16, "[" * 16 + "]" * 16],
+]
+"""Any JSON text of a value of the profile, and the canonical one."""
+
+
+def stores() -> dict[str, dict[str, bytes]]:
+    """Return the good stores as files by path."""
+    return {"lanes": lanes().files, "references": references().files, "history": history().files}
+
+
+def objects() -> dict[str, bytes]:
+    """Return records, notes, layouts and the FORMAT of the good stores under speaking names, one of each kind."""
+    found: dict[str, bytes] = {}
+    tiny = history()
+    for path, content in tiny.files.items():
+        if path.startswith("spaces/"):
+            kind = content.split(b'"kind":"')[1].split(b'"')[0].decode()
+            found.setdefault(f"{kind}.record.json", content)
+        elif content.startswith(b'{"author"') or b'"kind":"note"' in content:
+            found[f"{'annotate' if b'removed' in content else 'absorb'}.note.json"] = content
+    found["current.format.json"] = tiny.files["FORMAT"]
+    for name, layout in {"linear": linear(), "conv": conv(), "experts": experts("F16"), "passengers": passengers(), "nothing": layout_of([], [])}.items():
+        found[f"{name}.layout.json"] = canonical(layout)
+    return found
+
+
+def conv() -> dict[str, Any]:
+    """Return the layout of a convolution, an embedding, and a pair whose factors differ in element type."""
+    tensors = [
+        (f"{PREFIX}.c.lora_A.weight", "F32", [2, 3, 2, 2]),
+        (f"{PREFIX}.c.lora_B.weight", "F32", [4, 2, 1, 1]),
+        (f"{PREFIX}.e.lora_embedding_A", "BF16", [2, 6]),
+        (f"{PREFIX}.e.lora_embedding_B", "F16", [3, 2]),
+    ]
+    return layout_of(tensors, [("c", "conv", 0, 1, 1), ("e", "embedding", 2, 3, 1)])
+
+
+def experts(dtype: str) -> dict[str, Any]:
+    """Return the layout of three experts of rank 2."""
+    tensors = [(f"{PREFIX}.x.lora_A.weight", dtype, [6, 4]), (f"{PREFIX}.x.lora_B.weight", dtype, [3, 6])]
+    return layout_of(tensors, [("x", "experts", 0, 1, 3)])
+
+
+def passengers() -> dict[str, Any]:
+    """Return the layout of a pair and a passenger of every element type, one without dimensions, one without elements."""
+    pair_ = [(f"{PREFIX}.q.lora_B.weight", "F32", [3, 2]), (f"{PREFIX}.q.lora_A.weight", "F32", [2, 5])]
+    others = [(f"{PREFIX}.head.{dtype.lower()}", dtype, [2, 3]) for dtype in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")]
+    return layout_of([*others, *pair_, (f"{PREFIX}.scalar", "F32", []), (f"{PREFIX}.empty", "F32", [0, 4])], [("q", "linear", 11, 10, 1)])
+
+
+def lanes() -> Tiny:
+    """Every element type, form and lane, and the values at which rounding shows."""
+    tiny = Tiny()
+    kinds = [tiny.adapter(f"factor-{dtype.lower()}", 1, linear(dtype), [pair(dtype)]) for dtype in ("F32", "F16", "BF16", "F64")]
+    tiny.absorb(*sorted(kinds, key=lambda entry: str(entry["task"])))
+    tiny.absorb(tiny.adapter("conv", 1, conv(), [pair("c", width=12, out=4), pair("e", width=6, out=3)]))
+    tiny.absorb(tiny.adapter("experts", 1, experts("F16"), [pair(f"x{e}", width=4, out=3) for e in range(3)]))
+    whole = {0: raw("A", 24, "BF16"), 1: raw("B", 18, "BF16")}
+    tiny.absorb(tiny.adapter("lossless", 1, experts("BF16"), [None] * 3, kept=whole))
+    spec = passengers()["tensors"]
+    kept = {i: bytes((i * 37 + j) % 251 % 2 if spec[i]["dtype"] == "BOOL" else (i * 37 + j) % 251 for j in range(size)) for i, size in _sizes(spec) if i < 10}
+    tiny.absorb(tiny.adapter("passengers", 1, passengers(), [pair("p")], kept={**kept, 7: b"\7" * 6, 12: raw("s", 1, "F32"), 13: b""}))
+    del kept[4]
+    tiny.absorb(tiny.adapter("external", 1, passengers(), [pair("p")], kept={**kept, 12: b"\0" * 4, 13: b""}, external={4: bytes(range(48))}))
+    tiny.absorb(*(tiny.adapter(f"rounding-{dtype.lower()}", 1, linear(dtype), [rounding(dtype)]) for dtype in ("BF16", "F16", "F32")))
+    wide = Side(own=[[*range(-60, 61)], [0] * 121], scales=[0.5, 0.0]), Side(own=spread("w", 2, 3, (1 << 23) - 1), scales=[2.0**-20, 2.0**-21])
+    tiny.absorb(tiny.adapter("wide", 1, linear(width=121), [wide]))
+    return tiny
+
+
+def rounding(dtype: str) -> tuple[Side, Side]:
+    """Return a module whose values lie between two of an element type, at its smallest and its largest, and at signed zeros."""
+    ties = {"BF16": [257, -259, 385, -(1 << 16) - 256, 3], "F16": [2049, -2051, 65519, -4098, 1], "F32": [(1 << 23) - 1, -1, 5, 1 << 20, -3]}[dtype]
+    small = {"BF16": 2.0**-133, "F16": 2.0**-26, "F32": 2.0**-133}[dtype]
+    return Side(own=[ties, [-1, 1, 2, 3, -5]], scales=[1.0, small]), Side(own=[[-7, 0, 7], [1, -2, 3]], scales=[0.0, small])
+
+
+def references() -> Tiny:
+    """Rows of earlier adapters, previous versions up to eight deep, and both at once."""
+    tiny = Tiny()
+    first = tiny.adapter("base", 1, linear(rank=3), [pair("one", rank=3, peak=500)])
+    tensors = [("a", "F32", [2, 5]), ("b", "F32", [3, 2]), ("c", "F16", [1, 4]), ("d", "F16", [4, 1])]
+    two = layout_of(tensors, [("q", "linear", 0, 1, 1), ("v", "linear", 2, 3, 1)])
+    second = tiny.adapter("other", 1, two, [pair("two"), pair("three", rank=1, width=4, out=4)])
+    tiny.absorb(first, second)
+    a, b = pair("four", peak=3)
+    a.terms = [(0, -3, spread("C", 2, 3, 100)), (1, 2, spread("D", 2, 2, 9))]
+    b.terms = [(1, -128, spread("E", 2, 2, 900))]
+    tiny.absorb(tiny.adapter("shared", 1, linear("BF16"), [(a, b)], sources=[first["adapter"], second["adapter"]]))
+    left, right = pair("five", peak=2, previous=True)
+    right.previous = False
+    left.terms = [(0, 0, spread("F", 2, 2, 3))]
+    third = tiny.adapter("other", 2, linear(), [(left, right)], previous=second["adapter"], sources=[second["adapter"]])
+    tiny.absorb(third)
+    kept = tiny.adapter("chain", 1, linear("F16"), [None], kept={0: raw("k", 10, "F16"), 1: raw("l", 6, "F16")})
+    tiny.absorb(kept)
+    for version in range(2, 10):
+        kept = chained(tiny, version, kept["adapter"])
+        tiny.absorb(kept)
+    tiny.absorb(tiny.adapter("same", 1, linear(), [zero()], previous=third["adapter"]))
+    return tiny
+
+
+def chained(tiny: Tiny, version: int, previous: str) -> dict[str, Any]:
+    """Return the next version of a chain."""
+    return tiny.adapter("chain", version, linear("F16"), [pair(f"n{version}", peak=2, scale=2.0**-9, previous=True)], previous=previous)
+
+
+def zero() -> tuple[Side, Side]:
+    """Return a module that is the previous one over again: all own rows are zero."""
+    return Side(own=[[0] * 5] * 2, scales=[1.0, 0.0], previous=True), Side(own=[[0] * 3] * 2, scales=[1.0, 1.0], previous=True)
+
+
+def history() -> Tiny:
+    """Every kind of record."""
+    tiny = Tiny()
+    one = tiny.adapter("cola", 1, linear(), [pair("cola")])
+    two = tiny.adapter("sst2", 1, linear(), [pair("sst2")])
+    tiny.absorb(one, two)
+    tiny.record("alias", task="cola", alias="prod", version=1)
+    tiny.absorb(tiny.adapter("cola", 2, linear(), [pair("next", previous=True)], previous=one["adapter"], members={"error": "0", "budget": "1e-5"}))
+    tiny.record("alias", task="cola", alias="prod", version=2)
+    tiny.record("tag", tag="release", commit=4)
+    said = {"task": "cola", "labels": [{"name": "team", "value": "search"}], "metrics": [{"name": "f1", "value": "0.5"}], "removed": ["old"]}
+    tiny.record("annotate", task="cola", version=1, note=tiny.put(canonical({"format": 0, "kind": "note", "message": "why", "tasks": [said]})))
+    tiny.record("policy", policy={"budget": "0.025", "keep_original": True, "references": False})
+    tiny.record("drop", task="cola")
+    tiny.record("restore", task="cola", version=3, of=1)
+    tiny.record("rename", task="sst2", name="sentiment")
+    tiny.absorb(tiny.adapter("sentiment", 2, linear("BF16"), [pair("new")], members={"derived_from": [{"task": "cola", "version": 2}]}))
+    tiny.record("rename", task="sentiment", name="sst2")
+    tiny.record("restore", task="sst2", version=3, of=2)
+    tiny.record("alias", task="cola", alias="prod")
+    return tiny
+
+
+def raw(seed: str, count: int, dtype: str) -> bytes:
+    """Return the bytes of small numbers in an element type."""
+    return b"".join(number(value / 64, dtype) for value in spread(seed, 1, count, 200)[0])
+
+
+def _sizes(tensors: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    widths = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+    return [(i, widths.get(tensor["dtype"], 1) * 6) for i, tensor in enumerate(tensors)]
