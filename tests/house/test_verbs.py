@@ -37,7 +37,7 @@ def _expected(name: str) -> set[str]:
 
 
 def _offered(verb: str) -> set[str]:
-    return {str(parameter.name) for parameter in VERBS[verb].params} - COMMON
+    return {str(parameter.name) for parameter in VERBS[verb].params} - COMMON - {"space"}
 
 
 def _spelled(option: click.Option) -> str:
