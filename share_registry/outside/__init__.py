@@ -9,7 +9,9 @@ import errno
 import logging
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,14 +21,12 @@ from pathlib import Path
 from typing import Final, Self
 
 from share_registry.errors import Integrity, InvalidInput, NotFound, Refused, ShareRegistryError, StoreError
+from share_registry.outside.failures import errno_of, nothing_done, translated
 from share_registry.outside.system import CREATE, FOLDER, NO_FOLLOW, READ, STEP, WINDOWS, System
 
 _LOG: Final = logging.getLogger(__name__)
 _PIECE: Final = 1 << 20
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_NOTHING_DONE: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMLINK, errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-)
 
 
 class Kind(StrEnum):
@@ -78,10 +78,6 @@ class Outside:
         """Return 32 random hexadecimal digits."""
         return secrets.token_hex(16)
 
-    def process(self) -> int:
-        """Return the number of this process, to notice a fork."""
-        return os.getpid()
-
     def environment(self, name: str) -> str | None:
         """Return an environment variable."""
         return os.environ.get(name)
@@ -89,6 +85,20 @@ class Outside:
     def absolute(self, path: Path) -> Path:
         """Return a path that a later change of the working directory does not move."""
         return path.absolute()
+
+    def resolved(self, path: Path) -> Path:
+        """Return the path that a chain of links leads to."""
+        return path.resolve()
+
+    def free_bytes(self, path: Path) -> int:
+        """Return how much may still be written to the medium of a directory. Raises StoreError."""
+        with translated(path):
+            return shutil.disk_usage(path).free
+
+    def temporary_directory(self, prefix: str) -> Path:
+        """Create a directory of our own where the system keeps temporary ones. Raises StoreError."""
+        with translated(Path(prefix)):
+            return Path(tempfile.mkdtemp(prefix=prefix))
 
     def kind(self, path: Path) -> Kind | None:
         """Return what a path is, None where nothing is; links are not followed. Raises StoreError."""
@@ -115,7 +125,7 @@ class Outside:
             Integrity: not a regular file, or larger than the limit.
             StoreError: the system refuses.
         """
-        with _translated(path):
+        with translated(path):
             try:
                 with self._spot(path) as (name, folder), self._closing(self._system.open(name, READ, folder=folder)) as handle:
                     return self._read_all(handle, path, limit)
@@ -134,7 +144,7 @@ class Outside:
         Raises:
             StoreError: the system refuses; a descriptor whose flush failed is never flushed again.
         """
-        with _translated(path), self._spot(path) as (name, folder):
+        with translated(path), self._spot(path) as (name, folder):
             handle = self._system.open(name, CREATE, folder=folder)
             try:
                 with self._closing(handle):
@@ -151,7 +161,7 @@ class Outside:
         Raises:
             StoreError: the system refuses; `nothing_done` tells whether the target is surely untouched.
         """
-        with _translated(target), self._spot(source) as (old, old_folder), self._spot(target) as (new, new_folder):
+        with translated(target), self._spot(source) as (old, old_folder), self._spot(target) as (new, new_folder):
             try:
                 self._system.link(old, new, source_folder=old_folder, target_folder=new_folder)
             except FileExistsError:
@@ -164,7 +174,7 @@ class Outside:
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename over whatever is there. Raises StoreError."""
-        with _translated(target), self._spot(source) as (old, old_folder), self._spot(target) as (new, new_folder):
+        with translated(target), self._spot(source) as (old, old_folder), self._spot(target) as (new, new_folder):
             self._system.rename(old, new, source_folder=old_folder, target_folder=new_folder)
 
     def rename_directory(self, source: Path, target: Path) -> bool:
@@ -172,7 +182,7 @@ class Outside:
         try:
             self.replace(source, target)
         except StoreError as error:
-            if _errno(error) in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            if errno_of(error) in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 return False
             raise
         return True
@@ -186,7 +196,7 @@ class Outside:
         if found is Kind.FILE:
             raise Refused(f"{path} is a file, expected a directory.", hint="Choose another place.")
         for directory in reversed(missing):
-            with _translated(directory), self._spot(directory) as (name, folder), suppress(FileExistsError):
+            with translated(directory), self._spot(directory) as (name, folder), suppress(FileExistsError):
                 self._system.mkdir(name, folder=folder)
             self.sync_directory(directory.parent)
 
@@ -194,18 +204,18 @@ class Outside:
         """Make the names in a directory durable. Raises StoreError."""
         if WINDOWS:
             return  # has no such call; its file systems journal names
-        with _translated(path), self._spot(path) as (name, folder):
-            with self._closing(self._system.open(name, FOLDER | (NO_FOLLOW if self._root else 0), folder=folder)) as handle:
-                self._sync_names(handle)
+        flags = FOLDER | (NO_FOLLOW if self._root else 0)
+        with translated(path), self._spot(path) as (name, folder), self._closing(self._system.open(name, flags, folder=folder)) as handle:
+            self._sync_names(handle)
 
     def touch(self, path: Path) -> None:
         """Refresh a modification time; not essential, so never an error."""
-        with suppress(ShareRegistryError), _translated(path), self._spot(path) as (name, folder):
+        with suppress(ShareRegistryError), translated(path), self._spot(path) as (name, folder):
             self._system.touch(name, folder=folder)
 
     def remove(self, path: Path) -> None:
         """Remove a file; a missing one is fine. Raises StoreError."""
-        with _translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
+        with translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
             self._system.unlink(name, folder=folder)
 
     def remove_tree(self, path: Path) -> None:
@@ -216,12 +226,12 @@ class Outside:
                 inside.remove_tree(path / name)
             else:
                 inside.remove(path / name)
-        with _translated(path), suppress(FileNotFoundError), inside._spot(path) as (name, folder):
+        with translated(path), suppress(FileNotFoundError), inside._spot(path) as (name, folder):
             self._system.rmdir(name, folder=folder)
 
     def names(self, path: Path) -> list[str]:
         """Return the names in a directory, sorted; none where it is missing. Raises StoreError."""
-        with _translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
+        with translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
             return sorted(self._system.listdir(name, folder=folder))
         return []
 
@@ -281,7 +291,7 @@ class Outside:
         self._system.close(handle)
 
     def _find(self, path: Path) -> os.stat_result | None:
-        with _translated(path), suppress(FileNotFoundError, NotADirectoryError), self._spot(path) as (name, folder):
+        with translated(path), suppress(FileNotFoundError, NotADirectoryError), self._spot(path) as (name, folder):
             return self._system.find(name, folder=folder)
         return None
 
@@ -341,15 +351,6 @@ class Outside:
             _LOG.debug("cannot remove %s: %s", name, error)
 
 
-def nothing_done(error: ShareRegistryError) -> bool:
-    """Tell whether a failed change of a name surely left everything as it was: the system refused before it began, rather than broke on the way."""
-    return isinstance(error, Refused) or _errno(error) in _NOTHING_DONE
-
-
-def _errno(error: ShareRegistryError) -> int | None:
-    return error.__cause__.errno if isinstance(error.__cause__, OSError) else None
-
-
 def _steps(path: Path, root: Path) -> tuple[str, ...]:
     try:
         steps = path.relative_to(root).parts or (".",)
@@ -360,25 +361,4 @@ def _steps(path: Path, root: Path) -> tuple[str, ...]:
     return steps
 
 
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _translation(error, path) from error
-    except MemoryError as error:
-        raise StoreError(f"{path}: not enough memory to read it.", hint="Free some memory and run it again.") from error
-
-
-def _translation(error: OSError, path: Path) -> StoreError | Integrity:
-    if error.errno == errno.ELOOP:
-        return Integrity(f"{path} is a symbolic link, expected a regular file.", hint="Run verify.")
-    hints = {
-        errno.ENOSPC: "Free some space and run it again.",
-        errno.EDQUOT: "Raise the quota or free some space and run it again.",
-        errno.EROFS: "The medium is read-only: open with mode 'r'.",
-        errno.EACCES: "Check the permissions of the directory.",
-        errno.EPERM: "Check the permissions of the directory.",
-        errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",
-    }
-    return StoreError(f"{path}: {error.strerror or error}.", hint=hints.get(error.errno or 0, "Check the device and run it again."))
+__all__ = ["Kind", "Outside", "nothing_done"]

@@ -1,0 +1,287 @@
+"""The file system through the one door: what each operation promises, and what it says when the system refuses."""
+
+import errno
+import os
+from collections.abc import Callable
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from share_registry.errors import Integrity, InvalidInput, NotFound, Refused, ShareRegistryError, StoreError
+from share_registry.outside import Kind, Outside, nothing_done
+from share_registry.outside.system import System
+
+
+class Refusing(System):
+    """A system of which one call fails."""
+
+    def __init__(self, verb: str, code: int) -> None:
+        def refuse(*_: object, **__: object) -> Any:
+            raise OSError(code, os.strerror(code))
+
+        setattr(self, verb, refuse)
+
+
+class Noting(System):
+    """A system that notes its flushes."""
+
+    def __init__(self) -> None:
+        self.flushed: list[str] = []
+
+    def fsync(self, handle: int) -> None:
+        super().fsync(handle)
+        self.flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+
+@pytest.fixture
+def outside() -> Outside:
+    return Outside()
+
+
+def test_clock_and_randomness_come_from_here(outside: Outside) -> None:
+    assert outside.now().tzinfo is UTC
+    assert outside.monotonic() <= outside.monotonic()
+    assert len({outside.token() for _ in range(100)}) == 100
+    outside.wait(0.0)
+
+
+def test_an_environment_variable_is_read_at_the_moment_of_asking(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARE_REGISTRY_TEST", "1")
+    assert outside.environment("SHARE_REGISTRY_TEST") == "1"
+    monkeypatch.delenv("SHARE_REGISTRY_TEST")
+    assert outside.environment("SHARE_REGISTRY_TEST") is None
+
+
+def test_the_points_of_a_write_are_passed_in_order(tmp_path: Path) -> None:
+    passed: list[str] = []
+    Outside(passed.append).write_new(tmp_path / "f", b"content", point="x")
+    assert passed == ["x.open", "x.half", "x.prefsync", "x.postfsync"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, (1 << 20) - 1, (1 << 20) + 1, 5 << 20])
+def test_what_is_written_is_read(outside: Outside, tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    outside.write_new(tmp_path / "f", content)
+    assert outside.read(tmp_path / "f", limit=size) == content
+    assert outside.size(tmp_path / "f") == size
+
+
+def test_a_file_that_exists_is_never_written_to(outside: Outside, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    for name in ("f", "link"):
+        with pytest.raises(StoreError, match="exists"):
+            outside.write_new(tmp_path / name, b"new")
+    assert (tmp_path / "f").read_bytes() == b"old"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("verb", ["write", "fsync", "freeze", "close"])
+def test_a_write_that_fails_leaves_no_file(tmp_path: Path, verb: str) -> None:
+    with pytest.raises(StoreError, match="No space left"):
+        Outside(system=Refusing(verb, errno.ENOSPC)).write_new(tmp_path / "f", b"content", frozen=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_in_a_write_leaves_no_file(tmp_path: Path) -> None:
+    def hook(point: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Outside(hook).write_new(tmp_path / "f", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_has_a_limit_that_is_checked_before_anything_is_read(tmp_path: Path, outside: Outside) -> None:
+    with (tmp_path / "f").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(Integrity, match="limit"):
+        outside.read(tmp_path / "f", limit=1 << 20)
+    (tmp_path / "f").write_bytes(b"12345")
+    assert outside.read(tmp_path / "f", limit=5) == b"12345"
+    with pytest.raises(Integrity, match="limit"):
+        outside.read(tmp_path / "f", limit=4)
+
+
+def test_a_file_that_grows_while_it_is_read_keeps_to_the_limit(tmp_path: Path) -> None:
+    class Growing(System):
+        def read(self, handle: int, size: int) -> bytes:
+            with (tmp_path / "f").open("ab") as file:
+                file.write(b"more")
+            return super().read(handle, size)
+
+    (tmp_path / "f").write_bytes(b"12345")
+    with pytest.raises(Integrity, match="grew"):
+        Outside(system=Growing()).read(tmp_path / "f", limit=6)
+
+
+def test_memory_that_does_not_suffice_is_an_error_of_the_store(tmp_path: Path) -> None:
+    class Full(System):
+        def read(self, handle: int, size: int) -> bytes:
+            raise MemoryError
+
+    (tmp_path / "f").write_bytes(b"12345")
+    with pytest.raises(StoreError, match="memory"):
+        Outside(system=Full()).read(tmp_path / "f", limit=5)
+
+
+def _make(path: Path, kind: Kind | None) -> None:
+    makers: dict[Kind | None, Callable[[], object]] = {
+        Kind.FILE: lambda: path.write_bytes(b""),
+        Kind.DIRECTORY: path.mkdir,
+        Kind.LINK: lambda: path.symlink_to("/etc/hostname"),
+        Kind.OTHER: lambda: os.mkfifo(path),
+        None: lambda: None,
+    }
+    makers[kind]()
+
+
+@pytest.mark.parametrize("kind", [*Kind, None])
+def test_a_path_is_what_it_is_itself(outside: Outside, tmp_path: Path, kind: Kind | None) -> None:
+    _make(tmp_path / "x", kind)
+    assert outside.kind(tmp_path / "x") == kind
+    assert outside.exists(tmp_path / "x") == (kind is not None)
+    assert outside.size(tmp_path / "x") == (0 if kind is Kind.FILE else None)
+    assert outside.kind(tmp_path / "x" / "below") is None
+
+
+@pytest.mark.parametrize(("kind", "error"), [(Kind.DIRECTORY, Integrity), (Kind.LINK, Integrity), (Kind.OTHER, Integrity), (None, NotFound)])
+def test_only_a_plain_file_is_read(outside: Outside, tmp_path: Path, kind: Kind | None, error: type[ShareRegistryError]) -> None:
+    _make(tmp_path / "x", kind)
+    with pytest.raises(error, match="x"):
+        outside.read(tmp_path / "x", limit=100)
+
+
+def test_a_new_name_is_given_once(outside: Outside, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    assert outside.link_new(tmp_path / "a", tmp_path / "c")
+    assert not outside.link_new(tmp_path / "b", tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == b"a"
+
+
+def test_a_failed_naming_tells_whether_it_may_have_happened(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    for code, surely_not in [(errno.ENOSPC, True), (errno.EROFS, True), (errno.EIO, False), (errno.ETIMEDOUT, False)]:
+        with pytest.raises(StoreError) as raised:
+            Outside(system=Refusing("link", code)).link_new(tmp_path / "a", tmp_path / "b")
+        assert nothing_done(raised.value) == surely_not
+
+
+def test_a_directory_moves_to_a_free_name_or_an_empty_directory_only(outside: Outside, tmp_path: Path) -> None:
+    for name in ("one", "two", "three", "full", "empty"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_bytes(name.encode()) if name != "empty" else None
+    assert outside.rename_directory(tmp_path / "one", tmp_path / "free")
+    assert outside.rename_directory(tmp_path / "two", tmp_path / "empty")
+    assert not outside.rename_directory(tmp_path / "three", tmp_path / "full")
+    (tmp_path / "file").write_bytes(b"")
+    assert not outside.rename_directory(tmp_path / "three", tmp_path / "file")
+    assert [(tmp_path / name / "f").read_bytes() for name in ("free", "empty", "three", "full")] == [b"one", b"two", b"three", b"full"]
+    with pytest.raises(StoreError):
+        outside.rename_directory(tmp_path / "missing", tmp_path / "anywhere")
+
+
+def test_directories_are_made_with_their_parents_and_every_new_name_is_flushed(tmp_path: Path) -> None:
+    system = Noting()
+    Outside(system=system).make_directory(tmp_path / "a" / "b" / "c")
+    assert system.flushed == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
+    Outside(system=system).make_directory(tmp_path / "a" / "b" / "c")
+    assert len(system.flushed) == 3
+
+
+def test_a_file_in_the_way_of_a_directory_is_named(outside: Outside, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"")
+    for path in (tmp_path / "f", tmp_path / "f" / "below"):
+        with pytest.raises(Refused, match="expected a directory"):
+            outside.make_directory(path)
+
+
+def test_a_file_system_that_cannot_flush_directories_is_forgiven_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    Outside(system=Refusing("fsync", errno.EINVAL)).sync_directory(tmp_path)
+    with pytest.raises(StoreError):
+        Outside(system=Refusing("fsync", errno.EIO)).sync_directory(tmp_path)
+
+
+def test_removing_what_is_not_there_is_fine(outside: Outside, tmp_path: Path) -> None:
+    outside.remove(tmp_path / "missing")
+    outside.remove_tree(tmp_path / "missing")
+    outside.touch(tmp_path / "missing")
+    assert outside.names(tmp_path / "missing") == []
+    with pytest.raises(StoreError):
+        outside.remove(tmp_path)
+
+
+def test_a_tree_is_removed_without_following_its_links(outside: Outside, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "f").write_bytes(b"kept")
+    (tmp_path / "tree" / "inner").mkdir(parents=True)
+    (tmp_path / "tree" / "inner" / "f").write_bytes(b"gone")
+    (tmp_path / "tree" / "link").symlink_to(tmp_path / "kept")
+    outside.remove_tree(tmp_path / "tree")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "f").read_bytes() == b"kept"
+
+
+def test_files_are_listed_in_order_and_links_not_followed(outside: Outside, tmp_path: Path) -> None:
+    for name in ("b/z", "b/a", "c", "a/y"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in outside.files_below(tmp_path)] == ["c", "loop", "a/y", "b/a", "b/z"]
+
+
+def test_a_confined_view_stays_below_its_root(outside: Outside, tmp_path: Path) -> None:
+    (tmp_path / "root" / "inner").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "root" / "link").symlink_to(tmp_path)
+    inside = outside.confined(tmp_path / "root")
+    inside.write_new(tmp_path / "root" / "inner" / "f", b"content")
+    assert inside.read(tmp_path / "root" / "inner" / "f", limit=10) == b"content"
+    for path in (tmp_path / "secret", tmp_path / "root" / ".." / "secret", tmp_path / "root" / "inner" / ".." / ".." / "secret"):
+        with pytest.raises(InvalidInput):
+            inside.read(path, limit=10)
+    with pytest.raises(Integrity, match="link"):
+        inside.read(tmp_path / "root" / "link" / "secret", limit=10)
+    with pytest.raises(Integrity, match="link"):
+        inside.write_new(tmp_path / "root" / "link" / "new", b"")
+    with pytest.raises(Integrity, match="link"):
+        inside.make_directory(tmp_path / "root" / "link" / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root", "secret"]
+
+
+def test_no_descriptor_stays_open_whatever_happens(outside: Outside, tmp_path: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    inside = outside.confined(tmp_path)
+    inside.make_directory(tmp_path / "a" / "b")
+    inside.write_new(tmp_path / "a" / "b" / "f", b"content")
+    for action in (
+        lambda: inside.read(tmp_path / "a" / "missing" / "f", limit=1),
+        lambda: inside.read(tmp_path / "a" / "b" / "f", limit=1),
+        lambda: inside.write_new(tmp_path / "a" / "b" / "f", b""),
+        lambda: Outside(system=Refusing("fsync", errno.EIO)).sync_directory(tmp_path),
+        lambda: Outside(system=Refusing("write", errno.EIO)).confined(tmp_path).write_new(tmp_path / "a" / "g", b"x"),
+    ):
+        with pytest.raises(ShareRegistryError):
+            action()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_relative_path_is_fixed_when_it_is_made_absolute(outside: Outside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "f")
+    (tmp_path / "f").write_bytes(b"")
+    assert outside.absolute(Path("link")) == tmp_path / "link"
+    assert outside.resolved(Path("link")) == (tmp_path / "f").resolve()
+
+
+def test_temporary_directories_are_ours_alone(outside: Outside) -> None:
+    path = outside.temporary_directory("share-registry-")
+    try:
+        assert path.stat().st_mode & 0o077 == 0
+        assert outside.free_bytes(path) > 0
+    finally:
+        outside.remove_tree(path)
+    assert not path.exists()
