@@ -84,7 +84,7 @@ def _download(repo: str, commit: str, name: str, outside: Outside) -> Path:
     api = _api(outside)
     with _translated(f"{SCHEME}{repo}@{commit[:8]}/{name}"):
         # The cache holds links to its own content; the link is resolved here, as reading follows none.
-        return Path(api.hf_hub_download(repo, name, revision=commit)).resolve()
+        return outside.resolved(Path(api.hf_hub_download(repo, name, revision=commit)))
 
 
 @contextmanager
