@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from spec.tiny import Side, Tiny, layout_of, linear, number, pair, spread
-from spec.writing import canonical
+from spec.tiny import Tiny, layout_of, linear, number, pair, spread
+from spec.writing import Side, canonical
 
 PREFIX = "base_model.model"
 CANONICAL = [
@@ -33,7 +33,8 @@ def objects() -> dict[str, bytes]:
         elif content.startswith(b'{"author"') or b'"kind":"note"' in content:
             found[f"{'annotate' if b'removed' in content else 'absorb'}.note.json"] = content
     found["current.format.json"] = tiny.files["FORMAT"]
-    for name, layout in {"linear": linear(), "conv": conv(), "experts": experts("F16"), "passengers": passengers(), "nothing": layout_of([], [])}.items():
+    layouts = {"linear": linear(), "conv": conv(), "experts": experts("F16"), "passengers": passengers(), "wide": wide(), "nothing": layout_of([], [])}
+    for name, layout in layouts.items():
         found[f"{name}.layout.json"] = canonical(layout)
     return found
 
@@ -60,6 +61,11 @@ def passengers() -> dict[str, Any]:
     pair_ = [(f"{PREFIX}.q.lora_B.weight", "F32", [3, 2]), (f"{PREFIX}.q.lora_A.weight", "F32", [2, 5])]
     others = [(f"{PREFIX}.head.{dtype.lower()}", dtype, [2, 3]) for dtype in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")]
     return layout_of([*others, *pair_, (f"{PREFIX}.scalar", "F32", []), (f"{PREFIX}.empty", "F32", [0, 4])], [("q", "linear", 11, 10, 1)])
+
+
+def wide() -> dict[str, Any]:
+    """Return the layout of one passenger of 300 bytes."""
+    return layout_of([("p", "U8", [300])], [])
 
 
 def lanes() -> Tiny:

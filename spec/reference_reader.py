@@ -138,9 +138,10 @@ def unpack(content, kind, clause, keys):
 
 def expand(frame, size=None):
     """The content of one zstd frame, of the size it declares where none is asked for (spec FRM-03 to FRM-06)."""
+    need(frame[:4] == b"\x28\xb5\x2f\xfd", "FRM-03", "no frame")
     try:
         found = zstandard.get_frame_parameters(frame)
-        need(frame[:4] == b"\x28\xb5\x2f\xfd" and size in (None, found.content_size) and found.content_size <= MAX_FRAME, "FRM-03", "no frame of this size")
+        need(size in (None, found.content_size) and found.content_size <= MAX_FRAME, "FRM-03", "no frame of this size")
         need(found.window_size <= MAX_WINDOW, "FRM-04", f"a window of {found.window_size} bytes")
         need(not found.dict_id, "FRM-05", "a dictionary")
         content = zstandard.ZstdDecompressor().decompress(frame, max_output_size=found.content_size, read_across_frames=False, allow_extra_data=False)

@@ -1,0 +1,179 @@
+"""Bad vectors of whole stores, named by the clause that is broken: following the log or decoding a version must fail."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from spec.good import chained, raw
+from spec.tiny import SPACE, Tiny, linear, pair, spread
+from spec.writing import Side, canonical, sha256
+
+LOG = f"spaces/{SPACE}/log"
+
+
+def stores() -> dict[str, dict[str, bytes]]:
+    """Return every bad store as files by path."""
+    made = {name: _made(change) for name, change in {**_CHAINS, **_HISTORIES, **_OBJECTS, **_DECODES}.items()}
+    return dict(sorted(made.items()))
+
+
+def _made(change: Callable[[Tiny, dict[str, Any]], None]) -> dict[str, bytes]:
+    """Return a store of one task, `cola`, and what a change adds to it."""
+    tiny = Tiny()
+    entry = tiny.adapter("cola", 1, linear(), [pair("cola")])
+    tiny.absorb(entry)
+    change(tiny, entry)
+    return tiny.files
+
+
+def _last(tiny: Tiny, **members: Any) -> None:
+    """Change members of the last record."""
+    path = f"{LOG}/{tiny.number:020}.json"
+    tiny.parent = tiny.write(path, canonical(json.loads(tiny.files[path]) | members))
+
+
+def _tagged(**members: Any) -> Callable[[Tiny, dict[str, Any]], None]:
+    """Add a tag record with members changed."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        tiny.record("tag", tag="release", commit=1)
+        _last(tiny, **members)
+
+    return change
+
+
+def _recorded(*records: dict[str, Any]) -> Callable[[Tiny, dict[str, Any]], None]:
+    """Add records."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        for record in records:
+            tiny.record(**record)
+
+    return change
+
+
+def _absorbed(*tasks: dict[str, Any]) -> Callable[[Tiny, dict[str, Any]], None]:
+    """Add an absorb record of the same adapter with members changed."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        tiny.absorb(*(entry | task for task in tasks))
+
+    return change
+
+
+def _gap(tiny: Tiny, entry: dict[str, Any]) -> None:
+    tiny.record("tag", tag="one", commit=1)
+    del tiny.files[f"{LOG}/{2:020}.json"]
+
+
+def _flipped(tiny: Tiny, entry: dict[str, Any]) -> None:
+    path = f"objects/{entry['adapter'][:2]}/{entry['adapter'][2:]}"
+    tiny.files[path] = tiny.files[path][:-1] + bytes([tiny.files[path][-1] ^ 1])
+
+
+def _missing(tiny: Tiny, entry: dict[str, Any]) -> None:
+    del tiny.files[f"objects/{entry['adapter'][:2]}/{entry['adapter'][2:]}"]
+
+
+def _no_config(tiny: Tiny, entry: dict[str, Any]) -> None:
+    told = {"task": "cola", "source": {"kind": "adapter", "location": ""}}
+    _last(tiny, note=tiny.put(canonical({"format": 0, "kind": "note", "tasks": [told]})))
+
+
+def _other_tensors(tiny: Tiny, entry: dict[str, Any]) -> None:
+    _last(tiny, tasks=[entry | {"tensors": sha256(b"")}])
+
+
+def _overflow(tiny: Tiny, entry: dict[str, Any]) -> None:
+    big = Side(own=[[65_520, 1]], scales=[1.0]), Side(own=[[1]], scales=[1.0])
+    tiny.absorb(tiny.adapter("big", 1, linear("F16", width=2, out=1, rank=1), [big]))
+
+
+def _deep(tiny: Tiny, entry: dict[str, Any]) -> None:
+    last = tiny.adapter("chain", 1, linear("F16"), [None], kept={0: raw("k", 10, "F16"), 1: raw("l", 6, "F16")})
+    tiny.absorb(last)
+    for version in range(2, 11):
+        last = chained(tiny, version, last["adapter"])
+        tiny.absorb(last)
+
+
+def _referring(tiny: Tiny, entry: dict[str, Any], coefficients: list[list[int]], *, exponent: int = 0, module: str = "q", width: int = 5) -> None:
+    a, b = pair("new", width=width)
+    a.terms = [(0, exponent, coefficients)]
+    tiny.absorb(tiny.adapter("new", 1, linear(module=module, width=width), [(a, b)], sources=[entry["adapter"]]))
+
+
+def _too_many_bits(tiny: Tiny, entry: dict[str, Any]) -> None:
+    big = tiny.adapter("large", 1, linear(), [pair("large", peak=(1 << 23) - 1)])
+    tiny.absorb(big)
+    _referring(tiny, big, [[(1 << 22) - 1, 1], [0, 1]])
+
+
+def _lossless_block(tiny: Tiny, entry: dict[str, Any]) -> None:
+    kept = tiny.adapter("kept", 1, linear(), [None], kept={0: raw("k", 10, "F32"), 1: raw("l", 6, "F32")})
+    tiny.absorb(kept)
+    _referring(tiny, kept, spread("C", 2, 2, 3))
+
+
+def _continued(layout: dict[str, Any], **sizes: int) -> Callable[[Tiny, dict[str, Any]], None]:
+    """Add a version of another layout that builds on one that does not have its factors."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        tiny.absorb(tiny.adapter("other", 1, layout, [pair("other", previous=False, **sizes)]))
+        sides = pair("other", previous=True, **sizes)
+        tiny.absorb(tiny.adapter("other", 2, layout, [sides], previous=entry["adapter"]))
+
+    return change
+
+
+def _renamed_onto(tiny: Tiny, entry: dict[str, Any]) -> None:
+    tiny.absorb(entry | {"task": "sst2"})
+    tiny.record("rename", task="sst2", name="mnli")
+    tiny.record("rename", task="cola", name="sst2")
+
+
+_CHAINS = {
+    "EVO-02-record-format": _tagged(format=1),
+    "REC-01-kind": _tagged(kind="merge"),
+    "REC-02-space": _tagged(space="large"),
+    "REC-02-number": _tagged(number=4),
+    "REC-03-parent": _tagged(parent="0" * 64),
+    "REC-03-gap": _gap,
+    "REC-05-time": _tagged(time="2025-12-31T23:59:59.999999Z"),
+    "REC-06-key": _tagged(key="key-1"),
+    "REC-07-create": _recorded({"kind": "create", "base_model": {"label": "x"}, "policy": {"budget": "0.05", "keep_original": False}}),
+    "REC-14-requires": _tagged(requires=["arithmetic-coder"]),
+}
+_HISTORIES = {
+    "REC-08-version-again": _absorbed({"version": 1}),
+    "REC-08-version-skipped": _absorbed({"version": 3}),
+    "REC-08-order": _absorbed({"task": "sst2"}, {"task": "mnli"}),
+    "REC-08-twice": _absorbed({"task": "sst2"}, {"task": "sst2", "version": 2}),
+    "REC-09-error": _absorbed({"version": 2, "error": "0.051"}),
+    "REC-10-version": _recorded({"kind": "restore", "task": "cola", "version": 3, "of": 1}),
+    "REC-10-of": _recorded({"kind": "restore", "task": "cola", "version": 2, "of": 2}),
+    "REC-11-name-of-another": _renamed_onto,
+    "REC-12-alias": _recorded({"kind": "alias", "task": "cola", "alias": "prod", "version": 2}),
+    "REC-12-tag-of-itself": _recorded({"kind": "tag", "tag": "one", "commit": 3}),
+    "REC-12-tag-twice": _recorded({"kind": "tag", "tag": "one", "commit": 1}, {"kind": "tag", "tag": "one", "commit": 2}),
+    "REC-13-annotate": _recorded({"kind": "annotate", "task": "cola", "version": 2}),
+    "NAM-02-no-task": _recorded({"kind": "drop", "task": "mnli"}),
+    "NAM-02-old-name": _recorded({"kind": "rename", "task": "cola", "name": "cold"}, {"kind": "drop", "task": "cola"}),
+}
+_OBJECTS = {
+    "OBJ-01-flipped": _flipped,
+    "OBJ-02-missing": _missing,
+    "NOT-04-no-config": _no_config,
+}
+_DECODES = {
+    "DEC-02-no-module": lambda tiny, entry: _referring(tiny, entry, spread("C", 2, 2, 3), module="v"),
+    "DEC-02-rows": lambda tiny, entry: _referring(tiny, entry, spread("C", 2, 3, 3)),
+    "DEC-02-width": lambda tiny, entry: _referring(tiny, entry, spread("C", 2, 2, 3), width=4),
+    "DEC-02-lossless": _lossless_block,
+    "DEC-03-46-bits": _too_many_bits,
+    "DEC-05-no-module": _continued(linear(module="v")),
+    "DEC-05-shape": _continued(linear(rank=1), rank=1),
+    "DEC-08-overflow": _overflow,
+    "DEC-09-chain-of-9": _deep,
+    "DEC-12-tensors": _other_tensors,
+}

@@ -1,0 +1,40 @@
+"""Write `vectors/`: deterministic, made by the second writer, no library and no compressor involved."""
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Final
+
+from spec import broken, broken_stores, good
+
+FOLDER: Final = Path(__file__).parent / "vectors"
+
+
+def vectors() -> dict[str, bytes]:
+    """Return every file of the vectors by its path below the folder."""
+    found = {f"good/{name}": content for name, content in good.objects().items()}
+    found["good/canonical.json"] = (json.dumps(good.CANONICAL, indent=1) + "\n").encode()
+    found |= {f"bad/{name}": content for name, content in broken.files().items()}
+    found |= {f"good/{name}/{path}": content for name, files in good.stores().items() for path, content in files.items()}
+    found |= {f"bad/{name}.store.zip": archive(files) for name, files in broken_stores.stores().items()}
+    return found
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    """Return files as a zip archive, stored as they are."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as target:
+        for path, content in sorted(files.items()):
+            target.writestr(zipfile.ZipInfo(path), content)
+    return made.getvalue()
+
+
+def write() -> None:
+    """Write every vector, and remove those that are gone."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    for name, content in vectors().items():
+        path = FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
