@@ -4,7 +4,9 @@ For one module and side, with r rows of width m:
 
     X = previous + diag(scales) @ (sum_t 2**exponent_t * coefficients_t @ rows_t + own)
 
-evaluated elementwise in float64, terms in the order written, rounded once to float32 (spec DEC-01 to DEC-07).
+Every step is a float64 operation on single elements, in this order: the exact integer product of each term times its power of two, the terms added up in order of
+source, the own rows added to that, times the row's scale, and the previous factor plus that, rounded once to float32 (spec DEC-01 to DEC-07). Only the products are
+sums, and bits(coefficients) + bits(rows) + ceil(log2 k) is at most 45, so they are exact in any order, and exact again once multiplied with a scale of 8 bits.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,90 @@
+"""Decoding is the same bytes in any order of summation, on any number of threads, and in numpy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side
+from share_registry.errors import Integrity
+from share_registry.stored import StoredSide, Term
+
+Made = tuple[StoredSide, torch.Tensor, list[torch.Tensor]]
+
+
+def made(seed: int, *, rows: int = 3, width: int = 33, terms: int = 2, q_bits: int = 12, c_bits: int = 20, k: int = 8) -> Made:
+    """A factor whose products use the whole exact range."""
+    rng = np.random.default_rng(seed)
+    scales = rng.uniform(1e-3, 1.0, rows).astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    side = StoredSide(
+        previous=True,
+        terms=tuple(
+            Term(source=t, exponent=int(rng.integers(-12, 3)), coefficients=rng.integers(-(1 << c_bits) + 1, 1 << c_bits, (rows, k), dtype=np.int32))
+            for t in range(terms)
+        ),
+        scales=scales.view(np.float32),
+        own=rng.integers(-(1 << 22), 1 << 22, (rows, width), dtype=np.int32),
+    )
+    blocks = [torch.from_numpy(rng.integers(-(1 << q_bits) + 1, 1 << q_bits, (k, width), dtype=np.int32)) for _ in range(terms)]
+    return side, torch.from_numpy(rng.standard_normal((rows, width)).astype(np.float32)), blocks
+
+
+def by_hand(side: StoredSide, previous: NDArray[np.float32], blocks: list[torch.Tensor], order: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The formula of `stored.py` in numpy, every sum over k in the given order, one float64 addition at a time."""
+    total: NDArray[np.float64] | None = None
+    for term, block in zip(side.terms, blocks, strict=True):
+        product = np.zeros(side.own.shape)
+        for j in order:
+            product = product + term.coefficients[:, j, None].astype(np.float64) * block[j].numpy().astype(np.float64)
+        product = product * 2.0**term.exponent
+        total = product if total is None else total + product
+    total = side.own.astype(np.float64) if total is None else total + side.own.astype(np.float64)
+    return (previous.astype(np.float64) + side.scales[:, None].astype(np.float64) * total).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6), terms=st.integers(0, 3))
+def test_any_order_of_summation_gives_the_same_bytes_as_torch(seed: int, terms: int) -> None:
+    side, previous, blocks = made(seed, terms=terms)
+    order = np.random.default_rng(seed).permutation(8)
+    expected = by_hand(side, previous.numpy(), blocks, order)
+    assert decode_side(side, previous=previous, blocks=blocks).numpy().tobytes() == expected.tobytes()
+
+
+def test_one_and_two_threads_give_the_same_bytes() -> None:
+    side, previous, blocks = made(1, rows=16, width=4096, k=64, q_bits=10, c_bits=20)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(decode_side(side, previous=previous, blocks=blocks).numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
+def test_products_past_the_exact_range_are_refused() -> None:
+    side, previous, blocks = made(2, q_bits=22, c_bits=22, k=8)
+    with pytest.raises(Integrity, match=f"more than the {MAX_PRODUCT_BITS}"):
+        decode_side(side, previous=previous, blocks=blocks)
+
+
+@pytest.mark.parametrize("fault", ["no previous", "previous of another shape", "no block", "block of another width", "block of another k"])
+def test_a_missing_or_unfitting_input_is_refused(fault: str) -> None:
+    side, previous, blocks = made(3)
+    given_previous: torch.Tensor | None = previous
+    if fault == "no previous":
+        given_previous = None
+    elif fault == "previous of another shape":
+        given_previous = previous[:, 1:]
+    elif fault == "no block":
+        blocks = blocks[:1]
+    elif fault == "block of another width":
+        blocks[1] = blocks[1][:, 1:]
+    else:
+        blocks[1] = blocks[1][1:]
+    with pytest.raises(Integrity):
+        decode_side(side, previous=given_previous, blocks=blocks)

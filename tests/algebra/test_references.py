@@ -1,0 +1,83 @@
+"""References are taken where they save bytes, and only there."""
+
+import pytest
+import torch
+
+from share_registry.algebra.error import pooled_error
+from tests.algebra.adapters import DEMO_TASKS, Pair, Shelf, demo_pairs, planted, random_pairs
+
+BUDGET = 0.05
+
+
+def sizes(shelf: Shelf) -> list[int]:
+    return [len(one.content) for one in shelf.kept]
+
+
+@pytest.mark.parametrize("candidates", [0, 8])
+def test_continued_versions_take_at_most_three_fifths_of_the_first(candidates: int) -> None:
+    shelf = Shelf(budget=BUDGET, candidates=candidates)
+    one = shelf.add(demo_pairs("wn-pos-gloss", "v1"))
+    two = shelf.add(demo_pairs("wn-pos-gloss", "v2"), previous=one)
+    three = shelf.add(demo_pairs("wn-pos-gloss", "v3"), previous=two)
+    for version, kept in (("v2", two), ("v3", three)):
+        assert len(kept.content) <= 0.60 * len(one.content)
+        assert pooled_error(kept.found, demo_pairs("wn-pos-gloss", version)) <= BUDGET
+
+
+def test_a_chain_is_made_only_without_the_rows_of_the_previous_version() -> None:
+    for candidates, chained in ((0, True), (8, False)):
+        shelf = Shelf(budget=BUDGET, candidates=candidates)
+        one = shelf.add(demo_pairs("wn-pos-gloss", "v1"))
+        two = shelf.add(demo_pairs("wn-pos-gloss", "v2"), previous=one)
+        assert (two.stored.previous is not None) is chained
+        assert bool(two.stored.sources) is not chained
+
+
+def test_adapters_from_one_start_take_less_together_than_apart() -> None:
+    together, apart = Shelf(budget=BUDGET), Shelf(budget=BUDGET, references=False)
+    for task in DEMO_TASKS:
+        together.add(demo_pairs(task, "s42"))
+        apart.add(demo_pairs(task, "s42"))
+    assert sum(sizes(together)[1:]) <= 0.92 * sum(sizes(apart)[1:])
+
+
+def test_adapters_that_share_nothing_cost_what_they_cost_without_references() -> None:
+    together, apart = Shelf(budget=BUDGET), Shelf(budget=BUDGET, references=False)
+    for task in DEMO_TASKS:
+        together.add(demo_pairs(task, "v1"))
+        apart.add(demo_pairs(task, "v1"))
+    assert sum(sizes(together)) <= 1.01 * sum(sizes(apart))
+
+
+def test_a_planted_collection_costs_less_than_a_third_each_once_its_rows_are_known() -> None:
+    shelf = Shelf(budget=BUDGET)
+    for pairs in planted(10, modules=1, rank=16, width=1024, shared=32, noise=0.01):
+        assert pooled_error(shelf.add(pairs).found, pairs) <= BUDGET
+    first, *_, last_but_one, last = sizes(shelf)
+    assert max(last_but_one, last) < first / 3
+
+
+def test_a_copy_costs_next_to_nothing() -> None:
+    shelf = Shelf(budget=BUDGET)
+    pairs = demo_pairs("wn-syn-ant", "v1")
+    shelf.add(pairs)
+    assert len(shelf.add(pairs).content) < 0.1 * len(shelf.kept[0].content)
+
+
+def test_blocks_of_another_rank_or_width_do_no_harm() -> None:
+    shelf = Shelf(budget=BUDGET)
+    pairs = random_pairs(0, modules=2, rank=4, width=64, height=48)
+    shelf.add(pairs)
+    shelf.add([Pair(module=pair.module, a=pair.a[:2], b=pair.b[:2]) for pair in pairs])
+    wider = [Pair(module=pair.module, a=torch.cat([pair.a, pair.a], 1), b=pair.b) for pair in pairs]
+    one = shelf.add(wider)
+    assert pooled_error(one.found, wider) <= BUDGET
+
+
+def test_sources_are_named_once_and_used() -> None:
+    shelf = Shelf(budget=BUDGET)
+    for pairs in planted(5, modules=2, rank=8, width=256, shared=12, noise=0.01):
+        one = shelf.add(pairs)
+        used = {term.source for module in one.stored.modules if module for side in (module.a, module.b) for term in side.terms}
+        assert used == set(range(len(one.stored.sources)))
+    assert shelf.kept[-1].stored.sources
