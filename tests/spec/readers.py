@@ -1,0 +1,117 @@
+"""The two readers side by side: what each does with one vector."""
+
+import importlib.util
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import share_registry as sr
+from share_registry.format.adapter_object import decode, header
+from share_registry.format.canonical import load, sha256
+from share_registry.format.layout import DType, Layout
+from share_registry.format.records import Note, parse_format, parse_record
+from share_registry.format.tensor_object import decode_tensor
+from tests.house.tree import ROOT
+
+VECTORS = ROOT / "spec" / "vectors"
+READER = ROOT / "spec" / "reference_reader.py"
+TENSOR = {"dtype": "F32", "shape": [6]}
+"""What the tensor objects among the bad vectors stand for."""
+
+
+def _reference() -> Any:
+    """Import the reference reader as a stranger would: by its path."""
+    spec = importlib.util.spec_from_file_location("reference_reader", READER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference: Any = _reference()
+CLAUSES = {"record": "REC-01", "note": "NOT-01", "format": "STO-03"}
+
+
+class OneObject(reference.Store):  # type: ignore[misc]
+    """A store of one object and the layouts among the good vectors."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def get(self, digest: str, limit: int = 0) -> bytes:
+        return layouts().get(digest, self.content)
+
+
+def layouts() -> dict[str, bytes]:
+    """Return the layouts among the good vectors by digest."""
+    return {sha256(path.read_bytes()): path.read_bytes() for path in (VECTORS / "good").glob("*.layout.json")}
+
+
+def kind_of(path: Path) -> str:
+    """Return what a vector is: the part of its name behind the first dot."""
+    return path.name.partition(".")[2]
+
+
+def read_by_library(content: bytes, kind: str) -> object:
+    """Read a vector of one file as the library does. Raises ShareRegistryError."""
+    match kind:
+        case "json":
+            return load(content, what="vector")
+        case "record.json":
+            return parse_record(content)
+        case "note.json":
+            return Note.from_bytes(content)
+        case "layout.json":
+            return Layout.from_bytes(content)
+        case "format.json":
+            return parse_format(content)
+        case "adapter.safetensors":
+            return decode(content, Layout.from_bytes(layouts()[header(content).layout]))
+        case "tensor.safetensors":
+            return decode_tensor(content, dtype=DType.F32, size=24)
+    raise AssertionError(kind)
+
+
+def read_by_reference(content: bytes, kind: str) -> object:
+    """Read a vector of one file as the reference reader does. Raises Damaged."""
+    match kind:
+        case "json":
+            return reference.parse(content, "note", "NOT-01")
+        case "layout.json":
+            return reference.parse_layout(content)
+        case "adapter.safetensors":
+            return reference.parse_adapter(content, OneObject(content).get)
+        case "tensor.safetensors":
+            return OneObject(content).tensor("", TENSOR)
+    name = kind.removesuffix(".json")
+    return reference.parse(content, name, CLAUSES[name])
+
+
+def unpacked(path: Path, directory: Path) -> Path:
+    """Return a whole store on disk: a copy of a directory of vectors, or an archive."""
+    if path.is_dir():
+        for file in (file for file in path.rglob("*") if file.is_file()):
+            target = directory / file.relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    else:
+        zipfile.ZipFile(io.BytesIO(path.read_bytes())).extractall(directory)
+    return directory
+
+
+def exported_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the files of every version of a store by reference, dropped and renamed tasks included."""
+    store = reference.Store(root)
+    for space in sorted(path.name for path in (root / "spaces").iterdir()):
+        for name, task in sorted(store.log(space).items()):
+            for number, version in enumerate(task.versions, 1):
+                yield f"{space}/{name}@v{number}", store.export(version)
+
+
+def exported_by_library(registry: sr.Registry, ref: str, directory: Path) -> dict[str, bytes]:
+    """Return the files of an export."""
+    found = registry.export(ref, directory, name=ref.replace("/", "-").replace("@", "-"))
+    return {path.name: path.read_bytes() for path in found.path.iterdir()}

@@ -1,0 +1,94 @@
+"""Vectors: what is good both readers read alike, what is bad both refuse, the reference reader for the reason in the name."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import rfc8785
+
+import share_registry as sr
+from share_registry.format.canonical import dump
+from spec.make_vectors import vectors
+from tests.house.test_clauses import _defined
+from tests.spec import readers
+from tests.spec.readers import VECTORS, kind_of, reference
+
+GOOD_STORES = sorted(path for path in (VECTORS / "good").iterdir() if path.is_dir())
+GOOD_FILES = sorted(path for path in (VECTORS / "good").iterdir() if path.is_file() and path.name != "canonical.json")
+BAD_STORES = sorted((VECTORS / "bad").glob("*.store.zip"))
+BAD_FILES = sorted(path for path in (VECTORS / "bad").iterdir() if path not in BAD_STORES)
+CANONICAL = json.loads((VECTORS / "good" / "canonical.json").read_text(encoding="utf-8"))
+
+
+def _names(path: Path) -> str:
+    return path.name
+
+
+def test_the_vectors_are_those_that_their_generator_makes() -> None:
+    found = {str(path.relative_to(VECTORS)).replace(os.sep, "/"): path.read_bytes() for path in VECTORS.rglob("*") if path.is_file()}
+    made = vectors()
+    assert sorted(found) == sorted(made)
+    assert [name for name in found if found[name] != made[name]] == []
+
+
+def test_every_bad_vector_is_named_by_a_clause() -> None:
+    assert sorted({path.name[:6] for path in [*BAD_FILES, *BAD_STORES]} - _defined()) == []
+
+
+@pytest.mark.parametrize(("loose", "canonical"), CANONICAL)
+def test_a_value_has_one_canonical_text(loose: str, canonical: str) -> None:
+    value = json.loads(loose)
+    assert dump(value) == reference.canonical(value).encode() == rfc8785.dumps(value) == canonical.encode()
+
+
+@pytest.mark.parametrize("path", GOOD_FILES, ids=_names)
+def test_both_readers_read_a_good_file(path: Path) -> None:
+    readers.read_by_library(path.read_bytes(), kind_of(path))
+    readers.read_by_reference(path.read_bytes(), kind_of(path))
+
+
+@pytest.mark.parametrize("path", BAD_FILES, ids=_names)
+def test_the_library_refuses_a_bad_file(path: Path) -> None:
+    with pytest.raises((sr.Integrity, sr.Format)):
+        readers.read_by_library(path.read_bytes(), kind_of(path))
+
+
+@pytest.mark.parametrize("path", BAD_FILES, ids=_names)
+def test_the_reference_reader_refuses_a_bad_file_for_its_clause(path: Path) -> None:
+    with pytest.raises(reference.Damaged, match=f"^{path.name[:6]}: "):
+        readers.read_by_reference(path.read_bytes(), kind_of(path))
+
+
+@pytest.mark.parametrize("path", GOOD_STORES, ids=_names)
+def test_both_readers_give_the_same_files_of_every_version(path: Path, tmp_path: Path) -> None:
+    root = readers.unpacked(path, tmp_path / "store")
+    with sr.Registry.open(root, mode="r") as registry:
+        report = registry.verify("deep")
+        count = 0
+        for ref, files in readers.exported_by_reference(root):
+            exported = readers.exported_by_library(registry, ref, tmp_path / "out")
+            assert {name: exported[name] for name in files} == files
+            count += 1
+    assert count >= report.versions > 0
+
+
+@pytest.mark.parametrize("path", BAD_STORES, ids=_names)
+def test_the_library_refuses_a_bad_store(path: Path, tmp_path: Path) -> None:
+    root = readers.unpacked(path, tmp_path / "store")
+    with pytest.raises(sr.ShareRegistryError):
+        _read_all(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("path", BAD_STORES, ids=_names)
+def test_the_reference_reader_refuses_a_bad_store_for_its_clause(path: Path, tmp_path: Path) -> None:
+    root = readers.unpacked(path, tmp_path / "store")
+    with pytest.raises(reference.Damaged, match=f"^{path.name[:6]}: "):
+        list(readers.exported_by_reference(root))
+
+
+def _read_all(root: Path, out: Path) -> None:
+    with sr.Registry.open(root, mode="r") as registry:
+        registry.verify("deep")
+        for task in registry.tasks():
+            registry.export(task.ref, out)
