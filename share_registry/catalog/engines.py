@@ -1,4 +1,4 @@
-"""Engines: how each database is opened (spec CAT-01 to CAT-05).
+"""Engines: how each database is opened.
 
 Transactions are begun by us, not by the driver: the drivers' defaults lose updates silently (SQLite) or say too little.
 """

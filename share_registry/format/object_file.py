@@ -1,4 +1,4 @@
-"""The file of a binary object: canonical safetensors with one metadata member of canonical JSON and a fixed list of U8 tensors (spec OBJ-01 to OBJ-04)."""
+"""The file of a binary object: canonical safetensors with one metadata member of canonical JSON and a fixed list of U8 tensors (spec OBJ-04, OBJ-05)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
