@@ -43,19 +43,19 @@ def test_sizes_have_decimal_units(count: int, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("part", "shown"),
-    [(0.0, "0 %"), (0.0487, "4.9 %"), (0.05, "5 %"), (0.025, "2.5 %"), (0.123, "12 %"), (1.0, "100 %"), (0.00012, "0.012 %"), (1e-7, "1e-05 %")],
+    [(0.0, "0 %"), (0.0487, "4.87 %"), (0.05, "5 %"), (0.025, "2.5 %"), (0.123, "12.3 %"), (1.0, "100 %"), (0.00012, "0.012 %"), (1e-7, "1e-05 %")],
 )
 def test_errors_are_percentages(part: float, shown: str) -> None:
     assert render.percent(part) == shown
 
 
 def test_a_report_prints_as_one_line() -> None:
-    assert str(REPORT) == "error 4.9 % of a 5 % budget, 33 kB for 295 kB"
+    assert str(REPORT) == "error 4.87 % of a 5 % budget, 33 kB for 295 kB"
     assert str(Report(error=0, budget=0, bytes_added=10, raw_bytes=20)) == "lossless, 10 B for 20 B"
 
 
 def test_a_commit_has_a_short_repr_and_a_full_text() -> None:
-    assert repr(COMMIT) == "<Commit minilm/cola@v1 (c2 1a2b3c4d) absorb, error 4.9 % of a 5 % budget, 33 kB for 295 kB>"
+    assert repr(COMMIT) == "<Commit minilm/cola@v1 (c2 1a2b3c4d) absorb, error 4.87 % of a 5 % budget, 33 kB for 295 kB>"
     for part in ("minilm/cola@v1", COMMIT.id, "2026-11-16 20:38:05 UTC", "<ada>", "rows of c2", "note: optimizer.pt was not kept"):
         assert part in str(COMMIT)
 
