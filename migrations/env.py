@@ -2,12 +2,12 @@
 
 from alembic import context
 
-from share_registry.catalog.models import SCHEMA_TABLE, Row
+from share_registry.catalog.models import SCHEMA_TABLE, TABLES
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=Row.metadata,
+    target_metadata=TABLES,
     version_table=SCHEMA_TABLE,
     render_as_batch=connection.dialect.name == "sqlite",
 )

@@ -138,7 +138,7 @@ class Catalog:
             known = session.scalar(select(IdentityRow.store))
         if known is None:
             with self.begin(write=True) as session:
-                session.add(IdentityRow(store=store_id))
+                session.execute(IdentityRow.table.insert(), [{"store": store_id}])
 
     def _turn(self) -> AbstractContextManager[object]:
         return self._lock if self._in_memory else nullcontext()

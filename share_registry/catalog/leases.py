@@ -5,7 +5,7 @@ A writer that holds one spares others a lost race; one that does not is not kept
 
 from typing import cast
 
-from sqlalchemy import CursorResult, delete, update
+from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import LeaseRow
@@ -22,15 +22,15 @@ def take(session: Session, *, space: str, holder: str, now: str, expires: str) -
         expires: Until when it shall be held.
     """
     free = (LeaseRow.holder == holder) | (LeaseRow.expires <= now)
-    statement = update(LeaseRow).where(LeaseRow.space == space, free).values(holder=holder, expires=expires)
+    statement = update(LeaseRow.table).where(LeaseRow.space == space, free).values(holder=holder, expires=expires)
     if cast("CursorResult[object]", session.execute(statement)).rowcount == 1:
         return True
-    if session.get(LeaseRow, space) is not None:
+    if session.scalar(select(LeaseRow.holder).where(LeaseRow.space == space)) is not None:
         return False
-    session.add(LeaseRow(space=space, holder=holder, expires=expires))
+    session.execute(LeaseRow.table.insert(), [{"space": space, "holder": holder, "expires": expires}])
     return True
 
 
 def release(session: Session, *, space: str, holder: str) -> None:
     """Give a lease back; another holder's stays."""
-    session.execute(delete(LeaseRow).where(LeaseRow.space == space, LeaseRow.holder == holder))
+    session.execute(delete(LeaseRow.table).where(LeaseRow.space == space, LeaseRow.holder == holder))

@@ -2,14 +2,17 @@
 
 Every key is natural and follows from the records alone (a task's number is its place in the order of creation), so that a catalog rebuilt from the store equals the old one row by row.
 What changes over time stands in rows with `since` and `until`, commit numbers of the space: a row holds from commit `since` up to, not including, commit `until`.
+
+The classes name typed columns of plain tables and are no mapped ORM classes: mapping them takes as long as everything else that `log` does after its imports.
 """
 
 import json
-from typing import Annotated, Final
+from collections.abc import Sequence
+from typing import ClassVar, Final
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, ForeignKey, ForeignKeyConstraint, Index, MetaData, Text, UniqueConstraint, or_
+from sqlalchemy import BigInteger, Boolean, Column, ColumnElement, ForeignKey, ForeignKeyConstraint, Index, MetaData, Table, Text, UniqueConstraint, or_
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import Float, TypeDecorator
 
 SCHEMA_VERSIONS: Final = ("0001",)
@@ -19,6 +22,14 @@ SCHEMA_TABLE: Final = "share_registry_schema"
 
 TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 """Text compared by code point in both databases: times, digests and names sort alike everywhere."""
+TABLES: Final = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
 
 
 class TextList(TypeDecorator[tuple[str, ...]]):
@@ -36,25 +47,71 @@ class TextList(TypeDecorator[tuple[str, ...]]):
         return None if value is None else tuple(json.loads(value))
 
 
-Strings = Annotated[tuple[str, ...], mapped_column(TextList)]
-Name = Annotated[str, mapped_column(TEXT)]
-Number = Annotated[int, mapped_column(BigInteger)]
-SpaceKey = Annotated[str, mapped_column(TEXT, ForeignKey("sr_spaces.name"), primary_key=True)]
-NameKey = Annotated[str, mapped_column(TEXT, primary_key=True)]
-NumberKey = Annotated[int, mapped_column(BigInteger, primary_key=True, autoincrement=False)]
+class Row:
+    """Base of every table: a class attribute is a column, and `rules` are the table's other constraints and indexes.
+
+    Columns are declared as what they are in a query, `ColumnElement`: `Column` has types of its own only inside the ORM.
+    """
+
+    table: ClassVar[Table]
+    rules: ClassVar[Sequence[SchemaItem]] = ()
+
+    def __init_subclass__(cls, *, name: str) -> None:
+        """Make the table of the columns."""
+        columns = {attribute: value for attribute, value in vars(cls).items() if isinstance(value, Column)}
+        for attribute, column in columns.items():
+            column.name = column.key = attribute
+        cls.table = Table(name, TABLES, *columns.values(), *cls.rules)
 
 
-class Row(DeclarativeBase):
-    """Base of every table."""
+def string() -> ColumnElement[str]:
+    """Return a column of text."""
+    return Column(TEXT, nullable=False)
 
-    metadata = MetaData(
-        naming_convention={
-            "pk": "pk_%(table_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        }
-    )
+
+def string_key() -> ColumnElement[str]:
+    """Return a column of text that is part of the key."""
+    return Column(TEXT, primary_key=True)
+
+
+def space_key() -> ColumnElement[str]:
+    """Return the column of the space, part of the key."""
+    return Column(TEXT, ForeignKey("sr_spaces.name"), primary_key=True)
+
+
+def optional_string() -> ColumnElement[str | None]:
+    """Return a column of text that may be missing."""
+    return Column(TEXT, nullable=True)
+
+
+def strings() -> ColumnElement[tuple[str, ...]]:
+    """Return a column of lists of texts."""
+    return Column(TextList, nullable=False)
+
+
+def integer() -> ColumnElement[int]:
+    """Return a column of whole numbers below 2**63."""
+    return Column(BigInteger, nullable=False)
+
+
+def integer_key() -> ColumnElement[int]:
+    """Return a column of whole numbers that is part of the key."""
+    return Column(BigInteger, primary_key=True, autoincrement=False)
+
+
+def optional_integer() -> ColumnElement[int | None]:
+    """Return a column of whole numbers that may be missing."""
+    return Column(BigInteger, nullable=True)
+
+
+def real() -> ColumnElement[float]:
+    """Return a column of float64."""
+    return Column(Float(53), nullable=False)
+
+
+def flag() -> ColumnElement[bool]:
+    """Return a column of truth values."""
+    return Column(Boolean, nullable=False)
 
 
 def _of_task() -> ForeignKeyConstraint:
@@ -65,14 +122,13 @@ def _of_version() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["space", "task", "version"], ["sr_task_versions.space", "sr_task_versions.task", "sr_task_versions.version"])
 
 
-class IdentityRow(Row):
+class IdentityRow(Row, name="sr_registry"):
     """Which store this catalog is an index of; one row."""
 
-    __tablename__ = "sr_registry"
-    store: Mapped[NameKey]
+    store = string_key()
 
 
-class SpaceRow(Row):
+class SpaceRow(Row, name="sr_spaces"):
     """One space: its base model, policy and head as of now.
 
     Attributes:
@@ -80,34 +136,32 @@ class SpaceRow(Row):
         head: Number of the newest commit applied; its id is `head_id`.
     """
 
-    __tablename__ = "sr_spaces"
-    name: Mapped[NameKey]
-    base_model: Mapped[Name]
-    base_revision: Mapped[Name | None]
-    base_labels: Mapped[Strings]
-    budget: Mapped[float] = mapped_column(Float(53))
-    keep_original: Mapped[bool] = mapped_column(Boolean)
-    references: Mapped[bool] = mapped_column(Boolean)
-    head: Mapped[Number]
-    head_id: Mapped[Name]
+    name = string_key()
+    base_model = string()
+    base_revision = optional_string()
+    base_labels = strings()
+    budget = real()
+    keep_original = flag()
+    references = flag()
+    head = integer()
+    head_id = string()
 
 
-class CommitRow(Row):
+class CommitRow(Row, name="sr_commits"):
     """One commit; `note` is the digest of its note, `detail` what it did, as a phrase."""
 
-    __tablename__ = "sr_commits"
-    space: Mapped[SpaceKey]
-    number: Mapped[NumberKey]
-    id: Mapped[Name]
-    parent: Mapped[Name]
-    kind: Mapped[Name]
-    time: Mapped[Name]
-    key: Mapped[Name]
-    note: Mapped[Name | None]
-    author: Mapped[Name | None]
-    message: Mapped[Name]
-    detail: Mapped[Name]
-    __table_args__ = (
+    space = space_key()
+    number = integer_key()
+    id = string()
+    parent = string()
+    kind = string()
+    time = string()
+    key = string()
+    note = optional_string()
+    author = optional_string()
+    message = string()
+    detail = string()
+    rules = (
         UniqueConstraint("space", "key"),
         UniqueConstraint("space", "id"),
         Index(None, "space", "time"),
@@ -115,39 +169,36 @@ class CommitRow(Row):
     )
 
 
-class TaskRow(Row):
+class TaskRow(Row, name="sr_tasks"):
     """One task: its place in the order of creation, from 1; `since` is the commit that made it."""
 
-    __tablename__ = "sr_tasks"
-    space: Mapped[SpaceKey]
-    task: Mapped[NumberKey]
-    since: Mapped[Number]
+    space = space_key()
+    task = integer_key()
+    since = integer()
 
 
-class TaskNameRow(Row):
+class TaskNameRow(Row, name="sr_task_names"):
     """A name of a task; the current one has no `until`, older ones lead to the task for ever."""
 
-    __tablename__ = "sr_task_names"
-    space: Mapped[NameKey]
-    name: Mapped[NameKey]
-    since: Mapped[NumberKey]
-    until: Mapped[Number | None]
-    task: Mapped[Number]
-    __table_args__ = (_of_task(), Index(None, "space", "task", "until"))
+    space = string_key()
+    name = string_key()
+    since = integer_key()
+    until = optional_integer()
+    task = integer()
+    rules = (_of_task(), Index(None, "space", "task", "until"))
 
 
-class TaskLifeRow(Row):
+class TaskLifeRow(Row, name="sr_task_lives"):
     """A stretch of time in which a task is live: from its creation or return to its drop."""
 
-    __tablename__ = "sr_task_lives"
-    space: Mapped[NameKey]
-    task: Mapped[NumberKey]
-    since: Mapped[NumberKey]
-    until: Mapped[Number | None]
-    __table_args__ = (_of_task(),)
+    space = string_key()
+    task = integer_key()
+    since = integer_key()
+    until = optional_integer()
+    rules = (_of_task(),)
 
 
-class VersionRow(Row):
+class VersionRow(Row, name="sr_task_versions"):
     """One version of a task.
 
     Attributes:
@@ -159,29 +210,28 @@ class VersionRow(Row):
         remarks: What was not kept or is worth knowing.
     """
 
-    __tablename__ = "sr_task_versions"
-    space: Mapped[NameKey]
-    task: Mapped[NumberKey]
-    version: Mapped[NumberKey]
-    number: Mapped[Number]
-    name: Mapped[Name]
-    adapter_digest: Mapped[Name]
-    layout_digest: Mapped[Name]
-    tensors_digest: Mapped[Name]
-    source_digest: Mapped[Name]
-    budget: Mapped[float] = mapped_column(Float(53))
-    error: Mapped[float] = mapped_column(Float(53))
-    raw_bytes: Mapped[Number]
-    added_bytes: Mapped[Number]
-    config_digest: Mapped[Name | None]
-    note_digest: Mapped[Name | None]
-    note_task: Mapped[Name]
-    source_kind: Mapped[Name | None]
-    source_location: Mapped[Name | None]
-    source_revision: Mapped[Name | None]
-    restored_from: Mapped[Number | None]
-    remarks: Mapped[Strings]
-    __table_args__ = (
+    space = string_key()
+    task = integer_key()
+    version = integer_key()
+    number = integer()
+    name = string()
+    adapter_digest = string()
+    layout_digest = string()
+    tensors_digest = string()
+    source_digest = string()
+    budget = real()
+    error = real()
+    raw_bytes = integer()
+    added_bytes = integer()
+    config_digest = optional_string()
+    note_digest = optional_string()
+    note_task = string()
+    source_kind = optional_string()
+    source_location = optional_string()
+    source_revision = optional_string()
+    restored_from = optional_integer()
+    remarks = strings()
+    rules = (
         _of_task(),
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),
         UniqueConstraint("space", "task", "number"),
@@ -190,120 +240,111 @@ class VersionRow(Row):
     )
 
 
-class TouchRow(Row):
+class TouchRow(Row, name="sr_touches"):
     """A task a commit is about, and the version it made or speaks of."""
 
-    __tablename__ = "sr_touches"
-    space: Mapped[NameKey]
-    number: Mapped[NumberKey]
-    task: Mapped[NumberKey]
-    version: Mapped[Number | None]
-    __table_args__ = (
+    space = string_key()
+    number = integer_key()
+    task = integer_key()
+    version = optional_integer()
+    rules = (
         _of_task(),
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),
         Index(None, "space", "task", "number"),
     )
 
 
-class ParentRow(Row):
+class ParentRow(Row, name="sr_parents"):
     """A task version that another one declares to be derived from."""
 
-    __tablename__ = "sr_parents"
-    space: Mapped[NameKey]
-    task: Mapped[NumberKey]
-    version: Mapped[NumberKey]
-    position: Mapped[NumberKey]
-    parent_task: Mapped[Number]
-    parent_version: Mapped[Number]
-    __table_args__ = (_of_version(),)
+    space = string_key()
+    task = integer_key()
+    version = integer_key()
+    position = integer_key()
+    parent_task = integer()
+    parent_version = integer()
+    rules = (_of_version(),)
 
 
-class AliasRow(Row):
+class AliasRow(Row, name="sr_aliases"):
     """What an alias of a task stands for, over time."""
 
-    __tablename__ = "sr_aliases"
-    space: Mapped[NameKey]
-    task: Mapped[NumberKey]
-    name: Mapped[NameKey]
-    since: Mapped[NumberKey]
-    until: Mapped[Number | None]
-    version: Mapped[Number]
-    __table_args__ = (_of_version(), Index(None, "space", "name", "until"))
+    space = string_key()
+    task = integer_key()
+    name = string_key()
+    since = integer_key()
+    until = optional_integer()
+    version = integer()
+    rules = (_of_version(), Index(None, "space", "name", "until"))
 
 
-class TagRow(Row):
+class TagRow(Row, name="sr_tags"):
     """A name of a commit, for ever; `since` is the commit that gave it."""
 
-    __tablename__ = "sr_tags"
-    space: Mapped[NameKey]
-    name: Mapped[NameKey]
-    number: Mapped[Number]
-    since: Mapped[Number]
-    __table_args__ = (ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),)
+    space = string_key()
+    name = string_key()
+    number = integer()
+    since = integer()
+    rules = (ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),)
 
 
-class LabelRow(Row):
+class LabelRow(Row, name="sr_labels"):
     """A label of a task version, over time."""
 
-    __tablename__ = "sr_labels"
-    space: Mapped[NameKey]
-    task: Mapped[NumberKey]
-    version: Mapped[NumberKey]
-    name: Mapped[NameKey]
-    since: Mapped[NumberKey]
-    until: Mapped[Number | None]
-    value: Mapped[Name]
-    __table_args__ = (_of_version(), Index(None, "space", "since"))
+    space = string_key()
+    task = integer_key()
+    version = integer_key()
+    name = string_key()
+    since = integer_key()
+    until = optional_integer()
+    value = string()
+    rules = (_of_version(), Index(None, "space", "since"))
 
 
-class MetricRow(Row):
+class MetricRow(Row, name="sr_metrics"):
     """A metric of a task version, over time; the value as written in the note."""
 
-    __tablename__ = "sr_metrics"
-    space: Mapped[NameKey]
-    task: Mapped[NumberKey]
-    version: Mapped[NumberKey]
-    name: Mapped[NameKey]
-    since: Mapped[NumberKey]
-    until: Mapped[Number | None]
-    value: Mapped[Name]
-    __table_args__ = (_of_version(), Index(None, "space", "since"))
+    space = string_key()
+    task = integer_key()
+    version = integer_key()
+    name = string_key()
+    since = integer_key()
+    until = optional_integer()
+    value = string()
+    rules = (_of_version(), Index(None, "space", "since"))
 
 
-class ModuleRow(Row):
+class ModuleRow(Row, name="sr_modules"):
     """The shape of one module (or of each of its experts) of the space's base model."""
 
-    __tablename__ = "sr_modules"
-    space: Mapped[SpaceKey]
-    module: Mapped[NameKey]
-    out: Mapped[Number]
-    width: Mapped[Number]
-    experts: Mapped[Number]
-    since: Mapped[Number]
+    space = space_key()
+    module = string_key()
+    out = integer()
+    width = integer()
+    experts = integer()
+    since = integer()
 
 
-class ObjectRow(Row):
+class ObjectRow(Row, name="sr_objects"):
     """An object that the records and notes of a space name, its role, and the commit that named it first."""
 
-    __tablename__ = "sr_objects"
-    space: Mapped[SpaceKey]
-    digest: Mapped[NameKey]
-    role: Mapped[NameKey]
-    since: Mapped[Number]
+    space = space_key()
+    digest = string_key()
+    role = string_key()
+    since = integer()
 
 
-class LeaseRow(Row):
+class LeaseRow(Row, name="sr_leases"):
     """An advisory write lease of a space, held until a time; no promise rests on it."""
 
-    __tablename__ = "sr_leases"
-    space: Mapped[NameKey]
-    holder: Mapped[Name]
-    expires: Mapped[Name]
+    space = string_key()
+    holder = string()
+    expires = string()
 
 
 Temporal = TaskNameRow | TaskLifeRow | AliasRow | LabelRow | MetricRow
 
 
-def holds(row: type[Temporal], number: ColumnElement[int] | Mapped[int] | int) -> ColumnElement[bool]:
+def holds(row: type[Temporal], number: ColumnElement[int] | int) -> ColumnElement[bool]:
     """Return the condition that a row with `since` and `until` holds at a commit number."""
     return (row.since <= number) & or_(row.until.is_(None), row.until > number)

@@ -7,15 +7,18 @@ or foreign log and raises Integrity; a record that is already there changes noth
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, cast
 
-from sqlalchemy import BigInteger, CursorResult, Table, Update, bindparam, delete, exists, select, update
+from sqlalchemy import BigInteger, CursorResult, Update, bindparam, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import annotations, versions
-from share_registry.catalog.models import TEXT, AliasRow, CommitRow, IdentityRow, LeaseRow, ObjectRow, Row, SpaceRow, TagRow, TaskLifeRow, TaskNameRow
+from share_registry.catalog.models import TABLES, TEXT, AliasRow, CommitRow, IdentityRow, LeaseRow, ObjectRow, SpaceRow, TagRow, TaskLifeRow, TaskNameRow
+from share_registry.catalog.queries import tag_target
 from share_registry.catalog.step import Step, clean, pieces
 from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
+
     from share_registry.format.layout import Layout
     from share_registry.format.records import Alias, Annotate, Create, Drop, Note, PolicyBody, Record, Rename, SetPolicy, Tag
     from share_registry.names import Digest
@@ -26,7 +29,7 @@ def _advance_statement() -> Update:
     in_time = exists().where(CommitRow.space == space, CommitRow.number == before, CommitRow.time <= bindparam("time", type_=TEXT))
     same_key = exists().where(CommitRow.space == space, CommitRow.key == bindparam("key", type_=TEXT))
     upon = (SpaceRow.name == space) & (SpaceRow.head == before) & (SpaceRow.head_id == bindparam("then", type_=TEXT))
-    return update(SpaceRow).where(upon, in_time, ~same_key)
+    return update(SpaceRow.table).where(upon, in_time, ~same_key)
 
 
 _ADVANCE: Final = _advance_statement()
@@ -57,10 +60,10 @@ def apply(session: Session, *, record: "Record", id: "Digest", note: "Note | Non
 
 def wipe(session: Session, space: str | None = None) -> None:
     """Remove every row of one space, or of all; which store it is and the leases stay."""
-    for table in reversed(Row.metadata.sorted_tables):
-        if table.name in (IdentityRow.__tablename__, LeaseRow.__tablename__):
+    for table in reversed(TABLES.sorted_tables):
+        if table in (IdentityRow.table, LeaseRow.table):
             continue
-        column = table.c.name if table.name == SpaceRow.__tablename__ else table.c.space
+        column = table.c.name if table is SpaceRow.table else table.c.space
         session.execute(delete(table) if space is None else delete(table).where(column == space))
 
 
@@ -69,10 +72,10 @@ def _advance(step: Step, record: "Record", commit_id: str) -> bool:
     if record.kind == "create" and record.number == 1:
         if _commit_of(step, 1) is not None:
             return _explain(step, record, commit_id)
-        step.session.execute(cast("Table", SpaceRow.__table__).insert(), [_space(record, commit_id)])
+        step.session.execute(SpaceRow.table.insert(), [_space(record, commit_id)])
         return True
     values = {"this": step.space, "before": step.number - 1, "then": record.parent, "time": record.time, "key": record.key}
-    moved = step.session.execute(_ADVANCE, values | {"head": step.number, "head_id": commit_id}, execution_options={"synchronize_session": False})
+    moved = step.session.execute(_ADVANCE, values | {"head": step.number, "head_id": commit_id})
     changed = cast("CursorResult[object]", moved).rowcount
     return (changed == 1 and record.kind != "create") or _explain(step, record, commit_id)
 
@@ -95,8 +98,9 @@ def _explain(step: Step, record: "Record", commit_id: str) -> bool:
     raise Integrity(f"{step.what} repeats the key {record.key!r}.")
 
 
-def _commit_of(step: Step, number: int) -> CommitRow | None:
-    return step.session.scalar(select(CommitRow).where(CommitRow.space == step.space, CommitRow.number == number))
+def _commit_of(step: Step, number: int) -> "Row[str, str] | None":
+    query = select(CommitRow.id, CommitRow.time).where(CommitRow.space == step.space, CommitRow.number == number)
+    return step.session.execute(query).one_or_none()
 
 
 def _space(record: "Record", commit_id: str) -> dict[str, object]:
@@ -194,8 +198,8 @@ def _rename(step: Step, record: "Rename") -> None:
 
 
 def _set_policy(step: Step, record: "SetPolicy") -> None:
-    statement = update(SpaceRow).where(SpaceRow.name == step.space).values(**_policy(record.policy))
-    step.session.execute(statement, execution_options={"synchronize_session": False})
+    statement = update(SpaceRow.table).where(SpaceRow.name == step.space).values(**_policy(record.policy))
+    step.session.execute(statement)
 
 
 def _move_alias(step: Step, record: "Alias") -> None:
@@ -210,7 +214,7 @@ def _move_alias(step: Step, record: "Alias") -> None:
 def _tag(step: Step, record: "Tag") -> None:
     if record.commit >= step.number:
         raise Integrity(f"{step.what} tags c{record.commit}, which does not exist before it.")
-    if step.session.get(TagRow, (step.space, record.tag)) is not None:
+    if tag_target(step.session, step.space, record.tag) is not None:
         raise Integrity(f"{step.what} gives the tag {record.tag!r} a second time.")
     step.add(TagRow, [{"name": record.tag, "number": record.commit, "since": step.number}])
 

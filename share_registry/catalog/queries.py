@@ -10,6 +10,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import (
+    TABLES,
     AliasRow,
     CommitRow,
     IdentityRow,
@@ -17,7 +18,6 @@ from share_registry.catalog.models import (
     LeaseRow,
     MetricRow,
     ModuleRow,
-    Row,
     SpaceRow,
     TagRow,
     TaskLifeRow,
@@ -27,6 +27,7 @@ from share_registry.catalog.models import (
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
     from sqlalchemy.sql.elements import ColumnElement
 
 
@@ -94,9 +95,9 @@ def space_names(session: Session) -> list[SpaceName]:
     return [SpaceName(name) for name in session.scalars(select(SpaceRow.name).order_by(SpaceRow.name))]
 
 
-def space_row(session: Session, space: str) -> SpaceRow | None:
-    """Return a space."""
-    return session.scalar(select(SpaceRow).where(SpaceRow.name == space))
+def space_row(session: Session, space: str) -> "Row[Any] | None":
+    """Return a space, with the columns of `SpaceRow`."""
+    return session.execute(select(SpaceRow.table).where(SpaceRow.name == space)).one_or_none()
 
 
 def heads(session: Session) -> dict[SpaceName, Head]:
@@ -165,7 +166,7 @@ def candidate_adapters(session: Session, space: str, *, first: int, latest: int)
 
 def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int]]:
     """Return (out, in, experts) of every factored module of a space."""
-    return {row.module: (row.out, row.width, row.experts) for row in session.scalars(select(ModuleRow).where(ModuleRow.space == space))}
+    return {row.module: (row.out, row.width, row.experts) for row in session.execute(select(ModuleRow.table).where(ModuleRow.space == space))}
 
 
 def alias_target(session: Session, space: str, task: str, alias: str) -> Version | None:
@@ -185,9 +186,9 @@ def tag_names(session: Session, space: str) -> set[str]:
     return set(session.scalars(select(TagRow.name).where(TagRow.space == space)))
 
 
-def tag_target(session: Session, space: str, tag: str) -> TagRow | None:
+def tag_target(session: Session, space: str, tag: str) -> "Row[Any] | None":
     """Return a tag: `number` is the commit it names, `since` the one that gave it."""
-    return session.scalar(select(TagRow).where(TagRow.space == space, TagRow.name == tag))
+    return session.execute(select(TagRow.table).where(TagRow.space == space, TagRow.name == tag)).one_or_none()
 
 
 def labels_of(session: Session, space: str, task: str, version: int) -> dict[str, str]:
@@ -207,7 +208,7 @@ def annotation_names(session: Session, space: str, task: str, version: int) -> s
 
 def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
     """Return every row that follows from the records, sorted: equal for equal catalogs, whatever database they are in."""
-    tables = [table for table in Row.metadata.sorted_tables if table.name != LeaseRow.__tablename__]
+    tables = [table for table in TABLES.sorted_tables if table is not LeaseRow.table]
     return {table.name: sorted((tuple(row) for row in session.execute(select(table))), key=repr) for table in tables}
 
 
@@ -222,9 +223,8 @@ def _annotations(session: Session, row: type[LabelRow | MetricRow], space: str, 
 
 
 def _heads() -> "Select[str, int, str, str]":
-    return select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time).join(
-        CommitRow, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
-    )
+    newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
+    return select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time).join(CommitRow.table, newest)
 
 
 def _one_version(session: Session, space: str, task: str, condition: "ColumnElement[bool]") -> TaskVersion | None:
@@ -233,18 +233,19 @@ def _one_version(session: Session, space: str, task: str, condition: "ColumnElem
 
 
 def _latest() -> "ColumnElement[int]":
-    newer = VersionRow.__table__.alias()
+    newer = VersionRow.table.alias()
     return select(func.max(newer.c.version)).where(newer.c.space == VersionRow.space, newer.c.task == VersionRow.task).scalar_subquery()
 
 
-def _versions() -> "Select[VersionRow, str, bool, int, str, str]":
+def _versions() -> "Select[Any]":
     alive = select(TaskLifeRow.task).where(TaskLifeRow.space == VersionRow.space, TaskLifeRow.task == VersionRow.task, TaskLifeRow.until.is_(None))
     named = (TaskNameRow.space == VersionRow.space) & (TaskNameRow.task == VersionRow.task) & TaskNameRow.until.is_(None)
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    return select(VersionRow, TaskNameRow.name, alive.exists(), _latest(), CommitRow.id, CommitRow.time).join(TaskNameRow, named).join(CommitRow, made)
+    around = (TaskNameRow.name.label("present"), alive.exists().label("live"), _latest().label("latest"), CommitRow.id.label("commit_id"), CommitRow.time)
+    joined = VersionRow.table.join(TaskNameRow.table, named).join(CommitRow.table, made)
+    return select(*(column for column in VersionRow.table.c if column.key != "task"), *around).select_from(joined)
 
 
-def _task_version(row: Any) -> TaskVersion:
-    found, name, live, latest, commit_id, time = row
-    columns = {column.key: getattr(found, column.key) for column in VersionRow.__table__.columns if column.key != "task"}
-    return TaskVersion(**columns, task=TaskName(name), live=bool(live), latest=Version(latest), commit_id=Digest(commit_id), time=time)
+def _task_version(row: "Row[Any]") -> TaskVersion:
+    columns = dict(row._mapping)
+    return TaskVersion(**columns | {"task": columns.pop("present"), "live": bool(columns["live"])})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, Row
+from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES
 from share_registry.errors import CatalogError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def migrate(connection: Connection) -> None:
 
 def create(connection: Connection) -> None:
     """Create the newest schema at once, for a catalog in memory that lives as long as its process."""
-    Row.metadata.create_all(connection)
+    TABLES.create_all(connection)
     connection.execute(text(f"CREATE TABLE {SCHEMA_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
     connection.execute(text(f"INSERT INTO {SCHEMA_TABLE} VALUES (:version)"), {"version": NEWEST})
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from sqlalchemy import ColumnElement, Table, bindparam, func, select, update
+from sqlalchemy import ColumnElement, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import TEXT, Row, TaskLifeRow, TaskNameRow, Temporal, TouchRow, VersionRow
@@ -49,13 +49,12 @@ class Step:
     def add(self, row: type[Row], rows: Sequence[Mapping[str, object]]) -> None:
         """Insert rows of this space."""
         if rows:
-            table = cast("Table", row.__table__)  # the table, not the row class: half the time of an ORM insert
-            self.session.execute(table.insert(), [{"space": self.space, **values} for values in rows])
+            self.session.execute(row.table.insert(), [{"space": self.space, **values} for values in rows])
 
     def end(self, row: type[Temporal], *conditions: ColumnElement[bool]) -> None:
         """Let rows that hold until further notice end with this record."""
-        statement = update(row).where(row.space == self.space, row.until.is_(None), *conditions).values(until=self.number)
-        self.session.execute(statement, execution_options={"synchronize_session": False})
+        statement = update(row.table).where(row.space == self.space, row.until.is_(None), *conditions).values(until=self.number)
+        self.session.execute(statement)
 
     def touch(self, versions: Mapping[int, int | None]) -> None:
         """Note which tasks, and which versions of them, this record is about."""
@@ -105,7 +104,7 @@ def _known() -> "Select[str, int, str, bool, int]":
     named = (TaskNameRow.space == here) & (TaskNameRow.task == each.c.task) & TaskNameRow.until.is_(None)
     live = select(TaskLifeRow.task).where(TaskLifeRow.space == here, TaskLifeRow.task == each.c.task, TaskLifeRow.until.is_(None)).exists()
     latest = select(func.coalesce(func.max(VersionRow.version), 0)).where(VersionRow.space == here, VersionRow.task == each.c.task).scalar_subquery()
-    return select(each.c.name, each.c.task, TaskNameRow.name, live, latest).join(TaskNameRow, named)
+    return select(each.c.name, each.c.task, TaskNameRow.name, live, latest).join(TaskNameRow.table, named)
 
 
 _KNOWN: Final = _known()

@@ -58,7 +58,8 @@ def restore(step: Step, record: "Restore", note: "Note | None") -> None:
     known = step.task(record.task)
     step.check_version(known, record.of)
     _check_next(step, record.task, record.version, known.latest)
-    earlier = step.session.get_one(VersionRow, (step.space, known.task, record.of))
+    place = (VersionRow.space == step.space) & (VersionRow.task == known.task) & (VersionRow.version == record.of)
+    earlier = step.session.execute(select(VersionRow.table).where(place)).one()
     _revive(step, [known])
     copied = {name: getattr(earlier, name) for name in _COPIED}
     own = {"task": known.task, "version": record.version, "number": step.number, "name": record.task, "added_bytes": 0, "restored_from": record.of}
@@ -159,5 +160,5 @@ def known_shapes(step: Step, modules: Sequence[str]) -> dict[str, tuple[int, int
     return {
         row.module: (row.out, row.width, row.experts)
         for piece in pieces(modules)
-        for row in step.session.scalars(select(ModuleRow).where(ModuleRow.space == step.space, ModuleRow.module.in_(piece)))
+        for row in step.session.execute(select(ModuleRow.table).where(ModuleRow.space == step.space, ModuleRow.module.in_(piece)))
     }

@@ -91,7 +91,7 @@ def spaces(session: Session) -> list[SpaceSummary]:
     """List every space, sorted by name; only live tasks are counted."""
     alive = select(func.count()).where(TaskLifeRow.space == SpaceRow.name, TaskLifeRow.until.is_(None)).scalar_subquery()
     newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
-    query = select(SpaceRow, alive, CommitRow.time).join(CommitRow, newest).order_by(SpaceRow.name)
+    query = select(SpaceRow.table, alive.label("alive"), CommitRow.time).join(CommitRow.table, newest).order_by(SpaceRow.name)
     return [
         SpaceSummary(
             name=SpaceName(row.name),
@@ -101,11 +101,11 @@ def spaces(session: Session) -> list[SpaceSummary]:
             budget=row.budget,
             keep_original=row.keep_original,
             references=row.references,
-            tasks=count,
+            tasks=row.alive,
             commits=row.head,
-            time=moment(text),
+            time=moment(row.time),
         )
-        for row, count, text in session.execute(query)
+        for row in session.execute(query)
     ]
 
 
@@ -126,19 +126,25 @@ def aliases(session: Session, *, space: str | None = None, task: str | None = No
     named = (TaskNameRow.space == AliasRow.space) & (TaskNameRow.task == AliasRow.task) & TaskNameRow.until.is_(None)
     moved = (CommitRow.space == AliasRow.space) & (CommitRow.number == AliasRow.since)
     held = (AliasRow.space == then.c.space) & holds(AliasRow, then.c.number)
-    query = select(AliasRow, TaskNameRow.name, CommitRow.time).join(then, held).join(TaskNameRow, named).join(CommitRow, moved)
+    query = (
+        select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
+        .select_from(AliasRow.table)
+        .join(then, held)
+        .join(TaskNameRow.table, named)
+        .join(CommitRow.table, moved)
+    )
     if where is not None and task is not None:
         query = query.where(AliasRow.task == find_task(session, where, task).task)
     return [
         Alias(
             name=row.name,
-            task=TaskName(name),
+            task=TaskName(row.task_name),
             version=Version(row.version),
-            ref=f"{row.space}/{name}@v{row.version}",
+            ref=f"{row.space}/{row.task_name}@v{row.version}",
             number=CommitNumber(row.since),
-            time=moment(text),
+            time=moment(row.time),
         )
-        for row, name, text in session.execute(query.order_by(AliasRow.space, TaskNameRow.name, AliasRow.name))
+        for row in session.execute(query.order_by(AliasRow.space, TaskNameRow.name, AliasRow.name))
     ]
 
 
@@ -158,7 +164,8 @@ def alias_history(session: Session, task: str, alias: str, *, space: str | None 
     where = space_of(session, space)
     found = find_task(session, where, task)
     of_task = (AliasRow.space == where) & (AliasRow.task == found.task)
-    rows = list(session.scalars(select(AliasRow).where(of_task, AliasRow.name == alias).order_by(AliasRow.since)))
+    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(of_task, AliasRow.name == alias)
+    rows = session.execute(query.order_by(AliasRow.since)).all()
     if not rows:
         known = sorted(session.scalars(select(AliasRow.name).where(of_task).distinct()))
         raise NotFound(f"task {where}/{found.name} never had the alias {alias!r}.", hint=near_misses(alias, known))
@@ -167,8 +174,8 @@ def alias_history(session: Session, task: str, alias: str, *, space: str | None 
         rows = [row for row in rows if row.since <= number and (row.until is None or row.until > number)]
     steps: dict[int, int | None] = {row.until: None for row in rows if row.until is not None and at is None}
     steps |= {row.since: row.version for row in rows}
-    query = select(CommitRow.number, CommitRow.id, CommitRow.time, CommitRow.author, CommitRow.message)
-    moves = session.execute(query.where(CommitRow.space == where, _moved(of_task, alias)).order_by(CommitRow.number.desc()))
+    commits = select(CommitRow.number, CommitRow.id, CommitRow.time, CommitRow.author, CommitRow.message)
+    moves = session.execute(commits.where(CommitRow.space == where, _moved(of_task, alias)).order_by(CommitRow.number.desc()))
     return [
         AliasMove(
             name=alias,
@@ -189,7 +196,7 @@ def alias_history(session: Session, task: str, alias: str, *, space: str | None 
 def tags(session: Session, *, space: str | None = None) -> list[Tag]:
     """List the tags of a space, or of all, in the order of the commits they name. Raises NotFound for an unknown space."""
     named = (CommitRow.space == TagRow.space) & (CommitRow.number == TagRow.number)
-    query = select(TagRow.name, TagRow.space, TagRow.number, CommitRow.id, CommitRow.time).join(CommitRow, named)
+    query = select(TagRow.name, TagRow.space, TagRow.number, CommitRow.id, CommitRow.time).join(CommitRow.table, named)
     if space is not None:
         query = query.where(TagRow.space == space_of(session, space))
     return [

@@ -18,7 +18,7 @@ from share_registry.registry.resolve import resolve_version
 from share_registry.registry.results import Lineage, LineageNode
 
 if TYPE_CHECKING:
-    from sqlalchemy import CTE, Subquery
+    from sqlalchemy import CTE, Row, Subquery
 
 _Place: TypeAlias = tuple[int, int]
 """Task and version."""
@@ -99,20 +99,22 @@ def _nodes(session: Session, space: SpaceName, reached: "CTE") -> dict[_Place, L
     here = (VersionRow.task == reached.c.task) & (VersionRow.version == reached.c.version)
     named = (TaskNameRow.space == VersionRow.space) & (TaskNameRow.task == VersionRow.task) & TaskNameRow.until.is_(None)
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = select(VersionRow, CommitRow, TaskNameRow.name).join(reached, here).join(TaskNameRow, named).join(CommitRow, made)
-    return {(row.task, row.version): _node(row, commit, name) for row, commit, name in session.execute(query.where(VersionRow.space == space))}
+    said = (CommitRow.id, CommitRow.kind, CommitRow.time, CommitRow.author, CommitRow.message)
+    joined = VersionRow.table.join(reached, here).join(TaskNameRow.table, named).join(CommitRow.table, made)
+    query = select(VersionRow.table, TaskNameRow.name.label("task_name"), *said).select_from(joined).where(VersionRow.space == space)
+    return {(row.task, row.version): _node(row) for row in session.execute(query)}
 
 
-def _node(row: VersionRow, commit: CommitRow, name: str) -> LineageNode:
+def _node(row: "Row[Any]") -> LineageNode:
     revision = f"@{row.source_revision}" if row.source_revision else ""
     return LineageNode(
-        ref=f"{row.space}/{name}@v{row.version}",
+        ref=f"{row.space}/{row.task_name}@v{row.version}",
         number=CommitNumber(row.number),
-        id=Digest(commit.id),
-        kind=commit.kind,
-        time=moment(commit.time),
-        author=commit.author,
-        message=commit.message,
+        id=Digest(row.id),
+        kind=row.kind,
+        time=moment(row.time),
+        author=row.author,
+        message=row.message,
         source=f"{row.source_location or ''}{revision}",
         error=row.error,
         via="",

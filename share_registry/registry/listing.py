@@ -49,13 +49,19 @@ def tasks(
     named = (TaskNameRow.space == newest.c.space) & (TaskNameRow.task == newest.c.task) & TaskNameRow.until.is_(None)
     version = (VersionRow.space == newest.c.space) & (VersionRow.task == newest.c.task) & (VersionRow.version == newest.c.version)
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = select(VersionRow, TaskNameRow.name, CommitRow.time).join(newest, version).join(TaskNameRow, named).join(CommitRow, made)
+    query = (
+        select(VersionRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
+        .select_from(VersionRow.table)
+        .join(newest, version)
+        .join(TaskNameRow.table, named)
+        .join(CommitRow.table, made)
+    )
     for label, value in (labels or {}).items():
         query = query.where(select(LabelRow.value).where(_of_version(LabelRow, newest), LabelRow.name == label, LabelRow.value == value).exists())
     if alias is not None:
         query = query.where(select(AliasRow.version).where(_of_task(AliasRow, newest), AliasRow.name == alias).exists())
     rows = session.execute(query.order_by(VersionRow.space, TaskNameRow.name)).all()
-    chosen = [row for row in rows if name is None or fnmatchcase(row[1], name)]
+    chosen = [row for row in rows if name is None or fnmatchcase(row.task_name, name)]
     return _tasks(session, newest, chosen) if chosen else []
 
 
@@ -64,7 +70,7 @@ def _newest(then: "Subquery") -> "Subquery":
     alive = (TaskLifeRow.space == then.c.space) & holds(TaskLifeRow, then.c.number)
     made = (VersionRow.space == TaskLifeRow.space) & (VersionRow.task == TaskLifeRow.task) & (VersionRow.number <= then.c.number)
     columns = (VersionRow.space, VersionRow.task, func.max(VersionRow.version).label("version"), then.c.number)
-    joined = select(*columns).select_from(then).join(TaskLifeRow, alive).join(VersionRow, made)
+    joined = select(*columns).select_from(then).join(TaskLifeRow.table, alive).join(VersionRow.table, made)
     return joined.group_by(VersionRow.space, VersionRow.task, then.c.number).subquery("newest")
 
 
@@ -76,18 +82,18 @@ def _of_version(row: type[LabelRow | MetricRow], newest: "Subquery") -> "ColumnE
     return _of_task(row, newest) & (row.version == newest.c.version)
 
 
-def _tasks(session: Session, newest: "Subquery", rows: "Iterable[Row[VersionRow, str, str]]") -> list[Task]:
+def _tasks(session: Session, newest: "Subquery", rows: "Iterable[Row[Any]]") -> list[Task]:
     labels = _noted(session, select(LabelRow.space, LabelRow.task, LabelRow.name, LabelRow.value).join(newest, _of_version(LabelRow, newest)))
     metrics = _noted(session, select(MetricRow.space, MetricRow.task, MetricRow.name, MetricRow.value).join(newest, _of_version(MetricRow, newest)))
     aliases = _noted(session, select(AliasRow.space, AliasRow.task, AliasRow.name, AliasRow.version).join(newest, _of_task(AliasRow, newest)))
     return [
         Task(
-            name=TaskName(name),
+            name=TaskName(row.task_name),
             space=SpaceName(row.space),
-            ref=f"{row.space}/{name}@v{row.version}",
+            ref=f"{row.space}/{row.task_name}@v{row.version}",
             version=Version(row.version),
             number=CommitNumber(row.number),
-            time=moment(text),
+            time=moment(row.time),
             error=row.error,
             budget=row.budget,
             raw_bytes=row.raw_bytes,
@@ -96,7 +102,7 @@ def _tasks(session: Session, newest: "Subquery", rows: "Iterable[Row[VersionRow,
             metrics={metric: float(value) for metric, value in metrics[(row.space, row.task)].items()},
             aliases={alias: Version(version) for alias, version in aliases[(row.space, row.task)].items()},
         )
-        for row, name, text in rows
+        for row in rows
     ]
 
 

@@ -189,7 +189,7 @@ def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
 def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTask | None) -> int:
     tag = queries.tag_target(session, space, asked.value)
     if tag is not None:
-        return tag.number
+        return int(tag.number)
     tags = sorted(queries.tag_names(session, space))
     if task is None:
         raise NotFound(f"{asked.text!r}: space {space} has no tag {asked.value!r}.", hint=near_misses(asked.value, tags))
@@ -226,7 +226,7 @@ def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | N
 
 def _version(session: Session, space: SpaceName, task: FoundTask, version: int, asked: Reference) -> Resolved:
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = select(CommitRow.number, CommitRow.id).join(VersionRow, made)
+    query = select(CommitRow.number, CommitRow.id).join(VersionRow.table, made)
     found = session.execute(query.where(VersionRow.space == space, VersionRow.task == task.task, VersionRow.version == version)).one_or_none()
     if found is None:
         newest = _newest(session, space, task, None)

@@ -73,7 +73,7 @@ def test_tasks_are_numbered_in_the_order_of_creation() -> None:
     log.absorb_many({"beta": 1, "alpha": 1})
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        names = session.execute(select(TaskRow.task, TaskNameRow.name).join(TaskNameRow, TaskNameRow.task == TaskRow.task).order_by(TaskRow.task))
+        names = session.execute(select(TaskRow.task, TaskNameRow.name).join(TaskNameRow.table, TaskNameRow.task == TaskRow.task).order_by(TaskRow.task))
         assert [tuple(row) for row in names] == [(1, "zeta"), (2, "alpha"), (3, "beta")]
 
 
@@ -129,6 +129,16 @@ def test_alias_rows_tell_what_was_live_when() -> None:
         assert [tuple(row) for row in rows] == [(1, 4, 5), (2, 5, 12), (3, 13, None)]
 
 
+def test_removing_an_alias_that_is_not_set_moves_nothing() -> None:
+    log = begun()
+    for target in (None, 1, None, None):
+        log.alias("cola", "prod", target)
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+        rows = session.execute(select(AliasRow.version, AliasRow.since, AliasRow.until))
+        assert [tuple(row) for row in rows] == [(1, 4, 5)]
+
+
 def test_objects_are_listed_once_for_each_role() -> None:
     log = story()
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
@@ -156,7 +166,7 @@ def test_a_record_whose_note_was_removed_is_applied_without_it() -> None:
         for entry in log.entries:
             replace(entry, note=None).apply(session)
         assert session.scalars(select(CommitRow.author)).unique().all() == [None]
-        assert session.scalars(select(LabelRow)).all() == []
+        assert session.scalars(select(LabelRow.name)).all() == []
         assert session.scalars(select(VersionRow.config_digest)).unique().all() == [None]
 
 
@@ -328,14 +338,14 @@ def test_rows_that_are_there_by_another_way_are_a_conflict(catalog_url: str) -> 
     log = begun()
     with Catalog.open(catalog_url) as catalog:
         with catalog.begin(write=True) as session:
-            session.add(_space_row())
+            session.execute(SpaceRow.table.insert(), [_space_row()])
         with pytest.raises(Conflict):
             _apply(catalog, log.entries[0])
 
 
-def _space_row() -> SpaceRow:
-    values = {"base_model": "m", "base_revision": None, "base_labels": (), "budget": 0.1, "keep_original": False, "references": True, "head": 1, "head_id": "x"}
-    return SpaceRow(name="base", **values)
+def _space_row() -> dict[str, object]:
+    row = {"name": "base", "base_model": "m", "base_labels": (), "budget": 0.1, "keep_original": False, "references": True}
+    return row | {"head": 1, "head_id": "x"}
 
 
 def _fill(catalog: Catalog, log: Log) -> None:

@@ -96,7 +96,7 @@ class Writer:
             return self.absorb()
         task, version = self._version()
         alias = ALIASES[self._pick(len(ALIASES))]
-        target = None if self._pick(4) == 0 and alias in task.aliases else version
+        target = None if self._pick(4) == 0 and task.target(alias, self.model.head) is not None else version
         task.aliases.setdefault(alias, []).append((self.model.head, target))
         self.log.alias(task.name, alias, target)
         self.model.about[self.model.head] = {task.origin}
