@@ -143,7 +143,7 @@ def _measured(tour: Tour, commits: list["Commit"], *, same: bool, ok: bool, seco
         "verified": ok,
         "seconds": round(seconds, 1),
     }
-    return Printed(title="Measured in this run:", members=members, refs=tuple(ref for commit in commits for ref in commit.refs.values()))
+    return Printed(title="Measured in this run:", members=members, refs=tuple(ref for commit in commits for ref in commit.refs.values()), detailed=True)
 
 
 def _next(tour: Tour) -> None:

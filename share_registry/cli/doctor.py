@@ -35,7 +35,7 @@ def _doctor(context: click.Context) -> None:
     checks = [*_packages(), *_registry(asked)]
     bad = [check for check in checks if check.error]
     members = {check.name: check.found for check in checks}
-    emit(Printed(title="all is well" if not bad else f"{len(bad)} of {len(checks)} checks failed", members=members), asked)
+    emit(Printed(title="all is well" if not bad else f"{len(bad)} of {len(checks)} checks failed", members=members, detailed=True), asked)
     for check in bad:
         click.echo(f"error: {check.name}: {check.error}", err=True)
     if bad and bad[0].error:

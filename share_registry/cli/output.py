@@ -38,13 +38,15 @@ class Printed:
 
     Attributes:
         title: First line for people.
-        members: What JSON has; people see it as facts.
+        members: What JSON has.
         refs: What `-q` prints.
+        detailed: Whether people are shown the members too.
     """
 
     title: str
     members: Mapping[str, object]
     refs: tuple[str, ...] = ()
+    detailed: bool = False
 
 
 def emit(value: object, session: "Session", *, brief: bool = False) -> None:
@@ -104,7 +106,7 @@ def _members(value: object) -> dict[str, object]:
 def _sheet(value: object, *, brief: bool) -> render.Sheet:
     if not isinstance(value, Printed):
         return render.brief(value) if brief and isinstance(value, Commit) else render.sheet(value)
-    facts = tuple((name, str(document(member))) for name, member in value.members.items())
+    facts = tuple((name, str(document(member))) for name, member in value.members.items() if value.detailed)
     return render.Sheet(title=value.title, facts=facts)
 
 

@@ -30,7 +30,9 @@ def checkout(registry: "Registry", /, ref: str, *, output: Path, device: str, dt
     adapter = registry.checkout(ref, device=device, dtype=dtype, exact=exact)
     adapter.save(output)
     shown = adapter.ref or ref
-    return Printed(title=str(output), members={"ref": shown, "path": output, "error": adapter.error, "tensors": len(adapter.tensors)}, refs=(shown,))
+    return Printed(
+        title=str(output), members={"ref": shown, "path": output, "error": adapter.error, "tensors": len(adapter.tensors)}, refs=(shown,), detailed=True
+    )
 
 
 @verb("r", doing="exporting")

@@ -181,7 +181,8 @@ def _export_sheet(value: Export) -> Sheet:
 
 
 def _verify_sheet(value: VerifyReport) -> Sheet:
-    looked = f"{value.level}: {value.spaces} spaces, {value.records} records, {value.objects} objects of {size(value.bytes)}, {value.versions} versions"
+    counted = f"{_count(value.spaces, 'space')}, {_count(value.records, 'record')}, {_count(value.objects, 'object')} of {size(value.bytes)}"
+    looked = f"{value.level}: {counted}, {_count(value.versions, 'version')}"
     rows = tuple((found.code, found.what, found.message, ", ".join(found.refs) or _NOTHING) for found in value.findings)
     state = "nothing is damaged" if value.ok else f"{len(rows)} {'thing is' if len(rows) == 1 else 'things are'} wrong"
     return Sheet(title=f"{looked}; {state}", tables=(Table(headers=("clause", "where", "what", "cannot be trusted"), rows=rows),))
@@ -301,6 +302,10 @@ def _log_row(commit: Commit) -> tuple[str, ...]:
         commit.author or _NOTHING,
         _line(commit.message) or _NOTHING,
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _line(message: str) -> str:
