@@ -84,7 +84,7 @@ def lanes() -> Tiny:
     tiny.absorb(tiny.adapter("external", 1, passengers(), [pair("p")], kept={**kept, 12: b"\0" * 4, 13: b""}, external={4: bytes(range(48))}))
     tiny.absorb(*(tiny.adapter(f"rounding-{dtype.lower()}", 1, linear(dtype), [rounding(dtype)]) for dtype in ("BF16", "F16", "F32")))
     wide = Side(own=[[*range(-60, 61)], [0] * 121], scales=[0.5, 0.0]), Side(own=spread("w", 2, 3, (1 << 23) - 1), scales=[2.0**-20, 2.0**-21])
-    tiny.absorb(tiny.adapter("wide", 1, linear(width=121), [wide]))
+    tiny.absorb(tiny.adapter("wide", 1, linear(width=121, module="w"), [wide]))
     return tiny
 
 

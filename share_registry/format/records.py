@@ -1,4 +1,4 @@
-"""Records and notes: what one commit says (spec REC-01 to REC-14, NOT-01 to NOT-05).
+"""Records and notes: what one commit says (spec REC-01 to REC-15, NOT-01 to NOT-05).
 
 A record is canonical JSON, names its parent by sha256 and says what changed, not the state. Free text and personal data live in a note, an object of its own that can be removed without breaking the chain.
 """

@@ -87,7 +87,7 @@ def read_by_reference(content: bytes, kind: str) -> object:
         case "tensor.safetensors":
             return OneObject(content).tensor("", TENSOR)
     name = kind.removesuffix(".json")
-    return reference.parse(content, name, CLAUSES[name])
+    return reference.parse(content, name, CLAUSES[name], reference.MAX_FORMAT if name == "format" else reference.MAX_JSON)
 
 
 def unpacked(path: Path, directory: Path) -> Path:
