@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
     from sqlalchemy.sql.elements import ColumnElement
 
+    from share_registry.catalog.task_version import TaskVersion
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
@@ -38,51 +40,6 @@ class Head:
     number: CommitNumber
     id: Digest
     time: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskVersion:
-    """One version of a task with what surrounds it.
-
-    Attributes:
-        task: The task's present name.
-        name: Its name at the commit that made the version.
-        live: Whether the task is live now.
-        latest: The task's newest version.
-        commit_id: id of the commit that made the version.
-        note_digest: The note that speaks of its source and files (of a restored version: of the one it repeats), under the name `note_task`.
-    """
-
-    space: SpaceName
-    task: TaskName
-    name: TaskName
-    version: Version
-    live: bool
-    latest: Version
-    number: CommitNumber
-    commit_id: Digest
-    time: str
-    adapter_digest: Digest
-    layout_digest: Digest
-    tensors_digest: Digest
-    source_digest: Digest
-    config_digest: Digest | None
-    note_digest: Digest | None
-    note_task: TaskName
-    budget: float
-    error: float
-    raw_bytes: int
-    added_bytes: int
-    source_kind: str | None
-    source_location: str | None
-    source_revision: str | None
-    restored_from: Version | None
-    remarks: tuple[str, ...]
-
-    @property
-    def ref(self) -> str:
-        """`space/task@vN` under the present name."""
-        return f"{self.space}/{self.task}@v{self.version}"
 
 
 def store_identity(session: Session) -> str | None:
@@ -137,17 +94,17 @@ def commit_of_adapter(session: Session, space: str, digest: str) -> CommitNumber
     return None if found is None else CommitNumber(found)
 
 
-def version_row(session: Session, space: str, task: str, version: int) -> TaskVersion | None:
+def version_row(session: Session, space: str, task: str, version: int) -> "TaskVersion | None":
     """Return a version of a task."""
     return _one_version(session, space, task, VersionRow.version == version)
 
 
-def latest_version(session: Session, space: str, task: str) -> TaskVersion | None:
+def latest_version(session: Session, space: str, task: str) -> "TaskVersion | None":
     """Return the newest version of a task, live or dropped."""
     return _one_version(session, space, task, VersionRow.version == _latest())
 
 
-def versions_of(session: Session, space: str | None = None) -> list[TaskVersion]:
+def versions_of(session: Session, space: str | None = None) -> "list[TaskVersion]":
     """Return every version of every task of a space, or of all, by space, task in order of creation, and version."""
     query = _versions().order_by(VersionRow.space, VersionRow.task, VersionRow.version)
     if space is not None:
@@ -227,7 +184,7 @@ def _heads() -> "Select[str, int, str, str]":
     return select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time).join(CommitRow.table, newest)
 
 
-def _one_version(session: Session, space: str, task: str, condition: "ColumnElement[bool]") -> TaskVersion | None:
+def _one_version(session: Session, space: str, task: str, condition: "ColumnElement[bool]") -> "TaskVersion | None":
     row = session.execute(_versions().where(VersionRow.space == space, VersionRow.task == task_of(space, task), condition)).one_or_none()
     return None if row is None else _task_version(row)
 
@@ -246,6 +203,8 @@ def _versions() -> "Select[Any]":
     return select(*(column for column in VersionRow.table.c if column.key != "task"), *around).select_from(joined)
 
 
-def _task_version(row: "Row[Any]") -> TaskVersion:
+def _task_version(row: "Row[Any]") -> "TaskVersion":
+    from share_registry.catalog.task_version import TaskVersion  # not needed by `log`, and a class of its size takes 2 ms to make
+
     columns = dict(row._mapping)
     return TaskVersion(**columns | {"task": columns.pop("present"), "live": bool(columns["live"])})

@@ -1,0 +1,50 @@
+"""A version of a task as writers and the materializer need it."""
+
+from dataclasses import dataclass
+
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskVersion:
+    """One version of a task with what surrounds it.
+
+    Attributes:
+        task: The task's present name.
+        name: Its name at the commit that made the version.
+        live: Whether the task is live now.
+        latest: The task's newest version.
+        commit_id: id of the commit that made the version.
+        note_digest: The note that speaks of its source and files (of a restored version: of the one it repeats), under the name `note_task`.
+    """
+
+    space: SpaceName
+    task: TaskName
+    name: TaskName
+    version: Version
+    live: bool
+    latest: Version
+    number: CommitNumber
+    commit_id: Digest
+    time: str
+    adapter_digest: Digest
+    layout_digest: Digest
+    tensors_digest: Digest
+    source_digest: Digest
+    config_digest: Digest | None
+    note_digest: Digest | None
+    note_task: TaskName
+    budget: float
+    error: float
+    raw_bytes: int
+    added_bytes: int
+    source_kind: str | None
+    source_location: str | None
+    source_revision: str | None
+    restored_from: Version | None
+    remarks: tuple[str, ...]
+
+    @property
+    def ref(self) -> str:
+        """`space/task@vN` under the present name."""
+        return f"{self.space}/{self.task}@v{self.version}"
