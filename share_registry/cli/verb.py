@@ -95,6 +95,7 @@ def free_verb(function: Callable[P, object]) -> click.Command:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         from share_registry.cli.output import emit
 
+        gc.enable()
         emit(function(*args, **kwargs), session())
 
     return with_common_options(click.command(function.__name__.replace("_", "-"))(run))

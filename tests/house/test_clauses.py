@@ -9,6 +9,7 @@ import pytest
 from tests.house.tree import ROOT, files, name
 
 SPEC = ROOT / "spec"
+WORD = "spec"
 ID = r"[A-Z]{3}-\d{2}"
 CITED = re.compile(rf"spec ({ID}(?:(?:, | and | to |, spec ){ID})*)")
 RANGE = re.compile(rf"({ID}) to ({ID})")
