@@ -29,8 +29,10 @@ def test_a_chain_is_made_only_without_the_rows_of_the_previous_version() -> None
         shelf = Shelf(budget=BUDGET, candidates=candidates)
         one = shelf.add(demo_pairs("wn-pos-gloss", "v1"))
         two = shelf.add(demo_pairs("wn-pos-gloss", "v2"), previous=one)
-        assert (two.stored.previous is not None) is chained
-        assert bool(two.stored.sources) is not chained
+        three = shelf.add(demo_pairs("wn-pos-gloss", "v3"), previous=two)
+        for kept in (two, three):
+            assert (kept.stored.previous is not None) is chained
+            assert bool(kept.stored.sources) is not chained
 
 
 def test_adapters_from_one_start_take_less_together_than_apart() -> None:

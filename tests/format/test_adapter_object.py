@@ -15,7 +15,8 @@ from share_registry.format.canonical import sha256
 from share_registry.format.frames import MAX_FRAME_BYTES, compress, declared_size, expand, pack_stream, piece_sizes, unpack_stream
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.object_file import pack, unpack
-from share_registry.format.symbols import MAX_BITS, decode_rows, encode_rows
+from share_registry.format.symbols import MAX_BITS, Group, decode_rows, encode_rows
+from share_registry.format.table import Lane, Table
 from share_registry.format.tensor_object import decode_tensor, encode_tensor
 from share_registry.names import Digest
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
@@ -105,6 +106,10 @@ GOOD, GOOD_LAYOUT = adapter(7, [(3, 17, 9), (2, 8, 8), (2, 5, 6)], spread=4.0, t
 GOOD_BYTES = encode(GOOD, GOOD_LAYOUT)
 
 
+def plain_table(table: memoryview) -> bytes:
+    return expand(table[1:], declared_size(table[1:], what="table"), what="table") if table[0] else bytes(table[1:])
+
+
 @settings(deadline=None, max_examples=400)
 @given(places=st.lists(st.tuples(st.integers(0, len(GOOD_BYTES) - 1), st.integers(1, 255)), min_size=1, max_size=4))
 def test_flipped_bytes_give_a_value_of_the_layout_or_integrity(places: list[tuple[int, int]]) -> None:
@@ -122,9 +127,7 @@ def test_flipped_bytes_give_a_value_of_the_layout_or_integrity(places: list[tupl
 @given(st.data())
 def test_flips_inside_the_table_give_a_value_of_the_layout_or_integrity(data: st.DataObject) -> None:
     entries, parts = unpack(GOOD_BYTES, PARTS, what="object")
-    raw = bytearray(
-        b"\x00" + expand(parts["table"][1:], declared_size(parts["table"][1:], what="table"), what="table") if parts["table"][0] else bytes(parts["table"])
-    )
+    raw = bytearray(b"\0" + plain_table(parts["table"]))
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     damaged = pack(entries, {"planes": bytes(parts["planes"]), "symbols": bytes(parts["symbols"]), "table": bytes(raw)})
@@ -286,3 +289,57 @@ def test_streams_longer_than_a_piece_come_back() -> None:
     pieces = pack_stream(raw)
     assert len(pieces) == len(piece_sizes(len(raw))) == 3
     assert unpack_stream([memoryview(piece) for piece in pieces], len(raw), what="stream") == raw
+
+
+def _damaged(fault: str) -> bytes:
+    """The good object with one thing wrong and every length in order."""
+    entries, parts = unpack(GOOD_BYTES, PARTS, what="object")
+    content = {key: bytes(part) for key, part in parts.items()}
+    if fault == "symbols go on":
+        content["symbols"] += b"\0"
+    elif fault == "planes go on":
+        content["planes"] += b"\0"
+    elif fault == "table of unknown kind":
+        content["table"] = b"\2" + plain_table(parts["table"])
+    elif fault == "member left out":
+        del entries["external"]
+    elif fault == "unknown member":
+        entries["more"] = 1
+    elif fault == "unknown kind":
+        entries["kind"] = "tensor"
+    packed = pack(entries, content)
+    if fault == "header padded further":
+        size = int.from_bytes(packed[:8], "little")
+        packed = (size + 8).to_bytes(8, "little") + packed[8 : 8 + size] + b" " * 8 + packed[8 + size :]
+    return packed
+
+
+@pytest.mark.parametrize(
+    "fault", ["symbols go on", "planes go on", "table of unknown kind", "member left out", "unknown member", "unknown kind", "header padded further"]
+)
+def test_one_value_has_one_form(fault: str) -> None:
+    assert_equal(decode(_damaged("nothing"), GOOD_LAYOUT), GOOD)
+    with pytest.raises(Integrity):
+        decode(_damaged(fault), GOOD_LAYOUT)
+
+
+@pytest.mark.parametrize(
+    ("group", "content"),
+    [
+        (Group(packing=0, shift=16), bytes(1 + 16)),  # -128 << 16 is -2**23
+        (Group(packing=1, shift=0), bytes([3**5])),
+        (Group(packing=0, shift=0), bytes(2)),
+    ],
+)
+def test_a_symbol_or_byte_out_of_range_or_left_over_is_refused(group: Group, content: bytes) -> None:
+    with pytest.raises(Integrity):
+        decode_rows(memoryview(content), np.array([1]), np.array([1], np.uint8), [group], [1])
+
+
+def test_an_error_that_is_not_a_number_is_refused() -> None:
+    table = Table(
+        lanes=(Lane(coded=True),), terms=((), ()), scales=np.ones(2, np.float32), errors=np.full(1, np.nan, np.float32).view(np.float32),
+        groups_of_rows=np.zeros(2, np.uint8), groups=(), pieces=(),
+    )  # fmt: skip
+    with pytest.raises(Integrity):
+        Table.from_bytes(memoryview(table.to_bytes()), [1])
