@@ -12,9 +12,8 @@ from share_registry.format.canonical import load
 from share_registry.names import Digest
 from share_registry.outside import Outside
 from share_registry.store.local import LocalStore
-from spec import good
 from spec.broken import MIB
-from spec.tiny import linear
+from spec.tiny import layout_of, linear
 from spec.writing import Side, canonical, draft, frame, safetensors, sha256
 from tests.house.tree import ROOT
 from tests.spec import readers
@@ -46,7 +45,7 @@ def _long_json(size: int) -> bytes:
 
 
 def _many_tensors(count: int) -> bytes:
-    return canonical(good.layout_of([(f"t{number}", "U8", [1]) for number in range(count)], []))
+    return canonical(layout_of([(f"t{number}", "U8", [1]) for number in range(count)], []))
 
 
 def _long_header(size: int) -> bytes:

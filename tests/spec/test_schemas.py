@@ -32,7 +32,7 @@ def _documented() -> dict[str, dict[str, str]]:
 
 def _objects() -> dict[str, dict[str, Any]]:
     """Return every object of every schema: `name` or `name#Definition`."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, schema in schemas().items():
         parts = {name: schema} | {f"{name}#{part}": value for part, value in schema.get("$defs", {}).items()}
         found |= {part: value for part, value in parts.items() if value["type"] == "object"}
