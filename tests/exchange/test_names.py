@@ -168,6 +168,7 @@ def test_the_commit_of_the_working_tree_is_read_without_git(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("head", [b"", b"ref: ../../../etc/passwd", b"ref: refs/heads/../../x", b"\xff", b"ref: refs/heads/none"])
 def test_a_strange_head_is_no_label_and_no_error(head: bytes, tmp_path: Path) -> None:
-    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "refs" / "heads").mkdir(parents=True)
+    (tmp_path / ".git" / "x").write_text("a" * 40)
     (tmp_path / ".git" / "HEAD").write_bytes(head)
     assert environment_labels(Given({}, tmp_path)) == {}
