@@ -14,7 +14,7 @@ from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home
 from share_registry.registry.resolve import resolve, resolve_task, resolve_version
 from share_registry.registry.results import Commit, Resolved
-from share_registry.registry.transaction import Link, idempotency_key, publish
+from share_registry.registry.transaction import Link, Request, idempotency_key, publish
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -148,7 +148,7 @@ def change(home: Home, space: SpaceName, build: "Callable[[Session, Link], Recor
     if len(reason) > 16_384:
         raise InvalidInput("reason has more than 16384 characters.", hint="Shorten it.")
     note = Note(message=reason or None, tasks=[said] if said else [])
-    done = publish(home, space, build, key=idempotency_key(home, None), note=note)
+    done = publish(home, space, Request(build=build, key=idempotency_key(home, None), note=note))
     with home.reading() as session:
         return commit_at(session, done.space, done.number, created=done.created)
 

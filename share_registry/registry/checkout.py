@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from share_registry.catalog import queries
-from share_registry.catalog.queries import TaskVersion
+from share_registry.catalog.task_version import TaskVersion
 from share_registry.errors import Integrity, InvalidInput, NotFound, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.card import CardFacts

@@ -26,7 +26,7 @@ from share_registry.registry.resolve import resolve
 from share_registry.registry.results import Commit
 from share_registry.registry.sources import load
 from share_registry.registry.spaces import check_base, create_space, space_for
-from share_registry.registry.transaction import Build, Link, Published, idempotency_key, publish
+from share_registry.registry.transaction import Build, Link, Published, Request, idempotency_key, publish
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -102,6 +102,7 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
             _check_tasks(session, target.name, job)
         parents = () if target.new else _parents(session, target.name, options.derived_from)
     if earlier is not None:
+        home.store.sync_log(target.name)  # its writer may have died before it was durable
         return _shown(home, Published(space=target.name, number=earlier, created=False))
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
     prepared = _prepared(home, target.name, job, policy, parents)
@@ -111,7 +112,9 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     if target.new:
         create_space(home, target.name, base_model=target.labels[0], base_revision=target.base_revision, exist_ok=True)
     added = {task: item.store(home.store) for task, item in prepared.items()}
-    done = publish(home, target.name, _builder(job, prepared, added, parents), key=job.key, note=note)
+    layouts = {item.layout_digest: item.adapter.layout for item in prepared.values()}
+    request = Request(build=_builder(job, prepared, added, parents), key=job.key, note=note, layouts=layouts)
+    done = publish(home, target.name, request)
     _LOG.info("committed %s/@c%d: %s", target.name, done.number, ", ".join(prepared))
     return _reported(home, done, prepared)
 

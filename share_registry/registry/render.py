@@ -68,7 +68,7 @@ def moment(time: datetime) -> str:
 
 
 def summary(report: Report) -> str:
-    """Return a report as one line: `error 4.9 % of a 5 % budget, 33 kB for 295 kB`."""
+    """Return a report as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
     kept = "lossless" if report.error == 0 else f"error {percent(report.error)} of a {percent(report.budget)} budget"
     return f"{kept}, {size(report.bytes_added)} for {size(report.raw_bytes)}"
 

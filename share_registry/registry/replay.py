@@ -4,6 +4,7 @@ Records, notes and layouts are read and parsed outside any transaction; a batch 
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -37,12 +38,13 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
     """Apply every record that the catalog lacks; tell whether the catalog now has them all.
 
     The head that the catalog knows is compared with the store's record of that number, and the record behind it is probed: two small reads a space, no listing of objects.
-    A catalog that followed another log (a copy from elsewhere, a restored backup) is wiped and filled again.
+    A catalog that followed another log (a copy from elsewhere, a restored backup) is wiped and filled again; one that knows more than the store is evidence, and kept.
 
     Raises:
-        Integrity: the store's log is damaged.
+        Integrity: the store's log is damaged, or has lost its end.
     """
     heads = _heads(store, catalog)
+    _check_ends(store, heads)
     foreign = [space for space, known in heads.items() if _foreign(store, space, known)]
     behind = [space for space, known in heads.items() if _behind(store, space, known)]
     if not behind and not foreign:
@@ -107,11 +109,20 @@ def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
         raise CatalogError(error.message, hint=error.hint or "Run `share-registry rebuild`.") from error
 
 
+def _check_ends(store: "Store", heads: Mapping[SpaceName, Head | None]) -> None:
+    """Check that no log is shorter than the catalog remembers: a hash chain cannot show that its last record is gone, a catalog can."""
+    for space, known in heads.items():
+        if known is not None and store.record(space, known.number) is None:
+            raise Integrity(
+                f"record c{known.number} of space {space} is not in the store, though the catalog knows it ({known.id[:8]}).",
+                hint="Bring it back from a copy of the store; `share-registry rebuild` goes on with what the store has.",
+            )
+
+
 def _foreign(store: "Store", space: SpaceName, known: Head | None) -> bool:
     if known is None:
         return False
-    content = store.record(space, known.number)
-    return content is None or sha256(content).hexdigest() != known.id
+    return sha256(store.record(space, known.number) or b"").hexdigest() != known.id
 
 
 def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:
@@ -121,6 +132,8 @@ def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:
 def _apply_new(store: "Store", catalog: Catalog, space: SpaceName) -> None:
     from share_registry.catalog.projection import apply
 
+    if not store.read_only:
+        store.sync_log(space)  # what a catalog keeps must not be lost by the store
     while True:
         with catalog.begin() as session:
             known = head(session, space)

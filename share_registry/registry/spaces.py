@@ -10,7 +10,7 @@ from share_registry.exchange.base import Base, base_of, space_name_of
 from share_registry.names import SpaceName, near_misses, space_name
 from share_registry.registry.policy import Policy
 from share_registry.registry.results import Commit
-from share_registry.registry.transaction import idempotency_key, publish
+from share_registry.registry.transaction import Request, idempotency_key, publish
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -66,9 +66,11 @@ def create_space(
     if known is not None:
         _check_same(known, base_model, base_revision, base_labels, exist_ok)
         return wanted
-    published = publish(
-        home, wanted, lambda session, link: _create(link, label, base_revision, base_labels, policy or Policy()), key=idempotency_key(home, None)
-    )
+
+    def build(session: "Session", link: "Link") -> "Create | CommitNumber":
+        return _create(link, label, base_revision, base_labels, policy or Policy())
+
+    published = publish(home, wanted, Request(build=build, key=idempotency_key(home, None)))
     if not published.created and not exist_ok:
         raise Conflict(f"space {wanted!r} exists.", hint="Pick another name, or give exist_ok=True.")
     return wanted

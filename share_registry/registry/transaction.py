@@ -4,13 +4,16 @@ Objects are durable before. A lost race is tried again upon the new head; after 
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from share_registry.catalog import queries
+from share_registry.catalog import leases, queries
+from share_registry.catalog.projection import apply
 from share_registry.errors import CommitUnknown, Conflict, InvalidInput, ShareRegistryError, StoreError
 from share_registry.format.canonical import sha256
+from share_registry.format.layout import Layout
 from share_registry.format.records import Note, Record
 from share_registry.names import CommitNumber, Digest, SpaceName, timestamp
 from share_registry.registry.home import Home
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 _ATTEMPTS: Final = 200
 _MAX_PAUSE_S: Final = 0.5
+_LEASE: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,24 @@ def idempotency_key(home: Home, key: str | None) -> str:
     return key
 
 
-def publish(home: Home, space: SpaceName, build: Build, *, key: str, note: Note | None = None) -> Published:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One record to be published.
+
+    Attributes:
+        build: Makes it upon a head.
+        key: Its idempotency key.
+        note: Its note, where it has one.
+        layouts: The layouts that its tasks name.
+    """
+
+    build: Build
+    key: str
+    note: Note | None = None
+    layouts: Mapping[Digest, Layout] = field(default_factory=dict)
+
+
+def publish(home: Home, space: SpaceName, request: Request) -> Published:
     """Publish one record upon the head of a space, trying again where another writer was faster.
 
     Raises:
@@ -71,14 +92,40 @@ def publish(home: Home, space: SpaceName, build: Build, *, key: str, note: Note 
         StoreError: the store failed before publishing; nothing was committed.
     """
     home.require_writable()
-    digest = put_note(home, note)
-    for attempt in range(_ATTEMPTS):
-        with home.locked():
-            done = _attempt(home, space, build, key=key, note=digest)
-        if done is not None:
-            return done
-        home.outside.wait(_pause(home, attempt))
+    note = put_note(home, request.note)
+    turn = False
+    try:
+        for attempt in range(_ATTEMPTS):
+            with home.locked():
+                done = _attempt(home, space, request, note)
+            if done is not None:
+                return done
+            turn = turn or _take_turn(home, space, request.key)
+            if not turn:
+                home.outside.wait(_pause(home, attempt))
+    finally:
+        if turn:
+            _give_turn(home, space, request.key)
     raise Conflict(f"space {space!r}: other writers were faster {_ATTEMPTS} times.", hint="Run it again.")
+
+
+def _take_turn(home: Home, space: SpaceName, key: str) -> bool:
+    """After a lost race, take the space's lease, so that other losers wait; no promise rests on it."""
+    now = home.outside.now()
+    try:
+        with home.catalog.begin(write=True) as session:
+            return leases.take(session, space=space, holder=key, now=timestamp(now), expires=timestamp(now + _LEASE))
+    except ShareRegistryError as error:
+        _LOG.debug("no lease of space %s: %s", space, error)
+        return False
+
+
+def _give_turn(home: Home, space: SpaceName, key: str) -> None:
+    try:
+        with home.catalog.begin(write=True) as session:
+            leases.release(session, space=space, holder=key)
+    except ShareRegistryError as error:
+        _LOG.debug("lease of space %s is left to expire: %s", space, error)
 
 
 def _pause(home: Home, attempt: int) -> float:
@@ -96,16 +143,17 @@ def put_note(home: Home, note: Note | None) -> Digest | None:
     return digest
 
 
-def _attempt(home: Home, space: SpaceName, build: Build, *, key: str, note: Digest | None) -> Published | None:
+def _attempt(home: Home, space: SpaceName, request: Request, note: Digest | None) -> Published | None:
     home.catch_up()
     with home.catalog.begin() as session:
         known = queries.head(session, space)
-        earlier = queries.commit_of_key(session, space, key) if known else None
-        if earlier is not None:
-            return Published(space=space, number=earlier, created=False)
-        made = build(session, _link(home, session, space, known, key, note))
+        earlier = queries.commit_of_key(session, space, request.key) if known else None
+        made = earlier if earlier is not None else request.build(session, _link(home, space, known, request.key, note))
+    home.store.sync_log(space)  # whoever published the head may have died before it was durable; from here on it is built upon or acknowledged
     if isinstance(made, int):
         return Published(space=space, number=made, created=False)
+    if not _rehearse(home, made, request):
+        return None
     home.outside.at("commit.publish")
     if not _publish(home, made):
         return None
@@ -115,7 +163,22 @@ def _attempt(home: Home, space: SpaceName, build: Build, *, key: str, note: Dige
     return Published(space=space, number=CommitNumber(made.number), created=True)
 
 
-def _link(home: Home, session: "Session", space: SpaceName, known: "queries.Head | None", key: str, note: Digest | None) -> Link:
+def _rehearse(home: Home, record: Record, request: Request) -> bool:
+    """Apply a record to the catalog and take it back: what no catalog could follow must never be published (spec COM-04).
+
+    Returns:
+        False where another writer's record has come in between.
+    """
+    with home.catalog.begin(write=True) as session:
+        known = queries.head(session, record.space)
+        current = known is None if record.number == 1 else known is not None and known.id == record.parent
+        if current:
+            apply(session, record=record, id=record.id, note=request.note, layouts=request.layouts)
+            session.rollback()
+    return current
+
+
+def _link(home: Home, space: SpaceName, known: queries.Head | None, key: str, note: Digest | None) -> Link:
     now = timestamp(home.outside.now())
     if known is None:
         return Link(space=space, number=CommitNumber(1), parent=sha256(home.store.format_bytes()), time=now, key=key, note=note)
@@ -125,8 +188,6 @@ def _link(home: Home, session: "Session", space: SpaceName, known: "queries.Head
 def _publish(home: Home, record: Record) -> bool:
     space, number = SpaceName(record.space), CommitNumber(record.number)
     content = record.to_bytes()
-    if number > 1:
-        home.store.sync_log(space)
     try:
         return home.store.publish(space, number, content)
     except PublishUnknown as error:
@@ -134,15 +195,15 @@ def _publish(home: Home, record: Record) -> bool:
 
 
 def _find_out(home: Home, record: Record, content: bytes, cause: StoreError) -> bool:
-    """After a failure past the link: never clean up, ask the store, and say so where it cannot tell (spec COM-07)."""
+    """After a failure past the link: never clean up, ask the store, and say so where it cannot tell (spec COM-07). A flush that failed proves nothing when tried again."""
+    unknown = CommitUnknown(f"space {record.space!r}: whether c{record.number} was committed is not known: {cause.message}", key=record.key)
     try:
-        home.store.sync_log(SpaceName(record.space))
         found = home.store.record(SpaceName(record.space), CommitNumber(record.number))
     except ShareRegistryError as error:
-        raise CommitUnknown(f"space {record.space!r}: whether c{record.number} was committed is not known: {cause.message}", key=record.key) from error
-    if found is None:
-        raise CommitUnknown(f"space {record.space!r}: whether c{record.number} was committed is not known: {cause.message}", key=record.key) from cause
-    return found == content
+        raise unknown from error
+    if found is None or found == content:
+        raise unknown from cause
+    return False
 
 
 def _follow(home: Home, space: SpaceName) -> None:

@@ -157,3 +157,17 @@ def test_a_copy_of_the_store_alone_is_the_registry(tmp_path: Path) -> None:
     with sr.Registry.open(tmp_path / "copy", mode="r") as registry:
         assert {name: read(registry) for name, read in READS.items()} == before
         assert not (tmp_path / "copy" / "catalog.sqlite").exists()
+
+
+def test_a_store_that_lost_its_last_record_is_found_out(tmp_path: Path) -> None:
+    place = tmp_path / "registry"
+    with sr.Registry.open(place) as registry:
+        eventful(registry, tmp_path)
+        last = registry.log(SPACE, limit=1)[0]
+    (place / "spaces" / SPACE / "log" / f"{last.number:020}.json").unlink()
+    for mode in ("r", "w"):
+        with sr.Registry.open(place, mode=mode) as registry, pytest.raises(sr.Integrity, match=f"c{last.number} of space {SPACE} is not in the store"):
+            registry.log()
+    with sr.Registry.open(place) as registry:
+        registry.rebuild()
+        assert registry.log(SPACE, limit=1)[0].number == last.number - 1
