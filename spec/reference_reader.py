@@ -45,7 +45,7 @@ def canonical(value, depth=0):
         return "[" + ",".join(canonical(item, depth + 1) for item in value) + "]"
     elif type(value) is dict:
         need(all(name.isascii() for name in value), "JSN-04", "a member name that is not ASCII")
-        return "{" + ",".join(f"{json.dumps(name)}:{canonical(value[name], depth + 1)}" for name in sorted(value)) + "}"
+        return "{" + ",".join(f"{json.dumps(name, ensure_ascii=False)}:{canonical(value[name], depth + 1)}" for name in sorted(value)) + "}"
     else:
         need(value is not None, "JSN-02", "null")
         need(type(value) is bool or (type(value) is int and abs(value) < 1 << 53), "JSN-03", "a number that is no integer below 2**53")
