@@ -156,7 +156,9 @@ def end_of(text: str, whole: str = "") -> str:
             return timestamp(datetime.combine(date.fromisoformat(text), time.max, UTC))
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise InvalidInput(f"time {text!r} in {whole or text!r} is not a calendar date or time: {error}.", hint="Write 2026-11-16 or 2026-11-16T12:00Z.") from error
+        raise InvalidInput(
+            f"time {text!r} in {whole or text!r} is not a calendar date or time: {error}.", hint="Write 2026-11-16 or 2026-11-16T12:00Z."
+        ) from error
     return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 

@@ -1,4 +1,4 @@
-"""What one stored adapter is, in integers: the value that the algebra makes and the format writes (DESIGN 2.1, 2.2).
+"""What one stored adapter is, in integers: the value that the algebra makes and the format writes.
 
 For one module and side, with r rows of width m:
 

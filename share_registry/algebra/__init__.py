@@ -1,1 +1,1 @@
-"""The mathematics of stored adapters: gauge, error, rate, prediction, quantisation. Tensors in, tensors out, no I/O (DESIGN 2)."""
+"""The mathematics of stored adapters: gauge, error, rate, prediction, quantisation. Tensors in, tensors out, no I/O."""

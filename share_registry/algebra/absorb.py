@@ -1,4 +1,4 @@
-"""Absorb: one adapter, as handed in, to the integers that are stored (DESIGN 2.1).
+"""Absorb: one adapter, as handed in, to the integers that are stored.
 
 The modules go into the balanced gauge, the step that meets the budget is found without references, each module then takes the references that cost it least at
 that step, and the step is found again. What is written is the smallest of three: with references, without, verbatim.

@@ -65,7 +65,7 @@ def energies(pairs: Sequence[Pair]) -> list[float]:
 
 
 def code(batch: Batch, delta: Tensor) -> CodedBatch:
-    """Code a batch with one step `delta` (n,) per module in energy-weighted coordinates (DESIGN 2.1).
+    """Code a batch with one step `delta` (n,) per module in energy-weighted coordinates.
 
     A row's scale is delta over the weight of an error in it: the LoRA scale times the norm of the other side's row.
     """

@@ -1,4 +1,4 @@
-"""Decode: stored integers to the float32 factor, the same bytes everywhere (DESIGN 2.2; spec DEC-01 to DEC-07).
+"""Decode: stored integers to the float32 factor, the same bytes everywhere (spec DEC-01 to DEC-07).
 
 Products of integers stay below 2**45 and are exact in float64 whatever the order of summation; everything else is elementwise, in the order written in `stored.py`.
 """

@@ -1,4 +1,4 @@
-"""The balanced gauge: one pair of factors for one dW, with the energy split evenly between the sides (DESIGN 2.1).
+"""The balanced gauge: one pair of factors for one dW, with the energy split evenly between the sides.
 
 Factors are rows throughout: `a (n, r, in)`, `b (n, r, out)`, n modules at once, and dW = b^T a.
 """

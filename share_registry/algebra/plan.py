@@ -1,4 +1,4 @@
-"""Decide, module by module, what an adapter is coded against: nothing, the previous version, or rows of earlier adapters (DESIGN 2.1)."""
+"""Decide, module by module, what an adapter is coded against: nothing, the previous version, or rows of earlier adapters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Predict one side of some modules from the integer rows of earlier adapters, where that costs fewer bits than it saves (DESIGN 2.1).
+"""Predict one side of some modules from the integer rows of earlier adapters, where that costs fewer bits than it saves.
 
 Everything is decided from small Grams: H = R R^T of the candidates' rows R and Z = X R^T, with X in units of each row's step. Least squares give the coefficients;
 columns that save less than they cost are left out; the power of two of the coefficients is the one that makes coefficients and residual together smallest.

@@ -5,7 +5,7 @@ It may be shared by threads and used on after a fork. It is never the truth: wha
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from threading import RLock
 from typing import Final, Self
 
@@ -144,11 +144,14 @@ class Catalog:
         return self._lock if self._in_memory else nullcontext()
 
     def _notice_fork(self) -> None:
-        """Leave the parent's connections to the parent; memory is a copy of our own."""
+        """Leave the parent's connections to the parent; memory is a copy of our own, in which no other thread goes on."""
         if self._process == os.getpid():
             return
         self._process, self._lock = os.getpid(), RLock()
-        if not self._in_memory:
+        if self._in_memory:
+            with closing(self._reading.raw_connection()) as connection:
+                connection.rollback()
+        else:
             self._reading.dispose(close=False)
 
 

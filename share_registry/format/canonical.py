@@ -6,7 +6,7 @@ ASCII member names, no floats, integers below 2**53, no null. On this profile so
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Final, TypeAlias, Union
+from typing import Final, TypeAlias
 
 from share_registry.errors import Integrity
 from share_registry.names import Digest
@@ -16,7 +16,7 @@ MAX_DEPTH: Final = 16
 MAX_STRING_BYTES: Final = 64 << 10
 MAX_INT: Final = (1 << 53) - 1
 
-Json: TypeAlias = Union[str, int, bool, list["Json"], dict[str, "Json"]]
+Json: TypeAlias = str | int | bool | list["Json"] | dict[str, "Json"]
 
 
 def sha256(content: bytes) -> Digest:

@@ -39,9 +39,7 @@ class Registry:
             space: Space of calls and references that name none. Default: $SHARE_REGISTRY_SPACE, else the only space.
             mode: "r" never writes anything and works on read-only media, "w" writes, "c" creates what is missing.
 
-        Raises:
-            InvalidInput, NotFound, Refused: the location or the mode is not usable.
-            Format, CatalogError: store or catalog are of another version, or the catalog cannot be reached.
+        Raises InvalidInput, NotFound or Refused where the location is not usable, Format or CatalogError where store or catalog are of another version.
         """
         from share_registry.outside import Outside
         from share_registry.registry.home import open_home
@@ -141,21 +139,16 @@ class Registry:
             task: Task name; derived from the directory's or repository's name where None.
             space: An existing space; where None the session's, else the one of the adapter's base model, created on first use.
             budget: Largest pooled relative error of scaled dW, 0 to keep every bit; the space's policy where None.
-            message: Why.
-            author: Who; self-declared.
-            labels: Names and texts of this version.
-            metrics: Names and numbers of this version.
+            message, author: Why, and who (self-declared).
+            labels, metrics: Names with texts and names with numbers, of this version.
             derived_from: References of the task versions it was made from.
             keep_original: Keep the files as they are beside it; the space's policy where None.
             adapter_name: Which adapter of a live model; the active one where None.
             expected: The task's newest version must be this one; `ABSENT`: there must be none.
             idempotency_key: A retry with the same key never makes a second commit.
             allow_base_mismatch: Accept an adapter whose config names an unknown base model.
-            allow_duplicate: Make a version even if the adapter is the task's newest one, bit for bit.
+            allow_duplicate: Make a version even if the adapter is the task's newest one, bit for bit; else the earlier commit is returned, `.created` False.
             dry_run: Measure and report, write nothing.
-
-        Returns:
-            The commit; `.created` is False where an earlier one already says the same.
 
         Raises:
             InvalidInput, NotFound, Refused, BudgetExceeded, Conflict, StoreError: nothing was committed.

@@ -45,8 +45,8 @@ def _from_place(place: str, named: TaskName | None, outside: "Outside") -> tuple
     if place.startswith(HUB):
         from share_registry.exchange.hub import read_hub
 
-        wanted = named if named is not None else derive_task(place.removeprefix(HUB).partition("@")[0])
-        return wanted, read_hub(place, outside=outside), named is None
+        adapter = read_hub(place, outside=outside)
+        return named if named is not None else derive_task(adapter.source.location), adapter, named is None
     adapter = read_directory(Path(place), outside=outside)
     return named if named is not None else derive_task(adapter.source.location), adapter, named is None
 

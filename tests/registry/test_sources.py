@@ -1,0 +1,57 @@
+"""Everything that can be handed to commit: directories, the Hub, live models, adapters in memory."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import share_registry as sr
+from tests.exchange import zoo
+from tests.exchange.conftest import original
+from tests.exchange.hub import Hub
+from tests.exchange.test_hub import files_of, hub
+from tests.registry.conftest import DEMO
+
+__all__ = ["hub", "original"]
+Original = Callable[[str], Path]
+
+
+def test_a_hub_repository_is_committed_pinned(hub: Hub, original: Original, registry: sr.Registry) -> None:
+    pinned = hub.push("ann/cola-lora", files_of(original("plain")))
+    registry.create_space("zoo")
+    commit = registry.commit("hf://ann/cola-lora", space="zoo", allow_base_mismatch=True)
+    assert commit.task == "cola-lora"
+    assert registry.checkout("cola-lora").source.revision == pinned
+    assert pinned in registry.lineage("cola-lora").nodes[0].source
+    assert not registry.commit("hf://ann/cola-lora@main", space="zoo", allow_base_mismatch=True).created
+
+
+def test_a_live_model_is_committed_and_comes_back_into_one(registry: sr.Registry) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trained = zoo.live("plain")
+        registry.create_space("zoo")
+        with pytest.raises(sr.InvalidInput, match="task="):
+            registry.commit(trained, space="zoo")
+        registry.commit(trained, task="live", space="zoo", budget=0, allow_base_mismatch=True)
+        applied = registry.checkout("live").apply_to(zoo.CASES["plain"].base())
+        assert torch.equal(zoo.logits(applied), zoo.logits(trained))
+
+
+def test_a_checked_out_adapter_may_be_committed_to_another_task(registry: sr.Registry, tmp_path: Path) -> None:
+    registry.commit(DEMO / "wn-syn-ant" / "v1", task="first")
+    adapter = registry.checkout("first")
+    commit = registry.commit(adapter, task="second", derived_from=["first@v1"])
+    assert commit.report is not None
+    assert {node.ref.rpartition("/")[2] for node in registry.lineage("second").nodes} == {"second@v1", "first@v1"}
+    adapter.save(tmp_path / "saved")
+    assert registry.commit(tmp_path / "saved", task="third").ref.endswith("third@v1")
+
+
+def test_what_is_no_adapter_is_named(registry: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInput, match="a dict cannot be committed"):
+        registry.commit({"lora_A": torch.zeros(2, 2)}, task="x")
+    with pytest.raises(sr.NotFound, match="does not exist"):
+        registry.commit("nowhere/at/all")
