@@ -92,7 +92,8 @@ def parse_layout(content):
     """A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)."""
     layout = parse(content, "layout", "LAY-01")
     tensors, layout["modules"] = layout["tensors"], []
-    need(len({tensor["key"] for tensor in tensors}) == len(tensors), "LAY-05", "a tensor twice")
+    keys, entries = ([item[name] for item in layout[part]] for part, name in (("tensors", "key"), ("metadata", "name")))
+    need(len({*keys, "__metadata__"}) == len(keys) + 1 and len(set(entries)) == len(entries), "LAY-05", "a tensor or metadata entry twice")
     used = [index for factor in layout["factors"] for index in (factor["a"], factor["b"])]
     need(len(set(used)) == len(used) and all(index < len(tensors) for index in used), "LAY-06", "a tensor used twice, or one that is not there")
     names = [factor["module"] for factor in layout["factors"]]
@@ -106,6 +107,7 @@ def parse_layout(content):
         names = [f"{factor['module']}#{e}" for e in range(experts)] if factor["form"] == "experts" else [factor["module"]]
         layout["modules"] += [(name, a[0] // experts, prod(a[1:]), b[0]) for name in names]
         need(len(layout["modules"]) <= MAX_MODULES, "LAY-09", "too many modules")
+    need(len({module[0] for module in layout["modules"]}) == len(layout["modules"]), "LAY-07", "a module called like an expert of another")
     need(sum(prod(tensor["shape"]) * WIDTHS[tensor["dtype"]] for tensor in tensors) <= MAX_ADAPTER, "LAY-09", "too many bytes")
     return layout
 

@@ -143,8 +143,9 @@ class Layout(Strict):
     def check(self) -> None:
         """Check what the types cannot say (spec LAY-05 to LAY-09). Raises Integrity."""
         keys = [tensor.key for tensor in self.tensors]
-        if len(set(keys)) != len(keys):
-            raise Integrity("layout names a tensor twice.")
+        entries = [entry.name for entry in self.metadata]
+        if len(set(keys)) != len(keys) or len(set(entries)) != len(entries) or "__metadata__" in keys:
+            raise Integrity("layout names a tensor or a metadata entry twice, or a tensor as the metadata is named.")
         used = [index for factor in self.factors for index in (factor.a, factor.b)]
         if len(set(used)) != len(used) or any(index >= len(keys) for index in used):
             raise Integrity("layout uses a tensor for two factors, or one that is not there.")
@@ -156,6 +157,8 @@ class Layout(Strict):
         modules, size = sum(factor.experts for factor in self.factors), sum(tensor.size_bytes for tensor in self.tensors)
         if modules > MAX_MODULES or size > MAX_ADAPTER_BYTES:
             raise Integrity(f"layout has {modules} modules and {size} bytes of tensors, at most {MAX_MODULES} and {MAX_ADAPTER_BYTES} are allowed.")
+        if any("#" in name for name in names) and len({shape.module for shape in self.modules()}) != modules:
+            raise Integrity("layout has a module that is called like an expert of another.")
 
     @property
     def passengers(self) -> list[int]:

@@ -22,6 +22,8 @@ DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
 NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
 NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
 TimeField = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$")]
+FileNameField = Annotated[str, Field(max_length=255, pattern=r"""^[^/\\:*?"<>|\x00-\x1f\x7f]*[^/\\:*?"<>|\x00-\x1f\x7f. ]$""")]
+"""A plain name in a directory: what a store says is never a path (spec NOT-04)."""
 KeyField = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 DecimalField = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3}|[0-9]{1,4}\.[0-9]{1,20}|[1-9](\.[0-9]{1,20})?e-[0-9]{1,3})$")]
 
@@ -174,7 +176,7 @@ RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Annotated[Record, Field(discrim
 class FileEntry(Strict):
     """A file kept verbatim as an object."""
 
-    name: Annotated[str, Field(min_length=1, max_length=255)]
+    name: FileNameField
     object: DigestField
     size: Annotated[int, Field(ge=0, le=1 << 40)]
 
