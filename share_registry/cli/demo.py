@@ -1,7 +1,5 @@
 """`demo`: a tour on real adapters that ship with the project; every figure it prints is measured while it runs."""
 
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import click
 from share_registry.cli.output import Printed
 from share_registry.cli.verb import free_verb, session
 from share_registry.errors import Refused
+from share_registry.outside import Outside
 
 if TYPE_CHECKING:
     from share_registry import Commit, Registry
@@ -57,7 +56,8 @@ def run(tour: Tour) -> Printed:
     """Run the tour and return what was measured."""
     from share_registry import Registry
 
-    begin = time.perf_counter()
+    outside = Outside()
+    begin = outside.monotonic()
     with Registry.open(tour.root / "registry") as registry:
         commits = [*_alone(tour, registry), *_continued(tour, registry), *_together(tour, registry)]
         tour.say("The log of the space, newest first:")
@@ -68,7 +68,7 @@ def run(tour: Tour) -> Printed:
         report = registry.verify("deep")
         tour.say("Every record, every byte and every version, decoded again and compared with what its commit says:")
         tour.do("verify --level deep", report)
-    printed = _measured(tour, commits, same=same, ok=report.ok, seconds=time.perf_counter() - begin)
+    printed = _measured(tour, commits, same=same, ok=report.ok, seconds=outside.monotonic() - begin)
     _next(tour)
     return printed
 
@@ -131,7 +131,8 @@ def _travel(tour: Tour, registry: "Registry") -> bool:
 
 def _measured(tour: Tour, commits: list["Commit"], *, same: bool, ok: bool, seconds: float) -> Printed:
     reports = [report for commit in commits for report in commit.reports.values()]
-    store = sum(path.stat().st_size for path in (tour.root / "registry").rglob("*") if path.is_file() and not path.name.startswith("catalog.sqlite"))
+    outside = Outside()
+    store = sum(outside.size(path) or 0 for path in outside.files_below(tour.root / "registry") if not path.name.startswith("catalog.sqlite"))
     members = {
         "directory": tour.root,
         "adapters": len(reports),
@@ -159,11 +160,11 @@ def _next(tour: Tour) -> None:
 
 
 def _place(directory: Path | None) -> Path:
+    outside = Outside()
     if directory is None:
-        return Path(tempfile.mkdtemp(prefix="share-registry-demo-"))
-    if directory.exists() and any(directory.iterdir()):
+        return outside.temporary_directory("share-registry-demo-")
+    if outside.names(directory):
         raise Refused(f"{directory} is not empty.", hint="Give a new or an empty directory.")
-    directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 

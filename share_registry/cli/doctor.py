@@ -1,7 +1,6 @@
 """`doctor`: what this machine and this registry are like, read only."""
 
 import platform
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from share_registry.cli.output import Printed, emit
 from share_registry.cli.places import places
 from share_registry.cli.verb import Session, session, with_common_options
 from share_registry.errors import ShareRegistryError
+from share_registry.outside import Outside
 
 _PACKAGES: Final = ("share-registry", "torch", "numpy", "safetensors", "zstandard", "sqlalchemy", "alembic", "pydantic", "huggingface_hub")
 _OPTIONAL: Final = {"peft": "needed to commit live models and for apply_to", "psycopg": "needed for a catalog on PostgreSQL"}
@@ -76,8 +76,9 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
 def _free(root: Path) -> str:
     from share_registry.registry.render import size
 
-    there = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-    return size(shutil.disk_usage(there).free)
+    outside = Outside()
+    whole = outside.absolute(root)
+    return size(outside.free_bytes(next(path for path in (whole, *whole.parents) if outside.exists(path))))
 
 
 def _schema(url: str) -> str:

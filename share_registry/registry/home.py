@@ -104,19 +104,36 @@ def open_home(location: str | os.PathLike[str] | None, *, store: str | os.PathLi
     """
     if mode not in ("r", "w", "c"):
         raise InvalidInput(f"mode {mode!r} is not 'r', 'w' or 'c'.", hint="'r' reads, 'w' writes, 'c' creates where it is missing.")
-    address = os.fspath(location) if location is not None else outside.environment("SHARE_REGISTRY_URI") or DEFAULT_LOCATION
     default = space if space is not None else outside.environment("SHARE_REGISTRY_SPACE")
-    root, url = _places(address, os.fspath(store) if store is not None else outside.environment("SHARE_REGISTRY_STORE"))
+    root, url = places(location, store=store, outside=outside)
     opened = _open_store(root, mode, outside)
     catalog = _open_catalog(opened, url, root, mode, outside)
     return Home(
         outside=outside,
         store=opened,
         catalog=catalog,
-        location=address if "://" not in address else catalog.safe_url,
+        location=str(root) if url is None else catalog.safe_url,
         default_space=space_name(default) if default else None,
         writable=mode != "r",
     )
+
+
+def places(location: str | os.PathLike[str] | None, *, store: str | os.PathLike[str] | None, outside: Outside) -> tuple[Path, str | None]:
+    """Return the directory of the store, and the URL of a catalog that is not the embedded one. Raises InvalidInput."""
+    address = os.fspath(location) if location is not None else outside.environment("SHARE_REGISTRY_URI") or DEFAULT_LOCATION
+    if "://" not in address:
+        if store is not None and Path(store) != Path(address):
+            raise InvalidInput(f"store= {os.fspath(store)!r} is given beside the directory {address!r}.", hint="Give store= only with a catalog URL.")
+        return Path(address), None
+    root = store if store is not None else outside.environment("SHARE_REGISTRY_STORE")
+    if not root:
+        raise InvalidInput("a catalog URL needs the directory of the store.", hint="Give store= (--store) or set $SHARE_REGISTRY_STORE.")
+    return Path(root), address
+
+
+def catalog_url(root: Path) -> str:
+    """Return the URL of the embedded catalog."""
+    return f"sqlite:///{root / CATALOG_FILE}"
 
 
 def replayed(store: "Store", broken: Catalog | None) -> Catalog:
@@ -126,16 +143,6 @@ def replayed(store: "Store", broken: Catalog | None) -> Catalog:
     catalog = Catalog.in_memory(store.identity)
     rebuild_catalog(store, catalog)
     return catalog
-
-
-def _places(address: str, store: str | None) -> tuple[Path, str | None]:
-    if "://" not in address:
-        if store is not None and Path(store) != Path(address):
-            raise InvalidInput(f"store= {store!r} is given beside the directory {address!r}.", hint="Give store= only with a catalog URL.")
-        return Path(address), None
-    if store is None:
-        raise InvalidInput("a catalog URL needs store=, the directory of the store.", hint="Give store= or set $SHARE_REGISTRY_STORE.")
-    return Path(store), address
 
 
 def _open_store(root: Path, mode: str, outside: Outside) -> "Store":
@@ -150,7 +157,7 @@ def _open_catalog(store: "Store", url: str | None, root: Path, mode: str, outsid
     """Open the catalog given, or the embedded one: that is an index beside the store, so a damaged one is set aside and made again."""
     if url is not None:
         return _matching(Catalog.open(url, mode=mode, store_id=store.identity), store.identity)
-    embedded = f"sqlite:///{root / CATALOG_FILE}"
+    embedded = catalog_url(root)
     try:
         return _matching(Catalog.open(embedded, mode="c" if mode == "w" else mode, store_id=store.identity), store.identity)
     except (CatalogError, Conflict) as error:
