@@ -115,7 +115,7 @@ def versions_of(session: Session, space: str | None = None) -> "list[TaskVersion
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
     """Return the first and the latest few distinct adapters absorbed into a space: earliest first, then latest first."""
     absorbed = select(VersionRow.adapter_digest, func.min(VersionRow.number).label("number"), func.min(VersionRow.task).label("task"))
-    distinct = absorbed.where(VersionRow.space == space, VersionRow.restored_from.is_(None)).group_by(VersionRow.adapter_digest).subquery()
+    distinct = absorbed.where(VersionRow.space == space).group_by(VersionRow.adapter_digest).subquery()
     early = session.scalars(select(distinct.c.adapter_digest).order_by(distinct.c.number, distinct.c.task).limit(first)).all()
     late = session.scalars(select(distinct.c.adapter_digest).order_by(distinct.c.number.desc(), distinct.c.task.desc()).limit(latest)).all()
     return [Digest(digest) for digest in dict.fromkeys([*early, *late])]

@@ -13,11 +13,12 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import catalog as catalogs
 from share_registry.catalog import engines, queries, schema
-from share_registry.catalog.border import parse_url
+from share_registry.catalog.border import parse_url, translated
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow
 from share_registry.errors import CatalogError, Conflict, InvalidInput
@@ -351,6 +352,37 @@ def test_a_fork_uses_connections_of_its_own(kind: str, new_catalog_url: Callable
             assert child.exitcode == 0
             assert answers.get() == len(log.entries)
             assert _count(catalog) == len(log.entries)
+
+
+def test_a_fork_in_the_middle_of_another_threads_transaction_does_not_hang() -> None:
+    begun, forked = threading.Event(), threading.Event()
+    with Catalog.in_memory() as catalog:
+
+        def hold() -> None:
+            with catalog.begin(write=True) as session:
+                story().apply(session)
+                begun.set()
+                assert forked.wait(60)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert begun.wait(60)
+        child = multiprocessing.get_context("fork").Process(target=_count, args=(catalog,))
+        child.start()
+        child.join(30)
+        code = child.exitcode
+        child.kill()
+        forked.set()
+        holder.join()
+        assert code == 0
+        assert _count(catalog) == 16
+
+
+def test_a_password_in_what_a_driver_says_is_taken_out() -> None:
+    url = parse_url("postgresql://user:hunter2@h/d")
+    with pytest.raises(CatalogError) as raised, translated(url):
+        raise OperationalError("SELECT 1", {}, RuntimeError("bad conninfo password=hunter2"))
+    assert raised.value.message == "catalog postgresql+psycopg://user:***@h/d: bad conninfo password=***."
 
 
 def _answer(answers: "multiprocessing.SimpleQueue[int]", catalog: Catalog) -> None:
