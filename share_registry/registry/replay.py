@@ -77,8 +77,11 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> Entry 
         return None
     from share_registry.format.records import parse_record
 
-    record = parse_record(content, what=f"record c{number} of space {space}")
-    return Entry(record=record, id=Digest(sha256(content).hexdigest()), note=read_note(store, record.note), layouts=_layouts(store, record))
+    what = f"record c{number} of space {space}"
+    record = parse_record(content, what=what)
+    if (record.space, record.number) != (space, number):  # spec REC-02
+        raise Integrity(f"{what} says it is c{record.number} of space {record.space}.", hint="Bring the file back from a copy of the store.")
+    return Entry(record=record, id=Digest(sha256(content).hexdigest()), note=_tolerated(store, record.note), layouts=_layouts(store, record))
 
 
 def read_note(store: "Store", digest: Digest | None) -> "Note | None":
@@ -146,6 +149,15 @@ def _apply_new(store: "Store", catalog: Catalog, space: SpaceName) -> None:
         with catalog.begin(write=True) as session:
             for entry in entries:
                 apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
+
+
+def _tolerated(store: "Store", digest: Digest | None) -> "Note | None":
+    """Return a note; one that cannot be read must not hide the rest of the log (verify reports it)."""
+    try:
+        return read_note(store, digest)
+    except Integrity as error:
+        _LOG.warning("note %s cannot be read: %s", digest, error)
+        return None
 
 
 def _layouts(store: "Store", record: "Record") -> "dict[Digest, Layout]":

@@ -230,6 +230,8 @@ def _check_versions(walk: _Walk, home: "Home", progress: Progress) -> None:
         except ShareRegistryError as error:
             walk.find("DEC-12", ref, error.message, (ref,))
             continue
+        if reader.open(task.adapter).stored.layout != task.layout:
+            walk.find("REC-08", ref, "the commit and its adapter object name different layouts.", (ref,))
         if found != task.tensors:
             walk.find("DEC-12", ref, f"rebuilt tensors have digest {found[:8]}, the commit says {task.tensors[:8]}.", (ref,))
         if float(task.error) > float(task.budget):

@@ -56,7 +56,7 @@ class LocalStore:
             self._format = self._outside.read(self._root / _FORMAT, limit=MAX_FORMAT_BYTES)
         except NotFound as error:
             raise NotFound(f"there is no registry at {root}.", hint="Create it with mode 'c' or `share-registry init`.") from error
-        self._identity = identity_of(self._format)
+        self._identity = identity_of(self._format, writing=not read_only)
 
     @classmethod
     def create(cls, root: Path, outside: Outside, identity: str) -> Self:

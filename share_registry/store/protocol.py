@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from share_registry.errors import InvalidInput, StoreError
+from share_registry.errors import Format, InvalidInput, StoreError
 from share_registry.names import CommitNumber, Digest, SpaceName
 
 MAX_OBJECT_BYTES: Final = 4 << 30
@@ -129,11 +129,19 @@ def check_number(number: CommitNumber) -> None:
         raise InvalidInput(f"commit number {number} is not between 1 and {MAX_NUMBER}.")
 
 
-def identity_of(content: bytes) -> str:
-    """Return the uuid in a FORMAT file. Raises Format where this release cannot read the store, Integrity where the file is malformed."""
+def identity_of(content: bytes, *, writing: bool) -> str:
+    """Return the uuid in a FORMAT file.
+
+    Raises:
+        Format: this release cannot read the store, or, where it is opened for writing, cannot write it (spec EVO-02).
+        Integrity: the file is malformed.
+    """
     plain = _CURRENT_FORMAT.fullmatch(content)
     if plain is not None:  # what every store of this version says; spares a reader the import of the models
         return plain[1].decode()
     from share_registry.format.records import parse_format
 
-    return parse_format(content).store
+    found = parse_format(content)
+    if writing and found.write:
+        raise Format(f"writing to this store needs the unknown features {', '.join(found.write)}.", hint="Upgrade share_registry, or open it with mode 'r'.")
+    return found.store

@@ -171,3 +171,30 @@ def test_a_store_that_lost_its_last_record_is_found_out(tmp_path: Path) -> None:
     with sr.Registry.open(place) as registry:
         registry.rebuild()
         assert registry.log(SPACE, limit=1)[0].number == last.number - 1
+
+
+def test_a_record_in_another_place_is_refused_not_followed(tmp_path: Path) -> None:
+    place = tmp_path / "registry"
+    with sr.Registry.open(place) as registry:
+        for name in ("a", "b"):
+            registry.create_space(name)
+            registry.set_policy(name, sr.Policy(budget=0.1))
+    foreign = place / "spaces" / "b" / "log" / f"{2:020}.json"
+    (place / "spaces" / "a" / "log" / f"{3:020}.json").write_bytes(foreign.read_bytes())
+    with sr.Registry.open(place, mode="r") as registry:
+        with pytest.raises(sr.Integrity, match="says it is c2 of space b"):
+            registry.log()
+        assert {finding.code for finding in registry.verify(raise_on_damage=False).findings} == {"REC-02", "REC-03"}
+
+
+def test_a_store_that_needs_unknown_features_is_only_read(tmp_path: Path) -> None:
+    place = tmp_path / "registry"
+    sr.Registry.open(place).close()
+    path = place / "FORMAT"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content.replace(b'"write":[]', b'"write":["later"]'))
+    with pytest.raises(sr.Format, match="later"):
+        sr.Registry.open(place, mode="w")
+    with sr.Registry.open(place, mode="r") as registry:
+        assert registry.spaces() == []
