@@ -298,7 +298,7 @@ class LabelRow(Row, name="sr_labels"):
     since = integer_key()
     until = optional_integer()
     value = string()
-    rules = (_of_version(), Index(None, "space", "since"))
+    rules = (_of_version(), Index(None, "since", "space"))
 
 
 class MetricRow(Row, name="sr_metrics"):
@@ -311,7 +311,7 @@ class MetricRow(Row, name="sr_metrics"):
     since = integer_key()
     until = optional_integer()
     value = string()
-    rules = (_of_version(), Index(None, "space", "since"))
+    rules = (_of_version(), Index(None, "since", "space"))
 
 
 class ModuleRow(Row, name="sr_modules"):
