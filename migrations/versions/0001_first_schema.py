@@ -187,7 +187,7 @@ def upgrade() -> None:
             name="fk_sr_labels_space_sr_task_versions",
         ),
     )
-    op.create_index("ix_sr_labels_space_since", "sr_labels", ["space", "since"])
+    op.create_index("ix_sr_labels_since_space", "sr_labels", ["since", "space"])
     op.create_table(
         "sr_metrics",
         sa.Column("space", TEXT, nullable=False),
@@ -204,7 +204,7 @@ def upgrade() -> None:
             name="fk_sr_metrics_space_sr_task_versions",
         ),
     )
-    op.create_index("ix_sr_metrics_space_since", "sr_metrics", ["space", "since"])
+    op.create_index("ix_sr_metrics_since_space", "sr_metrics", ["since", "space"])
     op.create_table(
         "sr_parents",
         sa.Column("space", TEXT, nullable=False),
