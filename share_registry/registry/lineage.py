@@ -4,26 +4,24 @@ Edges are the version before it in its task ("version"), the versions its commit
 """
 
 from collections import defaultdict
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import BigInteger, literal, select, union_all
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import CommitRow, ParentRow, SpaceRow, TaskNameRow, VersionRow
-from share_registry.catalog.queries import task_of
+from share_registry.catalog.step import pieces
 from share_registry.names import CommitNumber, Digest, Reference, SpaceName
 from share_registry.registry.commits import moment
-from share_registry.registry.resolve import resolve_version
+from share_registry.registry.resolve import find_task, resolve_version
 from share_registry.registry.results import Lineage, LineageNode
 
 if TYPE_CHECKING:
-    from sqlalchemy import CTE, Row, Subquery
+    from sqlalchemy import Row
 
 _Place: TypeAlias = tuple[int, int]
 """Task and version."""
-_Edges: TypeAlias = dict[_Place, list[tuple[str, _Place]]]
-_ORDER: Final = {"restored": 0, "version": 1, "derived": 2}
 
 
 def lineage(session: Session, ref: str | Reference, *, space: str | None = None) -> Lineage:
@@ -34,75 +32,68 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
         NotFound, Refused: it leads to no version.
     """
     asked = resolve_version(session, ref, space=space)
-    reached = _reached(asked.space, str(asked.task), int(asked.version or 0))
-    nodes = _nodes(session, asked.space, reached)
+    start = (find_task(session, asked.space, str(asked.task)).task, int(asked.version or 0))
+    walked = _walk(start, _origins(session, asked.space))
+    nodes = _nodes(session, asked.space, {step.place for step in walked})
     base = session.execute(select(SpaceRow.base_model, SpaceRow.base_revision).where(SpaceRow.name == asked.space)).one()
-    start = next(place for place, node in nodes.items() if node.ref == asked.ref)
-    return Lineage(ref=asked.ref, base_model=base[0], base_revision=base[1], nodes=_walk(start, nodes, _edges(session, asked.space, reached)))
+    found = tuple(replace(nodes[step.place], via=step.via, depth=step.depth) for step in walked)
+    return Lineage(ref=asked.ref, base_model=base[0], base_revision=base[1], nodes=found)
 
 
-def _walk(start: _Place, nodes: dict[_Place, LineageNode], edges: _Edges) -> tuple[LineageNode, ...]:
-    waiting = [("", start, 0)]
+@dataclass(frozen=True, slots=True)
+class _Step:
+    via: str
+    place: _Place
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Origins:
+    """What a space's versions came from, apart from the version before: few rows, so that walking them here beats a recursive query on either database."""
+
+    restored: dict[_Place, _Place]
+    derived: dict[_Place, list[_Place]]
+
+    def of(self, place: _Place) -> list[tuple[str, _Place]]:
+        """Return the edges from a place, nearest first."""
+        task, version = place
+        if place in self.restored:
+            return [("restored", self.restored[place])]
+        before = [("version", (task, version - 1))] if version > 1 else []
+        return before + [("derived", parent) for parent in self.derived.get(place, ())]
+
+
+def _walk(start: _Place, origins: _Origins) -> list[_Step]:
+    waiting = [_Step("", start, 0)]
     seen: set[_Place] = set()
     found = []
     while waiting:
-        via, place, depth = waiting.pop()
-        if place in seen:
+        step = waiting.pop()
+        if step.place in seen:
             continue
-        seen.add(place)
-        found.append(replace(nodes[place], via=via, depth=depth))
-        waiting += [(kind, parent, depth + 1) for kind, parent in reversed(edges[place])]
-    return tuple(found)
-
-
-def _steps(space: SpaceName) -> "Subquery":
-    """Return every edge of a space: (task, version) came from (parent_task, parent_version) in some way."""
-    place = (VersionRow.task, VersionRow.version)
-    restored = select(
-        *place,
-        literal("restored").label("via"),
-        literal(0).label("position"),
-        VersionRow.task.label("parent_task"),
-        VersionRow.restored_from.label("parent_version"),
-    )
-    before = select(*place, literal("version"), literal(0), VersionRow.task, VersionRow.version - 1)
-    derived = select(ParentRow.task, ParentRow.version, literal("derived"), ParentRow.position, ParentRow.parent_task, ParentRow.parent_version)
-    return union_all(
-        restored.where(VersionRow.space == space, VersionRow.restored_from.is_not(None)),
-        before.where(VersionRow.space == space, VersionRow.restored_from.is_(None), VersionRow.version > 1),
-        derived.where(ParentRow.space == space),
-    ).subquery("steps")
-
-
-def _reached(space: SpaceName, task: str, version: int) -> "CTE":
-    """Return the places that lie behind a version, itself included."""
-    steps = _steps(space)
-    reached = select(task_of(space, task).label("task"), literal(version, BigInteger).label("version")).cte("reached", recursive=True)
-    here = (steps.c.task == reached.c.task) & (steps.c.version == reached.c.version)
-    return reached.union(select(steps.c.parent_task, steps.c.parent_version).join(reached, here))
-
-
-def _edges(session: Session, space: SpaceName, reached: "CTE") -> _Edges:
-    steps = _steps(space)
-    here = (steps.c.task == reached.c.task) & (steps.c.version == reached.c.version)
-    found: _Edges = defaultdict(list)
-    for task, version, via, _, parent_task, parent_version in sorted(session.execute(select(steps).join(reached, here)), key=_by_kind):
-        found[(task, version)].append((via, (parent_task, parent_version)))
+        seen.add(step.place)
+        found.append(step)
+        waiting += [_Step(via, parent, step.depth + 1) for via, parent in reversed(origins.of(step.place))]
     return found
 
 
-def _by_kind(row: Any) -> tuple[int, int]:
-    return _ORDER[row.via], row.position
+def _origins(session: Session, space: SpaceName) -> _Origins:
+    repeats = select(VersionRow.task, VersionRow.version, VersionRow.restored_from).where(VersionRow.space == space, VersionRow.restored_from.is_not(None))
+    declared = select(ParentRow.task, ParentRow.version, ParentRow.parent_task, ParentRow.parent_version).where(ParentRow.space == space)
+    derived: dict[_Place, list[_Place]] = defaultdict(list)
+    for task, version, parent_task, parent_version in session.execute(declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)):
+        derived[(task, version)].append((parent_task, parent_version))
+    return _Origins({(task, version): (task, of or 0) for task, version, of in session.execute(repeats)}, derived)
 
 
-def _nodes(session: Session, space: SpaceName, reached: "CTE") -> dict[_Place, LineageNode]:
-    here = (VersionRow.task == reached.c.task) & (VersionRow.version == reached.c.version)
+def _nodes(session: Session, space: SpaceName, places: set[_Place]) -> dict[_Place, LineageNode]:
     named = (TaskNameRow.space == VersionRow.space) & (TaskNameRow.task == VersionRow.task) & TaskNameRow.until.is_(None)
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
     said = (CommitRow.id, CommitRow.kind, CommitRow.time, CommitRow.author, CommitRow.message)
-    joined = VersionRow.table.join(reached, here).join(TaskNameRow.table, named).join(CommitRow.table, made)
+    joined = VersionRow.table.join(TaskNameRow.table, named).join(CommitRow.table, made)
     query = select(VersionRow.table, TaskNameRow.name.label("task_name"), *said).select_from(joined).where(VersionRow.space == space)
-    return {(row.task, row.version): _node(row) for row in session.execute(query)}
+    rows = [row for piece in pieces(sorted({task for task, _ in places})) for row in session.execute(query.where(VersionRow.task.in_(piece)))]
+    return {(row.task, row.version): _node(row) for row in rows if (row.task, row.version) in places}
 
 
 def _node(row: "Row[Any]") -> LineageNode:

@@ -324,7 +324,7 @@ QUESTIONS: dict[str, tuple[Callable[[Session], object], int]] = {
     "resolve": (lambda session: resolve(session, "base/task001"), 5),
     "resolve an alias": (lambda session: resolve(session, "base/task001@prod"), 4),
     "resolve then": (lambda session: resolve(session, "base/task001@2026-11-01"), 6),
-    "lineage": (lambda session: lineage(session, "base/task001"), 8),
+    "lineage": (lambda session: lineage(session, "base/task001"), 10),
 }
 
 
