@@ -6,6 +6,7 @@ Every result becomes one `Sheet` (a title, facts, tables, notes); a sheet become
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import ROUND_DOWN, Decimal
 from typing import Any, Final
 
 from share_registry.registry.results import (
@@ -25,6 +26,8 @@ from share_registry.registry.results import (
 )
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_SMALLEST: Final = Decimal("0.01")
+"""Percentages below it have no digit among two decimals."""
 _NOTHING: Final = "-"
 
 
@@ -57,9 +60,21 @@ def size(count: int) -> str:
 
 
 def percent(part: float) -> str:
-    """Return a fraction as a percentage of three digits: `4.93 %`."""
-    value = 100 * part
-    return f"{value:.3g} %" if value >= 1e-3 or value == 0 else f"{value:.0e} %"
+    """Return a fraction as a percentage: `4.93 %`, `12.3 %`, `1e-05 %`.
+
+    It is cut and not rounded: an error below its budget never looks as if it had reached it.
+    """
+    value = 100 * Decimal(repr(part))
+    if not value.is_finite() or value == 0:
+        return f"{100 * part:g} %"
+    if value < _SMALLEST:
+        return f"{float(_cut(value, value.adjusted())):.0e} %"
+    return f"{_cut(value, -2 if value < 10 else min(value.adjusted() - 2, 0)):f} %"
+
+
+def typed_percent(part: float) -> str:
+    """Return a fraction that somebody chose as a percentage, the way it was chosen: `2.5 %`."""
+    return f"{100 * part:.12g} %"
 
 
 def moment(time: datetime) -> str:
@@ -69,24 +84,24 @@ def moment(time: datetime) -> str:
 
 def summary(report: Report) -> str:
     """Return a report as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
-    kept = "lossless" if report.error == 0 else f"error {percent(report.error)} of a {percent(report.budget)} budget"
+    kept = "lossless" if report.error == 0 else f"error {percent(report.error)} of a {typed_percent(report.budget)} budget"
     return f"{kept}, {size(report.bytes_added)} for {size(report.raw_bytes)}"
 
 
 def text(sheet: Sheet, *, width: int | None = None) -> str:
     """Return a sheet as aligned text; where a width is given, the last column is cut to it."""
-    parts = [_printable(sheet.title)] if sheet.title else []
+    parts = [printable(sheet.title)] if sheet.title else []
     longest = max((len(name) for name, _ in sheet.facts), default=0)
-    parts += [f"  {name:<{longest}}  {_printable(value)}" for name, value in sheet.facts]
+    parts += [f"  {name:<{longest}}  {printable(value)}" for name, value in sheet.facts]
     parts += [aligned(table, width=width) for table in sheet.tables if table.rows]
-    parts += [f"note: {_printable(note)}" for note in sheet.notes]
+    parts += [f"note: {printable(note)}" for note in sheet.notes]
     return "\n".join(parts)
 
 
 def aligned(table: Table, *, width: int | None = None) -> str:
     """Return a table as text with a line of headers."""
     headers = tuple(header.removesuffix(">") for header in table.headers)
-    rows = [headers, *(tuple(_printable(cell) for cell in row) for row in table.rows)]
+    rows = [headers, *(tuple(printable(cell) for cell in row) for row in table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(headers))]
     lines = []
     for row in rows:
@@ -226,7 +241,7 @@ def _space_table(spaces: Sequence[SpaceSummary]) -> Table:
             f"{space.base_model}{f' ({space.base_revision})' if space.base_revision else ''}",
             str(space.tasks),
             str(space.commits),
-            percent(space.budget),
+            typed_percent(space.budget),
             "yes" if space.keep_original else "no",
             moment(space.time),
         )
@@ -308,11 +323,15 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def _cut(value: Decimal, exponent: int) -> Decimal:
+    return value.quantize(Decimal((0, (1,), exponent)), rounding=ROUND_DOWN)
+
+
 def _line(message: str) -> str:
     return message.strip().partition("\n")[0]
 
 
-def _printable(shown: str) -> str:
+def printable(shown: str) -> str:
     """Replace what could drive a terminal: whoever may commit must not."""
     return shown if shown.isprintable() else "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in shown)
 

@@ -43,10 +43,18 @@ def test_sizes_have_decimal_units(count: int, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("part", "shown"),
-    [(0.0, "0 %"), (0.0487, "4.87 %"), (0.05, "5 %"), (0.025, "2.5 %"), (0.123, "12.3 %"), (1.0, "100 %"), (0.00012, "0.012 %"), (1e-7, "1e-05 %")],
+    [
+        *((0.0, "0 %"), (0.0487, "4.87 %"), (0.05, "5.00 %"), (0.025, "2.50 %"), (0.0248, "2.48 %"), (0.00034, "0.03 %"), (0.123, "12.3 %"), (1.0, "100 %")),
+        *((1e-7, "1e-05 %"), (9.99e-8, "9e-06 %"), (0.02499999999, "2.49 %"), (0.0999999, "9.99 %"), (12.3456, "1234 %"), (float("inf"), "inf %")),
+    ],
 )
-def test_errors_are_percentages(part: float, shown: str) -> None:
+def test_errors_are_percentages_that_are_cut(part: float, shown: str) -> None:
     assert render.percent(part) == shown
+
+
+@pytest.mark.parametrize(("part", "shown"), [(0.0, "0 %"), (0.025, "2.5 %"), (0.05, "5 %"), (0.07, "7 %"), (0.01234, "1.234 %"), (1e-7, "1e-05 %")])
+def test_budgets_are_shown_as_they_were_typed(part: float, shown: str) -> None:
+    assert render.typed_percent(part) == shown
 
 
 def test_a_report_prints_as_one_line() -> None:
