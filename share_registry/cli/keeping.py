@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from share_registry.cli.output import Printed
+from share_registry.cli.values import BUDGET
 from share_registry.cli.verb import verb
 from share_registry.registry.policy import Policy
 
@@ -22,7 +23,7 @@ def _policy_options(function: "click.decorators.FC") -> "click.decorators.FC":
 
 
 _POLICY_OPTIONS: Final = (
-    click.option("--budget", type=float, metavar="ERROR", help="Largest relative error of dW; 0 is lossless."),
+    click.option("--budget", type=BUDGET, metavar="ERROR", help="Largest relative error of dW, like 0.05 or 5%; 0 is lossless."),
     click.option("--keep-original/--no-keep-original", default=None, help="Also keep the files handed in."),
     click.option("--references/--no-references", default=None, help="Code adapters against earlier ones."),
 )
@@ -68,9 +69,10 @@ def set_policy(registry: "Registry", /, space: str, **options: Any) -> "Commit":
 
 
 @verb("w", doing="rebuilding the catalog")
-def rebuild(registry: "Registry", /) -> Printed:
+@click.option("--accept-loss", is_flag=True, help="Forget commits that the catalog knows and the store has lost.")
+def rebuild(registry: "Registry", /, **options: Any) -> Printed:
     """Make the catalog again from the store alone."""
-    registry.rebuild()
+    registry.rebuild(**options)
     return Printed(title="the catalog was rebuilt from the store", members={"rebuilt": True})
 
 

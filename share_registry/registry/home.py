@@ -18,7 +18,7 @@ from share_registry.catalog.queries import store_identity
 from share_registry.errors import CatalogError, Conflict, InvalidInput, NotFound, Refused
 from share_registry.names import SpaceName, space_name
 from share_registry.outside import Outside
-from share_registry.registry.replay import follow, rebuild_catalog
+from share_registry.registry.replay import fill, follow
 from share_registry.store.local import LocalStore
 
 if TYPE_CHECKING:
@@ -137,11 +137,11 @@ def catalog_url(root: Path) -> str:
 
 
 def replayed(store: "Store", broken: Catalog | None) -> Catalog:
-    """Return a catalog in memory, filled from the store, in place of one that cannot be used."""
+    """Return a catalog in memory, filled with what the store has, in place of one that cannot be used."""
     if broken is not None:
         broken.close()
     catalog = Catalog.in_memory(store.identity)
-    rebuild_catalog(store, catalog)
+    fill(store, catalog)
     return catalog
 
 

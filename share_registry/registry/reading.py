@@ -5,9 +5,10 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from share_registry.catalog.queries import space_names
+from share_registry.errors import Refused
 from share_registry.registry import history, listing
 from share_registry.registry import lineage as ancestry
-from share_registry.registry.replay import rebuild_catalog
+from share_registry.registry.replay import forgotten, rebuild_catalog
 from share_registry.registry.resolve import resolve, space_of
 from share_registry.registry.results import Alias, AliasMove, Commit, Lineage, Log, Resolved, SpaceSummary, Tag, Task
 
@@ -100,10 +101,16 @@ def tags(home: "Home", space: str | None) -> list[Tag]:
         return history.tags(session, space=_asked(home, space))
 
 
-def rebuild(home: "Home") -> int:
+def rebuild(home: "Home", *, accept_loss: bool) -> int:
     """See `Registry.rebuild`."""
     home.require_writable()
     with home.locked():
+        lost = forgotten(home.store, home.catalog)
+        if lost and not accept_loss:
+            raise Refused(
+                f"the catalog knows commits that are not in the store: {', '.join(lost)}.",
+                hint="Bring the records back from a copy of the store, or rebuild with accept_loss=True and forget them.",
+            )
         rebuild_catalog(home.store, home.catalog)
     with home.reading() as session:
         return sum(space.commits for space in history.spaces(session))

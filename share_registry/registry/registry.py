@@ -393,8 +393,8 @@ class Registry:
             require_sound(report)
         return report
 
-    def rebuild(self) -> int:
-        """Empty the catalog and fill it from the store; return the number of commits."""
+    def rebuild(self, *, accept_loss: bool = False) -> int:
+        """Empty the catalog and fill it from the store; return the number of commits. Refused where it would forget commits, unless told to accept that."""
         from share_registry.registry.reading import rebuild
 
-        return rebuild(self._home)
+        return rebuild(self._home, accept_loss=accept_loss)

@@ -4,14 +4,14 @@ Records, notes and layouts are read and parsed outside any transaction; a batch 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import Head, head, space_names
-from share_registry.errors import CatalogError, Integrity, NotFound
+from share_registry.errors import CatalogError, Format, Integrity, NotFound
 from share_registry.names import CommitNumber, Digest, SpaceName
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 256
+_PROBES: Final = tuple(2**power for power in range(21))
 _MAX_JSON_BYTES: Final = 16 << 20
 
 
@@ -40,11 +41,20 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
     The head that the catalog knows is compared with the store's record of that number, and the record behind it is probed: two small reads a space, no listing of objects.
     A catalog that followed another log (a copy from elsewhere, a restored backup) is wiped and filled again; one that knows more than the store is evidence, and kept.
 
+    Args:
+        store: The store.
+        catalog: The catalog.
+        write: Whether the catalog may be written. A reader is warned of damage and goes on with what can be read; a writer is refused.
+
     Raises:
-        Integrity: the store's log is damaged, or has lost its end.
+        Integrity: `write`, and the store's log is damaged, or has lost its end.
     """
     heads = _heads(store, catalog)
-    _check_ends(store, heads)
+    lost = _lost(store, heads)
+    if lost is not None and write:
+        raise lost
+    if lost is not None:
+        _LOG.warning("%s", lost)
     foreign = [space for space, known in heads.items() if _foreign(store, space, known)]
     behind = [space for space, known in heads.items() if _behind(store, space, known)]
     if not behind and not foreign:
@@ -52,8 +62,8 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
     if not write:
         return False
     if foreign:
-        _LOG.warning("the catalog followed another log of %s; it is rebuilt", ", ".join(foreign))
         rebuild_catalog(store, catalog)
+        _LOG.warning("the catalog had followed another log of %s; it was made again", ", ".join(foreign))
         return True
     for space in behind:
         _apply_new(store, catalog, space)
@@ -61,13 +71,37 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
 
 
 def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
-    """Empty a catalog and fill it from the store alone. What a crash leaves half filled, the next `follow` completes."""
+    """Empty a catalog and fill it from the store alone. What a crash leaves half filled, the next `follow` completes.
+
+    Raises:
+        Integrity: a log cannot be followed to its end; the catalog is left as it was.
+    """
     from share_registry.catalog.projection import wipe
 
+    for space in store.spaces():
+        _check_log(store, space)
     with catalog.begin(write=True) as session:
         wipe(session)
     for space in store.spaces():
-        _apply_new(store, catalog, SpaceName(space))
+        _apply_new(store, catalog, space)
+
+
+def fill(store: "Store", catalog: Catalog) -> None:
+    """Fill a reader's own empty catalog with what can be read; where a log is damaged, with what comes before."""
+    for space in store.spaces():
+        try:
+            _apply_new(store, catalog, space)
+            _check_hole(space, store.numbers(space))
+        except (Integrity, Format) as error:
+            _LOG.warning("space %s is shown as it was before the damage: %s", space, error)
+
+
+def forgotten(store: "Store", catalog: Catalog) -> list[str]:
+    """Return what a rebuild would forget: heads that the catalog knows and the store does not have."""
+    lost = [
+        f"{space}/@c{known.number} ({known.id[:8]})" for space, known in _heads(store, catalog).items() if known and store.record(space, known.number) is None
+    ]
+    return lost
 
 
 def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> Entry | None:
@@ -112,20 +146,49 @@ def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
         raise CatalogError(error.message, hint=error.hint or "Run `share-registry rebuild`.") from error
 
 
-def _check_ends(store: "Store", heads: Mapping[SpaceName, Head | None]) -> None:
-    """Check that no log is shorter than the catalog remembers: a hash chain cannot show that its last record is gone, a catalog can."""
+def _lost(store: "Store", heads: Mapping[SpaceName, Head | None]) -> Integrity | None:
+    """Return what to say of a log that is shorter than the catalog remembers: a hash chain cannot show that its last record is gone, a catalog can."""
     for space, known in heads.items():
         if known is not None and store.record(space, known.number) is None:
-            raise Integrity(
+            return Integrity(
                 f"record c{known.number} of space {space} is not in the store, though the catalog knows it ({known.id[:8]}).",
-                hint="Bring it back from a copy of the store; `share-registry rebuild` goes on with what the store has.",
+                hint="Bring it back from a copy of the store; a rebuild that accepts the loss goes on with what the store has.",
             )
+    return None
+
+
+def _check_log(store: "Store", space: SpaceName) -> None:
+    """Check that a log can be followed from its first record to its last. Raises Integrity or Format."""
+    numbers = store.numbers(space)
+    _check_hole(space, numbers)
+    parent = sha256(store.format_bytes()).hexdigest()
+    for number in numbers:
+        entry = read_entry(store, space, number)
+        if entry is None or entry.record.parent != parent:
+            raise Integrity(f"record c{number} of space {space} does not follow the one before it.", hint="Bring the right file back from a copy of the store.")
+        parent = entry.id
+
+
+def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
+    missing = next((number for number, found in enumerate(numbers, start=1) if found != number), None)
+    if missing is not None:
+        raise Integrity(
+            f"record c{missing} of space {space} is not in the store, though c{numbers[-1]} is.", hint="Bring the file back from a copy of the store."
+        )
+
+
+def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
+    """Check, before record `number` is published, that it is not a hole: probes further and further behind it. Raises Integrity."""
+    behind = next((number + step for step in _PROBES if store.record(space, CommitNumber(number + step)) is not None), None)
+    if behind is not None and store.record(space, number) is None:  # else other writers were faster, and publishing will say so
+        raise Integrity(f"record c{number} of space {space} is not in the store, though c{behind} is.", hint="Bring the file back from a copy of the store.")
 
 
 def _foreign(store: "Store", space: SpaceName, known: Head | None) -> bool:
     if known is None:
         return False
-    return sha256(store.record(space, known.number) or b"").hexdigest() != known.id
+    content = store.record(space, known.number)
+    return content is not None and sha256(content).hexdigest() != known.id
 
 
 def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:
@@ -140,15 +203,31 @@ def _apply_new(store: "Store", catalog: Catalog, space: SpaceName) -> None:
     while True:
         with catalog.begin() as session:
             known = head(session, space)
-        first = (known.number if known else 0) + 1
-        entries: list[Entry] = []
-        while len(entries) < _BATCH and (entry := read_entry(store, space, CommitNumber(first + len(entries)))) is not None:
-            entries.append(entry)
-        if not entries:
+        if known is None and not catalog.is_in_memory:
+            _check_hole(space, store.numbers(space))  # before anything is applied: a catalog that stops at a hole would take it for the end
+        entries, damage = _read_entries(store, space, (known.number if known else 0) + 1)
+        if entries:
+            with catalog.begin(write=True) as session:
+                for entry in entries:
+                    apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
+        if damage is not None:
+            raise damage
+        if len(entries) < _BATCH:
             return
-        with catalog.begin(write=True) as session:
-            for entry in entries:
-                apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
+
+
+def _read_entries(store: "Store", space: SpaceName, first: int) -> tuple[list[Entry], Integrity | Format | None]:
+    """Return the entries from a number on, a batch at most, and what ended them if it was damage."""
+    entries: list[Entry] = []
+    while len(entries) < _BATCH:
+        try:
+            entry = read_entry(store, space, CommitNumber(first + len(entries)))
+        except (Integrity, Format) as error:
+            return entries, error
+        if entry is None:
+            break
+        entries.append(entry)
+    return entries, None
 
 
 def _tolerated(store: "Store", digest: Digest | None) -> "Note | None":

@@ -17,6 +17,7 @@ from share_registry.format.layout import Layout
 from share_registry.format.records import Note, Record
 from share_registry.names import CommitNumber, Digest, SpaceName, timestamp
 from share_registry.registry.home import Home
+from share_registry.registry.replay import check_end
 from share_registry.store.protocol import PublishUnknown
 
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ def _link(home: Home, space: SpaceName, known: queries.Head | None, key: str, no
 def _publish(home: Home, record: Record) -> bool:
     space, number = SpaceName(record.space), CommitNumber(record.number)
     content = record.to_bytes()
+    check_end(home.store, space, number)
     try:
         return home.store.publish(space, number, content)
     except PublishUnknown as error:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from safetensors import SafetensorError, deserialize
 
-from share_registry.errors import Format, Integrity, InvalidInput, NotFound, ShareRegistryError, StoreError
+from share_registry.catalog import queries
+from share_registry.errors import CatalogError, Format, Integrity, InvalidInput, NotFound, ShareRegistryError, StoreError
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Absorb, Absorbed, Note, Record, Restore, parse_record
@@ -63,6 +64,7 @@ def verify(home: "Home", level: str, *, progress: Progress | None = None) -> Ver
     spaces = home.store.spaces()
     for space in spaces:
         _check_log(walk, space)
+    _check_heads(walk, home)
     for stray in home.store.strays():
         walk.find("STO-02", stray, "does not belong into a store.")
     _check_objects(walk, progress or _silent)
@@ -89,7 +91,7 @@ def require_sound(report: VerifyReport) -> None:
     affected = f" Affected: {', '.join(hurt[:5])}{' ...' if len(hurt) > 5 else ''}." if hurt else ""
     raise Integrity(
         f"verify ({report.level}) found {first.code} {first.what}: {first.message}{more}.{affected}",
-        hint="Restore the named files from a copy of the store; every other version is sound.",
+        hint="Bring the named files back from a copy of the store, then verify again.",
     )
 
 
@@ -107,6 +109,20 @@ def _check_log(walk: _Walk, space: SpaceName) -> None:
         record, parent = _check_record(walk, space, number, parent)
         if record is not None:
             _collect(walk, record)
+
+
+def _check_heads(walk: _Walk, home: "Home") -> None:
+    """Compare the ends of the logs with what the catalog remembers: nothing in a log itself shows that its last record is gone."""
+    try:
+        with home.catalog.begin() as session:
+            heads = queries.heads(session)
+    except CatalogError:
+        return  # the catalog is an index; that it cannot be read says nothing of the store
+    for space, known in heads.items():
+        content = walk.store.record(space, known.number)
+        if content is None or sha256(content) != known.id:
+            found = "is not in the store" if content is None else f"is {sha256(content)[:8]} in the store"
+            walk.find("REC-03", f"{space}/@c{known.number}", f"the catalog knows it as {known.id[:8]}, it {found}.", (f"{space}/@c{known.number}",))
 
 
 def _check_record(walk: _Walk, space: SpaceName, number: CommitNumber, parent: Digest) -> tuple[Record | None, Digest]:

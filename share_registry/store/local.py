@@ -180,9 +180,12 @@ class LocalStore:
             self._outside.sync_directory(log)
 
     def spaces(self) -> list[SpaceName]:
-        """Return the spaces that have a first record, sorted. Raises StoreError."""
-        names = [SpaceName(name) for name in self._outside.names(self._root / "spaces") if _is_name(name)]
-        return [name for name in names if self._outside.exists(self._record_path(name, CommitNumber(1)))]
+        """Return the spaces that have a record, sorted. Raises StoreError."""
+        root = self._root / "spaces"
+        names = [
+            SpaceName(name) for name in self._outside.names(root) if _is_name(name) and self._is_folder(root / name) and self._is_folder(root / name / "log")
+        ]
+        return [name for name in names if self._outside.exists(self._record_path(name, CommitNumber(1))) or self.numbers(name)]
 
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
         """Return the numbers that have a record, sorted. Raises StoreError."""

@@ -83,7 +83,7 @@ class MemoryStore:
         """Do nothing: memory has no medium."""
 
     def spaces(self) -> list[SpaceName]:
-        """Return the spaces that have a first record, sorted."""
+        """Return the spaces that have a record, sorted."""
         with self._lock:
             return sorted(space for space, number in self._records if number == 1)
 

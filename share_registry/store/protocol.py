@@ -97,7 +97,7 @@ class Store(Protocol):
         ...
 
     def spaces(self) -> list[SpaceName]:
-        """Return the spaces that have a first record, sorted."""
+        """Return the spaces that have a record, sorted."""
         ...
 
     def numbers(self, space: SpaceName) -> list[CommitNumber]:

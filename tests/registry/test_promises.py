@@ -159,18 +159,71 @@ def test_a_copy_of_the_store_alone_is_the_registry(tmp_path: Path) -> None:
         assert not (tmp_path / "copy" / "catalog.sqlite").exists()
 
 
-def test_a_store_that_lost_its_last_record_is_found_out(tmp_path: Path) -> None:
+def record_file(place: Path, space: str, number: int) -> Path:
+    return place / "spaces" / space / "log" / f"{number:020}.json"
+
+
+def test_a_store_that_lost_its_last_record_is_found_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = tmp_path / "registry"
     with sr.Registry.open(place) as registry:
         eventful(registry, tmp_path)
         last = registry.log(SPACE, limit=1)[0]
-    (place / "spaces" / SPACE / "log" / f"{last.number:020}.json").unlink()
-    for mode in ("r", "w"):
-        with sr.Registry.open(place, mode=mode) as registry, pytest.raises(sr.Integrity, match=f"c{last.number} of space {SPACE} is not in the store"):
-            registry.log()
+    record_file(place, SPACE, last.number).unlink()
+    with sr.Registry.open(place, mode="r") as registry:
+        assert registry.log(SPACE, limit=1)[0].number == last.number
+        assert "is not in the store" in caplog.text
+        with pytest.raises(sr.Integrity, match=f"c{last.number}"):
+            registry.verify("quick")
     with sr.Registry.open(place) as registry:
-        registry.rebuild()
+        with pytest.raises(sr.Integrity, match=f"c{last.number} of space {SPACE} is not in the store"):
+            registry.tag("more", "@latest")
+        with pytest.raises(sr.Refused, match=f"@c{last.number}"):
+            registry.rebuild()
+        registry.rebuild(accept_loss=True)
         assert registry.log(SPACE, limit=1)[0].number == last.number - 1
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("catalog", ["kept", "lost"])
+def test_a_damaged_log_is_read_up_to_the_damage_and_never_written(damage: str, number: int, catalog: str, tmp_path: Path) -> None:
+    place = tmp_path / "registry"
+    with sr.Registry.open(place) as registry:
+        eventful(registry, tmp_path)
+        count = len(registry.log(limit=None))
+    path = record_file(place, SPACE, number)
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[:30])
+    if catalog == "lost":
+        (place / "catalog.sqlite").unlink()
+    before = files(place / "spaces")
+    with sr.Registry.open(place, mode="r") as registry:
+        assert len(registry.log(limit=None)) == (count if catalog == "kept" else number - 1)
+        with pytest.raises(sr.Integrity, match=f"c{number}"):
+            registry.verify("quick")
+    with sr.Registry.open(place) as registry:
+        with pytest.raises(sr.Integrity, match=f"c{number}"):
+            registry.rebuild()
+        if catalog == "lost":
+            with pytest.raises(sr.Integrity, match=f"c{number}"):
+                registry.create_space(SPACE, exist_ok=True)
+    assert files(place / "spaces") == before
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+    with sr.Registry.open(place) as registry:
+        assert len(registry.log(limit=None)) == count
+        assert registry.verify("deep").ok
+
+
+def test_a_stray_file_named_like_a_space_is_reported_and_read_by_nobody(tmp_path: Path) -> None:
+    place = tmp_path / "registry"
+    with sr.Registry.open(place) as registry:
+        eventful(registry, tmp_path)
+        (place / "spaces" / "stray").touch()
+        assert registry.log(limit=1)
+        assert [finding.code for finding in registry.verify(raise_on_damage=False).findings] == ["STO-02"]
 
 
 def test_a_record_in_another_place_is_refused_not_followed(tmp_path: Path) -> None:
@@ -181,9 +234,10 @@ def test_a_record_in_another_place_is_refused_not_followed(tmp_path: Path) -> No
             registry.set_policy(name, sr.Policy(budget=0.1))
     foreign = place / "spaces" / "b" / "log" / f"{2:020}.json"
     (place / "spaces" / "a" / "log" / f"{3:020}.json").write_bytes(foreign.read_bytes())
+    with sr.Registry.open(place) as registry, pytest.raises(sr.Integrity, match="says it is c2 of space b"):
+        registry.log()
     with sr.Registry.open(place, mode="r") as registry:
-        with pytest.raises(sr.Integrity, match="says it is c2 of space b"):
-            registry.log()
+        assert len(registry.log("a")) == 2
         assert {finding.code for finding in registry.verify(raise_on_damage=False).findings} == {"REC-02", "REC-03"}
 
 
