@@ -18,6 +18,7 @@ from share_registry.format.layout import Entry
 from share_registry.format.records import Absorb, Absorbed, Note, TaskNote, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.absorbing import Prepared, check_shapes, prepare
+from share_registry.registry.earlier import commit_of_key, remark_unrecorded, same_version
 from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home, replayed
 from share_registry.registry.policy import ABSENT, Policy, overridden
@@ -97,7 +98,7 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     target = space_for(home, list(job.adapters.values()), space)
     remarks = {task: check_base(target, adapter, options.allow_base_mismatch) for task, adapter in job.adapters.items()}
     with home.catalog.begin() as session:
-        earlier = None if target.new else _earlier(session, target.name, job)
+        earlier = None if target.new else _earlier(home, session, target.name, job)
         if earlier is None and not target.new:
             _check_tasks(session, target.name, job)
         parents = () if target.new else _parents(session, target.name, options.derived_from)
@@ -113,10 +114,18 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
         create_space(home, target.name, base_model=target.labels[0], base_revision=target.base_revision, exist_ok=True)
     added = {task: item.store(home.store) for task, item in prepared.items()}
     layouts = {item.layout_digest: item.adapter.layout for item in prepared.values()}
-    request = Request(build=_builder(job, prepared, added, parents), key=job.key, note=note, layouts=layouts)
+    request = Request(build=_builder(home, job, prepared, added, parents), key=job.key, note=note, layouts=layouts)
     done = publish(home, target.name, request)
+    if not done.created:
+        _check_key(home, target.name, job)
     _LOG.info("committed %s/@c%d: %s", target.name, done.number, ", ".join(prepared))
     return _reported(home, done, prepared)
+
+
+def _check_key(home: Home, space: SpaceName, job: _Job) -> None:
+    """Check that a commit found by its key, made while this one was prepared, is of the same adapters. Raises Conflict."""
+    with home.catalog.begin() as session:
+        commit_of_key(session, space, job.key, job.adapters)
 
 
 def _prepared(home: Home, space: SpaceName, job: _Job, policy: Policy, parents: tuple[TaskVersionRef, ...]) -> dict[TaskName, Prepared]:
@@ -151,17 +160,19 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
             raise InvalidInput(f"metric {name!r}={value!r} is not a short name and a finite number.", hint="Names have at most 128 characters.")
 
 
-def _earlier(session: "Session", space: SpaceName, job: _Job) -> CommitNumber | None:
-    """Return the commit that already says this: the one of the same key, or the latest of a task handed in unchanged."""
-    known = queries.commit_of_key(session, space, job.key)
-    if known is not None or job.options.allow_duplicate or len(job.adapters) != 1:
+def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job) -> CommitNumber | None:
+    """Return the commit that already says this: the one of the same key, or the latest of a task handed in unchanged. Raises Conflict."""
+    known, options = commit_of_key(session, space, job.key, job.adapters), job.options
+    if known is not None or options.allow_duplicate or len(job.adapters) != 1:
         return known
     task, adapter = next(iter(job.adapters.items()))
-    latest = queries.latest_version(session, space, task)
-    if latest is None or not latest.live or latest.source_digest != adapter.source_digest or latest.task != task or latest.restored_from is not None:
+    same = same_version(session, home.store, space, task, adapter, budget=options.budget, keep_original=options.keep_original)
+    if same is None:
         return None
-    _check_expected(task, latest.version, job.options.expected)
-    return latest.number
+    _check_expected(task, same.version, options.expected)
+    said = ("labels", "metrics", "message", "author", "derived_from")
+    remark_unrecorded(space, same.number, {name: getattr(options, name) for name in said})
+    return same.number
 
 
 def _check_tasks(session: "Session", space: SpaceName, job: _Job) -> None:
@@ -223,11 +234,11 @@ def entries(values: Mapping[str, str]) -> list[Entry]:
     return [Entry(name=name, value=value) for name, value in sorted(values.items())]
 
 
-def _builder(job: _Job, prepared: Mapping[TaskName, Prepared], added: Mapping[TaskName, int], parents: tuple[TaskVersionRef, ...]) -> Build:
+def _builder(home: Home, job: _Job, prepared: Mapping[TaskName, Prepared], added: Mapping[TaskName, int], parents: tuple[TaskVersionRef, ...]) -> Build:
     """Return what makes the record upon a head: every precondition is checked there again."""
 
     def build(session: "Session", link: Link) -> Absorb | CommitNumber:
-        earlier = _earlier(session, link.space, job)
+        earlier = _earlier(home, session, link.space, job)
         if earlier is not None:
             return earlier
         _check_tasks(session, link.space, job)

@@ -96,8 +96,7 @@ class Registry:
         Args:
             name: 1 to 64 of a-z 0-9 . _ -.
             base_model: Label of the base model, the name where None; `base_revision` is its commit hash.
-            base_labels: Other labels the same model goes by (mirrors, quantised copies, local paths).
-            policy: Defaults of its commits.
+            base_labels: Other labels the same model goes by (mirrors, quantised copies, local paths); policy: defaults of its commits.
             exist_ok: An existing space of the same base model is success, otherwise Conflict.
         """
         from share_registry.registry.spaces import create_space
@@ -145,9 +144,10 @@ class Registry:
             keep_original: Keep the files as they are beside it; the space's policy where None.
             adapter_name: Which adapter of a live model; the active one where None.
             expected: The task's newest version must be this one; `ABSENT`: there must be none.
-            idempotency_key: A retry with the same key never makes a second commit.
+            idempotency_key: A retry with the same key never makes a second commit; Conflict where the key's commit holds other adapters.
             allow_base_mismatch: Accept an adapter whose config names an unknown base model.
-            allow_duplicate: Make a version even if the adapter is the task's newest one, bit for bit; else the earlier commit is returned, `.created` False.
+            allow_duplicate: Make a version even if the adapter is the task's newest one, kept as well as asked; else that commit is returned, `.created` False,
+                and what is said of it (labels, message, ...) is not recorded: use `annotate`.
             dry_run: Measure and report, write nothing.
 
         Raises:

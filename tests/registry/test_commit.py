@@ -44,12 +44,45 @@ def test_the_same_adapter_again_is_the_same_commit(registry: sr.Registry, adapte
     assert registry.commit(adapter, allow_duplicate=True).version == 2
 
 
-def test_a_retry_with_the_same_key_makes_no_second_commit(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_a_retry_with_the_same_key_makes_no_second_commit(registry: sr.Registry, adapter: Path) -> None:
     first = registry.commit(adapter, idempotency_key="run-41")
-    other = write_adapter(tmp_path / "other", seed=2)
-    again = registry.commit(other, task="cola", idempotency_key="run-41")
+    again = registry.commit(adapter, allow_duplicate=True, idempotency_key="run-41")
     assert (again.number, again.created) == (first.number, False)
+    registry.rename("cola", "grammar")
+    assert registry.commit(adapter, idempotency_key="run-41").number == first.number
     assert [task.version for task in registry.tasks()] == [1]
+
+
+def test_a_key_used_again_for_other_content_is_a_conflict(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    registry.commit(adapter, idempotency_key="run-41")
+    other = write_adapter(tmp_path / "other", seed=2)
+    with pytest.raises(sr.Conflict, match=r"'run-41' made c2 .* with cola \(source .*now it comes with cola \(source"):
+        registry.commit(other, task="cola", idempotency_key="run-41")
+    with pytest.raises(sr.Conflict, match="now it comes with grammar"):
+        registry.commit(adapter, task="grammar", idempotency_key="run-41")
+    with pytest.raises(sr.Conflict, match="run-41"):
+        registry.commit_many({"cola": adapter, "other": other}, idempotency_key="run-41")
+    assert [task.version for task in registry.tasks()] == [1]
+
+
+def test_the_same_adapter_kept_better_is_a_new_version(registry: sr.Registry, adapter: Path) -> None:
+    assert registry.commit(adapter, budget=0.1).report
+    assert registry.commit(adapter, budget=0.1).version == 1
+    exact = registry.commit(adapter, budget=0)
+    assert (exact.version, exact.created) == (2, True)
+    assert exact.report
+    assert exact.report.error == 0
+    assert registry.commit(adapter, budget=0.05).version == 2
+    kept = registry.commit(adapter, keep_original=True)
+    assert (kept.version, kept.created) == (3, True)
+    assert registry.commit(adapter, keep_original=True).version == 3
+
+
+def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
+    registry.commit(adapter)
+    assert not caplog.records
+    assert not registry.commit(adapter, labels={"stage": "test"}, message="again").created
+    assert "c2 holds this adapter already: labels, message not recorded; use annotate" in caplog.text
 
 
 def test_expected_must_hold(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Commits that are there already: the one of a key, or the newest version of a task handed in unchanged."""
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import select
+
+from share_registry.catalog import queries
+from share_registry.catalog.models import VersionRow
+from share_registry.errors import Conflict
+from share_registry.names import CommitNumber, SpaceName, TaskName
+from share_registry.registry.replay import read_note
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from share_registry.catalog.task_version import TaskVersion
+    from share_registry.exchange.adapter import Adapter
+    from share_registry.store.protocol import Store
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def commit_of_key(session: "Session", space: SpaceName, key: str, adapters: "Mapping[TaskName, Adapter]") -> CommitNumber | None:
+    """Return the commit made with an idempotency key. Raises Conflict where it holds something else than is handed in."""
+    known = queries.commit_of_key(session, space, key)
+    if known is None:
+        return None
+    query = select(VersionRow.name, VersionRow.source_digest).where(VersionRow.space == space, VersionRow.number == known).order_by(VersionRow.name)
+    held = {str(name): str(digest) for name, digest in session.execute(query)}
+    wanted = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
+    if held != wanted:
+        raise Conflict(
+            f"idempotency key {key!r} made c{known} of space {space!r} with {_listed(held)}; now it comes with {_listed(wanted)}.",
+            hint="A key stands for one commit: give another one.",
+        )
+    return known
+
+
+def same_version(
+    session: "Session", store: "Store", space: SpaceName, task: TaskName, adapter: "Adapter", *, budget: float | None, keep_original: bool | None
+) -> "TaskVersion | None":
+    """Return the newest version of a live task if it is this adapter, kept as well as is asked for.
+
+    Args:
+        session: A transaction.
+        store: Where the version's note is.
+        space: The space.
+        task: The task.
+        adapter: What is handed in.
+        budget: The error that the caller allows; None where the caller says nothing.
+        keep_original: Whether the caller wants the files themselves.
+    """
+    latest = queries.latest_version(session, space, task)
+    if latest is None or not latest.live or latest.source_digest != adapter.source_digest or latest.task != task or latest.restored_from is not None:
+        return None
+    if budget is not None and latest.error > budget:
+        return None
+    if keep_original and not _has_original(store, latest):
+        return None
+    return latest
+
+
+def remark_unrecorded(space: SpaceName, number: CommitNumber, said: Mapping[str, object]) -> None:
+    """Warn of what was said of a version that is there already: a commit is never changed."""
+    lost = ", ".join(name for name, value in said.items() if value)
+    if lost:
+        _LOG.warning("%s/@c%d holds this adapter already: %s not recorded; use annotate, or allow_duplicate=True for a new version", space, number, lost)
+
+
+def _has_original(store: "Store", version: "TaskVersion") -> bool:
+    note = read_note(store, version.note_digest)
+    return note is not None and bool(note.of(version.note_task).original)
+
+
+def _listed(held: Mapping[str, str]) -> str:
+    return ", ".join(f"{task} (source {digest[:8]})" for task, digest in held.items()) or "no adapter"
