@@ -8,11 +8,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from share_registry.errors import CatalogError, Conflict, InvalidInput
+from share_registry.errors import CatalogError, Conflict, InvalidInput, StoreError
 
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available."""
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked")
+_FULL: Final = "disk is full"
+"""What SQLite says of the medium, not of the catalog."""
 _HINTS: Final = {
     "readonly": "It cannot be written here; a registry opened with mode 'r' reads its store instead.",
     "disk is full": "Free some space and run it again.",
@@ -55,6 +57,7 @@ def translated(url: URL) -> Iterator[None]:
 
     Raises:
         Conflict: another process holds a lock too long or wrote the same rows, or every connection is in use; a retry may help.
+        StoreError: the disk is full.
         CatalogError: anything else.
     """
     try:
@@ -70,7 +73,7 @@ def shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def _of_driver(error: DBAPIError, url: URL) -> CatalogError | Conflict:
+def _of_driver(error: DBAPIError, url: URL) -> CatalogError | Conflict | StoreError:
     said = _one_line(error.orig or error, url)
     if isinstance(error, IntegrityError):
         return Conflict(
@@ -78,6 +81,8 @@ def _of_driver(error: DBAPIError, url: URL) -> CatalogError | Conflict:
         )
     if getattr(error.orig, "sqlstate", None) in _RETRY_STATES or any(text in said for text in _BUSY):
         return Conflict(f"catalog {shown(url)} is locked by another process: {said}.", hint="Run it again.")
+    if _FULL in said:
+        return StoreError(f"catalog {shown(url)}: {said}.", hint=_HINTS[_FULL])
     hint = next((hint for text, hint in _HINTS.items() if text in said), _HINT)
     return CatalogError(f"catalog {shown(url)}: {said}.", hint=hint)
 

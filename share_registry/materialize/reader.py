@@ -12,7 +12,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import torch
 
 from share_registry.algebra.decode import decode_side
-from share_registry.errors import Integrity
+from share_registry.errors import Integrity, NotFound
 from share_registry.exchange.pairs import Rows, rows_of, tensors_of
 from share_registry.exchange.tensors import tensor_of
 from share_registry.format.adapter_object import decode as decode_object
@@ -88,7 +88,7 @@ class Reader:
         self._decoded.clear()
 
     def open(self, digest: Digest) -> Opened:
-        """Return an adapter object, verified. Raises NotFound or Integrity."""
+        """Return an adapter object, verified. Raises Integrity."""
         return self._opened.get(digest, lambda: self._open(digest), lambda found: found.size_bytes * 8)
 
     def chain(self, digest: Digest) -> int:
@@ -121,9 +121,16 @@ class Reader:
                 made[spec.key] = self._kept(opened, position).to(device)
         return {spec.key: made[spec.key] for spec in opened.layout.tensors}
 
+    def _read(self, digest: Digest, limit: int) -> bytes:
+        """Return an object that something refers to: that it is gone is damage."""
+        try:
+            return self._store.get(digest, limit=limit)
+        except NotFound as error:
+            raise Integrity(f"object {digest} is not in the store, though a version needs it.", hint="Bring it back from a copy of the store.") from error
+
     def _open(self, digest: Digest) -> Opened:
-        content = self._store.get(digest, limit=MAX_OBJECT_BYTES)
-        layout = Layout.from_bytes(self._store.get(header(content).layout, limit=MAX_LAYOUT_BYTES))
+        content = self._read(digest, MAX_OBJECT_BYTES)
+        layout = Layout.from_bytes(self._read(header(content).layout, MAX_LAYOUT_BYTES))
         names = {shape.module: position for position, shape in enumerate(layout.modules())}
         return Opened(stored=decode_object(content, layout), layout=layout, modules=names, size_bytes=len(content))
 
@@ -134,7 +141,7 @@ class Reader:
             return _tensor(spec, opened.stored.verbatim[position])
         if position not in opened.stored.external:
             raise Integrity(f"tensor {spec.key!r} is neither coded nor kept.")
-        return _tensor(spec, decode_tensor(self._store.get(opened.stored.external[position], limit=MAX_OBJECT_BYTES), dtype=spec.dtype, size=spec.size_bytes))
+        return _tensor(spec, decode_tensor(self._read(opened.stored.external[position], MAX_OBJECT_BYTES), dtype=spec.dtype, size=spec.size_bytes))
 
     def _rows(self, digest: Digest, device: str) -> tuple[Rows, ...]:
         opened = self.open(digest)

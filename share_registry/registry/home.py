@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import store_identity
-from share_registry.errors import CatalogError, Conflict, InvalidInput, NotFound, Refused
+from share_registry.errors import CatalogError, Conflict, Integrity, InvalidInput, NotFound, Refused
 from share_registry.names import SpaceName, space_name
 from share_registry.outside import Outside
 from share_registry.registry.replay import fill, follow
@@ -50,10 +50,12 @@ class Home:
     writable: bool
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
+    closed: bool = False
     _reader: "Reader | None" = None
 
     def close(self) -> None:
-        """Release the catalog's connections and the store."""
+        """Release the catalog's connections and the store; every later verb is refused."""
+        self.closed = True
         self.catalog.close()
         self.store.close()
 
@@ -73,7 +75,9 @@ class Home:
             yield session
 
     def catch_up(self) -> None:
-        """Apply to the catalog every record it lacks. Raises Integrity where the store's log is not the one the catalog followed."""
+        """Apply to the catalog every record it lacks. Raises Integrity where the store's log is damaged, Refused after `close`."""
+        if self.closed:
+            raise Refused("this registry is closed.", hint="Open it again.")
         with self.locked():
             if not follow(self.store, self.catalog, write=self.writable):
                 self.catalog = replayed(self.store, self.catalog)
@@ -147,6 +151,8 @@ def replayed(store: "Store", broken: Catalog | None) -> Catalog:
 
 def _open_store(root: Path, mode: str, outside: Outside) -> "Store":
     if not outside.exists(root / "FORMAT"):
+        if outside.exists(root / "objects"):
+            raise Integrity(f"{root} holds objects and no FORMAT file.", hint="Bring FORMAT back from a copy of the store: without it the log proves nothing.")
         if mode != "c":
             raise NotFound(f"there is no registry at {root}.", hint="Create it with mode 'c' or `share-registry init`.")
         return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))

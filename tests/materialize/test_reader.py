@@ -72,7 +72,7 @@ def test_a_missing_object_is_named(tmp_path: Path) -> None:
         content = place.read_bytes()
         place.unlink()
         opened.home._reader = None
-        with pytest.raises(sr.NotFound, match=previous):
+        with pytest.raises(Integrity, match=previous):
             opened.checkout("gloss@v2")
         place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(Integrity, match=previous):
