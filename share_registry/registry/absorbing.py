@@ -3,8 +3,9 @@
 The algebra proposes; the bytes it leads to are decoded again as a checkout would, and the error of exactly those tensors is what the commit records. Where it exceeds the budget the adapter is kept bit for bit.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -14,7 +15,7 @@ from share_registry.algebra.error import module_errors, pooled_error
 from share_registry.algebra.outcome import Absorbed, Candidate
 from share_registry.catalog import queries
 from share_registry.catalog.versions import module_shapes_of
-from share_registry.errors import Integrity, Refused
+from share_registry.errors import Integrity, NotFound, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export import tensor_file
 from share_registry.exchange.pairs import Pair, pairs_of
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from share_registry.registry.home import Home
     from share_registry.store.protocol import Store
 
+_LOG: Final = logging.getLogger(__name__)
 EXTERNAL_BYTES: Final = 64 << 10
 """Passengers from this size on are objects of their own, shared by every adapter that carries the same bytes."""
 FIRST_CANDIDATES: Final = 4
@@ -79,10 +81,12 @@ class _Base:
     Attributes:
         previous: Adapter object of the version before, or of the declared parent.
         sources: Adapter objects whose rows may be referred to, most promising first.
+        lost: Those that cannot be read, and are left out.
     """
 
     previous: Digest | None = None
     sources: tuple[Digest, ...] = ()
+    lost: tuple[Digest, ...] = ()
 
 
 def prepare(
@@ -120,7 +124,8 @@ def prepare(
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
     stored, external = _stored(reader, adapter, pairs, found, policy)
     with home.catalog.begin() as session:
-        names = called(session, space, stored.sources)
+        names, lost = called(session, space, stored.sources), called(session, space, found.lost)
+    adapter = replace(adapter, remarks=(*adapter.remarks, *(f"{name} could not be read and was not referred to: run verify." for name in lost)))
     return _measured(reader, adapter, pairs, stored, external, policy, names)
 
 
@@ -146,11 +151,31 @@ def _base(session: "Session", space: SpaceName, task: TaskName, parents: Sequenc
 
 
 def _extended(base: _Base, reader: Reader, siblings: Sequence[Digest]) -> _Base:
-    """Put the version before, what it refers to, and the adapters of the same commit first among the sources; cut a chain too long to read (spec DEC-09)."""
-    near = (base.previous, *reader.open(base.previous).stored.sources) if base.previous is not None else ()
-    sources = tuple(dict.fromkeys((*near, *siblings[:FIRST_CANDIDATES], *base.sources)))[:MAX_CANDIDATES]
-    previous = base.previous if base.previous is not None and reader.chain(base.previous) < MAX_CHAIN else None
-    return _Base(previous=previous, sources=sources)
+    """Put the version before, what it refers to, and the adapters of the same commit first among the sources; cut a chain too long to read (spec DEC-09).
+
+    What cannot be read is left out: it would make the new version unreadable too, and must not keep a sound adapter from being committed.
+    """
+    before = base.previous
+    near = (before, *reader.open(before).stored.sources) if before is not None and _readable(reader, before) else ()
+    wanted = tuple(dict.fromkeys((*near, *siblings[:FIRST_CANDIDATES], *base.sources)))[:MAX_CANDIDATES]
+    sources = tuple(digest for digest in wanted if _readable(reader, digest))
+    lost = {digest for digest in wanted if digest not in sources}
+    if before is not None and not _readable(reader, before, rows=True):
+        lost.add(before)
+        before = None
+    return _Base(previous=before if before is not None and reader.chain(before) < MAX_CHAIN else None, sources=sources, lost=tuple(sorted(lost)))
+
+
+def _readable(reader: Reader, digest: Digest, *, rows: bool = False) -> bool:
+    """Tell whether an adapter object, or also all that its rows are decoded from, is there and whole."""
+    try:
+        reader.open(digest)
+        if rows:
+            reader.rows(digest)
+    except (Integrity, NotFound) as error:
+        _LOG.warning("adapter object %s cannot be read: %s", digest, error)
+        return False
+    return True
 
 
 def _parent(session: "Session", space: SpaceName, parents: Sequence[TaskVersionRef]) -> Digest | None:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import share_registry as sr
+from share_registry.catalog import queries
 from tests.cli.tiny import BASE, SPACE, write_adapter
 from tests.registry.conftest import DEMO
 from tests.registry.plain import files
@@ -250,3 +251,25 @@ def test_siblings_of_conflicting_shapes_are_refused_before_anything_is_written(r
     with pytest.raises(sr.Refused, match="32 x 64"):
         registry.commit_many({"a": adapter, "b": wider})
     assert files(Path(registry.location)) == before
+
+
+@pytest.mark.parametrize("damage", ["corrupt", "missing"])
+def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(damage: str, registry: sr.Registry) -> None:
+    space = registry.create_space("damaged", base_model=MINILM)
+    sound, broken, later = (DEMO / task / "s42" for task in ("wn-noun-abstract", "wn-syn-ant", "wn-verb-frame"))
+    space.commit(sound, task="a")
+    space.commit(broken, task="b")
+    with registry.home.reading() as session:
+        found = queries.version_row(session, space.name, "b", 1)
+    assert found
+    path = Path(registry.location) / "objects" / found.adapter_digest[:2] / found.adapter_digest[2:]
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "corrupt":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with sr.Registry.open(registry.location) as again:
+        for commit in (again.commit(later, task="c", space="damaged"), again.commit(later, task="b", space="damaged")):
+            assert commit.report
+            assert "c3 could not be read and was not referred to: run verify." in commit.report.notes
+            assert not any("previous" in module.reference for module in commit.report.modules)
+        assert again.checkout("b", space="damaged").ref == "damaged/b@v2"
