@@ -98,10 +98,8 @@ def fill(store: "Store", catalog: Catalog) -> None:
 
 def forgotten(store: "Store", catalog: Catalog) -> list[str]:
     """Return what a rebuild would forget: heads that the catalog knows and the store does not have."""
-    lost = [
-        f"{space}/@c{known.number} ({known.id[:8]})" for space, known in _heads(store, catalog).items() if known and store.record(space, known.number) is None
-    ]
-    return lost
+    heads = _heads(store, catalog).items()
+    return [f"{space}/@c{known.number} ({known.id[:8]})" for space, known in heads if known and store.record(space, known.number) is None]
 
 
 def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> Entry | None:
@@ -178,7 +176,7 @@ def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
 
 
 def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
-    """Check, before record `number` is published, that it is not a hole: probes further and further behind it. Raises Integrity."""
+    """Check, before record `number` is published, that it is not a hole (spec COM-10): probes further and further behind it. Raises Integrity."""
     behind = next((number + step for step in _PROBES if store.record(space, CommitNumber(number + step)) is not None), None)
     if behind is not None and store.record(space, number) is None:  # else other writers were faster, and publishing will say so
         raise Integrity(f"record c{number} of space {space} is not in the store, though c{behind} is.", hint="Bring the file back from a copy of the store.")
