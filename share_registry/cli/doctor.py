@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from share_registry.cli.output import Printed, emit
+from share_registry.cli.output import Printed, complain, emit
 from share_registry.cli.places import places
 from share_registry.cli.verb import Session, session, with_common_options
 from share_registry.errors import ShareRegistryError
@@ -37,7 +37,8 @@ def _doctor(context: click.Context) -> None:
     members = {check.name: check.found for check in checks}
     emit(Printed(title="all is well" if not bad else f"{len(bad)} of {len(checks)} checks failed", members=members, detailed=True), asked)
     for check in bad:
-        click.echo(f"error: {check.name}: {check.error}", err=True)
+        if check.error:
+            complain(check.error, json_wanted=asked.json, about=check.name)
     if bad and bad[0].error:
         context.exit(bad[0].error.exit_code)
 

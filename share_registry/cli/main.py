@@ -10,7 +10,7 @@ import click
 
 from share_registry import __version__
 from share_registry.cli.verb import with_common_options
-from share_registry.errors import EXIT_CODES, CommitUnknown, ShareRegistryError
+from share_registry.errors import EXIT_CODES, InvalidInput, ShareRegistryError, StoreError
 
 INTERRUPTED: Final = 130
 _MODULES: Final = (
@@ -85,18 +85,22 @@ def commands() -> dict[str, click.Command]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     gc.disable()  # a sixth of the time of `log` goes into looking for garbage among imports
     try:
-        code = app.main(args=list(arguments) if arguments is not None else None, prog_name="share-registry", standalone_mode=False)
-    except click.ClickException as error:
+        code = app.main(args=given, prog_name="share-registry", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
+    except click.ClickException as error:
+        return _explain(_misused(error), given)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
     except ShareRegistryError as error:
-        _explain(error)
-        return error.exit_code
+        return _explain(error, given)
+    except OSError as error:
+        return _explain(_failed(error), given)
     finally:
         gc.enable()
     return code if isinstance(code, int) else 0
@@ -106,16 +110,31 @@ def entry() -> NoReturn:
     """Run the command line of this process and end it; nothing is searched for garbage on the way out."""
     code = main()
     gc.freeze()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = None  # what could not be printed was said by `main`; Python would try again
     sys.exit(code)
 
 
-def _explain(error: ShareRegistryError) -> None:
-    """Say what went wrong and what to do next, on stderr."""
-    click.echo(f"error: {error.message}", err=True)
-    if isinstance(error, CommitUnknown):
-        click.echo(f"key: {error.key}", err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+def _misused(error: click.ClickException) -> ShareRegistryError:
+    """Return wrong usage as an error of ours."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return InvalidInput(error.format_message(), hint=f"Run `{context.command_path if context else 'share-registry'} --help`.")
+
+
+def _failed(error: OSError) -> ShareRegistryError:
+    """Return what the operating system refused, such as to print, as an error of ours."""
+    where = f" {error.filename}" if error.filename else " the output"
+    return StoreError(f"could not read or write{where}: {error.strerror or error}.", hint="Check the free space and the permissions of where it goes.")
+
+
+def _explain(error: ShareRegistryError, arguments: Sequence[str]) -> int:
+    """Say what went wrong and what to do next, on stderr; return the exit code."""
+    from share_registry.cli.output import complain
+
+    complain(error, json_wanted="--json" in arguments[: arguments.index("--") if "--" in arguments else None])
+    return error.exit_code
 
 
 if __name__ == "__main__":

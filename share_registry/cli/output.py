@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from share_registry.cli.hints import for_terminal
+from share_registry.errors import CommitUnknown, ShareRegistryError
 from share_registry.names import timestamp
 from share_registry.registry import render
 from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
+from share_registry.registry.table import printable
 
 if TYPE_CHECKING:
     from share_registry.cli.verb import Session
@@ -66,6 +69,19 @@ def say(message: str, session: "Session") -> None:
     """Print a message for people on stderr."""
     if not session.quiet:
         click.echo(message, err=True)
+
+
+def complain(error: ShareRegistryError, *, json_wanted: bool, about: str = "") -> None:
+    """Say on stderr what went wrong and what to do next; as one JSON object where JSON is wanted."""
+    hint = for_terminal(error.hint)
+    message = f"{about}: {error.message}" if about else error.message
+    key = {"key": error.key} if isinstance(error, CommitUnknown) else {}
+    if json_wanted:
+        said = {"error": type(error).__name__, "message": message, "hint": hint, "exit_code": error.exit_code, **key}
+        click.echo(json.dumps(said, ensure_ascii=False), err=True)
+        return
+    for name, text in {"error": message, **key, "hint": hint}.items():
+        click.echo(f"{name}: {printable(text)}", err=True)
 
 
 def document(value: object) -> object:

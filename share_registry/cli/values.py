@@ -1,10 +1,23 @@
-"""Types of options: labels, metrics, expected versions."""
+"""Types of options: budgets, labels, metrics, expected versions."""
 
+import re
 from collections.abc import Iterable
+from typing import Final
 
 import click
 
 from share_registry.errors import InvalidInput
+
+_PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
+
+
+def budget_of(text: str) -> float:
+    """Return the relative error in `0.025` or `2.5%`; a percentage is read as decimal digits: 2.5% is 0.025 to the last bit."""
+    percent = _PERCENT.fullmatch(str(text).strip())
+    try:
+        return float(f"{percent['number']}e-2" if percent else text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a relative error: write 0.025 or 2.5%.") from error
 
 
 def labels_of(pairs: Iterable[str], *, hint: str = "Give one option per label or metric: --label team=search.") -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from share_registry.cli.output import say
-from share_registry.cli.values import expected_of, label_option, labels_of, metric_option, metrics_of
+from share_registry.cli.values import budget_of, expected_of, label_option, labels_of, metric_option, metrics_of
 from share_registry.cli.verb import session, verb
 from share_registry.errors import InvalidInput
 
@@ -22,7 +22,7 @@ def _commit_options(function: "click.decorators.FC") -> "click.decorators.FC":
 
 
 _COMMIT_OPTIONS: Final = (
-    click.option("--budget", type=float, metavar="ERROR", help="Largest relative error of dW, like 0.05; 0 is lossless. [the space's policy]"),
+    click.option("--budget", type=budget_of, metavar="ERROR", help="Largest relative error of dW, like 0.05 or 5%; 0 is lossless. [the space's policy]"),
     click.option("-m", "--message", default="", metavar="TEXT", help="What this commit is, for the log."),
     click.option("--author", metavar="NAME", help="Who commits; self-declared."),
     label_option,

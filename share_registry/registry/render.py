@@ -3,6 +3,7 @@
 Every result becomes one `Sheet` (a title, facts, tables, notes); a sheet becomes text or HTML. No result knows about either.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,19 +25,12 @@ from share_registry.registry.results import (
     Task,
     VerifyReport,
 )
+from share_registry.registry.table import NOTHING, Table, aligned, printable
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
 _SMALLEST: Final = Decimal("0.01")
 """Percentages below it have no digit among two decimals."""
-_NOTHING: Final = "-"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Rows under headers; a header that ends in `>` is of a column aligned to the right."""
-
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,26 +83,13 @@ def summary(report: Report) -> str:
 
 
 def text(sheet: Sheet, *, width: int | None = None) -> str:
-    """Return a sheet as aligned text; where a width is given, the last column is cut to it."""
+    """Return a sheet as aligned text; where a width is given, its tables fit it."""
     parts = [printable(sheet.title)] if sheet.title else []
     longest = max((len(name) for name, _ in sheet.facts), default=0)
     parts += [f"  {name:<{longest}}  {printable(value)}" for name, value in sheet.facts]
     parts += [aligned(table, width=width) for table in sheet.tables if table.rows]
     parts += [f"note: {printable(note)}" for note in sheet.notes]
     return "\n".join(parts)
-
-
-def aligned(table: Table, *, width: int | None = None) -> str:
-    """Return a table as text with a line of headers."""
-    headers = tuple(header.removesuffix(">") for header in table.headers)
-    rows = [headers, *(tuple(printable(cell) for cell in row) for row in table.rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(headers))]
-    lines = []
-    for row in rows:
-        cells = (f"{cell:>{wide}}" if header.endswith(">") else f"{cell:<{wide}}" for cell, wide, header in zip(row, widths, table.headers, strict=True))
-        line = "  ".join(cells).rstrip()
-        lines.append(line if width is None or len(line) <= width else f"{line[: max(width - 3, 0)]}...")
-    return "\n".join(lines)
 
 
 def html(sheet: Sheet) -> str:
@@ -135,7 +116,7 @@ def sheet(value: object) -> Sheet:
 def brief(commit: Commit) -> Sheet:
     """Return what is said of a commit just made: its references with their reports, and where it stands in the log."""
     lines = [f"{ref}  {summary(commit.reports[task])}" if task in commit.reports else ref for task, ref in commit.refs.items()]
-    place = f"(c{commit.number} {commit.id[:8]}{f', {commit.detail}' if commit.detail else ''})"
+    place = f"(c{commit.number} {commit.id[:8]}{f', {commit.detail}' if commit.detail else ''})" if commit.id else "(dry run: nothing was written)"
     return Sheet(title="\n".join([*(lines or [commit.ref]), place]), notes=_notes(commit))
 
 
@@ -159,13 +140,13 @@ def _lineage_sheet(value: Lineage) -> Sheet:
     rows = tuple(
         (
             f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}{node.ref}",
-            node.via or _NOTHING,
+            node.via or NOTHING,
             f"c{node.number}",
             node.id[:8],
             moment(node.time),
             percent(node.error),
-            node.source or _NOTHING,
-            _line(node.message) or _NOTHING,
+            node.source or NOTHING,
+            _line(node.message) or NOTHING,
         )
         for node in value.nodes
     )
@@ -181,11 +162,11 @@ def _resolved_sheet(value: Resolved) -> Sheet:
 def _diff_sheet(value: Diff) -> Sheet:
     rows = []
     for task in value.tasks:
-        change = percent(task.change) if task.change is not None else _NOTHING
-        rows.append((task.task, task.status, task.a or _NOTHING, task.b or _NOTHING, change))
+        change = percent(task.change) if task.change is not None else NOTHING
+        rows.append((task.task, task.status, task.a or NOTHING, task.b or NOTHING, change))
     metadata = tuple((task.task, field, was, now) for task in value.tasks for field, (was, now) in task.metadata.items())
     tables = (
-        Table(headers=("task", "status", "a", "b", "change of dW>"), rows=tuple(rows)),
+        Table(headers=("task", "status", "a", "b", "change of dW (relative to a)>"), rows=tuple(rows)),
         Table(headers=("task", "member", "in a", "in b"), rows=metadata),
     )
     return Sheet(title=f"{value.a} .. {value.b}", tables=tables)
@@ -198,7 +179,7 @@ def _export_sheet(value: Export) -> Sheet:
 def _verify_sheet(value: VerifyReport) -> Sheet:
     counted = f"{_count(value.spaces, 'space')}, {_count(value.records, 'record')}, {_count(value.objects, 'object')} of {size(value.bytes)}"
     looked = f"{value.level}: {counted}, {_count(value.versions, 'version')}"
-    rows = tuple((found.code, found.what, found.message, ", ".join(found.refs) or _NOTHING) for found in value.findings)
+    rows = tuple((found.code, short_ids(found.what), short_ids(found.message).rstrip("."), ", ".join(found.refs) or NOTHING) for found in value.findings)
     state = "nothing is damaged" if value.ok else f"{len(rows)} {'thing is' if len(rows) == 1 else 'things are'} wrong"
     return Sheet(title=f"{looked}; {state}", tables=(Table(headers=("clause", "where", "what", "cannot be trusted"), rows=rows),))
 
@@ -213,7 +194,10 @@ def _module_table(report: Report) -> Table:
 
 def _log_table(commits: Sequence[Commit]) -> Table:
     headers = ("commit", "id", "time (UTC)", "kind", "what", "error>", "bytes>", "author", "message")
-    return Table(headers=headers, rows=tuple(_log_row(commit) for commit in commits))
+    rows = tuple(_log_row(commit) for commit in commits)
+    if len({commit.space for commit in commits}) == 1:
+        return Table(headers=headers, rows=rows)
+    return Table(headers=("space", *headers), rows=tuple((commit.space, *row) for commit, row in zip(commits, rows, strict=True)))
 
 
 def _task_table(tasks: Sequence[Task]) -> Table:
@@ -225,9 +209,9 @@ def _task_table(tasks: Sequence[Task]) -> Table:
             percent(task.error),
             size(task.bytes_added),
             size(task.raw_bytes),
-            ", ".join(f"{alias}->v{version}" for alias, version in sorted(task.aliases.items())) or _NOTHING,
-            pairs(task.labels) or _NOTHING,
-            pairs(task.metrics) or _NOTHING,
+            ", ".join(f"{alias}->v{version}" for alias, version in sorted(task.aliases.items())) or NOTHING,
+            pairs(task.labels) or NOTHING,
+            pairs(task.metrics) or NOTHING,
         )
         for task in tasks
     )
@@ -257,7 +241,7 @@ def _alias_table(aliases: Sequence[Alias]) -> Table:
 
 def _move_table(moves: Sequence[AliasMove]) -> Table:
     rows = tuple(
-        (f"c{move.number}", move.id[:8], moment(move.time), move.ref or "removed", move.author or _NOTHING, _line(move.reason) or _NOTHING) for move in moves
+        (f"c{move.number}", move.id[:8], moment(move.time), move.ref or "removed", move.author or NOTHING, _line(move.reason) or NOTHING) for move in moves
     )
     return Table(headers=("commit", "id", "time (UTC)", "version", "author", "reason"), rows=rows)
 
@@ -287,6 +271,11 @@ _LISTED: Final[Mapping[type, Callable[[Any], Table]]] = {
 }
 
 
+def short_ids(text: str) -> str:
+    """Return text with the first digits of each sha256."""
+    return _DIGEST.sub(lambda found: found[0][:8], text)
+
+
 def pairs(values: Mapping[str, object]) -> str:
     """Return labels or metrics as `name=value, ...`."""
     return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
@@ -311,11 +300,11 @@ def _log_row(commit: Commit) -> tuple[str, ...]:
         commit.id[:8],
         moment(commit.time),
         commit.kind,
-        commit.detail or ", ".join(ref.partition("/")[2] for ref in commit.refs.values()) or _NOTHING,
-        percent(max(report.error for report in reports)) if reports else _NOTHING,
-        size(sum(report.bytes_added for report in reports)) if reports else _NOTHING,
-        commit.author or _NOTHING,
-        _line(commit.message) or _NOTHING,
+        commit.detail or ", ".join(ref.partition("/")[2] for ref in commit.refs.values()) or NOTHING,
+        percent(max(report.error for report in reports)) if reports else NOTHING,
+        size(sum(report.bytes_added for report in reports)) if reports else NOTHING,
+        commit.author or NOTHING,
+        _line(commit.message) or NOTHING,
     )
 
 
@@ -329,11 +318,6 @@ def _cut(value: Decimal, exponent: int) -> Decimal:
 
 def _line(message: str) -> str:
     return message.strip().partition("\n")[0]
-
-
-def printable(shown: str) -> str:
-    """Replace what could drive a terminal: whoever may commit must not."""
-    return shown if shown.isprintable() else "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in shown)
 
 
 def _html_table(table: Table) -> str:

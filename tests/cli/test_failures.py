@@ -1,12 +1,17 @@
 """Failures: the exit code, an error with a hint on stderr, nothing on stdout, nothing changed on disk."""
 
+import json
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from share_registry.cli.main import main
 from tests.cli.conftest import Runner
+from tests.house.tree import ROOT
 
 EVIL = ("../evil", "UPPER", "a/b", "con", "x" * 65, "v1")
 
@@ -81,7 +86,7 @@ def test_damage_gives_a_report_and_code_5(run: Runner) -> None:
     shown = run("verify", "--json", code=5)
     assert shown.json["ok"] is False
     assert shown.json["findings"]
-    assert shown.err.startswith("error: ")
+    assert json.loads(shown.err)["error"] == "Integrity"
     assert run("verify", "--no-raise-on-damage", "--json").json["ok"] is False
 
 
@@ -108,3 +113,36 @@ def test_reading_works_without_a_catalog_and_makes_none(run: Runner, verb: str) 
     before = _tree(run.registry)
     run(*verb.split())
     assert _tree(run.registry) == before
+
+
+def test_wrong_usage_ends_in_what_to_do_next(run: Runner) -> None:
+    shown = run("log", "--limit", "many", code=2).err.splitlines()
+    assert shown[0].startswith("error: ")
+    assert shown[1] == "hint: Run `share-registry log --help`."
+    assert len(shown) == 2
+
+
+@pytest.mark.parametrize("arguments", [("show", "coal"), ("commit", "missing"), ("log", "--limit", "many"), ("commit", "missing", "--budget", "x%")])
+def test_every_error_has_a_hint(run: Runner, arguments: tuple[str, ...]) -> None:
+    with_code = 3 if arguments[-1] in {"coal", "missing"} else 2
+    assert "\nhint: " in run(*arguments, code=with_code).err
+
+
+def test_an_error_is_one_json_object_where_json_is_wanted(run: Runner) -> None:
+    shown = run("--json", "show", "coal", code=3)
+    assert json.loads(shown.err) == {
+        "error": "NotFound",
+        "message": "task tiny-model/coal does not exist.",
+        "hint": "Did you mean cola?",
+        "exit_code": 3,
+    }
+    assert json.loads(run("log", "--limit", "many", "--json", code=2).err)["error"] == "InvalidInput"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_one_error(run: Runner) -> None:
+    command = [sys.executable, "-m", "share_registry.cli.main", "-R", str(run.registry), "log"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]

@@ -54,5 +54,7 @@ def test_quiet_moves_nothing(adapters: Path, tmp_path: Path) -> None:
 
 
 def test_lines_fit_the_terminal(template: Path) -> None:
-    out, _ = _on_terminal("-R", template, "log", columns=50)
-    assert max(map(len, out.splitlines())) == 50
+    for columns in (40, 60, 80):
+        out, _ = _on_terminal("-R", template, "log", columns=columns)
+        assert max(map(len, out.splitlines())) <= columns
+        assert "message" in out

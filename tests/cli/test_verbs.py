@@ -161,3 +161,7 @@ def test_text_of_others_cannot_drive_the_terminal(run: Runner, adapters: Path) -
     run("commit", adapters / "cola", "--task", "evil", "-m", "\x1b]0;owned\x07")
     for arguments in (("log",), ("show", "evil"), ("lineage", "evil")):
         assert "\x1b" not in run(*arguments).out
+
+
+def test_a_budget_may_be_a_percentage(run_new: Runner, adapters: Path) -> None:
+    assert run_new("commit", adapters / "cola", "--budget", "2.3%", "--json").json["report"]["budget"] == 0.023

@@ -1,12 +1,14 @@
 """Results as text and HTML."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry import render
-from share_registry.registry.results import Commit, Lineage, LineageNode, Log, ModuleReport, Report
+from share_registry.registry.results import Commit, Finding, Lineage, LineageNode, Log, ModuleReport, Report, VerifyReport
+from share_registry.registry.table import Table, aligned
 
 REPORT = Report(
     error=0.0487,
@@ -78,10 +80,43 @@ def test_a_log_is_a_sequence_and_prints_as_a_table() -> None:
     assert rows[0].endswith("first")
 
 
-def test_columns_are_aligned_and_the_last_one_is_cut() -> None:
-    table = render.Table(headers=("name", "n>"), rows=(("a", "1"), ("long", "100")))
-    assert render.aligned(table).splitlines() == ["name    n", "a       1", "long  100"]
-    assert render.aligned(table, width=7).splitlines() == ["name...", "a   ...", "long..."]
+def test_a_log_of_several_spaces_says_which() -> None:
+    other = replace(COMMIT, space=SpaceName("other"))
+    assert repr(Log(commits=(COMMIT, other))).split()[0] == "space"
+    assert repr(Log(commits=(COMMIT, COMMIT))).split()[0] == "commit"
+
+
+def test_columns_are_aligned_and_lines_are_cut() -> None:
+    table = Table(headers=("name", "n>"), rows=(("a", "1"), ("long", "100")))
+    assert aligned(table).splitlines() == ["name    n", "a       1", "long  100"]
+    assert aligned(table, width=7).splitlines() == ["name …", "a    …", "long …"] or max(map(len, aligned(table, width=7).splitlines())) == 7
+
+
+def test_a_narrow_table_loses_empty_columns_then_ids_then_seconds_and_keeps_the_message() -> None:
+    row = ("c2", "1a2b3c4d", "2026-11-16 20:38:05", "-", "t" * 30, "a message")
+    table = Table(headers=("commit", "id", "time (UTC)", "author", "labels", "message"), rows=(row,))
+    shown = {width: aligned(table, width=width).splitlines() for width in (100, 86, 82, 72, 60, 20)}
+    assert "author" in shown[100][0]
+    assert "author" not in shown[86][0]
+    assert "1a2b3c4d" in shown[86][1] or len(shown[86][1]) > 86
+    assert "1a2b3c4d" not in shown[72][1]
+    assert "20:38:05" in shown[72][1] or "20:38" in shown[72][1]
+    assert "20:38:05" not in shown[60][1]
+    assert "t…" in shown[60][1]
+    assert shown[60][1].endswith("a message")
+    for width, lines in shown.items():
+        assert max(map(len, lines)) <= width
+
+
+def test_findings_have_short_ids_and_no_second_full_stop() -> None:
+    finding = Finding(code="OBJ-01", what="a" * 64, message=f"found {'b' * 64}.")
+    shown = str(VerifyReport(level="data", spaces=1, records=1, objects=1, bytes=1, versions=1, findings=(finding,)))
+    assert "a" * 9 not in shown
+    assert "found bbbbbbbb  -" in shown
+
+
+def test_a_dry_run_says_so_once_and_has_no_empty_id() -> None:
+    assert render.brief(replace(COMMIT, id=Digest(""))).title.splitlines()[1:] == ["(dry run: nothing was written)"]
 
 
 @pytest.mark.parametrize("value", [COMMIT, REPORT, Log(commits=(COMMIT,)), Lineage(ref="minilm/cola@v1", base_model="<b>", base_revision=None, nodes=(NODE,))])

@@ -1,0 +1,44 @@
+"""What an error says of Python, said for the command line: `task='cola'` is `--task cola` there."""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+FALLBACK: Final = "Run `share-registry doctor`."
+"""The next step after an error that names none."""
+_SPELLED: Final = {"labels": "label", "metrics": "metric", "base_labels": "base-label"}
+"""Parameters whose option is not called like them."""
+_PHRASES: Final = (
+    (r"space=(?:\.\.\.)?(?:,| or) -s", "-s"),
+    (r"store= \(--store\)", "--store"),
+    (r"(?:Open|open) (?:it )?with mode 'w'", "Use a verb that writes, such as `share-registry init`"),
+    (r"(?:Create it|create it) with mode 'c' or", "Create it with"),
+    (r"open it with mode 'r'", "use verbs that only read"),
+    (r"mode '([crw])'", r"a verb that opens it with mode \1"),
+    (r"Give None for all", "Give 0 for all"),
+)
+"""Phrases that have no counterpart of their own, and what is said instead."""
+_GIVEN: Final = re.compile(r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)=(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])")
+
+
+def for_terminal(hint: str) -> str:
+    """Return a hint with parameters as options: `word=value` is `--word value`, a flag is `--word`; FALLBACK for none."""
+    for phrase, said in _PHRASES:
+        hint = re.sub(phrase, said, hint)
+    return re.sub(r"\bbase_labels\b", "--base-label", _GIVEN.sub(_option, hint)) or FALLBACK
+
+
+def _option(given: re.Match[str]) -> str:
+    name = _SPELLED.get(given["name"], given["name"].replace("_", "-"))
+    value = given["value"] or ""
+    shown: Callable[[str], str] | None = _VALUES.get(value)
+    return shown(name) if shown else f"--{name} {value.strip(_QUOTES)}"
+
+
+_QUOTES: Final = "'\""
+_VALUES: Final[dict[str, Callable[[str], str]]] = {
+    "": lambda name: f"--{name}",
+    "...": lambda name: f"--{name}",
+    "True": lambda name: f"--{name}",
+    "False": lambda name: f"--no-{name}",
+}
