@@ -27,11 +27,16 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "O
         NotFound, Refused: as the readers of `exchange`.
     """
     named = task_name(task) if task is not None else None
+    live = hasattr(source, "peft_config") and hasattr(source, "state_dict")
+    if adapter_name is not None and not live:
+        raise InvalidInput(
+            f"adapter_name {adapter_name!r} is given for {_shown(source)}: it only applies to live PEFT models.", hint="Leave it out, or hand in the model."
+        )
     if isinstance(source, Adapter):
         return _required(named, "an Adapter in memory"), source, False
     if isinstance(source, str | os.PathLike):
         return _from_place(os.fspath(source), named, outside)
-    if hasattr(source, "peft_config") and hasattr(source, "state_dict"):
+    if live:
         from share_registry.exchange.live import read_model
 
         wanted = _required(named, "a live PEFT model")
@@ -49,6 +54,10 @@ def _from_place(place: str, named: TaskName | None, outside: "Outside") -> tuple
         return named if named is not None else derive_task(adapter.source.location), adapter, named is None
     adapter = read_directory(Path(place), outside=outside)
     return named if named is not None else derive_task(adapter.source.location), adapter, named is None
+
+
+def _shown(source: Any) -> str:
+    return repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else f"a {type(source).__name__}"
 
 
 def _required(named: TaskName | None, what: str) -> TaskName:

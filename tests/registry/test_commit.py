@@ -273,3 +273,10 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(damage: s
             assert "c3 could not be read and was not referred to: run verify." in commit.report.notes
             assert not any("previous" in module.reference for module in commit.report.modules)
         assert again.checkout("b", space="damaged").ref == "damaged/b@v2"
+
+
+def test_adapter_name_is_for_live_models(registry: sr.Registry, adapter: Path) -> None:
+    held = registry.checkout(registry.commit(adapter).ref)
+    for source in (adapter, str(adapter), "hf://owner/repo", held):
+        with pytest.raises(sr.InvalidInput, match="'second' is given for .* only applies to live PEFT models"):
+            registry.commit(source, task="x", adapter_name="second")
