@@ -5,7 +5,7 @@ A reference is `[space/]task[@selector][~n]` or, for a whole space, `[space/]@se
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final, NewType
@@ -34,6 +34,8 @@ DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 _RESERVED: Final = re.compile(r"v\d+|c\d+|latest|head|[0-9a-f]{8,}|\d{4}-\d{2}-\d{2}.*")
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?")
+_SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
+_LONGEST: Final = 256
 _REF: Final = re.compile(r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?(?:~(?P<back>\d{1,9}))?")
 
 
@@ -99,7 +101,9 @@ def digest(text: str) -> Digest:
 
 def parse_reference(text: str) -> Reference:
     """Parse a reference of a task version or, with an empty task, of a whole space. Raises InvalidInput."""
-    match = _REF.fullmatch(text) if len(text) <= 256 else None
+    if len(text) > _LONGEST:
+        raise InvalidInput(f"reference {text[:80]!r}... has {len(text)} characters, at most {_LONGEST} are allowed.", hint="Names have at most 64 characters.")
+    match = _REF.fullmatch(text)
     if match is None or (not match["task"] and match["selector"] is None):
         raise InvalidInput(
             f"reference {text[:80]!r} is not [space/]task[@selector][~n] or [space/]@selector.",
@@ -146,20 +150,43 @@ def _selector(text: str | None, whole: str) -> tuple[Selector, str]:
         return Selector.TIME, end_of(text, whole)
     if re.fullmatch(r"[0-9a-f]{8,64}", text):
         return Selector.DIGEST, text
+    if re.fullmatch(r"[vVcC]\d+", text):
+        raise InvalidInput(
+            f"{text!r} in {whole!r} is not a version or a commit.",
+            hint="Versions are written v1, v2, ... and commits c1, c2, ...: lower case, from 1, no zero in front.",
+        )
     return Selector.NAME, alias_name(text)
 
 
 def end_of(text: str, whole: str = "") -> str:
-    """Return the last microsecond of a date, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
+    """Return the last microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
+    begin = beginning_of(text, whole)
     try:
-        if len(text) == 10:
-            return timestamp(datetime.combine(date.fromisoformat(text), time.max, UTC))
+        return timestamp(datetime.fromisoformat(begin) + _length(text) - timedelta(microseconds=1))
+    except OverflowError as error:
+        raise InvalidInput(f"time {text!r} is out of range.", hint="Write a time before the year 9999.") from error
+
+
+def beginning_of(text: str, whole: str = "") -> str:
+    """Return the first microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
+    try:
         moment = datetime.fromisoformat(text)
+        return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except ValueError as error:
         raise InvalidInput(
             f"time {text!r} in {whole or text!r} is not a calendar date or time: {error}.", hint="Write 2026-11-16 or 2026-11-16T12:00Z."
         ) from error
-    return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except OverflowError as error:
+        raise InvalidInput(f"time {text!r} is out of range.", hint="Write a time between the years 1 and 9999.") from error
+
+
+def _length(text: str) -> timedelta:
+    """Return how long the date, minute or second is that a text names; a fraction of a second is an instant."""
+    if len(text) == 10:
+        return timedelta(days=1)
+    if "." in text:
+        return timedelta(microseconds=1)
+    return timedelta(seconds=1) if _SECONDS.match(text) else timedelta(minutes=1)
 
 
 def timestamp(moment: datetime) -> str:

@@ -74,7 +74,9 @@ def run(tour: Tour) -> Printed:
 
 
 def _alone(tour: Tour, registry: "Registry") -> list["Commit"]:
-    tour.say("Four adapters of one base model, each trained from a seed of its own: there is nothing to share, so the budget alone makes them small.")
+    tour.say(
+        "Four adapters of one base model, each trained from a seed of its own: nearly all of what they save comes from the precision that the budget allows."
+    )
     made = []
     for task in TASKS:
         made.append(registry.commit(DATA / task / "v1", task=task, message="first training", author="demo", labels={"corpus": "wordnet"}))
@@ -83,7 +85,7 @@ def _alone(tour: Tour, registry: "Registry") -> list["Commit"]:
 
 
 def _continued(tour: Tour, registry: "Registry") -> list["Commit"]:
-    tour.say(f"{_GLOSS} is trained further, twice: what is stored is the difference to the version before.")
+    tour.say(f"{_GLOSS} is trained further, twice: rows are coded against rows of earlier versions where that is cheaper.")
     made = []
     for version in ("v2", "v3"):
         made.append(registry.commit(DATA / _GLOSS / version, task=_GLOSS, message=f"continued as {version}", author="demo"))
@@ -92,7 +94,9 @@ def _continued(tour: Tour, registry: "Registry") -> list["Commit"]:
 
 
 def _together(tour: Tour, registry: "Registry") -> list["Commit"]:
-    tour.say("The four tasks trained again, all from one seed: their A factors start equal and are coded against each other. One commit, all or nothing.")
+    tour.say(
+        "The four tasks trained again, all from one seed: their A factors start equal, so rows may be coded against those of the others. One commit, all or nothing."
+    )
     made = registry.commit_many({f"{task}-s42": DATA / task / "s42" for task in TASKS}, message="one seed for all", author="demo")
     for task, report in made.reports.items():
         tour.say(f"  {made.refs[task]}  {report}")

@@ -11,7 +11,7 @@ import click
 from share_registry.cli.output import Printed, complain, emit
 from share_registry.cli.places import places
 from share_registry.cli.verb import Session, session, with_common_options
-from share_registry.errors import ShareRegistryError
+from share_registry.errors import ShareRegistryError, StoreError
 from share_registry.outside import Outside
 
 _PACKAGES: Final = ("share-registry", "torch", "numpy", "safetensors", "zstandard", "sqlalchemy", "alembic", "pydantic", "huggingface_hub")
@@ -62,6 +62,7 @@ def _packages() -> Iterator[Check]:
 def _registry(asked: Session) -> Iterator[Check]:
     root, url = places(asked)
     yield Check(name="store", found=str(root))
+    yield _checked("store directories", lambda: _directories(root))
     yield Check(name="free space", found=_free(root))
     yield _checked("catalog schema", lambda: _schema(url))
     yield _checked("spaces", lambda: _spaces(asked))
@@ -72,6 +73,17 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
         return Check(name=name, found=look())
     except ShareRegistryError as error:
         return Check(name=name, found=error.message, error=error)
+
+
+def _directories(root: Path) -> str:
+    """Say which directories of a store are there. Raises StoreError where one that must be there is not."""
+    outside = Outside()
+    if not outside.exists(root / "FORMAT"):
+        return "none yet"
+    missing = [name for name in ("objects", "spaces") if not outside.exists(root / name)]
+    if "spaces" in missing and outside.exists(root / "objects"):
+        raise StoreError(f"{root} has no {missing[0]}/.", hint="Restore the directory from a copy of the store.")
+    return f"FORMAT{''.join(f', {name}/' for name in ('objects', 'spaces') if name not in missing)}"
 
 
 def _free(root: Path) -> str:

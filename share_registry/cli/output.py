@@ -26,6 +26,8 @@ from share_registry.registry.table import printable
 if TYPE_CHECKING:
     from share_registry.cli.verb import Session
 
+_LISTED: Final = {"log": "commits", "tasks": "tasks", "ls": "tasks", "aliases": "aliases", "alias-history": "moves", "tags": "tags", "spaces": "spaces"}
+"""Verbs that list, and what."""
 _DERIVED: Final[Mapping[str, tuple[str, ...]]] = {
     "Commit": ("ref", "task", "version", "report"),
     "Report": ("worst_module",),
@@ -56,7 +58,9 @@ def emit(value: object, session: "Session", *, brief: bool = False) -> None:
     """Print one result on stdout; None prints nothing, `brief` leaves the modules of a commit to `show`."""
     if value is None:
         return
-    if session.json:
+    if isinstance(value, list | tuple | Log) and not value and not session.json:
+        say(_none_of(), session)
+    elif session.json:
         click.echo(json.dumps(document(value), indent=2, ensure_ascii=False))
     elif session.quiet:
         for ref in refs(value):
@@ -126,6 +130,13 @@ def _sheet(value: object, *, brief: bool) -> render.Sheet:
     return render.Sheet(title=value.title, facts=facts)
 
 
+def _none_of() -> str:
+    """Say that the running verb found nothing, and whether it was asked for some or for all."""
+    context = click.get_current_context()
+    some = any(value and name != "limit" for name, value in context.params.items())
+    return f"no {_LISTED.get(context.command.name or '', 'entries')} {'that fit' if some else 'yet'}"
+
+
 def _width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
@@ -139,7 +150,7 @@ _REFS: Final[Mapping[type, Callable[..., Iterable[str]]]] = {
     AliasMove: lambda move: [move.ref],
     Commit: lambda commit: list(commit.refs.values()) or [commit.ref],
     Diff: _diff_refs,
-    Export: lambda export: [export.ref],
+    Export: lambda export: [str(export.path)],
     Lineage: lambda lineage: [node.ref for node in lineage.nodes],
     Printed: lambda printed: printed.refs,
     Resolved: lambda resolved: [resolved.ref],

@@ -8,8 +8,9 @@ import click
 
 from share_registry.cli.output import Printed, emit
 from share_registry.cli.progress import watching
-from share_registry.cli.values import label_option, labels_of
+from share_registry.cli.values import commit_of, label_option, labels_of
 from share_registry.cli.verb import free_verb, session, verb
+from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
     from share_registry import Alias, AliasMove, Diff, Export, Lineage, Log, Registry, Resolved, SpaceSummary, Tag, Task
@@ -57,17 +58,18 @@ def export(registry: "Registry", /, ref: str, root: Path, *, name: str | None, p
 @click.option("--task", metavar="NAME", help="Only commits that speak of this task.")
 @click.option("--kind", metavar="KIND", help="Only commits of this kind: absorb, alias, tag, annotate, drop, restore, rename, policy, create.")
 @click.option("--author", metavar="NAME", help="Only commits of this author.")
-@click.option("--since", metavar="TIME", help="Only commits at or after this date or time.")
-@click.option("--until", metavar="TIME", help="Only commits at or before this date (its end) or time.")
+@click.option("--since", metavar="TIME", help="Only commits at or after this date or time (its beginning).")
+@click.option("--until", metavar="TIME", help="Only commits at or before this date or time (its end).")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="At most so many, the newest; 0: all.")
-@click.option("--before", type=int, metavar="NUMBER", help="Only commits before this one: the next page.")
-def log(registry: "Registry", /, *, limit: int, **options: Any) -> "Log":
+@click.option("--before", metavar="COMMIT", help="Only commits before this one (12, c12 or a reference): the next page.")
+def log(registry: "Registry", /, *, limit: int, before: str | None, **options: Any) -> "Log":
     """List the commits of the space, newest first.
 
     \b
     share-registry log --task cola --kind absorb
     """
-    return registry.log(limit=limit or None, **options)
+    known = commit_of(before)
+    return registry.log(limit=limit or None, before=registry.resolve(known).number if isinstance(known, str) else known, **options)
 
 
 @verb("r")
@@ -161,4 +163,8 @@ def verify(*, level: str, raise_on_damage: bool) -> None:
     if raise_on_damage:
         from share_registry.registry.verify import require_sound
 
-        require_sound(report)
+        try:
+            require_sound(report)
+        except Integrity as error:
+            found = len(report.findings)
+            raise Integrity(f"verify ({level}) found {found} {'thing that is' if found == 1 else 'things that are'} wrong.", hint=error.hint) from error

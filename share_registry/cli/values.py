@@ -57,6 +57,12 @@ def _number(name: str, text: str) -> float:
         raise InvalidInput(f"metric {name}={text!r} is not a number.", hint="Use --label for text.") from error
 
 
+def commit_of(text: str | None) -> int | str | None:
+    """Return the number in `12` or `c12`, or a reference as it is."""
+    number = re.fullmatch(r"c?(\d{1,15})", text or "")
+    return int(number[1]) if number else text
+
+
 def label_option(function: "click.decorators.FC") -> "click.decorators.FC":
     """Add `--label`, repeatable."""
     return click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label; may be repeated.")(function)

@@ -160,7 +160,8 @@ def rename(registry: "Registry", /, task: str, new: str, *, reason: str) -> "Com
 
 def _told(made: "Commit", *, dry_run: bool) -> "Commit":
     if dry_run:
-        say("dry run: nothing was committed", session())
+        if session().json:
+            say("dry run: nothing was written", session())
     elif not made.created:
         say(f"already committed as c{made.number}; --allow-duplicate makes a new version", session())
     return made

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func, literal, select, true, tuple_
 from sqlalchemy.orm import Session
 
+from share_registry.catalog import queries
 from share_registry.catalog.models import AliasRow, CommitRow, SpaceRow, TagRow, TaskLifeRow, TaskNameRow, TouchRow, holds
 from share_registry.catalog.queries import task_of
 from share_registry.errors import InvalidInput, NotFound
@@ -52,13 +53,13 @@ def log(
         before: Only commits before this number, or before the commit a reference leads to: the last of a page gives the next page.
 
     Raises:
-        InvalidInput: an unknown kind, a malformed time, a limit below 1, a bare number without a space.
+        InvalidInput: an unknown kind, a malformed time, a limit below 1, a bare number without a space where there are several.
         NotFound: no such space, task or commit.
     """
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"kind {kind!r} is not one of {', '.join(KINDS)}.", hint=near_misses(kind, list(KINDS)))
     if limit is not None and not (isinstance(limit, int) and 1 <= limit <= _MOST):
-        raise InvalidInput(f"limit {limit!r} is not a number from 1 to {_MOST}.", hint="Give None for all.")
+        raise InvalidInput(f"limit {limit!r} is not a number from 1 to {_MOST}.", hint="Give None for all; on the command line 0.")
     where = space_of(session, space) if space is not None else None
     page = _page(where, kind=kind, author=author, since=since, until=until)
     if task is not None:
@@ -230,7 +231,7 @@ def _about(space: str | None, task: str) -> "ColumnElement[bool]":
 
 def _before(session: Session, space: str | None, before: int | str) -> "ColumnElement[bool]":
     if isinstance(before, int):
-        if space is None:
+        if space is None and len(queries.space_names(session)) != 1:
             raise InvalidInput(f"before={before} without a space is a commit of no space.", hint="Name the space, or give a reference such as base/@c12.")
         return CommitRow.number < min(before, _MOST)
     found = resolve(session, before, space=space)

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import CommitRow, SpaceRow
 from share_registry.errors import InvalidInput
-from share_registry.names import CommitNumber, Selector, SpaceName, end_of, parse_reference, timestamp
+from share_registry.names import CommitNumber, Selector, SpaceName, beginning_of, end_of, parse_reference, timestamp
 from share_registry.registry.resolve import number_of
 
 if TYPE_CHECKING:
@@ -19,12 +19,9 @@ At: TypeAlias = str | date | int
 
 
 def instant(value: str | date, *, end: bool) -> str:
-    """Return a date or time as records write it; a date is its end, or its beginning. Raises InvalidInput."""
+    """Return a date or time as records write it; a date, minute or second is its end, or its beginning. Raises InvalidInput."""
     text = _text(value)
-    if len(text) == 10 and not end:
-        end_of(text)
-        return f"{text}T00:00:00.000000Z"
-    return end_of(text)
+    return end_of(text) if end else beginning_of(text)
 
 
 def number_at(session: Session, space: SpaceName, at: At) -> CommitNumber:

@@ -113,6 +113,17 @@ def sheet(value: object) -> Sheet:
     return made(value) if made else Sheet(title=str(value))
 
 
+def line(value: object) -> str:
+    """Return a result as one line."""
+    if isinstance(value, Task):
+        return f"{value.ref} error {percent(value.error)}, {size(value.bytes_added)} for {size(value.raw_bytes)}"
+    if isinstance(value, Export):
+        return f"{value.ref} at {value.path}"
+    if isinstance(value, Diff):
+        return f"{value.a} .. {value.b}: {_count(sum(task.status != 'same' for task in value.tasks), 'change')}"
+    return sheet(value).title
+
+
 def brief(commit: Commit) -> Sheet:
     """Return what is said of a commit just made: its references with their reports, and where it stands in the log."""
     lines = [f"{ref}  {summary(commit.reports[task])}" if task in commit.reports else ref for task, ref in commit.refs.items()]
@@ -170,6 +181,10 @@ def _diff_sheet(value: Diff) -> Sheet:
         Table(headers=("task", "member", "in a", "in b"), rows=metadata),
     )
     return Sheet(title=f"{value.a} .. {value.b}", tables=tables)
+
+
+def _one_task_sheet(value: Task) -> Sheet:
+    return Sheet(tables=(_task_table([value]),))
 
 
 def _export_sheet(value: Export) -> Sheet:
@@ -259,6 +274,7 @@ _SHEETS: Final[Mapping[type, Callable[[Any], Sheet]]] = {
     Log: _log_sheet,
     Report: _report_sheet,
     Resolved: _resolved_sheet,
+    Task: _one_task_sheet,
     VerifyReport: _verify_sheet,
 }
 _LISTED: Final[Mapping[type, Callable[[Any], Table]]] = {

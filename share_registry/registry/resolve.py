@@ -138,7 +138,7 @@ def _target(rows: list[tuple[int, int, int | None]], space: SpaceName, task: Fou
     targets = previous_targets(rows)
     if asked.back >= len(targets):
         raise NotFound(
-            f"{asked.text!r}: alias {asked.value!r} of {space}/{task.name} has had {len([t for t in targets if t])} targets.",
+            f"{asked.text!r}: alias {asked.value!r} of {space}/{task.name} has had {_targets(len([t for t in targets if t]))}.",
             hint="List them with `alias-history`.",
         )
     found = targets[asked.back]
@@ -148,6 +148,10 @@ def _target(rows: list[tuple[int, int, int | None]], space: SpaceName, task: Fou
             hint=f"It was at v{rows[-1][0]}: {task.name}@{asked.value}~1.",
         )
     return found
+
+
+def _targets(count: int) -> str:
+    return f"{count} target{'' if count == 1 else 's'}"
 
 
 def _number(session: Session, space: SpaceName, asked: Reference, task: FoundTask | None = None) -> int:
@@ -230,6 +234,9 @@ def _version(session: Session, space: SpaceName, task: FoundTask, version: int, 
     found = session.execute(query.where(VersionRow.space == space, VersionRow.task == task.task, VersionRow.version == version)).one_or_none()
     if found is None:
         newest = _newest(session, space, task, None)
+        if asked.back:
+            count = f"{newest} version{'' if newest == 1 else 's'}"
+            raise NotFound(f"{asked.text!r}: task {space}/{task.name} has {count}, so there is none so far back.", hint="List them with `log --task`.")
         raise NotFound(f"{asked.text!r}: task {space}/{task.name} has no v{version}, its versions are v1 to v{newest}.", hint="List them with `log --task`.")
     number, commit_id = found
     return Resolved(

@@ -15,6 +15,12 @@ def _text(value: object) -> str:
     return render.text(render.sheet(value))
 
 
+def _line(value: object) -> str:
+    from share_registry.registry import render
+
+    return f"<{type(value).__name__} {render.line(value)}>"
+
+
 def _html(value: object) -> str:
     from share_registry.registry import render
 
@@ -175,6 +181,9 @@ class Resolved:
     task: TaskName | None = None
     version: Version | None = None
 
+    __repr__ = _line
+    _repr_html_ = _html
+
     @property
     def long(self) -> str:
         """`space/cola@v3 (c412 1a2b3c4d)`."""
@@ -214,6 +223,9 @@ class Task:
     labels: Mapping[str, str]
     metrics: Mapping[str, float]
     aliases: Mapping[str, Version]
+
+    __repr__ = _line
+    _repr_html_ = _html
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +329,7 @@ class Diff:
     tasks: tuple[TaskDiff, ...]
 
     __str__ = _text
+    __repr__ = _line
     _repr_html_ = _html
 
 
@@ -334,6 +347,9 @@ class Export:
     name: str
     digest: Digest
     notes: tuple[str, ...]
+
+    __repr__ = _line
+    _repr_html_ = _html
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,6 +382,7 @@ class VerifyReport:
     findings: tuple[Finding, ...]
 
     __str__ = _text
+    __repr__ = _line
     _repr_html_ = _html
 
     @property

@@ -194,4 +194,7 @@ def _check_same(known: Target, label: str | None, revision: str | None, labels: 
         (label is not None and label not in known.labels) or (revision is not None and revision != known.base_revision) or not set(labels) <= set(known.labels)
     )
     if differs:
-        raise Conflict(f"space {known.name!r} exists with base model {known.labels} at {known.base_revision}.", hint="Pick another name.")
+        raise Conflict(
+            f"space {known.name!r} exists with base model {', '.join(known.labels)}{f' at {known.base_revision}' if known.base_revision else ''}.",
+            hint="Pick another name.",
+        )

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
+from share_registry.names import beginning_of, end_of, parse_reference
 from share_registry.registry.resolve import number_of, resolve, resolve_task, resolve_version, space_of
 from tests.catalog.logs import Log, digest_of, story
 
@@ -90,9 +91,9 @@ LOST: dict[str, tuple[type[ShareRegistryError], str, str]] = {
     "cole": (NotFound, "cole does not exist", "acceptability"),
     "nowhere/cola": (NotFound, "space 'nowhere' does not exist", "base"),
     "cola@v9": (NotFound, "has no v9", "log"),
-    "cola@v1~1": (NotFound, "has no v0", "log"),
-    "cola@v1~900": (NotFound, "has no v-899", "log"),
-    "cola~3": (NotFound, "has no v0", "log"),
+    "cola@v1~1": (NotFound, "has 3 versions", "log"),
+    "cola@v1~900": (NotFound, "has 3 versions", "log"),
+    "cola~3": (NotFound, "has 3 versions", "log"),
     "cola@prd": (NotFound, "no alias", "Did you mean prod"),
     "cola@relaese": (NotFound, "no tag", "Did you mean release"),
     "@relaese": (NotFound, "no tag", "Did you mean release"),
@@ -225,3 +226,26 @@ def test_a_moment_leads_to_a_commit(told: Session) -> None:
     assert found == {"c4": 4, "@c4": 4, "release": 3, "2026-11-01T04:30": 4, "2026-11-01": 16, "latest": 16}
     with pytest.raises(NotFound):
         number_of(told, str(digest_of("nothing")), space=space_of(told, None))
+
+
+@pytest.mark.parametrize(
+    ("typed", "first", "last"),
+    [
+        ("2026-11-16", "2026-11-16T00:00:00.000000Z", "2026-11-16T23:59:59.999999Z"),
+        ("2026-11-16T12:30", "2026-11-16T12:30:00.000000Z", "2026-11-16T12:30:59.999999Z"),
+        ("2026-11-16 12:30:05+01:00", "2026-11-16T11:30:05.000000Z", "2026-11-16T11:30:05.999999Z"),
+        ("2026-11-16T12:30:05.25Z", "2026-11-16T12:30:05.250000Z", "2026-11-16T12:30:05.250000Z"),
+    ],
+)
+def test_a_time_reaches_from_its_beginning_to_its_end(typed: str, first: str, last: str) -> None:
+    assert (beginning_of(typed), end_of(typed)) == (first, last)
+    assert parse_reference(f"cola@{typed}").value == last
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("cola@v0", "not a version or a commit"), ("cola@v01", "not a version or a commit"), ("cola@V1", "not a version or a commit"), ("c" * 300, "at most 256")],
+)
+def test_a_reference_that_cannot_be_read_says_what_it_was_read_as(typed: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        parse_reference(typed)
