@@ -10,6 +10,7 @@ from share_registry.catalog import queries
 from share_registry.errors import Conflict, InvalidInput, NotFound, Refused
 from share_registry.format.records import Alias, Annotate, Drop, Note, Rename, Restore, Tag, TaskNote
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
+from share_registry.registry.doors import check_distinct
 from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home
 from share_registry.registry.resolve import resolve, resolve_task, resolve_version
@@ -81,12 +82,14 @@ def annotate(home: Home, ref: str, *, space: str | None, labels: Mapping[str, st
 
     check_labels(labels)
     check_metrics(metrics)
+    check_distinct(labels, metrics)
     if not labels and not metrics and not remove:
         raise InvalidInput("annotate was given no label, no metric and nothing to remove.", hint="Give labels=, metrics= or remove=.")
     target = _version(home, ref, space)
 
     def build(session: "Session", link: Link) -> "Record | CommitNumber":
         _check_removable(session, target, remove)
+        _check_annotations(session, target, labels, metrics, remove)
         return Annotate.model_validate(link.members() | {"task": _current(session, target), "version": target.version})
 
     said = TaskNote(
@@ -190,3 +193,12 @@ def _check_removable(session: "Session", target: Resolved, remove: Sequence[str]
     unknown = sorted(set(remove) - known)
     if unknown:
         raise NotFound(f"{target.ref} has no label or metric {', '.join(unknown)}.", hint=f"It has: {', '.join(sorted(known)) or 'none'}.")
+
+
+def _check_annotations(session: "Session", target: Resolved, labels: Mapping[str, str], metrics: Mapping[str, float], remove: Sequence[str]) -> None:
+    """Check that no name would be both a label and a metric of the version. Raises InvalidInput."""
+    task, version = str(target.task), int(target.version or 0)
+    kept_labels = {*queries.labels_of(session, target.space, task, version)} - {*remove}
+    kept_metrics = {*queries.metrics_of(session, target.space, task, version)} - {*remove}
+    check_distinct(kept_labels | {*labels}, {*metrics})
+    check_distinct({*labels}, kept_metrics | {*metrics})

@@ -45,10 +45,10 @@ def checkout(
         Refused: `exact` where the original was not kept.
         Integrity: stored bytes are not what was committed.
     """
-    wanted = _dtype(dtype)
+    wanted, where = _dtype(dtype), _device(device)
     place_, row, note = _version(home, ref, space)
-    adapter = _original(home, place_, row, note) if exact and row.error > 0 else _rebuilt(home, place_, row, note, _device(device))
-    return _moved(adapter, _device(device), wanted)
+    adapter = _original(home, place_, row, note) if exact and row.error > 0 else _rebuilt(home, place_, row, note, where)
+    return _moved(adapter, where, wanted)
 
 
 def export(
@@ -145,10 +145,17 @@ def _facts(home: Home, row: TaskVersion) -> CardFacts:
 
 
 def _device(device: str | torch.device) -> str:
+    """Return the name of a device that is there. Raises InvalidInput."""
     try:
-        return str(torch.device(device))
-    except RuntimeError as error:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
         raise InvalidInput(f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>.") from error
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        raise InvalidInput(f"device {str(found)!r} is not there; there is {there}.", hint="Use one of these.") from error
+    return str(found)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

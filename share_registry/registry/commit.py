@@ -18,6 +18,7 @@ from share_registry.format.layout import Entry
 from share_registry.format.records import Absorb, Absorbed, Note, TaskNote, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.absorbing import Prepared, check_shapes, prepare
+from share_registry.registry.doors import check_distinct
 from share_registry.registry.earlier import commit_of_key, remark_unrecorded, same_version
 from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home, replayed
@@ -70,6 +71,7 @@ def commit_sources(home: Home, sources: Sequence[tuple[str | None, Any]], *, spa
     if not sources:
         raise InvalidInput("there is no adapter to commit.", hint="Give at least one.")
     _check_options(options)
+    check_distinct(environment_labels(home.outside) | dict(options.labels), options.metrics)
     key = idempotency_key(home, options.idempotency_key)
     loaded = [load(source, task=task, adapter_name=adapter_name, outside=home.outside) for task, source in sources]
     job = _Job(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from share_registry.registry.doors import Ref, guarded, reference, references
 from share_registry.registry.policy import Policy
 from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from share_registry.registry.verify import Progress
 
 
+@guarded
 class Registry:
     """Versions of LoRA adapters: a store of bytes and a catalog over it. Make one with `Registry.open`; a context manager, safe for threads and after a fork."""
 
@@ -122,7 +124,7 @@ class Registry:
         author: str | None = None,
         labels: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
-        derived_from: Sequence[str] = (),
+        derived_from: Ref | Sequence[Ref] = (),
         keep_original: bool | None = None,
         adapter_name: str | None = None,
         expected: int | None = None,
@@ -138,8 +140,7 @@ class Registry:
             task: Task name; derived from the directory's or repository's name where None.
             space: An existing space; where None the session's, else the one of the adapter's base model, created on first use.
             budget: Largest pooled relative error of scaled dW, 0 to keep every bit; the space's policy where None.
-            message, author: Why, and who (self-declared).
-            labels, metrics: Names with texts and names with numbers, of this version.
+            message, author, labels, metrics: Why, who (self-declared), names with texts, and other names with numbers.
             derived_from: References of the task versions it was made from.
             keep_original: Keep the files as they are beside it; the space's policy where None.
             adapter_name: Which adapter of a live model; the active one where None.
@@ -162,7 +163,7 @@ class Registry:
             author=author,
             labels=labels or {},
             metrics=metrics or {},
-            derived_from=derived_from,
+            derived_from=references(derived_from),
             keep_original=keep_original,
             expected=expected,
             idempotency_key=idempotency_key,
@@ -182,7 +183,7 @@ class Registry:
         author: str | None = None,
         labels: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
-        derived_from: Sequence[str] = (),
+        derived_from: Ref | Sequence[Ref] = (),
         keep_original: bool | None = None,
         idempotency_key: str | None = None,
         allow_base_mismatch: bool = False,
@@ -198,7 +199,7 @@ class Registry:
             author=author,
             labels=labels or {},
             metrics=metrics or {},
-            derived_from=derived_from,
+            derived_from=references(derived_from),
             keep_original=keep_original,
             idempotency_key=idempotency_key,
             allow_base_mismatch=allow_base_mismatch,
@@ -208,7 +209,7 @@ class Registry:
         return commit_sources(self._home, list(adapters.items()), space=space, options=options, adapter_name=None)
 
     def checkout(
-        self, ref: str, *, space: str | None = None, device: "str | torch.device" = "cpu", dtype: "torch.dtype | str | None" = None, exact: bool = False
+        self, ref: Ref, *, space: str | None = None, device: "str | torch.device" = "cpu", dtype: "torch.dtype | str | None" = None, exact: bool = False
     ) -> "Adapter":
         """Rebuild a task version in memory, on a device.
 
@@ -222,10 +223,10 @@ class Registry:
         """
         from share_registry.registry.checkout import checkout
 
-        return checkout(self._home, ref, space=space, device=device, dtype=dtype, exact=exact)
+        return checkout(self._home, reference(ref), space=space, device=device, dtype=dtype, exact=exact)
 
     def export(
-        self, ref: str, root: str | os.PathLike[str], *, space: str | None = None, name: str | None = None, profile: str = "native", overwrite: bool = False
+        self, ref: Ref, root: str | os.PathLike[str], *, space: str | None = None, name: str | None = None, profile: str = "native", overwrite: bool = False
     ) -> Export:
         """Write a task version as a plain PEFT directory `root/<task>-v<N>-<digest8>/`, atomically; the same content already there is success.
 
@@ -236,7 +237,7 @@ class Registry:
         """
         from share_registry.registry.checkout import export
 
-        return export(self._home, ref, root, space=space, name=name, profile=profile, overwrite=overwrite)
+        return export(self._home, reference(ref), root, space=space, name=name, profile=profile, overwrite=overwrite)
 
     def log(
         self,
@@ -254,24 +255,23 @@ class Registry:
 
         Args:
             space: One space; the session's where None, or all where there is none.
-            task, kind, author: Only commits about this task, of this kind, by this author.
-            since, until: Only commits between these dates or times.
+            task, kind, author, since, until: Only commits about this task, of this kind, by this author, between these dates or times.
         """
         from share_registry.registry.reading import log
 
         return log(self._home, space, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
 
-    def show(self, ref: str, *, space: str | None = None) -> Commit:
+    def show(self, ref: Ref, *, space: str | None = None) -> Commit:
         """Return the commit that a task version or `@cN` stands for, with its full report. Raises NotFound."""
         from share_registry.registry.reading import show
 
-        return show(self._home, ref, space=space)
+        return show(self._home, reference(ref), space=space)
 
-    def resolve(self, ref: str, *, space: str | None = None) -> Resolved:
+    def resolve(self, ref: Ref, *, space: str | None = None) -> Resolved:
         """Return what a reference means now. Raises InvalidInput, NotFound."""
         from share_registry.registry.reading import resolve_reference
 
-        return resolve_reference(self._home, ref, space=space)
+        return resolve_reference(self._home, reference(ref), space=space)
 
     def tasks(
         self,
@@ -294,19 +294,19 @@ class Registry:
 
         return tasks(self._home, space, labels=labels, alias=alias, name=name, at=at)
 
-    def lineage(self, ref: str, *, space: str | None = None) -> Lineage:
+    def lineage(self, ref: Ref, *, space: str | None = None) -> Lineage:
         """Return where a task version came from: earlier versions, declared parents, sources. Raises NotFound."""
         from share_registry.registry.reading import lineage
 
-        return lineage(self._home, ref, space=space)
+        return lineage(self._home, reference(ref), space=space)
 
-    def diff(self, a: str, b: str, *, space: str | None = None) -> Diff:
+    def diff(self, a: Ref, b: Ref, *, space: str | None = None) -> Diff:
         """Compare two task versions, or two states of a space: metadata, and per task the relative change of dW. Raises NotFound, InvalidInput."""
         from share_registry.registry.diff import diff
 
-        return diff(self._home, a, b, space=space)
+        return diff(self._home, reference(a), reference(b), space=space)
 
-    def set_alias(self, ref: str, alias: str, *, space: str | None = None, expected: int | None = None, reason: str = "") -> Commit:
+    def set_alias(self, ref: Ref, alias: str, *, space: str | None = None, expected: int | None = None, reason: str = "") -> Commit:
         """Point an alias of a task to a version, for a `reason`; every move is recorded.
 
         Raises:
@@ -314,7 +314,7 @@ class Registry:
         """
         from share_registry.registry.changes import set_alias
 
-        return set_alias(self._home, ref, alias, space=space, expected=expected, reason=reason)
+        return set_alias(self._home, reference(ref), alias, space=space, expected=expected, reason=reason)
 
     def remove_alias(self, task: str, alias: str, *, space: str | None = None, expected: int | None = None, reason: str = "") -> Commit:
         """Remove an alias of a task; its history stays. Raises NotFound, Conflict."""
@@ -334,11 +334,11 @@ class Registry:
 
         return alias_history(self._home, task, alias, space=space, at=at)
 
-    def tag(self, name: str, ref: str, *, space: str | None = None, reason: str = "") -> Commit:
+    def tag(self, name: str, ref: Ref, *, space: str | None = None, reason: str = "") -> Commit:
         """Name a commit of a space, for ever: `ref` is `@cN`, `@latest` or a task version. Raises Conflict where the tag names another commit."""
         from share_registry.registry.changes import set_tag
 
-        return set_tag(self._home, name, ref, space=space, reason=reason)
+        return set_tag(self._home, name, reference(ref), space=space, reason=reason)
 
     def tags(self, space: str | None = None) -> list[Tag]:
         """Return the tags of a space, or of all."""
@@ -348,18 +348,18 @@ class Registry:
 
     def annotate(
         self,
-        ref: str,
+        ref: Ref,
         *,
         space: str | None = None,
         labels: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
-        remove: Iterable[str] = (),
+        remove: str | Iterable[str] = (),
         reason: str = "",
     ) -> Commit:
         """Set or remove labels and metrics of a task version. Raises NotFound, InvalidInput."""
         from share_registry.registry.changes import annotate
 
-        return annotate(self._home, ref, space=space, labels=labels or {}, metrics=metrics or {}, remove=list(remove), reason=reason)
+        return annotate(self._home, reference(ref), space=space, labels=labels or {}, metrics=metrics or {}, remove=list(remove), reason=reason)
 
     def drop(self, task: str, *, space: str | None = None, reason: str = "") -> Commit:
         """Stop listing a task; its versions stay. Raises NotFound, Refused."""
@@ -367,11 +367,11 @@ class Registry:
 
         return drop(self._home, task, space=space, reason=reason)
 
-    def restore(self, ref: str, *, space: str | None = None, reason: str = "") -> Commit:
+    def restore(self, ref: Ref, *, space: str | None = None, reason: str = "") -> Commit:
         """Make an earlier version the newest one, and a dropped task live again. Raises NotFound, Refused."""
         from share_registry.registry.changes import restore
 
-        return restore(self._home, ref, space=space, reason=reason)
+        return restore(self._home, reference(ref), space=space, reason=reason)
 
     def rename(self, task: str, new: str, *, space: str | None = None, reason: str = "") -> Commit:
         """Give a task a new name; the old one keeps leading to it. Raises Conflict where the name is or was another task's."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from share_registry.names import SpaceName
+from share_registry.registry.doors import Ref
 from share_registry.registry.policy import Policy
 from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task
 
@@ -56,7 +57,7 @@ class Space:
         author: str | None = None,
         labels: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
-        derived_from: Sequence[str] = (),
+        derived_from: Ref | Sequence[Ref] = (),
         keep_original: bool | None = None,
         adapter_name: str | None = None,
         expected: int | None = None,
@@ -94,7 +95,7 @@ class Space:
         author: str | None = None,
         labels: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
-        derived_from: Sequence[str] = (),
+        derived_from: Ref | Sequence[Ref] = (),
         keep_original: bool | None = None,
         idempotency_key: str | None = None,
         allow_base_mismatch: bool = False,
@@ -118,11 +119,11 @@ class Space:
             space=self._name,
         )
 
-    def checkout(self, ref: str, *, device: "str | torch.device" = "cpu", dtype: "torch.dtype | str | None" = None, exact: bool = False) -> "Adapter":
+    def checkout(self, ref: Ref, *, device: "str | torch.device" = "cpu", dtype: "torch.dtype | str | None" = None, exact: bool = False) -> "Adapter":
         """See `Registry.checkout`: rebuild a task version in memory."""
         return self._registry.checkout(ref, device=device, dtype=dtype, exact=exact, space=self._name)
 
-    def export(self, ref: str, root: str | os.PathLike[str], *, name: str | None = None, profile: str = "native", overwrite: bool = False) -> Export:
+    def export(self, ref: Ref, root: str | os.PathLike[str], *, name: str | None = None, profile: str = "native", overwrite: bool = False) -> Export:
         """See `Registry.export`: write a task version as a plain PEFT directory `root/<task>-v<N>-<digest8>/`, atomically."""
         return self._registry.export(ref, root, name=name, profile=profile, overwrite=overwrite, space=self._name)
 
@@ -140,11 +141,11 @@ class Space:
         """See `Registry.log`: return commits, newest first."""
         return self._registry.log(self._name, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
 
-    def show(self, ref: str) -> Commit:
+    def show(self, ref: Ref) -> Commit:
         """See `Registry.show`: return the commit that a task version or `@cN` stands for, with its full report."""
         return self._registry.show(ref, space=self._name)
 
-    def resolve(self, ref: str) -> Resolved:
+    def resolve(self, ref: Ref) -> Resolved:
         """See `Registry.resolve`: return what a reference means now."""
         return self._registry.resolve(ref, space=self._name)
 
@@ -154,15 +155,15 @@ class Space:
         """See `Registry.tasks`: return the live tasks at their newest versions."""
         return self._registry.tasks(self._name, labels=labels, alias=alias, name=name, at=at)
 
-    def lineage(self, ref: str) -> Lineage:
+    def lineage(self, ref: Ref) -> Lineage:
         """See `Registry.lineage`: return where a task version came from: earlier versions, declared parents, sources."""
         return self._registry.lineage(ref, space=self._name)
 
-    def diff(self, a: str, b: str) -> Diff:
+    def diff(self, a: Ref, b: Ref) -> Diff:
         """See `Registry.diff`: compare two task versions, or two states of a space: metadata, and per task the relative change of dW."""
         return self._registry.diff(a, b, space=self._name)
 
-    def set_alias(self, ref: str, alias: str, *, expected: int | None = None, reason: str = "") -> Commit:
+    def set_alias(self, ref: Ref, alias: str, *, expected: int | None = None, reason: str = "") -> Commit:
         """See `Registry.set_alias`: point an alias of a task to a version; the move is recorded."""
         return self._registry.set_alias(ref, alias, expected=expected, reason=reason, space=self._name)
 
@@ -178,7 +179,7 @@ class Space:
         """See `Registry.alias_history`: return the moves of an alias, newest first; with `at` only the one in force then."""
         return self._registry.alias_history(task, alias, at=at, space=self._name)
 
-    def tag(self, name: str, ref: str, *, reason: str = "") -> Commit:
+    def tag(self, name: str, ref: Ref, *, reason: str = "") -> Commit:
         """See `Registry.tag`: name a commit of a space, for ever: `ref` is `@cN`, `@latest` or a task version."""
         return self._registry.tag(name, ref, reason=reason, space=self._name)
 
@@ -187,7 +188,13 @@ class Space:
         return self._registry.tags(self._name)
 
     def annotate(
-        self, ref: str, *, labels: Mapping[str, str] | None = None, metrics: Mapping[str, float] | None = None, remove: Iterable[str] = (), reason: str = ""
+        self,
+        ref: Ref,
+        *,
+        labels: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        remove: str | Iterable[str] = (),
+        reason: str = "",
     ) -> Commit:
         """See `Registry.annotate`: set or remove labels and metrics of a task version."""
         return self._registry.annotate(ref, labels=labels, metrics=metrics, remove=remove, reason=reason, space=self._name)
@@ -196,7 +203,7 @@ class Space:
         """See `Registry.drop`: stop listing a task; its versions stay."""
         return self._registry.drop(task, reason=reason, space=self._name)
 
-    def restore(self, ref: str, *, reason: str = "") -> Commit:
+    def restore(self, ref: Ref, *, reason: str = "") -> Commit:
         """See `Registry.restore`: make an earlier version the newest one, and a dropped task live again."""
         return self._registry.restore(ref, reason=reason, space=self._name)
 

@@ -1,0 +1,129 @@
+"""What the public methods check of their arguments: the wrong kind of value is InvalidInput, never an error of Python's own.
+
+One table says by the name of a parameter what it must be; `guarded` puts it before every public method of the facade.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, wraps
+from inspect import Parameter, isfunction, signature
+from typing import Any, Final, TypeVar
+
+from share_registry.errors import InvalidInput
+from share_registry.registry.policy import Policy
+from share_registry.registry.results import Commit, Resolved
+
+_T = TypeVar("_T")
+
+Ref = str | Commit | Resolved
+"""A reference as it may be handed in: typed, or what an earlier call returned."""
+
+
+def guarded(facade: type[_T]) -> type[_T]:
+    """Check the arguments of a class's public methods by `DOORS`; None passes where it is the default."""
+    for name, method in list(vars(facade).items()):
+        if isfunction(method) and not name.startswith("_"):
+            setattr(facade, name, _guarded(method))
+    return facade
+
+
+def reference(ref: Ref) -> str:
+    """Return a reference as text. Raises InvalidInput."""
+    if isinstance(ref, Commit | Resolved):
+        return ref.ref
+    if not isinstance(ref, str):
+        raise _wrong("ref", ref, "a reference", "Give a text such as cola@v3, or a Commit or Resolved that a call returned.")
+    return ref
+
+
+def references(refs: Ref | Iterable[Ref]) -> tuple[str, ...]:
+    """Return references as texts; a single one may stand alone. Raises InvalidInput."""
+    if isinstance(refs, str | Commit | Resolved):
+        return (reference(refs),)
+    if not isinstance(refs, Iterable):
+        raise _wrong("derived_from", refs, "references", "Give a list of references such as cola@v1.")
+    return tuple(reference(ref) for ref in refs)
+
+
+def check_distinct(labels: Iterable[str], metrics: Iterable[str]) -> None:
+    """Check that no label of a version is called as a metric of it. Raises InvalidInput."""
+    both = sorted({*labels} & {*metrics})
+    if both:
+        raise InvalidInput(f"{', '.join(map(repr, both))} would be a label and a metric of one version.", hint="Give one of them another name.")
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    known = cache(lambda: signature(method))
+
+    @wraps(method)
+    def checked(*arguments: Any, **named: Any) -> Any:
+        bound = known().bind(*arguments, **named)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = _checked(known().parameters[name], value)
+        return method(*bound.args, **bound.kwargs)
+
+    return checked
+
+
+def _checked(parameter: Parameter, value: Any) -> Any:
+    door = DOORS.get(parameter.name)
+    if door is None or (value is None and parameter.default is None):
+        return value
+    return door(parameter.name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, value, "a text", "Give a str.")
+    return value
+
+
+def _author(name: str, value: Any) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """Return a list of texts; a single one may stand alone."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise _wrong(name, value, "texts", "Give a list of str.")
+    return [_text(name, item) for item in value]
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, "a mapping", "Give names with their values, as a dict.")
+    return value
+
+
+def _number(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _wrong(name, value, "a whole number from 0", "Give an int (`expected=ABSENT`: there must be none).")
+    return value
+
+
+def _place(name: str, value: Any) -> str | os.PathLike[str]:
+    if not isinstance(value, str | os.PathLike):
+        raise _wrong(name, value, "a directory", "Give a path.")
+    return value
+
+
+def _policy(name: str, value: Any) -> Policy:
+    if not isinstance(value, Policy):
+        raise _wrong(name, value, "a Policy", "Give share_registry.Policy(budget=..., ...).")
+    return value
+
+
+def _wrong(name: str, value: Any, wanted: str, hint: str) -> InvalidInput:
+    return InvalidInput(f"{name} is {repr(value)[:80]} ({type(value).__name__}), expected {wanted}.", hint=hint)
+
+
+DOORS: Final[Mapping[str, Callable[[str, Any], Any]]] = (
+    dict.fromkeys(("message", "reason", "space", "name", "new", "task", "alias", "kind", "base_model", "base_revision", "profile", "level"), _text)
+    | dict.fromkeys(("labels", "metrics", "adapters"), _mapping)
+    | dict.fromkeys(("remove", "base_labels"), _texts)
+    | dict.fromkeys(("expected", "limit", "before"), _number)
+    | {"author": _author, "root": _place, "policy": _policy}
+)
+"""What a parameter of this name must be."""

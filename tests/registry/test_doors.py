@@ -1,0 +1,114 @@
+"""The wrong kind of argument is InvalidInput at the door; what a call returned may be handed in again as a reference."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import share_registry as sr
+from tests.cli.tiny import SPACE, write_adapter
+
+Verb = Callable[[sr.Registry], Any]
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
+    """A registry with cola@v1 and cola@v2."""
+    place = tmp_path_factory.mktemp("doors")
+    with sr.Registry.open(place / "registry") as opened:
+        for seed in (1, 2):
+            opened.commit(write_adapter(place / f"cola{seed}", seed=seed), task="cola", labels={"stage": "test"}, metrics={"accuracy": 0.5})
+        yield opened
+
+
+REFS: dict[str, Callable[[sr.Registry, Any], Any]] = {
+    "checkout": lambda registry, ref: registry.checkout(ref),
+    "export": lambda registry, ref: registry.export(ref, Path(registry.location).parent / "out"),
+    "show": lambda registry, ref: registry.show(ref),
+    "resolve": lambda registry, ref: registry.resolve(ref),
+    "lineage": lambda registry, ref: registry.lineage(ref),
+    "diff": lambda registry, ref: registry.diff(ref, ref),
+    "set_alias": lambda registry, ref: registry.set_alias(ref, "prod"),
+    "tag": lambda registry, ref: registry.tag("first", ref),
+    "annotate": lambda registry, ref: registry.annotate(ref, labels={"seen": "yes"}),
+}
+
+
+@pytest.mark.parametrize("verb", REFS)
+def test_what_a_call_returned_is_a_reference(verb: str, held: sr.Registry) -> None:
+    asked = held.resolve("cola@v1")
+    for ref in (asked, held.show("cola@v1"), asked.ref):
+        assert REFS[verb](held, ref)
+    assert held.space(SPACE).resolve(asked) == asked
+
+
+@pytest.mark.parametrize("verb", [*REFS, "restore"])
+@pytest.mark.parametrize("ref", [None, 1, b"cola", ["cola"], Path("cola")])
+def test_what_is_no_reference_is_refused(verb: str, ref: object, held: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInput, match="expected a reference"):
+        (REFS | {"restore": lambda registry, ref: registry.restore(ref)})[verb](held, ref)
+
+
+WRONG: dict[str, Verb] = {
+    "message": lambda registry: registry.commit("x", message=5),  # type: ignore[arg-type]
+    "message none": lambda registry: registry.commit("x", message=None),  # type: ignore[arg-type]
+    "author": lambda registry: registry.commit("x", author=b"me"),  # type: ignore[arg-type]
+    "labels": lambda registry: registry.commit("x", labels=[("a", "b")]),  # type: ignore[arg-type]
+    "metrics": lambda registry: registry.commit("x", metrics="f1=2"),  # type: ignore[arg-type]
+    "derived": lambda registry: registry.commit("x", derived_from=7),  # type: ignore[arg-type]
+    "derived in": lambda registry: registry.commit("x", derived_from=[7]),  # type: ignore[list-item]
+    "expected": lambda registry: registry.commit("x", expected="v1"),  # type: ignore[arg-type]
+    "expected negative": lambda registry: registry.commit("x", expected=-1),
+    "expected bool": lambda registry: registry.set_alias("cola", "prod", expected=True),
+    "space": lambda registry: registry.log(5),  # type: ignore[arg-type]
+    "space object": lambda registry: registry.show("cola", space=registry.space(SPACE)),  # type: ignore[arg-type]
+    "reason": lambda registry: registry.drop("cola", reason=None),  # type: ignore[arg-type]
+    "task": lambda registry: registry.drop(5),  # type: ignore[arg-type]
+    "alias": lambda registry: registry.set_alias("cola", None),  # type: ignore[arg-type]
+    "many": lambda registry: registry.commit_many(["x"]),  # type: ignore[arg-type]
+    "policy": lambda registry: registry.set_policy(SPACE, {"budget": 0}),  # type: ignore[arg-type]
+    "root": lambda registry: registry.export("cola", 5),  # type: ignore[arg-type]
+    "limit": lambda registry: registry.log(limit="all"),  # type: ignore[arg-type]
+    "in a space": lambda registry: registry.space(SPACE).annotate("cola", labels="x"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_wrong_kind_of_value_is_named(name: str, held: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInput, match=r"is .* \(.*\), expected") as caught:
+        WRONG[name](held)
+    assert caught.value.hint
+
+
+def test_one_parent_and_one_name_may_stand_alone(held: sr.Registry, tmp_path: Path) -> None:
+    made = held.commit(write_adapter(tmp_path / "heir", seed=3), derived_from="cola")
+    assert "derived" in {node.via for node in held.lineage(made).nodes}
+    made = held.commit(write_adapter(tmp_path / "heir2", seed=4), derived_from=made, labels={"stage": "test"})
+    held.annotate(made, remove="stage")
+    assert "stage" not in next(task for task in held.tasks() if task.name == "heir2").labels
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "xyz", object()])
+def test_a_device_that_is_not_there_is_named(device: Any, held: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInput, match="device"):
+        held.checkout("cola", device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused(held: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInput, match="device 'cuda' is not there; there is cpu"):
+        held.checkout("cola", device="cuda")
+
+
+def test_a_label_and_a_metric_may_not_share_a_name(held: sr.Registry, tmp_path: Path) -> None:
+    with pytest.raises(sr.InvalidInput, match="'f1' would be a label and a metric"):
+        held.commit(write_adapter(tmp_path / "both", seed=5), labels={"f1": "good"}, metrics={"f1": 0.5})
+    with pytest.raises(sr.InvalidInput, match="'f1' would be"):
+        held.annotate("cola@v1", labels={"f1": "good"}, metrics={"f1": 0.5})
+    with pytest.raises(sr.InvalidInput, match="'stage' would be"):
+        held.annotate("cola@v1", metrics={"stage": 1})
+    with pytest.raises(sr.InvalidInput, match="'accuracy' would be"):
+        held.annotate("cola@v1", labels={"accuracy": "good"})
+    assert held.annotate("cola@v2", labels={"accuracy": "good"}, remove=["accuracy"]).created
