@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from share_registry.cli.output import Printed
-from share_registry.cli.values import BUDGET
-from share_registry.cli.verb import verb
+from share_registry.cli.output import Printed, say
+from share_registry.cli.values import budget_of
+from share_registry.cli.verb import session, verb
 from share_registry.registry.policy import Policy
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def _policy_options(function: "click.decorators.FC") -> "click.decorators.FC":
 
 
 _POLICY_OPTIONS: Final = (
-    click.option("--budget", type=BUDGET, metavar="ERROR", help="Largest relative error of dW, like 0.05 or 5%; 0 is lossless."),
+    click.option("--budget", type=budget_of, metavar="ERROR", help="Largest relative error of dW, like 0.05 or 5%; 0 is lossless."),
     click.option("--keep-original/--no-keep-original", default=None, help="Also keep the files handed in."),
     click.option("--references/--no-references", default=None, help="Code adapters against earlier ones."),
 )
@@ -32,7 +32,7 @@ _POLICY_OPTIONS: Final = (
 @verb("c")
 def init(registry: "Registry", /) -> Printed:
     """Create the registry, if it is not there."""
-    return Printed(title=f"registry at {registry.location}", members={"location": registry.location})
+    return Printed(title=f"registry at {registry.location}", members={"location": registry.location}, refs=(str(registry.location),))
 
 
 @verb("c", name="create-space")
@@ -52,6 +52,8 @@ def create_space(registry: "Registry", /, name: str, *, base_labels: Sequence[st
     given = any(value is not None for value in options.values())
     policy = _changed(Policy(), options) if given else None
     registry.create_space(name, base_labels=tuple(base_labels), policy=policy, exist_ok=exist_ok, **base)
+    if base["base_model"] is None:
+        say(f"note: the base model label is the space's name, {name!r}; --base-model gives another", session())
     return Printed(title=name, members={"space": name, **base}, refs=(name,))
 
 

@@ -8,6 +8,7 @@ NOTHING: Final = "-"
 """What stands in a cell that has nothing to say."""
 _GAP: Final = 2
 _SHORTEST: Final = 8
+_FEWEST: Final = 2
 _MINUTES: Final = len("2026-11-16 20:38")
 _ELLIPSIS: Final = "…"
 
@@ -45,12 +46,14 @@ def printable(shown: str) -> str:
 
 
 def _fitted(table: Table, width: int) -> Table:
-    """Leave out empty columns, then ids, then seconds, then shorten the longest cells, until a table fits."""
+    """Leave out empty columns, then ids, then seconds, then shorten the longest cells, then leave out columns before the last, until a table fits."""
     for smaller in (_without_empty, _without_ids, _without_seconds):
         if _too_wide(table, width) > 0:
             table = smaller(table)
     for kept in ({0, len(table.headers) - 1}, {0}):
         table = _with_short_cells(table, width, kept)
+    while _too_wide(table, width) > 0 and len(table.headers) > _FEWEST:
+        table = _only(table, [column for column in range(len(table.headers)) if column != len(table.headers) - 2])
     return table
 
 
