@@ -11,6 +11,7 @@ from share_registry.errors import Conflict, InvalidInput, NotFound, Refused
 from share_registry.format.records import Alias, Annotate, Drop, Note, Rename, Restore, Tag, TaskNote
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
 from share_registry.registry.doors import check_distinct
+from share_registry.registry.earlier import alias_move
 from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home
 from share_registry.registry.resolve import resolve, resolve_task, resolve_version
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def set_alias(home: Home, ref: str, alias: str, *, space: str | None, expected: int | None, reason: str) -> Commit:
-    """Point an alias of a task to a version.
+    """Point an alias of a task to a version; where it is there already, return the commit that put it there.
 
     Raises:
         InvalidInput: malformed name, or one that is a tag of the space.
@@ -40,6 +41,8 @@ def set_alias(home: Home, ref: str, alias: str, *, space: str | None, expected: 
             raise InvalidInput(f"{wanted!r} is a tag of space {target.space!r}.", hint="Aliases and tags share one set of names: pick another.")
         now = queries.alias_target(session, target.space, task, wanted)
         _check_alias(wanted, now, expected)
+        if now == target.version:
+            return alias_move(session, target.space, task, wanted)
         return Alias.model_validate(link.members() | {"task": task, "alias": wanted, "version": target.version})
 
     return change(home, target.space, build, reason)
@@ -116,14 +119,16 @@ def drop(home: Home, task: str, *, space: str | None, reason: str) -> Commit:
 
 
 def restore(home: Home, ref: str, *, space: str | None, reason: str) -> Commit:
-    """Make an earlier version of a task its newest one, and the task live again. Raises NotFound, Refused where it is the newest already."""
+    """Make an earlier version of a task its newest one, and the task live again; where it is so already, return the commit that made it. Raises NotFound."""
     target = _version(home, ref, space)
 
     def build(session: "Session", link: Link) -> "Record | CommitNumber":
         name = _current(session, target)
         latest = queries.latest_version(session, target.space, name)
-        if latest is None or (latest.live and latest.version == target.version):
-            raise Refused(f"{target.ref} is the newest version of a live task.", hint="Give an earlier version, such as cola@v1.")
+        if latest is None:
+            raise NotFound(f"task {target.space}/{name} has no version.", hint="List the tasks with `tasks`.")
+        if latest.live and latest.version == target.version:
+            return latest.number
         return Restore.model_validate(link.members() | {"task": name, "version": latest.version + 1, "of": target.version})
 
     return change(home, target.space, build, reason)

@@ -97,8 +97,8 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _number(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+def _number(name: str, value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise _wrong(name, value, "a whole number from 0", "Give an int (`expected=ABSENT`: there must be none).")
     return value
 

@@ -1,13 +1,13 @@
-"""Commits that are there already: the one of a key, or the newest version of a task handed in unchanged."""
+"""Commits that are there already: the one of a key, the newest version of a task handed in unchanged, the one that made what is asked for so."""
 
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from share_registry.catalog import queries
-from share_registry.catalog.models import VersionRow
+from share_registry.catalog.models import AliasRow, CommitRow, VersionRow
 from share_registry.errors import Conflict
 from share_registry.names import CommitNumber, SpaceName, TaskName
 from share_registry.registry.replay import read_note
@@ -60,6 +60,23 @@ def same_version(
     if keep_original and not _has_original(store, latest):
         return None
     return latest
+
+
+def alias_move(session: "Session", space: SpaceName, task: TaskName, alias: str) -> CommitNumber:
+    """Return the commit that put an alias, which is set, where it is."""
+    mine = (AliasRow.space == space, AliasRow.task == queries.task_of(space, task), AliasRow.name == alias, AliasRow.until.is_(None))
+    return CommitNumber(session.execute(select(AliasRow.since).where(*mine)).scalar_one())
+
+
+def policy_change(session: "Session", space: SpaceName) -> CommitNumber:
+    """Return the commit that set the policy a space has now."""
+    query = select(func.max(CommitRow.number)).where(CommitRow.space == space, CommitRow.kind.in_(("create", "policy")))
+    return CommitNumber(session.execute(query).scalar_one())
+
+
+def known_places(session: "Session", space: SpaceName, task: TaskName) -> set[str | None]:
+    """Return every place that a version of a task came from."""
+    return set(session.scalars(select(VersionRow.source_location).where(VersionRow.space == space, VersionRow.task == queries.task_of(space, task))))
 
 
 def remark_unrecorded(space: SpaceName, number: CommitNumber, said: Mapping[str, object]) -> None:

@@ -108,7 +108,7 @@ class Registry:
         )
 
     def set_policy(self, space: str, policy: Policy) -> Commit:
-        """Set the policy of a space for later commits. Raises NotFound."""
+        """Set the policy of a space for later commits; where it has that policy, return the commit that set it. Raises NotFound."""
         from share_registry.registry.spaces import set_policy
 
         return set_policy(self._home, space, policy)
@@ -307,7 +307,7 @@ class Registry:
         return diff(self._home, reference(a), reference(b), space=space)
 
     def set_alias(self, ref: Ref, alias: str, *, space: str | None = None, expected: int | None = None, reason: str = "") -> Commit:
-        """Point an alias of a task to a version, for a `reason`; every move is recorded.
+        """Point an alias of a task to a version, for a `reason`; every move is recorded, and where there is none, that to where it is, `.created` False.
 
         Raises:
             Conflict: the alias is not at version `expected` (`ABSENT`: not set).
@@ -368,7 +368,7 @@ class Registry:
         return drop(self._home, task, space=space, reason=reason)
 
     def restore(self, ref: Ref, *, space: str | None = None, reason: str = "") -> Commit:
-        """Make an earlier version the newest one, and a dropped task live again. Raises NotFound, Refused."""
+        """Make an earlier version the newest one, and a dropped task live again; where it is so, return the commit that made it. Raises NotFound."""
         from share_registry.registry.changes import restore
 
         return restore(self._home, reference(ref), space=space, reason=reason)

@@ -77,12 +77,15 @@ def create_space(
 
 
 def set_policy(home: "Home", name: str, policy: Policy) -> Commit:
-    """Publish a space's policy; it holds for later commits. Raises NotFound."""
+    """Publish a space's policy, which holds for later commits; where it has that policy, return the commit that set it. Raises NotFound."""
     from share_registry.format.records import SetPolicy
     from share_registry.registry.changes import change
+    from share_registry.registry.earlier import policy_change
 
-    def build(session: "Session", link: "Link") -> "SetPolicy":
+    def build(session: "Session", link: "Link") -> "SetPolicy | CommitNumber":
         _must_exist(session, link.space)
+        if _target(session, link.space).policy == policy:
+            return policy_change(session, link.space)
         return SetPolicy.model_validate(link.members() | {"policy": _body(policy)})
 
     home.require_writable()

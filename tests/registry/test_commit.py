@@ -278,5 +278,33 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(damage: s
 def test_adapter_name_is_for_live_models(registry: sr.Registry, adapter: Path) -> None:
     held = registry.checkout(registry.commit(adapter).ref)
     for source in (adapter, str(adapter), "hf://owner/repo", held):
-        with pytest.raises(sr.InvalidInput, match="'second' is given for .* only applies to live PEFT models"):
+        with pytest.raises(sr.InvalidInput, match=r"'second' is given for .* only applies to live PEFT models"):
             registry.commit(source, task="x", adapter_name="second")
+
+
+def test_a_derived_name_goes_to_any_directory_the_task_came_from(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    registry.commit(adapter)
+    registry.commit(write_adapter(tmp_path / "tuned", seed=2), task="cola")
+    shutil.rmtree(adapter)
+    assert registry.commit(write_adapter(adapter, seed=3)).version == 3
+    with pytest.raises(sr.Refused, match="taken"):
+        registry.commit(write_adapter(tmp_path / "elsewhere" / "cola", seed=4))
+
+
+def test_what_changes_nothing_is_the_commit_that_made_it_so(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    first = registry.commit(adapter)
+    second = registry.commit(write_adapter(tmp_path / "second", seed=2), task="cola")
+    moved = registry.set_alias("cola@v1", "prod")
+    again = registry.set_alias("cola@v1", "prod")
+    assert (moved.created, again.created, again.number) == (True, False, moved.number)
+    assert registry.set_alias("cola@v2", "prod").created
+    assert registry.set_alias("cola@v1", "prod").created
+    with pytest.raises(sr.Conflict):
+        registry.set_alias("cola@v1", "prod", expected=2)
+    same = registry.restore("cola@v2")
+    assert (same.created, same.number) == (False, second.number)
+    assert registry.restore("cola@v1").created
+    unchanged = registry.set_policy(first.space, sr.Policy())
+    assert (unchanged.created, unchanged.number) == (False, 1)
+    tight = registry.set_policy(first.space, sr.Policy(budget=0.01))
+    assert (tight.created, registry.set_policy(first.space, sr.Policy(budget=0.01)).number) == (True, tight.number)

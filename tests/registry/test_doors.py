@@ -42,6 +42,7 @@ def test_what_a_call_returned_is_a_reference(verb: str, held: sr.Registry) -> No
     for ref in (asked, held.show("cola@v1"), asked.ref):
         assert REFS[verb](held, ref)
     assert held.space(SPACE).resolve(asked) == asked
+    assert held.log(limit=None, author=None)
 
 
 @pytest.mark.parametrize("verb", [*REFS, "restore"])
