@@ -145,7 +145,8 @@ def replayed(store: "Store", broken: Catalog | None) -> Catalog:
     if broken is not None:
         broken.close()
     catalog = Catalog.in_memory(store.identity)
-    fill(store, catalog)
+    for space, damage in fill(store, catalog).items():
+        _LOG.warning("space %s is shown as it was before the damage: %s", space, damage)
     return catalog
 
 

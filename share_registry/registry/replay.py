@@ -86,14 +86,16 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
         _apply_new(store, catalog, space)
 
 
-def fill(store: "Store", catalog: Catalog) -> None:
-    """Fill a reader's own empty catalog with what can be read; where a log is damaged, with what comes before."""
+def fill(store: "Store", catalog: Catalog) -> dict[SpaceName, Integrity | Format]:
+    """Fill an empty catalog with what can be read: where a log is damaged, with what comes before. Returns the damage by space."""
+    damage: dict[SpaceName, Integrity | Format] = {}
     for space in store.spaces():
         try:
             _apply_new(store, catalog, space)
             _check_hole(space, store.numbers(space))
         except (Integrity, Format) as error:
-            _LOG.warning("space %s is shown as it was before the damage: %s", space, error)
+            damage[space] = error
+    return damage
 
 
 def forgotten(store: "Store", catalog: Catalog) -> list[str]:

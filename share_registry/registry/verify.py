@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final
 from safetensors import SafetensorError, deserialize
 
 from share_registry.catalog import queries
+from share_registry.catalog.catalog import Catalog
 from share_registry.errors import CatalogError, Format, Integrity, InvalidInput, NotFound, ShareRegistryError, StoreError
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Absorb, Absorbed, Note, Record, Restore, parse_record
 from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.registry.replay import fill
 from share_registry.registry.results import Finding, VerifyReport
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def verify(home: "Home", level: str, *, progress: Progress | None = None) -> Ver
     for space in spaces:
         _check_log(walk, space)
     _check_heads(walk, home)
+    _check_meaning(walk)
     for stray in home.store.strays():
         walk.find("STO-02", stray, "does not belong into a store.")
     _check_objects(walk, progress or _silent)
@@ -123,6 +126,16 @@ def _check_heads(walk: _Walk, home: "Home") -> None:
         if content is None or sha256(content) != known.id:
             found = "is not in the store" if content is None else f"is {sha256(content)[:8]} in the store"
             walk.find("REC-03", f"{space}/@c{known.number}", f"the catalog knows it as {known.id[:8]}, it {found}.", (f"{space}/@c{known.number}",))
+
+
+def _check_meaning(walk: _Walk) -> None:
+    """Follow every sound log from the beginning: each record must be possible after those before it (spec COM-04)."""
+    if walk.findings:
+        return  # a log with damaged records cannot be followed; what is wrong with it is said already
+    catalog = Catalog.in_memory()
+    for space, damage in fill(walk.store, catalog).items():
+        walk.find("COM-04", f"space {space}", damage.message)
+    catalog.close()
 
 
 def _check_record(walk: _Walk, space: SpaceName, number: CommitNumber, parent: Digest) -> tuple[Record | None, Digest]:
