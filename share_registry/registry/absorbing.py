@@ -47,6 +47,9 @@ LATEST_CANDIDATES: Final = 4
 MAX_CANDIDATES: Final = 8
 """Earlier adapters whose rows are tried: the version before and what it refers to, then the first and the latest of the space."""
 
+_COARSE: Final = "the precision of the tensors' element types does not meet it, or no module has a product to code"
+"""Why an adapter is kept bit for bit where no coding of it is within the budget."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
@@ -122,10 +125,11 @@ def prepare(
         check_shapes(module_shapes_of(sibling.adapter.layout), space, adapter.layout)
     found = _extended(base, reader, [sibling.adapter_digest for sibling in siblings]) if base is not None else _Base()
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    stored, external = _stored(reader, adapter, pairs, found, policy)
+    stored, external, reason = _stored(reader, adapter, pairs, found, policy)
     with home.catalog.begin() as session:
         names, lost = called(session, space, stored.sources), called(session, space, found.lost)
-    adapter = replace(adapter, remarks=(*adapter.remarks, *(f"{name} could not be read and was not referred to: run verify." for name in lost)))
+    remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]
+    adapter = _remarked(adapter, *remarks, *([_unused(policy, reason)] if reason and pairs else []))
     return _measured(reader, adapter, pairs, stored, external, policy, names)
 
 
@@ -183,11 +187,18 @@ def _parent(session: "Session", space: SpaceName, parents: Sequence[TaskVersionR
     return found.adapter_digest if found is not None else None
 
 
-def _stored(reader: Reader, adapter: Adapter, pairs: list[Pair], base: _Base, policy: Policy) -> tuple[StoredAdapter, dict[Digest, bytes]]:
+def _stored(reader: Reader, adapter: Adapter, pairs: list[Pair], base: _Base, policy: Policy) -> tuple[StoredAdapter, dict[Digest, bytes], str]:
+    """Return the adapter as it would be stored, the objects of its large passengers, and why it is kept bit for bit although a budget allows more."""
     layout = adapter.layout
+
+    tried: list[int] = []
 
     def assembled(made: Absorbed) -> tuple[StoredAdapter, dict[Digest, bytes]]:
         return assemble(adapter, made.modules, base.previous if made.previous else None, [base.sources[number] for number in made.sources])
+
+    def size(made: Absorbed) -> int:
+        tried.extend(1 for module in made.modules if module is not None)
+        return len(encode(assembled(made)[0], layout))
 
     made = absorb(
         pairs,
@@ -196,9 +207,10 @@ def _stored(reader: Reader, adapter: Adapter, pairs: list[Pair], base: _Base, po
         candidates=[_candidate(reader, number, digest, layout) for number, digest in enumerate(base.sources)],
         previous=_previous_rows(reader, base.previous, layout) if base.previous else None,
         factors=[number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)],
-        size=lambda made: len(encode(assembled(made)[0], layout)),
+        size=size,
     )
-    return assembled(made)
+    reason = "" if any(made.modules) or policy.budget == 0 else "coded, the adapter would not be smaller" if tried else _COARSE
+    return *assembled(made), reason
 
 
 def assemble(
@@ -239,7 +251,7 @@ def _measured(
         error, by_module = 0.0, [0.0] * len(pairs)
     elif error > policy.budget:
         exact, external = assemble(adapter, [None] * len(pairs), None, ())
-        return _measured(reader, adapter, pairs, exact, external, policy, ())
+        return _measured(reader, _remarked(adapter, _unused(policy, _COARSE)), pairs, exact, external, policy, ())
     files = _files(adapter, policy)
     objects |= files.objects
     report = Report(
@@ -264,6 +276,14 @@ def _measured(
         report=report,
         objects=objects,
     )
+
+
+def _remarked(adapter: Adapter, *remarks: str) -> Adapter:
+    return replace(adapter, remarks=(*adapter.remarks, *remarks))
+
+
+def _unused(policy: Policy, reason: str) -> str:
+    return f"the budget of {policy.budget:g} could not be used, every bit is kept: {reason}."
 
 
 def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
