@@ -1,0 +1,148 @@
+"""A catalog shared by threads, and used on after a fork."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from share_registry.catalog import queries
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.models import CommitRow
+from share_registry.errors import Conflict
+from tests.catalog.logs import Log, Logged, story
+
+
+def filled(url: str) -> Log:
+    log = story()
+    with Catalog.open(url, store_id="store") as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+    return log
+
+
+def count(session: Session) -> int:
+    return len(session.scalars(select(CommitRow.number)).all())
+
+
+def test_many_threads_that_make_the_catalog_and_follow_one_log_agree(catalog_url: str) -> None:
+    log = story()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with Catalog.open(catalog_url) as catalog:
+                for entry in log.entries:
+                    _insist(catalog, entry)
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with Catalog.open(catalog_url) as catalog, catalog.begin() as session, Catalog.in_memory() as fresh, fresh.begin(write=True) as alone:
+        log.apply(alone)
+        assert queries.dump(session) == queries.dump(alone)
+
+
+def _insist(catalog: Catalog, entry: Logged) -> None:
+    for _ in range(100):
+        try:
+            with catalog.begin(write=True) as session:
+                entry.apply(session)
+        except Conflict:
+            continue
+        return
+    raise AssertionError("never succeeded")
+
+
+def test_threads_share_a_catalog_in_memory() -> None:
+    log = story()
+    with Catalog.in_memory() as catalog:
+        with catalog.begin(write=True) as session:
+            log.apply(session)
+        found: list[int] = []
+
+        def read() -> None:
+            for _ in range(20):
+                with catalog.begin() as session:
+                    found.append(count(session))
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [len(log.entries)] * 80
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "memory"])
+def test_a_fork_uses_connections_of_its_own(kind: str, new_catalog_url: Callable[[str], str]) -> None:
+    log = story()
+    catalog = Catalog.in_memory() if kind == "memory" else Catalog.open(new_catalog_url(kind))
+    with catalog:
+        with catalog.begin(write=True) as session:
+            log.apply(session)
+        context = multiprocessing.get_context("fork")
+        for _ in range(2):
+            answers = context.SimpleQueue()
+            child = context.Process(target=_answer, args=(answers, catalog))
+            child.start()
+            child.join(60)
+            assert child.exitcode == 0
+            assert answers.get() == len(log.entries)
+            assert _count(catalog) == len(log.entries)
+
+
+def test_a_fork_in_the_middle_of_another_threads_transaction_does_not_hang() -> None:
+    begun, forked = threading.Event(), threading.Event()
+    with Catalog.in_memory() as catalog:
+
+        def hold() -> None:
+            with catalog.begin(write=True) as session:
+                story().apply(session)
+                begun.set()
+                assert forked.wait(60)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert begun.wait(60)
+        child = multiprocessing.get_context("fork").Process(target=_count, args=(catalog,))
+        child.start()
+        child.join(30)
+        code = child.exitcode
+        child.kill()
+        forked.set()
+        holder.join()
+        assert code == 0
+        assert _count(catalog) == 16
+
+
+def _answer(answers: "multiprocessing.SimpleQueue[int]", catalog: Catalog) -> None:
+    answers.put(_count(catalog))
+
+
+def _count(catalog: Catalog) -> int:
+    with catalog.begin() as session:
+        return count(session)
+
+
+def test_a_child_closing_its_catalog_leaves_the_parents_connection_open(postgresql_url: str) -> None:
+    filled(postgresql_url)
+    with Catalog.open(postgresql_url, mode="w") as catalog:
+        before = _backend(catalog)
+        if (child := os.fork()) == 0:
+            catalog.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert _backend(catalog) == before
+
+
+def _backend(catalog: Catalog) -> int:
+    with catalog.begin() as session:
+        return int(session.execute(text("SELECT pg_backend_pid()")).scalar_one())
