@@ -248,10 +248,11 @@ def _read(files: Files, name: str, limit: int) -> bytes:
 
 def _attachments(files: Files) -> tuple[dict[str, bytes], list[str]]:
     """Return the other files that are kept, and remarks about those that are not."""
-    names = [name for name in sorted(files.sizes) if name not in (CONFIG_FILE, TENSOR_FILE)]
+    others = [name for name in sorted(files.sizes) if name not in (CONFIG_FILE, TENSOR_FILE)]
+    names = [name for name in others if not name.startswith(".")]
     check_names(names)
     kept: dict[str, bytes] = {}
-    skipped = [f"{name} (no regular file)" for name in files.others]
+    skipped = [f"{name} (no regular file)" for name in files.others] + [f"{name} (dotfile)" for name in others if name.startswith(".")]
     left = rules.MAX_ATTACHMENTS_BYTES
     for name in names:
         size = files.sizes[name]

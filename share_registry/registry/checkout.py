@@ -126,7 +126,9 @@ def _original(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote) ->
         others=(),
         read=lambda name, limit: home.store.get(kept[name], limit=limit),
     )
-    return replace(read_files(files, source=note.source or Source(kind="adapter", location="")), ref=place_.ref, error=0.0)
+    adapter = read_files(files, source=note.source or Source(kind="adapter", location=""))
+    attachments = {entry.name: home.store.get(entry.object, limit=MAX_FILE_BYTES) for entry in note.attachments}
+    return replace(adapter, attachments=attachments, source_digest=row.source_digest, ref=place_.ref, error=0.0)
 
 
 def _facts(home: Home, row: TaskVersion) -> CardFacts:

@@ -32,10 +32,12 @@ def remark(adapter: Adapter, *parts: str) -> bool:
 
 def test_other_files_ride_along_verbatim(copied: Copied) -> None:
     source = copied("plain")
-    files = {"head.safetensors": b"\x00head", "chat_template.jinja": b"{{ x }}", ".gitattributes": b"* text", "Überblick.txt": "ä".encode(), "empty": b""}
+    files = {"head.safetensors": b"\x00head", "chat_template.jinja": b"{{ x }}", "Überblick.txt": "ä".encode(), "empty": b""}
     for name, content in files.items():
         (source / name).write_bytes(content)
+    (source / ".gitattributes").write_bytes(b"* text")
     adapter = read(source)
+    assert remark(adapter, "not kept", ".gitattributes (dotfile)")
     assert dict(adapter.attachments) == files | {"README.md": (source / "README.md").read_bytes()}
     assert list(adapter.attachments) == sorted(adapter.attachments)
     assert dict(adapter.original) == {name: (source / name).read_bytes() for name in (CONFIG, TENSORS)}

@@ -308,3 +308,26 @@ def test_what_changes_nothing_is_the_commit_that_made_it_so(registry: sr.Registr
     assert (unchanged.created, unchanged.number) == (False, 1)
     tight = registry.set_policy(first.space, sr.Policy(budget=0.01))
     assert (tight.created, registry.set_policy(first.space, sr.Policy(budget=0.01)).number) == (True, tight.number)
+
+
+def test_a_budget_that_could_not_be_used_is_remarked(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    def unused(commit: sr.Commit) -> list[str]:
+        assert commit.report
+        return [note for note in commit.report.notes if "could not be used" in note]
+
+    assert unused(registry.commit(adapter)) == []
+    assert unused(registry.commit(adapter, budget=0)) == []
+    assert "element types" in unused(registry.commit(write_adapter(tmp_path / "fine", seed=2), budget=1e-12))[0]
+    small = write_adapter(tmp_path / "small", seed=3)
+    tensors = {key: np.sign(value) * np.float32(0.5) for key, value in load_file(small / "adapter_model.safetensors").items()}
+    save_file(tensors, small / "adapter_model.safetensors", metadata={"format": "pt"})
+    assert "would not be smaller" in unused(registry.commit(small, budget=1e-4))[0]
+
+
+def test_dotfiles_are_not_kept_and_named(registry: sr.Registry, adapter: Path) -> None:
+    (adapter / ".gitattributes").write_text("*.safetensors filter=lfs")
+    (adapter / "tokenizer.json").write_text("{}")
+    commit = registry.commit(adapter)
+    assert commit.report
+    assert "not kept: .gitattributes (dotfile)." in commit.report.notes
+    assert set(registry.checkout("cola").attachments) == {"tokenizer.json"}
