@@ -1,6 +1,7 @@
 """Verbs that make commits."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -8,7 +9,8 @@ import click
 from share_registry.cli.output import say
 from share_registry.cli.values import budget_of, expected_of, label_option, labels_of, metric_option, metrics_of
 from share_registry.cli.verb import session, verb
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInput, NotFound
+from share_registry.outside import Outside
 
 if TYPE_CHECKING:
     from share_registry import Commit, Registry
@@ -36,8 +38,15 @@ _COMMIT_OPTIONS: Final = (
 )
 
 
+def _present(_: click.Context, __: click.Parameter, adapter: str) -> str:
+    """Check that there is something at the place before a registry is made for it."""
+    if not adapter.startswith("hf://") and not Outside().exists(Path(adapter)):
+        raise NotFound(f"adapter directory {adapter} does not exist.", hint="Check the path.")
+    return adapter
+
+
 @verb("c", doing="absorbing")
-@click.argument("adapter", metavar="ADAPTER")
+@click.argument("adapter", metavar="ADAPTER", callback=_present)
 @click.option("--task", metavar="NAME", help="Task name. [from the directory's name]")
 @_commit_options
 @click.option("--adapter-name", metavar="NAME", help="Which adapter, where the source holds several.")

@@ -147,3 +147,9 @@ def test_output_that_cannot_be_written_is_one_error(run: Runner) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
+
+
+def test_a_mistyped_adapter_makes_no_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-R", str(tmp_path / "new"), "commit", str(tmp_path / "nothing")]) == 3
+    assert "does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
