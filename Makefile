@@ -39,7 +39,7 @@ bench: .venv/installed  ## measure bytes, errors and times on this machine
 	$(RUN) -m benchmarks
 
 spec: .venv/installed  ## write schemas and vectors again and check them with both readers
-	$(RUN) -m spec
+	$(RUN) -m spec.build
 	$(RUN) -m pytest tests/spec
 
 gpu: .venv/installed  ## the GPU tests and benchmark, where there is a GPU

@@ -60,3 +60,11 @@ def test_make_has_the_targets_that_the_readme_names() -> None:
 def test_the_package_is_typed_and_brings_its_licences() -> None:
     for path in ("share_registry/py.typed", "LICENSE", "NOTICE", "share_registry/demo_data/LICENSE.md", "share_registry/demo_data/NOTICE"):
         assert (ROOT / path).is_file(), path
+
+
+def test_every_module_that_the_makefile_runs_is_there() -> None:
+    run = re.findall(r"-m ((?:spec|benchmarks|share_registry)[\w.]*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert run
+    for module in run:
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
