@@ -100,10 +100,10 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     target = space_for(home, list(job.adapters.values()), space)
     remarks = {task: check_base(target, adapter, options.allow_base_mismatch) for task, adapter in job.adapters.items()}
     with home.catalog.begin() as session:
-        earlier = None if target.new else _earlier(home, session, target.name, job)
-        if earlier is None and not target.new:
+        earlier = _earlier(home, session, target.name, job)
+        if earlier is None:
             _check_tasks(session, target.name, job)
-        parents = () if target.new else _parents(session, target.name, options.derived_from)
+        parents = _parents(session, target.name, options.derived_from)
     if earlier is not None:
         home.store.sync_log(target.name)  # its writer may have died before it was durable
         return _shown(home, Published(space=target.name, number=earlier, created=False))

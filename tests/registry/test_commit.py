@@ -331,3 +331,20 @@ def test_dotfiles_are_not_kept_and_named(registry: sr.Registry, adapter: Path) -
     assert commit.report
     assert "not kept: .gitattributes (dotfile)." in commit.report.notes
     assert set(registry.checkout("cola").attachments) == {"tokenizer.json"}
+
+
+@pytest.mark.parametrize(("option", "error"), [({"derived_from": ["cola@v1"]}, sr.NotFound), ({"expected": 3}, sr.Conflict)])
+def test_what_cannot_hold_in_a_new_space_is_refused_and_makes_none(
+    option: dict[str, object], error: type[sr.ShareRegistryError], registry: sr.Registry, adapter: Path
+) -> None:
+    with pytest.raises(error):
+        registry.commit(adapter, **option)  # type: ignore[arg-type]
+    assert registry.spaces() == []
+
+
+def test_a_report_names_its_worst_module(registry: sr.Registry, adapter: Path) -> None:
+    report = registry.commit(adapter).report
+    assert report is not None
+    assert report.worst_module is not None
+    assert report.worst_module.error == max(module.error for module in report.modules)
+    assert report.worst_module.error > 0
