@@ -20,7 +20,7 @@ from share_registry.format.layout import MAX_TENSORS, Layout, ModuleShape, Stric
 from share_registry.format.object_file import pack, unpack
 from share_registry.format.records import DigestField
 from share_registry.format.symbols import Ints, decode_rows, encode_rows, entropy_bits, piece_counts
-from share_registry.format.table import Lane, Table, TermHead
+from share_registry.format.table import MAX_K, Lane, Table, TermHead
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 
 MAX_SOURCES: Final = 64
@@ -193,6 +193,8 @@ def _check_side(side: StoredSide, shape: tuple[int, int], stored: StoredAdapter)
         raise Integrity(f"a factor has {side.own.shape} rows and {side.scales.shape} scales, its layout says {shape}.")
     if not (np.isfinite(side.scales).all() and (side.scales >= 0).all()):
         raise Integrity("a scale is negative or not finite.")
+    if any(not 1 <= term.coefficients.shape[1] <= MAX_K for term in side.terms):
+        raise Integrity(f"a factor refers to a block of no rows, or of more than {MAX_K}.")
     sources = [term.source for term in side.terms]
     if any(first >= second for first, second in pairwise(sources)) or any(source >= len(stored.sources) for source in sources):
         raise Integrity(f"a factor refers to the sources {sources}, expected ascending below {len(stored.sources)}.")

@@ -20,7 +20,6 @@ Ints = NDArray[np.int32]
 PACKINGS: Final = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
 """(base, symbols per byte), by the number that the table holds. Base 256: h + 128."""
 MAX_SHIFT: Final = 16
-MAX_GROUPS: Final = 255
 MAX_BITS: Final = 23
 """Symbols are below 2**23 in absolute value."""
 _PER_OCTAVE: Final = 4

@@ -343,3 +343,13 @@ def test_an_error_that_is_not_a_number_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(Integrity):
         Table.from_bytes(memoryview(table.to_bytes()), [1])
+
+
+@pytest.mark.parametrize("rows", [0, 0x10000])
+def test_a_block_of_no_rows_or_of_more_than_its_column_holds_is_refused(rows: int) -> None:
+    value, spec = adapter(1, [(2, 5, 4)], terms=1)
+    module = value.modules[0]
+    assert module is not None
+    wide = replace(module.a, terms=(replace(module.a.terms[0], coefficients=np.zeros((2, rows), np.int32)),))
+    with pytest.raises(Integrity, match="of no rows, or of more than 65535"):
+        encode(replace(value, modules=(replace(module, a=wide),)), spec)
