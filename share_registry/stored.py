@@ -25,9 +25,9 @@ class Term:
     """Coefficients over the integer rows of one block.
 
     Attributes:
-        source: Position of the block's adapter object in `StoredAdapter.sources`.
+        source: Position of the block's adapter or basis object in `StoredAdapter.sources`.
         exponent: Power of two that the integer product is multiplied with.
-        coefficients: int32 (r, k); k is the number of own rows of the block for the same module and side.
+        coefficients: int32 (r, k); k is the number of rows of the block for the same module and side.
     """
 
     source: int
@@ -66,13 +66,29 @@ class StoredModule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBasis:
+    """Rows fitted to be shared: a block for every module and side that later adapters refer to.
+
+    Attributes:
+        modules: By module name in order: int32 (k_a, in) and int32 (k_b, out). A row is a direction of an orthonormal basis times a factor of its own, rounded.
+    """
+
+    modules: "Mapping[str, tuple[NDArray[np.int32], NDArray[np.int32]]]"
+
+    def rows(self, module: str, side: Side) -> "NDArray[np.int32] | None":
+        """Return the block of a module and side, None where the basis has no such module."""
+        found = self.modules.get(module)
+        return None if found is None else found[0 if side is Side.A else 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAdapter:
     """One adapter object.
 
     Attributes:
         layout: Digest of the layout object.
         previous: Adapter object whose decoded factors enter where a side says so.
-        sources: Adapter objects whose blocks are referred to.
+        sources: Adapter and basis objects whose blocks are referred to.
         modules: By position in `Layout.modules()`; None: the module's tensors are kept verbatim.
         verbatim: Little-endian bytes of tensors kept bit for bit, by position in `Layout.tensors`: passengers and the tensors of lossless factor pairs.
         external: Tensors kept bit for bit in an object of their own, by position in `Layout.tensors`.

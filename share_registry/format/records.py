@@ -13,7 +13,7 @@ from share_registry.format.canonical import Json, dump, load, sha256
 from share_registry.format.layout import Entry, Strict, _first, described
 from share_registry.names import NAME, Digest
 
-FORMAT_VERSION: Final = 0
+FORMAT_VERSION: Final = 1
 MAGIC: Final = "share_registry"
 FEATURES: Final[frozenset[str]] = frozenset()
 """Features that a record's `requires` may name and this release knows."""
@@ -25,18 +25,28 @@ TimeField = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:
 FileNameField = Annotated[str, Field(max_length=255, pattern=r"""^[^/\\:*?"<>|\x00-\x1f\x7f]*[^/\\:*?"<>|\x00-\x1f\x7f. ]$""")]
 """A plain name in a directory: what a store says is never a path (spec NOT-04)."""
 KeyField = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
-DecimalField = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3}|[0-9]{1,4}\.[0-9]{1,20}|[1-9](\.[0-9]{1,20})?e-[0-9]{1,3})$")]
+_DECIMAL: Final = r"(0|[1-9][0-9]{0,15}|[0-9]{1,16}\.[0-9]{1,20}|[1-9](\.[0-9]{1,20})?e-?[0-9]{1,3})"
+DecimalField = Annotated[str, Field(pattern=rf"^{_DECIMAL}$")]
+WeightField = Annotated[str, Field(pattern=rf"^-?{_DECIMAL}$")]
+KField = Annotated[int, Field(ge=1, le=0xFFFF)]
 
 
 class StoreFormat(Strict):
     """The FORMAT file: identity and features of a store. Immutable."""
 
     magic: Literal["share_registry"] = "share_registry"
-    version: Literal[0] = 0
+    version: Literal[1] = 1
     store: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     read: list[str] = []
     write: list[str] = []
     gc: list[str] = []
+
+
+class ShareBody(Strict):
+    """The protocol of the Share paper: a basis of k directions per module and side, made again at every absorption, and phi directions to train beside it."""
+
+    k: KField
+    phi: Annotated[int, Field(ge=0, le=0xFFFF)] = 0
 
 
 class PolicyBody(Strict):
@@ -45,6 +55,9 @@ class PolicyBody(Strict):
     budget: DecimalField
     keep_original: bool
     references: bool = True
+    refit: bool = True
+    pseudo_rank: KField | None = None
+    share: ShareBody | None = None
 
 
 class BaseModelBody(Strict):
@@ -63,7 +76,14 @@ class TaskVersionRef(Strict):
 
 
 class Absorbed(Strict):
-    """One task's new version in an absorb record."""
+    """One task's new version in an absorb, refit or merge record.
+
+    Attributes:
+        budget: The largest error allowed; missing where loss was allowed without a limit.
+        error: The error of what is stored, or an upper bound of it where `bound` says so.
+        norm: Frobenius norm of the scaled dW that `error` is relative to.
+        before: In a refit: the error of the version before.
+    """
 
     task: NameField
     version: NumberField
@@ -71,15 +91,18 @@ class Absorbed(Strict):
     layout: DigestField
     tensors: DigestField
     source: DigestField
-    budget: DecimalField
+    budget: DecimalField | None = None
     error: DecimalField
+    norm: DecimalField
+    before: DecimalField | None = None
+    bound: Literal[True] | None = None
     raw_bytes: Annotated[int, Field(ge=0)]
     added_bytes: Annotated[int, Field(ge=0)]
     derived_from: list[TaskVersionRef] = []
 
 
 class _Record(Strict):
-    format: Literal[0] = 0
+    format: Literal[1] = 1
     space: NameField
     number: NumberField
     parent: DigestField
@@ -107,10 +130,30 @@ class Create(_Record):
 
 
 class Absorb(_Record):
-    """Adapters become new task versions, sorted by task."""
+    """Adapters become new task versions, sorted by task; `basis`, where one was fitted to them, is the space's basis from here on."""
 
     kind: Literal["absorb"] = "absorb"
+    basis: DigestField | None = None
     tasks: Annotated[list[Absorbed], Field(min_length=1, max_length=65_536)]
+
+
+class Refit(_Record):
+    """A new basis for the commits that follow; tasks that are re-expressed in it get new versions, sorted by task."""
+
+    kind: Literal["refit"] = "refit"
+    basis: DigestField
+    tasks: Annotated[list[Absorbed], Field(max_length=65_536)] = []
+
+
+class Merge(_Record):
+    """A task version made of others: those that `derived_from` names, with these weights in the same order."""
+
+    kind: Literal["merge"] = "merge"
+    method: Literal["linear", "ties", "dare"]
+    weights: Annotated[list[WeightField], Field(min_length=1, max_length=1024)]
+    density: DecimalField | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 53)] | None = None
+    tasks: Annotated[list[Absorbed], Field(min_length=1, max_length=1)]
 
 
 class Restore(_Record):
@@ -169,7 +212,7 @@ class Annotate(_Record):
     version: NumberField
 
 
-Record = Create | Absorb | Restore | Drop | Rename | SetPolicy | Alias | Tag | Annotate
+Record = Create | Absorb | Refit | Merge | Restore | Drop | Rename | SetPolicy | Alias | Tag | Annotate
 RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -206,7 +249,7 @@ class TaskNote(Strict):
 class Note(Strict):
     """Free text and personal data of one commit; removable."""
 
-    format: Literal[0] = 0
+    format: Literal[1] = 1
     kind: Literal["note"] = "note"
     author: Annotated[str, Field(max_length=256)] | None = None
     message: Annotated[str, Field(max_length=16_384)] | None = None
@@ -214,7 +257,7 @@ class Note(Strict):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return dump(self.model_dump(mode="json", exclude_defaults=True) | {"format": 0, "kind": "note"})
+        return dump(self.model_dump(mode="json", exclude_defaults=True) | {"format": FORMAT_VERSION, "kind": "note"})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Note":
@@ -266,9 +309,9 @@ def format_bytes(store: str) -> bytes:
 
 
 def decimal(value: float) -> str:
-    """Return a non-negative number as the record's decimal string (shortest that reads back equal)."""
+    """Return a number as the record's decimal string (shortest that reads back equal)."""
     text = repr(float(value))
-    text = re.sub(r"e-0*", "e-", text)
+    text = re.sub(r"e([+-]?)0*", lambda found: "e" + found[1].removeprefix("+"), text)
     return text.removesuffix(".0")
 
 

@@ -20,15 +20,38 @@ class Policy:
     Attributes:
         budget: Largest pooled relative Frobenius error of scaled dW; 0 keeps every bit.
         keep_original: Keep the files handed in beside what is absorbed, for `checkout(exact=True)`.
-        references: Whether adapters may be coded against earlier versions and earlier adapters.
+        references: Whether adapters may be coded against earlier versions, earlier adapters and the space's basis.
+        refit: Whether a basis is made without being asked for, once it is seen to pay for itself.
+        pseudo_rank: Keep at most this many directions of every module (p of the paper); within the budget, or the commit is refused.
+        k: The paper's protocol: a basis of k directions per module and side, refitted at every absorption, every task kept as coefficients alone. Its loss is
+            recorded, no budget limits it. See `Policy.share`.
+        phi: Directions that training in the subspace adds beside the basis, where the training says nothing else.
     """
 
     budget: float = DEFAULT_BUDGET
     keep_original: bool = False
     references: bool = True
+    refit: bool = True
+    pseudo_rank: int | None = None
+    k: int | None = None
+    phi: int = 0
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
+        for name, value, least in (("pseudo_rank", self.pseudo_rank, 1), ("k", self.k, 1), ("phi", self.phi, 0)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 0xFFFF):
+                raise InvalidInput(f"{name} {value!r} is not a whole number from {least} to 65535.", hint="The paper takes k = 32, p = 8, phi = 2 for GLUE.")
+
+    @classmethod
+    def share(cls, *, k: int, p: int | None = None, phi: int = 0) -> "Policy":
+        """Return the protocol of the paper, exactly (arXiv 2602.06043): fixed k, a refit at every absorption, coefficients only, loss allowed and recorded.
+
+        Args:
+            k: Directions of the basis per module and side.
+            p: Pseudo-rank: directions kept of every task; None for the adapter's own rank.
+            phi: Directions that training adds beside the basis.
+        """
+        return cls(k=k, pseudo_rank=p, phi=phi)
 
 
 def check_budget(budget: float) -> float:
