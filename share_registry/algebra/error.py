@@ -53,6 +53,11 @@ def pooled_error(found: Sequence[Pair], wanted: Sequence[Pair]) -> float:
     return _ratio(sum(wrong), sum(total))
 
 
+def norm(pairs: Sequence[Pair]) -> float:
+    """Return the Frobenius norm of the scaled dW over all modules: what errors are relative to."""
+    return sqrt(sum(_square(pair) for pair in pairs))
+
+
 def module_errors(found: Sequence[Pair], wanted: Sequence[Pair]) -> list[float]:
     """Return the relative error of dW of each module, as in `pooled_error`."""
     return [_ratio(wrong, total) for wrong, total in zip(*_energies(found, wanted), strict=True)]

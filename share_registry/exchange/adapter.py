@@ -31,6 +31,7 @@ class Adapter:
         remarks: What is not kept or is worth knowing.
         ref: `space/task@vN` where it was checked out of a registry.
         error: Pooled relative error of scaled dW against what was committed, where it was checked out.
+        basis: Basis object that it was trained in, where it was trained in one.
     """
 
     tensors: Mapping[str, "torch.Tensor"] = field(repr=False)
@@ -45,6 +46,7 @@ class Adapter:
     remarks: tuple[str, ...] = ()
     ref: str | None = None
     error: float | None = None
+    basis: Digest | None = None
 
     @property
     def passengers(self) -> dict[str, "torch.Tensor"]:
