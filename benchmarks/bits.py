@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
 
 import share_registry
 from share_registry.algebra.absorb import absorb
-from share_registry.algebra.batch import Batch, batches, energies
+from share_registry.algebra.rate_distortion import bound
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.pairs import Pair, pairs_of
 from share_registry.exchange.read import read_directory
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         adapter = read_directory(folder, outside=Outside())
         pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
         start = time.perf_counter()
-        found = [(bits_per_parameter(adapter, pairs, budget), bound(pairs, budget)) for budget in BUDGETS]
+        found = [(bits_per_parameter(adapter, pairs, budget), bound(pairs, budget=budget)) for budget in BUDGETS]
         rows.append(found)
         _line("/".join(folder.parts[-2:]), found, f"{time.perf_counter() - start:4.1f}")
     if rows:
@@ -60,31 +59,6 @@ def bits_per_parameter(adapter: Adapter, pairs: Sequence[Pair], budget: float) -
     made = absorb(pairs, budget=budget, dtypes=dtypes, factors=factors)
     stored, _ = assemble(adapter, made.modules, None, ())
     return 8 * len(encode(stored, layout)) / sum(pair.a.numel() + pair.b.numel() for pair in pairs)
-
-
-def bound(pairs: Sequence[Pair], budget: float) -> float:
-    """Return the bits per parameter that reverse water-filling over independent Gaussian rows needs in the balanced gauge."""
-    able = [position for position, energy in enumerate(energies(pairs)) if energy > 0.0]
-    dtypes = [(torch.float32, torch.float32)] * len(pairs)
-    variances, counts = _components(list(batches(pairs, dtypes, able)))
-    total = float((variances * counts).sum()) / 2
-    low, high = -400.0, 400.0
-    for _ in range(100):
-        level = 2.0 ** ((low + high) / 2)
-        spent = float((variances.clamp_max(level) * counts).sum())
-        low, high = ((low + high) / 2, high) if spent < budget**2 * total else (low, (low + high) / 2)
-    return float((0.5 * (variances.log2() - low).clamp_min(0) * counts).sum() / counts.sum())
-
-
-def _components(batched: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Return the variance of an element of every row, as an error of dW, and the row's width; both sides carry the energy of the product."""
-    variances, counts = [], []
-    for batch in batched:
-        square = (batch.weight[:, None] * batch.a.norms * batch.b.norms).square().clamp_min(1e-300)
-        for rows in (batch.a, batch.b):
-            variances.append((square / rows.x.shape[-1]).reshape(-1))
-            counts.append(torch.full_like(variances[-1], rows.x.shape[-1]))
-    return torch.cat(variances), torch.cat(counts)
 
 
 def _adapters(folders: Sequence[Path]) -> Iterator[Path]:
