@@ -1,6 +1,8 @@
-"""Synthetic collections of adapters, as PEFT directories: planted sharing, and nothing shared."""
+"""Synthetic collections of adapters, as PEFT directories: shared columns, a family of whole adapters, and nothing shared."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,30 @@ def independent(root: Path, *, count: int, rank: int, width: int, layers: int = 
     for number in range(1, count + 1):
         factors = {place: (rng.standard_normal((rank, width)) * np.geomspace(1, 0.2, rank)[:, None]).astype(np.float32) for place in places}
         made.append(_write(root / f"task{number}", factors, rank))
+    return made
+
+
+def family(root: Path, *, count: int, rank: int, width: int, templates: int, noise: float, layers: int = 1, seed: int = 0) -> list[Path]:
+    """Write adapters whose factors are each a mixture, with one number a template, of a few whole factors, plus noise; return their directories."""
+    rng = np.random.default_rng(seed)
+    places = [(layer, module, side) for layer in range(layers) for module in MODULES for side in "AB"]
+    whole = {place: rng.standard_normal((templates, rank * width)) for place in places}
+    made = []
+    for number in range(1, count + 1):
+        factors = {place: _mixed(rng, points, 1, noise).reshape(rank, width) for place, points in whole.items()}
+        made.append(_write(root / f"task{number}", factors, rank))
+    return made
+
+
+def bare(folders: Sequence[Path], root: Path) -> list[Path]:
+    """Copy adapters without what only some tools keep (heads, logs): weights and config alone; return their directories."""
+    made = []
+    for folder in folders:
+        directory = root / f"{folder.parent.name}-{folder.name}"
+        directory.mkdir(parents=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(folder / name, directory / name)
+        made.append(directory)
     return made
 
 

@@ -1,0 +1,253 @@
+"""The tools compared in benchmarks/peers.py behind one interface: a collection of adapters at one setting becomes bytes on disk and an error.
+
+Peers are used through their own API and read back from what they saved. Both have a knob k; vlora-dev also has a packed form (NF4), and its tensors can be cast
+to half precision before they are saved, which it does not offer as a form but allows. What k directions give is cut from one build with all of them: the same
+numbers as a build with that k, since both order their directions by energy. Errors are |dW' - dW| / |dW| over all modules of an adapter, mean over adapters.
+"""
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import share_registry as sr
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""A (r, in) and B (out, r) in float64, by module."""
+MODEL: Final = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A collection at one setting."""
+
+    setting: str
+    size_bytes: int
+    error: float
+
+
+class Rival(Protocol):
+    """A tool with a collection in it and settings ordered from small to large."""
+
+    name: str
+    forms: tuple[str, ...]
+
+    def settings(self) -> int:
+        """Return the largest k."""
+
+    def point(self, k: int, form: str) -> Point:
+        """Return bytes and error at k directions a module and side."""
+
+    def factors(self, k: int, form: str) -> dict[str, Factors]:
+        """Return what comes back for every adapter, by its name."""
+
+
+def factors_of(folder: Path) -> Factors:
+    """Return the factor pairs of a PEFT directory."""
+    return by_module(load_file(folder / MODEL))
+
+
+def by_module(tensors: Mapping[str, Tensor]) -> Factors:
+    """Return tensors with PEFT's keys as factor pairs by module."""
+    modules = {key.removeprefix("base_model.model.").split(".lora_A")[0]: key for key in tensors if ".lora_A" in key}
+    return {name: (tensors[key].to(torch.float64), tensors[key.replace("lora_A", "lora_B")].to(torch.float64)) for name, key in modules.items()}
+
+
+def error(found: Factors, wanted: Factors) -> float:
+    """Return the pooled relative Frobenius error of dW = B A (one scale for all modules), from small Grams."""
+    wrong = total = 0.0
+    for module, (a, b) in wanted.items():
+        a_found, b_found = found[module]
+        both_a, both_b = torch.linalg.qr(torch.cat([a_found, a]).mT).R, torch.linalg.qr(torch.cat([b_found, -b], 1)).R
+        wrong += float((both_b @ both_a.mT).square().sum())
+        total += float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).square().sum())
+    return (wrong / total) ** 0.5
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files below a directory."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def mean_error(found: Mapping[str, Factors], wanted: Mapping[str, Factors]) -> float:
+    """Return the mean over adapters."""
+    return sum(error(found[name], factors) for name, factors in wanted.items()) / len(wanted)
+
+
+class _Peer:
+    """What both peers share: the originals, a place to save to, points seen before."""
+
+    name = ""
+    forms: tuple[str, ...] = ()
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._wanted = {folder.name: factors_of(folder) for folder in folders}
+        self._seen: dict[tuple[int, str], Point] = {}
+
+    def point(self, k: int, form: str) -> Point:
+        if (k, form) not in self._seen:
+            with tempfile.TemporaryDirectory() as place:
+                found = self._saved(k, form, Path(place) / "store")
+                self._seen[k, form] = Point(setting=f"k = {k}, {form}", size_bytes=size_of(Path(place)), error=mean_error(found, self._wanted))
+        return self._seen[k, form]
+
+    def factors(self, k: int, form: str) -> dict[str, Factors]:
+        with tempfile.TemporaryDirectory() as place:
+            return self._saved(k, form, Path(place) / "store")
+
+    def _saved(self, k: int, form: str, place: Path) -> dict[str, Factors]:
+        raise NotImplementedError
+
+
+class Vlora(_Peer):
+    """vlora-dev: k whole adapters per module and side and their mean; k numbers per adapter."""
+
+    name = "vlora-dev"
+    forms = ("fp32", "NF4", "cast to fp16")
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        from vlora import SharedSubspace, load_adapter
+
+        super().__init__(folders)
+        self._full = SharedSubspace.from_adapters([load_adapter(folder) for folder in folders], task_ids=[f.name for f in folders], num_components=len(folders))
+
+    def settings(self) -> int:
+        return max(1, len(self._wanted) - 1)
+
+    def _saved(self, k: int, form: str, place: Path) -> dict[str, Factors]:
+        from vlora import SharedSubspace
+
+        space = _vlora_cut(self._full, k)
+        if form == "cast to fp16":
+            space.to(dtype=torch.float16)
+        (space.save_quantized if form == "NF4" else space.save)(place)
+        loaded = SharedSubspace.load(place)
+        return {name: vlora_factors(loaded, name) for name in self._wanted}
+
+
+def vlora_factors(space: Any, name: str) -> Factors:
+    """Return one adapter as a vlora subspace gives it back."""
+    made = space.reconstruct(name)
+    return {layer: (made.lora_a[layer].to(torch.float64), made.lora_b[layer].to(torch.float64)) for layer in made.layer_names}
+
+
+def _vlora_cut(space: Any, k: int) -> Any:
+    cut = copy.copy(space)
+    for attribute in ("components_a", "components_b", "singular_values_a", "singular_values_b"):
+        setattr(cut, attribute, {layer: rows[:k] for layer, rows in getattr(space, attribute).items()})
+    cut.means_a, cut.means_b, cut.num_components = dict(space.means_a), dict(space.means_b), k
+    cut.tasks = {name: copy.copy(task) for name, task in space.tasks.items()}
+    for task in cut.tasks.values():
+        task.loadings_a = {layer: row[:k] for layer, row in task.loadings_a.items()}
+        task.loadings_b = {layer: row[:k] for layer, row in task.loadings_b.items()}
+    return cut
+
+
+class Lorashare(_Peer):
+    """lorashare: the paper's form, k columns per module and side, k x r numbers per adapter, without the mean."""
+
+    name = "lorashare"
+    forms = ("fp32",)
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        from lorashare import SHAREModel
+
+        super().__init__(folders)
+        self._most = min(side for a, b in next(iter(self._wanted.values())).values() for side in (a.shape[1], b.shape[0]))
+        self._full = SHAREModel.from_adapters({folder.name: str(folder) for folder in folders}, num_components=self._most, device="cpu")
+
+    def settings(self) -> int:
+        return self._most
+
+    def _saved(self, k: int, form: str, place: Path) -> dict[str, Factors]:
+        from lorashare import SHAREModel
+
+        model = copy.copy(self._full)
+        model.components = {key: columns[:, :k].contiguous() for key, columns in self._full.components.items()}
+        model.all_loadings = {name: {key: rows[:k].contiguous() for key, rows in sides.items()} for name, sides in self._full.all_loadings.items()}
+        model.save_pretrained(place)
+        loaded = SHAREModel.from_pretrained(place)
+        return {name: by_module(loaded.reconstruct(name)) for name in self._wanted}
+
+
+class Ours:
+    """share_registry: adapters committed one after another to one space; everything in the store counts, the catalog (an index that can be rebuilt) does not."""
+
+    name = "share_registry"
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+        self._wanted = {folder.name: factors_of(folder) for folder in folders}
+        self._seen: dict[float, Point] = {}
+
+    def point(self, budget: float) -> Point:
+        """Return bytes and error at a budget."""
+        budget = float(f"{budget:.4g}")
+        if budget not in self._seen:
+            with tempfile.TemporaryDirectory() as place:
+                found = self.export(budget, Path(place))
+                size = sum(size_of(Path(place) / "registry" / part) for part in ("objects", "spaces"))
+                self._seen[budget] = Point(setting=f"budget {budget:g}", size_bytes=size, error=mean_error(found, self._wanted))
+        return self._seen[budget]
+
+    def export(self, budget: float, place: Path, *, keep: bool = False) -> dict[str, Factors]:
+        """Commit all, export all; the exports stay below `place` where they are to be kept."""
+        found = {}
+        with sr.Registry.open(place / "registry") as registry:
+            space = registry.create_space("all", policy=sr.Policy(budget=budget))
+            refs = {folder.name: space.commit(folder, task=folder.name, allow_base_mismatch=True).ref for folder in self._folders}
+            for name, ref in refs.items():
+                out = registry.export(ref, place / "exports" / name).path
+                found[name] = factors_of(Path(out))
+                if not keep:
+                    shutil.rmtree(out)
+        return found
+
+    def at_bytes(self, size_bytes: int) -> Point:
+        """Return the smallest error found in at most that many bytes, by a few secants in log(error); the lossless lane where even .001 fits."""
+        points = sorted((self.point(budget) for budget in (0.3, 0.1, 0.01, 0.001)), key=lambda point: point.size_bytes)
+        fits = [point for point in points if point.size_bytes <= size_bytes]
+        low = fits[-1] if fits else self.point(0.8)
+        above = [point for point in points if point.size_bytes > size_bytes]
+        if not above:
+            return low
+        high = above[0]
+        for _ in range(3):
+            share = (size_bytes - low.size_bytes) / max(high.size_bytes - low.size_bytes, 1)
+            between = self.point(low.error * (high.error / low.error) ** max(0.05, min(0.95, share - 0.02)))
+            low, high = (between, high) if between.size_bytes <= size_bytes else (low, between)
+        return low
+
+
+def largest(rival: Rival, size_bytes: int, forms: Sequence[str]) -> Point | None:
+    """Return the setting with the least error in at most that many bytes; None where even k = 1 takes more."""
+    found = [point for form in forms if (point := _most(rival, size_bytes, form)) is not None]
+    return min(found, key=lambda point: point.error, default=None)
+
+
+def cheapest(rival: Rival, limit: float, form: str) -> Point | None:
+    """Return the setting with the fewest bytes whose error is at most the limit; None where it has none."""
+    low, high = 1, rival.settings()
+    if rival.point(high, form).error > limit:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if rival.point(middle, form).error <= limit else (middle + 1, high)
+    return rival.point(low, form)
+
+
+def _most(rival: Rival, size_bytes: int, form: str) -> Point | None:
+    low, high = 1, rival.settings()
+    if rival.point(low, form).size_bytes > size_bytes:
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if rival.point(middle, form).size_bytes <= size_bytes else (low, middle - 1)
+    return rival.point(low, form)
