@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -68,7 +69,7 @@ def error(found: Factors, wanted: Factors) -> float:
         both_a, both_b = torch.linalg.qr(torch.cat([a_found, a]).mT).R, torch.linalg.qr(torch.cat([b_found, -b], 1)).R
         wrong += float((both_b @ both_a.mT).square().sum())
         total += float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).square().sum())
-    return (wrong / total) ** 0.5
+    return sqrt(wrong / total)
 
 
 def size_of(folder: Path) -> int:
@@ -110,7 +111,7 @@ class Vlora(_Peer):
     """vlora-dev: k whole adapters per module and side and their mean; k numbers per adapter."""
 
     name = "vlora-dev"
-    forms = ("fp32", "NF4", "cast to fp16")
+    forms: tuple[str, ...] = ("fp32", "NF4", "cast to fp16")
 
     def __init__(self, folders: Sequence[Path]) -> None:
         from vlora import SharedSubspace, load_adapter
@@ -154,7 +155,7 @@ class Lorashare(_Peer):
     """lorashare: the paper's form, k columns per module and side, k x r numbers per adapter, without the mean."""
 
     name = "lorashare"
-    forms = ("fp32",)
+    forms: tuple[str, ...] = ("fp32",)
 
     def __init__(self, folders: Sequence[Path]) -> None:
         from lorashare import SHAREModel
