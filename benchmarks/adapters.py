@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,19 @@ def family(root: Path, *, count: int, rank: int, width: int, templates: int, noi
         factors = {place: _mixed(rng, points, 1, noise).reshape(rank, width) for place, points in whole.items()}
         made.append(_write(root / f"task{number}", factors, rank))
     return made
+
+
+def decaying(directory: Path, *, shapes: Mapping[str, tuple[int, int]], profile: Sequence[float], spread: float, layers: int, seed: int = 0) -> Path:
+    """Write one adapter with random directions, these relative singular values of dW in every module, and modules of different strength; return its directory."""
+    rng = np.random.default_rng(seed)
+    factors = {}
+    for layer in range(layers):
+        for module, (out, width) in shapes.items():
+            roots = np.sqrt(np.array(profile) * np.exp(spread / 2 * rng.standard_normal()))[:, None]
+            gauge = _orthonormal(rng, len(profile), len(profile))
+            for side, size in (("A", width), ("B", out)):
+                factors[layer, module, side] = (gauge @ (roots * _orthonormal(rng, len(profile), size))).astype(np.float32)
+    return _write(directory, factors, len(profile))
 
 
 def bare(folders: Sequence[Path], root: Path) -> list[Path]:

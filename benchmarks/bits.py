@@ -1,79 +1,99 @@
-"""Bits per parameter of real adapters at several error budgets, beside the Gaussian bound and the figures that were aimed at.
+"""Bits per parameter at several error budgets, over the Gaussian bound for the same error.
 
-    python -m benchmarks.bits [FOLDER ...]
+    python -m benchmarks.bits [FOLDER ...] [--layers L] [--references]
 
-Each FOLDER is a PEFT directory, or holds some below it; without one, the adapters that ship with the project. In brackets: what reverse water-filling over
-independent Gaussian rows would take. Everything in the adapter object is counted (header, table, symbols), the layout is not: it is shared.
+Each FOLDER is a PEFT directory, or holds some below it; without one, the adapters that ship with the project. Counted is everything that a commit adds to the
+store (adapter object, layout, note, record) but config and attachments, which stand beside it; without references, unless they are asked for. The second
+collection has the shapes of Mistral-7B's query and value projections at rank 16, with L of its 32 layers, random directions and the spectrum measured on
+the real adapters (mean of the singular values of dW, and of how much modules differ). The bound is reverse water-filling over Gaussian rows.
 """
 
 import argparse
-import time
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 
-import share_registry
-from share_registry.algebra.absorb import absorb
+import share_registry as sr
+from benchmarks.adapters import decaying
+from benchmarks.counting import called, spent
 from share_registry.algebra.rate_distortion import bound
-from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.pairs import Pair, pairs_of
+from share_registry.exchange.pairs import pairs_of
 from share_registry.exchange.read import read_directory
 from share_registry.exchange.scales import module_scales
-from share_registry.exchange.tensors import TORCH
-from share_registry.format.adapter_object import encode
 from share_registry.outside import Outside
-from share_registry.registry.absorbing import assemble
 
-DEMO: Final = Path(share_registry.__file__).parent / "demo_data"
+DEMO: Final = Path(sr.__file__).parent / "demo_data"
 BUDGETS: Final = (0.01, 0.05, 0.10, 0.30)
-AIMS: Final = (6.22, 3.70, 2.72, 1.16)
-"""Means over the twelve adapters of common shape that the method was measured on."""
+ASKED: Final = (1.3, 1.3, 1.3, 1.6)
+ASKED_LARGE: Final = 1.2
+MISTRAL: Final = {"q_proj": (4096, 4096), "v_proj": (1024, 4096)}
+PROFILE: Final = (1.0, 0.39, 0.23, 0.18, 0.15, 0.12, 0.105, 0.09, 0.08, 0.07, 0.06, 0.055, 0.05, 0.044, 0.038, 0.03)
+"""Singular values of dW of a module over the largest, geometric means over real adapters of rank 16."""
+SPREAD: Final = 0.75
+"""Standard deviation of the logarithm of |dW|^2 over the modules of a real adapter."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print one line per adapter and the means."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One adapter at one budget."""
+
+    bits: float
+    bound: float
+    beside: int
+
+    @property
+    def ratio(self) -> float:
+        """Bits over the bound."""
+        return self.bits / self.bound
+
+
+def main() -> None:
+    """Print a table of the real adapters and one of the large shapes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, default=[DEMO])
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--references", action="store_true", help="let adapters refer to earlier ones, as spaces do by default")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'adapter':40}" + "".join(f"{f'{100 * budget:g} %':>18}" for budget in BUDGETS) + "   s")
-    rows = []
-    for folder in _adapters(parser.parse_args(arguments).folders):
-        adapter = read_directory(folder, outside=Outside())
-        pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-        start = time.perf_counter()
-        found = [(bits_per_parameter(adapter, pairs, budget), bound(pairs, budget=budget)) for budget in BUDGETS]
-        rows.append(found)
-        _line("/".join(folder.parts[-2:]), found, f"{time.perf_counter() - start:4.1f}")
-    if rows:
-        _line("mean", [(_mean(row[i][0] for row in rows), _mean(row[i][1] for row in rows)) for i in range(len(BUDGETS))], "")
-        _line("aimed at", [(aim, float("nan")) for aim in AIMS], "")
+    folders = [folder for root in options.folders for folder in sorted(path.parent for path in root.rglob("adapter_config.json"))]
+    _table(folders, ASKED, references=options.references)
+    with tempfile.TemporaryDirectory() as place:
+        print(f"\nMistral-7B shapes, q and v, r = 16, {options.layers} of 32 layers\n")
+        large = decaying(Path(place) / "large", shapes=MISTRAL, profile=PROFILE, spread=SPREAD, layers=options.layers)
+        _table([large], (ASKED_LARGE,) * len(BUDGETS), references=False)
 
 
-def bits_per_parameter(adapter: Adapter, pairs: Sequence[Pair], budget: float) -> float:
-    """Return 8 * bytes of the adapter object, absorbed without references, over the parameters of its factors."""
-    layout = adapter.layout
-    dtypes = [(TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype]) for factor in layout.factors for _ in range(factor.experts)]
-    factors = [number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)]
-    made = absorb(pairs, budget=budget, dtypes=dtypes, factors=factors)
-    stored, _ = assemble(adapter, made.modules, None, ())
-    return 8 * len(encode(stored, layout)) / sum(pair.a.numel() + pair.b.numel() for pair in pairs)
+def _table(folders: Sequence[Path], asked: Sequence[float], *, references: bool) -> None:
+    columns = [_column(folders, budget, references) for budget in BUDGETS]
+    print("| adapter | " + " | ".join(f"{100 * budget:g} %" for budget in BUDGETS) + " | config and attachments, kB |")
+    print("| --- |" + " --- |" * (len(BUDGETS) + 1))
+    for name, *rows in zip(called(folders), *columns, strict=True):
+        print(f"| {name} | {' | '.join(f'{row.bits:.2f} / {row.bound:.2f} = {row.ratio:.3f}' for row in rows)} | {rows[0].beside / 1000:.1f} |")
+    means = [(_mean([row.bits for row in rows]), _mean([row.bound for row in rows])) for rows in columns]
+    print(f"| **mean** | {' | '.join(f'{bits:.2f} / {least:.2f} = {bits / least:.3f}' for bits, least in means)} | |")
+    print(f"| **worst ratio** | {' | '.join(f'{max(row.ratio for row in rows):.3f}' for rows in columns)} | |")
+    print(f"| asked for | {' | '.join(f'<= {limit:g}' for limit in asked)} | |", flush=True)
 
 
-def _adapters(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        yield from sorted(config.parent for config in folder.rglob("adapter_config.json"))
+def _column(folders: Sequence[Path], budget: float, references: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory() as place:
+        found = spent(Path(place) / "registry", folders, policy=sr.Policy(budget=budget, references=references))
+    bounds = [_parameters_and_bound(folder, budget) for folder in folders]
+    return [Row(bits=8 * item.counted / parameters, bound=least, beside=item.beside) for item, (parameters, least) in zip(found, bounds, strict=True)]
 
 
-def _mean(values: Iterator[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+def _parameters_and_bound(folder: Path, budget: float) -> tuple[int, float]:
+    adapter = read_directory(folder, outside=Outside())
+    pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    return sum(pair.a.numel() + pair.b.numel() for pair in pairs), bound(pairs, budget=budget)
 
 
-def _line(name: str, found: Sequence[tuple[float, float]], seconds: str) -> None:
-    cells = "".join(f"{value:9.2f} ({lowest:5.2f})" if lowest == lowest else f"{value:9.2f}        " for value, lowest in found)
-    print(f"{name[-40:]:40}{'  '}{cells}  {seconds}")
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 if __name__ == "__main__":
