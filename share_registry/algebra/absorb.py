@@ -33,6 +33,7 @@ class _Job:
     total: float
     candidates: Sequence[Candidate]
     previous: Previous
+    pseudo_rank: int | None
 
 
 def absorb(
@@ -45,6 +46,7 @@ def absorb(
     references: bool = True,
     factors: Sequence[int] | None = None,
     size: Callable[[Absorbed], int] | None = None,
+    pseudo_rank: int | None = None,
 ) -> Absorbed:
     """Code an adapter within its budget, in the fewest bytes of the ways there are.
 
@@ -57,6 +59,7 @@ def absorb(
         references: Whether candidates and previous may be used at all.
         factors: Modules with equal numbers lie in the same tensors: they are coded, or kept verbatim, together. Default: each on its own.
         size: Bytes of an outcome as the format writes it; decides between outcomes. Default: the first outcome that meets the budget is taken.
+        pseudo_rank: Keep at most this many directions of every module, the leading ones; the previous version is then not built upon.
 
     Returns:
         The outcome; all modules None where the budget cannot be met by coding, or coding would not be smaller.
@@ -69,25 +72,27 @@ def absorb(
         budget=budget,
         total=sum(energy),
         candidates=candidates if references else (),
-        previous=(previous or ()) if references else (),
+        previous=(previous or ()) if references and not _cuts(pairs, pseudo_rank) else (),
+        pseudo_rank=pseudo_rank,
     )
     outcomes = _outcomes(job) if budget > 0.0 and job.positions else iter(())
     verbatim = nothing(len(pairs))
     if size is None:
         return next(outcomes, verbatim)
     best, best_bytes = verbatim, None
+    cut = _cuts(pairs, pseudo_rank)
     for found in outcomes:
         found_bytes = size(found)
         if best_bytes is None or found_bytes < best_bytes:
             best, best_bytes = found, found_bytes
-    if best_bytes is None or best_bytes < _SURELY_SMALLER * _raw_bytes(job):
+    if best_bytes is None or cut or best_bytes < _SURELY_SMALLER * _raw_bytes(job):
         return best
     return best if best_bytes < size(verbatim) else verbatim
 
 
 def _outcomes(job: _Job) -> Iterator[Absorbed]:
     """Yield what meets the budget: with references where any pay, then without."""
-    plain = list(batches(job.pairs, job.dtypes, job.positions))
+    plain = list(batches(job.pairs, job.dtypes, job.positions, pseudo_rank=job.pseudo_rank))
     found = search(plain, budget=job.budget, total=job.total)
     if found is None:
         return
@@ -104,6 +109,10 @@ def _with_references(job: _Job, plain: Sequence[Batch], found: Found) -> Iterato
     better = search(batched, budget=job.budget, total=job.total, start=found.delta)
     if better is not None:
         yield outcome(len(job.pairs), batched, better.coded, job.candidates, error=better.error)
+
+
+def _cuts(pairs: Sequence[Pair], pseudo_rank: int | None) -> bool:
+    return pseudo_rank is not None and any(pair.a.shape[0] > pseudo_rank for pair in pairs)
 
 
 def _positions(energy: Sequence[float], factors: Sequence[int] | None) -> list[int]:

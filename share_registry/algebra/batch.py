@@ -28,6 +28,7 @@ class Batch:
         b: Side B.
         weight: (n,) |s|, the LoRA scale.
         energy: (n,) |s dW|^2.
+        tail: What a pseudo-rank cuts off, rows of both sides orthogonal to those kept; None where nothing is cut.
     """
 
     positions: tuple[int, ...]
@@ -35,6 +36,7 @@ class Batch:
     b: Rows
     weight: Tensor
     energy: Tensor
+    tail: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,10 @@ class CodedBatch:
     wrong: Tensor
 
 
-def batches(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtype]], positions: Sequence[int]) -> Iterator[Batch]:
-    """Yield the chosen modules in the balanced gauge, grouped by shape and element types."""
+def batches(
+    pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtype]], positions: Sequence[int], *, pseudo_rank: int | None = None
+) -> Iterator[Batch]:
+    """Yield the chosen modules in the balanced gauge, grouped by shape and element types; with a pseudo-rank, its leading rows alone."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for position in positions:
         pair = pairs[position]
@@ -56,7 +60,7 @@ def batches(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dty
         first = pairs[members[0]]
         at_once = max(1, MAX_ELEMENTS // (first.a.numel() + first.b.numel()))
         for start in range(0, len(members), at_once):
-            yield _batch(pairs, dtypes, members[start : start + at_once])
+            yield _batch(pairs, dtypes, members[start : start + at_once], pseudo_rank)
 
 
 def energies(pairs: Sequence[Pair]) -> list[float]:
@@ -73,7 +77,7 @@ def code(batch: Batch, delta: Tensor) -> CodedBatch:
     unit = (delta / batch.weight)[:, None]
     a, b = quantise(batch.a, coarse(unit / norms_b)), quantise(batch.b, coarse(unit / norms_a))
     a, b = _drop(batch, a, b, norms_a * norms_b / unit)
-    wrong = batch.weight.square() * difference_square(batch.a.x, batch.b.x, a.decoded, b.decoded)
+    wrong = batch.weight.square() * (difference_square(batch.a.x, batch.b.x, a.decoded, b.decoded) + _cut(batch, a.decoded, b.decoded))
     wrong = torch.where(torch.maximum(a.peak, b.peak) <= MAX_SYMBOL, wrong, torch.full_like(wrong, torch.inf))
     return CodedBatch(a=a.integers(), b=b.integers(), wrong=wrong.nan_to_num(nan=torch.inf))
 
@@ -96,16 +100,33 @@ def _drop(batch: Batch, a: CodedRows, b: CodedRows, strength: Tensor) -> tuple[C
     return without_own(batch.a, a, drop_a) if drop_a.any() else a, without_own(batch.b, b, drop_b) if drop_b.any() else b
 
 
-def _batch(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtype]], members: Sequence[int]) -> Batch:
+def _cut(batch: Batch, a: Tensor, b: Tensor) -> Tensor:
+    """Return what the tail adds to the squared error: |dW - dW'|^2 = |dW_p - dW'|^2 + |tail|^2 - 2 <tail, dW'>, since the tail is orthogonal to dW_p."""
+    if batch.tail is None:
+        return torch.zeros_like(batch.energy)
+    tail_a, tail_b = batch.tail
+    return product_square(tail_a, tail_b) - 2.0 * ((tail_a @ a.mT) * (tail_b @ b.mT)).sum((-2, -1))
+
+
+def _leading(rows: Tensor, kept: int) -> Tensor:
+    return torch.cat([rows[:, :kept], torch.zeros_like(rows[:, kept:])], 1)
+
+
+def _batch(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtype]], members: Sequence[int], pseudo_rank: int | None) -> Batch:
     a, b, sigma = balanced(torch.stack([pairs[i].a for i in members]), torch.stack([pairs[i].b for i in members]))
     weight = torch.tensor([abs(pairs[i].scale) for i in members], dtype=torch.float64)
     dtype_a, dtype_b = dtypes[members[0]]
+    tail = None
+    if pseudo_rank is not None and pseudo_rank < a.shape[1]:
+        tail = (a[:, pseudo_rank:], b[:, pseudo_rank:])
+        a, b = _leading(a, pseudo_rank), _leading(b, pseudo_rank)
     return Batch(
         positions=tuple(members),
         a=Rows(x=a, previous=None, prediction=None, dtype=dtype_a),
         b=Rows(x=b, previous=None, prediction=None, dtype=dtype_b),
         weight=weight,
         energy=weight.square() * sigma.square().sum(-1),
+        tail=tail,
     )
 
 

@@ -55,7 +55,7 @@ def outcome(count: int, batched: Sequence[Batch], coded: Sequence[CodedBatch], c
     for batch, integers in zip(batched, coded, strict=True):
         for index, position in enumerate(batch.positions):
             a, b = _side(batch.a, integers.a, index, used), _side(batch.b, integers.b, index, used)
-            modules[position] = StoredModule(a=a, b=b, error=_bfloat16_above(sqrt(float(integers.wrong[index] / batch.energy[index]))))
+            modules[position] = StoredModule(a=a, b=b, error=bfloat16_above(sqrt(float(integers.wrong[index] / batch.energy[index]))))
     return Absorbed(
         modules=tuple(modules),
         sources=tuple(candidates[index].source for index in used),
@@ -88,7 +88,7 @@ def _terms(prediction: Prediction | None, coefficients: torch.Tensor | None, ind
             yield Term(source=used.index(source), exponent=int(prediction.exponents[index, t]), coefficients=C)
 
 
-def _bfloat16_above(value: float) -> float:
+def bfloat16_above(value: float) -> float:
     """Return the smallest bfloat16 value that is not below a non-negative number."""
     nearest = np.float32(value)
     above = nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))

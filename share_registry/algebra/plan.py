@@ -50,6 +50,7 @@ def select(batch: Batch, indices: Sequence[int]) -> Batch:
         b=_select_rows(batch.b, index),
         weight=batch.weight[index],
         energy=batch.energy[index],
+        tail=None if batch.tail is None else (batch.tail[0][index], batch.tail[1][index]),
     )
 
 
@@ -91,7 +92,7 @@ def _choose(batch: Batch, rows: Rows, other: Rows, steps: Tensor, candidates: Se
 
 
 def _block(module: StoredModule | None, side: Side, width: int) -> Tensor | None:
-    if module is None or module.side(side).own.shape[1] != width:
+    if module is None or module.side(side).own.shape[1] != width or not len(module.side(side).own):
         return None
     return torch.from_numpy(module.side(side).own)
 

@@ -1,0 +1,120 @@
+"""Coefficients alone: an adapter projected onto a basis, as the Share paper keeps it, whatever that loses.
+
+Per module both sides are projected, P_b dW P_a, which is the best there is in the two row spaces; balanced again, the leading p directions are kept. Coefficients are
+over the integer rows of the basis, fine enough that rounding them is no part of the loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side
+from share_registry.algebra.error import Pair, module_errors, pooled_error
+from share_registry.algebra.gauge import balanced
+from share_registry.algebra.outcome import Absorbed, bfloat16_above
+from share_registry.algebra.subspace import Frame, frame
+from share_registry.names import Side
+from share_registry.stored import StoredModule, StoredSide, Term
+
+DTypes = tuple[torch.dtype, torch.dtype]
+_BITS: Final = 15
+"""Of a coefficient, by magnitude, relative to the largest of its row: rounding stays below 2**-16 of it."""
+
+
+def project(
+    pairs: Sequence[Pair], *, basis: Sequence[StoredModule | None], dtypes: Sequence[DTypes], factors: Sequence[int], pseudo_rank: int | None = None
+) -> Absorbed:
+    """Return an adapter as coefficients over a basis.
+
+    Args:
+        pairs: The modules: dW = scale * b^T a; finite float64 on the CPU.
+        basis: Rows of the basis by position of the pairs, as own rows; None where it has none.
+        dtypes: Element types of A and B per module, to which export rounds.
+        factors: Modules with equal numbers lie in the same tensors.
+        pseudo_rank: Directions kept of every module; None for the rank it has.
+
+    Returns:
+        The outcome; modules whose dW is 0 are None, to be kept verbatim. Its one source is 0.
+    """
+    idle = {factor for factor, pair in zip(factors, pairs, strict=True) if not (pair.a.any() and pair.b.any())}
+    found = [
+        None if factor in idle else _module(pair, rows, dtype, pseudo_rank) for pair, rows, dtype, factor in zip(pairs, basis, dtypes, factors, strict=True)
+    ]
+    coded = [(pair, made) for pair, made in zip(pairs, found, strict=True) if made is not None]
+    errors = iter(module_errors([made.pair for _, made in coded], [pair for pair, _ in coded]))
+    modules = tuple(None if made is None else replace(made.stored, error=bfloat16_above(next(errors))) for made in found)
+    wanted, decoded = list(pairs), [pair if made is None else made.pair for pair, made in zip(pairs, found, strict=True)]
+    used = any(module is not None and (module.a.terms or module.b.terms) for module in modules)
+    return Absorbed(modules=modules, sources=(0,) if used else (), error=pooled_error(decoded, wanted), previous=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decoded:
+    """A module as export gives it back."""
+
+    module: str
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Projected:
+    """A module in integers, and what export gives back."""
+
+    stored: StoredModule
+    pair: Pair
+
+
+def _module(pair: Pair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank: int | None) -> _Projected:
+    rank = pair.a.shape[0]
+    rows = [_rows(basis, side, width) for side, width in ((Side.A, pair.a.shape[1]), (Side.B, pair.b.shape[1]))]
+    frames = [frame(block) if len(block) else None for block in rows]
+    if frames[0] is None or frames[1] is None:
+        sides = [_idle(rank, block.shape[1]) for block in rows]
+    else:
+        A, B, _ = balanced((pair.a @ _axes(frames[0]).mT)[None], (pair.b @ _axes(frames[1]).mT)[None])
+        kept = rank if pseudo_rank is None else min(rank, pseudo_rank)
+        sides = [_side(X[0], kept, found) for X, found in ((A, frames[0]), (B, frames[1]))]
+    decoded = [
+        decode_side(side, previous=None, blocks=[block] if side.terms else []).to(dtype).double()
+        for side, block, dtype in zip(sides, rows, dtypes, strict=True)
+    ]
+    pair = _Decoded(module=pair.module, a=decoded[0], b=decoded[1], scale=pair.scale)
+    return _Projected(stored=StoredModule(a=sides[0], b=sides[1], error=0.0), pair=pair)
+
+
+def _rows(basis: StoredModule | None, side: Side, width: int) -> Tensor:
+    if basis is None:
+        return torch.zeros((0, width), dtype=torch.float64)
+    return torch.from_numpy(basis.side(side).own).to(torch.float64)
+
+
+def _axes(found: Frame) -> Tensor:
+    return found.back @ found.rows
+
+
+def _side(X: Tensor, kept: int, found: Frame) -> StoredSide:
+    """Return coordinates X (r, q), of which `kept` rows stay, as coefficients over the integer rows of a frame."""
+    K = X @ found.back
+    K[kept:] = 0.0
+    peaks = K.abs().amax(-1)
+    alive = peaks > 0
+    if not alive.any():
+        return _idle(len(K), found.rows.shape[1])
+    scales = torch.where(alive, torch.exp2(torch.log2(peaks.clamp_min(2.0**-100)).ceil().clamp(-100, 100)), torch.zeros_like(peaks))
+    room = MAX_PRODUCT_BITS - int(found.rows.abs().max()).bit_length() - (len(found.rows) - 1).bit_length()
+    exponent = -min(_BITS, room - 1)
+    unit = torch.where(alive, scales, torch.ones_like(scales)) * 2.0**exponent
+    C = (K / unit[:, None]).round().to(torch.int32).numpy()
+    term = Term(source=0, exponent=exponent, coefficients=C)
+    own = np.zeros((len(K), found.rows.shape[1]), np.int32)
+    return StoredSide(previous=False, terms=(term,), scales=scales.to(torch.float32).numpy(), own=own)
+
+
+def _idle(rank: int, width: int) -> StoredSide:
+    return StoredSide(previous=False, terms=(), scales=np.zeros(rank, np.float32), own=np.zeros((rank, width), np.int32))

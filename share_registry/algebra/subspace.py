@@ -1,0 +1,171 @@
+"""The directions that tasks share, from Grams and coefficients: no adapter is formed (Share, arXiv 2602.06043, merging step; equal to the full re-SVD).
+
+For one module and side, all rows in use R (K, m) have the Gram H = R R^T = L L^T, so E = L^+ R has orthonormal rows and a task K_t R is A_t E with A_t = K_t L. The
+energy-weighted second moment of all tasks, S_a = sum_t w_t X_a^T (X_b X_b^T) X_a, then is E^T G E with G = sum_t w_t A_t^T (B_t B_t^T) A_t: eigenvectors U of G give the
+directions Q = U^T E. Weighting by the other side makes it independent of the gauge (HOSVD); leaving it out, or H, gives another basis.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from share_registry.algebra.gauge import balanced
+from share_registry.algebra.rates import bits, cost
+
+_DEPENDENT: Final = 1e-14
+"""Rows whose Gram has an eigenvalue below this share of the largest are dependent on the others."""
+_LARGEST: Final = (1 << 20) - 1
+_HALVINGS: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Orthonormal coordinates of the rows in use.
+
+    Attributes:
+        root: L (K, q) with L L^T = R R^T: coefficients over the rows, times it, are coordinates.
+        back: L^+ (q, K): times the rows, it is the orthonormal frame E.
+        rows: R (K, m).
+    """
+
+    root: Tensor
+    back: Tensor
+    rows: Tensor
+
+    def directions(self, U: Tensor) -> Tensor:
+        """Return the directions U^T E (k, m) of coordinates U (q, k)."""
+        found: Tensor = (U.mT @ self.back) @ self.rows
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task of one module in coordinates: A (r, q_a), B (r, q_b), and w s^2."""
+
+    A: Tensor
+    B: Tensor
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Second moments of tasks in fixed frames: what a refit needs of them, whatever their number.
+
+    Attributes:
+        a: G_a (q_a, q_a).
+        b: G_b (q_b, q_b).
+    """
+
+    a: Tensor
+    b: Tensor
+
+    @classmethod
+    def empty(cls, q_a: int, q_b: int) -> "Moments":
+        """Return the moments of no task."""
+        return cls(torch.zeros((q_a, q_a), dtype=torch.float64), torch.zeros((q_b, q_b), dtype=torch.float64))
+
+    def add(self, task: Task, *, times: float = 1.0) -> None:
+        """Count a task in, or with `times` -1 out again; costs r q^2 however many there are."""
+        w = task.weight * times
+        self.a.add_(task.A.mT @ ((w * (task.B @ task.B.mT)) @ task.A))
+        self.b.add_(task.B.mT @ ((w * (task.A @ task.A.mT)) @ task.B))
+
+
+def frame(rows: Tensor) -> Frame:
+    """Return coordinates for rows R (K, m) float64 of any rank; the rows' own axes where there are more rows than columns."""
+    values, V = torch.linalg.eigh(rows @ rows.mT)
+    keep = values > _DEPENDENT * values.amax().clamp_min(1e-300)
+    root = values[keep].sqrt()
+    return Frame(root=V[:, keep] * root, back=(V[:, keep] / root).mT, rows=rows)
+
+
+def spectrum(G: Tensor) -> tuple[Tensor, Tensor]:
+    """Return energies (q,), descending, at least 0, and coordinates U (q, q) of the directions; each turned so that its largest coordinate is positive."""
+    values, U = torch.linalg.eigh((G + G.mT) / 2)
+    U = U.flip(1)
+    largest = U.gather(0, U.abs().argmax(0, keepdim=True))
+    return values.flip(0).clamp_min(0.0), U * torch.where(largest < 0, -1.0, 1.0)
+
+
+def captured(energies: Tensor, share: float) -> int:
+    """Return the smallest k whose directions capture this share of the energy."""
+    total = float(energies.sum())
+    if total <= 0.0:
+        return 0
+    return min(len(energies), int((energies.cumsum(0) < share * total * (1 - 1e-12)).sum()) + 1)
+
+
+def paying(
+    tasks: Sequence[Task],
+    energies: tuple[Tensor, Tensor],
+    axes: tuple[Tensor, Tensor],
+    *,
+    widths: tuple[int, int],
+    budget: float,
+    precision: float,
+    times: float,
+) -> tuple[int, int]:
+    """Return how many directions per side save coded bits, both sides counted in the gauge that adapters are stored in.
+
+    Args:
+        tasks: The tasks in coordinates.
+        energies: Of the directions of each side, descending.
+        axes: U of each side.
+        widths: m of each side.
+        budget: Relative error at which tasks are coded.
+        precision: Relative error that rounding the basis may make.
+        times: Tasks that the basis will serve for each of those given.
+    """
+    saved = [torch.zeros(len(energies[side]) + 1, dtype=torch.float64) for side in (0, 1)]
+    for task in tasks:
+        a, b, sigma = balanced(task.A[None], task.B[None])
+        noise = _water(sigma[0].square(), sum(widths), budget)
+        for side, rows in ((0, a[0]), (1, b[0])):
+            saved[side] += times * _saved(rows * sigma[0].sqrt()[:, None], axes[side], widths[side], noise)
+    found = [torch.cumsum(torch.cat([torch.zeros(1, dtype=torch.float64), _row_bits(energies[side], widths[side], precision)]), 0) for side in (0, 1)]
+    best = [saved[side] - found[side] for side in (0, 1)]
+    return int(best[0].argmax()), int(best[1].argmax())
+
+
+def rounded(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
+    """Return integer rows int32 (k, m): each direction times a factor of its own, so that rounding all of them makes this relative error.
+
+    The noise that every row brings into the tasks is the same (reverse water-filling): a row is as fine as the square root of its energy asks for.
+    """
+    if not len(Q):
+        return torch.zeros((0, Q.shape[1]), dtype=torch.int32)
+    noise = precision**2 * float(energies.sum()) / len(Q)
+    factors = (energies * Q.shape[1] / (12.0 * noise)).sqrt().clamp(1.0, _LARGEST) if noise > 0 else torch.full_like(energies, _LARGEST)
+    peak = Q.abs().amax(-1)
+    factors = torch.minimum(factors.maximum(2.0 / peak), _LARGEST / peak)
+    return (Q * factors[:, None]).round().to(torch.int32)
+
+
+def _saved(rows: Tensor, U: Tensor, width: int, noise: float) -> Tensor:
+    """Return bits saved (q + 1,) by the first 0, 1, 2, ... directions for the energy-weighted rows (r, q) of one task."""
+    P = rows @ U
+    left = torch.cat([torch.zeros((len(rows), 1), dtype=torch.float64), P.square().cumsum(1)], 1)
+    left = (rows.square().sum(1, keepdim=True) - left).clamp_min(0.0)
+    unit = max(noise, 1e-300) * 12.0
+    plain = width * cost(left / (width * unit)).sum(0)
+    coefficients = torch.cat([torch.zeros(1, dtype=torch.float64), bits(P.square() / unit).sum(0).cumsum(0)])
+    return plain[0] - plain - coefficients
+
+
+def _row_bits(energies: Tensor, width: int, precision: float) -> Tensor:
+    """Return the bits of each direction as an integer row, at the precision of `rounded`."""
+    noise = precision**2 * energies.sum().clamp_min(1e-300) / max(1, len(energies))
+    return width * (0.5 * torch.log(energies / noise).clamp_min(0.0) / log(2) + 0.25)
+
+
+def _water(squares: Tensor, width: int, budget: float) -> float:
+    """Return the noise variance per element at which rows of these energies, both sides together `width` wide, lose the budget."""
+    goal, low, high = budget**2 * float(squares.sum()), 0.0, float(squares.amax())
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if float(torch.minimum(squares, torch.tensor(width * middle)).sum()) > goal else (middle, high)
+    return high
