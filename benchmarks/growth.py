@@ -110,6 +110,8 @@ def _add_ours() -> Callable[[Path, Path], None]:
     import share_registry as sr
     import share_registry.registry.commit
 
+    with tempfile.TemporaryDirectory() as place, sr.Registry.open(Path(place) / "empty") as registry:
+        registry.create_space("imports")
     return lambda store, adapter: _commit(sr, store, adapter)
 
 
@@ -175,10 +177,10 @@ def _keep_ours(policy: Callable[[Any], Any]) -> Callable[[Path, Sequence[Path]],
         with sr.Registry.open(store / "registry") as registry:
             space = registry.create_space("all", policy=policy(sr))
             for folder in folders[:FIRST]:
-                space.commit(folder, task=folder.name)
+                space.commit(folder, task=folder.name, allow_base_mismatch=True)
             start = _exports(registry, store, folders[:FIRST])
             for folder in folders[FIRST:]:
-                space.commit(folder, task=folder.name)
+                space.commit(folder, task=folder.name, allow_base_mismatch=True)
             end = _exports(registry, store, folders)
         return start, end, sum(size_of(store / "registry" / part) for part in ("objects", "spaces"))
 
