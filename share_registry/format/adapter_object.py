@@ -39,7 +39,7 @@ class ExternalTensor(Strict):
 class Header(Strict):
     """What an adapter object needs besides itself."""
 
-    format: Literal[0] = 0
+    format: Literal[1] = 1
     kind: Literal["adapter"] = "adapter"
     layout: DigestField
     previous: DigestField | None = None

@@ -120,7 +120,7 @@ class Layout(Strict):
     Tensors that no factor names are passengers.
     """
 
-    format: Literal[0] = 0
+    format: Literal[1] = 1
     kind: Literal["layout"] = "layout"
     metadata: list[Entry]
     tensors: Annotated[list[TensorSpec], Field(max_length=MAX_TENSORS)]

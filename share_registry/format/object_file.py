@@ -26,3 +26,11 @@ def unpack(content: bytes, keys: Sequence[str], *, what: str) -> tuple[dict[str,
     if write(file.metadata, file.tensors) != content:
         raise Integrity(f"{what} is not in canonical form.")
     return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}"), {item.key: memoryview(item.content) for item in file.tensors}
+
+
+def described(content: bytes, *, what: str) -> dict[str, Json]:
+    """Return the description of a binary object, whatever its parts. Raises Integrity."""
+    metadata = read(content, what=what).metadata
+    if [name for name, _ in metadata] != [KEY]:
+        raise Integrity(f"{what} has other metadata than {KEY!r}.")
+    return load(metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}")

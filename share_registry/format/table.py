@@ -68,29 +68,28 @@ class Table:
         heads = [head for terms in self.terms for head in terms]
         raw = b"".join(
             (
-                _column([len(self.groups)], 1),
-                _column([lane.coded | lane.previous_a << 1 | lane.previous_b << 2 for lane in self.lanes], 1),
-                _column([len(terms) for terms in self.terms], 1),
-                _column([head.source for head in heads], 1),
-                _column([head.exponent & 0xFF if -128 <= head.exponent < 128 else 256 for head in heads], 1),
-                _column([head.k for head in heads], 2),
-                _column(_from_bfloat16(self.scales), 2),
-                _column(_from_bfloat16(self.errors), 2),
+                column([len(self.groups)], 1),
+                column([lane.coded | lane.previous_a << 1 | lane.previous_b << 2 for lane in self.lanes], 1),
+                column([len(terms) for terms in self.terms], 1),
+                column([head.source for head in heads], 1),
+                column([head.exponent & 0xFF if -128 <= head.exponent < 128 else 256 for head in heads], 1),
+                column([head.k for head in heads], 2),
+                column(_from_bfloat16(self.scales), 2),
+                column(_from_bfloat16(self.errors), 2),
                 self.groups_of_rows.tobytes(),
-                _column([group.packing for group in self.groups], 1),
-                _column([group.shift for group in self.groups], 1),
-                _column(self.pieces, 3),
+                column([group.packing for group in self.groups], 1),
+                column([group.shift for group in self.groups], 1),
+                column(self.pieces, 3),
             )
         )
         if len(raw) > MAX_FRAME_BYTES:
             raise Integrity(f"{_WHAT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}.")
-        frame = min((compress(raw, level=level) for level in (FAST, SMALLEST)), key=len)
-        return _ZSTD + frame if len(frame) < len(raw) else _RAW + raw
+        return deflated(raw)
 
     @classmethod
     def from_bytes(cls, content: memoryview, ranks: Sequence[int]) -> "Table":
         """Parse a table, given the rank of every module. Raises Integrity."""
-        cursor = _Cursor(_inflated(content))
+        cursor = Cursor(inflated(content))
         count = int(cursor.column(1, 1)[0])
         lanes = tuple(_lane(value) for value in cursor.column(len(ranks), 1).tolist())
         coded = [rank for lane, rank in zip(lanes, ranks, strict=True) if lane.coded]
@@ -99,7 +98,7 @@ class Table:
         sides = [rank for rank in coded for _ in range(2)]
         rows = sum(sides) + sum(rank * len(heads) for rank, heads in zip(sides, terms, strict=True))
         groups_of_rows = cursor.column(rows, 1).astype(np.uint8)
-        groups = tuple(_group(*pair) for pair in zip(cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True))
+        groups = tuple(group_of(*pair) for pair in zip(cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True))
         return cls(lanes=lanes, terms=terms, scales=scales, errors=errors, groups_of_rows=groups_of_rows, groups=groups, pieces=tuple(cursor.rest(3).tolist()))
 
     def split_pieces(self, *, symbols: int, planes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -109,7 +108,7 @@ class Table:
         return self.pieces[:symbols], self.pieces[symbols:]
 
 
-class _Cursor:
+class Cursor:
     """Reads columns from the front of a buffer."""
 
     def __init__(self, content: bytes) -> None:
@@ -139,7 +138,14 @@ class _Cursor:
         return self.column(len(self._left) // width, width)
 
 
-def _column(values: "Sequence[int] | NDArray[np.int64]", width: int) -> bytes:
+def deflated(raw: bytes) -> bytes:
+    """Return the columns as a table holds them: as one frame where that is shorter (spec TAB-01)."""
+    frame = min((compress(raw, level=level) for level in (FAST, SMALLEST)), key=len)
+    return _ZSTD + frame if len(frame) < len(raw) else _RAW + raw
+
+
+def column(values: "Sequence[int] | NDArray[np.int64]", width: int) -> bytes:
+    """Return numbers of `width` bytes as a column (spec TAB-02). Raises Integrity where one does not fit."""
     numbers = np.asarray(values, np.int64)
     if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >> 8 * width):
         raise Integrity(f"a number of the table does not fit {width} bytes: {int(numbers.min())} to {int(numbers.max())}.")
@@ -153,7 +159,8 @@ def _from_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int64]:
     return (bits >> 16).astype(np.int64)
 
 
-def _inflated(content: memoryview) -> bytes:
+def inflated(content: memoryview) -> bytes:
+    """Return the columns of a table (spec TAB-01). Raises Integrity."""
     kind, rest = bytes(content[:1]), content[1:]
     if kind == _RAW:
         return bytes(rest)
@@ -168,7 +175,7 @@ def _lane(value: int) -> Lane:
     return Lane(coded=bool(value), previous_a=bool(value & 2), previous_b=bool(value & 4))
 
 
-def _terms(cursor: _Cursor, sides: int) -> tuple[tuple[TermHead, ...], ...]:
+def _terms(cursor: Cursor, sides: int) -> tuple[tuple[TermHead, ...], ...]:
     counts = cursor.column(sides, 1).tolist()
     if max(counts, default=0) > MAX_TERMS:
         raise Integrity(f"a factor refers to {max(counts)} blocks, more than the limit of {MAX_TERMS}.")
@@ -182,7 +189,8 @@ def _terms(cursor: _Cursor, sides: int) -> tuple[tuple[TermHead, ...], ...]:
     return tuple(tuple(next(heads) for _ in range(count)) for count in counts)
 
 
-def _group(packing: int, shift: int) -> Group:
+def group_of(packing: int, shift: int) -> Group:
+    """Return a group of these numbers of the table (spec TAB-07). Raises Integrity."""
     if packing >= len(PACKINGS) or shift > MAX_SHIFT:
         raise Integrity(f"a group has packing {packing} and shift {shift}, expected below {len(PACKINGS)} and at most {MAX_SHIFT}.")
     return Group(packing=packing, shift=shift)

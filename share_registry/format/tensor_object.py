@@ -35,4 +35,4 @@ def decode_tensor(content: bytes, *, dtype: DType, size: int) -> bytes:
 
 
 def _described(dtype: DType, size: int) -> dict[str, Json]:
-    return {"format": 0, "kind": "tensor", "size": size, "width": dtype.size_bytes}
+    return {"format": 1, "kind": "tensor", "size": size, "width": dtype.size_bytes}

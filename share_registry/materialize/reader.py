@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from share_registry.algebra.decode import decode_side
 from share_registry.errors import Integrity, NotFound
 from share_registry.exchange.pairs import Rows, rows_of, tensors_of
 from share_registry.exchange.tensors import tensor_of
+from share_registry.format import basis_object
 from share_registry.format.adapter_object import decode as decode_object
 from share_registry.format.adapter_object import header
 from share_registry.format.layout import Layout, ModuleShape, TensorSpec
 from share_registry.format.safetensors_file import Item
 from share_registry.format.tensor_object import decode_tensor
 from share_registry.names import Digest, Side
-from share_registry.stored import StoredAdapter, StoredModule
+from share_registry.stored import StoredAdapter, StoredBasis, StoredModule
 
 MAX_OBJECT_BYTES: Final = 4 << 30
 MAX_LAYOUT_BYTES: Final = 16 << 20
@@ -76,11 +79,12 @@ class Reader:
         self._store = store
         self._opened: _Bounded[Opened] = _Bounded(cache_bytes // 2)
         self._decoded: _Bounded[tuple[Rows, ...]] = _Bounded(cache_bytes // 2)
+        self._bases: _Bounded[StoredBasis | None] = _Bounded(cache_bytes // 4)
 
     def beside(self, objects: Mapping[Digest, bytes]) -> "Reader":
         """Return a reader that also finds objects in memory; what is kept is shared (objects never change)."""
         other = Reader(_Overlay(objects, self._store))
-        other._opened, other._decoded = self._opened, self._decoded
+        other._opened, other._decoded, other._bases = self._opened, self._decoded, self._bases
         return other
 
     def forget_decoded(self) -> None:
@@ -90,6 +94,17 @@ class Reader:
     def open(self, digest: Digest) -> Opened:
         """Return an adapter object, verified. Raises Integrity."""
         return self._opened.get(digest, lambda: self._open(digest), lambda found: found.size_bytes * 8)
+
+    def is_basis(self, digest: Digest) -> bool:
+        """Tell whether an object is a basis object. Raises Integrity."""
+        return self._bases.get(digest, lambda: self._basis(digest), _basis_bytes) is not None
+
+    def basis(self, digest: Digest) -> StoredBasis:
+        """Return a basis object, verified. Raises Integrity."""
+        found = self._bases.get(digest, lambda: self._basis(digest), _basis_bytes)
+        if found is None:
+            raise Integrity(f"object {digest} is no basis object, though something refers to it as one.")
+        return found
 
     def chain(self, digest: Digest) -> int:
         """Return how many previous versions an object's decoding passes through. Raises Integrity beyond the limit."""
@@ -172,10 +187,18 @@ class Reader:
         return decode_side(stored, previous=before, blocks=blocks, device=device)
 
     def _block(self, source: Digest, module: str, side: Side, width: int, device: str) -> torch.Tensor:
+        rows = self.basis(source).rows(module, side) if self.is_basis(source) else self._own_rows(source, module, side)
+        if rows is None or rows.shape[1] != width:
+            raise Integrity(f"object {source} has no block for module {module!r} side {side} of width {width}.")
+        return torch.from_numpy(rows).to(device)
+
+    def _own_rows(self, source: Digest, module: str, side: Side) -> NDArray[np.int32] | None:
         found = self.open(source).module(module)
-        if found is None or found.side(side).own.shape[1] != width:
-            raise Integrity(f"adapter object {source} has no block for module {module!r} side {side} of width {width}.")
-        return torch.from_numpy(found.side(side).own).to(device)
+        return None if found is None else found.side(side).own
+
+    def _basis(self, digest: Digest) -> StoredBasis | None:
+        content = self._read(digest, MAX_OBJECT_BYTES)
+        return basis_object.decode(content) if basis_object.is_basis(content) else None
 
     def _previous(self, opened: Opened, device: str) -> "Callable[[str, Side], torch.Tensor] | None":
         digest = opened.stored.previous
@@ -236,6 +259,10 @@ class _Bounded(Generic[_T]):
 
 def _tensor(spec: TensorSpec, content: bytes) -> torch.Tensor:
     return tensor_of(Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content))
+
+
+def _basis_bytes(basis: StoredBasis | None) -> int:
+    return 0 if basis is None else sum(block.nbytes for blocks in basis.modules.values() for block in blocks)
 
 
 def _rows_bytes(rows: Sequence[Rows]) -> int:

@@ -1,0 +1,122 @@
+"""Basis object: rows fitted to be shared, a block for every module and side (spec BAS-01 to BAS-06).
+
+A binary object like an adapter object, without one: the description lists the modules with their widths, `symbols` holds the integer rows, `table` everything small.
+"""
+
+from itertools import pairwise
+from typing import Annotated, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from share_registry.errors import Integrity
+from share_registry.format.canonical import Json
+from share_registry.format.layout import MAX_MODULES, Strict, _first
+from share_registry.format.object_file import described, pack, unpack
+from share_registry.format.symbols import MAX_BITS, Ints, decode_rows, encode_rows, piece_counts
+from share_registry.format.table import MAX_K, Cursor, column, deflated, group_of, inflated
+from share_registry.stored import StoredBasis
+
+MAX_WIDTH: Final = 1 << 24
+_WHAT: Final = "basis object"
+_PARTS: Final = ("symbols", "table")
+
+
+class BasisModule(Strict):
+    """One module and the widths of its two sides."""
+
+    module: Annotated[str, Field(min_length=1, max_length=4096)]
+    in_: Annotated[int, Field(alias="in", ge=1, le=MAX_WIDTH)]
+    out: Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+
+
+class BasisHeader(Strict):
+    """What a basis object says of itself."""
+
+    format: Literal[1] = 1
+    kind: Literal["basis"] = "basis"
+    modules: Annotated[list[BasisModule], Field(min_length=1, max_length=MAX_MODULES)]
+
+
+def encode(basis: StoredBasis) -> bytes:
+    """Return the object of a basis. Deterministic for one version of zstd.
+
+    Raises:
+        Integrity: it has no module, a module has no row, rows have other widths or too many, or a symbol is too large.
+    """
+    names = sorted(basis.modules)
+    blocks = [block for name in names for block in basis.modules[name]]
+    _check(names, blocks)
+    coded = encode_rows([row for block in blocks for row in block])
+    table = b"".join(
+        (
+            column([len(coded.groups)], 1),
+            column([len(block) for block in blocks], 2),
+            coded.groups_of_rows.tobytes(),
+            column([group.packing for group in coded.groups], 1),
+            column([group.shift for group in coded.groups], 1),
+            column(coded.pieces, 3),
+        )
+    )
+    modules: list[Json] = [{"module": name, "in": basis.modules[name][0].shape[1], "out": basis.modules[name][1].shape[1]} for name in names]
+    return pack({"format": 1, "kind": "basis", "modules": modules}, {"symbols": coded.content, "table": deflated(table)})
+
+
+def decode(content: bytes) -> StoredBasis:
+    """Parse a basis object.
+
+    Raises:
+        Integrity: any departure from the format; nothing is allocated on the word of an unchecked length.
+    """
+    entries, parts = unpack(content, _PARTS, what=_WHAT)
+    header = _header(entries)
+    cursor = Cursor(inflated(parts["table"]))
+    count = int(cursor.column(1, 1)[0])
+    ks = cursor.column(2 * len(header.modules), 2)
+    widths = np.repeat(np.array([width for module in header.modules for width in (module.in_, module.out)], np.int64), ks)
+    groups_of_rows = cursor.column(int(ks.sum()), 1).astype(np.uint8)
+    groups = tuple(group_of(*pair) for pair in zip(cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True))
+    pieces = cursor.rest(3).tolist()
+    if len(pieces) != sum(piece_counts(widths, groups_of_rows, groups)):
+        raise Integrity(f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(widths, groups_of_rows, groups))}.")
+    rows = decode_rows(parts["symbols"], widths, groups_of_rows, groups, pieces)
+    blocks = _blocks(header, ks, rows)
+    names = [module.module for module in header.modules]
+    _check(names, blocks)
+    return StoredBasis(modules=dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True)))
+
+
+def is_basis(content: bytes) -> bool:
+    """Tell whether a binary object calls itself a basis; what it holds is not looked at. Raises Integrity where it is no binary object."""
+    return described(content, what="object").get("kind") == "basis"
+
+
+def _header(entries: dict[str, Json]) -> BasisHeader:
+    try:
+        found = BasisHeader.model_validate(entries)
+    except ValidationError as error:
+        raise Integrity(f"{_WHAT} has a malformed header: {_first(error)}.") from error
+    names = [module.module for module in found.modules]
+    if any(first >= second for first, second in pairwise(names)):
+        raise Integrity(f"{_WHAT} does not list its modules in order and once each.")
+    return found
+
+
+def _blocks(header: BasisHeader, ks: NDArray[np.int64], rows: list[Ints]) -> list[Ints]:
+    ends = np.cumsum(ks)
+    widths = [width for module in header.modules for width in (module.in_, module.out)]
+    return [np.stack(rows[end - k : end]) if k else np.zeros((0, width), np.int32) for end, k, width in zip(ends.tolist(), ks.tolist(), widths, strict=True)]
+
+
+def _check(names: list[str], blocks: list[Ints]) -> None:
+    """Check what both sides of the format promise. Raises Integrity."""
+    if not names:
+        raise Integrity(f"{_WHAT} has no module.")
+    for name, a, b in zip(names, blocks[::2], blocks[1::2], strict=True):
+        if not len(a) and not len(b):
+            raise Integrity(f"{_WHAT} has no row for module {name!r}.")
+        if max(len(a), len(b)) > MAX_K:
+            raise Integrity(f"{_WHAT} has {max(len(a), len(b))} rows for module {name!r}, more than the limit of {MAX_K}.")
+        if any(block.size and int(np.abs(block.astype(np.int64)).max()) >> MAX_BITS for block in (a, b)):
+            raise Integrity(f"{_WHAT} has a symbol that is not below 2**{MAX_BITS} for module {name!r}.")
