@@ -49,15 +49,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--budgets", type=float, nargs="*", default=list(BUDGETS))
     options = parser.parse_args()
-    common = _module(options.corpus / "common.py")
-    rows = [row for task, folder in _adapters(options.corpus) for row in _measure(common, task, folder, options.budgets)]
+    common = corpus_module(options.corpus / "common.py")
+    rows = [row for task, folder in adapters_of(options.corpus) for row in _measure(common, task, folder, options.budgets)]
     (options.out / "budget.json").write_text("[\n" + ",\n".join(json.dumps(asdict(row)) for row in rows) + "\n]\n")
     table = _table(rows)
     print(table)
     _plot(rows, options.out / "budget.svg")
 
 
-def _module(path: Path) -> ModuleType:
+def corpus_module(path: Path) -> ModuleType:
+    """Import the module of a corpus that knows its base model, batching and pooling."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     spec = importlib.util.spec_from_file_location("common", path)
     if spec is None or spec.loader is None:
@@ -68,7 +69,8 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-def _adapters(corpus: Path) -> Iterator[tuple[Path, Path]]:
+def adapters_of(corpus: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield every task folder of a corpus with every PEFT directory in it."""
     for config in sorted(corpus.glob("*/*/*/adapter_config.json")):
         yield config.parent.parent, config.parent
 
@@ -76,13 +78,13 @@ def _adapters(corpus: Path) -> Iterator[tuple[Path, Path]]:
 def _measure(common: Any, task: Path, folder: Path, budgets: list[float]) -> Iterator[Row]:
     ids, labels = common.encode(common.read_jsonl(task / "test.jsonl"))
     head = common.load_head(folder / "head.safetensors")
-    wanted = _predict(common, folder, head, ids)
+    wanted = predicted(common, folder, head, ids)
     for budget in budgets:
         with tempfile.TemporaryDirectory() as place:
             with sr.Registry.open(Path(place) / "registry") as registry:
                 report = registry.commit(folder, task=task.name, budget=budget).report
                 exported = registry.export(task.name, Path(place) / "out").path
-            found = _predict(common, exported, head, ids)
+            found = predicted(common, exported, head, ids)
         assert report is not None
         row = Row(
             task=task.name,
@@ -102,7 +104,8 @@ def _measure(common: Any, task: Path, folder: Path, budgets: list[float]) -> Ite
         yield row
 
 
-def _predict(common: Any, folder: Path, head: Any, ids: Any) -> Any:
+def predicted(common: Any, folder: Path, head: Any, ids: Any) -> Any:
+    """Return the labels that the base model with an adapter and a head gives."""
     import torch.nn.functional as F  # noqa: N812 - the field's name for it
     from peft import PeftModel
 
