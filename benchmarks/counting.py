@@ -38,7 +38,7 @@ def spent_together(root: Path, folders: Sequence[Path], *, policy: sr.Policy) ->
     with sr.Registry.open(root) as registry:
         registry.create_space("s", policy=policy)
         before = stored(root)
-        registry.commit_many(dict(zip(called(folders), map(str, folders), strict=True)), space="s", budget=policy.budget)
+        registry.commit_many(dict(zip(called(folders), map(str, folders), strict=True)), space="s", allow_base_mismatch=True)
         return _split(before, stored(root), folders, 0.0)
 
 
