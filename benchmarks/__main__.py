@@ -1,10 +1,16 @@
-"""`make bench`: every table that needs nothing but this repository, one after another."""
+"""`make bench`: every table that needs nothing but this repository and its development extras, one after another."""
 
 import argparse
 import subprocess
 import sys
 
-PARTS = (("Real adapters, one after another at the default budget", "collection"), ("Where sharing pays", "sharing"), ("Bits per parameter", "bits"))
+PARTS = (
+    ("Real adapters, one after another at the default budget", "collection", ()),
+    ("Where sharing pays", "sharing", ()),
+    ("Bits per parameter", "bits", ()),
+    ("Beside the peers", "peers", ("--layers", "1")),
+    ("Adding one adapter, and keeping those that are there", "growth", ()),
+)
 
 
 def main() -> None:
@@ -14,9 +20,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda":
         raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.device"], check=False).returncode)
-    for title, name in PARTS:
+    for title, name, arguments in PARTS:
         print(f"\n## {title}\n", flush=True)
-        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=True)
 
 
 if __name__ == "__main__":
