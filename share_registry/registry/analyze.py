@@ -196,9 +196,9 @@ def _spectrum(module: str, side: Side, rows: Sequence[Tensor]) -> Spectrum:
 
 def _left_out(names: Sequence[str], parts: Sequence[Mapping[str, Weighted]], progress: Progress) -> tuple[tuple[LeaveOneOut, ...], list[str]]:
     """Leave out one adapter after another: all of them in all modules, or a sample of both where that would take too long."""
-    if len(parts) < 2:
-        return (), []
     found = _by_module(parts)
+    if len(parts) < 2 or not found:
+        return (), []
     work = sum(sum(_work([module.side(side) for module in modules]) for side in Side) for modules in found.values())
     adapters, modules = len(parts), len(found)
     while work * adapters * modules / len(found) > _MAX_WORK and (adapters > 2 or modules > 2):

@@ -202,7 +202,8 @@ class Forecast:
         references: One after another, each against the earlier ones where that is cheaper.
         joint: With a basis fitted to all of them, its bytes included.
         bits_alone: Bits per parameter; bits_references and bits_joint alike.
-        bits_bound: What independent Gaussian rows need at least, without sharing.
+        bits_bound: What independent Gaussian rows need without sharing, by reverse water-filling; from about 20 % on it is too high, as it counts a row that is
+            dropped on both sides twice.
     """
 
     budget: float

@@ -122,7 +122,7 @@ def _named(subject: Any, outside: Outside) -> dict[str, Any]:
 
 
 def _listed(subject: list[Any]) -> dict[str, Any]:
-    if all(isinstance(source, str | os.PathLike) for source in subject):
+    if subject and all(isinstance(source, str | os.PathLike) for source in subject):
         return _by_name([Path(source) for source in subject], "the list")
     return {f"{_UNNAMED}-{number}": source for number, source in enumerate(subject, start=1)}
 

@@ -49,14 +49,15 @@ def plot_retention(found: Retention, path: Place = None) -> "Figure":
     _write_cells(axes, found, errors)
     _ticks(axes.set_xticks, [f"c{commit.number}" for commit in found.commits])
     _ticks(axes.set_yticks, [_short(row.task) for row in found.rows])
-    axes.set_xlabel("commit that changed a task")
+    bounds = any(cell.bound for row in found.rows for cell in row.cells if cell)
+    axes.set_xlabel(f"commit that changed a task{' (hatched: upper bound)' if bounds else ''}")
     axes.set_title(f"{found.space}: error by task and commit", loc="left", fontsize=11)
     figure.colorbar(image, ax=axes, label="relative error of dW, %", fraction=0.05, pad=0.02)
     return _saved(figure, path)
 
 
 def plot_spectra(found: Analysis, path: Place = None) -> "Figure":
-    """Draw the share of the energy that the first k directions hold, by module, for A and for B; a white mark is the k of 90 %.
+    """Draw the share of the energy that the first k directions hold, by module, for A and for B; a mark is the k of 90 %.
 
     Args:
         found: What `analyze` returned.
@@ -73,7 +74,7 @@ def plot_spectra(found: Analysis, path: Place = None) -> "Figure":
     for axes, (side, spectra) in zip(panels, sides.items(), strict=True):
         image = _draw_spectra(axes, spectra)
         axes.set_title(f"{side.upper()} of {len(found.adapters)} adapters", loc="left", fontsize=11)
-        axes.set_xlabel("directions k")
+        axes.set_xlabel("directions k (mark: 90 %)")
     _ticks(panels[0].set_yticks, _module_labels([spectrum.module for spectrum in sides["a"]]))
     if image is not None:
         figure.colorbar(image, ax=panels, label="explained variance, %", fraction=0.03, pad=0.02)
@@ -91,9 +92,9 @@ def plot_budget(found: Analysis, path: Place = None) -> "Figure":
         Refused: matplotlib is not installed.
         StoreError: the file cannot be written.
     """
+    figure = _figure(6.6, 4.4)
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    figure = _figure(6.6, 4.4)
     axes = figure.add_subplot()
     budgets = [100 * forecast.budget for forecast in found.forecasts]
     lines: tuple[tuple[str, list[float], str, str], ...] = (
@@ -162,8 +163,8 @@ def _draw_spectra(axes: "Axes", spectra: Sequence[Spectrum]) -> Any:
     known = [np.array(spectrum.explained) for spectrum in spectra]
     shares = np.array([np.interp(np.log(ks), np.log(part[:, 0]), 100 * part[:, 1]) for part in known])
     edges = np.sqrt(ks[1:] * ks[:-1])
-    image = axes.pcolormesh([ks[0] ** 1.0, *edges, ks[-1]], np.arange(len(spectra) + 1) - 0.5, shares, cmap=_MAP, vmin=0, vmax=100, rasterized=True)
-    axes.plot([spectrum.k90 for spectrum in spectra], range(len(spectra)), "|", color="white", markersize=9, markeredgewidth=2)
+    image = axes.pcolormesh([ks[0], *edges, ks[-1]], np.arange(len(spectra) + 1) - 0.5, shares, cmap=_MAP, vmin=0, vmax=100, rasterized=True)
+    axes.plot([spectrum.k90 for spectrum in spectra], range(len(spectra)), "|", color="black", markersize=9, markeredgewidth=2)
     axes.set_xscale("log")
     shown = [k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) if k <= largest]
     axes.set_xticks(shown, [str(k) for k in shown])

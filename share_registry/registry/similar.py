@@ -66,7 +66,7 @@ def _asked(home: "Home", adapter: Any, space: str | None) -> "tuple[Member, Task
         except (InvalidInput, NotFound):
             if home.outside.kind(Path(adapter)) is not Kind.DIRECTORY:
                 raise
-    named = os.fspath(adapter) if isinstance(adapter, str | os.PathLike) else f"a {type(adapter).__name__}"
+    named = os.fspath(adapter) if isinstance(adapter, str | os.PathLike) else "the adapter given"
     return member(named, load(adapter, task="asked", adapter_name=None, outside=home.outside)[1]), None
 
 

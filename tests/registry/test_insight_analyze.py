@@ -1,0 +1,221 @@
+"""Analyze: planted kinship is found and named, bytes are what a commit takes, and what is not shared is not praised."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from share_registry.algebra.overlap import connected
+from share_registry.cli.output import document
+from share_registry.exchange.adapter import Adapter
+from share_registry.registry.analyze import analyze
+from share_registry.registry.insight_results import Analysis
+from tests.registry.conftest import DEMO
+from tests.registry.families import adapter as made
+from tests.registry.families import continued, drawing, independent, modules, one_start, shared_directions, turned
+
+BUDGETS = (0.05, 0.2)
+COUNTED = 0.03
+"""What headers, layouts of frames and a real coder may add to the bytes that an ideal one takes."""
+CLEAR = 0.1
+"""A saving that nobody could call noise."""
+RANDOM = 0.02
+"""How far errors in planted random bases scatter around their mean."""
+
+
+def analysed(adapters: Mapping[str, Adapter]) -> Analysis:
+    return analyze(adapters, budgets=BUDGETS)
+
+
+def kinds(found: Analysis) -> set[str]:
+    return {statement.kind for statement in found.statements}
+
+
+def test_adapters_that_share_nothing_gain_from_precision() -> None:
+    found = analysed(independent(6))
+    assert kinds(found) == {"precision"}
+    assert found.verdict.startswith("These gain from precision, not from sharing: ")
+    assert all(forecast.saving < 0.01 for forecast in found.forecasts)
+    assert (found.kinships, found.continued) == ((), ())
+
+
+def test_what_is_left_out_of_independent_adapters_is_what_a_random_basis_loses() -> None:
+    for one in analysed(independent(6)).leave_one_out:
+        assert one.error == pytest.approx(one.chance, abs=RANDOM)
+        assert one.error_a == pytest.approx(one.chance_a, abs=2 * RANDOM)
+
+
+def test_a_common_start_is_found_on_a_alone() -> None:
+    found = analysed(one_start(6))
+    assert kinds(found) == {"one start", "saving"}
+    (kin,) = found.kinships
+    assert (kin.kind, len(kin.adapters)) == ("one start", 6)
+    assert kin.overlap_a > 0.8 > 0.4 > kin.overlap_b
+    assert "A of all 6 adapters" in found.verdict
+    assert all(forecast.saving > CLEAR for forecast in found.forecasts)
+
+
+def test_directions_shared_on_both_sides_are_no_common_start() -> None:
+    found = analysed(shared_directions(8))
+    assert kinds(found) == {"shared directions", "saving"}
+    assert [(kin.kind, len(kin.adapters)) for kin in found.kinships] == [("shared directions", 8)]
+    assert all(one.error < 0.2 < one.chance for one in found.leave_one_out)
+    assert all(min(forecast.joint, forecast.references) < 0.6 * forecast.alone for forecast in found.forecasts)
+
+
+def test_continued_versions_are_named_with_the_one_before() -> None:
+    found = analysed(continued())
+    assert [(one.adapter, one.previous) for one in found.continued] == [("v2", "v1"), ("v3", "v2")]
+    assert "v2 continues v1 (dW differs by 0." in found.verdict
+    assert kinds(found) == {"continued", "saving"}
+    assert all(forecast.references < (1 - CLEAR) * forecast.alone for forecast in found.forecasts if forecast.budget == 0.05)
+
+
+def test_the_same_adapter_in_another_gauge_is_the_same() -> None:
+    first = independent(1)["own-0"]
+    found = analysed({"one": first, "other": turned(first)})
+    assert next(statement.kind for statement in found.statements) == "same"
+    assert "other is the same adapter as one." in found.verdict
+
+
+def test_a_mixed_collection_is_told_apart() -> None:
+    found = analysed({**one_start(3), **independent(3), **continued()})
+    assert [set(kin.adapters) for kin in found.kinships] == [{"seed-0", "seed-1", "seed-2"}]
+    assert {one.adapter for one in found.continued} == {"v2", "v3"}
+    (precision,) = (statement for statement in found.statements if statement.kind == "precision")
+    assert set(precision.adapters) == {"own-0", "own-1", "own-2"}
+    assert "The other 3 (own-0, own-1, own-2) gain from precision" in precision.text
+
+
+def test_one_adapter_has_nothing_to_share_with() -> None:
+    found = analysed(independent(1))
+    assert kinds(found) == {"one adapter"}
+    assert found.leave_one_out == ()
+
+
+def test_ranks_may_differ_and_modules_be_missing() -> None:
+    draw = drawing(5)
+    small = made({modules()[0]: (draw(2, 128), draw(2, 96))})
+    large = made({name: (draw(8, 128), draw(8, 96)) for name in [*modules(), "layers.9.other"]})
+    found = analysed({"small": small, "large": large, **independent(2)})
+    assert {(spectrum.module, spectrum.adapters) for spectrum in found.spectra} >= {(modules()[0], 4), ("layers.9.other", 1)}
+    assert kinds(found) == {"precision"}
+
+
+def test_a_module_without_a_product_is_no_trouble() -> None:
+    draw = drawing(6)
+    idle = {"layers.9.idle": (draw(4, 128), 0 * draw(4, 96))}
+    adapters = {f"t{number}": made({modules()[0]: (draw(4, 128), draw(4, 96)), **idle}) for number in range(3)}
+    found = analysed(adapters)
+    assert {spectrum.module for spectrum in found.spectra} == {modules()[0]}
+    json.dumps(document(found), allow_nan=False)
+
+
+def test_adapters_that_do_nothing_are_analysed_too() -> None:
+    draw = drawing(7)
+    found = analysed({f"t{number}": made({modules()[0]: (draw(4, 128), 0 * draw(4, 96))}) for number in range(2)})
+    assert found.spectra == ()
+    json.dumps(document(found), allow_nan=False)
+
+
+def test_the_bytes_forecast_are_those_of_commits(tmp_path: Path) -> None:
+    adapters = one_start(4)
+    found = analyze(adapters, budgets=(0.05,)).forecasts[0]
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        for name, adapter in adapters.items():
+            registry.commit(adapter, task=name, budget=0.05)
+        taken = sum(path.stat().st_size for path in (tmp_path / "registry" / "objects").rglob("*") if path.is_file())
+    layouts_and_notes = 12_000
+    assert found.references * (1 - COUNTED) < taken < found.references * (1 + COUNTED) + layouts_and_notes
+
+
+def test_the_spectrum_counts_directions() -> None:
+    found = analysed(shared_directions(8, noise=0.0))
+    for spectrum in found.spectra:
+        assert spectrum.k50 <= spectrum.k80 <= spectrum.k90 <= spectrum.k99 <= 6
+        assert spectrum.explained[-1][1] == pytest.approx(1.0)
+    assert found.break_even < 2.5
+
+
+def test_break_even_without_sharing_is_near_the_number_of_adapters() -> None:
+    assert 4.5 < analysed(independent(6)).break_even <= 6.5
+
+
+def test_a_folder_is_searched_and_named_by_what_tells_apart() -> None:
+    found = analyze(DEMO, budgets=(0.1,))
+    assert "wn-pos-gloss/v2" in {adapter.name for adapter in found.adapters}
+    assert {(one.adapter, one.previous) for one in found.continued} >= {("wn-pos-gloss/v2", "wn-pos-gloss/v1")}
+
+
+def test_a_list_of_directories_and_a_mapping_say_the_same() -> None:
+    folders = [DEMO / "wn-pos-gloss" / "v1", DEMO / "wn-syn-ant" / "v1"]
+    listed = analyze(folders, budgets=(0.1,))
+    assert [adapter.name for adapter in listed.adapters] == ["wn-pos-gloss/v1", "wn-syn-ant/v1"]
+    assert analyze(dict(zip(("wn-pos-gloss/v1", "wn-syn-ant/v1"), folders, strict=True)), budgets=(0.1,)) == listed
+
+
+def test_a_space_is_analysed_as_it_is_stored(registry: sr.Registry) -> None:
+    for name, adapter in one_start(3).items():
+        registry.commit(adapter, task=name)
+    registry.commit(independent(1)["own-0"], task="gone")
+    registry.drop("gone")
+    found = analyze(registry, budgets=(0.1,))
+    assert [adapter.name for adapter in found.adapters] == ["tiny/seed-0@v1", "tiny/seed-1@v1", "tiny/seed-2@v1"]
+    assert [kin.kind for kin in found.kinships] == ["one start"]
+    assert analyze(registry.space("tiny"), budgets=(0.1,)) == found
+
+
+def test_a_space_without_tasks_has_nothing_to_analyse(registry: sr.Registry) -> None:
+    registry.commit(independent(1)["own-0"], task="gone")
+    registry.drop("gone")
+    with pytest.raises(sr.NotFound):
+        analyze(registry)
+
+
+@pytest.mark.parametrize("subject", [7, [], {}, None])
+def test_what_no_adapter_can_be_read_from_is_invalid(subject: object) -> None:
+    with pytest.raises(sr.InvalidInput):
+        analyze(subject)
+
+
+def test_a_folder_without_adapters_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(sr.NotFound):
+        analyze(tmp_path)
+    with pytest.raises(sr.NotFound):
+        analyze(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("budgets", [(), (0.0,), (1.5,), ("a",)])
+def test_budgets_are_checked(budgets: tuple[float, ...]) -> None:
+    with pytest.raises(sr.InvalidInput):
+        analyze(independent(1), budgets=budgets)
+
+
+def test_a_folder_given_twice_is_invalid() -> None:
+    with pytest.raises(sr.InvalidInput):
+        analyze([DEMO / "wn-pos-gloss" / "v1"] * 2)
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[str, int, int]] = []
+    analyze(independent(2), budgets=(0.1,), progress=lambda doing, done, total: told.append((doing, done, total)))
+    assert {doing.split()[0] for doing, _, _ in told} == {"reading", "spectra", "leaving", "coding"}
+    assert all(done <= total for _, done, total in told)
+
+
+def test_text_html_and_json_say_the_verdict() -> None:
+    found = analysed({**one_start(2), "<b>": independent(1)["own-0"]})
+    assert found.verdict in str(found)
+    assert "&lt;b&gt;" in found._repr_html_()
+    assert "<b>," not in found._repr_html_()
+    assert json.loads(json.dumps(document(found), allow_nan=False))["verdict"] == found.verdict
+    assert "one start" in repr(found)
+
+
+def test_parts_are_connected_through_others() -> None:
+    import torch
+
+    linked = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
+    assert connected(linked) == [(0, 1, 2)]

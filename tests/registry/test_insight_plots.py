@@ -1,0 +1,107 @@
+"""Plots: drawn without a display or pyplot, saved where asked, refused by name where matplotlib is missing."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.registry.analyze import analyze
+from share_registry.registry.insight_results import Analysis, Retention, RetentionCell, RetentionCommit, RetentionRow
+from tests.registry.families import independent, one_start
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def drifted(tasks: int) -> Retention:
+    """A forgetting matrix in which every task loses 2 % with every later commit, as a bound after the third."""
+    commits = tuple(RetentionCommit(number=CommitNumber(2 + number), id=Digest("0" * 64), kind="refit", time=datetime.now(UTC)) for number in range(tasks))
+    rows = tuple(
+        RetentionRow(
+            task=TaskName(f"task-{task}"),
+            cells=tuple(_cell(column - task) for column in range(tasks)),
+            first=0.1,
+            last=0.3,
+            worst=0.3,
+            transfer=0.2,
+            metric_transfer=None,
+        )
+        for task in range(tasks)
+    )
+    return Retention(space=SpaceName("tiny"), metric=None, commits=commits, rows=rows, mean=0.2, worst=0.3, transfer=0.2, metric_transfer=None)
+
+
+def _cell(age: int) -> RetentionCell | None:
+    if age < 0:
+        return None
+    return RetentionCell(ref="tiny/t@v1", version=Version(1 + age), error=0.1 + 0.02 * age, bound=age > 2, made=True, metric=None)
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    return analyze({**one_start(3), **independent(2)}, budgets=(0.05, 0.2))
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 6, 40])
+def test_a_forgetting_matrix_is_drawn_whatever_its_size(tmp_path: Path, tasks: int) -> None:
+    path = tmp_path / "matrix.png"
+    figure = drifted(tasks).plot(path)
+    assert path.read_bytes().startswith(PNG)
+    assert figure.axes[0].get_xlabel().startswith("commit that changed a task")
+
+
+def test_bounds_are_marked_as_such() -> None:
+    assert drifted(6).plot().axes[0].get_xlabel().endswith("(hatched: upper bound)")
+    assert len(drifted(6).plot().axes[0].patches) == 6
+    assert not drifted(2).plot().axes[0].patches
+
+
+def test_a_budget_plot_has_its_lines_and_the_bound(analysis: Analysis, tmp_path: Path) -> None:
+    axes = analysis.plot(tmp_path / "budget.svg").axes[0]
+    assert [line.get_label() for line in axes.get_lines()] == ["Gaussian bound, no sharing", "alone", "references to earlier adapters", "joint basis"]
+    assert list(axes.get_lines()[1].get_ydata()) == [forecast.bits_alone for forecast in analysis.forecasts]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("error budget, % of |dW|", "bits per parameter")
+    assert (tmp_path / "budget.svg").read_text().startswith("<?xml")
+
+
+def test_a_spectrum_plot_has_a_row_for_every_module_and_a_panel_for_each_side(analysis: Analysis, tmp_path: Path) -> None:
+    figure = analysis.plot_spectra(tmp_path / "spectra.png")
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["A of 5 adapters", "B of 5 adapters"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0.proj", "1.proj", "2.proj"]
+
+
+def test_an_analysis_without_spectra_is_drawn_empty(analysis: Analysis) -> None:
+    replace(analysis, spectra=()).plot_spectra()
+
+
+@pytest.mark.parametrize("draw", ["plot", "plot_spectra"])
+def test_without_matplotlib_a_plot_is_refused_by_name(analysis: Analysis, monkeypatch: pytest.MonkeyPatch, draw: str) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(sr.Refused, match="plots need matplotlib") as refused:
+        getattr(analysis, draw)()
+    assert "share-registry[plot]" in refused.value.hint
+    with pytest.raises(sr.Refused):
+        drifted(2).plot()
+
+
+def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(analysis: Analysis, tmp_path: Path) -> None:
+    with pytest.raises(sr.Refused):
+        analysis.plot(tmp_path / "plot.nonsense")
+    with pytest.raises(sr.StoreError):
+        analysis.plot(tmp_path / "absent" / "plot.png")
+
+
+def test_plots_leave_pyplot_alone() -> None:
+    code = "from tests.registry.test_insight_plots import drifted; import sys; drifted(3).plot(); assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_analysing_imports_no_matplotlib() -> None:
+    code = "import share_registry.registry.analyze, share_registry.registry.retention, sys; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,109 @@
+"""Retention: rows stay flat where nothing changes a task, and show what changed one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from share_registry.cli.output import document
+from share_registry.registry.retention import retention
+from tests.registry.families import independent
+
+
+@pytest.fixture
+def told(registry: sr.Registry) -> sr.Registry:
+    """Two tasks; the first is committed again, within another budget; the second is dropped."""
+    first, second, third = independent(3).values()
+    registry.commit(first, task="cola", budget=0.1, metrics={"accuracy": 0.8})  # c2
+    registry.commit(second, task="sst2", budget=0.05)  # c3
+    registry.annotate("cola", labels={"team": "search"})  # c4
+    registry.commit(third, task="cola", budget=0.2, metrics={"accuracy": 0.7})  # c5
+    registry.drop("sst2")  # c6
+    registry.commit(third, task="cola", budget=0.01, metrics={"accuracy": 0.9})  # c7
+    return registry
+
+
+def test_columns_are_the_commits_that_changed_a_task(told: sr.Registry) -> None:
+    found = retention(told.home, None)
+    assert [(commit.number, commit.kind) for commit in found.commits] == [(2, "absorb"), (3, "absorb"), (5, "absorb"), (6, "drop"), (7, "absorb")]
+    assert [row.task for row in found.rows] == ["cola", "sst2"]
+
+
+def test_cells_have_the_recorded_errors_of_the_version_at_each_commit(told: sr.Registry) -> None:
+    row = retention(told.home, None).rows[0]
+    errors = [told.show(f"cola@v{version}").reports["cola"].error for version in (1, 2, 3)]
+    assert [cell.error if cell else None for cell in row.cells] == [errors[0], errors[0], errors[1], errors[1], errors[2]]
+    assert [cell.ref.partition("@")[2] if cell else "" for cell in row.cells] == ["v1", "v1", "v2", "v2", "v3"]
+    assert [cell.made for cell in row.cells if cell] == [True, False, True, False, True]
+
+
+def test_a_task_has_no_cell_before_it_is_there_and_after_it_is_dropped(told: sr.Registry) -> None:
+    row = retention(told.home, None).rows[1]
+    assert [cell is None for cell in row.cells] == [True, False, False, True, True]
+
+
+def test_a_task_that_nobody_touches_is_retained(registry: sr.Registry) -> None:
+    for name, adapter in independent(4).items():
+        registry.commit(adapter, task=name)
+    found = retention(registry.home, None)
+    assert found.transfer == 0.0
+    for row in found.rows:
+        assert len({cell.error for cell in row.cells if cell}) == 1
+        assert (row.transfer, row.first) == (0.0, row.last)
+
+
+def test_transfer_is_since_the_adapter_that_the_task_stands_for_was_handed_in(told: sr.Registry) -> None:
+    row = retention(told.home, None).rows[0]
+    v2, v3 = (told.show(f"cola@v{version}").reports["cola"].error for version in (2, 3))
+    assert (row.first, row.last) == (v2, v3)
+    assert row.transfer == pytest.approx(v3 - v2)
+    assert row.worst == v2
+
+
+def test_a_metric_is_shown_beside_the_error(told: sr.Registry) -> None:
+    found = retention(told.home, None, metric="accuracy")
+    assert [cell.metric if cell else None for cell in found.rows[0].cells] == [0.8, 0.8, 0.7, 0.7, 0.9]
+    assert found.rows[0].metric_transfer == pytest.approx(0.1)
+    assert found.metric_transfer == pytest.approx(0.1)
+    assert found.rows[1].metric_transfer is None
+    assert "accuracy, last - first  +0.1" in str(found)
+
+
+def test_a_metric_that_was_corrected_counts_as_it_is_now(told: sr.Registry) -> None:
+    told.annotate("cola@v1", metrics={"accuracy": 0.5})
+    assert retention(told.home, None, metric="accuracy").rows[0].metric_transfer == pytest.approx(0.4)
+
+
+def test_a_renamed_task_stays_one_row(told: sr.Registry) -> None:
+    told.rename("cola", "acceptability")
+    assert [row.task for row in retention(told.home, None).rows] == ["acceptability", "sst2"]
+
+
+def test_an_empty_space_has_an_empty_matrix(registry: sr.Registry) -> None:
+    registry.create_space("empty", base_model="acme/tiny")
+    found = retention(registry.home, "empty")
+    assert (found.rows, found.commits, found.mean, found.worst) == ((), (), 0.0, 0.0)
+    assert "0 tasks" in str(found)
+
+
+def test_a_space_that_is_not_there_is_not_found(told: sr.Registry) -> None:
+    with pytest.raises(sr.NotFound):
+        retention(told.home, "absent")
+
+
+def test_text_html_and_json(told: sr.Registry, tmp_path: Path) -> None:
+    found = retention(told.home, None, metric="accuracy")
+    assert "cola" in str(found)
+    assert "<table>" in found._repr_html_()
+    assert repr(found) == "<Retention tiny: 2 tasks over 5 commits>"
+    assert json.loads(json.dumps(document(found), allow_nan=False))["rows"][1]["cells"][0] is None
+
+
+def test_a_long_history_is_shown_by_its_ends(registry: sr.Registry) -> None:
+    for name, adapter in independent(16).items():
+        registry.commit(adapter, task=name)
+    shown = str(retention(registry.home, None))
+    assert "note: 4 commits in between are not shown." in shown
+    assert "c2 " in shown
+    assert "c17" in shown
