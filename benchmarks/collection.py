@@ -57,7 +57,8 @@ def _commit(folders: list[Path], place: Path, budget: float | None, peft: bool) 
         for folder in folders:
             name = f"{folder.parent.name}-{folder.name}"
             report = registry.commit(folder, task=folder.parent.name, budget=budget, allow_duplicate=True).report
-            assert report is not None and report.budget is not None
+            assert report is not None
+            assert report.budget is not None
             exported = registry.export(folder.parent.name, place / "out").path
             _check(folder, exported, base)
             raw = (folder / MODEL).read_bytes()
