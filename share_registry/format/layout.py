@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from share_registry.errors import Format, Integrity
 from share_registry.format.canonical import Json, dump, load
 
+FORMAT_VERSION: Final = 1
 MAX_TENSORS: Final = 65_536
 MAX_DIMENSIONS: Final = 8
 MAX_MODULES: Final = 65_536
@@ -181,8 +182,8 @@ class Layout(Strict):
 
 def described(value: dict[str, Json], kind: str) -> dict[str, Json]:
     """Return an object that says it is of a kind and of this format version (spec EVO-02). Raises Format or Integrity."""
-    if value.get("format") != 0:
-        raise Format(f"{kind} has format {value.get('format')!r}, this release reads 0.", hint="Upgrade share_registry.")
+    if value.get("format") != FORMAT_VERSION:
+        raise Format(f"{kind} has format {value.get('format')!r}, this release reads {FORMAT_VERSION}.", hint="Upgrade share_registry.")
     if value.get("kind") != kind:
         raise Integrity(f"{kind} is of kind {value.get('kind')!r}.")
     return value

@@ -10,10 +10,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from share_registry.errors import Format, Integrity
 from share_registry.format.canonical import Json, dump, load, sha256
-from share_registry.format.layout import Entry, Strict, _first, described
+from share_registry.format.layout import FORMAT_VERSION, Entry, Strict, _first, described
 from share_registry.names import NAME, Digest
 
-FORMAT_VERSION: Final = 1
 MAGIC: Final = "share_registry"
 FEATURES: Final[frozenset[str]] = frozenset()
 """Features that a record's `requires` may name and this release knows."""
@@ -42,22 +41,16 @@ class StoreFormat(Strict):
     gc: list[str] = []
 
 
-class ShareBody(Strict):
-    """The protocol of the Share paper: a basis of k directions per module and side, made again at every absorption, and phi directions to train beside it."""
-
-    k: KField
-    phi: Annotated[int, Field(ge=0, le=0xFFFF)] = 0
-
-
 class PolicyBody(Strict):
-    """What a space does by default."""
+    """What a space does by default; with `k`, tasks are kept as coefficients over a basis of so many directions alone, and no budget holds."""
 
     budget: DecimalField
     keep_original: bool
     references: bool = True
     refit: bool = True
     pseudo_rank: KField | None = None
-    share: ShareBody | None = None
+    k: KField | None = None
+    phi: Annotated[int, Field(ge=0, le=0xFFFF)] = 0
 
 
 class BaseModelBody(Strict):
