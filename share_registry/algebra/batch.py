@@ -38,6 +38,11 @@ class Batch:
     energy: Tensor
     tail: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def cut_off(self) -> Tensor:
+        """(n,) |s tail|^2, the error that cutting makes."""
+        return torch.zeros_like(self.energy) if self.tail is None else self.weight.square() * product_square(*self.tail)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedBatch:

@@ -119,4 +119,4 @@ def _predicted_wrong(batch: Batch, delta: float, limit: float) -> Tensor:
         variance = square / (m * delta**2)
         shares.append(torch.where(variance > 0, distortion(variance) / variance, torch.ones_like(variance)))
     kept = (1.0 - shares[0]) * (1.0 - shares[1])
-    return torch.minimum(((1.0 - kept) * square).sum(-1), limit**2 * batch.energy)
+    return torch.minimum(((1.0 - kept) * square).sum(-1) + batch.cut_off, limit**2 * batch.energy)

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import Float, TypeDecorator
 
-SCHEMA_VERSIONS: Final = ("0001",)
+SCHEMA_VERSIONS: Final = ("0001", "0002")
 """Schema versions this release knows, oldest first; the last is the one it works with."""
 SCHEMA_TABLE: Final = "share_registry_schema"
 """Alembic's version table: our own, so that other software may keep its tables in the same database."""
@@ -109,6 +109,11 @@ def real() -> ColumnElement[float]:
     return Column(Float(53), nullable=False)
 
 
+def optional_real() -> ColumnElement[float | None]:
+    """Return a column of float64 that may be missing."""
+    return Column(Float(53), nullable=True)
+
+
 def flag() -> ColumnElement[bool]:
     """Return a column of truth values."""
     return Column(Boolean, nullable=False)
@@ -133,6 +138,7 @@ class SpaceRow(Row, name="sr_spaces"):
 
     Attributes:
         base_labels: Other labels the base model is known by.
+        k: Directions of the basis where the space keeps coefficients alone.
         head: Number of the newest commit applied; its id is `head_id`.
     """
 
@@ -143,12 +149,16 @@ class SpaceRow(Row, name="sr_spaces"):
     budget = real()
     keep_original = flag()
     references = flag()
+    refit = flag()
+    pseudo_rank = optional_integer()
+    k = optional_integer()
+    phi = integer()
     head = integer()
     head_id = string()
 
 
 class CommitRow(Row, name="sr_commits"):
-    """One commit; `note` is the digest of its note, `detail` what it did, as a phrase."""
+    """One commit; `note` and `basis` are the digests of its note and of the basis it brought, `detail` what it did, as a phrase."""
 
     space = space_key()
     number = integer_key()
@@ -161,6 +171,7 @@ class CommitRow(Row, name="sr_commits"):
     author = optional_string()
     message = string()
     detail = string()
+    basis = optional_string()
     rules = (
         UniqueConstraint("space", "key"),
         UniqueConstraint("space", "id"),
@@ -205,6 +216,10 @@ class VersionRow(Row, name="sr_task_versions"):
         number: The commit that made it.
         name: The task's name at that commit.
         source_digest: Digest of the adapter handed in.
+        budget: The largest error allowed; missing where there was no limit.
+        norm: Frobenius norm of the scaled dW handed in, to which errors are relative.
+        before: Where a refit made it: the error of the version before.
+        bound: Whether `error` is an upper bound.
         restored_from: The version it repeats, where a restore made it.
         note_digest: The note that speaks of its source and files, under the task name `note_task`.
         remarks: What was not kept or is worth knowing.
@@ -219,8 +234,11 @@ class VersionRow(Row, name="sr_task_versions"):
     layout_digest = string()
     tensors_digest = string()
     source_digest = string()
-    budget = real()
+    budget = optional_real()
     error = real()
+    norm = real()
+    before = optional_real()
+    bound = flag()
     raw_bytes = integer()
     added_bytes = integer()
     config_digest = optional_string()
@@ -255,7 +273,7 @@ class TouchRow(Row, name="sr_touches"):
 
 
 class ParentRow(Row, name="sr_parents"):
-    """A task version that another one declares to be derived from."""
+    """A task version that another one declares to be derived from, or, with a weight, was merged of."""
 
     space = string_key()
     task = integer_key()
@@ -263,6 +281,7 @@ class ParentRow(Row, name="sr_parents"):
     position = integer_key()
     parent_task = integer()
     parent_version = integer()
+    weight = optional_string()
     rules = (_of_version(),)
 
 

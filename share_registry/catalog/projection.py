@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from share_registry.format.layout import Layout
-    from share_registry.format.records import Alias, Annotate, Create, Drop, Note, PolicyBody, Record, Rename, SetPolicy, Tag
+    from share_registry.format.records import Alias, Annotate, Create, Drop, Merge, Note, PolicyBody, Record, Rename, SetPolicy, Tag
     from share_registry.names import Digest
 
 
@@ -117,7 +117,15 @@ def _space(record: "Record", commit_id: str) -> dict[str, object]:
 
 
 def _policy(policy: "PolicyBody") -> dict[str, object]:
-    return {"budget": float(policy.budget), "keep_original": policy.keep_original, "references": policy.references}
+    return {
+        "budget": float(policy.budget),
+        "keep_original": policy.keep_original,
+        "references": policy.references,
+        "refit": policy.refit,
+        "pseudo_rank": policy.pseudo_rank,
+        "k": policy.k,
+        "phi": policy.phi,
+    }
 
 
 def _commit(record: "Record", commit_id: str, note: "Note | None") -> dict[str, object]:
@@ -132,6 +140,7 @@ def _commit(record: "Record", commit_id: str, note: "Note | None") -> dict[str, 
         "author": clean(note.author) if note and note.author else None,
         "message": clean(note.message or "") if note else "",
         "detail": _detail(record, note),
+        "basis": record.basis if record.kind in ("absorb", "refit") else None,
     }
 
 
@@ -139,6 +148,12 @@ def _detail(record: "Record", note: "Note | None") -> str:
     match record.kind:
         case "create":
             return f"base model {clean(record.base_model.label)}"
+        case "absorb":
+            return "with a basis of their own" if record.basis else ""
+        case "refit":
+            return f"a basis, {len(record.tasks)} tasks re-expressed" if record.tasks else "a basis for later commits"
+        case "merge":
+            return _merge_phrase(record)
         case "restore":
             return f"{record.task}@v{record.version} repeats v{record.of}"
         case "drop":
@@ -158,13 +173,27 @@ def _detail(record: "Record", note: "Note | None") -> str:
 
 
 def _policy_phrase(policy: "PolicyBody") -> str:
-    return f"budget {policy.budget}, originals {'kept' if policy.keep_original else 'not kept'}, references {'on' if policy.references else 'off'}"
+    kept = f"originals {'kept' if policy.keep_original else 'not kept'}"
+    cut = f", pseudo-rank {policy.pseudo_rank}" if policy.pseudo_rank else ""
+    if policy.k:
+        return f"coefficients over {policy.k} directions, phi {policy.phi}{cut}, {kept}"
+    return f"budget {policy.budget}, {kept}, references {'on' if policy.references else 'off'}, refits {'on' if policy.refit else 'off'}{cut}"
+
+
+def _merge_phrase(record: "Merge") -> str:
+    parents = zip(record.weights, record.tasks[0].derived_from, strict=False)
+    terms = " + ".join(f"{weight} {parent.task}@v{parent.version}" for weight, parent in parents)
+    return f"{record.tasks[0].task}@v{record.tasks[0].version} = {terms}" + ("" if record.method == "linear" else f", {record.method}")
 
 
 def _change(step: Step, record: "Record", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
     match record.kind:
         case "absorb":
             versions.absorb(step, record, note, layouts)
+        case "refit":
+            versions.refit(step, record, note, layouts)
+        case "merge":
+            versions.merge(step, record, note, layouts)
         case "restore":
             versions.restore(step, record, note)
         case "drop":
@@ -240,7 +269,9 @@ def _register_objects(step: Step, record: "Record", note: "Note | None") -> None
 
 def _objects_of_record(record: "Record") -> set[tuple[str, str]]:
     found = {(str(record.note), "note")} if record.note else set()
-    if record.kind == "absorb":
+    if record.kind in ("absorb", "refit") and record.basis:
+        found.add((str(record.basis), "basis"))
+    if record.kind in ("absorb", "refit", "merge"):
         found |= {(digest, role) for task in record.tasks for digest, role in ((task.adapter, "adapter"), (task.layout, "layout"))}
     return found
 

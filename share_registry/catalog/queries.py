@@ -112,6 +112,27 @@ def versions_of(session: Session, space: str | None = None) -> "list[TaskVersion
     return [_task_version(row) for row in session.execute(query)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownBasis:
+    """The basis of a space: its object, and the commit that brought it."""
+
+    digest: Digest
+    number: CommitNumber
+
+
+def current_basis(session: Session, space: str, *, at: int | None = None) -> KnownBasis | None:
+    """Return the basis that a space has, now or after a commit; None where it has none."""
+    query = select(CommitRow.basis, CommitRow.number).where(CommitRow.space == space, CommitRow.basis.is_not(None))
+    found = session.execute((query if at is None else query.where(CommitRow.number <= at)).order_by(CommitRow.number.desc()).limit(1)).one_or_none()
+    return None if found is None else KnownBasis(digest=Digest(str(found[0])), number=CommitNumber(found[1]))
+
+
+def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber | None:
+    """Return the commit that brought a basis object into a space."""
+    found = session.scalar(select(func.min(CommitRow.number)).where(CommitRow.space == space, CommitRow.basis == digest))
+    return None if found is None else CommitNumber(found)
+
+
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
     """Return the first and the latest few distinct adapters absorbed into a space: earliest first, then latest first."""
     absorbed = select(VersionRow.adapter_digest, func.min(VersionRow.number).label("number"), func.min(VersionRow.task).label("task"))

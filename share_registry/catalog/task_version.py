@@ -15,6 +15,10 @@ class TaskVersion:
         live: Whether the task is live now.
         latest: The task's newest version.
         commit_id: id of the commit that made the version.
+        budget: The largest error allowed; None for no limit.
+        norm: Frobenius norm of the scaled dW that errors are relative to.
+        before: Where a refit made it: the error of the version before.
+        bound: Whether `error` is an upper bound.
         note_digest: The note that speaks of its source and files (of a restored version: of the one it repeats), under the name `note_task`.
     """
 
@@ -34,8 +38,11 @@ class TaskVersion:
     config_digest: Digest | None
     note_digest: Digest | None
     note_task: TaskName
-    budget: float
+    budget: float | None
     error: float
+    norm: float
+    before: float | None
+    bound: bool
     raw_bytes: int
     added_bytes: int
     source_kind: str | None

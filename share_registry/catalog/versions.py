@@ -1,7 +1,7 @@
 """New task versions: what absorb and restore records do to the rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
@@ -11,8 +11,10 @@ from share_registry.catalog.step import Known, Step, clean, pieces
 from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
+
     from share_registry.format.layout import Layout
-    from share_registry.format.records import Absorb, Absorbed, Note, Restore, TaskNote
+    from share_registry.format.records import Absorb, Absorbed, Merge, Note, Refit, Restore, TaskNote
     from share_registry.names import Digest
 
 _COPIED = (
@@ -22,6 +24,9 @@ _COPIED = (
     "source_digest",
     "budget",
     "error",
+    "norm",
+    "before",
+    "bound",
     "raw_bytes",
     "config_digest",
     "note_digest",
@@ -33,7 +38,29 @@ _COPIED = (
 )
 
 
-def absorb(step: Step, record: "Absorb", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
+_INHERITED = ("config_digest", "note_digest", "note_task", "source_kind", "source_location", "source_revision", "remarks")
+"""What a version that a refit made has from the version before."""
+
+
+def refit(step: Step, record: "Refit", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
+    """Add one version for each task that was re-expressed: with the note, labels and metrics of the version before."""
+    for entry in record.tasks:
+        known = step.task(entry.task)
+        earlier = _before(step, known)
+        if not known.live or earlier is None or entry.before is None or earlier.source_digest != entry.source:
+            raise Integrity(f"{step.what} re-expresses {entry.task!r}, which is not live with that source.")
+    absorb(step, record, note, layouts)
+
+
+def merge(step: Step, record: "Merge", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
+    """Add the version that was merged, with its parents and their weights."""
+    parents = record.tasks[0].derived_from
+    if len(parents) != len(record.weights):
+        raise Integrity(f"{step.what} has {len(record.weights)} weights for {len(parents)} parents.")
+    absorb(step, record, note, layouts)
+
+
+def absorb(step: Step, record: "Absorb | Refit | Merge", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
     """Add one version for each task of the record, and the tasks that are new."""
     names = [absorbed.task for absorbed in record.tasks]
     if names != sorted(set(names)):
@@ -45,12 +72,17 @@ def absorb(step: Step, record: "Absorb", note: "Note | None", layouts: "Mapping[
     _learn_modules(step, record.tasks, layouts)
     tasks = known | _create_tasks(step, [name for name in names if name not in known])
     _revive(step, [tasks[name] for name in names])
-    step.add(VersionRow, [_version(step, absorbed, tasks[absorbed.task], of_note.get(absorbed.task), record.note) for absorbed in record.tasks])
-    step.add(ParentRow, [row for absorbed in record.tasks for row in _parents(step, absorbed, tasks[absorbed.task], known)])
+    made = [_version(step, absorbed, tasks[absorbed.task], of_note.get(absorbed.task), record.note) for absorbed in record.tasks]
+    step.add(VersionRow, [values | _inherited(step, absorbed, tasks[absorbed.task]) for values, absorbed in zip(made, record.tasks, strict=True)])
+    weights = record.weights if record.kind == "merge" else None
+    step.add(ParentRow, [row for absorbed in record.tasks for row in _parents(step, absorbed, tasks[absorbed.task], known, weights)])
     step.touch({tasks[absorbed.task].task: absorbed.version for absorbed in record.tasks})
     said = [(tasks[absorbed.task].task, absorbed.version, of_note[absorbed.task]) for absorbed in record.tasks if absorbed.task in of_note]
     step.add(LabelRow, [row for task, version, spoken in said for row in annotations.rows(step, task, version, spoken.labels)])
     step.add(MetricRow, [row for task, version, spoken in said for row in annotations.metrics(step, task, version, spoken.metrics)])
+    for entry in record.tasks:
+        if entry.before is not None:
+            annotations.repeat(step, tasks[entry.task].task, entry.version, entry.version - 1)
 
 
 def restore(step: Step, record: "Restore", note: "Note | None") -> None:
@@ -67,6 +99,21 @@ def restore(step: Step, record: "Restore", note: "Note | None") -> None:
     step.touch({known.task: record.version})
     annotations.repeat(step, known.task, record.version, record.of)
     annotations.change(step, known.task, record.version, note.of(record.task) if note else None)
+
+
+def _before(step: Step, known: Known) -> "Row[Any] | None":
+    place = (VersionRow.space == step.space) & (VersionRow.task == known.task) & (VersionRow.version == known.latest)
+    return step.session.execute(select(VersionRow.table).where(place)).one_or_none()
+
+
+def _inherited(step: Step, absorbed: "Absorbed", known: Known) -> dict[str, object]:
+    """Return what a re-expressed version has from the one before; nothing for any other."""
+    if absorbed.before is None:
+        return {}
+    earlier = _before(step, known)
+    if earlier is None:
+        raise Integrity(f"{step.what} re-expresses {absorbed.task!r}, which has no version yet.")
+    return {name: getattr(earlier, name) for name in _INHERITED}
 
 
 def _check_versions(step: Step, tasks: "Sequence[Absorbed]", known: Mapping[str, Known]) -> None:
@@ -107,8 +154,11 @@ def _version(step: Step, absorbed: "Absorbed", known: Known, said: "TaskNote | N
         "layout_digest": absorbed.layout,
         "tensors_digest": absorbed.tensors,
         "source_digest": absorbed.source,
-        "budget": float(absorbed.budget),
+        "budget": None if absorbed.budget is None else float(absorbed.budget),
         "error": float(absorbed.error),
+        "norm": float(absorbed.norm),
+        "before": None if absorbed.before is None else float(absorbed.before),
+        "bound": bool(absorbed.bound),
         "raw_bytes": absorbed.raw_bytes,
         "added_bytes": absorbed.added_bytes,
         "config_digest": said.config if said else None,
@@ -121,13 +171,13 @@ def _version(step: Step, absorbed: "Absorbed", known: Known, said: "TaskNote | N
     }
 
 
-def _parents(step: Step, absorbed: "Absorbed", child: Known, known: Mapping[str, Known]) -> list[dict[str, object]]:
+def _parents(step: Step, absorbed: "Absorbed", child: Known, known: Mapping[str, Known], weights: "Sequence[str] | None") -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for position, parent in enumerate(absorbed.derived_from):
         of = step.checked(known.get(parent.task), parent.task)
         step.check_version(of, parent.version)
-        values = (child.task, absorbed.version, position, of.task, parent.version)
-        found.append(dict(zip(("task", "version", "position", "parent_task", "parent_version"), values, strict=True)))
+        values = (child.task, absorbed.version, position, of.task, parent.version, weights[position] if weights else None)
+        found.append(dict(zip(("task", "version", "position", "parent_task", "parent_version", "weight"), values, strict=True)))
     return found
 
 

@@ -143,7 +143,7 @@ def _measured(tour: Tour, commits: list["Commit"], *, same: bool, ok: bool, seco
         "raw_bytes": sum(report.raw_bytes for report in reports),
         "store_bytes": store,
         "largest_error": max(report.error for report in reports),
-        "budget": max(report.budget for report in reports),
+        "budget": max(report.budget or 0.0 for report in reports),
         "same_bytes_later": same,
         "verified": ok,
         "seconds": round(seconds, 1),

@@ -26,7 +26,15 @@ _POLICY_OPTIONS: Final = (
     click.option("--budget", type=budget_of, metavar="ERROR", help="Largest relative error of dW, like 0.05 or 5%; 0 is lossless."),
     click.option("--keep-original/--no-keep-original", default=None, help="Also keep the files handed in."),
     click.option("--references/--no-references", default=None, help="Code adapters against earlier ones."),
+    click.option("--refit/--no-refit", default=None, help="Make a basis unasked, once it is seen to pay."),
+    click.option("--pseudo-rank", type=click.IntRange(min=0), metavar="P", help="Keep at most P directions of every module; 0: as many as the budget takes."),
+    click.option(
+        "--k", type=click.IntRange(min=0), metavar="K", help="The paper's protocol: coefficients over a basis of K directions, without a budget; 0: not."
+    ),
+    click.option("--phi", type=click.IntRange(min=0), metavar="PHI", help="Directions that training adds beside the basis."),
 )
+_OFF: Final = frozenset({"pseudo_rank", "k"})
+"""Members of a policy that 0 switches off."""
 
 
 @verb("c")
@@ -67,7 +75,7 @@ def set_policy(registry: "Registry", /, space: str, **options: Any) -> "Commit":
     share-registry set-policy minilm --budget 0.02
     """
     now = registry.space(space).summary
-    return registry.set_policy(space, _changed(Policy(budget=now.budget, keep_original=now.keep_original, references=now.references), options))
+    return registry.set_policy(space, _changed(now.policy, options))
 
 
 @verb("w", doing="rebuilding the catalog")
@@ -79,4 +87,5 @@ def rebuild(registry: "Registry", /, **options: Any) -> Printed:
 
 
 def _changed(policy: Policy, given: dict[str, Any]) -> Policy:
-    return replace(policy, **{name: value for name, value in given.items() if value is not None})
+    asked = {name: value for name, value in given.items() if value is not None}
+    return replace(policy, **asked | {name: None for name in _OFF if asked.get(name) == 0})

@@ -18,6 +18,7 @@ _MODULES: Final = (
     | dict.fromkeys(("checkout", "export", "log", "show", "resolve", "tasks", "ls", "lineage", "diff"), "reading")
     | dict.fromkeys(("aliases", "alias-history", "tags", "spaces", "verify"), "reading")
     | dict.fromkeys(("init", "create-space", "set-policy", "rebuild"), "keeping")
+    | dict.fromkeys(("refit", "basis", "merge", "retention", "analyze", "similar"), "sharing")
     | {"db": "database", "doctor": "doctor", "demo": "demo"}
 )
 """Verb -> module that has it."""

@@ -3,7 +3,6 @@
 The algebra proposes; the bytes it leads to are decoded again as a checkout would, and the error of exactly those tensors is what the commit records. Where it exceeds the budget the adapter is kept bit for bit.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from share_registry.algebra.absorb import absorb
-from share_registry.algebra.error import module_errors, pooled_error
-from share_registry.algebra.outcome import Absorbed, Candidate
+from share_registry.algebra.error import module_errors, norm, pooled_error
+from share_registry.algebra.outcome import Absorbed
+from share_registry.algebra.project import project
 from share_registry.catalog import queries
 from share_registry.catalog.versions import module_shapes_of
-from share_registry.errors import Integrity, NotFound, Refused
+from share_registry.errors import BudgetExceeded, Integrity, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export import tensor_file
 from share_registry.exchange.pairs import Pair, pairs_of
@@ -26,41 +26,43 @@ from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, TaskVersionRef
 from share_registry.format.tensor_object import encode_tensor
-from share_registry.materialize.reader import MAX_CHAIN, Reader
+from share_registry.materialize.reader import Reader
 from share_registry.names import Digest, SpaceName, TaskName
+from share_registry.registry import candidates
+from share_registry.registry.candidates import Base, base_of
 from share_registry.registry.policy import Policy
 from share_registry.registry.reports import called, module_reports
 from share_registry.registry.results import Report
 from share_registry.stored import StoredAdapter, StoredModule
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from share_registry.registry.home import Home
     from share_registry.store.protocol import Store
 
-_LOG: Final = logging.getLogger(__name__)
 EXTERNAL_BYTES: Final = 64 << 10
 """Passengers from this size on are objects of their own, shared by every adapter that carries the same bytes."""
-FIRST_CANDIDATES: Final = 4
-LATEST_CANDIDATES: Final = 4
-MAX_CANDIDATES: Final = 8
-"""Earlier adapters whose rows are tried: the version before and what it refers to, then the first and the latest of the space."""
-
 _COARSE: Final = "the precision of the tensors' element types does not meet it, or no module has a product to code"
 """Why an adapter is kept bit for bit where no coding of it is within the budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """One adapter ready to be stored: its objects in memory and what the record will say of it."""
+    """One adapter ready to be stored: its objects in memory and what the record will say of it.
+
+    Attributes:
+        budget: The largest error allowed; None where loss is allowed without a limit.
+        norm: Frobenius norm of the scaled dW that `error` is relative to.
+        sources: Objects that the adapter object refers to.
+    """
 
     adapter: Adapter
     adapter_digest: Digest
     layout_digest: Digest
     tensors_digest: Digest
-    budget: float
+    budget: float | None
     error: float
+    norm: float
+    sources: tuple[Digest, ...]
     config: Digest
     attachments: tuple[FileEntry, ...]
     original: tuple[FileEntry, ...]
@@ -78,18 +80,11 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Base:
-    """What an adapter may be coded against.
+class Fitted:
+    """A basis in the making: its object, and its bytes."""
 
-    Attributes:
-        previous: Adapter object of the version before, or of the declared parent.
-        sources: Adapter objects whose rows may be referred to, most promising first.
-        lost: Those that cannot be read, and are left out.
-    """
-
-    previous: Digest | None = None
-    sources: tuple[Digest, ...] = ()
-    lost: tuple[Digest, ...] = ()
+    digest: Digest
+    content: bytes = field(repr=False)
 
 
 def prepare(
@@ -101,6 +96,7 @@ def prepare(
     policy: Policy,
     parents: Sequence[TaskVersionRef],
     siblings: Sequence[Prepared] = (),
+    fitted: Fitted | None = None,
 ) -> Prepared:
     """Absorb an adapter against what the space holds, in memory.
 
@@ -109,28 +105,35 @@ def prepare(
         space: Where it goes; may not exist yet.
         task: The task.
         adapter: The adapter.
-        policy: Budget, and whether references may be used.
+        policy: Budget, and whether references may be used; with `k`, coefficients over `fitted` are all that is kept.
         parents: What it is declared to be derived from.
         siblings: Adapters prepared before for the same commit: it may refer to their rows, and must agree with their shapes.
+        fitted: A basis made for this commit.
 
     Raises:
         Refused: a module has another shape than in the space.
+        BudgetExceeded: the pseudo-rank keeps it from its budget.
         Integrity: the bit-exact lane lost a bit (a defect; nothing is written).
     """
-    reader = home.reader().beside({digest: content for sibling in siblings for digest, content in sibling.objects.items()})
+    objects = {digest: content for sibling in siblings for digest, content in sibling.objects.items()}
+    reader = home.reader().beside(objects | ({fitted.digest: fitted.content} if fitted else {}))
     with home.catalog.begin() as session:
         check_shapes(queries.module_shapes(session, space), space, adapter.layout)
-        base = _base(session, space, task, parents) if policy.references and policy.budget > 0 else None
+        offered = candidates.known(session, space, task, parents) if policy.references and policy.budget > 0 and not policy.k else None
     for sibling in siblings:
         check_shapes(module_shapes_of(sibling.adapter.layout), space, adapter.layout)
-    found = _extended(base, reader, [sibling.adapter_digest for sibling in siblings]) if base is not None else _Base()
+    bases = [digest for digest in (fitted.digest if fitted else None, adapter.basis) if digest]
+    found = base_of(offered, reader, bases=bases, siblings=[sibling.adapter_digest for sibling in siblings]) if offered is not None else Base()
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    stored, external, reason = _stored(reader, adapter, pairs, found, policy)
+    if policy.k and fitted is not None:
+        stored, external = projected(reader, adapter, pairs, fitted.digest, policy)
+        return _measured(home, space, reader, adapter, pairs, stored, external, policy)
+    stored, external, reason = coded(reader, adapter, pairs, found, policy)
     with home.catalog.begin() as session:
-        names, lost = called(session, space, stored.sources), called(session, space, found.lost)
+        lost = called(session, space, found.lost)
     remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]
     adapter = _remarked(adapter, *remarks, *([_unused(policy, reason)] if reason and pairs else []))
-    return _measured(reader, adapter, pairs, stored, external, policy, names)
+    return _measured(home, space, reader, adapter, pairs, stored, external, policy)
 
 
 def check_shapes(known: Mapping[str, tuple[int, int, int]], space: SpaceName, layout: Layout) -> None:
@@ -148,46 +151,14 @@ def _shape(shape: tuple[int, int, int]) -> str:
     return f"{out} x {width}" if experts == 1 else f"{experts} experts of {out} x {width}"
 
 
-def _base(session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef]) -> _Base:
-    latest = queries.latest_version(session, space, task)
-    previous = latest.adapter_digest if latest is not None else _parent(session, space, parents)
-    return _Base(previous=previous, sources=tuple(queries.candidate_adapters(session, space, first=FIRST_CANDIDATES, latest=LATEST_CANDIDATES)))
+def projected(reader: Reader, adapter: Adapter, pairs: Sequence[Pair], basis: Digest, policy: Policy) -> tuple[StoredAdapter, dict[Digest, bytes]]:
+    """Return an adapter as coefficients over a basis alone, whatever error that makes, and the objects of its large passengers."""
+    blocks = candidates.candidate(reader, 0, basis, adapter.layout)
+    made = project(pairs, basis=blocks.modules, dtypes=_dtypes(adapter.layout), pseudo_rank=policy.pseudo_rank, factors=_factors(adapter.layout))
+    return assemble(adapter, made.modules, None, [basis] if made.sources else [])
 
 
-def _extended(base: _Base, reader: Reader, siblings: Sequence[Digest]) -> _Base:
-    """Put the version before, what it refers to, and the adapters of the same commit first among the sources; cut a chain too long to read (spec DEC-09).
-
-    What cannot be read is left out: it would make the new version unreadable too, and must not keep a sound adapter from being committed.
-    """
-    before = base.previous
-    near = (before, *reader.open(before).stored.sources) if before is not None and _readable(reader, before) else ()
-    wanted = tuple(dict.fromkeys((*near, *siblings[:FIRST_CANDIDATES], *base.sources)))[:MAX_CANDIDATES]
-    sources = tuple(digest for digest in wanted if _readable(reader, digest))
-    lost = {digest for digest in wanted if digest not in sources}
-    if before is not None and not _readable(reader, before, rows=True):
-        lost.add(before)
-        before = None
-    return _Base(previous=before if before is not None and reader.chain(before) < MAX_CHAIN else None, sources=sources, lost=tuple(sorted(lost)))
-
-
-def _readable(reader: Reader, digest: Digest, *, rows: bool = False) -> bool:
-    """Tell whether an adapter object, or also all that its rows are decoded from, is there and whole."""
-    try:
-        reader.open(digest)
-        if rows:
-            reader.rows(digest)
-    except (Integrity, NotFound) as error:
-        _LOG.warning("adapter object %s cannot be read: %s", digest, error)
-        return False
-    return True
-
-
-def _parent(session: "Session", space: SpaceName, parents: Sequence[TaskVersionRef]) -> Digest | None:
-    found = queries.version_row(session, space, parents[0].task, parents[0].version) if parents else None
-    return found.adapter_digest if found is not None else None
-
-
-def _stored(reader: Reader, adapter: Adapter, pairs: list[Pair], base: _Base, policy: Policy) -> tuple[StoredAdapter, dict[Digest, bytes], str]:
+def coded(reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, policy: Policy) -> tuple[StoredAdapter, dict[Digest, bytes], str]:
     """Return the adapter as it would be stored, the objects of its large passengers, and why it is kept bit for bit although a budget allows more."""
     layout = adapter.layout
 
@@ -204,11 +175,17 @@ def _stored(reader: Reader, adapter: Adapter, pairs: list[Pair], base: _Base, po
         pairs,
         budget=policy.budget,
         dtypes=_dtypes(layout),
-        candidates=[_candidate(reader, number, digest, layout) for number, digest in enumerate(base.sources)],
-        previous=_previous_rows(reader, base.previous, layout) if base.previous else None,
-        factors=[number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)],
+        candidates=[candidates.candidate(reader, number, digest, layout) for number, digest in enumerate(base.sources)],
+        previous=candidates.previous_rows(reader, base.previous, layout) if base.previous else None,
+        factors=_factors(layout),
         size=size,
+        pseudo_rank=policy.pseudo_rank,
     )
+    if policy.pseudo_rank is not None and policy.pseudo_rank < max((pair.a.shape[0] for pair in pairs), default=0) and not any(made.modules):
+        raise BudgetExceeded(
+            f"the adapter cannot be kept within {policy.budget:g} with a pseudo-rank of {policy.pseudo_rank}.",
+            hint="Give a larger budget or pseudo-rank, or leave the pseudo-rank to the budget.",
+        )
     reason = "" if any(made.modules) or policy.budget == 0 else "coded, the adapter would not be smaller" if tried else _COARSE
     return *assembled(made), reason
 
@@ -236,27 +213,57 @@ def assemble(
     return stored, external
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A stored adapter as bytes, and what a checkout of them gives.
+
+    Attributes:
+        digest: Of the adapter object.
+        objects: The adapter object, its layout and its large passengers.
+        tensors: What a checkout gives, under PEFT's keys.
+        tensors_digest: Of the tensor file that export writes.
+        decoded: Its modules.
+    """
+
+    digest: Digest
+    objects: dict[Digest, bytes] = field(repr=False)
+    tensors: Mapping[str, torch.Tensor] = field(repr=False)
+    tensors_digest: Digest
+    decoded: list[Pair] = field(repr=False)
+
+
+def sealed(reader: Reader, layout: Layout, stored: StoredAdapter, external: dict[Digest, bytes], scales: Sequence[float]) -> Sealed:
+    """Return a stored adapter as bytes, decoded again as a checkout would."""
+    content = encode(stored, layout)
+    objects = {sha256(content): content, stored.layout: layout.to_bytes()} | external
+    tensors = reader.beside(objects).tensors(sha256(content))
+    return Sealed(
+        digest=sha256(content),
+        objects=objects,
+        tensors=tensors,
+        tensors_digest=sha256(tensor_file(layout, tensors)),
+        decoded=pairs_of(layout, tensors, scales),
+    )
+
+
 def _measured(
-    reader: Reader, adapter: Adapter, pairs: list[Pair], stored: StoredAdapter, external: dict[Digest, bytes], policy: Policy, names: Sequence[str]
+    home: "Home", space: SpaceName, reader: Reader, adapter: Adapter, pairs: list[Pair], stored: StoredAdapter, external: dict[Digest, bytes], policy: Policy
 ) -> Prepared:
     """Decode what would be stored, as a checkout would, and record the error of exactly that."""
-    content = encode(stored, adapter.layout)
-    objects = {sha256(content): content, stored.layout: adapter.layout.to_bytes()} | external
-    reader = reader.beside(objects)
-    tensors = reader.tensors(sha256(content))
-    decoded = pairs_of(adapter.layout, tensors, [pair.scale for pair in pairs])
-    error, by_module = pooled_error(decoded, pairs), module_errors(decoded, pairs)
+    made = sealed(reader, adapter.layout, stored, external, [pair.scale for pair in pairs])
+    error, by_module = pooled_error(made.decoded, pairs), module_errors(made.decoded, pairs)
     if not any(stored.modules):
-        _check_exact(adapter, tensors)
+        _check_exact(adapter, made.tensors)
         error, by_module = 0.0, [0.0] * len(pairs)
-    elif error > policy.budget:
+    elif error > policy.budget and not policy.k:
         exact, external = assemble(adapter, [None] * len(pairs), None, ())
-        return _measured(reader, _remarked(adapter, _unused(policy, _COARSE)), pairs, exact, external, policy, ())
+        return _measured(home, space, reader, _remarked(adapter, _unused(policy, _COARSE)), pairs, exact, external, policy)
+    with home.catalog.begin() as session:
+        names = called(session, space, stored.sources)
     files = _files(adapter, policy)
-    objects |= files.objects
     report = Report(
         error=error,
-        budget=policy.budget,
+        budget=None if policy.k else policy.budget,
         bytes_added=0,
         raw_bytes=adapter.raw_bytes,
         modules=module_reports(stored, adapter.layout, by_module, names),
@@ -264,17 +271,19 @@ def _measured(
     )
     return Prepared(
         adapter=adapter,
-        adapter_digest=sha256(content),
+        adapter_digest=made.digest,
         layout_digest=stored.layout,
-        tensors_digest=sha256(tensor_file(adapter.layout, tensors)),
-        budget=policy.budget,
+        tensors_digest=made.tensors_digest,
+        budget=None if policy.k else policy.budget,
         error=error,
+        norm=norm(pairs),
+        sources=stored.sources,
         config=files.config,
         attachments=files.attachments,
         original=files.original,
         remarks=adapter.remarks,
         report=report,
-        objects=objects,
+        objects=made.objects | files.objects,
     )
 
 
@@ -321,17 +330,9 @@ def _dtypes(layout: Layout) -> list[tuple[torch.dtype, torch.dtype]]:
     return [(TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype]) for factor in layout.factors for _ in range(factor.experts)]
 
 
-def _candidate(reader: Reader, number: int, digest: Digest, layout: Layout) -> Candidate:
-    opened = reader.open(digest)
-    widths = {shape.module: (shape.in_, shape.out) for shape in layout.modules()}
-    found = {shape.module: opened.module(shape.module) for shape in opened.layout.modules() if (shape.in_, shape.out) == widths.get(shape.module)}
-    return Candidate(source=number, modules=[found.get(name) for name in widths])
-
-
-def _previous_rows(reader: Reader, digest: Digest, layout: Layout) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
-    opened, rows = reader.open(digest), reader.rows(digest)
-    before = {shape.module: shape for shape in opened.layout.modules()}
-    return [rows[opened.modules[shape.module]] if before.get(shape.module) == shape else None for shape in layout.modules()]
+def _factors(layout: Layout) -> list[int]:
+    """Return for every module the factor pair whose tensors it lies in."""
+    return [number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)]
 
 
 def _uncoded(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:

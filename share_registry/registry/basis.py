@@ -69,7 +69,9 @@ def basis(home: "Home", space: str | None, *, at: At | None = None) -> Basis:
         where = space_of(session, space if space is not None else home.default_space)
         known = queries.current_basis(session, where, at=None if at is None else number_at(session, where, at))
     if known is None:
-        raise NotFound(f"space {where!r} has no basis{'' if at is None else ' at that moment'}.", hint="Make one with refit, or give several adapters to commit_many.")
+        raise NotFound(
+            f"space {where!r} has no basis{'' if at is None else ' at that moment'}.", hint="Make one with refit, or give several adapters to commit_many."
+        )
     return Basis(
         space=where,
         number=known.number,

@@ -83,14 +83,35 @@ def check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
         raise Integrity(f"{ref}: rebuilt tensors have digest {found}, the commit says {expected}.", hint="Run verify with level 'deep'.")
 
 
+def rebuilt(home: Home, row: TaskVersion) -> Adapter:
+    """Return a version that the catalog knows, as stored. Raises NotFound, Integrity."""
+    return _rebuilt(home, _place_of(row), row, _note_of(home, row), "cpu")
+
+
+def original(home: Home, row: TaskVersion) -> Adapter | None:
+    """Return the adapter that a version was committed from, where its files were kept."""
+    note = _note_of(home, row)
+    return _original(home, _place_of(row), row, note) if note.original else None
+
+
+def _place_of(row: TaskVersion) -> Resolved:
+    return Resolved(ref=row.ref, space=row.space, task=row.task, version=row.version, number=row.number, id=row.commit_id)
+
+
+def _note_of(home: Home, row: TaskVersion) -> TaskNote:
+    note = read_note(home.store, row.note_digest)
+    if note is None:
+        raise NotFound(f"{row.ref}: its note, and with it the config, is not in the store.", hint="Run verify.")
+    return note.of(row.note_task)
+
+
 def _version(home: Home, ref: str, space: str | None) -> tuple[Resolved, TaskVersion, TaskNote]:
     with home.reading() as session:
         found = resolve_version(session, ref, space=space if space is not None else home.default_space)
         row = queries.version_row(session, found.space, str(found.task), found.version or 0)
-    note = read_note(home.store, row.note_digest) if row is not None else None
-    if row is None or note is None:
-        raise NotFound(f"{found.ref}: its note, and with it the config, is not in the store.", hint="Run verify.")
-    return found, row, note.of(row.note_task)
+    if row is None:
+        raise NotFound(f"{found.ref} is not in the catalog.", hint="Run `rebuild`.")
+    return found, row, _note_of(home, row)
 
 
 def _rebuilt(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote, device: str) -> Adapter:

@@ -17,7 +17,7 @@ from share_registry.exchange.environment import environment_labels
 from share_registry.format.layout import Entry
 from share_registry.format.records import Absorb, Absorbed, Note, TaskNote, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.registry.absorbing import Prepared, check_shapes, prepare
+from share_registry.registry.absorbing import Fitted, Prepared, check_shapes, prepare
 from share_registry.registry.doors import check_distinct
 from share_registry.registry.earlier import commit_of_key, known_places, remark_unrecorded, same_version
 from share_registry.registry.history import commit_at
@@ -26,6 +26,7 @@ from share_registry.registry.policy import ABSENT, Policy, overridden
 from share_registry.registry.reports import with_modules
 from share_registry.registry.resolve import resolve
 from share_registry.registry.results import Commit
+from share_registry.registry.share import fitted_to, follow_up
 from share_registry.registry.sources import load
 from share_registry.registry.spaces import check_base, create_space, space_for
 from share_registry.registry.transaction import Build, Link, Published, Request, idempotency_key, publish
@@ -108,20 +109,25 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
         home.store.sync_log(target.name)  # its writer may have died before it was durable
         return _shown(home, Published(space=target.name, number=earlier, created=False))
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
-    prepared = _prepared(home, target.name, job, policy, parents)
+    prepared, fitted = _prepared(home, target.name, job, policy, parents)
     note = _note(home, prepared, options, remarks)
     if options.dry_run:
         return _rehearsed(home, target.name, prepared, options, note)
     if target.new:
         create_space(home, target.name, base_model=target.labels[0], base_revision=target.base_revision, exist_ok=True)
+    if fitted is not None:
+        home.store.put(fitted.content, fitted.digest)
     added = {task: item.store(home.store) for task, item in prepared.items()}
     layouts = {item.layout_digest: item.adapter.layout for item in prepared.values()}
-    request = Request(build=_builder(home, job, prepared, added, parents), key=job.key, note=note, layouts=layouts)
+    request = Request(build=_builder(home, job, prepared, added, parents, fitted), key=job.key, note=note, layouts=layouts)
     done = publish(home, target.name, request)
     if not done.created:
         _check_key(home, target.name, job)
     _LOG.info("committed %s/@c%d: %s", target.name, done.number, ", ".join(prepared))
-    return _reported(home, done, prepared)
+    found = _reported(home, done, prepared)
+    if done.created:
+        follow_up(home, target.name, policy, fitted=fitted, committed=frozenset(prepared))
+    return found
 
 
 def _check_key(home: Home, space: SpaceName, job: _Job) -> None:
@@ -130,12 +136,30 @@ def _check_key(home: Home, space: SpaceName, job: _Job) -> None:
         commit_of_key(session, space, job.key, job.adapters)
 
 
-def _prepared(home: Home, space: SpaceName, job: _Job, policy: Policy, parents: tuple[TaskVersionRef, ...]) -> dict[TaskName, Prepared]:
-    """Absorb each adapter in memory, in the order of tasks; later ones may refer to earlier ones."""
+def _prepared(home: Home, space: SpaceName, job: _Job, policy: Policy, parents: tuple[TaskVersionRef, ...]) -> tuple[dict[TaskName, Prepared], Fitted | None]:
+    """Absorb every adapter in memory, with a basis fitted to all of them where that takes fewer bytes or the policy says so."""
+    fitted = fitted_to(home, space, job.adapters, policy)
+    together = _each(home, space, job, policy, parents, fitted) if fitted is not None else {}
+    if fitted is not None and policy.k:
+        return together, fitted
+    apart = _each(home, space, job, policy, parents, None)
+    if fitted is None or not _pays(home, together, apart, fitted):
+        return apart, None
+    return together, fitted
+
+
+def _each(home: Home, space: SpaceName, job: _Job, policy: Policy, parents: tuple[TaskVersionRef, ...], fitted: Fitted | None) -> dict[TaskName, Prepared]:
+    """Absorb each adapter in the order of tasks; later ones may refer to earlier ones."""
     made: dict[TaskName, Prepared] = {}
     for task, adapter in sorted(job.adapters.items()):
-        made[task] = prepare(home, space, task, adapter, policy=policy, parents=parents, siblings=list(made.values()))
+        made[task] = prepare(home, space, task, adapter, policy=policy, parents=parents, siblings=list(made.values()), fitted=fitted)
     return made
+
+
+def _pays(home: Home, together: Mapping[TaskName, Prepared], apart: Mapping[TaskName, Prepared], fitted: Fitted) -> bool:
+    """Tell whether a basis and what refers to it take fewer bytes than each adapter without it."""
+    sizes = [sum(item.new_bytes(home.store) for item in made.values()) for made in (together, apart)]
+    return len(fitted.content) + sizes[0] < sizes[1] and any(fitted.digest in item.sources for item in together.values())
 
 
 def _check_options(options: Options) -> None:
@@ -236,7 +260,9 @@ def entries(values: Mapping[str, str]) -> list[Entry]:
     return [Entry(name=name, value=value) for name, value in sorted(values.items())]
 
 
-def _builder(home: Home, job: _Job, prepared: Mapping[TaskName, Prepared], added: Mapping[TaskName, int], parents: tuple[TaskVersionRef, ...]) -> Build:
+def _builder(
+    home: Home, job: _Job, prepared: Mapping[TaskName, Prepared], added: Mapping[TaskName, int], parents: tuple[TaskVersionRef, ...], fitted: Fitted | None
+) -> Build:
     """Return what makes the record upon a head: every precondition is checked there again."""
 
     def build(session: "Session", link: Link) -> Absorb | CommitNumber:
@@ -248,13 +274,14 @@ def _builder(home: Home, job: _Job, prepared: Mapping[TaskName, Prepared], added
         for task, item in prepared.items():
             check_shapes(known, link.space, item.adapter.layout)
             latest = queries.latest_version(session, link.space, task)
-            tasks.append(_absorbed(task, Version((latest.version if latest else 0) + 1), item, added[task], parents))
-        return Absorb.model_validate(link.members() | {"tasks": tasks})
+            tasks.append(absorbed(task, Version((latest.version if latest else 0) + 1), item, added[task], parents))
+        return Absorb.model_validate(link.members() | {"tasks": tasks, "basis": fitted.digest if fitted else None})
 
     return build
 
 
-def _absorbed(task: TaskName, version: Version, item: Prepared, added: int, parents: tuple[TaskVersionRef, ...]) -> Absorbed:
+def absorbed(task: TaskName, version: Version, item: Prepared, added: int, parents: Sequence[TaskVersionRef]) -> Absorbed:
+    """Return what a record says of an adapter that becomes a version."""
     return Absorbed(
         task=task,
         version=version,
@@ -262,8 +289,9 @@ def _absorbed(task: TaskName, version: Version, item: Prepared, added: int, pare
         layout=item.layout_digest,
         tensors=item.tensors_digest,
         source=item.adapter.source_digest,
-        budget=decimal(item.budget),
+        budget=None if item.budget is None else decimal(item.budget),
         error=decimal(item.error),
+        norm=decimal(item.norm),
         raw_bytes=item.adapter.raw_bytes,
         added_bytes=added,
         derived_from=list(parents),

@@ -102,17 +102,18 @@ def _read_versions(session: Session, page: "Subquery", found: dict[_Key, _About]
     query = (
         select(TouchRow.space, TouchRow.number, TouchRow.version, TaskNameRow.name)
         .add_columns(VersionRow.error, VersionRow.budget, VersionRow.added_bytes, VersionRow.raw_bytes, VersionRow.remarks)
+        .add_columns(VersionRow.bound, VersionRow.before)
         .join(page, in_page)
         .join(TaskNameRow.table, named)
         .outerjoin(VersionRow.table, absorbed)
         .where(TouchRow.version.is_not(None))
         .order_by(TaskNameRow.name)
     )
-    for space, number, version, name, error, budget, added, raw, remarks in session.execute(query):
+    for space, number, version, name, error, budget, added, raw, remarks, bound, before in session.execute(query):
         about = found[(space, number)]
         about.versions[name] = Version(version or 0)
         if error is not None:
-            about.reports[name] = Report(error=error, budget=budget, bytes_added=added, raw_bytes=raw, notes=remarks)
+            about.reports[name] = Report(error=error, budget=budget, bytes_added=added, raw_bytes=raw, notes=remarks, bound=bound, before=before)
 
 
 def _said(row: type[LabelRow | MetricRow], page: "Subquery") -> "Select[str, int, str, str]":

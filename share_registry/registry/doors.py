@@ -120,10 +120,29 @@ def _wrong(name: str, value: Any, wanted: str, hint: str) -> InvalidInput:
 
 
 DOORS: Final[Mapping[str, Callable[[str, Any], Any]]] = (
-    dict.fromkeys(("message", "reason", "space", "name", "new", "task", "alias", "kind", "base_model", "base_revision", "profile", "level"), _text)
-    | dict.fromkeys(("labels", "metrics", "adapters"), _mapping)
+    dict.fromkeys(
+        (
+            "message",
+            "reason",
+            "space",
+            "name",
+            "new",
+            "task",
+            "alias",
+            "kind",
+            "base_model",
+            "base_revision",
+            "profile",
+            "level",
+            "method",
+            "weighting",
+            "metric",
+        ),
+        _text,
+    )
+    | dict.fromkeys(("labels", "metrics", "adapters", "parents"), _mapping)
     | dict.fromkeys(("remove", "base_labels"), _texts)
-    | dict.fromkeys(("expected", "limit", "before"), _number)
+    | dict.fromkeys(("expected", "limit", "before", "max_rank", "seed"), _number)
     | {"author": _author, "root": _place, "policy": _policy}
 )
 """What a parameter of this name must be."""

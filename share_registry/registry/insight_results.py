@@ -257,16 +257,22 @@ class Analysis:
     _repr_html_ = _html
 
     def plot(self, path: Place = None) -> "Figure":
-        """Draw bits per parameter against the budget, with the Gaussian bound; save it where a path is given. Raises Refused without matplotlib."""
-        from share_registry.registry.plots import plot_budget
+        """Draw explained variance and size against error; save it where a path is given. Raises Refused without matplotlib."""
+        from share_registry.registry.plots import plot_analysis
 
-        return plot_budget(self, path)
+        return plot_analysis(self, path)
 
     def plot_spectra(self, path: Place = None) -> "Figure":
-        """Draw the explained variance per module and side; save it where a path is given. Raises Refused without matplotlib."""
+        """Draw the explained variance per module and side. As `plot`."""
         from share_registry.registry.plots import plot_spectra
 
         return plot_spectra(self, path)
+
+    def plot_budget(self, path: Place = None) -> "Figure":
+        """Draw bits per parameter against the budget, with the Gaussian bound. As `plot`."""
+        from share_registry.registry.plots import plot_budget
+
+        return plot_budget(self, path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ class _Origins:
     """What a space's versions came from, apart from the version before: few rows, so that walking them here beats a recursive query on either database."""
 
     restored: dict[_Place, _Place]
-    derived: dict[_Place, list[_Place]]
+    derived: dict[_Place, list[tuple[str, _Place]]]
 
     def of(self, place: _Place) -> list[tuple[str, _Place]]:
         """Return the edges from a place, nearest first."""
@@ -60,7 +60,7 @@ class _Origins:
         if place in self.restored:
             return [("restored", self.restored[place])]
         before = [("version", (task, version - 1))] if version > 1 else []
-        return before + [("derived", parent) for parent in self.derived.get(place, ())]
+        return before + self.derived.get(place, [])
 
 
 def _walk(start: _Place, origins: _Origins) -> list[_Step]:
@@ -79,10 +79,10 @@ def _walk(start: _Place, origins: _Origins) -> list[_Step]:
 
 def _origins(session: Session, space: SpaceName) -> _Origins:
     repeats = select(VersionRow.task, VersionRow.version, VersionRow.restored_from).where(VersionRow.space == space, VersionRow.restored_from.is_not(None))
-    declared = select(ParentRow.task, ParentRow.version, ParentRow.parent_task, ParentRow.parent_version).where(ParentRow.space == space)
-    derived: dict[_Place, list[_Place]] = defaultdict(list)
-    for task, version, parent_task, parent_version in session.execute(declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)):
-        derived[(task, version)].append((parent_task, parent_version))
+    declared = select(ParentRow.task, ParentRow.version, ParentRow.parent_task, ParentRow.parent_version, ParentRow.weight).where(ParentRow.space == space)
+    derived: dict[_Place, list[tuple[str, _Place]]] = defaultdict(list)
+    for task, version, parent_task, parent_version, weight in session.execute(declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)):
+        derived[(task, version)].append((f"merged, {weight}" if weight else "derived", (parent_task, parent_version)))
     return _Origins({(task, version): (task, of or 0) for task, version, of in session.execute(repeats)}, derived)
 
 

@@ -12,7 +12,7 @@ from share_registry.registry.insight_results import Analysis, Place, Retention, 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 _MAP: Final = "cividis"
@@ -24,7 +24,9 @@ _DPI: Final = 150
 
 
 def plot_retention(found: Retention, path: Place = None) -> "Figure":
-    """Draw a forgetting matrix: tasks against commits, the colour is the error; hatched where it is an upper bound, empty where the task was not live.
+    """Draw a forgetting matrix: tasks against commits, the colour is the error, or the metric that was asked for.
+
+    Hatched is an upper bound, empty a task that was not live or has no such metric.
 
     Args:
         found: What `retention` returned.
@@ -34,25 +36,25 @@ def plot_retention(found: Retention, path: Place = None) -> "Figure":
         Refused: matplotlib is not installed.
         StoreError: the file cannot be written.
     """
-    import numpy as np
-
     rows, columns = max(len(found.rows), 1), max(len(found.commits), 1)
     figure = _figure(min(2.8 + 0.52 * columns, 16.0), min(1.6 + 0.3 * rows, 14.0))
     axes = figure.add_subplot()
-    errors = np.full((rows, columns), np.nan)
-    for y, row in enumerate(found.rows):
-        for x, cell in enumerate(row.cells):
-            if cell is not None:
-                errors[y, x] = 100 * cell.error
-    image = axes.imshow(errors, aspect="auto", cmap=_MAP, vmin=0.0, vmax=max(float(np.nanmax(errors, initial=0.0)), 1e-9), interpolation="nearest")
-    axes.set_facecolor("#eeeeee")
-    _write_cells(axes, found, errors)
+    _draw_matrix(figure, axes, found)
     _ticks(axes.set_xticks, [f"c{commit.number}" for commit in found.commits])
     _ticks(axes.set_yticks, [_short(row.task) for row in found.rows])
-    bounds = any(cell.bound for row in found.rows for cell in row.cells if cell)
-    axes.set_xlabel(f"commit that changed a task{' (hatched: upper bound)' if bounds else ''}")
-    axes.set_title(f"{found.space}: error by task and commit", loc="left", fontsize=11)
-    figure.colorbar(image, ax=axes, label="relative error of dW, %", fraction=0.05, pad=0.02)
+    axes.set_xlabel(f"commit that changed a task{' (hatched: upper bound)' if axes.patches else ''}")
+    axes.set_title(f"{found.space}: {found.metric or 'error'} by task and commit", loc="left", fontsize=11)
+    return _saved(figure, path)
+
+
+def plot_analysis(found: Analysis, path: Place = None) -> "Figure":
+    """Draw both plots of an analysis side by side: explained variance per module and side, and bits per parameter against the budget. As `plot_spectra`."""
+    height = _height(found)
+    figure = _figure(16.5, max(height, 4.4))
+    grid = figure.add_gridspec(1, 2, width_ratios=(11.0, 5.5))
+    left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+    _draw_panels(left, found)
+    _draw_budgets(right.add_subplot(), found)
     return _saved(figure, path)
 
 
@@ -67,54 +69,15 @@ def plot_spectra(found: Analysis, path: Place = None) -> "Figure":
         Refused: matplotlib is not installed.
         StoreError: the file cannot be written.
     """
-    sides = {side: [spectrum for spectrum in found.spectra if spectrum.side == side] for side in ("a", "b")}
-    figure = _figure(11.0, min(max(2.2 + 0.24 * max(len(part) for part in sides.values()), 3.0), 16.0))
-    panels = figure.subplots(1, 2, sharey=True)
-    image = None
-    for axes, (side, spectra) in zip(panels, sides.items(), strict=True):
-        image = _draw_spectra(axes, spectra)
-        axes.set_title(f"{side.upper()} of {len(found.adapters)} adapters", loc="left", fontsize=11)
-        axes.set_xlabel("directions k (mark: 90 %)")
-    _ticks(panels[0].set_yticks, _module_labels([spectrum.module for spectrum in sides["a"]]))
-    if image is not None:
-        figure.colorbar(image, ax=panels, label="explained variance, %", fraction=0.03, pad=0.02)
+    figure = _figure(11.0, _height(found))
+    _draw_panels(figure, found)
     return _saved(figure, path)
 
 
 def plot_budget(found: Analysis, path: Place = None) -> "Figure":
-    """Draw bits per parameter against the error budget: alone, with references, with a joint basis, and the Gaussian bound without sharing.
-
-    Args:
-        found: What `analyze` returned.
-        path: Where to save it; the ending says the format.
-
-    Raises:
-        Refused: matplotlib is not installed.
-        StoreError: the file cannot be written.
-    """
+    """Draw bits per parameter against the error budget: alone, with references, with a joint basis, and the Gaussian bound without sharing. As `plot_spectra`."""
     figure = _figure(6.6, 4.4)
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axes = figure.add_subplot()
-    budgets = [100 * forecast.budget for forecast in found.forecasts]
-    lines: tuple[tuple[str, list[float], str, str], ...] = (
-        ("Gaussian bound, no sharing", [forecast.bits_bound for forecast in found.forecasts], _GREY, ".--"),
-        ("alone", [forecast.bits_alone for forecast in found.forecasts], _BLUE, "o-"),
-        ("references to earlier adapters", [forecast.bits_references for forecast in found.forecasts], _ORANGE, "s-"),
-        ("joint basis", [forecast.bits_joint for forecast in found.forecasts], _GREEN, "^-"),
-    )
-    for label, bits, colour, style in lines:
-        axes.plot(budgets, bits, style, color=colour, label=label, linewidth=1.6, markersize=6, fillstyle="none", markeredgewidth=1.4)
-    axes.set_xscale("log")
-    axes.set_xticks(budgets)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("error budget, % of |dW|")
-    axes.set_ylabel("bits per parameter")
-    axes.set_title(f"{len(found.adapters)} adapters: size against error", loc="left", fontsize=11)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.legend(frameon=False)
+    _draw_budgets(figure.add_subplot(), found)
     return _saved(figure, path)
 
 
@@ -137,19 +100,70 @@ def _saved(figure: "Figure", path: Place) -> "Figure":
     return figure
 
 
-def _write_cells(axes: "Axes", found: Retention, errors: Any) -> None:
-    """Write the numbers where there is room, and hatch what is a bound."""
+def _draw_matrix(figure: "Figure", axes: "Axes", found: Retention) -> None:
+    """Draw the cells; write their numbers where there is room, and hatch what is a bound."""
+    import numpy as np
     from matplotlib.patches import Rectangle
 
-    middle = 0.5 * max((cell.error for row in found.rows for cell in row.cells if cell), default=0.0)
+    values = np.full((max(len(found.rows), 1), max(len(found.commits), 1)), np.nan)
     for y, row in enumerate(found.rows):
         for x, cell in enumerate(row.cells):
-            if cell is None:
-                continue
-            if cell.bound:
-                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="///", edgecolor="#ffffff88", linewidth=0))
-            if errors.size <= _MOST_NUMBERS:
-                axes.text(x, y, f"{100 * cell.error:.3g}", ha="center", va="center", fontsize=7, color="black" if cell.error > middle else "white")
+            if cell is not None:
+                values[y, x] = 100 * cell.error if found.metric is None else np.nan if cell.metric is None else cell.metric
+                if cell.bound and found.metric is None:
+                    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="///", edgecolor="#ffffff88", linewidth=0))
+    there = values[~np.isnan(values)]
+    low = 0.0 if found.metric is None or not there.size else float(there.min())
+    high = max(float(there.max(initial=low)), low + 1e-9)
+    image = axes.imshow(values, aspect="auto", cmap=_MAP, vmin=low, vmax=high, interpolation="nearest")
+    axes.set_facecolor("#eeeeee")
+    for y, x in np.argwhere(~np.isnan(values)) if values.size <= _MOST_NUMBERS else ():
+        colour = "black" if values[y, x] > (low + high) / 2 else "white"
+        axes.text(x, y, f"{values[y, x]:.3g}", ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(image, ax=axes, label=found.metric or "relative error of dW, %", fraction=0.05, pad=0.02)
+
+
+def _draw_budgets(axes: "Axes", found: Analysis) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    budgets = [100 * forecast.budget for forecast in found.forecasts]
+    lines: tuple[tuple[str, list[float], str, str], ...] = (
+        ("Gaussian bound, no sharing", [forecast.bits_bound for forecast in found.forecasts], _GREY, ".--"),
+        ("alone", [forecast.bits_alone for forecast in found.forecasts], _BLUE, "o-"),
+        ("references to earlier adapters", [forecast.bits_references for forecast in found.forecasts], _ORANGE, "s-"),
+        ("joint basis", [forecast.bits_joint for forecast in found.forecasts], _GREEN, "^-"),
+    )
+    for label, bits, colour, style in lines:
+        axes.plot(budgets, bits, style, color=colour, label=label, linewidth=1.6, markersize=6, fillstyle="none", markeredgewidth=1.4)
+    axes.set_xscale("log")
+    axes.set_xticks(budgets)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(bottom=0.0)
+    axes.set_xlabel("error budget, % of |dW|")
+    axes.set_ylabel("bits per parameter")
+    axes.set_title(f"{len(found.adapters)} adapters: size against error", loc="left", fontsize=11)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.legend(frameon=False)
+
+
+def _height(found: Analysis) -> float:
+    modules = max((sum(spectrum.side == side for spectrum in found.spectra) for side in "ab"), default=0)
+    return min(max(2.2 + 0.24 * modules, 3.0), 16.0)
+
+
+def _draw_panels(figure: "FigureBase", found: Analysis) -> None:
+    """Draw a panel for each side, modules in the same order."""
+    sides = {side: [spectrum for spectrum in found.spectra if spectrum.side == side] for side in ("a", "b")}
+    panels = figure.subplots(1, 2, sharey=True)
+    image = None
+    for axes, (side, spectra) in zip(panels, sides.items(), strict=True):
+        image = _draw_spectra(axes, spectra)
+        axes.set_title(f"{side.upper()} of {len(found.adapters)} adapters", loc="left", fontsize=11)
+        axes.set_xlabel("directions k (mark: 90 %)")
+    _ticks(panels[0].set_yticks, _module_labels([spectrum.module for spectrum in sides["a"]]))
+    if image is not None:
+        figure.colorbar(image, ax=panels, label="explained variance, %", fraction=0.03, pad=0.02)
 
 
 def _draw_spectra(axes: "Axes", spectra: Sequence[Spectrum]) -> Any:

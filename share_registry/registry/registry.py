@@ -1,12 +1,10 @@
-"""The public facade: one method a verb, no logic. What a verb does stands in the module it calls.
-
-Imports stand in the methods, so that reading the log loads neither torch nor numpy.
-"""
+"""The public facade: one method a verb, no logic. Imports stand in the methods, so that reading the log loads neither torch nor numpy."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from share_registry.registry import subspace
 from share_registry.registry.doors import Ref, guarded, reference, references
 from share_registry.registry.policy import Policy
 from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
@@ -207,6 +205,8 @@ class Registry:
             dry_run=dry_run,
         )
         return commit_sources(self._home, list(adapters.items()), space=space, options=options, adapter_name=None)
+
+    refit, basis, merge, retention, analyze, similar = subspace.refit, subspace.basis, subspace.merge, subspace.retention, subspace.analyze, subspace.similar
 
     def checkout(
         self, ref: Ref, *, space: str | None = None, device: "str | torch.device" = "cpu", dtype: "torch.dtype | str | None" = None, exact: bool = False

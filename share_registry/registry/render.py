@@ -78,7 +78,9 @@ def moment(time: datetime) -> str:
 
 def summary(report: Report) -> str:
     """Return a report as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
-    kept = "lossless" if report.error == 0 else f"error {percent(report.error)} of a {typed_percent(report.budget)} budget"
+    limit = "without a limit" if report.budget is None else f"of a {typed_percent(report.budget)} budget"
+    before = "" if report.before is None else f" ({percent(report.before)} before)"
+    kept = "lossless" if report.error == 0 else f"error {'at most ' if report.bound else ''}{percent(report.error)}{before} {limit}"
     return f"{kept}, {size(report.bytes_added)} for {size(report.raw_bytes)}"
 
 
@@ -240,7 +242,7 @@ def _space_table(spaces: Sequence[SpaceSummary]) -> Table:
             f"{space.base_model}{f' ({space.base_revision})' if space.base_revision else ''}",
             str(space.tasks),
             str(space.commits),
-            typed_percent(space.budget),
+            typed_percent(space.budget) if space.k is None else f"none, k {space.k}",
             "yes" if space.keep_original else "no",
             moment(space.time),
         )

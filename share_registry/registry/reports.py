@@ -45,7 +45,7 @@ def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float
 
 
 def with_modules(home: "Home", commit: Commit, task: str | None = None) -> Commit:
-    """Return an absorb commit with the module reports of its tasks, or of one of them, read from the store."""
+    """Return a commit with the module reports of its tasks, or of one of them, read from the store."""
     wanted = {name: report for name, report in commit.reports.items() if task in (None, name)}
     return replace(commit, reports={**commit.reports, **{name: replace(report, modules=_modules(home, commit, name)) for name, report in wanted.items()}})
 
@@ -63,8 +63,16 @@ def _modules(home: "Home", commit: Commit, task: str) -> tuple[ModuleReport, ...
 
 
 def called(session: "Session", space: str, sources: Sequence[Digest]) -> list[str]:
-    """Return what to call adapter objects: the commits that brought them."""
-    return [f"c{number}" if (number := queries.commit_of_adapter(session, space, digest)) else digest[:8] for digest in sources]
+    """Return what to call objects that are referred to: the commits that brought them, and which of them are a basis."""
+    return [_called(session, space, digest) for digest in sources]
+
+
+def _called(session: "Session", space: str, digest: Digest) -> str:
+    adapter = queries.commit_of_adapter(session, space, digest)
+    if adapter is not None:
+        return f"c{adapter}"
+    basis = queries.commit_of_basis(session, space, digest)
+    return f"basis c{basis}" if basis is not None else f"basis {digest[:8]}"
 
 
 def _coded(module: StoredModule, side: Side, names: Sequence[str]) -> tuple[str, float]:

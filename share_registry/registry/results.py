@@ -4,27 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.registry.shown import html as _html
+from share_registry.registry.shown import line as _line
+from share_registry.registry.shown import text as _text
 
-
-def _text(value: object) -> str:
-    from share_registry.registry import render
-
-    return render.text(render.sheet(value))
-
-
-def _line(value: object) -> str:
-    from share_registry.registry import render
-
-    return f"<{type(value).__name__} {render.line(value)}>"
-
-
-def _html(value: object) -> str:
-    from share_registry.registry import render
-
-    return render.html(render.sheet(value))
+if TYPE_CHECKING:
+    from share_registry.registry.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,20 +43,24 @@ class Report:
     """What a commit did to one adapter.
 
     Attributes:
-        error: Pooled relative Frobenius error of scaled dW of the adapter exactly as native export gives it back.
-        budget: The largest error allowed; 0 is lossless.
+        error: Pooled relative Frobenius error of scaled dW of the adapter exactly as native export gives it back, or an upper bound of it.
+        budget: The largest error allowed; 0 is lossless, None no limit.
         bytes_added: Bytes of new objects in the store.
         raw_bytes: Bytes of the adapter's tensor file.
         modules: Per module and side; empty in a log.
         notes: What was not kept or is worth knowing.
+        bound: Whether `error` is an upper bound: a refit of a task whose source is not kept.
+        before: The error of the version before, where a refit made this one.
     """
 
     error: float
-    budget: float
+    budget: float | None
     bytes_added: int
     raw_bytes: int
     modules: tuple[ModuleReport, ...] = ()
     notes: tuple[str, ...] = ()
+    bound: bool = False
+    before: float | None = None
 
     _repr_html_ = _html
 
@@ -94,9 +86,9 @@ class Commit:
         number: Position in the space's log.
         id: sha256 of the record.
         parent: id of the record before it; for commit 1 the digest of FORMAT.
-        kind: create, absorb, restore, drop, rename, policy, alias, tag or annotate.
+        kind: create, absorb, refit, merge, restore, drop, rename, policy, alias, tag or annotate.
         refs: Task name -> `space/task@vN` for every task version this commit made or speaks of.
-        reports: Task name -> report, for absorbed tasks.
+        reports: Task name -> report, for tasks absorbed, re-expressed or merged.
         detail: What a kind other than absorb did, as a phrase.
         created: False where an earlier commit was returned instead of a new one.
     """
@@ -201,9 +193,21 @@ class SpaceSummary:
     budget: float
     keep_original: bool
     references: bool
+    refit: bool
+    pseudo_rank: int | None
+    k: int | None
+    phi: int
     tasks: int
     commits: int
     time: datetime
+
+    @property
+    def policy(self) -> "Policy":
+        """What the space does by default, as one value."""
+        from share_registry.registry.policy import Policy
+
+        members = ("budget", "keep_original", "references", "refit", "pseudo_rank", "k", "phi")
+        return Policy(**{name: getattr(self, name) for name in members})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +221,7 @@ class Task:
     number: CommitNumber
     time: datetime
     error: float
-    budget: float
+    budget: float | None
     raw_bytes: int
     bytes_added: int
     labels: Mapping[str, str]
@@ -233,7 +237,7 @@ class LineageNode:
     """One task version in a lineage.
 
     Attributes:
-        via: How the node before it (the asked version, or a nearer one) came from this one: "", "version", "derived", "restored".
+        via: How the node before it (the asked version, or a nearer one) came from this one: "", "version", "derived", "restored", or "merged" with its weight.
         depth: Steps from the asked version.
     """
 

@@ -96,7 +96,7 @@ def _cell(
         ref=f"{space}/{name}@v{row.version}",
         version=Version(row.version),
         error=row.error,
-        bound=bool(getattr(row, "bound", False)),
+        bound=row.bound,
         made=row.number == number,
         metric=measured.get(row.version),
     )

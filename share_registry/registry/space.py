@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from share_registry.exchange.adapter import Adapter
+    from share_registry.registry.basis import Basis
+    from share_registry.registry.insight_results import Analysis, Retention, Similar
     from share_registry.registry.registry import Registry
 
 
@@ -118,6 +120,82 @@ class Space:
             dry_run=dry_run,
             space=self._name,
         )
+
+    def refit(
+        self,
+        *,
+        max_rank: int | None = None,
+        energy: float | None = None,
+        weighting: str = "unit",
+        budget: float | None = None,
+        allow_loss: bool = False,
+        message: str = "",
+        author: str | None = None,
+        dry_run: bool = False,
+    ) -> Commit:
+        """See `Registry.refit`: fit a basis to the live tasks, for later commits."""
+        return self._registry.refit(
+            self._name,
+            max_rank=max_rank,
+            energy=energy,
+            weighting=weighting,
+            budget=budget,
+            allow_loss=allow_loss,
+            message=message,
+            author=author,
+            dry_run=dry_run,
+        )
+
+    def basis(self, *, at: "str | date | datetime | int | None" = None) -> "Basis":
+        """See `Registry.basis`: return the basis that commits are coded with."""
+        return self._registry.basis(self._name, at=at)
+
+    def merge(
+        self,
+        parents: Mapping[str, float],
+        *,
+        task: str,
+        method: str = "linear",
+        density: float | None = None,
+        seed: int | None = None,
+        budget: float | None = None,
+        message: str = "",
+        author: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        expected: int | None = None,
+        idempotency_key: str | None = None,
+        dry_run: bool = False,
+    ) -> Commit:
+        """See `Registry.merge`: merge task versions into a version of a task."""
+        return self._registry.merge(
+            parents,
+            task=task,
+            method=method,
+            density=density,
+            seed=seed,
+            budget=budget,
+            message=message,
+            author=author,
+            labels=labels,
+            metrics=metrics,
+            expected=expected,
+            idempotency_key=idempotency_key,
+            dry_run=dry_run,
+            space=self._name,
+        )
+
+    def retention(self, *, metric: str | None = None) -> "Retention":
+        """See `Registry.retention`: return the forgetting matrix."""
+        return self._registry.retention(self._name, metric=metric)
+
+    def analyze(self, *, budgets: Sequence[float] = (0.01, 0.05, 0.1, 0.3)) -> "Analysis":
+        """See `Registry.analyze`: return what the live tasks share, and what that saves."""
+        return self._registry.analyze(self._name, budgets=budgets)
+
+    def similar(self, adapter: "Ref | os.PathLike[str] | Adapter | Any", *, limit: int = 10) -> "Similar":
+        """See `Registry.similar`: return the tasks nearest to an adapter."""
+        return self._registry.similar(adapter, limit=limit, space=self._name)
 
     def checkout(self, ref: Ref, *, device: "str | torch.device" = "cpu", dtype: "torch.dtype | str | None" = None, exact: bool = False) -> "Adapter":
         """See `Registry.checkout`: rebuild a task version in memory."""

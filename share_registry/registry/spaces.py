@@ -1,7 +1,7 @@
 """Spaces: creating them, finding the one an adapter belongs to, and their policy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog import queries
@@ -118,6 +118,14 @@ def space_for(home: "Home", adapters: "Sequence[Adapter]", space: str | None) ->
     return Target(name=name, base_revision=base.revision, labels=(base.label,), policy=Policy(), new=True)
 
 
+def policy_of(session: "Session", name: SpaceName) -> Policy:
+    """Return the policy of a space. Raises NotFound."""
+    row = queries.space_row(session, name)
+    if row is None:
+        raise NotFound(f"space {name!r} does not exist.", hint="List them with `spaces`.")
+    return Policy(**{member.name: getattr(row, member.name) for member in fields(Policy)})
+
+
 def check_base(target: Target, adapter: "Adapter", allow: bool) -> tuple[str, ...]:
     """Check that an adapter says the space's base model; return what is worth a remark. Raises Refused."""
     base = base_of(adapter.config)
@@ -149,7 +157,15 @@ def _create(link: "Link", label: str, revision: str | None, labels: Sequence[str
 def _body(policy: Policy) -> "PolicyBody":
     from share_registry.format.records import PolicyBody, decimal
 
-    return PolicyBody(budget=decimal(policy.budget), keep_original=policy.keep_original, references=policy.references)
+    return PolicyBody(
+        budget=decimal(policy.budget),
+        keep_original=policy.keep_original,
+        references=policy.references,
+        refit=policy.refit,
+        pseudo_rank=policy.pseudo_rank,
+        k=policy.k,
+        phi=policy.phi,
+    )
 
 
 def _target(session: "Session", name: SpaceName) -> Target:
@@ -160,7 +176,7 @@ def _target(session: "Session", name: SpaceName) -> Target:
         name=name,
         base_revision=row.base_revision,
         labels=(row.base_model, *row.base_labels),
-        policy=Policy(budget=row.budget, keep_original=row.keep_original, references=row.references),
+        policy=policy_of(session, name),
     )
 
 

@@ -15,7 +15,7 @@ from share_registry.catalog.catalog import Catalog
 from share_registry.errors import CatalogError, Format, Integrity, InvalidInput, NotFound, ShareRegistryError, StoreError
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
-from share_registry.format.records import Absorb, Absorbed, Note, Record, Restore, parse_record
+from share_registry.format.records import Absorb, Absorbed, Merge, Note, Record, Refit, Restore, parse_record
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.replay import fill
 from share_registry.registry.results import Finding, VerifyReport
@@ -39,6 +39,7 @@ class _Walk:
     records: int = 0
     bytes: int = 0
     versions: dict[str, Absorbed] = field(default_factory=dict)
+    bases: set[Digest] = field(default_factory=set)
     referred: dict[Digest, list[str]] = field(default_factory=dict)
     read: set[Digest] = field(default_factory=set)
 
@@ -162,7 +163,10 @@ def _collect(walk: _Walk, record: Record) -> None:
         _refer(walk, record.note, refs)
         for digest in _noted(walk, record.note):
             _refer(walk, digest, refs)
-    if isinstance(record, Absorb):
+    if isinstance(record, Absorb | Refit) and record.basis is not None:
+        walk.bases.add(record.basis)
+        _refer(walk, record.basis, [f"{record.space}/@c{record.number}"])
+    if isinstance(record, Absorb | Refit | Merge):
         for task in record.tasks:
             ref = f"{record.space}/{task.task}@v{task.version}"
             walk.versions[ref] = task
@@ -171,7 +175,7 @@ def _collect(walk: _Walk, record: Record) -> None:
 
 
 def _refs(record: Record) -> list[str]:
-    if isinstance(record, Absorb):
+    if isinstance(record, Absorb | Refit | Merge) and record.tasks:
         return [f"{record.space}/{task.task}@v{task.version}" for task in record.tasks]
     return [f"{record.space}/{record.task}@v{record.version}"] if isinstance(record, Restore) else [f"{record.space}/@c{record.number}"]
 
@@ -234,7 +238,18 @@ def _check_object(walk: _Walk, digest: Digest, *, adapter: bool) -> list[Digest]
             walk.find("OBJ-02", f"object {digest}", "is not in the store.", tuple(walk.referred[digest]))
         return []
     content = _sound(walk, digest)
+    if content is not None and digest in walk.bases:
+        _check_basis(walk, digest, content)
     return _check_adapter(walk, digest, content) if adapter and content is not None else []
+
+
+def _check_basis(walk: _Walk, digest: Digest, content: bytes) -> None:
+    from share_registry.format.basis_object import decode
+
+    try:
+        decode(content)
+    except ShareRegistryError as error:
+        walk.find("OBJ-03", f"object {digest}", error.message, tuple(walk.referred[digest]))
 
 
 def _check_adapter(walk: _Walk, digest: Digest, content: bytes) -> list[Digest]:
@@ -269,7 +284,7 @@ def _check_versions(walk: _Walk, home: "Home", progress: Progress) -> None:
             walk.find("REC-08", ref, "the commit and its adapter object name different layouts.", (ref,))
         if found != task.tensors:
             walk.find("DEC-12", ref, f"rebuilt tensors have digest {found[:8]}, the commit says {task.tensors[:8]}.", (ref,))
-        if float(task.error) > float(task.budget):
+        if task.budget is not None and float(task.error) > float(task.budget):
             walk.find("REC-09", ref, f"recorded error {task.error} is above the budget {task.budget}.", (ref,))
 
 

@@ -1,0 +1,165 @@
+"""Fit a basis to tasks: those a space holds, adapters in hand, or both.
+
+Every task enters as coefficients over rows: a stored one over the rows of the objects it refers to, an adapter in hand over its own factors. Module by module the
+rows in use are gathered, so that memory is bounded by one module.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from share_registry.algebra.error import norm
+from share_registry.algebra.subspace import Frame, Moments, Task, captured, frame, paying, rounded, spectrum
+from share_registry.exchange.config import parse_config
+from share_registry.exchange.pairs import pairs_of
+from share_registry.exchange.scales import module_scales
+from share_registry.materialize.expansion import Expansions, Factor
+from share_registry.names import Digest, Side
+from share_registry.registry.replay import read_note
+from share_registry.stored import StoredBasis
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from share_registry.catalog.task_version import TaskVersion
+    from share_registry.exchange.adapter import Adapter
+    from share_registry.registry.home import Home
+
+UNIT: Final = "unit"
+ENERGY: Final = "energy"
+_MAX_CONFIG_BYTES: Final = 64 << 20
+_NOTHING: Final = 1e-14
+"""Directions with less than this share of the strongest one's energy are rounding noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How many directions, and how much each task counts.
+
+    Attributes:
+        max_rank: At most this many per module and side.
+        energy: As few as capture this share of the energy.
+        weighting: "unit": every task alike; "energy": by the square of its norm.
+        tasks: Tasks that the basis is to serve, where coded bytes decide how many directions pay.
+        budget: Relative error at which bytes are estimated.
+        precision: Relative error that rounding the rows may make.
+    """
+
+    max_rank: int | None = None
+    energy: float | None = None
+    weighting: str = UNIT
+    tasks: int = 0
+    budget: float = 0.0
+    precision: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One task in a fit.
+
+    Attributes:
+        scales: The LoRA scale of every module it has.
+        norm: Frobenius norm of its scaled dW.
+        factor: One side of a module as coefficients over the rows of objects.
+        rows: The rows (k, m) of one of these objects for a module and side.
+    """
+
+    scales: Mapping[str, float]
+    norm: float
+    factor: Callable[[str, Side], Factor] = field(repr=False)
+    rows: Callable[[Digest, str, Side], Tensor] = field(repr=False)
+
+
+def stored_members(home: "Home", versions: "Sequence[TaskVersion]") -> list[Member]:
+    """Return stored versions as members; their rows and coefficients are read when they are asked for."""
+    expansions = Expansions(home.reader())
+    return [_stored(home, expansions, row) for row in versions]
+
+
+def member_in_hand(name: str, adapter: "Adapter") -> Member:
+    """Return an adapter that is not stored as a member: its rows are its factors."""
+    pairs = {pair.module: pair for pair in pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))}
+
+    def rows(_: Digest, module: str, side: Side) -> Tensor:
+        return pairs[module].a if side is Side.A else pairs[module].b
+
+    def factor(module: str, side: Side) -> Factor:
+        return {Digest(name): torch.eye(len(rows(Digest(name), module, side)), dtype=torch.float64)}
+
+    return Member(scales={module: pair.scale for module, pair in pairs.items()}, norm=norm(list(pairs.values())), factor=factor, rows=rows)
+
+
+def fit(members: Sequence[Member], rule: Rule) -> StoredBasis:
+    """Return the basis of tasks: for every module and side as many directions as the rule says, none where none pays."""
+    names = sorted({module for member in members for module in member.scales})
+    made = {}
+    for module in names:
+        made[module] = _module([member for member in members if module in member.scales], module, rule)
+    return StoredBasis(modules={module: rows for module, rows in made.items() if len(rows[0]) or len(rows[1])})
+
+
+def _stored(home: "Home", expansions: Expansions, row: "TaskVersion") -> Member:
+    note = read_note(home.store, row.note_digest)
+    config = note.of(row.note_task).config if note is not None else None
+    layout = home.reader().open(row.adapter_digest).layout
+    scales = module_scales(parse_config(home.store.get(config, limit=_MAX_CONFIG_BYTES)), layout) if config else [1.0] * len(layout.modules())
+    return Member(
+        scales={shape.module: scale for shape, scale in zip(layout.modules(), scales, strict=True)},
+        norm=row.norm,
+        factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
+        rows=expansions.rows,
+    )
+
+
+def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[NDArray[np.int32], NDArray[np.int32]]":
+    """Return the rows of one module."""
+    tasks, frames = _tasks(members, module, rule.weighting)
+    moments = Moments.empty(*(found.root.shape[1] for found in frames))
+    for task in tasks:
+        moments.add(task)
+    spectra = spectrum(moments.a), spectrum(moments.b)
+    limits = _limits(tasks, (spectra[0][0], spectra[1][0]), (spectra[0][1], spectra[1][1]), frames, rule, len(members))
+    rows = [
+        rounded(found.directions(U[:, :k]), energies[:k], precision=rule.precision) for found, (energies, U), k in zip(frames, spectra, limits, strict=True)
+    ]
+    return rows[0].numpy(), rows[1].numpy()
+
+
+def _tasks(members: Sequence[Member], module: str, weighting: str) -> tuple[list[Task], tuple[Frame, Frame]]:
+    """Return the tasks of one module in coordinates, and the frames they are coordinates in."""
+    coordinates, frames = zip(*(_coordinates(members, module, side) for side in (Side.A, Side.B)), strict=True)
+    weights = [(1.0 / member.norm**2 if weighting == UNIT and member.norm > 0 else 1.0) * member.scales[module] ** 2 for member in members]
+    return [Task(A=A, B=B, weight=weight) for A, B, weight in zip(*coordinates, weights, strict=True)], (frames[0], frames[1])
+
+
+def _coordinates(members: Sequence[Member], module: str, side: Side) -> tuple[list[Tensor], Frame]:
+    """Return one side of every task in orthonormal coordinates of the rows in use."""
+    factors = [member.factor(module, side) for member in members]
+    blocks = {key: member.rows(key, module, side) for member, factor in zip(members, factors, strict=True) for key in factor}
+    rows = torch.cat(list(blocks.values()))
+    starts = dict(zip(blocks, torch.tensor([0, *map(len, blocks.values())]).cumsum(0).tolist(), strict=False))
+    if len(rows) > rows.shape[1]:
+        axes = frame(torch.eye(rows.shape[1], dtype=torch.float64))
+        return [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros(())) @ axes.root for factor in factors], axes
+    found = frame(rows)
+    return [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros(())) for factor in factors], found
+
+
+def _limits(
+    tasks: Sequence[Task], energies: tuple[Tensor, Tensor], axes: tuple[Tensor, Tensor], frames: tuple[Frame, Frame], rule: Rule, count: int
+) -> tuple[int, int]:
+    """Return how many directions each side keeps."""
+    some = [int((found > _NOTHING * found.amax()).sum()) if len(found) and float(found.amax()) > 0 else 0 for found in energies]
+    if rule.energy is not None:
+        limits = [captured(found, rule.energy) for found in energies]
+    elif rule.max_rank is not None:
+        limits = some
+    else:
+        widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
+        limits = list(paying(tasks, energies, axes, widths=widths, budget=rule.budget, precision=rule.precision, times=max(1.0, rule.tasks / count)))
+    cap = rule.max_rank if rule.max_rank is not None else max(some)
+    return min(limits[0], some[0], cap), min(limits[1], some[1], cap)

@@ -1,0 +1,112 @@
+"""Sharing as commits are made: a basis fitted to several adapters at once, the paper's protocol, and the refit that nobody had to ask for.
+
+What follows a commit is a record of its own: the commit is made whatever becomes of it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from share_registry.errors import ShareRegistryError
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.pairs import pairs_of
+from share_registry.exchange.scales import module_scales
+from share_registry.format.adapter_object import encode
+from share_registry.format.records import Note
+from share_registry.names import SpaceName, TaskName
+from share_registry.registry.absorbing import Fitted, coded
+from share_registry.registry.candidates import Base
+from share_registry.registry.checkout import rebuilt
+from share_registry.registry.fit import Rule, fit, member_in_hand, stored_members
+from share_registry.registry.policy import Policy
+from share_registry.registry.refit import FINE, Wanted, live_versions, publish_basis, re_expressed, sealed_basis
+
+if TYPE_CHECKING:
+    from share_registry.catalog.task_version import TaskVersion
+    from share_registry.registry.home import Home
+
+_LOG: Final = logging.getLogger(__name__)
+_FEWEST: Final = 3
+"""Adapters of one commit from which on a basis may pay: two share nothing that one cannot refer to in the other."""
+_FIRST_TRIAL: Final = 8
+_SAMPLE: Final = 16
+"""Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks, on at most this many of the latest: the price of a commit does not grow with their number."""
+_HELD_OUT: Final = 4
+"""Tasks of the sample that are coded with and without a basis of the others."""
+_SHARE_OF_BUDGET: Final = 0.25
+
+
+def fitted_to(home: "Home", space: SpaceName, adapters: Mapping[TaskName, Adapter], policy: Policy) -> Fitted | None:
+    """Return a basis fitted to the adapters of one commit, and, in the paper's protocol, to the tasks that are there; None where there is nothing to fit."""
+    fresh = [member_in_hand(task, adapter) for task, adapter in sorted(adapters.items())]
+    if policy.k:
+        with home.catalog.begin() as session:
+            rows = [row for row in live_versions(session, space) if row.task not in adapters]
+        return sealed_basis(fit([*stored_members(home, rows), *fresh], Rule(max_rank=policy.k, precision=FINE)), space)
+    if len(fresh) < _FEWEST or not policy.references or policy.budget == 0:
+        return None
+    made = fit(fresh, Rule(tasks=len(fresh), budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget))
+    return sealed_basis(made, space) if made.modules else None
+
+
+def follow_up(home: "Home", space: SpaceName, policy: Policy, *, fitted: Fitted | None, committed: frozenset[TaskName]) -> None:
+    """Make the refit that a commit calls for; the commit stands whether or not it succeeds."""
+    try:
+        if policy.k and fitted is not None:
+            _re_express(home, space, policy, fitted, committed)
+        elif policy.refit and policy.references and policy.budget > 0:
+            _refit_where_it_pays(home, space, policy, len(committed))
+    except ShareRegistryError as error:
+        _LOG.warning("space %s: the refit that was to follow was not made: %s", space, error)
+
+
+def _re_express(home: "Home", space: SpaceName, policy: Policy, fitted: Fitted, committed: frozenset[TaskName]) -> None:
+    """Re-express every other task in the basis of the commit, as the paper does at every absorption."""
+    with home.catalog.begin() as session:
+        rows = [row for row in live_versions(session, space) if row.task not in committed]
+    moved = re_expressed(home, rows, fitted, Wanted(max_rank=policy.k, allow_loss=True), policy)
+    if moved:
+        publish_basis(home, space, fitted, moved, Note(message="refit after absorption"))
+
+
+def _refit_where_it_pays(home: "Home", space: SpaceName, policy: Policy, new: int) -> None:
+    """Make a basis for later commits where leave-one-out coded saving times the tasks seen exceeds its cost."""
+    with home.catalog.begin() as session:
+        rows = live_versions(session, space)
+    if not _due(len(rows), new):
+        return
+    sample = sorted(rows, key=lambda row: row.number)[-_SAMPLE:]
+    rule = Rule(tasks=len(rows), budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget)
+    made = fit(stored_members(home, sample), rule)
+    if not made.modules:
+        return
+    fitted = sealed_basis(made, space)
+    if _saving(home, space, sample, rule, policy) * len(rows) > len(fitted.content):
+        publish_basis(home, space, fitted, (), Note(message="leave-one-out saving times tasks exceeds the cost of a basis"))
+
+
+def _saving(home: "Home", space: SpaceName, sample: "Sequence[TaskVersion]", rule: Rule, policy: Policy) -> float:
+    """Return the mean number of bytes that a basis fitted to the others saves on one task of the sample, coded with and without it."""
+    held_out = sample[:: max(1, len(sample) // _HELD_OUT)][:_HELD_OUT]
+    saved = 0
+    for row in held_out:
+        made = fit(stored_members(home, [other for other in sample if other is not row]), rule)
+        if made.modules:
+            basis = sealed_basis(made, space)
+            saved += _coded_bytes(home, row, policy, None) - _coded_bytes(home, row, policy, basis)
+    return saved / len(held_out)
+
+
+def _coded_bytes(home: "Home", row: "TaskVersion", policy: Policy, basis: Fitted | None) -> int:
+    """Return the bytes of a stored task coded once more against what it refers to, and a basis."""
+    adapter = rebuilt(home, row)
+    reader = home.reader().beside({basis.digest: basis.content} if basis else {})
+    known = home.reader().open(row.adapter_digest).stored.sources
+    pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    stored, _, _ = coded(reader, adapter, pairs, Base(sources=(*([basis.digest] if basis else []), *known)), policy)
+    return len(encode(stored, adapter.layout))
+
+
+def _due(tasks: int, new: int) -> bool:
+    """Tell whether the last `new` tasks took the count to or past a power of two from 8 on."""
+    return tasks >= _FIRST_TRIAL and tasks.bit_length() > (tasks - new).bit_length()
