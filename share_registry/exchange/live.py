@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import ModuleType
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.lanes import FACTOR_MARK
 from share_registry.exchange.read import adapter_of
 from share_registry.format.records import Source
+from share_registry.names import digest
 
 _EMBEDDINGS: Final = frozenset({"embed_tokens", "lm_head"})
 _OTHER_BASE: Final = "Load the base model the adapter was trained on."
@@ -21,6 +22,8 @@ _ORDERED: Final = frozenset({"rank_pattern", "alpha_pattern"})
 
 def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     """Read one adapter of a live `peft.PeftModel`, as `save_pretrained` would write it; unlike there, patterns keep their order.
+
+    An adapter trained in a subspace is read as the plain LoRA that it is: its tuner says so by `lora_tensors`, `lora_config` and `lora_basis`.
 
     Args:
         model: The model.
@@ -35,8 +38,14 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     config = model.peft_config[name]
     state = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=_saves_embeddings(config))
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    tuner = model.base_model
+    in_subspace = hasattr(type(tuner), "lora_tensors")
+    if in_subspace:
+        passengers = {key: value for key, value in tensors.items() if f".{tuner.prefix}" not in key}
+        tensors, config = passengers | tuner.lora_tensors(name), tuner.lora_config(name)
     content = json.dumps(_plain(_config_of(model, config)), indent=2).encode()
-    return adapter_of(tensors, content, source=Source(kind="peft", location=type(model).__name__))
+    adapter = adapter_of(tensors, content, source=Source(kind="peft", location=type(model).__name__))
+    return replace(adapter, basis=digest(tuner.lora_basis(name))) if in_subspace else adapter
 
 
 def apply(adapter: Adapter, model: Any, *, name: str) -> Any:

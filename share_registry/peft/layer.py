@@ -1,0 +1,152 @@
+"""The adapted layer: y = x W^T + x A^T B with A = eps_a alpha + eps'_a alpha' and B = eps_b beta + eps'_b beta'.
+
+alpha and beta are the frozen directions of the basis, float32 buffers that no state dict holds; everything else is trained. The rank-p factors are formed once per call: p (k + phi)
+numbers per column, far less than a batch through k directions.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import nn
+
+from share_registry.errors import InvalidInput
+from share_registry.peft.start import Coefficients
+
+COEFFICIENTS: Final = ("share_eps_a", "share_eps_b")
+EXTRA: Final = ("share_extra_eps_a", "share_extra_eps_b", "share_extra_a", "share_extra_b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """The directions of one module as a layer holds them: alpha (k_a, in), beta (k_b, out), float32."""
+
+    alpha: torch.Tensor
+    beta: torch.Tensor
+
+
+class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
+    """What the adapters of one module are made of; the coefficients' and extra directions' names begin with `share_`."""
+
+    adapter_layer_names = (*COEFFICIENTS, *EXTRA)
+    other_param_names = ("share_alpha", "share_beta", "share_dropout")
+
+    def __init__(self, base_layer: nn.Module, *, turned: bool) -> None:
+        self.base_layer = base_layer
+        self.fan_in_fan_out = turned
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ParameterDict({}))
+        self.share_alpha, self.share_beta = BufferDict({}, persistent=False), BufferDict({}, persistent=False)
+        self.share_dropout = nn.ModuleDict({})
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self.cast_input_dtype_enabled = True
+        self._unmerged: torch.Tensor | None = None
+
+    def update_layer(self, name: str, frozen: Frozen, start: Coefficients, *, dropout: float, inference_mode: bool) -> None:
+        """Add an adapter, or give one new values."""
+        k_a, k_b = len(frozen.alpha), len(frozen.beta)
+        self.share_alpha[name], self.share_beta[name] = frozen.alpha, frozen.beta
+        self.share_dropout[name] = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.share_eps_a[name] = _trained(start.eps_a[:, :k_a])
+        self.share_eps_b[name] = _trained(start.eps_b[:, :k_b])
+        if len(start.extra_a):
+            self.share_extra_eps_a[name] = _trained(start.eps_a[:, k_a:])
+            self.share_extra_eps_b[name] = _trained(start.eps_b[:, k_b:])
+            self.share_extra_a[name] = _trained(start.extra_a)
+            self.share_extra_b[name] = _trained(start.extra_b)
+        self._move_adapter_to_device_of_base_layer(name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def factors(self, name: str, *, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A (p, in) and B transposed (p, out) of an adapter, in the coefficients' element type unless told otherwise."""
+        a = _factor(self.share_eps_a[name], self.share_alpha[name], dtype)
+        b = _factor(self.share_eps_b[name], self.share_beta[name], dtype)
+        if name in self.share_extra_a:
+            a = a + _factor(self.share_extra_eps_a[name], self.share_extra_a[name], dtype)
+            b = b + _factor(self.share_extra_eps_b[name], self.share_extra_b[name], dtype)
+        return a, b
+
+    def get_delta_weight(self, name: str) -> torch.Tensor:
+        """Return what an adapter adds to the base weight, in the weight's layout and element type of the coefficients."""
+        a, b = self.factors(name)
+        return a.mT @ b if self.fan_in_fan_out else b.mT @ a
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add adapters to the base weight, of which a copy is kept until `unmerge`.
+
+        Args:
+            safe_merge: Check that the merged weight is finite. Raises InvalidInput.
+            adapter_names: Which; the active ones where None.
+        """
+        for name in check_adapters_to_merge(self, adapter_names) or ():
+            if name not in self.share_eps_a:
+                continue
+            weight = self.get_base_layer().weight
+            merged = (weight.data.to(self.share_eps_a[name].dtype) + self.get_delta_weight(name).detach()).to(weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise InvalidInput(f"adapter {name!r} makes a weight that is not finite.", hint="Its training diverged: take an earlier checkpoint.")
+            if self._unmerged is None:
+                self._unmerged = weight.data
+            weight.data = merged
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Put the base weight back, bit for bit."""
+        if self._unmerged is None:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        weight = self.get_base_layer().weight
+        weight.data = self._unmerged.to(weight.device)
+        self._unmerged = None
+        self.merged_adapters.clear()
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Tell PEFT that what is added to the weight has low rank."""
+        return True
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Follow the base layer to its device; the element type stays float32, unlike in PEFT: a basis rounded to bfloat16 is not orthonormal."""
+        target = device if device is not None else self.get_base_layer().weight.device
+        for name in (*self.adapter_layer_names, "share_alpha", "share_beta"):
+            held = getattr(self, name)
+            if adapter_name in held and held[adapter_name].device.type != "meta" and target.type != "meta":
+                held[adapter_name] = held[adapter_name].to(target)
+
+
+class ShareLinear(nn.Module, ShareLayer):  # type: ignore[misc]
+    """A linear layer (or the transposed Conv1D of GPT-2) with adapters."""
+
+    def __init__(self, base_layer: nn.Module, name: str, *, turned: bool) -> None:
+        nn.Module.__init__(self)
+        ShareLayer.__init__(self, base_layer, turned=turned)
+        self._active_adapter = name
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Apply the base layer and every active adapter."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result: torch.Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        dtype = result.dtype
+        for name in self.active_adapters:
+            if name in self.share_eps_a:
+                a, b = self.factors(name)
+                inner = nn.functional.linear(self.share_dropout[name](self._cast_input_dtype(x, a.dtype)), a)
+                result = result + inner @ b
+        return result.to(dtype)
+
+    def __repr__(self) -> str:
+        return f"share.{super().__repr__()}"
+
+
+def _trained(values: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values.to(torch.float32).contiguous().clone())
+
+
+def _factor(eps: torch.Tensor, directions: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    return eps.to(dtype) @ directions.to(dtype) if dtype is not None else eps @ directions

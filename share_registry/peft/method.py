@@ -1,0 +1,20 @@
+"""The name under which PEFT knows the method. PEFT keeps the names of its methods in an enum, and a method from outside has to add its own there."""
+
+from enum import Enum
+from typing import Final
+
+NAME: Final = "SHARE"
+PREFIX: Final = "share_"
+"""What the names of all its parameters begin with."""
+
+
+def add_name(names: type[Enum]) -> None:
+    """Add the method's name to the enum, once."""
+    if NAME in names.__members__:
+        return
+    member = str.__new__(names, NAME)  # type: ignore[type-var]
+    member._name_, member._value_ = NAME, NAME  # type: ignore[attr-defined]
+    names._member_map_[NAME] = member  # type: ignore[assignment]
+    names._member_names_.append(NAME)
+    names._value2member_map_[NAME] = member  # type: ignore[assignment]
+    type.__setattr__(names, NAME, member)
