@@ -21,6 +21,23 @@ if TYPE_CHECKING:
         StoreError,
     )
     from share_registry.exchange.adapter import Adapter
+    from share_registry.registry.analyze import analyze
+    from share_registry.registry.insight_results import (
+        AnalysedAdapter,
+        Analysis,
+        Continued,
+        Forecast,
+        Kinship,
+        LeaveOneOut,
+        Neighbour,
+        Retention,
+        RetentionCell,
+        RetentionCommit,
+        RetentionRow,
+        Similar,
+        Spectrum,
+        Statement,
+    )
     from share_registry.registry.policy import ABSENT, Policy
     from share_registry.registry.registry import Registry
     from share_registry.registry.results import (
@@ -48,15 +65,20 @@ __version__ = "0.1.0"
 
 _ERRORS = "BudgetExceeded CatalogError CommitUnknown Conflict Format Integrity InvalidInput NotFound Refused ShareRegistryError StoreError"
 _RESULTS = "Alias AliasMove Commit Diff Export Finding Lineage LineageNode Log ModuleReport Report Resolved SpaceSummary Tag Task TaskDiff VerifyReport"
+_INSIGHTS = (
+    "AnalysedAdapter Analysis Continued Forecast Kinship LeaveOneOut Neighbour Retention RetentionCell RetentionCommit RetentionRow Similar Spectrum Statement"
+)
 _PLACES: Final = (
     dict.fromkeys(_ERRORS.split(), "share_registry.errors")
     | dict.fromkeys(_RESULTS.split(), "share_registry.registry.results")
+    | dict.fromkeys(_INSIGHTS.split(), "share_registry.registry.insight_results")
     | {
         "ABSENT": "share_registry.registry.policy",
         "Adapter": "share_registry.exchange.adapter",
         "Policy": "share_registry.registry.policy",
         "Registry": "share_registry.registry.registry",
         "Space": "share_registry.registry.space",
+        "analyze": "share_registry.registry.analyze",
     }
 )
 
@@ -65,36 +87,51 @@ __all__ = [
     "Adapter",
     "Alias",
     "AliasMove",
+    "AnalysedAdapter",
+    "Analysis",
     "BudgetExceeded",
     "CatalogError",
     "Commit",
     "CommitUnknown",
     "Conflict",
+    "Continued",
     "Diff",
     "Export",
     "Finding",
+    "Forecast",
     "Format",
     "Integrity",
     "InvalidInput",
+    "Kinship",
+    "LeaveOneOut",
     "Lineage",
     "LineageNode",
     "Log",
     "ModuleReport",
+    "Neighbour",
     "NotFound",
     "Policy",
     "Refused",
     "Registry",
     "Report",
     "Resolved",
+    "Retention",
+    "RetentionCell",
+    "RetentionCommit",
+    "RetentionRow",
     "ShareRegistryError",
+    "Similar",
     "Space",
     "SpaceSummary",
+    "Spectrum",
+    "Statement",
     "StoreError",
     "Tag",
     "Task",
     "TaskDiff",
     "VerifyReport",
     "__version__",
+    "analyze",
 ]
 
 

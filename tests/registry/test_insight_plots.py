@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import share_registry as sr
@@ -61,9 +62,9 @@ def test_bounds_are_marked_as_such() -> None:
 
 
 def test_a_budget_plot_has_its_lines_and_the_bound(analysis: Analysis, tmp_path: Path) -> None:
-    axes = analysis.plot(tmp_path / "budget.svg").axes[0]
+    axes = analysis.plot_budget(tmp_path / "budget.svg").axes[0]
     assert [line.get_label() for line in axes.get_lines()] == ["Gaussian bound, no sharing", "alone", "references to earlier adapters", "joint basis"]
-    assert list(axes.get_lines()[1].get_ydata()) == [forecast.bits_alone for forecast in analysis.forecasts]
+    assert np.asarray(axes.get_lines()[1].get_ydata()).tolist() == [forecast.bits_alone for forecast in analysis.forecasts]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("error budget, % of |dW|", "bits per parameter")
     assert (tmp_path / "budget.svg").read_text().startswith("<?xml")
 
@@ -75,10 +76,24 @@ def test_a_spectrum_plot_has_a_row_for_every_module_and_a_panel_for_each_side(an
 
 
 def test_an_analysis_without_spectra_is_drawn_empty(analysis: Analysis) -> None:
-    replace(analysis, spectra=()).plot_spectra()
+    replace(analysis, spectra=()).plot()
 
 
-@pytest.mark.parametrize("draw", ["plot", "plot_spectra"])
+def test_both_plots_of_an_analysis_fit_one_figure(analysis: Analysis, tmp_path: Path) -> None:
+    figure = analysis.plot(tmp_path / "both.png")
+    assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == ["directions k (mark: 90 %)"] * 2 + ["error budget, % of |dW|"]
+
+
+def test_a_metric_that_was_asked_for_is_what_is_drawn() -> None:
+    matrix = drifted(3)
+    rows = tuple(replace(row, cells=tuple(cell and replace(cell, metric=0.9, bound=True) for cell in row.cells)) for row in matrix.rows)
+    axes = replace(matrix, metric="accuracy", rows=rows).plot().axes
+    assert axes[0].get_title(loc="left") == "tiny: accuracy by task and commit"
+    assert {text.get_text() for text in axes[0].texts} == {"0.9"}
+    assert (axes[1].get_ylabel(), len(axes[0].patches)) == ("accuracy", 0)
+
+
+@pytest.mark.parametrize("draw", ["plot", "plot_spectra", "plot_budget"])
 def test_without_matplotlib_a_plot_is_refused_by_name(analysis: Analysis, monkeypatch: pytest.MonkeyPatch, draw: str) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
