@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from share_registry.errors import Integrity
 from share_registry.format.canonical import Json
 from share_registry.format.frames import from_planes, pack_stream, piece_sizes, planes, unpack_streams
-from share_registry.format.layout import MAX_TENSORS, Layout, ModuleShape, Strict
+from share_registry.format.layout import MAX_TENSORS, Layout, ModuleShape, Strict, described
 from share_registry.format.object_file import pack, unpack
 from share_registry.format.records import DigestField
 from share_registry.format.symbols import Ints, decode_rows, encode_rows, entropy_bits, piece_counts
@@ -76,12 +76,12 @@ def decode(content: bytes, layout: Layout) -> StoredAdapter:
     Raises:
         Integrity: any departure from the format; nothing is allocated on the word of an unchecked length.
     """
-    described, parts = _split(content)
+    head, parts = _split(content)
     shapes = layout.modules()
     table = Table.from_bytes(parts["table"], [shape.rank for shape in shapes])
     coded = [shape for shape, lane in zip(shapes, table.lanes, strict=True) if lane.coded]
     widths = _widths(coded, table)
-    external = [item.tensor for item in described.external]
+    external = [item.tensor for item in head.external]
     verbatim = _verbatim(layout, table.lanes, external)
     pieces = table.split_pieces(
         symbols=sum(piece_counts(widths, table.groups_of_rows, table.groups)),
@@ -89,12 +89,12 @@ def decode(content: bytes, layout: Layout) -> StoredAdapter:
     )
     rows = decode_rows(parts["symbols"], widths, table.groups_of_rows, table.groups, pieces[0])
     stored = StoredAdapter(
-        layout=described.layout,
-        previous=described.previous,
-        sources=tuple(described.sources),
+        layout=head.layout,
+        previous=head.previous,
+        sources=tuple(head.sources),
         modules=_modules(coded, table, rows),
         verbatim=_decode_planes(layout, verbatim, parts["planes"], pieces[1]),
-        external={item.tensor: item.object for item in described.external},
+        external={item.tensor: item.object for item in head.external},
     )
     check(stored, layout)
     return stored
@@ -138,7 +138,7 @@ def _described(header: Header) -> Json:
 def _split(content: bytes) -> tuple[Header, dict[str, memoryview]]:
     entries, parts = unpack(content, _TENSORS, what=_WHAT)
     try:
-        header = Header.model_validate(entries)
+        header = Header.model_validate(described(entries, "adapter"))
     except ValidationError as error:
         raise Integrity(f"{_WHAT} has a malformed header: {error.errors()[0]['msg']}.") from error
     tensors = [item.tensor for item in header.external]

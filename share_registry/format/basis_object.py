@@ -1,4 +1,4 @@
-"""Basis object: rows fitted to be shared, a block for every module and side (spec BAS-01 to BAS-06).
+"""Basis object: rows fitted to be shared, a block for every module and side (spec BAS-01 to BAS-07).
 
 A binary object like an adapter object, without one: the description lists the modules with their widths, `symbols` holds the integer rows, `table` everything small.
 """
@@ -12,13 +12,17 @@ from pydantic import Field, ValidationError
 
 from share_registry.errors import Integrity
 from share_registry.format.canonical import Json
-from share_registry.format.layout import MAX_MODULES, Strict, _first
-from share_registry.format.object_file import described, pack, unpack
+from share_registry.format.layout import MAX_MODULES, Strict, _first, described
+from share_registry.format.object_file import description, pack, unpack
 from share_registry.format.symbols import MAX_BITS, Ints, decode_rows, encode_rows, piece_counts
 from share_registry.format.table import MAX_K, Cursor, column, deflated, group_of, inflated
 from share_registry.stored import StoredBasis
 
 MAX_WIDTH: Final = 1 << 24
+MAX_NAME: Final = 512 + len("#65535")
+"""Characters of a module's name: that of a factor pair and the number of an expert."""
+MAX_NUMBERS: Final = 1 << 32
+"""Of all rows together: what a reader may have to take memory for, however small the object is (spec BAS-06)."""
 _WHAT: Final = "basis object"
 _PARTS: Final = ("symbols", "table")
 
@@ -26,7 +30,7 @@ _PARTS: Final = ("symbols", "table")
 class BasisModule(Strict):
     """One module and the widths of its two sides."""
 
-    module: Annotated[str, Field(min_length=1, max_length=4096)]
+    module: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     in_: Annotated[int, Field(alias="in", ge=1, le=MAX_WIDTH)]
     out: Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 
@@ -48,6 +52,7 @@ def encode(basis: StoredBasis) -> bytes:
     names = sorted(basis.modules)
     blocks = [block for name in names for block in basis.modules[name]]
     _check(names, blocks)
+    _check_numbers(sum(block.size for block in blocks))
     coded = encode_rows([row for block in blocks for row in block])
     table = b"".join(
         (
@@ -60,7 +65,9 @@ def encode(basis: StoredBasis) -> bytes:
         )
     )
     modules: list[Json] = [{"module": name, "in": basis.modules[name][0].shape[1], "out": basis.modules[name][1].shape[1]} for name in names]
-    return pack({"format": 1, "kind": "basis", "modules": modules}, {"symbols": coded.content, "table": deflated(table)})
+    entries: dict[str, Json] = {"format": 1, "kind": "basis", "modules": modules}
+    _header(entries)
+    return pack(entries, {"symbols": coded.content, "table": deflated(table)})
 
 
 def decode(content: bytes) -> StoredBasis:
@@ -74,10 +81,11 @@ def decode(content: bytes) -> StoredBasis:
     cursor = Cursor(inflated(parts["table"]))
     count = int(cursor.column(1, 1)[0])
     ks = cursor.column(2 * len(header.modules), 2)
-    widths = np.repeat(np.array([width for module in header.modules for width in (module.in_, module.out)], np.int64), ks)
     groups_of_rows = cursor.column(int(ks.sum()), 1).astype(np.uint8)
+    widths = np.repeat(np.array([width for module in header.modules for width in (module.in_, module.out)], np.int64), ks)
     groups = tuple(group_of(*pair) for pair in zip(cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True))
     pieces = cursor.rest(3).tolist()
+    _check_numbers(int(widths.sum()))
     if len(pieces) != sum(piece_counts(widths, groups_of_rows, groups)):
         raise Integrity(f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(widths, groups_of_rows, groups))}.")
     rows = decode_rows(parts["symbols"], widths, groups_of_rows, groups, pieces)
@@ -89,12 +97,12 @@ def decode(content: bytes) -> StoredBasis:
 
 def is_basis(content: bytes) -> bool:
     """Tell whether a binary object calls itself a basis; what it holds is not looked at. Raises Integrity where it is no binary object."""
-    return described(content, what="object").get("kind") == "basis"
+    return description(content, what="object").get("kind") == "basis"
 
 
 def _header(entries: dict[str, Json]) -> BasisHeader:
     try:
-        found = BasisHeader.model_validate(entries)
+        found = BasisHeader.model_validate(described(entries, "basis"))
     except ValidationError as error:
         raise Integrity(f"{_WHAT} has a malformed header: {_first(error)}.") from error
     names = [module.module for module in found.modules]
@@ -107,6 +115,11 @@ def _blocks(header: BasisHeader, ks: NDArray[np.int64], rows: list[Ints]) -> lis
     ends = np.cumsum(ks)
     widths = [width for module in header.modules for width in (module.in_, module.out)]
     return [np.stack(rows[end - k : end]) if k else np.zeros((0, width), np.int32) for end, k, width in zip(ends.tolist(), ks.tolist(), widths, strict=True)]
+
+
+def _check_numbers(numbers: int) -> None:
+    if numbers > MAX_NUMBERS:
+        raise Integrity(f"{_WHAT} has rows of {numbers} numbers, more than the limit of {MAX_NUMBERS}.")
 
 
 def _check(names: list[str], blocks: list[Ints]) -> None:

@@ -28,7 +28,7 @@ def unpack(content: bytes, keys: Sequence[str], *, what: str) -> tuple[dict[str,
     return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}"), {item.key: memoryview(item.content) for item in file.tensors}
 
 
-def described(content: bytes, *, what: str) -> dict[str, Json]:
+def description(content: bytes, *, what: str) -> dict[str, Json]:
     """Return the description of a binary object, whatever its parts. Raises Integrity."""
     metadata = read(content, what=what).metadata
     if [name for name, _ in metadata] != [KEY]:

@@ -82,8 +82,6 @@ class Table:
                 column(self.pieces, 3),
             )
         )
-        if len(raw) > MAX_FRAME_BYTES:
-            raise Integrity(f"{_WHAT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}.")
         return deflated(raw)
 
     @classmethod
@@ -139,7 +137,9 @@ class Cursor:
 
 
 def deflated(raw: bytes) -> bytes:
-    """Return the columns as a table holds them: as one frame where that is shorter (spec TAB-01)."""
+    """Return the columns as a table holds them: as one frame where that is shorter (spec TAB-01). Raises Integrity where they are too many."""
+    if len(raw) > MAX_FRAME_BYTES:
+        raise Integrity(f"{_WHAT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}.")
     frame = min((compress(raw, level=level) for level in (FAST, SMALLEST)), key=len)
     return _ZSTD + frame if len(frame) < len(raw) else _RAW + raw
 

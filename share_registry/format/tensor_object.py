@@ -7,7 +7,7 @@ import numpy as np
 from share_registry.errors import Integrity
 from share_registry.format.canonical import Json
 from share_registry.format.frames import from_planes, pack_stream, piece_sizes, planes, unpack_streams
-from share_registry.format.layout import DType
+from share_registry.format.layout import DType, described
 from share_registry.format.object_file import pack, unpack
 
 _WHAT: Final = "tensor object"
@@ -23,9 +23,9 @@ def encode_tensor(content: bytes, *, dtype: DType) -> bytes:
 
 def decode_tensor(content: bytes, *, dtype: DType, size: int) -> bytes:
     """Return the `size` bytes of a tensor. Raises Integrity."""
-    described, parts = unpack(content, ("planes", "table"), what=_WHAT)
-    if described != _described(dtype, size) or size % dtype.size_bytes:
-        raise Integrity(f"{_WHAT} says {described}, expected {size} bytes of width {dtype.size_bytes}.")
+    entries, parts = unpack(content, ("planes", "table"), what=_WHAT)
+    if described(entries, "tensor") != _described(dtype, size) or size % dtype.size_bytes:
+        raise Integrity(f"{_WHAT} says {entries}, expected {size} bytes of width {dtype.size_bytes}.")
     sizes = [size // dtype.size_bytes] * dtype.size_bytes
     table = np.frombuffer(parts["table"], np.uint8)
     if len(table) != _LENGTH_BYTES * sum(len(piece_sizes(plane)) for plane in sizes):
