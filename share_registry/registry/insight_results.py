@@ -285,7 +285,7 @@ class Neighbour:
         overlap: Mean cosine of the principal angles between the row spaces of A.
         chance: What random rows of these ranks have.
         continues: Whether one looks trained on from the other: the distance is below .5.
-        one_start: Whether both look trained from one random A.
+        one_start: Whether both look trained from one random A: their A share rows, their B do not.
     """
 
     ref: str

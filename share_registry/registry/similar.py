@@ -82,6 +82,7 @@ def _version(home: "Home", ref: str, space: str | None) -> "tuple[Member, TaskVe
 def _neighbour(asked: Member, row: "TaskVersion", other: Member) -> Neighbour:
     one, two, product = norm(asked.pairs), norm(other.pairs), products_with(asked.pairs, other.pairs)
     overlap, chance = row_overlap([asked.pairs, other.pairs], Side.A)
+    overlap_b, chance_b = row_overlap([asked.pairs, other.pairs], Side.B)
     difference = sqrt(max(one**2 + two**2 - 2.0 * product, 0.0))
     distance = difference / one if one else (inf if difference else 0.0)
     return Neighbour(
@@ -93,5 +94,5 @@ def _neighbour(asked: Member, row: "TaskVersion", other: Member) -> Neighbour:
         overlap=float(overlap[0, 1]),
         chance=float(chance[0, 1]),
         continues=distance < CONTINUES,
-        one_start=bool(one_start(overlap, chance)[0, 1]),
+        one_start=bool((one_start(overlap, chance) & ~one_start(overlap_b, chance_b))[0, 1]),
     )

@@ -8,7 +8,7 @@ import pytest
 import share_registry as sr
 from share_registry.cli.output import document
 from share_registry.registry.retention import retention
-from tests.registry.families import independent
+from tests.registry.families import independent, shared_directions
 
 
 @pytest.fixture
@@ -59,6 +59,31 @@ def test_transfer_is_since_the_adapter_that_the_task_stands_for_was_handed_in(to
     assert (row.first, row.last) == (v2, v3)
     assert row.transfer == pytest.approx(v3 - v2)
     assert row.worst == v2
+
+
+def test_a_fixed_basis_forgets_and_the_matrix_shows_it(registry: sr.Registry) -> None:
+    registry.create_space("tiny", base_model="acme/tiny", policy=sr.Policy.share(k=6))
+    for name, adapter in independent(4).items():
+        registry.commit(adapter, task=name, metrics={"accuracy": 0.9})
+    found = retention(registry.home, None)
+    oldest, newest = found.rows[0], found.rows[-1]
+    errors = [cell.error for cell in oldest.cells if cell]
+    assert errors == sorted(errors)
+    assert errors[0] < 0.01 < 0.5 < errors[-1]
+    assert oldest.transfer == pytest.approx(errors[-1] - errors[0])
+    assert [cell.bound for cell in oldest.cells if cell][-1]
+    assert newest.transfer == 0.0
+    assert found.transfer > 0.3
+    assert "<= " in str(found)
+    assert {commit.kind for commit in found.commits} == {"absorb", "refit"}
+
+
+def test_a_default_refit_moves_no_task(registry: sr.Registry) -> None:
+    for name, adapter in shared_directions(6).items():
+        registry.commit(adapter, task=name)
+    before = retention(registry.home, None)
+    registry.refit(max_rank=6)
+    assert retention(registry.home, None) == before
 
 
 def test_a_metric_is_shown_beside_the_error(told: sr.Registry) -> None:

@@ -10,7 +10,7 @@ import share_registry as sr
 from share_registry.cli.output import document
 from share_registry.registry.similar import similar
 from tests.registry.conftest import DEMO
-from tests.registry.families import adapter, continued, drawing, independent, modules, one_start, turned
+from tests.registry.families import adapter, continued, drawing, independent, modules, one_start, shared_directions, turned
 
 STORED = 0.02
 """Stored adapters differ from those handed in by the budget of 1 % at most, and so do two distances at each end."""
@@ -53,6 +53,14 @@ def test_a_common_start_is_seen(told: sr.Registry) -> None:
     found = similar(told.home, "seed-0", space=None)
     assert {neighbour.task for neighbour in found if neighbour.one_start} == {"seed-1"}
     assert all(neighbour.overlap > neighbour.chance for neighbour in found if neighbour.one_start)
+
+
+def test_directions_shared_on_both_sides_are_no_common_start(registry: sr.Registry) -> None:
+    for name, one in shared_directions(2, shared=5).items():
+        registry.commit(one, task=name)
+    (found,) = similar(registry.home, "mix-0", space=None)
+    assert found.overlap > 0.8
+    assert not found.one_start
 
 
 def test_a_version_is_not_its_own_neighbour_but_an_older_one_has_the_newest(told: sr.Registry) -> None:
