@@ -17,9 +17,15 @@ from share_registry.algebra.gauge import balanced
 from share_registry.algebra.rates import bits, cost
 
 _DEPENDENT: Final = 1e-14
-"""Rows whose Gram has an eigenvalue below this share of the largest are dependent on the others."""
+"""Rows of equal length whose Gram has an eigenvalue below this share of the largest, for every row, are dependent on the others."""
+_COEFFICIENT: Final = 2.0
+"""Bits that a coefficient takes at least: one that is nearly nothing still has to be said."""
 _LARGEST: Final = (1 << 20) - 1
 _HALVINGS: Final = 60
+
+
+Spectrum = tuple[Tensor, Tensor]
+"""Energies (q,), descending, and coordinates U (q, q) of the directions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +82,24 @@ class Moments:
 
 
 def frame(rows: Tensor) -> Frame:
-    """Return coordinates for rows R (K, m) float64 of any rank; the rows' own axes where there are more rows than columns."""
-    values, V = torch.linalg.eigh(rows @ rows.mT)
-    keep = values > _DEPENDENT * values.amax().clamp_min(1e-300)
+    """Return coordinates for rows R (K, m) float64 of any rank and any sizes.
+
+    Rows are taken at equal length, since a basis row may be 2**20 times a weak adapter's; a second pass makes directions orthonormal that rows hardly tell apart.
+    """
+    lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    unit = rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+    values, V = torch.linalg.eigh(unit @ unit.mT)
+    keep = values > _DEPENDENT * max(1, len(rows)) * values.amax().clamp_min(1e-300)
+    keep[: max(0, len(rows) - rows.shape[1])] = False
     root = values[keep].sqrt()
-    return Frame(root=V[:, keep] * root, back=(V[:, keep] / root).mT, rows=rows)
+    E = (V[:, keep] / root).mT @ unit
+    again = torch.linalg.cholesky(E @ E.mT)
+    back = torch.linalg.solve_triangular(again, (V[:, keep] / root).mT, upper=False)
+    inverse = torch.where(lengths > 0, 1.0 / lengths, torch.zeros_like(lengths))
+    return Frame(root=lengths * ((V[:, keep] * root) @ again), back=back * inverse.mT, rows=rows)
 
 
-def spectrum(G: Tensor) -> tuple[Tensor, Tensor]:
+def spectrum(G: Tensor) -> Spectrum:
     """Return energies (q,), descending, at least 0, and coordinates U (q, q) of the directions; each turned so that its largest coordinate is positive."""
     values, U = torch.linalg.eigh((G + G.mT) / 2)
     U = U.flip(1)
@@ -99,36 +115,28 @@ def captured(energies: Tensor, share: float) -> int:
     return min(len(energies), int((energies.cumsum(0) < share * total * (1 - 1e-12)).sum()) + 1)
 
 
-def paying(
-    tasks: Sequence[Task],
-    energies: tuple[Tensor, Tensor],
-    axes: tuple[Tensor, Tensor],
-    *,
-    widths: tuple[int, int],
-    budget: float,
-    precision: float,
-    times: float,
-) -> tuple[int, int]:
-    """Return how many directions per side save coded bits, both sides counted in the gauge that adapters are stored in.
+def savings(tasks: Sequence[Task], axes: tuple[Tensor, Tensor], *, widths: tuple[int, int], budget: float) -> tuple[Tensor, Tensor]:
+    """Return the coded bits that the first 0, 1, 2, ... directions save on tasks, per side: (q_a + 1,) and (q_b + 1,).
 
     Args:
         tasks: The tasks in coordinates.
-        energies: Of the directions of each side, descending.
-        axes: U of each side.
+        axes: U (q, q) of each side, strongest direction first.
         widths: m of each side.
-        budget: Relative error at which tasks are coded.
-        precision: Relative error that rounding the basis may make.
-        times: Tasks that the basis will serve for each of those given.
+        budget: Relative error at which tasks are coded, in the gauge they are stored in.
     """
-    saved = [torch.zeros(len(energies[side]) + 1, dtype=torch.float64) for side in (0, 1)]
+    saved = [torch.zeros(len(U) + 1, dtype=torch.float64) for U in axes]
     for task in tasks:
         a, b, sigma = balanced(task.A[None], task.B[None])
         noise = _water(sigma[0].square(), sum(widths), budget)
         for side, rows in ((0, a[0]), (1, b[0])):
-            saved[side] += times * _saved(rows * sigma[0].sqrt()[:, None], axes[side], widths[side], noise)
-    found = [torch.cumsum(torch.cat([torch.zeros(1, dtype=torch.float64), _row_bits(energies[side], widths[side], precision)]), 0) for side in (0, 1)]
-    best = [saved[side] - found[side] for side in (0, 1)]
-    return int(best[0].argmax()), int(best[1].argmax())
+            saved[side] += _saved(rows * sigma[0].sqrt()[:, None], axes[side], widths[side], noise)
+    return saved[0], saved[1]
+
+
+def paying(saved: Tensor, energies: Tensor, *, width: int, precision: float) -> int:
+    """Return the k whose directions save most beyond what they cost as rows: saved (q + 1,) bits, energies (q,) descending; 0 where none pays."""
+    costs = torch.cat([torch.zeros(1, dtype=torch.float64), _row_bits(energies, width, precision).cumsum(0)])
+    return int((saved - costs).argmax())
 
 
 def rounded(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
@@ -152,7 +160,7 @@ def _saved(rows: Tensor, U: Tensor, width: int, noise: float) -> Tensor:
     left = (rows.square().sum(1, keepdim=True) - left).clamp_min(0.0)
     unit = max(noise, 1e-300) * 12.0
     plain = width * cost(left / (width * unit)).sum(0)
-    coefficients = torch.cat([torch.zeros(1, dtype=torch.float64), bits(P.square() / unit).sum(0).cumsum(0)])
+    coefficients = torch.cat([torch.zeros(1, dtype=torch.float64), bits(P.square() / unit).clamp_min(_COEFFICIENT).sum(0).cumsum(0)])
     return plain[0] - plain - coefficients
 
 

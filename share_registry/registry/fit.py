@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.error import norm
-from share_registry.algebra.subspace import Frame, Moments, Task, captured, frame, paying, rounded, spectrum
+from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, captured, frame, paying, rounded, savings, spectrum
 from share_registry.exchange.config import parse_config
 from share_registry.exchange.pairs import pairs_of
 from share_registry.exchange.scales import module_scales
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 UNIT: Final = "unit"
 ENERGY: Final = "energy"
 _MAX_CONFIG_BYTES: Final = 64 << 20
+_FOLDS: Final = 4
 _NOTHING: Final = 1e-14
 """Directions with less than this share of the strongest one's energy are rounding noise."""
 
@@ -44,7 +45,7 @@ class Rule:
         max_rank: At most this many per module and side.
         energy: As few as capture this share of the energy.
         weighting: "unit": every task alike; "energy": by the square of its norm.
-        tasks: Tasks that the basis is to serve, where coded bytes decide how many directions pay.
+        tasks: Tasks to come that the basis is to serve, where coded bytes decide how many directions pay; 0: it serves the tasks it is fitted to.
         budget: Relative error at which bytes are estimated.
         precision: Relative error that rounding the rows may make.
     """
@@ -118,15 +119,19 @@ def _stored(home: "Home", expansions: Expansions, row: "TaskVersion") -> Member:
 def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[NDArray[np.int32], NDArray[np.int32]]":
     """Return the rows of one module."""
     tasks, frames = _tasks(members, module, rule.weighting)
-    moments = Moments.empty(*(found.root.shape[1] for found in frames))
-    for task in tasks:
-        moments.add(task)
-    spectra = spectrum(moments.a), spectrum(moments.b)
-    limits = _limits(tasks, (spectra[0][0], spectra[1][0]), (spectra[0][1], spectra[1][1]), frames, rule, len(members))
+    spectra = _spectra(tasks, frames)
+    limits = _limits(tasks, spectra, frames, rule)
     rows = [
         rounded(found.directions(U[:, :k]), energies[:k], precision=rule.precision) for found, (energies, U), k in zip(frames, spectra, limits, strict=True)
     ]
     return rows[0].numpy(), rows[1].numpy()
+
+
+def _spectra(tasks: Sequence[Task], frames: tuple[Frame, Frame]) -> tuple[Spectrum, Spectrum]:
+    moments = Moments.empty(*(found.root.shape[1] for found in frames))
+    for task in tasks:
+        moments.add(task)
+    return spectrum(moments.a), spectrum(moments.b)
 
 
 def _tasks(members: Sequence[Member], module: str, weighting: str) -> tuple[list[Task], tuple[Frame, Frame]]:
@@ -149,17 +154,37 @@ def _coordinates(members: Sequence[Member], module: str, side: Side) -> tuple[li
     return [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros(())) for factor in factors], found
 
 
-def _limits(
-    tasks: Sequence[Task], energies: tuple[Tensor, Tensor], axes: tuple[Tensor, Tensor], frames: tuple[Frame, Frame], rule: Rule, count: int
-) -> tuple[int, int]:
+def _limits(tasks: Sequence[Task], spectra: tuple[Spectrum, Spectrum], frames: tuple[Frame, Frame], rule: Rule) -> tuple[int, int]:
     """Return how many directions each side keeps."""
-    some = [int((found > _NOTHING * found.amax()).sum()) if len(found) and float(found.amax()) > 0 else 0 for found in energies]
+    some = [_alive(found) for found in spectra]
     if rule.energy is not None:
-        limits = [captured(found, rule.energy) for found in energies]
+        limits = [captured(energies, rule.energy) for energies, _ in spectra]
     elif rule.max_rank is not None:
         limits = some
     else:
-        widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
-        limits = list(paying(tasks, energies, axes, widths=widths, budget=rule.budget, precision=rule.precision, times=max(1.0, rule.tasks / count)))
+        limits = _paying(tasks, spectra, frames, rule)
     cap = rule.max_rank if rule.max_rank is not None else max(some)
     return min(limits[0], some[0], cap), min(limits[1], some[1], cap)
+
+
+def _alive(found: Spectrum) -> int:
+    """Return the number of directions that carry more than rounding noise."""
+    energies = found[0]
+    return int((energies > _NOTHING * energies.amax()).sum()) if len(energies) and float(energies.amax()) > 0 else 0
+
+
+def _paying(tasks: Sequence[Task], spectra: tuple[Spectrum, Spectrum], frames: tuple[Frame, Frame], rule: Rule) -> list[int]:
+    """Return how many directions save more bytes than they cost: on the tasks themselves, or, for tasks to come, on each part with the directions of the others."""
+    widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
+    if rule.tasks:
+        folds = [([task for place, task in enumerate(tasks) if place % _FOLDS != fold], tasks[fold::_FOLDS]) for fold in range(min(_FOLDS, len(tasks)))]
+        times = rule.tasks / len(tasks)
+    else:
+        folds, times = [(tasks, tasks)], 1.0
+    saved = [torch.zeros(len(energies) + 1, dtype=torch.float64) for energies, _ in spectra]
+    for fitted, judged in folds:
+        found = _spectra(fitted, frames)
+        for side, bits in enumerate(savings(judged, (found[0][1], found[1][1]), widths=widths, budget=rule.budget)):
+            bits[_alive(found[side]) + 1 :] = -torch.inf  # the frame spans the judged tasks too: other axes are not what the fit has found
+            saved[side] += times * bits
+    return [paying(saved[side], spectra[side][0], width=widths[side], precision=rule.precision) for side in (0, 1)]

@@ -29,7 +29,7 @@ _LOG: Final = logging.getLogger(__name__)
 _FEWEST: Final = 3
 """Adapters of one commit from which on a basis may pay: two share nothing that one cannot refer to in the other."""
 _FIRST_TRIAL: Final = 8
-_SAMPLE: Final = 16
+_SAMPLE: Final = 32
 """Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks, on at most this many of the latest: the price of a commit does not grow with their number."""
 _HELD_OUT: Final = 4
 """Tasks of the sample that are coded with and without a basis of the others."""
@@ -45,7 +45,7 @@ def fitted_to(home: "Home", space: SpaceName, adapters: Mapping[TaskName, Adapte
         return sealed_basis(fit([*stored_members(home, rows), *fresh], Rule(max_rank=policy.k, precision=FINE)), space)
     if len(fresh) < _FEWEST or not policy.references or policy.budget == 0:
         return None
-    made = fit(fresh, Rule(tasks=len(fresh), budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget))
+    made = fit(fresh, Rule(budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget))
     return sealed_basis(made, space) if made.modules else None
 
 

@@ -66,7 +66,7 @@ def test_a_pseudo_rank_that_breaks_the_budget_is_refused(registry: sr.Registry, 
 
 def test_a_basis_is_made_unasked_once_it_pays(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space(SPACE, base_model="acme/tiny")
-    made = write_planted(tmp_path / "adapters", 17, shared=40, rank=8, noise=0.01)
+    made = write_planted(tmp_path / "adapters", 32, shared=40, noise=0.01)
     for task, place in made.items():
         registry.commit(place, task=task)
     assert [commit.kind for commit in registry.log(limit=None)].count("refit") >= 1
@@ -78,7 +78,7 @@ def test_no_basis_is_made_unasked_where_nothing_is_shared_or_the_policy_says_no(
     for task, place in write_planted(tmp_path / "nothing", 9, shared=0).items():
         registry.commit(place, task=task, space="nothing")
     registry.create_space("off", base_model="acme/tiny", policy=sr.Policy(refit=False))
-    for task, place in write_planted(tmp_path / "off", 9, shared=40, rank=8).items():
+    for task, place in write_planted(tmp_path / "off", 9, shared=6).items():
         registry.commit(place, task=task, space="off")
     assert {commit.kind for commit in registry.log(limit=None)} == {"create", "absorb"}
 
