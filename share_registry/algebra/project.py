@@ -21,8 +21,11 @@ from share_registry.names import Side
 from share_registry.stored import StoredModule, StoredSide, Term
 
 DTypes = tuple[torch.dtype, torch.dtype]
-_BITS: Final = 15
-"""Of a coefficient, by magnitude, relative to the largest of its row: rounding stays below 2**-16 of it."""
+_FINE: Final = 2.0**-14
+"""Relative error of a module that rounding its coefficients makes."""
+_PEAK_BITS: Final = 23
+_SMALLEST: Final = -126
+_LARGEST: Final = 127
 
 
 def project(
@@ -77,9 +80,9 @@ def _module(pair: Pair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank:
     if frames[0] is None or frames[1] is None:
         sides = [_idle(rank, block.shape[1]) for block in rows]
     else:
-        A, B, _ = balanced((pair.a @ _axes(frames[0]).mT)[None], (pair.b @ _axes(frames[1]).mT)[None])
-        kept = rank if pseudo_rank is None else min(rank, pseudo_rank)
-        sides = [_side(X[0], kept, found) for X, found in ((A, frames[0]), (B, frames[1]))]
+        A, B, sigma = balanced((pair.a @ _axes(frames[0]).mT)[None], (pair.b @ _axes(frames[1]).mT)[None])
+        noise = _noise(sigma[0], rank if pseudo_rank is None else min(rank, pseudo_rank))
+        sides = [_side(X[0], noise, found) for X, found in ((A, frames[0]), (B, frames[1]))]
     decoded = [
         decode_side(side, previous=None, blocks=[block] if side.terms else []).to(dtype).double()
         for side, block, dtype in zip(sides, rows, dtypes, strict=True)
@@ -98,22 +101,26 @@ def _axes(found: Frame) -> Tensor:
     return found.back @ found.rows
 
 
-def _side(X: Tensor, kept: int, found: Frame) -> StoredSide:
-    """Return coordinates X (r, q), of which `kept` rows stay, as coefficients over the integer rows of a frame."""
-    K = X @ found.back
-    K[kept:] = 0.0
-    peaks = K.abs().amax(-1)
-    alive = peaks > 0
+def _noise(sigma: Tensor, kept: int) -> Tensor:
+    """Return the squared error (r,) that every row of either side may have: as much of dW for each row kept, infinite for those that are not."""
+    noise = _FINE**2 * sigma.square().sum() / (2.0 * kept * sigma.clamp_min(1e-300))
+    noise[kept:] = torch.inf
+    return torch.where(sigma > 0, noise, torch.inf)
+
+
+def _side(X: Tensor, noise: Tensor, found: Frame) -> StoredSide:
+    """Return coordinates X (r, q) as coefficients over the integer rows of a frame, each row with a squared error of about `noise` (r,); one below it is left out."""
+    K, square = X @ found.back, X.square().sum(-1)
+    room = min(_PEAK_BITS, MAX_PRODUCT_BITS - int(found.rows.abs().max()).bit_length() - (len(found.rows) - 1).bit_length())
+    fine = torch.log2((12.0 * noise / found.rows.square().sum()).sqrt().clamp_min(2.0**-149)).floor()
+    least = torch.log2(K.abs().amax(-1).clamp_min(2.0**-149)).ceil() + 1 - room
+    scales = torch.where(square > noise, torch.exp2(fine.maximum(least).clamp(_SMALLEST, _LARGEST)), torch.zeros_like(square))
+    alive = scales > 0
     if not alive.any():
         return _idle(len(K), found.rows.shape[1])
-    scales = torch.where(alive, torch.exp2(torch.log2(peaks.clamp_min(2.0**-100)).ceil().clamp(-100, 100)), torch.zeros_like(peaks))
-    room = MAX_PRODUCT_BITS - int(found.rows.abs().max()).bit_length() - (len(found.rows) - 1).bit_length()
-    exponent = -min(_BITS, room - 1)
-    unit = torch.where(alive, scales, torch.ones_like(scales)) * 2.0**exponent
-    C = (K / unit[:, None]).round().to(torch.int32).numpy()
-    term = Term(source=0, exponent=exponent, coefficients=C)
+    C = torch.where(alive[:, None], K / torch.where(alive, scales, torch.ones_like(scales))[:, None], torch.zeros_like(K)).round().to(torch.int32).numpy()
     own = np.zeros((len(K), found.rows.shape[1]), np.int32)
-    return StoredSide(previous=False, terms=(term,), scales=scales.to(torch.float32).numpy(), own=own)
+    return StoredSide(previous=False, terms=(Term(source=0, exponent=0, coefficients=C),), scales=scales.to(torch.float32).numpy(), own=own)
 
 
 def _idle(rank: int, width: int) -> StoredSide:

@@ -1,0 +1,186 @@
+"""Directions from Grams and coefficients: those of the full decomposition of all energy-weighted stacked factors, at a cost that does not know how many tasks there are."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from share_registry.algebra.subspace import Frame, Moments, Task, captured, frame, paying, rounded, savings, spectrum
+from tests.algebra.adapters import planted
+
+ENERGY = 1e-10
+"""Relative to the whole: a promise."""
+ANGLE = 1e-6
+"""Of principal angles, where the spectrum has a gap: a promise."""
+GAP = 1e-3
+"""Relative to the largest energy: below it the directions are not determined."""
+EXACT = 1e-12
+"""A few roundings of numbers near 1."""
+FITTED = 3**0.5
+"""Measured error over the one asked for: no rounding error is above half a step, which is this many times what they are on average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """One side of some tasks: coefficients (r, K) over rows in use (K, m)."""
+
+    K: list[Tensor]
+    rows: Tensor
+
+    @property
+    def factors(self) -> list[Tensor]:
+        return [K @ self.rows for K in self.K]
+
+    @property
+    def tasks(self) -> tuple[list[Tensor], Frame]:
+        found = frame(self.rows)
+        return [K @ found.root for K in self.K], found
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def factor(generator: torch.Generator, *, ranks: list[int], rows: int, width: int, dependent: bool) -> Factor:
+    """Integer rows of very different sizes, as blocks of several adapters and a basis are, and coefficients that undo the sizes."""
+    sizes = 2.0 ** torch.randint(2, 20, (rows, 1), generator=generator).double()
+    R = (normal(generator, rows, width) * sizes).round()
+    if dependent and rows > 2:
+        R[-1], sizes[-1] = R[0] - R[1], sizes[:2].max()
+        R[1] = 0.0
+    return Factor(K=[normal(generator, rank, rows) / sizes.mT for rank in ranks], rows=R)
+
+
+def moments(a: Factor, b: Factor, weights: list[float]) -> tuple[Moments, Frame, Frame, list[Task]]:
+    (A, frame_a), (B, frame_b) = a.tasks, b.tasks
+    tasks = [Task(A=one, B=two, weight=weight) for one, two, weight in zip(A, B, weights, strict=True)]
+    found = Moments.empty(frame_a.root.shape[1], frame_b.root.shape[1])
+    for task in tasks:
+        found.add(task)
+    return found, frame_a, frame_b, tasks
+
+
+def full(a: list[Tensor], b: list[Tensor], weights: list[float]) -> tuple[Tensor, Tensor]:
+    """Return energies and directions of side a from all factors, stacked: each row weighed by the other side."""
+    stack = torch.cat([weight**0.5 * torch.linalg.qr(B.mT, mode="r").R @ A for A, B, weight in zip(a, b, weights, strict=True)])
+    _, sigma, Vt = torch.linalg.svd(stack, full_matrices=False)
+    return sigma.square(), Vt
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 10**6),
+    ranks=st.lists(st.integers(1, 5), min_size=1, max_size=7),
+    rows=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    width=st.integers(2, 30),
+    height=st.integers(2, 30),
+    dependent=st.booleans(),
+    repeated=st.booleans(),
+)
+def test_directions_and_energies_are_those_of_all_factors_stacked(
+    seed: int, ranks: list[int], rows: tuple[int, int], width: int, height: int, dependent: bool, repeated: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a = factor(generator, ranks=ranks, rows=rows[0], width=width, dependent=dependent)
+    b = factor(generator, ranks=ranks, rows=rows[1], width=height, dependent=False)
+    if repeated:
+        a, b = (replace(one, K=[*one.K, one.K[0]]) for one in (a, b))
+    weights = [0.5 + number for number in range(len(a.K))]
+    found, frame_a, frame_b, _ = moments(a, b, weights)
+    for G, axes, this, other in ((found.a, frame_a, a, b), (found.b, frame_b, b, a)):
+        energies, U = spectrum(G)
+        wanted, Vt = full(this.factors, other.factors, weights)
+        count = min(len(energies), len(wanted))
+        total = float(wanted.sum())
+        assert float((energies[:count] - wanted[:count]).abs().max()) <= ENERGY * total
+        assert float(wanted[count:].sum()) <= ENERGY * total
+        Q = axes.directions(U)
+        for k in range(1, count + 1):
+            after = wanted[k] if k < len(wanted) else 0.0
+            if float(wanted[k - 1] - after) >= GAP * float(wanted[0]):
+                outside = Q[:k] - (Q[:k] @ Vt[:k].mT) @ Vt[:k]
+                assert float(torch.linalg.matrix_norm(outside, 2)) < ANGLE
+                assert torch.allclose(Q[:k] @ Q[:k].mT, torch.eye(k, dtype=torch.float64), atol=ANGLE)
+
+
+@pytest.mark.parametrize("tiny", [1e-3, 1e-4, 1e-5])
+def test_coordinates_are_orthonormal_where_rows_nearly_depend_on_one_another(tiny: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    R = normal(generator, 6, 40)
+    R = torch.cat([R, R + tiny * normal(generator, 6, 40)]) * 2.0 ** torch.randint(0, 20, (12, 1), generator=generator).double()
+    found = frame(R)
+    E = found.back @ R
+    assert torch.allclose(E @ E.mT, torch.eye(12, dtype=torch.float64), atol=ANGLE)
+    assert torch.allclose(found.root @ E, R, rtol=0, atol=ANGLE * tiny * float(R.abs().max()))
+
+
+def test_the_gauge_of_a_task_does_not_matter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (factor(generator, ranks=[3, 3], rows=8, width=20, dependent=False) for _ in range(2))
+    M = normal(generator, 3, 3)
+    turned_a = replace(a, K=[M @ a.K[0], a.K[1]])
+    turned_b = replace(b, K=[torch.linalg.inv(M).mT @ b.K[0], b.K[1]])
+    (plain, *_), (turned, *_) = moments(a, b, [1.0, 2.0]), moments(turned_a, turned_b, [1.0, 2.0])
+    assert torch.allclose(plain.a, turned.a, rtol=0, atol=ENERGY * float(plain.a.trace()))
+    assert torch.allclose(plain.b, turned.b, rtol=0, atol=ENERGY * float(plain.b.trace()))
+
+
+def test_a_task_taken_out_leaves_the_moments_of_the_others() -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, b = (factor(generator, ranks=[2, 3, 4], rows=9, width=16, dependent=False) for _ in range(2))
+    found, *_, tasks = moments(a, b, [1.0, 2.0, 3.0])
+    found.add(tasks[1], times=-1.0)
+    others, *_ = moments(replace(a, K=[a.K[0], a.K[2]]), replace(b, K=[b.K[0], b.K[2]]), [1.0, 3.0])
+    assert torch.allclose(found.a, others.a, rtol=0, atol=EXACT * float(others.a.trace()))
+    assert torch.allclose(found.b, others.b, rtol=0, atol=EXACT * float(others.b.trace()))
+
+
+def test_what_captures_a_share_of_the_energy_is_the_fewest_directions() -> None:
+    energies = torch.tensor([6.0, 3.0, 1.0, 0.0], dtype=torch.float64)
+    assert [captured(energies, share) for share in (0.5, 0.6, 0.61, 0.9, 0.91, 1.0)] == [1, 1, 2, 2, 3, 3]
+    assert captured(torch.zeros(3, dtype=torch.float64), 0.5) == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 12), width=st.integers(16, 200), precision=st.floats(2.0**-12, 0.1), decay=st.floats(0.0, 4.0))
+def test_rounding_a_basis_makes_the_error_asked_for_and_no_large_numbers(seed: int, k: int, width: int, precision: float, decay: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    Q = torch.linalg.qr(normal(generator, width, k)).Q.mT
+    energies = torch.logspace(0, -decay, k, dtype=torch.float64)
+    q = rounded(Q, energies, precision=precision).double()
+    assert int(q.abs().max()) < 2**20
+    fitted = (Q * q).sum(-1, keepdim=True) / q.square().sum(-1, keepdim=True) * q
+    error = float(((fitted - Q).square().sum(-1) * energies).sum() / energies.sum()) ** 0.5
+    assert error <= FITTED * precision
+
+
+def test_no_direction_gives_no_row() -> None:
+    assert rounded(torch.zeros((0, 8), dtype=torch.float64), torch.zeros(0, dtype=torch.float64), precision=0.1).shape == (0, 8)
+
+
+def kept(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[int]:
+    """Return how many directions pay per side for tasks that a basis is fitted to all of."""
+    frames = [frame(torch.cat([pair[side] for pair in pairs])) for side in (0, 1)]
+    starts = torch.tensor([0, *(len(pair[0]) for pair in pairs)]).cumsum(0).tolist()
+    tasks = [Task(A=frames[0].root[s:e], B=frames[1].root[s:e], weight=1.0) for s, e in pairwise(starts)]
+    found = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1])
+    for task in tasks:
+        found.add(task)
+    spectra = (spectrum(found.a), spectrum(found.b))
+    widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
+    saved = savings(tasks, (spectra[0][1], spectra[1][1]), widths=widths, budget=budget)
+    return [paying(saved[side], spectra[side][0], width=widths[side], precision=budget / 4) for side in (0, 1)]
+
+
+def test_as_many_directions_pay_as_are_shared() -> None:
+    tasks = planted(24, modules=1, rank=4, width=256, shared=8, noise=0.01)
+    assert kept([(pairs[0].a, pairs[0].b) for pairs in tasks], budget=0.05) == [8, 8]
+
+
+def test_no_direction_pays_where_nothing_is_shared() -> None:
+    generator = torch.Generator().manual_seed(2)
+    assert kept([(normal(generator, 4, 256), normal(generator, 4, 256)) for _ in range(8)], budget=0.05) == [0, 0]
