@@ -23,6 +23,7 @@ import share_registry as sr
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """A (r, in) and B (out, r) in float64, by module."""
 MODEL: Final = "adapter_model.safetensors"
+_SECANTS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,18 +180,19 @@ class Lorashare(_Peer):
 
 
 class Ours:
-    """share_registry: adapters committed one after another to one space; everything in the store counts, the catalog (an index that can be rebuilt) does not."""
+    """share_registry: everything in the store counts, bases included; the catalog (an index that can be rebuilt) does not."""
 
     name = "share_registry"
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], *, together: bool = False) -> None:
         self._folders = folders
+        self._together = together
         self._wanted = {folder.name: factors_of(folder) for folder in folders}
         self._seen: dict[float, Point] = {}
 
     def point(self, budget: float) -> Point:
         """Return bytes and error at a budget."""
-        budget = float(f"{budget:.4g}")
+        budget = float(f"{budget:.3g}")
         if budget not in self._seen:
             with tempfile.TemporaryDirectory() as place:
                 found = self.export(budget, Path(place))
@@ -198,29 +200,29 @@ class Ours:
                 self._seen[budget] = Point(setting=f"budget {budget:g}", size_bytes=size, error=mean_error(found, self._wanted))
         return self._seen[budget]
 
-    def export(self, budget: float, place: Path, *, keep: bool = False) -> dict[str, Factors]:
-        """Commit all, export all; the exports stay below `place` where they are to be kept."""
+    def export(self, budget: float, place: Path) -> dict[str, Factors]:
+        """Commit all, one after another or in one commit, and export all."""
         found = {}
         with sr.Registry.open(place / "registry") as registry:
             space = registry.create_space("all", policy=sr.Policy(budget=budget))
-            refs = {folder.name: space.commit(folder, task=folder.name, allow_base_mismatch=True).ref for folder in self._folders}
-            for name, ref in refs.items():
-                out = registry.export(ref, place / "exports" / name).path
-                found[name] = factors_of(Path(out))
-                if not keep:
-                    shutil.rmtree(out)
+            if self._together:
+                space.commit_many({folder.name: folder for folder in self._folders}, allow_base_mismatch=True)
+            else:
+                for folder in self._folders:
+                    space.commit(folder, task=folder.name, allow_base_mismatch=True)
+            for folder in self._folders:
+                out = Path(space.export(folder.name, place / "export").path)
+                found[folder.name] = factors_of(out)
+                shutil.rmtree(out)
         return found
 
     def at_bytes(self, size_bytes: int) -> Point:
-        """Return the smallest error found in at most that many bytes, by a few secants in log(error); the lossless lane where even .001 fits."""
-        points = sorted((self.point(budget) for budget in (0.3, 0.1, 0.01, 0.001)), key=lambda point: point.size_bytes)
-        fits = [point for point in points if point.size_bytes <= size_bytes]
-        low = fits[-1] if fits else self.point(0.8)
-        above = [point for point in points if point.size_bytes > size_bytes]
-        if not above:
-            return low
-        high = above[0]
-        for _ in range(3):
+        """Return the smallest error found in at most that many bytes, by a few secants in log(error) between the points seen."""
+        points = sorted((*self._seen.values(), self.point(0.5), self.point(0.001)), key=lambda point: point.size_bytes)
+        low = max((point for point in points if point.size_bytes <= size_bytes), key=lambda point: point.size_bytes, default=points[0])
+        high = next((point for point in points if point.size_bytes > size_bytes), None)
+        for _ in range(_SECANTS if high is not None else 0):
+            assert high is not None
             share = (size_bytes - low.size_bytes) / max(high.size_bytes - low.size_bytes, 1)
             between = self.point(low.error * (high.error / low.error) ** max(0.05, min(0.95, share - 0.02)))
             low, high = (between, high) if between.size_bytes <= size_bytes else (low, between)
