@@ -5,6 +5,7 @@ numbers per column, far less than a batch through k directions.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -117,8 +118,13 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
                 held[adapter_name] = held[adapter_name].to(target)
 
 
-class ShareLinear(nn.Module, ShareLayer):  # type: ignore[misc]
+class ShareLinear(nn.Module, ShareLayer):
     """A linear layer (or the transposed Conv1D of GPT-2) with adapters."""
+
+    active_adapters: list[str]
+    share_eps_a: nn.ParameterDict
+    share_dropout: nn.ModuleDict
+    _cast_input_dtype: Callable[[torch.Tensor, torch.dtype], torch.Tensor]
 
     def __init__(self, base_layer: nn.Module, name: str, *, turned: bool) -> None:
         nn.Module.__init__(self)

@@ -13,8 +13,8 @@ def add_name(names: type[Enum]) -> None:
     if NAME in names.__members__:
         return
     member = str.__new__(names, NAME)  # type: ignore[type-var]
-    member._name_, member._value_ = NAME, NAME  # type: ignore[attr-defined]
-    names._member_map_[NAME] = member  # type: ignore[assignment]
+    member._name_, member._value_ = NAME, NAME
+    names._member_map_[NAME] = member
     names._member_names_.append(NAME)
-    names._value2member_map_[NAME] = member  # type: ignore[assignment]
+    names._value2member_map_[NAME] = member
     type.__setattr__(names, NAME, member)

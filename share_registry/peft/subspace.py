@@ -1,7 +1,7 @@
 """The subspace that a config means: the frozen directions of every module, read from the registry by digest and checked."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -120,7 +120,7 @@ def _places(config: "ShareConfig") -> list[tuple[str | None, str | None]]:
     return places
 
 
-def _not_found(config: "ShareConfig", problems: list[ShareRegistryError]) -> ShareRegistryError:
+def _not_found(config: "ShareConfig", problems: Sequence[ShareRegistryError]) -> ShareRegistryError:
     tried = " ".join(problem.message for problem in problems)
     wanted = f"the basis {config.basis[:8]}" if config.basis else "the registry to train in"
     return NotFound(f"{wanted} was not found: {tried}", hint="Say where it is: ShareConfig.from_pretrained(..., registry=...) or $SHARE_REGISTRY_URI.")

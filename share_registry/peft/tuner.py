@@ -98,7 +98,7 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
         return remapped
 
 
-def _start(config: ShareConfig, subspace: Subspace, path: str, base: nn.Module) -> Coefficients:
+def _start(config: ShareConfig, subspace: Subspace, path: str, base: Any) -> Coefficients:
     alpha, beta = subspace.modules[path]
     weight = base.weight
     norm = config.init_scale * (1.0 if weight.device.type == "meta" else float(weight.detach().to(torch.float32).norm()))

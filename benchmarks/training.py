@@ -1,0 +1,245 @@
+"""Training in the subspace on real tasks that the basis has not seen: accuracy against LoRA and against a random basis, over k, p and phi.
+
+    python -m benchmarks.training --corpus DIR [--results FILE] [--show DIR]
+
+For every held-out task a basis is fitted, in a registry, to the adapters of all other tasks of the common shape. Coefficients, LoRA (r = 8, alpha = 16) and a random orthonormal basis
+get the same batches for the same number of epochs, and the same kind of head. A run that is in the results file already is not repeated; the tables and the plot are made from it.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import torch
+
+import share_registry as sr
+
+HELD_OUT: Final = ("wn-noun-abstract", "text-position", "tag-role")
+OTHER_SHAPES: Final = ("mo-nordic", "tag-implemented-in")
+EPOCHS: Final = 4
+BATCH: Final = 16
+HEAD_RATE: Final = 2e-3
+LORA_RATE: Final = 2e-3
+RATE: Final = 1e-2
+DIRECTION_RATE: Final = 2e-3
+SEEDS: Final = (0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way to train: "lora", "shared" or "random"; the accuracy of one seed is a run."""
+
+    kind: str
+    k: int = 0
+    p: int = 0
+    phi: int = 0
+    rate: float = RATE
+
+
+SETTINGS: Final = (
+    Setting(kind="lora", rate=LORA_RATE),
+    Setting(kind="shared", k=32, p=8),
+    Setting(kind="random", k=32, p=8),
+    Setting(kind="shared", k=16, p=8),
+    Setting(kind="shared", k=64, p=4),
+    Setting(kind="shared", k=32, p=4),
+    Setting(kind="shared", k=32, p=2),
+    Setting(kind="shared", k=64, p=8),
+    Setting(kind="shared", k=32, p=8, phi=2),
+    Setting(kind="random", k=64, p=4),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Token ids and labels of a task, and the head to start from."""
+
+    train: Any
+    test: Any
+    head: tuple[torch.Tensor, torch.Tensor]
+
+
+def main() -> None:
+    """Run what is missing, then show everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, help="the corpus: a folder with dev/ and common.py")
+    parser.add_argument("--results", type=Path, default=Path("docs/training.json"))
+    parser.add_argument("--show", type=Path, default=Path("docs"), help="folder of the table and the plot")
+    parser.add_argument("--tasks", nargs="+", default=list(HELD_OUT), help="tasks that no basis has seen")
+    parser.add_argument("--rates", type=float, nargs="+", default=[], help="only try these learning rates of coefficients, k = 32, p = 8")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sys.path.insert(0, str(options.corpus))
+    settings = [Setting(kind="shared", k=32, p=8, rate=rate) for rate in options.rates] or SETTINGS
+    with TemporaryDirectory() as place:
+        run_all(options.corpus, Path(place), options.results, options.tasks, settings, options.seeds)
+    if not options.rates:
+        show(json.loads(options.results.read_text()), options.show)
+
+
+def run_all(corpus: Path, place: Path, results: Path, tasks: list[str], settings: Any, seeds: list[int]) -> None:
+    """Run every setting that the results file lacks."""
+    import common  # type: ignore[import-not-found]
+
+    rows = json.loads(results.read_text()) if results.exists() else []
+    registry = sr.Registry.open(place / "registry")
+    for seed in seeds:
+        for setting in settings:
+            for name in tasks:
+                key = {"task": name, "seed": seed, **asdict(setting)}
+                if any(all(row.get(member) == value for member, value in key.items()) for row in rows):
+                    continue
+                rows.append(key | _run(common, corpus, registry, name, setting, seed, tasks))
+                results.write_text(json.dumps(rows, indent=1) + "\n")
+                print(json.dumps(rows[-1]), flush=True)
+
+
+def _run(common: Any, corpus: Path, registry: sr.Registry, name: str, setting: Setting, seed: int, held_out: list[str]) -> dict[str, float]:
+    task = _task(common, corpus / "dev" / name)
+    torch.manual_seed(seed)
+    model = _adapted(common, corpus, registry, setting, seed, held_out)
+    head = torch.nn.Linear(task.head[0].shape[1], task.head[0].shape[0])
+    head.load_state_dict({"weight": task.head[0], "bias": task.head[1]})
+    started = time.process_time()
+    loss = _train(common, model, head, task, setting.rate, seed)
+    model.eval()
+    accuracy = common.accuracy(model, (head.weight, head.bias), *task.test)
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    return {"parameters": trained, "accuracy": accuracy, "loss": loss, "cpu_s": round(time.process_time() - started, 1)}
+
+
+def _task(common: Any, folder: Path) -> Task:
+    train, test = (common.encode(common.read_jsonl(folder / f"{part}.jsonl")) for part in ("train", "test"))
+    return Task(train=train, test=test, head=common.load_head(folder / "base_head.safetensors"))
+
+
+def _adapted(common: Any, corpus: Path, registry: sr.Registry, setting: Setting, seed: int, held_out: list[str]) -> Any:
+    import peft
+
+    if setting.kind == "lora":
+        return peft.get_peft_model(common.base_model(), peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"]))
+    space = _space(corpus, registry, setting.k, held_out)
+    config = sr.peft.ShareConfig(registry=registry, space=space, pseudo_rank=setting.p, extra_directions=setting.phi, seed=seed)
+    model = peft.get_peft_model(common.base_model(), config)
+    if setting.kind == "random":
+        generator = torch.Generator().manual_seed(seed)
+        for layer in model.modules():
+            if isinstance(layer, sr.peft.ShareLayer):
+                for held in (layer.share_alpha["default"], layer.share_beta["default"]):
+                    held.copy_(torch.linalg.qr(torch.randn(held.mT.shape, generator=generator))[0].mT)
+    return model
+
+
+def _space(corpus: Path, registry: sr.Registry, k: int, held_out: list[str]) -> str:
+    """Return a space that holds both adapters of every other task, with a basis of k directions."""
+    space = f"k{k}"
+    if space not in {found.name for found in registry.spaces()}:
+        folders = sorted(folder for folder in (corpus / "dev").iterdir() if folder.name not in (*held_out, *OTHER_SHAPES))
+        adapters = {f"{folder.name}-{version}": folder / version for folder in folders for version in ("v1", "s42")}
+        registry.create_space(space, base_model="sentence-transformers/all-MiniLM-L6-v2")
+        registry.commit_many(adapters, space=space)
+        registry.refit(space, max_rank=k)
+        print(space, registry.basis(space).size_bytes, sorted(set(registry.basis(space).ranks.values())), flush=True)
+    return space
+
+
+def _train(common: Any, model: Any, head: torch.nn.Module, task: Task, rate: float, seed: int) -> float:
+    """Train adapter and head with AdamW and a rate that falls to zero; return the mean loss of the last epoch."""
+    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    directions = [value for name, value in named if ".share_extra_a" in name or ".share_extra_b" in name]
+    coefficients = [value for name, value in named if not (".share_extra_a" in name or ".share_extra_b" in name)]
+    groups = [
+        {"params": coefficients, "lr": rate},
+        {"params": directions, "lr": DIRECTION_RATE},
+        {"params": list(head.parameters()), "lr": HEAD_RATE},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+    ids, labels = task.train
+    steps = EPOCHS * -(-len(ids) // BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (0.06 * steps)) * (1 - step / steps))
+    losses: list[float] = []
+    for epoch in range(EPOCHS):
+        losses.clear()
+        for batch in _batches(ids, torch.Generator().manual_seed(1000 * seed + epoch)):
+            loss = torch.nn.functional.cross_entropy(head(common.pool(model, [ids[i] for i in batch])), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+    return sum(losses) / len(losses)
+
+
+def _batches(ids: list[list[int]], generator: torch.Generator) -> Iterator[list[int]]:
+    """Yield batches of texts of like length, in random order."""
+    order = torch.randperm(len(ids), generator=generator).tolist()
+    pools = [sorted(order[start : start + 8 * BATCH], key=lambda number: len(ids[number])) for start in range(0, len(order), 8 * BATCH)]
+    batches = [pool[start : start + BATCH] for pool in pools for start in range(0, len(pool), BATCH)]
+    yield from (batches[number] for number in torch.randperm(len(batches), generator=generator).tolist())
+
+
+def show(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write the table, and the plot of accuracy over trained parameters."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["k"], row["p"], row["phi"], row["rate"]), []).append(row)
+    tasks = sorted({row["task"] for row in rows})
+    lines = [
+        "# Training in the subspace of other tasks",
+        "",
+        f"Accuracy in points, mean over the seeds run; the basis is fitted to adapters of other tasks only. {EPOCHS} epochs, batches of {BATCH}, AdamW, the same batches",
+        "for all of a seed; heads are trained beside and not counted. Made by `python -m benchmarks.training --corpus DIR` from the runs in `training.json`.",
+        "",
+        f"| trained | k | p | phi | rate | parameters | {' | '.join(tasks)} | mean | seeds |",
+        f"| --- | --- | --- | --- | --- | --- | {' | '.join('---' for _ in tasks)} | --- | --- |",
+    ]
+    points = []
+    for (kind, k, p, phi, rate), held in groups.items():
+        means = [_mean([row["accuracy"] for row in held if row["task"] == task]) for task in tasks]
+        mean, count = _mean(means), held[0]["parameters"]
+        seeds = len({row["seed"] for row in held})
+        cells = " | ".join(f"{100 * value:.1f}" for value in means)
+        lines.append(f"| {kind} | {k or '-'} | {p or 8} | {phi or '-'} | {rate:g} | {count:,} | {cells} | {100 * mean:.1f} | {seeds} |")
+        points.append((kind, k, p, phi, count, 100 * mean))
+    (folder / "training.md").write_text("\n".join([*lines, "", "![accuracy over trained parameters](training.svg)"]) + "\n")
+    _plot(points, folder / "training.svg")
+    print("\n".join(lines))
+
+
+def _plot(points: list[tuple[str, int, int, int, int, float]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "training"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for kind, marker, color in (("shared", "o", "#1f77b4"), ("random", "x", "#d62728"), ("lora", "s", "#2ca02c")):
+        chosen = [point for point in points if point[0] == kind]
+        axes.scatter([point[4] for point in chosen], [point[5] for point in chosen], marker=marker, color=color, label=kind)
+        for _, k, p, phi, count, mean in chosen:
+            label = "r=8" if kind == "lora" else f"k={k} p={p}" + (f" phi={phi}" if phi else "")
+            axes.annotate(label, (count, mean), textcoords="offset points", xytext=(5, 4), fontsize=7)
+    axes.set(xscale="log", xlabel="trained parameters", ylabel="accuracy, mean over tasks (%)")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+if __name__ == "__main__":
+    main()
