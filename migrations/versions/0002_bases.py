@@ -1,4 +1,7 @@
-"""Bases, refits and merges: what a space shares, and how sure an error is."""
+"""Bases, refits and merges: what a space shares, and how sure an error is.
+
+SQLite changes columns by making a table anew, which other tables refer to, so columns are added, renamed and dropped instead. A default that adding needs stays there.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,26 +12,35 @@ branch_labels = None
 depends_on = None
 
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+REAL = sa.Float(53)
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("sr_spaces") as table:
-        table.add_column(sa.Column("refit", sa.Boolean(), nullable=False, server_default=sa.true()))
-        table.add_column(sa.Column("pseudo_rank", sa.BigInteger(), nullable=True))
-        table.add_column(sa.Column("k", sa.BigInteger(), nullable=True))
-        table.add_column(sa.Column("phi", sa.BigInteger(), nullable=False, server_default="0"))
-    with op.batch_alter_table("sr_spaces") as table:
-        table.alter_column("refit", server_default=None)
-        table.alter_column("phi", server_default=None)
-    with op.batch_alter_table("sr_commits") as table:
-        table.add_column(sa.Column("basis", TEXT, nullable=True))
-    with op.batch_alter_table("sr_task_versions") as table:
-        table.alter_column("budget", existing_type=sa.Float(53), nullable=True)
-        table.add_column(sa.Column("norm", sa.Float(53), nullable=False, server_default="0"))
-        table.add_column(sa.Column("before", sa.Float(53), nullable=True))
-        table.add_column(sa.Column("bound", sa.Boolean(), nullable=False, server_default=sa.false()))
-    with op.batch_alter_table("sr_task_versions") as table:
-        table.alter_column("norm", server_default=None)
-        table.alter_column("bound", server_default=None)
-    with op.batch_alter_table("sr_parents") as table:
-        table.add_column(sa.Column("weight", TEXT, nullable=True))
+    op.add_column("sr_spaces", sa.Column("refit", sa.Boolean(), nullable=False, server_default=sa.true()))
+    op.add_column("sr_spaces", sa.Column("pseudo_rank", sa.BigInteger(), nullable=True))
+    op.add_column("sr_spaces", sa.Column("k", sa.BigInteger(), nullable=True))
+    op.add_column("sr_spaces", sa.Column("phi", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("sr_commits", sa.Column("basis", TEXT, nullable=True))
+    op.add_column("sr_task_versions", sa.Column("norm", REAL, nullable=False, server_default="0"))
+    op.add_column("sr_task_versions", sa.Column("before", REAL, nullable=True))
+    op.add_column("sr_task_versions", sa.Column("bound", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("sr_parents", sa.Column("weight", TEXT, nullable=True))
+    replace_budget(sa.Column("budget_new", REAL, nullable=True), "budget")
+
+
+def downgrade() -> None:
+    replace_budget(sa.Column("budget_new", REAL, nullable=False, server_default="0"), "coalesce(budget, error)")
+    op.drop_column("sr_parents", "weight")
+    for name in ("bound", "before", "norm"):
+        op.drop_column("sr_task_versions", name)
+    op.drop_column("sr_commits", "basis")
+    for name in ("phi", "k", "pseudo_rank", "refit"):
+        op.drop_column("sr_spaces", name)
+
+
+def replace_budget(column: "sa.Column[float]", value: str) -> None:
+    """Put a column in the place of the budgets, filled with an expression."""
+    op.add_column("sr_task_versions", column)
+    op.execute(sa.text(f"UPDATE sr_task_versions SET budget_new = {value}"))
+    op.drop_column("sr_task_versions", "budget")
+    op.alter_column("sr_task_versions", "budget_new", new_column_name="budget")

@@ -97,6 +97,7 @@ class Log:
                 "source": digest_of("source", task, version, content),
                 "budget": "0.05",
                 "error": "0.049",
+                "norm": "12.5",
                 "raw_bytes": 1000,
                 "added_bytes": 100 + version,
                 "derived_from": [{"task": name, "version": number} for name, number in derived_from],
@@ -117,6 +118,57 @@ class Log:
         ]
         note = Note(author=author, message=message, tasks=notes)
         return self.add("absorb", note=note, key=key, layouts={layout_digest: layout}, tasks=bodies)
+
+    def refit(self, tasks: Mapping[str, int] | None = None, *, name: str = "basis", bound: bool = True, **changed: object) -> Logged:
+        """Bring a basis, and give tasks new versions expressed in it, which have the source of the version before."""
+        layout = sha256(PLAIN.to_bytes())
+        bodies: list[dict[str, object]] = [
+            {
+                "task": task,
+                "version": version,
+                "adapter": digest_of("refitted", task, version),
+                "layout": layout,
+                "tensors": digest_of("refitted tensors", task, version),
+                "source": self._source(task, version - 1),
+                "error": "0.06",
+                "norm": "12.5",
+                "before": "0.049",
+                "raw_bytes": 1000,
+                "added_bytes": 10,
+            }
+            | ({"bound": True} if bound else {})
+            | changed
+            for task, version in sorted((tasks or {}).items())
+        ]
+        return self.add("refit", layouts={layout: PLAIN}, basis=digest_of(name), tasks=bodies)
+
+    def merge(self, task: str, version: int, parents: Mapping[tuple[str, int], str], *, method: str = "linear") -> Logged:
+        """Add a version merged of others, with their weights."""
+        layout = sha256(PLAIN.to_bytes())
+        body = {
+            "task": task,
+            "version": version,
+            "adapter": digest_of("merged", task, version),
+            "layout": layout,
+            "tensors": digest_of("merged tensors", task, version),
+            "source": digest_of("merged source", task, version),
+            "budget": "0.05",
+            "error": "0.01",
+            "norm": "3",
+            "raw_bytes": 1000,
+            "added_bytes": 10,
+            "derived_from": [{"task": name, "version": number} for name, number in sorted(parents)],
+        }
+        note = Note(tasks=[TaskNote(task=task, config=digest_of("config", task))])
+        weights = [weight for _, weight in sorted(parents.items())]
+        return self.add("merge", note=note, layouts={layout: PLAIN}, method=method, weights=weights, tasks=[body])
+
+    def _source(self, task: str, version: int) -> str:
+        for entry in reversed(self.entries):
+            for absorbed in getattr(entry.record, "tasks", ()):
+                if (absorbed.task, absorbed.version) == (task, version):
+                    return str(absorbed.source)
+        return digest_of("source", task, version, None)
 
     def restore(self, task: str, version: int, of: int, **options: Any) -> Logged:
         """Repeat an earlier version."""
@@ -208,4 +260,12 @@ def story() -> Log:
     log.annotate("acceptability", 2, labels={"team": "core"}, removed=["f1"])  # c14
     log.set_policy("0.1")  # c15
     log.absorb("sst2", 2)  # c16: live again
+    return log
+
+
+def whole_story() -> Log:
+    """Return the story with a basis, tasks re-expressed in it, and a merge at its end."""
+    log = story()
+    log.refit({"mnli": 2, "sst2": 3})  # c17
+    log.merge("both", 1, {("mnli", 2): "0.5", ("sst2", 1): "-0.25"})  # c18
     return log

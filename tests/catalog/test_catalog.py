@@ -158,8 +158,8 @@ def test_a_catalog_of_an_unknown_schema_is_refused(catalog_url: str, version: st
 
 def test_a_catalog_of_an_older_schema_asks_for_the_upgrade(monkeypatch: pytest.MonkeyPatch, catalog_url: str) -> None:
     filled(catalog_url)
-    monkeypatch.setattr(schema, "SCHEMA_VERSIONS", ("0001", "0002"))
-    monkeypatch.setattr(schema, "NEWEST", "0002")
+    monkeypatch.setattr(schema, "SCHEMA_VERSIONS", ("0001", "0002", "0003"))
+    monkeypatch.setattr(schema, "NEWEST", "0003")
     for mode in ("r", "w", "c"):
         with pytest.raises(CatalogError) as raised:
             Catalog.open(catalog_url, mode=mode)

@@ -13,11 +13,11 @@ from share_registry.catalog.models import AliasRow, CommitRow, LabelRow, ModuleR
 from share_registry.catalog.projection import wipe
 from share_registry.errors import Conflict, Integrity
 from share_registry.format.records import Note
-from tests.catalog.logs import GENESIS, Log, Logged, digest_of, layout_of, story
+from tests.catalog.logs import GENESIS, Log, Logged, digest_of, layout_of, story, whole_story
 
 
 def test_a_log_applied_twice_changes_nothing_the_second_time(catalog_url: str) -> None:
-    log = story()
+    log = whole_story()
     with Catalog.open(catalog_url) as catalog:
         with catalog.begin(write=True) as session:
             log.apply(session)
@@ -28,7 +28,7 @@ def test_a_log_applied_twice_changes_nothing_the_second_time(catalog_url: str) -
 
 
 def test_a_catalog_wiped_and_filled_again_is_equal(catalog_url: str) -> None:
-    log = story()
+    log = whole_story()
     with Catalog.open(catalog_url, store_id="store") as catalog:
         with catalog.begin(write=True) as session:
             log.apply(session)
@@ -45,7 +45,7 @@ def test_both_databases_hold_equal_rows(new_catalog_url: Callable[[str], str]) -
     dumps = []
     for kind in ("sqlite", "postgresql"):
         with Catalog.open(new_catalog_url(kind)) as catalog, catalog.begin(write=True) as session:
-            story().apply(session)
+            whole_story().apply(session)
             dumps.append(queries.dump(session))
     assert dumps[0] == dumps[1]
     assert sum(len(rows) for rows in dumps[0].values()) > 60
@@ -345,7 +345,7 @@ def test_rows_that_are_there_by_another_way_are_a_conflict(catalog_url: str) -> 
 
 def _space_row() -> dict[str, object]:
     row = {"name": "base", "base_model": "m", "base_labels": (), "budget": 0.1, "keep_original": False, "references": True}
-    return row | {"head": 1, "head_id": "x"}
+    return row | {"refit": True, "phi": 0, "head": 1, "head_id": "x"}
 
 
 def _fill(catalog: Catalog, log: Log) -> None:
@@ -386,3 +386,75 @@ def test_a_commit_of_many_tasks_takes_as_many_statements_as_one_of_two() -> None
             counts.append(len(seen))
     assert counts[0] == counts[1]
     assert counts[0] <= 12
+
+
+def test_a_re_expressed_version_has_what_was_said_of_the_one_before() -> None:
+    log = Log()
+    log.create()
+    log.absorb("cola", 1, labels={"team": "search"}, metrics={"accuracy": "0.9"})
+    log.refit({"cola": 2})
+    with Catalog.in_memory() as catalog:
+        _fill(catalog, log)
+        with catalog.begin() as session:
+            before, after = (queries.version_row(session, "base", "cola", version) for version in (1, 2))
+            assert before is not None
+            assert after is not None
+            assert (after.note_digest, after.config_digest, after.remarks) == (before.note_digest, before.config_digest, before.remarks)
+            assert (after.error, after.bound, after.before, after.budget, after.norm) == (0.06, True, 0.049, None, 12.5)
+            assert queries.labels_of(session, "base", "cola", 2) == {"team": "search"}
+            assert queries.metrics_of(session, "base", "cola", 2) == {"accuracy": 0.9}
+
+
+def test_the_basis_of_a_space_is_the_latest_that_a_commit_brought() -> None:
+    log = Log()
+    log.create()
+    log.absorb("cola", 1)
+    log.refit(name="first")
+    log.absorb("sst2", 1)
+    log.refit(name="second")
+    with Catalog.in_memory() as catalog:
+        _fill(catalog, log)
+        with catalog.begin() as session:
+            assert queries.current_basis(session, "base", at=2) is None
+            numbers = [found.number for at in (3, 4, None) if (found := queries.current_basis(session, "base", at=at)) is not None]
+            assert numbers == [3, 3, 5]
+
+
+def _without_source(log: Log) -> None:
+    log.refit({"cola": 2}, source="0" * 64)
+
+
+def _of_a_dropped_task(log: Log) -> None:
+    log.drop("cola")
+    log.refit({"cola": 2})
+
+
+def _of_an_unknown_task(log: Log) -> None:
+    log.refit({"mnli": 1})
+
+
+def _without_error_before(log: Log) -> None:
+    log.refit({"cola": 2}, before=None)
+
+
+def _with_a_weight_too_many(log: Log) -> None:
+    entry = log.merge("both", 1, {("cola", 1): "1"})
+    log.entries.pop()
+    members = entry.record.model_dump(exclude_none=True) | {"weights": ["1", "2"]}
+    log.add("merge", **{name: members[name] for name in ("method", "weights", "tasks")})
+
+
+def _with_a_parent_that_is_not_there(log: Log) -> None:
+    log.merge("both", 1, {("cola", 7): "1"})
+
+
+@pytest.mark.parametrize(
+    "wrong", [_without_source, _of_a_dropped_task, _of_an_unknown_task, _without_error_before, _with_a_weight_too_many, _with_a_parent_that_is_not_there]
+)
+def test_a_refit_or_merge_that_does_not_follow_is_refused(wrong: Callable[[Log], None]) -> None:
+    log = Log()
+    log.create()
+    log.absorb("cola", 1)
+    wrong(log)
+    with Catalog.in_memory() as catalog, pytest.raises(Integrity):
+        _fill(catalog, log)
