@@ -1,0 +1,91 @@
+"""A catalog made by an earlier release: the upgrade keeps its rows, and so does the way back."""
+
+import json
+
+from alembic import command
+from sqlalchemy import MetaData, Table, text
+from sqlalchemy.orm import Session
+
+from share_registry.catalog import catalog as catalogs
+from share_registry.catalog import schema
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.models import TABLES
+from tests.catalog.logs import Log, story
+
+NEW_IN_0002: dict[str, dict[str, object]] = {
+    "sr_spaces": {"refit": True, "pseudo_rank": None, "k": None, "phi": 0},
+    "sr_commits": {"basis": None},
+    "sr_task_versions": {"norm": 0.0, "before": None, "bound": False},
+    "sr_parents": {"weight": None},
+}
+"""Columns that schema 0001 lacks, and what rows that were there before have in them."""
+Rows = dict[str, list[dict[str, object]]]
+
+
+def rows_of(session: Session) -> Rows:
+    """Return every row by name of column, sorted."""
+    return {table.name: sorted((dict(row._mapping) for row in session.execute(table.select())), key=repr) for table in TABLES.sorted_tables}
+
+
+def of_an_older_release() -> Log:
+    """Return a log without what schema 0001 has no place for."""
+    log = story()
+    log.entries = [entry for entry in log.entries if entry.record.number <= 16]
+    return log
+
+
+def rows_today(log: Log) -> Rows:
+    with Catalog.in_memory("store") as today, today.begin(write=True) as session:
+        log.apply(session)
+        return rows_of(session)
+
+
+def to(session: Session, version: str) -> None:
+    config = schema.configuration()
+    config.attributes["connection"] = session.connection()
+    command.downgrade(config, version)
+
+
+def fill(url: str, rows: Rows) -> None:
+    """Make a catalog of schema 0001 and put rows into it without any of today's models."""
+    with Catalog.open(url) as catalog, catalog.begin(write=True) as session:
+        to(session, "base")
+        config = schema.configuration()
+        config.attributes["connection"] = session.connection()
+        command.upgrade(config, "0001")
+        for table in TABLES.sorted_tables:
+            old = Table(table.name, MetaData(), autoload_with=session.connection(), resolve_fks=False)
+            kept = [
+                {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in row.items() if name in old.c} for row in rows[table.name]
+            ]
+            if kept:
+                session.execute(old.insert(), kept)
+
+
+def test_an_upgrade_keeps_every_row_and_fills_what_is_new(catalog_url: str) -> None:
+    rows = rows_today(of_an_older_release())
+    fill(catalog_url, rows)
+    expected = {name: sorted((row | NEW_IN_0002.get(name, {}) for row in of_table), key=repr) for name, of_table in rows.items()}
+    assert catalogs.upgrade(catalog_url) == schema.NEWEST
+    with Catalog.open(catalog_url, mode="r") as catalog, catalog.begin() as session:
+        assert rows_of(session) == expected
+
+
+def test_an_upgraded_catalog_takes_the_records_of_today(catalog_url: str) -> None:
+    fill(catalog_url, rows_today(of_an_older_release()))
+    catalogs.upgrade(catalog_url)
+    with Catalog.open(catalog_url, mode="w") as catalog, catalog.begin(write=True) as session:
+        for entry in story().entries[16:]:
+            assert entry.apply(session)
+
+
+def test_the_way_back_keeps_versions_that_had_no_budget(catalog_url: str) -> None:
+    log = story()
+    with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+        known = {table.name: len(session.execute(table.select()).all()) for table in TABLES.sorted_tables}
+        to(session, "0001")
+        assert {name: session.scalar(text(f"SELECT count(*) FROM {name}")) for name in known} == known
+        unlimited = session.execute(text("SELECT name, budget, error FROM sr_task_versions WHERE number = 17")).all()
+        assert len(unlimited) == 2
+        assert all(budget == error for _, budget, error in unlimited)
