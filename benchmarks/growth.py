@@ -10,8 +10,6 @@ to the first two of a corpus at a fixed k, and shows the error of those two befo
 import argparse
 import json
 import os
-import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.adapters import bare, planted
+from benchmarks.memory import peak_mb
 from benchmarks.peers import DEMO, common_shape
 from benchmarks.rivals import Factors, by_module, error, factors_of, size_of, vlora_factors
 
@@ -79,19 +78,11 @@ def _child(tool: str, store: Path, adapter: Path) -> dict[str, float]:
 
 def _measure(tool: str, store: str, adapter: str) -> None:
     add = _ADD[tool]()
-    imports = _peak_mb()
+    imports = peak_mb()
     start = time.process_time()
     add(Path(store), Path(adapter))
     seconds = time.process_time() - start
-    print(json.dumps({"seconds": seconds, "peak": _peak_mb(), "imports": imports}))
-
-
-def _peak_mb() -> float:
-    """Return the peak resident memory of this process; where the system says, not that of the process it was forked from, which ru_maxrss keeps."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    print(json.dumps({"seconds": seconds, "peak": peak_mb(), "imports": imports}))
 
 
 def _build_ours(store: Path, folders: Sequence[Path]) -> None:

@@ -1,0 +1,148 @@
+"""A new basis after one more adapter: from Grams and coefficients, beside the full decomposition that vlora-dev's `absorb` makes.
+
+    python -m benchmarks.refit [--counts N ...] [--modules M] [--width D] [--rank R] [--k K] [--peer N]
+
+N tasks are coefficients over K rows per module and side; one adapter of R new rows arrives. Ours: frame of the K + R rows, moments with the new task, directions, rounded
+rows, and apart from that the new coefficients of all tasks, module by module. Processor seconds of the algebra on one thread, without reading or writing; each line is a
+process of its own, and its peak memory is given with what imports take. The moments of the old tasks are carried along, so only their coefficients know how many there are.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from benchmarks.memory import peak_mb
+from share_registry.algebra.subspace import Moments, Task, frame, rounded, spectrum
+
+PRECISION: Final = 2.0**-12
+ASKED: Final = 50.0
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--modules", type=int, default=48)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--peer", type=int, default=100, help="N at which vlora-dev is measured too; 0: not at all")
+    parser.add_argument("--one", nargs=2, metavar=("TOOL", "N"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.one:
+        print(json.dumps((_ours if options.one[0] == "ours" else _vlora)(int(options.one[1]), options)))
+        return
+    print(f"{options.modules} modules, {options.width} wide, r = {options.rank}, k = {options.k}: {options.k} + {options.rank} rows a side\n")
+    print("| N | tool | basis, s | coefficients of all, s | together | peak MB | of it imports |\n| --- | --- | --- | --- | --- | --- | --- |")
+    found = {count: _child("ours", count) for count in sorted({*options.counts, *([options.peer] if options.peer else [])})}
+    for count, one in found.items():
+        row = f"{one['basis']:.3f} | {one['coefficients']:.3f} | {one['basis'] + one['coefficients']:.3f} | {one['peak']:.0f} | {one['imports']:.0f}"
+        print(f"| {count} | share_registry | {row} |", flush=True)
+    if options.peer:
+        peer = _child("vlora", options.peer)
+        print(f"| {options.peer} | vlora-dev absorb | | | {peer['seconds']:.3f} | {peer['peak']:.0f} | {peer['imports']:.0f} |")
+        ours = found[options.peer]
+        print(f"\n{peer['seconds'] / (ours['basis'] + ours['coefficients']):.0f} times less at N = {options.peer} (asked for: {ASKED:.0f})")
+
+
+def _child(tool: str, count: int) -> dict[str, float]:
+    """Run one line with the same options in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.refit", *sys.argv[1:], "--one", tool, str(count)]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout.splitlines()[-1])
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """Rows in use (k + r, m) and the coefficients (N r, k) of the old tasks over the first k."""
+
+    rows: Tensor
+    C: Tensor
+
+
+def _ours(count: int, options: argparse.Namespace) -> dict[str, float]:
+    imports, basis, coefficients = peak_mb(), 0.0, 0.0
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(options.modules):
+        a, b = (_state(generator, count, options) for _ in range(2))
+        before = _carried(a, b, options)
+        start = time.process_time()
+        transitions = _refit(a, b, before, options.k)
+        middle = time.process_time()
+        for side, transition in zip((a, b), transitions, strict=True):
+            _ = side.C @ transition[: options.k]
+        basis, coefficients = basis + middle - start, coefficients + time.process_time() - middle
+    return {"basis": basis, "coefficients": coefficients, "peak": peak_mb(), "imports": imports}
+
+
+def _state(generator: torch.Generator, count: int, options: argparse.Namespace) -> _Side:
+    rows = torch.randn(options.k + options.rank, options.width, generator=generator, dtype=torch.float64)
+    return _Side(rows=(rows * 1000.0).round(), C=torch.randn(count * options.rank, options.k, generator=generator, dtype=torch.float64))
+
+
+def _carried(a: _Side, b: _Side, options: argparse.Namespace) -> Moments:
+    """Return the moments of the old tasks over the first k rows, as the refit before left them."""
+    H_a, H_b = (side.rows[: options.k] @ side.rows[: options.k].mT for side in (a, b))
+    found = Moments.empty(options.k, options.k)
+    for A, B in zip(torch.split(a.C, options.rank), torch.split(b.C, options.rank), strict=True):
+        found.a.add_(A.mT @ (B @ H_b @ B.mT) @ A)
+        found.b.add_(B.mT @ (A @ H_a @ A.mT) @ B)
+    return found
+
+
+def _refit(a: _Side, b: _Side, before: Moments, k: int) -> tuple[Tensor, Tensor]:
+    """Make the rows of both sides; return what turns coefficients over the old rows into coefficients over the new directions."""
+    frames = frame(a.rows), frame(b.rows)
+    old_a, old_b = (found.root[:k] for found in frames)
+    moments = Moments(old_a.mT @ before.a @ old_a, old_b.mT @ before.b @ old_b)
+    moments.add(Task(A=frames[0].root[k:], B=frames[1].root[k:], weight=1.0))
+    transitions = []
+    for found, G in zip(frames, (moments.a, moments.b), strict=True):
+        energies, U = spectrum(G)
+        rounded(found.directions(U[:, :k]), energies[:k], precision=PRECISION)
+        transitions.append(found.root @ U[:, :k])
+    return transitions[0], transitions[1]
+
+
+def _vlora(count: int, options: argparse.Namespace) -> dict[str, float]:
+    from vlora import LoRAWeights, SharedSubspace
+
+    imports = peak_mb()
+    generator = torch.Generator().manual_seed(0)
+    names = [f"module.{number}" for number in range(options.modules)]
+    spans = {name: (torch.randn(options.k, options.width, generator=generator), torch.randn(options.k, options.width, generator=generator)) for name in names}
+
+    def adapter() -> Any:
+        mixed = {
+            name: [
+                torch.randn(options.rank, options.k, generator=generator) @ S + 0.05 * torch.randn(options.rank, options.width, generator=generator)
+                for S in spans[name]
+            ]
+            for name in names
+        }
+        return LoRAWeights(
+            layer_names=names,
+            lora_a={name: a for name, (a, _) in mixed.items()},
+            lora_b={name: b.T.contiguous() for name, (_, b) in mixed.items()},
+            rank=options.rank,
+        )
+
+    space = SharedSubspace.from_adapters([adapter() for _ in range(count)], num_components=min(options.k, count))
+    new = adapter()
+    start = time.process_time()
+    space.absorb(new, "new")
+    return {"seconds": time.process_time() - start, "peak": peak_mb(), "imports": imports}
+
+
+if __name__ == "__main__":
+    main()
