@@ -16,7 +16,19 @@ TENSOR_BYTES = bytes(range(24))
 
 def files() -> dict[str, bytes]:
     """Return every bad file by name."""
-    return {**_json(), **_records(), **_notes(), **_layouts(), **_formats(), **_binary(), **_adapters(), **_tables(), **_symbols(), **_frames(), **_tensors()}
+    return {
+        **_json(),
+        **_records(),
+        **_notes(),
+        **_layouts(),
+        **_formats(),
+        **_binary(),
+        **_adapters(),
+        **_tables(),
+        **_symbols(),
+        **_frames(),
+        **_tensors(),
+    }
 
 
 def _json() -> dict[str, bytes]:
@@ -60,14 +72,15 @@ def _edited(content: bytes, **members: Any) -> bytes:
 def _records() -> dict[str, bytes]:
     found = good.objects()
     absorb, alias = found["absorb.record.json"], found["alias.record.json"]
+    refit, merge, policy = (found[f"{kind}.record.json"] for kind in ("refit", "merge", "policy"))
     entry = json.loads(absorb)["tasks"][0]
 
     def task(**members: Any) -> bytes:
         return _edited(absorb, tasks=[{name: item for name, item in (entry | members).items() if item is not None}])
 
     made = {
-        "EVO-02-format-1": _edited(alias, format=1),
-        "REC-01-kind": _edited(alias, kind="merge"),
+        "EVO-02-format-2": _edited(alias, format=2),
+        "REC-01-kind": _edited(alias, kind="mint"),
         "REC-01-no-kind": _edited(alias, kind=None),
         "REC-01-unknown-member": _edited(alias, extra=1),
         "REC-01-member-of-a-task": task(extra="x"),
@@ -85,6 +98,20 @@ def _records() -> dict[str, bytes]:
         "REC-01-error-float": task(error="0.5e-3"),
         "REC-01-error-negative": task(error="-0.5"),
         "REC-01-raw-bytes": task(raw_bytes=-1),
+        "EVO-02-format-0": _edited(alias, format=0),
+        "REC-01-budget-negative": task(budget="-0.5"),
+        "REC-01-no-norm": task(norm=None),
+        "REC-01-bound-false": task(bound=False),
+        "REC-01-basis": _edited(absorb, basis="basis"),
+        "REC-01-refit-no-basis": _edited(refit, basis=None),
+        "REC-01-merge-method": _edited(merge, method="average"),
+        "REC-01-merge-weight": _edited(merge, weights=["+1", "1", "1"]),
+        "REC-01-merge-1025-weights": _edited(merge, weights=["1"] * 1025),
+        "REC-01-merge-no-weights": _edited(merge, weights=[]),
+        "REC-01-merge-two-tasks": _edited(merge, tasks=json.loads(merge)["tasks"] * 2),
+        "REC-01-merge-seed": _edited(merge, seed=-1),
+        "REC-01-policy-k-0": _edited(policy, policy=json.loads(policy)["policy"] | {"k": 0}),
+        "REC-01-policy-k-65536": _edited(policy, policy=json.loads(policy)["policy"] | {"k": 65_536}),
         "REC-14-requires": _edited(alias, requires=["arithmetic-coder"]),
     }
     return {f"{name}.record.json": content for name, content in made.items()}
@@ -95,7 +122,7 @@ def _notes() -> dict[str, bytes]:
     entry = json.loads(note)["tasks"][0]
     file = {"name": "a.txt", "object": "0" * 64, "size": 1}
     made = {
-        "EVO-02-format-1": _edited(note, format=1),
+        "EVO-02-format-2": _edited(note, format=2),
         "NOT-01-kind": _edited(note, kind="layout"),
         "NOT-01-unknown-member": _edited(note, ext={}),
         "NOT-01-author-257": _edited(note, author="a" * 257),
@@ -116,7 +143,8 @@ def _notes() -> dict[str, bytes]:
 def _formats() -> dict[str, bytes]:
     current = good.objects()["current.format.json"]
     made = {
-        "EVO-02-version-1": _edited(current, version=1),
+        "EVO-02-version-0": _edited(current, version=0),
+        "EVO-02-version-2": _edited(current, version=2),
         "STO-03-magic": _edited(current, magic="share"),
         "EVO-02-read-feature": _edited(current, read=["arithmetic-coder"]),
         "STO-03-unknown-member": _edited(current, extra=1),
@@ -133,7 +161,7 @@ def _layouts() -> dict[str, bytes]:
     pair_ = [("q", "linear", 0, 1, 1)]
     plain = canonical(linear())
     made = {
-        "EVO-02-format-1": _edited(plain, format=1),
+        "EVO-02-format-2": _edited(plain, format=2),
         "LAY-01-kind": _edited(plain, kind="note"),
         "LAY-01-unknown-member": _edited(plain, extra=1),
         "LAY-01-9-dimensions": tensors(("a", "F32", [1] * 9)),
@@ -223,7 +251,7 @@ def _adapters() -> dict[str, bytes]:
     unordered = draft(passengers, [pair("p")], {**kept, 12: b"\0" * 4}, external=external)
     unordered.header["external"].reverse()
     made = {
-        "EVO-02-format-1": _plain(lambda made: made.header.update(format=1)),
+        "EVO-02-format-2": _plain(lambda made: made.header.update(format=2)),
         "ADP-01-kind": _plain(lambda made: made.header.update(kind="tensor")),
         "ADP-01-unknown-member": _plain(lambda made: made.header.update(extra=1)),
         "ADP-01-no-sources": _plain(lambda made: made.header.pop("sources")),
@@ -337,7 +365,7 @@ def _frames() -> dict[str, bytes]:
 
 def _tensors() -> dict[str, bytes]:
     planes = b"".join(TENSOR_BYTES[place::4] for place in range(4))
-    described = {"format": 0, "kind": "tensor", "size": 24, "width": 4}
+    described = {"format": 1, "kind": "tensor", "size": 24, "width": 4}
     table = struct.pack("<I", 6)[:3] * 4
     made = {
         "TEN-01-kind": binary(described | {"kind": "adapter"}, {"planes": planes, "table": table}),

@@ -6,7 +6,7 @@ from typing import Any
 
 from spec.good import chained, raw
 from spec.tiny import SPACE, Tiny, linear, pair, spread
-from spec.writing import Side, canonical, sha256
+from spec.writing import Side, canonical, sha256, tensor_object
 
 LOG = f"spaces/{SPACE}/log"
 
@@ -77,7 +77,7 @@ def _missing(tiny: Tiny, entry: dict[str, Any]) -> None:
 
 def _no_config(tiny: Tiny, entry: dict[str, Any]) -> None:
     told = {"task": "cola", "source": {"kind": "adapter", "location": ""}}
-    _last(tiny, note=tiny.put(canonical({"format": 0, "kind": "note", "tasks": [told]})))
+    _last(tiny, note=tiny.put(canonical({"format": 1, "kind": "note", "tasks": [told]})))
 
 
 def _other_tensors(tiny: Tiny, entry: dict[str, Any]) -> None:
@@ -132,9 +132,47 @@ def _renamed_onto(tiny: Tiny, entry: dict[str, Any]) -> None:
     tiny.record("rename", task="cola", name="sst2")
 
 
+def _refitted(*, live: bool = True, **members: Any) -> Callable[[Tiny, dict[str, Any]], None]:
+    """Add a refit record of the same adapter with members changed."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        if not live:
+            tiny.record("drop", task="cola")
+        found = entry | {"version": 2, "before": entry["error"]} | members
+        tiny.refit(tiny.basis({"q": (spread("A", 2, 5, 9), [[1, 2, 3]])}), {name: item for name, item in found.items() if item is not None})
+
+    return change
+
+
+def _merged(*, weights: list[str], **members: Any) -> Callable[[Tiny, dict[str, Any]], None]:
+    """Add a merge record of the same adapter with members changed."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        tiny.absorb(entry | {"version": 2, "derived_from": [{"task": "cola", "version": 1}]} | members, kind="merge", method="linear", weights=weights)
+
+    return change
+
+
+def _over_basis(*, rows: int = 2, width: int = 5, k: int = 2, peak: int = 9, module: str = "q") -> Callable[[Tiny, dict[str, Any]], None]:
+    """Add a version whose side `a` refers to a basis that has other rows than it says."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        basis = tiny.basis({module: (spread("A", rows, width, peak), [[1, 2, 3]])}, {module: (width, 3)})
+        _referring(tiny, {"adapter": basis}, [[(1 << 22) - 1] * k, [0] * k])
+
+    return change
+
+
+def _neither(tiny: Tiny, entry: dict[str, Any]) -> None:
+    """Refer to the rows of an object that is neither an adapter nor a basis."""
+    found = tiny.put(tensor_object(bytes(24), 4))
+    tiny.blocks[found] = {}
+    _referring(tiny, {"adapter": found}, [[1, 1]] * 2)
+
+
 _CHAINS = {
-    "EVO-02-record-format": _tagged(format=1),
-    "REC-01-kind": _tagged(kind="merge"),
+    "EVO-02-record-format": _tagged(format=2),
+    "REC-01-kind": _tagged(kind="mint"),
     "REC-02-space": _tagged(space="large"),
     "REC-02-number": _tagged(number=4),
     "REC-03-parent": _tagged(parent="0" * 64),
@@ -150,6 +188,18 @@ _HISTORIES = {
     "REC-08-order": _absorbed({"task": "sst2"}, {"task": "mnli"}),
     "REC-08-twice": _absorbed({"task": "sst2"}, {"task": "sst2", "version": 2}),
     "REC-09-error": _absorbed({"version": 2, "error": "0.051"}),
+    "REC-08-parent-of-no-task": _absorbed({"version": 2, "derived_from": [{"task": "mnli", "version": 1}]}),
+    "REC-08-merge-version": _merged(weights=["1"], version=3),
+    "REC-09-merge-error": _merged(weights=["1"], error="0.051"),
+    "REC-09-refit-error": _refitted(error="0.051", bound=True),
+    "REC-16-version": _refitted(version=3),
+    "REC-16-no-before": _refitted(before=None),
+    "REC-16-source": _refitted(source=sha256(b"another")),
+    "REC-16-dropped": _refitted(live=False),
+    "REC-17-before-in-absorb": _absorbed({"version": 2, "before": "0"}),
+    "REC-17-before-in-merge": _merged(weights=["1"], before="0"),
+    "REC-18-weights": _merged(weights=["1", "-1"]),
+    "REC-18-no-parents": _merged(weights=["1"], derived_from=[]),
     "REC-10-version": _recorded({"kind": "restore", "task": "cola", "version": 3, "of": 1}),
     "REC-10-of": _recorded({"kind": "restore", "task": "cola", "version": 2, "of": 2}),
     "REC-11-name-of-another": _renamed_onto,
@@ -170,7 +220,13 @@ _DECODES = {
     "DEC-02-rows": lambda tiny, entry: _referring(tiny, entry, spread("C", 2, 3, 3)),
     "DEC-02-width": lambda tiny, entry: _referring(tiny, entry, spread("C", 2, 2, 3), width=4),
     "DEC-02-lossless": _lossless_block,
+    "DEC-02-basis-rows": _over_basis(rows=3),
+    "DEC-02-basis-no-rows": _over_basis(rows=0),
+    "DEC-02-basis-width": _over_basis(width=4),
+    "DEC-02-basis-no-module": _over_basis(module="v"),
     "DEC-03-46-bits": _too_many_bits,
+    "DEC-03-46-bits-over-a-basis": _over_basis(peak=(1 << 23) - 1),
+    "OBJ-04-source-of-another-kind": _neither,
     "DEC-05-no-module": _continued(linear(module="v")),
     "DEC-05-shape": _continued(linear(rank=1), rank=1),
     "DEC-08-overflow": _overflow,

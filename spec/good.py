@@ -1,9 +1,9 @@
-"""Good vectors: three tiny stores that between them have every element type, form, lane, packing and kind of record, and values in canonical form."""
+"""Good vectors: four tiny stores that between them have every element type, form, lane, packing and kind of record, and values in canonical form."""
 
 from typing import Any
 
 from spec.tiny import Tiny, layout_of, linear, number, pair, spread
-from spec.writing import Side, canonical
+from spec.writing import Rows, Side, basis_draft, canonical
 
 PREFIX = "base_model.model"
 CANONICAL = [
@@ -19,19 +19,20 @@ CANONICAL = [
 
 def stores() -> dict[str, dict[str, bytes]]:
     """Return the good stores as files by path."""
-    return {"lanes": lanes().files, "references": references().files, "history": history().files}
+    return {"lanes": lanes().files, "references": references().files, "history": history().files, "sharing": sharing().files}
 
 
 def objects() -> dict[str, bytes]:
     """Return records, notes, layouts and the FORMAT of the good stores under speaking names, one of each kind."""
     found: dict[str, bytes] = {}
-    tiny = history()
-    for path, content in tiny.files.items():
+    tiny, bases = history(), sharing()
+    for path, content in (*tiny.files.items(), *bases.files.items()):
         if path.startswith("spaces/"):
             kind = content.split(b'"kind":"')[1].split(b'"')[0].decode()
             found.setdefault(f"{kind}.record.json", content)
-        elif content.startswith(b'{"author"') or b'"kind":"note"' in content:
+        elif path in tiny.files and (content.startswith(b'{"author"') or b'"kind":"note"' in content):
             found[f"{'annotate' if b'removed' in content else 'absorb'}.note.json"] = content
+    found["rows.basis.safetensors"] = basis_draft(ROWS, WIDE).to_bytes()
     found["current.format.json"] = tiny.files["FORMAT"]
     layouts = {"linear": linear(), "conv": conv(), "experts": experts("F16"), "passengers": passengers(), "wide": wide(), "nothing": layout_of([], [])}
     for name, layout in layouts.items():
@@ -142,7 +143,7 @@ def history() -> Tiny:
     tiny.record("alias", task="cola", alias="prod", version=2)
     tiny.record("tag", tag="release", commit=4)
     said = {"task": "cola", "labels": [{"name": "team", "value": "search"}], "metrics": [{"name": "f1", "value": "0.5"}], "removed": ["old"]}
-    tiny.record("annotate", task="cola", version=1, note=tiny.put(canonical({"format": 0, "kind": "note", "message": "why", "tasks": [said]})))
+    tiny.record("annotate", task="cola", version=1, note=tiny.put(canonical({"format": 1, "kind": "note", "message": "why", "tasks": [said]})))
     tiny.record("policy", policy={"budget": "0.025", "keep_original": True, "references": False})
     tiny.record("drop", task="cola")
     tiny.record("restore", task="cola", version=3, of=1)
@@ -152,6 +153,48 @@ def history() -> Tiny:
     tiny.record("restore", task="sst2", version=3, of=2)
     tiny.record("alias", task="cola", alias="prod")
     return tiny
+
+
+ROWS: dict[str, tuple[Rows, Rows]] = {"k": ([], [[0, 0, 0]]), "q": (spread("A", 3, 5, 900), spread("B", 2, 3, 70_000)), "q#1": (spread("C", 1, 4, 1), [])}
+WIDE = {"k": (1 << 24, 3), "q": (5, 3), "q#1": (4, 1)}
+"""Rows by module and the widths of its sides: a module with one side, a row of zeros, an expert."""
+
+
+def sharing() -> Tiny:
+    """Bases that were fitted to tasks, tasks that are coefficients over them alone, a bound, a merge."""
+    tiny = Tiny()
+    first = tiny.basis(ROWS, WIDE)
+    one, two = (tiny.adapter(task, 1, linear(), [over(task)], sources=[first]) for task in ("cola", "mnli"))
+    tiny.absorb(one, two, basis=first)
+    other = tiny.adapter("sst2", 1, linear("F16"), [pair("sst2")], members={"budget": None, "error": "1.25"})
+    tiny.absorb(other)
+    tiny.record("policy", policy={"budget": "0.05", "keep_original": False, "refit": False, "pseudo_rank": 2, "k": 3, "phi": 1})
+    tiny.record("rename", task="sst2", name="film")
+    second = tiny.basis({"q": (spread("D", 2, 5, 900), spread("E", 4, 3, 300))})
+    bound = {"source": other["source"], "before": "1.25", "error": "1.375", "bound": True, "budget": None}
+    tiny.refit(second, tiny.adapter("film", 2, linear("F16"), [over("film", sizes=(2, 4))], sources=[second], members=bound))
+    exact = {"before": "0.015625", "error": "1e-16", "budget": "1e-5"}
+    a, b = over("cola", sizes=(2, 4))
+    a.terms, a.own = [(0, -2, spread("F", 2, 3, 9)), (1, 3, spread("G", 2, 2, 9)), (2, 0, spread("H", 2, 2, 9))], spread("I", 2, 5, 4)
+    b.terms = [(1, 0, spread("J", 2, 4, 9))]
+    mixed = tiny.adapter("cola", 2, linear(), [(a, b)], sources=[first, second, other["adapter"]], members=exact)
+    tiny.refit(second, mixed)
+    tiny.refit(first)
+    parents = [{"task": "cola", "version": 1}, {"task": "film", "version": 2}, {"task": "mnli", "version": 1}]
+    merged = tiny.adapter("both", 1, linear(), [over("both")], sources=[first], members={"derived_from": parents})
+    tiny.absorb(merged, kind="merge", method="dare", weights=["0.5", "-0.25", "1e16"], density="0.5", seed=7)
+    twice = tiny.adapter("both", 2, linear(), [pair("twice", previous=True)], previous=merged["adapter"], members={"derived_from": parents[:1], "norm": "0"})
+    tiny.absorb(twice, kind="merge", method="linear", weights=["2"])
+    tiny.record("restore", task="film", version=3, of=2)
+    return tiny
+
+
+def over(seed: str, *, sizes: tuple[int, int] = (3, 2)) -> tuple[Side, Side]:
+    """Return a module that is coefficients over a basis of so many rows for each side, and nothing else."""
+    widths = (5, 3)
+    terms = [(0, exponent, spread(seed + side, 2, k, 200)) for side, exponent, k in zip("ab", (-4, 1), sizes, strict=True)]
+    a, b = (Side(own=[[0] * width] * 2, scales=[2.0**-8, 2.0**-10], terms=[term]) for width, term in zip(widths, terms, strict=True))
+    return a, b
 
 
 def raw(seed: str, count: int, dtype: str) -> bytes:

@@ -10,13 +10,15 @@ from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
 
-from share_registry.format import adapter_object, layout, records
+from share_registry.format import adapter_object, basis_object, layout, records
 
 FOLDER: Final = Path(__file__).parent / "schemas"
 MODELS: Final[dict[str, type[BaseModel]]] = {
     "format": records.StoreFormat,
     "record-create": records.Create,
     "record-absorb": records.Absorb,
+    "record-refit": records.Refit,
+    "record-merge": records.Merge,
     "record-restore": records.Restore,
     "record-drop": records.Drop,
     "record-rename": records.Rename,
@@ -27,6 +29,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "note": records.Note,
     "layout": layout.Layout,
     "adapter": adapter_object.Header,
+    "basis": basis_object.BasisHeader,
 }
 REQUIRED: Final = {
     "format": {"magic", "version", "read", "write", "gc"},
@@ -39,7 +42,7 @@ TENSOR: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "format": {"const": 0, "type": "integer"},
+        "format": {"const": 1, "type": "integer"},
         "kind": {"const": "tensor", "type": "string"},
         "size": {"maximum": (1 << 53) - 1, "minimum": 0, "type": "integer"},
         "width": {"enum": [1, 2, 4, 8], "type": "integer"},

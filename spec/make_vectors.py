@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from spec import broken, broken_stores, good
+from spec import broken, broken_bases, broken_stores, good
 
 FOLDER: Final = Path(__file__).parent / "vectors"
 
@@ -16,7 +16,7 @@ def vectors() -> dict[str, bytes]:
     """Return every file of the vectors by its path below the folder."""
     found = {f"good/{name}": content for name, content in good.objects().items()}
     found["good/canonical.json"] = (json.dumps(good.CANONICAL, indent=1) + "\n").encode()
-    found |= {f"bad/{name}": content for name, content in broken.files().items()}
+    found |= {f"bad/{name}": content for name, content in (broken.files() | broken_bases.files()).items()}
     found |= {f"good/{name}/{path}": content for name, files in good.stores().items() for path, content in files.items()}
     found |= {f"bad/{name}.store.zip": archive(files) for name, files in broken_stores.stores().items()}
     return found

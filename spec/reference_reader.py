@@ -1,4 +1,4 @@
-"""Reference reader of share_registry stores, format version 0: standard library, numpy, zstandard and the schemas beside it. For clarity, not for speed.
+"""Reference reader of share_registry stores, format version 1: standard library, numpy, zstandard and the schemas beside it. For clarity, not for speed.
 
 Checks a space's log, decodes any version and writes its configuration and its tensors byte for byte; a refusal names the broken clause of the specification.
     python spec/reference_reader.py STORE --list
@@ -19,7 +19,7 @@ import zstandard
 
 MAX_JSON = MAX_HEADER = MAX_FRAME = 16 << 20
 MAX_FORMAT, MAX_OBJECT, MAX_ADAPTER, MAX_WINDOW, PIECE, MAX_MODULES = 1 << 20, 4 << 30, 16 << 30, 8 << 20, 4 << 20, 65_536
-MAX_CHAIN, MAX_BITS, MAX_PRODUCT_BITS, MAX_RATIO, MAX_TERMS, MAX_SHIFT = 8, 23, 45, 320_000, 64, 16
+MAX_NUMBERS, MAX_CHAIN, MAX_BITS, MAX_PRODUCT_BITS, MAX_RATIO, MAX_TERMS, MAX_SHIFT = 1 << 32, 8, 23, 45, 320_000, 64, 16
 PACKINGS = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -36,24 +36,20 @@ def need(condition, clause, message):
         raise Damaged(f"{clause}: {message}")
 
 
-def canonical(value, depth=0):
-    """The one text of a value (spec JSN-01 to JSN-04)."""
+def canonical(value, depth=0):  # The one text of a value (spec JSN-01 to JSN-04)
     need(depth <= 16, "JSN-06", "nested deeper than 16")
-    if type(value) is str:
-        need(not re.search("[\ud800-\udfff]", value) and len(value.encode()) <= 65_536, "JSN-06", "a text that is too long or not Unicode")
-    elif type(value) is list:
+    need(value is not None, "JSN-02", "null")
+    need(type(value) in (str, list, dict, bool) or (type(value) is int and abs(value) < 1 << 53), "JSN-03", "a number that is no integer below 2**53")
+    need(type(value) is not str or (not re.search("[\ud800-\udfff]", value) and len(value.encode()) <= 65_536), "JSN-06", "too long or no Unicode")
+    if type(value) is list:
         return "[" + ",".join(canonical(item, depth + 1) for item in value) + "]"
-    elif type(value) is dict:
+    if type(value) is dict:
         need(all(name.isascii() for name in value), "JSN-04", "a member name that is not ASCII")
         return "{" + ",".join(f"{json.dumps(name, ensure_ascii=False)}:{canonical(value[name], depth + 1)}" for name in sorted(value)) + "}"
-    else:
-        need(value is not None, "JSN-02", "null")
-        need(type(value) is bool or (type(value) is int and abs(value) < 1 << 53), "JSN-03", "a number that is no integer below 2**53")
     return json.dumps(value, ensure_ascii=False)
 
 
-def parse(content, kind, clause, limit=MAX_JSON):
-    """A canonical object of a kind (spec JSN-05, JSN-06, EVO-02, EVO-03)."""
+def parse(content, kind, clause, limit=MAX_JSON):  # A canonical object of a kind (spec JSN-05, JSN-06, EVO-02, EVO-03)
     need(len(content) <= limit, "JSN-06", f"{len(content)} bytes, more than {limit}")
     try:
         value = json.loads(content.decode(), parse_int=lambda text: int(text) if len(text) < 18 else 1 << 53)
@@ -61,43 +57,34 @@ def parse(content, kind, clause, limit=MAX_JSON):
         raise Damaged(f"{'JSN-06' if isinstance(error, RecursionError) else 'JSN-01'}: {error}") from error
     need(type(value) is dict, "JSN-02", "not an object")
     need(canonical(value).encode() == content, "JSN-05", "not in canonical form")
-    if kind == "record":
-        need(value.get("requires", []) == [], "REC-14", "unknown features are required")
-        kind = f"record-{value.get('kind')}"
-    version = "version" if kind == "format" else "format"
-    need(value.get(version, 0) == 0 and not (kind == "format" and value.get("read")), "EVO-02", "another format version, or unknown features")
-    need(kind in ("any", *SCHEMAS), clause, "of no known kind")
-    if kind in SCHEMAS:
-        check(value, SCHEMAS[kind], SCHEMAS[kind], clause)
+    need(kind != "record" or value.get("requires", []) == [], "REC-14", "unknown features are required")
+    kind = f"record-{value.get('kind')}" if kind == "record" else kind
+    need(value.get("version" if kind == "format" else "format", 1) == 1 and not (kind == "format" and value.get("read")), "EVO-02", "another format")
+    need(kind in SCHEMAS, clause, "of no known kind")
+    check(value, SCHEMAS[kind], SCHEMAS[kind], clause)
     return value
 
 
-def check(value, schema, root, clause):
-    """Check a value against a schema; unknown members are refused."""
+def check(value, schema, root, clause):  # Check a value against a schema; unknown members are refused
     schema = root["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     need(type(value) is TYPES[schema["type"]] and value in schema.get("enum", [schema.get("const", value)]), clause, f"{value!r:.80}")
     size = value if isinstance(value, int) else len(value)
     for unit in ("imum", "Length", "Items"):
         need(schema.get(f"min{unit}", size) <= size <= schema.get(f"max{unit}", size), clause, f"{value!r:.80}")
     need(type(value) is not str or re.fullmatch(schema.get("pattern", ".*"), value, re.DOTALL | re.ASCII), clause, f"{value!r:.80}")
-    for item in value if type(value) is list else ():
-        check(item, schema["items"], root, clause)
-    if type(value) is dict:
-        need(set(schema.get("required", ())) <= value.keys() <= schema["properties"].keys(), clause, f"the members {sorted(value)!r:.200}")
-        for name, item in value.items():
-            check(item, schema["properties"][name], root, clause)
+    need(type(value) is not dict or set(schema.get("required", ())) <= value.keys() <= schema["properties"].keys(), clause, f"{value!r:.200}")
+    for name in value if type(value) is dict else range(len(value)) if type(value) is list else ():
+        check(value[name], schema["items"] if type(value) is list else schema["properties"][name], root, clause)
 
 
-def parse_layout(content):
-    """A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)."""
+def parse_layout(content):  # A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)
     layout = parse(content, "layout", "LAY-01")
     tensors, layout["modules"] = layout["tensors"], []
     keys, entries = ([item[name] for item in layout[part]] for part, name in (("tensors", "key"), ("metadata", "name")))
     need(len({*keys, "__metadata__"}) == len(keys) + 1 and len(set(entries)) == len(entries), "LAY-05", "a tensor or metadata entry twice")
     used = [index for factor in layout["factors"] for index in (factor["a"], factor["b"])]
     need(len(set(used)) == len(used) and all(index < len(tensors) for index in used), "LAY-06", "a tensor used twice, or one that is not there")
-    names = [factor["module"] for factor in layout["factors"]]
-    need(names == sorted(set(names)), "LAY-07", "factors are not sorted by distinct modules")
+    need([f["module"] for f in layout["factors"]] == sorted({f["module"] for f in layout["factors"]}), "LAY-07", "factors not sorted by distinct modules")
     for factor in layout["factors"]:
         dtypes = {tensors[factor[side]]["dtype"] for side in "ab"}
         a, b, experts = tensors[factor["a"]]["shape"], tensors[factor["b"]]["shape"], factor["experts"]
@@ -112,8 +99,7 @@ def parse_layout(content):
     return layout
 
 
-def safetensors(metadata, tensors):
-    """The canonical file of tensors (key, dtype, shape, bytes) (spec OBJ-05)."""
+def safetensors(metadata, tensors):  # The canonical file of tensors (key, dtype, shape, bytes) (spec OBJ-05)
     header, position = {"__metadata__": dict(metadata)} if metadata else {}, 0
     for key, dtype, shape, content in tensors:
         header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + len(content)]}
@@ -123,8 +109,7 @@ def safetensors(metadata, tensors):
     return b"".join([len(text).to_bytes(8, "little"), text, *(content for _, _, _, content in tensors)])
 
 
-def unpack(content, kind, clause, keys):
-    """The description and the parts of a binary object (spec OBJ-04, OBJ-05)."""
+def unpack(content, kind, clause, keys):  # The description and the parts of a binary object (spec OBJ-04, OBJ-05)
     size = int.from_bytes(content[:8], "little")
     need(len(content) >= 10 and size <= min(MAX_HEADER, len(content) - 8), "OBJ-04", "cut short, or a header that is too long")
     try:
@@ -138,8 +123,7 @@ def unpack(content, kind, clause, keys):
     return parse(text.encode(), kind, clause), parts
 
 
-def expand(frame, size=None):
-    """The content of one zstd frame, of the size it declares where none is asked for (spec FRM-03 to FRM-06)."""
+def expand(frame, size=None):  # The content of one zstd frame, of the size it declares where none is asked for (spec FRM-03 to FRM-06)
     need(frame[:4] == b"\x28\xb5\x2f\xfd", "FRM-03", "no frame")
     try:
         found = zstandard.get_frame_parameters(frame)
@@ -155,32 +139,31 @@ def expand(frame, size=None):
 
 class Cursor:
     def __init__(self, content, clause):
-        self.content, self.clause = content, clause
+        table = clause == "TAB-09"
+        need(not table or content[:1] in (b"\0", b"\1"), "TAB-01", "neither plain nor a frame")
+        self.content, self.clause = expand(content[1:]) if table and content[0] else content[table:], clause
+        self.groups = self.column(1)[0] if table else 0
 
     def take(self, count):
         need(count <= len(self.content), self.clause, f"{count} bytes wanted, {len(self.content)} left")
         taken, self.content = self.content[:count], self.content[count:]
         return taken
 
-    def column(self, count, width=1):
-        """Numbers whose bytes lie as planes, high byte first (spec TAB-02)."""
+    def column(self, count, width=1):  # Numbers whose bytes lie as planes, high byte first (spec TAB-02)
         planes = np.frombuffer(self.take(count * width), np.uint8).reshape(width, count).astype(np.int64)
         return sum((plane << 8 * (width - 1 - place) for place, plane in enumerate(planes)), np.zeros(count, np.int64)).tolist()
 
-    def stream(self, size, lengths):
-        """A stream, piece by piece (spec FRM-01, FRM-02)."""
+    def stream(self, size, lengths):  # A stream, piece by piece (spec FRM-01, FRM-02)
         stored = [(min(PIECE, size - start), self.take(next(lengths))) for start in range(0, size, PIECE)]
         return b"".join(piece if len(piece) == whole else expand(piece, whole) for whole, piece in stored)
 
-    def planes(self, dtype, count, lengths):
-        """The bytes of a tensor kept bit for bit (spec FRM-07)."""
+    def planes(self, dtype, count, lengths):  # The bytes of a tensor kept bit for bit (spec FRM-07)
         return np.stack([np.frombuffer(self.stream(count, lengths), np.uint8) for _ in range(WIDTHS[dtype])], axis=1).tobytes()
 
-    def symbols(self, count, packing, shift, lengths):
-        """The symbols of one group (spec SYM-03 to SYM-08)."""
+    def symbols(self, count, packing, shift, lengths):  # The symbols of one group (spec SYM-03 to SYM-08)
         base, per = PACKINGS[packing]
         values = np.frombuffer(self.stream(-(-count // per), lengths), np.uint8).astype(np.int64)
-        need(base == 256 or not (values >= base**per).any(), "SYM-05", "a byte that is no packed symbols")
+        need(not (values >= base**per).any(), "SYM-05", "a byte that is no packed symbols")
         symbols = (np.stack([values // base**place % base for place in reversed(range(per))], axis=1).reshape(-1)[:count] - base // 2) << shift
         for bit in range(shift):
             plane = np.frombuffer(self.take(-(-count // 8)), np.uint8)
@@ -188,17 +171,49 @@ class Cursor:
         need(not (np.abs(symbols) >> MAX_BITS).any(), "SYM-08", "a symbol of 2**23 or more")
         return symbols.astype(np.int32)
 
-    def end(self):
+    def rows(self, shapes, symbols, streams=()):  # Arrays of these shapes, and the lengths left (spec TAB-06 to TAB-09, SYM-01, SYM-09)
+        group_of_row = np.array(self.column(sum(number for number, _ in shapes)), int)
+        widths = [width for number, width in shapes for _ in range(number)]
+        need((group_of_row <= self.groups).all(), "TAB-06", "a row of a group that is not there")
+        groups = list(zip(self.column(self.groups), self.column(self.groups), strict=True))
+        need(all(packing < len(PACKINGS) and shift <= MAX_SHIFT for packing, shift in groups), "TAB-07", "an unknown packing or shift")
+        need(len(self.content) % 3 == 0, "TAB-08", "a length cut short")
+        lengths = self.column(len(self.content) // 3, 3)
+        members = [np.flatnonzero(group_of_row == number).tolist() for number in range(1, self.groups + 1)]
+        sizes = [sum(widths[row] for row in rows) for rows in members]
+        packed = [-(-size // PACKINGS[packing][1]) for size, (packing, _) in zip(sizes, groups, strict=True)]
+        need(sum(-(-size // PIECE) for size in [*packed, *streams]) == len(lengths), "TAB-08", f"{len(lengths)} lengths")
+        need(sum(sizes) <= MAX_RATIO * max(1, len(symbols)), "SYM-09", "more numbers than frames can hold")
+        left, cursor, made = iter(lengths), Cursor(symbols, "SYM-07"), [np.zeros(shape, np.int32) for shape in shapes]
+        flat = [row for block in made for row in block]
+        for rows, size, group in zip(members, sizes, groups, strict=True):
+            values = cursor.symbols(size, *group, left)
+            for row in rows:
+                flat[row][:], values = values[: widths[row]], values[widths[row] :]
+        return cursor.all(iter(made)), left
+
+    def all(self, taken):
         need(not self.content, self.clause, "bytes left over")
+        return taken
 
 
-def parse_adapter(content, get):
-    """An adapter object: per module its two sides, or None where its tensors are kept bit for bit (spec ADP-01 to ADP-11, TAB-01 to TAB-09)."""
+def parse_basis(content):  # A basis object: per module its two sides, of which it has the own rows (spec BAS-01 to BAS-06)
+    header, (symbols, table) = unpack(content, "basis", "BAS-01", ("symbols", "table"))
+    names = [module["module"] for module in header["modules"]]
+    need(names == sorted(set(names)), "BAS-02", "modules out of order, or twice")
+    cursor = Cursor(table, "TAB-09")
+    ks = cursor.column(2 * len(names), 2)
+    need(all(a or b for a, b in zip(ks[::2], ks[1::2], strict=True)), "BAS-03", "a module without rows")
+    shapes = list(zip(ks, [module[side] for module in header["modules"] for side in ("in", "out")], strict=True))
+    need(sum(prod(shape) for shape in shapes) <= MAX_NUMBERS, "BAS-06", "too many numbers")
+    blocks = [SimpleNamespace(own=rows) for rows in cursor.rows(shapes, symbols)[0]]
+    return dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True))
+
+
+def parse_adapter(content, get):  # An adapter object: per module its two sides, or None where it is kept bit for bit (spec ADP-01 to ADP-11)
     header, (planes, symbols, table) = unpack(content, "adapter", "ADP-01", ("planes", "symbols", "table"))
     layout = parse_layout(get(header["layout"], MAX_JSON))
-    need(table[:1] in (b"\0", b"\1"), "TAB-01", "neither plain nor a frame")
-    cursor = Cursor(table[1:] if table[0] == 0 else expand(table[1:]), "TAB-09")
-    (count,) = cursor.column(1)
+    cursor = Cursor(table, "TAB-09")
     lanes = cursor.column(len(layout["modules"]))
     need(set(lanes) <= {0, 1, 3, 5, 7}, "TAB-03", "an unknown lane")
     coded = [(lane, module) for lane, module in zip(lanes, layout["modules"], strict=True) if lane]
@@ -211,41 +226,22 @@ def parse_adapter(content, get):
         need(all(k > 0 for _, _, k in side.terms), "TAB-04", "a term without rows")
     numbers = np.array(cursor.column(sum(side.rank for side in sides), 2), np.uint32)
     need(not any(number >= 0x7F80 for number in [*numbers, *cursor.column(len(coded), 2)]), "TAB-05", "a scale or error that is negative or not finite")
-    widths = [side.width for side in sides for _ in range(side.rank)] + [k for side in sides for _, _, k in side.terms for _ in range(side.rank)]
-    group_of_row = np.array(cursor.column(len(widths)), int)
-    need((group_of_row <= count).all(), "TAB-06", "a row of a group that is not there")
-    groups = list(zip(cursor.column(count), cursor.column(count), strict=True))
-    need(all(packing < len(PACKINGS) and shift <= MAX_SHIFT for packing, shift in groups), "TAB-07", "an unknown packing or shift")
-    need(len(cursor.content) % 3 == 0, "TAB-08", "a length cut short")
-    lengths = cursor.column(len(cursor.content) // 3, 3)
     external, kept = references(layout, lanes, header, sides)
-    members = [np.flatnonzero(group_of_row == number).tolist() for number in range(1, count + 1)]
-    sizes = [sum(widths[row] for row in rows) for rows in members]
-    packed = [-(-size // PACKINGS[packing][1]) for size, (packing, _) in zip(sizes, groups, strict=True)]
-    streams = packed + [size for _, dtype, size in kept for _ in range(WIDTHS[dtype])]
-    need(sum(-(-size // PIECE) for size in streams) == len(lengths), "TAB-08", f"{len(lengths)} lengths")
-    need(sum(sizes) <= MAX_RATIO * max(1, len(symbols)), "SYM-09", "more numbers than frames can hold")
-    left, cursor, made = iter(lengths), Cursor(symbols, "SYM-07"), [np.zeros(width, np.int32) for width in widths]
-    for rows, size, group in zip(members, sizes, groups, strict=True):
-        values = cursor.symbols(size, *group, left)
-        for row in rows:
-            made[row], values = values[: widths[row]], values[widths[row] :]
-    cursor.end()
+    shapes = [(side.rank, side.width) for side in sides] + [(side.rank, k) for side in sides for _, _, k in side.terms]
+    rows, left = cursor.rows(shapes, symbols, [size for _, dtype, size in kept for _ in range(WIDTHS[dtype])])
     cursor = Cursor(planes, "FRM-08")
-    tensors = {index: cursor.planes(dtype, size, left) for index, dtype, size in kept}
-    cursor.end()
-    rows, scales = iter(made), iter((numbers << 16).view(np.float32))
+    tensors = cursor.all({index: cursor.planes(dtype, size, left) for index, dtype, size in kept})
+    scales = iter((numbers << 16).view(np.float32))
     for side in sides:
-        side.own, side.scales = np.stack([next(rows) for _ in range(side.rank)]), np.array([next(scales) for _ in range(side.rank)])
+        side.own, side.scales = next(rows), np.array([next(scales) for _ in range(side.rank)])
     for side in sides:
-        side.coefficients = [np.stack([next(rows) for _ in range(side.rank)]) for _ in side.terms]
+        side.coefficients = [next(rows) for _ in side.terms]
     pairs = iter(zip(sides[::2], sides[1::2], strict=True))
     modules = {module[0]: next(pairs) if lane else None for lane, module in zip(lanes, layout["modules"], strict=True)}
     return SimpleNamespace(layout=layout, header=header, modules=modules, kept=tensors, external=external)
 
 
-def references(layout, lanes, header, sides):
-    """The tensors kept bit for bit: {position: object} of those outside, (position, dtype, elements) of those inside (spec ADP-05 to ADP-10)."""
+def references(layout, lanes, header, sides):  # Tensors kept outside, {position: object}, and inside, (position, dtype, elements) (ADP-05 to ADP-10)
     order, known = [[source for source, _, _ in side.terms] for side in sides], len(header["sources"])
     need(all(used == sorted(set(used)) and max(used, default=-1) < known for used in order), "ADP-07", "terms out of order, or of no source")
     need(len(set(header["sources"])) == known == len({source for used in order for source in used}), "ADP-05", "a source twice, or not used")
@@ -280,8 +276,7 @@ class Store:
         need(sha256(content).hexdigest() == digest, "OBJ-01", f"object {digest} has other bytes")
         return content
 
-    def log(self, space):
-        """Every task of a space under every name it ever had: its present name and its versions (spec REC-02 to REC-14, NAM-02)."""
+    def log(self, space):  # Every task of a space under every name it ever had: its present name and its versions (spec REC-02 to REC-18, NAM-02)
         names = sorted(path.name for path in (self.root / "spaces" / space / "log").glob("[0-9]*.json"))
         need(names == [f"{number:020}.json" for number in range(1, len(names) + 1)], "REC-03", "a record is missing")
         parent, time, keys, tags, tasks = sha256(self.format).hexdigest(), "", set(), set(), {}
@@ -293,32 +288,38 @@ class Store:
             need(record["time"] >= time, "REC-05", f"c{number} is earlier than the record before it")
             need(record["key"] not in keys, "REC-06", f"c{number} repeats a key")
             need((record["kind"] == "create") == (number == 1), "REC-07", f"c{number} is of kind {record['kind']}")
-            parent, time = sha256(content).hexdigest(), record["time"]
-            keys.add(record["key"])
-            kind, told = record["kind"], record.get("tasks", [record] if "task" in record else [])
+            parent, time, keys = sha256(content).hexdigest(), record["time"], {*keys, record["key"]}
+            kind, told, adds = record["kind"], record.get("tasks", [record] if "task" in record else []), ("absorb", "refit", "merge")
             need([entry["task"] for entry in told] == sorted({entry["task"] for entry in told}), "REC-08", "tasks out of order")
             for entry in told:
-                task = tasks.setdefault(entry["task"], SimpleNamespace(name=entry["task"], versions=[])) if kind == "absorb" else tasks.get(entry["task"])
+                new = SimpleNamespace(name=entry["task"], versions=[], live=True)
+                task = tasks.setdefault(entry["task"], new) if kind in ("absorb", "merge") else tasks.get(entry["task"])
                 need(task and task.name == entry["task"], "NAM-02", f"{entry['task']} is not what a task is called then")
                 version, versions = entry.get("version", 1), task.versions
-                if kind in ("absorb", "restore"):
-                    need(version == len(versions) + 1 and entry.get("of", 0) < version, "REC-08" if kind == "absorb" else "REC-10", f"v{version} out of order")
-                    need(kind == "restore" or float(entry["error"]) <= float(entry["budget"]), "REC-09", "an error above the budget")
-                    source = {**entry, "note": record.get("note")} if kind == "absorb" else versions[entry["of"] - 1]
-                    versions.append({**source, "number": number, "id": parent, "time": time})
+                if kind in (*adds, "restore"):
+                    clause = {"restore": "REC-10", "refit": "REC-16"}.get(kind, "REC-08")
+                    need(version == len(versions) + 1 and entry.get("of", 0) < version, clause, f"v{version} out of order")
+                    need(kind == "restore" or float(entry["error"]) <= float(entry.get("budget", "inf")), "REC-09", "an error above the budget")
+                    need(kind != "refit" or (task.live and "before" in entry and entry["source"] == versions[-1]["source"]), "REC-16", "of another adapter")
+                    need(kind == "refit" or "before" not in entry, "REC-17", "not re-expressed")
+                    parents = [tasks[of["task"]].versions[of["version"] - 1 :] if of["task"] in tasks else [] for of in entry.get("derived_from", ())]
+                    need(all(parents), "REC-08", "a parent that is not there")
+                    told_of = {**entry, "note": record.get("note"), "said": entry["task"]} if kind in adds else versions[entry["of"] - 1]
+                    told_of |= {name: versions[-1][name] for name in ("note", "said")} if "before" in entry else {}
+                    versions.append({**told_of, "number": number, "id": parent, "time": time})
                 need(version <= len(versions), "REC-12" if kind == "alias" else "REC-13", f"v{version} of {len(versions)}")
                 need(kind != "rename" or tasks.setdefault(entry["name"], task) is task, "REC-11", "a name of another task")
-                task.name = entry["name"] if kind == "rename" else task.name
+                task.name, task.live = entry.get("name", task.name), kind in (*adds, "restore") or (task.live and kind != "drop")
+            need(kind != "merge" or len(record["weights"]) == len(told[0].get("derived_from", ())), "REC-18", "not one weight for each parent")
             need(kind != "tag" or (record["commit"] < number and record["tag"] not in tags), "REC-12", "a tag of a later commit, or one that is there")
             tags |= {record["tag"]} if kind == "tag" else set()
         return tasks
 
-    def decode(self, digest, depth=0):
-        """The layout, the float32 factors of each module and the tensors of an adapter object (spec DEC-02, DEC-05, DEC-08 to DEC-11)."""
+    def decode(self, digest, depth=0):  # Layout, float32 factors of each module, tensors of an adapter object (spec DEC-02, DEC-05, DEC-08 to DEC-11)
         need(depth <= MAX_CHAIN, "DEC-09", f"a chain of more than {MAX_CHAIN} previous versions")
         adapter = parse_adapter(self.get(digest), self.get)
         before = self.decode(adapter.header["previous"], depth + 1)[1] if "previous" in adapter.header else {}
-        blocks = [parse_adapter(self.get(source), self.get).modules for source in adapter.header["sources"]]
+        blocks = [self.blocks(source) for source in adapter.header["sources"]]
         layout, rows, names = adapter.layout, {}, iter(adapter.modules)
         tensors = adapter.kept | {index: self.tensor(place, layout["tensors"][index]) for index, place in adapter.external.items()}
         for factor in layout["factors"]:
@@ -328,27 +329,28 @@ class Store:
                 flat = [widen(tensors[factor[side]], spec["dtype"]).reshape(spec["shape"][0], -1) for side, spec in (("a", a), ("b", b))]
                 rows |= {name: (flat[0][len(flat[0]) // experts * e :][: len(flat[0]) // experts], flat[1][:, e::experts].T) for e, name in enumerate(mine)}
             else:
-                for name in mine:
-                    rows[name] = [decode(side, i, [block.get(name) for block in blocks], before.get(name)) for i, side in enumerate(adapter.modules[name])]
+                rows |= {n: [decode(side, i, [block.get(n) for block in blocks], before.get(n)) for i, side in enumerate(adapter.modules[n])] for n in mine}
                 tensors[factor["a"]] = rounded(np.concatenate([rows[name][0] for name in mine]), a["dtype"])
                 tensors[factor["b"]] = rounded(np.stack([rows[name][1] for name in mine], axis=2).transpose(1, 0, 2), b["dtype"])
         return layout, rows, tensors
 
-    def tensor(self, digest, spec):
-        """The bytes of an external tensor (spec TEN-01 to TEN-04)."""
+    def blocks(self, digest):  # The rows that an adapter or basis object offers, by module and side (spec DEC-02)
+        content = self.get(digest)
+        basis = rb"\"kind\":\"basis\"" in content[: 8 + int.from_bytes(content[:8], "little")]
+        return parse_basis(content) if basis else parse_adapter(content, self.get).modules
+
+    def tensor(self, digest, spec):  # The bytes of an external tensor (spec TEN-01 to TEN-04)
         header, (planes, table) = unpack(self.get(digest), "tensor", "TEN-01", ("planes", "table"))
         count, width = prod(spec["shape"]), WIDTHS[spec["dtype"]]
         need((header["size"], header["width"]) == (count * width, width), "TEN-02", f"expected {count} times {spec['dtype']}")
         need(len(table) == 3 * width * -(-count // PIECE), "TEN-03", f"a table of {len(table)} bytes")
         cursor = Cursor(planes, "TEN-04")
-        content = cursor.planes(spec["dtype"], count, iter(int.from_bytes(table[start : start + 3], "little") for start in range(0, len(table), 3)))
-        cursor.end()
-        return content
+        lengths = (int.from_bytes(table[start : start + 3], "little") for start in range(0, len(table), 3))
+        return cursor.all(cursor.planes(spec["dtype"], count, lengths))
 
-    def export(self, version):
-        """The configuration and the tensors of a version (spec EXP-01, EXP-02, DEC-12)."""
+    def export(self, version):  # The configuration and the tensors of a version (spec EXP-01, EXP-02, DEC-12)
         note = parse(self.get(version["note"], MAX_JSON), "note", "NOT-01") if version["note"] else {}
-        config = [said["config"] for said in note.get("tasks", ()) if said["task"] == version["task"] and "config" in said]
+        config = [said["config"] for said in note.get("tasks", ()) if said["task"] == version["said"] and "config" in said]
         need(config, "NOT-04", "the note names no configuration")
         layout, _, tensors = self.decode(version["adapter"])
         metadata = [(entry["name"], entry["value"]) for entry in layout["metadata"]]
@@ -357,8 +359,7 @@ class Store:
         return {"adapter_config.json": self.get(config[0]), "adapter_model.safetensors": made}
 
 
-def decode(side, which, blocks, before):
-    """A factor (spec DEC-01 to DEC-07)."""
+def decode(side, which, blocks, before):  # A factor (spec DEC-01 to DEC-07)
     products = []
     for (source, exponent, k), coefficients in zip(side.terms, side.coefficients, strict=True):
         need(blocks[source] and blocks[source][which].own.shape == (k, side.width), "DEC-02", "no block of this module and shape")
@@ -377,8 +378,7 @@ def widen(content, dtype):
     return (values.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else values.astype(np.float32)
 
 
-def rounded(values, dtype):
-    """Little-endian bytes of float32 values in an element type, to nearest even (spec DEC-08)."""
+def rounded(values, dtype):  # Little-endian bytes of float32 values in an element type, to nearest even (spec DEC-08)
     bits = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
     with np.errstate(over="ignore"):
         made = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2") if dtype == "BF16" else bits.view(np.float32).astype(FLOATS[dtype])

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spec.writing import WIDTHS, Draft, Rows, Side, canonical, draft, safetensors, sha256, tensor_object
+from spec.writing import WIDTHS, Draft, Rows, Side, basis_draft, canonical, draft, safetensors, sha256, tensor_object
 
 STORE = "00000000-0000-4000-8000-000000000000"
 SPACE = "tiny"
@@ -20,7 +20,7 @@ class Tiny:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.parent = self.write("FORMAT", canonical({"gc": [], "magic": "share_registry", "read": [], "store": STORE, "version": 0, "write": []}))
+        self.parent = self.write("FORMAT", canonical({"gc": [], "magic": "share_registry", "read": [], "store": STORE, "version": 1, "write": []}))
         self.number = 0
         self.decoded: dict[str, dict[str, tuple[Floats, Floats]]] = {}
         self.blocks: dict[str, dict[str, tuple[Rows, Rows]]] = {}
@@ -39,16 +39,21 @@ class Tiny:
     def record(self, kind: str, **members: Any) -> None:
         """Add a record; a member given as None is left out."""
         self.number += 1
-        common = {"format": 0, "kind": kind, "space": SPACE, "number": self.number, "parent": self.parent, "requires": []}
+        common = {"format": 1, "kind": kind, "space": SPACE, "number": self.number, "parent": self.parent, "requires": []}
         common |= {"time": f"2026-01-01T00:00:{self.number:02}.000000Z", "key": f"key-{self.number}"}
         record = {name: value for name, value in (common | members).items() if value is not None}
         self.parent = self.write(f"spaces/{SPACE}/log/{self.number:020}.json", canonical(record))
 
-    def absorb(self, *tasks: Mapping[str, Any], **members: Any) -> None:
-        """Add an absorb record and its note."""
+    def absorb(self, *tasks: Mapping[str, Any], kind: str = "absorb", **members: Any) -> None:
+        """Add an absorb or merge record and its note."""
         told = [{"task": task["task"], "config": self.put(CONFIG), "source": {"kind": "adapter", "location": ""}} for task in tasks]
-        note = self.put(canonical({"format": 0, "kind": "note", "author": "Ada", "message": "\u00e9t\u00e9 \U0001f600", "tasks": told}))
-        self.record("absorb", note=note, tasks=list(tasks), **members)
+        note = self.put(canonical({"format": 1, "kind": "note", "author": "Ada", "message": "\u00e9t\u00e9 \U0001f600", "tasks": told}))
+        self.record(kind, note=note, tasks=list(tasks), **members)
+
+    def refit(self, basis: str, *tasks: Mapping[str, Any], **members: Any) -> None:
+        """Add a refit record and its note, which says nothing of the tasks."""
+        note = self.put(canonical({"format": 1, "kind": "note", "message": "again"}))
+        self.record("refit", **({"basis": basis, "note": note, "tasks": list(tasks)} | members))
 
     def adapter(
         self,
@@ -73,8 +78,15 @@ class Tiny:
         whole = {**(kept or {}), **(external or {})}
         content = self._file(digest, layout, modules, whole, self.decoded.get(previous or "", {}), [self.blocks[source] for source in sources])
         entry = {"task": task, "version": version, "adapter": digest, "layout": layout_digest, "tensors": sha256(content), "source": sha256(task.encode())}
-        entry |= {"budget": "0.05", "error": "0.015625", "raw_bytes": len(content), "added_bytes": len(made.to_bytes()), "derived_from": []}
-        return entry | dict(members or {})
+        entry |= {"budget": "0.05", "error": "0.015625", "norm": "1.5", "raw_bytes": len(content), "added_bytes": len(made.to_bytes()), "derived_from": []}
+        return {name: value for name, value in (entry | dict(members or {})).items() if value is not None}
+
+    def basis(self, modules: Mapping[str, tuple[Rows, Rows]], widths: Mapping[str, tuple[int, int]] | None = None) -> str:
+        """Add a basis object; return its digest. Widths are needed where a side has no rows."""
+        sizes = {name: (len(a[0]) if a else 0, len(b[0]) if b else 0) for name, (a, b) in modules.items()} | dict(widths or {})
+        digest = self.put(basis_draft(modules, sizes).to_bytes())
+        self.blocks[digest] = dict(modules)
+        return digest
 
     def _file(
         self,
@@ -176,7 +188,7 @@ def spread(seed: str, rows: int, width: int, peak: int) -> Rows:
 def layout_of(tensors: Sequence[tuple[str, str, list[int]]], factors: Sequence[tuple[str, str, int, int, int]]) -> dict[str, Any]:
     """Return a layout of (key, dtype, shape) and (module, form, a, b, experts)."""
     return {
-        "format": 0,
+        "format": 1,
         "kind": "layout",
         "metadata": [{"name": "format", "value": "pt"}, {"name": "note", "value": 'a "quoted" \u00fc\u2028\\'}],
         "tensors": [{"key": key, "dtype": dtype, "shape": shape} for key, dtype, shape in tensors],

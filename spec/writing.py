@@ -110,6 +110,29 @@ class Draft:
         return binary(self.header, {"planes": self.planes, "symbols": self.symbols, "table": b"\0" + self.table() if table is None else table})
 
 
+@dataclass(kw_only=True)
+class BasisDraft(Draft):
+    """A basis object: of the columns of a `Draft` those of the groups, and `ks` of its sides."""
+
+    def table(self) -> bytes:
+        """Return the plain columns."""
+        columns = ((self.ks, 2), (self.groups_of_rows, 1), (self.packings, 1), (self.shifts, 1), (self.lengths, 3))
+        return bytes([len(self.packings) if self.count is None else self.count]) + b"".join(column(values, width) for values, width in columns)
+
+    def to_bytes(self, *, table: bytes | None = None) -> bytes:
+        """Return the object, with another table where one is given."""
+        return binary(self.header, {"symbols": self.symbols, "table": b"\0" + self.table() if table is None else table})
+
+
+def basis_draft(modules: Mapping[str, tuple[Rows, Rows]], widths: Mapping[str, tuple[int, int]]) -> BasisDraft:
+    """Return a basis object of rows by module."""
+    described = [{"module": name, "in": widths[name][0], "out": widths[name][1]} for name in sorted(modules)]
+    blocks = [block for name in sorted(modules) for block in modules[name]]
+    made = BasisDraft(header={"format": 1, "kind": "basis", "modules": described}, lanes=[], ks=[len(block) for block in blocks])
+    _add_rows(made, [row for block in blocks for row in block])
+    return made
+
+
 def column(values: Sequence[int], width: int) -> bytes:
     """Return numbers as planes, high byte first."""
     return b"".join(bytes(value >> 8 * place & 0xFF for value in values) for place in reversed(range(width)))
@@ -125,7 +148,7 @@ def draft(
     external: Mapping[int, str] | None = None,
 ) -> Draft:
     """Return an adapter object; rows take turns at the packings, so that each is there."""
-    header: dict[str, Any] = {"format": 0, "kind": "adapter", "layout": sha256(canonical(layout)), "sources": list(sources)}
+    header: dict[str, Any] = {"format": 1, "kind": "adapter", "layout": sha256(canonical(layout)), "sources": list(sources)}
     header["external"] = [{"object": digest, "tensor": index} for index, digest in sorted((external or {}).items())]
     header |= {} if previous is None else {"previous": previous}
     made = Draft(header=header, lanes=[0 if pair is None else 1 | pair[0].previous << 1 | pair[1].previous << 2 for pair in modules])
@@ -203,7 +226,7 @@ def tensor_object(content: bytes, width: int) -> bytes:
     """Return the object of an external tensor."""
     planes = [content[place::width] for place in range(width)]
     table = b"".join(struct.pack("<I", len(plane))[:3] for plane in planes if plane)
-    return binary({"format": 0, "kind": "tensor", "size": len(content), "width": width}, {"planes": b"".join(planes), "table": table})
+    return binary({"format": 1, "kind": "tensor", "size": len(content), "width": width}, {"planes": b"".join(planes), "table": table})
 
 
 def bfloat16(value: float) -> int:

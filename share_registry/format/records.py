@@ -1,4 +1,4 @@
-"""Records and notes: what one commit says (spec REC-01 to REC-15, NOT-01 to NOT-05).
+"""Records and notes: what one commit says (spec REC-01 to REC-19, NOT-01 to NOT-05).
 
 A record is canonical JSON, names its parent by sha256 and says what changed, not the state. Free text and personal data live in a note, an object of its own that can be removed without breaking the chain.
 """
@@ -275,9 +275,11 @@ def parse_record(content: bytes, *, what: str = "record") -> Record:
     value = load(content, what=what)
     _check_version(value, what)
     try:
-        return RECORD.validate_python(value)
+        record = RECORD.validate_python(value)
     except ValidationError as error:
         raise Integrity(f"{what} is malformed: {_first(error)}") from error
+    _check_tasks(record, what)
+    return record
 
 
 def parse_format(content: bytes) -> StoreFormat:
@@ -306,6 +308,14 @@ def decimal(value: float) -> str:
     text = repr(float(value))
     text = re.sub(r"e([+-]?)0*", lambda found: "e" + found[1].removeprefix("+"), text)
     return text.removesuffix(".0")
+
+
+def _check_tasks(record: Record, what: str) -> None:
+    """Check what the types cannot say (spec REC-16 to REC-18). Raises Integrity."""
+    if isinstance(record, Absorb | Refit | Merge) and any((entry.before is not None) != (record.kind == "refit") for entry in record.tasks):
+        raise Integrity(f"{what} is of kind {record.kind}, where an error before {'is needed' if record.kind == 'refit' else 'has no place'}.")
+    if isinstance(record, Merge) and len(record.weights) != len(record.tasks[0].derived_from):
+        raise Integrity(f"{what} has {len(record.weights)} weights for {len(record.tasks[0].derived_from)} parents.")
 
 
 def _check_version(value: dict[str, Json], what: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import share_registry as sr
+from share_registry.format import basis_object
 from share_registry.format.adapter_object import decode, header
 from share_registry.format.canonical import load, sha256
 from share_registry.format.layout import DType, Layout
@@ -70,6 +71,8 @@ def read_by_library(content: bytes, kind: str) -> object:
             return parse_format(content)
         case "adapter.safetensors":
             return decode(content, Layout.from_bytes(layouts()[header(content).layout]))
+        case "basis.safetensors":
+            return basis_object.decode(content)
         case "tensor.safetensors":
             return decode_tensor(content, dtype=DType.F32, size=24)
     raise AssertionError(kind)
@@ -84,6 +87,8 @@ def read_by_reference(content: bytes, kind: str) -> object:
             return reference.parse_layout(content)
         case "adapter.safetensors":
             return reference.parse_adapter(content, OneObject(content).get)
+        case "basis.safetensors":
+            return reference.parse_basis(content)
         case "tensor.safetensors":
             return OneObject(content).tensor("", TENSOR)
     name = kind.removesuffix(".json")

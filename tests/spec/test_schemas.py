@@ -14,9 +14,11 @@ from tests.spec.readers import VECTORS, kind_of
 
 SPEC = ROOT / "spec"
 TABLE = re.compile(r"^### `([\w*#-]+)`\n\n\|.*\n\|.*\n((?:\|.*\n)+)", re.MULTILINE)
-ROW = re.compile(r"^\| `(\w+)` \|[^|]*\| 0 \| (yes|no) \|", re.MULTILINE)
+ROW = re.compile(r"^\| `(\w+)` \|[^|]*\| 1 \| (yes|no) \|", re.MULTILINE)
 COMMON = "record-*"
-SHARED = {"record-policy#PolicyBody": "record-create#PolicyBody"}
+SHARED = {"record-policy#PolicyBody": "record-create#PolicyBody"} | {
+    f"record-{kind}#{part}": f"record-absorb#{part}" for kind in ("refit", "merge") for part in ("Absorbed", "TaskVersionRef")
+}
 """Definitions that one table describes for several schemas."""
 
 
