@@ -1,11 +1,12 @@
 """Labels and metrics of task versions: what notes say, as rows."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from share_registry.catalog.models import LabelRow, MetricRow
-from share_registry.catalog.step import Step, clean
+from share_registry.catalog.step import Step, clean, pieces
 from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
@@ -40,13 +41,25 @@ def change(step: Step, task: int, version: int, said: "TaskNote | None") -> None
         step.add(row, new)
 
 
-def repeat(step: Step, task: int, version: int, of: int) -> None:
-    """Give a version the labels and metrics that another version of the task has now."""
+def repeat(step: Step, versions: Mapping[int, tuple[int, int]]) -> None:
+    """Give versions the labels and metrics that other versions of their tasks have now: task -> (to, of)."""
     for row in (LabelRow, MetricRow):
-        held = step.session.execute(
-            select(row.name, row.value).where(row.space == step.space, row.task == task, row.version == of, row.until.is_(None)).order_by(row.name)
+        held = select(row.task, row.version, row.name, row.value).where(row.space == step.space, row.until.is_(None)).order_by(row.task, row.name)
+        found = [
+            said for piece in pieces(sorted(versions)) for said in step.session.execute(held.where(row.task.in_(piece), row.version.in_(_of(versions, piece))))
+        ]
+        step.add(
+            row,
+            [
+                {"task": task, "version": versions[task][0], "name": name, "since": step.number, "value": value}
+                for task, version, name, value in found
+                if version == versions[task][1]
+            ],
         )
-        step.add(row, [{"task": task, "version": version, "name": name, "since": step.number, "value": value} for name, value in held])
+
+
+def _of(versions: Mapping[int, tuple[int, int]], tasks: Sequence[int]) -> list[int]:
+    return sorted({versions[task][1] for task in tasks})
 
 
 def phrase(said: "TaskNote | None") -> str:

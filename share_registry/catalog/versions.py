@@ -1,7 +1,7 @@
 """New task versions: what absorb and restore records do to the rows."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import func, select
 
@@ -36,20 +36,25 @@ _COPIED = (
     "source_revision",
     "remarks",
 )
-
-
 _INHERITED = ("config_digest", "note_digest", "note_task", "source_kind", "source_location", "source_revision", "remarks")
 """What a version that a refit made has from the version before."""
+_Earlier: TypeAlias = "dict[int, Row[Any]]"
+"""Rows of versions that are re-expressed, by number of task."""
 
 
 def refit(step: Step, record: "Refit", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
     """Add one version for each task that was re-expressed: with the note, labels and metrics of the version before."""
+    known = step.known(entry.task for entry in record.tasks)
+    earlier = _newest(step, known.values())
     for entry in record.tasks:
-        known = step.task(entry.task)
-        earlier = _before(step, known)
-        if not known.live or earlier is None or entry.before is None or earlier.source_digest != entry.source:
-            raise Integrity(f"{step.what} re-expresses {entry.task!r}, which is not live with that source.")
-    absorb(step, record, note, layouts)
+        task = step.checked(known.get(entry.task), entry.task)
+        if not task.live:
+            raise Integrity(f"{step.what} re-expresses {entry.task!r}, which is dropped by then.")
+        if entry.before is None:
+            raise Integrity(f"{step.what} re-expresses {entry.task!r} without the error it had before.")
+        if earlier[task.task].source_digest != entry.source:
+            raise Integrity(f"{step.what} re-expresses {entry.task!r} of the source {entry.source[:12]}, expected {earlier[task.task].source_digest[:12]}.")
+    _add(step, record, note, layouts, earlier)
 
 
 def merge(step: Step, record: "Merge", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
@@ -60,29 +65,35 @@ def merge(step: Step, record: "Merge", note: "Note | None", layouts: "Mapping[Di
     absorb(step, record, note, layouts)
 
 
-def absorb(step: Step, record: "Absorb | Refit | Merge", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
+def absorb(step: Step, record: "Absorb | Merge", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
     """Add one version for each task of the record, and the tasks that are new."""
+    odd = next((entry.task for entry in record.tasks if entry.before is not None), None)
+    if odd is not None:
+        raise Integrity(f"{step.what} ({record.kind}) gives {odd!r} an error before, which only a refit has.")
+    _add(step, record, note, layouts, {})
+
+
+def _add(step: Step, record: "Absorb | Refit | Merge", note: "Note | None", layouts: "Mapping[Digest, Layout]", earlier: "_Earlier") -> None:
+    """Add the versions of a record; those of tasks that have an earlier row take from it what was said of them."""
     names = [absorbed.task for absorbed in record.tasks]
     if names != sorted(set(names)):
         raise Integrity(f"{step.what} does not list its tasks sorted and once each.")
     parents = {parent.task for absorbed in record.tasks for parent in absorbed.derived_from}
     known = step.known({*names, *parents})
-    of_note = {said.task: said for said in note.tasks} if note else {}
+    of_note = {said.task: said for said in note.tasks} if note and not earlier else {}
     _check_versions(step, record.tasks, known)
     _learn_modules(step, record.tasks, layouts)
     tasks = known | _create_tasks(step, [name for name in names if name not in known])
     _revive(step, [tasks[name] for name in names])
     made = [_version(step, absorbed, tasks[absorbed.task], of_note.get(absorbed.task), record.note) for absorbed in record.tasks]
-    step.add(VersionRow, [values | _inherited(step, absorbed, tasks[absorbed.task]) for values, absorbed in zip(made, record.tasks, strict=True)])
+    step.add(VersionRow, [values | _inherited(earlier.get(tasks[absorbed.task].task)) for values, absorbed in zip(made, record.tasks, strict=True)])
     weights = record.weights if record.kind == "merge" else None
     step.add(ParentRow, [row for absorbed in record.tasks for row in _parents(step, absorbed, tasks[absorbed.task], known, weights)])
     step.touch({tasks[absorbed.task].task: absorbed.version for absorbed in record.tasks})
     said = [(tasks[absorbed.task].task, absorbed.version, of_note[absorbed.task]) for absorbed in record.tasks if absorbed.task in of_note]
     step.add(LabelRow, [row for task, version, spoken in said for row in annotations.rows(step, task, version, spoken.labels)])
     step.add(MetricRow, [row for task, version, spoken in said for row in annotations.metrics(step, task, version, spoken.metrics)])
-    for entry in record.tasks:
-        if entry.before is not None:
-            annotations.repeat(step, tasks[entry.task].task, entry.version, entry.version - 1)
+    annotations.repeat(step, {task: (row.version + 1, row.version) for task, row in earlier.items()})
 
 
 def restore(step: Step, record: "Restore", note: "Note | None") -> None:
@@ -97,23 +108,22 @@ def restore(step: Step, record: "Restore", note: "Note | None") -> None:
     own = {"task": known.task, "version": record.version, "number": step.number, "name": record.task, "added_bytes": 0, "restored_from": record.of}
     step.add(VersionRow, [copied | own])
     step.touch({known.task: record.version})
-    annotations.repeat(step, known.task, record.version, record.of)
+    annotations.repeat(step, {known.task: (record.version, record.of)})
     annotations.change(step, known.task, record.version, note.of(record.task) if note else None)
 
 
-def _before(step: Step, known: Known) -> "Row[Any] | None":
-    place = (VersionRow.space == step.space) & (VersionRow.task == known.task) & (VersionRow.version == known.latest)
-    return step.session.execute(select(VersionRow.table).where(place)).one_or_none()
+def _newest(step: Step, tasks: "Iterable[Known]") -> "_Earlier":
+    """Return the newest version's row of each task, by its number."""
+    numbers = sorted({known.task for known in tasks})
+    newer = VersionRow.table.alias()
+    latest = select(func.max(newer.c.version)).where(newer.c.space == VersionRow.space, newer.c.task == VersionRow.task).scalar_subquery()
+    query = select(VersionRow.table).where(VersionRow.space == step.space, VersionRow.version == latest)
+    return {row.task: row for piece in pieces(numbers) for row in step.session.execute(query.where(VersionRow.task.in_(piece)))}
 
 
-def _inherited(step: Step, absorbed: "Absorbed", known: Known) -> dict[str, object]:
+def _inherited(earlier: "Row[Any] | None") -> dict[str, object]:
     """Return what a re-expressed version has from the one before; nothing for any other."""
-    if absorbed.before is None:
-        return {}
-    earlier = _before(step, known)
-    if earlier is None:
-        raise Integrity(f"{step.what} re-expresses {absorbed.task!r}, which has no version yet.")
-    return {name: getattr(earlier, name) for name in _INHERITED}
+    return {} if earlier is None else {name: getattr(earlier, name) for name in _INHERITED}
 
 
 def _check_versions(step: Step, tasks: "Sequence[Absorbed]", known: Mapping[str, Known]) -> None:

@@ -22,7 +22,7 @@ from share_registry.registry.results import Alias, AliasMove, Commit, SpaceSumma
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select
 
-KINDS: Final = ("create", "absorb", "restore", "drop", "rename", "policy", "alias", "tag", "annotate")
+KINDS: Final = ("create", "absorb", "refit", "merge", "restore", "drop", "rename", "policy", "alias", "tag", "annotate")
 """Kinds of commits, as records name them."""
 _MOST: Final = (1 << 31) - 1
 
