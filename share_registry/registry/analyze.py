@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -18,6 +18,7 @@ from share_registry.registry.forecast import forecasts
 from share_registry.registry.insight_results import AnalysedAdapter, Analysis, Continued, LeaveOneOut, Spectrum
 from share_registry.registry.members import Member, Progress, members, stored_member
 from share_registry.registry.policy import check_budget
+from share_registry.registry.render import percent
 from share_registry.registry.resolve import space_of
 from share_registry.registry.verdict import CONTINUES, kinships, statements
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 BUDGETS: Final = (0.01, 0.05, 0.1, 0.3)
 _NEAR: Final = 1.0
 """An earlier adapter is tried as the version before where dW differs by less than its own size."""
-_MAX_WORK: Final = 1e12
-"""Multiplications of eigenproblems: minutes on one core. Beyond, modules and adapters are sampled evenly."""
+_MAX_WORK: Final = 3e11
+"""Multiplications of eigenproblems: half a minute on one core. Beyond, modules and adapters are sampled evenly."""
 _SHOWN: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _Key = tuple[str, int, int]
 
@@ -72,7 +73,10 @@ def analyze_space(home: "Home", space: str | None, *, budgets: Sequence[float] =
     for done, row in enumerate(sorted(rows, key=lambda row: row.number), start=1):
         told(f"reading {row.ref}", done, len(rows))
         found.append(stored_member(home, row))
-    return analyze_members(found, budgets=budgets, progress=told)
+    lossy = max(row.error for row in rows)
+    notes = (f"adapters are taken as stored: at budgets near or below their errors (at most {percent(lossy)}) bytes are forecast too low.",) if lossy else ()
+    made = analyze_members(found, budgets=budgets, progress=told)
+    return replace(made, notes=(*notes, *made.notes))
 
 
 def analyze_members(found: Sequence[Member], *, budgets: Sequence[float], progress: Progress) -> Analysis:

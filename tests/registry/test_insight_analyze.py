@@ -181,6 +181,7 @@ def test_a_space_is_analysed_as_it_is_stored(registry: sr.Registry) -> None:
     found = analyze(registry, budgets=(0.1,))
     assert [adapter.name for adapter in found.adapters] == ["tiny/seed-0@v1", "tiny/seed-1@v1", "tiny/seed-2@v1"]
     assert [kin.kind for kin in found.kinships] == ["one start"]
+    assert found.notes[0].startswith("adapters are taken as stored: ")
     assert analyze(registry.space("tiny"), budgets=(0.1,)) == found
 
 
