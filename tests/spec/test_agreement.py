@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import share_registry as sr
+from share_registry.format import basis_object
 from share_registry.format.adapter_object import decode, header
 from share_registry.format.canonical import dump, load
 from share_registry.format.layout import Layout
@@ -27,6 +28,7 @@ FILES = sorted(path for path in (VECTORS / "good").glob("*.*.json"))
 STORES = [store for name, store in good.stores().items() if name != "history"]
 OBJECTS = {reference.sha256(content).hexdigest(): content for store in STORES for content in store.values()}
 ADAPTERS = [content for content in OBJECTS.values() if b'"kind\\":\\"adapter' in content]
+BASES = [content for content in OBJECTS.values() if b'"kind\\":\\"basis' in content]
 QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -62,6 +64,23 @@ def test_both_readers_agree_on_a_changed_adapter_object(data: st.DataObject) -> 
     assert dict(stored.verbatim) == found.kept
     assert dict(stored.external) == found.external
     _check_modules(stored, found.modules)
+
+
+@QUICK
+@given(st.data())
+def test_both_readers_agree_on_a_changed_basis_object(data: st.DataObject) -> None:
+    """They refuse it, or read the same rows from it (spec BAS-01 to BAS-07)."""
+    content = _changed(data, data.draw(st.sampled_from(BASES)))
+    try:
+        found = reference.parse_basis(content)
+    except reference.Damaged:
+        with pytest.raises((sr.Integrity, sr.Format)):
+            basis_object.decode(content)
+        return
+    stored = basis_object.decode(content)
+    assert list(stored.modules) == list(found)
+    for name, blocks in stored.modules.items():
+        assert all(np.array_equal(ours, theirs.own) for ours, theirs in zip(blocks, found[name], strict=True))
 
 
 def _by_library(content: bytes) -> StoredAdapter:
@@ -106,4 +125,5 @@ def _refused(read: Any) -> bool:
 
 def test_there_are_adapters_of_every_lane() -> None:
     assert len(ADAPTERS) > 20
+    assert len(BASES) == 2
     assert {Path(kind_of(path)).stem for path in FILES} == {"record", "note", "layout", "format"}

@@ -133,7 +133,7 @@ def test_an_alias_cannot_be_read_as_something_else(name: str) -> None:
 
 def test_a_later_format_is_called_that_and_not_damage() -> None:
     """A version, a feature and a member of later releases are refused, the first two as Format (spec EVO-01, EVO-02, EVO-03, EVO-04)."""
-    for path in sorted((VECTORS / "bad").glob("EVO-02-*.json")):
+    for path in sorted(path for path in (VECTORS / "bad").glob("EVO-02-*.*") if path.suffix != ".zip"):
         with pytest.raises(sr.Format):
             readers.read_by_library(path.read_bytes(), readers.kind_of(path))
     note = json.loads((VECTORS / "good" / "absorb.note.json").read_text(encoding="utf-8"))

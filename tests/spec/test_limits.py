@@ -33,6 +33,9 @@ VECTORS_OF: dict[str, tuple[str, ...]] = {
     "LIM-16": ("SYM-08-2-to-the-23",),
     "LIM-17": ("DEC-03-46-bits",),
     "LIM-18": ("DEC-09-chain-of-9",),
+    "LIM-20": ("BAS-01-name-519", "BAS-01-width-over-2-to-the-24"),
+    "LIM-21": ("BAS-06-numbers",),
+    "LIM-22": ("REC-01-merge-1025-weights",),
 }
 """Limit -> bad vectors, which are refused by the tests of vectors."""
 

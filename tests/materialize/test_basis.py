@@ -1,0 +1,181 @@
+"""Terms over a basis: its rows take the place of an adapter's own, and nothing else changes in decoding."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from share_registry.errors import Integrity, NotFound
+from share_registry.format import adapter_object, basis_object
+from share_registry.format.canonical import sha256
+from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
+from share_registry.format.tensor_object import encode_tensor
+from share_registry.materialize import reader as module
+from share_registry.materialize.reader import Reader
+from share_registry.names import Digest, Side
+from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide, Term
+
+R, IN, OUT, K_A, K_B = 2, 6, 4, 3, 5
+LAYOUT = Layout(
+    metadata=[],
+    tensors=[TensorSpec(key="A", dtype=DType.F32, shape=[R, IN]), TensorSpec(key="B", dtype=DType.F32, shape=[OUT, R])],
+    factors=[FactorSpec(module="q", form=Form.LINEAR, a=0, b=1)],
+)
+LAYOUT_BYTES = LAYOUT.to_bytes()
+Ints = NDArray[np.int32]
+
+
+class Memory:
+    """Objects by digest, counting how often each is read."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Digest, bytes] = {}
+        self.reads: dict[Digest, int] = {}
+
+    def put(self, content: bytes) -> Digest:
+        digest = sha256(content)
+        self.objects[digest] = content
+        return digest
+
+    def get(self, digest: Digest, *, limit: int = 0) -> bytes:
+        self.reads[digest] = self.reads.get(digest, 0) + 1
+        if digest not in self.objects:
+            raise NotFound(f"object {digest} is not there.")
+        return self.objects[digest]
+
+
+def ints(seed: int, *shape: int) -> Ints:
+    return np.random.default_rng(seed).integers(-900, 900, shape, dtype=np.int32)
+
+
+def factor(width: int, k: int, seed: int, *, own: Ints | None = None) -> StoredSide:
+    term = Term(source=0, exponent=-3, coefficients=ints(seed, R, k))
+    scales = np.array([0.5, 2.0**-9], np.float32)
+    return StoredSide(previous=False, terms=(term,), scales=scales, own=np.zeros((R, width), np.int32) if own is None else own)
+
+
+A, B = factor(IN, K_A, 1, own=ints(3, R, IN)), factor(OUT, K_B, 2)
+BASIS = StoredBasis(modules={"q": (ints(4, K_A, IN), ints(5, K_B, OUT))})
+
+
+def stored(source: Digest) -> bytes:
+    layout = sha256(LAYOUT_BYTES)
+    return adapter_object.encode(
+        StoredAdapter(layout=layout, previous=None, sources=(source,), modules=(StoredModule(a=A, b=B, error=0.0),), verbatim={}, external={}), LAYOUT
+    )
+
+
+def filled(source: bytes) -> tuple[Memory, Digest, Digest]:
+    """Return a store of an adapter over the rows of a source, its digest and that of the source."""
+    memory = Memory()
+    memory.put(LAYOUT_BYTES)
+    digest = memory.put(source)
+    return memory, memory.put(stored(digest)), digest
+
+
+def expected(side: StoredSide, rows: Ints) -> NDArray[np.float32]:
+    """One element after another, in plain Python floats (spec DEC-04, DEC-06)."""
+    (term,) = side.terms
+    made = np.zeros(side.own.shape, np.float32)
+    for i, j in np.ndindex(*made.shape):
+        product = sum(int(c) * int(q) for c, q in zip(term.coefficients[i], rows[:, j], strict=True))
+        made[i, j] = np.float32(float(side.scales[i]) * (product * 2.0**term.exponent + float(side.own[i, j])))
+    return made
+
+
+def test_a_factor_over_a_basis_is_what_plain_arithmetic_gives() -> None:
+    """Spec DEC-02."""
+    memory, adapter, source = filled(basis_object.encode(BASIS))
+    found = Reader(memory)
+    tensors = found.tensors(adapter)
+    assert np.array_equal(tensors["A"].numpy(), expected(A, BASIS.modules["q"][0]))
+    assert np.array_equal(tensors["B"].numpy(), expected(B, BASIS.modules["q"][1]).T)
+    assert found.is_basis(source)
+    assert not found.is_basis(adapter)
+
+
+def test_an_adapter_with_the_same_rows_gives_the_same_factor() -> None:
+    """Side `a` over own rows of an adapter of rank 3, side `b` left alone: own rows and rows of a basis are alike."""
+    wide = Layout(
+        metadata=[],
+        tensors=[TensorSpec(key="A", dtype=DType.F32, shape=[K_A, IN]), TensorSpec(key="B", dtype=DType.F32, shape=[OUT, K_A])],
+        factors=[FactorSpec(module="q", form=Form.LINEAR, a=0, b=1)],
+    )
+    rows = (BASIS.modules["q"][0], BASIS.modules["q"][1][:K_A])
+    sides = [StoredSide(previous=False, terms=(), scales=np.ones(K_A, np.float32), own=own) for own in rows]
+    value = StoredAdapter(
+        layout=sha256(wide.to_bytes()), previous=None, sources=(), modules=(StoredModule(a=sides[0], b=sides[1], error=0.0),), verbatim={}, external={}
+    )
+    first, second = Memory(), Memory()
+    made = []
+    for memory, content in ((first, adapter_object.encode(value, wide)), (second, basis_object.encode(StoredBasis(modules={"q": rows})))):
+        memory.put(LAYOUT_BYTES)
+        memory.put(wide.to_bytes())
+        short = replace(B, terms=(replace(B.terms[0], coefficients=B.terms[0].coefficients[:, :K_A]),))
+        referring = StoredAdapter(
+            layout=sha256(LAYOUT_BYTES),
+            previous=None,
+            sources=(memory.put(content),),
+            modules=(StoredModule(a=A, b=short, error=0.0),),
+            verbatim={},
+            external={},
+        )
+        made.append(Reader(memory).tensors(memory.put(adapter_object.encode(referring, LAYOUT))))
+    assert all(torch.equal(made[0][key], made[1][key]) for key in ("A", "B"))
+
+
+def test_a_basis_is_read_and_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, adapter, source = filled(basis_object.encode(BASIS))
+    decoded: list[bytes] = []
+
+    def counted(content: bytes) -> StoredBasis:
+        decoded.append(content)
+        return basis_object.decode(content)
+
+    monkeypatch.setattr(module.basis_object, "decode", counted)
+    found = Reader(memory)
+    for _ in range(3):
+        found.rows(adapter)
+        found.forget_decoded()
+        assert found.basis(source).rows("q", Side.A) is not None
+    assert len(decoded) == 1
+    assert memory.reads[source] == 1
+
+
+def test_a_small_cache_changes_nothing() -> None:
+    memory, adapter, _ = filled(basis_object.encode(BASIS))
+    kept, bare = Reader(memory).tensors(adapter), Reader(memory, cache_bytes=1).tensors(adapter)
+    assert all(torch.equal(kept[key], bare[key]) for key in kept)
+
+
+WRONG: Mapping[str, bytes] = {
+    "another module": basis_object.encode(StoredBasis(modules={"v": BASIS.modules["q"]})),
+    "fewer rows": basis_object.encode(StoredBasis(modules={"q": (BASIS.modules["q"][0][:2], BASIS.modules["q"][1])})),
+    "no rows": basis_object.encode(StoredBasis(modules={"q": (BASIS.modules["q"][0][:0], BASIS.modules["q"][1])})),
+    "another width": basis_object.encode(StoredBasis(modules={"q": (BASIS.modules["q"][0][:, :5], BASIS.modules["q"][1])})),
+    "a tensor object": encode_tensor(bytes(24), dtype=DType.F32),
+    "no object": b"rows",
+}
+
+
+@pytest.mark.parametrize("what", sorted(WRONG))
+def test_a_source_without_the_block_is_damage(what: str) -> None:
+    memory, adapter, _ = filled(WRONG[what])
+    with pytest.raises(Integrity):
+        Reader(memory).rows(adapter)
+
+
+def test_a_basis_that_is_gone_is_named() -> None:
+    memory, adapter, source = filled(basis_object.encode(BASIS))
+    del memory.objects[source]
+    with pytest.raises(Integrity, match=source):
+        Reader(memory).rows(adapter)
+
+
+def test_an_adapter_is_no_basis() -> None:
+    memory, adapter, _ = filled(basis_object.encode(BASIS))
+    with pytest.raises(Integrity, match="no basis object"):
+        Reader(memory).basis(adapter)
