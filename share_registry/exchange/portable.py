@@ -1,7 +1,10 @@
 """The portable form: the one shape of an adapter that means the same function in every server.
 
-One rank R for all modules (rows of zeros fill up), lora_alpha = R, the scale folded into B in float64 before the one rounding, no patterns, no rsLoRA, a minimal config. Tensors outside the
-factor pairs have no such form: with them the export is refused, except those that act in training alone.
+One rank R for all modules (rows of zeros fill up), lora_alpha = R, the scale folded into B in float64 before the one rounding, no patterns, no rsLoRA, a minimal config. Tensors outside
+the factor pairs have no such form: with them the export is refused, except those that act in training alone.
+
+R is the smallest of vLLM's slots that holds every module's rank, since a smaller one saves nothing there. An adapter of a smaller pseudo-rank p than its own rank, of which every module
+has rows that multiply to exactly nothing, is exported at rank p, without them: every server takes any rank up to its slot (vLLM and LoRAX fill up as they load).
 """
 
 import json
@@ -38,7 +41,9 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
     """
     dropped = _check(adapter)
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    rank = _uniform(max(pair.a.shape[0] for pair in pairs))
+    largest, pairs = max(pair.a.shape[0] for pair in pairs), [_without_zeros(pair) for pair in pairs]
+    used = max([1, *(pair.a.shape[0] for pair in pairs)])
+    rank = used if used < largest else _uniform(largest)
     layout = _layout(adapter.layout, rank)
     tensors = tensors_of(layout, [_folded(pair, rank) for pair in pairs])
     config = _config(adapter, rank, base_model)
@@ -66,6 +71,12 @@ def _check(adapter: Adapter) -> list[str]:
 def _uniform(rank: int) -> int:
     """Return the smallest rank at least this large that wastes nothing in vLLM."""
     return next((slot for slot in VLLM_RANKS if slot >= max(rank, _MIN_RANK)), rank)
+
+
+def _without_zeros(pair: Pair) -> Pair:
+    """Return a pair without the rows whose product is exactly zero."""
+    kept = (pair.a != 0).any(1) & (pair.b != 0).any(1)
+    return replace(pair, a=pair.a[kept], b=pair.b[kept])
 
 
 def _folded(pair: Pair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +112,7 @@ def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": rank,
-        "target_modules": _targets(adapter.config, adapter.layout),
+        "target_modules": targets_of(adapter.config, adapter.layout),
         "task_type": None,
     }
     if base.revision and base.label == label:
@@ -110,8 +121,8 @@ def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
     return dict(sorted(config.items()))
 
 
-def _targets(config: Mapping[str, object], layout: Layout) -> list[str]:
-    """Return sorted module names: the source's own list where it selects exactly these modules, else every path."""
+def targets_of(config: Mapping[str, object], layout: Layout) -> list[str]:
+    """Return sorted module names: the config's own list where it selects exactly these modules, else every path."""
     parameters = config.get("target_parameters")
     owners = {str(target).rpartition(".")[0] for target in parameters} if isinstance(parameters, list) else set()
     paths = sorted({plain_path(factor.module) for factor in layout.factors if not (factor.form is Form.EXPERTS or _ends(factor.module, owners))})

@@ -85,12 +85,12 @@ def check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
 
 def rebuilt(home: Home, row: TaskVersion) -> Adapter:
     """Return a version that the catalog knows, as stored. Raises NotFound, Integrity."""
-    return _rebuilt(home, _place_of(row), row, _note_of(home, row), "cpu")
+    return _rebuilt(home, _place_of(row), row, note_of(home, row), "cpu")
 
 
 def original(home: Home, row: TaskVersion) -> Adapter | None:
     """Return the adapter that a version was committed from, where its files were kept."""
-    note = _note_of(home, row)
+    note = note_of(home, row)
     return _original(home, _place_of(row), row, note) if note.original else None
 
 
@@ -98,7 +98,8 @@ def _place_of(row: TaskVersion) -> Resolved:
     return Resolved(ref=row.ref, space=row.space, task=row.task, version=row.version, number=row.number, id=row.commit_id)
 
 
-def _note_of(home: Home, row: TaskVersion) -> TaskNote:
+def note_of(home: Home, row: TaskVersion) -> TaskNote:
+    """Return what the note of a version says of it. Raises NotFound."""
     note = read_note(home.store, row.note_digest)
     if note is None:
         raise NotFound(f"{row.ref}: its note, and with it the config, is not in the store.", hint="Run verify.")
@@ -111,7 +112,7 @@ def _version(home: Home, ref: str, space: str | None) -> tuple[Resolved, TaskVer
         row = queries.version_row(session, found.space, str(found.task), found.version or 0)
     if row is None:
         raise NotFound(f"{found.ref} is not in the catalog.", hint="Run `rebuild`.")
-    return found, row, _note_of(home, row)
+    return found, row, note_of(home, row)
 
 
 def _rebuilt(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote, device: str) -> Adapter:

@@ -71,7 +71,7 @@ def commit_sources(home: Home, sources: Sequence[tuple[str | None, Any]], *, spa
     home.require_writable()
     if not sources:
         raise InvalidInput("there is no adapter to commit.", hint="Give at least one.")
-    _check_options(options)
+    check_options(options)
     check_distinct(environment_labels(home.outside) | dict(options.labels), options.metrics)
     key = idempotency_key(home, options.idempotency_key)
     loaded = [load(source, task=task, adapter_name=adapter_name, outside=home.outside) for task, source in sources]
@@ -110,9 +110,9 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
         return _shown(home, Published(space=target.name, number=earlier, created=False))
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
     prepared, fitted = _prepared(home, target.name, job, policy, parents)
-    note = _note(home, prepared, options, remarks)
+    note = note_for(home, prepared, options, remarks)
     if options.dry_run:
-        return _rehearsed(home, target.name, prepared, options, note)
+        return rehearsed(home, target.name, prepared, options, note)
     if target.new:
         create_space(home, target.name, base_model=target.labels[0], base_revision=target.base_revision, exist_ok=True)
     if fitted is not None:
@@ -162,7 +162,8 @@ def _pays(home: Home, together: Mapping[TaskName, Prepared], apart: Mapping[Task
     return len(fitted.content) + sizes[0] < sizes[1] and any(fitted.digest in item.sources for item in together.values())
 
 
-def _check_options(options: Options) -> None:
+def check_options(options: Options) -> None:
+    """Check what a caller says. Raises InvalidInput."""
     check_labels(options.labels)
     check_metrics(options.metrics)
     if options.author is not None and len(options.author) > 256:
@@ -195,7 +196,7 @@ def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job) -> Com
     same = same_version(session, home.store, space, task, adapter, budget=options.budget, keep_original=options.keep_original)
     if same is None:
         return None
-    _check_expected(task, same.version, options.expected)
+    check_expected(task, same.version, options.expected)
     said = ("labels", "metrics", "message", "author", "derived_from")
     remark_unrecorded(space, same.number, {name: getattr(options, name) for name in said})
     return same.number
@@ -204,9 +205,9 @@ def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job) -> Com
 def _check_tasks(session: "Session", space: SpaceName, job: _Job) -> None:
     """Check what a new version of each task needs. Raises Conflict or Refused."""
     for task, adapter in job.adapters.items():
-        _check_name(session, space, task)
+        check_name(session, space, task)
         latest = queries.latest_version(session, space, task)
-        _check_expected(task, latest.version if latest else ABSENT, job.options.expected)
+        check_expected(task, latest.version if latest else ABSENT, job.options.expected)
         if task in job.derived and latest is not None and adapter.source.location not in known_places(session, space, task):
             raise Refused(
                 f"task name {task!r}, derived from {adapter.source.location}, is taken by {latest.source_location}.",
@@ -214,13 +215,15 @@ def _check_tasks(session: "Session", space: SpaceName, job: _Job) -> None:
             )
 
 
-def _check_name(session: "Session", space: SpaceName, task: TaskName) -> None:
+def check_name(session: "Session", space: SpaceName, task: TaskName) -> None:
+    """Check that a task has not got another name meanwhile. Raises Refused."""
     now = queries.current_name(session, space, task)
     if now is not None and now != task:
         raise Refused(f"task {space}/{task} was renamed to {now!r}; a name is never given to another task.", hint=f"Commit to {now!r}, or pick a new name.")
 
 
-def _check_expected(task: str, latest: int, expected: int | None) -> None:
+def check_expected(task: str, latest: int, expected: int | None) -> None:
+    """Check that a task is at the version that was expected; 0 for absent. Raises Conflict."""
     if expected is not None and expected != latest:
         found = f"at v{latest}" if latest else "absent"
         wanted = f"v{expected}" if expected else "absent"
@@ -237,7 +240,8 @@ def _parents(session: "Session", space: SpaceName, refs: Sequence[str]) -> tuple
     return tuple(TaskVersionRef(task=task, version=version) for task, version in sorted(found))
 
 
-def _note(home: Home, prepared: Mapping[TaskName, Prepared], options: Options, remarks: Mapping[TaskName, tuple[str, ...]]) -> Note:
+def note_for(home: Home, prepared: Mapping[TaskName, Prepared], options: Options, remarks: Mapping[TaskName, tuple[str, ...]]) -> Note:
+    """Return the note of a commit: what the caller said, and of every task its files and remarks."""
     labels = environment_labels(home.outside) | dict(options.labels)
     tasks = [
         TaskNote(
@@ -320,7 +324,7 @@ def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared]
     return replace(found, reports=reports)
 
 
-def _rehearsed(home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepared], options: Options, note: Note) -> Commit:
+def rehearsed(home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepared], options: Options, note: Note, *, kind: str = "absorb") -> Commit:
     """Return what a commit would be: no id, and `created` is False."""
     with home.catalog.begin() as session:
         known = queries.head(session, space)
@@ -332,7 +336,7 @@ def _rehearsed(home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepare
         number=CommitNumber((known.number if known else 1) + 1),
         id=Digest(""),
         parent=known.id if known else Digest(""),
-        kind="absorb",
+        kind=kind,
         space=space,
         time=home.outside.now(),
         key="",
