@@ -99,6 +99,12 @@ def frame(rows: Tensor) -> Frame:
     return Frame(root=lengths * ((V[:, keep] * root) @ again), back=back * inverse.mT, rows=rows)
 
 
+def axes(width: int) -> Frame:
+    """Return the frame of the axes themselves: for more rows than columns, where it needs no decomposition."""
+    unit = torch.eye(width, dtype=torch.float64)
+    return Frame(root=unit, back=unit, rows=unit)
+
+
 def spectrum(G: Tensor) -> Spectrum:
     """Return energies (q,), descending, at least 0, and coordinates U (q, q) of the directions; each turned so that its largest coordinate is positive."""
     values, U = torch.linalg.eigh((G + G.mT) / 2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.error import norm
-from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, captured, frame, paying, rounded, savings, spectrum
+from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, axes, captured, frame, paying, rounded, savings, spectrum
 from share_registry.exchange.config import parse_config
 from share_registry.exchange.pairs import pairs_of
 from share_registry.exchange.scales import module_scales
@@ -148,8 +148,7 @@ def _coordinates(members: Sequence[Member], module: str, side: Side) -> tuple[li
     rows = torch.cat(list(blocks.values()))
     starts = dict(zip(blocks, torch.tensor([0, *map(len, blocks.values())]).cumsum(0).tolist(), strict=False))
     if len(rows) > rows.shape[1]:
-        axes = frame(torch.eye(rows.shape[1], dtype=torch.float64))
-        return [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros(())) @ axes.root for factor in factors], axes
+        return [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros(())) for factor in factors], axes(rows.shape[1])
     found = frame(rows)
     return [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros(())) for factor in factors], found
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from share_registry.algebra.subspace import Frame, Moments, Task, captured, frame, paying, rounded, savings, spectrum
+from share_registry.algebra.subspace import Frame, Moments, Task, axes, captured, frame, paying, rounded, savings, spectrum
 from tests.algebra.adapters import planted
 
 ENERGY = 1e-10
@@ -91,14 +91,14 @@ def test_directions_and_energies_are_those_of_all_factors_stacked(
         a, b = (replace(one, K=[*one.K, one.K[0]]) for one in (a, b))
     weights = [0.5 + number for number in range(len(a.K))]
     found, frame_a, frame_b, _ = moments(a, b, weights)
-    for G, axes, this, other in ((found.a, frame_a, a, b), (found.b, frame_b, b, a)):
+    for G, coordinates, this, other in ((found.a, frame_a, a, b), (found.b, frame_b, b, a)):
         energies, U = spectrum(G)
         wanted, Vt = full(this.factors, other.factors, weights)
         count = min(len(energies), len(wanted))
         total = float(wanted.sum())
         assert float((energies[:count] - wanted[:count]).abs().max()) <= ENERGY * total
         assert float(wanted[count:].sum()) <= ENERGY * total
-        Q = axes.directions(U)
+        Q = coordinates.directions(U)
         for k in range(1, count + 1):
             after = wanted[k] if k < len(wanted) else 0.0
             if float(wanted[k - 1] - after) >= GAP * float(wanted[0]):
@@ -127,6 +127,17 @@ def test_the_gauge_of_a_task_does_not_matter() -> None:
     (plain, *_), (turned, *_) = moments(a, b, [1.0, 2.0]), moments(turned_a, turned_b, [1.0, 2.0])
     assert torch.allclose(plain.a, turned.a, rtol=0, atol=ENERGY * float(plain.a.trace()))
     assert torch.allclose(plain.b, turned.b, rtol=0, atol=ENERGY * float(plain.b.trace()))
+
+
+def test_more_rows_than_columns_may_be_seen_from_the_axes_themselves() -> None:
+    generator = torch.Generator().manual_seed(4)
+    a, b = (factor(generator, ranks=[3, 4, 5], rows=24, width=10, dependent=False) for _ in range(2))
+    found = Moments.empty(10, 10)
+    for A, B in zip(a.factors, b.factors, strict=True):
+        found.add(Task(A=A, B=B, weight=1.0))
+    (energies, U), (wanted, Vt) = spectrum(found.a), full(a.factors, b.factors, [1.0] * 3)
+    assert torch.allclose(energies, wanted, rtol=0, atol=ENERGY * float(wanted.sum()))
+    assert torch.allclose((axes(10).directions(U) * Vt).sum(-1).abs(), torch.ones(10, dtype=torch.float64), rtol=0, atol=ANGLE)
 
 
 def test_a_task_taken_out_leaves_the_moments_of_the_others() -> None:
