@@ -27,7 +27,7 @@ from share_registry.format.records import Source
 _TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
 _NONLINEAR: Final = ("use_dora", "lora_bias", "ensure_weight_tying")
 _SAME_FIELDS: Final = ("alora_invocation_tokens", "layer_replication", "fan_in_fan_out", "target_parameters", "trainable_token_indices")
-_CLEARED: Final = (
+_CLEARED: Final[tuple[tuple[str, object], ...]] = (
     ("alpha_pattern", {}),
     ("rank_pattern", {}),
     ("use_rslora", False),
