@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from share_registry.format.layout import Layout
-    from share_registry.format.records import Alias, Annotate, Create, Drop, Merge, Note, PolicyBody, Record, Rename, SetPolicy, Tag
+    from share_registry.format.records import Alias, Annotate, Create, Drop, Merge, Note, PolicyBody, Record, Refit, Rename, SetPolicy, Tag
     from share_registry.names import Digest
 
 
@@ -151,7 +151,7 @@ def _detail(record: "Record", note: "Note | None") -> str:
         case "absorb":
             return "with a basis of their own" if record.basis else ""
         case "refit":
-            return f"a basis, {len(record.tasks)} tasks re-expressed" if record.tasks else "a basis for later commits"
+            return _refit_phrase(record)
         case "merge":
             return _merge_phrase(record)
         case "restore":
@@ -183,7 +183,13 @@ def _policy_phrase(policy: "PolicyBody") -> str:
 def _merge_phrase(record: "Merge") -> str:
     parents = zip(record.weights, record.tasks[0].derived_from, strict=False)
     terms = " + ".join(f"{weight} {parent.task}@v{parent.version}" for weight, parent in parents)
-    return f"{record.tasks[0].task}@v{record.tasks[0].version} = {terms}" + ("" if record.method == "linear" else f", {record.method}")
+    return f"{record.tasks[0].task}@v{record.tasks[0].version} = {terms}, {record.method}"
+
+
+def _refit_phrase(record: "Refit") -> str:
+    count = len(record.tasks)
+    moved = f"{count} task{'' if count == 1 else 's'} re-expressed" if count else "for later commits"
+    return f"basis {record.basis[:8]}, {moved}"
 
 
 def _change(step: Step, record: "Record", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:

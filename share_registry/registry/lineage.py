@@ -1,11 +1,12 @@
 """Lineage: the versions a task version came from.
 
-Edges are the version before it in its task ("version"), the versions its commit declares it derived from ("derived"), and for a restored version the one it repeats ("restored").
+Edges are the version before it in its task ("version"), the versions its commit declares it derived from ("derived") or was merged of ("merged" with the weight), and for a restored version the
+one it repeats ("restored").
 """
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
 _Place: TypeAlias = tuple[int, int]
 """Task and version."""
+_MERGED: Final = "merged, "
+"""How an edge to a parent of a merge begins: its weight follows."""
 
 
 def lineage(session: Session, ref: str | Reference, *, space: str | None = None) -> Lineage:
-    """Return a task version and its ancestors, depth first, each once and where it is first met.
+    """Return a task version and its ancestors, depth first, each once and where it is first met; parents of a merge below it, with their weights.
 
     Raises:
         InvalidInput: the reference is malformed or of a whole space.
@@ -66,14 +69,17 @@ class _Origins:
 def _walk(start: _Place, origins: _Origins) -> list[_Step]:
     waiting = [_Step("", start, 0)]
     seen: set[_Place] = set()
+    merged: set[_Place] = set()
     found = []
     while waiting:
         step = waiting.pop()
-        if step.place in seen:
+        if step.place in seen or (step.place in merged and not step.via.startswith(_MERGED)):
             continue
         seen.add(step.place)
         found.append(step)
-        waiting += [_Step(via, parent, step.depth + 1) for via, parent in reversed(origins.of(step.place))]
+        edges = origins.of(step.place)
+        merged |= {place for via, place in edges if via.startswith(_MERGED)}
+        waiting += [_Step(via, parent, step.depth + 1) for via, parent in reversed(edges)]
     return found
 
 
@@ -82,7 +88,7 @@ def _origins(session: Session, space: SpaceName) -> _Origins:
     declared = select(ParentRow.task, ParentRow.version, ParentRow.parent_task, ParentRow.parent_version, ParentRow.weight).where(ParentRow.space == space)
     derived: dict[_Place, list[tuple[str, _Place]]] = defaultdict(list)
     for task, version, parent_task, parent_version, weight in session.execute(declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)):
-        derived[(task, version)].append((f"merged, {weight}" if weight else "derived", (parent_task, parent_version)))
+        derived[(task, version)].append((f"{_MERGED}{weight}" if weight else "derived", (parent_task, parent_version)))
     return _Origins({(task, version): (task, of or 0) for task, version, of in session.execute(repeats)}, derived)
 
 
@@ -108,6 +114,7 @@ def _node(row: "Row[Any]") -> LineageNode:
         message=row.message,
         source=f"{row.source_location or ''}{revision}",
         error=row.error,
+        bound=row.bound,
         via="",
         depth=0,
     )

@@ -95,6 +95,7 @@ def _tasks(session: Session, newest: "Subquery", rows: "Iterable[Row[Any]]") -> 
             number=CommitNumber(row.number),
             time=moment(row.time),
             error=row.error,
+            bound=row.bound,
             budget=row.budget,
             raw_bytes=row.raw_bytes,
             bytes_added=row.added_bytes,

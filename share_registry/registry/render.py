@@ -66,6 +66,11 @@ def percent(part: float) -> str:
     return f"{_cut(value, -2 if value < 10 else min(value.adjusted() - 2, 0)):f} %"
 
 
+def measured(error: float, *, bound: bool) -> str:
+    """Return an error as a percentage: `4.93 %`, or `<= 4.93 %` where it is an upper bound."""
+    return f"{'<= ' if bound else ''}{percent(error)}"
+
+
 def typed_percent(part: float) -> str:
     """Return a fraction that somebody chose as a percentage, the way it was chosen: `2.5 %`."""
     return f"{100 * part:.12g} %"
@@ -118,7 +123,7 @@ def sheet(value: object) -> Sheet:
 def line(value: object) -> str:
     """Return a result as one line."""
     if isinstance(value, Task):
-        return f"{value.ref} error {percent(value.error)}, {size(value.bytes_added)} for {size(value.raw_bytes)}"
+        return f"{value.ref} error {measured(value.error, bound=value.bound)}, {size(value.bytes_added)} for {size(value.raw_bytes)}"
     if isinstance(value, Export):
         return f"{value.ref} at {value.path}"
     if isinstance(value, Diff):
@@ -157,7 +162,7 @@ def _lineage_sheet(value: Lineage) -> Sheet:
             f"c{node.number}",
             node.id[:8],
             moment(node.time),
-            percent(node.error),
+            measured(node.error, bound=node.bound),
             node.source or NOTHING,
             _line(node.message) or NOTHING,
         )
@@ -223,7 +228,7 @@ def _task_table(tasks: Sequence[Task]) -> Table:
             task.ref,
             f"c{task.number}",
             moment(task.time),
-            percent(task.error),
+            measured(task.error, bound=task.bound),
             size(task.bytes_added),
             size(task.raw_bytes),
             ", ".join(f"{alias}->v{version}" for alias, version in sorted(task.aliases.items())) or NOTHING,
@@ -313,13 +318,14 @@ def _optional_facts(commit: Commit) -> Iterable[tuple[str, str]]:
 
 def _log_row(commit: Commit) -> tuple[str, ...]:
     reports = commit.reports.values()
+    worst = max(reports, key=lambda report: report.error, default=None)
     return (
         f"c{commit.number}",
         commit.id[:8],
         moment(commit.time),
         commit.kind,
         commit.detail or ", ".join(ref.partition("/")[2] for ref in commit.refs.values()) or NOTHING,
-        percent(max(report.error for report in reports)) if reports else NOTHING,
+        measured(worst.error, bound=worst.bound) if worst is not None else NOTHING,
         size(sum(report.bytes_added for report in reports)) if reports else NOTHING,
         commit.author or NOTHING,
         _line(commit.message) or NOTHING,

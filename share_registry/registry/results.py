@@ -227,6 +227,7 @@ class Task:
     labels: Mapping[str, str]
     metrics: Mapping[str, float]
     aliases: Mapping[str, Version]
+    bound: bool = False
 
     __repr__ = _line
     _repr_html_ = _html
@@ -252,6 +253,7 @@ class LineageNode:
     error: float
     via: str
     depth: int
+    bound: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

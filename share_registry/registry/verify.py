@@ -219,7 +219,7 @@ def _sound(walk: _Walk, digest: Digest) -> bytes | None:
 def _check_objects(walk: _Walk, progress: Progress) -> None:
     """Check every object that is referred to, and what adapter objects refer to in turn."""
     adapters = {task.adapter for task in walk.versions.values()}
-    pending, done = sorted(walk.referred), 0
+    pending, done = sorted(walk.referred, key=lambda digest: (digest not in walk.bases, digest)), 0  # bases last: by then it is known who refers to them
     while pending:
         digest = pending.pop()
         done += 1

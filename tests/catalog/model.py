@@ -16,6 +16,8 @@ class ModelTask:
     versions: list[int] = field(default_factory=list)
     restored: dict[int, int] = field(default_factory=dict)
     parents: dict[int, list[Place]] = field(default_factory=dict)
+    merged: dict[int, list[Place]] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
     aliases: dict[str, list[tuple[int, int | None]]] = field(default_factory=dict)
     labels: list[tuple[int, int, dict[str, str]]] = field(default_factory=list)
 
@@ -57,6 +59,8 @@ class Model:
     head: int = 1
     tasks: list[ModelTask] = field(default_factory=list)
     tags: dict[str, int] = field(default_factory=dict)
+    bases: dict[int, str] = field(default_factory=dict)
+    policy: tuple[int | None, int] = (None, 0)
     about: dict[int, set[str]] = field(default_factory=dict)
 
     def of(self, name: str) -> ModelTask | None:
@@ -76,15 +80,23 @@ class Model:
     def ancestors(self, task: ModelTask, version: int) -> list[Place]:
         """A version and what it came from, depth first, each once."""
         found: list[Place] = []
-        self._visit(task, version, found)
+        self._visit((task.origin, version), found, set())
         return found
 
-    def _visit(self, task: ModelTask, version: int, found: list[Place]) -> None:
-        if (task.origin, version) in found:
+    def _visit(self, place: Place, found: list[Place], later: set[Place]) -> None:
+        """Visit a place and what it came from; `later` are parents of merges that are still to be shown below them."""
+        if place in found or place in later:
             return
-        found.append((task.origin, version))
+        found.append(place)
+        origin, version = place
+        task = next(known for known in self.tasks if known.origin == origin)
         before = task.restored.get(version, version - 1)
-        if before:
-            self._visit(task, before, found)
-        for origin, number in task.parents.get(version, []):
-            self._visit(next(known for known in self.tasks if known.origin == origin), number, found)
+        merged = task.merged.get(version, [])
+        later |= set(merged) - set(found)
+        for edge in [(origin, before)] if before else []:
+            self._visit(edge, found, later)
+        for edge in task.parents.get(version, []):
+            self._visit(edge, found, later)
+        for edge in merged:
+            later.discard(edge)
+            self._visit(edge, found, later)

@@ -10,7 +10,7 @@ from share_registry.catalog import catalog as catalogs
 from share_registry.catalog import schema
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.models import TABLES
-from tests.catalog.logs import Log, story
+from tests.catalog.logs import Log, story, whole_story
 
 NEW_IN_0002: dict[str, dict[str, object]] = {
     "sr_spaces": {"refit": True, "pseudo_rank": None, "k": None, "phi": 0},
@@ -25,13 +25,6 @@ Rows = dict[str, list[dict[str, object]]]
 def rows_of(session: Session) -> Rows:
     """Return every row by name of column, sorted."""
     return {table.name: sorted((dict(row._mapping) for row in session.execute(table.select())), key=repr) for table in TABLES.sorted_tables}
-
-
-def of_an_older_release() -> Log:
-    """Return a log without what schema 0001 has no place for."""
-    log = story()
-    log.entries = [entry for entry in log.entries if entry.record.number <= 16]
-    return log
 
 
 def rows_today(log: Log) -> Rows:
@@ -63,7 +56,7 @@ def fill(url: str, rows: Rows) -> None:
 
 
 def test_an_upgrade_keeps_every_row_and_fills_what_is_new(catalog_url: str) -> None:
-    rows = rows_today(of_an_older_release())
+    rows = rows_today(story())
     fill(catalog_url, rows)
     expected = {name: sorted((row | NEW_IN_0002.get(name, {}) for row in of_table), key=repr) for name, of_table in rows.items()}
     assert catalogs.upgrade(catalog_url) == schema.NEWEST
@@ -72,15 +65,15 @@ def test_an_upgrade_keeps_every_row_and_fills_what_is_new(catalog_url: str) -> N
 
 
 def test_an_upgraded_catalog_takes_the_records_of_today(catalog_url: str) -> None:
-    fill(catalog_url, rows_today(of_an_older_release()))
+    fill(catalog_url, rows_today(story()))
     catalogs.upgrade(catalog_url)
     with Catalog.open(catalog_url, mode="w") as catalog, catalog.begin(write=True) as session:
-        for entry in story().entries[16:]:
+        for entry in whole_story().entries[16:]:
             assert entry.apply(session)
 
 
 def test_the_way_back_keeps_versions_that_had_no_budget(catalog_url: str) -> None:
-    log = story()
+    log = whole_story()
     with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
         log.apply(session)
         known = {table.name: len(session.execute(table.select()).all()) for table in TABLES.sorted_tables}

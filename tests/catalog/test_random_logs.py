@@ -11,11 +11,11 @@ from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.projection import wipe
 from share_registry.errors import NotFound
-from share_registry.registry.history import alias_history, aliases, log, tags
+from share_registry.registry.history import alias_history, aliases, log, spaces, tags
 from share_registry.registry.lineage import lineage
 from share_registry.registry.listing import tasks
 from share_registry.registry.resolve import resolve
-from tests.catalog.logs import Log
+from tests.catalog.logs import Log, digest_of, policy
 from tests.catalog.model import Model, ModelTask
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -36,6 +36,7 @@ class Writer:
         """Add one record."""
         self.model.head += 1
         actions = (self.absorb, self.absorb_many, self.restore, self.drop, self.rename, self.alias, self.alias, self.tag, self.annotate)
+        actions += (self.refit, self.merge, self.policy)
         actions[self._pick(len(actions))]()
 
     def absorb(self) -> None:
@@ -65,6 +66,7 @@ class Writer:
         held = task.labels_at(of, self.model.head)
         self._add(task, held)
         task.restored[len(task.versions)] = of
+        task.sources[-1] = task.sources[of - 1]
         self.log.restore(task.name, len(task.versions), of)
         self.model.about[self.model.head] = {task.origin}
         return None
@@ -123,9 +125,47 @@ class Writer:
         self.model.about[self.model.head] = {task.origin}
         return None
 
+    def refit(self) -> None:
+        """A basis, and perhaps a live task re-expressed in it, which keeps its labels and its source."""
+        name = f"basis{self._pick(3)}"
+        live = [task for task in self.model.tasks if task.versions and task.is_live(self.model.head)]
+        task = live[self._pick(len(live))] if live and self._pick(3) else None
+        if task is not None:
+            held = task.labels_at(len(task.versions), self.model.head)
+            self._add(task, held)
+            task.sources[-1] = task.sources[-2]
+            self.log.refit({task.name: len(task.versions)}, name=name, source=task.sources[-1])
+        else:
+            self.log.refit(name=name)
+        self.model.bases[self.model.head] = str(digest_of(name))
+        self.model.about[self.model.head] = {task.origin} if task is not None else set()
+
+    def merge(self) -> None:
+        """A version made of others, with weights."""
+        if not any(known.versions for known in self.model.tasks):
+            return self.absorb()
+        chosen = {(parent.name, version): parent.origin for parent, version in (self._version() for _ in range(1 + self._pick(3)))}
+        task = self._task(NAMES[self._pick(len(NAMES))])
+        self._add(task, {})
+        task.sources[-1] = str(digest_of("merged source", task.name, len(task.versions)))
+        weights = {place: ("0.5", "-1", "2e-3")[self._pick(3)] for place in chosen}
+        self.log.merge(task.name, len(task.versions), weights)
+        task.merged[len(task.versions)] = [(chosen[place], place[1]) for place in sorted(chosen)]
+        self.model.about[self.model.head] = {task.origin}
+        return None
+
+    def policy(self) -> None:
+        """The space keeps coefficients alone from now on, or no longer."""
+        k, phi = (None, 4, 32)[self._pick(3)], self._pick(3)
+        members = policy("0.1") | ({} if k is None else {"k": k}) | {"phi": phi}
+        self.log.add("policy", policy=members)
+        self.model.policy = (k, phi)
+        self.model.about[self.model.head] = set()
+
     def _add(self, task: ModelTask, labels: dict[str, str]) -> None:
         task.versions.append(self.model.head)
         task.labels.append((self.model.head, len(task.versions), dict(sorted(labels.items()))))
+        task.sources.append(str(digest_of("source", task.name, len(task.versions), None)))
         if not task.is_live(self.model.head):
             task.live.append((self.model.head, True))
 
@@ -153,7 +193,12 @@ def check_answers(session: Session, writer: Writer) -> None:
     for number in range(1, model.head + 1):
         found = {task.name: (task.version, dict(task.labels), dict(task.aliases)) for task in tasks(session, space="base", at=number)}
         assert found == model.listing(number)
+        basis = queries.current_basis(session, "base", at=number)
+        brought = [(since, digest) for since, digest in sorted(model.bases.items()) if since <= number]
+        assert ((basis.number, basis.digest) if basis else None) == (brought[-1] if brought else None)
     assert {tag.name: tag.number for tag in tags(session)} == model.tags
+    now = spaces(session)[0].policy
+    assert (now.k, now.phi) == model.policy
     for task in model.tasks:
         _check_task(session, model, task)
         _check_aliases(session, model, task)
@@ -176,6 +221,9 @@ def _check_task(session: Session, model: Model, task: ModelTask) -> None:
         )
     for version, number in enumerate(task.versions, start=1):
         assert resolve(session, f"{task.name}@v{version}").number == number
+        row = queries.version_row(session, "base", task.name, version)
+        assert row is not None
+        assert row.source_digest == task.sources[version - 1]
         found = [node.ref for node in lineage(session, f"{task.name}@v{version}").nodes]
         named = {known.origin: known.name for known in model.tasks}
         assert found == [f"base/{named[origin]}@v{of}" for origin, of in model.ancestors(task, version)]

@@ -164,7 +164,7 @@ def test_each_kind_says_what_it_did(session: Session) -> None:
         12: "acceptability@prod is removed",
         13: "acceptability@prod is v3",
         14: "labels team; removed f1",
-        15: "budget 0.1, originals not kept, references on",
+        15: "budget 0.1, originals not kept, references on, refits on",
         16: "",
     }
 
