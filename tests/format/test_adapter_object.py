@@ -239,7 +239,7 @@ def test_many_numbers_are_cut_into_frames_and_come_near_their_entropy() -> None:
 def test_a_few_bytes_cannot_stand_for_billions_of_numbers() -> None:
     spec = layout([(64, 1 << 30, 8)])
     _, parts = unpack(GOOD_BYTES, PARTS, what="object")
-    entries = {"format": 0, "kind": "adapter", "layout": sha256(spec.to_bytes()), "sources": [], "external": []}
+    entries = {"format": 1, "kind": "adapter", "layout": sha256(spec.to_bytes()), "sources": [], "external": []}
     rows = 128
     raw = (
         bytes([0, 1, 1, 0, 0]) + bytes(4 * rows) + bytes(2) + bytes([1]) * rows + bytes([1, 0]) + bytes(3 * (-(-(64 * (1 << 30) + 512) // 5) // (4 << 20) + 1))

@@ -13,7 +13,6 @@ from share_registry.format import adapter_object, basis_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.tensor_object import encode_tensor
-from share_registry.materialize import reader as module
 from share_registry.materialize.reader import Reader
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide, Term
@@ -130,12 +129,13 @@ def test_an_adapter_with_the_same_rows_gives_the_same_factor() -> None:
 def test_a_basis_is_read_and_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, adapter, source = filled(basis_object.encode(BASIS))
     decoded: list[bytes] = []
+    decode = basis_object.decode
 
     def counted(content: bytes) -> StoredBasis:
         decoded.append(content)
-        return basis_object.decode(content)
+        return decode(content)
 
-    monkeypatch.setattr(module.basis_object, "decode", counted)
+    monkeypatch.setattr(basis_object, "decode", counted)
     found = Reader(memory)
     for _ in range(3):
         found.rows(adapter)
