@@ -140,7 +140,8 @@ def _merged(home: "Home", space: SpaceName, task: TaskName, found: "list[tuple[T
 def _again(home: "Home", row: "TaskVersion") -> Prepared:
     """Return a version as what is committed once more: nothing of it is new."""
     note, adapter = note_of(home, row), rebuilt(home, row)
-    assert note.config is not None
+    if note.config is None:
+        raise NotFound(f"{row.ref}: its note names no config.", hint="Run verify.")
     return Prepared(
         adapter=adapter,
         adapter_digest=row.adapter_digest,
