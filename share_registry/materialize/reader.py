@@ -32,6 +32,8 @@ MAX_CHAIN: Final = 8
 """Longest chain of previous versions (spec DEC-09)."""
 CACHE_BYTES: Final = 512 << 20
 
+_NO_BASIS_BYTES: Final = 512
+"""Of remembering that an object is none."""
 _T = TypeVar("_T")
 
 
@@ -93,11 +95,11 @@ class Reader:
 
     def open(self, digest: Digest) -> Opened:
         """Return an adapter object, verified. Raises Integrity."""
-        return self._opened.get(digest, lambda: self._open(digest), lambda found: found.size_bytes * 8)
+        return self._opened.get(digest, lambda: self._open(self._read(digest, MAX_OBJECT_BYTES)), _opened_bytes)
 
     def is_basis(self, digest: Digest) -> bool:
-        """Tell whether an object is a basis object. Raises Integrity."""
-        return self._bases.get(digest, lambda: self._basis(digest), _basis_bytes) is not None
+        """Tell whether an object is a basis object and no adapter object. Raises Integrity where it is neither."""
+        return digest not in self._opened and self._bases.get(digest, lambda: self._basis(digest), _basis_bytes) is not None
 
     def basis(self, digest: Digest) -> StoredBasis:
         """Return a basis object, verified. Raises Integrity."""
@@ -143,8 +145,7 @@ class Reader:
         except NotFound as error:
             raise Integrity(f"object {digest} is not in the store, though a version needs it.", hint="Bring it back from a copy of the store.") from error
 
-    def _open(self, digest: Digest) -> Opened:
-        content = self._read(digest, MAX_OBJECT_BYTES)
+    def _open(self, content: bytes) -> Opened:
         layout = Layout.from_bytes(self._read(header(content).layout, MAX_LAYOUT_BYTES))
         names = {shape.module: position for position, shape in enumerate(layout.modules())}
         return Opened(stored=decode_object(content, layout), layout=layout, modules=names, size_bytes=len(content))
@@ -198,7 +199,10 @@ class Reader:
 
     def _basis(self, digest: Digest) -> StoredBasis | None:
         content = self._read(digest, MAX_OBJECT_BYTES)
-        return basis_object.decode(content) if basis_object.is_basis(content) else None
+        if basis_object.is_basis(content):
+            return basis_object.decode(content)
+        self._opened.get(digest, lambda: self._open(content), _opened_bytes)
+        return None
 
     def _previous(self, opened: Opened, device: str) -> "Callable[[str, Side], torch.Tensor] | None":
         digest = opened.stored.previous
@@ -244,6 +248,11 @@ class _Bounded(Generic[_T]):
             self._keep(key, value, size_of(value))
         return value
 
+    def __contains__(self, key: str) -> bool:
+        """Tell whether a value is kept under a key."""
+        with self._lock:
+            return key in self._kept
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
@@ -261,8 +270,12 @@ def _tensor(spec: TensorSpec, content: bytes) -> torch.Tensor:
     return tensor_of(Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content))
 
 
+def _opened_bytes(opened: Opened) -> int:
+    return opened.size_bytes * 8
+
+
 def _basis_bytes(basis: StoredBasis | None) -> int:
-    return 0 if basis is None else sum(block.nbytes for blocks in basis.modules.values() for block in blocks)
+    return _NO_BASIS_BYTES if basis is None else sum(block.nbytes for blocks in basis.modules.values() for block in blocks)
 
 
 def _rows_bytes(rows: Sequence[Rows]) -> int:

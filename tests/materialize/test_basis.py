@@ -145,6 +145,15 @@ def test_a_basis_is_read_and_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert memory.reads[source] == 1
 
 
+def test_an_adapter_that_is_referred_to_is_read_once() -> None:
+    memory, adapter, _ = filled(basis_object.encode(BASIS))
+    found = Reader(memory)
+    assert not found.is_basis(adapter)
+    found.rows(adapter)
+    assert not found.is_basis(adapter)
+    assert memory.reads[adapter] == 1
+
+
 def test_a_small_cache_changes_nothing() -> None:
     memory, adapter, _ = filled(basis_object.encode(BASIS))
     kept, bare = Reader(memory).tensors(adapter), Reader(memory, cache_bytes=1).tensors(adapter)
