@@ -35,8 +35,8 @@ class Writer:
     def step(self) -> None:
         """Add one record."""
         self.model.head += 1
-        actions = (self.absorb, self.absorb_many, self.restore, self.drop, self.rename, self.alias, self.alias, self.tag, self.annotate)
-        actions += (self.refit, self.merge, self.policy)
+        first = [self.absorb, self.absorb_many, self.restore, self.drop, self.rename, self.alias, self.alias, self.tag, self.annotate]
+        actions = [*first, self.refit, self.merge, self.policy]
         actions[self._pick(len(actions))]()
 
     def absorb(self) -> None:

@@ -62,7 +62,7 @@ def test_bounds_are_shown_as_bounds_wherever_an_error_is(session: Session) -> No
     assert "6.00 %" in exact
     assert "<=" not in exact
     assert str(commits[0].reports["mnli"]).startswith("error at most 6.00 % (4.90 % before) without a limit")
-    listed = {task.name: task for task in tasks(session, space="base")}
+    listed = {str(task.name): task for task in tasks(session, space="base")}
     assert {name: task.bound for name, task in listed.items()} == {"acceptability": False, "both": False, "mnli": True, "sst2": True}
     assert "<= 6.00 %" in repr(listed["mnli"])
     assert "<= 6.00 %" in render.text(render.sheet([listed["mnli"]]))
