@@ -9,6 +9,7 @@ PARTS = (
     ("Where sharing pays", "sharing", ()),
     ("Bits per parameter", "bits", ()),
     ("Beside the peers", "peers", ("--layers", "1")),
+    ("A new basis", "refit", ()),
     ("Adding one adapter, and keeping those that are there", "growth", ()),
 )
 
