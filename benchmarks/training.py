@@ -29,7 +29,7 @@ EPOCHS: Final = 4
 BATCH: Final = 16
 HEAD_RATE: Final = 2e-3
 LORA_RATE: Final = 2e-3
-RATE: Final = 1e-2
+RATE: Final = 2e-2
 DIRECTION_RATE: Final = 2e-3
 SEEDS: Final = (0, 1)
 
@@ -47,15 +47,15 @@ class Setting:
 
 SETTINGS: Final = (
     Setting(kind="lora", rate=LORA_RATE),
+    Setting(kind="shared", k=128, p=2),
+    Setting(kind="random", k=128, p=2),
     Setting(kind="shared", k=32, p=8),
     Setting(kind="random", k=32, p=8),
-    Setting(kind="shared", k=16, p=8),
     Setting(kind="shared", k=64, p=4),
-    Setting(kind="shared", k=32, p=4),
-    Setting(kind="shared", k=32, p=2),
+    Setting(kind="shared", k=128, p=1),
     Setting(kind="shared", k=64, p=8),
-    Setting(kind="shared", k=32, p=8, phi=2),
-    Setting(kind="random", k=64, p=4),
+    Setting(kind="shared", k=32, p=2),
+    Setting(kind="shared", k=128, p=2, phi=2),
 )
 
 
@@ -206,6 +206,8 @@ def show(rows: list[dict[str, Any]], folder: Path) -> None:
     ]
     points = []
     for (kind, k, p, phi, rate), held in groups.items():
+        if {row["task"] for row in held} < set(tasks):
+            continue  # not yet run on every task
         means = [_mean([row["accuracy"] for row in held if row["task"] == task]) for task in tasks]
         mean, count = _mean(means), held[0]["parameters"]
         seeds = len({row["seed"] for row in held})
