@@ -16,7 +16,7 @@ MAX_RECORD_BYTES: Final = 16 << 20
 MAX_FORMAT_BYTES: Final = 1 << 20
 MAX_NUMBER: Final = (1 << 53) - 1
 _CURRENT_FORMAT: Final = re.compile(
-    rb'\{"gc":\[\],"magic":"share_registry","read":\[\],"store":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})","version":0,"write":\[\]\}'
+    rb'\{"gc":\[\],"magic":"share_registry","read":\[\],"store":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})","version":1,"write":\[\]\}'
 )
 
 

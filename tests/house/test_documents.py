@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 
 from share_registry.cli.output import document
-from share_registry.registry import results
+from share_registry.registry import insight_results, results
 from tests.house.tree import ROOT
 
 ROW = re.compile(r"^\| ([A-Z]\w+) \| (.+) \|$", re.MULTILINE)
-VALUES = {name: kind for name, kind in inspect.getmembers(results, inspect.isclass) if dataclasses.is_dataclass(kind) and kind is not results.Log}
+VALUES = {
+    name: kind
+    for module in (results, insight_results)
+    for name, kind in inspect.getmembers(module, inspect.isclass)
+    if dataclasses.is_dataclass(kind) and kind is not results.Log
+}
 EXAMPLE: dict[str, Any] = {"number": 2, "time": datetime(2026, 1, 2, tzinfo=UTC), "refs": {"cola": "s/cola@v1"}, "versions": {"cola": 1}}
 
 

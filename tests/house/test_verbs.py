@@ -19,8 +19,8 @@ VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
 """Verbs that are no method: they are about a place, not about what is in it; `ls` is another name of `tasks`."""
 NOT_OPTIONS = {"self", "space", "progress"}
 """The bar on a terminal is the progress of `verify`."""
-OUTPUT = {"checkout": {"output"}}
-"""A program gets the adapter in memory, a command line in a directory."""
+OUTPUT = {"checkout": {"output"}, "retention": {"plot"}, "analyze": {"plot"}}
+"""A program gets the adapter in memory and a figure, a command line a directory and a file."""
 POLICY = {field.name for field in fields(sr.Policy)}
 
 

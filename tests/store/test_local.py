@@ -300,7 +300,7 @@ def test_opening_what_is_not_there_creates_nothing(tmp_path: Path, read_only: bo
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda text: text.replace('"version":0', '"version":1'), Format),
+        (lambda text: text.replace('"version":1', '"version":0'), Format),
         (lambda text: text.replace('"read":[]', '"read":["columns"]'), Format),
         (lambda text: text.replace("share_registry", "other"), Format),
         (lambda text: text[:-1], Integrity),
