@@ -267,8 +267,9 @@ def _check_adapter(walk: _Walk, digest: Digest, content: bytes) -> list[Digest]:
 def _check_versions(walk: _Walk, home: "Home", progress: Progress) -> None:
     """Rebuild every version and compare its tensors with the commit (spec DEC-12)."""
     from share_registry.exchange.export import tensor_file
+    from share_registry.materialize.reader import Reader
 
-    reader = home.reader()
+    reader = Reader(home.store)  # not the one of the registry: what that one has decoded before would not be read again
     for done, (ref, task) in enumerate(sorted(walk.versions.items()), start=1):
         progress("versions", done, len(walk.versions))
         try:
