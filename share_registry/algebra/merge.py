@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Final, Literal
 
 import torch
+from numpy.random import Philox
 from torch import Tensor
 
 from share_registry.algebra.error import Pair
@@ -103,7 +104,7 @@ def dropped(t: Tensor, rule: Rule, name: str) -> Tensor:
     import numpy as np
 
     key = int.from_bytes(sha256(f"{rule.seed}/{name}".encode()).digest()[:16], "little")
-    draws = np.random.Philox(key=key).random_raw(t.numel()) >> np.uint64(11)
+    draws = Philox(key=key).random_raw(t.numel()) >> np.uint64(11)
     kept = torch.from_numpy(draws < np.uint64(int(rule.density * 2**53)))
     return t * kept.reshape(t.shape) / rule.density
 

@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from peft import PeftConfig
 from peft.utils.peft_types import PeftType
 
 from share_registry.errors import InvalidInput
+from share_registry.outside import Outside
 from share_registry.peft.method import NAME, add_name
 from share_registry.registry.registry import Registry
 
@@ -117,7 +119,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         if registry is not None and not isinstance(registry, str | os.PathLike):
             raise InvalidInput(f"registry is a {type(registry).__name__}, expected a directory, a URL or a Registry.")
         self.registry = None if registry is None else _absolute(os.fspath(registry))
-        self.store = None if store is None else os.path.abspath(os.fspath(store))  # type: ignore[call-overload]
+        self.store = None if store is None else _absolute(os.fspath(store))  # type: ignore[call-overload]
 
     def __getstate__(self) -> dict[str, object]:
         """A copy opens the registry itself."""
@@ -125,7 +127,8 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
 
 
 def _absolute(location: str) -> str:
-    return location if "://" in location else os.path.abspath(location)
+    outside = Outside()
+    return location if "://" in location else str(outside.absolute(Path(location)))
 
 
 def _check_count(name: str, value: object, least: int) -> None:

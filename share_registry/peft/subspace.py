@@ -1,6 +1,5 @@
 """The subspace that a config means: the frozen directions of every module, read from the registry by digest and checked."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from share_registry.catalog import queries
 from share_registry.errors import CatalogError, Format, Integrity, InvalidInput, NotFound, Refused, ShareRegistryError
 from share_registry.exchange.scales import PREFIX, plain_path
 from share_registry.names import digest
+from share_registry.outside import Outside
 from share_registry.peft.start import Start, starts_of
 from share_registry.registry.basis import read_basis
 from share_registry.registry.registry import Registry
@@ -115,7 +115,7 @@ def _registry_of(config: "ShareConfig") -> Iterator[Registry]:
 
 def _places(config: "ShareConfig") -> list[tuple[str | None, str | None]]:
     places: list[tuple[str | None, str | None]] = [(config.registry, config.store)] if config.registry else []
-    if os.environ.get("SHARE_REGISTRY_URI") or not places:
+    if Outside().environment("SHARE_REGISTRY_URI") or not places:
         places.append((None, None))
     return places
 

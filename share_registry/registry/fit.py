@@ -176,7 +176,9 @@ def _paying(tasks: Sequence[Task], spectra: tuple[Spectrum, Spectrum], frames: t
     """Return how many directions save more bytes than they cost: on the tasks themselves, or, for tasks to come, on each part with the directions of the others."""
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
     if rule.tasks:
-        folds = [([task for place, task in enumerate(tasks) if place % _FOLDS != fold], tasks[fold::_FOLDS]) for fold in range(min(_FOLDS, len(tasks)))]
+        folds: list[tuple[Sequence[Task], Sequence[Task]]] = [
+            ([task for place, task in enumerate(tasks) if place % _FOLDS != fold], tasks[fold::_FOLDS]) for fold in range(min(_FOLDS, len(tasks)))
+        ]
         times = rule.tasks / len(tasks)
     else:
         folds, times = [(tasks, tasks)], 1.0

@@ -39,11 +39,11 @@ def test_later_commits_refer_to_the_basis(registry: sr.Registry, tmp_path: Path)
     made = write_planted(tmp_path / "adapters", 24, shared=24)
     for task in sorted(made)[:23]:
         registry.commit(made[task], task=task)
-    before = registry.commit(made["t23"], task="t23", dry_run=True).report.bytes_added
+    before = registry.commit(made["t23"], task="t23", dry_run=True).reports["t23"].bytes_added
     registry.refit(max_rank=24)
     commit = registry.commit(made["t23"], task="t23")
-    assert commit.report.bytes_added < before
-    assert any("basis" in module.reference for module in commit.report.modules)
+    assert commit.reports["t23"].bytes_added < before
+    assert any("basis" in module.reference for module in commit.reports["t23"].modules)
 
 
 def test_a_basis_is_orthonormal_and_spans_what_is_shared(registry: sr.Registry, shared: dict[str, Path]) -> None:

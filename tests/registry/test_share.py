@@ -19,7 +19,7 @@ def test_adapters_of_one_commit_get_a_basis_where_that_takes_fewer_bytes(registr
     assert all(report.error <= report.budget for report in commit.reports.values() if report.budget is not None)
     with sr.Registry.open(tmp_path / "apart") as apart:
         apart.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-        added = sum(apart.commit(place, task=task).report.bytes_added for task, place in made.items())
+        added = sum(apart.commit(place, task=task).reports[task].bytes_added for task, place in made.items())
     assert sum(report.bytes_added for report in commit.reports.values()) + registry.basis().size_bytes < added
     assert registry.verify("deep").ok
 
@@ -61,7 +61,7 @@ def test_a_pseudo_rank_that_breaks_the_budget_is_refused(registry: sr.Registry, 
     with pytest.raises(sr.BudgetExceeded, match="pseudo-rank of 1"):
         registry.commit(place, task="t00")
     assert registry.tasks() == []
-    assert registry.commit(place, task="t00", budget=0.9).report.error <= 0.9
+    assert registry.commit(place, task="t00", budget=0.9).reports["t00"].error <= 0.9
 
 
 def test_a_basis_is_made_unasked_once_it_pays(registry: sr.Registry, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def test_a_day(open_registry: Open, tmp_path: Path) -> None:
         commit = registry.commit(gloss)
         assert commit.ref == f"{SPACE}/wn-pos-gloss@v1"
         assert commit.report is not None
+        assert commit.report.budget is not None
         assert 0 < commit.report.error <= commit.report.budget
         assert commit.report.bytes_added < commit.report.raw_bytes / 4
         second = registry.commit(antonyms, message="run 41", labels={"team": "search"}, metrics={"accuracy": 0.93})
