@@ -68,6 +68,11 @@ def translated(url: URL) -> Iterator[None]:
         raise Conflict(f"catalog {shown(url)}: every connection of this process is in use.", hint="Run it again, with fewer threads at a time.") from error
 
 
+def without_password(text: str) -> str:
+    """Return a catalog URL without its password, to be written down; raises InvalidInput as `parse_url`."""
+    return parse_url(text)._replace(password=None).render_as_string(hide_password=False)
+
+
 def shown(url: URL) -> str:
     """Return a URL for people: no password."""
     return url.render_as_string(hide_password=True)

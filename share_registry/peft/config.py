@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peft import PeftConfig
 from peft.utils.peft_types import PeftType
 
+from share_registry.catalog.border import without_password
 from share_registry.errors import InvalidInput
 from share_registry.outside import Outside
 from share_registry.peft.method import NAME, add_name
@@ -100,9 +101,10 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as they are saved: what training started from is over, and later loading must not need it."""
+        """Return the values as they are saved: without a password; what training started from is over, and later loading must not need it."""
         values: dict[str, Any] = super().to_dict()
-        return values | {"init": "noise", "started_from": self.started_from or self.init}
+        place = without_password(self.registry) if self.registry is not None and "://" in self.registry else self.registry
+        return values | {"registry": place, "init": "noise", "started_from": self.started_from or self.init}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Self:

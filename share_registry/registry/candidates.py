@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _LOG: Final = logging.getLogger(__name__)
-FIRST: Final = 4
+FIRST: Final = 8
 LATEST: Final = 4
-MAX: Final = 8
+MAX: Final = 12
 """Earlier adapters whose rows are tried: the version before and what it refers to, then the first and the latest of the space; the basis comes on top."""
 
 
@@ -89,7 +89,7 @@ def base_of(known: Known, reader: Reader, *, bases: Sequence[Digest] = (), sibli
     before = known.previous
     near = (before, *_sources(reader, before)) if before is not None else ()
     shared = tuple(dict.fromkeys((*bases, *([known.basis] if known.basis else []), *(digest for digest in near if _is_basis(reader, digest)))))
-    adapters = [digest for digest in dict.fromkeys((*near, *known.parents, *siblings[:FIRST], *known.others)) if digest not in shared][:MAX]
+    adapters = [digest for digest in dict.fromkeys((*near, *known.parents, *siblings[:FIRST], *siblings[-LATEST:], *known.others)) if digest not in shared][:MAX]
     wanted = (*shared, *adapters)
     sources = tuple(digest for digest in wanted if _readable(reader, digest))
     lost = {digest for digest in wanted if digest not in sources}

@@ -241,3 +241,9 @@ def test_what_is_not_there_is_not_found(registry: sr.Registry, tmp_path: Path, m
 def test_values_that_mean_nothing_are_refused_at_once(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         sr.peft.ShareConfig(**options)
+
+
+def test_a_password_is_never_saved() -> None:
+    config = sr.peft.ShareConfig(registry="postgresql://ann:secret@db.example/catalog", store="store")
+    assert "secret" not in str(config.to_dict())
+    assert config.to_dict()["registry"].startswith("postgresql+psycopg://ann@db.example/")
