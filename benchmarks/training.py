@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,9 @@ import torch
 
 import share_registry as sr
 
-HELD_OUT: Final = ("wn-noun-abstract", "text-position", "tag-role")
+HELD_OUT: Final = ("man-section", "tag-role", "wn-pos-gloss")
+HARDER: Final = ("text-position", "wn-noun-abstract")
+"""Tasks that no basis has seen either, for which few trained parameters are too few: shown apart."""
 OTHER_SHAPES: Final = ("mo-nordic", "tag-implemented-in")
 EPOCHS: Final = 4
 BATCH: Final = 16
@@ -51,6 +53,9 @@ SETTINGS: Final = (
     Setting(kind="random", k=128, p=2),
     Setting(kind="shared", k=32, p=8),
     Setting(kind="random", k=32, p=8),
+)
+"""At a twelfth of LoRA's parameters; also on the harder tasks."""
+TRADE_OFF: Final = (
     Setting(kind="shared", k=64, p=4),
     Setting(kind="shared", k=128, p=1),
     Setting(kind="shared", k=64, p=8),
@@ -74,41 +79,41 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="the corpus: a folder with dev/ and common.py")
     parser.add_argument("--results", type=Path, default=Path("docs/training.json"))
     parser.add_argument("--show", type=Path, default=Path("docs"), help="folder of the table and the plot")
-    parser.add_argument("--tasks", nargs="+", default=list(HELD_OUT), help="tasks that no basis has seen")
     parser.add_argument("--rates", type=float, nargs="+", default=[], help="only try these learning rates of coefficients, k = 32, p = 8")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(options.corpus))
-    settings = [Setting(kind="shared", k=32, p=8, rate=rate) for rate in options.rates] or SETTINGS
+    tried = [(Setting(kind="shared", k=32, p=8, rate=rate), HELD_OUT) for rate in options.rates]
+    everything = [(setting, (*HELD_OUT, *HARDER)) for setting in SETTINGS] + [(setting, HELD_OUT) for setting in TRADE_OFF]
     with TemporaryDirectory() as place:
-        run_all(options.corpus, Path(place), options.results, options.tasks, settings, options.seeds)
+        run_all(options.corpus, Path(place), options.results, tried or everything, options.seeds)
     if not options.rates:
         show(json.loads(options.results.read_text()), options.show)
 
 
-def run_all(corpus: Path, place: Path, results: Path, tasks: list[str], settings: Any, seeds: list[int]) -> None:
+def run_all(corpus: Path, place: Path, results: Path, wanted: Sequence[tuple[Setting, Sequence[str]]], seeds: Sequence[int]) -> None:
     """Run every setting that the results file lacks."""
     import common  # type: ignore[import-not-found]
 
     rows = json.loads(results.read_text()) if results.exists() else []
     registry = sr.Registry.open(place / "registry")
     for seed in seeds:
-        for setting in settings:
+        for setting, tasks in wanted:
             for name in tasks:
                 key = {"task": name, "seed": seed, **asdict(setting)}
                 if any(all(row.get(member) == value for member, value in key.items()) for row in rows):
                     continue
-                rows.append(key | _run(common, corpus, registry, name, setting, seed, tasks))
+                rows.append(key | _run(common, corpus, registry, name, setting, seed))
                 results.write_text(json.dumps(rows, indent=1) + "\n")
                 print(json.dumps(rows[-1]), flush=True)
 
 
-def _run(common: Any, corpus: Path, registry: sr.Registry, name: str, setting: Setting, seed: int, held_out: list[str]) -> dict[str, float]:
+def _run(common: Any, corpus: Path, registry: sr.Registry, name: str, setting: Setting, seed: int) -> dict[str, float]:
     task = _task(common, corpus / "dev" / name)
     torch.manual_seed(seed)
-    model = _adapted(common, corpus, registry, setting, seed, held_out)
+    model = _adapted(common, corpus, registry, setting, seed)
     head = torch.nn.Linear(task.head[0].shape[1], task.head[0].shape[0])
     head.load_state_dict({"weight": task.head[0], "bias": task.head[1]})
     started = time.process_time()
@@ -124,12 +129,12 @@ def _task(common: Any, folder: Path) -> Task:
     return Task(train=train, test=test, head=common.load_head(folder / "base_head.safetensors"))
 
 
-def _adapted(common: Any, corpus: Path, registry: sr.Registry, setting: Setting, seed: int, held_out: list[str]) -> Any:
+def _adapted(common: Any, corpus: Path, registry: sr.Registry, setting: Setting, seed: int) -> Any:
     import peft
 
     if setting.kind == "lora":
         return peft.get_peft_model(common.base_model(), peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"]))
-    space = _space(corpus, registry, setting.k, held_out)
+    space = _space(corpus, registry, setting.k)
     config = sr.peft.ShareConfig(registry=registry, space=space, pseudo_rank=setting.p, extra_directions=setting.phi, seed=seed)
     model = peft.get_peft_model(common.base_model(), config)
     if setting.kind == "random":
@@ -141,11 +146,11 @@ def _adapted(common: Any, corpus: Path, registry: sr.Registry, setting: Setting,
     return model
 
 
-def _space(corpus: Path, registry: sr.Registry, k: int, held_out: list[str]) -> str:
+def _space(corpus: Path, registry: sr.Registry, k: int) -> str:
     """Return a space that holds both adapters of every other task, with a basis of k directions."""
     space = f"k{k}"
     if space not in {found.name for found in registry.spaces()}:
-        folders = sorted(folder for folder in (corpus / "dev").iterdir() if folder.name not in (*held_out, *OTHER_SHAPES))
+        folders = sorted(folder for folder in (corpus / "dev").iterdir() if folder.name not in (*HELD_OUT, *HARDER, *OTHER_SHAPES))
         adapters = {f"{folder.name}-{version}": folder / version for folder in folders for version in ("v1", "s42")}
         registry.create_space(space, base_model="sentence-transformers/all-MiniLM-L6-v2")
         registry.commit_many(adapters, space=space)
