@@ -1,0 +1,68 @@
+"""Keep a store as this version writes it: every version after it has to read it, byte for byte.
+
+    python -m tests.landed.keep NAME
+
+It has adapters of every form and every kind of record; beside the archive stands what its versions export to. A store that is kept is never made again.
+"""
+
+import json
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Final
+
+import share_registry as sr
+from tests.spec import adapters
+
+KEPT: Final = Path(__file__).parent
+_TIME: Final = (2026, 1, 1, 0, 0, 0)
+
+
+def main() -> None:
+    """Write the archive and its digests."""
+    (name,) = sys.argv[1:]
+    if (KEPT / f"{name}.zip").exists():
+        raise SystemExit(f"{name} is kept already.")
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place) / "registry"
+        with sr.Registry.open(root) as registry:
+            fill(registry, Path(place) / "adapters")
+            expected = digests(registry, Path(place) / "out")
+        with zipfile.ZipFile(KEPT / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for part in (root / "FORMAT", *sorted((root / "objects").rglob("*")), *sorted((root / "spaces").rglob("*"))):
+                if part.is_file():
+                    archive.writestr(zipfile.ZipInfo(part.relative_to(root).as_posix(), _TIME), part.read_bytes(), zipfile.ZIP_DEFLATED)
+    (KEPT / f"{name}.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+def fill(registry: sr.Registry, folder: Path) -> None:
+    """Commit adapters of every form, then everything that makes a record: a tag, an annotation, a policy, a joint commit, bases, refits with a budget and with loss, merges."""
+    adapters.fill(registry, folder)
+    registry.tag("first", "@c3", reason="kept")
+    registry.annotate("plain@v2", labels={"team": "search"}, metrics={"accuracy": 0.5})
+    registry.refit(max_rank=4)
+    family = {f"joint-{number}": adapters.write(folder / f"joint-{number}", adapters.near(adapters.pairs(20), 20 + number, 0.02)) for number in range(4)}
+    registry.commit_many(family)
+    registry.commit(adapters.write(folder / "after", adapters.near(adapters.pairs(20), 30, 0.02)), task="after")
+    registry.merge({"plain": 0.5, "joint-0": 0.5}, task="both")
+    registry.merge({"plain": 0.7, "joint-1": 0.3}, task="ties", method="ties", density=0.5)
+    registry.refit(max_rank=6, budget=0.2)
+    paper = registry.create_space("paper", base_model="org/base", policy=sr.Policy.share(k=6, p=3, phi=1))
+    for number in range(3):
+        paper.commit(adapters.write(folder / f"paper-{number}", adapters.near(adapters.pairs(40), 40 + number, 0.2)), task=f"paper-{number}")
+
+
+def digests(registry: sr.Registry, out: Path) -> dict[str, str]:
+    """Return the export digest of every version of every task under its newest name."""
+    found = {}
+    for space in registry.spaces():
+        for task in registry.tasks(space.name):
+            for version in range(1, task.version + 1):
+                exported = registry.export(f"{task.name}@v{version}", out, space=space.name)
+                found[exported.ref] = exported.digest
+    return found
+
+
+if __name__ == "__main__":
+    main()
