@@ -55,12 +55,12 @@ def fill(registry: sr.Registry, folder: Path) -> None:
 
 def digests(registry: sr.Registry, out: Path) -> dict[str, str]:
     """Return the export digest of every version of every task under its newest name."""
-    found = {}
+    found: dict[str, str] = {}
     for space in registry.spaces():
         for task in registry.tasks(space.name):
             for version in range(1, task.version + 1):
                 exported = registry.export(f"{task.name}@v{version}", out, space=space.name)
-                found[exported.ref] = exported.digest
+                found[exported.ref] = str(exported.digest)
     return found
 
 
