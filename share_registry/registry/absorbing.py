@@ -31,7 +31,7 @@ from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry import candidates
 from share_registry.registry.candidates import Base, base_of
 from share_registry.registry.policy import Policy
-from share_registry.registry.reports import called, module_reports
+from share_registry.registry.reports import called, described
 from share_registry.registry.results import Report
 from share_registry.stored import StoredAdapter, StoredModule
 
@@ -261,14 +261,8 @@ def _measured(
     with home.catalog.begin() as session:
         names = called(session, space, stored.sources)
     files = _files(adapter, policy)
-    report = Report(
-        error=error,
-        budget=None if policy.k else policy.budget,
-        bytes_added=0,
-        raw_bytes=adapter.raw_bytes,
-        modules=module_reports(stored, adapter.layout, by_module, names),
-        notes=adapter.remarks,
-    )
+    report = Report(error=error, budget=None if policy.k else policy.budget, bytes_added=0, raw_bytes=adapter.raw_bytes, notes=adapter.remarks)
+    about = described(stored, adapter.layout, made.decoded, error=error, errors=by_module, names=names)
     return Prepared(
         adapter=adapter,
         adapter_digest=made.digest,
@@ -282,7 +276,7 @@ def _measured(
         attachments=files.attachments,
         original=files.original,
         remarks=adapter.remarks,
-        report=report,
+        report=about.on(report),
         objects=made.objects | files.objects,
     )
 

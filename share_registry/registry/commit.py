@@ -320,8 +320,8 @@ def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared]
         return found
     if len(prepared) > 1:  # the report calls siblings by this commit's number
         return with_modules(home, found)
-    reports = {task: replace(report, modules=prepared[TaskName(task)].report.modules) for task, report in found.reports.items()}
-    return replace(found, reports=reports)
+    made = {task: prepared[TaskName(task)].report for task in found.reports}
+    return replace(found, reports={task: replace(made[task], bytes_added=report.bytes_added, notes=report.notes) for task, report in found.reports.items()})
 
 
 def rehearsed(home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepared], options: Options, note: Note, *, kind: str = "absorb") -> Commit:

@@ -26,7 +26,7 @@ from share_registry.registry.checkout import original, rebuilt
 from share_registry.registry.fit import ENERGY, UNIT, Rule, fit, stored_members
 from share_registry.registry.history import commit_at
 from share_registry.registry.policy import MAX_BUDGET, Policy, check_budget
-from share_registry.registry.reports import called, module_reports, with_modules
+from share_registry.registry.reports import called, described, with_modules
 from share_registry.registry.resolve import space_of
 from share_registry.registry.results import Commit, Report
 from share_registry.registry.spaces import policy_of
@@ -266,13 +266,14 @@ def _rehearsed(home: "Home", space: SpaceName, moved: Sequence[Moved], *, author
 
 
 def _report(home: "Home", item: Moved, names: Mapping[Digest, str]) -> Report:
-    return Report(
+    report = Report(
         error=item.error,
         before=item.row.error,
         bound=item.bound,
         budget=item.budget,
         bytes_added=sum(len(content) for digest, content in item.made.objects.items() if not home.store.has(digest)),
         raw_bytes=item.row.raw_bytes,
-        modules=module_reports(item.stored, item.layout, item.by_module, [names[digest] for digest in item.stored.sources]),
         notes=(),
     )
+    sources = [names[digest] for digest in item.stored.sources]
+    return described(item.stored, item.layout, item.made.decoded, error=item.error, errors=item.by_module, names=sources).on(report)

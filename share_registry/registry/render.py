@@ -139,13 +139,22 @@ def brief(commit: Commit) -> Sheet:
 
 
 def _report_sheet(value: Report) -> Sheet:
-    return Sheet(title=summary(value), tables=(_module_table(value),), notes=value.notes)
+    return Sheet(title=summary(value), facts=_rate(value, "rate"), tables=(_module_table(value),), notes=value.notes)
+
+
+def _rate(value: Report, name: str) -> tuple[tuple[str, str], ...]:
+    """Return the bits per parameter beside what Gaussian rows need, as a fact."""
+    if value.bits_per_parameter is None:
+        return ()
+    least = "" if value.bits_bound is None else f"; Gaussian rows need {value.bits_bound:.2f} for this error, without references"
+    return ((name, f"{value.bits_per_parameter:.2f} bits per parameter{least}"),)
 
 
 def _commit_sheet(value: Commit) -> Sheet:
     facts = [("commit", f"c{value.number} {value.id}"), ("kind", value.kind), ("time", f"{moment(value.time)} UTC")]
     facts += [(name, shown) for name, shown in _optional_facts(value) if shown]
-    facts += [(task, summary(report)) for task, report in value.reports.items()]
+    for task, report in value.reports.items():
+        facts += [(task, summary(report)), *_rate(report, "rate")]
     tables = tuple(_module_table(report) for report in value.reports.values())
     return Sheet(title=", ".join(value.refs.values()) or value.ref, facts=tuple(facts), tables=tables, notes=_notes(value))
 

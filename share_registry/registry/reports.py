@@ -1,20 +1,58 @@
 """The report of one adapter, from its stored form alone: at commit and, the same, at any later look."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from share_registry.catalog import queries
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
 from share_registry.names import Digest, Side
-from share_registry.registry.results import Commit, ModuleReport
+from share_registry.registry.members import stored_member
+from share_registry.registry.results import Commit, ModuleReport, Report
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from share_registry.exchange.pairs import Pair
     from share_registry.registry.home import Home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What a report says of an adapter beyond its error: see `Report`."""
+
+    modules: tuple[ModuleReport, ...]
+    bits_per_parameter: float | None
+    bits_bound: float | None
+
+    def on(self, report: Report) -> Report:
+        """Return a report that says it too."""
+        return replace(report, modules=self.modules, bits_per_parameter=self.bits_per_parameter, bits_bound=self.bits_bound)
+
+
+def described(stored: StoredAdapter, layout: Layout, decoded: "Sequence[Pair]", *, error: float, errors: Sequence[float], names: Sequence[str]) -> Described:
+    """Describe an adapter as it is stored.
+
+    Args:
+        stored: The adapter object.
+        layout: Its layout.
+        decoded: Its modules as they decode: their energies are those of the source but for the error.
+        error: The recorded error of the adapter.
+        errors: Relative error of each module's dW.
+        names: What to call the sources referred to.
+    """
+    from share_registry.algebra.rate_distortion import bound
+
+    modules = module_reports(stored, layout, errors, names)
+    parameters = sum(shape.rank * (shape.in_ + shape.out) for shape in layout.modules())
+    bits = sum(module.bits_per_parameter * module.rank * width for module, width in zip(modules, _widths(layout), strict=True))
+    return Described(
+        modules=modules,
+        bits_per_parameter=bits / parameters if parameters else None,
+        bits_bound=bound(decoded, budget=error) if error > 0 else None,
+    )
 
 
 def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float], names: Sequence[str]) -> tuple[ModuleReport, ...]:
@@ -47,19 +85,20 @@ def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float
 def with_modules(home: "Home", commit: Commit, task: str | None = None) -> Commit:
     """Return a commit with the module reports of its tasks, or of one of them, read from the store."""
     wanted = {name: report for name, report in commit.reports.items() if task in (None, name)}
-    return replace(commit, reports={**commit.reports, **{name: replace(report, modules=_modules(home, commit, name)) for name, report in wanted.items()}})
+    return replace(commit, reports={**commit.reports, **{name: _whole(home, commit, name, report) for name, report in wanted.items()}})
 
 
-def _modules(home: "Home", commit: Commit, task: str) -> tuple[ModuleReport, ...]:
+def _whole(home: "Home", commit: Commit, task: str, report: Report) -> Report:
     with home.catalog.begin() as session:
         row = queries.version_row(session, commit.space, task, commit.versions[task])
     if row is None:
-        return ()
+        return report
     opened = home.reader().open(row.adapter_digest)
     errors = [module.error if module is not None else 0.0 for module in opened.stored.modules]
     with home.catalog.begin() as session:
         names = called(session, commit.space, opened.stored.sources)
-    return module_reports(opened.stored, opened.layout, errors, names)
+    decoded = stored_member(home, row).pairs
+    return described(opened.stored, opened.layout, decoded, error=report.error, errors=errors, names=names).on(report)
 
 
 def called(session: "Session", space: str, sources: Sequence[Digest]) -> list[str]:
@@ -73,6 +112,10 @@ def _called(session: "Session", space: str, digest: Digest) -> str:
         return f"c{adapter}"
     basis = queries.commit_of_basis(session, space, digest)
     return f"basis c{basis}" if basis is not None else f"basis {digest[:8]}"
+
+
+def _widths(layout: Layout) -> list[int]:
+    return [width for shape in layout.modules() for width in (shape.in_, shape.out)]
 
 
 def _coded(module: StoredModule, side: Side, names: Sequence[str]) -> tuple[str, float]:

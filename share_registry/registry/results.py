@@ -51,6 +51,7 @@ class Report:
         notes: What was not kept or is worth knowing.
         bound: Whether `error` is an upper bound: a refit of a task whose source is not kept.
         before: The error of the version before, where a refit made this one.
+        bits_per_parameter, bits_bound: Of all modules, and what Gaussian rows need at least for that error without references; None in a log.
     """
 
     error: float
@@ -58,6 +59,8 @@ class Report:
     bytes_added: int
     raw_bytes: int
     modules: tuple[ModuleReport, ...] = ()
+    bits_per_parameter: float | None = None
+    bits_bound: float | None = None
     notes: tuple[str, ...] = ()
     bound: bool = False
     before: float | None = None
