@@ -10,6 +10,7 @@ PARTS = (
     ("Bits per parameter", "bits", ()),
     ("Beside the peers", "peers", ("--layers", "1")),
     ("A new basis", "refit", ()),
+    ("The paper's protocol beside a full SVD, and the default policy's promises", "protocol", ()),
     ("Adding one adapter, and keeping those that are there", "growth", ()),
 )
 
