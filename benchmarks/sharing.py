@@ -72,6 +72,8 @@ def _seed(real: Path) -> Iterable[Row]:
     apart = counted(folders, policy=sr.Policy(budget=BUDGET, references=False))
     name = f"{len(folders)} real adapters of one seed"
     yield name, "one after another, over no sharing", f"{counted(folders, policy=sr.Policy(budget=BUDGET)) / apart:.3f}", "<= 0.90 (12 adapters)"
+    objects = sum(sizes(folders)) / sum(sizes(folders, references=False))
+    yield "the same", "one after another, adapter objects without notes and records", f"{objects:.3f}", "<= 0.90 (12 adapters)"
     with tempfile.TemporaryDirectory() as place:
         together = spent_together(Path(place) / "registry", folders, policy=sr.Policy(budget=BUDGET)).counted
     yield "the same", "in one commit, over no sharing", f"{together / apart:.3f}", "<= 0.90 (12 adapters)"
