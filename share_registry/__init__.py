@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from share_registry.exchange.adapter import Adapter
     from share_registry.registry.analyze import analyze
+    from share_registry.registry.basis import Basis, BasisModule
     from share_registry.registry.insight_results import (
         AnalysedAdapter,
         Analysis,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     )
     from share_registry.registry.policy import ABSENT, Policy
     from share_registry.registry.registry import Registry
+    from share_registry.registry.report import BasisModuleReport, BasisReport, ModuleReport, Report
     from share_registry.registry.results import (
         Alias,
         AliasMove,
@@ -50,8 +52,6 @@ if TYPE_CHECKING:
         Lineage,
         LineageNode,
         Log,
-        ModuleReport,
-        Report,
         Resolved,
         SpaceSummary,
         Tag,
@@ -64,16 +64,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ERRORS = "BudgetExceeded CatalogError CommitUnknown Conflict Format Integrity InvalidInput NotFound Refused ShareRegistryError StoreError"
-_RESULTS = "Alias AliasMove Commit Diff Export Finding Lineage LineageNode Log ModuleReport Report Resolved SpaceSummary Tag Task TaskDiff VerifyReport"
+_RESULTS = "Alias AliasMove Commit Diff Export Finding Lineage LineageNode Log Resolved SpaceSummary Tag Task TaskDiff VerifyReport"
+_REPORTS = "BasisModuleReport BasisReport ModuleReport Report"
 _INSIGHTS = (
     "AnalysedAdapter Analysis Continued Forecast Kinship LeaveOneOut Neighbour Retention RetentionCell RetentionCommit RetentionRow Similar Spectrum Statement"
 )
 _PLACES: Final = (
     dict.fromkeys(_ERRORS.split(), "share_registry.errors")
     | dict.fromkeys(_RESULTS.split(), "share_registry.registry.results")
+    | dict.fromkeys(_REPORTS.split(), "share_registry.registry.report")
     | dict.fromkeys(_INSIGHTS.split(), "share_registry.registry.insight_results")
     | {
         "ABSENT": "share_registry.registry.policy",
+        "Basis": "share_registry.registry.basis",
+        "BasisModule": "share_registry.registry.basis",
         "Adapter": "share_registry.exchange.adapter",
         "Policy": "share_registry.registry.policy",
         "Registry": "share_registry.registry.registry",
@@ -89,6 +93,10 @@ __all__ = [
     "AliasMove",
     "AnalysedAdapter",
     "Analysis",
+    "Basis",
+    "BasisModule",
+    "BasisModuleReport",
+    "BasisReport",
     "BudgetExceeded",
     "CatalogError",
     "Commit",

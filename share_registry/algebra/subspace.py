@@ -107,6 +107,8 @@ def axes(width: int) -> Frame:
 
 def spectrum(G: Tensor) -> Spectrum:
     """Return energies (q,), descending, at least 0, and coordinates U (q, q) of the directions; each turned so that its largest coordinate is positive."""
+    if not len(G):
+        return G.new_zeros(0), G.new_zeros((0, 0))  # no row in use: a module whose product is 0 in every task
     values, U = torch.linalg.eigh((G + G.mT) / 2)
     U = U.flip(1)
     largest = U.gather(0, U.abs().argmax(0, keepdim=True))

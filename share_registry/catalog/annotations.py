@@ -41,9 +41,9 @@ def change(step: Step, task: int, version: int, said: "TaskNote | None") -> None
         step.add(row, new)
 
 
-def repeat(step: Step, versions: Mapping[int, tuple[int, int]]) -> None:
-    """Give versions the labels and metrics that other versions of their tasks have now: task -> (to, of)."""
-    for row in (LabelRow, MetricRow):
+def repeat(step: Step, versions: Mapping[int, tuple[int, int]], *, metrics: bool) -> None:
+    """Give versions the labels, and where they decode to the same tensors the metrics, that other versions of their tasks have now: task -> (to, of)."""
+    for row in (LabelRow, MetricRow) if metrics else (LabelRow,):
         held = select(row.task, row.version, row.name, row.value).where(row.space == step.space, row.until.is_(None)).order_by(row.task, row.name)
         found = [
             said for piece in pieces(sorted(versions)) for said in step.session.execute(held.where(row.task.in_(piece), row.version.in_(_of(versions, piece))))

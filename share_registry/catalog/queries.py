@@ -112,6 +112,13 @@ def versions_of(session: Session, space: str | None = None) -> "list[TaskVersion
     return [_task_version(row) for row in session.execute(query)]
 
 
+def closest_version(session: Session, row: "TaskVersion") -> "TaskVersion":
+    """Return the version of the same adapter as handed in that is nearest to it: the first of those with the smallest error."""
+    of_source = (VersionRow.space == row.space, VersionRow.task == task_of(row.space, row.task), VersionRow.source_digest == row.source_digest)
+    number = session.scalar(select(VersionRow.version).where(*of_source).order_by(VersionRow.error, VersionRow.version).limit(1))
+    return row if number is None else version_row(session, row.space, row.task, number) or row
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownBasis:
     """The basis of a space: its object, and the commit that brought it."""

@@ -43,7 +43,7 @@ _Earlier: TypeAlias = "dict[int, Row[Any]]"
 
 
 def refit(step: Step, record: "Refit", note: "Note | None", layouts: "Mapping[Digest, Layout]") -> None:
-    """Add one version for each task that was re-expressed: with the note, labels and metrics of the version before."""
+    """Add one version for each task that was re-expressed: with the note and labels of the version before; metrics were measured on other tensors."""
     known = step.known(entry.task for entry in record.tasks)
     earlier = _newest(step, known.values())
     for entry in record.tasks:
@@ -93,7 +93,7 @@ def _add(step: Step, record: "Absorb | Refit | Merge", note: "Note | None", layo
     said = [(tasks[absorbed.task].task, absorbed.version, of_note[absorbed.task]) for absorbed in record.tasks if absorbed.task in of_note]
     step.add(LabelRow, [row for task, version, spoken in said for row in annotations.rows(step, task, version, spoken.labels)])
     step.add(MetricRow, [row for task, version, spoken in said for row in annotations.metrics(step, task, version, spoken.metrics)])
-    annotations.repeat(step, {task: (row.version + 1, row.version) for task, row in earlier.items()})
+    annotations.repeat(step, {task: (row.version + 1, row.version) for task, row in earlier.items()}, metrics=False)
 
 
 def restore(step: Step, record: "Restore", note: "Note | None") -> None:
@@ -108,7 +108,7 @@ def restore(step: Step, record: "Restore", note: "Note | None") -> None:
     own = {"task": known.task, "version": record.version, "number": step.number, "name": record.task, "added_bytes": 0, "restored_from": record.of}
     step.add(VersionRow, [copied | own])
     step.touch({known.task: record.version})
-    annotations.repeat(step, {known.task: (record.version, record.of)})
+    annotations.repeat(step, {known.task: (record.version, record.of)}, metrics=True)
     annotations.change(step, known.task, record.version, note.of(record.task) if note else None)
 
 

@@ -114,6 +114,8 @@ def refs(value: object) -> list[str]:
     """Return the references in a result."""
     if isinstance(value, list | tuple | Log):
         return [ref for item in value for ref in refs(item)]
+    if type(value).__name__ == "Similar":
+        return [neighbour.ref for neighbour in getattr(value, "neighbours", ())]
     found = _REFS.get(type(value))
     return [ref for ref in found(value) if ref] if found else []
 

@@ -10,6 +10,7 @@ from share_registry.cli.output import Printed, say
 from share_registry.cli.values import budget_of, commit_of, expected_of, label_option, labels_of, metric_option, metrics_of
 from share_registry.cli.verb import session, verb
 from share_registry.errors import InvalidInput
+from share_registry.registry.render import size
 
 if TYPE_CHECKING:
     from share_registry import Analysis, Commit, Registry, Retention, Similar
@@ -52,7 +53,7 @@ def basis(registry: "Registry", /, *, at: str | None) -> Printed:
     ends = [(min(values), max(values)) for values in zip(*found.ranks.values(), strict=True)]
     shown = " and ".join(f"{low} to {high} on side {side}" if low != high else f"{low} on side {side}" for side, (low, high) in zip("ab", ends, strict=True))
     return Printed(
-        title=f"{found.space}/@c{found.number}: a basis of {len(ranks)} modules, k = {shown}, {found.size_bytes} bytes",
+        title=f"{found.space}/@c{found.number}: a basis of {len(ranks)} modules, k = {shown}, {size(found.size_bytes)}",
         members={"space": found.space, "number": found.number, "digest": found.digest, "size_bytes": found.size_bytes, "modules": ranks},
         refs=(f"{found.space}/@c{found.number}",),
     )
@@ -137,7 +138,9 @@ def _weights_of(pairs: Sequence[str]) -> dict[str, float]:
         except ValueError:
             equals = ""
             number = 0.0
-        if not equals or not ref or ref in found:
-            raise InvalidInput(f"{pair!r} is not REF=WEIGHT with a reference of its own.", hint="Name every parent once: cola@v3=0.5.")
+        if not equals or not ref:
+            raise InvalidInput(f"{pair!r} is not REF=WEIGHT with a number as weight.", hint="Write cola@v3=0.5.")
+        if ref in found:
+            raise InvalidInput(f"parent {ref!r} is given twice.", hint="Name every parent once, with its whole weight.")
         found[ref] = number
     return found

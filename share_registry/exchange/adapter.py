@@ -32,6 +32,7 @@ class Adapter:
         ref: `space/task@vN` where it was checked out of a registry.
         error: Pooled relative error of scaled dW against what was committed, where it was checked out.
         basis: Basis object that it was trained in, where it was trained in one.
+        parent: `space/task@vN` that its training started from, where it is known.
     """
 
     tensors: Mapping[str, "torch.Tensor"] = field(repr=False)
@@ -47,6 +48,7 @@ class Adapter:
     ref: str | None = None
     error: float | None = None
     basis: Digest | None = None
+    parent: str | None = None
 
     @property
     def passengers(self) -> dict[str, "torch.Tensor"]:

@@ -23,7 +23,7 @@ _ORDERED: Final = frozenset({"rank_pattern", "alpha_pattern"})
 def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     """Read one adapter of a live `peft.PeftModel`, as `save_pretrained` would write it; unlike there, patterns keep their order.
 
-    An adapter trained in a subspace is read as the plain LoRA that it is: its tuner says so by `lora_tensors`, `lora_config` and `lora_basis`.
+    An adapter trained in a subspace is read as the plain LoRA that it is: its tuner says so by `lora_tensors`, `lora_config`, `lora_basis` and `lora_parent`.
 
     Args:
         model: The model.
@@ -45,7 +45,7 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
         tensors, config = passengers | tuner.lora_tensors(name), tuner.lora_config(name)
     content = json.dumps(_plain(_config_of(model, config)), indent=2).encode()
     adapter = adapter_of(tensors, content, source=Source(kind="peft", location=type(model).__name__))
-    return replace(adapter, basis=digest(tuner.lora_basis(name))) if in_subspace else adapter
+    return replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name)) if in_subspace else adapter
 
 
 def apply(adapter: Adapter, model: Any, *, name: str) -> Any:

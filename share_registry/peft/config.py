@@ -44,7 +44,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         layers_to_transform, layers_pattern: As in LoraConfig.
         modules_to_save: Modules trained and saved whole, such as a new head.
         fan_in_fan_out: Whether weights are stored (in, out), as GPT-2's are.
-        started_from: What a saved adapter's training started from; set by saving.
+        started_from: The task version that training started from, `space/task@vN`; set when the subspace is read.
     """
 
     registry: str | None = None
@@ -76,7 +76,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         self.exclude_modules = set(self.exclude_modules) if isinstance(self.exclude_modules, list) else self.exclude_modules  # type: ignore[assignment]
         _check_count("extra_directions", self.extra_directions, 0)
         _check_count("pseudo_rank", self.pseudo_rank, 1)
-        if self.init not in ("noise", "nearest") and not (self.init.startswith("task:") and len(self.init) > len("task:")):
+        if not isinstance(self.init, str) or (self.init not in ("noise", "nearest") and not (self.init.startswith("task:") and len(self.init) > len("task:"))):
             raise InvalidInput(f"init {self.init!r} is not 'noise', 'nearest' or 'task:NAME'.", hint="Write init='task:cola' or init='task:cola@v3'.")
         if not 0 < self.init_scale < 1:
             raise InvalidInput(f"init_scale {self.init_scale!r} is not between 0 and 1.", hint="At 0 no gradient would reach the coefficients.")
@@ -96,6 +96,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
             self._subspace = subspace_of(self)
         found = self._subspace
         self.space, self.basis, self.extra_directions, self.pseudo_rank = found.space, found.basis, found.extra_directions, found.pseudo_rank
+        self.started_from = self.started_from or found.started_from
         if self.target_modules is None:
             self.target_modules = set(found.modules)  # type: ignore[assignment]
         return found

@@ -43,13 +43,14 @@ class Coefficients:
     extra_b: torch.Tensor
 
 
-def starts_of(init: str, registry: "Registry", space: str, modules: Directions) -> dict[str, Start]:
-    """Return the factors that `init` names, by module path; none for noise. Raises NotFound."""
+def starts_of(init: str, registry: "Registry", space: str, modules: Directions) -> tuple[str | None, dict[str, Start]]:
+    """Return the task version that `init` names and its factors by module path; None and none for noise. Raises NotFound."""
     if init.startswith(_TASK):
-        return _factors(registry.checkout(init.removeprefix(_TASK), space=space))
+        found = registry.checkout(init.removeprefix(_TASK), space=space)
+        return found.ref, _factors(found)
     if init == "nearest":
         return _medoid(registry, space, modules)
-    return {}
+    return None, {}
 
 
 def noise(alpha: torch.Tensor, beta: torch.Tensor, *, p: int, phi: int, norm: float, generator: torch.Generator) -> Coefficients:
@@ -128,9 +129,10 @@ def _factors(adapter: "Adapter") -> dict[str, Start]:
     }
 
 
-def _medoid(registry: "Registry", space: str, modules: Directions) -> dict[str, Start]:
+def _medoid(registry: "Registry", space: str, modules: Directions) -> tuple[str, dict[str, Start]]:
     """Return the task whose dW, within the subspace and at unit norm, is nearest to all others': there is nothing of the new task yet to be near to."""
-    tasks = [_factors(registry.checkout(f"{task.name}", space=space)) for task in registry.tasks(space)]
+    refs = [task.ref for task in registry.tasks(space)]
+    tasks = [_factors(registry.checkout(ref, space=space)) for ref in refs]
     if not tasks:
         raise NotFound(f"space {space!r} has no task to start from.", hint="Use init='noise'.")
     inner = torch.zeros(len(tasks), len(tasks), dtype=torch.float64)
@@ -140,4 +142,5 @@ def _medoid(registry: "Registry", space: str, modules: Directions) -> dict[str, 
             for j, other_a, other_b in held:
                 inner[i, j] += ((a @ other_a.mT) * (b @ other_b.mT)).sum()
     norms = inner.diagonal().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-    return tasks[int((inner / norms / norms.unsqueeze(1)).sum(0).argmax())]
+    nearest = int((inner / norms / norms.unsqueeze(1)).sum(0).argmax())
+    return refs[nearest], tasks[nearest]

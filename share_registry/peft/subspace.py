@@ -36,13 +36,15 @@ class Subspace:
         extra_directions: phi.
         pseudo_rank: p.
         modules: Path in the plain model -> (alpha (k_a, in), beta (k_b, out)), float64, orthonormal rows.
-        starts: Path -> the factors of the task that training starts from; empty for noise.
+        started_from: The task version that training starts from, `space/task@vN`; None for noise.
+        starts: Path -> its factors; empty for noise.
     """
 
     space: str
     basis: str
     extra_directions: int
     pseudo_rank: int
+    started_from: str | None
     modules: Mapping[str, "tuple[torch.Tensor, torch.Tensor]"] = field(repr=False)
     starts: Mapping[str, Start] = field(repr=False)
 
@@ -64,13 +66,14 @@ def subspace_of(config: "ShareConfig") -> Subspace:
                 hint="Fit one to train in: registry.refit(max_rank=32).",
             )
         phi, p = _policy(registry, space)
-        starts = starts_of(config.init, registry, space, modules)
+        started_from, starts = starts_of(config.init, registry, space, modules)
     ranks = [len(start.a) for start in starts.values()]
     return Subspace(
         space=space,
         basis=name,
         extra_directions=config.extra_directions if config.extra_directions is not None else phi,
         pseudo_rank=config.pseudo_rank or p or max(ranks, default=DEFAULT_RANK),
+        started_from=started_from,
         modules=modules,
         starts=starts,
     )

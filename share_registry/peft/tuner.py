@@ -47,6 +47,11 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
         """Return the digest of the basis that an adapter was trained in."""
         return str(self.peft_config[adapter_name].basis)
 
+    def lora_parent(self, adapter_name: str) -> str | None:
+        """Return the task version that training started from, None where it started from noise."""
+        found = self.peft_config[adapter_name].started_from
+        return found if found and "@v" in found else None
+
     def _layers(self, adapter_name: str) -> list[tuple[str, ShareLayer]]:
         return [(path, layer) for path, layer in self.model.named_modules() if isinstance(layer, ShareLayer) and adapter_name in layer.share_eps_a]
 

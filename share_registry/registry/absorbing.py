@@ -31,8 +31,8 @@ from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry import candidates
 from share_registry.registry.candidates import Base, base_of
 from share_registry.registry.policy import Policy
+from share_registry.registry.report import BasisModuleReport, BasisReport, Report
 from share_registry.registry.reports import called, described
-from share_registry.registry.results import Report
 from share_registry.stored import StoredAdapter, StoredModule
 
 if TYPE_CHECKING:
@@ -81,10 +81,16 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A basis in the making: its object, and its bytes."""
+    """A basis in the making: its object, its bytes, and its directions."""
 
     digest: Digest
     content: bytes = field(repr=False)
+    modules: tuple[BasisModuleReport, ...] = ()
+
+    @property
+    def report(self) -> BasisReport:
+        """What a commit says of it."""
+        return BasisReport(digest=self.digest, size_bytes=len(self.content), modules=self.modules)
 
 
 def prepare(

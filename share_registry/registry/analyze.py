@@ -159,7 +159,13 @@ def _by_module(parts: Sequence[Mapping[str, Weighted]]) -> dict[_Key, list[Weigh
     for part in parts:
         for name, module in part.items():
             found[(name, module.a.shape[1], module.b.shape[1])].append(module)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items(), key=lambda item: _in_order(item[0])))
+
+
+def _in_order(key: _Key) -> tuple[tuple[tuple[int, str], ...], int, int]:
+    """Return a module's place: layer 2 comes before layer 10."""
+    name, width, out = key
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")), width, out
 
 
 def _stacks(parts: Sequence[Mapping[str, Weighted]], progress: Progress) -> tuple[list[Stack], tuple[Spectrum, ...], list[str]]:

@@ -104,7 +104,7 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
         earlier = _earlier(home, session, target.name, job)
         if earlier is None:
             _check_tasks(session, target.name, job)
-        parents = _parents(session, target.name, options.derived_from)
+        parents = _parents(session, target.name, [*options.derived_from, *_started_from(session, target.name, job)])
     if earlier is not None:
         home.store.sync_log(target.name)  # its writer may have died before it was durable
         return _shown(home, Published(space=target.name, number=earlier, created=False))
@@ -125,7 +125,7 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
         _check_key(home, target.name, job)
     _LOG.info("committed %s/@c%d: %s", target.name, done.number, ", ".join(prepared))
     found = _reported(home, done, prepared)
-    if done.created:
+    if done.created and policy.k == target.policy.k:
         follow_up(home, target.name, policy, fitted=fitted, committed=frozenset(prepared))
     return found
 
@@ -228,6 +228,17 @@ def check_expected(task: str, latest: int, expected: int | None) -> None:
         found = f"at v{latest}" if latest else "absent"
         wanted = f"v{expected}" if expected else "absent"
         raise Conflict(f"task {task!r} is {found}, expected {wanted}.", hint="Look at what came in between (`log`), then commit upon it.")
+
+
+def _started_from(session: "Session", space: SpaceName, job: _Job) -> list[str]:
+    """Return the version that the training of the one adapter started from, where it is of this space."""
+    if len(job.adapters) != 1:
+        return []
+    parent = next(iter(job.adapters.values())).parent
+    if parent is None or not parent.startswith(f"{space}/"):
+        return []
+    task, _, version = parent.partition("/")[2].partition("@v")
+    return [parent] if version.isdecimal() and queries.version_row(session, space, task, int(version)) is not None else []
 
 
 def _parents(session: "Session", space: SpaceName, refs: Sequence[str]) -> tuple[TaskVersionRef, ...]:

@@ -4,7 +4,7 @@ A page is a query of (space, number); everything else about its commits is fetch
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -13,10 +13,13 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import CommitRow, LabelRow, MetricRow, TaskNameRow, TouchRow, VersionRow
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
-from share_registry.registry.results import Commit, Report
+from share_registry.registry.report import BasisReport, Report
+from share_registry.registry.results import Commit
 
 if TYPE_CHECKING:
     from sqlalchemy import Select, Subquery
+
+    from share_registry.store.protocol import Store
 
 _Key: TypeAlias = tuple[str, int]
 """Space and commit number."""
@@ -31,6 +34,7 @@ _COLUMNS: Final = (
     CommitRow.author,
     CommitRow.message,
     CommitRow.detail,
+    CommitRow.basis,
 )
 
 
@@ -58,6 +62,13 @@ def commits_of(session: Session, page: "Select[str, int]", *, created: bool = Tr
     return [_commit(row, about[(row.space, row.number)], created=created) for row in rows]
 
 
+def weighed(commit: Commit, store: "Store") -> Commit:
+    """Return a commit that says how many bytes the basis takes that it brought."""
+    if commit.basis is None:
+        return commit
+    return replace(commit, basis=replace(commit.basis, size_bytes=store.size(commit.basis.digest)))
+
+
 def moment(text: str) -> datetime:
     """Return a record's time."""
     return datetime.fromisoformat(text)
@@ -80,6 +91,7 @@ def _commit(row: Any, about: _About, *, created: bool) -> Commit:
         reports=about.reports,
         labels=about.labels,
         metrics=about.metrics,
+        basis=None if row.basis is None else BasisReport(digest=Digest(row.basis), size_bytes=None),
         created=created,
     )
 

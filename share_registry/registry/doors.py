@@ -99,7 +99,7 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
 
 def _number(name: str, value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise _wrong(name, value, "a whole number from 0", "Give an int (`expected=ABSENT`: there must be none).")
+        raise _wrong(name, value, "a whole number from 0", "Give an int (`expected=ABSENT`: there must be none)." if name == "expected" else "Give an int.")
     return value
 
 

@@ -41,7 +41,9 @@ def commit_of_key(session: "Session", space: SpaceName, key: str, adapters: "Map
 def same_version(
     session: "Session", store: "Store", space: SpaceName, task: TaskName, adapter: "Adapter", *, budget: float | None, keep_original: bool | None
 ) -> "TaskVersion | None":
-    """Return the newest version of a live task if it is this adapter, kept as well as is asked for.
+    """Return the newest version of a live task if it is this adapter, as it was committed, kept as well as is asked for.
+
+    A version that a refit made of it is not what was committed: its error is another.
 
     Args:
         session: A transaction.
@@ -53,7 +55,9 @@ def same_version(
         keep_original: Whether the caller wants the files themselves.
     """
     latest = queries.latest_version(session, space, task)
-    if latest is None or not latest.live or latest.source_digest != adapter.source_digest or latest.task != task or latest.restored_from is not None:
+    if latest is None or not latest.live or latest.source_digest != adapter.source_digest or latest.task != task:
+        return None
+    if latest.restored_from is not None or latest.before is not None:
         return None
     if budget is not None and latest.error > budget:
         return None

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from share_registry.exchange.adapter import Adapter
     from share_registry.registry.home import Home
 
+_Rows = tuple["NDArray[np.int32]", float]
+"""Rows of one side, and the share of the energy they capture."""
 UNIT: Final = "unit"
 ENERGY: Final = "energy"
 _MAX_CONFIG_BYTES: Final = 64 << 20
@@ -94,13 +96,23 @@ def member_in_hand(name: str, adapter: "Adapter") -> Member:
     return Member(scales={module: pair.scale for module, pair in pairs.items()}, norm=norm(list(pairs.values())), factor=factor, rows=rows)
 
 
-def fit(members: Sequence[Member], rule: Rule) -> StoredBasis:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A basis, and the share of the tasks' energy that its directions capture, per module and side."""
+
+    basis: StoredBasis
+    captured: Mapping[str, tuple[float, float]]
+
+
+def fit(members: Sequence[Member], rule: Rule) -> Fit:
     """Return the basis of tasks: for every module and side as many directions as the rule says, none where none pays."""
     names = sorted({module for member in members for module in member.scales})
-    made = {}
-    for module in names:
-        made[module] = _module([member for member in members if module in member.scales], module, rule)
-    return StoredBasis(modules={module: rows for module, rows in made.items() if len(rows[0]) or len(rows[1])})
+    made = {module: _module([member for member in members if module in member.scales], module, rule) for module in names}
+    kept = {module: found for module, found in made.items() if any(len(rows) for rows, _ in found)}
+    return Fit(
+        basis=StoredBasis(modules={module: (a[0], b[0]) for module, (a, b) in kept.items()}),
+        captured={module: (a[1], b[1]) for module, (a, b) in kept.items()},
+    )
 
 
 def _stored(home: "Home", expansions: Expansions, row: "TaskVersion") -> Member:
@@ -116,15 +128,16 @@ def _stored(home: "Home", expansions: Expansions, row: "TaskVersion") -> Member:
     )
 
 
-def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[NDArray[np.int32], NDArray[np.int32]]":
-    """Return the rows of one module."""
+def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[_Rows, _Rows]":
+    """Return the rows of one module, and what they capture."""
     tasks, frames = _tasks(members, module, rule.weighting)
     spectra = _spectra(tasks, frames)
     limits = _limits(tasks, spectra, frames, rule)
-    rows = [
-        rounded(found.directions(U[:, :k]), energies[:k], precision=rule.precision) for found, (energies, U), k in zip(frames, spectra, limits, strict=True)
+    sides = [
+        (rounded(found.directions(U[:, :k]), energies[:k], precision=rule.precision).numpy(), float(energies[:k].sum() / energies.sum().clamp_min(1e-300)))
+        for found, (energies, U), k in zip(frames, spectra, limits, strict=True)
     ]
-    return rows[0].numpy(), rows[1].numpy()
+    return sides[0], sides[1]
 
 
 def _spectra(tasks: Sequence[Task], frames: tuple[Frame, Frame]) -> tuple[Spectrum, Spectrum]:

@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from share_registry.registry.insight_results import Analysis, Retention, RetentionCell, Similar, Spectrum
-from share_registry.registry.render import Sheet, percent, size, typed_percent
+from share_registry.registry.render import Sheet, count, measured, percent, size, typed_percent
 from share_registry.registry.table import NOTHING, Table
 
+_BEATEN: Final = (
+    "bound: of Gaussian rows coded one by one; it charges a weak row on both sides, which coding leaves out once, and is too high where many are left out."
+)
 _COLUMNS: Final = 12
 """Commits shown of a long history: the first and the latest."""
 
@@ -20,14 +23,14 @@ def _retention_sheet(value: Retention) -> Sheet:
     shown = _shown(len(value.commits))
     headers = ("task", *(f"c{value.commits[column].number}>" for column in shown), "last - first>")
     rows = tuple((row.task, *(_cell(row.cells[column], value.metric) for column in shown), _signed(row.transfer)) for row in value.rows)
-    facts = [("mean error", percent(value.mean)), ("worst error", percent(value.worst)), ("last - first", _signed(value.transfer))]
+    facts = [("mean error", percent(value.mean)), ("worst error", percent(value.worst)), ("last - first", _signed(value.transfer))] if value.rows else []
     if value.metric_transfer is not None:
         facts.append((f"{value.metric}, last - first", f"{value.metric_transfer:+.4g}"))
     hidden = len(value.commits) - len(shown)
-    notes = [f"{hidden} commits in between are not shown."] if hidden else []
+    notes = [f"{count(hidden, 'commit')} in between {'is' if hidden == 1 else 'are'} not shown."] if hidden else []
     if any(cell.bound for row in value.rows for cell in row.cells if cell):
         notes.append("<=: an upper bound, as the adapter that was handed in is no longer in the store.")
-    title = f"{value.space}: {len(value.rows)} tasks over {len(value.commits)} commits"
+    title = f"{value.space}: {count(len(value.rows), 'task')} over {count(len(value.commits), 'commit')}"
     return Sheet(title=title, facts=tuple(facts), tables=(Table(headers=headers, rows=rows),), notes=tuple(notes))
 
 
@@ -40,7 +43,7 @@ def _shown(count: int) -> list[int]:
 def _cell(cell: RetentionCell | None, metric: str | None) -> str:
     if cell is None:
         return NOTHING
-    shown = f"{'<= ' if cell.bound else ''}{percent(cell.error)}"
+    shown = measured(cell.error, bound=cell.bound)
     return shown if metric is None or cell.metric is None else f"{shown} ({cell.metric:.4g})"
 
 
@@ -53,10 +56,12 @@ def _analysis_sheet(value: Analysis) -> Sheet:
         ("adapters", str(len(value.adapters))),
         ("parameters", f"{sum(adapter.parameters for adapter in value.adapters):,}"),
         ("raw", size(sum(adapter.raw_bytes for adapter in value.adapters))),
-        ("break-even", f"from more than {value.break_even:.1f} adapters on (k / r at 90 % of the energy)"),
+        *([("break-even", f"from more than {value.break_even:.1f} adapters on (k / r at 90 % of the energy)")] if len(value.adapters) > 1 else []),
     )
     tables = (_forecast_table(value), _kinship_table(value), _continued_table(value), _left_out_table(value), _spectrum_table(value.spectra))
-    return Sheet(title=value.verdict, facts=facts, tables=tables, notes=value.notes)
+    beaten = any(found.bits_alone < found.bits_bound for found in value.forecasts)
+    notes = (*value.notes, *([_BEATEN] if beaten else []))
+    return Sheet(title=value.verdict, facts=facts, tables=tables, notes=notes)
 
 
 def _forecast_table(value: Analysis) -> Table:

@@ -28,7 +28,7 @@ _MERGED: Final = "merged, "
 
 
 def lineage(session: Session, ref: str | Reference, *, space: str | None = None) -> Lineage:
-    """Return a task version and its ancestors, depth first, each once and where it is first met; parents of a merge below it, with their weights.
+    """Return a task version and its ancestors, depth first, each once and where it is first met; parents of a merge also below it, with their weights.
 
     Raises:
         InvalidInput: the reference is malformed or of a whole space.
@@ -69,16 +69,15 @@ class _Origins:
 def _walk(start: _Place, origins: _Origins) -> list[_Step]:
     waiting = [_Step("", start, 0)]
     seen: set[_Place] = set()
-    merged: set[_Place] = set()
     found = []
     while waiting:
         step = waiting.pop()
-        if step.place in seen or (step.place in merged and not step.via.startswith(_MERGED)):
+        if step.place in seen:
+            found += [step] if step.via.startswith(_MERGED) else []
             continue
         seen.add(step.place)
         found.append(step)
         edges = origins.of(step.place)
-        merged |= {place for via, place in edges if via.startswith(_MERGED)}
         waiting += [_Step(via, parent, step.depth + 1) for via, parent in reversed(edges)]
     return found
 
@@ -88,7 +87,7 @@ def _origins(session: Session, space: SpaceName) -> _Origins:
     declared = select(ParentRow.task, ParentRow.version, ParentRow.parent_task, ParentRow.parent_version, ParentRow.weight).where(ParentRow.space == space)
     derived: dict[_Place, list[tuple[str, _Place]]] = defaultdict(list)
     for task, version, parent_task, parent_version, weight in session.execute(declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)):
-        derived[(task, version)].append((f"{_MERGED}{weight}" if weight else "derived", (parent_task, parent_version)))
+        derived[(task, version)].append((f"{_MERGED}{weight}" if weight is not None else "derived", (parent_task, parent_version)))
     return _Origins({(task, version): (task, of or 0) for task, version, of in session.execute(repeats)}, derived)
 
 

@@ -23,9 +23,10 @@ from share_registry.registry.doors import check_distinct
 from share_registry.registry.earlier import commit_of_key
 from share_registry.registry.history import commit_at
 from share_registry.registry.policy import overridden
+from share_registry.registry.report import Report
 from share_registry.registry.reports import with_modules
 from share_registry.registry.resolve import resolve_version
-from share_registry.registry.results import Commit, Report
+from share_registry.registry.results import Commit
 from share_registry.registry.spaces import policy_of
 from share_registry.registry.transaction import Build, Link, Request, idempotency_key, publish
 
@@ -120,6 +121,8 @@ def _resolved(session: "Session", parents: Mapping[str, float], space: str | Non
     found = [(queries.version_row(session, *which), weight + 0.0) for which, weight in sorted(weights.items())]
     if any(row is None for row, _ in found):
         raise NotFound("a parent is not in the catalog.", hint="Run `rebuild`.")
+    if not any(weights.values()):
+        raise InvalidInput("every weight is 0: there is nothing to merge.", hint="Weights often sum to 1.")
     return spaces[0], [(row, weight) for row, weight in found if row is not None]
 
 

@@ -104,6 +104,7 @@ def _draw_matrix(figure: "Figure", axes: "Axes", found: Retention) -> None:
     """Draw the cells; write their numbers where there is room, and hatch what is a bound."""
     import numpy as np
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     values = np.full((max(len(found.rows), 1), max(len(found.commits), 1)), np.nan)
     for y, row in enumerate(found.rows):
@@ -111,15 +112,17 @@ def _draw_matrix(figure: "Figure", axes: "Axes", found: Retention) -> None:
             if cell is not None:
                 values[y, x] = 100 * cell.error if found.metric is None else np.nan if cell.metric is None else cell.metric
                 if cell.bound and found.metric is None:
-                    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="///", edgecolor="#ffffff88", linewidth=0))
+                    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="//", edgecolor="#ffffff55", linewidth=0))
     there = values[~np.isnan(values)]
     low = 0.0 if found.metric is None or not there.size else float(there.min())
-    high = max(float(there.max(initial=low)), low + 1e-9)
+    high = float(there.max(initial=low))
+    high = high if high > low else low + (abs(low) or 1.0) / 10  # one value everywhere has a scale too
     image = axes.imshow(values, aspect="auto", cmap=_MAP, vmin=low, vmax=high, interpolation="nearest")
     axes.set_facecolor("#eeeeee")
     for y, x in np.argwhere(~np.isnan(values)) if values.size <= _MOST_NUMBERS else ():
         colour = "black" if values[y, x] > (low + high) / 2 else "white"
-        axes.text(x, y, f"{values[y, x]:.3g}", ha="center", va="center", fontsize=7, color=colour)
+        around = [withStroke(linewidth=2, foreground="white" if colour == "black" else "black")] if axes.patches else []
+        axes.text(x, y, f"{values[y, x]:.3g}", ha="center", va="center", fontsize=7, color=colour, path_effects=around)
     figure.colorbar(image, ax=axes, label=found.metric or "relative error of dW, %", fraction=0.05, pad=0.02)
 
 

@@ -42,6 +42,9 @@ class Policy:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 0xFFFF):
                 raise InvalidInput(f"{name} {value!r} is not a whole number from {least} to 65535.", hint="The paper takes k = 32, p = 8, phi = 2 for GLUE.")
 
+        if self.k is not None and self.pseudo_rank is not None and self.pseudo_rank > self.k:
+            raise InvalidInput(f"pseudo_rank {self.pseudo_rank} is more than the {self.k} directions of the basis.", hint="p is at most k.")
+
     @classmethod
     def share(cls, *, k: int, p: int | None = None, phi: int = 0) -> "Policy":
         """Return the protocol of the paper, exactly (arXiv 2602.06043): fixed k, a refit at every absorption, coefficients only, loss allowed and recorded.
@@ -65,7 +68,7 @@ def check_budget(budget: float) -> float:
 
 
 def overridden(policy: Policy, *, budget: float | None, keep_original: bool | None) -> Policy:
-    """Return the policy with what one call asks for. Raises InvalidInput."""
+    """Return the policy with what one call asks for: a budget also limits what the paper's protocol would lose without one. Raises InvalidInput."""
     if budget is not None:
-        policy = replace(policy, budget=check_budget(budget))
+        policy = replace(policy, budget=check_budget(budget), k=None)
     return policy if keep_original is None else replace(policy, keep_original=keep_original)

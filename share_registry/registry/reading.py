@@ -8,6 +8,7 @@ from share_registry.catalog.queries import space_names
 from share_registry.errors import Refused
 from share_registry.registry import history, listing
 from share_registry.registry import lineage as ancestry
+from share_registry.registry.commits import weighed
 from share_registry.registry.replay import forgotten, rebuild_catalog
 from share_registry.registry.resolve import resolve, space_of
 from share_registry.registry.results import Alias, AliasMove, Commit, Lineage, Log, Resolved, SpaceSummary, Tag, Task
@@ -49,7 +50,8 @@ def log(
     """See `Registry.log`."""
     with home.reading() as session:
         where = _asked(home, space) if before is None else _asked_or_only(home, session, space)
-        return Log(commits=tuple(history.log(session, space=where, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)))
+        found = history.log(session, space=where, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
+    return Log(commits=tuple(weighed(commit, home.store) for commit in found))
 
 
 def show(home: "Home", ref: str, *, space: str | None) -> Commit:
@@ -57,7 +59,7 @@ def show(home: "Home", ref: str, *, space: str | None) -> Commit:
     with home.reading() as session:
         asked = resolve(session, ref, space=_asked(home, space))
         found = history.commit_at(session, asked.space, asked.number)
-    if not found.reports:
+    if not found.reports and found.basis is None:
         return found
     from share_registry.registry.reports import with_modules
 

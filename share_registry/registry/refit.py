@@ -23,15 +23,16 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Vers
 from share_registry.registry.absorbing import Fitted, Sealed, coded, projected, sealed
 from share_registry.registry.candidates import Base
 from share_registry.registry.checkout import original, rebuilt
-from share_registry.registry.fit import ENERGY, UNIT, Rule, fit, stored_members
+from share_registry.registry.fit import ENERGY, UNIT, Fit, Rule, fit, stored_members
 from share_registry.registry.history import commit_at
 from share_registry.registry.policy import MAX_BUDGET, Policy, check_budget
+from share_registry.registry.report import BasisModuleReport, Report
 from share_registry.registry.reports import called, described, with_modules
 from share_registry.registry.resolve import space_of
-from share_registry.registry.results import Commit, Report
+from share_registry.registry.results import Commit
 from share_registry.registry.spaces import policy_of
 from share_registry.registry.transaction import Build, Link, Request, idempotency_key, publish
-from share_registry.stored import StoredAdapter, StoredBasis
+from share_registry.stored import StoredAdapter
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -68,6 +69,10 @@ class Wanted:
             raise InvalidInput(f"max_rank {self.max_rank} is not at least 1.", hint="Leave it out to keep as many directions as pay.")
         if self.budget is not None:
             check_budget(self.budget)
+        if self.budget is not None and self.allow_loss:
+            raise InvalidInput(
+                "allow_loss is given beside a budget.", hint="A budget limits what re-expressing may lose, allow_loss=True lifts every limit: give one of them."
+            )
 
     @property
     def moves(self) -> bool:
@@ -119,18 +124,27 @@ class Moved:
 
 def refit(home: "Home", space: str | None, wanted: Wanted, *, message: str, author: str | None, dry_run: bool) -> Commit:
     """Fit a basis to the live tasks of a space. See `Registry.refit`."""
-    home.require_writable()
+    if not dry_run:
+        home.require_writable()
     with home.reading() as session:
         where = space_of(session, space if space is not None else home.default_space)
         rows = live_versions(session, where)
+        nearest = [queries.closest_version(session, row) for row in rows]
         policy = policy_of(session, where)
+        known = queries.current_basis(session, where)
     if not rows:
         raise NotFound(f"space {where!r} has no live task to fit a basis to.", hint="Commit adapters first.")
-    fitted = sealed_basis(fit(stored_members(home, rows), _rule(wanted, policy, len(rows))), where)
-    moved = re_expressed(home, rows, fitted, wanted, policy) if wanted.moves else []
+    fitted = sealed_basis(fit(stored_members(home, nearest), _rule(wanted, policy, len(rows))), where)
+    moved = re_expressed(home, rows, fitted, wanted, policy, nearest=nearest) if wanted.moves else []
+    if wanted.budget is not None and len(moved) < len(rows):
+        _LOG.warning("%d of %d tasks are re-expressed; the others would exceed %g, or are there already", len(moved), len(rows), wanted.budget)
     if dry_run:
-        return _rehearsed(home, where, moved, author=author, message=message)
-    return publish_basis(home, where, fitted, moved, Note(author=author or None, message=message or None))
+        return _rehearsed(home, where, fitted, moved, author=author, message=message)
+    if known is not None and known.digest == fitted.digest and not moved:
+        with home.catalog.begin() as session:
+            return with_modules(home, commit_at(session, where, known.number, created=False))
+    done = publish_basis(home, where, fitted, moved, Note(author=author or None, message=message or None))
+    return replace(done, basis=fitted.report)
 
 
 def live_versions(session: "Session", space: SpaceName) -> "list[TaskVersion]":
@@ -138,20 +152,35 @@ def live_versions(session: "Session", space: SpaceName) -> "list[TaskVersion]":
     return sorted((row for row in queries.versions_of(session, space) if row.live and row.version == row.latest), key=lambda row: row.task)
 
 
-def sealed_basis(basis: StoredBasis, space: str) -> Fitted:
+def sealed_basis(made: Fit, space: str) -> Fitted:
     """Return a basis as an object. Raises Refused where it has no direction."""
-    if not basis.modules:
+    if not made.basis.modules:
         raise Refused(
             f"no direction that the tasks of space {space!r} share saves as many bytes as it costs: they gain from precision, not from a basis.",
             hint="See analyze; max_rank= or energy= makes one nevertheless.",
         )
-    content = encode(basis)
-    return Fitted(digest=sha256(content), content=content)
+    content = encode(made.basis)
+    modules = tuple(
+        BasisModuleReport(module=name, k_a=len(a), k_b=len(b), captured_a=made.captured[name][0], captured_b=made.captured[name][1])
+        for name, (a, b) in made.basis.modules.items()
+    )
+    return Fitted(digest=sha256(content), content=content, modules=modules)
 
 
-def re_expressed(home: "Home", rows: "Sequence[TaskVersion]", fitted: Fitted, wanted: Wanted, policy: Policy) -> list[Moved]:
-    """Return the tasks re-expressed in a basis; one that would exceed the budget stays as it is, and so does one that is there already."""
-    found = [_moved(home, row, fitted, wanted, policy) for row in rows]
+def re_expressed(
+    home: "Home", rows: "Sequence[TaskVersion]", fitted: Fitted, wanted: Wanted, policy: Policy, *, nearest: "Sequence[TaskVersion] | None" = None
+) -> list[Moved]:
+    """Return the tasks re-expressed in a basis; one that would exceed the budget stays as it is, and so does one that is there already.
+
+    Args:
+        home: The registry.
+        rows: The newest versions.
+        fitted: The basis.
+        wanted: Within a budget, or with loss.
+        policy: Of the space.
+        nearest: For each of the rows the version to re-express: of the same adapter, with the smallest error. Default, and the paper's protocol: the newest.
+    """
+    found = [_moved(home, row, of, fitted, wanted, policy) for row, of in zip(rows, nearest or rows, strict=True)]
     return [moved for moved in found if moved is not None and moved.made.digest != moved.row.adapter_digest]
 
 
@@ -180,20 +209,20 @@ def _rule(wanted: Wanted, policy: Policy, tasks: int) -> Rule:
     )
 
 
-def _moved(home: "Home", row: "TaskVersion", fitted: Fitted, wanted: Wanted, policy: Policy) -> Moved | None:
-    """Re-express one task; None where it cannot be within the budget."""
-    now = rebuilt(home, row)
-    source = original(home, row) if row.error > 0 else now
+def _moved(home: "Home", row: "TaskVersion", of: "TaskVersion", fitted: Fitted, wanted: Wanted, policy: Policy) -> Moved | None:
+    """Re-express one task from a version of it; None where it cannot be within the budget."""
+    now = rebuilt(home, of)
+    source = original(home, of) if of.error > 0 else now
     reader = home.reader().beside({fitted.digest: fitted.content})
     scales = module_scales(now.config, now.layout)
     old = pairs_of(now.layout, now.tensors, scales)
     true = pairs_of(source.layout, source.tensors, module_scales(source.config, source.layout)) if source is not None else None
-    stored, external = _coded(reader, now, old, true, row, fitted.digest, wanted, policy) or (None, {})
+    stored, external = _coded(reader, now, old, true, of, fitted.digest, wanted, policy) or (None, {})
     if stored is None:
         return None
     made = sealed(reader, now.layout, stored, external, scales)
     change = relative_change(old, made.decoded) * norm(old) / row.norm if row.norm > 0 else 0.0
-    error = relative_change(true, made.decoded) if true is not None else row.error + change
+    error = relative_change(true, made.decoded) if true is not None else of.error + change
     if wanted.budget is not None and error > wanted.budget:
         return None
     against = true if true is not None else old
@@ -210,13 +239,13 @@ def _moved(home: "Home", row: "TaskVersion", fitted: Fitted, wanted: Wanted, pol
 
 
 def _coded(
-    reader: "Reader", now: Adapter, old: list[Pair], true: list[Pair] | None, row: "TaskVersion", basis: Digest, wanted: Wanted, policy: Policy
+    reader: "Reader", now: Adapter, old: list[Pair], true: list[Pair] | None, of: "TaskVersion", basis: Digest, wanted: Wanted, policy: Policy
 ) -> tuple[StoredAdapter, dict[Digest, bytes]] | None:
     """Return a task over a basis, as coefficients alone where loss is allowed, else within what is left of the budget; None where that cannot be."""
     pairs = old if true is None else true
     if wanted.budget is None:
         return projected(reader, now, pairs, basis, policy)
-    left = wanted.budget if true is not None else (wanted.budget - row.error) * row.norm / norm(old)
+    left = wanted.budget if true is not None else (wanted.budget - of.error) * of.norm / norm(old)
     if left <= 0:
         return None
     try:
@@ -239,11 +268,12 @@ def _builder(moved: Sequence[Moved], added: Mapping[TaskName, int], basis: Diges
     return build
 
 
-def _rehearsed(home: "Home", space: SpaceName, moved: Sequence[Moved], *, author: str | None, message: str) -> Commit:
+def _rehearsed(home: "Home", space: SpaceName, fitted: Fitted, moved: Sequence[Moved], *, author: str | None, message: str) -> Commit:
     """Return what the commit would be: no id, and `created` is False."""
     with home.catalog.begin() as session:
         head = queries.head(session, space)
         names = {digest: called(session, space, [digest])[0] for item in moved for digest in item.stored.sources}
+    names[fitted.digest] = "the new basis"
     versions = {str(item.row.task): Version(item.row.version + 1) for item in moved}
     return Commit(
         number=CommitNumber((head.number if head else 0) + 1),
@@ -261,6 +291,7 @@ def _rehearsed(home: "Home", space: SpaceName, moved: Sequence[Moved], *, author
         labels={},
         metrics={},
         detail="dry run: nothing was written",
+        basis=fitted.report,
         created=False,
     )
 

@@ -7,24 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any, Final
 
-from share_registry.registry.results import (
-    Alias,
-    AliasMove,
-    Commit,
-    Diff,
-    Export,
-    Lineage,
-    Log,
-    Report,
-    Resolved,
-    SpaceSummary,
-    Tag,
-    Task,
-    VerifyReport,
-)
+from share_registry.registry.report import BasisReport, Report
+from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
 from share_registry.registry.table import NOTHING, Table, aligned, printable
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
@@ -53,22 +40,22 @@ def size(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
 
 
-def percent(part: float) -> str:
+def percent(part: float, *, up: bool = False) -> str:
     """Return a fraction as a percentage: `4.93 %`, `12.3 %`, `1e-05 %`.
 
-    It is cut and not rounded: an error below its budget never looks as if it had reached it.
+    It is cut and not rounded: an error below its budget never looks as if it had reached it. An upper bound goes `up`: it must not look smaller than it is.
     """
     value = 100 * Decimal(repr(part))
     if not value.is_finite() or value == 0:
         return f"{100 * part:g} %"
     if value < _SMALLEST:
-        return f"{float(_cut(value, value.adjusted())):.0e} %"
-    return f"{_cut(value, -2 if value < 10 else min(value.adjusted() - 2, 0)):f} %"
+        return f"{float(_cut(value, value.adjusted(), up=up)):.0e} %"
+    return f"{_cut(value, -2 if value < 10 else min(value.adjusted() - 2, 0), up=up):f} %"
 
 
 def measured(error: float, *, bound: bool) -> str:
     """Return an error as a percentage: `4.93 %`, or `<= 4.93 %` where it is an upper bound."""
-    return f"{'<= ' if bound else ''}{percent(error)}"
+    return f"{'<= ' if bound else ''}{percent(error, up=bound)}"
 
 
 def typed_percent(part: float) -> str:
@@ -85,7 +72,8 @@ def summary(report: Report) -> str:
     """Return a report as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
     limit = "without a limit" if report.budget is None else f"of a {typed_percent(report.budget)} budget"
     before = "" if report.before is None else f" ({percent(report.before)} before)"
-    kept = "lossless" if report.error == 0 else f"error {'at most ' if report.bound else ''}{percent(report.error)}{before} {limit}"
+    shown = f"{'at most ' if report.bound else ''}{percent(report.error, up=report.bound)}"
+    kept = "lossless" if report.error == 0 else f"error {shown}{before} {limit}"
     return f"{kept}, {size(report.bytes_added)} for {size(report.raw_bytes)}"
 
 
@@ -127,19 +115,23 @@ def line(value: object) -> str:
     if isinstance(value, Export):
         return f"{value.ref} at {value.path}"
     if isinstance(value, Diff):
-        return f"{value.a} .. {value.b}: {_count(sum(task.status != 'same' for task in value.tasks), 'change')}"
+        return f"{value.a} .. {value.b}: {count(sum(task.status != 'same' for task in value.tasks), 'change')}"
     return sheet(value).title
 
 
 def brief(commit: Commit) -> Sheet:
     """Return what is said of a commit just made: its references with their reports, and where it stands in the log."""
     lines = [f"{ref}  {summary(commit.reports[task])}" if task in commit.reports else ref for task, ref in commit.refs.items()]
-    place = f"(c{commit.number} {commit.id[:8]}{f', {commit.detail}' if commit.detail else ''})" if commit.id else "(dry run: nothing was written)"
+    said = ", ".join(part for part in (commit.detail, _basis(commit.basis)) if part)
+    if not commit.id:
+        place = f"(dry run: nothing was written{f', {_basis(commit.basis)}' if commit.basis else ''})"
+        return Sheet(title="\n".join([*(lines or [commit.ref]), place]), tables=_basis_tables(commit.basis), notes=_notes(commit))
+    place = f"(c{commit.number} {commit.id[:8]}{f', {said}' if said else ''})"
     return Sheet(title="\n".join([*(lines or [commit.ref]), place]), notes=_notes(commit))
 
 
 def _report_sheet(value: Report) -> Sheet:
-    return Sheet(title=summary(value), facts=_rate(value, "rate"), tables=(_module_table(value),), notes=value.notes)
+    return Sheet(title=summary(value), facts=_rate(value, "rate"), tables=(_module_table({"": value}),), notes=value.notes)
 
 
 def _rate(value: Report, name: str) -> tuple[tuple[str, str], ...]:
@@ -155,8 +147,29 @@ def _commit_sheet(value: Commit) -> Sheet:
     facts += [(name, shown) for name, shown in _optional_facts(value) if shown]
     for task, report in value.reports.items():
         facts += [(task, summary(report)), *_rate(report, "rate")]
-    tables = tuple(_module_table(report) for report in value.reports.values())
+    facts += [("basis", f"{value.basis.digest[:8]}, {_basis(value.basis)}")] if value.basis is not None else []
+    tables = (*_basis_tables(value.basis), _module_table(value.reports))
     return Sheet(title=", ".join(value.refs.values()) or value.ref, facts=tuple(facts), tables=tables, notes=_notes(value))
+
+
+def _basis(basis: BasisReport | None) -> str:
+    """Return what a basis takes: `24 modules with 16 directions a side, 133 kB`."""
+    if basis is None:
+        return ""
+    ks = sorted({k for module in basis.modules for k in (module.k_a, module.k_b)})
+    shown = f"{count(len(basis.modules), 'module')} with {ks[0] if len(ks) == 1 else f'{ks[0]} to {ks[-1]}'} directions a side, " if ks else ""
+    return f"{shown}{'not in the store' if basis.size_bytes is None else size(basis.size_bytes)}"
+
+
+def _basis_tables(basis: BasisReport | None) -> tuple[Table, ...]:
+    if basis is None:
+        return ()
+    rows = tuple((module.module, str(module.k_a), str(module.k_b), _share(module.captured_a), _share(module.captured_b)) for module in basis.modules)
+    return (Table(headers=("module", "k of a>", "k of b>", "energy in a>", "energy in b>"), rows=rows),)
+
+
+def _share(captured: float | None) -> str:
+    return NOTHING if captured is None else percent(captured)
 
 
 def _log_sheet(value: Log) -> Sheet:
@@ -208,19 +221,24 @@ def _export_sheet(value: Export) -> Sheet:
 
 
 def _verify_sheet(value: VerifyReport) -> Sheet:
-    counted = f"{_count(value.spaces, 'space')}, {_count(value.records, 'record')}, {_count(value.objects, 'object')} of {size(value.bytes)}"
-    looked = f"{value.level}: {counted}, {_count(value.versions, 'version')}"
+    counted = f"{count(value.spaces, 'space')}, {count(value.records, 'record')}, {count(value.objects, 'object')} of {size(value.bytes)}"
+    looked = f"{value.level}: {counted}, {count(value.versions, 'version')}"
     rows = tuple((found.code, short_ids(found.what), short_ids(found.message).rstrip("."), ", ".join(found.refs) or NOTHING) for found in value.findings)
     state = "nothing is damaged" if value.ok else f"{len(rows)} {'thing is' if len(rows) == 1 else 'things are'} wrong"
     return Sheet(title=f"{looked}; {state}", tables=(Table(headers=("clause", "where", "what", "cannot be trusted"), rows=rows),))
 
 
-def _module_table(report: Report) -> Table:
+def _module_table(reports: Mapping[str, Report]) -> Table:
+    """Return the modules of all reports, each row with its task where there are several."""
+    headers = ("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>")
     rows = tuple(
-        (module.module, module.side, module.reference, str(module.rank), f"{module.bits_per_parameter:.2f}", percent(module.error), size(module.bytes))
-        for module in report.modules
+        (task, found.module, found.side, found.reference, str(found.rank), f"{found.bits_per_parameter:.2f}", percent(found.error), size(found.bytes))
+        for task, report in reports.items()
+        for found in report.modules
     )
-    return Table(headers=("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>"), rows=rows)
+    if len(reports) > 1:
+        return Table(headers=("task", *headers), rows=rows)
+    return Table(headers=headers, rows=tuple(row[1:] for row in rows))
 
 
 def _log_table(commits: Sequence[Commit]) -> Table:
@@ -328,6 +346,7 @@ def _optional_facts(commit: Commit) -> Iterable[tuple[str, str]]:
 def _log_row(commit: Commit) -> tuple[str, ...]:
     reports = commit.reports.values()
     worst = max(reports, key=lambda report: report.error, default=None)
+    basis = (commit.basis.size_bytes or 0) if commit.basis is not None else 0
     return (
         f"c{commit.number}",
         commit.id[:8],
@@ -335,18 +354,19 @@ def _log_row(commit: Commit) -> tuple[str, ...]:
         commit.kind,
         commit.detail or ", ".join(ref.partition("/")[2] for ref in commit.refs.values()) or NOTHING,
         measured(worst.error, bound=worst.bound) if worst is not None else NOTHING,
-        size(sum(report.bytes_added for report in reports)) if reports else NOTHING,
+        size(sum(report.bytes_added for report in reports) + basis) if reports or basis else NOTHING,
         commit.author or NOTHING,
         _line(commit.message) or NOTHING,
     )
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """Return a number of things: `1 task`, `2 tasks`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _cut(value: Decimal, exponent: int) -> Decimal:
-    return value.quantize(Decimal((0, (1,), exponent)), rounding=ROUND_DOWN)
+def _cut(value: Decimal, exponent: int, *, up: bool) -> Decimal:
+    return value.quantize(Decimal((0, (1,), exponent)), rounding=ROUND_UP if up else ROUND_DOWN)
 
 
 def _line(message: str) -> str:

@@ -8,8 +8,10 @@ from share_registry.catalog import queries
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
 from share_registry.names import Digest, Side
+from share_registry.registry.commits import weighed
 from share_registry.registry.members import stored_member
-from share_registry.registry.results import Commit, ModuleReport, Report
+from share_registry.registry.report import BasisModuleReport, ModuleReport, Report
+from share_registry.registry.results import Commit
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide
 
 if TYPE_CHECKING:
@@ -85,7 +87,17 @@ def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float
 def with_modules(home: "Home", commit: Commit, task: str | None = None) -> Commit:
     """Return a commit with the module reports of its tasks, or of one of them, read from the store."""
     wanted = {name: report for name, report in commit.reports.items() if task in (None, name)}
+    commit = _with_directions(home, weighed(commit, home.store))
     return replace(commit, reports={**commit.reports, **{name: _whole(home, commit, name, report) for name, report in wanted.items()}})
+
+
+def _with_directions(home: "Home", commit: Commit) -> Commit:
+    """Return a commit that says how many directions the basis has that it brought."""
+    if commit.basis is None:
+        return commit
+    found = home.reader().basis(commit.basis.digest).modules
+    modules = tuple(BasisModuleReport(module=name, k_a=len(a), k_b=len(b)) for name, (a, b) in found.items())
+    return replace(commit, basis=replace(commit.basis, modules=modules))
 
 
 def _whole(home: "Home", commit: Commit, task: str, report: Report) -> Report:

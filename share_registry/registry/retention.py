@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from share_registry.catalog.models import CommitRow, MetricRow, TaskLifeRow, TaskNameRow, VersionRow
+from share_registry.errors import NotFound
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.commits import moment
 from share_registry.registry.insight_results import Retention, RetentionCell, RetentionCommit, RetentionRow
@@ -34,7 +35,7 @@ def retention(home: "Home", space: str | None, *, metric: str | None = None) -> 
         metric: Name of a recorded metric.
 
     Raises:
-        NotFound, Refused: the space leads nowhere.
+        NotFound, Refused: the space leads nowhere, or no version has the metric.
     """
     with home.reading() as session:
         where = space_of(session, space if space is not None else home.default_space)
@@ -45,6 +46,11 @@ def _retention(session: "Session", space: SpaceName, metric: str | None) -> Rete
     commits = _commits(session, space)
     versions, lives, names = _versions(session, space), _lives(session, space), _names(session, space)
     measured = _metrics(session, space, metric) if metric is not None else {}
+    if metric is not None and not measured:
+        known = sorted(set(session.scalars(select(MetricRow.name).where(MetricRow.space == space, MetricRow.until.is_(None)).distinct())))
+        raise NotFound(
+            f"no version of space {space!r} has a metric {metric!r}.", hint=f"There is {', '.join(known[:10]) or 'none yet: give metrics= to commit'}."
+        )
     rows = tuple(_row(names[task], space, found, lives.get(task, ()), commits, measured.get(task, {})) for task, found in sorted(versions.items()))
     moved = [row.metric_transfer for row in rows if row.metric_transfer is not None]
     return Retention(

@@ -46,7 +46,7 @@ def fitted_to(home: "Home", space: SpaceName, adapters: Mapping[TaskName, Adapte
     if len(fresh) < _FEWEST or not policy.references or policy.budget == 0:
         return None
     made = fit(fresh, Rule(budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget))
-    return sealed_basis(made, space) if made.modules else None
+    return sealed_basis(made, space) if made.basis.modules else None
 
 
 def follow_up(home: "Home", space: SpaceName, policy: Policy, *, fitted: Fitted | None, committed: frozenset[TaskName]) -> None:
@@ -56,8 +56,8 @@ def follow_up(home: "Home", space: SpaceName, policy: Policy, *, fitted: Fitted 
             _re_express(home, space, policy, fitted, committed)
         elif policy.refit and policy.references and policy.budget > 0:
             _refit_where_it_pays(home, space, policy, len(committed))
-    except ShareRegistryError as error:
-        _LOG.warning("space %s: the refit that was to follow was not made: %s", space, error)
+    except Exception as error:  # noqa: BLE001 - the commit is published: whatever fails now must not look as if it were not
+        _LOG.warning("space %s: the refit that was to follow was not made: %s", space, error, exc_info=not isinstance(error, ShareRegistryError))
 
 
 def _re_express(home: "Home", space: SpaceName, policy: Policy, fitted: Fitted, committed: frozenset[TaskName]) -> None:
@@ -78,7 +78,7 @@ def _refit_where_it_pays(home: "Home", space: SpaceName, policy: Policy, new: in
     sample = sorted(rows, key=lambda row: row.number)[-_SAMPLE:]
     rule = Rule(tasks=len(rows), budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget)
     made = fit(stored_members(home, sample), rule)
-    if not made.modules:
+    if not made.basis.modules:
         return
     fitted = sealed_basis(made, space)
     if _saving(home, space, sample, rule, policy) * len(rows) > len(fitted.content):
@@ -91,7 +91,7 @@ def _saving(home: "Home", space: SpaceName, sample: "Sequence[TaskVersion]", rul
     saved = 0
     for row in held_out:
         made = fit(stored_members(home, [other for other in sample if other is not row]), rule)
-        if made.modules:
+        if made.basis.modules:
             basis = sealed_basis(made, space)
             saved += _coded_bytes(home, row, policy, None) - _coded_bytes(home, row, policy, basis)
     return saved / len(held_out)

@@ -24,7 +24,7 @@ def test_a_re_expressed_version_has_what_was_said_of_the_one_before() -> None:
             assert (after.note_digest, after.config_digest, after.remarks) == (before.note_digest, before.config_digest, before.remarks)
             assert (after.error, after.bound, after.before, after.budget, after.norm) == (0.06, True, 0.049, None, 12.5)
             assert queries.labels_of(session, "base", "cola", 2) == {"team": "search"}
-            assert queries.metrics_of(session, "base", "cola", 2) == {"accuracy": 0.9}
+            assert queries.metrics_of(session, "base", "cola", 2) == {}  # measured on other tensors
 
 
 def test_the_basis_of_a_space_is_the_latest_that_a_commit_brought() -> None:

@@ -75,7 +75,7 @@ def test_the_saved_config_is_json_that_names_the_basis(share: Made, registry: sr
     config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
     expected = {"registry": registry.location, "space": "bert", "basis": registry.basis("bert").digest, "pseudo_rank": 2, "extra_directions": 0}
     assert config | expected == config
-    assert (config["init"], config["started_from"], config["peft_type"]) == ("noise", "task:task0", "SHARE")
+    assert (config["init"], config["started_from"], config["peft_type"]) == ("noise", "bert/task0@v1", "SHARE")
 
 
 def test_a_registry_that_moved_is_found_by_argument_or_environment(share: Made, registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,3 +247,11 @@ def test_a_password_is_never_saved() -> None:
     config = sr.peft.ShareConfig(registry="postgresql://ann:secret@db.example/catalog", store="store")
     assert "secret" not in str(config.to_dict())
     assert config.to_dict()["registry"].startswith("postgresql+psycopg://ann@db.example/")
+
+
+@pytest.mark.parametrize(("init", "via"), [("task:task1", ["", "derived"]), ("noise", [""])])
+def test_the_lineage_of_what_was_trained_has_the_version_it_started_from(registry: sr.Registry, share: Made, init: str, via: list[str]) -> None:
+    model = share("bert", init=init)
+    trained(model)
+    commit = registry.commit(model, task="cola", space="bert")
+    assert [node.via for node in registry.lineage(commit.ref).nodes] == via

@@ -73,7 +73,8 @@ def test_a_merge_s_lineage_has_its_parents_with_their_weights(session: Session) 
     found = [(node.ref, node.via, node.depth) for node in lineage(session, "base/both@v2").nodes]
     assert found[:3] == [("base/both@v2", "", 0), ("base/both@v1", "version", 1), ("base/mnli@v2", "merged, 0.5", 2)]
     assert ("base/sst2@v1", "merged, -0.25", 2) in found
-    assert len({ref for ref, _, _ in found}) == len(found)
+    once = [ref for ref, via, _ in found if not via.startswith("merged")]
+    assert len(set(once)) == len(once)
 
 
 def test_a_space_says_its_whole_policy(session: Session) -> None:

@@ -112,6 +112,12 @@ def test_an_empty_space_has_an_empty_matrix(registry: sr.Registry) -> None:
     assert "0 tasks" in str(found)
 
 
+def test_a_metric_that_nothing_has_is_not_found(told: sr.Registry) -> None:
+    with pytest.raises(sr.NotFound, match="nope") as caught:
+        retention(told.home, None, metric="nope")
+    assert "accuracy" in caught.value.hint
+
+
 def test_a_space_that_is_not_there_is_not_found(told: sr.Registry) -> None:
     with pytest.raises(sr.NotFound):
         retention(told.home, "absent")

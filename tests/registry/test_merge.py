@@ -92,6 +92,19 @@ def test_the_parents_and_their_weights_stand_in_the_lineage(registry: sr.Registr
     assert registry.verify("deep").ok
 
 
+def test_a_merge_of_the_same_parents_again_shows_its_own_weights(registry: sr.Registry, two: dict[str, Path]) -> None:
+    one, other = two
+    registry.merge({one: 0.3, other: 0.7}, task="both")
+    again = registry.merge({one: 0.6, other: 0.4}, task="both")
+    vias = [node.via for node in registry.lineage(again.ref).nodes if node.depth == 1]
+    assert vias == ["version", "merged, 0.6", "merged, 0.4"]
+
+
+def test_weights_that_are_all_zero_merge_nothing(registry: sr.Registry, two: dict[str, Path]) -> None:
+    with pytest.raises(sr.InvalidInput, match="every weight is 0"):
+        registry.merge(dict.fromkeys(two, 0.0), task="both")
+
+
 def test_a_key_stands_for_one_merge(registry: sr.Registry, two: dict[str, Path]) -> None:
     first = registry.merge({"t00": 0.5, "t01": 0.5}, task="both", idempotency_key="k")
     again = registry.merge({"t00": 0.5, "t01": 0.5}, task="both", idempotency_key="k")

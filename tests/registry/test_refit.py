@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import share_registry as sr
 from tests.registry.plain import files, pooled_error
@@ -119,9 +121,75 @@ def test_a_rehearsed_refit_writes_nothing(registry: sr.Registry, shared: dict[st
     assert (files(Path(registry.location) / "objects"), len(registry.log(limit=None))) == before
 
 
+def test_a_rehearsed_refit_says_what_the_basis_takes_and_captures_and_needs_no_writer(registry: sr.Registry, shared: dict[str, Path]) -> None:
+    with sr.Registry.open(registry.location, mode="r") as reader:
+        found = reader.refit(max_rank=6, dry_run=True).basis
+    assert found is not None
+    assert len(found.modules) == 3
+    assert all((module.k_a, module.k_b) == (6, 6) and min(module.captured_a or 0, module.captured_b or 0) > 0.99 for module in found.modules)
+    made = registry.refit(max_rank=6)
+    assert made.basis == found
+    assert found.size_bytes == registry.basis().size_bytes
+    assert registry.log(kind="refit")[0].basis == sr.BasisReport(digest=found.digest, size_bytes=found.size_bytes)
+
+
+def test_the_same_refit_again_is_the_same_commit(registry: sr.Registry, shared: dict[str, Path]) -> None:
+    first = registry.refit(max_rank=6)
+    again = registry.refit(max_rank=6)
+    assert (again.number, again.created) == (first.number, False)
+
+
+def test_modules_whose_product_is_zero_are_fitted_around(registry: sr.Registry, tmp_path: Path) -> None:
+    made = write_planted(tmp_path / "adapters", 6, shared=4)
+    for task, place in made.items():
+        tensors = load_file(place / "adapter_model.safetensors")
+        tensors |= {key: torch.zeros_like(value) for key, value in tensors.items() if "layers.1" in key and ("lora_B" in key or task == "t00")}
+        save_file(tensors, place / "adapter_model.safetensors")
+    commit = registry.commit_many(made)
+    assert all(report.error <= (report.budget or 0) for report in commit.reports.values())
+    registry.refit(max_rank=4)
+    registry.refit(max_rank=4, allow_loss=True)
+    paper = registry.create_space("paper", base_model="acme/tiny", policy=sr.Policy.share(k=4))
+    for task, place in list(made.items())[:3]:
+        paper.commit(place, task=task)
+    assert not any("layers.1" in module for module in registry.basis(SPACE).modules)
+    assert registry.verify("deep").ok
+
+
+def test_a_task_is_re_expressed_from_the_version_nearest_to_its_source(registry: sr.Registry, shared: dict[str, Path], tmp_path: Path) -> None:
+    registry.refit(max_rank=2, allow_loss=True)
+    lost = {task: registry.show(f"{task}@v2").reports[task].error for task in shared}
+    commit = registry.refit(max_rank=6, allow_loss=True)
+    for task, report in commit.reports.items():
+        true = pooled_error(shared[task], registry.export(f"{task}@v3", tmp_path / "out").path)
+        assert true <= report.error * (1 + ROUNDING)
+        assert report.before == lost[task]
+        assert report.error < 0.2 < lost[task]
+
+
+def test_metrics_do_not_pass_to_a_version_they_were_not_measured_on(registry: sr.Registry, tmp_path: Path) -> None:
+    for task, place in write_planted(tmp_path / "adapters", 3).items():
+        registry.commit(place, task=task, metrics={"accuracy": 0.5})
+    registry.refit(max_rank=2, allow_loss=True)
+    assert [task.metrics for task in registry.tasks()] == [{}, {}, {}]
+
+
+def test_an_adapter_that_a_refit_re_expressed_may_be_committed_again(registry: sr.Registry, shared: dict[str, Path], tmp_path: Path) -> None:
+    registry.refit(max_rank=6, budget=0.2)
+    again = registry.commit(shared["t01"], task="t01")
+    assert (again.created, again.ref) == (True, f"{SPACE}/t01@v3")
+    assert pooled_error(shared["t01"], registry.export("t01@v3", tmp_path / "out").path) <= sr.Policy().budget
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [({"weighting": "equal"}, "weighting"), ({"energy": 1.5}, "energy"), ({"max_rank": 0}, "max_rank"), ({"budget": 2.0}, "budget")],
+    [
+        ({"allow_loss": True, "budget": 0.1}, "allow_loss"),
+        ({"weighting": "equal"}, "weighting"),
+        ({"energy": 1.5}, "energy"),
+        ({"max_rank": 0}, "max_rank"),
+        ({"budget": 2.0}, "budget"),
+    ],
 )
 def test_a_malformed_refit_is_refused(registry: sr.Registry, shared: dict[str, Path], asked: dict[str, object], message: str) -> None:
     with pytest.raises(sr.InvalidInput, match=message):

@@ -8,7 +8,8 @@ import pytest
 
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry import render
-from share_registry.registry.results import Commit, Diff, Export, Finding, Lineage, LineageNode, Log, ModuleReport, Report, Resolved, VerifyReport
+from share_registry.registry.report import ModuleReport, Report
+from share_registry.registry.results import Commit, Diff, Export, Finding, Lineage, LineageNode, Log, Resolved, VerifyReport
 from share_registry.registry.table import Table, aligned
 
 REPORT = Report(
@@ -148,3 +149,8 @@ def test_results_have_a_line_as_repr_and_html() -> None:
     assert repr(resolved) == "<Resolved s/a@v1 (c2 1a2b3c4d)>"
     for value in (diff, export, resolved):
         assert value._repr_html_().startswith("<div>")
+
+
+@pytest.mark.parametrize(("part", "cut", "bound"), [(0.1998568, "19.9 %", "<= 20.0 %"), (0.05, "5.00 %", "<= 5.00 %"), (0.00004999, "4e-03 %", "<= 5e-03 %")])
+def test_an_error_is_cut_and_an_upper_bound_goes_up(part: float, cut: str, bound: str) -> None:
+    assert (render.measured(part, bound=False), render.measured(part, bound=True)) == (cut, bound)

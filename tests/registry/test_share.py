@@ -55,6 +55,24 @@ def test_the_papers_protocol_can_cut_the_rank(registry: sr.Registry, tmp_path: P
     assert all(int(tensor.any(1).sum()) == 2 for key, tensor in adapter.tensors.items() if "lora_A" in key)
 
 
+def test_a_budget_given_with_a_commit_holds_in_the_papers_protocol_too(registry: sr.Registry, tmp_path: Path) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=3))
+    made = write_planted(tmp_path / "adapters", 2)
+    registry.commit(made["t00"], task="t00")
+    report = registry.commit(made["t01"], task="t01", budget=0.01).reports["t01"]
+    assert report.budget == 0.01
+    assert pooled_error(made["t01"], registry.export("t01", tmp_path / "out").path) <= 0.01
+
+
+def test_what_follows_a_commit_may_fail_in_any_way(
+    registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("share_registry.registry.share._refit_where_it_pays", lambda *_: 1 // 0)
+    commit = registry.commit(write_planted(tmp_path / "adapters", 1)["t00"], task="t00")
+    assert commit.created
+    assert "was not made" in caplog.text
+
+
 def test_a_pseudo_rank_that_breaks_the_budget_is_refused(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(pseudo_rank=1))
     place = write_planted(tmp_path / "adapters", 1)["t00"]
