@@ -18,6 +18,7 @@ from share_registry.format.layout import Entry
 from share_registry.format.records import Absorb, Absorbed, Note, TaskNote, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.absorbing import Fitted, Prepared, check_shapes, prepare
+from share_registry.registry.commits import weighed
 from share_registry.registry.doors import check_distinct
 from share_registry.registry.earlier import commit_of_key, known_places, remark_unrecorded, same_version
 from share_registry.registry.history import commit_at
@@ -124,7 +125,7 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     if not done.created:
         _check_key(home, target.name, job)
     _LOG.info("committed %s/@c%d: %s", target.name, done.number, ", ".join(prepared))
-    found = _reported(home, done, prepared)
+    found = _reported(home, done, prepared, fitted)
     if done.created and policy.k == target.policy.k:
         follow_up(home, target.name, policy, fitted=fitted, committed=frozenset(prepared))
     return found
@@ -324,11 +325,12 @@ def _shown(home: Home, done: Published) -> Commit:
         return commit_at(session, done.space, done.number, created=done.created)
 
 
-def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared]) -> Commit:
+def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared], fitted: Fitted | None) -> Commit:
     """Return the commit with the reports just made."""
     found = _shown(home, done)
     if not done.created:
-        return found
+        return weighed(found, home.store)
+    found = replace(found, basis=fitted.report if fitted is not None else None)
     if len(prepared) > 1:  # the report calls siblings by this commit's number
         return with_modules(home, found)
     made = {task: prepared[TaskName(task)].report for task in found.reports}
