@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sqlalchemy import ColumnElement, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.models import TEXT, Row, TaskLifeRow, TaskNameRow, Temporal, TouchRow, VersionRow
+from share_registry.catalog.models import TEXT, Row, SpaceRow, TaskLifeRow, TaskNameRow, Temporal, TouchRow, VersionRow
 from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class Step:
         """Let rows that hold until further notice end with this record."""
         statement = update(row.table).where(row.space == self.space, row.until.is_(None), *conditions).values(until=self.number)
         self.session.execute(statement)
+
+    def count(self, more: int) -> None:
+        """Note that there are so many more (or, below 0, fewer) live tasks."""
+        if more:
+            self.session.execute(update(SpaceRow.table).where(SpaceRow.name == self.space).values(live=SpaceRow.live + more))
 
     def touch(self, versions: Mapping[int, int | None]) -> None:
         """Note which tasks, and which versions of them, this record is about."""
