@@ -22,7 +22,6 @@ from typing import Final
 from sqlalchemy import URL, create_engine, make_url, select, text
 from sqlalchemy.orm import Session
 
-from benchmarks.logs import HOT, RARE_AUTHOR, SPACE, STEP, Growing, copy
 from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.models import AliasRow, CommitRow, TagRow, TaskLifeRow, TaskNameRow
@@ -31,6 +30,7 @@ from share_registry.registry.history import alias_history, aliases, log, show, s
 from share_registry.registry.lineage import lineage
 from share_registry.registry.listing import tasks
 from share_registry.registry.resolve import resolve
+from tests.catalog.growing import HOT, RARE, RARE_AUTHOR, SPACE, STEP, Growing, copy
 from tests.catalog.logs import START, Log, Logged
 
 _UNCOUNTED: Final = 4
@@ -80,7 +80,7 @@ QUESTIONS: Final[dict[str, Callable[[Session, Asked], object]]] = {
     "tasks after a task": lambda session, asked: tasks(session, space=SPACE, limit=_PAGE, after=asked.task),
     "tasks of a frequent label": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, labels={"stage": "research"}),
     "tasks of a label": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, labels={"team": "team-7"}),
-    "tasks of a rare label": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, labels={"ticket": "T0"}),
+    "tasks of a rare label": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, labels={"ticket": RARE}),
     "tasks of an alias": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, alias="prod"),
     "tasks at a commit": lambda session, asked: tasks(session, space=SPACE, limit=_PAGE, at=asked.number),
     "tasks at a time": lambda session, asked: tasks(session, space=SPACE, limit=_PAGE, at=asked.time),
@@ -96,7 +96,7 @@ QUESTIONS: Final[dict[str, Callable[[Session, Asked], object]]] = {
     "aliases of a task": lambda session, asked: aliases(session, space=SPACE, task=asked.aliased),
     "history of an alias": lambda session, asked: alias_history(session, asked.aliased, "prod", space=SPACE),
     "spaces": lambda session, _: spaces(session),
-    "commit: what it asks": lambda session, asked: _commit_asks(session, asked),
+    "commit: what it asks": lambda session, asked: commit_asks(session, asked),
     "commit: what it writes (rolled back)": lambda session, asked: asked.next.apply(session),
 }
 WRITES: Final = frozenset({"commit: what it writes (rolled back)"})
@@ -133,7 +133,7 @@ def measured(url: str, rounds: int) -> dict[str, list[float]]:
         found["open"].append(time.perf_counter() - begin)
     with Catalog.open(url, mode="w") as catalog:
         with catalog.begin() as session:
-            draws = [_draw(session, Random(seed)) for seed in range(rounds + _UNCOUNTED)]
+            draws = [draw(session, Random(seed)) for seed in range(rounds + _UNCOUNTED)]
         for name, ask in QUESTIONS.items():
             found[name] = [_seconds(catalog, ask, asked, write=name in WRITES) for asked in draws][_UNCOUNTED:]
     return found
@@ -148,7 +148,7 @@ def _seconds(catalog: Catalog, ask: Callable[[Session, Asked], object], asked: A
     return time.perf_counter() - begin
 
 
-def _draw(session: Session, chance: Random) -> Asked:
+def draw(session: Session, chance: Random) -> Asked:
     known = queries.head(session, SPACE)
     assert known is not None
     live = select(TaskNameRow.name, TaskNameRow.task).join(TaskLifeRow.table, (TaskLifeRow.space == TaskNameRow.space) & (TaskLifeRow.task == TaskNameRow.task))
@@ -171,7 +171,7 @@ def _draw(session: Session, chance: Random) -> Asked:
     )
 
 
-def _commit_asks(session: Session, asked: Asked) -> object:
+def commit_asks(session: Session, asked: Asked) -> object:
     """Ask what a commit asks before it writes, apart from what it asks twice."""
     return (
         queries.head(session, SPACE),

@@ -4,7 +4,7 @@ Every function takes a session and runs a bounded number of indexed statements. 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.elements import ColumnElement
 
     from share_registry.catalog.task_version import TaskVersion
+
+
+_OTHERS: Final = VersionRow.table.alias()
+"""Versions beside those that are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +148,8 @@ def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber |
 
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
     """Return the first and the latest few distinct adapters absorbed into a space: earliest first, then latest first."""
-    before = VersionRow.table.alias()
-    earlier = tuple_(before.c.number, before.c.task) < tuple_(VersionRow.number, VersionRow.task)
-    repeats = select(before.c.task).where(before.c.space == VersionRow.space, before.c.adapter_digest == VersionRow.adapter_digest, earlier).exists()
+    earlier = tuple_(_OTHERS.c.number, _OTHERS.c.task) < tuple_(VersionRow.number, VersionRow.task)
+    repeats = select(_OTHERS.c.task).where(_OTHERS.c.space == VersionRow.space, _OTHERS.c.adapter_digest == VersionRow.adapter_digest, earlier).exists()
     absorbed = select(VersionRow.adapter_digest).where(VersionRow.space == space, ~repeats)
     early = session.scalars(absorbed.order_by(VersionRow.number, VersionRow.task).limit(first)).all()
     late = session.scalars(absorbed.order_by(VersionRow.number.desc(), VersionRow.task.desc()).limit(latest)).all()
@@ -222,15 +225,14 @@ def _one_version(session: Session, query: "Select[Any]") -> "TaskVersion | None"
 
 
 def _live(space: str) -> "Select[Any]":
-    lives, newer = TaskLifeRow.table.alias(), VersionRow.table.alias()
-    newest = select(func.max(newer.c.version)).where(newer.c.space == lives.c.space, newer.c.task == lives.c.task).scalar_subquery()
+    lives = TaskLifeRow.table.alias()
+    newest = select(func.max(_OTHERS.c.version)).where(_OTHERS.c.space == lives.c.space, _OTHERS.c.task == lives.c.task).scalar_subquery()
     version = (VersionRow.space == lives.c.space) & (VersionRow.task == lives.c.task) & (VersionRow.version == newest)
     return _versions().join(lives, version).where(lives.c.space == space, lives.c.until.is_(None))
 
 
 def _latest() -> "ColumnElement[int]":
-    newer = VersionRow.table.alias()
-    return select(func.max(newer.c.version)).where(newer.c.space == VersionRow.space, newer.c.task == VersionRow.task).scalar_subquery()
+    return select(func.max(_OTHERS.c.version)).where(_OTHERS.c.space == VersionRow.space, _OTHERS.c.task == VersionRow.task).scalar_subquery()
 
 
 def _versions() -> "Select[Any]":

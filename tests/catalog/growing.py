@@ -19,13 +19,15 @@ SPACE: Final = "base"
 AUTHORS: Final = tuple(f"author-{number}" for number in range(20))
 RARE_AUTHOR: Final = "auditor"
 STEP: Final = timedelta(minutes=1)
+RARE: Final = "T7"
+"""A label that one task of a hundred has."""
 TEAMS: Final = tuple(f"team-{number}" for number in range(20))
 HOT: Final = "task-00000"
 """A task that one commit of fifty goes to."""
 _BATCH: Final = 1000
 _PIECE: Final = 2000
 _KINDS: Final = ("absorb", "alias", "annotate", "restore", "drop", "rename", "tag", "derive", "policy")
-_WEIGHTS: Final = (920, 30, 20, 8, 2, 2, 3, 14, 1)
+_WEIGHTS: Final = (910, 30, 20, 8, 2, 2, 10, 14, 4)
 
 
 @dataclass(kw_only=True)
@@ -75,7 +77,7 @@ class Growing:
     def _absorb(self, name: str, **options: object) -> None:
         self.latest[name] = self.latest.get(name, 0) + 1
         self.dropped.discard(name)
-        labels = {"team": self.chance.choice(TEAMS), "stage": "research"} | ({"ticket": f"T{self.log.length // 1000}"} if self.chance.random() < 0.001 else {})
+        labels = {"team": self.chance.choice(TEAMS), "stage": "research"} | ({"ticket": RARE} if int(name[5:10]) % 100 == 7 else {})
         author = RARE_AUTHOR if self.chance.random() < 0.0005 else self.chance.choice(AUTHORS)
         metrics = {"accuracy": f"{self.chance.random():.4f}"}
         self.log.absorb(name, self.latest[name], labels=labels, metrics=metrics, author=author, message="a run", **options)
