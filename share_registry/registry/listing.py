@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select
 
 _VERSIONS: Final = VersionRow.table.alias()
+"""The versions of a task among which the newest is looked for."""
 _AT_ONCE: Final = 500
 """Names that are looked at together where few of them are listed."""
 _FEW: Final = 1000
@@ -154,8 +155,10 @@ def _place(after: str, space: str | None) -> tuple[str, str]:
     """Return space and name behind which a page begins. Raises InvalidInput."""
     asked = parse_reference(after)
     place = asked.space if asked.space is not None else space
-    if asked.task is None or place is None:
-        raise InvalidInput(f"after={after!r} names no task of a space.", hint="Give the last task of the page before, such as base/cola.")
+    if asked.task is None or place is None or space not in (None, place):
+        raise InvalidInput(
+            f"after={after!r} names no task of {f'space {space}' if space else 'a space'}.", hint="Give the last task of the page before, such as base/cola."
+        )
     return place, asked.task
 
 
