@@ -173,9 +173,10 @@ def test_a_task_without_a_space_ends_no_page_where_there_are_several(registry: s
     assert registry.tasks(after="cola") == []
     registry.create_space("other")
     assert registry.tasks(after="base/cola") == registry.tasks("base", after="cola") == []
-    for wrong in ({"after": "cola"}, {"space": "base", "after": "other/cola"}):
-        with pytest.raises(InvalidInput):
-            registry.tasks(**wrong)
+    with pytest.raises(InvalidInput):
+        registry.tasks(after="cola")
+    with pytest.raises(InvalidInput):
+        registry.tasks("base", after="other/cola")
 
 
 def test_opening_asks_as_little_of_a_long_log_as_of_a_short_one(tmp_path: Path) -> None:
