@@ -12,6 +12,7 @@ PARTS = (
     ("A new basis", "refit", ()),
     ("The paper's protocol beside a full SVD, and the default policy's promises", "protocol", ()),
     ("Adding one adapter, and keeping those that are there", "growth", ()),
+    ("The catalog of a long log", "catalog", ()),
 )
 
 

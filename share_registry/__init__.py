@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from share_registry.exchange.adapter import Adapter
     from share_registry.registry.analyze import analyze
     from share_registry.registry.basis import Basis, BasisModule
+    from share_registry.registry.every import every
     from share_registry.registry.insight_results import (
         AnalysedAdapter,
         Analysis,
@@ -83,6 +84,7 @@ _PLACES: Final = (
         "Registry": "share_registry.registry.registry",
         "Space": "share_registry.registry.space",
         "analyze": "share_registry.registry.analyze",
+        "every": "share_registry.registry.every",
     }
 )
 
@@ -140,6 +142,7 @@ __all__ = [
     "VerifyReport",
     "__version__",
     "analyze",
+    "every",
 ]
 
 

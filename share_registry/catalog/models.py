@@ -10,12 +10,26 @@ import json
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from sqlalchemy import BigInteger, Boolean, Column, ColumnElement, ForeignKey, ForeignKeyConstraint, Index, MetaData, Table, Text, UniqueConstraint, or_
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    or_,
+    text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import Float, TypeDecorator
 
-SCHEMA_VERSIONS: Final = ("0001", "0002")
+SCHEMA_VERSIONS: Final = ("0001", "0002", "0003")
 """Schema versions this release knows, oldest first; the last is the one it works with."""
 SCHEMA_TABLE: Final = "share_registry_schema"
 """Alembic's version table: our own, so that other software may keep its tables in the same database."""
@@ -119,6 +133,12 @@ def flag() -> ColumnElement[bool]:
     return Column(Boolean, nullable=False)
 
 
+def _of_bases(name: str, column: str) -> Index:
+    """Return an index of those commits of a space that brought a basis."""
+    brought = text("basis IS NOT NULL")
+    return Index(name, "space", column, sqlite_where=brought, postgresql_where=brought)
+
+
 def _of_task() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["space", "task"], ["sr_tasks.space", "sr_tasks.task"])
 
@@ -139,6 +159,7 @@ class SpaceRow(Row, name="sr_spaces"):
     Attributes:
         base_labels: Other labels the base model is known by.
         k: Directions of the basis where the space keeps coefficients alone.
+        live: Number of tasks that are live.
         head: Number of the newest commit applied; its id is `head_id`.
     """
 
@@ -153,6 +174,7 @@ class SpaceRow(Row, name="sr_spaces"):
     pseudo_rank = optional_integer()
     k = optional_integer()
     phi = integer()
+    live = integer()
     head = integer()
     head_id = string()
 
@@ -175,8 +197,11 @@ class CommitRow(Row, name="sr_commits"):
     rules = (
         UniqueConstraint("space", "key"),
         UniqueConstraint("space", "id"),
-        Index(None, "space", "time"),
-        Index(None, "time", "space", "number"),
+        Index(None, "space", "time", "number"),
+        Index(None, "space", "kind", "number"),
+        Index(None, "space", "author", "number"),
+        _of_bases("ix_sr_commits_bases", "number"),
+        _of_bases("ix_sr_commits_space_basis", "basis"),
     )
 
 
@@ -253,8 +278,8 @@ class VersionRow(Row, name="sr_task_versions"):
         _of_task(),
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),
         UniqueConstraint("space", "task", "number"),
-        Index(None, "space", "number"),
-        Index(None, "space", "adapter_digest"),
+        Index(None, "space", "number", "task"),
+        Index(None, "space", "adapter_digest", "number"),
     )
 
 
@@ -294,7 +319,7 @@ class AliasRow(Row, name="sr_aliases"):
     since = integer_key()
     until = optional_integer()
     version = integer()
-    rules = (_of_version(), Index(None, "space", "name", "until"))
+    rules = (_of_version(), Index(None, "space", "name", "task"))
 
 
 class TagRow(Row, name="sr_tags"):
@@ -317,7 +342,7 @@ class LabelRow(Row, name="sr_labels"):
     since = integer_key()
     until = optional_integer()
     value = string()
-    rules = (_of_version(), Index(None, "since", "space"))
+    rules = (_of_version(), Index(None, "space", "since"), Index(None, "space", "name", "value", "task", "version"))
 
 
 class MetricRow(Row, name="sr_metrics"):
@@ -330,7 +355,7 @@ class MetricRow(Row, name="sr_metrics"):
     since = integer_key()
     until = optional_integer()
     value = string()
-    rules = (_of_version(), Index(None, "since", "space"))
+    rules = (_of_version(), Index(None, "space", "since"))
 
 
 class ModuleRow(Row, name="sr_modules"):
@@ -365,5 +390,5 @@ Temporal = TaskNameRow | TaskLifeRow | AliasRow | LabelRow | MetricRow
 
 
 def holds(row: type[Temporal], number: ColumnElement[int] | int) -> ColumnElement[bool]:
-    """Return the condition that a row with `since` and `until` holds at a commit number."""
-    return (row.since <= number) & or_(row.until.is_(None), row.until > number)
+    """Return the condition that a row with `since` and `until` holds at a commit number: one that rows are never looked up by, most of all hold."""
+    return (row.since + 0 <= number) & or_(row.until.is_(None), row.until > number)

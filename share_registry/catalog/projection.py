@@ -111,6 +111,7 @@ def _space(record: "Record", commit_id: str) -> dict[str, object]:
         "base_revision": created.base_model.revision,
         "base_labels": tuple(created.base_model.labels),
         **_policy(created.policy),
+        "live": 0,
         "head": 1,
         "head_id": commit_id,
     }
@@ -219,6 +220,7 @@ def _change(step: Step, record: "Record", note: "Note | None", layouts: "Mapping
 def _drop(step: Step, record: "Drop") -> None:
     known = step.task(record.task)
     step.end(TaskLifeRow, TaskLifeRow.task == known.task)
+    step.count(-1 if known.live else 0)
     step.touch({known.task: None})
 
 

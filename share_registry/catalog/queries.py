@@ -4,9 +4,9 @@ Every function takes a session and runs a bounded number of indexed statements. 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import (
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.elements import ColumnElement
 
     from share_registry.catalog.task_version import TaskVersion
+
+
+_OTHERS: Final = VersionRow.table.alias()
+"""Versions beside those that are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,11 @@ def current_name(session: Session, space: str, name: str) -> TaskName | None:
     return None if found is None else TaskName(found)
 
 
+def live_tasks(session: Session, space: str) -> int:
+    """Return the number of live tasks of a space."""
+    return session.scalar(select(SpaceRow.live).where(SpaceRow.name == space)) or 0
+
+
 def commit_of_adapter(session: Session, space: str, digest: str) -> CommitNumber | None:
     """Return the commit that brought an adapter object into a space."""
     found = session.scalar(select(func.min(VersionRow.number)).where(VersionRow.space == space, VersionRow.adapter_digest == digest))
@@ -96,20 +105,24 @@ def commit_of_adapter(session: Session, space: str, digest: str) -> CommitNumber
 
 def version_row(session: Session, space: str, task: str, version: int) -> "TaskVersion | None":
     """Return a version of a task."""
-    return _one_version(session, space, task, VersionRow.version == version)
+    return _one_version(session, _versions().where(VersionRow.space == space, VersionRow.task == task_of(space, task), VersionRow.version == version))
 
 
 def latest_version(session: Session, space: str, task: str) -> "TaskVersion | None":
     """Return the newest version of a task, live or dropped."""
-    return _one_version(session, space, task, VersionRow.version == _latest())
+    of_task = (VersionRow.space == space, VersionRow.task == task_of(space, task))
+    return _one_version(session, _versions().where(*of_task).order_by(VersionRow.version.desc()).limit(1))
 
 
-def versions_of(session: Session, space: str | None = None) -> "list[TaskVersion]":
-    """Return every version of every task of a space, or of all, by space, task in order of creation, and version."""
-    query = _versions().order_by(VersionRow.space, VersionRow.task, VersionRow.version)
-    if space is not None:
-        query = query.where(VersionRow.space == space)
-    return [_task_version(row) for row in session.execute(query)]
+def latest_versions(session: Session, space: str) -> "list[TaskVersion]":
+    """Return the newest version of every live task of a space, by task in order of creation."""
+    return [_task_version(row) for row in session.execute(_live(space).order_by(VersionRow.task))]
+
+
+def last_absorbed(session: Session, space: str, count: int) -> "list[TaskVersion]":
+    """Return the newest versions of the live tasks that were committed to last, in the order of commits."""
+    rows = session.execute(_live(space).order_by(VersionRow.number.desc(), VersionRow.task.desc()).limit(count)).all()
+    return [_task_version(row) for row in reversed(rows)]
 
 
 def closest_version(session: Session, row: "TaskVersion") -> "TaskVersion":
@@ -142,10 +155,11 @@ def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber |
 
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
     """Return the first and the latest few distinct adapters absorbed into a space: earliest first, then latest first."""
-    absorbed = select(VersionRow.adapter_digest, func.min(VersionRow.number).label("number"), func.min(VersionRow.task).label("task"))
-    distinct = absorbed.where(VersionRow.space == space).group_by(VersionRow.adapter_digest).subquery()
-    early = session.scalars(select(distinct.c.adapter_digest).order_by(distinct.c.number, distinct.c.task).limit(first)).all()
-    late = session.scalars(select(distinct.c.adapter_digest).order_by(distinct.c.number.desc(), distinct.c.task.desc()).limit(latest)).all()
+    earlier = tuple_(_OTHERS.c.number, _OTHERS.c.task) < tuple_(VersionRow.number, VersionRow.task)
+    repeats = select(_OTHERS.c.task).where(_OTHERS.c.space == VersionRow.space, _OTHERS.c.adapter_digest == VersionRow.adapter_digest, earlier).exists()
+    absorbed = select(VersionRow.adapter_digest).where(VersionRow.space == space, ~repeats)
+    early = session.scalars(absorbed.order_by(VersionRow.number, VersionRow.task).limit(first)).all()
+    late = session.scalars(absorbed.order_by(VersionRow.number.desc(), VersionRow.task.desc()).limit(latest)).all()
     return [Digest(digest) for digest in dict.fromkeys([*early, *late])]
 
 
@@ -212,14 +226,20 @@ def _heads() -> "Select[str, int, str, str]":
     return select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time).join(CommitRow.table, newest)
 
 
-def _one_version(session: Session, space: str, task: str, condition: "ColumnElement[bool]") -> "TaskVersion | None":
-    row = session.execute(_versions().where(VersionRow.space == space, VersionRow.task == task_of(space, task), condition)).one_or_none()
+def _one_version(session: Session, query: "Select[Any]") -> "TaskVersion | None":
+    row = session.execute(query).one_or_none()
     return None if row is None else _task_version(row)
 
 
+def _live(space: str) -> "Select[Any]":
+    lives = TaskLifeRow.table.alias()
+    newest = select(func.max(_OTHERS.c.version)).where(_OTHERS.c.space == lives.c.space, _OTHERS.c.task == lives.c.task).scalar_subquery()
+    version = (VersionRow.space == lives.c.space) & (VersionRow.task == lives.c.task) & (VersionRow.version == newest)
+    return _versions().join(lives, version).where(lives.c.space == space, lives.c.until.is_(None))
+
+
 def _latest() -> "ColumnElement[int]":
-    newer = VersionRow.table.alias()
-    return select(func.max(newer.c.version)).where(newer.c.space == VersionRow.space, newer.c.task == VersionRow.task).scalar_subquery()
+    return select(func.max(_OTHERS.c.version)).where(_OTHERS.c.space == VersionRow.space, _OTHERS.c.task == VersionRow.task).scalar_subquery()
 
 
 def _versions() -> "Select[Any]":

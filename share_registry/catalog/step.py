@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sqlalchemy import ColumnElement, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.models import TEXT, Row, TaskLifeRow, TaskNameRow, Temporal, TouchRow, VersionRow
+from share_registry.catalog.models import TEXT, Row, SpaceRow, TaskLifeRow, TaskNameRow, Temporal, TouchRow, VersionRow
 from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Step:
         statement = update(row.table).where(row.space == self.space, row.until.is_(None), *conditions).values(until=self.number)
         self.session.execute(statement)
 
+    def count(self, more: int) -> None:
+        """Note that there are so many more (or, below 0, fewer) live tasks."""
+        if more:
+            self.session.execute(update(SpaceRow.table).where(SpaceRow.name == self.space).values(live=SpaceRow.live + more))
+
     def touch(self, versions: Mapping[int, int | None]) -> None:
         """Note which tasks, and which versions of them, this record is about."""
         self.add(TouchRow, [{"number": self.number, "task": task, "version": version} for task, version in versions.items()])
@@ -98,13 +103,12 @@ def clean(text: str) -> str:
 
 
 def _known() -> "Select[str, int, str, bool, int]":
-    here = bindparam("space", type_=TEXT)
-    asked = select(TaskNameRow.name, TaskNameRow.task).where(TaskNameRow.space == here, TaskNameRow.name.in_(bindparam("names", expanding=True)))
-    each = asked.distinct().subquery()
-    named = (TaskNameRow.space == here) & (TaskNameRow.task == each.c.task) & TaskNameRow.until.is_(None)
-    live = select(TaskLifeRow.task).where(TaskLifeRow.space == here, TaskLifeRow.task == each.c.task, TaskLifeRow.until.is_(None)).exists()
-    latest = select(func.coalesce(func.max(VersionRow.version), 0)).where(VersionRow.space == here, VersionRow.task == each.c.task).scalar_subquery()
-    return select(each.c.name, each.c.task, TaskNameRow.name, live, latest).join(TaskNameRow.table, named)
+    here, asked = bindparam("space", type_=TEXT), TaskNameRow.table.alias()
+    named = (TaskNameRow.space == here) & (TaskNameRow.task == asked.c.task) & TaskNameRow.until.is_(None)
+    live = select(TaskLifeRow.task).where(TaskLifeRow.space == here, TaskLifeRow.task == asked.c.task, TaskLifeRow.until.is_(None)).exists()
+    latest = select(func.coalesce(func.max(VersionRow.version), 0)).where(VersionRow.space == here, VersionRow.task == asked.c.task).scalar_subquery()
+    query = select(asked.c.name, asked.c.task, TaskNameRow.name, live, latest).select_from(asked.outerjoin(TaskNameRow.table, named))
+    return query.where(asked.c.space == here, asked.c.name.in_(bindparam("names", expanding=True)))
 
 
 _KNOWN: Final = _known()

@@ -114,11 +114,10 @@ def restore(step: Step, record: "Restore", note: "Note | None") -> None:
 
 def _newest(step: Step, tasks: "Iterable[Known]") -> "_Earlier":
     """Return the newest version's row of each task, by its number."""
-    numbers = sorted({known.task for known in tasks})
-    newer = VersionRow.table.alias()
-    latest = select(func.max(newer.c.version)).where(newer.c.space == VersionRow.space, newer.c.task == VersionRow.task).scalar_subquery()
-    query = select(VersionRow.table).where(VersionRow.space == step.space, VersionRow.version == latest)
-    return {row.task: row for piece in pieces(numbers) for row in step.session.execute(query.where(VersionRow.task.in_(piece)))}
+    newest = {known.task: known.latest for known in tasks}
+    query = select(VersionRow.table).where(VersionRow.space == step.space, VersionRow.version.in_(sorted(set(newest.values()))))
+    rows = (row for piece in pieces(sorted(newest)) for row in step.session.execute(query.where(VersionRow.task.in_(piece))))
+    return {row.task: row for row in rows if row.version == newest[row.task]}
 
 
 def _inherited(earlier: "Row[Any] | None") -> dict[str, object]:
@@ -150,7 +149,9 @@ def _create_tasks(step: Step, names: Sequence[str]) -> dict[str, Known]:
 
 
 def _revive(step: Step, tasks: Sequence[Known]) -> None:
-    step.add(TaskLifeRow, [{"task": known.task, "since": step.number} for known in tasks if not known.live])
+    dead = [known for known in tasks if not known.live]
+    step.add(TaskLifeRow, [{"task": known.task, "since": step.number} for known in dead])
+    step.count(len(dead))
 
 
 def _version(step: Step, absorbed: "Absorbed", known: Known, said: "TaskNote | None", note_digest: "Digest | None") -> dict[str, object]:

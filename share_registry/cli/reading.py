@@ -68,8 +68,7 @@ def log(registry: "Registry", /, *, limit: int, before: str | None, **options: A
     \b
     share-registry log --task cola --kind absorb
     """
-    known = commit_of(before)
-    return registry.log(limit=limit or None, before=registry.resolve(known).number if isinstance(known, str) else known, **options)
+    return registry.log(limit=limit or None, before=commit_of(before), **options)
 
 
 @verb("r")
@@ -91,13 +90,16 @@ def resolve(registry: "Registry", /, ref: str) -> "Resolved":
 @click.option("--alias", metavar="NAME", help="Only tasks that have this alias.")
 @click.option("--name", metavar="PATTERN", help="Only tasks whose name matches, like 'wn-*'.")
 @click.option("--at", metavar="WHEN", help="As of a commit (c412), tag, date or time.")
-def tasks(registry: "Registry", /, *, labels: Sequence[str], **options: Any) -> "Sequence[Task]":
+@click.option("--limit", type=click.IntRange(min=0), default=0, show_default="all", help="At most so many, by name; 0: all.")
+@click.option("--after", metavar="TASK", help="Only tasks behind this one: the next page.")
+def tasks(registry: "Registry", /, *, labels: Sequence[str], limit: int, **options: Any) -> "Sequence[Task]":
     """List the tasks of the space.
 
     \b
     share-registry ls --label team=search --at 2026-11-16
+    share-registry ls --limit 50 --after cola
     """
-    return registry.tasks(labels=labels_of(labels) or None, **options)
+    return registry.tasks(labels=labels_of(labels) or None, limit=limit or None, **options)
 
 
 @verb("r")

@@ -66,7 +66,7 @@ def analyze_space(home: "Home", space: str | None, *, budgets: Sequence[float] =
     told = progress or _silent
     with home.reading() as session:
         where = space_of(session, space if space is not None else home.default_space)
-        rows = [row for row in queries.versions_of(session, where) if row.live and row.version == row.latest]
+        rows = queries.latest_versions(session, where)
     if not rows:
         raise NotFound(f"space {where} has no live task.", hint="Commit adapters first, or analyze directories.")
     found = []

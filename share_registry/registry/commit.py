@@ -20,7 +20,7 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Vers
 from share_registry.registry.absorbing import Fitted, Prepared, check_shapes, prepare
 from share_registry.registry.commits import weighed
 from share_registry.registry.doors import check_distinct
-from share_registry.registry.earlier import commit_of_key, known_places, remark_unrecorded, same_version
+from share_registry.registry.earlier import came_from, commit_of_key, remark_unrecorded, same_version
 from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home, replayed
 from share_registry.registry.policy import ABSENT, Policy, overridden
@@ -209,7 +209,7 @@ def _check_tasks(session: "Session", space: SpaceName, job: _Job) -> None:
         check_name(session, space, task)
         latest = queries.latest_version(session, space, task)
         check_expected(task, latest.version if latest else ABSENT, job.options.expected)
-        if task in job.derived and latest is not None and adapter.source.location not in known_places(session, space, task):
+        if task in job.derived and latest is not None and not came_from(session, space, task, adapter.source.location):
             raise Refused(
                 f"task name {task!r}, derived from {adapter.source.location}, is taken by {latest.source_location}.",
                 hint=f"Give task={task!r} to add a version to it, or another name.",

@@ -1,29 +1,31 @@
 """Commits as values: the rows of one page of the log, put together.
 
-A page is a query of (space, number); everything else about its commits is fetched in three more statements, however many there are.
+Everything else about the commits of a page is fetched in three more statements for each space and 500 commits.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import CommitRow, LabelRow, MetricRow, TaskNameRow, TouchRow, VersionRow
+from share_registry.catalog.step import pieces
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
 from share_registry.registry.report import BasisReport, Report
 from share_registry.registry.results import Commit
 
 if TYPE_CHECKING:
-    from sqlalchemy import Select, Subquery
+    from sqlalchemy import Row
 
     from share_registry.store.protocol import Store
 
 _Key: TypeAlias = tuple[str, int]
 """Space and commit number."""
-_COLUMNS: Final = (
+COLUMNS: Final[tuple[ColumnElement[Any], ...]] = (
     CommitRow.space,
     CommitRow.number,
     CommitRow.id,
@@ -36,6 +38,7 @@ _COLUMNS: Final = (
     CommitRow.detail,
     CommitRow.basis,
 )
+"""What a page of commits selects."""
 
 
 @dataclass(slots=True)
@@ -48,17 +51,21 @@ class _About:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def commits_of(session: Session, page: "Select[str, int]", *, created: bool = True) -> list[Commit]:
-    """Return the commits of a page in its order.
+def commits_of(session: Session, rows: "Sequence[Row[Any]]", *, created: bool = True) -> list[Commit]:
+    """Return commits in the order of their rows.
 
     Args:
         session: A transaction.
-        page: Selects space and number of commits, ordered and limited.
+        rows: Rows of `COLUMNS`.
         created: What the commits shall say of themselves.
     """
-    chosen = page.subquery("page")
-    rows = session.execute(page.with_only_columns(*_COLUMNS)).all()
-    about = _about(session, chosen) if rows else {}
+    about: dict[_Key, _About] = defaultdict(_About)
+    by_space: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        by_space[row.space].append(row.number)
+    for space, numbers in by_space.items():
+        for piece in pieces(numbers):
+            _read_about(session, space, piece, about)
     return [_commit(row, about[(row.space, row.number)], created=created) for row in rows]
 
 
@@ -96,38 +103,34 @@ def _commit(row: Any, about: _About, *, created: bool) -> Commit:
     )
 
 
-def _about(session: Session, page: "Subquery") -> dict[_Key, _About]:
-    found: dict[_Key, _About] = defaultdict(_About)
-    _read_versions(session, page, found)
-    for label in session.execute(_said(LabelRow, page)):
-        found[(label.space, label.since)].labels[label.name] = label.value
-    for metric in session.execute(_said(MetricRow, page)):
-        found[(metric.space, metric.since)].metrics[metric.name] = float(metric.value)
-    return found
+def _read_about(session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]) -> None:
+    _read_versions(session, space, numbers, found)
+    for label in _said(session, LabelRow, space, numbers):
+        found[(space, label.since)].labels[label.name] = label.value
+    for metric in _said(session, MetricRow, space, numbers):
+        found[(space, metric.since)].metrics[metric.name] = float(metric.value)
 
 
-def _read_versions(session: Session, page: "Subquery", found: dict[_Key, _About]) -> None:
-    in_page = (TouchRow.space == page.c.space) & (TouchRow.number == page.c.number)
+def _read_versions(session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]) -> None:
     named = (TaskNameRow.space == TouchRow.space) & (TaskNameRow.task == TouchRow.task) & TaskNameRow.until.is_(None)
     made = (VersionRow.space == TouchRow.space) & (VersionRow.task == TouchRow.task) & (VersionRow.number == TouchRow.number)
     absorbed = made & VersionRow.restored_from.is_(None)
     query = (
-        select(TouchRow.space, TouchRow.number, TouchRow.version, TaskNameRow.name)
+        select(TouchRow.number, TouchRow.version, TaskNameRow.name)
         .add_columns(VersionRow.error, VersionRow.budget, VersionRow.added_bytes, VersionRow.raw_bytes, VersionRow.remarks)
         .add_columns(VersionRow.bound, VersionRow.before)
-        .join(page, in_page)
-        .join(TaskNameRow.table, named)
+        .outerjoin(TaskNameRow.table, named)  # every task has a name: an outer join alone keeps SQLite from beginning with the names
         .outerjoin(VersionRow.table, absorbed)
-        .where(TouchRow.version.is_not(None))
-        .order_by(TaskNameRow.name)
+        .where(TouchRow.space == space, TouchRow.number.in_(numbers), TouchRow.version.is_not(None))
     )
-    for space, number, version, name, error, budget, added, raw, remarks, bound, before in session.execute(query):
+    for number, version, name, error, budget, added, raw, remarks, bound, before in sorted(session.execute(query), key=lambda row: str(row.name)):
         about = found[(space, number)]
         about.versions[name] = Version(version or 0)
         if error is not None:
             about.reports[name] = Report(error=error, budget=budget, bytes_added=added, raw_bytes=raw, notes=remarks, bound=bound, before=before)
 
 
-def _said(row: type[LabelRow | MetricRow], page: "Subquery") -> "Select[str, int, str, str]":
-    in_page = (row.space == page.c.space) & (row.since == page.c.number)
-    return select(row.space, row.since, row.name, row.value).join(page, in_page).order_by(row.space, row.since, row.task, row.name)
+def _said(session: Session, row: type[LabelRow | MetricRow], space: str, numbers: Sequence[int]) -> "list[Row[int, int, str, str]]":
+    """Return the labels or metrics that commits gave, sorted; asked to sort, a database might follow the key instead of the numbers."""
+    query = select(row.since, row.task, row.name, row.value).where(row.space == space, row.since.in_(numbers))
+    return sorted(session.execute(query))

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from share_registry.errors import InvalidInput
 from share_registry.registry.policy import Policy
-from share_registry.registry.results import Commit, Resolved
+from share_registry.registry.results import Commit, Resolved, Task
 
 _T = TypeVar("_T")
 
@@ -103,6 +103,14 @@ def _number(name: str, value: Any) -> int | None:
     return value
 
 
+def _commit(name: str, value: Any) -> int | Ref | None:
+    return value if isinstance(value, str | Commit | Resolved) else _number(name, value)
+
+
+def _task(name: str, value: Any) -> str | Task | None:
+    return value if isinstance(value, Task) else _author(name, value)
+
+
 def _place(name: str, value: Any) -> str | os.PathLike[str]:
     if not isinstance(value, str | os.PathLike):
         raise _wrong(name, value, "a directory", "Give a path.")
@@ -142,7 +150,7 @@ DOORS: Final[Mapping[str, Callable[[str, Any], Any]]] = (
     )
     | dict.fromkeys(("labels", "metrics", "adapters", "parents"), _mapping)
     | dict.fromkeys(("remove", "base_labels"), _texts)
-    | dict.fromkeys(("expected", "limit", "before", "max_rank", "seed"), _number)
-    | {"author": _author, "root": _place, "policy": _policy}
+    | dict.fromkeys(("expected", "limit", "max_rank", "seed"), _number)
+    | {"author": _author, "root": _place, "policy": _policy, "before": _commit, "after": _task}
 )
 """What a parameter of this name must be."""

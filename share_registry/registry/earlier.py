@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from share_registry.catalog import queries
 from share_registry.catalog.models import AliasRow, CommitRow, VersionRow
+from share_registry.catalog.step import clean
 from share_registry.errors import Conflict
 from share_registry.names import CommitNumber, SpaceName, TaskName
 from share_registry.registry.replay import read_note
@@ -78,9 +79,11 @@ def policy_change(session: "Session", space: SpaceName) -> CommitNumber:
     return CommitNumber(session.execute(query).scalar_one())
 
 
-def known_places(session: "Session", space: SpaceName, task: TaskName) -> set[str | None]:
-    """Return every place that a version of a task came from."""
-    return set(session.scalars(select(VersionRow.source_location).where(VersionRow.space == space, VersionRow.task == queries.task_of(space, task))))
+def came_from(session: "Session", space: SpaceName, task: TaskName, location: str) -> bool:
+    """Tell whether any version of a task came from a place; the newest are looked at first."""
+    of_task = (VersionRow.space == space, VersionRow.task == queries.task_of(space, task))
+    found = select(VersionRow.version).where(*of_task, VersionRow.source_location == clean(location)).order_by(VersionRow.version.desc()).limit(1)
+    return session.scalar(found) is not None
 
 
 def remark_unrecorded(space: SpaceName, number: CommitNumber, said: Mapping[str, object]) -> None:

@@ -3,24 +3,27 @@
 Each question is a bounded number of statements, whatever the number of commits or tasks it returns. Nothing here needs tensors, records or the store.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, literal, select, true, tuple_
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
-from share_registry.catalog.models import AliasRow, CommitRow, SpaceRow, TagRow, TaskLifeRow, TaskNameRow, TouchRow, holds
+from share_registry.catalog.models import AliasRow, CommitRow, SpaceRow, TagRow, TaskNameRow, TouchRow
 from share_registry.catalog.queries import task_of
+from share_registry.catalog.step import pieces
 from share_registry.errors import InvalidInput, NotFound
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
-from share_registry.registry.commits import commits_of, moment
-from share_registry.registry.moments import At, as_of, instant, number_at
+from share_registry.registry.commits import COLUMNS, commits_of, moment
+from share_registry.registry.moments import At, as_of, first_from, instant, last_by, number_at
 from share_registry.registry.resolve import find_task, resolve, space_of
 from share_registry.registry.results import Alias, AliasMove, Commit, SpaceSummary, Tag
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Row, Select
 
 KINDS: Final = ("create", "absorb", "refit", "merge", "restore", "drop", "rename", "policy", "alias", "tag", "annotate")
 """Kinds of commits, as records name them."""
@@ -58,20 +61,27 @@ def log(
     """
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"kind {kind!r} is not one of {', '.join(KINDS)}.", hint=near_misses(kind, list(KINDS)))
+    check_limit(limit)
+    where = space_of(session, space) if space is not None else None
+    reach = _Reach(
+        first=None if since is None else instant(since, end=False),
+        last=None if until is None else instant(until, end=True),
+        before=None if before is None else _anchor(session, where, before),
+    )
+    rows: list[Row[Any]] = []
+    for place in [where] if where is not None else queries.space_names(session):
+        rows += session.execute(_page(place, reach, task=task, kind=kind, author=author).limit(limit))
+    if where is None:
+        rows = sorted(rows, key=lambda row: (row.time, row.space, row.number), reverse=True)[:limit]
+    if not rows and task is not None:
+        _check_known(session, where, task)
+    return commits_of(session, rows)
+
+
+def check_limit(limit: int | None) -> None:
+    """Check the length of a page. Raises InvalidInput."""
     if limit is not None and not (isinstance(limit, int) and 1 <= limit <= _MOST):
         raise InvalidInput(f"limit {limit!r} is not a number from 1 to {_MOST}.", hint="Give None for all; on the command line 0.")
-    where = space_of(session, space) if space is not None else None
-    page = _page(where, kind=kind, author=author, since=since, until=until)
-    if task is not None:
-        page = page.where(_about(where, task))
-    if before is not None:
-        page = page.where(_before(session, where, before))
-    order = [CommitRow.number.desc()] if where is not None else [CommitRow.time.desc(), CommitRow.space.desc(), CommitRow.number.desc()]
-    page = page.order_by(*order)
-    found = commits_of(session, page if limit is None else page.limit(limit))
-    if not found and task is not None:
-        _check_known(session, where, task)
-    return found
 
 
 def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
@@ -82,7 +92,8 @@ def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
 
 def commit_at(session: Session, space: str, number: int, *, created: bool = True) -> Commit:
     """Return one commit by its number. Raises NotFound."""
-    found = commits_of(session, select(CommitRow.space, CommitRow.number).where(CommitRow.space == space, CommitRow.number == number), created=created)
+    rows = session.execute(select(*COLUMNS).where(CommitRow.space == space, CommitRow.number == number)).all()
+    found = commits_of(session, rows, created=created)
     if not found:
         raise NotFound(f"space {space} has no c{number}.", hint="List its commits with `log`.")
     return found[0]
@@ -90,9 +101,8 @@ def commit_at(session: Session, space: str, number: int, *, created: bool = True
 
 def spaces(session: Session) -> list[SpaceSummary]:
     """List every space, sorted by name; only live tasks are counted."""
-    alive = select(func.count()).where(TaskLifeRow.space == SpaceRow.name, TaskLifeRow.until.is_(None)).scalar_subquery()
     newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
-    query = select(SpaceRow.table, alive.label("alive"), CommitRow.time).join(CommitRow.table, newest).order_by(SpaceRow.name)
+    query = select(SpaceRow.table, CommitRow.time).join(CommitRow.table, newest).order_by(SpaceRow.name)
     return [
         SpaceSummary(
             name=SpaceName(row.name),
@@ -106,7 +116,7 @@ def spaces(session: Session) -> list[SpaceSummary]:
             pseudo_rank=row.pseudo_rank,
             k=row.k,
             phi=row.phi,
-            tasks=row.alive,
+            tasks=row.live,
             commits=row.head,
             time=moment(row.time),
         )
@@ -130,14 +140,15 @@ def aliases(session: Session, *, space: str | None = None, task: str | None = No
     then = as_of(session, where, at)
     named = (TaskNameRow.space == AliasRow.space) & (TaskNameRow.task == AliasRow.task) & TaskNameRow.until.is_(None)
     moved = (CommitRow.space == AliasRow.space) & (CommitRow.number == AliasRow.since)
-    held = (AliasRow.space == then.c.space) & holds(AliasRow, then.c.number)
     query = (
         select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
         .select_from(AliasRow.table)
-        .join(then, held)
         .join(TaskNameRow.table, named)
         .join(CommitRow.table, moved)
+        .where(then.within(AliasRow))
     )
+    if where is not None:
+        query = query.where(AliasRow.space == where)
     if where is not None and task is not None:
         query = query.where(AliasRow.task == find_task(session, where, task).task)
     return [
@@ -180,7 +191,7 @@ def alias_history(session: Session, task: str, alias: str, *, space: str | None 
     steps: dict[int, int | None] = {row.until: None for row in rows if row.until is not None and at is None}
     steps |= {row.since: row.version for row in rows}
     commits = select(CommitRow.number, CommitRow.id, CommitRow.time, CommitRow.author, CommitRow.message)
-    moves = session.execute(commits.where(CommitRow.space == where, _moved(of_task, alias)).order_by(CommitRow.number.desc()))
+    moves = [row for piece in pieces(sorted(steps)) for row in session.execute(commits.where(CommitRow.space == where, CommitRow.number.in_(piece)))]
     return [
         AliasMove(
             name=alias,
@@ -193,8 +204,7 @@ def alias_history(session: Session, task: str, alias: str, *, space: str | None 
             author=author,
             reason=message,
         )
-        for number, commit_id, text, author, message in moves
-        if number in steps
+        for number, commit_id, text, author, message in sorted(moves, reverse=True)
     ]
 
 
@@ -210,50 +220,53 @@ def tags(session: Session, *, space: str | None = None) -> list[Tag]:
     ]
 
 
-def _page(space: str | None, *, kind: str | None, author: str | None, since: str | date | None, until: str | date | None) -> "Select[str, int]":
-    page = select(CommitRow.space, CommitRow.number)
-    if space is not None:
-        page = page.where(CommitRow.space == space)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reach:
+    """From where to where a log goes: from one time to another, and up to a commit, left out, at (space, number, time)."""
+
+    first: str | None
+    last: str | None
+    before: tuple[str | None, int, str] | None
+
+    def within(self, space: str, number: "ColumnElement[int]") -> "Iterator[ColumnElement[bool]]":
+        """Yield the conditions on the number of a commit of a space: its times never go back, so that each end is a number."""
+        if self.first is not None:
+            yield number >= first_from(space, self.first)
+        if self.last is not None:
+            yield number <= last_by(space, self.last)
+        if self.before is not None:
+            anchor, before, time = self.before
+            yield number < before if anchor in (space, None) else number <= last_by(space, time, strictly=space > str(anchor))
+
+
+def _page(space: str, reach: _Reach, *, task: str | None, kind: str | None, author: str | None) -> "Select[Any]":
+    """Return what selects the commits of a space, newest first, out of the index that leads to them."""
+    page, number = select(*COLUMNS).where(CommitRow.space == space), CommitRow.number
+    if task is not None:
+        number = TouchRow.number
+        page = page.join(TouchRow.table, CommitRow.number == number).where(TouchRow.space == space, TouchRow.task == task_of(space, task))
     if kind is not None:
         page = page.where(CommitRow.kind == kind)
     if author is not None:
         page = page.where(CommitRow.author == author)
-    if since is not None:
-        page = page.where(CommitRow.time >= instant(since, end=False))
-    if until is not None:
-        page = page.where(CommitRow.time <= instant(until, end=True))
-    return page
+    return page.where(*reach.within(space, number)).order_by(number.desc())
 
 
-def _about(space: str | None, task: str) -> "ColumnElement[bool]":
-    touched = (TouchRow.space == CommitRow.space) & (TouchRow.number == CommitRow.number)
-    if space is not None:
-        return select(TouchRow.task).where(touched, TouchRow.task == task_of(space, task)).exists()
-    named = select(TaskNameRow.task).where(TaskNameRow.space == TouchRow.space, TaskNameRow.name == task)
-    return select(TouchRow.task).where(touched, TouchRow.task.in_(named)).exists()
-
-
-def _before(session: Session, space: str | None, before: int | str) -> "ColumnElement[bool]":
+def _anchor(session: Session, space: str | None, before: int | str) -> tuple[str | None, int, str]:
+    """Return space (None: the only one), number and time of the commit that a page ends before."""
     if isinstance(before, int):
         if space is None and len(queries.space_names(session)) != 1:
             raise InvalidInput(f"before={before} without a space is a commit of no space.", hint="Name the space, or give a reference such as base/@c12.")
-        return CommitRow.number < min(before, _MOST)
+        return None, min(before, _MOST), ""
     found = resolve(session, before, space=space)
-    if space is not None:
-        if found.space != space:
-            raise InvalidInput(f"before={before!r} is a commit of space {found.space}, the log is of {space}.", hint="Name one space in both.")
-        return CommitRow.number < found.number
-    anchor = select(CommitRow.time).where(CommitRow.space == found.space, CommitRow.number == found.number).scalar_subquery()
-    return tuple_(CommitRow.time, CommitRow.space, CommitRow.number) < tuple_(anchor, literal(found.space), literal(found.number))
+    if space is not None and found.space != space:
+        raise InvalidInput(f"before={before!r} is a commit of space {found.space}, the log is of {space}.", hint="Name one space in both.")
+    time = session.scalars(select(CommitRow.time).where(CommitRow.space == found.space, CommitRow.number == found.number)).one()
+    return found.space, found.number, time
 
 
 def _check_known(session: Session, space: SpaceName | None, task: str) -> None:
     """Raise NotFound where no space (None: at all) has a task of this name."""
-    known = sorted(set(session.scalars(select(TaskNameRow.name).where(TaskNameRow.space == space if space is not None else true()))))
-    if task not in known:
-        raise NotFound(f"task {f'{space}/' if space else ''}{task} does not exist.", hint=near_misses(task, known))
-
-
-def _moved(of_task: "ColumnElement[bool]", alias: str) -> "ColumnElement[bool]":
-    rows = select(AliasRow.since).where(of_task, AliasRow.name == alias)
-    return CommitRow.number.in_(rows) | CommitRow.number.in_(rows.with_only_columns(AliasRow.until).where(AliasRow.until.is_not(None)))
+    names = select(TaskNameRow.name).where(TaskNameRow.space.in_([space] if space is not None else queries.space_names(session)))
+    if session.scalars(names.where(TaskNameRow.name == task).limit(1)).one_or_none() is None:
+        raise NotFound(f"task {f'{space}/' if space else ''}{task} does not exist.", hint=near_misses(task, sorted(set(session.scalars(names)))))

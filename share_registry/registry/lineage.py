@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import BigInteger, literal, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import CommitRow, ParentRow, SpaceRow, TaskNameRow, VersionRow
@@ -19,7 +19,7 @@ from share_registry.registry.resolve import find_task, resolve_version
 from share_registry.registry.results import Lineage, LineageNode
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
+    from sqlalchemy import Row, Select
 
 _Place: TypeAlias = tuple[int, int]
 """Task and version."""
@@ -36,7 +36,7 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
     """
     asked = resolve_version(session, ref, space=space)
     start = (find_task(session, asked.space, str(asked.task)).task, int(asked.version or 0))
-    walked = _walk(start, _origins(session, asked.space))
+    walked = _walk(start, _origins(session, asked.space, start[0]))
     nodes = _nodes(session, asked.space, {step.place for step in walked})
     base = session.execute(select(SpaceRow.base_model, SpaceRow.base_revision).where(SpaceRow.name == asked.space)).one()
     found = tuple(replace(nodes[step.place], via=step.via, depth=step.depth) for step in walked)
@@ -52,7 +52,7 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class _Origins:
-    """What a space's versions came from, apart from the version before: few rows, so that walking them here beats a recursive query on either database."""
+    """What the versions of some tasks came from, apart from the version before."""
 
     restored: dict[_Place, _Place]
     derived: dict[_Place, list[tuple[str, _Place]]]
@@ -82,13 +82,26 @@ def _walk(start: _Place, origins: _Origins) -> list[_Step]:
     return found
 
 
-def _origins(session: Session, space: SpaceName) -> _Origins:
-    repeats = select(VersionRow.task, VersionRow.version, VersionRow.restored_from).where(VersionRow.space == space, VersionRow.restored_from.is_not(None))
-    declared = select(ParentRow.task, ParentRow.version, ParentRow.parent_task, ParentRow.parent_version, ParentRow.weight).where(ParentRow.space == space)
+def _origins(session: Session, space: SpaceName, start: int) -> _Origins:
+    """Return the origins of a task's versions and of those of every task it descends from."""
+    ancestors = _ancestors(space, start)
+    repeats = select(VersionRow.task, VersionRow.version, VersionRow.restored_from).where(
+        VersionRow.space == space, VersionRow.task.in_(ancestors), VersionRow.restored_from.is_not(None)
+    )
+    declared = select(ParentRow.task, ParentRow.version, ParentRow.parent_task, ParentRow.parent_version, ParentRow.weight).where(
+        ParentRow.space == space, ParentRow.task.in_(ancestors)
+    )
     derived: dict[_Place, list[tuple[str, _Place]]] = defaultdict(list)
     for task, version, parent_task, parent_version, weight in session.execute(declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)):
         derived[(task, version)].append((f"{_MERGED}{weight}" if weight is not None else "derived", (parent_task, parent_version)))
     return _Origins({(task, version): (task, of or 0) for task, version, of in session.execute(repeats)}, derived)
+
+
+def _ancestors(space: SpaceName, task: int) -> "Select[int]":
+    """Return the numbers of a task and of the tasks it descends from."""
+    found = select(literal(task, BigInteger).label("task")).cte("ancestors", recursive=True)
+    further = select(ParentRow.parent_task).join(found, (ParentRow.space == space) & (ParentRow.task == found.c.task))
+    return select(found.union(further).c.task)
 
 
 def _nodes(session: Session, space: SpaceName, places: set[_Place]) -> dict[_Place, LineageNode]:

@@ -45,9 +45,11 @@ def log(
     since: str | date | None,
     until: str | date | None,
     limit: int | None,
-    before: int | None,
+    before: int | str | Commit | Resolved | None,
 ) -> Log:
     """See `Registry.log`."""
+    if isinstance(before, Commit | Resolved):
+        before = f"{before.space}/@c{before.number}"  # the commit itself: what it speaks of may have been made by an earlier one
     with home.reading() as session:
         where = _asked(home, space) if before is None else _asked_or_only(home, session, space)
         found = history.log(session, space=where, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
@@ -72,11 +74,22 @@ def resolve_reference(home: "Home", ref: str, *, space: str | None) -> Resolved:
         return resolve(session, ref, space=_asked(home, space))
 
 
-def tasks(home: "Home", space: str | None, *, labels: Mapping[str, str] | None, alias: str | None, name: str | None, at: At) -> list[Task]:
+def tasks(
+    home: "Home",
+    space: str | None,
+    *,
+    labels: Mapping[str, str] | None,
+    alias: str | None,
+    name: str | None,
+    at: At,
+    limit: int | None,
+    after: str | Task | None,
+) -> list[Task]:
     """See `Registry.tasks`."""
+    last = f"{after.space}/{after.name}" if isinstance(after, Task) else after
     with home.reading() as session:
-        where = _asked(home, space) if at is None else _asked_or_only(home, session, space)
-        return listing.tasks(session, space=where, labels=labels, alias=alias, name=name, at=_moment(at))
+        where = _asked(home, space) if at is None and after is None else _asked_or_only(home, session, space)
+        return listing.tasks(session, space=where, labels=labels, alias=alias, name=name, at=_moment(at), limit=limit, after=last)
 
 
 def lineage(home: "Home", ref: str, *, space: str | None) -> Lineage:

@@ -149,7 +149,7 @@ def refit(home: "Home", space: str | None, wanted: Wanted, *, message: str, auth
 
 def live_versions(session: "Session", space: SpaceName) -> "list[TaskVersion]":
     """Return the newest version of every live task, by name."""
-    return sorted((row for row in queries.versions_of(session, space) if row.live and row.version == row.latest), key=lambda row: row.task)
+    return sorted(queries.latest_versions(session, space), key=lambda row: row.task)
 
 
 def sealed_basis(made: Fit, space: str) -> Fitted:

@@ -218,8 +218,7 @@ class Registry:
             dtype: Floating dtype of the tensors; None keeps each tensor's own.
             exact: The adapter as handed in, bit for bit; needs `keep_original` or budget 0 at commit.
 
-        Raises:
-            NotFound, InvalidInput, Refused, Integrity.
+        Raises NotFound, InvalidInput, Refused, Integrity.
         """
         from share_registry.registry.checkout import checkout
 
@@ -249,9 +248,9 @@ class Registry:
         since: "str | date | datetime | None" = None,
         until: "str | date | datetime | None" = None,
         limit: int | None = 50,
-        before: int | None = None,
+        before: int | Ref | None = None,
     ) -> Log:
-        """Return commits, newest first: at most `limit` (None: all), `before` a commit number for the next page.
+        """Return commits, newest first: a page of at most `limit` (None: all), the next one `before` the last commit of this page. See also `every`.
 
         Args:
             space: One space; the session's where None, or all where there is none.
@@ -281,18 +280,19 @@ class Registry:
         alias: str | None = None,
         name: str | None = None,
         at: "str | date | datetime | int | None" = None,
+        limit: int | None = None,
+        after: str | Task | None = None,
     ) -> list[Task]:
-        """Return the live tasks at their newest versions, or as of `at`: a date, time, commit number or tag.
+        """Return the live tasks by name at their newest versions, or as of `at`: a date, time, commit number or tag.
 
         Args:
             space: One space; the session's where None, or all where there is none.
-            labels: Only tasks whose newest version has these labels.
-            alias: Only tasks that have this alias, at the version it stands for.
-            name: Only names that match this pattern (`*`, `?`).
+            labels, alias, name: Only tasks whose newest version has these labels, that have this alias, whose name matches this pattern (`*`, `?`).
+            limit: At most so many (None: all), the next page `after` the last task of this one. See also `every`.
         """
         from share_registry.registry.reading import tasks
 
-        return tasks(self._home, space, labels=labels, alias=alias, name=name, at=at)
+        return tasks(self._home, space, labels=labels, alias=alias, name=name, at=at, limit=limit, after=after)
 
     def lineage(self, ref: Ref, *, space: str | None = None) -> Lineage:
         """Return where a task version came from: earlier versions, declared parents, sources. Raises NotFound."""

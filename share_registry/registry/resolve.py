@@ -172,7 +172,8 @@ def _number(session: Session, space: SpaceName, asked: Reference, task: FoundTas
 
 
 def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
-    found = session.scalar(select(func.max(CommitRow.number)).where(CommitRow.space == space, CommitRow.time <= asked.value))
+    by_then = select(CommitRow.number).where(CommitRow.space == space, CommitRow.time <= asked.value)
+    found = session.scalar(by_then.order_by(CommitRow.time.desc(), CommitRow.number.desc()).limit(1))
     if found is None:
         first = session.scalar(select(func.min(CommitRow.time)).where(CommitRow.space == space))
         raise NotFound(f"{asked.text!r}: space {space} begins later, at {first}.", hint="Ask for a later time.")
@@ -181,7 +182,7 @@ def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
 
 def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
     query = select(CommitRow.number, CommitRow.id).where(CommitRow.space == space, CommitRow.id >= asked.value, CommitRow.id < asked.value + _AFTER_HEX)
-    found = session.execute(query.order_by(CommitRow.number).limit(_CANDIDATES + 1)).all()
+    found = sorted(session.execute(query.order_by(CommitRow.id).limit(_CANDIDATES + 1)).all())
     if not found:
         raise NotFound(f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.", hint="Ids are listed by `log`.")
     if len(found) > 1:
@@ -220,7 +221,7 @@ def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int
 
 def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> int:
     """Return the newest version of a task at a commit (None: now). Raises NotFound where it had none yet."""
-    query = select(func.max(VersionRow.version)).where(VersionRow.space == space, VersionRow.task == task.task)
+    query = select(VersionRow.version).where(VersionRow.space == space, VersionRow.task == task.task).order_by(VersionRow.number.desc()).limit(1)
     found = session.scalar(query if number is None else query.where(VersionRow.number <= number))
     if found is None:
         first = session.scalar(select(func.min(VersionRow.number)).where(VersionRow.space == space, VersionRow.task == task.task))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from share_registry.catalog import queries
 from share_registry.errors import ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.pairs import pairs_of
@@ -72,16 +73,16 @@ def _re_express(home: "Home", space: SpaceName, policy: Policy, fitted: Fitted, 
 def _refit_where_it_pays(home: "Home", space: SpaceName, policy: Policy, new: int) -> None:
     """Make a basis for later commits where leave-one-out coded saving times the tasks seen exceeds its cost."""
     with home.catalog.begin() as session:
-        rows = live_versions(session, space)
-    if not _due(len(rows), new):
-        return
-    sample = sorted(rows, key=lambda row: row.number)[-_SAMPLE:]
-    rule = Rule(tasks=len(rows), budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget)
+        tasks = queries.live_tasks(session, space)
+        if not _due(tasks, new):
+            return
+        sample = queries.last_absorbed(session, space, _SAMPLE)
+    rule = Rule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget)
     made = fit(stored_members(home, sample), rule)
     if not made.basis.modules:
         return
     fitted = sealed_basis(made, space)
-    if _saving(home, space, sample, rule, policy) * len(rows) > len(fitted.content):
+    if _saving(home, space, sample, rule, policy) * tasks > len(fitted.content):
         publish_basis(home, space, fitted, (), Note(message="leave-one-out saving times tasks exceeds the cost of a basis"))
 
 

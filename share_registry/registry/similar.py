@@ -45,7 +45,7 @@ def similar(home: "Home", adapter: Any, *, space: str | None, limit: int | None 
     asked, own = _asked(home, adapter, space)
     with home.reading() as session:
         where = space_of(session, space if space is not None else home.default_space if own is None else own.space)
-        rows = [row for row in queries.versions_of(session, where) if row.live and row.version == row.latest]
+        rows = queries.latest_versions(session, where)
     rows = [row for row in rows if own is None or row.ref != own.ref]
     found = []
     for done, row in enumerate(rows, start=1):

@@ -214,7 +214,7 @@ class Space:
         since: "str | date | datetime | None" = None,
         until: "str | date | datetime | None" = None,
         limit: int | None = 50,
-        before: int | None = None,
+        before: int | Ref | None = None,
     ) -> Log:
         """See `Registry.log`: return commits, newest first."""
         return self._registry.log(self._name, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
@@ -228,10 +228,17 @@ class Space:
         return self._registry.resolve(ref, space=self._name)
 
     def tasks(
-        self, *, labels: Mapping[str, str] | None = None, alias: str | None = None, name: str | None = None, at: "str | date | datetime | int | None" = None
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        alias: str | None = None,
+        name: str | None = None,
+        at: "str | date | datetime | int | None" = None,
+        limit: int | None = None,
+        after: str | Task | None = None,
     ) -> list[Task]:
-        """See `Registry.tasks`: return the live tasks at their newest versions."""
-        return self._registry.tasks(self._name, labels=labels, alias=alias, name=name, at=at)
+        """See `Registry.tasks`: return the live tasks by name at their newest versions."""
+        return self._registry.tasks(self._name, labels=labels, alias=alias, name=name, at=at, limit=limit, after=after)
 
     def lineage(self, ref: Ref) -> Lineage:
         """See `Registry.lineage`: return where a task version came from: earlier versions, declared parents, sources."""

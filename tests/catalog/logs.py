@@ -58,11 +58,24 @@ class Logged:
 
 @dataclass(kw_only=True)
 class Log:
-    """A space's log that grows; `step` is the time between two commits."""
+    """A space's log that grows; `step` is the time between two commits. Of those that were let go, their number and the id of the last are known."""
 
     space: str = "base"
     step: timedelta = timedelta(hours=1)
     entries: list[Logged] = field(default_factory=list)
+    forgotten: int = 0
+    parent: str = GENESIS
+
+    @property
+    def length(self) -> int:
+        """Number of commits."""
+        return self.forgotten + len(self.entries)
+
+    def forget(self) -> None:
+        """Let the entries go: a long log does not fit into memory."""
+        if self.entries:
+            self.forgotten, self.parent = self.length, self.entries[-1].id
+            self.entries.clear()
 
     def create(self, label: str = "org/base", *, budget: str = "0.05", labels: Sequence[str] = ()) -> Logged:
         """Begin the space."""
@@ -205,12 +218,12 @@ class Log:
 
     def add(self, kind: str, *, note: Note | None = None, key: str | None = None, layouts: Mapping[Digest, Layout] | None = None, **members: object) -> Logged:
         """Add any record."""
-        number = len(self.entries) + 1
+        number = self.length + 1
         chain: dict[str, object] = {
             "kind": kind,
             "space": self.space,
             "number": number,
-            "parent": self.entries[-1].id if self.entries else GENESIS,
+            "parent": self.entries[-1].id if self.entries else self.parent,
             "time": timestamp(START + self.step * number),
             "key": key or f"key-{number}",
         }

@@ -49,8 +49,23 @@ def test_the_newest_version_is_found_under_any_name(session: Session) -> None:
     assert (latest.source_location, latest.source_kind, latest.remarks) == ("/adapters/cola", "directory", ("remark on cola",))
     assert queries.latest_version(session, "base", "nix") is None
     assert queries.version_row(session, "base", "cola", 4) is None
-    assert [version.ref for version in queries.versions_of(session)][:3] == [f"base/acceptability@v{number}" for number in (1, 2, 3)]
-    assert queries.versions_of(session, "nix") == []
+
+
+def test_the_newest_versions_of_the_live_tasks_are_found(session: Session) -> None:
+    assert [version.ref for version in queries.latest_versions(session, "base")] == ["base/acceptability@v3", "base/sst2@v2", "base/mnli@v1"]
+    assert [version.ref for version in queries.last_absorbed(session, "base", 2)] == ["base/acceptability@v3", "base/sst2@v2"]
+    assert queries.live_tasks(session, "base") == 3
+    assert queries.latest_versions(session, "nix") == queries.last_absorbed(session, "nix", 2) == []
+    assert queries.live_tasks(session, "nix") == 0
+
+
+def test_dropped_tasks_are_not_among_the_live_ones() -> None:
+    log = story()
+    log.drop("mnli")
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        log.apply(session)
+        assert [version.ref for version in queries.latest_versions(session, "base")] == ["base/acceptability@v3", "base/sst2@v2"]
+        assert queries.live_tasks(session, "base") == 2
 
 
 def test_a_dropped_task_still_has_a_newest_version() -> None:

@@ -197,6 +197,7 @@ def check_answers(session: Session, writer: Writer) -> None:
         brought = [(since, digest) for since, digest in sorted(model.bases.items()) if since <= number]
         assert ((basis.number, basis.digest) if basis else None) == (brought[-1] if brought else None)
     assert {tag.name: tag.number for tag in tags(session)} == model.tags
+    assert spaces(session)[0].tasks == len(model.listing(model.head))
     now = spaces(session)[0].policy
     assert (now.k, now.phi) == model.policy
     for task in model.tasks:

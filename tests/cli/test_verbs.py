@@ -133,6 +133,13 @@ def test_tasks_are_filtered_and_travel_in_time(run: Runner) -> None:
     assert run("-q", "ls", "--at", "c2").lines == [f"{SPACE}/cola@v1"]
 
 
+def test_tasks_are_listed_in_pages(run: Runner) -> None:
+    assert run("-q", "ls", "--limit", "1").lines == [f"{SPACE}/cola@v2"]
+    for after in ("cola", f"{SPACE}/cola", f"{SPACE}/cola@v2"):
+        assert run("-q", "ls", "--limit", "1", "--after", after).lines == [f"{SPACE}/sst2@v1"]
+    assert run("-q", "ls", "--limit", "0").lines == [f"{SPACE}/cola@v2", f"{SPACE}/sst2@v1"]
+
+
 def test_checkout_and_export_write_directories_that_can_be_committed(run: Runner, tmp_path: Path) -> None:
     saved = run("checkout", "cola@prod", "-o", tmp_path / "work", "--json").json
     placed = run("export", "cola@prod", tmp_path / "serve", "--json").json

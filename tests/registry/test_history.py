@@ -313,10 +313,10 @@ def test_a_long_lineage_is_walked_without_recursion_and_each_node_once() -> None
 QUESTIONS: dict[str, tuple[Callable[[Session], object], int]] = {
     "log": (lambda session: log(session, space="base", limit=None), 5),
     "log of a task": (lambda session: log(session, space="base", task="task001", limit=None), 5),
-    "log of all": (lambda session: log(session, limit=None), 4),
+    "log of all": (lambda session: log(session, limit=None), 5),
     "show": (lambda session: show(session, "base/task001"), 9),
-    "tasks": (lambda session: tasks(session, space="base"), 5),
-    "tasks then": (lambda session: tasks(session, space="base", at="c2", labels={"a": "b"}), 6),
+    "tasks": (lambda session: tasks(session, space="base"), 6),
+    "tasks then": (lambda session: tasks(session, space="base", at="c2", labels={"a": "b"}), 8),
     "aliases": (lambda session: aliases(session, space="base"), 2),
     "alias history": (lambda session: alias_history(session, "task001", "prod", space="base"), 4),
     "tags": (lambda session: tags(session), 1),

@@ -1,0 +1,204 @@
+"""Pages of the log and of the tasks: together they are all there is, each once, whatever is committed between them; opening does not read what is there."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, event
+from sqlalchemy.orm import Session
+
+import share_registry as sr
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.projection import wipe
+from share_registry.errors import InvalidInput
+from share_registry.outside import Outside
+from share_registry.registry.history import log
+from share_registry.registry.home import open_home
+from share_registry.registry.listing import tasks
+from share_registry.registry.results import Commit, Task
+from tests.catalog.growing import RARE, RARE_AUTHOR, SPACE, Growing
+from tests.catalog.logs import Log
+from tests.reliability.faults import Failing
+
+EXAMPLES = 40
+MOST = 2000
+"""More than is ever listed here: pages that repeat themselves end."""
+COMMITS, TASKS = 500, 60
+FILTERS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "a label": {"labels": {"team": "team-7"}},
+    "two labels": {"labels": {"team": "team-7", "stage": "research"}},
+    "a rare label": {"labels": {"ticket": RARE}},
+    "no such label": {"labels": {"ticket": "nix"}},
+    "an alias": {"alias": "prod"},
+    "a pattern": {"name": "*3*"},
+    "a pattern and a label": {"name": "task-0003*", "labels": {"stage": "research"}},
+    "then": {"at": "c200"},
+    "a label then": {"at": "c300", "labels": {"team": "team-3"}},
+}
+LOGS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "a kind": {"kind": "alias"},
+    "an author": {"author": "author-3"},
+    "a rare author": {"author": RARE_AUTHOR},
+    "a task": {"task": "task-00000"},
+    "a task and a kind": {"task": "task-00000", "kind": "absorb"},
+    "some time": {"since": "2026-11-01T03:00", "until": "2026-11-01T05:00"},
+}
+
+
+@pytest.fixture(scope="module")
+def grown() -> Iterator[Session]:
+    growing = Growing(commits=COMMITS, tasks=TASKS)
+    with Catalog.in_memory() as catalog:
+        growing.grow(catalog, COMMITS)
+        with catalog.begin() as session:
+            yield session
+
+
+def pages_of_log(session: Session, size: int, between: Callable[[], None] = lambda: None, **asked: Any) -> list[Commit]:
+    found: list[Commit] = []
+    while True:
+        before = f"{found[-1].space}/@c{found[-1].number}" if found else None
+        page = log(session, limit=size, before=before, **asked)
+        found += page
+        assert len(found) <= MOST
+        if len(page) < size:
+            return found
+        between()
+
+
+def pages_of_tasks(session: Session, size: int, between: Callable[[], None] = lambda: None, **asked: Any) -> list[Task]:
+    found: list[Task] = []
+    while True:
+        page = tasks(session, limit=size, after=found[-1].ref if found else None, **asked)
+        found += page
+        assert len(found) <= MOST
+        if len(page) < size:
+            return found
+        between()
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+@pytest.mark.parametrize("name", LOGS)
+def test_pages_of_a_log_are_together_what_is_listed_at_once(grown: Session, name: str, size: int) -> None:
+    at_once = log(grown, space=SPACE, limit=None, **LOGS[name])
+    assert pages_of_log(grown, size, space=SPACE, **LOGS[name]) == at_once
+    assert at_once == pages_of_log(grown, size, **LOGS[name])
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+@pytest.mark.parametrize("name", FILTERS)
+def test_pages_of_tasks_are_together_what_is_listed_at_once(grown: Session, name: str, size: int) -> None:
+    at_once = tasks(grown, space=SPACE, **FILTERS[name])
+    assert pages_of_tasks(grown, size, space=SPACE, **FILTERS[name]) == at_once
+    assert bool(at_once) == (name != "no such label")
+
+
+def committed(session: Session, logs: Sequence[Log], choose: Callable[[int], int]) -> None:
+    """Make a commit somewhere: a new task, a version of one, a task dropped."""
+    one = logs[choose(len(logs))]
+    made = Counter(
+        task for entry in one.entries for task in getattr(entry.record, "versions", {}) or [body.task for body in getattr(entry.record, "tasks", ())]
+    )
+    name = f"t{choose(30)}"
+    if made[name] and choose(3) == 0 and not name.startswith("t1"):
+        live = [entry.record.kind for entry in one.entries if name in str(entry.record.model_dump())][-1] != "drop"
+        entry = one.drop(name) if live else one.absorb(name, made[name] + 1)
+    else:
+        entry = one.absorb(name, made[name] + 1)
+    entry.apply(session)
+
+
+def test_commits_between_pages_neither_hide_nor_repeat_anything() -> None:
+    catalog = Catalog.in_memory()
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data(), st.integers(0, 25), st.integers(1, 6), st.integers(0, 3), st.booleans())
+    def check(data: st.DataObject, commits: int, size: int, meanwhile: int, one_space: bool) -> None:
+        logs = [Log(space="ant", step=timedelta(hours=1)), Log(space="bee", step=timedelta(minutes=90))]
+
+        def more(count: int) -> None:
+            for _ in range(count):
+                committed(session, logs, lambda most: data.draw(st.integers(0, most - 1)))
+
+        with catalog.begin(write=True) as session:
+            wipe(session)
+            for each in logs:
+                each.create().apply(session)
+            more(commits)
+            asked: dict[str, Any] = {"space": "ant"} if one_space else {}
+            before = [(commit.space, commit.number) for commit in log(session, limit=None, **asked)]
+            found = [(commit.space, commit.number) for commit in pages_of_log(session, size, lambda: more(meanwhile), **asked)]
+            assert len(found) == len(set(found))
+            assert [place for place in found if place in set(before)] == before
+            assert not one_space or found == before
+            stays = [task.ref.partition("@")[0] for task in tasks(session, **asked) if task.name.startswith("t1")]
+            listed = [task.ref.partition("@")[0] for task in pages_of_tasks(session, size, lambda: more(meanwhile), **asked)]
+            assert listed == sorted(set(listed))
+            assert [ref for ref in stays if ref not in listed] == []
+
+    with catalog:
+        check()
+
+
+def test_the_last_of_a_page_is_handed_back_for_the_next(registry: sr.Registry) -> None:
+    space = registry.create_space("base")
+    for budget in range(1, 8):
+        space.set_policy(sr.Policy(budget=budget / 100))
+    first = registry.log(limit=3)
+    assert [commit.number for commit in registry.log(limit=3, before=first[-1])] == [5, 4, 3]
+    assert [commit.number for commit in space.log(limit=3, before="@c6")] == [5, 4, 3]
+    assert [commit.number for commit in sr.every(registry.log, limit=3)] == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert [commit.number for commit in sr.every(space.log, limit=3, before=5, kind="policy")] == [4, 3, 2]
+    assert list(sr.every(registry.tasks)) == []
+    with pytest.raises(InvalidInput):
+        list(sr.every(registry.tags))
+
+
+@pytest.mark.parametrize("asked", [{"limit": 0}, {"limit": -1}, {"after": "base/@c3"}, {"after": "no name"}, {"after": 3}, {"limit": "all"}])
+def test_a_page_that_is_none_is_refused(registry: sr.Registry, asked: dict[str, Any]) -> None:
+    registry.create_space("base")
+    with pytest.raises(InvalidInput):
+        registry.tasks(**asked)
+
+
+def test_a_task_without_a_space_ends_no_page_where_there_are_several(registry: sr.Registry) -> None:
+    registry.create_space("base")
+    assert registry.tasks(after="cola") == []
+    registry.create_space("other")
+    assert registry.tasks(after="base/cola") == registry.tasks("base", after="cola") == []
+    with pytest.raises(InvalidInput):
+        registry.tasks(after="cola")
+    with pytest.raises(InvalidInput):
+        registry.tasks("base", after="other/cola")
+
+
+def test_opening_asks_as_little_of_a_long_log_as_of_a_short_one(tmp_path: Path) -> None:
+    asked = []
+    for commits in (3, 40):
+        with sr.Registry.open(tmp_path / str(commits)) as registry:
+            space = registry.create_space("base")
+            for number in range(1, commits):
+                space.set_policy(sr.Policy(budget=number / 100))
+        system, statements = Failing(lambda _: None), Counter[str]()
+
+        def see(*arguments: object, statements: Counter[str] = statements) -> None:
+            statements[str(arguments[2])] += 1
+
+        event.listen(Engine, "before_cursor_execute", see)
+        try:
+            home = open_home(tmp_path / str(commits), store=None, space=None, mode="w", outside=Outside(system=system))
+            with home.reading():
+                pass
+            home.close()
+        finally:
+            event.remove(Engine, "before_cursor_execute", see)
+        asked.append((Counter(system.calls), statements))
+    assert asked[0] == asked[1]
+    assert asked[0][0]["read"] < 40
