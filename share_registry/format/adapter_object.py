@@ -87,12 +87,12 @@ def decode(content: bytes, layout: Layout) -> StoredAdapter:
         symbols=sum(piece_counts(widths, table.groups_of_rows, table.groups)),
         planes=sum(len(piece_sizes(size)) for size in _plane_sizes(layout, verbatim)),
     )
-    rows = decode_rows(parts["symbols"], widths, table.groups_of_rows, table.groups, pieces[0])
+    numbers = decode_rows(parts["symbols"], widths, table.groups_of_rows, table.groups, pieces[0])
     stored = StoredAdapter(
         layout=head.layout,
         previous=head.previous,
         sources=tuple(head.sources),
-        modules=_modules(coded, table, rows),
+        modules=_modules(coded, table, numbers),
         verbatim=_decode_planes(layout, verbatim, parts["planes"], pieces[1]),
         external={item.tensor: item.object for item in head.external},
     )
@@ -163,29 +163,30 @@ def _widths(shapes: Sequence[ModuleShape], table: Table) -> NDArray[np.int64]:
     return np.array(own + [head.k for rank, heads in zip(ranks, table.terms, strict=True) for head in heads for _ in range(rank)], np.int64)
 
 
-def _modules(shapes: Sequence[ModuleShape], table: Table, rows: Sequence[Ints]) -> tuple[StoredModule | None, ...]:
+def _modules(shapes: Sequence[ModuleShape], table: Table, numbers: Ints) -> tuple[StoredModule | None, ...]:
+    """Return the modules; their rows are views of the numbers."""
     ranks = [shape.rank for shape in shapes for _ in range(2)]
-    cursor = iter(rows)
-    own = [np.stack(list(islice(cursor, rank))) for rank in ranks]
-    terms = [tuple(_term(head, list(islice(cursor, rank))) for head in heads) for rank, heads in zip(ranks, table.terms, strict=True)]
+    own_sizes = [shape.rank * width for shape in shapes for width in (shape.in_, shape.out)]
+    own = np.split(numbers, np.cumsum(own_sizes)[: len(own_sizes)])
+    cursor, rest = 0, own.pop()
+    terms: list[tuple[Term, ...]] = []
+    for rank, heads in zip(ranks, table.terms, strict=True):
+        made = []
+        for head in heads:
+            made.append(Term(source=head.source, exponent=head.exponent, coefficients=rest[cursor : cursor + rank * head.k].reshape(rank, head.k)))
+            cursor += rank * head.k
+        terms.append(tuple(made))
     scales = np.split(table.scales, np.cumsum(ranks)[:-1])
-    modules: list[StoredModule | None] = []
-    position = 0
-    for lane in table.lanes:
-        if not lane.coded:
-            modules.append(None)
-            continue
-        sides = [
-            StoredSide(previous=previous, terms=terms[index], scales=scales[index], own=own[index])
-            for index, previous in ((2 * position, lane.previous_a), (2 * position + 1, lane.previous_b))
-        ]
-        modules.append(StoredModule(a=sides[0], b=sides[1], error=float(table.errors[position])))
-        position += 1
-    return tuple(modules)
+    sides = iter(
+        StoredSide(previous=previous, terms=term, scales=scale, own=rows.reshape(rank, -1))
+        for previous, term, scale, rows, rank in zip(_previous(table.lanes), terms, scales, own, ranks, strict=True)
+    )
+    errors = iter(table.errors.tolist())
+    return tuple(StoredModule(a=next(sides), b=next(sides), error=next(errors)) if lane.coded else None for lane in table.lanes)
 
 
-def _term(head: TermHead, coefficients: Sequence[Ints]) -> Term:
-    return Term(source=head.source, exponent=head.exponent, coefficients=np.stack(list(coefficients)))
+def _previous(lanes: Sequence[Lane]) -> list[bool]:
+    return [previous for lane in lanes if lane.coded for previous in (lane.previous_a, lane.previous_b)]
 
 
 def _check_side(side: StoredSide, shape: tuple[int, int], stored: StoredAdapter) -> None:

@@ -88,8 +88,8 @@ def decode(content: bytes) -> StoredBasis:
     _check_numbers(int(widths.sum()))
     if len(pieces) != sum(piece_counts(widths, groups_of_rows, groups)):
         raise Integrity(f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(widths, groups_of_rows, groups))}.")
-    rows = decode_rows(parts["symbols"], widths, groups_of_rows, groups, pieces)
-    blocks = _blocks(header, ks, rows)
+    numbers = decode_rows(parts["symbols"], widths, groups_of_rows, groups, pieces)
+    blocks = _blocks(header, ks, numbers)
     names = [module.module for module in header.modules]
     _check(names, blocks)
     return StoredBasis(modules=dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True)))
@@ -111,10 +111,10 @@ def _header(entries: dict[str, Json]) -> BasisHeader:
     return found
 
 
-def _blocks(header: BasisHeader, ks: NDArray[np.int64], rows: list[Ints]) -> list[Ints]:
-    ends = np.cumsum(ks)
-    widths = [width for module in header.modules for width in (module.in_, module.out)]
-    return [np.stack(rows[end - k : end]) if k else np.zeros((0, width), np.int32) for end, k, width in zip(ends.tolist(), ks.tolist(), widths, strict=True)]
+def _blocks(header: BasisHeader, ks: NDArray[np.int64], numbers: Ints) -> list[Ints]:
+    shapes = [(int(k), width) for k, width in zip(ks, (width for module in header.modules for width in (module.in_, module.out)), strict=True)]
+    ends = np.cumsum([k * width for k, width in shapes])
+    return [block.reshape(shape) for block, shape in zip(np.split(numbers, ends[:-1]), shapes, strict=True)]
 
 
 def _check_numbers(numbers: int) -> None:

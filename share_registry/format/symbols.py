@@ -4,8 +4,9 @@ A group's symbols are q = (h << shift) + low. The high parts h are packed `count
 uniform and lie beside them as bit planes, uncompressed. Group 0 is the rows that are all zero and takes no bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log2
 from typing import Final
 
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from share_registry.errors import Integrity
 from share_registry.format.frames import FAST, SMALLEST, compress, pack_stream, piece_sizes, unpack_stream
+from share_registry.format.parallel import side_by_side
 
 Ints = NDArray[np.int32]
+_Symbols = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]
 
 PACKINGS: Final = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
 """(base, symbols per byte), by the number that the table holds. Base 256: h + 128."""
@@ -28,6 +31,10 @@ _GROUP_BYTES: Final = 40
 _SYMBOL_BYTES: Final = 0.5
 _TABLE_SYMBOLS: Final = 64
 _SAMPLE: Final = 1 << 15
+_SIDE_BY_SIDE: Final = 1 << 18
+"""Symbols from which on threads cost less than they save."""
+_SHORT_SHIFT: Final = 7
+"""Largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14."""
 _RATIO: Final = 40_000
 """No zstd frame expands further than about 32,700 to 1."""
 
@@ -80,28 +87,28 @@ def piece_counts(widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], g
     return [len(piece_sizes(group.packed_bytes(count))) for group, count in zip(groups, _counts(widths, groups_of_rows, groups), strict=True)]
 
 
-def decode_rows(
-    content: memoryview, widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]
-) -> list[Ints]:
-    """Return the rows. Every length is checked before anything is expanded. Raises Integrity."""
+def decode_rows(content: memoryview, widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]) -> Ints:
+    """Return the numbers of all rows, row after row. Every length is checked before anything is expanded; large groups are expanded side by side. Raises Integrity."""
     counts = _counts(widths, groups_of_rows, groups)
     expected = sum(pieces) + sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
     if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
         raise Integrity(f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}.")
-    rows: list[Ints] = [np.zeros(0, np.int32)] * len(widths)
-    for index in np.flatnonzero(groups_of_rows == 0):
-        rows[index] = np.zeros(widths[index], np.int32)
-    position, taken = 0, 0
-    for number, (group, count) in enumerate(zip(groups, counts, strict=True), start=1):
-        lengths = pieces[taken : taken + len(piece_sizes(group.packed_bytes(count)))]
-        taken += len(lengths)
-        end = position + sum(lengths) + group.low_bytes(count)
-        symbols = _decode_group(content[position:end], group, count, lengths)
-        position = end
-        members = np.flatnonzero(groups_of_rows == number)
-        for index, row in zip(members, np.split(symbols, np.cumsum(widths[members])[:-1]), strict=True):
-            rows[index] = row
-    return rows
+    numbers = np.zeros(int(widths.sum()), np.int32)
+    ends = np.cumsum(widths)
+
+    def place(part: _Part) -> None:
+        symbols, taken = _decode_group(part), 0
+        for start, end in _stretches(np.flatnonzero(groups_of_rows == part.number), ends - widths, ends):
+            numbers[start:end] = symbols[taken : taken + end - start]
+            taken += end - start
+
+    parts = sorted(_parts(content, groups, counts, pieces), key=lambda part: -part.count)
+    if sum(counts) >= _SIDE_BY_SIDE:
+        side_by_side(place, parts)
+    else:
+        for part in parts:
+            place(part)
+    return numbers
 
 
 def entropy_bits(rows: Ints) -> float:
@@ -109,13 +116,46 @@ def entropy_bits(rows: Ints) -> float:
     return sum(_entropy(np.unique(row, return_counts=True)[1]) for row in rows)
 
 
-def _decode_group(content: memoryview, group: Group, count: int, lengths: Sequence[int]) -> Ints:
-    bounds = np.cumsum([0, *lengths])
-    stored = [content[start:end] for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
-    packed = unpack_stream(stored, group.packed_bytes(count), what="a group of symbols")
-    high = _unpack(packed, count, group.packing)
-    symbols = (high << group.shift) + _from_low_planes(content[int(bounds[-1]) :], count, group.shift)
-    if count and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The bytes of one group, and how many symbols and pieces of which length they are."""
+
+    number: int
+    group: Group
+    count: int
+    lengths: Sequence[int]
+    content: memoryview
+
+
+def _parts(content: memoryview, groups: Sequence[Group], counts: Sequence[int], pieces: Sequence[int]) -> Iterator[_Part]:
+    position, taken = 0, 0
+    for number, (group, count) in enumerate(zip(groups, counts, strict=True), start=1):
+        lengths = pieces[taken : taken + len(piece_sizes(group.packed_bytes(count)))]
+        taken += len(lengths)
+        end = position + sum(lengths) + group.low_bytes(count)
+        yield _Part(number, group, count, lengths, content[position:end])
+        position = end
+
+
+def _stretches(rows: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield where rows begin and end, neighbours as one stretch."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    for stretch in np.split(rows, breaks) if len(rows) else ():
+        yield int(starts[stretch[0]]), int(ends[stretch[-1]])
+
+
+def _decode_group(part: _Part) -> _Symbols:
+    """Return the symbols of a group in the narrowest type that surely holds them."""
+    group, bounds = part.group, np.cumsum([0, *part.lengths]).tolist()
+    stored = [part.content[start:end] for start, end in pairwise(bounds)]
+    packed = unpack_stream(stored, group.packed_bytes(part.count), what="a group of symbols")
+    high = _unpack(packed, part.count, group.packing)
+    if not group.shift:
+        return high
+    low = _from_low_planes(part.content[bounds[-1] :], part.count, group.shift)
+    symbols: _Symbols = high.astype(np.int16) if group.shift <= _SHORT_SHIFT else high.astype(np.int32)
+    np.bitwise_or(np.left_shift(symbols, group.shift, out=symbols), low, out=symbols)
+    if group.shift > MAX_BITS - 8 and part.count and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
         raise Integrity(f"a symbol is not below 2**{MAX_BITS}.")
     return symbols
 
@@ -137,28 +177,33 @@ def _pack(high: Ints, packing: int) -> bytes:
     return bytes((digits.reshape(-1, count) @ weights).astype(np.uint8))
 
 
-def _unpack(packed: bytes, symbols: int, packing: int) -> Ints:
+def _unpack(packed: bytes, symbols: int, packing: int) -> NDArray[np.int8]:
     base, count = PACKINGS[packing]
     values = np.frombuffer(packed, np.uint8)
     if count == 1:
-        return values.astype(np.int32) - 128
+        return (values ^ 128).view(np.int8)
     if len(values) and int(values.max()) >= base**count:
         raise Integrity(f"a byte of packed symbols is {int(values.max())}, expected below {base}**{count}.")
-    digits = (values[:, None].astype(np.int32) // base ** np.arange(count, dtype=np.int32)[::-1]) % base
-    return digits.reshape(-1)[:symbols] - base // 2
+    every = np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base - base // 2
+    return np.take(every.astype(np.int8), values, axis=0).reshape(-1)[:symbols]
 
 
 def _low_planes(symbols: Ints, shift: int) -> bytes:
     return b"".join(np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes() for bit in range(shift))
 
 
-def _from_low_planes(content: memoryview, count: int, shift: int) -> Ints:
-    low = np.zeros(count, np.int32)
+def _from_low_planes(content: memoryview, count: int, shift: int) -> NDArray[np.uint16]:
+    """Return the low bits: a byte of a plane, looked up, becomes the bytes of eight symbols."""
     size = -(-count // 8)
-    for bit in range(shift):
-        plane = np.frombuffer(content[bit * size : (bit + 1) * size], np.uint8)
-        low |= np.unpackbits(plane, count=count, bitorder="little").astype(np.int32) << bit
-    return low
+    spread = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view("<u8")[:, 0]
+    low = np.zeros((8 * size, 2), np.uint8)
+    for half in range(-(-shift // 8)):
+        eight = np.zeros(size, "<u8")
+        for bit in range(8 * half, min(8 * half + 8, shift)):
+            plane = np.frombuffer(content[bit * size : (bit + 1) * size], np.uint8)
+            eight |= np.take(spread, plane) << np.uint64(bit % 8)
+        low[:, half] = eight.view(np.uint8)
+    return low.view("<u2")[:count, 0]
 
 
 def _segments(rows: Sequence[Ints]) -> list[list[int]]:
