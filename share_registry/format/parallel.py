@@ -1,19 +1,18 @@
 """The same function on many items, side by side: for work that lets other threads run, such as zstd, hashing and numpy on whole arrays."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-MAX_THREADS: Final = 8
+MAX_THREADS: Final = 4
+"""Threads at a time; where there are fewer processors they cost no more than they wait."""
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 def side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
     """Return what a function gives for every item, in order, several at a time; the first failure in that order is raised."""
-    workers = min(len(items), os.cpu_count() or 1, MAX_THREADS)
-    if workers < 2:
+    if len(items) < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(min(len(items), MAX_THREADS)) as pool:
         return list(pool.map(function, items))

@@ -6,6 +6,7 @@ uniform and lie beside them as bit planes, uncompressed. Group 0 is the rows tha
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from math import log2
 from typing import Final
@@ -17,7 +18,7 @@ from share_registry.errors import Integrity
 from share_registry.format.frames import FAST, SMALLEST, compress, pack_stream, piece_sizes, unpack_stream
 from share_registry.format.parallel import side_by_side
 
-Ints = NDArray[np.int32]
+Ints = NDArray[np.int32] | NDArray[np.int16]
 _Symbols = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]
 
 PACKINGS: Final = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
@@ -35,6 +36,8 @@ _SIDE_BY_SIDE: Final = 1 << 18
 """Symbols from which on threads cost less than they save."""
 _SHORT_SHIFT: Final = 7
 """Largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14."""
+_CHUNK: Final = 1 << 15
+"""Symbols expanded at a time: temporaries of 64 kB stay in the cache, and below what allocators give back to the system."""
 _RATIO: Final = 40_000
 """No zstd frame expands further than about 32,700 to 1."""
 
@@ -82,33 +85,40 @@ def encode_rows(rows: Sequence[Ints]) -> Coded:
     return Coded(groups_of_rows=assignment, groups=tuple(groups), pieces=tuple(pieces), content=b"".join(content))
 
 
-def piece_counts(widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
+def piece_counts(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
     """Return the number of pieces of each group. Raises Integrity where a row names a group that is not there."""
-    return [len(piece_sizes(group.packed_bytes(count))) for group, count in zip(groups, _counts(widths, groups_of_rows, groups), strict=True)]
+    return [len(piece_sizes(group.packed_bytes(count))) for group, count in zip(groups, _counts(_widths(shapes), groups_of_rows, groups), strict=True)]
 
 
-def decode_rows(content: memoryview, widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]) -> Ints:
-    """Return the numbers of all rows, row after row. Every length is checked before anything is expanded; large groups are expanded side by side. Raises Integrity."""
-    counts = _counts(widths, groups_of_rows, groups)
+def decode_rows(
+    content: memoryview, shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]
+) -> list[Ints]:
+    """Return rows as one array for each of `shapes` (rows, width). Every length is checked before anything is expanded; large groups are expanded side by side.
+
+    Returns:
+        int16 arrays where every symbol of all groups surely fits, else int32.
+
+    Raises:
+        Integrity: lengths that do not fit, a group or symbol out of range, or damaged frames.
+    """
+    counts = _counts(_widths(shapes), groups_of_rows, groups)
     expected = sum(pieces) + sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
     if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
         raise Integrity(f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}.")
-    numbers = np.zeros(int(widths.sum()), np.int32)
-    ends = np.cumsum(widths)
-
-    def place(part: _Part) -> None:
-        symbols, taken = _decode_group(part), 0
-        for start, end in _stretches(np.flatnonzero(groups_of_rows == part.number), ends - widths, ends):
-            numbers[start:end] = symbols[taken : taken + end - start]
-            taken += end - start
-
+    short = all(group.shift <= _SHORT_SHIFT for group in groups)
+    arrays: list[Ints] = [np.zeros(shape, np.int16) if short else np.zeros(shape, np.int32) for shape in shapes]
+    places = _places(arrays, groups_of_rows, len(groups))
     parts = sorted(_parts(content, groups, counts, pieces), key=lambda part: -part.count)
+
+    def expand_group(part: _Part) -> None:
+        _fill(places[part.number], _chunks(part))
+
     if sum(counts) >= _SIDE_BY_SIDE:
-        side_by_side(place, parts)
+        side_by_side(expand_group, parts)
     else:
         for part in parts:
-            place(part)
-    return numbers
+            expand_group(part)
+    return arrays
 
 
 def entropy_bits(rows: Ints) -> float:
@@ -137,25 +147,56 @@ def _parts(content: memoryview, groups: Sequence[Group], counts: Sequence[int], 
         position = end
 
 
-def _stretches(rows: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield where rows begin and end, neighbours as one stretch."""
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    for stretch in np.split(rows, breaks) if len(rows) else ():
-        yield int(starts[stretch[0]]), int(ends[stretch[-1]])
+def _widths(shapes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return the width of every row."""
+    pairs = np.array(shapes, np.int64).reshape(-1, 2)
+    return np.repeat(pairs[:, 1], pairs[:, 0])
 
 
-def _decode_group(part: _Part) -> _Symbols:
-    """Return the symbols of a group in the narrowest type that surely holds them."""
+def _places(arrays: Sequence[Ints], groups_of_rows: NDArray[np.uint8], groups: int) -> list[list[Ints]]:
+    """Return for every group the stretches of the arrays that its symbols fill, in order."""
+    places: list[list[Ints]] = [[] for _ in range(groups + 1)]
+    first = 0
+    for array in arrays:
+        mine = groups_of_rows[first : first + len(array)]
+        bounds = [0, *(np.flatnonzero(np.diff(mine)) + 1).tolist(), len(mine)]
+        for start, end in pairwise(bounds) if len(mine) else ():
+            places[mine[start]].append(array[start:end].reshape(-1))
+        first += len(array)
+    return places
+
+
+def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
+    """Write the symbols of all chunks, one after another, into the places."""
+    chunk: _Symbols = np.zeros(0, np.int8)
+    taken = 0
+    for place in places:
+        filled = 0
+        while filled < len(place):
+            if taken == len(chunk):
+                chunk, taken = next(chunks), 0
+            count = min(len(place) - filled, len(chunk) - taken)
+            place[filled : filled + count] = chunk[taken : taken + count]
+            filled, taken = filled + count, taken + count
+
+
+def _chunks(part: _Part) -> Iterator[_Symbols]:
+    """Yield the symbols of a group, so few at a time that no chunk asks the system for memory, in the narrowest type that surely holds them."""
     group, bounds = part.group, np.cumsum([0, *part.lengths]).tolist()
     stored = [part.content[start:end] for start, end in pairwise(bounds)]
-    packed = unpack_stream(stored, group.packed_bytes(part.count), what="a group of symbols")
-    high = _unpack(packed, part.count, group.packing)
-    if not group.shift:
-        return high
-    low = _from_low_planes(part.content[bounds[-1] :], part.count, group.shift)
-    symbols: _Symbols = high.astype(np.int16) if group.shift <= _SHORT_SHIFT else high.astype(np.int32)
-    np.bitwise_or(np.left_shift(symbols, group.shift, out=symbols), low, out=symbols)
-    if group.shift > MAX_BITS - 8 and part.count and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
+    packed = np.frombuffer(unpack_stream(stored, group.packed_bytes(part.count), what="a group of symbols"), np.uint8)
+    planes = np.frombuffer(part.content[bounds[-1] :], np.uint8).reshape(group.shift, -(-part.count // 8))
+    size = _CHUNK // PACKINGS[group.packing][1] // 8 * 8
+    for start in range(0, len(packed), size):
+        first = start * PACKINGS[group.packing][1]
+        high = _unpack(packed[start : start + size], part.count - first, group.packing)
+        yield _joined(high, planes[:, first // 8 : first // 8 + -(-len(high) // 8)], group.shift) if group.shift else high
+
+
+def _joined(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _Symbols:
+    symbols: _Symbols = high.astype(np.int16) if shift <= _SHORT_SHIFT else high.astype(np.int32)
+    np.bitwise_or(np.left_shift(symbols, shift, out=symbols), _from_low_planes(planes, len(high)), out=symbols)
+    if shift > MAX_BITS - 8 and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
         raise Integrity(f"a symbol is not below 2**{MAX_BITS}.")
     return symbols
 
@@ -177,33 +218,44 @@ def _pack(high: Ints, packing: int) -> bytes:
     return bytes((digits.reshape(-1, count) @ weights).astype(np.uint8))
 
 
-def _unpack(packed: bytes, symbols: int, packing: int) -> NDArray[np.int8]:
+def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np.int8]:
+    """Return at most this many high parts of packed bytes."""
     base, count = PACKINGS[packing]
-    values = np.frombuffer(packed, np.uint8)
     if count == 1:
         return (values ^ 128).view(np.int8)
     if len(values) and int(values.max()) >= base**count:
         raise Integrity(f"a byte of packed symbols is {int(values.max())}, expected below {base}**{count}.")
-    every = np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base - base // 2
-    return np.take(every.astype(np.int8), values, axis=0).reshape(-1)[:symbols]
+    return np.take(_digits(packing), values, axis=0).reshape(-1)[:symbols]
+
+
+@cache
+def _digits(packing: int) -> NDArray[np.int8]:
+    """Return the symbols (256, count) of every byte."""
+    base, count = PACKINGS[packing]
+    return (np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base - base // 2).astype(np.int8)
 
 
 def _low_planes(symbols: Ints, shift: int) -> bytes:
     return b"".join(np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes() for bit in range(shift))
 
 
-def _from_low_planes(content: memoryview, count: int, shift: int) -> NDArray[np.uint16]:
+def _from_low_planes(planes: NDArray[np.uint8], count: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return the low bits: a byte of a plane, looked up, becomes the bytes of eight symbols."""
-    size = -(-count // 8)
-    spread = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view("<u8")[:, 0]
-    low = np.zeros((8 * size, 2), np.uint8)
-    for half in range(-(-shift // 8)):
-        eight = np.zeros(size, "<u8")
-        for bit in range(8 * half, min(8 * half + 8, shift)):
-            plane = np.frombuffer(content[bit * size : (bit + 1) * size], np.uint8)
-            eight |= np.take(spread, plane) << np.uint64(bit % 8)
-        low[:, half] = eight.view(np.uint8)
-    return low.view("<u2")[:count, 0]
+    halves = [np.zeros(planes.shape[1], "<u8"), np.zeros(planes.shape[1], "<u8")]
+    for bit, plane in enumerate(planes):
+        halves[bit // 8] |= np.take(_spread(), plane) << np.uint64(bit % 8)
+    low: NDArray[np.uint8]
+    low, rest = (half.view(np.uint8)[:count] for half in halves)
+    if len(planes) <= 8:
+        return low
+    wide: NDArray[np.uint16] = low + (rest.astype(np.uint16) << np.uint16(8))
+    return wide
+
+
+@cache
+def _spread() -> NDArray[np.uint64]:
+    """Return for every byte its bits as eight bytes, lowest first."""
+    return np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view("<u8")[:, 0]
 
 
 def _segments(rows: Sequence[Ints]) -> list[list[int]]:
