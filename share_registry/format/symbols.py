@@ -69,20 +69,25 @@ class Coded:
 
 
 def encode_rows(rows: Sequence[Ints]) -> Coded:
-    """Return rows of any widths as bytes. Raises Integrity where a symbol is 2**23 or more."""
+    """Return rows of any widths as bytes, groups side by side. Raises Integrity where a symbol is 2**23 or more."""
+    segments = _segments(rows)
     assignment = np.zeros(len(rows), np.uint8)
-    groups: list[Group] = []
-    pieces: list[int] = []
-    content: list[bytes] = []
-    for number, members in enumerate(_segments(rows), start=1):
+    for number, members in enumerate(segments, start=1):
         assignment[members] = number
-        symbols = np.concatenate([rows[index] for index in members])
-        group = _best_group(symbols)
-        stored = pack_stream(_pack(symbols >> group.shift, group.packing))
-        groups.append(group)
-        pieces += [len(piece) for piece in stored]
-        content += [*stored, _low_planes(symbols, group.shift)]
-    return Coded(groups_of_rows=assignment, groups=tuple(groups), pieces=tuple(pieces), content=b"".join(content))
+    gathered = [np.concatenate([rows[index] for index in members]) for members in segments]
+    made = side_by_side(_encode_group, gathered) if sum(map(len, gathered)) >= _CHUNK else [_encode_group(symbols) for symbols in gathered]
+    return Coded(
+        groups_of_rows=assignment,
+        groups=tuple(group for group, _, _ in made),
+        pieces=tuple(len(piece) for _, stored, _ in made for piece in stored),
+        content=b"".join(part for _, stored, low in made for part in (*stored, low)),
+    )
+
+
+def _encode_group(symbols: Ints) -> tuple[Group, list[bytes], bytes]:
+    """Return how a group lies in bytes, the pieces of its high parts, and its low planes."""
+    group = _best_group(symbols)
+    return group, pack_stream(_pack(symbols >> group.shift, group.packing)), _low_planes(symbols, group.shift)
 
 
 def piece_counts(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
@@ -123,7 +128,13 @@ def decode_rows(
 
 def entropy_bits(rows: Ints) -> float:
     """Return the bits that an ideal coder with one table per row would take; rows (r, m)."""
-    return sum(_entropy(np.unique(row, return_counts=True)[1]) for row in rows)
+    return sum(_entropy(_counted(row)) for row in rows)
+
+
+def _counted(row: Ints) -> NDArray[np.int64]:
+    """Return how often each symbol is there, in their order; zeros in between do not matter."""
+    low, high = (int(row.min()), int(row.max())) if len(row) else (0, 0)
+    return np.bincount(row - low) if high - low < _HISTOGRAM else np.unique(row, return_counts=True)[1]
 
 
 @dataclass(frozen=True, slots=True)

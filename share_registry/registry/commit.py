@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog import queries
+from share_registry.catalog.task_version import TaskVersion
 from share_registry.errors import Conflict, InvalidInput, Refused, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.environment import environment_labels
@@ -101,9 +102,10 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     target = space_for(home, list(job.adapters.values()), space)
     remarks = {task: check_base(target, adapter, options.allow_base_mismatch) for task, adapter in job.adapters.items()}
     with home.catalog.begin() as session:
-        earlier = _earlier(home, session, target.name, job)
+        latest = _latest(session, target.name, job)
+        earlier = _earlier(home, session, target.name, job, latest)
         if earlier is None:
-            _check_tasks(session, target.name, job)
+            _check_tasks(session, target.name, job, latest)
         parents = _parents(session, target.name, options.derived_from)
     if earlier is not None:
         home.store.sync_log(target.name)  # its writer may have died before it was durable
@@ -187,13 +189,21 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
             raise InvalidInput(f"metric {name!r}={value!r} is not a short name and a finite number.", hint="Names have at most 128 characters.")
 
 
-def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job) -> CommitNumber | None:
+Latest = Mapping[TaskName, TaskVersion | None]
+"""The newest version of every task of a job, None where there is none."""
+
+
+def _latest(session: "Session", space: SpaceName, job: _Job) -> Latest:
+    return {task: queries.latest_version(session, space, task) for task in job.adapters}
+
+
+def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job, latest: Latest) -> CommitNumber | None:
     """Return the commit that already says this: the one of the same key, or the latest of a task handed in unchanged. Raises Conflict."""
     known, options = commit_of_key(session, space, job.key, job.adapters), job.options
     if known is not None or options.allow_duplicate or len(job.adapters) != 1:
         return known
     task, adapter = next(iter(job.adapters.items()))
-    same = same_version(session, home.store, space, task, adapter, budget=options.budget, keep_original=options.keep_original)
+    same = same_version(latest[task], home.store, task, adapter, budget=options.budget, keep_original=options.keep_original)
     if same is None:
         return None
     check_expected(task, same.version, options.expected)
@@ -202,15 +212,15 @@ def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job) -> Com
     return same.number
 
 
-def _check_tasks(session: "Session", space: SpaceName, job: _Job) -> None:
+def _check_tasks(session: "Session", space: SpaceName, job: _Job, latest: Latest) -> None:
     """Check what a new version of each task needs. Raises Conflict or Refused."""
     for task, adapter in job.adapters.items():
         check_name(session, space, task)
-        latest = queries.latest_version(session, space, task)
-        check_expected(task, latest.version if latest else ABSENT, job.options.expected)
-        if task in job.derived and latest is not None and adapter.source.location not in known_places(session, space, task):
+        newest = latest[task]
+        check_expected(task, newest.version if newest else ABSENT, job.options.expected)
+        if task in job.derived and newest is not None and adapter.source.location not in known_places(session, space, task):
             raise Refused(
-                f"task name {task!r}, derived from {adapter.source.location}, is taken by {latest.source_location}.",
+                f"task name {task!r}, derived from {adapter.source.location}, is taken by {newest.source_location}.",
                 hint=f"Give task={task!r} to add a version to it, or another name.",
             )
 
@@ -270,15 +280,16 @@ def _builder(
     """Return what makes the record upon a head: every precondition is checked there again."""
 
     def build(session: "Session", link: Link) -> Absorb | CommitNumber:
-        earlier = _earlier(home, session, link.space, job)
+        latest = _latest(session, link.space, job)
+        earlier = _earlier(home, session, link.space, job, latest)
         if earlier is not None:
             return earlier
-        _check_tasks(session, link.space, job)
+        _check_tasks(session, link.space, job, latest)
         tasks, known = [], queries.module_shapes(session, link.space)
         for task, item in prepared.items():
             check_shapes(known, link.space, item.adapter.layout)
-            latest = queries.latest_version(session, link.space, task)
-            tasks.append(absorbed(task, Version((latest.version if latest else 0) + 1), item, added[task], parents))
+            newest = latest[task]
+            tasks.append(absorbed(task, Version((newest.version if newest else 0) + 1), item, added[task], parents))
         return Absorb.model_validate(link.members() | {"tasks": tasks, "basis": fitted.digest if fitted else None})
 
     return build

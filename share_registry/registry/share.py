@@ -103,8 +103,8 @@ def _coded_bytes(home: "Home", row: "TaskVersion", policy: Policy, basis: Fitted
     reader = home.reader().beside({basis.digest: basis.content} if basis else {})
     known = home.reader().open(row.adapter_digest).stored.sources
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    stored, _, _ = coded(reader, adapter, pairs, Base(sources=(*([basis.digest] if basis else []), *known)), policy)
-    return len(encode(stored, adapter.layout))
+    found = coded(reader, adapter, pairs, Base(sources=(*([basis.digest] if basis else []), *known)), policy)
+    return len(found.content if found.content is not None else encode(found.stored, adapter.layout))
 
 
 def _due(tasks: int, new: int) -> bool:
