@@ -101,7 +101,7 @@ def decode_rows(
     """Return rows as one array for each of `shapes` (rows, width). Every length is checked before anything is expanded; large groups are expanded side by side.
 
     Returns:
-        int16 arrays where every symbol of all groups surely fits, else int32.
+        int16 arrays where every symbol of all groups surely fits, else int32; not to be written to: rows of zeros share one number.
 
     Raises:
         Integrity: lengths that do not fit, a group or symbol out of range, or damaged frames.
@@ -110,9 +110,7 @@ def decode_rows(
     expected = sum(pieces) + sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
     if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
         raise Integrity(f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}.")
-    short = all(group.shift <= _SHORT_SHIFT for group in groups)
-    arrays: list[Ints] = [np.zeros(shape, np.int16) if short else np.zeros(shape, np.int32) for shape in shapes]
-    places = _places(arrays, groups_of_rows, len(groups))
+    arrays, places = _places(shapes, groups_of_rows, groups)
     parts = sorted(_parts(content, groups, counts, pieces), key=lambda part: -part.count)
 
     def expand_group(part: _Part) -> None:
@@ -164,17 +162,30 @@ def _widths(shapes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     return np.repeat(pairs[:, 1], pairs[:, 0])
 
 
-def _places(arrays: Sequence[Ints], groups_of_rows: NDArray[np.uint8], groups: int) -> list[list[Ints]]:
-    """Return for every group the stretches of the arrays that its symbols fill, in order."""
-    places: list[list[Ints]] = [[] for _ in range(groups + 1)]
+def _places(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> tuple[list[Ints], list[list[Ints]]]:
+    """Return an array for every shape, and for every group the stretches of them that its symbols fill, in order."""
+    short = all(group.shift <= _SHORT_SHIFT for group in groups)
+    arrays: list[Ints] = []
+    places: list[list[Ints]] = [[] for _ in range(len(groups) + 1)]
     first = 0
-    for array in arrays:
-        mine = groups_of_rows[first : first + len(array)]
-        bounds = [0, *(np.flatnonzero(np.diff(mine)) + 1).tolist(), len(mine)]
-        for start, end in pairwise(bounds) if len(mine) else ():
+    for shape in shapes:
+        mine = groups_of_rows[first : first + shape[0]]
+        first += shape[0]
+        if not mine.any():
+            arrays.append(_nothing(shape, short=short))
+            continue
+        array: Ints = np.zeros(shape, np.int16) if short else np.zeros(shape, np.int32)
+        arrays.append(array)
+        for start, end in pairwise([0, *(np.flatnonzero(np.diff(mine)) + 1).tolist(), len(mine)]):
             places[mine[start]].append(array[start:end].reshape(-1))
-        first += len(array)
-    return places
+    return arrays, places
+
+
+def _nothing(shape: tuple[int, int], *, short: bool) -> Ints:
+    """Return rows of zeros that take no memory: a task that is coefficients alone costs a reader no more than these."""
+    if short:
+        return np.ndarray(shape, np.int16, buffer=bytearray(2), strides=(0, 0))
+    return np.ndarray(shape, np.int32, buffer=bytearray(4), strides=(0, 0))
 
 
 def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:

@@ -34,6 +34,8 @@ CACHE_BYTES: Final = 512 << 20
 
 _NO_BASIS_BYTES: Final = 512
 """Of remembering that an object is none."""
+_SIDE_BYTES: Final = 1024
+"""Of one factor in memory, besides its numbers."""
 _TENSOR_BYTES: Final = 2048
 """Of one tensor's description in memory."""
 _Before = Callable[[str, Side], torch.Tensor]
@@ -305,8 +307,8 @@ def _tensor(spec: TensorSpec, content: bytes) -> torch.Tensor:
 
 def _opened_bytes(opened: Opened) -> int:
     sides = [side for module in opened.stored.modules if module is not None for side in (module.a, module.b)]
-    rows = sum(side.own.nbytes + side.scales.nbytes + sum(term.coefficients.nbytes for term in side.terms) for side in sides)
-    return opened.size_bytes + rows + sum(map(len, opened.stored.verbatim.values()))
+    rows = sum((side.own.nbytes if any(side.own.strides) else 0) + _SIDE_BYTES + sum(term.coefficients.nbytes for term in side.terms) for side in sides)
+    return rows + sum(map(len, opened.stored.verbatim.values()))
 
 
 def _layout_bytes(layout: Layout) -> int:

@@ -6,6 +6,7 @@ rows in use are gathered, so that memory is bounded by one module.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -16,7 +17,9 @@ from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, axes
 from share_registry.exchange.config import parse_config
 from share_registry.exchange.pairs import pairs_of
 from share_registry.exchange.scales import module_scales
+from share_registry.format.layout import Layout
 from share_registry.materialize.expansion import Expansions, Factor
+from share_registry.materialize.reader import Reader
 from share_registry.names import Digest, Side
 from share_registry.registry.replay import read_note
 from share_registry.stored import StoredBasis
@@ -33,6 +36,10 @@ UNIT: Final = "unit"
 ENERGY: Final = "energy"
 _MAX_CONFIG_BYTES: Final = 64 << 20
 _FOLDS: Final = 4
+_JUDGED: Final = 128
+"""Tasks on which it is judged how many directions pay: their mean stands for all, so that the price does not grow with their number."""
+_KEPT: Final = 64
+"""Notes and configs remembered: neighbours tend to share them."""
 _NOTHING: Final = 1e-14
 """Directions with less than this share of the strongest one's energy are rounding noise."""
 
@@ -78,7 +85,15 @@ class Member:
 def stored_members(home: "Home", versions: "Sequence[TaskVersion]") -> list[Member]:
     """Return stored versions as members; their rows and coefficients are read when they are asked for."""
     expansions = Expansions(home.reader())
-    return [_stored(home, expansions, row) for row in versions]
+    note_of = lru_cache(maxsize=_KEPT)(lambda digest: read_note(home.store, digest))
+    config_of = lru_cache(maxsize=_KEPT)(lambda digest: parse_config(home.store.get(digest, limit=_MAX_CONFIG_BYTES)))
+
+    def scales_of(row: "TaskVersion", layout: Layout) -> list[float]:
+        note = note_of(row.note_digest)
+        config = note.of(row.note_task).config if note is not None else None
+        return module_scales(config_of(config), layout) if config else [1.0] * len(layout.modules())
+
+    return [_stored(home.reader(), expansions, row, scales_of) for row in versions]
 
 
 def member_in_hand(name: str, adapter: "Adapter") -> Member:
@@ -103,13 +118,10 @@ def fit(members: Sequence[Member], rule: Rule) -> StoredBasis:
     return StoredBasis(modules={module: rows for module, rows in made.items() if len(rows[0]) or len(rows[1])})
 
 
-def _stored(home: "Home", expansions: Expansions, row: "TaskVersion") -> Member:
-    note = read_note(home.store, row.note_digest)
-    config = note.of(row.note_task).config if note is not None else None
-    layout = home.reader().open(row.adapter_digest).layout
-    scales = module_scales(parse_config(home.store.get(config, limit=_MAX_CONFIG_BYTES)), layout) if config else [1.0] * len(layout.modules())
+def _stored(reader: Reader, expansions: Expansions, row: "TaskVersion", scales_of: "Callable[[TaskVersion, Layout], list[float]]") -> Member:
+    layout = reader.open(row.adapter_digest).layout
     return Member(
-        scales={shape.module: scale for shape, scale in zip(layout.modules(), scales, strict=True)},
+        scales={shape.module: scale for shape, scale in zip(layout.modules(), scales_of(row, layout), strict=True)},
         norm=row.norm,
         factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
         rows=expansions.rows,
@@ -129,8 +141,7 @@ def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[NDArra
 
 def _spectra(tasks: Sequence[Task], frames: tuple[Frame, Frame]) -> tuple[Spectrum, Spectrum]:
     moments = Moments.empty(*(found.root.shape[1] for found in frames))
-    for task in tasks:
-        moments.add(task)
+    moments.add_all(tasks)
     return spectrum(moments.a), spectrum(moments.b)
 
 
@@ -175,13 +186,14 @@ def _alive(found: Spectrum) -> int:
 def _paying(tasks: Sequence[Task], spectra: tuple[Spectrum, Spectrum], frames: tuple[Frame, Frame], rule: Rule) -> list[int]:
     """Return how many directions save more bytes than they cost: on the tasks themselves, or, for tasks to come, on each part with the directions of the others."""
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
+    times = (rule.tasks or len(tasks)) / min(len(tasks), _JUDGED)
+    tasks = tasks if len(tasks) <= _JUDGED else [tasks[number * len(tasks) // _JUDGED] for number in range(_JUDGED)]
     if rule.tasks:
         folds: list[tuple[Sequence[Task], Sequence[Task]]] = [
             ([task for place, task in enumerate(tasks) if place % _FOLDS != fold], tasks[fold::_FOLDS]) for fold in range(min(_FOLDS, len(tasks)))
         ]
-        times = rule.tasks / len(tasks)
     else:
-        folds, times = [(tasks, tasks)], 1.0
+        folds = [(tasks, tasks)]
     saved = [torch.zeros(len(energies) + 1, dtype=torch.float64) for energies, _ in spectra]
     for fitted, judged in folds:
         found = _spectra(fitted, frames)
