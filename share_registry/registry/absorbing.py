@@ -53,6 +53,8 @@ class Prepared:
         budget: The largest error allowed; None where loss is allowed without a limit.
         norm: Frobenius norm of the scaled dW that `error` is relative to.
         sources: Objects that the adapter object refers to.
+        objects: Those that are not stored yet.
+        added: Bytes of those that are, as far as they were new.
     """
 
     adapter: Adapter
@@ -69,14 +71,15 @@ class Prepared:
     remarks: tuple[str, ...]
     report: Report
     objects: dict[Digest, bytes] = field(repr=False)
+    added: int = 0
 
     def store(self, store: "Store") -> int:
         """Make every object durable; return the bytes that were not there before."""
-        return sum(len(content) for digest, content in self.objects.items() if store.put(content, digest))
+        return self.added + sum(len(content) for digest, content in self.objects.items() if store.put(content, digest))
 
     def new_bytes(self, store: "Store") -> int:
-        """Return the bytes that storing would add."""
-        return sum(len(content) for digest, content in self.objects.items() if not store.has(digest))
+        """Return the bytes that storing adds."""
+        return self.added + sum(len(content) for digest, content in self.objects.items() if not store.has(digest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from share_registry.algebra.error import norm
 from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, axes, captured, frame, paying, rounded, savings, spectrum
 from share_registry.exchange.config import parse_config
-from share_registry.exchange.pairs import pairs_of
+from share_registry.exchange.pairs import pairs_of, rows_of
 from share_registry.exchange.scales import module_scales
 from share_registry.format.layout import Layout
 from share_registry.materialize.expansion import Expansions, Factor
@@ -97,16 +97,25 @@ def stored_members(home: "Home", versions: "Sequence[TaskVersion]") -> list[Memb
 
 
 def member_in_hand(name: str, adapter: "Adapter") -> Member:
-    """Return an adapter that is not stored as a member: its rows are its factors."""
-    pairs = {pair.module: pair for pair in pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))}
+    """Return an adapter that is not stored as a member: its rows are its factors, in float64 while they are looked at."""
+    scales = module_scales(adapter.config, adapter.layout)
+    shapes = [shape.module for shape in adapter.layout.modules()]
+    places = {
+        module: (factor, expert)
+        for module, (factor, expert) in zip(shapes, ((factor, expert) for factor in adapter.layout.factors for expert in range(factor.experts)), strict=True)
+    }
 
     def rows(_: Digest, module: str, side: Side) -> Tensor:
-        return pairs[module].a if side is Side.A else pairs[module].b
+        factor, expert = places[module]
+        return rows_of(adapter.layout, factor, adapter.tensors)[expert][0 if side is Side.A else 1].double()
 
-    def factor(module: str, side: Side) -> Factor:
-        return {Digest(name): torch.eye(len(rows(Digest(name), module, side)), dtype=torch.float64)}
+    def factor_of(module: str, side: Side) -> Factor:
+        factor, _ = places[module]
+        rank = adapter.layout.tensors[factor.a].shape[0] // factor.experts
+        return {Digest(name): torch.eye(rank, dtype=torch.float64)}
 
-    return Member(scales={module: pair.scale for module, pair in pairs.items()}, norm=norm(list(pairs.values())), factor=factor, rows=rows)
+    energy = norm(pairs_of(adapter.layout, adapter.tensors, scales))
+    return Member(scales=dict(zip(shapes, scales, strict=True)), norm=energy, factor=factor_of, rows=rows)
 
 
 def fit(members: Sequence[Member], rule: Rule) -> StoredBasis:
