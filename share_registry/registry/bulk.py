@@ -79,6 +79,10 @@ def prepared(
     home: "Home", space: SpaceName, adapters: Handed, policy: Policy, parents: tuple[TaskVersionRef, ...], *, dry_run: bool
 ) -> tuple[dict[TaskName, Prepared], Fitted | None]:
     """Absorb every adapter, with a basis fitted to them where that takes fewer bytes or the policy says so; of many, the objects are stored at once unless `dry_run`."""
+    shapes: dict[str, tuple[int, int, int]] = {}
+    for task in sorted(adapters.heads):
+        check_shapes(shapes, space, adapters.heads[task].layout)
+        shapes |= module_shapes_of(adapters.heads[task].layout)
     job = _Job(home=home, space=space, adapters=adapters, policy=policy, parents=parents)
     tasks, some = sorted(adapters.heads), adapters.some
     fitted = fitted_to(home, space, adapters.heads, adapters.whole, some, policy)
@@ -104,12 +108,9 @@ class _Job:
     def each(self, tasks: Sequence[TaskName], fitted: Fitted | None, *, store: bool = False) -> dict[TaskName, Prepared]:
         """Absorb adapters in the order of tasks; later ones may refer to the first and the latest before them."""
         made: dict[TaskName, Prepared] = {}
-        shapes: dict[str, tuple[int, int, int]] = {}
         first: list[Prepared] = []
         latest: list[Prepared] = []
         for task in tasks:
-            check_shapes(shapes, self.space, self.adapters.heads[task].layout)
-            shapes |= module_shapes_of(self.adapters.heads[task].layout)
             item = prepare(
                 self.home, self.space, task, self.adapters.whole(task), policy=self.policy, parents=self.parents, siblings=[*first, *latest], fitted=fitted
             )

@@ -30,7 +30,7 @@ def peak_of_committing(root: Path, count: int) -> int:
 
 def test_memory_does_not_grow_with_the_number_of_adapters(tmp_path: Path) -> None:
     some, many = peak_of_committing(tmp_path / "some", FEW + 2), peak_of_committing(tmp_path / "many", FEW + 18)
-    assert many < some + 4 * RAW  # 16 adapters more
+    assert many < some + 8 * RAW  # 16 adapters more; what was read of the latest stays in the reader's cache, which has its own bound
 
 
 @pytest.mark.parametrize("shared", [8, 0])
@@ -49,14 +49,14 @@ def test_a_large_commit_gets_a_basis_where_that_takes_fewer_bytes(registry: sr.R
 def test_a_rehearsal_of_a_large_commit_stores_nothing(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space("tiny", base_model="acme/tiny")
     before = list(registry.home.store.objects())
-    commit = registry.commit_many(write_planted(tmp_path / "adapters", FEW + 1, width=32), space="tiny", dry_run=True)
+    commit = registry.commit_many(write_planted(tmp_path / "adapters", FEW + 1, modules=1, width=32), space="tiny", dry_run=True)
     assert not commit.created
     assert sum(report.bytes_added for report in commit.reports.values()) > 0
     assert list(registry.home.store.objects()) == before
 
 
 def test_an_adapter_that_changes_while_it_is_committed_is_refused(tmp_path: Path) -> None:
-    made = write_planted(tmp_path / "adapters", FEW + 1, width=32)
+    made = write_planted(tmp_path / "adapters", FEW + 1, modules=1, width=32)
     found = handed(list(made.items()), adapter_name=None, outside=Outside())
     assert not found.heads[TaskName("t00")].tensors
     assert found.whole(TaskName("t00")).tensors
@@ -66,7 +66,7 @@ def test_an_adapter_that_changes_while_it_is_committed_is_refused(tmp_path: Path
 
 
 def test_modules_of_two_shapes_in_one_large_commit_are_refused(registry: sr.Registry, tmp_path: Path) -> None:
-    made = write_planted(tmp_path / "adapters", FEW, width=32) | {"zz": write_planted(tmp_path / "other", 1, width=48)["t00"]}
+    made = write_planted(tmp_path / "adapters", FEW, modules=1, width=32) | {"zz": write_planted(tmp_path / "other", 1, modules=1, width=48)["t00"]}
     with pytest.raises(sr.Refused, match="48 x 48"):
         registry.commit_many(made)
     assert registry.tasks() == []
