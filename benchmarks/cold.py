@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,8 @@ from benchmarks.many import mix
 
 SHAPES: Final = {"q_proj": (4096, 4096), "v_proj": (1024, 4096)}
 RANK: Final = 16
+Seconds = tuple[float, float]
+"""By the clock, and of the processor, threads included."""
 SMALL: Final = 20
 """Commits whose overhead is taken, the later half of them: the first ones compile statements."""
 
@@ -74,7 +77,7 @@ def _print(place: Path, options: argparse.Namespace) -> None:
     for what, (wall, work) in least.items():
         print(f"| {LINES[what][0]} | {wall:.1f} | {work:.1f} | {wall / least['load'][0]:.2f} | {wall / least['floor'][0]:.2f} |", flush=True)
     commits = {part: value * 1e3 for part, value in _child("commits", place).items()}
-    print("\n| commit of next to nothing | ms |\n| --- | --- |")
+    print("\n| commit of next to nothing | of the processor, ms |\n| --- | --- |")
     print(f"| in all | {commits['all']:.1f} |\n| algebra, coding and decoding | {commits['algebra']:.1f} |\n| fsync | {commits['fsync']:.1f} |")
     print(f"| the rest: overhead | {commits['all'] - commits['algebra'] - commits['fsync']:.1f} |")
 
@@ -107,10 +110,6 @@ def _dropped(place: Path) -> None:
             handle = os.open(path, os.O_RDONLY)
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(handle)
-
-
-Seconds = tuple[float, float]
-"""By the clock, and of the processor, threads included."""
 
 
 def _timed(run: Callable[[], Any]) -> Seconds:
@@ -177,7 +176,7 @@ def _export(place: Path) -> Seconds:
 
 
 def _commits() -> dict[str, float]:
-    """Return medians of small commits: seconds in all, in algebra and coding, and in fsync."""
+    """Return medians of small commits: processor seconds in all, in algebra and coding, and in fsync."""
     import share_registry as sr
     from share_registry.outside.system import System
     from share_registry.registry import absorbing
@@ -186,11 +185,11 @@ def _commits() -> dict[str, float]:
 
     def counted(function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 return function(*arguments, **named)
             finally:
-                spent[part] += time.perf_counter() - start
+                spent[part] += time.process_time() - start
 
         return call
 
@@ -202,13 +201,13 @@ def _commits() -> dict[str, float]:
         registry.create_space("small", base_model="synthetic", policy=sr.Policy(refit=False))
         for folder in planted(Path(root) / "adapters", count=SMALL, rank=1, width=8, shared=1, noise=0.05):
             spent.update(algebra=0.0, fsync=0.0)
-            found["all"].append(_timed(lambda folder=folder: registry.commit(folder, task=folder.name, space="small"))[0])  # type: ignore[misc]
+            found["all"].append(_timed(partial(registry.commit, folder, task=folder.name, space="small"))[1])
             found["algebra"].append(spent["algebra"])
             found["fsync"].append(spent["fsync"])
     return {part: statistics.median(values[SMALL // 2 :]) for part, values in found.items()}
 
 
-LINES: Final[dict[str, tuple[str, Callable[[Path], float]]]] = {
+LINES: Final[dict[str, tuple[str, Callable[[Path], Seconds]]]] = {
     "floor": ("floor: read and hash the object, write the tensors' bytes", _floor),
     "load": ("safetensors load_file, cold", _load),
     "touch": ("safetensors load_file, cold, every value copied", lambda place: _load(place, touch=True)),
