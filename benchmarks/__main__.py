@@ -11,6 +11,7 @@ PARTS = (
     ("Beside the peers", "peers", ("--layers", "1")),
     ("A new basis", "refit", ()),
     ("Adding one adapter, and keeping those that are there", "growth", ()),
+    ("One task out of many from a new process", "cold", ()),
 )
 
 

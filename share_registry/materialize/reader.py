@@ -104,6 +104,10 @@ class Reader:
         """Return an adapter object, verified. Raises Integrity."""
         return self._opened.get(digest, lambda: self._open(self._read(digest, MAX_OBJECT_BYTES)), _opened_bytes)
 
+    def layout(self, digest: Digest) -> Layout:
+        """Return a layout object, verified. Raises Integrity."""
+        return self._layouts.get(digest, lambda: Layout.from_bytes(self._read(digest, MAX_LAYOUT_BYTES)), _layout_bytes)
+
     def is_basis(self, digest: Digest) -> bool:
         """Tell whether an object is a basis object and no adapter object. Raises Integrity where it is neither."""
         return digest not in self._opened and self._bases.get(digest, lambda: self._basis(digest), _basis_bytes) is not None
@@ -159,12 +163,9 @@ class Reader:
             raise Integrity(f"object {digest} is not in the store, though a version needs it.", hint="Bring it back from a copy of the store.") from error
 
     def _open(self, content: bytes) -> Opened:
-        stored, layout = adapter_object.parse(content, self._layout)
+        stored, layout = adapter_object.parse(content, self.layout)
         names = {shape.module: position for position, shape in enumerate(layout.modules())}
         return Opened(stored=stored, layout=layout, modules=names, size_bytes=len(content))
-
-    def _layout(self, digest: Digest) -> Layout:
-        return self._layouts.get(digest, lambda: Layout.from_bytes(self._read(digest, MAX_LAYOUT_BYTES)), _layout_bytes)
 
     def _read_ahead(self, opened: Opened) -> None:
         """Open what an adapter object refers to, several objects at a time; what cannot be read is reported where it is needed."""

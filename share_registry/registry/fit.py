@@ -17,9 +17,7 @@ from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, axes
 from share_registry.exchange.config import parse_config
 from share_registry.exchange.pairs import pairs_of, rows_of
 from share_registry.exchange.scales import module_scales
-from share_registry.format.layout import Layout
 from share_registry.materialize.expansion import Expansions, Factor
-from share_registry.materialize.reader import Reader
 from share_registry.names import Digest, Side
 from share_registry.registry.replay import read_note
 from share_registry.stored import StoredBasis
@@ -84,16 +82,28 @@ class Member:
 
 def stored_members(home: "Home", versions: "Sequence[TaskVersion]") -> list[Member]:
     """Return stored versions as members; their rows and coefficients are read when they are asked for."""
-    expansions = Expansions(home.reader())
+    reader = home.reader()
+    expansions = Expansions(reader)
     note_of = lru_cache(maxsize=_KEPT)(lambda digest: read_note(home.store, digest))
-    config_of = lru_cache(maxsize=_KEPT)(lambda digest: parse_config(home.store.get(digest, limit=_MAX_CONFIG_BYTES)))
 
-    def scales_of(row: "TaskVersion", layout: Layout) -> list[float]:
+    @lru_cache(maxsize=_KEPT)
+    def scales_of(config: Digest | None, layout: Digest) -> dict[str, float]:
+        described = reader.layout(layout)
+        shapes = described.modules()
+        found = module_scales(parse_config(home.store.get(config, limit=_MAX_CONFIG_BYTES)), described) if config else [1.0] * len(shapes)
+        return {shape.module: scale for shape, scale in zip(shapes, found, strict=True)}
+
+    def member(row: "TaskVersion") -> Member:
         note = note_of(row.note_digest)
         config = note.of(row.note_task).config if note is not None else None
-        return module_scales(config_of(config), layout) if config else [1.0] * len(layout.modules())
+        return Member(
+            scales=scales_of(config, row.layout_digest),
+            norm=row.norm,
+            factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
+            rows=expansions.rows,
+        )
 
-    return [_stored(home.reader(), expansions, row, scales_of) for row in versions]
+    return [member(row) for row in versions]
 
 
 def member_in_hand(name: str, adapter: "Adapter") -> Member:
@@ -125,16 +135,6 @@ def fit(members: Sequence[Member], rule: Rule) -> StoredBasis:
     for module in names:
         made[module] = _module([member for member in members if module in member.scales], module, rule)
     return StoredBasis(modules={module: rows for module, rows in made.items() if len(rows[0]) or len(rows[1])})
-
-
-def _stored(reader: Reader, expansions: Expansions, row: "TaskVersion", scales_of: "Callable[[TaskVersion, Layout], list[float]]") -> Member:
-    layout = reader.open(row.adapter_digest).layout
-    return Member(
-        scales={shape.module: scale for shape, scale in zip(layout.modules(), scales_of(row, layout), strict=True)},
-        norm=row.norm,
-        factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
-        rows=expansions.rows,
-    )
 
 
 def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[NDArray[np.int32], NDArray[np.int32]]":
