@@ -13,6 +13,7 @@ PARTS = (
     ("The paper's protocol beside a full SVD, and the default policy's promises", "protocol", ()),
     ("Adding one adapter, and keeping those that are there", "growth", ()),
     ("The catalog of a long log", "catalog", ()),
+    ("One task out of many from a new process", "cold", ()),
 )
 
 

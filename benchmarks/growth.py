@@ -1,10 +1,12 @@
 """Time and memory of adding one adapter as a collection grows, and what ten additions at fixed size do to those that are there.
 
-    python -m benchmarks.growth [--counts N ...] [--width D] [--layers L] [--rank R] [--corpus CORPUS]
+    python -m benchmarks.growth [--counts N ...] [--width D] [--layers L] [--rank R] [--tools TOOL ...] [--corpus CORPUS]
 
 A collection of N adapters with shared columns is put into each tool and saved; then a process of its own opens it, adds one adapter and saves: processor seconds
-after the imports, and the peak resident memory of that process (imports included, given beside it). The second table adds ten real adapters, one after another,
-to the first two of a corpus at a fixed k, and shows the error of those two before and after.
+after the imports, and the peak resident memory of that process (imports included, given beside it). Here the first adapters are committed, as many as a commit
+looks at, and the others are mixtures of their rows (`benchmarks/many.py`): what a commit refers to is then the same rows at every N, and N = 1000 is made in minutes.
+`share_registry refit` makes a basis of 16 directions from all N tasks. The second table adds ten real adapters, one after another, to the first two of a corpus
+at a fixed k, and shows the error of those two before and after.
 """
 
 import argparse
@@ -25,11 +27,13 @@ from benchmarks.memory import peak_mb
 from benchmarks.peers import DEMO, common_shape
 from benchmarks.rivals import Factors, by_module, error, factors_of, size_of, vlora_factors
 
-TOOLS: Final = ("share_registry", "vlora-dev absorb", "vlora-dev absorb_incremental", "lorashare")
+TOOLS: Final = ("share_registry", "share_registry refit", "vlora-dev absorb", "vlora-dev absorb_incremental", "lorashare")
 K: Final = 32
 FIRST: Final = 2
 MERGES: Final = 10
 RETAINED_K: Final = 16
+COMMITTED: Final = 8
+"""Adapters that are committed one by one: those whose rows a commit tries, and whose rows the others are mixtures of."""
 
 
 def main() -> None:
@@ -41,6 +45,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--corpus", type=Path, default=DEMO)
     parser.add_argument("--tools", nargs="*", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--growth-only", action="store_true", help="leave the second table out")
     parser.add_argument("--add", nargs=3, metavar=("TOOL", "STORE", "ADAPTER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -48,7 +53,8 @@ def main() -> None:
         _measure(*options.add)
         return
     _growth(options)
-    _retention(options.corpus)
+    if not options.growth_only:
+        _retention(options.corpus)
 
 
 def _growth(options: argparse.Namespace) -> None:
@@ -56,12 +62,14 @@ def _growth(options: argparse.Namespace) -> None:
     print("| N | tool | processor s | peak MB | of it imports | store MB |\n| --- | --- | --- | --- | --- | --- |")
     for count in options.counts:
         with tempfile.TemporaryDirectory() as place:
-            folders = planted(Path(place) / "adapters", count=count + 1, rank=options.rank, width=options.width, shared=32, noise=0.05, layers=options.layers)
+            ours = all(tool.split()[0] == "share_registry" for tool in options.tools)
+            made = min(count, COMMITTED) + 1 if ours else count + 1
+            folders = planted(Path(place) / "adapters", count=made, rank=options.rank, width=options.width, shared=32, noise=0.05, layers=options.layers)
             built: dict[str, Path] = {}
             for tool in options.tools:
                 store = built.setdefault(tool.split()[0], Path(place) / tool.split()[0])
                 if not store.exists():
-                    _BUILD[tool.split()[0]](store, folders[:-1])
+                    _BUILD[tool.split()[0]](store, folders[:-1], count)
                 copied = Path(place) / f"{store.name}-copy"
                 subprocess.run(["cp", "-r", str(store), str(copied)], check=True)
                 found = _child(tool, copied, folders[-1])
@@ -85,22 +93,24 @@ def _measure(tool: str, store: str, adapter: str) -> None:
     print(json.dumps({"seconds": seconds, "peak": peak_mb(), "imports": imports}))
 
 
-def _build_ours(store: Path, folders: Sequence[Path]) -> None:
+def _build_ours(store: Path, folders: Sequence[Path], count: int) -> None:
     import share_registry as sr
+    from benchmarks.many import mix
 
     with sr.Registry.open(store) as registry:
-        for folder in folders:
+        for folder in folders[:COMMITTED]:
             registry.commit(folder, task=folder.name)
+        mix(registry, "synthetic", count=max(0, count - COMMITTED))
 
 
-def _build_vlora(store: Path, folders: Sequence[Path]) -> None:
+def _build_vlora(store: Path, folders: Sequence[Path], _: int) -> None:
     from vlora import SharedSubspace, load_adapter
 
     names = [folder.name for folder in folders]
     SharedSubspace.from_adapters([load_adapter(folder) for folder in folders], task_ids=names, num_components=min(K, len(folders))).save(store)
 
 
-def _build_lorashare(store: Path, folders: Sequence[Path]) -> None:
+def _build_lorashare(store: Path, folders: Sequence[Path], _: int) -> None:
     from lorashare import SHAREModel
 
     SHAREModel.from_adapters({folder.name: str(folder) for folder in folders}, num_components=K, device="cpu").save_pretrained(store)
@@ -118,6 +128,18 @@ def _add_ours() -> Callable[[Path, Path], None]:
 def _commit(sr: Any, store: Path, adapter: Path) -> None:
     with sr.Registry.open(store) as registry:
         registry.commit(adapter, task=adapter.name)
+
+
+def _refit_ours() -> Callable[[Path, Path], None]:
+    import share_registry as sr
+
+    _add_ours()
+
+    def refit(store: Path, _: Path) -> None:
+        with sr.Registry.open(store) as registry:
+            registry.refit("synthetic", max_rank=RETAINED_K)
+
+    return refit
 
 
 def _add_vlora(method: str) -> Callable[[Path, Path], None]:
@@ -142,9 +164,14 @@ def _add_lorashare() -> Callable[[Path, Path], None]:
     return add
 
 
-_BUILD: Final[dict[str, Callable[[Path, Sequence[Path]], None]]] = {"share_registry": _build_ours, "vlora-dev": _build_vlora, "lorashare": _build_lorashare}
+_BUILD: Final[dict[str, Callable[[Path, Sequence[Path], int], None]]] = {
+    "share_registry": _build_ours,
+    "vlora-dev": _build_vlora,
+    "lorashare": _build_lorashare,
+}
 _ADD: Final[dict[str, Callable[[], Callable[[Path, Path], None]]]] = {
     "share_registry": _add_ours,
+    "share_registry refit": _refit_ours,
     "vlora-dev absorb": lambda: _add_vlora("absorb"),
     "vlora-dev absorb_incremental": lambda: _add_vlora("absorb_incremental"),
     "lorashare": _add_lorashare,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Ints = NDArray[np.int32] | NDArray[np.int16]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
@@ -27,12 +29,12 @@ class Term:
     Attributes:
         source: Position of the block's adapter or basis object in `StoredAdapter.sources`.
         exponent: Power of two that the integer product is multiplied with.
-        coefficients: int32 (r, k); k is the number of rows of the block for the same module and side.
+        coefficients: int32 or int16 (r, k); k is the number of rows of the block for the same module and side.
     """
 
     source: int
     exponent: int
-    coefficients: "NDArray[np.int32]"
+    coefficients: "Ints"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +45,13 @@ class StoredSide:
         previous: Whether the decoded factor of `StoredAdapter.previous` enters.
         terms: Blocks referred to, in order of `source`.
         scales: float32 (r,), each a bfloat16 value, at least 0.
-        own: int32 (r, m): own rows; they are the block that later adapters may refer to.
+        own: int32 or int16 (r, m): own rows; they are the block that later adapters may refer to.
     """
 
     previous: bool
     terms: tuple[Term, ...]
     scales: "NDArray[np.float32]"
-    own: "NDArray[np.int32]"
+    own: "Ints"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +72,12 @@ class StoredBasis:
     """Rows fitted to be shared: a block for every module and side that later adapters refer to.
 
     Attributes:
-        modules: By module name in order: int32 (k_a, in) and int32 (k_b, out). A row is a direction of an orthonormal basis times a factor of its own, rounded.
+        modules: By module name in order: (k_a, in) and (k_b, out), int32 or int16. A row is a direction of an orthonormal basis times a factor of its own, rounded.
     """
 
-    modules: "Mapping[str, tuple[NDArray[np.int32], NDArray[np.int32]]]"
+    modules: "Mapping[str, tuple[Ints, Ints]]"
 
-    def rows(self, module: str, side: Side) -> "NDArray[np.int32] | None":
+    def rows(self, module: str, side: Side) -> "Ints | None":
         """Return the block of a module and side, None where the basis has no such module."""
         found = self.modules.get(module)
         return None if found is None else found[0 if side is Side.A else 1]

@@ -31,6 +31,8 @@ def decode_side(side: StoredSide, *, previous: Tensor | None, blocks: Sequence[T
     Raises:
         Integrity: a needed input is missing or has the wrong shape, or a product may exceed the exact range.
     """
+    if not side.terms and not side.previous:
+        return _scaled_once(side, device)
     own = torch.from_numpy(side.own).to(device, torch.float64)
     total: Tensor | None = None
     for term, block in zip(side.terms, _checked(side, blocks), strict=True):
@@ -42,6 +44,11 @@ def decode_side(side: StoredSide, *, previous: Tensor | None, blocks: Sequence[T
     if side.previous:
         scaled = _previous(side, previous).to(device, torch.float64) + scaled
     return scaled.to(torch.float32)
+
+
+def _scaled_once(side: StoredSide, device: torch.device | str) -> Tensor:
+    """Return own rows times their scales in float32: the symbols are exact there, and the one rounding of a product is that of the exact product (spec DEC-06)."""
+    return torch.from_numpy(side.own).to(device).to(torch.float32).mul_(torch.from_numpy(side.scales).to(device)[:, None])
 
 
 def product_bits(coefficients: Tensor, block: Tensor) -> int:

@@ -5,8 +5,9 @@ energy-weighted second moment of all tasks, S_a = sum_t w_t X_a^T (X_b X_b^T) X_
 directions Q = U^T E. Weighting by the other side makes it independent of the gauge (HOSVD); leaving it out, or H, gives another basis.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import log
 from typing import Final
 
@@ -22,6 +23,8 @@ _COEFFICIENT: Final = 2.0
 """Bits that a coefficient takes at least: one that is nearly nothing still has to be said."""
 _LARGEST: Final = (1 << 20) - 1
 _HALVINGS: Final = 60
+_AT_ONCE: Final = 256
+"""Tasks side by side: large enough for products, small beside the rows."""
 
 
 Spectrum = tuple[Tensor, Tensor]
@@ -80,6 +83,13 @@ class Moments:
         self.a.add_(task.A.mT @ ((w * (task.B @ task.B.mT)) @ task.A))
         self.b.add_(task.B.mT @ ((w * (task.A @ task.A.mT)) @ task.B))
 
+    def add_all(self, tasks: Sequence[Task]) -> None:
+        """Count tasks in, those of one rank in a few large products."""
+        for A, B, weights in _stacked(tasks):
+            w = weights[:, None, None]
+            self.a.add_(A.flatten(0, 1).mT @ ((w * (B @ B.mT)) @ A).flatten(0, 1))
+            self.b.add_(B.flatten(0, 1).mT @ ((w * (A @ A.mT)) @ B).flatten(0, 1))
+
 
 def frame(rows: Tensor) -> Frame:
     """Return coordinates for rows R (K, m) float64 of any rank and any sizes.
@@ -133,11 +143,11 @@ def savings(tasks: Sequence[Task], axes: tuple[Tensor, Tensor], *, widths: tuple
         budget: Relative error at which tasks are coded, in the gauge they are stored in.
     """
     saved = [torch.zeros(len(U) + 1, dtype=torch.float64) for U in axes]
-    for task in tasks:
-        a, b, sigma = balanced(task.A[None], task.B[None])
-        noise = _water(sigma[0].square(), sum(widths), budget)
-        for side, rows in ((0, a[0]), (1, b[0])):
-            saved[side] += _saved(rows * sigma[0].sqrt()[:, None], axes[side], widths[side], noise)
+    for A, B, _ in _stacked(tasks):
+        a, b, sigma = balanced(A, B)
+        noise = _water(sigma.square(), sum(widths), budget)
+        for side, rows in ((0, a), (1, b)):
+            saved[side] += _saved(rows * sigma.sqrt()[..., None], axes[side], widths[side], noise)
     return saved[0], saved[1]
 
 
@@ -161,15 +171,25 @@ def rounded(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
     return (Q * factors[:, None]).round().to(torch.int32)
 
 
-def _saved(rows: Tensor, U: Tensor, width: int, noise: float) -> Tensor:
-    """Return bits saved (q + 1,) by the first 0, 1, 2, ... directions for the energy-weighted rows (r, q) of one task."""
+def _stacked(tasks: Sequence[Task]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield tasks of one rank side by side, not too many at a time: A (n, r, q_a), B (n, r, q_b) and weights (n,)."""
+    for _, group in groupby(sorted(tasks, key=lambda task: len(task.A)), key=lambda task: len(task.A)):
+        members = list(group)
+        for start in range(0, len(members), _AT_ONCE):
+            some = members[start : start + _AT_ONCE]
+            weights = torch.tensor([task.weight for task in some], dtype=torch.float64)
+            yield torch.stack([task.A for task in some]), torch.stack([task.B for task in some]), weights
+
+
+def _saved(rows: Tensor, U: Tensor, width: int, noise: Tensor) -> Tensor:
+    """Return bits saved (q + 1,) by the first 0, 1, 2, ... directions for the energy-weighted rows (n, r, q) of tasks with this noise (n,)."""
     P = rows @ U
-    left = torch.cat([torch.zeros((len(rows), 1), dtype=torch.float64), P.square().cumsum(1)], 1)
-    left = (rows.square().sum(1, keepdim=True) - left).clamp_min(0.0)
-    unit = max(noise, 1e-300) * 12.0
-    plain = width * cost(left / (width * unit)).sum(0)
-    coefficients = torch.cat([torch.zeros(1, dtype=torch.float64), bits(P.square() / unit).clamp_min(_COEFFICIENT).sum(0).cumsum(0)])
-    return plain[0] - plain - coefficients
+    nothing = torch.zeros((len(rows), rows.shape[1], 1), dtype=torch.float64)
+    left = (rows.square().sum(-1, keepdim=True) - torch.cat([nothing, P.square().cumsum(-1)], -1)).clamp_min(0.0)
+    unit = noise.clamp_min(1e-300)[:, None, None] * 12.0
+    plain = width * cost(left / (width * unit)).sum(1)
+    coefficients = bits(P.square() / unit).clamp_min(_COEFFICIENT).sum(1).cumsum(-1)
+    return (plain[:, :1] - plain - torch.cat([nothing[:, 0], coefficients], -1)).sum(0)
 
 
 def _row_bits(energies: Tensor, width: int, precision: float) -> Tensor:
@@ -178,10 +198,11 @@ def _row_bits(energies: Tensor, width: int, precision: float) -> Tensor:
     return width * (0.5 * torch.log(energies / noise).clamp_min(0.0) / log(2) + 0.25)
 
 
-def _water(squares: Tensor, width: int, budget: float) -> float:
-    """Return the noise variance per element at which rows of these energies, both sides together `width` wide, lose the budget."""
-    goal, low, high = budget**2 * float(squares.sum()), 0.0, float(squares.amax())
+def _water(squares: Tensor, width: int, budget: float) -> Tensor:
+    """Return the noise variances (n,) per element at which rows of energies (n, r), both sides together `width` wide, lose the budget."""
+    goal, low, high = budget**2 * squares.sum(-1), torch.zeros_like(squares[:, 0]), squares.amax(-1)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if float(torch.minimum(squares, torch.tensor(width * middle)).sum()) > goal else (middle, high)
+        too_much = torch.minimum(squares, width * middle[:, None]).sum(-1) > goal
+        low, high = torch.where(too_much, low, middle), torch.where(too_much, middle, high)
     return high

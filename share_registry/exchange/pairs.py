@@ -5,6 +5,7 @@ A pair is float64 rows: `a` (r, in) is A, `b` (r, out) is B transposed, and dW =
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 
@@ -67,11 +68,12 @@ def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.T
         position += factor.experts
         given = [pair for pair in own if pair is not None]
         if len(given) == factor.experts:
-            packed |= _pack(layout, factor, given)
+            packed |= packed_pair(layout, factor, given)
     return packed
 
 
-def _pack(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict[str, torch.Tensor]:
+def packed_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict[str, torch.Tensor]:
+    """Pack the rows of all modules of one factor pair, as `tensors_of` does; a tensor may be the rows themselves."""
     a_spec, b_spec = layout.tensors[factor.a], layout.tensors[factor.b]
     a = torch.cat([a for a, _ in rows]) if factor.form is Form.EXPERTS else rows[0][0]
     b = torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2) if factor.form is Form.EXPERTS else rows[0][1].T
@@ -81,7 +83,9 @@ def _pack(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict[str,
 def rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     """Return values in a tensor's shape and element type, contiguous. Raises Refused where a finite value becomes infinite."""
     result = values.to(TORCH[spec.dtype]).reshape(spec.shape).contiguous()
-    if not bool(torch.isfinite(result).all()):
+    if (
+        result.numel() and not isfinite(float(result.sum(dtype=torch.float32))) and not bool(torch.isfinite(result).all())
+    ):  # a sum reads once and writes nothing
         largest = float(values.abs().max())
         raise Refused(f"tensor {spec.key!r} has a value of {largest:.3g}, more than {spec.dtype} holds.", hint="Save the adapter in bfloat16 or float32.")
     return result

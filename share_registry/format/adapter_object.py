@@ -5,12 +5,11 @@ byte planes), `symbols` (integer rows and coefficients, see `symbols.py`) and `t
 layout and the table alone, so a reader knows every length before it expands anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from share_registry.errors import Integrity
@@ -21,6 +20,7 @@ from share_registry.format.object_file import pack, unpack
 from share_registry.format.records import DigestField
 from share_registry.format.symbols import Ints, decode_rows, encode_rows, entropy_bits, piece_counts
 from share_registry.format.table import MAX_K, Lane, Table, TermHead
+from share_registry.names import Digest
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 
 MAX_SOURCES: Final = 64
@@ -76,28 +76,31 @@ def decode(content: bytes, layout: Layout) -> StoredAdapter:
     Raises:
         Integrity: any departure from the format; nothing is allocated on the word of an unchecked length.
     """
+    return parse(content, lambda _: layout)[0]
+
+
+def parse(content: bytes, layout_of: Callable[[Digest], Layout]) -> tuple[StoredAdapter, Layout]:
+    """Parse an adapter object against the layout that it names. Raises Integrity, and what `layout_of` raises."""
     head, parts = _split(content)
+    layout = layout_of(head.layout)
     shapes = layout.modules()
     table = Table.from_bytes(parts["table"], [shape.rank for shape in shapes])
-    coded = [shape for shape, lane in zip(shapes, table.lanes, strict=True) if lane.coded]
-    widths = _widths(coded, table)
-    external = [item.tensor for item in head.external]
-    verbatim = _verbatim(layout, table.lanes, external)
+    blocks = _shapes([shape for shape, lane in zip(shapes, table.lanes, strict=True) if lane.coded], table)
+    verbatim = _verbatim(layout, table.lanes, [item.tensor for item in head.external])
     pieces = table.split_pieces(
-        symbols=sum(piece_counts(widths, table.groups_of_rows, table.groups)),
+        symbols=sum(piece_counts(blocks, table.groups_of_rows, table.groups)),
         planes=sum(len(piece_sizes(size)) for size in _plane_sizes(layout, verbatim)),
     )
-    rows = decode_rows(parts["symbols"], widths, table.groups_of_rows, table.groups, pieces[0])
     stored = StoredAdapter(
         layout=head.layout,
         previous=head.previous,
         sources=tuple(head.sources),
-        modules=_modules(coded, table, rows),
+        modules=_modules(table, decode_rows(parts["symbols"], blocks, table.groups_of_rows, table.groups, pieces[0])),
         verbatim=_decode_planes(layout, verbatim, parts["planes"], pieces[1]),
         external={item.tensor: item.object for item in head.external},
     )
     check(stored, layout)
-    return stored
+    return stored, layout
 
 
 def header(content: bytes) -> Header:
@@ -156,36 +159,26 @@ def _sides(modules: Sequence[StoredModule | None]) -> list[StoredSide]:
     return [side for module in modules if module is not None for side in (module.a, module.b)]
 
 
-def _widths(shapes: Sequence[ModuleShape], table: Table) -> NDArray[np.int64]:
-    """Return the width of every row in stored order: own rows of every factor, then coefficient rows of every term."""
-    own = [width for shape in shapes for width in (shape.in_, shape.out) for _ in range(shape.rank)]
-    ranks = [shape.rank for shape in shapes for _ in range(2)]
-    return np.array(own + [head.k for rank, heads in zip(ranks, table.terms, strict=True) for head in heads for _ in range(rank)], np.int64)
+def _shapes(shapes: Sequence[ModuleShape], table: Table) -> list[tuple[int, int]]:
+    """Return the shape of every array of rows in stored order: own rows of every factor, then coefficients of every term."""
+    own = [(shape.rank, width) for shape in shapes for width in (shape.in_, shape.out)]
+    return own + [(rank, head.k) for (rank, _), heads in zip(own, table.terms, strict=True) for head in heads]
 
 
-def _modules(shapes: Sequence[ModuleShape], table: Table, rows: Sequence[Ints]) -> tuple[StoredModule | None, ...]:
-    ranks = [shape.rank for shape in shapes for _ in range(2)]
-    cursor = iter(rows)
-    own = [np.stack(list(islice(cursor, rank))) for rank in ranks]
-    terms = [tuple(_term(head, list(islice(cursor, rank))) for head in heads) for rank, heads in zip(ranks, table.terms, strict=True)]
-    scales = np.split(table.scales, np.cumsum(ranks)[:-1])
-    modules: list[StoredModule | None] = []
-    position = 0
-    for lane in table.lanes:
-        if not lane.coded:
-            modules.append(None)
-            continue
-        sides = [
-            StoredSide(previous=previous, terms=terms[index], scales=scales[index], own=own[index])
-            for index, previous in ((2 * position, lane.previous_a), (2 * position + 1, lane.previous_b))
-        ]
-        modules.append(StoredModule(a=sides[0], b=sides[1], error=float(table.errors[position])))
-        position += 1
-    return tuple(modules)
+def _modules(table: Table, arrays: Sequence[Ints]) -> tuple[StoredModule | None, ...]:
+    count = len(table.terms)
+    own, coefficients, errors = arrays[:count], iter(arrays[count:]), iter(table.errors.tolist())
+    terms = [tuple(Term(source=head.source, exponent=head.exponent, coefficients=next(coefficients)) for head in heads) for heads in table.terms]
+    scales = np.split(table.scales, np.cumsum([len(rows) for rows in own])[:-1])
+    sides = iter(
+        StoredSide(previous=previous, terms=term, scales=scale, own=rows)
+        for previous, term, scale, rows in zip(_previous(table.lanes), terms, scales, own, strict=True)
+    )
+    return tuple(StoredModule(a=next(sides), b=next(sides), error=next(errors)) if lane.coded else None for lane in table.lanes)
 
 
-def _term(head: TermHead, coefficients: Sequence[Ints]) -> Term:
-    return Term(source=head.source, exponent=head.exponent, coefficients=np.stack(list(coefficients)))
+def _previous(lanes: Sequence[Lane]) -> list[bool]:
+    return [previous for lane in lanes if lane.coded for previous in (lane.previous_a, lane.previous_b)]
 
 
 def _check_side(side: StoredSide, shape: tuple[int, int], stored: StoredAdapter) -> None:

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from share_registry.errors import Integrity
@@ -82,14 +81,13 @@ def decode(content: bytes) -> StoredBasis:
     count = int(cursor.column(1, 1)[0])
     ks = cursor.column(2 * len(header.modules), 2)
     groups_of_rows = cursor.column(int(ks.sum()), 1).astype(np.uint8)
-    widths = np.repeat(np.array([width for module in header.modules for width in (module.in_, module.out)], np.int64), ks)
+    shapes = list(zip(ks.tolist(), (width for module in header.modules for width in (module.in_, module.out)), strict=True))
     groups = tuple(group_of(*pair) for pair in zip(cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True))
     pieces = cursor.rest(3).tolist()
-    _check_numbers(int(widths.sum()))
-    if len(pieces) != sum(piece_counts(widths, groups_of_rows, groups)):
-        raise Integrity(f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(widths, groups_of_rows, groups))}.")
-    rows = decode_rows(parts["symbols"], widths, groups_of_rows, groups, pieces)
-    blocks = _blocks(header, ks, rows)
+    _check_numbers(sum(k * width for k, width in shapes))
+    if len(pieces) != sum(piece_counts(shapes, groups_of_rows, groups)):
+        raise Integrity(f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(shapes, groups_of_rows, groups))}.")
+    blocks = decode_rows(parts["symbols"], shapes, groups_of_rows, groups, pieces)
     names = [module.module for module in header.modules]
     _check(names, blocks)
     return StoredBasis(modules=dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True)))
@@ -109,12 +107,6 @@ def _header(entries: dict[str, Json]) -> BasisHeader:
     if any(first >= second for first, second in pairwise(names)):
         raise Integrity(f"{_WHAT} does not list its modules in order and once each.")
     return found
-
-
-def _blocks(header: BasisHeader, ks: NDArray[np.int64], rows: list[Ints]) -> list[Ints]:
-    ends = np.cumsum(ks)
-    widths = [width for module in header.modules for width in (module.in_, module.out)]
-    return [np.stack(rows[end - k : end]) if k else np.zeros((0, width), np.int32) for end, k, width in zip(ends.tolist(), ks.tolist(), widths, strict=True)]
 
 
 def _check_numbers(numbers: int) -> None:

@@ -74,7 +74,8 @@ def unpack_stream(stored: Sequence[memoryview], size: int, *, what: str) -> byte
     sizes = piece_sizes(size)
     if len(sizes) != len(stored):
         raise Integrity(f"{what} has {len(stored)} pieces, expected {len(sizes)}.")
-    return b"".join(_unpack_piece(piece, expected, what) for piece, expected in zip(stored, sizes, strict=True))
+    found = [_unpack_piece(piece, expected, what) for piece, expected in zip(stored, sizes, strict=True)]
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
 def unpack_streams(content: memoryview, sizes: Sequence[int], lengths: Sequence[int], *, what: str) -> list[bytes]:

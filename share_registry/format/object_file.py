@@ -6,7 +6,7 @@ from typing import Final
 from share_registry.errors import Integrity
 from share_registry.format.canonical import Json, dump, load
 from share_registry.format.layout import DType
-from share_registry.format.safetensors_file import Item, read, write
+from share_registry.format.safetensors_file import Item, is_canonical, read, write
 
 KEY: Final = "share_registry"
 
@@ -23,7 +23,7 @@ def unpack(content: bytes, keys: Sequence[str], *, what: str) -> tuple[dict[str,
         (key, DType.U8, 1) for key in keys
     ]:
         raise Integrity(f"{what} has other metadata or tensors than {KEY!r} and {', '.join(keys)}.")
-    if write(file.metadata, file.tensors) != content:
+    if not is_canonical(content, file):
         raise Integrity(f"{what} is not in canonical form.")
     return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}"), {item.key: memoryview(item.content) for item in file.tensors}
 

@@ -4,8 +4,10 @@ A group's symbols are q = (h << shift) + low. The high parts h are packed `count
 uniform and lie beside them as bit planes, uncompressed. Group 0 is the rows that are all zero and takes no bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from math import log2
 from typing import Final
 
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 
 from share_registry.errors import Integrity
 from share_registry.format.frames import FAST, SMALLEST, compress, pack_stream, piece_sizes, unpack_stream
+from share_registry.format.parallel import side_by_side
 
-Ints = NDArray[np.int32]
+Ints = NDArray[np.int32] | NDArray[np.int16]
+_Symbols = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]
 
 PACKINGS: Final = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
 """(base, symbols per byte), by the number that the table holds. Base 256: h + 128."""
@@ -28,6 +32,12 @@ _GROUP_BYTES: Final = 40
 _SYMBOL_BYTES: Final = 0.5
 _TABLE_SYMBOLS: Final = 64
 _SAMPLE: Final = 1 << 15
+_SIDE_BY_SIDE: Final = 1 << 18
+"""Symbols from which on threads cost less than they save."""
+_SHORT_SHIFT: Final = 7
+"""Largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14."""
+_CHUNK: Final = 1 << 15
+"""Symbols expanded at a time: temporaries of 64 kB stay in the cache, and below what allocators give back to the system."""
 _RATIO: Final = 40_000
 """No zstd frame expands further than about 32,700 to 1."""
 
@@ -59,63 +69,156 @@ class Coded:
 
 
 def encode_rows(rows: Sequence[Ints]) -> Coded:
-    """Return rows of any widths as bytes. Raises Integrity where a symbol is 2**23 or more."""
+    """Return rows of any widths as bytes, groups side by side. Raises Integrity where a symbol is 2**23 or more."""
+    segments = _segments(rows)
     assignment = np.zeros(len(rows), np.uint8)
-    groups: list[Group] = []
-    pieces: list[int] = []
-    content: list[bytes] = []
-    for number, members in enumerate(_segments(rows), start=1):
+    for number, members in enumerate(segments, start=1):
         assignment[members] = number
-        symbols = np.concatenate([rows[index] for index in members])
-        group = _best_group(symbols)
-        stored = pack_stream(_pack(symbols >> group.shift, group.packing))
-        groups.append(group)
-        pieces += [len(piece) for piece in stored]
-        content += [*stored, _low_planes(symbols, group.shift)]
-    return Coded(groups_of_rows=assignment, groups=tuple(groups), pieces=tuple(pieces), content=b"".join(content))
+    gathered = [np.concatenate([rows[index] for index in members]) for members in segments]
+    made = side_by_side(_encode_group, gathered) if sum(map(len, gathered)) >= _CHUNK else [_encode_group(symbols) for symbols in gathered]
+    return Coded(
+        groups_of_rows=assignment,
+        groups=tuple(group for group, _, _ in made),
+        pieces=tuple(len(piece) for _, stored, _ in made for piece in stored),
+        content=b"".join(part for _, stored, low in made for part in (*stored, low)),
+    )
 
 
-def piece_counts(widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
+def _encode_group(symbols: Ints) -> tuple[Group, list[bytes], bytes]:
+    """Return how a group lies in bytes, the pieces of its high parts, and its low planes."""
+    group = _best_group(symbols)
+    return group, pack_stream(_pack(symbols >> group.shift, group.packing)), _low_planes(symbols, group.shift)
+
+
+def piece_counts(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
     """Return the number of pieces of each group. Raises Integrity where a row names a group that is not there."""
-    return [len(piece_sizes(group.packed_bytes(count))) for group, count in zip(groups, _counts(widths, groups_of_rows, groups), strict=True)]
+    return [len(piece_sizes(group.packed_bytes(count))) for group, count in zip(groups, _counts(_widths(shapes), groups_of_rows, groups), strict=True)]
 
 
 def decode_rows(
-    content: memoryview, widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]
+    content: memoryview, shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]
 ) -> list[Ints]:
-    """Return the rows. Every length is checked before anything is expanded. Raises Integrity."""
-    counts = _counts(widths, groups_of_rows, groups)
+    """Return rows as one array for each of `shapes` (rows, width). Every length is checked before anything is expanded; large groups are expanded side by side.
+
+    Returns:
+        int16 arrays where every symbol of all groups surely fits, else int32; not to be written to: rows of zeros share one number.
+
+    Raises:
+        Integrity: lengths that do not fit, a group or symbol out of range, or damaged frames.
+    """
+    counts = _counts(_widths(shapes), groups_of_rows, groups)
     expected = sum(pieces) + sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
     if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
         raise Integrity(f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}.")
-    rows: list[Ints] = [np.zeros(0, np.int32)] * len(widths)
-    for index in np.flatnonzero(groups_of_rows == 0):
-        rows[index] = np.zeros(widths[index], np.int32)
+    arrays, places = _places(shapes, groups_of_rows, groups)
+    parts = sorted(_parts(content, groups, counts, pieces), key=lambda part: -part.count)
+
+    def expand_group(part: _Part) -> None:
+        _fill(places[part.number], _chunks(part))
+
+    if sum(counts) >= _SIDE_BY_SIDE:
+        side_by_side(expand_group, parts)
+    else:
+        for part in parts:
+            expand_group(part)
+    return arrays
+
+
+def entropy_bits(rows: Ints) -> float:
+    """Return the bits that an ideal coder with one table per row would take; rows (r, m)."""
+    return sum(_entropy(_counted(row)) for row in rows)
+
+
+def _counted(row: Ints) -> NDArray[np.int64]:
+    """Return how often each symbol is there, in their order; zeros in between do not matter."""
+    low, high = (int(row.min()), int(row.max())) if len(row) else (0, 0)
+    return np.bincount(row - low) if high - low < _HISTOGRAM else np.unique(row, return_counts=True)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The bytes of one group, and how many symbols and pieces of which length they are."""
+
+    number: int
+    group: Group
+    count: int
+    lengths: Sequence[int]
+    content: memoryview
+
+
+def _parts(content: memoryview, groups: Sequence[Group], counts: Sequence[int], pieces: Sequence[int]) -> Iterator[_Part]:
     position, taken = 0, 0
     for number, (group, count) in enumerate(zip(groups, counts, strict=True), start=1):
         lengths = pieces[taken : taken + len(piece_sizes(group.packed_bytes(count)))]
         taken += len(lengths)
         end = position + sum(lengths) + group.low_bytes(count)
-        symbols = _decode_group(content[position:end], group, count, lengths)
+        yield _Part(number, group, count, lengths, content[position:end])
         position = end
-        members = np.flatnonzero(groups_of_rows == number)
-        for index, row in zip(members, np.split(symbols, np.cumsum(widths[members])[:-1]), strict=True):
-            rows[index] = row
-    return rows
 
 
-def entropy_bits(rows: Ints) -> float:
-    """Return the bits that an ideal coder with one table per row would take; rows (r, m)."""
-    return sum(_entropy(np.unique(row, return_counts=True)[1]) for row in rows)
+def _widths(shapes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return the width of every row."""
+    pairs = np.array(shapes, np.int64).reshape(-1, 2)
+    return np.repeat(pairs[:, 1], pairs[:, 0])
 
 
-def _decode_group(content: memoryview, group: Group, count: int, lengths: Sequence[int]) -> Ints:
-    bounds = np.cumsum([0, *lengths])
-    stored = [content[start:end] for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
-    packed = unpack_stream(stored, group.packed_bytes(count), what="a group of symbols")
-    high = _unpack(packed, count, group.packing)
-    symbols = (high << group.shift) + _from_low_planes(content[int(bounds[-1]) :], count, group.shift)
-    if count and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
+def _places(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> tuple[list[Ints], list[list[Ints]]]:
+    """Return an array for every shape, and for every group the stretches of them that its symbols fill, in order."""
+    short = all(group.shift <= _SHORT_SHIFT for group in groups)
+    arrays: list[Ints] = []
+    places: list[list[Ints]] = [[] for _ in range(len(groups) + 1)]
+    first = 0
+    for shape in shapes:
+        mine = groups_of_rows[first : first + shape[0]]
+        first += shape[0]
+        if not mine.any():
+            arrays.append(_nothing(shape, short=short))
+            continue
+        array: Ints = np.zeros(shape, np.int16) if short else np.zeros(shape, np.int32)
+        arrays.append(array)
+        for start, end in pairwise([0, *(np.flatnonzero(np.diff(mine)) + 1).tolist(), len(mine)]):
+            places[mine[start]].append(array[start:end].reshape(-1))
+    return arrays, places
+
+
+def _nothing(shape: tuple[int, int], *, short: bool) -> Ints:
+    """Return rows of zeros that take no memory: a task that is coefficients alone costs a reader no more than these."""
+    if short:
+        return np.ndarray(shape, np.int16, buffer=bytearray(2), strides=(0, 0))
+    return np.ndarray(shape, np.int32, buffer=bytearray(4), strides=(0, 0))
+
+
+def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
+    """Write the symbols of all chunks, one after another, into the places."""
+    chunk: _Symbols = np.zeros(0, np.int8)
+    taken = 0
+    for place in places:
+        filled = 0
+        while filled < len(place):
+            if taken == len(chunk):
+                chunk, taken = next(chunks), 0
+            count = min(len(place) - filled, len(chunk) - taken)
+            place[filled : filled + count] = chunk[taken : taken + count]
+            filled, taken = filled + count, taken + count
+
+
+def _chunks(part: _Part) -> Iterator[_Symbols]:
+    """Yield the symbols of a group, so few at a time that no chunk asks the system for memory, in the narrowest type that surely holds them."""
+    group, bounds = part.group, np.cumsum([0, *part.lengths]).tolist()
+    stored = [part.content[start:end] for start, end in pairwise(bounds)]
+    packed = np.frombuffer(unpack_stream(stored, group.packed_bytes(part.count), what="a group of symbols"), np.uint8)
+    planes = np.frombuffer(part.content[bounds[-1] :], np.uint8).reshape(group.shift, -(-part.count // 8))
+    size = _CHUNK // PACKINGS[group.packing][1] // 8 * 8
+    for start in range(0, len(packed), size):
+        first = start * PACKINGS[group.packing][1]
+        high = _unpack(packed[start : start + size], part.count - first, group.packing)
+        yield _joined(high, planes[:, first // 8 : first // 8 + -(-len(high) // 8)], group.shift) if group.shift else high
+
+
+def _joined(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _Symbols:
+    symbols: _Symbols = high.astype(np.int16) if shift <= _SHORT_SHIFT else high.astype(np.int32)
+    np.bitwise_or(np.left_shift(symbols, shift, out=symbols), _from_low_planes(planes, len(high)), out=symbols)
+    if shift > MAX_BITS - 8 and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
         raise Integrity(f"a symbol is not below 2**{MAX_BITS}.")
     return symbols
 
@@ -137,28 +240,44 @@ def _pack(high: Ints, packing: int) -> bytes:
     return bytes((digits.reshape(-1, count) @ weights).astype(np.uint8))
 
 
-def _unpack(packed: bytes, symbols: int, packing: int) -> Ints:
+def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np.int8]:
+    """Return at most this many high parts of packed bytes."""
     base, count = PACKINGS[packing]
-    values = np.frombuffer(packed, np.uint8)
     if count == 1:
-        return values.astype(np.int32) - 128
+        return (values ^ 128).view(np.int8)
     if len(values) and int(values.max()) >= base**count:
         raise Integrity(f"a byte of packed symbols is {int(values.max())}, expected below {base}**{count}.")
-    digits = (values[:, None].astype(np.int32) // base ** np.arange(count, dtype=np.int32)[::-1]) % base
-    return digits.reshape(-1)[:symbols] - base // 2
+    return np.take(_digits(packing), values, axis=0).reshape(-1)[:symbols]
+
+
+@cache
+def _digits(packing: int) -> NDArray[np.int8]:
+    """Return the symbols (256, count) of every byte."""
+    base, count = PACKINGS[packing]
+    return (np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base - base // 2).astype(np.int8)
 
 
 def _low_planes(symbols: Ints, shift: int) -> bytes:
     return b"".join(np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes() for bit in range(shift))
 
 
-def _from_low_planes(content: memoryview, count: int, shift: int) -> Ints:
-    low = np.zeros(count, np.int32)
-    size = -(-count // 8)
-    for bit in range(shift):
-        plane = np.frombuffer(content[bit * size : (bit + 1) * size], np.uint8)
-        low |= np.unpackbits(plane, count=count, bitorder="little").astype(np.int32) << bit
-    return low
+def _from_low_planes(planes: NDArray[np.uint8], count: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return the low bits: a byte of a plane, looked up, becomes the bytes of eight symbols."""
+    halves = [np.zeros(planes.shape[1], "<u8"), np.zeros(planes.shape[1], "<u8")]
+    for bit, plane in enumerate(planes):
+        halves[bit // 8] |= np.take(_spread(), plane) << np.uint64(bit % 8)
+    low: NDArray[np.uint8]
+    low, rest = (half.view(np.uint8)[:count] for half in halves)
+    if len(planes) <= 8:
+        return low
+    wide: NDArray[np.uint16] = low + (rest.astype(np.uint16) << np.uint16(8))
+    return wide
+
+
+@cache
+def _spread() -> NDArray[np.uint64]:
+    """Return for every byte its bits as eight bytes, lowest first."""
+    return np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view("<u8")[:, 0]
 
 
 def _segments(rows: Sequence[Ints]) -> list[list[int]]:

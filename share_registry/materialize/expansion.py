@@ -66,6 +66,6 @@ class Expansions:
 def _own_terms(stored: StoredSide, digest: Digest, sources: tuple[Digest, ...]) -> dict[Digest, Tensor]:
     scales = torch.from_numpy(stored.scales).to(torch.float64)
     made = {sources[term.source]: scales[:, None] * 2.0**term.exponent * torch.from_numpy(term.coefficients).to(torch.float64) for term in stored.terms}
-    if stored.own.any() or not made:
+    if (any(stored.own.strides) and stored.own.any()) or not made:  # rows of zeros share one number, which has no stride
         made[digest] = torch.diag(scales)
     return made

@@ -4,24 +4,24 @@ An object is read, hashed, then parsed from that same buffer. Blocks and decoded
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from threading import Lock
 from typing import Final, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from share_registry.algebra.decode import decode_side
-from share_registry.errors import Integrity, NotFound
-from share_registry.exchange.pairs import Rows, rows_of, tensors_of
+from share_registry.errors import Integrity, NotFound, ShareRegistryError
+from share_registry.exchange.pairs import Rows, packed_pair, rows_of
 from share_registry.exchange.tensors import tensor_of
-from share_registry.format import basis_object
-from share_registry.format.adapter_object import decode as decode_object
-from share_registry.format.adapter_object import header
-from share_registry.format.layout import Layout, ModuleShape, TensorSpec
+from share_registry.format import adapter_object, basis_object
+from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
+from share_registry.format.parallel import side_by_side
 from share_registry.format.safetensors_file import Item
+from share_registry.format.symbols import Ints
 from share_registry.format.tensor_object import decode_tensor
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule
@@ -34,6 +34,12 @@ CACHE_BYTES: Final = 512 << 20
 
 _NO_BASIS_BYTES: Final = 512
 """Of remembering that an object is none."""
+_SIDE_BYTES: Final = 1024
+"""Of one factor in memory, besides its numbers."""
+_TENSOR_BYTES: Final = 2048
+"""Of one tensor's description in memory."""
+_Before = Callable[[str, Side], torch.Tensor]
+"""The decoded factor of the previous version."""
 _T = TypeVar("_T")
 
 
@@ -82,11 +88,12 @@ class Reader:
         self._opened: _Bounded[Opened] = _Bounded(cache_bytes // 2)
         self._decoded: _Bounded[tuple[Rows, ...]] = _Bounded(cache_bytes // 2)
         self._bases: _Bounded[StoredBasis | None] = _Bounded(cache_bytes // 4)
+        self._layouts: _Bounded[Layout] = _Bounded(cache_bytes // 16)
 
     def beside(self, objects: Mapping[Digest, bytes]) -> "Reader":
         """Return a reader that also finds objects in memory; what is kept is shared (objects never change)."""
         other = Reader(_Overlay(objects, self._store))
-        other._opened, other._decoded, other._bases = self._opened, self._decoded, self._bases
+        other._opened, other._decoded, other._bases, other._layouts = self._opened, self._decoded, self._bases, self._layouts
         return other
 
     def forget_decoded(self) -> None:
@@ -96,6 +103,10 @@ class Reader:
     def open(self, digest: Digest) -> Opened:
         """Return an adapter object, verified. Raises Integrity."""
         return self._opened.get(digest, lambda: self._open(self._read(digest, MAX_OBJECT_BYTES)), _opened_bytes)
+
+    def layout(self, digest: Digest) -> Layout:
+        """Return a layout object, verified. Raises Integrity."""
+        return self._layouts.get(digest, lambda: Layout.from_bytes(self._read(digest, MAX_LAYOUT_BYTES)), _layout_bytes)
 
     def is_basis(self, digest: Digest) -> bool:
         """Tell whether an object is a basis object and no adapter object. Raises Integrity where it is neither."""
@@ -122,17 +133,23 @@ class Reader:
     def rows(self, digest: Digest, device: str = "cpu") -> tuple[Rows, ...]:
         """Return the decoded float32 factors by position in `Layout.modules()`, on a device."""
         self.chain(digest)
-        return self._decoded.get(f"{digest}:{device}", lambda: self._rows(digest, device), _rows_bytes)
+        return self._decoded.get(f"{digest}:{device}", lambda: tuple(pair for _, pairs in self._each(self.open(digest), device) for pair in pairs), _rows_bytes)
 
     def tensors(self, digest: Digest, device: str = "cpu") -> dict[str, torch.Tensor]:
-        """Return every tensor of the adapter file under its key, in file order, in the file's dtypes.
+        """Return every tensor of the adapter file under its key, in file order, in the file's dtypes; nothing is kept of them.
 
         Factors are decoded in float64, rounded once to float32 and then to the tensor's dtype, all to nearest even (spec DEC-06, DEC-08).
         """
         opened = self.open(digest)
-        coded = [module is not None for module in opened.stored.modules]
-        rows = [pair if is_coded else None for pair, is_coded in zip(self.rows(digest, device), coded, strict=True)]
-        made = {key: tensor.clone() for key, tensor in tensors_of(opened.layout, rows).items()}  # what is kept must not be the caller's
+        self.chain(digest)
+        kept = self._decoded.kept(f"{digest}:{device}")
+        rows = self._each(opened, device, coded=True) if kept is None else _coded(opened, kept)
+        made: dict[str, torch.Tensor] = {}
+        for factor, pairs in rows:
+            made |= packed_pair(opened.layout, factor, pairs)
+        if kept is not None:  # what is kept must not be the caller's
+            places = {tensor.data_ptr() for pair in kept for tensor in pair}
+            made = {key: tensor.clone() if tensor.data_ptr() in places else tensor for key, tensor in made.items()}
         for position, spec in enumerate(opened.layout.tensors):
             if spec.key not in made:
                 made[spec.key] = self._kept(opened, position).to(device)
@@ -146,9 +163,18 @@ class Reader:
             raise Integrity(f"object {digest} is not in the store, though a version needs it.", hint="Bring it back from a copy of the store.") from error
 
     def _open(self, content: bytes) -> Opened:
-        layout = Layout.from_bytes(self._read(header(content).layout, MAX_LAYOUT_BYTES))
+        stored, layout = adapter_object.parse(content, self.layout)
         names = {shape.module: position for position, shape in enumerate(layout.modules())}
-        return Opened(stored=decode_object(content, layout), layout=layout, modules=names, size_bytes=len(content))
+        return Opened(stored=stored, layout=layout, modules=names, size_bytes=len(content))
+
+    def _read_ahead(self, opened: Opened) -> None:
+        """Open what an adapter object refers to, several objects at a time; what cannot be read is reported where it is needed."""
+        wanted = [*opened.stored.sources, *([opened.stored.previous] if opened.stored.previous else [])]
+        side_by_side(self._try, [digest for digest in wanted if digest not in self._opened and digest not in self._bases])
+
+    def _try(self, digest: Digest) -> None:
+        with suppress(ShareRegistryError):
+            self.is_basis(digest)
 
     def _kept(self, opened: Opened, position: int) -> torch.Tensor:
         """Return a tensor that is kept bit for bit."""
@@ -159,23 +185,22 @@ class Reader:
             raise Integrity(f"tensor {spec.key!r} is neither coded nor kept.")
         return _tensor(spec, decode_tensor(self._read(opened.stored.external[position], MAX_OBJECT_BYTES), dtype=spec.dtype, size=spec.size_bytes))
 
-    def _rows(self, digest: Digest, device: str) -> tuple[Rows, ...]:
-        opened = self.open(digest)
-        shapes = opened.layout.modules()
-        kept = self._kept_rows(opened)
+    def _each(self, opened: Opened, device: str, *, coded: bool = False) -> Iterator[tuple[FactorSpec, list[Rows]]]:
+        """Yield the decoded factors of each factor pair, made when it is asked for; with `coded` none that is kept bit for bit."""
+        self._read_ahead(opened)
         previous = self._previous(opened, device)
-        made: list[Rows] = []
-        for position, (shape, module) in enumerate(zip(shapes, opened.stored.modules, strict=True)):
-            if module is None:
-                a, b = kept[position]
-                made.append((a.to(device), b.to(device)))
-            else:
-                made.append((self._side(opened, shape, module, Side.A, previous, device), self._side(opened, shape, module, Side.B, previous, device)))
-        return tuple(made)
+        for factor, shapes, modules in _by_factor(opened):
+            if modules[0] is not None:
+                yield factor, [self._pair(opened, *named, previous, device) for named in zip(shapes, modules, strict=True)]
+            elif not coded:
+                tensors = {opened.layout.tensors[index].key: self._kept(opened, index) for index in (factor.a, factor.b)}
+                yield factor, [(a.to(device, torch.float32), b.to(device, torch.float32)) for a, b in rows_of(opened.layout, factor, tensors)]
 
-    def _side(
-        self, opened: Opened, shape: ModuleShape, module: StoredModule, side: Side, previous: "Callable[[str, Side], torch.Tensor] | None", device: str
-    ) -> torch.Tensor:
+    def _pair(self, opened: Opened, shape: ModuleShape, module: StoredModule | None, previous: _Before | None, device: str) -> Rows:
+        assert module is not None  # the format codes the modules of a factor pair together
+        return self._side(opened, shape, module, Side.A, previous, device), self._side(opened, shape, module, Side.B, previous, device)
+
+    def _side(self, opened: Opened, shape: ModuleShape, module: StoredModule, side: Side, previous: _Before | None, device: str) -> torch.Tensor:
         stored = module.side(side)
         before = None
         if stored.previous:
@@ -193,7 +218,7 @@ class Reader:
             raise Integrity(f"object {source} has no block for module {module!r} side {side} of width {width}.")
         return torch.from_numpy(rows).to(device)
 
-    def _own_rows(self, source: Digest, module: str, side: Side) -> NDArray[np.int32] | None:
+    def _own_rows(self, source: Digest, module: str, side: Side) -> Ints | None:
         found = self.open(source).module(module)
         return None if found is None else found.side(side).own
 
@@ -204,7 +229,7 @@ class Reader:
         self._opened.get(digest, lambda: self._open(content), _opened_bytes)
         return None
 
-    def _previous(self, opened: Opened, device: str) -> "Callable[[str, Side], torch.Tensor] | None":
+    def _previous(self, opened: Opened, device: str) -> _Before | None:
         digest = opened.stored.previous
         if digest is None:
             return None
@@ -216,17 +241,6 @@ class Reader:
             return rows[names[module]][0 if side is Side.A else 1]
 
         return of
-
-    def _kept_rows(self, opened: Opened) -> dict[int, Rows]:
-        """Return the rows of modules kept bit for bit, by position, as float32."""
-        layout, found, position = opened.layout, dict[int, Rows](), 0
-        for factor in layout.factors:
-            if opened.stored.modules[position] is None:
-                tensors = {layout.tensors[index].key: self._kept(opened, index) for index in (factor.a, factor.b)}
-                for offset, (a, b) in enumerate(rows_of(layout, factor, tensors)):
-                    found[position + offset] = (a.to(torch.float32), b.to(torch.float32))
-            position += factor.experts
-        return found
 
 
 class _Bounded(Generic[_T]):
@@ -248,6 +262,11 @@ class _Bounded(Generic[_T]):
             self._keep(key, value, size_of(value))
         return value
 
+    def kept(self, key: str) -> _T | None:
+        """Return what is kept under a key, None where nothing is."""
+        with self._lock:
+            return self._kept[key][0] if key in self._kept else None
+
     def __contains__(self, key: str) -> bool:
         """Tell whether a value is kept under a key."""
         with self._lock:
@@ -266,12 +285,35 @@ class _Bounded(Generic[_T]):
             self._used -= self._kept.popitem(last=False)[1][1]
 
 
+def _by_factor(opened: Opened) -> Iterator[tuple[FactorSpec, list[ModuleShape], Sequence[StoredModule | None]]]:
+    """Yield each factor pair with its modules."""
+    position = 0
+    for factor in opened.layout.factors:
+        yield factor, opened.layout.modules_of(factor), opened.stored.modules[position : position + factor.experts]
+        position += factor.experts
+
+
+def _coded(opened: Opened, rows: Sequence[Rows]) -> Iterator[tuple[FactorSpec, list[Rows]]]:
+    """Yield the rows of each factor pair that is coded."""
+    left = iter(rows)
+    for factor, _, modules in _by_factor(opened):
+        pairs = list(islice(left, factor.experts))
+        if modules[0] is not None:
+            yield factor, pairs
+
+
 def _tensor(spec: TensorSpec, content: bytes) -> torch.Tensor:
     return tensor_of(Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content))
 
 
 def _opened_bytes(opened: Opened) -> int:
-    return opened.size_bytes * 8
+    sides = [side for module in opened.stored.modules if module is not None for side in (module.a, module.b)]
+    rows = sum((side.own.nbytes if any(side.own.strides) else 0) + _SIDE_BYTES + sum(term.coefficients.nbytes for term in side.terms) for side in sides)
+    return rows + sum(map(len, opened.stored.verbatim.values()))
+
+
+def _layout_bytes(layout: Layout) -> int:
+    return _TENSOR_BYTES * len(layout.tensors)
 
 
 def _basis_bytes(basis: StoredBasis | None) -> int:

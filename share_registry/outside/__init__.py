@@ -117,8 +117,13 @@ class Outside:
         found = self._find(path)
         return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
-    def read(self, path: Path, *, limit: int) -> bytes:
+    def read(self, path: Path, *, limit: int, seen: Callable[[bytes], object] | None = None) -> bytes:
         """Read a whole regular file.
+
+        Args:
+            path: Which.
+            limit: Bytes it may have.
+            seen: Called with every piece of at most 1 MiB as soon as it is read, so that it can be hashed while the next one is.
 
         Raises:
             NotFound: there is none.
@@ -128,7 +133,7 @@ class Outside:
         with translated(path):
             try:
                 with self._spot(path) as (name, folder), self._closing(self._system.open(name, READ, folder=folder)) as handle:
-                    return self._read_all(handle, path, limit)
+                    return self._read_all(handle, path, limit, seen)
             except FileNotFoundError as error:
                 raise NotFound(f"file {path} does not exist.", hint="Check the path.") from error
 
@@ -315,7 +320,7 @@ class Outside:
         self._system.fsync(handle)
         self.at(f"{point}.postfsync")
 
-    def _read_all(self, handle: int, path: Path, limit: int) -> bytes:
+    def _read_all(self, handle: int, path: Path, limit: int, seen: Callable[[bytes], object] | None) -> bytes:
         found = self._system.status(handle)
         if not stat.S_ISREG(found.st_mode):
             raise Integrity(f"{path} is not a regular file.", hint="Run verify.")
@@ -323,9 +328,12 @@ class Outside:
             raise Integrity(f"{path} has {found.st_size} bytes, more than the limit of {limit}.", hint="Run verify.")
         pieces = []
         size = 0
-        while piece := self._system.read(handle, max(found.st_size - size, 0) + 1):
+        most = found.st_size + 1 if seen is None else _PIECE
+        while piece := self._system.read(handle, min(max(found.st_size - size, 0) + 1, most)):
             pieces.append(piece)
             size += len(piece)
+            if seen is not None:
+                seen(piece)
             if size > limit:
                 raise Integrity(f"{path} grew past the limit of {limit} bytes while it was read.", hint="Run verify.")
         return b"".join(pieces)

@@ -53,6 +53,8 @@ class Prepared:
         budget: The largest error allowed; None where loss is allowed without a limit.
         norm: Frobenius norm of the scaled dW that `error` is relative to.
         sources: Objects that the adapter object refers to.
+        objects: Those that are not stored yet.
+        added: Bytes of those that are, as far as they were new.
     """
 
     adapter: Adapter
@@ -69,14 +71,15 @@ class Prepared:
     remarks: tuple[str, ...]
     report: Report
     objects: dict[Digest, bytes] = field(repr=False)
+    added: int = 0
 
     def store(self, store: "Store") -> int:
         """Make every object durable; return the bytes that were not there before."""
-        return sum(len(content) for digest, content in self.objects.items() if store.put(content, digest))
+        return self.added + sum(len(content) for digest, content in self.objects.items() if store.put(content, digest))
 
     def new_bytes(self, store: "Store") -> int:
-        """Return the bytes that storing would add."""
-        return sum(len(content) for digest, content in self.objects.items() if not store.has(digest))
+        """Return the bytes that storing adds."""
+        return self.added + sum(len(content) for digest, content in self.objects.items() if not store.has(digest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,14 +135,13 @@ def prepare(
     found = base_of(offered, reader, bases=bases, siblings=[sibling.adapter_digest for sibling in siblings]) if offered is not None else Base()
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
     if policy.k and fitted is not None:
-        stored, external = projected(reader, adapter, pairs, fitted.digest, policy)
-        return _measured(home, space, reader, adapter, pairs, stored, external, policy)
-    stored, external, reason = coded(reader, adapter, pairs, found, policy)
+        return _measured(home, space, reader, adapter, pairs, projected(reader, adapter, pairs, fitted.digest, policy), policy)
+    made = coded(reader, adapter, pairs, found, policy)
     with home.catalog.begin() as session:
         lost = called(session, space, found.lost)
     remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]
-    adapter = _remarked(adapter, *remarks, *([_unused(policy, reason)] if reason and pairs else []))
-    return _measured(home, space, reader, adapter, pairs, stored, external, policy)
+    adapter = _remarked(adapter, *remarks, *([_unused(policy, made.reason)] if made.reason and pairs else []))
+    return _measured(home, space, reader, adapter, pairs, made, policy)
 
 
 def check_shapes(known: Mapping[str, tuple[int, int, int]], space: SpaceName, layout: Layout) -> None:
@@ -157,25 +159,39 @@ def _shape(shape: tuple[int, int, int]) -> str:
     return f"{out} x {width}" if experts == 1 else f"{experts} experts of {out} x {width}"
 
 
-def projected(reader: Reader, adapter: Adapter, pairs: Sequence[Pair], basis: Digest, policy: Policy) -> tuple[StoredAdapter, dict[Digest, bytes]]:
-    """Return an adapter as coefficients over a basis alone, whatever error that makes, and the objects of its large passengers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """A stored adapter and what belongs to it.
+
+    Attributes:
+        external: The objects of its large passengers.
+        content: Its bytes, where they have been made.
+        reason: Why it is kept bit for bit although a budget allows more; empty where it is not.
+    """
+
+    stored: StoredAdapter
+    external: dict[Digest, bytes] = field(repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    reason: str = ""
+
+
+def projected(reader: Reader, adapter: Adapter, pairs: Sequence[Pair], basis: Digest, policy: Policy) -> Assembled:
+    """Return an adapter as coefficients over a basis alone, whatever error that makes."""
     blocks = candidates.candidate(reader, 0, basis, adapter.layout)
     made = project(pairs, basis=blocks.modules, dtypes=_dtypes(adapter.layout), pseudo_rank=policy.pseudo_rank, factors=_factors(adapter.layout))
     return assemble(adapter, made.modules, None, [basis] if made.sources else [])
 
 
-def coded(reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, policy: Policy) -> tuple[StoredAdapter, dict[Digest, bytes], str]:
-    """Return the adapter as it would be stored, the objects of its large passengers, and why it is kept bit for bit although a budget allows more."""
+def coded(reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, policy: Policy) -> Assembled:
+    """Return the adapter as it would be stored."""
     layout = adapter.layout
-
-    tried: list[int] = []
-
-    def assembled(made: Absorbed) -> tuple[StoredAdapter, dict[Digest, bytes]]:
-        return assemble(adapter, made.modules, base.previous if made.previous else None, [base.sources[number] for number in made.sources])
+    tried: list[tuple[Absorbed, Assembled]] = []
 
     def size(made: Absorbed) -> int:
-        tried.extend(1 for module in made.modules if module is not None)
-        return len(encode(assembled(made)[0], layout))
+        found = assemble(adapter, made.modules, base.previous if made.previous else None, [base.sources[number] for number in made.sources])
+        content = encode(found.stored, layout)
+        tried.append((made, replace(found, content=content)))
+        return len(content)
 
     made = absorb(
         pairs,
@@ -192,14 +208,14 @@ def coded(reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, polic
             f"the adapter cannot be kept within {policy.budget:g} with a pseudo-rank of {policy.pseudo_rank}.",
             hint="Give a larger budget or pseudo-rank, or leave the pseudo-rank to the budget.",
         )
-    reason = "" if any(made.modules) or policy.budget == 0 else "coded, the adapter would not be smaller" if tried else _COARSE
-    return *assembled(made), reason
+    known = next((found for outcome, found in tried if outcome is made), None) or assemble(adapter, made.modules, None, ())
+    could = any(any(outcome.modules) for outcome, _ in tried)
+    reason = "" if any(made.modules) or policy.budget == 0 else "coded, the adapter would not be smaller" if could else _COARSE
+    return replace(known, reason=reason)
 
 
-def assemble(
-    adapter: Adapter, modules: Sequence[StoredModule | None], previous: Digest | None, sources: Sequence[Digest]
-) -> tuple[StoredAdapter, dict[Digest, bytes]]:
-    """Put coded modules and tensors kept bit for bit together. Returns the adapter and the objects of its large passengers."""
+def assemble(adapter: Adapter, modules: Sequence[StoredModule | None], previous: Digest | None, sources: Sequence[Digest]) -> Assembled:
+    """Put coded modules and tensors kept bit for bit together."""
     layout = adapter.layout
     external: dict[Digest, bytes] = {}
     places: dict[int, Digest] = {}
@@ -216,7 +232,7 @@ def assemble(
     stored = StoredAdapter(
         layout=sha256(layout.to_bytes()), previous=previous, sources=tuple(sources), modules=tuple(modules), verbatim=verbatim, external=places
     )
-    return stored, external
+    return Assembled(stored=stored, external=external)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,13 +254,14 @@ class Sealed:
     decoded: list[Pair] = field(repr=False)
 
 
-def sealed(reader: Reader, layout: Layout, stored: StoredAdapter, external: dict[Digest, bytes], scales: Sequence[float]) -> Sealed:
+def sealed(reader: Reader, layout: Layout, made: Assembled, scales: Sequence[float]) -> Sealed:
     """Return a stored adapter as bytes, decoded again as a checkout would."""
-    content = encode(stored, layout)
-    objects = {sha256(content): content, stored.layout: layout.to_bytes()} | external
-    tensors = reader.beside(objects).tensors(sha256(content))
+    content = encode(made.stored, layout) if made.content is None else made.content
+    digest = sha256(content)
+    objects = {digest: content, made.stored.layout: layout.to_bytes()} | made.external
+    tensors = reader.beside(objects).tensors(digest)
     return Sealed(
-        digest=sha256(content),
+        digest=digest,
         objects=objects,
         tensors=tensors,
         tensors_digest=sha256(tensor_file(layout, tensors)),
@@ -252,18 +269,16 @@ def sealed(reader: Reader, layout: Layout, stored: StoredAdapter, external: dict
     )
 
 
-def _measured(
-    home: "Home", space: SpaceName, reader: Reader, adapter: Adapter, pairs: list[Pair], stored: StoredAdapter, external: dict[Digest, bytes], policy: Policy
-) -> Prepared:
+def _measured(home: "Home", space: SpaceName, reader: Reader, adapter: Adapter, pairs: list[Pair], assembled: Assembled, policy: Policy) -> Prepared:
     """Decode what would be stored, as a checkout would, and record the error of exactly that."""
-    made = sealed(reader, adapter.layout, stored, external, [pair.scale for pair in pairs])
+    stored = assembled.stored
+    made = sealed(reader, adapter.layout, assembled, [pair.scale for pair in pairs])
     error, by_module = pooled_error(made.decoded, pairs), module_errors(made.decoded, pairs)
     if not any(stored.modules):
         _check_exact(adapter, made.tensors)
         error, by_module = 0.0, [0.0] * len(pairs)
     elif error > policy.budget and not policy.k:
-        exact, external = assemble(adapter, [None] * len(pairs), None, ())
-        return _measured(home, space, reader, _remarked(adapter, _unused(policy, _COARSE)), pairs, exact, external, policy)
+        return _measured(home, space, reader, _remarked(adapter, _unused(policy, _COARSE)), pairs, assemble(adapter, [None] * len(pairs), None, ()), policy)
     with home.catalog.begin() as session:
         names = called(session, space, stored.sources)
     files = _files(adapter, policy)

@@ -14,10 +14,9 @@ from share_registry.registry.moments import At, number_at
 from share_registry.registry.resolve import space_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
+    from share_registry.format.symbols import Ints
     from share_registry.registry.home import Home
 
 
@@ -87,7 +86,7 @@ def read_basis(home: "Home", digest: Digest) -> dict[str, BasisModule]:
     return {name: BasisModule(a=orthonormal(a), b=orthonormal(b)) for name, (a, b) in stored.modules.items()}
 
 
-def orthonormal(rows: "NDArray[np.int32]") -> "torch.Tensor":
+def orthonormal(rows: "Ints") -> "torch.Tensor":
     """Return orthonormal float64 rows that span integer rows (k, m), each turned towards the one it comes from."""
     import torch
 

@@ -18,8 +18,9 @@ from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.stored import StoredBasis, StoredModule, StoredSide
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from sqlalchemy.orm import Session
+
+    from share_registry.format.symbols import Ints
 
 _LOG: Final = logging.getLogger(__name__)
 FIRST: Final = 8
@@ -129,7 +130,7 @@ def _block(basis: StoredBasis, module: str, width: int, out: int) -> StoredModul
     return StoredModule(a=_rows(found[0]), b=_rows(found[1]), error=0.0)
 
 
-def _rows(rows: "NDArray[np.int32]") -> StoredSide:
+def _rows(rows: "Ints") -> StoredSide:
     return StoredSide(previous=False, terms=(), scales=np.zeros(len(rows), np.float32), own=rows)
 
 

@@ -11,24 +11,26 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog import queries
+from share_registry.catalog.task_version import TaskVersion
 from share_registry.errors import Conflict, InvalidInput, Refused, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.environment import environment_labels
 from share_registry.format.layout import Entry
 from share_registry.format.records import Absorb, Absorbed, Note, TaskNote, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.registry.absorbing import Fitted, Prepared, check_shapes, prepare
+from share_registry.registry.absorbing import Fitted, Prepared, check_shapes
+from share_registry.registry.bulk import Handed, handed
+from share_registry.registry.bulk import prepared as prepared_adapters
 from share_registry.registry.commits import weighed
 from share_registry.registry.doors import check_distinct
 from share_registry.registry.earlier import came_from, commit_of_key, remark_unrecorded, same_version
 from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home, replayed
-from share_registry.registry.policy import ABSENT, Policy, overridden
+from share_registry.registry.policy import ABSENT, overridden
 from share_registry.registry.reports import with_modules
 from share_registry.registry.resolve import resolve
 from share_registry.registry.results import Commit
-from share_registry.registry.share import fitted_to, follow_up
-from share_registry.registry.sources import load
+from share_registry.registry.share import follow_up
 from share_registry.registry.spaces import check_base, create_space, space_for
 from share_registry.registry.transaction import Build, Link, Published, Request, idempotency_key, publish
 
@@ -75,25 +77,21 @@ def commit_sources(home: Home, sources: Sequence[tuple[str | None, Any]], *, spa
     check_options(options)
     check_distinct(environment_labels(home.outside) | dict(options.labels), options.metrics)
     key = idempotency_key(home, options.idempotency_key)
-    loaded = [load(source, task=task, adapter_name=adapter_name, outside=home.outside) for task, source in sources]
-    job = _Job(
-        adapters={task: adapter for task, adapter, _ in loaded}, derived=frozenset(task for task, _, derived in loaded if derived), options=options, key=key
-    )
-    return _commit(home, job, space)
+    return _commit(home, _Job(handed=handed(sources, adapter_name=adapter_name, outside=home.outside), options=options, key=key), space)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """One call: what to absorb, and how.
+    """One call: what to absorb, and how."""
 
-    Attributes:
-        derived: Tasks named after their source, which another source must not continue.
-    """
-
-    adapters: Mapping[TaskName, Adapter]
-    derived: frozenset[TaskName]
+    handed: Handed
     options: Options
     key: str
+
+    @property
+    def adapters(self) -> Mapping[TaskName, Adapter]:
+        """What says of each adapter what it is."""
+        return self.handed.heads
 
 
 def _commit(home: Home, job: _Job, space: str | None) -> Commit:
@@ -102,15 +100,16 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     target = space_for(home, list(job.adapters.values()), space)
     remarks = {task: check_base(target, adapter, options.allow_base_mismatch) for task, adapter in job.adapters.items()}
     with home.catalog.begin() as session:
-        earlier = _earlier(home, session, target.name, job)
+        latest = _latest(session, target.name, job)
+        earlier = _earlier(home, session, target.name, job, latest)
         if earlier is None:
-            _check_tasks(session, target.name, job)
+            _check_tasks(session, target.name, job, latest)
         parents = _parents(session, target.name, [*options.derived_from, *_started_from(session, target.name, job)])
     if earlier is not None:
         home.store.sync_log(target.name)  # its writer may have died before it was durable
         return _shown(home, Published(space=target.name, number=earlier, created=False))
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
-    prepared, fitted = _prepared(home, target.name, job, policy, parents)
+    prepared, fitted = prepared_adapters(home, target.name, job.handed, policy, parents, dry_run=options.dry_run)
     note = note_for(home, prepared, options, remarks)
     if options.dry_run:
         return rehearsed(home, target.name, prepared, options, note)
@@ -135,32 +134,6 @@ def _check_key(home: Home, space: SpaceName, job: _Job) -> None:
     """Check that a commit found by its key, made while this one was prepared, is of the same adapters. Raises Conflict."""
     with home.catalog.begin() as session:
         commit_of_key(session, space, job.key, job.adapters)
-
-
-def _prepared(home: Home, space: SpaceName, job: _Job, policy: Policy, parents: tuple[TaskVersionRef, ...]) -> tuple[dict[TaskName, Prepared], Fitted | None]:
-    """Absorb every adapter in memory, with a basis fitted to all of them where that takes fewer bytes or the policy says so."""
-    fitted = fitted_to(home, space, job.adapters, policy)
-    together = _each(home, space, job, policy, parents, fitted) if fitted is not None else {}
-    if fitted is not None and policy.k:
-        return together, fitted
-    apart = _each(home, space, job, policy, parents, None)
-    if fitted is None or not _pays(home, together, apart, fitted):
-        return apart, None
-    return together, fitted
-
-
-def _each(home: Home, space: SpaceName, job: _Job, policy: Policy, parents: tuple[TaskVersionRef, ...], fitted: Fitted | None) -> dict[TaskName, Prepared]:
-    """Absorb each adapter in the order of tasks; later ones may refer to earlier ones."""
-    made: dict[TaskName, Prepared] = {}
-    for task, adapter in sorted(job.adapters.items()):
-        made[task] = prepare(home, space, task, adapter, policy=policy, parents=parents, siblings=list(made.values()), fitted=fitted)
-    return made
-
-
-def _pays(home: Home, together: Mapping[TaskName, Prepared], apart: Mapping[TaskName, Prepared], fitted: Fitted) -> bool:
-    """Tell whether a basis and what refers to it take fewer bytes than each adapter without it."""
-    sizes = [sum(item.new_bytes(home.store) for item in made.values()) for made in (together, apart)]
-    return len(fitted.content) + sizes[0] < sizes[1] and any(fitted.digest in item.sources for item in together.values())
 
 
 def check_options(options: Options) -> None:
@@ -188,13 +161,21 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
             raise InvalidInput(f"metric {name!r}={value!r} is not a short name and a finite number.", hint="Names have at most 128 characters.")
 
 
-def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job) -> CommitNumber | None:
+Latest = Mapping[TaskName, TaskVersion | None]
+"""The newest version of every task of a job, None where there is none."""
+
+
+def _latest(session: "Session", space: SpaceName, job: _Job) -> Latest:
+    return {task: queries.latest_version(session, space, task) for task in job.adapters}
+
+
+def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job, latest: Latest) -> CommitNumber | None:
     """Return the commit that already says this: the one of the same key, or the latest of a task handed in unchanged. Raises Conflict."""
     known, options = commit_of_key(session, space, job.key, job.adapters), job.options
     if known is not None or options.allow_duplicate or len(job.adapters) != 1:
         return known
     task, adapter = next(iter(job.adapters.items()))
-    same = same_version(session, home.store, space, task, adapter, budget=options.budget, keep_original=options.keep_original)
+    same = same_version(latest[task], home.store, task, adapter, budget=options.budget, keep_original=options.keep_original)
     if same is None:
         return None
     check_expected(task, same.version, options.expected)
@@ -203,15 +184,15 @@ def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job) -> Com
     return same.number
 
 
-def _check_tasks(session: "Session", space: SpaceName, job: _Job) -> None:
+def _check_tasks(session: "Session", space: SpaceName, job: _Job, latest: Latest) -> None:
     """Check what a new version of each task needs. Raises Conflict or Refused."""
     for task, adapter in job.adapters.items():
         check_name(session, space, task)
-        latest = queries.latest_version(session, space, task)
-        check_expected(task, latest.version if latest else ABSENT, job.options.expected)
-        if task in job.derived and latest is not None and not came_from(session, space, task, adapter.source.location):
+        newest = latest[task]
+        check_expected(task, newest.version if newest else ABSENT, job.options.expected)
+        if task in job.handed.derived and newest is not None and not came_from(session, space, task, adapter.source.location):
             raise Refused(
-                f"task name {task!r}, derived from {adapter.source.location}, is taken by {latest.source_location}.",
+                f"task name {task!r}, derived from {adapter.source.location}, is taken by {newest.source_location}.",
                 hint=f"Give task={task!r} to add a version to it, or another name.",
             )
 
@@ -282,15 +263,16 @@ def _builder(
     """Return what makes the record upon a head: every precondition is checked there again."""
 
     def build(session: "Session", link: Link) -> Absorb | CommitNumber:
-        earlier = _earlier(home, session, link.space, job)
+        latest = _latest(session, link.space, job)
+        earlier = _earlier(home, session, link.space, job, latest)
         if earlier is not None:
             return earlier
-        _check_tasks(session, link.space, job)
+        _check_tasks(session, link.space, job, latest)
         tasks, known = [], queries.module_shapes(session, link.space)
         for task, item in prepared.items():
             check_shapes(known, link.space, item.adapter.layout)
-            latest = queries.latest_version(session, link.space, task)
-            tasks.append(absorbed(task, Version((latest.version if latest else 0) + 1), item, added[task], parents))
+            newest = latest[task]
+            tasks.append(absorbed(task, Version((newest.version if newest else 0) + 1), item, added[task], parents))
         return Absorb.model_validate(link.members() | {"tasks": tasks, "basis": fitted.digest if fitted else None})
 
     return build

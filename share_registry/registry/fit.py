@@ -6,6 +6,7 @@ rows in use are gathered, so that memory is bounded by one module.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from share_registry.algebra.error import norm
 from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, axes, captured, frame, paying, rounded, savings, spectrum
 from share_registry.exchange.config import parse_config
-from share_registry.exchange.pairs import pairs_of
+from share_registry.exchange.pairs import pairs_of, rows_of
 from share_registry.exchange.scales import module_scales
 from share_registry.materialize.expansion import Expansions, Factor
 from share_registry.names import Digest, Side
@@ -35,6 +36,10 @@ UNIT: Final = "unit"
 ENERGY: Final = "energy"
 _MAX_CONFIG_BYTES: Final = 64 << 20
 _FOLDS: Final = 4
+_JUDGED: Final = 128
+"""Tasks on which it is judged how many directions pay: their mean stands for all, so that the price does not grow with their number."""
+_KEPT: Final = 64
+"""Notes and configs remembered: neighbours tend to share them."""
 _NOTHING: Final = 1e-14
 """Directions with less than this share of the strongest one's energy are rounding noise."""
 
@@ -79,21 +84,50 @@ class Member:
 
 def stored_members(home: "Home", versions: "Sequence[TaskVersion]") -> list[Member]:
     """Return stored versions as members; their rows and coefficients are read when they are asked for."""
-    expansions = Expansions(home.reader())
-    return [_stored(home, expansions, row) for row in versions]
+    reader = home.reader()
+    expansions = Expansions(reader)
+    note_of = lru_cache(maxsize=_KEPT)(lambda digest: read_note(home.store, digest))
+
+    @lru_cache(maxsize=_KEPT)
+    def scales_of(config: Digest | None, layout: Digest) -> dict[str, float]:
+        described = reader.layout(layout)
+        shapes = described.modules()
+        found = module_scales(parse_config(home.store.get(config, limit=_MAX_CONFIG_BYTES)), described) if config else [1.0] * len(shapes)
+        return {shape.module: scale for shape, scale in zip(shapes, found, strict=True)}
+
+    def member(row: "TaskVersion") -> Member:
+        note = note_of(row.note_digest)
+        config = note.of(row.note_task).config if note is not None else None
+        return Member(
+            scales=scales_of(config, row.layout_digest),
+            norm=row.norm,
+            factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
+            rows=expansions.rows,
+        )
+
+    return [member(row) for row in versions]
 
 
 def member_in_hand(name: str, adapter: "Adapter") -> Member:
-    """Return an adapter that is not stored as a member: its rows are its factors."""
-    pairs = {pair.module: pair for pair in pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))}
+    """Return an adapter that is not stored as a member: its rows are its factors, in float64 while they are looked at."""
+    scales = module_scales(adapter.config, adapter.layout)
+    shapes = [shape.module for shape in adapter.layout.modules()]
+    places = {
+        module: (factor, expert)
+        for module, (factor, expert) in zip(shapes, ((factor, expert) for factor in adapter.layout.factors for expert in range(factor.experts)), strict=True)
+    }
 
     def rows(_: Digest, module: str, side: Side) -> Tensor:
-        return pairs[module].a if side is Side.A else pairs[module].b
+        factor, expert = places[module]
+        return rows_of(adapter.layout, factor, adapter.tensors)[expert][0 if side is Side.A else 1].double()
 
-    def factor(module: str, side: Side) -> Factor:
-        return {Digest(name): torch.eye(len(rows(Digest(name), module, side)), dtype=torch.float64)}
+    def factor_of(module: str, side: Side) -> Factor:
+        factor, _ = places[module]
+        rank = adapter.layout.tensors[factor.a].shape[0] // factor.experts
+        return {Digest(name): torch.eye(rank, dtype=torch.float64)}
 
-    return Member(scales={module: pair.scale for module, pair in pairs.items()}, norm=norm(list(pairs.values())), factor=factor, rows=rows)
+    energy = norm(pairs_of(adapter.layout, adapter.tensors, scales))
+    return Member(scales=dict(zip(shapes, scales, strict=True)), norm=energy, factor=factor_of, rows=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,19 +149,6 @@ def fit(members: Sequence[Member], rule: Rule) -> Fit:
     )
 
 
-def _stored(home: "Home", expansions: Expansions, row: "TaskVersion") -> Member:
-    note = read_note(home.store, row.note_digest)
-    config = note.of(row.note_task).config if note is not None else None
-    layout = home.reader().open(row.adapter_digest).layout
-    scales = module_scales(parse_config(home.store.get(config, limit=_MAX_CONFIG_BYTES)), layout) if config else [1.0] * len(layout.modules())
-    return Member(
-        scales={shape.module: scale for shape, scale in zip(layout.modules(), scales, strict=True)},
-        norm=row.norm,
-        factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
-        rows=expansions.rows,
-    )
-
-
 def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[_Rows, _Rows]":
     """Return the rows of one module, and what they capture."""
     tasks, frames = _tasks(members, module, rule.weighting)
@@ -142,8 +163,7 @@ def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[_Rows,
 
 def _spectra(tasks: Sequence[Task], frames: tuple[Frame, Frame]) -> tuple[Spectrum, Spectrum]:
     moments = Moments.empty(*(found.root.shape[1] for found in frames))
-    for task in tasks:
-        moments.add(task)
+    moments.add_all(tasks)
     return spectrum(moments.a), spectrum(moments.b)
 
 
@@ -188,13 +208,14 @@ def _alive(found: Spectrum) -> int:
 def _paying(tasks: Sequence[Task], spectra: tuple[Spectrum, Spectrum], frames: tuple[Frame, Frame], rule: Rule) -> list[int]:
     """Return how many directions save more bytes than they cost: on the tasks themselves, or, for tasks to come, on each part with the directions of the others."""
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
+    times = (rule.tasks or len(tasks)) / min(len(tasks), _JUDGED)
+    tasks = tasks if len(tasks) <= _JUDGED else [tasks[number * len(tasks) // _JUDGED] for number in range(_JUDGED)]
     if rule.tasks:
         folds: list[tuple[Sequence[Task], Sequence[Task]]] = [
             ([task for place, task in enumerate(tasks) if place % _FOLDS != fold], tasks[fold::_FOLDS]) for fold in range(min(_FOLDS, len(tasks)))
         ]
-        times = rule.tasks / len(tasks)
     else:
-        folds, times = [(tasks, tasks)], 1.0
+        folds = [(tasks, tasks)]
     saved = [torch.zeros(len(energies) + 1, dtype=torch.float64) for energies, _ in spectra]
     for fitted, judged in folds:
         found = _spectra(fitted, frames)

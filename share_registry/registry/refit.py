@@ -20,7 +20,7 @@ from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Absorbed, Note, Refit, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.registry.absorbing import Fitted, Sealed, coded, projected, sealed
+from share_registry.registry.absorbing import Assembled, Fitted, Sealed, coded, projected, sealed
 from share_registry.registry.candidates import Base
 from share_registry.registry.checkout import original, rebuilt
 from share_registry.registry.fit import ENERGY, UNIT, Fit, Rule, fit, stored_members
@@ -217,10 +217,10 @@ def _moved(home: "Home", row: "TaskVersion", of: "TaskVersion", fitted: Fitted, 
     scales = module_scales(now.config, now.layout)
     old = pairs_of(now.layout, now.tensors, scales)
     true = pairs_of(source.layout, source.tensors, module_scales(source.config, source.layout)) if source is not None else None
-    stored, external = _coded(reader, now, old, true, of, fitted.digest, wanted, policy) or (None, {})
-    if stored is None:
+    assembled = _coded(reader, now, old, true, of, fitted.digest, wanted, policy)
+    if assembled is None:
         return None
-    made = sealed(reader, now.layout, stored, external, scales)
+    made = sealed(reader, now.layout, assembled, scales)
     change = relative_change(old, made.decoded) * norm(old) / row.norm if row.norm > 0 else 0.0
     error = relative_change(true, made.decoded) if true is not None else of.error + change
     if wanted.budget is not None and error > wanted.budget:
@@ -230,7 +230,7 @@ def _moved(home: "Home", row: "TaskVersion", of: "TaskVersion", fitted: Fitted, 
         row=row,
         layout=now.layout,
         made=made,
-        stored=stored,
+        stored=assembled.stored,
         error=error,
         bound=true is None,
         budget=wanted.budget,
@@ -240,7 +240,7 @@ def _moved(home: "Home", row: "TaskVersion", of: "TaskVersion", fitted: Fitted, 
 
 def _coded(
     reader: "Reader", now: Adapter, old: list[Pair], true: list[Pair] | None, of: "TaskVersion", basis: Digest, wanted: Wanted, policy: Policy
-) -> tuple[StoredAdapter, dict[Digest, bytes]] | None:
+) -> Assembled | None:
     """Return a task over a basis, as coefficients alone where loss is allowed, else within what is left of the budget; None where that cannot be."""
     pairs = old if true is None else true
     if wanted.budget is None:
@@ -249,10 +249,10 @@ def _coded(
     if left <= 0:
         return None
     try:
-        stored, external, _ = coded(reader, now, pairs, Base(sources=(basis,)), replace(policy, budget=min(left, MAX_BUDGET), k=None))
+        found = coded(reader, now, pairs, Base(sources=(basis,)), replace(policy, budget=min(left, MAX_BUDGET), k=None))
     except BudgetExceeded:
         return None
-    return (stored, external) if any(stored.modules) else None
+    return found if any(found.stored.modules) else None
 
 
 def _builder(moved: Sequence[Moved], added: Mapping[TaskName, int], basis: Digest) -> Build:

@@ -4,7 +4,7 @@ What follows a commit is a record of its own: the commit is made whatever become
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog import queries
@@ -37,16 +37,28 @@ _HELD_OUT: Final = 4
 _SHARE_OF_BUDGET: Final = 0.25
 
 
-def fitted_to(home: "Home", space: SpaceName, adapters: Mapping[TaskName, Adapter], policy: Policy) -> Fitted | None:
-    """Return a basis fitted to the adapters of one commit, and, in the paper's protocol, to the tasks that are there; None where there is nothing to fit."""
-    fresh = [member_in_hand(task, adapter) for task, adapter in sorted(adapters.items())]
+def fitted_to(
+    home: "Home", space: SpaceName, heads: Mapping[TaskName, Adapter], whole: Callable[[TaskName], Adapter], some: Sequence[TaskName], policy: Policy
+) -> Fitted | None:
+    """Return a basis fitted to the adapters of one commit, and, in the paper's protocol, to the tasks that are there; None where there is nothing to fit.
+
+    Args:
+        home: The registry.
+        space: Where they go.
+        heads: All of them.
+        whole: Gives one with its tensors.
+        some: Those that stand for all where a basis is a matter of bytes; the paper's protocol takes all.
+        policy: Which of the two, and how.
+    """
     if policy.k:
         with home.catalog.begin() as session:
-            rows = [row for row in live_versions(session, space) if row.task not in adapters]
+            rows = [row for row in live_versions(session, space) if row.task not in heads]
+        fresh = [member_in_hand(task, whole(task)) for task in sorted(heads)]
         return sealed_basis(fit([*stored_members(home, rows), *fresh], Rule(max_rank=policy.k, precision=FINE)), space)
-    if len(fresh) < _FEWEST or not policy.references or policy.budget == 0:
+    if len(some) < _FEWEST or not policy.references or policy.budget == 0:
         return None
-    made = fit(fresh, Rule(budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget))
+    tasks = len(heads) if len(some) < len(heads) else 0
+    made = fit([member_in_hand(task, whole(task)) for task in some], Rule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget))
     return sealed_basis(made, space) if made.basis.modules else None
 
 
@@ -104,8 +116,8 @@ def _coded_bytes(home: "Home", row: "TaskVersion", policy: Policy, basis: Fitted
     reader = home.reader().beside({basis.digest: basis.content} if basis else {})
     known = home.reader().open(row.adapter_digest).stored.sources
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    stored, _, _ = coded(reader, adapter, pairs, Base(sources=(*([basis.digest] if basis else []), *known)), policy)
-    return len(encode(stored, adapter.layout))
+    found = coded(reader, adapter, pairs, Base(sources=(*([basis.digest] if basis else []), *known)), policy)
+    return len(found.content if found.content is not None else encode(found.stored, adapter.layout))
 
 
 def _due(tasks: int, new: int) -> bool:

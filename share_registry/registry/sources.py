@@ -46,6 +46,11 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "O
     )
 
 
+def is_directory(source: Any) -> bool:
+    """Tell whether a source is a place on this machine, which can be read again."""
+    return isinstance(source, str | os.PathLike) and not os.fspath(source).startswith(HUB)
+
+
 def _from_place(place: str, named: TaskName | None, outside: "Outside") -> tuple[TaskName, Adapter, bool]:
     if place.startswith(HUB):
         from share_registry.exchange.hub import read_hub

@@ -14,6 +14,7 @@ from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, Digest, SpaceName, space_name
 from share_registry.names import digest as checked_digest
 from share_registry.outside import Kind, Outside, nothing_done
+from share_registry.store.hashing import Hasher
 from share_registry.store.protocol import (
     MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,
@@ -128,12 +129,12 @@ class LocalStore:
         """
         path = self._object(digest)
         try:
-            content = self._outside.read(path, limit=min(limit, MAX_OBJECT_BYTES))
+            with Hasher() as hasher:
+                content = self._outside.read(path, limit=min(limit, MAX_OBJECT_BYTES), seen=hasher.update)
         except NotFound as error:
             raise NotFound(f"object {digest} is not in the store.", hint=_DAMAGED) from error
-        found = sha256(content)
-        if found != digest:
-            raise Integrity(f"object {digest} has the digest {found}.", hint=_DAMAGED)
+        if hasher.digest() != digest:
+            raise Integrity(f"object {digest} has the digest {hasher.digest()}.", hint=_DAMAGED)
         return content
 
     def has(self, digest: Digest) -> bool:

@@ -53,6 +53,19 @@ def test_any_order_of_summation_gives_the_same_bytes_as_torch(seed: int, terms: 
     assert decode_side(side, previous=previous, blocks=blocks).numpy().tobytes() == expected.tobytes()
 
 
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6), exponent=st.integers(-149, 100), short=st.booleans())
+def test_rows_alone_take_float32_and_give_the_same_bytes(seed: int, exponent: int, short: bool) -> None:
+    rng = np.random.default_rng(seed)
+    peak = 1 << (14 if short else 23)
+    whole = rng.integers(-peak + 1, peak, (4, 50))
+    own = whole.astype(np.int16) if short else whole.astype(np.int32)
+    scales = (rng.uniform(1.0, 2.0, 4) * 2.0**exponent).astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    side = StoredSide(previous=False, terms=(), scales=scales.view(np.float32), own=own)
+    expected = (own.astype(np.float64) * side.scales.astype(np.float64)[:, None]).astype(np.float32)
+    assert decode_side(side, previous=None, blocks=[]).numpy().tobytes() == expected.tobytes()
+
+
 def test_one_and_two_threads_give_the_same_bytes() -> None:
     side, previous, blocks = made(1, rows=16, width=4096, k=64, q_bits=10, c_bits=20)
     threads = torch.get_num_threads()

@@ -81,7 +81,7 @@ def assert_equal(first: StoredAdapter, second: StoredAdapter) -> None:
                 assert [(term.source, term.exponent) for term in left.terms] == [(term.source, term.exponent) for term in right.terms]
                 arrays = [(left.scales, right.scales), (left.own, right.own)]
                 arrays += [(x.coefficients, y.coefficients) for x, y in zip(left.terms, right.terms, strict=True)]
-                assert all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in arrays)
+                assert all(x.dtype.kind == y.dtype.kind and np.array_equal(x, y) for x, y in arrays)  # short integers come back short
 
 
 @settings(deadline=None, max_examples=60)
@@ -224,8 +224,8 @@ def test_rows_of_any_widths_and_sizes_come_back(seed: int, widths: list[int], pe
     rng = np.random.default_rng(seed)
     rows = [rng.integers(-peak, peak + 1, width, dtype=np.int32) for width in widths]
     coded = encode_rows(rows)
-    found = decode_rows(memoryview(coded.content), np.array(widths), coded.groups_of_rows, coded.groups, coded.pieces)
-    assert all(np.array_equal(one, two) for one, two in zip(rows, found, strict=True))
+    found = decode_rows(memoryview(coded.content), [(1, width) for width in widths], coded.groups_of_rows, coded.groups, coded.pieces)
+    assert all(np.array_equal(one, two[0]) for one, two in zip(rows, found, strict=True))
 
 
 def test_many_numbers_are_cut_into_frames_and_come_near_their_entropy() -> None:
@@ -333,7 +333,7 @@ def test_one_value_has_one_form(fault: str) -> None:
 )
 def test_a_symbol_or_byte_out_of_range_or_left_over_is_refused(group: Group, content: bytes) -> None:
     with pytest.raises(Integrity):
-        decode_rows(memoryview(content), np.array([1]), np.array([1], np.uint8), [group], [1])
+        decode_rows(memoryview(content), [(1, 1)], np.array([1], np.uint8), [group], [1])
 
 
 def test_an_error_that_is_not_a_number_is_refused() -> None:

@@ -24,7 +24,7 @@ LAYOUT = Layout(
     factors=[FactorSpec(module="q", form=Form.LINEAR, a=0, b=1)],
 )
 LAYOUT_BYTES = LAYOUT.to_bytes()
-Ints = NDArray[np.int32]
+Ints = NDArray[np.int32] | NDArray[np.int16]
 
 
 class Memory:
