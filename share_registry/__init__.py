@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Spectrum,
         Statement,
     )
+    from share_registry.registry.materializer import Materializer
     from share_registry.registry.policy import ABSENT, Policy
     from share_registry.registry.registry import Registry
     from share_registry.registry.results import (
@@ -75,6 +76,7 @@ _PLACES: Final = (
     | {
         "ABSENT": "share_registry.registry.policy",
         "Adapter": "share_registry.exchange.adapter",
+        "Materializer": "share_registry.registry.materializer",
         "Policy": "share_registry.registry.policy",
         "Registry": "share_registry.registry.registry",
         "Space": "share_registry.registry.space",
@@ -107,6 +109,7 @@ __all__ = [
     "Lineage",
     "LineageNode",
     "Log",
+    "Materializer",
     "ModuleReport",
     "Neighbour",
     "NotFound",

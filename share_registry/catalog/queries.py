@@ -3,10 +3,11 @@
 Every function takes a session and runs a bounded number of indexed statements. Task names may be older names: they lead to the task.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import (
@@ -24,6 +25,7 @@ from share_registry.catalog.models import (
     TaskNameRow,
     VersionRow,
 )
+from share_registry.catalog.step import pieces
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 
 if TYPE_CHECKING:
@@ -102,6 +104,19 @@ def version_row(session: Session, space: str, task: str, version: int) -> "TaskV
 def latest_version(session: Session, space: str, task: str) -> "TaskVersion | None":
     """Return the newest version of a task, live or dropped."""
     return _one_version(session, space, task, VersionRow.version == _latest())
+
+
+def version_rows(session: Session, space: str, wanted: "Collection[tuple[int, int | None]]") -> "dict[tuple[int, int | None], TaskVersion]":
+    """Return versions by the task's number and the version, None for its newest one; those that are not there are left out."""
+    query = _versions().add_columns(VersionRow.task.label("task_number")).where(VersionRow.space == space)
+    found: dict[tuple[int, int | None], TaskVersion] = {}
+    for piece in pieces(sorted(task for task, version in wanted if version is None)):
+        for row in session.execute(query.where(VersionRow.task.in_(piece), VersionRow.version == _latest())):
+            found[row.task_number, None] = _task_version(row)
+    for pairs in pieces(sorted((task, version) for task, version in wanted if version is not None)):
+        for row in session.execute(query.where(tuple_(VersionRow.task, VersionRow.version).in_(pairs))):
+            found[row.task_number, row.version] = _task_version(row)
+    return found
 
 
 def versions_of(session: Session, space: str | None = None) -> "list[TaskVersion]":
@@ -228,4 +243,5 @@ def _task_version(row: "Row[Any]") -> "TaskVersion":
     from share_registry.catalog.task_version import TaskVersion  # not needed by `log`, and a class of its size takes 2 ms to make
 
     columns = dict(row._mapping)
+    columns.pop("task_number", None)
     return TaskVersion(**columns | {"task": columns.pop("present"), "live": bool(columns["live"])})

@@ -68,6 +68,22 @@ def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
     return wrapped.eval()
 
 
+def live_tensors(model: Any, *, adapter_name: str | None = None) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return an adapter's name in a live `peft.PeftModel`, and its tensors by the keys of files: the parameters' own memory.
+
+    Raises:
+        NotFound: the model has no such adapter.
+        InvalidInput: it is no PEFT model, or which adapter is meant is not clear.
+        Refused: peft is not installed.
+    """
+    peft = _peft()
+    if not isinstance(model, peft.PeftModel):
+        raise InvalidInput(f"model is {type(model).__name__}, expected a peft.PeftModel.", hint="Load an adapter into it first: `Adapter.apply_to(model)`.")
+    name = _adapter_name(model, adapter_name)
+    state = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=_saves_embeddings(model.peft_config[name]))
+    return name, {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
 def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
     if not isinstance(model, peft.PeftModel):
         return peft.get_peft_model(model, config, adapter_name=name)
