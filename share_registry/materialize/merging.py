@@ -4,6 +4,7 @@ The only place where a dense out x in matrix is formed, one module at a time. Wh
 are kept.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +15,7 @@ from torch import Tensor
 from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import settings_of
-from share_registry.exchange.scales import PREFIX, plain_path, scale_of
+from share_registry.exchange.scales import plain_path, scale_of
 from share_registry.format.layout import FactorSpec, Form
 
 _TRANSPOSED: Final = "Conv1D"
@@ -70,14 +71,17 @@ def _check_adapter(adapter: Adapter) -> None:
 
 def _places(model: Any, adapter: Adapter) -> Iterator[_Place]:
     settings = settings_of(adapter.config)
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for factor in adapter.layout.factors:
-        path = plain_path(factor.module).removeprefix(PREFIX)
+        path = plain_path(factor.module)
         try:
             module = model.get_submodule(path)
         except AttributeError as error:
             raise InvalidInput(
                 f"the model has no module {path!r}, which the adapter has factors for.", hint="Give the base model it was trained on."
             ) from error
+        if owners[id(getattr(module, "weight", None))] > 1:
+            raise Refused(f"the weight of {path!r} is another module's too: what is added to it would act there as well.", hint=_BY_PEFT)
         a, b = (adapter.tensors[adapter.layout.tensors[position].key] for position in (factor.a, factor.b))
         transposed = factor.form is Form.EMBEDDING or type(module).__name__ == _TRANSPOSED
         yield _Place(weight=_weight(module, path, factor, a, b, transposed), a=a, b=b, scale=scale_of(settings, factor.module), transposed=transposed)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from share_registry.errors import Integrity
+from share_registry.exchange.tensors import tensor_of
+from share_registry.format.safetensors_file import Item
 from share_registry.materialize.device import Target
 from share_registry.materialize.factors import Slot, dtypes_of, slots_of
 from share_registry.materialize.reader import Opened, Reader
@@ -113,11 +115,13 @@ def recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: Target) 
 
 def kept_tensors(reader: Reader, digest: Digest, opened: Opened) -> dict[str, Tensor]:
     """Return the tensors of an adapter that are kept bit for bit, by key."""
-    if not opened.stored.verbatim and not opened.stored.external:
-        return {}
-    positions = [*opened.stored.verbatim, *opened.stored.external]
-    tensors = reader.tensors(digest)
-    return {key: tensors[key] for key in (opened.layout.tensors[position].key for position in sorted(positions))}
+    specs = opened.layout.tensors
+    items = [Item(key=specs[at].key, dtype=specs[at].dtype, shape=tuple(specs[at].shape), content=content) for at, content in opened.stored.verbatim.items()]
+    kept = {item.key: tensor_of(item) for item in items}
+    if opened.stored.external:  # objects of their own, which the reader knows how to read
+        whole = reader.tensors(digest)
+        kept |= {specs[at].key: whole[specs[at].key] for at in opened.stored.external}
+    return kept
 
 
 def consecutive(members: Sequence[_T], places: Sequence[Sequence[Place]]) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,8 @@ from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import settings_of
 from share_registry.exchange.live import live_tensors
-from share_registry.exchange.scales import scale_of
+from share_registry.exchange.scales import PREFIX, scale_of
+from share_registry.format.layout import FactorSpec
 
 _FUNCTION: Final = ("use_dora", "lora_bias", "fan_in_fan_out", "alora_invocation_tokens", "layer_replication", "trainable_token_indices", "modules_to_save")
 """Members of a config that change what an adapter does and stand in no tensor's shape."""
@@ -33,7 +34,7 @@ def swap(model: Any, adapter: Adapter, *, adapter_name: str | None = None) -> st
         for key, tensor in adapter.tensors.items():
             live[key].copy_(tensor, non_blocking=True)
     for factor in adapter.layout.factors:
-        model.get_submodule(factor.module).scaling[name] = scale_of(settings, factor.module)
+        _layer(model, factor).scaling[name] = scale_of(settings, factor.module)
     for member in _SCALES:
         if member in adapter.config:
             setattr(model.peft_config[name], member, adapter.config[member])
@@ -54,8 +55,13 @@ def _check(model: Any, name: str, live: Mapping[str, Tensor], adapter: Adapter) 
         there, here = getattr(model.peft_config[name], member, None), adapter.config.get(member)
         if (_plain(there) or None) != (_plain(here) or None):
             raise InvalidInput(f"adapter {name!r} of the model has {member} = {there!r}, this one has {here!r}.", hint=_ANEW)
-    if any(name in getattr(model.get_submodule(factor.module), "merged_adapters", ()) for factor in adapter.layout.factors):
+    if any(name in getattr(_layer(model, factor), "merged_adapters", ()) for factor in adapter.layout.factors):
         raise Refused(f"adapter {name!r} is merged into the model's weights.", hint="Call `model.unmerge_adapter()` first.")
+
+
+def _layer(model: Any, factor: FactorSpec) -> Any:
+    """Return the LoRA layer of a factor pair."""
+    return model.get_submodule(PREFIX + factor.module)
 
 
 def _plain(value: object) -> object:
