@@ -29,6 +29,7 @@ class Target:
         self.device, self.dtype, self.exact = device, dtype, exact
         self.is_cuda = device.type == "cuda"
         self.compute = torch.bfloat16 if self.is_cuda and dtype == torch.bfloat16 and not exact else torch.float32
+        self.keeps_floats = self.is_cuda and not exact
         self.scratch_numbers = SCRATCH_NUMBERS * (_ON_GPU if self.is_cuda else 1)
         self._loading = torch.cuda.Stream(device) if self.is_cuda else None  # type: ignore[no-untyped-call]
 

@@ -82,10 +82,8 @@ def _recipe(reader: Reader, digest: Digest, indexes: Indexes, target: Target, *,
     runs = tuple(_runs(digest, opened, indexes, target))
     kept = {key: target.send(tensor) for key, tensor in kept_tensors(reader, digest, opened).items()} if is_last else {}
     kept_key = RowsKey(digest, kept=True)
-    rows = {term.rows: True for run in runs for term in run.terms} | {RowsKey(digest): False for run in runs if run.own is not None}
-    rows |= {kept_key: False} if kept_key in indexes else {}
-    for key, is_dense in before.rows.items() if before else ():
-        rows[key] = is_dense or rows.get(key, False)
+    keys = {term.rows for run in runs for term in run.terms} | {RowsKey(digest) for run in runs if run.own is not None} | ({kept_key} & indexes.keys())
+    rows = dict.fromkeys(keys, False) | (dict(before.rows) if before else {})
     size = sum(map(tensor_bytes, kept.values())) + sum(_run_bytes(run) for run in runs) + (before.size_bytes if before else 0)
     return ExactRecipe(
         digest=digest,

@@ -5,12 +5,13 @@ the limit, else in as many portions as it takes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import RLock
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from share_registry.errors import Refused
 from share_registry.materialize.device import Target
+from share_registry.materialize.factors import Slot
 from share_registry.materialize.reader import Reader
 from share_registry.materialize.residents import Residents
 from share_registry.materialize.rows import HostRows, Index, ResidentRows, RowsKey, host_rows, rows_needed, send_rows
@@ -18,11 +19,16 @@ from share_registry.names import Digest
 
 
 class Sized(Protocol):
-    """What a recipe must say of itself."""
+    """What a recipe, a frozen dataclass, must say of itself."""
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        """Where its tensors come from: the same value for every adapter of a layout."""
+        ...
 
     @property
     def rows(self) -> Mapping[RowsKey, bool]:
-        """The rows it is over, and whether a product needs them."""
+        """The rows it is over, and whether they are kept as floats."""
         ...
 
     @property
@@ -56,6 +62,7 @@ class Bank(Generic[R]):
     def __init__(self, open_reader: Callable[[], Reader], make: Make[R], target: Target, *, limit_bytes: int | None) -> None:
         self._open_reader, self._make, self._target = open_reader, make, target
         self._residents: Residents[Digest | RowsKey, R | ResidentRows] = Residents(limit_bytes, target.idle)
+        self._slots: dict[Digest, Mapping[str, Slot]] = {}
         self._lock = RLock()
 
     @property
@@ -98,16 +105,16 @@ class Bank(Generic[R]):
         loading = _Loading(self._open_reader)
         known = self._recipe(digest)
         recipe = self._made(digest, loading) if known is None else known
-        missing = {key: dense for key, dense in recipe.rows.items() if not self._has(key, dense=dense)}
+        missing = {key: as_floats for key, as_floats in recipe.rows.items() if not self._has(key, as_floats=as_floats)}
         hosts = {key: loading.rows(key) for key in missing}
-        sizes = {key: host.size_bytes(self._target, dense=missing[key]) for key, host in hosts.items()}
+        sizes = {key: host.size_bytes(self._target, as_floats=missing[key]) for key, host in hosts.items()}
         replaced = sum(rows.size_bytes for rows in map(self._rows, missing) if rows is not None)
         extra = sum(sizes.values()) - replaced + (recipe.size_bytes if known is None else 0)
         if not self._residents.make_room(extra, keep={digest, *recipe.rows, *holding.recipes, *holding.rows}):
             return False
         self._residents.put(digest, recipe, recipe.size_bytes)
         for key, host in hosts.items():
-            self._residents.put(key, send_rows(host, self._target, dense=missing[key]), sizes[key])
+            self._residents.put(key, send_rows(host, self._target, as_floats=missing[key]), sizes[key])
         holding.recipes[digest] = recipe
         holding.rows |= {key: rows for key in recipe.rows if (rows := self._rows(key)) is not None}
         return True
@@ -117,7 +124,8 @@ class Bank(Generic[R]):
         for key in rows_needed(loading.reader(), digest):
             resident = self._rows(key)
             indexes[key] = loading.rows(key).index if resident is None else resident.index
-        return self._make(loading.reader(), digest, indexes, self._target)
+        recipe: Any = self._make(loading.reader(), digest, indexes, self._target)
+        return replace(recipe, slots=self._slots.setdefault(loading.reader().open(digest).stored.layout, recipe.slots))  # type: ignore[no-any-return]
 
     def _recipe(self, digest: Digest) -> R | None:
         return self._residents.get(digest)  # type: ignore[return-value]  # a digest is the key of a recipe
@@ -125,9 +133,9 @@ class Bank(Generic[R]):
     def _rows(self, key: RowsKey) -> ResidentRows | None:
         return self._residents.get(key)  # type: ignore[return-value]  # a key of rows is the key of rows
 
-    def _has(self, key: RowsKey, *, dense: bool) -> bool:
+    def _has(self, key: RowsKey, *, as_floats: bool) -> bool:
         found = self._rows(key)
-        return found is not None and (found.dense or not dense)
+        return found is not None and (found.as_floats or not as_floats)
 
 
 class _Loading:

@@ -172,6 +172,7 @@ def _chunks(job: Job, *, direct: bool, numbers: int) -> Iterator[tuple[int, int]
     needs = [ranks * width] if not direct else []
     if len(job.runs) > 1:
         needs += [ranks * dense.weights.shape[2] for dense in job.runs[0][1].dense]
+    needs += [dense.weights.shape[2] * width for dense in job.runs[0][1].dense]
     needs += [run.rank * width for _, run, _ in job.runs if run.scaled]
     step = max(1, numbers // max(needs, default=1))
     for begin in range(0, count, step):

@@ -77,7 +77,7 @@ class Recipe:
 
     Attributes:
         kept: Tensors kept bit for bit, by key, on the device.
-        rows: The rows that runs are over, and whether a product needs them.
+        rows: The rows that runs are over, and whether they are kept as floats.
     """
 
     slots: Mapping[str, Slot]
@@ -107,8 +107,8 @@ def recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: Target) 
     opened = reader.open(digest)
     runs = tuple(_run(group, target) for group in _groups(reader, digest, opened, indexes))
     kept = {key: target.send(tensor) for key, tensor in kept_tensors(reader, digest, opened).items()}
-    used = {dense.rows: True for run in runs for dense in run.dense}
-    rows = {scaled.rows: False for run in runs for scaled in run.scaled} | used
+    rows = {scaled.rows: False for run in runs for scaled in run.scaled}
+    rows |= {dense.rows: target.keeps_floats for run in runs for dense in run.dense}
     size = sum(tensor_bytes(tensor) for tensor in kept.values()) + sum(_run_bytes(run) for run in runs)
     return Recipe(slots=slots_of(opened.layout), runs=runs, kept=kept, rows=rows, size_bytes=size)
 

@@ -1,7 +1,8 @@
 """The integer rows of one object on a device: stacked by shape, so that one operation serves every module of that shape.
 
-A symbol is less than 2**23 (spec SYM-08), so that float32 holds it exactly. Rows that enter a product are kept in the element type computed in; rows that only
-a scale is multiplied with stay in the narrowest integers that hold them.
+They stay in the narrowest integers that hold them: a block is converted piece by piece, in cache, which takes no longer than reading it as floats. On a GPU,
+where that would be a pass of its own, rows that enter a product are kept in the element type computed in. A symbol is less than 2**23 (spec SYM-08), so that
+float32 holds it exactly.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -62,18 +63,18 @@ class HostRows:
     stacks: tuple[NDArray[Any], ...]
     index: Index
 
-    def size_bytes(self, target: Target, *, dense: bool) -> int:
+    def size_bytes(self, target: Target, *, as_floats: bool) -> int:
         """Return the bytes of them on a device."""
-        return sum(stack.size * (target.compute.itemsize if dense and stack.dtype != np.float32 else stack.itemsize) for stack in self.stacks)
+        return sum(stack.size * (target.compute.itemsize if as_floats and stack.dtype != np.float32 else stack.itemsize) for stack in self.stacks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidentRows:
-    """Rows on a device; `dense` ones are in the element type computed in."""
+    """Rows on a device; those `as_floats` in the element type computed in."""
 
     stacks: tuple[Tensor, ...]
     index: Index
-    dense: bool
+    as_floats: bool
     size_bytes: int
 
     def slice(self, place: Place, begin: int, end: int) -> Tensor:
@@ -81,17 +82,16 @@ class ResidentRows:
         return self.stacks[place.stack][place.at + begin : place.at + end]
 
 
-def rows_needed(reader: Reader, digest: Digest) -> dict[RowsKey, bool]:
-    """Return the rows that an adapter may be made of, and whether a product needs them. Raises Integrity."""
+def rows_needed(reader: Reader, digest: Digest) -> set[RowsKey]:
+    """Return the rows that an adapter may be made of. Raises Integrity."""
     reader.chain(digest)
-    found: dict[RowsKey, bool] = {}
+    found: set[RowsKey] = set()
     current: Digest | None = digest
     while current is not None:
         opened = reader.open(current)
-        found |= {RowsKey(source): True for source in opened.stored.sources}
-        found.setdefault(RowsKey(current), False)
+        found |= {RowsKey(current), *map(RowsKey, opened.stored.sources)}
         if current != digest and None in opened.stored.modules:
-            found[RowsKey(current, kept=True)] = False
+            found.add(RowsKey(current, kept=True))
         current = opened.stored.previous
     return found
 
@@ -103,10 +103,10 @@ def host_rows(reader: Reader, key: RowsKey) -> HostRows:
     return _stacked(_of_basis(reader, key.digest) if reader.is_basis(key.digest) else _of_adapter(reader, key.digest))
 
 
-def send_rows(host: HostRows, target: Target, *, dense: bool) -> ResidentRows:
+def send_rows(host: HostRows, target: Target, *, as_floats: bool) -> ResidentRows:
     """Return rows on their way to a device."""
-    stacks = tuple(target.send(stack, target.compute if dense and stack.dtype != np.float32 else None) for stack in host.stacks)
-    return ResidentRows(stacks=stacks, index=host.index, dense=dense, size_bytes=host.size_bytes(target, dense=dense))
+    stacks = tuple(target.send(stack, target.compute if as_floats and stack.dtype != np.float32 else None) for stack in host.stacks)
+    return ResidentRows(stacks=stacks, index=host.index, as_floats=as_floats, size_bytes=host.size_bytes(target, as_floats=as_floats))
 
 
 def _of_basis(reader: Reader, digest: Digest) -> "Iterator[tuple[Member, NDArray[Any]]]":

@@ -28,20 +28,21 @@ def swap(model: Any, adapter: Adapter, *, adapter_name: str | None = None) -> st
         Refused: the adapter is merged into the weights, or peft is not installed.
     """
     name, live = live_tensors(model, adapter_name=adapter_name)
-    _check(model, name, live, adapter)
+    layers = _check(model, name, live, adapter)
     settings = settings_of(adapter.config)
     with torch.no_grad():
         for key, tensor in adapter.tensors.items():
             live[key].copy_(tensor, non_blocking=True)
-    for factor in adapter.layout.factors:
-        _layer(model, factor).scaling[name] = scale_of(settings, factor.module)
+    for layer, factor in layers:
+        layer.scaling[name] = scale_of(settings, factor.module)
     for member in _SCALES:
         if member in adapter.config:
             setattr(model.peft_config[name], member, adapter.config[member])
     return name
 
 
-def _check(model: Any, name: str, live: Mapping[str, Tensor], adapter: Adapter) -> None:
+def _check(model: Any, name: str, live: Mapping[str, Tensor], adapter: Adapter) -> list[tuple[Any, FactorSpec]]:
+    """Return the LoRA layer of every factor pair, once everything fits."""
     shapes = {spec.key: tuple(spec.shape) for spec in adapter.layout.tensors}
     present = {key: tuple(tensor.shape) for key, tensor in live.items()}
     missing, others = sorted(shapes.keys() - present.keys()), sorted(present.keys() - shapes.keys())
@@ -55,13 +56,11 @@ def _check(model: Any, name: str, live: Mapping[str, Tensor], adapter: Adapter) 
         there, here = getattr(model.peft_config[name], member, None), adapter.config.get(member)
         if (_plain(there) or None) != (_plain(here) or None):
             raise InvalidInput(f"adapter {name!r} of the model has {member} = {there!r}, this one has {here!r}.", hint=_ANEW)
-    if any(name in getattr(_layer(model, factor), "merged_adapters", ()) for factor in adapter.layout.factors):
+    modules = dict(model.named_modules())
+    layers = [(modules[PREFIX + factor.module], factor) for factor in adapter.layout.factors]
+    if any(name in getattr(layer, "merged_adapters", ()) for layer, _ in layers):
         raise Refused(f"adapter {name!r} is merged into the model's weights.", hint="Call `model.unmerge_adapter()` first.")
-
-
-def _layer(model: Any, factor: FactorSpec) -> Any:
-    """Return the LoRA layer of a factor pair."""
-    return model.get_submodule(PREFIX + factor.module)
+    return layers
 
 
 def _plain(value: object) -> object:

@@ -18,7 +18,7 @@ from share_registry.exchange.place import place
 from share_registry.exchange.read import Files, read_files
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
-from share_registry.format.records import Source, TaskNote
+from share_registry.format.records import Note, Source, TaskNote
 from share_registry.names import Digest
 from share_registry.registry.home import Home
 from share_registry.registry.replay import read_note
@@ -101,7 +101,11 @@ def _place_of(row: TaskVersion) -> Resolved:
 
 def note_of(home: Home, row: TaskVersion) -> TaskNote:
     """Return what the note of a version says of it. Raises NotFound."""
-    note = read_note(home.store, row.note_digest)
+    return said_of(read_note(home.store, row.note_digest), row)
+
+
+def said_of(note: Note | None, row: TaskVersion) -> TaskNote:
+    """Return what a note, if it is there, says of a version. Raises NotFound."""
     if note is None:
         raise NotFound(f"{row.ref}: its note, and with it the config, is not in the store.", hint="Run verify.")
     return note.of(row.note_task)

@@ -27,14 +27,16 @@ from share_registry.materialize.plan import Pass, Repeated
 from share_registry.materialize.reader import MAX_LAYOUT_BYTES, Reader
 from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest
-from share_registry.registry.checkout import described, device_of, dtype_of, note_of
+from share_registry.registry.checkout import described, device_of, dtype_of, said_of
 from share_registry.registry.doors import Ref, reference
+from share_registry.registry.replay import read_note
 from share_registry.registry.resolve_many import versions_of
 from share_registry.registry.results import Commit, Resolved
 
 if TYPE_CHECKING:
     from share_registry.catalog.queries import Head
     from share_registry.catalog.task_version import TaskVersion
+    from share_registry.format.records import Note
     from share_registry.names import SpaceName
     from share_registry.registry.registry import Registry
 
@@ -42,6 +44,8 @@ Refs = Ref | Iterable[Ref]
 """One reference or several."""
 _REMEMBERED: Final = 1 << 16
 _DESCRIBED: Final = 4096
+_NOTES: Final = 64
+"""Few: a note speaks of every task of a commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ class Materializer:
         self._merged: WeakKeyDictionary[Any, list[tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
         self._remembered = _Remembered(heads={}, versions={})
         self._layout = lru_cache(_DESCRIBED)(self._read_layout)
+        self._note = lru_cache(_NOTES)(self._read_note)
         self._described = lru_cache(_DESCRIBED)(self._describe)
         self._closed = False
 
@@ -242,7 +247,10 @@ class Materializer:
         return {text: known[text] for text in texts}
 
     def _describe(self, row: "TaskVersion") -> Adapter:
-        return described(self._home, row, note_of(self._home, row), self._layout(row.layout_digest))
+        return described(self._home, row, said_of(self._note(row.note_digest), row), self._layout(row.layout_digest))
+
+    def _read_note(self, digest: Digest | None) -> "Note | None":
+        return read_note(self._home.store, digest)
 
     def _read_layout(self, digest: Digest) -> Layout:
         return Layout.from_bytes(self._home.store.get(digest, limit=MAX_LAYOUT_BYTES))

@@ -140,14 +140,14 @@ def test_rows_of_zeros_take_no_memory() -> None:
     assert [key.digest for key in held.rows] == [basis]
 
 
-def test_rows_that_no_product_needs_stay_narrow_integers() -> None:
+def test_rows_stay_narrow_integers() -> None:
     maker = Maker(5)
     digest = maker.adapter(own=1.0)
     target = Target(torch.device("cpu"), dtype=None, exact=False)
     held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([digest])
     (rows,) = held.rows.values()
     assert {stack.dtype for stack in rows.stacks} <= {torch.int8, torch.int16, torch.int32}
-    assert not rows.dense
+    assert not rows.as_floats
 
 
 def test_a_repeated_pass_writes_the_same_again() -> None:
