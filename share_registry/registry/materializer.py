@@ -29,7 +29,7 @@ from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest
 from share_registry.registry.checkout import described, device_of, dtype_of, said_of
 from share_registry.registry.doors import Ref, reference
-from share_registry.registry.replay import read_note
+from share_registry.registry.replay import read_note, unchanged
 from share_registry.registry.resolve_many import versions_of
 from share_registry.registry.results import Commit, Resolved
 
@@ -233,12 +233,15 @@ class Materializer:
         return {ref: replace(self._described(row), tensors=made[row.adapter_digest]) for ref, row in rows.items()}
 
     def _versions(self, refs: Refs) -> "dict[str, TaskVersion]":
-        """Return what references mean now: one statement where no commit was made since they were asked for."""
+        """Return what references mean now: without a statement where no commit was made since they were asked for."""
         if self._closed:
             raise Refused("this materializer is closed.", hint="Make another one.")
         texts = [reference(ref) for ref in ([refs] if isinstance(refs, str | Commit | Resolved) else refs)]
+        remembered = self._remembered
+        if not self._home.closed and remembered.versions.keys() >= set(texts) and unchanged(self._home.store, remembered.heads):
+            return {text: remembered.versions[text] for text in texts}
         with self._home.reading() as session:
-            heads, remembered = queries.heads(session), self._remembered
+            heads = queries.heads(session)
             known = remembered.versions if remembered.heads == heads and len(remembered.versions) < _REMEMBERED else {}
             missing = [text for text in dict.fromkeys(texts) if text not in known]
             if missing:
