@@ -10,6 +10,7 @@ PARTS = (
     ("Bits per parameter", "bits", ()),
     ("Beside the peers", "peers", ("--layers", "1")),
     ("A new basis", "refit", ()),
+    ("Materializing", "materializing", ()),
     ("Adding one adapter, and keeping those that are there", "growth", ()),
 )
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: only what has a device path")
     options = parser.parse_args()
     if options.device == "cuda":
-        raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.device"], check=False).returncode)
+        raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.device", "--write"], check=False).returncode)
     for title, name, arguments in PARTS:
         print(f"\n## {title}\n", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=True)

@@ -9,7 +9,8 @@ resolving them. `out`: results are written into the memory of the round before; 
 
 Peak memory is that of the pass, above what the process had before anything was loaded; beside it the sum that it shall not exceed: rows, coefficients and results
 as numbers of 4 bytes. What loading left free in the allocator was given back before.
-Spaces are made by `benchmarks.spaces`. For the peers every task is read or reconstructed for the first time, and each asks for another one than the call before.
+Spaces are made by `benchmarks.spaces`. Beside the peers every call asks for a task that none before it asked for, and the least time of each is taken: what else a
+machine does lengthens short times only.
 """
 
 import argparse
@@ -253,9 +254,9 @@ def _beside(shape: Shape, place: Path, rounds: int) -> dict[str, float]:
 
 
 def _each(values: Sequence[Any], call: Callable[[Any], object]) -> float:
-    """Return the median time of a call with each value; with the first one it was called before."""
+    """Return the least time of a call with one of the values; with the first one it was called before."""
     call(values[0])
-    return statistics.median(_seconds(partial(call, value)) for value in values[1:])
+    return min(_seconds(partial(call, value)) for value in values[1:])
 
 
 def _peft(model: Any, folders: Sequence[Path]) -> float:
@@ -263,7 +264,7 @@ def _peft(model: Any, folders: Sequence[Path]) -> float:
     for number, folder in enumerate(folders):
         times.append(_seconds(partial(model.load_adapter, str(folder), adapter_name=f"a{number}")))
         model.delete_adapter(f"a{number}")
-    return statistics.median(times)
+    return min(times)
 
 
 def _model(shape: Shape, folder: Path) -> Any:

@@ -3,6 +3,7 @@
 On a GPU what is loaded goes through pinned memory on a stream of its own; `settle` waits for it, so that any stream may use it afterwards.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -50,6 +51,13 @@ class Target:
         """Wait until everything sent is there."""
         if self._loading is not None:
             self._loading.synchronize()
+
+    def use(self, tensors: Iterable[Tensor]) -> None:
+        """Say that the current stream is about to read tensors: their memory is not given to another load before it has."""
+        if self.is_cuda:
+            stream = torch.cuda.current_stream(self.device)
+            for tensor in tensors:
+                tensor.record_stream(stream)
 
     def idle(self) -> None:
         """Wait until nothing uses the device: only then may what is resident be dropped."""

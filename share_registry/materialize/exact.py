@@ -20,7 +20,7 @@ from share_registry.materialize.factors import Factors, Slot, dtypes_of, slots_o
 from share_registry.materialize.holding import Holding
 from share_registry.materialize.plan import carved, kept_copies
 from share_registry.materialize.reader import Opened, Reader
-from share_registry.materialize.recipe import Indexes, consecutive, kept_tensors, placed, tensor_bytes
+from share_registry.materialize.recipe import Indexes, consecutive, kept_tensors, placed
 from share_registry.materialize.rows import Member, Place, RowsKey
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredSide
@@ -68,7 +68,21 @@ class ExactRecipe:
     kept_before: Mapping[Member, Place]
     before: "ExactRecipe | None"
     rows: Mapping[RowsKey, bool]
-    size_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its numbers."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield its numbers, and those of the version before."""
+        yield from self.kept.values()
+        for run in self.runs:
+            yield run.scales
+            for term in run.terms:
+                yield from (term.coefficients, term.powers)
+        if self.before is not None:
+            yield from self.before.tensors()
 
 
 def exact_recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: Target) -> ExactRecipe:
@@ -84,7 +98,6 @@ def _recipe(reader: Reader, digest: Digest, indexes: Indexes, target: Target, *,
     kept_key = RowsKey(digest, kept=True)
     keys = {term.rows for run in runs for term in run.terms} | {RowsKey(digest) for run in runs if run.own is not None} | ({kept_key} & indexes.keys())
     rows = dict.fromkeys(keys, False) | (dict(before.rows) if before else {})
-    size = sum(map(tensor_bytes, kept.values())) + sum(_run_bytes(run) for run in runs) + (before.size_bytes if before else 0)
     return ExactRecipe(
         digest=digest,
         slots=slots_of(opened.layout),
@@ -93,7 +106,6 @@ def _recipe(reader: Reader, digest: Digest, indexes: Indexes, target: Target, *,
         kept_before=indexes[kept_key].places if kept_key in indexes else {},
         before=before,
         rows=rows,
-        size_bytes=size,
     )
 
 
@@ -102,6 +114,7 @@ class ExactPass:
 
     def __init__(self, holding: Holding[ExactRecipe], target: Target, buffers: Buffers) -> None:
         self._holding, self._target = holding, target
+        target.use(holding.tensors())
         wanted = [((len(run.members), run.rank, run.width), target.of(run.dtype)) for recipe in holding.recipes.values() for run in recipe.runs]
         outs = iter(carved(buffers, wanted))
         self._outs = {digest: [next(outs) for _ in recipe.runs] for digest, recipe in holding.recipes.items()}
@@ -212,7 +225,3 @@ def _term(key: RowsKey, place: Place, source: int, sides: list[StoredSide], targ
     powers = np.array([2.0**term.exponent for term in terms])[:, None, None]
     coefficients = np.stack([term.coefficients for term in terms])
     return ExactTerm(rows=key, place=place, coefficients=target.send(coefficients, torch.float32), powers=target.send(powers))
-
-
-def _run_bytes(run: ExactRun) -> int:
-    return tensor_bytes(run.scales) + sum(tensor_bytes(term.coefficients) + tensor_bytes(term.powers) for term in run.terms)

@@ -4,10 +4,12 @@ A pass holds its recipes and rows by reference: they stay valid when the bank dr
 the limit, else in as many portions as it takes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import Any, Generic, Protocol, TypeVar
+
+from torch import Tensor
 
 from share_registry.errors import Refused
 from share_registry.materialize.device import Target
@@ -36,6 +38,10 @@ class Sized(Protocol):
         """Bytes of its numbers."""
         ...
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield its numbers."""
+        ...
+
 
 R = TypeVar("R", bound=Sized)
 Make = Callable[[Reader, Digest, Mapping[RowsKey, Index], Target], R]
@@ -48,6 +54,13 @@ class Holding(Generic[R]):
 
     recipes: dict[Digest, R] = field(default_factory=dict)
     rows: dict[RowsKey, ResidentRows] = field(default_factory=dict)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield everything that a pass reads."""
+        for rows in self.rows.values():
+            yield from rows.stacks
+        for recipe in self.recipes.values():
+            yield from recipe.tensors()
 
 
 class Bank(Generic[R]):

@@ -46,6 +46,7 @@ class Pass:
 
     def __init__(self, holding: Holding[Recipe], target: Target, buffers: Buffers) -> None:
         self._holding, self._target = holding, target
+        target.use(holding.tensors())
         self._jobs = _jobs(holding.recipes, target)
         self._outs = carved(buffers, [(job.shape, target.of(job.runs[0][1].dtype)) for job in self._jobs])
         self._kept = {digest: kept_copies(recipe.kept, target, buffers) for digest, recipe in holding.recipes.items()}

@@ -84,7 +84,18 @@ class Recipe:
     runs: tuple[Run, ...]
     kept: Mapping[str, Tensor]
     rows: Mapping[RowsKey, bool]
-    size_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its numbers."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield its numbers."""
+        yield from self.kept.values()
+        for run in self.runs:
+            yield from (dense.weights for dense in run.dense)
+            yield from (scaled.scales for scaled in run.scaled)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,8 +120,7 @@ def recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: Target) 
     kept = {key: target.send(tensor) for key, tensor in kept_tensors(reader, digest, opened).items()}
     rows = {scaled.rows: False for run in runs for scaled in run.scaled}
     rows |= {dense.rows: target.keeps_floats for run in runs for dense in run.dense}
-    size = sum(tensor_bytes(tensor) for tensor in kept.values()) + sum(_run_bytes(run) for run in runs)
-    return Recipe(slots=slots_of(opened.layout), runs=runs, kept=kept, rows=rows, size_bytes=size)
+    return Recipe(slots=slots_of(opened.layout), runs=runs, kept=kept, rows=rows)
 
 
 def kept_tensors(reader: Reader, digest: Digest, opened: Opened) -> dict[str, Tensor]:
@@ -211,12 +221,3 @@ def _scaled(group: _Group, key: RowsKey, target: Target) -> Iterator[Scaled]:
     for begin, end in consecutive(having, where):
         scales = np.stack([group.parts[at].scaled[key] for at in having[begin:end]]).astype(np.float32)[:, :, None]
         yield Scaled(rows=key, place=where[begin][1], at=having[begin], count=end - begin, scales=target.send(scales, target.compute))
-
-
-def _run_bytes(run: Run) -> int:
-    return sum(tensor_bytes(dense.weights) for dense in run.dense) + sum(tensor_bytes(scaled.scales) for scaled in run.scaled)
-
-
-def tensor_bytes(tensor: Tensor) -> int:
-    """Return the bytes of a tensor's numbers."""
-    return tensor.numel() * tensor.element_size()
