@@ -119,17 +119,22 @@ class Bank(Generic[R]):
         known = self._recipe(digest)
         recipe = self._made(digest, loading) if known is None else known
         missing = {key: as_floats for key, as_floats in recipe.rows.items() if not self._has(key, as_floats=as_floats)}
-        hosts = {key: loading.rows(key) for key in missing}
-        sizes = {key: host.size_bytes(self._target, as_floats=missing[key]) for key, host in hosts.items()}
-        replaced = sum(rows.size_bytes for rows in map(self._rows, missing) if rows is not None)
-        extra = sum(sizes.values()) - replaced + (recipe.size_bytes if known is None else 0)
+        if (missing or known is None) and not self._loaded(digest, recipe, {key: (loading.rows(key), missing[key]) for key in missing}, holding):
+            return False
+        holding.recipes[digest] = recipe
+        holding.rows |= {key: rows for key in recipe.rows if (rows := self._rows(key)) is not None}
+        return True
+
+    def _loaded(self, digest: Digest, recipe: R, hosts: Mapping[RowsKey, tuple[HostRows, bool]], holding: Holding[R]) -> bool:
+        """Make room for a recipe and rows and bring them to the device; return False where there is none."""
+        sizes = {key: host.size_bytes(self._target, as_floats=as_floats) for key, (host, as_floats) in hosts.items()}
+        replaced = sum(rows.size_bytes for rows in map(self._rows, hosts) if rows is not None)
+        extra = sum(sizes.values()) - replaced + (recipe.size_bytes if self._recipe(digest) is None else 0)
         if not self._residents.make_room(extra, keep={digest, *recipe.rows, *holding.recipes, *holding.rows}):
             return False
         self._residents.put(digest, recipe, recipe.size_bytes)
-        for key, host in hosts.items():
-            self._residents.put(key, send_rows(host, self._target, as_floats=missing[key]), sizes[key])
-        holding.recipes[digest] = recipe
-        holding.rows |= {key: rows for key in recipe.rows if (rows := self._rows(key)) is not None}
+        for key, (host, as_floats) in hosts.items():
+            self._residents.put(key, send_rows(host, self._target, as_floats=as_floats), sizes[key])
         return True
 
     def _made(self, digest: Digest, loading: "_Loading") -> R:

@@ -30,6 +30,11 @@ class Job:
     runs: tuple[tuple[Digest, Run, int], ...]
 
     @property
+    def scaled(self) -> list[tuple[Run, int]]:
+        """Return the runs that are more than a product, or none."""
+        return [(run, first) for _, run, first in self.runs if run.scaled or not run.dense]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Return (G, R, m): factors, rows of all runs, width."""
         run = self.runs[0][1]
@@ -69,11 +74,11 @@ class Pass:
         return {digest: Factors(recipe.slots, stacks[digest], self._kept[digest]) for digest, recipe in self._holding.recipes.items()}
 
     def _fill(self, job: Job, out: Tensor) -> None:
-        direct = out.dtype == self._target.compute
+        direct, scaled_runs = out.dtype == self._target.compute, job.scaled
         for begin, end in _chunks(job, direct=direct, numbers=self._target.scratch_numbers):
             made = out[begin:end] if direct else out.new_empty((end - begin, *out.shape[1:]), dtype=self._target.compute)
             self._products(job, made, begin, end)
-            for _, run, first in job.runs:
+            for run, first in scaled_runs:
                 self._scaled(run, made[:, first : first + run.rank], begin, end)
             if not direct:
                 out[begin:end].copy_(made)
