@@ -5,7 +5,7 @@
 The floor of a pass is the larger of two: resident rows and coefficients read once plus results written, over the copy bandwidth of this machine (bytes read plus
 bytes written over time, 256 MiB), and the operations over its rate (a product of two square matrices of 2048). Both are measured in every round beside the passes,
 and times are given as the median of the rounds' ratios. Nothing is remembered of results, references come in a new order every round, and a pass begins with
-resolving them. `out`: results are written into the memory of the round before; `new`: into fresh memory, whose pages the system then has to bring.
+resolving them. `with out`: results are written into memory given as `out`; `without`: the results before are dropped and their memory is used again.
 
 Peak memory is that of the pass, above what the process had before anything was loaded; beside it the sum that it shall not exceed: rows, coefficients and results
 as numbers of 4 bytes. What loading left free in the allocator was given back before.
@@ -126,7 +126,7 @@ def main() -> None:
 def _floors(options: argparse.Namespace) -> None:
     print(f"One pass over distinct tasks, fp32, {options.threads} thread(s)\n")
     print(
-        "| shape | r | stored as | tasks | floor ms | bound by | out / floor | new / floor | resolving ms | peak MB | rows + coefficients + results MB | ratio |"
+        "| shape | r | stored as | tasks | floor ms | bound by | with out / floor | without / floor | resolving ms | peak MB | rows + coefficients + results MB | ratio |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.cells:

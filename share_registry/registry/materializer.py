@@ -18,7 +18,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.format.layout import Layout
 from share_registry.materialize import merging
 from share_registry.materialize import swap as swapping
-from share_registry.materialize.buffers import Buffers, checked
+from share_registry.materialize.buffers import Buffers, Recycled, checked
 from share_registry.materialize.device import Target
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
@@ -102,6 +102,7 @@ class Materializer:
         self._target = Target(where, dtype=dtype_of(dtype), exact=exact)
         self._bank: Bank[Any] = Bank(self._reader, exact_recipe_of if exact else recipe_of, self._target, limit_bytes=memory_limit)
         self._lock = RLock()
+        self._recycled = Recycled()
         self._scratch = Buffers(where)
         self._merged: WeakKeyDictionary[Any, list[tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
         self._remembered = _Remembered(heads={}, versions={})
@@ -133,6 +134,7 @@ class Materializer:
         """Drop what is resident; adapters handed out stay valid."""
         self._closed = True
         self._bank.clear()
+        self._recycled.clear()
 
     def buffers(self) -> Buffers:
         """Return memory to hand to `materialize` as `out`, again and again."""
@@ -153,7 +155,7 @@ class Materializer:
 
         Args:
             refs: References such as cola, cola@v3, cola@prod.
-            out: Memory to write into, in place of what an earlier call wrote there; new memory where None.
+            out: Memory to write into, in place of what an earlier call wrote there. Where None, memory that nobody else has: new, or of results that are gone.
 
         Returns:
             The adapters by reference as it was given. Their tensors are views of the memory written; references of one version share them.
@@ -163,7 +165,7 @@ class Materializer:
             Refused: one of them alone does not fit into `memory_limit`, or the materializer is closed.
             Integrity: stored bytes are not what was committed.
         """
-        rows, buffers = self._versions(refs), checked(out, self._target.device)
+        rows, buffers = self._versions(refs), self._fresh() if out is None else checked(out, self._target.device)
         buffers.begin()
         made: dict[Digest, Factors] = {}
         left: Any = list(dict.fromkeys(row.adapter_digest for row in rows.values()))
@@ -222,6 +224,9 @@ class Materializer:
             if model not in self._merged:
                 raise InvalidInput("nothing was merged into this model here.", hint="Call `merge_into(model, ref)` first.")
             merging.unmerge(self._merged.pop(model))
+
+    def _fresh(self) -> Buffers:
+        return Buffers(self._target.device, None if self._target.is_cuda else self._recycled.take)
 
     def _filled(self, holding: Holding[Any], buffers: Buffers) -> Pass | ExactPass:
         with torch.inference_mode(mode=False), torch.no_grad():  # what is made in inference mode could not be written again outside of it

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from share_registry.errors import Integrity
 from share_registry.exchange.tensors import TORCH, item_of
 from share_registry.format import basis_object
-from share_registry.materialize.buffers import Buffers
+from share_registry.materialize.buffers import Buffers, Recycled
 from share_registry.materialize.device import Target
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
@@ -219,3 +219,25 @@ def test_a_limit_splits_a_pass_and_changes_nothing() -> None:
             assert all(factors[key].equal(whole[digest][key]) for key in factors)
     assert portions > 1
     assert bank.evictions
+
+
+def test_memory_is_lent_again_when_the_last_tensor_over_it_is_gone() -> None:
+    pool = Recycled()
+    first = pool.take(1 << 20, torch.float32)
+    place, view = first.data_ptr(), first.view(1024, 1024)[3:, 5:].T
+    del first
+    other = pool.take(1 << 20, torch.float32)
+    assert other.data_ptr() != place
+    del view
+    again = pool.take(1 << 20, torch.bfloat16)
+    assert again.dtype == torch.bfloat16
+    assert again.data_ptr() == place
+
+
+def test_memory_in_use_is_never_lent_twice() -> None:
+    pool = Recycled()
+    pieces = [pool.take(1 << 19, torch.float32).fill_(number) for number in range(4)]
+    del pieces[1]
+    pieces.append(pool.take(1 << 19, torch.float32).fill_(9))
+    assert [int(piece[0]) for piece in pieces] == [0, 2, 3, 9]
+    assert all(bool((piece == piece[0]).all()) for piece in pieces)
