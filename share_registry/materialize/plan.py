@@ -30,9 +30,9 @@ class Job:
     runs: tuple[tuple[Digest, Run, int], ...]
 
     @property
-    def scaled(self) -> list[tuple[Run, int]]:
-        """Return the runs that are more than a product, or none."""
-        return [(run, first) for _, run, first in self.runs if run.scaled or not run.dense]
+    def begins_with_rows(self) -> bool:
+        """Tell whether products are added to something."""
+        return any(run.scaled or not run.dense for _, run, _ in self.runs)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,35 +74,38 @@ class Pass:
         return {digest: Factors(recipe.slots, stacks[digest], self._kept[digest]) for digest, recipe in self._holding.recipes.items()}
 
     def _fill(self, job: Job, out: Tensor) -> None:
-        direct, scaled_runs = out.dtype == self._target.compute, job.scaled
+        direct, begins_with_rows = out.dtype == self._target.compute, job.begins_with_rows
         for begin, end in _chunks(job, direct=direct, numbers=self._target.scratch_numbers):
             made = out[begin:end] if direct else out.new_empty((end - begin, *out.shape[1:]), dtype=self._target.compute)
-            self._products(job, made, begin, end)
-            for run, first in scaled_runs:
+            for _, run, first in job.runs if begins_with_rows else ():
                 self._scaled(run, made[:, first : first + run.rank], begin, end)
+            self._products(job, made, begin, end, add=begins_with_rows)
             if not direct:
                 out[begin:end].copy_(made)
 
-    def _products(self, job: Job, made: Tensor, begin: int, end: int) -> None:
-        for number, dense in enumerate(job.runs[0][1].dense):
-            weights = [run.dense[number].weights[begin:end] for _, run, _ in job.runs]
-            gathered = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
-            rows = floats(self._holding.rows[dense.rows].slice(dense.place, begin, end), self._target.compute)
-            if number:
-                made.baddbmm_(gathered, rows)
-            else:
-                torch.bmm(gathered, rows, out=made)
-
     def _scaled(self, run: Run, made: Tensor, begin: int, end: int) -> None:
-        """Add the rows that a scale each is multiplied with to factors `begin` to `end` of a run."""
-        written = bool(run.dense)
+        """Write the rows that a scale each is multiplied with, for factors `begin` to `end` of a run; zero where there are none."""
+        written = False
         for scaled in run.scaled:
             low, high = max(begin, scaled.at), min(end, scaled.at + scaled.count)
             if low < high:
+                if not written and (low, high) != (begin, end):
+                    made.zero_()
+                    written = True
                 self._one(scaled, made[low - begin : high - begin], low - scaled.at, high - scaled.at, add=written)
                 written = True
         if not written:
             made.zero_()
+
+    def _products(self, job: Job, made: Tensor, begin: int, end: int, *, add: bool) -> None:
+        for number, dense in enumerate(job.runs[0][1].dense):
+            weights = [run.dense[number].weights[begin:end] for _, run, _ in job.runs]
+            gathered = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
+            rows = floats(self._holding.rows[dense.rows].slice(dense.place, begin, end), self._target.compute)
+            if add or number:
+                made.baddbmm_(gathered, rows)
+            else:
+                torch.bmm(gathered, rows, out=made)
 
     def _one(self, scaled: Scaled, made: Tensor, low: int, high: int, *, add: bool) -> None:
         rows, scales = self._holding.rows[scaled.rows].slice(scaled.place, low, high), scaled.scales[low:high]

@@ -60,7 +60,7 @@ class Run:
 
     Attributes:
         dtype: Element type of the tensors.
-        scaled: In ascending order of `at` for each object; where there is no `dense`, each covers the whole run.
+        scaled: In ascending order of `at` for each object.
     """
 
     members: tuple[Member, ...]
