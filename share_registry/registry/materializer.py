@@ -104,6 +104,7 @@ class Materializer:
         self._lock = RLock()
         self._recycled = Recycled()
         self._scratch = Buffers(where)
+        self._seats: WeakKeyDictionary[Any, swapping.Seat] = WeakKeyDictionary()
         self._merged: WeakKeyDictionary[Any, list[tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
         self._remembered = _Remembered(heads={}, versions={})
         self._layout = lru_cache(_DESCRIBED)(self._read_layout)
@@ -201,9 +202,10 @@ class Materializer:
         """
         with self._lock:
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
-            name = swapping.swap(model, adapter, adapter_name=adapter_name)
+            seat = swapping.swap(model, adapter, adapter_name=adapter_name, known=self._seats.get(model))
+            self._seats[model] = seat
             self._target.idle()
-        return name
+        return seat.name
 
     def merge_into(self, model: Any, ref: Ref) -> None:
         """Add a task version's dW to the weights of a plain model, in place; the weights are kept for `unmerge`.

@@ -56,6 +56,26 @@ def test_a_swapped_model_answers_as_one_that_was_loaded(name: str, trained: Call
     assert all(parameter is parameters[key] for key, parameter in model.named_parameters())
 
 
+def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+    registry = trained("plain")
+    paths = {task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")}
+    model = zoo.loaded("plain", paths["one"])
+    wanted = zoo.logits(zoo.loaded("plain", paths["two"]))
+    with sr.Materializer(registry, "zoo") as one:
+        one.swap(model, "two")
+        one.swap(model, "one")
+        model.load_adapter(str(paths["one"]), adapter_name="other")
+        model.set_adapter("other")
+        model.delete_adapter("default")
+        model.load_adapter(str(paths["one"]), adapter_name="default")
+        model.set_adapter("default")
+        one.swap(model, "two")
+        assert (zoo.logits(model) - wanted).abs().max() == zoo.EXACT
+        model.set_adapter("other")
+        assert one.swap(model, "two") == "other"
+        assert (zoo.logits(model) - wanted).abs().max() == zoo.EXACT
+
+
 @pytest.mark.parametrize(("other", "match"), [("rank_pattern", "tensor"), ("regex", "has besides"), ("dora", "has no place")])
 def test_a_swap_that_does_not_fit_changes_nothing(registry: sr.Registry, original: Original, tmp_path: Path, other: str, match: str) -> None:
     registry.create_space("zoo")
