@@ -11,6 +11,7 @@ PARTS = (
     ("Beside the peers", "peers", ("--layers", "1")),
     ("A new basis", "refit", ()),
     ("The paper's protocol beside a full SVD, and the default policy's promises", "protocol", ()),
+    ("Materializing", "materializing", ()),
     ("Adding one adapter, and keeping those that are there", "growth", ()),
     ("The catalog of a long log", "catalog", ()),
     ("One task out of many from a new process", "cold", ()),
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: only what has a device path")
     options = parser.parse_args()
     if options.device == "cuda":
-        raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.device"], check=False).returncode)
+        raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.device", "--write"], check=False).returncode)
     for title, name, arguments in PARTS:
         print(f"\n## {title}\n", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=True)

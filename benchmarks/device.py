@@ -1,51 +1,130 @@
-"""Checkout on a GPU beside the CPU: identical bytes, and the ratio of the times.
+"""Materializing on a GPU beside what the GPU can do: share of its copy bandwidth or of its rate, one task by a graph, and the exact path beside the CPU's bytes.
 
-    python -m benchmarks.device
+    python -m benchmarks.device [--shape SHAPE] [--tasks N ...] [--device DEVICE] [--write]
 
-Where there is no CUDA device it says so and succeeds.
+`make gpu` runs it with `--write`, which puts figures and table into benchmarks/gpu.json and benchmarks/gpu.md. Where there is no CUDA device it says so and succeeds.
+The floor is the larger of rows and coefficients read once plus results written over the measured copy bandwidth (bytes read plus bytes written over time), and
+operations over the measured rate of a square product in the same element type. Times are medians, without resolving references and with rows resident.
 """
 
+import argparse
+import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 import share_registry as sr
-from benchmarks.adapters import independent
+from benchmarks.spaces import SHAPES, Kind, build, flops
 
-ROUNDS = 7
+ROUNDS: Final = 15
+PLACE: Final = Path(__file__).parent
+KIND: Final = Kind(rank=16, k=64, own=False)
+CHAIN: Final = Kind(rank=16, k=16, own=True, before=2)
+DTYPES: Final = (torch.bfloat16, torch.float16, torch.float32)
+COPIED_BYTES: Final = 1 << 30
+SQUARE: Final = 8192
 
 
 def main() -> None:
-    """Measure and print one table."""
-    import torch
-
-    if not torch.cuda.is_available():
+    """Measure, print the table, and write it where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=list(SHAPES), default="mistral-qv")
+    parser.add_argument("--tasks", type=int, nargs="*", default=[1, 8, 64])
+    parser.add_argument("--device", default="cuda", help="cpu: only to see that it runs")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("There is no CUDA device here: nothing to measure.", file=sys.stderr)
         return
-    print(f"{torch.cuda.get_device_name(0)}\n\n| adapter | same bytes | CPU ms | GPU ms | CPU / GPU |\n| --- | --- | --- | --- | --- |")
+    figures = measured(torch.device(options.device), options.shape, options.tasks)
+    page = table(figures)
+    print(page)
+    if options.write:
+        (PLACE / "gpu.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        (PLACE / "gpu.md").write_text(f"{page}\n", encoding="utf-8")
+
+
+def measured(device: torch.device, shape: str, counts: Sequence[int]) -> dict[str, Any]:
+    """Return every figure."""
     with tempfile.TemporaryDirectory() as place:
-        folders = independent(Path(place) / "adapters", count=2, rank=16, width=4096, layers=8)
-        with sr.Registry.open(Path(place) / "registry") as registry:
-            for folder in folders:
-                ref = registry.commit(folder).ref
-                on_cpu, on_gpu = registry.checkout(ref), registry.checkout(ref, device="cuda")
-                same = all(torch.equal(tensor, on_gpu.tensors[key].cpu()) for key, tensor in on_cpu.tensors.items())
-                cpu, gpu = _time(registry, ref, "cpu", lambda: None), _time(registry, ref, "cuda", torch.cuda.synchronize)
-                print(f"| 8 layers q, v, 4096 wide, r = 16 | {same} | {cpu * 1e3:.1f} | {gpu * 1e3:.1f} | {cpu / gpu:.1f} |")
+        refs = build(Path(place) / "shared", SHAPES[shape], KIND, max(counts))
+        late = build(Path(place) / "chain", SHAPES["minilm"], CHAIN, 4)
+        with sr.Registry.open(Path(place) / "shared", mode="r") as registry, sr.Registry.open(Path(place) / "chain", mode="r") as chains:
+            passes = [_pass(registry, device, dtype, shape, refs[:count]) for dtype in DTYPES for count in counts]
+            same = _same_bytes(registry, device, refs[:2]) and _same_bytes(chains, device, [*late, *(f"{ref}@v2" for ref in late)])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {"device": name, "torch": torch.__version__, "shape": shape, "rank": KIND.rank, "k": KIND.k, "exact_bytes_are_the_cpus": same, "passes": passes}
 
 
-def _time(registry: sr.Registry, ref: str, device: str, wait: Callable[[], Any]) -> float:
+def table(figures: dict[str, Any]) -> str:
+    """Return the figures as Markdown."""
+    lines = [
+        f"{figures['device']}, torch {figures['torch']}: {figures['shape']}, r = {figures['rank']}, basis k = {figures['k']}",
+        "",
+        "| element type | tasks | pass us | graph us | bound by | floor us | graph / floor | share of copy bandwidth | share of rate |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in figures["passes"]:
+        floor = max(one["by_bytes"], one["by_flops"])
+        by = "rate" if one["by_flops"] > one["by_bytes"] else "bandwidth"
+        shares = " | ".join(f"{100 * one[name] / one['graph']:.0f} %" for name in ("by_bytes", "by_flops"))
+        micro = [f"{1e6 * seconds:.0f}" for seconds in (one["seconds"], one["graph"], floor)]
+        lines.append(f"| {one['dtype']} | {one['tasks']} | {micro[0]} | {micro[1]} | {by} | {micro[2]} | {one['graph'] / floor:.2f} | {shares} |")
+    return "\n".join([*lines, "", f"The exact path gives the CPU's bytes: {'yes' if figures['exact_bytes_are_the_cpus'] else 'NO'}."])
+
+
+def _pass(registry: sr.Registry, device: torch.device, dtype: torch.dtype, shape: str, refs: Sequence[str]) -> dict[str, Any]:
+    with sr.Materializer(registry, device=device, dtype=dtype) as one:
+        memory = one.buffers()
+        seconds = _median(partial(one.materialize, refs, out=memory), device)
+        graph = _median(one.fixed(refs).run, device)
+        moved = one.resident_bytes + memory.size_bytes
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "tasks": len(refs),
+        "seconds": seconds,
+        "graph": graph,
+        "by_bytes": moved / _bytes_per_s(device),
+        "by_flops": flops(SHAPES[shape], KIND) * len(refs) / _flops_per_s(device, dtype),
+    }
+
+
+def _same_bytes(registry: sr.Registry, device: torch.device, refs: Sequence[str]) -> bool:
+    with sr.Materializer(registry, device=device, exact=True) as one:
+        made = one.materialize(refs)
+    return all(tensor.equal(made[ref].tensors[key].cpu()) for ref in refs for key, tensor in registry.checkout(ref).tensors.items())
+
+
+def _bytes_per_s(device: torch.device) -> float:
+    source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2.0 * COPIED_BYTES / _median(lambda: target.copy_(source), device)
+
+
+def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    side = SQUARE if device.type == "cuda" else 512
+    square = [torch.ones(side, side, dtype=dtype, device=device) for _ in range(3)]
+    return 2.0 * side**3 / _median(lambda: torch.mm(square[0], square[1], out=square[2]), device)
+
+
+def _median(call: Callable[[], object], device: torch.device) -> float:
+    """Return the median time of a call until the device has done it; it was called twice before."""
+    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times = []
-    for _ in range(ROUNDS):
-        registry.home.reader().forget_decoded()
-        begin = time.perf_counter()
-        registry.checkout(ref, device=device)
+    for number in range(ROUNDS + 2):
         wait()
-        times.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        call()
+        wait()
+        if number > 1:
+            times.append(time.perf_counter() - begin)
     return statistics.median(times)
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Spectrum,
         Statement,
     )
+    from share_registry.registry.materializer import Materializer
     from share_registry.registry.policy import ABSENT, Policy
     from share_registry.registry.registry import Registry
     from share_registry.registry.report import BasisModuleReport, BasisReport, ModuleReport, Report
@@ -80,6 +81,7 @@ _PLACES: Final = (
         "Basis": "share_registry.registry.basis",
         "BasisModule": "share_registry.registry.basis",
         "Adapter": "share_registry.exchange.adapter",
+        "Materializer": "share_registry.registry.materializer",
         "Policy": "share_registry.registry.policy",
         "Registry": "share_registry.registry.registry",
         "Space": "share_registry.registry.space",
@@ -117,6 +119,7 @@ __all__ = [
     "Lineage",
     "LineageNode",
     "Log",
+    "Materializer",
     "ModuleReport",
     "Neighbour",
     "NotFound",

@@ -3,6 +3,7 @@
 Every function takes a session and runs a bounded number of indexed statements. Task names may be older names: they lead to the task.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,7 @@ from share_registry.catalog.models import (
     TaskNameRow,
     VersionRow,
 )
+from share_registry.catalog.step import pieces
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 
 if TYPE_CHECKING:
@@ -130,6 +132,19 @@ def closest_version(session: Session, row: "TaskVersion") -> "TaskVersion":
     of_source = (VersionRow.space == row.space, VersionRow.task == task_of(row.space, row.task), VersionRow.source_digest == row.source_digest)
     number = session.scalar(select(VersionRow.version).where(*of_source).order_by(VersionRow.error, VersionRow.version).limit(1))
     return row if number is None else version_row(session, row.space, row.task, number) or row
+
+
+def version_rows(session: Session, space: str, wanted: "Collection[tuple[int, int | None]]") -> "dict[tuple[int, int | None], TaskVersion]":
+    """Return versions by the task's number and the version, None for its newest one; those that are not there are left out."""
+    query = _versions().add_columns(VersionRow.task.label("task_number")).where(VersionRow.space == space)
+    found: dict[tuple[int, int | None], TaskVersion] = {}
+    for piece in pieces(sorted(task for task, version in wanted if version is None)):
+        for row in session.execute(query.where(VersionRow.task.in_(piece), VersionRow.version == _latest())):
+            found[row.task_number, None] = _task_version(row)
+    for pairs in pieces(sorted((task, version) for task, version in wanted if version is not None)):
+        for row in session.execute(query.where(tuple_(VersionRow.task, VersionRow.version).in_(pairs))):
+            found[row.task_number, row.version] = _task_version(row)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,4 +270,5 @@ def _task_version(row: "Row[Any]") -> "TaskVersion":
     from share_registry.catalog.task_version import TaskVersion  # not needed by `log`, and a class of its size takes 2 ms to make
 
     columns = dict(row._mapping)
+    columns.pop("task_number", None)
     return TaskVersion(**columns | {"task": columns.pop("present"), "live": bool(columns["live"])})

@@ -68,6 +68,26 @@ def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
     return wrapped.eval()
 
 
+def live_name(model: Any, adapter_name: str | None) -> str:
+    """Return the name of an adapter in a live `peft.PeftModel`.
+
+    Raises:
+        NotFound: the model has no such adapter.
+        InvalidInput: it is no PEFT model, or which adapter is meant is not clear.
+        Refused: peft is not installed.
+    """
+    if not isinstance(model, _peft().PeftModel):
+        raise InvalidInput(f"model is {type(model).__name__}, expected a peft.PeftModel.", hint="Load an adapter into it first: `Adapter.apply_to(model)`.")
+    return _adapter_name(model, adapter_name)
+
+
+def live_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
+    """Return the parameters of an adapter of a live `peft.PeftModel` by the keys of files."""
+    embeddings = _saves_embeddings(model.peft_config[name])
+    state = _peft().get_peft_model_state_dict(model, model.state_dict(keep_vars=True), adapter_name=name, save_embedding_layers=embeddings)
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
 def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
     if not isinstance(model, peft.PeftModel):
         return peft.get_peft_model(model, config, adapter_name=name)

@@ -17,7 +17,8 @@ from share_registry.exchange.export import PROFILES, export_digest, files_of, te
 from share_registry.exchange.place import place
 from share_registry.exchange.read import Files, read_files
 from share_registry.format.canonical import sha256
-from share_registry.format.records import Source, TaskNote
+from share_registry.format.layout import Layout
+from share_registry.format.records import Note, Source, TaskNote
 from share_registry.names import Digest
 from share_registry.registry.home import Home
 from share_registry.registry.replay import read_note
@@ -45,7 +46,7 @@ def checkout(
         Refused: `exact` where the original was not kept.
         Integrity: stored bytes are not what was committed.
     """
-    wanted, where = _dtype(dtype), _device(device)
+    wanted, where = dtype_of(dtype), device_of(device)
     place_, row, note = _version(home, ref, space)
     adapter = _original(home, place_, row, note) if exact and row.error > 0 else _rebuilt(home, place_, row, note, where)
     return _moved(adapter, where, wanted)
@@ -100,7 +101,11 @@ def _place_of(row: TaskVersion) -> Resolved:
 
 def note_of(home: Home, row: TaskVersion) -> TaskNote:
     """Return what the note of a version says of it. Raises NotFound."""
-    note = read_note(home.store, row.note_digest)
+    return said_of(read_note(home.store, row.note_digest), row)
+
+
+def said_of(note: Note | None, row: TaskVersion) -> TaskNote:
+    """Return what a note, if it is there, says of a version. Raises NotFound."""
     if note is None:
         raise NotFound(f"{row.ref}: its note, and with it the config, is not in the store.", hint="Run verify.")
     return note.of(row.note_task)
@@ -117,20 +122,26 @@ def _version(home: Home, ref: str, space: str | None) -> tuple[Resolved, TaskVer
 
 def _rebuilt(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote, device: str) -> Adapter:
     reader = home.reader()
+    layout = reader.open(row.adapter_digest).layout
+    return replace(described(home, row, note, layout), tensors=reader.tensors(row.adapter_digest, device), ref=place_.ref)
+
+
+def described(home: Home, row: TaskVersion, note: TaskNote, layout: Layout) -> Adapter:
+    """Return what is known of a version, without its tensors. Raises NotFound where its config is gone."""
     if note.config is None:
-        raise NotFound(f"{place_.ref}: its note names no config.", hint="Run verify.")
+        raise NotFound(f"{row.ref}: its note names no config.", hint="Run verify.")
     config_bytes = home.store.get(note.config, limit=MAX_FILE_BYTES)
     return Adapter(
-        tensors=reader.tensors(row.adapter_digest, device),
+        tensors={},
         config=parse_config(config_bytes),
         config_bytes=config_bytes,
-        layout=reader.open(row.adapter_digest).layout,
+        layout=layout,
         attachments={entry.name: home.store.get(entry.object, limit=MAX_FILE_BYTES) for entry in note.attachments},
         source=note.source or Source(kind="adapter", location=""),
         source_digest=row.source_digest,
         raw_bytes=row.raw_bytes,
         remarks=tuple(note.remarks),
-        ref=place_.ref,
+        ref=row.ref,
         error=row.error,
     )
 
@@ -168,7 +179,7 @@ def _facts(home: Home, row: TaskVersion) -> CardFacts:
     )
 
 
-def _device(device: str | torch.device) -> str:
+def device_of(device: str | torch.device) -> str:
     """Return the name of a device that is there. Raises InvalidInput."""
     try:
         found = torch.device(device)
@@ -182,7 +193,7 @@ def _device(device: str | torch.device) -> str:
     return str(found)
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """Return a floating torch dtype of a dtype or its name. Raises InvalidInput."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found is None and dtype is None:

@@ -70,6 +70,11 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
     return True
 
 
+def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
+    """Tell whether the logs of the store are those that end with these heads: a listing of the spaces and two small reads for each, no statement."""
+    return store.spaces() == sorted(heads) and all(_ends_with(store, space, head) for space, head in heads.items())
+
+
 def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
     """Empty a catalog and fill it from the store alone. What a crash leaves half filled, the next `follow` completes.
 
@@ -189,6 +194,11 @@ def _foreign(store: "Store", space: SpaceName, known: Head | None) -> bool:
         return False
     content = store.record(space, known.number)
     return content is not None and sha256(content).hexdigest() != known.id
+
+
+def _ends_with(store: "Store", space: SpaceName, known: Head) -> bool:
+    content = store.record(space, known.number)
+    return content is not None and sha256(content).hexdigest() == known.id and not _behind(store, space, known)
 
 
 def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:

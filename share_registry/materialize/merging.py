@@ -1,0 +1,108 @@
+"""dW added to the weights of a plain model, and the weights as they were put back, bit for bit.
+
+The only place where a dense out x in matrix is formed, one module at a time. What is added cannot be taken off again exactly in floating point, so the weights
+are kept.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from share_registry.errors import InvalidInput, Refused
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.config import settings_of
+from share_registry.exchange.scales import plain_path, scale_of
+from share_registry.format.layout import FactorSpec, Form
+
+_TRANSPOSED: Final = "Conv1D"
+"""The class of transformers whose weight is (in, out)."""
+_BY_PEFT: Final = "Load it with `Adapter.apply_to`, or swap it into a model that has it."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A weight and what is added to it: scale * (b @ a), transposed where the weight is."""
+
+    weight: Tensor
+    a: Tensor
+    b: Tensor
+    scale: float
+    transposed: bool
+
+
+def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
+    """Add an adapter's scaled dW to a model's weights, in place; return every weight with a copy of what it was.
+
+    Raises:
+        Refused: the adapter is more than dW of weights, or the model's weights cannot be added to.
+        InvalidInput: the model does not have the modules. Nothing is changed.
+    """
+    if hasattr(model, "peft_config"):
+        raise Refused("the model is a PEFT model, expected the plain one.", hint="Use `swap` for an adapter that it has, or unload them first.")
+    _check_adapter(adapter)
+    places = list(_places(model, adapter))
+    originals = {id(place.weight): (place.weight, place.weight.detach().clone()) for place in places}
+    with torch.no_grad():
+        for place in places:
+            _add(place)
+    return list(originals.values())
+
+
+def unmerge(originals: list[tuple[Tensor, Tensor]]) -> None:
+    """Put the weights back that `merge` returned, in place."""
+    with torch.no_grad():
+        for weight, original in originals:
+            weight.copy_(original)
+
+
+def _check_adapter(adapter: Adapter) -> None:
+    more = [adapter.layout.tensors[position].key for position in adapter.layout.passengers]
+    if more:
+        raise Refused(f"the adapter has {len(more)} tensors that are no factors, such as {more[0]!r}: they cannot be merged as dW.", hint=_BY_PEFT)
+    if adapter.config.get("alora_invocation_tokens"):
+        raise Refused("the adapter acts from its invocation tokens on: merged weights would act everywhere.", hint=_BY_PEFT)
+    if any(factor.form is Form.EXPERTS for factor in adapter.layout.factors):
+        raise Refused("the adapter has factors of experts' parameters, which are not merged here.", hint=_BY_PEFT)
+
+
+def _places(model: Any, adapter: Adapter) -> Iterator[_Place]:
+    settings = settings_of(adapter.config)
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    for factor in adapter.layout.factors:
+        path = plain_path(factor.module)
+        try:
+            module = model.get_submodule(path)
+        except AttributeError as error:
+            raise InvalidInput(
+                f"the model has no module {path!r}, which the adapter has factors for.", hint="Give the base model it was trained on."
+            ) from error
+        if owners[id(getattr(module, "weight", None))] > 1:
+            raise Refused(f"the weight of {path!r} is another module's too: what is added to it would act there as well.", hint=_BY_PEFT)
+        a, b = (adapter.tensors[adapter.layout.tensors[position].key] for position in (factor.a, factor.b))
+        transposed = factor.form is Form.EMBEDDING or type(module).__name__ == _TRANSPOSED
+        yield _Place(weight=_weight(module, path, factor, a, b, transposed), a=a, b=b, scale=scale_of(settings, factor.module), transposed=transposed)
+
+
+def _weight(module: Any, path: str, factor: FactorSpec, a: Tensor, b: Tensor, transposed: bool) -> Tensor:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or getattr(module, "groups", 1) != 1:
+        raise Refused(f"module {path!r} ({type(module).__name__}) has no floating-point weight that dW can be added to.", hint=_BY_PEFT)
+    expected = (b.shape[0], *a.shape[1:]) if not transposed else (*a.shape[1:], b.shape[0])
+    if tuple(weight.shape) != expected:
+        raise InvalidInput(
+            f"module {path!r} has a weight of shape {tuple(weight.shape)}, the adapter ({factor.form}) expects {expected}.",
+            hint="Give the base model it was trained on.",
+        )
+    return weight
+
+
+def _add(place: _Place) -> None:
+    kind = torch.float64 if place.weight.dtype == torch.float64 else torch.float32
+    a, b = (factor.to(place.weight.device, kind).flatten(1) for factor in (place.a, place.b))
+    change = (b @ a).mul_(place.scale)
+    change = change.T if place.transposed else change
+    place.weight.copy_(change.reshape(place.weight.shape).add_(place.weight))

@@ -1,0 +1,269 @@
+"""Materializer: what a registry holds, resident on a device, so that any task version is there in the time that its memory traffic takes.
+
+References are resolved at every call, so that an alias is followed where it has moved. What they mean is remembered until a commit is made anywhere in the registry.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import WeakKeyDictionary
+
+import torch
+
+from share_registry.catalog import queries
+from share_registry.errors import InvalidInput, Refused
+from share_registry.exchange.adapter import Adapter
+from share_registry.format.layout import Layout
+from share_registry.materialize import merging
+from share_registry.materialize import swap as swapping
+from share_registry.materialize.buffers import Buffers, Recycled, checked
+from share_registry.materialize.device import Target
+from share_registry.materialize.exact import ExactPass, exact_recipe_of
+from share_registry.materialize.factors import Factors
+from share_registry.materialize.holding import Bank, Holding
+from share_registry.materialize.plan import Pass, Repeated
+from share_registry.materialize.reader import MAX_LAYOUT_BYTES, Reader
+from share_registry.materialize.recipe import recipe_of
+from share_registry.names import Digest
+from share_registry.registry.checkout import described, device_of, dtype_of, said_of
+from share_registry.registry.doors import Ref, reference
+from share_registry.registry.replay import read_note, unchanged
+from share_registry.registry.resolve_many import versions_of
+from share_registry.registry.results import Commit, Resolved
+
+if TYPE_CHECKING:
+    from share_registry.catalog.queries import Head
+    from share_registry.catalog.task_version import TaskVersion
+    from share_registry.format.records import Note
+    from share_registry.names import SpaceName
+    from share_registry.registry.registry import Registry
+
+Refs = Ref | Iterable[Ref]
+"""One reference or several."""
+_REMEMBERED: Final = 1 << 16
+_DESCRIBED: Final = 4096
+_NOTES: Final = 64
+"""Few: a note speaks of every task of a commit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed:
+    """Adapters that can be made again and again in the same memory: on a GPU by one graph launch.
+
+    Attributes:
+        adapters: The adapters, by reference as it was given; they are those that it meant when the set was made.
+        run: Writes their tensors again, over whatever was written there since.
+    """
+
+    adapters: Mapping[str, Adapter]
+    run: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Remembered:
+    """What references meant when the spaces had these heads."""
+
+    heads: "Mapping[SpaceName, Head]"
+    versions: "dict[str, TaskVersion]"
+
+
+class Materializer:
+    """Makes adapters from rows that are resident on a device. A context manager, safe for threads.
+
+    Args:
+        registry: An open registry; it must stay open.
+        space: Space of references that name none; the registry's own where None.
+        device: Where rows are kept and results are made.
+        dtype: Floating element type of results; None for each tensor's own.
+        exact: Compute in float64, by the rules of the format: the same bytes as `Registry.checkout`, on any device. Otherwise results are within the bound that
+            docs/materializer.md states.
+        memory_limit: Bound in bytes on what is resident; None for none. Results are not part of it.
+
+    Raises:
+        InvalidInput: the device is not there, or an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        registry: "Registry",
+        space: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str | None = None,
+        exact: bool = False,
+        memory_limit: int | None = None,
+    ) -> None:
+        if memory_limit is not None and (isinstance(memory_limit, bool) or not isinstance(memory_limit, int) or memory_limit <= 0):
+            raise InvalidInput(f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.", hint="Give an int, or None for no limit.")
+        where = torch.empty(0, device=device_of(device)).device
+        self._home, self._space = registry.home, space
+        self._target = Target(where, dtype=dtype_of(dtype), exact=exact)
+        self._bank: Bank[Any] = Bank(self._reader, exact_recipe_of if exact else recipe_of, self._target, limit_bytes=memory_limit)
+        self._lock = RLock()
+        self._recycled = Recycled()
+        self._scratch = Buffers(where)
+        self._seats: WeakKeyDictionary[Any, swapping.Seat] = WeakKeyDictionary()
+        self._merged: WeakKeyDictionary[Any, list[tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
+        self._remembered = _Remembered(heads={}, versions={})
+        self._layout = lru_cache(_DESCRIBED)(self._read_layout)
+        self._note = lru_cache(_NOTES)(self._read_note)
+        self._described = lru_cache(_DESCRIBED)(self._describe)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Materializer(device={str(self._target.device)!r}, resident_bytes={self.resident_bytes})"
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of rows, coefficients and kept tensors that are resident."""
+        return self._bank.used_bytes
+
+    @property
+    def evictions(self) -> int:
+        """How often something was dropped to stay within `memory_limit`."""
+        return self._bank.evictions
+
+    def close(self) -> None:
+        """Drop what is resident; adapters handed out stay valid."""
+        self._closed = True
+        self._bank.clear()
+        self._recycled.clear()
+
+    def buffers(self) -> Buffers:
+        """Return memory to hand to `materialize` as `out`, again and again."""
+        return Buffers(self._target.device)
+
+    def prefetch(self, refs: Refs) -> int:
+        """Make task versions resident, from the first on as many as fit together; return how many.
+
+        Raises:
+            NotFound, InvalidInput, Refused, Integrity: as `materialize`.
+        """
+        digests = list(dict.fromkeys(row.adapter_digest for row in self._versions(refs).values()))
+        _, left = self._bank.hold(digests)
+        return len(digests) - len(left)
+
+    def materialize(self, refs: Refs, *, out: Buffers | None = None) -> dict[str, Adapter]:
+        """Make one or many task versions in one pass over the rows they share.
+
+        Args:
+            refs: References such as cola, cola@v3, cola@prod.
+            out: Memory to write into, in place of what an earlier call wrote there. Where None, memory that nobody else has: new, or of results that are gone.
+
+        Returns:
+            The adapters by reference as it was given. Their tensors are views of the memory written; references of one version share them.
+
+        Raises:
+            NotFound, InvalidInput: a reference, or `out`.
+            Refused: one of them alone does not fit into `memory_limit`, or the materializer is closed.
+            Integrity: stored bytes are not what was committed.
+        """
+        rows, buffers = self._versions(refs), self._fresh() if out is None else checked(out, self._target.device)
+        buffers.begin()
+        made: dict[Digest, Factors] = {}
+        left: Any = list(dict.fromkeys(row.adapter_digest for row in rows.values()))
+        while left:
+            holding, left = self._bank.hold(left)
+            one = self._filled(holding, buffers)
+            made |= one.results()
+        return self._adapters(rows, made)
+
+    def fixed(self, refs: Refs) -> Fixed:
+        """Return task versions in memory of their own that can be made again there, without a look at the catalog. Raises as `materialize`."""
+        rows = self._versions(refs)
+        holding, left = self._bank.hold(list(dict.fromkeys(row.adapter_digest for row in rows.values())))
+        if left:
+            raise Refused(f"{len(left)} of the adapters do not fit into memory_limit beside the others.", hint="Give fewer, or a larger limit.")
+        one = self._filled(holding, self.buffers())
+        return Fixed(adapters=self._adapters(rows, one.results()), run=Repeated(one, self._target).run)
+
+    def state_dict(self, ref: Ref, *, out: Buffers | None = None) -> dict[str, torch.Tensor]:
+        """Return a task version's tensors under their PEFT keys, as `peft.set_peft_model_state_dict` takes them. Raises as `materialize`."""
+        return self.materialize(ref, out=out)[reference(ref)].state_dict()
+
+    def swap(self, model: Any, ref: Ref, *, adapter_name: str | None = None) -> str:
+        """Put a task version into a `peft.PeftModel` in place of an adapter with the same modules, in place; return that adapter's name in the model.
+
+        Args:
+            model: The model; its parameters stay the same objects.
+            adapter_name: Which adapter; may be left out where there is one, or one is active.
+
+        Raises:
+            InvalidInput: the adapters differ in modules, ranks or options; the model is as before.
+            NotFound, Refused, Integrity: as `materialize`.
+        """
+        with self._lock:
+            adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
+            seat = swapping.swap(model, adapter, adapter_name=adapter_name, known=self._seats.get(model))
+            self._seats[model] = seat
+            self._target.idle()
+        return seat.name
+
+    def merge_into(self, model: Any, ref: Ref) -> None:
+        """Add a task version's dW to the weights of a plain model, in place; the weights are kept for `unmerge`.
+
+        Raises:
+            Refused: it cannot be merged as dW alone, or the model holds one already.
+            NotFound, InvalidInput, Integrity: as `materialize`.
+        """
+        with self._lock:
+            if model in self._merged:
+                raise Refused("the model has an adapter merged already.", hint="Call `unmerge(model)` first.")
+            self._merged[model] = merging.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
+            self._target.idle()
+
+    def unmerge(self, model: Any) -> None:
+        """Put back the weights that `merge_into` changed, bit for bit. Raises InvalidInput where it changed none."""
+        with self._lock:
+            if model not in self._merged:
+                raise InvalidInput("nothing was merged into this model here.", hint="Call `merge_into(model, ref)` first.")
+            merging.unmerge(self._merged.pop(model))
+
+    def _fresh(self) -> Buffers:
+        return Buffers(self._target.device, None if self._target.is_cuda else self._recycled.take)
+
+    def _filled(self, holding: Holding[Any], buffers: Buffers) -> Pass | ExactPass:
+        with torch.inference_mode(mode=False), torch.no_grad():  # what is made in inference mode could not be written again outside of it
+            one = ExactPass(holding, self._target, buffers) if self._target.exact else Pass(holding, self._target, buffers)
+            one.fill()
+        return one
+
+    def _adapters(self, rows: "Mapping[str, TaskVersion]", made: Mapping[Digest, Factors]) -> dict[str, Adapter]:
+        return {ref: replace(self._described(row), tensors=made[row.adapter_digest]) for ref, row in rows.items()}
+
+    def _versions(self, refs: Refs) -> "dict[str, TaskVersion]":
+        """Return what references mean now: without a statement where no commit was made since they were asked for."""
+        if self._closed:
+            raise Refused("this materializer is closed.", hint="Make another one.")
+        texts = [reference(ref) for ref in ([refs] if isinstance(refs, str | Commit | Resolved) else refs)]
+        remembered = self._remembered
+        if not self._home.closed and remembered.versions.keys() >= set(texts) and unchanged(self._home.store, remembered.heads):
+            return {text: remembered.versions[text] for text in texts}
+        with self._home.reading() as session:
+            heads = queries.heads(session)
+            known = remembered.versions if remembered.heads == heads and len(remembered.versions) < _REMEMBERED else {}
+            missing = [text for text in dict.fromkeys(texts) if text not in known]
+            if missing:
+                known = known | versions_of(session, missing, space=self._space if self._space is not None else self._home.default_space)
+        self._remembered = _Remembered(heads=heads, versions=known)
+        return {text: known[text] for text in texts}
+
+    def _describe(self, row: "TaskVersion") -> Adapter:
+        return described(self._home, row, said_of(self._note(row.note_digest), row), self._layout(row.layout_digest))
+
+    def _read_note(self, digest: Digest | None) -> "Note | None":
+        return read_note(self._home.store, digest)
+
+    def _read_layout(self, digest: Digest) -> Layout:
+        return Layout.from_bytes(self._home.store.get(digest, limit=MAX_LAYOUT_BYTES))
+
+    def _reader(self) -> Reader:
+        return Reader(self._home.store)

@@ -1,0 +1,150 @@
+"""Live models take what a materializer makes: swapped into a PEFT model, merged into a plain one, or as a state dict."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from tests.exchange import zoo
+from tests.exchange.conftest import original
+
+__all__ = ["original"]
+Original = Callable[[str], Path]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[sr.Registry]:
+    with sr.Registry.open(tmp_path / "registry") as opened:
+        yield opened
+
+
+@pytest.fixture
+def trained(registry: sr.Registry, original: Original, tmp_path: Path) -> Callable[[str], sr.Registry]:
+    """Commit a case of the zoo as `one`, and the same with other values and twice the alpha as `two`."""
+
+    def commit(name: str) -> sr.Registry:
+        registry.create_space("zoo")
+        registry.commit(original(name), task="one", space="zoo", budget=0, allow_base_mismatch=True)
+        model = zoo.live(name)
+        zoo.scatter(model)
+        for key, parameter in model.named_parameters():
+            if "lora_" in key:
+                parameter.data.mul_(0.5).add_(0.01)
+        other = zoo.save(model, tmp_path / "two", dtype=zoo.CASES[name].dtype)
+        config = other / "adapter_config.json"
+        config.write_text(config.read_text().replace('"lora_alpha": 6', '"lora_alpha": 12'))
+        registry.commit(other, task="two", space="zoo", budget=0, allow_base_mismatch=True)
+        return registry
+
+    return commit
+
+
+@pytest.mark.parametrize("name", ["plain", "rank_pattern", "alpha_pattern", "rslora", "dora", "modules_to_save", "gpt2", "embedding", "convolution", "experts"])
+def test_a_swapped_model_answers_as_one_that_was_loaded(name: str, trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+    registry = trained(name)
+    paths = {task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")}
+    model = zoo.loaded(name, paths["one"])
+    parameters = dict(model.named_parameters())
+    before = zoo.logits(model)
+    with sr.Materializer(registry, "zoo") as one:
+        assert one.swap(model, "two") == "default"
+        assert (zoo.logits(model) - zoo.logits(zoo.loaded(name, paths["two"]))).abs().max() == zoo.EXACT
+        assert (zoo.logits(model) - before).abs().max() > 0
+        one.swap(model, "one", adapter_name="default")
+    assert (zoo.logits(model) - before).abs().max() == zoo.EXACT
+    assert all(parameter is parameters[key] for key, parameter in model.named_parameters())
+
+
+def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+    registry = trained("plain")
+    paths = {task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")}
+    model = zoo.loaded("plain", paths["one"])
+    wanted = zoo.logits(zoo.loaded("plain", paths["two"]))
+    with sr.Materializer(registry, "zoo") as one:
+        one.swap(model, "two")
+        one.swap(model, "one")
+        model.load_adapter(str(paths["one"]), adapter_name="other")
+        model.set_adapter("other")
+        model.delete_adapter("default")
+        model.load_adapter(str(paths["one"]), adapter_name="default")
+        model.set_adapter("default")
+        one.swap(model, "two")
+        assert (zoo.logits(model) - wanted).abs().max() == zoo.EXACT
+        model.set_adapter("other")
+        assert one.swap(model, "two") == "other"
+        assert (zoo.logits(model) - wanted).abs().max() == zoo.EXACT
+
+
+@pytest.mark.parametrize(("other", "match"), [("rank_pattern", "tensor"), ("regex", "has besides"), ("dora", "has no place")])
+def test_a_swap_that_does_not_fit_changes_nothing(registry: sr.Registry, original: Original, tmp_path: Path, other: str, match: str) -> None:
+    registry.create_space("zoo")
+    registry.commit(original(other), task="other", space="zoo", allow_base_mismatch=True)
+    registry.commit(original("plain"), task="plain", space="zoo", allow_base_mismatch=True)
+    model = zoo.loaded("plain", registry.export("plain", tmp_path / "out", space="zoo").path)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.InvalidInput, match=match):
+        one.swap(model, "other")
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+    registry = trained("plain")
+    model = zoo.loaded("plain", registry.export("one", tmp_path / "out", space="zoo").path)
+    with sr.Materializer(registry, "zoo") as one:
+        with pytest.raises(sr.NotFound, match="other"):
+            one.swap(model, "two", adapter_name="other")
+        with pytest.raises(sr.InvalidInput, match="PeftModel"):
+            one.swap(zoo.llama(), "two")
+        model.merge_adapter()
+        with pytest.raises(sr.Refused, match="merged"):
+            one.swap(model, "two")
+
+
+@pytest.mark.parametrize("name", ["plain", "rank_pattern", "rslora", "alpha_pattern", "bf16", "gpt2", "convolution", "bert"])
+def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_back(name: str, trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+    registry = trained(name)
+    model = zoo.CASES[name].base()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    wanted = zoo.logits(zoo.loaded(name, registry.export("one", tmp_path / "out", space="zoo").path))
+    with sr.Materializer(registry, "zoo") as one:
+        one.merge_into(model, "one")
+        assert (zoo.logits(model) - wanted).abs().max() <= zoo.PORTABLE
+        with pytest.raises(sr.Refused, match="already"):
+            one.merge_into(model, "two")
+        one.unmerge(model)
+        assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+        with pytest.raises(sr.InvalidInput, match="nothing was merged"):
+            one.unmerge(model)
+
+
+@pytest.mark.parametrize("name", ["dora", "modules_to_save", "experts", "alora", "attention", "grouped", "gpt2_embedding"])
+def test_what_is_more_than_dw_of_a_weight_is_not_merged(name: str, registry: sr.Registry, original: Original) -> None:
+    registry.create_space("zoo")
+    registry.commit(original(name), task="one", space="zoo", allow_base_mismatch=True)
+    model = zoo.CASES[name].base()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.Refused):
+        one.merge_into(model, "one")
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_model_without_the_modules_is_not_merged_into(trained: Callable[[str], sr.Registry]) -> None:
+    registry = trained("plain")
+    with sr.Materializer(registry, "zoo") as one:
+        with pytest.raises(sr.InvalidInput, match="no module"):
+            one.merge_into(zoo.bert(), "one")
+        with pytest.raises(sr.Refused, match="PEFT model"):
+            one.merge_into(zoo.live("plain"), "one")
+
+
+def test_a_state_dict_is_what_peft_loads(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+    registry = trained("plain")
+    paths = {task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")}
+    model, wanted = zoo.loaded("plain", paths["one"]), zoo.loaded("plain", paths["two"])
+    with sr.Materializer(registry, "zoo") as one:
+        state = one.state_dict("two")
+    result = zoo.peft.set_peft_model_state_dict(model, state)
+    assert not result.unexpected_keys
+    found = zoo.peft.get_peft_model_state_dict(model)
+    assert all(value.equal(found[key]) for key, value in zoo.peft.get_peft_model_state_dict(wanted).items())

@@ -1,0 +1,243 @@
+"""A pass over resident rows: exact, the bytes of the reference reader; fast, within the bound of docs/materializer.md. Over every kind of stored adapter."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from share_registry.errors import Integrity
+from share_registry.exchange.tensors import TORCH, item_of
+from share_registry.format import basis_object
+from share_registry.materialize.buffers import Buffers, Recycled
+from share_registry.materialize.device import Target
+from share_registry.materialize.exact import ExactPass, exact_recipe_of
+from share_registry.materialize.factors import Factors
+from share_registry.materialize.holding import Bank
+from share_registry.materialize.plan import Pass, Repeated
+from share_registry.materialize.reader import Reader
+from share_registry.materialize.recipe import recipe_of
+from share_registry.names import Digest, Side
+from share_registry.stored import StoredBasis
+from tests.materialize.stored import Maker, family
+
+UNIT = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+"""Unit roundoff of results narrower than float32."""
+SMALLEST = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 0.0, torch.float16: 2.0**-24}
+"""Spacing of subnormal numbers that results may fall among."""
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def made(maker: Maker, digests: Sequence[Digest], *, exact: bool, dtype: torch.dtype | None = None, scratch: int | None = None) -> dict[Digest, Factors]:
+    target = Target(torch.device("cpu"), dtype=dtype, exact=exact)
+    target.scratch_numbers = scratch or target.scratch_numbers
+    buffers = Buffers(target.device)
+    if exact:
+        held, left = Bank(lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=None).hold(digests)
+        one: ExactPass | Pass = ExactPass(held, target, buffers)
+    else:
+        fast, left = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
+        one = Pass(fast, target, buffers)
+    assert not left
+    one.fill()
+    return one.results()
+
+
+def magnitude(maker: Maker, digest: Digest, module: str, side: Side) -> tuple[NDArray[np.float64], int, int, int]:
+    """Return S, the sum of absolute values that a factor is the sum of, and how many block rows, terms and versions that is."""
+    stored = maker.stored[digest]
+    position = [shape.module for shape in maker.layouts[digest].modules()].index(module)
+    found = stored.modules[position]
+    if found is None:
+        return np.abs(Reader(maker.memory).rows(digest)[position][0 if side is Side.A else 1].double().numpy()), 0, 0, 1
+    of = found.side(side)
+    total, rows, terms, versions = np.abs(of.own).astype(np.float64), 0, len(of.terms), 1
+    for term in of.terms:
+        block = maker.block(stored.sources[term.source], module, side)
+        assert block is not None
+        total += 2.0**term.exponent * (np.abs(term.coefficients).astype(np.float64) @ np.abs(block))
+        rows += len(block)
+    total *= of.scales[:, None].astype(np.float64)
+    if of.previous and stored.previous is not None:
+        before = magnitude(maker, stored.previous, module, side)
+        total, rows, terms, versions = total + before[0], rows + before[1], terms + before[2], versions + before[3]
+    return total, rows, terms, versions
+
+
+def within_bound(maker: Maker, digest: Digest, found: Factors, dtype: torch.dtype | None) -> bool:
+    reader, layout = Reader(maker.memory), maker.layouts[digest]
+    wanted = reader.tensors(digest)
+    for factor in layout.factors:
+        for position, side in ((factor.a, Side.A), (factor.b, Side.B)):
+            spec = layout.tensors[position]
+            kind = dtype or TORCH[spec.dtype]
+            total, rows, terms, versions = magnitude(maker, digest, factor.module, side)
+            relative = 1.01 * (rows + terms + 3 * versions + 4) * 2.0**-24 + 2 * max(UNIT[kind], UNIT[TORCH[spec.dtype]])
+            limit = relative * (total if side is Side.A else total.T) + SMALLEST[kind] + SMALLEST[TORCH[spec.dtype]]
+            if not bool((np.abs(found[spec.key].double().numpy() - wanted[spec.key].double().numpy()) <= limit).all()):
+                return False
+    return True
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, data=st.data())
+def test_exact_results_are_the_bytes_of_the_reference_reader(seed: int, data: st.DataObject) -> None:
+    maker, digests = family(seed)
+    order = data.draw(st.permutations(digests))
+    scratch = data.draw(st.sampled_from([1, 300, 1 << 18]))
+    found, reader = made(maker, order, exact=True, scratch=scratch), Reader(maker.memory)
+    for digest in digests:
+        wanted = reader.tensors(digest)
+        assert list(found[digest]) == list(wanted)
+        for key, tensor in wanted.items():
+            same = found[digest][key]
+            assert (same.dtype, same.shape) == (tensor.dtype, tensor.shape)
+            assert item_of(key, same) == item_of(key, tensor)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, data=st.data())
+def test_fast_results_are_within_the_bound(seed: int, data: st.DataObject) -> None:
+    maker, digests = family(seed)
+    chosen = data.draw(st.permutations(digests))[: data.draw(st.integers(1, len(digests)))]
+    dtype = data.draw(st.sampled_from([None, torch.float32, torch.bfloat16]))
+    found = made(maker, chosen, exact=False, dtype=dtype, scratch=data.draw(st.sampled_from([1, 300, 1 << 18])))
+    for digest in chosen:
+        assert found[digest]["head"].equal(Reader(maker.memory).tensors(digest)["head"].to(dtype or torch.float32))
+        assert within_bound(maker, digest, found[digest], dtype)
+
+
+def test_the_bound_is_one_that_a_wrong_scale_breaks() -> None:
+    maker, digests = family(3)
+    found = made(maker, digests, exact=False)
+    assert within_bound(maker, digests[1], found[digests[1]], None)
+    for key in found[digests[1]]:
+        found[digests[1]][key].mul_(1.001)
+    assert not within_bound(maker, digests[1], found[digests[1]], None)
+
+
+def test_adapters_over_one_basis_are_one_product() -> None:
+    maker = Maker(1)
+    basis = maker.basis(uniform=True)
+    target = Target(torch.device("cpu"), dtype=torch.float32, exact=False)
+    digests = [maker.adapter(sources=[basis], own=0.0) for _ in range(6)]
+    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
+    alike = {(run.width, len(run.members), run.dense[0].place) for recipe in held.recipes.values() for run in recipe.runs if run.dense}
+    jobs = [job for job in Pass(held, target, Buffers(target.device))._jobs if job.runs[0][1].dense]
+    assert len(jobs) == len(alike)
+    assert sum(len(job.runs) for job in jobs) > len(jobs)
+
+
+def test_rows_of_zeros_take_no_memory() -> None:
+    maker = Maker(2)
+    basis = maker.basis(uniform=True)
+    target = Target(torch.device("cpu"), dtype=None, exact=False)
+    digest = maker.adapter(sources=[basis], own=0.0)
+    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([digest])
+    assert [key.digest for key in held.rows] == [basis]
+
+
+def test_rows_stay_narrow_integers() -> None:
+    maker = Maker(5)
+    digest = maker.adapter(own=1.0)
+    target = Target(torch.device("cpu"), dtype=None, exact=False)
+    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([digest])
+    (rows,) = held.rows.values()
+    assert {stack.dtype for stack in rows.stacks} <= {torch.int8, torch.int16, torch.int32}
+    assert not rows.as_floats
+
+
+def test_a_repeated_pass_writes_the_same_again() -> None:
+    maker, digests = family(9)
+    target = Target(torch.device("cpu"), dtype=None, exact=False)
+    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
+    one = Pass(held, target, Buffers(target.device))
+    one.fill()
+    results = one.results()
+    before = {key: tensor.clone() for key, tensor in results[digests[1]].items()}
+    for tensor in results[digests[1]].values():
+        tensor.zero_()
+    Repeated(one, target).run()
+    assert all(results[digests[1]][key].equal(tensor) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("what", ["fewer rows", "another width", "another module", "gone"])
+def test_a_block_that_does_not_fit_is_damage(what: str, exact: bool) -> None:
+    maker = Maker(4)
+    basis = maker.basis(uniform=True)
+    digest = next(one for one in (maker.adapter(sources=[basis]) for _ in range(9)) if maker.stored[one].sources)
+    modules = maker.bases[basis].modules
+    wrong = {
+        "fewer rows": {name: (a[:-1], b[:-1]) for name, (a, b) in modules.items()},
+        "another width": {name: (a[:, :-1], b[:, :-1]) for name, (a, b) in modules.items()},
+        "another module": {f"x{name}": pair for name, pair in modules.items()},
+    }
+    if what == "gone":
+        del maker.memory.objects[basis]
+    else:
+        maker.memory.objects[basis] = basis_object.encode(StoredBasis(modules=wrong[what]))
+    with pytest.raises(Integrity, match=basis):
+        made(maker, [digest], exact=exact)
+
+
+def test_a_product_that_may_not_be_exact_is_damage() -> None:
+    """Spec DEC-03."""
+    maker = Maker(6)
+    maker.bases = {}
+    large = {
+        f"m{number}": tuple(maker.ints(6, width, (1 << 23) - 1) for width in widths)
+        for number, widths in enumerate(((24, 16), (24, 16), (40, 24), (24, 24), (40, 24)))
+    }
+    basis = maker.memory.put(basis_object.encode(StoredBasis(modules=large)))  # type: ignore[arg-type]
+    maker.bases[basis] = StoredBasis(modules=large)  # type: ignore[arg-type]
+    maker.ints = lambda rows, width, largest=None: np.full((rows, width), (1 << 23) - 1, np.int32)  # type: ignore[method-assign]
+    digest = maker.adapter(sources=[basis])
+    with pytest.raises(Integrity, match="more than the 45"):
+        made(maker, [digest], exact=True)
+
+
+def test_a_limit_splits_a_pass_and_changes_nothing() -> None:
+    maker, digests = family(12)
+    whole = made(maker, digests, exact=True)
+    target = Target(torch.device("cpu"), dtype=None, exact=True)
+    unlimited = Bank(lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=None)
+    unlimited.hold(digests)
+    bank = Bank(lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=int(0.9 * unlimited.used_bytes))
+    left: Sequence[Digest] = digests
+    portions = 0
+    while left:
+        held, left = bank.hold(left)
+        assert bank.used_bytes <= 0.9 * unlimited.used_bytes
+        one = ExactPass(held, target, Buffers(target.device))
+        one.fill()
+        portions += 1
+        for digest, factors in one.results().items():
+            assert all(factors[key].equal(whole[digest][key]) for key in factors)
+    assert portions > 1
+    assert bank.evictions
+
+
+def test_memory_is_lent_again_when_the_last_tensor_over_it_is_gone() -> None:
+    pool = Recycled()
+    first = pool.take(1 << 20, torch.float32)
+    place, view = first.data_ptr(), first.view(1024, 1024)[3:, 5:].T
+    del first
+    other = pool.take(1 << 20, torch.float32)
+    assert other.data_ptr() != place
+    del view
+    again = pool.take(1 << 20, torch.bfloat16)
+    assert again.dtype == torch.bfloat16
+    assert again.data_ptr() == place
+
+
+def test_memory_in_use_is_never_lent_twice() -> None:
+    pool = Recycled()
+    pieces = [pool.take(1 << 19, torch.float32).fill_(number) for number in range(4)]
+    del pieces[1]
+    pieces.append(pool.take(1 << 19, torch.float32).fill_(9))
+    assert [int(piece[0]) for piece in pieces] == [0, 2, 3, 9]
+    assert all(bool((piece == piece[0]).all()) for piece in pieces)
