@@ -78,25 +78,23 @@ class Model:
         return dict(sorted(found.items()))
 
     def ancestors(self, task: ModelTask, version: int) -> list[Place]:
-        """A version and what it came from, depth first, each once."""
+        """A version and what it came from, depth first, each once, and parents of a merge also below it."""
         found: list[Place] = []
-        self._visit((task.origin, version), found, set())
+        self._visit((task.origin, version), found)
         return found
 
-    def _visit(self, place: Place, found: list[Place], later: set[Place]) -> None:
-        """Visit a place and what it came from; `later` are parents of merges that are still to be shown below them."""
-        if place in found or place in later:
+    def _visit(self, place: Place, found: list[Place], *, merged: bool = False) -> None:
+        """Visit a place and what it came from; what was visited before is named again below a merge."""
+        if place in found:
+            found += [place] if merged else []
             return
         found.append(place)
         origin, version = place
         task = next(known for known in self.tasks if known.origin == origin)
         before = task.restored.get(version, version - 1)
-        merged = task.merged.get(version, [])
-        later |= set(merged) - set(found)
         for edge in [(origin, before)] if before else []:
-            self._visit(edge, found, later)
+            self._visit(edge, found)
         for edge in task.parents.get(version, []):
-            self._visit(edge, found, later)
-        for edge in merged:
-            later.discard(edge)
-            self._visit(edge, found, later)
+            self._visit(edge, found)
+        for edge in task.merged.get(version, []):
+            self._visit(edge, found, merged=True)
