@@ -37,6 +37,8 @@ def refit(registry: "Registry", /, **options: Any) -> "Commit":
     made = registry.refit(**options)
     if options["dry_run"] and session().json:
         say("dry run: nothing was written", session())
+    elif not options["dry_run"] and not made.created:
+        say(f"the basis is there already, as c{made.number}", session())
     return made
 
 
