@@ -3,7 +3,7 @@
 Every function takes a session and runs a bounded number of indexed statements. Task names may be older names: they lead to the task.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,11 +127,16 @@ def last_absorbed(session: Session, space: str, count: int) -> "list[TaskVersion
     return [_task_version(row) for row in reversed(rows)]
 
 
-def closest_version(session: Session, row: "TaskVersion") -> "TaskVersion":
-    """Return the version of the same adapter as handed in that is nearest to it: the first of those with the smallest error."""
-    of_source = (VersionRow.space == row.space, VersionRow.task == task_of(row.space, row.task), VersionRow.source_digest == row.source_digest)
-    number = session.scalar(select(VersionRow.version).where(*of_source).order_by(VersionRow.error, VersionRow.version).limit(1))
-    return row if number is None else version_row(session, row.space, row.task, number) or row
+def closest_versions(session: Session, space: str, rows: "Sequence[TaskVersion]") -> "list[TaskVersion]":
+    """Return for each of a space's newest versions the one of the same adapter as handed in that is nearest to it: mostly itself."""
+    nearer, named = VersionRow.table.alias(), (TaskNameRow.space == space, TaskNameRow.until.is_(None))
+    same = (nearer.c.space == VersionRow.space) & (nearer.c.task == VersionRow.task) & (nearer.c.source_digest == VersionRow.source_digest)
+    joined = TaskNameRow.table.join(VersionRow.table, (VersionRow.space == TaskNameRow.space) & (VersionRow.task == TaskNameRow.task))
+    joined = joined.join(nearer, same & (nearer.c.error < VersionRow.error))
+    query = select(TaskNameRow.name, nearer.c.version).select_from(joined).where(*named, VersionRow.version == _latest())
+    ordered = session.execute(query.order_by(nearer.c.error.desc(), nearer.c.version.desc()))  # of a task the last counts: the nearest
+    found = {str(name): int(version) for name, version in ordered}
+    return [row if row.task not in found else version_row(session, space, row.task, found[row.task]) or row for row in rows]
 
 
 def version_rows(session: Session, space: str, wanted: "Collection[tuple[int, int | None]]") -> "dict[tuple[int, int | None], TaskVersion]":

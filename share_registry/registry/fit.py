@@ -19,7 +19,7 @@ from share_registry.exchange.pairs import pairs_of, rows_of
 from share_registry.exchange.scales import module_scales
 from share_registry.materialize.expansion import Expansions, Factor
 from share_registry.names import Digest, Side
-from share_registry.registry.replay import read_note
+from share_registry.registry.carried import Carried, CarriedSide
 from share_registry.stored import StoredBasis
 
 if TYPE_CHECKING:
@@ -70,12 +70,14 @@ class Member:
     """One task in a fit.
 
     Attributes:
+        key: What its part in a fit follows from; equal for equal parts, empty for an adapter in hand.
         scales: The LoRA scale of every module it has.
         norm: Frobenius norm of its scaled dW.
         factor: One side of a module as coefficients over the rows of objects.
         rows: The rows (k, m) of one of these objects for a module and side.
     """
 
+    key: str
     scales: Mapping[str, float]
     norm: float
     factor: Callable[[str, Side], Factor] = field(repr=False)
@@ -86,7 +88,6 @@ def stored_members(home: "Home", versions: "Sequence[TaskVersion]") -> list[Memb
     """Return stored versions as members; their rows and coefficients are read when they are asked for."""
     reader = home.reader()
     expansions = Expansions(reader)
-    note_of = lru_cache(maxsize=_KEPT)(lambda digest: read_note(home.store, digest))
 
     @lru_cache(maxsize=_KEPT)
     def scales_of(config: Digest | None, layout: Digest) -> dict[str, float]:
@@ -96,10 +97,9 @@ def stored_members(home: "Home", versions: "Sequence[TaskVersion]") -> list[Memb
         return {shape.module: scale for shape, scale in zip(shapes, found, strict=True)}
 
     def member(row: "TaskVersion") -> Member:
-        note = note_of(row.note_digest)
-        config = note.of(row.note_task).config if note is not None else None
         return Member(
-            scales=scales_of(config, row.layout_digest),
+            key=f"{row.adapter_digest} {row.config_digest} {row.norm!r}",
+            scales=scales_of(row.config_digest, row.layout_digest),
             norm=row.norm,
             factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
             rows=expansions.rows,
@@ -127,38 +127,77 @@ def member_in_hand(name: str, adapter: "Adapter") -> Member:
         return {Digest(name): torch.eye(rank, dtype=torch.float64)}
 
     energy = norm(pairs_of(adapter.layout, adapter.tensors, scales))
-    return Member(scales=dict(zip(shapes, scales, strict=True)), norm=energy, factor=factor_of, rows=rows)
+    return Member(key="", scales=dict(zip(shapes, scales, strict=True)), norm=energy, factor=factor_of, rows=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """A basis, and the share of the tasks' energy that its directions capture, per module and side."""
+    """A basis, and what was seen on the way.
+
+    Attributes:
+        basis: The rows.
+        captured: Share of the tasks' energy that the directions of a module capture, per side.
+        carried: Moments from which the next fit of these tasks and more may go on; None where a task is in hand.
+    """
 
     basis: StoredBasis
     captured: Mapping[str, tuple[float, float]]
+    carried: Carried | None
 
 
-def fit(members: Sequence[Member], rule: Rule) -> Fit:
-    """Return the basis of tasks: for every module and side as many directions as the rule says, none where none pays."""
+def fit(members: Sequence[Member], rule: Rule, carried: Carried | None = None) -> Fit:
+    """Return the basis of tasks: for every module and side as many directions as the rule says, none where none pays.
+
+    Args:
+        members: The tasks.
+        rule: How many directions.
+        carried: Moments of some of the tasks: these are not read again, but for those on which it is judged how many directions pay.
+    """
     names = sorted({module for member in members for module in member.scales})
-    made = {module: _module([member for member in members if module in member.scales], module, rule) for module in names}
-    kept = {module: found for module, found in made.items() if any(len(rows) for rows, _ in found)}
+    seen = carried.seen if carried is not None else frozenset()
+    made = {}
+    for module in names:
+        mine = [member for member in members if module in member.scales]
+        made[module] = _module(mine, module, rule, carried.modules.get(module) if carried is not None else None, seen)
+    kept = {module: found for module, found in made.items() if any(len(rows) for rows, _ in found.rows)}
+    keys = frozenset(member.key for member in members)
     return Fit(
-        basis=StoredBasis(modules={module: (a[0], b[0]) for module, (a, b) in kept.items()}),
-        captured={module: (a[1], b[1]) for module, (a, b) in kept.items()},
+        basis=StoredBasis(modules={module: (found.rows[0][0], found.rows[1][0]) for module, found in kept.items()}),
+        captured={module: (found.rows[0][1], found.rows[1][1]) for module, found in kept.items()},
+        carried=None
+        if "" in keys
+        else Carried(weighting=rule.weighting, seen=keys, modules={module: found.sides for module, found in made.items() if found.sides is not None}),
     )
 
 
-def _module(members: Sequence[Member], module: str, rule: Rule) -> "tuple[_Rows, _Rows]":
-    """Return the rows of one module, and what they capture."""
-    tasks, frames = _tasks(members, module, rule.weighting)
-    spectra = _spectra(tasks, frames)
-    limits = _limits(tasks, spectra, frames, rule)
-    sides = [
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fitted:
+    """One module: its rows and what they capture, per side, and what the next fit may go on from."""
+
+    rows: tuple[_Rows, _Rows]
+    sides: tuple[CarriedSide, CarriedSide] | None
+
+
+def _module(members: Sequence[Member], module: str, rule: Rule, before: tuple[CarriedSide, CarriedSide] | None, seen: frozenset[str]) -> _Fitted:
+    fresh = members if before is None else [member for member in members if member.key not in seen]
+    judged = [] if rule.energy is not None or rule.max_rank is not None else _spread(members)
+    looked_at = list({id(member): member for member in (*fresh, *judged)}.values())
+    reading = members[0].rows
+    gathered = [_gathered(looked_at, reading, module, side, before[place] if before else None) for place, side in enumerate((Side.A, Side.B))]
+    whole = any(found.blocks is None for found in gathered)  # more rows than columns: seen from the axes, in which moments are too large to be carried
+    if whole and before is not None:
+        return _module(members, module, rule, None, seen)
+    tasks = dict(zip(map(id, looked_at), _tasks(looked_at, gathered, module, rule.weighting), strict=True))
+    moments = Moments(*(found.moments for found in gathered))
+    moments.add_all([tasks[id(member)] for member in fresh])
+    frames, spectra = (gathered[0].frame, gathered[1].frame), (spectrum(moments.a), spectrum(moments.b))
+    limits = _limits([tasks[id(member)] for member in judged], len(members), spectra, frames, rule)
+    rows = [
         (rounded(found.directions(U[:, :k]), energies[:k], precision=rule.precision).numpy(), float(energies[:k].sum() / energies.sum().clamp_min(1e-300)))
         for found, (energies, U), k in zip(frames, spectra, limits, strict=True)
     ]
-    return sides[0], sides[1]
+    sides = None if whole else (gathered[0].carried(moments.a), gathered[1].carried(moments.b))
+    return _Fitted(rows=(rows[0], rows[1]), sides=sides)
 
 
 def _spectra(tasks: Sequence[Task], frames: tuple[Frame, Frame]) -> tuple[Spectrum, Spectrum]:
@@ -167,34 +206,84 @@ def _spectra(tasks: Sequence[Task], frames: tuple[Frame, Frame]) -> tuple[Spectr
     return spectrum(moments.a), spectrum(moments.b)
 
 
-def _tasks(members: Sequence[Member], module: str, weighting: str) -> tuple[list[Task], tuple[Frame, Frame]]:
-    """Return the tasks of one module in coordinates, and the frames they are coordinates in."""
-    coordinates, frames = zip(*(_coordinates(members, module, side) for side in (Side.A, Side.B)), strict=True)
+def _tasks(members: Sequence[Member], gathered: "Sequence[_Gathered]", module: str, weighting: str) -> list[Task]:
+    """Return tasks of one module in coordinates."""
     weights = [(1.0 / member.norm**2 if weighting == UNIT and member.norm > 0 else 1.0) * member.scales[module] ** 2 for member in members]
-    return [Task(A=A, B=B, weight=weight) for A, B, weight in zip(*coordinates, weights, strict=True)], (frames[0], frames[1])
+    return [Task(A=A, B=B, weight=weight) for A, B, weight in zip(gathered[0].coordinates, gathered[1].coordinates, weights, strict=True)]
 
 
-def _coordinates(members: Sequence[Member], module: str, side: Side) -> tuple[list[Tensor], Frame]:
-    """Return one side of every task in orthonormal coordinates of the rows in use."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gathered:
+    """One side of one module.
+
+    Attributes:
+        coordinates: Of the tasks looked at, in `frame`.
+        frame: Orthonormal coordinates of the rows in use.
+        moments: Of the tasks that are carried, in `frame`.
+        blocks: Rows in use of each object; None where there are more than columns.
+    """
+
+    coordinates: list[Tensor]
+    frame: Frame
+    moments: Tensor
+    blocks: Mapping[Digest, int] | None
+
+    def carried(self, moments: Tensor) -> CarriedSide:
+        """Return what the next fit may go on from."""
+        assert self.blocks is not None
+        return CarriedSide(blocks=tuple(self.blocks), rows=tuple(self.blocks.values()), back=self.frame.back, moments=moments)
+
+
+def _gathered(members: Sequence[Member], reading: Callable[[Digest, str, Side], Tensor], module: str, side: Side, before: CarriedSide | None) -> _Gathered:
+    """Return one side of tasks in orthonormal coordinates of the rows in use, those that are carried first."""
     factors = [member.factor(module, side) for member in members]
-    blocks = {key: member.rows(key, module, side) for member, factor in zip(members, factors, strict=True) for key in factor}
+    blocks = {key: reading(key, module, side) for key in before.blocks} if before is not None else {}
+    for member, factor in zip(members, factors, strict=True):
+        blocks |= {key: member.rows(key, module, side) for key in factor if key not in blocks}
     rows = torch.cat(list(blocks.values()))
     starts = dict(zip(blocks, torch.tensor([0, *map(len, blocks.values())]).cumsum(0).tolist(), strict=False))
     if len(rows) > rows.shape[1]:
-        return [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros(())) for factor in factors], axes(rows.shape[1])
+        made = [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros(())) for factor in factors]
+        return _Gathered(coordinates=made, frame=axes(rows.shape[1]), moments=_nothing(rows.shape[1]), blocks=None)
+    found, moments = _framed(rows, before)
+    made = [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros(())) for factor in factors]
+    return _Gathered(coordinates=made, frame=found, moments=moments, blocks={key: len(block) for key, block in blocks.items()})
+
+
+def _framed(rows: Tensor, before: CarriedSide | None) -> tuple[Frame, Tensor]:
+    """Return coordinates of rows, and carried moments of their first ones in these; where no row is new the coordinates are those they were carried in."""
+    if before is None:
+        found = frame(rows)
+        return found, _nothing(found.root.shape[1])
+    count = before.back.shape[1]
+    directions = before.back @ rows[:count]
+    if count == len(rows):
+        return Frame(root=rows @ directions.mT, back=before.back, rows=rows), before.moments.clone()
     found = frame(rows)
-    return [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros(())) for factor in factors], found
+    turn = directions @ (found.back @ rows).mT
+    return found, turn.mT @ before.moments @ turn
 
 
-def _limits(tasks: Sequence[Task], spectra: tuple[Spectrum, Spectrum], frames: tuple[Frame, Frame], rule: Rule) -> tuple[int, int]:
-    """Return how many directions each side keeps."""
+def _nothing(q: int) -> Tensor:
+    return torch.zeros((q, q), dtype=torch.float64)
+
+
+def _spread(members: Sequence[Member]) -> list[Member]:
+    """Return at most `_JUDGED` of the tasks, spread evenly."""
+    if len(members) <= _JUDGED:
+        return list(members)
+    return [members[number * len(members) // _JUDGED] for number in range(_JUDGED)]
+
+
+def _limits(tasks: Sequence[Task], count: int, spectra: tuple[Spectrum, Spectrum], frames: tuple[Frame, Frame], rule: Rule) -> tuple[int, int]:
+    """Return how many directions each side keeps, judged on some of `count` tasks where bytes decide."""
     some = [_alive(found) for found in spectra]
     if rule.energy is not None:
         limits = [captured(energies, rule.energy) for energies, _ in spectra]
     elif rule.max_rank is not None:
         limits = some
     else:
-        limits = _paying(tasks, spectra, frames, rule)
+        limits = _paying(tasks, count, spectra, frames, rule)
     cap = rule.max_rank if rule.max_rank is not None else max(some)
     return min(limits[0], some[0], cap), min(limits[1], some[1], cap)
 
@@ -205,11 +294,10 @@ def _alive(found: Spectrum) -> int:
     return int((energies > _NOTHING * energies.amax()).sum()) if len(energies) and float(energies.amax()) > 0 else 0
 
 
-def _paying(tasks: Sequence[Task], spectra: tuple[Spectrum, Spectrum], frames: tuple[Frame, Frame], rule: Rule) -> list[int]:
+def _paying(tasks: Sequence[Task], count: int, spectra: tuple[Spectrum, Spectrum], frames: tuple[Frame, Frame], rule: Rule) -> list[int]:
     """Return how many directions save more bytes than they cost: on the tasks themselves, or, for tasks to come, on each part with the directions of the others."""
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
-    times = (rule.tasks or len(tasks)) / min(len(tasks), _JUDGED)
-    tasks = tasks if len(tasks) <= _JUDGED else [tasks[number * len(tasks) // _JUDGED] for number in range(_JUDGED)]
+    times = (rule.tasks or count) / len(tasks)
     if rule.tasks:
         folds: list[tuple[Sequence[Task], Sequence[Task]]] = [
             ([task for place, task in enumerate(tasks) if place % _FOLDS != fold], tasks[fold::_FOLDS]) for fold in range(min(_FOLDS, len(tasks)))

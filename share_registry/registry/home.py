@@ -40,6 +40,7 @@ class Home:
         location: Directory or catalog URL as given, without credentials.
         default_space: Space used where a call names none.
         writable: Whether verbs that commit are allowed.
+        beside: Directory of the store, where there is one: files that follow from the store may be kept there.
     """
 
     outside: Outside
@@ -48,6 +49,7 @@ class Home:
     location: str
     default_space: SpaceName | None
     writable: bool
+    beside: Path | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
     closed: bool = False
@@ -119,6 +121,7 @@ def open_home(location: str | os.PathLike[str] | None, *, store: str | os.PathLi
         location=str(root) if url is None else catalog.safe_url,
         default_space=space_name(default) if default else None,
         writable=mode != "r",
+        beside=root,
     )
 
 

@@ -22,6 +22,7 @@ from share_registry.format.records import Absorbed, Note, Refit, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.absorbing import Assembled, Fitted, Sealed, coded, projected, sealed
 from share_registry.registry.candidates import Base
+from share_registry.registry.carried import load, save
 from share_registry.registry.checkout import original, rebuilt
 from share_registry.registry.fit import ENERGY, UNIT, Fit, Rule, fit, stored_members
 from share_registry.registry.history import commit_at
@@ -129,12 +130,16 @@ def refit(home: "Home", space: str | None, wanted: Wanted, *, message: str, auth
     with home.reading() as session:
         where = space_of(session, space if space is not None else home.default_space)
         rows = live_versions(session, where)
-        nearest = [queries.closest_version(session, row) for row in rows]
+        nearest = queries.closest_versions(session, where, rows)
         policy = policy_of(session, where)
         known = queries.current_basis(session, where)
     if not rows:
         raise NotFound(f"space {where!r} has no live task to fit a basis to.", hint="Commit adapters first.")
-    fitted = sealed_basis(fit(stored_members(home, nearest), _rule(wanted, policy, len(rows))), where)
+    members = stored_members(home, nearest)
+    made = fit(members, _rule(wanted, policy, len(rows)), load(home, where, wanted.weighting, [member.key for member in members]))
+    fitted = sealed_basis(made, where)
+    if made.carried is not None:
+        save(home, where, made.carried)
     moved = re_expressed(home, rows, fitted, wanted, policy, nearest=nearest) if wanted.moves else []
     if wanted.budget is not None and len(moved) < len(rows):
         _LOG.warning("%d of %d tasks are re-expressed; the others would exceed %g, or are there already", len(moved), len(rows), wanted.budget)

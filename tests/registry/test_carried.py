@@ -1,0 +1,150 @@
+"""A refit goes on from what the one before has seen: the same basis, from fewer objects."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import share_registry as sr
+from share_registry.names import Digest
+from share_registry.registry import carried
+from share_registry.registry.fit import Fit, Rule, fit, stored_members
+from share_registry.registry.refit import live_versions
+from share_registry.store.local import LocalStore
+from tests.registry.planted import write_planted
+
+SPACE = "tiny"
+PRECISION = 0.25 * 0.025
+"""What rounding a basis may take of the default budget."""
+SAME = 1e-10
+"""Relative: carried moments are summed in another order and turned once."""
+
+
+@pytest.fixture(autouse=True)
+def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried, "FEWEST", 1)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, Path]:
+    return write_planted(tmp_path / "adapters", 12)
+
+
+@pytest.fixture
+def filled(registry: sr.Registry, made: dict[str, Path]) -> sr.Registry:
+    """Eight tasks and a refit, then four more."""
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    for task in sorted(made)[:8]:
+        registry.commit(made[task], task=task)
+    registry.refit(max_rank=6)
+    for task in sorted(made)[8:]:
+        registry.commit(made[task], task=task)
+    return registry
+
+
+def kept(registry: sr.Registry) -> list[Path]:
+    return sorted(Path(registry.location).glob("catalog.sqlite-moments-*"))
+
+
+def fitted(registry: sr.Registry, **rule: object) -> Fit:
+    """Fit to all tasks from scratch."""
+    with registry.home.reading() as session:
+        rows = live_versions(session, registry.spaces()[0].name)
+    return fit(stored_members(registry.home, rows), Rule(precision=PRECISION, **rule))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
+    """The objects that are read from stores, in order."""
+    found: list[Digest] = []
+    get = LocalStore.get
+
+    def counted(self: LocalStore, digest: Digest, **limit: int) -> bytes:
+        found.append(digest)
+        return get(self, digest, **limit)
+
+    monkeypatch.setattr(LocalStore, "get", counted)
+    return found
+
+
+@pytest.mark.parametrize("rule", [{"max_rank": 6}, {"energy": 0.9}, {}])
+def test_a_basis_from_carried_moments_captures_what_one_from_scratch_does(filled: sr.Registry, rule: dict[str, float]) -> None:
+    found = filled.refit(**rule).basis  # type: ignore[arg-type]
+    scratch = fitted(filled, **rule, **({} if rule else {"tasks": 12, "budget": 0.025}))
+    assert found is not None
+    for module in found.modules:
+        assert (module.k_a, module.k_b) == tuple(len(rows) for rows in scratch.basis.modules[module.module])
+        assert (module.captured_a, module.captured_b) == pytest.approx(scratch.captured[module.module], rel=SAME)
+
+
+def test_directions_are_those_of_a_fit_from_scratch(filled: sr.Registry) -> None:
+    filled.refit(max_rank=6)
+    scratch = fitted(filled, max_rank=6)
+    for name, module in filled.basis().modules.items():
+        for side, rows in enumerate((module.a, module.b)):
+            other = torch.linalg.qr(torch.from_numpy(scratch.basis.modules[name][side]).double().mT)[0]
+            assert float(torch.linalg.svdvals(rows @ other).amin()) > 1 - 1e-6  # the basis is rounded where it is stored
+
+
+def test_tasks_that_were_seen_are_not_read_again(registry: sr.Registry, tmp_path: Path, read: list[Digest]) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=8))
+    made = write_planted(tmp_path / "many", 7)
+    registry.commit_many(dict(list(made.items())[:6]))  # coefficients over one basis: the rows in use do not grow with the tasks
+    registry.set_policy(SPACE, sr.Policy(refit=False))
+    registry.refit(max_rank=6)
+    registry.commit(made["t06"], task="t06")
+    rows = {task.name: task for task in registry.tasks()}
+    with sr.Registry.open(registry.location) as other:
+        with other.home.reading() as session:
+            adapters = {str(row.task): row.adapter_digest for row in live_versions(session, other.spaces()[0].name)}
+        read.clear()
+        other.refit(max_rank=6)
+    assert len(rows) == 7
+    assert adapters["t06"] in read
+    assert not {adapters[f"t0{number}"] for number in range(6)} & set(read)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
+def test_moments_that_are_damaged_or_gone_cost_time_alone(filled: sr.Registry, damage: str, tmp_path: Path) -> None:
+    shutil.copytree(filled.location, tmp_path / "whole")
+    (path,) = kept(filled)
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-9], "flipped": content[:99] + bytes([content[99] ^ 1]) + content[100:]}.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    with sr.Registry.open(tmp_path / "whole") as whole:
+        expected = whole.refit(max_rank=6).basis
+    found = filled.refit(max_rank=6).basis
+    assert found is not None
+    assert expected is not None
+    for one, other in zip(found.modules, expected.modules, strict=True):
+        assert (one.captured_a, one.captured_b) == pytest.approx((other.captured_a, other.captured_b), rel=SAME)
+    assert filled.verify("deep").ok
+
+
+def test_a_task_that_moved_on_is_not_counted_twice(filled: sr.Registry, tmp_path: Path) -> None:
+    filled.refit(max_rank=6)
+    filled.commit(write_planted(tmp_path / "other", 1, seed=5)["t00"], task="t00")
+    filled.drop("t01")
+    found = filled.refit(max_rank=6).basis
+    scratch = fitted(filled, max_rank=6)
+    assert found is not None
+    for module in found.modules:
+        assert (module.captured_a, module.captured_b) == pytest.approx(scratch.captured[module.module], rel=SAME)
+
+
+def test_a_reader_leaves_nothing_behind_and_a_rehearsal_may_go_on(filled: sr.Registry) -> None:
+    before = [path.read_bytes() for path in kept(filled)]
+    with sr.Registry.open(filled.location, mode="r") as reader:
+        assert reader.refit(max_rank=6, dry_run=True).basis is not None
+    assert [path.read_bytes() for path in kept(filled)] == before
+
+
+def test_moments_of_a_few_tasks_are_not_kept(registry: sr.Registry, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carried, "FEWEST", 9)
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    for task in sorted(made)[:8]:
+        registry.commit(made[task], task=task)
+    registry.refit(max_rank=6)
+    assert kept(registry) == []
