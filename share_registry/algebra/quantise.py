@@ -147,9 +147,9 @@ def without_own(rows: Rows, coded: CodedRows, drop: Tensor) -> CodedRows:
     return replace(coded, own=own, decoded=_decode(rows, coded.scales, own, coded.predicted))
 
 
-def stack(block: Block, width: int) -> Tensor:
-    """Return the rows of a block for n modules as float64 (n, k, m), short ones padded with zero rows."""
-    k = max((len(rows) for rows in block if rows is not None), default=0)
+def stack(block: Block, width: int, *, least: int = 0) -> Tensor:
+    """Return the rows of a block for n modules as float64 (n, k, m), k at `least` so many, short ones padded with zero rows."""
+    k = max([least, *(len(rows) for rows in block if rows is not None)])
     stacked = torch.zeros((len(block), k, width), dtype=torch.float64)
     for index, rows in enumerate(block):
         if rows is not None:
@@ -169,7 +169,7 @@ def _predict(prediction: Prediction | None, unit: Tensor, width: int) -> tuple[T
 def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
     total: Tensor | None = None
     for t, (start, stop) in enumerate(prediction.spans):
-        rows = stack(prediction.blocks[t], width)
+        rows = stack(prediction.blocks[t], width, least=stop - start)  # the longest may be of a module that is not among these
         product = (C[..., start:stop] @ rows) * power_of_two(prediction.exponents[:, t, None, None])
         total = product if total is None else total + product
     assert total is not None

@@ -32,7 +32,8 @@ class Adapter:
         ref: `space/task@vN` where it was checked out of a registry.
         error: Pooled relative error of scaled dW against what was committed, where it was checked out.
         basis: Basis object that it was trained in, where it was trained in one.
-        parent: `space/task@vN` that its training started from, where it is known.
+        parent: `space/task@vN` that it was made from, where it is known.
+        tensors_digest: sha256 of the tensor file that export writes, where it was checked out and handed in again.
     """
 
     tensors: Mapping[str, "torch.Tensor"] = field(repr=False)
@@ -49,6 +50,7 @@ class Adapter:
     error: float | None = None
     basis: Digest | None = None
     parent: str | None = None
+    tensors_digest: Digest | None = None
 
     @property
     def passengers(self) -> dict[str, "torch.Tensor"]:

@@ -18,6 +18,7 @@ DEFAULT_ALPHA: Final = 8
 
 _MAX_PATTERNS: Final = 65_536
 _MAX_PATTERN_LENGTH: Final = 512
+_HINT_SHARE: Final = "Load it (PeftModel.from_pretrained) and commit the model: then just its coefficients are stored."
 _SAFE_INITS: Final = {"gaussian", "eva", "orthogonal", "mica"}
 _BASE_CHANGING_INITS: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # fmt: off
@@ -94,7 +95,10 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
     if not isinstance(peft_type, str):
         raise InvalidInput(f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.", hint="Hand in a directory that PEFT's save_pretrained wrote.")
     if peft_type != "LORA":
-        raise Refused(f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.", hint="Convert it to LoRA with PEFT (save_as_lora), then commit that.")
+        raise Refused(
+            f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
+            hint=_HINT_SHARE if peft_type == "SHARE" else "Convert it to LoRA with PEFT (save_as_lora), then commit that.",
+        )
     for field, reason in _REFUSED_FIELDS.items():
         if config.get(field):
             raise Refused(f"{CONFIG_FILE}: {field} is set, expected none: {reason}.", hint=_CONVERT)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog.versions import module_shapes_of
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInput, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
@@ -58,7 +58,12 @@ def handed(sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | Non
     places: dict[TaskName, Any] = {}
     derived = set()
     for wanted, source in sources:
-        task, adapter, named = load(source, task=wanted, adapter_name=adapter_name, outside=outside)
+        try:
+            task, adapter, named = load(source, task=wanted, adapter_name=adapter_name, outside=outside)
+        except ShareRegistryError as error:
+            if len(sources) > 1:
+                error.message = f"{wanted or source}: {error.message}"
+            raise
         again = len(sources) > FEW and kept_bytes + adapter.raw_bytes > KEPT_BYTES and is_directory(source)
         kept_bytes += 0 if again else adapter.raw_bytes
         heads[task] = _head(adapter) if again else adapter

@@ -16,6 +16,7 @@ from share_registry.exchange.config import parse_config
 from share_registry.exchange.export import PROFILES, export_digest, files_of, tensor_file
 from share_registry.exchange.place import place
 from share_registry.exchange.read import Files, read_files
+from share_registry.exchange.tensors import TORCH
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Note, Source, TaskNote
@@ -207,4 +208,16 @@ def _moved(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapter:
     def move(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(device=device, dtype=dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
 
-    return replace(adapter, tensors={key: move(tensor) for key, tensor in adapter.tensors.items()})
+    moved = replace(adapter, tensors={key: move(tensor) for key, tensor in adapter.tensors.items()})
+    return without_error(moved) if narrows(adapter.layout, dtype) else moved
+
+
+def narrows(layout: Layout, dtype: torch.dtype | None) -> bool:
+    """Tell whether a floating dtype cannot hold every value of a layout's floating tensors."""
+    kinds = {TORCH[spec.dtype] for spec in layout.tensors}
+    return dtype is not None and any(kind.is_floating_point and torch.promote_types(kind, dtype) != dtype for kind in kinds)
+
+
+def without_error(adapter: Adapter) -> Adapter:
+    """Return an adapter in narrower numbers than were measured: no error is known of these."""
+    return replace(adapter, error=None, remarks=(*adapter.remarks, "the numbers are narrower than those that the recorded error was measured on."))

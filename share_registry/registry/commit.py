@@ -112,7 +112,7 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     prepared, fitted = prepared_adapters(home, target.name, job.handed, policy, parents, dry_run=options.dry_run)
     note = note_for(home, prepared, options, remarks)
     if options.dry_run:
-        return rehearsed(home, target.name, prepared, options, note)
+        return rehearsed(home, target.name, prepared, options, note, fitted=fitted)
     if target.new:
         create_space(home, target.name, base_model=target.labels[0], base_revision=target.base_revision, exist_ok=True)
     if fitted is not None:
@@ -170,15 +170,19 @@ def _latest(session: "Session", space: SpaceName, job: _Job) -> Latest:
 
 
 def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job, latest: Latest) -> CommitNumber | None:
-    """Return the commit that already says this: the one of the same key, or the latest of a task handed in unchanged. Raises Conflict."""
+    """Return the commit that already says this: the one of the same key, or the latest of the tasks handed in unchanged. Raises Conflict."""
     known, options = commit_of_key(session, space, job.key, job.adapters), job.options
-    if known is not None or options.allow_duplicate or len(job.adapters) != 1:
+    if known is not None or options.allow_duplicate:
         return known
-    task, adapter = next(iter(job.adapters.items()))
-    same = same_version(latest[task], home.store, task, adapter, budget=options.budget, keep_original=options.keep_original)
-    if same is None:
-        return None
-    check_expected(task, same.version, options.expected)
+    found = [
+        same_version(latest[task], home.store, task, adapter, budget=options.budget, keep_original=options.keep_original)
+        for task, adapter in job.adapters.items()
+    ]
+    same = found[0]
+    if same is None or {row.number if row is not None else None for row in found} != {same.number}:
+        return None  # some are new, or they came by several commits
+    for row in found:
+        check_expected(row.task if row else "", row.version if row else ABSENT, options.expected)
     said = ("labels", "metrics", "message", "author", "derived_from")
     remark_unrecorded(space, same.number, {name: getattr(options, name) for name in said})
     return same.number
@@ -319,8 +323,15 @@ def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared]
     return replace(found, reports={task: replace(made[task], bytes_added=report.bytes_added, notes=report.notes) for task, report in found.reports.items()})
 
 
-def rehearsed(home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepared], options: Options, note: Note, *, kind: str = "absorb") -> Commit:
+def rehearsed(
+    home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepared], options: Options, note: Note, *, kind: str = "absorb", fitted: Fitted | None = None
+) -> Commit:
     """Return what a commit would be: no id, and `created` is False."""
+    told: set[Digest] = set()
+    added = {}
+    for task, item in prepared.items():
+        added[task] = sum(len(content) for digest, content in item.objects.items() if digest not in told and not home.store.has(digest))
+        told |= item.objects.keys()
     with home.catalog.begin() as session:
         known = queries.head(session, space)
         versions: dict[str, Version] = {}
@@ -339,9 +350,10 @@ def rehearsed(home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepared
         message=options.message,
         refs={task: f"{space}/{task}@v{version}" for task, version in versions.items()},
         versions=versions,
-        reports={task: replace(item.report, bytes_added=item.new_bytes(home.store), notes=tuple(note.of(task).remarks)) for task, item in prepared.items()},
+        reports={task: replace(item.report, bytes_added=added[task], notes=tuple(note.of(task).remarks)) for task, item in prepared.items()},
         labels=dict(options.labels),
         metrics=dict(options.metrics),
         detail="dry run: nothing was written",
+        basis=fitted.report if fitted is not None else None,
         created=False,
     )

@@ -10,6 +10,7 @@ from share_registry.catalog import queries
 from share_registry.catalog.models import AliasRow, CommitRow, VersionRow
 from share_registry.catalog.step import clean
 from share_registry.errors import Conflict
+from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, SpaceName, TaskName
 from share_registry.registry.replay import read_note
 
@@ -54,8 +55,10 @@ def same_version(
         budget: The error that the caller allows; None where the caller says nothing.
         keep_original: Whether the caller wants the files themselves.
     """
-    if latest is None or not latest.live or latest.source_digest != adapter.source_digest or latest.task != task:
+    if latest is None or not latest.live or latest.task != task:
         return None
+    if latest.source_digest != adapter.source_digest:
+        return latest if _is_stored(store, latest, adapter) else None
     if latest.restored_from is not None or latest.before is not None:
         return None
     if budget is not None and latest.error > budget:
@@ -89,6 +92,15 @@ def remark_unrecorded(space: SpaceName, number: CommitNumber, said: Mapping[str,
     lost = ", ".join(name for name, value in said.items() if value)
     if lost:
         _LOG.warning("%s/@c%d holds this adapter already: %s not recorded; use annotate, or allow_duplicate=True for a new version", space, number, lost)
+
+
+def _is_stored(store: "Store", version: "TaskVersion", adapter: "Adapter") -> bool:
+    """Tell whether an adapter is what a checkout of a version gives."""
+    if adapter.tensors_digest != version.tensors_digest or sha256(adapter.config_bytes) != version.config_digest:
+        return False
+    note = read_note(store, version.note_digest)
+    kept = {entry.name: str(entry.object) for entry in note.of(version.note_task).attachments} if note is not None else {}
+    return kept == {name: sha256(content) for name, content in adapter.attachments.items()}
 
 
 def _has_original(store: "Store", version: "TaskVersion") -> bool:

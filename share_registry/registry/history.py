@@ -3,6 +3,7 @@
 Each question is a bounded number of statements, whatever the number of commits or tasks it returns. Nothing here needs tensors, records or the store.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -25,6 +26,7 @@ from share_registry.registry.results import Alias, AliasMove, Commit, SpaceSumma
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select
 
+_NUMBER: Final = re.compile(r"c[0-9]{1,16}")
 KINDS: Final = ("create", "absorb", "refit", "merge", "restore", "drop", "rename", "policy", "alias", "tag", "annotate")
 """Kinds of commits, as records name them."""
 _MOST: Final = (1 << 31) - 1
@@ -258,7 +260,7 @@ def _anchor(session: Session, space: str | None, before: int | str) -> tuple[str
         if space is None and len(queries.space_names(session)) != 1:
             raise InvalidInput(f"before={before} without a space is a commit of no space.", hint="Name the space, or give a reference such as base/@c12.")
         return None, min(before, _MOST), ""
-    found = resolve(session, before, space=space)
+    found = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
     if space is not None and found.space != space:
         raise InvalidInput(f"before={before!r} is a commit of space {found.space}, the log is of {space}.", hint="Name one space in both.")
     time = session.scalars(select(CommitRow.time).where(CommitRow.space == found.space, CommitRow.number == found.number)).one()

@@ -27,7 +27,7 @@ from share_registry.materialize.plan import Pass, Repeated
 from share_registry.materialize.reader import MAX_LAYOUT_BYTES, Reader
 from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest
-from share_registry.registry.checkout import described, device_of, dtype_of, said_of
+from share_registry.registry.checkout import described, device_of, dtype_of, narrows, said_of, without_error
 from share_registry.registry.doors import Ref, reference
 from share_registry.registry.replay import read_note, unchanged
 from share_registry.registry.resolve_many import versions_of
@@ -69,6 +69,15 @@ class _Remembered:
     versions: "dict[str, TaskVersion]"
 
 
+_MERGED: Final = "_share_registry_merged"
+"""Attribute of a model whose weights have an adapter merged."""
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidInput(f"model is a {type(model).__name__}, expected a torch module.", hint="Give the model itself.")
+
+
 class Materializer:
     """Makes adapters from rows that are resident on a device. A context manager, safe for threads.
 
@@ -97,6 +106,8 @@ class Materializer:
     ) -> None:
         if memory_limit is not None and (isinstance(memory_limit, bool) or not isinstance(memory_limit, int) or memory_limit <= 0):
             raise InvalidInput(f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.", hint="Give an int, or None for no limit.")
+        if not hasattr(registry, "home"):
+            raise InvalidInput(f"registry is a {type(registry).__name__}, expected an open Registry.", hint="Open it with Registry.open.")
         where = torch.empty(0, device=device_of(device)).device
         self._home, self._space = registry.home, space
         self._target = Target(where, dtype=dtype_of(dtype), exact=exact)
@@ -200,6 +211,7 @@ class Materializer:
             InvalidInput: the adapters differ in modules, ranks or options; the model is as before.
             NotFound, Refused, Integrity: as `materialize`.
         """
+        _check_model(model)
         with self._lock:
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
             seat = swapping.swap(model, adapter, adapter_name=adapter_name, known=self._seats.get(model))
@@ -215,17 +227,21 @@ class Materializer:
             NotFound, InvalidInput, Integrity: as `materialize`.
         """
         with self._lock:
-            if model in self._merged:
+            _check_model(model)
+            if getattr(model, _MERGED, False):
                 raise Refused("the model has an adapter merged already.", hint="Call `unmerge(model)` first.")
             self._merged[model] = merging.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
+            setattr(model, _MERGED, True)  # another materializer must see it too
             self._target.idle()
 
     def unmerge(self, model: Any) -> None:
         """Put back the weights that `merge_into` changed, bit for bit. Raises InvalidInput where it changed none."""
         with self._lock:
+            _check_model(model)
             if model not in self._merged:
                 raise InvalidInput("nothing was merged into this model here.", hint="Call `merge_into(model, ref)` first.")
             merging.unmerge(self._merged.pop(model))
+            delattr(model, _MERGED)
 
     def _fresh(self) -> Buffers:
         return Buffers(self._target.device, None if self._target.is_cuda else self._recycled.take)
@@ -243,6 +259,8 @@ class Materializer:
         """Return what references mean now: without a statement where no commit was made since they were asked for."""
         if self._closed:
             raise Refused("this materializer is closed.", hint="Make another one.")
+        if not isinstance(refs, Iterable | Commit | Resolved):
+            raise InvalidInput(f"refs is a {type(refs).__name__}, expected references.", hint="Give a text such as cola@v3, or a list of them.")
         texts = [reference(ref) for ref in ([refs] if isinstance(refs, str | Commit | Resolved) else refs)]
         remembered = self._remembered
         if not self._home.closed and remembered.versions.keys() >= set(texts) and unchanged(self._home.store, remembered.heads):
@@ -257,7 +275,9 @@ class Materializer:
         return {text: known[text] for text in texts}
 
     def _describe(self, row: "TaskVersion") -> Adapter:
-        return described(self._home, row, said_of(self._note(row.note_digest), row), self._layout(row.layout_digest))
+        layout = self._layout(row.layout_digest)
+        found = described(self._home, row, said_of(self._note(row.note_digest), row), layout)
+        return without_error(found) if narrows(layout, self._target.dtype) else found
 
     def _read_note(self, digest: Digest | None) -> "Note | None":
         return read_note(self._home.store, digest)

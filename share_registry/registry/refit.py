@@ -141,8 +141,6 @@ def refit(home: "Home", space: str | None, wanted: Wanted, *, message: str, auth
     if made.carried is not None:
         save(home, where, made.carried)
     moved = re_expressed(home, rows, fitted, wanted, policy, nearest=nearest) if wanted.moves else []
-    if wanted.budget is not None and len(moved) < len(rows):
-        _LOG.warning("%d of %d tasks are re-expressed; the others would exceed %g, or are there already", len(moved), len(rows), wanted.budget)
     if dry_run:
         return _rehearsed(home, where, fitted, moved, author=author, message=message)
     if known is not None and known.digest == fitted.digest and not moved:
@@ -186,6 +184,9 @@ def re_expressed(
         nearest: For each of the rows the version to re-express: of the same adapter, with the smallest error. Default, and the paper's protocol: the newest.
     """
     found = [_moved(home, row, of, fitted, wanted, policy) for row, of in zip(rows, nearest or rows, strict=True)]
+    beyond = sum(moved is None for moved in found)
+    if beyond:
+        _LOG.warning("%d of %d tasks stay as they are: re-expressed, they would exceed %g", beyond, len(rows), wanted.budget or 0.0)
     return [moved for moved in found if moved is not None and moved.made.digest != moved.row.adapter_digest]
 
 

@@ -1,13 +1,17 @@
 """What may be handed to `commit`: a directory, a Hub reference, a live PEFT model, or an adapter in memory."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from share_registry.errors import InvalidInput
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base import derive_task
-from share_registry.exchange.read import read_directory
+from share_registry.exchange.export import tensor_file
+from share_registry.exchange.read import adapter_of, read_directory
+from share_registry.format.canonical import sha256
+from share_registry.format.records import Source
 from share_registry.names import TaskName, task_name
 
 if TYPE_CHECKING:
@@ -33,7 +37,7 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "O
             f"adapter_name {adapter_name!r} is given for {_shown(source)}: it only applies to live PEFT models.", hint="Leave it out, or hand in the model."
         )
     if isinstance(source, Adapter):
-        return _required(named, "an Adapter in memory"), source, False
+        return _required(named, "an Adapter in memory"), _in_memory(source), False
     if isinstance(source, str | os.PathLike):
         return _from_place(os.fspath(source), named, outside)
     if live:
@@ -49,6 +53,19 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "O
 def is_directory(source: Any) -> bool:
     """Tell whether a source is a place on this machine, which can be read again."""
     return isinstance(source, str | os.PathLike) and not os.fspath(source).startswith(HUB)
+
+
+def _in_memory(adapter: Adapter) -> Adapter:
+    """Return an adapter as what it is now: its tensors may have been changed since it was read, and a checked out one is not what was committed."""
+    metadata = [(entry.name, entry.value) for entry in adapter.layout.metadata]
+    tensors = {key: tensor.detach().cpu() for key, tensor in adapter.tensors.items()}
+    made = adapter_of(tensors, adapter.config_bytes, metadata=metadata, attachments=adapter.attachments)
+    if made.source_digest == adapter.source_digest:
+        return adapter
+    source = Source(kind="adapter", location=f"{adapter.ref}, checked out" if adapter.ref else "")
+    return replace(
+        made, source=source, basis=adapter.basis, parent=adapter.ref or adapter.parent, tensors_digest=sha256(tensor_file(made.layout, made.tensors))
+    )
 
 
 def _from_place(place: str, named: TaskName | None, outside: "Outside") -> tuple[TaskName, Adapter, bool]:
