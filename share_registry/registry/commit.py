@@ -79,7 +79,8 @@ def commit_sources(home: Home, sources: Sequence[tuple[str | None, Any]], *, spa
     check_distinct(labels, options.metrics)
     key = idempotency_key(home, options.idempotency_key)
     job = _Job(handed=handed(sources, adapter_name=adapter_name, outside=home.outside), options=options, labels=labels, key=key)
-    return _commit(home, job, space)
+    with home.catalog.kept():
+        return _commit(home, job, space)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
