@@ -6,20 +6,26 @@ It may be shared by threads and used on after a fork. It is never the truth: wha
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from threading import RLock
+from threading import RLock, local
 from typing import Final, Self
 
 from sqlalchemy import select
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import schema
 from share_registry.catalog.border import parse_url, shown, translated
-from share_registry.catalog.engines import Mode, engine_of, memory_engine, warn_if_unsafe, writing
+from share_registry.catalog.engines import Mode, engine_of, for_writing, memory_engine, warn_if_unsafe, writing
 from share_registry.catalog.models import IdentityRow
 from share_registry.errors import CatalogError
 
 _MEMORY: Final = "sqlite://"
+
+
+class _Held(local):
+    """The connection that a thread keeps."""
+
+    connection: Connection | None = None
 
 
 class Catalog:
@@ -33,6 +39,7 @@ class Catalog:
         self._in_memory = in_memory
         self._lock = RLock()
         self._process = os.getpid()
+        self._held = _Held()
 
     @classmethod
     def open(cls, url: str, *, mode: str = "c", store_id: str | None = None) -> Self:
@@ -82,8 +89,25 @@ class Catalog:
         if write and self._mode is Mode.READ:
             raise CatalogError(f"catalog {self.safe_url} is open for reading.", hint="Open with mode 'w'.")
         self._notice_fork()
-        with self._turn(), translated(self._url), Session(self._writing if write else self._reading, expire_on_commit=False) as session, session.begin():
+        with self._turn(), translated(self._url), self._bind(write=write) as bind, Session(bind, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep one connection of this thread to a SQLite file open over the transactions of a block: opening it and reading its schema takes as long as ten statements.
+
+        Between blocks none is open, so that a file put in its place is seen, and none is carried over a fork.
+        """
+        if self._held.connection is not None or self._in_memory or self._url.get_backend_name() != "sqlite":
+            yield
+            return
+        self._notice_fork()
+        held = self._held
+        with translated(self._url), self._reading.connect() as held.connection:
+            try:
+                yield
+            finally:
+                held.connection = None
 
     @property
     def safe_url(self) -> str:
@@ -140,6 +164,16 @@ class Catalog:
             with self.begin(write=True) as session:
                 session.execute(IdentityRow.table.insert(), [{"store": store_id}])
 
+    @contextmanager
+    def _bind(self, *, write: bool) -> Iterator[Engine | Connection]:
+        """Yield what a transaction runs on: the connection that is kept, unless a transaction around this one is on it."""
+        held = self._held
+        mine, held.connection = held.connection, None
+        try:
+            yield (self._writing if write else self._reading) if mine is None else for_writing(mine, write=write)
+        finally:
+            held.connection = mine
+
     def _turn(self) -> AbstractContextManager[object]:
         return self._lock if self._in_memory else nullcontext()
 
@@ -147,7 +181,7 @@ class Catalog:
         """Leave the parent's connections to the parent; memory is a copy of our own, in which no other thread goes on."""
         if self._process == os.getpid():
             return
-        self._process, self._lock = os.getpid(), RLock()
+        self._process, self._lock, self._held = os.getpid(), RLock(), _Held()
         if self._in_memory:
             with closing(self._reading.raw_connection()) as connection:
                 connection.rollback()

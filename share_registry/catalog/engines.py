@@ -53,6 +53,11 @@ def writing(engine: Engine) -> Engine:
     return engine.execution_options(**{_WRITES: True})
 
 
+def for_writing(connection: Connection, *, write: bool) -> Connection:
+    """Return a connection for a transaction that writes, or does not."""
+    return connection.execution_options(**{_WRITES: write})
+
+
 def warn_if_unsafe(connection: Connection) -> None:
     """Log a warning where the PostgreSQL server may lose acknowledged rows (the store does not)."""
     for setting in ("fsync", "synchronous_commit"):

@@ -5,14 +5,15 @@ or foreign log and raises Integrity; a record that is already there changes noth
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
-from sqlalchemy import BigInteger, CursorResult, Update, bindparam, delete, exists, select, update
+from sqlalchemy import BigInteger, CursorResult, Select, Update, bindparam, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import annotations, versions
 from share_registry.catalog.models import TABLES, TEXT, AliasRow, CommitRow, IdentityRow, LeaseRow, ObjectRow, SpaceRow, TagRow, TaskLifeRow, TaskNameRow
-from share_registry.catalog.queries import tag_target
+from share_registry.catalog.queries import SPACE, tag_target
 from share_registry.catalog.step import Step, clean, pieces
 from share_registry.errors import Integrity
 
@@ -270,9 +271,15 @@ def _register_objects(step: Step, record: "Record", note: "Note | None") -> None
     known = {
         (row.digest, row.role)
         for piece in pieces(sorted({digest for digest, _ in named}))
-        for row in step.session.execute(select(ObjectRow.digest, ObjectRow.role).where(ObjectRow.space == step.space, ObjectRow.digest.in_(piece)))
+        for row in step.session.execute(_named(), {"space": step.space, "digests": piece})
     }
     step.add(ObjectRow, [{"digest": digest, "role": role, "since": step.number} for digest, role in named if (digest, role) not in known])
+
+
+@cache
+def _named() -> Select[str, str]:
+    digests = bindparam("digests", expanding=True, type_=TEXT)
+    return select(ObjectRow.digest, ObjectRow.role).where(ObjectRow.space == SPACE, ObjectRow.digest.in_(digests))
 
 
 def _objects_of_record(record: "Record") -> set[tuple[str, str]]:

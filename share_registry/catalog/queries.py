@@ -1,17 +1,20 @@
 """What writers and readers of a registry ask of its catalog, one question a function.
 
-Every function takes a session and runs a bounded number of indexed statements. Task names may be older names: they lead to the task.
+Every function takes a session and runs a bounded number of indexed statements. Task names may be older names: they lead to the task. Statements that every commit or checkout asks
+are put together once: that takes several times as long as running them.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy import BigInteger, BindParameter, ColumnElement, Select, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import (
     TABLES,
+    TEXT,
     AliasRow,
     CommitRow,
     IdentityRow,
@@ -30,13 +33,18 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Vers
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
-    from sqlalchemy.sql.elements import ColumnElement
 
     from share_registry.catalog.task_version import TaskVersion
 
 
 _OTHERS: Final = VersionRow.table.alias()
 """Versions beside those that are asked for."""
+SPACE: Final[BindParameter[str]] = bindparam("space", type_=TEXT)
+TASK: Final[BindParameter[str]] = bindparam("task", type_=TEXT)
+VERSION: Final[BindParameter[int]] = bindparam("version", type_=BigInteger)
+"""What statements that are put together once are asked with."""
+EVER: Final = (1 << 63) - 1
+"""A commit number behind every other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,29 +63,28 @@ def store_identity(session: Session) -> str | None:
 
 def space_names(session: Session) -> list[SpaceName]:
     """Return the names of all spaces, sorted."""
-    return [SpaceName(name) for name in session.scalars(select(SpaceRow.name).order_by(SpaceRow.name))]
+    return [SpaceName(name) for name in session.scalars(_space_names())]
 
 
 def space_row(session: Session, space: str) -> "Row[Any] | None":
     """Return a space, with the columns of `SpaceRow`."""
-    return session.execute(select(SpaceRow.table).where(SpaceRow.name == space)).one_or_none()
+    return session.execute(_space_row(), {"space": space}).one_or_none()
 
 
 def heads(session: Session) -> dict[SpaceName, Head]:
     """Return the head of every space."""
-    rows = session.execute(_heads().order_by(SpaceRow.name))
-    return {SpaceName(name): Head(number=CommitNumber(number), id=Digest(head_id), time=time) for name, number, head_id, time in rows}
+    return {SpaceName(row[0]): _head_of(row) for row in session.execute(_heads())}
 
 
 def head(session: Session, space: str) -> Head | None:
     """Return the head of a space, None where the catalog knows no commit of it."""
-    found = session.execute(_heads().where(SpaceRow.name == space)).one_or_none()
-    return None if found is None else Head(number=CommitNumber(found[1]), id=Digest(found[2]), time=found[3])
+    found = session.execute(_head(), {"space": space}).one_or_none()
+    return None if found is None else _head_of(found)
 
 
 def commit_of_key(session: Session, space: str, key: str) -> CommitNumber | None:
     """Return the commit that was made with an idempotency key."""
-    found = session.scalar(select(CommitRow.number).where(CommitRow.space == space, CommitRow.key == key))
+    found = session.scalar(_commit_of_key(), {"space": space, "key": key})
     return None if found is None else CommitNumber(found)
 
 
@@ -89,31 +96,29 @@ def task_names(session: Session, space: str) -> list[TaskName]:
 
 def current_name(session: Session, space: str, name: str) -> TaskName | None:
     """Return the present name of the task that has or had a name."""
-    query = select(TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.task == task_of(space, name), TaskNameRow.until.is_(None))
-    found = session.scalar(query)
+    found = session.scalar(_current_name(), {"space": space, "task": name})
     return None if found is None else TaskName(found)
 
 
 def live_tasks(session: Session, space: str) -> int:
     """Return the number of live tasks of a space."""
-    return session.scalar(select(SpaceRow.live).where(SpaceRow.name == space)) or 0
+    return session.scalar(_live_tasks(), {"space": space}) or 0
 
 
 def commit_of_adapter(session: Session, space: str, digest: str) -> CommitNumber | None:
     """Return the commit that brought an adapter object into a space."""
-    found = session.scalar(select(func.min(VersionRow.number)).where(VersionRow.space == space, VersionRow.adapter_digest == digest))
+    found = session.scalar(_commit_of_adapter(), {"space": space, "digest": digest})
     return None if found is None else CommitNumber(found)
 
 
 def version_row(session: Session, space: str, task: str, version: int) -> "TaskVersion | None":
     """Return a version of a task."""
-    return _one_version(session, _versions().where(VersionRow.space == space, VersionRow.task == task_of(space, task), VersionRow.version == version))
+    return _one_version(session, _version_of_task(), {"space": space, "task": task, "version": version})
 
 
 def latest_version(session: Session, space: str, task: str) -> "TaskVersion | None":
     """Return the newest version of a task, live or dropped."""
-    of_task = (VersionRow.space == space, VersionRow.task == task_of(space, task))
-    return _one_version(session, _versions().where(*of_task).order_by(VersionRow.version.desc()).limit(1))
+    return _one_version(session, _newest_of_task(), {"space": space, "task": task})
 
 
 def latest_versions(session: Session, space: str) -> "list[TaskVersion]":
@@ -162,8 +167,7 @@ class KnownBasis:
 
 def current_basis(session: Session, space: str, *, at: int | None = None) -> KnownBasis | None:
     """Return the basis that a space has, now or after a commit; None where it has none."""
-    query = select(CommitRow.basis, CommitRow.number).where(CommitRow.space == space, CommitRow.basis.is_not(None))
-    found = session.execute((query if at is None else query.where(CommitRow.number <= at)).order_by(CommitRow.number.desc()).limit(1)).one_or_none()
+    found = session.execute(_basis(), {"space": space, "at": EVER if at is None else at}).one_or_none()
     return None if found is None else KnownBasis(digest=Digest(str(found[0])), number=CommitNumber(found[1]))
 
 
@@ -175,17 +179,13 @@ def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber |
 
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
     """Return the first and the latest few distinct adapters absorbed into a space: earliest first, then latest first."""
-    earlier = tuple_(_OTHERS.c.number, _OTHERS.c.task) < tuple_(VersionRow.number, VersionRow.task)
-    repeats = select(_OTHERS.c.task).where(_OTHERS.c.space == VersionRow.space, _OTHERS.c.adapter_digest == VersionRow.adapter_digest, earlier).exists()
-    absorbed = select(VersionRow.adapter_digest).where(VersionRow.space == space, ~repeats)
-    early = session.scalars(absorbed.order_by(VersionRow.number, VersionRow.task).limit(first)).all()
-    late = session.scalars(absorbed.order_by(VersionRow.number.desc(), VersionRow.task.desc()).limit(latest)).all()
+    early, late = (session.scalars(query, {"space": space, "count": count}).all() for query, count in zip(_absorbed(), (first, latest), strict=True))
     return [Digest(digest) for digest in dict.fromkeys([*early, *late])]
 
 
 def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int]]:
     """Return (out, in, experts) of every factored module of a space."""
-    return {row.module: (row.out, row.width, row.experts) for row in session.execute(select(ModuleRow.table).where(ModuleRow.space == space))}
+    return {row.module: (row.out, row.width, row.experts) for row in session.execute(_module_shapes(), {"space": space})}
 
 
 def alias_target(session: Session, space: str, task: str, alias: str) -> Version | None:
@@ -231,7 +231,7 @@ def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
     return {table.name: sorted((tuple(row) for row in session.execute(select(table))), key=repr) for table in tables}
 
 
-def task_of(space: str, name: str) -> "ColumnElement[int]":
+def task_of(space: str | BindParameter[str], name: str | BindParameter[str]) -> ColumnElement[int]:
     """Return the number of the task that has or had a name, as a scalar subquery."""
     return select(TaskNameRow.task).where(TaskNameRow.space == space, TaskNameRow.name == name).limit(1).scalar_subquery()
 
@@ -241,13 +241,83 @@ def _annotations(session: Session, row: type[LabelRow | MetricRow], space: str, 
     return [(name, value) for name, value in session.execute(query.order_by(row.name))]
 
 
-def _heads() -> "Select[str, int, str, str]":
+@cache
+def _space_names() -> Select[str]:
+    return select(SpaceRow.name).order_by(SpaceRow.name)
+
+
+@cache
+def _space_row() -> "Select[Any]":
+    return select(SpaceRow.table).where(SpaceRow.name == SPACE)
+
+
+@cache
+def _live_tasks() -> Select[int]:
+    return select(SpaceRow.live).where(SpaceRow.name == SPACE)
+
+
+@cache
+def _heads() -> Select[str, int, str, str]:
     newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
-    return select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time).join(CommitRow.table, newest)
+    return select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time).join(CommitRow.table, newest).order_by(SpaceRow.name)
 
 
-def _one_version(session: Session, query: "Select[Any]") -> "TaskVersion | None":
-    row = session.execute(query).one_or_none()
+@cache
+def _head() -> Select[str, int, str, str]:
+    return _heads().where(SpaceRow.name == SPACE)
+
+
+def _head_of(row: "Row[str, int, str, str]") -> Head:
+    return Head(number=CommitNumber(row[1]), id=Digest(row[2]), time=row[3])
+
+
+@cache
+def _commit_of_key() -> Select[int]:
+    return select(CommitRow.number).where(CommitRow.space == SPACE, CommitRow.key == bindparam("key", type_=TEXT))
+
+
+@cache
+def _current_name() -> Select[str]:
+    return select(TaskNameRow.name).where(TaskNameRow.space == SPACE, TaskNameRow.task == task_of(SPACE, TASK), TaskNameRow.until.is_(None))
+
+
+@cache
+def _commit_of_adapter() -> Select[int]:
+    return select(func.min(VersionRow.number)).where(VersionRow.space == SPACE, VersionRow.adapter_digest == bindparam("digest", type_=TEXT))
+
+
+@cache
+def _basis() -> Select[str | None, int]:
+    query = select(CommitRow.basis, CommitRow.number).where(CommitRow.space == SPACE, CommitRow.basis.is_not(None))
+    return query.where(CommitRow.number <= bindparam("at", type_=BigInteger)).order_by(CommitRow.number.desc()).limit(1)
+
+
+@cache
+def _absorbed() -> tuple[Select[str], Select[str]]:
+    """Return what selects so many distinct adapters of a space: the first and the latest."""
+    earlier = tuple_(_OTHERS.c.number, _OTHERS.c.task) < tuple_(VersionRow.number, VersionRow.task)
+    repeats = select(_OTHERS.c.task).where(_OTHERS.c.space == VersionRow.space, _OTHERS.c.adapter_digest == VersionRow.adapter_digest, earlier).exists()
+    absorbed = select(VersionRow.adapter_digest).where(VersionRow.space == SPACE, ~repeats).limit(bindparam("count", type_=BigInteger))
+    return absorbed.order_by(VersionRow.number, VersionRow.task), absorbed.order_by(VersionRow.number.desc(), VersionRow.task.desc())
+
+
+@cache
+def _module_shapes() -> "Select[Any]":
+    return select(ModuleRow.table).where(ModuleRow.space == SPACE)
+
+
+@cache
+def _version_of_task() -> "Select[Any]":
+    return _versions().where(VersionRow.space == SPACE, VersionRow.task == task_of(SPACE, TASK), VersionRow.version == VERSION)
+
+
+@cache
+def _newest_of_task() -> "Select[Any]":
+    return _versions().where(VersionRow.space == SPACE, VersionRow.task == task_of(SPACE, TASK)).order_by(VersionRow.version.desc()).limit(1)
+
+
+def _one_version(session: Session, query: "Select[Any]", asked: dict[str, object]) -> "TaskVersion | None":
+    row = session.execute(query, asked).one_or_none()
     return None if row is None else _task_version(row)
 
 
@@ -258,10 +328,11 @@ def _live(space: str) -> "Select[Any]":
     return _versions().join(lives, version).where(lives.c.space == space, lives.c.until.is_(None))
 
 
-def _latest() -> "ColumnElement[int]":
+def _latest() -> ColumnElement[int]:
     return select(func.max(_OTHERS.c.version)).where(_OTHERS.c.space == VersionRow.space, _OTHERS.c.task == VersionRow.task).scalar_subquery()
 
 
+@cache
 def _versions() -> "Select[Any]":
     alive = select(TaskLifeRow.task).where(TaskLifeRow.space == VersionRow.space, TaskLifeRow.task == VersionRow.task, TaskLifeRow.until.is_(None))
     named = (TaskNameRow.space == VersionRow.space) & (TaskNameRow.task == VersionRow.task) & TaskNameRow.until.is_(None)

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sqlalchemy import ColumnElement, bindparam, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import TEXT, Row, SpaceRow, TaskLifeRow, TaskNameRow, Temporal, TouchRow, VersionRow
 from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
-    from sqlalchemy import Select
+    from sqlalchemy import Insert, Select, Table
 
 PIECE: Final = 500
 """Values in one IN list: far below what either database takes."""
@@ -49,7 +50,7 @@ class Step:
     def add(self, row: type[Row], rows: Sequence[Mapping[str, object]]) -> None:
         """Insert rows of this space."""
         if rows:
-            self.session.execute(row.table.insert(), [{"space": self.space, **values} for values in rows])
+            self.session.execute(_insert(row.table), [{"space": self.space, **values} for values in rows])
 
     def end(self, row: type[Temporal], *conditions: ColumnElement[bool]) -> None:
         """Let rows that hold until further notice end with this record."""
@@ -59,7 +60,7 @@ class Step:
     def count(self, more: int) -> None:
         """Note that there are so many more (or, below 0, fewer) live tasks."""
         if more:
-            self.session.execute(update(SpaceRow.table).where(SpaceRow.name == self.space).values(live=SpaceRow.live + more))
+            self.session.execute(_COUNT, {"this": self.space, "more": more})
 
     def touch(self, versions: Mapping[int, int | None]) -> None:
         """Note which tasks, and which versions of them, this record is about."""
@@ -91,6 +92,11 @@ class Step:
             raise Integrity(f"{self.what} speaks of {known.name}@v{version}, which does not exist: the newest is v{known.latest}.")
 
 
+@cache
+def _insert(table: "Table") -> "Insert":
+    return table.insert()
+
+
 def pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield a sequence in pieces that fit into one statement."""
     for start in range(0, len(values), PIECE):
@@ -113,3 +119,4 @@ def _known() -> "Select[str, int, str, bool, int]":
 
 _KNOWN: Final = _known()
 """Built once: putting it together takes longer than running it."""
+_COUNT: Final = update(SpaceRow.table).where(SpaceRow.name == bindparam("this", type_=TEXT)).values(live=SpaceRow.live + bindparam("more", type_=BigInteger))

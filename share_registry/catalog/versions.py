@@ -1,12 +1,14 @@
 """New task versions: what absorb and restore records do to the rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, bindparam, func, select
 
 from share_registry.catalog import annotations
-from share_registry.catalog.models import LabelRow, MetricRow, ModuleRow, ParentRow, TaskLifeRow, TaskNameRow, TaskRow, VersionRow
+from share_registry.catalog.models import TEXT, LabelRow, MetricRow, ModuleRow, ParentRow, TaskLifeRow, TaskNameRow, TaskRow, VersionRow
+from share_registry.catalog.queries import SPACE
 from share_registry.catalog.step import Known, Step, clean, pieces
 from share_registry.errors import Integrity
 
@@ -141,11 +143,16 @@ def _check_next(step: Step, name: str, version: int, latest: int) -> None:
 def _create_tasks(step: Step, names: Sequence[str]) -> dict[str, Known]:
     if not names:
         return {}
-    last = step.session.scalar(select(func.max(TaskRow.task)).where(TaskRow.space == step.space)) or 0
+    last = step.session.scalar(_last_task(), {"space": step.space}) or 0
     made = {name: Known(task=last + place, name=name, live=False, latest=0) for place, name in enumerate(names, start=1)}
     step.add(TaskRow, [{"task": known.task, "since": step.number} for known in made.values()])
     step.add(TaskNameRow, [{"name": name, "since": step.number, "task": known.task} for name, known in made.items()])
     return made
+
+
+@cache
+def _last_task() -> Select[int]:
+    return select(func.max(TaskRow.task)).where(TaskRow.space == SPACE)
 
 
 def _revive(step: Step, tasks: Sequence[Known]) -> None:
@@ -221,5 +228,11 @@ def known_shapes(step: Step, modules: Sequence[str]) -> dict[str, tuple[int, int
     return {
         row.module: (row.out, row.width, row.experts)
         for piece in pieces(modules)
-        for row in step.session.execute(select(ModuleRow.table).where(ModuleRow.space == step.space, ModuleRow.module.in_(piece)))
+        for row in step.session.execute(_shapes(), {"space": step.space, "modules": piece})
     }
+
+
+@cache
+def _shapes() -> Select[str, int, int, int]:
+    query = select(ModuleRow.module, ModuleRow.out, ModuleRow.width, ModuleRow.experts)
+    return query.where(ModuleRow.space == SPACE, ModuleRow.module.in_(bindparam("modules", expanding=True, type_=TEXT)))

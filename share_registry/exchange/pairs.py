@@ -72,17 +72,18 @@ def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.T
     return packed
 
 
-def packed_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict[str, torch.Tensor]:
-    """Pack the rows of all modules of one factor pair, as `tensors_of` does; a tensor may be the rows themselves."""
+def packed_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows], places: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """Pack the rows of all modules of one factor pair, as `tensors_of` does: into given tensors, else into new ones, which may be the rows themselves."""
     a_spec, b_spec = layout.tensors[factor.a], layout.tensors[factor.b]
     a = torch.cat([a for a, _ in rows]) if factor.form is Form.EXPERTS else rows[0][0]
     b = torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2) if factor.form is Form.EXPERTS else rows[0][1].T
-    return {a_spec.key: rounded(a, a_spec), b_spec.key: rounded(b, b_spec)}
+    return {spec.key: rounded(values, spec, None if places is None else places[spec.key]) for spec, values in ((a_spec, a), (b_spec, b))}
 
 
-def rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    """Return values in a tensor's shape and element type, contiguous. Raises Refused where a finite value becomes infinite."""
-    result = values.to(TORCH[spec.dtype]).reshape(spec.shape).contiguous()
+def rounded(values: torch.Tensor, spec: TensorSpec, place: torch.Tensor | None = None) -> torch.Tensor:
+    """Return values in a tensor's shape and element type, contiguous, in the place given. Raises Refused where a finite value becomes infinite."""
+    typed = values.to(TORCH[spec.dtype]).reshape(spec.shape)
+    result = typed.contiguous() if place is None else place.copy_(typed)
     if (
         result.numel() and not isfinite(float(result.sum(dtype=torch.float32))) and not bool(torch.isfinite(result).all())
     ):  # a sum reads once and writes nothing

@@ -64,9 +64,9 @@ def _check(value: object, depth: int) -> None:
         if abs(value) > MAX_INT:
             raise Integrity(f"integer {value} is not below 2**53.")
     elif isinstance(value, str):
-        if len(value.encode("utf-8", "surrogatepass")) > MAX_STRING_BYTES:
+        size = len(value) if value.isascii() else len(value.encode())
+        if size > MAX_STRING_BYTES:
             raise Integrity(f"string of more than {MAX_STRING_BYTES} bytes.")
-        value.encode()
     elif isinstance(value, list):
         for item in value:
             _check(item, depth + 1)

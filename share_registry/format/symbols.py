@@ -163,21 +163,24 @@ def _widths(shapes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
 
 
 def _places(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> tuple[list[Ints], list[list[Ints]]]:
-    """Return an array for every shape, and for every group the stretches of them that its symbols fill, in order."""
+    """Return an array for every shape, and for every group the stretches of them that its symbols fill, in order.
+
+    They lie in one stretch of memory, of which numpy asks the system for large pages: touching it for the first time costs a third.
+    """
     short = all(group.shift <= _SHORT_SHIFT for group in groups)
-    arrays: list[Ints] = []
+    counts, widths = np.array(shapes, np.int64).reshape(-1, 2).T
+    ends = np.cumsum(counts)
+    coded = np.cumsum([0, *(groups_of_rows > 0)])
+    used = coded[ends] > coded[ends - counts]
+    offsets = np.cumsum([0, *np.repeat(widths * used, counts)]).tolist()
+    memory: Ints = np.zeros(offsets[-1], np.int16) if short else np.zeros(offsets[-1], np.int32)
+    arrays = [
+        memory[offsets[end - shape[0]] : offsets[end]].reshape(shape) if some else _nothing(shape, short=short)
+        for shape, end, some in zip(shapes, ends.tolist(), used.tolist(), strict=True)
+    ]
     places: list[list[Ints]] = [[] for _ in range(len(groups) + 1)]
-    first = 0
-    for shape in shapes:
-        mine = groups_of_rows[first : first + shape[0]]
-        first += shape[0]
-        if not mine.any():
-            arrays.append(_nothing(shape, short=short))
-            continue
-        array: Ints = np.zeros(shape, np.int16) if short else np.zeros(shape, np.int32)
-        arrays.append(array)
-        for start, end in pairwise([0, *(np.flatnonzero(np.diff(mine)) + 1).tolist(), len(mine)]):
-            places[mine[start]].append(array[start:end].reshape(-1))
+    for start, end in pairwise([0, *(np.flatnonzero(np.diff(groups_of_rows)) + 1).tolist(), len(groups_of_rows)]):
+        places[groups_of_rows[start] if start < end else 0].append(memory[offsets[start] : offsets[end]])
     return arrays, places
 
 

@@ -16,7 +16,7 @@ import torch
 from share_registry.algebra.decode import decode_side
 from share_registry.errors import Integrity, NotFound, ShareRegistryError
 from share_registry.exchange.pairs import Rows, packed_pair, rows_of
-from share_registry.exchange.tensors import tensor_of
+from share_registry.exchange.tensors import empty_tensors, tensor_of
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
 from share_registry.format.parallel import side_by_side
@@ -144,12 +144,10 @@ class Reader:
         self.chain(digest)
         kept = self._decoded.kept(f"{digest}:{device}")
         rows = self._each(opened, device, coded=True) if kept is None else _coded(opened, kept)
-        made: dict[str, torch.Tensor] = {}
+        coded = [factor for factor, _, modules in _by_factor(opened) if modules[0] is not None]
+        made = empty_tensors((opened.layout.tensors[index] for factor in coded for index in (factor.a, factor.b)), device)
         for factor, pairs in rows:
-            made |= packed_pair(opened.layout, factor, pairs)
-        if kept is not None:  # what is kept must not be the caller's
-            places = {tensor.data_ptr() for pair in kept for tensor in pair}
-            made = {key: tensor.clone() if tensor.data_ptr() in places else tensor for key, tensor in made.items()}
+            packed_pair(opened.layout, factor, pairs, made)
         for position, spec in enumerate(opened.layout.tensors):
             if spec.key not in made:
                 made[spec.key] = self._kept(opened, position).to(device)

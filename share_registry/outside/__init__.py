@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -111,6 +111,12 @@ class Outside:
     def exists(self, path: Path) -> bool:
         """Tell whether a path exists (links are not followed). Raises StoreError."""
         return self._find(path) is not None
+
+    def first_of(self, folder: Path, names: Sequence[str]) -> str | None:
+        """Return the first of some names that a directory holds; the way there is walked once. Raises StoreError."""
+        with translated(folder), suppress(FileNotFoundError, NotADirectoryError), self._spot(folder / names[0]) as (_, inside):
+            return next((name for name in names if self._holds(os.fspath(folder / name) if inside is None else name, inside)), None)
+        return None
 
     def size(self, path: Path) -> int | None:
         """Return the size of a regular file, None where there is none. Raises StoreError."""
@@ -299,6 +305,12 @@ class Outside:
         with translated(path), suppress(FileNotFoundError, NotADirectoryError), self._spot(path) as (name, folder):
             return self._system.find(name, folder=folder)
         return None
+
+    def _holds(self, name: str, folder: int | None) -> bool:
+        with suppress(FileNotFoundError):
+            self._system.find(name, folder=folder)
+            return True
+        return False
 
     def _sync_names(self, handle: int) -> None:
         try:

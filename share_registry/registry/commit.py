@@ -75,9 +75,12 @@ def commit_sources(home: Home, sources: Sequence[tuple[str | None, Any]], *, spa
     if not sources:
         raise InvalidInput("there is no adapter to commit.", hint="Give at least one.")
     check_options(options)
-    check_distinct(environment_labels(home.outside) | dict(options.labels), options.metrics)
+    labels = environment_labels(home.outside) | dict(options.labels)
+    check_distinct(labels, options.metrics)
     key = idempotency_key(home, options.idempotency_key)
-    return _commit(home, _Job(handed=handed(sources, adapter_name=adapter_name, outside=home.outside), options=options, key=key), space)
+    job = _Job(handed=handed(sources, adapter_name=adapter_name, outside=home.outside), options=options, labels=labels, key=key)
+    with home.catalog.kept():
+        return _commit(home, job, space)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,7 @@ class _Job:
 
     handed: Handed
     options: Options
+    labels: Mapping[str, str]
     key: str
 
     @property
@@ -97,9 +101,9 @@ class _Job:
 def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     options = job.options
     home.catch_up()
-    target = space_for(home, list(job.adapters.values()), space)
-    remarks = {task: check_base(target, adapter, options.allow_base_mismatch) for task, adapter in job.adapters.items()}
     with home.catalog.begin() as session:
+        target = space_for(session, list(job.adapters.values()), space if space is not None else home.default_space)
+        remarks = {task: check_base(target, adapter, options.allow_base_mismatch) for task, adapter in job.adapters.items()}
         latest = _latest(session, target.name, job)
         earlier = _earlier(home, session, target.name, job, latest)
         if earlier is None:
@@ -110,7 +114,7 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
         return _shown(home, Published(space=target.name, number=earlier, created=False))
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
     prepared, fitted = prepared_adapters(home, target.name, job.handed, policy, parents, dry_run=options.dry_run)
-    note = note_for(home, prepared, options, remarks)
+    note = note_for(prepared, options, job.labels, remarks)
     if options.dry_run:
         return rehearsed(home, target.name, prepared, options, note, fitted=fitted)
     if target.new:
@@ -237,9 +241,8 @@ def _parents(session: "Session", space: SpaceName, refs: Sequence[str]) -> tuple
     return tuple(TaskVersionRef(task=task, version=version) for task, version in sorted(found))
 
 
-def note_for(home: Home, prepared: Mapping[TaskName, Prepared], options: Options, remarks: Mapping[TaskName, tuple[str, ...]]) -> Note:
-    """Return the note of a commit: what the caller said, and of every task its files and remarks."""
-    labels = environment_labels(home.outside) | dict(options.labels)
+def note_for(prepared: Mapping[TaskName, Prepared], options: Options, labels: Mapping[str, str], remarks: Mapping[TaskName, tuple[str, ...]]) -> Note:
+    """Return the note of a commit: what the caller said, with the labels of its environment, and of every task its files and remarks."""
     tasks = [
         TaskNote(
             task=task,

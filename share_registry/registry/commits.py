@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import CommitRow, LabelRow, MetricRow, TaskNameRow, TouchRow, VersionRow
+from share_registry.catalog.queries import SPACE
 from share_registry.catalog.step import pieces
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
 from share_registry.registry.report import BasisReport, Report
@@ -39,6 +41,7 @@ COLUMNS: Final[tuple[ColumnElement[Any], ...]] = (
     CommitRow.basis,
 )
 """What a page of commits selects."""
+_NUMBERS: Final = bindparam("numbers", expanding=True, type_=BigInteger)
 
 
 @dataclass(slots=True)
@@ -105,32 +108,50 @@ def _commit(row: Any, about: _About, *, created: bool) -> Commit:
 
 def _read_about(session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]) -> None:
     _read_versions(session, space, numbers, found)
-    for label in _said(session, LabelRow, space, numbers):
+    for label in _said(session, _labels(), space, numbers):
         found[(space, label.since)].labels[label.name] = label.value
-    for metric in _said(session, MetricRow, space, numbers):
+    for metric in _said(session, _metrics(), space, numbers):
         found[(space, metric.since)].metrics[metric.name] = float(metric.value)
 
 
 def _read_versions(session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]) -> None:
-    named = (TaskNameRow.space == TouchRow.space) & (TaskNameRow.task == TouchRow.task) & TaskNameRow.until.is_(None)
-    made = (VersionRow.space == TouchRow.space) & (VersionRow.task == TouchRow.task) & (VersionRow.number == TouchRow.number)
-    absorbed = made & VersionRow.restored_from.is_(None)
-    query = (
-        select(TouchRow.number, TouchRow.version, TaskNameRow.name)
-        .add_columns(VersionRow.error, VersionRow.budget, VersionRow.added_bytes, VersionRow.raw_bytes, VersionRow.remarks)
-        .add_columns(VersionRow.bound, VersionRow.before)
-        .outerjoin(TaskNameRow.table, named)  # every task has a name: an outer join alone keeps SQLite from beginning with the names
-        .outerjoin(VersionRow.table, absorbed)
-        .where(TouchRow.space == space, TouchRow.number.in_(numbers), TouchRow.version.is_not(None))
-    )
-    for number, version, name, error, budget, added, raw, remarks, bound, before in sorted(session.execute(query), key=lambda row: str(row.name)):
+    rows = session.execute(_touched(), {"space": space, "numbers": numbers})
+    for number, version, name, error, budget, added, raw, remarks, bound, before in sorted(rows, key=lambda row: str(row.name)):
         about = found[(space, number)]
         about.versions[name] = Version(version or 0)
         if error is not None:
             about.reports[name] = Report(error=error, budget=budget, bytes_added=added, raw_bytes=raw, notes=remarks, bound=bound, before=before)
 
 
-def _said(session: Session, row: type[LabelRow | MetricRow], space: str, numbers: Sequence[int]) -> "list[Row[int, int, str, str]]":
+@cache
+def _touched() -> "Select[Any]":
+    named = (TaskNameRow.space == TouchRow.space) & (TaskNameRow.task == TouchRow.task) & TaskNameRow.until.is_(None)
+    made = (VersionRow.space == TouchRow.space) & (VersionRow.task == TouchRow.task) & (VersionRow.number == TouchRow.number)
+    absorbed = made & VersionRow.restored_from.is_(None)
+    return (
+        select(TouchRow.number, TouchRow.version, TaskNameRow.name)
+        .add_columns(VersionRow.error, VersionRow.budget, VersionRow.added_bytes, VersionRow.raw_bytes, VersionRow.remarks)
+        .add_columns(VersionRow.bound, VersionRow.before)
+        .outerjoin(TaskNameRow.table, named)  # every task has a name: an outer join alone keeps SQLite from beginning with the names
+        .outerjoin(VersionRow.table, absorbed)
+        .where(TouchRow.space == SPACE, TouchRow.number.in_(_NUMBERS), TouchRow.version.is_not(None))
+    )
+
+
+def _said(session: Session, given: Select[int, int, str, str], space: str, numbers: Sequence[int]) -> "list[Row[int, int, str, str]]":
     """Return the labels or metrics that commits gave, sorted; asked to sort, a database might follow the key instead of the numbers."""
-    query = select(row.since, row.task, row.name, row.value).where(row.space == space, row.since.in_(numbers))
-    return sorted(session.execute(query))
+    return sorted(session.execute(given, {"space": space, "numbers": numbers}))
+
+
+@cache
+def _labels() -> Select[int, int, str, str]:
+    return _given(LabelRow)
+
+
+@cache
+def _metrics() -> Select[int, int, str, str]:
+    return _given(MetricRow)
+
+
+def _given(row: type[LabelRow | MetricRow]) -> Select[int, int, str, str]:
+    return select(row.since, row.task, row.name, row.value).where(row.space == SPACE, row.since.in_(_NUMBERS))

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import BigInteger, bindparam, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
@@ -94,11 +95,16 @@ def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
 
 def commit_at(session: Session, space: str, number: int, *, created: bool = True) -> Commit:
     """Return one commit by its number. Raises NotFound."""
-    rows = session.execute(select(*COLUMNS).where(CommitRow.space == space, CommitRow.number == number)).all()
+    rows = session.execute(_commit(), {"space": space, "number": number}).all()
     found = commits_of(session, rows, created=created)
     if not found:
         raise NotFound(f"space {space} has no c{number}.", hint="List its commits with `log`.")
     return found[0]
+
+
+@cache
+def _commit() -> "Select[Any]":
+    return select(*COLUMNS).where(CommitRow.space == queries.SPACE, CommitRow.number == bindparam("number", type_=BigInteger))
 
 
 def spaces(session: Session) -> list[SpaceSummary]:

@@ -72,9 +72,10 @@ class Home:
     @contextmanager
     def reading(self) -> "Iterator[Session]":
         """Open a read transaction on a catalog that has everything the store had at this moment."""
-        self.catch_up()
-        with self.catalog.begin() as session:
-            yield session
+        with self.catalog.kept():
+            self.catch_up()
+            with self.catalog.begin() as session:
+                yield session
 
     def catch_up(self) -> None:
         """Apply to the catalog every record it lacks. Raises Integrity where the store's log is damaged, Refused after `close`."""

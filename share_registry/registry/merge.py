@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from share_registry.algebra.merge import DENSITIES, Rule
 from share_registry.catalog import queries
 from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.exchange.environment import environment_labels
 from share_registry.exchange.merged import Part, merged
 from share_registry.format.records import Merge, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, task_name
@@ -77,7 +78,7 @@ def merge(
         where, found = _resolved(session, parents, space if space is not None else home.default_space)
         check_name(session, where, wanted)
     made = _merged(home, where, wanted, found, rule, options)
-    note = note_for(home, {wanted: made.prepared}, options, {wanted: (_remark(made),)})
+    note = note_for({wanted: made.prepared}, options, environment_labels(home.outside) | dict(options.labels), {wanted: (_remark(made),)})
     if options.dry_run:
         with home.reading() as session:
             _check_task(session, where, wanted, options)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import Head, head, space_names
+from share_registry.catalog.queries import Head
 from share_registry.errors import CatalogError, Format, Integrity, NotFound
 from share_registry.names import CommitNumber, Digest, SpaceName
 
@@ -50,12 +51,13 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
         Integrity: `write`, and the store's log is damaged, or has lost its end.
     """
     heads = _heads(store, catalog)
-    lost = _lost(store, heads)
+    last = {space: store.record(space, known.number) for space, known in heads.items() if known is not None}
+    lost = _lost(heads, last)
     if lost is not None and write:
         raise lost
     if lost is not None:
         _LOG.warning("%s", lost)
-    foreign = [space for space, known in heads.items() if _foreign(store, space, known)]
+    foreign = [space for space, known in heads.items() if known is not None and _differs(last[space], known)]
     behind = [space for space, known in heads.items() if _behind(store, space, known)]
     if not behind and not foreign:
         return True
@@ -66,7 +68,7 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
         _LOG.warning("the catalog had followed another log of %s; it was made again", ", ".join(foreign))
         return True
     for space in behind:
-        _apply_new(store, catalog, space)
+        _apply_new(store, catalog, space, heads[space])
     return True
 
 
@@ -145,16 +147,16 @@ def read_layout(store: "Store", digest: Digest) -> "Layout":
 def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
     try:
         with catalog.begin() as session:
-            spaces = {*store.spaces(), *space_names(session)}
-            return {SpaceName(space): head(session, SpaceName(space)) for space in sorted(spaces)}
+            known = queries.heads(session)
     except CatalogError as error:
         raise CatalogError(error.message, hint=error.hint or "Run `share-registry rebuild`.") from error
+    return {space: known.get(space) for space in sorted({*store.spaces(), *known})}
 
 
-def _lost(store: "Store", heads: Mapping[SpaceName, Head | None]) -> Integrity | None:
+def _lost(heads: Mapping[SpaceName, Head | None], last: Mapping[SpaceName, bytes | None]) -> Integrity | None:
     """Return what to say of a log that is shorter than the catalog remembers: a hash chain cannot show that its last record is gone, a catalog can."""
     for space, known in heads.items():
-        if known is not None and store.record(space, known.number) is None:
+        if known is not None and last[space] is None:
             return Integrity(
                 f"record c{known.number} of space {space} is not in the store, though the catalog knows it ({known.id[:8]}).",
                 hint="Bring it back from a copy of the store; a rebuild that accepts the loss goes on with what the store has.",
@@ -184,15 +186,12 @@ def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
 
 def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
     """Check, before record `number` is published, that it is not a hole (spec COM-10): probes further and further behind it. Raises Integrity."""
-    behind = next((number + step for step in _PROBES if store.record(space, CommitNumber(number + step)) is not None), None)
+    behind = store.first_record(space, [CommitNumber(number + step) for step in _PROBES])
     if behind is not None and store.record(space, number) is None:  # else other writers were faster, and publishing will say so
         raise Integrity(f"record c{number} of space {space} is not in the store, though c{behind} is.", hint="Bring the file back from a copy of the store.")
 
 
-def _foreign(store: "Store", space: SpaceName, known: Head | None) -> bool:
-    if known is None:
-        return False
-    content = store.record(space, known.number)
+def _differs(content: bytes | None, known: Head) -> bool:
     return content is not None and sha256(content).hexdigest() != known.id
 
 
@@ -205,17 +204,17 @@ def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:
     return store.record(space, CommitNumber((known.number if known else 0) + 1)) is not None
 
 
-def _apply_new(store: "Store", catalog: Catalog, space: SpaceName) -> None:
+def _apply_new(store: "Store", catalog: Catalog, space: SpaceName, known: Head | None = None) -> None:
+    """Apply every record behind the head that a catalog knows; what another process applies meanwhile changes nothing."""
     from share_registry.catalog.projection import apply
 
     if not store.read_only:
         store.sync_log(space)  # what a catalog keeps must not be lost by the store
+    if known is None and not catalog.is_in_memory:
+        _check_hole(space, store.numbers(space))  # before anything is applied: a catalog that stops at a hole would take it for the end
+    applied = known.number if known else 0
     while True:
-        with catalog.begin() as session:
-            known = head(session, space)
-        if known is None and not catalog.is_in_memory:
-            _check_hole(space, store.numbers(space))  # before anything is applied: a catalog that stops at a hole would take it for the end
-        entries, damage = _read_entries(store, space, (known.number if known else 0) + 1)
+        entries, damage = _read_entries(store, space, applied + 1)
         if entries:
             with catalog.begin(write=True) as session:
                 for entry in entries:
@@ -224,6 +223,7 @@ def _apply_new(store: "Store", catalog: Catalog, space: SpaceName) -> None:
             raise damage
         if len(entries) < _BATCH:
             return
+        applied += len(entries)
 
 
 def _read_entries(store: "Store", space: SpaceName, first: int) -> tuple[list[Entry], Integrity | Format | None]:

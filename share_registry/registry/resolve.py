@@ -5,9 +5,10 @@ The grammar is in `names`; here is what exists. A task is found by any name it e
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, NoReturn
 
-from sqlalchemy import func, select
+from sqlalchemy import BigInteger, BindParameter, Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
@@ -19,6 +20,8 @@ from share_registry.registry.results import Resolved
 _CANDIDATES: Final = 5
 _AFTER_HEX: Final = "g"
 """Sorts behind every hexadecimal digit."""
+_TASK: Final[BindParameter[int]] = bindparam("task_number", type_=BigInteger)
+_AT: Final[BindParameter[int]] = bindparam("at", type_=BigInteger)
 
 
 def resolve(session: Session, ref: str | Reference, *, space: str | None = None) -> Resolved:
@@ -94,10 +97,7 @@ class FoundTask:
 
 def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
     """Return the task that has or had a name. Raises NotFound with the nearest names."""
-    query = select(TaskNameRow.task, TaskNameRow.name)
-    found = session.execute(
-        query.where(TaskNameRow.space == space, TaskNameRow.task == queries.task_of(space, name), TaskNameRow.until.is_(None))
-    ).one_or_none()
+    found = session.execute(_named(), {"space": space, "task": name}).one_or_none()
     if found is None:
         raise NotFound(f"task {space}/{name} does not exist.", hint=near_misses(name, list(queries.task_names(session, space))))
     return FoundTask(found[0], TaskName(found[1]))
@@ -205,10 +205,9 @@ def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTas
 
 def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> None:
     """Raise NotFound where a task was dropped by a commit (None: by now)."""
-    of_task = (TaskLifeRow.space == space) & (TaskLifeRow.task == task.task)
-    when = TaskLifeRow.until.is_(None) if number is None else holds(TaskLifeRow, number)
-    if session.scalar(select(TaskLifeRow.since).where(of_task, when)) is not None:
+    if session.scalar(_life(), {"space": space, "task_number": task.task, "at": queries.EVER if number is None else number}) is not None:
         return
+    of_task = (TaskLifeRow.space == space) & (TaskLifeRow.task == task.task)
     before = of_task if number is None else of_task & (TaskLifeRow.until <= number)
     dropped = session.scalar(select(func.max(TaskLifeRow.until)).where(before))
     if dropped is not None:
@@ -221,8 +220,7 @@ def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int
 
 def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> int:
     """Return the newest version of a task at a commit (None: now). Raises NotFound where it had none yet."""
-    query = select(VersionRow.version).where(VersionRow.space == space, VersionRow.task == task.task).order_by(VersionRow.number.desc()).limit(1)
-    found = session.scalar(query if number is None else query.where(VersionRow.number <= number))
+    found = session.scalar(_last_version(), {"space": space, "task_number": task.task, "at": queries.EVER if number is None else number})
     if found is None:
         first = session.scalar(select(func.min(VersionRow.number)).where(VersionRow.space == space, VersionRow.task == task.task))
         raise NotFound(f"task {space}/{task.name} did not exist at c{number}; it begins with c{first}.", hint=f"Ask for c{first} or later.")
@@ -230,9 +228,7 @@ def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | N
 
 
 def _version(session: Session, space: SpaceName, task: FoundTask, version: int, asked: Reference) -> Resolved:
-    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = select(CommitRow.number, CommitRow.id).join(VersionRow.table, made)
-    found = session.execute(query.where(VersionRow.space == space, VersionRow.task == task.task, VersionRow.version == version)).one_or_none()
+    found = session.execute(_made(), {"space": space, "task_number": task.task, "version": version}).one_or_none()
     if found is None:
         newest = _newest(session, space, task, None)
         if asked.back:
@@ -243,6 +239,30 @@ def _version(session: Session, space: SpaceName, task: FoundTask, version: int, 
     return Resolved(
         ref=f"{space}/{task.name}@v{version}", space=space, number=CommitNumber(number), id=Digest(commit_id), task=task.name, version=Version(version)
     )
+
+
+@cache
+def _named() -> Select[int, str]:
+    found = queries.task_of(queries.SPACE, queries.TASK)
+    return select(TaskNameRow.task, TaskNameRow.name).where(TaskNameRow.space == queries.SPACE, TaskNameRow.task == found, TaskNameRow.until.is_(None))
+
+
+@cache
+def _life() -> Select[int]:
+    return select(TaskLifeRow.since).where(TaskLifeRow.space == queries.SPACE, TaskLifeRow.task == _TASK, holds(TaskLifeRow, _AT))
+
+
+@cache
+def _last_version() -> Select[int]:
+    query = select(VersionRow.version).where(VersionRow.space == queries.SPACE, VersionRow.task == _TASK, VersionRow.number <= _AT)
+    return query.order_by(VersionRow.number.desc()).limit(1)
+
+
+@cache
+def _made() -> Select[int, str]:
+    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
+    query = select(CommitRow.number, CommitRow.id).join(VersionRow.table, made)
+    return query.where(VersionRow.space == queries.SPACE, VersionRow.task == _TASK, VersionRow.version == queries.VERSION)
 
 
 def _state(session: Session, space: SpaceName, number: int, asked: Reference) -> Resolved:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog import queries
 from share_registry.errors import Conflict, InvalidInput, NotFound, Refused
@@ -13,6 +13,7 @@ from share_registry.registry.results import Commit
 from share_registry.registry.transaction import Request, idempotency_key, publish
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
     from sqlalchemy.orm import Session
 
     from share_registry.exchange.adapter import Adapter
@@ -83,33 +84,29 @@ def set_policy(home: "Home", name: str, policy: Policy) -> Commit:
     from share_registry.registry.earlier import policy_change
 
     def build(session: "Session", link: "Link") -> "SetPolicy | CommitNumber":
-        _must_exist(session, link.space)
         if _target(session, link.space).policy == policy:
             return policy_change(session, link.space)
         return SetPolicy.model_validate(link.members() | {"policy": _body(policy)})
 
     home.require_writable()
     with home.reading() as session:
-        _must_exist(session, space_name(name))
+        _target(session, space_name(name))
     return change(home, space_name(name), build, "")
 
 
-def space_for(home: "Home", adapters: "Sequence[Adapter]", space: str | None) -> Target:
-    """Return the space named, or the one of the adapters' base model, which may be new.
+def space_for(session: "Session", adapters: "Sequence[Adapter]", space: str | None) -> Target:
+    """Return the space named, or, where none is, the one of the adapters' base model, which may be new.
 
     Raises:
         NotFound: a named space does not exist.
         Refused: no space is named and the adapters do not say one base model.
     """
-    asked = space if space is not None else home.default_space
-    with home.catalog.begin() as session:
-        if asked is not None:
-            _must_exist(session, space_name(asked))
-            return _target(session, SpaceName(asked))
-        base = _one_base(adapters)
-        known = [found for found in (_target(session, name) for name in queries.space_names(session)) if base.label in found.labels]
-        name = space_name_of(base.label)
-        taken = name in queries.space_names(session)
+    if space is not None:
+        return _target(session, space_name(space))
+    base = _one_base(adapters)
+    known = [found for found in (_target(session, name) for name in queries.space_names(session)) if base.label in found.labels]
+    name = space_name_of(base.label)
+    taken = name in queries.space_names(session)
     if len(known) == 1:
         return known[0]
     if known or taken:
@@ -123,6 +120,10 @@ def policy_of(session: "Session", name: SpaceName) -> Policy:
     row = queries.space_row(session, name)
     if row is None:
         raise NotFound(f"space {name!r} does not exist.", hint="List them with `spaces`.")
+    return _policy(row)
+
+
+def _policy(row: "Row[Any]") -> Policy:
     return Policy(**{member.name: getattr(row, member.name) for member in fields(Policy)})
 
 
@@ -171,19 +172,8 @@ def _body(policy: Policy) -> "PolicyBody":
 def _target(session: "Session", name: SpaceName) -> Target:
     row = queries.space_row(session, name)
     if row is None:
-        raise NotFound(f"space {name!r} does not exist.", hint="List them with `spaces`.")
-    return Target(
-        name=name,
-        base_revision=row.base_revision,
-        labels=(row.base_model, *row.base_labels),
-        policy=policy_of(session, name),
-    )
-
-
-def _must_exist(session: "Session", name: SpaceName) -> None:
-    known = queries.space_names(session)
-    if name not in known:
-        raise NotFound(f"space {name!r} does not exist.", hint=near_misses(name, list(known)) + " Create it with create_space.")
+        raise NotFound(f"space {name!r} does not exist.", hint=near_misses(name, list(queries.space_names(session))) + " Create it with create_space.")
+    return Target(name=name, base_revision=row.base_revision, labels=(row.base_model, *row.base_labels), policy=_policy(row))
 
 
 def _one_base(adapters: "Sequence[Adapter]") -> Base:

@@ -5,7 +5,7 @@ there after a crash or a power cut leads to whole bytes, and what was acknowledg
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -20,9 +20,9 @@ from share_registry.store.protocol import (
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
     PublishUnknown,
-    check_number,
     check_size,
     identity_of,
+    record_name,
 )
 
 _FORMAT: Final = "FORMAT"
@@ -172,6 +172,12 @@ class LocalStore:
         except NotFound:
             return None
 
+    def first_record(self, space: SpaceName, numbers: Sequence[CommitNumber]) -> CommitNumber | None:
+        """Return the first of some numbers that has a record, without reading it. Raises StoreError where the system refuses."""
+        names = {record_name(number): number for number in numbers}
+        found = self._outside.first_of(self._log(space), list(names))
+        return None if found is None else names[found]
+
     def sync_log(self, space: SpaceName) -> None:
         """Make the records of a space durable that somebody else published. Raises StoreError, or Refused where the store is read-only."""
         self._require_writable()
@@ -222,14 +228,13 @@ class LocalStore:
 
     def _object(self, digest: Digest) -> Path:
         checked_digest(digest)
-        return self._root / "objects" / digest[:2] / digest[2:]
+        return self._root.joinpath("objects", digest[:2], digest[2:])
 
     def _log(self, space: SpaceName) -> Path:
-        return self._root / "spaces" / space_name(space) / "log"
+        return self._root.joinpath("spaces", space_name(space), "log")
 
     def _record_path(self, space: SpaceName, number: CommitNumber) -> Path:
-        check_number(number)
-        return self._log(space) / f"{number:020d}.json"
+        return self._log(space) / record_name(number)
 
     def _is_folder(self, path: Path) -> bool:
         return self._outside.kind(path) is Kind.DIRECTORY

@@ -1,7 +1,7 @@
 """A store in memory: the protocol at its shortest. For tests, and for registries that need not outlive the process."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from share_registry.errors import Integrity, InvalidInput, NotFound
 from share_registry.format.canonical import sha256
@@ -78,6 +78,10 @@ class MemoryStore:
         """Return a record, None where there is none. Raises InvalidInput."""
         check_number(number)
         return self._records.get((space_name(space), number))
+
+    def first_record(self, space: SpaceName, numbers: Sequence[CommitNumber]) -> CommitNumber | None:
+        """Return the first of some numbers that has a record. Raises InvalidInput."""
+        return next((number for number in numbers if self.record(space, number) is not None), None)
 
     def sync_log(self, space: SpaceName) -> None:
         """Do nothing: memory has no medium."""

@@ -5,7 +5,7 @@ Publishing a record under a number nobody has yet *is* the commit, so that step,
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from share_registry.errors import Format, InvalidInput, StoreError
@@ -92,6 +92,10 @@ class Store(Protocol):
         """Return a record, None where there is none. Its hash is the reader's to check against the chain. Raises Integrity where it is no plain file."""
         ...
 
+    def first_record(self, space: SpaceName, numbers: Sequence[CommitNumber]) -> CommitNumber | None:
+        """Return the first of some numbers that has a record, without reading it."""
+        ...
+
     def sync_log(self, space: SpaceName) -> None:
         """Make the records of a space durable that somebody else published: a writer does so before it builds on them."""
         ...
@@ -127,6 +131,12 @@ def check_number(number: CommitNumber) -> None:
     """Refuse a number that no record can have. Raises InvalidInput."""
     if not 1 <= number <= MAX_NUMBER:
         raise InvalidInput(f"commit number {number} is not between 1 and {MAX_NUMBER}.")
+
+
+def record_name(number: CommitNumber) -> str:
+    """Return the name of the file that record has. Raises InvalidInput for a number that no record can have."""
+    check_number(number)
+    return f"{number:020d}.json"
 
 
 def identity_of(content: bytes, *, writing: bool) -> str:

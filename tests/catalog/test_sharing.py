@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from sqlalchemy import select, text
@@ -146,3 +148,45 @@ def test_a_child_closing_its_catalog_leaves_the_parents_connection_open(postgres
 def _backend(catalog: Catalog) -> int:
     with catalog.begin() as session:
         return int(session.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+
+def driver(session: Session) -> sqlite3.Connection:
+    found = session.connection().connection.driver_connection
+    assert isinstance(found, sqlite3.Connection)
+    return found
+
+
+def is_locked(url: str) -> bool:
+    """Tell whether another connection may not begin to write."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)) as other:
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        return False
+
+
+def test_a_block_keeps_one_connection_and_leaves_none_open(new_catalog_url: Callable[[str], str]) -> None:
+    url, used = new_catalog_url("sqlite"), []
+    with Catalog.open(url) as catalog:
+        with catalog.kept():
+            for write in (False, True, False):
+                with catalog.begin(write=write) as session:
+                    used.append(driver(session))
+                    assert is_locked(url) == write
+        assert used == used[:1] * 3
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            used[0].execute("SELECT 1")
+
+
+def test_a_transaction_inside_another_one_of_a_block_has_a_connection_of_its_own(new_catalog_url: Callable[[str], str]) -> None:
+    log = story()
+    with Catalog.open(new_catalog_url("sqlite"), store_id="store") as catalog, catalog.kept():
+        with catalog.begin(write=True) as session:
+            log.apply(session)
+            with catalog.begin() as beside:
+                assert count(beside) == 0
+        with catalog.begin() as session, catalog.begin(write=True) as beside:  # after one that wrote, one that reads locks nobody out
+            assert driver(session) is not driver(beside)
+            assert count(session) == count(beside) == len(log.entries)
+            beside.rollback()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import share_registry as sr
 from share_registry.catalog import queries
@@ -48,6 +49,16 @@ def test_tensors_handed_out_are_the_callers_own(registry: sr.Registry) -> None:
         tensor.zero_()
     assert registry.checkout("gloss@v2").tensors[next(iter(taken.tensors))].any()
     assert registry.verify("deep").ok
+
+
+def test_tensors_of_one_checkout_lie_in_memory_of_their_own(registry: sr.Registry, tmp_path: Path) -> None:
+    tensors = dict(registry.checkout("gloss@v3").tensors)
+    assert all(tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in tensors.values())
+    save_file(tensors, tmp_path / "saved.safetensors")  # which refuses tensors that share memory
+    first, *others = tensors.values()
+    before = [tensor.clone() for tensor in others]
+    first.fill_(7.0)
+    assert all(torch.equal(tensor, kept) for tensor, kept in zip(others, before, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", torch.float64])

@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from sqlalchemy import Engine, Select, event
 
 import share_registry as sr
 from share_registry.catalog import queries
@@ -15,6 +17,8 @@ from tests.registry.conftest import DEMO
 from tests.registry.plain import files
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MOST_QUESTIONS = 36
+"""What a commit of one adapter asks its catalog, each 20 microseconds: of the heads, of what it may refer to, and twice of what its record changes."""
 
 
 @pytest.fixture
@@ -348,3 +352,27 @@ def test_a_report_names_its_worst_module(registry: sr.Registry, adapter: Path) -
     assert report.worst_module is not None
     assert report.worst_module.error == max(module.error for module in report.modules)
     assert report.worst_module.error > 0
+
+
+def test_a_commit_asks_what_the_one_before_asked_over_one_connection(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+    first = changed(adapter, tmp_path / "first", lora_dropout=0.25)
+    second = changed(adapter, tmp_path / "second", lora_dropout=0.5)
+    registry.commit(adapter, task="cola")
+    statements: list[Select[Any]] = []
+    connections: list[object] = []
+
+    def seen(connection: Any, statement: Any, *_: object) -> None:
+        connections.append(connection.connection.driver_connection)
+        if isinstance(statement, Select):
+            statements.append(statement)
+
+    event.listen(Engine, "before_execute", seen)
+    try:
+        registry.commit(first, task="first")
+        known, asked = {id(statement) for statement in statements}, len(statements)
+        registry.commit(second, task="second")
+    finally:
+        event.remove(Engine, "before_execute", seen)
+    assert [str(statement) for statement in statements[asked:] if id(statement) not in known] == []
+    assert len(statements) == 2 * asked <= 2 * MOST_QUESTIONS
+    assert len(set(connections)) == 2

@@ -137,6 +137,14 @@ class StoreConformance:
         assert store.record(SPACE, CommitNumber(2)) is None
         assert store.record(SpaceName("other"), ONE) is None
 
+    def test_the_first_of_some_numbers_that_has_a_record_is_found(self, store: Store) -> None:
+        asked = [CommitNumber(number) for number in (9, 4, 2)]
+        assert store.first_record(SPACE, asked) is None
+        for number in (1, 2, 4):
+            store.publish(SPACE, CommitNumber(number), b"{}")
+        assert store.first_record(SPACE, asked) == 4
+        assert store.first_record(SpaceName("other"), asked) is None
+
     def test_numbers_and_spaces_are_listed_in_order(self, store: Store) -> None:
         for space in ("b", "a.1", "a"):
             for number in (1, 2, 10, 3):
