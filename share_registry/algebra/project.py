@@ -1,7 +1,8 @@
 """Coefficients alone: an adapter projected onto a basis, as the Share paper keeps it, whatever that loses.
 
 Per module both sides are projected, P_b dW P_a, which is the best there is in the two row spaces; balanced again, the leading p directions are kept. Coefficients are
-over the integer rows of the basis, fine enough that rounding them is no part of the loss.
+over the integer rows of the basis, fine enough that rounding them is no part of the loss: rows of a fit are directions at right angles. Over rows that nearly depend on one another
+coefficients grow, and where they leave the exact range they are coarser; the error that is recorded is measured on what decodes, as ever.
 """
 
 from collections.abc import Sequence

@@ -30,11 +30,13 @@ def module(a: Tensor, b: Tensor) -> StoredModule:
     return StoredModule(a=side(a), b=side(b), error=0.0)
 
 
-def random_basis(pairs: list[Pair], *, k_a: int, k_b: int, seed: int = 0, size: float = 5e4) -> list[StoredModule | None]:
+def random_basis(pairs: list[Pair], *, k_a: int, k_b: int, seed: int = 0, size: float = 2e5) -> list[StoredModule | None]:
+    """Rows as a fit makes them: orthonormal directions, each times a factor of its own, rounded."""
     generator = torch.Generator().manual_seed(seed)
 
     def rows(k: int, width: int) -> Tensor:
-        return size * torch.randn(k, width, generator=generator, dtype=torch.float64) * torch.logspace(0, -3, k, dtype=torch.float64)[:, None]
+        directions: Tensor = torch.linalg.qr(torch.randn(width, k, generator=generator, dtype=torch.float64)).Q.mT
+        return size * directions * torch.logspace(0, -3, k, dtype=torch.float64)[:, None]
 
     return [module(rows(k_a, pair.a.shape[1]), rows(k_b, pair.b.shape[1])) for pair in pairs]
 
