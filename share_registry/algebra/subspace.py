@@ -13,12 +13,15 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from share_registry.algebra.gauge import balanced
 from share_registry.algebra.rates import bits, cost
 
 _DEPENDENT: Final = 1e-14
 """Rows of equal length whose Gram has an eigenvalue below this share of the largest, for every row, are dependent on the others."""
+_AMPLIFIED: Final = 1e4
+"""Coefficients over rows of unit length above this lose too many digits to be kept and extended."""
 _COEFFICIENT: Final = 2.0
 """Bits that a coefficient takes at least: one that is nearly nothing still has to be said."""
 _LARGEST: Final = (1 << 20) - 1
@@ -107,6 +110,30 @@ def frame(rows: Tensor) -> Frame:
     back = torch.linalg.solve_triangular(again, (V[:, keep] / root).mT, upper=False)
     inverse = torch.where(lengths > 0, 1.0 / lengths, torch.zeros_like(lengths))
     return Frame(root=lengths * ((V[:, keep] * root) @ again), back=back * inverse.mT, rows=rows)
+
+
+def extended(back: Tensor, rows: Tensor) -> Frame | None:
+    """Return the frame of rows (K + n, m) whose first q directions are those that `back` (q, K) makes of the first K rows; None where it would lose digits.
+
+    New rows are freed of the directions that are there, twice, and what is left of them is framed: one that depends on the rows before it, as near as `frame` tells, adds no direction.
+    """
+    q, known = back.shape
+    E, new = back @ rows[:known], rows[known:]
+    if not len(new):
+        return Frame(root=rows @ E.mT, back=back, rows=rows)
+    C = torch.zeros((len(new), q), dtype=rows.dtype)
+    rest = new
+    for _ in range(2):
+        found = rest @ E.mT
+        C, rest = C + found, rest - found @ E
+    lengths = torch.linalg.vector_norm(rows, dim=-1)
+    apart = torch.linalg.vector_norm(rest, dim=-1).square() > _DEPENDENT * len(rows) * lengths[known:].square()
+    part = frame(torch.where(apart[:, None], rest, torch.zeros_like(rest)))
+    whole = torch.cat([pad(back, (0, len(new))), torch.cat([-(part.back @ C) @ back, part.back], dim=1)])
+    if float((whole * lengths).abs().amax()) > _AMPLIFIED:
+        return None
+    root = torch.cat([pad(rows[:known] @ E.mT, (0, len(part.back))), torch.cat([C, part.root], dim=1)])
+    return Frame(root=root, back=whole, rows=rows)
 
 
 def axes(width: int) -> Frame:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from share_registry.algebra.error import norm
-from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, axes, captured, frame, paying, rounded, savings, spectrum
+from share_registry.algebra.subspace import Frame, Moments, Spectrum, Task, axes, captured, extended, frame, paying, rounded, savings, spectrum
 from share_registry.exchange.config import parse_config
 from share_registry.exchange.pairs import pairs_of, rows_of
 from share_registry.exchange.scales import module_scales
@@ -251,16 +252,16 @@ def _gathered(members: Sequence[Member], reading: Callable[[Digest, str, Side], 
 
 
 def _framed(rows: Tensor, before: CarriedSide | None) -> tuple[Frame, Tensor]:
-    """Return coordinates of rows, and carried moments of their first ones in these; where no row is new the coordinates are those they were carried in."""
+    """Return coordinates of rows, and carried moments of their first ones in these: the coordinates they were carried in come first, unless that would lose digits."""
     if before is None:
         found = frame(rows)
         return found, _nothing(found.root.shape[1])
-    count = before.back.shape[1]
-    directions = before.back @ rows[:count]
-    if count == len(rows):
-        return Frame(root=rows @ directions.mT, back=before.back, rows=rows), before.moments.clone()
+    longer = extended(before.back, rows)
+    if longer is not None:
+        more = longer.root.shape[1] - len(before.moments)
+        return longer, pad(before.moments, (0, more, 0, more))
     found = frame(rows)
-    turn = directions @ (found.back @ rows).mT
+    turn = (before.back @ rows[: before.back.shape[1]]) @ (found.back @ rows).mT
     return found, turn.mT @ before.moments @ turn
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from share_registry.algebra.subspace import Frame, Moments, Task, axes, captured, frame, paying, rounded, savings, spectrum
+from share_registry.algebra.subspace import Frame, Moments, Task, axes, captured, extended, frame, paying, rounded, savings, spectrum
 from tests.algebra.adapters import planted
 
 ENERGY = 1e-10
@@ -116,6 +116,43 @@ def test_coordinates_are_orthonormal_where_rows_nearly_depend_on_one_another(tin
     E = found.back @ R
     assert torch.allclose(E @ E.mT, torch.eye(12, dtype=torch.float64), atol=ANGLE)
     assert torch.allclose(found.root @ E, R, rtol=0, atol=ANGLE * tiny * float(R.abs().max()))
+
+
+def independent_of(R: Tensor, more: Tensor) -> Tensor:
+    """Return rows that lie in no direction of R."""
+    Q = torch.linalg.qr(R.mT)[0]
+    return more - (more @ Q) @ Q.mT
+
+
+@given(seed=st.integers(0, 2**31), known=st.integers(1, 9), new=st.integers(0, 6), dependent=st.integers(0, 6))
+@settings(max_examples=60)
+def test_a_frame_that_is_extended_keeps_its_directions_and_spans_the_new_rows(seed: int, known: int, new: int, dependent: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    R = factor(generator, ranks=[], rows=known, width=30, dependent=True).rows
+    more = factor(generator, ranks=[], rows=new, width=30, dependent=False).rows
+    more[: min(new, dependent)] = normal(generator, min(new, dependent), known) @ R
+    before = frame(R)
+    rows = torch.cat([R, more])
+    found = extended(before.back, rows)
+    assert found is not None
+    E = found.back @ rows
+    q = len(before.back)
+    assert torch.allclose(E[:q], before.back @ R, rtol=0, atol=EXACT)
+    assert torch.allclose(E @ E.mT, torch.eye(len(E), dtype=torch.float64), atol=ENERGY)
+    assert len(E) == q + max(0, new - dependent)
+    assert torch.allclose(found.root @ E, rows, rtol=0, atol=ENERGY * float(rows.abs().max()))
+
+
+def test_new_rows_that_hardly_differ_from_known_ones_make_no_long_coefficients() -> None:
+    generator = torch.Generator().manual_seed(5)
+    R = normal(generator, 6, 40)
+    apart = independent_of(R, normal(generator, 2, 40))
+    before = frame(R).back
+    assert extended(before, torch.cat([R, R[:2] + 1e-2 * apart])) is not None
+    assert extended(before, torch.cat([R, R[:2] + 1e-5 * apart])) is None
+    same = extended(before, torch.cat([R, R[:2] + 1e-9 * apart]))
+    assert same is not None
+    assert same.back.shape == (6, 8)
 
 
 def test_the_gauge_of_a_task_does_not_matter() -> None:

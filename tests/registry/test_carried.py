@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import share_registry as sr
+from share_registry.algebra import subspace
 from share_registry.names import Digest
 from share_registry.registry import carried
 from share_registry.registry.fit import Fit, Rule, fit, stored_members
@@ -85,6 +86,21 @@ def test_directions_are_those_of_a_fit_from_scratch(filled: sr.Registry) -> None
         for side, rows in enumerate((module.a, module.b)):
             other = torch.linalg.qr(torch.from_numpy(scratch.basis.modules[name][side]).double().mT)[0]
             assert float(torch.linalg.svdvals(rows @ other).amin()) > 1 - 1e-6  # the basis is rounded where it is stored
+
+
+@pytest.mark.parametrize("amplified", [0.0, 1e4])
+def test_many_refits_one_after_another_capture_what_one_from_scratch_does(
+    registry: sr.Registry, tmp_path: Path, amplified: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subspace, "_AMPLIFIED", amplified)
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    for task, folder in sorted(write_planted(tmp_path / "many", 20).items()):
+        registry.commit(folder, task=task)
+        found = registry.refit(max_rank=6).basis
+    scratch = fitted(registry, max_rank=6)
+    assert found is not None
+    for module in found.modules:
+        assert (module.captured_a, module.captured_b) == pytest.approx(scratch.captured[module.module], rel=SAME)
 
 
 def test_tasks_that_were_seen_are_not_read_again(registry: sr.Registry, tmp_path: Path, read: list[Digest]) -> None:
