@@ -120,8 +120,9 @@ def test_coordinates_are_orthonormal_where_rows_nearly_depend_on_one_another(tin
 
 def independent_of(R: Tensor, more: Tensor) -> Tensor:
     """Return rows that lie in no direction of R."""
-    Q = torch.linalg.qr(R.mT)[0]
-    return more - (more @ Q) @ Q.mT
+    Q: Tensor = torch.linalg.qr(R.mT)[0]
+    apart: Tensor = more - (more @ Q) @ Q.mT
+    return apart
 
 
 @given(seed=st.integers(0, 2**31), known=st.integers(1, 9), new=st.integers(0, 6), dependent=st.integers(0, 6))

@@ -94,10 +94,11 @@ def test_many_refits_one_after_another_capture_what_one_from_scratch_does(
 ) -> None:
     monkeypatch.setattr(subspace, "_AMPLIFIED", amplified)
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    commits = []
     for task, folder in sorted(write_planted(tmp_path / "many", 20).items()):
         registry.commit(folder, task=task)
-        found = registry.refit(max_rank=6).basis
-    scratch = fitted(registry, max_rank=6)
+        commits.append(registry.refit(max_rank=6))
+    scratch, found = fitted(registry, max_rank=6), commits[-1].basis
     assert found is not None
     for module in found.modules:
         assert (module.captured_a, module.captured_b) == pytest.approx(scratch.captured[module.module], rel=SAME)
