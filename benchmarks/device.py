@@ -1,10 +1,11 @@
-"""Materializing on a GPU beside what the GPU can do: share of its copy bandwidth or of its rate, one task by a graph, and the exact path beside the CPU's bytes.
+"""Materializing on a GPU beside what the GPU can do: share of its copy bandwidth or of its rate, one task by a graph, the exact path beside the CPU's bytes; commits and refits.
 
     python -m benchmarks.device [--shape SHAPE] [--tasks N ...] [--device DEVICE] [--write]
 
 `make gpu` runs it with `--write`, which puts figures and table into benchmarks/gpu.json and benchmarks/gpu.md. Where there is no CUDA device it says so and succeeds.
 The floor is the larger of rows and coefficients read once plus results written over the measured copy bandwidth (bytes read plus bytes written over time), and
-operations over the measured rate of a square product in the same element type. Times are medians, without resolving references and with rows resident.
+operations over the measured rate of a square product in the same element type. Times are medians, without resolving references and with rows resident. Commits and refits are those of
+`benchmarks.growth`, on the device and on the CPU, coding and writing included.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any, Final
 import torch
 
 import share_registry as sr
+from benchmarks.adapters import planted
 from benchmarks.spaces import SHAPES, Kind, build, flops
 
 ROUNDS: Final = 15
@@ -28,6 +30,8 @@ PLACE: Final = Path(__file__).parent
 KIND: Final = Kind(rank=16, k=64, own=False)
 CHAIN: Final = Kind(rank=16, k=16, own=True, before=2)
 DTYPES: Final = (torch.bfloat16, torch.float16, torch.float32)
+ABSORBED: Final = 10
+"""Adapters of 32 shared columns that are committed; the last commit and the refit after it are timed."""
 COPIED_BYTES: Final = 1 << 30
 SQUARE: Final = 8192
 
@@ -59,8 +63,11 @@ def measured(device: torch.device, shape: str, counts: Sequence[int]) -> dict[st
         with sr.Registry.open(Path(place) / "shared", mode="r") as registry, sr.Registry.open(Path(place) / "chain", mode="r") as chains:
             passes = [_pass(registry, device, dtype, shape, refs[:count]) for dtype in DTYPES for count in counts]
             same = _same_bytes(registry, device, refs[:2]) and _same_bytes(chains, device, [*late, *(f"{ref}@v2" for ref in late)])
+        folders = planted(Path(place) / "adapters", count=ABSORBED, rank=16, width=1024, shared=32, noise=0.05, layers=24)
+        algebra = {where: _algebra(Path(place) / f"algebra-{number}", folders, where) for number, where in enumerate((str(device), "cpu"))}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return {"device": name, "torch": torch.__version__, "shape": shape, "rank": KIND.rank, "k": KIND.k, "exact_bytes_are_the_cpus": same, "passes": passes}
+    about = {"device": name, "torch": torch.__version__, "shape": shape, "rank": KIND.rank, "k": KIND.k}
+    return about | {"exact_bytes_are_the_cpus": same, "passes": passes, "algebra": algebra}
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -77,7 +84,9 @@ def table(figures: dict[str, Any]) -> str:
         shares = " | ".join(f"{100 * one[name] / one['graph']:.0f} %" for name in ("by_bytes", "by_flops"))
         micro = [f"{1e6 * seconds:.0f}" for seconds in (one["seconds"], one["graph"], floor)]
         lines.append(f"| {one['dtype']} | {one['tasks']} | {micro[0]} | {micro[1]} | {by} | {micro[2]} | {one['graph'] / floor:.2f} | {shares} |")
-    return "\n".join([*lines, "", f"The exact path gives the CPU's bytes: {'yes' if figures['exact_bytes_are_the_cpus'] else 'NO'}."])
+    lines += ["", f"The exact path gives the CPU's bytes: {'yes' if figures['exact_bytes_are_the_cpus'] else 'NO'}.", ""]
+    lines += ["48 modules, 1024 wide, r = 16, 32 shared columns:", "", "| computed on | commit ms | refit ms |", "| --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {where} | {1e3 * one['commit']:.0f} | {1e3 * one['refit']:.0f} |" for where, one in figures["algebra"].items())])
 
 
 def _pass(registry: sr.Registry, device: torch.device, dtype: torch.dtype, shape: str, refs: Sequence[str]) -> dict[str, Any]:
@@ -94,6 +103,20 @@ def _pass(registry: sr.Registry, device: torch.device, dtype: torch.dtype, shape
         "by_bytes": moved / _bytes_per_s(device),
         "by_flops": flops(SHAPES[shape], KIND) * len(refs) / _flops_per_s(device, dtype),
     }
+
+
+def _algebra(root: Path, folders: Sequence[Path], device: str) -> dict[str, float]:
+    """Return the seconds of the last of some commits, and of a refit after it."""
+    with sr.Registry.open(root, device=device) as registry:
+        registry.create_space("all", policy=sr.Policy(refit=False))
+        for folder in folders[:-1]:
+            registry.commit(folder, space="all", allow_base_mismatch=True)
+        registry.refit("all")
+        begin = time.perf_counter()
+        registry.commit(folders[-1], space="all", allow_base_mismatch=True)
+        committed = time.perf_counter()
+        registry.refit("all")
+    return {"commit": committed - begin, "refit": time.perf_counter() - committed}
 
 
 def _same_bytes(registry: sr.Registry, device: torch.device, refs: Sequence[str]) -> bool:

@@ -51,7 +51,7 @@ def absorb(
     """Code an adapter within its budget, in the fewest bytes of the ways there are.
 
     Args:
-        pairs: The modules: dW = scale * b^T a; finite float64 on the CPU.
+        pairs: The modules: dW = scale * b^T a; finite float64, on the device that is to compute.
         budget: Largest pooled relative error of the scaled dW; 0 keeps everything verbatim.
         dtypes: Element types of A and B per module, to which export rounds.
         candidates: Earlier adapter objects. Those of the previous version and of what it refers to belong here too: rows of its own predict better than its product.

@@ -26,7 +26,7 @@ def aligned(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Ten
     Two starts, the least-squares gauge of either side; the better end is taken module by module. A module for which neither is finite comes back unchanged.
     """
     weights = _weights(p_b), _weights(p_a)
-    best_a, best_b, best = a, b, torch.full((a.shape[0],), torch.inf, dtype=a.dtype)
+    best_a, best_b, best = a, b, a.new_full((a.shape[0],), torch.inf)
     for M in (_invertible(_fit(p_a, a)), _inverse(_invertible(_fit(p_b, b))).mT):
         new_a, new_b, value = _descend(M @ a, _inverse(M).mT @ b, p_a, p_b, weights)
         better = (value < best)[:, None, None]
@@ -38,7 +38,7 @@ def aligned(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Ten
 def _descend(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     value = _distance(a, b, p_a, p_b, weights)
     for _ in range(_STEPS):
-        step = torch.eye(a.shape[1], dtype=a.dtype) + _step(a, b, p_a, p_b, weights)
+        step = torch.eye(a.shape[1], dtype=a.dtype, device=a.device) + _step(a, b, p_a, p_b, weights)
         new_a, new_b = step @ a, _inverse(step).mT @ b
         new_value = _distance(new_a, new_b, p_a, p_b, weights)
         better = new_value < value
@@ -68,7 +68,7 @@ def _fit(p: Tensor, x: Tensor) -> Tensor:
     """Return the M (n, r, r) that minimises |M x - p|, regularised."""
     S = x @ x.mT
     floor = _FLOOR * S.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(1e-300)
-    M: Tensor = torch.linalg.solve(S + floor[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype), p @ x.mT, left=False)
+    M: Tensor = torch.linalg.solve(S + floor[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype, device=x.device), p @ x.mT, left=False)
     return M
 
 

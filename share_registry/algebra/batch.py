@@ -119,7 +119,7 @@ def _leading(rows: Tensor, kept: int) -> Tensor:
 
 def _batch(pairs: Sequence[Pair], dtypes: Sequence[tuple[torch.dtype, torch.dtype]], members: Sequence[int], pseudo_rank: int | None) -> Batch:
     a, b, sigma = balanced(torch.stack([pairs[i].a for i in members]), torch.stack([pairs[i].b for i in members]))
-    weight = torch.tensor([abs(pairs[i].scale) for i in members], dtype=torch.float64)
+    weight = torch.tensor([abs(pairs[i].scale) for i in members], dtype=torch.float64, device=a.device)
     dtype_a, dtype_b = dtypes[members[0]]
     tail = None
     if pseudo_rank is not None and pseudo_rank < a.shape[1]:

@@ -52,10 +52,11 @@ def outcome(count: int, batched: Sequence[Batch], coded: Sequence[CodedBatch], c
     """Return the stored value of coded batches; modules in no batch are kept verbatim."""
     used = sorted({source for batch in batched for rows in (batch.a, batch.b) for source in _used(rows.prediction)})
     modules: list[StoredModule | None] = [None] * count
-    for batch, integers in zip(batched, coded, strict=True):
+    for batch, made in zip(batched, coded, strict=True):
+        sides, shares = (made.a.cpu(), made.b.cpu()), (made.wrong / batch.energy).tolist()
         for index, position in enumerate(batch.positions):
-            a, b = _side(batch.a, integers.a, index, used), _side(batch.b, integers.b, index, used)
-            modules[position] = StoredModule(a=a, b=b, error=bfloat16_above(sqrt(float(integers.wrong[index] / batch.energy[index]))))
+            a, b = _side(batch.a, sides[0], index, used), _side(batch.b, sides[1], index, used)
+            modules[position] = StoredModule(a=a, b=b, error=bfloat16_above(sqrt(shares[index])))
     return Absorbed(
         modules=tuple(modules),
         sources=tuple(candidates[index].source for index in used),

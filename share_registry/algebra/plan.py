@@ -86,15 +86,15 @@ def _with_blocks(batch: Batch, steps: Tensor, candidates: Sequence[Modules]) -> 
 
 
 def _choose(batch: Batch, rows: Rows, other: Rows, steps: Tensor, candidates: Sequence[Modules], side: Side) -> Choice:
-    width = rows.x.shape[-1]
-    blocks = [tuple(_block(modules[position], side, width) for position in batch.positions) for modules in candidates]
+    blocks = [tuple(_block(modules[position], side, rows.x) for position in batch.positions) for modules in candidates]
     return choose(rows.wanted, _scales(batch, other, steps), blocks)
 
 
-def _block(module: StoredModule | None, side: Side, width: int) -> Tensor | None:
-    if module is None or module.side(side).own.shape[1] != width or not len(module.side(side).own):
+def _block(module: StoredModule | None, side: Side, x: Tensor) -> Tensor | None:
+    """Return the own rows of a module where they are as wide as x (n, r, m), on its device."""
+    if module is None or module.side(side).own.shape[1] != x.shape[-1] or not len(module.side(side).own):
         return None
-    return torch.from_numpy(module.side(side).own)
+    return torch.from_numpy(module.side(side).own).to(x.device)
 
 
 def _scales(batch: Batch, other: Rows, steps: Tensor) -> Tensor:
@@ -107,10 +107,10 @@ def _fits(batch: Batch, factors: tuple[Tensor, Tensor] | None) -> bool:
 
 def _continued(batch: Batch, have: Sequence[int], previous: Previous) -> Batch:
     """Return the modules that have a previous version in the gauge closest to it."""
-    pairs = [previous[batch.positions[index]] for index in have]
-    p_a = torch.stack([pair[0] for pair in pairs if pair is not None]).to(torch.float64)
-    p_b = torch.stack([pair[1] for pair in pairs if pair is not None]).to(torch.float64)
     part = select(batch, have)
+    pairs = [previous[batch.positions[index]] for index in have]
+    p_a = torch.stack([pair[0] for pair in pairs if pair is not None]).to(part.a.x)
+    p_b = torch.stack([pair[1] for pair in pairs if pair is not None]).to(part.b.x)
     x_a, x_b = aligned(part.a.x, part.b.x, p_a, p_b)
     return replace(part, a=replace(part.a, x=x_a, previous=p_a), b=replace(part.b, x=x_b, previous=p_b))
 

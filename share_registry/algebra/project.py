@@ -35,7 +35,7 @@ def project(
     """Return an adapter as coefficients over a basis.
 
     Args:
-        pairs: The modules: dW = scale * b^T a; finite float64 on the CPU.
+        pairs: The modules: dW = scale * b^T a; finite float64, on the device that is to compute.
         basis: Rows of the basis by position of the pairs, as own rows; None where it has none.
         dtypes: Element types of A and B per module, to which export rounds.
         factors: Modules with equal numbers lie in the same tensors.
@@ -76,7 +76,7 @@ class _Projected:
 
 def _module(pair: Pair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank: int | None) -> _Projected:
     rank = pair.a.shape[0]
-    rows = [_rows(basis, side, width) for side, width in ((Side.A, pair.a.shape[1]), (Side.B, pair.b.shape[1]))]
+    rows = [_rows(basis, side, x) for side, x in ((Side.A, pair.a), (Side.B, pair.b))]
     frames = [frame(block) if len(block) else None for block in rows]
     if frames[0] is None or frames[1] is None:
         sides = [_idle(rank, block.shape[1]) for block in rows]
@@ -85,17 +85,16 @@ def _module(pair: Pair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank:
         noise = _noise(sigma[0], rank if pseudo_rank is None else min(rank, pseudo_rank))
         sides = [_side(X[0], noise, found) for X, found in ((A, frames[0]), (B, frames[1]))]
     decoded = [
-        decode_side(side, previous=None, blocks=[block] if side.terms else []).to(dtype).double()
+        decode_side(side, previous=None, blocks=[block] if side.terms else [], device=block.device).to(dtype).double()
         for side, block, dtype in zip(sides, rows, dtypes, strict=True)
     ]
     pair = _Decoded(module=pair.module, a=decoded[0], b=decoded[1], scale=pair.scale)
     return _Projected(stored=StoredModule(a=sides[0], b=sides[1], error=0.0), pair=pair)
 
 
-def _rows(basis: StoredModule | None, side: Side, width: int) -> Tensor:
-    if basis is None:
-        return torch.zeros((0, width), dtype=torch.float64)
-    return torch.from_numpy(basis.side(side).own).to(torch.float64)
+def _rows(basis: StoredModule | None, side: Side, x: Tensor) -> Tensor:
+    """Return the rows of a basis for a factor x (r, m), as float64 on its device."""
+    return x[:0] if basis is None else torch.from_numpy(basis.side(side).own).to(x)
 
 
 def _axes(found: Frame) -> Tensor:
@@ -119,9 +118,9 @@ def _side(X: Tensor, noise: Tensor, found: Frame) -> StoredSide:
     alive = scales > 0
     if not alive.any():
         return _idle(len(K), found.rows.shape[1])
-    C = torch.where(alive[:, None], K / torch.where(alive, scales, torch.ones_like(scales))[:, None], torch.zeros_like(K)).round().to(torch.int32).numpy()
+    C = torch.where(alive[:, None], K / torch.where(alive, scales, torch.ones_like(scales))[:, None], torch.zeros_like(K)).round().to(torch.int32).cpu().numpy()
     own = np.zeros((len(K), found.rows.shape[1]), np.int32)
-    return StoredSide(previous=False, terms=(Term(source=0, exponent=0, coefficients=C),), scales=scales.to(torch.float32).numpy(), own=own)
+    return StoredSide(previous=False, terms=(Term(source=0, exponent=0, coefficients=C),), scales=scales.to(torch.float32).cpu().numpy(), own=own)
 
 
 def _idle(rank: int, width: int) -> StoredSide:

@@ -113,6 +113,10 @@ class Integers:
     own: Tensor
     coefficients: Tensor | None
 
+    def cpu(self) -> "Integers":
+        """Return the same on the CPU."""
+        return Integers(scales=self.scales.cpu(), own=self.own.cpu(), coefficients=None if self.coefficients is None else self.coefficients.cpu())
+
 
 def coarse(scales: Tensor) -> Tensor:
     """Round scales to two bits of mantissa (bfloat16 values); 0 where they leave the normal range.
@@ -147,10 +151,10 @@ def without_own(rows: Rows, coded: CodedRows, drop: Tensor) -> CodedRows:
     return replace(coded, own=own, decoded=_decode(rows, coded.scales, own, coded.predicted))
 
 
-def stack(block: Block, width: int, *, least: int = 0) -> Tensor:
+def stack(block: Block, width: int, *, device: torch.device, least: int = 0) -> Tensor:
     """Return the rows of a block for n modules as float64 (n, k, m), k at `least` so many, short ones padded with zero rows."""
     k = max([least, *(len(rows) for rows in block if rows is not None)])
-    stacked = torch.zeros((len(block), k, width), dtype=torch.float64)
+    stacked = torch.zeros((len(block), k, width), dtype=torch.float64, device=device)
     for index, rows in enumerate(block):
         if rows is not None:
             stacked[index, : len(rows)] = rows
@@ -169,7 +173,7 @@ def _predict(prediction: Prediction | None, unit: Tensor, width: int) -> tuple[T
 def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
     total: Tensor | None = None
     for t, (start, stop) in enumerate(prediction.spans):
-        rows = stack(prediction.blocks[t], width, least=stop - start)  # the longest may be of a module that is not among these
+        rows = stack(prediction.blocks[t], width, device=C.device, least=stop - start)  # the longest may be of a module that is not among these
         product = (C[..., start:stop] @ rows) * power_of_two(prediction.exponents[:, t, None, None])
         total = product if total is None else total + product
     assert total is not None

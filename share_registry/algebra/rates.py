@@ -29,12 +29,12 @@ def shrinkage(variance: Tensor) -> Tensor:
 
 def bits(variance: Tensor) -> Tensor:
     """Return bits per element of a Gaussian row of this variance in squared steps, ideally coded."""
-    return _interpolate(variance, _table()[0])
+    return _interpolate(variance, _table(variance.device)[0])
 
 
 def distortion(variance: Tensor) -> Tensor:
     """Return the mean squared error per element, in squared steps; never above the variance."""
-    return torch.minimum(_interpolate(variance, _table()[1]), variance)
+    return torch.minimum(_interpolate(variance, _table(variance.device)[1]), variance)
 
 
 def cost(variance: Tensor) -> Tensor:
@@ -49,9 +49,12 @@ def _interpolate(variance: Tensor, table: Tensor) -> Tensor:
     return low + (place.clamp_min(0) - index) * (table[index.long() + 1] - low)
 
 
-@lru_cache(maxsize=1)
-def _table() -> tuple[Tensor, Tensor]:
-    """Bits and distortion at variances 2**(-12 .. 12), eight per octave, from the normal distribution's cells."""
+@lru_cache(maxsize=8)
+def _table(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Bits and distortion at variances 2**(-12 .. 12), eight per octave, from the normal distribution's cells: made on the CPU, so that they are the same everywhere."""
+    if device.type != "cpu":
+        entropy, squared = _table(torch.device("cpu"))
+        return entropy.to(device), squared.to(device)
     variance = 2.0 ** torch.arange(_LOW, _HIGH + 0.5 / _PER_OCTAVE, 1.0 / _PER_OCTAVE, dtype=torch.float64)[:, None]
     sigma = variance.sqrt()
     n = torch.arange(-512, 513, dtype=torch.float64)

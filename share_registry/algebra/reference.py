@@ -103,7 +103,7 @@ def _screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ..
 
 
 def _gather(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
-    stacked = [stack(block, x.shape[-1]) for block in blocks]
+    stacked = [stack(block, x.shape[-1], device=x.device) for block in blocks]
     R = torch.cat(stacked, 1)
     ends = [0]
     for rows in stacked:
@@ -133,7 +133,7 @@ def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:
     least = torch.stack([_least_exponent(K[..., s:e], evidence.symbol_bits[index]) for index, (s, e) in zip(chosen, spans, strict=True)], -1)
     options = [_rounded(evidence, H, Z, K, keep, spans, least, noise) for noise in _NOISE]
     pick = torch.stack([option.cost for option in options]).argmin(0)
-    at = torch.arange(len(pick))
+    at = torch.arange(len(pick), device=pick.device)
     return _Fit(C=K, exponents=torch.stack([option.exponents for option in options])[pick, at], cost=torch.stack([option.cost for option in options])[pick, at])
 
 
@@ -174,9 +174,9 @@ def _rounded(evidence: _Evidence, H: Tensor, Z: Tensor, K: Tensor, keep: Tensor,
 def _prediction(order: Sequence[int], blocks: Sequence[Block], evidence: _Evidence, fits: Sequence[_Fit], best: Tensor, scales: Tensor) -> Prediction:
     """Put together what each module chose: the first `best` blocks of the order."""
     n, K, T = len(best), evidence.H.shape[-1], len(order)
-    coefficients = torch.zeros((n, scales.shape[1], K), dtype=torch.float64)
-    exponents = torch.zeros((n, T), dtype=torch.int64)
-    used = torch.zeros((n, T), dtype=torch.bool)
+    coefficients = torch.zeros((n, scales.shape[1], K), dtype=torch.float64, device=scales.device)
+    exponents = torch.zeros((n, T), dtype=torch.int64, device=scales.device)
+    used = torch.zeros((n, T), dtype=torch.bool, device=scales.device)
     for length, fit in enumerate(fits, start=1):
         mine = best == length
         coefficients[mine, :, : fit.C.shape[-1]] = fit.C[mine]

@@ -76,9 +76,9 @@ class Moments:
     b: Tensor
 
     @classmethod
-    def empty(cls, q_a: int, q_b: int) -> "Moments":
+    def empty(cls, q_a: int, q_b: int, device: torch.device | str = "cpu") -> "Moments":
         """Return the moments of no task."""
-        return cls(torch.zeros((q_a, q_a), dtype=torch.float64), torch.zeros((q_b, q_b), dtype=torch.float64))
+        return cls(torch.zeros((q_a, q_a), dtype=torch.float64, device=device), torch.zeros((q_b, q_b), dtype=torch.float64, device=device))
 
     def add(self, task: Task, *, times: float = 1.0) -> None:
         """Count a task in, or with `times` -1 out again; costs r q^2 however many there are."""
@@ -121,7 +121,7 @@ def extended(back: Tensor, rows: Tensor) -> Frame | None:
     E, new = back @ rows[:known], rows[known:]
     if not len(new):
         return Frame(root=rows @ E.mT, back=back, rows=rows)
-    C = torch.zeros((len(new), q), dtype=rows.dtype)
+    C = rows.new_zeros((len(new), q))
     rest = new
     for _ in range(2):
         found = rest @ E.mT
@@ -136,9 +136,9 @@ def extended(back: Tensor, rows: Tensor) -> Frame | None:
     return Frame(root=root, back=whole, rows=rows)
 
 
-def axes(width: int) -> Frame:
+def axes(width: int, device: torch.device | str = "cpu") -> Frame:
     """Return the frame of the axes themselves: for more rows than columns, where it needs no decomposition."""
-    unit = torch.eye(width, dtype=torch.float64)
+    unit = torch.eye(width, dtype=torch.float64, device=device)
     return Frame(root=unit, back=unit, rows=unit)
 
 
@@ -169,7 +169,7 @@ def savings(tasks: Sequence[Task], axes: tuple[Tensor, Tensor], *, widths: tuple
         widths: m of each side.
         budget: Relative error at which tasks are coded, in the gauge they are stored in.
     """
-    saved = [torch.zeros(len(U) + 1, dtype=torch.float64) for U in axes]
+    saved = [U.new_zeros(len(U) + 1) for U in axes]
     for A, B, _ in _stacked(tasks):
         a, b, sigma = balanced(A, B)
         noise = _water(sigma.square(), sum(widths), budget)
@@ -180,7 +180,7 @@ def savings(tasks: Sequence[Task], axes: tuple[Tensor, Tensor], *, widths: tuple
 
 def paying(saved: Tensor, energies: Tensor, *, width: int, precision: float) -> int:
     """Return the k whose directions save most beyond what they cost as rows: saved (q + 1,) bits, energies (q,) descending; 0 where none pays."""
-    costs = torch.cat([torch.zeros(1, dtype=torch.float64), _row_bits(energies, width, precision).cumsum(0)])
+    costs = torch.cat([energies.new_zeros(1), _row_bits(energies, width, precision).cumsum(0)])
     return int((saved - costs).argmax())
 
 
@@ -190,7 +190,7 @@ def rounded(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
     The noise that every row brings into the tasks is the same (reverse water-filling): a row is as fine as the square root of its energy asks for.
     """
     if not len(Q):
-        return torch.zeros((0, Q.shape[1]), dtype=torch.int32)
+        return Q.to(torch.int32)
     noise = precision**2 * float(energies.sum()) / len(Q)
     factors = (energies * Q.shape[1] / (12.0 * noise)).sqrt().clamp(1.0, _LARGEST) if noise > 0 else torch.full_like(energies, _LARGEST)
     peak = Q.abs().amax(-1)
@@ -204,14 +204,14 @@ def _stacked(tasks: Sequence[Task]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         members = list(group)
         for start in range(0, len(members), _AT_ONCE):
             some = members[start : start + _AT_ONCE]
-            weights = torch.tensor([task.weight for task in some], dtype=torch.float64)
+            weights = torch.tensor([task.weight for task in some], dtype=torch.float64, device=some[0].A.device)
             yield torch.stack([task.A for task in some]), torch.stack([task.B for task in some]), weights
 
 
 def _saved(rows: Tensor, U: Tensor, width: int, noise: Tensor) -> Tensor:
     """Return bits saved (q + 1,) by the first 0, 1, 2, ... directions for the energy-weighted rows (n, r, q) of tasks with this noise (n,)."""
     P = rows @ U
-    nothing = torch.zeros((len(rows), rows.shape[1], 1), dtype=torch.float64)
+    nothing = rows.new_zeros((len(rows), rows.shape[1], 1))
     left = (rows.square().sum(-1, keepdim=True) - torch.cat([nothing, P.square().cumsum(-1)], -1)).clamp_min(0.0)
     unit = noise.clamp_min(1e-300)[:, None, None] * 12.0
     plain = width * cost(left / (width * unit)).sum(1)

@@ -4,7 +4,7 @@ A pair is float64 rows: `a` (r, in) is A, `b` (r, out) is B transposed, and dW =
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import torch
@@ -38,6 +38,11 @@ def pairs_of(layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequen
     """Return the pairs of all modules in the order of `layout.modules()`; scales in the same order. Tensors keep their device."""
     rows = [pair for factor in layout.factors for pair in rows_of(layout, factor, tensors)]
     return [Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale) for shape, (a, b), scale in zip(layout.modules(), rows, scales, strict=True)]
+
+
+def placed(pairs: Sequence[Pair], device: str) -> list[Pair]:
+    """Return pairs on a device."""
+    return [replace(pair, a=pair.a.to(device), b=pair.b.to(device)) for pair in pairs]
 
 
 def rows_of(layout: Layout, factor: FactorSpec, tensors: Mapping[str, torch.Tensor]) -> list[Rows]:

@@ -18,7 +18,7 @@ from share_registry.catalog.versions import module_shapes_of
 from share_registry.errors import BudgetExceeded, Integrity, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export import tensor_file
-from share_registry.exchange.pairs import Pair, pairs_of
+from share_registry.exchange.pairs import Pair, pairs_of, placed
 from share_registry.exchange.scales import module_scales
 from share_registry.exchange.tensors import TORCH, item_of
 from share_registry.format.adapter_object import encode
@@ -135,8 +135,8 @@ def prepare(
     found = base_of(offered, reader, bases=bases, siblings=[sibling.adapter_digest for sibling in siblings]) if offered is not None else Base()
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
     if policy.k and fitted is not None:
-        return _measured(home, space, reader, adapter, pairs, projected(reader, adapter, pairs, fitted.digest, policy), policy)
-    made = coded(reader, adapter, pairs, found, policy)
+        return _measured(home, space, reader, adapter, pairs, projected(reader, adapter, placed(pairs, home.device), fitted.digest, policy), policy)
+    made = coded(reader, adapter, placed(pairs, home.device), found, policy)
     with home.catalog.begin() as session:
         lost = called(session, space, found.lost)
     remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]
@@ -176,14 +176,14 @@ class Assembled:
 
 
 def projected(reader: Reader, adapter: Adapter, pairs: Sequence[Pair], basis: Digest, policy: Policy) -> Assembled:
-    """Return an adapter as coefficients over a basis alone, whatever error that makes."""
+    """Return an adapter as coefficients over a basis alone, whatever error that makes; computed where its pairs are."""
     blocks = candidates.candidate(reader, 0, basis, adapter.layout)
     made = project(pairs, basis=blocks.modules, dtypes=_dtypes(adapter.layout), pseudo_rank=policy.pseudo_rank, factors=_factors(adapter.layout))
     return assemble(adapter, made.modules, None, [basis] if made.sources else [])
 
 
 def coded(reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, policy: Policy) -> Assembled:
-    """Return the adapter as it would be stored."""
+    """Return the adapter as it would be stored; computed where its pairs are."""
     layout = adapter.layout
     tried: list[tuple[Absorbed, Assembled]] = []
 

@@ -6,7 +6,7 @@ objects whose rows are in use, what turns these rows into orthonormal directions
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +43,10 @@ class CarriedSide:
     rows: tuple[int, ...]
     back: Tensor
     moments: Tensor
+
+    def to(self, device: str) -> "CarriedSide":
+        """Return the same on a device."""
+        return replace(self, back=self.back.to(device), moments=self.moments.to(device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

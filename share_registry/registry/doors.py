@@ -15,6 +15,7 @@ from share_registry.registry.results import Commit, Resolved, Task
 
 _T = TypeVar("_T")
 
+FilePath = str | os.PathLike[str]
 Ref = str | Commit | Resolved
 """A reference as it may be handed in: typed, or what an earlier call returned."""
 

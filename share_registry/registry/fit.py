@@ -146,20 +146,21 @@ class Fit:
     carried: Carried | None
 
 
-def fit(members: Sequence[Member], rule: Rule, carried: Carried | None = None) -> Fit:
+def fit(members: Sequence[Member], rule: Rule, carried: Carried | None = None, *, device: str = "cpu") -> Fit:
     """Return the basis of tasks: for every module and side as many directions as the rule says, none where none pays.
 
     Args:
         members: The tasks.
         rule: How many directions.
         carried: Moments of some of the tasks: these are not read again, but for those on which it is judged how many directions pay.
+        device: Where it is computed.
     """
     names = sorted({module for member in members for module in member.scales})
     seen = carried.seen if carried is not None else frozenset()
     made = {}
     for module in names:
         mine = [member for member in members if module in member.scales]
-        made[module] = _module(mine, module, rule, carried.modules.get(module) if carried is not None else None, seen)
+        made[module] = _module(mine, module, rule, carried.modules.get(module) if carried is not None else None, seen, device)
     kept = {module: found for module, found in made.items() if any(len(rows) for rows, _ in found.rows)}
     keys = frozenset(member.key for member in members)
     return Fit(
@@ -179,22 +180,27 @@ class _Fitted:
     sides: tuple[CarriedSide, CarriedSide] | None
 
 
-def _module(members: Sequence[Member], module: str, rule: Rule, before: tuple[CarriedSide, CarriedSide] | None, seen: frozenset[str]) -> _Fitted:
+def _module(members: Sequence[Member], module: str, rule: Rule, before: tuple[CarriedSide, CarriedSide] | None, seen: frozenset[str], device: str) -> _Fitted:
     fresh = members if before is None else [member for member in members if member.key not in seen]
     judged = [] if rule.energy is not None or rule.max_rank is not None else _spread(members)
     looked_at = list({id(member): member for member in (*fresh, *judged)}.values())
     reading = members[0].rows
-    gathered = [_gathered(looked_at, reading, module, side, before[place] if before else None) for place, side in enumerate((Side.A, Side.B))]
+    gathered = [
+        _gathered(looked_at, reading, module, side, before[place].to(device) if before else None, device) for place, side in enumerate((Side.A, Side.B))
+    ]
     whole = any(found.blocks is None for found in gathered)  # more rows than columns: seen from the axes, in which moments are too large to be carried
     if whole and before is not None:
-        return _module(members, module, rule, None, seen)
+        return _module(members, module, rule, None, seen, device)
     tasks = dict(zip(map(id, looked_at), _tasks(looked_at, gathered, module, rule.weighting), strict=True))
     moments = Moments(*(found.moments for found in gathered))
     moments.add_all([tasks[id(member)] for member in fresh])
     frames, spectra = (gathered[0].frame, gathered[1].frame), (spectrum(moments.a), spectrum(moments.b))
     limits = _limits([tasks[id(member)] for member in judged], len(members), spectra, frames, rule)
     rows = [
-        (rounded(found.directions(U[:, :k]), energies[:k], precision=rule.precision).numpy(), float(energies[:k].sum() / energies.sum().clamp_min(1e-300)))
+        (
+            rounded(found.directions(U[:, :k]), energies[:k], precision=rule.precision).cpu().numpy(),
+            float(energies[:k].sum() / energies.sum().clamp_min(1e-300)),
+        )
         for found, (energies, U), k in zip(frames, spectra, limits, strict=True)
     ]
     sides = None if whole else (gathered[0].carried(moments.a), gathered[1].carried(moments.b))
@@ -202,7 +208,7 @@ def _module(members: Sequence[Member], module: str, rule: Rule, before: tuple[Ca
 
 
 def _spectra(tasks: Sequence[Task], frames: tuple[Frame, Frame]) -> tuple[Spectrum, Spectrum]:
-    moments = Moments.empty(*(found.root.shape[1] for found in frames))
+    moments = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1], frames[0].root.device)
     moments.add_all(tasks)
     return spectrum(moments.a), spectrum(moments.b)
 
@@ -232,20 +238,22 @@ class _Gathered:
     def carried(self, moments: Tensor) -> CarriedSide:
         """Return what the next fit may go on from."""
         assert self.blocks is not None
-        return CarriedSide(blocks=tuple(self.blocks), rows=tuple(self.blocks.values()), back=self.frame.back, moments=moments)
+        return CarriedSide(blocks=tuple(self.blocks), rows=tuple(self.blocks.values()), back=self.frame.back.cpu(), moments=moments.cpu())
 
 
-def _gathered(members: Sequence[Member], reading: Callable[[Digest, str, Side], Tensor], module: str, side: Side, before: CarriedSide | None) -> _Gathered:
+def _gathered(
+    members: Sequence[Member], reading: Callable[[Digest, str, Side], Tensor], module: str, side: Side, before: CarriedSide | None, device: str
+) -> _Gathered:
     """Return one side of tasks in orthonormal coordinates of the rows in use, those that are carried first."""
-    factors = [member.factor(module, side) for member in members]
-    blocks = {key: reading(key, module, side) for key in before.blocks} if before is not None else {}
+    factors = [{key: K.to(device) for key, K in member.factor(module, side).items()} for member in members]
+    blocks = {key: reading(key, module, side).to(device) for key in before.blocks} if before is not None else {}
     for member, factor in zip(members, factors, strict=True):
-        blocks |= {key: member.rows(key, module, side) for key in factor if key not in blocks}
+        blocks |= {key: member.rows(key, module, side).to(device) for key in factor if key not in blocks}
     rows = torch.cat(list(blocks.values()))
     starts = dict(zip(blocks, torch.tensor([0, *map(len, blocks.values())]).cumsum(0).tolist(), strict=False))
     if len(rows) > rows.shape[1]:
         made = [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros(())) for factor in factors]
-        return _Gathered(coordinates=made, frame=axes(rows.shape[1]), moments=_nothing(rows.shape[1]), blocks=None)
+        return _Gathered(coordinates=made, frame=axes(rows.shape[1], device), moments=rows.new_zeros((rows.shape[1],) * 2), blocks=None)
     found, moments = _framed(rows, before)
     made = [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros(())) for factor in factors]
     return _Gathered(coordinates=made, frame=found, moments=moments, blocks={key: len(block) for key, block in blocks.items()})
@@ -255,7 +263,7 @@ def _framed(rows: Tensor, before: CarriedSide | None) -> tuple[Frame, Tensor]:
     """Return coordinates of rows, and carried moments of their first ones in these: the coordinates they were carried in come first, unless that would lose digits."""
     if before is None:
         found = frame(rows)
-        return found, _nothing(found.root.shape[1])
+        return found, rows.new_zeros((found.root.shape[1],) * 2)
     longer = extended(before.back, rows)
     if longer is not None:
         more = longer.root.shape[1] - len(before.moments)
@@ -263,10 +271,6 @@ def _framed(rows: Tensor, before: CarriedSide | None) -> tuple[Frame, Tensor]:
     found = frame(rows)
     turn = (before.back @ rows[: before.back.shape[1]]) @ (found.back @ rows).mT
     return found, turn.mT @ before.moments @ turn
-
-
-def _nothing(q: int) -> Tensor:
-    return torch.zeros((q, q), dtype=torch.float64)
 
 
 def _spread(members: Sequence[Member]) -> list[Member]:
@@ -305,7 +309,7 @@ def _paying(tasks: Sequence[Task], count: int, spectra: tuple[Spectrum, Spectrum
         ]
     else:
         folds = [(tasks, tasks)]
-    saved = [torch.zeros(len(energies) + 1, dtype=torch.float64) for energies, _ in spectra]
+    saved = [energies.new_zeros(len(energies) + 1) for energies, _ in spectra]
     for fitted, judged in folds:
         found = _spectra(fitted, frames)
         for side, bits in enumerate(savings(judged, (found[0][1], found[1][1]), widths=widths, budget=rule.budget)):

@@ -41,6 +41,7 @@ class Home:
         default_space: Space used where a call names none.
         writable: Whether verbs that commit are allowed.
         beside: Directory of the store, where there is one: files that follow from the store may be kept there.
+        asked: The device on which commits and refits are to be computed.
     """
 
     outside: Outside
@@ -50,6 +51,7 @@ class Home:
     default_space: SpaceName | None
     writable: bool
     beside: Path | None = None
+    asked: str = "cpu"
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
     closed: bool = False
@@ -85,6 +87,15 @@ class Home:
             if not follow(self.store, self.catalog, write=self.writable):
                 self.catalog = replayed(self.store, self.catalog)
 
+    @property
+    def device(self) -> str:
+        """The device on which commits and refits are computed. Raises InvalidInput where it is not there."""
+        if self.asked == "cpu":
+            return self.asked
+        from share_registry.registry.checkout import device_of  # imports torch
+
+        return device_of(self.asked)
+
     def require_writable(self) -> None:
         """Raise Refused in mode "r"."""
         if not self.writable:
@@ -99,11 +110,19 @@ class Home:
         return self._reader
 
 
-def open_home(location: str | os.PathLike[str] | None, *, store: str | os.PathLike[str] | None, space: str | None, mode: str, outside: Outside) -> Home:
+def open_home(
+    location: str | os.PathLike[str] | None,
+    *,
+    store: str | os.PathLike[str] | None,
+    space: str | None,
+    mode: str,
+    outside: Outside,
+    device: str | None = None,
+) -> Home:
     """Open a registry, creating it in mode "c" where it is missing.
 
     Raises:
-        InvalidInput: mode or location is malformed.
+        InvalidInput: mode or location is malformed, or the device is not there.
         NotFound: there is no registry and the mode does not create one.
         Refused: the directory holds something else.
         Format: the store is of another format version.
@@ -115,7 +134,7 @@ def open_home(location: str | os.PathLike[str] | None, *, store: str | os.PathLi
     root, url = places(location, store=store, outside=outside)
     opened = _open_store(root, mode, outside)
     catalog = _open_catalog(opened, url, root, mode, outside)
-    return Home(
+    home = Home(
         outside=outside,
         store=opened,
         catalog=catalog,
@@ -123,7 +142,11 @@ def open_home(location: str | os.PathLike[str] | None, *, store: str | os.PathLi
         default_space=space_name(default) if default else None,
         writable=mode != "r",
         beside=root,
+        asked=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
     )
+    if device is not None:
+        _ = home.device
+    return home
 
 
 def places(location: str | os.PathLike[str] | None, *, store: str | os.PathLike[str] | None, outside: Outside) -> tuple[Path, str | None]:

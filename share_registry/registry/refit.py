@@ -13,7 +13,7 @@ from share_registry.algebra.error import module_errors, norm, relative_change
 from share_registry.catalog import queries
 from share_registry.errors import BudgetExceeded, Conflict, InvalidInput, NotFound, Refused
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.pairs import Pair, pairs_of
+from share_registry.exchange.pairs import Pair, pairs_of, placed
 from share_registry.exchange.scales import module_scales
 from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
@@ -136,7 +136,7 @@ def refit(home: "Home", space: str | None, wanted: Wanted, *, message: str, auth
     if not rows:
         raise NotFound(f"space {where!r} has no live task to fit a basis to.", hint="Commit adapters first.")
     members = stored_members(home, nearest)
-    made = fit(members, _rule(wanted, policy, len(rows)), load(home, where, wanted.weighting, [member.key for member in members]))
+    made = fit(members, _rule(wanted, policy, len(rows)), load(home, where, wanted.weighting, [member.key for member in members]), device=home.device)
     fitted = sealed_basis(made, where)
     if made.carried is not None:
         save(home, where, made.carried)
@@ -223,7 +223,8 @@ def _moved(home: "Home", row: "TaskVersion", of: "TaskVersion", fitted: Fitted, 
     scales = module_scales(now.config, now.layout)
     old = pairs_of(now.layout, now.tensors, scales)
     true = pairs_of(source.layout, source.tensors, module_scales(source.config, source.layout)) if source is not None else None
-    assembled = _coded(reader, now, old, true, of, fitted.digest, wanted, policy)
+    there = placed(old, home.device), placed(true, home.device) if true is not None else None
+    assembled = _coded(reader, now, *there, of, fitted.digest, wanted, policy)
     if assembled is None:
         return None
     made = sealed(reader, now.layout, assembled, scales)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from share_registry.registry import subspace
-from share_registry.registry.doors import Ref, guarded, reference, references
+from share_registry.registry.doors import FilePath, Ref, guarded, reference, references
 from share_registry.registry.policy import Policy
 from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
 
@@ -29,22 +29,23 @@ class Registry:
 
     @classmethod
     def open(
-        cls, location: str | os.PathLike[str] | None = None, *, store: str | os.PathLike[str] | None = None, space: str | None = None, mode: str = "c"
+        cls, location: FilePath | None = None, *, store: FilePath | None = None, space: str | None = None, mode: str = "c", device: str | None = None
     ) -> Self:
         """Open a registry.
 
         Args:
             location: A directory, or the SQLAlchemy URL of a catalog together with `store`. Default: $SHARE_REGISTRY_URI, else ./share-registry.
             store: Directory of the store, with a catalog URL. Default: $SHARE_REGISTRY_STORE.
-            space: Space of calls and references that name none. Default: $SHARE_REGISTRY_SPACE, else the only space.
+            space: Space of calls and references that name none. Default: $SHARE_REGISTRY_SPACE, else the only one.
             mode: "r" never writes anything and works on read-only media, "w" writes, "c" creates what is missing.
+            device: Where commits, refits and merges are computed. Default: $SHARE_REGISTRY_DEVICE, else cpu. Errors are measured, and versions read, alike on all.
 
-        Raises InvalidInput, NotFound or Refused where the location is not usable, Format or CatalogError where store or catalog are of another version.
+        Raises InvalidInput, NotFound or Refused where an argument is not usable, Format or CatalogError where store or catalog are of another version.
         """
         from share_registry.outside import Outside
         from share_registry.registry.home import open_home
 
-        return cls(open_home(location, store=store, space=space, mode=mode, outside=Outside()))
+        return cls(open_home(location, store=store, space=space, mode=mode, outside=Outside(), device=device))
 
     @property
     def location(self) -> str:
@@ -101,9 +102,8 @@ class Registry:
         """
         from share_registry.registry.spaces import create_space
 
-        return self.space(
-            create_space(self._home, name, base_model=base_model, base_revision=base_revision, base_labels=base_labels, policy=policy, exist_ok=exist_ok)
-        )
+        made = create_space(self._home, name, base_model=base_model, base_revision=base_revision, base_labels=base_labels, policy=policy, exist_ok=exist_ok)
+        return self.space(made)
 
     def set_policy(self, space: str, policy: Policy) -> Commit:
         """Set the policy of a space for later commits; where it has that policy, return the commit that set it. Raises NotFound."""
@@ -225,7 +225,7 @@ class Registry:
         return checkout(self._home, reference(ref), space=space, device=device, dtype=dtype, exact=exact)
 
     def export(
-        self, ref: Ref, root: str | os.PathLike[str], *, space: str | None = None, name: str | None = None, profile: str = "native", overwrite: bool = False
+        self, ref: Ref, root: FilePath, *, space: str | None = None, name: str | None = None, profile: str = "native", overwrite: bool = False
     ) -> Export:
         """Write a task version as a plain PEFT directory `root/<task>-v<N>-<digest8>/`, atomically; the same content already there is success.
 
@@ -309,8 +309,7 @@ class Registry:
     def set_alias(self, ref: Ref, alias: str, *, space: str | None = None, expected: int | None = None, reason: str = "") -> Commit:
         """Point an alias of a task to a version, for a `reason`; every move is recorded, and where there is none, that to where it is, `.created` False.
 
-        Raises:
-            Conflict: the alias is not at version `expected` (`ABSENT`: not set).
+        Raises Conflict where the alias is not at version `expected` (`ABSENT`: not set).
         """
         from share_registry.registry.changes import set_alias
 

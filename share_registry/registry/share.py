@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from share_registry.catalog import queries
 from share_registry.errors import ShareRegistryError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.pairs import pairs_of
+from share_registry.exchange.pairs import pairs_of, placed
 from share_registry.exchange.scales import module_scales
 from share_registry.format.adapter_object import encode
 from share_registry.format.records import Note
@@ -54,11 +54,15 @@ def fitted_to(
         with home.catalog.begin() as session:
             rows = [row for row in live_versions(session, space) if row.task not in heads]
         fresh = [member_in_hand(task, whole(task)) for task in sorted(heads)]
-        return sealed_basis(fit([*stored_members(home, rows), *fresh], Rule(max_rank=policy.k, precision=FINE)), space)
+        return sealed_basis(fit([*stored_members(home, rows), *fresh], Rule(max_rank=policy.k, precision=FINE), device=home.device), space)
     if len(some) < _FEWEST or not policy.references or policy.budget == 0:
         return None
     tasks = len(heads) if len(some) < len(heads) else 0
-    made = fit([member_in_hand(task, whole(task)) for task in some], Rule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget))
+    made = fit(
+        [member_in_hand(task, whole(task)) for task in some],
+        Rule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget),
+        device=home.device,
+    )
     return sealed_basis(made, space) if made.basis.modules else None
 
 
@@ -90,7 +94,7 @@ def _refit_where_it_pays(home: "Home", space: SpaceName, policy: Policy, new: in
             return
         sample = queries.last_absorbed(session, space, _SAMPLE)
     rule = Rule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget)
-    made = fit(stored_members(home, sample), rule)
+    made = fit(stored_members(home, sample), rule, device=home.device)
     if not made.basis.modules:
         return
     fitted = sealed_basis(made, space)
@@ -103,7 +107,7 @@ def _saving(home: "Home", space: SpaceName, sample: "Sequence[TaskVersion]", rul
     held_out = sample[:: max(1, len(sample) // _HELD_OUT)][:_HELD_OUT]
     saved = 0
     for row in held_out:
-        made = fit(stored_members(home, [other for other in sample if other is not row]), rule)
+        made = fit(stored_members(home, [other for other in sample if other is not row]), rule, device=home.device)
         if made.basis.modules:
             basis = sealed_basis(made, space)
             saved += _coded_bytes(home, row, policy, None) - _coded_bytes(home, row, policy, basis)
@@ -116,7 +120,7 @@ def _coded_bytes(home: "Home", row: "TaskVersion", policy: Policy, basis: Fitted
     reader = home.reader().beside({basis.digest: basis.content} if basis else {})
     known = home.reader().open(row.adapter_digest).stored.sources
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    found = coded(reader, adapter, pairs, Base(sources=(*([basis.digest] if basis else []), *known)), policy)
+    found = coded(reader, adapter, placed(pairs, home.device), Base(sources=(*([basis.digest] if basis else []), *known)), policy)
     return len(found.content if found.content is not None else encode(found.stored, adapter.layout))
 
 

@@ -126,12 +126,13 @@ def independent_of(R: Tensor, more: Tensor) -> Tensor:
 
 
 @given(seed=st.integers(0, 2**31), known=st.integers(1, 9), new=st.integers(0, 6), dependent=st.integers(0, 6))
-@settings(max_examples=60)
+@settings(max_examples=200)
 def test_a_frame_that_is_extended_keeps_its_directions_and_spans_the_new_rows(seed: int, known: int, new: int, dependent: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    R = factor(generator, ranks=[], rows=known, width=30, dependent=True).rows
+    R = factor(generator, ranks=[], rows=known, width=30, dependent=False).rows
+    R = torch.cat([R, normal(generator, 1, known) @ R])
     more = factor(generator, ranks=[], rows=new, width=30, dependent=False).rows
-    more[: min(new, dependent)] = normal(generator, min(new, dependent), known) @ R
+    more[: min(new, dependent)] = normal(generator, min(new, dependent), known + 1) @ R
     before = frame(R)
     rows = torch.cat([R, more])
     found = extended(before.back, rows)

@@ -48,7 +48,7 @@ class Runner:
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Work in an empty directory, without the variables that name a registry."""
-    for name in ("SHARE_REGISTRY_URI", "SHARE_REGISTRY_STORE", "SHARE_REGISTRY_SPACE"):
+    for name in ("SHARE_REGISTRY_URI", "SHARE_REGISTRY_STORE", "SHARE_REGISTRY_SPACE", "SHARE_REGISTRY_DEVICE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 

@@ -1,0 +1,123 @@
+"""Commits and refits computed on another device: what is kept is within its budget, and reads alike everywhere."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import share_registry as sr
+from share_registry.registry import carried
+from tests.registry.elsewhere import Elsewhere
+from tests.registry.planted import write_planted
+
+SPACE = "tiny"
+BUDGET = 0.025
+NO_GPU = "there is no CUDA device"
+Story = Callable[[sr.Registry, dict[str, Path]], None]
+
+
+def references(registry: sr.Registry, made: dict[str, Path]) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    for task in sorted(made):
+        registry.commit(made[task], task=task)
+    registry.commit(made["t03"], task="t00", derived_from="t00")
+
+
+def versions(registry: sr.Registry, made: dict[str, Path]) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    registry.commit(made["t00"], task="t00")
+    adapter = registry.checkout("t00")
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        tensors = {key: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator) for key, tensor in adapter.tensors.items()}
+        registry.commit(replace(adapter, tensors=tensors), task="t00")
+
+
+def together(registry: sr.Registry, made: dict[str, Path]) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny")
+    registry.commit_many(made)
+
+
+def pseudo_rank(registry: sr.Registry, made: dict[str, Path]) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(pseudo_rank=3, budget=0.9))
+    for task in sorted(made)[:3]:
+        registry.commit(made[task], task=task)
+
+
+def refits(registry: sr.Registry, made: dict[str, Path]) -> None:
+    references(registry, made)
+    registry.refit()
+    registry.refit(max_rank=5)
+    registry.refit(energy=0.9, weighting="energy")
+    registry.commit(made["t05"], task="t06")
+    registry.refit(max_rank=7, budget=0.1)
+
+
+def paper(registry: sr.Registry, made: dict[str, Path]) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=8))
+    for task in sorted(made)[:4]:
+        registry.commit(made[task], task=task)
+
+
+def merges(registry: sr.Registry, made: dict[str, Path]) -> None:
+    references(registry, made)
+    registry.merge({"t01": 0.5, "t02": 0.5}, task="both")
+
+
+STORIES = (references, versions, together, pseudo_rank, refits, paper, merges)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_planted(tmp_path_factory.mktemp("adapters"), 6, width=64)
+
+
+def run(location: Path, made: dict[str, Path], story: Story, device: str) -> list[str]:
+    """Return the objects that a story leaves in the store: what every version is made of."""
+    with sr.Registry.open(location, device=device) as registry:
+        story(registry, made)
+        assert registry.verify("deep").ok
+    return sorted(path.relative_to(location).as_posix() for path in (location / "objects").rglob("*") if path.is_file())
+
+
+@pytest.fixture(autouse=True)
+def _refits_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a refit go on from moments however few the tasks are."""
+    monkeypatch.setattr(carried, "FEWEST", 1)
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_device_is_used_throughout_and_no_tensor_of_another_meets_its_own(tmp_path: Path, made: dict[str, Path], story: Story) -> None:
+    expected = run(tmp_path / "cpu", made, story, "cpu")
+    with Elsewhere() as second:
+        found = run(tmp_path / "gpu", made, story, "cuda:0")
+    assert found == expected
+    assert second.operations > 100
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
+@pytest.mark.parametrize("story", STORIES)
+def test_what_a_gpu_has_computed_is_within_its_budget_and_reads_alike_on_the_cpu(tmp_path: Path, made: dict[str, Path], story: Story) -> None:
+    run(tmp_path, made, story, "cuda")
+    with sr.Registry.open(tmp_path) as registry:
+        assert registry.verify("deep").ok
+        for task in registry.tasks():
+            report = registry.show(task.ref).reports[task.name]
+            assert report.budget is None or report.error <= report.budget
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "xyz"])
+def test_a_device_that_is_not_there_is_refused_when_it_is_named_or_needed(
+    tmp_path: Path, made: dict[str, Path], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(sr.InvalidInput, match=f"device '{device}'"):
+        sr.Registry.open(tmp_path, device=device)
+    monkeypatch.setenv("SHARE_REGISTRY_DEVICE", device)
+    with sr.Registry.open(tmp_path) as registry:
+        assert registry.tasks() == []
+        with pytest.raises(sr.InvalidInput, match=f"device '{device}'"):
+            registry.commit(made["t00"])
+        assert registry.tasks() == []
