@@ -37,19 +37,13 @@ def tensor_of(item: Item) -> torch.Tensor:
 
 
 def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Return tensors by key whose values are still to be written, those of the CPU in one stretch of memory.
-
-    From 4 MB on numpy asks the system for large pages: touching 27 MB of them for the first time takes 2 ms, of small pages 9.
-    """
+    """Return tensors by key whose values are still to be written, those of the CPU in one stretch of memory."""
     wanted = list(specs)
     if device != "cpu":
         return {spec.key: torch.empty(tuple(spec.shape), dtype=TORCH[spec.dtype], device=device) for spec in wanted}
     *starts, end = accumulate((-(-spec.size_bytes // _ALIGNED) * _ALIGNED for spec in wanted), initial=0)
-    memory = np.empty(end, np.uint8)
-    return {
-        spec.key: torch.from_numpy(memory[start : start + spec.size_bytes]).view(TORCH[spec.dtype]).reshape(spec.shape)
-        for spec, start in zip(wanted, starts, strict=True)
-    }
+    memory = torch.empty(end, dtype=torch.uint8)
+    return {spec.key: memory[start : start + spec.size_bytes].view(TORCH[spec.dtype]).reshape(spec.shape) for spec, start in zip(wanted, starts, strict=True)}
 
 
 def item_of(key: str, tensor: torch.Tensor) -> Item:
