@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Final
 
-import numpy as np
 import torch
 
 from share_registry.errors import InvalidInput
