@@ -41,8 +41,9 @@ def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str,
     if device != "cpu":
         return {spec.key: torch.empty(tuple(spec.shape), dtype=TORCH[spec.dtype], device=device) for spec in wanted}
     *starts, end = accumulate((-(-spec.size_bytes // _ALIGNED) * _ALIGNED for spec in wanted), initial=0)
-    memory = torch.empty(end, dtype=torch.uint8)
-    return {spec.key: memory[start : start + spec.size_bytes].view(TORCH[spec.dtype]).reshape(spec.shape) for spec, start in zip(wanted, starts, strict=True)}
+    memory = torch.empty(end, dtype=torch.uint8).numpy()  # a slice of an array becomes a tensor that shares its storage with no other
+    parts = ((spec, torch.from_numpy(memory[start : start + spec.size_bytes])) for spec, start in zip(wanted, starts, strict=True))
+    return {spec.key: part.view(TORCH[spec.dtype]).reshape(spec.shape) for spec, part in parts}
 
 
 def item_of(key: str, tensor: torch.Tensor) -> Item:
