@@ -130,7 +130,7 @@ def extended(back: Tensor, rows: Tensor) -> Frame | None:
     apart = torch.linalg.vector_norm(rest, dim=-1).square() > _DEPENDENT * len(rows) * lengths[known:].square()
     part = frame(torch.where(apart[:, None], rest, torch.zeros_like(rest)))
     whole = torch.cat([pad(back, (0, len(new))), torch.cat([-(part.back @ C) @ back, part.back], dim=1)])
-    if float((whole * lengths).abs().amax()) > _AMPLIFIED:
+    if bool(((whole * lengths).abs() > _AMPLIFIED).any()):
         return None
     root = torch.cat([pad(rows[:known] @ E.mT, (0, len(part.back))), torch.cat([C, part.root], dim=1)])
     return Frame(root=root, back=whole, rows=rows)

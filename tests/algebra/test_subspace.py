@@ -157,6 +157,19 @@ def test_new_rows_that_hardly_differ_from_known_ones_make_no_long_coefficients()
     assert same.back.shape == (6, 8)
 
 
+@pytest.mark.parametrize(
+    ("known", "new", "directions"), [("zeros", "zeros", 0), ("zeros", "rows", 2), ("rows", "zeros", 2), ("rows", "same", 2), ("rows", "rows", 4)]
+)
+def test_a_frame_is_extended_from_and_by_rows_of_zeros(known: str, new: str, directions: int) -> None:
+    rows = normal(torch.Generator().manual_seed(6), 4, 8)
+    made = {"zeros": torch.zeros(2, 8, dtype=torch.float64), "rows": rows[:2], "same": 2 * rows[:2]}
+    R, more = made[known], rows[2:] if (known, new) == ("rows", "rows") else made[new]
+    found = extended(frame(R).back, torch.cat([R, more]))
+    assert found is not None
+    assert found.back.shape == (directions, 4)
+    assert torch.allclose(found.root @ (found.back @ found.rows), found.rows, rtol=0, atol=EXACT)
+
+
 def test_the_gauge_of_a_task_does_not_matter() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (factor(generator, ranks=[3, 3], rows=8, width=20, dependent=False) for _ in range(2))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import share_registry as sr
 from share_registry.algebra import subspace
@@ -120,6 +121,18 @@ def test_tasks_that_were_seen_are_not_read_again(registry: sr.Registry, tmp_path
     assert len(rows) == 7
     assert adapters["t06"] in read
     assert not {adapters[f"t0{number}"] for number in range(6)} & set(read)
+
+
+def test_a_module_that_is_zero_in_every_task_does_not_keep_a_refit_from_going_on(registry: sr.Registry, made: dict[str, Path]) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    for number, task in enumerate(sorted(made)[:4]):
+        path = made[task] / "adapter_model.safetensors"
+        save_file({key: 0 * tensor if "layers.0" in key else tensor for key, tensor in load_file(path).items()}, path)
+        registry.commit(made[task], task=task)
+        if number > 1:
+            basis = registry.refit(max_rank=3).basis
+            assert basis is not None
+            assert [module.module for module in basis.modules] == ["layers.1.proj", "layers.2.proj"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
