@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MOST_BYTES: Final = 256 << 20
 """Larger moments are not kept: reading them would take as long as what they save."""
 FEWEST: Final = 64
-"""Tasks from which on it pays: fewer are read again as fast as their moments are."""
+"""Tasks from which on it pays: fewer are read again in about the time of their moments, whose file is large."""
 _DIGEST_BYTES: Final = 32
 
 

@@ -194,6 +194,16 @@ def device_of(device: str | torch.device) -> str:
     return str(found)
 
 
+def computing_device(device: str) -> str:
+    """Return the name of a device that is there and computes in float64. Raises InvalidInput."""
+    found = device_of(device)
+    try:
+        float(torch.ones(1, dtype=torch.float64, device=found).sum())
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise InvalidInput(f"device {found!r} does not compute in float64.", hint="Use cpu or cuda for commits and refits.") from error
+    return found
+
+
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """Return a floating torch dtype of a dtype or its name. Raises InvalidInput."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype

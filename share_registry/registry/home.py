@@ -90,11 +90,7 @@ class Home:
     @property
     def device(self) -> str:
         """The device on which commits and refits are computed. Raises InvalidInput where it is not there."""
-        if self.asked == "cpu":
-            return self.asked
-        from share_registry.registry.checkout import device_of  # imports torch
-
-        return device_of(self.asked)
+        return _computing(self.asked)
 
     def require_writable(self) -> None:
         """Raise Refused in mode "r"."""
@@ -131,10 +127,12 @@ def open_home(
     if mode not in ("r", "w", "c"):
         raise InvalidInput(f"mode {mode!r} is not 'r', 'w' or 'c'.", hint="'r' reads, 'w' writes, 'c' creates where it is missing.")
     default = space if space is not None else outside.environment("SHARE_REGISTRY_SPACE")
+    if device is not None:
+        _computing(device)
     root, url = places(location, store=store, outside=outside)
     opened = _open_store(root, mode, outside)
     catalog = _open_catalog(opened, url, root, mode, outside)
-    home = Home(
+    return Home(
         outside=outside,
         store=opened,
         catalog=catalog,
@@ -144,9 +142,15 @@ def open_home(
         beside=root,
         asked=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
     )
-    if device is not None:
-        _ = home.device
-    return home
+
+
+def _computing(device: str) -> str:
+    """Return the name of a device that computes in float64. Raises InvalidInput."""
+    if device == "cpu":
+        return device
+    from share_registry.registry.checkout import computing_device  # imports torch
+
+    return computing_device(device)
 
 
 def places(location: str | os.PathLike[str] | None, *, store: str | os.PathLike[str] | None, outside: Outside) -> tuple[Path, str | None]:

@@ -38,7 +38,7 @@ class Registry:
             store: Directory of the store, with a catalog URL. Default: $SHARE_REGISTRY_STORE.
             space: Space of calls and references that name none. Default: $SHARE_REGISTRY_SPACE, else the only one.
             mode: "r" never writes anything and works on read-only media, "w" writes, "c" creates what is missing.
-            device: Where commits, refits and merges are computed. Default: $SHARE_REGISTRY_DEVICE, else cpu. Errors are measured, and versions read, alike on all.
+            device: Where commits and refits are computed. Default: $SHARE_REGISTRY_DEVICE, else cpu. Errors are measured, and versions read, alike on all.
 
         Raises InvalidInput, NotFound or Refused where an argument is not usable, Format or CatalogError where store or catalog are of another version.
         """
