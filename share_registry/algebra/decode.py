@@ -6,6 +6,7 @@ Products of integers stay below 2**45 and are exact in float64 whatever the orde
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,9 @@ MAX_PRODUCT_BITS: Final = 45
 """Limit of bits(C) + bits(q) + ceil(log2 k): with an 8-bit scale the scaled product is exact too."""
 
 
-def decode_side(side: StoredSide, *, previous: Tensor | None, blocks: Sequence[Tensor], device: torch.device | str = "cpu") -> Tensor:
+def decode_side(
+    side: StoredSide, *, previous: Tensor | None, blocks: Sequence[Tensor], device: torch.device | str = "cpu", out: Tensor | None = None
+) -> Tensor:
     """Return the decoded factor.
 
     Args:
@@ -24,15 +27,16 @@ def decode_side(side: StoredSide, *, previous: Tensor | None, blocks: Sequence[T
         previous: float32 (r, m), the decoded factor that enters where `side.previous` says so; ignored otherwise.
         blocks: For each of `side.terms` the own rows it refers to, an integer tensor (k, m).
         device: Where to compute; the result is the same on every device.
+        out: Where to write the result, (r, m) on `device`, of any strides and floating dtype: rounded to float32 and from there to nearest even.
 
     Returns:
-        float32 (r, m) on `device`.
+        float32 (r, m) on `device`, or `out`.
 
     Raises:
         Integrity: a needed input is missing or has the wrong shape, or a product may exceed the exact range.
     """
     if not side.terms and not side.previous:
-        return _scaled_once(side, device)
+        return _scaled_once(side, device, out)
     own = torch.from_numpy(side.own).to(device, torch.float64)
     total: Tensor | None = None
     for term, block in zip(side.terms, _checked(side, blocks), strict=True):
@@ -43,12 +47,24 @@ def decode_side(side: StoredSide, *, previous: Tensor | None, blocks: Sequence[T
     scaled = total * torch.from_numpy(side.scales).to(device, torch.float64)[:, None]
     if side.previous:
         scaled = _previous(side, previous).to(device, torch.float64) + scaled
-    return scaled.to(torch.float32)
+    return _written(scaled.to(torch.float32), out)
 
 
-def _scaled_once(side: StoredSide, device: torch.device | str) -> Tensor:
-    """Return own rows times their scales in float32: the symbols are exact there, and the one rounding of a product is that of the exact product (spec DEC-06)."""
-    return torch.from_numpy(side.own).to(device).to(torch.float32).mul_(torch.from_numpy(side.scales).to(device)[:, None])
+def _scaled_once(side: StoredSide, device: torch.device | str, out: Tensor | None) -> Tensor:
+    """Return own rows times their scales in float32: the symbols are exact there, and the one rounding of a product is that of the exact product (spec DEC-06).
+
+    On the CPU by numpy: on the few numbers of a factor, waking torch's threads takes longer than their work.
+    """
+    if str(device) != "cpu":
+        return _written(torch.from_numpy(side.own).to(device).to(torch.float32).mul_(torch.from_numpy(side.scales).to(device)[:, None]), out)
+    place = torch.empty(side.own.shape) if out is None or out.dtype != torch.float32 else out
+    with np.errstate(over="ignore"):
+        np.multiply(side.own, side.scales[:, None], out=place.numpy(), dtype=np.float32)
+    return _written(place, None if place is out else out)
+
+
+def _written(found: Tensor, out: Tensor | None) -> Tensor:
+    return found if out is None else out.copy_(found)
 
 
 def product_bits(coefficients: Tensor, block: Tensor) -> int:

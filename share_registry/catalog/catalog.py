@@ -40,6 +40,8 @@ class Catalog:
         self._lock = RLock()
         self._process = os.getpid()
         self._held = _Held()
+        self.store_id: str | None = None
+        """The uuid of the store that it is an index of."""
 
     @classmethod
     def open(cls, url: str, *, mode: str = "c", store_id: str | None = None) -> Self:
@@ -140,12 +142,12 @@ class Catalog:
         return f"Catalog({self.safe_url!r}, mode={self._mode.value!r})"
 
     def _check(self, store_id: str | None) -> None:
-        found = self.schema_version
-        if found is None and self._mode is Mode.CREATE:
-            self._migrate()
-        else:
-            schema.check(found)
-        if self._mode is not Mode.READ:
+        with self.kept():
+            found = self.schema_version
+            if found is None and self._mode is Mode.CREATE:
+                self._migrate()
+            else:
+                schema.check(found)
             self._identify(store_id)
         if self._mode is not Mode.READ and self._url.get_backend_name() == "postgresql":
             with self.begin() as session:
@@ -156,13 +158,13 @@ class Catalog:
             schema.migrate(session.connection())
 
     def _identify(self, store_id: str | None) -> None:
-        if store_id is None:
-            return
+        """Read which store it is an index of; say so where it says nothing yet and may be written."""
         with self.begin() as session:
-            known = session.scalar(select(IdentityRow.store))
-        if known is None:
+            self.store_id = session.scalar(select(IdentityRow.store))
+        if self.store_id is None and store_id is not None and self._mode is not Mode.READ:
             with self.begin(write=True) as session:
                 session.execute(IdentityRow.table.insert(), [{"store": store_id}])
+            self.store_id = store_id
 
     @contextmanager
     def _bind(self, *, write: bool) -> Iterator[Engine | Connection]:

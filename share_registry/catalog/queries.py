@@ -17,7 +17,6 @@ from share_registry.catalog.models import (
     TEXT,
     AliasRow,
     CommitRow,
-    IdentityRow,
     LabelRow,
     LeaseRow,
     MetricRow,
@@ -54,11 +53,6 @@ class Head:
     number: CommitNumber
     id: Digest
     time: str
-
-
-def store_identity(session: Session) -> str | None:
-    """Return the uuid of the store this catalog is an index of."""
-    return session.scalar(select(IdentityRow.store))
 
 
 def space_names(session: Session) -> list[SpaceName]:

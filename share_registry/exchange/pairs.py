@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
+import numpy as np
 import torch
 
 from share_registry.errors import Refused
@@ -73,25 +74,35 @@ def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.T
         position += factor.experts
         given = [pair for pair in own if pair is not None]
         if len(given) == factor.experts:
-            packed |= packed_pair(layout, factor, given)
+            packed |= _packed_pair(layout, factor, given)
     return packed
 
 
-def packed_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows], places: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-    """Pack the rows of all modules of one factor pair, as `tensors_of` does: into given tensors, else into new ones, which may be the rows themselves."""
+def _packed_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict[str, torch.Tensor]:
+    """Pack the rows of all modules of one factor pair; the tensors may be the rows themselves."""
     a_spec, b_spec = layout.tensors[factor.a], layout.tensors[factor.b]
     a = torch.cat([a for a, _ in rows]) if factor.form is Form.EXPERTS else rows[0][0]
     b = torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2) if factor.form is Form.EXPERTS else rows[0][1].T
-    return {spec.key: rounded(values, spec, None if places is None else places[spec.key]) for spec, values in ((a_spec, a), (b_spec, b))}
+    return {spec.key: _rounded(values, spec) for spec, values in ((a_spec, a), (b_spec, b))}
 
 
-def rounded(values: torch.Tensor, spec: TensorSpec, place: torch.Tensor | None = None) -> torch.Tensor:
-    """Return values in a tensor's shape and element type, contiguous, in the place given. Raises Refused where a finite value becomes infinite."""
-    typed = values.to(TORCH[spec.dtype]).reshape(spec.shape)
-    result = typed.contiguous() if place is None else place.copy_(typed)
-    if (
-        result.numel() and not isfinite(float(result.sum(dtype=torch.float32))) and not bool(torch.isfinite(result).all())
-    ):  # a sum reads once and writes nothing
+def _rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    """Return values in a tensor's shape and element type, contiguous. Raises Refused where a finite value becomes infinite."""
+    typed = values.to(TORCH[spec.dtype]).reshape(spec.shape).contiguous()
+    if not all_finite(typed):
         largest = float(values.abs().max())
         raise Refused(f"tensor {spec.key!r} has a value of {largest:.3g}, more than {spec.dtype} holds.", hint="Save the adapter in bfloat16 or float32.")
-    return result
+    return typed
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether no value of a tensor is infinite or NaN. A sum reads once and writes nothing, so it goes first."""
+    return isfinite(_sum(tensor)) or bool(torch.isfinite(tensor).all())
+
+
+def _sum(tensor: torch.Tensor) -> float:
+    """Return the sum, of single precision on the CPU by numpy: torch would wake its threads for it."""
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(tensor.numpy().sum())
+    return float(tensor.sum(dtype=torch.float32))

@@ -1,11 +1,14 @@
-"""The same function on many items, side by side: for work that lets other threads run, such as zstd, hashing and numpy on whole arrays."""
+"""The same function on many items, side by side or ahead: for work that lets other threads run, such as zstd, hashing and numpy on whole arrays."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 MAX_THREADS: Final = 2
 """Threads at a time: numpy on small pieces holds the interpreter half of the time, so that more gain nothing."""
+AHEAD: Final = 3
+"""Results that wait to be taken: bounded, since they are in memory."""
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -16,3 +19,15 @@ def side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(len(items), MAX_THREADS)) as pool:
         return list(pool.map(function, items))
+
+
+def ahead(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """Yield what a function gives for every item, in order, made by another thread a few items ahead: for long work that lets other threads run."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[_R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

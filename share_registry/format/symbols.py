@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from share_registry.errors import Integrity
 from share_registry.format.frames import FAST, SMALLEST, compress, pack_stream, piece_sizes, unpack_stream
-from share_registry.format.parallel import side_by_side
+from share_registry.format.parallel import ahead, side_by_side
 
 Ints = NDArray[np.int32] | NDArray[np.int16]
 _Symbols = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]
@@ -32,12 +32,14 @@ _GROUP_BYTES: Final = 40
 _SYMBOL_BYTES: Final = 0.5
 _TABLE_SYMBOLS: Final = 64
 _SAMPLE: Final = 1 << 15
-_SIDE_BY_SIDE: Final = 1 << 18
-"""Symbols from which on threads cost less than they save."""
+_SIDE_BY_SIDE: Final = 1 << 15
+"""Symbols from which on groups are made by several threads."""
+_AHEAD: Final = 1 << 18
+"""Symbols from which on a thread costs less than it saves."""
 _SHORT_SHIFT: Final = 7
 """Largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14."""
-_CHUNK: Final = 1 << 15
-"""Symbols expanded at a time: temporaries of 64 kB stay in the cache, and below what allocators give back to the system."""
+_CHUNK: Final = 1 << 17
+"""Symbols expanded at a time: temporaries of 256 kB stay in the cache."""
 _RATIO: Final = 40_000
 """No zstd frame expands further than about 32,700 to 1."""
 
@@ -75,7 +77,7 @@ def encode_rows(rows: Sequence[Ints]) -> Coded:
     for number, members in enumerate(segments, start=1):
         assignment[members] = number
     gathered = [np.concatenate([rows[index] for index in members]) for members in segments]
-    made = side_by_side(_encode_group, gathered) if sum(map(len, gathered)) >= _CHUNK else [_encode_group(symbols) for symbols in gathered]
+    made = side_by_side(_encode_group, gathered) if sum(map(len, gathered)) >= _SIDE_BY_SIDE else [_encode_group(symbols) for symbols in gathered]
     return Coded(
         groups_of_rows=assignment,
         groups=tuple(group for group, _, _ in made),
@@ -98,7 +100,7 @@ def piece_counts(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.u
 def decode_rows(
     content: memoryview, shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]
 ) -> list[Ints]:
-    """Return rows as one array for each of `shapes` (rows, width). Every length is checked before anything is expanded; large groups are expanded side by side.
+    """Return rows as one array for each of `shapes` (rows, width). Every length is checked before anything is expanded; frames are expanded ahead, beside the rest.
 
     Returns:
         int16 arrays where every symbol of all groups surely fits, else int32; not to be written to: rows of zeros share one number.
@@ -111,16 +113,10 @@ def decode_rows(
     if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
         raise Integrity(f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}.")
     arrays, places = _places(shapes, groups_of_rows, groups)
-    parts = sorted(_parts(content, groups, counts, pieces), key=lambda part: -part.count)
-
-    def expand_group(part: _Part) -> None:
-        _fill(places[part.number], _chunks(part))
-
-    if sum(counts) >= _SIDE_BY_SIDE:
-        side_by_side(expand_group, parts)
-    else:
-        for part in parts:
-            expand_group(part)
+    parts = list(_parts(content, groups, counts, pieces))
+    expanded = ahead(_packed, parts) if sum(counts) >= _AHEAD else map(_packed, parts)
+    for part, packed in zip(parts, expanded, strict=True):
+        _fill(places[part.number], _chunks(part, packed))
     return arrays
 
 
@@ -205,12 +201,17 @@ def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
             filled, taken = filled + count, taken + count
 
 
-def _chunks(part: _Part) -> Iterator[_Symbols]:
-    """Yield the symbols of a group, so few at a time that no chunk asks the system for memory, in the narrowest type that surely holds them."""
-    group, bounds = part.group, np.cumsum([0, *part.lengths]).tolist()
+def _packed(part: _Part) -> NDArray[np.uint8]:
+    """Return the packed high parts of a group, expanded."""
+    bounds = np.cumsum([0, *part.lengths]).tolist()
     stored = [part.content[start:end] for start, end in pairwise(bounds)]
-    packed = np.frombuffer(unpack_stream(stored, group.packed_bytes(part.count), what="a group of symbols"), np.uint8)
-    planes = np.frombuffer(part.content[bounds[-1] :], np.uint8).reshape(group.shift, -(-part.count // 8))
+    return np.frombuffer(unpack_stream(stored, part.group.packed_bytes(part.count), what="a group of symbols"), np.uint8)
+
+
+def _chunks(part: _Part, packed: NDArray[np.uint8]) -> Iterator[_Symbols]:
+    """Yield the symbols of a group, some at a time, in the narrowest type that surely holds them."""
+    group = part.group
+    planes = np.frombuffer(part.content[sum(part.lengths) :], np.uint8).reshape(group.shift, -(-part.count // 8))
     size = _CHUNK // PACKINGS[group.packing][1] // 8 * 8
     for start in range(0, len(packed), size):
         first = start * PACKINGS[group.packing][1]

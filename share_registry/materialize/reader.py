@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from threading import Lock
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -15,7 +14,7 @@ import torch
 
 from share_registry.algebra.decode import decode_side
 from share_registry.errors import Integrity, NotFound, ShareRegistryError
-from share_registry.exchange.pairs import Rows, packed_pair, rows_of
+from share_registry.exchange.pairs import Rows, all_finite, rows_of
 from share_registry.exchange.tensors import empty_tensors, tensor_of
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
@@ -24,7 +23,7 @@ from share_registry.format.safetensors_file import Item
 from share_registry.format.symbols import Ints
 from share_registry.format.tensor_object import decode_tensor
 from share_registry.names import Digest, Side
-from share_registry.stored import StoredAdapter, StoredBasis, StoredModule
+from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide
 
 MAX_OBJECT_BYTES: Final = 4 << 30
 MAX_LAYOUT_BYTES: Final = 16 << 20
@@ -38,8 +37,14 @@ _SIDE_BYTES: Final = 1024
 """Of one factor in memory, besides its numbers."""
 _TENSOR_BYTES: Final = 2048
 """Of one tensor's description in memory."""
+_SPREAD_BYTES: Final = 1 << 20
+"""Size of an object from which on a second thread takes less than it saves: most of its work is the first touch of memory."""
 _Before = Callable[[str, Side], torch.Tensor]
 """The decoded factor of the previous version."""
+_Coded = tuple[FactorSpec, list[ModuleShape], Sequence[StoredModule | None]]
+"""A factor pair with its modules."""
+_Decode = Callable[[ModuleShape, StoredModule | None, Rows | None], Rows]
+"""Decodes one module, into rows that are given or new ones."""
 _T = TypeVar("_T")
 
 
@@ -133,7 +138,7 @@ class Reader:
     def rows(self, digest: Digest, device: str = "cpu") -> tuple[Rows, ...]:
         """Return the decoded float32 factors by position in `Layout.modules()`, on a device."""
         self.chain(digest)
-        return self._decoded.get(f"{digest}:{device}", lambda: tuple(pair for _, pairs in self._each(self.open(digest), device) for pair in pairs), _rows_bytes)
+        return self._decoded.get(f"{digest}:{device}", lambda: tuple(self._rows(self.open(digest), device)), _rows_bytes)
 
     def tensors(self, digest: Digest, device: str = "cpu") -> dict[str, torch.Tensor]:
         """Return every tensor of the adapter file under its key, in file order, in the file's dtypes; nothing is kept of them.
@@ -142,16 +147,24 @@ class Reader:
         """
         opened = self.open(digest)
         self.chain(digest)
-        kept = self._decoded.kept(f"{digest}:{device}")
-        rows = self._each(opened, device, coded=True) if kept is None else _coded(opened, kept)
-        coded = [factor for factor, _, modules in _by_factor(opened) if modules[0] is not None]
-        made = empty_tensors((opened.layout.tensors[index] for factor in coded for index in (factor.a, factor.b)), device)
-        for factor, pairs in rows:
-            packed_pair(opened.layout, factor, pairs, made)
-        for position, spec in enumerate(opened.layout.tensors):
+        layout, kept = opened.layout, self._decoded.kept(f"{digest}:{device}")
+        decode = self._decoding(opened, device) if kept is None else _copying(opened, kept)
+        coded = [of_factor for of_factor in _by_factor(opened) if of_factor[2][0] is not None]
+        made = empty_tensors((layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)), device)
+
+        def fill(part: Sequence[_Coded]) -> None:
+            for factor, shapes, modules in part:
+                for shape, module, place in zip(shapes, modules, rows_of(layout, factor, made), strict=True):
+                    decode(shape, module, place)
+                for spec in (layout.tensors[factor.a], layout.tensors[factor.b]):
+                    if not all_finite(made[spec.key]):  # spec DEC-08
+                        raise Integrity(f"tensor {spec.key!r} has a value that {spec.dtype} does not hold.")
+
+        side_by_side(fill, [coded[::2], coded[1::2]] if _is_spread(opened, device) else [coded])
+        for position, spec in enumerate(layout.tensors):
             if spec.key not in made:
                 made[spec.key] = self._kept(opened, position).to(device)
-        return {spec.key: made[spec.key] for spec in opened.layout.tensors}
+        return {spec.key: made[spec.key] for spec in layout.tensors}
 
     def _read(self, digest: Digest, limit: int) -> bytes:
         """Return an object that something refers to: that it is gone is damage."""
@@ -183,23 +196,31 @@ class Reader:
             raise Integrity(f"tensor {spec.key!r} is neither coded nor kept.")
         return _tensor(spec, decode_tensor(self._read(opened.stored.external[position], MAX_OBJECT_BYTES), dtype=spec.dtype, size=spec.size_bytes))
 
-    def _each(self, opened: Opened, device: str, *, coded: bool = False) -> Iterator[tuple[FactorSpec, list[Rows]]]:
-        """Yield the decoded factors of each factor pair, made when it is asked for; with `coded` none that is kept bit for bit."""
-        self._read_ahead(opened)
-        previous = self._previous(opened, device)
+    def _rows(self, opened: Opened, device: str) -> Iterator[Rows]:
+        """Yield the decoded factors of each module; those that are kept bit for bit in float32."""
+        decode = self._decoding(opened, device)
         for factor, shapes, modules in _by_factor(opened):
             if modules[0] is not None:
-                yield factor, [self._pair(opened, *named, previous, device) for named in zip(shapes, modules, strict=True)]
-            elif not coded:
+                yield from (decode(shape, module, None) for shape, module in zip(shapes, modules, strict=True))
+            else:
                 tensors = {opened.layout.tensors[index].key: self._kept(opened, index) for index in (factor.a, factor.b)}
-                yield factor, [(a.to(device, torch.float32), b.to(device, torch.float32)) for a, b in rows_of(opened.layout, factor, tensors)]
+                yield from ((a.to(device, torch.float32), b.to(device, torch.float32)) for a, b in rows_of(opened.layout, factor, tensors))
 
-    def _pair(self, opened: Opened, shape: ModuleShape, module: StoredModule | None, previous: _Before | None, device: str) -> Rows:
-        assert module is not None  # the format codes the modules of a factor pair together
-        return self._side(opened, shape, module, Side.A, previous, device), self._side(opened, shape, module, Side.B, previous, device)
+    def _decoding(self, opened: Opened, device: str) -> _Decode:
+        """Return what decodes the modules of an adapter object; what it refers to is read first."""
+        self._read_ahead(opened)
+        previous = self._previous(opened, device)
 
-    def _side(self, opened: Opened, shape: ModuleShape, module: StoredModule, side: Side, previous: _Before | None, device: str) -> torch.Tensor:
-        stored = module.side(side)
+        def decode(shape: ModuleShape, module: StoredModule | None, out: Rows | None) -> Rows:
+            assert module is not None  # the format codes the modules of a factor pair together
+            a, b = out or (None, None)
+            return self._side(opened, shape, module.a, Side.A, previous, device, a), self._side(opened, shape, module.b, Side.B, previous, device, b)
+
+        return decode
+
+    def _side(
+        self, opened: Opened, shape: ModuleShape, stored: StoredSide, side: Side, previous: _Before | None, device: str, out: torch.Tensor | None
+    ) -> torch.Tensor:
         before = None
         if stored.previous:
             if previous is None:
@@ -208,7 +229,7 @@ class Reader:
             if before.shape != (shape.rank, stored.own.shape[1]):
                 raise Integrity(f"module {shape.module!r} side {side}: previous version has shape {tuple(before.shape)}.")
         blocks = [self._block(opened.stored.sources[term.source], shape.module, side, stored.own.shape[1], device) for term in stored.terms]
-        return decode_side(stored, previous=before, blocks=blocks, device=device)
+        return decode_side(stored, previous=before, blocks=blocks, device=device, out=out)
 
     def _block(self, source: Digest, module: str, side: Side, width: int, device: str) -> torch.Tensor:
         rows = self.basis(source).rows(module, side) if self.is_basis(source) else self._own_rows(source, module, side)
@@ -283,7 +304,7 @@ class _Bounded(Generic[_T]):
             self._used -= self._kept.popitem(last=False)[1][1]
 
 
-def _by_factor(opened: Opened) -> Iterator[tuple[FactorSpec, list[ModuleShape], Sequence[StoredModule | None]]]:
+def _by_factor(opened: Opened) -> Iterator[_Coded]:
     """Yield each factor pair with its modules."""
     position = 0
     for factor in opened.layout.factors:
@@ -291,13 +312,21 @@ def _by_factor(opened: Opened) -> Iterator[tuple[FactorSpec, list[ModuleShape], 
         position += factor.experts
 
 
-def _coded(opened: Opened, rows: Sequence[Rows]) -> Iterator[tuple[FactorSpec, list[Rows]]]:
-    """Yield the rows of each factor pair that is coded."""
-    left = iter(rows)
-    for factor, _, modules in _by_factor(opened):
-        pairs = list(islice(left, factor.experts))
-        if modules[0] is not None:
-            yield factor, pairs
+def _is_spread(opened: Opened, device: str) -> bool:
+    """Tell whether two threads write the tensors: they are large, and numpy makes them, since products wake threads of torch's."""
+    return device == "cpu" and opened.size_bytes >= _SPREAD_BYTES and not opened.stored.sources and opened.stored.previous is None
+
+
+def _copying(opened: Opened, rows: Sequence[Rows]) -> _Decode:
+    """Return what writes decoded rows that are there already."""
+
+    def copy(shape: ModuleShape, _: StoredModule | None, out: Rows | None) -> Rows:
+        found = rows[opened.modules[shape.module]]
+        for place, values in zip(out or (), found, strict=False):
+            place.copy_(values)
+        return out or found
+
+    return copy
 
 
 def _tensor(spec: TensorSpec, content: bytes) -> torch.Tensor:

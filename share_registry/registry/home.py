@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import store_identity
 from share_registry.errors import CatalogError, Conflict, Integrity, InvalidInput, NotFound, Refused
 from share_registry.names import SpaceName, space_name
 from share_registry.outside import Outside
@@ -210,13 +209,12 @@ def _open_catalog(store: "Store", url: str | None, root: Path, mode: str, outsid
 
 def _matching(catalog: Catalog, identity: str) -> Catalog:
     """Check that a catalog is an index of this store. Raises CatalogError."""
-    with catalog.begin() as session:
-        found = store_identity(session)
-    if found == identity:
+    if catalog.store_id == identity:
         return catalog
     catalog.close()
     raise CatalogError(
-        f"catalog {catalog.safe_url} is of store {found}, the store is {identity}.", hint="Give the catalog that belongs to this store, or an empty database."
+        f"catalog {catalog.safe_url} is of store {catalog.store_id}, the store is {identity}.",
+        hint="Give the catalog that belongs to this store, or an empty database.",
     )
 
 

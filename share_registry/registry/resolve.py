@@ -125,8 +125,12 @@ def _of_task(session: Session, space: SpaceName, asked: Reference, task: FoundTa
     if asked.selector is Selector.NAME and (rows := _alias_rows(session, space, task, asked.value)):
         return _version(session, space, task, _target(rows, space, task, asked), asked)
     number = None if asked.selector is Selector.LATEST else _number(session, space, asked, task)
-    _check_live(session, space, task, number)
-    return _version(session, space, task, _newest(session, space, task, number) - asked.back, asked)
+    at = queries.EVER if number is None else number
+    found = session.execute(_standing(), {"space": space, "task_number": task.task, "at": at}).one_or_none()
+    if found is None or asked.back:
+        _check_live(session, space, task, number)
+        return _version(session, space, task, _newest(session, space, task, number) - asked.back, asked)
+    return _resolved(space, task, *found)
 
 
 def _alias_rows(session: Session, space: SpaceName, task: FoundTask, alias: str) -> list[tuple[int, int, int | None]]:
@@ -235,7 +239,10 @@ def _version(session: Session, space: SpaceName, task: FoundTask, version: int, 
             count = f"{newest} version{'' if newest == 1 else 's'}"
             raise NotFound(f"{asked.text!r}: task {space}/{task.name} has {count}, so there is none so far back.", hint="List them with `log --task`.")
         raise NotFound(f"{asked.text!r}: task {space}/{task.name} has no v{version}, its versions are v1 to v{newest}.", hint="List them with `log --task`.")
-    number, commit_id = found
+    return _resolved(space, task, *found)
+
+
+def _resolved(space: SpaceName, task: FoundTask, version: int, number: int, commit_id: str) -> Resolved:
     return Resolved(
         ref=f"{space}/{task.name}@v{version}", space=space, number=CommitNumber(number), id=Digest(commit_id), task=task.name, version=Version(version)
     )
@@ -259,10 +266,21 @@ def _last_version() -> Select[int]:
 
 
 @cache
-def _made() -> Select[int, str]:
+def _made() -> Select[int, int, str]:
+    return _commits_of_versions().where(VersionRow.version == queries.VERSION)
+
+
+@cache
+def _standing() -> Select[int, int, str]:
+    """Return what selects the newest version of a task at a commit, if the task was live then."""
+    return _commits_of_versions().where(VersionRow.number <= _AT, _life().exists()).order_by(VersionRow.number.desc()).limit(1)
+
+
+@cache
+def _commits_of_versions() -> Select[int, int, str]:
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = select(CommitRow.number, CommitRow.id).join(VersionRow.table, made)
-    return query.where(VersionRow.space == queries.SPACE, VersionRow.task == _TASK, VersionRow.version == queries.VERSION)
+    query = select(VersionRow.version, CommitRow.number, CommitRow.id).join_from(VersionRow.table, CommitRow.table, made)
+    return query.where(VersionRow.space == queries.SPACE, VersionRow.task == _TASK)
 
 
 def _state(session: Session, space: SpaceName, number: int, asked: Reference) -> Resolved:

@@ -1,5 +1,7 @@
 """Decoding is the same bytes in any order of summation, on any number of threads, and in numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,24 @@ def test_rows_alone_take_float32_and_give_the_same_bytes(seed: int, exponent: in
     side = StoredSide(previous=False, terms=(), scales=scales.view(np.float32), own=own)
     expected = (own.astype(np.float64) * side.scales.astype(np.float64)[:, None]).astype(np.float32)
     assert decode_side(side, previous=None, blocks=[]).numpy().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("terms", [0, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_result_is_written_where_it_is_asked_for(dtype: torch.dtype, terms: int, *, transposed: bool) -> None:
+    side, previous, blocks = made(4, terms=terms)
+    side = replace(side, previous=terms > 0)
+    found = decode_side(side, previous=previous, blocks=blocks)
+    rank, width = found.shape
+    place = torch.full((width, rank), torch.nan, dtype=dtype).T if transposed else torch.full((rank, width), torch.nan, dtype=dtype)
+    assert decode_side(side, previous=previous, blocks=blocks, out=place) is place
+    assert torch.equal(place, found.to(dtype))
+
+
+def test_a_value_past_float32_is_infinite_without_a_warning() -> None:
+    side = StoredSide(previous=False, terms=(), scales=np.array([2.0**127], np.float32), own=np.array([[2, 1]], np.int16))
+    assert decode_side(side, previous=None, blocks=[]).tolist() == [[float("inf"), 2.0**127]]
 
 
 def test_one_and_two_threads_give_the_same_bytes() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import catalog as catalogs
-from share_registry.catalog import engines, queries, schema
+from share_registry.catalog import engines, schema
 from share_registry.catalog.border import parse_url, translated
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow
@@ -80,7 +80,7 @@ def test_what_was_committed_is_there_after_opening_again(catalog_url: str) -> No
     for mode in ("r", "w", "c"):
         with Catalog.open(catalog_url, mode=mode) as catalog, catalog.begin() as session:
             assert count(session) == len(log.entries)
-            assert queries.store_identity(session) == "store"
+            assert catalog.store_id == "store"
 
 
 def test_a_transaction_that_fails_leaves_nothing(catalog_url: str) -> None:
@@ -116,7 +116,7 @@ def test_a_catalog_opened_for_reading_writes_nothing(catalog_url: str, tmp_path:
             session.execute(LeaseRow.table.insert(), [{"space": "base", "holder": "me", "expires": "never"}])
         with catalog.begin() as session:
             assert count(session) == 16
-            assert queries.store_identity(session) == "store"
+            assert catalog.store_id == "store"
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
 
 
@@ -234,8 +234,8 @@ def test_a_path_with_odd_characters_is_one_path(tmp_path: Path) -> None:
     url = URL.create("sqlite", database=str(folder / "c.sqlite")).render_as_string()
     with Catalog.open(url, store_id="store"):
         assert (folder / "c.sqlite").is_file()
-    with Catalog.open(url, mode="r") as catalog, catalog.begin() as session:
-        assert queries.store_identity(session) == "store"
+    with Catalog.open(url, mode="r") as catalog, catalog.begin():
+        assert catalog.store_id == "store"
 
 
 def test_postgresql_is_set_up_with_limits_and_without_surprises(postgresql_url: str) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.models import AliasRow, CommitRow, LabelRow, ModuleRow, ObjectRow, SpaceRow, TaskNameRow, TaskRow, VersionRow
+from share_registry.catalog.models import AliasRow, CommitRow, IdentityRow, LabelRow, ModuleRow, ObjectRow, SpaceRow, TaskNameRow, TaskRow, VersionRow
 from share_registry.catalog.projection import wipe
 from share_registry.errors import Conflict, Integrity
 from share_registry.format.records import Note
@@ -36,7 +36,7 @@ def test_a_catalog_wiped_and_filled_again_is_equal(catalog_url: str) -> None:
         with catalog.begin(write=True) as session:
             wipe(session)
             assert not any(rows for name, rows in queries.dump(session).items() if name != "sr_registry")
-            assert queries.store_identity(session) == "store"
+            assert session.scalar(select(IdentityRow.store)) == "store"
             log.apply(session)
             assert queries.dump(session) == first
 

@@ -12,6 +12,7 @@ from share_registry.errors import Integrity
 from share_registry.materialize.reader import Reader
 from share_registry.names import Digest
 from tests.registry.conftest import DEMO
+from tests.spec import readers
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -91,6 +92,12 @@ def test_a_missing_object_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+def test_a_value_that_a_tensor_cannot_hold_is_not_handed_out(tmp_path: Path) -> None:
+    root = readers.unpacked(readers.VECTORS / "bad" / "DEC-08-overflow.store.zip", tmp_path / "store")
+    with sr.Registry.open(root, mode="r") as registry, pytest.raises(Integrity, match="a value that F16 does not hold"):
+        registry.checkout("big@v1")
+
+
 @needs_cuda
 def test_a_gpu_gives_the_same_bytes(registry: sr.Registry) -> None:
     for task in registry.tasks():

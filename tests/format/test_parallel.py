@@ -1,0 +1,46 @@
+"""Work side by side and ahead: in order, bounded, and the first failure is the one that is raised."""
+
+import threading
+from collections.abc import Callable
+from time import monotonic, sleep
+
+import pytest
+
+from share_registry.format.parallel import AHEAD, ahead, side_by_side
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_results_come_in_order(count: int) -> None:
+    assert list(ahead(str, range(count))) == side_by_side(str, range(count)) == [str(number) for number in range(count)]
+
+
+def test_no_more_than_a_few_results_wait() -> None:
+    made: list[int] = []
+    results = ahead(made.append, range(50))
+    assert made == []
+    next(results)
+    _until(lambda: len(made) == 1 + AHEAD)
+    sleep(0.05)
+    assert made == list(range(1 + AHEAD))
+    list(results)
+
+
+def test_the_first_failure_is_raised_and_no_thread_is_left() -> None:
+    before = threading.active_count()
+
+    def halved(number: int) -> float:
+        return 1 / (3 - number)
+
+    results = ahead(halved, range(50))
+    assert [next(results) for _ in range(3)] == [1 / 3, 1 / 2, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(halved, range(50))
+    assert threading.active_count() == before
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    start = monotonic()
+    while not condition():
+        assert monotonic() - start < 10
