@@ -109,10 +109,13 @@ def _noise(sigma: Tensor, kept: int) -> Tensor:
 
 
 def _side(X: Tensor, noise: Tensor, found: Frame) -> StoredSide:
-    """Return coordinates X (r, q) as coefficients over the integer rows of a frame, each row with a squared error of about `noise` (r,); one below it is left out."""
-    K, square = X @ found.back, X.square().sum(-1)
-    room = min(_PEAK_BITS, MAX_PRODUCT_BITS - int(found.rows.abs().max()).bit_length() - (len(found.rows) - 1).bit_length())
-    fine = torch.log2((12.0 * noise / found.rows.square().sum()).sqrt().clamp_min(2.0**-149)).floor()
+    """Return coordinates X (r, q) as coefficients over the integer rows of a frame, each row with a squared error of about `noise` (r,); one below it is left out.
+
+    The squared error of a rounded coefficient is 1/12 of its step's square in the mean and 1/4 at most, which one coefficient alone may well have.
+    """
+    K, square, k = X @ found.back, X.square().sum(-1), len(found.rows)
+    room = min(_PEAK_BITS, MAX_PRODUCT_BITS - int(found.rows.abs().max()).bit_length() - (k - 1).bit_length())
+    fine = torch.log2((12.0 * k / (k + 2) * noise / found.rows.square().sum()).sqrt().clamp_min(2.0**-149)).floor()
     least = torch.log2(K.abs().amax(-1).clamp_min(2.0**-149)).ceil() + 1 - room
     scales = torch.where(square > noise, torch.exp2(fine.maximum(least).clamp(_SMALLEST, _LARGEST)), torch.zeros_like(square))
     alive = scales > 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -83,6 +83,7 @@ def best(pair: Pair, block: StoredModule, pseudo_rank: int) -> Tensor:
     width=st.integers(12, 40),
     height=st.integers(12, 40),
 )
+@example(seed=13638, rank=1, k=(1, 1), pseudo_rank=1, width=12, height=12)
 def test_what_is_kept_is_the_best_there_is_in_the_basis(seed: int, rank: int, k: tuple[int, int], pseudo_rank: int, width: int, height: int) -> None:
     pairs = random_pairs(seed, modules=2, rank=rank, width=width, height=height, scale=0.5)
     basis = random_basis(pairs, k_a=k[0], k_b=k[1], seed=seed)
