@@ -4,16 +4,16 @@ A page begins behind a name and is found along the names, some of them at a time
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, null, select
+from sqlalchemy import BigInteger, and_, bindparam, func, null, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
-from share_registry.catalog.models import AliasRow, CommitRow, LabelRow, MetricRow, TaskLifeRow, TaskNameRow, VersionRow
+from share_registry.catalog.models import TEXT, AliasRow, CommitRow, LabelRow, MetricRow, TaskLifeRow, TaskNameRow, VersionRow
 from share_registry.catalog.step import pieces
 from share_registry.errors import InvalidInput
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, parse_reference
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _VERSIONS: Final = VersionRow.table.alias()
 """The versions of a task among which the newest is looked for."""
 _AT_ONCE: Final = 500
-"""Names that are looked at together where few of them are listed."""
+"""Names that are looked at together where the first did not give a page."""
 _FEW: Final = 1000
 """Tasks to choose a page among; where more have a label, a page along the names is soon full."""
 
@@ -68,7 +68,7 @@ def tasks(
     found: list[Task] = []
     for place in [where] if where is not None else queries.space_names(session):
         if place >= last[0] and (limit is None or len(found) < limit):
-            found += _walk(session, place, then, wanted, last[1] if place == last[0] else "", None if limit is None else limit - len(found))
+            found += _page(session, place, then, wanted, last[1] if place == last[0] else "", None if limit is None else limit - len(found))
     return found
 
 
@@ -80,21 +80,64 @@ class _Wanted:
     alias: str | None
     name: str | None
 
+    def fits(self, name: str) -> bool:
+        """Tell whether a task's name fits."""
+        return self.name is None or fnmatchcase(name, self.name)
 
-def _walk(session: Session, space: str, then: Then, wanted: _Wanted, after: str, limit: int | None) -> list[Task]:
-    """Return the tasks of a space behind a name: some names after others, more each time, until there are as many tasks as asked for."""
-    bearers = _bearers(session, space, wanted)
-    known = None if bearers is None else _names_of(session, space, bearers)
-    looked_at: dict[int, str] = {}
-    found: list[Row[Any]] = []
-    size = limit
+
+def _page(session: Session, space: str, then: Then, wanted: _Wanted, after: str, limit: int | None) -> list[Task]:
+    """Return the tasks of a space that are wanted behind a name, at most so many."""
+    names: dict[int, str] = {}
+    for some in _names(session, space, then, wanted, after, limit):
+        names |= {task: name for task, name, is_wanted in some if is_wanted and wanted.fits(name)}
+        if limit is not None and len(names) >= limit:
+            break
+    chosen = list(names)[:limit]
+    rows = {row.task: row for piece in pieces(chosen) for row in session.execute(_versions(space, then).where(TaskLifeRow.task.in_(piece)))}
+    return _tasks(session, space, then, names, [rows[task] for task in chosen])
+
+
+def _names(session: Session, space: str, then: Then, wanted: _Wanted, after: str, limit: int | None) -> "Iterator[Sequence[Row[int, str, bool]]]":
+    """Yield tasks behind a name in the order of names, some at a time, each with its name and whether it is wanted.
+
+    They are all tasks, or those that ever had a label or the alias that is wanted, where these are few.
+    """
+    named = (TaskNameRow.space == space, TaskNameRow.until.is_(None))
+    query = select(TaskNameRow.task, TaskNameRow.name, _is_wanted(then, wanted)).where(*named)
+    size = queries.EVER if limit is None else limit
+    left = _bearers(session, space, wanted)
+    if left is not None:
+        step = min(size, _AT_ONCE)
+        if len(left) > step:
+            known = select(TaskNameRow.task, TaskNameRow.name).where(*named)
+            found = [row for piece in pieces(left) for row in session.execute(known.where(TaskNameRow.task.in_(piece))) if row.name > after]
+            left = [task for task, _ in sorted(found, key=lambda row: row.name)]
+        while left:
+            rows = [row for row in session.execute(query.where(TaskNameRow.task.in_(left[:step]))) if row.name > after]
+            yield sorted(rows, key=lambda row: row.name)
+            left, step = left[step:], _AT_ONCE
+        return
+    query = query.where(TaskNameRow.name > bindparam("after", type_=TEXT)).order_by(TaskNameRow.name).limit(bindparam("size", type_=BigInteger))
     while True:
-        names = _names_after(session, space, after, size) if known is None else [named for named in known if named[1] > after][:size]
-        looked_at |= names
-        found += _versions(session, space, then, wanted, [task for task, name in names if wanted.name is None or fnmatchcase(name, wanted.name)])
-        if size is None or len(names) < size or len(found) >= (limit or 0):
-            return _tasks(session, space, then, looked_at, found[:limit])
-        after, size = names[-1][1], min(2 * size, max(size, _AT_ONCE))
+        window = session.execute(query, {"after": after, "size": size}).all()
+        yield window
+        if len(window) < size:
+            return
+        after, size = window[-1].name, max(size, _AT_ONCE)
+
+
+def _is_wanted(then: Then, wanted: _Wanted) -> "ColumnElement[bool]":
+    """Return whether a named task is live then and has the labels at its newest version and the alias.
+
+    Asked of every name by itself, so that a database goes along the names and to each task by its keys.
+    """
+    asked = [select(TaskLifeRow.task).where(_of_task(TaskLifeRow, TaskNameRow), then.within(TaskLifeRow)).exists()]
+    for name, value in wanted.labels.items():
+        said = (LabelRow.name == name) & (LabelRow.value == value) & (LabelRow.version == _newest(then, TaskNameRow))
+        asked.append(select(LabelRow.task).where(_of_task(LabelRow, TaskNameRow), then.within(LabelRow), said).exists())
+    if wanted.alias is not None:
+        asked.append(select(AliasRow.task).where(_of_task(AliasRow, TaskNameRow), then.within(AliasRow), AliasRow.name == wanted.alias).exists())
+    return and_(*asked)
 
 
 def _bearers(session: Session, space: str, wanted: _Wanted) -> list[int] | None:
@@ -109,46 +152,26 @@ def _bearers(session: Session, space: str, wanted: _Wanted) -> list[int] | None:
     return None
 
 
-def _names_of(session: Session, space: str, tasks: Sequence[int]) -> list[tuple[int, str]]:
-    """Return the present names of some tasks, sorted by name."""
-    query = select(TaskNameRow.task, TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
-    rows = [row for piece in pieces(tasks) for row in session.execute(query.where(TaskNameRow.task.in_(piece)))]
-    return sorted(((task, name) for task, name in rows), key=lambda named: named[1])
-
-
-def _names_after(session: Session, space: str, after: str, size: int | None) -> list[tuple[int, str]]:
-    """Return the names behind a name, sorted; so many, or all of them."""
-    query = select(TaskNameRow.task, TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.until.is_(None), TaskNameRow.name > after)
-    return [(task, name) for task, name in session.execute(query.order_by(TaskNameRow.name).limit(size))]
-
-
-def _versions(session: Session, space: str, then: Then, wanted: _Wanted, tasks: Sequence[int]) -> "list[Row[Any]]":
-    """Return the newest versions of those of some tasks that are live and wanted, in the order of the tasks."""
-    of_task = (VersionRow.space == TaskLifeRow.space) & (VersionRow.task == TaskLifeRow.task) & (VersionRow.version == _newest(then))
+def _versions(space: str, then: Then) -> "Select[Any]":
+    """Return what selects the newest versions of live tasks."""
+    of_task = _of_task(VersionRow, TaskLifeRow) & (VersionRow.version == _newest(then, TaskLifeRow))
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
     query = select(VersionRow.table, CommitRow.time).select_from(TaskLifeRow.table).join(VersionRow.table, of_task).join(CommitRow.table, made)
-    query = query.where(TaskLifeRow.space == space, then.within(TaskLifeRow))
-    for label, value in wanted.labels.items():
-        said = _of_task(LabelRow, then) & (LabelRow.version == VersionRow.version)
-        query = query.where(select(LabelRow.value).where(said, LabelRow.name == label, LabelRow.value == value).exists())
-    if wanted.alias is not None:
-        query = query.where(select(AliasRow.version).where(_of_task(AliasRow, then), AliasRow.name == wanted.alias).exists())
-    found = {row.task: row for piece in pieces(tasks) for row in session.execute(query.where(TaskLifeRow.task.in_(piece)))}
-    return [found[task] for task in tasks if task in found]
+    return query.where(TaskLifeRow.space == space, then.within(TaskLifeRow))
 
 
-def _newest(then: Then) -> "ColumnElement[int]":
+def _newest(then: Then, of: type[TaskLifeRow | TaskNameRow]) -> "ColumnElement[int]":
     """Return the newest version that a live task has then."""
     versions = _VERSIONS
-    of_task = (versions.c.space == TaskLifeRow.space) & (versions.c.task == TaskLifeRow.task)
+    of_task = (versions.c.space == of.space) & (versions.c.task == of.task)
     if then == Then():
-        return select(func.max(versions.c.version)).where(of_task).scalar_subquery()
-    by_then = select(versions.c.version).where(of_task, versions.c.number <= then.of(TaskLifeRow.space))
-    return by_then.order_by(versions.c.number.desc()).limit(1).scalar_subquery()
+        return select(func.max(versions.c.version)).where(of_task).correlate(of.table).scalar_subquery()
+    by_then = select(versions.c.version).where(of_task, versions.c.number <= then.of(versions.c.space))
+    return by_then.order_by(versions.c.number.desc()).limit(1).correlate(of.table).scalar_subquery()
 
 
-def _of_task(row: type[AliasRow | LabelRow], then: Then) -> "ColumnElement[bool]":
-    return (row.space == TaskLifeRow.space) & (row.task == TaskLifeRow.task) & then.within(row)
+def _of_task(row: type[AliasRow | LabelRow | TaskLifeRow | VersionRow], of: type[TaskLifeRow | TaskNameRow]) -> "ColumnElement[bool]":
+    return (row.space == of.space) & (row.task == of.task)
 
 
 def _place(after: str, space: str | None) -> tuple[str, str]:

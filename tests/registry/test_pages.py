@@ -17,6 +17,7 @@ from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.projection import wipe
 from share_registry.errors import InvalidInput
 from share_registry.outside import Outside
+from share_registry.registry import listing
 from share_registry.registry.history import log
 from share_registry.registry.home import open_home
 from share_registry.registry.listing import tasks
@@ -40,6 +41,8 @@ FILTERS: dict[str, dict[str, Any]] = {
     "a pattern and a label": {"name": "task-0003*", "labels": {"stage": "research"}},
     "then": {"at": "c200"},
     "a label then": {"at": "c300", "labels": {"team": "team-3"}},
+    "a label at a time": {"at": "2026-11-01T04:00", "labels": {"stage": "research"}},
+    "an alias at a time": {"at": "2026-11-01T04:00", "alias": "prod"},
 }
 LOGS: dict[str, dict[str, Any]] = {
     "all": {},
@@ -98,6 +101,46 @@ def test_pages_of_tasks_are_together_what_is_listed_at_once(grown: Session, name
     at_once = tasks(grown, space=SPACE, **FILTERS[name])
     assert pages_of_tasks(grown, size, space=SPACE, **FILTERS[name]) == at_once
     assert bool(at_once) == (name != "no such label")
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+@pytest.mark.parametrize("limit", [None, 1, 6, 50])
+@pytest.mark.parametrize("name", FILTERS)
+def test_how_many_are_looked_at_together_changes_no_page(grown: Session, name: str, limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = tasks(grown, space=SPACE, **FILTERS[name])
+    assert [task.name for task in expected] == sorted(task.name for task in expected)
+    assert all(task.labels.items() >= FILTERS[name].get("labels", {}).items() for task in expected)
+    monkeypatch.setattr(listing, "_AT_ONCE", 4)
+    monkeypatch.setattr(listing, "_FEW", few)
+    assert tasks(grown, space=SPACE, limit=limit, **FILTERS[name]) == expected[:limit]
+    for last in expected[:: max(1, len(expected) // 4)]:
+        following = [task for task in expected if task.name > last.name]
+        assert tasks(grown, space=SPACE, limit=limit, after=last.ref, **FILTERS[name]) == following[:limit]
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+@pytest.mark.parametrize("limit", [None, 5])
+def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two spaces of other lengths at one time, and names in another order than tasks were made in."""
+    monkeypatch.setattr(listing, "_AT_ONCE", 4)
+    monkeypatch.setattr(listing, "_FEW", few)
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        for space, step in (("ant", 1), ("bee", 7)):
+            one = Log(space=space, step=timedelta(hours=step))
+            one.create()
+            for number in range(45):
+                version = number // 15 + 1
+                one.absorb(f"t{7 * number % 15:02}", version, labels={"team": "red" if (number + version) % 3 else "blue"})
+                if number % 4 == 0:
+                    one.alias(f"t{7 * number % 15:02}", "prod", version)
+            one.apply(session)
+        for at in (None, "2026-11-02T00:30", "2026-11-03T12:00"):
+            everything = tasks(session, at=at)
+            assert len({task.space for task in everything}) == 2
+            for team in ("red", "blue"):
+                some = tasks(session, at=at, labels={"team": team}, limit=limit)
+                assert some == [task for task in everything if task.labels["team"] == team][:limit]
+            assert tasks(session, at=at, alias="prod", limit=limit) == [task for task in everything if "prod" in task.aliases][:limit]
 
 
 def committed(session: Session, logs: Sequence[Log], choose: Callable[[int], int]) -> None:
