@@ -49,6 +49,7 @@ class Cell:
     shape: str
     tasks: int
     kind: Kind
+    dtype: str | None = None
 
     @property
     def stored(self) -> str:
@@ -56,11 +57,11 @@ class Cell:
         basis = f"basis k = {self.kind.k}" if self.kind.k else ""
         own = "own rows" if self.kind.own else ""
         chain = f"version {self.kind.before + 1}" if self.kind.before else ""
-        return ", ".join(part for part in (basis, own, chain) if part)
+        return ", ".join(part for part in (basis, own, chain, f"made in {self.dtype}" if self.dtype else "") if part)
 
 
-def _cell(shape: str, tasks: int, *, rank: int = 16, k: int = 64, own: bool = False, before: int = 0) -> Cell:
-    return Cell(shape=shape, tasks=tasks, kind=Kind(rank=rank, k=k, own=own, before=before))
+def _cell(shape: str, tasks: int, *, rank: int = 16, k: int = 64, own: bool = False, before: int = 0, dtype: str | None = None) -> Cell:
+    return Cell(shape=shape, tasks=tasks, kind=Kind(rank=rank, k=k, own=own, before=before), dtype=dtype)
 
 
 CELLS: Final = {
@@ -81,6 +82,7 @@ CELLS: Final = {
     "mistral-qv-64": _cell("mistral-qv", 64),
     "mistral-qv-8-own": _cell("mistral-qv", 8, k=0, own=True),
     "mistral-qv-64-r8": _cell("mistral-qv", 64, rank=8),
+    "mistral-qv-512": _cell("mistral-qv", 512, dtype="bfloat16"),
     "mistral-all-8": _cell("mistral-all", 8),
 }
 DEFAULT: Final = (
@@ -193,7 +195,7 @@ def _measured(cell: Cell, root: Path, rounds: int) -> dict[str, Any]:
     refs = [f"task{number:04}" for number in range(cell.tasks)]
     machine = Machine()
     _warmed()
-    with sr.Registry.open(root, mode="r") as registry, sr.Materializer(registry) as one:
+    with sr.Registry.open(root, mode="r") as registry, sr.Materializer(registry, dtype=cell.dtype) as one:
         before = _resident_mb()
         one.prefetch(refs)
         _resident_mb()

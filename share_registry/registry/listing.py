@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, and_, bindparam, func, null, select
+from sqlalchemy import BigInteger, and_, bindparam, case, false, func, null, select, true
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _VERSIONS: Final = VersionRow.table.alias()
 """The versions of a task among which the newest is looked for."""
 _AT_ONCE: Final = 500
-"""Names that are looked at together where the first did not give a page."""
+"""Tasks that are looked at together where the first did not give a page."""
 _FEW: Final = 1000
 """Tasks to choose a page among; where more have a label, a page along the names is soon full."""
 
@@ -89,7 +89,7 @@ def _page(session: Session, space: str, then: Then, wanted: _Wanted, after: str,
     """Return the tasks of a space that are wanted behind a name, at most so many."""
     names: dict[int, str] = {}
     for some in _names(session, space, then, wanted, after, limit):
-        names |= {task: name for task, name, is_wanted in some if is_wanted and wanted.fits(name)}
+        names |= {task: name for task, name in some if wanted.fits(name)}
         if limit is not None and len(names) >= limit:
             break
     chosen = list(names)[:limit]
@@ -97,20 +97,19 @@ def _page(session: Session, space: str, then: Then, wanted: _Wanted, after: str,
     return _tasks(session, space, then, names, [rows[task] for task in chosen])
 
 
-def _names(session: Session, space: str, then: Then, wanted: _Wanted, after: str, limit: int | None) -> "Iterator[Sequence[Row[int, str, bool]]]":
-    """Yield tasks behind a name in the order of names, some at a time, each with its name and whether it is wanted.
+def _names(session: Session, space: str, then: Then, wanted: _Wanted, after: str, limit: int | None) -> "Iterator[Sequence[Row[int, str]]]":
+    """Yield the tasks behind a name that are live and have the labels and the alias, with their names and in the order of these, some at a time.
 
-    They are all tasks, or those that ever had a label or the alias that is wanted, where these are few.
+    They are found along all names, or among those that ever had a label or the alias, where these are few.
     """
-    named = (TaskNameRow.space == space, TaskNameRow.until.is_(None))
-    query = select(TaskNameRow.task, TaskNameRow.name, _is_wanted(then, wanted)).where(*named)
+    named = select(TaskNameRow.task, TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
+    query = named.where(_is_wanted(then, wanted))
     size = queries.EVER if limit is None else limit
     left = _bearers(session, space, wanted)
     if left is not None:
         step = min(size, _AT_ONCE)
         if len(left) > step:
-            known = select(TaskNameRow.task, TaskNameRow.name).where(*named)
-            found = [row for piece in pieces(left) for row in session.execute(known.where(TaskNameRow.task.in_(piece))) if row.name > after]
+            found = [row for piece in pieces(left) for row in session.execute(named.where(TaskNameRow.task.in_(piece))) if row.name > after]
             left = [task for task, _ in sorted(found, key=lambda row: row.name)]
         while left:
             rows = [row for row in session.execute(query.where(TaskNameRow.task.in_(left[:step]))) if row.name > after]
@@ -119,17 +118,17 @@ def _names(session: Session, space: str, then: Then, wanted: _Wanted, after: str
         return
     query = query.where(TaskNameRow.name > bindparam("after", type_=TEXT)).order_by(TaskNameRow.name).limit(bindparam("size", type_=BigInteger))
     while True:
-        window = session.execute(query, {"after": after, "size": size}).all()
-        yield window
-        if len(window) < size:
+        rows = list(session.execute(query, {"after": after, "size": size}))
+        yield rows
+        if len(rows) < size:
             return
-        after, size = window[-1].name, max(size, _AT_ONCE)
+        after, size = rows[-1].name, max(size, _AT_ONCE)
 
 
 def _is_wanted(then: Then, wanted: _Wanted) -> "ColumnElement[bool]":
     """Return whether a named task is live then and has the labels at its newest version and the alias.
 
-    Asked of every name by itself, so that a database goes along the names and to each task by its keys.
+    As a case it is asked of one name after another, until there are as many as asked for: a database would rather begin with everything that has the label.
     """
     asked = [select(TaskLifeRow.task).where(_of_task(TaskLifeRow, TaskNameRow), then.within(TaskLifeRow)).exists()]
     for name, value in wanted.labels.items():
@@ -137,7 +136,7 @@ def _is_wanted(then: Then, wanted: _Wanted) -> "ColumnElement[bool]":
         asked.append(select(LabelRow.task).where(_of_task(LabelRow, TaskNameRow), then.within(LabelRow), said).exists())
     if wanted.alias is not None:
         asked.append(select(AliasRow.task).where(_of_task(AliasRow, TaskNameRow), then.within(AliasRow), AliasRow.name == wanted.alias).exists())
-    return and_(*asked)
+    return case((and_(*asked), true()), else_=false())
 
 
 def _bearers(session: Session, space: str, wanted: _Wanted) -> list[int] | None:
