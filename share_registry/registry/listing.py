@@ -30,7 +30,7 @@ _VERSIONS: Final = VersionRow.table.alias()
 """The versions of a task among which the newest is looked for."""
 _AT_ONCE: Final = 500
 """Tasks that are looked at together where the first did not give a page."""
-_FEW: Final = 1000
+_FEW: Final = 500
 """Tasks to choose a page among; where more have a label, a page along the names is soon full."""
 
 
@@ -100,23 +100,15 @@ def _page(session: Session, space: str, then: Then, wanted: _Wanted, after: str,
 def _names(session: Session, space: str, then: Then, wanted: _Wanted, after: str, limit: int | None) -> "Iterator[Sequence[Row[int, str]]]":
     """Yield the tasks behind a name that are live and have the labels and the alias, with their names and in the order of these, some at a time.
 
-    They are found along all names, or among those that ever had a label or the alias, where these are few.
+    They are found along all names, or among those that ever had a label or the alias, where these are few: by a sum of text, which no index has.
     """
-    named = select(TaskNameRow.task, TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
-    query = named.where(_is_wanted(then, wanted))
+    bearers = _few_bearers(session, space, wanted)
+    name = TaskNameRow.name if bearers is None else TaskNameRow.name.concat("")
+    query = select(TaskNameRow.task, TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.until.is_(None), _is_wanted(then, wanted))
+    if bearers is not None:
+        query = query.where(TaskNameRow.task.in_(bearers))
+    query = query.where(name > bindparam("after", type_=TEXT)).order_by(name).limit(bindparam("size", type_=BigInteger))
     size = queries.EVER if limit is None else limit
-    left = _bearers(session, space, wanted)
-    if left is not None:
-        step = min(size, _AT_ONCE)
-        if len(left) > step:
-            found = [row for piece in pieces(left) for row in session.execute(named.where(TaskNameRow.task.in_(piece))) if row.name > after]
-            left = [task for task, _ in sorted(found, key=lambda row: row.name)]
-        while left:
-            rows = [row for row in session.execute(query.where(TaskNameRow.task.in_(left[:step]))) if row.name > after]
-            yield sorted(rows, key=lambda row: row.name)
-            left, step = left[step:], _AT_ONCE
-        return
-    query = query.where(TaskNameRow.name > bindparam("after", type_=TEXT)).order_by(TaskNameRow.name).limit(bindparam("size", type_=BigInteger))
     while True:
         rows = list(session.execute(query, {"after": after, "size": size}))
         yield rows
@@ -139,15 +131,14 @@ def _is_wanted(then: Then, wanted: _Wanted) -> "ColumnElement[bool]":
     return case((and_(*asked), true()), else_=false())
 
 
-def _bearers(session: Session, space: str, wanted: _Wanted) -> list[int] | None:
-    """Return the tasks that ever had one of the labels or the alias, where they are few: a page is then chosen among them instead of along all names."""
+def _few_bearers(session: Session, space: str, wanted: _Wanted) -> "Select[int] | None":
+    """Return what selects the tasks that ever had one of the labels or the alias, where they are few."""
     asked = [select(LabelRow.task).where(LabelRow.space == space, LabelRow.name == name, LabelRow.value == value) for name, value in wanted.labels.items()]
     if wanted.alias is not None:
         asked.append(select(AliasRow.task).where(AliasRow.space == space, AliasRow.name == wanted.alias))
     for query in asked:
-        tasks = session.scalars(query.distinct().limit(_FEW + 1)).all()
-        if len(tasks) <= _FEW:
-            return list(tasks)
+        if session.scalar(query.distinct().limit(1).offset(_FEW)) is None:
+            return query
     return None
 
 
