@@ -166,13 +166,18 @@ def kept_copies(kept: Mapping[str, Tensor], target: Target, buffers: Buffers) ->
 
 
 def _jobs(recipes: Mapping[Digest, Recipe], target: Target) -> list[Job]:
-    merged: dict[tuple[object, ...], list[tuple[Digest, Run, int]]] = {}
+    """Put runs over the same blocks together: as many as there are where they are written directly, else so many that what is made in between stays small."""
+    merged: dict[tuple[object, ...], list[list[tuple[Digest, Run, int]]]] = {}
     for digest, recipe in recipes.items():
         for number, run in enumerate(recipe.runs):
             over: tuple[object, ...] = tuple((dense.rows, dense.place) for dense in run.dense) or (digest, number)
-            found = merged.setdefault((target.of(run.dtype), run.width, len(run.members), over), [])
-            found.append((digest, run, found[-1][2] + found[-1][1].rank if found else 0))
-    return [Job(runs=tuple(runs)) for runs in merged.values()]
+            jobs = merged.setdefault((target.of(run.dtype), run.width, len(run.members), over), [[]])
+            first = jobs[-1][-1][2] + jobs[-1][-1][1].rank if jobs[-1] else 0
+            if first and target.of(run.dtype) != target.compute and (first + run.rank) * run.width > target.scratch_numbers:
+                jobs.append([])
+                first = 0
+            jobs[-1].append((digest, run, first))
+    return [Job(runs=tuple(runs)) for jobs in merged.values() for runs in jobs]
 
 
 def _chunks(job: Job, *, direct: bool, numbers: int) -> Iterator[tuple[int, int]]:

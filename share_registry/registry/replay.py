@@ -74,7 +74,7 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
 
 def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
     """Tell whether the logs of the store are those that end with these heads: a listing of the spaces and two small reads for each, no statement."""
-    return store.spaces() == sorted(heads) and all(_ends_with(store, space, head) for space, head in heads.items())
+    return store.spaces(known=heads) == sorted(heads) and all(_ends_with(store, space, head) for space, head in heads.items())
 
 
 def rebuild_catalog(store: "Store", catalog: Catalog) -> None:

@@ -5,7 +5,7 @@ there after a crash or a power cut leads to whole bytes, and what was acknowledg
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -186,13 +186,15 @@ class LocalStore:
             self._make_named(log)
             self._outside.sync_directory(log)
 
-    def spaces(self) -> list[SpaceName]:
-        """Return the spaces that have a record, sorted. Raises StoreError."""
-        root = self._root / "spaces"
-        names = [
-            SpaceName(name) for name in self._outside.names(root) if _is_name(name) and self._is_folder(root / name) and self._is_folder(root / name / "log")
-        ]
-        return [name for name in names if self._outside.exists(self._record_path(name, CommitNumber(1))) or self.numbers(name)]
+    def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
+        """Return the spaces that have a record, sorted; those `known` are not looked into where their names are there. Raises StoreError."""
+        return [SpaceName(name) for name in self._outside.names(self._root / "spaces") if name in known or self._is_space(name)]
+
+    def _is_space(self, name: str) -> bool:
+        root = self._root / "spaces" / name
+        if not (_is_name(name) and self._is_folder(root) and self._is_folder(root / "log")):
+            return False
+        return self._outside.exists(self._record_path(SpaceName(name), CommitNumber(1))) or bool(self.numbers(SpaceName(name)))
 
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
         """Return the numbers that have a record, sorted. Raises StoreError."""

@@ -1,7 +1,7 @@
 """A store in memory: the protocol at its shortest. For tests, and for registries that need not outlive the process."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from share_registry.errors import Integrity, InvalidInput, NotFound
 from share_registry.format.canonical import sha256
@@ -86,7 +86,7 @@ class MemoryStore:
     def sync_log(self, space: SpaceName) -> None:
         """Do nothing: memory has no medium."""
 
-    def spaces(self) -> list[SpaceName]:
+    def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
         """Return the spaces that have a record, sorted."""
         with self._lock:
             return sorted(space for space, number in self._records if number == 1)

@@ -5,7 +5,7 @@ Publishing a record under a number nobody has yet *is* the commit, so that step,
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Protocol
 
 from share_registry.errors import Format, InvalidInput, StoreError
@@ -100,8 +100,8 @@ class Store(Protocol):
         """Make the records of a space durable that somebody else published: a writer does so before it builds on them."""
         ...
 
-    def spaces(self) -> list[SpaceName]:
-        """Return the spaces that have a record, sorted."""
+    def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
+        """Return the spaces that have a record, sorted; those `known` need not be looked into where their names are there."""
         ...
 
     def numbers(self, space: SpaceName) -> list[CommitNumber]:

@@ -131,6 +131,20 @@ def test_adapters_over_one_basis_are_one_product() -> None:
     assert sum(len(job.runs) for job in jobs) > len(jobs)
 
 
+@pytest.mark.parametrize(("dtype", "together"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_what_narrower_results_are_made_from_stays_small(dtype: torch.dtype, *, together: bool) -> None:
+    maker = Maker(1)
+    basis = maker.basis(uniform=True)
+    target = Target(torch.device("cpu"), dtype=dtype, exact=False)
+    target.scratch_numbers = 600
+    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([maker.adapter(sources=[basis], own=0.0) for _ in range(40)])
+    jobs = Pass(held, target, Buffers(target.device))._jobs
+    small = [len(job.runs) == 1 or job.shape[1] * job.shape[2] <= target.scratch_numbers for job in jobs]
+    assert all(small) != together
+    assert sum(len(job.runs) for job in jobs) == sum(len(recipe.runs) for recipe in held.recipes.values())
+    assert max(len(job.runs) for job in jobs) > 1
+
+
 def test_rows_of_zeros_take_no_memory() -> None:
     maker = Maker(2)
     basis = maker.basis(uniform=True)
