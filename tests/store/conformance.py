@@ -149,7 +149,7 @@ class StoreConformance:
         for space in ("b", "a.1", "a"):
             for number in (1, 2, 10, 3):
                 store.publish(SpaceName(space), CommitNumber(number), b"{}")
-        assert store.spaces() == store.spaces(known=["b", "gone"]) == ["a", "a.1", "b"]
+        assert store.spaces() == store.spaces(known=[SpaceName("b"), SpaceName("gone")]) == ["a", "a.1", "b"]
         assert store.numbers(SpaceName("a")) == [1, 2, 3, 10]
         assert store.numbers(SpaceName("c")) == []
 
