@@ -151,14 +151,16 @@ class Reader:
         decode = self._decoding(opened, device) if kept is None else _copying(opened, kept)
         coded = [of_factor for of_factor in _by_factor(opened) if of_factor[2][0] is not None]
         made = empty_tensors((layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)), device)
+        inference = torch.is_inference_mode_enabled()
 
         def fill(part: Sequence[_Coded]) -> None:
-            for factor, shapes, modules in part:
-                for shape, module, place in zip(shapes, modules, rows_of(layout, factor, made), strict=True):
-                    decode(shape, module, place)
-                for spec in (layout.tensors[factor.a], layout.tensors[factor.b]):
-                    if not all_finite(made[spec.key]):  # spec DEC-08
-                        raise Integrity(f"tensor {spec.key!r} has a value that {spec.dtype} does not hold.")
+            with torch.inference_mode(inference):  # each thread has a mode of its own, and tensors made in it are written in no other
+                for factor, shapes, modules in part:
+                    for shape, module, place in zip(shapes, modules, rows_of(layout, factor, made), strict=True):
+                        decode(shape, module, place)
+                    for spec in (layout.tensors[factor.a], layout.tensors[factor.b]):
+                        if not all_finite(made[spec.key]):  # spec DEC-08
+                            raise Integrity(f"tensor {spec.key!r} has a value that {spec.dtype} does not hold.")
 
         side_by_side(fill, [coded[::2], coded[1::2]] if _is_spread(opened, device) else [coded])
         for position, spec in enumerate(layout.tensors):

@@ -1,16 +1,19 @@
 """The materializer: the same bytes whatever is kept in memory, on any device, with any number of threads."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import share_registry as sr
 from share_registry.catalog import queries
 from share_registry.errors import Integrity
+from share_registry.format.records import Absorb, parse_record
+from share_registry.materialize import reader
 from share_registry.materialize.reader import Reader
-from share_registry.names import Digest
+from share_registry.names import CommitNumber, Digest, SpaceName
 from tests.registry.conftest import DEMO
 from tests.spec import readers
 
@@ -91,13 +94,32 @@ def test_a_missing_object_is_named(tmp_path: Path) -> None:
             opened.checkout("gloss@v2")
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_write_what_one_writes_in_any_mode_of_torch(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(DEMO / "wn-pos-gloss" / "v1", adapter)
+    tensors = {key: tensor.to(dtype) for key, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+    save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        registry.commit(adapter, task="gloss")
+        expected = registry.checkout("gloss")
+    monkeypatch.setattr(reader, "_SPREAD_BYTES", 0)
+    for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        with sr.Registry.open(tmp_path / "registry") as registry, mode():
+            assert equal(registry.checkout("gloss"), expected)
+
+
 def test_a_value_that_a_tensor_cannot_hold_is_not_handed_out(tmp_path: Path) -> None:
     root = readers.unpacked(readers.VECTORS / "bad" / "DEC-08-overflow.store.zip", tmp_path / "store")
-    with sr.Registry.open(root, mode="r") as registry, pytest.raises(Integrity, match="a value that F16 does not hold"):
-        registry.checkout("big@v1")
+    with sr.Registry.open(root, mode="r") as registry:
+        store = registry.home.store
+        record = parse_record(store.record(SpaceName("tiny"), CommitNumber(3)) or b"", what="the last record")
+        assert isinstance(record, Absorb)
+        with pytest.raises(Integrity, match="a value that F16 does not hold"):
+            Reader(store).tensors(record.tasks[0].adapter)
 
 
+@pytest.mark.gpu
 @needs_cuda
 def test_a_gpu_gives_the_same_bytes(registry: sr.Registry) -> None:
     for task in registry.tasks():
