@@ -57,7 +57,7 @@ def _scaled_once(side: StoredSide, device: torch.device | str, out: Tensor | Non
     """
     if str(device) != "cpu":
         return _written(torch.from_numpy(side.own).to(device).to(torch.float32).mul_(torch.from_numpy(side.scales).to(device)[:, None]), out)
-    place = torch.empty(side.own.shape) if out is None or out.dtype != torch.float32 else out
+    place = torch.empty(side.own.shape, device="cpu") if out is None or out.dtype != torch.float32 else out
     with np.errstate(over="ignore"):
         np.multiply(side.own, side.scales[:, None], out=place.numpy(), dtype=np.float32)
     return _written(place, None if place is out else out)

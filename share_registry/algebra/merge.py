@@ -85,14 +85,14 @@ def common_entries(pairs: Sequence[Pair]) -> tuple[Tensor, list[Tensor]]:
 def trim(t: Tensor, density: float) -> Tensor:
     """Return a task's entries with all but the largest `density` of them set to zero."""
     count = int(density * t.numel())
-    kept = torch.zeros(t.numel(), dtype=torch.bool)
+    kept = torch.zeros(t.numel(), dtype=torch.bool, device="cpu")
     kept[t.abs().flatten().topk(count).indices] = True
     return t * kept.reshape(t.shape)
 
 
 def disjoint_mean(entries: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return the weighted mean of the entries that agree in sign with their weighted sum; zero where none does."""
-    w = torch.tensor(weights, dtype=torch.float64)[:, None, None]
+    w = torch.tensor(weights, dtype=torch.float64, device="cpu")[:, None, None]
     weighted = w * torch.stack(list(entries))
     agree = (weighted.sign() == weighted.sum(0).sign()) & (weighted != 0)
     total = (agree * w.abs()).sum(0)

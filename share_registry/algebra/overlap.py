@@ -28,9 +28,9 @@ def by_module(adapters: Sequence[Sequence[Pair]]) -> dict[_Shape, dict[int, Pair
 
 def products(adapters: Sequence[Sequence[Pair]]) -> Tensor:
     """Return the inner products (N, N) of the scaled dW over all modules; ranks may differ, a module that one lacks is 0 there."""
-    gram = torch.zeros((len(adapters), len(adapters)), dtype=torch.float64)
+    gram = torch.zeros((len(adapters), len(adapters)), dtype=torch.float64, device="cpu")
     for pairs in by_module(adapters).values():
-        numbers = torch.tensor(list(pairs))
+        numbers = torch.tensor(list(pairs), device="cpu")
         gram[numbers[:, None], numbers[None, :]] += _products(list(pairs.values()))
     return gram
 
@@ -67,14 +67,14 @@ def row_overlap(adapters: Sequence[Sequence[Pair]], side: Side) -> tuple[Tensor,
         (N, N) and (N, N), 0 where two have no module in common.
     """
     count = len(adapters)
-    total, chance, shared = (torch.zeros((count, count), dtype=torch.float64) for _ in range(3))
+    total, chance, shared = (torch.zeros((count, count), dtype=torch.float64, device="cpu") for _ in range(3))
     for pairs in by_module(adapters).values():
         bases = {number: orthonormal(pair.a if side is Side.A else pair.b) for number, pair in pairs.items()}
         bases = {number: Q for number, Q in bases.items() if len(Q)}
         if not bases:
             continue
-        numbers = torch.tensor(list(bases))
-        ranks = torch.tensor([len(Q) for Q in bases.values()], dtype=torch.float64)
+        numbers = torch.tensor(list(bases), device="cpu")
+        ranks = torch.tensor([len(Q) for Q in bases.values()], dtype=torch.float64, device="cpu")
         low, high = torch.minimum(ranks[:, None], ranks), torch.maximum(ranks[:, None], ranks)
         at = (numbers[:, None], numbers[None, :])
         total[at] += (_block_squares(list(bases.values())) / low).sqrt()
@@ -105,7 +105,7 @@ def connected(linked: Tensor) -> list[tuple[int, ...]]:
 def blocks(values: Mapping[int, Tensor] | Sequence[Tensor]) -> Tensor:
     """Return, for rows stacked in order, the number of the block that each belongs to."""
     sizes = [len(rows) for rows in (values.values() if isinstance(values, Mapping) else values)]
-    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    return torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), torch.tensor(sizes, device="cpu"))
 
 
 def _reached(linked: Tensor, start: int) -> set[int]:
@@ -131,5 +131,5 @@ def _block_squares(bases: Sequence[Tensor]) -> Tensor:
 def _summed(gram: Tensor, rows: Sequence[Tensor]) -> Tensor:
     """Return the sums of the blocks of a matrix over stacked rows."""
     block = blocks(rows)
-    by_row = torch.zeros((len(rows), gram.shape[1]), dtype=gram.dtype).index_add_(0, block, gram)
-    return torch.zeros((len(rows), len(rows)), dtype=gram.dtype).index_add_(1, block, by_row)
+    by_row = torch.zeros((len(rows), gram.shape[1]), dtype=gram.dtype, device="cpu").index_add_(0, block, gram)
+    return torch.zeros((len(rows), len(rows)), dtype=gram.dtype, device="cpu").index_add_(1, block, by_row)

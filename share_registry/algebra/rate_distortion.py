@@ -54,7 +54,7 @@ def gaussian_rows(pairs: Sequence[Pair]) -> GaussianRows:
     able = [position for position, energy in enumerate(energies(pairs)) if energy > 0.0]
     found = [part for batch in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), able) for part in _rows(batch)]
     if not found:
-        return GaussianRows(variances=torch.zeros(0, dtype=torch.float64), widths=torch.zeros(0, dtype=torch.float64))
+        return GaussianRows(variances=torch.zeros(0, dtype=torch.float64, device="cpu"), widths=torch.zeros(0, dtype=torch.float64, device="cpu"))
     return GaussianRows(variances=torch.cat([variances for variances, _ in found]), widths=torch.cat([widths for _, widths in found]))
 
 

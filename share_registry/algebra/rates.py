@@ -55,9 +55,9 @@ def _table(device: torch.device) -> tuple[Tensor, Tensor]:
     if device.type != "cpu":
         entropy, squared = _table(torch.device("cpu"))
         return entropy.to(device), squared.to(device)
-    variance = 2.0 ** torch.arange(_LOW, _HIGH + 0.5 / _PER_OCTAVE, 1.0 / _PER_OCTAVE, dtype=torch.float64)[:, None]
+    variance = 2.0 ** torch.arange(_LOW, _HIGH + 0.5 / _PER_OCTAVE, 1.0 / _PER_OCTAVE, dtype=torch.float64, device="cpu")[:, None]
     sigma = variance.sqrt()
-    n = torch.arange(-512, 513, dtype=torch.float64)
+    n = torch.arange(-512, 513, dtype=torch.float64, device="cpu")
     edge = torch.cat([n - 0.5, n[-1:] + 0.5]) / (shrinkage(variance) * sigma)
     P = torch.special.ndtr(edge).diff(dim=1)
     moment = -(torch.exp(-0.5 * edge.square()) / sqrt(2.0 * pi)).diff(dim=1) * sigma

@@ -112,7 +112,7 @@ def stack(rows: Sequence[Tensor]) -> Stack:
     else:
         values, V = torch.linalg.eigh(S.T @ S)
         coefficients = S @ V
-    order = torch.arange(len(values) - 1, -1, -1)
+    order = torch.arange(len(values) - 1, -1, -1, device="cpu")
     return Stack(energies=values[order].clamp_min(0), coefficients=coefficients[:, order], width=S.shape[1], adapters=len(rows))
 
 
@@ -121,7 +121,7 @@ def directions(rows: Sequence[Tensor], k: int) -> Tensor:
     S = torch.cat(list(rows))
     wide = len(S) <= S.shape[1]
     values, U = torch.linalg.eigh(S @ S.T if wide else S.T @ S)
-    kept = values[-k:] > _EMPTY * values[-1].clamp_min(1e-300) if k else torch.zeros(0, dtype=torch.bool)
+    kept = values[-k:] > _EMPTY * values[-1].clamp_min(1e-300) if k else torch.zeros(0, dtype=torch.bool, device="cpu")
     U = U[:, len(values) - len(kept) :][:, kept]
     found = U.T @ S / values[len(values) - len(kept) :][kept].sqrt()[:, None] if wide else U.T
     Q: Tensor = torch.linalg.qr(found.T).Q.T if wide and len(found) else found
@@ -130,7 +130,7 @@ def directions(rows: Sequence[Tensor], k: int) -> Tensor:
 
 def left_out(one: Mapping[str, Weighted], others: Sequence[Mapping[str, Weighted]]) -> LeftOut:
     """Project an adapter on the directions of the others, at most a quarter of the width per module and side; a module that no other has is lost."""
-    kept, chance = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    kept, chance = torch.zeros(3, dtype=torch.float64, device="cpu"), torch.zeros(3, dtype=torch.float64, device="cpu")
     total = sum(float(module.a.square().sum()) for module in one.values())
     for name, module in one.items():
         known = [
@@ -143,7 +143,7 @@ def left_out(one: Mapping[str, Weighted], others: Sequence[Mapping[str, Weighted
         share_a, share_b = len(Q_a) / module.a.shape[1], len(Q_b) / module.b.shape[1]
         C_a, C_b = module.core_a @ Q_a.T, module.core_b @ Q_b.T
         kept += torch.stack([_product(C_a, C_b), _product(C_a, module.core_b), _product(module.core_a, C_b)])
-        chance += float(module.a.square().sum()) * torch.tensor([share_a * share_b, share_a, share_b], dtype=torch.float64)
+        chance += float(module.a.square().sum()) * torch.tensor([share_a * share_b, share_a, share_b], dtype=torch.float64, device="cpu")
     wrong = [sqrt(max(0.0, 1.0 - float(value) / total)) if total else 0.0 for value in (*kept, *chance)]
     return LeftOut(both=wrong[0], a=wrong[1], b=wrong[2], chance=wrong[3], chance_a=wrong[4], chance_b=wrong[5])
 
@@ -164,10 +164,10 @@ def joint_saving(found: Stack, step: float) -> tuple[float, float, int]:
     energy = found.coefficients.square() / step**2
     left = torch.cat([energy.sum(1, keepdim=True), energy], 1)
     left = torch.cat([left[:, :1], left[:, :1] - left[:, 1:].cumsum(1)], 1).clamp_min(0)
-    tried = sorted({0, *torch.logspace(0, 3, _SIZES_TRIED).round().long().clamp_max(energy.shape[1]).tolist()})
+    tried = sorted({0, *torch.logspace(0, 3, _SIZES_TRIED, device="cpu").round().long().clamp_max(energy.shape[1]).tolist()})
     m, rows = found.width, len(energy)
     strength = found.energies / step**2
-    of_direction = torch.cat([torch.zeros(1, dtype=torch.float64), (m * cost(strength / m) + rows * bits(strength / rows)).cumsum(0)])
+    of_direction = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), (m * cost(strength / m) + rows * bits(strength / rows)).cumsum(0)])
     price = torch.stack([m * cost(left[:, k] / m).sum() + of_direction[k] for k in tried])
     best = int(price.argmin())
     return float(m * bits(left[:, 0] / m).sum()), float(price[0] - price[best]), tried[best]

@@ -131,7 +131,7 @@ def _mean(key: str, tensors: Sequence[torch.Tensor], parts: Sequence[Part], rule
                 f"tensor {key!r} is beside the factors and differs between the adapters: {reason}.", hint="Merge linearly, with weights that sum to 1."
             )
     values = sum(part.weight * tensor.double() for part, tensor in zip(parts, tensors, strict=True))
-    return torch.as_tensor(values).to(_widest([tensor.dtype for tensor in tensors]))
+    return torch.as_tensor(values, device="cpu").to(_widest([tensor.dtype for tensor in tensors]))
 
 
 def _widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:

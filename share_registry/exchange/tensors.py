@@ -31,7 +31,7 @@ _NAMES: Final = {dtype: name for name, dtype in TORCH.items()}
 def tensor_of(item: Item) -> torch.Tensor:
     """Return a tensor with its own memory on the CPU."""
     if not item.content:
-        return torch.empty(item.shape, dtype=TORCH[item.dtype])
+        return torch.empty(item.shape, dtype=TORCH[item.dtype], device="cpu")
     return torch.frombuffer(bytearray(item.content), dtype=TORCH[item.dtype]).reshape(item.shape)
 
 
@@ -41,7 +41,7 @@ def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str,
     if device != "cpu":
         return {spec.key: torch.empty(tuple(spec.shape), dtype=TORCH[spec.dtype], device=device) for spec in wanted}
     *starts, end = accumulate((-(-spec.size_bytes // _ALIGNED) * _ALIGNED for spec in wanted), initial=0)
-    memory = torch.empty(end, dtype=torch.uint8).numpy()  # a slice of an array becomes a tensor that shares its storage with no other
+    memory = torch.empty(end, dtype=torch.uint8, device="cpu").numpy()  # a slice of an array becomes a tensor that shares its storage with no other
     parts = ((spec, torch.from_numpy(memory[start : start + spec.size_bytes])) for spec, start in zip(wanted, starts, strict=True))
     return {spec.key: part.view(TORCH[spec.dtype]).reshape(spec.shape) for spec, part in parts}
 

@@ -42,13 +42,13 @@ class Recycled:
         """Return `count` numbers, not initialised, that no tensor in use overlaps."""
         size = count * dtype.itemsize
         if size < _LARGE_BYTES:
-            return torch.empty(count, dtype=dtype)
+            return torch.empty(count, dtype=dtype, device="cpu")
         with self._lock:
             free = [piece for piece in self._pieces if piece.holder() is None]
             self._pieces = [piece for piece in self._pieces if piece.holder() is not None]
             memory = next((piece.memory for piece in free if size <= piece.memory.nbytes <= 2 * size), None)
             del free  # what does not fit goes before new memory comes
-            memory = torch.empty(size, dtype=torch.uint8) if memory is None else memory
+            memory = torch.empty(size, dtype=torch.uint8, device="cpu") if memory is None else memory
             view = memory.numpy()[:size]
             self._pieces.append(_Lent(memory, weakref.ref(view)))
         return torch.from_numpy(view).view(dtype)

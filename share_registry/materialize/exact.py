@@ -201,7 +201,7 @@ def _sources(opened: Opened, member: Member, stored: StoredSide, indexes: Indexe
     for term in stored.terms:
         key, k = RowsKey(opened.stored.sources[term.source]), term.coefficients.shape[1]
         if placed(indexes[key], key, member, (k, stored.own.shape[1])):
-            bits = product_bits(torch.from_numpy(term.coefficients), torch.tensor([[indexes[key].largest[member]]] * k))
+            bits = product_bits(torch.from_numpy(term.coefficients), torch.tensor([[indexes[key].largest[member]]] * k, device="cpu"))
             if bits > MAX_PRODUCT_BITS:
                 raise Integrity(
                     f"module {member[0]!r} side {member[1]}: coefficients and rows need {bits} bits, more than the {MAX_PRODUCT_BITS} that are exact."

@@ -49,7 +49,7 @@ class Expansions:
         opened = self._reader.open(digest)
         stored = opened.module(module)
         if stored is None:
-            return {digest: torch.eye(len(self._decoded(digest, module, side)), dtype=torch.float64)}
+            return {digest: torch.eye(len(self._decoded(digest, module, side)), dtype=torch.float64, device="cpu")}
         made = dict(self._before(opened.stored.previous, module, side, stored.side(side)))
         for source, K in _own_terms(stored.side(side), digest, opened.stored.sources).items():
             made[source] = made[source] + K if source in made else K

@@ -70,8 +70,8 @@ def noise(alpha: torch.Tensor, beta: torch.Tensor, *, p: int, phi: int, norm: fl
     return Coefficients(
         eps_a=size * _normal(p, k_a, generator),
         eps_b=size * _normal(p, k_b, generator),
-        extra_a=_beside(alpha, torch.empty(0, alpha.shape[1], dtype=torch.float64), phi, generator),
-        extra_b=_beside(beta, torch.empty(0, beta.shape[1], dtype=torch.float64), phi, generator),
+        extra_a=_beside(alpha, torch.empty(0, alpha.shape[1], dtype=torch.float64, device="cpu"), phi, generator),
+        extra_b=_beside(beta, torch.empty(0, beta.shape[1], dtype=torch.float64, device="cpu"), phi, generator),
     )
 
 
@@ -89,7 +89,7 @@ def projected(start: Start, alpha: torch.Tensor, beta: torch.Tensor, *, p: int, 
     if spare:
         size = (norm / (p * inner_a.shape[1] * inner_b.shape[1]) ** 0.5) ** 0.5
         eps_a = torch.cat([eps_a, size * _normal(spare, inner_a.shape[1], generator)])
-        eps_b = torch.cat([eps_b, torch.zeros(spare, inner_b.shape[1], dtype=torch.float64)])
+        eps_b = torch.cat([eps_b, torch.zeros(spare, inner_b.shape[1], dtype=torch.float64, device="cpu")])
     return Coefficients(eps_a=eps_a, eps_b=eps_b, extra_a=extra_a, extra_b=extra_b)
 
 
@@ -117,7 +117,7 @@ def _beside(basis: torch.Tensor, rows: torch.Tensor, phi: int, generator: torch.
 
 
 def _normal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _factors(adapter: "Adapter") -> dict[str, Start]:
@@ -135,7 +135,7 @@ def _medoid(registry: "Registry", space: str, modules: Directions) -> tuple[str,
     tasks = [_factors(registry.checkout(ref, space=space)) for ref in refs]
     if not tasks:
         raise NotFound(f"space {space!r} has no task to start from.", hint="Use init='noise'.")
-    inner = torch.zeros(len(tasks), len(tasks), dtype=torch.float64)
+    inner = torch.zeros(len(tasks), len(tasks), dtype=torch.float64, device="cpu")
     for path, (alpha, beta) in modules.items():
         held = [(number, task[path].a @ alpha.mT, task[path].b @ beta.mT) for number, task in enumerate(tasks) if path in task]
         for i, a, b in held:

@@ -125,7 +125,7 @@ def member_in_hand(name: str, adapter: "Adapter") -> Member:
     def factor_of(module: str, side: Side) -> Factor:
         factor, _ = places[module]
         rank = adapter.layout.tensors[factor.a].shape[0] // factor.experts
-        return {Digest(name): torch.eye(rank, dtype=torch.float64)}
+        return {Digest(name): torch.eye(rank, dtype=torch.float64, device="cpu")}
 
     energy = norm(pairs_of(adapter.layout, adapter.tensors, scales))
     return Member(key="", scales=dict(zip(shapes, scales, strict=True)), norm=energy, factor=factor_of, rows=rows)
@@ -250,12 +250,12 @@ def _gathered(
     for member, factor in zip(members, factors, strict=True):
         blocks |= {key: member.rows(key, module, side).to(device) for key in factor if key not in blocks}
     rows = torch.cat(list(blocks.values()))
-    starts = dict(zip(blocks, torch.tensor([0, *map(len, blocks.values())]).cumsum(0).tolist(), strict=False))
+    starts = dict(zip(blocks, torch.tensor([0, *map(len, blocks.values())], device="cpu").cumsum(0).tolist(), strict=False))
     if len(rows) > rows.shape[1]:
-        made = [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros(())) for factor in factors]
+        made = [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros((), device="cpu")) for factor in factors]
         return _Gathered(coordinates=made, frame=axes(rows.shape[1], device), moments=rows.new_zeros((rows.shape[1],) * 2), blocks=None)
     found, moments = _framed(rows, before)
-    made = [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros(())) for factor in factors]
+    made = [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros((), device="cpu")) for factor in factors]
     return _Gathered(coordinates=made, frame=found, moments=moments, blocks={key: len(block) for key, block in blocks.items()})
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,9 +30,9 @@ def versions(registry: sr.Registry, made: dict[str, Path]) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
     registry.commit(made["t00"], task="t00")
     adapter = registry.checkout("t00")
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(device="cpu").manual_seed(1)
     for _ in range(2):
-        tensors = {key: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator) for key, tensor in adapter.tensors.items()}
+        tensors = {key: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator, device="cpu") for key, tensor in adapter.tensors.items()}
         registry.commit(replace(adapter, tensors=tensors), task="t00")
 
 
@@ -95,6 +96,30 @@ def test_a_device_is_used_throughout_and_no_tensor_of_another_meets_its_own(tmp_
         found = run(tmp_path / "gpu", made, story, "cuda:0")
     assert found == expected
     assert second.operations > 100
+
+
+@pytest.mark.parametrize("story", [refits, paper])
+def test_a_default_device_that_a_caller_gave_torch_changes_nothing(tmp_path: Path, made: dict[str, Path], story: Story) -> None:
+    expected = run(tmp_path / "expected", made, story, "cpu")
+    with torch.device("meta"):  # whose tensors have no numbers: where one meets another, torch fails
+        found = run(tmp_path / "found", made, story, "cpu")
+    assert found == expected
+
+
+def test_a_default_device_of_torch_changes_nothing_of_what_is_made(tmp_path: Path, made: dict[str, Path]) -> None:
+    kinds: list[dict[str, Any]] = [{}, {"exact": True}, {"dtype": "bfloat16"}]
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        references(registry, made)
+        refs = [task.ref for task in registry.tasks()]
+        expected = [sr.Materializer(registry, **options).materialize(refs) for options in kinds]
+        with torch.device("meta"):
+            found = [sr.Materializer(registry, **options).materialize(refs) for options in kinds]
+            exported = registry.export(refs[0], tmp_path / "out")
+            assert registry.analyze().adapters
+        assert registry.export(refs[0], tmp_path / "again").digest == exported.digest
+    for one, other in zip(found, expected, strict=True):
+        for ref in refs:
+            assert all(torch.equal(tensor, other[ref].tensors[key]) for key, tensor in one[ref].tensors.items())
 
 
 @pytest.mark.gpu
