@@ -5,13 +5,11 @@ A pair is float64 rows: `a` (r, in) is A, `b` (r, out) is B transposed, and dW =
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 
-import numpy as np
 import torch
 
 from share_registry.errors import Refused
-from share_registry.exchange.tensors import TORCH
+from share_registry.exchange.tensors import TORCH, all_finite
 from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
 
 Rows = tuple[torch.Tensor, torch.Tensor]
@@ -93,16 +91,3 @@ def _rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
         largest = float(values.abs().max())
         raise Refused(f"tensor {spec.key!r} has a value of {largest:.3g}, more than {spec.dtype} holds.", hint="Save the adapter in bfloat16 or float32.")
     return typed
-
-
-def all_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether no value of a tensor is infinite or NaN. A sum reads once and writes nothing, so it goes first."""
-    return isfinite(_sum(tensor)) or bool(torch.isfinite(tensor).all())
-
-
-def _sum(tensor: torch.Tensor) -> float:
-    """Return the sum, of single precision on the CPU by numpy: torch would wake its threads for it."""
-    if tensor.device.type == "cpu" and tensor.dtype == torch.float32:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return float(tensor.numpy().sum())
-    return float(tensor.sum(dtype=torch.float32))

@@ -14,8 +14,8 @@ import torch
 
 from share_registry.algebra.decode import decode_side
 from share_registry.errors import Integrity, NotFound, ShareRegistryError
-from share_registry.exchange.pairs import Rows, all_finite, rows_of
-from share_registry.exchange.tensors import empty_tensors, tensor_of
+from share_registry.exchange.pairs import Rows, rows_of
+from share_registry.exchange.tensors import all_finite, empty_tensors, tensor_of
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
 from share_registry.format.parallel import side_by_side

@@ -93,8 +93,8 @@ def _page(session: Session, space: str, then: Then, wanted: _Wanted, after: str,
         if limit is not None and len(names) >= limit:
             break
     chosen = list(names)[:limit]
-    rows = {row.task: row for piece in pieces(chosen) for row in session.execute(_versions(space, then).where(TaskLifeRow.task.in_(piece)))}
-    return _tasks(session, space, then, names, [rows[task] for task in chosen])
+    rows = {row.task: row for piece in pieces(chosen) for row in session.execute(_versions(space, then).where(TaskNameRow.task.in_(piece)))}
+    return _tasks(session, space, then, names, [rows[task] for task in chosen if task in rows])
 
 
 def _names(session: Session, space: str, then: Then, wanted: _Wanted, after: str, limit: int | None) -> "Iterator[Sequence[Row[int, str]]]":
@@ -122,12 +122,12 @@ def _is_wanted(then: Then, wanted: _Wanted) -> "ColumnElement[bool]":
 
     As a case it is asked of one name after another, until there are as many as asked for: a database would rather begin with everything that has the label.
     """
-    asked = [select(TaskLifeRow.task).where(_of_task(TaskLifeRow, TaskNameRow), then.within(TaskLifeRow)).exists()]
+    asked = [select(TaskLifeRow.task).where(_of_task(TaskLifeRow), then.within(TaskLifeRow)).exists()]
     for name, value in wanted.labels.items():
-        said = (LabelRow.name == name) & (LabelRow.value == value) & (LabelRow.version == _newest(then, TaskNameRow))
-        asked.append(select(LabelRow.task).where(_of_task(LabelRow, TaskNameRow), then.within(LabelRow), said).exists())
+        said = (LabelRow.name == name) & (LabelRow.value == value) & (LabelRow.version == _newest(then))
+        asked.append(select(LabelRow.task).where(_of_task(LabelRow), then.within(LabelRow), said).exists())
     if wanted.alias is not None:
-        asked.append(select(AliasRow.task).where(_of_task(AliasRow, TaskNameRow), then.within(AliasRow), AliasRow.name == wanted.alias).exists())
+        asked.append(select(AliasRow.task).where(_of_task(AliasRow), then.within(AliasRow), AliasRow.name == wanted.alias).exists())
     return case((and_(*asked), true()), else_=false())
 
 
@@ -143,25 +143,25 @@ def _few_bearers(session: Session, space: str, wanted: _Wanted) -> "Select[int] 
 
 
 def _versions(space: str, then: Then) -> "Select[Any]":
-    """Return what selects the newest versions of live tasks."""
-    of_task = _of_task(VersionRow, TaskLifeRow) & (VersionRow.version == _newest(then, TaskLifeRow))
+    """Return what selects the newest versions of named tasks; that they are live was asked before, and may have changed since."""
+    of_task = _of_task(VersionRow) & (VersionRow.version == _newest(then))
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = select(VersionRow.table, CommitRow.time).select_from(TaskLifeRow.table).join(VersionRow.table, of_task).join(CommitRow.table, made)
-    return query.where(TaskLifeRow.space == space, then.within(TaskLifeRow))
+    query = select(VersionRow.table, CommitRow.time).select_from(TaskNameRow.table).join(VersionRow.table, of_task).join(CommitRow.table, made)
+    return query.where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
 
 
-def _newest(then: Then, of: type[TaskLifeRow | TaskNameRow]) -> "ColumnElement[int]":
-    """Return the newest version that a live task has then."""
+def _newest(then: Then) -> "ColumnElement[int]":
+    """Return the newest version that a named task has then."""
     versions = _VERSIONS
-    of_task = (versions.c.space == of.space) & (versions.c.task == of.task)
+    of_task = (versions.c.space == TaskNameRow.space) & (versions.c.task == TaskNameRow.task)
     if then == Then():
-        return select(func.max(versions.c.version)).where(of_task).correlate(of.table).scalar_subquery()
+        return select(func.max(versions.c.version)).where(of_task).correlate(TaskNameRow.table).scalar_subquery()
     by_then = select(versions.c.version).where(of_task, versions.c.number <= then.of(versions.c.space))
-    return by_then.order_by(versions.c.number.desc()).limit(1).correlate(of.table).scalar_subquery()
+    return by_then.order_by(versions.c.number.desc()).limit(1).correlate(TaskNameRow.table).scalar_subquery()
 
 
-def _of_task(row: type[AliasRow | LabelRow | TaskLifeRow | VersionRow], of: type[TaskLifeRow | TaskNameRow]) -> "ColumnElement[bool]":
-    return (row.space == of.space) & (row.task == of.task)
+def _of_task(row: type[AliasRow | LabelRow | TaskLifeRow | VersionRow]) -> "ColumnElement[bool]":
+    return (row.space == TaskNameRow.space) & (row.task == TaskNameRow.task)
 
 
 def _place(after: str, space: str | None) -> tuple[str, str]:

@@ -143,6 +143,25 @@ def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(limit: int | N
             assert tasks(session, at=at, alias="prod", limit=limit) == [task for task in everything if "prod" in task.aliases][:limit]
 
 
+def test_a_task_that_is_dropped_while_a_page_is_made_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements of one transaction see what others commit between them (PostgreSQL): a page stays as long as it was found."""
+    one, real = Log(space="ant"), listing._versions
+    one.create()
+    for number in range(4):
+        one.absorb(f"t{number}", 1)
+    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
+        one.apply(session)
+
+        def dropping(*arguments: Any) -> Any:
+            one.drop("t1").apply(session)
+            return real(*arguments)
+
+        monkeypatch.setattr(listing, "_versions", dropping)
+        assert [task.name for task in tasks(session, limit=3)] == ["t0", "t1", "t2"]
+        monkeypatch.setattr(listing, "_versions", real)
+        assert [task.name for task in tasks(session, limit=3)] == ["t0", "t2", "t3"]
+
+
 def committed(session: Session, logs: Sequence[Log], choose: Callable[[int], int]) -> None:
     """Make a commit somewhere: a new task, a version of one, a task dropped."""
     one = logs[choose(len(logs))]
