@@ -1,16 +1,20 @@
 """The file system through the one door: what each operation promises, and what it says when the system refuses."""
 
 import errno
+import hashlib
 import os
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from share_registry.errors import Integrity, InvalidInput, NotFound, Refused, ShareRegistryError, StoreError
 from share_registry.outside import Kind, Outside, nothing_done
+from share_registry.outside.reading import PIECE
 from share_registry.outside.system import System
 
 
@@ -117,9 +121,47 @@ def test_a_file_that_grows_while_it_is_read_keeps_to_the_limit(tmp_path: Path) -
         Outside(system=Growing()).read(tmp_path / "f", limit=6)
 
 
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
+def test_what_is_seen_is_what_is_read_in_order(tmp_path: Path, outside: Outside, size: int) -> None:
+    content = np.random.default_rng(size).bytes(size)
+    (tmp_path / "f").write_bytes(content)
+    found = hashlib.sha256()
+    assert outside.read(tmp_path / "f", limit=size, seen=found.update) == content
+    assert found.hexdigest() == hashlib.sha256(content).hexdigest()
+
+
+def test_what_a_file_grew_by_is_seen_too_and_what_it_lost_is_not(tmp_path: Path) -> None:
+    class Changing(System):
+        def status(self, handle: int) -> os.stat_result:
+            found = super().status(handle)
+            os.truncate(tmp_path / "f", self.size)
+            return found
+
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+    for size in (0, 7, 12):
+        (tmp_path / "f").write_bytes(b"0123456789")
+        seen: list[bytes] = []
+        content = Outside(system=Changing(size)).read(tmp_path / "f", limit=12, seen=lambda piece: seen.append(bytes(piece)))  # noqa: B023
+        assert content == b"".join(seen) == (b"0123456789" + bytes(2))[:size]
+
+
+def test_a_large_file_is_in_memory_once(tmp_path: Path, outside: Outside) -> None:
+    size = 20 * PIECE
+    (tmp_path / "f").write_bytes(bytes(size))
+    tracemalloc.start()
+    try:
+        content = outside.read(tmp_path / "f", limit=size, seen=hashlib.sha256().update)
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * size
+    finally:
+        tracemalloc.stop()
+    assert len(content) == size
+
+
 def test_memory_that_does_not_suffice_is_an_error_of_the_store(tmp_path: Path) -> None:
     class Full(System):
-        def read(self, handle: int, size: int) -> bytes:
+        def read_into(self, handle: int, place: memoryview) -> int:
             raise MemoryError
 
     (tmp_path / "f").write_bytes(b"12345")

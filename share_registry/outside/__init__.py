@@ -22,10 +22,10 @@ from typing import Final, Self
 
 from share_registry.errors import Integrity, InvalidInput, NotFound, Refused, ShareRegistryError, StoreError
 from share_registry.outside.failures import errno_of, nothing_done, translated
+from share_registry.outside.reading import PIECE, Seen, read_all
 from share_registry.outside.system import CREATE, FOLDER, NO_FOLLOW, READ, STEP, WINDOWS, System
 
 _LOG: Final = logging.getLogger(__name__)
-_PIECE: Final = 1 << 20
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -123,13 +123,13 @@ class Outside:
         found = self._find(path)
         return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
 
-    def read(self, path: Path, *, limit: int, seen: Callable[[bytes], object] | None = None) -> bytes:
+    def read(self, path: Path, *, limit: int, seen: Seen | None = None) -> bytes:
         """Read a whole regular file.
 
         Args:
             path: Which.
             limit: Bytes it may have.
-            seen: Called with every piece of at most 1 MiB as soon as it is read, so that it can be hashed while the next one is.
+            seen: Called with every piece of at most 1 MiB, in order; where there are several, by another thread, so that one is hashed while the next is read.
 
         Raises:
             NotFound: there is none.
@@ -139,7 +139,7 @@ class Outside:
         with translated(path):
             try:
                 with self._spot(path) as (name, folder), self._closing(self._system.open(name, READ, folder=folder)) as handle:
-                    return self._read_all(handle, path, limit, seen)
+                    return read_all(self._system, handle, path, limit=limit, seen=seen)
             except FileNotFoundError as error:
                 raise NotFound(f"file {path} does not exist.", hint="Check the path.") from error
 
@@ -325,30 +325,12 @@ class Outside:
         half = len(view) // 2
         for end, part in ((".half", view[:half]), (".prefsync", view[half:])):
             while part:
-                part = part[self._system.write(handle, part[:_PIECE]) :]
+                part = part[self._system.write(handle, part[:PIECE]) :]
             self.at(point + end)
         if frozen:
             self._system.freeze(handle)
         self._system.fsync(handle)
         self.at(f"{point}.postfsync")
-
-    def _read_all(self, handle: int, path: Path, limit: int, seen: Callable[[bytes], object] | None) -> bytes:
-        found = self._system.status(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise Integrity(f"{path} is not a regular file.", hint="Run verify.")
-        if found.st_size > limit:
-            raise Integrity(f"{path} has {found.st_size} bytes, more than the limit of {limit}.", hint="Run verify.")
-        pieces = []
-        size = 0
-        most = found.st_size + 1 if seen is None else _PIECE
-        while piece := self._system.read(handle, min(max(found.st_size - size, 0) + 1, most)):
-            pieces.append(piece)
-            size += len(piece)
-            if seen is not None:
-                seen(piece)
-            if size > limit:
-                raise Integrity(f"{path} grew past the limit of {limit} bytes while it was read.", hint="Run verify.")
-        return b"".join(pieces)
 
     def _move_new(self, old: str, new: str, old_folder: int | None, new_folder: int | None) -> bool:
         try:

@@ -33,6 +33,14 @@ class System:
         """Read at most `size` bytes."""
         return os.read(handle, size)
 
+    def read_into(self, handle: int, place: memoryview) -> int:
+        """Read at most as many bytes as there is place, and return how many."""
+        if hasattr(os, "readv"):
+            return os.readv(handle, [place])
+        content = os.read(handle, len(place))
+        place[: len(content)] = content
+        return len(content)
+
     def write(self, handle: int, piece: memoryview) -> int:
         """Write some of the piece and return how much."""
         return os.write(handle, piece)

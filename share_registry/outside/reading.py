@@ -1,0 +1,66 @@
+"""Reading a whole file through system calls: its bytes are in memory once, however many they are, and may be hashed while the rest is read."""
+
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+from share_registry.errors import Integrity
+from share_registry.outside.system import System
+
+PIECE: Final = 1 << 20
+"""Bytes that are read or written at a time."""
+Seen = Callable[[bytes | memoryview], object]
+"""What is called with every piece of a file."""
+
+
+def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen | None) -> bytes:
+    """Return all bytes of an open file.
+
+    Args:
+        system: The system calls.
+        handle: The file.
+        path: Its name, for errors.
+        limit: Bytes it may have.
+        seen: Called with every piece of at most 1 MiB, in order, and where there are several by another thread.
+
+    Raises:
+        Integrity: not a regular file, or larger than the limit.
+        OSError: the system refuses.
+    """
+    found = system.status(handle)
+    if not stat.S_ISREG(found.st_mode):
+        raise Integrity(f"{path} is not a regular file.", hint="Run verify.")
+    if found.st_size > limit:
+        raise Integrity(f"{path} has {found.st_size} bytes, more than the limit of {limit}.", hint="Run verify.")
+    memory = BytesIO(bytes(found.st_size))  # hands out the very bytes it was given, once nobody looks at them
+    size = 0
+    with memory.getbuffer() as places, _handing_on(seen, found.st_size) as hand_on:
+        while size < len(places) and (count := system.read_into(handle, places[size : size + PIECE])):
+            hand_on(places[size : size + count])
+            size += count
+    content = memory.getvalue()[:size]
+    while piece := system.read(handle, min(limit + 1 - size, PIECE)):  # of a file that grows
+        content += piece
+        size += len(piece)
+        if size > limit:
+            raise Integrity(f"{path} grew past the limit of {limit} bytes while it was read.", hint="Run verify.")
+        if seen is not None:
+            seen(piece)
+    return content
+
+
+@contextmanager
+def _handing_on(seen: Seen | None, size: int) -> Iterator[Seen]:
+    """Yield what is called with the pieces of a file of some size; at the end of the block all are seen, and let go."""
+    if seen is None:
+        yield len
+    elif size <= PIECE:
+        yield seen
+    else:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
+            yield lambda piece: pool.submit(seen, piece)
