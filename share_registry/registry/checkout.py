@@ -23,8 +23,8 @@ from share_registry.format.records import Note, Source, TaskNote
 from share_registry.names import Digest
 from share_registry.registry.home import Home
 from share_registry.registry.replay import read_note
-from share_registry.registry.resolve import resolve_version
-from share_registry.registry.results import Export, Resolved
+from share_registry.registry.resolve import version_of
+from share_registry.registry.results import Export
 
 MAX_FILE_BYTES: Final = 4 << 30
 
@@ -48,8 +48,8 @@ def checkout(
         Integrity: stored bytes are not what was committed.
     """
     wanted, where = dtype_of(dtype), device_of(device)
-    place_, row, note = _version(home, ref, space)
-    adapter = _original(home, place_, row, note) if exact and row.error > 0 else _rebuilt(home, place_, row, note, where)
+    row, note = _version(home, ref, space)
+    adapter = _original(home, row, note) if exact and row.error > 0 else _rebuilt(home, row, note, where)
     return _moved(adapter, where, wanted)
 
 
@@ -68,14 +68,14 @@ def export(
         raise InvalidInput(
             f"profile {profile!r} is not one of {', '.join(PROFILES)}.", hint="native is what was committed, portable what every server reads alike."
         )
-    place_, row, note = _version(home, ref, space)
-    adapter = _rebuilt(home, place_, row, note, "cpu")
-    check_tensors(adapter, row.tensors_digest, place_.ref)
+    row, note = _version(home, ref, space)
+    adapter = _rebuilt(home, row, note, "cpu")
+    check_tensors(adapter, row.tensors_digest, row.ref)
     files, notes = files_of(adapter, profile=wanted, card=_facts(home, row))
     digest = export_digest(files)
     folder = f"{row.name}-v{row.version}-{digest[:8]}" if name is None else name
     path, _ = place(files, Path(root), folder, overwrite=overwrite, outside=home.outside)
-    return Export(path=path, ref=place_.ref, name=folder or path.name, digest=digest, notes=notes)
+    return Export(path=path, ref=row.ref, name=folder or path.name, digest=digest, notes=notes)
 
 
 def check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
@@ -87,17 +87,13 @@ def check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
 
 def rebuilt(home: Home, row: TaskVersion) -> Adapter:
     """Return a version that the catalog knows, as stored. Raises NotFound, Integrity."""
-    return _rebuilt(home, _place_of(row), row, note_of(home, row), "cpu")
+    return _rebuilt(home, row, note_of(home, row), "cpu")
 
 
 def original(home: Home, row: TaskVersion) -> Adapter | None:
     """Return the adapter that a version was committed from, where its files were kept."""
     note = note_of(home, row)
-    return _original(home, _place_of(row), row, note) if note.original else None
-
-
-def _place_of(row: TaskVersion) -> Resolved:
-    return Resolved(ref=row.ref, space=row.space, task=row.task, version=row.version, number=row.number, id=row.commit_id)
+    return _original(home, row, note) if note.original else None
 
 
 def note_of(home: Home, row: TaskVersion) -> TaskNote:
@@ -112,19 +108,16 @@ def said_of(note: Note | None, row: TaskVersion) -> TaskNote:
     return note.of(row.note_task)
 
 
-def _version(home: Home, ref: str, space: str | None) -> tuple[Resolved, TaskVersion, TaskNote]:
+def _version(home: Home, ref: str, space: str | None) -> tuple[TaskVersion, TaskNote]:
     with home.reading() as session:
-        found = resolve_version(session, ref, space=space if space is not None else home.default_space)
-        row = queries.version_row(session, found.space, str(found.task), found.version or 0)
-    if row is None:
-        raise NotFound(f"{found.ref} is not in the catalog.", hint="Run `rebuild`.")
-    return found, row, note_of(home, row)
+        row = version_of(session, ref, space=space if space is not None else home.default_space)
+    return row, note_of(home, row)
 
 
-def _rebuilt(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote, device: str) -> Adapter:
+def _rebuilt(home: Home, row: TaskVersion, note: TaskNote, device: str) -> Adapter:
     reader = home.reader()
     layout = reader.open(row.adapter_digest).layout
-    return replace(described(home, row, note, layout), tensors=reader.tensors(row.adapter_digest, device), ref=place_.ref)
+    return replace(described(home, row, note, layout), tensors=reader.tensors(row.adapter_digest, device), ref=row.ref)
 
 
 def described(home: Home, row: TaskVersion, note: TaskNote, layout: Layout) -> Adapter:
@@ -147,11 +140,11 @@ def described(home: Home, row: TaskVersion, note: TaskNote, layout: Layout) -> A
     )
 
 
-def _original(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote) -> Adapter:
+def _original(home: Home, row: TaskVersion, note: TaskNote) -> Adapter:
     """Return the adapter from the files kept at commit."""
     if not note.original:
         raise Refused(
-            f"{place_.ref}: the original was not kept; what is stored has error {row.error:.3g}.",
+            f"{row.ref}: the original was not kept; what is stored has error {row.error:.3g}.",
             hint="Commit with keep_original=True (or budget=0) to keep every bit, or check out without exact=True.",
         )
     kept = {entry.name: entry.object for entry in [*note.original, *note.attachments]}
@@ -162,7 +155,7 @@ def _original(home: Home, place_: Resolved, row: TaskVersion, note: TaskNote) ->
     )
     adapter = read_files(files, source=note.source or Source(kind="adapter", location=""))
     attachments = {entry.name: home.store.get(entry.object, limit=MAX_FILE_BYTES) for entry in note.attachments}
-    return replace(adapter, attachments=attachments, source_digest=row.source_digest, ref=place_.ref, error=0.0)
+    return replace(adapter, attachments=attachments, source_digest=row.source_digest, ref=row.ref, error=0.0)
 
 
 def _facts(home: Home, row: TaskVersion) -> CardFacts:

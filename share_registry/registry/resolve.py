@@ -6,7 +6,7 @@ The grammar is in `names`; here is what exists. A task is found by any name it e
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from sqlalchemy import BigInteger, BindParameter, Select, bindparam, func, select
 from sqlalchemy.orm import Session
@@ -16,6 +16,9 @@ from share_registry.catalog.models import AliasRow, CommitRow, TaskLifeRow, Task
 from share_registry.errors import InvalidInput, NotFound, Refused
 from share_registry.names import CommitNumber, Digest, Reference, Selector, SpaceName, TaskName, Version, near_misses, parse_reference, space_name
 from share_registry.registry.results import Resolved
+
+if TYPE_CHECKING:
+    from share_registry.catalog.task_version import TaskVersion
 
 _CANDIDATES: Final = 5
 _AFTER_HEX: Final = "g"
@@ -50,6 +53,28 @@ def resolve_version(session: Session, ref: str | Reference, *, space: str | None
     if found.task is None:
         raise InvalidInput(f"{found.ref} is a whole space, expected a version of a task.", hint="Name the task: cola@c412.")
     return found
+
+
+def version_of(session: Session, ref: str | Reference, *, space: str | None = None) -> "TaskVersion":
+    """Return what is known of the task version that a reference names: in one statement for the newest and for a numbered one. Raises what `resolve_version` raises."""
+    asked = parse_reference(ref) if isinstance(ref, str) else ref
+    row = _plain(session, asked, space)
+    if row is None:
+        found = resolve_version(session, asked, space=space)
+        row = queries.version_row(session, found.space, str(found.task), found.version or 0)
+        if row is None:
+            raise NotFound(f"{found.ref} is not in the catalog.", hint="Run `rebuild`.")
+    return row
+
+
+def _plain(session: Session, asked: Reference, space: str | None) -> "TaskVersion | None":
+    if asked.task is None or asked.back or asked.selector not in (Selector.LATEST, Selector.VERSION):
+        return None
+    where = space_of(session, asked.space if asked.space is not None else space)
+    if asked.selector is Selector.VERSION:
+        return queries.version_row(session, where, asked.task, int(asked.value))
+    newest = queries.latest_version(session, where, asked.task)
+    return newest if newest is not None and newest.live else None
 
 
 def resolve_task(session: Session, text: str, *, space: str | None = None) -> Resolved:

@@ -12,9 +12,8 @@ from sqlalchemy.orm import Session
 from share_registry.catalog import queries
 from share_registry.catalog.models import AliasRow, TaskNameRow
 from share_registry.catalog.step import pieces
-from share_registry.errors import NotFound
 from share_registry.names import Reference, Selector, parse_reference
-from share_registry.registry.resolve import resolve_version
+from share_registry.registry.resolve import version_of
 
 if TYPE_CHECKING:
     from share_registry.catalog.task_version import TaskVersion
@@ -33,7 +32,7 @@ def versions_of(session: Session, refs: Iterable[str], *, space: str | None) -> 
         if where in known and reference.task is not None and reference.selector in _USUAL and not reference.back:
             by_space.setdefault(where, []).append(reference)
     found = {ref: row for where, usual in by_space.items() for ref, row in _usual(session, where, usual).items()}
-    return {ref: found[ref] if ref in found else _one(session, reference, space) for ref, reference in asked.items()}
+    return {ref: found[ref] if ref in found else version_of(session, reference, space=space) for ref, reference in asked.items()}
 
 
 def _usual(session: Session, space: str, references: Sequence[Reference]) -> "dict[str, TaskVersion]":
@@ -64,11 +63,3 @@ def _alias_targets(session: Session, space: str, tasks: Sequence[int], names: Se
     query = select(AliasRow.task, AliasRow.name, AliasRow.version).where(AliasRow.space == space, AliasRow.until.is_(None), AliasRow.name.in_(names))
     rows = (row for piece in pieces(tasks) for row in session.execute(query.where(AliasRow.task.in_(piece))))
     return {(task, name): version for task, name, version in rows}
-
-
-def _one(session: Session, asked: Reference, space: str | None) -> "TaskVersion":
-    found = resolve_version(session, asked, space=space)
-    row = queries.version_row(session, found.space, str(found.task), found.version or 0)
-    if row is None:
-        raise NotFound(f"{found.ref} is not in the catalog.", hint="Run `rebuild`.")
-    return row

@@ -14,7 +14,7 @@ from share_registry.outside import Kind
 from share_registry.registry.doors import reference
 from share_registry.registry.insight_results import Neighbour, Similar
 from share_registry.registry.members import Member, Progress, member, stored_member
-from share_registry.registry.resolve import resolve_version, space_of
+from share_registry.registry.resolve import space_of, version_of
 from share_registry.registry.results import Commit, Resolved
 from share_registry.registry.sources import HUB, load
 from share_registry.registry.verdict import CONTINUES, one_start
@@ -72,10 +72,7 @@ def _asked(home: "Home", adapter: Any, space: str | None) -> "tuple[Member, Task
 
 def _version(home: "Home", ref: str, space: str | None) -> "tuple[Member, TaskVersion]":
     with home.reading() as session:
-        found = resolve_version(session, ref, space=space if space is not None else home.default_space)
-        row = queries.version_row(session, found.space, str(found.task), int(found.version or 0))
-    if row is None:
-        raise NotFound(f"{found.ref} is not in the catalog.", hint="Run rebuild.")
+        row = version_of(session, ref, space=space if space is not None else home.default_space)
     return stored_member(home, row), row
 
 

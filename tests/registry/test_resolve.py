@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from share_registry.catalog.catalog import Catalog
 from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
 from share_registry.names import beginning_of, end_of, parse_reference
-from share_registry.registry.resolve import number_of, resolve, resolve_task, resolve_version, space_of
+from share_registry.registry.resolve import number_of, resolve, resolve_task, resolve_version, space_of, version_of
 from tests.catalog.logs import Log, digest_of, story
 
 
@@ -67,6 +67,12 @@ LEADS = {
 @pytest.mark.parametrize("text", LEADS)
 def test_a_reference_leads_to(told: Session, text: str) -> None:
     assert resolve(told, text).ref == LEADS[text]
+
+
+@pytest.mark.parametrize("text", [text for text in LEADS if text.partition("@")[0] not in ("", "base/")])
+def test_what_is_known_of_a_version_is_of_the_one_that_a_reference_leads_to(told: Session, text: str) -> None:
+    row, found = version_of(told, text), resolve(told, text)
+    assert (row.ref, row.number, row.commit_id) == (found.ref, found.number, found.id)
 
 
 def test_both_databases_lead_to_the_same(session: Session, told: Session) -> None:
@@ -134,6 +140,9 @@ def test_a_dropped_task_keeps_its_versions(told: Session) -> None:
         with pytest.raises(NotFound, match="was dropped in c17") as raised:
             resolve(session, "cola")
         assert "restore acceptability@v3" in raised.value.hint
+        with pytest.raises(NotFound, match="was dropped in c17"):
+            version_of(session, "cola")
+        assert version_of(session, "cola@v2").ref == "base/acceptability@v2"
         assert resolve(session, "cola@v2").version == 2
         assert resolve(session, "cola@prod").version == 3
         assert resolve(session, "cola@c16").version == 3
