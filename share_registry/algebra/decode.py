@@ -50,6 +50,11 @@ def decode_side(
     return _written(scaled.to(torch.float32), out)
 
 
+def is_bounded(side: StoredSide, dtype: torch.dtype) -> bool:
+    """Tell whether a factor is own rows alone, with scales so small that no symbol of its type makes a number that a floating dtype cannot hold."""
+    return not side.terms and not side.previous and float(side.scales.max(initial=0.0)) * np.iinfo(side.own.dtype).max < torch.finfo(dtype).max / 2
+
+
 def _scaled_once(side: StoredSide, device: torch.device | str, out: Tensor | None) -> Tensor:
     """Return own rows times their scales in float32: the symbols are exact there, and the one rounding of a product is that of the exact product (spec DEC-06).
 
@@ -58,8 +63,13 @@ def _scaled_once(side: StoredSide, device: torch.device | str, out: Tensor | Non
     if str(device) != "cpu":
         return _written(torch.from_numpy(side.own).to(device).to(torch.float32).mul_(torch.from_numpy(side.scales).to(device)[:, None]), out)
     place = torch.empty(side.own.shape, device="cpu") if out is None or out.dtype != torch.float32 else out
+    values = place.numpy()
     with np.errstate(over="ignore"):
-        np.multiply(side.own, side.scales[:, None], out=place.numpy(), dtype=np.float32)
+        if values.flags.c_contiguous:
+            np.copyto(values, side.own)
+            np.multiply(values, side.scales[:, None], out=values)
+        else:
+            np.multiply(side.own, side.scales[:, None], out=values, dtype=np.float32)
     return _written(place, None if place is out else out)
 
 

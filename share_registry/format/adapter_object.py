@@ -122,6 +122,9 @@ def check(stored: StoredAdapter, layout: Layout) -> None:
         if module is not None:
             _check_side(module.a, (shape.rank, shape.in_), stored)
             _check_side(module.b, (shape.rank, shape.out), stored)
+    scales = np.concatenate([np.zeros(0, np.float32), *(side.scales for side in _sides(stored.modules))])
+    if not (np.isfinite(scales) & (scales >= 0)).all():
+        raise Integrity("a scale is negative or not finite.")
     if len(stored.external) > MAX_EXTERNAL:
         raise Integrity(f"{_WHAT} has {len(stored.external)} external tensors, more than the limit of {MAX_EXTERNAL}.")
     _check_references(stored)
@@ -184,8 +187,6 @@ def _previous(lanes: Sequence[Lane]) -> list[bool]:
 def _check_side(side: StoredSide, shape: tuple[int, int], stored: StoredAdapter) -> None:
     if side.own.shape != shape or side.scales.shape != shape[:1]:
         raise Integrity(f"a factor has {side.own.shape} rows and {side.scales.shape} scales, its layout says {shape}.")
-    if not (np.isfinite(side.scales).all() and (side.scales >= 0).all()):
-        raise Integrity("a scale is negative or not finite.")
     if any(not 1 <= term.coefficients.shape[1] <= MAX_K for term in side.terms):
         raise Integrity(f"a factor refers to a block of no rows, or of more than {MAX_K}.")
     sources = [term.source for term in side.terms]

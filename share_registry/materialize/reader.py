@@ -12,12 +12,12 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import torch
 
-from share_registry.algebra.decode import decode_side
+from share_registry.algebra.decode import decode_side, is_bounded
 from share_registry.errors import Integrity, NotFound, ShareRegistryError
 from share_registry.exchange.pairs import Rows, rows_of
-from share_registry.exchange.tensors import all_finite, empty_tensors, tensor_of
+from share_registry.exchange.tensors import TORCH, all_finite, empty_tensors, tensor_of
 from share_registry.format import adapter_object, basis_object
-from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
+from share_registry.format.layout import DType, FactorSpec, Layout, ModuleShape, TensorSpec
 from share_registry.format.parallel import side_by_side
 from share_registry.format.safetensors_file import Item
 from share_registry.format.symbols import Ints
@@ -158,8 +158,8 @@ class Reader:
                 for factor, shapes, modules in part:
                     for shape, module, place in zip(shapes, modules, rows_of(layout, factor, made), strict=True):
                         decode(shape, module, place)
-                    for spec in (layout.tensors[factor.a], layout.tensors[factor.b]):
-                        if not all_finite(made[spec.key]):  # spec DEC-08
+                    for spec, side in ((layout.tensors[factor.a], Side.A), (layout.tensors[factor.b], Side.B)):
+                        if not (_are_bounded(modules, side, spec.dtype) or all_finite(made[spec.key])):  # spec DEC-08
                             raise Integrity(f"tensor {spec.key!r} has a value that {spec.dtype} does not hold.")
 
         side_by_side(fill, [coded[::2], coded[1::2]] if _is_spread(opened, device) else [coded])
@@ -312,6 +312,11 @@ def _by_factor(opened: Opened) -> Iterator[_Coded]:
     for factor in opened.layout.factors:
         yield factor, opened.layout.modules_of(factor), opened.stored.modules[position : position + factor.experts]
         position += factor.experts
+
+
+def _are_bounded(modules: Sequence[StoredModule | None], side: Side, dtype: DType) -> bool:
+    """Tell whether one factor of each module is own rows alone, with scales so small that no symbol could make a number that an element type does not hold."""
+    return all(module is not None and is_bounded(module.side(side), TORCH[dtype]) for module in modules)
 
 
 def _is_spread(opened: Opened, device: str) -> bool:

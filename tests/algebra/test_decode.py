@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side
+from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side, is_bounded
 from share_registry.errors import Integrity
+from share_registry.format.symbols import Ints
 from share_registry.stored import StoredSide, Term
 
 Made = tuple[StoredSide, torch.Tensor, list[torch.Tensor]]
@@ -79,6 +80,19 @@ def test_a_result_is_written_where_it_is_asked_for(dtype: torch.dtype, terms: in
     place = torch.full((width, rank), torch.nan, dtype=dtype).T if transposed else torch.full((rank, width), torch.nan, dtype=dtype)
     assert decode_side(side, previous=previous, blocks=blocks, out=place) is place
     assert torch.equal(place, found.to(dtype))
+
+
+@settings(deadline=None, max_examples=200)
+@given(exponent=st.integers(-140, 127), dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]), short=st.booleans())
+def test_what_is_bounded_by_its_scales_is_finite(exponent: int, dtype: torch.dtype, *, short: bool) -> None:
+    largest = 2**14 if short else 2**23 - 1
+    own: Ints = np.array([[largest, -largest, 0]], np.int16) if short else np.array([[largest, -largest, 0]], np.int32)
+    side = StoredSide(previous=False, terms=(), scales=np.array([2.0**exponent], np.float32), own=own)
+    finite = bool(torch.isfinite(decode_side(side, previous=None, blocks=[], out=torch.empty(1, 3, dtype=dtype))).all())
+    assert finite or not is_bounded(side, dtype)
+    assert not is_bounded(replace(side, previous=True), dtype)
+    if dtype == torch.float32 and exponent < 90:
+        assert is_bounded(side, dtype)  # what adapters are like is told without looking at their values
 
 
 def test_a_value_past_float32_is_infinite_without_a_warning() -> None:
