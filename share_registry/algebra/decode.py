@@ -62,7 +62,7 @@ def _scaled_once(side: StoredSide, device: torch.device | str, out: Tensor | Non
     """
     if str(device) != "cpu":
         return _written(torch.from_numpy(side.own).to(device).to(torch.float32).mul_(torch.from_numpy(side.scales).to(device)[:, None]), out)
-    place = torch.empty(side.own.shape, device="cpu") if out is None or out.dtype != torch.float32 else out
+    place = torch.empty(side.own.shape, dtype=torch.float32, device="cpu") if out is None or out.dtype != torch.float32 else out
     values = place.numpy()
     with np.errstate(over="ignore"):
         if values.flags.c_contiguous:

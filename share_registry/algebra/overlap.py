@@ -30,7 +30,7 @@ def products(adapters: Sequence[Sequence[Pair]]) -> Tensor:
     """Return the inner products (N, N) of the scaled dW over all modules; ranks may differ, a module that one lacks is 0 there."""
     gram = torch.zeros((len(adapters), len(adapters)), dtype=torch.float64, device="cpu")
     for pairs in by_module(adapters).values():
-        numbers = torch.tensor(list(pairs), device="cpu")
+        numbers = torch.tensor(list(pairs), dtype=torch.int64, device="cpu")
         gram[numbers[:, None], numbers[None, :]] += _products(list(pairs.values()))
     return gram
 
@@ -73,7 +73,7 @@ def row_overlap(adapters: Sequence[Sequence[Pair]], side: Side) -> tuple[Tensor,
         bases = {number: Q for number, Q in bases.items() if len(Q)}
         if not bases:
             continue
-        numbers = torch.tensor(list(bases), device="cpu")
+        numbers = torch.tensor(list(bases), dtype=torch.int64, device="cpu")
         ranks = torch.tensor([len(Q) for Q in bases.values()], dtype=torch.float64, device="cpu")
         low, high = torch.minimum(ranks[:, None], ranks), torch.maximum(ranks[:, None], ranks)
         at = (numbers[:, None], numbers[None, :])
@@ -105,7 +105,7 @@ def connected(linked: Tensor) -> list[tuple[int, ...]]:
 def blocks(values: Mapping[int, Tensor] | Sequence[Tensor]) -> Tensor:
     """Return, for rows stacked in order, the number of the block that each belongs to."""
     sizes = [len(rows) for rows in (values.values() if isinstance(values, Mapping) else values)]
-    return torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), torch.tensor(sizes, device="cpu"))
+    return torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int64, device="cpu"), torch.tensor(sizes, dtype=torch.int64, device="cpu"))
 
 
 def _reached(linked: Tensor, start: int) -> set[int]:

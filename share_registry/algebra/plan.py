@@ -43,7 +43,7 @@ def refers(batch: Batch) -> bool:
 
 def select(batch: Batch, indices: Sequence[int]) -> Batch:
     """Return some modules of a batch."""
-    index = torch.tensor(indices, device="cpu")
+    index = torch.tensor(indices, dtype=torch.int64, device="cpu")
     return Batch(
         positions=tuple(batch.positions[i] for i in indices),
         a=_select_rows(batch.a, index),

@@ -84,7 +84,7 @@ def _screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ..
     """Return the candidates worth gathering for every module, best first, judged by all modules or by a few spread over them."""
     flops = x.shape[-1] * sum(max((len(block) for block in source if block is not None), default=0) for source in blocks) ** 2
     count = min(x.shape[0], max(2, int(_SCREEN_FLOPS / max(flops, 1))))
-    sample = torch.linspace(0, x.shape[0] - 1, count, device="cpu").round().long()
+    sample = torch.linspace(0, x.shape[0] - 1, count, dtype=torch.float32, device="cpu").round().long()
     evidence = _gather(x[sample], scales[sample], [[source[i] for i in sample.tolist()] for source in blocks])
     plain = _plain_cost(x[sample], scales[sample])
     order: tuple[int, ...] = ()
@@ -121,19 +121,19 @@ def _gather(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
 
 def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:
     """Fit the rows with the blocks of some sources."""
-    columns = torch.cat([torch.arange(*evidence.spans[index], device="cpu") for index in chosen])
+    columns = torch.cat([torch.arange(*evidence.spans[index], dtype=torch.int64, device="cpu") for index in chosen])
     H, Z = evidence.H[:, columns][:, :, columns], evidence.Z[:, :, columns]
     K, inverse = _solve(H, Z, torch.ones_like(H[:, 0], dtype=torch.bool))
     variance = ((evidence.square - (K * Z).sum(-1)) / evidence.width).clamp_min(0)
     saved = K.square() / inverse[:, None, :].clamp_min(1e-300) / (2 * log(2) * (variance[..., None] + 1 / 12))
     keep = saved.sum(1) > _PRICE * Z.shape[1]
     K, _ = _solve(H, Z, keep)
-    starts = torch.tensor([evidence.spans[index][1] - evidence.spans[index][0] for index in chosen], device="cpu").cumsum(0).tolist()
+    starts = torch.tensor([evidence.spans[index][1] - evidence.spans[index][0] for index in chosen], dtype=torch.int64, device="cpu").cumsum(0).tolist()
     spans = list(zip([0, *starts[:-1]], starts, strict=True))
     least = torch.stack([_least_exponent(K[..., s:e], evidence.symbol_bits[index]) for index, (s, e) in zip(chosen, spans, strict=True)], -1)
     options = [_rounded(evidence, H, Z, K, keep, spans, least, noise) for noise in _NOISE]
     pick = torch.stack([option.cost for option in options]).argmin(0)
-    at = torch.arange(len(pick), device=pick.device)
+    at = torch.arange(len(pick), dtype=torch.int64, device=pick.device)
     return _Fit(C=K, exponents=torch.stack([option.exponents for option in options])[pick, at], cost=torch.stack([option.cost for option in options])[pick, at])
 
 
@@ -185,8 +185,8 @@ def _prediction(order: Sequence[int], blocks: Sequence[Block], evidence: _Eviden
             s, e = evidence.spans[t]
             used[mine, t] = fit.C[mine][:, :, s:e].abs().amax((-2, -1)) > 0 if mine.any() else False
     ranked = sorted(range(T), key=lambda t: order[t])
-    columns = torch.cat([torch.arange(*evidence.spans[t], device="cpu") for t in ranked])
-    ends = torch.tensor([evidence.spans[t][1] - evidence.spans[t][0] for t in ranked], device="cpu").cumsum(0).tolist()
+    columns = torch.cat([torch.arange(*evidence.spans[t], dtype=torch.int64, device="cpu") for t in ranked])
+    ends = torch.tensor([evidence.spans[t][1] - evidence.spans[t][0] for t in ranked], dtype=torch.int64, device="cpu").cumsum(0).tolist()
     return Prediction(
         sources=tuple(order[t] for t in ranked),
         spans=tuple(zip([0, *ends[:-1]], ends, strict=True)),

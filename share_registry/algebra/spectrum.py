@@ -112,7 +112,7 @@ def stack(rows: Sequence[Tensor]) -> Stack:
     else:
         values, V = torch.linalg.eigh(S.T @ S)
         coefficients = S @ V
-    order = torch.arange(len(values) - 1, -1, -1, device="cpu")
+    order = torch.arange(len(values) - 1, -1, -1, dtype=torch.int64, device="cpu")
     return Stack(energies=values[order].clamp_min(0), coefficients=coefficients[:, order], width=S.shape[1], adapters=len(rows))
 
 
@@ -164,7 +164,7 @@ def joint_saving(found: Stack, step: float) -> tuple[float, float, int]:
     energy = found.coefficients.square() / step**2
     left = torch.cat([energy.sum(1, keepdim=True), energy], 1)
     left = torch.cat([left[:, :1], left[:, :1] - left[:, 1:].cumsum(1)], 1).clamp_min(0)
-    tried = sorted({0, *torch.logspace(0, 3, _SIZES_TRIED, device="cpu").round().long().clamp_max(energy.shape[1]).tolist()})
+    tried = sorted({0, *torch.logspace(0, 3, _SIZES_TRIED, dtype=torch.float32, device="cpu").round().long().clamp_max(energy.shape[1]).tolist()})
     m, rows = found.width, len(energy)
     strength = found.energies / step**2
     of_direction = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), (m * cost(strength / m) + rows * bits(strength / rows)).cumsum(0)])

@@ -138,7 +138,7 @@ class ExactPass:
         if recipe is None:
             return {}
         before = self._decoded(recipe.before)
-        outs = [torch.empty(len(run.members), run.rank, run.width, device=self._target.device) for run in recipe.runs]
+        outs = [torch.empty(len(run.members), run.rank, run.width, dtype=torch.float32, device=self._target.device) for run in recipe.runs]
         for run, out in zip(recipe.runs, outs, strict=True):
             self._fill(recipe.digest, run, before, out)
         kept = {member: self._holding.rows[RowsKey(recipe.digest, kept=True)].slice(place, 0, 1)[0] for member, place in recipe.kept_before.items()}
@@ -201,7 +201,7 @@ def _sources(opened: Opened, member: Member, stored: StoredSide, indexes: Indexe
     for term in stored.terms:
         key, k = RowsKey(opened.stored.sources[term.source]), term.coefficients.shape[1]
         if placed(indexes[key], key, member, (k, stored.own.shape[1])):
-            bits = product_bits(torch.from_numpy(term.coefficients), torch.tensor([[indexes[key].largest[member]]] * k, device="cpu"))
+            bits = product_bits(torch.from_numpy(term.coefficients), torch.tensor([[indexes[key].largest[member]]] * k, dtype=torch.int64, device="cpu"))
             if bits > MAX_PRODUCT_BITS:
                 raise Integrity(
                     f"module {member[0]!r} side {member[1]}: coefficients and rows need {bits} bits, more than the {MAX_PRODUCT_BITS} that are exact."

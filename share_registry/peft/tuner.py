@@ -107,7 +107,7 @@ def _start(config: ShareConfig, subspace: Subspace, path: str, base: Any) -> Coe
     alpha, beta = subspace.modules[path]
     weight = base.weight
     norm = config.init_scale * (1.0 if weight.device.type == "meta" else float(weight.detach().to(torch.float32).norm()))
-    seed = config.seed if config.seed is not None else int(torch.randint(2**62, (), device="cpu"))
+    seed = config.seed if config.seed is not None else int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:7]))
     p, phi = subspace.pseudo_rank, subspace.extra_directions
     known = subspace.starts.get(path)

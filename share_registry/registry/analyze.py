@@ -246,7 +246,7 @@ def _spread(items: list[Any], count: int) -> list[Any]:
     """Return at most so many items, evenly spread."""
     if len(items) <= count:
         return items
-    places = torch.linspace(0, len(items) - 1, max(count, 1), device="cpu").round().long().tolist()
+    places = torch.linspace(0, len(items) - 1, max(count, 1), dtype=torch.float32, device="cpu").round().long().tolist()
     return [items[place] for place in dict.fromkeys(places)]
 
 

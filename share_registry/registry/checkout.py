@@ -180,7 +180,7 @@ def device_of(device: str | torch.device) -> str:
     except (RuntimeError, TypeError) as error:
         raise InvalidInput(f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>.") from error
     try:
-        torch.empty(0, device=found)
+        torch.empty(0, dtype=torch.float32, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
         raise InvalidInput(f"device {str(found)!r} is not there; there is {there}.", hint="Use one of these.") from error

@@ -250,12 +250,15 @@ def _gathered(
     for member, factor in zip(members, factors, strict=True):
         blocks |= {key: member.rows(key, module, side).to(device) for key in factor if key not in blocks}
     rows = torch.cat(list(blocks.values()))
-    starts = dict(zip(blocks, torch.tensor([0, *map(len, blocks.values())], device="cpu").cumsum(0).tolist(), strict=False))
+    starts = dict(zip(blocks, torch.tensor([0, *map(len, blocks.values())], dtype=torch.int64, device="cpu").cumsum(0).tolist(), strict=False))
     if len(rows) > rows.shape[1]:
-        made = [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros((), device="cpu")) for factor in factors]
+        made = [sum((K @ blocks[key] for key, K in factor.items()), torch.zeros((), dtype=torch.float64, device="cpu")) for factor in factors]
         return _Gathered(coordinates=made, frame=axes(rows.shape[1], device), moments=rows.new_zeros((rows.shape[1],) * 2), blocks=None)
     found, moments = _framed(rows, before)
-    made = [sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros((), device="cpu")) for factor in factors]
+    made = [
+        sum((K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()), torch.zeros((), dtype=torch.float64, device="cpu"))
+        for factor in factors
+    ]
     return _Gathered(coordinates=made, frame=found, moments=moments, blocks={key: len(block) for key, block in blocks.items()})
 
 

@@ -108,7 +108,7 @@ class Materializer:
             raise InvalidInput(f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.", hint="Give an int, or None for no limit.")
         if not hasattr(registry, "home"):
             raise InvalidInput(f"registry is a {type(registry).__name__}, expected an open Registry.", hint="Open it with Registry.open.")
-        where = torch.empty(0, device=device_of(device)).device
+        where = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
         self._home, self._space = registry.home, space
         self._target = Target(where, dtype=dtype_of(dtype), exact=exact)
         self._bank: Bank[Any] = Bank(self._reader, exact_recipe_of if exact else recipe_of, self._target, limit_bytes=memory_limit)

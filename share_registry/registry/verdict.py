@@ -73,7 +73,7 @@ def _sharing(names: Sequence[str], distance: Tensor, lost: Sequence[LeaveOneOut]
 
 
 def _kinship(kind: str, part: Sequence[int], names: Sequence[str], overlaps: tuple[Tensor, Tensor, Tensor], apart: Tensor) -> Kinship:
-    index = torch.tensor(list(part), device="cpu")
+    index = torch.tensor(list(part), dtype=torch.int64, device="cpu")
     pairs = apart[index][:, index]
     a, b, chance = (float(values[index][:, index][pairs].mean()) if bool(pairs.any()) else 0.0 for values in overlaps)
     return Kinship(kind=kind, adapters=tuple(names[number] for number in part), overlap_a=a, overlap_b=b, chance=chance)

@@ -1,6 +1,6 @@
 """Commits and refits computed on another device: what is kept is within its budget, and reads alike everywhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ def versions(registry: sr.Registry, made: dict[str, Path]) -> None:
     adapter = registry.checkout("t00")
     generator = torch.Generator(device="cpu").manual_seed(1)
     for _ in range(2):
-        tensors = {key: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator, device="cpu") for key, tensor in adapter.tensors.items()}
+        tensors = {
+            key: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator, dtype=torch.float32, device="cpu") for key, tensor in adapter.tensors.items()
+        }
         registry.commit(replace(adapter, tensors=tensors), task="t00")
 
 
@@ -104,6 +106,41 @@ def test_a_default_device_that_a_caller_gave_torch_changes_nothing(tmp_path: Pat
     with torch.device("meta"):  # whose tensors have no numbers: where one meets another, torch fails
         found = run(tmp_path / "found", made, story, "cpu")
     assert found == expected
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float64], ids=str)
+def default(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """A type that a test may set as torch's default one; the usual one comes back after it."""
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("story", [versions, refits, merges])
+def test_a_default_type_that_a_caller_gave_torch_changes_nothing(tmp_path: Path, made: dict[str, Path], story: Story, default: torch.dtype) -> None:
+    expected = run(tmp_path / "expected", made, story, "cpu")
+    torch.set_default_dtype(default)
+    assert run(tmp_path / "found", made, story, "cpu") == expected
+
+
+@pytest.mark.parametrize("story", [references, versions])
+def test_a_default_type_of_torch_changes_nothing_of_what_is_made(tmp_path: Path, made: dict[str, Path], story: Story, default: torch.dtype) -> None:
+    kinds: list[dict[str, Any]] = [{}, {"exact": True}, {"dtype": "bfloat16"}]
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        story(registry, made)
+    with sr.Registry.open(tmp_path / "registry", mode="r") as one, sr.Registry.open(tmp_path / "registry", mode="r") as other:
+        refs = [f"{task.name}@v{version}" for task in one.tasks() for version in range(1, task.version + 1)]
+        expected = [sr.Materializer(one, **options).materialize(refs) for options in kinds]
+        checked_out = [one.checkout(ref) for ref in refs]
+        torch.set_default_dtype(default)
+        found = [sr.Materializer(other, **options).materialize(refs) for options in kinds]
+        assert other.analyze().adapters
+        for ref, adapter in zip(refs, checked_out, strict=True):
+            again = other.checkout(ref)
+            assert all(torch.equal(tensor, again.tensors[key]) for key, tensor in adapter.tensors.items())
+            assert other.export(ref, tmp_path / "found").digest == one.export(ref, tmp_path / "expected").digest
+    for values, others in zip(found, expected, strict=True):
+        for ref in refs:
+            assert all(torch.equal(tensor, others[ref].tensors[key]) for key, tensor in values[ref].tensors.items())
 
 
 def test_a_default_device_of_torch_changes_nothing_of_what_is_made(tmp_path: Path, made: dict[str, Path]) -> None:
