@@ -201,7 +201,8 @@ def _ends_with(store: "Store", space: SpaceName, known: Head) -> bool:
 
 
 def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:
-    return store.record(space, CommitNumber((known.number if known else 0) + 1)) is not None
+    """Tell whether the store may have records that a catalog lacks: a space that it does not know has some, even where the first is gone."""
+    return known is None or store.record(space, CommitNumber(known.number + 1)) is not None
 
 
 def _apply_new(store: "Store", catalog: Catalog, space: SpaceName, known: Head | None = None) -> None:

@@ -209,6 +209,8 @@ def test_a_damaged_log_is_read_up_to_the_damage_and_never_written(damage: str, n
         if catalog == "lost":
             with pytest.raises(sr.Integrity, match=f"c{number}"):
                 registry.create_space(SPACE, exist_ok=True)
+            with pytest.raises(sr.Integrity, match=f"c{number}"):
+                registry.tasks()
     assert files(place / "spaces") == before
     path.unlink(missing_ok=True)
     path.write_bytes(content)
