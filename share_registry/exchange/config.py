@@ -6,7 +6,7 @@ The bytes are kept as they are; this module only reads them. Fields are those of
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from share_registry.errors import Integrity, InvalidInput, Refused
 from share_registry.format import foreign_json
@@ -61,6 +61,7 @@ class Settings:
     alphas: tuple[Pattern, ...]
     parameters: tuple[str, ...]
     tied: bool
+    dora: bool
 
 
 def parse_config(content: bytes, *, what: str = CONFIG_FILE) -> dict[str, object]:
@@ -69,6 +70,13 @@ def parse_config(content: bytes, *, what: str = CONFIG_FILE) -> dict[str, object
         return foreign_json.parse(content, what=what, limit=MAX_CONFIG_BYTES)
     except Integrity as error:
         raise InvalidInput(error.message, hint="Save the adapter again with PEFT's save_pretrained.") from error
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of what a config says: who changes it changes no other's."""
+    if isinstance(value, dict):
+        return {name: copied(item) for name, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
 
 
 def settings_of(config: Mapping[str, object]) -> Settings:
@@ -81,6 +89,7 @@ def settings_of(config: Mapping[str, object]) -> Settings:
         alphas=_patterns("alpha_pattern", config.get("alpha_pattern"), rank=False),
         parameters=_texts("target_parameters", config.get("target_parameters")),
         tied=_flag("ensure_weight_tying", config.get("ensure_weight_tying")),
+        dora=_flag("use_dora", config.get("use_dora")),
     )
 
 

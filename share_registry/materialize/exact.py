@@ -125,7 +125,7 @@ class ExactPass:
         for digest, recipe in self._holding.recipes.items():
             before = self._decoded(recipe.before)
             for run, out in zip(recipe.runs, self._outs[digest], strict=True):
-                self._fill(recipe.digest, run, before, out)
+                self._fill(recipe.digest, run, before, out, run.dtype)
             for key, tensor in recipe.kept.items():
                 self._kept[digest][key].copy_(tensor)
 
@@ -140,18 +140,19 @@ class ExactPass:
         before = self._decoded(recipe.before)
         outs = [torch.empty(len(run.members), run.rank, run.width, dtype=torch.float32, device=self._target.device) for run in recipe.runs]
         for run, out in zip(recipe.runs, outs, strict=True):
-            self._fill(recipe.digest, run, before, out)
+            self._fill(recipe.digest, run, before, out, torch.float32)
         kept = {member: self._holding.rows[RowsKey(recipe.digest, kept=True)].slice(place, 0, 1)[0] for member, place in recipe.kept_before.items()}
         return kept | {member: stack[at] for member, (stack, at) in _stacks(recipe, outs).items()}
 
-    def _fill(self, digest: Digest, run: ExactRun, before: Before, out: Tensor) -> None:
+    def _fill(self, digest: Digest, run: ExactRun, before: Before, out: Tensor, dtype: torch.dtype) -> None:
+        """Write factors: rounded to float32, then to an element type, and then to that of the result (spec DEC-06, DEC-08)."""
         step = max(1, self._target.scratch_numbers // (run.rank * run.width))
         for begin in range(0, len(run.members), step):
             end = min(len(run.members), begin + step)
             total = self._total(digest, run, begin, end).mul_(run.scales[begin:end])  # spec DEC-05
             for at, member in enumerate(run.members[begin:end]) if run.previous else ():
                 total[at] += before[member]
-            out[begin:end].copy_(total.to(torch.float32))  # spec DEC-06: rounded to float32, then to the tensor's type
+            out[begin:end].copy_(total.to(torch.float32).to(dtype))
 
     def _total(self, digest: Digest, run: ExactRun, begin: int, end: int) -> Tensor:
         """Return the terms and own rows, before they are scaled, in float64."""

@@ -6,6 +6,7 @@ are kept.
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,7 +103,9 @@ def _weight(module: Any, path: str, factor: FactorSpec, a: Tensor, b: Tensor, tr
 
 def _add(place: _Place) -> None:
     kind = torch.float64 if place.weight.dtype == torch.float64 else torch.float32
-    a, b = (factor.to(place.weight.device, kind).flatten(1) for factor in (place.a, place.b))
-    change = (b @ a).mul_(place.scale)
+    device = place.weight.device
+    a, b = (factor.to(device, kind).flatten(1) for factor in (place.a, place.b))
+    with torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext():  # else a caller's mode narrows it
+        change = (b @ a).mul_(place.scale)
     change = change.T if place.transposed else change
     place.weight.copy_(change.reshape(place.weight.shape).add_(place.weight))

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import settings_of
+from share_registry.exchange.config import DEFAULT_ALPHA, DEFAULT_RANK, copied, settings_of
 from share_registry.exchange.live import live_name, live_tensors
 from share_registry.exchange.scales import PREFIX, scale_of
 from share_registry.format.layout import FactorSpec, Layout
 
 _FUNCTION: Final = ("use_dora", "lora_bias", "fan_in_fan_out", "alora_invocation_tokens", "layer_replication", "trainable_token_indices", "modules_to_save")
 """Members of a config that change what an adapter does and stand in no tensor's shape."""
-_SCALES: Final = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+_SCALES: Final[Mapping[str, object]] = {"r": DEFAULT_RANK, "lora_alpha": DEFAULT_ALPHA, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+"""Members of a config that scales follow from, and what PEFT takes where one is left out."""
 _ANEW: Final = "Load it beside the other with `Adapter.apply_to(model, name)`."
 
 
@@ -70,9 +71,9 @@ def swap(model: Any, adapter: Adapter, *, adapter_name: str | None = None, known
             seat.tensors[key].copy_(tensor, non_blocking=True)
     for layer, factor in seat.layers:
         layer.scaling[name] = scale_of(settings, factor.module)
-    for member in _SCALES:
-        if member in adapter.config:
-            setattr(model.peft_config[name], member, adapter.config[member])
+    for member, default in _SCALES.items():
+        said = adapter.config.get(member)
+        setattr(model.peft_config[name], member, copied(default if said is None else said))
     return seat
 
 

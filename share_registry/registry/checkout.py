@@ -27,6 +27,7 @@ from share_registry.registry.resolve import version_of
 from share_registry.registry.results import Export
 
 MAX_FILE_BYTES: Final = 4 << 30
+_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def checkout(
@@ -179,6 +180,8 @@ def device_of(device: str | torch.device) -> str:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InvalidInput(f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>.") from error
+    if found.type == "meta":
+        raise InvalidInput("device 'meta' has no numbers, expected one that has.", hint="Use cpu, cuda or cuda:<index>.")
     try:
         torch.empty(0, dtype=torch.float32, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -202,8 +205,8 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found is None and dtype is None:
         return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InvalidInput(f"dtype {dtype!r} is not a floating torch dtype.", hint="Use float32, float16 or bfloat16.")
+    if found not in _DTYPES:
+        raise InvalidInput(f"dtype {dtype!r} is not a floating torch dtype that adapters have.", hint="Use float32, float16, bfloat16 or float64.")
     return found
 
 

@@ -15,6 +15,7 @@ import torch
 from share_registry.catalog import queries
 from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.config import copied
 from share_registry.format.layout import Layout
 from share_registry.materialize import merging
 from share_registry.materialize import swap as swapping
@@ -116,7 +117,6 @@ class Materializer:
         self._recycled = Recycled()
         self._scratch = Buffers(where)
         self._seats: WeakKeyDictionary[Any, swapping.Seat] = WeakKeyDictionary()
-        self._merged: WeakKeyDictionary[Any, list[tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
         self._remembered = _Remembered(heads={}, versions={})
         self._layout = lru_cache(_DESCRIBED)(self._read_layout)
         self._note = lru_cache(_NOTES)(self._read_note)
@@ -230,17 +230,22 @@ class Materializer:
             _check_model(model)
             if getattr(model, _MERGED, False):
                 raise Refused("the model has an adapter merged already.", hint="Call `unmerge(model)` first.")
-            self._merged[model] = merging.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
-            setattr(model, _MERGED, True)  # another materializer must see it too
+            weights = merging.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
+            setattr(model, _MERGED, weights)  # with the model, which may outlive this materializer, be copied, or be given to another one
             self._target.idle()
 
     def unmerge(self, model: Any) -> None:
-        """Put back the weights that `merge_into` changed, bit for bit. Raises InvalidInput where it changed none."""
+        """Put back the weights that `merge_into` changed, of this materializer or another, bit for bit: what was written to them since is lost.
+
+        Raises:
+            InvalidInput: nothing was merged.
+        """
         with self._lock:
             _check_model(model)
-            if model not in self._merged:
-                raise InvalidInput("nothing was merged into this model here.", hint="Call `merge_into(model, ref)` first.")
-            merging.unmerge(self._merged.pop(model))
+            weights = getattr(model, _MERGED, None)
+            if weights is None:
+                raise InvalidInput("nothing was merged into this model.", hint="Call `merge_into(model, ref)` first.")
+            merging.unmerge(weights)
             delattr(model, _MERGED)
 
     def _fresh(self) -> Buffers:
@@ -253,7 +258,8 @@ class Materializer:
         return one
 
     def _adapters(self, rows: "Mapping[str, TaskVersion]", made: Mapping[Digest, Factors]) -> dict[str, Adapter]:
-        return {ref: replace(self._described(row), tensors=made[row.adapter_digest]) for ref, row in rows.items()}
+        found = ((ref, self._described(row), made[row.adapter_digest]) for ref, row in rows.items())
+        return {ref: replace(known, tensors=tensors, config=copied(known.config), attachments=dict(known.attachments)) for ref, known, tensors in found}
 
     def _versions(self, refs: Refs) -> "dict[str, TaskVersion]":
         """Return what references mean now: without a statement where no commit was made since they were asked for."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine, event
 
 import share_registry as sr
@@ -204,6 +205,17 @@ def test_a_dtype_is_a_cast_of_the_exact_value(shared: sr.Registry, dtype: torch.
         assert same(shared.checkout("gloss", dtype=dtype), one.materialize("gloss")["gloss"])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_an_exact_result_in_another_type_is_that_of_checkout(registry: sr.Registry, tmp_path: Path, dtype: str) -> None:
+    folder = write_planted(tmp_path / "adapters", 1)["t00"]
+    file = folder / "adapter_model.safetensors"
+    save_file({key: tensor.half() for key, tensor in load_file(file).items()}, file)
+    registry.commit(folder, task="half", budget=0.001)
+    found = sr.Materializer(registry, dtype=dtype, exact=True).state_dict("half")
+    for key, tensor in registry.checkout("half", dtype=dtype).tensors.items():
+        assert tensor.equal(found[key])
+
+
 def test_eviction_keeps_results_right_and_memory_within_the_limit(registry: sr.Registry, tmp_path: Path) -> None:
     tasks = write_planted(tmp_path / "adapters", 8, shared=0)
     for name, folder in tasks.items():
@@ -233,7 +245,7 @@ def test_a_limit_must_be_a_number_of_bytes(shared: sr.Registry, limit: Any) -> N
         sr.Materializer(shared, memory_limit=limit)
 
 
-@pytest.mark.parametrize(("option", "value"), [("device", "gpu-7"), ("dtype", "int8")])
+@pytest.mark.parametrize(("option", "value"), [("device", "gpu-7"), ("device", "meta"), ("dtype", "int8"), ("dtype", "float8_e4m3fn")])
 def test_an_unknown_device_or_dtype_is_named(shared: sr.Registry, option: str, value: str) -> None:
     with pytest.raises(sr.InvalidInput, match=value):
         sr.Materializer(shared, **{option: value})  # type: ignore[arg-type]

@@ -1,9 +1,12 @@
 """Live models take what a materializer makes: swapped into a PEFT model, merged into a plain one, or as a state dict."""
 
+import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import share_registry as sr
 from tests.exchange import zoo
@@ -116,6 +119,52 @@ def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_bac
         assert all(value.equal(before[key]) for key, value in model.state_dict().items())
         with pytest.raises(sr.InvalidInput, match="nothing was merged"):
             one.unmerge(model)
+
+
+def test_what_a_merged_model_was_is_kept_with_the_model(trained: Callable[[str], sr.Registry]) -> None:
+    registry, model = trained("plain"), zoo.CASES["plain"].base()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with sr.Materializer(registry, "zoo") as one:
+        one.merge_into(model, "one")
+    twin = copy.deepcopy(model)
+    with sr.Materializer(registry, "zoo") as other:
+        for either in (twin, model):
+            other.unmerge(either)
+            assert all(value.equal(before[key]) for key, value in either.state_dict().items())
+            other.merge_into(either, "two")
+
+
+def test_a_mode_of_autocast_changes_nothing_of_a_merge(trained: Callable[[str], sr.Registry]) -> None:
+    registry, models = trained("plain"), [zoo.CASES["plain"].base() for _ in range(2)]
+    with sr.Materializer(registry, "zoo") as one:
+        one.merge_into(models[0], "one")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            one.merge_into(models[1], "one")
+    other = models[1].state_dict()
+    assert all(value.equal(other[key]) for key, value in models[0].state_dict().items())
+
+
+def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_out(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+    registry = trained("plain")
+    old = registry.export("two", tmp_path / "out", space="zoo").path
+    config = json.loads((old / "adapter_config.json").read_text())
+    for member in ("use_rslora", "rank_pattern", "alpha_pattern"):
+        config.pop(member, None)
+    (old / "adapter_config.json").write_text(json.dumps(config))
+    registry.commit(old, task="old", space="zoo", budget=0, allow_base_mismatch=True)
+    model = zoo.loaded("plain", registry.export("one", tmp_path / "out", space="zoo").path)
+    said = model.peft_config["default"]
+    said.use_rslora, said.alpha_pattern = True, {".*": 100}
+    with sr.Materializer(registry, "zoo") as one:
+        one.swap(model, "old")
+        wanted = zoo.logits(model)
+        model.save_pretrained(tmp_path / "saved")
+        assert (zoo.logits(zoo.loaded("plain", tmp_path / "saved")) - wanted).abs().max() == zoo.EXACT
+        said.alpha_pattern[".*"] = 7  # of this model alone
+        one.materialize("old")["old"].config["lora_alpha"] = 800  # type: ignore[index]
+        fresh = zoo.loaded("plain", registry.export("one", tmp_path / "out", space="zoo").path)
+        one.swap(fresh, "old")
+        assert (zoo.logits(fresh) - wanted).abs().max() == zoo.EXACT
 
 
 @pytest.mark.parametrize("name", ["dora", "modules_to_save", "experts", "alora", "attention", "grouped", "gpt2_embedding"])
