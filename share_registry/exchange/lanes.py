@@ -26,6 +26,7 @@ _FOREIGN: Final = re.compile(
     r"(^|[._])(lora_(down|up|unet|te\d?|E)|hada_[wt]\d?|lokr_[wt]\d?|ia3_l|oft_(r|R|blocks)|boft_[RS]|vera_lambda|dora_scale|ranknum)([._]|$)|\.lora\.(down|up)\."
 )
 _FLOATS: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
+_MAGNITUDE: Final = "lora_magnitude_vector"
 _HEAD: Final = "lm_head"
 _SHARDS: Final = "Gather the shards before saving (DeepSpeed GatheredParameters, FSDP summon_full_params), then commit again."
 _SAVE_AGAIN: Final = "Save the adapter with PeftModel.save_pretrained and commit that directory."
@@ -53,12 +54,13 @@ def layout_of(
         The layout, and remarks.
 
     Raises:
-        InvalidInput: half a pair, a factor of the wrong shape or type, a pair that is there twice, or none at all.
+        InvalidInput: half a pair, DoRA without magnitudes, a factor of the wrong shape or type, a pair that is there twice, or none at all.
         Refused: tensors of another method.
     """
     halves = _halves(tensors)
     for tensor in tensors:
         _check_other(tensor.key, halves)
+    _check_magnitudes(tensors, halves, settings)
     factors = [factor for module in sorted(halves) if module not in keep and (factor := _factor(module, halves[module], settings)) is not None]
     layout = Layout(metadata=[Entry(name=name, value=value) for name, value in metadata], tensors=list(tensors), factors=factors)
     layout.check()
@@ -101,6 +103,16 @@ def _check_other(key: str, halves: Mapping[str, object]) -> None:
         raise Refused(
             f"{key!r} stands {place}, expected lora_A and lora_B pairs and their known companions: a tensor of an unknown method.",
             hint="Convert the adapter to plain PEFT LoRA first.",
+        )
+
+
+def _check_magnitudes(tensors: Sequence[TensorSpec], halves: Mapping[str, object], settings: Settings) -> None:
+    """Check that every layer of DoRA has its magnitudes: without them it would be read as another function."""
+    there = {tensor.key.removeprefix(PREFIX).removesuffix(".weight") for tensor in tensors} if settings.dora else set()
+    bare = [module for module in halves if settings.dora and f"{module}.{_MAGNITUDE}" not in there]
+    if bare:
+        raise InvalidInput(
+            f"use_dora is set and {len(bare)} of {len(halves)} modules, such as {bare[0]!r}, have no {_MAGNITUDE}, expected one for each.", hint=_SAVE_AGAIN
         )
 
 

@@ -64,7 +64,7 @@ def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
     """
     folder = outside.absolute(Path(os.path.normpath(path)))
     files = _list(folder, outside)
-    return read_files(files, source=Source(kind="directory", location=str(folder)))
+    return read_files(files, source=Source(kind="directory", location=str(folder).encode(errors="surrogateescape").decode(errors="backslashreplace")))
 
 
 def read_files(files: Files, *, source: Source) -> Adapter:

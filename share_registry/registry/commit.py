@@ -157,10 +157,17 @@ def check_labels(labels: Mapping[str, str]) -> None:
             raise InvalidInput(f"label {name!r}={value!r} is not a short name and a text.", hint="Names have at most 128 characters, values 4096.")
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number past float64
+        return False
+
+
 def check_metrics(metrics: Mapping[str, float]) -> None:
     """Check metric names and values. Raises InvalidInput."""
     for name, value in metrics.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         if not isinstance(name, str) or not 1 <= len(name) <= 128 or not number:
             raise InvalidInput(f"metric {name!r}={value!r} is not a short name and a finite number.", hint="Names have at most 128 characters.")
 

@@ -67,10 +67,27 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _checked(parameter: Parameter, value: Any) -> Any:
+    _check_unicode(parameter.name, value)
     door = DOORS.get(parameter.name)
     if door is None or (value is None and parameter.default is None):
         return value
     return door(parameter.name, value)
+
+
+def _check_unicode(name: str, value: Any) -> None:
+    """Check that texts can be written as UTF-8: Python stands for bytes of the command line that cannot by half characters."""
+    texts = [value, *value.values(), *value] if isinstance(value, Mapping) else [value]
+    odd = next((text for text in texts if isinstance(text, str) and not _is_unicode(text)), None)
+    if odd is not None:
+        raise _wrong(name, odd, "text in UTF-8", "Check the encoding of the terminal or of the file that it comes from.")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(name: str, value: Any) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 _MAX_PARENTS: Final = 1024
+_LARGEST_WEIGHT: Final = 1e15
 _MAX_BASIS_BYTES: Final = 4 << 30
 
 
@@ -113,6 +114,8 @@ def _resolved(session: "Session", parents: Mapping[str, float], space: str | Non
     for ref, weight in parents.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise InvalidInput(f"weight {weight!r} of {ref!r} is not a finite number.", hint="Weights often sum to 1.")
+        if abs(weight) > _LARGEST_WEIGHT:
+            raise InvalidInput(f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, expected numbers about 1.", hint="Weights often sum to 1.")
         place = resolve_version(session, ref, space=space)
         which = (place.space, TaskName(str(place.task)), int(place.version or 0))
         weights[which] = weights.get(which, 0.0) + float(weight)

@@ -40,6 +40,12 @@ def move(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], object]:
     return lambda tensors: tensors.update({new: tensors.pop(old)})
 
 
+def test_dora_without_its_magnitudes_is_refused(copied: Copied) -> None:
+    source = copied("dora")
+    set_tensors(source, lambda tensors: tensors.pop(f"{Q}.lora_magnitude_vector"))
+    refused(source, InvalidInput, "use_dora is set and 1 of ", "layers.0.self_attn.q_proj', have no lora_magnitude_vector")
+
+
 def spoil(value: float) -> Callable[[dict[str, torch.Tensor]], object]:
     return lambda tensors: tensors[f"{Q}.lora_B.weight"].view(-1)[5:6].fill_(value)
 

@@ -53,6 +53,9 @@ def test_what_is_no_reference_is_refused(verb: str, ref: object, held: sr.Regist
 
 
 WRONG: dict[str, Verb] = {
+    "message no unicode": lambda registry: registry.commit("x", message="caf\udce9"),
+    "author no unicode": lambda registry: registry.log(author="caf\udce9"),
+    "labels no unicode": lambda registry: registry.commit("x", labels={"a": "caf\udce9"}),
     "message": lambda registry: registry.commit("x", message=5),  # type: ignore[arg-type]
     "message none": lambda registry: registry.commit("x", message=None),  # type: ignore[arg-type]
     "author": lambda registry: registry.commit("x", author=b"me"),  # type: ignore[arg-type]
@@ -81,6 +84,11 @@ def test_the_wrong_kind_of_value_is_named(name: str, held: sr.Registry) -> None:
     with pytest.raises(sr.InvalidInput, match=r"is .* \(.*\), expected") as caught:
         WRONG[name](held)
     assert caught.value.hint
+
+
+def test_a_metric_past_float64_is_no_number(held: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInput, match="not a short name and a finite number"):
+        held.annotate("cola", metrics={"f1": 10**400})
 
 
 def test_one_parent_and_one_name_may_stand_alone(held: sr.Registry, tmp_path: Path) -> None:

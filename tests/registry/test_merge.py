@@ -105,6 +105,13 @@ def test_weights_that_are_all_zero_merge_nothing(registry: sr.Registry, two: dic
         registry.merge(dict.fromkeys(two, 0.0), task="both")
 
 
+@pytest.mark.parametrize("weight", [1e160, -1e200, 1e16])
+def test_a_weight_that_no_number_survives_is_refused(registry: sr.Registry, two: dict[str, Path], weight: float) -> None:
+    task = registry.commit(two[min(two)], task="one").ref
+    with pytest.raises(sr.InvalidInput, match="expected numbers about 1"):
+        registry.merge({task: weight}, task="both")
+
+
 def test_a_key_stands_for_one_merge(registry: sr.Registry, two: dict[str, Path]) -> None:
     first = registry.merge({"t00": 0.5, "t01": 0.5}, task="both", idempotency_key="k")
     again = registry.merge({"t00": 0.5, "t01": 0.5}, task="both", idempotency_key="k")

@@ -42,6 +42,7 @@ def passengers(seed: int) -> Tensors:
     head = torch.randn((300, 64), generator=generator)
     return {
         f"{PREFIX}.query.lora_magnitude_vector": torch.randn(48, generator=generator),
+        f"{PREFIX}.value.lora_magnitude_vector": torch.ones(64),
         "base_model.model.classifier.weight": head,
         "base_model.model.classifier.bias": torch.zeros(300),
     }
@@ -60,7 +61,7 @@ def write(directory: Path, tensors: Tensors, **options: Any) -> Path:
 def fill(registry: sr.Registry, folder: Path) -> None:
     """Commit adapters of every form, continued, lossless, restored, renamed and dropped."""
     start = pairs(1)
-    mixed = {f"{PREFIX}.query.lora_magnitude_vector": torch.ones(48)}
+    mixed = {f"{PREFIX}.query.lora_magnitude_vector": torch.ones(48), f"{PREFIX}.value.lora_magnitude_vector": torch.ones(64)}
     sources = {
         "plain": write(folder / "plain", start),
         "shared": write(folder / "shared", {key: value if "lora_A" in key else pairs(2)[key] for key, value in start.items()}),
