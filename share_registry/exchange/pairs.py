@@ -5,12 +5,17 @@ A pair is float64 rows: `a` (r, in) is A, `b` (r, out) is B transposed, and dW =
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 
-from share_registry.errors import Refused
-from share_registry.exchange.tensors import TORCH, all_finite
-from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
+from share_registry.errors import InvalidInput
+from share_registry.exchange.tensors import TORCH, check_held
+from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
+
+_SMALLEST: Final = 1e-50
+_LARGEST: Final = 1e40
+"""Of values of factors and of scales: an energy is a product of six of them. Every value of float32 lies between, even among its subnormal numbers."""
 
 Rows = tuple[torch.Tensor, torch.Tensor]
 """Rows of A (r, in) and of B transposed (r, out)."""
@@ -37,6 +42,21 @@ def pairs_of(layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequen
     """Return the pairs of all modules in the order of `layout.modules()`; scales in the same order. Tensors keep their device."""
     rows = [pair for factor in layout.factors for pair in rows_of(layout, factor, tensors)]
     return [Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale) for shape, (a, b), scale in zip(layout.modules(), rows, scales, strict=True)]
+
+
+def check_range(layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]) -> None:
+    """Check that the energies of a source's modules lie within float64: factors and scales are 0 or of a size that float32 has. Raises InvalidInput."""
+    for shape, scale in zip(layout.modules(), scales, strict=True):
+        if scale and not _SMALLEST < abs(scale) < _LARGEST:
+            raise _out_of_range(f"module {shape.module!r} has the scale {scale:.3g}", "Correct r and lora_alpha in the config.")
+    for spec in (layout.tensors[index] for factor in layout.factors for index in (factor.a, factor.b)):
+        largest = float(tensors[spec.key].abs().max()) if spec.dtype == DType.F64 else 0.0
+        if largest and not _SMALLEST < largest < _LARGEST:
+            raise _out_of_range(f"tensor {spec.key!r} has a largest value of {largest:.3g}", "Commit an earlier checkpoint, or save in float32.")
+
+
+def _out_of_range(found: str, hint: str) -> InvalidInput:
+    return InvalidInput(f"{found}, expected 0 or a size between {_SMALLEST:g} and {_LARGEST:g}.", hint=hint)
 
 
 def placed(pairs: Sequence[Pair], device: str) -> list[Pair]:
@@ -87,7 +107,5 @@ def _packed_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> di
 def _rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     """Return values in a tensor's shape and element type, contiguous. Raises Refused where a finite value becomes infinite."""
     typed = values.to(TORCH[spec.dtype]).reshape(spec.shape).contiguous()
-    if not all_finite(typed):
-        largest = float(values.abs().max())
-        raise Refused(f"tensor {spec.key!r} has a value of {largest:.3g}, more than {spec.dtype} holds.", hint="Save the adapter in bfloat16 or float32.")
+    check_held(spec.key, typed)
     return typed

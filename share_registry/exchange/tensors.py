@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInput, Refused
 from share_registry.format.layout import DType, TensorSpec
 from share_registry.format.safetensors_file import Item
 
@@ -69,6 +69,13 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
                 f"tensor {key!r} {list(tensor.shape)} has {count} values that are NaN or infinite, expected finite numbers.",
                 hint="The training diverged or the file is damaged: commit an earlier checkpoint.",
             )
+
+
+def check_held(key: str, made: torch.Tensor) -> None:
+    """Raise Refused, naming the key, where what was made of finite values in a narrower element type is infinite."""
+    if made.is_floating_point() and not all_finite(made):
+        count, largest = int((~torch.isfinite(made)).sum()), torch.finfo(made.dtype).max
+        raise Refused(f"{key!r} would have {count} values past {largest:g}, more than {_NAMES[made.dtype]} holds.", hint="Use bfloat16 or float32.")
 
 
 def all_finite(tensor: torch.Tensor) -> bool:

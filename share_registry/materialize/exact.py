@@ -129,6 +129,12 @@ class ExactPass:
             for key, tensor in recipe.kept.items():
                 self._kept[digest][key].copy_(tensor)
 
+    def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
+        """Yield the memory written, each piece with the element type that its tensors have in their files."""
+        for digest, recipe in self._holding.recipes.items():
+            yield from ((run.dtype, out) for run, out in zip(recipe.runs, self._outs[digest], strict=True))
+            yield from ((tensor.dtype, self._kept[digest][key]) for key, tensor in recipe.kept.items())
+
     def results(self) -> dict[Digest, Factors]:
         """Return the tensors of every adapter, as views."""
         return {digest: Factors(recipe.slots, _stacks(recipe, self._outs[digest]), self._kept[digest]) for digest, recipe in self._holding.recipes.items()}

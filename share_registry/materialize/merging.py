@@ -17,6 +17,7 @@ from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import settings_of
 from share_registry.exchange.scales import plain_path, scale_of
+from share_registry.exchange.tensors import check_held
 from share_registry.format.layout import FactorSpec, Form
 
 _TRANSPOSED: Final = "Conv1D"
@@ -26,8 +27,9 @@ _BY_PEFT: Final = "Load it with `Adapter.apply_to`, or swap it into a model that
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """A weight and what is added to it: scale * (b @ a), transposed where the weight is."""
+    """The weight of a module and what is added to it: scale * (b @ a), transposed where the weight is."""
 
+    path: str
     weight: Tensor
     a: Tensor
     b: Tensor
@@ -39,7 +41,7 @@ def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
     """Add an adapter's scaled dW to a model's weights, in place; return every weight with a copy of what it was.
 
     Raises:
-        Refused: the adapter is more than dW of weights, or the model's weights cannot be added to.
+        Refused: the adapter is more than dW of weights, or the model's weights cannot be added to or cannot hold the sum.
         InvalidInput: the model does not have the modules. Nothing is changed.
     """
     if hasattr(model, "peft_config"):
@@ -47,9 +49,13 @@ def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
     _check_adapter(adapter)
     places = list(_places(model, adapter))
     originals = {id(place.weight): (place.weight, place.weight.detach().clone()) for place in places}
-    with torch.no_grad():
-        for place in places:
-            _add(place)
+    try:
+        with torch.no_grad():
+            for place in places:
+                _add(place)
+    except Refused:
+        unmerge(list(originals.values()))
+        raise
     return list(originals.values())
 
 
@@ -85,7 +91,9 @@ def _places(model: Any, adapter: Adapter) -> Iterator[_Place]:
             raise Refused(f"the weight of {path!r} is another module's too: what is added to it would act there as well.", hint=_BY_PEFT)
         a, b = (adapter.tensors[adapter.layout.tensors[position].key] for position in (factor.a, factor.b))
         transposed = factor.form is Form.EMBEDDING or type(module).__name__ == _TRANSPOSED
-        yield _Place(weight=_weight(module, path, factor, a, b, transposed), a=a, b=b, scale=scale_of(settings, factor.module), transposed=transposed)
+        yield _Place(
+            path=path, weight=_weight(module, path, factor, a, b, transposed), a=a, b=b, scale=scale_of(settings, factor.module), transposed=transposed
+        )
 
 
 def _weight(module: Any, path: str, factor: FactorSpec, a: Tensor, b: Tensor, transposed: bool) -> Tensor:
@@ -109,3 +117,4 @@ def _add(place: _Place) -> None:
         change = (b @ a).mul_(place.scale)
     change = change.T if place.transposed else change
     place.weight.copy_(change.reshape(place.weight.shape).add_(place.weight))
+    check_held(place.path, place.weight)

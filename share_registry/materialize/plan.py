@@ -64,6 +64,12 @@ class Pass:
             for key, tensor in recipe.kept.items():
                 self._kept[digest][key].copy_(tensor)
 
+    def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
+        """Yield the memory written, each piece with the element type that its tensors have in their files."""
+        for job, out in zip(self._jobs, self._outs, strict=True):
+            yield from ((run.dtype, out[:, first : first + run.rank]) for _, run, first in job.runs)
+        yield from ((tensor.dtype, self._kept[digest][key]) for digest, recipe in self._holding.recipes.items() for key, tensor in recipe.kept.items())
+
     def results(self) -> dict[Digest, Factors]:
         """Return the tensors of every adapter, as views."""
         stacks: dict[Digest, dict[Member, tuple[Tensor, int]]] = {digest: {} for digest in self._holding.recipes}

@@ -12,6 +12,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import DEFAULT_ALPHA, DEFAULT_RANK, copied, settings_of
 from share_registry.exchange.live import live_name, live_tensors
 from share_registry.exchange.scales import PREFIX, scale_of
+from share_registry.exchange.tensors import check_held
 from share_registry.format.layout import FactorSpec, Layout
 
 _FUNCTION: Final = ("use_dora", "lora_bias", "fan_in_fan_out", "alora_invocation_tokens", "layer_replication", "trainable_token_indices", "modules_to_save")
@@ -60,13 +61,16 @@ def swap(model: Any, adapter: Adapter, *, adapter_name: str | None = None, known
     Raises:
         InvalidInput: the model has other modules, ranks or options there; nothing is changed.
         NotFound: the model has no adapter of the name.
-        Refused: the adapter is merged into the weights, or peft is not installed.
+        Refused: the adapter is merged into the weights, a value is more than the model's element type holds, or peft is not installed.
     """
     name = live_name(model, adapter_name)
     seat = known if known is not None and known.fits(name, adapter.layout) else _seat(model, name, adapter)
     _check_options(model, seat, adapter)
     settings = settings_of(adapter.config)
     with torch.no_grad():
+        for key, tensor in adapter.tensors.items():
+            if seat.tensors[key].dtype != tensor.dtype:
+                check_held(key, tensor.to(seat.tensors[key].dtype))
         for key, tensor in adapter.tensors.items():
             seat.tensors[key].copy_(tensor, non_blocking=True)
     for layer, factor in seat.layers:

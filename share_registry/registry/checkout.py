@@ -16,7 +16,7 @@ from share_registry.exchange.config import parse_config
 from share_registry.exchange.export import PROFILES, export_digest, files_of, tensor_file
 from share_registry.exchange.place import place
 from share_registry.exchange.read import Files, read_files
-from share_registry.exchange.tensors import TORCH
+from share_registry.exchange.tensors import TORCH, check_held
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Note, Source, TaskNote
@@ -45,7 +45,7 @@ def checkout(
 
     Raises:
         NotFound: the version or one of its objects is not there.
-        Refused: `exact` where the original was not kept.
+        Refused: `exact` where the original was not kept; a value is more than `dtype` holds.
         Integrity: stored bytes are not what was committed.
     """
     wanted, where = dtype_of(dtype), device_of(device)
@@ -211,10 +211,13 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def _moved(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapter:
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device=device, dtype=dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
+    def move(key: str, tensor: torch.Tensor) -> torch.Tensor:
+        made = tensor.to(device=device, dtype=dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
+        if made.dtype != tensor.dtype:
+            check_held(key, made)
+        return made
 
-    moved = replace(adapter, tensors={key: move(tensor) for key, tensor in adapter.tensors.items()})
+    moved = replace(adapter, tensors={key: move(key, tensor) for key, tensor in adapter.tensors.items()})
     return without_error(moved) if narrows(adapter.layout, dtype) else moved
 
 

@@ -16,6 +16,7 @@ from share_registry.catalog import queries
 from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copied
+from share_registry.exchange.tensors import all_finite, check_held
 from share_registry.format.layout import Layout
 from share_registry.materialize import merging
 from share_registry.materialize import swap as swapping
@@ -77,6 +78,15 @@ _MERGED: Final = "_share_registry_merged"
 def _check_model(model: Any) -> None:
     if not isinstance(model, torch.nn.Module):
         raise InvalidInput(f"model is a {type(model).__name__}, expected a torch module.", hint="Give the model itself.")
+
+
+def _check_held(one: Pass | ExactPass) -> None:
+    """Check what was written in element types of a far smaller range than the stored ones, float16 above all. Raises Refused, naming the tensor."""
+    if all(all_finite(made) for own, made in one.written() if own.is_floating_point and torch.finfo(made.dtype).max < torch.finfo(own).max / 2):
+        return
+    for factors in one.results().values():
+        for key, tensor in factors.items():
+            check_held(key, tensor)
 
 
 class Materializer:
@@ -174,7 +184,7 @@ class Materializer:
 
         Raises:
             NotFound, InvalidInput: a reference, or `out`.
-            Refused: one of them alone does not fit into `memory_limit`, or the materializer is closed.
+            Refused: one of them alone does not fit into `memory_limit`, a value is more than `dtype` holds, or the materializer is closed.
             Integrity: stored bytes are not what was committed.
         """
         rows, buffers = self._versions(refs), self._fresh() if out is None else checked(out, self._target.device)
@@ -255,6 +265,7 @@ class Materializer:
         with torch.inference_mode(mode=False), torch.no_grad():  # what is made in inference mode could not be written again outside of it
             one = ExactPass(holding, self._target, buffers) if self._target.exact else Pass(holding, self._target, buffers)
             one.fill()
+        _check_held(one)
         return one
 
     def _adapters(self, rows: "Mapping[str, TaskVersion]", made: Mapping[Digest, Factors]) -> dict[str, Adapter]:

@@ -9,7 +9,9 @@ from share_registry.errors import InvalidInput
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base import derive_task
 from share_registry.exchange.export import tensor_file
+from share_registry.exchange.pairs import check_range
 from share_registry.exchange.read import adapter_of, read_directory
+from share_registry.exchange.scales import module_scales
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Source
 from share_registry.names import TaskName, task_name
@@ -20,16 +22,24 @@ if TYPE_CHECKING:
 HUB: str = "hf://"
 
 
-def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "Outside") -> tuple[TaskName, Adapter, bool]:
-    """Read an adapter from wherever it is.
+Loaded = tuple[TaskName, Adapter, bool]
+"""The task name, the adapter, and whether the name was derived from the source's."""
 
-    Returns:
-        The task name, the adapter, and whether the name was derived from the source's.
+
+def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "Outside") -> Loaded:
+    """Read an adapter from wherever it is.
 
     Raises:
         InvalidInput: nothing that can be committed, or no task name where none can be derived.
         NotFound, Refused: as the readers of `exchange`.
     """
+    found = _load(source, task=task, adapter_name=adapter_name, outside=outside)
+    adapter = found[1]
+    check_range(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    return found
+
+
+def _load(source: Any, *, task: str | None, adapter_name: str | None, outside: "Outside") -> Loaded:
     named = task_name(task) if task is not None else None
     live = hasattr(source, "peft_config") and hasattr(source, "state_dict")
     if adapter_name is not None and not live:
@@ -68,7 +78,7 @@ def _in_memory(adapter: Adapter) -> Adapter:
     )
 
 
-def _from_place(place: str, named: TaskName | None, outside: "Outside") -> tuple[TaskName, Adapter, bool]:
+def _from_place(place: str, named: TaskName | None, outside: "Outside") -> Loaded:
     if place.startswith(HUB):
         from share_registry.exchange.hub import read_hub
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import share_registry as sr
 from tests.exchange import zoo
@@ -13,6 +14,7 @@ from tests.exchange.conftest import original
 from tests.exchange.hub import Hub
 from tests.exchange.test_hub import files_of, hub
 from tests.registry.conftest import DEMO
+from tests.registry.planted import write, write_planted
 
 __all__ = ["hub", "original"]
 Original = Callable[[str], Path]
@@ -55,3 +57,36 @@ def test_what_is_no_adapter_is_named(registry: sr.Registry) -> None:
         registry.commit({"lora_A": torch.zeros(2, 2)}, task="x")
     with pytest.raises(sr.NotFound, match="does not exist"):
         registry.commit("nowhere/at/all")
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e-60, 1e60, 1e160])
+def test_factors_and_scales_of_no_size_that_can_be_computed_with_are_refused(registry: sr.Registry, tmp_path: Path, size: float) -> None:
+    made = write_planted(tmp_path / "made", 1)["t00"]
+    registry.create_space("acme", base_model="acme/tiny")
+    tensors = {key: tensor.double() for key, tensor in load_file(made / "adapter_model.safetensors").items()}
+    key = next(reversed(tensors))
+    with pytest.raises(sr.InvalidInput, match=f"{key}.*expected 0 or a size between"):
+        registry.commit(write(tmp_path / "wide", tensors | {key: tensors[key] * size}, 4))
+    config = made / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 8', f'"lora_alpha": {size}'))
+    with pytest.raises(sr.InvalidInput, match=r"has the scale .*expected 0 or a size between"):
+        registry.commit(made)
+    with pytest.raises(sr.InvalidInput, match="has the scale"):
+        sr.analyze(tmp_path / "made")
+
+
+@pytest.mark.filterwarnings("error")
+def test_tasks_of_every_size_that_float32_has_share_a_space(registry: sr.Registry, tmp_path: Path) -> None:
+    """Nothing that weighs tasks against each other leaves float64, whatever their sizes."""
+    registry.create_space("acme", base_model="acme/tiny")
+    for name, made in write_planted(tmp_path / "made", 10, shared=4).items():
+        power = (-44, -40, -30, -20, -10, 0, 10, 20, 30, 37)[int(name[1:])]
+        tensors = {key: (tensor.double() * 10.0**power).float() for key, tensor in load_file(made / "adapter_model.safetensors").items()}
+        report = registry.commit(write(tmp_path / "sized" / name, tensors, 4)).report
+        assert report is not None
+        assert report.error <= 0.025
+    assert registry.refit(max_rank=4).basis
+    assert registry.refit(weighting="energy", max_rank=3).basis
+    assert registry.refit(max_rank=2, budget=0.02).number
+    assert registry.analyze().verdict
+    assert registry.verify(level="deep").ok

@@ -1,0 +1,90 @@
+"""Element types that cannot hold a value refuse it by name, wherever they are asked for: nothing becomes infinite silently."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import share_registry as sr
+from tests.exchange import zoo
+from tests.registry.planted import write, write_planted
+
+LARGE = {"float16": 1e5, "float32": 1e39}
+"""Values that are stored in a wider type and that these do not hold."""
+WIDE = {"float16": torch.float32, "float32": torch.float64}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[sr.Registry]:
+    with sr.Registry.open(tmp_path / "registry") as opened:
+        opened.create_space("acme", base_model="acme/tiny")
+        yield opened
+
+
+def large(folder: Path, made: Path, dtype: str) -> Path:
+    """Write an adapter again with values that a type does not hold."""
+    tensors = load_file(made / "adapter_model.safetensors")
+    return write(folder, {key: tensor.to(WIDE[dtype]) / tensor.abs().max() * LARGE[dtype] for key, tensor in tensors.items()}, 4)
+
+
+@pytest.fixture(params=[("float16", "own"), ("float16", "basis"), ("float16", "kept"), ("float32", "kept")], ids="-".join)
+def dtype(request: pytest.FixtureRequest, registry: sr.Registry, tmp_path: Path) -> str:
+    """An element type that does not hold the values of `t00`, which is stored by rows of its own, over a basis, or bit for bit."""
+    narrow, how = request.param
+    made = write_planted(tmp_path / "made", 8, modules=1, shared=2, noise=0.01)
+    adapters = {name: large(tmp_path / "large" / name, folder, narrow) for name, folder in made.items()}
+    if how == "basis":
+        assert registry.commit_many(adapters).basis
+    else:
+        registry.commit(adapters["t00"], task="t00", budget=0.0 if how == "kept" else 0.025)
+    return str(narrow)
+
+
+def test_a_checkout_names_what_its_type_does_not_hold(dtype: str, registry: sr.Registry) -> None:
+    with pytest.raises(sr.Refused, match=rf"lora_[AB].weight.*more than F{dtype[-2:]} holds"):
+        registry.checkout("t00", dtype=dtype)
+    assert all(bool(tensor.isfinite().all()) for tensor in registry.checkout("t00", dtype=torch.float64).tensors.values())
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_materializer_names_what_its_type_does_not_hold(dtype: str, registry: sr.Registry, *, exact: bool) -> None:
+    with sr.Materializer(registry, dtype=dtype, exact=exact) as one:
+        for call in (one.materialize, one.fixed, one.state_dict):
+            with pytest.raises(sr.Refused, match=rf"lora_[AB].weight.*more than F{dtype[-2:]} holds"):
+                call("t00")
+
+
+@pytest.fixture
+def live(registry: sr.Registry, tmp_path: Path) -> torch.nn.Module:
+    """A live model whose adapter is stored as `fits` and, with one large value, as `wide`."""
+    registry.create_space("zoo")
+    model: torch.nn.Module = zoo.live("plain")
+    registry.commit(model, task="fits", space="zoo", budget=0, allow_base_mismatch=True)
+    adapter = registry.checkout("fits", space="zoo")
+    list(adapter.tensors.values())[-1].view(-1)[0] = 1e8
+    registry.commit(adapter, task="wide", space="zoo", budget=0, allow_base_mismatch=True)
+    return model
+
+
+def test_a_swap_into_narrow_parameters_changes_nothing_where_they_do_not_hold_a_value(registry: sr.Registry, live: torch.nn.Module) -> None:
+    live.half()
+    before = {key: value.clone() for key, value in live.state_dict().items()}
+    with sr.Materializer(registry, "zoo") as one:
+        with pytest.raises(sr.Refused, match="more than F16 holds"):
+            one.swap(live, "wide")
+        assert all(value.equal(before[key]) for key, value in live.state_dict().items())
+        one.swap(live, "fits")
+
+
+def test_a_merge_into_narrow_weights_changes_nothing_where_they_do_not_hold_a_sum(registry: sr.Registry, live: torch.nn.Module) -> None:
+    model = zoo.CASES["plain"].base().half()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with sr.Materializer(registry, "zoo") as one:
+        with pytest.raises(sr.Refused, match="more than F16 holds"):
+            one.merge_into(model, "wide")
+        assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+        one.merge_into(model, "fits")
+        one.unmerge(model)
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
