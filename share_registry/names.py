@@ -174,7 +174,8 @@ def beginning_of(text: str, whole: str = "") -> str:
         return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except ValueError as error:
         raise InvalidInput(
-            f"time {text!r} in {whole or text!r} is not a calendar date or time: {error}.", hint="Write 2026-11-16 or 2026-11-16T12:00Z."
+            f"time {text!r}{f' in {whole!r}' if whole and whole != text else ''} is not a calendar date or time: {error}.",
+            hint="Write 2026-11-16 or 2026-11-16T12:00Z.",
         ) from error
     except OverflowError as error:
         raise InvalidInput(f"time {text!r} is out of range.", hint="Write a time between the years 1 and 9999.") from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("ref")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write the adapter into.")
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where it is decoded; the bytes are the same.")
-@click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16. [as committed]")
+@click.option("--dtype", metavar="DTYPE", help="float32, float16, bfloat16 or float64. [as committed]")
 @click.option("--exact", is_flag=True, help="The original bytes, where they were kept.")
 def checkout(registry: "Registry", /, ref: str, *, output: Path, device: str, dtype: str | None, exact: bool) -> Printed:
     """Save the version REF as a PEFT directory.
@@ -56,7 +56,7 @@ def export(registry: "Registry", /, ref: str, root: Path, *, name: str | None, p
 
 @verb("r")
 @click.option("--task", metavar="NAME", help="Only commits that speak of this task.")
-@click.option("--kind", metavar="KIND", help="Only commits of this kind: absorb, alias, tag, annotate, drop, restore, rename, policy, create.")
+@click.option("--kind", metavar="KIND", help="Only commits of this kind: absorb, refit, merge, alias, tag, annotate, drop, restore, rename, policy, create.")
 @click.option("--author", metavar="NAME", help="Only commits of this author.")
 @click.option("--since", metavar="TIME", help="Only commits at or after this date or time (its beginning).")
 @click.option("--until", metavar="TIME", help="Only commits at or before this date or time (its end).")

@@ -5,7 +5,7 @@ Each rule is one server's behaviour: refuses, reads wrongly, or ignores. vLLM 0.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from share_registry.exchange.scales import PREFIX
@@ -43,7 +43,7 @@ def vllm(config: Mapping[str, object], layout: Layout) -> list[str]:
         notes.append(f"refuses modules_to_save {', '.join(heads)}")
     other = [key for key in _keys(layout) if not _VLLM_KEYS.fullmatch(key)]
     if other:
-        notes.append(f"refuses {len(other)} tensors such as {other[0]}")
+        notes.append(f"refuses {_tensors(other)}")
     largest = max((shape.rank for shape in layout.modules()), default=0)
     slot = next((rank for rank in VLLM_RANKS if rank >= largest), None)
     if slot is None:
@@ -97,7 +97,7 @@ def llama_cpp(config: Mapping[str, object], layout: Layout) -> list[str]:
         notes.append("reads lora_alpha 0 as no scaling")
     other = [key for key in _keys(layout) if not _LLAMA_KEYS.fullmatch(key)]
     if other:
-        notes.append(f"refuses {len(other)} tensors such as {other[0]}")
+        notes.append(f"refuses {_tensors(other)}")
     return notes
 
 
@@ -112,7 +112,11 @@ def _names(config: Mapping[str, object], field: str) -> list[str]:
 
 def _passengers(layout: Layout, verb: str) -> list[str]:
     keys = [layout.tensors[position].key for position in layout.passengers]
-    return [f"{verb} {len(keys)} tensors outside the factor pairs, such as {keys[0]}"] if keys else []
+    return [f"{verb} {_tensors(keys, ' outside the factor pairs')}"] if keys else []
+
+
+def _tensors(keys: Sequence[str], where: str = "") -> str:
+    return f"{len(keys)} tensors{where}, such as {keys[0]}" if len(keys) > 1 else f"1 tensor{where}, {keys[0]}"
 
 
 def _types(layout: Layout) -> dict[str, list[tuple[str, int, int]]]:

@@ -64,9 +64,8 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise InvalidInput, naming the key, where a value is NaN or infinite."""
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not all_finite(tensor):
-            count = int((~torch.isfinite(tensor)).sum())
             raise InvalidInput(
-                f"tensor {key!r} {list(tensor.shape)} has {count} values that are NaN or infinite, expected finite numbers.",
+                f"tensor {key!r} {list(tensor.shape)} has NaN or infinity at {_odd(tensor)}, expected finite numbers.",
                 hint="The training diverged or the file is damaged: commit an earlier checkpoint.",
             )
 
@@ -74,8 +73,13 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
 def check_held(key: str, made: torch.Tensor) -> None:
     """Raise Refused, naming the key, where what was made of finite values in a narrower element type is infinite."""
     if made.is_floating_point() and not all_finite(made):
-        count, largest = int((~torch.isfinite(made)).sum()), torch.finfo(made.dtype).max
-        raise Refused(f"{key!r} would have {count} values past {largest:g}, more than {_NAMES[made.dtype]} holds.", hint="Use bfloat16 or float32.")
+        raise Refused(
+            f"{key!r} would be infinite at {_odd(made)}: {_NAMES[made.dtype]} holds at most {torch.finfo(made.dtype).max:g}.", hint="Use bfloat16 or float32."
+        )
+
+
+def _odd(tensor: torch.Tensor) -> str:
+    return f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} places"
 
 
 def all_finite(tensor: torch.Tensor) -> bool:

@@ -182,8 +182,10 @@ class Layout(Strict):
 
 def described(value: dict[str, Json], kind: str) -> dict[str, Json]:
     """Return an object that says it is of a kind and of this format version (spec EVO-02). Raises Format or Integrity."""
-    if value.get("format") != FORMAT_VERSION:
-        raise Format(f"{kind} has format {value.get('format')!r}, this release reads {FORMAT_VERSION}.", hint="Upgrade share_registry.")
+    if not isinstance(value.get("format"), int):
+        raise Integrity(f"{kind} says no format version, expected {FORMAT_VERSION}.")
+    if value["format"] != FORMAT_VERSION:
+        raise Format(f"{kind} has format {value['format']!r}, this release reads {FORMAT_VERSION}.", hint="Upgrade share_registry.")
     if value.get("kind") != kind:
         raise Integrity(f"{kind} is of kind {value.get('kind')!r}.")
     return value

@@ -319,8 +319,10 @@ def _check_tasks(record: Record, what: str) -> None:
 
 
 def _check_version(value: dict[str, Json], what: str) -> None:
-    if value.get("format") != FORMAT_VERSION:
-        raise Format(f"{what} has format {value.get('format')!r}, this release reads {FORMAT_VERSION}.", hint="Upgrade share_registry.")
+    if not isinstance(value.get("format"), int):
+        raise Integrity(f"{what} says no format version, expected {FORMAT_VERSION}.")
+    if value["format"] != FORMAT_VERSION:
+        raise Format(f"{what} has format {value['format']!r}, this release reads {FORMAT_VERSION}.", hint="Upgrade share_registry.")
     requires = value.get("requires", [])
     unknown = sorted(str(name) for name in requires if name not in FEATURES) if isinstance(requires, list) else ["?"]
     if unknown:

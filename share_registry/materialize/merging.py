@@ -69,7 +69,7 @@ def unmerge(originals: list[tuple[Tensor, Tensor]]) -> None:
 def _check_adapter(adapter: Adapter) -> None:
     more = [adapter.layout.tensors[position].key for position in adapter.layout.passengers]
     if more:
-        raise Refused(f"the adapter has {len(more)} tensors that are no factors, such as {more[0]!r}: they cannot be merged as dW.", hint=_BY_PEFT)
+        raise Refused(f"the adapter has tensors that are no factors, such as {more[0]!r} ({len(more)} in all): they cannot be merged as dW.", hint=_BY_PEFT)
     if adapter.config.get("alora_invocation_tokens"):
         raise Refused("the adapter acts from its invocation tokens on: merged weights would act everywhere.", hint=_BY_PEFT)
     if any(factor.form is Form.EXPERTS for factor in adapter.layout.factors):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from share_registry.algebra.absorb import absorb
+from share_registry.algebra.batch import energies
 from share_registry.algebra.error import module_errors, norm, pooled_error
 from share_registry.algebra.outcome import Absorbed
 from share_registry.algebra.project import project
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
 EXTERNAL_BYTES: Final = 64 << 10
 """Passengers from this size on are objects of their own, shared by every adapter that carries the same bytes."""
-_COARSE: Final = "the precision of the tensors' element types does not meet it, or no module has a product to code"
+_ZERO: Final = "no module has a product to code"
+_COARSE: Final = "the precision of the tensors' element types does not meet it"
 """Why an adapter is kept bit for bit where no coding of it is within the budget."""
 
 
@@ -210,7 +212,9 @@ def coded(reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, polic
         )
     known = next((found for outcome, found in tried if outcome is made), None) or assemble(adapter, made.modules, None, ())
     could = any(any(outcome.modules) for outcome, _ in tried)
-    reason = "" if any(made.modules) or policy.budget == 0 else "coded, the adapter would not be smaller" if could else _COARSE
+    reason = (
+        "" if any(made.modules) or policy.budget == 0 else "coded, the adapter would not be smaller" if could else _COARSE if any(energies(pairs)) else _ZERO
+    )
     return replace(known, reason=reason)
 
 

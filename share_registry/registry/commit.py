@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _LOG: Final = logging.getLogger(__name__)
+_SHOWN: Final = 80
+"""Characters of what an error repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +156,12 @@ def check_labels(labels: Mapping[str, str]) -> None:
     """Check label names and values. Raises InvalidInput."""
     for name, value in labels.items():
         if not isinstance(name, str) or not isinstance(value, str) or not 1 <= len(name) <= 128 or len(value) > 4096:
-            raise InvalidInput(f"label {name!r}={value!r} is not a short name and a text.", hint="Names have at most 128 characters, values 4096.")
+            raise InvalidInput(f"label {_short(name)}={_short(value)} is not a short name and a text.", hint="Names have at most 128 characters, values 4096.")
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ..."
 
 
 def _is_finite(value: float) -> bool:
@@ -169,7 +176,7 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         if not isinstance(name, str) or not 1 <= len(name) <= 128 or not number:
-            raise InvalidInput(f"metric {name!r}={value!r} is not a short name and a finite number.", hint="Names have at most 128 characters.")
+            raise InvalidInput(f"metric {_short(name)}={_short(value)} is not a short name and a finite number.", hint="Names have at most 128 characters.")
 
 
 Latest = Mapping[TaskName, TaskVersion | None]

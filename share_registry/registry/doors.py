@@ -5,6 +5,7 @@ One table says by the name of a parameter what it must be; `guarded` puts it bef
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from functools import cache, wraps
 from inspect import Parameter, isfunction, signature
 from typing import Any, Final, TypeVar
@@ -18,6 +19,10 @@ _T = TypeVar("_T")
 FilePath = str | os.PathLike[str]
 Ref = str | Commit | Resolved
 """A reference as it may be handed in: typed, or what an earlier call returned."""
+MOST: Final = (1 << 31) - 1
+"""The largest number that both databases take for a limit."""
+_PLACES: Final = ("adapter", "adapters", "root")
+"""Parameters that may be paths, whose names need be no text."""
 
 
 def guarded(facade: type[_T]) -> type[_T]:
@@ -41,7 +46,7 @@ def references(refs: Ref | Iterable[Ref]) -> tuple[str, ...]:
     """Return references as texts; a single one may stand alone. Raises InvalidInput."""
     if isinstance(refs, str | Commit | Resolved):
         return (reference(refs),)
-    if not isinstance(refs, Iterable):
+    if not isinstance(refs, Iterable) or isinstance(refs, bytes):
         raise _wrong("derived_from", refs, "references", "Give a list of references such as cola@v1.")
     return tuple(reference(ref) for ref in refs)
 
@@ -67,15 +72,16 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _checked(parameter: Parameter, value: Any) -> Any:
-    _check_unicode(parameter.name, value)
+    if parameter.name not in _PLACES:
+        check_unicode(parameter.name, value)
     door = DOORS.get(parameter.name)
     if door is None or (value is None and parameter.default is None):
         return value
     return door(parameter.name, value)
 
 
-def _check_unicode(name: str, value: Any) -> None:
-    """Check that texts can be written as UTF-8: Python stands for bytes of the command line that cannot by half characters."""
+def check_unicode(name: str, value: Any) -> None:
+    """Check that texts can be written as UTF-8: Python stands for bytes of the command line that cannot by half characters. Raises InvalidInput."""
     texts = [value, *value.values(), *value] if isinstance(value, Mapping) else [value]
     odd = next((text for text in texts if isinstance(text, str) and not _is_unicode(text)), None)
     if odd is not None:
@@ -116,13 +122,27 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _number(name: str, value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise _wrong(name, value, "a whole number from 0", "Give an int (`expected=ABSENT`: there must be none)." if name == "expected" else "Give an int.")
+    return _whole(name, value, 0, "Give an int (`expected=ABSENT`: there must be none)." if name == "expected" else "Give an int.")
+
+
+def _limit(name: str, value: Any) -> int | None:
+    return _whole(name, value, 1, "Give None for all; on the command line 0.", most=MOST)
+
+
+def _whole(name: str, value: Any, least: int, hint: str, most: int | None = None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most)):
+        raise _wrong(name, value, f"a whole number from {least}{'' if most is None else f' to {most}'}", hint)
     return value
 
 
 def _commit(name: str, value: Any) -> int | Ref | None:
-    return value if isinstance(value, str | Commit | Resolved) else _number(name, value)
+    return value if isinstance(value, str | Commit | Resolved) else _whole(name, value, 1, "Give the number of a commit, or a reference such as c12.")
+
+
+def _moment(name: str, value: Any) -> str | date | None:
+    if value is not None and not isinstance(value, str | date):
+        raise _wrong(name, value, "a date or time", "Give a datetime, or write 2026-11-16 or 2026-11-16T12:00Z.")
+    return value
 
 
 def _task(name: str, value: Any) -> str | Task | None:
@@ -168,7 +188,8 @@ DOORS: Final[Mapping[str, Callable[[str, Any], Any]]] = (
     )
     | dict.fromkeys(("labels", "metrics", "adapters", "parents"), _mapping)
     | dict.fromkeys(("remove", "base_labels"), _texts)
-    | dict.fromkeys(("expected", "limit", "max_rank", "seed"), _number)
-    | {"author": _author, "root": _place, "policy": _policy, "before": _commit, "after": _task}
+    | dict.fromkeys(("expected", "max_rank", "seed"), _number)
+    | dict.fromkeys(("since", "until"), _moment)
+    | {"author": _author, "root": _place, "policy": _policy, "before": _commit, "after": _task, "limit": _limit}
 )
 """What a parameter of this name must be."""

@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 from share_registry.catalog import queries
 from share_registry.catalog.models import AliasRow, CommitRow, SpaceRow, TagRow, TaskNameRow, TouchRow
 from share_registry.catalog.queries import task_of
-from share_registry.catalog.step import pieces
+from share_registry.catalog.step import clean, pieces
 from share_registry.errors import InvalidInput, NotFound
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
 from share_registry.registry.commits import COLUMNS, commits_of, moment
+from share_registry.registry.doors import MOST
 from share_registry.registry.moments import At, as_of, first_from, instant, last_by, number_at
 from share_registry.registry.resolve import find_task, resolve, space_of
 from share_registry.registry.results import Alias, AliasMove, Commit, SpaceSummary, Tag
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 _NUMBER: Final = re.compile(r"c[0-9]{1,16}")
 KINDS: Final = ("create", "absorb", "refit", "merge", "restore", "drop", "rename", "policy", "alias", "tag", "annotate")
 """Kinds of commits, as records name them."""
-_MOST: Final = (1 << 31) - 1
 
 
 def log(
@@ -64,7 +64,6 @@ def log(
     """
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"kind {kind!r} is not one of {', '.join(KINDS)}.", hint=near_misses(kind, list(KINDS)))
-    check_limit(limit)
     where = space_of(session, space) if space is not None else None
     reach = _Reach(
         first=None if since is None else instant(since, end=False),
@@ -79,12 +78,6 @@ def log(
     if not rows and task is not None:
         _check_known(session, where, task)
     return commits_of(session, rows)
-
-
-def check_limit(limit: int | None) -> None:
-    """Check the length of a page. Raises InvalidInput."""
-    if limit is not None and not (isinstance(limit, int) and 1 <= limit <= _MOST):
-        raise InvalidInput(f"limit {limit!r} is not a number from 1 to {_MOST}.", hint="Give None for all; on the command line 0.")
 
 
 def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
@@ -256,7 +249,7 @@ def _page(space: str, reach: _Reach, *, task: str | None, kind: str | None, auth
     if kind is not None:
         page = page.where(CommitRow.kind == kind)
     if author is not None:
-        page = page.where(CommitRow.author == author)
+        page = page.where(CommitRow.author == clean(author))
     return page.where(*reach.within(space, number)).order_by(number.desc())
 
 
@@ -265,7 +258,7 @@ def _anchor(session: Session, space: str | None, before: int | str) -> tuple[str
     if isinstance(before, int):
         if space is None and len(queries.space_names(session)) != 1:
             raise InvalidInput(f"before={before} without a space is a commit of no space.", hint="Name the space, or give a reference such as base/@c12.")
-        return None, min(before, _MOST), ""
+        return None, min(before, MOST), ""
     found = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
     if space is not None and found.space != space:
         raise InvalidInput(f"before={before!r} is a commit of space {found.space}, the log is of {space}.", hint="Name one space in both.")

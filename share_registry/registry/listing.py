@@ -14,11 +14,10 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
 from share_registry.catalog.models import TEXT, AliasRow, CommitRow, LabelRow, MetricRow, TaskLifeRow, TaskNameRow, VersionRow
-from share_registry.catalog.step import pieces
+from share_registry.catalog.step import clean, pieces
 from share_registry.errors import InvalidInput
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, parse_reference
 from share_registry.registry.commits import moment
-from share_registry.registry.history import check_limit
 from share_registry.registry.moments import At, Then, as_of
 from share_registry.registry.resolve import space_of
 from share_registry.registry.results import Task
@@ -60,11 +59,10 @@ def tasks(
     Raises:
         InvalidInput, NotFound: the space or `at` leads nowhere, or `limit` or `after` is malformed.
     """
-    check_limit(limit)
     where = space_of(session, space) if space is not None else None
     then = as_of(session, where, at)
     last = ("", "") if after is None else _place(after, where)
-    wanted = _Wanted(labels=labels or {}, alias=alias, name=name)
+    wanted = _Wanted(labels={clean(label): clean(value) for label, value in (labels or {}).items()}, alias=alias, name=name)
     found: list[Task] = []
     for place in [where] if where is not None else queries.space_names(session):
         if place >= last[0] and (limit is None or len(found) < limit):

@@ -276,7 +276,7 @@ class Materializer:
         """Return what references mean now: without a statement where no commit was made since they were asked for."""
         if self._closed:
             raise Refused("this materializer is closed.", hint="Make another one.")
-        if not isinstance(refs, Iterable | Commit | Resolved):
+        if not isinstance(refs, Iterable | Commit | Resolved) or isinstance(refs, bytes):
             raise InvalidInput(f"refs is a {type(refs).__name__}, expected references.", hint="Give a text such as cola@v3, or a list of them.")
         texts = [reference(ref) for ref in ([refs] if isinstance(refs, str | Commit | Resolved) else refs)]
         remembered = self._remembered

@@ -98,8 +98,10 @@ def merge(
 def _rule(method: str, density: float | None, seed: int | None) -> Rule:
     if method not in ("linear", "ties", "dare"):
         raise InvalidInput(f"method {method!r} is not linear, ties or dare.", hint="linear is the weighted sum of dW.")
-    if density is not None and (method == "linear" or isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1):
-        raise InvalidInput(f"density {density!r} is not a share above 0 and at most 1 for ties or dare.", hint="It is the share of entries that are kept.")
+    if density is not None and method == "linear":
+        raise InvalidInput(f"density {density!r} is given for the method linear, which keeps every entry.", hint="Leave it out, or take ties or dare.")
+    if density is not None and (isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1):
+        raise InvalidInput(f"density {density!r} is not a share above 0 and at most 1.", hint="It is the share of entries that are kept.")
     if seed is not None and (method != "dare" or isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 53):
         raise InvalidInput(f"seed {seed!r} is not a whole number from 0 to 2^53 - 1 for dare.", hint="The other methods choose nothing at random.")
     kept = float(density) if density is not None else DENSITIES.get(method, 1.0)

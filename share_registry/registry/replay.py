@@ -221,6 +221,7 @@ def _apply_new(store: "Store", catalog: Catalog, space: SpaceName, known: Head |
                 for entry in entries:
                     apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
         if damage is not None:
+            damage.hint = damage.hint or "Run verify, which names all that is damaged; to read the log up to there, open it with mode 'r'."
             raise damage
         if len(entries) < _BATCH:
             return

@@ -37,11 +37,9 @@ def similar(home: "Home", adapter: Any, *, space: str | None, limit: int | None 
         progress: Called with what is being done, how many are done and how many there are.
 
     Raises:
-        InvalidInput: nothing that an adapter can be read from, or a limit that is none.
+        InvalidInput: nothing that an adapter can be read from.
         NotFound, Refused: what is named leads nowhere.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise InvalidInput(f"limit {limit!r} is not a whole number from 0.", hint="Leave it out for the ten nearest, or give None for all.")
     asked, own = _asked(home, adapter, space)
     with home.reading() as session:
         where = space_of(session, space if space is not None else home.default_space if own is None else own.space)

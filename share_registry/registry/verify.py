@@ -90,12 +90,13 @@ def require_sound(report: VerifyReport) -> None:
     if report.ok:
         return
     first = report.findings[0]
-    more = f" and {len(report.findings) - 1} more" if len(report.findings) > 1 else ""
+    more = f"; and {len(report.findings) - 1} more" if len(report.findings) > 1 else ""
+    strays = all(finding.code == "STO-02" for finding in report.findings)
     hurt = sorted({ref for finding in report.findings for ref in finding.refs})
     affected = f" Affected: {', '.join(hurt[:5])}{' ...' if len(hurt) > 5 else ''}." if hurt else ""
     raise Integrity(
-        f"verify ({report.level}) found {first.code} {first.what}: {first.message}{more}.{affected}",
-        hint="Bring the named files back from a copy of the store, then verify again.",
+        f"verify ({report.level}) found {first.code} {first.what}: {first.message.removesuffix('.')}{more}.{affected}",
+        hint="Move what does not belong there out of the store." if strays else "Bring the named files back from a copy of the store, then verify again.",
     )
 
 

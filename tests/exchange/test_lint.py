@@ -29,7 +29,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "bias_all": ("vLLM: refuses bias='all'", "llama.cpp: refuses 18 tensors"),
     "modules_to_save": ("vLLM: refuses modules_to_save lm_head", "SGLang: ignores", "LoRAX, TGI: ignore 1", "llama.cpp: refuses 1"),
     "classifier": ("SGLang: ignores", "LoRAX, TGI: ignore 1", "llama.cpp: refuses 1"),
-    "trainable_tokens": ("vLLM: refuses trainable_token_indices", "vLLM: refuses 1 tensors", "llama.cpp: refuses 1"),
+    "trainable_tokens": ("vLLM: refuses trainable_token_indices", "vLLM: refuses 1 tensor,", "llama.cpp: refuses 1"),
     "alora": ("vLLM: refuses alora_invocation_tokens",),
     "replicated": ("vLLM: refuses layer_replication",),
     "gpt2_embedding": ("LoRAX, TGI: do not find embedding factors",),

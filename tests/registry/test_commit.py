@@ -325,6 +325,10 @@ def test_a_budget_that_could_not_be_used_is_remarked(registry: sr.Registry, adap
     small = write_adapter(tmp_path / "small", seed=3)
     tensors = {key: np.sign(value) * np.float32(0.5) for key, value in load_file(small / "adapter_model.safetensors").items()}
     save_file(tensors, small / "adapter_model.safetensors", metadata={"format": "pt"})
+    nothing = {key: value * (0 if "lora_B" in key else 1) for key, value in tensors.items()}
+    zero = write_adapter(tmp_path / "zero", seed=4)
+    save_file(nothing, zero / "adapter_model.safetensors", metadata={"format": "pt"})
+    assert "no module has a product to code" in unused(registry.commit(zero))[0]
     assert "would not be smaller" in unused(registry.commit(small, budget=1e-4))[0]
 
 

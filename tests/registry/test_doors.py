@@ -75,6 +75,15 @@ WRONG: dict[str, Verb] = {
     "policy": lambda registry: registry.set_policy(SPACE, {"budget": 0}),  # type: ignore[arg-type]
     "root": lambda registry: registry.export("cola", 5),  # type: ignore[arg-type]
     "limit": lambda registry: registry.log(limit="all"),  # type: ignore[arg-type]
+    "limit none": lambda registry: registry.log(limit=0),
+    "limit negative": lambda registry: registry.similar("cola", limit=-1),
+    "limit past the databases": lambda registry: registry.tasks(limit=1 << 31),
+    "limit past all numbers": lambda registry: registry.log(limit=10**30),
+    "before the first": lambda registry: registry.log(before=0),
+    "since a commit": lambda registry: registry.log(since=3),  # type: ignore[arg-type]
+    "bytes as references": lambda registry: registry.commit("x", derived_from=b"cola"),  # type: ignore[arg-type]
+    "a location no unicode": lambda _: sr.Registry.open("caf\udce9"),
+    "a store no unicode": lambda _: sr.Registry.open("sqlite:///x", store="caf\udce9"),
     "in a space": lambda registry: registry.space(SPACE).annotate("cola", labels="x"),  # type: ignore[arg-type]
 }
 

@@ -226,6 +226,25 @@ def test_a_stray_file_named_like_a_space_is_reported_and_read_by_nobody(tmp_path
         (place / "spaces" / "stray").touch()
         assert registry.log(limit=1)
         assert [finding.code for finding in registry.verify(raise_on_damage=False).findings] == ["STO-02"]
+        with pytest.raises(sr.Integrity, match=r"not belong into a store\. Move what does not belong there out") as raised:
+            registry.verify()
+        assert str(raised.value).count("..") == 0
+
+
+@pytest.mark.parametrize(("content", "said"), [("{}", "says no format version, expected 1"), ('{"format":2}', "has format 2, this release reads 1")])
+def test_a_record_of_no_format_is_damaged_and_one_of_another_asks_for_an_upgrade(tmp_path: Path, content: str, said: str) -> None:
+    place = tmp_path / "registry"
+    with sr.Registry.open(place) as registry:
+        eventful(registry, tmp_path)
+        space = registry.spaces()[0].name
+    (place / "catalog.sqlite").unlink()
+    record = place / "spaces" / space / "log" / f"{2:020d}.json"
+    record.unlink()
+    record.write_text(content)
+    with pytest.raises(sr.Format if "2" in content else sr.Integrity, match=said) as raised, sr.Registry.open(place, mode="w") as registry:
+        registry.log()
+    assert ("Upgrade" in raised.value.hint) == ("2" in content)
+    assert raised.value.hint
 
 
 def test_a_record_in_another_place_is_refused_not_followed(tmp_path: Path) -> None:
