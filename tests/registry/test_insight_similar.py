@@ -98,10 +98,10 @@ def test_what_is_neither_is_not_found(told: sr.Registry) -> None:
         similar(told.home, "absent", space=None)
 
 
-@pytest.mark.parametrize("limit", [-1, True, 1.5])
+@pytest.mark.parametrize("limit", [-1, 0, True, 1.5])
 def test_a_limit_is_checked(told: sr.Registry, limit: object) -> None:
     with pytest.raises(sr.InvalidInput):
-        similar(told.home, "grown", space=None, limit=limit)  # type: ignore[arg-type]
+        told.similar("grown", limit=limit)  # type: ignore[arg-type]
 
 
 def test_a_limit_keeps_the_nearest(told: sr.Registry) -> None:
