@@ -153,30 +153,37 @@ def _attempt(home: Home, space: SpaceName, request: Request, note: Digest | None
     home.store.sync_log(space)  # whoever published the head may have died before it was durable; from here on it is built upon or acknowledged
     if isinstance(made, int):
         return Published(space=space, number=made, created=False)
-    if not _rehearse(home, made, request):
+    if not _published(home, made, request):
         return None
-    home.outside.at("commit.publish")
-    if not _publish(home, made):
-        return None
-    home.outside.at("commit.catalog")
-    _follow(home, space)
     home.outside.at("commit.ack")
     return Published(space=space, number=CommitNumber(made.number), created=True)
 
 
-def _rehearse(home: Home, record: Record, request: Request) -> bool:
-    """Apply a record to the catalog and take it back: what no catalog could follow must never be published (spec COM-04).
+def _published(home: Home, record: Record, request: Request) -> bool:
+    """Apply a record to the catalog, publish it, and only then let the catalog keep it: what no catalog could follow must never be published (spec COM-04).
 
     Returns:
         False where another writer's record has come in between.
     """
-    with home.catalog.begin(write=True) as session:
-        known = queries.head(session, record.space)
-        current = known is None if record.number == 1 else known is not None and known.id == record.parent
-        if current:
-            apply(session, record=record, id=record.id, note=request.note, layouts=request.layouts)
-            session.rollback()
-    return current
+    done = False
+    try:
+        with home.catalog.begin(write=True) as session:
+            known = queries.head(session, record.space)
+            if known is None if record.number == 1 else known is not None and known.id == record.parent:
+                apply(session, record=record, id=record.id, note=request.note if record.note else None, layouts=request.layouts)
+                home.outside.at("commit.publish")
+                done = _publish(home, record)
+            if done:
+                home.outside.at("commit.catalog")
+            else:
+                session.rollback()
+    except ShareRegistryError as error:
+        if not done:
+            raise
+        _LOG.warning(  # it is committed whatever happens to the catalog (spec COM-06)
+            "committed to space %s, but the catalog could not follow yet (%s); it will at the next opening", record.space, error
+        )
+    return done
 
 
 def _link(home: Home, space: SpaceName, known: queries.Head | None, key: str, note: Digest | None) -> Link:
@@ -206,11 +213,3 @@ def _find_out(home: Home, record: Record, content: bytes, cause: StoreError) -> 
     if found is None or found == content:
         raise unknown from cause
     return False
-
-
-def _follow(home: Home, space: SpaceName) -> None:
-    """Bring the catalog up to the commit; it is committed whatever happens here (spec COM-06)."""
-    try:
-        home.catch_up()
-    except ShareRegistryError as error:
-        _LOG.warning("committed to space %s, but the catalog could not follow yet (%s); it will at the next opening", space, error)

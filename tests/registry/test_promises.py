@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import share_registry as sr
+from share_registry.catalog import queries
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.conftest import DEMO, Open
 from tests.registry.plain import files
@@ -18,6 +19,7 @@ _EXPORT = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[3]))
 import share_registry as sr
+from share_registry.catalog import queries
 with sr.Registry.open(sys.argv[1], mode="r") as registry:
     for ref in sys.argv[4:]:
         registry.export(ref, sys.argv[2])
@@ -119,14 +121,23 @@ def eventful(registry: sr.Registry, folder: Path) -> None:
     registry.rename("old", "new")
     registry.set_policy(SPACE, sr.Policy(budget=0.02))
     registry.commit_many({"many-a": adapters[3], "many-b": adapters[0]}, space=SPACE)
+    registry.merge({"many-a": 0.5, "many-b": 0.5}, task="merged", labels={"nul": "a\0b"})
+    registry.refit(max_rank=1, allow_loss=True)
+
+
+def dumped(registry: sr.Registry) -> dict[str, list[tuple[object, ...]]]:
+    with registry.home.catalog.begin() as session:
+        return queries.dump(session)
 
 
 def test_a_rebuild_answers_every_read_verb_alike(open_registry: Open, tmp_path: Path) -> None:
     with open_registry() as registry:
         eventful(registry, tmp_path)
         before = {name: read(registry) for name, read in READS.items()}
+        rows = dumped(registry)
         registry.rebuild()
         assert {name: read(registry) for name, read in READS.items()} == before
+        assert dumped(registry) == rows  # what commits wrote is what their records say
     with open_registry(mode="r") as registry:
         assert {name: read(registry) for name, read in READS.items()} == before
 
