@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import Engine, Select, event
-from sqlalchemy.exc import OperationalError
 
 import share_registry as sr
 from share_registry.catalog import queries
-from share_registry.registry import transaction
 from tests.cli.tiny import BASE, SPACE, write_adapter
 from tests.registry.conftest import DEMO
 from tests.registry.plain import files
@@ -332,36 +330,6 @@ def test_a_budget_that_could_not_be_used_is_remarked(registry: sr.Registry, adap
     save_file(nothing, zero / "adapter_model.safetensors", metadata={"format": "pt"})
     assert "no module has a product to code" in unused(registry.commit(zero))[0]
     assert "would not be smaller" in unused(registry.commit(small, budget=1e-4))[0]
-
-
-def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Committed is committed (spec COM-06): the next question finds it, and a retry makes no second one."""
-    first = registry.commit(adapter, task="first")
-    full = False
-
-    def published(*arguments: object) -> bool:
-        nonlocal full
-        full = publish(*arguments)  # type: ignore[arg-type]
-        return full
-
-    def fail(_: object) -> None:
-        nonlocal full
-        if full:
-            full = False
-            raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
-
-    publish = transaction._publish
-    event.listen(Engine, "commit", fail)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transaction, "_publish", published)
-            commit = registry.commit(adapter, task="second", idempotency_key="one")
-    finally:
-        event.remove(Engine, "commit", fail)
-    assert "could not follow yet" in caplog.text
-    assert (commit.created, commit.number) == (True, first.number + 1)
-    assert not registry.commit(adapter, task="second", idempotency_key="one").created
-    assert registry.verify("deep").ok
 
 
 def test_dotfiles_are_not_kept_and_named(registry: sr.Registry, adapter: Path) -> None:

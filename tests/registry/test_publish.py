@@ -1,0 +1,66 @@
+"""A record is published while the catalog's transaction is open, and the catalog keeps it only then."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
+
+import share_registry as sr
+from share_registry.registry import transaction
+from tests.cli.tiny import SPACE, write_adapter
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "cola", seed=1)
+
+
+def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Committed is committed (spec COM-06): the next question finds it, and a retry makes no second one."""
+    first = registry.commit(adapter, task="first")
+    full = False
+
+    def published(*arguments: object) -> bool:
+        nonlocal full
+        full = publish(*arguments)  # type: ignore[arg-type]
+        return full
+
+    def fail(_: object) -> None:
+        nonlocal full
+        if full:
+            full = False
+            raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+
+    publish = transaction._publish
+    event.listen(Engine, "commit", fail)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transaction, "_publish", published)
+            commit = registry.commit(adapter, task="second", idempotency_key="one")
+    finally:
+        event.remove(Engine, "commit", fail)
+    assert "could not follow yet" in caplog.text
+    assert (commit.created, commit.number) == (True, first.number + 1)
+    assert not registry.commit(adapter, task="second", idempotency_key="one").created
+    assert registry.verify("deep").ok
+
+
+def test_a_race_that_is_lost_at_the_last_moment_leaves_nothing_in_the_catalog(registry: sr.Registry, adapter: Path) -> None:
+    """Another writer's record comes between the look at the head and the creation of ours: ours is taken back, and follows it."""
+    registry.commit(adapter, task="first")
+    lost: list[int] = []
+
+    def beaten(*arguments: object) -> bool:
+        if not lost:
+            lost.append(arguments[1].number)  # type: ignore[attr-defined]
+            return False
+        return publish(*arguments)  # type: ignore[arg-type]
+
+    publish = transaction._publish
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transaction, "_publish", beaten)
+        commit = registry.commit(adapter, task="second")
+    assert lost == [commit.number]
+    assert [(found.number, found.task) for found in registry.log(space=SPACE, kind="absorb")] == [(commit.number, "second"), (commit.number - 1, "first")]
+    assert registry.verify("deep").ok
