@@ -34,6 +34,8 @@ DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 _RESERVED: Final = re.compile(r"v\d+|c\d+|latest|head|[0-9a-f]{8,}|\d{4}-\d{2}-\d{2}.*")
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?")
+_FIRST_YEAR: Final = 1900
+_LAST_YEAR: Final = 9998
 _SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
 _LONGEST: Final = 256
 _REF: Final = re.compile(r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?(?:~(?P<back>\d{1,9}))?")
@@ -161,24 +163,28 @@ def _selector(text: str | None, whole: str) -> tuple[Selector, str]:
 def end_of(text: str, whole: str = "") -> str:
     """Return the last microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
     begin = beginning_of(text, whole)
-    try:
-        return timestamp(datetime.fromisoformat(begin) + _length(text) - timedelta(microseconds=1))
-    except OverflowError as error:
-        raise InvalidInput(f"time {text!r} is out of range.", hint="Write a time before the year 9999.") from error
+    return timestamp(datetime.fromisoformat(begin) + _length(text) - timedelta(microseconds=1))
 
 
 def beginning_of(text: str, whole: str = "") -> str:
     """Return the first microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
     try:
         moment = datetime.fromisoformat(text)
-        return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        if not _DATE.fullmatch(text):
+            raise ValueError("another notation")
     except ValueError as error:
         raise InvalidInput(
             f"time {text!r}{f' in {whole!r}' if whole and whole != text else ''} is not a calendar date or time: {error}.",
             hint="Write 2026-11-16 or 2026-11-16T12:00Z.",
         ) from error
-    except OverflowError as error:
-        raise InvalidInput(f"time {text!r} is out of range.", hint="Write a time between the years 1 and 9999.") from error
+    return instant_of(moment)
+
+
+def instant_of(moment: datetime) -> str:
+    """Return the record form of a caller's time; one without a zone is UTC. Raises InvalidInput where it is out of range."""
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise InvalidInput(f"time {moment.isoformat()} is out of range.", hint=f"Write a time between the years {_FIRST_YEAR} and {_LAST_YEAR}.")
+    return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _length(text: str) -> timedelta:

@@ -173,6 +173,10 @@ class Catalog:
         mine, held.connection = held.connection, None
         try:
             yield (self._writing if write else self._reading) if mine is None else for_writing(mine, write=write)
+        except BaseException:
+            if mine is not None:
+                mine.connection.rollback()  # a COMMIT that failed has left the connection in its transaction
+            raise
         finally:
             held.connection = mine
 

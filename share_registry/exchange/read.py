@@ -77,7 +77,9 @@ def read_files(files: Files, *, source: Source) -> Adapter:
     try:
         parsed = safetensors_file.read(content, what=TENSOR_FILE)
     except Integrity as error:
-        raise InvalidInput(error.message, hint="The file is damaged or not a safetensors file: copy it again.") from error
+        raise InvalidInput(
+            error.message, hint="The file is damaged, not a safetensors file, or of element types that adapters do not have: copy it again, or convert it."
+        ) from error
     adapter = _assemble(parsed.metadata, parsed.tensors, config_bytes, attached, source, len(content))
     if not safetensors_file.is_canonical(content, parsed):
         remarks.append(f"the header of {TENSOR_FILE} is not as the safetensors library writes it: an export writes it canonically.")

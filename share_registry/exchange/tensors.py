@@ -74,7 +74,7 @@ def check_held(key: str, made: torch.Tensor) -> None:
     """Raise Refused, naming the key, where what was made of finite values in a narrower element type is infinite."""
     if made.is_floating_point() and not all_finite(made):
         raise Refused(
-            f"{key!r} would be infinite at {_odd(made)}: {_NAMES[made.dtype]} holds at most {torch.finfo(made.dtype).max:g}.", hint="Use bfloat16 or float32."
+            f"{key!r} would be infinite at {_odd(made)}: {_NAMES[made.dtype]} holds at most {torch.finfo(made.dtype).max:g}.", hint="Use a wider element type."
         )
 
 

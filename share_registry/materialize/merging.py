@@ -17,9 +17,10 @@ from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import settings_of
 from share_registry.exchange.scales import plain_path, scale_of
-from share_registry.exchange.tensors import check_held
+from share_registry.exchange.tensors import all_finite, check_held
 from share_registry.format.layout import FactorSpec, Form
 
+_MERGED_INTO: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _TRANSPOSED: Final = "Conv1D"
 """The class of transformers whose weight is (in, out)."""
 _BY_PEFT: Final = "Load it with `Adapter.apply_to`, or swap it into a model that has it."
@@ -48,15 +49,17 @@ def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
         raise Refused("the model is a PEFT model, expected the plain one.", hint="Use `swap` for an adapter that it has, or unload them first.")
     _check_adapter(adapter)
     places = list(_places(model, adapter))
-    originals = {id(place.weight): (place.weight, place.weight.detach().clone()) for place in places}
+    changed: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
             for place in places:
-                _add(place)
-    except Refused:
-        unmerge(list(originals.values()))
+                original, merged = place.weight.detach().clone(), _merged(place)
+                place.weight.copy_(merged)
+                changed.append((place.weight, original))
+    except BaseException:
+        unmerge(changed[::-1])
         raise
-    return list(originals.values())
+    return changed[::-1]
 
 
 def unmerge(originals: list[tuple[Tensor, Tensor]]) -> None:
@@ -98,7 +101,7 @@ def _places(model: Any, adapter: Adapter) -> Iterator[_Place]:
 
 def _weight(module: Any, path: str, factor: FactorSpec, a: Tensor, b: Tensor, transposed: bool) -> Tensor:
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or getattr(module, "groups", 1) != 1:
+    if not isinstance(weight, Tensor) or weight.dtype not in _MERGED_INTO or getattr(module, "groups", 1) != 1:
         raise Refused(f"module {path!r} ({type(module).__name__}) has no floating-point weight that dW can be added to.", hint=_BY_PEFT)
     expected = (b.shape[0], *a.shape[1:]) if not transposed else (*a.shape[1:], b.shape[0])
     if tuple(weight.shape) != expected:
@@ -109,12 +112,15 @@ def _weight(module: Any, path: str, factor: FactorSpec, a: Tensor, b: Tensor, tr
     return weight
 
 
-def _add(place: _Place) -> None:
+def _merged(place: _Place) -> Tensor:
+    """Return a weight with its change, in its element type. Raises Refused where that does not hold the sum."""
     kind = torch.float64 if place.weight.dtype == torch.float64 else torch.float32
     device = place.weight.device
     a, b = (factor.to(device, kind).flatten(1) for factor in (place.a, place.b))
     with torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext():  # else a caller's mode narrows it
         change = (b @ a).mul_(place.scale)
     change = change.T if place.transposed else change
-    place.weight.copy_(change.reshape(place.weight.shape).add_(place.weight))
-    check_held(place.path, place.weight)
+    merged = change.reshape(place.weight.shape).add_(place.weight).to(place.weight.dtype)
+    if all_finite(place.weight):
+        check_held(place.path, merged)
+    return merged

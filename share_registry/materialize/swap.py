@@ -69,8 +69,11 @@ def swap(model: Any, adapter: Adapter, *, adapter_name: str | None = None, known
     settings = settings_of(adapter.config)
     with torch.no_grad():
         for key, tensor in adapter.tensors.items():
-            if seat.tensors[key].dtype != tensor.dtype:
-                check_held(key, tensor.to(seat.tensors[key].dtype))
+            there = seat.tensors[key].dtype
+            if there != tensor.dtype and not (there.is_floating_point and tensor.is_floating_point()):
+                raise InvalidInput(f"tensor {key!r} is {there} in adapter {seat.name!r} of the model and {tensor.dtype} in this one.", hint=_ANEW)
+            if there != tensor.dtype:
+                check_held(key, tensor.to(there))
         for key, tensor in adapter.tensors.items():
             seat.tensors[key].copy_(tensor, non_blocking=True)
     for layer, factor in seat.layers:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import cache, wraps
 from inspect import Parameter, isfunction, signature
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from share_registry.errors import InvalidInput
 from share_registry.registry.policy import Policy
@@ -72,8 +72,7 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _checked(parameter: Parameter, value: Any) -> Any:
-    if parameter.name not in _PLACES:
-        check_unicode(parameter.name, value)
+    (check_path if parameter.name in _PLACES else check_unicode)(parameter.name, value)
     door = DOORS.get(parameter.name)
     if door is None or (value is None and parameter.default is None):
         return value
@@ -86,6 +85,27 @@ def check_unicode(name: str, value: Any) -> None:
     odd = next((text for text in texts if isinstance(text, str) and not _is_unicode(text)), None)
     if odd is not None:
         raise _wrong(name, odd, "text in UTF-8", "Check the encoding of the terminal or of the file that it comes from.")
+
+
+def check_place(name: str, value: Any) -> None:
+    """Check that a place of a registry can be named in its catalog's URL. Raises InvalidInput."""
+    _place(name, value)
+    check_path(name, value)
+    check_unicode(name, os.fspath(value))
+
+
+def check_path(name: str, value: Any) -> None:
+    """Check that what may be a path is one that a system can have. Raises InvalidInput."""
+    for path in value.values() if isinstance(value, Mapping) else [value]:
+        if isinstance(path, str | os.PathLike) and not _is_path(path):
+            raise _wrong(name, path, "a path", "A path has no NUL and no half character.")
+
+
+def _is_path(path: str | os.PathLike[Any]) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_unicode(text: str) -> bool:
@@ -126,7 +146,7 @@ def _number(name: str, value: Any) -> int | None:
 
 
 def _limit(name: str, value: Any) -> int | None:
-    return _whole(name, value, 1, "Give None for all; on the command line 0.", most=MOST)
+    return _whole(name, value, 1, "Give None for all.", most=MOST)
 
 
 def _whole(name: str, value: Any, least: int, hint: str, most: int | None = None) -> int | None:
@@ -137,6 +157,17 @@ def _whole(name: str, value: Any, least: int, hint: str, most: int | None = None
 
 def _commit(name: str, value: Any) -> int | Ref | None:
     return value if isinstance(value, str | Commit | Resolved) else _whole(name, value, 1, "Give the number of a commit, or a reference such as c12.")
+
+
+def _at(name: str, value: Any) -> int | str | date | None:
+    return value if isinstance(value, str | date) else _whole(name, value, 1, "Give a commit, a tag, a date or a time.")
+
+
+def _labels(name: str, value: Any) -> Mapping[str, str]:
+    for label, text in _mapping(name, value).items():
+        _text(f"a name in {name}", label)
+        _text(f"{name}[{label!r}]"[:80], text)
+    return cast("Mapping[str, str]", value)
 
 
 def _moment(name: str, value: Any) -> str | date | None:
@@ -186,10 +217,10 @@ DOORS: Final[Mapping[str, Callable[[str, Any], Any]]] = (
         ),
         _text,
     )
-    | dict.fromkeys(("labels", "metrics", "adapters", "parents"), _mapping)
+    | dict.fromkeys(("metrics", "adapters", "parents"), _mapping)
     | dict.fromkeys(("remove", "base_labels"), _texts)
     | dict.fromkeys(("expected", "max_rank", "seed"), _number)
     | dict.fromkeys(("since", "until"), _moment)
-    | {"author": _author, "root": _place, "policy": _policy, "before": _commit, "after": _task, "limit": _limit}
+    | {"author": _author, "root": _place, "policy": _policy, "before": _commit, "after": _task, "limit": _limit, "at": _at, "labels": _labels}
 )
 """What a parameter of this name must be."""

@@ -17,7 +17,7 @@ from share_registry.catalog.catalog import Catalog
 from share_registry.errors import CatalogError, Conflict, Integrity, InvalidInput, NotFound, Refused
 from share_registry.names import SpaceName, space_name
 from share_registry.outside import Outside
-from share_registry.registry.doors import check_unicode
+from share_registry.registry.doors import check_place
 from share_registry.registry.replay import fill, follow
 from share_registry.store.local import LocalStore
 
@@ -155,8 +155,10 @@ def _computing(device: str) -> str:
 
 def places(location: str | os.PathLike[str] | None, *, store: str | os.PathLike[str] | None, outside: Outside) -> tuple[Path, str | None]:
     """Return the directory of the store, and the URL of a catalog that is not the embedded one. Raises InvalidInput."""
+    for name, given in (("location", location), ("store", store)):
+        if given is not None:
+            check_place(name, given)
     address = os.fspath(location) if location is not None else outside.environment("SHARE_REGISTRY_URI") or DEFAULT_LOCATION
-    check_unicode("location", address)
     if "://" not in address:
         if store is not None and Path(store) != Path(address):
             raise InvalidInput(f"store= {os.fspath(store)!r} is given beside the directory {address!r}.", hint="Give store= only with a catalog URL.")
@@ -164,7 +166,6 @@ def places(location: str | os.PathLike[str] | None, *, store: str | os.PathLike[
     root = store if store is not None else outside.environment("SHARE_REGISTRY_STORE")
     if not root:
         raise InvalidInput("a catalog URL needs the directory of the store.", hint="Give store= (--store) or set $SHARE_REGISTRY_STORE.")
-    check_unicode("store", os.fspath(root))
     return Path(root), address
 
 
@@ -179,7 +180,7 @@ def replayed(store: "Store", broken: Catalog | None) -> Catalog:
         broken.close()
     catalog = Catalog.in_memory(store.identity)
     for space, damage in fill(store, catalog).items():
-        _LOG.warning("space %s is shown as it was before the damage: %s", space, damage)
+        _LOG.warning("space %s is shown as it was before the damage: %s", space, damage.message)
     return catalog
 
 

@@ -114,7 +114,7 @@ def _resolved(session: "Session", parents: Mapping[str, float], space: str | Non
         raise InvalidInput(f"there are {len(parents)} parents, expected 1 to {_MAX_PARENTS}.", hint="Give references with weights: {'a': 0.5, 'b': 0.5}.")
     weights: dict[tuple[SpaceName, TaskName, int], float] = {}
     for ref, weight in parents.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < math.inf:
             raise InvalidInput(f"weight {weight!r} of {ref!r} is not a finite number.", hint="Weights often sum to 1.")
         if abs(weight) > _LARGEST_WEIGHT:
             raise InvalidInput(f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, expected numbers about 1.", hint="Weights often sum to 1.")

@@ -1,7 +1,7 @@
 """Moments: what a caller may give where a time or a state of a space is asked."""
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sqlalchemy import literal, select
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import CommitRow, SpaceRow, Temporal, holds
 from share_registry.errors import InvalidInput
-from share_registry.names import CommitNumber, Selector, SpaceName, beginning_of, end_of, parse_reference, timestamp
+from share_registry.names import CommitNumber, Selector, SpaceName, beginning_of, end_of, instant_of, parse_reference
 from share_registry.registry.resolve import number_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:
 
 def _text(at: At) -> str:
     if isinstance(at, datetime):
-        return timestamp(at if at.tzinfo else at.replace(tzinfo=UTC))
+        return instant_of(at)
     if isinstance(at, date):
         return at.isoformat()
     return f"c{at}" if isinstance(at, int) else at

@@ -1,6 +1,5 @@
 """What a space does by default: the error budget, keeping originals, using references."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -59,7 +58,7 @@ class Policy:
 
 def check_budget(budget: float) -> float:
     """Return the budget if it is a number in [0, 0.9]. Raises InvalidInput."""
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not math.isfinite(budget) or not 0 <= budget <= MAX_BUDGET:
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 <= budget <= MAX_BUDGET:
         raise InvalidInput(
             f"budget {budget!r} is not a number from 0 to {MAX_BUDGET}.",
             hint="It is a relative error: 0.05 allows 5 %, 0 keeps every bit.",

@@ -119,7 +119,11 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> Entry 
     from share_registry.format.records import parse_record
 
     what = f"record c{number} of space {space}"
-    record = parse_record(content, what=what)
+    try:
+        record = parse_record(content, what=what)
+    except Integrity as error:
+        error.hint = error.hint or "Run verify, which names all that is damaged; to read the log up to there, open it with mode 'r'."
+        raise
     if (record.space, record.number) != (space, number):  # spec REC-02
         raise Integrity(f"{what} says it is c{record.number} of space {record.space}.", hint="Bring the file back from a copy of the store.")
     return Entry(record=record, id=Digest(sha256(content).hexdigest()), note=_tolerated(store, record.note), layouts=_layouts(store, record))
@@ -221,7 +225,6 @@ def _apply_new(store: "Store", catalog: Catalog, space: SpaceName, known: Head |
                 for entry in entries:
                     apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
         if damage is not None:
-            damage.hint = damage.hint or "Run verify, which names all that is damaged; to read the log up to there, open it with mode 'r'."
             raise damage
         if len(entries) < _BATCH:
             return

@@ -1,6 +1,7 @@
 """Element types that cannot hold a value refuse it by name, wherever they are asked for: nothing becomes infinite silently."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import share_registry as sr
+from share_registry.materialize.swap import swap
 from tests.exchange import zoo
 from tests.registry.planted import write, write_planted
 
@@ -88,3 +90,35 @@ def test_a_merge_into_narrow_weights_changes_nothing_where_they_do_not_hold_a_su
         one.merge_into(model, "fits")
         one.unmerge(model)
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+
+
+SPOILED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "on no device": lambda weight: weight.to("meta"),
+    "of float8": lambda weight: weight.to(torch.float8_e4m3fn),
+    "rows that are one": lambda weight: weight[:1].expand(weight.shape),
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_a_merge_that_fails_half_way_changes_nothing(registry: sr.Registry, live: torch.nn.Module, spoiled: str) -> None:
+    model = zoo.CASES["plain"].base()
+    last = model.get_submodule(registry.checkout("fits", space="zoo").layout.factors[-1].module.removeprefix("base_model.model."))
+    last.register_parameter("weight", torch.nn.Parameter(SPOILED[spoiled](last.get_parameter("weight").detach()), requires_grad=False))
+    before = {key: value.clone() for key, value in model.state_dict().items() if value.dtype == torch.float32 and value.device.type == "cpu"}
+    with sr.Materializer(registry, "zoo") as one:
+        with pytest.raises((sr.Refused, RuntimeError)):
+            one.merge_into(model, "fits")
+        with pytest.raises(sr.InvalidInput, match="nothing was merged"):
+            one.unmerge(model)
+    assert len(before) > 1
+    assert all(model.state_dict()[key].equal(value) for key, value in before.items())
+
+
+def test_a_swap_wraps_no_integers(registry: sr.Registry) -> None:
+    registry.create_space("zoo")
+    model = zoo.live("plain")
+    registry.commit(model, task="fits", space="zoo", budget=0, allow_base_mismatch=True)
+    adapter = registry.checkout("fits", space="zoo")
+    integers = {key: (tensor * 1000).to(torch.int64) for key, tensor in adapter.tensors.items()}
+    with pytest.raises(sr.InvalidInput, match=r"is torch.float32 in adapter .* and torch.int64 in this one"):
+        swap(model, replace(adapter, tensors=integers))

@@ -1,6 +1,7 @@
 """The wrong kind of argument is InvalidInput at the door; what a call returned may be handed in again as a reference."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,15 @@ WRONG: dict[str, Verb] = {
     "limit past all numbers": lambda registry: registry.log(limit=10**30),
     "before the first": lambda registry: registry.log(before=0),
     "since a commit": lambda registry: registry.log(since=3),  # type: ignore[arg-type]
+    "a label that is no text": lambda registry: registry.tasks(labels={"x": 1}),  # type: ignore[dict-item]
+    "a label's name that is no text": lambda registry: registry.tasks(labels={1: "x"}),  # type: ignore[dict-item]
+    "at no time": lambda registry: registry.tasks(at=1.5),  # type: ignore[arg-type]
+    "at a truth": lambda registry: registry.basis(at=True),
+    "a path with a NUL": lambda registry: registry.commit("a\0b", task="x"),
+    "a path of half a character": lambda registry: registry.export("cola", "\ud800"),
+    "paths with a NUL": lambda registry: registry.commit_many({"x": "a\0b"}),
+    "a location with a NUL": lambda _: sr.Registry.open("sqlite:////tmp/a\0b", store="x"),
+    "a location that is none": lambda _: sr.Registry.open(5),  # type: ignore[arg-type]
     "bytes as references": lambda registry: registry.commit("x", derived_from=b"cola"),  # type: ignore[arg-type]
     "a location no unicode": lambda _: sr.Registry.open("caf\udce9"),
     "a store no unicode": lambda _: sr.Registry.open("sqlite:///x", store="caf\udce9"),
@@ -130,3 +140,27 @@ def test_a_label_and_a_metric_may_not_share_a_name(held: sr.Registry, tmp_path: 
     with pytest.raises(sr.InvalidInput, match="'accuracy' would be"):
         held.annotate("cola@v1", labels={"accuracy": "good"})
     assert held.annotate("cola@v2", labels={"accuracy": "good"}, remove=["accuracy"]).created
+
+
+EARLY, LATE = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("time", ["20261126", "2026-W48-4", "2026-11-26T120000", "0001-01-01", "9999-12-31", EARLY, LATE])
+def test_a_time_in_another_notation_or_out_of_range_is_refused(held: sr.Registry, time: str | datetime) -> None:
+    """None is taken for another moment than was meant."""
+    with pytest.raises(sr.InvalidInput, match=r"is not a calendar date or time|is out of range") as raised:
+        held.log(until=time)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("time", ["0001-01-01", "9999-12-31", EARLY, LATE])
+def test_a_state_at_a_time_out_of_range_is_refused(held: sr.Registry, time: str | datetime) -> None:
+    with pytest.raises(sr.InvalidInput, match="is out of range"):
+        held.tasks(at=time)
+
+
+def test_numbers_past_float64_are_no_budget_and_no_weight(held: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInput, match="budget"):
+        sr.Policy(budget=10**400)
+    with pytest.raises(sr.InvalidInput, match="is beyond"):
+        held.merge({"cola@v1": 10**400}, task="x")
