@@ -1,6 +1,7 @@
 """A catalog as a resource: open it, run transactions on it, close it.
 
-It may be shared by threads and used on after a fork. It is never the truth: whatever happens here can be made good by a rebuild from the store.
+It may be shared by threads, and used on after a fork at which no other thread had a transaction open: SQLite would take its locks for held in the child. It is never
+the truth: whatever happens here can be made good by a rebuild from the store.
 """
 
 import os

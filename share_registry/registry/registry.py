@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @guarded
 class Registry:
-    """Versions of LoRA adapters: a store of bytes and a catalog over it. Make one with `Registry.open`; a context manager, safe for threads and after a fork."""
+    """A store of bytes and a catalog over it, made by `Registry.open`; a context manager, safe for threads, and after a fork with no other thread in a call."""
 
     def __init__(self, home: "Home") -> None:
         self._home = home
