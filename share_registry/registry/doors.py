@@ -102,8 +102,9 @@ def check_path(name: str, value: Any) -> None:
 
 
 def _is_path(path: str | os.PathLike[Any]) -> bool:
+    plain = os.fspath(path)
     try:
-        return b"\0" not in os.fsencode(path)
+        return b"\0" not in (plain if isinstance(plain, bytes) else plain.encode(errors="surrogateescape"))
     except UnicodeEncodeError:
         return False
 
