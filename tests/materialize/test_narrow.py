@@ -114,11 +114,8 @@ def test_a_merge_that_fails_half_way_changes_nothing(registry: sr.Registry, live
     assert all(model.state_dict()[key].equal(value) for key, value in before.items())
 
 
-def test_a_swap_wraps_no_integers(registry: sr.Registry) -> None:
-    registry.create_space("zoo")
-    model = zoo.live("plain")
-    registry.commit(model, task="fits", space="zoo", budget=0, allow_base_mismatch=True)
+def test_a_swap_wraps_no_integers(registry: sr.Registry, live: torch.nn.Module) -> None:
     adapter = registry.checkout("fits", space="zoo")
     integers = {key: (tensor * 1000).to(torch.int64) for key, tensor in adapter.tensors.items()}
     with pytest.raises(sr.InvalidInput, match=r"is torch.float32 in adapter .* and torch.int64 in this one"):
-        swap(model, replace(adapter, tensors=integers))
+        swap(live, replace(adapter, tensors=integers))
