@@ -21,10 +21,16 @@ PARTS = (
 def main() -> None:
     """Run each benchmark in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: only what has a device path")
+    parser.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="cuda: only what has a device path"
+    )
     options = parser.parse_args()
     if options.device == "cuda":
-        raise SystemExit(subprocess.run([sys.executable, "-m", "benchmarks.device", "--write"], check=False).returncode)
+        raise SystemExit(
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.device", "--write"], check=False
+            ).returncode
+        )
     for title, name, arguments in PARTS:
         print(f"\n## {title}\n", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=True)

@@ -2,9 +2,11 @@
 
     python -m benchmarks.accuracy CORPUS [--budgets B ...] [--peers-at B] [--versions v1 ...]
 
-CORPUS is a folder of tasks as docs/budget.md describes it. All adapters go into one space, one after another, as in use; each is exported, loaded with PEFT and
-evaluated against the adapter as it was trained. A flip is a prediction that differs. The peers get the first version of the tasks of common shape and as many
-bytes as share_registry takes for these at the budget of `--peers-at`, or, where that is too few for them, the fewest they can do with.
+CORPUS is a folder of tasks as docs/budget.md describes it. All adapters go into one space, one
+after another, as in use; each is exported, loaded with PEFT and evaluated against the adapter as it
+was trained. A flip is a prediction that differs. The peers get the first version of the tasks of
+common shape and as many bytes as share_registry takes for these at the budget of `--peers-at`, or,
+where that is too few for them, the fewest they can do with.
 """
 
 import argparse
@@ -51,15 +53,23 @@ class Outcome:
 
 def main() -> None:
     """Print one table of budgets and one beside the peers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--budgets", type=float, nargs="*", default=list(BUDGETS))
     parser.add_argument("--peers-at", type=float, default=0.05)
-    parser.add_argument("--versions", nargs="*", default=None, help="only these versions of every task")
+    parser.add_argument(
+        "--versions", nargs="*", default=None, help="only these versions of every task"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     common = corpus_module(options.corpus / "common.py")
-    folders = [folder for _, folder in adapters_of(options.corpus) if options.versions is None or folder.name in options.versions]
+    folders = [
+        folder
+        for _, folder in adapters_of(options.corpus)
+        if options.versions is None or folder.name in options.versions
+    ]
     tests = [_test(common, folder) for folder in folders]
     _budgets(common, tests, options.budgets)
     first = {folder for folder in common_shape(options.corpus) if folder.name == "v1"}
@@ -71,20 +81,36 @@ def _test(common: Any, folder: Path) -> Test:
     ids, labels = common.encode(common.read_jsonl(folder.parent / "test.jsonl"))
     head = common.load_head(folder / "head.safetensors")
     name = called([folder])[0]
-    return Test(name=name, folder=folder, ids=ids, labels=labels, head=head, wanted=predicted(common, folder, head, ids))
+    return Test(
+        name=name,
+        folder=folder,
+        ids=ids,
+        labels=labels,
+        head=head,
+        wanted=predicted(common, folder, head, ids),
+    )
 
 
 def _outcome(common: Any, test: Test, folder: Path) -> Outcome:
     found = predicted(common, folder, test.head, test.ids)
-    change = 100 * float((found == test.labels).float().mean() - (test.wanted == test.labels).float().mean())
+    change = 100 * float(
+        (found == test.labels).float().mean() - (test.wanted == test.labels).float().mean()
+    )
     return Outcome(change=change, flips=int((found != test.wanted).sum()))
 
 
 def _budgets(common: Any, tests: Sequence[Test], budgets: Sequence[float]) -> None:
     columns = [_column(common, tests, budget) for budget in budgets]
-    print("| adapter | accuracy | " + " | ".join(f"{100 * budget:g} %" for budget in budgets) + " |\n| --- | --- |" + " --- |" * len(budgets))
+    print(
+        "| adapter | accuracy | "
+        + " | ".join(f"{100 * budget:g} %" for budget in budgets)
+        + " |\n| --- | --- |"
+        + " --- |" * len(budgets)
+    )
     for test, *row in zip(tests, *columns, strict=True):
-        print(f"| {test.name} | {_accuracy(test):.2f} | {' | '.join(_cell(outcome) for outcome in row)} |")
+        print(
+            f"| {test.name} | {_accuracy(test):.2f} | {' | '.join(_cell(outcome) for outcome in row)} |"
+        )
     _summary(tests, columns)
 
 
@@ -92,9 +118,17 @@ def _column(common: Any, tests: Sequence[Test], budget: float) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as place:
         with sr.Registry.open(Path(place) / "registry") as registry:
             space = registry.create_space("all", policy=sr.Policy(budget=budget))
-            refs = [space.commit(test.folder, task=test.name, allow_base_mismatch=True).ref for test in tests]
-            exports = [registry.export(ref, Path(place) / ref.replace("/", "-")).path for ref in refs]
-        return [_outcome(common, test, Path(export)) for test, export in zip(tests, exports, strict=True)]
+            refs = [
+                space.commit(test.folder, task=test.name, allow_base_mismatch=True).ref
+                for test in tests
+            ]
+            exports = [
+                registry.export(ref, Path(place) / ref.replace("/", "-")).path for ref in refs
+            ]
+        return [
+            _outcome(common, test, Path(export))
+            for test, export in zip(tests, exports, strict=True)
+        ]
 
 
 def _peers(common: Any, tests: Sequence[Test], budget: float) -> None:
@@ -102,33 +136,69 @@ def _peers(common: Any, tests: Sequence[Test], budget: float) -> None:
         folders = bare([test.folder for test in tests], Path(place) / "bare")
         ours = Ours(folders)
         allowed = ours.point(budget)
-        columns = [_evaluated(common, tests, folders, ours.export(budget, Path(place) / "ours"), Path(place) / "out")]
-        heads = [f"{ours.name}, {allowed.setting}: {allowed.size_bytes / 1000:.0f} kB, error {allowed.error:.3f}"]
+        columns = [
+            _evaluated(
+                common,
+                tests,
+                folders,
+                ours.export(budget, Path(place) / "ours"),
+                Path(place) / "out",
+            )
+        ]
+        heads = [
+            f"{ours.name}, {allowed.setting}: {allowed.size_bytes / 1000:.0f} kB, error {allowed.error:.3f}"
+        ]
         rivals: list[Rival] = [Vlora(folders), Lorashare(folders)]
         for rival in rivals:
-            point = largest(rival, allowed.size_bytes, rival.forms) or min((rival.point(1, form) for form in rival.forms), key=lambda point: point.size_bytes)
+            point = largest(rival, allowed.size_bytes, rival.forms) or min(
+                (rival.point(1, form) for form in rival.forms), key=lambda point: point.size_bytes
+            )
             k, form = point.setting.removeprefix("k = ").split(", ")
-            heads.append(f"{rival.name}, {point.setting}: {point.size_bytes / 1000:.0f} kB, error {point.error:.3f}")
-            columns.append(_evaluated(common, tests, folders, rival.factors(int(k), form), Path(place) / "out"))
+            heads.append(
+                f"{rival.name}, {point.setting}: {point.size_bytes / 1000:.0f} kB, error {point.error:.3f}"
+            )
+            columns.append(
+                _evaluated(common, tests, folders, rival.factors(int(k), form), Path(place) / "out")
+            )
     print(f"\n| adapter | accuracy | {' | '.join(heads)} |\n| --- | --- |" + " --- |" * len(heads))
     for test, *row in zip(tests, *columns, strict=True):
-        print(f"| {test.name} | {_accuracy(test):.2f} | {' | '.join(_cell(outcome) for outcome in row)} |")
+        print(
+            f"| {test.name} | {_accuracy(test):.2f} | {' | '.join(_cell(outcome) for outcome in row)} |"
+        )
     _summary(tests, columns)
 
 
-def _evaluated(common: Any, tests: Sequence[Test], folders: Sequence[Path], found: Mapping[str, Factors], place: Path) -> list[Outcome]:
+def _evaluated(
+    common: Any,
+    tests: Sequence[Test],
+    folders: Sequence[Path],
+    found: Mapping[str, Factors],
+    place: Path,
+) -> list[Outcome]:
     outcomes = []
     for test, folder in zip(tests, folders, strict=True):
         shutil.copytree(folder, place, dirs_exist_ok=True)
-        sides = {f"{module}.lora_{side}.weight": rows for module, pair in found[folder.name].items() for side, rows in zip("AB", pair, strict=True)}
-        save_file({f"base_model.model.{key}": rows.to(torch.float32).contiguous() for key, rows in sides.items()}, place / WEIGHTS)
+        sides = {
+            f"{module}.lora_{side}.weight": rows
+            for module, pair in found[folder.name].items()
+            for side, rows in zip("AB", pair, strict=True)
+        }
+        save_file(
+            {
+                f"base_model.model.{key}": rows.to(torch.float32).contiguous()
+                for key, rows in sides.items()
+            },
+            place / WEIGHTS,
+        )
         outcomes.append(_outcome(common, test, place))
     return outcomes
 
 
 def _summary(tests: Sequence[Test], columns: Sequence[Sequence[Outcome]]) -> None:
     rows = sum(len(test.labels) for test in tests)
-    means = [f"{sum(outcome.change for outcome in column) / len(column):+.2f}" for column in columns]
+    means = [
+        f"{sum(outcome.change for outcome in column) / len(column):+.2f}" for column in columns
+    ]
     worst = [f"{min(outcome.change for outcome in column):+.2f}" for column in columns]
     flips = [f"{100 * sum(outcome.flips for outcome in column) / rows:.2f} %" for column in columns]
     for name, cells in (("mean change", means), ("worst change", worst), ("flips, pooled", flips)):

@@ -1,4 +1,7 @@
-"""Synthetic collections of adapters, as PEFT directories: shared columns, a family of whole adapters, and nothing shared."""
+"""Synthetic collections of adapters, as PEFT directories.
+
+Shared columns, a family of whole adapters, and nothing shared.
+"""
 
 import json
 import shutil
@@ -14,37 +17,91 @@ Floats = NDArray[np.float32]
 MODULES: Final = ("q_proj", "v_proj")
 
 
-def planted(root: Path, *, count: int, rank: int, width: int, shared: int, noise: float, layers: int = 1, seed: int = 0) -> list[Path]:
+def planted(
+    root: Path,
+    *,
+    count: int,
+    rank: int,
+    width: int,
+    shared: int,
+    noise: float,
+    layers: int = 1,
+    seed: int = 0,
+) -> list[Path]:
     """Write adapters whose factors are mixtures of `shared` rows a module and side, plus noise of that relative size; return their directories."""
     rng = np.random.default_rng(seed)
-    rows = {(layer, module, side): _orthonormal(rng, shared, width) for layer in range(layers) for module in MODULES for side in "AB"}
-    return [_write(root / f"task{number}", {place: _mixed(rng, basis, rank, noise) for place, basis in rows.items()}, rank) for number in range(1, count + 1)]
+    rows = {
+        (layer, module, side): _orthonormal(rng, shared, width)
+        for layer in range(layers)
+        for module in MODULES
+        for side in "AB"
+    }
+    return [
+        _write(
+            root / f"task{number}",
+            {place: _mixed(rng, basis, rank, noise) for place, basis in rows.items()},
+            rank,
+        )
+        for number in range(1, count + 1)
+    ]
 
 
-def independent(root: Path, *, count: int, rank: int, width: int, layers: int = 1, seed: int = 0) -> list[Path]:
+def independent(
+    root: Path, *, count: int, rank: int, width: int, layers: int = 1, seed: int = 0
+) -> list[Path]:
     """Write adapters that share nothing; return their directories."""
     rng = np.random.default_rng(seed)
-    places = [(layer, module, side) for layer in range(layers) for module in MODULES for side in "AB"]
+    places = [
+        (layer, module, side) for layer in range(layers) for module in MODULES for side in "AB"
+    ]
     made = []
     for number in range(1, count + 1):
-        factors = {place: (rng.standard_normal((rank, width)) * np.geomspace(1, 0.2, rank)[:, None]).astype(np.float32) for place in places}
+        factors = {
+            place: (
+                rng.standard_normal((rank, width)) * np.geomspace(1, 0.2, rank)[:, None]
+            ).astype(np.float32)
+            for place in places
+        }
         made.append(_write(root / f"task{number}", factors, rank))
     return made
 
 
-def family(root: Path, *, count: int, rank: int, width: int, templates: int, noise: float, layers: int = 1, seed: int = 0) -> list[Path]:
+def family(
+    root: Path,
+    *,
+    count: int,
+    rank: int,
+    width: int,
+    templates: int,
+    noise: float,
+    layers: int = 1,
+    seed: int = 0,
+) -> list[Path]:
     """Write adapters whose factors are each a mixture, with one number a template, of a few whole factors, plus noise; return their directories."""
     rng = np.random.default_rng(seed)
-    places = [(layer, module, side) for layer in range(layers) for module in MODULES for side in "AB"]
+    places = [
+        (layer, module, side) for layer in range(layers) for module in MODULES for side in "AB"
+    ]
     whole = {place: rng.standard_normal((templates, rank * width)) for place in places}
     made = []
     for number in range(1, count + 1):
-        factors = {place: _mixed(rng, points, 1, noise).reshape(rank, width) for place, points in whole.items()}
+        factors = {
+            place: _mixed(rng, points, 1, noise).reshape(rank, width)
+            for place, points in whole.items()
+        }
         made.append(_write(root / f"task{number}", factors, rank))
     return made
 
 
-def decaying(directory: Path, *, shapes: Mapping[str, tuple[int, int]], profile: Sequence[float], spread: float, layers: int, seed: int = 0) -> Path:
+def decaying(
+    directory: Path,
+    *,
+    shapes: Mapping[str, tuple[int, int]],
+    profile: Sequence[float],
+    spread: float,
+    layers: int,
+    seed: int = 0,
+) -> Path:
     """Write one adapter with random directions, these relative singular values of dW in every module, and modules of different strength; return its directory."""
     rng = np.random.default_rng(seed)
     factors = {}
@@ -53,12 +110,17 @@ def decaying(directory: Path, *, shapes: Mapping[str, tuple[int, int]], profile:
             roots = np.sqrt(np.array(profile) * np.exp(spread / 2 * rng.standard_normal()))[:, None]
             gauge = _orthonormal(rng, len(profile), len(profile))
             for side, size in (("A", width), ("B", out)):
-                factors[layer, module, side] = (gauge @ (roots * _orthonormal(rng, len(profile), size))).astype(np.float32)
+                factors[layer, module, side] = (
+                    gauge @ (roots * _orthonormal(rng, len(profile), size))
+                ).astype(np.float32)
     return _write(directory, factors, len(profile))
 
 
 def bare(folders: Sequence[Path], root: Path) -> list[Path]:
-    """Copy adapters without what only some tools keep (heads, logs): weights and config alone; return their directories."""
+    """Copy adapters without what only some tools keep (heads, logs): weights and config alone.
+
+    Return their directories.
+    """
     made = []
     for folder in folders:
         directory = root / f"{folder.parent.name}-{folder.name}"
@@ -77,17 +139,29 @@ def _orthonormal(rng: np.random.Generator, count: int, width: int) -> NDArray[np
 def _mixed(rng: np.random.Generator, basis: NDArray[np.float64], rank: int, noise: float) -> Floats:
     clean = rng.standard_normal((rank, len(basis))) @ basis
     other = rng.standard_normal(clean.shape)
-    mixed: Floats = (clean + noise * np.linalg.norm(clean) / np.linalg.norm(other) * other).astype(np.float32)
+    mixed: Floats = (clean + noise * np.linalg.norm(clean) / np.linalg.norm(other) * other).astype(
+        np.float32
+    )
     return mixed
 
 
 def _write(directory: Path, factors: dict[tuple[int, str, str], Floats], rank: int) -> Path:
     directory.mkdir(parents=True)
     tensors = {
-        f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight": np.ascontiguousarray(rows if side == "A" else rows.T) * np.float32(0.05)
+        f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight": np.ascontiguousarray(
+            rows if side == "A" else rows.T
+        )
+        * np.float32(0.05)
         for (layer, module, side), rows in factors.items()
     }
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {"peft_type": "LORA", "base_model_name_or_path": "synthetic", "r": rank, "lora_alpha": 2 * rank, "target_modules": list(MODULES), "bias": "none"}
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "synthetic",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": list(MODULES),
+        "bias": "none",
+    }
     (directory / "adapter_config.json").write_text(json.dumps(config))
     return directory

@@ -2,8 +2,10 @@
 
     python benchmarks/budget.py CORPUS --out docs
 
-CORPUS holds `<task>/test.jsonl` and, per adapter, a PEFT directory with `head.safetensors` (see docs/budget.md). Every adapter is committed at every budget to a
-registry of its own, exported, loaded with PEFT and evaluated; what counts is the change of accuracy and how many predictions flip against the original adapter.
+CORPUS holds `<task>/test.jsonl` and, per adapter, a PEFT directory with `head.safetensors` (see
+docs/budget.md). Every adapter is committed at every budget to a registry of its own, exported,
+loaded with PEFT and evaluated; what counts is the change of accuracy and how many predictions flip
+against the original adapter.
 """
 
 import argparse
@@ -44,14 +46,22 @@ class Row:
 
 def main() -> None:
     """Measure, print the table and write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--budgets", type=float, nargs="*", default=list(BUDGETS))
     options = parser.parse_args()
     common = corpus_module(options.corpus / "common.py")
-    rows = [row for task, folder in adapters_of(options.corpus) for row in _measure(common, task, folder, options.budgets)]
-    (options.out / "budget.json").write_text("[\n" + ",\n".join(json.dumps(asdict(row)) for row in rows) + "\n]\n")
+    rows = [
+        row
+        for task, folder in adapters_of(options.corpus)
+        for row in _measure(common, task, folder, options.budgets)
+    ]
+    (options.out / "budget.json").write_text(
+        "[\n" + ",\n".join(json.dumps(asdict(row)) for row in rows) + "\n]\n"
+    )
     table = _table(rows)
     print(table)
     _plot(rows, options.out / "budget.svg")
@@ -121,7 +131,9 @@ def _table(rows: list[Row]) -> str:
     for budget in sorted({row.budget for row in rows}):
         mean, worst, pooled, most = _summary([row for row in rows if row.budget == budget])
         within = abs(mean) <= MEAN_POINTS and most <= WORST_FLIPS and pooled <= POOLED_FLIPS
-        lines.append(f"| {budget:g} | {mean:+.3f} | {worst:+.2f} | {100 * pooled:.2f} % | {300 * most:.0f} | {'yes' if within else 'no'} |")
+        lines.append(
+            f"| {budget:g} | {mean:+.3f} | {worst:+.2f} | {100 * pooled:.2f} % | {300 * most:.0f} | {'yes' if within else 'no'} |"
+        )
     return "\n".join(lines)
 
 
@@ -129,7 +141,12 @@ def _summary(rows: list[Row]) -> tuple[float, float, float, float]:
     """Return the mean and the worst change of accuracy in points, and the pooled and the largest share of flips."""
     changes = [100 * (row.accuracy - row.original) for row in rows]
     pooled = sum(row.flips for row in rows) / sum(row.rows for row in rows)
-    return sum(changes) / len(changes), min(changes), pooled, max(row.flips / row.rows for row in rows)
+    return (
+        sum(changes) / len(changes),
+        min(changes),
+        pooled,
+        max(row.flips / row.rows for row in rows),
+    )
 
 
 def _plot(rows: list[Row], path: Path) -> None:
@@ -146,8 +163,12 @@ def _plot(rows: list[Row], path: Path) -> None:
     left.semilogx(budgets, [worst for _, worst, *_ in summaries], "v:", label="worst adapter")
     left.axhspan(-MEAN_POINTS, MEAN_POINTS, color="0.9", label="rule for the mean")
     left.set(xlabel="error budget (relative, of scaled dW)", ylabel="accuracy change, points")
-    right.loglog(budgets, [max(100 * pooled, 0.005) for *_, pooled, _ in summaries], "o-", label="pooled")
-    right.loglog(budgets, [max(100 * most, 0.005) for *_, most in summaries], "v:", label="worst adapter")
+    right.loglog(
+        budgets, [max(100 * pooled, 0.005) for *_, pooled, _ in summaries], "o-", label="pooled"
+    )
+    right.loglog(
+        budgets, [max(100 * most, 0.005) for *_, most in summaries], "v:", label="worst adapter"
+    )
     right.axhline(100 * POOLED_FLIPS, color="C0", linewidth=0.8, linestyle="--")
     right.axhline(100 * WORST_FLIPS, color="C1", linewidth=0.8, linestyle="--")
     right.set(xlabel="error budget (relative, of scaled dW)", ylabel="predictions flipped, %")

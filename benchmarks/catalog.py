@@ -1,10 +1,16 @@
-"""What the catalog answers in how long, and whether that grows with the log: p50 and p95 of each question at several lengths of it, on SQLite and PostgreSQL.
+"""What the catalog answers in how long, and whether that grows with the log.
 
-    python -m benchmarks.catalog [--commits N ...] [--tasks N] [--rounds N] [--databases sqlite postgresql]
+P50 and p95 of each question at several lengths of it, on SQLite and PostgreSQL.
 
-One space holds all commits; at 200,000 of them a task has twenty versions, and one commit of fifty goes to the same task. Each round asks in a transaction of its own, as a
-verb does, and for another task, commit and time than the round before. The first two lines are the floor: a transaction that selects 1, and one that reads a commit by its key.
-In parentheses is the median of this process's processor time: it has SQLite in it and PostgreSQL's server not, and hardly depends on what else the machine does.
+    python -m benchmarks.catalog [--commits N ...] [--tasks N] [--rounds N] [--databases sqlite
+    postgresql]
+
+One space holds all commits; at 200,000 of them a task has twenty versions, and one commit of fifty
+goes to the same task. Each round asks in a transaction of its own, as a verb does, and for another
+task, commit and time than the round before. The first two lines are the floor: a transaction that
+selects 1, and one that reads a commit by its key. In parentheses is the median of this process's
+processor time: it has SQLite in it and PostgreSQL's server not, and hardly depends on what else the
+machine does.
 """
 
 import argparse
@@ -81,24 +87,44 @@ QUESTIONS: Final[dict[str, Callable[[Session, Asked], object]]] = {
     "log since a time": lambda session, asked: log(session, space=SPACE, since=asked.time),
     "show": lambda session, asked: show(session, f"{SPACE}/{asked.task}@v{asked.version}"),
     "tasks, first page": lambda session, _: tasks(session, space=SPACE, limit=_PAGE),
-    "tasks after a task": lambda session, asked: tasks(session, space=SPACE, limit=_PAGE, after=asked.task),
-    "tasks of a frequent label": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, labels={"stage": "research"}),
-    "tasks of a label": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, labels={"team": "team-7"}),
-    "tasks of a rare label": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, labels={"ticket": RARE}),
+    "tasks after a task": lambda session, asked: tasks(
+        session, space=SPACE, limit=_PAGE, after=asked.task
+    ),
+    "tasks of a frequent label": lambda session, _: tasks(
+        session, space=SPACE, limit=_PAGE, labels={"stage": "research"}
+    ),
+    "tasks of a label": lambda session, _: tasks(
+        session, space=SPACE, limit=_PAGE, labels={"team": "team-7"}
+    ),
+    "tasks of a rare label": lambda session, _: tasks(
+        session, space=SPACE, limit=_PAGE, labels={"ticket": RARE}
+    ),
     "tasks of an alias": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, alias="prod"),
-    "tasks at a commit": lambda session, asked: tasks(session, space=SPACE, limit=_PAGE, at=asked.number),
-    "tasks at a time": lambda session, asked: tasks(session, space=SPACE, limit=_PAGE, at=asked.time),
+    "tasks at a commit": lambda session, asked: tasks(
+        session, space=SPACE, limit=_PAGE, at=asked.number
+    ),
+    "tasks at a time": lambda session, asked: tasks(
+        session, space=SPACE, limit=_PAGE, at=asked.time
+    ),
     "resolve a task": lambda session, asked: resolve(session, f"{SPACE}/{asked.task}"),
-    "resolve a version": lambda session, asked: resolve(session, f"{SPACE}/{asked.task}@v{asked.version}"),
-    "resolve the one before the latest": lambda session, _: resolve(session, f"{SPACE}/{HOT}@latest~1"),
+    "resolve a version": lambda session, asked: resolve(
+        session, f"{SPACE}/{asked.task}@v{asked.version}"
+    ),
+    "resolve the one before the latest": lambda session, _: resolve(
+        session, f"{SPACE}/{HOT}@latest~1"
+    ),
     "resolve an alias": lambda session, asked: resolve(session, f"{SPACE}/{asked.aliased}@prod"),
-    "resolve at a commit": lambda session, asked: resolve(session, f"{SPACE}/{HOT}@c{max(asked.number, 50)}"),
+    "resolve at a commit": lambda session, asked: resolve(
+        session, f"{SPACE}/{HOT}@c{max(asked.number, 50)}"
+    ),
     "resolve at a time": lambda session, asked: resolve(session, f"{SPACE}/@{asked.time}"),
     "resolve a tag": lambda session, asked: resolve(session, f"{SPACE}/@{asked.tag}"),
     "resolve a commit id": lambda session, asked: resolve(session, f"{SPACE}/@{asked.id[:12]}"),
     "lineage": lambda session, asked: lineage(session, f"{SPACE}/{asked.task}"),
     "aliases of a task": lambda session, asked: aliases(session, space=SPACE, task=asked.aliased),
-    "history of an alias": lambda session, asked: alias_history(session, asked.aliased, "prod", space=SPACE),
+    "history of an alias": lambda session, asked: alias_history(
+        session, asked.aliased, "prod", space=SPACE
+    ),
     "spaces": lambda session, _: spaces(session),
     "commit: what it asks": lambda session, asked: commit_asks(session, asked),
     "commit: what it writes (rolled back)": lambda session, asked: asked.next.apply(session),
@@ -108,15 +134,27 @@ WRITES: Final = frozenset({"commit: what it writes (rolled back)"})
 
 def main() -> None:
     """Print one table for each database."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--commits", type=int, nargs="*", default=[1_000, 20_000])
-    parser.add_argument("--tasks", type=int, default=10_000, help="tasks in the space, at most half as many as commits")
+    parser.add_argument(
+        "--tasks",
+        type=int,
+        default=10_000,
+        help="tasks in the space, at most half as many as commits",
+    )
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--databases", nargs="*", default=["sqlite", "postgresql"], choices=["sqlite", "postgresql"])
+    parser.add_argument(
+        "--databases", nargs="*", default=["sqlite", "postgresql"], choices=["sqlite", "postgresql"]
+    )
     options = parser.parse_args()
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        servers = {name: stack.enter_context(_postgresql(root)) if name == "postgresql" else None for name in options.databases}
+        servers = {
+            name: stack.enter_context(_postgresql(root)) if name == "postgresql" else None
+            for name in options.databases
+        }
         found: dict[tuple[str, int], dict[str, list[Spent]]] = {}
         for commits in sorted(options.commits):
             grown = _grown(root, commits, min(options.tasks, commits // 2))
@@ -124,7 +162,9 @@ def main() -> None:
                 url = grown if server is None else _copied(grown, server, commits)
                 found[(database, commits)] = measured(url, options.rounds)
     for database in options.databases:
-        _print(database, {commits: found[(database, commits)] for commits in sorted(options.commits)})
+        _print(
+            database, {commits: found[(database, commits)] for commits in sorted(options.commits)}
+        )
 
 
 def measured(url: str, rounds: int) -> dict[str, list[Spent]]:
@@ -134,7 +174,9 @@ def measured(url: str, rounds: int) -> dict[str, list[Spent]]:
         with catalog.begin() as session:
             draws = [draw(session, Random(seed)) for seed in range(rounds + _UNCOUNTED)]
         for name, ask in QUESTIONS.items():
-            found[name] = [_spent(partial(_ask, catalog, ask, asked, write=name in WRITES)) for asked in draws][_UNCOUNTED:]
+            found[name] = [
+                _spent(partial(_ask, catalog, ask, asked, write=name in WRITES)) for asked in draws
+            ][_UNCOUNTED:]
     return found
 
 
@@ -149,7 +191,9 @@ def _open(url: str) -> None:
         queries.heads(session)
 
 
-def _ask(catalog: Catalog, ask: Callable[[Session, Asked], object], asked: Asked, *, write: bool) -> None:
+def _ask(
+    catalog: Catalog, ask: Callable[[Session, Asked], object], asked: Asked, *, write: bool
+) -> None:
     with catalog.begin(write=write) as session:
         ask(session, asked)
         if write:
@@ -159,23 +203,47 @@ def _ask(catalog: Catalog, ask: Callable[[Session, Asked], object], asked: Asked
 def draw(session: Session, chance: Random) -> Asked:
     known = queries.head(session, SPACE)
     assert known is not None
-    live = select(TaskNameRow.name, TaskNameRow.task).join(TaskLifeRow.table, (TaskLifeRow.space == TaskNameRow.space) & (TaskLifeRow.task == TaskNameRow.task))
-    rows = session.execute(live.where(TaskNameRow.until.is_(None), TaskLifeRow.until.is_(None), TaskNameRow.task == chance.randint(1, 400))).all()
+    live = select(TaskNameRow.name, TaskNameRow.task).join(
+        TaskLifeRow.table,
+        (TaskLifeRow.space == TaskNameRow.space) & (TaskLifeRow.task == TaskNameRow.task),
+    )
+    rows = session.execute(
+        live.where(
+            TaskNameRow.until.is_(None),
+            TaskLifeRow.until.is_(None),
+            TaskNameRow.task == chance.randint(1, 400),
+        )
+    ).all()
     task = rows[0].name if rows else HOT
     latest = queries.latest_version(session, SPACE, task)
-    aliased = select(TaskNameRow.name).join(AliasRow.table, (AliasRow.space == TaskNameRow.space) & (AliasRow.task == TaskNameRow.task))
+    aliased = select(TaskNameRow.name).join(
+        AliasRow.table, (AliasRow.space == TaskNameRow.space) & (AliasRow.task == TaskNameRow.task)
+    )
     number = chance.randint(1, known.number)
     assert latest is not None
     following = Log(space=SPACE, step=STEP, forgotten=known.number, parent=known.id)
     return Asked(
         task=task,
         version=chance.randint(1, latest.version),
-        aliased=chance.choice(session.scalars(aliased.where(TaskNameRow.until.is_(None), AliasRow.until.is_(None)).limit(20)).all()),
+        aliased=chance.choice(
+            session.scalars(
+                aliased.where(TaskNameRow.until.is_(None), AliasRow.until.is_(None)).limit(20)
+            ).all()
+        ),
         tag=chance.choice(session.scalars(select(TagRow.name).limit(20)).all()),
         number=number,
-        id=session.scalars(select(CommitRow.id).where(CommitRow.space == SPACE, CommitRow.number == number)).one(),
+        id=session.scalars(
+            select(CommitRow.id).where(CommitRow.space == SPACE, CommitRow.number == number)
+        ).one(),
         adapter=latest.adapter_digest,
-        next=following.absorb(task, latest.version + 1, labels={"team": "team-1"}, metrics={"accuracy": "0.9"}, author="ada", message="next"),
+        next=following.absorb(
+            task,
+            latest.version + 1,
+            labels={"team": "team-1"},
+            metrics={"accuracy": "0.9"},
+            author="ada",
+            message="next",
+        ),
     )
 
 
@@ -234,10 +302,15 @@ def _postgresql(root: Path) -> Iterator[URL]:
 
 
 def _print(database: str, found: dict[int, dict[str, list[Spent]]]) -> None:
-    print(f"\n### {database}\n\nms, p50 / p95 (processor)\n\n| question | {' | '.join(f'{commits:,} commits' for commits in found)} |")
+    print(
+        f"\n### {database}\n\nms, p50 / p95 (processor)\n\n| question | {' | '.join(f'{commits:,} commits' for commits in found)} |"
+    )
     print("| --- |" + " --- |" * len(found))
     for name in next(iter(found.values())):
-        print(f"| {name} | {' | '.join(_cell(of_size[name]) for of_size in found.values())} |", flush=True)
+        print(
+            f"| {name} | {' | '.join(_cell(of_size[name]) for of_size in found.values())} |",
+            flush=True,
+        )
 
 
 def _cell(spent: Sequence[Spent]) -> str:

@@ -2,9 +2,12 @@
 
     python -m benchmarks.check OLD.md NEW.md [--times 1.2] [--all]
 
-A file of results is what the benchmarks print: Markdown with tables, such as benchmarks/RESULTS.md or the output of `make bench`. Tables are matched by section and headers, rows by
-their cells without figures, figures by their column. Whatever grew or shrank by more than the factor is listed, larger changes first; what only one file has is named. It exits with 1 where
-something changed by more than the factor and 0 otherwise; whether more is worse is for the reader to say: times of two machines do not compare, ratios to a floor or peer of the same run do.
+A file of results is what the benchmarks print: Markdown with tables, such as benchmarks/RESULTS.md
+or the output of `make bench`. Tables are matched by section and headers, rows by their cells
+without figures, figures by their column. Whatever grew or shrank by more than the factor is listed,
+larger changes first; what only one file has is named. It exits with 1 where something changed by
+more than the factor and 0 otherwise; whether more is worse is for the reader to say: times of two
+machines do not compare, ratios to a floor or peer of the same run do.
 """
 
 import argparse
@@ -17,7 +20,9 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-_FIGURE: Final = re.compile(r"^[<>~=* ]*(-?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*(%|x|ms|s|us|kB|MB|GB|B)?[* ]*$")
+_FIGURE: Final = re.compile(
+    r"^[<>~=* ]*(-?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*(%|x|ms|s|us|kB|MB|GB|B)?[* ]*$"
+)
 _RULE: Final = re.compile(r"^\|[\s:|-]+\|$")
 _TIMES: Final = 1.2
 
@@ -35,7 +40,10 @@ class Change:
 
     @property
     def times(self) -> float:
-        """The larger of the two over the smaller; infinite where one is 0 or they differ in sign."""
+        """The larger of the two over the smaller.
+
+        Infinite where one is 0 or they differ in sign.
+        """
         if self.old == self.new:
             return 1.0
         if self.old * self.new <= 0:
@@ -45,25 +53,41 @@ class Change:
 
 def main() -> None:
     """Print the changes as a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--times", type=float, default=_TIMES, help="list what changed by more than this factor")
+    parser.add_argument(
+        "--times", type=float, default=_TIMES, help="list what changed by more than this factor"
+    )
     parser.add_argument("--all", action="store_true", help="list every figure")
     options = parser.parse_args()
     old, new = (figures(path.read_text(encoding="utf-8")) for path in (options.old, options.new))
-    found = [Change(place=place, old=old[place], new=value) for place, value in new.items() if place in old]
+    found = [
+        Change(place=place, old=old[place], new=value)
+        for place, value in new.items()
+        if place in old
+    ]
     large = [change for change in found if change.times > options.times]
     shown = sorted(found if options.all else large, key=lambda change: -change.times)
-    print(f"{len(found)} figures in both, {len(large)} of them changed by more than {options.times:g} times\n")
+    print(
+        f"{len(found)} figures in both, {len(large)} of them changed by more than {options.times:g} times\n"
+    )
     if shown:
-        print("| section | row | column | old | new | new / old |\n| --- | --- | --- | --- | --- | --- |")
+        print(
+            "| section | row | column | old | new | new / old |\n| --- | --- | --- | --- | --- | --- |"
+        )
     for change in shown:
         section, _, row, number, column = change.place
         ratio = f"{change.new / change.old:.2f}" if change.old else "-"
-        print(f"| {section} | {row}{f' ({number})' if number != '1' else ''} | {column} | {change.old:g} | {change.new:g} | {ratio} |")
+        print(
+            f"| {section} | {row}{f' ({number})' if number != '1' else ''} | {column} | {change.old:g} | {change.new:g} | {ratio} |"
+        )
     for name, mine, other in (("old", old, new), ("new", new, old)):
-        for (section, headers), places in groupby(sorted(place for place in mine if place not in other), key=lambda place: place[:2]):
+        for (section, headers), places in groupby(
+            sorted(place for place in mine if place not in other), key=lambda place: place[:2]
+        ):
             print(f"\nonly in {name}: {len(list(places))} figures of {section!r} ({headers})")
     sys.exit(1 if large else 0)
 
@@ -75,7 +99,11 @@ def figures(text: str) -> dict[Place, float]:
         seen: dict[str, int] = {}
         for cells in rows:
             values = {column: _figure(cell) for column, cell in zip(headers, cells, strict=False)}
-            named = " / ".join(cell for column, cell in zip(headers, cells, strict=False) if values[column] is None and cell)
+            named = " / ".join(
+                cell
+                for column, cell in zip(headers, cells, strict=False)
+                if values[column] is None and cell
+            )
             key = named or cells[0]
             seen[key] = seen.get(key, 0) + 1
             for column, value in values.items():

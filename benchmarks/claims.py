@@ -2,7 +2,8 @@
 
     python -m benchmarks.claims [--write]
 
-Nothing is measured or loaded here: a collection is a list of matrix shapes, a rank, a basis size and a number of tasks, and the rest is multiplication.
+Nothing is measured or loaded here: a collection is a list of matrix shapes, a rank, a basis size
+and a number of tasks, and the rest is multiplication.
 """
 
 import argparse
@@ -16,7 +17,10 @@ PAGE: Final = Path(__file__).parents[1] / "docs" / "claims.md"
 BYTES: Final = 4
 """fp32, as the figures of the paper are."""
 STATED_MB: Final = 81.6
-"""What the paper gives for six LoRA adapters on disk; it is larger than their factors, so something else is in it (classification heads, for one)."""
+"""What the paper gives for six LoRA adapters on disk.
+
+It is larger than their factors, so something else is in it (classification heads, for one).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +64,15 @@ class Setting:
         return ceil(self.basis / (self.adapter - self.coefficients) + 1e-9)
 
     def ratio(self, tasks: int | None) -> float:
-        """Return numbers of all adapters over basis and coefficients; without a number of tasks, what it tends to."""
-        return self.adapter / self.coefficients if tasks is None else tasks * self.adapter / (self.basis + tasks * self.coefficients)
+        """Return numbers of all adapters over basis and coefficients.
+
+        Without a number of tasks, what it tends to.
+        """
+        return (
+            self.adapter / self.coefficients
+            if tasks is None
+            else tasks * self.adapter / (self.basis + tasks * self.coefficients)
+        )
 
     @property
     def _sides(self) -> int:
@@ -71,15 +82,21 @@ class Setting:
 ROBERTA: Final = ((768, 768),) * 24
 MISTRAL: Final = ((4096, 4096), (1024, 4096), (1024, 4096)) * 32
 GLUE_8: Final = Setting(name="GLUE, adapters of r = 8", shapes=ROBERTA, rank=8, k=32, p=8, tasks=6)
-GLUE_32: Final = Setting(name="GLUE, adapters of r = 32", shapes=ROBERTA, rank=32, k=32, p=8, tasks=6)
-LOTS: Final = Setting(name="Mistral-7B q, k, v, r = 16", shapes=MISTRAL, rank=16, k=256, p=16, tasks=500)
+GLUE_32: Final = Setting(
+    name="GLUE, adapters of r = 32", shapes=ROBERTA, rank=32, k=32, p=8, tasks=6
+)
+LOTS: Final = Setting(
+    name="Mistral-7B q, k, v, r = 16", shapes=MISTRAL, rank=16, k=256, p=16, tasks=500
+)
 LOTS_5: Final = Setting(name="the same, p = 5", shapes=MISTRAL, rank=16, k=256, p=5, tasks=500)
 SETTINGS: Final = (GLUE_8, GLUE_32, LOTS, LOTS_5)
 
 
 def main() -> None:
     """Print the page, or write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true", help=f"write docs/{PAGE.name}")
     if parser.parse_args().write:
         PAGE.write_text(page(), encoding="utf-8")
@@ -90,8 +107,22 @@ def main() -> None:
 def page() -> str:
     """Return the page in Markdown."""
     return _TEXT.format(
-        claims=_table(("claim", "what is divided by what", "that ratio", "with the basis"), _claims()),
-        sizes=_table(("setting", "one adapter", "basis", "coefficients of one task", "adapters", "ratio without the basis", "with it", "pays from"), _sizes()),
+        claims=_table(
+            ("claim", "what is divided by what", "that ratio", "with the basis"), _claims()
+        ),
+        sizes=_table(
+            (
+                "setting",
+                "one adapter",
+                "basis",
+                "coefficients of one task",
+                "adapters",
+                "ratio without the basis",
+                "with it",
+                "pays from",
+            ),
+            _sizes(),
+        ),
         growth=_table(("adapters", *(f"{setting.name}" for setting in SETTINGS)), _growth()),
         glue_8=GLUE_8.break_even,
         glue_32=GLUE_32.break_even,
@@ -105,27 +136,46 @@ def _claims() -> list[tuple[str, ...]]:
     with_basis = coefficients + GLUE_32.basis * BYTES / 1e6
     factors = 6 * GLUE_32.adapter * BYTES / 1e6
     return [
-        ("100x fewer parameters", f"an adapter of r = 32 ({GLUE_32.adapter:,}) by one task's coefficients ({GLUE_32.coefficients:,})", *_twice(GLUE_32)),
-        ("the same", f"an adapter of r = 8, which is what was put into the basis ({GLUE_8.adapter:,}), by the same", *_twice(GLUE_8)),
+        (
+            "100x fewer parameters",
+            f"an adapter of r = 32 ({GLUE_32.adapter:,}) by one task's coefficients ({GLUE_32.coefficients:,})",
+            *_twice(GLUE_32),
+        ),
+        (
+            "the same",
+            f"an adapter of r = 8, which is what was put into the basis ({GLUE_8.adapter:,}), by the same",
+            *_twice(GLUE_8),
+        ),
         (
             "281x less memory",
             f"{STATED_MB} MB, stated for six adapters, by six tasks' coefficients ({coefficients:.2f} MB)",
             f"{STATED_MB / coefficients:.0f}x",
             f"{STATED_MB / with_basis:.0f}x ({with_basis:.2f} MB)",
         ),
-        ("the same", f"the factors of six adapters of r = 32 ({factors:.1f} MB) by the same", f"{factors / coefficients:.0f}x", f"{factors / with_basis:.1f}x"),
+        (
+            "the same",
+            f"the factors of six adapters of r = 32 ({factors:.1f} MB) by the same",
+            f"{factors / coefficients:.0f}x",
+            f"{factors / with_basis:.1f}x",
+        ),
     ]
 
 
 def _twice(setting: Setting) -> tuple[str, str]:
-    return f"{setting.ratio(None):.0f}x", f"{setting.ratio(setting.tasks):.1f}x for {setting.tasks} tasks"
+    return (
+        f"{setting.ratio(None):.0f}x",
+        f"{setting.ratio(setting.tasks):.1f}x for {setting.tasks} tasks",
+    )
 
 
 def _sizes() -> list[tuple[str, ...]]:
     return [
         (
             setting.name,
-            *(_megabytes(numbers) for numbers in (setting.adapter, setting.basis, setting.coefficients)),
+            *(
+                _megabytes(numbers)
+                for numbers in (setting.adapter, setting.basis, setting.coefficients)
+            ),
             str(setting.tasks),
             f"{setting.ratio(None):.0f}x",
             f"{setting.ratio(setting.tasks):.1f}x",
@@ -136,7 +186,10 @@ def _sizes() -> list[tuple[str, ...]]:
 
 
 def _growth() -> list[tuple[str, ...]]:
-    return [(str(tasks), *(f"{setting.ratio(tasks):.2f}x" for setting in SETTINGS)) for tasks in (1, 6, 20, 100, 500, 5000)]
+    return [
+        (str(tasks), *(f"{setting.ratio(tasks):.2f}x" for setting in SETTINGS))
+        for tasks in (1, 6, 20, 100, 500, 5000)
+    ]
 
 
 def _megabytes(numbers: int) -> str:

@@ -1,13 +1,19 @@
-"""One task out of many from a new process: checkout beside the raw file, export, and what a commit costs apart from its maths.
+"""One task out of many from a new process.
+
+Checkout beside the raw file, export, and what a commit costs apart from its maths.
 
     python -m benchmarks.cold [--layers L] [--tasks N] [--rounds R]
 
-An adapter of Mistral-7B's q (4096 x 4096) and v (1024 x 4096) projections, r = 16, fp32, lies in a registry among N tasks. Every line is a process of its own, timed after
-its imports. Cold: the pages of the files concerned are dropped first (posix_fadvise DONTNEED after a sync; the disk below may have a cache of its own). The peer
-`safetensors.torch.load_file` maps the file; the line below it also touches every page, as a checkout does, since it decodes and verifies what it hands out. The floor
-of a checkout is what it cannot do without: reading and hashing the objects, and writing the tensors' bytes to fresh memory, each measured in the same run.
+An adapter of Mistral-7B's q (4096 x 4096) and v (1024 x 4096) projections, r = 16, fp32, lies in a
+registry among N tasks. Every line is a process of its own, timed after its imports. Cold: the pages
+of the files concerned are dropped first (posix_fadvise DONTNEED after a sync; the disk below may
+have a cache of its own). The peer `safetensors.torch.load_file` maps the file; the line below it
+also touches every page, as a checkout does, since it decodes and verifies what it hands out. The
+floor of a checkout is what it cannot do without: reading and hashing the objects, and writing the
+tensors' bytes to fresh memory, each measured in the same run.
 
-Commit overhead: adapters of one module 8 wide, r = 1; what algebra, coding and fsync take even so is measured inside and taken off.
+Commit overhead: adapters of one module 8 wide, r = 1; what algebra, coding and fsync take even so
+is measured inside and taken off.
 """
 
 import argparse
@@ -37,7 +43,9 @@ SMALL: Final = 20
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=7)
@@ -55,7 +63,9 @@ def _build(place: Path, options: argparse.Namespace) -> None:
     import share_registry as sr
 
     profile = [10 ** (-index / RANK) for index in range(RANK)]
-    folder = decaying(place / "adapter", shapes=SHAPES, profile=profile, spread=0.5, layers=options.layers)
+    folder = decaying(
+        place / "adapter", shapes=SHAPES, profile=profile, spread=0.5, layers=options.layers
+    )
     small = planted(place / "small", count=2, rank=4, width=64, shared=8, noise=0.05)
     with sr.Registry.open(place / "registry") as registry:
         registry.create_space("large", base_model="synthetic")
@@ -71,20 +81,34 @@ def _print(place: Path, options: argparse.Namespace) -> None:
     for _ in range(options.rounds):
         for what in LINES:
             found.setdefault(what, []).append(_child(what, place))
-    least = {what: (min(wall for wall, _ in values) * 1e3, min(work for _, work in values) * 1e3) for what, values in found.items()}
-    print(f"{options.tasks} tasks, {options.layers} layers, q and v of Mistral-7B, r = {RANK}; least of {options.rounds} processes each\n")
-    print("| what | ms | of the processor, ms | over load_file, cold | over the floor |\n| --- | --- | --- | --- | --- |")
+    least = {
+        what: (min(wall for wall, _ in values) * 1e3, min(work for _, work in values) * 1e3)
+        for what, values in found.items()
+    }
+    print(
+        f"{options.tasks} tasks, {options.layers} layers, q and v of Mistral-7B, r = {RANK}; least of {options.rounds} processes each\n"
+    )
+    print(
+        "| what | ms | of the processor, ms | over load_file, cold | over the floor |\n| --- | --- | --- | --- | --- |"
+    )
     for what, (wall, work) in least.items():
-        print(f"| {LINES[what][0]} | {wall:.1f} | {work:.1f} | {wall / least['load'][0]:.2f} | {wall / least['floor'][0]:.2f} |", flush=True)
+        print(
+            f"| {LINES[what][0]} | {wall:.1f} | {work:.1f} | {wall / least['load'][0]:.2f} | {wall / least['floor'][0]:.2f} |",
+            flush=True,
+        )
     commits = {part: value * 1e3 for part, value in _child("commits", place).items()}
     print("\n| commit of next to nothing | of the processor, ms |\n| --- | --- |")
-    print(f"| in all | {commits['all']:.1f} |\n| algebra, coding and decoding | {commits['algebra']:.1f} |\n| fsync | {commits['fsync']:.1f} |")
+    print(
+        f"| in all | {commits['all']:.1f} |\n| algebra, coding and decoding | {commits['algebra']:.1f} |\n| fsync | {commits['fsync']:.1f} |"
+    )
     print(f"| the rest: overhead | {commits['all'] - commits['algebra'] - commits['fsync']:.1f} |")
 
 
 def _child(what: str, place: Path) -> Any:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.cold", "--one", what, str(place)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
 
 
 def _one(what: str, place: Path) -> Seconds | dict[str, float]:
@@ -98,7 +122,10 @@ def _imports() -> None:
     import share_registry.registry.checkout
     import share_registry.registry.commit
 
-    with tempfile.TemporaryDirectory() as empty, sr.Registry.open(Path(empty) / "registry") as registry:
+    with (
+        tempfile.TemporaryDirectory() as empty,
+        sr.Registry.open(Path(empty) / "registry") as registry,
+    ):
         registry.create_space("imports")
 
 
@@ -145,7 +172,9 @@ def _floor(place: Path) -> Seconds:
     objects = [path for path in (place / "registry" / "objects").rglob("*") if path.is_file()]
     largest = max(objects, key=lambda path: path.stat().st_size)
     _dropped(place / "registry")
-    return _timed(lambda: (sha256(largest.read_bytes()).digest(), torch.ones(size, dtype=torch.uint8)))
+    return _timed(
+        lambda: (sha256(largest.read_bytes()).digest(), torch.ones(size, dtype=torch.uint8))
+    )
 
 
 def _checkout(place: Path, *, cold: bool = True) -> Seconds:
@@ -176,7 +205,10 @@ def _export(place: Path) -> Seconds:
 
 
 def _commits() -> dict[str, float]:
-    """Return medians of small commits: processor seconds in all, in algebra and coding, and in fsync."""
+    """Return medians of small commits.
+
+    Processor seconds in all, in algebra and coding, and in fsync.
+    """
     import share_registry as sr
     from share_registry.outside.system import System
     from share_registry.registry import absorbing
@@ -197,11 +229,18 @@ def _commits() -> dict[str, float]:
         setattr(absorbing, name, counted(getattr(absorbing, name), "algebra"))
     System.fsync = counted(System.fsync, "fsync")  # type: ignore[method-assign]
     found: dict[str, list[float]] = {"all": [], "algebra": [], "fsync": []}
-    with tempfile.TemporaryDirectory() as root, sr.Registry.open(Path(root) / "registry") as registry:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        sr.Registry.open(Path(root) / "registry") as registry,
+    ):
         registry.create_space("small", base_model="synthetic", policy=sr.Policy(refit=False))
-        for folder in planted(Path(root) / "adapters", count=SMALL, rank=1, width=8, shared=1, noise=0.05):
+        for folder in planted(
+            Path(root) / "adapters", count=SMALL, rank=1, width=8, shared=1, noise=0.05
+        ):
             spent.update(algebra=0.0, fsync=0.0)
-            found["all"].append(_timed(partial(registry.commit, folder, task=folder.name, space="small"))[1])
+            found["all"].append(
+                _timed(partial(registry.commit, folder, task=folder.name, space="small"))[1]
+            )
             found["algebra"].append(spent["algebra"])
             found["fsync"].append(spent["fsync"])
     return {part: statistics.median(values[SMALL // 2 :]) for part, values in found.items()}
@@ -210,7 +249,10 @@ def _commits() -> dict[str, float]:
 LINES: Final[dict[str, tuple[str, Callable[[Path], Seconds]]]] = {
     "floor": ("floor: read and hash the object, write the tensors' bytes", _floor),
     "load": ("safetensors load_file, cold", _load),
-    "touch": ("safetensors load_file, cold, every value copied", lambda place: _load(place, touch=True)),
+    "touch": (
+        "safetensors load_file, cold, every value copied",
+        lambda place: _load(place, touch=True),
+    ),
     "checkout": ("checkout, cold: open, resolve, read, verify, decode", _checkout),
     "warm load": ("safetensors load_file, pages in memory", lambda place: _load(place, cold=False)),
     "warm": ("checkout, pages in memory", lambda place: _checkout(place, cold=False)),

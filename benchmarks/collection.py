@@ -1,8 +1,12 @@
-"""A collection of real adapters committed one after another at the default budget: every promise recomputed, and the bytes.
+"""A collection of real adapters committed one after another at the default budget.
+
+Every promise recomputed, and the bytes.
 
     python -m benchmarks.collection [CORPUS] [--budget B] [--peft]
 
-Errors are recomputed from the exported directory with plain numpy (dense products); `--peft` also loads every export with PEFT, warnings being errors. Without CORPUS: the adapters that ship with the project.
+Errors are recomputed from the exported directory with plain numpy (dense products); `--peft` also
+loads every export with PEFT, warnings being errors. Without CORPUS: the adapters that ship with the
+project.
 """
 
 import argparse
@@ -38,7 +42,9 @@ class Row:
 
 def main() -> None:
     """Commit, export, recompute, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path, nargs="?", default=DEMO)
     parser.add_argument("--budget", type=float, default=None)
     parser.add_argument("--peft", action="store_true")
@@ -46,7 +52,12 @@ def main() -> None:
     folders = sorted(path.parent for path in options.corpus.rglob("adapter_config.json"))
     with tempfile.TemporaryDirectory() as place:
         rows = _commit(folders, Path(place), options.budget, options.peft)
-        store = sum(path.stat().st_size for part in ("objects", "spaces") for path in (Path(place) / "registry" / part).rglob("*") if path.is_file())
+        store = sum(
+            path.stat().st_size
+            for part in ("objects", "spaces")
+            for path in (Path(place) / "registry" / part).rglob("*")
+            if path.is_file()
+        )
     _show(rows, store)
 
 
@@ -56,16 +67,32 @@ def _commit(folders: list[Path], place: Path, budget: float | None, peft: bool) 
     with sr.Registry.open(place / "registry") as registry:
         for folder in folders:
             name = f"{folder.parent.name}-{folder.name}"
-            report = registry.commit(folder, task=folder.parent.name, budget=budget, allow_duplicate=True).report
+            report = registry.commit(
+                folder, task=folder.parent.name, budget=budget, allow_duplicate=True
+            ).report
             assert report is not None
             assert report.budget is not None
             exported = registry.export(folder.parent.name, place / "out").path
             _check(folder, exported, base)
             raw = (folder / MODEL).read_bytes()
             packed = len(zstandard.compress(raw, 19))
-            rows.append(Row(name=name, error=pooled_error(folder, exported), recorded=report.error, raw=len(raw), zstd=packed, added=report.bytes_added))
-            if rows[-1].error > report.budget or abs(rows[-1].error - report.error) > AGREEMENT * report.error:
-                raise SystemExit(f"{name}: error {rows[-1].error} recorded as {report.error} of {report.budget}")
+            rows.append(
+                Row(
+                    name=name,
+                    error=pooled_error(folder, exported),
+                    recorded=report.error,
+                    raw=len(raw),
+                    zstd=packed,
+                    added=report.bytes_added,
+                )
+            )
+            if (
+                rows[-1].error > report.budget
+                or abs(rows[-1].error - report.error) > AGREEMENT * report.error
+            ):
+                raise SystemExit(
+                    f"{name}: error {rows[-1].error} recorded as {report.error} of {report.budget}"
+                )
         registry.verify("deep")
     return rows
 
@@ -76,16 +103,25 @@ def pooled_error(original: Path, exported: Path) -> float:
     wrong = total = 0.0
     for key in (key for key in old if key.endswith("lora_A.weight")):
         other = key.replace("lora_A", "lora_B")
-        wanted, found = (side[other].astype(np.float64) @ side[key].astype(np.float64) for side in (old, new))
-        wrong, total = wrong + float(((found - wanted) ** 2).sum()), total + float((wanted**2).sum())
+        wanted, found = (
+            side[other].astype(np.float64) @ side[key].astype(np.float64) for side in (old, new)
+        )
+        wrong, total = (
+            wrong + float(((found - wanted) ** 2).sum()),
+            total + float((wanted**2).sum()),
+        )
     return float(np.sqrt(wrong / total))
 
 
 def _check(original: Path, exported: Path, base: Any) -> None:
     """Check that config, keys, element types and every other file are as handed in, and that PEFT loads the export without a warning."""
-    assert (original / "adapter_config.json").read_bytes() == (exported / "adapter_config.json").read_bytes()
+    assert (original / "adapter_config.json").read_bytes() == (
+        exported / "adapter_config.json"
+    ).read_bytes()
     old, new = load_file(original / MODEL), load_file(exported / MODEL)
-    assert {key: (value.dtype, value.shape) for key, value in old.items()} == {key: (value.dtype, value.shape) for key, value in new.items()}
+    assert {key: (value.dtype, value.shape) for key, value in old.items()} == {
+        key: (value.dtype, value.shape) for key, value in new.items()
+    }
     for path in original.iterdir():
         if path.name not in (MODEL, "README.md"):
             assert (exported / path.name).read_bytes() == path.read_bytes(), path.name
@@ -103,12 +139,20 @@ def _base() -> Any:
     """Return a maker of random base models of the adapters' shapes."""
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, vocab_size=64)
+    config = BertConfig(
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        vocab_size=64,
+    )
     return lambda: BertModel(config)
 
 
 def _show(rows: list[Row], store: int) -> None:
-    print("| adapter | error recomputed | recorded | raw kB | zstd -19 kB | added kB | raw / added |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| adapter | error recomputed | recorded | raw kB | zstd -19 kB | added kB | raw / added |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for row in rows:
         numbers = f"{row.raw / 1000:.1f} | {row.zstd / 1000:.1f} | {row.added / 1000:.1f} | {row.raw / row.added:.1f}"
         print(f"| {row.name} | {row.error:.5f} | {row.recorded:.5f} | {numbers} |")

@@ -1,4 +1,7 @@
-"""What a commit puts into the store: everything, apart from what is somebody else's (config, attachments), which is counted beside it."""
+"""What a commit puts into the store.
+
+Everything, apart from what is somebody else's (config, attachments), which is counted beside it.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +19,8 @@ class Spent:
     """Bytes of one commit.
 
     Attributes:
-        counted: Adapter object, layout, basis, note and record, whatever of them is new; passengers inside the adapter object too.
+        counted: Adapter object, layout, basis, note and record, whatever of them is new; passengers
+            inside the adapter object too.
         beside: Config and attachments, kept as they are.
         error: As recorded.
     """
@@ -26,11 +30,19 @@ class Spent:
     error: float
 
 
-def spent(root: Path, folders: Sequence[Path], *, policy: sr.Policy, names: Sequence[str] | None = None) -> list[Spent]:
-    """Commit adapters one after another to a new registry; return what each took, bases made on the way included."""
+def spent(
+    root: Path, folders: Sequence[Path], *, policy: sr.Policy, names: Sequence[str] | None = None
+) -> list[Spent]:
+    """Commit adapters one after another to a new registry.
+
+    Return what each took, bases made on the way included.
+    """
     with sr.Registry.open(root) as registry:
         space = registry.create_space("s", policy=policy)
-        return [_one(root, space, folder, name) for folder, name in zip(folders, names or called(folders), strict=True)]
+        return [
+            _one(root, space, folder, name)
+            for folder, name in zip(folders, names or called(folders), strict=True)
+        ]
 
 
 def spent_together(root: Path, folders: Sequence[Path], *, policy: sr.Policy) -> Spent:
@@ -38,7 +50,11 @@ def spent_together(root: Path, folders: Sequence[Path], *, policy: sr.Policy) ->
     with sr.Registry.open(root) as registry:
         registry.create_space("s", policy=policy)
         before = stored(root)
-        registry.commit_many(dict(zip(called(folders), map(str, folders), strict=True)), space="s", allow_base_mismatch=True)
+        registry.commit_many(
+            dict(zip(called(folders), map(str, folders), strict=True)),
+            space="s",
+            allow_base_mismatch=True,
+        )
         return _split(before, stored(root), folders, 0.0)
 
 
@@ -49,7 +65,12 @@ def called(folders: Sequence[Path]) -> list[str]:
 
 def stored(root: Path) -> dict[str, int]:
     """Return the bytes of every object and record of a registry, by path."""
-    files = (path for part in ("objects", "spaces") for path in (root / part).rglob("*") if path.is_file())
+    files = (
+        path
+        for part in ("objects", "spaces")
+        for path in (root / part).rglob("*")
+        if path.is_file()
+    )
     return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
 
 
@@ -59,8 +80,12 @@ def _one(root: Path, space: Any, folder: Path, name: str) -> Spent:
     return _split(before, stored(root), [folder], report.error)
 
 
-def _split(before: dict[str, int], after: dict[str, int], folders: Iterable[Path], error: float) -> Spent:
-    others = {_object(path) for folder in folders for path in folder.iterdir() if path.name != WEIGHTS}
+def _split(
+    before: dict[str, int], after: dict[str, int], folders: Iterable[Path], error: float
+) -> Spent:
+    others = {
+        _object(path) for folder in folders for path in folder.iterdir() if path.name != WEIGHTS
+    }
     new = {path: size for path, size in after.items() if path not in before}
     beside = sum(size for path, size in new.items() if path in others)
     return Spent(counted=sum(new.values()) - beside, beside=beside, error=error)

@@ -1,11 +1,16 @@
-"""Materializing on a GPU beside what the GPU can do: share of its copy bandwidth or of its rate, one task by a graph, the exact path beside the CPU's bytes; commits and refits.
+"""Materializing on a GPU beside what the GPU can do.
+
+Share of its copy bandwidth or of its rate, one task by a graph, the exact path beside the CPU's
+bytes; commits and refits.
 
     python -m benchmarks.device [--shape SHAPE] [--tasks N ...] [--device DEVICE] [--write]
 
-`make gpu` runs it with `--write`, which puts figures and table into benchmarks/gpu.json and benchmarks/gpu.md. Where there is no CUDA device it says so and succeeds.
-The floor is the larger of rows and coefficients read once plus results written over the measured copy bandwidth (bytes read plus bytes written over time), and
-operations over the measured rate of a square product in the same element type. Times are medians, without resolving references and with rows resident. Commits and refits are those of
-`benchmarks.growth`, on the device and on the CPU, coding and writing included.
+`make gpu` runs it with `--write`, which puts figures and table into benchmarks/gpu.json and
+benchmarks/gpu.md. Where there is no CUDA device it says so and succeeds. The floor is the larger of
+rows and coefficients read once plus results written over the measured copy bandwidth (bytes read
+plus bytes written over time), and operations over the measured rate of a square product in the same
+element type. Times are medians, without resolving references and with rows resident. Commits and
+refits are those of `benchmarks.growth`, on the device and on the CPU, coding and writing included.
 """
 
 import argparse
@@ -31,14 +36,19 @@ KIND: Final = Kind(rank=16, k=64, own=False)
 CHAIN: Final = Kind(rank=16, k=16, own=True, before=2)
 DTYPES: Final = (torch.bfloat16, torch.float16, torch.float32)
 ABSORBED: Final = 10
-"""Adapters of 32 shared columns that are committed; the last commit and the refit after it are timed."""
+"""Adapters of 32 shared columns that are committed.
+
+The last commit and the refit after it are timed.
+"""
 COPIED_BYTES: Final = 1 << 30
 SQUARE: Final = 8192
 
 
 def main() -> None:
     """Measure, print the table, and write it where that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=list(SHAPES), default="mistral-qv")
     parser.add_argument("--tasks", type=int, nargs="*", default=[1, 8, 64])
     parser.add_argument("--device", default="cuda", help="cpu: only to see that it runs")
@@ -60,13 +70,39 @@ def measured(device: torch.device, shape: str, counts: Sequence[int]) -> dict[st
     with tempfile.TemporaryDirectory() as place:
         refs = build(Path(place) / "shared", SHAPES[shape], KIND, max(counts))
         late = build(Path(place) / "chain", SHAPES["minilm"], CHAIN, 4)
-        with sr.Registry.open(Path(place) / "shared", mode="r") as registry, sr.Registry.open(Path(place) / "chain", mode="r") as chains:
-            passes = [_pass(registry, device, dtype, shape, refs[:count]) for dtype in DTYPES for count in counts]
-            same = _same_bytes(registry, device, refs[:2]) and _same_bytes(chains, device, [*late, *(f"{ref}@v2" for ref in late)])
-        folders = planted(Path(place) / "adapters", count=ABSORBED, rank=16, width=1024, shared=32, noise=0.05, layers=24)
-        algebra = {where: _algebra(Path(place) / f"algebra-{number}", folders, where) for number, where in enumerate((str(device), "cpu"))}
+        with (
+            sr.Registry.open(Path(place) / "shared", mode="r") as registry,
+            sr.Registry.open(Path(place) / "chain", mode="r") as chains,
+        ):
+            passes = [
+                _pass(registry, device, dtype, shape, refs[:count])
+                for dtype in DTYPES
+                for count in counts
+            ]
+            same = _same_bytes(registry, device, refs[:2]) and _same_bytes(
+                chains, device, [*late, *(f"{ref}@v2" for ref in late)]
+            )
+        folders = planted(
+            Path(place) / "adapters",
+            count=ABSORBED,
+            rank=16,
+            width=1024,
+            shared=32,
+            noise=0.05,
+            layers=24,
+        )
+        algebra = {
+            where: _algebra(Path(place) / f"algebra-{number}", folders, where)
+            for number, where in enumerate((str(device), "cpu"))
+        }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    about = {"device": name, "torch": torch.__version__, "shape": shape, "rank": KIND.rank, "k": KIND.k}
+    about = {
+        "device": name,
+        "torch": torch.__version__,
+        "shape": shape,
+        "rank": KIND.rank,
+        "k": KIND.k,
+    }
     return about | {"exact_bytes_are_the_cpus": same, "passes": passes, "algebra": algebra}
 
 
@@ -81,15 +117,38 @@ def table(figures: dict[str, Any]) -> str:
     for one in figures["passes"]:
         floor = max(one["by_bytes"], one["by_flops"])
         by = "rate" if one["by_flops"] > one["by_bytes"] else "bandwidth"
-        shares = " | ".join(f"{100 * one[name] / one['graph']:.0f} %" for name in ("by_bytes", "by_flops"))
+        shares = " | ".join(
+            f"{100 * one[name] / one['graph']:.0f} %" for name in ("by_bytes", "by_flops")
+        )
         micro = [f"{1e6 * seconds:.0f}" for seconds in (one["seconds"], one["graph"], floor)]
-        lines.append(f"| {one['dtype']} | {one['tasks']} | {micro[0]} | {micro[1]} | {by} | {micro[2]} | {one['graph'] / floor:.2f} | {shares} |")
-    lines += ["", f"The exact path gives the CPU's bytes: {'yes' if figures['exact_bytes_are_the_cpus'] else 'NO'}.", ""]
-    lines += ["48 modules, 1024 wide, r = 16, 32 shared columns:", "", "| computed on | commit ms | refit ms |", "| --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| {where} | {1e3 * one['commit']:.0f} | {1e3 * one['refit']:.0f} |" for where, one in figures["algebra"].items())])
+        lines.append(
+            f"| {one['dtype']} | {one['tasks']} | {micro[0]} | {micro[1]} | {by} | {micro[2]} | {one['graph'] / floor:.2f} | {shares} |"
+        )
+    lines += [
+        "",
+        f"The exact path gives the CPU's bytes: {'yes' if figures['exact_bytes_are_the_cpus'] else 'NO'}.",
+        "",
+    ]
+    lines += [
+        "48 modules, 1024 wide, r = 16, 32 shared columns:",
+        "",
+        "| computed on | commit ms | refit ms |",
+        "| --- | --- | --- |",
+    ]
+    return "\n".join(
+        [
+            *lines,
+            *(
+                f"| {where} | {1e3 * one['commit']:.0f} | {1e3 * one['refit']:.0f} |"
+                for where, one in figures["algebra"].items()
+            ),
+        ]
+    )
 
 
-def _pass(registry: sr.Registry, device: torch.device, dtype: torch.dtype, shape: str, refs: Sequence[str]) -> dict[str, Any]:
+def _pass(
+    registry: sr.Registry, device: torch.device, dtype: torch.dtype, shape: str, refs: Sequence[str]
+) -> dict[str, Any]:
     with sr.Materializer(registry, device=device, dtype=dtype) as one:
         memory = one.buffers()
         seconds = _median(partial(one.materialize, refs, out=memory), device)
@@ -122,7 +181,11 @@ def _algebra(root: Path, folders: Sequence[Path], device: str) -> dict[str, floa
 def _same_bytes(registry: sr.Registry, device: torch.device, refs: Sequence[str]) -> bool:
     with sr.Materializer(registry, device=device, exact=True) as one:
         made = one.materialize(refs)
-    return all(tensor.equal(made[ref].tensors[key].cpu()) for ref in refs for key, tensor in registry.checkout(ref).tensors.items())
+    return all(
+        tensor.equal(made[ref].tensors[key].cpu())
+        for ref in refs
+        for key, tensor in registry.checkout(ref).tensors.items()
+    )
 
 
 def _bytes_per_s(device: torch.device) -> float:

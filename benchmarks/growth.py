@@ -1,12 +1,17 @@
 """Time and memory of adding one adapter as a collection grows, and what ten additions at fixed size do to those that are there.
 
-    python -m benchmarks.growth [--counts N ...] [--width D] [--layers L] [--rank R] [--tools TOOL ...] [--corpus CORPUS]
+    python -m benchmarks.growth [--counts N ...] [--width D] [--layers L] [--rank R] [--tools TOOL
+    ...] [--corpus CORPUS]
 
-A collection of N adapters with shared columns is put into each tool and saved; then a process of its own opens it, adds one adapter and saves: processor seconds
-after the imports, and the peak resident memory of that process (imports included, given beside it). Here the first adapters are committed, as many as a commit
-looks at, and the others are mixtures of their rows (`benchmarks/many.py`): what a commit refers to is then the same rows at every N, and N = 1000 is made in minutes.
-`share_registry refit` makes a basis of 16 directions from all N tasks and one that has come since the refit before; the first refit has no moments to go on from and reads all. The second table adds ten real adapters, one after another, to the first two of a corpus
-at a fixed k, and shows the error of those two before and after.
+A collection of N adapters with shared columns is put into each tool and saved; then a process of
+its own opens it, adds one adapter and saves: processor seconds after the imports, and the peak
+resident memory of that process (imports included, given beside it). Here the first adapters are
+committed, as many as a commit looks at, and the others are mixtures of their rows
+(`benchmarks/many.py`): what a commit refers to is then the same rows at every N, and N = 1000 is
+made in minutes. `share_registry refit` makes a basis of 16 directions from all N tasks and one that
+has come since the refit before; the first refit has no moments to go on from and reads all. The
+second table adds ten real adapters, one after another, to the first two of a corpus at a fixed k,
+and shows the error of those two before and after.
 """
 
 import argparse
@@ -27,18 +32,30 @@ from benchmarks.memory import peak_mb
 from benchmarks.peers import DEMO, common_shape
 from benchmarks.rivals import Factors, by_module, error, factors_of, size_of, vlora_factors
 
-TOOLS: Final = ("share_registry", "share_registry refit", "share_registry first refit", "vlora-dev absorb", "vlora-dev absorb_incremental", "lorashare")
+TOOLS: Final = (
+    "share_registry",
+    "share_registry refit",
+    "share_registry first refit",
+    "vlora-dev absorb",
+    "vlora-dev absorb_incremental",
+    "lorashare",
+)
 K: Final = 32
 FIRST: Final = 2
 MERGES: Final = 10
 RETAINED_K: Final = 16
 COMMITTED: Final = 8
-"""Adapters that are committed one by one: those whose rows a commit tries, and whose rows the others are mixtures of."""
+"""Adapters that are committed one by one.
+
+Those whose rows a commit tries, and whose rows the others are mixtures of.
+"""
 
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--counts", type=int, nargs="*", default=[8, 32])
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=2)
@@ -46,7 +63,9 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, default=DEMO)
     parser.add_argument("--tools", nargs="*", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--growth-only", action="store_true", help="leave the second table out")
-    parser.add_argument("--add", nargs=3, metavar=("TOOL", "STORE", "ADAPTER"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--add", nargs=3, metavar=("TOOL", "STORE", "ADAPTER"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.add:
@@ -58,13 +77,25 @@ def main() -> None:
 
 
 def _growth(options: argparse.Namespace) -> None:
-    print(f"Adding one adapter ({2 * options.layers} modules, {options.width} wide, r = {options.rank}; k = min({K}, N) for the peers)\n")
-    print("| N | tool | processor s | peak MB | of it imports | store MB |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        f"Adding one adapter ({2 * options.layers} modules, {options.width} wide, r = {options.rank}; k = min({K}, N) for the peers)\n"
+    )
+    print(
+        "| N | tool | processor s | peak MB | of it imports | store MB |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for count in options.counts:
         with tempfile.TemporaryDirectory() as place:
             ours = all(tool.split()[0] == "share_registry" for tool in options.tools)
             made = min(count, COMMITTED) + 1 if ours else count + 1
-            folders = planted(Path(place) / "adapters", count=made, rank=options.rank, width=options.width, shared=32, noise=0.05, layers=options.layers)
+            folders = planted(
+                Path(place) / "adapters",
+                count=made,
+                rank=options.rank,
+                width=options.width,
+                shared=32,
+                noise=0.05,
+                layers=options.layers,
+            )
             built: dict[str, Path] = {}
             for tool in options.tools:
                 store = built.setdefault(tool.split()[0], Path(place) / tool.split()[0])
@@ -75,14 +106,31 @@ def _growth(options: argparse.Namespace) -> None:
                 if tool == "share_registry refit":
                     _refit_and_add(copied, folders[-1])
                 found = _child(tool, copied, folders[-1])
-                print(f"| {count} | {tool} | {found['seconds']:.2f} | {found['peak']:.0f} | {found['imports']:.0f} | {size_of(copied) / 1e6:.1f} |", flush=True)
+                print(
+                    f"| {count} | {tool} | {found['seconds']:.2f} | {found['peak']:.0f} | {found['imports']:.0f} | {size_of(copied) / 1e6:.1f} |",
+                    flush=True,
+                )
                 subprocess.run(["rm", "-r", str(copied)], check=True)
 
 
 def _child(tool: str, store: Path, adapter: Path) -> dict[str, float]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.growth", "--add", tool, str(store), str(adapter)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout.splitlines()[-1])
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.growth",
+        "--add",
+        tool,
+        str(store),
+        str(adapter),
+    ]
+    found: dict[str, float] = json.loads(
+        subprocess.run(
+            command, check=True, capture_output=True, env=environment
+        ).stdout.splitlines()[-1]
+    )
     return found
 
 
@@ -109,20 +157,29 @@ def _build_vlora(store: Path, folders: Sequence[Path], _: int) -> None:
     from vlora import SharedSubspace, load_adapter
 
     names = [folder.name for folder in folders]
-    SharedSubspace.from_adapters([load_adapter(folder) for folder in folders], task_ids=names, num_components=min(K, len(folders))).save(store)
+    SharedSubspace.from_adapters(
+        [load_adapter(folder) for folder in folders],
+        task_ids=names,
+        num_components=min(K, len(folders)),
+    ).save(store)
 
 
 def _build_lorashare(store: Path, folders: Sequence[Path], _: int) -> None:
     from lorashare import SHAREModel
 
-    SHAREModel.from_adapters({folder.name: str(folder) for folder in folders}, num_components=K, device="cpu").save_pretrained(store)
+    SHAREModel.from_adapters(
+        {folder.name: str(folder) for folder in folders}, num_components=K, device="cpu"
+    ).save_pretrained(store)
 
 
 def _add_ours() -> Callable[[Path, Path], None]:
     import share_registry as sr
     import share_registry.registry.commit
 
-    with tempfile.TemporaryDirectory() as place, sr.Registry.open(Path(place) / "empty") as registry:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        sr.Registry.open(Path(place) / "empty") as registry,
+    ):
         registry.create_space("imports")
     return lambda store, adapter: _commit(sr, store, adapter)
 
@@ -198,12 +255,17 @@ def _retention(corpus: Path) -> None:
         print(
             f"\nThe first {FIRST} real adapters after {added} more, k = {RETAINED_K} where there is a k (vlora-dev keeps at most the {FIRST} it began with)\n"
         )
-        print("| tool | error at the start | after | worst error of all at the end | kB at the end |\n| --- | --- | --- | --- | --- |")
+        print(
+            "| tool | error at the start | after | worst error of all at the end | kB at the end |\n| --- | --- | --- | --- | --- |"
+        )
         for name, run in _KEEP.items():
             start, end, size = run(Path(place) / name.replace(" ", "-"), folders)
             before = [error(found, factors) for found, factors in zip(start, wanted, strict=False)]
             after = [error(found, factors) for found, factors in zip(end, wanted, strict=True)]
-            print(f"| {name} | {_mean(before):.4f} | {_mean(after[:FIRST]):.4f} | {max(after):.4f} | {size / 1000:.0f} |", flush=True)
+            print(
+                f"| {name} | {_mean(before):.4f} | {_mean(after[:FIRST]):.4f} | {max(after):.4f} | {size / 1000:.0f} |",
+                flush=True,
+            )
 
 
 Kept = tuple[list[Factors], list[Factors], int]
@@ -227,7 +289,10 @@ def _keep_ours(policy: Callable[[Any], Any]) -> Callable[[Path, Sequence[Path]],
 
 
 def _exports(registry: Any, store: Path, folders: Sequence[Path]) -> list[Factors]:
-    return [factors_of(registry.export(folder.name, store / f"{len(folders)}-{folder.name}").path) for folder in folders]
+    return [
+        factors_of(registry.export(folder.name, store / f"{len(folders)}-{folder.name}").path)
+        for folder in folders
+    ]
 
 
 def _keep_vlora(method: str) -> Callable[[Path, Sequence[Path]], Kept]:
@@ -235,7 +300,11 @@ def _keep_vlora(method: str) -> Callable[[Path, Sequence[Path]], Kept]:
         from vlora import SharedSubspace, load_adapter
 
         adapters = [load_adapter(folder) for folder in folders]
-        space = SharedSubspace.from_adapters(adapters[:FIRST], task_ids=[folder.name for folder in folders[:FIRST]], num_components=RETAINED_K)
+        space = SharedSubspace.from_adapters(
+            adapters[:FIRST],
+            task_ids=[folder.name for folder in folders[:FIRST]],
+            num_components=RETAINED_K,
+        )
         start = [vlora_factors(space, folder.name) for folder in folders[:FIRST]]
         for folder, adapter in zip(folders[FIRST:], adapters[FIRST:], strict=True):
             getattr(space, method)(adapter, folder.name)
@@ -248,7 +317,11 @@ def _keep_vlora(method: str) -> Callable[[Path, Sequence[Path]], Kept]:
 def _keep_lorashare(store: Path, folders: Sequence[Path]) -> Kept:
     from lorashare import SHAREModel
 
-    model = SHAREModel.from_adapters({folder.name: str(folder) for folder in folders[:FIRST]}, num_components=RETAINED_K, device="cpu")
+    model = SHAREModel.from_adapters(
+        {folder.name: str(folder) for folder in folders[:FIRST]},
+        num_components=RETAINED_K,
+        device="cpu",
+    )
     start = [by_module(model.reconstruct(folder.name)) for folder in folders[:FIRST]]
     for folder in folders[FIRST:]:
         model.add_adapter(str(folder), name=folder.name, device="cpu")
@@ -258,7 +331,9 @@ def _keep_lorashare(store: Path, folders: Sequence[Path]) -> Kept:
 
 _KEEP: Final[dict[str, Callable[[Path, Sequence[Path]], Kept]]] = {
     "share_registry, default policy": _keep_ours(lambda sr: sr.Policy()),
-    f"share_registry, Policy.share(k={RETAINED_K})": _keep_ours(lambda sr: sr.Policy.share(k=RETAINED_K)),
+    f"share_registry, Policy.share(k={RETAINED_K})": _keep_ours(
+        lambda sr: sr.Policy.share(k=RETAINED_K)
+    ),
     "vlora-dev absorb": _keep_vlora("absorb"),
     "vlora-dev absorb_incremental": _keep_vlora("absorb_incremental"),
     "lorashare add_adapter": _keep_lorashare,

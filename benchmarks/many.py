@@ -1,7 +1,10 @@
-"""A store with many tasks, made cheaply from the library's own parts: adapters that are mixtures of the rows of a few that were committed.
+"""A store with many tasks, made cheaply from the library's own parts.
 
-A task made here is what a commit leaves behind where earlier rows say all of it: coefficients over their blocks, an entry in a record, a note. It checks out,
-exports and verifies like any other; only the search for the coefficients is left out.
+Adapters that are mixtures of the rows of a few that were committed.
+
+A task made here is what a commit leaves behind where earlier rows say all of it: coefficients over
+their blocks, an entry in a record, a note. It checks out, exports and verifies like any other; only
+the search for the coefficients is left out.
 """
 
 from typing import Final
@@ -29,20 +32,49 @@ def mix(registry: sr.Registry, space: str, *, count: int, sources: int = 2, seed
     """Add tasks `mix1`, `mix2`, ... that are mixtures of the rows of the first tasks of a space, some of them to a record."""
     rng = np.random.default_rng(seed)
     with registry.home.reading() as session:
-        rows = sorted(queries.latest_versions(session, SpaceName(space)), key=lambda row: row.number)[:sources]
+        rows = sorted(
+            queries.latest_versions(session, SpaceName(space)), key=lambda row: row.number
+        )[:sources]
     for start in range(0, count, AT_ONCE):
-        _publish(registry, SpaceName(space), [f"mix{number + 1}" for number in range(start, min(count, start + AT_ONCE))], rows, rng)
+        _publish(
+            registry,
+            SpaceName(space),
+            [f"mix{number + 1}" for number in range(start, min(count, start + AT_ONCE))],
+            rows,
+            rng,
+        )
 
 
-def _publish(registry: sr.Registry, space: SpaceName, names: list[str], rows: list[TaskVersion], rng: np.random.Generator) -> None:
+def _publish(
+    registry: sr.Registry,
+    space: SpaceName,
+    names: list[str],
+    rows: list[TaskVersion],
+    rng: np.random.Generator,
+) -> None:
     home = registry.home
     model, note = rebuilt(home, rows[0]), note_of(home, rows[0])
     tasks = []
     for name in names:
         stored = _mixture(registry, rows, rng)
-        made = sealed(home.reader(), model.layout, Assembled(stored=stored, external={}), module_scales(model.config, model.layout))
-        added = sum(len(content) for digest, content in made.objects.items() if home.store.put(content, digest))
-        norm = float(sum(pair.scale**2 * (pair.a @ pair.a.mT * (pair.b @ pair.b.mT)).sum() for pair in made.decoded) ** 0.5)
+        made = sealed(
+            home.reader(),
+            model.layout,
+            Assembled(stored=stored, external={}),
+            module_scales(model.config, model.layout),
+        )
+        added = sum(
+            len(content)
+            for digest, content in made.objects.items()
+            if home.store.put(content, digest)
+        )
+        norm = float(
+            sum(
+                pair.scale**2 * (pair.a @ pair.a.mT * (pair.b @ pair.b.mT)).sum()
+                for pair in made.decoded
+            )
+            ** 0.5
+        )
         tasks.append(
             Absorbed(
                 task=TaskName(name),
@@ -59,35 +91,70 @@ def _publish(registry: sr.Registry, space: SpaceName, names: list[str], rows: li
                 derived_from=[],
             )
         )
-    said = Note(tasks=[TaskNote(task=TaskName(name), source=note.source, config=note.config) for name in sorted(names)])
-    publish(home, space, Request(build=_builder(tasks), key=home.outside.token(), note=said, layouts={rows[0].layout_digest: model.layout}))
+    said = Note(
+        tasks=[
+            TaskNote(task=TaskName(name), source=note.source, config=note.config)
+            for name in sorted(names)
+        ]
+    )
+    publish(
+        home,
+        space,
+        Request(
+            build=_builder(tasks),
+            key=home.outside.token(),
+            note=said,
+            layouts={rows[0].layout_digest: model.layout},
+        ),
+    )
 
 
 def _builder(tasks: list[Absorbed]) -> Build:
     def build(_: object, link: Link) -> Absorb:
-        return Absorb.model_validate(link.members() | {"tasks": sorted(tasks, key=lambda task: task.task), "basis": None})
+        return Absorb.model_validate(
+            link.members() | {"tasks": sorted(tasks, key=lambda task: task.task), "basis": None}
+        )
 
     return build
 
 
-def _mixture(registry: sr.Registry, rows: list[TaskVersion], rng: np.random.Generator) -> StoredAdapter:
+def _mixture(
+    registry: sr.Registry, rows: list[TaskVersion], rng: np.random.Generator
+) -> StoredAdapter:
     """Return an adapter whose every factor is a mixture of the own rows of others."""
     opened = [registry.home.reader().open(row.adapter_digest) for row in rows]
     modules = []
     for position, first in enumerate(opened[0].stored.modules):
         assert first is not None
         others = [found for item in opened if (found := item.stored.modules[position]) is not None]
-        modules.append(StoredModule(a=_side([other.a for other in others], rng), b=_side([other.b for other in others], rng), error=0.0))
+        modules.append(
+            StoredModule(
+                a=_side([other.a for other in others], rng),
+                b=_side([other.b for other in others], rng),
+                error=0.0,
+            )
+        )
     return StoredAdapter(
-        layout=opened[0].stored.layout, previous=None, sources=tuple(row.adapter_digest for row in rows), modules=tuple(modules), verbatim={}, external={}
+        layout=opened[0].stored.layout,
+        previous=None,
+        sources=tuple(row.adapter_digest for row in rows),
+        modules=tuple(modules),
+        verbatim={},
+        external={},
     )
 
 
 def _side(others: list[StoredSide], rng: np.random.Generator) -> StoredSide:
     rank = len(others[0].own)
     terms = [
-        Term(source=number, exponent=0, coefficients=rng.integers(-_PEAK, _PEAK + 1, (rank, len(other.own)), dtype=np.int32))
+        Term(
+            source=number,
+            exponent=0,
+            coefficients=rng.integers(-_PEAK, _PEAK + 1, (rank, len(other.own)), dtype=np.int32),
+        )
         for number, other in enumerate(others)
     ]
     scales = np.full(rank, 2.0**-17, np.float32)
-    return StoredSide(previous=False, terms=tuple(terms), scales=scales, own=np.zeros_like(others[0].own))
+    return StoredSide(
+        previous=False, terms=tuple(terms), scales=scales, own=np.zeros_like(others[0].own)
+    )

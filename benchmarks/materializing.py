@@ -1,16 +1,21 @@
 """What materializing costs beside its floor, and one task beside `peft.load_adapter` and vlora-dev's `reconstruct`.
 
-    python -m benchmarks.materializing [--cells NAME ...] [--peers SHAPE ...] [--rounds N] [--threads N]
+    python -m benchmarks.materializing [--cells NAME ...] [--peers SHAPE ...] [--rounds N]
+    [--threads N]
 
-The floor of a pass is the larger of two: resident rows and coefficients read once plus results written, over the copy bandwidth of this machine (bytes read plus
-bytes written over time, 256 MiB), and the operations over its rate (a product of two square matrices of 2048). Both are measured in every round beside the passes,
-and times are given as the median of the rounds' ratios. Nothing is remembered of results, references come in a new order every round, and a pass begins with
-resolving them. `with out`: results are written into memory given as `out`; `without`: the results before are dropped and their memory is used again.
+The floor of a pass is the larger of two: resident rows and coefficients read once plus results
+written, over the copy bandwidth of this machine (bytes read plus bytes written over time, 256 MiB),
+and the operations over its rate (a product of two square matrices of 2048). Both are measured in
+every round beside the passes, and times are given as the median of the rounds' ratios. Nothing is
+remembered of results, references come in a new order every round, and a pass begins with resolving
+them. `with out`: results are written into memory given as `out`; `without`: the results before are
+dropped and their memory is used again.
 
-Peak memory is that of the pass, above what the process had before anything was loaded; beside it the sum that it shall not exceed: rows, coefficients and results
-as numbers of 4 bytes. What loading left free in the allocator was given back before.
-Spaces are made by `benchmarks.spaces`. Beside the peers every call asks for a task that none before it asked for, and the least time of each is taken: what else a
-machine does lengthens short times only.
+Peak memory is that of the pass, above what the process had before anything was loaded; beside it
+the sum that it shall not exceed: rows, coefficients and results as numbers of 4 bytes. What loading
+left free in the allocator was given back before. Spaces are made by `benchmarks.spaces`. Beside the
+peers every call asks for a task that none before it asked for, and the least time of each is taken:
+what else a machine does lengthens short times only.
 """
 
 import argparse
@@ -57,11 +62,26 @@ class Cell:
         basis = f"basis k = {self.kind.k}" if self.kind.k else ""
         own = "own rows" if self.kind.own else ""
         chain = f"version {self.kind.before + 1}" if self.kind.before else ""
-        return ", ".join(part for part in (basis, own, chain, f"made in {self.dtype}" if self.dtype else "") if part)
+        return ", ".join(
+            part
+            for part in (basis, own, chain, f"made in {self.dtype}" if self.dtype else "")
+            if part
+        )
 
 
-def _cell(shape: str, tasks: int, *, rank: int = 16, k: int = 64, own: bool = False, before: int = 0, dtype: str | None = None) -> Cell:
-    return Cell(shape=shape, tasks=tasks, kind=Kind(rank=rank, k=k, own=own, before=before), dtype=dtype)
+def _cell(
+    shape: str,
+    tasks: int,
+    *,
+    rank: int = 16,
+    k: int = 64,
+    own: bool = False,
+    before: int = 0,
+    dtype: str | None = None,
+) -> Cell:
+    return Cell(
+        shape=shape, tasks=tasks, kind=Kind(rank=rank, k=k, own=own, before=before), dtype=dtype
+    )
 
 
 CELLS: Final = {
@@ -104,9 +124,13 @@ DEFAULT: Final = (
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", nargs="*", choices=list(CELLS), default=list(DEFAULT))
-    parser.add_argument("--peers", nargs="*", choices=list(SHAPES), default=["roberta", "mistral-qv"])
+    parser.add_argument(
+        "--peers", nargs="*", choices=list(SHAPES), default=["roberta", "mistral-qv"]
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure", nargs=2, metavar=("CELL", "REGISTRY"), help=argparse.SUPPRESS)
@@ -114,10 +138,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.measure:
-        print(json.dumps(_measured(CELLS[options.measure[0]], Path(options.measure[1]), options.rounds)))
+        print(
+            json.dumps(
+                _measured(CELLS[options.measure[0]], Path(options.measure[1]), options.rounds)
+            )
+        )
         return
     if options.beside:
-        print(json.dumps(_beside(SHAPES[options.beside[0]], Path(options.beside[1]), options.rounds)))
+        print(
+            json.dumps(_beside(SHAPES[options.beside[0]], Path(options.beside[1]), options.rounds))
+        )
         return
     if options.cells:
         _floors(options)
@@ -137,13 +167,19 @@ def _floors(options: argparse.Namespace) -> None:
             build(Path(place) / "registry", SHAPES[cell.shape], cell.kind, cell.tasks)
             found = _child(options, "--measure", name, f"{place}/registry")
         row = f"{cell.shape} | {cell.kind.rank} | {cell.stored} | {cell.tasks} | {found['floor'] * 1e3:.2f} | {found['by']} | {found['out']:.2f} | {found['new']:.2f}"
-        memory = f"{found['peak']:.0f} | {found['allowed']:.0f} | {found['peak'] / found['allowed']:.3f}"
+        memory = (
+            f"{found['peak']:.0f} | {found['allowed']:.0f} | {found['peak'] / found['allowed']:.3f}"
+        )
         print(f"| {row} | {found['resolving'] * 1e3:.2f} | {memory} |", flush=True)
 
 
 def _peers(options: argparse.Namespace) -> None:
-    print(f"\nOne task beside the peers, {PEER_TASKS} tasks in the space, r = 16, {options.threads} thread(s)\n")
-    print("| shape | stored as | what | ms | by the peer ms | ratio |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        f"\nOne task beside the peers, {PEER_TASKS} tasks in the space, r = 16, {options.threads} thread(s)\n"
+    )
+    print(
+        "| shape | stored as | what | ms | by the peer ms | ratio |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for name in options.peers:
         with tempfile.TemporaryDirectory() as place:
             found = _child(options, "--beside", name, place)
@@ -157,11 +193,23 @@ def _peers(options: argparse.Namespace) -> None:
         ):
             ours, theirs = found[f"{what}, {stored}"], found[peer]
             title = {"vlora": "vlora-dev reconstruct", "peft": "peft load_adapter"}[peer]
-            print(f"| {name} | {stored} | {what} beside {title} | {ours * 1e3:.2f} | {theirs * 1e3:.2f} | {theirs / ours:.1f} |", flush=True)
+            print(
+                f"| {name} | {stored} | {what} beside {title} | {ours * 1e3:.2f} | {theirs * 1e3:.2f} | {theirs / ours:.1f} |",
+                flush=True,
+            )
 
 
 def _child(options: argparse.Namespace, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.materializing", *arguments, "--rounds", str(options.rounds), "--threads", str(options.threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.materializing",
+        *arguments,
+        "--rounds",
+        str(options.rounds),
+        "--threads",
+        str(options.threads),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -181,7 +229,11 @@ class Machine:
 
     def flops_per_s(self) -> float:
         """Return operations over time."""
-        return 2.0 * SQUARE**3 / _seconds(lambda: torch.mm(self._square[0], self._square[1], out=self._square[2]))
+        return (
+            2.0
+            * SQUARE**3
+            / _seconds(lambda: torch.mm(self._square[0], self._square[1], out=self._square[2]))
+        )
 
 
 def _seconds(call: Callable[[], object], times: int = 1) -> float:
@@ -195,7 +247,10 @@ def _measured(cell: Cell, root: Path, rounds: int) -> dict[str, Any]:
     refs = [f"task{number:04}" for number in range(cell.tasks)]
     machine = Machine()
     _warmed()
-    with sr.Registry.open(root, mode="r") as registry, sr.Materializer(registry, dtype=cell.dtype) as one:
+    with (
+        sr.Registry.open(root, mode="r") as registry,
+        sr.Materializer(registry, dtype=cell.dtype) as one,
+    ):
         before = _resident_mb()
         one.prefetch(refs)
         _resident_mb()
@@ -203,13 +258,25 @@ def _measured(cell: Cell, root: Path, rounds: int) -> dict[str, Any]:
         one.materialize(refs, out=memory)
         peak = peak_mb() - before
         found = [_round(cell, machine, one, refs, memory) for _ in range(rounds)]
-        floor, excess, out, new, resolving = (statistics.median(column) for column in zip(*found, strict=True))
+        floor, excess, out, new, resolving = (
+            statistics.median(column) for column in zip(*found, strict=True)
+        )
         allowed = numbers(SHAPES[cell.shape], cell.kind, cell.tasks) * 4 + memory.size_bytes
     by = "rate" if excess > 0 else "bandwidth"
-    return {"floor": floor, "by": by, "out": out, "new": new, "resolving": resolving, "peak": peak, "allowed": allowed / 1e6}
+    return {
+        "floor": floor,
+        "by": by,
+        "out": out,
+        "new": new,
+        "resolving": resolving,
+        "peak": peak,
+        "allowed": allowed / 1e6,
+    }
 
 
-def _round(cell: Cell, machine: Machine, one: sr.Materializer, refs: list[str], memory: Any) -> tuple[float, ...]:
+def _round(
+    cell: Cell, machine: Machine, one: sr.Materializer, refs: list[str], memory: Any
+) -> tuple[float, ...]:
     random.shuffle(refs)
     call = partial(one.materialize, refs, out=memory)
     times = max(1, int(0.02 / _seconds(call)))
@@ -217,11 +284,20 @@ def _round(cell: Cell, machine: Machine, one: sr.Materializer, refs: list[str], 
     by_flops = flops(SHAPES[cell.shape], cell.kind) * cell.tasks / machine.flops_per_s()
     floor = max(by_bytes, by_flops)
     out, new = _seconds(call, times), _seconds(partial(one.materialize, refs), times)
-    return floor, by_flops - by_bytes, out / floor, new / floor, _seconds(partial(one.prefetch, refs), times)
+    return (
+        floor,
+        by_flops - by_bytes,
+        out / floor,
+        new / floor,
+        _seconds(partial(one.prefetch, refs), times),
+    )
 
 
 def _warmed() -> None:
-    """Do everything once in small: what is imported or made on first use is not memory of a pass."""
+    """Do everything once in small.
+
+    What is imported or made on first use is not memory of a pass.
+    """
     with tempfile.TemporaryDirectory() as place:
         refs = build(Path(place), SHAPES["minilm"], Kind(rank=4, k=4, own=True), 2)
         with sr.Registry.open(place, mode="r") as registry, sr.Materializer(registry) as one:
@@ -241,12 +317,17 @@ def _resident_mb() -> float:
 def _beside(shape: Shape, place: Path, rounds: int) -> dict[str, float]:
     found: dict[str, float] = {}
     folders: list[Path] = []
-    for stored, kind in (("basis k = 64", Kind(rank=16, k=64, own=False)), ("own rows", Kind(rank=16, k=0, own=True))):
+    for stored, kind in (
+        ("basis k = 64", Kind(rank=16, k=64, own=False)),
+        ("own rows", Kind(rank=16, k=0, own=True)),
+    ):
         root = place / stored.replace(" ", "")
         refs = build(root, shape, kind, LOADED + rounds)
         with sr.Registry.open(root, mode="r") as registry, sr.Materializer(registry) as one:
             one.prefetch(refs)
-            folders = folders or [adapter.save(place / ref) for ref, adapter in one.materialize(refs[:LOADED]).items()]
+            folders = folders or [
+                adapter.save(place / ref) for ref, adapter in one.materialize(refs[:LOADED]).items()
+            ]
             model, memory = _model(shape, folders[0]), one.buffers()
             found[f"materialize, {stored}"] = _each(refs, partial(one.materialize, out=memory))
             found[f"swap, {stored}"] = _each(refs, partial(one.swap, model))
@@ -256,7 +337,10 @@ def _beside(shape: Shape, place: Path, rounds: int) -> dict[str, float]:
 
 
 def _each(values: Sequence[Any], call: Callable[[Any], object]) -> float:
-    """Return the least time of a call with one of the values; with the first one it was called before."""
+    """Return the least time of a call with one of the values.
+
+    With the first one it was called before.
+    """
     call(values[0])
     return min(_seconds(partial(call, value)) for value in values[1:])
 
@@ -281,22 +365,40 @@ def _model(shape: Shape, folder: Path) -> Any:
                 if not hasattr(module, part):
                     module.add_module(part, torch.nn.Module())
                 module = getattr(module, part)
-            linear = torch.nn.utils.skip_init(torch.nn.Linear, width, out, bias=False, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+            linear = torch.nn.utils.skip_init(
+                torch.nn.Linear, width, out, bias=False, dtype=torch.bfloat16
+            )  # type: ignore[no-untyped-call]
             module.add_module(name.rpartition(".")[2], linear)
     return peft.PeftModel.from_pretrained(root, str(folder))
 
 
 def _vlora(shape: Shape, rounds: int) -> float:
-    """Return seconds of one task from as many components as there are tasks: fewer do not hold tasks that are independent."""
+    """Return seconds of one task from as many components as there are tasks.
+
+    Fewer do not hold tasks that are independent.
+    """
     from vlora.subspace import SharedSubspace, TaskProjection
 
     names = [f"{layer}.{name}" for layer in range(shape.layers) for name in shape.modules]
     widths = [widths for _ in range(shape.layers) for widths in shape.modules.values()]
-    parts = [{name: torch.randn(PEER_TASKS, 16 * width[side]) for name, width in zip(names, widths, strict=True)} for side in (0, 1)]
+    parts = [
+        {
+            name: torch.randn(PEER_TASKS, 16 * width[side])
+            for name, width in zip(names, widths, strict=True)
+        }
+        for side in (0, 1)
+    ]
     means = [{name: rows.mean(0) for name, rows in part.items()} for part in parts]
     ones = {name: torch.ones(PEER_TASKS) for name in names}
-    tasks = {str(number): TaskProjection(str(number), *({name: torch.randn(PEER_TASKS) for name in names} for _ in range(2))) for number in range(PEER_TASKS)}
-    space = SharedSubspace(names, parts[0], parts[1], ones, ones, means[0], means[1], tasks, 16, PEER_TASKS)
+    tasks = {
+        str(number): TaskProjection(
+            str(number), *({name: torch.randn(PEER_TASKS) for name in names} for _ in range(2))
+        )
+        for number in range(PEER_TASKS)
+    }
+    space = SharedSubspace(
+        names, parts[0], parts[1], ones, ones, means[0], means[1], tasks, 16, PEER_TASKS
+    )
     return _each(list(tasks)[: 1 + rounds], space.reconstruct)
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def peak_mb() -> float:
-    """Return the peak resident memory of this process; where the system says, not that of the process it was forked from, which ru_maxrss keeps."""
+    """Return the peak resident memory of this process.
+
+    Where the system says, not that of the process it was forked from, which ru_maxrss keeps.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) * 1024 / 1e6

@@ -2,9 +2,11 @@
 
     python -m benchmarks.peers [--corpus CORPUS] [--count N] [--width D] [--layers L] [--rank R]
 
-CORPUS is a folder with `<task>/<version>` PEFT directories; without one, the adapters that ship with the project. Of a corpus the adapters of its most common
-shape are taken, since both peers want one rank and one set of modules. Heads and logs are left out for everybody: vlora-dev would drop them. Every error limit
-asks each peer for the fewest bytes it can meet it with; share_registry then gets exactly the error that the peer has there (at least .001) as its budget.
+CORPUS is a folder with `<task>/<version>` PEFT directories; without one, the adapters that ship
+with the project. Of a corpus the adapters of its most common shape are taken, since both peers want
+one rank and one set of modules. Heads and logs are left out for everybody: vlora-dev would drop
+them. Every error limit asks each peer for the fewest bytes it can meet it with; share_registry then
+gets exactly the error that the peer has there (at least .001) as its budget.
 """
 
 import argparse
@@ -42,13 +44,20 @@ class Scenario:
 
 def main() -> None:
     """Measure and print the tables of every collection."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, default=DEMO)
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--only", choices=["real", "columns", "family", "nothing"], nargs="*", default=["real", "columns", "family", "nothing"])
+    parser.add_argument(
+        "--only",
+        choices=["real", "columns", "family", "nothing"],
+        nargs="*",
+        default=["real", "columns", "family", "nothing"],
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
@@ -70,19 +79,30 @@ def _shape(folder: Path) -> tuple[object, ...]:
 
 
 def _scenarios(place: Path, options: argparse.Namespace) -> Iterator[Scenario]:
-    sizes = {"count": options.count, "rank": options.rank, "width": options.width, "layers": options.layers}
+    sizes = {
+        "count": options.count,
+        "rank": options.rank,
+        "width": options.width,
+        "layers": options.layers,
+    }
     shape = f"N = {options.count}, {2 * options.layers} modules, {options.width} wide, r = {options.rank}"
     if "real" in options.only:
         real = bare(common_shape(options.corpus), place / "real")
         yield Scenario(name=f"real adapters, N = {len(real)}", folders=real)
     if "columns" in options.only:
-        yield Scenario(name=f"{COLUMNS} shared columns and 5 % noise, {shape}", folders=planted(place / "columns", shared=COLUMNS, noise=NOISE, **sizes))
+        yield Scenario(
+            name=f"{COLUMNS} shared columns and 5 % noise, {shape}",
+            folders=planted(place / "columns", shared=COLUMNS, noise=NOISE, **sizes),
+        )
     if "family" in options.only:
         yield Scenario(
-            name=f"mixtures of {TEMPLATES} whole adapters and 5 % noise, {shape}", folders=family(place / "family", templates=TEMPLATES, noise=NOISE, **sizes)
+            name=f"mixtures of {TEMPLATES} whole adapters and 5 % noise, {shape}",
+            folders=family(place / "family", templates=TEMPLATES, noise=NOISE, **sizes),
         )
     if "nothing" in options.only:
-        yield Scenario(name=f"nothing shared, {shape}", folders=independent(place / "nothing", **sizes))
+        yield Scenario(
+            name=f"nothing shared, {shape}", folders=independent(place / "nothing", **sizes)
+        )
 
 
 def _compare(scenario: Scenario) -> None:
@@ -90,17 +110,24 @@ def _compare(scenario: Scenario) -> None:
     ours = (Ours(scenario.folders), Ours(scenario.folders, together=True))
     rivals: list[Rival] = [Vlora(scenario.folders), Lorashare(scenario.folders)]
     print(f"\n### {scenario.name}: {raw / 1000:.0f} kB as handed in\n", flush=True)
-    print("| error at most | peer | setting | its error | kB | share_registry, one by one, kB | ratio | in one commit, kB | ratio |")
+    print(
+        "| error at most | peer | setting | its error | kB | share_registry, one by one, kB | ratio | in one commit, kB | ratio |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for limit in LIMITS:
         for rival in rivals:
             for form in rival.forms:
                 _equal_error(ours, rival, limit, form)
-    print(f"\n| kB | {' | '.join([ours[0].name, *(rival.name for rival in rivals)])} |\n| --- | --- | --- | --- |")
+    print(
+        f"\n| kB | {' | '.join([ours[0].name, *(rival.name for rival in rivals)])} |\n| --- | --- | --- | --- |"
+    )
     for share in SHARES:
         mine = ours[0].at_bytes(raw // share)
         others = [largest(rival, raw // share, offered(rival)) for rival in rivals]
-        print(f"| {raw / share / 1000:.0f} (1/{share}) | {mine.error:.4f} | {' | '.join(_error(point) for point in others)} |", flush=True)
+        print(
+            f"| {raw / share / 1000:.0f} (1/{share}) | {mine.error:.4f} | {' | '.join(_error(point) for point in others)} |",
+            flush=True,
+        )
 
 
 def offered(rival: Rival) -> tuple[str, ...]:
@@ -115,7 +142,10 @@ def _equal_error(ours: Sequence[Ours], rival: Rival, limit: float, form: str) ->
         return
     equal = [tool.point(max(theirs.error, SMALLEST)).size_bytes for tool in ours]
     ratios = " | ".join(f"{size / 1000:.0f} | {theirs.size_bytes / size:.1f}" for size in equal)
-    print(f"| {limit:g} | {rival.name} | {theirs.setting} | {theirs.error:.4f} | {theirs.size_bytes / 1000:.0f} | {ratios} |", flush=True)
+    print(
+        f"| {limit:g} | {rival.name} | {theirs.setting} | {theirs.error:.4f} | {theirs.size_bytes / 1000:.0f} | {ratios} |",
+        flush=True,
+    )
 
 
 def _error(point: Point | None) -> str:

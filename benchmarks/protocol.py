@@ -2,9 +2,12 @@
 
     python -m benchmarks.protocol [--corpus CORPUS] [--k K ...]
 
-Under `Policy.share(k)` adapters arrive one after another; every arrival fits the basis again and every task is re-expressed in it. The same is done here a second time with nothing but
-dense matrices: all adapters rebuilt, their energy-weighted factors stacked, one full SVD a module and side, all projected. Errors are of the exported adapters against those handed in.
-Then the default policy: after every commit each task at each version is exported again, its error measured, its digest compared.
+Under `Policy.share(k)` adapters arrive one after another; every arrival fits the basis again and
+every task is re-expressed in it. The same is done here a second time with nothing but dense
+matrices: all adapters rebuilt, their energy-weighted factors stacked, one full SVD a module and
+side, all projected. Errors are of the exported adapters against those handed in. Then the default
+policy: after every commit each task at each version is exported again, its error measured, its
+digest compared.
 """
 
 import argparse
@@ -28,14 +31,21 @@ VERSION: Final = "v1"
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, default=DEMO)
     parser.add_argument("--k", type=int, nargs="*", default=[16, 32, 64])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folders = bare([folder for folder in common_shape(options.corpus) if folder.name == VERSION], Path(place) / "bare")
+        folders = bare(
+            [folder for folder in common_shape(options.corpus) if folder.name == VERSION],
+            Path(place) / "bare",
+        )
         print(
-            "| k | tasks | mean error | by full SVD | worst error | by full SVD | largest difference of a task | recorded below true |\n" + "| --- " * 8 + "|"
+            "| k | tasks | mean error | by full SVD | worst error | by full SVD | largest difference of a task | recorded below true |\n"
+            + "| --- " * 8
+            + "|"
         )
         for k in options.k:
             print(f"| {k} | {' | '.join(_share(Path(place) / f'k{k}', folders, k))} |", flush=True)
@@ -51,14 +61,20 @@ def _share(place: Path, folders: Sequence[Path], k: int) -> list[str]:
         space = registry.create_space("all", policy=sr.Policy.share(k=k))
         for name, folder in zip(names, folders, strict=True):
             space.commit(folder, task=name, allow_base_mismatch=True)
-        found = {name: error(factors_of(registry.export(name, place / "out").path), wanted[name]) for name in names}
+        found = {
+            name: error(factors_of(registry.export(name, place / "out").path), wanted[name])
+            for name in names
+        }
         recorded = {name: registry.show(name).reports[name].error for name in names}
     dense = {name: error(factors, wanted[name]) for name, factors in _dense(wanted, k).items()}
     worst = max(abs(found[name] - dense[name]) for name in names)
     broken = sum(recorded[name] < found[name] * (1 - 1e-6) for name in names)
     return [
         str(len(names)),
-        *(f"{value:.5f}" for value in (_mean(found), _mean(dense), max(found.values()), max(dense.values()))),
+        *(
+            f"{value:.5f}"
+            for value in (_mean(found), _mean(dense), max(found.values()), max(dense.values()))
+        ),
         f"{worst:.1e}",
         f"{broken} of {len(names)}",
     ]
@@ -71,8 +87,20 @@ def _dense(wanted: Mapping[str, Factors], k: int) -> dict[str, Factors]:
     for name, factors in wanted.items():
         held[name] = factors
         for module in factors:
-            axes_a = _leading([sqrt(weights[task]) * torch.linalg.qr(mine[module][1]).R @ mine[module][0] for task, mine in held.items()], k)
-            axes_b = _leading([sqrt(weights[task]) * torch.linalg.qr(mine[module][0].mT).R @ mine[module][1].mT for task, mine in held.items()], k)
+            axes_a = _leading(
+                [
+                    sqrt(weights[task]) * torch.linalg.qr(mine[module][1]).R @ mine[module][0]
+                    for task, mine in held.items()
+                ],
+                k,
+            )
+            axes_b = _leading(
+                [
+                    sqrt(weights[task]) * torch.linalg.qr(mine[module][0].mT).R @ mine[module][1].mT
+                    for task, mine in held.items()
+                ],
+                k,
+            )
             for task, mine in held.items():
                 a, b = mine[module]
                 held[task] = {**mine, module: (a @ axes_a.mT @ axes_a, axes_b.mT @ (axes_b @ b))}
@@ -85,11 +113,17 @@ def _leading(parts: Sequence[Tensor], k: int) -> Tensor:
 
 
 def _energy(factors: Factors) -> float:
-    return sum(float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).square().sum()) for a, b in factors.values())
+    return sum(
+        float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).square().sum())
+        for a, b in factors.values()
+    )
 
 
 def _default(place: Path, folders: Sequence[Path]) -> None:
-    """Commit everything at the default policy; after every commit, export every version there is."""
+    """Commit everything at the default policy.
+
+    After every commit, export every version there is.
+    """
     digests: dict[str, str] = {}
     sources: dict[str, tuple[Factors, float]] = {}
     changed = over = checks = 0

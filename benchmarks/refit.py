@@ -1,10 +1,16 @@
-"""A new basis after one more adapter: from Grams and coefficients, beside the full decomposition that vlora-dev's `absorb` makes.
+"""A new basis after one more adapter.
 
-    python -m benchmarks.refit [--counts N ...] [--modules M] [--width D] [--rank R] [--k K] [--peer N]
+From Grams and coefficients, beside the full decomposition that vlora-dev's `absorb` makes.
 
-N tasks are coefficients over K rows per module and side; one adapter of R new rows arrives. Ours: frame of the K + R rows, moments with the new task, directions, rounded
-rows, and apart from that the new coefficients of all tasks, module by module. Processor seconds of the algebra on one thread, without reading or writing; each line is a
-process of its own, and its peak memory is given with what imports take. The moments of the old tasks are carried along, so only their coefficients know how many there are.
+    python -m benchmarks.refit [--counts N ...] [--modules M] [--width D] [--rank R] [--k K] [--peer
+    N]
+
+N tasks are coefficients over K rows per module and side; one adapter of R new rows arrives. Ours:
+frame of the K + R rows, moments with the new task, directions, rounded rows, and apart from that
+the new coefficients of all tasks, module by module. Processor seconds of the algebra on one thread,
+without reading or writing; each line is a process of its own, and its peak memory is given with
+what imports take. The moments of the old tasks are carried along, so only their coefficients know
+how many there are.
 """
 
 import argparse
@@ -28,37 +34,70 @@ ASKED: Final = 50.0
 
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--counts", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--modules", type=int, default=48)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--peer", type=int, default=100, help="N at which vlora-dev is measured too; 0: not at all")
+    parser.add_argument(
+        "--peer", type=int, default=100, help="N at which vlora-dev is measured too; 0: not at all"
+    )
     parser.add_argument("--one", nargs=2, metavar=("TOOL", "N"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.one:
-        print(json.dumps((_ours if options.one[0] == "ours" else _vlora)(int(options.one[1]), options)))
+        print(
+            json.dumps(
+                (_ours if options.one[0] == "ours" else _vlora)(int(options.one[1]), options)
+            )
+        )
         return
-    print(f"{options.modules} modules, {options.width} wide, r = {options.rank}, k = {options.k}: {options.k} + {options.rank} rows a side\n")
-    print("| N | tool | basis, s | coefficients of all, s | together | peak MB | of it imports |\n| --- | --- | --- | --- | --- | --- | --- |")
-    found = {count: _child("ours", count) for count in sorted({*options.counts, *([options.peer] if options.peer else [])})}
+    print(
+        f"{options.modules} modules, {options.width} wide, r = {options.rank}, k = {options.k}: {options.k} + {options.rank} rows a side\n"
+    )
+    print(
+        "| N | tool | basis, s | coefficients of all, s | together | peak MB | of it imports |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
+    found = {
+        count: _child("ours", count)
+        for count in sorted({*options.counts, *([options.peer] if options.peer else [])})
+    }
     for count, one in found.items():
         row = f"{one['basis']:.3f} | {one['coefficients']:.3f} | {one['basis'] + one['coefficients']:.3f} | {one['peak']:.0f} | {one['imports']:.0f}"
         print(f"| {count} | share_registry | {row} |", flush=True)
     if options.peer:
         peer = _child("vlora", options.peer)
-        print(f"| {options.peer} | vlora-dev absorb | | | {peer['seconds']:.3f} | {peer['peak']:.0f} | {peer['imports']:.0f} |")
+        print(
+            f"| {options.peer} | vlora-dev absorb | | | {peer['seconds']:.3f} | {peer['peak']:.0f} | {peer['imports']:.0f} |"
+        )
         ours = found[options.peer]
-        print(f"\n{peer['seconds'] / (ours['basis'] + ours['coefficients']):.0f} times less at N = {options.peer} (asked for: {ASKED:.0f})")
+        print(
+            f"\n{peer['seconds'] / (ours['basis'] + ours['coefficients']):.0f} times less at N = {options.peer} (asked for: {ASKED:.0f})"
+        )
 
 
 def _child(tool: str, count: int) -> dict[str, float]:
     """Run one line with the same options in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.refit", *sys.argv[1:], "--one", tool, str(count)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout.splitlines()[-1])
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.refit",
+        *sys.argv[1:],
+        "--one",
+        tool,
+        str(count),
+    ]
+    found: dict[str, float] = json.loads(
+        subprocess.run(
+            command, check=True, capture_output=True, env=environment
+        ).stdout.splitlines()[-1]
+    )
     return found
 
 
@@ -86,8 +125,13 @@ def _ours(count: int, options: argparse.Namespace) -> dict[str, float]:
 
 
 def _state(generator: torch.Generator, count: int, options: argparse.Namespace) -> _Side:
-    rows = torch.randn(options.k + options.rank, options.width, generator=generator, dtype=torch.float64)
-    return _Side(rows=(rows * 1000.0).round(), C=torch.randn(count * options.rank, options.k, generator=generator, dtype=torch.float64))
+    rows = torch.randn(
+        options.k + options.rank, options.width, generator=generator, dtype=torch.float64
+    )
+    return _Side(
+        rows=(rows * 1000.0).round(),
+        C=torch.randn(count * options.rank, options.k, generator=generator, dtype=torch.float64),
+    )
 
 
 def _carried(a: _Side, b: _Side, options: argparse.Namespace) -> Moments:
@@ -101,7 +145,10 @@ def _carried(a: _Side, b: _Side, options: argparse.Namespace) -> Moments:
 
 
 def _refit(a: _Side, b: _Side, before: Moments, k: int) -> tuple[Tensor, Tensor]:
-    """Make the rows of both sides; return what turns coefficients over the old rows into coefficients over the new directions."""
+    """Make the rows of both sides.
+
+    Return what turns coefficients over the old rows into coefficients over the new directions.
+    """
     frames = frame(a.rows), frame(b.rows)
     old_a, old_b = (found.root[:k] for found in frames)
     moments = Moments(old_a.mT @ before.a @ old_a, old_b.mT @ before.b @ old_b)
@@ -120,12 +167,19 @@ def _vlora(count: int, options: argparse.Namespace) -> dict[str, float]:
     imports = peak_mb()
     generator = torch.Generator().manual_seed(0)
     names = [f"module.{number}" for number in range(options.modules)]
-    spans = {name: (torch.randn(options.k, options.width, generator=generator), torch.randn(options.k, options.width, generator=generator)) for name in names}
+    spans = {
+        name: (
+            torch.randn(options.k, options.width, generator=generator),
+            torch.randn(options.k, options.width, generator=generator),
+        )
+        for name in names
+    }
 
     def adapter() -> Any:
         mixed = {
             name: [
-                torch.randn(options.rank, options.k, generator=generator) @ S + 0.05 * torch.randn(options.rank, options.width, generator=generator)
+                torch.randn(options.rank, options.k, generator=generator) @ S
+                + 0.05 * torch.randn(options.rank, options.width, generator=generator)
                 for S in spans[name]
             ]
             for name in names
@@ -137,7 +191,9 @@ def _vlora(count: int, options: argparse.Namespace) -> dict[str, float]:
             rank=options.rank,
         )
 
-    space = SharedSubspace.from_adapters([adapter() for _ in range(count)], num_components=min(options.k, count))
+    space = SharedSubspace.from_adapters(
+        [adapter() for _ in range(count)], num_components=min(options.k, count)
+    )
     new = adapter()
     start = time.process_time()
     space.absorb(new, "new")

@@ -1,8 +1,12 @@
-"""The tools compared in benchmarks/peers.py behind one interface: a collection of adapters at one setting becomes bytes on disk and an error.
+"""The tools compared in benchmarks/peers.py behind one interface.
 
-Peers are used through their own API and read back from what they saved. Both have a knob k; vlora-dev also has a packed form (NF4), and its tensors can be cast
-to half precision before they are saved, which it does not offer as a form but allows. What k directions give is cut from one build with all of them: the same
-numbers as a build with that k, since both order their directions by energy. Errors are |dW' - dW| / |dW| over all modules of an adapter, mean over adapters.
+A collection of adapters at one setting becomes bytes on disk and an error.
+
+Peers are used through their own API and read back from what they saved. Both have a knob k;
+vlora-dev also has a packed form (NF4), and its tensors can be cast to half precision before they
+are saved, which it does not offer as a form but allows. What k directions give is cut from one
+build with all of them: the same numbers as a build with that k, since both order their directions
+by energy. Errors are |dW' - dW| / |dW| over all modules of an adapter, mean over adapters.
 """
 
 import copy
@@ -58,8 +62,18 @@ def factors_of(folder: Path) -> Factors:
 
 def by_module(tensors: Mapping[str, Tensor]) -> Factors:
     """Return tensors with PEFT's keys as factor pairs by module."""
-    modules = {key.removeprefix("base_model.model.").split(".lora_A")[0]: key for key in tensors if ".lora_A" in key}
-    return {name: (tensors[key].to(torch.float64), tensors[key.replace("lora_A", "lora_B")].to(torch.float64)) for name, key in modules.items()}
+    modules = {
+        key.removeprefix("base_model.model.").split(".lora_A")[0]: key
+        for key in tensors
+        if ".lora_A" in key
+    }
+    return {
+        name: (
+            tensors[key].to(torch.float64),
+            tensors[key.replace("lora_A", "lora_B")].to(torch.float64),
+        )
+        for name, key in modules.items()
+    }
 
 
 def error(found: Factors, wanted: Factors) -> float:
@@ -67,7 +81,10 @@ def error(found: Factors, wanted: Factors) -> float:
     wrong = total = 0.0
     for module, (a, b) in wanted.items():
         a_found, b_found = found[module]
-        both_a, both_b = torch.linalg.qr(torch.cat([a_found, a]).mT).R, torch.linalg.qr(torch.cat([b_found, -b], 1)).R
+        both_a, both_b = (
+            torch.linalg.qr(torch.cat([a_found, a]).mT).R,
+            torch.linalg.qr(torch.cat([b_found, -b], 1)).R,
+        )
         wrong += float((both_b @ both_a.mT).square().sum())
         total += float((torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT).square().sum())
     return sqrt(wrong / total)
@@ -97,7 +114,11 @@ class _Peer:
         if (k, form) not in self._seen:
             with tempfile.TemporaryDirectory() as place:
                 found = self._saved(k, form, Path(place) / "store")
-                self._seen[k, form] = Point(setting=f"k = {k}, {form}", size_bytes=size_of(Path(place)), error=mean_error(found, self._wanted))
+                self._seen[k, form] = Point(
+                    setting=f"k = {k}, {form}",
+                    size_bytes=size_of(Path(place)),
+                    error=mean_error(found, self._wanted),
+                )
         return self._seen[k, form]
 
     def factors(self, k: int, form: str) -> dict[str, Factors]:
@@ -118,7 +139,11 @@ class Vlora(_Peer):
         from vlora import SharedSubspace, load_adapter
 
         super().__init__(folders)
-        self._full = SharedSubspace.from_adapters([load_adapter(folder) for folder in folders], task_ids=[f.name for f in folders], num_components=len(folders))
+        self._full = SharedSubspace.from_adapters(
+            [load_adapter(folder) for folder in folders],
+            task_ids=[f.name for f in folders],
+            num_components=len(folders),
+        )
 
     def settings(self) -> int:
         return max(1, len(self._wanted) - 1)
@@ -137,13 +162,18 @@ class Vlora(_Peer):
 def vlora_factors(space: Any, name: str) -> Factors:
     """Return one adapter as a vlora subspace gives it back."""
     made = space.reconstruct(name)
-    return {layer: (made.lora_a[layer].to(torch.float64), made.lora_b[layer].to(torch.float64)) for layer in made.layer_names}
+    return {
+        layer: (made.lora_a[layer].to(torch.float64), made.lora_b[layer].to(torch.float64))
+        for layer in made.layer_names
+    }
 
 
 def _vlora_cut(space: Any, k: int) -> Any:
     cut = copy.copy(space)
     for attribute in ("components_a", "components_b", "singular_values_a", "singular_values_b"):
-        setattr(cut, attribute, {layer: rows[:k] for layer, rows in getattr(space, attribute).items()})
+        setattr(
+            cut, attribute, {layer: rows[:k] for layer, rows in getattr(space, attribute).items()}
+        )
     cut.means_a, cut.means_b, cut.num_components = dict(space.means_a), dict(space.means_b), k
     cut.tasks = {name: copy.copy(task) for name, task in space.tasks.items()}
     for task in cut.tasks.values():
@@ -162,8 +192,16 @@ class Lorashare(_Peer):
         from lorashare import SHAREModel
 
         super().__init__(folders)
-        self._most = min(side for a, b in next(iter(self._wanted.values())).values() for side in (a.shape[1], b.shape[0]))
-        self._full = SHAREModel.from_adapters({folder.name: str(folder) for folder in folders}, num_components=self._most, device="cpu")
+        self._most = min(
+            side
+            for a, b in next(iter(self._wanted.values())).values()
+            for side in (a.shape[1], b.shape[0])
+        )
+        self._full = SHAREModel.from_adapters(
+            {folder.name: str(folder) for folder in folders},
+            num_components=self._most,
+            device="cpu",
+        )
 
     def settings(self) -> int:
         return self._most
@@ -172,15 +210,23 @@ class Lorashare(_Peer):
         from lorashare import SHAREModel
 
         model = copy.copy(self._full)
-        model.components = {key: columns[:, :k].contiguous() for key, columns in self._full.components.items()}
-        model.all_loadings = {name: {key: rows[:k].contiguous() for key, rows in sides.items()} for name, sides in self._full.all_loadings.items()}
+        model.components = {
+            key: columns[:, :k].contiguous() for key, columns in self._full.components.items()
+        }
+        model.all_loadings = {
+            name: {key: rows[:k].contiguous() for key, rows in sides.items()}
+            for name, sides in self._full.all_loadings.items()
+        }
         model.save_pretrained(place)
         loaded = SHAREModel.from_pretrained(place)
         return {name: by_module(loaded.reconstruct(name)) for name in self._wanted}
 
 
 class Ours:
-    """share_registry: everything in the store counts, bases included; the catalog (an index that can be rebuilt) does not."""
+    """share_registry: everything in the store counts, bases included.
+
+    The catalog (an index that can be rebuilt) does not.
+    """
 
     name = "share_registry"
 
@@ -196,8 +242,14 @@ class Ours:
         if budget not in self._seen:
             with tempfile.TemporaryDirectory() as place:
                 found = self.export(budget, Path(place))
-                size = sum(size_of(Path(place) / "registry" / part) for part in ("objects", "spaces"))
-                self._seen[budget] = Point(setting=f"budget {budget:g}", size_bytes=size, error=mean_error(found, self._wanted))
+                size = sum(
+                    size_of(Path(place) / "registry" / part) for part in ("objects", "spaces")
+                )
+                self._seen[budget] = Point(
+                    setting=f"budget {budget:g}",
+                    size_bytes=size,
+                    error=mean_error(found, self._wanted),
+                )
         return self._seen[budget]
 
     def export(self, budget: float, place: Path) -> dict[str, Factors]:
@@ -206,7 +258,9 @@ class Ours:
         with sr.Registry.open(place / "registry") as registry:
             space = registry.create_space("all", policy=sr.Policy(budget=budget))
             if self._together:
-                space.commit_many({folder.name: folder for folder in self._folders}, allow_base_mismatch=True)
+                space.commit_many(
+                    {folder.name: folder for folder in self._folders}, allow_base_mismatch=True
+                )
             else:
                 for folder in self._folders:
                     space.commit(folder, task=folder.name, allow_base_mismatch=True)
@@ -218,31 +272,48 @@ class Ours:
 
     def at_bytes(self, size_bytes: int) -> Point:
         """Return the smallest error found in at most that many bytes, by a few secants in log(error) between the points seen."""
-        points = sorted((*self._seen.values(), self.point(0.5), self.point(0.001)), key=lambda point: point.size_bytes)
-        low = max((point for point in points if point.size_bytes <= size_bytes), key=lambda point: point.size_bytes, default=points[0])
+        points = sorted(
+            (*self._seen.values(), self.point(0.5), self.point(0.001)),
+            key=lambda point: point.size_bytes,
+        )
+        low = max(
+            (point for point in points if point.size_bytes <= size_bytes),
+            key=lambda point: point.size_bytes,
+            default=points[0],
+        )
         high = next((point for point in points if point.size_bytes > size_bytes), None)
         for _ in range(_SECANTS if high is not None else 0):
             assert high is not None
             share = (size_bytes - low.size_bytes) / max(high.size_bytes - low.size_bytes, 1)
-            between = self.point(low.error * (high.error / low.error) ** max(0.05, min(0.95, share - 0.02)))
+            between = self.point(
+                low.error * (high.error / low.error) ** max(0.05, min(0.95, share - 0.02))
+            )
             low, high = (between, high) if between.size_bytes <= size_bytes else (low, between)
         return low
 
 
 def largest(rival: Rival, size_bytes: int, forms: Sequence[str]) -> Point | None:
-    """Return the setting with the least error in at most that many bytes; None where even k = 1 takes more."""
+    """Return the setting with the least error in at most that many bytes.
+
+    None where even k = 1 takes more.
+    """
     found = [point for form in forms if (point := _most(rival, size_bytes, form)) is not None]
     return min(found, key=lambda point: point.error, default=None)
 
 
 def cheapest(rival: Rival, limit: float, form: str) -> Point | None:
-    """Return the setting with the fewest bytes whose error is at most the limit; None where it has none."""
+    """Return the setting with the fewest bytes whose error is at most the limit.
+
+    None where it has none.
+    """
     low, high = 1, rival.settings()
     if rival.point(high, form).error > limit:
         return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if rival.point(middle, form).error <= limit else (middle + 1, high)
+        low, high = (
+            (low, middle) if rival.point(middle, form).error <= limit else (middle + 1, high)
+        )
     return rival.point(low, form)
 
 
@@ -252,5 +323,9 @@ def _most(rival: Rival, size_bytes: int, form: str) -> Point | None:
         return None
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if rival.point(middle, form).size_bytes <= size_bytes else (low, middle - 1)
+        low, high = (
+            (middle, high)
+            if rival.point(middle, form).size_bytes <= size_bytes
+            else (low, middle - 1)
+        )
     return rival.point(low, form)

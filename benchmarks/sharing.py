@@ -1,9 +1,12 @@
-"""Where sharing pays and where it does not: bytes with references on and off, one after another and in one commit.
+"""Where sharing pays and where it does not.
+
+Bytes with references on and off, one after another and in one commit.
 
     python benchmarks/sharing.py [--corpus CORPUS] [--small]
 
-Without --corpus the real adapters are those that ship with the project. Of the planted collection the adapter objects are compared; elsewhere everything that
-the store holds but config and attachments, bases included.
+Without --corpus the real adapters are those that ship with the project. Of the planted collection
+the adapter objects are compared; elsewhere everything that the store holds but config and
+attachments, bases included.
 """
 
 import argparse
@@ -25,30 +28,54 @@ BUDGET: Final = 0.05
 
 def main() -> None:
     """Measure and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, default=None)
     parser.add_argument("--small", action="store_true", help="a quarter of the synthetic sizes")
     options = parser.parse_args()
     real = options.corpus / "dev" if options.corpus else DEMO
     print("| collection | measure | value | asked for |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as place:
-        for row in (*_planted(Path(place), options.small), *_seed(real), *_versions(real), *_nothing(Path(place), options.small)):
+        for row in (
+            *_planted(Path(place), options.small),
+            *_seed(real),
+            *_versions(real),
+            *_nothing(Path(place), options.small),
+        ):
             print(f"| {' | '.join(row)} |", flush=True)
 
 
 Row = tuple[str, str, str, str]
 
 
-def sizes(folders: Sequence[Path], *, names: Sequence[str] | None = None, references: bool = True, budget: float = BUDGET) -> list[int]:
-    """Commit adapters one after another to one space; return the bytes of each one's adapter object."""
-    with tempfile.TemporaryDirectory() as place, sr.Registry.open(Path(place) / "registry") as registry:
+def sizes(
+    folders: Sequence[Path],
+    *,
+    names: Sequence[str] | None = None,
+    references: bool = True,
+    budget: float = BUDGET,
+) -> list[int]:
+    """Commit adapters one after another to one space.
+
+    Return the bytes of each one's adapter object.
+    """
+    with (
+        tempfile.TemporaryDirectory() as place,
+        sr.Registry.open(Path(place) / "registry") as registry,
+    ):
         space = registry.create_space("s", policy=sr.Policy(budget=budget, references=references))
         called = names or [f"t{number}" for number in range(len(folders))]
-        return [_size(registry, space.commit(folder, task=name, allow_base_mismatch=True)) for folder, name in zip(folders, called, strict=True)]
+        return [
+            _size(registry, space.commit(folder, task=name, allow_base_mismatch=True))
+            for folder, name in zip(folders, called, strict=True)
+        ]
 
 
 def _size(registry: sr.Registry, commit: sr.Commit) -> int:
-    record = parse_record(registry.home.store.record(commit.space, CommitNumber(commit.number)) or b"")
+    record = parse_record(
+        registry.home.store.record(commit.space, CommitNumber(commit.number)) or b""
+    )
     assert isinstance(record, Absorb)
     return registry.home.store.size(record.tasks[0].adapter) or 0
 
@@ -64,28 +91,62 @@ def _planted(root: Path, small: bool) -> Iterable[Row]:
         f"{max(late) / found[0]:.3f}",
         "< 0.333",
     )
-    yield "the same", f"adapters {count // 2 + 1} to {count}, mean over adapter 1", f"{sum(late) / len(late) / found[0]:.3f}", ""
+    yield (
+        "the same",
+        f"adapters {count // 2 + 1} to {count}, mean over adapter 1",
+        f"{sum(late) / len(late) / found[0]:.3f}",
+        "",
+    )
 
 
 def _seed(real: Path) -> Iterable[Row]:
     folders = sorted(path.parent for path in real.glob("*/s42/adapter_config.json"))
     apart = counted(folders, policy=sr.Policy(budget=BUDGET, references=False))
     name = f"{len(folders)} real adapters of one seed"
-    yield name, "one after another, over no sharing", f"{counted(folders, policy=sr.Policy(budget=BUDGET)) / apart:.3f}", "<= 0.90 (12 adapters)"
+    yield (
+        name,
+        "one after another, over no sharing",
+        f"{counted(folders, policy=sr.Policy(budget=BUDGET)) / apart:.3f}",
+        "<= 0.90 (12 adapters)",
+    )
     objects = sum(sizes(folders)) / sum(sizes(folders, references=False))
-    yield "the same", "one after another, adapter objects without notes and records", f"{objects:.3f}", "<= 0.90 (12 adapters)"
+    yield (
+        "the same",
+        "one after another, adapter objects without notes and records",
+        f"{objects:.3f}",
+        "<= 0.90 (12 adapters)",
+    )
     with tempfile.TemporaryDirectory() as place:
-        together = spent_together(Path(place) / "registry", folders, policy=sr.Policy(budget=BUDGET)).counted
-    yield "the same", "in one commit, over no sharing", f"{together / apart:.3f}", "<= 0.90 (12 adapters)"
+        together = spent_together(
+            Path(place) / "registry", folders, policy=sr.Policy(budget=BUDGET)
+        ).counted
+    yield (
+        "the same",
+        "in one commit, over no sharing",
+        f"{together / apart:.3f}",
+        "<= 0.90 (12 adapters)",
+    )
 
 
 def _versions(real: Path) -> Iterable[Row]:
     folders = [real / "wn-pos-gloss" / version for version in ("v1", "v2", "v3")]
     with tempfile.TemporaryDirectory() as place:
-        found = spent(Path(place) / "registry", folders, policy=sr.Policy(budget=BUDGET), names=["gloss"] * 3)
+        found = spent(
+            Path(place) / "registry", folders, policy=sr.Policy(budget=BUDGET), names=["gloss"] * 3
+        )
     parameters = sum(a.numel() + b.numel() for a, b in factors_of(folders[0]).values())
-    yield "wn-pos-gloss v2, v3", "over v1", ", ".join(f"{item.counted / found[0].counted:.3f}" for item in found[1:]), "<= 0.60"
-    yield "the same", "bits per parameter", ", ".join(f"{8 * item.counted / parameters:.2f}" for item in found[1:]), "< 1.8"
+    yield (
+        "wn-pos-gloss v2, v3",
+        "over v1",
+        ", ".join(f"{item.counted / found[0].counted:.3f}" for item in found[1:]),
+        "<= 0.60",
+    )
+    yield (
+        "the same",
+        "bits per parameter",
+        ", ".join(f"{8 * item.counted / parameters:.2f}" for item in found[1:]),
+        "< 1.8",
+    )
 
 
 def counted(folders: Sequence[Path], *, policy: sr.Policy) -> int:
@@ -95,7 +156,9 @@ def counted(folders: Sequence[Path], *, policy: sr.Policy) -> int:
 
 
 def _nothing(root: Path, small: bool) -> Iterable[Row]:
-    folders = independent(root / "nothing", count=6 if small else 12, rank=16, width=256 if small else 1024)
+    folders = independent(
+        root / "nothing", count=6 if small else 12, rank=16, width=256 if small else 1024
+    )
     yield (
         f"{len(folders)} adapters that share nothing",
         "references on over off",

@@ -1,8 +1,11 @@
-"""Registries with many tasks of a real model's shape, made without adapters: the objects are written by the format's own encoders and published as commits.
+"""Registries with many tasks of a real model's shape, made without adapters.
 
-Absorbing 64 adapters of a 7B model takes hours, and what materializing costs depends on shapes and integers alone. So rows, coefficients and own rows are random
-integers of the sizes that commits make (coefficients and rows of 12 bits, own rows of 6). The digest of the decoded tensors that a commit records is left to be
-that of the adapter object: nothing here reads it.
+The objects are written by the format's own encoders and published as commits.
+
+Absorbing 64 adapters of a 7B model takes hours, and what materializing costs depends on shapes and
+integers alone. So rows, coefficients and own rows are random integers of the sizes that commits
+make (coefficients and rows of 12 bits, own rows of 6). The digest of the decoded tensors that a
+commit records is left to be that of the adapter object: nothing here reads it.
 """
 
 import json
@@ -49,9 +52,21 @@ class Shape:
 SHAPES: Final = {
     shape.name: shape
     for shape in (
-        Shape(name="minilm", layers=6, modules={"attention.self.query": (384, 384), "attention.self.value": (384, 384)}),
-        Shape(name="roberta", layers=12, modules={"attention.self.query": (768, 768), "attention.self.value": (768, 768)}),
-        Shape(name="mistral-qv", layers=32, modules={"self_attn.q_proj": (4096, 4096), "self_attn.v_proj": (4096, 1024)}),
+        Shape(
+            name="minilm",
+            layers=6,
+            modules={"attention.self.query": (384, 384), "attention.self.value": (384, 384)},
+        ),
+        Shape(
+            name="roberta",
+            layers=12,
+            modules={"attention.self.query": (768, 768), "attention.self.value": (768, 768)},
+        ),
+        Shape(
+            name="mistral-qv",
+            layers=32,
+            modules={"self_attn.q_proj": (4096, 4096), "self_attn.v_proj": (4096, 1024)},
+        ),
         Shape(
             name="mistral-all",
             layers=32,
@@ -71,7 +86,10 @@ SHAPES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How tasks are stored: over a basis of k rows a module and side (0: none), with own rows or none, and how many versions each builds upon."""
+    """How tasks are stored: over a basis of k rows a module and side (0.
+
+    None), with own rows or none, and how many versions each builds upon.
+    """
 
     rank: int
     k: int
@@ -91,15 +109,28 @@ def build(root: Path, shape: Shape, kind: Kind, tasks: int, *, seed: int = 0) ->
         earlier: dict[str, Digest] = {}
         for version in range(1, kind.before + 2):
             for begin in range(0, tasks, _TOGETHER):
-                names = [f"task{number:04}" for number in range(begin, min(tasks, begin + _TOGETHER))]
-                made = {name: _put(home, adapter_object.encode(_adapter(rng, layout, kind, basis, earlier.get(name)), layout)) for name in names}
+                names = [
+                    f"task{number:04}" for number in range(begin, min(tasks, begin + _TOGETHER))
+                ]
+                made = {
+                    name: _put(
+                        home,
+                        adapter_object.encode(
+                            _adapter(rng, layout, kind, basis, earlier.get(name)), layout
+                        ),
+                    )
+                    for name in names
+                }
                 _commit(home, layout, made, version)
                 earlier |= made
     return [f"task{number:04}" for number in range(tasks)]
 
 
 def flops(shape: Shape, kind: Kind) -> float:
-    """Return the operations of one task: two for each product of a coefficient and an element of a row."""
+    """Return the operations of one task.
+
+    Two for each product of a coefficient and an element of a row.
+    """
     return 2.0 * kind.rank * kind.k * shape.numbers
 
 
@@ -120,32 +151,73 @@ def _layout(shape: Shape, rank: int) -> Layout:
                 TensorSpec(key=f"{key}.lora_A.weight", dtype=DType.F32, shape=[rank, width]),
                 TensorSpec(key=f"{key}.lora_B.weight", dtype=DType.F32, shape=[out, rank]),
             ]
-            factors.append(FactorSpec(module=module, form=Form.LINEAR, a=len(tensors) - 2, b=len(tensors) - 1))
-    return Layout(metadata=[], tensors=tensors, factors=sorted(factors, key=lambda factor: factor.module))
+            factors.append(
+                FactorSpec(module=module, form=Form.LINEAR, a=len(tensors) - 2, b=len(tensors) - 1)
+            )
+    return Layout(
+        metadata=[], tensors=tensors, factors=sorted(factors, key=lambda factor: factor.module)
+    )
 
 
 def _basis(rng: np.random.Generator, layout: Layout, k: int) -> StoredBasis:
-    return StoredBasis(modules={shape.module: (_ints(rng, k, shape.in_, _ROW_BITS), _ints(rng, k, shape.out, _ROW_BITS)) for shape in layout.modules()})
+    return StoredBasis(
+        modules={
+            shape.module: (_ints(rng, k, shape.in_, _ROW_BITS), _ints(rng, k, shape.out, _ROW_BITS))
+            for shape in layout.modules()
+        }
+    )
 
 
-def _adapter(rng: np.random.Generator, layout: Layout, kind: Kind, basis: Digest | None, previous: Digest | None) -> StoredAdapter:
+def _adapter(
+    rng: np.random.Generator,
+    layout: Layout,
+    kind: Kind,
+    basis: Digest | None,
+    previous: Digest | None,
+) -> StoredAdapter:
     def side(width: int) -> StoredSide:
-        terms = (Term(source=0, exponent=-_ROW_BITS, coefficients=_ints(rng, kind.rank, kind.k, _ROW_BITS)),) if basis is not None else ()
-        own = _ints(rng, kind.rank, width, _OWN_BITS) if kind.own else np.zeros((kind.rank, width), np.int32)
-        return StoredSide(previous=previous is not None, terms=terms, scales=np.full(kind.rank, 2.0**-12, np.float32), own=own)
+        terms = (
+            (
+                Term(
+                    source=0,
+                    exponent=-_ROW_BITS,
+                    coefficients=_ints(rng, kind.rank, kind.k, _ROW_BITS),
+                ),
+            )
+            if basis is not None
+            else ()
+        )
+        own = (
+            _ints(rng, kind.rank, width, _OWN_BITS)
+            if kind.own
+            else np.zeros((kind.rank, width), np.int32)
+        )
+        return StoredSide(
+            previous=previous is not None,
+            terms=terms,
+            scales=np.full(kind.rank, 2.0**-12, np.float32),
+            own=own,
+        )
 
     return StoredAdapter(
         layout=sha256(layout.to_bytes()),
         previous=previous,
         sources=() if basis is None else (basis,),
-        modules=tuple(StoredModule(a=side(shape.in_), b=side(shape.out), error=0.0) for shape in layout.modules()),
+        modules=tuple(
+            StoredModule(a=side(shape.in_), b=side(shape.out), error=0.0)
+            for shape in layout.modules()
+        ),
         verbatim={},
         external={},
     )
 
 
 def _ints(rng: np.random.Generator, rows: int, width: int, bits: int) -> "NDArray[np.int32]":
-    made: NDArray[np.int32] = np.clip(np.rint(rng.standard_normal((rows, width), np.float32) * 2.0 ** (bits - 2)), -(2**bits) + 1, 2**bits - 1).astype(np.int32)
+    made: NDArray[np.int32] = np.clip(
+        np.rint(rng.standard_normal((rows, width), np.float32) * 2.0 ** (bits - 2)),
+        -(2**bits) + 1,
+        2**bits - 1,
+    ).astype(np.int32)
     return made
 
 
@@ -160,13 +232,21 @@ def _commit(home: Home, layout: Layout, adapters: Mapping[str, Digest], version:
     digest = sha256(layout.to_bytes())
 
     def record(session: Session, link: Link) -> Absorb:
-        return Absorb.model_validate(link.members() | {"tasks": _entries(layout, digest, adapters, version)})
+        return Absorb.model_validate(
+            link.members() | {"tasks": _entries(layout, digest, adapters, version)}
+        )
 
     note = Note(tasks=[TaskNote(task=name, config=config) for name in adapters])
-    publish(home, SPACE, Request(build=record, key=home.outside.token(), note=note, layouts={digest: layout}))
+    publish(
+        home,
+        SPACE,
+        Request(build=record, key=home.outside.token(), note=note, layouts={digest: layout}),
+    )
 
 
-def _entries(layout: Layout, digest: Digest, adapters: Mapping[str, Digest], version: int) -> Sequence[Absorbed]:
+def _entries(
+    layout: Layout, digest: Digest, adapters: Mapping[str, Digest], version: int
+) -> Sequence[Absorbed]:
     raw = sum(spec.size_bytes for spec in layout.tensors)
     return [
         Absorbed(
@@ -189,5 +269,12 @@ def _entries(layout: Layout, digest: Digest, adapters: Mapping[str, Digest], ver
 def _config(layout: Layout) -> bytes:
     targets = sorted({factor.module.rpartition(".")[2] for factor in layout.factors})
     rank = layout.modules()[0].rank
-    config = {"peft_type": "LORA", "base_model_name_or_path": "bench", "r": rank, "lora_alpha": 2 * rank, "target_modules": targets, "bias": "none"}
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "bench",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": targets,
+        "bias": "none",
+    }
     return json.dumps(config).encode()

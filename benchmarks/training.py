@@ -1,9 +1,13 @@
-"""Training in the subspace on real tasks that the basis has not seen: accuracy against LoRA and against a random basis, over k, p and phi.
+"""Training in the subspace on real tasks that the basis has not seen.
+
+Accuracy against LoRA and against a random basis, over k, p and phi.
 
     python -m benchmarks.training --corpus DIR [--results FILE] [--show DIR]
 
-A basis is fitted, in a registry, to the adapters of all tasks of the common shape but those held out. Coefficients, LoRA (r = 8, alpha = 16) and a random orthonormal basis
-get the same batches for the same number of epochs, and the same kind of head. A run that is in the results file already is not repeated; the tables and the plot are made from it.
+A basis is fitted, in a registry, to the adapters of all tasks of the common shape but those held
+out. Coefficients, LoRA (r = 8, alpha = 16) and a random orthonormal basis get the same batches for
+the same number of epochs, and the same kind of head. A run that is in the results file already is
+not repeated; the tables and the plot are made from it.
 """
 
 import argparse
@@ -31,7 +35,10 @@ FOLDS: Final = (
     ("text-position", "wn-noun-abstract", "wn-pos-gloss"),
     ("wn-syn-ant", "wn-verb-frame", "word-germanic"),
 )
-"""All tasks of the common shape by name, three at a time: the basis of a task has seen neither it nor its neighbours."""
+"""All tasks of the common shape by name, three at a time.
+
+The basis of a task has seen neither it nor its neighbours.
+"""
 OTHER_SHAPES: Final = ("mo-nordic", "tag-implemented-in")
 EPOCHS: Final = 4
 BATCH: Final = 16
@@ -94,11 +101,23 @@ class Task:
 
 def main() -> None:
     """Run what is missing, then show everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="the corpus: a folder with dev/ and common.py")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="the corpus: a folder with dev/ and common.py"
+    )
     parser.add_argument("--results", type=Path, default=Path("docs/training.json"))
-    parser.add_argument("--show", type=Path, default=Path("docs"), help="folder of the table and the plot")
-    parser.add_argument("--rates", type=float, nargs="+", default=[], help="only try these learning rates of coefficients, k = 64, p = 4")
+    parser.add_argument(
+        "--show", type=Path, default=Path("docs"), help="folder of the table and the plot"
+    )
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[],
+        help="only try these learning rates of coefficients, k = 64, p = 4",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -107,14 +126,25 @@ def main() -> None:
     settings = [Setting(kind="shared", k=64, p=4, rate=rate) for rate in options.rates] or SETTINGS
     with TemporaryDirectory() as place, sr.Registry.open(Path(place) / "registry") as registry:
         folds = [(OF_ALL, fold, options.seeds) for fold in FOLDS]
-        for wanted, tasks, seeds in ((settings, HELD_OUT, options.seeds), (TRADE_OFF, HELD_OUT, options.seeds[:1]), *folds):
+        for wanted, tasks, seeds in (
+            (settings, HELD_OUT, options.seeds),
+            (TRADE_OFF, HELD_OUT, options.seeds[:1]),
+            *folds,
+        ):
             if not options.rates or wanted is settings:
                 run_all(options.corpus, registry, options.results, wanted, tasks, seeds)
     if not options.rates:
         show(json.loads(options.results.read_text()), options.show)
 
 
-def run_all(corpus: Path, registry: sr.Registry, results: Path, settings: Sequence[Setting], tasks: Sequence[str], seeds: Sequence[int]) -> None:
+def run_all(
+    corpus: Path,
+    registry: sr.Registry,
+    results: Path,
+    settings: Sequence[Setting],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+) -> None:
     """Run every setting that the results file lacks."""
     import common  # type: ignore[import-not-found]
 
@@ -133,7 +163,15 @@ def _without(setting: Setting, tasks: Sequence[str]) -> str:
     return " ".join(tasks) if setting.kind == "shared" else ""
 
 
-def _run(common: Any, corpus: Path, registry: sr.Registry, name: str, setting: Setting, seed: int, held_out: Sequence[str]) -> dict[str, float]:
+def _run(
+    common: Any,
+    corpus: Path,
+    registry: sr.Registry,
+    name: str,
+    setting: Setting,
+    seed: int,
+    held_out: Sequence[str],
+) -> dict[str, float]:
     task = _task(common, corpus / "dev" / name)
     torch.manual_seed(seed)
     model = _adapted(common, corpus, registry, setting, seed, held_out)
@@ -144,28 +182,53 @@ def _run(common: Any, corpus: Path, registry: sr.Registry, name: str, setting: S
     model.eval()
     accuracy = common.accuracy(model, (head.weight, head.bias), *task.test)
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    return {"parameters": trained, "accuracy": accuracy, "loss": loss, "cpu_s": round(time.process_time() - started, 1)}
+    return {
+        "parameters": trained,
+        "accuracy": accuracy,
+        "loss": loss,
+        "cpu_s": round(time.process_time() - started, 1),
+    }
 
 
 def _task(common: Any, folder: Path) -> Task:
-    train, test = (common.encode(common.read_jsonl(folder / f"{part}.jsonl")) for part in ("train", "test"))
+    train, test = (
+        common.encode(common.read_jsonl(folder / f"{part}.jsonl")) for part in ("train", "test")
+    )
     return Task(train=train, test=test, head=common.load_head(folder / "base_head.safetensors"))
 
 
-def _adapted(common: Any, corpus: Path, registry: sr.Registry, setting: Setting, seed: int, held_out: Sequence[str]) -> Any:
+def _adapted(
+    common: Any,
+    corpus: Path,
+    registry: sr.Registry,
+    setting: Setting,
+    seed: int,
+    held_out: Sequence[str],
+) -> Any:
     import peft
 
     if setting.kind == "lora":
-        return peft.get_peft_model(common.base_model(), peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"]))
+        return peft.get_peft_model(
+            common.base_model(),
+            peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"]),
+        )
     space = _space(corpus, registry, setting.k, held_out)
-    config = sr.peft.ShareConfig(registry=registry, space=space, pseudo_rank=setting.p, extra_directions=setting.phi, seed=seed)
+    config = sr.peft.ShareConfig(
+        registry=registry,
+        space=space,
+        pseudo_rank=setting.p,
+        extra_directions=setting.phi,
+        seed=seed,
+    )
     model = peft.get_peft_model(common.base_model(), config)
     if setting.kind == "random":
         generator = torch.Generator().manual_seed(seed)
         for layer in model.modules():
             if isinstance(layer, sr.peft.ShareLayer):
                 for held in (layer.share_alpha["default"], layer.share_beta["default"]):
-                    held.copy_(torch.linalg.qr(torch.randn(held.mT.shape, generator=generator))[0].mT)
+                    held.copy_(
+                        torch.linalg.qr(torch.randn(held.mT.shape, generator=generator))[0].mT
+                    )
     return model
 
 
@@ -173,20 +236,42 @@ def _space(corpus: Path, registry: sr.Registry, k: int, held_out: Sequence[str])
     """Return a space that holds both adapters of every other task, with a basis of k directions."""
     space = f"k{k}-without-{'-'.join(held_out)}"
     if space not in {found.name for found in registry.spaces()}:
-        folders = sorted(folder for folder in (corpus / "dev").iterdir() if folder.name not in (*held_out, *OTHER_SHAPES))
-        adapters = {f"{folder.name}-{version}": folder / version for folder in folders for version in ("v1", "s42")}
+        folders = sorted(
+            folder
+            for folder in (corpus / "dev").iterdir()
+            if folder.name not in (*held_out, *OTHER_SHAPES)
+        )
+        adapters = {
+            f"{folder.name}-{version}": folder / version
+            for folder in folders
+            for version in ("v1", "s42")
+        }
         registry.create_space(space, base_model="sentence-transformers/all-MiniLM-L6-v2")
         registry.commit_many(adapters, space=space)
         registry.refit(space, max_rank=k)
-        print(space, registry.basis(space).size_bytes, sorted(set(registry.basis(space).ranks.values())), flush=True)
+        print(
+            space,
+            registry.basis(space).size_bytes,
+            sorted(set(registry.basis(space).ranks.values())),
+            flush=True,
+        )
     return space
 
 
-def _train(common: Any, model: Any, head: torch.nn.Module, task: Task, rate: float, seed: int) -> float:
-    """Train adapter and head with AdamW and a rate that falls to zero; return the mean loss of the last epoch."""
+def _train(
+    common: Any, model: Any, head: torch.nn.Module, task: Task, rate: float, seed: int
+) -> float:
+    """Train adapter and head with AdamW and a rate that falls to zero.
+
+    Return the mean loss of the last epoch.
+    """
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    directions = [value for name, value in named if ".share_extra_a" in name or ".share_extra_b" in name]
-    coefficients = [value for name, value in named if not (".share_extra_a" in name or ".share_extra_b" in name)]
+    directions = [
+        value for name, value in named if ".share_extra_a" in name or ".share_extra_b" in name
+    ]
+    coefficients = [
+        value for name, value in named if not (".share_extra_a" in name or ".share_extra_b" in name)
+    ]
     groups = [
         {"params": coefficients, "lr": rate},
         {"params": directions, "lr": DIRECTION_RATE},
@@ -195,12 +280,16 @@ def _train(common: Any, model: Any, head: torch.nn.Module, task: Task, rate: flo
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
     ids, labels = task.train
     steps = EPOCHS * -(-len(ids) // BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (0.06 * steps)) * (1 - step / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / (0.06 * steps)) * (1 - step / steps)
+    )
     losses: list[float] = []
     for epoch in range(EPOCHS):
         losses.clear()
         for batch in _batches(ids, torch.Generator().manual_seed(1000 * seed + epoch)):
-            loss = torch.nn.functional.cross_entropy(head(common.pool(model, [ids[i] for i in batch])), labels[batch])
+            loss = torch.nn.functional.cross_entropy(
+                head(common.pool(model, [ids[i] for i in batch])), labels[batch]
+            )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -212,9 +301,16 @@ def _train(common: Any, model: Any, head: torch.nn.Module, task: Task, rate: flo
 def _batches(ids: list[list[int]], generator: torch.Generator) -> Iterator[list[int]]:
     """Yield batches of texts of like length, in random order."""
     order = torch.randperm(len(ids), generator=generator).tolist()
-    pools = [sorted(order[start : start + 8 * BATCH], key=lambda number: len(ids[number])) for start in range(0, len(order), 8 * BATCH)]
-    batches = [pool[start : start + BATCH] for pool in pools for start in range(0, len(pool), BATCH)]
-    yield from (batches[number] for number in torch.randperm(len(batches), generator=generator).tolist())
+    pools = [
+        sorted(order[start : start + 8 * BATCH], key=lambda number: len(ids[number]))
+        for start in range(0, len(order), 8 * BATCH)
+    ]
+    batches = [
+        pool[start : start + BATCH] for pool in pools for start in range(0, len(pool), BATCH)
+    ]
+    yield from (
+        batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()
+    )
 
 
 def show(rows: Sequence[Row], folder: Path) -> None:
@@ -264,29 +360,50 @@ def _table(rows: Sequence[Row]) -> tuple[list[Point], list[str]]:
     points: list[Point] = []
     for (kind, k, p, phi), held in groups.items():
         seeds = {row["seed"] for row in held}
-        mean, lora = _means(held), _means([row for row in groups["lora", 0, 0, 0] if row["seed"] in seeds])
+        mean, lora = (
+            _means(held),
+            _means([row for row in groups["lora", 0, 0, 0] if row["seed"] in seeds]),
+        )
         count, whole = held[0]["parameters"], groups["lora", 0, 0, 0][0]["parameters"]
         cells = " | ".join(f"{value:.1f}" for value in (*mean, _mean(mean)))
         share = "1" if kind == "lora" else f"1/{whole / count:.1f}"
-        lines.append(f"| {kind} | {k or '-'} | {p or 8} | {phi or '-'} | {count:,} | {share} | {cells} | {_mean(mean) - _mean(lora):+.1f} | {len(seeds)} |")
+        lines.append(
+            f"| {kind} | {k or '-'} | {p or 8} | {phi or '-'} | {count:,} | {share} | {cells} | {_mean(mean) - _mean(lora):+.1f} | {len(seeds)} |"
+        )
         points.append((kind, k, p, phi, count, _mean(mean)))
     return points, lines
 
 
 def _all_tasks(rows: Sequence[Row]) -> list[str]:
-    """Return the table of every task: LoRA, coefficients over the basis of other tasks, and over a random one."""
-    lines = ["| task | " + " | ".join(setting.kind for setting in OF_ALL) + " |", "| --- |" + " --- |" * len(OF_ALL)]
+    """Return the table of every task.
+
+    LoRA, coefficients over the basis of other tasks, and over a random one.
+    """
+    lines = [
+        "| task | " + " | ".join(setting.kind for setting in OF_ALL) + " |",
+        "| --- |" + " --- |" * len(OF_ALL),
+    ]
     found = []
     for name, fold in ((task, tasks) for tasks in FOLDS for task in tasks):
-        wanted = [{"task": name, "without": _without(setting, fold), **asdict(setting)} for setting in OF_ALL]
-        found.append([_mean([100 * row["accuracy"] for row in rows if wish.items() <= row.items()]) for wish in wanted])
+        wanted = [
+            {"task": name, "without": _without(setting, fold), **asdict(setting)}
+            for setting in OF_ALL
+        ]
+        found.append(
+            [
+                _mean([100 * row["accuracy"] for row in rows if wish.items() <= row.items()])
+                for wish in wanted
+            ]
+        )
         lines.append(f"| {name} | " + " | ".join(f"{value:.1f}" for value in found[-1]) + " |")
     means = [_mean(list(column)) for column in zip(*found, strict=True)]
     return [*lines, "| mean | " + " | ".join(f"{value:.1f}" for value in means) + " |"]
 
 
 def _means(rows: Sequence[Row]) -> list[float]:
-    return [_mean([100 * row["accuracy"] for row in rows if row["task"] == task]) for task in HELD_OUT]
+    return [
+        _mean([100 * row["accuracy"] for row in rows if row["task"] == task]) for task in HELD_OUT
+    ]
 
 
 def _plot(points: Sequence[Point], path: Path) -> None:
@@ -298,28 +415,60 @@ def _plot(points: Sequence[Point], path: Path) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained", width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 4.4), sharey=True, layout="constrained", width_ratios=(3, 2)
+    )
     found = [point for point in points if point[0] != "random"]
     for kind, marker, color in (("shared", "o", BLUE), ("lora", "s", GREEN)):
         chosen = [point for point in found if point[0] == kind]
-        left.scatter([point[4] for point in chosen], [point[5] for point in chosen], marker=marker, color=color, label=kind)
+        left.scatter(
+            [point[4] for point in chosen],
+            [point[5] for point in chosen],
+            marker=marker,
+            color=color,
+            label=kind,
+        )
     for kind, k, p, phi, count, mean in found:
         same = sorted(point[5] for point in found if point[4] == count)
         label = "r = 8" if kind == "lora" else f"k {k}, p {p}" + (f", phi {phi}" if phi else "")
         side = -1 if count > 20_000 else 1
         offset = 11.0 * (same.index(mean) - (len(same) - 1) / 2) - 3
-        left.annotate(label, (count, mean), textcoords="offset points", xytext=(7 * side, offset), ha="left" if side > 0 else "right", fontsize=8)
-    left.set(xscale="log", xlabel="trained parameters", ylabel="accuracy, mean over tasks (%)", xlim=(1_100, 110_000))
+        left.annotate(
+            label,
+            (count, mean),
+            textcoords="offset points",
+            xytext=(7 * side, offset),
+            ha="left" if side > 0 else "right",
+            fontsize=8,
+        )
+    left.set(
+        xscale="log",
+        xlabel="trained parameters",
+        ylabel="accuracy, mean over tasks (%)",
+        xlim=(1_100, 110_000),
+    )
     left.xaxis.set_major_locator(FixedLocator([1_500, 3_000, 6_000, 12_000, 24_000, 74_000]))
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     left.xaxis.set_minor_locator(NullLocator())
     kept = {(point[1], point[2]) for point in points if point[0] == "random"}
     for kind, marker, color in (("shared", "o-", BLUE), ("random", "x--", ORANGE)):
-        line = sorted((point[1], point[5], point[2]) for point in points if point[0] == kind and (point[1], point[2]) in kept and not point[3])
-        right.plot([k for k, _, _ in line], [mean for _, mean, _ in line], marker, color=color, label=f"{kind} basis")
+        line = sorted(
+            (point[1], point[5], point[2])
+            for point in points
+            if point[0] == kind and (point[1], point[2]) in kept and not point[3]
+        )
+        right.plot(
+            [k for k, _, _ in line],
+            [mean for _, mean, _ in line],
+            marker,
+            color=color,
+            label=f"{kind} basis",
+        )
     right.set(xscale="log", xlabel="k of the basis")
     right.xaxis.set_major_locator(FixedLocator(sorted({k for k, _ in kept})))
-    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"k {value:.0f}, p {dict(kept).get(round(value), 0)}"))
+    right.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"k {value:.0f}, p {dict(kept).get(round(value), 0)}")
+    )
     right.xaxis.set_minor_locator(NullLocator())
     for axes in (left, right):
         axes.grid(color="#dddddd", linewidth=0.6)

@@ -1,6 +1,7 @@
 """share_registry: version control for LoRA adapters.
 
-Adapters of one base model go into one space; each commit absorbs an adapter within a measured error budget and becomes an immutable version. Nothing heavy is imported before it is used.
+Adapters of one base model go into one space; each commit absorbs an adapter within a measured error
+budget and becomes an immutable version. Nothing heavy is imported before it is used.
 """
 
 from importlib import import_module
@@ -68,9 +69,7 @@ __version__ = "0.1.0"
 _ERRORS = "BudgetExceeded CatalogError CommitUnknown Conflict Format Integrity InvalidInput NotFound Refused ShareRegistryError StoreError"
 _RESULTS = "Alias AliasMove Commit Diff Export Finding Lineage LineageNode Log Resolved SpaceSummary Tag Task TaskDiff VerifyReport"
 _REPORTS = "BasisModuleReport BasisReport ModuleReport Report"
-_INSIGHTS = (
-    "AnalysedAdapter Analysis Continued Forecast Kinship LeaveOneOut Neighbour Retention RetentionCell RetentionCommit RetentionRow Similar Spectrum Statement"
-)
+_INSIGHTS = "AnalysedAdapter Analysis Continued Forecast Kinship LeaveOneOut Neighbour Retention RetentionCell RetentionCommit RetentionRow Similar Spectrum Statement"
 _PLACES: Final = (
     dict.fromkeys(_ERRORS.split(), "share_registry.errors")
     | dict.fromkeys(_RESULTS.split(), "share_registry.registry.results")

@@ -1,6 +1,7 @@
 """Every error the library raises, with the exit code the command line gives it.
 
-One family, one table: an error says what went wrong, with which thing, what was found and what was expected; `hint` says what to do next.
+One family, one table: an error says what went wrong, with which thing, what was found and what was
+expected; `hint` says what to do next.
 """
 
 from typing import ClassVar
@@ -91,7 +92,10 @@ class CommitUnknown(ShareRegistryError):
     exit_code = 8
 
     def __init__(self, message: str, *, key: str, hint: str = "") -> None:
-        super().__init__(message, hint=hint or f"Retry with idempotency_key={key!r}: it never makes a second commit.")
+        super().__init__(
+            message,
+            hint=hint or f"Retry with idempotency_key={key!r}: it never makes a second commit.",
+        )
         self.key = key
 
 

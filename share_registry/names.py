@@ -1,6 +1,7 @@
 """Names and references: the one grammar for everything a user may type.
 
-A reference is `[space/]task[@selector][~n]` or, for a whole space, `[space/]@selector`. The parser is pure: it says what was asked for; whether it exists is the catalog's to say.
+A reference is `[space/]task[@selector][~n]` or, for a whole space, `[space/]@selector`. The parser
+is pure: it says what was asked for; whether it exists is the catalog's to say.
 """
 
 import re
@@ -33,12 +34,16 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 _RESERVED: Final = re.compile(r"v\d+|c\d+|latest|head|[0-9a-f]{8,}|\d{4}-\d{2}-\d{2}.*")
-_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?")
+_DATE: Final = re.compile(
+    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
+)
 _FIRST_YEAR: Final = 1900
 _LAST_YEAR: Final = 9998
 _SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
 _LONGEST: Final = 256
-_REF: Final = re.compile(r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?(?:~(?P<back>\d{1,9}))?")
+_REF: Final = re.compile(
+    r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?(?:~(?P<back>\d{1,9}))?"
+)
 
 
 class Selector(StrEnum):
@@ -60,7 +65,8 @@ class Reference:
         space: Space name, or None for the session's.
         task: Task name, or None for the whole space.
         selector: Kind of the part behind `@`; LATEST where there is none.
-        value: The version or commit number, the end of the asked time (RFC 3339, UTC), the hex prefix or the alias or tag name; "" for LATEST.
+        value: The version or commit number, the end of the asked time (RFC 3339, UTC), the hex
+            prefix or the alias or tag name; "" for LATEST.
         back: `~n`: that many versions (or alias targets) earlier.
         text: What was typed.
     """
@@ -84,7 +90,10 @@ def task_name(text: str) -> TaskName:
 
 
 def alias_name(text: str) -> str:
-    """Check an alias or tag name: the name grammar, and nothing that a selector could be taken for. Raises InvalidInput."""
+    """Check an alias or tag name: the name grammar, and nothing that a selector could be taken for.
+
+    Raises InvalidInput.
+    """
     _name(text, "alias or tag")
     if _RESERVED.fullmatch(text):
         raise InvalidInput(
@@ -102,9 +111,15 @@ def digest(text: str) -> Digest:
 
 
 def parse_reference(text: str) -> Reference:
-    """Parse a reference of a task version or, with an empty task, of a whole space. Raises InvalidInput."""
+    """Parse a reference of a task version or, with an empty task, of a whole space.
+
+    Raises InvalidInput.
+    """
     if len(text) > _LONGEST:
-        raise InvalidInput(f"reference {text[:80]!r}... has {len(text)} characters, at most {_LONGEST} are allowed.", hint="Names have at most 64 characters.")
+        raise InvalidInput(
+            f"reference {text[:80]!r}... has {len(text)} characters, at most {_LONGEST} are allowed.",
+            hint="Names have at most 64 characters.",
+        )
     match = _REF.fullmatch(text)
     if match is None or (not match["task"] and match["selector"] is None):
         raise InvalidInput(
@@ -133,7 +148,13 @@ def near_misses(text: str, known: list[str]) -> str:
 
 
 def _name(text: str, what: str) -> str:
-    if not isinstance(text, str) or not NAME.fullmatch(text) or ".." in text or text.endswith(".") or _WINDOWS.fullmatch(text):
+    if (
+        not isinstance(text, str)
+        or not NAME.fullmatch(text)
+        or ".." in text
+        or text.endswith(".")
+        or _WINDOWS.fullmatch(text)
+    ):
         raise InvalidInput(
             f"{what} name {str(text)[:80]!r} is not allowed.",
             hint="Use 1 to 64 of a-z 0-9 . _ - starting with a letter or digit, without '..', a trailing dot or a device name.",
@@ -181,14 +202,23 @@ def beginning_of(text: str, whole: str = "") -> str:
 
 
 def instant_of(moment: datetime) -> str:
-    """Return the record form of a caller's time; one without a zone is UTC. Raises InvalidInput where it is out of range."""
+    """Return the record form of a caller's time; one without a zone is UTC.
+
+    Raises InvalidInput where it is out of range.
+    """
     if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise InvalidInput(f"time {moment.isoformat()} is out of range.", hint=f"Write a time between the years {_FIRST_YEAR} and {_LAST_YEAR}.")
+        raise InvalidInput(
+            f"time {moment.isoformat()} is out of range.",
+            hint=f"Write a time between the years {_FIRST_YEAR} and {_LAST_YEAR}.",
+        )
     return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _length(text: str) -> timedelta:
-    """Return how long the date, minute or second is that a text names; a fraction of a second is an instant."""
+    """Return how long the date, minute or second is that a text names.
+
+    A fraction of a second is an instant.
+    """
     if len(text) == 10:
         return timedelta(days=1)
     if "." in text:

@@ -4,9 +4,11 @@ For one module and side, with r rows of width m:
 
     X = previous + diag(scales) @ (sum_t 2**exponent_t * coefficients_t @ rows_t + own)
 
-Every step is a float64 operation on single elements, in this order: the exact integer product of each term times its power of two, the terms added up in order of
-source, the own rows added to that, times the row's scale, and the previous factor plus that, rounded once to float32 (spec DEC-01 to DEC-07). Only the products are
-sums, and bits(coefficients) + bits(rows) + ceil(log2 k) is at most 45, so they are exact in any order, and exact again once multiplied with a scale of 8 bits.
+Every step is a float64 operation on single elements, in this order: the exact integer product of
+each term times its power of two, the terms added up in order of source, the own rows added to that,
+times the row's scale, and the previous factor plus that, rounded once to float32 (spec DEC-01 to
+DEC-07). Only the products are sums, and bits(coefficients) + bits(rows) + ceil(log2 k) is at most
+45, so they are exact in any order, and exact again once multiplied with a scale of 8 bits.
 """
 
 from collections.abc import Mapping
@@ -29,7 +31,8 @@ class Term:
     Attributes:
         source: Position of the block's adapter or basis object in `StoredAdapter.sources`.
         exponent: Power of two that the integer product is multiplied with.
-        coefficients: int32 or int16 (r, k); k is the number of rows of the block for the same module and side.
+        coefficients: int32 or int16 (r, k); k is the number of rows of the block for the same
+            module and side.
     """
 
     source: int
@@ -72,7 +75,8 @@ class StoredBasis:
     """Rows fitted to be shared: a block for every module and side that later adapters refer to.
 
     Attributes:
-        modules: By module name in order: (k_a, in) and (k_b, out), int32 or int16. A row is a direction of an orthonormal basis times a factor of its own, rounded.
+        modules: By module name in order: (k_a, in) and (k_b, out), int32 or int16. A row is a
+            direction of an orthonormal basis times a factor of its own, rounded.
     """
 
     modules: "Mapping[str, tuple[Ints, Ints]]"
@@ -92,8 +96,10 @@ class StoredAdapter:
         previous: Adapter object whose decoded factors enter where a side says so.
         sources: Adapter and basis objects whose blocks are referred to.
         modules: By position in `Layout.modules()`; None: the module's tensors are kept verbatim.
-        verbatim: Little-endian bytes of tensors kept bit for bit, by position in `Layout.tensors`: passengers and the tensors of lossless factor pairs.
-        external: Tensors kept bit for bit in an object of their own, by position in `Layout.tensors`.
+        verbatim: Little-endian bytes of tensors kept bit for bit, by position in `Layout.tensors`:
+            passengers and the tensors of lossless factor pairs.
+        external: Tensors kept bit for bit in an object of their own, by position in
+            `Layout.tensors`.
     """
 
     layout: Digest

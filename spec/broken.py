@@ -1,4 +1,7 @@
-"""Bad vectors of one file each, named by the clause that is broken: a reader refuses every one of them, whatever else is right."""
+"""Bad vectors of one file each, named by the clause that is broken.
+
+A reader refuses every one of them, whatever else is right.
+"""
 
 import json
 import struct
@@ -7,7 +10,18 @@ from typing import Any
 
 from spec import good
 from spec.tiny import layout_of, linear, pair, spread
-from spec.writing import Draft, Side, binary, canonical, draft, frame, packed, safetensors, sha256, tensor_object
+from spec.writing import (
+    Draft,
+    Side,
+    binary,
+    canonical,
+    draft,
+    frame,
+    packed,
+    safetensors,
+    sha256,
+    tensor_object,
+)
 
 MIB = 1 << 20
 TENSOR_BYTES = bytes(range(24))
@@ -65,7 +79,9 @@ def _json() -> dict[str, bytes]:
 
 def _edited(content: bytes, **members: Any) -> bytes:
     """Return a canonical object with members changed, or left out where None."""
-    value = {name: item for name, item in (json.loads(content) | members).items() if item is not None}
+    value = {
+        name: item for name, item in (json.loads(content) | members).items() if item is not None
+    }
     return canonical(value)
 
 
@@ -76,7 +92,10 @@ def _records() -> dict[str, bytes]:
     entry = json.loads(absorb)["tasks"][0]
 
     def task(**members: Any) -> bytes:
-        return _edited(absorb, tasks=[{name: item for name, item in (entry | members).items() if item is not None}])
+        return _edited(
+            absorb,
+            tasks=[{name: item for name, item in (entry | members).items() if item is not None}],
+        )
 
     made = {
         "EVO-02-format-2": _edited(alias, format=2),
@@ -91,7 +110,9 @@ def _records() -> dict[str, bytes]:
         "REC-01-number-true": _edited(alias, number=True),
         "REC-01-parent": _edited(alias, parent="A" * 64),
         "REC-01-time": _edited(alias, time="2026-01-01T00:00:00Z"),
-        "REC-01-time-other-digits": _edited(alias, time="\u0662\u0660\u0662\u0666-01-01T00:00:00.000000Z"),
+        "REC-01-time-other-digits": _edited(
+            alias, time="\u0662\u0660\u0662\u0666-01-01T00:00:00.000000Z"
+        ),
         "REC-01-key-129": _edited(alias, key="k" * 129),
         "REC-01-key-blank": _edited(alias, key="a b"),
         "REC-01-no-tasks": _edited(absorb, tasks=[]),
@@ -111,7 +132,9 @@ def _records() -> dict[str, bytes]:
         "REC-01-merge-two-tasks": _edited(merge, tasks=json.loads(merge)["tasks"] * 2),
         "REC-01-merge-seed": _edited(merge, seed=-1),
         "REC-01-policy-k-0": _edited(policy, policy=json.loads(policy)["policy"] | {"k": 0}),
-        "REC-01-policy-k-65536": _edited(policy, policy=json.loads(policy)["policy"] | {"k": 65_536}),
+        "REC-01-policy-k-65536": _edited(
+            policy, policy=json.loads(policy)["policy"] | {"k": 65_536}
+        ),
         "REC-14-requires": _edited(alias, requires=["arithmetic-coder"]),
     }
     return {f"{name}.record.json": content for name, content in made.items()}
@@ -128,14 +151,30 @@ def _notes() -> dict[str, bytes]:
         "NOT-01-author-257": _edited(note, author="a" * 257),
         "NOT-01-message-16385": _edited(note, message="m" * 16_385),
         "NOT-01-source": _edited(note, tasks=[entry | {"source": {"kind": "ftp", "location": ""}}]),
-        "NOT-01-label-name-513": _edited(note, tasks=[entry | {"labels": [{"name": "n" * 513, "value": ""}]}]),
-        "NOT-01-file-name-256": _edited(note, tasks=[entry | {"attachments": [file | {"name": "n" * 256}]}]),
-        "NOT-01-file-name-up": _edited(note, tasks=[entry | {"attachments": [file | {"name": "../up"}]}]),
-        "NOT-01-file-name-parent": _edited(note, tasks=[entry | {"attachments": [file | {"name": ".."}]}]),
-        "NOT-01-file-name-drive": _edited(note, tasks=[entry | {"attachments": [file | {"name": "c:up"}]}]),
-        "NOT-01-file-name-backslash": _edited(note, tasks=[entry | {"original": [file | {"name": "a\\b"}]}]),
-        "NOT-01-file-name-nul": _edited(note, tasks=[entry | {"original": [file | {"name": "a\0"}]}]),
-        "NOT-01-file-size": _edited(note, tasks=[entry | {"original": [file | {"size": (1 << 40) + 1}]}]),
+        "NOT-01-label-name-513": _edited(
+            note, tasks=[entry | {"labels": [{"name": "n" * 513, "value": ""}]}]
+        ),
+        "NOT-01-file-name-256": _edited(
+            note, tasks=[entry | {"attachments": [file | {"name": "n" * 256}]}]
+        ),
+        "NOT-01-file-name-up": _edited(
+            note, tasks=[entry | {"attachments": [file | {"name": "../up"}]}]
+        ),
+        "NOT-01-file-name-parent": _edited(
+            note, tasks=[entry | {"attachments": [file | {"name": ".."}]}]
+        ),
+        "NOT-01-file-name-drive": _edited(
+            note, tasks=[entry | {"attachments": [file | {"name": "c:up"}]}]
+        ),
+        "NOT-01-file-name-backslash": _edited(
+            note, tasks=[entry | {"original": [file | {"name": "a\\b"}]}]
+        ),
+        "NOT-01-file-name-nul": _edited(
+            note, tasks=[entry | {"original": [file | {"name": "a\0"}]}]
+        ),
+        "NOT-01-file-size": _edited(
+            note, tasks=[entry | {"original": [file | {"size": (1 << 40) + 1}]}]
+        ),
     }
     return {f"{name}.note.json": content for name, content in made.items()}
 
@@ -174,20 +213,48 @@ def _layouts() -> dict[str, bytes]:
         "LAY-05-key-twice": tensors(a, a),
         "LAY-05-metadata-tensor": tensors(("__metadata__", "F32", [1])),
         "LAY-05-metadata-twice": _edited(plain, metadata=[{"name": "format", "value": "pt"}] * 2),
-        "LAY-06-tensor-twice": tensors(a, b, factors=[("q", "linear", 0, 1, 1), ("v", "linear", 0, 1, 1)]),
+        "LAY-06-tensor-twice": tensors(
+            a, b, factors=[("q", "linear", 0, 1, 1), ("v", "linear", 0, 1, 1)]
+        ),
         "LAY-06-no-such-tensor": tensors(a, b, factors=[("q", "linear", 0, 2, 1)]),
-        "LAY-07-order": tensors(a, b, ("c", "F32", [1, 1]), ("d", "F32", [1, 1]), factors=[("v", "linear", 0, 1, 1), ("q", "linear", 2, 3, 1)]),
-        "LAY-07-name-of-an-expert": tensors(a, b, ("c", "F32", [1, 1]), ("d", "F32", [1, 1]), factors=[("q", "experts", 0, 1, 2), ("q#1", "linear", 2, 3, 1)]),
+        "LAY-07-order": tensors(
+            a,
+            b,
+            ("c", "F32", [1, 1]),
+            ("d", "F32", [1, 1]),
+            factors=[("v", "linear", 0, 1, 1), ("q", "linear", 2, 3, 1)],
+        ),
+        "LAY-07-name-of-an-expert": tensors(
+            a,
+            b,
+            ("c", "F32", [1, 1]),
+            ("d", "F32", [1, 1]),
+            factors=[("q", "experts", 0, 1, 2), ("q#1", "linear", 2, 3, 1)],
+        ),
         "LAY-08-ranks": tensors(a, ("b", "F32", [3, 3]), factors=pair_),
         "LAY-08-one-dimension": tensors(("a", "F32", [2]), b, factors=pair_),
         "LAY-08-empty": tensors(("a", "F32", [2, 0]), b, factors=pair_),
         "LAY-08-integers": tensors(("a", "I32", [2, 5]), b, factors=pair_),
         "LAY-08-experts": tensors(a, b, factors=[("q", "linear", 0, 1, 2)]),
-        "LAY-08-odd-experts": tensors(("a", "F32", [3, 5]), ("b", "F32", [3, 3]), factors=[("q", "experts", 0, 1, 2)]),
-        "LAY-08-linear-of-4-dimensions": tensors(("a", "F32", [2, 5, 1, 1]), ("b", "F32", [3, 2, 1, 1]), factors=pair_),
-        "LAY-08-kernel-in-b": tensors(("a", "F32", [2, 5, 3]), ("b", "F32", [3, 2, 3]), factors=[("q", "conv", 0, 1, 1)]),
+        "LAY-08-odd-experts": tensors(
+            ("a", "F32", [3, 5]), ("b", "F32", [3, 3]), factors=[("q", "experts", 0, 1, 2)]
+        ),
+        "LAY-08-linear-of-4-dimensions": tensors(
+            ("a", "F32", [2, 5, 1, 1]), ("b", "F32", [3, 2, 1, 1]), factors=pair_
+        ),
+        "LAY-08-kernel-in-b": tensors(
+            ("a", "F32", [2, 5, 3]), ("b", "F32", [3, 2, 3]), factors=[("q", "conv", 0, 1, 1)]
+        ),
         "LAY-09-modules": tensors(
-            *((name, "F16", shape) for name, shape in (("a", [65_536, 1]), ("b", [1, 65_536]), ("c", [1, 1]), ("d", [1, 1]))),
+            *(
+                (name, "F16", shape)
+                for name, shape in (
+                    ("a", [65_536, 1]),
+                    ("b", [1, 65_536]),
+                    ("c", [1, 1]),
+                    ("d", [1, 1]),
+                )
+            ),
             factors=[("q", "experts", 0, 1, 65_536), ("v", "linear", 2, 3, 1)],
         ),
         "LAY-09-bytes": tensors(("a", "U8", [16 << 30]), ("b", "U8", [1])),
@@ -220,11 +287,20 @@ def _binary() -> dict[str, bytes]:
         "OBJ-05-cut-short": whole[:-1],
         "OBJ-05-trailing": whole + b"\0",
         "OBJ-05-loose-header": struct.pack("<Q", len(loose)) + loose + whole[8 + size :],
-        "OBJ-05-padding": struct.pack("<Q", size + 8) + whole[8 : 8 + size] + b" " * 8 + whole[8 + size :],
-        "OBJ-05-part-more": safetensors([("share_registry", text)], [*empty, ("more", "U8", [0], b"")]),
+        "OBJ-05-padding": struct.pack("<Q", size + 8)
+        + whole[8 : 8 + size]
+        + b" " * 8
+        + whole[8 + size :],
+        "OBJ-05-part-more": safetensors(
+            [("share_registry", text)], [*empty, ("more", "U8", [0], b"")]
+        ),
         "OBJ-05-order": safetensors([("share_registry", text)], [empty[1], empty[0], empty[2]]),
-        "OBJ-05-dtype": safetensors([("share_registry", text)], [("planes", "I8", [0], b""), *empty[1:]]),
-        "OBJ-05-shape": safetensors([("share_registry", text)], [("planes", "U8", [0, 1], b""), *empty[1:]]),
+        "OBJ-05-dtype": safetensors(
+            [("share_registry", text)], [("planes", "I8", [0], b""), *empty[1:]]
+        ),
+        "OBJ-05-shape": safetensors(
+            [("share_registry", text)], [("planes", "U8", [0, 1], b""), *empty[1:]]
+        ),
         "JSN-05-description": safetensors([("share_registry", text.replace(":", ": ", 1))], empty),
     }
     return {f"{name}.adapter.safetensors": content for name, content in made.items()}
@@ -247,7 +323,9 @@ def _adapters() -> dict[str, bytes]:
     passengers = good.passengers()
     kept = dict.fromkeys((12, 13), b"")
     external = dict.fromkeys(range(10), digests[0])
-    coded = draft(passengers, [pair("p")], {12: b"\0" * 4, 13: b""}, external={**external, 10: digests[0]})
+    coded = draft(
+        passengers, [pair("p")], {12: b"\0" * 4, 13: b""}, external={**external, 10: digests[0]}
+    )
     unordered = draft(passengers, [pair("p")], {**kept, 12: b"\0" * 4}, external=external)
     unordered.header["external"].reverse()
     made = {
@@ -256,12 +334,20 @@ def _adapters() -> dict[str, bytes]:
         "ADP-01-unknown-member": _plain(lambda made: made.header.update(extra=1)),
         "ADP-01-no-sources": _plain(lambda made: made.header.pop("sources")),
         "ADP-01-65-sources": _plain(lambda made: made.header.update(sources=digests)),
-        "ADP-01-513-external": _plain(lambda made: made.header.update(external=[{"object": digests[0], "tensor": i} for i in range(513)])),
+        "ADP-01-513-external": _plain(
+            lambda made: made.header.update(
+                external=[{"object": digests[0], "tensor": i} for i in range(513)]
+            )
+        ),
         "ADP-05-unused-source": _plain(lambda made: made.header.update(other)),
-        "ADP-05-source-twice": with_terms(lambda made: made.header.update(sources=digests[:1] * 2), digests[:1]),
+        "ADP-05-source-twice": with_terms(
+            lambda made: made.header.update(sources=digests[:1] * 2), digests[:1]
+        ),
         "ADP-06-unused-previous": _plain(lambda made: made.header.update(previous=digests[0])),
         "ADP-06-no-previous": _plain(lambda made: made.lanes.__setitem__(0, 3)),
-        "ADP-07-no-such-source": with_terms(lambda made: made.sources.__setitem__(0, 1), digests[:1]),
+        "ADP-07-no-such-source": with_terms(
+            lambda made: made.sources.__setitem__(0, 1), digests[:1]
+        ),
         "ADP-07-order": _two_terms(digests[:2], [1, 0]),
         "ADP-07-source-twice": _two_terms(digests[:2], [1, 1]),
         "ADP-08-some-experts": some.to_bytes(),
@@ -285,7 +371,12 @@ def _tables() -> dict[str, bytes]:
 
     def many_terms(made: Draft) -> None:
         made.header["sources"] = [sha256(bytes([number])) for number in range(64)]
-        made.terms, made.sources, made.exponents, made.ks = [65, 0], [*range(64), 0], [0] * 65, [1] * 65
+        made.terms, made.sources, made.exponents, made.ks = (
+            [65, 0],
+            [*range(64), 0],
+            [0] * 65,
+            [1] * 65,
+        )
         made.groups_of_rows += [0] * 130
 
     def no_rows(made: Draft) -> None:
@@ -302,7 +393,9 @@ def _tables() -> dict[str, bytes]:
         "TAB-05-negative": _plain(lambda made: made.scales.__setitem__(0, 0x8001)),
         "TAB-05-infinite": _plain(lambda made: made.scales.__setitem__(0, 0x7F80)),
         "TAB-05-error-nan": _plain(lambda made: made.errors.__setitem__(0, 0x7FC0)),
-        "TAB-06-no-such-group": _plain(lambda made: made.groups_of_rows.__setitem__(0, len(made.packings) + 1)),
+        "TAB-06-no-such-group": _plain(
+            lambda made: made.groups_of_rows.__setitem__(0, len(made.packings) + 1)
+        ),
         "TAB-07-packing-8": _plain(lambda made: made.packings.__setitem__(0, 8)),
         "TAB-07-shift-17": _plain(lambda made: made.shifts.__setitem__(0, 17)),
         "TAB-08-length-missing": _plain(lambda made: made.lengths.pop()),
@@ -317,7 +410,13 @@ def _tables() -> dict[str, bytes]:
 def _symbols() -> dict[str, bytes]:
     def one_group(packing: int, shift: int, high: bytes, low: bytes = b"") -> bytes:
         made = draft(linear(), [pair("bad")], {})
-        made.groups_of_rows, made.packings, made.shifts, made.lengths, made.symbols = [1, 0, 0, 0], [packing], [shift], [len(high)], high + low
+        made.groups_of_rows, made.packings, made.shifts, made.lengths, made.symbols = (
+            [1, 0, 0, 0],
+            [packing],
+            [shift],
+            [len(high)],
+            high + low,
+        )
         return made.to_bytes()
 
     made = {
@@ -348,9 +447,13 @@ def _frames() -> dict[str, bytes]:
         "FRM-03-declares-more": kept(frame(0, count, declared=count + 1)),
         "FRM-03-no-size": kept(b"\x28\xb5\x2f\xfd\x00\x58" + frame(0, count)[9:]),
         "FRM-03-skippable": kept(skippable + frame(0, count)),
-        "FRM-03-table-of-16-mib-and-1": draft(wide, [], {0: bytes(count)}).to_bytes(table=b"\1" + frame(0, 16 * MIB + 1)),
+        "FRM-03-table-of-16-mib-and-1": draft(wide, [], {0: bytes(count)}).to_bytes(
+            table=b"\1" + frame(0, 16 * MIB + 1)
+        ),
         "FRM-04-window": kept(frame(0, count, window=14)),
-        "FRM-04-window-just-over": kept(frame(0, count, window=13).replace(bytes([13 << 3]), bytes([13 << 3 | 1]), 1)),
+        "FRM-04-window-just-over": kept(
+            frame(0, count, window=13).replace(bytes([13 << 3]), bytes([13 << 3 | 1]), 1)
+        ),
         "FRM-05-dictionary": kept(frame(0, count, flags=1, dictionary=b"\7")),
         "FRM-05-trailing": kept(frame(0, count) + b"\0"),
         "FRM-05-two-frames": kept(frame(0, count) * 2),
@@ -358,7 +461,9 @@ def _frames() -> dict[str, bytes]:
         "FRM-05-content-longer": kept(frame(0, count + 1, declared=count)),
         "FRM-08-cut-short": kept(bytes(count), bytes(count - 1)),
         "FRM-08-trailing": kept(bytes(count), bytes(count + 1)),
-        "FRM-03-table-is-no-frame": draft(wide, [], {0: bytes(count)}).to_bytes(table=b"\1" + plain),
+        "FRM-03-table-is-no-frame": draft(wide, [], {0: bytes(count)}).to_bytes(
+            table=b"\1" + plain
+        ),
     }
     return {f"{name}.adapter.safetensors": content for name, content in made.items()}
 
@@ -369,7 +474,9 @@ def _tensors() -> dict[str, bytes]:
     table = struct.pack("<I", 6)[:3] * 4
     made = {
         "TEN-01-kind": binary(described | {"kind": "adapter"}, {"planes": planes, "table": table}),
-        "TEN-01-unknown-member": binary(described | {"dtype": "F32"}, {"planes": planes, "table": table}),
+        "TEN-01-unknown-member": binary(
+            described | {"dtype": "F32"}, {"planes": planes, "table": table}
+        ),
         "TEN-02-size": binary(described | {"size": 20}, {"planes": planes, "table": table}),
         "TEN-02-width": tensor_object(TENSOR_BYTES, 2),
         "TEN-03-length-missing": binary(described, {"planes": planes, "table": table[:-3]}),

@@ -11,7 +11,10 @@ def files() -> dict[str, bytes]:
     """Return every bad file by name."""
 
     def made(change: Callable[[BasisDraft], object]) -> bytes:
-        found = basis_draft({"q": (spread("A", 2, 5, 40), spread("B", 1, 3, 40)), "v": ([[0] * 4], [])}, {"q": (5, 3), "v": (4, 2)})
+        found = basis_draft(
+            {"q": (spread("A", 2, 5, 40), spread("B", 1, 3, 40)), "v": ([[0] * 4], [])},
+            {"q": (5, 3), "v": (4, 2)},
+        )
         change(found)
         return found.to_bytes()
 
@@ -22,12 +25,22 @@ def files() -> dict[str, bytes]:
         return (
             basis_draft({}, {}).to_bytes()
             if not names
-            else made(lambda found: [m.update(module=n) for m, n in zip(found.header["modules"], names, strict=True)])
+            else made(
+                lambda found: [
+                    m.update(module=n) for m, n in zip(found.header["modules"], names, strict=True)
+                ]
+            )
         )
 
     def huge(found: BasisDraft) -> None:
         found.header["modules"], found.ks = [{"module": "q", "in": 1 << 24, "out": 1}], [257, 0]
-        found.groups_of_rows, found.packings, found.shifts, found.lengths, found.symbols = [0] * 257, [], [], [], b""
+        found.groups_of_rows, found.packings, found.shifts, found.lengths, found.symbols = (
+            [0] * 257,
+            [],
+            [],
+            [],
+            b"",
+        )
 
     def no_rows(found: BasisDraft) -> None:
         found.ks = [2, 1, 0, 0]
@@ -52,9 +65,13 @@ def files() -> dict[str, bytes]:
         "BAS-03-no-rows": made(no_rows),
         "BAS-06-numbers": made(huge),
         "OBJ-04-planes": binary(plain.header, {"planes": b"", "table": b"\0" + plain.table()}),
-        "OBJ-05-planes": binary(plain.header, {"planes": b"", "symbols": plain.symbols, "table": b"\0" + plain.table()}),
+        "OBJ-05-planes": binary(
+            plain.header, {"planes": b"", "symbols": plain.symbols, "table": b"\0" + plain.table()}
+        ),
         "TAB-01-kind": plain.to_bytes(table=b"\2" + plain.table()),
-        "TAB-06-no-such-group": made(lambda found: found.groups_of_rows.__setitem__(0, len(found.packings) + 1)),
+        "TAB-06-no-such-group": made(
+            lambda found: found.groups_of_rows.__setitem__(0, len(found.packings) + 1)
+        ),
         "TAB-07-packing-8": made(lambda found: found.packings.__setitem__(0, 8)),
         "TAB-08-length-more": made(lambda found: found.lengths.append(0)),
         "TAB-09-cut-short": plain.to_bytes(table=b"\0" + plain.table()[:3]),

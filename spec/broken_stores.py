@@ -1,4 +1,7 @@
-"""Bad vectors of whole stores, named by the clause that is broken: following the log or decoding a version must fail."""
+"""Bad vectors of whole stores, named by the clause that is broken.
+
+Following the log or decoding a version must fail.
+"""
 
 import json
 from collections.abc import Callable
@@ -13,7 +16,10 @@ LOG = f"spaces/{SPACE}/log"
 
 def stores() -> dict[str, dict[str, bytes]]:
     """Return every bad store as files by path."""
-    made = {name: _made(change) for name, change in {**_CHAINS, **_HISTORIES, **_OBJECTS, **_DECODES}.items()}
+    made = {
+        name: _made(change)
+        for name, change in {**_CHAINS, **_HISTORIES, **_OBJECTS, **_DECODES}.items()
+    }
     return dict(sorted(made.items()))
 
 
@@ -90,17 +96,31 @@ def _overflow(tiny: Tiny, entry: dict[str, Any]) -> None:
 
 
 def _deep(tiny: Tiny, entry: dict[str, Any]) -> None:
-    last = tiny.adapter("chain", 1, linear("F16"), [None], kept={0: raw("k", 10, "F16"), 1: raw("l", 6, "F16")})
+    last = tiny.adapter(
+        "chain", 1, linear("F16"), [None], kept={0: raw("k", 10, "F16"), 1: raw("l", 6, "F16")}
+    )
     tiny.absorb(last)
     for version in range(2, 11):
         last = chained(tiny, version, last["adapter"])
         tiny.absorb(last)
 
 
-def _referring(tiny: Tiny, entry: dict[str, Any], coefficients: list[list[int]], *, exponent: int = 0, module: str = "q", width: int = 5) -> None:
+def _referring(
+    tiny: Tiny,
+    entry: dict[str, Any],
+    coefficients: list[list[int]],
+    *,
+    exponent: int = 0,
+    module: str = "q",
+    width: int = 5,
+) -> None:
     a, b = pair("new", width=width)
     a.terms = [(0, exponent, coefficients)]
-    tiny.absorb(tiny.adapter("new", 1, linear(module=module, width=width), [(a, b)], sources=[entry["adapter"]]))
+    tiny.absorb(
+        tiny.adapter(
+            "new", 1, linear(module=module, width=width), [(a, b)], sources=[entry["adapter"]]
+        )
+    )
 
 
 def _too_many_bits(tiny: Tiny, entry: dict[str, Any]) -> None:
@@ -110,7 +130,9 @@ def _too_many_bits(tiny: Tiny, entry: dict[str, Any]) -> None:
 
 
 def _lossless_block(tiny: Tiny, entry: dict[str, Any]) -> None:
-    kept = tiny.adapter("kept", 1, linear(), [None], kept={0: raw("k", 10, "F32"), 1: raw("l", 6, "F32")})
+    kept = tiny.adapter(
+        "kept", 1, linear(), [None], kept={0: raw("k", 10, "F32"), 1: raw("l", 6, "F32")}
+    )
     tiny.absorb(kept)
     _referring(tiny, kept, spread("C", 2, 2, 3))
 
@@ -139,7 +161,10 @@ def _refitted(*, live: bool = True, **members: Any) -> Callable[[Tiny, dict[str,
         if not live:
             tiny.record("drop", task="cola")
         found = entry | {"version": 2, "before": entry["error"]} | members
-        tiny.refit(tiny.basis({"q": (spread("A", 2, 5, 9), [[1, 2, 3]])}), {name: item for name, item in found.items() if item is not None})
+        tiny.refit(
+            tiny.basis({"q": (spread("A", 2, 5, 9), [[1, 2, 3]])}),
+            {name: item for name, item in found.items() if item is not None},
+        )
 
     return change
 
@@ -148,16 +173,25 @@ def _merged(*, weights: list[str], **members: Any) -> Callable[[Tiny, dict[str, 
     """Add a merge record of the same adapter with members changed."""
 
     def change(tiny: Tiny, entry: dict[str, Any]) -> None:
-        tiny.absorb(entry | {"version": 2, "derived_from": [{"task": "cola", "version": 1}]} | members, kind="merge", method="linear", weights=weights)
+        tiny.absorb(
+            entry | {"version": 2, "derived_from": [{"task": "cola", "version": 1}]} | members,
+            kind="merge",
+            method="linear",
+            weights=weights,
+        )
 
     return change
 
 
-def _over_basis(*, rows: int = 2, width: int = 5, k: int = 2, peak: int = 9, module: str = "q") -> Callable[[Tiny, dict[str, Any]], None]:
+def _over_basis(
+    *, rows: int = 2, width: int = 5, k: int = 2, peak: int = 9, module: str = "q"
+) -> Callable[[Tiny, dict[str, Any]], None]:
     """Add a version whose side `a` refers to a basis that has other rows than it says."""
 
     def change(tiny: Tiny, entry: dict[str, Any]) -> None:
-        basis = tiny.basis({module: (spread("A", rows, width, peak), [[1, 2, 3]])}, {module: (width, 3)})
+        basis = tiny.basis(
+            {module: (spread("A", rows, width, peak), [[1, 2, 3]])}, {module: (width, 3)}
+        )
         _referring(tiny, {"adapter": basis}, [[(1 << 22) - 1] * k, [0] * k])
 
     return change
@@ -179,7 +213,13 @@ _CHAINS = {
     "REC-03-gap": _gap,
     "REC-05-time": _tagged(time="2025-12-31T23:59:59.999999Z"),
     "REC-06-key": _tagged(key="key-1"),
-    "REC-07-create": _recorded({"kind": "create", "base_model": {"label": "x"}, "policy": {"budget": "0.05", "keep_original": False}}),
+    "REC-07-create": _recorded(
+        {
+            "kind": "create",
+            "base_model": {"label": "x"},
+            "policy": {"budget": "0.05", "keep_original": False},
+        }
+    ),
     "REC-14-requires": _tagged(requires=["arithmetic-coder"]),
 }
 _HISTORIES = {
@@ -188,7 +228,9 @@ _HISTORIES = {
     "REC-08-order": _absorbed({"task": "sst2"}, {"task": "mnli"}),
     "REC-08-twice": _absorbed({"task": "sst2"}, {"task": "sst2", "version": 2}),
     "REC-09-error": _absorbed({"version": 2, "error": "0.051"}),
-    "REC-08-parent-of-no-task": _absorbed({"version": 2, "derived_from": [{"task": "mnli", "version": 1}]}),
+    "REC-08-parent-of-no-task": _absorbed(
+        {"version": 2, "derived_from": [{"task": "mnli", "version": 1}]}
+    ),
     "REC-08-merge-version": _merged(weights=["1"], version=3),
     "REC-09-merge-error": _merged(weights=["1"], error="0.051"),
     "REC-09-refit-error": _refitted(error="0.051", bound=True),
@@ -205,10 +247,14 @@ _HISTORIES = {
     "REC-11-name-of-another": _renamed_onto,
     "REC-12-alias": _recorded({"kind": "alias", "task": "cola", "alias": "prod", "version": 2}),
     "REC-12-tag-of-itself": _recorded({"kind": "tag", "tag": "one", "commit": 3}),
-    "REC-12-tag-twice": _recorded({"kind": "tag", "tag": "one", "commit": 1}, {"kind": "tag", "tag": "one", "commit": 2}),
+    "REC-12-tag-twice": _recorded(
+        {"kind": "tag", "tag": "one", "commit": 1}, {"kind": "tag", "tag": "one", "commit": 2}
+    ),
     "REC-13-annotate": _recorded({"kind": "annotate", "task": "cola", "version": 2}),
     "NAM-02-no-task": _recorded({"kind": "drop", "task": "mnli"}),
-    "NAM-02-old-name": _recorded({"kind": "rename", "task": "cola", "name": "cold"}, {"kind": "drop", "task": "cola"}),
+    "NAM-02-old-name": _recorded(
+        {"kind": "rename", "task": "cola", "name": "cold"}, {"kind": "drop", "task": "cola"}
+    ),
 }
 _OBJECTS = {
     "OBJ-01-flipped": _flipped,
@@ -216,7 +262,9 @@ _OBJECTS = {
     "NOT-04-no-config": _no_config,
 }
 _DECODES = {
-    "DEC-02-no-module": lambda tiny, entry: _referring(tiny, entry, spread("C", 2, 2, 3), module="v"),
+    "DEC-02-no-module": lambda tiny, entry: _referring(
+        tiny, entry, spread("C", 2, 2, 3), module="v"
+    ),
     "DEC-02-rows": lambda tiny, entry: _referring(tiny, entry, spread("C", 2, 3, 3)),
     "DEC-02-width": lambda tiny, entry: _referring(tiny, entry, spread("C", 2, 2, 3), width=4),
     "DEC-02-lossless": _lossless_block,

@@ -1,7 +1,8 @@
 """JSON Schemas of every JSON object of the format, from the models that the library reads and writes with.
 
-pydantic's schemas are brought into the plain form that the reference reader understands: one `type` everywhere, no `null`, closed bounds, no titles. What the models
-fill in when it is missing, but what every writer writes, is required here (`REQUIRED`).
+pydantic's schemas are brought into the plain form that the reference reader understands: one `type`
+everywhere, no `null`, closed bounds, no titles. What the models fill in when it is missing, but
+what every writer writes, is required here (`REQUIRED`).
 """
 
 import json
@@ -55,7 +56,10 @@ TENSOR: Final[dict[str, Any]] = {
 def schemas() -> dict[str, dict[str, Any]]:
     """Return every schema by name."""
     made = {name: _schema(name, model) for name, model in MODELS.items()} | {"tensor": TENSOR}
-    return {name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema} for name, schema in made.items()}
+    return {
+        name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+        for name, schema in made.items()
+    }
 
 
 def text(schema: dict[str, Any]) -> str:
@@ -66,7 +70,9 @@ def text(schema: dict[str, Any]) -> str:
 def _schema(name: str, model: type[BaseModel]) -> dict[str, Any]:
     schema: dict[str, Any] = _plain(TypeAdapter(model).json_schema())
     required = REQUIRED.get(name, {"format", "kind"})
-    schema["required"] = sorted({*schema.get("required", ()), *(member for member in required if "." not in member)})
+    schema["required"] = sorted(
+        {*schema.get("required", ()), *(member for member in required if "." not in member)}
+    )
     if name == "layout":
         factor = schema["$defs"]["FactorSpec"]
         factor["required"] = sorted({*factor["required"], "experts"})
@@ -81,9 +87,19 @@ def _plain(value: Any) -> Any:
     options = [option for option in value.get("anyOf", ()) if option != {"type": "null"}]
     if options:
         (option,) = options
-        return _plain({name: item for name, item in value.items() if name not in ("anyOf", "default")} | option)
-    made = {name: _plain(item) for name, item in value.items() if name not in ("title", "default", "description") or isinstance(item, dict)}
-    for bound, name, step in (("exclusiveMaximum", "maximum", -1), ("exclusiveMinimum", "minimum", 1)):
+        return _plain(
+            {name: item for name, item in value.items() if name not in ("anyOf", "default")}
+            | option
+        )
+    made = {
+        name: _plain(item)
+        for name, item in value.items()
+        if name not in ("title", "default", "description") or isinstance(item, dict)
+    }
+    for bound, name, step in (
+        ("exclusiveMaximum", "maximum", -1),
+        ("exclusiveMinimum", "minimum", 1),
+    ):
         if isinstance(made.get(bound), int):
             made[name] = made.pop(bound) + step
     return made

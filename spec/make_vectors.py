@@ -1,4 +1,7 @@
-"""Write `vectors/`: deterministic, made by the second writer, no library and no compressor involved."""
+"""Write `vectors/`.
+
+Deterministic, made by the second writer, no library and no compressor involved.
+"""
 
 import io
 import json
@@ -16,9 +19,17 @@ def vectors() -> dict[str, bytes]:
     """Return every file of the vectors by its path below the folder."""
     found = {f"good/{name}": content for name, content in good.objects().items()}
     found["good/canonical.json"] = (json.dumps(good.CANONICAL, indent=1) + "\n").encode()
-    found |= {f"bad/{name}": content for name, content in (broken.files() | broken_bases.files()).items()}
-    found |= {f"good/{name}/{path}": content for name, files in good.stores().items() for path, content in files.items()}
-    found |= {f"bad/{name}.store.zip": archive(files) for name, files in broken_stores.stores().items()}
+    found |= {
+        f"bad/{name}": content for name, content in (broken.files() | broken_bases.files()).items()
+    }
+    found |= {
+        f"good/{name}/{path}": content
+        for name, files in good.stores().items()
+        for path, content in files.items()
+    }
+    found |= {
+        f"bad/{name}.store.zip": archive(files) for name, files in broken_stores.stores().items()
+    }
     return found
 
 

@@ -1,6 +1,9 @@
-"""Reference reader of share_registry stores, format version 1: standard library, numpy, zstandard and the schemas beside it. For clarity, not for speed.
+"""Reference reader of share_registry stores, format version 1.
 
-Checks a space's log, decodes any version and writes its configuration and its tensors byte for byte; a refusal names the broken clause of the specification.
+Standard library, numpy, zstandard and the schemas beside it. For clarity, not for speed.
+
+Checks a space's log, decodes any version and writes its configuration and its tensors byte for
+byte; a refusal names the broken clause of the specification.
     python spec/reference_reader.py STORE --list
     python spec/reference_reader.py STORE SPACE/TASK@vN OUT
 """
@@ -18,13 +21,42 @@ import numpy as np
 import zstandard
 
 MAX_JSON = MAX_HEADER = MAX_FRAME = 16 << 20
-MAX_FORMAT, MAX_OBJECT, MAX_ADAPTER, MAX_WINDOW, PIECE, MAX_MODULES = 1 << 20, 4 << 30, 16 << 30, 8 << 20, 4 << 20, 65_536
-MAX_NUMBERS, MAX_CHAIN, MAX_BITS, MAX_PRODUCT_BITS, MAX_RATIO, MAX_TERMS, MAX_SHIFT = 1 << 32, 8, 23, 45, 320_000, 64, 16
+MAX_FORMAT, MAX_OBJECT, MAX_ADAPTER, MAX_WINDOW, PIECE, MAX_MODULES = (
+    1 << 20,
+    4 << 30,
+    16 << 30,
+    8 << 20,
+    4 << 20,
+    65_536,
+)
+MAX_NUMBERS, MAX_CHAIN, MAX_BITS, MAX_PRODUCT_BITS, MAX_RATIO, MAX_TERMS, MAX_SHIFT = (
+    1 << 32,
+    8,
+    23,
+    45,
+    320_000,
+    64,
+    16,
+)
 PACKINGS = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
-WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+WIDTHS = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
-SCHEMAS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "schemas").glob("*.json")}
+SCHEMAS = {
+    path.stem: json.loads(path.read_text())
+    for path in (Path(__file__).parent / "schemas").glob("*.json")
+}
 
 
 class Damaged(Exception):
@@ -39,98 +71,233 @@ def need(condition, clause, message):
 def canonical(value, depth=0):  # The one text of a value (spec JSN-01 to JSN-04)
     need(depth <= 16, "JSN-06", "nested deeper than 16")
     need(value is not None, "JSN-02", "null")
-    need(type(value) in (str, list, dict, bool) or (type(value) is int and abs(value) < 1 << 53), "JSN-03", "a number that is no integer below 2**53")
-    need(type(value) is not str or (not re.search("[\ud800-\udfff]", value) and len(value.encode()) <= 65_536), "JSN-06", "too long or no Unicode")
+    need(
+        type(value) in (str, list, dict, bool) or (type(value) is int and abs(value) < 1 << 53),
+        "JSN-03",
+        "a number that is no integer below 2**53",
+    )
+    need(
+        type(value) is not str
+        or (not re.search("[\ud800-\udfff]", value) and len(value.encode()) <= 65_536),
+        "JSN-06",
+        "too long or no Unicode",
+    )
     if type(value) is list:
         return "[" + ",".join(canonical(item, depth + 1) for item in value) + "]"
     if type(value) is dict:
         need(all(name.isascii() for name in value), "JSN-04", "a member name that is not ASCII")
-        return "{" + ",".join(f"{json.dumps(name, ensure_ascii=False)}:{canonical(value[name], depth + 1)}" for name in sorted(value)) + "}"
+        return (
+            "{"
+            + ",".join(
+                f"{json.dumps(name, ensure_ascii=False)}:{canonical(value[name], depth + 1)}"
+                for name in sorted(value)
+            )
+            + "}"
+        )
     return json.dumps(value, ensure_ascii=False)
 
 
-def parse(content, kind, clause, limit=MAX_JSON):  # A canonical object of a kind (spec JSN-05, JSN-06, EVO-02, EVO-03)
+def parse(
+    content, kind, clause, limit=MAX_JSON
+):  # A canonical object of a kind (spec JSN-05, JSN-06, EVO-02, EVO-03)
     need(len(content) <= limit, "JSN-06", f"{len(content)} bytes, more than {limit}")
     try:
-        value = json.loads(content.decode(), parse_int=lambda text: int(text) if len(text) < 18 else 1 << 53)
+        value = json.loads(
+            content.decode(), parse_int=lambda text: int(text) if len(text) < 18 else 1 << 53
+        )
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{'JSN-06' if isinstance(error, RecursionError) else 'JSN-01'}: {error}") from error
+        raise Damaged(
+            f"{'JSN-06' if isinstance(error, RecursionError) else 'JSN-01'}: {error}"
+        ) from error
     need(type(value) is dict, "JSN-02", "not an object")
     need(canonical(value).encode() == content, "JSN-05", "not in canonical form")
-    need(kind != "record" or value.get("requires", []) == [], "REC-14", "unknown features are required")
+    need(
+        kind != "record" or value.get("requires", []) == [],
+        "REC-14",
+        "unknown features are required",
+    )
     kind = f"record-{value.get('kind')}" if kind == "record" else kind
-    need(value.get("version" if kind == "format" else "format", 1) == 1 and not (kind == "format" and value.get("read")), "EVO-02", "another format")
+    need(
+        value.get("version" if kind == "format" else "format", 1) == 1
+        and not (kind == "format" and value.get("read")),
+        "EVO-02",
+        "another format",
+    )
     need(kind in SCHEMAS, clause, "of no known kind")
     check(value, SCHEMAS[kind], SCHEMAS[kind], clause)
     return value
 
 
-def check(value, schema, root, clause):  # Check a value against a schema; unknown members are refused
+def check(
+    value, schema, root, clause
+):  # Check a value against a schema; unknown members are refused
     schema = root["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
-    need(type(value) is TYPES[schema["type"]] and value in schema.get("enum", [schema.get("const", value)]), clause, f"{value!r:.80}")
+    need(
+        type(value) is TYPES[schema["type"]]
+        and value in schema.get("enum", [schema.get("const", value)]),
+        clause,
+        f"{value!r:.80}",
+    )
     size = value if isinstance(value, int) else len(value)
     for unit in ("imum", "Length", "Items"):
-        need(schema.get(f"min{unit}", size) <= size <= schema.get(f"max{unit}", size), clause, f"{value!r:.80}")
-    need(type(value) is not str or re.fullmatch(schema.get("pattern", ".*"), value, re.DOTALL | re.ASCII), clause, f"{value!r:.80}")
-    need(type(value) is not dict or set(schema.get("required", ())) <= value.keys() <= schema["properties"].keys(), clause, f"{value!r:.200}")
+        need(
+            schema.get(f"min{unit}", size) <= size <= schema.get(f"max{unit}", size),
+            clause,
+            f"{value!r:.80}",
+        )
+    need(
+        type(value) is not str
+        or re.fullmatch(schema.get("pattern", ".*"), value, re.DOTALL | re.ASCII),
+        clause,
+        f"{value!r:.80}",
+    )
+    need(
+        type(value) is not dict
+        or set(schema.get("required", ())) <= value.keys() <= schema["properties"].keys(),
+        clause,
+        f"{value!r:.200}",
+    )
     for name in value if type(value) is dict else range(len(value)) if type(value) is list else ():
-        check(value[name], schema["items"] if type(value) is list else schema["properties"][name], root, clause)
+        check(
+            value[name],
+            schema["items"] if type(value) is list else schema["properties"][name],
+            root,
+            clause,
+        )
 
 
-def parse_layout(content):  # A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)
+def parse_layout(
+    content,
+):  # A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)
     layout = parse(content, "layout", "LAY-01")
     tensors, layout["modules"] = layout["tensors"], []
-    keys, entries = ([item[name] for item in layout[part]] for part, name in (("tensors", "key"), ("metadata", "name")))
-    need(len({*keys, "__metadata__"}) == len(keys) + 1 and len(set(entries)) == len(entries), "LAY-05", "a tensor or metadata entry twice")
+    keys, entries = (
+        [item[name] for item in layout[part]]
+        for part, name in (("tensors", "key"), ("metadata", "name"))
+    )
+    need(
+        len({*keys, "__metadata__"}) == len(keys) + 1 and len(set(entries)) == len(entries),
+        "LAY-05",
+        "a tensor or metadata entry twice",
+    )
     used = [index for factor in layout["factors"] for index in (factor["a"], factor["b"])]
-    need(len(set(used)) == len(used) and all(index < len(tensors) for index in used), "LAY-06", "a tensor used twice, or one that is not there")
-    need([f["module"] for f in layout["factors"]] == sorted({f["module"] for f in layout["factors"]}), "LAY-07", "factors not sorted by distinct modules")
+    need(
+        len(set(used)) == len(used) and all(index < len(tensors) for index in used),
+        "LAY-06",
+        "a tensor used twice, or one that is not there",
+    )
+    need(
+        [f["module"] for f in layout["factors"]]
+        == sorted({f["module"] for f in layout["factors"]}),
+        "LAY-07",
+        "factors not sorted by distinct modules",
+    )
     for factor in layout["factors"]:
         dtypes = {tensors[factor[side]]["dtype"] for side in "ab"}
-        a, b, experts = tensors[factor["a"]]["shape"], tensors[factor["b"]]["shape"], factor["experts"]
-        fits = len(a) >= 2 <= len(b) and 0 not in a + b and a[0] == b[1] and a[0] % experts == 0 and (experts == 1 or factor["form"] == "experts")
+        a, b, experts = (
+            tensors[factor["a"]]["shape"],
+            tensors[factor["b"]]["shape"],
+            factor["experts"],
+        )
+        fits = (
+            len(a) >= 2 <= len(b)
+            and 0 not in a + b
+            and a[0] == b[1]
+            and a[0] % experts == 0
+            and (experts == 1 or factor["form"] == "experts")
+        )
         fits = fits and (factor["form"] == "conv" or len(a) == len(b) == 2) and set(b[2:]) <= {1}
-        need(fits and dtypes <= set(FLOATS), "LAY-08", f"the tensors of {factor['module']!r:.80} do not fit")
-        names = [f"{factor['module']}#{e}" for e in range(experts)] if factor["form"] == "experts" else [factor["module"]]
+        need(
+            fits and dtypes <= set(FLOATS),
+            "LAY-08",
+            f"the tensors of {factor['module']!r:.80} do not fit",
+        )
+        names = (
+            [f"{factor['module']}#{e}" for e in range(experts)]
+            if factor["form"] == "experts"
+            else [factor["module"]]
+        )
         layout["modules"] += [(name, a[0] // experts, prod(a[1:]), b[0]) for name in names]
         need(len(layout["modules"]) <= MAX_MODULES, "LAY-09", "too many modules")
-    need(len({module[0] for module in layout["modules"]}) == len(layout["modules"]), "LAY-07", "a module called like an expert of another")
-    need(sum(prod(tensor["shape"]) * WIDTHS[tensor["dtype"]] for tensor in tensors) <= MAX_ADAPTER, "LAY-09", "too many bytes")
+    need(
+        len({module[0] for module in layout["modules"]}) == len(layout["modules"]),
+        "LAY-07",
+        "a module called like an expert of another",
+    )
+    need(
+        sum(prod(tensor["shape"]) * WIDTHS[tensor["dtype"]] for tensor in tensors) <= MAX_ADAPTER,
+        "LAY-09",
+        "too many bytes",
+    )
     return layout
 
 
-def safetensors(metadata, tensors):  # The canonical file of tensors (key, dtype, shape, bytes) (spec OBJ-05)
+def safetensors(
+    metadata, tensors
+):  # The canonical file of tensors (key, dtype, shape, bytes) (spec OBJ-05)
     header, position = {"__metadata__": dict(metadata)} if metadata else {}, 0
     for key, dtype, shape, content in tensors:
-        header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + len(content)]}
+        header[key] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [position, position + len(content)],
+        }
         position += len(content)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *(content for _, _, _, content in tensors)])
+    return b"".join(
+        [len(text).to_bytes(8, "little"), text, *(content for _, _, _, content in tensors)]
+    )
 
 
-def unpack(content, kind, clause, keys):  # The description and the parts of a binary object (spec OBJ-04, OBJ-05)
+def unpack(
+    content, kind, clause, keys
+):  # The description and the parts of a binary object (spec OBJ-04, OBJ-05)
     size = int.from_bytes(content[:8], "little")
-    need(len(content) >= 10 and size <= min(MAX_HEADER, len(content) - 8), "OBJ-04", "cut short, or a header that is too long")
+    need(
+        len(content) >= 10 and size <= min(MAX_HEADER, len(content) - 8),
+        "OBJ-04",
+        "cut short, or a header that is too long",
+    )
     try:
         header = json.loads(content[8 : 8 + size].decode())
         text = header["__metadata__"]["share_registry"]
-        parts = [content[8 + size + begin : 8 + size + end] for begin, end in (header[key]["data_offsets"] for key in keys)]
-        made = safetensors([("share_registry", text)], [(key, "U8", [len(part)], part) for key, part in zip(keys, parts, strict=True)])
+        parts = [
+            content[8 + size + begin : 8 + size + end]
+            for begin, end in (header[key]["data_offsets"] for key in keys)
+        ]
+        made = safetensors(
+            [("share_registry", text)],
+            [(key, "U8", [len(part)], part) for key, part in zip(keys, parts, strict=True)],
+        )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"OBJ-04: not the parts of this object: {error!r:.80}") from error
     need(made == content, "OBJ-05", "not in canonical form")
     return parse(text.encode(), kind, clause), parts
 
 
-def expand(frame, size=None):  # The content of one zstd frame, of the size it declares where none is asked for (spec FRM-03 to FRM-06)
+def expand(
+    frame,
+    size=None,
+    # The content of one zstd frame, of the size it declares where none is asked for (spec FRM-03 to
+    # FRM-06)
+):
     need(frame[:4] == b"\x28\xb5\x2f\xfd", "FRM-03", "no frame")
     try:
         found = zstandard.get_frame_parameters(frame)
-        need(size in (None, found.content_size) and found.content_size <= MAX_FRAME, "FRM-03", "no frame of this size")
+        need(
+            size in (None, found.content_size) and found.content_size <= MAX_FRAME,
+            "FRM-03",
+            "no frame of this size",
+        )
         need(found.window_size <= MAX_WINDOW, "FRM-04", f"a window of {found.window_size} bytes")
         need(not found.dict_id, "FRM-05", "a dictionary")
-        content = zstandard.ZstdDecompressor().decompress(frame, max_output_size=found.content_size, read_across_frames=False, allow_extra_data=False)
+        content = zstandard.ZstdDecompressor().decompress(
+            frame,
+            max_output_size=found.content_size,
+            read_across_frames=False,
+            allow_extra_data=False,
+        )
     except zstandard.ZstdError as error:
         raise Damaged(f"FRM-05: {error}") from error
     need(len(content) == found.content_size, "FRM-06", "another size than declared")
@@ -141,50 +308,101 @@ class Cursor:
     def __init__(self, content, clause):
         table = clause == "TAB-09"
         need(not table or content[:1] in (b"\0", b"\1"), "TAB-01", "neither plain nor a frame")
-        self.content, self.clause = expand(content[1:]) if table and content[0] else content[table:], clause
+        self.content, self.clause = (
+            expand(content[1:]) if table and content[0] else content[table:],
+            clause,
+        )
         self.groups = self.column(1)[0] if table else 0
 
     def take(self, count):
-        need(count <= len(self.content), self.clause, f"{count} bytes wanted, {len(self.content)} left")
+        need(
+            count <= len(self.content),
+            self.clause,
+            f"{count} bytes wanted, {len(self.content)} left",
+        )
         taken, self.content = self.content[:count], self.content[count:]
         return taken
 
-    def column(self, count, width=1):  # Numbers whose bytes lie as planes, high byte first (spec TAB-02)
-        planes = np.frombuffer(self.take(count * width), np.uint8).reshape(width, count).astype(np.int64)
-        return sum((plane << 8 * (width - 1 - place) for place, plane in enumerate(planes)), np.zeros(count, np.int64)).tolist()
+    def column(
+        self, count, width=1
+    ):  # Numbers whose bytes lie as planes, high byte first (spec TAB-02)
+        planes = (
+            np.frombuffer(self.take(count * width), np.uint8).reshape(width, count).astype(np.int64)
+        )
+        return sum(
+            (plane << 8 * (width - 1 - place) for place, plane in enumerate(planes)),
+            np.zeros(count, np.int64),
+        ).tolist()
 
     def stream(self, size, lengths):  # A stream, piece by piece (spec FRM-01, FRM-02)
-        stored = [(min(PIECE, size - start), self.take(next(lengths))) for start in range(0, size, PIECE)]
-        return b"".join(piece if len(piece) == whole else expand(piece, whole) for whole, piece in stored)
+        stored = [
+            (min(PIECE, size - start), self.take(next(lengths))) for start in range(0, size, PIECE)
+        ]
+        return b"".join(
+            piece if len(piece) == whole else expand(piece, whole) for whole, piece in stored
+        )
 
     def planes(self, dtype, count, lengths):  # The bytes of a tensor kept bit for bit (spec FRM-07)
-        return np.stack([np.frombuffer(self.stream(count, lengths), np.uint8) for _ in range(WIDTHS[dtype])], axis=1).tobytes()
+        return np.stack(
+            [np.frombuffer(self.stream(count, lengths), np.uint8) for _ in range(WIDTHS[dtype])],
+            axis=1,
+        ).tobytes()
 
-    def symbols(self, count, packing, shift, lengths):  # The symbols of one group (spec SYM-03 to SYM-08)
+    def symbols(
+        self, count, packing, shift, lengths
+    ):  # The symbols of one group (spec SYM-03 to SYM-08)
         base, per = PACKINGS[packing]
         values = np.frombuffer(self.stream(-(-count // per), lengths), np.uint8).astype(np.int64)
         need(not (values >= base**per).any(), "SYM-05", "a byte that is no packed symbols")
-        symbols = (np.stack([values // base**place % base for place in reversed(range(per))], axis=1).reshape(-1)[:count] - base // 2) << shift
+        symbols = (
+            np.stack(
+                [values // base**place % base for place in reversed(range(per))], axis=1
+            ).reshape(-1)[:count]
+            - base // 2
+        ) << shift
         for bit in range(shift):
             plane = np.frombuffer(self.take(-(-count // 8)), np.uint8)
             symbols |= np.unpackbits(plane, count=count, bitorder="little").astype(np.int64) << bit
         need(not (np.abs(symbols) >> MAX_BITS).any(), "SYM-08", "a symbol of 2**23 or more")
         return symbols.astype(np.int32)
 
-    def rows(self, shapes, symbols, streams=()):  # Arrays of these shapes, and the lengths left (spec TAB-06 to TAB-09, SYM-01, SYM-09)
+    def rows(
+        self, shapes, symbols, streams=()
+    ):  # Arrays of these shapes, and the lengths left (spec TAB-06 to TAB-09, SYM-01, SYM-09)
         group_of_row = np.array(self.column(sum(number for number, _ in shapes)), int)
         widths = [width for number, width in shapes for _ in range(number)]
         need((group_of_row <= self.groups).all(), "TAB-06", "a row of a group that is not there")
         groups = list(zip(self.column(self.groups), self.column(self.groups), strict=True))
-        need(all(packing < len(PACKINGS) and shift <= MAX_SHIFT for packing, shift in groups), "TAB-07", "an unknown packing or shift")
+        need(
+            all(packing < len(PACKINGS) and shift <= MAX_SHIFT for packing, shift in groups),
+            "TAB-07",
+            "an unknown packing or shift",
+        )
         need(len(self.content) % 3 == 0, "TAB-08", "a length cut short")
         lengths = self.column(len(self.content) // 3, 3)
-        members = [np.flatnonzero(group_of_row == number).tolist() for number in range(1, self.groups + 1)]
+        members = [
+            np.flatnonzero(group_of_row == number).tolist() for number in range(1, self.groups + 1)
+        ]
         sizes = [sum(widths[row] for row in rows) for rows in members]
-        packed = [-(-size // PACKINGS[packing][1]) for size, (packing, _) in zip(sizes, groups, strict=True)]
-        need(sum(-(-size // PIECE) for size in [*packed, *streams]) == len(lengths), "TAB-08", f"{len(lengths)} lengths")
-        need(sum(sizes) <= MAX_RATIO * max(1, len(symbols)), "SYM-09", "more numbers than frames can hold")
-        left, cursor, made = iter(lengths), Cursor(symbols, "SYM-07"), [np.zeros(shape, np.int32) for shape in shapes]
+        packed = [
+            -(-size // PACKINGS[packing][1])
+            for size, (packing, _) in zip(sizes, groups, strict=True)
+        ]
+        need(
+            sum(-(-size // PIECE) for size in [*packed, *streams]) == len(lengths),
+            "TAB-08",
+            f"{len(lengths)} lengths",
+        )
+        need(
+            sum(sizes) <= MAX_RATIO * max(1, len(symbols)),
+            "SYM-09",
+            "more numbers than frames can hold",
+        )
+        left, cursor, made = (
+            iter(lengths),
+            Cursor(symbols, "SYM-07"),
+            [np.zeros(shape, np.int32) for shape in shapes],
+        )
         flat = [row for block in made for row in block]
         for rows, size, group in zip(members, sizes, groups, strict=True):
             values = cursor.symbols(size, *group, left)
@@ -197,38 +415,73 @@ class Cursor:
         return taken
 
 
-def parse_basis(content):  # A basis object: per module its two sides, of which it has the own rows (spec BAS-01 to BAS-06)
+def parse_basis(
+    content,
+):  # A basis object: per module its two sides, of which it has the own rows (spec BAS-01 to BAS-06)
     header, (symbols, table) = unpack(content, "basis", "BAS-01", ("symbols", "table"))
     names = [module["module"] for module in header["modules"]]
     need(names == sorted(set(names)), "BAS-02", "modules out of order, or twice")
     cursor = Cursor(table, "TAB-09")
     ks = cursor.column(2 * len(names), 2)
-    need(all(a or b for a, b in zip(ks[::2], ks[1::2], strict=True)), "BAS-03", "a module without rows")
-    shapes = list(zip(ks, [module[side] for module in header["modules"] for side in ("in", "out")], strict=True))
+    need(
+        all(a or b for a, b in zip(ks[::2], ks[1::2], strict=True)),
+        "BAS-03",
+        "a module without rows",
+    )
+    shapes = list(
+        zip(
+            ks,
+            [module[side] for module in header["modules"] for side in ("in", "out")],
+            strict=True,
+        )
+    )
     need(sum(prod(shape) for shape in shapes) <= MAX_NUMBERS, "BAS-06", "too many numbers")
     blocks = [SimpleNamespace(own=rows) for rows in cursor.rows(shapes, symbols)[0]]
     return dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True))
 
 
-def parse_adapter(content, get):  # An adapter object: per module its two sides, or None where it is kept bit for bit (spec ADP-01 to ADP-11)
-    header, (planes, symbols, table) = unpack(content, "adapter", "ADP-01", ("planes", "symbols", "table"))
+def parse_adapter(
+    content,
+    get,
+    # An adapter object: per module its two sides, or None where it is kept bit for bit (spec ADP-01 to
+    # ADP-11)
+):
+    header, (planes, symbols, table) = unpack(
+        content, "adapter", "ADP-01", ("planes", "symbols", "table")
+    )
     layout = parse_layout(get(header["layout"], MAX_JSON))
     cursor = Cursor(table, "TAB-09")
     lanes = cursor.column(len(layout["modules"]))
     need(set(lanes) <= {0, 1, 3, 5, 7}, "TAB-03", "an unknown lane")
     coded = [(lane, module) for lane, module in zip(lanes, layout["modules"], strict=True) if lane]
-    sides = [SimpleNamespace(previous=bool(lane & bit), rank=rank, width=width) for lane, (_, rank, a, b) in coded for bit, width in ((2, a), (4, b))]
+    sides = [
+        SimpleNamespace(previous=bool(lane & bit), rank=rank, width=width)
+        for lane, (_, rank, a, b) in coded
+        for bit, width in ((2, a), (4, b))
+    ]
     terms = cursor.column(len(sides))
     need(max(terms, default=0) <= MAX_TERMS, "TAB-04", "too many terms")
     heads = zip(*(cursor.column(sum(terms), width) for width in (1, 1, 2)), strict=True)
     for side, number in zip(sides, terms, strict=True):
-        side.terms = [(source, (exponent + 128) % 256 - 128, k) for _ in range(number) for source, exponent, k in [next(heads)]]
+        side.terms = [
+            (source, (exponent + 128) % 256 - 128, k)
+            for _ in range(number)
+            for source, exponent, k in [next(heads)]
+        ]
         need(all(k > 0 for _, _, k in side.terms), "TAB-04", "a term without rows")
     numbers = np.array(cursor.column(sum(side.rank for side in sides), 2), np.uint32)
-    need(not any(number >= 0x7F80 for number in [*numbers, *cursor.column(len(coded), 2)]), "TAB-05", "a scale or error that is negative or not finite")
+    need(
+        not any(number >= 0x7F80 for number in [*numbers, *cursor.column(len(coded), 2)]),
+        "TAB-05",
+        "a scale or error that is negative or not finite",
+    )
     external, kept = references(layout, lanes, header, sides)
-    shapes = [(side.rank, side.width) for side in sides] + [(side.rank, k) for side in sides for _, _, k in side.terms]
-    rows, left = cursor.rows(shapes, symbols, [size for _, dtype, size in kept for _ in range(WIDTHS[dtype])])
+    shapes = [(side.rank, side.width) for side in sides] + [
+        (side.rank, k) for side in sides for _, _, k in side.terms
+    ]
+    rows, left = cursor.rows(
+        shapes, symbols, [size for _, dtype, size in kept for _ in range(WIDTHS[dtype])]
+    )
     cursor = Cursor(planes, "FRM-08")
     tensors = cursor.all({index: cursor.planes(dtype, size, left) for index, dtype, size in kept})
     scales = iter((numbers << 16).view(np.float32))
@@ -237,15 +490,42 @@ def parse_adapter(content, get):  # An adapter object: per module its two sides,
     for side in sides:
         side.coefficients = [next(rows) for _ in side.terms]
     pairs = iter(zip(sides[::2], sides[1::2], strict=True))
-    modules = {module[0]: next(pairs) if lane else None for lane, module in zip(lanes, layout["modules"], strict=True)}
-    return SimpleNamespace(layout=layout, header=header, modules=modules, kept=tensors, external=external)
+    modules = {
+        module[0]: next(pairs) if lane else None
+        for lane, module in zip(lanes, layout["modules"], strict=True)
+    }
+    return SimpleNamespace(
+        layout=layout, header=header, modules=modules, kept=tensors, external=external
+    )
 
 
-def references(layout, lanes, header, sides):  # Tensors kept outside, {position: object}, and inside, (position, dtype, elements) (ADP-05 to ADP-10)
-    order, known = [[source for source, _, _ in side.terms] for side in sides], len(header["sources"])
-    need(all(used == sorted(set(used)) and max(used, default=-1) < known for used in order), "ADP-07", "terms out of order, or of no source")
-    need(len(set(header["sources"])) == known == len({source for used in order for source in used}), "ADP-05", "a source twice, or not used")
-    need(("previous" in header) == any(side.previous for side in sides), "ADP-06", "a previous version not named, or not used")
+def references(
+    layout,
+    lanes,
+    header,
+    sides,
+    # Tensors kept outside, {position: object}, and inside, (position, dtype, elements) (ADP-05 to
+    # ADP-10)
+):
+    order, known = (
+        [[source for source, _, _ in side.terms] for side in sides],
+        len(header["sources"]),
+    )
+    need(
+        all(used == sorted(set(used)) and max(used, default=-1) < known for used in order),
+        "ADP-07",
+        "terms out of order, or of no source",
+    )
+    need(
+        len(set(header["sources"])) == known == len({source for used in order for source in used}),
+        "ADP-05",
+        "a source twice, or not used",
+    )
+    need(
+        ("previous" in header) == any(side.previous for side in sides),
+        "ADP-06",
+        "a previous version not named, or not used",
+    )
     whole, position = set(range(len(layout["tensors"]))), 0
     for factor in layout["factors"]:
         experts = lanes[position : position + factor["experts"]]
@@ -253,7 +533,11 @@ def references(layout, lanes, header, sides):  # Tensors kept outside, {position
         need(all(experts) or not any(experts), "ADP-08", "some experts coded, some not")
         whole -= {factor["a"], factor["b"]} if experts[0] else set()
     external = {item["tensor"]: item["object"] for item in header["external"]}
-    need([item["tensor"] for item in header["external"]] == sorted(external), "ADP-10", "external tensors out of order")
+    need(
+        [item["tensor"] for item in header["external"]] == sorted(external),
+        "ADP-10",
+        "external tensors out of order",
+    )
     need(whole >= set(external), "ADP-10", "an external tensor that is coded or not there")
     inside = [(index, layout["tensors"][index]) for index in sorted(whole - set(external))]
     return external, [(index, tensor["dtype"], prod(tensor["shape"])) for index, tensor in inside]
@@ -268,7 +552,11 @@ class Store:
     def read(self, path, limit):
         path = self.root / path
         need(path.exists() or path.is_symlink(), "OBJ-02", f"there is no {path}")
-        need(path.is_file() and not path.is_symlink() and path.stat().st_size <= limit, "STO-08", f"{path} is no file of at most {limit} bytes")
+        need(
+            path.is_file() and not path.is_symlink() and path.stat().st_size <= limit,
+            "STO-08",
+            f"{path} is no file of at most {limit} bytes",
+        )
         return path.read_bytes()
 
     def get(self, digest, limit=MAX_OBJECT):
@@ -276,65 +564,191 @@ class Store:
         need(sha256(content).hexdigest() == digest, "OBJ-01", f"object {digest} has other bytes")
         return content
 
-    def log(self, space):  # Every task of a space under every name it ever had: its present name and its versions (spec REC-02 to REC-18, NAM-02)
-        names = sorted(path.name for path in (self.root / "spaces" / space / "log").glob("[0-9]*.json"))
-        need(names == [f"{number:020}.json" for number in range(1, len(names) + 1)], "REC-03", "a record is missing")
+    def log(
+        self,
+        space,
+        # Every task of a space under every name it ever had: its present name and its versions (spec
+        # REC-02 to REC-18, NAM-02)
+    ):
+        names = sorted(
+            path.name for path in (self.root / "spaces" / space / "log").glob("[0-9]*.json")
+        )
+        need(
+            names == [f"{number:020}.json" for number in range(1, len(names) + 1)],
+            "REC-03",
+            "a record is missing",
+        )
         parent, time, keys, tags, tasks = sha256(self.format).hexdigest(), "", set(), set(), {}
         for number, name in enumerate(names, 1):
             content = self.read(f"spaces/{space}/log/{name}", MAX_JSON)
             record = parse(content, "record", "REC-01")
-            need((record["space"], record["number"]) == (space, number), "REC-02", f"c{number} is of another place")
-            need(record["parent"] == parent, "REC-03", f"c{number} does not follow the record before it")
-            need(record["time"] >= time, "REC-05", f"c{number} is earlier than the record before it")
+            need(
+                (record["space"], record["number"]) == (space, number),
+                "REC-02",
+                f"c{number} is of another place",
+            )
+            need(
+                record["parent"] == parent,
+                "REC-03",
+                f"c{number} does not follow the record before it",
+            )
+            need(
+                record["time"] >= time, "REC-05", f"c{number} is earlier than the record before it"
+            )
             need(record["key"] not in keys, "REC-06", f"c{number} repeats a key")
-            need((record["kind"] == "create") == (number == 1), "REC-07", f"c{number} is of kind {record['kind']}")
+            need(
+                (record["kind"] == "create") == (number == 1),
+                "REC-07",
+                f"c{number} is of kind {record['kind']}",
+            )
             parent, time, keys = sha256(content).hexdigest(), record["time"], {*keys, record["key"]}
-            kind, told, adds = record["kind"], record.get("tasks", [record] if "task" in record else []), ("absorb", "refit", "merge")
-            need([entry["task"] for entry in told] == sorted({entry["task"] for entry in told}), "REC-08", "tasks out of order")
+            kind, told, adds = (
+                record["kind"],
+                record.get("tasks", [record] if "task" in record else []),
+                ("absorb", "refit", "merge"),
+            )
+            need(
+                [entry["task"] for entry in told] == sorted({entry["task"] for entry in told}),
+                "REC-08",
+                "tasks out of order",
+            )
             for entry in told:
                 new = SimpleNamespace(name=entry["task"], versions=[], live=True)
-                task = tasks.setdefault(entry["task"], new) if kind in ("absorb", "merge") else tasks.get(entry["task"])
-                need(task and task.name == entry["task"], "NAM-02", f"{entry['task']} is not what a task is called then")
+                task = (
+                    tasks.setdefault(entry["task"], new)
+                    if kind in ("absorb", "merge")
+                    else tasks.get(entry["task"])
+                )
+                need(
+                    task and task.name == entry["task"],
+                    "NAM-02",
+                    f"{entry['task']} is not what a task is called then",
+                )
                 version, versions = entry.get("version", 1), task.versions
                 if kind in (*adds, "restore"):
                     clause = {"restore": "REC-10", "refit": "REC-16"}.get(kind, "REC-08")
-                    need(version == len(versions) + 1 and entry.get("of", 0) < version, clause, f"v{version} out of order")
-                    need(kind == "restore" or float(entry["error"]) <= float(entry.get("budget", "inf")), "REC-09", "an error above the budget")
-                    need(kind != "refit" or (task.live and "before" in entry and entry["source"] == versions[-1]["source"]), "REC-16", "of another adapter")
+                    need(
+                        version == len(versions) + 1 and entry.get("of", 0) < version,
+                        clause,
+                        f"v{version} out of order",
+                    )
+                    need(
+                        kind == "restore"
+                        or float(entry["error"]) <= float(entry.get("budget", "inf")),
+                        "REC-09",
+                        "an error above the budget",
+                    )
+                    need(
+                        kind != "refit"
+                        or (
+                            task.live
+                            and "before" in entry
+                            and entry["source"] == versions[-1]["source"]
+                        ),
+                        "REC-16",
+                        "of another adapter",
+                    )
                     need(kind == "refit" or "before" not in entry, "REC-17", "not re-expressed")
-                    parents = [tasks[of["task"]].versions[of["version"] - 1 :] if of["task"] in tasks else [] for of in entry.get("derived_from", ())]
+                    parents = [
+                        tasks[of["task"]].versions[of["version"] - 1 :]
+                        if of["task"] in tasks
+                        else []
+                        for of in entry.get("derived_from", ())
+                    ]
                     need(all(parents), "REC-08", "a parent that is not there")
-                    told_of = {**entry, "note": record.get("note"), "said": entry["task"]} if kind in adds else versions[entry["of"] - 1]
-                    told_of |= {name: versions[-1][name] for name in ("note", "said")} if "before" in entry else {}
+                    told_of = (
+                        {**entry, "note": record.get("note"), "said": entry["task"]}
+                        if kind in adds
+                        else versions[entry["of"] - 1]
+                    )
+                    told_of |= (
+                        {name: versions[-1][name] for name in ("note", "said")}
+                        if "before" in entry
+                        else {}
+                    )
                     versions.append({**told_of, "number": number, "id": parent, "time": time})
-                need(version <= len(versions), "REC-12" if kind == "alias" else "REC-13", f"v{version} of {len(versions)}")
-                need(kind != "rename" or tasks.setdefault(entry["name"], task) is task, "REC-11", "a name of another task")
-                task.name, task.live = entry.get("name", task.name), kind in (*adds, "restore") or (task.live and kind != "drop")
-            need(kind != "merge" or len(record["weights"]) == len(told[0].get("derived_from", ())), "REC-18", "not one weight for each parent")
-            need(kind != "tag" or (record["commit"] < number and record["tag"] not in tags), "REC-12", "a tag of a later commit, or one that is there")
+                need(
+                    version <= len(versions),
+                    "REC-12" if kind == "alias" else "REC-13",
+                    f"v{version} of {len(versions)}",
+                )
+                need(
+                    kind != "rename" or tasks.setdefault(entry["name"], task) is task,
+                    "REC-11",
+                    "a name of another task",
+                )
+                task.name, task.live = (
+                    entry.get("name", task.name),
+                    kind in (*adds, "restore") or (task.live and kind != "drop"),
+                )
+            need(
+                kind != "merge" or len(record["weights"]) == len(told[0].get("derived_from", ())),
+                "REC-18",
+                "not one weight for each parent",
+            )
+            need(
+                kind != "tag" or (record["commit"] < number and record["tag"] not in tags),
+                "REC-12",
+                "a tag of a later commit, or one that is there",
+            )
             tags |= {record["tag"]} if kind == "tag" else set()
         return tasks
 
-    def decode(self, digest, depth=0):  # Layout, float32 factors of each module, tensors of an adapter object (spec DEC-02, DEC-05, DEC-08 to DEC-11)
+    def decode(
+        self,
+        digest,
+        depth=0,
+        # Layout, float32 factors of each module, tensors of an adapter object (spec DEC-02, DEC-05,
+        # DEC-08 to DEC-11)
+    ):
         need(depth <= MAX_CHAIN, "DEC-09", f"a chain of more than {MAX_CHAIN} previous versions")
         adapter = parse_adapter(self.get(digest), self.get)
-        before = self.decode(adapter.header["previous"], depth + 1)[1] if "previous" in adapter.header else {}
+        before = (
+            self.decode(adapter.header["previous"], depth + 1)[1]
+            if "previous" in adapter.header
+            else {}
+        )
         blocks = [self.blocks(source) for source in adapter.header["sources"]]
         layout, rows, names = adapter.layout, {}, iter(adapter.modules)
-        tensors = adapter.kept | {index: self.tensor(place, layout["tensors"][index]) for index, place in adapter.external.items()}
+        tensors = adapter.kept | {
+            index: self.tensor(place, layout["tensors"][index])
+            for index, place in adapter.external.items()
+        }
         for factor in layout["factors"]:
             (a, b), experts = (layout["tensors"][factor[side]] for side in "ab"), factor["experts"]
             mine = [next(names) for _ in range(experts)]
             if factor["a"] in tensors:
-                flat = [widen(tensors[factor[side]], spec["dtype"]).reshape(spec["shape"][0], -1) for side, spec in (("a", a), ("b", b))]
-                rows |= {name: (flat[0][len(flat[0]) // experts * e :][: len(flat[0]) // experts], flat[1][:, e::experts].T) for e, name in enumerate(mine)}
+                flat = [
+                    widen(tensors[factor[side]], spec["dtype"]).reshape(spec["shape"][0], -1)
+                    for side, spec in (("a", a), ("b", b))
+                ]
+                rows |= {
+                    name: (
+                        flat[0][len(flat[0]) // experts * e :][: len(flat[0]) // experts],
+                        flat[1][:, e::experts].T,
+                    )
+                    for e, name in enumerate(mine)
+                }
             else:
-                rows |= {n: [decode(side, i, [block.get(n) for block in blocks], before.get(n)) for i, side in enumerate(adapter.modules[n])] for n in mine}
-                tensors[factor["a"]] = rounded(np.concatenate([rows[name][0] for name in mine]), a["dtype"])
-                tensors[factor["b"]] = rounded(np.stack([rows[name][1] for name in mine], axis=2).transpose(1, 0, 2), b["dtype"])
+                rows |= {
+                    n: [
+                        decode(side, i, [block.get(n) for block in blocks], before.get(n))
+                        for i, side in enumerate(adapter.modules[n])
+                    ]
+                    for n in mine
+                }
+                tensors[factor["a"]] = rounded(
+                    np.concatenate([rows[name][0] for name in mine]), a["dtype"]
+                )
+                tensors[factor["b"]] = rounded(
+                    np.stack([rows[name][1] for name in mine], axis=2).transpose(1, 0, 2),
+                    b["dtype"],
+                )
         return layout, rows, tensors
 
-    def blocks(self, digest):  # The rows that an adapter or basis object offers, by module and side (spec DEC-02)
+    def blocks(
+        self, digest
+    ):  # The rows that an adapter or basis object offers, by module and side (spec DEC-02)
         content = self.get(digest)
         basis = rb"\"kind\":\"basis\"" in content[: 8 + int.from_bytes(content[:8], "little")]
         return parse_basis(content) if basis else parse_adapter(content, self.get).modules
@@ -342,47 +756,104 @@ class Store:
     def tensor(self, digest, spec):  # The bytes of an external tensor (spec TEN-01 to TEN-04)
         header, (planes, table) = unpack(self.get(digest), "tensor", "TEN-01", ("planes", "table"))
         count, width = prod(spec["shape"]), WIDTHS[spec["dtype"]]
-        need((header["size"], header["width"]) == (count * width, width), "TEN-02", f"expected {count} times {spec['dtype']}")
-        need(len(table) == 3 * width * -(-count // PIECE), "TEN-03", f"a table of {len(table)} bytes")
+        need(
+            (header["size"], header["width"]) == (count * width, width),
+            "TEN-02",
+            f"expected {count} times {spec['dtype']}",
+        )
+        need(
+            len(table) == 3 * width * -(-count // PIECE), "TEN-03", f"a table of {len(table)} bytes"
+        )
         cursor = Cursor(planes, "TEN-04")
-        lengths = (int.from_bytes(table[start : start + 3], "little") for start in range(0, len(table), 3))
+        lengths = (
+            int.from_bytes(table[start : start + 3], "little") for start in range(0, len(table), 3)
+        )
         return cursor.all(cursor.planes(spec["dtype"], count, lengths))
 
-    def export(self, version):  # The configuration and the tensors of a version (spec EXP-01, EXP-02, DEC-12)
-        note = parse(self.get(version["note"], MAX_JSON), "note", "NOT-01") if version["note"] else {}
-        config = [said["config"] for said in note.get("tasks", ()) if said["task"] == version["said"] and "config" in said]
+    def export(
+        self, version
+    ):  # The configuration and the tensors of a version (spec EXP-01, EXP-02, DEC-12)
+        note = (
+            parse(self.get(version["note"], MAX_JSON), "note", "NOT-01") if version["note"] else {}
+        )
+        config = [
+            said["config"]
+            for said in note.get("tasks", ())
+            if said["task"] == version["said"] and "config" in said
+        ]
         need(config, "NOT-04", "the note names no configuration")
         layout, _, tensors = self.decode(version["adapter"])
         metadata = [(entry["name"], entry["value"]) for entry in layout["metadata"]]
-        made = safetensors(metadata, [(spec["key"], spec["dtype"], spec["shape"], tensors[index]) for index, spec in enumerate(layout["tensors"])])
-        need(sha256(made).hexdigest() == version["tensors"], "DEC-12", "other tensors than were committed")
+        made = safetensors(
+            metadata,
+            [
+                (spec["key"], spec["dtype"], spec["shape"], tensors[index])
+                for index, spec in enumerate(layout["tensors"])
+            ],
+        )
+        need(
+            sha256(made).hexdigest() == version["tensors"],
+            "DEC-12",
+            "other tensors than were committed",
+        )
         return {"adapter_config.json": self.get(config[0]), "adapter_model.safetensors": made}
 
 
 def decode(side, which, blocks, before):  # A factor (spec DEC-01 to DEC-07)
     products = []
     for (source, exponent, k), coefficients in zip(side.terms, side.coefficients, strict=True):
-        need(blocks[source] and blocks[source][which].own.shape == (k, side.width), "DEC-02", "no block of this module and shape")
+        need(
+            blocks[source] and blocks[source][which].own.shape == (k, side.width),
+            "DEC-02",
+            "no block of this module and shape",
+        )
         own = blocks[source][which].own
-        bits = int(abs(coefficients).max()).bit_length() + int(abs(own).max()).bit_length() + (k - 1).bit_length()
+        bits = (
+            int(abs(coefficients).max()).bit_length()
+            + int(abs(own).max()).bit_length()
+            + (k - 1).bit_length()
+        )
         need(bits <= MAX_PRODUCT_BITS, "DEC-03", f"products of {bits} bits")
         products.append((coefficients.astype(np.float64) @ own.astype(np.float64)) * 2.0**exponent)
-    made = reduce(np.add, [*products, side.own.astype(np.float64)]) * side.scales.astype(np.float64)[:, None]
-    need(not side.previous or (before and before[which].shape == made.shape), "DEC-05", "no previous factor of this module and shape")
+    made = (
+        reduce(np.add, [*products, side.own.astype(np.float64)])
+        * side.scales.astype(np.float64)[:, None]
+    )
+    need(
+        not side.previous or (before and before[which].shape == made.shape),
+        "DEC-05",
+        "no previous factor of this module and shape",
+    )
     with np.errstate(over="ignore"):
-        return (before[which].astype(np.float64) + made if side.previous else made).astype(np.float32)
+        return (before[which].astype(np.float64) + made if side.previous else made).astype(
+            np.float32
+        )
 
 
 def widen(content, dtype):
     values = np.frombuffer(content, FLOATS[dtype])
-    return (values.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else values.astype(np.float32)
+    return (
+        (values.astype(np.uint32) << 16).view(np.float32)
+        if dtype == "BF16"
+        else values.astype(np.float32)
+    )
 
 
-def rounded(values, dtype):  # Little-endian bytes of float32 values in an element type, to nearest even (spec DEC-08)
+def rounded(
+    values, dtype
+):  # Little-endian bytes of float32 values in an element type, to nearest even (spec DEC-08)
     bits = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
     with np.errstate(over="ignore"):
-        made = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2") if dtype == "BF16" else bits.view(np.float32).astype(FLOATS[dtype])
-    need(np.isfinite(widen(made.tobytes(), dtype)).all(), "DEC-08", f"a value that {dtype} does not hold")
+        made = (
+            ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+            if dtype == "BF16"
+            else bits.view(np.float32).astype(FLOATS[dtype])
+        )
+    need(
+        np.isfinite(widen(made.tobytes(), dtype)).all(),
+        "DEC-08",
+        f"a value that {dtype} does not hold",
+    )
     return made.tobytes()
 
 
@@ -392,7 +863,9 @@ if __name__ == "__main__":
         for space in sorted(path.name for path in (store.root / "spaces").iterdir()):
             for name, task in sorted(store.log(space).items()):
                 for number, version in enumerate(task.versions if task.name == name else (), 1):
-                    print(f"{space}/{name}@v{number} c{version['number']} {version['id'][:8]} error {version['error']}")
+                    print(
+                        f"{space}/{name}@v{number} c{version['number']} {version['id'][:8]} error {version['error']}"
+                    )
     else:
         space, task, number = re.fullmatch(r"([^/@]+)/([^/@]+)@v([0-9]+)", sys.argv[2]).groups()
         Path(sys.argv[3]).mkdir(parents=True, exist_ok=True)

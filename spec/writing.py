@@ -1,6 +1,9 @@
-"""A second writer of the format, from the text of the specification alone: plain Python integers and lists, no library, no compressor.
+"""A second writer of the format, from the text of the specification alone.
 
-It makes what the library would never write as easily as what it writes: a `Draft` is an adapter object with every column open to change.
+Plain Python integers and lists, no library, no compressor.
+
+It makes what the library would never write as easily as what it writes: a `Draft` is an adapter
+object with every column open to change.
 """
 
 import hashlib
@@ -11,7 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PACKINGS = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
-WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+WIDTHS = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 Rows = list[list[int]]
 
 
@@ -25,17 +39,31 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def safetensors(metadata: Sequence[tuple[str, str]], tensors: Sequence[tuple[str, str, Sequence[int], bytes]]) -> bytes:
+def safetensors(
+    metadata: Sequence[tuple[str, str]], tensors: Sequence[tuple[str, str, Sequence[int], bytes]]
+) -> bytes:
     """Return the canonical file of tensors (key, dtype, shape, bytes)."""
-    members = [] if not metadata else ['"__metadata__":{' + ",".join(f"{_text(name)}:{_text(value)}" for name, value in metadata) + "}"]
+    members = (
+        []
+        if not metadata
+        else [
+            '"__metadata__":{'
+            + ",".join(f"{_text(name)}:{_text(value)}" for name, value in metadata)
+            + "}"
+        ]
+    )
     position = 0
     for key, dtype, shape, content in tensors:
         sizes = ",".join(str(size) for size in shape)
-        members.append(f'{_text(key)}:{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{position},{position + len(content)}]}}')
+        members.append(
+            f'{_text(key)}:{{"dtype":"{dtype}","shape":[{sizes}],"data_offsets":[{position},{position + len(content)}]}}'
+        )
         position += len(content)
     header = ("{" + ",".join(members) + "}").encode()
     header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + b"".join(content for _, _, _, content in tensors)
+    return (
+        struct.pack("<Q", len(header)) + header + b"".join(content for _, _, _, content in tensors)
+    )
 
 
 def _text(text: str) -> str:
@@ -44,13 +72,34 @@ def _text(text: str) -> str:
 
 def binary(described: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
     """Return a binary object."""
-    return safetensors([("share_registry", canonical(described).decode())], [(key, "U8", [len(part)], part) for key, part in parts.items()])
+    return safetensors(
+        [("share_registry", canonical(described).decode())],
+        [(key, "U8", [len(part)], part) for key, part in parts.items()],
+    )
 
 
-def frame(byte: int, size: int, *, declared: int | None = None, window: int | None = None, flags: int = 0, dictionary: bytes = b"") -> bytes:
-    """Return a zstd frame of one byte repeated, in run-length blocks; `window` as the exponent of a window descriptor instead of a single segment."""
-    found = bytes([0x80 | (0x20 if window is None else 0) | flags]) + (b"" if window is None else bytes([window << 3]))
-    header = b"\x28\xb5\x2f\xfd" + found + dictionary + struct.pack("<I", size if declared is None else declared)
+def frame(
+    byte: int,
+    size: int,
+    *,
+    declared: int | None = None,
+    window: int | None = None,
+    flags: int = 0,
+    dictionary: bytes = b"",
+) -> bytes:
+    """Return a zstd frame of one byte repeated, in run-length blocks.
+
+    `window` as the exponent of a window descriptor instead of a single segment.
+    """
+    found = bytes([0x80 | (0x20 if window is None else 0) | flags]) + (
+        b"" if window is None else bytes([window << 3])
+    )
+    header = (
+        b"\x28\xb5\x2f\xfd"
+        + found
+        + dictionary
+        + struct.pack("<I", size if declared is None else declared)
+    )
     blocks, left = b"", size
     while True:
         piece = min(left, 1 << 17)
@@ -107,7 +156,14 @@ class Draft:
 
     def to_bytes(self, *, table: bytes | None = None) -> bytes:
         """Return the object, with another table where one is given."""
-        return binary(self.header, {"planes": self.planes, "symbols": self.symbols, "table": b"\0" + self.table() if table is None else table})
+        return binary(
+            self.header,
+            {
+                "planes": self.planes,
+                "symbols": self.symbols,
+                "table": b"\0" + self.table() if table is None else table,
+            },
+        )
 
 
 @dataclass(kw_only=True)
@@ -116,26 +172,47 @@ class BasisDraft(Draft):
 
     def table(self) -> bytes:
         """Return the plain columns."""
-        columns = ((self.ks, 2), (self.groups_of_rows, 1), (self.packings, 1), (self.shifts, 1), (self.lengths, 3))
-        return bytes([len(self.packings) if self.count is None else self.count]) + b"".join(column(values, width) for values, width in columns)
+        columns = (
+            (self.ks, 2),
+            (self.groups_of_rows, 1),
+            (self.packings, 1),
+            (self.shifts, 1),
+            (self.lengths, 3),
+        )
+        return bytes([len(self.packings) if self.count is None else self.count]) + b"".join(
+            column(values, width) for values, width in columns
+        )
 
     def to_bytes(self, *, table: bytes | None = None) -> bytes:
         """Return the object, with another table where one is given."""
-        return binary(self.header, {"symbols": self.symbols, "table": b"\0" + self.table() if table is None else table})
+        return binary(
+            self.header,
+            {"symbols": self.symbols, "table": b"\0" + self.table() if table is None else table},
+        )
 
 
-def basis_draft(modules: Mapping[str, tuple[Rows, Rows]], widths: Mapping[str, tuple[int, int]]) -> BasisDraft:
+def basis_draft(
+    modules: Mapping[str, tuple[Rows, Rows]], widths: Mapping[str, tuple[int, int]]
+) -> BasisDraft:
     """Return a basis object of rows by module."""
-    described = [{"module": name, "in": widths[name][0], "out": widths[name][1]} for name in sorted(modules)]
+    described = [
+        {"module": name, "in": widths[name][0], "out": widths[name][1]} for name in sorted(modules)
+    ]
     blocks = [block for name in sorted(modules) for block in modules[name]]
-    made = BasisDraft(header={"format": 1, "kind": "basis", "modules": described}, lanes=[], ks=[len(block) for block in blocks])
+    made = BasisDraft(
+        header={"format": 1, "kind": "basis", "modules": described},
+        lanes=[],
+        ks=[len(block) for block in blocks],
+    )
     _add_rows(made, [row for block in blocks for row in block])
     return made
 
 
 def column(values: Sequence[int], width: int) -> bytes:
     """Return numbers as planes, high byte first."""
-    return b"".join(bytes(value >> 8 * place & 0xFF for value in values) for place in reversed(range(width)))
+    return b"".join(
+        bytes(value >> 8 * place & 0xFF for value in values) for place in reversed(range(width))
+    )
 
 
 def draft(
@@ -148,10 +225,23 @@ def draft(
     external: Mapping[int, str] | None = None,
 ) -> Draft:
     """Return an adapter object; rows take turns at the packings, so that each is there."""
-    header: dict[str, Any] = {"format": 1, "kind": "adapter", "layout": sha256(canonical(layout)), "sources": list(sources)}
-    header["external"] = [{"object": digest, "tensor": index} for index, digest in sorted((external or {}).items())]
+    header: dict[str, Any] = {
+        "format": 1,
+        "kind": "adapter",
+        "layout": sha256(canonical(layout)),
+        "sources": list(sources),
+    }
+    header["external"] = [
+        {"object": digest, "tensor": index} for index, digest in sorted((external or {}).items())
+    ]
     header |= {} if previous is None else {"previous": previous}
-    made = Draft(header=header, lanes=[0 if pair is None else 1 | pair[0].previous << 1 | pair[1].previous << 2 for pair in modules])
+    made = Draft(
+        header=header,
+        lanes=[
+            0 if pair is None else 1 | pair[0].previous << 1 | pair[1].previous << 2
+            for pair in modules
+        ],
+    )
     sides = [side for pair in modules if pair is not None for side in pair]
     for side in sides:
         made.terms.append(len(side.terms))
@@ -160,7 +250,9 @@ def draft(
         made.ks += [len(coefficients[0]) for _, _, coefficients in side.terms]
         made.scales += [bfloat16(scale) for scale in side.scales]
     made.errors = [bfloat16(0.015625)] * (len(sides) // 2)
-    rows = [row for side in sides for row in side.own] + [row for side in sides for _, _, coefficients in side.terms for row in coefficients]
+    rows = [row for side in sides for row in side.own] + [
+        row for side in sides for _, _, coefficients in side.terms for row in coefficients
+    ]
     _add_rows(made, rows)
     for index in sorted(kept):
         width = WIDTHS[layout["tensors"][index]["dtype"]]
@@ -185,18 +277,26 @@ def _add_rows(made: Draft, rows: Rows) -> None:
         made.shifts.append(shift)
         high = packed([value >> shift for value in values], packing)
         made.lengths.append(len(high))
-        made.symbols += high + b"".join(plane([value >> bit & 1 for value in values]) for bit in range(shift))
+        made.symbols += high + b"".join(
+            plane([value >> bit & 1 for value in values]) for bit in range(shift)
+        )
 
 
 def _group(row: Sequence[int], packing: int) -> tuple[int, int]:
     shift = 0
-    while not all(-(PACKINGS[packing][0] // 2) <= value >> shift <= (PACKINGS[packing][0] - 1) // 2 for value in row):
+    while not all(
+        -(PACKINGS[packing][0] // 2) <= value >> shift <= (PACKINGS[packing][0] - 1) // 2
+        for value in row
+    ):
         shift += 1
     return (packing, shift) if shift <= 16 else _group(row, 0)
 
 
 def _add_piece(made: Draft, content: bytes) -> None:
-    """Add one stream of at most 4 MiB to the tensors kept bit for bit: a frame where all its bytes are equal and that is shorter."""
+    """Add one stream of at most 4 MiB to the tensors kept bit for bit.
+
+    A frame where all its bytes are equal and that is shorter.
+    """
     framed = frame(content[0], len(content)) if len(set(content)) == 1 else content
     stored = min(framed, content, key=len)
     made.planes += stored
@@ -219,14 +319,20 @@ def packed(values: Sequence[int], packing: int) -> bytes:
 def plane(bits: Sequence[int]) -> bytes:
     """Return bits as bytes, lowest first."""
     padded = [*bits, *([0] * (-len(bits) % 8))]
-    return bytes(sum(bit << place for place, bit in enumerate(padded[start : start + 8])) for start in range(0, len(padded), 8))
+    return bytes(
+        sum(bit << place for place, bit in enumerate(padded[start : start + 8]))
+        for start in range(0, len(padded), 8)
+    )
 
 
 def tensor_object(content: bytes, width: int) -> bytes:
     """Return the object of an external tensor."""
     planes = [content[place::width] for place in range(width)]
     table = b"".join(struct.pack("<I", len(plane))[:3] for plane in planes if plane)
-    return binary({"format": 1, "kind": "tensor", "size": len(content), "width": width}, {"planes": b"".join(planes), "table": table})
+    return binary(
+        {"format": 1, "kind": "tensor", "size": len(content), "width": width},
+        {"planes": b"".join(planes), "table": table},
+    )
 
 
 def bfloat16(value: float) -> int:

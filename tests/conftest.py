@@ -14,13 +14,18 @@ from hypothesis import settings
 from sqlalchemy import URL, create_engine, make_url, text
 
 DATABASES = ("sqlite", "postgresql")
-settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's matter
+settings.register_profile(
+    "untimed", deadline=None
+)  # how long an example takes is the machine's matter
 settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[URL]:
-    """A PostgreSQL server: the one of $SHARE_REGISTRY_TEST_POSTGRES, else one started for this run."""
+    """A PostgreSQL server.
+
+    The one of $SHARE_REGISTRY_TEST_POSTGRES, else one started for this run.
+    """
     given = os.environ.get("SHARE_REGISTRY_TEST_POSTGRES")
     if given:
         yield make_url(given).set(drivername="postgresql+psycopg")

@@ -1,4 +1,7 @@
-"""The file system through the one door: what each operation promises, and what it says when the system refuses."""
+"""The file system through the one door.
+
+What each operation promises, and what it says when the system refuses.
+"""
 
 import errno
 import hashlib
@@ -12,7 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from share_registry.errors import Integrity, InvalidInput, NotFound, Refused, ShareRegistryError, StoreError
+from share_registry.errors import (
+    Integrity,
+    InvalidInput,
+    NotFound,
+    Refused,
+    ShareRegistryError,
+    StoreError,
+)
 from share_registry.outside import Kind, Outside, nothing_done
 from share_registry.outside.reading import PIECE
 from share_registry.outside.system import System
@@ -51,7 +61,9 @@ def test_clock_and_randomness_come_from_here(outside: Outside) -> None:
     outside.wait(0.0)
 
 
-def test_an_environment_variable_is_read_at_the_moment_of_asking(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_is_read_at_the_moment_of_asking(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SHARE_REGISTRY_TEST", "1")
     assert outside.environment("SHARE_REGISTRY_TEST") == "1"
     monkeypatch.delenv("SHARE_REGISTRY_TEST")
@@ -85,7 +97,9 @@ def test_a_file_that_exists_is_never_written_to(outside: Outside, tmp_path: Path
 @pytest.mark.parametrize("verb", ["write", "fsync", "freeze", "close"])
 def test_a_write_that_fails_leaves_no_file(tmp_path: Path, verb: str) -> None:
     with pytest.raises(StoreError, match="No space left"):
-        Outside(system=Refusing(verb, errno.ENOSPC)).write_new(tmp_path / "f", b"content", frozen=True)
+        Outside(system=Refusing(verb, errno.ENOSPC)).write_new(
+            tmp_path / "f", b"content", frozen=True
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,7 +112,9 @@ def test_an_interrupt_in_a_write_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reading_has_a_limit_that_is_checked_before_anything_is_read(tmp_path: Path, outside: Outside) -> None:
+def test_reading_has_a_limit_that_is_checked_before_anything_is_read(
+    tmp_path: Path, outside: Outside
+) -> None:
     with (tmp_path / "f").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(Integrity, match="limit"):
@@ -143,7 +159,11 @@ def test_what_a_file_grew_by_is_seen_too_and_what_it_lost_is_not(tmp_path: Path)
     for size in (0, 7, 12):
         (tmp_path / "f").write_bytes(b"0123456789")
         seen: list[bytes] = []
-        content = Outside(system=Changing(size)).read(tmp_path / "f", limit=12, seen=lambda piece: seen.append(bytes(piece)))  # noqa: B023
+        content = Outside(system=Changing(size)).read(
+            tmp_path / "f",
+            limit=12,
+            seen=lambda piece: seen.append(bytes(piece)),  # noqa: B023
+        )
         assert content == b"".join(seen) == (b"0123456789" + bytes(2))[:size]
 
 
@@ -189,8 +209,18 @@ def test_a_path_is_what_it_is_itself(outside: Outside, tmp_path: Path, kind: Kin
     assert outside.kind(tmp_path / "x" / "below") is None
 
 
-@pytest.mark.parametrize(("kind", "error"), [(Kind.DIRECTORY, Integrity), (Kind.LINK, Integrity), (Kind.OTHER, Integrity), (None, NotFound)])
-def test_only_a_plain_file_is_read(outside: Outside, tmp_path: Path, kind: Kind | None, error: type[ShareRegistryError]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (Kind.DIRECTORY, Integrity),
+        (Kind.LINK, Integrity),
+        (Kind.OTHER, Integrity),
+        (None, NotFound),
+    ],
+)
+def test_only_a_plain_file_is_read(
+    outside: Outside, tmp_path: Path, kind: Kind | None, error: type[ShareRegistryError]
+) -> None:
     _make(tmp_path / "x", kind)
     with pytest.raises(error, match="x"):
         outside.read(tmp_path / "x", limit=100)
@@ -206,13 +236,20 @@ def test_a_new_name_is_given_once(outside: Outside, tmp_path: Path) -> None:
 
 def test_a_failed_naming_tells_whether_it_may_have_happened(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
-    for code, surely_not in [(errno.ENOSPC, True), (errno.EROFS, True), (errno.EIO, False), (errno.ETIMEDOUT, False)]:
+    for code, surely_not in [
+        (errno.ENOSPC, True),
+        (errno.EROFS, True),
+        (errno.EIO, False),
+        (errno.ETIMEDOUT, False),
+    ]:
         with pytest.raises(StoreError) as raised:
             Outside(system=Refusing("link", code)).link_new(tmp_path / "a", tmp_path / "b")
         assert nothing_done(raised.value) == surely_not
 
 
-def test_a_directory_moves_to_a_free_name_or_an_empty_directory_only(outside: Outside, tmp_path: Path) -> None:
+def test_a_directory_moves_to_a_free_name_or_an_empty_directory_only(
+    outside: Outside, tmp_path: Path
+) -> None:
     for name in ("one", "two", "three", "full", "empty"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "f").write_bytes(name.encode()) if name != "empty" else None
@@ -221,12 +258,16 @@ def test_a_directory_moves_to_a_free_name_or_an_empty_directory_only(outside: Ou
     assert not outside.rename_directory(tmp_path / "three", tmp_path / "full")
     (tmp_path / "file").write_bytes(b"")
     assert not outside.rename_directory(tmp_path / "three", tmp_path / "file")
-    assert [(tmp_path / name / "f").read_bytes() for name in ("free", "empty", "three", "full")] == [b"one", b"two", b"three", b"full"]
+    assert [
+        (tmp_path / name / "f").read_bytes() for name in ("free", "empty", "three", "full")
+    ] == [b"one", b"two", b"three", b"full"]
     with pytest.raises(StoreError):
         outside.rename_directory(tmp_path / "missing", tmp_path / "anywhere")
 
 
-def test_directories_are_made_with_their_parents_and_every_new_name_is_flushed(tmp_path: Path) -> None:
+def test_directories_are_made_with_their_parents_and_every_new_name_is_flushed(
+    tmp_path: Path,
+) -> None:
     system = Noting()
     Outside(system=system).make_directory(tmp_path / "a" / "b" / "c")
     assert system.flushed == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
@@ -241,7 +282,9 @@ def test_a_file_in_the_way_of_a_directory_is_named(outside: Outside, tmp_path: P
             outside.make_directory(path)
 
 
-def test_a_file_system_that_cannot_flush_directories_is_forgiven_and_a_broken_one_is_not(tmp_path: Path) -> None:
+def test_a_file_system_that_cannot_flush_directories_is_forgiven_and_a_broken_one_is_not(
+    tmp_path: Path,
+) -> None:
     Outside(system=Refusing("fsync", errno.EINVAL)).sync_directory(tmp_path)
     with pytest.raises(StoreError):
         Outside(system=Refusing("fsync", errno.EIO)).sync_directory(tmp_path)
@@ -272,7 +315,13 @@ def test_files_are_listed_in_order_and_links_not_followed(outside: Outside, tmp_
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert [str(path.relative_to(tmp_path)) for path in outside.files_below(tmp_path)] == ["c", "loop", "a/y", "b/a", "b/z"]
+    assert [str(path.relative_to(tmp_path)) for path in outside.files_below(tmp_path)] == [
+        "c",
+        "loop",
+        "a/y",
+        "b/a",
+        "b/z",
+    ]
 
 
 def test_a_confined_view_stays_below_its_root(outside: Outside, tmp_path: Path) -> None:
@@ -282,7 +331,11 @@ def test_a_confined_view_stays_below_its_root(outside: Outside, tmp_path: Path) 
     inside = outside.confined(tmp_path / "root")
     inside.write_new(tmp_path / "root" / "inner" / "f", b"content")
     assert inside.read(tmp_path / "root" / "inner" / "f", limit=10) == b"content"
-    for path in (tmp_path / "secret", tmp_path / "root" / ".." / "secret", tmp_path / "root" / "inner" / ".." / ".." / "secret"):
+    for path in (
+        tmp_path / "secret",
+        tmp_path / "root" / ".." / "secret",
+        tmp_path / "root" / "inner" / ".." / ".." / "secret",
+    ):
         with pytest.raises(InvalidInput):
             inside.read(path, limit=10)
     with pytest.raises(Integrity, match="link"):
@@ -304,14 +357,20 @@ def test_no_descriptor_stays_open_whatever_happens(outside: Outside, tmp_path: P
         lambda: inside.read(tmp_path / "a" / "b" / "f", limit=1),
         lambda: inside.write_new(tmp_path / "a" / "b" / "f", b""),
         lambda: Outside(system=Refusing("fsync", errno.EIO)).sync_directory(tmp_path),
-        lambda: Outside(system=Refusing("write", errno.EIO)).confined(tmp_path).write_new(tmp_path / "a" / "g", b"x"),
+        lambda: (
+            Outside(system=Refusing("write", errno.EIO))
+            .confined(tmp_path)
+            .write_new(tmp_path / "a" / "g", b"x")
+        ),
     ):
         with pytest.raises(ShareRegistryError):
             action()
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_relative_path_is_fixed_when_it_is_made_absolute(outside: Outside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_fixed_when_it_is_made_absolute(
+    outside: Outside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "f")
     (tmp_path / "f").write_bytes(b"")

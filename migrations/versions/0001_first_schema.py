@@ -51,7 +51,9 @@ def upgrade() -> None:
         sa.Column("message", TEXT, nullable=False),
         sa.Column("detail", TEXT, nullable=False),
         sa.PrimaryKeyConstraint("space", "number", name="pk_sr_commits"),
-        sa.ForeignKeyConstraint(["space"], ["sr_spaces.name"], name="fk_sr_commits_space_sr_spaces"),
+        sa.ForeignKeyConstraint(
+            ["space"], ["sr_spaces.name"], name="fk_sr_commits_space_sr_spaces"
+        ),
         sa.UniqueConstraint("space", "id", name="uq_sr_commits_space_id"),
         sa.UniqueConstraint("space", "key", name="uq_sr_commits_space_key"),
     )
@@ -66,7 +68,9 @@ def upgrade() -> None:
         sa.Column("experts", sa.BigInteger(), nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("space", "module", name="pk_sr_modules"),
-        sa.ForeignKeyConstraint(["space"], ["sr_spaces.name"], name="fk_sr_modules_space_sr_spaces"),
+        sa.ForeignKeyConstraint(
+            ["space"], ["sr_spaces.name"], name="fk_sr_modules_space_sr_spaces"
+        ),
     )
     op.create_table(
         "sr_objects",
@@ -75,7 +79,9 @@ def upgrade() -> None:
         sa.Column("role", TEXT, nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("space", "digest", "role", name="pk_sr_objects"),
-        sa.ForeignKeyConstraint(["space"], ["sr_spaces.name"], name="fk_sr_objects_space_sr_spaces"),
+        sa.ForeignKeyConstraint(
+            ["space"], ["sr_spaces.name"], name="fk_sr_objects_space_sr_spaces"
+        ),
     )
     op.create_table(
         "sr_tasks",
@@ -92,7 +98,11 @@ def upgrade() -> None:
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("space", "name", name="pk_sr_tags"),
-        sa.ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"], name="fk_sr_tags_space_sr_commits"),
+        sa.ForeignKeyConstraint(
+            ["space", "number"],
+            ["sr_commits.space", "sr_commits.number"],
+            name="fk_sr_tags_space_sr_commits",
+        ),
     )
     op.create_table(
         "sr_task_lives",
@@ -101,7 +111,11 @@ def upgrade() -> None:
         sa.Column("since", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("until", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("space", "task", "since", name="pk_sr_task_lives"),
-        sa.ForeignKeyConstraint(["space", "task"], ["sr_tasks.space", "sr_tasks.task"], name="fk_sr_task_lives_space_sr_tasks"),
+        sa.ForeignKeyConstraint(
+            ["space", "task"],
+            ["sr_tasks.space", "sr_tasks.task"],
+            name="fk_sr_task_lives_space_sr_tasks",
+        ),
     )
     op.create_table(
         "sr_task_names",
@@ -111,9 +125,15 @@ def upgrade() -> None:
         sa.Column("until", sa.BigInteger(), nullable=True),
         sa.Column("task", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("space", "name", "since", name="pk_sr_task_names"),
-        sa.ForeignKeyConstraint(["space", "task"], ["sr_tasks.space", "sr_tasks.task"], name="fk_sr_task_names_space_sr_tasks"),
+        sa.ForeignKeyConstraint(
+            ["space", "task"],
+            ["sr_tasks.space", "sr_tasks.task"],
+            name="fk_sr_task_names_space_sr_tasks",
+        ),
     )
-    op.create_index("ix_sr_task_names_space_task_until", "sr_task_names", ["space", "task", "until"])
+    op.create_index(
+        "ix_sr_task_names_space_task_until", "sr_task_names", ["space", "task", "until"]
+    )
     op.create_table(
         "sr_task_versions",
         sa.Column("space", TEXT, nullable=False),
@@ -138,11 +158,23 @@ def upgrade() -> None:
         sa.Column("restored_from", sa.BigInteger(), nullable=True),
         sa.Column("remarks", TEXT, nullable=False),
         sa.PrimaryKeyConstraint("space", "task", "version", name="pk_sr_task_versions"),
-        sa.ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"], name="fk_sr_task_versions_space_sr_commits"),
-        sa.ForeignKeyConstraint(["space", "task"], ["sr_tasks.space", "sr_tasks.task"], name="fk_sr_task_versions_space_sr_tasks"),
-        sa.UniqueConstraint("space", "task", "number", name="uq_sr_task_versions_space_task_number"),
+        sa.ForeignKeyConstraint(
+            ["space", "number"],
+            ["sr_commits.space", "sr_commits.number"],
+            name="fk_sr_task_versions_space_sr_commits",
+        ),
+        sa.ForeignKeyConstraint(
+            ["space", "task"],
+            ["sr_tasks.space", "sr_tasks.task"],
+            name="fk_sr_task_versions_space_sr_tasks",
+        ),
+        sa.UniqueConstraint(
+            "space", "task", "number", name="uq_sr_task_versions_space_task_number"
+        ),
     )
-    op.create_index("ix_sr_task_versions_space_adapter_digest", "sr_task_versions", ["space", "adapter_digest"])
+    op.create_index(
+        "ix_sr_task_versions_space_adapter_digest", "sr_task_versions", ["space", "adapter_digest"]
+    )
     op.create_index("ix_sr_task_versions_space_number", "sr_task_versions", ["space", "number"])
     op.create_table(
         "sr_touches",
@@ -151,8 +183,16 @@ def upgrade() -> None:
         sa.Column("task", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("version", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("space", "number", "task", name="pk_sr_touches"),
-        sa.ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"], name="fk_sr_touches_space_sr_commits"),
-        sa.ForeignKeyConstraint(["space", "task"], ["sr_tasks.space", "sr_tasks.task"], name="fk_sr_touches_space_sr_tasks"),
+        sa.ForeignKeyConstraint(
+            ["space", "number"],
+            ["sr_commits.space", "sr_commits.number"],
+            name="fk_sr_touches_space_sr_commits",
+        ),
+        sa.ForeignKeyConstraint(
+            ["space", "task"],
+            ["sr_tasks.space", "sr_tasks.task"],
+            name="fk_sr_touches_space_sr_tasks",
+        ),
     )
     op.create_index("ix_sr_touches_space_task_number", "sr_touches", ["space", "task", "number"])
     op.create_table(

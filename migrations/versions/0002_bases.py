@@ -1,6 +1,7 @@
 """Bases, refits and merges: what a space shares, and how sure an error is.
 
-SQLite changes columns by making a table anew, which other tables refer to, so columns are added, renamed and dropped instead. A default that adding needs stays there.
+SQLite changes columns by making a table anew, which other tables refer to, so columns are added,
+renamed and dropped instead. A default that adding needs stays there.
 """
 
 import sqlalchemy as sa
@@ -16,20 +17,29 @@ REAL = sa.Float(53)
 
 
 def upgrade() -> None:
-    op.add_column("sr_spaces", sa.Column("refit", sa.Boolean(), nullable=False, server_default=sa.true()))
+    op.add_column(
+        "sr_spaces", sa.Column("refit", sa.Boolean(), nullable=False, server_default=sa.true())
+    )
     op.add_column("sr_spaces", sa.Column("pseudo_rank", sa.BigInteger(), nullable=True))
     op.add_column("sr_spaces", sa.Column("k", sa.BigInteger(), nullable=True))
-    op.add_column("sr_spaces", sa.Column("phi", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column(
+        "sr_spaces", sa.Column("phi", sa.BigInteger(), nullable=False, server_default="0")
+    )
     op.add_column("sr_commits", sa.Column("basis", TEXT, nullable=True))
     op.add_column("sr_task_versions", sa.Column("norm", REAL, nullable=False, server_default="0"))
     op.add_column("sr_task_versions", sa.Column("before", REAL, nullable=True))
-    op.add_column("sr_task_versions", sa.Column("bound", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column(
+        "sr_task_versions",
+        sa.Column("bound", sa.Boolean(), nullable=False, server_default=sa.false()),
+    )
     op.add_column("sr_parents", sa.Column("weight", TEXT, nullable=True))
     replace_budget(sa.Column("budget_new", REAL, nullable=True), "budget")
 
 
 def downgrade() -> None:
-    replace_budget(sa.Column("budget_new", REAL, nullable=False, server_default="0"), "coalesce(budget, error)")
+    replace_budget(
+        sa.Column("budget_new", REAL, nullable=False, server_default="0"), "coalesce(budget, error)"
+    )
     op.drop_column("sr_parents", "weight")
     for name in ("bound", "before", "norm"):
         op.drop_column("sr_task_versions", name)

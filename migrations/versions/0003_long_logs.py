@@ -22,11 +22,17 @@ NEW = {
     "ix_sr_commits_space_time_number": ("sr_commits", ["space", "time", "number"]),
     "ix_sr_commits_space_kind_number": ("sr_commits", ["space", "kind", "number"]),
     "ix_sr_commits_space_author_number": ("sr_commits", ["space", "author", "number"]),
-    "ix_sr_task_versions_space_adapter_digest_number": ("sr_task_versions", ["space", "adapter_digest", "number"]),
+    "ix_sr_task_versions_space_adapter_digest_number": (
+        "sr_task_versions",
+        ["space", "adapter_digest", "number"],
+    ),
     "ix_sr_task_versions_space_number_task": ("sr_task_versions", ["space", "number", "task"]),
     "ix_sr_aliases_space_name_task": ("sr_aliases", ["space", "name", "task"]),
     "ix_sr_labels_space_since": ("sr_labels", ["space", "since"]),
-    "ix_sr_labels_space_name_value_task_version": ("sr_labels", ["space", "name", "value", "task", "version"]),
+    "ix_sr_labels_space_name_value_task_version": (
+        "sr_labels",
+        ["space", "name", "value", "task", "version"],
+    ),
     "ix_sr_metrics_space_since": ("sr_metrics", ["space", "since"]),
 }
 OF_BASES = {
@@ -42,8 +48,14 @@ def upgrade() -> None:
         op.create_index(name, table, columns)
     for name, (table, columns) in OF_BASES.items():
         op.create_index(name, table, columns, sqlite_where=HAS_BASIS, postgresql_where=HAS_BASIS)
-    op.add_column("sr_spaces", sa.Column("live", sa.BigInteger(), nullable=False, server_default="0"))
-    op.execute(sa.text("UPDATE sr_spaces SET live = (SELECT count(*) FROM sr_task_lives WHERE sr_task_lives.space = sr_spaces.name AND until IS NULL)"))
+    op.add_column(
+        "sr_spaces", sa.Column("live", sa.BigInteger(), nullable=False, server_default="0")
+    )
+    op.execute(
+        sa.text(
+            "UPDATE sr_spaces SET live = (SELECT count(*) FROM sr_task_lives WHERE sr_task_lives.space = sr_spaces.name AND until IS NULL)"
+        )
+    )
 
 
 def downgrade() -> None:

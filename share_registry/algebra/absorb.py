@@ -1,7 +1,8 @@
 """Absorb: one adapter, as handed in, to the integers that are stored.
 
-The modules go into the balanced gauge, the step that meets the budget is found without references, each module then takes the references that cost it least at
-that step, and the step is found again. What is written is the smallest of three: with references, without, verbatim.
+The modules go into the balanced gauge, the step that meets the budget is found without references,
+each module then takes the references that cost it least at that step, and the step is found again.
+What is written is the smallest of three: with references, without, verbatim.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,15 +55,21 @@ def absorb(
         pairs: The modules: dW = scale * b^T a; finite float64, on the device that is to compute.
         budget: Largest pooled relative error of the scaled dW; 0 keeps everything verbatim.
         dtypes: Element types of A and B per module, to which export rounds.
-        candidates: Earlier adapter objects. Those of the previous version and of what it refers to belong here too: rows of its own predict better than its product.
-        previous: Decoded float32 factors (a, b) of an earlier version per module; None where it has none.
+        candidates: Earlier adapter objects. Those of the previous version and of what it refers to
+            belong here too: rows of its own predict better than its product.
+        previous: Decoded float32 factors (a, b) of an earlier version per module; None where it has
+            none.
         references: Whether candidates and previous may be used at all.
-        factors: Modules with equal numbers lie in the same tensors: they are coded, or kept verbatim, together. Default: each on its own.
-        size: Bytes of an outcome as the format writes it; decides between outcomes. Default: the first outcome that meets the budget is taken.
-        pseudo_rank: Keep at most this many directions of every module, the leading ones; the previous version is then not built upon.
+        factors: Modules with equal numbers lie in the same tensors: they are coded, or kept
+            verbatim, together. Default: each on its own.
+        size: Bytes of an outcome as the format writes it; decides between outcomes. Default: the
+            first outcome that meets the budget is taken.
+        pseudo_rank: Keep at most this many directions of every module, the leading ones; the
+            previous version is then not built upon.
 
     Returns:
-        The outcome; all modules None where the budget cannot be met by coding, or coding would not be smaller.
+        The outcome; all modules None where the budget cannot be met by coding, or coding would not
+        be smaller.
     """
     energy = energies(pairs)
     job = _Job(
@@ -116,14 +123,22 @@ def _cuts(pairs: Sequence[Pair], pseudo_rank: int | None) -> bool:
 
 
 def _positions(energy: Sequence[float], factors: Sequence[int] | None) -> list[int]:
-    """Return the modules to code: those with a finite product, unless a module in the same tensors has none."""
+    """Return the modules to code.
+
+    Those with a finite product, unless a module in the same tensors has none.
+    """
     together = range(len(energy)) if factors is None else factors
-    barred = {factor for factor, value in zip(together, energy, strict=True) if not 0.0 < value < float("inf")}
+    barred = {
+        factor
+        for factor, value in zip(together, energy, strict=True)
+        if not 0.0 < value < float("inf")
+    }
     return [position for position, factor in enumerate(together) if factor not in barred]
 
 
 def _raw_bytes(job: _Job) -> int:
     return sum(
-        job.pairs[position].a.numel() * job.dtypes[position][0].itemsize + job.pairs[position].b.numel() * job.dtypes[position][1].itemsize
+        job.pairs[position].a.numel() * job.dtypes[position][0].itemsize
+        + job.pairs[position].b.numel() * job.dtypes[position][1].itemsize
         for position in job.positions
     )

@@ -1,6 +1,7 @@
 """Decode: stored integers to the float32 factor, the same bytes everywhere (spec DEC-01 to DEC-07).
 
-Products of integers stay below 2**45 and are exact in float64 whatever the order of summation; everything else is elementwise, in the order written in `stored.py`.
+Products of integers stay below 2**45 and are exact in float64 whatever the order of summation;
+everything else is elementwise, in the order written in `stored.py`.
 """
 
 from collections.abc import Sequence
@@ -14,26 +15,37 @@ from share_registry.errors import Integrity
 from share_registry.stored import StoredSide, Term
 
 MAX_PRODUCT_BITS: Final = 45
-"""Limit of bits(C) + bits(q) + ceil(log2 k): with an 8-bit scale the scaled product is exact too."""
+"""Limit of bits(C) + bits(q) + ceil(log2 k).
+
+With an 8-bit scale the scaled product is exact too.
+"""
 
 
 def decode_side(
-    side: StoredSide, *, previous: Tensor | None, blocks: Sequence[Tensor], device: torch.device | str = "cpu", out: Tensor | None = None
+    side: StoredSide,
+    *,
+    previous: Tensor | None,
+    blocks: Sequence[Tensor],
+    device: torch.device | str = "cpu",
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return the decoded factor.
 
     Args:
         side: The stored factor, r rows of width m.
-        previous: float32 (r, m), the decoded factor that enters where `side.previous` says so; ignored otherwise.
+        previous: float32 (r, m), the decoded factor that enters where `side.previous` says so;
+            ignored otherwise.
         blocks: For each of `side.terms` the own rows it refers to, an integer tensor (k, m).
         device: Where to compute; the result is the same on every device.
-        out: Where to write the result, (r, m) on `device`, of any strides and floating dtype: rounded to float32 and from there to nearest even.
+        out: Where to write the result, (r, m) on `device`, of any strides and floating dtype:
+            rounded to float32 and from there to nearest even.
 
     Returns:
         float32 (r, m) on `device`, or `out`.
 
     Raises:
-        Integrity: a needed input is missing or has the wrong shape, or a product may exceed the exact range.
+        Integrity: a needed input is missing or has the wrong shape, or a product may exceed the
+            exact range.
     """
     if not side.terms and not side.previous:
         return _scaled_once(side, device, out)
@@ -52,17 +64,36 @@ def decode_side(
 
 def is_bounded(side: StoredSide, dtype: torch.dtype) -> bool:
     """Tell whether a factor is own rows alone, with scales so small that no symbol of its type makes a number that a floating dtype cannot hold."""
-    return not side.terms and not side.previous and float(side.scales.max(initial=0.0)) * np.iinfo(side.own.dtype).max < torch.finfo(dtype).max / 2
+    return (
+        not side.terms
+        and not side.previous
+        and float(side.scales.max(initial=0.0)) * np.iinfo(side.own.dtype).max
+        < torch.finfo(dtype).max / 2
+    )
 
 
 def _scaled_once(side: StoredSide, device: torch.device | str, out: Tensor | None) -> Tensor:
-    """Return own rows times their scales in float32: the symbols are exact there, and the one rounding of a product is that of the exact product (spec DEC-06).
+    """Return own rows times their scales in float32.
 
-    On the CPU by numpy: on the few numbers of a factor, waking torch's threads takes longer than their work.
+    The symbols are exact there, and the one rounding of a product is that of the exact product
+    (spec DEC-06).
+
+    On the CPU by numpy: on the few numbers of a factor, waking torch's threads takes longer than
+    their work.
     """
     if str(device) != "cpu":
-        return _written(torch.from_numpy(side.own).to(device).to(torch.float32).mul_(torch.from_numpy(side.scales).to(device)[:, None]), out)
-    place = torch.empty(side.own.shape, dtype=torch.float32, device="cpu") if out is None or out.dtype != torch.float32 else out
+        return _written(
+            torch.from_numpy(side.own)
+            .to(device)
+            .to(torch.float32)
+            .mul_(torch.from_numpy(side.scales).to(device)[:, None]),
+            out,
+        )
+    place = (
+        torch.empty(side.own.shape, dtype=torch.float32, device="cpu")
+        if out is None or out.dtype != torch.float32
+        else out
+    )
     values = place.numpy()
     with np.errstate(over="ignore"):
         if values.flags.c_contiguous:
@@ -97,15 +128,21 @@ def _checked(side: StoredSide, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
 def _check_product(term: Term, block: Tensor, width: int) -> None:
     expected = (term.coefficients.shape[1], width)
     if tuple(block.shape) != expected:
-        raise Integrity(f"a block has shape {tuple(block.shape)}, the factor that refers to it expects {expected}.")
+        raise Integrity(
+            f"a block has shape {tuple(block.shape)}, the factor that refers to it expects {expected}."
+        )
     bits = product_bits(torch.from_numpy(term.coefficients), block)
     if bits > MAX_PRODUCT_BITS:
-        raise Integrity(f"coefficients and rows need {bits} bits, more than the {MAX_PRODUCT_BITS} that are exact.")
+        raise Integrity(
+            f"coefficients and rows need {bits} bits, more than the {MAX_PRODUCT_BITS} that are exact."
+        )
 
 
 def _previous(side: StoredSide, previous: Tensor | None) -> Tensor:
     if previous is None:
         raise Integrity("a factor builds on a previous version that was not given.")
     if previous.shape != side.own.shape or previous.dtype != torch.float32:
-        raise Integrity(f"the previous factor is {previous.dtype} {tuple(previous.shape)}, expected float32 {side.own.shape}.")
+        raise Integrity(
+            f"the previous factor is {previous.dtype} {tuple(previous.shape)}, expected float32 {side.own.shape}."
+        )
     return previous

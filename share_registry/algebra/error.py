@@ -1,7 +1,8 @@
 """Relative errors of dW from Grams of the factors: nothing of size out x in is ever formed.
 
-With e_a = a' - a and e_b = b' - b, b'^T a' - b^T a = [e_b; b]^T [a'; e_a], so its square is the inner product of two small Grams. The differences
-come first: nothing cancels, and errors near the precision of the inputs are still right.
+With e_a = a' - a and e_b = b' - b, b'^T a' - b^T a = [e_b; b]^T [a'; e_a], so its square is the
+inner product of two small Grams. The differences come first: nothing cancels, and errors near the
+precision of the inputs are still right.
 """
 
 from collections.abc import Sequence
@@ -33,21 +34,30 @@ class Pair(Protocol):
 
 
 def product_square(a: Tensor, b: Tensor) -> Tensor:
-    """Return |b^T a|^2 per module, at least 0; a (n, r, in), b (n, r, out), any leading dimensions."""
+    """Return |b^T a|^2 per module, at least 0.
+
+    A (n, r, in), b (n, r, out), any leading dimensions.
+    """
     return _paired(a, b).clamp_min(0.0)
 
 
 def difference_square(a: Tensor, b: Tensor, a_new: Tensor, b_new: Tensor) -> Tensor:
-    """Return |b_new^T a_new - b^T a|^2 per module, at least 0; shapes as in `product_square`, equal ranks and the same gauge."""
+    """Return |b_new^T a_new - b^T a|^2 per module, at least 0.
+
+    Shapes as in `product_square`, equal ranks and the same gauge.
+    """
     left = torch.cat([b_new - b, b], dim=-2)
     right = torch.cat([a_new, a_new - a], dim=-2)
     return _paired(right, left).clamp_min(0.0)
 
 
 def pooled_error(found: Sequence[Pair], wanted: Sequence[Pair]) -> float:
-    """Return the pooled relative error of the scaled dW: sqrt(sum |found - wanted|^2 / sum |wanted|^2) over modules.
+    """Return the pooled relative error of the scaled dW.
 
-    Ranks and gauges may differ. 0 where nothing is wanted and nothing found; infinite where only the former.
+    Sqrt(sum |found - wanted|^2 / sum |wanted|^2) over modules.
+
+    Ranks and gauges may differ. 0 where nothing is wanted and nothing found; infinite where only
+    the former.
     """
     wrong, total = _energies(found, wanted)
     return _ratio(sum(wrong), sum(total))
@@ -64,7 +74,10 @@ def module_errors(found: Sequence[Pair], wanted: Sequence[Pair]) -> list[float]:
 
 
 def relative_change(before: Sequence[Pair], after: Sequence[Pair]) -> float:
-    """Return the change of dW from one adapter to another relative to the first; a module that only one of them has counts whole."""
+    """Return the change of dW from one adapter to another relative to the first.
+
+    A module that only one of them has counts whole.
+    """
     old, new = ({pair.module: pair for pair in pairs} for pairs in (before, after))
     both = [name for name in old if name in new and _same_shape(old[name], new[name])]
     wrong, total = _energies([new[name] for name in both], [old[name] for name in both])
@@ -79,7 +92,10 @@ def _energies(found: Sequence[Pair], wanted: Sequence[Pair]) -> tuple[list[float
 
 
 def _difference(new: Pair, old: Pair) -> float:
-    """Square of the difference of two pairs of possibly different ranks: one QR per side removes the gauge, the small cores are subtracted."""
+    """Square of the difference of two pairs of possibly different ranks.
+
+    One QR per side removes the gauge, the small cores are subtracted.
+    """
     R_a = torch.linalg.qr(torch.cat([old.a, new.a]).mT, mode="r").R
     R_b = torch.linalg.qr(torch.cat([old.b, new.b]).mT, mode="r").R
     r = old.a.shape[0]

@@ -1,8 +1,9 @@
 """Merges of task updates: on dW, never on the factors, without forming a matrix of size out x in.
 
-The weighted sum is exact: factors of all tasks one above the other are a factorization of it. TIES and DARE choose entry by entry, so they need coordinates in which entries of
-different tasks mean the same. These are the ones of KnOTS (arXiv 2410.19735): the SVD of the updates side by side, [dW_1 ... dW_n] = U S [V_1^T ... V_n^T], gives every task the entries
-S V_i^T over one basis U.
+The weighted sum is exact: factors of all tasks one above the other are a factorization of it. TIES
+and DARE choose entry by entry, so they need coordinates in which entries of different tasks mean
+the same. These are the ones of KnOTS (arXiv 2410.19735): the SVD of the updates side by side, [dW_1
+... dW_n] = U S [V_1^T ... V_n^T], gives every task the entries S V_i^T over one basis U.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from share_registry.algebra.gauge import balanced
 Method = Literal["linear", "ties", "dare"]
 DENSITIES: Final = {"ties": 0.2, "dare": 0.5}
 """Share of the entries kept where the caller says nothing: a fifth, as in the TIES paper (arXiv 2306.01708); for DARE half of them, where the noise that rescaling makes is as large as
-the update (relative to it sqrt(1 / density - 1)). The DARE paper (arXiv 2311.03099) drops more, from full fine-tunings."""
+the update (relative to it sqrt(1 / density - 1)). The DARE paper (arXiv 2311.03099) drops more,
+from full fine-tunings."""
 _EPSILON: Final = torch.finfo(torch.float64).eps
 
 
@@ -39,29 +41,47 @@ class Rule:
     seed: int = 0
 
 
-def merged_rows(pairs: Sequence[Pair | None], weights: Sequence[float], *, module: str, rule: Rule) -> tuple[Tensor, Tensor]:
+def merged_rows(
+    pairs: Sequence[Pair | None], weights: Sequence[float], *, module: str, rule: Rule
+) -> tuple[Tensor, Tensor]:
     """Return one module's merged dW = b^T a as factors in the balanced gauge.
 
-    linear: sum_i w_i dW_i. dare: the same of entries S V_i^T of which each is kept with probability `density` and then divided by it; which ones depends on the seed, the module and
-    the task's position alone. ties: each task's entries are trimmed to the largest `density` of them; the sign of each entry is that of sum_i w_i t_i; merged is the mean over the
-    tasks with that sign, weighted: sum w_i t_i / sum |w_i|. With equal weights, of whatever size, that is the paper's disjoint mean (and PEFT's for weights of 1); PEFT divides weighted
-    entries by their count, by which two equal tasks at one half each come out as half of themselves. Where all tasks are equal nothing interferes, and nothing is trimmed.
+    linear: sum_i w_i dW_i. dare: the same of entries S V_i^T of which each is kept with probability
+    `density` and then divided by it; which ones depends on the seed, the module and the task's
+    position alone. ties: each task's entries are trimmed to the largest `density` of them; the sign
+    of each entry is that of sum_i w_i t_i; merged is the mean over the tasks with that sign,
+    weighted: sum w_i t_i / sum |w_i|. With equal weights, of whatever size, that is the paper's
+    disjoint mean (and PEFT's for weights of 1); PEFT divides weighted entries by their count, by
+    which two equal tasks at one half each come out as half of themselves. Where all tasks are equal
+    nothing interferes, and nothing is trimmed.
 
     Args:
-        pairs: The module's factors in each task, float64; None where the task does not have it, which counts as zero.
+        pairs: The module's factors in each task, float64; None where the task does not have it,
+            which counts as zero.
         weights: One per task.
         module: Its name, by which random choices are told apart.
         rule: What to do.
 
     Returns:
-        a (r, in) and b (r, out), float64; r at most min(sum r_i, in, out), without the rows that are zero but for rounding.
+        a (r, in) and b (r, out), float64; r at most min(sum r_i, in, out), without the rows that
+        are zero but for rounding.
     """
-    present = [(position, pair, weight) for position, (pair, weight) in enumerate(zip(pairs, weights, strict=True)) if pair is not None]
+    present = [
+        (position, pair, weight)
+        for position, (pair, weight) in enumerate(zip(pairs, weights, strict=True))
+        if pair is not None
+    ]
     if rule.method == "linear":
-        return _reduced(torch.cat([pair.a for _, pair, _ in present]), torch.cat([weight * pair.scale * pair.b for _, pair, weight in present]))
+        return _reduced(
+            torch.cat([pair.a for _, pair, _ in present]),
+            torch.cat([weight * pair.scale * pair.b for _, pair, weight in present]),
+        )
     U, entries = common_entries([pair for _, pair, _ in present])
     if rule.method == "dare":
-        kept = [weight * dropped(t, rule, f"{module}/{position}") for t, (position, _, weight) in zip(entries, present, strict=True)]
+        kept = [
+            weight * dropped(t, rule, f"{module}/{position}")
+            for t, (position, _, weight) in zip(entries, present, strict=True)
+        ]
         return _reduced(torch.stack(kept).sum(0), U.mT)
     alike = len(present) == len(pairs) and all(_same(pair, present[0][1]) for _, pair, _ in present)
     trimmed = entries if alike else [trim(t, rule.density) for t in entries]
@@ -69,7 +89,10 @@ def merged_rows(pairs: Sequence[Pair | None], weights: Sequence[float], *, modul
 
 
 def common_entries(pairs: Sequence[Pair]) -> tuple[Tensor, list[Tensor]]:
-    """Return U (out, k) with orthonormal columns and S V_i^T (k, in) of every task: dW_i = U S V_i^T, from QRs of the factors and the SVD of their small cores."""
+    """Return U (out, k) with orthonormal columns and S V_i^T (k, in) of every task.
+
+    DW_i = U S V_i^T, from QRs of the factors and the SVD of their small cores.
+    """
     Q_b, R_b = torch.linalg.qr(torch.cat([pair.scale * pair.b for pair in pairs]).mT)
     cores, sides, start = [], [], 0
     for pair in pairs:
@@ -91,16 +114,24 @@ def trim(t: Tensor, density: float) -> Tensor:
 
 
 def disjoint_mean(entries: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return the weighted mean of the entries that agree in sign with their weighted sum; zero where none does."""
+    """Return the weighted mean of the entries that agree in sign with their weighted sum.
+
+    Zero where none does.
+    """
     w = torch.tensor(weights, dtype=torch.float64, device="cpu")[:, None, None]
     weighted = w * torch.stack(list(entries))
     agree = (weighted.sign() == weighted.sum(0).sign()) & (weighted != 0)
     total = (agree * w.abs()).sum(0)
-    return torch.where(total > 0, (weighted * agree).sum(0) / total.where(total > 0, torch.ones_like(total)), 0.0)
+    return torch.where(
+        total > 0, (weighted * agree).sum(0) / total.where(total > 0, torch.ones_like(total)), 0.0
+    )
 
 
 def dropped(t: Tensor, rule: Rule, name: str) -> Tensor:
-    """Return a task's entries, each kept with probability `density` and divided by it. Philox counts its draws: the choice is the same on every machine."""
+    """Return a task's entries, each kept with probability `density` and divided by it.
+
+    Philox counts its draws: the choice is the same on every machine.
+    """
     import numpy as np
 
     key = int.from_bytes(sha256(f"{rule.seed}/{name}".encode()).digest()[:16], "little")
@@ -122,4 +153,6 @@ def _rank(sigma: Tensor, size: int, largest: float = 0.0) -> int:
 
 
 def _same(first: Pair, second: Pair) -> bool:
-    return torch.equal(first.a, second.a) and torch.equal(first.scale * first.b, second.scale * second.b)
+    return torch.equal(first.a, second.a) and torch.equal(
+        first.scale * first.b, second.scale * second.b
+    )

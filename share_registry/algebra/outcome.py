@@ -48,9 +48,23 @@ def nothing(count: int) -> Absorbed:
     return Absorbed(modules=(None,) * count, sources=(), error=0.0, previous=False)
 
 
-def outcome(count: int, batched: Sequence[Batch], coded: Sequence[CodedBatch], candidates: Sequence[Candidate], *, error: float) -> Absorbed:
+def outcome(
+    count: int,
+    batched: Sequence[Batch],
+    coded: Sequence[CodedBatch],
+    candidates: Sequence[Candidate],
+    *,
+    error: float,
+) -> Absorbed:
     """Return the stored value of coded batches; modules in no batch are kept verbatim."""
-    used = sorted({source for batch in batched for rows in (batch.a, batch.b) for source in _used(rows.prediction)})
+    used = sorted(
+        {
+            source
+            for batch in batched
+            for rows in (batch.a, batch.b)
+            for source in _used(rows.prediction)
+        }
+    )
     modules: list[StoredModule | None] = [None] * count
     for batch, made in zip(batched, coded, strict=True):
         sides, shares = (made.a.cpu(), made.b.cpu()), (made.wrong / batch.energy).tolist()
@@ -66,7 +80,17 @@ def outcome(count: int, batched: Sequence[Batch], coded: Sequence[CodedBatch], c
 
 
 def _used(prediction: Prediction | None) -> list[int]:
-    return [] if prediction is None else [source for source, any_uses in zip(prediction.sources, prediction.used.any(0).tolist(), strict=True) if any_uses]
+    return (
+        []
+        if prediction is None
+        else [
+            source
+            for source, any_uses in zip(
+                prediction.sources, prediction.used.any(0).tolist(), strict=True
+            )
+            if any_uses
+        ]
+    )
 
 
 def _side(rows: Rows, coded: Integers, index: int, used: Sequence[int]) -> StoredSide:
@@ -78,7 +102,12 @@ def _side(rows: Rows, coded: Integers, index: int, used: Sequence[int]) -> Store
     )
 
 
-def _terms(prediction: Prediction | None, coefficients: torch.Tensor | None, index: int, used: Sequence[int]) -> Iterator[Term]:
+def _terms(
+    prediction: Prediction | None,
+    coefficients: torch.Tensor | None,
+    index: int,
+    used: Sequence[int],
+) -> Iterator[Term]:
     if prediction is None or coefficients is None:
         return
     for t, source in enumerate(prediction.sources):
@@ -86,7 +115,11 @@ def _terms(prediction: Prediction | None, coefficients: torch.Tensor | None, ind
         if rows is not None and bool(prediction.used[index, t]):
             start = prediction.spans[t][0]
             C: NDArray[np.int32] = coefficients[index, :, start : start + len(rows)].numpy()
-            yield Term(source=used.index(source), exponent=int(prediction.exponents[index, t]), coefficients=C)
+            yield Term(
+                source=used.index(source),
+                exponent=int(prediction.exponents[index, t]),
+                coefficients=C,
+            )
 
 
 def bfloat16_above(value: float) -> float:

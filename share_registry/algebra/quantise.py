@@ -17,7 +17,10 @@ _LARGEST: Final = 2.0**127
 
 
 Block = Sequence[Tensor | None]
-"""Own rows of one earlier adapter for n modules: integers (k, m), or None where a module has none."""
+"""Own rows of one earlier adapter for n modules.
+
+Integers (k, m), or None where a module has none.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +28,12 @@ class Prediction:
     """What earlier blocks say about one side of n modules.
 
     Attributes:
-        sources: Candidates whose blocks are used, ascending; block t has the columns `spans[t]` of K.
+        sources: Candidates whose blocks are used, ascending; block t has the columns `spans[t]` of
+            K.
         spans: Columns of `coefficients` per source.
         blocks: Integer rows (k, m) per source and module; None where a module has none.
-        coefficients: (n, r, K) float64 in units of the factor; zero where a module does not use a block.
+        coefficients: (n, r, K) float64 in units of the factor; zero where a module does not use a
+            block.
         exponents: (n, T) int64, powers of two of the coefficients in units of the row's scale.
         used: (n, T) whether a module refers to the block at all.
     """
@@ -47,7 +52,8 @@ class Rows:
 
     Attributes:
         x: (n, r, m) float64, the factor in the chosen gauge.
-        previous: (n, r, m) float64 or None: a decoded earlier factor, zero for modules that do not use it.
+        previous: (n, r, m) float64 or None: a decoded earlier factor, zero for modules that do not
+            use it.
         prediction: Coefficients over blocks, or None.
         dtype: What the export rounds to.
     """
@@ -96,18 +102,33 @@ class CodedRows:
     def peak(self) -> Tensor:
         """(n,) largest integer in absolute value."""
         peak = self.own.abs().amax((-2, -1))
-        return peak if self.coefficients is None else torch.maximum(peak, self.coefficients.abs().amax((-2, -1)))
+        return (
+            peak
+            if self.coefficients is None
+            else torch.maximum(peak, self.coefficients.abs().amax((-2, -1)))
+        )
 
     def integers(self) -> "Integers":
         """Return what is stored; only meaningful where `peak` is at most `MAX_SYMBOL`."""
         limit = MAX_SYMBOL + 1
-        C = None if self.coefficients is None else self.coefficients.clamp(-limit, limit).to(torch.int32)
-        return Integers(scales=self.scales.to(torch.float32), own=self.own.clamp(-limit, limit).to(torch.int32), coefficients=C)
+        C = (
+            None
+            if self.coefficients is None
+            else self.coefficients.clamp(-limit, limit).to(torch.int32)
+        )
+        return Integers(
+            scales=self.scales.to(torch.float32),
+            own=self.own.clamp(-limit, limit).to(torch.int32),
+            coefficients=C,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integers:
-    """One side of n modules as stored: scales (n, r) float32, own rows (n, r, m) int32, coefficients (n, r, K) int32 or None."""
+    """One side of n modules as stored.
+
+    Scales (n, r) float32, own rows (n, r, m) int32, coefficients (n, r, K) int32 or None.
+    """
 
     scales: Tensor
     own: Tensor
@@ -115,16 +136,25 @@ class Integers:
 
     def cpu(self) -> "Integers":
         """Return the same on the CPU."""
-        return Integers(scales=self.scales.cpu(), own=self.own.cpu(), coefficients=None if self.coefficients is None else self.coefficients.cpu())
+        return Integers(
+            scales=self.scales.cpu(),
+            own=self.own.cpu(),
+            coefficients=None if self.coefficients is None else self.coefficients.cpu(),
+        )
 
 
 def coarse(scales: Tensor) -> Tensor:
     """Round scales to two bits of mantissa (bfloat16 values); 0 where they leave the normal range.
 
-    A step that is off by up to 11 % costs .004 bits per parameter; the five bits that a finer one needs cost ten times that on small adapters.
+    A step that is off by up to 11 % costs .004 bits per parameter; the five bits that a finer one
+    needs cost ten times that on small adapters.
     """
-    rounded = ((scales.contiguous().view(torch.int64) + _HALF) & ~(2 * _HALF - 1)).view(torch.float64)
-    return torch.where((rounded >= _SMALLEST) & (rounded <= _LARGEST), rounded, torch.zeros_like(rounded))
+    rounded = ((scales.contiguous().view(torch.int64) + _HALF) & ~(2 * _HALF - 1)).view(
+        torch.float64
+    )
+    return torch.where(
+        (rounded >= _SMALLEST) & (rounded <= _LARGEST), rounded, torch.zeros_like(rounded)
+    )
 
 
 def power_of_two(exponents: Tensor) -> Tensor:
@@ -133,7 +163,10 @@ def power_of_two(exponents: Tensor) -> Tensor:
 
 
 def quantise(rows: Rows, scales: Tensor) -> CodedRows:
-    """Code rows (n, r, m) with these scales (n, r): predict, subtract, shrink, round, decode. A row of scale 0 decodes to `previous`."""
+    """Code rows (n, r, m) with these scales (n, r): predict, subtract, shrink, round, decode.
+
+    A row of scale 0 decodes to `previous`.
+    """
     usable = scales > 0.0
     unit = torch.where(usable, scales, torch.ones_like(scales))[..., None]
     target = torch.where(usable[..., None], rows.wanted / unit, torch.zeros_like(rows.x))
@@ -142,7 +175,13 @@ def quantise(rows: Rows, scales: Tensor) -> CodedRows:
         target -= predicted
     factor = shrinkage(target.square().mean(-1, keepdim=True))
     own = target.mul_(factor).round_()
-    return CodedRows(scales=scales, own=own, coefficients=C, predicted=predicted, decoded=_decode(rows, scales, own, predicted))
+    return CodedRows(
+        scales=scales,
+        own=own,
+        coefficients=C,
+        predicted=predicted,
+        decoded=_decode(rows, scales, own, predicted),
+    )
 
 
 def without_own(rows: Rows, coded: CodedRows, drop: Tensor) -> CodedRows:
@@ -161,11 +200,19 @@ def stack(block: Block, width: int, *, device: torch.device, least: int = 0) -> 
     return stacked
 
 
-def _predict(prediction: Prediction | None, unit: Tensor, width: int) -> tuple[Tensor | None, Tensor | None]:
+def _predict(
+    prediction: Prediction | None, unit: Tensor, width: int
+) -> tuple[Tensor | None, Tensor | None]:
     if prediction is None:
         return None, None
     factors = power_of_two(prediction.exponents)[:, None, :]
-    steps = torch.cat([factors[..., t : t + 1].expand(-1, -1, stop - start) for t, (start, stop) in enumerate(prediction.spans)], -1)
+    steps = torch.cat(
+        [
+            factors[..., t : t + 1].expand(-1, -1, stop - start)
+            for t, (start, stop) in enumerate(prediction.spans)
+        ],
+        -1,
+    )
     C = (prediction.coefficients / (steps * unit)).round()
     return C, _products(prediction, C, width)
 
@@ -173,7 +220,9 @@ def _predict(prediction: Prediction | None, unit: Tensor, width: int) -> tuple[T
 def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
     total: Tensor | None = None
     for t, (start, stop) in enumerate(prediction.spans):
-        rows = stack(prediction.blocks[t], width, device=C.device, least=stop - start)  # the longest may be of a module that is not among these
+        rows = stack(
+            prediction.blocks[t], width, device=C.device, least=stop - start
+        )  # the longest may be of a module that is not among these
         product = (C[..., start:stop] @ rows) * power_of_two(prediction.exponents[:, t, None, None])
         total = product if total is None else total + product
     assert total is not None

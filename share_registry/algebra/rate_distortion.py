@@ -1,6 +1,9 @@
-"""The fewest bits that Gaussian rows need at a given error: reverse water-filling (Cover and Thomas, Elements of Information Theory, 10.3.3).
+"""The fewest bits that Gaussian rows need at a given error.
 
-A row of variance v per element, as an error of dW, gets distortion min(v, level) and 1/2 log2(v / level) bits per element; the level is the one that spends the error.
+Reverse water-filling (Cover and Thomas, Elements of Information Theory, 10.3.3).
+
+A row of variance v per element, as an error of dW, gets distortion min(v, level) and 1/2 log2(v /
+level) bits per element; the level is the one that spends the error.
 """
 
 from collections.abc import Sequence
@@ -41,21 +44,39 @@ def bound(pairs: Sequence[Pair], *, budget: float) -> float:
 
 
 def bits_per_element(rows: GaussianRows, *, budget: float) -> float:
-    """Return the bits per element by reverse water-filling at a relative error of the product; 0 where there is nothing."""
+    """Return the bits per element by reverse water-filling at a relative error of the product.
+
+    0 where there is nothing.
+    """
     elements = float(rows.widths.sum())
     if elements == 0.0:
         return 0.0
     octave = _level(rows, budget**2 * float((rows.variances * rows.widths).sum()) / 2)
-    return float((0.5 * (rows.variances.log2() - octave).clamp_min(0) * rows.widths).sum()) / elements
+    return (
+        float((0.5 * (rows.variances.log2() - octave).clamp_min(0) * rows.widths).sum()) / elements
+    )
 
 
 def gaussian_rows(pairs: Sequence[Pair]) -> GaussianRows:
-    """Return the rows of both sides of all modules that have a product; either side carries the energy of the product once."""
+    """Return the rows of both sides of all modules that have a product.
+
+    Either side carries the energy of the product once.
+    """
     able = [position for position, energy in enumerate(energies(pairs)) if energy > 0.0]
-    found = [part for batch in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), able) for part in _rows(batch)]
+    found = [
+        part
+        for batch in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), able)
+        for part in _rows(batch)
+    ]
     if not found:
-        return GaussianRows(variances=torch.zeros(0, dtype=torch.float64, device="cpu"), widths=torch.zeros(0, dtype=torch.float64, device="cpu"))
-    return GaussianRows(variances=torch.cat([variances for variances, _ in found]), widths=torch.cat([widths for _, widths in found]))
+        return GaussianRows(
+            variances=torch.zeros(0, dtype=torch.float64, device="cpu"),
+            widths=torch.zeros(0, dtype=torch.float64, device="cpu"),
+        )
+    return GaussianRows(
+        variances=torch.cat([variances for variances, _ in found]),
+        widths=torch.cat([widths for _, widths in found]),
+    )
 
 
 def _level(rows: GaussianRows, allowed: float) -> float:
@@ -69,5 +90,13 @@ def _level(rows: GaussianRows, allowed: float) -> float:
 
 
 def _rows(batch: Batch) -> list[tuple[Tensor, Tensor]]:
-    square = (batch.weight[:, None] * batch.a.norms * batch.b.norms).square().clamp_min(1e-300).reshape(-1)
-    return [(square / width, torch.full_like(square, width)) for width in (batch.a.x.shape[-1], batch.b.x.shape[-1])]
+    square = (
+        (batch.weight[:, None] * batch.a.norms * batch.b.norms)
+        .square()
+        .clamp_min(1e-300)
+        .reshape(-1)
+    )
+    return [
+        (square / width, torch.full_like(square, width))
+        for width in (batch.a.x.shape[-1], batch.b.x.shape[-1])
+    ]

@@ -1,9 +1,14 @@
-"""Bits and distortion of one quantised row, in units of its step: the model that decisions rest on before anything is coded.
+"""Bits and distortion of one quantised row, in units of its step.
 
-A row is taken as Gaussian with its own variance v. The quantiser shrinks before it rounds, q = round(k x) with k = 1 / (1 + LAMBDA / (2 ln 2 (v + 1/12))):
-choosing between n and n + 1 by squared error + LAMBDA * bits moves every threshold of a Gaussian by that one factor, so strong rows are rounded plainly and
-weak ones get the dead zone that pays there. Measured on trained adapters against plain rounding, ideal coder: 5.55 / 3.39 / 2.35 / .76 instead of
-5.55 / 3.46 / 2.51 / 1.01 bits per parameter at 1 / 5 / 10 / 30 % error; steps, thresholds and fitted centroids did worse than the shrinkage alone.
+The model that decisions rest on before anything is coded.
+
+A row is taken as Gaussian with its own variance v. The quantiser shrinks before it rounds, q =
+round(k x) with k = 1 / (1 + LAMBDA / (2 ln 2 (v + 1/12))): choosing between n and n + 1 by squared
+error + LAMBDA * bits moves every threshold of a Gaussian by that one factor, so strong rows are
+rounded plainly and weak ones get the dead zone that pays there. Measured on trained adapters
+against plain rounding, ideal coder: 5.55 / 3.39 / 2.35 / .76 instead of 5.55 / 3.46 / 2.51 / 1.01
+bits per parameter at 1 / 5 / 10 / 30 % error; steps, thresholds and fitted centroids did worse than
+the shrinkage alone.
 """
 
 from functools import lru_cache
@@ -16,7 +21,10 @@ from torch import Tensor
 LAMBDA: Final = 0.16
 """Squared steps of distortion worth one bit inside the quantiser; flat between .12 and .25."""
 SLOPE: Final = log(2) / 6
-"""Squared steps of distortion worth one bit at high rate: D = 2**(-2R), D = 1/12. Used to compare ways of coding a row at one step."""
+"""Squared steps of distortion worth one bit at high rate: D = 2**(-2R), D = 1/12.
+
+Used to compare ways of coding a row at one step.
+"""
 _LOW: Final = -12
 _HIGH: Final = 12
 _PER_OCTAVE: Final = 8
@@ -55,7 +63,12 @@ def _table(device: torch.device) -> tuple[Tensor, Tensor]:
     if device.type != "cpu":
         entropy, squared = _table(torch.device("cpu"))
         return entropy.to(device), squared.to(device)
-    variance = 2.0 ** torch.arange(_LOW, _HIGH + 0.5 / _PER_OCTAVE, 1.0 / _PER_OCTAVE, dtype=torch.float64, device="cpu")[:, None]
+    variance = (
+        2.0
+        ** torch.arange(
+            _LOW, _HIGH + 0.5 / _PER_OCTAVE, 1.0 / _PER_OCTAVE, dtype=torch.float64, device="cpu"
+        )[:, None]
+    )
     sigma = variance.sqrt()
     n = torch.arange(-512, 513, dtype=torch.float64, device="cpu")
     edge = torch.cat([n - 0.5, n[-1:] + 0.5]) / (shrinkage(variance) * sigma)

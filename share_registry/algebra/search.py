@@ -30,7 +30,9 @@ class Found:
     error: float
 
 
-def search(batches: Sequence[Batch], *, budget: float, total: float, start: float | None = None) -> Found | None:
+def search(
+    batches: Sequence[Batch], *, budget: float, total: float, start: float | None = None
+) -> Found | None:
     """Return the coding with the largest step that meets the budget, within 1 % of it where that can be; None where no step does.
 
     Args:
@@ -40,7 +42,9 @@ def search(batches: Sequence[Batch], *, budget: float, total: float, start: floa
         start: A step to begin with; predicted from the rows where it is not given.
     """
     caps = [torch.full_like(batch.energy, inf) for batch in batches]
-    step = _Bracket(log(start if start is not None else predicted_step(batches, budget=budget, total=total)))
+    step = _Bracket(
+        log(start if start is not None else predicted_step(batches, budget=budget, total=total))
+    )
     best: Found | None = None
     for _ in range(_EVALUATIONS):
         coded = _code_capped(batches, exp(step.x), caps, MODULE_CAP * budget)
@@ -48,7 +52,9 @@ def search(batches: Sequence[Batch], *, budget: float, total: float, start: floa
         if error <= budget and (best is None or error > best.error):
             steps = tuple(cap.clamp_max(exp(step.x)) for cap in caps)
             best = Found(coded=tuple(coded), delta=exp(step.x), steps=steps, error=error)
-        if _CLOSE * budget <= error <= budget or not step.advance(error / (_AIM * budget), feasible=error <= budget):
+        if _CLOSE * budget <= error <= budget or not step.advance(
+            error / (_AIM * budget), feasible=error <= budget
+        ):
             break
     return best
 
@@ -58,7 +64,10 @@ def predicted_step(batches: Sequence[Batch], *, budget: float, total: float) -> 
     low, high = -350.0, 350.0
     for _ in range(60):
         middle = (low + high) / 2
-        wrong = sum(float(_predicted_wrong(batch, exp(middle), MODULE_CAP * budget).sum()) for batch in batches)
+        wrong = sum(
+            float(_predicted_wrong(batch, exp(middle), MODULE_CAP * budget).sum())
+            for batch in batches
+        )
         low, high = (middle, high) if wrong < budget**2 * total else (low, middle)
     return exp(low)
 
@@ -73,10 +82,17 @@ class _Bracket:
         self._slope = 1.0
 
     def advance(self, ratio: float, *, feasible: bool) -> bool:
-        """Move on from the error, relative to the aim, at the present step; False where nothing is left to gain."""
+        """Move on from the error, relative to the aim, at the present step.
+
+        False where nothing is left to gain.
+        """
         y = log(ratio) if 0.0 < ratio < inf else (_BIGGEST_STEP if ratio > 0.0 else -_BIGGEST_STEP)
         self._learn(y)
-        self._low, self._high = (max(self._low, self.x), self._high) if feasible else (self._low, min(self._high, self.x))
+        self._low, self._high = (
+            (max(self._low, self.x), self._high)
+            if feasible
+            else (self._low, min(self._high, self.x))
+        )
         target = self.x - max(-_BIGGEST_STEP, min(_BIGGEST_STEP, y / self._slope))
         if self._high - self._low < inf and not self._low < target < self._high:
             target = (self._low + self._high) / 2
@@ -94,8 +110,13 @@ class _Bracket:
         self._last = (self.x, y)
 
 
-def _code_capped(batches: Sequence[Batch], delta: float, caps: list[Tensor], limit: float) -> list[CodedBatch]:
-    """Code with one step, smaller for modules whose own error would pass the limit; what was learnt stays in `caps`. Empty where a module cannot meet it."""
+def _code_capped(
+    batches: Sequence[Batch], delta: float, caps: list[Tensor], limit: float
+) -> list[CodedBatch]:
+    """Code with one step, smaller for modules whose own error would pass the limit.
+
+    What was learnt stays in `caps`. Empty where a module cannot meet it.
+    """
     coded = []
     for index, batch in enumerate(batches):
         for _ in range(_CAP_ROUNDS):
@@ -104,7 +125,9 @@ def _code_capped(batches: Sequence[Batch], delta: float, caps: list[Tensor], lim
             excess = (item.wrong / batch.energy).sqrt() / limit
             if bool((excess <= 1.0).all()):
                 break
-            caps[index] = torch.where(excess > 1.0, steps * 0.98 / excess.clamp_max(8.0), caps[index])
+            caps[index] = torch.where(
+                excess > 1.0, steps * 0.98 / excess.clamp_max(8.0), caps[index]
+            )
         else:
             return []
         coded.append(item)
@@ -112,11 +135,16 @@ def _code_capped(batches: Sequence[Batch], delta: float, caps: list[Tensor], lim
 
 
 def _predicted_wrong(batch: Batch, delta: float, limit: float) -> Tensor:
-    """Return the expected |s (dW' - dW)|^2 per module: the errors of both sides of every row pair, at most all of it."""
+    """Return the expected |s (dW' - dW)|^2 per module.
+
+    The errors of both sides of every row pair, at most all of it.
+    """
     square = (batch.weight[:, None] * batch.a.norms * batch.b.norms).square()
     shares = []
     for m in (batch.a.x.shape[-1], batch.b.x.shape[-1]):
         variance = square / (m * delta**2)
-        shares.append(torch.where(variance > 0, distortion(variance) / variance, torch.ones_like(variance)))
+        shares.append(
+            torch.where(variance > 0, distortion(variance) / variance, torch.ones_like(variance))
+        )
     kept = (1.0 - shares[0]) * (1.0 - shares[1])
     return torch.minimum(((1.0 - kept) * square).sum(-1) + batch.cut_off, limit**2 * batch.energy)

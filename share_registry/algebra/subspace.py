@@ -1,8 +1,12 @@
-"""The directions that tasks share, from Grams and coefficients: no adapter is formed (Share, arXiv 2602.06043, merging step; equal to the full re-SVD).
+"""The directions that tasks share, from Grams and coefficients.
 
-For one module and side, all rows in use R (K, m) have the Gram H = R R^T = L L^T, so E = L^+ R has orthonormal rows and a task K_t R is A_t E with A_t = K_t L. The
-energy-weighted second moment of all tasks, S_a = sum_t w_t X_a^T (X_b X_b^T) X_a, then is E^T G E with G = sum_t w_t A_t^T (B_t B_t^T) A_t: eigenvectors U of G give the
-directions Q = U^T E. Weighting by the other side makes it independent of the gauge (HOSVD); leaving it out, or H, gives another basis.
+No adapter is formed (Share, arXiv 2602.06043, merging step; equal to the full re-SVD).
+
+For one module and side, all rows in use R (K, m) have the Gram H = R R^T = L L^T, so E = L^+ R has
+orthonormal rows and a task K_t R is A_t E with A_t = K_t L. The energy-weighted second moment of
+all tasks, S_a = sum_t w_t X_a^T (X_b X_b^T) X_a, then is E^T G E with G = sum_t w_t A_t^T (B_t
+B_t^T) A_t: eigenvectors U of G give the directions Q = U^T E. Weighting by the other side makes it
+independent of the gauge (HOSVD); leaving it out, or H, gives another basis.
 """
 
 from collections.abc import Iterator, Sequence
@@ -78,7 +82,10 @@ class Moments:
     @classmethod
     def empty(cls, q_a: int, q_b: int, device: torch.device | str = "cpu") -> "Moments":
         """Return the moments of no task."""
-        return cls(torch.zeros((q_a, q_a), dtype=torch.float64, device=device), torch.zeros((q_b, q_b), dtype=torch.float64, device=device))
+        return cls(
+            torch.zeros((q_a, q_a), dtype=torch.float64, device=device),
+            torch.zeros((q_b, q_b), dtype=torch.float64, device=device),
+        )
 
     def add(self, task: Task, *, times: float = 1.0) -> None:
         """Count a task in, or with `times` -1 out again; costs r q^2 however many there are."""
@@ -97,7 +104,8 @@ class Moments:
 def frame(rows: Tensor) -> Frame:
     """Return coordinates for rows R (K, m) float64 of any rank and any sizes.
 
-    Rows are taken at equal length, since a basis row may be 2**20 times a weak adapter's; a second pass makes directions orthonormal that rows hardly tell apart.
+    Rows are taken at equal length, since a basis row may be 2**20 times a weak adapter's; a second
+    pass makes directions orthonormal that rows hardly tell apart.
     """
     lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     unit = rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
@@ -115,7 +123,8 @@ def frame(rows: Tensor) -> Frame:
 def extended(back: Tensor, rows: Tensor) -> Frame | None:
     """Return the frame of rows (K + n, m) whose first q directions are those that `back` (q, K) makes of the first K rows; None where it would lose digits.
 
-    New rows are freed of the directions that are there, twice, and what is left of them is framed: one that depends on the rows before it, as near as `frame` tells, adds no direction.
+    New rows are freed of the directions that are there, twice, and what is left of them is framed:
+    one that depends on the rows before it, as near as `frame` tells, adds no direction.
     """
     q, known = back.shape
     E, new = back @ rows[:known], rows[known:]
@@ -127,25 +136,40 @@ def extended(back: Tensor, rows: Tensor) -> Frame | None:
         found = rest @ E.mT
         C, rest = C + found, rest - found @ E
     lengths = torch.linalg.vector_norm(rows, dim=-1)
-    apart = torch.linalg.vector_norm(rest, dim=-1).square() > _DEPENDENT * len(rows) * lengths[known:].square()
+    apart = (
+        torch.linalg.vector_norm(rest, dim=-1).square()
+        > _DEPENDENT * len(rows) * lengths[known:].square()
+    )
     part = frame(torch.where(apart[:, None], rest, torch.zeros_like(rest)))
-    whole = torch.cat([pad(back, (0, len(new))), torch.cat([-(part.back @ C) @ back, part.back], dim=1)])
+    whole = torch.cat(
+        [pad(back, (0, len(new))), torch.cat([-(part.back @ C) @ back, part.back], dim=1)]
+    )
     if bool(((whole * lengths).abs() > _AMPLIFIED).any()):
         return None
-    root = torch.cat([pad(rows[:known] @ E.mT, (0, len(part.back))), torch.cat([C, part.root], dim=1)])
+    root = torch.cat(
+        [pad(rows[:known] @ E.mT, (0, len(part.back))), torch.cat([C, part.root], dim=1)]
+    )
     return Frame(root=root, back=whole, rows=rows)
 
 
 def axes(width: int, device: torch.device | str = "cpu") -> Frame:
-    """Return the frame of the axes themselves: for more rows than columns, where it needs no decomposition."""
+    """Return the frame of the axes themselves.
+
+    For more rows than columns, where it needs no decomposition.
+    """
     unit = torch.eye(width, dtype=torch.float64, device=device)
     return Frame(root=unit, back=unit, rows=unit)
 
 
 def spectrum(G: Tensor) -> Spectrum:
-    """Return energies (q,), descending, at least 0, and coordinates U (q, q) of the directions; each turned so that its largest coordinate is positive."""
+    """Return energies (q,), descending, at least 0, and coordinates U (q, q) of the directions.
+
+    Each turned so that its largest coordinate is positive.
+    """
     if not len(G):
-        return G.new_zeros(0), G.new_zeros((0, 0))  # no row in use: a module whose product is 0 in every task
+        return G.new_zeros(0), G.new_zeros(
+            (0, 0)
+        )  # no row in use: a module whose product is 0 in every task
     values, U = torch.linalg.eigh((G + G.mT) / 2)
     U = U.flip(1)
     largest = U.gather(0, U.abs().argmax(0, keepdim=True))
@@ -160,8 +184,12 @@ def captured(energies: Tensor, share: float) -> int:
     return min(len(energies), int((energies.cumsum(0) < share * total * (1 - 1e-12)).sum()) + 1)
 
 
-def savings(tasks: Sequence[Task], axes: tuple[Tensor, Tensor], *, widths: tuple[int, int], budget: float) -> tuple[Tensor, Tensor]:
-    """Return the coded bits that the first 0, 1, 2, ... directions save on tasks, per side: (q_a + 1,) and (q_b + 1,).
+def savings(
+    tasks: Sequence[Task], axes: tuple[Tensor, Tensor], *, widths: tuple[int, int], budget: float
+) -> tuple[Tensor, Tensor]:
+    """Return the coded bits that the first 0, 1, 2, ... directions save on tasks, per side.
+
+    (q_a + 1,) and (q_b + 1,).
 
     Args:
         tasks: The tasks in coordinates.
@@ -179,40 +207,64 @@ def savings(tasks: Sequence[Task], axes: tuple[Tensor, Tensor], *, widths: tuple
 
 
 def paying(saved: Tensor, energies: Tensor, *, width: int, precision: float) -> int:
-    """Return the k whose directions save most beyond what they cost as rows: saved (q + 1,) bits, energies (q,) descending; 0 where none pays."""
+    """Return the k whose directions save most beyond what they cost as rows.
+
+    Saved (q + 1,) bits, energies (q,) descending; 0 where none pays.
+    """
     costs = torch.cat([energies.new_zeros(1), _row_bits(energies, width, precision).cumsum(0)])
     return int((saved - costs).argmax())
 
 
 def rounded(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
-    """Return integer rows int32 (k, m): each direction times a factor of its own, so that rounding all of them makes this relative error.
+    """Return integer rows int32 (k, m).
 
-    The noise that every row brings into the tasks is the same (reverse water-filling): a row is as fine as the square root of its energy asks for.
+    Each direction times a factor of its own, so that rounding all of them makes this relative
+    error.
+
+    The noise that every row brings into the tasks is the same (reverse water-filling): a row is as
+    fine as the square root of its energy asks for.
     """
     if not len(Q):
         return Q.to(torch.int32)
     noise = precision**2 * float(energies.sum()) / len(Q)
-    factors = (energies * Q.shape[1] / (12.0 * noise)).sqrt().clamp(1.0, _LARGEST) if noise > 0 else torch.full_like(energies, _LARGEST)
+    factors = (
+        (energies * Q.shape[1] / (12.0 * noise)).sqrt().clamp(1.0, _LARGEST)
+        if noise > 0
+        else torch.full_like(energies, _LARGEST)
+    )
     peak = Q.abs().amax(-1)
     factors = torch.minimum(factors.maximum(2.0 / peak), _LARGEST / peak)
     return (Q * factors[:, None]).round().to(torch.int32)
 
 
 def _stacked(tasks: Sequence[Task]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield tasks of one rank side by side, not too many at a time: A (n, r, q_a), B (n, r, q_b) and weights (n,)."""
-    for _, group in groupby(sorted(tasks, key=lambda task: len(task.A)), key=lambda task: len(task.A)):
+    """Yield tasks of one rank side by side, not too many at a time.
+
+    A (n, r, q_a), B (n, r, q_b) and weights (n,).
+    """
+    for _, group in groupby(
+        sorted(tasks, key=lambda task: len(task.A)), key=lambda task: len(task.A)
+    ):
         members = list(group)
         for start in range(0, len(members), _AT_ONCE):
             some = members[start : start + _AT_ONCE]
-            weights = torch.tensor([task.weight for task in some], dtype=torch.float64, device=some[0].A.device)
-            yield torch.stack([task.A for task in some]), torch.stack([task.B for task in some]), weights
+            weights = torch.tensor(
+                [task.weight for task in some], dtype=torch.float64, device=some[0].A.device
+            )
+            yield (
+                torch.stack([task.A for task in some]),
+                torch.stack([task.B for task in some]),
+                weights,
+            )
 
 
 def _saved(rows: Tensor, U: Tensor, width: int, noise: Tensor) -> Tensor:
     """Return bits saved (q + 1,) by the first 0, 1, 2, ... directions for the energy-weighted rows (n, r, q) of tasks with this noise (n,)."""
     P = rows @ U
     nothing = rows.new_zeros((len(rows), rows.shape[1], 1))
-    left = (rows.square().sum(-1, keepdim=True) - torch.cat([nothing, P.square().cumsum(-1)], -1)).clamp_min(0.0)
+    left = (
+        rows.square().sum(-1, keepdim=True) - torch.cat([nothing, P.square().cumsum(-1)], -1)
+    ).clamp_min(0.0)
     unit = noise.clamp_min(1e-300)[:, None, None] * 12.0
     plain = width * cost(left / (width * unit)).sum(1)
     coefficients = bits(P.square() / unit).clamp_min(_COEFFICIENT).sum(1).cumsum(-1)

@@ -33,7 +33,8 @@ def parse_url(text: str) -> URL:
     """Parse a catalog URL: SQLite or PostgreSQL through psycopg.
 
     Raises:
-        InvalidInput: not a URL, or of another database. The text is not repeated: it may hold a password.
+        InvalidInput: not a URL, or of another database. The text is not repeated: it may hold a
+            password.
     """
     try:
         url = make_url(text)
@@ -42,13 +43,18 @@ def parse_url(text: str) -> URL:
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise InvalidInput(f"catalog of kind {url.drivername!r} is not supported, expected sqlite or postgresql.", hint=_URL_HINT)
+        raise InvalidInput(
+            f"catalog of kind {url.drivername!r} is not supported, expected sqlite or postgresql.",
+            hint=_URL_HINT,
+        )
     if url.get_backend_name() == "sqlite" and not url.database:
         raise InvalidInput("catalog URL names no SQLite file.", hint=_URL_HINT)
     return url
 
 
-_URL_HINT: Final = "Examples: sqlite:////data/catalog.sqlite, postgresql+psycopg://user@host/database."
+_URL_HINT: Final = (
+    "Examples: sqlite:////data/catalog.sqlite, postgresql+psycopg://user@host/database."
+)
 
 
 @contextmanager
@@ -56,7 +62,8 @@ def translated(url: URL) -> Iterator[None]:
     """Run a block and raise what the database says as our own errors.
 
     Raises:
-        Conflict: another process holds a lock too long or wrote the same rows, or every connection is in use; a retry may help.
+        Conflict: another process holds a lock too long or wrote the same rows, or every connection
+            is in use; a retry may help.
         StoreError: the disk is full.
         CatalogError: anything else.
     """
@@ -65,11 +72,17 @@ def translated(url: URL) -> Iterator[None]:
     except DBAPIError as error:
         raise _of_driver(error, url) from error
     except PoolTimeout as error:
-        raise Conflict(f"catalog {shown(url)}: every connection of this process is in use.", hint="Run it again, with fewer threads at a time.") from error
+        raise Conflict(
+            f"catalog {shown(url)}: every connection of this process is in use.",
+            hint="Run it again, with fewer threads at a time.",
+        ) from error
 
 
 def without_password(text: str) -> str:
-    """Return a catalog URL without its password, to be written down; raises InvalidInput as `parse_url`."""
+    """Return a catalog URL without its password, to be written down.
+
+    Raises InvalidInput as `parse_url`.
+    """
     return parse_url(text)._replace(password=None).render_as_string(hide_password=False)
 
 
@@ -82,10 +95,15 @@ def _of_driver(error: DBAPIError, url: URL) -> CatalogError | Conflict | StoreEr
     said = _one_line(error.orig or error, url)
     if isinstance(error, IntegrityError):
         return Conflict(
-            f"catalog {shown(url)} already holds other rows under these keys: {said}.", hint="Run it again; if it persists, run `share-registry rebuild`."
+            f"catalog {shown(url)} already holds other rows under these keys: {said}.",
+            hint="Run it again; if it persists, run `share-registry rebuild`.",
         )
-    if getattr(error.orig, "sqlstate", None) in _RETRY_STATES or any(text in said for text in _BUSY):
-        return Conflict(f"catalog {shown(url)} is locked by another process: {said}.", hint="Run it again.")
+    if getattr(error.orig, "sqlstate", None) in _RETRY_STATES or any(
+        text in said for text in _BUSY
+    ):
+        return Conflict(
+            f"catalog {shown(url)} is locked by another process: {said}.", hint="Run it again."
+        )
     if _FULL in said:
         return StoreError(f"catalog {shown(url)}: {said}.", hint=_HINTS[_FULL])
     hint = next((hint for text, hint in _HINTS.items() if text in said), _HINT)

@@ -1,7 +1,8 @@
 """A catalog as a resource: open it, run transactions on it, close it.
 
-It may be shared by threads, and used on after a fork at which no other thread had a transaction open: SQLite would take its locks for held in the child. It is never
-the truth: whatever happens here can be made good by a rebuild from the store.
+It may be shared by threads, and used on after a fork at which no other thread had a transaction
+open: SQLite would take its locks for held in the child. It is never the truth: whatever happens
+here can be made good by a rebuild from the store.
 """
 
 import os
@@ -16,7 +17,14 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog import schema
 from share_registry.catalog.border import parse_url, shown, translated
-from share_registry.catalog.engines import Mode, engine_of, for_writing, memory_engine, warn_if_unsafe, writing
+from share_registry.catalog.engines import (
+    Mode,
+    engine_of,
+    for_writing,
+    memory_engine,
+    warn_if_unsafe,
+    writing,
+)
 from share_registry.catalog.models import IdentityRow
 from share_registry.errors import CatalogError
 
@@ -50,13 +58,16 @@ class Catalog:
 
         Args:
             url: `sqlite:///path` or `postgresql+psycopg://...`.
-            mode: "r" never writes, not even a journal; "w" expects a catalog; "c" makes one where there is none.
-            store_id: Which store it is an index of; written where it says nothing yet and may be written. Whether it fits is the caller's to check.
+            mode: "r" never writes, not even a journal; "w" expects a catalog; "c" makes one where
+                there is none.
+            store_id: Which store it is an index of; written where it says nothing yet and may be
+                written. Whether it fits is the caller's to check.
 
         Raises:
             InvalidInput: the URL is malformed or of an unsupported database.
-            CatalogError: it cannot be used as it is. With mode "r" that covers a missing file, a hot journal on a read-only medium, an unreachable server and
-                any other schema version: a reader can go on with `Catalog.in_memory` and a rebuild.
+            CatalogError: it cannot be used as it is. With mode "r" that covers a missing file, a
+                hot journal on a read-only medium, an unreachable server and any other schema
+                version: a reader can go on with `Catalog.in_memory` and a rebuild.
             Conflict: locked for too long.
         """
         parsed, asked = parse_url(url), Mode(mode)
@@ -80,28 +91,45 @@ class Catalog:
 
     @contextmanager
     def begin(self, *, write: bool = False) -> Iterator[Session]:
-        """Begin a transaction; it is committed at the end of the block, rolled back by an exception.
+        """Begin a transaction.
+
+        It is committed at the end of the block, rolled back by an exception.
 
         Args:
-            write: Takes the write lock at once (SQLite), so that what was read is still true when it is written.
+            write: Takes the write lock at once (SQLite), so that what was read is still true when
+                it is written.
 
         Raises:
-            CatalogError: the database cannot be used, or was opened for reading and `write` is asked.
+            CatalogError: the database cannot be used, or was opened for reading and `write` is
+                asked.
             Conflict: another process holds a lock too long or wrote the same rows.
         """
         if write and self._mode is Mode.READ:
-            raise CatalogError(f"catalog {self.safe_url} is open for reading.", hint="Open with mode 'w'.")
+            raise CatalogError(
+                f"catalog {self.safe_url} is open for reading.", hint="Open with mode 'w'."
+            )
         self._notice_fork()
-        with self._turn(), translated(self._url), self._bind(write=write) as bind, Session(bind, expire_on_commit=False) as session, session.begin():
+        with (
+            self._turn(),
+            translated(self._url),
+            self._bind(write=write) as bind,
+            Session(bind, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Keep one connection of this thread to a SQLite file open over the transactions of a block: opening it and reading its schema takes as long as ten statements.
 
-        Between blocks none is open, so that a file put in its place is seen, and none is carried over a fork.
+        Between blocks none is open, so that a file put in its place is seen, and none is carried
+        over a fork.
         """
-        if self._held.connection is not None or self._in_memory or self._url.get_backend_name() != "sqlite":
+        if (
+            self._held.connection is not None
+            or self._in_memory
+            or self._url.get_backend_name() != "sqlite"
+        ):
             yield
             return
         self._notice_fork()
@@ -159,7 +187,10 @@ class Catalog:
             schema.migrate(session.connection())
 
     def _identify(self, store_id: str | None) -> None:
-        """Read which store it is an index of; say so where it says nothing yet and may be written."""
+        """Read which store it is an index of.
+
+        Say so where it says nothing yet and may be written.
+        """
         with self.begin() as session:
             self.store_id = session.scalar(select(IdentityRow.store))
         if self.store_id is None and store_id is not None and self._mode is not Mode.READ:
@@ -169,14 +200,22 @@ class Catalog:
 
     @contextmanager
     def _bind(self, *, write: bool) -> Iterator[Engine | Connection]:
-        """Yield what a transaction runs on: the connection that is kept, unless a transaction around this one is on it."""
+        """Yield what a transaction runs on.
+
+        The connection that is kept, unless a transaction around this one is on it.
+        """
         held = self._held
         mine, held.connection = held.connection, None
         try:
-            yield (self._writing if write else self._reading) if mine is None else for_writing(mine, write=write)
+            yield (
+                (self._writing if write else self._reading)
+                if mine is None
+                else for_writing(mine, write=write)
+            )
         except BaseException:
             if mine is not None:
-                mine.connection.rollback()  # a COMMIT that failed has left the connection in its transaction
+                # a COMMIT that failed has left the connection in its transaction
+                mine.connection.rollback()
             raise
         finally:
             held.connection = mine
@@ -185,7 +224,10 @@ class Catalog:
         return self._lock if self._in_memory else nullcontext()
 
     def _notice_fork(self) -> None:
-        """Leave the parent's connections to the parent; memory is a copy of our own, in which no other thread goes on."""
+        """Leave the parent's connections to the parent.
+
+        Memory is a copy of our own, in which no other thread goes on.
+        """
         if self._process == os.getpid():
             return
         self._process, self._lock, self._held = os.getpid(), RLock(), _Held()
@@ -197,20 +239,29 @@ class Catalog:
 
 
 def upgrade(url: str) -> str:
-    """Bring a catalog to the newest schema, creating it where there is none; return that version. Raises InvalidInput, CatalogError, Conflict."""
+    """Bring a catalog to the newest schema, creating it where there is none; return that version.
+
+    Raises InvalidInput, CatalogError, Conflict.
+    """
     with _unchecked(url, Mode.CREATE) as catalog:
         catalog._migrate()
     return schema.NEWEST
 
 
 def current(url: str) -> str | None:
-    """Return the schema version of a catalog, None where there is none. Raises InvalidInput, CatalogError, Conflict."""
+    """Return the schema version of a catalog, None where there is none.
+
+    Raises InvalidInput, CatalogError, Conflict.
+    """
     with _unchecked(url, Mode.READ) as catalog:
         return catalog.schema_version
 
 
 def check(url: str) -> str:
-    """Check that this release can work with a catalog; return its schema version. Raises InvalidInput, CatalogError, Conflict."""
+    """Check that this release can work with a catalog; return its schema version.
+
+    Raises InvalidInput, CatalogError, Conflict.
+    """
     found = current(url)
     schema.check(found)
     return found or schema.NEWEST

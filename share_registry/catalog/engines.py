@@ -1,6 +1,7 @@
 """Engines: how each database is opened.
 
-Transactions are begun by us, not by the driver: the drivers' defaults lose updates silently (SQLite) or say too little.
+Transactions are begun by us, not by the driver: the drivers' defaults lose updates silently
+(SQLite) or say too little.
 """
 
 import logging
@@ -23,7 +24,12 @@ _WAIT_S: Final = 30
 _STATEMENT_S: Final = 120
 _SAFE_WAL: Final = (3, 51, 3)
 """First SQLite release without the WAL-reset corruption."""
-_PRAGMAS: Final = ("PRAGMA foreign_keys=ON", "PRAGMA synchronous=FULL", "PRAGMA trusted_schema=OFF", "PRAGMA cell_size_check=ON")
+_PRAGMAS: Final = (
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA trusted_schema=OFF",
+    "PRAGMA cell_size_check=ON",
+)
 
 
 class Mode(StrEnum):
@@ -35,12 +41,18 @@ class Mode(StrEnum):
 
 
 def engine_of(url: URL, *, mode: Mode) -> Engine:
-    """Return the engine of a checked URL; nothing is opened yet. Raises CatalogError where the driver is not installed."""
+    """Return the engine of a checked URL; nothing is opened yet.
+
+    Raises CatalogError where the driver is not installed.
+    """
     return _sqlite(url, mode) if url.get_backend_name() == "sqlite" else _postgresql(url, mode)
 
 
 def memory_engine() -> Engine:
-    """Return the engine of a SQLite database in memory: one connection, to be used by one thread at a time."""
+    """Return the engine of a SQLite database in memory.
+
+    One connection, to be used by one thread at a time.
+    """
 
     def connect() -> sqlite3.Connection:
         return _prepared(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
@@ -62,7 +74,10 @@ def warn_if_unsafe(connection: Connection) -> None:
     """Log a warning where the PostgreSQL server may lose acknowledged rows (the store does not)."""
     for setting in ("fsync", "synchronous_commit"):
         if connection.exec_driver_sql(f"SHOW {setting}").scalar() == "off":
-            _LOG.warning("PostgreSQL runs with %s=off: after a crash the catalog may lag behind the store; `share-registry rebuild` repairs it.", setting)
+            _LOG.warning(
+                "PostgreSQL runs with %s=off: after a crash the catalog may lag behind the store; `share-registry rebuild` repairs it.",
+                setting,
+            )
 
 
 def _sqlite(url: URL, mode: Mode) -> Engine:
@@ -70,7 +85,9 @@ def _sqlite(url: URL, mode: Mode) -> Engine:
     location = f"file:{quote(url.database or '')}?mode={access}"
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(location, uri=True, isolation_level=None, timeout=_WAIT_S, check_same_thread=False)
+        connection = sqlite3.connect(
+            location, uri=True, isolation_level=None, timeout=_WAIT_S, check_same_thread=False
+        )
         return _prepared(connection, journal=None if mode is Mode.READ else _journal())
 
     return _with_own_begin(create_engine(url, creator=connect, poolclass=NullPool))
@@ -80,7 +97,10 @@ def _prepared(connection: sqlite3.Connection, *, journal: str | None = None) -> 
     try:
         for pragma in _PRAGMAS:
             connection.execute(pragma)
-        if journal is not None and connection.execute("PRAGMA journal_mode").fetchone()[0] != journal:
+        if (
+            journal is not None
+            and connection.execute("PRAGMA journal_mode").fetchone()[0] != journal
+        ):
             connection.execute(f"PRAGMA journal_mode={journal}")
     except BaseException:
         connection.close()
@@ -95,7 +115,9 @@ def _journal() -> str:
 def _with_own_begin(engine: Engine) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN")
+        connection.exec_driver_sql(
+            "BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITES) else "BEGIN"
+        )
 
     return engine
 
@@ -113,7 +135,10 @@ def _postgresql(url: URL, mode: Mode) -> Engine:
             hide_parameters=True,
         )
     except (ImportError, NoSuchModuleError) as error:
-        raise CatalogError("PostgreSQL needs the driver psycopg, which is not installed.", hint="pip install 'share-registry[postgres]'") from error
+        raise CatalogError(
+            "PostgreSQL needs the driver psycopg, which is not installed.",
+            hint="pip install 'share-registry[postgres]'",
+        ) from error
     event.listen(engine, "connect", _settings(mode))
     return engine
 

@@ -1,6 +1,7 @@
 """Leases: an advisory sign that somebody is about to write to a space.
 
-A writer that holds one spares others a lost race; one that does not is not kept from writing, and a lease ends by its time if its holder vanishes.
+A writer that holds one spares others a lost race; one that does not is not kept from writing, and a
+lease ends by its time if its holder vanishes.
 """
 
 from typing import cast
@@ -22,15 +23,23 @@ def take(session: Session, *, space: str, holder: str, now: str, expires: str) -
         expires: Until when it shall be held.
     """
     free = (LeaseRow.holder == holder) | (LeaseRow.expires <= now)
-    statement = update(LeaseRow.table).where(LeaseRow.space == space, free).values(holder=holder, expires=expires)
+    statement = (
+        update(LeaseRow.table)
+        .where(LeaseRow.space == space, free)
+        .values(holder=holder, expires=expires)
+    )
     if cast("CursorResult[object]", session.execute(statement)).rowcount == 1:
         return True
     if session.scalar(select(LeaseRow.holder).where(LeaseRow.space == space)) is not None:
         return False
-    session.execute(LeaseRow.table.insert(), [{"space": space, "holder": holder, "expires": expires}])
+    session.execute(
+        LeaseRow.table.insert(), [{"space": space, "holder": holder, "expires": expires}]
+    )
     return True
 
 
 def release(session: Session, *, space: str, holder: str) -> None:
     """Give a lease back; another holder's stays."""
-    session.execute(delete(LeaseRow.table).where(LeaseRow.space == space, LeaseRow.holder == holder))
+    session.execute(
+        delete(LeaseRow.table).where(LeaseRow.space == space, LeaseRow.holder == holder)
+    )

@@ -1,9 +1,12 @@
 """Tables of the catalog.
 
-Every key is natural and follows from the records alone (a task's number is its place in the order of creation), so that a catalog rebuilt from the store equals the old one row by row.
-What changes over time stands in rows with `since` and `until`, commit numbers of the space: a row holds from commit `since` up to, not including, commit `until`.
+Every key is natural and follows from the records alone (a task's number is its place in the order
+of creation), so that a catalog rebuilt from the store equals the old one row by row. What changes
+over time stands in rows with `since` and `until`, commit numbers of the space: a row holds from
+commit `since` up to, not including, commit `until`.
 
-The classes name typed columns of plain tables and are no mapped ORM classes: mapping them takes as long as everything else that `log` does after its imports.
+The classes name typed columns of plain tables and are no mapped ORM classes: mapping them takes as
+long as everything else that `log` does after its imports.
 """
 
 import json
@@ -32,7 +35,10 @@ from sqlalchemy.types import Float, TypeDecorator
 SCHEMA_VERSIONS: Final = ("0001", "0002", "0003")
 """Schema versions this release knows, oldest first; the last is the one it works with."""
 SCHEMA_TABLE: Final = "share_registry_schema"
-"""Alembic's version table: our own, so that other software may keep its tables in the same database."""
+"""Alembic's version table.
+
+Our own, so that other software may keep its tables in the same database.
+"""
 
 TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 """Text compared by code point in both databases: times, digests and names sort alike everywhere."""
@@ -62,9 +68,12 @@ class TextList(TypeDecorator[tuple[str, ...]]):
 
 
 class Row:
-    """Base of every table: a class attribute is a column, and `rules` are the table's other constraints and indexes.
+    """Base of every table.
 
-    Columns are declared as what they are in a query, `ColumnElement`: `Column` has types of its own only inside the ORM.
+    A class attribute is a column, and `rules` are the table's other constraints and indexes.
+
+    Columns are declared as what they are in a query, `ColumnElement`: `Column` has types of its own
+    only inside the ORM.
     """
 
     table: ClassVar[Table]
@@ -72,7 +81,9 @@ class Row:
 
     def __init_subclass__(cls, *, name: str) -> None:
         """Make the table of the columns."""
-        columns = {attribute: value for attribute, value in vars(cls).items() if isinstance(value, Column)}
+        columns = {
+            attribute: value for attribute, value in vars(cls).items() if isinstance(value, Column)
+        }
         for attribute, column in columns.items():
             column.name = column.key = attribute
         cls.table = Table(name, TABLES, *columns.values(), *cls.rules)
@@ -144,7 +155,10 @@ def _of_task() -> ForeignKeyConstraint:
 
 
 def _of_version() -> ForeignKeyConstraint:
-    return ForeignKeyConstraint(["space", "task", "version"], ["sr_task_versions.space", "sr_task_versions.task", "sr_task_versions.version"])
+    return ForeignKeyConstraint(
+        ["space", "task", "version"],
+        ["sr_task_versions.space", "sr_task_versions.task", "sr_task_versions.version"],
+    )
 
 
 class IdentityRow(Row, name="sr_registry"):
@@ -180,7 +194,11 @@ class SpaceRow(Row, name="sr_spaces"):
 
 
 class CommitRow(Row, name="sr_commits"):
-    """One commit; `note` and `basis` are the digests of its note and of the basis it brought, `detail` what it did, as a phrase."""
+    """One commit.
+
+    `note` and `basis` are the digests of its note and of the basis it brought, `detail` what it
+    did, as a phrase.
+    """
 
     space = space_key()
     number = integer_key()
@@ -342,7 +360,11 @@ class LabelRow(Row, name="sr_labels"):
     since = integer_key()
     until = optional_integer()
     value = string()
-    rules = (_of_version(), Index(None, "space", "since"), Index(None, "space", "name", "value", "task", "version"))
+    rules = (
+        _of_version(),
+        Index(None, "space", "since"),
+        Index(None, "space", "name", "value", "task", "version"),
+    )
 
 
 class MetricRow(Row, name="sr_metrics"):
@@ -390,5 +412,8 @@ Temporal = TaskNameRow | TaskLifeRow | AliasRow | LabelRow | MetricRow
 
 
 def holds(row: type[Temporal], number: ColumnElement[int] | int) -> ColumnElement[bool]:
-    """Return the condition that a row with `since` and `until` holds at a commit number: one that rows are never looked up by, most of all hold."""
+    """Return the condition that a row with `since` and `until` holds at a commit number.
+
+    One that rows are never looked up by, most of all hold.
+    """
     return (row.since + 0 <= number) & or_(row.until.is_(None), row.until > number)

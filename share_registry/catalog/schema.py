@@ -34,7 +34,10 @@ def check(found: str | None) -> None:
     if found is None:
         raise CatalogError("the database holds no catalog.", hint=_UPGRADE)
     if found not in SCHEMA_VERSIONS:
-        raise CatalogError(f"catalog has schema {found}, this release knows up to {NEWEST}.", hint="Upgrade share_registry.")
+        raise CatalogError(
+            f"catalog has schema {found}, this release knows up to {NEWEST}.",
+            hint="Upgrade share_registry.",
+        )
     if found != NEWEST:
         raise CatalogError(f"catalog has schema {found}, expected {NEWEST}.", hint=_UPGRADE)
 
@@ -60,7 +63,9 @@ def migrate(connection: Connection) -> None:
 def create(connection: Connection) -> None:
     """Create the newest schema at once, for a catalog in memory that lives as long as its process."""
     TABLES.create_all(connection)
-    connection.execute(text(f"CREATE TABLE {SCHEMA_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(
+        text(f"CREATE TABLE {SCHEMA_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    )
     connection.execute(text(f"INSERT INTO {SCHEMA_TABLE} VALUES (:version)"), {"version": NEWEST})
 
 
@@ -75,7 +80,10 @@ def configuration() -> "Config":
 
 
 def migrations() -> Path:
-    """Return the directory of the migrations: inside the package once installed, beside it in a source tree."""
+    """Return the directory of the migrations.
+
+    Inside the package once installed, beside it in a source tree.
+    """
     package = Path(__file__).parents[1]
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"

@@ -19,7 +19,8 @@ class TaskVersion:
         norm: Frobenius norm of the scaled dW that errors are relative to.
         before: Where a refit made it: the error of the version before.
         bound: Whether `error` is an upper bound.
-        note_digest: The note that speaks of its source and files (of a restored version: of the one it repeats), under the name `note_task`.
+        note_digest: The note that speaks of its source and files (of a restored version: of the one
+            it repeats), under the name `note_task`.
     """
 
     space: SpaceName

@@ -25,7 +25,9 @@ def check() -> Printed:
     from share_registry.catalog.catalog import check as checked
 
     version = checked(places(session())[1])
-    return Printed(title=f"schema {version} is current", members={"schema": version, "current": True})
+    return Printed(
+        title=f"schema {version} is current", members={"schema": version, "current": True}
+    )
 
 
 def upgrade() -> Printed:
@@ -33,7 +35,9 @@ def upgrade() -> Printed:
     from share_registry.catalog.catalog import upgrade as upgraded
 
     version = upgraded(places(session())[1])
-    return Printed(title=f"schema {version} is current", members={"schema": version, "current": True})
+    return Printed(
+        title=f"schema {version} is current", members={"schema": version, "current": True}
+    )
 
 
 with_common_options(db)

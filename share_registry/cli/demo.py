@@ -1,4 +1,7 @@
-"""`demo`: a tour on real adapters that ship with the project; every figure it prints is measured while it runs."""
+"""`demo`: a tour on real adapters that ship with the project.
+
+Every figure it prints is measured while it runs.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +47,8 @@ class Tour:
 def demo(*, directory: Path | None) -> Printed:
     """Take a tour with the adapters that ship.
 
-    Works in DIRECTORY, which must be new or empty, or in a new temporary one, and leaves it there to play with.
+    Works in DIRECTORY, which must be new or empty, or in a new temporary one, and leaves it there
+    to play with.
     """
     asked = session()
     silent = asked.json or asked.quiet
@@ -66,7 +70,9 @@ def run(tour: Tour) -> Printed:
         _alias(tour, registry)
         same = _travel(tour, registry)
         report = registry.verify("deep")
-        tour.say("Every record, every byte and every version, decoded again and compared with what its commit says:")
+        tour.say(
+            "Every record, every byte and every version, decoded again and compared with what its commit says:"
+        )
         tour.do("verify --level deep", report)
     printed = _measured(tour, commits, same=same, ok=report.ok, seconds=outside.monotonic() - begin)
     _next(tour)
@@ -79,16 +85,33 @@ def _alone(tour: Tour, registry: "Registry") -> list["Commit"]:
     )
     made = []
     for task in TASKS:
-        made.append(registry.commit(DATA / task / "v1", task=task, message="first training", author="demo", labels={"corpus": "wordnet"}))
+        made.append(
+            registry.commit(
+                DATA / task / "v1",
+                task=task,
+                message="first training",
+                author="demo",
+                labels={"corpus": "wordnet"},
+            )
+        )
         tour.say(f"  {made[-1].ref}  {made[-1].report}")
     return made
 
 
 def _continued(tour: Tour, registry: "Registry") -> list["Commit"]:
-    tour.say(f"{_GLOSS} is trained further, twice: rows are coded against rows of earlier versions where that is cheaper.")
+    tour.say(
+        f"{_GLOSS} is trained further, twice: rows are coded against rows of earlier versions where that is cheaper."
+    )
     made = []
     for version in ("v2", "v3"):
-        made.append(registry.commit(DATA / _GLOSS / version, task=_GLOSS, message=f"continued as {version}", author="demo"))
+        made.append(
+            registry.commit(
+                DATA / _GLOSS / version,
+                task=_GLOSS,
+                message=f"continued as {version}",
+                author="demo",
+            )
+        )
         tour.say(f"  {made[-1].ref}  {made[-1].report}")
     return made
 
@@ -97,7 +120,11 @@ def _together(tour: Tour, registry: "Registry") -> list["Commit"]:
     tour.say(
         "The four tasks trained again, all from one seed: their A factors start equal, so rows may be coded against those of the others. One commit, all or nothing."
     )
-    made = registry.commit_many({f"{task}-s42": DATA / task / "s42" for task in TASKS}, message="one seed for all", author="demo")
+    made = registry.commit_many(
+        {f"{task}-s42": DATA / task / "s42" for task in TASKS},
+        message="one seed for all",
+        author="demo",
+    )
     for task, report in made.reports.items():
         tour.say(f"  {made.refs[task]}  {report}")
     return [made]
@@ -110,7 +137,9 @@ def _worst(tour: Tour, registry: "Registry") -> None:
 
 
 def _alias(tour: Tour, registry: "Registry") -> None:
-    tour.say("An alias says which version is live. Moves are commits too, so the log knows who moved it and why.")
+    tour.say(
+        "An alias says which version is live. Moves are commits too, so the log knows who moved it and why."
+    )
     for version, reason in ((2, "first release"), (3, "better on the test set")):
         moved = registry.set_alias(f"{_GLOSS}@v{version}", "prod", reason=reason)
         tour.say(f"  {_GLOSS}@prod -> v{version} in c{moved.number}: {reason}")
@@ -120,7 +149,9 @@ def _alias(tour: Tour, registry: "Registry") -> None:
 
 def _travel(tour: Tour, registry: "Registry") -> bool:
     """Export v1 before and after one more commit; tell whether the bytes are the same."""
-    tour.say("Back in time: what was live before, the task as it was at its first commit, and its files, which never change whatever is committed later.")
+    tour.say(
+        "Back in time: what was live before, the task as it was at its first commit, and its files, which never change whatever is committed later."
+    )
     first = registry.resolve(f"{_GLOSS}@v1")
     tour.do(f"resolve {_GLOSS}@prod~1", registry.resolve(f"{_GLOSS}@prod~1"))
     tour.do(f"resolve {_GLOSS}@c{first.number}", registry.resolve(f"{_GLOSS}@c{first.number}"))
@@ -129,14 +160,22 @@ def _travel(tour: Tour, registry: "Registry") -> bool:
     registry.restore(f"{_GLOSS}@v1")
     after = registry.export(f"{_GLOSS}@v1", tour.root / "again")
     same = before.digest == after.digest
-    tour.say(f"  exported again after another commit: {'the same bytes' if same else 'DIFFERENT BYTES'}, digest {after.digest[:16]}")
+    tour.say(
+        f"  exported again after another commit: {'the same bytes' if same else 'DIFFERENT BYTES'}, digest {after.digest[:16]}"
+    )
     return same
 
 
-def _measured(tour: Tour, commits: list["Commit"], *, same: bool, ok: bool, seconds: float) -> Printed:
+def _measured(
+    tour: Tour, commits: list["Commit"], *, same: bool, ok: bool, seconds: float
+) -> Printed:
     reports = [report for commit in commits for report in commit.reports.values()]
     outside = Outside()
-    store = sum(outside.size(path) or 0 for path in outside.files_below(tour.root / "registry") if not path.name.startswith("catalog.sqlite"))
+    store = sum(
+        outside.size(path) or 0
+        for path in outside.files_below(tour.root / "registry")
+        if not path.name.startswith("catalog.sqlite")
+    )
     members = {
         "directory": tour.root,
         "adapters": len(reports),
@@ -148,7 +187,12 @@ def _measured(tour: Tour, commits: list["Commit"], *, same: bool, ok: bool, seco
         "verified": ok,
         "seconds": round(seconds, 1),
     }
-    return Printed(title="Measured in this run:", members=members, refs=tuple(ref for commit in commits for ref in commit.refs.values()), detailed=True)
+    return Printed(
+        title="Measured in this run:",
+        members=members,
+        refs=tuple(ref for commit in commits for ref in commit.refs.values()),
+        detailed=True,
+    )
 
 
 def _next(tour: Tour) -> None:

@@ -14,8 +14,21 @@ from share_registry.cli.verb import Session, session, with_common_options
 from share_registry.errors import ShareRegistryError, StoreError
 from share_registry.outside import Outside
 
-_PACKAGES: Final = ("share-registry", "torch", "numpy", "safetensors", "zstandard", "sqlalchemy", "alembic", "pydantic", "huggingface_hub")
-_OPTIONAL: Final = {"peft": "needed to commit live models and for apply_to", "psycopg": "needed for a catalog on PostgreSQL"}
+_PACKAGES: Final = (
+    "share-registry",
+    "torch",
+    "numpy",
+    "safetensors",
+    "zstandard",
+    "sqlalchemy",
+    "alembic",
+    "pydantic",
+    "huggingface_hub",
+)
+_OPTIONAL: Final = {
+    "peft": "needed to commit live models and for apply_to",
+    "psycopg": "needed for a catalog on PostgreSQL",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +48,14 @@ def _doctor(context: click.Context) -> None:
     checks = [*_packages(), *_registry(asked)]
     bad = [check for check in checks if check.error]
     members = {check.name: check.found for check in checks}
-    emit(Printed(title="all is well" if not bad else f"{len(bad)} of {len(checks)} checks failed", members=members, detailed=True), asked)
+    emit(
+        Printed(
+            title="all is well" if not bad else f"{len(bad)} of {len(checks)} checks failed",
+            members=members,
+            detailed=True,
+        ),
+        asked,
+    )
     for check in bad:
         if check.error:
             complain(check.error, json_wanted=asked.json, about=check.name)
@@ -49,7 +69,10 @@ doctor: Final = with_common_options(_doctor)
 def _packages() -> Iterator[Check]:
     from importlib import metadata
 
-    yield Check(name="python", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Check(
+        name="python",
+        found=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+    )
     for name in _PACKAGES:
         yield Check(name=name, found=metadata.version(name))
     for name, purpose in _OPTIONAL.items():
@@ -76,13 +99,18 @@ def _checked(name: str, look: Callable[[], str]) -> Check:
 
 
 def _directories(root: Path) -> str:
-    """Say which directories of a store are there. Raises StoreError where one that must be there is not."""
+    """Say which directories of a store are there.
+
+    Raises StoreError where one that must be there is not.
+    """
     outside = Outside()
     if not outside.exists(root / "FORMAT"):
         return "none yet"
     missing = [name for name in ("objects", "spaces") if not outside.exists(root / name)]
     if "spaces" in missing and outside.exists(root / "objects"):
-        raise StoreError(f"{root} has no {missing[0]}/.", hint="Restore the directory from a copy of the store.")
+        raise StoreError(
+            f"{root} has no {missing[0]}/.", hint="Restore the directory from a copy of the store."
+        )
     return f"FORMAT{''.join(f', {name}/' for name in ('objects', 'spaces') if name not in missing)}"
 
 
@@ -91,7 +119,9 @@ def _free(root: Path) -> str:
 
     outside = Outside()
     whole = outside.absolute(root)
-    return size(outside.free_bytes(next(path for path in (whole, *whole.parents) if outside.exists(path))))
+    return size(
+        outside.free_bytes(next(path for path in (whole, *whole.parents) if outside.exists(path)))
+    )
 
 
 def _schema(url: str) -> str:
@@ -102,4 +132,7 @@ def _schema(url: str) -> str:
 
 def _spaces(asked: Session) -> str:
     with asked.open("r") as registry:
-        return ", ".join(f"{space.name} ({space.commits} commits)" for space in registry.spaces()) or "none yet"
+        return (
+            ", ".join(f"{space.name} ({space.commits} commits)" for space in registry.spaces())
+            or "none yet"
+        )

@@ -11,18 +11,26 @@ _SPELLED: Final = {"labels": "label", "metrics": "metric", "base_labels": "base-
 _PHRASES: Final = (
     (r"space=(?:\.\.\.)?(?:,| or) -s", "-s"),
     (r"store= \(--store\)", "--store"),
-    (r"(?:Open|open) (?:it )?with mode 'w'", "Use a verb that writes, such as `share-registry init`"),
+    (
+        r"(?:Open|open) (?:it )?with mode 'w'",
+        "Use a verb that writes, such as `share-registry init`",
+    ),
     (r"(?:Create it|create it) with mode 'c' or", "Create it with"),
     (r"open it with mode 'r'", "use verbs that only read"),
     (r"mode '([crw])'", r"a verb that opens it with mode \1"),
     (r"Give None for all", "Give 0 for all"),
 )
 """Phrases that have no counterpart of their own, and what is said instead."""
-_GIVEN: Final = re.compile(r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)=(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])")
+_GIVEN: Final = re.compile(
+    r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)=(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"
+)
 
 
 def for_terminal(hint: str) -> str:
-    """Return a hint with parameters as options: `word=value` is `--word value`, a flag is `--word`; FALLBACK for none."""
+    """Return a hint with parameters as options: `word=value` is `--word value`, a flag is `--word`.
+
+    FALLBACK for none.
+    """
     for phrase, said in _PHRASES:
         hint = re.sub(phrase, said, hint)
     return re.sub(r"\bbase_labels\b", "--base-label", _GIVEN.sub(_option, hint)) or FALLBACK

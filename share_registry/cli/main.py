@@ -1,4 +1,7 @@
-"""Entry point of `share-registry`: the verbs, and the one place where errors become messages and exit codes."""
+"""Entry point of `share-registry`.
+
+The verbs, and the one place where errors become messages and exit codes.
+"""
 
 import gc
 import sys
@@ -14,8 +17,24 @@ from share_registry.errors import EXIT_CODES, InvalidInput, ShareRegistryError, 
 
 INTERRUPTED: Final = 130
 _MODULES: Final = (
-    dict.fromkeys(("commit", "commit-many", "set-alias", "remove-alias", "tag", "annotate", "drop", "restore", "rename"), "writing")
-    | dict.fromkeys(("checkout", "export", "log", "show", "resolve", "tasks", "ls", "lineage", "diff"), "reading")
+    dict.fromkeys(
+        (
+            "commit",
+            "commit-many",
+            "set-alias",
+            "remove-alias",
+            "tag",
+            "annotate",
+            "drop",
+            "restore",
+            "rename",
+        ),
+        "writing",
+    )
+    | dict.fromkeys(
+        ("checkout", "export", "log", "show", "resolve", "tasks", "ls", "lineage", "diff"),
+        "reading",
+    )
     | dict.fromkeys(("aliases", "alias-history", "tags", "spaces", "verify"), "reading")
     | dict.fromkeys(("init", "create-space", "set-policy", "rebuild"), "keeping")
     | dict.fromkeys(("refit", "basis", "merge", "retention", "analyze", "similar"), "sharing")
@@ -41,9 +60,17 @@ Examples:
 
 
 def _exit_table() -> str:
-    named = {code: [kind.__name__ if kind is not ShareRegistryError else "anything else" for kind in kinds] for code, kinds in EXIT_CODES.items()}
+    named = {
+        code: [
+            kind.__name__ if kind is not ShareRegistryError else "anything else" for kind in kinds
+        ]
+        for code, kinds in EXIT_CODES.items()
+    }
     named[2].append("wrong usage")
-    lines = [f"  {code:<3}  {', '.join(names)}" for code, names in sorted({0: ["success"], **named, INTERRUPTED: ["interrupted"]}.items())]
+    lines = [
+        f"  {code:<3}  {', '.join(names)}"
+        for code, names in sorted({0: ["success"], **named, INTERRUPTED: ["interrupted"]}.items())
+    ]
     return "\n".join(["\b", "Exit codes:", *lines])
 
 
@@ -56,7 +83,10 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _MODULES:
             return None
-        found = getattr(import_module(f"share_registry.cli.{_MODULES[cmd_name]}"), _FUNCTIONS.get(cmd_name, cmd_name.replace("-", "_")))
+        found = getattr(
+            import_module(f"share_registry.cli.{_MODULES[cmd_name]}"),
+            _FUNCTIONS.get(cmd_name, cmd_name.replace("-", "_")),
+        )
         return found if isinstance(found, click.Command) else None
 
 
@@ -68,7 +98,9 @@ class _Verbs(click.Group):
 )
 @click.version_option(__version__, message="%(version)s")
 def app() -> None:
-    """Version control for LoRA adapters: commit, check out, export and trace them under an error budget.
+    """Version control for LoRA adapters.
+
+    Commit, check out, export and trace them under an error budget.
 
     Options for the registry, the space and the output may stand before or after the verb.
     Data goes to stdout, messages to stderr.
@@ -81,7 +113,11 @@ with_common_options(app)
 def commands() -> dict[str, click.Command]:
     """Return every verb by name."""
     context = click.Context(app)
-    return {name: command for name in app.list_commands(context) if (command := app.get_command(context, name))}
+    return {
+        name: command
+        for name in app.list_commands(context)
+        if (command := app.get_command(context, name))
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def entry() -> NoReturn:
-    """Run the command line of this process and end it; nothing is searched for garbage on the way out."""
+    """Run the command line of this process and end it.
+
+    Nothing is searched for garbage on the way out.
+    """
     code = main()
     gc.freeze()
     try:
@@ -121,20 +160,29 @@ def entry() -> NoReturn:
 def _misused(error: click.ClickException) -> ShareRegistryError:
     """Return wrong usage as an error of ours."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return InvalidInput(error.format_message(), hint=f"Run `{context.command_path if context else 'share-registry'} --help`.")
+    return InvalidInput(
+        error.format_message(),
+        hint=f"Run `{context.command_path if context else 'share-registry'} --help`.",
+    )
 
 
 def _failed(error: OSError) -> ShareRegistryError:
     """Return what the operating system refused, such as to print, as an error of ours."""
     where = f" {error.filename}" if error.filename else " the output"
-    return StoreError(f"could not read or write{where}: {error.strerror or error}.", hint="Check the free space and the permissions of where it goes.")
+    return StoreError(
+        f"could not read or write{where}: {error.strerror or error}.",
+        hint="Check the free space and the permissions of where it goes.",
+    )
 
 
 def _explain(error: ShareRegistryError, arguments: Sequence[str]) -> int:
     """Say what went wrong and what to do next, on stderr; return the exit code."""
     from share_registry.cli.output import complain
 
-    complain(error, json_wanted="--json" in arguments[: arguments.index("--") if "--" in arguments else None])
+    complain(
+        error,
+        json_wanted="--json" in arguments[: arguments.index("--") if "--" in arguments else None],
+    )
     return error.exit_code
 
 

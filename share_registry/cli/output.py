@@ -1,6 +1,8 @@
 """Printing results: JSON documents, bare references, or text for people.
 
-A JSON document has the members of the returned value, by name: times are RFC 3339 in UTC, paths and digests strings, absent values null; lists stay lists. Members are only ever added (docs/cli.md lists them).
+A JSON document has the members of the returned value, by name: times are RFC 3339 in UTC, paths and
+digests strings, absent values null; lists stay lists. Members are only ever added (docs/cli.md
+lists them).
 """
 
 import dataclasses
@@ -20,13 +22,34 @@ from share_registry.cli.hints import for_terminal
 from share_registry.errors import CommitUnknown, ShareRegistryError
 from share_registry.names import timestamp
 from share_registry.registry import render
-from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
+from share_registry.registry.results import (
+    Alias,
+    AliasMove,
+    Commit,
+    Diff,
+    Export,
+    Lineage,
+    Log,
+    Resolved,
+    SpaceSummary,
+    Tag,
+    Task,
+    VerifyReport,
+)
 from share_registry.registry.table import printable
 
 if TYPE_CHECKING:
     from share_registry.cli.verb import Session
 
-_LISTED: Final = {"log": "commits", "tasks": "tasks", "ls": "tasks", "aliases": "aliases", "alias-history": "moves", "tags": "tags", "spaces": "spaces"}
+_LISTED: Final = {
+    "log": "commits",
+    "tasks": "tasks",
+    "ls": "tasks",
+    "aliases": "aliases",
+    "alias-history": "moves",
+    "tags": "tags",
+    "spaces": "spaces",
+}
 """Verbs that list, and what."""
 _DERIVED: Final[Mapping[str, tuple[str, ...]]] = {
     "Commit": ("ref", "task", "version", "report"),
@@ -55,7 +78,10 @@ class Printed:
 
 
 def emit(value: object, session: "Session", *, brief: bool = False) -> None:
-    """Print one result on stdout; None prints nothing, `brief` leaves the modules of a commit to `show`."""
+    """Print one result on stdout.
+
+    None prints nothing, `brief` leaves the modules of a commit to `show`.
+    """
     if value is None:
         return
     if isinstance(value, list | tuple | Log) and not value and not session.json:
@@ -76,12 +102,21 @@ def say(message: str, session: "Session") -> None:
 
 
 def complain(error: ShareRegistryError, *, json_wanted: bool, about: str = "") -> None:
-    """Say on stderr what went wrong and what to do next; as one JSON object where JSON is wanted."""
+    """Say on stderr what went wrong and what to do next.
+
+    As one JSON object where JSON is wanted.
+    """
     hint = for_terminal(error.hint)
     message = f"{about}: {error.message}" if about else error.message
     key = {"key": error.key} if isinstance(error, CommitUnknown) else {}
     if json_wanted:
-        said = {"error": type(error).__name__, "message": message, "hint": hint, "exit_code": error.exit_code, **key}
+        said = {
+            "error": type(error).__name__,
+            "message": message,
+            "hint": hint,
+            "exit_code": error.exit_code,
+            **key,
+        }
         click.echo(json.dumps(said, ensure_ascii=False), err=True)
         return
     for name, text in {"error": message, **key, "hint": hint}.items():
@@ -122,13 +157,18 @@ def refs(value: object) -> list[str]:
 
 def _members(value: object) -> dict[str, object]:
     names = [field.name for field in dataclasses.fields(value)]  # type: ignore[arg-type]
-    return {name: document(getattr(value, name)) for name in (*names, *_DERIVED.get(type(value).__name__, ()))}
+    return {
+        name: document(getattr(value, name))
+        for name in (*names, *_DERIVED.get(type(value).__name__, ()))
+    }
 
 
 def _sheet(value: object, *, brief: bool) -> render.Sheet:
     if not isinstance(value, Printed):
         return render.brief(value) if brief and isinstance(value, Commit) else render.sheet(value)
-    facts = tuple((name, str(document(member))) for name, member in value.members.items() if value.detailed)
+    facts = tuple(
+        (name, str(document(member))) for name, member in value.members.items() if value.detailed
+    )
     return render.Sheet(title=value.title, facts=facts)
 
 
@@ -136,7 +176,9 @@ def _none_of() -> str:
     """Say that the running verb found nothing, and whether it was asked for some or for all."""
     context = click.get_current_context()
     some = any(value and name != "limit" for name, value in context.params.items())
-    return f"no {_LISTED.get(context.command.name or '', 'entries')} {'that fit' if some else 'yet'}"
+    return (
+        f"no {_LISTED.get(context.command.name or '', 'entries')} {'that fit' if some else 'yet'}"
+    )
 
 
 def _width() -> int | None:
@@ -159,5 +201,7 @@ _REFS: Final[Mapping[type, Callable[..., Iterable[str]]]] = {
     SpaceSummary: lambda space: [space.name],
     Tag: lambda tag: [f"{tag.space}/@{tag.name}"],
     Task: lambda task: [task.ref],
-    VerifyReport: lambda report: sorted({ref for finding in report.findings for ref in finding.refs}),
+    VerifyReport: lambda report: sorted(
+        {ref for finding in report.findings for ref in finding.refs}
+    ),
 }

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def watching(doing: str, session: "Session") -> Iterator[Callable[[str, int, int], None] | None]:
     """Show a bar on stderr if that is a terminal and the verb takes long.
 
-    It shows what the library logs; what is yielded moves it: what is being done, how many are done, how many there are.
+    It shows what the library logs; what is yielded moves it: what is being done, how many are done,
+    how many there are.
     """
     if not doing or session.quiet or not sys.stderr.isatty():
         yield None
@@ -24,7 +25,12 @@ def watching(doing: str, session: "Session") -> Iterator[Callable[[str, int, int
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         steps = _Steps(progress, progress.add_task(doing, total=None))
         logger = logging.getLogger("share_registry")

@@ -13,16 +13,40 @@ from share_registry.cli.verb import free_verb, session, verb
 from share_registry.errors import Integrity
 
 if TYPE_CHECKING:
-    from share_registry import Alias, AliasMove, Diff, Export, Lineage, Log, Registry, Resolved, SpaceSummary, Tag, Task
+    from share_registry import (
+        Alias,
+        AliasMove,
+        Diff,
+        Export,
+        Lineage,
+        Log,
+        Registry,
+        Resolved,
+        SpaceSummary,
+        Tag,
+        Task,
+    )
 
 
 @verb("r", doing="reading")
 @click.argument("ref")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write the adapter into.")
-@click.option("--device", default="cpu", metavar="DEVICE", help="Where it is decoded; the bytes are the same.")
-@click.option("--dtype", metavar="DTYPE", help="float32, float16, bfloat16 or float64. [as committed]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Directory to write the adapter into.",
+)
+@click.option(
+    "--device", default="cpu", metavar="DEVICE", help="Where it is decoded; the bytes are the same."
+)
+@click.option(
+    "--dtype", metavar="DTYPE", help="float32, float16, bfloat16 or float64. [as committed]"
+)
 @click.option("--exact", is_flag=True, help="The original bytes, where they were kept.")
-def checkout(registry: "Registry", /, ref: str, *, output: Path, device: str, dtype: str | None, exact: bool) -> Printed:
+def checkout(
+    registry: "Registry", /, ref: str, *, output: Path, device: str, dtype: str | None, exact: bool
+) -> Printed:
     """Save the version REF as a PEFT directory.
 
     \b
@@ -32,17 +56,43 @@ def checkout(registry: "Registry", /, ref: str, *, output: Path, device: str, dt
     adapter.save(output)
     shown = adapter.ref or ref
     return Printed(
-        title=str(output), members={"ref": shown, "path": output, "error": adapter.error, "tensors": len(adapter.tensors)}, refs=(shown,), detailed=True
+        title=str(output),
+        members={
+            "ref": shown,
+            "path": output,
+            "error": adapter.error,
+            "tensors": len(adapter.tensors),
+        },
+        refs=(shown,),
+        detailed=True,
     )
 
 
 @verb("r", doing="exporting")
 @click.argument("ref")
 @click.argument("root", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--name", metavar="NAME", help="Directory below ROOT; '' writes into ROOT itself. [<task>-v<N>-<digest>]")
-@click.option("--profile", type=click.Choice(["native", "portable"]), default="native", help="Same keys and ranks, or the form that every server reads alike.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Directory below ROOT; '' writes into ROOT itself. [<task>-v<N>-<digest>]",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["native", "portable"]),
+    default="native",
+    help="Same keys and ranks, or the form that every server reads alike.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace what stands there.")
-def export(registry: "Registry", /, ref: str, root: Path, *, name: str | None, profile: str, overwrite: bool) -> "Export":
+def export(
+    registry: "Registry",
+    /,
+    ref: str,
+    root: Path,
+    *,
+    name: str | None,
+    profile: str,
+    overwrite: bool,
+) -> "Export":
     """Place the version REF below ROOT.
 
     It becomes a PEFT directory with an immutable name; the same digest already there is success.
@@ -56,12 +106,30 @@ def export(registry: "Registry", /, ref: str, root: Path, *, name: str | None, p
 
 @verb("r")
 @click.option("--task", metavar="NAME", help="Only commits that speak of this task.")
-@click.option("--kind", metavar="KIND", help="Only commits of this kind: absorb, refit, merge, alias, tag, annotate, drop, restore, rename, policy, create.")
+@click.option(
+    "--kind",
+    metavar="KIND",
+    help="Only commits of this kind: absorb, refit, merge, alias, tag, annotate, drop, restore, rename, policy, create.",
+)
 @click.option("--author", metavar="NAME", help="Only commits of this author.")
-@click.option("--since", metavar="TIME", help="Only commits at or after this date or time (its beginning).")
-@click.option("--until", metavar="TIME", help="Only commits at or before this date or time (its end).")
-@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="At most so many, the newest; 0: all.")
-@click.option("--before", metavar="COMMIT", help="Only commits before this one (12, c12 or a reference): the next page.")
+@click.option(
+    "--since", metavar="TIME", help="Only commits at or after this date or time (its beginning)."
+)
+@click.option(
+    "--until", metavar="TIME", help="Only commits at or before this date or time (its end)."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="At most so many, the newest; 0: all.",
+)
+@click.option(
+    "--before",
+    metavar="COMMIT",
+    help="Only commits before this one (12, c12 or a reference): the next page.",
+)
 def log(registry: "Registry", /, *, limit: int, before: str | None, **options: Any) -> "Log":
     """List the commits of the space, newest first.
 
@@ -90,9 +158,17 @@ def resolve(registry: "Registry", /, ref: str) -> "Resolved":
 @click.option("--alias", metavar="NAME", help="Only tasks that have this alias.")
 @click.option("--name", metavar="PATTERN", help="Only tasks whose name matches, like 'wn-*'.")
 @click.option("--at", metavar="WHEN", help="As of a commit (c412), tag, date or time.")
-@click.option("--limit", type=click.IntRange(min=0), default=0, show_default="all", help="At most so many, by name; 0: all.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default="all",
+    help="At most so many, by name; 0: all.",
+)
 @click.option("--after", metavar="TASK", help="Only tasks behind this one: the next page.")
-def tasks(registry: "Registry", /, *, labels: Sequence[str], limit: int, **options: Any) -> "Sequence[Task]":
+def tasks(
+    registry: "Registry", /, *, labels: Sequence[str], limit: int, **options: Any
+) -> "Sequence[Task]":
     """List the tasks of the space.
 
     \b
@@ -133,7 +209,9 @@ def aliases(registry: "Registry", /, *, task: str | None) -> "Sequence[Alias]":
 @click.argument("task")
 @click.argument("alias")
 @click.option("--at", metavar="WHEN", help="As of a commit, tag, date or time.")
-def alias_history(registry: "Registry", /, task: str, alias: str, *, at: str | None) -> "Sequence[AliasMove]":
+def alias_history(
+    registry: "Registry", /, task: str, alias: str, *, at: str | None
+) -> "Sequence[AliasMove]":
     """List every move of ALIAS of TASK, newest first."""
     return registry.alias_history(task, alias, at=at)
 
@@ -151,8 +229,17 @@ def spaces(registry: "Registry", /) -> "Sequence[SpaceSummary]":
 
 
 @free_verb
-@click.option("--level", default="data", show_default=True, help="quick: the chains; data: every byte; deep: every version rebuilt.")
-@click.option("--raise-on-damage/--no-raise-on-damage", default=True, help="Exit with code 5 where something is wrong. [default: yes]")
+@click.option(
+    "--level",
+    default="data",
+    show_default=True,
+    help="quick: the chains; data: every byte; deep: every version rebuilt.",
+)
+@click.option(
+    "--raise-on-damage/--no-raise-on-damage",
+    default=True,
+    help="Exit with code 5 where something is wrong. [default: yes]",
+)
 def verify(*, level: str, raise_on_damage: bool) -> None:
     """Check that the registry is what its records say.
 
@@ -169,4 +256,7 @@ def verify(*, level: str, raise_on_damage: bool) -> None:
             require_sound(report)
         except Integrity as error:
             found = len(report.findings)
-            raise Integrity(f"verify ({level}) found {found} {'thing that is' if found == 1 else 'things that are'} wrong.", hint=error.hint) from error
+            raise Integrity(
+                f"verify ({level}) found {found} {'thing that is' if found == 1 else 'things that are'} wrong.",
+                hint=error.hint,
+            ) from error

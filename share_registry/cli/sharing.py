@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from share_registry.cli.output import Printed, say
-from share_registry.cli.values import budget_of, commit_of, expected_of, label_option, labels_of, metric_option, metrics_of
+from share_registry.cli.values import (
+    budget_of,
+    commit_of,
+    expected_of,
+    label_option,
+    labels_of,
+    metric_option,
+    metrics_of,
+)
 from share_registry.cli.verb import session, verb
 from share_registry.errors import InvalidInput
 from share_registry.registry.render import size
@@ -17,11 +25,35 @@ if TYPE_CHECKING:
 
 
 @verb("w", doing="fitting")
-@click.option("--max-rank", type=click.IntRange(min=1), metavar="K", help="At most K directions per module and side.")
-@click.option("--energy", type=budget_of, metavar="SHARE", help="As few directions as capture this share of the energy, like 0.6 or 60%.")
-@click.option("--weighting", type=click.Choice(["unit", "energy"]), default="unit", help="Every task alike, or by the square of its norm.")
-@click.option("--budget", type=budget_of, metavar="ERROR", help="Re-express every task whose error stays within this.")
-@click.option("--allow-loss", is_flag=True, help="Re-express every task as coefficients alone, whatever error that makes.")
+@click.option(
+    "--max-rank",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="At most K directions per module and side.",
+)
+@click.option(
+    "--energy",
+    type=budget_of,
+    metavar="SHARE",
+    help="As few directions as capture this share of the energy, like 0.6 or 60%.",
+)
+@click.option(
+    "--weighting",
+    type=click.Choice(["unit", "energy"]),
+    default="unit",
+    help="Every task alike, or by the square of its norm.",
+)
+@click.option(
+    "--budget",
+    type=budget_of,
+    metavar="ERROR",
+    help="Re-express every task whose error stays within this.",
+)
+@click.option(
+    "--allow-loss",
+    is_flag=True,
+    help="Re-express every task as coefficients alone, whatever error that makes.",
+)
 @click.option("-m", "--message", default="", metavar="TEXT", help="Why, for the log.")
 @click.option("--author", metavar="NAME", help="Who commits; self-declared.")
 @click.option("--dry-run", is_flag=True, help="Measure and report; commit nothing.")
@@ -53,10 +85,19 @@ def basis(registry: "Registry", /, *, at: str | None) -> Printed:
     found = registry.basis(at=commit_of(at))
     ranks = {name: {"k_a": a, "k_b": b} for name, (a, b) in found.ranks.items()}
     ends = [(min(values), max(values)) for values in zip(*found.ranks.values(), strict=True)]
-    shown = " and ".join(f"{low} to {high} on side {side}" if low != high else f"{low} on side {side}" for side, (low, high) in zip("ab", ends, strict=True))
+    shown = " and ".join(
+        f"{low} to {high} on side {side}" if low != high else f"{low} on side {side}"
+        for side, (low, high) in zip("ab", ends, strict=True)
+    )
     return Printed(
         title=f"{found.space}/@c{found.number}: a basis of {len(ranks)} modules, k = {shown}, {size(found.size_bytes)}",
-        members={"space": found.space, "number": found.number, "digest": found.digest, "size_bytes": found.size_bytes, "modules": ranks},
+        members={
+            "space": found.space,
+            "number": found.number,
+            "digest": found.digest,
+            "size_bytes": found.size_bytes,
+            "modules": ranks,
+        },
         refs=(f"{found.space}/@c{found.number}",),
     )
 
@@ -64,30 +105,75 @@ def basis(registry: "Registry", /, *, at: str | None) -> Printed:
 @verb("w", doing="merging")
 @click.argument("parents", metavar="REF=WEIGHT...", nargs=-1, required=True)
 @click.option("--task", metavar="NAME", required=True, help="Task that it becomes a version of.")
-@click.option("--method", type=click.Choice(["linear", "ties", "dare"]), default="linear", help="Weighted sum of dW, or TIES or DARE in the common basis.")
-@click.option("--density", type=budget_of, metavar="SHARE", help="Share of the entries that ties and dare keep.")
-@click.option("--seed", type=click.IntRange(min=0), metavar="NUMBER", help="Of dare's random choice.")
-@click.option("--budget", type=budget_of, metavar="ERROR", help="Largest relative error of what is stored. [the space's policy]")
-@click.option("-m", "--message", default="", metavar="TEXT", help="What this commit is, for the log.")
+@click.option(
+    "--method",
+    type=click.Choice(["linear", "ties", "dare"]),
+    default="linear",
+    help="Weighted sum of dW, or TIES or DARE in the common basis.",
+)
+@click.option(
+    "--density",
+    type=budget_of,
+    metavar="SHARE",
+    help="Share of the entries that ties and dare keep.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), metavar="NUMBER", help="Of dare's random choice."
+)
+@click.option(
+    "--budget",
+    type=budget_of,
+    metavar="ERROR",
+    help="Largest relative error of what is stored. [the space's policy]",
+)
+@click.option(
+    "-m", "--message", default="", metavar="TEXT", help="What this commit is, for the log."
+)
 @click.option("--author", metavar="NAME", help="Who commits; self-declared.")
 @label_option
 @metric_option
-@click.option("--expected", metavar="VERSION", help="Version that must be the task's latest, or 'absent'; otherwise exit code 4.")
-@click.option("--idempotency-key", metavar="KEY", help="Running again with the same key never commits twice.")
+@click.option(
+    "--expected",
+    metavar="VERSION",
+    help="Version that must be the task's latest, or 'absent'; otherwise exit code 4.",
+)
+@click.option(
+    "--idempotency-key", metavar="KEY", help="Running again with the same key never commits twice."
+)
 @click.option("--dry-run", is_flag=True, help="Measure and report; commit nothing.")
-def merge(registry: "Registry", /, parents: Sequence[str], *, labels: Sequence[str], metrics: Sequence[str], expected: str | None, **options: Any) -> "Commit":
+def merge(
+    registry: "Registry",
+    /,
+    parents: Sequence[str],
+    *,
+    labels: Sequence[str],
+    metrics: Sequence[str],
+    expected: str | None,
+    **options: Any,
+) -> "Commit":
     """Merge task versions into one, which has them as parents.
 
     \b
     share-registry merge cola=0.5 sst2@v3=0.5 --task both
     share-registry merge cola=1 sst2=1 --task both --method ties --density 20%
     """
-    return registry.merge(_weights_of(parents), labels=labels_of(labels), metrics=metrics_of(metrics), expected=expected_of(expected), **options)
+    return registry.merge(
+        _weights_of(parents),
+        labels=labels_of(labels),
+        metrics=metrics_of(metrics),
+        expected=expected_of(expected),
+        **options,
+    )
 
 
 @verb("r", doing="reading")
 @click.option("--metric", metavar="NAME", help="A recorded metric instead of the error.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Also draw it, as PNG, SVG or PDF.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also draw it, as PNG, SVG or PDF.",
+)
 def retention(registry: "Registry", /, *, metric: str | None, plot: Path | None) -> "Retention":
     """Show the forgetting matrix: every task's error at every commit that changed a task.
 
@@ -102,9 +188,20 @@ def retention(registry: "Registry", /, *, metric: str | None, plot: Path | None)
 
 @verb("r", doing="analysing")
 @click.option(
-    "--budget", "budgets", type=budget_of, multiple=True, default=(0.01, 0.05, 0.1, 0.3), metavar="ERROR", help="Error to predict bytes at; may be repeated."
+    "--budget",
+    "budgets",
+    type=budget_of,
+    multiple=True,
+    default=(0.01, 0.05, 0.1, 0.3),
+    metavar="ERROR",
+    help="Error to predict bytes at; may be repeated.",
 )
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Also draw explained variance and bytes against error.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also draw explained variance and bytes against error.",
+)
 def analyze(registry: "Registry", /, *, budgets: Sequence[float], plot: Path | None) -> "Analysis":
     """Say what the tasks of the space share, and what that is worth.
 
@@ -119,7 +216,13 @@ def analyze(registry: "Registry", /, *, budgets: Sequence[float], plot: Path | N
 
 @verb("r", doing="comparing")
 @click.argument("adapter", metavar="ADAPTER")
-@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="At most so many, the nearest.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="At most so many, the nearest.",
+)
 def similar(registry: "Registry", /, adapter: str, *, limit: int) -> "Similar":
     """List the tasks nearest to ADAPTER: a PEFT directory or a reference.
 
@@ -141,8 +244,13 @@ def _weights_of(pairs: Sequence[str]) -> dict[str, float]:
             equals = ""
             number = 0.0
         if not equals or not ref:
-            raise InvalidInput(f"{pair!r} is not REF=WEIGHT with a number as weight.", hint="Write cola@v3=0.5.")
+            raise InvalidInput(
+                f"{pair!r} is not REF=WEIGHT with a number as weight.", hint="Write cola@v3=0.5."
+            )
         if ref in found:
-            raise InvalidInput(f"parent {ref!r} is given twice.", hint="Name every parent once, with its whole weight.")
+            raise InvalidInput(
+                f"parent {ref!r} is given twice.",
+                hint="Name every parent once, with its whole weight.",
+            )
         found[ref] = number
     return found

@@ -12,15 +12,22 @@ _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
 
 
 def budget_of(text: str) -> float:
-    """Return the relative error in `0.025` or `2.5%`; a percentage is read as decimal digits: 2.5% is 0.025 to the last bit."""
+    """Return the relative error in `0.025` or `2.5%`.
+
+    A percentage is read as decimal digits: 2.5% is 0.025 to the last bit.
+    """
     percent = _PERCENT.fullmatch(str(text).strip())
     try:
         return float(f"{percent['number']}e-2" if percent else text)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not a relative error: write 0.025 or 2.5%.") from error
+        raise click.BadParameter(
+            f"{text!r} is not a relative error: write 0.025 or 2.5%."
+        ) from error
 
 
-def labels_of(pairs: Iterable[str], *, hint: str = "Give one option per label or metric: --label team=search.") -> dict[str, str]:
+def labels_of(
+    pairs: Iterable[str], *, hint: str = "Give one option per label or metric: --label team=search."
+) -> dict[str, str]:
     """Return `name=value` pairs as a dict. Raises InvalidInput."""
     found: dict[str, str] = {}
     for pair in pairs:
@@ -46,7 +53,10 @@ def expected_of(text: str | None) -> int | None:
         return ABSENT
     digits = text.removeprefix("v")
     if not digits.isdecimal() or not digits.isascii():
-        raise InvalidInput(f"expected version {text!r} is not a task version.", hint="Give a number like 3 or v3, or 'absent'.")
+        raise InvalidInput(
+            f"expected version {text!r} is not a task version.",
+            hint="Give a number like 3 or v3, or 'absent'.",
+        )
     return int(digits)
 
 
@@ -54,7 +64,9 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise InvalidInput(f"metric {name}={text!r} is not a number.", hint="Use --label for text.") from error
+        raise InvalidInput(
+            f"metric {name}={text!r} is not a number.", hint="Use --label for text."
+        ) from error
 
 
 def commit_of(text: str | None) -> int | str | None:
@@ -65,9 +77,13 @@ def commit_of(text: str | None) -> int | str | None:
 
 def label_option(function: "click.decorators.FC") -> "click.decorators.FC":
     """Add `--label`, repeatable."""
-    return click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label; may be repeated.")(function)
+    return click.option(
+        "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label; may be repeated."
+    )(function)
 
 
 def metric_option(function: "click.decorators.FC") -> "click.decorators.FC":
     """Add `--metric`, repeatable."""
-    return click.option("--metric", "metrics", multiple=True, metavar="NAME=NUMBER", help="Metric; may be repeated.")(function)
+    return click.option(
+        "--metric", "metrics", multiple=True, metavar="NAME=NUMBER", help="Metric; may be repeated."
+    )(function)

@@ -1,4 +1,7 @@
-"""What all verbs share: the options for the registry and the output, opening it, printing the result."""
+"""What all verbs share.
+
+The options for the registry and the output, opening it, printing the result.
+"""
 
 import functools
 import gc
@@ -44,7 +47,15 @@ class Session:
 def with_common_options(command: C) -> C:
     """Add the options that every verb takes; they never reach its function."""
     command.params.extend(
-        click.Option(names, metavar=metavar, is_flag=metavar is None, expose_value=False, callback=_remember, help=text) for names, metavar, text in _COMMON
+        click.Option(
+            names,
+            metavar=metavar,
+            is_flag=metavar is None,
+            expose_value=False,
+            callback=_remember,
+            help=text,
+        )
+        for names, metavar, text in _COMMON
     )
     return command
 
@@ -61,7 +72,9 @@ def session() -> Session:
     )
 
 
-def verb(mode: str, *, name: str | None = None, doing: str = "") -> Callable[[Callable[Concatenate["Registry", P], object]], click.Command]:
+def verb(
+    mode: str, *, name: str | None = None, doing: str = ""
+) -> Callable[[Callable[Concatenate["Registry", P], object]], click.Command]:
     """Make a command of a function that is handed the open registry and returns what is to be printed.
 
     Args:
@@ -107,9 +120,21 @@ def _remember(context: click.Context, option: click.Parameter, value: object) ->
 
 
 _COMMON: Final = (
-    (("-R", "--registry"), "PLACE", "Directory of the registry, or a catalog URL. [$SHARE_REGISTRY_URI, else ./share-registry]"),
-    (("--store",), "DIRECTORY", "Directory of the store, with a catalog URL. [$SHARE_REGISTRY_STORE]"),
-    (("-s", "--space", "in_space"), "NAME", "Space, where a reference names none. [$SHARE_REGISTRY_SPACE, else the only one]"),
+    (
+        ("-R", "--registry"),
+        "PLACE",
+        "Directory of the registry, or a catalog URL. [$SHARE_REGISTRY_URI, else ./share-registry]",
+    ),
+    (
+        ("--store",),
+        "DIRECTORY",
+        "Directory of the store, with a catalog URL. [$SHARE_REGISTRY_STORE]",
+    ),
+    (
+        ("-s", "--space", "in_space"),
+        "NAME",
+        "Space, where a reference names none. [$SHARE_REGISTRY_SPACE, else the only one]",
+    ),
     (("--json",), None, "Print JSON."),
     (("-q", "--quiet"), None, "Print only references."),
 )

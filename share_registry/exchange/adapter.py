@@ -25,15 +25,18 @@ class Adapter:
         layout: What the tensors are.
         attachments: Other files of the directory, by name, verbatim.
         source: Where it came from.
-        source_digest: sha256 of canonical JSON over config, metadata, tensors and attachments: equal for equal adapters, wherever they lie.
+        source_digest: sha256 of canonical JSON over config, metadata, tensors and attachments:
+            equal for equal adapters, wherever they lie.
         raw_bytes: Bytes of the tensor file.
         original: Files exactly as read, for keeping them; empty where it did not come from files.
         remarks: What is not kept or is worth knowing.
         ref: `space/task@vN` where it was checked out of a registry.
-        error: Pooled relative error of scaled dW against what was committed, where it was checked out.
+        error: Pooled relative error of scaled dW against what was committed, where it was checked
+            out.
         basis: Basis object that it was trained in, where it was trained in one.
         parent: `space/task@vN` that it was made from, where it is known.
-        tensors_digest: sha256 of the tensor file that export writes, where it was checked out and handed in again.
+        tensors_digest: sha256 of the tensor file that export writes, where it was checked out and
+            handed in again.
     """
 
     tensors: Mapping[str, "torch.Tensor"] = field(repr=False)

@@ -1,4 +1,7 @@
-"""Other files of an adapter directory: heads, tokenizers, cards; kept verbatim up to a limit, never a pickle, never a link."""
+"""Other files of an adapter directory: heads, tokenizers, cards.
+
+Kept verbatim up to a limit, never a pickle, never a link.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,8 +19,13 @@ MAX_ATTACHMENTS_BYTES: Final = 256 << 20
 MAX_ATTACHMENTS: Final = 1024
 MAX_NAME_BYTES: Final = 255
 
-_PICKLES: Final = re.compile(r".*\.(bin|pt|pth|pkl|pickle|ckpt|joblib|npy|dill)|(optimizer|scheduler|rng_state)([._-].*)?", re.IGNORECASE)
-_UNSAFE: Final = re.compile(r'.*[/\\:*?"<>|].*|[. ]*|.*[. ]|(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.IGNORECASE)
+_PICKLES: Final = re.compile(
+    r".*\.(bin|pt|pth|pkl|pickle|ckpt|joblib|npy|dill)|(optimizer|scheduler|rng_state)([._-].*)?",
+    re.IGNORECASE,
+)
+_UNSAFE: Final = re.compile(
+    r'.*[/\\:*?"<>|].*|[. ]*|.*[. ]|(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.IGNORECASE
+)
 _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
@@ -28,16 +36,24 @@ def check_name(name: str) -> str:
     except UnicodeEncodeError:
         size = MAX_NAME_BYTES + 1
     if not 1 <= size <= MAX_NAME_BYTES or not name.isprintable() or _UNSAFE.fullmatch(name):
-        raise InvalidInput(f"file name {name[:80]!r} is not safe on every system.", hint="Rename the file or move it out of the directory.")
+        raise InvalidInput(
+            f"file name {name[:80]!r} is not safe on every system.",
+            hint="Rename the file or move it out of the directory.",
+        )
     return name
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Check that names are safe and stay distinct where case does not count. Raises InvalidInput."""
+    """Check that names are safe and stay distinct where case does not count.
+
+    Raises InvalidInput.
+    """
     seen: dict[str, str] = {CONFIG_FILE: CONFIG_FILE, TENSOR_FILE: TENSOR_FILE}
     for name in names:
         if (other := seen.setdefault(check_name(name).casefold(), name)) != name:
-            raise InvalidInput(f"files {other!r} and {name!r} differ in case alone.", hint="Rename one of them.")
+            raise InvalidInput(
+                f"files {other!r} and {name!r} differ in case alone.", hint="Rename one of them."
+            )
 
 
 def is_pickle_name(name: str) -> bool:
@@ -47,9 +63,9 @@ def is_pickle_name(name: str) -> bool:
 
 def is_pickle(content: bytes) -> bool:
     """Tell whether bytes are a pickle, or an archive with one as torch writes it."""
-    return (content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05" and content.endswith(b".")) or (
-        content.startswith(b"PK\x03\x04") and b"data.pkl" in content
-    )
+    return (
+        content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05" and content.endswith(b".")
+    ) or (content.startswith(b"PK\x03\x04") and b"data.pkl" in content)
 
 
 def refuse_pointer(name: str, content: bytes) -> None:
@@ -62,7 +78,10 @@ def refuse_pointer(name: str, content: bytes) -> None:
 
 
 def without_card(attachments: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Undo what an export did to the readme: our card goes, the source's readme gets its name back."""
+    """Undo what an export did to the readme.
+
+    Our card goes, the source's readme gets its name back.
+    """
     kept = dict(attachments)
     if CARD_MARK.encode() in kept.get(README, b""):
         del kept[README]

@@ -10,7 +10,9 @@ from typing import Final
 from share_registry.errors import InvalidInput, Refused
 from share_registry.names import SpaceName, TaskName, space_name, task_name
 
-_CACHE: Final = re.compile(r".*(?:^|[/\\])models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?")
+_CACHE: Final = re.compile(
+    r".*(?:^|[/\\])models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?"
+)
 _LOCAL: Final = re.compile(r"[/\\~.].*|[A-Za-z]:[/\\].*|.*\\.*|[^/]+/[^/]+/.*")
 _GENERIC: Final = re.compile(
     r"(checkpoint-|adapter|output).*|([-_.]?(v?\d+|s\d+|final|best|last|latest|lora|default|model|peft|run|step|epoch|ckpt|checkpoint|tmp|adapter))+"
@@ -23,7 +25,8 @@ class Base:
     """The base model as an adapter names it.
 
     Attributes:
-        label: Hub id or path; "" where the config names none. Layer replication makes another model of it, and another label.
+        label: Hub id or path; "" where the config names none. Layer replication makes another model
+            of it, and another label.
         revision: Revision of the base model, if the config claims one.
     """
 
@@ -34,14 +37,21 @@ class Base:
 def base_of(config: Mapping[str, object]) -> Base:
     """Read the base model's label and revision. Raises InvalidInput where they are no texts."""
     label, revision = config.get("base_model_name_or_path") or "", config.get("revision")
-    if not isinstance(label, str) or not isinstance(revision, str | None) or len(label) > _MAX_LABEL:
+    if (
+        not isinstance(label, str)
+        or not isinstance(revision, str | None)
+        or len(label) > _MAX_LABEL
+    ):
         raise InvalidInput(
-            f"base model {str(label)[:80]!r} at revision {str(revision)[:80]!r}: expected texts of at most {_MAX_LABEL} characters.", hint="Correct the config."
+            f"base model {str(label)[:80]!r} at revision {str(revision)[:80]!r}: expected texts of at most {_MAX_LABEL} characters.",
+            hint="Correct the config.",
         )
     if match := _CACHE.fullmatch(label):
         label, revision = f"{match[1]}/{match[2]}", match[3]
     if config.get("layer_replication"):
-        label = f"{label}#layers={json.dumps(config['layer_replication'], separators=(',', ':'))}"[:_MAX_LABEL]
+        label = f"{label}#layers={json.dumps(config['layer_replication'], separators=(',', ':'))}"[
+            :_MAX_LABEL
+        ]
     return Base(label=label, revision=revision[:128] if revision else None)
 
 
@@ -51,12 +61,18 @@ def is_local(label: str) -> bool:
 
 
 def space_name_of(label: str) -> SpaceName:
-    """Return the space name a base model's label gives: the last component, as a name. Raises Refused where nothing is left."""
+    """Return the space name a base model's label gives: the last component, as a name.
+
+    Raises Refused where nothing is left.
+    """
     last = re.split(r"[/\\]", label.rstrip("/\\"))[-1]
     try:
         return space_name(_slug(last))
     except InvalidInput as error:
-        raise Refused(f"no space name can be made of the base model {label[:80]!r}.", hint="Name the space: space=..., or create it first.") from error
+        raise Refused(
+            f"no space name can be made of the base model {label[:80]!r}.",
+            hint="Name the space: space=..., or create it first.",
+        ) from error
 
 
 def derive_task(location: str) -> TaskName:
@@ -68,7 +84,14 @@ def derive_task(location: str) -> TaskName:
     parts = [part for part in re.split(r"[/\\]", location.rstrip("/\\")) if part not in ("", ".")]
     name = _slug(parts[-1]) if parts else ""
     if not name or _GENERIC.fullmatch(name):
-        parent = next((slug for part in reversed(parts[:-1]) if (slug := _slug(part)) and not _GENERIC.fullmatch(slug)), "")
+        parent = next(
+            (
+                slug
+                for part in reversed(parts[:-1])
+                if (slug := _slug(part)) and not _GENERIC.fullmatch(slug)
+            ),
+            "",
+        )
         raise Refused(
             f"directory name {PurePosixPath(location).name or location!r} is generic, expected one that names a task.",
             hint=f"Name the task: task={parent or 'my-task'!r}.",
@@ -76,7 +99,9 @@ def derive_task(location: str) -> TaskName:
     try:
         return task_name(name)
     except InvalidInput as error:
-        raise Refused(f"no task name can be made of {parts[-1][:80]!r}.", hint="Name the task: task=...") from error
+        raise Refused(
+            f"no task name can be made of {parts[-1][:80]!r}.", hint="Name the task: task=..."
+        ) from error
 
 
 def _slug(text: str) -> str:

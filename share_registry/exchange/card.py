@@ -1,4 +1,7 @@
-"""The model card of an exported directory: what the adapter is, where it came from, and its recorded error."""
+"""The model card of an exported directory.
+
+What the adapter is, where it came from, and its recorded error.
+"""
 
 import json
 from dataclasses import dataclass
@@ -50,12 +53,19 @@ def card_text(card: CardFacts, *, profile: str) -> bytes:
 
 
 def _lines(card: CardFacts, profile: str) -> list[str]:
-    lines = [f"A LoRA adapter{f' for `{card.base_model}`' if card.base_model else ''}, exported by share_registry in the {profile} profile.", ""]
+    lines = [
+        f"A LoRA adapter{f' for `{card.base_model}`' if card.base_model else ''}, exported by share_registry in the {profile} profile.",
+        "",
+    ]
     if card.ref:
         lines.append(f"- version: `{card.ref}`")
     if card.commit_id:
-        lines.append(f"- commit: c{card.commit_number} `{card.commit_id}`{f' of {card.time}' if card.time else ''}")
+        lines.append(
+            f"- commit: c{card.commit_number} `{card.commit_id}`{f' of {card.time}' if card.time else ''}"
+        )
     if card.error is not None:
         budget = f" (budget {card.budget:.3g})" if card.budget is not None else ""
-        lines.append(f"- relative error of scaled dW against the committed adapter: {card.error:.3g}{budget}")
+        lines.append(
+            f"- relative error of scaled dW against the committed adapter: {card.error:.3g}{budget}"
+        )
     return lines

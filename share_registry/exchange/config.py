@@ -1,4 +1,6 @@
-"""adapter_config.json: what it says of scales and ranks, and what makes an adapter unsafe to take apart.
+"""adapter_config.json.
+
+What it says of scales and ranks, and what makes an adapter unsafe to take apart.
 
 The bytes are kept as they are; this module only reads them. Fields are those of PEFT 0.21.
 """
@@ -43,7 +45,10 @@ _CONVERT: Final = "Convert it to plain LoRA first (PEFT: save_pretrained with pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pattern:
-    """One member of rank_pattern or alpha_pattern: a regular expression over module paths and its value."""
+    """One member of rank_pattern or alpha_pattern.
+
+    A regular expression over module paths and its value.
+    """
 
     text: str
     regex: re.Pattern[str]
@@ -52,7 +57,11 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a config says of scales: s = alpha / r, or alpha / sqrt(r) with rsLoRA, both overridden per module by the first pattern that matches, in file order."""
+    """What a config says of scales.
+
+    S = alpha / r, or alpha / sqrt(r) with rsLoRA, both overridden per module by the first
+    pattern that matches, in file order.
+    """
 
     rank: int
     alpha: float
@@ -69,7 +78,9 @@ def parse_config(content: bytes, *, what: str = CONFIG_FILE) -> dict[str, object
     try:
         return foreign_json.parse(content, what=what, limit=MAX_CONFIG_BYTES)
     except Integrity as error:
-        raise InvalidInput(error.message, hint="Save the adapter again with PEFT's save_pretrained.") from error
+        raise InvalidInput(
+            error.message, hint="Save the adapter again with PEFT's save_pretrained."
+        ) from error
 
 
 def copied(value: Any) -> Any:
@@ -102,11 +113,16 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
     """
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str):
-        raise InvalidInput(f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.", hint="Hand in a directory that PEFT's save_pretrained wrote.")
+        raise InvalidInput(
+            f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
+            hint="Hand in a directory that PEFT's save_pretrained wrote.",
+        )
     if peft_type != "LORA":
         raise Refused(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
-            hint=_HINT_SHARE if peft_type == "SHARE" else "Convert it to LoRA with PEFT (save_as_lora), then commit that.",
+            hint=_HINT_SHARE
+            if peft_type == "SHARE"
+            else "Convert it to LoRA with PEFT (save_as_lora), then commit that.",
         )
     for field, reason in _REFUSED_FIELDS.items():
         if config.get(field):
@@ -121,18 +137,26 @@ def config_remarks(config: Mapping[str, object]) -> list[str]:
     if "r" not in config:
         remarks.append(f"{CONFIG_FILE} has no r: PEFT's default {DEFAULT_RANK} was taken.")
     if "lora_alpha" not in config:
-        remarks.append(f"{CONFIG_FILE} has no lora_alpha: PEFT's default {DEFAULT_ALPHA} was taken.")
+        remarks.append(
+            f"{CONFIG_FILE} has no lora_alpha: PEFT's default {DEFAULT_ALPHA} was taken."
+        )
     if config.get("lora_alpha") == 0:
-        remarks.append("lora_alpha is 0: the adapter changes nothing (llama.cpp would read it as unscaled).")
+        remarks.append(
+            "lora_alpha is 0: the adapter changes nothing (llama.cpp would read it as unscaled)."
+        )
     if config.get("alora_invocation_tokens"):
-        remarks.append("Activated LoRA: it acts only after its invocation tokens, and must not be merged.")
+        remarks.append(
+            "Activated LoRA: it acts only after its invocation tokens, and must not be merged."
+        )
     if config.get("layer_replication"):
         remarks.append("layer_replication: layer numbers are those of the expanded model.")
     if "runtime_config" in config:
         remarks.append("runtime_config is kept in the config bytes; PEFT ignores it.")
     unknown = sorted(name for name, value in config.items() if value and name not in _FIELDS)
     if unknown:
-        remarks.append(f"unknown config fields, kept verbatim: {', '.join(unknown[:8])}{' ...' if len(unknown) > 8 else ''}.")
+        remarks.append(
+            f"unknown config fields, kept verbatim: {', '.join(unknown[:8])}{' ...' if len(unknown) > 8 else ''}."
+        )
     return remarks
 
 
@@ -155,7 +179,10 @@ def _refuse_library(mapping: object) -> None:
     if mapping is None:
         return
     library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
-    if library is not None and not (isinstance(library, str) and (library == "transformers" or library.startswith("transformers."))):
+    if library is not None and not (
+        isinstance(library, str)
+        and (library == "transformers" or library.startswith("transformers."))
+    ):
         raise Refused(
             f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of transformers: PEFT imports it when it loads the adapter.",
             hint="Set task_type before saving, or auto_mapping to null in the config.",
@@ -168,15 +195,27 @@ def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
     if not isinstance(value, dict) or len(value) > _MAX_PATTERNS:
         raise _wrong(field, type(value).__name__, f"an object of at most {_MAX_PATTERNS} members")
     return tuple(
-        Pattern(text=text, regex=_regex(field, text), value=(_rank if rank else _number)(f"{field}[{text!r}]", number)) for text, number in value.items()
+        Pattern(
+            text=text,
+            regex=_regex(field, text),
+            value=(_rank if rank else _number)(f"{field}[{text!r}]", number),
+        )
+        for text, number in value.items()
     )
 
 
 def _regex(field: str, text: str) -> re.Pattern[str]:
-    """Compile as PEFT does; what could run for ever (repeated groups, many open repetitions) is refused, as the config may be anybody's."""
+    """Compile as PEFT does.
+
+    What could run for ever (repeated groups, many open repetitions) is refused, as the config
+    may be anybody's.
+    """
     risky = re.search(r"\)[*+{]", text) or len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) > 3
     if risky or len(text) > _MAX_PATTERN_LENGTH:
-        raise Refused(f"{CONFIG_FILE}: {field} has the expression {text[:80]!r}, expected one without repeated groups.", hint="Write the module paths out.")
+        raise Refused(
+            f"{CONFIG_FILE}: {field} has the expression {text[:80]!r}, expected one without repeated groups.",
+            hint="Write the module paths out.",
+        )
     try:
         return re.compile(rf"(.*\.)?({text})$")
     except re.error as error:
@@ -211,5 +250,6 @@ def _texts(field: str, value: object) -> tuple[str, ...]:
 
 def _wrong(field: str, found: str, expected: str) -> InvalidInput:
     return InvalidInput(
-        f"{CONFIG_FILE}: {field} is {found[:200]}, expected {expected}.", hint="Correct the config, or save the adapter again with PEFT's save_pretrained."
+        f"{CONFIG_FILE}: {field} is {found[:200]}, expected {expected}.",
+        hint="Correct the config, or save the adapter again with PEFT's save_pretrained.",
     )

@@ -8,8 +8,23 @@ from share_registry.errors import ShareRegistryError
 from share_registry.outside import Kind, Outside
 
 _VARIABLES: Final = {
-    "git.sha": ("GIT_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT", "CIRCLE_SHA1", "BUILD_SOURCEVERSION"),
-    "ci.run": ("GITHUB_RUN_ID", "CI_JOB_ID", "CI_PIPELINE_ID", "BUILDKITE_BUILD_ID", "CIRCLE_WORKFLOW_ID", "BUILD_BUILDID", "BUILD_TAG"),
+    "git.sha": (
+        "GIT_COMMIT",
+        "GITHUB_SHA",
+        "CI_COMMIT_SHA",
+        "BUILDKITE_COMMIT",
+        "CIRCLE_SHA1",
+        "BUILD_SOURCEVERSION",
+    ),
+    "ci.run": (
+        "GITHUB_RUN_ID",
+        "CI_JOB_ID",
+        "CI_PIPELINE_ID",
+        "BUILDKITE_BUILD_ID",
+        "CIRCLE_WORKFLOW_ID",
+        "BUILD_BUILDID",
+        "BUILD_TAG",
+    ),
     "mlflow.run_id": ("MLFLOW_RUN_ID",),
     "wandb.run": ("WANDB_RUN_ID",),
 }
@@ -20,10 +35,15 @@ _REF: Final = re.compile(r"ref: (refs/[\w./-]+)")
 
 
 def environment_labels(outside: Outside) -> dict[str, str]:
-    """Return the labels found; the working directory's git commit where no variable names one. Never an error."""
+    """Return the labels found; the working directory's git commit where no variable names one.
+
+    Never an error.
+    """
     labels = {}
     for label, variables in _VARIABLES.items():
-        value = next((text for name in variables if (text := (outside.environment(name) or "").strip())), "")
+        value = next(
+            (text for name in variables if (text := (outside.environment(name) or "").strip())), ""
+        )
         if value and len(value) <= _MAX_VALUE and value.isprintable():
             labels[label] = value
     if "git.sha" not in labels and (sha := _git_sha(outside)):
@@ -57,8 +77,19 @@ def _head(git: Path, kind: Kind, outside: Outside) -> str | None:
     if outside.exists(shared / match[1]):
         found = _text(shared / match[1], outside)
         return found if _SHA.fullmatch(found) else None
-    packed = _text(shared / "packed-refs", outside).splitlines() if outside.exists(shared / "packed-refs") else []
-    return next((line.split()[0] for line in packed if line.endswith(f" {match[1]}") and _SHA.fullmatch(line.split()[0])), None)
+    packed = (
+        _text(shared / "packed-refs", outside).splitlines()
+        if outside.exists(shared / "packed-refs")
+        else []
+    )
+    return next(
+        (
+            line.split()[0]
+            for line in packed
+            if line.endswith(f" {match[1]}") and _SHA.fullmatch(line.split()[0])
+        ),
+        None,
+    )
 
 
 def _text(path: Path, outside: Outside) -> str:

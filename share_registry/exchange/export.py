@@ -1,4 +1,7 @@
-"""Exported files: an adapter as the files of a plain PEFT directory. Pure: the same adapter and facts give the same bytes."""
+"""Exported files: an adapter as the files of a plain PEFT directory.
+
+Pure: the same adapter and facts give the same bytes.
+"""
 
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -22,12 +25,15 @@ Profile = Literal["native", "portable"]
 PROFILES: Final[tuple[Profile, ...]] = ("native", "portable")
 
 
-def files_of(adapter: Adapter, *, profile: Profile, card: CardFacts) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def files_of(
+    adapter: Adapter, *, profile: Profile, card: CardFacts
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Return the files of an export and notes on what servers would make of them.
 
     Args:
         adapter: The adapter.
-        profile: "native": the adapter's own keys, config bytes, ranks and element types. "portable": scale folded into B, one rank, lora_alpha = r, a minimal config.
+        profile: "native": the adapter's own keys, config bytes, ranks and element types.
+            "portable": scale folded into B, one rank, lora_alpha = r, a minimal config.
         card: What the model card says.
 
     Raises:
@@ -38,7 +44,9 @@ def files_of(adapter: Adapter, *, profile: Profile, card: CardFacts) -> tuple[di
             f"profile {profile!r} is unknown, expected one of {', '.join(PROFILES)}.",
             hint="native is the adapter as it was, portable means the same in every server.",
         )
-    plain, notes = (adapter, ()) if profile == "native" else portable(adapter, base_model=card.base_model)
+    plain, notes = (
+        (adapter, ()) if profile == "native" else portable(adapter, base_model=card.base_model)
+    )
     files = _attached(plain.attachments)
     files[CONFIG_FILE] = plain.config_bytes
     files[TENSOR_FILE] = tensor_file(plain.layout, plain.tensors)
@@ -47,18 +55,29 @@ def files_of(adapter: Adapter, *, profile: Profile, card: CardFacts) -> tuple[di
 
 
 def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """Return adapter_model.safetensors: metadata and tensors in layout order, written canonically. Raises InvalidInput where they do not fit."""
+    """Return adapter_model.safetensors: metadata and tensors in layout order, written canonically.
+
+    Raises InvalidInput where they do not fit.
+    """
     try:
         return safetensors_file.write(
-            [(entry.name, entry.value) for entry in layout.metadata], [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors]
+            [(entry.name, entry.value) for entry in layout.metadata],
+            [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors],
         )
     except Integrity as error:
-        raise InvalidInput(error.message, hint="Give one tensor for every key of the layout, in its shape.") from error
+        raise InvalidInput(
+            error.message, hint="Give one tensor for every key of the layout, in its shape."
+        ) from error
 
 
 def export_digest(files: Mapping[str, bytes]) -> Digest:
-    """Return the identity of an exported directory: sha256 of the canonical list of file names and digests."""
-    entries: list[Json] = [{"name": name, "sha256": sha256(content)} for name, content in sorted(files.items())]
+    """Return the identity of an exported directory.
+
+    Sha256 of the canonical list of file names and digests.
+    """
+    entries: list[Json] = [
+        {"name": name, "sha256": sha256(content)} for name, content in sorted(files.items())
+    ]
     return sha256(dump(entries))
 
 

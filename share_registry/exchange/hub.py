@@ -1,4 +1,7 @@
-"""Adapters on the Hugging Face Hub: `hf://owner/repo[@revision][/folder]`, pinned to a commit hash and read from the client's cache."""
+"""Adapters on the Hugging Face Hub.
+
+`hf://owner/repo[@revision][/folder]`, pinned to a commit hash and read from the client's cache.
+"""
 
 import re
 from collections.abc import Iterator
@@ -28,10 +31,12 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 def read_hub(location: str, *, outside: Outside) -> Adapter:
     """Read an adapter from the Hub.
 
-    The revision is resolved to a commit hash once; every file is of that commit, which `Source.revision` records. `HF_ENDPOINT` and the client's own settings apply.
+    The revision is resolved to a commit hash once; every file is of that commit, which
+    `Source.revision` records. `HF_ENDPOINT` and the client's own settings apply.
 
     Args:
-        location: `hf://owner/repo`, with `@revision` (branch, tag or commit hash) and a folder where wanted.
+        location: `hf://owner/repo`, with `@revision` (branch, tag or commit hash) and a folder
+            where wanted.
         outside: The file system and the environment.
 
     Raises:
@@ -43,22 +48,44 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
     match = _LOCATION.fullmatch(location)
     if match is None or ".." in location:
         raise InvalidInput(
-            f"location {location[:120]!r} is not hf://owner/repo[@revision][/folder].", hint="Example: hf://alignment-handbook/zephyr-7b-sft-lora@main."
+            f"location {location[:120]!r} is not hf://owner/repo[@revision][/folder].",
+            hint="Example: hf://alignment-handbook/zephyr-7b-sft-lora@main.",
         )
     found = _info(match["repo"], match["revision"], outside)
     commit = found.sha or ""
     if not _COMMIT.fullmatch(commit):
-        raise StoreError(f"the Hub gave the commit {commit[:60]!r} for {location}, expected 40 hexadecimal digits.", hint="Check HF_ENDPOINT.")
+        raise StoreError(
+            f"the Hub gave the commit {commit[:60]!r} for {location}, expected 40 hexadecimal digits.",
+            hint="Check HF_ENDPOINT.",
+        )
     folder = PurePosixPath(match["folder"] or "")
     files = _files(match["repo"], commit, folder, found, outside)
-    return read_files(files, source=Source(kind="hub", location=f"{SCHEME}{match['repo']}{f'/{folder}' if match['folder'] else ''}", revision=commit))
+    return read_files(
+        files,
+        source=Source(
+            kind="hub",
+            location=f"{SCHEME}{match['repo']}{f'/{folder}' if match['folder'] else ''}",
+            revision=commit,
+        ),
+    )
 
 
-def _files(repo: str, commit: str, folder: PurePosixPath, found: "ModelInfo", outside: Outside) -> Files:
+def _files(
+    repo: str, commit: str, folder: PurePosixPath, found: "ModelInfo", outside: Outside
+) -> Files:
     """Return the files of one folder; contents are downloaded when asked for."""
-    siblings = {PurePosixPath(sibling.rfilename): MAX_ATTACHMENT_BYTES if sibling.size is None else sibling.size for sibling in found.siblings or []}
+    siblings = {
+        PurePosixPath(sibling.rfilename): MAX_ATTACHMENT_BYTES
+        if sibling.size is None
+        else sibling.size
+        for sibling in found.siblings or []
+    }
     sizes = {path.name: size for path, size in siblings.items() if path.parent == folder}
-    below = {path.relative_to(folder).parts[0] for path in siblings if folder in path.parents and path.parent != folder}
+    below = {
+        path.relative_to(folder).parts[0]
+        for path in siblings
+        if folder in path.parents and path.parent != folder
+    }
 
     def read(name: str, limit: int) -> bytes:
         return outside.read(_download(repo, commit, str(folder / name), outside), limit=limit)
@@ -70,7 +97,10 @@ def _api(outside: Outside) -> "HfApi":
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise Refused("huggingface_hub is not installed, expected it for hf:// locations.", hint="pip install huggingface_hub") from error
+        raise Refused(
+            "huggingface_hub is not installed, expected it for hf:// locations.",
+            hint="pip install huggingface_hub",
+        ) from error
     return HfApi(endpoint=outside.environment("HF_ENDPOINT") or None)
 
 
@@ -83,7 +113,8 @@ def _info(repo: str, revision: str | None, outside: Outside) -> "ModelInfo":
 def _download(repo: str, commit: str, name: str, outside: Outside) -> Path:
     api = _api(outside)
     with _translated(f"{SCHEME}{repo}@{commit[:8]}/{name}"):
-        # The cache holds links to its own content; the link is resolved here, as reading follows none.
+        # The cache holds links to its own content; the link is resolved here, as reading follows
+        # none.
         return outside.resolved(Path(api.hf_hub_download(repo, name, revision=commit)))
 
 
@@ -98,19 +129,30 @@ def _translated(what: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    http = cast("type[Exception]", HfHubHTTPError.__bases__[0])  # the error family of the client's HTTP library
+    http = cast(
+        "type[Exception]", HfHubHTTPError.__bases__[0]
+    )  # the error family of the client's HTTP library
     try:
         yield
     except (LocalEntryNotFoundError, ConnectionError) as error:
-        raise StoreError(f"{what} cannot be fetched: {_first(error)}", hint="Check the network and HF_ENDPOINT, and run it again.") from error
+        raise StoreError(
+            f"{what} cannot be fetched: {_first(error)}",
+            hint="Check the network and HF_ENDPOINT, and run it again.",
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         raise NotFound(
-            f"{what} is not on the Hub: {_first(error)}", hint="Check the name and revision; for a private repository log in with `hf auth login`."
+            f"{what} is not on the Hub: {_first(error)}",
+            hint="Check the name and revision; for a private repository log in with `hf auth login`.",
         ) from error
     except HFValidationError as error:
-        raise InvalidInput(f"{what} is no Hub location: {_first(error)}", hint="Write hf://owner/repo[@revision].") from error
+        raise InvalidInput(
+            f"{what} is no Hub location: {_first(error)}", hint="Write hf://owner/repo[@revision]."
+        ) from error
     except (http, OSError) as error:
-        raise StoreError(f"{what} cannot be fetched: {_first(error)}", hint="Check the network and HF_ENDPOINT, and run it again.") from error
+        raise StoreError(
+            f"{what} cannot be fetched: {_first(error)}",
+            hint="Check the network and HF_ENDPOINT, and run it again.",
+        ) from error
 
 
 def _first(error: Exception) -> str:

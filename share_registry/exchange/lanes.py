@@ -1,6 +1,9 @@
-"""The lanes of an adapter file: which tensors are factor pairs, which ride along verbatim, and which make the adapter unusable.
+"""The lanes of an adapter file.
 
-Nothing is skipped: a key is half of a pair, a passenger of a known kind, a tensor outside every LoRA layer, or a reason to refuse.
+Which tensors are factor pairs, which ride along verbatim, and which make the adapter unusable.
+
+Nothing is skipped: a key is half of a pair, a passenger of a known kind, a tensor outside every
+LoRA layer, or a reason to refuse.
 """
 
 import re
@@ -16,7 +19,9 @@ from share_registry.names import Side
 
 FACTOR_MARK: Final = ".lora_"
 """Stands in every key of a LoRA layer's own tensors."""
-_FACTOR: Final = re.compile(r"(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|embedding_(?P<table>[AB]))")
+_FACTOR: Final = re.compile(
+    r"(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|embedding_(?P<table>[AB]))"
+)
 _NAMED: Final = re.compile(r".+\.lora_(?:[AB]\.[^.]+\.weight|embedding_[AB]\.[^.]+)")
 _INSIDE: Final = re.compile(
     r"lora_magnitude_vector(\.weight)?|lora_B\.bias|base_layer\.(.+[._])?(weight|bias)|(base_layer\.)?token_adapter\.trainable_tokens_delta"
@@ -40,7 +45,11 @@ class _Half:
 
 
 def layout_of(
-    metadata: Sequence[tuple[str, str]], tensors: Sequence[TensorSpec], settings: Settings, *, keep: frozenset[str] = frozenset()
+    metadata: Sequence[tuple[str, str]],
+    tensors: Sequence[TensorSpec],
+    settings: Settings,
+    *,
+    keep: frozenset[str] = frozenset(),
 ) -> tuple[Layout, list[str]]:
     """Sort the tensors of a file into lanes.
 
@@ -54,15 +63,24 @@ def layout_of(
         The layout, and remarks.
 
     Raises:
-        InvalidInput: half a pair, DoRA without magnitudes, a factor of the wrong shape or type, a pair that is there twice, or none at all.
+        InvalidInput: half a pair, DoRA without magnitudes, a factor of the wrong shape or type, a
+            pair that is there twice, or none at all.
         Refused: tensors of another method.
     """
     halves = _halves(tensors)
     for tensor in tensors:
         _check_other(tensor.key, halves)
     _check_magnitudes(tensors, halves, settings)
-    factors = [factor for module in sorted(halves) if module not in keep and (factor := _factor(module, halves[module], settings)) is not None]
-    layout = Layout(metadata=[Entry(name=name, value=value) for name, value in metadata], tensors=list(tensors), factors=factors)
+    factors = [
+        factor
+        for module in sorted(halves)
+        if module not in keep and (factor := _factor(module, halves[module], settings)) is not None
+    ]
+    layout = Layout(
+        metadata=[Entry(name=name, value=value) for name, value in metadata],
+        tensors=list(tensors),
+        factors=factors,
+    )
     layout.check()
     return layout, _remarks(layout, settings, len(halves) - len(factors) - len(keep))
 
@@ -76,10 +94,16 @@ def _halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, _Half]]:
         side = Side.A if (match["side"] or match["table"]) == "A" else Side.B
         half = _Half(position=position, spec=spec, table=match["table"] is not None)
         if (other := halves.setdefault(module, {}).setdefault(side, half)) is not half:
-            raise InvalidInput(f"{spec.key!r} and {other.spec.key!r} are the same factor of {module!r}, expected one.", hint=_SAVE_AGAIN)
+            raise InvalidInput(
+                f"{spec.key!r} and {other.spec.key!r} are the same factor of {module!r}, expected one.",
+                hint=_SAVE_AGAIN,
+            )
     if not halves:
         _check_foreign(tensors)
-        raise InvalidInput(f"none of the {len(tensors)} tensors is a LoRA factor, expected keys like '{PREFIX}<module>.lora_A.weight'.", hint=_SAVE_AGAIN)
+        raise InvalidInput(
+            f"none of the {len(tensors)} tensors is a LoRA factor, expected keys like '{PREFIX}<module>.lora_A.weight'.",
+            hint=_SAVE_AGAIN,
+        )
     return halves
 
 
@@ -89,30 +113,48 @@ def _check_foreign(tensors: Sequence[TensorSpec]) -> None:
 
 
 def _check_other(key: str, halves: Mapping[str, object]) -> None:
-    """Check a key that may not be a factor: inside a LoRA layer only known kinds, outside nothing that belongs to a method."""
+    """Check a key that may not be a factor.
+
+    Inside a LoRA layer only known kinds, outside nothing that belongs to a method.
+    """
     if _FACTOR.fullmatch(key):
         return
     if _NAMED.fullmatch(key):
-        raise InvalidInput(f"{key!r} holds an adapter name, expected '.lora_A.weight': this is a raw dump of a training state.", hint=_SAVE_AGAIN)
+        raise InvalidInput(
+            f"{key!r} holds an adapter name, expected '.lora_A.weight': this is a raw dump of a training state.",
+            hint=_SAVE_AGAIN,
+        )
     path = key.removeprefix(PREFIX)
     owner = _owner(path, halves)
     if owner is not None and _INSIDE.fullmatch(path[len(owner) + 1 :]):
         return
     if owner is not None or _FOREIGN.search(path) or FACTOR_MARK in path:
-        place = f"inside the LoRA layer {owner!r}" if owner is not None else "outside every LoRA layer"
+        place = (
+            f"inside the LoRA layer {owner!r}" if owner is not None else "outside every LoRA layer"
+        )
         raise Refused(
             f"{key!r} stands {place}, expected lora_A and lora_B pairs and their known companions: a tensor of an unknown method.",
             hint="Convert the adapter to plain PEFT LoRA first.",
         )
 
 
-def _check_magnitudes(tensors: Sequence[TensorSpec], halves: Mapping[str, object], settings: Settings) -> None:
-    """Check that every layer of DoRA has its magnitudes: without them it would be read as another function."""
-    there = {tensor.key.removeprefix(PREFIX).removesuffix(".weight") for tensor in tensors} if settings.dora else set()
+def _check_magnitudes(
+    tensors: Sequence[TensorSpec], halves: Mapping[str, object], settings: Settings
+) -> None:
+    """Check that every layer of DoRA has its magnitudes.
+
+    Without them it would be read as another function.
+    """
+    there = (
+        {tensor.key.removeprefix(PREFIX).removesuffix(".weight") for tensor in tensors}
+        if settings.dora
+        else set()
+    )
     bare = [module for module in halves if settings.dora and f"{module}.{_MAGNITUDE}" not in there]
     if bare:
         raise InvalidInput(
-            f"use_dora is set and {len(bare)} of {len(halves)} modules, such as {bare[0]!r}, have no {_MAGNITUDE}, expected one for each.", hint=_SAVE_AGAIN
+            f"use_dora is set and {len(bare)} of {len(halves)} modules, such as {bare[0]!r}, have no {_MAGNITUDE}, expected one for each.",
+            hint=_SAVE_AGAIN,
         )
 
 
@@ -130,16 +172,24 @@ def _factor(module: str, halves: Mapping[Side, _Half], settings: Settings) -> Fa
     """Return the pair of one module, None for a grouped convolution, whose pair is no product."""
     if len(halves) != 2:
         half = next(iter(halves.values()))
-        raise InvalidInput(f"{half.spec.key!r} {half.spec.shape} has no counterpart, expected both lora_A and lora_B of {module!r}.", hint=_SAVE_AGAIN)
+        raise InvalidInput(
+            f"{half.spec.key!r} {half.spec.shape} has no counterpart, expected both lora_A and lora_B of {module!r}.",
+            hint=_SAVE_AGAIN,
+        )
     a, b = halves[Side.A], halves[Side.B]
     if a.table != b.table:
-        raise InvalidInput(f"{a.spec.key!r} and {b.spec.key!r} are factors of different kinds, expected a pair.", hint=_SAVE_AGAIN)
+        raise InvalidInput(
+            f"{a.spec.key!r} and {b.spec.key!r} are factors of different kinds, expected a pair.",
+            hint=_SAVE_AGAIN,
+        )
     _check_halves(a.spec, b.spec)
     experts = _experts(module, a.spec, settings)
     if a.spec.shape[0] != b.spec.shape[1]:
         _check_grouped(a.spec, b.spec)
         return None
-    return FactorSpec(module=module, form=_form(a, experts), a=a.position, b=b.position, experts=experts)
+    return FactorSpec(
+        module=module, form=_form(a, experts), a=a.position, b=b.position, experts=experts
+    )
 
 
 def _form(a: _Half, experts: int) -> Form:
@@ -153,30 +203,48 @@ def _form(a: _Half, experts: int) -> Form:
 def _check_halves(a: TensorSpec, b: TensorSpec) -> None:
     for spec in (a, b):
         if len(spec.shape) < 2 or 0 in spec.shape:
-            raise InvalidInput(f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions and no empty one: an ungathered shard.", hint=_SHARDS)
+            raise InvalidInput(
+                f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions and no empty one: an ungathered shard.",
+                hint=_SHARDS,
+            )
         if spec.dtype not in _FLOATS:
-            raise InvalidInput(f"{spec.key!r} has element type {spec.dtype}, expected one of {', '.join(sorted(_FLOATS))}.", hint=_SAVE_AGAIN)
+            raise InvalidInput(
+                f"{spec.key!r} has element type {spec.dtype}, expected one of {', '.join(sorted(_FLOATS))}.",
+                hint=_SAVE_AGAIN,
+            )
     if len(a.shape) != len(b.shape) or any(size != 1 for size in b.shape[2:]):
-        raise InvalidInput(f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected (r, in, ...) and (out, r, 1 ...).", hint=_SAVE_AGAIN)
+        raise InvalidInput(
+            f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected (r, in, ...) and (out, r, 1 ...).",
+            hint=_SAVE_AGAIN,
+        )
 
 
 def _experts(module: str, a: TensorSpec, settings: Settings) -> int:
-    """Return how many experts a pair holds, 1 for an ordinary one; checks the rank that the config gives."""
+    """Return how many experts a pair holds, 1 for an ordinary one.
+
+    Checks the rank that the config gives.
+    """
     rank, rows = rank_of(settings, module), a.shape[0]
     if rows == rank:
         return 1
     if parameters_of(settings, module) and rows % rank == 0 and len(a.shape) == 2:
         return rows // rank
-    overlap = " (several rank patterns match: PEFT's saved order is not the trained one)" if ambiguous(settings, [module]) else ""
+    overlap = (
+        " (several rank patterns match: PEFT's saved order is not the trained one)"
+        if ambiguous(settings, [module])
+        else ""
+    )
     raise InvalidInput(
-        f"{a.key!r} has {rows} rows (shape {a.shape}), expected the rank {rank} of the config{overlap}.", hint="Correct r or rank_pattern in the config."
+        f"{a.key!r} has {rows} rows (shape {a.shape}), expected the rank {rank} of the config{overlap}.",
+        hint="Correct r or rank_pattern in the config.",
     )
 
 
 def _check_grouped(a: TensorSpec, b: TensorSpec) -> None:
     if len(a.shape) == 2 or a.shape[0] % b.shape[1]:
         raise InvalidInput(
-            f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected equal ranks, found {a.shape[0]} and {b.shape[1]}.", hint=_SAVE_AGAIN
+            f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected equal ranks, found {a.shape[0]} and {b.shape[1]}.",
+            hint=_SAVE_AGAIN,
         )
 
 
@@ -191,7 +259,9 @@ def _remarks(layout: Layout, settings: Settings, grouped: int) -> list[str]:
         remarks.append(f"{grouped} grouped convolutions are kept verbatim.")
     bare = [tensor.key for tensor in layout.tensors if not tensor.key.startswith(PREFIX)]
     if bare:
-        remarks.append(f"{_some(bare)}: without the prefix '{PREFIX}' PeftModel.from_pretrained does not load it (a model's own load_adapter may).")
+        remarks.append(
+            f"{_some(bare)}: without the prefix '{PREFIX}' PeftModel.from_pretrained does not load it (a model's own load_adapter may)."
+        )
     return remarks
 
 
@@ -203,5 +273,11 @@ def tied_modules(keys: Sequence[str]) -> list[tuple[str, str]]:
     """Return pairs (embedding, output head) of module paths as in the keys, which weight tying may have made copies of one another."""
     matches = [match for key in keys if (match := _FACTOR.fullmatch(key))]
     tables = sorted({match["module"] for match in matches if match["table"]})
-    heads = sorted({match["module"] for match in matches if match["side"] and plain_path(match["module"]).endswith(_HEAD)})
+    heads = sorted(
+        {
+            match["module"]
+            for match in matches
+            if match["side"] and plain_path(match["module"]).endswith(_HEAD)
+        }
+    )
     return [(table, head) for table in tables for head in heads]

@@ -1,6 +1,9 @@
-"""What the common servers would make of an exported adapter: their documented and read rules as pure functions over config and layout.
+"""What the common servers would make of an exported adapter.
 
-Each rule is one server's behaviour: refuses, reads wrongly, or ignores. vLLM 0.33, SGLang 0.5.23, LoRAX and TGI of 2026, llama.cpp's convert_lora_to_gguf.
+Their documented and read rules as pure functions over config and layout.
+
+Each rule is one server's behaviour: refuses, reads wrongly, or ignores. vLLM 0.33, SGLang 0.5.23,
+LoRAX and TGI of 2026, llama.cpp's convert_lora_to_gguf.
 """
 
 import re
@@ -14,12 +17,22 @@ from share_registry.format.layout import FactorSpec, Form, Layout
 VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values vLLM's max_lora_rank may have; the default is 16."""
 _VLLM_DEFAULT_RANK: Final = 16
-_VLLM_FIELDS: Final = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "trainable_token_indices", "velora_config", "monteclora_config")
+_VLLM_FIELDS: Final = (
+    "use_dora",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "trainable_token_indices",
+    "velora_config",
+    "monteclora_config",
+)
 _VLLM_HEADS: Final = {"classifier", "score"}
 _VLLM_KEYS: Final = re.compile(
     r".*(\.lora_[AB]\.weight|\.lora_embedding_[AB]|\.(embed_tokens|lm_head)\.base_layer\.weight|(^|\.)(score|classifier)\.(weight|bias))"
 )
-_LLAMA_KEYS: Final = re.compile(r".*(\.lora_[AB]\.weight|\.lora_embedding_[AB]|\.base_layer\.weight|norm[^.]*\.weight)")
+_LLAMA_KEYS: Final = re.compile(
+    r".*(\.lora_[AB]\.weight|\.lora_embedding_[AB]|\.base_layer\.weight|norm[^.]*\.weight)"
+)
 _LAYER: Final = re.compile(r"(.*?\.)(\d+)\.(.+)")
 
 
@@ -74,7 +87,11 @@ def sglang(config: Mapping[str, object], layout: Layout) -> list[str]:
 
 def lorax(config: Mapping[str, object], layout: Layout) -> list[str]:
     """Return what LoRAX and TGI read wrongly without an error."""
-    notes = [f"ignore {field}, so scales are wrong" for field in ("rank_pattern", "alpha_pattern") if config.get(field)]
+    notes = [
+        f"ignore {field}, so scales are wrong"
+        for field in ("rank_pattern", "alpha_pattern")
+        if config.get(field)
+    ]
     types = _types(layout)
     layers = {(prefix, layer) for found in types.values() for prefix, layer, _ in found}
     for name, found in sorted(types.items()):
@@ -84,7 +101,9 @@ def lorax(config: Mapping[str, object], layout: Layout) -> list[str]:
         if len({rank for _, _, rank in found}) > 1:
             notes.append(f"cannot stack {name}: its ranks differ")
     if config.get("layers_to_transform") is not None:
-        notes.append("drop every module type that some layer of the model lacks (layers_to_transform)")
+        notes.append(
+            "drop every module type that some layer of the model lacks (layers_to_transform)"
+        )
     if any(factor.form is Form.EMBEDDING for factor in layout.factors):
         notes.append("do not find embedding factors")
     return notes + _passengers(layout, "ignore")
@@ -92,7 +111,11 @@ def lorax(config: Mapping[str, object], layout: Layout) -> list[str]:
 
 def llama_cpp(config: Mapping[str, object], layout: Layout) -> list[str]:
     """Return what llama.cpp's converter refuses or reads wrongly."""
-    notes = [f"ignores {field}, so scales are wrong" for field in ("use_rslora", "alpha_pattern") if config.get(field)]
+    notes = [
+        f"ignores {field}, so scales are wrong"
+        for field in ("use_rslora", "alpha_pattern")
+        if config.get(field)
+    ]
     if config.get("lora_alpha") == 0:
         notes.append("reads lora_alpha 0 as no scaling")
     other = [key for key in _keys(layout) if not _LLAMA_KEYS.fullmatch(key)]
@@ -116,7 +139,11 @@ def _passengers(layout: Layout, verb: str) -> list[str]:
 
 
 def _tensors(keys: Sequence[str], where: str = "") -> str:
-    return f"{len(keys)} tensors{where}, such as {keys[0]}" if len(keys) > 1 else f"1 tensor{where}, {keys[0]}"
+    return (
+        f"{len(keys)} tensors{where}, such as {keys[0]}"
+        if len(keys) > 1
+        else f"1 tensor{where}, {keys[0]}"
+    )
 
 
 def _types(layout: Layout) -> dict[str, list[tuple[str, int, int]]]:

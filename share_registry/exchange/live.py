@@ -1,4 +1,7 @@
-"""Live models: an adapter out of a `peft.PeftModel`, and one into a model. PEFT is imported only here, and only when called."""
+"""Live models: an adapter out of a `peft.PeftModel`, and one into a model.
+
+PEFT is imported only here, and only when called.
+"""
 
 import json
 from collections.abc import Mapping
@@ -21,9 +24,12 @@ _ORDERED: Final = frozenset({"rank_pattern", "alpha_pattern"})
 
 
 def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
-    """Read one adapter of a live `peft.PeftModel`, as `save_pretrained` would write it; unlike there, patterns keep their order.
+    """Read one adapter of a live `peft.PeftModel`, as `save_pretrained` would write it.
 
-    An adapter trained in a subspace is read as the plain LoRA that it is: its tuner says so by `lora_tensors`, `lora_config`, `lora_basis` and `lora_parent`.
+    Unlike there, patterns keep their order.
+
+    An adapter trained in a subspace is read as the plain LoRA that it is: its tuner says so by
+    `lora_tensors`, `lora_config`, `lora_basis` and `lora_parent`.
 
     Args:
         model: The model.
@@ -36,7 +42,9 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     peft = _peft()
     name = _adapter_name(model, adapter_name)
     config = model.peft_config[name]
-    state = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=_saves_embeddings(config))
+    state = peft.get_peft_model_state_dict(
+        model, adapter_name=name, save_embedding_layers=_saves_embeddings(config)
+    )
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     tuner = model.base_model
     in_subspace = hasattr(type(tuner), "lora_tensors")
@@ -44,12 +52,21 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
         passengers = {key: value for key, value in tensors.items() if f".{tuner.prefix}" not in key}
         tensors, config = passengers | tuner.lora_tensors(name), tuner.lora_config(name)
     content = json.dumps(_plain(_config_of(model, config)), indent=2).encode()
-    adapter = adapter_of(tensors, content, source=Source(kind="peft", location=type(model).__name__))
-    return replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name)) if in_subspace else adapter
+    adapter = adapter_of(
+        tensors, content, source=Source(kind="peft", location=type(model).__name__)
+    )
+    return (
+        replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name))
+        if in_subspace
+        else adapter
+    )
 
 
 def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
-    """Load an adapter into a model, strictly; a model that does not fit is left as it was. Raises as `Adapter.apply_to`."""
+    """Load an adapter into a model, strictly; a model that does not fit is left as it was.
+
+    Raises as `Adapter.apply_to`.
+    """
     peft = _peft()
     known = {field.name for field in fields(peft.LoraConfig)} - {"runtime_config"}
     given = {key: value for key, value in adapter.config.items() if key in known}
@@ -57,10 +74,14 @@ def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
     try:
         config = peft.LoraConfig(**{**given, "inference_mode": True})
         wrapped = _insert(peft, model, config, name)
-        _check_loaded(peft.set_peft_model_state_dict(wrapped, adapter.state_dict(), adapter_name=name), name)
+        _check_loaded(
+            peft.set_peft_model_state_dict(wrapped, adapter.state_dict(), adapter_name=name), name
+        )
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         _take_out(wrapped, model, name)
-        raise InvalidInput(f"the adapter does not fit the model: {str(error)[:500]}", hint=_OTHER_BASE) from error
+        raise InvalidInput(
+            f"the adapter does not fit the model: {str(error)[:500]}", hint=_OTHER_BASE
+        ) from error
     except InvalidInput:
         _take_out(wrapped, model, name)
         raise
@@ -77,14 +98,19 @@ def live_name(model: Any, adapter_name: str | None) -> str:
         Refused: peft is not installed.
     """
     if not isinstance(model, _peft().PeftModel):
-        raise InvalidInput(f"model is {type(model).__name__}, expected a peft.PeftModel.", hint="Load an adapter into it first: `Adapter.apply_to(model)`.")
+        raise InvalidInput(
+            f"model is {type(model).__name__}, expected a peft.PeftModel.",
+            hint="Load an adapter into it first: `Adapter.apply_to(model)`.",
+        )
     return _adapter_name(model, adapter_name)
 
 
 def live_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
     """Return the parameters of an adapter of a live `peft.PeftModel` by the keys of files."""
     embeddings = _saves_embeddings(model.peft_config[name])
-    state = _peft().get_peft_model_state_dict(model, model.state_dict(keep_vars=True), adapter_name=name, save_embedding_layers=embeddings)
+    state = _peft().get_peft_model_state_dict(
+        model, model.state_dict(keep_vars=True), adapter_name=name, save_embedding_layers=embeddings
+    )
     return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
 
 
@@ -111,7 +137,10 @@ def _peft() -> ModuleType:
     try:
         import peft
     except ImportError as error:
-        raise Refused("peft is not installed, expected it for live models.", hint="pip install 'share-registry[peft]'") from error
+        raise Refused(
+            "peft is not installed, expected it for live models.",
+            hint="pip install 'share-registry[peft]'",
+        ) from error
     return peft  # type: ignore[no-any-return]
 
 
@@ -123,9 +152,15 @@ def _adapter_name(model: Any, name: str | None) -> str:
         active = model.active_adapters
         if len(active) == 1:
             return str(active[0])
-        raise InvalidInput(f"the model has the adapters {', '.join(names)}, expected one.", hint="Pass adapter_name.")
+        raise InvalidInput(
+            f"the model has the adapters {', '.join(names)}, expected one.",
+            hint="Pass adapter_name.",
+        )
     if name not in names:
-        raise NotFound(f"the model has no adapter {name!r}; it has {', '.join(names)}.", hint="Pass adapter_name.")
+        raise NotFound(
+            f"the model has no adapter {name!r}; it has {', '.join(names)}.",
+            hint="Pass adapter_name.",
+        )
     return name
 
 
@@ -137,13 +172,23 @@ def _saves_embeddings(config: Any) -> bool:
 
 
 def _config_of(model: Any, config: Any) -> dict[str, object]:
-    """Return the config as save_pretrained completes it; a mapping to a class outside transformers is left out."""
+    """Return the config as save_pretrained completes it.
+
+    A mapping to a class outside transformers is left out.
+    """
     values: dict[str, object] = dict(config.to_dict())
     values["inference_mode"] = True
-    values["base_model_name_or_path"] = values.get("base_model_name_or_path") or getattr(model.get_base_model(), "name_or_path", None) or None
+    values["base_model_name_or_path"] = (
+        values.get("base_model_name_or_path")
+        or getattr(model.get_base_model(), "name_or_path", None)
+        or None
+    )
     kind = type(model.get_base_model())
     if values.get("task_type") is None and kind.__module__.partition(".")[0] == "transformers":
-        values["auto_mapping"] = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+        values["auto_mapping"] = {
+            "base_model_class": kind.__name__,
+            "parent_library": kind.__module__,
+        }
     return dict(sorted(values.items()))
 
 
@@ -162,11 +207,15 @@ def _plain(value: object, name: str = "") -> Any:
 
 
 def _check_loaded(result: Any, name: str) -> None:
-    """PEFT loads leniently: find out whether every tensor went in, and every factor of the model was given."""
+    """PEFT loads leniently.
+
+    Find out whether every tensor went in, and every factor of the model was given.
+    """
     missing = [key for key in result.missing_keys if FACTOR_MARK in key and f".{name}" in key]
     unexpected = list(result.unexpected_keys)
     if missing or unexpected:
         key, what = (unexpected[0], "has no place for") if unexpected else (missing[0], "expects")
         raise InvalidInput(
-            f"the adapter does not fit the model, which {what} {key!r} ({len(unexpected)} tensors too many, {len(missing)} too few).", hint=_OTHER_BASE
+            f"the adapter does not fit the model, which {what} {key!r} ({len(unexpected)} tensors too many, {len(missing)} too few).",
+            hint=_OTHER_BASE,
         )

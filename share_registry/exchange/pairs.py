@@ -1,6 +1,9 @@
-"""Factor pairs for the algebra, and back into tensors: packing and unpacking only, no arithmetic but the final rounding.
+"""Factor pairs for the algebra, and back into tensors.
 
-A pair is float64 rows: `a` (r, in) is A, `b` (r, out) is B transposed, and dW = scale * b.T @ a. Experts lie expert-major in A and rank-major in B.
+Packing and unpacking only, no arithmetic but the final rounding.
+
+A pair is float64 rows: `a` (r, in) is A, `b` (r, out) is B transposed, and dW = scale * b.T @ a.
+Experts lie expert-major in A and rank-major in B.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +18,10 @@ from share_registry.format.layout import DType, FactorSpec, Form, Layout, Tensor
 
 _SMALLEST: Final = 1e-50
 _LARGEST: Final = 1e40
-"""Of values of factors and of scales: an energy is a product of six of them. Every value of float32 lies between, even among its subnormal numbers."""
+"""Of values of factors and of scales: an energy is a product of six of them.
+
+Every value of float32 lies between, even among its subnormal numbers.
+"""
 
 Rows = tuple[torch.Tensor, torch.Tensor]
 """Rows of A (r, in) and of B transposed (r, out)."""
@@ -38,25 +44,48 @@ class Pair:
     scale: float
 
 
-def pairs_of(layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]) -> list[Pair]:
-    """Return the pairs of all modules in the order of `layout.modules()`; scales in the same order. Tensors keep their device."""
+def pairs_of(
+    layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]
+) -> list[Pair]:
+    """Return the pairs of all modules in the order of `layout.modules()`; scales in the same order.
+
+    Tensors keep their device.
+    """
     rows = [pair for factor in layout.factors for pair in rows_of(layout, factor, tensors)]
-    return [Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale) for shape, (a, b), scale in zip(layout.modules(), rows, scales, strict=True)]
+    return [
+        Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
+        for shape, (a, b), scale in zip(layout.modules(), rows, scales, strict=True)
+    ]
 
 
-def check_range(layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]) -> None:
-    """Check that the energies of a source's modules lie within float64: factors and scales are 0 or of a size that float32 has. Raises InvalidInput."""
+def check_range(
+    layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]
+) -> None:
+    """Check that the energies of a source's modules lie within float64.
+
+    Factors and scales are 0 or of a size that float32 has. Raises InvalidInput.
+    """
     for shape, scale in zip(layout.modules(), scales, strict=True):
         if scale and not _SMALLEST < abs(scale) < _LARGEST:
-            raise _out_of_range(f"module {shape.module!r} has the scale {scale:.3g}", "Correct r and lora_alpha in the config.")
-    for spec in (layout.tensors[index] for factor in layout.factors for index in (factor.a, factor.b)):
+            raise _out_of_range(
+                f"module {shape.module!r} has the scale {scale:.3g}",
+                "Correct r and lora_alpha in the config.",
+            )
+    for spec in (
+        layout.tensors[index] for factor in layout.factors for index in (factor.a, factor.b)
+    ):
         largest = float(tensors[spec.key].abs().max()) if spec.dtype == DType.F64 else 0.0
         if largest and not _SMALLEST < largest < _LARGEST:
-            raise _out_of_range(f"tensor {spec.key!r} has a largest value of {largest:.3g}", "Commit an earlier checkpoint, or save in float32.")
+            raise _out_of_range(
+                f"tensor {spec.key!r} has a largest value of {largest:.3g}",
+                "Commit an earlier checkpoint, or save in float32.",
+            )
 
 
 def _out_of_range(found: str, hint: str) -> InvalidInput:
-    return InvalidInput(f"{found}, expected 0 or a size between {_SMALLEST:g} and {_LARGEST:g}.", hint=hint)
+    return InvalidInput(
+        f"{found}, expected 0 or a size between {_SMALLEST:g} and {_LARGEST:g}.", hint=hint
+    )
 
 
 def placed(pairs: Sequence[Pair], device: str) -> list[Pair]:
@@ -69,7 +98,9 @@ def rows_of(layout: Layout, factor: FactorSpec, tensors: Mapping[str, torch.Tens
     a, b = tensors[layout.tensors[factor.a].key], tensors[layout.tensors[factor.b].key]
     a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
     rank = a.shape[0] // factor.experts
-    return [(a[e * rank : (e + 1) * rank], b[:, e :: factor.experts].T) for e in range(factor.experts)]
+    return [
+        (a[e * rank : (e + 1) * rank], b[:, e :: factor.experts].T) for e in range(factor.experts)
+    ]
 
 
 def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.Tensor]:
@@ -77,10 +108,12 @@ def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.T
 
     Args:
         layout: The layout.
-        rows: Per module in the order of `layout.modules()`, float32 or float64; None leaves the module's pair out, for experts all of them.
+        rows: Per module in the order of `layout.modules()`, float32 or float64; None leaves the
+            module's pair out, for experts all of them.
 
     Returns:
-        Key -> tensor, rounded to nearest even in the layout's element type; the keys of pairs left out are missing.
+        Key -> tensor, rounded to nearest even in the layout's element type; the keys of pairs left
+        out are missing.
 
     Raises:
         Refused: a value does not fit the element type.
@@ -96,16 +129,25 @@ def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.T
     return packed
 
 
-def _packed_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict[str, torch.Tensor]:
+def _packed_pair(
+    layout: Layout, factor: FactorSpec, rows: Sequence[Rows]
+) -> dict[str, torch.Tensor]:
     """Pack the rows of all modules of one factor pair; the tensors may be the rows themselves."""
     a_spec, b_spec = layout.tensors[factor.a], layout.tensors[factor.b]
     a = torch.cat([a for a, _ in rows]) if factor.form is Form.EXPERTS else rows[0][0]
-    b = torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2) if factor.form is Form.EXPERTS else rows[0][1].T
+    b = (
+        torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2)
+        if factor.form is Form.EXPERTS
+        else rows[0][1].T
+    )
     return {spec.key: _rounded(values, spec) for spec, values in ((a_spec, a), (b_spec, b))}
 
 
 def _rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    """Return values in a tensor's shape and element type, contiguous. Raises Refused where a finite value becomes infinite."""
+    """Return values in a tensor's shape and element type, contiguous.
+
+    Raises Refused where a finite value becomes infinite.
+    """
     typed = values.to(TORCH[spec.dtype]).reshape(spec.shape).contiguous()
     check_held(spec.key, typed)
     return typed

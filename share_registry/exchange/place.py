@@ -14,21 +14,28 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CHANGED: Final = "Export into another directory, or with overwrite."
 
 
-def place(files: Mapping[str, bytes], root: Path, name: str, *, overwrite: bool, outside: Outside) -> tuple[Path, bool]:
+def place(
+    files: Mapping[str, bytes], root: Path, name: str, *, overwrite: bool, outside: Outside
+) -> tuple[Path, bool]:
     """Write files into the directory `root/name`, or into `root` itself where the name is empty.
 
-    The files are written beside their place, made durable, and moved there in one step. An existing directory is replaced by two renames, never mixed.
+    The files are written beside their place, made durable, and moved there in one step. An existing
+    directory is replaced by two renames, never mixed.
 
     Returns:
         The directory, and whether it was written: False where the same files were there already.
 
     Raises:
         InvalidInput: the name is not safe.
-        Refused: something else is there, or what is there is no adapter directory and so is not overwritten.
+        Refused: something else is there, or what is there is no adapter directory and so is not
+            overwritten.
         StoreError: the disk refuses; nothing is left behind.
     """
     if name and (not _NAME.fullmatch(name) or name.endswith(".") or ".." in name):
-        raise InvalidInput(f"export name {name[:80]!r} is not allowed.", hint="Use letters, digits and . _ - only, at most 128.")
+        raise InvalidInput(
+            f"export name {name[:80]!r} is not allowed.",
+            hint="Use letters, digits and . _ - only, at most 128.",
+        )
     target = outside.absolute(root / name if name else root)
     occupied = _occupied(target, outside)
     if occupied and _same(files, target, outside):
@@ -43,7 +50,9 @@ def place(files: Mapping[str, bytes], root: Path, name: str, *, overwrite: bool,
 
 
 def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Outside) -> None:
-    fresh, old = (target.with_name(f".{target.name}.{outside.token()[:16]}.{part}") for part in ("new", "old"))
+    fresh, old = (
+        target.with_name(f".{target.name}.{outside.token()[:16]}.{part}") for part in ("new", "old")
+    )
     try:
         outside.make_directory(fresh)
         for file, content in files.items():
@@ -53,7 +62,10 @@ def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Out
             outside.replace(target, old)
         outside.at("export.swap")
         if not outside.rename_directory(fresh, target):
-            raise Refused(f"{target} was written by somebody else meanwhile.", hint="Export again: the same files there are success.")
+            raise Refused(
+                f"{target} was written by somebody else meanwhile.",
+                hint="Export again: the same files there are success.",
+            )
         outside.sync_directory(target.parent)
     except BaseException:
         _undo(fresh, old, target, outside)
@@ -77,10 +89,17 @@ def _occupied(target: Path, outside: Outside) -> bool:
 
 
 def _same(files: Mapping[str, bytes], target: Path, outside: Outside) -> bool:
-    if outside.names(target) != sorted(files) or any(outside.size(target / name) != len(content) for name, content in files.items()):
+    if outside.names(target) != sorted(files) or any(
+        outside.size(target / name) != len(content) for name, content in files.items()
+    ):
         return False
     try:
-        return export_digest({name: outside.read(target / name, limit=len(content)) for name, content in files.items()}) == export_digest(files)
+        return export_digest(
+            {
+                name: outside.read(target / name, limit=len(content))
+                for name, content in files.items()
+            }
+        ) == export_digest(files)
     except Integrity:
         return False
 
@@ -91,4 +110,6 @@ def _check_replaceable(target: Path, outside: Outside) -> None:
     strange = [name for name in names if outside.kind(target / name) is not Kind.FILE]
     if strange or CONFIG_FILE not in names:
         found = f"holds {strange[0]!r}" if strange else f"has no {CONFIG_FILE}"
-        raise Refused(f"{target} {found}, so it is not overwritten.", hint="Export into another directory.")
+        raise Refused(
+            f"{target} {found}, so it is not overwritten.", hint="Export into another directory."
+        )

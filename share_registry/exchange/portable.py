@@ -1,10 +1,14 @@
 """The portable form: the one shape of an adapter that means the same function in every server.
 
-One rank R for all modules (rows of zeros fill up), lora_alpha = R, the scale folded into B in float64 before the one rounding, no patterns, no rsLoRA, a minimal config. Tensors outside
-the factor pairs have no such form: with them the export is refused, except those that act in training alone.
+One rank R for all modules (rows of zeros fill up), lora_alpha = R, the scale folded into B in
+float64 before the one rounding, no patterns, no rsLoRA, a minimal config. Tensors outside the
+factor pairs have no such form: with them the export is refused, except those that act in training
+alone.
 
-R is the smallest of vLLM's slots that holds every module's rank, since a smaller one saves nothing there. An adapter of a smaller pseudo-rank p than its own rank, of which every module
-has rows that multiply to exactly nothing, is exported at rank p, without them: every server takes any rank up to its slot (vLLM and LoRAX fill up as they load).
+R is the smallest of vLLM's slots that holds every module's rank, since a smaller one saves nothing
+there. An adapter of a smaller pseudo-rank p than its own rank, of which every module has rows that
+multiply to exactly nothing, is exported at rank p, without them: every server takes any rank up to
+its slot (vLLM and LoRAX fill up as they load).
 """
 
 import json
@@ -25,7 +29,13 @@ from share_registry.format.layout import Form, Layout, TensorSpec
 
 _TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
 _KEPT_FIELDS: Final = ("task_type", "auto_mapping", "fan_in_fan_out", "target_parameters")
-_UNPORTABLE: Final = ("alora_invocation_tokens", "layer_replication", "use_dora", "lora_bias", "trainable_token_indices")
+_UNPORTABLE: Final = (
+    "alora_invocation_tokens",
+    "layer_replication",
+    "use_dora",
+    "lora_bias",
+    "trainable_token_indices",
+)
 _MIN_RANK: Final = 8
 
 
@@ -41,26 +51,39 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
     """
     dropped = _check(adapter)
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    largest, pairs = max(pair.a.shape[0] for pair in pairs), [_without_zeros(pair) for pair in pairs]
+    largest, pairs = (
+        max(pair.a.shape[0] for pair in pairs),
+        [_without_zeros(pair) for pair in pairs],
+    )
     used = max([1, *(pair.a.shape[0] for pair in pairs)])
     rank = used if used < largest else _uniform(largest)
     layout = _layout(adapter.layout, rank)
     tensors = tensors_of(layout, [_folded(pair, rank) for pair in pairs])
     config = _config(adapter, rank, base_model)
-    notes = [f"the scale is folded into B and every rank is {rank}", *([f"{len(dropped)} tensors used in training alone are left out"] if dropped else [])]
+    notes = [
+        f"the scale is folded into B and every rank is {rank}",
+        *([f"{len(dropped)} tensors used in training alone are left out"] if dropped else []),
+    ]
     ordered = {spec.key: tensors[spec.key] for spec in layout.tensors}
     text = json.dumps(config, indent=2).encode()
-    return replace(adapter, tensors=ordered, layout=layout, config=config, config_bytes=text), tuple(f"portable: {note}." for note in notes)
+    return replace(
+        adapter, tensors=ordered, layout=layout, config=config, config_bytes=text
+    ), tuple(f"portable: {note}." for note in notes)
 
 
 def _check(adapter: Adapter) -> list[str]:
-    """Return the keys that may be left out. Raises Refused, with each server's reason, where others stand in the way."""
+    """Return the keys that may be left out.
+
+    Raises Refused, with each server's reason, where others stand in the way.
+    """
     dropped = [key for key in adapter.passengers if _TRAINING_ONLY.fullmatch(key)]
     other = [key for key in adapter.passengers if key not in dropped]
     fields = [field for field in _UNPORTABLE if adapter.config.get(field)]
     if other or fields or not adapter.layout.factors:
         reasons = " ".join(lint(adapter.config, adapter.layout))
-        found = ", ".join([*fields, *other[:3]]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        found = ", ".join([*fields, *other[:3]]) + (
+            f" and {len(other) - 3} more" if len(other) > 3 else ""
+        )
         raise Refused(
             f"the adapter has no portable form: it has {found or 'no factor pairs'}, expected factor pairs alone. {reasons}".rstrip(),
             hint="Export it with profile='native'.",
@@ -81,7 +104,9 @@ def _without_zeros(pair: Pair) -> Pair:
 
 def _folded(pair: Pair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     missing = rank - pair.a.shape[0]
-    a, b = (torch.nn.functional.pad(rows, (0, 0, 0, missing)) for rows in (pair.a, pair.b * pair.scale))
+    a, b = (
+        torch.nn.functional.pad(rows, (0, 0, 0, missing)) for rows in (pair.a, pair.b * pair.scale)
+    )
     return a, b
 
 
@@ -92,10 +117,17 @@ def _layout(layout: Layout, rank: int) -> Layout:
         a, b = layout.tensors[factor.a], layout.tensors[factor.b]
         rows = rank * factor.experts
         specs[factor.a] = TensorSpec(key=a.key, dtype=a.dtype, shape=[rows, *a.shape[1:]])
-        specs[factor.b] = TensorSpec(key=b.key, dtype=b.dtype, shape=[b.shape[0], rows, *b.shape[2:]])
+        specs[factor.b] = TensorSpec(
+            key=b.key, dtype=b.dtype, shape=[b.shape[0], rows, *b.shape[2:]]
+        )
     position = {old: new for new, old in enumerate(sorted(specs))}
-    factors = [factor.model_copy(update={"a": position[factor.a], "b": position[factor.b]}) for factor in layout.factors]
-    return Layout(metadata=layout.metadata, tensors=[specs[old] for old in sorted(specs)], factors=factors)
+    factors = [
+        factor.model_copy(update={"a": position[factor.a], "b": position[factor.b]})
+        for factor in layout.factors
+    ]
+    return Layout(
+        metadata=layout.metadata, tensors=[specs[old] for old in sorted(specs)], factors=factors
+    )
 
 
 def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
@@ -122,10 +154,23 @@ def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
 
 
 def targets_of(config: Mapping[str, object], layout: Layout) -> list[str]:
-    """Return sorted module names: the config's own list where it selects exactly these modules, else every path."""
+    """Return sorted module names.
+
+    The config's own list where it selects exactly these modules, else every path.
+    """
     parameters = config.get("target_parameters")
-    owners = {str(target).rpartition(".")[0] for target in parameters} if isinstance(parameters, list) else set()
-    paths = sorted({plain_path(factor.module) for factor in layout.factors if not (factor.form is Form.EXPERTS or _ends(factor.module, owners))})
+    owners = (
+        {str(target).rpartition(".")[0] for target in parameters}
+        if isinstance(parameters, list)
+        else set()
+    )
+    paths = sorted(
+        {
+            plain_path(factor.module)
+            for factor in layout.factors
+            if not (factor.form is Form.EXPERTS or _ends(factor.module, owners))
+        }
+    )
     listed = config.get("target_modules")
     narrowed = config.get("exclude_modules") or config.get("layers_to_transform") is not None
     if not isinstance(listed, list) or narrowed:

@@ -1,7 +1,9 @@
 """Rank and scale of every module, as PEFT takes them from a config.
 
-A pattern is a regular expression that must match the end of the module path on a dot boundary; the first one in file order wins. What PEFT matches is the path in the plain
-model: without its prefix, without the `base_layer` of a wrapper, and for target_parameters with the parameter's name behind it.
+A pattern is a regular expression that must match the end of the module path on a dot boundary; the
+first one in file order wins. What PEFT matches is the path in the plain model: without its prefix,
+without the `base_layer` of a wrapper, and for target_parameters with the parameter's name behind
+it.
 """
 
 import math
@@ -17,33 +19,71 @@ PREFIX: Final = "base_model.model."
 
 
 def module_scales(config: Mapping[str, object], layout: Layout) -> list[float]:
-    """Return s of dW = s B A for every module, in the order of `layout.modules()`. Raises InvalidInput, Refused."""
+    """Return s of dW = s B A for every module, in the order of `layout.modules()`.
+
+    Raises InvalidInput, Refused.
+    """
     settings = settings_of(config)
-    return [scale for factor in layout.factors for scale in [scale_of(settings, factor.module)] * len(layout.modules_of(factor))]
+    return [
+        scale
+        for factor in layout.factors
+        for scale in [scale_of(settings, factor.module)] * len(layout.modules_of(factor))
+    ]
 
 
 def scale_of(settings: Settings, module: str) -> float:
-    """Return s of one factor pair. Raises Refused where the files do not say which of several applies."""
-    rank, alpha = rank_of(settings, module), _only("alpha", module, [_first(settings.alphas, path, settings.alpha) for path in paths_of(settings, module)])
+    """Return s of one factor pair.
+
+    Raises Refused where the files do not say which of several applies.
+    """
+    rank, alpha = (
+        rank_of(settings, module),
+        _only(
+            "alpha",
+            module,
+            [_first(settings.alphas, path, settings.alpha) for path in paths_of(settings, module)],
+        ),
+    )
     return alpha / math.sqrt(rank) if settings.rslora else alpha / rank
 
 
 def rank_of(settings: Settings, module: str) -> int:
-    """Return the rank a config gives a module. Raises Refused where the files do not say which of several applies."""
-    return int(_only("rank", module, [_first(settings.ranks, path, settings.rank) for path in paths_of(settings, module)]))
+    """Return the rank a config gives a module.
+
+    Raises Refused where the files do not say which of several applies.
+    """
+    return int(
+        _only(
+            "rank",
+            module,
+            [_first(settings.ranks, path, settings.rank) for path in paths_of(settings, module)],
+        )
+    )
 
 
 def paths_of(settings: Settings, module: str) -> list[str]:
-    """Return the paths that patterns may be matched with: one, or several where a module has several targeted parameters."""
+    """Return the paths that patterns may be matched with.
+
+    One, or several where a module has several targeted parameters.
+    """
     plain = plain_path(module)
     return [f"{plain}.{name}" for name in parameters_of(settings, module)] or [plain]
 
 
 def parameters_of(settings: Settings, module: str) -> list[str]:
-    """Return the names of the parameters of a module that target_parameters names; none for an ordinary module."""
+    """Return the names of the parameters of a module that target_parameters names.
+
+    None for an ordinary module.
+    """
     plain = plain_path(module)
     owners = [target.rpartition(".") for target in settings.parameters]
-    return sorted({name for owner, _, name in owners if not owner or plain == owner or plain.endswith(f".{owner}")})
+    return sorted(
+        {
+            name
+            for owner, _, name in owners
+            if not owner or plain == owner or plain.endswith(f".{owner}")
+        }
+    )
 
 
 def plain_path(module: str) -> str:
@@ -52,9 +92,18 @@ def plain_path(module: str) -> str:
 
 
 def ambiguous(settings: Settings, modules: Sequence[str]) -> list[str]:
-    """Return the modules for which several patterns with different values match: PEFT saves patterns sorted, so that the one trained with may have been another."""
+    """Return the modules for which several patterns with different values match.
+
+    PEFT saves patterns sorted, so that the one trained with may have been another.
+    """
     return [
-        module for module in modules if any(_differ(patterns, path) for path in paths_of(settings, module) for patterns in (settings.ranks, settings.alphas))
+        module
+        for module in modules
+        if any(
+            _differ(patterns, path)
+            for path in paths_of(settings, module)
+            for patterns in (settings.ranks, settings.alphas)
+        )
     ]
 
 
@@ -63,7 +112,10 @@ def _first(patterns: tuple[Pattern, ...], path: str, default: float) -> float:
 
 
 def _differ(patterns: tuple[Pattern, ...], path: str) -> bool:
-    return len(patterns) > 1 and len({pattern.value for pattern in patterns if pattern.regex.match(path)}) > 1
+    return (
+        len(patterns) > 1
+        and len({pattern.value for pattern in patterns if pattern.regex.match(path)}) > 1
+    )
 
 
 def _only(what: str, module: str, values: list[float]) -> float:

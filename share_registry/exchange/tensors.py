@@ -41,15 +41,28 @@ def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str,
     """Return tensors by key whose values are still to be written, those of the CPU in one stretch of memory."""
     wanted = list(specs)
     if device != "cpu":
-        return {spec.key: torch.empty(tuple(spec.shape), dtype=TORCH[spec.dtype], device=device) for spec in wanted}
-    *starts, end = accumulate((-(-spec.size_bytes // _ALIGNED) * _ALIGNED for spec in wanted), initial=0)
-    memory = torch.empty(end, dtype=torch.uint8, device="cpu").numpy()  # a slice of an array becomes a tensor that shares its storage with no other
-    parts = ((spec, torch.from_numpy(memory[start : start + spec.size_bytes])) for spec, start in zip(wanted, starts, strict=True))
+        return {
+            spec.key: torch.empty(tuple(spec.shape), dtype=TORCH[spec.dtype], device=device)
+            for spec in wanted
+        }
+    *starts, end = accumulate(
+        (-(-spec.size_bytes // _ALIGNED) * _ALIGNED for spec in wanted), initial=0
+    )
+    memory = torch.empty(
+        end, dtype=torch.uint8, device="cpu"
+    ).numpy()  # a slice of an array becomes a tensor that shares its storage with no other
+    parts = (
+        (spec, torch.from_numpy(memory[start : start + spec.size_bytes]))
+        for spec, start in zip(wanted, starts, strict=True)
+    )
     return {spec.key: part.view(TORCH[spec.dtype]).reshape(spec.shape) for spec, part in parts}
 
 
 def item_of(key: str, tensor: torch.Tensor) -> Item:
-    """Return the file's form of a tensor on any device. Raises InvalidInput for an element type that files do not have."""
+    """Return the file's form of a tensor on any device.
+
+    Raises InvalidInput for an element type that files do not have.
+    """
     if tensor.dtype not in _NAMES:
         raise InvalidInput(
             f"tensor {key!r} has element type {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in _NAMES)}.",
@@ -74,7 +87,8 @@ def check_held(key: str, made: torch.Tensor) -> None:
     """Raise Refused, naming the key, where what was made of finite values in a narrower element type is infinite."""
     if made.is_floating_point() and not all_finite(made):
         raise Refused(
-            f"{key!r} would be infinite at {_odd(made)}: {_NAMES[made.dtype]} holds at most {torch.finfo(made.dtype).max:g}.", hint="Use a wider element type."
+            f"{key!r} would be infinite at {_odd(made)}: {_NAMES[made.dtype]} holds at most {torch.finfo(made.dtype).max:g}.",
+            hint="Use a wider element type.",
         )
 
 
@@ -83,12 +97,18 @@ def _odd(tensor: torch.Tensor) -> str:
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether no value of a tensor is infinite or NaN. A sum reads once and writes nothing, so it goes first."""
+    """Tell whether no value of a tensor is infinite or NaN.
+
+    A sum reads once and writes nothing, so it goes first.
+    """
     return isfinite(_sum(tensor.detach())) or bool(torch.isfinite(tensor).all())
 
 
 def _sum(tensor: torch.Tensor) -> float:
-    """Return the sum, of single precision on the CPU by numpy: torch would wake its threads for it."""
+    """Return the sum, of single precision on the CPU by numpy.
+
+    Torch would wake its threads for it.
+    """
     if tensor.device.type == "cpu" and tensor.dtype == torch.float32:
         with np.errstate(over="ignore", invalid="ignore"):
             return float(tensor.numpy().sum())

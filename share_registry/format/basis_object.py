@@ -1,6 +1,7 @@
 """Basis object: rows fitted to be shared, a block for every module and side (spec BAS-01 to BAS-07).
 
-A binary object like an adapter object, without one: the description lists the modules with their widths, `symbols` holds the integer rows, `table` everything small.
+A binary object like an adapter object, without one: the description lists the modules with their
+widths, `symbols` holds the integer rows, `table` everything small.
 """
 
 from itertools import pairwise
@@ -21,7 +22,10 @@ MAX_WIDTH: Final = 1 << 24
 MAX_NAME: Final = 512 + len("#65535")
 """Characters of a module's name: that of a factor pair and the number of an expert."""
 MAX_NUMBERS: Final = 1 << 32
-"""Of all rows together: what a reader may have to take memory for, however small the object is (spec BAS-06)."""
+"""Of all rows together.
+
+What a reader may have to take memory for, however small the object is (spec BAS-06).
+"""
 _WHAT: Final = "basis object"
 _PARTS: Final = ("symbols", "table")
 
@@ -46,7 +50,8 @@ def encode(basis: StoredBasis) -> bytes:
     """Return the object of a basis. Deterministic for one version of zstd.
 
     Raises:
-        Integrity: it has no module, a module has no row, rows have other widths or too many, or a symbol is too large.
+        Integrity: it has no module, a module has no row, rows have other widths or too many, or a
+            symbol is too large.
     """
     names = sorted(basis.modules)
     blocks = [block for name in names for block in basis.modules[name]]
@@ -63,7 +68,14 @@ def encode(basis: StoredBasis) -> bytes:
             column(coded.pieces, 3),
         )
     )
-    modules: list[Json] = [{"module": name, "in": basis.modules[name][0].shape[1], "out": basis.modules[name][1].shape[1]} for name in names]
+    modules: list[Json] = [
+        {
+            "module": name,
+            "in": basis.modules[name][0].shape[1],
+            "out": basis.modules[name][1].shape[1],
+        }
+        for name in names
+    ]
     entries: dict[str, Json] = {"format": 1, "kind": "basis", "modules": modules}
     _header(entries)
     return pack(entries, {"symbols": coded.content, "table": deflated(table)})
@@ -73,7 +85,8 @@ def decode(content: bytes) -> StoredBasis:
     """Parse a basis object.
 
     Raises:
-        Integrity: any departure from the format; nothing is allocated on the word of an unchecked length.
+        Integrity: any departure from the format; nothing is allocated on the word of an unchecked
+            length.
     """
     entries, parts = unpack(content, _PARTS, what=_WHAT)
     header = _header(entries)
@@ -81,20 +94,38 @@ def decode(content: bytes) -> StoredBasis:
     count = int(cursor.column(1, 1)[0])
     ks = cursor.column(2 * len(header.modules), 2)
     groups_of_rows = cursor.column(int(ks.sum()), 1).astype(np.uint8)
-    shapes = list(zip(ks.tolist(), (width for module in header.modules for width in (module.in_, module.out)), strict=True))
-    groups = tuple(group_of(*pair) for pair in zip(cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True))
+    shapes = list(
+        zip(
+            ks.tolist(),
+            (width for module in header.modules for width in (module.in_, module.out)),
+            strict=True,
+        )
+    )
+    groups = tuple(
+        group_of(*pair)
+        for pair in zip(
+            cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True
+        )
+    )
     pieces = cursor.rest(3).tolist()
     _check_numbers(sum(k * width for k, width in shapes))
     if len(pieces) != sum(piece_counts(shapes, groups_of_rows, groups)):
-        raise Integrity(f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(shapes, groups_of_rows, groups))}.")
+        raise Integrity(
+            f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(shapes, groups_of_rows, groups))}."
+        )
     blocks = decode_rows(parts["symbols"], shapes, groups_of_rows, groups, pieces)
     names = [module.module for module in header.modules]
     _check(names, blocks)
-    return StoredBasis(modules=dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True)))
+    return StoredBasis(
+        modules=dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True))
+    )
 
 
 def is_basis(content: bytes) -> bool:
-    """Tell whether a binary object calls itself a basis; what it holds is not looked at. Raises Integrity where it is no binary object."""
+    """Tell whether a binary object calls itself a basis; what it holds is not looked at.
+
+    Raises Integrity where it is no binary object.
+    """
     return description(content, what="object").get("kind") == "basis"
 
 
@@ -111,7 +142,9 @@ def _header(entries: dict[str, Json]) -> BasisHeader:
 
 def _check_numbers(numbers: int) -> None:
     if numbers > MAX_NUMBERS:
-        raise Integrity(f"{_WHAT} has rows of {numbers} numbers, more than the limit of {MAX_NUMBERS}.")
+        raise Integrity(
+            f"{_WHAT} has rows of {numbers} numbers, more than the limit of {MAX_NUMBERS}."
+        )
 
 
 def _check(names: list[str], blocks: list[Ints]) -> None:
@@ -122,6 +155,12 @@ def _check(names: list[str], blocks: list[Ints]) -> None:
         if not len(a) and not len(b):
             raise Integrity(f"{_WHAT} has no row for module {name!r}.")
         if max(len(a), len(b)) > MAX_K:
-            raise Integrity(f"{_WHAT} has {max(len(a), len(b))} rows for module {name!r}, more than the limit of {MAX_K}.")
-        if any(block.size and int(np.abs(block.astype(np.int64)).max()) >> MAX_BITS for block in (a, b)):
-            raise Integrity(f"{_WHAT} has a symbol that is not below 2**{MAX_BITS} for module {name!r}.")
+            raise Integrity(
+                f"{_WHAT} has {max(len(a), len(b))} rows for module {name!r}, more than the limit of {MAX_K}."
+            )
+        if any(
+            block.size and int(np.abs(block.astype(np.int64)).max()) >> MAX_BITS for block in (a, b)
+        ):
+            raise Integrity(
+                f"{_WHAT} has a symbol that is not below 2**{MAX_BITS} for module {name!r}."
+            )

@@ -1,6 +1,7 @@
 """Canonical JSON: one byte string for one value (RFC 8785, restricted; spec JSN-01 to JSN-06).
 
-ASCII member names, no floats, integers below 2**53, no null. On this profile sorted keys and compact separators are exactly RFC 8785.
+ASCII member names, no floats, integers below 2**53, no null. On this profile sorted keys and
+compact separators are exactly RFC 8785.
 """
 
 import hashlib
@@ -25,7 +26,10 @@ def sha256(content: bytes) -> Digest:
 
 
 def dump(value: Json) -> bytes:
-    """Return the canonical bytes of a value of the restricted profile. Raises Integrity where it is outside the profile."""
+    """Return the canonical bytes of a value of the restricted profile.
+
+    Raises Integrity where it is outside the profile.
+    """
     _check(value, 0)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -33,7 +37,8 @@ def dump(value: Json) -> bytes:
 def load(content: bytes, *, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, Json]:
     """Parse canonical bytes of one object.
 
-    Re-serialising and comparing rejects duplicate members, blanks, escapes and order in one check (spec JSN-05).
+    Re-serialising and comparing rejects duplicate members, blanks, escapes and order in one check
+    (spec JSN-05).
 
     Raises:
         Integrity: too long, not JSON, outside the profile, or not canonical.
@@ -41,7 +46,9 @@ def load(content: bytes, *, what: str, limit: int = MAX_JSON_BYTES) -> dict[str,
     if len(content) > limit:
         raise Integrity(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
     try:
-        value = json.loads(content.decode(), parse_float=_no_float, parse_constant=_no_float, parse_int=_small_int)
+        value = json.loads(
+            content.decode(), parse_float=_no_float, parse_constant=_no_float, parse_int=_small_int
+        )
     except (ValueError, RecursionError) as error:
         raise Integrity(f"{what} is not canonical JSON: {str(error)[:200]}.") from error
     if not isinstance(value, dict):
@@ -51,7 +58,9 @@ def load(content: bytes, *, what: str, limit: int = MAX_JSON_BYTES) -> dict[str,
     except (Integrity, UnicodeError) as error:
         raise Integrity(f"{what} is outside the JSON profile: {error}") from error
     if not same:
-        raise Integrity(f"{what} is not in canonical form (member order, blanks, duplicates or escapes).")
+        raise Integrity(
+            f"{what} is not in canonical form (member order, blanks, duplicates or escapes)."
+        )
     return value
 
 

@@ -1,6 +1,7 @@
 """JSON that other programs wrote: every value a reader may not guess about is refused.
 
-The standard parser keeps the last of two equal members, accepts NaN and infinity and recurses without bound; here each of these is an error.
+The standard parser keeps the last of two equal members, accepts NaN and infinity and recurses
+without bound; here each of these is an error.
 """
 
 import json
@@ -15,12 +16,19 @@ def parse(content: bytes, *, what: str, limit: int) -> dict[str, object]:
     """Parse one JSON object; member order is kept.
 
     Raises:
-        Integrity: too long, not UTF-8, not JSON, a duplicate member, a number that is not finite or an integer not below 2**53, too deep, or a text that is too long.
+        Integrity: too long, not UTF-8, not JSON, a duplicate member, a number that is not finite or
+            an integer not below 2**53, too deep, or a text that is too long.
     """
     if len(content) > limit:
         raise Integrity(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
     try:
-        value = json.loads(content.decode(), object_pairs_hook=_members, parse_float=_float, parse_int=_int, parse_constant=_constant)
+        value = json.loads(
+            content.decode(),
+            object_pairs_hook=_members,
+            parse_float=_float,
+            parse_int=_int,
+            parse_constant=_constant,
+        )
     except RecursionError as error:
         raise Integrity(f"{what} is nested deeper than {MAX_DEPTH}.") from error
     except ValueError as error:
@@ -35,7 +43,9 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"member {next(name for name in names if names.count(name) > 1)[:80]!r} stands there twice")
+        raise ValueError(
+            f"member {next(name for name in names if names.count(name) > 1)[:80]!r} stands there twice"
+        )
     return members
 
 

@@ -1,7 +1,8 @@
 """zstd frames with every limit checked before memory is taken, and the byte planes of tensors kept verbatim (spec FRM-01 to FRM-08).
 
-A stream is cut into pieces of at most 4 MiB. A piece is one zstd frame, or the bytes themselves where a frame would not be shorter; the reader knows both
-lengths beforehand: equal lengths mean the bytes themselves.
+A stream is cut into pieces of at most 4 MiB. A piece is one zstd frame, or the bytes themselves
+where a frame would not be shorter; the reader knows both lengths beforehand: equal lengths mean the
+bytes themselves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,13 @@ _SLOW_LIMIT: Final = 1 << 20
 
 
 def compress(raw: bytes, *, level: int) -> bytes:
-    """Return one frame with its content size, without checksum or dictionary: the object's digest covers it."""
-    parameters = zstandard.ZstdCompressionParameters.from_level(level, source_size=len(raw), write_content_size=1, write_checksum=0, write_dict_id=0)
+    """Return one frame with its content size, without checksum or dictionary.
+
+    The object's digest covers it.
+    """
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, source_size=len(raw), write_content_size=1, write_checksum=0, write_dict_id=0
+    )
     return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
 
 
@@ -32,15 +38,20 @@ def expand(frame: bytes | memoryview, size: int, *, what: str) -> bytes:
     """Decompress one frame of exactly `size` bytes.
 
     Raises:
-        Integrity: not one whole frame, a declared size other than `size`, a limit passed, or a dictionary asked for.
+        Integrity: not one whole frame, a declared size other than `size`, a limit passed, or a
+            dictionary asked for.
     """
     if bytes(frame[:4]) != _MAGIC or size > MAX_FRAME_BYTES:
         raise Integrity(f"{what} is not a zstd frame of at most {MAX_FRAME_BYTES} bytes.")
     try:
         found = zstandard.get_frame_parameters(frame)
         if found.content_size != size or found.window_size > MAX_WINDOW_BYTES or found.dict_id:
-            raise Integrity(f"{what} declares {found.content_size} bytes and a window of {found.window_size}, expected {size} and at most {MAX_WINDOW_BYTES}.")
-        content = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size, read_across_frames=False, allow_extra_data=False)
+            raise Integrity(
+                f"{what} declares {found.content_size} bytes and a window of {found.window_size}, expected {size} and at most {MAX_WINDOW_BYTES}."
+            )
+        content = zstandard.ZstdDecompressor().decompress(
+            frame, max_output_size=size, read_across_frames=False, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise Integrity(f"{what} is not a whole zstd frame: {error}.") from error
     if len(content) != size:
@@ -55,18 +66,25 @@ def declared_size(frame: bytes | memoryview, *, what: str) -> int:
     except zstandard.ZstdError as error:
         raise Integrity(f"{what} is not a zstd frame: {error}.") from error
     if size > MAX_FRAME_BYTES:  # also what zstd answers where the size is unknown
-        raise Integrity(f"{what} declares {size} bytes, more than the limit of {MAX_FRAME_BYTES}, or none.")
+        raise Integrity(
+            f"{what} declares {size} bytes, more than the limit of {MAX_FRAME_BYTES}, or none."
+        )
     return int(size)
 
 
 def piece_sizes(size: int) -> list[int]:
     """Return the lengths of the pieces that a stream of `size` bytes is cut into."""
-    return [PIECE_BYTES] * (size // PIECE_BYTES) + ([size % PIECE_BYTES] if size % PIECE_BYTES else [])
+    return [PIECE_BYTES] * (size // PIECE_BYTES) + (
+        [size % PIECE_BYTES] if size % PIECE_BYTES else []
+    )
 
 
 def pack_stream(raw: bytes, *, levels: Sequence[int] | None = None) -> list[bytes]:
     """Return a stream's pieces, each as short as one of the levels makes it."""
-    return [_pack_piece(raw[start : start + PIECE_BYTES], levels) for start in range(0, len(raw), PIECE_BYTES)]
+    return [
+        _pack_piece(raw[start : start + PIECE_BYTES], levels)
+        for start in range(0, len(raw), PIECE_BYTES)
+    ]
 
 
 def unpack_stream(stored: Sequence[memoryview], size: int, *, what: str) -> bytes:
@@ -74,14 +92,22 @@ def unpack_stream(stored: Sequence[memoryview], size: int, *, what: str) -> byte
     sizes = piece_sizes(size)
     if len(sizes) != len(stored):
         raise Integrity(f"{what} has {len(stored)} pieces, expected {len(sizes)}.")
-    found = [_unpack_piece(piece, expected, what) for piece, expected in zip(stored, sizes, strict=True)]
+    found = [
+        _unpack_piece(piece, expected, what) for piece, expected in zip(stored, sizes, strict=True)
+    ]
     return found[0] if len(found) == 1 else b"".join(found)
 
 
-def unpack_streams(content: memoryview, sizes: Sequence[int], lengths: Sequence[int], *, what: str) -> list[bytes]:
+def unpack_streams(
+    content: memoryview, sizes: Sequence[int], lengths: Sequence[int], *, what: str
+) -> list[bytes]:
     """Return streams of these sizes, whose pieces of these stored lengths lie one after another in `content`. Raises Integrity."""
-    if sum(lengths) != len(content) or sum(len(piece_sizes(size)) for size in sizes) != len(lengths):
-        raise Integrity(f"{what} has {len(content)} bytes in {len(lengths)} pieces, its table says {sum(lengths)}.")
+    if sum(lengths) != len(content) or sum(len(piece_sizes(size)) for size in sizes) != len(
+        lengths
+    ):
+        raise Integrity(
+            f"{what} has {len(content)} bytes in {len(lengths)} pieces, its table says {sum(lengths)}."
+        )
     streams, position, taken = [], 0, 0
     for size in sizes:
         stored = []

@@ -1,6 +1,7 @@
 """Layout: which tensors an adapter has, in file order, and which of them are factor pairs.
 
-A layout is an object of its own (canonical JSON), shared by every adapter of one shape, so that a commit carries only its digest (spec LAY-01 to LAY-09).
+A layout is an object of its own (canonical JSON), shared by every adapter of one shape, so that a
+commit carries only its digest (spec LAY-01 to LAY-09).
 """
 
 from enum import StrEnum
@@ -16,7 +17,10 @@ MAX_TENSORS: Final = 65_536
 MAX_DIMENSIONS: Final = 8
 MAX_MODULES: Final = 65_536
 MAX_ADAPTER_BYTES: Final = 16 << 30
-"""Of all tensors together: what a reader may have to take memory for, however small the objects are."""
+"""Of all tensors together.
+
+What a reader may have to take memory for, however small the objects are.
+"""
 
 
 class DType(StrEnum):
@@ -80,7 +84,9 @@ class TensorSpec(Strict):
 
     key: Annotated[str, Field(min_length=1, max_length=512)]
     dtype: Annotated[DType, Field(strict=False)]
-    shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=MAX_DIMENSIONS)]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=0, le=1 << 40)]], Field(max_length=MAX_DIMENSIONS)
+    ]
 
     @property
     def elements(self) -> int:
@@ -97,7 +103,10 @@ class TensorSpec(Strict):
 
 
 class FactorSpec(Strict):
-    """One factor pair: the tensors of A and B by position in `Layout.tensors`; one module, or `experts` of them."""
+    """One factor pair: the tensors of A and B by position in `Layout.tensors`.
+
+    One module, or `experts` of them.
+    """
 
     module: Annotated[str, Field(min_length=1, max_length=512)]
     form: Annotated[Form, Field(strict=False)]
@@ -145,8 +154,14 @@ class Layout(Strict):
         """Check what the types cannot say (spec LAY-05 to LAY-09). Raises Integrity."""
         keys = [tensor.key for tensor in self.tensors]
         entries = [entry.name for entry in self.metadata]
-        if len(set(keys)) != len(keys) or len(set(entries)) != len(entries) or "__metadata__" in keys:
-            raise Integrity("layout names a tensor or a metadata entry twice, or a tensor as the metadata is named.")
+        if (
+            len(set(keys)) != len(keys)
+            or len(set(entries)) != len(entries)
+            or "__metadata__" in keys
+        ):
+            raise Integrity(
+                "layout names a tensor or a metadata entry twice, or a tensor as the metadata is named."
+            )
         used = [index for factor in self.factors for index in (factor.a, factor.b)]
         if len(set(used)) != len(used) or any(index >= len(keys) for index in used):
             raise Integrity("layout uses a tensor for two factors, or one that is not there.")
@@ -155,10 +170,18 @@ class Layout(Strict):
             raise Integrity("layout factors are not sorted by distinct module names.")
         for factor in self.factors:
             _check_pair(factor, self.tensors[factor.a], self.tensors[factor.b])
-        modules, size = sum(factor.experts for factor in self.factors), sum(tensor.size_bytes for tensor in self.tensors)
+        modules, size = (
+            sum(factor.experts for factor in self.factors),
+            sum(tensor.size_bytes for tensor in self.tensors),
+        )
         if modules > MAX_MODULES or size > MAX_ADAPTER_BYTES:
-            raise Integrity(f"layout has {modules} modules and {size} bytes of tensors, at most {MAX_MODULES} and {MAX_ADAPTER_BYTES} are allowed.")
-        if any("#" in name for name in names) and len({shape.module for shape in self.modules()}) != modules:
+            raise Integrity(
+                f"layout has {modules} modules and {size} bytes of tensors, at most {MAX_MODULES} and {MAX_ADAPTER_BYTES} are allowed."
+            )
+        if (
+            any("#" in name for name in names)
+            and len({shape.module for shape in self.modules()}) != modules
+        ):
             raise Integrity("layout has a module that is called like an expert of another.")
 
     @property
@@ -168,7 +191,10 @@ class Layout(Strict):
         return [index for index in range(len(self.tensors)) if index not in used]
 
     def modules(self) -> list[ModuleShape]:
-        """Return the modules in stored order: factors by name, experts of a factor ascending as `name#e`."""
+        """Return the modules in stored order.
+
+        Factors by name, experts of a factor ascending as `name#e`.
+        """
         return [shape for factor in self.factors for shape in self.modules_of(factor)]
 
     def modules_of(self, factor: FactorSpec) -> list[ModuleShape]:
@@ -176,16 +202,26 @@ class Layout(Strict):
         a, b = self.tensors[factor.a], self.tensors[factor.b]
         width = a.elements // a.shape[0]
         rank = a.shape[0] // factor.experts
-        names = [factor.module] if factor.form is not Form.EXPERTS else [f"{factor.module}#{e}" for e in range(factor.experts)]
+        names = (
+            [factor.module]
+            if factor.form is not Form.EXPERTS
+            else [f"{factor.module}#{e}" for e in range(factor.experts)]
+        )
         return [ModuleShape(module=name, rank=rank, out=b.shape[0], in_=width) for name in names]
 
 
 def described(value: dict[str, Json], kind: str) -> dict[str, Json]:
-    """Return an object that says it is of a kind and of this format version (spec EVO-02). Raises Format or Integrity."""
+    """Return an object that says it is of a kind and of this format version (spec EVO-02).
+
+    Raises Format or Integrity.
+    """
     if not isinstance(value.get("format"), int):
         raise Integrity(f"{kind} says no format version, expected {FORMAT_VERSION}.")
     if value["format"] != FORMAT_VERSION:
-        raise Format(f"{kind} has format {value['format']!r}, this release reads {FORMAT_VERSION}.", hint="Upgrade share_registry.")
+        raise Format(
+            f"{kind} has format {value['format']!r}, this release reads {FORMAT_VERSION}.",
+            hint="Upgrade share_registry.",
+        )
     if value.get("kind") != kind:
         raise Integrity(f"{kind} is of kind {value.get('kind')!r}.")
     return value
@@ -207,7 +243,9 @@ def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
         and all(size == 1 for size in b.shape[2:])
     )
     if not fits:
-        raise Integrity(f"layout factor {factor.module!r} has unfitting tensors {a.dtype} {a.shape} and {b.dtype} {b.shape}.")
+        raise Integrity(
+            f"layout factor {factor.module!r} has unfitting tensors {a.dtype} {a.shape} and {b.dtype} {b.shape}."
+        )
 
 
 def _first(error: ValidationError) -> str:

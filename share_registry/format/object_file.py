@@ -1,4 +1,8 @@
-"""The file of a binary object: canonical safetensors with one metadata member of canonical JSON and a fixed list of U8 tensors (spec OBJ-04, OBJ-05)."""
+"""The file of a binary object.
+
+Canonical safetensors with one metadata member of canonical JSON and a fixed list of U8 tensors
+(spec OBJ-04, OBJ-05).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -13,19 +17,32 @@ KEY: Final = "share_registry"
 
 def pack(described: Json, parts: Mapping[str, bytes]) -> bytes:
     """Return the file with this metadata and these tensors, in the order given."""
-    return write([(KEY, dump(described).decode())], [Item(key=key, dtype=DType.U8, shape=(len(part),), content=part) for key, part in parts.items()])
+    return write(
+        [(KEY, dump(described).decode())],
+        [
+            Item(key=key, dtype=DType.U8, shape=(len(part),), content=part)
+            for key, part in parts.items()
+        ],
+    )
 
 
-def unpack(content: bytes, keys: Sequence[str], *, what: str) -> tuple[dict[str, Json], dict[str, memoryview]]:
-    """Return metadata and tensors of a file that must be the canonical one of just these. Raises Integrity."""
+def unpack(
+    content: bytes, keys: Sequence[str], *, what: str
+) -> tuple[dict[str, Json], dict[str, memoryview]]:
+    """Return metadata and tensors of a file that must be the canonical one of just these.
+
+    Raises Integrity.
+    """
     file = read(content, what=what)
-    if [name for name, _ in file.metadata] != [KEY] or [(item.key, item.dtype, len(item.shape)) for item in file.tensors] != [
-        (key, DType.U8, 1) for key in keys
-    ]:
+    if [name for name, _ in file.metadata] != [KEY] or [
+        (item.key, item.dtype, len(item.shape)) for item in file.tensors
+    ] != [(key, DType.U8, 1) for key in keys]:
         raise Integrity(f"{what} has other metadata or tensors than {KEY!r} and {', '.join(keys)}.")
     if not is_canonical(content, file):
         raise Integrity(f"{what} is not in canonical form.")
-    return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}"), {item.key: memoryview(item.content) for item in file.tensors}
+    return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}"), {
+        item.key: memoryview(item.content) for item in file.tensors
+    }
 
 
 def description(content: bytes, *, what: str) -> dict[str, Json]:

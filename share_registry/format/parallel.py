@@ -1,4 +1,7 @@
-"""The same function on many items, side by side or ahead: for work that lets other threads run, such as zstd, hashing and numpy on whole arrays."""
+"""The same function on many items, side by side or ahead.
+
+For work that lets other threads run, such as zstd, hashing and numpy on whole arrays.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -6,7 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 MAX_THREADS: Final = 2
-"""Threads at a time: numpy on small pieces holds the interpreter half of the time, so that more gain nothing."""
+"""Threads at a time.
+
+Numpy on small pieces holds the interpreter half of the time, so that more gain nothing.
+"""
 AHEAD: Final = 3
 """Results that wait to be taken: bounded, since they are in memory."""
 _T = TypeVar("_T")
@@ -14,7 +20,10 @@ _R = TypeVar("_R")
 
 
 def side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """Return what a function gives for every item, in order, several at a time; the first failure in that order is raised."""
+    """Return what a function gives for every item, in order, several at a time.
+
+    The first failure in that order is raised.
+    """
     if len(items) < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(len(items), MAX_THREADS)) as pool:

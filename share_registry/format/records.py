@@ -1,6 +1,8 @@
 """Records and notes: what one commit says (spec REC-01 to REC-19, NOT-01 to NOT-05).
 
-A record is canonical JSON, names its parent by sha256 and says what changed, not the state. Free text and personal data live in a note, an object of its own that can be removed without breaking the chain.
+A record is canonical JSON, names its parent by sha256 and says what changed, not the state. Free
+text and personal data live in a note, an object of its own that can be removed without breaking the
+chain.
 """
 
 import re
@@ -20,11 +22,18 @@ FEATURES: Final[frozenset[str]] = frozenset()
 DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
 NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
 NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
-TimeField = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$")]
-FileNameField = Annotated[str, Field(max_length=255, pattern=r"""^[^/\\:*?"<>|\x00-\x1f\x7f]*[^/\\:*?"<>|\x00-\x1f\x7f. ]$""")]
+TimeField = Annotated[
+    str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$")
+]
+FileNameField = Annotated[
+    str,
+    Field(max_length=255, pattern=r"""^[^/\\:*?"<>|\x00-\x1f\x7f]*[^/\\:*?"<>|\x00-\x1f\x7f. ]$"""),
+]
 """A plain name in a directory: what a store says is never a path (spec NOT-04)."""
 KeyField = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
-_DECIMAL: Final = r"(0|[1-9][0-9]{0,15}|[0-9]{1,16}\.[0-9]{1,20}|[1-9](\.[0-9]{1,20})?e-?[0-9]{1,3})"
+_DECIMAL: Final = (
+    r"(0|[1-9][0-9]{0,15}|[0-9]{1,16}\.[0-9]{1,20}|[1-9](\.[0-9]{1,20})?e-?[0-9]{1,3})"
+)
 DecimalField = Annotated[str, Field(pattern=rf"^{_DECIMAL}$")]
 WeightField = Annotated[str, Field(pattern=rf"^-?{_DECIMAL}$")]
 KField = Annotated[int, Field(ge=1, le=0xFFFF)]
@@ -42,7 +51,11 @@ class StoreFormat(Strict):
 
 
 class PolicyBody(Strict):
-    """What a space does by default; with `k`, tasks are kept as coefficients over a basis of so many directions alone, and no budget holds."""
+    """What a space does by default.
+
+    With `k`, tasks are kept as coefficients over a basis of so many directions alone, and no
+    budget holds.
+    """
 
     budget: DecimalField
     keep_original: bool
@@ -123,7 +136,10 @@ class Create(_Record):
 
 
 class Absorb(_Record):
-    """Adapters become new task versions, sorted by task; `basis`, where one was fitted to them, is the space's basis from here on."""
+    """Adapters become new task versions, sorted by task.
+
+    `basis`, where one was fitted to them, is the space's basis from here on.
+    """
 
     kind: Literal["absorb"] = "absorb"
     basis: DigestField | None = None
@@ -131,7 +147,10 @@ class Absorb(_Record):
 
 
 class Refit(_Record):
-    """A new basis for the commits that follow; tasks that are re-expressed in it get new versions, sorted by task."""
+    """A new basis for the commits that follow.
+
+    Tasks that are re-expressed in it get new versions, sorted by task.
+    """
 
     kind: Literal["refit"] = "refit"
     basis: DigestField
@@ -139,7 +158,10 @@ class Refit(_Record):
 
 
 class Merge(_Record):
-    """A task version made of others: those that `derived_from` names, with these weights in the same order."""
+    """A task version made of others.
+
+    Those that `derived_from` names, with these weights in the same order.
+    """
 
     kind: Literal["merge"] = "merge"
     method: Literal["linear", "ties", "dare"]
@@ -166,7 +188,10 @@ class Drop(_Record):
 
 
 class Rename(_Record):
-    """A task gets a new name; the old one keeps leading to it and is never given to another task."""
+    """A task gets a new name.
+
+    The old one keeps leading to it and is never given to another task.
+    """
 
     kind: Literal["rename"] = "rename"
     task: NameField
@@ -205,7 +230,9 @@ class Annotate(_Record):
     version: NumberField
 
 
-Record = Create | Absorb | Refit | Merge | Restore | Drop | Rename | SetPolicy | Alias | Tag | Annotate
+Record = (
+    Create | Absorb | Refit | Merge | Restore | Drop | Rename | SetPolicy | Alias | Tag | Annotate
+)
 RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -250,7 +277,10 @@ class Note(Strict):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes."""
-        return dump(self.model_dump(mode="json", exclude_defaults=True) | {"format": FORMAT_VERSION, "kind": "note"})
+        return dump(
+            self.model_dump(mode="json", exclude_defaults=True)
+            | {"format": FORMAT_VERSION, "kind": "note"}
+        )
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Note":
@@ -283,18 +313,26 @@ def parse_record(content: bytes, *, what: str = "record") -> Record:
 
 
 def parse_format(content: bytes) -> StoreFormat:
-    """Parse a FORMAT file. Raises Integrity, or Format where it is of another version or needs an unknown read feature."""
+    """Parse a FORMAT file.
+
+    Raises Integrity, or Format where it is of another version or needs an unknown read feature.
+    """
     value = load(content, what="FORMAT", limit=1 << 20)
     if value.get("magic") != MAGIC:
         raise Format("FORMAT is not of a share_registry store.", hint="Check the location.")
     if value.get("version") != FORMAT_VERSION:
-        raise Format(f"store has format version {value.get('version')}, this release reads {FORMAT_VERSION}.", hint="Use a release that reads it.")
+        raise Format(
+            f"store has format version {value.get('version')}, this release reads {FORMAT_VERSION}.",
+            hint="Use a release that reads it.",
+        )
     try:
         found = StoreFormat.model_validate(value)
     except ValidationError as error:
         raise Integrity(f"FORMAT is malformed: {_first(error)}") from error
     if found.read:
-        raise Format(f"store needs the unknown features {found.read}.", hint="Upgrade share_registry.")
+        raise Format(
+            f"store needs the unknown features {found.read}.", hint="Upgrade share_registry."
+        )
     return found
 
 
@@ -312,18 +350,34 @@ def decimal(value: float) -> str:
 
 def _check_tasks(record: Record, what: str) -> None:
     """Check what the types cannot say (spec REC-16 to REC-18). Raises Integrity."""
-    if isinstance(record, Absorb | Refit | Merge) and any((entry.before is not None) != (record.kind == "refit") for entry in record.tasks):
-        raise Integrity(f"{what} is of kind {record.kind}, where an error before {'is needed' if record.kind == 'refit' else 'has no place'}.")
+    if isinstance(record, Absorb | Refit | Merge) and any(
+        (entry.before is not None) != (record.kind == "refit") for entry in record.tasks
+    ):
+        raise Integrity(
+            f"{what} is of kind {record.kind}, where an error before {'is needed' if record.kind == 'refit' else 'has no place'}."
+        )
     if isinstance(record, Merge) and len(record.weights) != len(record.tasks[0].derived_from):
-        raise Integrity(f"{what} has {len(record.weights)} weights for {len(record.tasks[0].derived_from)} parents.")
+        raise Integrity(
+            f"{what} has {len(record.weights)} weights for {len(record.tasks[0].derived_from)} parents."
+        )
 
 
 def _check_version(value: dict[str, Json], what: str) -> None:
     if not isinstance(value.get("format"), int):
         raise Integrity(f"{what} says no format version, expected {FORMAT_VERSION}.")
     if value["format"] != FORMAT_VERSION:
-        raise Format(f"{what} has format {value['format']!r}, this release reads {FORMAT_VERSION}.", hint="Upgrade share_registry.")
+        raise Format(
+            f"{what} has format {value['format']!r}, this release reads {FORMAT_VERSION}.",
+            hint="Upgrade share_registry.",
+        )
     requires = value.get("requires", [])
-    unknown = sorted(str(name) for name in requires if name not in FEATURES) if isinstance(requires, list) else ["?"]
+    unknown = (
+        sorted(str(name) for name in requires if name not in FEATURES)
+        if isinstance(requires, list)
+        else ["?"]
+    )
     if unknown:
-        raise Format(f"{what} requires the unknown features {', '.join(unknown)}.", hint="Upgrade share_registry.")
+        raise Format(
+            f"{what} requires the unknown features {', '.join(unknown)}.",
+            hint="Upgrade share_registry.",
+        )

@@ -1,7 +1,9 @@
 """One safetensors file in memory: a strict reader and a canonical writer.
 
-The reader takes the bytes that were hashed, checks every declared size before it uses it, and maps nothing. The writer gives one byte string for one value: compact JSON,
-`__metadata__` first, tensors in the order given, the header padded with spaces to a multiple of 8. For what PEFT wrote that is the very file.
+The reader takes the bytes that were hashed, checks every declared size before it uses it, and maps
+nothing. The writer gives one byte string for one value: compact JSON, `__metadata__` first, tensors
+in the order given, the header padded with spaces to a multiple of 8. For what PEFT wrote that is
+the very file.
 """
 
 import json
@@ -18,7 +20,18 @@ MAX_KEY_BYTES: Final = 512
 _METADATA: Final = "__metadata__"
 _MEMBERS: Final = {"dtype", "shape", "data_offsets"}
 _MAX_ELEMENTS: Final = 1 << 40
-_ORDER: Final = (DType.BOOL, DType.U8, DType.I8, DType.I16, DType.F16, DType.BF16, DType.I32, DType.F32, DType.F64, DType.I64)
+_ORDER: Final = (
+    DType.BOOL,
+    DType.U8,
+    DType.I8,
+    DType.I16,
+    DType.F16,
+    DType.BF16,
+    DType.I32,
+    DType.F32,
+    DType.F64,
+    DType.I64,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +60,27 @@ def read(content: bytes, *, what: str) -> File:
         what: How messages name it.
 
     Raises:
-        Integrity: truncated, longer than declared, a malformed header, an unknown element type, or a limit passed.
+        Integrity: truncated, longer than declared, a malformed header, an unknown element type, or
+            a limit passed.
     """
     header, body = _split(content, what)
     entries = foreign_json.parse(header, what=f"header of {what}", limit=MAX_HEADER_BYTES)
     metadata = _metadata(entries.pop(_METADATA, {}), what)
     if len(entries) > MAX_TENSORS:
         raise Integrity(f"{what} has {len(entries)} tensors, more than the limit of {MAX_TENSORS}.")
-    spans = sorted((_span(key, entry, what) for key, entry in entries.items()), key=lambda span: (span[2], span[3]))
+    spans = sorted(
+        (_span(key, entry, what) for key, entry in entries.items()),
+        key=lambda span: (span[2], span[3]),
+    )
     return File(metadata=metadata, tensors=tuple(_cut(spans, body, what)))
 
 
 def write(metadata: Iterable[tuple[str, str]], items: Sequence[Item]) -> bytes:
-    """Return the canonical file. Raises Integrity where an item's bytes do not fit its shape, or a key or metadata name stands there twice."""
+    """Return the canonical file.
+
+    Raises Integrity where an item's bytes do not fit its shape, or a key or metadata name
+    stands there twice.
+    """
     return b"".join((_header(list(metadata), items), *(item.content for item in items)))
 
 
@@ -69,7 +90,10 @@ def is_canonical(content: bytes, file: File) -> bool:
 
 
 def usual_order(items: Iterable[Item]) -> list[Item]:
-    """Return items in the order the safetensors library writes: wide element types first, then by key."""
+    """Return items in the order the safetensors library writes.
+
+    Wide element types first, then by key.
+    """
     return sorted(items, key=lambda item: (-_ORDER.index(item.dtype), item.key.encode()))
 
 
@@ -79,8 +103,14 @@ def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes
     for item in items:
         expected = _elements(item.key, item.shape, "file to write") * item.dtype.size_bytes
         if len(item.content) != expected or item.key in header:
-            raise Integrity(f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, or stands there twice.")
-        header[item.key] = {"dtype": item.dtype.value, "shape": list(item.shape), "data_offsets": [position, position + expected]}
+            raise Integrity(
+                f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, or stands there twice."
+            )
+        header[item.key] = {
+            "dtype": item.dtype.value,
+            "shape": list(item.shape),
+            "data_offsets": [position, position + expected],
+        }
         position += expected
     if len({name for name, _ in metadata}) != len(metadata):
         raise Integrity("a metadata name stands there twice.")
@@ -94,9 +124,13 @@ def _split(content: bytes, what: str) -> tuple[bytes, memoryview]:
         raise Integrity(f"{what} has {len(content)} bytes, a safetensors file at least 10.")
     size = int.from_bytes(content[:8], "little")
     if size > MAX_HEADER_BYTES:
-        raise Integrity(f"{what} declares a header of {size} bytes, more than the limit of {MAX_HEADER_BYTES}.")
+        raise Integrity(
+            f"{what} declares a header of {size} bytes, more than the limit of {MAX_HEADER_BYTES}."
+        )
     if size > len(content) - 8:
-        raise Integrity(f"{what} is truncated: its header has {size} bytes, the file {len(content) - 8} after the length.")
+        raise Integrity(
+            f"{what} is truncated: its header has {size} bytes, the file {len(content) - 8} after the length."
+        )
     header = content[8 : 8 + size]
     if not header.startswith(b"{"):
         raise Integrity(f"header of {what} starts with {header[:1]!r}, expected '{{'.")
@@ -105,38 +139,58 @@ def _split(content: bytes, what: str) -> tuple[bytes, memoryview]:
 
 def _metadata(value: object, what: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
-        raise Integrity(f"metadata of {what} is a {type(value).__name__}, expected an object of texts.")
+        raise Integrity(
+            f"metadata of {what} is a {type(value).__name__}, expected an object of texts."
+        )
     for name, text in value.items():
         if not isinstance(text, str) or len(name) > MAX_KEY_BYTES:
-            raise Integrity(f"metadata {name[:80]!r} of {what} is a {type(text).__name__}, expected a text with a name of at most {MAX_KEY_BYTES} characters.")
+            raise Integrity(
+                f"metadata {name[:80]!r} of {what} is a {type(text).__name__}, expected a text with a name of at most {MAX_KEY_BYTES} characters."
+            )
     return tuple(value.items())
 
 
 def _span(key: str, entry: object, what: str) -> tuple[str, DType, int, int, tuple[int, ...]]:
     """Return key, element type, begin, end and shape of one header entry."""
     if not key or len(key.encode()) > MAX_KEY_BYTES or not key.isprintable():
-        raise Integrity(f"tensor name {key[:80]!r} of {what} is not 1 to {MAX_KEY_BYTES} printable bytes.")
+        raise Integrity(
+            f"tensor name {key[:80]!r} of {what} is not 1 to {MAX_KEY_BYTES} printable bytes."
+        )
     if not isinstance(entry, dict) or set(entry) != _MEMBERS:
-        raise Integrity(f"tensor {key!r} of {what} has the members {_names(entry)}, expected dtype, shape and data_offsets.")
+        raise Integrity(
+            f"tensor {key!r} of {what} has the members {_names(entry)}, expected dtype, shape and data_offsets."
+        )
     if entry["dtype"] not in list(DType.__members__):
-        raise Integrity(f"tensor {key!r} of {what} has the element type {entry['dtype']!r}, expected one of {', '.join(DType.__members__)}.")
+        raise Integrity(
+            f"tensor {key!r} of {what} has the element type {entry['dtype']!r}, expected one of {', '.join(DType.__members__)}."
+        )
     dtype = DType(entry["dtype"])
     shape, offsets = _integers(entry["shape"]), _integers(entry["data_offsets"])
     if shape is None or offsets is None or len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
-        raise Integrity(f"tensor {key!r} of {what} has shape {entry['shape']!r} and data_offsets {entry['data_offsets']!r}, expected lists of sizes.")
+        raise Integrity(
+            f"tensor {key!r} of {what} has shape {entry['shape']!r} and data_offsets {entry['data_offsets']!r}, expected lists of sizes."
+        )
     expected = _elements(key, shape, what) * dtype.size_bytes
     if offsets[1] - offsets[0] != expected:
-        raise Integrity(f"tensor {key!r} of {what} has {offsets[1] - offsets[0]} bytes, expected {expected} for {dtype} {list(shape)}.")
+        raise Integrity(
+            f"tensor {key!r} of {what} has {offsets[1] - offsets[0]} bytes, expected {expected} for {dtype} {list(shape)}."
+        )
     return key, dtype, offsets[0], offsets[1], shape
 
 
-def _cut(spans: list[tuple[str, DType, int, int, tuple[int, ...]]], body: memoryview, what: str) -> Iterable[Item]:
+def _cut(
+    spans: list[tuple[str, DType, int, int, tuple[int, ...]]], body: memoryview, what: str
+) -> Iterable[Item]:
     position = 0
     for key, dtype, begin, end, shape in spans:
         if begin != position:
-            raise Integrity(f"tensor {key!r} of {what} begins at byte {begin}, expected {position}: the tensors overlap or leave a hole.")
+            raise Integrity(
+                f"tensor {key!r} of {what} begins at byte {begin}, expected {position}: the tensors overlap or leave a hole."
+            )
         if end > len(body):
-            raise Integrity(f"{what} is truncated: tensor {key!r} ends at byte {end} of {len(body)}.")
+            raise Integrity(
+                f"{what} is truncated: tensor {key!r} ends at byte {end} of {len(body)}."
+            )
         yield Item(key=key, dtype=dtype, shape=shape, content=body[begin:end])
         position = end
     if position != len(body):
@@ -154,7 +208,9 @@ def _elements(key: str, shape: Sequence[int], what: str) -> int:
     for size in shape:
         count *= size
         if count > _MAX_ELEMENTS:
-            raise Integrity(f"tensor {key!r} of {what} has the shape {list(shape)}, more than {_MAX_ELEMENTS} elements.")
+            raise Integrity(
+                f"tensor {key!r} of {what} has the shape {list(shape)}, more than {_MAX_ELEMENTS} elements."
+            )
     return count
 
 

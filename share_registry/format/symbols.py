@@ -1,7 +1,11 @@
-"""Integer rows as bytes: rows of like statistics share a group, a group has one packing, small symbols share a byte (spec SYM-01 to SYM-09).
+"""Integer rows as bytes.
 
-A group's symbols are q = (h << shift) + low. The high parts h are packed `count` to a byte in base `base` and compressed; the low `shift` bits are close to
-uniform and lie beside them as bit planes, uncompressed. Group 0 is the rows that are all zero and takes no bytes.
+Rows of like statistics share a group, a group has one packing, small symbols share a byte (spec
+SYM-01 to SYM-09).
+
+A group's symbols are q = (h << shift) + low. The high parts h are packed `count` to a byte in base
+`base` and compressed; the low `shift` bits are close to uniform and lie beside them as bit planes,
+uncompressed. Group 0 is the rows that are all zero and takes no bytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from share_registry.errors import Integrity
-from share_registry.format.frames import FAST, SMALLEST, compress, pack_stream, piece_sizes, unpack_stream
+from share_registry.format.frames import (
+    FAST,
+    SMALLEST,
+    compress,
+    pack_stream,
+    piece_sizes,
+    unpack_stream,
+)
 from share_registry.format.parallel import ahead, side_by_side
 
 Ints = NDArray[np.int32] | NDArray[np.int16]
@@ -71,13 +82,20 @@ class Coded:
 
 
 def encode_rows(rows: Sequence[Ints]) -> Coded:
-    """Return rows of any widths as bytes, groups side by side. Raises Integrity where a symbol is 2**23 or more."""
+    """Return rows of any widths as bytes, groups side by side.
+
+    Raises Integrity where a symbol is 2**23 or more.
+    """
     segments = _segments(rows)
     assignment = np.zeros(len(rows), np.uint8)
     for number, members in enumerate(segments, start=1):
         assignment[members] = number
     gathered = [np.concatenate([rows[index] for index in members]) for members in segments]
-    made = side_by_side(_encode_group, gathered) if sum(map(len, gathered)) >= _SIDE_BY_SIDE else [_encode_group(symbols) for symbols in gathered]
+    made = (
+        side_by_side(_encode_group, gathered)
+        if sum(map(len, gathered)) >= _SIDE_BY_SIDE
+        else [_encode_group(symbols) for symbols in gathered]
+    )
     return Coded(
         groups_of_rows=assignment,
         groups=tuple(group for group, _, _ in made),
@@ -89,29 +107,55 @@ def encode_rows(rows: Sequence[Ints]) -> Coded:
 def _encode_group(symbols: Ints) -> tuple[Group, list[bytes], bytes]:
     """Return how a group lies in bytes, the pieces of its high parts, and its low planes."""
     group = _best_group(symbols)
-    return group, pack_stream(_pack(symbols >> group.shift, group.packing)), _low_planes(symbols, group.shift)
+    return (
+        group,
+        pack_stream(_pack(symbols >> group.shift, group.packing)),
+        _low_planes(symbols, group.shift),
+    )
 
 
-def piece_counts(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
-    """Return the number of pieces of each group. Raises Integrity where a row names a group that is not there."""
-    return [len(piece_sizes(group.packed_bytes(count))) for group, count in zip(groups, _counts(_widths(shapes), groups_of_rows, groups), strict=True)]
+def piece_counts(
+    shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
+) -> list[int]:
+    """Return the number of pieces of each group.
+
+    Raises Integrity where a row names a group that is not there.
+    """
+    return [
+        len(piece_sizes(group.packed_bytes(count)))
+        for group, count in zip(
+            groups, _counts(_widths(shapes), groups_of_rows, groups), strict=True
+        )
+    ]
 
 
 def decode_rows(
-    content: memoryview, shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group], pieces: Sequence[int]
+    content: memoryview,
+    shapes: Sequence[tuple[int, int]],
+    groups_of_rows: NDArray[np.uint8],
+    groups: Sequence[Group],
+    pieces: Sequence[int],
 ) -> list[Ints]:
-    """Return rows as one array for each of `shapes` (rows, width). Every length is checked before anything is expanded; frames are expanded ahead, beside the rest.
+    """Return rows as one array for each of `shapes` (rows, width).
+
+    Every length is checked before anything is expanded; frames are expanded ahead, beside the
+    rest.
 
     Returns:
-        int16 arrays where every symbol of all groups surely fits, else int32; not to be written to: rows of zeros share one number.
+        int16 arrays where every symbol of all groups surely fits, else int32; not to be written to:
+        rows of zeros share one number.
 
     Raises:
         Integrity: lengths that do not fit, a group or symbol out of range, or damaged frames.
     """
     counts = _counts(_widths(shapes), groups_of_rows, groups)
-    expected = sum(pieces) + sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
+    expected = sum(pieces) + sum(
+        group.low_bytes(count) for group, count in zip(groups, counts, strict=True)
+    )
     if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
-        raise Integrity(f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}.")
+        raise Integrity(
+            f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}."
+        )
     arrays, places = _places(shapes, groups_of_rows, groups)
     parts = list(_parts(content, groups, counts, pieces))
     expanded = ahead(_packed, parts) if sum(counts) >= _AHEAD else map(_packed, parts)
@@ -128,7 +172,9 @@ def entropy_bits(rows: Ints) -> float:
 def _counted(row: Ints) -> NDArray[np.int64]:
     """Return how often each symbol is there, in their order; zeros in between do not matter."""
     low, high = (int(row.min()), int(row.max())) if len(row) else (0, 0)
-    return np.bincount(row - low) if high - low < _HISTOGRAM else np.unique(row, return_counts=True)[1]
+    return (
+        np.bincount(row - low) if high - low < _HISTOGRAM else np.unique(row, return_counts=True)[1]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +188,9 @@ class _Part:
     content: memoryview
 
 
-def _parts(content: memoryview, groups: Sequence[Group], counts: Sequence[int], pieces: Sequence[int]) -> Iterator[_Part]:
+def _parts(
+    content: memoryview, groups: Sequence[Group], counts: Sequence[int], pieces: Sequence[int]
+) -> Iterator[_Part]:
     position, taken = 0, 0
     for number, (group, count) in enumerate(zip(groups, counts, strict=True), start=1):
         lengths = pieces[taken : taken + len(piece_sizes(group.packed_bytes(count)))]
@@ -158,10 +206,13 @@ def _widths(shapes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     return np.repeat(pairs[:, 1], pairs[:, 0])
 
 
-def _places(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> tuple[list[Ints], list[list[Ints]]]:
+def _places(
+    shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
+) -> tuple[list[Ints], list[list[Ints]]]:
     """Return an array for every shape, and for every group the stretches of them that its symbols fill, in order.
 
-    They lie in one stretch of memory, of which numpy asks the system for large pages: touching it for the first time costs a third.
+    They lie in one stretch of memory, of which numpy asks the system for large pages: touching it
+    for the first time costs a third.
     """
     short = all(group.shift <= _SHORT_SHIFT for group in groups)
     counts, widths = np.array(shapes, np.int64).reshape(-1, 2).T
@@ -171,17 +222,26 @@ def _places(shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8]
     offsets = np.cumsum([0, *np.repeat(widths * used, counts)]).tolist()
     memory: Ints = np.zeros(offsets[-1], np.int16) if short else np.zeros(offsets[-1], np.int32)
     arrays = [
-        memory[offsets[end - shape[0]] : offsets[end]].reshape(shape) if some else _nothing(shape, short=short)
+        memory[offsets[end - shape[0]] : offsets[end]].reshape(shape)
+        if some
+        else _nothing(shape, short=short)
         for shape, end, some in zip(shapes, ends.tolist(), used.tolist(), strict=True)
     ]
     places: list[list[Ints]] = [[] for _ in range(len(groups) + 1)]
-    for start, end in pairwise([0, *(np.flatnonzero(np.diff(groups_of_rows)) + 1).tolist(), len(groups_of_rows)]):
-        places[groups_of_rows[start] if start < end else 0].append(memory[offsets[start] : offsets[end]])
+    for start, end in pairwise(
+        [0, *(np.flatnonzero(np.diff(groups_of_rows)) + 1).tolist(), len(groups_of_rows)]
+    ):
+        places[groups_of_rows[start] if start < end else 0].append(
+            memory[offsets[start] : offsets[end]]
+        )
     return arrays, places
 
 
 def _nothing(shape: tuple[int, int], *, short: bool) -> Ints:
-    """Return rows of zeros that take no memory: a task that is coefficients alone costs a reader no more than these."""
+    """Return rows of zeros that take no memory.
+
+    A task that is coefficients alone costs a reader no more than these.
+    """
     if short:
         return np.ndarray(shape, np.int16, buffer=bytearray(2), strides=(0, 0))
     return np.ndarray(shape, np.int32, buffer=bytearray(4), strides=(0, 0))
@@ -205,29 +265,42 @@ def _packed(part: _Part) -> NDArray[np.uint8]:
     """Return the packed high parts of a group, expanded."""
     bounds = np.cumsum([0, *part.lengths]).tolist()
     stored = [part.content[start:end] for start, end in pairwise(bounds)]
-    return np.frombuffer(unpack_stream(stored, part.group.packed_bytes(part.count), what="a group of symbols"), np.uint8)
+    return np.frombuffer(
+        unpack_stream(stored, part.group.packed_bytes(part.count), what="a group of symbols"),
+        np.uint8,
+    )
 
 
 def _chunks(part: _Part, packed: NDArray[np.uint8]) -> Iterator[_Symbols]:
     """Yield the symbols of a group, some at a time, in the narrowest type that surely holds them."""
     group = part.group
-    planes = np.frombuffer(part.content[sum(part.lengths) :], np.uint8).reshape(group.shift, -(-part.count // 8))
+    planes = np.frombuffer(part.content[sum(part.lengths) :], np.uint8).reshape(
+        group.shift, -(-part.count // 8)
+    )
     size = _CHUNK // PACKINGS[group.packing][1] // 8 * 8
     for start in range(0, len(packed), size):
         first = start * PACKINGS[group.packing][1]
         high = _unpack(packed[start : start + size], part.count - first, group.packing)
-        yield _joined(high, planes[:, first // 8 : first // 8 + -(-len(high) // 8)], group.shift) if group.shift else high
+        yield (
+            _joined(high, planes[:, first // 8 : first // 8 + -(-len(high) // 8)], group.shift)
+            if group.shift
+            else high
+        )
 
 
 def _joined(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _Symbols:
     symbols: _Symbols = high.astype(np.int16) if shift <= _SHORT_SHIFT else high.astype(np.int32)
-    np.bitwise_or(np.left_shift(symbols, shift, out=symbols), _from_low_planes(planes, len(high)), out=symbols)
+    np.bitwise_or(
+        np.left_shift(symbols, shift, out=symbols), _from_low_planes(planes, len(high)), out=symbols
+    )
     if shift > MAX_BITS - 8 and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
         raise Integrity(f"a symbol is not below 2**{MAX_BITS}.")
     return symbols
 
 
-def _counts(widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]) -> list[int]:
+def _counts(
+    widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
+) -> list[int]:
     if len(groups_of_rows) and int(groups_of_rows.max()) > len(groups):
         raise Integrity(f"a row is of group {int(groups_of_rows.max())}, there are {len(groups)}.")
     return [int(widths[groups_of_rows == number].sum()) for number in range(1, len(groups) + 1)]
@@ -250,7 +323,9 @@ def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np
     if count == 1:
         return (values ^ 128).view(np.int8)
     if len(values) and int(values.max()) >= base**count:
-        raise Integrity(f"a byte of packed symbols is {int(values.max())}, expected below {base}**{count}.")
+        raise Integrity(
+            f"a byte of packed symbols is {int(values.max())}, expected below {base}**{count}."
+        )
     return np.take(_digits(packing), values, axis=0).reshape(-1)[:symbols]
 
 
@@ -258,14 +333,21 @@ def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np
 def _digits(packing: int) -> NDArray[np.int8]:
     """Return the symbols (256, count) of every byte."""
     base, count = PACKINGS[packing]
-    return (np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base - base // 2).astype(np.int8)
+    return (np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base - base // 2).astype(
+        np.int8
+    )
 
 
 def _low_planes(symbols: Ints, shift: int) -> bytes:
-    return b"".join(np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes() for bit in range(shift))
+    return b"".join(
+        np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes()
+        for bit in range(shift)
+    )
 
 
-def _from_low_planes(planes: NDArray[np.uint8], count: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _from_low_planes(
+    planes: NDArray[np.uint8], count: int
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return the low bits: a byte of a plane, looked up, becomes the bytes of eight symbols."""
     halves = [np.zeros(planes.shape[1], "<u8"), np.zeros(planes.shape[1], "<u8")]
     for bit, plane in enumerate(planes):
@@ -281,13 +363,21 @@ def _from_low_planes(planes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]
 @cache
 def _spread() -> NDArray[np.uint64]:
     """Return for every byte its bits as eight bytes, lowest first."""
-    return np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view("<u8")[:, 0]
+    return np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view(
+        "<u8"
+    )[:, 0]
 
 
 def _segments(rows: Sequence[Ints]) -> list[list[int]]:
-    """Return the rows of each group: quarter octaves of their root mean square, neighbours joined where the estimated bytes say so."""
+    """Return the rows of each group.
+
+    Quarter octaves of their root mean square, neighbours joined where the estimated bytes say
+    so.
+    """
     buckets = _buckets(rows)
-    histograms = _Histograms([np.concatenate([rows[index] for index in members]) for _, members in buckets])
+    histograms = _Histograms(
+        [np.concatenate([rows[index] for index in members]) for _, members in buckets]
+    )
     best = [0.0] + [float("inf")] * len(buckets)
     cut = [0] * (len(buckets) + 1)
     for start, (octave, _) in enumerate(buckets):
@@ -301,7 +391,9 @@ def _segments(rows: Sequence[Ints]) -> list[list[int]]:
     segments: list[list[int]] = []
     end = len(buckets)
     while end:
-        segments.append(sorted(index for _, members in buckets[cut[end] : end] for index in members))
+        segments.append(
+            sorted(index for _, members in buckets[cut[end] : end] for index in members)
+        )
         end = cut[end]
     return segments[::-1]
 
@@ -338,11 +430,16 @@ def _estimate(histogram: NDArray[np.int64], shift: int) -> float:
 def _entropy(counts: NDArray[np.int64]) -> float:
     present = counts[counts > 0].astype(np.float64)
     total = present.sum()
-    return float(total * np.log2(total) - (present * np.log2(present)).sum()) if len(present) else 0.0
+    return (
+        float(total * np.log2(total) - (present * np.log2(present)).sum()) if len(present) else 0.0
+    )
 
 
 def _best_group(symbols: Ints) -> Group:
-    """Return the packing and shift that make a sample of the symbols smallest. Raises Integrity where none can hold them."""
+    """Return the packing and shift that make a sample of the symbols smallest.
+
+    Raises Integrity where none can hold them.
+    """
     peak = max(int(symbols.max()), -int(symbols.min()))
     if peak >> MAX_BITS:
         raise Integrity(f"symbol {peak} is not below 2**{MAX_BITS}.")
@@ -350,7 +447,12 @@ def _best_group(symbols: Ints) -> Group:
     spread = float(np.square(sample, dtype=np.float64).mean()) ** 0.5
     least = max(0, peak.bit_length() - 7)
     shifts = range(least, min(MAX_SHIFT, max(least, int(log2(max(spread, 1.0))) - 1)) + 1)
-    options = [Group(packing=number, shift=shift) for shift in shifts for number in range(len(PACKINGS)) if _fits(symbols, number, shift)]
+    options = [
+        Group(packing=number, shift=shift)
+        for shift in shifts
+        for number in range(len(PACKINGS))
+        if _fits(symbols, number, shift)
+    ]
     return min(options, key=lambda group: _sample_bytes(sample, group))
 
 
@@ -362,4 +464,6 @@ def _fits(symbols: Ints, packing: int, shift: int) -> bool:
 
 def _sample_bytes(sample: Ints, group: Group) -> int:
     raw = _pack(sample >> group.shift, group.packing)
-    return min(len(raw), len(compress(raw, level=FAST)), len(compress(raw, level=SMALLEST))) + group.low_bytes(len(sample))
+    return min(
+        len(raw), len(compress(raw, level=FAST)), len(compress(raw, level=SMALLEST))
+    ) + group.low_bytes(len(sample))

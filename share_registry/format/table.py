@@ -1,8 +1,13 @@
-"""The table of an adapter object: everything small, as columns of bytes, compressed as one frame where that is shorter (spec TAB-01 to TAB-09).
+"""The table of an adapter object.
 
-Columns in order, all unsigned unless said: number of groups (1 byte); lane of each module; number of terms of each coded factor; of each term source,
-exponent (signed) and k (2 bytes); scales and then module errors as bfloat16, high bytes before low bytes; group of each row; packing and shift of each group;
-stored length (3 bytes) of every piece, of `symbols`, then of `planes`. Numbers of more than one byte lie as planes, high byte first: like stands by like.
+Everything small, as columns of bytes, compressed as one frame where that is shorter (spec TAB-01 to
+TAB-09).
+
+Columns in order, all unsigned unless said: number of groups (1 byte); lane of each module; number
+of terms of each coded factor; of each term source, exponent (signed) and k (2 bytes); scales and
+then module errors as bfloat16, high bytes before low bytes; group of each row; packing and shift of
+each group; stored length (3 bytes) of every piece, of `symbols`, then of `planes`. Numbers of more
+than one byte lie as planes, high byte first: like stands by like.
 """
 
 from collections.abc import Sequence
@@ -13,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from share_registry.errors import Integrity
-from share_registry.format.frames import FAST, MAX_FRAME_BYTES, SMALLEST, compress, declared_size, expand
+from share_registry.format.frames import (
+    FAST,
+    MAX_FRAME_BYTES,
+    SMALLEST,
+    compress,
+    declared_size,
+    expand,
+)
 from share_registry.format.symbols import MAX_SHIFT, PACKINGS, Group
 
 MAX_TERMS: Final = 64
@@ -69,10 +81,22 @@ class Table:
         raw = b"".join(
             (
                 column([len(self.groups)], 1),
-                column([lane.coded | lane.previous_a << 1 | lane.previous_b << 2 for lane in self.lanes], 1),
+                column(
+                    [
+                        lane.coded | lane.previous_a << 1 | lane.previous_b << 2
+                        for lane in self.lanes
+                    ],
+                    1,
+                ),
                 column([len(terms) for terms in self.terms], 1),
                 column([head.source for head in heads], 1),
-                column([head.exponent & 0xFF if -128 <= head.exponent < 128 else 256 for head in heads], 1),
+                column(
+                    [
+                        head.exponent & 0xFF if -128 <= head.exponent < 128 else 256
+                        for head in heads
+                    ],
+                    1,
+                ),
                 column([head.k for head in heads], 2),
                 column(_from_bfloat16(self.scales), 2),
                 column(_from_bfloat16(self.errors), 2),
@@ -96,13 +120,28 @@ class Table:
         sides = [rank for rank in coded for _ in range(2)]
         rows = sum(sides) + sum(rank * len(heads) for rank, heads in zip(sides, terms, strict=True))
         groups_of_rows = cursor.column(rows, 1).astype(np.uint8)
-        groups = tuple(group_of(*pair) for pair in zip(cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True))
-        return cls(lanes=lanes, terms=terms, scales=scales, errors=errors, groups_of_rows=groups_of_rows, groups=groups, pieces=tuple(cursor.rest(3).tolist()))
+        groups = tuple(
+            group_of(*pair)
+            for pair in zip(
+                cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True
+            )
+        )
+        return cls(
+            lanes=lanes,
+            terms=terms,
+            scales=scales,
+            errors=errors,
+            groups_of_rows=groups_of_rows,
+            groups=groups,
+            pieces=tuple(cursor.rest(3).tolist()),
+        )
 
     def split_pieces(self, *, symbols: int, planes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the stored lengths of the pieces of `symbols` and of `planes`, which must be this many. Raises Integrity."""
         if len(self.pieces) != symbols + planes:
-            raise Integrity(f"{_WHAT} has the lengths of {len(self.pieces)} pieces, expected {symbols + planes}.")
+            raise Integrity(
+                f"{_WHAT} has the lengths of {len(self.pieces)} pieces, expected {symbols + planes}."
+            )
         return self.pieces[:symbols], self.pieces[symbols:]
 
 
@@ -115,7 +154,9 @@ class Cursor:
     def column(self, count: int, width: int) -> NDArray[np.int64]:
         """Take `count` numbers of `width` bytes."""
         if count * width > len(self._left):
-            raise Integrity(f"{_WHAT} ends early: {len(self._left)} bytes left, {count * width} needed.")
+            raise Integrity(
+                f"{_WHAT} ends early: {len(self._left)} bytes left, {count * width} needed."
+            )
         taken, self._left = self._left[: count * width], self._left[count * width :]
         values = np.zeros(count, np.int64)
         for plane in taken.reshape(width, count):
@@ -132,24 +173,38 @@ class Cursor:
     def rest(self, width: int) -> NDArray[np.int64]:
         """Take all that is left as numbers of `width` bytes."""
         if len(self._left) % width:
-            raise Integrity(f"{_WHAT} ends with {len(self._left)} bytes, expected a multiple of {width}.")
+            raise Integrity(
+                f"{_WHAT} ends with {len(self._left)} bytes, expected a multiple of {width}."
+            )
         return self.column(len(self._left) // width, width)
 
 
 def deflated(raw: bytes) -> bytes:
-    """Return the columns as a table holds them: as one frame where that is shorter (spec TAB-01). Raises Integrity where they are too many."""
+    """Return the columns as a table holds them: as one frame where that is shorter (spec TAB-01).
+
+    Raises Integrity where they are too many.
+    """
     if len(raw) > MAX_FRAME_BYTES:
-        raise Integrity(f"{_WHAT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}.")
+        raise Integrity(
+            f"{_WHAT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}."
+        )
     frame = min((compress(raw, level=level) for level in (FAST, SMALLEST)), key=len)
     return _ZSTD + frame if len(frame) < len(raw) else _RAW + raw
 
 
 def column(values: "Sequence[int] | NDArray[np.int64]", width: int) -> bytes:
-    """Return numbers of `width` bytes as a column (spec TAB-02). Raises Integrity where one does not fit."""
+    """Return numbers of `width` bytes as a column (spec TAB-02).
+
+    Raises Integrity where one does not fit.
+    """
     numbers = np.asarray(values, np.int64)
     if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >> 8 * width):
-        raise Integrity(f"a number of the table does not fit {width} bytes: {int(numbers.min())} to {int(numbers.max())}.")
-    return b"".join((numbers >> 8 * byte).astype(np.uint8).tobytes() for byte in reversed(range(width)))
+        raise Integrity(
+            f"a number of the table does not fit {width} bytes: {int(numbers.min())} to {int(numbers.max())}."
+        )
+    return b"".join(
+        (numbers >> 8 * byte).astype(np.uint8).tobytes() for byte in reversed(range(width))
+    )
 
 
 def _from_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -178,19 +233,30 @@ def _lane(value: int) -> Lane:
 def _terms(cursor: Cursor, sides: int) -> tuple[tuple[TermHead, ...], ...]:
     counts = cursor.column(sides, 1).tolist()
     if max(counts, default=0) > MAX_TERMS:
-        raise Integrity(f"a factor refers to {max(counts)} blocks, more than the limit of {MAX_TERMS}.")
+        raise Integrity(
+            f"a factor refers to {max(counts)} blocks, more than the limit of {MAX_TERMS}."
+        )
     total = sum(counts)
     sources = cursor.column(total, 1).tolist()
-    exponents = [value - 256 if value > 127 else value for value in cursor.column(total, 1).tolist()]
+    exponents = [
+        value - 256 if value > 127 else value for value in cursor.column(total, 1).tolist()
+    ]
     ks = cursor.column(total, 2).tolist()
     if 0 in ks:
         raise Integrity("a term has no coefficients.")
-    heads = iter([TermHead(source=source, exponent=exponent, k=k) for source, exponent, k in zip(sources, exponents, ks, strict=True)])
+    heads = iter(
+        [
+            TermHead(source=source, exponent=exponent, k=k)
+            for source, exponent, k in zip(sources, exponents, ks, strict=True)
+        ]
+    )
     return tuple(tuple(next(heads) for _ in range(count)) for count in counts)
 
 
 def group_of(packing: int, shift: int) -> Group:
     """Return a group of these numbers of the table (spec TAB-07). Raises Integrity."""
     if packing >= len(PACKINGS) or shift > MAX_SHIFT:
-        raise Integrity(f"a group has packing {packing} and shift {shift}, expected below {len(PACKINGS)} and at most {MAX_SHIFT}.")
+        raise Integrity(
+            f"a group has packing {packing} and shift {shift}, expected below {len(PACKINGS)} and at most {MAX_SHIFT}."
+        )
     return Group(packing=packing, shift=shift)

@@ -6,7 +6,13 @@ import numpy as np
 
 from share_registry.errors import Integrity
 from share_registry.format.canonical import Json
-from share_registry.format.frames import from_planes, pack_stream, piece_sizes, planes, unpack_streams
+from share_registry.format.frames import (
+    from_planes,
+    pack_stream,
+    piece_sizes,
+    planes,
+    unpack_streams,
+)
 from share_registry.format.layout import DType, described
 from share_registry.format.object_file import pack, unpack
 
@@ -15,7 +21,10 @@ _LENGTH_BYTES: Final = 3
 
 
 def encode_tensor(content: bytes, *, dtype: DType) -> bytes:
-    """Return the object of a tensor's little-endian bytes: its byte planes, and the lengths of their pieces."""
+    """Return the object of a tensor's little-endian bytes.
+
+    Its byte planes, and the lengths of their pieces.
+    """
     pieces = [piece for plane in planes(content, dtype.size_bytes) for piece in pack_stream(plane)]
     table = b"".join(len(piece).to_bytes(_LENGTH_BYTES, "little") for piece in pieces)
     return pack(_described(dtype, len(content)), {"planes": b"".join(pieces), "table": table})
@@ -25,11 +34,15 @@ def decode_tensor(content: bytes, *, dtype: DType, size: int) -> bytes:
     """Return the `size` bytes of a tensor. Raises Integrity."""
     entries, parts = unpack(content, ("planes", "table"), what=_WHAT)
     if described(entries, "tensor") != _described(dtype, size) or size % dtype.size_bytes:
-        raise Integrity(f"{_WHAT} says {entries}, expected {size} bytes of width {dtype.size_bytes}.")
+        raise Integrity(
+            f"{_WHAT} says {entries}, expected {size} bytes of width {dtype.size_bytes}."
+        )
     sizes = [size // dtype.size_bytes] * dtype.size_bytes
     table = np.frombuffer(parts["table"], np.uint8)
     if len(table) != _LENGTH_BYTES * sum(len(piece_sizes(plane)) for plane in sizes):
-        raise Integrity(f"{_WHAT} has a table of {len(table)} bytes, which does not fit {size} bytes.")
+        raise Integrity(
+            f"{_WHAT} has a table of {len(table)} bytes, which does not fit {size} bytes."
+        )
     lengths = (table.reshape(-1, _LENGTH_BYTES).astype(np.int64) @ (1, 1 << 8, 1 << 16)).tolist()
     return from_planes(unpack_streams(parts["planes"], sizes, lengths, what=_WHAT))
 

@@ -1,6 +1,7 @@
 """Memory that results are written into, and written into again.
 
-Fresh memory is dear: a system hands out pages slower than a pass writes them. So what nobody holds any more is used again; on a GPU torch does that itself.
+Fresh memory is dear: a system hands out pages slower than a pass writes them. So what nobody holds
+any more is used again; on a GPU torch does that itself.
 """
 
 import weakref
@@ -29,7 +30,9 @@ class _Lent:
 
 
 class Recycled:
-    """Memory on the CPU that is lent, and lent again when every tensor over it is gone. Safe for threads.
+    """Memory on the CPU that is lent, and lent again when every tensor over it is gone.
+
+    Safe for threads.
 
     What nobody has is kept until the next pass takes one piece of it and lets the rest go.
     """
@@ -46,9 +49,13 @@ class Recycled:
         with self._lock:
             free = [piece for piece in self._pieces if piece.holder() is None]
             self._pieces = [piece for piece in self._pieces if piece.holder() is not None]
-            memory = next((piece.memory for piece in free if size <= piece.memory.nbytes <= 2 * size), None)
+            memory = next(
+                (piece.memory for piece in free if size <= piece.memory.nbytes <= 2 * size), None
+            )
             del free  # what does not fit goes before new memory comes
-            memory = torch.empty(size, dtype=torch.uint8, device="cpu") if memory is None else memory
+            memory = (
+                torch.empty(size, dtype=torch.uint8, device="cpu") if memory is None else memory
+            )
             view = memory.numpy()[:size]
             self._pieces.append(_Lent(memory, weakref.ref(view)))
         return torch.from_numpy(view).view(dtype)
@@ -60,9 +67,12 @@ class Recycled:
 
 
 class Buffers:
-    """Memory on one device, one stretch for each element type and pass; it grows where a pass needs more.
+    """Memory on one device, one stretch for each element type and pass.
 
-    Results of an earlier pass into the same buffers are overwritten by the next. Not for two threads at once.
+    It grows where a pass needs more.
+
+    Results of an earlier pass into the same buffers are overwritten by the next. Not for two
+    threads at once.
 
     Args:
         device: The device.
@@ -78,7 +88,9 @@ class Buffers:
     @property
     def size_bytes(self) -> int:
         """Bytes held."""
-        return sum(stretch.nbytes for stretches in self._stretches.values() for stretch in stretches)
+        return sum(
+            stretch.nbytes for stretches in self._stretches.values() for stretch in stretches
+        )
 
     def begin(self) -> None:
         """Begin a pass: everything may be written again."""
@@ -92,7 +104,9 @@ class Buffers:
         if at == len(stretches):
             stretches.append(self._allocate(count, dtype))
         elif stretches[at].numel() < count:
-            stretches[at] = torch.empty(0, dtype=dtype, device=self.device)  # the old one goes before the new one comes
+            stretches[at] = torch.empty(
+                0, dtype=dtype, device=self.device
+            )  # the old one goes before the new one comes
             stretches[at] = self._allocate(count, dtype)
         return stretches[at][:count]
 
@@ -103,7 +117,13 @@ class Buffers:
 def checked(out: Buffers, device: torch.device) -> Buffers:
     """Return buffers to write into. Raises InvalidInput where they are no buffers of the device."""
     if not isinstance(out, Buffers):
-        raise InvalidInput(f"out is {type(out).__name__}, expected Buffers.", hint="Make them once with `materializer.buffers()`.")
+        raise InvalidInput(
+            f"out is {type(out).__name__}, expected Buffers.",
+            hint="Make them once with `materializer.buffers()`.",
+        )
     if out.device != device:
-        raise InvalidInput(f"out is on {out.device}, results are made on {device}.", hint="Make it with `buffers()` of the same materializer.")
+        raise InvalidInput(
+            f"out is on {out.device}, results are made on {device}.",
+            hint="Make it with `buffers()` of the same materializer.",
+        )
     return out

@@ -1,6 +1,9 @@
-"""Where results are made: a torch device, the element type of results and the one that is computed in.
+"""Where results are made.
 
-On a GPU what is loaded goes through pinned memory on a stream of its own; `settle` waits for it, so that any stream may use it afterwards.
+A torch device, the element type of results and the one that is computed in.
+
+On a GPU what is loaded goes through pinned memory on a stream of its own; `settle` waits for it, so
+that any stream may use it afterwards.
 """
 
 from collections.abc import Iterable
@@ -29,7 +32,11 @@ class Target:
     def __init__(self, device: torch.device, *, dtype: torch.dtype | None, exact: bool) -> None:
         self.device, self.dtype, self.exact = device, dtype, exact
         self.is_cuda = device.type == "cuda"
-        self.compute = torch.bfloat16 if self.is_cuda and dtype == torch.bfloat16 and not exact else torch.float32
+        self.compute = (
+            torch.bfloat16
+            if self.is_cuda and dtype == torch.bfloat16 and not exact
+            else torch.float32
+        )
         self.keeps_floats = self.is_cuda and not exact
         self.scratch_numbers = SCRATCH_NUMBERS * (_ON_GPU if self.is_cuda else 1)
         self._loading = torch.cuda.Stream(device) if self.is_cuda else None  # type: ignore[no-untyped-call]
@@ -38,8 +45,13 @@ class Target:
         """Return the element type of a result whose own is given."""
         return self.dtype if self.dtype is not None and own.is_floating_point else own
 
-    def send(self, values: "NDArray[np.generic] | Tensor", dtype: torch.dtype | None = None) -> Tensor:
-        """Return values on the device, in an element type or their own; they may still be on their way until `settle`."""
+    def send(
+        self, values: "NDArray[np.generic] | Tensor", dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Return values on the device, in an element type or their own.
+
+        They may still be on their way until `settle`.
+        """
         host = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
         if self._loading is None:
             return host.to(self.device, dtype or host.dtype)
@@ -53,7 +65,10 @@ class Target:
             self._loading.synchronize()
 
     def use(self, tensors: Iterable[Tensor]) -> None:
-        """Say that the current stream is about to read tensors: their memory is not given to another load before it has."""
+        """Say that the current stream is about to read tensors.
+
+        Their memory is not given to another load before it has.
+        """
         if self.is_cuda:
             stream = torch.cuda.current_stream(self.device)
             for tensor in tensors:

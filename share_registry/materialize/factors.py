@@ -1,6 +1,7 @@
 """The tensors of one adapter as views of the memory that a pass wrote, by PEFT key and in file order; a view is made when it is asked for.
 
-A factor lies there as rows (r, m): A is a view of them, B a transposed view. Only experts, whose rows a tensor interleaves, are packed into memory of their own.
+A factor lies there as rows (r, m): A is a view of them, B a transposed view. Only experts, whose
+rows a tensor interleaves, are packed into memory of their own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,11 @@ def slots_of(layout: Layout) -> dict[str, Slot]:
 
 def dtypes_of(layout: Layout) -> dict[Member, torch.dtype]:
     """Return the element type of every factor's tensor."""
-    return {member: TORCH[spec.dtype] for spec, slot in zip(layout.tensors, slots_of(layout).values(), strict=True) for member in slot.members}
+    return {
+        member: TORCH[spec.dtype]
+        for spec, slot in zip(layout.tensors, slots_of(layout).values(), strict=True)
+        for member in slot.members
+    }
 
 
 class Factors(Mapping[str, Tensor]):
@@ -52,7 +57,12 @@ class Factors(Mapping[str, Tensor]):
         kept: Tensors kept bit for bit, by key.
     """
 
-    def __init__(self, slots: Mapping[str, Slot], stacks: Mapping[Member, tuple[Tensor, int]], kept: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        slots: Mapping[str, Slot],
+        stacks: Mapping[Member, tuple[Tensor, int]],
+        kept: Mapping[str, Tensor],
+    ) -> None:
         self._slots, self._stacks, self._kept = slots, stacks, kept
 
     def __getitem__(self, key: str) -> Tensor:

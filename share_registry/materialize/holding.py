@@ -1,7 +1,8 @@
 """The bank of what is resident on a device, and what a pass holds of it.
 
-A pass holds its recipes and rows by reference: they stay valid when the bank drops them. What a pass needs is loaded before it, in one go where it fits into
-the limit, else in as many portions as it takes.
+A pass holds its recipes and rows by reference: they stay valid when the bank drops them. What a
+pass needs is loaded before it, in one go where it fits into the limit, else in as many portions as
+it takes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,15 @@ from share_registry.materialize.device import Target
 from share_registry.materialize.factors import Slot
 from share_registry.materialize.reader import Reader
 from share_registry.materialize.residents import Residents
-from share_registry.materialize.rows import HostRows, Index, ResidentRows, RowsKey, host_rows, rows_needed, send_rows
+from share_registry.materialize.rows import (
+    HostRows,
+    Index,
+    ResidentRows,
+    RowsKey,
+    host_rows,
+    rows_needed,
+    send_rows,
+)
 from share_registry.names import Digest
 
 
@@ -67,14 +76,25 @@ class Bank(Generic[R]):
     """Recipes and rows on one device, within a number of bytes; safe for threads.
 
     Args:
-        open_reader: Returns a reader of the objects; one is used for each adapter loaded, so that nothing parsed stays behind.
+        open_reader: Returns a reader of the objects; one is used for each adapter loaded, so that
+            nothing parsed stays behind.
         make: Makes the recipe of an adapter.
-        limit_bytes: Bound on what is resident. While an adapter is loaded its numbers, and what a pass still holds, come on top.
+        limit_bytes: Bound on what is resident. While an adapter is loaded its numbers, and what a
+            pass still holds, come on top.
     """
 
-    def __init__(self, open_reader: Callable[[], Reader], make: Make[R], target: Target, *, limit_bytes: int | None) -> None:
+    def __init__(
+        self,
+        open_reader: Callable[[], Reader],
+        make: Make[R],
+        target: Target,
+        *,
+        limit_bytes: int | None,
+    ) -> None:
         self._open_reader, self._make, self._target = open_reader, make, target
-        self._residents: Residents[Digest | RowsKey, R | ResidentRows] = Residents(limit_bytes, target.idle)
+        self._residents: Residents[Digest | RowsKey, R | ResidentRows] = Residents(
+            limit_bytes, target.idle
+        )
         self._slots: dict[Digest, Mapping[str, Slot]] = {}
         self._lock = RLock()
 
@@ -94,7 +114,9 @@ class Bank(Generic[R]):
             self._residents.clear()
 
     def hold(self, digests: Sequence[Digest]) -> tuple[Holding[R], Sequence[Digest]]:
-        """Load as many adapters as fit together, from the first on; return them and those that are left.
+        """Load as many adapters as fit together, from the first on.
+
+        Return them and those that are left.
 
         Raises:
             Refused: the first does not fit into the limit by itself.
@@ -114,23 +136,50 @@ class Bank(Generic[R]):
         return holding, digests[taken:]
 
     def _add(self, digest: Digest, holding: Holding[R]) -> bool:
-        """Load an adapter into a holding; where it does not fit beside what is held, change nothing and return False."""
+        """Load an adapter into a holding.
+
+        Where it does not fit beside what is held, change nothing and return False.
+        """
         loading = _Loading(self._open_reader)
         known = self._recipe(digest)
         recipe = self._made(digest, loading) if known is None else known
-        missing = {key: as_floats for key, as_floats in recipe.rows.items() if not self._has(key, as_floats=as_floats)}
-        if (missing or known is None) and not self._loaded(digest, recipe, {key: (loading.rows(key), missing[key]) for key in missing}, holding):
+        missing = {
+            key: as_floats
+            for key, as_floats in recipe.rows.items()
+            if not self._has(key, as_floats=as_floats)
+        }
+        if (missing or known is None) and not self._loaded(
+            digest, recipe, {key: (loading.rows(key), missing[key]) for key in missing}, holding
+        ):
             return False
         holding.recipes[digest] = recipe
         holding.rows |= {key: rows for key in recipe.rows if (rows := self._rows(key)) is not None}
         return True
 
-    def _loaded(self, digest: Digest, recipe: R, hosts: Mapping[RowsKey, tuple[HostRows, bool]], holding: Holding[R]) -> bool:
-        """Make room for a recipe and rows and bring them to the device; return False where there is none."""
-        sizes = {key: host.size_bytes(self._target, as_floats=as_floats) for key, (host, as_floats) in hosts.items()}
+    def _loaded(
+        self,
+        digest: Digest,
+        recipe: R,
+        hosts: Mapping[RowsKey, tuple[HostRows, bool]],
+        holding: Holding[R],
+    ) -> bool:
+        """Make room for a recipe and rows and bring them to the device.
+
+        Return False where there is none.
+        """
+        sizes = {
+            key: host.size_bytes(self._target, as_floats=as_floats)
+            for key, (host, as_floats) in hosts.items()
+        }
         replaced = sum(rows.size_bytes for rows in map(self._rows, hosts) if rows is not None)
-        extra = sum(sizes.values()) - replaced + (recipe.size_bytes if self._recipe(digest) is None else 0)
-        if not self._residents.make_room(extra, keep={digest, *recipe.rows, *holding.recipes, *holding.rows}):
+        extra = (
+            sum(sizes.values())
+            - replaced
+            + (recipe.size_bytes if self._recipe(digest) is None else 0)
+        )
+        if not self._residents.make_room(
+            extra, keep={digest, *recipe.rows, *holding.recipes, *holding.rows}
+        ):
             return False
         self._residents.put(digest, recipe, recipe.size_bytes)
         for key, (host, as_floats) in hosts.items():
@@ -143,7 +192,9 @@ class Bank(Generic[R]):
             resident = self._rows(key)
             indexes[key] = loading.rows(key).index if resident is None else resident.index
         recipe: Any = self._make(loading.reader(), digest, indexes, self._target)
-        return replace(recipe, slots=self._slots.setdefault(loading.reader().open(digest).stored.layout, recipe.slots))  # type: ignore[no-any-return]
+        layout = loading.reader().open(digest).stored.layout
+        slots = self._slots.setdefault(layout, recipe.slots)
+        return replace(recipe, slots=slots)  # type: ignore[no-any-return]
 
     def _recipe(self, digest: Digest) -> R | None:
         return self._residents.get(digest)  # type: ignore[return-value]  # a digest is the key of a recipe

@@ -1,7 +1,7 @@
 """dW added to the weights of a plain model, and the weights as they were put back, bit for bit.
 
-The only place where a dense out x in matrix is formed, one module at a time. What is added cannot be taken off again exactly in floating point, so the weights
-are kept.
+The only place where a dense out x in matrix is formed, one module at a time. What is added cannot
+be taken off again exactly in floating point, so the weights are kept.
 """
 
 from collections import Counter
@@ -28,7 +28,10 @@ _BY_PEFT: Final = "Load it with `Adapter.apply_to`, or swap it into a model that
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """The weight of a module and what is added to it: scale * (b @ a), transposed where the weight is."""
+    """The weight of a module and what is added to it.
+
+    Scale * (b @ a), transposed where the weight is.
+    """
 
     path: str
     weight: Tensor
@@ -39,14 +42,20 @@ class _Place:
 
 
 def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
-    """Add an adapter's scaled dW to a model's weights, in place; return every weight with a copy of what it was.
+    """Add an adapter's scaled dW to a model's weights, in place.
+
+    Return every weight with a copy of what it was.
 
     Raises:
-        Refused: the adapter is more than dW of weights, or the model's weights cannot be added to or cannot hold the sum.
+        Refused: the adapter is more than dW of weights, or the model's weights cannot be added to
+            or cannot hold the sum.
         InvalidInput: the model does not have the modules. Nothing is changed.
     """
     if hasattr(model, "peft_config"):
-        raise Refused("the model is a PEFT model, expected the plain one.", hint="Use `swap` for an adapter that it has, or unload them first.")
+        raise Refused(
+            "the model is a PEFT model, expected the plain one.",
+            hint="Use `swap` for an adapter that it has, or unload them first.",
+        )
     _check_adapter(adapter)
     places = list(_places(model, adapter))
     changed: list[tuple[Tensor, Tensor]] = []
@@ -72,37 +81,69 @@ def unmerge(originals: list[tuple[Tensor, Tensor]]) -> None:
 def _check_adapter(adapter: Adapter) -> None:
     more = [adapter.layout.tensors[position].key for position in adapter.layout.passengers]
     if more:
-        raise Refused(f"the adapter has tensors that are no factors, such as {more[0]!r} ({len(more)} in all): they cannot be merged as dW.", hint=_BY_PEFT)
+        raise Refused(
+            f"the adapter has tensors that are no factors, such as {more[0]!r} ({len(more)} in all): they cannot be merged as dW.",
+            hint=_BY_PEFT,
+        )
     if adapter.config.get("alora_invocation_tokens"):
-        raise Refused("the adapter acts from its invocation tokens on: merged weights would act everywhere.", hint=_BY_PEFT)
+        raise Refused(
+            "the adapter acts from its invocation tokens on: merged weights would act everywhere.",
+            hint=_BY_PEFT,
+        )
     if any(factor.form is Form.EXPERTS for factor in adapter.layout.factors):
-        raise Refused("the adapter has factors of experts' parameters, which are not merged here.", hint=_BY_PEFT)
+        raise Refused(
+            "the adapter has factors of experts' parameters, which are not merged here.",
+            hint=_BY_PEFT,
+        )
 
 
 def _places(model: Any, adapter: Adapter) -> Iterator[_Place]:
     settings = settings_of(adapter.config)
-    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    owners = Counter(
+        id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)
+    )
     for factor in adapter.layout.factors:
         path = plain_path(factor.module)
         try:
             module = model.get_submodule(path)
         except AttributeError as error:
             raise InvalidInput(
-                f"the model has no module {path!r}, which the adapter has factors for.", hint="Give the base model it was trained on."
+                f"the model has no module {path!r}, which the adapter has factors for.",
+                hint="Give the base model it was trained on.",
             ) from error
         if owners[id(getattr(module, "weight", None))] > 1:
-            raise Refused(f"the weight of {path!r} is another module's too: what is added to it would act there as well.", hint=_BY_PEFT)
-        a, b = (adapter.tensors[adapter.layout.tensors[position].key] for position in (factor.a, factor.b))
+            raise Refused(
+                f"the weight of {path!r} is another module's too: what is added to it would act there as well.",
+                hint=_BY_PEFT,
+            )
+        a, b = (
+            adapter.tensors[adapter.layout.tensors[position].key]
+            for position in (factor.a, factor.b)
+        )
         transposed = factor.form is Form.EMBEDDING or type(module).__name__ == _TRANSPOSED
         yield _Place(
-            path=path, weight=_weight(module, path, factor, a, b, transposed), a=a, b=b, scale=scale_of(settings, factor.module), transposed=transposed
+            path=path,
+            weight=_weight(module, path, factor, a, b, transposed),
+            a=a,
+            b=b,
+            scale=scale_of(settings, factor.module),
+            transposed=transposed,
         )
 
 
-def _weight(module: Any, path: str, factor: FactorSpec, a: Tensor, b: Tensor, transposed: bool) -> Tensor:
+def _weight(
+    module: Any, path: str, factor: FactorSpec, a: Tensor, b: Tensor, transposed: bool
+) -> Tensor:
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dtype not in _MERGED_INTO or getattr(module, "groups", 1) != 1:
-        raise Refused(f"module {path!r} ({type(module).__name__}) has no floating-point weight that dW can be added to.", hint=_BY_PEFT)
+    if (
+        not isinstance(weight, Tensor)
+        or weight.dtype not in _MERGED_INTO
+        or getattr(module, "groups", 1) != 1
+    ):
+        raise Refused(
+            f"module {path!r} ({type(module).__name__}) has no floating-point weight that dW can be added to.",
+            hint=_BY_PEFT,
+        )
     expected = (b.shape[0], *a.shape[1:]) if not transposed else (*a.shape[1:], b.shape[0])
     if tuple(weight.shape) != expected:
         raise InvalidInput(
@@ -113,11 +154,18 @@ def _weight(module: Any, path: str, factor: FactorSpec, a: Tensor, b: Tensor, tr
 
 
 def _merged(place: _Place) -> Tensor:
-    """Return a weight with its change, in its element type. Raises Refused where that does not hold the sum."""
+    """Return a weight with its change, in its element type.
+
+    Raises Refused where that does not hold the sum.
+    """
     kind = torch.float64 if place.weight.dtype == torch.float64 else torch.float32
     device = place.weight.device
     a, b = (factor.to(device, kind).flatten(1) for factor in (place.a, place.b))
-    with torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext():  # else a caller's mode narrows it
+    with (
+        torch.autocast(device.type, enabled=False)
+        if torch.amp.is_autocast_available(device.type)
+        else nullcontext()
+    ):  # else a caller's mode narrows it
         change = (b @ a).mul_(place.scale)
     change = change.T if place.transposed else change
     merged = change.reshape(place.weight.shape).add_(place.weight).to(place.weight.dtype)

@@ -1,7 +1,10 @@
-"""One pass over resident rows for one or many adapters: runs over the same blocks become one product that writes into the results' memory.
+"""One pass over resident rows for one or many adapters.
 
-Nothing between rows and results is larger than a fixed number of numbers (or what one module needs), and results of the element type computed in are written
-directly. A pass for a fixed set can be repeated; on a GPU it then is a graph.
+Runs over the same blocks become one product that writes into the results' memory.
+
+Nothing between rows and results is larger than a fixed number of numbers (or what one module
+needs), and results of the element type computed in are written directly. A pass for a fixed set can
+be repeated; on a GPU it then is a graph.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,8 +56,13 @@ class Pass:
         self._holding, self._target = holding, target
         target.use(holding.tensors())
         self._jobs = _jobs(holding.recipes, target)
-        self._outs = carved(buffers, [(job.shape, target.of(job.runs[0][1].dtype)) for job in self._jobs])
-        self._kept = {digest: kept_copies(recipe.kept, target, buffers) for digest, recipe in holding.recipes.items()}
+        self._outs = carved(
+            buffers, [(job.shape, target.of(job.runs[0][1].dtype)) for job in self._jobs]
+        )
+        self._kept = {
+            digest: kept_copies(recipe.kept, target, buffers)
+            for digest, recipe in holding.recipes.items()
+        }
 
     def fill(self) -> None:
         """Write the results. Launches alone on a GPU."""
@@ -68,21 +76,34 @@ class Pass:
         """Yield the memory written, each piece with the element type that its tensors have in their files."""
         for job, out in zip(self._jobs, self._outs, strict=True):
             yield from ((run.dtype, out[:, first : first + run.rank]) for _, run, first in job.runs)
-        yield from ((tensor.dtype, self._kept[digest][key]) for digest, recipe in self._holding.recipes.items() for key, tensor in recipe.kept.items())
+        yield from (
+            (tensor.dtype, self._kept[digest][key])
+            for digest, recipe in self._holding.recipes.items()
+            for key, tensor in recipe.kept.items()
+        )
 
     def results(self) -> dict[Digest, Factors]:
         """Return the tensors of every adapter, as views."""
-        stacks: dict[Digest, dict[Member, tuple[Tensor, int]]] = {digest: {} for digest in self._holding.recipes}
+        stacks: dict[Digest, dict[Member, tuple[Tensor, int]]] = {
+            digest: {} for digest in self._holding.recipes
+        }
         for job, out in zip(self._jobs, self._outs, strict=True):
             for digest, run, first in job.runs:
                 rows = out[:, first : first + run.rank]
                 stacks[digest].update((member, (rows, at)) for at, member in enumerate(run.members))
-        return {digest: Factors(recipe.slots, stacks[digest], self._kept[digest]) for digest, recipe in self._holding.recipes.items()}
+        return {
+            digest: Factors(recipe.slots, stacks[digest], self._kept[digest])
+            for digest, recipe in self._holding.recipes.items()
+        }
 
     def _fill(self, job: Job, out: Tensor) -> None:
         direct, begins_with_rows = out.dtype == self._target.compute, job.begins_with_rows
         for begin, end in _chunks(job, direct=direct, numbers=self._target.scratch_numbers):
-            made = out[begin:end] if direct else out.new_empty((end - begin, *out.shape[1:]), dtype=self._target.compute)
+            made = (
+                out[begin:end]
+                if direct
+                else out.new_empty((end - begin, *out.shape[1:]), dtype=self._target.compute)
+            )
             for _, run, first in job.runs if begins_with_rows else ():
                 self._scaled(run, made[:, first : first + run.rank], begin, end)
             self._products(job, made, begin, end, add=begins_with_rows)
@@ -98,7 +119,13 @@ class Pass:
                 if not written and (low, high) != (begin, end):
                     made.zero_()
                     written = True
-                self._one(scaled, made[low - begin : high - begin], low - scaled.at, high - scaled.at, add=written)
+                self._one(
+                    scaled,
+                    made[low - begin : high - begin],
+                    low - scaled.at,
+                    high - scaled.at,
+                    add=written,
+                )
                 written = True
         if not written:
             made.zero_()
@@ -107,14 +134,19 @@ class Pass:
         for number, dense in enumerate(job.runs[0][1].dense):
             weights = [run.dense[number].weights[begin:end] for _, run, _ in job.runs]
             gathered = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
-            rows = floats(self._holding.rows[dense.rows].slice(dense.place, begin, end), self._target.compute)
+            rows = floats(
+                self._holding.rows[dense.rows].slice(dense.place, begin, end), self._target.compute
+            )
             if add or number:
                 made.baddbmm_(gathered, rows)
             else:
                 torch.bmm(gathered, rows, out=made)
 
     def _one(self, scaled: Scaled, made: Tensor, low: int, high: int, *, add: bool) -> None:
-        rows, scales = self._holding.rows[scaled.rows].slice(scaled.place, low, high), scaled.scales[low:high]
+        rows, scales = (
+            self._holding.rows[scaled.rows].slice(scaled.place, low, high),
+            scaled.scales[low:high],
+        )
         if add:
             made.addcmul_(floats(rows, made.dtype), scales)
         else:
@@ -130,7 +162,9 @@ class Fillable(Protocol):
 
 
 class Repeated:
-    """A pass for a fixed set that can be run again and again into the same memory: on a GPU one graph launch.
+    """A pass for a fixed set that can be run again and again into the same memory.
+
+    On a GPU one graph launch.
 
     Args:
         one: The pass; it was filled once, so that everything that is made on first use is there.
@@ -163,23 +197,51 @@ def carved(buffers: Buffers, wanted: Sequence[tuple[tuple[int, ...], torch.dtype
         begins.append(totals.get(dtype, 0))
         totals[dtype] = begins[-1] - (-size // ALIGNED) * ALIGNED
     stretches = {dtype: buffers.take(total, dtype) for dtype, total in totals.items()}
-    return [stretches[dtype][begin : begin + size].view(shape) for begin, size, (shape, dtype) in zip(begins, sizes, wanted, strict=True)]
+    return [
+        stretches[dtype][begin : begin + size].view(shape)
+        for begin, size, (shape, dtype) in zip(begins, sizes, wanted, strict=True)
+    ]
 
 
 def kept_copies(kept: Mapping[str, Tensor], target: Target, buffers: Buffers) -> dict[str, Tensor]:
-    """Return memory for copies of the tensors kept bit for bit: what is resident is not the caller's."""
-    return dict(zip(kept, carved(buffers, [(tuple(tensor.shape), target.of(tensor.dtype)) for tensor in kept.values()]), strict=True))
+    """Return memory for copies of the tensors kept bit for bit.
+
+    What is resident is not the caller's.
+    """
+    return dict(
+        zip(
+            kept,
+            carved(
+                buffers,
+                [(tuple(tensor.shape), target.of(tensor.dtype)) for tensor in kept.values()],
+            ),
+            strict=True,
+        )
+    )
 
 
 def _jobs(recipes: Mapping[Digest, Recipe], target: Target) -> list[Job]:
-    """Put runs over the same blocks together: as many as there are where they are written directly, else so many that what is made in between stays small."""
+    """Put runs over the same blocks together.
+
+    As many as there are where they are written directly, else so many that what is made in
+    between stays small.
+    """
     merged: dict[tuple[object, ...], list[list[tuple[Digest, Run, int]]]] = {}
     for digest, recipe in recipes.items():
         for number, run in enumerate(recipe.runs):
-            over: tuple[object, ...] = tuple((dense.rows, dense.place) for dense in run.dense) or (digest, number)
-            jobs = merged.setdefault((target.of(run.dtype), run.width, len(run.members), over), [[]])
+            over: tuple[object, ...] = tuple((dense.rows, dense.place) for dense in run.dense) or (
+                digest,
+                number,
+            )
+            jobs = merged.setdefault(
+                (target.of(run.dtype), run.width, len(run.members), over), [[]]
+            )
             first = jobs[-1][-1][2] + jobs[-1][-1][1].rank if jobs[-1] else 0
-            if first and target.of(run.dtype) != target.compute and (first + run.rank) * run.width > target.scratch_numbers:
+            if (
+                first
+                and target.of(run.dtype) != target.compute
+                and (first + run.rank) * run.width > target.scratch_numbers
+            ):
                 jobs.append([])
                 first = 0
             jobs[-1].append((digest, run, first))

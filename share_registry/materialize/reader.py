@@ -1,6 +1,7 @@
 """From adapter objects to tensors: the exact path (spec DEC-01 to DEC-12).
 
-An object is read, hashed, then parsed from that same buffer. Blocks and decoded factors that later adapters refer to are kept within a byte bound.
+An object is read, hashed, then parsed from that same buffer. Blocks and decoded factors that later
+adapters refer to are kept within a byte bound.
 """
 
 from collections import OrderedDict
@@ -38,7 +39,10 @@ _SIDE_BYTES: Final = 1024
 _TENSOR_BYTES: Final = 2048
 """Of one tensor's description in memory."""
 _SPREAD_BYTES: Final = 1 << 20
-"""Size of an object from which on a second thread takes less than it saves: most of its work is the first touch of memory."""
+"""Size of an object from which on a second thread takes less than it saves.
+
+Most of its work is the first touch of memory.
+"""
 _Before = Callable[[str, Side], torch.Tensor]
 """The decoded factor of the previous version."""
 _Coded = tuple[FactorSpec, list[ModuleShape], Sequence[StoredModule | None]]
@@ -77,11 +81,15 @@ class _Overlay:
     store: _Objects
 
     def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        return self.objects[digest] if digest in self.objects else self.store.get(digest, limit=limit)
+        return (
+            self.objects[digest] if digest in self.objects else self.store.get(digest, limit=limit)
+        )
 
 
 class Reader:
-    """Reads adapter objects of one store and rebuilds their tensors. Its caches may be shared by threads: a race costs a second decoding, never a wrong value.
+    """Reads adapter objects of one store and rebuilds their tensors.
+
+    Its caches may be shared by threads: a race costs a second decoding, never a wrong value.
 
     Args:
         store: Where the objects are.
@@ -96,9 +104,17 @@ class Reader:
         self._layouts: _Bounded[Layout] = _Bounded(cache_bytes // 16)
 
     def beside(self, objects: Mapping[Digest, bytes]) -> "Reader":
-        """Return a reader that also finds objects in memory; what is kept is shared (objects never change)."""
+        """Return a reader that also finds objects in memory.
+
+        What is kept is shared (objects never change).
+        """
         other = Reader(_Overlay(objects, self._store))
-        other._opened, other._decoded, other._bases, other._layouts = self._opened, self._decoded, self._bases, self._layouts
+        other._opened, other._decoded, other._bases, other._layouts = (
+            self._opened,
+            self._decoded,
+            self._bases,
+            self._layouts,
+        )
         return other
 
     def forget_decoded(self) -> None:
@@ -107,60 +123,94 @@ class Reader:
 
     def open(self, digest: Digest) -> Opened:
         """Return an adapter object, verified. Raises Integrity."""
-        return self._opened.get(digest, lambda: self._open(self._read(digest, MAX_OBJECT_BYTES)), _opened_bytes)
+        return self._opened.get(
+            digest, lambda: self._open(self._read(digest, MAX_OBJECT_BYTES)), _opened_bytes
+        )
 
     def layout(self, digest: Digest) -> Layout:
         """Return a layout object, verified. Raises Integrity."""
-        return self._layouts.get(digest, lambda: Layout.from_bytes(self._read(digest, MAX_LAYOUT_BYTES)), _layout_bytes)
+        return self._layouts.get(
+            digest, lambda: Layout.from_bytes(self._read(digest, MAX_LAYOUT_BYTES)), _layout_bytes
+        )
 
     def is_basis(self, digest: Digest) -> bool:
-        """Tell whether an object is a basis object and no adapter object. Raises Integrity where it is neither."""
-        return digest not in self._opened and self._bases.get(digest, lambda: self._basis(digest), _basis_bytes) is not None
+        """Tell whether an object is a basis object and no adapter object.
+
+        Raises Integrity where it is neither.
+        """
+        return (
+            digest not in self._opened
+            and self._bases.get(digest, lambda: self._basis(digest), _basis_bytes) is not None
+        )
 
     def basis(self, digest: Digest) -> StoredBasis:
         """Return a basis object, verified. Raises Integrity."""
         found = self._bases.get(digest, lambda: self._basis(digest), _basis_bytes)
         if found is None:
-            raise Integrity(f"object {digest} is no basis object, though something refers to it as one.")
+            raise Integrity(
+                f"object {digest} is no basis object, though something refers to it as one."
+            )
         return found
 
     def chain(self, digest: Digest) -> int:
-        """Return how many previous versions an object's decoding passes through. Raises Integrity beyond the limit."""
+        """Return how many previous versions an object's decoding passes through.
+
+        Raises Integrity beyond the limit.
+        """
         depth = 0
         previous = self.open(digest).stored.previous
         while previous is not None:
             depth += 1
             if depth > MAX_CHAIN:
-                raise Integrity(f"adapter object {digest}: chain of previous versions is deeper than {MAX_CHAIN}.")
+                raise Integrity(
+                    f"adapter object {digest}: chain of previous versions is deeper than {MAX_CHAIN}."
+                )
             previous = self.open(previous).stored.previous
         return depth
 
     def rows(self, digest: Digest, device: str = "cpu") -> tuple[Rows, ...]:
         """Return the decoded float32 factors by position in `Layout.modules()`, on a device."""
         self.chain(digest)
-        return self._decoded.get(f"{digest}:{device}", lambda: tuple(self._rows(self.open(digest), device)), _rows_bytes)
+        return self._decoded.get(
+            f"{digest}:{device}", lambda: tuple(self._rows(self.open(digest), device)), _rows_bytes
+        )
 
     def tensors(self, digest: Digest, device: str = "cpu") -> dict[str, torch.Tensor]:
         """Return every tensor of the adapter file under its key, in file order, in the file's dtypes; nothing is kept of them.
 
-        Factors are decoded in float64, rounded once to float32 and then to the tensor's dtype, all to nearest even (spec DEC-06, DEC-08).
+        Factors are decoded in float64, rounded once to float32 and then to the tensor's dtype, all
+        to nearest even (spec DEC-06, DEC-08).
         """
         opened = self.open(digest)
         self.chain(digest)
         layout, kept = opened.layout, self._decoded.kept(f"{digest}:{device}")
         decode = self._decoding(opened, device) if kept is None else _copying(opened, kept)
         coded = [of_factor for of_factor in _by_factor(opened) if of_factor[2][0] is not None]
-        made = empty_tensors((layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)), device)
+        made = empty_tensors(
+            (layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)),
+            device,
+        )
         inference = torch.is_inference_mode_enabled()
 
         def fill(part: Sequence[_Coded]) -> None:
-            with torch.inference_mode(inference):  # each thread has a mode of its own, and tensors made in it are written in no other
+            with torch.inference_mode(
+                inference
+            ):  # each thread has a mode of its own, and tensors made in it are written in no other
                 for factor, shapes, modules in part:
-                    for shape, module, place in zip(shapes, modules, rows_of(layout, factor, made), strict=True):
+                    for shape, module, place in zip(
+                        shapes, modules, rows_of(layout, factor, made), strict=True
+                    ):
                         decode(shape, module, place)
-                    for spec, side in ((layout.tensors[factor.a], Side.A), (layout.tensors[factor.b], Side.B)):
-                        if not (_are_bounded(modules, side, spec.dtype) or all_finite(made[spec.key])):  # spec DEC-08
-                            raise Integrity(f"tensor {spec.key!r} has a value that {spec.dtype} does not hold.")
+                    for spec, side in (
+                        (layout.tensors[factor.a], Side.A),
+                        (layout.tensors[factor.b], Side.B),
+                    ):
+                        if not (
+                            _are_bounded(modules, side, spec.dtype) or all_finite(made[spec.key])
+                        ):  # spec DEC-08
+                            raise Integrity(
+                                f"tensor {spec.key!r} has a value that {spec.dtype} does not hold."
+                            )
 
         side_by_side(fill, [coded[::2], coded[1::2]] if _is_spread(opened, device) else [coded])
         for position, spec in enumerate(layout.tensors):
@@ -173,7 +223,10 @@ class Reader:
         try:
             return self._store.get(digest, limit=limit)
         except NotFound as error:
-            raise Integrity(f"object {digest} is not in the store, though a version needs it.", hint="Bring it back from a copy of the store.") from error
+            raise Integrity(
+                f"object {digest} is not in the store, though a version needs it.",
+                hint="Bring it back from a copy of the store.",
+            ) from error
 
     def _open(self, content: bytes) -> Opened:
         stored, layout = adapter_object.parse(content, self.layout)
@@ -181,9 +234,22 @@ class Reader:
         return Opened(stored=stored, layout=layout, modules=names, size_bytes=len(content))
 
     def _read_ahead(self, opened: Opened) -> None:
-        """Open what an adapter object refers to, several objects at a time; what cannot be read is reported where it is needed."""
-        wanted = [*opened.stored.sources, *([opened.stored.previous] if opened.stored.previous else [])]
-        side_by_side(self._try, [digest for digest in wanted if digest not in self._opened and digest not in self._bases])
+        """Open what an adapter object refers to, several objects at a time.
+
+        What cannot be read is reported where it is needed.
+        """
+        wanted = [
+            *opened.stored.sources,
+            *([opened.stored.previous] if opened.stored.previous else []),
+        ]
+        side_by_side(
+            self._try,
+            [
+                digest
+                for digest in wanted
+                if digest not in self._opened and digest not in self._bases
+            ],
+        )
 
     def _try(self, digest: Digest) -> None:
         with suppress(ShareRegistryError):
@@ -196,17 +262,33 @@ class Reader:
             return _tensor(spec, opened.stored.verbatim[position])
         if position not in opened.stored.external:
             raise Integrity(f"tensor {spec.key!r} is neither coded nor kept.")
-        return _tensor(spec, decode_tensor(self._read(opened.stored.external[position], MAX_OBJECT_BYTES), dtype=spec.dtype, size=spec.size_bytes))
+        return _tensor(
+            spec,
+            decode_tensor(
+                self._read(opened.stored.external[position], MAX_OBJECT_BYTES),
+                dtype=spec.dtype,
+                size=spec.size_bytes,
+            ),
+        )
 
     def _rows(self, opened: Opened, device: str) -> Iterator[Rows]:
         """Yield the decoded factors of each module; those that are kept bit for bit in float32."""
         decode = self._decoding(opened, device)
         for factor, shapes, modules in _by_factor(opened):
             if modules[0] is not None:
-                yield from (decode(shape, module, None) for shape, module in zip(shapes, modules, strict=True))
+                yield from (
+                    decode(shape, module, None)
+                    for shape, module in zip(shapes, modules, strict=True)
+                )
             else:
-                tensors = {opened.layout.tensors[index].key: self._kept(opened, index) for index in (factor.a, factor.b)}
-                yield from ((a.to(device, torch.float32), b.to(device, torch.float32)) for a, b in rows_of(opened.layout, factor, tensors))
+                tensors = {
+                    opened.layout.tensors[index].key: self._kept(opened, index)
+                    for index in (factor.a, factor.b)
+                }
+                yield from (
+                    (a.to(device, torch.float32), b.to(device, torch.float32))
+                    for a, b in rows_of(opened.layout, factor, tensors)
+                )
 
     def _decoding(self, opened: Opened, device: str) -> _Decode:
         """Return what decodes the modules of an adapter object; what it refers to is read first."""
@@ -216,27 +298,53 @@ class Reader:
         def decode(shape: ModuleShape, module: StoredModule | None, out: Rows | None) -> Rows:
             assert module is not None  # the format codes the modules of a factor pair together
             a, b = out or (None, None)
-            return self._side(opened, shape, module.a, Side.A, previous, device, a), self._side(opened, shape, module.b, Side.B, previous, device, b)
+            return self._side(opened, shape, module.a, Side.A, previous, device, a), self._side(
+                opened, shape, module.b, Side.B, previous, device, b
+            )
 
         return decode
 
     def _side(
-        self, opened: Opened, shape: ModuleShape, stored: StoredSide, side: Side, previous: _Before | None, device: str, out: torch.Tensor | None
+        self,
+        opened: Opened,
+        shape: ModuleShape,
+        stored: StoredSide,
+        side: Side,
+        previous: _Before | None,
+        device: str,
+        out: torch.Tensor | None,
     ) -> torch.Tensor:
         before = None
         if stored.previous:
             if previous is None:
-                raise Integrity(f"module {shape.module!r} refers to a previous version that is not named.")
+                raise Integrity(
+                    f"module {shape.module!r} refers to a previous version that is not named."
+                )
             before = previous(shape.module, side)
             if before.shape != (shape.rank, stored.own.shape[1]):
-                raise Integrity(f"module {shape.module!r} side {side}: previous version has shape {tuple(before.shape)}.")
-        blocks = [self._block(opened.stored.sources[term.source], shape.module, side, stored.own.shape[1], device) for term in stored.terms]
+                raise Integrity(
+                    f"module {shape.module!r} side {side}: previous version has shape {tuple(before.shape)}."
+                )
+        blocks = [
+            self._block(
+                opened.stored.sources[term.source], shape.module, side, stored.own.shape[1], device
+            )
+            for term in stored.terms
+        ]
         return decode_side(stored, previous=before, blocks=blocks, device=device, out=out)
 
-    def _block(self, source: Digest, module: str, side: Side, width: int, device: str) -> torch.Tensor:
-        rows = self.basis(source).rows(module, side) if self.is_basis(source) else self._own_rows(source, module, side)
+    def _block(
+        self, source: Digest, module: str, side: Side, width: int, device: str
+    ) -> torch.Tensor:
+        rows = (
+            self.basis(source).rows(module, side)
+            if self.is_basis(source)
+            else self._own_rows(source, module, side)
+        )
         if rows is None or rows.shape[1] != width:
-            raise Integrity(f"object {source} has no block for module {module!r} side {side} of width {width}.")
+            raise Integrity(
+                f"object {source} has no block for module {module!r} side {side} of width {width}."
+            )
         return torch.from_numpy(rows).to(device)
 
     def _own_rows(self, source: Digest, module: str, side: Side) -> Ints | None:
@@ -258,7 +366,9 @@ class Reader:
 
         def of(module: str, side: Side) -> torch.Tensor:
             if module not in names:
-                raise Integrity(f"adapter object {digest}: module {module!r} is not there, though a later version refers to it.")
+                raise Integrity(
+                    f"adapter object {digest}: module {module!r} is not there, though a later version refers to it."
+                )
             return rows[names[module]][0 if side is Side.A else 1]
 
         return of
@@ -310,18 +420,32 @@ def _by_factor(opened: Opened) -> Iterator[_Coded]:
     """Yield each factor pair with its modules."""
     position = 0
     for factor in opened.layout.factors:
-        yield factor, opened.layout.modules_of(factor), opened.stored.modules[position : position + factor.experts]
+        yield (
+            factor,
+            opened.layout.modules_of(factor),
+            opened.stored.modules[position : position + factor.experts],
+        )
         position += factor.experts
 
 
 def _are_bounded(modules: Sequence[StoredModule | None], side: Side, dtype: DType) -> bool:
     """Tell whether one factor of each module is own rows alone, with scales so small that no symbol could make a number that an element type does not hold."""
-    return all(module is not None and is_bounded(module.side(side), TORCH[dtype]) for module in modules)
+    return all(
+        module is not None and is_bounded(module.side(side), TORCH[dtype]) for module in modules
+    )
 
 
 def _is_spread(opened: Opened, device: str) -> bool:
-    """Tell whether two threads write the tensors: they are large, and numpy makes them, since products wake threads of torch's."""
-    return device == "cpu" and opened.size_bytes >= _SPREAD_BYTES and not opened.stored.sources and opened.stored.previous is None
+    """Tell whether two threads write the tensors.
+
+    They are large, and numpy makes them, since products wake threads of torch's.
+    """
+    return (
+        device == "cpu"
+        and opened.size_bytes >= _SPREAD_BYTES
+        and not opened.stored.sources
+        and opened.stored.previous is None
+    )
 
 
 def _copying(opened: Opened, rows: Sequence[Rows]) -> _Decode:
@@ -341,8 +465,18 @@ def _tensor(spec: TensorSpec, content: bytes) -> torch.Tensor:
 
 
 def _opened_bytes(opened: Opened) -> int:
-    sides = [side for module in opened.stored.modules if module is not None for side in (module.a, module.b)]
-    rows = sum((side.own.nbytes if any(side.own.strides) else 0) + _SIDE_BYTES + sum(term.coefficients.nbytes for term in side.terms) for side in sides)
+    sides = [
+        side
+        for module in opened.stored.modules
+        if module is not None
+        for side in (module.a, module.b)
+    ]
+    rows = sum(
+        (side.own.nbytes if any(side.own.strides) else 0)
+        + _SIDE_BYTES
+        + sum(term.coefficients.nbytes for term in side.terms)
+        for side in sides
+    )
     return rows + sum(map(len, opened.stored.verbatim.values()))
 
 
@@ -351,7 +485,11 @@ def _layout_bytes(layout: Layout) -> int:
 
 
 def _basis_bytes(basis: StoredBasis | None) -> int:
-    return _NO_BASIS_BYTES if basis is None else sum(block.nbytes for blocks in basis.modules.values() for block in blocks)
+    return (
+        _NO_BASIS_BYTES
+        if basis is None
+        else sum(block.nbytes for blocks in basis.modules.values() for block in blocks)
+    )
 
 
 def _rows_bytes(rows: Sequence[Rows]) -> int:

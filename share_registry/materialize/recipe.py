@@ -1,7 +1,11 @@
-"""What the factors of one adapter are made of, over rows that are resident: X = sum_b K_b R_b + sum_d diag(s_d) R_d.
+"""What the factors of one adapter are made of, over rows that are resident.
 
-A chain of previous versions is expanded: every version adds its own rows and terms with its own scales, and coefficients over one block are added up in float64. So
-decoding a late version costs its rows, not a decoding of each version; left out are the roundings to float32 in between, 2**-24 of an element each.
+X = sum_b K_b R_b + sum_d diag(s_d) R_d.
+
+A chain of previous versions is expanded: every version adds its own rows and terms with its own
+scales, and coefficients over one block are added up in float64. So decoding a late version costs
+its rows, not a decoding of each version; left out are the roundings to float32 in between, 2**-24
+of an element each.
 
 Factors of one shape over the same blocks, at consecutive places, are one run.
 """
@@ -117,7 +121,9 @@ def recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: Target) 
     """
     opened = reader.open(digest)
     runs = tuple(_run(group, target) for group in _groups(reader, digest, opened, indexes))
-    kept = {key: target.send(tensor) for key, tensor in kept_tensors(reader, digest, opened).items()}
+    kept = {
+        key: target.send(tensor) for key, tensor in kept_tensors(reader, digest, opened).items()
+    }
     rows = {scaled.rows: False for run in runs for scaled in run.scaled}
     rows |= {dense.rows: target.keeps_floats for run in runs for dense in run.dense}
     return Recipe(slots=slots_of(opened.layout), runs=runs, kept=kept, rows=rows)
@@ -126,7 +132,12 @@ def recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: Target) 
 def kept_tensors(reader: Reader, digest: Digest, opened: Opened) -> dict[str, Tensor]:
     """Return the tensors of an adapter that are kept bit for bit, by key."""
     specs = opened.layout.tensors
-    items = [Item(key=specs[at].key, dtype=specs[at].dtype, shape=tuple(specs[at].shape), content=content) for at, content in opened.stored.verbatim.items()]
+    items = [
+        Item(
+            key=specs[at].key, dtype=specs[at].dtype, shape=tuple(specs[at].shape), content=content
+        )
+        for at, content in opened.stored.verbatim.items()
+    ]
     kept = {item.key: tensor_of(item) for item in items}
     if opened.stored.external:  # objects of their own, which the reader knows how to read
         whole = reader.tensors(digest)
@@ -134,11 +145,15 @@ def kept_tensors(reader: Reader, digest: Digest, opened: Opened) -> dict[str, Te
     return kept
 
 
-def consecutive(members: Sequence[_T], places: Sequence[Sequence[Place]]) -> Iterator[tuple[int, int]]:
+def consecutive(
+    members: Sequence[_T], places: Sequence[Sequence[Place]]
+) -> Iterator[tuple[int, int]]:
     """Split members into ranges in which every one of their places is the one after the place before."""
     begin = 0
     for end in range(1, len(members) + 1):
-        if end == len(members) or any(b != Place(a.stack, a.at + 1) for a, b in zip(places[end - 1], places[end], strict=True)):
+        if end == len(members) or any(
+            b != Place(a.stack, a.at + 1) for a, b in zip(places[end - 1], places[end], strict=True)
+        ):
             yield begin, end
             begin = end
 
@@ -160,14 +175,25 @@ def _groups(reader: Reader, digest: Digest, opened: Opened, indexes: Indexes) ->
             member = (shape.module, side)
             part = _expanded(reader, digest, member, (shape.rank, width), indexes)
             over = tuple(sorted(part.dense)) or tuple(part.scaled)
-            alike.setdefault((shape.rank, width, dtypes[member], bool(part.dense), over), []).append((member, part))
+            alike.setdefault(
+                (shape.rank, width, dtypes[member], bool(part.dense), over), []
+            ).append((member, part))
     for (rank, width, dtype, _, over), found in alike.items():
-        for begin, end in consecutive(found, [[indexes[key].places[member] for key in over] for member, _ in found]):
-            members, parts = [member for member, _ in found[begin:end]], [part for _, part in found[begin:end]]
-            yield _Group(members=members, parts=parts, rank=rank, width=width, dtype=dtype, indexes=indexes)
+        for begin, end in consecutive(
+            found, [[indexes[key].places[member] for key in over] for member, _ in found]
+        ):
+            members, parts = (
+                [member for member, _ in found[begin:end]],
+                [part for _, part in found[begin:end]],
+            )
+            yield _Group(
+                members=members, parts=parts, rank=rank, width=width, dtype=dtype, indexes=indexes
+            )
 
 
-def _expanded(reader: Reader, digest: Digest, member: Member, shape: tuple[int, int], indexes: Indexes) -> _Expanded:
+def _expanded(
+    reader: Reader, digest: Digest, member: Member, shape: tuple[int, int], indexes: Indexes
+) -> _Expanded:
     """Follow the chain of one factor. Zero rows are left out."""
     made, current = _Expanded(), digest
     while True:
@@ -175,7 +201,11 @@ def _expanded(reader: Reader, digest: Digest, member: Member, shape: tuple[int, 
         stored = opened.module(member[0])
         own = RowsKey(current, kept=stored is None)
         if placed(indexes[own], own, member, shape):
-            made.scaled[own] = np.ones(shape[0]) if stored is None else stored.side(member[1]).scales.astype(np.float64)
+            made.scaled[own] = (
+                np.ones(shape[0])
+                if stored is None
+                else stored.side(member[1]).scales.astype(np.float64)
+            )
         if stored is None:
             return made
         side = stored.side(member[1])
@@ -187,19 +217,28 @@ def _expanded(reader: Reader, digest: Digest, member: Member, shape: tuple[int, 
         current = opened.stored.previous
 
 
-def _add_terms(made: _Expanded, side: StoredSide, opened: Opened, member: Member, indexes: Indexes) -> None:
+def _add_terms(
+    made: _Expanded, side: StoredSide, opened: Opened, member: Member, indexes: Indexes
+) -> None:
     for term in side.terms:
         source = RowsKey(opened.stored.sources[term.source])
         if placed(indexes[source], source, member, (term.coefficients.shape[1], side.own.shape[1])):
-            weights = np.ldexp(side.scales.astype(np.float64)[:, None] * term.coefficients, term.exponent)
+            weights = np.ldexp(
+                side.scales.astype(np.float64)[:, None] * term.coefficients, term.exponent
+            )
             made.dense[source] = made.dense[source] + weights if source in made.dense else weights
 
 
 def placed(index: Index, key: RowsKey, member: Member, shape: tuple[int, ...]) -> bool:
-    """Tell whether an object has rows of a factor other than zero. Raises Integrity where it has none of the shape at all."""
+    """Tell whether an object has rows of a factor other than zero.
+
+    Raises Integrity where it has none of the shape at all.
+    """
     if index.shapes.get(member) != shape:
         found = index.shapes.get(member, "none")
-        raise Integrity(f"object {key.digest} has no rows of shape {shape} for module {member[0]!r} side {member[1]}, which a version needs; found {found}.")
+        raise Integrity(
+            f"object {key.digest} has no rows of shape {shape} for module {member[0]!r} side {member[1]}, which a version needs; found {found}."
+        )
     return member in index.places
 
 
@@ -207,17 +246,36 @@ def _run(group: _Group, target: Target) -> Run:
     dense = [_dense(group, key, target) for key in sorted(group.parts[0].dense)]
     objects = dict.fromkeys(key for part in group.parts for key in part.scaled)
     scaled = [piece for key in objects for piece in _scaled(group, key, target)]
-    return Run(members=tuple(group.members), rank=group.rank, width=group.width, dtype=group.dtype, dense=tuple(dense), scaled=tuple(scaled))
+    return Run(
+        members=tuple(group.members),
+        rank=group.rank,
+        width=group.width,
+        dtype=group.dtype,
+        dense=tuple(dense),
+        scaled=tuple(scaled),
+    )
 
 
 def _dense(group: _Group, key: RowsKey, target: Target) -> Dense:
     weights = np.stack([part.dense[key] for part in group.parts]).astype(np.float32)
-    return Dense(rows=key, place=group.indexes[key].places[group.members[0]], weights=target.send(weights, target.compute))
+    return Dense(
+        rows=key,
+        place=group.indexes[key].places[group.members[0]],
+        weights=target.send(weights, target.compute),
+    )
 
 
 def _scaled(group: _Group, key: RowsKey, target: Target) -> Iterator[Scaled]:
     having = [at for at, part in enumerate(group.parts) if key in part.scaled]
     where = [[Place(0, at), group.indexes[key].places[group.members[at]]] for at in having]
     for begin, end in consecutive(having, where):
-        scales = np.stack([group.parts[at].scaled[key] for at in having[begin:end]]).astype(np.float32)[:, :, None]
-        yield Scaled(rows=key, place=where[begin][1], at=having[begin], count=end - begin, scales=target.send(scales, target.compute))
+        scales = np.stack([group.parts[at].scaled[key] for at in having[begin:end]]).astype(
+            np.float32
+        )[:, :, None]
+        yield Scaled(
+            rows=key,
+            place=where[begin][1],
+            at=having[begin],
+            count=end - begin,
+            scales=target.send(scales, target.compute),
+        )

@@ -29,7 +29,10 @@ class Residents(Generic[_K, _V]):
         return self._kept[key][0]
 
     def make_room(self, size_bytes: int, *, keep: Collection[_K]) -> bool:
-        """Drop what was used longest ago, but nothing to keep, until so many bytes fit; where that is not enough drop nothing and return False."""
+        """Drop what was used longest ago, but nothing to keep, until so many bytes fit.
+
+        Where that is not enough drop nothing and return False.
+        """
         if self.limit_bytes is None:
             return True
         excess = self.used_bytes + size_bytes - self.limit_bytes

@@ -1,8 +1,11 @@
-"""The integer rows of one object on a device: stacked by shape, so that one operation serves every module of that shape.
+"""The integer rows of one object on a device.
 
-They stay in the narrowest integers that hold them: a block is converted piece by piece, in cache, which takes no longer than reading it as floats. On a GPU,
-where that would be a pass of its own, rows that enter a product are kept in the element type computed in. A symbol is less than 2**23 (spec SYM-08), so that
-float32 holds it exactly.
+Stacked by shape, so that one operation serves every module of that shape.
+
+They stay in the narrowest integers that hold them: a block is converted piece by piece, in cache,
+which takes no longer than reading it as floats. On a GPU, where that would be a pass of its own,
+rows that enter a product are kept in the element type computed in. A symbol is less than 2**23
+(spec SYM-08), so that float32 holds it exactly.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +30,8 @@ class RowsKey(NamedTuple):
     """Names the rows of an object.
 
     Attributes:
-        kept: Of its modules that are kept bit for bit: the factors themselves, which later versions build upon.
+        kept: Of its modules that are kept bit for bit: the factors themselves, which later versions
+            build upon.
     """
 
     digest: Digest
@@ -48,7 +52,8 @@ class Index:
     Attributes:
         shapes: (k, m) of every factor.
         places: Where the rows are; factors whose rows are all zero have no place.
-        largest: Largest absolute value of the rows of a factor that has a place; 1 for kept factors.
+        largest: Largest absolute value of the rows of a factor that has a place; 1 for kept
+            factors.
     """
 
     shapes: Mapping[Member, tuple[int, ...]]
@@ -58,14 +63,25 @@ class Index:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRows:
-    """Rows as they come out of an object: stacks (G, k, m) of int8, int16 or int32, or of float32 where they are kept factors."""
+    """Rows as they come out of an object.
+
+    Stacks (G, k, m) of int8, int16 or int32, or of float32 where they are kept factors.
+    """
 
     stacks: tuple[NDArray[Any], ...]
     index: Index
 
     def size_bytes(self, target: Target, *, as_floats: bool) -> int:
         """Return the bytes of them on a device."""
-        return sum(stack.size * (target.compute.itemsize if as_floats and stack.dtype != np.float32 else stack.itemsize) for stack in self.stacks)
+        return sum(
+            stack.size
+            * (
+                target.compute.itemsize
+                if as_floats and stack.dtype != np.float32
+                else stack.itemsize
+            )
+            for stack in self.stacks
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +116,25 @@ def host_rows(reader: Reader, key: RowsKey) -> HostRows:
     """Return the rows of an object. Raises Integrity."""
     if key.kept:
         return _stacked(_kept(reader, key.digest))
-    return _stacked(_of_basis(reader, key.digest) if reader.is_basis(key.digest) else _of_adapter(reader, key.digest))
+    return _stacked(
+        _of_basis(reader, key.digest)
+        if reader.is_basis(key.digest)
+        else _of_adapter(reader, key.digest)
+    )
 
 
 def send_rows(host: HostRows, target: Target, *, as_floats: bool) -> ResidentRows:
     """Return rows on their way to a device."""
-    stacks = tuple(target.send(stack, target.compute if as_floats and stack.dtype != np.float32 else None) for stack in host.stacks)
-    return ResidentRows(stacks=stacks, index=host.index, as_floats=as_floats, size_bytes=host.size_bytes(target, as_floats=as_floats))
+    stacks = tuple(
+        target.send(stack, target.compute if as_floats and stack.dtype != np.float32 else None)
+        for stack in host.stacks
+    )
+    return ResidentRows(
+        stacks=stacks,
+        index=host.index,
+        as_floats=as_floats,
+        size_bytes=host.size_bytes(target, as_floats=as_floats),
+    )
 
 
 def _of_basis(reader: Reader, digest: Digest) -> "Iterator[tuple[Member, NDArray[Any]]]":
@@ -134,7 +162,11 @@ def _kept(reader: Reader, digest: Digest) -> "Iterator[tuple[Member, NDArray[Any
 
 def _stacked(blocks: "Iterable[tuple[Member, NDArray[Any]]]") -> HostRows:
     by_shape: dict[tuple[int, ...], tuple[int, list[NDArray[Any]], list[int]]] = {}
-    shapes, places, largest = dict[Member, tuple[int, ...]](), dict[Member, Place](), dict[Member, int]()
+    shapes, places, largest = (
+        dict[Member, tuple[int, ...]](),
+        dict[Member, Place](),
+        dict[Member, int](),
+    )
     for member, block in blocks:
         shapes[member] = block.shape
         bound = _largest(block)
@@ -148,14 +180,21 @@ def _stacked(blocks: "Iterable[tuple[Member, NDArray[Any]]]") -> HostRows:
 
 
 def _largest(block: "NDArray[Any]") -> int:
-    """Return the largest absolute value of integers; 1 for a kept factor, whose zeros may have a sign."""
+    """Return the largest absolute value of integers.
+
+    1 for a kept factor, whose zeros may have a sign.
+    """
     if block.dtype.kind == "f":
         return 1
     return max(int(block.max(initial=0)), -int(block.min(initial=0)))
 
 
 def _narrow(blocks: "list[NDArray[Any]]", largest: int) -> "NDArray[Any]":
-    kind = next((narrow for narrow in _NARROW if largest <= np.iinfo(narrow).max), np.int32) if blocks[0].dtype.kind == "i" else np.float32
+    kind = (
+        next((narrow for narrow in _NARROW if largest <= np.iinfo(narrow).max), np.int32)
+        if blocks[0].dtype.kind == "i"
+        else np.float32
+    )
     made = np.empty((len(blocks), *blocks[0].shape), kind)
     for at, block in enumerate(blocks):
         made[at] = block

@@ -1,4 +1,7 @@
-"""An adapter's tensors put into a PEFT model in place of another's: the same modules, nothing injected, no parameter replaced."""
+"""An adapter's tensors put into a PEFT model in place of another's.
+
+The same modules, nothing injected, no parameter replaced.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +18,32 @@ from share_registry.exchange.scales import PREFIX, scale_of
 from share_registry.exchange.tensors import check_held
 from share_registry.format.layout import FactorSpec, Layout
 
-_FUNCTION: Final = ("use_dora", "lora_bias", "fan_in_fan_out", "alora_invocation_tokens", "layer_replication", "trainable_token_indices", "modules_to_save")
+_FUNCTION: Final = (
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "trainable_token_indices",
+    "modules_to_save",
+)
 """Members of a config that change what an adapter does and stand in no tensor's shape."""
-_SCALES: Final[Mapping[str, object]] = {"r": DEFAULT_RANK, "lora_alpha": DEFAULT_ALPHA, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+_SCALES: Final[Mapping[str, object]] = {
+    "r": DEFAULT_RANK,
+    "lora_alpha": DEFAULT_ALPHA,
+    "use_rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+}
 """Members of a config that scales follow from, and what PEFT takes where one is left out."""
 _ANEW: Final = "Load it beside the other with `Adapter.apply_to(model, name)`."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """Where the tensors of one layout go in a model, found once: finding out takes longer than copying them.
+    """Where the tensors of one layout go in a model, found once.
+
+    Finding out takes longer than copying them.
 
     Attributes:
         tensors: The model's parameters, by key.
@@ -37,8 +56,15 @@ class Seat:
     layers: tuple[tuple[Any, FactorSpec], ...]
 
     def fits(self, name: str, layout: Layout) -> bool:
-        """Tell whether this still is where an adapter goes: of plain LoRA layers alone that can be told."""
-        return (name, layout) == (self.name, self.layout) and not layout.passengers and all(map(self._is_there, self.layers))
+        """Tell whether this still is where an adapter goes.
+
+        Of plain LoRA layers alone that can be told.
+        """
+        return (
+            (name, layout) == (self.name, self.layout)
+            and not layout.passengers
+            and all(map(self._is_there, self.layers))
+        )
 
     def _is_there(self, of: tuple[Any, FactorSpec]) -> bool:
         layer, factor = of
@@ -49,7 +75,9 @@ class Seat:
         return all(tensor is self.tensors[key] for tensor, key in zip(found, keys, strict=True))
 
 
-def swap(model: Any, adapter: Adapter, *, adapter_name: str | None = None, known: Seat | None = None) -> Seat:
+def swap(
+    model: Any, adapter: Adapter, *, adapter_name: str | None = None, known: Seat | None = None
+) -> Seat:
     """Copy an adapter's tensors over those that a `peft.PeftModel` has under a name, and set its scales.
 
     Args:
@@ -61,17 +89,27 @@ def swap(model: Any, adapter: Adapter, *, adapter_name: str | None = None, known
     Raises:
         InvalidInput: the model has other modules, ranks or options there; nothing is changed.
         NotFound: the model has no adapter of the name.
-        Refused: the adapter is merged into the weights, a value is more than the model's element type holds, or peft is not installed.
+        Refused: the adapter is merged into the weights, a value is more than the model's element
+            type holds, or peft is not installed.
     """
     name = live_name(model, adapter_name)
-    seat = known if known is not None and known.fits(name, adapter.layout) else _seat(model, name, adapter)
+    seat = (
+        known
+        if known is not None and known.fits(name, adapter.layout)
+        else _seat(model, name, adapter)
+    )
     _check_options(model, seat, adapter)
     settings = settings_of(adapter.config)
     with torch.no_grad():
         for key, tensor in adapter.tensors.items():
             there = seat.tensors[key].dtype
-            if there != tensor.dtype and not (there.is_floating_point and tensor.is_floating_point()):
-                raise InvalidInput(f"tensor {key!r} is {there} in adapter {seat.name!r} of the model and {tensor.dtype} in this one.", hint=_ANEW)
+            if there != tensor.dtype and not (
+                there.is_floating_point and tensor.is_floating_point()
+            ):
+                raise InvalidInput(
+                    f"tensor {key!r} is {there} in adapter {seat.name!r} of the model and {tensor.dtype} in this one.",
+                    hint=_ANEW,
+                )
             if there != tensor.dtype:
                 check_held(key, tensor.to(there))
         for key, tensor in adapter.tensors.items():
@@ -92,10 +130,16 @@ def _seat(model: Any, name: str, adapter: Adapter) -> Seat:
     missing, others = sorted(shapes.keys() - present.keys()), sorted(present.keys() - shapes.keys())
     if missing or others:
         what, key = ("has no place for", missing[0]) if missing else ("has besides", others[0])
-        raise InvalidInput(f"adapter {name!r} of the model {what} {key!r} ({len(missing)} tensors too few, {len(others)} too many).", hint=_ANEW)
+        raise InvalidInput(
+            f"adapter {name!r} of the model {what} {key!r} ({len(missing)} tensors too few, {len(others)} too many).",
+            hint=_ANEW,
+        )
     wrong = next((key for key in shapes if shapes[key] != present[key]), None)
     if wrong is not None:
-        raise InvalidInput(f"tensor {wrong!r} is {present[wrong]} in adapter {name!r} of the model and {shapes[wrong]} in this one.", hint=_ANEW)
+        raise InvalidInput(
+            f"tensor {wrong!r} is {present[wrong]} in adapter {name!r} of the model and {shapes[wrong]} in this one.",
+            hint=_ANEW,
+        )
     modules = dict(model.named_modules())
     layers = tuple((modules[PREFIX + factor.module], factor) for factor in adapter.layout.factors)
     return Seat(name=name, layout=adapter.layout, tensors=live, layers=layers)
@@ -104,13 +148,25 @@ def _seat(model: Any, name: str, adapter: Adapter) -> Seat:
 def _check_options(model: Any, seat: Seat, adapter: Adapter) -> None:
     """Check what may change between two calls. Raises InvalidInput or Refused."""
     for member in _FUNCTION:
-        there, here = getattr(model.peft_config[seat.name], member, None), adapter.config.get(member)
+        there, here = (
+            getattr(model.peft_config[seat.name], member, None),
+            adapter.config.get(member),
+        )
         if (_plain(there) or None) != (_plain(here) or None):
-            raise InvalidInput(f"adapter {seat.name!r} of the model has {member} = {there!r}, this one has {here!r}.", hint=_ANEW)
+            raise InvalidInput(
+                f"adapter {seat.name!r} of the model has {member} = {there!r}, this one has {here!r}.",
+                hint=_ANEW,
+            )
     if any(seat.name in getattr(layer, "merged_adapters", ()) for layer, _ in seat.layers):
-        raise Refused(f"adapter {seat.name!r} is merged into the model's weights.", hint="Call `model.unmerge_adapter()` first.")
+        raise Refused(
+            f"adapter {seat.name!r} is merged into the model's weights.",
+            hint="Call `model.unmerge_adapter()` first.",
+        )
 
 
 def _plain(value: object) -> object:
-    """Return a collection as a sorted list: a config read from a file has lists where a live one has sets."""
+    """Return a collection as a sorted list.
+
+    A config read from a file has lists where a live one has sets.
+    """
     return sorted(value, key=str) if isinstance(value, set | frozenset | list | tuple) else value

@@ -1,7 +1,10 @@
-"""Everything outside the process: files, the clock, randomness (the only package that touches them).
+"""Everything outside the process.
 
-`System` is one method per system call, `Outside` the few safe operations made of them. A test hands in another `System` to record, refuse or reorder calls, or a
-hook that raises, kills or waits at a named point of a write.
+Files, the clock, randomness (the only package that touches them).
+
+`System` is one method per system call, `Outside` the few safe operations made of them. A test hands
+in another `System` to record, refuse or reorder calls, or a hook that raises, kills or waits at a
+named point of a write.
 """
 
 import copy
@@ -20,7 +23,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
 
-from share_registry.errors import Integrity, InvalidInput, NotFound, Refused, ShareRegistryError, StoreError
+from share_registry.errors import (
+    Integrity,
+    InvalidInput,
+    NotFound,
+    Refused,
+    ShareRegistryError,
+    StoreError,
+)
 from share_registry.outside.failures import errno_of, nothing_done, translated
 from share_registry.outside.reading import PIECE, Seen, read_all
 from share_registry.outside.system import CREATE, FOLDER, NO_FOLLOW, READ, STEP, WINDOWS, System
@@ -46,7 +56,9 @@ class Outside:
         system: The system calls.
     """
 
-    def __init__(self, hook: Callable[[str], None] | None = None, *, system: System | None = None) -> None:
+    def __init__(
+        self, hook: Callable[[str], None] | None = None, *, system: System | None = None
+    ) -> None:
         self._hook = hook
         self._system = system or System()
         self._root: Path | None = None
@@ -96,16 +108,26 @@ class Outside:
             return shutil.disk_usage(path).free
 
     def temporary_directory(self, prefix: str) -> Path:
-        """Create a directory of our own where the system keeps temporary ones. Raises StoreError."""
+        """Create a directory of our own where the system keeps temporary ones.
+
+        Raises StoreError.
+        """
         with translated(Path(prefix)):
             return Path(tempfile.mkdtemp(prefix=prefix))
 
     def kind(self, path: Path) -> Kind | None:
-        """Return what a path is, None where nothing is; links are not followed. Raises StoreError."""
+        """Return what a path is, None where nothing is; links are not followed.
+
+        Raises StoreError.
+        """
         found = self._find(path)
         if found is None:
             return None
-        tests = ((stat.S_ISREG, Kind.FILE), (stat.S_ISDIR, Kind.DIRECTORY), (stat.S_ISLNK, Kind.LINK))
+        tests = (
+            (stat.S_ISREG, Kind.FILE),
+            (stat.S_ISDIR, Kind.DIRECTORY),
+            (stat.S_ISLNK, Kind.LINK),
+        )
         return next((kind for test, kind in tests if test(found.st_mode)), Kind.OTHER)
 
     def exists(self, path: Path) -> bool:
@@ -113,9 +135,23 @@ class Outside:
         return self._find(path) is not None
 
     def first_of(self, folder: Path, names: Sequence[str]) -> str | None:
-        """Return the first of some names that a directory holds; the way there is walked once. Raises StoreError."""
-        with translated(folder), suppress(FileNotFoundError, NotADirectoryError), self._spot(folder / names[0]) as (_, inside):
-            return next((name for name in names if self._holds(os.fspath(folder / name) if inside is None else name, inside)), None)
+        """Return the first of some names that a directory holds; the way there is walked once.
+
+        Raises StoreError.
+        """
+        with (
+            translated(folder),
+            suppress(FileNotFoundError, NotADirectoryError),
+            self._spot(folder / names[0]) as (_, inside),
+        ):
+            return next(
+                (
+                    name
+                    for name in names
+                    if self._holds(os.fspath(folder / name) if inside is None else name, inside)
+                ),
+                None,
+            )
         return None
 
     def size(self, path: Path) -> int | None:
@@ -129,7 +165,8 @@ class Outside:
         Args:
             path: Which.
             limit: Bytes it may have.
-            seen: Called with every piece of at most 1 MiB, in order; where there are several, by another thread, so that one is hashed while the next is read.
+            seen: Called with every piece of at most 1 MiB, in order; where there are several, by
+                another thread, so that one is hashed while the next is read.
 
         Raises:
             NotFound: there is none.
@@ -138,13 +175,20 @@ class Outside:
         """
         with translated(path):
             try:
-                with self._spot(path) as (name, folder), self._closing(self._system.open(name, READ, folder=folder)) as handle:
+                with (
+                    self._spot(path) as (name, folder),
+                    self._closing(self._system.open(name, READ, folder=folder)) as handle,
+                ):
                     return read_all(self._system, handle, path, limit=limit, seen=seen)
             except FileNotFoundError as error:
                 raise NotFound(f"file {path} does not exist.", hint="Check the path.") from error
 
-    def write_new(self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False) -> None:
-        """Create a file that must not exist, write it whole and make it durable. A failed write removes the file.
+    def write_new(
+        self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False
+    ) -> None:
+        """Create a file that must not exist, write it whole and make it durable.
+
+        A failed write removes the file.
 
         Args:
             path: Where.
@@ -167,12 +211,18 @@ class Outside:
     def link_new(self, source: Path, target: Path) -> bool:
         """Give a file a name that must not exist; tell whether it was free.
 
-        Where the file system has no hard links the file is moved instead, still without replacing anything.
+        Where the file system has no hard links the file is moved instead, still without replacing
+        anything.
 
         Raises:
-            StoreError: the system refuses; `nothing_done` tells whether the target is surely untouched.
+            StoreError: the system refuses; `nothing_done` tells whether the target is surely
+                untouched.
         """
-        with translated(target), self._spot(source) as (old, old_folder), self._spot(target) as (new, new_folder):
+        with (
+            translated(target),
+            self._spot(source) as (old, old_folder),
+            self._spot(target) as (new, new_folder),
+        ):
             try:
                 self._system.link(old, new, source_folder=old_folder, target_folder=new_folder)
             except FileExistsError:
@@ -185,11 +235,18 @@ class Outside:
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename over whatever is there. Raises StoreError."""
-        with translated(target), self._spot(source) as (old, old_folder), self._spot(target) as (new, new_folder):
+        with (
+            translated(target),
+            self._spot(source) as (old, old_folder),
+            self._spot(target) as (new, new_folder),
+        ):
             self._system.rename(old, new, source_folder=old_folder, target_folder=new_folder)
 
     def rename_directory(self, source: Path, target: Path) -> bool:
-        """Move a directory to a name that must be free or an empty directory; tell whether it was. Raises StoreError."""
+        """Move a directory to a name that must be free or an empty directory; tell whether it was.
+
+        Raises StoreError.
+        """
         try:
             self.replace(source, target)
         except StoreError as error:
@@ -199,7 +256,10 @@ class Outside:
         return True
 
     def make_directory(self, path: Path) -> None:
-        """Create a directory and its parents and make the new names durable. Raises StoreError, or Refused where a file is in the way."""
+        """Create a directory and its parents and make the new names durable.
+
+        Raises StoreError, or Refused where a file is in the way.
+        """
         missing = []
         while (found := self.kind(path)) is None and path != self._root:
             missing.append(path)
@@ -207,7 +267,11 @@ class Outside:
         if found is Kind.FILE:
             raise Refused(f"{path} is a file, expected a directory.", hint="Choose another place.")
         for directory in reversed(missing):
-            with translated(directory), self._spot(directory) as (name, folder), suppress(FileExistsError):
+            with (
+                translated(directory),
+                self._spot(directory) as (name, folder),
+                suppress(FileExistsError),
+            ):
                 self._system.mkdir(name, folder=folder)
             self.sync_directory(directory.parent)
 
@@ -216,7 +280,11 @@ class Outside:
         if WINDOWS:
             return  # has no such call; its file systems journal names
         flags = FOLDER | (NO_FOLLOW if self._root else 0)
-        with translated(path), self._spot(path) as (name, folder), self._closing(self._system.open(name, flags, folder=folder)) as handle:
+        with (
+            translated(path),
+            self._spot(path) as (name, folder),
+            self._closing(self._system.open(name, flags, folder=folder)) as handle,
+        ):
             self._sync_names(handle)
 
     def touch(self, path: Path) -> None:
@@ -230,7 +298,10 @@ class Outside:
             self._system.unlink(name, folder=folder)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and all that is in it; links are removed, not followed. Raises StoreError."""
+        """Remove a directory and all that is in it; links are removed, not followed.
+
+        Raises StoreError.
+        """
         inside = self if self._root else self.confined(path.parent)
         for name in inside.names(path):
             if inside.kind(path / name) is Kind.DIRECTORY:
@@ -247,7 +318,10 @@ class Outside:
         return []
 
     def files_below(self, root: Path) -> Iterator[Path]:
-        """Yield everything below a directory that is no directory, sorted, links not followed. Raises StoreError."""
+        """Yield everything below a directory that is no directory, sorted, links not followed.
+
+        Raises StoreError.
+        """
         folders = []
         for name in self.names(root):
             if self.kind(root / name) is Kind.DIRECTORY:
@@ -259,7 +333,10 @@ class Outside:
 
     @contextmanager
     def _spot(self, path: Path) -> Iterator[tuple[str, int | None]]:
-        """Yield the name to act on and the open directory it starts from; below a confining root every step there is taken without following a link."""
+        """Yield the name to act on and the open directory it starts from.
+
+        Below a confining root every step there is taken without following a link.
+        """
         if self._root is None:
             yield os.fspath(path), None
             return
@@ -282,11 +359,17 @@ class Outside:
             return self._system.open(name, STEP | NO_FOLLOW, folder=folder)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise Integrity(f"{name!r} on the way to {path} is a link or a file, expected a directory.", hint="Run verify.") from error
+                raise Integrity(
+                    f"{name!r} on the way to {path} is a link or a file, expected a directory.",
+                    hint="Run verify.",
+                ) from error
             raise
 
     def _let_go(self, folder: int) -> None:
-        """Close a directory that was only passed through: it holds nothing that could fail to be written."""
+        """Close a directory that was only passed through.
+
+        It holds nothing that could fail to be written.
+        """
         with suppress(OSError):
             self._system.close(folder)
 
@@ -302,7 +385,11 @@ class Outside:
         self._system.close(handle)
 
     def _find(self, path: Path) -> os.stat_result | None:
-        with translated(path), suppress(FileNotFoundError, NotADirectoryError), self._spot(path) as (name, folder):
+        with (
+            translated(path),
+            suppress(FileNotFoundError, NotADirectoryError),
+            self._spot(path) as (name, folder),
+        ):
             return self._system.find(name, folder=folder)
         return None
 
@@ -316,7 +403,9 @@ class Outside:
         try:
             self._system.fsync(handle)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # the answer of file systems that cannot flush a directory
+            if (
+                error.errno != errno.EINVAL
+            ):  # the answer of file systems that cannot flush a directory
                 raise
 
     def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:

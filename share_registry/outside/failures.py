@@ -9,12 +9,27 @@ from typing import Final
 from share_registry.errors import Integrity, Refused, ShareRegistryError, StoreError
 
 _NOTHING_DONE: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMLINK, errno.ENOENT, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EMLINK,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
 )
 
 
 def nothing_done(error: ShareRegistryError) -> bool:
-    """Tell whether a failed change of a name surely left everything as it was: the system refused before it began, rather than broke on the way."""
+    """Tell whether a failed change of a name surely left everything as it was.
+
+    The system refused before it began, rather than broke on the way.
+    """
     return isinstance(error, Refused) or errno_of(error) in _NOTHING_DONE
 
 
@@ -31,7 +46,9 @@ def translated(path: Path) -> Iterator[None]:
     except OSError as error:
         raise _translation(error, path) from error
     except MemoryError as error:
-        raise StoreError(f"{path}: not enough memory to read it.", hint="Free some memory and run it again.") from error
+        raise StoreError(
+            f"{path}: not enough memory to read it.", hint="Free some memory and run it again."
+        ) from error
 
 
 def _translation(error: OSError, path: Path) -> StoreError | Integrity:
@@ -45,4 +62,7 @@ def _translation(error: OSError, path: Path) -> StoreError | Integrity:
         errno.EPERM: "Check the permissions of the directory.",
         errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",
     }
-    return StoreError(f"{path}: {error.strerror or error}.", hint=hints.get(error.errno or 0, "Check the device and run it again."))
+    return StoreError(
+        f"{path}: {error.strerror or error}.",
+        hint=hints.get(error.errno or 0, "Check the device and run it again."),
+    )

@@ -1,4 +1,7 @@
-"""Reading a whole file through system calls: its bytes are in memory once, however many they are, and may be hashed while the rest is read."""
+"""Reading a whole file through system calls.
+
+Its bytes are in memory once, however many they are, and may be hashed while the rest is read.
+"""
 
 import stat
 from collections.abc import Callable, Iterator
@@ -24,7 +27,8 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
         handle: The file.
         path: Its name, for errors.
         limit: Bytes it may have.
-        seen: Called with every piece of at most 1 MiB, in order, and where there are several by another thread.
+        seen: Called with every piece of at most 1 MiB, in order, and where there are several by
+            another thread.
 
     Raises:
         Integrity: not a regular file, or larger than the limit.
@@ -34,11 +38,17 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
     if not stat.S_ISREG(found.st_mode):
         raise Integrity(f"{path} is not a regular file.", hint="Run verify.")
     if found.st_size > limit:
-        raise Integrity(f"{path} has {found.st_size} bytes, more than the limit of {limit}.", hint="Run verify.")
-    memory = BytesIO(bytes(found.st_size))  # hands out the very bytes it was given, once nobody looks at them
+        raise Integrity(
+            f"{path} has {found.st_size} bytes, more than the limit of {limit}.", hint="Run verify."
+        )
+    memory = BytesIO(
+        bytes(found.st_size)
+    )  # hands out the very bytes it was given, once nobody looks at them
     size = 0
     with memory.getbuffer() as places, _handing_on(seen, found.st_size) as hand_on:
-        while size < len(places) and (count := system.read_into(handle, places[size : size + PIECE])):
+        while size < len(places) and (
+            count := system.read_into(handle, places[size : size + PIECE])
+        ):
             hand_on(places[size : size + count])
             size += count
     content = memory.getvalue()[:size]
@@ -46,7 +56,10 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
         content += piece
         size += len(piece)
         if size > limit:
-            raise Integrity(f"{path} grew past the limit of {limit} bytes while it was read.", hint="Run verify.")
+            raise Integrity(
+                f"{path} grew past the limit of {limit} bytes while it was read.",
+                hint="Run verify.",
+            )
         if seen is not None:
             seen(piece)
     return content
@@ -54,7 +67,10 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
 
 @contextmanager
 def _handing_on(seen: Seen | None, size: int) -> Iterator[Seen]:
-    """Yield what is called with the pieces of a file of some size; at the end of the block all are seen, and let go."""
+    """Yield what is called with the pieces of a file of some size.
+
+    At the end of the block all are seen, and let go.
+    """
     if seen is None:
         yield len
     elif size <= PIECE:

@@ -1,4 +1,7 @@
-"""System calls, one method each: the instrument with which a test records, refuses or reorders what the library asks of the system."""
+"""System calls, one method each.
+
+The instrument with which a test records, refuses or reorders what the library asks of the system.
+"""
 
 import errno
 import os
@@ -19,7 +22,10 @@ _HERE: Final = -100  # AT_FDCWD
 
 
 class System:
-    """System calls, one method each. `folder` is an open directory that a relative name starts from."""
+    """System calls, one method each.
+
+    `folder` is an open directory that a relative name starts from.
+    """
 
     def open(self, name: str, flags: int, *, mode: int = 0o666, folder: int | None = None) -> int:
         """Open or create a file."""
@@ -50,7 +56,10 @@ class System:
         os.fsync(handle)
 
     def freeze(self, handle: int) -> None:
-        """Take away the right to write, and whatever else the umask already took; the owner can always read."""
+        """Take away the right to write, and whatever else the umask already took.
+
+        The owner can always read.
+        """
         if not WINDOWS:
             os.fchmod(handle, os.fstat(handle).st_mode & 0o444 | 0o400)
 
@@ -62,15 +71,42 @@ class System:
         """Return the status of a name; links are not followed."""
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
-    def link(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def link(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         """Give a file a second name that must not exist."""
-        os.link(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder, follow_symlinks=WINDOWS)
+        os.link(
+            source,
+            target,
+            src_dir_fd=source_folder,
+            dst_dir_fd=target_folder,
+            follow_symlinks=WINDOWS,
+        )
 
-    def rename(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         """Rename over whatever is there."""
         os.replace(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder)
 
-    def rename_new(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def rename_new(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         """Rename to a name that must not exist."""
         if WINDOWS:
             os.rename(source, target)  # there it never replaces
@@ -80,7 +116,10 @@ class System:
         call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if call is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), target)
-        old, new = _HERE if source_folder is None else source_folder, _HERE if target_folder is None else target_folder
+        old, new = (
+            _HERE if source_folder is None else source_folder,
+            _HERE if target_folder is None else target_folder,
+        )
         if call(old, os.fsencode(source), new, os.fsencode(target), _RENAME_NOREPLACE):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), target)

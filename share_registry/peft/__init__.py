@@ -1,7 +1,10 @@
-"""Training in the subspace of a space, as a method of PEFT: `get_peft_model(model, ShareConfig(registry=..., space=...))`.
+"""Training in the subspace of a space, as a method of PEFT.
 
-The basis of the space stays frozen; what is trained are coefficients over it and, where asked for, a few directions beside it (Share, arXiv 2602.06043, section 3). Importing this
-package registers the method under the name SHARE, so that PEFT's own functions know it. Needs peft 0.15 or newer.
+`get_peft_model(model, ShareConfig(registry=..., space=...))`.
+
+The basis of the space stays frozen; what is trained are coefficients over it and, where asked for,
+a few directions beside it (Share, arXiv 2602.06043, section 3). Importing this package registers
+the method under the name SHARE, so that PEFT's own functions know it. Needs peft 0.15 or newer.
 """
 
 from share_registry.errors import Refused
@@ -10,7 +13,10 @@ try:
     from peft.utils import register_peft_method
     from peft.utils.peft_types import PeftType
 except ImportError as error:
-    raise Refused("peft 0.15 or newer is not installed, expected it for training.", hint="pip install -U 'share-registry[peft]'") from error
+    raise Refused(
+        "peft 0.15 or newer is not installed, expected it for training.",
+        hint="pip install -U 'share-registry[peft]'",
+    ) from error
 
 from share_registry.peft.config import ShareConfig
 from share_registry.peft.layer import ShareLayer, ShareLinear

@@ -1,7 +1,10 @@
-"""The adapted layer: y = x W^T + x A^T B with A = eps_a alpha + eps'_a alpha' and B = eps_b beta + eps'_b beta'.
+"""The adapted layer.
 
-alpha and beta are the frozen directions of the basis, float32 buffers that no state dict holds; everything else is trained. The rank-p factors are formed once per call: p (k + phi)
-numbers per column, far less than a batch through k directions.
+Y = x W^T + x A^T B with A = eps_a alpha + eps'_a alpha' and B = eps_b beta + eps'_b beta'.
+
+alpha and beta are the frozen directions of the basis, float32 buffers that no state dict holds;
+everything else is trained. The rank-p factors are formed once per call: p (k + phi) numbers per
+column, far less than a batch through k directions.
 """
 
 import warnings
@@ -23,14 +26,20 @@ EXTRA: Final = ("share_extra_eps_a", "share_extra_eps_b", "share_extra_a", "shar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frozen:
-    """The directions of one module as a layer holds them: alpha (k_a, in), beta (k_b, out), float32."""
+    """The directions of one module as a layer holds them.
+
+    Alpha (k_a, in), beta (k_b, out), float32.
+    """
 
     alpha: torch.Tensor
     beta: torch.Tensor
 
 
 class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
-    """What the adapters of one module are made of; the coefficients' and extra directions' names begin with `share_`."""
+    """What the adapters of one module are made of.
+
+    The coefficients' and extra directions' names begin with `share_`.
+    """
 
     adapter_layer_names = (*COEFFICIENTS, *EXTRA)
     other_param_names = ("share_alpha", "share_beta", "share_dropout")
@@ -40,14 +49,25 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
         self.fan_in_fan_out = turned
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict({}))
-        self.share_alpha, self.share_beta = BufferDict({}, persistent=False), BufferDict({}, persistent=False)
+        self.share_alpha, self.share_beta = (
+            BufferDict({}, persistent=False),
+            BufferDict({}, persistent=False),
+        )
         self.share_dropout = nn.ModuleDict({})
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.cast_input_dtype_enabled = True
         self._unmerged: torch.Tensor | None = None
 
-    def update_layer(self, name: str, frozen: Frozen, start: Coefficients, *, dropout: float, inference_mode: bool) -> None:
+    def update_layer(
+        self,
+        name: str,
+        frozen: Frozen,
+        start: Coefficients,
+        *,
+        dropout: float,
+        inference_mode: bool,
+    ) -> None:
         """Add an adapter, or give one new values."""
         k_a, k_b = len(frozen.alpha), len(frozen.beta)
         self.share_alpha[name], self.share_beta[name] = frozen.alpha, frozen.beta
@@ -62,7 +82,9 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
         self._move_adapter_to_device_of_base_layer(name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
-    def factors(self, name: str, *, dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def factors(
+        self, name: str, *, dtype: torch.dtype | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A (p, in) and B transposed (p, out) of an adapter, in the coefficients' element type unless told otherwise."""
         a = _factor(self.share_eps_a[name], self.share_alpha[name], dtype)
         b = _factor(self.share_eps_b[name], self.share_beta[name], dtype)
@@ -87,9 +109,14 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
             if name not in self.share_eps_a:
                 continue
             weight = self.get_base_layer().weight
-            merged = (weight.data.to(self.share_eps_a[name].dtype) + self.get_delta_weight(name).detach()).to(weight.dtype)
+            merged = (
+                weight.data.to(self.share_eps_a[name].dtype) + self.get_delta_weight(name).detach()
+            ).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise InvalidInput(f"adapter {name!r} makes a weight that is not finite.", hint="Its training diverged: take an earlier checkpoint.")
+                raise InvalidInput(
+                    f"adapter {name!r} makes a weight that is not finite.",
+                    hint="Its training diverged: take an earlier checkpoint.",
+                )
             if self._unmerged is None:
                 self._unmerged = weight.data
             weight.data = merged
@@ -109,12 +136,22 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
         """Tell PEFT that what is added to the weight has low rank."""
         return True
 
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Follow the base layer to its device; the element type stays float32, unlike in PEFT: a basis rounded to bfloat16 is not orthonormal."""
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Follow the base layer to its device.
+
+        The element type stays float32, unlike in PEFT: a basis rounded to bfloat16 is not
+        orthonormal.
+        """
         target = device if device is not None else self.get_base_layer().weight.device
         for name in (*self.adapter_layer_names, "share_alpha", "share_beta"):
             held = getattr(self, name)
-            if adapter_name in held and held[adapter_name].device.type != "meta" and target.type != "meta":
+            if (
+                adapter_name in held
+                and held[adapter_name].device.type != "meta"
+                and target.type != "meta"
+            ):
                 held[adapter_name] = held[adapter_name].to(target)
 
 
@@ -142,7 +179,9 @@ class ShareLinear(nn.Module, ShareLayer):
         for name in self.active_adapters:
             if name in self.share_eps_a:
                 a, b = self.factors(name)
-                inner = nn.functional.linear(self.share_dropout[name](self._cast_input_dtype(x, a.dtype)), a)
+                inner = nn.functional.linear(
+                    self.share_dropout[name](self._cast_input_dtype(x, a.dtype)), a
+                )
                 result = result + inner @ b
         return result.to(dtype)
 

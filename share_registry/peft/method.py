@@ -1,4 +1,7 @@
-"""The name under which PEFT knows the method. PEFT keeps the names of its methods in an enum, and a method from outside has to add its own there."""
+"""The name under which PEFT knows the method.
+
+PEFT keeps the names of its methods in an enum, and a method from outside has to add its own there.
+"""
 
 from enum import Enum
 from typing import Final

@@ -1,4 +1,7 @@
-"""The subspace that a config means: the frozen directions of every module, read from the registry by digest and checked."""
+"""The subspace that a config means.
+
+The frozen directions of every module, read from the registry by digest and checked.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,7 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog import queries
-from share_registry.errors import CatalogError, Format, Integrity, InvalidInput, NotFound, Refused, ShareRegistryError
+from share_registry.errors import (
+    CatalogError,
+    Format,
+    Integrity,
+    InvalidInput,
+    NotFound,
+    Refused,
+    ShareRegistryError,
+)
 from share_registry.exchange.scales import PREFIX, plain_path
 from share_registry.names import digest
 from share_registry.outside import Outside
@@ -35,7 +46,8 @@ class Subspace:
         basis: Digest of the basis object.
         extra_directions: phi.
         pseudo_rank: p.
-        modules: Path in the plain model -> (alpha (k_a, in), beta (k_b, out)), float64, orthonormal rows.
+        modules: Path in the plain model -> (alpha (k_a, in), beta (k_b, out)), float64, orthonormal
+            rows.
         started_from: The task version that training starts from, `space/task@vN`; None for noise.
         starts: Path -> its factors; empty for noise.
     """
@@ -59,7 +71,11 @@ def subspace_of(config: "ShareConfig") -> Subspace:
     """
     with _registry_of(config) as registry:
         space, name, found = _basis_of(config, registry)
-        modules = {_plain(name): (module.a, module.b) for name, module in found.items() if len(module.a) and len(module.b)}
+        modules = {
+            _plain(name): (module.a, module.b)
+            for name, module in found.items()
+            if len(module.a) and len(module.b)
+        }
         if not modules:
             raise Refused(
                 f"the basis {name[:8]} of space {space!r} has no module with directions on both sides.",
@@ -80,13 +96,18 @@ def subspace_of(config: "ShareConfig") -> Subspace:
 
 
 def _policy(registry: Registry, space: str) -> tuple[int, int | None]:
-    """Return the phi and p of a space; those of no policy where this registry has the basis, but not the space."""
+    """Return the phi and p of a space.
+
+    Those of no policy where this registry has the basis, but not the space.
+    """
     with registry.home.reading() as session:
         row = queries.space_row(session, space)
     return (int(row.phi), row.pseudo_rank) if row is not None else (0, None)
 
 
-def _basis_of(config: "ShareConfig", registry: Registry) -> "tuple[str, str, Mapping[str, BasisModule]]":
+def _basis_of(
+    config: "ShareConfig", registry: Registry
+) -> "tuple[str, str, Mapping[str, BasisModule]]":
     if config.basis is None:
         basis = registry.basis(config.space)
         return str(basis.space), str(basis.digest), basis.modules
@@ -117,7 +138,9 @@ def _registry_of(config: "ShareConfig") -> Iterator[Registry]:
 
 
 def _places(config: "ShareConfig") -> list[tuple[str | None, str | None]]:
-    places: list[tuple[str | None, str | None]] = [(config.registry, config.store)] if config.registry else []
+    places: list[tuple[str | None, str | None]] = (
+        [(config.registry, config.store)] if config.registry else []
+    )
     if Outside().environment("SHARE_REGISTRY_URI") or not places:
         places.append((None, None))
     return places
@@ -126,14 +149,19 @@ def _places(config: "ShareConfig") -> list[tuple[str | None, str | None]]:
 def _not_found(config: "ShareConfig", problems: Sequence[ShareRegistryError]) -> ShareRegistryError:
     tried = " ".join(problem.message for problem in problems)
     wanted = f"the basis {config.basis[:8]}" if config.basis else "the registry to train in"
-    return NotFound(f"{wanted} was not found: {tried}", hint="Say where it is: ShareConfig.from_pretrained(..., registry=...) or $SHARE_REGISTRY_URI.")
+    return NotFound(
+        f"{wanted} was not found: {tried}",
+        hint="Say where it is: ShareConfig.from_pretrained(..., registry=...) or $SHARE_REGISTRY_URI.",
+    )
 
 
 def _plain(module: str) -> str:
     return plain_path(module).removeprefix(PREFIX)
 
 
-def check_shape(path: str, found: "tuple[torch.Tensor, torch.Tensor]", width: int, out: int) -> None:
+def check_shape(
+    path: str, found: "tuple[torch.Tensor, torch.Tensor]", width: int, out: int
+) -> None:
     """Check that directions fit a module of the model. Raises InvalidInput."""
     if (found[0].shape[1], found[1].shape[1]) != (width, out):
         raise InvalidInput(

@@ -1,6 +1,10 @@
-"""Absorb one adapter: from foreign tensors to the objects of a commit, measured before anything is written.
+"""Absorb one adapter.
 
-The algebra proposes; the bytes it leads to are decoded again as a checkout would, and the error of exactly those tensors is what the commit records. Where it exceeds the budget the adapter is kept bit for bit.
+From foreign tensors to the objects of a commit, measured before anything is written.
+
+The algebra proposes; the bytes it leads to are decoded again as a checkout would, and the error of
+exactly those tensors is what the commit records. Where it exceeds the budget the adapter is kept
+bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,11 +81,15 @@ class Prepared:
 
     def store(self, store: "Store") -> int:
         """Make every object durable; return the bytes that were not there before."""
-        return self.added + sum(len(content) for digest, content in self.objects.items() if store.put(content, digest))
+        return self.added + sum(
+            len(content) for digest, content in self.objects.items() if store.put(content, digest)
+        )
 
     def new_bytes(self, store: "Store") -> int:
         """Return the bytes that storing adds."""
-        return self.added + sum(len(content) for digest, content in self.objects.items() if not store.has(digest))
+        return self.added + sum(
+            len(content) for digest, content in self.objects.items() if not store.has(digest)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +124,11 @@ def prepare(
         space: Where it goes; may not exist yet.
         task: The task.
         adapter: The adapter.
-        policy: Budget, and whether references may be used; with `k`, coefficients over `fitted` are all that is kept.
+        policy: Budget, and whether references may be used; with `k`, coefficients over `fitted` are
+            all that is kept.
         parents: What it is declared to be derived from.
-        siblings: Adapters prepared before for the same commit: it may refer to their rows, and must agree with their shapes.
+        siblings: Adapters prepared before for the same commit: it may refer to their rows, and must
+            agree with their shapes.
         fitted: A basis made for this commit.
 
     Raises:
@@ -126,28 +136,55 @@ def prepare(
         BudgetExceeded: the pseudo-rank keeps it from its budget.
         Integrity: the bit-exact lane lost a bit (a defect; nothing is written).
     """
-    objects = {digest: content for sibling in siblings for digest, content in sibling.objects.items()}
+    objects = {
+        digest: content for sibling in siblings for digest, content in sibling.objects.items()
+    }
     reader = home.reader().beside(objects | ({fitted.digest: fitted.content} if fitted else {}))
     with home.catalog.begin() as session:
         check_shapes(queries.module_shapes(session, space), space, adapter.layout)
-        offered = candidates.known(session, space, task, parents) if policy.references and policy.budget > 0 and not policy.k else None
+        offered = (
+            candidates.known(session, space, task, parents)
+            if policy.references and policy.budget > 0 and not policy.k
+            else None
+        )
     for sibling in siblings:
         check_shapes(module_shapes_of(sibling.adapter.layout), space, adapter.layout)
     bases = [digest for digest in (fitted.digest if fitted else None, adapter.basis) if digest]
-    found = base_of(offered, reader, bases=bases, siblings=[sibling.adapter_digest for sibling in siblings]) if offered is not None else Base()
+    found = (
+        base_of(
+            offered, reader, bases=bases, siblings=[sibling.adapter_digest for sibling in siblings]
+        )
+        if offered is not None
+        else Base()
+    )
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
     if policy.k and fitted is not None:
-        return _measured(home, space, reader, adapter, pairs, projected(reader, adapter, placed(pairs, home.device), fitted.digest, policy), policy)
+        return _measured(
+            home,
+            space,
+            reader,
+            adapter,
+            pairs,
+            projected(reader, adapter, placed(pairs, home.device), fitted.digest, policy),
+            policy,
+        )
     made = coded(reader, adapter, placed(pairs, home.device), found, policy)
     with home.catalog.begin() as session:
         lost = called(session, space, found.lost)
     remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]
-    adapter = _remarked(adapter, *remarks, *([_unused(policy, made.reason)] if made.reason and pairs else []))
+    adapter = _remarked(
+        adapter, *remarks, *([_unused(policy, made.reason)] if made.reason and pairs else [])
+    )
     return _measured(home, space, reader, adapter, pairs, made, policy)
 
 
-def check_shapes(known: Mapping[str, tuple[int, int, int]], space: SpaceName, layout: Layout) -> None:
-    """Check that every module has the shape it is known by: (out, in, experts). Raises Refused naming the first that differs."""
+def check_shapes(
+    known: Mapping[str, tuple[int, int, int]], space: SpaceName, layout: Layout
+) -> None:
+    """Check that every module has the shape it is known by: (out, in, experts).
+
+    Raises Refused naming the first that differs.
+    """
     for module, shape in module_shapes_of(layout).items():
         if known.get(module, shape) != shape:
             raise Refused(
@@ -177,20 +214,38 @@ class Assembled:
     reason: str = ""
 
 
-def projected(reader: Reader, adapter: Adapter, pairs: Sequence[Pair], basis: Digest, policy: Policy) -> Assembled:
-    """Return an adapter as coefficients over a basis alone, whatever error that makes; computed where its pairs are."""
+def projected(
+    reader: Reader, adapter: Adapter, pairs: Sequence[Pair], basis: Digest, policy: Policy
+) -> Assembled:
+    """Return an adapter as coefficients over a basis alone, whatever error that makes.
+
+    Computed where its pairs are.
+    """
     blocks = candidates.candidate(reader, 0, basis, adapter.layout)
-    made = project(pairs, basis=blocks.modules, dtypes=_dtypes(adapter.layout), pseudo_rank=policy.pseudo_rank, factors=_factors(adapter.layout))
+    made = project(
+        pairs,
+        basis=blocks.modules,
+        dtypes=_dtypes(adapter.layout),
+        pseudo_rank=policy.pseudo_rank,
+        factors=_factors(adapter.layout),
+    )
     return assemble(adapter, made.modules, None, [basis] if made.sources else [])
 
 
-def coded(reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, policy: Policy) -> Assembled:
+def coded(
+    reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, policy: Policy
+) -> Assembled:
     """Return the adapter as it would be stored; computed where its pairs are."""
     layout = adapter.layout
     tried: list[tuple[Absorbed, Assembled]] = []
 
     def size(made: Absorbed) -> int:
-        found = assemble(adapter, made.modules, base.previous if made.previous else None, [base.sources[number] for number in made.sources])
+        found = assemble(
+            adapter,
+            made.modules,
+            base.previous if made.previous else None,
+            [base.sources[number] for number in made.sources],
+        )
         content = encode(found.stored, layout)
         tried.append((made, replace(found, content=content)))
         return len(content)
@@ -199,26 +254,46 @@ def coded(reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, polic
         pairs,
         budget=policy.budget,
         dtypes=_dtypes(layout),
-        candidates=[candidates.candidate(reader, number, digest, layout) for number, digest in enumerate(base.sources)],
+        candidates=[
+            candidates.candidate(reader, number, digest, layout)
+            for number, digest in enumerate(base.sources)
+        ],
         previous=candidates.previous_rows(reader, base.previous, layout) if base.previous else None,
         factors=_factors(layout),
         size=size,
         pseudo_rank=policy.pseudo_rank,
     )
-    if policy.pseudo_rank is not None and policy.pseudo_rank < max((pair.a.shape[0] for pair in pairs), default=0) and not any(made.modules):
+    if (
+        policy.pseudo_rank is not None
+        and policy.pseudo_rank < max((pair.a.shape[0] for pair in pairs), default=0)
+        and not any(made.modules)
+    ):
         raise BudgetExceeded(
             f"the adapter cannot be kept within {policy.budget:g} with a pseudo-rank of {policy.pseudo_rank}.",
             hint="Give a larger budget or pseudo-rank, or leave the pseudo-rank to the budget.",
         )
-    known = next((found for outcome, found in tried if outcome is made), None) or assemble(adapter, made.modules, None, ())
+    known = next((found for outcome, found in tried if outcome is made), None) or assemble(
+        adapter, made.modules, None, ()
+    )
     could = any(any(outcome.modules) for outcome, _ in tried)
     reason = (
-        "" if any(made.modules) or policy.budget == 0 else "coded, the adapter would not be smaller" if could else _COARSE if any(energies(pairs)) else _ZERO
+        ""
+        if any(made.modules) or policy.budget == 0
+        else "coded, the adapter would not be smaller"
+        if could
+        else _COARSE
+        if any(energies(pairs))
+        else _ZERO
     )
     return replace(known, reason=reason)
 
 
-def assemble(adapter: Adapter, modules: Sequence[StoredModule | None], previous: Digest | None, sources: Sequence[Digest]) -> Assembled:
+def assemble(
+    adapter: Adapter,
+    modules: Sequence[StoredModule | None],
+    previous: Digest | None,
+    sources: Sequence[Digest],
+) -> Assembled:
     """Put coded modules and tensors kept bit for bit together."""
     layout = adapter.layout
     external: dict[Digest, bytes] = {}
@@ -234,7 +309,12 @@ def assemble(adapter: Adapter, modules: Sequence[StoredModule | None], previous:
         else:
             verbatim[index] = content
     stored = StoredAdapter(
-        layout=sha256(layout.to_bytes()), previous=previous, sources=tuple(sources), modules=tuple(modules), verbatim=verbatim, external=places
+        layout=sha256(layout.to_bytes()),
+        previous=previous,
+        sources=tuple(sources),
+        modules=tuple(modules),
+        verbatim=verbatim,
+        external=places,
     )
     return Assembled(stored=stored, external=external)
 
@@ -273,7 +353,15 @@ def sealed(reader: Reader, layout: Layout, made: Assembled, scales: Sequence[flo
     )
 
 
-def _measured(home: "Home", space: SpaceName, reader: Reader, adapter: Adapter, pairs: list[Pair], assembled: Assembled, policy: Policy) -> Prepared:
+def _measured(
+    home: "Home",
+    space: SpaceName,
+    reader: Reader,
+    adapter: Adapter,
+    pairs: list[Pair],
+    assembled: Assembled,
+    policy: Policy,
+) -> Prepared:
     """Decode what would be stored, as a checkout would, and record the error of exactly that."""
     stored = assembled.stored
     made = sealed(reader, adapter.layout, assembled, [pair.scale for pair in pairs])
@@ -282,12 +370,28 @@ def _measured(home: "Home", space: SpaceName, reader: Reader, adapter: Adapter, 
         _check_exact(adapter, made.tensors)
         error, by_module = 0.0, [0.0] * len(pairs)
     elif error > policy.budget and not policy.k:
-        return _measured(home, space, reader, _remarked(adapter, _unused(policy, _COARSE)), pairs, assemble(adapter, [None] * len(pairs), None, ()), policy)
+        return _measured(
+            home,
+            space,
+            reader,
+            _remarked(adapter, _unused(policy, _COARSE)),
+            pairs,
+            assemble(adapter, [None] * len(pairs), None, ()),
+            policy,
+        )
     with home.catalog.begin() as session:
         names = called(session, space, stored.sources)
     files = _files(adapter, policy)
-    report = Report(error=error, budget=None if policy.k else policy.budget, bytes_added=0, raw_bytes=adapter.raw_bytes, notes=adapter.remarks)
-    about = described(stored, adapter.layout, made.decoded, error=error, errors=by_module, names=names)
+    report = Report(
+        error=error,
+        budget=None if policy.k else policy.budget,
+        bytes_added=0,
+        raw_bytes=adapter.raw_bytes,
+        notes=adapter.remarks,
+    )
+    about = described(
+        stored, adapter.layout, made.decoded, error=error, errors=by_module, names=names
+    )
     return Prepared(
         adapter=adapter,
         adapter_digest=made.digest,
@@ -319,7 +423,8 @@ def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
     for spec in adapter.layout.tensors:
         if item_of(spec.key, tensors[spec.key]) != item_of(spec.key, adapter.tensors[spec.key]):
             raise Integrity(
-                f"tensor {spec.key!r} did not come back bit for bit from what would be stored.", hint="Nothing was written. This is a defect: please report it."
+                f"tensor {spec.key!r} did not come back bit for bit from what would be stored.",
+                hint="Nothing was written. This is a defect: please report it.",
             )
 
 
@@ -333,10 +438,17 @@ class _Files:
 
 def _files(adapter: Adapter, policy: Policy) -> _Files:
     objects = {sha256(adapter.config_bytes): adapter.config_bytes}
-    attachments = tuple(_entry(name, content, objects) for name, content in sorted(adapter.attachments.items()))
+    attachments = tuple(
+        _entry(name, content, objects) for name, content in sorted(adapter.attachments.items())
+    )
     kept = adapter.original if policy.keep_original else {}
     original = tuple(_entry(name, content, objects) for name, content in sorted(kept.items()))
-    return _Files(config=sha256(adapter.config_bytes), attachments=attachments, original=original, objects=objects)
+    return _Files(
+        config=sha256(adapter.config_bytes),
+        attachments=attachments,
+        original=original,
+        objects=objects,
+    )
 
 
 def _entry(name: str, content: bytes, objects: dict[Digest, bytes]) -> FileEntry:
@@ -346,7 +458,11 @@ def _entry(name: str, content: bytes, objects: dict[Digest, bytes]) -> FileEntry
 
 
 def _dtypes(layout: Layout) -> list[tuple[torch.dtype, torch.dtype]]:
-    return [(TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype]) for factor in layout.factors for _ in range(factor.experts)]
+    return [
+        (TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype])
+        for factor in layout.factors
+        for _ in range(factor.experts)
+    ]
 
 
 def _factors(layout: Layout) -> list[int]:

@@ -1,6 +1,7 @@
 """The basis of a space: the directions that its tasks share, as anybody can use them.
 
-Stored are integer rows; handed out are orthonormal rows that span exactly the same space, by QR, in the order of the energy they capture.
+Stored are integer rows; handed out are orthonormal rows that span exactly the same space, by QR, in
+the order of the energy they capture.
 """
 
 from collections.abc import Mapping
@@ -66,10 +67,13 @@ def basis(home: "Home", space: str | None, *, at: At | None = None) -> Basis:
     """
     with home.reading() as session:
         where = space_of(session, space if space is not None else home.default_space)
-        known = queries.current_basis(session, where, at=None if at is None else number_at(session, where, at))
+        known = queries.current_basis(
+            session, where, at=None if at is None else number_at(session, where, at)
+        )
     if known is None:
         raise NotFound(
-            f"space {where!r} has no basis{'' if at is None else ' at that moment'}.", hint="Make one with refit, or give several adapters to commit_many."
+            f"space {where!r} has no basis{'' if at is None else ' at that moment'}.",
+            hint="Make one with refit, or give several adapters to commit_many.",
         )
     return Basis(
         space=where,
@@ -83,7 +87,10 @@ def basis(home: "Home", space: str | None, *, at: At | None = None) -> Basis:
 def read_basis(home: "Home", digest: Digest) -> dict[str, BasisModule]:
     """Return the orthonormal rows of a basis object. Raises Integrity."""
     stored = home.reader().basis(digest)
-    return {name: BasisModule(a=orthonormal(a), b=orthonormal(b)) for name, (a, b) in stored.modules.items()}
+    return {
+        name: BasisModule(a=orthonormal(a), b=orthonormal(b))
+        for name, (a, b) in stored.modules.items()
+    }
 
 
 def orthonormal(rows: "Ints") -> "torch.Tensor":

@@ -1,7 +1,12 @@
-"""The adapters of one commit: each is absorbed in its turn, and of more than fit into memory no more are there at a time than are looked at.
+"""The adapters of one commit.
 
-As many as there is room for are kept as they were read. Of the others only the heads stay: what lies in a directory is read again when its turn comes, and what is made of it
-goes to the store at once; an object that no record names harms nothing. A basis is then fitted to some of them, and on these is seen whether it pays.
+Each is absorbed in its turn, and of more than fit into memory no more are there at a time than are
+looked at.
+
+As many as there is room for are kept as they were read. Of the others only the heads stay: what
+lies in a directory is read again when its turn comes, and what is made of it goes to the store at
+once; an object that no record names harms nothing. A basis is then fitted to some of them, and on
+these is seen whether it pays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +31,10 @@ if TYPE_CHECKING:
 FEW: Final = 16
 """Adapters that are kept in memory, and that a basis is fitted to, however large they are."""
 KEPT_BYTES: Final = 1 << 30
-"""Of tensors that are kept in memory: 3,600 adapters of MiniLM, 40 of Mistral-7B's q and v at r = 16."""
+"""Of tensors that are kept in memory.
+
+3,600 adapters of MiniLM, 40 of Mistral-7B's q and v at r = 16.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +42,11 @@ class Handed:
     """What was handed in.
 
     Attributes:
-        heads: The adapters; those that there is no room for, and that can be read again, are without tensors and files.
+        heads: The adapters; those that there is no room for, and that can be read again, are
+            without tensors and files.
         derived: Tasks named after their source, which another source must not continue.
-        whole: The adapter of a task with all that belongs to it. Raises InvalidInput where it has changed meanwhile.
+        whole: The adapter of a task with all that belongs to it. Raises InvalidInput where it has
+            changed meanwhile.
     """
 
     heads: Mapping[TaskName, Adapter]
@@ -51,20 +61,31 @@ class Handed:
         return [tasks[number * len(tasks) // count] for number in range(count)]
 
 
-def handed(sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | None, outside: "Outside") -> Handed:
-    """Read adapters, keeping of those there is no room for only what says what they are. Raises as `sources.load`."""
+def handed(
+    sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | None, outside: "Outside"
+) -> Handed:
+    """Read adapters, keeping of those there is no room for only what says what they are.
+
+    Raises as `sources.load`.
+    """
     kept_bytes = 0
     heads: dict[TaskName, Adapter] = {}
     places: dict[TaskName, Any] = {}
     derived = set()
     for wanted, source in sources:
         try:
-            task, adapter, named = load(source, task=wanted, adapter_name=adapter_name, outside=outside)
+            task, adapter, named = load(
+                source, task=wanted, adapter_name=adapter_name, outside=outside
+            )
         except ShareRegistryError as error:
             if len(sources) > 1:
                 error.message = f"{wanted or source}: {error.message}"
             raise
-        again = len(sources) > FEW and kept_bytes + adapter.raw_bytes > KEPT_BYTES and is_directory(source)
+        again = (
+            len(sources) > FEW
+            and kept_bytes + adapter.raw_bytes > KEPT_BYTES
+            and is_directory(source)
+        )
         kept_bytes += 0 if again else adapter.raw_bytes
         heads[task] = _head(adapter) if again else adapter
         if again:
@@ -78,7 +99,8 @@ def handed(sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | Non
         _, adapter, _ = load(places[task], task=task, adapter_name=adapter_name, outside=outside)
         if adapter.source_digest != heads[task].source_digest:
             raise InvalidInput(
-                f"the adapter of task {task!r} at {places[task]} changed while it was committed.", hint="Commit it when nothing writes to it any more."
+                f"the adapter of task {task!r} at {places[task]} changed while it was committed.",
+                hint="Commit it when nothing writes to it any more.",
             )
         return adapter
 
@@ -86,7 +108,13 @@ def handed(sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | Non
 
 
 def prepared(
-    home: "Home", space: SpaceName, adapters: Handed, policy: Policy, parents: tuple[TaskVersionRef, ...], *, dry_run: bool
+    home: "Home",
+    space: SpaceName,
+    adapters: Handed,
+    policy: Policy,
+    parents: tuple[TaskVersionRef, ...],
+    *,
+    dry_run: bool,
 ) -> tuple[dict[TaskName, Prepared], Fitted | None]:
     """Absorb every adapter, with a basis fitted to them where that takes fewer bytes or the policy says so; of more than there is room for, the objects are stored at once unless `dry_run`."""
     shapes: dict[str, tuple[int, int, int]] = {}
@@ -115,14 +143,26 @@ class _Job:
     policy: Policy
     parents: tuple[TaskVersionRef, ...]
 
-    def each(self, tasks: Sequence[TaskName], fitted: Fitted | None, *, store: bool = False) -> dict[TaskName, Prepared]:
-        """Absorb adapters in the order of tasks; later ones may refer to the first and the latest before them."""
+    def each(
+        self, tasks: Sequence[TaskName], fitted: Fitted | None, *, store: bool = False
+    ) -> dict[TaskName, Prepared]:
+        """Absorb adapters in the order of tasks.
+
+        Later ones may refer to the first and the latest before them.
+        """
         made: dict[TaskName, Prepared] = {}
         first: list[Prepared] = []
         latest: list[Prepared] = []
         for task in tasks:
             item = prepare(
-                self.home, self.space, task, self.adapters.whole(task), policy=self.policy, parents=self.parents, siblings=[*first, *latest], fitted=fitted
+                self.home,
+                self.space,
+                task,
+                self.adapters.whole(task),
+                policy=self.policy,
+                parents=self.parents,
+                siblings=[*first, *latest],
+                fitted=fitted,
             )
             made[task] = _stored(self.home, item) if store else item
             if len(first) < FIRST:
@@ -141,7 +181,18 @@ def _stored(home: "Home", item: Prepared) -> Prepared:
     return replace(item, added=item.store(home.store), adapter=_head(item.adapter), objects={})
 
 
-def _pays(home: "Home", together: Mapping[TaskName, Prepared], apart: Mapping[TaskName, Prepared], fitted: Fitted, *, times: float) -> bool:
+def _pays(
+    home: "Home",
+    together: Mapping[TaskName, Prepared],
+    apart: Mapping[TaskName, Prepared],
+    fitted: Fitted,
+    *,
+    times: float,
+) -> bool:
     """Tell whether a basis and what refers to it take fewer bytes than each adapter without it, where these stand for `times` as many."""
-    sizes = [sum(item.new_bytes(home.store) for item in made.values()) for made in (together, apart)]
-    return len(fitted.content) + times * sizes[0] < times * sizes[1] and any(fitted.digest in item.sources for item in together.values())
+    sizes = [
+        sum(item.new_bytes(home.store) for item in made.values()) for made in (together, apart)
+    ]
+    return len(fitted.content) + times * sizes[0] < times * sizes[1] and any(
+        fitted.digest in item.sources for item in together.values()
+    )

@@ -1,4 +1,7 @@
-"""What an adapter may be coded against: the version before, the basis of the space, rows of earlier adapters."""
+"""What an adapter may be coded against.
+
+The version before, the basis of the space, rows of earlier adapters.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +29,11 @@ _LOG: Final = logging.getLogger(__name__)
 FIRST: Final = 8
 LATEST: Final = 4
 MAX: Final = 12
-"""Earlier adapters whose rows are tried: the version before and what it refers to, then the first and the latest of the space; the basis comes on top."""
+"""Earlier adapters whose rows are tried.
+
+The version before and what it refers to, then the first and the latest of the space; the basis
+comes on top.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +68,19 @@ class Base:
     lost: tuple[Digest, ...] = ()
 
 
-def known(session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef]) -> Known:
+def known(
+    session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef]
+) -> Known:
     """Return what a space offers for the next version of a task."""
     latest = queries.latest_version(session, space, task)
-    found = [row for row in (queries.version_row(session, space, parent.task, parent.version) for parent in parents[:MAX]) if row is not None]
+    found = [
+        row
+        for row in (
+            queries.version_row(session, space, parent.task, parent.version)
+            for parent in parents[:MAX]
+        )
+        if row is not None
+    ]
     declared = tuple(row.adapter_digest for row in found)
     basis = queries.current_basis(session, space)
     return Known(
@@ -75,11 +91,17 @@ def known(session: "Session", space: SpaceName, task: TaskName, parents: Sequenc
     )
 
 
-def base_of(known: Known, reader: Reader, *, bases: Sequence[Digest] = (), siblings: Sequence[Digest] = ()) -> Base:
-    """Put in order what is tried: bases, the version before and what it refers to, declared parents, siblings of the same commit, others.
+def base_of(
+    known: Known, reader: Reader, *, bases: Sequence[Digest] = (), siblings: Sequence[Digest] = ()
+) -> Base:
+    """Put in order what is tried.
 
-    What cannot be read is left out: it would make the new version unreadable too, and must not keep a sound adapter from being committed. A chain of previous
-    versions that is too long to read is cut (spec DEC-09).
+    Bases, the version before and what it refers to, declared parents, siblings of the same
+    commit, others.
+
+    What cannot be read is left out: it would make the new version unreadable too, and must not keep
+    a sound adapter from being committed. A chain of previous versions that is too long to read is
+    cut (spec DEC-09).
 
     Args:
         known: What the space offers.
@@ -89,8 +111,18 @@ def base_of(known: Known, reader: Reader, *, bases: Sequence[Digest] = (), sibli
     """
     before = known.previous
     near = (before, *_sources(reader, before)) if before is not None else ()
-    shared = tuple(dict.fromkeys((*bases, *([known.basis] if known.basis else []), *(digest for digest in near if _is_basis(reader, digest)))))
-    adapters = dict.fromkeys((*near, *known.parents, *siblings[:FIRST], *siblings[-LATEST:], *known.others))
+    shared = tuple(
+        dict.fromkeys(
+            (
+                *bases,
+                *([known.basis] if known.basis else []),
+                *(digest for digest in near if _is_basis(reader, digest)),
+            )
+        )
+    )
+    adapters = dict.fromkeys(
+        (*near, *known.parents, *siblings[:FIRST], *siblings[-LATEST:], *known.others)
+    )
     wanted = (*shared, *[digest for digest in adapters if digest not in shared][:MAX])
     sources = tuple(digest for digest in wanted if _readable(reader, digest))
     lost = {digest for digest in wanted if digest not in sources}
@@ -106,21 +138,30 @@ def candidate(reader: Reader, number: int, digest: Digest, layout: Layout) -> Ca
     shapes = {shape.module: shape for shape in layout.modules()}
     if reader.is_basis(digest):
         basis = reader.basis(digest)
-        return Candidate(source=number, modules=[_block(basis, name, shape.in_, shape.out) for name, shape in shapes.items()])
+        return Candidate(
+            source=number,
+            modules=[_block(basis, name, shape.in_, shape.out) for name, shape in shapes.items()],
+        )
     opened = reader.open(digest)
     found = {
         shape.module: opened.module(shape.module)
         for shape in opened.layout.modules()
-        if shape.module in shapes and (shape.in_, shape.out) == (shapes[shape.module].in_, shapes[shape.module].out)
+        if shape.module in shapes
+        and (shape.in_, shape.out) == (shapes[shape.module].in_, shapes[shape.module].out)
     }
     return Candidate(source=number, modules=[found.get(name) for name in shapes])
 
 
-def previous_rows(reader: Reader, digest: Digest, layout: Layout) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+def previous_rows(
+    reader: Reader, digest: Digest, layout: Layout
+) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
     """Return the decoded factors of an adapter object for the modules of a layout, None where it has none of that shape."""
     opened, rows = reader.open(digest), reader.rows(digest)
     before = {shape.module: shape for shape in opened.layout.modules()}
-    return [rows[opened.modules[shape.module]] if before.get(shape.module) == shape else None for shape in layout.modules()]
+    return [
+        rows[opened.modules[shape.module]] if before.get(shape.module) == shape else None
+        for shape in layout.modules()
+    ]
 
 
 def _block(basis: StoredBasis, module: str, width: int, out: int) -> StoredModule | None:

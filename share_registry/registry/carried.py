@@ -1,7 +1,11 @@
-"""Moments of the tasks that a refit has seen, kept beside the catalog: the next refit of the space reads only the tasks that came since, however many there are.
+"""Moments of the tasks that a refit has seen, kept beside the catalog.
 
-They follow from the objects alone and are an index like the catalog: deleting them costs time and nothing else, and what a commit promises never rests on them. Per module and side: the
-objects whose rows are in use, what turns these rows into orthonormal directions, and the second moments in those directions. A module with more rows in use than it is wide is not carried.
+The next refit of the space reads only the tasks that came since, however many there are.
+
+They follow from the objects alone and are an index like the catalog: deleting them costs time and
+nothing else, and what a commit promises never rests on them. Per module and side: the objects whose
+rows are in use, what turns these rows into orthonormal directions, and the second moments in those
+directions. A module with more rows in use than it is wide is not carried.
 """
 
 import json
@@ -24,7 +28,10 @@ if TYPE_CHECKING:
 _MOST_BYTES: Final = 256 << 20
 """Larger moments are not kept: reading them would take as long as what they save."""
 FEWEST: Final = 64
-"""Tasks from which on it pays: fewer are read again in about the time of their moments, whose file is large."""
+"""Tasks from which on it pays.
+
+Fewer are read again in about the time of their moments, whose file is large.
+"""
 _DIGEST_BYTES: Final = 32
 
 
@@ -76,7 +83,10 @@ def load(home: "Home", space: str, weighting: str, keys: Sequence[str]) -> Carri
 
 
 def save(home: "Home", space: str, carried: Carried) -> None:
-    """Keep moments for the next refit, where there is a place for them; that they cannot be kept is no error."""
+    """Keep moments for the next refit, where there is a place for them.
+
+    That they cannot be kept is no error.
+    """
     path = _path(home, space, carried.weighting)
     if path is None or not home.writable or len(carried.seen) < FEWEST:
         return
@@ -92,14 +102,32 @@ def save(home: "Home", space: str, carried: Carried) -> None:
 
 
 def _path(home: "Home", space: str, weighting: str) -> Path | None:
-    return None if home.beside is None else home.beside / f"catalog.sqlite-moments-{space}-{weighting}"
+    return (
+        None if home.beside is None else home.beside / f"catalog.sqlite-moments-{space}-{weighting}"
+    )
 
 
 def _bytes(carried: Carried) -> bytes:
-    modules = {name: [{"blocks": side.blocks, "rows": side.rows, "q": len(side.moments)} for side in sides] for name, sides in sorted(carried.modules.items())}
-    header = json.dumps({"weighting": carried.weighting, "seen": sorted(carried.seen), "modules": modules}).encode()
-    arrays = (part for _, sides in sorted(carried.modules.items()) for side in sides for part in (side.back, side.moments))
-    body = b"".join([len(header).to_bytes(8, "little"), header, *(part.contiguous().numpy().astype("<f8", copy=False).tobytes() for part in arrays)])
+    modules = {
+        name: [{"blocks": side.blocks, "rows": side.rows, "q": len(side.moments)} for side in sides]
+        for name, sides in sorted(carried.modules.items())
+    }
+    header = json.dumps(
+        {"weighting": carried.weighting, "seen": sorted(carried.seen), "modules": modules}
+    ).encode()
+    arrays = (
+        part
+        for _, sides in sorted(carried.modules.items())
+        for side in sides
+        for part in (side.back, side.moments)
+    )
+    body = b"".join(
+        [
+            len(header).to_bytes(8, "little"),
+            header,
+            *(part.contiguous().numpy().astype("<f8", copy=False).tobytes() for part in arrays),
+        ]
+    )
     return sha256(body).digest() + body
 
 
@@ -111,12 +139,20 @@ def _parsed(content: memoryview, weighting: str) -> Carried | None:
     header = json.loads(bytes(body[8 : 8 + size]))
     if header["weighting"] != weighting:
         return None
-    arrays = _arrays(torch.from_numpy(np.frombuffer(body, "<f8", offset=8 + size).astype(np.float64)), header["modules"])
-    modules = {name: (_side(sides[0], arrays), _side(sides[1], arrays)) for name, sides in sorted(header["modules"].items())}
+    arrays = _arrays(
+        torch.from_numpy(np.frombuffer(body, "<f8", offset=8 + size).astype(np.float64)),
+        header["modules"],
+    )
+    modules = {
+        name: (_side(sides[0], arrays), _side(sides[1], arrays))
+        for name, sides in sorted(header["modules"].items())
+    }
     return Carried(weighting=weighting, seen=frozenset(header["seen"]), modules=modules)
 
 
-def _arrays(numbers: Tensor, modules: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Tensor]:
+def _arrays(
+    numbers: Tensor, modules: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[Tensor]:
     """Yield back and moments of every side, in the order they were written."""
     at = 0
     for _, sides in sorted(modules.items()):
@@ -127,4 +163,9 @@ def _arrays(numbers: Tensor, modules: Mapping[str, Sequence[Mapping[str, Any]]])
 
 
 def _side(said: Mapping[str, Any], arrays: Iterator[Tensor]) -> CarriedSide:
-    return CarriedSide(blocks=tuple(map(Digest, said["blocks"])), rows=tuple(said["rows"]), back=next(arrays), moments=next(arrays))
+    return CarriedSide(
+        blocks=tuple(map(Digest, said["blocks"])),
+        rows=tuple(said["rows"]),
+        back=next(arrays),
+        moments=next(arrays),
+    )

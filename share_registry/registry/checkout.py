@@ -1,4 +1,7 @@
-"""Checkout and export: from a reference to an adapter in memory, and to a directory that any PEFT loader reads."""
+"""Checkout and export.
+
+From a reference to an adapter in memory, and to a directory that any PEFT loader reads.
+"""
 
 import os
 from dataclasses import replace
@@ -31,7 +34,13 @@ _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def checkout(
-    home: Home, ref: str, *, space: str | None, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None, exact: bool = False
+    home: Home,
+    ref: str,
+    *,
+    space: str | None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    exact: bool = False,
 ) -> Adapter:
     """Rebuild one task version in memory.
 
@@ -50,12 +59,21 @@ def checkout(
     """
     wanted, where = dtype_of(dtype), device_of(device)
     row, note = _version(home, ref, space)
-    adapter = _original(home, row, note) if exact and row.error > 0 else _rebuilt(home, row, note, where)
+    adapter = (
+        _original(home, row, note) if exact and row.error > 0 else _rebuilt(home, row, note, where)
+    )
     return _moved(adapter, where, wanted)
 
 
 def export(
-    home: Home, ref: str, root: str | os.PathLike[str], *, space: str | None, name: str | None = None, profile: str = "native", overwrite: bool = False
+    home: Home,
+    ref: str,
+    root: str | os.PathLike[str],
+    *,
+    space: str | None,
+    name: str | None = None,
+    profile: str = "native",
+    overwrite: bool = False,
 ) -> Export:
     """Write one task version as a plain PEFT directory, placed atomically under an immutable name.
 
@@ -67,7 +85,8 @@ def export(
     wanted = next((known for known in PROFILES if known == profile), None)
     if wanted is None:
         raise InvalidInput(
-            f"profile {profile!r} is not one of {', '.join(PROFILES)}.", hint="native is what was committed, portable what every server reads alike."
+            f"profile {profile!r} is not one of {', '.join(PROFILES)}.",
+            hint="native is what was committed, portable what every server reads alike.",
         )
     row, note = _version(home, ref, space)
     adapter = _rebuilt(home, row, note, "cpu")
@@ -80,10 +99,16 @@ def export(
 
 
 def check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
-    """Check that rebuilt tensors are, byte for byte, those that were committed (spec DEC-12). Raises Integrity."""
+    """Check that rebuilt tensors are, byte for byte, those that were committed (spec DEC-12).
+
+    Raises Integrity.
+    """
     found = sha256(tensor_file(adapter.layout, adapter.tensors))
     if found != expected:
-        raise Integrity(f"{ref}: rebuilt tensors have digest {found}, the commit says {expected}.", hint="Run verify with level 'deep'.")
+        raise Integrity(
+            f"{ref}: rebuilt tensors have digest {found}, the commit says {expected}.",
+            hint="Run verify with level 'deep'.",
+        )
 
 
 def rebuilt(home: Home, row: TaskVersion) -> Adapter:
@@ -105,7 +130,9 @@ def note_of(home: Home, row: TaskVersion) -> TaskNote:
 def said_of(note: Note | None, row: TaskVersion) -> TaskNote:
     """Return what a note, if it is there, says of a version. Raises NotFound."""
     if note is None:
-        raise NotFound(f"{row.ref}: its note, and with it the config, is not in the store.", hint="Run verify.")
+        raise NotFound(
+            f"{row.ref}: its note, and with it the config, is not in the store.", hint="Run verify."
+        )
     return note.of(row.note_task)
 
 
@@ -118,11 +145,18 @@ def _version(home: Home, ref: str, space: str | None) -> tuple[TaskVersion, Task
 def _rebuilt(home: Home, row: TaskVersion, note: TaskNote, device: str) -> Adapter:
     reader = home.reader()
     layout = reader.open(row.adapter_digest).layout
-    return replace(described(home, row, note, layout), tensors=reader.tensors(row.adapter_digest, device), ref=row.ref)
+    return replace(
+        described(home, row, note, layout),
+        tensors=reader.tensors(row.adapter_digest, device),
+        ref=row.ref,
+    )
 
 
 def described(home: Home, row: TaskVersion, note: TaskNote, layout: Layout) -> Adapter:
-    """Return what is known of a version, without its tensors. Raises NotFound where its config is gone."""
+    """Return what is known of a version, without its tensors.
+
+    Raises NotFound where its config is gone.
+    """
     if note.config is None:
         raise NotFound(f"{row.ref}: its note names no config.", hint="Run verify.")
     config_bytes = home.store.get(note.config, limit=MAX_FILE_BYTES)
@@ -131,7 +165,10 @@ def described(home: Home, row: TaskVersion, note: TaskNote, layout: Layout) -> A
         config=parse_config(config_bytes),
         config_bytes=config_bytes,
         layout=layout,
-        attachments={entry.name: home.store.get(entry.object, limit=MAX_FILE_BYTES) for entry in note.attachments},
+        attachments={
+            entry.name: home.store.get(entry.object, limit=MAX_FILE_BYTES)
+            for entry in note.attachments
+        },
         source=note.source or Source(kind="adapter", location=""),
         source_digest=row.source_digest,
         raw_bytes=row.raw_bytes,
@@ -155,8 +192,12 @@ def _original(home: Home, row: TaskVersion, note: TaskNote) -> Adapter:
         read=lambda name, limit: home.store.get(kept[name], limit=limit),
     )
     adapter = read_files(files, source=note.source or Source(kind="adapter", location=""))
-    attachments = {entry.name: home.store.get(entry.object, limit=MAX_FILE_BYTES) for entry in note.attachments}
-    return replace(adapter, attachments=attachments, source_digest=row.source_digest, ref=row.ref, error=0.0)
+    attachments = {
+        entry.name: home.store.get(entry.object, limit=MAX_FILE_BYTES) for entry in note.attachments
+    }
+    return replace(
+        adapter, attachments=attachments, source_digest=row.source_digest, ref=row.ref, error=0.0
+    )
 
 
 def _facts(home: Home, row: TaskVersion) -> CardFacts:
@@ -179,14 +220,21 @@ def device_of(device: str | torch.device) -> str:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InvalidInput(f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>.") from error
+        raise InvalidInput(
+            f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>."
+        ) from error
     if found.type == "meta":
-        raise InvalidInput("device 'meta' has no numbers, expected one that has.", hint="Use cpu, cuda or cuda:<index>.")
+        raise InvalidInput(
+            "device 'meta' has no numbers, expected one that has.",
+            hint="Use cpu, cuda or cuda:<index>.",
+        )
     try:
         torch.empty(0, dtype=torch.float32, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
-        raise InvalidInput(f"device {str(found)!r} is not there; there is {there}.", hint="Use one of these.") from error
+        raise InvalidInput(
+            f"device {str(found)!r} is not there; there is {there}.", hint="Use one of these."
+        ) from error
     return str(found)
 
 
@@ -196,7 +244,10 @@ def computing_device(device: str) -> str:
     try:
         float(torch.ones(1, dtype=torch.float64, device=found).sum())
     except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise InvalidInput(f"device {found!r} does not compute in float64.", hint="Use cpu or cuda for commits and refits.") from error
+        raise InvalidInput(
+            f"device {found!r} does not compute in float64.",
+            hint="Use cpu or cuda for commits and refits.",
+        ) from error
     return found
 
 
@@ -206,27 +257,44 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if found is None and dtype is None:
         return None
     if found not in _DTYPES:
-        raise InvalidInput(f"dtype {dtype!r} is not a floating torch dtype that adapters have.", hint="Use float32, float16, bfloat16 or float64.")
+        raise InvalidInput(
+            f"dtype {dtype!r} is not a floating torch dtype that adapters have.",
+            hint="Use float32, float16, bfloat16 or float64.",
+        )
     return found
 
 
 def _moved(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapter:
     def move(key: str, tensor: torch.Tensor) -> torch.Tensor:
-        made = tensor.to(device=device, dtype=dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype)
+        made = tensor.to(
+            device=device,
+            dtype=dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype,
+        )
         if made.dtype != tensor.dtype:
             check_held(key, made)
         return made
 
-    moved = replace(adapter, tensors={key: move(key, tensor) for key, tensor in adapter.tensors.items()})
+    moved = replace(
+        adapter, tensors={key: move(key, tensor) for key, tensor in adapter.tensors.items()}
+    )
     return without_error(moved) if narrows(adapter.layout, dtype) else moved
 
 
 def narrows(layout: Layout, dtype: torch.dtype | None) -> bool:
     """Tell whether a floating dtype cannot hold every value of a layout's floating tensors."""
     kinds = {TORCH[spec.dtype] for spec in layout.tensors}
-    return dtype is not None and any(kind.is_floating_point and torch.promote_types(kind, dtype) != dtype for kind in kinds)
+    return dtype is not None and any(
+        kind.is_floating_point and torch.promote_types(kind, dtype) != dtype for kind in kinds
+    )
 
 
 def without_error(adapter: Adapter) -> Adapter:
     """Return an adapter in narrower numbers than were measured: no error is known of these."""
-    return replace(adapter, error=None, remarks=(*adapter.remarks, "the numbers are narrower than those that the recorded error was measured on."))
+    return replace(
+        adapter,
+        error=None,
+        remarks=(
+            *adapter.remarks,
+            "the numbers are narrower than those that the recorded error was measured on.",
+        ),
+    )

@@ -1,6 +1,7 @@
 """Commit adapters: check, absorb, store the objects, publish one record for all of them.
 
-Nothing reaches the log before every object is durable; a refusal at any step leaves the log as it was.
+Nothing reaches the log before every object is durable; a refusal at any step leaves the log as it
+was.
 """
 
 import logging
@@ -23,7 +24,12 @@ from share_registry.registry.bulk import Handed, handed
 from share_registry.registry.bulk import prepared as prepared_adapters
 from share_registry.registry.commits import weighed
 from share_registry.registry.doors import check_distinct
-from share_registry.registry.earlier import came_from, commit_of_key, remark_unrecorded, same_version
+from share_registry.registry.earlier import (
+    came_from,
+    commit_of_key,
+    remark_unrecorded,
+    same_version,
+)
 from share_registry.registry.history import commit_at
 from share_registry.registry.home import Home, replayed
 from share_registry.registry.policy import ABSENT, overridden
@@ -32,7 +38,14 @@ from share_registry.registry.resolve import resolve
 from share_registry.registry.results import Commit
 from share_registry.registry.share import follow_up
 from share_registry.registry.spaces import check_base, create_space, space_for
-from share_registry.registry.transaction import Build, Link, Published, Request, idempotency_key, publish
+from share_registry.registry.transaction import (
+    Build,
+    Link,
+    Published,
+    Request,
+    idempotency_key,
+    publish,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -60,18 +73,27 @@ class Options:
     dry_run: bool = False
 
 
-def commit_sources(home: Home, sources: Sequence[tuple[str | None, Any]], *, space: str | None, options: Options, adapter_name: str | None) -> Commit:
+def commit_sources(
+    home: Home,
+    sources: Sequence[tuple[str | None, Any]],
+    *,
+    space: str | None,
+    options: Options,
+    adapter_name: str | None,
+) -> Commit:
     """Absorb adapters as one commit, all or nothing.
 
     Args:
         home: The registry.
         sources: (task name or None, what `Registry.commit` takes) for each adapter.
-        space: A space that exists, or None for the session's or the one of the adapters' base model (created on first use).
+        space: A space that exists, or None for the session's or the one of the adapters' base model
+            (created on first use).
         options: See `Registry.commit`.
         adapter_name: Which adapter of a live model.
 
     Raises:
-        InvalidInput, NotFound, Refused, BudgetExceeded, Conflict, CommitUnknown, StoreError: nothing was committed (CommitUnknown: not known).
+        InvalidInput, NotFound, Refused, BudgetExceeded, Conflict, CommitUnknown, StoreError:
+            nothing was committed (CommitUnknown: not known).
     """
     home.require_writable()
     if not sources:
@@ -80,7 +102,12 @@ def commit_sources(home: Home, sources: Sequence[tuple[str | None, Any]], *, spa
     labels = environment_labels(home.outside) | dict(options.labels)
     check_distinct(labels, options.metrics)
     key = idempotency_key(home, options.idempotency_key)
-    job = _Job(handed=handed(sources, adapter_name=adapter_name, outside=home.outside), options=options, labels=labels, key=key)
+    job = _Job(
+        handed=handed(sources, adapter_name=adapter_name, outside=home.outside),
+        options=options,
+        labels=labels,
+        key=key,
+    )
     with home.catalog.kept():
         return _commit(home, job, space)
 
@@ -104,28 +131,48 @@ def _commit(home: Home, job: _Job, space: str | None) -> Commit:
     options = job.options
     home.catch_up()
     with home.catalog.begin() as session:
-        target = space_for(session, list(job.adapters.values()), space if space is not None else home.default_space)
-        remarks = {task: check_base(target, adapter, options.allow_base_mismatch) for task, adapter in job.adapters.items()}
+        target = space_for(
+            session, list(job.adapters.values()), space if space is not None else home.default_space
+        )
+        remarks = {
+            task: check_base(target, adapter, options.allow_base_mismatch)
+            for task, adapter in job.adapters.items()
+        }
         latest = _latest(session, target.name, job)
         earlier = _earlier(home, session, target.name, job, latest)
         if earlier is None:
             _check_tasks(session, target.name, job, latest)
-        parents = _parents(session, target.name, [*options.derived_from, *_started_from(session, target.name, job)])
+        parents = _parents(
+            session, target.name, [*options.derived_from, *_started_from(session, target.name, job)]
+        )
     if earlier is not None:
         home.store.sync_log(target.name)  # its writer may have died before it was durable
         return _shown(home, Published(space=target.name, number=earlier, created=False))
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
-    prepared, fitted = prepared_adapters(home, target.name, job.handed, policy, parents, dry_run=options.dry_run)
+    prepared, fitted = prepared_adapters(
+        home, target.name, job.handed, policy, parents, dry_run=options.dry_run
+    )
     note = note_for(prepared, options, job.labels, remarks)
     if options.dry_run:
         return rehearsed(home, target.name, prepared, options, note, fitted=fitted)
     if target.new:
-        create_space(home, target.name, base_model=target.labels[0], base_revision=target.base_revision, exist_ok=True)
+        create_space(
+            home,
+            target.name,
+            base_model=target.labels[0],
+            base_revision=target.base_revision,
+            exist_ok=True,
+        )
     if fitted is not None:
         home.store.put(fitted.content, fitted.digest)
     added = {task: item.store(home.store) for task, item in prepared.items()}
     layouts = {item.layout_digest: item.adapter.layout for item in prepared.values()}
-    request = Request(build=_builder(home, job, prepared, added, parents, fitted), key=job.key, note=note, layouts=layouts)
+    request = Request(
+        build=_builder(home, job, prepared, added, parents, fitted),
+        key=job.key,
+        note=note,
+        layouts=layouts,
+    )
     done = publish(home, target.name, request)
     if not done.created:
         _check_key(home, target.name, job)
@@ -149,14 +196,25 @@ def check_options(options: Options) -> None:
     if options.author is not None and len(options.author) > 256:
         raise InvalidInput("author has more than 256 characters.", hint="Shorten it.")
     if len(options.message) > 16_384:
-        raise InvalidInput("message has more than 16384 characters.", hint="Shorten it, or keep the text in a file of the adapter's directory.")
+        raise InvalidInput(
+            "message has more than 16384 characters.",
+            hint="Shorten it, or keep the text in a file of the adapter's directory.",
+        )
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
     """Check label names and values. Raises InvalidInput."""
     for name, value in labels.items():
-        if not isinstance(name, str) or not isinstance(value, str) or not 1 <= len(name) <= 128 or len(value) > 4096:
-            raise InvalidInput(f"label {_short(name)}={_short(value)} is not a short name and a text.", hint="Names have at most 128 characters, values 4096.")
+        if (
+            not isinstance(name, str)
+            or not isinstance(value, str)
+            or not 1 <= len(name) <= 128
+            or len(value) > 4096
+        ):
+            raise InvalidInput(
+                f"label {_short(name)}={_short(value)} is not a short name and a text.",
+                hint="Names have at most 128 characters, values 4096.",
+            )
 
 
 def _short(value: object) -> str:
@@ -174,9 +232,14 @@ def _is_finite(value: float) -> bool:
 def check_metrics(metrics: Mapping[str, float]) -> None:
     """Check metric names and values. Raises InvalidInput."""
     for name, value in metrics.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
+        number = (
+            isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
+        )
         if not isinstance(name, str) or not 1 <= len(name) <= 128 or not number:
-            raise InvalidInput(f"metric {_short(name)}={_short(value)} is not a short name and a finite number.", hint="Names have at most 128 characters.")
+            raise InvalidInput(
+                f"metric {_short(name)}={_short(value)} is not a short name and a finite number.",
+                hint="Names have at most 128 characters.",
+            )
 
 
 Latest = Mapping[TaskName, TaskVersion | None]
@@ -187,13 +250,25 @@ def _latest(session: "Session", space: SpaceName, job: _Job) -> Latest:
     return {task: queries.latest_version(session, space, task) for task in job.adapters}
 
 
-def _earlier(home: Home, session: "Session", space: SpaceName, job: _Job, latest: Latest) -> CommitNumber | None:
-    """Return the commit that already says this: the one of the same key, or the latest of the tasks handed in unchanged. Raises Conflict."""
+def _earlier(
+    home: Home, session: "Session", space: SpaceName, job: _Job, latest: Latest
+) -> CommitNumber | None:
+    """Return the commit that already says this.
+
+    The one of the same key, or the latest of the tasks handed in unchanged. Raises Conflict.
+    """
     known, options = commit_of_key(session, space, job.key, job.adapters), job.options
     if known is not None or options.allow_duplicate:
         return known
     found = [
-        same_version(latest[task], home.store, task, adapter, budget=options.budget, keep_original=options.keep_original)
+        same_version(
+            latest[task],
+            home.store,
+            task,
+            adapter,
+            budget=options.budget,
+            keep_original=options.keep_original,
+        )
         for task, adapter in job.adapters.items()
     ]
     same = found[0]
@@ -212,7 +287,11 @@ def _check_tasks(session: "Session", space: SpaceName, job: _Job, latest: Latest
         check_name(session, space, task)
         newest = latest[task]
         check_expected(task, newest.version if newest else ABSENT, job.options.expected)
-        if task in job.handed.derived and newest is not None and not came_from(session, space, task, adapter.source.location):
+        if (
+            task in job.handed.derived
+            and newest is not None
+            and not came_from(session, space, task, adapter.source.location)
+        ):
             raise Refused(
                 f"task name {task!r}, derived from {adapter.source.location}, is taken by {newest.source_location}.",
                 hint=f"Give task={task!r} to add a version to it, or another name.",
@@ -223,7 +302,10 @@ def check_name(session: "Session", space: SpaceName, task: TaskName) -> None:
     """Check that a task has not got another name meanwhile. Raises Refused."""
     now = queries.current_name(session, space, task)
     if now is not None and now != task:
-        raise Refused(f"task {space}/{task} was renamed to {now!r}; a name is never given to another task.", hint=f"Commit to {now!r}, or pick a new name.")
+        raise Refused(
+            f"task {space}/{task} was renamed to {now!r}; a name is never given to another task.",
+            hint=f"Commit to {now!r}, or pick a new name.",
+        )
 
 
 def check_expected(task: str, latest: int, expected: int | None) -> None:
@@ -231,7 +313,10 @@ def check_expected(task: str, latest: int, expected: int | None) -> None:
     if expected is not None and expected != latest:
         found = f"at v{latest}" if latest else "absent"
         wanted = f"v{expected}" if expected else "absent"
-        raise Conflict(f"task {task!r} is {found}, expected {wanted}.", hint="Look at what came in between (`log`), then commit upon it.")
+        raise Conflict(
+            f"task {task!r} is {found}, expected {wanted}.",
+            hint="Look at what came in between (`log`), then commit upon it.",
+        )
 
 
 def _started_from(session: "Session", space: SpaceName, job: _Job) -> list[str]:
@@ -242,21 +327,40 @@ def _started_from(session: "Session", space: SpaceName, job: _Job) -> list[str]:
     if parent is None or not parent.startswith(f"{space}/"):
         return []
     task, _, version = parent.partition("/")[2].partition("@v")
-    return [parent] if version.isdecimal() and queries.version_row(session, space, task, int(version)) is not None else []
+    return (
+        [parent]
+        if version.isdecimal()
+        and queries.version_row(session, space, task, int(version)) is not None
+        else []
+    )
 
 
-def _parents(session: "Session", space: SpaceName, refs: Sequence[str]) -> tuple[TaskVersionRef, ...]:
+def _parents(
+    session: "Session", space: SpaceName, refs: Sequence[str]
+) -> tuple[TaskVersionRef, ...]:
     found = set()
     for ref in refs:
         resolved = resolve(session, ref, space=space)
         if resolved.space != space or resolved.task is None or resolved.version is None:
-            raise InvalidInput(f"derived_from {ref!r} is not a task version of space {space!r}.", hint="Give references such as cola@v1.")
+            raise InvalidInput(
+                f"derived_from {ref!r} is not a task version of space {space!r}.",
+                hint="Give references such as cola@v1.",
+            )
         found.add((resolved.task, resolved.version))
     return tuple(TaskVersionRef(task=task, version=version) for task, version in sorted(found))
 
 
-def note_for(prepared: Mapping[TaskName, Prepared], options: Options, labels: Mapping[str, str], remarks: Mapping[TaskName, tuple[str, ...]]) -> Note:
-    """Return the note of a commit: what the caller said, with the labels of its environment, and of every task its files and remarks."""
+def note_for(
+    prepared: Mapping[TaskName, Prepared],
+    options: Options,
+    labels: Mapping[str, str],
+    remarks: Mapping[TaskName, tuple[str, ...]],
+) -> Note:
+    """Return the note of a commit.
+
+    What the caller said, with the labels of its environment, and of every task its files and
+    remarks.
+    """
     tasks = [
         TaskNote(
             task=task,
@@ -279,7 +383,12 @@ def entries(values: Mapping[str, str]) -> list[Entry]:
 
 
 def _builder(
-    home: Home, job: _Job, prepared: Mapping[TaskName, Prepared], added: Mapping[TaskName, int], parents: tuple[TaskVersionRef, ...], fitted: Fitted | None
+    home: Home,
+    job: _Job,
+    prepared: Mapping[TaskName, Prepared],
+    added: Mapping[TaskName, int],
+    parents: tuple[TaskVersionRef, ...],
+    fitted: Fitted | None,
 ) -> Build:
     """Return what makes the record upon a head: every precondition is checked there again."""
 
@@ -293,13 +402,21 @@ def _builder(
         for task, item in prepared.items():
             check_shapes(known, link.space, item.adapter.layout)
             newest = latest[task]
-            tasks.append(absorbed(task, Version((newest.version if newest else 0) + 1), item, added[task], parents))
-        return Absorb.model_validate(link.members() | {"tasks": tasks, "basis": fitted.digest if fitted else None})
+            tasks.append(
+                absorbed(
+                    task, Version((newest.version if newest else 0) + 1), item, added[task], parents
+                )
+            )
+        return Absorb.model_validate(
+            link.members() | {"tasks": tasks, "basis": fitted.digest if fitted else None}
+        )
 
     return build
 
 
-def absorbed(task: TaskName, version: Version, item: Prepared, added: int, parents: Sequence[TaskVersionRef]) -> Absorbed:
+def absorbed(
+    task: TaskName, version: Version, item: Prepared, added: int, parents: Sequence[TaskVersionRef]
+) -> Absorbed:
     """Return what a record says of an adapter that becomes a version."""
     return Absorbed(
         task=task,
@@ -328,7 +445,9 @@ def _shown(home: Home, done: Published) -> Commit:
         return commit_at(session, done.space, done.number, created=done.created)
 
 
-def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared], fitted: Fitted | None) -> Commit:
+def _reported(
+    home: Home, done: Published, prepared: Mapping[TaskName, Prepared], fitted: Fitted | None
+) -> Commit:
     """Return the commit with the reports just made."""
     found = _shown(home, done)
     if not done.created:
@@ -337,17 +456,34 @@ def _reported(home: Home, done: Published, prepared: Mapping[TaskName, Prepared]
     if len(prepared) > 1:  # the report calls siblings by this commit's number
         return with_modules(home, found)
     made = {task: prepared[TaskName(task)].report for task in found.reports}
-    return replace(found, reports={task: replace(made[task], bytes_added=report.bytes_added, notes=report.notes) for task, report in found.reports.items()})
+    return replace(
+        found,
+        reports={
+            task: replace(made[task], bytes_added=report.bytes_added, notes=report.notes)
+            for task, report in found.reports.items()
+        },
+    )
 
 
 def rehearsed(
-    home: Home, space: SpaceName, prepared: Mapping[TaskName, Prepared], options: Options, note: Note, *, kind: str = "absorb", fitted: Fitted | None = None
+    home: Home,
+    space: SpaceName,
+    prepared: Mapping[TaskName, Prepared],
+    options: Options,
+    note: Note,
+    *,
+    kind: str = "absorb",
+    fitted: Fitted | None = None,
 ) -> Commit:
     """Return what a commit would be: no id, and `created` is False."""
     told: set[Digest] = set()
     added = {}
     for task, item in prepared.items():
-        added[task] = sum(len(content) for digest, content in item.objects.items() if digest not in told and not home.store.has(digest))
+        added[task] = sum(
+            len(content)
+            for digest, content in item.objects.items()
+            if digest not in told and not home.store.has(digest)
+        )
         told |= item.objects.keys()
     with home.catalog.begin() as session:
         known = queries.head(session, space)
@@ -367,7 +503,10 @@ def rehearsed(
         message=options.message,
         refs={task: f"{space}/{task}@v{version}" for task, version in versions.items()},
         versions=versions,
-        reports={task: replace(item.report, bytes_added=added[task], notes=tuple(note.of(task).remarks)) for task, item in prepared.items()},
+        reports={
+            task: replace(item.report, bytes_added=added[task], notes=tuple(note.of(task).remarks))
+            for task, item in prepared.items()
+        },
         labels=dict(options.labels),
         metrics=dict(options.metrics),
         detail="dry run: nothing was written",

@@ -1,6 +1,7 @@
 """Commits as values: the rows of one page of the log, put together.
 
-Everything else about the commits of a page is fetched in three more statements for each space and 500 commits.
+Everything else about the commits of a page is fetched in three more statements for each space and
+500 commits.
 """
 
 from collections import defaultdict
@@ -13,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, select
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.models import CommitRow, LabelRow, MetricRow, TaskNameRow, TouchRow, VersionRow
+from share_registry.catalog.models import (
+    CommitRow,
+    LabelRow,
+    MetricRow,
+    TaskNameRow,
+    TouchRow,
+    VersionRow,
+)
 from share_registry.catalog.queries import SPACE
 from share_registry.catalog.step import pieces
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
@@ -54,7 +62,9 @@ class _About:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def commits_of(session: Session, rows: "Sequence[Row[Any]]", *, created: bool = True) -> list[Commit]:
+def commits_of(
+    session: Session, rows: "Sequence[Row[Any]]", *, created: bool = True
+) -> list[Commit]:
     """Return commits in the order of their rows.
 
     Args:
@@ -106,7 +116,9 @@ def _commit(row: Any, about: _About, *, created: bool) -> Commit:
     )
 
 
-def _read_about(session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]) -> None:
+def _read_about(
+    session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]
+) -> None:
     _read_versions(session, space, numbers, found)
     for label in _said(session, _labels(), space, numbers):
         found[(space, label.since)].labels[label.name] = label.value
@@ -114,32 +126,67 @@ def _read_about(session: Session, space: str, numbers: Sequence[int], found: dic
         found[(space, metric.since)].metrics[metric.name] = float(metric.value)
 
 
-def _read_versions(session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]) -> None:
+def _read_versions(
+    session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]
+) -> None:
     rows = session.execute(_touched(), {"space": space, "numbers": numbers})
-    for number, version, name, error, budget, added, raw, remarks, bound, before in sorted(rows, key=lambda row: str(row.name)):
+    for number, version, name, error, budget, added, raw, remarks, bound, before in sorted(
+        rows, key=lambda row: str(row.name)
+    ):
         about = found[(space, number)]
         about.versions[name] = Version(version or 0)
         if error is not None:
-            about.reports[name] = Report(error=error, budget=budget, bytes_added=added, raw_bytes=raw, notes=remarks, bound=bound, before=before)
+            about.reports[name] = Report(
+                error=error,
+                budget=budget,
+                bytes_added=added,
+                raw_bytes=raw,
+                notes=remarks,
+                bound=bound,
+                before=before,
+            )
 
 
 @cache
 def _touched() -> "Select[Any]":
-    named = (TaskNameRow.space == TouchRow.space) & (TaskNameRow.task == TouchRow.task) & TaskNameRow.until.is_(None)
-    made = (VersionRow.space == TouchRow.space) & (VersionRow.task == TouchRow.task) & (VersionRow.number == TouchRow.number)
+    named = (
+        (TaskNameRow.space == TouchRow.space)
+        & (TaskNameRow.task == TouchRow.task)
+        & TaskNameRow.until.is_(None)
+    )
+    made = (
+        (VersionRow.space == TouchRow.space)
+        & (VersionRow.task == TouchRow.task)
+        & (VersionRow.number == TouchRow.number)
+    )
     absorbed = made & VersionRow.restored_from.is_(None)
     return (
         select(TouchRow.number, TouchRow.version, TaskNameRow.name)
-        .add_columns(VersionRow.error, VersionRow.budget, VersionRow.added_bytes, VersionRow.raw_bytes, VersionRow.remarks)
+        .add_columns(
+            VersionRow.error,
+            VersionRow.budget,
+            VersionRow.added_bytes,
+            VersionRow.raw_bytes,
+            VersionRow.remarks,
+        )
         .add_columns(VersionRow.bound, VersionRow.before)
-        .outerjoin(TaskNameRow.table, named)  # every task has a name: an outer join alone keeps SQLite from beginning with the names
+        .outerjoin(
+            TaskNameRow.table, named
+        )  # every task has a name: an outer join alone keeps SQLite from beginning with the names
         .outerjoin(VersionRow.table, absorbed)
-        .where(TouchRow.space == SPACE, TouchRow.number.in_(_NUMBERS), TouchRow.version.is_not(None))
+        .where(
+            TouchRow.space == SPACE, TouchRow.number.in_(_NUMBERS), TouchRow.version.is_not(None)
+        )
     )
 
 
-def _said(session: Session, given: Select[int, int, str, str], space: str, numbers: Sequence[int]) -> "list[Row[int, int, str, str]]":
-    """Return the labels or metrics that commits gave, sorted; asked to sort, a database might follow the key instead of the numbers."""
+def _said(
+    session: Session, given: Select[int, int, str, str], space: str, numbers: Sequence[int]
+) -> "list[Row[int, int, str, str]]":
+    """Return the labels or metrics that commits gave, sorted.
+
+    Asked to sort, a database might follow the key instead of the numbers.
+    """
     return sorted(session.execute(given, {"space": space, "numbers": numbers}))
 
 
@@ -154,4 +201,6 @@ def _metrics() -> Select[int, int, str, str]:
 
 
 def _given(row: type[LabelRow | MetricRow]) -> Select[int, int, str, str]:
-    return select(row.since, row.task, row.name, row.value).where(row.space == SPACE, row.since.in_(_NUMBERS))
+    return select(row.since, row.task, row.name, row.value).where(
+        row.space == SPACE, row.since.in_(_NUMBERS)
+    )

@@ -32,29 +32,54 @@ def diff(home: Home, a: str, b: str, *, space: str | None) -> Diff:
     with home.reading() as session:
         left, right = resolve(session, a, space=default), resolve(session, b, space=default)
         if (left.task is None) != (right.task is None):
-            raise InvalidInput(f"{a!r} and {b!r} are a task version and a whole space.", hint="Compare cola@v1 with cola@v2, or @c3 with @c9.")
-        pairs = [(TaskName(str(left.task)), left.ref, right.ref)] if left.task is not None else _both(_states(session, left), _states(session, right))
-    return Diff(a=left.ref, b=right.ref, tasks=tuple(_task(home, task, one, other) for task, one, other in pairs))
+            raise InvalidInput(
+                f"{a!r} and {b!r} are a task version and a whole space.",
+                hint="Compare cola@v1 with cola@v2, or @c3 with @c9.",
+            )
+        pairs = (
+            [(TaskName(str(left.task)), left.ref, right.ref)]
+            if left.task is not None
+            else _both(_states(session, left), _states(session, right))
+        )
+    return Diff(
+        a=left.ref,
+        b=right.ref,
+        tasks=tuple(_task(home, task, one, other) for task, one, other in pairs),
+    )
 
 
 def _states(session: "Session", state: Resolved) -> dict[TaskName, str]:
-    return {task.name: task.ref for task in listing.tasks(session, space=state.space, at=f"c{state.number}")}
+    return {
+        task.name: task.ref
+        for task in listing.tasks(session, space=state.space, at=f"c{state.number}")
+    }
 
 
-def _both(left: Mapping[TaskName, str], right: Mapping[TaskName, str]) -> list[tuple[TaskName, str | None, str | None]]:
+def _both(
+    left: Mapping[TaskName, str], right: Mapping[TaskName, str]
+) -> list[tuple[TaskName, str | None, str | None]]:
     return [(task, left.get(task), right.get(task)) for task in sorted({*left, *right})]
 
 
 def _task(home: Home, task: TaskName, a: str | None, b: str | None) -> TaskDiff:
     if a is None or b is None:
-        return TaskDiff(task=task, status="added" if a is None else "removed", a=a, b=b, change=None, metadata={})
+        return TaskDiff(
+            task=task,
+            status="added" if a is None else "removed",
+            a=a,
+            b=b,
+            change=None,
+            metadata={},
+        )
     if a == b:
         return TaskDiff(task=task, status="same", a=a, b=b, change=0.0, metadata={})
     left, right = checkout(home, a, space=None), checkout(home, b, space=None)
     change = _change(left, right)
     metadata = {**_config(left, right), **_annotations(home, a, b)}
     same = change == 0.0 and not metadata
-    return TaskDiff(task=task, status="same" if same else "changed", a=a, b=b, change=change, metadata=metadata)
+    return TaskDiff(
+        task=task, status="same" if same else "changed", a=a, b=b, change=change, metadata=metadata
+    )
 
 
 def _change(left: "Adapter", right: "Adapter") -> float | None:
@@ -75,7 +100,11 @@ def _pairs(adapter: "Adapter") -> "list[Pair]":
 
 
 def _config(left: "Adapter", right: "Adapter") -> dict[str, _Change]:
-    changed = _changes({name: _text(value) for name, value in left.config.items()}, {name: _text(value) for name, value in right.config.items()}, "config.")
+    changed = _changes(
+        {name: _text(value) for name, value in left.config.items()},
+        {name: _text(value) for name, value in right.config.items()},
+        "config.",
+    )
     return changed | _changes(_described(left), _described(right), "")
 
 
@@ -104,7 +133,11 @@ def _numbers(commit: Commit) -> dict[str, str]:
 
 def _changes(left: Mapping[str, str], right: Mapping[str, str], prefix: str) -> dict[str, _Change]:
     names = sorted({*left, *right})
-    return {f"{prefix}{name}": (left.get(name, _ABSENT), right.get(name, _ABSENT)) for name in names if left.get(name) != right.get(name)}
+    return {
+        f"{prefix}{name}": (left.get(name, _ABSENT), right.get(name, _ABSENT))
+        for name in names
+        if left.get(name) != right.get(name)
+    }
 
 
 def _text(value: object) -> str:

@@ -1,6 +1,9 @@
-"""What the public methods check of their arguments: the wrong kind of value is InvalidInput, never an error of Python's own.
+"""What the public methods check of their arguments.
 
-One table says by the name of a parameter what it must be; `guarded` puts it before every public method of the facade.
+The wrong kind of value is InvalidInput, never an error of Python's own.
+
+One table says by the name of a parameter what it must be; `guarded` puts it before every public
+method of the facade.
 """
 
 import os
@@ -26,7 +29,10 @@ _PLACES: Final = ("adapter", "adapters", "root")
 
 
 def guarded(facade: type[_T]) -> type[_T]:
-    """Check the arguments of a class's public methods by `DOORS`; None passes where it is the default."""
+    """Check the arguments of a class's public methods by `DOORS`.
+
+    None passes where it is the default.
+    """
     for name, method in list(vars(facade).items()):
         if isfunction(method) and not name.startswith("_"):
             setattr(facade, name, _guarded(method))
@@ -38,7 +44,12 @@ def reference(ref: Ref) -> str:
     if isinstance(ref, Commit | Resolved):
         return ref.ref
     if not isinstance(ref, str):
-        raise _wrong("ref", ref, "a reference", "Give a text such as cola@v3, or a Commit or Resolved that a call returned.")
+        raise _wrong(
+            "ref",
+            ref,
+            "a reference",
+            "Give a text such as cola@v3, or a Commit or Resolved that a call returned.",
+        )
     return ref
 
 
@@ -47,7 +58,9 @@ def references(refs: Ref | Iterable[Ref]) -> tuple[str, ...]:
     if isinstance(refs, str | Commit | Resolved):
         return (reference(refs),)
     if not isinstance(refs, Iterable) or isinstance(refs, bytes):
-        raise _wrong("derived_from", refs, "references", "Give a list of references such as cola@v1.")
+        raise _wrong(
+            "derived_from", refs, "references", "Give a list of references such as cola@v1."
+        )
     return tuple(reference(ref) for ref in refs)
 
 
@@ -55,7 +68,10 @@ def check_distinct(labels: Iterable[str], metrics: Iterable[str]) -> None:
     """Check that no label of a version is called as a metric of it. Raises InvalidInput."""
     both = sorted({*labels} & {*metrics})
     if both:
-        raise InvalidInput(f"{', '.join(map(repr, both))} would be a label and a metric of one version.", hint="Give one of them another name.")
+        raise InvalidInput(
+            f"{', '.join(map(repr, both))} would be a label and a metric of one version.",
+            hint="Give one of them another name.",
+        )
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,11 +96,20 @@ def _checked(parameter: Parameter, value: Any) -> Any:
 
 
 def check_unicode(name: str, value: Any) -> None:
-    """Check that texts can be written as UTF-8: Python stands for bytes of the command line that cannot by half characters. Raises InvalidInput."""
+    """Check that texts can be written as UTF-8.
+
+    Python stands for bytes of the command line that cannot by half characters. Raises
+    InvalidInput.
+    """
     texts = [value, *value.values(), *value] if isinstance(value, Mapping) else [value]
     odd = next((text for text in texts if isinstance(text, str) and not _is_unicode(text)), None)
     if odd is not None:
-        raise _wrong(name, odd, "text in UTF-8", "Check the encoding of the terminal or of the file that it comes from.")
+        raise _wrong(
+            name,
+            odd,
+            "text in UTF-8",
+            "Check the encoding of the terminal or of the file that it comes from.",
+        )
 
 
 def check_place(name: str, value: Any) -> None:
@@ -104,7 +129,9 @@ def check_path(name: str, value: Any) -> None:
 def _is_path(path: str | os.PathLike[Any]) -> bool:
     plain = os.fspath(path)
     try:
-        return b"\0" not in (plain if isinstance(plain, bytes) else plain.encode(errors="surrogateescape"))
+        return b"\0" not in (
+            plain if isinstance(plain, bytes) else plain.encode(errors="surrogateescape")
+        )
     except UnicodeEncodeError:
         return False
 
@@ -143,7 +170,14 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _number(name: str, value: Any) -> int | None:
-    return _whole(name, value, 0, "Give an int (`expected=ABSENT`: there must be none)." if name == "expected" else "Give an int.")
+    return _whole(
+        name,
+        value,
+        0,
+        "Give an int (`expected=ABSENT`: there must be none)."
+        if name == "expected"
+        else "Give an int.",
+    )
 
 
 def _limit(name: str, value: Any) -> int | None:
@@ -151,17 +185,32 @@ def _limit(name: str, value: Any) -> int | None:
 
 
 def _whole(name: str, value: Any, least: int, hint: str, most: int | None = None) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most)):
-        raise _wrong(name, value, f"a whole number from {least}{'' if most is None else f' to {most}'}", hint)
+    if value is not None and (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < least
+        or (most is not None and value > most)
+    ):
+        raise _wrong(
+            name, value, f"a whole number from {least}{'' if most is None else f' to {most}'}", hint
+        )
     return value
 
 
 def _commit(name: str, value: Any) -> int | Ref | None:
-    return value if isinstance(value, str | Commit | Resolved) else _whole(name, value, 1, "Give the number of a commit, or a reference such as c12.")
+    return (
+        value
+        if isinstance(value, str | Commit | Resolved)
+        else _whole(name, value, 1, "Give the number of a commit, or a reference such as c12.")
+    )
 
 
 def _at(name: str, value: Any) -> int | str | date | None:
-    return value if isinstance(value, str | date) else _whole(name, value, 1, "Give a commit, a tag, a date or a time.")
+    return (
+        value
+        if isinstance(value, str | date)
+        else _whole(name, value, 1, "Give a commit, a tag, a date or a time.")
+    )
 
 
 def _labels(name: str, value: Any) -> Mapping[str, str]:
@@ -173,7 +222,12 @@ def _labels(name: str, value: Any) -> Mapping[str, str]:
 
 def _moment(name: str, value: Any) -> str | date | None:
     if value is not None and not isinstance(value, str | date):
-        raise _wrong(name, value, "a date or time", "Give a datetime, or write 2026-11-16 or 2026-11-16T12:00Z.")
+        raise _wrong(
+            name,
+            value,
+            "a date or time",
+            "Give a datetime, or write 2026-11-16 or 2026-11-16T12:00Z.",
+        )
     return value
 
 
@@ -194,7 +248,9 @@ def _policy(name: str, value: Any) -> Policy:
 
 
 def _wrong(name: str, value: Any, wanted: str, hint: str) -> InvalidInput:
-    return InvalidInput(f"{name} is {repr(value)[:80]} ({type(value).__name__}), expected {wanted}.", hint=hint)
+    return InvalidInput(
+        f"{name} is {repr(value)[:80]} ({type(value).__name__}), expected {wanted}.", hint=hint
+    )
 
 
 DOORS: Final[Mapping[str, Callable[[str, Any], Any]]] = (
@@ -222,6 +278,15 @@ DOORS: Final[Mapping[str, Callable[[str, Any], Any]]] = (
     | dict.fromkeys(("remove", "base_labels"), _texts)
     | dict.fromkeys(("expected", "max_rank", "seed"), _number)
     | dict.fromkeys(("since", "until"), _moment)
-    | {"author": _author, "root": _place, "policy": _policy, "before": _commit, "after": _task, "limit": _limit, "at": _at, "labels": _labels}
+    | {
+        "author": _author,
+        "root": _place,
+        "policy": _policy,
+        "before": _commit,
+        "after": _task,
+        "limit": _limit,
+        "at": _at,
+        "labels": _labels,
+    }
 )
 """What a parameter of this name must be."""

@@ -1,4 +1,8 @@
-"""Commits that are there already: the one of a key, the newest version of a task handed in unchanged, the one that made what is asked for so."""
+"""Commits that are there already.
+
+The one of a key, the newest version of a task handed in unchanged, the one that made what is asked
+for so.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -24,12 +28,21 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 
 
-def commit_of_key(session: "Session", space: SpaceName, key: str, adapters: "Mapping[TaskName, Adapter]") -> CommitNumber | None:
-    """Return the commit made with an idempotency key. Raises Conflict where it holds something else than is handed in."""
+def commit_of_key(
+    session: "Session", space: SpaceName, key: str, adapters: "Mapping[TaskName, Adapter]"
+) -> CommitNumber | None:
+    """Return the commit made with an idempotency key.
+
+    Raises Conflict where it holds something else than is handed in.
+    """
     known = queries.commit_of_key(session, space, key)
     if known is None:
         return None
-    query = select(VersionRow.name, VersionRow.source_digest).where(VersionRow.space == space, VersionRow.number == known).order_by(VersionRow.name)
+    query = (
+        select(VersionRow.name, VersionRow.source_digest)
+        .where(VersionRow.space == space, VersionRow.number == known)
+        .order_by(VersionRow.name)
+    )
     held = {str(name): str(digest) for name, digest in session.execute(query)}
     wanted = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
     if held != wanted:
@@ -41,7 +54,13 @@ def commit_of_key(session: "Session", space: SpaceName, key: str, adapters: "Map
 
 
 def same_version(
-    latest: "TaskVersion | None", store: "Store", task: TaskName, adapter: "Adapter", *, budget: float | None, keep_original: bool | None
+    latest: "TaskVersion | None",
+    store: "Store",
+    task: TaskName,
+    adapter: "Adapter",
+    *,
+    budget: float | None,
+    keep_original: bool | None,
 ) -> "TaskVersion | None":
     """Return the newest version of a live task if it is this adapter, as it was committed, kept as well as is asked for.
 
@@ -70,20 +89,32 @@ def same_version(
 
 def alias_move(session: "Session", space: SpaceName, task: TaskName, alias: str) -> CommitNumber:
     """Return the commit that put an alias, which is set, where it is."""
-    mine = (AliasRow.space == space, AliasRow.task == queries.task_of(space, task), AliasRow.name == alias, AliasRow.until.is_(None))
+    mine = (
+        AliasRow.space == space,
+        AliasRow.task == queries.task_of(space, task),
+        AliasRow.name == alias,
+        AliasRow.until.is_(None),
+    )
     return CommitNumber(session.execute(select(AliasRow.since).where(*mine)).scalar_one())
 
 
 def policy_change(session: "Session", space: SpaceName) -> CommitNumber:
     """Return the commit that set the policy a space has now."""
-    query = select(func.max(CommitRow.number)).where(CommitRow.space == space, CommitRow.kind.in_(("create", "policy")))
+    query = select(func.max(CommitRow.number)).where(
+        CommitRow.space == space, CommitRow.kind.in_(("create", "policy"))
+    )
     return CommitNumber(session.execute(query).scalar_one())
 
 
 def came_from(session: "Session", space: SpaceName, task: TaskName, location: str) -> bool:
     """Tell whether any version of a task came from a place; the newest are looked at first."""
     of_task = (VersionRow.space == space, VersionRow.task == queries.task_of(space, task))
-    found = select(VersionRow.version).where(*of_task, VersionRow.source_location == clean(location)).order_by(VersionRow.version.desc()).limit(1)
+    found = (
+        select(VersionRow.version)
+        .where(*of_task, VersionRow.source_location == clean(location))
+        .order_by(VersionRow.version.desc())
+        .limit(1)
+    )
     return session.scalar(found) is not None
 
 
@@ -91,15 +122,27 @@ def remark_unrecorded(space: SpaceName, number: CommitNumber, said: Mapping[str,
     """Warn of what was said of a version that is there already: a commit is never changed."""
     lost = ", ".join(name for name, value in said.items() if value)
     if lost:
-        _LOG.warning("%s/@c%d holds this adapter already: %s not recorded; use annotate, or allow_duplicate=True for a new version", space, number, lost)
+        _LOG.warning(
+            "%s/@c%d holds this adapter already: %s not recorded; use annotate, or allow_duplicate=True for a new version",
+            space,
+            number,
+            lost,
+        )
 
 
 def _is_stored(store: "Store", version: "TaskVersion", adapter: "Adapter") -> bool:
     """Tell whether an adapter is what a checkout of a version gives."""
-    if adapter.tensors_digest != version.tensors_digest or sha256(adapter.config_bytes) != version.config_digest:
+    if (
+        adapter.tensors_digest != version.tensors_digest
+        or sha256(adapter.config_bytes) != version.config_digest
+    ):
         return False
     note = read_note(store, version.note_digest)
-    kept = {entry.name: str(entry.object) for entry in note.of(version.note_task).attachments} if note is not None else {}
+    kept = (
+        {entry.name: str(entry.object) for entry in note.of(version.note_task).attachments}
+        if note is not None
+        else {}
+    )
     return kept == {name: sha256(content) for name, content in adapter.attachments.items()}
 
 
@@ -109,4 +152,6 @@ def _has_original(store: "Store", version: "TaskVersion") -> bool:
 
 
 def _listed(held: Mapping[str, str]) -> str:
-    return ", ".join(f"{task} (source {digest[:8]})" for task, digest in held.items()) or "no adapter"
+    return (
+        ", ".join(f"{task} (source {digest[:8]})" for task, digest in held.items()) or "no adapter"
+    )

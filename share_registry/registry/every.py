@@ -10,10 +10,13 @@ _T = TypeVar("_T")
 _CURSORS: Final = ("before", "after")
 
 
-def every(listed: Callable[..., Iterable[_T]], /, *arguments: Any, limit: int = 500, **asked: Any) -> Iterator[_T]:
+def every(
+    listed: Callable[..., Iterable[_T]], /, *arguments: Any, limit: int = 500, **asked: Any
+) -> Iterator[_T]:
     """Yield what `log` or `tasks` lists, asking for the next page when one is used up.
 
-    Each page is read on its own: commits made meanwhile neither shift nor repeat anything, and are not in a log that was begun before.
+    Each page is read on its own: commits made meanwhile neither shift nor repeat anything, and are
+    not in a log that was begun before.
 
     Args:
         listed: `registry.log`, `registry.tasks`, or that of a space.
@@ -25,8 +28,15 @@ def every(listed: Callable[..., Iterable[_T]], /, *arguments: Any, limit: int = 
     """
     cursor = next((name for name in _CURSORS if name in signature(listed).parameters), None)
     if cursor is None:
-        raise InvalidInput(f"{getattr(listed, '__name__', listed)!r} lists no pages.", hint="Give registry.log or registry.tasks.")
+        raise InvalidInput(
+            f"{getattr(listed, '__name__', listed)!r} lists no pages.",
+            hint="Give registry.log or registry.tasks.",
+        )
     page = list(listed(*arguments, limit=limit, **asked))
     while page:
         yield from page
-        page = list(listed(*arguments, limit=limit, **asked | {cursor: page[-1]})) if len(page) == limit else []
+        page = (
+            list(listed(*arguments, limit=limit, **asked | {cursor: page[-1]}))
+            if len(page) == limit
+            else []
+        )

@@ -1,6 +1,9 @@
-"""What adapters would take at a budget: each alone, one after another against the earlier ones, and with a basis fitted to all of them.
+"""What adapters would take at a budget.
 
-The first two are coded as a commit would code them, and counted by entropy (what is written takes 2 to 5 % more); the third is estimated from the spectra of the stacks, relative to the first.
+Each alone, one after another against the earlier ones, and with a basis fitted to all of them.
+
+The first two are coded as a commit would code them, and counted by entropy (what is written takes 2
+to 5 % more); the third is estimated from the spectra of the stacks, relative to the first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +38,12 @@ _SCALE_BITS: Final = 16.0
 
 
 def forecasts(
-    members: Sequence[Member], *, budgets: Sequence[float], before: Mapping[int, int], stacks: Sequence[Stack], progress: Progress
+    members: Sequence[Member],
+    *,
+    budgets: Sequence[float],
+    before: Mapping[int, int],
+    stacks: Sequence[Stack],
+    progress: Progress,
 ) -> tuple[Forecast, ...]:
     """Forecast all adapters at some budgets.
 
@@ -53,7 +61,9 @@ def forecasts(
         told = partial(_tell, progress, number * len(members), len(budgets) * len(members))
         alone, shared = _one_after_another(members, budget, before, told)
         joint = alone * (1.0 - _joint_share(members, budget, stacks))
-        bound = sum(bits_per_element(part, budget=budget) * float(part.widths.sum()) for part in rows)
+        bound = sum(
+            bits_per_element(part, budget=budget) * float(part.widths.sum()) for part in rows
+        )
         found.append(
             Forecast(
                 budget=budget,
@@ -97,15 +107,23 @@ class _Coded:
             pair = next(pair for pair in self.member.pairs if pair.module == module)
             return pair.a.float(), pair.b.float()
         before = self.previous.rows(module) if self.previous is not None else None
-        return self._side(module, stored, Side.A, before), self._side(module, stored, Side.B, before)
+        return self._side(module, stored, Side.A, before), self._side(
+            module, stored, Side.B, before
+        )
 
     def _side(self, module: str, stored: StoredModule, side: Side, before: Rows | None) -> Tensor:
         found = stored.side(side)
         blocks = [_own(self.sources[term.source], module, side) for term in found.terms]
-        return decode_side(found, previous=None if before is None else before[0 if side is Side.A else 1], blocks=blocks)
+        return decode_side(
+            found,
+            previous=None if before is None else before[0 if side is Side.A else 1],
+            blocks=blocks,
+        )
 
 
-def _one_after_another(members: Sequence[Member], budget: float, before: Mapping[int, int], step: Callable[[int], None]) -> tuple[float, float]:
+def _one_after_another(
+    members: Sequence[Member], budget: float, before: Mapping[int, int], step: Callable[[int], None]
+) -> tuple[float, float]:
     """Return the bits of all adapters alone, and each with the references that it would find in a space of the earlier ones."""
     coded: list[_Coded] = []
     alone = shared = 0.0
@@ -119,7 +137,10 @@ def _one_after_another(members: Sequence[Member], budget: float, before: Mapping
 
 
 def _candidates(coded: Sequence[_Coded], previous: _Coded | None) -> list[_Coded]:
-    """Return what a commit would try: the version before, what that refers to, the first and the latest."""
+    """Return what a commit would try.
+
+    The version before, what that refers to, the first and the latest.
+    """
     near = [previous, *previous.sources] if previous is not None else []
     found: list[_Coded] = []
     for one in [*near, *coded[:FIRST], *reversed(coded[-LATEST:])]:
@@ -128,7 +149,9 @@ def _candidates(coded: Sequence[_Coded], previous: _Coded | None) -> list[_Coded
     return found
 
 
-def _code(member: Member, budget: float, candidates: Sequence[_Coded], previous: _Coded | None) -> tuple[float, float, _Coded]:
+def _code(
+    member: Member, budget: float, candidates: Sequence[_Coded], previous: _Coded | None
+) -> tuple[float, float, _Coded]:
     """Return the bits without references, the fewest bits, and the latter's value."""
     sizes: dict[bool, float] = {}
 
@@ -143,14 +166,18 @@ def _code(member: Member, budget: float, candidates: Sequence[_Coded], previous:
         budget=budget,
         dtypes=member.dtypes,
         candidates=[_candidate(number, one, member) for number, one in enumerate(candidates)],
-        previous=[_fitting(previous.rows(pair.module), pair.a, pair.b) for pair in member.pairs] if previous is not None else None,
+        previous=[_fitting(previous.rows(pair.module), pair.a, pair.b) for pair in member.pairs]
+        if previous is not None
+        else None,
         factors=member.factors,
         size=size,
     )
     least = _bits(member, made)
     value = _Coded(
         member=member,
-        modules={pair.module: module for pair, module in zip(member.pairs, made.modules, strict=True)},
+        modules={
+            pair.module: module for pair, module in zip(member.pairs, made.modules, strict=True)
+        },
         sources=[candidates[number] for number in made.sources],
         previous=previous if made.previous else None,
     )
@@ -160,7 +187,9 @@ def _code(member: Member, budget: float, candidates: Sequence[_Coded], previous:
 def _bits(member: Member, made: Absorbed) -> float:
     """Return the bits of an outcome; what is kept verbatim counts as it is."""
     return sum(
-        _side_bits(module.a) + _side_bits(module.b) if module is not None else 8.0 * (pair.a.numel() * a.itemsize + pair.b.numel() * b.itemsize)
+        _side_bits(module.a) + _side_bits(module.b)
+        if module is not None
+        else 8.0 * (pair.a.numel() * a.itemsize + pair.b.numel() * b.itemsize)
         for module, pair, (a, b) in zip(made.modules, member.pairs, member.dtypes, strict=True)
     )
 
@@ -178,16 +207,24 @@ def _side_bits(side: StoredSide) -> float:
 
 
 def _candidate(number: int, one: _Coded, member: Member) -> Candidate:
-    return Candidate(source=number, modules=[_of_shape(one.modules.get(pair.module), pair.a, pair.b) for pair in member.pairs])
+    return Candidate(
+        source=number,
+        modules=[_of_shape(one.modules.get(pair.module), pair.a, pair.b) for pair in member.pairs],
+    )
 
 
 def _of_shape(module: StoredModule | None, a: Tensor, b: Tensor) -> StoredModule | None:
-    fits = module is not None and (module.a.own.shape[1], module.b.own.shape[1]) == (a.shape[1], b.shape[1])
+    fits = module is not None and (module.a.own.shape[1], module.b.own.shape[1]) == (
+        a.shape[1],
+        b.shape[1],
+    )
     return module if fits else None
 
 
 def _fitting(rows: Rows | None, a: Tensor, b: Tensor) -> Rows | None:
-    return rows if rows is not None and rows[0].shape == a.shape and rows[1].shape == b.shape else None
+    return (
+        rows if rows is not None and rows[0].shape == a.shape and rows[1].shape == b.shape else None
+    )
 
 
 def _own(one: _Coded, module: str, side: Side) -> Tensor:
@@ -198,7 +235,9 @@ def _own(one: _Coded, module: str, side: Side) -> Tensor:
 
 def _joint_share(members: Sequence[Member], budget: float, stacks: Sequence[Stack]) -> float:
     """Return the share of the bits that a joint basis saves."""
-    steps = [log(step) for step in (_relative_step(member, budget) for member in members) if step > 0.0]
+    steps = [
+        log(step) for step in (_relative_step(member, budget) for member in members) if step > 0.0
+    ]
     if len(members) < 2 or not steps:
         return 0.0
     found = [joint_saving(stack, exp(sum(steps) / len(steps))) for stack in stacks]
@@ -212,4 +251,6 @@ def _relative_step(member: Member, budget: float) -> float:
     able = [position for position, value in enumerate(energy) if value > 0.0]
     if not able:
         return 0.0
-    return predicted_step(list(batches(member.pairs, member.dtypes, able)), budget=budget, total=sum(energy)) / sqrt(sum(energy))
+    return predicted_step(
+        list(batches(member.pairs, member.dtypes, able)), budget=budget, total=sum(energy)
+    ) / sqrt(sum(energy))

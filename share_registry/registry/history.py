@@ -1,6 +1,7 @@
 """History of a registry: its log and its listings, now or as of any commit.
 
-Each question is a bounded number of statements, whatever the number of commits or tasks it returns. Nothing here needs tensors, records or the store.
+Each question is a bounded number of statements, whatever the number of commits or tasks it returns.
+Nothing here needs tensors, records or the store.
 """
 
 import re
@@ -14,7 +15,14 @@ from sqlalchemy import BigInteger, bindparam, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
-from share_registry.catalog.models import AliasRow, CommitRow, SpaceRow, TagRow, TaskNameRow, TouchRow
+from share_registry.catalog.models import (
+    AliasRow,
+    CommitRow,
+    SpaceRow,
+    TagRow,
+    TaskNameRow,
+    TouchRow,
+)
 from share_registry.catalog.queries import task_of
 from share_registry.catalog.step import clean, pieces
 from share_registry.errors import InvalidInput, NotFound
@@ -29,7 +37,19 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select
 
 _NUMBER: Final = re.compile(r"c[0-9]{1,16}")
-KINDS: Final = ("create", "absorb", "refit", "merge", "restore", "drop", "rename", "policy", "alias", "tag", "annotate")
+KINDS: Final = (
+    "create",
+    "absorb",
+    "refit",
+    "merge",
+    "restore",
+    "drop",
+    "rename",
+    "policy",
+    "alias",
+    "tag",
+    "annotate",
+)
 """Kinds of commits, as records name them."""
 
 
@@ -56,14 +76,18 @@ def log(
         since: From this date (its beginning) or time.
         until: Up to this date (its end) or time.
         limit: At most so many; None for all.
-        before: Only commits before this number, or before the commit a reference leads to: the last of a page gives the next page.
+        before: Only commits before this number, or before the commit a reference leads to: the last
+            of a page gives the next page.
 
     Raises:
-        InvalidInput: an unknown kind, a malformed time, a limit below 1, a bare number without a space where there are several.
+        InvalidInput: an unknown kind, a malformed time, a limit below 1, a bare number without a
+            space where there are several.
         NotFound: no such space, task or commit.
     """
     if kind is not None and kind not in KINDS:
-        raise InvalidInput(f"kind {kind!r} is not one of {', '.join(KINDS)}.", hint=near_misses(kind, list(KINDS)))
+        raise InvalidInput(
+            f"kind {kind!r} is not one of {', '.join(KINDS)}.", hint=near_misses(kind, list(KINDS))
+        )
     where = space_of(session, space) if space is not None else None
     reach = _Reach(
         first=None if since is None else instant(since, end=False),
@@ -72,7 +96,9 @@ def log(
     )
     rows: list[Row[Any]] = []
     for place in [where] if where is not None else queries.space_names(session):
-        rows += session.execute(_page(place, reach, task=task, kind=kind, author=author).limit(limit))
+        rows += session.execute(
+            _page(place, reach, task=task, kind=kind, author=author).limit(limit)
+        )
     if where is None:
         rows = sorted(rows, key=lambda row: (row.time, row.space, row.number), reverse=True)[:limit]
     if not rows and task is not None:
@@ -81,7 +107,10 @@ def log(
 
 
 def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
-    """Return the commit that made a task version, or the one a reference of a whole space names. Raises what `resolve` raises."""
+    """Return the commit that made a task version, or the one a reference of a whole space names.
+
+    Raises what `resolve` raises.
+    """
     found = resolve(session, ref, space=space)
     return commit_at(session, found.space, found.number)
 
@@ -97,13 +126,17 @@ def commit_at(session: Session, space: str, number: int, *, created: bool = True
 
 @cache
 def _commit() -> "Select[Any]":
-    return select(*COLUMNS).where(CommitRow.space == queries.SPACE, CommitRow.number == bindparam("number", type_=BigInteger))
+    return select(*COLUMNS).where(
+        CommitRow.space == queries.SPACE, CommitRow.number == bindparam("number", type_=BigInteger)
+    )
 
 
 def spaces(session: Session) -> list[SpaceSummary]:
     """List every space, sorted by name; only live tasks are counted."""
     newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
-    query = select(SpaceRow.table, CommitRow.time).join(CommitRow.table, newest).order_by(SpaceRow.name)
+    query = (
+        select(SpaceRow.table, CommitRow.time).join(CommitRow.table, newest).order_by(SpaceRow.name)
+    )
     return [
         SpaceSummary(
             name=SpaceName(row.name),
@@ -125,8 +158,12 @@ def spaces(session: Session) -> list[SpaceSummary]:
     ]
 
 
-def aliases(session: Session, *, space: str | None = None, task: str | None = None, at: At | None = None) -> list[Alias]:
-    """List aliases and the versions they stand for, by space, task and name; those of dropped tasks too.
+def aliases(
+    session: Session, *, space: str | None = None, task: str | None = None, at: At | None = None
+) -> list[Alias]:
+    """List aliases and the versions they stand for, by space, task and name.
+
+    Those of dropped tasks too.
 
     Args:
         session: A transaction.
@@ -139,7 +176,11 @@ def aliases(session: Session, *, space: str | None = None, task: str | None = No
     """
     where = space_of(session, space) if space is not None or task is not None else None
     then = as_of(session, where, at)
-    named = (TaskNameRow.space == AliasRow.space) & (TaskNameRow.task == AliasRow.task) & TaskNameRow.until.is_(None)
+    named = (
+        (TaskNameRow.space == AliasRow.space)
+        & (TaskNameRow.task == AliasRow.task)
+        & TaskNameRow.until.is_(None)
+    )
     moved = (CommitRow.space == AliasRow.space) & (CommitRow.number == AliasRow.since)
     query = (
         select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
@@ -165,7 +206,9 @@ def aliases(session: Session, *, space: str | None = None, task: str | None = No
     ]
 
 
-def alias_history(session: Session, task: str, alias: str, *, space: str | None = None, at: At | None = None) -> list[AliasMove]:
+def alias_history(
+    session: Session, task: str, alias: str, *, space: str | None = None, at: At | None = None
+) -> list[AliasMove]:
     """List the moves of an alias of a task, newest first.
 
     Args:
@@ -173,7 +216,8 @@ def alias_history(session: Session, task: str, alias: str, *, space: str | None 
         task: The task, by any name it had.
         alias: The alias.
         space: The task's space; None for the only one.
-        at: Only the move that was in force at a commit, tag, date or time; none where the alias stood for nothing then.
+        at: Only the move that was in force at a commit, tag, date or time; none where the alias
+            stood for nothing then.
 
     Raises:
         InvalidInput, NotFound, Refused: the space, task, alias or `at` leads nowhere.
@@ -181,18 +225,35 @@ def alias_history(session: Session, task: str, alias: str, *, space: str | None 
     where = space_of(session, space)
     found = find_task(session, where, task)
     of_task = (AliasRow.space == where) & (AliasRow.task == found.task)
-    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(of_task, AliasRow.name == alias)
+    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(
+        of_task, AliasRow.name == alias
+    )
     rows = session.execute(query.order_by(AliasRow.since)).all()
     if not rows:
         known = sorted(session.scalars(select(AliasRow.name).where(of_task).distinct()))
-        raise NotFound(f"task {where}/{found.name} never had the alias {alias!r}.", hint=near_misses(alias, known))
+        raise NotFound(
+            f"task {where}/{found.name} never had the alias {alias!r}.",
+            hint=near_misses(alias, known),
+        )
     if at is not None:
         number = number_at(session, where, at)
-        rows = [row for row in rows if row.since <= number and (row.until is None or row.until > number)]
-    steps: dict[int, int | None] = {row.until: None for row in rows if row.until is not None and at is None}
+        rows = [
+            row for row in rows if row.since <= number and (row.until is None or row.until > number)
+        ]
+    steps: dict[int, int | None] = {
+        row.until: None for row in rows if row.until is not None and at is None
+    }
     steps |= {row.since: row.version for row in rows}
-    commits = select(CommitRow.number, CommitRow.id, CommitRow.time, CommitRow.author, CommitRow.message)
-    moves = [row for piece in pieces(sorted(steps)) for row in session.execute(commits.where(CommitRow.space == where, CommitRow.number.in_(piece)))]
+    commits = select(
+        CommitRow.number, CommitRow.id, CommitRow.time, CommitRow.author, CommitRow.message
+    )
+    moves = [
+        row
+        for piece in pieces(sorted(steps))
+        for row in session.execute(
+            commits.where(CommitRow.space == where, CommitRow.number.in_(piece))
+        )
+    ]
     return [
         AliasMove(
             name=alias,
@@ -210,42 +271,69 @@ def alias_history(session: Session, task: str, alias: str, *, space: str | None 
 
 
 def tags(session: Session, *, space: str | None = None) -> list[Tag]:
-    """List the tags of a space, or of all, in the order of the commits they name. Raises NotFound for an unknown space."""
+    """List the tags of a space, or of all, in the order of the commits they name.
+
+    Raises NotFound for an unknown space.
+    """
     named = (CommitRow.space == TagRow.space) & (CommitRow.number == TagRow.number)
-    query = select(TagRow.name, TagRow.space, TagRow.number, CommitRow.id, CommitRow.time).join(CommitRow.table, named)
+    query = select(TagRow.name, TagRow.space, TagRow.number, CommitRow.id, CommitRow.time).join(
+        CommitRow.table, named
+    )
     if space is not None:
         query = query.where(TagRow.space == space_of(session, space))
     return [
-        Tag(name=name, space=SpaceName(where), number=CommitNumber(number), id=Digest(commit_id), time=moment(text))
-        for name, where, number, commit_id, text in session.execute(query.order_by(TagRow.space, TagRow.number, TagRow.name))
+        Tag(
+            name=name,
+            space=SpaceName(where),
+            number=CommitNumber(number),
+            id=Digest(commit_id),
+            time=moment(text),
+        )
+        for name, where, number, commit_id, text in session.execute(
+            query.order_by(TagRow.space, TagRow.number, TagRow.name)
+        )
     ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reach:
-    """From where to where a log goes: from one time to another, and up to a commit, left out, at (space, number, time)."""
+    """From where to where a log goes.
+
+    From one time to another, and up to a commit, left out, at (space, number, time).
+    """
 
     first: str | None
     last: str | None
     before: tuple[str | None, int, str] | None
 
     def within(self, space: str, number: "ColumnElement[int]") -> "Iterator[ColumnElement[bool]]":
-        """Yield the conditions on the number of a commit of a space: its times never go back, so that each end is a number."""
+        """Yield the conditions on the number of a commit of a space.
+
+        Its times never go back, so that each end is a number.
+        """
         if self.first is not None:
             yield number >= first_from(space, self.first)
         if self.last is not None:
             yield number <= last_by(space, self.last)
         if self.before is not None:
             anchor, before, time = self.before
-            yield number < before if anchor in (space, None) else number <= last_by(space, time, strictly=space > str(anchor))
+            yield (
+                number < before
+                if anchor in (space, None)
+                else number <= last_by(space, time, strictly=space > str(anchor))
+            )
 
 
-def _page(space: str, reach: _Reach, *, task: str | None, kind: str | None, author: str | None) -> "Select[Any]":
+def _page(
+    space: str, reach: _Reach, *, task: str | None, kind: str | None, author: str | None
+) -> "Select[Any]":
     """Return what selects the commits of a space, newest first, out of the index that leads to them."""
     page, number = select(*COLUMNS).where(CommitRow.space == space), CommitRow.number
     if task is not None:
         number = TouchRow.number
-        page = page.join(TouchRow.table, CommitRow.number == number).where(TouchRow.space == space, TouchRow.task == task_of(space, task))
+        page = page.join(TouchRow.table, CommitRow.number == number).where(
+            TouchRow.space == space, TouchRow.task == task_of(space, task)
+        )
     if kind is not None:
         page = page.where(CommitRow.kind == kind)
     if author is not None:
@@ -257,17 +345,32 @@ def _anchor(session: Session, space: str | None, before: int | str) -> tuple[str
     """Return space (None: the only one), number and time of the commit that a page ends before."""
     if isinstance(before, int):
         if space is None and len(queries.space_names(session)) != 1:
-            raise InvalidInput(f"before={before} without a space is a commit of no space.", hint="Name the space, or give a reference such as base/@c12.")
+            raise InvalidInput(
+                f"before={before} without a space is a commit of no space.",
+                hint="Name the space, or give a reference such as base/@c12.",
+            )
         return None, min(before, MOST), ""
     found = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
     if space is not None and found.space != space:
-        raise InvalidInput(f"before={before!r} is a commit of space {found.space}, the log is of {space}.", hint="Name one space in both.")
-    time = session.scalars(select(CommitRow.time).where(CommitRow.space == found.space, CommitRow.number == found.number)).one()
+        raise InvalidInput(
+            f"before={before!r} is a commit of space {found.space}, the log is of {space}.",
+            hint="Name one space in both.",
+        )
+    time = session.scalars(
+        select(CommitRow.time).where(
+            CommitRow.space == found.space, CommitRow.number == found.number
+        )
+    ).one()
     return found.space, found.number, time
 
 
 def _check_known(session: Session, space: SpaceName | None, task: str) -> None:
     """Raise NotFound where no space (None: at all) has a task of this name."""
-    names = select(TaskNameRow.name).where(TaskNameRow.space.in_([space] if space is not None else queries.space_names(session)))
+    names = select(TaskNameRow.name).where(
+        TaskNameRow.space.in_([space] if space is not None else queries.space_names(session))
+    )
     if session.scalars(names.where(TaskNameRow.name == task).limit(1)).one_or_none() is None:
-        raise NotFound(f"task {f'{space}/' if space else ''}{task} does not exist.", hint=near_misses(task, sorted(set(session.scalars(names)))))
+        raise NotFound(
+            f"task {f'{space}/' if space else ''}{task} does not exist.",
+            hint=near_misses(task, sorted(set(session.scalars(names)))),
+        )

@@ -1,6 +1,8 @@
 """One open registry: its store, its catalog, and how the catalog follows the store.
 
-The store is the truth. The catalog answers; before it does, the record behind its head is probed, and whatever it lacks is applied. Where the catalog cannot be written, one in memory takes its place.
+The store is the truth. The catalog answers; before it does, the record behind its head is probed,
+and whatever it lacks is applied. Where the catalog cannot be written, one in memory takes its
+place.
 """
 
 import logging
@@ -40,7 +42,8 @@ class Home:
         location: Directory or catalog URL as given, without credentials.
         default_space: Space used where a call names none.
         writable: Whether verbs that commit are allowed.
-        beside: Directory of the store, where there is one: files that follow from the store may be kept there.
+        beside: Directory of the store, where there is one: files that follow from the store may be
+            kept there.
         asked: The device on which commits and refits are to be computed.
     """
 
@@ -80,7 +83,10 @@ class Home:
                 yield session
 
     def catch_up(self) -> None:
-        """Apply to the catalog every record it lacks. Raises Integrity where the store's log is damaged, Refused after `close`."""
+        """Apply to the catalog every record it lacks.
+
+        Raises Integrity where the store's log is damaged, Refused after `close`.
+        """
         if self.closed:
             raise Refused("this registry is closed.", hint="Open it again.")
         with self.locked():
@@ -89,7 +95,10 @@ class Home:
 
     @property
     def device(self) -> str:
-        """The device on which commits and refits are computed. Raises InvalidInput where it is not there."""
+        """The device on which commits and refits are computed.
+
+        Raises InvalidInput where it is not there.
+        """
         return _computing(self.asked)
 
     def require_writable(self) -> None:
@@ -125,7 +134,10 @@ def open_home(
         CatalogError: the catalog cannot be reached or is of another schema.
     """
     if mode not in ("r", "w", "c"):
-        raise InvalidInput(f"mode {mode!r} is not 'r', 'w' or 'c'.", hint="'r' reads, 'w' writes, 'c' creates where it is missing.")
+        raise InvalidInput(
+            f"mode {mode!r} is not 'r', 'w' or 'c'.",
+            hint="'r' reads, 'w' writes, 'c' creates where it is missing.",
+        )
     default = space if space is not None else outside.environment("SHARE_REGISTRY_SPACE")
     if device is not None:
         _computing(device)
@@ -153,19 +165,37 @@ def _computing(device: str) -> str:
     return computing_device(device)
 
 
-def places(location: str | os.PathLike[str] | None, *, store: str | os.PathLike[str] | None, outside: Outside) -> tuple[Path, str | None]:
-    """Return the directory of the store, and the URL of a catalog that is not the embedded one. Raises InvalidInput."""
+def places(
+    location: str | os.PathLike[str] | None,
+    *,
+    store: str | os.PathLike[str] | None,
+    outside: Outside,
+) -> tuple[Path, str | None]:
+    """Return the directory of the store, and the URL of a catalog that is not the embedded one.
+
+    Raises InvalidInput.
+    """
     for name, given in (("location", location), ("store", store)):
         if given is not None:
             check_place(name, given)
-    address = os.fspath(location) if location is not None else outside.environment("SHARE_REGISTRY_URI") or DEFAULT_LOCATION
+    address = (
+        os.fspath(location)
+        if location is not None
+        else outside.environment("SHARE_REGISTRY_URI") or DEFAULT_LOCATION
+    )
     if "://" not in address:
         if store is not None and Path(store) != Path(address):
-            raise InvalidInput(f"store= {os.fspath(store)!r} is given beside the directory {address!r}.", hint="Give store= only with a catalog URL.")
+            raise InvalidInput(
+                f"store= {os.fspath(store)!r} is given beside the directory {address!r}.",
+                hint="Give store= only with a catalog URL.",
+            )
         return Path(address), None
     root = store if store is not None else outside.environment("SHARE_REGISTRY_STORE")
     if not root:
-        raise InvalidInput("a catalog URL needs the directory of the store.", hint="Give store= (--store) or set $SHARE_REGISTRY_STORE.")
+        raise InvalidInput(
+            "a catalog URL needs the directory of the store.",
+            hint="Give store= (--store) or set $SHARE_REGISTRY_STORE.",
+        )
     return Path(root), address
 
 
@@ -187,22 +217,40 @@ def replayed(store: "Store", broken: Catalog | None) -> Catalog:
 def _open_store(root: Path, mode: str, outside: Outside) -> "Store":
     if not outside.exists(root / "FORMAT"):
         if outside.exists(root / "objects"):
-            raise Integrity(f"{root} holds objects and no FORMAT file.", hint="Bring FORMAT back from a copy of the store: without it the log proves nothing.")
+            raise Integrity(
+                f"{root} holds objects and no FORMAT file.",
+                hint="Bring FORMAT back from a copy of the store: without it the log proves nothing.",
+            )
         if mode != "c":
-            raise NotFound(f"there is no registry at {root}.", hint="Create it with mode 'c' or `share-registry init`.")
+            raise NotFound(
+                f"there is no registry at {root}.",
+                hint="Create it with mode 'c' or `share-registry init`.",
+            )
         return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))
     return LocalStore(root, outside, read_only=mode == "r")
 
 
-def _open_catalog(store: "Store", url: str | None, root: Path, mode: str, outside: Outside) -> Catalog:
-    """Open the catalog given, or the embedded one: that is an index beside the store, so a damaged one is set aside and made again."""
+def _open_catalog(
+    store: "Store", url: str | None, root: Path, mode: str, outside: Outside
+) -> Catalog:
+    """Open the catalog given, or the embedded one.
+
+    That is an index beside the store, so a damaged one is set aside and made again.
+    """
     if url is not None:
         return _matching(Catalog.open(url, mode=mode, store_id=store.identity), store.identity)
     embedded = catalog_url(root)
     try:
-        return _matching(Catalog.open(embedded, mode="c" if mode == "w" else mode, store_id=store.identity), store.identity)
+        return _matching(
+            Catalog.open(embedded, mode="c" if mode == "w" else mode, store_id=store.identity),
+            store.identity,
+        )
     except (CatalogError, Conflict) as error:
-        _LOG.info("catalog %s cannot be used (%s); reading the store instead", root / CATALOG_FILE, error.message)
+        _LOG.info(
+            "catalog %s cannot be used (%s); reading the store instead",
+            root / CATALOG_FILE,
+            error.message,
+        )
         if mode == "r":
             return replayed(store, None)
         if isinstance(error, Conflict) or "db upgrade" in error.hint:

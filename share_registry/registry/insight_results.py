@@ -1,4 +1,7 @@
-"""What `retention`, `analyze` and `similar` return: frozen, printable, plottable values free of database and tensor types."""
+"""What `retention`, `analyze` and `similar` return.
+
+Frozen, printable, plottable values free of database and tensor types.
+"""
 
 import os
 from collections.abc import Iterator
@@ -71,8 +74,10 @@ class RetentionRow:
         first: Error when the adapter that the task stands for now was handed in.
         last: Error now, or when it was dropped.
         worst: The largest error of all cells.
-        transfer: last - first: what later commits did to the task. Above 0 it was forgotten in part; by default it is 0, as no version changes.
-        metric_transfer: Last recorded metric less the first; None where there are not two versions with one.
+        transfer: last - first: what later commits did to the task. Above 0 it was forgotten in
+            part; by default it is 0, as no version changes.
+        metric_transfer: Last recorded metric less the first; None where there are not two versions
+            with one.
     """
 
     task: TaskName
@@ -110,7 +115,10 @@ class Retention:
     _repr_html_ = _html
 
     def plot(self, path: Place = None) -> "Figure":
-        """Draw tasks against commits as a heat map; save it where a path is given. Raises Refused without matplotlib."""
+        """Draw tasks against commits as a heat map; save it where a path is given.
+
+        Raises Refused without matplotlib.
+        """
         from share_registry.registry.plots import plot_retention
 
         return plot_retention(self, path)
@@ -129,7 +137,9 @@ class AnalysedAdapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spectrum:
-    """One module and side: how the energy of all adapters' rows spreads over directions; every adapter counts the same in every module.
+    """One module and side: how the energy of all adapters' rows spreads over directions.
+
+    Every adapter counts the same in every module.
 
     Attributes:
         width: m.
@@ -137,7 +147,8 @@ class Spectrum:
         explained: (k, share of the energy in the first k directions) at some k, the last included.
         effective_rank: exp of the entropy of the energies.
         k50: Fewest directions that hold 50 % of the energy; k80, k90 and k99 alike.
-        alone90: Fewest directions that hold 90 % of the energy of one adapter alone, the mean over the adapters.
+        alone90: Fewest directions that hold 90 % of the energy of one adapter alone, the mean over
+            the adapters.
     """
 
     module: str
@@ -159,7 +170,8 @@ class Kinship:
     """Adapters that belong together.
 
     Attributes:
-        kind: "one start": equal random A, so A is shared and B is not; "shared directions": both sides are.
+        kind: "one start": equal random A, so A is shared and B is not; "shared directions": both
+            sides are.
         overlap_a: Mean cosine of the principal angles between the row spaces of A; overlap_b alike.
         chance: What random rows of these ranks have.
     """
@@ -173,7 +185,10 @@ class Kinship:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveOneOut:
-    """How much of an adapter is lost in the basis of the others, relative to |dW|: both sides, A alone, B alone; and in random bases of the same sizes."""
+    """How much of an adapter is lost in the basis of the others, relative to |dW|.
+
+    Both sides, A alone, B alone; and in random bases of the same sizes.
+    """
 
     adapter: str
     error: float
@@ -202,8 +217,9 @@ class Forecast:
         references: One after another, each against the earlier ones where that is cheaper.
         joint: With a basis fitted to all of them, its bytes included.
         bits_alone: Bits per parameter; bits_references and bits_joint alike.
-        bits_bound: What independent Gaussian rows need without sharing, by reverse water-filling; from about 20 % on it is too high, as it counts a row that is
-            dropped on both sides twice.
+        bits_bound: What independent Gaussian rows need without sharing, by reverse water-filling;
+            from about 20 % on it is too high, as it counts a row that is dropped on both sides
+            twice.
     """
 
     budget: float
@@ -223,7 +239,11 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """One sentence of a verdict; `kind` is "one adapter", "same", "continued", "one start", "shared directions", "saving" or "precision"."""
+    """One sentence of a verdict.
+
+    `kind` is "one adapter", "same", "continued", "one start", "shared directions", "saving" or
+    "precision".
+    """
 
     kind: str
     text: str
@@ -236,8 +256,10 @@ class Analysis:
 
     Attributes:
         verdict: The statements as one text.
-        break_even: N* = k / r: a basis of k directions for all and coefficients (the paper's form, in full precision) are smaller than r directions for each from
-            more than N* adapters on; k and r hold 90 % of the energy of all and of each. Where nothing is shared it is near the number of adapters and grows with it.
+        break_even: N* = k / r: a basis of k directions for all and coefficients (the paper's form,
+            in full precision) are smaller than r directions for each from more than N* adapters on;
+            k and r hold 90 % of the energy of all and of each. Where nothing is shared it is near
+            the number of adapters and grows with it.
         notes: What was sampled, left out or is worth knowing.
     """
 
@@ -257,7 +279,10 @@ class Analysis:
     _repr_html_ = _html
 
     def plot(self, path: Place = None) -> "Figure":
-        """Draw explained variance and size against error; save it where a path is given. Raises Refused without matplotlib."""
+        """Draw explained variance and size against error; save it where a path is given.
+
+        Raises Refused without matplotlib.
+        """
         from share_registry.registry.plots import plot_analysis
 
         return plot_analysis(self, path)

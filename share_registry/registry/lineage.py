@@ -1,7 +1,8 @@
 """Lineage: the versions a task version came from.
 
-Edges are the version before it in its task ("version"), the versions its commit declares it derived from ("derived") or was merged of ("merged" with the weight), and for a restored version the
-one it repeats ("restored").
+Edges are the version before it in its task ("version"), the versions its commit declares it derived
+from ("derived") or was merged of ("merged" with the weight), and for a restored version the one it
+repeats ("restored").
 """
 
 from collections import defaultdict
@@ -28,7 +29,9 @@ _MERGED: Final = "merged, "
 
 
 def lineage(session: Session, ref: str | Reference, *, space: str | None = None) -> Lineage:
-    """Return a task version and its ancestors, depth first, each once and where it is first met; parents of a merge also below it, with their weights.
+    """Return a task version and its ancestors, depth first, each once and where it is first met.
+
+    Parents of a merge also below it, with their weights.
 
     Raises:
         InvalidInput: the reference is malformed or of a whole space.
@@ -38,7 +41,9 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
     start = (find_task(session, asked.space, str(asked.task)).task, int(asked.version or 0))
     walked = _walk(start, _origins(session, asked.space, start[0]))
     nodes = _nodes(session, asked.space, {step.place for step in walked})
-    base = session.execute(select(SpaceRow.base_model, SpaceRow.base_revision).where(SpaceRow.name == asked.space)).one()
+    base = session.execute(
+        select(SpaceRow.base_model, SpaceRow.base_revision).where(SpaceRow.name == asked.space)
+    ).one()
     found = tuple(replace(nodes[step.place], via=step.via, depth=step.depth) for step in walked)
     return Lineage(ref=asked.ref, base_model=base[0], base_revision=base[1], nodes=found)
 
@@ -86,32 +91,64 @@ def _origins(session: Session, space: SpaceName, start: int) -> _Origins:
     """Return the origins of a task's versions and of those of every task it descends from."""
     ancestors = _ancestors(space, start)
     repeats = select(VersionRow.task, VersionRow.version, VersionRow.restored_from).where(
-        VersionRow.space == space, VersionRow.task.in_(ancestors), VersionRow.restored_from.is_not(None)
+        VersionRow.space == space,
+        VersionRow.task.in_(ancestors),
+        VersionRow.restored_from.is_not(None),
     )
-    declared = select(ParentRow.task, ParentRow.version, ParentRow.parent_task, ParentRow.parent_version, ParentRow.weight).where(
-        ParentRow.space == space, ParentRow.task.in_(ancestors)
-    )
+    declared = select(
+        ParentRow.task,
+        ParentRow.version,
+        ParentRow.parent_task,
+        ParentRow.parent_version,
+        ParentRow.weight,
+    ).where(ParentRow.space == space, ParentRow.task.in_(ancestors))
     derived: dict[_Place, list[tuple[str, _Place]]] = defaultdict(list)
-    for task, version, parent_task, parent_version, weight in session.execute(declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)):
-        derived[(task, version)].append((f"{_MERGED}{weight}" if weight is not None else "derived", (parent_task, parent_version)))
-    return _Origins({(task, version): (task, of or 0) for task, version, of in session.execute(repeats)}, derived)
+    for task, version, parent_task, parent_version, weight in session.execute(
+        declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)
+    ):
+        derived[(task, version)].append(
+            (
+                f"{_MERGED}{weight}" if weight is not None else "derived",
+                (parent_task, parent_version),
+            )
+        )
+    return _Origins(
+        {(task, version): (task, of or 0) for task, version, of in session.execute(repeats)},
+        derived,
+    )
 
 
 def _ancestors(space: SpaceName, task: int) -> "Select[int]":
     """Return the numbers of a task and of the tasks it descends from."""
     found = select(literal(task, BigInteger).label("task")).cte("ancestors", recursive=True)
-    further = select(ParentRow.parent_task).join(found, (ParentRow.space == space) & (ParentRow.task == found.c.task))
+    further = select(ParentRow.parent_task).join(
+        found, (ParentRow.space == space) & (ParentRow.task == found.c.task)
+    )
     return select(found.union(further).c.task)
 
 
 def _nodes(session: Session, space: SpaceName, places: set[_Place]) -> dict[_Place, LineageNode]:
-    named = (TaskNameRow.space == VersionRow.space) & (TaskNameRow.task == VersionRow.task) & TaskNameRow.until.is_(None)
+    named = (
+        (TaskNameRow.space == VersionRow.space)
+        & (TaskNameRow.task == VersionRow.task)
+        & TaskNameRow.until.is_(None)
+    )
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
     said = (CommitRow.id, CommitRow.kind, CommitRow.time, CommitRow.author, CommitRow.message)
     joined = VersionRow.table.join(TaskNameRow.table, named).join(CommitRow.table, made)
-    query = select(VersionRow.table, TaskNameRow.name.label("task_name"), *said).select_from(joined).where(VersionRow.space == space)
-    rows = [row for piece in pieces(sorted({task for task, _ in places})) for row in session.execute(query.where(VersionRow.task.in_(piece)))]
-    return {(row.task, row.version): _node(row) for row in rows if (row.task, row.version) in places}
+    query = (
+        select(VersionRow.table, TaskNameRow.name.label("task_name"), *said)
+        .select_from(joined)
+        .where(VersionRow.space == space)
+    )
+    rows = [
+        row
+        for piece in pieces(sorted({task for task, _ in places}))
+        for row in session.execute(query.where(VersionRow.task.in_(piece)))
+    ]
+    return {
+        (row.task, row.version): _node(row) for row in rows if (row.task, row.version) in places
+    }
 
 
 def _node(row: "Row[Any]") -> LineageNode:

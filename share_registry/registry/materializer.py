@@ -1,6 +1,7 @@
 """Materializer: what a registry holds, resident on a device, so that any task version is there in the time that its memory traffic takes.
 
-References are resolved at every call, so that an alias is followed where it has moved. What they mean is remembered until a commit is made anywhere in the registry.
+References are resolved at every call, so that an alias is followed where it has moved. What they
+mean is remembered until a commit is made anywhere in the registry.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +30,14 @@ from share_registry.materialize.plan import Pass, Repeated
 from share_registry.materialize.reader import MAX_LAYOUT_BYTES, Reader
 from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest
-from share_registry.registry.checkout import described, device_of, dtype_of, narrows, said_of, without_error
+from share_registry.registry.checkout import (
+    described,
+    device_of,
+    dtype_of,
+    narrows,
+    said_of,
+    without_error,
+)
 from share_registry.registry.doors import Ref, reference
 from share_registry.registry.replay import read_note, unchanged
 from share_registry.registry.resolve_many import versions_of
@@ -55,7 +63,8 @@ class Fixed:
     """Adapters that can be made again and again in the same memory: on a GPU by one graph launch.
 
     Attributes:
-        adapters: The adapters, by reference as it was given; they are those that it meant when the set was made.
+        adapters: The adapters, by reference as it was given; they are those that it meant when the
+            set was made.
         run: Writes their tensors again, over whatever was written there since.
     """
 
@@ -77,12 +86,19 @@ _MERGED: Final = "_share_registry_merged"
 
 def _check_model(model: Any) -> None:
     if not isinstance(model, torch.nn.Module):
-        raise InvalidInput(f"model is a {type(model).__name__}, expected a torch module.", hint="Give the model itself.")
+        raise InvalidInput(
+            f"model is a {type(model).__name__}, expected a torch module.",
+            hint="Give the model itself.",
+        )
 
 
 def _check_held(one: Pass | ExactPass) -> None:
     """Check what was written in element types of a far smaller range than the stored ones, float16 above all. Raises Refused, naming the tensor."""
-    if all(all_finite(made) for own, made in one.written() if own.is_floating_point and torch.finfo(made.dtype).max < torch.finfo(own).max / 2):
+    if all(
+        all_finite(made)
+        for own, made in one.written()
+        if own.is_floating_point and torch.finfo(made.dtype).max < torch.finfo(own).max / 2
+    ):
         return
     for factors in one.results().values():
         for key, tensor in factors.items():
@@ -97,7 +113,8 @@ class Materializer:
         space: Space of references that name none; the registry's own where None.
         device: Where rows are kept and results are made.
         dtype: Floating element type of results; None for each tensor's own.
-        exact: Compute in float64, by the rules of the format: the same bytes as `Registry.checkout`, on any device. Otherwise results are within the bound that
+        exact: Compute in float64, by the rules of the format: the same bytes as
+            `Registry.checkout`, on any device. Otherwise results are within the bound that
             docs/materializer.md states.
         memory_limit: Bound in bytes on what is resident; None for none. Results are not part of it.
 
@@ -115,14 +132,27 @@ class Materializer:
         exact: bool = False,
         memory_limit: int | None = None,
     ) -> None:
-        if memory_limit is not None and (isinstance(memory_limit, bool) or not isinstance(memory_limit, int) or memory_limit <= 0):
-            raise InvalidInput(f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.", hint="Give an int, or None for no limit.")
+        if memory_limit is not None and (
+            isinstance(memory_limit, bool) or not isinstance(memory_limit, int) or memory_limit <= 0
+        ):
+            raise InvalidInput(
+                f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.",
+                hint="Give an int, or None for no limit.",
+            )
         if not hasattr(registry, "home"):
-            raise InvalidInput(f"registry is a {type(registry).__name__}, expected an open Registry.", hint="Open it with Registry.open.")
+            raise InvalidInput(
+                f"registry is a {type(registry).__name__}, expected an open Registry.",
+                hint="Open it with Registry.open.",
+            )
         where = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
         self._home, self._space = registry.home, space
         self._target = Target(where, dtype=dtype_of(dtype), exact=exact)
-        self._bank: Bank[Any] = Bank(self._reader, exact_recipe_of if exact else recipe_of, self._target, limit_bytes=memory_limit)
+        self._bank: Bank[Any] = Bank(
+            self._reader,
+            exact_recipe_of if exact else recipe_of,
+            self._target,
+            limit_bytes=memory_limit,
+        )
         self._lock = RLock()
         self._recycled = Recycled()
         self._scratch = Buffers(where)
@@ -177,17 +207,23 @@ class Materializer:
 
         Args:
             refs: References such as cola, cola@v3, cola@prod.
-            out: Memory to write into, in place of what an earlier call wrote there. Where None, memory that nobody else has: new, or of results that are gone.
+            out: Memory to write into, in place of what an earlier call wrote there. Where None,
+                memory that nobody else has: new, or of results that are gone.
 
         Returns:
-            The adapters by reference as it was given. Their tensors are views of the memory written; references of one version share them.
+            The adapters by reference as it was given. Their tensors are views of the memory
+            written; references of one version share them.
 
         Raises:
             NotFound, InvalidInput: a reference, or `out`.
-            Refused: one of them alone does not fit into `memory_limit`, a value is more than `dtype` holds, or the materializer is closed.
+            Refused: one of them alone does not fit into `memory_limit`, a value is more than
+                `dtype` holds, or the materializer is closed.
             Integrity: stored bytes are not what was committed.
         """
-        rows, buffers = self._versions(refs), self._fresh() if out is None else checked(out, self._target.device)
+        rows, buffers = (
+            self._versions(refs),
+            self._fresh() if out is None else checked(out, self._target.device),
+        )
         buffers.begin()
         made: dict[Digest, Factors] = {}
         left: Any = list(dict.fromkeys(row.adapter_digest for row in rows.values()))
@@ -200,11 +236,18 @@ class Materializer:
     def fixed(self, refs: Refs) -> Fixed:
         """Return task versions in memory of their own that can be made again there, without a look at the catalog. Raises as `materialize`."""
         rows = self._versions(refs)
-        holding, left = self._bank.hold(list(dict.fromkeys(row.adapter_digest for row in rows.values())))
+        holding, left = self._bank.hold(
+            list(dict.fromkeys(row.adapter_digest for row in rows.values()))
+        )
         if left:
-            raise Refused(f"{len(left)} of the adapters do not fit into memory_limit beside the others.", hint="Give fewer, or a larger limit.")
+            raise Refused(
+                f"{len(left)} of the adapters do not fit into memory_limit beside the others.",
+                hint="Give fewer, or a larger limit.",
+            )
         one = self._filled(holding, self.buffers())
-        return Fixed(adapters=self._adapters(rows, one.results()), run=Repeated(one, self._target).run)
+        return Fixed(
+            adapters=self._adapters(rows, one.results()), run=Repeated(one, self._target).run
+        )
 
     def state_dict(self, ref: Ref, *, out: Buffers | None = None) -> dict[str, torch.Tensor]:
         """Return a task version's tensors under their PEFT keys, as `peft.set_peft_model_state_dict` takes them. Raises as `materialize`."""
@@ -224,13 +267,17 @@ class Materializer:
         _check_model(model)
         with self._lock:
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
-            seat = swapping.swap(model, adapter, adapter_name=adapter_name, known=self._seats.get(model))
+            seat = swapping.swap(
+                model, adapter, adapter_name=adapter_name, known=self._seats.get(model)
+            )
             self._seats[model] = seat
             self._target.idle()
         return seat.name
 
     def merge_into(self, model: Any, ref: Ref) -> None:
-        """Add a task version's dW to the weights of a plain model, in place; the weights are kept for `unmerge`.
+        """Add a task version's dW to the weights of a plain model, in place.
+
+        The weights are kept for `unmerge`.
 
         Raises:
             Refused: it cannot be merged as dW alone, or the model holds one already.
@@ -239,9 +286,17 @@ class Materializer:
         with self._lock:
             _check_model(model)
             if getattr(model, _MERGED, False):
-                raise Refused("the model has an adapter merged already.", hint="Call `unmerge(model)` first.")
+                raise Refused(
+                    "the model has an adapter merged already.", hint="Call `unmerge(model)` first."
+                )
             weights = merging.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
-            setattr(model, _MERGED, weights)  # with the model, which may outlive this materializer, be copied, or be given to another one
+            setattr(
+                model,
+                _MERGED,
+                weights,
+                # with the model, which may outlive this materializer, be copied, or be given to another
+                # one
+            )
             self._target.idle()
 
     def unmerge(self, model: Any) -> None:
@@ -254,7 +309,10 @@ class Materializer:
             _check_model(model)
             weights = getattr(model, _MERGED, None)
             if weights is None:
-                raise InvalidInput("nothing was merged into this model.", hint="Call `merge_into(model, ref)` first.")
+                raise InvalidInput(
+                    "nothing was merged into this model.",
+                    hint="Call `merge_into(model, ref)` first.",
+                )
             merging.unmerge(weights)
             delattr(model, _MERGED)
 
@@ -262,33 +320,71 @@ class Materializer:
         return Buffers(self._target.device, None if self._target.is_cuda else self._recycled.take)
 
     def _filled(self, holding: Holding[Any], buffers: Buffers) -> Pass | ExactPass:
-        with torch.inference_mode(mode=False), torch.no_grad():  # what is made in inference mode could not be written again outside of it
-            one = ExactPass(holding, self._target, buffers) if self._target.exact else Pass(holding, self._target, buffers)
+        with (
+            torch.inference_mode(mode=False),
+            torch.no_grad(),
+        ):  # what is made in inference mode could not be written again outside of it
+            one = (
+                ExactPass(holding, self._target, buffers)
+                if self._target.exact
+                else Pass(holding, self._target, buffers)
+            )
             one.fill()
         if self._target.dtype is not None:
             _check_held(one)
         return one
 
-    def _adapters(self, rows: "Mapping[str, TaskVersion]", made: Mapping[Digest, Factors]) -> dict[str, Adapter]:
+    def _adapters(
+        self, rows: "Mapping[str, TaskVersion]", made: Mapping[Digest, Factors]
+    ) -> dict[str, Adapter]:
         found = ((ref, self._described(row), made[row.adapter_digest]) for ref, row in rows.items())
-        return {ref: replace(known, tensors=tensors, config=copied(known.config), attachments=dict(known.attachments)) for ref, known, tensors in found}
+        return {
+            ref: replace(
+                known,
+                tensors=tensors,
+                config=copied(known.config),
+                attachments=dict(known.attachments),
+            )
+            for ref, known, tensors in found
+        }
 
     def _versions(self, refs: Refs) -> "dict[str, TaskVersion]":
-        """Return what references mean now: without a statement where no commit was made since they were asked for."""
+        """Return what references mean now.
+
+        Without a statement where no commit was made since they were asked for.
+        """
         if self._closed:
             raise Refused("this materializer is closed.", hint="Make another one.")
         if not isinstance(refs, Iterable | Commit | Resolved) or isinstance(refs, bytes):
-            raise InvalidInput(f"refs is a {type(refs).__name__}, expected references.", hint="Give a text such as cola@v3, or a list of them.")
-        texts = [reference(ref) for ref in ([refs] if isinstance(refs, str | Commit | Resolved) else refs)]
+            raise InvalidInput(
+                f"refs is a {type(refs).__name__}, expected references.",
+                hint="Give a text such as cola@v3, or a list of them.",
+            )
+        texts = [
+            reference(ref)
+            for ref in ([refs] if isinstance(refs, str | Commit | Resolved) else refs)
+        ]
         remembered = self._remembered
-        if not self._home.closed and remembered.versions.keys() >= set(texts) and unchanged(self._home.store, remembered.heads):
+        if (
+            not self._home.closed
+            and remembered.versions.keys() >= set(texts)
+            and unchanged(self._home.store, remembered.heads)
+        ):
             return {text: remembered.versions[text] for text in texts}
         with self._home.reading() as session:
             heads = queries.heads(session)
-            known = remembered.versions if remembered.heads == heads and len(remembered.versions) < _REMEMBERED else {}
+            known = (
+                remembered.versions
+                if remembered.heads == heads and len(remembered.versions) < _REMEMBERED
+                else {}
+            )
             missing = [text for text in dict.fromkeys(texts) if text not in known]
             if missing:
-                known = known | versions_of(session, missing, space=self._space if self._space is not None else self._home.default_space)
+                known = known | versions_of(
+                    session,
+                    missing,
+                    space=self._space if self._space is not None else self._home.default_space,
+                )
         self._remembered = _Remembered(heads=heads, versions=known)
         return {text: known[text] for text in texts}
 

@@ -55,14 +55,23 @@ class Member:
 
 def member(name: str, adapter: Adapter) -> Member:
     """Return an adapter under a name. Raises Refused where it has no factor pair."""
-    return _member(name, adapter.layout, pairs_of(adapter.layout, {key: tensor.cpu() for key, tensor in adapter.tensors.items()}, _scales(adapter)))
+    return _member(
+        name,
+        adapter.layout,
+        pairs_of(
+            adapter.layout,
+            {key: tensor.cpu() for key, tensor in adapter.tensors.items()},
+            _scales(adapter),
+        ),
+    )
 
 
 def members(subject: Any, *, outside: Outside, progress: Progress) -> list[Member]:
     """Read what was handed in, in its order.
 
     Args:
-        subject: Name -> directory, Adapter or PEFT model; a list of directories or Adapters; or a folder that holds adapter folders.
+        subject: Name -> directory, Adapter or PEFT model; a list of directories or Adapters; or a
+            folder that holds adapter folders.
         outside: The file system.
         progress: See `Progress`.
 
@@ -75,29 +84,53 @@ def members(subject: Any, *, outside: Outside, progress: Progress) -> list[Membe
     found = []
     for done, (name, source) in enumerate(named.items(), start=1):
         progress(f"reading {name}", done, len(named))
-        found.append(member(name, load(source, task=_UNNAMED, adapter_name=None, outside=outside)[1]))
+        found.append(
+            member(name, load(source, task=_UNNAMED, adapter_name=None, outside=outside)[1])
+        )
     return found
 
 
 def stored_member(home: "Home", row: "TaskVersion") -> Member:
-    """Return a task version as it is stored; passengers and attachments are not read. Raises NotFound, Integrity."""
+    """Return a task version as it is stored; passengers and attachments are not read.
+
+    Raises NotFound, Integrity.
+    """
     reader = home.reader()
     if row.config_digest is None:
         raise NotFound(f"{row.ref}: its note names no config.", hint="Run verify.")
     layout = reader.open(row.adapter_digest).layout
-    scales = module_scales(parse_config(home.store.get(row.config_digest, limit=MAX_CONFIG_BYTES)), layout)
+    scales = module_scales(
+        parse_config(home.store.get(row.config_digest, limit=MAX_CONFIG_BYTES)), layout
+    )
     rows = zip(layout.modules(), reader.rows(row.adapter_digest), scales, strict=True)
-    return _member(row.ref, layout, [Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale) for shape, (a, b), scale in rows])
+    return _member(
+        row.ref,
+        layout,
+        [
+            Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
+            for shape, (a, b), scale in rows
+        ],
+    )
 
 
 def _member(name: str, layout: Layout, pairs: Sequence[Pair]) -> Member:
-    dtypes = [(TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype]) for factor in layout.factors for _ in range(factor.experts)]
+    dtypes = [
+        (TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype])
+        for factor in layout.factors
+        for _ in range(factor.experts)
+    ]
     return Member(
         name=name,
         pairs=tuple(pairs),
         dtypes=tuple(dtypes),
-        factors=tuple(number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)),
-        raw_bytes=sum(layout.tensors[index].size_bytes for factor in layout.factors for index in (factor.a, factor.b)),
+        factors=tuple(
+            number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)
+        ),
+        raw_bytes=sum(
+            layout.tensors[index].size_bytes
+            for factor in layout.factors
+            for index in (factor.a, factor.b)
+        ),
     )
 
 
@@ -110,7 +143,9 @@ def _named(subject: Any, outside: Outside) -> dict[str, Any]:
         found = {str(name): source for name, source in subject.items()}
     elif isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith("hf://"):
         found = _by_name(list(_folders(outside.absolute(Path(subject)), outside)), str(subject))
-    elif isinstance(subject, Adapter) or hasattr(subject, "peft_config") or isinstance(subject, str):
+    elif (
+        isinstance(subject, Adapter) or hasattr(subject, "peft_config") or isinstance(subject, str)
+    ):
         found = {_UNNAMED: subject}
     elif isinstance(subject, Iterable):
         found = _listed(list(subject))
@@ -130,7 +165,10 @@ def _listed(subject: list[Any]) -> dict[str, Any]:
 def _by_name(folders: list[Path], where: str) -> dict[str, Any]:
     """Return folders by the shortest tails of their paths that tell them apart."""
     if not folders:
-        raise NotFound(f"there is no adapter in {where}.", hint=f"An adapter is a folder with {CONFIG_FILE} and its safetensors file.")
+        raise NotFound(
+            f"there is no adapter in {where}.",
+            hint=f"An adapter is a folder with {CONFIG_FILE} and its safetensors file.",
+        )
     if len(set(folders)) < len(folders):
         raise InvalidInput(f"{where} names a folder twice.", hint="Give every adapter once.")
     parts = 1

@@ -1,7 +1,10 @@
-"""Merge task versions into a version of a task: one record of kind merge, with the parents and their weights in the lineage.
+"""Merge task versions into a version of a task.
 
-What is merged is what the parents decode to. The merged adapter is absorbed as any other, within the budget and with its parents as candidates; one parent with weight 1 is not absorbed
-again but named again, so that every byte of it stays.
+One record of kind merge, with the parents and their weights in the lineage.
+
+What is merged is what the parents decode to. The merged adapter is absorbed as any other, within
+the budget and with its parents as candidates; one parent with weight 1 is not absorbed again but
+named again, so that every byte of it stays.
 """
 
 import logging
@@ -19,7 +22,15 @@ from share_registry.format.records import Merge, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, task_name
 from share_registry.registry.absorbing import Fitted, Prepared, check_shapes, prepare
 from share_registry.registry.checkout import note_of, rebuilt
-from share_registry.registry.commit import Options, absorbed, check_expected, check_name, check_options, note_for, rehearsed
+from share_registry.registry.commit import (
+    Options,
+    absorbed,
+    check_expected,
+    check_name,
+    check_options,
+    note_for,
+    rehearsed,
+)
 from share_registry.registry.doors import check_distinct
 from share_registry.registry.earlier import commit_of_key
 from share_registry.registry.history import commit_at
@@ -66,7 +77,15 @@ class _Made:
 
 
 def merge(
-    home: "Home", parents: Mapping[str, float], *, task: str, space: str | None, method: str, density: float | None, seed: int | None, options: Options
+    home: "Home",
+    parents: Mapping[str, float],
+    *,
+    task: str,
+    space: str | None,
+    method: str,
+    density: float | None,
+    seed: int | None,
+    options: Options,
 ) -> Commit:
     """Merge task versions. See `Registry.merge`."""
     home.require_writable()
@@ -76,16 +95,28 @@ def merge(
     check_distinct(options.labels, options.metrics)
     key = idempotency_key(home, options.idempotency_key)
     with home.reading() as session:
-        where, found = _resolved(session, parents, space if space is not None else home.default_space)
+        where, found = _resolved(
+            session, parents, space if space is not None else home.default_space
+        )
         check_name(session, where, wanted)
     made = _merged(home, where, wanted, found, rule, options)
-    note = note_for({wanted: made.prepared}, options, environment_labels(home.outside) | dict(options.labels), {wanted: (_remark(made),)})
+    note = note_for(
+        {wanted: made.prepared},
+        options,
+        environment_labels(home.outside) | dict(options.labels),
+        {wanted: (_remark(made),)},
+    )
     if options.dry_run:
         with home.reading() as session:
             _check_task(session, where, wanted, options)
         return rehearsed(home, where, {wanted: made.prepared}, options, note, kind="merge")
     added = made.prepared.store(home.store)
-    request = Request(build=_builder(made, options, key, added), key=key, note=note, layouts={made.prepared.layout_digest: made.prepared.adapter.layout})
+    request = Request(
+        build=_builder(made, options, key, added),
+        key=key,
+        note=note,
+        layouts={made.prepared.layout_digest: made.prepared.adapter.layout},
+    )
     done = publish(home, where, request)
     if not done.created:
         with home.reading() as session:
@@ -97,52 +128,126 @@ def merge(
 
 def _rule(method: str, density: float | None, seed: int | None) -> Rule:
     if method not in ("linear", "ties", "dare"):
-        raise InvalidInput(f"method {method!r} is not linear, ties or dare.", hint="linear is the weighted sum of dW.")
+        raise InvalidInput(
+            f"method {method!r} is not linear, ties or dare.",
+            hint="linear is the weighted sum of dW.",
+        )
     if density is not None and method == "linear":
-        raise InvalidInput(f"density {density!r} is given for the method linear, which keeps every entry.", hint="Leave it out, or take ties or dare.")
-    if density is not None and (isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1):
-        raise InvalidInput(f"density {density!r} is not a share above 0 and at most 1.", hint="It is the share of entries that are kept.")
-    if seed is not None and (method != "dare" or isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 53):
-        raise InvalidInput(f"seed {seed!r} is not a whole number from 0 to 2^53 - 1 for dare.", hint="The other methods choose nothing at random.")
+        raise InvalidInput(
+            f"density {density!r} is given for the method linear, which keeps every entry.",
+            hint="Leave it out, or take ties or dare.",
+        )
+    if density is not None and (
+        isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1
+    ):
+        raise InvalidInput(
+            f"density {density!r} is not a share above 0 and at most 1.",
+            hint="It is the share of entries that are kept.",
+        )
+    if seed is not None and (
+        method != "dare"
+        or isinstance(seed, bool)
+        or not isinstance(seed, int)
+        or not 0 <= seed < 1 << 53
+    ):
+        raise InvalidInput(
+            f"seed {seed!r} is not a whole number from 0 to 2^53 - 1 for dare.",
+            hint="The other methods choose nothing at random.",
+        )
     kept = float(density) if density is not None else DENSITIES.get(method, 1.0)
-    return Rule(method="linear" if method == "linear" else "ties" if method == "ties" else "dare", density=kept, seed=seed or 0)
+    return Rule(
+        method="linear" if method == "linear" else "ties" if method == "ties" else "dare",
+        density=kept,
+        seed=seed or 0,
+    )
 
 
-def _resolved(session: "Session", parents: Mapping[str, float], space: str | None) -> "tuple[SpaceName, list[tuple[TaskVersion, float]]]":
-    """Return the space and the versions with their weights, by name and version; weights of one version add up."""
+def _resolved(
+    session: "Session", parents: Mapping[str, float], space: str | None
+) -> "tuple[SpaceName, list[tuple[TaskVersion, float]]]":
+    """Return the space and the versions with their weights, by name and version.
+
+    Weights of one version add up.
+    """
     if not 1 <= len(parents) <= _MAX_PARENTS:
-        raise InvalidInput(f"there are {len(parents)} parents, expected 1 to {_MAX_PARENTS}.", hint="Give references with weights: {'a': 0.5, 'b': 0.5}.")
+        raise InvalidInput(
+            f"there are {len(parents)} parents, expected 1 to {_MAX_PARENTS}.",
+            hint="Give references with weights: {'a': 0.5, 'b': 0.5}.",
+        )
     weights: dict[tuple[SpaceName, TaskName, int], float] = {}
     for ref, weight in parents.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < math.inf:
-            raise InvalidInput(f"weight {weight!r} of {ref!r} is not a finite number.", hint="Weights often sum to 1.")
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, int | float)
+            or not abs(weight) < math.inf
+        ):
+            raise InvalidInput(
+                f"weight {weight!r} of {ref!r} is not a finite number.",
+                hint="Weights often sum to 1.",
+            )
         if abs(weight) > _LARGEST_WEIGHT:
-            raise InvalidInput(f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, expected numbers about 1.", hint="Weights often sum to 1.")
+            raise InvalidInput(
+                f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, expected numbers about 1.",
+                hint="Weights often sum to 1.",
+            )
         place = resolve_version(session, ref, space=space)
         which = (place.space, TaskName(str(place.task)), int(place.version or 0))
         weights[which] = weights.get(which, 0.0) + float(weight)
     spaces = sorted({where for where, _, _ in weights})
     if len(spaces) != 1:
-        raise Refused(f"the parents are of the spaces {', '.join(spaces)}, expected one.", hint="Commit them to one space first.")
-    found = [(queries.version_row(session, *which), weight + 0.0) for which, weight in sorted(weights.items())]
+        raise Refused(
+            f"the parents are of the spaces {', '.join(spaces)}, expected one.",
+            hint="Commit them to one space first.",
+        )
+    found = [
+        (queries.version_row(session, *which), weight + 0.0)
+        for which, weight in sorted(weights.items())
+    ]
     if any(row is None for row, _ in found):
         raise NotFound("a parent is not in the catalog.", hint="Run `rebuild`.")
     if not any(weights.values()):
-        raise InvalidInput("every weight is 0: there is nothing to merge.", hint="Weights often sum to 1.")
+        raise InvalidInput(
+            "every weight is 0: there is nothing to merge.", hint="Weights often sum to 1."
+        )
     return spaces[0], [(row, weight) for row, weight in found if row is not None]
 
 
-def _merged(home: "Home", space: SpaceName, task: TaskName, found: "list[tuple[TaskVersion, float]]", rule: Rule, options: Options) -> _Made:
+def _merged(
+    home: "Home",
+    space: SpaceName,
+    task: TaskName,
+    found: "list[tuple[TaskVersion, float]]",
+    rule: Rule,
+    options: Options,
+) -> _Made:
     rows, weights = [row for row, _ in found], [weight for _, weight in found]
     if len(rows) == 1 and weights[0] == 1:
-        return _Made(task=task, rows=rows, weights=weights, rule=rule, prepared=_again(home, rows[0]), bound=rows[0].bound)
-    adapter = merged([Part(ref=row.ref, adapter=rebuilt(home, row), weight=weight) for row, weight in found], rule)
+        return _Made(
+            task=task,
+            rows=rows,
+            weights=weights,
+            rule=rule,
+            prepared=_again(home, rows[0]),
+            bound=rows[0].bound,
+        )
+    adapter = merged(
+        [Part(ref=row.ref, adapter=rebuilt(home, row), weight=weight) for row, weight in found],
+        rule,
+    )
     with home.reading() as session:
         policy = overridden(policy_of(session, space), budget=options.budget, keep_original=False)
-        basis = queries.current_basis(session, space) if policy.k and options.budget is None else None
-    fitted = Fitted(digest=basis.digest, content=home.store.get(basis.digest, limit=_MAX_BASIS_BYTES)) if basis else None
+        basis = (
+            queries.current_basis(session, space) if policy.k and options.budget is None else None
+        )
+    fitted = (
+        Fitted(digest=basis.digest, content=home.store.get(basis.digest, limit=_MAX_BASIS_BYTES))
+        if basis
+        else None
+    )
     policy = policy if fitted else replace(policy, k=None)
-    prepared = prepare(home, space, task, adapter, policy=policy, parents=_refs(rows), fitted=fitted)
+    prepared = prepare(
+        home, space, task, adapter, policy=policy, parents=_refs(rows), fitted=fitted
+    )
     return _Made(task=task, rows=rows, weights=weights, rule=rule, prepared=prepared, bound=False)
 
 
@@ -164,7 +269,15 @@ def _again(home: "Home", row: "TaskVersion") -> Prepared:
         attachments=tuple(note.attachments),
         original=tuple(note.original),
         remarks=adapter.remarks,
-        report=Report(error=row.error, bound=row.bound, budget=row.budget, bytes_added=0, raw_bytes=row.raw_bytes, modules=(), notes=adapter.remarks),
+        report=Report(
+            error=row.error,
+            bound=row.bound,
+            budget=row.budget,
+            bytes_added=0,
+            raw_bytes=row.raw_bytes,
+            modules=(),
+            notes=adapter.remarks,
+        ),
         objects={},
     )
 
@@ -175,8 +288,15 @@ def _refs(rows: "list[TaskVersion]") -> tuple[TaskVersionRef, ...]:
 
 def _remark(made: _Made) -> str:
     """Return how it was made, in a sentence."""
-    terms = " + ".join(f"{weight:g} {row.task}@v{row.version}" for row, weight in zip(made.rows, made.weights, strict=True))
-    how = {"linear": "", "ties": f", ties at density {made.rule.density:g}", "dare": f", dare at density {made.rule.density:g} and seed {made.rule.seed}"}
+    terms = " + ".join(
+        f"{weight:g} {row.task}@v{row.version}"
+        for row, weight in zip(made.rows, made.weights, strict=True)
+    )
+    how = {
+        "linear": "",
+        "ties": f", ties at density {made.rule.density:g}",
+        "dare": f", dare at density {made.rule.density:g} and seed {made.rule.seed}",
+    }
     return f"merged: {terms}{how[made.rule.method]}."
 
 
@@ -196,7 +316,9 @@ def _builder(made: _Made, options: Options, key: str, added: int) -> Build:
         if earlier is not None:
             return earlier
         version = _check_task(session, link.space, made.task, options)
-        check_shapes(queries.module_shapes(session, link.space), link.space, made.prepared.adapter.layout)
+        check_shapes(
+            queries.module_shapes(session, link.space), link.space, made.prepared.adapter.layout
+        )
         entry = absorbed(made.task, version, made.prepared, added, made.parents)
         said = {
             "method": made.rule.method,

@@ -9,7 +9,15 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.models import CommitRow, SpaceRow, Temporal, holds
 from share_registry.errors import InvalidInput
-from share_registry.names import CommitNumber, Selector, SpaceName, beginning_of, end_of, instant_of, parse_reference
+from share_registry.names import (
+    CommitNumber,
+    Selector,
+    SpaceName,
+    beginning_of,
+    end_of,
+    instant_of,
+    parse_reference,
+)
 from share_registry.registry.resolve import number_of
 
 if TYPE_CHECKING:
@@ -20,19 +28,28 @@ At: TypeAlias = str | date | int
 
 
 def instant(value: str | date, *, end: bool) -> str:
-    """Return a date or time as records write it; a date, minute or second is its end, or its beginning. Raises InvalidInput."""
+    """Return a date or time as records write it.
+
+    A date, minute or second is its end, or its beginning. Raises InvalidInput.
+    """
     text = _text(value)
     return end_of(text) if end else beginning_of(text)
 
 
 def number_at(session: Session, space: SpaceName, at: At) -> CommitNumber:
-    """Return the commit of a space that a moment means: the last one made by then. Raises InvalidInput, NotFound."""
+    """Return the commit of a space that a moment means: the last one made by then.
+
+    Raises InvalidInput, NotFound.
+    """
     return number_of(session, _text(at), space=space)
 
 
 @dataclass(frozen=True, slots=True)
 class Then:
-    """A state of one space or of every space: after commit `number`, after what was made by `time`, or now where both are missing."""
+    """A state of one space or of every space.
+
+    After commit `number`, after what was made by `time`, or now where both are missing.
+    """
 
     number: CommitNumber | None = None
     time: str | None = None
@@ -55,16 +72,26 @@ _COMMITS: Final = CommitRow.table.alias()
 _NOW: Final = Then()
 
 
-def last_by(space: "ColumnElement[str] | str", time: str, *, strictly: bool = False) -> "ColumnElement[int]":
+def last_by(
+    space: "ColumnElement[str] | str", time: str, *, strictly: bool = False
+) -> "ColumnElement[int]":
     """Return the number of the last commit of a space made by a time (or before it), NULL where there is none: times of a space never go back."""
     by = _COMMITS.c.time < time if strictly else _COMMITS.c.time <= time
-    found = select(_COMMITS.c.number).where(_COMMITS.c.space == space, by).order_by(_COMMITS.c.time.desc(), _COMMITS.c.number.desc())
+    found = (
+        select(_COMMITS.c.number)
+        .where(_COMMITS.c.space == space, by)
+        .order_by(_COMMITS.c.time.desc(), _COMMITS.c.number.desc())
+    )
     return found.limit(1).scalar_subquery()
 
 
 def first_from(space: "ColumnElement[str] | str", time: str) -> "ColumnElement[int]":
     """Return the number of the first commit of a space made at a time or after it, NULL where there is none."""
-    found = select(_COMMITS.c.number).where(_COMMITS.c.space == space, _COMMITS.c.time >= time).order_by(_COMMITS.c.time, _COMMITS.c.number)
+    found = (
+        select(_COMMITS.c.number)
+        .where(_COMMITS.c.space == space, _COMMITS.c.time >= time)
+        .order_by(_COMMITS.c.time, _COMMITS.c.number)
+    )
     return found.limit(1).scalar_subquery()
 
 
@@ -81,7 +108,10 @@ def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:
         return Then(number=number_at(session, space, at))
     asked = parse_reference(f"@{_text(at)}")
     if asked.selector is not Selector.TIME:
-        raise InvalidInput(f"{_text(at)!r} is a commit of one space, and none is named.", hint="Name the space, or give a date or time.")
+        raise InvalidInput(
+            f"{_text(at)!r} is a commit of one space, and none is named.",
+            hint="Name the space, or give a date or time.",
+        )
     return Then(time=asked.value)
 
 

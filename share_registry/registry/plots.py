@@ -1,6 +1,9 @@
-"""Plots of what `retention` and `analyze` find, with matplotlib: imported only when called, and no state of pyplot is touched.
+"""Plots of what `retention` and `analyze` find, with matplotlib.
 
-Colours are those of Okabe and Ito and the map cividis: they tell apart for colour-blind eyes and in print.
+Imported only when called, and no state of pyplot is touched.
+
+Colours are those of Okabe and Ito and the map cividis: they tell apart for colour-blind eyes and in
+print.
 """
 
 import os
@@ -24,7 +27,9 @@ _DPI: Final = 150
 
 
 def plot_retention(found: Retention, path: Place = None) -> "Figure":
-    """Draw a forgetting matrix: tasks against commits, the colour is the error, or the metric that was asked for.
+    """Draw a forgetting matrix.
+
+    Tasks against commits, the colour is the error, or the metric that was asked for.
 
     Hatched is an upper bound, empty a task that was not live or has no such metric.
 
@@ -42,13 +47,21 @@ def plot_retention(found: Retention, path: Place = None) -> "Figure":
     _draw_matrix(figure, axes, found)
     _ticks(axes.set_xticks, [f"c{commit.number}" for commit in found.commits])
     _ticks(axes.set_yticks, [_short(row.task) for row in found.rows])
-    axes.set_xlabel(f"commit that changed a task{' (hatched: upper bound)' if axes.patches else ''}")
-    axes.set_title(f"{found.space}: {found.metric or 'error'} by task and commit", loc="left", fontsize=11)
+    axes.set_xlabel(
+        f"commit that changed a task{' (hatched: upper bound)' if axes.patches else ''}"
+    )
+    axes.set_title(
+        f"{found.space}: {found.metric or 'error'} by task and commit", loc="left", fontsize=11
+    )
     return _saved(figure, path)
 
 
 def plot_analysis(found: Analysis, path: Place = None) -> "Figure":
-    """Draw both plots of an analysis side by side: explained variance per module and side, and bits per parameter against the budget. As `plot_spectra`."""
+    """Draw both plots of an analysis side by side.
+
+    Explained variance per module and side, and bits per parameter against the budget. As
+    `plot_spectra`.
+    """
     height = _height(found)
     figure = _figure(16.5, max(height, 4.4))
     grid = figure.add_gridspec(1, 2, width_ratios=(11.0, 5.5))
@@ -59,7 +72,9 @@ def plot_analysis(found: Analysis, path: Place = None) -> "Figure":
 
 
 def plot_spectra(found: Analysis, path: Place = None) -> "Figure":
-    """Draw the share of the energy that the first k directions hold, by module, for A and for B; a mark is the k of 90 %.
+    """Draw the share of the energy that the first k directions hold, by module, for A and for B.
+
+    A mark is the k of 90 %.
 
     Args:
         found: What `analyze` returned.
@@ -75,7 +90,11 @@ def plot_spectra(found: Analysis, path: Place = None) -> "Figure":
 
 
 def plot_budget(found: Analysis, path: Place = None) -> "Figure":
-    """Draw bits per parameter against the error budget: alone, with references, with a joint basis, and the Gaussian bound without sharing. As `plot_spectra`."""
+    """Draw bits per parameter against the error budget.
+
+    Alone, with references, with a joint basis, and the Gaussian bound without sharing. As
+    `plot_spectra`.
+    """
     figure = _figure(6.6, 4.4)
     _draw_budgets(figure.add_subplot(), found)
     return _saved(figure, path)
@@ -85,7 +104,9 @@ def _figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise Refused("plots need matplotlib, which is not installed.", hint="Install share-registry[plot].") from error
+        raise Refused(
+            "plots need matplotlib, which is not installed.", hint="Install share-registry[plot]."
+        ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -94,9 +115,15 @@ def _saved(figure: "Figure", path: Place) -> "Figure":
         try:
             figure.savefig(os.fspath(path), dpi=_DPI)
         except ValueError as error:
-            raise Refused(f"a plot cannot be saved as {os.fspath(path)!r}: {error}.", hint="End the name in .png, .svg or .pdf.") from error
+            raise Refused(
+                f"a plot cannot be saved as {os.fspath(path)!r}: {error}.",
+                hint="End the name in .png, .svg or .pdf.",
+            ) from error
         except OSError as error:
-            raise StoreError(f"{os.fspath(path)} cannot be written: {error.strerror}.", hint="Save into a directory that is there.") from error
+            raise StoreError(
+                f"{os.fspath(path)} cannot be written: {error.strerror}.",
+                hint="Save into a directory that is there.",
+            ) from error
     return figure
 
 
@@ -110,20 +137,55 @@ def _draw_matrix(figure: "Figure", axes: "Axes", found: Retention) -> None:
     for y, row in enumerate(found.rows):
         for x, cell in enumerate(row.cells):
             if cell is not None:
-                values[y, x] = 100 * cell.error if found.metric is None else np.nan if cell.metric is None else cell.metric
+                values[y, x] = (
+                    100 * cell.error
+                    if found.metric is None
+                    else np.nan
+                    if cell.metric is None
+                    else cell.metric
+                )
                 if cell.bound and found.metric is None:
-                    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="//", edgecolor="#ffffff55", linewidth=0))
+                    axes.add_patch(
+                        Rectangle(
+                            (x - 0.5, y - 0.5),
+                            1,
+                            1,
+                            fill=False,
+                            hatch="//",
+                            edgecolor="#ffffff55",
+                            linewidth=0,
+                        )
+                    )
     there = values[~np.isnan(values)]
     low = 0.0 if found.metric is None or not there.size else float(there.min())
     high = float(there.max(initial=low))
-    high = high if high > low else low + (abs(low) or 1.0) / 10  # one value everywhere has a scale too
-    image = axes.imshow(values, aspect="auto", cmap=_MAP, vmin=low, vmax=high, interpolation="nearest")
+    high = (
+        high if high > low else low + (abs(low) or 1.0) / 10
+    )  # one value everywhere has a scale too
+    image = axes.imshow(
+        values, aspect="auto", cmap=_MAP, vmin=low, vmax=high, interpolation="nearest"
+    )
     axes.set_facecolor("#eeeeee")
     for y, x in np.argwhere(~np.isnan(values)) if values.size <= _MOST_NUMBERS else ():
         colour = "black" if values[y, x] > (low + high) / 2 else "white"
-        around = [withStroke(linewidth=2, foreground="white" if colour == "black" else "black")] if axes.patches else []
-        axes.text(x, y, f"{values[y, x]:.3g}", ha="center", va="center", fontsize=7, color=colour, path_effects=around)
-    figure.colorbar(image, ax=axes, label=found.metric or "relative error of dW, %", fraction=0.05, pad=0.02)
+        around = (
+            [withStroke(linewidth=2, foreground="white" if colour == "black" else "black")]
+            if axes.patches
+            else []
+        )
+        axes.text(
+            x,
+            y,
+            f"{values[y, x]:.3g}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color=colour,
+            path_effects=around,
+        )
+    figure.colorbar(
+        image, ax=axes, label=found.metric or "relative error of dW, %", fraction=0.05, pad=0.02
+    )
 
 
 def _draw_budgets(axes: "Axes", found: Analysis) -> None:
@@ -131,13 +193,33 @@ def _draw_budgets(axes: "Axes", found: Analysis) -> None:
 
     budgets = [100 * forecast.budget for forecast in found.forecasts]
     lines: tuple[tuple[str, list[float], str, str], ...] = (
-        ("Gaussian bound, no sharing", [forecast.bits_bound for forecast in found.forecasts], _GREY, ".--"),
+        (
+            "Gaussian bound, no sharing",
+            [forecast.bits_bound for forecast in found.forecasts],
+            _GREY,
+            ".--",
+        ),
         ("alone", [forecast.bits_alone for forecast in found.forecasts], _BLUE, "o-"),
-        ("references to earlier adapters", [forecast.bits_references for forecast in found.forecasts], _ORANGE, "s-"),
+        (
+            "references to earlier adapters",
+            [forecast.bits_references for forecast in found.forecasts],
+            _ORANGE,
+            "s-",
+        ),
         ("joint basis", [forecast.bits_joint for forecast in found.forecasts], _GREEN, "^-"),
     )
     for label, bits, colour, style in lines:
-        axes.plot(budgets, bits, style, color=colour, label=label, linewidth=1.6, markersize=6, fillstyle="none", markeredgewidth=1.4)
+        axes.plot(
+            budgets,
+            bits,
+            style,
+            color=colour,
+            label=label,
+            linewidth=1.6,
+            markersize=6,
+            fillstyle="none",
+            markeredgewidth=1.4,
+        )
     axes.set_xscale("log")
     axes.set_xticks(budgets)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -151,13 +233,18 @@ def _draw_budgets(axes: "Axes", found: Analysis) -> None:
 
 
 def _height(found: Analysis) -> float:
-    modules = max((sum(spectrum.side == side for spectrum in found.spectra) for side in "ab"), default=0)
+    modules = max(
+        (sum(spectrum.side == side for spectrum in found.spectra) for side in "ab"), default=0
+    )
     return min(max(2.2 + 0.24 * modules, 3.0), 16.0)
 
 
 def _draw_panels(figure: "FigureBase", found: Analysis) -> None:
     """Draw a panel for each side, modules in the same order."""
-    sides = {side: [spectrum for spectrum in found.spectra if spectrum.side == side] for side in ("a", "b")}
+    sides = {
+        side: [spectrum for spectrum in found.spectra if spectrum.side == side]
+        for side in ("a", "b")
+    }
     panels = figure.subplots(1, 2, sharey=True)
     image = None
     for axes, (side, spectra) in zip(panels, sides.items(), strict=True):
@@ -178,12 +265,31 @@ def _draw_spectra(axes: "Axes", spectra: Sequence[Spectrum]) -> Any:
     largest = max(spectrum.rows for spectrum in spectra)
     ks = np.unique(np.geomspace(1, largest, 160))
     known = [np.array(spectrum.explained) for spectrum in spectra]
-    shares = np.array([np.interp(np.log(ks), np.log(part[:, 0]), 100 * part[:, 1]) for part in known])
+    shares = np.array(
+        [np.interp(np.log(ks), np.log(part[:, 0]), 100 * part[:, 1]) for part in known]
+    )
     edges = np.sqrt(ks[1:] * ks[:-1])
-    image = axes.pcolormesh([ks[0], *edges, ks[-1]], np.arange(len(spectra) + 1) - 0.5, shares, cmap=_MAP, vmin=0, vmax=100, rasterized=True)
-    axes.plot([spectrum.k90 for spectrum in spectra], range(len(spectra)), "|", color="black", markersize=9, markeredgewidth=2)
+    image = axes.pcolormesh(
+        [ks[0], *edges, ks[-1]],
+        np.arange(len(spectra) + 1) - 0.5,
+        shares,
+        cmap=_MAP,
+        vmin=0,
+        vmax=100,
+        rasterized=True,
+    )
+    axes.plot(
+        [spectrum.k90 for spectrum in spectra],
+        range(len(spectra)),
+        "|",
+        color="black",
+        markersize=9,
+        markeredgewidth=2,
+    )
     axes.set_xscale("log")
-    shown = [k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) if k <= largest]
+    shown = [
+        k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) if k <= largest
+    ]
     axes.set_xticks(shown, [str(k) for k in shown])
     axes.minorticks_off()
     axes.set_ylim(len(spectra) - 0.5, -0.5)

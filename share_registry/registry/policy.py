@@ -19,12 +19,16 @@ class Policy:
     Attributes:
         budget: Largest pooled relative Frobenius error of scaled dW; 0 keeps every bit.
         keep_original: Keep the files handed in beside what is absorbed, for `checkout(exact=True)`.
-        references: Whether adapters may be coded against earlier versions, earlier adapters and the space's basis.
+        references: Whether adapters may be coded against earlier versions, earlier adapters and the
+            space's basis.
         refit: Whether a basis is made without being asked for, once it is seen to pay for itself.
-        pseudo_rank: Keep at most this many directions of every module (p of the paper); within the budget, or the commit is refused.
-        k: The paper's protocol: a basis of k directions per module and side, refitted at every absorption, every task kept as coefficients alone. Its loss is
-            recorded, no budget limits it. See `Policy.share`.
-        phi: Directions that training in the subspace adds beside the basis, where the training says nothing else.
+        pseudo_rank: Keep at most this many directions of every module (p of the paper); within the
+            budget, or the commit is refused.
+        k: The paper's protocol: a basis of k directions per module and side, refitted at every
+            absorption, every task kept as coefficients alone. Its loss is recorded, no budget
+            limits it. See `Policy.share`.
+        phi: Directions that training in the subspace adds beside the basis, where the training says
+            nothing else.
     """
 
     budget: float = DEFAULT_BUDGET
@@ -37,16 +41,32 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        for name, value, least in (("pseudo_rank", self.pseudo_rank, 1), ("k", self.k, 1), ("phi", self.phi, 0)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 0xFFFF):
-                raise InvalidInput(f"{name} {value!r} is not a whole number from {least} to 65535.", hint="The paper takes k = 32, p = 8, phi = 2 for GLUE.")
+        for name, value, least in (
+            ("pseudo_rank", self.pseudo_rank, 1),
+            ("k", self.k, 1),
+            ("phi", self.phi, 0),
+        ):
+            if value is not None and (
+                isinstance(value, bool)
+                or not isinstance(value, int)
+                or not least <= value <= 0xFFFF
+            ):
+                raise InvalidInput(
+                    f"{name} {value!r} is not a whole number from {least} to 65535.",
+                    hint="The paper takes k = 32, p = 8, phi = 2 for GLUE.",
+                )
 
         if self.k is not None and self.pseudo_rank is not None and self.pseudo_rank > self.k:
-            raise InvalidInput(f"pseudo_rank {self.pseudo_rank} is more than the {self.k} directions of the basis.", hint="p is at most k.")
+            raise InvalidInput(
+                f"pseudo_rank {self.pseudo_rank} is more than the {self.k} directions of the basis.",
+                hint="p is at most k.",
+            )
 
     @classmethod
     def share(cls, *, k: int, p: int | None = None, phi: int = 0) -> "Policy":
-        """Return the protocol of the paper, exactly (arXiv 2602.06043): fixed k, a refit at every absorption, coefficients only, loss allowed and recorded.
+        """Return the protocol of the paper, exactly (arXiv 2602.06043).
+
+        Fixed k, a refit at every absorption, coefficients only, loss allowed and recorded.
 
         Args:
             k: Directions of the basis per module and side.
@@ -58,7 +78,11 @@ class Policy:
 
 def check_budget(budget: float) -> float:
     """Return the budget if it is a number in [0, 0.9]. Raises InvalidInput."""
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 <= budget <= MAX_BUDGET:
+    if (
+        isinstance(budget, bool)
+        or not isinstance(budget, int | float)
+        or not 0 <= budget <= MAX_BUDGET
+    ):
         raise InvalidInput(
             f"budget {budget!r} is not a number from 0 to {MAX_BUDGET}.",
             hint="It is a relative error: 0.05 allows 5 %, 0 keeps every bit.",
@@ -67,7 +91,10 @@ def check_budget(budget: float) -> float:
 
 
 def overridden(policy: Policy, *, budget: float | None, keep_original: bool | None) -> Policy:
-    """Return the policy with what one call asks for: a budget also limits what the paper's protocol would lose without one. Raises InvalidInput."""
+    """Return the policy with what one call asks for.
+
+    A budget also limits what the paper's protocol would lose without one. Raises InvalidInput.
+    """
     if budget is not None:
         policy = replace(policy, budget=check_budget(budget), k=None)
     return policy if keep_original is None else replace(policy, keep_original=keep_original)

@@ -11,7 +11,17 @@ from share_registry.registry import lineage as ancestry
 from share_registry.registry.commits import weighed
 from share_registry.registry.replay import forgotten, rebuild_catalog
 from share_registry.registry.resolve import resolve, space_of
-from share_registry.registry.results import Alias, AliasMove, Commit, Lineage, Log, Resolved, SpaceSummary, Tag, Task
+from share_registry.registry.results import (
+    Alias,
+    AliasMove,
+    Commit,
+    Lineage,
+    Log,
+    Resolved,
+    SpaceSummary,
+    Tag,
+    Task,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -49,10 +59,21 @@ def log(
 ) -> Log:
     """See `Registry.log`."""
     if isinstance(before, Commit | Resolved):
-        before = f"{before.space}/@c{before.number}"  # the commit itself: what it speaks of may have been made by an earlier one
+        # the commit itself: what it speaks of may have been made by an earlier one
+        before = f"{before.space}/@c{before.number}"
     with home.reading() as session:
         where = _asked(home, space) if before is None else _asked_or_only(home, session, space)
-        found = history.log(session, space=where, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
+        found = history.log(
+            session,
+            space=where,
+            task=task,
+            kind=kind,
+            author=author,
+            since=since,
+            until=until,
+            limit=limit,
+            before=before,
+        )
     return Log(commits=tuple(weighed(commit, home.store) for commit in found))
 
 
@@ -88,8 +109,21 @@ def tasks(
     """See `Registry.tasks`."""
     last = f"{after.space}/{after.name}" if isinstance(after, Task) else after
     with home.reading() as session:
-        where = _asked(home, space) if at is None and after is None else _asked_or_only(home, session, space)
-        return listing.tasks(session, space=where, labels=labels, alias=alias, name=name, at=_moment(at), limit=limit, after=last)
+        where = (
+            _asked(home, space)
+            if at is None and after is None
+            else _asked_or_only(home, session, space)
+        )
+        return listing.tasks(
+            session,
+            space=where,
+            labels=labels,
+            alias=alias,
+            name=name,
+            at=_moment(at),
+            limit=limit,
+            after=last,
+        )
 
 
 def lineage(home: "Home", ref: str, *, space: str | None) -> Lineage:
@@ -104,10 +138,14 @@ def aliases(home: "Home", space: str | None, *, task: str | None) -> list[Alias]
         return history.aliases(session, space=_asked(home, space), task=task)
 
 
-def alias_history(home: "Home", task: str, alias: str, *, space: str | None, at: At) -> list[AliasMove]:
+def alias_history(
+    home: "Home", task: str, alias: str, *, space: str | None, at: At
+) -> list[AliasMove]:
     """See `Registry.alias_history`."""
     with home.reading() as session:
-        return history.alias_history(session, task, alias, space=_asked(home, space), at=_moment(at))
+        return history.alias_history(
+            session, task, alias, space=_asked(home, space), at=_moment(at)
+        )
 
 
 def tags(home: "Home", space: str | None) -> list[Tag]:

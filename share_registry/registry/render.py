@@ -1,6 +1,7 @@
 """How results look: text for terminals and `str`, HTML for notebooks.
 
-Every result becomes one `Sheet` (a title, facts, tables, notes); a sheet becomes text or HTML. No result knows about either.
+Every result becomes one `Sheet` (a title, facts, tables, notes); a sheet becomes text or HTML. No
+result knows about either.
 """
 
 import re
@@ -11,7 +12,20 @@ from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any, Final
 
 from share_registry.registry.report import BasisReport, Report
-from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task, VerifyReport
+from share_registry.registry.results import (
+    Alias,
+    AliasMove,
+    Commit,
+    Diff,
+    Export,
+    Lineage,
+    Log,
+    Resolved,
+    SpaceSummary,
+    Tag,
+    Task,
+    VerifyReport,
+)
 from share_registry.registry.table import NOTHING, Table, aligned, printable
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
@@ -37,13 +51,20 @@ def size(count: int) -> str:
         if value < 999.5 or unit == _UNITS[-1]:
             break
         value /= 1000
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+    return (
+        f"{count} B"
+        if unit == "B"
+        else f"{value:.1f} {unit}"
+        if value < 9.95
+        else f"{value:.0f} {unit}"
+    )
 
 
 def percent(part: float, *, up: bool = False) -> str:
     """Return a fraction as a percentage: `4.93 %`, `12.3 %`, `1e-05 %`.
 
-    It is cut and not rounded: an error below its budget never looks as if it had reached it. An upper bound goes `up`: it must not look smaller than it is.
+    It is cut and not rounded: an error below its budget never looks as if it had reached it. An
+    upper bound goes `up`: it must not look smaller than it is.
     """
     value = 100 * Decimal(repr(part))
     if not value.is_finite() or value == 0:
@@ -70,7 +91,11 @@ def moment(time: datetime) -> str:
 
 def summary(report: Report) -> str:
     """Return a report as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
-    limit = "without a limit" if report.budget is None else f"of a {typed_percent(report.budget)} budget"
+    limit = (
+        "without a limit"
+        if report.budget is None
+        else f"of a {typed_percent(report.budget)} budget"
+    )
     before = "" if report.before is None else f" ({percent(report.before)} before)"
     shown = f"{'at most ' if report.bound else ''}{percent(report.error, up=report.bound)}"
     kept = "lossless" if report.error == 0 else f"error {shown}{before} {limit}"
@@ -120,36 +145,70 @@ def line(value: object) -> str:
 
 
 def brief(commit: Commit) -> Sheet:
-    """Return what is said of a commit just made: its references with their reports, and where it stands in the log."""
-    lines = [f"{ref}  {summary(commit.reports[task])}" if task in commit.reports else ref for task, ref in commit.refs.items()]
+    """Return what is said of a commit just made.
+
+    Its references with their reports, and where it stands in the log.
+    """
+    lines = [
+        f"{ref}  {summary(commit.reports[task])}" if task in commit.reports else ref
+        for task, ref in commit.refs.items()
+    ]
     said = ", ".join(part for part in (commit.detail, _basis(commit.basis)) if part)
     if not commit.id:
-        place = f"(dry run: nothing was written{f', {_basis(commit.basis)}' if commit.basis else ''})"
-        return Sheet(title="\n".join([*(lines or [commit.ref]), place]), tables=_basis_tables(commit.basis), notes=_notes(commit))
+        place = (
+            f"(dry run: nothing was written{f', {_basis(commit.basis)}' if commit.basis else ''})"
+        )
+        return Sheet(
+            title="\n".join([*(lines or [commit.ref]), place]),
+            tables=_basis_tables(commit.basis),
+            notes=_notes(commit),
+        )
     place = f"(c{commit.number} {commit.id[:8]}{f', {said}' if said else ''})"
     return Sheet(title="\n".join([*(lines or [commit.ref]), place]), notes=_notes(commit))
 
 
 def _report_sheet(value: Report) -> Sheet:
-    return Sheet(title=summary(value), facts=_rate(value, "rate"), tables=(_module_table({"": value}),), notes=value.notes)
+    return Sheet(
+        title=summary(value),
+        facts=_rate(value, "rate"),
+        tables=(_module_table({"": value}),),
+        notes=value.notes,
+    )
 
 
 def _rate(value: Report, name: str) -> tuple[tuple[str, str], ...]:
     """Return the bits per parameter beside what Gaussian rows need, as a fact."""
     if value.bits_per_parameter is None:
         return ()
-    least = "" if value.bits_bound is None else f"; Gaussian rows need {value.bits_bound:.2f} for this error, without references"
+    least = (
+        ""
+        if value.bits_bound is None
+        else f"; Gaussian rows need {value.bits_bound:.2f} for this error, without references"
+    )
     return ((name, f"{value.bits_per_parameter:.2f} bits per parameter{least}"),)
 
 
 def _commit_sheet(value: Commit) -> Sheet:
-    facts = [("commit", f"c{value.number} {value.id}"), ("kind", value.kind), ("time", f"{moment(value.time)} UTC")]
+    facts = [
+        ("commit", f"c{value.number} {value.id}"),
+        ("kind", value.kind),
+        ("time", f"{moment(value.time)} UTC"),
+    ]
     facts += [(name, shown) for name, shown in _optional_facts(value) if shown]
     for task, report in value.reports.items():
         facts += [(task, summary(report)), *_rate(report, "rate")]
-    facts += [("basis", f"{value.basis.digest[:8]}, {_basis(value.basis)}")] if value.basis is not None else []
+    facts += (
+        [("basis", f"{value.basis.digest[:8]}, {_basis(value.basis)}")]
+        if value.basis is not None
+        else []
+    )
     tables = (*_basis_tables(value.basis), _module_table(value.reports))
-    return Sheet(title=", ".join(value.refs.values()) or value.ref, facts=tuple(facts), tables=tables, notes=_notes(value))
+    return Sheet(
+        title=", ".join(value.refs.values()) or value.ref,
+        facts=tuple(facts),
+        tables=tables,
+        notes=_notes(value),
+    )
 
 
 def _basis(basis: BasisReport | None) -> str:
@@ -157,15 +216,30 @@ def _basis(basis: BasisReport | None) -> str:
     if basis is None:
         return ""
     ks = sorted({k for module in basis.modules for k in (module.k_a, module.k_b)})
-    shown = f"{count(len(basis.modules), 'module')} with {ks[0] if len(ks) == 1 else f'{ks[0]} to {ks[-1]}'} directions a side, " if ks else ""
+    shown = (
+        f"{count(len(basis.modules), 'module')} with {ks[0] if len(ks) == 1 else f'{ks[0]} to {ks[-1]}'} directions a side, "
+        if ks
+        else ""
+    )
     return f"{shown}{'not in the store' if basis.size_bytes is None else size(basis.size_bytes)}"
 
 
 def _basis_tables(basis: BasisReport | None) -> tuple[Table, ...]:
     if basis is None:
         return ()
-    rows = tuple((module.module, str(module.k_a), str(module.k_b), _share(module.captured_a), _share(module.captured_b)) for module in basis.modules)
-    return (Table(headers=("module", "k of a>", "k of b>", "energy in a>", "energy in b>"), rows=rows),)
+    rows = tuple(
+        (
+            module.module,
+            str(module.k_a),
+            str(module.k_b),
+            _share(module.captured_a),
+            _share(module.captured_b),
+        )
+        for module in basis.modules
+    )
+    return (
+        Table(headers=("module", "k of a>", "k of b>", "energy in a>", "energy in b>"), rows=rows),
+    )
 
 
 def _share(captured: float | None) -> str:
@@ -204,9 +278,15 @@ def _diff_sheet(value: Diff) -> Sheet:
     for task in value.tasks:
         change = percent(task.change) if task.change is not None else NOTHING
         rows.append((task.task, task.status, task.a or NOTHING, task.b or NOTHING, change))
-    metadata = tuple((task.task, field, was, now) for task in value.tasks for field, (was, now) in task.metadata.items())
+    metadata = tuple(
+        (task.task, field, was, now)
+        for task in value.tasks
+        for field, (was, now) in task.metadata.items()
+    )
     tables = (
-        Table(headers=("task", "status", "a", "b", "change of dW (relative to a)>"), rows=tuple(rows)),
+        Table(
+            headers=("task", "status", "a", "b", "change of dW (relative to a)>"), rows=tuple(rows)
+        ),
         Table(headers=("task", "member", "in a", "in b"), rows=metadata),
     )
     return Sheet(title=f"{value.a} .. {value.b}", tables=tables)
@@ -217,22 +297,50 @@ def _one_task_sheet(value: Task) -> Sheet:
 
 
 def _export_sheet(value: Export) -> Sheet:
-    return Sheet(title=str(value.path), facts=(("ref", value.ref), ("digest", value.digest)), notes=value.notes)
+    return Sheet(
+        title=str(value.path),
+        facts=(("ref", value.ref), ("digest", value.digest)),
+        notes=value.notes,
+    )
 
 
 def _verify_sheet(value: VerifyReport) -> Sheet:
     counted = f"{count(value.spaces, 'space')}, {count(value.records, 'record')}, {count(value.objects, 'object')} of {size(value.bytes)}"
     looked = f"{value.level}: {counted}, {count(value.versions, 'version')}"
-    rows = tuple((found.code, short_ids(found.what), short_ids(found.message).rstrip("."), ", ".join(found.refs) or NOTHING) for found in value.findings)
-    state = "nothing is damaged" if value.ok else f"{len(rows)} {'thing is' if len(rows) == 1 else 'things are'} wrong"
-    return Sheet(title=f"{looked}; {state}", tables=(Table(headers=("clause", "where", "what", "cannot be trusted"), rows=rows),))
+    rows = tuple(
+        (
+            found.code,
+            short_ids(found.what),
+            short_ids(found.message).rstrip("."),
+            ", ".join(found.refs) or NOTHING,
+        )
+        for found in value.findings
+    )
+    state = (
+        "nothing is damaged"
+        if value.ok
+        else f"{len(rows)} {'thing is' if len(rows) == 1 else 'things are'} wrong"
+    )
+    return Sheet(
+        title=f"{looked}; {state}",
+        tables=(Table(headers=("clause", "where", "what", "cannot be trusted"), rows=rows),),
+    )
 
 
 def _module_table(reports: Mapping[str, Report]) -> Table:
     """Return the modules of all reports, each row with its task where there are several."""
     headers = ("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>")
     rows = tuple(
-        (task, found.module, found.side, found.reference, str(found.rank), f"{found.bits_per_parameter:.2f}", percent(found.error), size(found.bytes))
+        (
+            task,
+            found.module,
+            found.side,
+            found.reference,
+            str(found.rank),
+            f"{found.bits_per_parameter:.2f}",
+            percent(found.error),
+            size(found.bytes),
+        )
         for task, report in reports.items()
         for found in report.modules
     )
@@ -242,11 +350,24 @@ def _module_table(reports: Mapping[str, Report]) -> Table:
 
 
 def _log_table(commits: Sequence[Commit]) -> Table:
-    headers = ("commit", "id", "time (UTC)", "kind", "what", "error>", "bytes>", "author", "message")
+    headers = (
+        "commit",
+        "id",
+        "time (UTC)",
+        "kind",
+        "what",
+        "error>",
+        "bytes>",
+        "author",
+        "message",
+    )
     rows = tuple(_log_row(commit) for commit in commits)
     if len({commit.space for commit in commits}) == 1:
         return Table(headers=headers, rows=rows)
-    return Table(headers=("space", *headers), rows=tuple((commit.space, *row) for commit, row in zip(commits, rows, strict=True)))
+    return Table(
+        headers=("space", *headers),
+        rows=tuple((commit.space, *row) for commit, row in zip(commits, rows, strict=True)),
+    )
 
 
 def _task_table(tasks: Sequence[Task]) -> Table:
@@ -258,13 +379,27 @@ def _task_table(tasks: Sequence[Task]) -> Table:
             measured(task.error, bound=task.bound),
             size(task.bytes_added),
             size(task.raw_bytes),
-            ", ".join(f"{alias}->v{version}" for alias, version in sorted(task.aliases.items())) or NOTHING,
+            ", ".join(f"{alias}->v{version}" for alias, version in sorted(task.aliases.items()))
+            or NOTHING,
             pairs(task.labels) or NOTHING,
             pairs(task.metrics) or NOTHING,
         )
         for task in tasks
     )
-    return Table(headers=("task", "commit", "time (UTC)", "error>", "bytes>", "raw>", "aliases", "labels", "metrics"), rows=rows)
+    return Table(
+        headers=(
+            "task",
+            "commit",
+            "time (UTC)",
+            "error>",
+            "bytes>",
+            "raw>",
+            "aliases",
+            "labels",
+            "metrics",
+        ),
+        rows=rows,
+    )
 
 
 def _space_table(spaces: Sequence[SpaceSummary]) -> Table:
@@ -280,23 +415,47 @@ def _space_table(spaces: Sequence[SpaceSummary]) -> Table:
         )
         for space in spaces
     )
-    return Table(headers=("space", "base model", "tasks>", "commits>", "budget>", "keeps originals", "last commit (UTC)"), rows=rows)
+    return Table(
+        headers=(
+            "space",
+            "base model",
+            "tasks>",
+            "commits>",
+            "budget>",
+            "keeps originals",
+            "last commit (UTC)",
+        ),
+        rows=rows,
+    )
 
 
 def _alias_table(aliases: Sequence[Alias]) -> Table:
-    rows = tuple((alias.task, alias.name, alias.ref, f"c{alias.number}", moment(alias.time)) for alias in aliases)
+    rows = tuple(
+        (alias.task, alias.name, alias.ref, f"c{alias.number}", moment(alias.time))
+        for alias in aliases
+    )
     return Table(headers=("task", "alias", "version", "moved in", "time (UTC)"), rows=rows)
 
 
 def _move_table(moves: Sequence[AliasMove]) -> Table:
     rows = tuple(
-        (f"c{move.number}", move.id[:8], moment(move.time), move.ref or "removed", move.author or NOTHING, _line(move.reason) or NOTHING) for move in moves
+        (
+            f"c{move.number}",
+            move.id[:8],
+            moment(move.time),
+            move.ref or "removed",
+            move.author or NOTHING,
+            _line(move.reason) or NOTHING,
+        )
+        for move in moves
     )
     return Table(headers=("commit", "id", "time (UTC)", "version", "author", "reason"), rows=rows)
 
 
 def _tag_table(tags: Sequence[Tag]) -> Table:
-    rows = tuple((tag.space, tag.name, f"c{tag.number}", tag.id[:8], moment(tag.time)) for tag in tags)
+    rows = tuple(
+        (tag.space, tag.name, f"c{tag.number}", tag.id[:8], moment(tag.time)) for tag in tags
+    )
     return Table(headers=("space", "tag", "commit", "id", "time (UTC)"), rows=rows)
 
 
@@ -352,9 +511,13 @@ def _log_row(commit: Commit) -> tuple[str, ...]:
         commit.id[:8],
         moment(commit.time),
         commit.kind,
-        commit.detail or ", ".join(ref.partition("/")[2] for ref in commit.refs.values()) or NOTHING,
+        commit.detail
+        or ", ".join(ref.partition("/")[2] for ref in commit.refs.values())
+        or NOTHING,
         measured(worst.error, bound=worst.bound) if worst is not None else NOTHING,
-        size(sum(report.bytes_added for report in reports) + basis) if reports or basis else NOTHING,
+        size(sum(report.bytes_added for report in reports) + basis)
+        if reports or basis
+        else NOTHING,
         commit.author or NOTHING,
         _line(commit.message) or NOTHING,
     )
@@ -378,11 +541,20 @@ def _html_table(table: Table) -> str:
 
     right = [header.endswith(">") for header in table.headers]
     head = "".join(f"<th>{escape(header.removesuffix('>'))}</th>" for header in table.headers)
-    body = "".join(f"<tr>{''.join(_html_cell(cell, right[column] if right else False) for column, cell in enumerate(row))}</tr>" for row in table.rows)
-    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+    body = "".join(
+        f"<tr>{''.join(_html_cell(cell, right[column] if right else False) for column, cell in enumerate(row))}</tr>"
+        for row in table.rows
+    )
+    return (
+        f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+    )
 
 
 def _html_cell(cell: str, right: bool) -> str:
     from html import escape
 
-    return f'<td style="text-align: right">{escape(cell)}</td>' if right else f"<td>{escape(cell)}</td>"
+    return (
+        f'<td style="text-align: right">{escape(cell)}</td>'
+        if right
+        else f"<td>{escape(cell)}</td>"
+    )

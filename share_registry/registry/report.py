@@ -1,4 +1,7 @@
-"""What a commit says of its cost: the report of an adapter, and of a basis. Values like those of `results`."""
+"""What a commit says of its cost: the report of an adapter, and of a basis.
+
+Values like those of `results`.
+"""
 
 from dataclasses import dataclass
 
@@ -13,9 +16,11 @@ class ModuleReport:
     Attributes:
         module: Module path as in the adapter's keys.
         side: "a" or "b".
-        reference: What the own rows are coded against: "none", "previous", "rows of c2, c5", or "lossless".
+        reference: What the own rows are coded against: "none", "previous", "rows of c2, c5", or
+            "lossless".
         rank: Rows of the factor.
-        bits_per_parameter: Coded bits of own rows, coefficients and scales over r * width (an entropy estimate: frames are shared by factors of like statistics).
+        bits_per_parameter: Coded bits of own rows, coefficients and scales over r * width (an
+            entropy estimate: frames are shared by factors of like statistics).
         error: Relative error of the module's dW (the same for both sides).
         bytes: Coded bytes, estimated alike.
     """
@@ -34,7 +39,8 @@ class Report:
     """What a commit did to one adapter.
 
     Attributes:
-        error: Pooled relative Frobenius error of scaled dW of the adapter exactly as native export gives it back, or an upper bound of it.
+        error: Pooled relative Frobenius error of scaled dW of the adapter exactly as native export
+            gives it back, or an upper bound of it.
         budget: The largest error allowed; 0 is lossless, None no limit.
         bytes_added: Bytes of new objects in the store.
         raw_bytes: Bytes of the adapter's tensor file.
@@ -42,7 +48,8 @@ class Report:
         notes: What was not kept or is worth knowing.
         bound: Whether `error` is an upper bound: a refit of a task whose source is not kept.
         before: The error of the version before, where a refit made this one.
-        bits_per_parameter, bits_bound: Of all modules, and what Gaussian rows need at least for that error without references; None in a log.
+        bits_per_parameter, bits_bound: Of all modules, and what Gaussian rows need at least for
+            that error without references; None in a log.
     """
 
     error: float
@@ -79,7 +86,8 @@ class BasisModuleReport:
     Attributes:
         module: Module path as in the adapters' keys.
         k_a, k_b: Directions of either side.
-        captured_a, captured_b: Share of the tasks' energy in them; None where the basis was not fitted just now.
+        captured_a, captured_b: Share of the tasks' energy in them; None where the basis was not
+            fitted just now.
     """
 
     module: str

@@ -1,4 +1,7 @@
-"""The report of one adapter, from its stored form alone: at commit and, the same, at any later look."""
+"""The report of one adapter, from its stored form alone.
+
+At commit and, the same, at any later look.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,16 +34,30 @@ class Described:
 
     def on(self, report: Report) -> Report:
         """Return a report that says it too."""
-        return replace(report, modules=self.modules, bits_per_parameter=self.bits_per_parameter, bits_bound=self.bits_bound)
+        return replace(
+            report,
+            modules=self.modules,
+            bits_per_parameter=self.bits_per_parameter,
+            bits_bound=self.bits_bound,
+        )
 
 
-def described(stored: StoredAdapter, layout: Layout, decoded: "Sequence[Pair]", *, error: float, errors: Sequence[float], names: Sequence[str]) -> Described:
+def described(
+    stored: StoredAdapter,
+    layout: Layout,
+    decoded: "Sequence[Pair]",
+    *,
+    error: float,
+    errors: Sequence[float],
+    names: Sequence[str],
+) -> Described:
     """Describe an adapter as it is stored.
 
     Args:
         stored: The adapter object.
         layout: Its layout.
-        decoded: Its modules as they decode: their energies are those of the source but for the error.
+        decoded: Its modules as they decode: their energies are those of the source but for the
+            error.
         error: The recorded error of the adapter.
         errors: Relative error of each module's dW.
         names: What to call the sources referred to.
@@ -49,7 +66,10 @@ def described(stored: StoredAdapter, layout: Layout, decoded: "Sequence[Pair]", 
 
     modules = module_reports(stored, layout, errors, names)
     parameters = sum(shape.rank * (shape.in_ + shape.out) for shape in layout.modules())
-    bits = sum(module.bits_per_parameter * module.rank * width for module, width in zip(modules, _widths(layout), strict=True))
+    bits = sum(
+        module.bits_per_parameter * module.rank * width
+        for module, width in zip(modules, _widths(layout), strict=True)
+    )
     return Described(
         modules=modules,
         bits_per_parameter=bits / parameters if parameters else None,
@@ -57,7 +77,9 @@ def described(stored: StoredAdapter, layout: Layout, decoded: "Sequence[Pair]", 
     )
 
 
-def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float], names: Sequence[str]) -> tuple[ModuleReport, ...]:
+def module_reports(
+    stored: StoredAdapter, layout: Layout, errors: Sequence[float], names: Sequence[str]
+) -> tuple[ModuleReport, ...]:
     """Describe every module and side.
 
     Args:
@@ -69,7 +91,11 @@ def module_reports(stored: StoredAdapter, layout: Layout, errors: Sequence[float
     made = []
     for shape, module, error in zip(layout.modules(), stored.modules, errors, strict=True):
         for side, width in ((Side.A, shape.in_), (Side.B, shape.out)):
-            reference, bits = _coded(module, side, names) if module is not None else ("lossless", _raw_bits(layout, shape.module, side) * shape.rank * width)
+            reference, bits = (
+                _coded(module, side, names)
+                if module is not None
+                else ("lossless", _raw_bits(layout, shape.module, side) * shape.rank * width)
+            )
             made.append(
                 ModuleReport(
                     module=shape.module,
@@ -88,7 +114,13 @@ def with_modules(home: "Home", commit: Commit, task: str | None = None) -> Commi
     """Return a commit with the module reports of its tasks, or of one of them, read from the store."""
     wanted = {name: report for name, report in commit.reports.items() if task in (None, name)}
     commit = _with_directions(home, weighed(commit, home.store))
-    return replace(commit, reports={**commit.reports, **{name: _whole(home, commit, name, report) for name, report in wanted.items()}})
+    return replace(
+        commit,
+        reports={
+            **commit.reports,
+            **{name: _whole(home, commit, name, report) for name, report in wanted.items()},
+        },
+    )
 
 
 def _with_directions(home: "Home", commit: Commit) -> Commit:
@@ -96,7 +128,9 @@ def _with_directions(home: "Home", commit: Commit) -> Commit:
     if commit.basis is None:
         return commit
     found = home.reader().basis(commit.basis.digest).modules
-    modules = tuple(BasisModuleReport(module=name, k_a=len(a), k_b=len(b)) for name, (a, b) in found.items())
+    modules = tuple(
+        BasisModuleReport(module=name, k_a=len(a), k_b=len(b)) for name, (a, b) in found.items()
+    )
     return replace(commit, basis=replace(commit.basis, modules=modules))
 
 
@@ -110,11 +144,16 @@ def _whole(home: "Home", commit: Commit, task: str, report: Report) -> Report:
     with home.catalog.begin() as session:
         names = called(session, commit.space, opened.stored.sources)
     decoded = stored_member(home, row).pairs
-    return described(opened.stored, opened.layout, decoded, error=report.error, errors=errors, names=names).on(report)
+    return described(
+        opened.stored, opened.layout, decoded, error=report.error, errors=errors, names=names
+    ).on(report)
 
 
 def called(session: "Session", space: str, sources: Sequence[Digest]) -> list[str]:
-    """Return what to call objects that are referred to: the commits that brought them, and which of them are a basis."""
+    """Return what to call objects that are referred to.
+
+    The commits that brought them, and which of them are a basis.
+    """
     return [_called(session, space, digest) for digest in sources]
 
 
@@ -137,7 +176,9 @@ def _coded(module: StoredModule, side: Side, names: Sequence[str]) -> tuple[str,
 
 def _reference(side: StoredSide, names: Sequence[str]) -> str:
     rows = f"rows of {', '.join(names[term.source] for term in side.terms)}" if side.terms else ""
-    return " + ".join(part for part in ("previous" if side.previous else "", rows) if part) or "none"
+    return (
+        " + ".join(part for part in ("previous" if side.previous else "", rows) if part) or "none"
+    )
 
 
 def _raw_bits(layout: Layout, module: str, side: Side) -> int:

@@ -1,6 +1,7 @@
 """From what a user types to a task version or a state of a space (spec REF-01 to REF-09).
 
-The grammar is in `names`; here is what exists. A task is found by any name it ever had, and printed under the present one.
+The grammar is in `names`; here is what exists. A task is found by any name it ever had, and printed
+under the present one.
 """
 
 from collections.abc import Iterable
@@ -12,9 +13,27 @@ from sqlalchemy import BigInteger, BindParameter, Select, bindparam, func, selec
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
-from share_registry.catalog.models import AliasRow, CommitRow, TaskLifeRow, TaskNameRow, VersionRow, holds
+from share_registry.catalog.models import (
+    AliasRow,
+    CommitRow,
+    TaskLifeRow,
+    TaskNameRow,
+    VersionRow,
+    holds,
+)
 from share_registry.errors import InvalidInput, NotFound, Refused
-from share_registry.names import CommitNumber, Digest, Reference, Selector, SpaceName, TaskName, Version, near_misses, parse_reference, space_name
+from share_registry.names import (
+    CommitNumber,
+    Digest,
+    Reference,
+    Selector,
+    SpaceName,
+    TaskName,
+    Version,
+    near_misses,
+    parse_reference,
+    space_name,
+)
 from share_registry.registry.results import Resolved
 
 if TYPE_CHECKING:
@@ -47,16 +66,30 @@ def resolve(session: Session, ref: str | Reference, *, space: str | None = None)
     return _of_task(session, where, asked, find_task(session, where, asked.task))
 
 
-def resolve_version(session: Session, ref: str | Reference, *, space: str | None = None) -> Resolved:
-    """Resolve a reference of a task version. Raises InvalidInput for one of a whole space, and what `resolve` raises."""
+def resolve_version(
+    session: Session, ref: str | Reference, *, space: str | None = None
+) -> Resolved:
+    """Resolve a reference of a task version.
+
+    Raises InvalidInput for one of a whole space, and what `resolve` raises.
+    """
     found = resolve(session, ref, space=space)
     if found.task is None:
-        raise InvalidInput(f"{found.ref} is a whole space, expected a version of a task.", hint="Name the task: cola@c412.")
+        raise InvalidInput(
+            f"{found.ref} is a whole space, expected a version of a task.",
+            hint="Name the task: cola@c412.",
+        )
     return found
 
 
-def version_of(session: Session, ref: str | Reference, *, space: str | None = None) -> "TaskVersion":
-    """Return what is known of the task version that a reference names: in one statement for the newest and for a numbered one. Raises what `resolve_version` raises."""
+def version_of(
+    session: Session, ref: str | Reference, *, space: str | None = None
+) -> "TaskVersion":
+    """Return what is known of the task version that a reference names.
+
+    In one statement for the newest and for a numbered one. Raises what `resolve_version`
+    raises.
+    """
     asked = parse_reference(ref) if isinstance(ref, str) else ref
     row = _plain(session, asked, space)
     if row is None:
@@ -68,7 +101,11 @@ def version_of(session: Session, ref: str | Reference, *, space: str | None = No
 
 
 def _plain(session: Session, asked: Reference, space: str | None) -> "TaskVersion | None":
-    if asked.task is None or asked.back or asked.selector not in (Selector.LATEST, Selector.VERSION):
+    if (
+        asked.task is None
+        or asked.back
+        or asked.selector not in (Selector.LATEST, Selector.VERSION)
+    ):
         return None
     where = space_of(session, asked.space if asked.space is not None else space)
     if asked.selector is Selector.VERSION:
@@ -78,10 +115,15 @@ def _plain(session: Session, asked: Reference, space: str | None) -> "TaskVersio
 
 
 def resolve_task(session: Session, text: str, *, space: str | None = None) -> Resolved:
-    """Return the newest version of a task, live or dropped. Raises InvalidInput where the text says more than a task, NotFound."""
+    """Return the newest version of a task, live or dropped.
+
+    Raises InvalidInput where the text says more than a task, NotFound.
+    """
     asked = parse_reference(text)
     if asked.task is None or asked.selector is not Selector.LATEST or asked.back:
-        raise InvalidInput(f"{text!r} is not the name of a task.", hint="Give [space/]task, without a version.")
+        raise InvalidInput(
+            f"{text!r} is not the name of a task.", hint="Give [space/]task, without a version."
+        )
     where = space_of(session, asked.space if asked.space is not None else space)
     task = find_task(session, where, asked.task)
     return _version(session, where, task, _newest(session, where, task, None), asked)
@@ -102,12 +144,18 @@ def space_of(session: Session, name: str | None) -> SpaceName:
         return SpaceName(name)
     if len(known) != 1:
         found = f"there are {len(known)}: {', '.join(known[:8])}" if known else "there are none yet"
-        raise Refused(f"no space is named and {found}.", hint="Name one with space=, -s or $SHARE_REGISTRY_SPACE.")
+        raise Refused(
+            f"no space is named and {found}.",
+            hint="Name one with space=, -s or $SHARE_REGISTRY_SPACE.",
+        )
     return known[0]
 
 
 def number_of(session: Session, at: str, *, space: SpaceName) -> CommitNumber:
-    """Return the commit that `c412`, a tag, a date, a time or a commit id means in a space. Raises InvalidInput, NotFound."""
+    """Return the commit that `c412`, a tag, a date, a time or a commit id means in a space.
+
+    Raises InvalidInput, NotFound.
+    """
     asked = parse_reference(at if at.startswith("@") else f"@{at}")
     return _state(session, space, _number(session, space, asked) - asked.back, asked).number
 
@@ -124,12 +172,17 @@ def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
     """Return the task that has or had a name. Raises NotFound with the nearest names."""
     found = session.execute(_named(), {"space": space, "task": name}).one_or_none()
     if found is None:
-        raise NotFound(f"task {space}/{name} does not exist.", hint=near_misses(name, list(queries.task_names(session, space))))
+        raise NotFound(
+            f"task {space}/{name} does not exist.",
+            hint=near_misses(name, list(queries.task_names(session, space))),
+        )
     return FoundTask(found[0], TaskName(found[1]))
 
 
 def previous_targets(rows: Iterable[tuple[int, int, int | None]]) -> list[int | None]:
-    """Return what an alias stood for, now first: None now where it is removed; then distinct earlier targets, removals left out.
+    """Return what an alias stood for, now first: None now where it is removed.
+
+    Then distinct earlier targets, removals left out.
 
     Args:
         rows: (version, since, until) in the order of `since`.
@@ -151,19 +204,32 @@ def _of_task(session: Session, space: SpaceName, asked: Reference, task: FoundTa
         return _version(session, space, task, _target(rows, space, task, asked), asked)
     number = None if asked.selector is Selector.LATEST else _number(session, space, asked, task)
     at = queries.EVER if number is None else number
-    found = session.execute(_standing(), {"space": space, "task_number": task.task, "at": at}).one_or_none()
+    found = session.execute(
+        _standing(), {"space": space, "task_number": task.task, "at": at}
+    ).one_or_none()
     if found is None or asked.back:
         _check_live(session, space, task, number)
-        return _version(session, space, task, _newest(session, space, task, number) - asked.back, asked)
+        return _version(
+            session, space, task, _newest(session, space, task, number) - asked.back, asked
+        )
     return _resolved(space, task, *found)
 
 
-def _alias_rows(session: Session, space: SpaceName, task: FoundTask, alias: str) -> list[tuple[int, int, int | None]]:
-    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(AliasRow.space == space, AliasRow.task == task.task, AliasRow.name == alias)
-    return [(version, since, until) for version, since, until in session.execute(query.order_by(AliasRow.since))]
+def _alias_rows(
+    session: Session, space: SpaceName, task: FoundTask, alias: str
+) -> list[tuple[int, int, int | None]]:
+    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(
+        AliasRow.space == space, AliasRow.task == task.task, AliasRow.name == alias
+    )
+    return [
+        (version, since, until)
+        for version, since, until in session.execute(query.order_by(AliasRow.since))
+    ]
 
 
-def _target(rows: list[tuple[int, int, int | None]], space: SpaceName, task: FoundTask, asked: Reference) -> int:
+def _target(
+    rows: list[tuple[int, int, int | None]], space: SpaceName, task: FoundTask, asked: Reference
+) -> int:
     targets = previous_targets(rows)
     if asked.back >= len(targets):
         raise NotFound(
@@ -183,13 +249,24 @@ def _targets(count: int) -> str:
     return f"{count} target{'' if count == 1 else 's'}"
 
 
-def _number(session: Session, space: SpaceName, asked: Reference, task: FoundTask | None = None) -> int:
+def _number(
+    session: Session, space: SpaceName, asked: Reference, task: FoundTask | None = None
+) -> int:
     """Return the commit that a selector names; LATEST is the head."""
     match asked.selector:
         case Selector.LATEST:
-            return session.scalars(select(func.max(CommitRow.number)).where(CommitRow.space == space)).one() or 0
+            return (
+                session.scalars(
+                    select(func.max(CommitRow.number)).where(CommitRow.space == space)
+                ).one()
+                or 0
+            )
         case Selector.COMMIT:
-            return int(asked.value) if task is None else _state(session, space, int(asked.value), asked).number
+            return (
+                int(asked.value)
+                if task is None
+                else _state(session, space, int(asked.value), asked).number
+            )
         case Selector.TIME:
             return _at_time(session, space, asked)
         case Selector.DIGEST:
@@ -197,26 +274,47 @@ def _number(session: Session, space: SpaceName, asked: Reference, task: FoundTas
         case Selector.NAME:
             return _tagged(session, space, asked, task)
         case Selector.VERSION:
-            raise InvalidInput(f"{asked.text!r} asks for a version of a whole space.", hint="Name the task: cola@v3. A commit of the space is @c412.")
+            raise InvalidInput(
+                f"{asked.text!r} asks for a version of a whole space.",
+                hint="Name the task: cola@v3. A commit of the space is @c412.",
+            )
 
 
 def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
-    by_then = select(CommitRow.number).where(CommitRow.space == space, CommitRow.time <= asked.value)
-    found = session.scalar(by_then.order_by(CommitRow.time.desc(), CommitRow.number.desc()).limit(1))
+    by_then = select(CommitRow.number).where(
+        CommitRow.space == space, CommitRow.time <= asked.value
+    )
+    found = session.scalar(
+        by_then.order_by(CommitRow.time.desc(), CommitRow.number.desc()).limit(1)
+    )
     if found is None:
         first = session.scalar(select(func.min(CommitRow.time)).where(CommitRow.space == space))
-        raise NotFound(f"{asked.text!r}: space {space} begins later, at {first}.", hint="Ask for a later time.")
+        raise NotFound(
+            f"{asked.text!r}: space {space} begins later, at {first}.", hint="Ask for a later time."
+        )
     return found
 
 
 def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
-    query = select(CommitRow.number, CommitRow.id).where(CommitRow.space == space, CommitRow.id >= asked.value, CommitRow.id < asked.value + _AFTER_HEX)
+    query = select(CommitRow.number, CommitRow.id).where(
+        CommitRow.space == space,
+        CommitRow.id >= asked.value,
+        CommitRow.id < asked.value + _AFTER_HEX,
+    )
     found = sorted(session.execute(query.order_by(CommitRow.id).limit(_CANDIDATES + 1)).all())
     if not found:
-        raise NotFound(f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.", hint="Ids are listed by `log`.")
+        raise NotFound(
+            f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.",
+            hint="Ids are listed by `log`.",
+        )
     if len(found) > 1:
-        shown = ", ".join(f"c{number} {commit_id[:16]}" for number, commit_id in found[:_CANDIDATES])
-        raise InvalidInput(f"{asked.text!r} is ambiguous: {shown}{' ...' if len(found) > _CANDIDATES else ''}.", hint="Give more digits, or the number.")
+        shown = ", ".join(
+            f"c{number} {commit_id[:16]}" for number, commit_id in found[:_CANDIDATES]
+        )
+        raise InvalidInput(
+            f"{asked.text!r} is ambiguous: {shown}{' ...' if len(found) > _CANDIDATES else ''}.",
+            hint="Give more digits, or the number.",
+        )
     return int(found[0][0])
 
 
@@ -226,15 +324,35 @@ def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTas
         return int(tag.number)
     tags = sorted(queries.tag_names(session, space))
     if task is None:
-        raise NotFound(f"{asked.text!r}: space {space} has no tag {asked.value!r}.", hint=near_misses(asked.value, tags))
-    query = select(AliasRow.name).where(AliasRow.space == space, AliasRow.task == task.task, AliasRow.until.is_(None)).distinct()
+        raise NotFound(
+            f"{asked.text!r}: space {space} has no tag {asked.value!r}.",
+            hint=near_misses(asked.value, tags),
+        )
+    query = (
+        select(AliasRow.name)
+        .where(AliasRow.space == space, AliasRow.task == task.task, AliasRow.until.is_(None))
+        .distinct()
+    )
     known = sorted({*session.scalars(query), *tags})
-    raise NotFound(f"{asked.text!r}: {space}/{task.name} has no alias and the space no tag {asked.value!r}.", hint=near_misses(asked.value, known))
+    raise NotFound(
+        f"{asked.text!r}: {space}/{task.name} has no alias and the space no tag {asked.value!r}.",
+        hint=near_misses(asked.value, known),
+    )
 
 
 def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> None:
     """Raise NotFound where a task was dropped by a commit (None: by now)."""
-    if session.scalar(_life(), {"space": space, "task_number": task.task, "at": queries.EVER if number is None else number}) is not None:
+    if (
+        session.scalar(
+            _life(),
+            {
+                "space": space,
+                "task_number": task.task,
+                "at": queries.EVER if number is None else number,
+            },
+        )
+        is not None
+    ):
         return
     of_task = (TaskLifeRow.space == space) & (TaskLifeRow.task == task.task)
     before = of_task if number is None else of_task & (TaskLifeRow.until <= number)
@@ -248,45 +366,85 @@ def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int
 
 
 def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> int:
-    """Return the newest version of a task at a commit (None: now). Raises NotFound where it had none yet."""
-    found = session.scalar(_last_version(), {"space": space, "task_number": task.task, "at": queries.EVER if number is None else number})
+    """Return the newest version of a task at a commit (None: now).
+
+    Raises NotFound where it had none yet.
+    """
+    found = session.scalar(
+        _last_version(),
+        {
+            "space": space,
+            "task_number": task.task,
+            "at": queries.EVER if number is None else number,
+        },
+    )
     if found is None:
-        first = session.scalar(select(func.min(VersionRow.number)).where(VersionRow.space == space, VersionRow.task == task.task))
-        raise NotFound(f"task {space}/{task.name} did not exist at c{number}; it begins with c{first}.", hint=f"Ask for c{first} or later.")
+        first = session.scalar(
+            select(func.min(VersionRow.number)).where(
+                VersionRow.space == space, VersionRow.task == task.task
+            )
+        )
+        raise NotFound(
+            f"task {space}/{task.name} did not exist at c{number}; it begins with c{first}.",
+            hint=f"Ask for c{first} or later.",
+        )
     return found
 
 
-def _version(session: Session, space: SpaceName, task: FoundTask, version: int, asked: Reference) -> Resolved:
-    found = session.execute(_made(), {"space": space, "task_number": task.task, "version": version}).one_or_none()
+def _version(
+    session: Session, space: SpaceName, task: FoundTask, version: int, asked: Reference
+) -> Resolved:
+    found = session.execute(
+        _made(), {"space": space, "task_number": task.task, "version": version}
+    ).one_or_none()
     if found is None:
         newest = _newest(session, space, task, None)
         if asked.back:
             count = f"{newest} version{'' if newest == 1 else 's'}"
-            raise NotFound(f"{asked.text!r}: task {space}/{task.name} has {count}, so there is none so far back.", hint="List them with `log --task`.")
-        raise NotFound(f"{asked.text!r}: task {space}/{task.name} has no v{version}, its versions are v1 to v{newest}.", hint="List them with `log --task`.")
+            raise NotFound(
+                f"{asked.text!r}: task {space}/{task.name} has {count}, so there is none so far back.",
+                hint="List them with `log --task`.",
+            )
+        raise NotFound(
+            f"{asked.text!r}: task {space}/{task.name} has no v{version}, its versions are v1 to v{newest}.",
+            hint="List them with `log --task`.",
+        )
     return _resolved(space, task, *found)
 
 
-def _resolved(space: SpaceName, task: FoundTask, version: int, number: int, commit_id: str) -> Resolved:
+def _resolved(
+    space: SpaceName, task: FoundTask, version: int, number: int, commit_id: str
+) -> Resolved:
     return Resolved(
-        ref=f"{space}/{task.name}@v{version}", space=space, number=CommitNumber(number), id=Digest(commit_id), task=task.name, version=Version(version)
+        ref=f"{space}/{task.name}@v{version}",
+        space=space,
+        number=CommitNumber(number),
+        id=Digest(commit_id),
+        task=task.name,
+        version=Version(version),
     )
 
 
 @cache
 def _named() -> Select[int, str]:
     found = queries.task_of(queries.SPACE, queries.TASK)
-    return select(TaskNameRow.task, TaskNameRow.name).where(TaskNameRow.space == queries.SPACE, TaskNameRow.task == found, TaskNameRow.until.is_(None))
+    return select(TaskNameRow.task, TaskNameRow.name).where(
+        TaskNameRow.space == queries.SPACE, TaskNameRow.task == found, TaskNameRow.until.is_(None)
+    )
 
 
 @cache
 def _life() -> Select[int]:
-    return select(TaskLifeRow.since).where(TaskLifeRow.space == queries.SPACE, TaskLifeRow.task == _TASK, holds(TaskLifeRow, _AT))
+    return select(TaskLifeRow.since).where(
+        TaskLifeRow.space == queries.SPACE, TaskLifeRow.task == _TASK, holds(TaskLifeRow, _AT)
+    )
 
 
 @cache
 def _last_version() -> Select[int]:
-    query = select(VersionRow.version).where(VersionRow.space == queries.SPACE, VersionRow.task == _TASK, VersionRow.number <= _AT)
+    query = select(VersionRow.version).where(
+        VersionRow.space == queries.SPACE, VersionRow.task == _TASK, VersionRow.number <= _AT
+    )
     return query.order_by(VersionRow.number.desc()).limit(1)
 
 
@@ -298,23 +456,37 @@ def _made() -> Select[int, int, str]:
 @cache
 def _standing() -> Select[int, int, str]:
     """Return what selects the newest version of a task at a commit, if the task was live then."""
-    return _commits_of_versions().where(VersionRow.number <= _AT, _life().exists()).order_by(VersionRow.number.desc()).limit(1)
+    return (
+        _commits_of_versions()
+        .where(VersionRow.number <= _AT, _life().exists())
+        .order_by(VersionRow.number.desc())
+        .limit(1)
+    )
 
 
 @cache
 def _commits_of_versions() -> Select[int, int, str]:
     made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = select(VersionRow.version, CommitRow.number, CommitRow.id).join_from(VersionRow.table, CommitRow.table, made)
+    query = select(VersionRow.version, CommitRow.number, CommitRow.id).join_from(
+        VersionRow.table, CommitRow.table, made
+    )
     return query.where(VersionRow.space == queries.SPACE, VersionRow.task == _TASK)
 
 
 def _state(session: Session, space: SpaceName, number: int, asked: Reference) -> Resolved:
-    commit_id = session.scalar(select(CommitRow.id).where(CommitRow.space == space, CommitRow.number == number))
+    commit_id = session.scalar(
+        select(CommitRow.id).where(CommitRow.space == space, CommitRow.number == number)
+    )
     if commit_id is None:
         _no_commit(session, space, number, asked)
-    return Resolved(ref=f"{space}/@c{number}", space=space, number=CommitNumber(number), id=Digest(commit_id))
+    return Resolved(
+        ref=f"{space}/@c{number}", space=space, number=CommitNumber(number), id=Digest(commit_id)
+    )
 
 
 def _no_commit(session: Session, space: SpaceName, number: int, asked: Reference) -> NoReturn:
     head = queries.head(session, space)
-    raise NotFound(f"{asked.text!r}: space {space} has no c{number}, its commits are c1 to c{head.number if head else 0}.", hint="List them with `log`.")
+    raise NotFound(
+        f"{asked.text!r}: space {space} has no c{number}, its commits are c1 to c{head.number if head else 0}.",
+        hint="List them with `log`.",
+    )

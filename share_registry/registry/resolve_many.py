@@ -1,6 +1,9 @@
-"""Many references at once: a fixed number of statements for the usual ones, `task`, `task@vN` and `task@ALIAS`.
+"""Many references at once.
 
-What is not found this way is asked for one by one, by the resolver that also knows dates, tags, ids and steps back, and that says what is wrong.
+A fixed number of statements for the usual ones, `task`, `task@vN` and `task@ALIAS`.
+
+What is not found this way is asked for one by one, by the resolver that also knows dates, tags, ids
+and steps back, and that says what is wrong.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 _USUAL = frozenset({Selector.LATEST, Selector.VERSION, Selector.NAME})
 
 
-def versions_of(session: Session, refs: Iterable[str], *, space: str | None) -> "dict[str, TaskVersion]":
+def versions_of(
+    session: Session, refs: Iterable[str], *, space: str | None
+) -> "dict[str, TaskVersion]":
     """Return the task version that each reference means now. Raises as `resolve_version`."""
     asked = {ref: parse_reference(ref) for ref in refs}
     known = queries.space_names(session)
@@ -29,16 +34,35 @@ def versions_of(session: Session, refs: Iterable[str], *, space: str | None) -> 
     by_space: dict[str, list[Reference]] = {}
     for reference in asked.values():
         where = reference.space if reference.space is not None else default
-        if where in known and reference.task is not None and reference.selector in _USUAL and not reference.back:
+        if (
+            where in known
+            and reference.task is not None
+            and reference.selector in _USUAL
+            and not reference.back
+        ):
             by_space.setdefault(where, []).append(reference)
-    found = {ref: row for where, usual in by_space.items() for ref, row in _usual(session, where, usual).items()}
-    return {ref: found[ref] if ref in found else version_of(session, reference, space=space) for ref, reference in asked.items()}
+    found = {
+        ref: row
+        for where, usual in by_space.items()
+        for ref, row in _usual(session, where, usual).items()
+    }
+    return {
+        ref: found[ref] if ref in found else version_of(session, reference, space=space)
+        for ref, reference in asked.items()
+    }
 
 
-def _usual(session: Session, space: str, references: Sequence[Reference]) -> "dict[str, TaskVersion]":
+def _usual(
+    session: Session, space: str, references: Sequence[Reference]
+) -> "dict[str, TaskVersion]":
     """Return those that are found without a question about dates, tags or what was dropped."""
     tasks = _task_numbers(session, space, sorted({str(reference.task) for reference in references}))
-    targets = _alias_targets(session, space, sorted(set(tasks.values())), sorted({ref.value for ref in references if ref.selector is Selector.NAME}))
+    targets = _alias_targets(
+        session,
+        space,
+        sorted(set(tasks.values())),
+        sorted({ref.value for ref in references if ref.selector is Selector.NAME}),
+    )
     wanted: dict[str, tuple[int, int | None]] = {}
     for reference in references:
         task = tasks.get(str(reference.task))
@@ -49,17 +73,33 @@ def _usual(session: Session, space: str, references: Sequence[Reference]) -> "di
         elif task is not None and (task, reference.value) in targets:
             wanted[reference.text] = task, targets[task, reference.value]
     rows = queries.version_rows(session, space, set(wanted.values()))
-    return {text: rows[key] for text, key in wanted.items() if key in rows and (key[1] is not None or rows[key].live)}
+    return {
+        text: rows[key]
+        for text, key in wanted.items()
+        if key in rows and (key[1] is not None or rows[key].live)
+    }
 
 
 def _task_numbers(session: Session, space: str, names: Sequence[str]) -> dict[str, int]:
     query = select(TaskNameRow.name, TaskNameRow.task).where(TaskNameRow.space == space)
-    return {name: task for piece in pieces(names) for name, task in session.execute(query.where(TaskNameRow.name.in_(piece)))}
+    return {
+        name: task
+        for piece in pieces(names)
+        for name, task in session.execute(query.where(TaskNameRow.name.in_(piece)))
+    }
 
 
-def _alias_targets(session: Session, space: str, tasks: Sequence[int], names: Sequence[str]) -> Mapping[tuple[int, str], int]:
+def _alias_targets(
+    session: Session, space: str, tasks: Sequence[int], names: Sequence[str]
+) -> Mapping[tuple[int, str], int]:
     if not names:
         return {}
-    query = select(AliasRow.task, AliasRow.name, AliasRow.version).where(AliasRow.space == space, AliasRow.until.is_(None), AliasRow.name.in_(names))
-    rows = (row for piece in pieces(tasks) for row in session.execute(query.where(AliasRow.task.in_(piece))))
+    query = select(AliasRow.task, AliasRow.name, AliasRow.version).where(
+        AliasRow.space == space, AliasRow.until.is_(None), AliasRow.name.in_(names)
+    )
+    rows = (
+        row
+        for piece in pieces(tasks)
+        for row in session.execute(query.where(AliasRow.task.in_(piece)))
+    )
     return {(task, name): version for task, name, version in rows}

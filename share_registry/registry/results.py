@@ -1,4 +1,7 @@
-"""Values that the public methods return: frozen, printable, and free of database or tensor types."""
+"""Values that the public methods return.
+
+Frozen, printable, and free of database or tensor types.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -99,7 +102,11 @@ class Log:
     @overload
     def __getitem__(self, position: slice) -> "Log": ...
     def __getitem__(self, position: int | slice) -> "Commit | Log":
-        return Log(commits=self.commits[position]) if isinstance(position, slice) else self.commits[position]
+        return (
+            Log(commits=self.commits[position])
+            if isinstance(position, slice)
+            else self.commits[position]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +185,8 @@ class LineageNode:
     """One task version in a lineage.
 
     Attributes:
-        via: How the node before it (the asked version, or a nearer one) came from this one: "", "version", "derived", "restored", or "merged" with its weight.
+        via: How the node before it (the asked version, or a nearer one) came from this one: "",
+            "version", "derived", "restored", or "merged" with its weight.
         depth: Steps from the asked version.
     """
 
@@ -255,7 +263,8 @@ class TaskDiff:
     Attributes:
         status: "same", "changed", "added" or "removed".
         change: |dW_a - dW_b| / |dW_a|, None where one side is missing or dW_a is 0.
-        metadata: Field -> (value in a, value in b) where they differ: config members, labels, metrics, rank, dtype.
+        metadata: Field -> (value in a, value in b) where they differ: config members, labels,
+            metrics, rank, dtype.
     """
 
     task: TaskName

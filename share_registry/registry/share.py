@@ -1,4 +1,7 @@
-"""Sharing as commits are made: a basis fitted to several adapters at once, the paper's protocol, and the refit that nobody had to ask for.
+"""Sharing as commits are made.
+
+A basis fitted to several adapters at once, the paper's protocol, and the refit that nobody had to
+ask for.
 
 What follows a commit is a record of its own: the commit is made whatever becomes of it.
 """
@@ -20,7 +23,14 @@ from share_registry.registry.candidates import Base
 from share_registry.registry.checkout import rebuilt
 from share_registry.registry.fit import Rule, fit, member_in_hand, stored_members
 from share_registry.registry.policy import Policy
-from share_registry.registry.refit import FINE, Wanted, live_versions, publish_basis, re_expressed, sealed_basis
+from share_registry.registry.refit import (
+    FINE,
+    Wanted,
+    live_versions,
+    publish_basis,
+    re_expressed,
+    sealed_basis,
+)
 
 if TYPE_CHECKING:
     from share_registry.catalog.task_version import TaskVersion
@@ -28,7 +38,10 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 _FEWEST: Final = 3
-"""Adapters of one commit from which on a basis may pay: two share nothing that one cannot refer to in the other."""
+"""Adapters of one commit from which on a basis may pay.
+
+Two share nothing that one cannot refer to in the other.
+"""
 _FIRST_TRIAL: Final = 8
 _SAMPLE: Final = 32
 """Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks, on at most this many of the latest: the price of a commit does not grow with their number."""
@@ -38,7 +51,12 @@ _SHARE_OF_BUDGET: Final = 0.25
 
 
 def fitted_to(
-    home: "Home", space: SpaceName, heads: Mapping[TaskName, Adapter], whole: Callable[[TaskName], Adapter], some: Sequence[TaskName], policy: Policy
+    home: "Home",
+    space: SpaceName,
+    heads: Mapping[TaskName, Adapter],
+    whole: Callable[[TaskName], Adapter],
+    some: Sequence[TaskName],
+    policy: Policy,
 ) -> Fitted | None:
     """Return a basis fitted to the adapters of one commit, and, in the paper's protocol, to the tasks that are there; None where there is nothing to fit.
 
@@ -47,14 +65,22 @@ def fitted_to(
         space: Where they go.
         heads: All of them.
         whole: Gives one with its tensors.
-        some: Those that stand for all where a basis is a matter of bytes; the paper's protocol takes all.
+        some: Those that stand for all where a basis is a matter of bytes; the paper's protocol
+            takes all.
         policy: Which of the two, and how.
     """
     if policy.k:
         with home.catalog.begin() as session:
             rows = [row for row in live_versions(session, space) if row.task not in heads]
         fresh = [member_in_hand(task, whole(task)) for task in sorted(heads)]
-        return sealed_basis(fit([*stored_members(home, rows), *fresh], Rule(max_rank=policy.k, precision=FINE), device=home.device), space)
+        return sealed_basis(
+            fit(
+                [*stored_members(home, rows), *fresh],
+                Rule(max_rank=policy.k, precision=FINE),
+                device=home.device,
+            ),
+            space,
+        )
     if len(some) < _FEWEST or not policy.references or policy.budget == 0:
         return None
     tasks = len(heads) if len(some) < len(heads) else 0
@@ -66,18 +92,33 @@ def fitted_to(
     return sealed_basis(made, space) if made.basis.modules else None
 
 
-def follow_up(home: "Home", space: SpaceName, policy: Policy, *, fitted: Fitted | None, committed: frozenset[TaskName]) -> None:
+def follow_up(
+    home: "Home",
+    space: SpaceName,
+    policy: Policy,
+    *,
+    fitted: Fitted | None,
+    committed: frozenset[TaskName],
+) -> None:
     """Make the refit that a commit calls for; the commit stands whether or not it succeeds."""
     try:
         if policy.k and fitted is not None:
             _re_express(home, space, policy, fitted, committed)
         elif policy.refit and policy.references and policy.budget > 0:
             _refit_where_it_pays(home, space, policy, len(committed))
-    except Exception as error:  # noqa: BLE001 - the commit is published: whatever fails now must not look as if it were not
-        _LOG.warning("space %s: the refit that was to follow was not made: %s", space, error, exc_info=not isinstance(error, ShareRegistryError))
+    # the commit is published: whatever fails now must not look as if it were not
+    except Exception as error:  # noqa: BLE001
+        _LOG.warning(
+            "space %s: the refit that was to follow was not made: %s",
+            space,
+            error,
+            exc_info=not isinstance(error, ShareRegistryError),
+        )
 
 
-def _re_express(home: "Home", space: SpaceName, policy: Policy, fitted: Fitted, committed: frozenset[TaskName]) -> None:
+def _re_express(
+    home: "Home", space: SpaceName, policy: Policy, fitted: Fitted, committed: frozenset[TaskName]
+) -> None:
     """Re-express every other task in the basis of the commit, as the paper does at every absorption."""
     with home.catalog.begin() as session:
         rows = [row for row in live_versions(session, space) if row.task not in committed]
@@ -99,15 +140,27 @@ def _refit_where_it_pays(home: "Home", space: SpaceName, policy: Policy, new: in
         return
     fitted = sealed_basis(made, space)
     if _saving(home, space, sample, rule, policy) * tasks > len(fitted.content):
-        publish_basis(home, space, fitted, (), Note(message="leave-one-out saving times tasks exceeds the cost of a basis"))
+        publish_basis(
+            home,
+            space,
+            fitted,
+            (),
+            Note(message="leave-one-out saving times tasks exceeds the cost of a basis"),
+        )
 
 
-def _saving(home: "Home", space: SpaceName, sample: "Sequence[TaskVersion]", rule: Rule, policy: Policy) -> float:
+def _saving(
+    home: "Home", space: SpaceName, sample: "Sequence[TaskVersion]", rule: Rule, policy: Policy
+) -> float:
     """Return the mean number of bytes that a basis fitted to the others saves on one task of the sample, coded with and without it."""
     held_out = sample[:: max(1, len(sample) // _HELD_OUT)][:_HELD_OUT]
     saved = 0
     for row in held_out:
-        made = fit(stored_members(home, [other for other in sample if other is not row]), rule, device=home.device)
+        made = fit(
+            stored_members(home, [other for other in sample if other is not row]),
+            rule,
+            device=home.device,
+        )
         if made.basis.modules:
             basis = sealed_basis(made, space)
             saved += _coded_bytes(home, row, policy, None) - _coded_bytes(home, row, policy, basis)
@@ -120,7 +173,13 @@ def _coded_bytes(home: "Home", row: "TaskVersion", policy: Policy, basis: Fitted
     reader = home.reader().beside({basis.digest: basis.content} if basis else {})
     known = home.reader().open(row.adapter_digest).stored.sources
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    found = coded(reader, adapter, placed(pairs, home.device), Base(sources=(*([basis.digest] if basis else []), *known)), policy)
+    found = coded(
+        reader,
+        adapter,
+        placed(pairs, home.device),
+        Base(sources=(*([basis.digest] if basis else []), *known)),
+        policy,
+    )
     return len(found.content if found.content is not None else encode(found.stored, adapter.layout))
 
 

@@ -1,4 +1,7 @@
-"""How a result shows itself: as text, as one line, as HTML. The rendering is imported when it is asked for."""
+"""How a result shows itself: as text, as one line, as HTML.
+
+The rendering is imported when it is asked for.
+"""
 
 
 def text(value: object) -> str:

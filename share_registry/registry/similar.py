@@ -26,12 +26,20 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT: Final = 10
 
 
-def similar(home: "Home", adapter: Any, *, space: str | None, limit: int | None = DEFAULT_LIMIT, progress: Progress | None = None) -> Similar:
+def similar(
+    home: "Home",
+    adapter: Any,
+    *,
+    space: str | None,
+    limit: int | None = DEFAULT_LIMIT,
+    progress: Progress | None = None,
+) -> Similar:
     """Return the live tasks nearest to an adapter, each at its newest version.
 
     Args:
         home: The registry.
-        adapter: A reference, a PEFT directory, a live PEFT model or an Adapter. A text is a reference where it leads to a version, else a directory.
+        adapter: A reference, a PEFT directory, a live PEFT model or an Adapter. A text is a
+            reference where it leads to a version, else a directory.
         space: Where to look; None for the default or only space.
         limit: At most so many; None for all.
         progress: Called with what is being done, how many are done and how many there are.
@@ -42,7 +50,10 @@ def similar(home: "Home", adapter: Any, *, space: str | None, limit: int | None 
     """
     asked, own = _asked(home, adapter, space)
     with home.reading() as session:
-        where = space_of(session, space if space is not None else home.default_space if own is None else own.space)
+        where = space_of(
+            session,
+            space if space is not None else home.default_space if own is None else own.space,
+        )
         rows = queries.latest_versions(session, where)
     rows = [row for row in rows if own is None or row.ref != own.ref]
     found = []
@@ -65,7 +76,9 @@ def _asked(home: "Home", adapter: Any, space: str | None) -> "tuple[Member, Task
             if home.outside.kind(Path(adapter)) is not Kind.DIRECTORY:
                 raise
     named = os.fspath(adapter) if isinstance(adapter, str | os.PathLike) else "the adapter given"
-    return member(named, load(adapter, task="asked", adapter_name=None, outside=home.outside)[1]), None
+    return member(
+        named, load(adapter, task="asked", adapter_name=None, outside=home.outside)[1]
+    ), None
 
 
 def _version(home: "Home", ref: str, space: str | None) -> "tuple[Member, TaskVersion]":
@@ -75,7 +88,11 @@ def _version(home: "Home", ref: str, space: str | None) -> "tuple[Member, TaskVe
 
 
 def _neighbour(asked: Member, row: "TaskVersion", other: Member) -> Neighbour:
-    one, two, product = norm(asked.pairs), norm(other.pairs), products_with(asked.pairs, other.pairs)
+    one, two, product = (
+        norm(asked.pairs),
+        norm(other.pairs),
+        products_with(asked.pairs, other.pairs),
+    )
     overlap, chance = row_overlap([asked.pairs, other.pairs], Side.A)
     overlap_b, chance_b = row_overlap([asked.pairs, other.pairs], Side.B)
     difference = sqrt(max(one**2 + two**2 - 2.0 * product, 0.0))

@@ -1,4 +1,7 @@
-"""What may be handed to `commit`: a directory, a Hub reference, a live PEFT model, or an adapter in memory."""
+"""What may be handed to `commit`.
+
+A directory, a Hub reference, a live PEFT model, or an adapter in memory.
+"""
 
 import os
 from dataclasses import replace
@@ -44,7 +47,8 @@ def _load(source: Any, *, task: str | None, adapter_name: str | None, outside: "
     live = hasattr(source, "peft_config") and hasattr(source, "state_dict")
     if adapter_name is not None and not live:
         raise InvalidInput(
-            f"adapter_name {adapter_name!r} is given for {_shown(source)}: it only applies to live PEFT models.", hint="Leave it out, or hand in the model."
+            f"adapter_name {adapter_name!r} is given for {_shown(source)}: it only applies to live PEFT models.",
+            hint="Leave it out, or hand in the model.",
         )
     if isinstance(source, Adapter):
         return _required(named, "an Adapter in memory"), _in_memory(source), False
@@ -56,7 +60,8 @@ def _load(source: Any, *, task: str | None, adapter_name: str | None, outside: "
         wanted = _required(named, "a live PEFT model")
         return wanted, read_model(source, adapter_name=adapter_name), False
     raise InvalidInput(
-        f"a {type(source).__name__} cannot be committed.", hint="Hand in a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel or an Adapter."
+        f"a {type(source).__name__} cannot be committed.",
+        hint="Hand in a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel or an Adapter.",
     )
 
 
@@ -66,15 +71,25 @@ def is_directory(source: Any) -> bool:
 
 
 def _in_memory(adapter: Adapter) -> Adapter:
-    """Return an adapter as what it is now: its tensors may have been changed since it was read, and a checked out one is not what was committed."""
+    """Return an adapter as what it is now.
+
+    Its tensors may have been changed since it was read, and a checked out one is not what was
+    committed.
+    """
     metadata = [(entry.name, entry.value) for entry in adapter.layout.metadata]
     tensors = {key: tensor.detach().cpu() for key, tensor in adapter.tensors.items()}
-    made = adapter_of(tensors, adapter.config_bytes, metadata=metadata, attachments=adapter.attachments)
+    made = adapter_of(
+        tensors, adapter.config_bytes, metadata=metadata, attachments=adapter.attachments
+    )
     if made.source_digest == adapter.source_digest:
         return adapter
     source = Source(kind="adapter", location=f"{adapter.ref}, checked out" if adapter.ref else "")
     return replace(
-        made, source=source, basis=adapter.basis, parent=adapter.ref or adapter.parent, tensors_digest=sha256(tensor_file(made.layout, made.tensors))
+        made,
+        source=source,
+        basis=adapter.basis,
+        parent=adapter.ref or adapter.parent,
+        tensors_digest=sha256(tensor_file(made.layout, made.tensors)),
     )
 
 
@@ -83,13 +98,25 @@ def _from_place(place: str, named: TaskName | None, outside: "Outside") -> Loade
         from share_registry.exchange.hub import read_hub
 
         adapter = read_hub(place, outside=outside)
-        return named if named is not None else derive_task(adapter.source.location), adapter, named is None
+        return (
+            named if named is not None else derive_task(adapter.source.location),
+            adapter,
+            named is None,
+        )
     adapter = read_directory(Path(place), outside=outside)
-    return named if named is not None else derive_task(adapter.source.location), adapter, named is None
+    return (
+        named if named is not None else derive_task(adapter.source.location),
+        adapter,
+        named is None,
+    )
 
 
 def _shown(source: Any) -> str:
-    return repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else f"a {type(source).__name__}"
+    return (
+        repr(os.fspath(source))
+        if isinstance(source, str | os.PathLike)
+        else f"a {type(source).__name__}"
+    )
 
 
 def _required(named: TaskName | None, what: str) -> TaskName:

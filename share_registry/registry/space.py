@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 from share_registry.names import SpaceName
 from share_registry.registry.doors import Ref
 from share_registry.registry.policy import Policy
-from share_registry.registry.results import Alias, AliasMove, Commit, Diff, Export, Lineage, Log, Resolved, SpaceSummary, Tag, Task
+from share_registry.registry.results import (
+    Alias,
+    AliasMove,
+    Commit,
+    Diff,
+    Export,
+    Lineage,
+    Log,
+    Resolved,
+    SpaceSummary,
+    Tag,
+    Task,
+)
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -104,7 +116,10 @@ class Space:
         allow_duplicate: bool = False,
         dry_run: bool = False,
     ) -> Commit:
-        """See `Registry.commit_many`: absorb several adapters as one commit, all or nothing; arguments as in `commit`, adapters by task name."""
+        """See `Registry.commit_many`: absorb several adapters as one commit, all or nothing.
+
+        Arguments as in `commit`, adapters by task name.
+        """
         return self._registry.commit_many(
             adapters,
             budget=budget,
@@ -193,17 +208,42 @@ class Space:
         """See `Registry.analyze`: return what the live tasks share, and what that saves."""
         return self._registry.analyze(self._name, budgets=budgets)
 
-    def similar(self, adapter: "Ref | os.PathLike[str] | Adapter | Any", *, limit: int = 10) -> "Similar":
+    def similar(
+        self, adapter: "Ref | os.PathLike[str] | Adapter | Any", *, limit: int = 10
+    ) -> "Similar":
         """See `Registry.similar`: return the tasks nearest to an adapter."""
         return self._registry.similar(adapter, limit=limit, space=self._name)
 
-    def checkout(self, ref: Ref, *, device: "str | torch.device" = "cpu", dtype: "torch.dtype | str | None" = None, exact: bool = False) -> "Adapter":
+    def checkout(
+        self,
+        ref: Ref,
+        *,
+        device: "str | torch.device" = "cpu",
+        dtype: "torch.dtype | str | None" = None,
+        exact: bool = False,
+    ) -> "Adapter":
         """See `Registry.checkout`: rebuild a task version in memory."""
-        return self._registry.checkout(ref, device=device, dtype=dtype, exact=exact, space=self._name)
+        return self._registry.checkout(
+            ref, device=device, dtype=dtype, exact=exact, space=self._name
+        )
 
-    def export(self, ref: Ref, root: str | os.PathLike[str], *, name: str | None = None, profile: str = "native", overwrite: bool = False) -> Export:
-        """See `Registry.export`: write a task version as a plain PEFT directory `root/<task>-v<N>-<digest8>/`, atomically."""
-        return self._registry.export(ref, root, name=name, profile=profile, overwrite=overwrite, space=self._name)
+    def export(
+        self,
+        ref: Ref,
+        root: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        profile: str = "native",
+        overwrite: bool = False,
+    ) -> Export:
+        """See `Registry.export`.
+
+        Write a task version as a plain PEFT directory `root/<task>-v<N>-<digest8>/`,
+        atomically.
+        """
+        return self._registry.export(
+            ref, root, name=name, profile=profile, overwrite=overwrite, space=self._name
+        )
 
     def log(
         self,
@@ -217,10 +257,22 @@ class Space:
         before: int | Ref | None = None,
     ) -> Log:
         """See `Registry.log`: return commits, newest first."""
-        return self._registry.log(self._name, task=task, kind=kind, author=author, since=since, until=until, limit=limit, before=before)
+        return self._registry.log(
+            self._name,
+            task=task,
+            kind=kind,
+            author=author,
+            since=since,
+            until=until,
+            limit=limit,
+            before=before,
+        )
 
     def show(self, ref: Ref) -> Commit:
-        """See `Registry.show`: return the commit that a task version or `@cN` stands for, with its full report."""
+        """See `Registry.show`.
+
+        Return the commit that a task version or `@cN` stands for, with its full report.
+        """
         return self._registry.show(ref, space=self._name)
 
     def resolve(self, ref: Ref) -> Resolved:
@@ -238,34 +290,58 @@ class Space:
         after: str | Task | None = None,
     ) -> list[Task]:
         """See `Registry.tasks`: return the live tasks by name at their newest versions."""
-        return self._registry.tasks(self._name, labels=labels, alias=alias, name=name, at=at, limit=limit, after=after)
+        return self._registry.tasks(
+            self._name, labels=labels, alias=alias, name=name, at=at, limit=limit, after=after
+        )
 
     def lineage(self, ref: Ref) -> Lineage:
-        """See `Registry.lineage`: return where a task version came from: earlier versions, declared parents, sources."""
+        """See `Registry.lineage`: return where a task version came from.
+
+        Earlier versions, declared parents, sources.
+        """
         return self._registry.lineage(ref, space=self._name)
 
     def diff(self, a: Ref, b: Ref) -> Diff:
-        """See `Registry.diff`: compare two task versions, or two states of a space: metadata, and per task the relative change of dW."""
+        """See `Registry.diff`: compare two task versions, or two states of a space.
+
+        Metadata, and per task the relative change of dW.
+        """
         return self._registry.diff(a, b, space=self._name)
 
-    def set_alias(self, ref: Ref, alias: str, *, expected: int | None = None, reason: str = "") -> Commit:
+    def set_alias(
+        self, ref: Ref, alias: str, *, expected: int | None = None, reason: str = ""
+    ) -> Commit:
         """See `Registry.set_alias`: point an alias of a task to a version; the move is recorded."""
-        return self._registry.set_alias(ref, alias, expected=expected, reason=reason, space=self._name)
+        return self._registry.set_alias(
+            ref, alias, expected=expected, reason=reason, space=self._name
+        )
 
-    def remove_alias(self, task: str, alias: str, *, expected: int | None = None, reason: str = "") -> Commit:
+    def remove_alias(
+        self, task: str, alias: str, *, expected: int | None = None, reason: str = ""
+    ) -> Commit:
         """See `Registry.remove_alias`: remove an alias of a task; its history stays."""
-        return self._registry.remove_alias(task, alias, expected=expected, reason=reason, space=self._name)
+        return self._registry.remove_alias(
+            task, alias, expected=expected, reason=reason, space=self._name
+        )
 
     def aliases(self, *, task: str | None = None) -> list[Alias]:
         """See `Registry.aliases`: return the aliases of a space's tasks, or of one task."""
         return self._registry.aliases(self._name, task=task)
 
-    def alias_history(self, task: str, alias: str, *, at: "str | date | datetime | int | None" = None) -> list[AliasMove]:
-        """See `Registry.alias_history`: return the moves of an alias, newest first; with `at` only the one in force then."""
+    def alias_history(
+        self, task: str, alias: str, *, at: "str | date | datetime | int | None" = None
+    ) -> list[AliasMove]:
+        """See `Registry.alias_history`: return the moves of an alias, newest first.
+
+        With `at` only the one in force then.
+        """
         return self._registry.alias_history(task, alias, at=at, space=self._name)
 
     def tag(self, name: str, ref: Ref, *, reason: str = "") -> Commit:
-        """See `Registry.tag`: name a commit of a space, for ever: `ref` is `@cN`, `@latest` or a task version."""
+        """See `Registry.tag`: name a commit of a space, for ever.
+
+        `ref` is `@cN`, `@latest` or a task version.
+        """
         return self._registry.tag(name, ref, reason=reason, space=self._name)
 
     def tags(self) -> list[Tag]:
@@ -282,14 +358,19 @@ class Space:
         reason: str = "",
     ) -> Commit:
         """See `Registry.annotate`: set or remove labels and metrics of a task version."""
-        return self._registry.annotate(ref, labels=labels, metrics=metrics, remove=remove, reason=reason, space=self._name)
+        return self._registry.annotate(
+            ref, labels=labels, metrics=metrics, remove=remove, reason=reason, space=self._name
+        )
 
     def drop(self, task: str, *, reason: str = "") -> Commit:
         """See `Registry.drop`: stop listing a task; its versions stay."""
         return self._registry.drop(task, reason=reason, space=self._name)
 
     def restore(self, ref: Ref, *, reason: str = "") -> Commit:
-        """See `Registry.restore`: make an earlier version the newest one, and a dropped task live again."""
+        """See `Registry.restore`.
+
+        Make an earlier version the newest one, and a dropped task live again.
+        """
         return self._registry.restore(ref, reason=reason, space=self._name)
 
     def rename(self, task: str, new: str, *, reason: str = "") -> Commit:

@@ -73,12 +73,17 @@ def create_space(
 
     published = publish(home, wanted, Request(build=build, key=idempotency_key(home, None)))
     if not published.created and not exist_ok:
-        raise Conflict(f"space {wanted!r} exists.", hint="Pick another name, or give exist_ok=True.")
+        raise Conflict(
+            f"space {wanted!r} exists.", hint="Pick another name, or give exist_ok=True."
+        )
     return wanted
 
 
 def set_policy(home: "Home", name: str, policy: Policy) -> Commit:
-    """Publish a space's policy, which holds for later commits; where it has that policy, return the commit that set it. Raises NotFound."""
+    """Publish a space's policy, which holds for later commits.
+
+    Where it has that policy, return the commit that set it. Raises NotFound.
+    """
     from share_registry.format.records import SetPolicy
     from share_registry.registry.changes import change
     from share_registry.registry.earlier import policy_change
@@ -104,15 +109,24 @@ def space_for(session: "Session", adapters: "Sequence[Adapter]", space: str | No
     if space is not None:
         return _target(session, space_name(space))
     base = _one_base(adapters)
-    known = [found for found in (_target(session, name) for name in queries.space_names(session)) if base.label in found.labels]
+    known = [
+        found
+        for found in (_target(session, name) for name in queries.space_names(session))
+        if base.label in found.labels
+    ]
     name = space_name_of(base.label)
     taken = name in queries.space_names(session)
     if len(known) == 1:
         return known[0]
     if known or taken:
         there = ", ".join(found.name for found in known) or f"{name} (of another base model)"
-        raise Refused(f"base model {base.label!r} leads to no single space: {there}.", hint="Name the space with space= or -s.")
-    return Target(name=name, base_revision=base.revision, labels=(base.label,), policy=Policy(), new=True)
+        raise Refused(
+            f"base model {base.label!r} leads to no single space: {there}.",
+            hint="Name the space with space= or -s.",
+        )
+    return Target(
+        name=name, base_revision=base.revision, labels=(base.label,), policy=Policy(), new=True
+    )
 
 
 def policy_of(session: "Session", name: SpaceName) -> Policy:
@@ -128,7 +142,10 @@ def _policy(row: "Row[Any]") -> Policy:
 
 
 def check_base(target: Target, adapter: "Adapter", allow: bool) -> tuple[str, ...]:
-    """Check that an adapter says the space's base model; return what is worth a remark. Raises Refused."""
+    """Check that an adapter says the space's base model; return what is worth a remark.
+
+    Raises Refused.
+    """
     base = base_of(adapter.config)
     label, revision = base.label, base.revision
     if not label:
@@ -145,7 +162,9 @@ def check_base(target: Target, adapter: "Adapter", allow: bool) -> tuple[str, ..
     return ()
 
 
-def _create(link: "Link", label: str, revision: str | None, labels: Sequence[str], policy: Policy) -> "Create | CommitNumber":
+def _create(
+    link: "Link", label: str, revision: str | None, labels: Sequence[str], policy: Policy
+) -> "Create | CommitNumber":
     from share_registry.format.records import BaseModelBody, Create
     from share_registry.names import CommitNumber
 
@@ -172,35 +191,65 @@ def _body(policy: Policy) -> "PolicyBody":
 def _target(session: "Session", name: SpaceName) -> Target:
     row = queries.space_row(session, name)
     if row is None:
-        raise NotFound(f"space {name!r} does not exist.", hint=near_misses(name, list(queries.space_names(session))) + " Create it with create_space.")
-    return Target(name=name, base_revision=row.base_revision, labels=(row.base_model, *row.base_labels), policy=_policy(row))
+        raise NotFound(
+            f"space {name!r} does not exist.",
+            hint=near_misses(name, list(queries.space_names(session)))
+            + " Create it with create_space.",
+        )
+    return Target(
+        name=name,
+        base_revision=row.base_revision,
+        labels=(row.base_model, *row.base_labels),
+        policy=_policy(row),
+    )
 
 
 def _one_base(adapters: "Sequence[Adapter]") -> Base:
     found = sorted({base_of(adapter.config) for adapter in adapters}, key=str)
     labels = sorted({base.label for base in found})
     if len(labels) > 1:
-        raise Refused(f"the adapters are of several base models: {', '.join(label or 'none' for label in labels)}.", hint="Commit them space by space.")
+        raise Refused(
+            f"the adapters are of several base models: {', '.join(label or 'none' for label in labels)}.",
+            hint="Commit them space by space.",
+        )
     if not labels[0]:
-        raise Refused("the adapter's config names no base model, so no space can be derived.", hint="Name the space with space= or -s.")
+        raise Refused(
+            "the adapter's config names no base model, so no space can be derived.",
+            hint="Name the space with space= or -s.",
+        )
     return found[0]
 
 
 def _check_labels(labels: Sequence[str], revision: str | None) -> None:
     for label in labels:
         if not isinstance(label, str) or not 1 <= len(label) <= 512 or not label.isprintable():
-            raise InvalidInput(f"base model label {str(label)[:80]!r} is not 1 to 512 printable characters.", hint="Use the Hub id or a short name.")
+            raise InvalidInput(
+                f"base model label {str(label)[:80]!r} is not 1 to 512 printable characters.",
+                hint="Use the Hub id or a short name.",
+            )
     if len(labels) > _MAX_LABELS:
-        raise InvalidInput(f"{len(labels)} base labels, at most {_MAX_LABELS} are allowed.", hint="Keep those that adapters really carry.")
+        raise InvalidInput(
+            f"{len(labels)} base labels, at most {_MAX_LABELS} are allowed.",
+            hint="Keep those that adapters really carry.",
+        )
     if revision is not None and (not 1 <= len(revision) <= 128 or not revision.isprintable()):
-        raise InvalidInput(f"base revision {revision[:80]!r} is not 1 to 128 printable characters.", hint="Use the commit hash of the base model.")
+        raise InvalidInput(
+            f"base revision {revision[:80]!r} is not 1 to 128 printable characters.",
+            hint="Use the commit hash of the base model.",
+        )
 
 
-def _check_same(known: Target, label: str | None, revision: str | None, labels: Sequence[str], exist_ok: bool) -> None:
+def _check_same(
+    known: Target, label: str | None, revision: str | None, labels: Sequence[str], exist_ok: bool
+) -> None:
     if not exist_ok:
-        raise Conflict(f"space {known.name!r} exists.", hint="Pick another name, or give exist_ok=True.")
+        raise Conflict(
+            f"space {known.name!r} exists.", hint="Pick another name, or give exist_ok=True."
+        )
     differs = (
-        (label is not None and label not in known.labels) or (revision is not None and revision != known.base_revision) or not set(labels) <= set(known.labels)
+        (label is not None and label not in known.labels)
+        or (revision is not None and revision != known.base_revision)
+        or not set(labels) <= set(known.labels)
     )
     if differs:
         raise Conflict(

@@ -1,4 +1,6 @@
-"""The half of the facade that is about what tasks share: the basis, merging, and what there is to know of both. Each function is a method of `Registry`.
+"""The half of the facade that is about what tasks share.
+
+The basis, merging, and what there is to know of both. Each function is a method of `Registry`.
 
 As there: no logic, imports inside.
 """
@@ -32,17 +34,23 @@ def refit(
     author: str | None = None,
     dry_run: bool = False,
 ) -> Commit:
-    """Fit a basis to the live tasks of a space; later commits may refer to it. Stored tasks stay as they are unless told otherwise.
+    """Fit a basis to the live tasks of a space; later commits may refer to it.
 
-    Equal to the SVD of all energy-weighted factors stacked, from the Grams of the rows in use and the tasks' coefficients: no adapter is formed.
+    Stored tasks stay as they are unless told otherwise.
+
+    Equal to the SVD of all energy-weighted factors stacked, from the Grams of the rows in use and
+    the tasks' coefficients: no adapter is formed.
 
     Args:
         space: The space; the session's where None.
         max_rank: At most this many directions per module and side.
-        energy: As few directions as capture this share of the energy, 0 to 1. Without either, as many as save coded bytes.
+        energy: As few directions as capture this share of the energy, 0 to 1. Without either, as
+            many as save coded bytes.
         weighting: "unit": every task counts alike. "energy": by the square of its norm.
-        budget: Re-express every task in the basis whose error stays within this, measured against the source or, where that is gone, by its bound.
-        allow_loss: Re-express every task as coefficients over the basis alone, whatever error that makes; it is recorded.
+        budget: Re-express every task in the basis whose error stays within this, measured against
+            the source or, where that is gone, by its bound.
+        allow_loss: Re-express every task as coefficients over the basis alone, whatever error that
+            makes; it is recorded.
         message, author: Why, and who (self-declared).
         dry_run: Measure and report, write nothing.
 
@@ -54,12 +62,19 @@ def refit(
     from share_registry.registry.refit import Wanted
     from share_registry.registry.refit import refit as made
 
-    wanted = Wanted(max_rank=max_rank, energy=energy, weighting=weighting, budget=budget, allow_loss=allow_loss)
+    wanted = Wanted(
+        max_rank=max_rank, energy=energy, weighting=weighting, budget=budget, allow_loss=allow_loss
+    )
     return made(self.home, space, wanted, message=message, author=author, dry_run=dry_run)
 
 
-def basis(self: "Registry", space: str | None = None, *, at: "str | date | datetime | int | None" = None) -> "Basis":
-    """Return the basis that commits to a space are coded with, now or `at` a commit or moment: orthonormal rows per module and side. Raises NotFound."""
+def basis(
+    self: "Registry", space: str | None = None, *, at: "str | date | datetime | int | None" = None
+) -> "Basis":
+    """Return the basis that commits to a space are coded with, now or `at` a commit or moment.
+
+    Orthonormal rows per module and side. Raises NotFound.
+    """
     from share_registry.registry.basis import basis as found
 
     return found(self.home, space, at=at)
@@ -89,10 +104,12 @@ def merge(
         parents: References of task versions of one space, with their weights.
         task: The task it becomes a version of.
         space: Space of references that name none.
-        method: "linear": the weighted sum of dW, exactly. "ties", "dare": in the basis that all parents share (KnOTS), with `density` and, for dare, `seed`.
+        method: "linear": the weighted sum of dW, exactly. "ties", "dare": in the basis that all
+            parents share (KnOTS), with `density` and, for dare, `seed`.
         density: Share of the entries that are kept; ties and dare.
         seed: Of the random choice; dare.
-        budget: Largest error of what is stored against the merged dW; the space's policy where None.
+        budget: Largest error of what is stored against the merged dW; the space's policy where
+            None.
         message, author, labels, metrics, expected, idempotency_key, dry_run: As in `commit`.
 
     Raises:
@@ -111,26 +128,57 @@ def merge(
         idempotency_key=idempotency_key,
         dry_run=dry_run,
     )
-    return made(self.home, parents, task=task, space=space, method=method, density=density, seed=seed, options=options)
+    return made(
+        self.home,
+        parents,
+        task=task,
+        space=space,
+        method=method,
+        density=density,
+        seed=seed,
+        options=options,
+    )
 
 
-def retention(self: "Registry", space: str | None = None, *, metric: str | None = None) -> "Retention":
-    """Return the forgetting matrix: the error (or a recorded `metric`) of every task at every commit that changed one. Raises NotFound."""
+def retention(
+    self: "Registry", space: str | None = None, *, metric: str | None = None
+) -> "Retention":
+    """Return the forgetting matrix.
+
+    The error (or a recorded `metric`) of every task at every commit that changed one. Raises
+    NotFound.
+    """
     from share_registry.registry.retention import retention as found
 
     return found(self.home, space, metric=metric)
 
 
-def analyze(self: "Registry", space: str | None = None, *, budgets: Sequence[float] = (0.01, 0.05, 0.1, 0.3)) -> "Analysis":
+def analyze(
+    self: "Registry", space: str | None = None, *, budgets: Sequence[float] = (0.01, 0.05, 0.1, 0.3)
+) -> "Analysis":
     """Return what the live tasks of a space share, what that saves at several budgets, and a verdict in words. See `share_registry.analyze`."""
     from share_registry.registry.analyze import analyze_space
 
     return analyze_space(self.home, space, budgets=budgets)
 
 
-def similar(self: "Registry", adapter: "Ref | os.PathLike[str] | Adapter | Any", *, space: str | None = None, limit: int = 10) -> "Similar":
-    """Return the tasks nearest to an adapter by dW: a PEFT directory, an `Adapter`, a live model, or a reference. Raises NotFound, InvalidInput."""
+def similar(
+    self: "Registry",
+    adapter: "Ref | os.PathLike[str] | Adapter | Any",
+    *,
+    space: str | None = None,
+    limit: int = 10,
+) -> "Similar":
+    """Return the tasks nearest to an adapter by dW.
+
+    A PEFT directory, an `Adapter`, a live model, or a reference. Raises NotFound, InvalidInput.
+    """
     from share_registry.registry.results import Resolved
     from share_registry.registry.similar import similar as found
 
-    return found(self.home, reference(adapter) if isinstance(adapter, Commit | Resolved) else adapter, space=space, limit=limit)
+    return found(
+        self.home,
+        reference(adapter) if isinstance(adapter, Commit | Resolved) else adapter,
+        space=space,
+        limit=limit,
+    )

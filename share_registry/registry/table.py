@@ -1,4 +1,7 @@
-"""Tables as aligned text, made to fit a terminal: what says least goes first, references and messages stay."""
+"""Tables as aligned text, made to fit a terminal.
+
+What says least goes first, references and messages stay.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +26,16 @@ class Table:
 
 def aligned(table: Table, *, width: int | None = None) -> str:
     """Return a table as text with a line of headers; where a width is given, no line is longer."""
-    shown = Table(headers=table.headers, rows=tuple(tuple(map(printable, row)) for row in table.rows))
+    shown = Table(
+        headers=table.headers, rows=tuple(tuple(map(printable, row)) for row in table.rows)
+    )
     if width is not None:
         shown = _fitted(shown, width)
     lines = []
     for row in (tuple(header.removesuffix(">") for header in shown.headers), *shown.rows):
         cells = (
-            f"{cell:>{wide}}" if header.endswith(">") else f"{cell:<{wide}}" for cell, wide, header in zip(row, _widths(shown), shown.headers, strict=True)
+            f"{cell:>{wide}}" if header.endswith(">") else f"{cell:<{wide}}"
+            for cell, wide, header in zip(row, _widths(shown), shown.headers, strict=True)
         )
         lines.append(shortened("  ".join(cells).rstrip(), width))
     return "\n".join(lines)
@@ -37,12 +43,21 @@ def aligned(table: Table, *, width: int | None = None) -> str:
 
 def shortened(text: str, width: int | None) -> str:
     """Return text of at most so many letters; an ellipsis stands for the rest."""
-    return text if width is None or len(text) <= width else f"{text[: max(width - 1, 0)]}{_ELLIPSIS}"
+    return (
+        text if width is None or len(text) <= width else f"{text[: max(width - 1, 0)]}{_ELLIPSIS}"
+    )
 
 
 def printable(shown: str) -> str:
     """Replace what could drive a terminal: whoever may commit must not."""
-    return shown if shown.isprintable() else "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in shown)
+    return (
+        shown
+        if shown.isprintable()
+        else "".join(
+            letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
+            for letter in shown
+        )
+    )
 
 
 def _fitted(table: Table, width: int) -> Table:
@@ -53,12 +68,18 @@ def _fitted(table: Table, width: int) -> Table:
     for kept in ({0, len(table.headers) - 1}, {0}):
         table = _with_short_cells(table, width, kept)
     while _too_wide(table, width) > 0 and len(table.headers) > _FEWEST:
-        table = _only(table, [column for column in range(len(table.headers)) if column != len(table.headers) - 2])
+        table = _only(
+            table,
+            [column for column in range(len(table.headers)) if column != len(table.headers) - 2],
+        )
     return table
 
 
 def _widths(table: Table) -> list[int]:
-    return [max(len(header.removesuffix(">")), *(len(row[column]) for row in table.rows)) for column, header in enumerate(table.headers)]
+    return [
+        max(len(header.removesuffix(">")), *(len(row[column]) for row in table.rows))
+        for column, header in enumerate(table.headers)
+    ]
 
 
 def _too_wide(table: Table, width: int) -> int:
@@ -68,7 +89,14 @@ def _too_wide(table: Table, width: int) -> int:
 
 
 def _without_empty(table: Table) -> Table:
-    return _only(table, [column for column in range(len(table.headers)) if any(row[column] not in ("", NOTHING) for row in table.rows)])
+    return _only(
+        table,
+        [
+            column
+            for column in range(len(table.headers))
+            if any(row[column] not in ("", NOTHING) for row in table.rows)
+        ],
+    )
 
 
 def _without_ids(table: Table) -> Table:
@@ -77,16 +105,30 @@ def _without_ids(table: Table) -> Table:
 
 def _without_seconds(table: Table) -> Table:
     times = {column for column, header in enumerate(table.headers) if header.endswith("(UTC)")}
-    return replace(table, rows=tuple(tuple(cell[:_MINUTES] if column in times else cell for column, cell in enumerate(row)) for row in table.rows))
+    return replace(
+        table,
+        rows=tuple(
+            tuple(cell[:_MINUTES] if column in times else cell for column, cell in enumerate(row))
+            for row in table.rows
+        ),
+    )
 
 
 def _with_short_cells(table: Table, width: int, kept: set[int]) -> Table:
     """Shorten the widest column but those kept, again and again, until the table fits or no column can be shorter."""
     limits = _widths(table)
     least = [max(len(header.removesuffix(">")), _SHORTEST) for header in table.headers]
-    free = [column for column, header in enumerate(table.headers) if column not in kept and not header.endswith((">", "(UTC)"))]
+    free = [
+        column
+        for column, header in enumerate(table.headers)
+        if column not in kept and not header.endswith((">", "(UTC)"))
+    ]
     for _ in range(max(_too_wide(table, width), 0)):
-        widest = max((column for column in free if limits[column] > least[column]), key=lambda column: limits[column], default=None)
+        widest = max(
+            (column for column in free if limits[column] > least[column]),
+            key=lambda column: limits[column],
+            default=None,
+        )
         if widest is None:
             break
         limits[widest] -= 1
@@ -94,4 +136,7 @@ def _with_short_cells(table: Table, width: int, kept: set[int]) -> Table:
 
 
 def _only(table: Table, columns: Sequence[int]) -> Table:
-    return Table(headers=tuple(table.headers[column] for column in columns), rows=tuple(tuple(row[column] for column in columns) for row in table.rows))
+    return Table(
+        headers=tuple(table.headers[column] for column in columns),
+        rows=tuple(tuple(row[column] for column in columns) for row in table.rows),
+    )

@@ -1,6 +1,9 @@
-"""Publish one record: the exclusive creation of record n+1 in the store is the commit (spec COM-01 to COM-09).
+"""Publish one record.
 
-Objects are durable before. A lost race is tried again upon the new head; after an attempt whose outcome is unknown nothing is cleaned up, and the idempotency key finds out what happened.
+The exclusive creation of record n+1 in the store is the commit (spec COM-01 to COM-09).
+
+Objects are durable before. A lost race is tried again upon the new head; after an attempt whose
+outcome is unknown nothing is cleaned up, and the idempotency key finds out what happened.
 """
 
 import logging
@@ -11,7 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog import leases, queries
 from share_registry.catalog.projection import apply
-from share_registry.errors import CommitUnknown, Conflict, InvalidInput, ShareRegistryError, StoreError
+from share_registry.errors import (
+    CommitUnknown,
+    Conflict,
+    InvalidInput,
+    ShareRegistryError,
+    StoreError,
+)
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Note, Record
@@ -42,7 +51,14 @@ class Link:
 
     def members(self) -> dict[str, object]:
         """Return the members as keyword arguments of a record."""
-        return {"space": self.space, "number": self.number, "parent": self.parent, "time": self.time, "key": self.key, "note": self.note}
+        return {
+            "space": self.space,
+            "number": self.number,
+            "parent": self.parent,
+            "time": self.time,
+            "key": self.key,
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +78,15 @@ def idempotency_key(home: Home, key: str | None) -> str:
     """Return the caller's key or a fresh one. Raises InvalidInput."""
     if key is None:
         return home.outside.token()
-    if not isinstance(key, str) or not 1 <= len(key) <= 128 or not all("!" <= sign <= "~" for sign in key):
-        raise InvalidInput(f"idempotency key {str(key)[:80]!r} is not 1 to 128 printable ASCII characters without blanks.", hint="Use a UUID or a run id.")
+    if (
+        not isinstance(key, str)
+        or not 1 <= len(key) <= 128
+        or not all("!" <= sign <= "~" for sign in key)
+    ):
+        raise InvalidInput(
+            f"idempotency key {str(key)[:80]!r} is not 1 to 128 printable ASCII characters without blanks.",
+            hint="Use a UUID or a run id.",
+        )
     return key
 
 
@@ -107,15 +130,26 @@ def publish(home: Home, space: SpaceName, request: Request) -> Published:
     finally:
         if turn:
             _give_turn(home, space, request.key)
-    raise Conflict(f"space {space!r}: other writers were faster {_ATTEMPTS} times.", hint="Run it again.")
+    raise Conflict(
+        f"space {space!r}: other writers were faster {_ATTEMPTS} times.", hint="Run it again."
+    )
 
 
 def _take_turn(home: Home, space: SpaceName, key: str) -> bool:
-    """After a lost race, take the space's lease, so that other losers wait; no promise rests on it."""
+    """After a lost race, take the space's lease, so that other losers wait.
+
+    No promise rests on it.
+    """
     now = home.outside.now()
     try:
         with home.catalog.begin(write=True) as session:
-            return leases.take(session, space=space, holder=key, now=timestamp(now), expires=timestamp(now + _LEASE))
+            return leases.take(
+                session,
+                space=space,
+                holder=key,
+                now=timestamp(now),
+                expires=timestamp(now + _LEASE),
+            )
     except ShareRegistryError as error:
         _LOG.debug("no lease of space %s: %s", space, error)
         return False
@@ -130,8 +164,13 @@ def _give_turn(home: Home, space: SpaceName, key: str) -> None:
 
 
 def _pause(home: Home, attempt: int) -> float:
-    """Return how long to wait before the next attempt, in seconds: growing, and different in every process."""
-    return min(_MAX_PAUSE_S, 0.005 * (attempt + 1)) * (0.5 + int(home.outside.token()[:4], 16) / 0x10000)
+    """Return how long to wait before the next attempt, in seconds.
+
+    Growing, and different in every process.
+    """
+    return min(_MAX_PAUSE_S, 0.005 * (attempt + 1)) * (
+        0.5 + int(home.outside.token()[:4], 16) / 0x10000
+    )
 
 
 def put_note(home: Home, note: Note | None) -> Digest | None:
@@ -144,13 +183,23 @@ def put_note(home: Home, note: Note | None) -> Digest | None:
     return digest
 
 
-def _attempt(home: Home, space: SpaceName, request: Request, note: Digest | None) -> Published | None:
+def _attempt(
+    home: Home, space: SpaceName, request: Request, note: Digest | None
+) -> Published | None:
     home.catch_up()
     with home.catalog.begin() as session:
         known = queries.head(session, space)
         earlier = queries.commit_of_key(session, space, request.key) if known else None
-        made = earlier if earlier is not None else request.build(session, _link(home, space, known, request.key, note))
-    home.store.sync_log(space)  # whoever published the head may have died before it was durable; from here on it is built upon or acknowledged
+        made = (
+            earlier
+            if earlier is not None
+            else request.build(session, _link(home, space, known, request.key, note))
+        )
+    home.store.sync_log(
+        space
+        # whoever published the head may have died before it was durable; from here on it is built upon
+        # or acknowledged
+    )
     if isinstance(made, int):
         return Published(space=space, number=made, created=False)
     if not _published(home, made, request):
@@ -160,7 +209,9 @@ def _attempt(home: Home, space: SpaceName, request: Request, note: Digest | None
 
 
 def _published(home: Home, record: Record, request: Request) -> bool:
-    """Apply a record to the catalog, publish it, and only then let the catalog keep it: what no catalog could follow must never be published (spec COM-04).
+    """Apply a record to the catalog, publish it, and only then let the catalog keep it.
+
+    What no catalog could follow must never be published (spec COM-04).
 
     Returns:
         False where another writer's record has come in between.
@@ -169,8 +220,18 @@ def _published(home: Home, record: Record, request: Request) -> bool:
     try:
         with home.catalog.begin(write=True) as session:
             known = queries.head(session, record.space)
-            if known is None if record.number == 1 else known is not None and known.id == record.parent:
-                apply(session, record=record, id=record.id, note=request.note if record.note else None, layouts=request.layouts)
+            if (
+                known is None
+                if record.number == 1
+                else known is not None and known.id == record.parent
+            ):
+                apply(
+                    session,
+                    record=record,
+                    id=record.id,
+                    note=request.note if record.note else None,
+                    layouts=request.layouts,
+                )
                 home.outside.at("commit.publish")
                 done = _publish(home, record)
             if done:
@@ -181,16 +242,34 @@ def _published(home: Home, record: Record, request: Request) -> bool:
         if not done:
             raise
         _LOG.warning(  # it is committed whatever happens to the catalog (spec COM-06)
-            "committed to space %s, but the catalog could not follow yet (%s); it will at the next opening", record.space, error
+            "committed to space %s, but the catalog could not follow yet (%s); it will at the next opening",
+            record.space,
+            error,
         )
     return done
 
 
-def _link(home: Home, space: SpaceName, known: queries.Head | None, key: str, note: Digest | None) -> Link:
+def _link(
+    home: Home, space: SpaceName, known: queries.Head | None, key: str, note: Digest | None
+) -> Link:
     now = timestamp(home.outside.now())
     if known is None:
-        return Link(space=space, number=CommitNumber(1), parent=sha256(home.store.format_bytes()), time=now, key=key, note=note)
-    return Link(space=space, number=CommitNumber(known.number + 1), parent=known.id, time=max(now, known.time), key=key, note=note)
+        return Link(
+            space=space,
+            number=CommitNumber(1),
+            parent=sha256(home.store.format_bytes()),
+            time=now,
+            key=key,
+            note=note,
+        )
+    return Link(
+        space=space,
+        number=CommitNumber(known.number + 1),
+        parent=known.id,
+        time=max(now, known.time),
+        key=key,
+        note=note,
+    )
 
 
 def _publish(home: Home, record: Record) -> bool:
@@ -204,8 +283,15 @@ def _publish(home: Home, record: Record) -> bool:
 
 
 def _find_out(home: Home, record: Record, content: bytes, cause: StoreError) -> bool:
-    """After a failure past the link: never clean up, ask the store, and say so where it cannot tell (spec COM-07). A flush that failed proves nothing when tried again."""
-    unknown = CommitUnknown(f"space {record.space!r}: whether c{record.number} was committed is not known: {cause.message}", key=record.key)
+    """After a failure past the link.
+
+    Never clean up, ask the store, and say so where it cannot tell (spec COM-07). A flush that
+    failed proves nothing when tried again.
+    """
+    unknown = CommitUnknown(
+        f"space {record.space!r}: whether c{record.number} was committed is not known: {cause.message}",
+        key=record.key,
+    )
     try:
         found = home.store.record(SpaceName(record.space), CommitNumber(record.number))
     except ShareRegistryError as error:

@@ -1,4 +1,7 @@
-"""From figures to words: which adapters belong together, and whether they gain from sharing or from precision."""
+"""From figures to words.
+
+Which adapters belong together, and whether they gain from sharing or from precision.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -7,14 +10,26 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.overlap import connected
-from share_registry.registry.insight_results import Continued, Forecast, Kinship, LeaveOneOut, Statement
+from share_registry.registry.insight_results import (
+    Continued,
+    Forecast,
+    Kinship,
+    LeaveOneOut,
+    Statement,
+)
 from share_registry.registry.render import size
 
 CONTINUES: Final = 0.5
-"""Relative distance of dW below which an adapter looks trained on from another: measured .22 to .43 for continued ones, from .82 on for the same task anew."""
+"""Relative distance of dW below which an adapter looks trained on from another.
+
+Measured .22 to .43 for continued ones, from .82 on for the same task anew.
+"""
 _SAME: Final = 1e-6
 _SHARED: Final = 0.5
-"""What is lost in the others' basis, over what a random basis loses: measured .81 and .76 for A and B of independent adapters, .53 and .76 from one start."""
+"""What is lost in the others' basis, over what a random basis loses.
+
+Measured .81 and .76 for A and B of independent adapters, .53 and .76 from one start.
+"""
 _WORTH: Final = 0.03
 """A saving below this share of the bytes is none to speak of."""
 _REFERENCE: Final = 0.05
@@ -23,12 +38,24 @@ _NAMED: Final = 3
 
 
 def one_start(overlap: Tensor, chance: Tensor) -> Tensor:
-    """Return which row spaces coincide more than half-way between chance and equality: measured .81 to .88 from one start, .14 to .29 otherwise."""
+    """Return which row spaces coincide more than half-way between chance and equality.
+
+    Measured .81 to .88 from one start, .14 to .29 otherwise.
+    """
     return (overlap > (1.0 + chance) / 2) & (chance > 0)
 
 
-def kinships(names: Sequence[str], distance: Tensor, a: Tensor, b: Tensor, chance: Tensor, lost: Sequence[LeaveOneOut]) -> tuple[Kinship, ...]:
-    """Return the adapters from one start, and those that share directions on both sides; continued versions alone are neither.
+def kinships(
+    names: Sequence[str],
+    distance: Tensor,
+    a: Tensor,
+    b: Tensor,
+    chance: Tensor,
+    lost: Sequence[LeaveOneOut],
+) -> tuple[Kinship, ...]:
+    """Return the adapters from one start, and those that share directions on both sides.
+
+    Continued versions alone are neither.
 
     Args:
         names: N names.
@@ -41,14 +68,22 @@ def kinships(names: Sequence[str], distance: Tensor, a: Tensor, b: Tensor, chanc
     apart = torch.minimum(distance, distance.T) >= CONTINUES
     apart.fill_diagonal_(False)
     alike, sharing = one_start(a, chance) & apart, _sharing(names, distance, lost)
-    found = [_kinship("one start", part, names, (a, b, chance), apart) for part in connected(alike) if not set(part) <= set(sharing)]
+    found = [
+        _kinship("one start", part, names, (a, b, chance), apart)
+        for part in connected(alike)
+        if not set(part) <= set(sharing)
+    ]
     if len(sharing) > 1:
         found.append(_kinship("shared directions", sharing, names, (a, b, chance), apart))
     return tuple(found)
 
 
 def statements(
-    names: Sequence[str], kin: Sequence[Kinship], continued: Sequence[Continued], lost: Sequence[LeaveOneOut], forecasts: Sequence[Forecast]
+    names: Sequence[str],
+    kin: Sequence[Kinship],
+    continued: Sequence[Continued],
+    lost: Sequence[LeaveOneOut],
+    forecasts: Sequence[Forecast],
 ) -> tuple[Statement, ...]:
     """Return the verdict, sentence by sentence."""
     shown = min(forecasts, key=lambda forecast: abs(forecast.budget - _REFERENCE))
@@ -64,24 +99,49 @@ def statements(
     return tuple(said)
 
 
-def _sharing(names: Sequence[str], distance: Tensor, lost: Sequence[LeaveOneOut]) -> tuple[int, ...]:
+def _sharing(
+    names: Sequence[str], distance: Tensor, lost: Sequence[LeaveOneOut]
+) -> tuple[int, ...]:
     """Return the adapters of which both sides are found in the others', though none of these is a version of it."""
     near = (torch.minimum(distance, distance.T) < CONTINUES).sum(1) > 1
     place = {name: number for number, name in enumerate(names)}
-    found = [one for one in lost if one.error_a < _SHARED * one.chance_a and one.error_b < _SHARED * one.chance_b]
+    found = [
+        one
+        for one in lost
+        if one.error_a < _SHARED * one.chance_a and one.error_b < _SHARED * one.chance_b
+    ]
     return tuple(place[one.adapter] for one in found if not bool(near[place[one.adapter]]))
 
 
-def _kinship(kind: str, part: Sequence[int], names: Sequence[str], overlaps: tuple[Tensor, Tensor, Tensor], apart: Tensor) -> Kinship:
+def _kinship(
+    kind: str,
+    part: Sequence[int],
+    names: Sequence[str],
+    overlaps: tuple[Tensor, Tensor, Tensor],
+    apart: Tensor,
+) -> Kinship:
     index = torch.tensor(list(part), dtype=torch.int64, device="cpu")
     pairs = apart[index][:, index]
-    a, b, chance = (float(values[index][:, index][pairs].mean()) if bool(pairs.any()) else 0.0 for values in overlaps)
-    return Kinship(kind=kind, adapters=tuple(names[number] for number in part), overlap_a=a, overlap_b=b, chance=chance)
+    a, b, chance = (
+        float(values[index][:, index][pairs].mean()) if bool(pairs.any()) else 0.0
+        for values in overlaps
+    )
+    return Kinship(
+        kind=kind,
+        adapters=tuple(names[number] for number in part),
+        overlap_a=a,
+        overlap_b=b,
+        chance=chance,
+    )
 
 
 def _of_continued(found: Continued) -> Statement:
     if found.distance < _SAME:
-        return Statement(kind="same", text=f"{found.adapter} is the same adapter as {found.previous}.", adapters=(found.adapter, found.previous))
+        return Statement(
+            kind="same",
+            text=f"{found.adapter} is the same adapter as {found.previous}.",
+            adapters=(found.adapter, found.previous),
+        )
     text = f"{found.adapter} continues {found.previous} (dW differs by {found.distance:.2f}): commit it as the next version of one task."
     return Statement(kind="continued", text=text, adapters=(found.adapter, found.previous))
 
@@ -91,8 +151,16 @@ def _of_kinship(found: Kinship, count: int) -> Statement:
     who = f"{share} adapters ({_some(found.adapters)})"
     overlaps = f"overlap of A {found.overlap_a:.2f}, of B {found.overlap_b:.2f}, by chance {found.chance:.2f}"
     if found.kind == "one start":
-        return Statement(kind=found.kind, text=f"A of {who} comes from one start: A shares, B does not ({overlaps}).", adapters=found.adapters)
-    return Statement(kind=found.kind, text=f"{who[0].upper()}{who[1:]} share directions on both sides ({overlaps}).", adapters=found.adapters)
+        return Statement(
+            kind=found.kind,
+            text=f"A of {who} comes from one start: A shares, B does not ({overlaps}).",
+            adapters=found.adapters,
+        )
+    return Statement(
+        kind=found.kind,
+        text=f"{who[0].upper()}{who[1:]} share directions on both sides ({overlaps}).",
+        adapters=found.adapters,
+    )
 
 
 def _total(names: Sequence[str], shown: Forecast) -> Statement:
@@ -102,12 +170,22 @@ def _total(names: Sequence[str], shown: Forecast) -> Statement:
     return Statement(kind="saving", text=text, adapters=tuple(names))
 
 
-def _precision(names: Sequence[str], rest: tuple[str, ...], lost: Sequence[LeaveOneOut], shown: Forecast) -> Statement:
+def _precision(
+    names: Sequence[str], rest: tuple[str, ...], lost: Sequence[LeaveOneOut], shown: Forecast
+) -> Statement:
     """Say who gains from precision alone."""
-    who = "These gain" if len(rest) == len(names) else f"The other {len(rest)} ({_some(rest)}) gain{'s' if len(rest) == 1 else ''}" if rest else "All gain"
+    who = (
+        "These gain"
+        if len(rest) == len(names)
+        else f"The other {len(rest)} ({_some(rest)}) gain{'s' if len(rest) == 1 else ''}"
+        if rest
+        else "All gain"
+    )
     mine = [one for one in lost if one.adapter in rest]
     left = f": in the basis of the others {_mean(one.error for one in mine):.2f} of dW is lost (a random basis loses {_mean(one.chance for one in mine):.2f})"
-    coded = f"{shown.bits_alone:.2f} bits per parameter alone (Gaussian bound {shown.bits_bound:.2f})"
+    coded = (
+        f"{shown.bits_alone:.2f} bits per parameter alone (Gaussian bound {shown.bits_bound:.2f})"
+    )
     saves = f" Sharing saves {100 * max(shown.saving, 0.0):.0f} %." if shown.saving < _WORTH else ""
     text = f"{who} from precision, not from sharing{left if mine else ''}; a budget of {100 * shown.budget:g} % takes {coded}.{saves}"
     return Statement(kind="precision", text=text, adapters=rest)

@@ -1,7 +1,8 @@
 """Verify: is the store what its records say, and does every version still decode to what was committed?
 
-Levels build on each other: `quick` follows the chains and asks whether objects are there; `data` reads and hashes every object and parses it; `deep` rebuilds every version and compares its tensors with the commit.
-Nothing is ever written.
+Levels build on each other: `quick` follows the chains and asks whether objects are there; `data`
+reads and hashes every object and parses it; `deep` rebuilds every version and compares its tensors
+with the commit. Nothing is ever written.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,10 +13,27 @@ from safetensors import SafetensorError, deserialize
 
 from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.errors import CatalogError, Format, Integrity, InvalidInput, NotFound, ShareRegistryError, StoreError
+from share_registry.errors import (
+    CatalogError,
+    Format,
+    Integrity,
+    InvalidInput,
+    NotFound,
+    ShareRegistryError,
+    StoreError,
+)
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
-from share_registry.format.records import Absorb, Absorbed, Merge, Note, Record, Refit, Restore, parse_record
+from share_registry.format.records import (
+    Absorb,
+    Absorbed,
+    Merge,
+    Note,
+    Record,
+    Refit,
+    Restore,
+    parse_record,
+)
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.replay import fill
 from share_registry.registry.results import Finding, VerifyReport
@@ -62,7 +80,10 @@ def verify(home: "Home", level: str, *, progress: Progress | None = None) -> Ver
         InvalidInput: unknown level.
     """
     if level not in LEVELS:
-        raise InvalidInput(f"level {level!r} is not one of {', '.join(LEVELS)}.", hint="quick: chains; data: every byte; deep: every version rebuilt.")
+        raise InvalidInput(
+            f"level {level!r} is not one of {', '.join(LEVELS)}.",
+            hint="quick: chains; data: every byte; deep: every version rebuilt.",
+        )
     walk = _Walk(store=home.store, level=level)
     spaces = home.store.spaces()
     for space in spaces:
@@ -96,7 +117,9 @@ def require_sound(report: VerifyReport) -> None:
     affected = f" Affected: {', '.join(hurt[:5])}{' ...' if len(hurt) > 5 else ''}." if hurt else ""
     raise Integrity(
         f"verify ({report.level}) found {first.code} {first.what}: {first.message.removesuffix('.')}{more}.{affected}",
-        hint="Move what does not belong there out of the store." if strays else "Bring the named files back from a copy of the store, then verify again.",
+        hint="Move what does not belong there out of the store."
+        if strays
+        else "Bring the named files back from a copy of the store, then verify again.",
     )
 
 
@@ -117,7 +140,10 @@ def _check_log(walk: _Walk, space: SpaceName) -> None:
 
 
 def _check_heads(walk: _Walk, home: "Home") -> None:
-    """Compare the ends of the logs with what the catalog remembers: nothing in a log itself shows that its last record is gone."""
+    """Compare the ends of the logs with what the catalog remembers.
+
+    Nothing in a log itself shows that its last record is gone.
+    """
     try:
         with home.catalog.begin() as session:
             heads = queries.heads(session)
@@ -126,21 +152,36 @@ def _check_heads(walk: _Walk, home: "Home") -> None:
     for space, known in heads.items():
         content = walk.store.record(space, known.number)
         if content is None or sha256(content) != known.id:
-            found = "is not in the store" if content is None else f"is {sha256(content)[:8]} in the store"
-            walk.find("REC-03", f"{space}/@c{known.number}", f"the catalog knows it as {known.id[:8]}, it {found}.", (f"{space}/@c{known.number}",))
+            found = (
+                "is not in the store"
+                if content is None
+                else f"is {sha256(content)[:8]} in the store"
+            )
+            walk.find(
+                "REC-03",
+                f"{space}/@c{known.number}",
+                f"the catalog knows it as {known.id[:8]}, it {found}.",
+                (f"{space}/@c{known.number}",),
+            )
 
 
 def _check_meaning(walk: _Walk) -> None:
-    """Follow every sound log from the beginning: each record must be possible after those before it (spec COM-04)."""
+    """Follow every sound log from the beginning.
+
+    Each record must be possible after those before it (spec COM-04).
+    """
     if walk.findings:
-        return  # a log with damaged records cannot be followed; what is wrong with it is said already
+        # a log with damaged records cannot be followed; what is wrong with it is said already
+        return
     catalog = Catalog.in_memory()
     for space, damage in fill(walk.store, catalog).items():
         walk.find("COM-04", f"space {space}", damage.message)
     catalog.close()
 
 
-def _check_record(walk: _Walk, space: SpaceName, number: CommitNumber, parent: Digest) -> tuple[Record | None, Digest]:
+def _check_record(
+    walk: _Walk, space: SpaceName, number: CommitNumber, parent: Digest
+) -> tuple[Record | None, Digest]:
     what = f"{space}/@c{number}"
     try:
         content = walk.store.record(space, number) or b""
@@ -153,7 +194,11 @@ def _check_record(walk: _Walk, space: SpaceName, number: CommitNumber, parent: D
     if (record.space, record.number) != (space, number):
         walk.find("REC-02", what, f"the record says it is {record.space}/@c{record.number}.")
     if record.parent != parent:
-        walk.find("REC-03", what, f"its parent is {record.parent[:8]}, the record before it is {parent[:8]}: the chain is broken.")
+        walk.find(
+            "REC-03",
+            what,
+            f"its parent is {record.parent[:8]}, the record before it is {parent[:8]}: the chain is broken.",
+        )
     return record, sha256(content)
 
 
@@ -178,7 +223,11 @@ def _collect(walk: _Walk, record: Record) -> None:
 def _refs(record: Record) -> list[str]:
     if isinstance(record, Absorb | Refit | Merge) and record.tasks:
         return [f"{record.space}/{task.task}@v{task.version}" for task in record.tasks]
-    return [f"{record.space}/{record.task}@v{record.version}"] if isinstance(record, Restore) else [f"{record.space}/@c{record.number}"]
+    return (
+        [f"{record.space}/{record.task}@v{record.version}"]
+        if isinstance(record, Restore)
+        else [f"{record.space}/@c{record.number}"]
+    )
 
 
 def _refer(walk: _Walk, digest: Digest, refs: list[str]) -> None:
@@ -220,7 +269,10 @@ def _sound(walk: _Walk, digest: Digest) -> bytes | None:
 def _check_objects(walk: _Walk, progress: Progress) -> None:
     """Check every object that is referred to, and what adapter objects refer to in turn."""
     adapters = {task.adapter for task in walk.versions.values()}
-    pending, done = sorted(walk.referred, key=lambda digest: (digest not in walk.bases, digest)), 0  # bases last: by then it is known who refers to them
+    pending, done = (
+        sorted(walk.referred, key=lambda digest: (digest not in walk.bases, digest)),
+        0,
+    )  # bases last: by then it is known who refers to them
     while pending:
         digest = pending.pop()
         done += 1
@@ -236,7 +288,9 @@ def _check_object(walk: _Walk, digest: Digest, *, adapter: bool) -> list[Digest]
         return []
     if walk.level == "quick":
         if not walk.store.has(digest):
-            walk.find("OBJ-02", f"object {digest}", "is not in the store.", tuple(walk.referred[digest]))
+            walk.find(
+                "OBJ-02", f"object {digest}", "is not in the store.", tuple(walk.referred[digest])
+            )
         return []
     content = _sound(walk, digest)
     if content is not None and digest in walk.bases:
@@ -262,7 +316,12 @@ def _check_adapter(walk: _Walk, digest: Digest, content: bytes) -> list[Digest]:
     except ShareRegistryError as error:
         walk.find("OBJ-03", f"object {digest}", error.message, tuple(walk.referred[digest]))
         return []
-    return [stored.layout, *stored.sources, *stored.external.values(), *([stored.previous] if stored.previous else [])]
+    return [
+        stored.layout,
+        *stored.sources,
+        *stored.external.values(),
+        *([stored.previous] if stored.previous else []),
+    ]
 
 
 def _check_versions(walk: _Walk, home: "Home", progress: Progress) -> None:
@@ -270,7 +329,9 @@ def _check_versions(walk: _Walk, home: "Home", progress: Progress) -> None:
     from share_registry.exchange.export import tensor_file
     from share_registry.materialize.reader import Reader
 
-    reader = Reader(home.store)  # not the one of the registry: what that one has decoded before would not be read again
+    reader = Reader(
+        home.store
+    )  # not the one of the registry: what that one has decoded before would not be read again
     for done, (ref, task) in enumerate(sorted(walk.versions.items()), start=1):
         progress("versions", done, len(walk.versions))
         try:
@@ -281,17 +342,37 @@ def _check_versions(walk: _Walk, home: "Home", progress: Progress) -> None:
             continue
         found = sha256(content)
         if _keys_elsewhere(content) != sorted(spec.key for spec in layout.tensors):
-            walk.find("DEC-11", ref, "the safetensors library does not read the rebuilt file as it was written.", (ref,))
+            walk.find(
+                "DEC-11",
+                ref,
+                "the safetensors library does not read the rebuilt file as it was written.",
+                (ref,),
+            )
         if reader.open(task.adapter).stored.layout != task.layout:
-            walk.find("REC-08", ref, "the commit and its adapter object name different layouts.", (ref,))
+            walk.find(
+                "REC-08", ref, "the commit and its adapter object name different layouts.", (ref,)
+            )
         if found != task.tensors:
-            walk.find("DEC-12", ref, f"rebuilt tensors have digest {found[:8]}, the commit says {task.tensors[:8]}.", (ref,))
+            walk.find(
+                "DEC-12",
+                ref,
+                f"rebuilt tensors have digest {found[:8]}, the commit says {task.tensors[:8]}.",
+                (ref,),
+            )
         if task.budget is not None and float(task.error) > float(task.budget):
-            walk.find("REC-09", ref, f"recorded error {task.error} is above the budget {task.budget}.", (ref,))
+            walk.find(
+                "REC-09",
+                ref,
+                f"recorded error {task.error} is above the budget {task.budget}.",
+                (ref,),
+            )
 
 
 def _keys_elsewhere(content: bytes) -> list[str] | None:
-    """Return the keys that the safetensors library, another parser than ours, finds in a file; None where it refuses."""
+    """Return the keys that the safetensors library, another parser than ours, finds in a file.
+
+    None where it refuses.
+    """
     try:
         return sorted(key for key, _ in deserialize(content))  # type: ignore[no-untyped-call]
     except SafetensorError:

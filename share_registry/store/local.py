@@ -1,7 +1,8 @@
 """A store in a directory (spec STO-01 to STO-12).
 
-Everything is written to `tmp/`, flushed, and only then given its name, without replacing what is there; then every directory that got a new name is flushed. So a name that is
-there after a crash or a power cut leads to whole bytes, and what was acknowledged is there.
+Everything is written to `tmp/`, flushed, and only then given its name, without replacing what is
+there; then every directory that got a new name is flushed. So a name that is there after a crash or
+a power cut leads to whole bytes, and what was acknowledged is there.
 """
 
 import hashlib
@@ -56,7 +57,10 @@ class LocalStore:
         try:
             self._format = self._outside.read(self._root / _FORMAT, limit=MAX_FORMAT_BYTES)
         except NotFound as error:
-            raise NotFound(f"there is no registry at {root}.", hint="Create it with mode 'c' or `share-registry init`.") from error
+            raise NotFound(
+                f"there is no registry at {root}.",
+                hint="Create it with mode 'c' or `share-registry init`.",
+            ) from error
         self._identity = identity_of(self._format, writing=not read_only)
 
     @classmethod
@@ -69,7 +73,8 @@ class LocalStore:
             identity: uuid of the new store.
 
         Raises:
-            Refused: the directory holds something else, or its file system lets two writers overwrite each other.
+            Refused: the directory holds something else, or its file system lets two writers
+                overwrite each other.
             StoreError: the system refuses; a second try may succeed.
         """
         root = outside.absolute(root)
@@ -130,7 +135,9 @@ class LocalStore:
         path = self._object(digest)
         found = hashlib.sha256()
         try:
-            content = self._outside.read(path, limit=min(limit, MAX_OBJECT_BYTES), seen=found.update)
+            content = self._outside.read(
+                path, limit=min(limit, MAX_OBJECT_BYTES), seen=found.update
+            )
         except NotFound as error:
             raise NotFound(f"object {digest} is not in the store.", hint=_DAMAGED) from error
         if found.hexdigest() != digest:
@@ -146,7 +153,9 @@ class LocalStore:
         return self._outside.size(self._object(digest))
 
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
-        """Publish a record durably under a number that must be free; tell whether it stands there now.
+        """Publish a record durably under a number that must be free.
+
+        Tell whether it stands there now.
 
         Raises:
             PublishUnknown: the system failed after the record was handed to it.
@@ -166,20 +175,31 @@ class LocalStore:
         return won
 
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
-        """Return a record, None where there is none. Raises Integrity where it is no plain file, StoreError where the system refuses."""
+        """Return a record, None where there is none.
+
+        Raises Integrity where it is no plain file, StoreError where the system refuses.
+        """
         try:
             return self._outside.read(self._record_path(space, number), limit=MAX_RECORD_BYTES)
         except NotFound:
             return None
 
-    def first_record(self, space: SpaceName, numbers: Sequence[CommitNumber]) -> CommitNumber | None:
-        """Return the first of some numbers that has a record, without reading it. Raises StoreError where the system refuses."""
+    def first_record(
+        self, space: SpaceName, numbers: Sequence[CommitNumber]
+    ) -> CommitNumber | None:
+        """Return the first of some numbers that has a record, without reading it.
+
+        Raises StoreError where the system refuses.
+        """
         names = {record_name(number): number for number in numbers}
         found = self._outside.first_of(self._log(space), list(names))
         return None if found is None else names[found]
 
     def sync_log(self, space: SpaceName) -> None:
-        """Make the records of a space durable that somebody else published. Raises StoreError, or Refused where the store is read-only."""
+        """Make the records of a space durable that somebody else published.
+
+        Raises StoreError, or Refused where the store is read-only.
+        """
         self._require_writable()
         log = self._log(space)
         if self._outside.exists(log):
@@ -187,14 +207,23 @@ class LocalStore:
             self._outside.sync_directory(log)
 
     def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
-        """Return the spaces that have a record, sorted; those `known` are not looked into where their names are there. Raises StoreError."""
-        return [SpaceName(name) for name in self._outside.names(self._root / "spaces") if name in known or self._is_space(name)]
+        """Return the spaces that have a record, sorted.
+
+        Those `known` are not looked into where their names are there. Raises StoreError.
+        """
+        return [
+            SpaceName(name)
+            for name in self._outside.names(self._root / "spaces")
+            if name in known or self._is_space(name)
+        ]
 
     def _is_space(self, name: str) -> bool:
         root = self._root / "spaces" / name
         if not (_is_name(name) and self._is_folder(root) and self._is_folder(root / "log")):
             return False
-        return self._outside.exists(self._record_path(SpaceName(name), CommitNumber(1))) or bool(self.numbers(SpaceName(name)))
+        return self._outside.exists(self._record_path(SpaceName(name), CommitNumber(1))) or bool(
+            self.numbers(SpaceName(name))
+        )
 
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
         """Return the numbers that have a record, sorted. Raises StoreError."""
@@ -205,7 +234,11 @@ class LocalStore:
         """Yield every object with its size, sorted by digest. Raises StoreError."""
         root = self._root / "objects"
         for shard in self._outside.names(root):
-            for rest in self._outside.names(root / shard) if _SHARD.fullmatch(shard) and self._is_folder(root / shard) else ():
+            for rest in (
+                self._outside.names(root / shard)
+                if _SHARD.fullmatch(shard) and self._is_folder(root / shard)
+                else ()
+            ):
                 size = self._outside.size(root / shard / rest)
                 if _REST.fullmatch(rest) and size is not None:
                     yield Digest(shard + rest), size
@@ -218,7 +251,11 @@ class LocalStore:
                 yield name
         for path in self._outside.files_below(self._root):
             parts = path.relative_to(self._root).parts
-            if len(parts) > 1 and parts[0] in _FOLDERS and not (_belongs(parts) and self._outside.kind(path) is Kind.FILE):
+            if (
+                len(parts) > 1
+                and parts[0] in _FOLDERS
+                and not (_belongs(parts) and self._outside.kind(path) is Kind.FILE)
+            ):
                 yield "/".join(parts)
 
     def close(self) -> None:
@@ -226,7 +263,10 @@ class LocalStore:
 
     def _require_writable(self) -> None:
         if self._read_only:
-            raise Refused(f"the registry at {self._root} is open for reading only.", hint="Open it with mode 'w'.")
+            raise Refused(
+                f"the registry at {self._root} is open for reading only.",
+                hint="Open it with mode 'w'.",
+            )
 
     def _object(self, digest: Digest) -> Path:
         checked_digest(digest)
@@ -278,7 +318,11 @@ class LocalStore:
         return new
 
     def _renew(self, path: Path, content: bytes, digest: Digest) -> None:
-        """Answer for an object that is there already: its bytes are read again, its name is flushed, since whoever placed it may not have come to that."""
+        """Answer for an object that is there already.
+
+        Its bytes are read again, its name is flushed, since whoever placed it may not have
+        come to that.
+        """
         try:
             sound = self._outside.read(path, limit=len(content)) == content
         except (Integrity, NotFound):
@@ -296,7 +340,10 @@ class LocalStore:
         self._outside.at("obj.dirsync")
 
     def _link_record(self, temporary: Path, path: Path, content: bytes) -> bool:
-        """Give the record its name. From here on only the temporary name may be removed, whatever happens."""
+        """Give the record its name.
+
+        From here on only the temporary name may be removed, whatever happens.
+        """
         try:
             won = self._outside.link_new(temporary, path)
         except StoreError as error:
@@ -315,7 +362,10 @@ class LocalStore:
         return won
 
     def _ours(self, path: Path, content: bytes, *, cause: StoreError | None) -> bool:
-        """Tell whether the number holds our own bytes: some file systems report a success as a failure."""
+        """Tell whether the number holds our own bytes.
+
+        Some file systems report a success as a failure.
+        """
         try:
             found = self._outside.read(path, limit=MAX_RECORD_BYTES)
         except (NotFound, StoreError) as error:
@@ -325,12 +375,16 @@ class LocalStore:
 
 def _unknown(path: Path) -> PublishUnknown:
     return PublishUnknown(
-        f"{path.name} of {path.parent.parent.name} may or may not be published: the system failed in between.", hint="Look it up before a retry."
+        f"{path.name} of {path.parent.parent.name} may or may not be published: the system failed in between.",
+        hint="Look it up before a retry.",
     )
 
 
 def _make_root(root: Path, outside: Outside) -> None:
-    """Make the directory; where it is there already, its creator may have died before its name was flushed."""
+    """Make the directory.
+
+    Where it is there already, its creator may have died before its name was flushed.
+    """
     outside.make_directory(root)
     try:
         outside.sync_directory(root.parent)
@@ -342,7 +396,9 @@ def _make_root(root: Path, outside: Outside) -> None:
 def _require_fresh(root: Path, inside: Outside) -> None:
     """Allow an empty directory, a catalog, and what a creator that died left behind."""
     for name in inside.names(root):
-        ours = name.startswith(_CATALOG) or (name in _FOLDERS and inside.kind(root / name) is Kind.DIRECTORY)
+        ours = name.startswith(_CATALOG) or (
+            name in _FOLDERS and inside.kind(root / name) is Kind.DIRECTORY
+        )
         used = not ours or (name in ("objects", "spaces") and inside.names(root / name))
         if used and not inside.exists(root / _FORMAT):  # unless another creator was faster by now
             raise Refused(
@@ -358,13 +414,18 @@ def _require_exclusive(folder: Path, inside: Outside) -> None:
     try:
         inside.write_new(first, b"1", point="probe")
         inside.write_new(second, b"2", point="probe")
-        exclusive = inside.link_new(first, target) and not inside.link_new(second, target) and inside.read(target, limit=1) == b"1"
+        exclusive = (
+            inside.link_new(first, target)
+            and not inside.link_new(second, target)
+            and inside.read(target, limit=1) == b"1"
+        )
     finally:
         for path in (first, second, target):
             inside.remove(path)
     if not exclusive:
         raise Refused(
-            f"the file system of {folder} gave one name twice, so two writers could overwrite each other.", hint="Put the registry on another file system."
+            f"the file system of {folder} gave one name twice, so two writers could overwrite each other.",
+            hint="Put the registry on another file system.",
         )
 
 

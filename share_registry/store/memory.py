@@ -1,4 +1,7 @@
-"""A store in memory: the protocol at its shortest. For tests, and for registries that need not outlive the process."""
+"""A store in memory: the protocol at its shortest.
+
+For tests, and for registries that need not outlive the process.
+"""
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -8,7 +11,12 @@ from share_registry.format.canonical import sha256
 from share_registry.format.records import format_bytes
 from share_registry.names import CommitNumber, Digest, SpaceName, space_name
 from share_registry.names import digest as checked_digest
-from share_registry.store.protocol import MAX_OBJECT_BYTES, MAX_RECORD_BYTES, check_number, check_size
+from share_registry.store.protocol import (
+    MAX_OBJECT_BYTES,
+    MAX_RECORD_BYTES,
+    check_number,
+    check_size,
+)
 
 
 class MemoryStore:
@@ -55,7 +63,10 @@ class MemoryStore:
         if content is None:
             raise NotFound(f"object {digest} is not in the store.", hint="Run verify.")
         if len(content) > limit:
-            raise Integrity(f"object {digest} has {len(content)} bytes, more than the limit of {limit}.", hint="Run verify.")
+            raise Integrity(
+                f"object {digest} has {len(content)} bytes, more than the limit of {limit}.",
+                hint="Run verify.",
+            )
         return content
 
     def has(self, digest: Digest) -> bool:
@@ -68,7 +79,10 @@ class MemoryStore:
         return None if content is None else len(content)
 
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
-        """Publish a record under a number that must be free; the same bytes again are a success. Raises InvalidInput."""
+        """Publish a record under a number that must be free; the same bytes again are a success.
+
+        Raises InvalidInput.
+        """
         check_number(number)
         check_size(len(content), MAX_RECORD_BYTES, f"record {number}")
         with self._lock:
@@ -79,7 +93,9 @@ class MemoryStore:
         check_number(number)
         return self._records.get((space_name(space), number))
 
-    def first_record(self, space: SpaceName, numbers: Sequence[CommitNumber]) -> CommitNumber | None:
+    def first_record(
+        self, space: SpaceName, numbers: Sequence[CommitNumber]
+    ) -> CommitNumber | None:
         """Return the first of some numbers that has a record. Raises InvalidInput."""
         return next((number for number in numbers if self.record(space, number) is not None), None)
 

@@ -1,7 +1,10 @@
-"""What a store must do, whatever it is made of (spec STO-01 to STO-12; `tests/store/conformance.py` is the suite it must pass).
+"""What a store must do, whatever it is made of (spec STO-01 to STO-12.
 
-Two kinds of things: objects, named by the sha256 of their bytes, and records, numbered from 1 in each space. Both appear whole or not at all and never change.
-Publishing a record under a number nobody has yet *is* the commit, so that step, and only that step, has three outcomes.
+`tests/store/conformance.py` is the suite it must pass).
+
+Two kinds of things: objects, named by the sha256 of their bytes, and records, numbered from 1 in
+each space. Both appear whole or not at all and never change. Publishing a record under a number
+nobody has yet *is* the commit, so that step, and only that step, has three outcomes.
 """
 
 import re
@@ -21,7 +24,11 @@ _CURRENT_FORMAT: Final = re.compile(
 
 
 class PublishUnknown(StoreError):
-    """The system failed after the record was handed to it: it may be published, now or after a restart. Look it up before anything else; remove nothing."""
+    """The system failed after the record was handed to it.
+
+    It may be published, now or after a restart. Look it up before anything else; remove
+    nothing.
+    """
 
 
 class Store(Protocol):
@@ -44,7 +51,8 @@ class Store(Protocol):
     def put(self, content: bytes, digest: Digest) -> bool:
         """Keep an object durably.
 
-        An object that is there already is read and hashed again: a rotten one is replaced, a sound one counts as used just now.
+        An object that is there already is read and hashed again: a rotten one is replaced, a sound
+        one counts as used just now.
 
         Returns:
             Whether it was new.
@@ -89,23 +97,38 @@ class Store(Protocol):
         ...
 
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
-        """Return a record, None where there is none. Its hash is the reader's to check against the chain. Raises Integrity where it is no plain file."""
+        """Return a record, None where there is none.
+
+        Its hash is the reader's to check against the chain. Raises Integrity where it is no
+        plain file.
+        """
         ...
 
-    def first_record(self, space: SpaceName, numbers: Sequence[CommitNumber]) -> CommitNumber | None:
+    def first_record(
+        self, space: SpaceName, numbers: Sequence[CommitNumber]
+    ) -> CommitNumber | None:
         """Return the first of some numbers that has a record, without reading it."""
         ...
 
     def sync_log(self, space: SpaceName) -> None:
-        """Make the records of a space durable that somebody else published: a writer does so before it builds on them."""
+        """Make the records of a space durable that somebody else published.
+
+        A writer does so before it builds on them.
+        """
         ...
 
     def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
-        """Return the spaces that have a record, sorted; those `known` need not be looked into where their names are there."""
+        """Return the spaces that have a record, sorted.
+
+        Those `known` need not be looked into where their names are there.
+        """
         ...
 
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
-        """Return the numbers that have a record, sorted; a list without gaps unless records were lost."""
+        """Return the numbers that have a record, sorted.
+
+        A list without gaps unless records were lost.
+        """
         ...
 
     def objects(self) -> Iterator[tuple[Digest, int]]:
@@ -124,7 +147,9 @@ class Store(Protocol):
 def check_size(size: int, limit: int, what: str) -> None:
     """Refuse what no reader would accept. Raises InvalidInput."""
     if size > limit:
-        raise InvalidInput(f"{what} has {size} bytes, more than the limit of {limit}.", hint="Split it.")
+        raise InvalidInput(
+            f"{what} has {size} bytes, more than the limit of {limit}.", hint="Split it."
+        )
 
 
 def check_number(number: CommitNumber) -> None:
@@ -134,7 +159,10 @@ def check_number(number: CommitNumber) -> None:
 
 
 def record_name(number: CommitNumber) -> str:
-    """Return the name of the file that record has. Raises InvalidInput for a number that no record can have."""
+    """Return the name of the file that record has.
+
+    Raises InvalidInput for a number that no record can have.
+    """
     check_number(number)
     return f"{number:020d}.json"
 
@@ -143,15 +171,21 @@ def identity_of(content: bytes, *, writing: bool) -> str:
     """Return the uuid in a FORMAT file.
 
     Raises:
-        Format: this release cannot read the store, or, where it is opened for writing, cannot write it (spec EVO-02).
+        Format: this release cannot read the store, or, where it is opened for writing, cannot write
+            it (spec EVO-02).
         Integrity: the file is malformed.
     """
     plain = _CURRENT_FORMAT.fullmatch(content)
-    if plain is not None:  # what every store of this version says; spares a reader the import of the models
+    if (
+        plain is not None
+    ):  # what every store of this version says; spares a reader the import of the models
         return plain[1].decode()
     from share_registry.format.records import parse_format
 
     found = parse_format(content)
     if writing and found.write:
-        raise Format(f"writing to this store needs the unknown features {', '.join(found.write)}.", hint="Upgrade share_registry, or open it with mode 'r'.")
+        raise Format(
+            f"writing to this store needs the unknown features {', '.join(found.write)}.",
+            hint="Upgrade share_registry, or open it with mode 'r'.",
+        )
     return found.store

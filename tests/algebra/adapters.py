@@ -1,4 +1,7 @@
-"""Adapters to absorb: random ones, planted ones, the real ones that ship with the project; and a shelf that keeps what was absorbed."""
+"""Adapters to absorb: random ones, planted ones, the real ones that ship with the project.
+
+And a shelf that keeps what was absorbed.
+"""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +37,16 @@ class Pair:
     scale: float = 1.0
 
 
-def random_pairs(seed: int, *, modules: int, rank: int, width: int, height: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> list[Pair]:
+def random_pairs(
+    seed: int,
+    *,
+    modules: int,
+    rank: int,
+    width: int,
+    height: int,
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> list[Pair]:
     """Gaussian factors with a decaying spectrum, holding values of the element type."""
     generator = torch.Generator().manual_seed(seed)
     decay = torch.logspace(0, -1.5, rank, dtype=torch.float64)[:, None]
@@ -42,11 +54,17 @@ def random_pairs(seed: int, *, modules: int, rank: int, width: int, height: int,
     for number in range(modules):
         a = torch.randn(rank, width, generator=generator, dtype=torch.float64) * decay
         b = torch.randn(rank, height, generator=generator, dtype=torch.float64)
-        pairs.append(Pair(module=f"m{number:04d}", a=a.to(dtype).double(), b=b.to(dtype).double(), scale=scale))
+        pairs.append(
+            Pair(
+                module=f"m{number:04d}", a=a.to(dtype).double(), b=b.to(dtype).double(), scale=scale
+            )
+        )
     return pairs
 
 
-def planted(count: int, *, modules: int, rank: int, width: int, shared: int, noise: float, seed: int = 0) -> Iterator[list[Pair]]:
+def planted(
+    count: int, *, modules: int, rank: int, width: int, shared: int, noise: float, seed: int = 0
+) -> Iterator[list[Pair]]:
     """Adapters whose factors are mixtures of the same rows, plus noise relative to their size."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -59,7 +77,10 @@ def planted(count: int, *, modules: int, rank: int, width: int, shared: int, noi
         return _noisy(normal(rank, shared) @ base, normal(rank, width), noise)
 
     for _ in range(count):
-        yield [Pair(module=f"m{number:04d}", a=mixed(base_a), b=mixed(base_b)) for number, (base_a, base_b) in enumerate(bases)]
+        yield [
+            Pair(module=f"m{number:04d}", a=mixed(base_a), b=mixed(base_b))
+            for number, (base_a, base_b) in enumerate(bases)
+        ]
 
 
 def _noisy(rows: Tensor, error: Tensor, noise: float) -> Tensor:
@@ -72,7 +93,12 @@ def demo_pairs(task: str, version: str) -> list[Pair]:
     config = json.loads((folder / "adapter_config.json").read_text())
     tensors = load_file(folder / "adapter_model.safetensors")
     return [
-        Pair(module=key, a=tensors[key].double(), b=tensors[key.replace("lora_A", "lora_B")].double().T, scale=config["lora_alpha"] / config["r"])
+        Pair(
+            module=key,
+            a=tensors[key].double(),
+            b=tensors[key.replace("lora_A", "lora_B")].double().T,
+            scale=config["lora_alpha"] / config["r"],
+        )
         for key in sorted(tensors)
         if "lora_A" in key
     ]
@@ -84,7 +110,9 @@ def layout_of(pairs: list[Pair], dtype: torch.dtype = torch.float32) -> Layout:
         (rank, width), height = pair.a.shape, pair.b.shape[1]
         tensors.append(TensorSpec(key=f"{number:06d}.A", dtype=DTYPES[dtype], shape=[rank, width]))
         tensors.append(TensorSpec(key=f"{number:06d}.B", dtype=DTYPES[dtype], shape=[height, rank]))
-        factors.append(FactorSpec(module=f"{number:06d}", form=Form.LINEAR, a=2 * number, b=2 * number + 1))
+        factors.append(
+            FactorSpec(module=f"{number:06d}", form=Form.LINEAR, a=2 * number, b=2 * number + 1)
+        )
     return Layout(metadata=[], tensors=tensors, factors=factors)
 
 
@@ -98,7 +126,10 @@ def bits(values: Tensor, dtype: torch.dtype) -> bytes:
 
 @dataclass(kw_only=True)
 class Kept:
-    """One adapter on the shelf: its object, its value and its decoded factors; None for modules kept verbatim."""
+    """One adapter on the shelf: its object, its value and its decoded factors.
+
+    None for modules kept verbatim.
+    """
 
     digest: Digest
     content: bytes
@@ -110,7 +141,10 @@ class Kept:
 
 @dataclass(kw_only=True)
 class Shelf:
-    """Adapters of one shape, one after another: absorb, encode, decode the bytes, decode the factors."""
+    """Adapters of one shape, one after another.
+
+    Absorb, encode, decode the bytes, decode the factors.
+    """
 
     budget: float
     dtype: torch.dtype = torch.float32
@@ -120,7 +154,11 @@ class Shelf:
 
     def add(self, pairs: list[Pair], *, previous: Kept | None = None) -> Kept:
         layout = layout_of(pairs, self.dtype)
-        known = self.kept if len(self.kept) <= self.candidates else [*self.kept[: self.candidates // 2], *self.kept[-(self.candidates // 2) :]]
+        known = (
+            self.kept
+            if len(self.kept) <= self.candidates
+            else [*self.kept[: self.candidates // 2], *self.kept[-(self.candidates // 2) :]]
+        )
 
         def value(made: Absorbed) -> StoredAdapter:
             verbatim = {
@@ -142,7 +180,12 @@ class Shelf:
             pairs,
             budget=self.budget,
             dtypes=[(self.dtype, self.dtype)] * len(pairs),
-            candidates=[Candidate(source=number, modules=one.stored.modules) for number, one in enumerate(known)] if self.candidates else [],
+            candidates=[
+                Candidate(source=number, modules=one.stored.modules)
+                for number, one in enumerate(known)
+            ]
+            if self.candidates
+            else [],
             previous=previous.decoded if previous else None,
             references=self.references,
             size=lambda made: len(encode(value(made), layout)),
@@ -150,8 +193,18 @@ class Shelf:
         content = encode(value(absorbed), layout)
         stored = decode(content, layout)
         decoded = self.decoded(stored, previous)
-        found = [pair if rows is None else self._exported(pair, rows) for pair, rows in zip(pairs, decoded, strict=True)]
-        one = Kept(digest=sha256(content), content=content, stored=stored, absorbed=absorbed, decoded=decoded, found=found)
+        found = [
+            pair if rows is None else self._exported(pair, rows)
+            for pair, rows in zip(pairs, decoded, strict=True)
+        ]
+        one = Kept(
+            digest=sha256(content),
+            content=content,
+            stored=stored,
+            absorbed=absorbed,
+            decoded=decoded,
+            found=found,
+        )
         self.kept.append(one)
         return one
 
@@ -164,14 +217,26 @@ class Shelf:
                 continue
             sides = []
             for place, side in enumerate((Side.A, Side.B)):
-                blocks = [block(by_digest[stored.sources[term.source]], number, side) for term in module.side(side).terms]
+                blocks = [
+                    block(by_digest[stored.sources[term.source]], number, side)
+                    for term in module.side(side).terms
+                ]
                 before = previous.decoded[number] if previous else None
-                sides.append(decode_side(module.side(side), previous=before[place] if before else None, blocks=blocks))
+                sides.append(
+                    decode_side(
+                        module.side(side), previous=before[place] if before else None, blocks=blocks
+                    )
+                )
             rows.append((sides[0], sides[1]))
         return rows
 
     def _exported(self, pair: Pair, rows: Rows) -> Pair:
-        return Pair(module=pair.module, a=rows[0].to(self.dtype).double(), b=rows[1].to(self.dtype).double(), scale=pair.scale)
+        return Pair(
+            module=pair.module,
+            a=rows[0].to(self.dtype).double(),
+            b=rows[1].to(self.dtype).double(),
+            scale=pair.scale,
+        )
 
 
 def block(stored: StoredAdapter, number: int, side: Side) -> Tensor:

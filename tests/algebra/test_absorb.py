@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from share_registry.algebra.absorb import absorb
 from share_registry.algebra.error import module_errors, pooled_error
 from share_registry.format.object_file import unpack
-from tests.algebra.adapters import DEMO, DEMO_TASKS, Pair, Shelf, demo_pairs, parameters, random_pairs
+from tests.algebra.adapters import (
+    DEMO,
+    DEMO_TASKS,
+    Pair,
+    Shelf,
+    demo_pairs,
+    parameters,
+    random_pairs,
+)
 
 CLOSE = 0.98
 """Share of the budget that a search over thousands of numbers reaches; its aim is .99."""
@@ -33,7 +41,9 @@ BFLOAT16 = 1 + 2**-7
 def test_the_error_of_what_comes_back_is_within_the_budget_and_as_recorded(
     seed: int, budget: float, dtype: torch.dtype, rank: int, width: int, height: int
 ) -> None:
-    pairs = random_pairs(seed, modules=3, rank=rank, width=width, height=height, scale=0.5, dtype=dtype)
+    pairs = random_pairs(
+        seed, modules=3, rank=rank, width=width, height=height, scale=0.5, dtype=dtype
+    )
     one = Shelf(budget=budget, dtype=dtype).add(pairs)
     error = pooled_error(one.found, pairs)
     assert error <= budget
@@ -50,7 +60,9 @@ def test_the_budget_of_a_real_adapter_is_used_up(task: str, budget: float) -> No
     assert Shelf(budget=budget).add(demo_pairs(task, "v1")).absorbed.error >= CLOSE * budget
 
 
-@pytest.mark.parametrize(("budget", "most"), [(0.01, 6.22), (0.05, 3.70), (0.10, 2.72), (0.30, 1.16)])
+@pytest.mark.parametrize(
+    ("budget", "most"), [(0.01, 6.22), (0.05, 3.70), (0.10, 2.72), (0.30, 1.16)]
+)
 def test_real_adapters_take_at_most_the_bits_that_were_aimed_at(budget: float, most: float) -> None:
     found = []
     for folder in sorted(DEMO.glob("*/*/adapter_config.json")):
@@ -66,11 +78,21 @@ def test_header_and_table_of_a_small_adapter_take_less_than_700_bytes() -> None:
 
 
 def test_budget_nothing_keeps_every_module_verbatim() -> None:
-    assert not any(absorb(random_pairs(0, modules=2, rank=2, width=8, height=8), budget=0.0, dtypes=[(torch.float32, torch.float32)] * 2).modules)
+    assert not any(
+        absorb(
+            random_pairs(0, modules=2, rank=2, width=8, height=8),
+            budget=0.0,
+            dtypes=[(torch.float32, torch.float32)] * 2,
+        ).modules
+    )
 
 
-@pytest.mark.parametrize(("dtype", "budget"), [(torch.bfloat16, 1e-3), (torch.float16, 1e-4), (torch.float32, 1e-8)])
-def test_a_budget_below_what_the_element_type_can_hold_keeps_everything_verbatim(dtype: torch.dtype, budget: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "budget"), [(torch.bfloat16, 1e-3), (torch.float16, 1e-4), (torch.float32, 1e-8)]
+)
+def test_a_budget_below_what_the_element_type_can_hold_keeps_everything_verbatim(
+    dtype: torch.dtype, budget: float
+) -> None:
     pairs = random_pairs(1, modules=2, rank=4, width=64, height=64, dtype=dtype)
     one = Shelf(budget=budget, dtype=dtype).add(pairs)
     assert not any(one.stored.modules)
@@ -87,7 +109,9 @@ def test_a_module_without_effect_is_kept_verbatim_and_alone() -> None:
 def test_modules_in_the_same_tensors_are_coded_or_kept_together() -> None:
     pairs = random_pairs(2, modules=4, rank=4, width=32, height=32)
     pairs[1] = Pair(module=pairs[1].module, a=pairs[1].a, b=torch.zeros_like(pairs[1].b))
-    made = absorb(pairs, budget=0.05, dtypes=[(torch.float32, torch.float32)] * 4, factors=[0, 0, 1, 1])
+    made = absorb(
+        pairs, budget=0.05, dtypes=[(torch.float32, torch.float32)] * 4, factors=[0, 0, 1, 1]
+    )
     assert [module is None for module in made.modules] == [True, True, False, False]
 
 
@@ -101,15 +125,25 @@ def test_a_weak_module_is_kept_within_twice_the_budget() -> None:
 def test_the_gauge_of_the_source_does_not_matter() -> None:
     pairs = demo_pairs("wn-syn-ant", "v1")
     G = torch.linspace(0.1, 3.0, 8, dtype=torch.float64).diag() + 0.1
-    turned = [Pair(module=pair.module, a=torch.linalg.inv(G) @ pair.a, b=G.T @ pair.b, scale=pair.scale) for pair in pairs]
+    turned = [
+        Pair(module=pair.module, a=torch.linalg.inv(G) @ pair.a, b=G.T @ pair.b, scale=pair.scale)
+        for pair in pairs
+    ]
     sizes = [len(Shelf(budget=0.05).add(one).content) for one in (pairs, turned)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.003)
 
 
 def test_coding_is_given_up_where_the_tensors_themselves_are_smaller() -> None:
     row = torch.ones(2, 4000, dtype=torch.float64)
-    pairs = [Pair(module="m0000", a=row, b=torch.tensor([[1.0] * 3, [2.0] * 3], dtype=torch.float64))]
-    made = absorb(pairs, budget=1e-5, dtypes=[(torch.float32, torch.float32)], size=lambda one: 1 if one.modules[0] is None else 64_000)
+    pairs = [
+        Pair(module="m0000", a=row, b=torch.tensor([[1.0] * 3, [2.0] * 3], dtype=torch.float64))
+    ]
+    made = absorb(
+        pairs,
+        budget=1e-5,
+        dtypes=[(torch.float32, torch.float32)],
+        size=lambda one: 1 if one.modules[0] is None else 64_000,
+    )
     assert made.modules == (None,)
 
 

@@ -19,28 +19,46 @@ def dense(pair: Pair) -> torch.Tensor:
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 10**6), rank=st.integers(1, 6), width=st.integers(1, 9), height=st.integers(1, 9))
-def test_the_balanced_gauge_keeps_the_product_and_splits_its_energy_evenly(seed: int, rank: int, width: int, height: int) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    rank=st.integers(1, 6),
+    width=st.integers(1, 9),
+    height=st.integers(1, 9),
+)
+def test_the_balanced_gauge_keeps_the_product_and_splits_its_energy_evenly(
+    seed: int, rank: int, width: int, height: int
+) -> None:
     (pair,) = random_pairs(seed, modules=1, rank=rank, width=width, height=height)
     x_a, x_b, sigma = balanced(pair.a[None], pair.b[None])
     assert x_a.shape == (1, rank, width)
     assert x_b.shape == (1, rank, height)
     assert torch.allclose(x_b[0].T @ x_a[0], dense(pair), atol=ROUNDING * float(dense(pair).norm()))
     for rows in (x_a, x_b):
-        assert torch.allclose(rows[0] @ rows[0].T, torch.diag(sigma[0]), atol=ROUNDING * float(sigma[0, 0]))
+        assert torch.allclose(
+            rows[0] @ rows[0].T, torch.diag(sigma[0]), atol=ROUNDING * float(sigma[0, 0])
+        )
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 10**6), noise=st.sampled_from([1e-7, 1e-3, 0.3]), extra=st.integers(0, 2))
+@given(
+    seed=st.integers(0, 10**6), noise=st.sampled_from([1e-7, 1e-3, 0.3]), extra=st.integers(0, 2)
+)
 def test_pooled_error_is_that_of_the_dense_matrices(seed: int, noise: float, extra: int) -> None:
     wanted = random_pairs(seed, modules=3, rank=3, width=7, height=5, scale=2.0)
     other = random_pairs(seed + 1, modules=3, rank=3 + extra, width=7, height=5)
-    found = [Pair(module=w.module, a=torch.cat([w.a, noise * o.a]), b=torch.cat([w.b, o.b]), scale=w.scale) for w, o in zip(wanted, other, strict=True)]
+    found = [
+        Pair(
+            module=w.module, a=torch.cat([w.a, noise * o.a]), b=torch.cat([w.b, o.b]), scale=w.scale
+        )
+        for w, o in zip(wanted, other, strict=True)
+    ]
     wrong = [float((dense(f) - dense(w)).norm()) for f, w in zip(found, wanted, strict=True)]
     total = [float(dense(w).norm()) for w in wanted]
     expected = torch.tensor(wrong).norm() / torch.tensor(total).norm()
     assert pooled_error(found, wanted) == pytest.approx(float(expected), rel=1e-6)
-    assert module_errors(found, wanted) == pytest.approx([w / t for w, t in zip(wrong, total, strict=True)], rel=1e-6)
+    assert module_errors(found, wanted) == pytest.approx(
+        [w / t for w, t in zip(wrong, total, strict=True)], rel=1e-6
+    )
 
 
 def test_an_error_of_one_part_in_ten_million_is_seen() -> None:
@@ -52,7 +70,11 @@ def test_an_error_of_one_part_in_ten_million_is_seen() -> None:
 def test_change_counts_modules_that_only_one_side_has() -> None:
     before = random_pairs(1, modules=2, rank=2, width=6, height=5)
     assert relative_change(before, before) == pytest.approx(0.0, abs=1e-14)
-    gone = float((dense(before[1]).square().sum() / sum(dense(pair).square().sum() for pair in before)).sqrt())
+    gone = float(
+        (
+            dense(before[1]).square().sum() / sum(dense(pair).square().sum() for pair in before)
+        ).sqrt()
+    )
     assert relative_change(before, before[:1]) == pytest.approx(gone)
     assert relative_change([], before) == float("inf")
     assert relative_change([], []) == 0.0
@@ -60,10 +82,14 @@ def test_change_counts_modules_that_only_one_side_has() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6), dropped=st.booleans())
-def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(seed: int, dropped: bool) -> None:
+def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(
+    seed: int, dropped: bool
+) -> None:
     (pair,) = random_pairs(seed, modules=1, rank=4, width=30, height=20)
     generator = torch.Generator().manual_seed(seed)
-    G = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64)).Q * torch.linspace(0.5, 2.0, 4, dtype=torch.float64)
+    G = torch.linalg.qr(
+        torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    ).Q * torch.linspace(0.5, 2.0, 4, dtype=torch.float64)
     p_a, p_b = (torch.linalg.inv(G) @ pair.a)[None], (G.T @ pair.b)[None]
     if dropped:
         p_a[:, 3], p_b[:, 3] = 0.0, 0.0
@@ -76,5 +102,10 @@ def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(see
 
 def test_alignment_survives_a_previous_version_of_zeros() -> None:
     (pair,) = random_pairs(0, modules=1, rank=4, width=30, height=20)
-    new_a, new_b = aligned(pair.a[None], pair.b[None], torch.zeros(1, 4, 30, dtype=torch.float64), torch.zeros(1, 4, 20, dtype=torch.float64))
+    new_a, new_b = aligned(
+        pair.a[None],
+        pair.b[None],
+        torch.zeros(1, 4, 30, dtype=torch.float64),
+        torch.zeros(1, 4, 20, dtype=torch.float64),
+    )
     assert torch.allclose(new_b[0].T @ new_a[0], dense(pair), atol=1e-9 * float(dense(pair).norm()))

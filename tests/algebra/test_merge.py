@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from share_registry.algebra.merge import Method, Rule, common_entries, disjoint_mean, dropped, merged_rows, trim
+from share_registry.algebra.merge import (
+    Method,
+    Rule,
+    common_entries,
+    disjoint_mean,
+    dropped,
+    merged_rows,
+    trim,
+)
 from tests.algebra.adapters import Pair, random_pairs
 
 ROUNDING = 1e-12
@@ -12,7 +20,10 @@ WEIGHTS = [0.5, -0.25, 1.5]
 
 
 def tasks(count: int = 3) -> list[Pair]:
-    return [random_pairs(seed, modules=1, rank=2 + seed, width=24, height=18, scale=0.5 + seed)[0] for seed in range(count)]
+    return [
+        random_pairs(seed, modules=1, rank=2 + seed, width=24, height=18, scale=0.5 + seed)[0]
+        for seed in range(count)
+    ]
 
 
 def dense(pair: Pair) -> torch.Tensor:
@@ -20,7 +31,12 @@ def dense(pair: Pair) -> torch.Tensor:
 
 
 def merged(pairs: list[Pair], weights: list[float], method: Method, **rule: float) -> torch.Tensor:
-    a, b = merged_rows(pairs, weights, module="m", rule=Rule(method=method, density=rule.get("density", 1.0), seed=int(rule.get("seed", 0))))
+    a, b = merged_rows(
+        pairs,
+        weights,
+        module="m",
+        rule=Rule(method=method, density=rule.get("density", 1.0), seed=int(rule.get("seed", 0))),
+    )
     return b.mT @ a
 
 
@@ -30,14 +46,18 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 def reference_entries(pairs: list[Pair]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Dense KnOTS: the SVD of the updates side by side."""
-    U, sigma, Vt = torch.linalg.svd(torch.cat([dense(pair) for pair in pairs], dim=1), full_matrices=False)
+    U, sigma, Vt = torch.linalg.svd(
+        torch.cat([dense(pair) for pair in pairs], dim=1), full_matrices=False
+    )
     k = int((sigma > 1e-9 * sigma[0]).sum())
     return U[:, :k], list((sigma[:k, None] * Vt[:k]).split(pairs[0].a.shape[1], dim=1))
 
 
 def test_linear_is_the_weighted_sum_of_dw() -> None:
     pairs = tasks()
-    wanted = torch.stack([weight * dense(pair) for weight, pair in zip(WEIGHTS, pairs, strict=True)]).sum(0)
+    wanted = torch.stack(
+        [weight * dense(pair) for weight, pair in zip(WEIGHTS, pairs, strict=True)]
+    ).sum(0)
     a, b = merged_rows(pairs, WEIGHTS, module="m", rule=Rule(method="linear"))
     assert close(b.mT @ a, wanted)
     assert a.shape[0] == sum(pair.a.shape[0] for pair in pairs)
@@ -46,7 +66,10 @@ def test_linear_is_the_weighted_sum_of_dw() -> None:
 
 def test_the_rank_is_no_more_than_the_shape_allows() -> None:
     pairs = [random_pairs(seed, modules=1, rank=8, width=12, height=20)[0] for seed in range(3)]
-    assert merged_rows(pairs, [1.0] * 3, module="m", rule=Rule(method="linear"))[0].shape == (12, 12)
+    assert merged_rows(pairs, [1.0] * 3, module="m", rule=Rule(method="linear"))[0].shape == (
+        12,
+        12,
+    )
 
 
 @pytest.mark.parametrize("method", ["linear", "ties"])
@@ -75,9 +98,13 @@ def test_ties_is_that_of_a_dense_reference(density: float) -> None:
     found = torch.zeros_like(sign)
     for row in range(sign.shape[0]):
         for column in range(sign.shape[1]):
-            agree = [i for i in range(3) if weighted[i, row, column].sign() == sign[row, column] != 0]
+            agree = [
+                i for i in range(3) if weighted[i, row, column].sign() == sign[row, column] != 0
+            ]
             if agree:
-                found[row, column] = sum(weighted[i, row, column] for i in agree) / sum(abs(WEIGHTS[i]) for i in agree)
+                found[row, column] = sum(weighted[i, row, column] for i in agree) / sum(
+                    abs(WEIGHTS[i]) for i in agree
+                )
     assert close(merged(pairs, WEIGHTS, "ties", density=density), U @ found)
 
 
@@ -85,13 +112,20 @@ def test_dare_keeps_a_share_and_rescales_it() -> None:
     t = torch.ones(400, 500, dtype=torch.float64)
     found = dropped(t, Rule(method="dare", density=0.3, seed=7), "m/0")
     assert torch.unique(found).tolist() == [0.0, pytest.approx(1 / 0.3)]
-    assert float((found != 0).double().mean()) == pytest.approx(0.3, abs=0.005)  # five standard deviations
+    assert float((found != 0).double().mean()) == pytest.approx(
+        0.3, abs=0.005
+    )  # five standard deviations
 
 
 def test_dare_is_linear_on_what_it_keeps_and_reproducible() -> None:
     pairs, rule = tasks(), Rule(method="dare", density=0.4, seed=3)
     U, entries = common_entries(pairs)
-    wanted = U @ torch.stack([weight * dropped(t, rule, f"m/{i}") for i, (t, weight) in enumerate(zip(entries, WEIGHTS, strict=True))]).sum(0)
+    wanted = U @ torch.stack(
+        [
+            weight * dropped(t, rule, f"m/{i}")
+            for i, (t, weight) in enumerate(zip(entries, WEIGHTS, strict=True))
+        ]
+    ).sum(0)
     first = merged(pairs, WEIGHTS, "dare", density=0.4, seed=3)
     assert close(first, wanted)
     assert torch.equal(first, merged(pairs, WEIGHTS, "dare", density=0.4, seed=3))
@@ -99,12 +133,16 @@ def test_dare_is_linear_on_what_it_keeps_and_reproducible() -> None:
 
 
 def test_what_is_chosen_at_random_is_the_same_on_every_machine() -> None:
-    found = dropped(torch.ones(1, 16, dtype=torch.float64), Rule(method="dare", density=0.5, seed=1), "m/0")
+    found = dropped(
+        torch.ones(1, 16, dtype=torch.float64), Rule(method="dare", density=0.5, seed=1), "m/0"
+    )
     assert [int(value > 0) for value in found[0]] == KNOWN
 
 
 def test_trimming_keeps_the_largest() -> None:
-    assert trim(torch.tensor([[1.0, -4.0, 3.0, 2.0, 0.5]]), 0.4).tolist() == [[0.0, -4.0, 3.0, 0.0, 0.0]]
+    assert trim(torch.tensor([[1.0, -4.0, 3.0, 2.0, 0.5]]), 0.4).tolist() == [
+        [0.0, -4.0, 3.0, 0.0, 0.0]
+    ]
 
 
 def test_the_mean_is_over_those_that_agree() -> None:

@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.error import relative_change
-from share_registry.algebra.overlap import cosines, distances, orthonormal, products, products_with, row_overlap
+from share_registry.algebra.overlap import (
+    cosines,
+    distances,
+    orthonormal,
+    products,
+    products_with,
+    row_overlap,
+)
 from share_registry.names import Side
 from tests.algebra.adapters import Pair, random_pairs
 
@@ -17,7 +24,10 @@ ROOT = 1e-6
 
 def collection() -> list[list[Pair]]:
     """Adapters of different ranks and scales; the last has one module fewer and one of its own."""
-    found = [random_pairs(seed, modules=3, rank=rank, width=40, height=24, scale=scale) for seed, rank, scale in ((0, 4, 1.0), (1, 2, 2.0), (2, 6, 0.5))]
+    found = [
+        random_pairs(seed, modules=3, rank=rank, width=40, height=24, scale=scale)
+        for seed, rank, scale in ((0, 4, 1.0), (1, 2, 2.0), (2, 6, 0.5))
+    ]
     extra = Pair(module="other", a=torch.ones(1, 8).double(), b=torch.ones(1, 8).double())
     return [*found, [*found[0][:2], extra]]
 
@@ -25,15 +35,30 @@ def collection() -> list[list[Pair]]:
 def dense(pairs: list[Pair]) -> Tensor:
     """All modules that any adapter has, one after another."""
     known = {pair.module: pair.scale * pair.b.T @ pair.a for pair in pairs}
-    empty = {**{f"m{number:04d}": torch.zeros(24, 40).double() for number in range(3)}, "other": torch.zeros(8, 8).double()}
+    empty = {
+        **{f"m{number:04d}": torch.zeros(24, 40).double() for number in range(3)},
+        "other": torch.zeros(8, 8).double(),
+    }
     return torch.cat([known.get(name, nothing).flatten() for name, nothing in empty.items()])
 
 
 def turned(pairs: list[Pair]) -> list[Pair]:
     made = []
     for number, pair in enumerate(pairs):
-        G = torch.randn(len(pair.a), len(pair.a), generator=torch.Generator().manual_seed(number), dtype=torch.float64) + 4 * torch.eye(len(pair.a)).double()
-        made.append(Pair(module=pair.module, a=G @ pair.a, b=torch.linalg.inv(G).T @ pair.b, scale=pair.scale))
+        G = (
+            torch.randn(
+                len(pair.a),
+                len(pair.a),
+                generator=torch.Generator().manual_seed(number),
+                dtype=torch.float64,
+            )
+            + 4 * torch.eye(len(pair.a)).double()
+        )
+        made.append(
+            Pair(
+                module=pair.module, a=G @ pair.a, b=torch.linalg.inv(G).T @ pair.b, scale=pair.scale
+            )
+        )
     return made
 
 
@@ -44,7 +69,9 @@ def test_products_are_those_of_dense_products() -> None:
 
 def test_products_of_two_agree_with_those_of_many() -> None:
     found = collection()
-    assert products_with(found[0], found[3]) == pytest.approx(float(products(found)[0, 3]), rel=CLOSE)
+    assert products_with(found[0], found[3]) == pytest.approx(
+        float(products(found)[0, 3]), rel=CLOSE
+    )
 
 
 def test_distances_are_relative_to_the_first() -> None:
@@ -52,7 +79,9 @@ def test_distances_are_relative_to_the_first() -> None:
     distance = distances(products(found))
     for one in range(4):
         for other in range(4):
-            assert float(distance[one, other]) == pytest.approx(relative_change(found[one], found[other]), abs=ROOT)
+            assert float(distance[one, other]) == pytest.approx(
+                relative_change(found[one], found[other]), abs=ROOT
+            )
 
 
 def test_another_gauge_is_no_other_adapter() -> None:
@@ -82,8 +111,12 @@ def test_overlap_is_the_root_mean_square_cosine_of_principal_angles() -> None:
 
 
 def test_chance_is_what_random_rows_have() -> None:
-    overlap, chance = row_overlap([random_pairs(seed, modules=8, rank=8, width=256, height=8) for seed in range(2)], Side.A)
-    assert float(overlap[0, 1]) == pytest.approx(float(chance[0, 1]), rel=0.1)  # 8 modules of 64 angles
+    overlap, chance = row_overlap(
+        [random_pairs(seed, modules=8, rank=8, width=256, height=8) for seed in range(2)], Side.A
+    )
+    assert float(overlap[0, 1]) == pytest.approx(
+        float(chance[0, 1]), rel=0.1
+    )  # 8 modules of 64 angles
 
 
 def test_no_module_in_common_is_no_overlap() -> None:

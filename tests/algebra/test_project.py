@@ -1,4 +1,7 @@
-"""Coefficients alone: the best approximation there is in the row spaces of a basis, decoded exactly, whatever it loses."""
+"""Coefficients alone.
+
+The best approximation there is in the row spaces of a basis, decoded exactly, whatever it loses.
+"""
 
 import numpy as np
 import pytest
@@ -23,19 +26,28 @@ LARGEST = 1 << 20
 
 
 def side(rows: Tensor) -> StoredSide:
-    return StoredSide(previous=False, terms=(), scales=np.zeros(len(rows), np.float32), own=rows.round().to(torch.int32).numpy())
+    return StoredSide(
+        previous=False,
+        terms=(),
+        scales=np.zeros(len(rows), np.float32),
+        own=rows.round().to(torch.int32).numpy(),
+    )
 
 
 def module(a: Tensor, b: Tensor) -> StoredModule:
     return StoredModule(a=side(a), b=side(b), error=0.0)
 
 
-def random_basis(pairs: list[Pair], *, k_a: int, k_b: int, seed: int = 0, size: float = 2e5) -> list[StoredModule | None]:
+def random_basis(
+    pairs: list[Pair], *, k_a: int, k_b: int, seed: int = 0, size: float = 2e5
+) -> list[StoredModule | None]:
     """Rows as a fit makes them: orthonormal directions, each times a factor of its own, rounded."""
     generator = torch.Generator().manual_seed(seed)
 
     def rows(k: int, width: int) -> Tensor:
-        directions: Tensor = torch.linalg.qr(torch.randn(width, k, generator=generator, dtype=torch.float64)).Q.mT
+        directions: Tensor = torch.linalg.qr(
+            torch.randn(width, k, generator=generator, dtype=torch.float64)
+        ).Q.mT
         return size * directions * torch.logspace(0, -3, k, dtype=torch.float64)[:, None]
 
     return [module(rows(k_a, pair.a.shape[1]), rows(k_b, pair.b.shape[1])) for pair in pairs]
@@ -43,33 +55,68 @@ def random_basis(pairs: list[Pair], *, k_a: int, k_b: int, seed: int = 0, size: 
 
 def own_rows(pairs: list[Pair]) -> list[StoredModule | None]:
     """A basis that spans each module, up to rounding."""
-    return [module(*(torch.linalg.qr(X.mT).Q.mT * LARGEST for X in (pair.a, pair.b))) for pair in pairs]
+    return [
+        module(*(torch.linalg.qr(X.mT).Q.mT * LARGEST for X in (pair.a, pair.b))) for pair in pairs
+    ]
 
 
 def projected(
-    pairs: list[Pair], basis: list[StoredModule | None], *, pseudo_rank: int | None = None, dtypes: tuple[torch.dtype, torch.dtype] = FLOAT32
+    pairs: list[Pair],
+    basis: list[StoredModule | None],
+    *,
+    pseudo_rank: int | None = None,
+    dtypes: tuple[torch.dtype, torch.dtype] = FLOAT32,
 ) -> Absorbed:
-    return project(pairs, basis=basis, dtypes=[dtypes] * len(pairs), factors=list(range(len(pairs))), pseudo_rank=pseudo_rank)
+    return project(
+        pairs,
+        basis=basis,
+        dtypes=[dtypes] * len(pairs),
+        factors=list(range(len(pairs))),
+        pseudo_rank=pseudo_rank,
+    )
 
 
-def exported(pairs: list[Pair], made: Absorbed, basis: list[StoredModule | None], dtype: torch.dtype = torch.float32) -> list[Pair]:
+def exported(
+    pairs: list[Pair],
+    made: Absorbed,
+    basis: list[StoredModule | None],
+    dtype: torch.dtype = torch.float32,
+) -> list[Pair]:
     found = []
     for pair, stored, block in zip(pairs, made.modules, basis, strict=True):
         if stored is None:
             found.append(pair)
             continue
         decoded = [
-            decode_side(stored.side(one), previous=None, blocks=[torch.from_numpy(block.side(one).own)] if block and stored.side(one).terms else [])
+            decode_side(
+                stored.side(one),
+                previous=None,
+                blocks=[torch.from_numpy(block.side(one).own)]
+                if block and stored.side(one).terms
+                else [],
+            )
             for one in (Side.A, Side.B)
         ]
-        found.append(Pair(module=pair.module, a=decoded[0].to(dtype).double(), b=decoded[1].to(dtype).double(), scale=pair.scale))
+        found.append(
+            Pair(
+                module=pair.module,
+                a=decoded[0].to(dtype).double(),
+                b=decoded[1].to(dtype).double(),
+                scale=pair.scale,
+            )
+        )
     return found
 
 
 def best(pair: Pair, block: StoredModule, pseudo_rank: int) -> Tensor:
     """Return the best dW of that rank whose rows and columns lie in the basis, as full matrices."""
-    P_a, P_b = (torch.linalg.qr(torch.from_numpy(block.side(one).own).double().mT).Q for one in (Side.A, Side.B))
-    U, sigma, Vt = torch.linalg.svd(P_b @ (P_b.mT @ (pair.scale * pair.b.mT @ pair.a) @ P_a) @ P_a.mT)
+    P_a, P_b = (
+        torch.linalg.qr(torch.from_numpy(block.side(one).own).double().mT).Q
+        for one in (Side.A, Side.B)
+    )
+    U, sigma, Vt = torch.linalg.svd(
+        P_b @ (P_b.mT @ (pair.scale * pair.b.mT @ pair.a) @ P_a) @ P_a.mT
+    )
     found: Tensor = U[:, :pseudo_rank] @ torch.diag(sigma[:pseudo_rank]) @ Vt[:pseudo_rank]
     return found
 
@@ -84,7 +131,9 @@ def best(pair: Pair, block: StoredModule, pseudo_rank: int) -> Tensor:
     height=st.integers(12, 40),
 )
 @example(seed=13638, rank=1, k=(1, 1), pseudo_rank=1, width=12, height=12)
-def test_what_is_kept_is_the_best_there_is_in_the_basis(seed: int, rank: int, k: tuple[int, int], pseudo_rank: int, width: int, height: int) -> None:
+def test_what_is_kept_is_the_best_there_is_in_the_basis(
+    seed: int, rank: int, k: tuple[int, int], pseudo_rank: int, width: int, height: int
+) -> None:
     pairs = random_pairs(seed, modules=2, rank=rank, width=width, height=height, scale=0.5)
     basis = random_basis(pairs, k_a=k[0], k_b=k[1], seed=seed)
     made = projected(pairs, basis, pseudo_rank=pseudo_rank)
@@ -145,7 +194,9 @@ def test_a_module_that_the_basis_lacks_decodes_to_nothing() -> None:
 def test_modules_without_effect_and_those_in_their_tensors_are_kept_verbatim() -> None:
     pairs = random_pairs(5, modules=3, rank=4, width=16, height=16)
     pairs[1] = Pair(module=pairs[1].module, a=pairs[1].a, b=torch.zeros_like(pairs[1].b))
-    made = project(pairs, basis=random_basis(pairs, k_a=4, k_b=4), dtypes=[FLOAT32] * 3, factors=[0, 0, 1])
+    made = project(
+        pairs, basis=random_basis(pairs, k_a=4, k_b=4), dtypes=[FLOAT32] * 3, factors=[0, 0, 1]
+    )
     assert [stored is None for stored in made.modules] == [True, True, False]
 
 
@@ -164,7 +215,11 @@ def test_what_a_pseudo_rank_cuts_off_is_part_of_the_error() -> None:
     pairs = random_pairs(7, modules=2, rank=5, width=64, height=48)
     made = absorb(pairs, budget=0.7, dtypes=[FLOAT32] * 2, pseudo_rank=2)
     found = [
-        Pair(module=pair.module, a=decode_side(stored.a, previous=None, blocks=[]).double(), b=decode_side(stored.b, previous=None, blocks=[]).double())
+        Pair(
+            module=pair.module,
+            a=decode_side(stored.a, previous=None, blocks=[]).double(),
+            b=decode_side(stored.b, previous=None, blocks=[]).double(),
+        )
         for pair, stored in zip(pairs, made.modules, strict=True)
         if stored is not None
     ]

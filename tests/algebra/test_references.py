@@ -80,6 +80,12 @@ def test_sources_are_named_once_and_used() -> None:
     shelf = Shelf(budget=BUDGET)
     for pairs in planted(5, modules=2, rank=8, width=256, shared=12, noise=0.01):
         one = shelf.add(pairs)
-        used = {term.source for module in one.stored.modules if module for side in (module.a, module.b) for term in side.terms}
+        used = {
+            term.source
+            for module in one.stored.modules
+            if module
+            for side in (module.a, module.b)
+            for term in side.terms
+        }
         assert used == set(range(len(one.stored.sources)))
     assert shelf.kept[-1].stored.sources

@@ -15,7 +15,10 @@ STEP = 1e-3
 
 
 def rows(count: int, *, width: int = 32, rank: int = 4) -> list[Tensor]:
-    return [torch.randn(rank, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in range(count)]
+    return [
+        torch.randn(rank, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for seed in range(count)
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 3, 12])
@@ -23,12 +26,17 @@ def test_energies_are_squared_singular_values(count: int) -> None:
     found, sigma = stack(rows(count)), torch.linalg.svdvals(torch.cat(rows(count)))
     assert torch.allclose(found.energies, sigma.square(), rtol=CLOSE)
     assert torch.allclose(found.coefficients.square().sum(0), sigma.square(), rtol=CLOSE)
-    assert torch.allclose(found.coefficients.square().sum(1), torch.cat(rows(count)).square().sum(1), rtol=CLOSE)
+    assert torch.allclose(
+        found.coefficients.square().sum(1), torch.cat(rows(count)).square().sum(1), rtol=CLOSE
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3, 12])
 def test_directions_are_the_leading_right_singular_vectors(count: int) -> None:
-    Q, Vt = directions(rows(count), 4), torch.linalg.svd(torch.cat(rows(count)), full_matrices=False).Vh[:4]
+    Q, Vt = (
+        directions(rows(count), 4),
+        torch.linalg.svd(torch.cat(rows(count)), full_matrices=False).Vh[:4],
+    )
     assert torch.allclose(Q @ Q.T, torch.eye(4).double(), atol=CLOSE)
     assert torch.allclose((Q @ Vt.T).square().sum(), torch.tensor(4.0).double(), atol=1e-6)
 
@@ -65,13 +73,18 @@ def test_what_no_other_adapter_has_is_lost() -> None:
 
 
 def test_no_more_than_a_quarter_of_the_width_is_taken_from_the_others() -> None:
-    found = [weighted(random_pairs(seed, modules=1, rank=4, width=32, height=32)) for seed in range(20)]
+    found = [
+        weighted(random_pairs(seed, modules=1, rank=4, width=32, height=32)) for seed in range(20)
+    ]
     assert left_out(found[0], found[1:]).chance_a == pytest.approx(0.75**0.5)
 
 
 @pytest.mark.parametrize(("shared", "least", "most"), [(4, 0.5, 1.0), (400, 0.0, 0.02)])
 def test_a_joint_basis_pays_where_rows_are_shared(shared: int, least: float, most: float) -> None:
-    adapters = [weighted(pairs) for pairs in planted(16, modules=1, rank=4, width=128, shared=shared, noise=0.001)]
+    adapters = [
+        weighted(pairs)
+        for pairs in planted(16, modules=1, rank=4, width=128, shared=shared, noise=0.001)
+    ]
     bits, saved, k = joint_saving(stack([part["m0000"].side(Side.A) for part in adapters]), STEP)
     assert least <= saved / bits <= most
     assert (k > 0) == (saved > 0)

@@ -1,4 +1,8 @@
-"""Directions from Grams and coefficients: those of the full decomposition of all energy-weighted stacked factors, at a cost that does not know how many tasks there are."""
+"""Directions from Grams and coefficients.
+
+Those of the full decomposition of all energy-weighted stacked factors, at a cost that does not know
+how many tasks there are.
+"""
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -9,7 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from share_registry.algebra.subspace import Frame, Moments, Task, axes, captured, extended, frame, paying, rounded, savings, spectrum
+from share_registry.algebra.subspace import (
+    Frame,
+    Moments,
+    Task,
+    axes,
+    captured,
+    extended,
+    frame,
+    paying,
+    rounded,
+    savings,
+    spectrum,
+)
 from tests.algebra.adapters import planted
 
 ENERGY = 1e-10
@@ -21,7 +37,10 @@ GAP = 1e-3
 EXACT = 1e-12
 """A few roundings of numbers near 1."""
 FITTED = 3**0.5
-"""Measured error over the one asked for: no rounding error is above half a step, which is this many times what they are on average."""
+"""Measured error over the one asked for.
+
+No rounding error is above half a step, which is this many times what they are on average.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +64,9 @@ def normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def factor(generator: torch.Generator, *, ranks: list[int], rows: int, width: int, dependent: bool) -> Factor:
+def factor(
+    generator: torch.Generator, *, ranks: list[int], rows: int, width: int, dependent: bool
+) -> Factor:
     """Integer rows of very different sizes, as blocks of several adapters and a basis are, and coefficients that undo the sizes."""
     sizes = 2.0 ** torch.randint(2, 20, (rows, 1), generator=generator).double()
     R = (normal(generator, rows, width) * sizes).round()
@@ -57,7 +78,9 @@ def factor(generator: torch.Generator, *, ranks: list[int], rows: int, width: in
 
 def moments(a: Factor, b: Factor, weights: list[float]) -> tuple[Moments, Frame, Frame, list[Task]]:
     (A, frame_a), (B, frame_b) = a.tasks, b.tasks
-    tasks = [Task(A=one, B=two, weight=weight) for one, two, weight in zip(A, B, weights, strict=True)]
+    tasks = [
+        Task(A=one, B=two, weight=weight) for one, two, weight in zip(A, B, weights, strict=True)
+    ]
     found = Moments.empty(frame_a.root.shape[1], frame_b.root.shape[1])
     for task in tasks:
         found.add(task)
@@ -65,8 +88,16 @@ def moments(a: Factor, b: Factor, weights: list[float]) -> tuple[Moments, Frame,
 
 
 def full(a: list[Tensor], b: list[Tensor], weights: list[float]) -> tuple[Tensor, Tensor]:
-    """Return energies and directions of side a from all factors, stacked: each row weighed by the other side."""
-    stack = torch.cat([weight**0.5 * torch.linalg.qr(B.mT, mode="r").R @ A for A, B, weight in zip(a, b, weights, strict=True)])
+    """Return energies and directions of side a from all factors, stacked.
+
+    Each row weighed by the other side.
+    """
+    stack = torch.cat(
+        [
+            weight**0.5 * torch.linalg.qr(B.mT, mode="r").R @ A
+            for A, B, weight in zip(a, b, weights, strict=True)
+        ]
+    )
     _, sigma, Vt = torch.linalg.svd(stack, full_matrices=False)
     return sigma.square(), Vt
 
@@ -82,7 +113,13 @@ def full(a: list[Tensor], b: list[Tensor], weights: list[float]) -> tuple[Tensor
     repeated=st.booleans(),
 )
 def test_directions_and_energies_are_those_of_all_factors_stacked(
-    seed: int, ranks: list[int], rows: tuple[int, int], width: int, height: int, dependent: bool, repeated: bool
+    seed: int,
+    ranks: list[int],
+    rows: tuple[int, int],
+    width: int,
+    height: int,
+    dependent: bool,
+    repeated: bool,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     a = factor(generator, ranks=ranks, rows=rows[0], width=width, dependent=dependent)
@@ -104,14 +141,19 @@ def test_directions_and_energies_are_those_of_all_factors_stacked(
             if float(wanted[k - 1] - after) >= GAP * float(wanted[0]):
                 outside = Q[:k] - (Q[:k] @ Vt[:k].mT) @ Vt[:k]
                 assert float(torch.linalg.matrix_norm(outside, 2)) < ANGLE
-                assert torch.allclose(Q[:k] @ Q[:k].mT, torch.eye(k, dtype=torch.float64), atol=ANGLE)
+                assert torch.allclose(
+                    Q[:k] @ Q[:k].mT, torch.eye(k, dtype=torch.float64), atol=ANGLE
+                )
 
 
 @pytest.mark.parametrize("tiny", [1e-3, 1e-4, 1e-5])
 def test_coordinates_are_orthonormal_where_rows_nearly_depend_on_one_another(tiny: float) -> None:
     generator = torch.Generator().manual_seed(3)
     R = normal(generator, 6, 40)
-    R = torch.cat([R, R + tiny * normal(generator, 6, 40)]) * 2.0 ** torch.randint(0, 20, (12, 1), generator=generator).double()
+    R = (
+        torch.cat([R, R + tiny * normal(generator, 6, 40)])
+        * 2.0 ** torch.randint(0, 20, (12, 1), generator=generator).double()
+    )
     found = frame(R)
     E = found.back @ R
     assert torch.allclose(E @ E.mT, torch.eye(12, dtype=torch.float64), atol=ANGLE)
@@ -125,9 +167,16 @@ def independent_of(R: Tensor, more: Tensor) -> Tensor:
     return apart
 
 
-@given(seed=st.integers(0, 2**31), known=st.integers(1, 9), new=st.integers(0, 6), dependent=st.integers(0, 6))
+@given(
+    seed=st.integers(0, 2**31),
+    known=st.integers(1, 9),
+    new=st.integers(0, 6),
+    dependent=st.integers(0, 6),
+)
 @settings(max_examples=200)
-def test_a_frame_that_is_extended_keeps_its_directions_and_spans_the_new_rows(seed: int, known: int, new: int, dependent: int) -> None:
+def test_a_frame_that_is_extended_keeps_its_directions_and_spans_the_new_rows(
+    seed: int, known: int, new: int, dependent: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     R = factor(generator, ranks=[], rows=known, width=30, dependent=False).rows
     R = torch.cat([R, normal(generator, 1, known) @ R])
@@ -158,9 +207,18 @@ def test_new_rows_that_hardly_differ_from_known_ones_make_no_long_coefficients()
 
 
 @pytest.mark.parametrize(
-    ("known", "new", "directions"), [("zeros", "zeros", 0), ("zeros", "rows", 2), ("rows", "zeros", 2), ("rows", "same", 2), ("rows", "rows", 4)]
+    ("known", "new", "directions"),
+    [
+        ("zeros", "zeros", 0),
+        ("zeros", "rows", 2),
+        ("rows", "zeros", 2),
+        ("rows", "same", 2),
+        ("rows", "rows", 4),
+    ],
 )
-def test_a_frame_is_extended_from_and_by_rows_of_zeros(known: str, new: str, directions: int) -> None:
+def test_a_frame_is_extended_from_and_by_rows_of_zeros(
+    known: str, new: str, directions: int
+) -> None:
     rows = normal(torch.Generator().manual_seed(6), 4, 8)
     made = {"zeros": torch.zeros(2, 8, dtype=torch.float64), "rows": rows[:2], "same": 2 * rows[:2]}
     R, more = made[known], rows[2:] if (known, new) == ("rows", "rows") else made[new]
@@ -183,13 +241,20 @@ def test_the_gauge_of_a_task_does_not_matter() -> None:
 
 def test_more_rows_than_columns_may_be_seen_from_the_axes_themselves() -> None:
     generator = torch.Generator().manual_seed(4)
-    a, b = (factor(generator, ranks=[3, 4, 5], rows=24, width=10, dependent=False) for _ in range(2))
+    a, b = (
+        factor(generator, ranks=[3, 4, 5], rows=24, width=10, dependent=False) for _ in range(2)
+    )
     found = Moments.empty(10, 10)
     for A, B in zip(a.factors, b.factors, strict=True):
         found.add(Task(A=A, B=B, weight=1.0))
     (energies, U), (wanted, Vt) = spectrum(found.a), full(a.factors, b.factors, [1.0] * 3)
     assert torch.allclose(energies, wanted, rtol=0, atol=ENERGY * float(wanted.sum()))
-    assert torch.allclose((axes(10).directions(U) * Vt).sum(-1).abs(), torch.ones(10, dtype=torch.float64), rtol=0, atol=ANGLE)
+    assert torch.allclose(
+        (axes(10).directions(U) * Vt).sum(-1).abs(),
+        torch.ones(10, dtype=torch.float64),
+        rtol=0,
+        atol=ANGLE,
+    )
 
 
 def test_a_task_taken_out_leaves_the_moments_of_the_others() -> None:
@@ -204,13 +269,28 @@ def test_a_task_taken_out_leaves_the_moments_of_the_others() -> None:
 
 def test_what_captures_a_share_of_the_energy_is_the_fewest_directions() -> None:
     energies = torch.tensor([6.0, 3.0, 1.0, 0.0], dtype=torch.float64)
-    assert [captured(energies, share) for share in (0.5, 0.6, 0.61, 0.9, 0.91, 1.0)] == [1, 1, 2, 2, 3, 3]
+    assert [captured(energies, share) for share in (0.5, 0.6, 0.61, 0.9, 0.91, 1.0)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
     assert captured(torch.zeros(3, dtype=torch.float64), 0.5) == 0
 
 
 @settings(deadline=None, max_examples=50)
-@given(seed=st.integers(0, 10**6), k=st.integers(1, 12), width=st.integers(16, 200), precision=st.floats(2.0**-12, 0.1), decay=st.floats(0.0, 4.0))
-def test_rounding_a_basis_makes_the_error_asked_for_and_no_large_numbers(seed: int, k: int, width: int, precision: float, decay: float) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    k=st.integers(1, 12),
+    width=st.integers(16, 200),
+    precision=st.floats(2.0**-12, 0.1),
+    decay=st.floats(0.0, 4.0),
+)
+def test_rounding_a_basis_makes_the_error_asked_for_and_no_large_numbers(
+    seed: int, k: int, width: int, precision: float, decay: float
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     Q = torch.linalg.qr(normal(generator, width, k)).Q.mT
     energies = torch.logspace(0, -decay, k, dtype=torch.float64)
@@ -222,21 +302,28 @@ def test_rounding_a_basis_makes_the_error_asked_for_and_no_large_numbers(seed: i
 
 
 def test_no_direction_gives_no_row() -> None:
-    assert rounded(torch.zeros((0, 8), dtype=torch.float64), torch.zeros(0, dtype=torch.float64), precision=0.1).shape == (0, 8)
+    assert rounded(
+        torch.zeros((0, 8), dtype=torch.float64), torch.zeros(0, dtype=torch.float64), precision=0.1
+    ).shape == (0, 8)
 
 
 def kept(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[int]:
     """Return how many directions pay per side for tasks that a basis is fitted to all of."""
     frames = [frame(torch.cat([pair[side] for pair in pairs])) for side in (0, 1)]
     starts = torch.tensor([0, *(len(pair[0]) for pair in pairs)]).cumsum(0).tolist()
-    tasks = [Task(A=frames[0].root[s:e], B=frames[1].root[s:e], weight=1.0) for s, e in pairwise(starts)]
+    tasks = [
+        Task(A=frames[0].root[s:e], B=frames[1].root[s:e], weight=1.0) for s, e in pairwise(starts)
+    ]
     found = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1])
     for task in tasks:
         found.add(task)
     spectra = (spectrum(found.a), spectrum(found.b))
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
     saved = savings(tasks, (spectra[0][1], spectra[1][1]), widths=widths, budget=budget)
-    return [paying(saved[side], spectra[side][0], width=widths[side], precision=budget / 4) for side in (0, 1)]
+    return [
+        paying(saved[side], spectra[side][0], width=widths[side], precision=budget / 4)
+        for side in (0, 1)
+    ]
 
 
 def test_as_many_directions_pay_as_are_shared() -> None:
@@ -246,4 +333,6 @@ def test_as_many_directions_pay_as_are_shared() -> None:
 
 def test_no_direction_pays_where_nothing_is_shared() -> None:
     generator = torch.Generator().manual_seed(2)
-    assert kept([(normal(generator, 4, 256), normal(generator, 4, 256)) for _ in range(8)], budget=0.05) == [0, 0]
+    assert kept(
+        [(normal(generator, 4, 256), normal(generator, 4, 256)) for _ in range(8)], budget=0.05
+    ) == [0, 0]

@@ -1,6 +1,9 @@
-"""Long logs of every kind of record, and catalogs that followed them: what the catalog is measured and tested on.
+"""Long logs of every kind of record, and catalogs that followed them.
 
-Records go through the projection as any other. A catalog of the other database is filled with copies of the rows, which the tests compare with its own projection.
+What the catalog is measured and tested on.
+
+Records go through the projection as any other. A catalog of the other database is filled with
+copies of the rows, which the tests compare with its own projection.
 """
 
 from collections.abc import Iterator
@@ -26,7 +29,17 @@ HOT: Final = "task-00000"
 """A task that one commit of fifty goes to."""
 _BATCH: Final = 1000
 _PIECE: Final = 2000
-_KINDS: Final = ("absorb", "alias", "annotate", "restore", "drop", "rename", "tag", "derive", "policy")
+_KINDS: Final = (
+    "absorb",
+    "alias",
+    "annotate",
+    "restore",
+    "drop",
+    "rename",
+    "tag",
+    "derive",
+    "policy",
+)
 _WEIGHTS: Final = (910, 30, 20, 8, 2, 2, 10, 14, 4)
 
 
@@ -72,19 +85,36 @@ class Growing:
         if new and len(self.names) < due:
             self.names.append(f"task-{len(self.names):05d}")
             return self.names[-1]
-        return self.names[0 if self.chance.random() < 0.02 else self.chance.randrange(len(self.names))]
+        return self.names[
+            0 if self.chance.random() < 0.02 else self.chance.randrange(len(self.names))
+        ]
 
     def _absorb(self, name: str, **options: object) -> None:
         self.latest[name] = self.latest.get(name, 0) + 1
         self.dropped.discard(name)
-        labels = {"team": self.chance.choice(TEAMS), "stage": "research"} | ({"ticket": RARE} if int(name[5:10]) % 100 == 7 else {})
+        labels = {"team": self.chance.choice(TEAMS), "stage": "research"} | (
+            {"ticket": RARE} if int(name[5:10]) % 100 == 7 else {}
+        )
         author = RARE_AUTHOR if self.chance.random() < 0.0005 else self.chance.choice(AUTHORS)
         metrics = {"accuracy": f"{self.chance.random():.4f}"}
-        self.log.absorb(name, self.latest[name], labels=labels, metrics=metrics, author=author, message="a run", **options)
+        self.log.absorb(
+            name,
+            self.latest[name],
+            labels=labels,
+            metrics=metrics,
+            author=author,
+            message="a run",
+            **options,
+        )
 
     def _derive(self, name: str) -> None:
         parents = {self.names[self.chance.randrange(len(self.names))] for _ in range(2)}
-        self._absorb(name, derived_from=sorted((parent, self.latest[parent]) for parent in parents if parent != name))
+        self._absorb(
+            name,
+            derived_from=sorted(
+                (parent, self.latest[parent]) for parent in parents if parent != name
+            ),
+        )
 
     def _alias(self, name: str) -> None:
         self.log.alias(name, "prod", self.chance.randint(1, self.latest[name]), reason="promoted")

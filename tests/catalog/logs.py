@@ -34,8 +34,13 @@ def layout_of(modules: Mapping[str, tuple[int, int]], rank: int = 4) -> Layout:
     tensors: list[TensorSpec] = []
     factors: list[FactorSpec] = []
     for name, (out, width) in sorted(modules.items()):
-        factors.append(FactorSpec(module=name, form=Form.LINEAR, a=len(tensors), b=len(tensors) + 1))
-        tensors += [TensorSpec(key=f"{name}.a", dtype=DType.F32, shape=[rank, width]), TensorSpec(key=f"{name}.b", dtype=DType.F32, shape=[out, rank])]
+        factors.append(
+            FactorSpec(module=name, form=Form.LINEAR, a=len(tensors), b=len(tensors) + 1)
+        )
+        tensors += [
+            TensorSpec(key=f"{name}.a", dtype=DType.F32, shape=[rank, width]),
+            TensorSpec(key=f"{name}.b", dtype=DType.F32, shape=[out, rank]),
+        ]
     return Layout(metadata=[], tensors=tensors, factors=factors)
 
 
@@ -58,7 +63,10 @@ class Logged:
 
 @dataclass(kw_only=True)
 class Log:
-    """A space's log that grows; `step` is the time between two commits. Of those that were let go, their number and the id of the last are known."""
+    """A space's log that grows; `step` is the time between two commits.
+
+    Of those that were let go, their number and the id of the last are known.
+    """
 
     space: str = "base"
     step: timedelta = timedelta(hours=1)
@@ -77,9 +85,15 @@ class Log:
             self.forgotten, self.parent = self.length, self.entries[-1].id
             self.entries.clear()
 
-    def create(self, label: str = "org/base", *, budget: str = "0.05", labels: Sequence[str] = ()) -> Logged:
+    def create(
+        self, label: str = "org/base", *, budget: str = "0.05", labels: Sequence[str] = ()
+    ) -> Logged:
         """Begin the space."""
-        return self.add("create", base_model={"label": label, "revision": "main", "labels": list(labels)}, policy=policy(budget))
+        return self.add(
+            "create",
+            base_model={"label": label, "revision": "main", "labels": list(labels)},
+            policy=policy(budget),
+        )
 
     def absorb(self, task: str, version: int, **options: Any) -> Logged:
         """Add a version of one task."""
@@ -113,7 +127,9 @@ class Log:
                 "norm": "12.5",
                 "raw_bytes": 1000,
                 "added_bytes": 100 + version,
-                "derived_from": [{"task": name, "version": number} for name, number in derived_from],
+                "derived_from": [
+                    {"task": name, "version": number} for name, number in derived_from
+                ],
             }
             for task, version in sorted(tasks.items())
         ]
@@ -124,7 +140,9 @@ class Log:
                 metrics=entries(metrics),
                 source=Source(kind="directory", location=f"/adapters/{task}", revision=None),
                 config=digest_of("config", task),
-                attachments=[FileEntry(name="head.safetensors", object=digest_of("head", task), size=10)],
+                attachments=[
+                    FileEntry(name="head.safetensors", object=digest_of("head", task), size=10)
+                ],
                 remarks=[f"remark on {task}"],
             )
             for task in sorted(tasks)
@@ -132,7 +150,14 @@ class Log:
         note = Note(author=author, message=message, tasks=notes)
         return self.add("absorb", note=note, key=key, layouts={layout_digest: layout}, tasks=bodies)
 
-    def refit(self, tasks: Mapping[str, int] | None = None, *, name: str = "basis", bound: bool = True, **changed: object) -> Logged:
+    def refit(
+        self,
+        tasks: Mapping[str, int] | None = None,
+        *,
+        name: str = "basis",
+        bound: bool = True,
+        **changed: object,
+    ) -> Logged:
         """Bring a basis, and give tasks new versions expressed in it, which have the source of the version before."""
         layout = sha256(PLAIN.to_bytes())
         bodies: list[dict[str, object]] = [
@@ -155,7 +180,14 @@ class Log:
         ]
         return self.add("refit", layouts={layout: PLAIN}, basis=digest_of(name), tasks=bodies)
 
-    def merge(self, task: str, version: int, parents: Mapping[tuple[str, int], str], *, method: str = "linear") -> Logged:
+    def merge(
+        self,
+        task: str,
+        version: int,
+        parents: Mapping[tuple[str, int], str],
+        *,
+        method: str = "linear",
+    ) -> Logged:
         """Add a version merged of others, with their weights."""
         layout = sha256(PLAIN.to_bytes())
         body = {
@@ -174,7 +206,14 @@ class Log:
         }
         note = Note(tasks=[TaskNote(task=task, config=digest_of("config", task))])
         weights = [weight for _, weight in sorted(parents.items())]
-        return self.add("merge", note=note, layouts={layout: PLAIN}, method=method, weights=weights, tasks=[body])
+        return self.add(
+            "merge",
+            note=note,
+            layouts={layout: PLAIN},
+            method=method,
+            weights=weights,
+            tasks=[body],
+        )
 
     def _source(self, task: str, version: int) -> str:
         for entry in reversed(self.entries):
@@ -185,7 +224,9 @@ class Log:
 
     def restore(self, task: str, version: int, of: int, **options: Any) -> Logged:
         """Repeat an earlier version."""
-        return self.add("restore", note=Note(**options) if options else None, task=task, version=version, of=of)
+        return self.add(
+            "restore", note=Note(**options) if options else None, task=task, version=version, of=of
+        )
 
     def drop(self, task: str) -> Logged:
         """Drop a task."""
@@ -195,7 +236,15 @@ class Log:
         """Rename a task."""
         return self.add("rename", task=task, name=name)
 
-    def alias(self, task: str, alias: str, version: int | None, *, reason: str = "", author: str | None = None) -> Logged:
+    def alias(
+        self,
+        task: str,
+        alias: str,
+        version: int | None,
+        *,
+        reason: str = "",
+        author: str | None = None,
+    ) -> Logged:
         """Move or remove an alias."""
         note = Note(author=author, message=reason or None) if reason or author else None
         members: dict[str, Any] = {} if version is None else {"version": version}
@@ -210,13 +259,29 @@ class Log:
         return self.add("policy", policy=policy(budget))
 
     def annotate(
-        self, task: str, version: int, *, labels: Mapping[str, str] | None = None, metrics: Mapping[str, str] | None = None, removed: Sequence[str] = ()
+        self,
+        task: str,
+        version: int,
+        *,
+        labels: Mapping[str, str] | None = None,
+        metrics: Mapping[str, str] | None = None,
+        removed: Sequence[str] = (),
     ) -> Logged:
         """Change labels and metrics."""
-        said = TaskNote(task=task, labels=entries(labels), metrics=entries(metrics), removed=list(removed))
+        said = TaskNote(
+            task=task, labels=entries(labels), metrics=entries(metrics), removed=list(removed)
+        )
         return self.add("annotate", note=Note(tasks=[said]), task=task, version=version)
 
-    def add(self, kind: str, *, note: Note | None = None, key: str | None = None, layouts: Mapping[Digest, Layout] | None = None, **members: object) -> Logged:
+    def add(
+        self,
+        kind: str,
+        *,
+        note: Note | None = None,
+        key: str | None = None,
+        layouts: Mapping[Digest, Layout] | None = None,
+        **members: object,
+    ) -> Logged:
         """Add any record."""
         number = self.length + 1
         chain: dict[str, object] = {
@@ -258,7 +323,14 @@ def story() -> Log:
     """Return a log with every kind of record in it."""
     log = Log()
     log.create(labels=("org/base-mirror",))  # c1
-    log.absorb("cola", 1, labels={"team": "search"}, metrics={"accuracy": "0.9"}, author="ada", message="first")  # c2
+    log.absorb(
+        "cola",
+        1,
+        labels={"team": "search"},
+        metrics={"accuracy": "0.9"},
+        author="ada",
+        message="first",
+    )  # c2
     log.absorb_many({"cola": 2, "sst2": 1}, author="bob")  # c3
     log.alias("cola", "prod", 1, reason="CAB-1", author="ada")  # c4
     log.alias("cola", "prod", 2, reason="CAB-2")  # c5

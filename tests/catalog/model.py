@@ -1,4 +1,7 @@
-"""What the catalog must answer, kept in plain dicts: the model that random logs are compared with."""
+"""What the catalog must answer, kept in plain dicts.
+
+The model that random logs are compared with.
+"""
 
 from dataclasses import dataclass, field
 
@@ -36,10 +39,15 @@ class ModelTask:
 
     def target(self, alias: str, number: int) -> int | None:
         """What an alias stood for after a commit."""
-        return ([version for since, version in self.aliases.get(alias, []) if since <= number] or [None])[-1]
+        return (
+            [version for since, version in self.aliases.get(alias, []) if since <= number] or [None]
+        )[-1]
 
     def targets(self, alias: str) -> list[int | None]:
-        """What an alias stands for and stood for: now first, neighbours differ, earlier removals left out."""
+        """What an alias stands for and stood for.
+
+        Now first, neighbours differ, earlier removals left out.
+        """
         moves = [version for _, version in self.aliases[alias]]
         found: list[int | None] = [moves.pop()]
         for version in reversed(moves):
@@ -49,7 +57,10 @@ class ModelTask:
 
     def labels_at(self, version: int, number: int) -> dict[str, str]:
         """The labels of a version after a commit."""
-        return ([labels for since, of, labels in self.labels if since <= number and of == version] or [{}])[-1]
+        return (
+            [labels for since, of, labels in self.labels if since <= number and of == version]
+            or [{}]
+        )[-1]
 
 
 @dataclass
@@ -65,7 +76,9 @@ class Model:
 
     def of(self, name: str) -> ModelTask | None:
         """The task that has or had a name."""
-        return next((task for task in self.tasks if name in {known for _, known in task.names}), None)
+        return next(
+            (task for task in self.tasks if name in {known for _, known in task.names}), None
+        )
 
     def listing(self, number: int) -> dict[str, tuple[int, dict[str, str], dict[str, int]]]:
         """Version, labels and aliases of each task live after a commit, by its present name."""
@@ -73,7 +86,11 @@ class Model:
         for task in self.tasks:
             newest = task.newest(number)
             if newest and task.is_live(number):
-                aliases = {alias: target for alias in sorted(task.aliases) if (target := task.target(alias, number)) is not None}
+                aliases = {
+                    alias: target
+                    for alias in sorted(task.aliases)
+                    if (target := task.target(alias, number)) is not None
+                }
                 found[task.name] = (newest, task.labels_at(newest, number), aliases)
         return dict(sorted(found.items()))
 
@@ -84,7 +101,10 @@ class Model:
         return found
 
     def _visit(self, place: Place, found: list[Place], *, merged: bool = False) -> None:
-        """Visit a place and what it came from; what was visited before is named again below a merge."""
+        """Visit a place and what it came from.
+
+        What was visited before is named again below a merge.
+        """
         if place in found:
             found += [place] if merged else []
             return

@@ -34,7 +34,9 @@ def count(session: Session) -> int:
 
 def test_the_migrations_make_the_schema_that_the_models_say(catalog_url: str) -> None:
     with Catalog.open(catalog_url) as catalog, catalog.begin() as session:
-        context = MigrationContext.configure(session.connection(), opts={"version_table": SCHEMA_TABLE, "compare_type": True})
+        context = MigrationContext.configure(
+            session.connection(), opts={"version_table": SCHEMA_TABLE, "compare_type": True}
+        )
         assert compare_metadata(context, TABLES) == []
         assert context.get_current_revision() == SCHEMA_VERSIONS[-1]
 
@@ -42,7 +44,10 @@ def test_the_migrations_make_the_schema_that_the_models_say(catalog_url: str) ->
 def test_the_versions_known_are_those_of_the_migrations() -> None:
     from alembic.script import ScriptDirectory
 
-    found = [script.revision for script in ScriptDirectory.from_config(schema.configuration()).walk_revisions()]
+    found = [
+        script.revision
+        for script in ScriptDirectory.from_config(schema.configuration()).walk_revisions()
+    ]
     assert tuple(reversed(found)) == SCHEMA_VERSIONS
 
 
@@ -70,8 +75,13 @@ def test_a_catalog_in_memory_has_the_same_schema(tmp_path: Path) -> None:
                 query = text(
                     "SELECT m.name, c.name, lower(c.type), c.\"notnull\", c.pk FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
                 )
-                indexes = text("SELECT name, replace(sql, '\"', '') FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
-                tables.append(sorted(tuple(row) for row in session.execute(query)) + sorted(tuple(row) for row in session.execute(indexes)))
+                indexes = text(
+                    "SELECT name, replace(sql, '\"', '') FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+                )
+                tables.append(
+                    sorted(tuple(row) for row in session.execute(query))
+                    + sorted(tuple(row) for row in session.execute(indexes))
+                )
         assert tables[0] == tables[1]
 
 
@@ -108,16 +118,22 @@ def test_mode_w_does_not_make_a_catalog(catalog_url: str, tmp_path: Path) -> Non
 
 def test_a_catalog_opened_for_reading_writes_nothing(catalog_url: str, tmp_path: Path) -> None:
     filled(catalog_url)
-    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    before = {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()
+    }
     with Catalog.open(catalog_url, mode="r", store_id="another") as catalog:
         with pytest.raises(CatalogError, match="open for reading"), catalog.begin(write=True):
             pass
         with pytest.raises(CatalogError), catalog.begin() as session:
-            session.execute(LeaseRow.table.insert(), [{"space": "base", "holder": "me", "expires": "never"}])
+            session.execute(
+                LeaseRow.table.insert(), [{"space": "base", "holder": "me", "expires": "never"}]
+            )
         with catalog.begin() as session:
             assert count(session) == 16
             assert catalog.store_id == "store"
-    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+    assert {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()
+    } == before
 
 
 def test_reading_a_catalog_with_a_hot_journal_says_so_and_touches_nothing(tmp_path: Path) -> None:
@@ -137,15 +153,26 @@ def test_reading_a_catalog_with_a_hot_journal_says_so_and_touches_nothing(tmp_pa
     with pytest.raises(CatalogError):
         Catalog.open(f"sqlite:///{crashed}/a.sqlite", mode="r")
     assert sorted((path.name, path.read_bytes()) for path in crashed.iterdir()) == before
-    with Catalog.open(f"sqlite:///{crashed}/a.sqlite", mode="w") as catalog, catalog.begin() as session:
-        assert {message for message in session.scalars(select(CommitRow.message)) if len(message) > 1000} == set()
+    with (
+        Catalog.open(f"sqlite:///{crashed}/a.sqlite", mode="w") as catalog,
+        catalog.begin() as session,
+    ):
+        assert {
+            message for message in session.scalars(select(CommitRow.message)) if len(message) > 1000
+        } == set()
 
 
-@pytest.mark.parametrize(("version", "hint"), [("0000", "Upgrade share_registry"), ("9999", "Upgrade share_registry")])
-def test_a_catalog_of_an_unknown_schema_is_refused(catalog_url: str, version: str, hint: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "hint"), [("0000", "Upgrade share_registry"), ("9999", "Upgrade share_registry")]
+)
+def test_a_catalog_of_an_unknown_schema_is_refused(
+    catalog_url: str, version: str, hint: str
+) -> None:
     filled(catalog_url)
     with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
-        session.execute(text(f"UPDATE {SCHEMA_TABLE} SET version_num = :version"), {"version": version})
+        session.execute(
+            text(f"UPDATE {SCHEMA_TABLE} SET version_num = :version"), {"version": version}
+        )
     for mode in ("r", "w", "c"):
         with pytest.raises(CatalogError) as raised:
             Catalog.open(catalog_url, mode=mode)
@@ -157,7 +184,9 @@ def test_a_catalog_of_an_unknown_schema_is_refused(catalog_url: str, version: st
     assert catalogs.current(catalog_url) == version
 
 
-def test_a_catalog_of_an_older_schema_asks_for_the_upgrade(monkeypatch: pytest.MonkeyPatch, catalog_url: str) -> None:
+def test_a_catalog_of_an_older_schema_asks_for_the_upgrade(
+    monkeypatch: pytest.MonkeyPatch, catalog_url: str
+) -> None:
     filled(catalog_url)
     monkeypatch.setattr(schema, "SCHEMA_VERSIONS", (*SCHEMA_VERSIONS, "9999"))
     monkeypatch.setattr(schema, "NEWEST", "9999")
@@ -188,7 +217,9 @@ def test_other_tables_in_the_database_are_left_alone(postgresql_url: str) -> Non
         connection.execute(text("CREATE TABLE tags (name text)"))
     filled(postgresql_url)
     with engine.begin() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "theirs"
+        assert (
+            connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "theirs"
+        )
     engine.dispose()
 
 
@@ -200,7 +231,17 @@ def test_garbage_in_place_of_a_catalog_is_named(tmp_path: Path) -> None:
         assert "rebuild" in raised.value.hint
 
 
-@pytest.mark.parametrize("url", ["", "nonsense", "mysql://u:secret@h/d", "sqlite://", "postgresql://u:secret@h:port/d", "oracle+thing://u:secret@h"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense",
+        "mysql://u:secret@h/d",
+        "sqlite://",
+        "postgresql://u:secret@h:port/d",
+        "oracle+thing://u:secret@h",
+    ],
+)
 def test_an_unusable_url_is_named_without_its_secrets(url: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         Catalog.open(url)
@@ -209,20 +250,38 @@ def test_an_unusable_url_is_named_without_its_secrets(url: str) -> None:
 
 
 def test_a_password_appears_nowhere(postgresql_server: object) -> None:
-    for url in ("postgresql://user:hunter2@127.0.0.1:1/nowhere", "postgresql+psycopg://user:hunter2@127.0.0.1:1/nowhere?connect_timeout=1"):
+    for url in (
+        "postgresql://user:hunter2@127.0.0.1:1/nowhere",
+        "postgresql+psycopg://user:hunter2@127.0.0.1:1/nowhere?connect_timeout=1",
+    ):
         with pytest.raises(CatalogError) as raised:
             Catalog.open(url, mode="r")
         assert "hunter2" not in str(raised.value)
         assert "***" in str(raised.value)
-    made = Catalog(engines.engine_of(parse_url(url), mode=engines.Mode.READ), url=parse_url(url), mode=engines.Mode.READ)
+    made = Catalog(
+        engines.engine_of(parse_url(url), mode=engines.Mode.READ),
+        url=parse_url(url),
+        mode=engines.Mode.READ,
+    )
     assert "hunter2" not in repr(made) + made.safe_url
 
 
 def test_sqlite_is_set_up_for_durability_and_checked_keys(tmp_path: Path) -> None:
-    expected = {"foreign_keys": 1, "synchronous": 2, "trusted_schema": 0, "cell_size_check": 1, "busy_timeout": 30_000}
+    expected = {
+        "foreign_keys": 1,
+        "synchronous": 2,
+        "trusted_schema": 0,
+        "cell_size_check": 1,
+        "busy_timeout": 30_000,
+    }
     with Catalog.open(f"sqlite:///{tmp_path}/c.sqlite") as catalog, catalog.begin() as session:
-        found = {name: session.execute(text(f"PRAGMA {name}")).scalar() for name in (*expected, "journal_mode")}
-    assert found.pop("journal_mode") == ("wal" if sqlite3.sqlite_version_info >= (3, 51, 3) else "delete")
+        found = {
+            name: session.execute(text(f"PRAGMA {name}")).scalar()
+            for name in (*expected, "journal_mode")
+        }
+    assert found.pop("journal_mode") == (
+        "wal" if sqlite3.sqlite_version_info >= (3, 51, 3) else "delete"
+    )
     assert found == expected
 
 
@@ -242,10 +301,17 @@ def test_postgresql_is_set_up_with_limits_and_without_surprises(postgresql_url: 
     names = ("lock_timeout", "statement_timeout", "transaction_isolation", "transaction_read_only")
     for mode, readonly in (("c", "off"), ("r", "on")):
         with Catalog.open(postgresql_url, mode=mode) as catalog, catalog.begin() as session:
-            assert [session.execute(text(f"SHOW {name}")).scalar() for name in names] == ["30s", "2min", "read committed", readonly]
+            assert [session.execute(text(f"SHOW {name}")).scalar() for name in names] == [
+                "30s",
+                "2min",
+                "read committed",
+                readonly,
+            ]
 
 
-def test_a_server_that_forgets_on_a_crash_is_warned_of(postgresql_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_forgets_on_a_crash_is_warned_of(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with Catalog.open(postgresql_url) as catalog, catalog.begin() as session:
         forgets = session.execute(text("SHOW fsync")).scalar() == "off"
     assert any("fsync=off" in record.message for record in caplog.records) == forgets
@@ -254,18 +320,29 @@ def test_a_server_that_forgets_on_a_crash_is_warned_of(postgresql_url: str, capl
         assert not caplog.records
 
 
-def test_a_lock_held_too_long_is_a_conflict(monkeypatch: pytest.MonkeyPatch, catalog_url: str) -> None:
+def test_a_lock_held_too_long_is_a_conflict(
+    monkeypatch: pytest.MonkeyPatch, catalog_url: str
+) -> None:
     monkeypatch.setattr(engines, "_WAIT_S", 1)
     filled(catalog_url)
-    with Catalog.open(catalog_url, mode="w") as one, Catalog.open(catalog_url, mode="w") as other, one.begin(write=True) as holder:
+    with (
+        Catalog.open(catalog_url, mode="w") as one,
+        Catalog.open(catalog_url, mode="w") as other,
+        one.begin(write=True) as holder,
+    ):
         holder.execute(text("UPDATE sr_spaces SET head = head"))
         with pytest.raises(Conflict), other.begin(write=True) as waiting:
             waiting.execute(text("UPDATE sr_spaces SET head = head"))
 
 
-def test_a_connection_cut_by_the_server_is_a_catalog_error_and_the_next_transaction_works(postgresql_url: str) -> None:
+def test_a_connection_cut_by_the_server_is_a_catalog_error_and_the_next_transaction_works(
+    postgresql_url: str,
+) -> None:
     log = filled(postgresql_url)
-    with Catalog.open(postgresql_url, mode="w") as catalog, Catalog.open(postgresql_url, mode="w") as other:
+    with (
+        Catalog.open(postgresql_url, mode="w") as catalog,
+        Catalog.open(postgresql_url, mode="w") as other,
+    ):
         with pytest.raises(CatalogError), catalog.begin() as session:
             _cut(session, other)
         with catalog.begin() as session:
@@ -283,4 +360,7 @@ def test_a_password_in_what_a_driver_says_is_taken_out() -> None:
     url = parse_url("postgresql://user:hunter2@h/d")
     with pytest.raises(CatalogError) as raised, translated(url):
         raise OperationalError("SELECT 1", {}, RuntimeError("bad conninfo password=hunter2"))
-    assert raised.value.message == "catalog postgresql+psycopg://user:***@h/d: bad conninfo password=***."
+    assert (
+        raised.value.message
+        == "catalog postgresql+psycopg://user:***@h/d: bad conninfo password=***."
+    )

@@ -6,7 +6,11 @@ from share_registry.catalog.leases import release, take
 from share_registry.catalog.projection import wipe
 from tests.catalog.logs import story
 
-EARLY, LATE, LATER = "2026-11-01T00:00:00.000000Z", "2026-11-01T00:01:00.000000Z", "2026-11-01T00:02:00.000000Z"
+EARLY, LATE, LATER = (
+    "2026-11-01T00:00:00.000000Z",
+    "2026-11-01T00:01:00.000000Z",
+    "2026-11-01T00:02:00.000000Z",
+)
 
 
 def test_a_lease_is_one_holders_until_it_ends(catalog_url: str) -> None:

@@ -20,9 +20,15 @@ TASKS_PER_COMMIT = 4
 STEPS_EACH = 10
 """Instructions of SQLite's machine between two counts."""
 GROWTH = 1.5
-"""How much more a question may take, for each thing it answers with, in a log four times as long: what it is about is drawn anew in each, and differs."""
+"""How much more a question may take, for each thing it answers with, in a log four times as long.
+
+What it is about is drawn anew in each, and differs.
+"""
 ONCE = {"tasks of a frequent label": 50.0}
-"""What one look at the tasks that have a label may take beside: at up to 1,000 of them, and with a look at 150 and at 600 of them here."""
+"""What one look at the tasks that have a label may take beside.
+
+At up to 1,000 of them, and with a look at 150 and at 600 of them here.
+"""
 ROUNDS = 8
 NAMED = "task-00003"
 """A task that is live under this name in both logs, with about as many versions."""
@@ -66,7 +72,10 @@ def taken(catalog: Catalog, name: str) -> float:
             with counting(session) as count:
                 answer = QUESTIONS[name](session, asked)
             session.rollback()
-        spent, answered = spent + count(), answered + (len(answer) if isinstance(answer, list) else 1)
+        spent, answered = (
+            spent + count(),
+            answered + (len(answer) if isinstance(answer, list) else 1),
+        )
     return spent / answered
 
 
@@ -80,29 +89,43 @@ def plans(session: Session, name: str, asked: Asked) -> list[str]:
         QUESTIONS[name](session, asked)
     finally:
         driver.set_trace_callback(None)
-    selects = [statement for statement in seen if statement.startswith(("SELECT", "WITH", "UPDATE"))]
+    selects = [
+        statement for statement in seen if statement.startswith(("SELECT", "WITH", "UPDATE"))
+    ]
     assert selects
-    return [row[3] for statement in selects for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    return [
+        row[3] for statement in selects for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}")
+    ]
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_question_takes_no_more_in_a_long_log(catalogs: tuple[Catalog, Catalog], name: str) -> None:
+def test_a_question_takes_no_more_in_a_long_log(
+    catalogs: tuple[Catalog, Catalog], name: str
+) -> None:
     short, long = (taken(catalog, name) for catalog in catalogs)
     assert long <= GROWTH * short + ONCE.get(name, 1.0)
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_question_is_answered_out_of_indexes(catalogs: tuple[Catalog, Catalog], name: str) -> None:
+def test_a_question_is_answered_out_of_indexes(
+    catalogs: tuple[Catalog, Catalog], name: str
+) -> None:
     with catalogs[1].begin(write=True) as session:
         lines = plans(session, name, draw(session, Random(0)))
         session.rollback()
-    scanned = {line.split()[1] for line in lines if line.startswith("SCAN") and "CONSTANT" not in line}
+    scanned = {
+        line.split()[1] for line in lines if line.startswith("SCAN") and "CONSTANT" not in line
+    }
     assert scanned <= {*WALKS_SPACES, "ancestors"}
 
 
 def test_a_copied_catalog_equals_one_that_followed_the_records(postgresql_url: str) -> None:
     growing = Growing(commits=120, tasks=40)
-    with Catalog.in_memory("store") as followed, Catalog.in_memory("store") as source, Catalog.open(postgresql_url, store_id="store") as copied:
+    with (
+        Catalog.in_memory("store") as followed,
+        Catalog.in_memory("store") as source,
+        Catalog.open(postgresql_url, store_id="store") as copied,
+    ):
         while growing.log.length < growing.commits:
             growing.step()
         for catalog in (followed, source):
@@ -114,12 +137,16 @@ def test_a_copied_catalog_equals_one_that_followed_the_records(postgresql_url: s
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_both_databases_give_the_same_answers(catalogs: tuple[Catalog, Catalog], postgresql_url: str, seed: int) -> None:
+def test_both_databases_give_the_same_answers(
+    catalogs: tuple[Catalog, Catalog], postgresql_url: str, seed: int
+) -> None:
     with Catalog.open(postgresql_url, store_id="store") as other:
         copy(catalogs[0], other)
         with catalogs[0].begin(write=True) as one, other.begin(write=True) as two:
             asked = draw(one, Random(seed))
-            assert {name: ask(one, asked) for name, ask in QUESTIONS.items()} == {name: ask(two, asked) for name, ask in QUESTIONS.items()}
+            assert {name: ask(one, asked) for name, ask in QUESTIONS.items()} == {
+                name: ask(two, asked) for name, ask in QUESTIONS.items()
+            }
             one.rollback()
             two.rollback()
 
@@ -127,34 +154,46 @@ def test_both_databases_give_the_same_answers(catalogs: tuple[Catalog, Catalog],
 def test_the_measured_questions_have_answers(catalogs: tuple[Catalog, Catalog]) -> None:
     with catalogs[1].begin() as session:
         asked = draw(session, Random(1))
-        found = {name: ask(session, asked) for name, ask in QUESTIONS.items() if name.startswith(("log", "tasks", "resolve", "lineage"))}
+        found = {
+            name: ask(session, asked)
+            for name, ask in QUESTIONS.items()
+            if name.startswith(("log", "tasks", "resolve", "lineage"))
+        }
         assert [name for name, answer in found.items() if not answer] == []
         assert queries.live_tasks(session, SPACE) > LONG // TASKS_PER_COMMIT // 2
 
 
 RECORDS: dict[str, Callable[[Log, TaskVersion], Logged]] = {
     "alias": lambda log, task: log.alias(task.task, "prod", 1),
-    "annotate": lambda log, task: log.annotate(task.task, task.version, labels={"team": "other"}, metrics={"f1": "1"}, removed=["stage"]),
+    "annotate": lambda log, task: log.annotate(
+        task.task, task.version, labels={"team": "other"}, metrics={"f1": "1"}, removed=["stage"]
+    ),
     "restore": lambda log, task: log.restore(task.task, task.version + 1, of=1),
     "drop": lambda log, task: log.drop(task.task),
     "rename": lambda log, task: log.rename(task.task, "another-name"),
     "tag": lambda log, _: log.tag("another-tag", 1),
     "policy": lambda log, _: log.set_policy("0.1"),
-    "a new task": lambda log, task: log.absorb("another-task", 1, derived_from=[(task.task, task.version)]),
+    "a new task": lambda log, task: log.absorb(
+        "another-task", 1, derived_from=[(task.task, task.version)]
+    ),
     "refit": lambda log, task: log.refit({task.task: task.version + 1}, source=task.source_digest),
     "merge": lambda log, task: log.merge("another-task", 1, {(task.task, task.version): "1"}),
 }
 
 
 @pytest.mark.parametrize("kind", RECORDS)
-def test_a_record_of_any_kind_takes_no_more_in_a_long_log(catalogs: tuple[Catalog, Catalog], kind: str) -> None:
+def test_a_record_of_any_kind_takes_no_more_in_a_long_log(
+    catalogs: tuple[Catalog, Catalog], kind: str
+) -> None:
     counts = []
     for catalog in catalogs:
         with catalog.begin(write=True) as session:
             head, task = queries.head(session, SPACE), queries.latest_version(session, SPACE, NAMED)
             assert head is not None
             assert task is not None
-            record = RECORDS[kind](Log(space=SPACE, step=STEP, forgotten=head.number, parent=head.id), task)
+            record = RECORDS[kind](
+                Log(space=SPACE, step=STEP, forgotten=head.number, parent=head.id), task
+            )
             with counting(session) as count:
                 assert record.apply(session)
             session.rollback()

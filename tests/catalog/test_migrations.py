@@ -24,7 +24,12 @@ Rows = dict[str, list[dict[str, object]]]
 
 def rows_of(session: Session) -> Rows:
     """Return every row by name of column, sorted."""
-    return {table.name: sorted((dict(row._mapping) for row in session.execute(table.select())), key=repr) for table in TABLES.sorted_tables}
+    return {
+        table.name: sorted(
+            (dict(row._mapping) for row in session.execute(table.select())), key=repr
+        )
+        for table in TABLES.sorted_tables
+    }
 
 
 def rows_today(log: Log) -> Rows:
@@ -47,9 +52,16 @@ def fill(url: str, rows: Rows) -> None:
         config.attributes["connection"] = session.connection()
         command.upgrade(config, "0001")
         for table in TABLES.sorted_tables:
-            old = Table(table.name, MetaData(), autoload_with=session.connection(), resolve_fks=False)
+            old = Table(
+                table.name, MetaData(), autoload_with=session.connection(), resolve_fks=False
+            )
             kept = [
-                {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in row.items() if name in old.c} for row in rows[table.name]
+                {
+                    name: json.dumps(value) if isinstance(value, tuple) else value
+                    for name, value in row.items()
+                    if name in old.c
+                }
+                for row in rows[table.name]
             ]
             if kept:
                 session.execute(old.insert(), kept)
@@ -58,7 +70,10 @@ def fill(url: str, rows: Rows) -> None:
 def test_an_upgrade_keeps_every_row_and_fills_what_is_new(catalog_url: str) -> None:
     rows = rows_today(story())
     fill(catalog_url, rows)
-    expected = {name: sorted((row | NEW_IN_0002.get(name, {}) for row in of_table), key=repr) for name, of_table in rows.items()}
+    expected = {
+        name: sorted((row | NEW_IN_0002.get(name, {}) for row in of_table), key=repr)
+        for name, of_table in rows.items()
+    }
     assert catalogs.upgrade(catalog_url) == schema.NEWEST
     with Catalog.open(catalog_url, mode="r") as catalog, catalog.begin() as session:
         assert rows_of(session) == expected
@@ -76,9 +91,15 @@ def test_the_way_back_keeps_versions_that_had_no_budget(catalog_url: str) -> Non
     log = whole_story()
     with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        known = {table.name: len(session.execute(table.select()).all()) for table in TABLES.sorted_tables}
+        known = {
+            table.name: len(session.execute(table.select()).all()) for table in TABLES.sorted_tables
+        }
         to(session, "0001")
-        assert {name: session.scalar(text(f"SELECT count(*) FROM {name}")) for name in known} == known
-        unlimited = session.execute(text("SELECT name, budget, error FROM sr_task_versions WHERE number = 17")).all()
+        assert {
+            name: session.scalar(text(f"SELECT count(*) FROM {name}")) for name in known
+        } == known
+        unlimited = session.execute(
+            text("SELECT name, budget, error FROM sr_task_versions WHERE number = 17")
+        ).all()
         assert len(unlimited) == 2
         assert all(budget == error for _, budget, error in unlimited)

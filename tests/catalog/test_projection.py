@@ -9,7 +9,18 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.models import AliasRow, CommitRow, IdentityRow, LabelRow, ModuleRow, ObjectRow, SpaceRow, TaskNameRow, TaskRow, VersionRow
+from share_registry.catalog.models import (
+    AliasRow,
+    CommitRow,
+    IdentityRow,
+    LabelRow,
+    ModuleRow,
+    ObjectRow,
+    SpaceRow,
+    TaskNameRow,
+    TaskRow,
+    VersionRow,
+)
 from share_registry.catalog.projection import wipe
 from share_registry.errors import Conflict, Integrity
 from share_registry.format.records import Note
@@ -35,7 +46,9 @@ def test_a_catalog_wiped_and_filled_again_is_equal(catalog_url: str) -> None:
             first = queries.dump(session)
         with catalog.begin(write=True) as session:
             wipe(session)
-            assert not any(rows for name, rows in queries.dump(session).items() if name != "sr_registry")
+            assert not any(
+                rows for name, rows in queries.dump(session).items() if name != "sr_registry"
+            )
             assert session.scalar(select(IdentityRow.store)) == "store"
             log.apply(session)
             assert queries.dump(session) == first
@@ -73,7 +86,11 @@ def test_tasks_are_numbered_in_the_order_of_creation() -> None:
     log.absorb_many({"beta": 1, "alpha": 1})
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        names = session.execute(select(TaskRow.task, TaskNameRow.name).join(TaskNameRow.table, TaskNameRow.task == TaskRow.task).order_by(TaskRow.task))
+        names = session.execute(
+            select(TaskRow.task, TaskNameRow.name)
+            .join(TaskNameRow.table, TaskNameRow.task == TaskRow.task)
+            .order_by(TaskRow.task)
+        )
         assert [tuple(row) for row in names] == [(1, "zeta"), (2, "alpha"), (3, "beta")]
 
 
@@ -84,14 +101,20 @@ def test_the_head_moves_with_every_record() -> None:
             assert entry.apply(session)
             head = queries.head(session, "base")
             assert head is not None
-            assert (head.number, head.id, head.time) == (entry.record.number, entry.id, entry.record.time)
+            assert (head.number, head.id, head.time) == (
+                entry.record.number,
+                entry.id,
+                entry.record.time,
+            )
         assert queries.heads(session) == {"base": queries.head(session, "base")}
 
 
 def test_a_restored_version_carries_what_it_repeats() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         story().apply(session)
-        first, restored = (queries.version_row(session, "base", "acceptability", version) for version in (1, 3))
+        first, restored = (
+            queries.version_row(session, "base", "acceptability", version) for version in (1, 3)
+        )
         assert first is not None
         assert restored is not None
         same = (
@@ -118,14 +141,20 @@ def test_an_annotation_replaces_and_removes() -> None:
         story().apply(session)
         assert queries.labels_of(session, "base", "cola", 2) == {"team": "core"}
         assert queries.metrics_of(session, "base", "cola", 2) == {"accuracy": 0.91}
-        rows = session.execute(select(LabelRow.value, LabelRow.since, LabelRow.until).where(LabelRow.version == 2).order_by(LabelRow.since))
+        rows = session.execute(
+            select(LabelRow.value, LabelRow.since, LabelRow.until)
+            .where(LabelRow.version == 2)
+            .order_by(LabelRow.since)
+        )
         assert [tuple(row) for row in rows] == [("ads", 7, 14), ("core", 14, None)]
 
 
 def test_alias_rows_tell_what_was_live_when() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         story().apply(session)
-        rows = session.execute(select(AliasRow.version, AliasRow.since, AliasRow.until).order_by(AliasRow.since))
+        rows = session.execute(
+            select(AliasRow.version, AliasRow.since, AliasRow.until).order_by(AliasRow.since)
+        )
         assert [tuple(row) for row in rows] == [(1, 4, 5), (2, 5, 12), (3, 13, None)]
 
 
@@ -145,7 +174,13 @@ def test_objects_are_listed_once_for_each_role() -> None:
         log.apply(session)
         rows = session.execute(select(ObjectRow.role, ObjectRow.digest, ObjectRow.since)).all()
     roles = [row.role for row in rows]
-    assert {role: roles.count(role) for role in set(roles)} == {"adapter": 5, "layout": 1, "config": 3, "attachment": 3, "note": 9}
+    assert {role: roles.count(role) for role in set(roles)} == {
+        "adapter": 5,
+        "layout": 1,
+        "config": 3,
+        "attachment": 3,
+        "note": 9,
+    }
     assert next(row.since for row in rows if row.digest == digest_of("config", "cola")) == 2
 
 
@@ -186,7 +221,13 @@ def test_a_second_label_of_one_name_wins() -> None:
     entry = log.absorb("cola", 1, labels={"a": "1"})
     assert entry.note is not None
     said = entry.note.tasks[0]
-    doubled = Note(tasks=[said.model_copy(update={"labels": [*said.labels, said.labels[0].model_copy(update={"value": "2"})]})])
+    doubled = Note(
+        tasks=[
+            said.model_copy(
+                update={"labels": [*said.labels, said.labels[0].model_copy(update={"value": "2"})]}
+            )
+        ]
+    )
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.entries[0].apply(session)
         replace(entry, note=doubled).apply(session)
@@ -260,18 +301,45 @@ WRONG: dict[str, tuple[Callable[[Log], Logged], str]] = {
     "a version again": (lambda log: log.absorb("cola", 1), "expected v2"),
     "a first version that is not 1": (lambda log: log.absorb("mnli", 2), "expected v1"),
     "an old name": (_old_name, "is called 'new'"),
-    "a parent that does not exist": (lambda log: log.absorb("mnli", 1, derived_from=[("cola", 2)]), "does not exist"),
-    "a parent task that does not exist": (lambda log: log.absorb("mnli", 1, derived_from=[("nix", 1)]), "does not exist"),
-    "a parent made by the same record": (lambda log: log.absorb("mnli", 1, derived_from=[("mnli", 1)]), "does not exist"),
-    "a conflicting module shape": (lambda log: log.absorb("mnli", 1, layout=layout_of({"layer.0.q": (16, 4)})), "the space has"),
-    "a metric that is no number": (lambda log: log.absorb("mnli", 1, metrics={"f1": "high"}), "expected a number"),
-    "a restored version that does not exist": (lambda log: log.restore("cola", 2, of=7), "does not exist"),
+    "a parent that does not exist": (
+        lambda log: log.absorb("mnli", 1, derived_from=[("cola", 2)]),
+        "does not exist",
+    ),
+    "a parent task that does not exist": (
+        lambda log: log.absorb("mnli", 1, derived_from=[("nix", 1)]),
+        "does not exist",
+    ),
+    "a parent made by the same record": (
+        lambda log: log.absorb("mnli", 1, derived_from=[("mnli", 1)]),
+        "does not exist",
+    ),
+    "a conflicting module shape": (
+        lambda log: log.absorb("mnli", 1, layout=layout_of({"layer.0.q": (16, 4)})),
+        "the space has",
+    ),
+    "a metric that is no number": (
+        lambda log: log.absorb("mnli", 1, metrics={"f1": "high"}),
+        "expected a number",
+    ),
+    "a restored version that does not exist": (
+        lambda log: log.restore("cola", 2, of=7),
+        "does not exist",
+    ),
     "a restore out of order": (lambda log: log.restore("cola", 3, of=1), "expected v2"),
     "a drop of nothing": (lambda log: log.drop("nix"), "does not exist"),
-    "a name that belongs to another": (lambda log: log.rename("cola", "sst2"), "belongs to another task"),
-    "an alias of a version that does not exist": (lambda log: log.alias("cola", "prod", 2), "does not exist"),
+    "a name that belongs to another": (
+        lambda log: log.rename("cola", "sst2"),
+        "belongs to another task",
+    ),
+    "an alias of a version that does not exist": (
+        lambda log: log.alias("cola", "prod", 2),
+        "does not exist",
+    ),
     "a tag of the future": (lambda log: log.tag("release", 3), "does not exist before it"),
-    "an annotation of a version that does not exist": (lambda log: log.annotate("cola", 2, labels={"a": "b"}), "does not exist"),
+    "an annotation of a version that does not exist": (
+        lambda log: log.annotate("cola", 2, labels={"a": "b"}),
+        "does not exist",
+    ),
 }
 
 
@@ -317,7 +385,11 @@ def test_a_task_may_have_its_old_name_again() -> None:
     with Catalog.in_memory() as catalog:
         _fill(catalog, log)
         with catalog.begin() as session:
-            assert queries.current_name(session, "base", "new") == queries.current_name(session, "base", "cola") == "cola"
+            assert (
+                queries.current_name(session, "base", "new")
+                == queries.current_name(session, "base", "cola")
+                == "cola"
+            )
             latest = queries.latest_version(session, "base", "new")
             assert latest is not None
             assert latest.version == 2
@@ -344,7 +416,14 @@ def test_rows_that_are_there_by_another_way_are_a_conflict(catalog_url: str) -> 
 
 
 def _space_row() -> dict[str, object]:
-    row = {"name": "base", "base_model": "m", "base_labels": (), "budget": 0.1, "keep_original": False, "references": True}
+    row = {
+        "name": "base",
+        "base_model": "m",
+        "base_labels": (),
+        "budget": 0.1,
+        "keep_original": False,
+        "references": True,
+    }
     return row | {"refit": True, "phi": 0, "head": 1, "head_id": "x"}
 
 
@@ -367,7 +446,9 @@ def statements(session: Session) -> list[str]:
     from sqlalchemy import event
 
     found: list[str] = []
-    event.listen(session.connection(), "before_cursor_execute", lambda *arguments: found.append(arguments[2]))
+    event.listen(
+        session.connection(), "before_cursor_execute", lambda *arguments: found.append(arguments[2])
+    )
     return found
 
 
@@ -377,7 +458,9 @@ def test_a_commit_of_many_tasks_takes_as_many_statements_as_one_of_two() -> None
         log = Log()
         log.create()
         for version in (1, 2):
-            log.absorb_many({f"task{index:03}": version for index in range(size)}, labels={"a": "b"})
+            log.absorb_many(
+                {f"task{index:03}": version for index in range(size)}, labels={"a": "b"}
+            )
         with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
             for entry in log.entries[:2]:
                 entry.apply(session)

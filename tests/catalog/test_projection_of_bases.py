@@ -18,11 +18,23 @@ def test_a_re_expressed_version_has_what_was_said_of_the_one_before() -> None:
     with Catalog.in_memory() as catalog:
         fill(catalog, log)
         with catalog.begin() as session:
-            before, after = (queries.version_row(session, "base", "cola", version) for version in (1, 2))
+            before, after = (
+                queries.version_row(session, "base", "cola", version) for version in (1, 2)
+            )
             assert before is not None
             assert after is not None
-            assert (after.note_digest, after.config_digest, after.remarks) == (before.note_digest, before.config_digest, before.remarks)
-            assert (after.error, after.bound, after.before, after.budget, after.norm) == (0.06, True, 0.049, None, 12.5)
+            assert (after.note_digest, after.config_digest, after.remarks) == (
+                before.note_digest,
+                before.config_digest,
+                before.remarks,
+            )
+            assert (after.error, after.bound, after.before, after.budget, after.norm) == (
+                0.06,
+                True,
+                0.049,
+                None,
+                12.5,
+            )
             assert queries.labels_of(session, "base", "cola", 2) == {"team": "search"}
             assert queries.metrics_of(session, "base", "cola", 2) == {}  # measured on other tensors
 
@@ -38,7 +50,11 @@ def test_the_basis_of_a_space_is_the_latest_that_a_commit_brought() -> None:
         fill(catalog, log)
         with catalog.begin() as session:
             assert queries.current_basis(session, "base", at=2) is None
-            numbers = [found.number for at in (3, 4, None) if (found := queries.current_basis(session, "base", at=at)) is not None]
+            numbers = [
+                found.number
+                for at in (3, 4, None)
+                if (found := queries.current_basis(session, "base", at=at)) is not None
+            ]
             assert numbers == [3, 3, 5]
 
 
@@ -71,7 +87,15 @@ def _with_a_parent_that_is_not_there(log: Log) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [_without_source, _of_a_dropped_task, _of_an_unknown_task, _without_error_before, _with_a_weight_too_many, _with_a_parent_that_is_not_there]
+    "wrong",
+    [
+        _without_source,
+        _of_a_dropped_task,
+        _of_an_unknown_task,
+        _without_error_before,
+        _with_a_weight_too_many,
+        _with_a_parent_that_is_not_there,
+    ],
 )
 def test_a_refit_or_merge_that_does_not_follow_is_refused(wrong: Callable[[Log], None]) -> None:
     log = Log()

@@ -22,7 +22,11 @@ def session(catalog_url: str) -> Iterator[Session]:
 def test_a_space_is_known_by_its_row(session: Session) -> None:
     row = queries.space_row(session, "base")
     assert row is not None
-    assert (row.base_model, row.base_revision, row.base_labels) == ("org/base", "main", ("org/base-mirror",))
+    assert (row.base_model, row.base_revision, row.base_labels) == (
+        "org/base",
+        "main",
+        ("org/base-mirror",),
+    )
     assert (row.budget, row.keep_original, row.references, row.head) == (0.1, False, True, 16)
     assert queries.space_row(session, "nix") is None
     assert queries.head(session, "nix") is None
@@ -36,7 +40,11 @@ def test_a_commit_is_found_by_its_key(session: Session) -> None:
 
 
 def test_a_task_is_found_by_any_name_it_had(session: Session) -> None:
-    assert queries.current_name(session, "base", "cola") == queries.current_name(session, "base", "acceptability") == "acceptability"
+    assert (
+        queries.current_name(session, "base", "cola")
+        == queries.current_name(session, "base", "acceptability")
+        == "acceptability"
+    )
     assert queries.current_name(session, "base", "nix") is None
     assert queries.task_names(session, "base") == ["acceptability", "mnli", "sst2"]
 
@@ -45,15 +53,31 @@ def test_the_newest_version_is_found_under_any_name(session: Session) -> None:
     latest = queries.latest_version(session, "base", "cola")
     assert latest is not None
     assert latest == queries.version_row(session, "base", "acceptability", 3)
-    assert (latest.ref, latest.live, latest.latest, latest.commit_id) == ("base/acceptability@v3", True, 3, story().entries[10].id)
-    assert (latest.source_location, latest.source_kind, latest.remarks) == ("/adapters/cola", "directory", ("remark on cola",))
+    assert (latest.ref, latest.live, latest.latest, latest.commit_id) == (
+        "base/acceptability@v3",
+        True,
+        3,
+        story().entries[10].id,
+    )
+    assert (latest.source_location, latest.source_kind, latest.remarks) == (
+        "/adapters/cola",
+        "directory",
+        ("remark on cola",),
+    )
     assert queries.latest_version(session, "base", "nix") is None
     assert queries.version_row(session, "base", "cola", 4) is None
 
 
 def test_the_newest_versions_of_the_live_tasks_are_found(session: Session) -> None:
-    assert [version.ref for version in queries.latest_versions(session, "base")] == ["base/acceptability@v3", "base/sst2@v2", "base/mnli@v1"]
-    assert [version.ref for version in queries.last_absorbed(session, "base", 2)] == ["base/acceptability@v3", "base/sst2@v2"]
+    assert [version.ref for version in queries.latest_versions(session, "base")] == [
+        "base/acceptability@v3",
+        "base/sst2@v2",
+        "base/mnli@v1",
+    ]
+    assert [version.ref for version in queries.last_absorbed(session, "base", 2)] == [
+        "base/acceptability@v3",
+        "base/sst2@v2",
+    ]
     assert queries.live_tasks(session, "base") == 3
     assert queries.latest_versions(session, "nix") == queries.last_absorbed(session, "nix", 2) == []
     assert queries.live_tasks(session, "nix") == 0
@@ -64,7 +88,10 @@ def test_dropped_tasks_are_not_among_the_live_ones() -> None:
     log.drop("mnli")
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        assert [version.ref for version in queries.latest_versions(session, "base")] == ["base/acceptability@v3", "base/sst2@v2"]
+        assert [version.ref for version in queries.latest_versions(session, "base")] == [
+            "base/acceptability@v3",
+            "base/sst2@v2",
+        ]
         assert queries.live_tasks(session, "base") == 2
 
 
@@ -107,7 +134,11 @@ def test_candidates_are_the_first_and_the_latest_distinct_adapters() -> None:
         log.apply(session)
         found = queries.candidate_adapters(session, "base", first=2, latest=2)
         assert found == [adapters[0], adapters[1], adapters[5], adapters[4]]
-        assert queries.candidate_adapters(session, "base", first=4, latest=4) == [*adapters[:4], adapters[5], adapters[4]]
+        assert queries.candidate_adapters(session, "base", first=4, latest=4) == [
+            *adapters[:4],
+            adapters[5],
+            adapters[4],
+        ]
         assert queries.candidate_adapters(session, "base", first=0, latest=1) == [adapters[5]]
         assert queries.candidate_adapters(session, "nix", first=2, latest=2) == []
         assert queries.commit_of_adapter(session, "base", adapters[0]) == 2

@@ -35,26 +35,49 @@ class Writer:
     def step(self) -> None:
         """Add one record."""
         self.model.head += 1
-        first = [self.absorb, self.absorb_many, self.restore, self.drop, self.rename, self.alias, self.alias, self.tag, self.annotate]
+        first = [
+            self.absorb,
+            self.absorb_many,
+            self.restore,
+            self.drop,
+            self.rename,
+            self.alias,
+            self.alias,
+            self.tag,
+            self.annotate,
+        ]
         actions = [*first, self.refit, self.merge, self.policy]
         actions[self._pick(len(actions))]()
 
     def absorb(self) -> None:
         """A version of one task, new or known, sometimes with parents and labels."""
         task = self._task(NAMES[self._pick(len(NAMES))])
-        parents = [self._version() for _ in range(self._pick(3))] if any(known.versions for known in self.model.tasks) else []
+        parents = (
+            [self._version() for _ in range(self._pick(3))]
+            if any(known.versions for known in self.model.tasks)
+            else []
+        )
         labels = [{}, {"a": "1"}, {"a": "2", "b": "1"}][self._pick(3)]
         self._add(task, labels)
         task.parents[len(task.versions)] = [(parent.origin, version) for parent, version in parents]
-        self.log.absorb(task.name, len(task.versions), derived_from=[(parent.name, version) for parent, version in parents], labels=labels)
+        self.log.absorb(
+            task.name,
+            len(task.versions),
+            derived_from=[(parent.name, version) for parent, version in parents],
+            labels=labels,
+        )
         self.model.about[self.model.head] = {task.origin}
 
     def absorb_many(self) -> None:
         """A version of several tasks."""
-        chosen = {id(task): task for task in (self._task(NAMES[self._pick(len(NAMES))]) for _ in range(3))}
+        chosen = {
+            id(task): task for task in (self._task(NAMES[self._pick(len(NAMES))]) for _ in range(3))
+        }
         for task in chosen.values():
             self._add(task, {"a": "3"})
-        self.log.absorb_many({task.name: len(task.versions) for task in chosen.values()}, labels={"a": "3"})
+        self.log.absorb_many(
+            {task.name: len(task.versions) for task in chosen.values()}, labels={"a": "3"}
+        )
         self.model.tasks.sort(key=lambda task: (task.names[0][0], task.origin))
         self.model.about[self.model.head] = {task.origin for task in chosen.values()}
 
@@ -98,7 +121,11 @@ class Writer:
             return self.absorb()
         task, version = self._version()
         alias = ALIASES[self._pick(len(ALIASES))]
-        target = None if self._pick(4) == 0 and task.target(alias, self.model.head) is not None else version
+        target = (
+            None
+            if self._pick(4) == 0 and task.target(alias, self.model.head) is not None
+            else version
+        )
         task.aliases.setdefault(alias, []).append((self.model.head, target))
         self.log.alias(task.name, alias, target)
         self.model.about[self.model.head] = {task.origin}
@@ -128,7 +155,9 @@ class Writer:
     def refit(self) -> None:
         """A basis, and perhaps a live task re-expressed in it, which keeps its labels and its source."""
         name = f"basis{self._pick(3)}"
-        live = [task for task in self.model.tasks if task.versions and task.is_live(self.model.head)]
+        live = [
+            task for task in self.model.tasks if task.versions and task.is_live(self.model.head)
+        ]
         task = live[self._pick(len(live))] if live and self._pick(3) else None
         if task is not None:
             held = task.labels_at(len(task.versions), self.model.head)
@@ -144,7 +173,10 @@ class Writer:
         """A version made of others, with weights."""
         if not any(known.versions for known in self.model.tasks):
             return self.absorb()
-        chosen = {(parent.name, version): parent.origin for parent, version in (self._version() for _ in range(1 + self._pick(3)))}
+        chosen = {
+            (parent.name, version): parent.origin
+            for parent, version in (self._version() for _ in range(1 + self._pick(3)))
+        }
         task = self._task(NAMES[self._pick(len(NAMES))])
         self._add(task, {})
         task.sources[-1] = str(digest_of("merged source", task.name, len(task.versions)))
@@ -177,11 +209,17 @@ class Writer:
         return known
 
     def _version(self) -> tuple[ModelTask, int]:
-        made = [task for task in self.model.tasks if task.versions and task.versions[0] < self.model.head]
+        made = [
+            task
+            for task in self.model.tasks
+            if task.versions and task.versions[0] < self.model.head
+        ]
         if not made:
             return self.model.tasks[0], 1
         task = made[self._pick(len(made))]
-        return task, 1 + self._pick(len([number for number in task.versions if number < self.model.head]))
+        return task, 1 + self._pick(
+            len([number for number in task.versions if number < self.model.head])
+        )
 
     def _pick(self, count: int) -> int:
         return self._draw(st.integers(0, count - 1))
@@ -191,11 +229,18 @@ def check_answers(session: Session, writer: Writer) -> None:
     """Compare every answer with the model."""
     model = writer.model
     for number in range(1, model.head + 1):
-        found = {task.name: (task.version, dict(task.labels), dict(task.aliases)) for task in tasks(session, space="base", at=number)}
+        found = {
+            task.name: (task.version, dict(task.labels), dict(task.aliases))
+            for task in tasks(session, space="base", at=number)
+        }
         assert found == model.listing(number)
         basis = queries.current_basis(session, "base", at=number)
-        brought = [(since, digest) for since, digest in sorted(model.bases.items()) if since <= number]
-        assert ((basis.number, basis.digest) if basis else None) == (brought[-1] if brought else None)
+        brought = [
+            (since, digest) for since, digest in sorted(model.bases.items()) if since <= number
+        ]
+        assert ((basis.number, basis.digest) if basis else None) == (
+            brought[-1] if brought else None
+        )
     assert {tag.name: tag.number for tag in tags(session)} == model.tags
     assert spaces(session)[0].tasks == len(model.listing(model.head))
     now = spaces(session)[0].policy
@@ -205,7 +250,10 @@ def check_answers(session: Session, writer: Writer) -> None:
         _check_aliases(session, model, task)
     for number in range(1, model.head + 1):
         assert {alias.ref for alias in aliases(session, space="base", at=number)} == {
-            f"base/{task.name}@v{target}" for task in model.tasks for alias in task.aliases if (target := task.target(alias, number)) is not None
+            f"base/{task.name}@v{target}"
+            for task in model.tasks
+            for alias in task.aliases
+            if (target := task.target(alias, number)) is not None
         }
 
 
@@ -214,7 +262,9 @@ def _check_task(session: Session, model: Model, task: ModelTask) -> None:
     for name in names:
         for number in range(1, model.head + 1):
             expected = task.newest(number) if task.is_live(number) else 0
-            assert _resolved(session, f"{name}@c{number}") == (f"base/{task.name}@v{expected}" if expected else None)
+            assert _resolved(session, f"{name}@c{number}") == (
+                f"base/{task.name}@v{expected}" if expected else None
+            )
         newest = len(task.versions) if task.is_live(model.head) else 0
         assert _resolved(session, name) == (f"base/{task.name}@v{newest}" if newest else None)
         assert [commit.number for commit in log(session, task=name, limit=None)] == sorted(
@@ -227,17 +277,25 @@ def _check_task(session: Session, model: Model, task: ModelTask) -> None:
         assert row.source_digest == task.sources[version - 1]
         found = [node.ref for node in lineage(session, f"{task.name}@v{version}").nodes]
         named = {known.origin: known.name for known in model.tasks}
-        assert found == [f"base/{named[origin]}@v{of}" for origin, of in model.ancestors(task, version)]
+        assert found == [
+            f"base/{named[origin]}@v{of}" for origin, of in model.ancestors(task, version)
+        ]
 
 
 def _check_aliases(session: Session, model: Model, task: ModelTask) -> None:
     for alias, moves in task.aliases.items():
         for back, target in enumerate([*task.targets(alias), None]):
-            assert _resolved(session, f"{task.name}@{alias}~{back}") == (f"base/{task.name}@v{target}" if target else None)
-        assert [(move.number, move.version) for move in alias_history(session, task.name, alias)] == list(reversed(moves))
+            assert _resolved(session, f"{task.name}@{alias}~{back}") == (
+                f"base/{task.name}@v{target}" if target else None
+            )
+        assert [
+            (move.number, move.version) for move in alias_history(session, task.name, alias)
+        ] == list(reversed(moves))
         for number in range(1, model.head + 1):
             target = task.target(alias, number)
-            assert [move.version for move in alias_history(session, task.name, alias, at=number)] == ([target] if target else [])
+            assert [
+                move.version for move in alias_history(session, task.name, alias, at=number)
+            ] == ([target] if target else [])
 
 
 def _resolved(session: Session, ref: str) -> str | None:
@@ -255,11 +313,16 @@ def catalog(request: pytest.FixtureRequest) -> Iterator[Catalog]:
         with Catalog.in_memory() as catalog:
             yield catalog
         return
-    with fresh_database(request.getfixturevalue("postgresql_server")) as url, Catalog.open(url) as catalog:
+    with (
+        fresh_database(request.getfixturevalue("postgresql_server")) as url,
+        Catalog.open(url) as catalog,
+    ):
         yield catalog
 
 
-def test_a_catalog_answers_as_the_model_and_replays_to_an_equal_one(catalog: Catalog, request: pytest.FixtureRequest) -> None:
+def test_a_catalog_answers_as_the_model_and_replays_to_an_equal_one(
+    catalog: Catalog, request: pytest.FixtureRequest
+) -> None:
     kind = str(request.node.callspec.params["catalog"])
 
     @settings(max_examples=EXAMPLES[kind], deadline=None, suppress_health_check=list(HealthCheck))

@@ -47,7 +47,12 @@ def test_many_threads_that_make_the_catalog_and_follow_one_log_agree(catalog_url
     for thread in threads:
         thread.join()
     assert failures == []
-    with Catalog.open(catalog_url) as catalog, catalog.begin() as session, Catalog.in_memory() as fresh, fresh.begin(write=True) as alone:
+    with (
+        Catalog.open(catalog_url) as catalog,
+        catalog.begin() as session,
+        Catalog.in_memory() as fresh,
+        fresh.begin(write=True) as alone,
+    ):
         log.apply(alone)
         assert queries.dump(session) == queries.dump(alone)
 
@@ -84,7 +89,9 @@ def test_threads_share_a_catalog_in_memory() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "memory"])
-def test_a_fork_uses_connections_of_its_own(kind: str, new_catalog_url: Callable[[str], str]) -> None:
+def test_a_fork_uses_connections_of_its_own(
+    kind: str, new_catalog_url: Callable[[str], str]
+) -> None:
     log = story()
     catalog = Catalog.in_memory() if kind == "memory" else Catalog.open(new_catalog_url(kind))
     with catalog:
@@ -134,7 +141,9 @@ def _count(catalog: Catalog) -> int:
         return count(session)
 
 
-def test_a_child_closing_its_catalog_leaves_the_parents_connection_open(postgresql_url: str) -> None:
+def test_a_child_closing_its_catalog_leaves_the_parents_connection_open(
+    postgresql_url: str,
+) -> None:
     filled(postgresql_url)
     with Catalog.open(postgresql_url, mode="w") as catalog:
         before = _backend(catalog)
@@ -158,7 +167,9 @@ def driver(session: Session) -> sqlite3.Connection:
 
 def is_locked(url: str) -> bool:
     """Tell whether another connection may not begin to write."""
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)) as other:
+    with closing(
+        sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
+    ) as other:
         try:
             other.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError:
@@ -166,7 +177,9 @@ def is_locked(url: str) -> bool:
         return False
 
 
-def test_a_block_keeps_one_connection_and_leaves_none_open(new_catalog_url: Callable[[str], str]) -> None:
+def test_a_block_keeps_one_connection_and_leaves_none_open(
+    new_catalog_url: Callable[[str], str],
+) -> None:
     url, used = new_catalog_url("sqlite"), []
     with Catalog.open(url) as catalog:
         with catalog.kept():
@@ -179,14 +192,19 @@ def test_a_block_keeps_one_connection_and_leaves_none_open(new_catalog_url: Call
             used[0].execute("SELECT 1")
 
 
-def test_a_transaction_inside_another_one_of_a_block_has_a_connection_of_its_own(new_catalog_url: Callable[[str], str]) -> None:
+def test_a_transaction_inside_another_one_of_a_block_has_a_connection_of_its_own(
+    new_catalog_url: Callable[[str], str],
+) -> None:
     log = story()
     with Catalog.open(new_catalog_url("sqlite"), store_id="store") as catalog, catalog.kept():
         with catalog.begin(write=True) as session:
             log.apply(session)
             with catalog.begin() as beside:
                 assert count(beside) == 0
-        with catalog.begin() as session, catalog.begin(write=True) as beside:  # after one that wrote, one that reads locks nobody out
+        with (
+            catalog.begin() as session,
+            catalog.begin(write=True) as beside,
+        ):  # after one that wrote, one that reads locks nobody out
             assert driver(session) is not driver(beside)
             assert count(session) == count(beside) == len(log.entries)
             beside.rollback()

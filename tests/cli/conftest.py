@@ -48,7 +48,12 @@ class Runner:
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Work in an empty directory, without the variables that name a registry."""
-    for name in ("SHARE_REGISTRY_URI", "SHARE_REGISTRY_STORE", "SHARE_REGISTRY_SPACE", "SHARE_REGISTRY_DEVICE"):
+    for name in (
+        "SHARE_REGISTRY_URI",
+        "SHARE_REGISTRY_STORE",
+        "SHARE_REGISTRY_SPACE",
+        "SHARE_REGISTRY_DEVICE",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -69,7 +74,16 @@ def template(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = tmp_path_factory.mktemp("template") / "registry"
     for arguments in (
         ["commit", adapters / "cola", "-m", "first", "--author", "ada", "--label", "team=search"],
-        ["commit", adapters / "cola-2", "--task", "cola", "-m", "second", "--metric", "accuracy=0.93"],
+        [
+            "commit",
+            adapters / "cola-2",
+            "--task",
+            "cola",
+            "-m",
+            "second",
+            "--metric",
+            "accuracy=0.93",
+        ],
         ["commit", adapters / "sst2", "--author", "bob"],
         ["set-alias", "cola@v1", "prod", "--reason", "go"],
         ["set-alias", "cola@v2", "prod", "--reason", "better"],

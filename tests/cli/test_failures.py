@@ -43,7 +43,9 @@ def _tree(root: Path) -> dict[Path, bytes]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
-def test_a_failure_has_its_code_and_changes_nothing(run: Runner, arguments: tuple[str, ...], code: int) -> None:
+def test_a_failure_has_its_code_and_changes_nothing(
+    run: Runner, arguments: tuple[str, ...], code: int
+) -> None:
     before = _tree(run.registry)
     shown = run(*arguments, code=code)
     assert shown.out == ""
@@ -62,7 +64,9 @@ def test_evil_task_names_are_refused(run: Runner, adapters: Path, name: str) -> 
     assert _tree(run.registry) == before
 
 
-def test_a_generic_directory_name_is_no_task_name(run: Runner, adapters: Path, tmp_path: Path) -> None:
+def test_a_generic_directory_name_is_no_task_name(
+    run: Runner, adapters: Path, tmp_path: Path
+) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "checkpoint-100").symlink_to(adapters / "cola", target_is_directory=True)
     assert "hint: " in run("commit", tmp_path / "runs" / "checkpoint-100", code=7).err
@@ -78,7 +82,10 @@ def test_there_must_be_a_registry_to_read(run_new: Runner) -> None:
 
 
 def test_damage_gives_a_report_and_code_5(run: Runner) -> None:
-    victim = max((path for path in (run.registry / "objects").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    victim = max(
+        (path for path in (run.registry / "objects").rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.chmod(0o644)
@@ -91,7 +98,9 @@ def test_damage_gives_a_report_and_code_5(run: Runner) -> None:
     assert run("verify", "--no-raise-on-damage", "--json").json["ok"] is False
 
 
-def test_a_database_that_is_no_catalog_gives_6(run_new: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_database_that_is_no_catalog_gives_6(
+    run_new: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with sqlite3.connect(tmp_path / "other.sqlite") as connection:
         connection.execute("create table other (x)")
     place = ["-R", f"sqlite:///{tmp_path / 'other.sqlite'}", "--store", str(tmp_path / "store")]
@@ -108,7 +117,9 @@ def test_doctor_says_what_is_not_well(run_new: Runner) -> None:
     assert "error: " in shown.err
 
 
-@pytest.mark.parametrize("verb", ["log", "ls", "show cola", "verify", "export cola served", "checkout cola -o worked"])
+@pytest.mark.parametrize(
+    "verb", ["log", "ls", "show cola", "verify", "export cola served", "checkout cola -o worked"]
+)
 def test_reading_works_without_a_catalog_and_makes_none(run: Runner, verb: str) -> None:
     (run.registry / "catalog.sqlite").unlink()
     before = _tree(run.registry)
@@ -123,7 +134,15 @@ def test_wrong_usage_ends_in_what_to_do_next(run: Runner) -> None:
     assert len(shown) == 2
 
 
-@pytest.mark.parametrize("arguments", [("show", "coal"), ("commit", "missing"), ("log", "--limit", "many"), ("commit", "missing", "--budget", "x%")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "coal"),
+        ("commit", "missing"),
+        ("log", "--limit", "many"),
+        ("commit", "missing", "--budget", "x%"),
+    ],
+)
 def test_every_error_has_a_hint(run: Runner, arguments: tuple[str, ...]) -> None:
     with_code = 3 if arguments[-1] in {"coal", "missing"} else 2
     assert "\nhint: " in run(*arguments, code=with_code).err
@@ -137,19 +156,30 @@ def test_an_error_is_one_json_object_where_json_is_wanted(run: Runner) -> None:
         "hint": "Did you mean cola?",
         "exit_code": 3,
     }
-    assert json.loads(run("log", "--limit", "many", "--json", code=2).err)["error"] == "InvalidInput"
+    assert (
+        json.loads(run("log", "--limit", "many", "--json", code=2).err)["error"] == "InvalidInput"
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_output_that_cannot_be_written_is_one_error(run: Runner) -> None:
     command = [sys.executable, "-m", "share_registry.cli.main", "-R", str(run.registry), "log"]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
     assert done.returncode == 1
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
 
 
-def test_a_mistyped_adapter_makes_no_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_adapter_makes_no_registry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["-R", str(tmp_path / "new"), "commit", str(tmp_path / "nothing")]) == 3
     assert "does not exist" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

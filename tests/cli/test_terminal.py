@@ -15,7 +15,11 @@ def _on_terminal(*arguments: object, columns: int = 60) -> tuple[str, str]:
     (out, out_side), (err, err_side) = pty.openpty(), pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "share_registry.cli.main", *map(str, arguments)], stdout=out_side, stderr=err_side, stdin=subprocess.DEVNULL, env=environment
+        [sys.executable, "-m", "share_registry.cli.main", *map(str, arguments)],
+        stdout=out_side,
+        stderr=err_side,
+        stdin=subprocess.DEVNULL,
+        env=environment,
     )
     os.close(out_side)
     os.close(err_side)

@@ -54,7 +54,9 @@ def test_a_verb_prints_one_json_document(run: Runner, arguments: tuple[str, ...]
 
 
 @pytest.mark.parametrize("arguments", [*READS.values(), *WRITES.values()], ids=[*READS, *WRITES])
-def test_quiet_prints_nothing_but_references_that_resolve(run: Runner, arguments: tuple[str, ...]) -> None:
+def test_quiet_prints_nothing_but_references_that_resolve(
+    run: Runner, arguments: tuple[str, ...]
+) -> None:
     for ref in run(*arguments, "-q").lines:
         if ref not in {SPACE, "other", str(run.registry)}:
             run("resolve", ref)
@@ -62,16 +64,26 @@ def test_quiet_prints_nothing_but_references_that_resolve(run: Runner, arguments
 
 @pytest.mark.parametrize("arguments", READS.values(), ids=READS)
 def test_reading_changes_nothing_on_disk(run: Runner, arguments: tuple[str, ...]) -> None:
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.registry.rglob("*") if path.is_file()}
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in run.registry.rglob("*")
+        if path.is_file()
+    }
     run(*arguments)
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.registry.rglob("*") if path.is_file()} == before
+    assert {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in run.registry.rglob("*")
+        if path.is_file()
+    } == before
 
 
 def test_common_options_may_stand_before_or_after_the_verb(run: Runner) -> None:
     assert run("--json", "-s", SPACE, "ls").out == run("ls", "--json", "--space", SPACE).out
 
 
-def test_variables_name_registry_and_space(run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_variables_name_registry_and_space(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from share_registry.cli.main import main
 
     monkeypatch.setenv("SHARE_REGISTRY_URI", str(run.registry))
@@ -89,10 +101,38 @@ def test_a_commit_says_its_reference_error_and_bytes(run_new: Runner, adapters: 
 
 def test_a_commit_takes_what_the_options_say(run_new: Runner, adapters: Path) -> None:
     made = run_new(
-        *("commit", adapters / "cola", "--task", "grammar", "-m", "why", "--author", "ada", "--json", "--budget", "0.1", "--expected", "absent"),
-        *("--label", "team=search", "--label", "tier=a=b", "--metric", "accuracy=0.5", "--idempotency-key", "once"),
+        *(
+            "commit",
+            adapters / "cola",
+            "--task",
+            "grammar",
+            "-m",
+            "why",
+            "--author",
+            "ada",
+            "--json",
+            "--budget",
+            "0.1",
+            "--expected",
+            "absent",
+        ),
+        *(
+            "--label",
+            "team=search",
+            "--label",
+            "tier=a=b",
+            "--metric",
+            "accuracy=0.5",
+            "--idempotency-key",
+            "once",
+        ),
     ).json
-    assert (made["task"], made["message"], made["author"], made["key"]) == ("grammar", "why", "ada", "once")
+    assert (made["task"], made["message"], made["author"], made["key"]) == (
+        "grammar",
+        "why",
+        "ada",
+        "once",
+    )
     assert made["labels"].items() >= {"team": "search", "tier": "a=b"}.items()
     assert made["metrics"] == {"accuracy": 0.5}
     assert made["report"]["error"] <= made["report"]["budget"] == 0.1
@@ -122,9 +162,16 @@ def test_many_adapters_are_one_commit(run_new: Runner, adapters: Path) -> None:
 def test_the_log_is_cut_by_its_options(run: Runner) -> None:
     assert len(run("log", "--json", "--limit", "2").json) == 2
     assert {entry["author"] for entry in run("log", "--json", "--author", "bob").json} == {"bob"}
-    assert all("cola" in entry["refs"] for entry in run("log", "--json", "--task", "cola", "--kind", "absorb").json)
+    assert all(
+        "cola" in entry["refs"]
+        for entry in run("log", "--json", "--task", "cola", "--kind", "absorb").json
+    )
     for before in ("4", "c4", f"{SPACE}/@c4"):
-        assert [entry["number"] for entry in run("log", "--json", "--before", before).json] == [3, 2, 1]
+        assert [entry["number"] for entry in run("log", "--json", "--before", before).json] == [
+            3,
+            2,
+            1,
+        ]
 
 
 def test_tasks_are_filtered_and_travel_in_time(run: Runner) -> None:
@@ -140,7 +187,9 @@ def test_tasks_are_listed_in_pages(run: Runner) -> None:
     assert run("-q", "ls", "--limit", "0").lines == [f"{SPACE}/cola@v2", f"{SPACE}/sst2@v1"]
 
 
-def test_checkout_and_export_write_directories_that_can_be_committed(run: Runner, tmp_path: Path) -> None:
+def test_checkout_and_export_write_directories_that_can_be_committed(
+    run: Runner, tmp_path: Path
+) -> None:
     saved = run("checkout", "cola@prod", "-o", tmp_path / "work", "--json").json
     placed = run("export", "cola@prod", tmp_path / "serve", "--json").json
     assert saved["ref"] == placed["ref"] == f"{SPACE}/cola@v2"
@@ -152,7 +201,11 @@ def test_checkout_and_export_write_directories_that_can_be_committed(run: Runner
 def test_an_alias_moves_back(run: Runner) -> None:
     run("set-alias", "cola@prod~1", "prod", "--reason", "roll back", "--expected", "v2")
     assert run("resolve", "cola@prod", "-q").lines == [f"{SPACE}/cola@v1"]
-    assert [move["version"] for move in run("alias-history", "cola", "prod", "--json").json] == [1, 2, 1]
+    assert [move["version"] for move in run("alias-history", "cola", "prod", "--json").json] == [
+        1,
+        2,
+        1,
+    ]
 
 
 def test_the_policy_changes_only_where_it_is_told_to(run: Runner, adapters: Path) -> None:
@@ -162,7 +215,9 @@ def test_the_policy_changes_only_where_it_is_told_to(run: Runner, adapters: Path
     assert (space["budget"], space["keep_original"], space["references"]) == (0.02, True, False)
     run("commit", adapters / "cola", "--task", "kept")
     run("checkout", "kept", "-o", "original", "--exact")
-    assert (Path("original") / "adapter_model.safetensors").read_bytes() == (adapters / "cola" / "adapter_model.safetensors").read_bytes()
+    assert (Path("original") / "adapter_model.safetensors").read_bytes() == (
+        adapters / "cola" / "adapter_model.safetensors"
+    ).read_bytes()
 
 
 def test_text_of_others_cannot_drive_the_terminal(run: Runner, adapters: Path) -> None:
@@ -172,24 +227,39 @@ def test_text_of_others_cannot_drive_the_terminal(run: Runner, adapters: Path) -
 
 
 def test_a_budget_may_be_a_percentage(run_new: Runner, adapters: Path) -> None:
-    assert run_new("commit", adapters / "cola", "--budget", "2.3%", "--json").json["report"]["budget"] == 0.023
+    assert (
+        run_new("commit", adapters / "cola", "--budget", "2.3%", "--json").json["report"]["budget"]
+        == 0.023
+    )
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(("tags",), "no tags yet"), (("ls", "--name", "x*"), "no tasks that fit"), (("log", "--author", "x"), "no commits that fit")]
+    ("arguments", "said"),
+    [
+        (("tags",), "no tags yet"),
+        (("ls", "--name", "x*"), "no tasks that fit"),
+        (("log", "--author", "x"), "no commits that fit"),
+    ],
 )
-def test_an_empty_list_is_said_on_stderr(run_new: Runner, run: Runner, arguments: tuple[str, ...], said: str) -> None:
+def test_an_empty_list_is_said_on_stderr(
+    run_new: Runner, run: Runner, arguments: tuple[str, ...], said: str
+) -> None:
     if arguments == ("tags",):
         run_new("init")
     shown = (run_new if arguments == ("tags",) else run)(*arguments)
     assert (shown.out, shown.err) == ("", f"{said}\n")
 
 
-def test_quiet_prints_the_path_of_what_was_placed(run: Runner, run_new: Runner, tmp_path: Path) -> None:
+def test_quiet_prints_the_path_of_what_was_placed(
+    run: Runner, run_new: Runner, tmp_path: Path
+) -> None:
     placed = run("export", "cola@v1", tmp_path / "serve", "-q").lines
     assert [Path(path).is_dir() for path in placed] == [True]
     assert run_new("init", "-q").lines == [str(run_new.registry)]
 
 
 def test_a_space_without_a_base_model_is_noted(run: Runner) -> None:
-    assert "note: the base model label is the space's name, 'lonely'" in run("create-space", "lonely").err
+    assert (
+        "note: the base model label is the space's name, 'lonely'"
+        in run("create-space", "lonely").err
+    )

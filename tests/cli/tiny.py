@@ -16,7 +16,9 @@ RANK: Final = 4
 def write_adapter(directory: Path, *, seed: int, near: int | None = None) -> Path:
     """Write an adapter; with `near`, one that differs little from that of another seed."""
     directory.mkdir(parents=True)
-    save_file(_tensors(seed, near), directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        _tensors(seed, near), directory / "adapter_model.safetensors", metadata={"format": "pt"}
+    )
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": BASE,
@@ -35,7 +37,10 @@ def write_adapter(directory: Path, *, seed: int, near: int | None = None) -> Pat
 def _tensors(seed: int, near: int | None) -> dict[str, np.ndarray]:
     made = _random(seed if near is None else near)
     if near is not None:
-        made = {name: (value + 0.1 * change).astype(np.float32) for (name, value), change in zip(made.items(), _random(seed).values(), strict=True)}
+        made = {
+            name: (value + 0.1 * change).astype(np.float32)
+            for (name, value), change in zip(made.items(), _random(seed).values(), strict=True)
+        }
     return made
 
 
@@ -43,7 +48,8 @@ def _random(seed: int) -> dict[str, np.ndarray]:
     numbers = np.random.default_rng(seed)
     shapes = {"lora_A": (RANK, WIDTH), "lora_B": (WIDTH, RANK)}
     return {
-        f"base_model.model.encoder.layer.{layer}.attention.self.{module}.{factor}.weight": 0.05 * numbers.standard_normal(shape, dtype=np.float32)
+        f"base_model.model.encoder.layer.{layer}.attention.self.{module}.{factor}.weight": 0.05
+        * numbers.standard_normal(shape, dtype=np.float32)
         for layer in range(2)
         for module in ("query", "value")
         for factor, shape in shapes.items()

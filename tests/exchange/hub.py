@@ -1,4 +1,7 @@
-"""A small stand-in for the Hub's file endpoints: repositories are directories, each revision a commit."""
+"""A small stand-in for the Hub's file endpoints.
+
+Repositories are directories, each revision a commit.
+"""
 
 import hashlib
 import json
@@ -31,7 +34,9 @@ class Hub:
 
     def push(self, repository: str, files: Files, branch: str = "main") -> str:
         """Add a commit to a branch; return its hash."""
-        commit = hashlib.sha1(repr(sorted(files.items())).encode(), usedforsecurity=False).hexdigest()
+        commit = hashlib.sha1(
+            repr(sorted(files.items())).encode(), usedforsecurity=False
+        ).hexdigest()
         self.commits[repository, commit] = files
         self.branches[repository, branch] = commit
         return commit
@@ -90,11 +95,19 @@ class _Handler(BaseHTTPRequestHandler):
         found = self.served.find(repository, revision)
         if found is None:
             known = any(name == repository for name, _ in self.served.commits)
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound" if known else "RepoNotFound"})
+            self._send(
+                404, b"{}", {"X-Error-Code": "RevisionNotFound" if known else "RepoNotFound"}
+            )
             return
         commit, files = found
-        siblings = [{"rfilename": name, "size": len(content)} for name, content in sorted(files.items())]
-        self._send(200, json.dumps({"id": repository, "sha": commit, "siblings": siblings}).encode(), {"Content-Type": "application/json"})
+        siblings = [
+            {"rfilename": name, "size": len(content)} for name, content in sorted(files.items())
+        ]
+        self._send(
+            200,
+            json.dumps({"id": repository, "sha": commit, "siblings": siblings}).encode(),
+            {"Content-Type": "application/json"},
+        )
 
     def _file(self, repository: str, revision: str, name: str) -> None:
         found = self.served.find(repository, revision)
@@ -102,7 +115,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
         commit, files = found
-        self._send(200, files[name], {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(files[name]).hexdigest()}"'})
+        self._send(
+            200,
+            files[name],
+            {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(files[name]).hexdigest()}"'},
+        )
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -1,4 +1,7 @@
-"""Adapters from the Hub, over HTTP against a stand-in: pinned to a commit, never a pickle downloaded, every failure named."""
+"""Adapters from the Hub, over HTTP against a stand-in.
+
+Pinned to a commit, never a pickle downloaded, every failure named.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,14 +32,23 @@ def files_of(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_a_repository_reads_as_its_directory_pinned_to_the_commit(hub: Hub, original: Original) -> None:
+def test_a_repository_reads_as_its_directory_pinned_to_the_commit(
+    hub: Hub, original: Original
+) -> None:
     source = original("plain")
     commit = hub.push("ann/cola-lora", files_of(source))
-    found, expected = read_hub("hf://ann/cola-lora", outside=Outside()), read_directory(source, outside=Outside())
+    found, expected = (
+        read_hub("hf://ann/cola-lora", outside=Outside()),
+        read_directory(source, outside=Outside()),
+    )
     assert found.source_digest == expected.source_digest
     assert found.original == expected.original
     assert found.remarks == expected.remarks
-    assert (found.source.kind, found.source.location, found.source.revision) == ("hub", "hf://ann/cola-lora", commit)
+    assert (found.source.kind, found.source.location, found.source.revision) == (
+        "hub",
+        "hf://ann/cola-lora",
+        commit,
+    )
     assert all(commit in asked for asked in hub.asked if "/resolve/" in asked)
 
 
@@ -60,12 +72,16 @@ def test_a_folder_of_a_repository_is_read_alone(hub: Hub, original: Original) ->
 
 
 def test_pickles_are_named_and_never_downloaded(hub: Hub, original: Original) -> None:
-    hub.push("ann/cola", files_of(original("plain")) | {"training_args.bin": b"x", "optimizer.pt": b"x"})
+    hub.push(
+        "ann/cola", files_of(original("plain")) | {"training_args.bin": b"x", "optimizer.pt": b"x"}
+    )
     adapter = read_hub("hf://ann/cola", outside=Outside())
     assert any("training_args.bin (pickle or training state)" in text for text in adapter.remarks)
     assert not [asked for asked in hub.asked if asked.endswith((".bin", ".pt"))]
     files = files_of(original("plain"))
-    hub.push("ann/old", {"adapter_config.json": files["adapter_config.json"], "adapter_model.bin": b"x"})
+    hub.push(
+        "ann/old", {"adapter_config.json": files["adapter_config.json"], "adapter_model.bin": b"x"}
+    )
     with pytest.raises(InvalidInput, match="pickles are never opened"):
         read_hub("hf://ann/old", outside=Outside())
 
@@ -88,13 +104,26 @@ def test_a_hub_that_refuses_is_an_error_of_ours(status: int, hub: Hub, original:
     assert caught.value.hint
 
 
-def test_a_hub_that_cannot_be_reached_is_a_store_error(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_a_store_error(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="cannot be fetched"):
         read_hub("hf://ann/cola", outside=Outside())
 
 
-LOCATIONS = ["hf://", "hf://x", "hf://a/b@", "hf://a/b@x/../y", "hf://../b", "hf://a/b@x@y", "hf://a/b?x=1", "hf://a/b\n", "http://a/b", "hf://a/b//c d"]
+LOCATIONS = [
+    "hf://",
+    "hf://x",
+    "hf://a/b@",
+    "hf://a/b@x/../y",
+    "hf://../b",
+    "hf://a/b@x@y",
+    "hf://a/b?x=1",
+    "hf://a/b\n",
+    "http://a/b",
+    "hf://a/b//c d",
+]
 
 
 @pytest.mark.parametrize("location", LOCATIONS)

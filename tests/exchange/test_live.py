@@ -28,7 +28,9 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", sorted(set(zoo.CASES) - {"bf16", "fp16"}))
-def test_a_live_model_gives_the_tensors_and_config_that_peft_saves(name: str, original: Original) -> None:
+def test_a_live_model_gives_the_tensors_and_config_that_peft_saves(
+    name: str, original: Original
+) -> None:
     expected = read_directory(original(name), outside=Outside())
     found = read_model(zoo.live(name))
     assert list(found.tensors) == list(expected.tensors)
@@ -40,17 +42,31 @@ def test_a_live_model_gives_the_tensors_and_config_that_peft_saves(name: str, or
 
 
 def sorted_lists(config: Any) -> dict[str, object]:
-    return {name: sorted(value) if name in ("target_modules", "target_parameters") and isinstance(value, list) else value for name, value in config.items()}
+    return {
+        name: sorted(value)
+        if name in ("target_modules", "target_parameters") and isinstance(value, list)
+        else value
+        for name, value in config.items()
+    }
 
 
 def test_the_config_of_a_live_model_does_not_depend_on_the_order_of_sets() -> None:
-    assert json.loads(read_model(zoo.live("plain")).config_bytes)["target_modules"] == sorted(zoo.MLP)
+    assert json.loads(read_model(zoo.live("plain")).config_bytes)["target_modules"] == sorted(
+        zoo.MLP
+    )
 
 
 def test_patterns_of_a_live_model_keep_the_order_they_were_trained_with() -> None:
     patterns = {"v_proj": 8, "layers.0.self_attn.v_proj": 32}
     model = zoo.peft.get_peft_model(
-        zoo.llama(), zoo.peft.LoraConfig(r=4, lora_alpha=4, target_modules=["v_proj"], alpha_pattern=patterns, task_type="CAUSAL_LM")
+        zoo.llama(),
+        zoo.peft.LoraConfig(
+            r=4,
+            lora_alpha=4,
+            target_modules=["v_proj"],
+            alpha_pattern=patterns,
+            task_type="CAUSAL_LM",
+        ),
     )
     zoo.scatter(model)
     adapter = read_model(model)
@@ -73,16 +89,23 @@ def test_one_of_several_adapters_is_chosen_by_name() -> None:
 
 
 def test_a_class_outside_transformers_is_left_out_of_the_config() -> None:
-    model = zoo.peft.get_peft_model(zoo.vision(), zoo.peft.LoraConfig(r=2, target_modules=["plane"]))
+    model = zoo.peft.get_peft_model(
+        zoo.vision(), zoo.peft.LoraConfig(r=2, target_modules=["plane"])
+    )
     zoo.scatter(model)
     assert read_model(model).config["auto_mapping"] is None
     known = zoo.peft.get_peft_model(zoo.bert(), zoo.peft.LoraConfig(r=2, target_modules=["query"]))
     zoo.scatter(known)
-    assert read_model(known).config["auto_mapping"] == {"base_model_class": "BertModel", "parent_library": "transformers.models.bert.modeling_bert"}
+    assert read_model(known).config["auto_mapping"] == {
+        "base_model_class": "BertModel",
+        "parent_library": "transformers.models.bert.modeling_bert",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(set(zoo.CASES) - {"bf16", "fp16"}))
-def test_an_adapter_applied_to_a_plain_model_is_the_trained_function(name: str, original: Original) -> None:
+def test_an_adapter_applied_to_a_plain_model_is_the_trained_function(
+    name: str, original: Original
+) -> None:
     adapter = read_directory(original(name), outside=Outside())
     model = adapter.apply_to(zoo.CASES[name].base())
     assert float((zoo.logits(model) - zoo.logits(zoo.live(name))).abs().max()) == zoo.EXACT
@@ -93,7 +116,9 @@ def test_half_precision_adapters_apply_with_their_exact_values(original: Origina
         adapter = read_directory(original(name), outside=Outside())
         model = adapter.apply_to(zoo.llama())
         found = zoo.peft.get_peft_model_state_dict(model)
-        assert all(torch.equal(found[key], tensor.float()) for key, tensor in adapter.tensors.items())
+        assert all(
+            torch.equal(found[key], tensor.float()) for key, tensor in adapter.tensors.items()
+        )
 
 
 def test_a_second_adapter_joins_a_peft_model_under_its_name(original: Original) -> None:
@@ -111,7 +136,14 @@ def test_a_second_adapter_joins_a_peft_model_under_its_name(original: Original) 
 def test_a_model_that_does_not_fit_is_left_as_it_was(original: Original) -> None:
     adapter = read_directory(original("plain"), outside=Outside())
     base = zoo.LlamaForCausalLM(
-        zoo.LlamaConfig(vocab_size=40, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+        zoo.LlamaConfig(
+            vocab_size=40,
+            hidden_size=32,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
     )
     names = [key for key, _ in base.named_parameters()]
     with pytest.raises(InvalidInput, match="size mismatch"):
@@ -129,17 +161,38 @@ def test_a_model_that_does_not_fit_is_refused(original: Original) -> None:
         with pytest.raises(InvalidInput, match="does not fit the model"):
             adapter.apply_to(base)
     deeper = zoo.LlamaForCausalLM(
-        zoo.LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1)
+        zoo.LlamaConfig(
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
     )
     with pytest.raises(InvalidInput, match=r"expects .*layers.2.*0 tensors too many, 14 too few"):
         adapter.apply_to(deeper)
     shallow = zoo.LlamaForCausalLM(
-        zoo.LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+        zoo.LlamaConfig(
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
     )
     with pytest.raises(InvalidInput, match=r"has no place for .*14 tensors too many, 0 too few"):
         adapter.apply_to(shallow)
     wider = zoo.LlamaForCausalLM(
-        zoo.LlamaConfig(vocab_size=40, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+        zoo.LlamaConfig(
+            vocab_size=40,
+            hidden_size=32,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
     )
     with pytest.raises(InvalidInput, match="size mismatch"):
         adapter.apply_to(wider)

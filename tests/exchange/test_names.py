@@ -85,7 +85,9 @@ GENERIC = [
 
 @pytest.mark.parametrize("name", GENERIC)
 def test_a_generic_directory_name_is_refused_with_a_better_one(name: str) -> None:
-    with pytest.raises(Refused, match=f"{name}' is generic, expected one that names a task") as caught:
+    with pytest.raises(
+        Refused, match=f"{name}' is generic, expected one that names a task"
+    ) as caught:
         derive_task(f"/data/adapters/cola/{name}")
     assert "task='cola'" in caught.value.hint
 
@@ -100,18 +102,37 @@ def test_a_derived_task_name_is_a_task_name_or_refused(location: str) -> None:
 
 
 def test_the_base_is_read_from_the_config() -> None:
-    assert base_of({"base_model_name_or_path": "org/m", "revision": "main"}) == Base(label="org/m", revision="main")
+    assert base_of({"base_model_name_or_path": "org/m", "revision": "main"}) == Base(
+        label="org/m", revision="main"
+    )
     assert base_of({}) == Base(label="", revision=None)
     cached = f"/home/a/.cache/huggingface/hub/models--org--m/snapshots/{'a' * 40}"
     assert base_of({"base_model_name_or_path": cached}) == Base(label="org/m", revision="a" * 40)
-    assert base_of({"base_model_name_or_path": "org/m", "layer_replication": [[0, 2], [1, 2]]}).label == "org/m#layers=[[0,2],[1,2]]"
-    for wrong in ({"base_model_name_or_path": 3}, {"revision": ["x"]}, {"base_model_name_or_path": "x" * 513}):
+    assert (
+        base_of({"base_model_name_or_path": "org/m", "layer_replication": [[0, 2], [1, 2]]}).label
+        == "org/m#layers=[[0,2],[1,2]]"
+    )
+    for wrong in (
+        {"base_model_name_or_path": 3},
+        {"revision": ["x"]},
+        {"base_model_name_or_path": "x" * 513},
+    ):
         with pytest.raises(InvalidInput, match="expected texts"):
             base_of(wrong)
 
 
 @pytest.mark.parametrize(
-    ("label", "local"), [("org/m", False), ("gpt2", False), ("/a/b", True), ("./m", True), ("~/m", True), ("C:/m", True), (r"a\b", True), ("a/b/c", True)]
+    ("label", "local"),
+    [
+        ("org/m", False),
+        ("gpt2", False),
+        ("/a/b", True),
+        ("./m", True),
+        ("~/m", True),
+        ("C:/m", True),
+        (r"a\b", True),
+        ("a/b/c", True),
+    ],
 )
 def test_a_path_is_told_from_a_hub_id(label: str, local: bool) -> None:
     assert is_local(label) is local
@@ -132,9 +153,23 @@ class Given(Outside):
 
 
 def test_labels_come_from_the_environment(tmp_path: Path) -> None:
-    variables = {"GITHUB_SHA": "ab" * 20, "GITHUB_RUN_ID": "77", "MLFLOW_RUN_ID": " m1 ", "WANDB_RUN_ID": "w1", "CI_JOB_ID": "9"}
-    assert environment_labels(Given(variables, tmp_path)) == {"git.sha": "ab" * 20, "ci.run": "77", "mlflow.run_id": "m1", "wandb.run": "w1"}
-    assert environment_labels(Given({"WANDB_RUN_ID": "x" * 300, "MLFLOW_RUN_ID": "a\nb"}, tmp_path)) == {}
+    variables = {
+        "GITHUB_SHA": "ab" * 20,
+        "GITHUB_RUN_ID": "77",
+        "MLFLOW_RUN_ID": " m1 ",
+        "WANDB_RUN_ID": "w1",
+        "CI_JOB_ID": "9",
+    }
+    assert environment_labels(Given(variables, tmp_path)) == {
+        "git.sha": "ab" * 20,
+        "ci.run": "77",
+        "mlflow.run_id": "m1",
+        "wandb.run": "w1",
+    }
+    assert (
+        environment_labels(Given({"WANDB_RUN_ID": "x" * 300, "MLFLOW_RUN_ID": "a\nb"}, tmp_path))
+        == {}
+    )
 
 
 def git(folder: Path, *words: str) -> str:
@@ -146,7 +181,14 @@ def git(folder: Path, *words: str) -> str:
         "GIT_COMMITTER_NAME": "a",
         "GIT_COMMITTER_EMAIL": "a",
     }
-    done = subprocess.run(["git", *words], cwd=folder, env=os.environ | settings, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", *words],
+        cwd=folder,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
@@ -166,7 +208,16 @@ def test_the_commit_of_the_working_tree_is_read_without_git(tmp_path: Path) -> N
     assert environment_labels(Given({}, repository)) == {"git.sha": sha}
 
 
-@pytest.mark.parametrize("head", [b"", b"ref: ../../../etc/passwd", b"ref: refs/heads/../../x", b"\xff", b"ref: refs/heads/none"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"ref: ../../../etc/passwd",
+        b"ref: refs/heads/../../x",
+        b"\xff",
+        b"ref: refs/heads/none",
+    ],
+)
 def test_a_strange_head_is_no_label_and_no_error(head: bytes, tmp_path: Path) -> None:
     (tmp_path / ".git" / "refs" / "heads").mkdir(parents=True)
     (tmp_path / ".git" / "x").write_text("a" * 40)

@@ -1,4 +1,7 @@
-"""Placing an export: complete or not at all, the same again is success, and nothing of somebody else's is touched."""
+"""Placing an export.
+
+Complete or not at all, the same again is success, and nothing of somebody else's is touched.
+"""
 
 import os
 from collections.abc import Callable
@@ -18,11 +21,19 @@ FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "READM
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
-def put(root: Path, name: str = "v1", files: dict[str, bytes] | None = None, *, overwrite: bool = False) -> tuple[Path, bool]:
-    return place(FILES if files is None else files, root, name, overwrite=overwrite, outside=Outside())
+def put(
+    root: Path, name: str = "v1", files: dict[str, bytes] | None = None, *, overwrite: bool = False
+) -> tuple[Path, bool]:
+    return place(
+        FILES if files is None else files, root, name, overwrite=overwrite, outside=Outside()
+    )
 
 
 def test_a_directory_is_placed_under_its_name(tmp_path: Path) -> None:
@@ -47,8 +58,12 @@ def test_an_empty_name_writes_into_the_root_itself(tmp_path: Path) -> None:
         assert set(os.listdir(root)) == set(FILES)
 
 
-@pytest.mark.parametrize("change", [{"README.md": b"CARD"}, {"extra": b""}, {"README.md": b"longer card"}])
-def test_something_else_there_is_refused_and_left_alone(change: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"README.md": b"CARD"}, {"extra": b""}, {"README.md": b"longer card"}]
+)
+def test_something_else_there_is_refused_and_left_alone(
+    change: dict[str, bytes], tmp_path: Path
+) -> None:
     put(tmp_path, files=FILES | change)
     before = tree(tmp_path)
     with pytest.raises(Refused, match="holds other files than this export"):
@@ -76,7 +91,9 @@ def test_overwrite_never_replaces_what_is_no_adapter_directory(tmp_path: Path) -
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "/etc", ".", "..", ".hidden", "a..b", "x.", "a b", "\u00e4", "x" * 129])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "/etc", ".", "..", ".hidden", "a..b", "x.", "a b", "\u00e4", "x" * 129]
+)
 def test_an_evil_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="is not allowed"):
         put(tmp_path / "serve", name)
@@ -88,7 +105,9 @@ POINTS = ["export.open", "export.half", "export.prefsync", "export.postfsync", "
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("point", POINTS)
-def test_a_failure_leaves_what_was_there_and_nothing_else(point: str, overwrite: bool, tmp_path: Path) -> None:
+def test_a_failure_leaves_what_was_there_and_nothing_else(
+    point: str, overwrite: bool, tmp_path: Path
+) -> None:
     if overwrite:
         put(tmp_path, files=FILES | {"old": b"x"})
     before = tree(tmp_path)
@@ -117,12 +136,27 @@ def test_a_race_with_another_export_is_refused_without_a_trace(tmp_path: Path) -
 
 def test_the_digest_is_of_names_and_contents() -> None:
     assert export_digest(FILES) == export_digest(dict(reversed(FILES.items())))
-    assert len({export_digest(FILES), export_digest(FILES | {"a": b""}), export_digest(FILES | {"README.md": b"Card"})}) == 3
+    assert (
+        len(
+            {
+                export_digest(FILES),
+                export_digest(FILES | {"a": b""}),
+                export_digest(FILES | {"README.md": b"Card"}),
+            }
+        )
+        == 3
+    )
 
 
 def test_the_card_names_base_version_commit_and_error() -> None:
     card = CardFacts(
-        base_model='org/"base"\n- x', ref="base/cola@v3", commit_number=7, commit_id="ab" * 32, error=0.0493, budget=0.05, time="2026-11-16T00:00:00.000000Z"
+        base_model='org/"base"\n- x',
+        ref="base/cola@v3",
+        commit_number=7,
+        commit_id="ab" * 32,
+        error=0.0493,
+        budget=0.05,
+        time="2026-11-16T00:00:00.000000Z",
     )
     text = card_text(card, profile="native").decode()
     front = text.split("---")[1]
@@ -132,7 +166,9 @@ def test_the_card_names_base_version_commit_and_error() -> None:
         assert part in text
 
 
-def test_a_readme_of_the_source_makes_room_for_the_card_and_comes_back(tmp_path: Path, copied: Callable[[str], Path]) -> None:
+def test_a_readme_of_the_source_makes_room_for_the_card_and_comes_back(
+    tmp_path: Path, copied: Callable[[str], Path]
+) -> None:
     source = copied("plain")
     (source / "README.md").write_text("theirs")
     adapter = read_directory(source, outside=Outside())
@@ -143,17 +179,27 @@ def test_a_readme_of_the_source_makes_room_for_the_card_and_comes_back(tmp_path:
     assert read_directory(tmp_path / "out", outside=Outside()).attachments == adapter.attachments
 
 
-def test_readmes_that_would_collide_with_the_card_are_all_kept(copied: Callable[[str], Path]) -> None:
+def test_readmes_that_would_collide_with_the_card_are_all_kept(
+    copied: Callable[[str], Path],
+) -> None:
     source = copied("plain")
     (source / "README.md").rename(source / "readme.MD")
     (source / "README.source.md").write_text("second")
     adapter = read_directory(source, outside=Outside())
     files, _ = files_of(adapter, profile="native", card=CardFacts.of(adapter))
-    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "README.md", "README.source.md", "README.source.2.md"}
+    assert set(files) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+        "README.source.md",
+        "README.source.2.md",
+    }
     assert files["README.source.md"] == b"second"
 
 
-def test_save_writes_a_directory_that_reads_as_the_same_adapter(tmp_path: Path, copied: Callable[[str], Path]) -> None:
+def test_save_writes_a_directory_that_reads_as_the_same_adapter(
+    tmp_path: Path, copied: Callable[[str], Path]
+) -> None:
     adapter = read_directory(copied("plain"), outside=Outside())
     path = adapter.save(tmp_path / "saved")
     assert read_directory(path, outside=Outside()).source_digest == adapter.source_digest
@@ -167,5 +213,7 @@ def test_save_writes_a_directory_that_reads_as_the_same_adapter(tmp_path: Path, 
 
 def test_an_unknown_profile_is_refused(copied: Callable[[str], Path]) -> None:
     adapter = read_directory(copied("plain"), outside=Outside())
-    with pytest.raises(ShareRegistryError, match="profile 'wide' is unknown, expected one of native, portable"):
+    with pytest.raises(
+        ShareRegistryError, match="profile 'wide' is unknown, expected one of native, portable"
+    ):
         files_of(adapter, profile="wide", card=CardFacts.of(adapter))  # type: ignore[arg-type]

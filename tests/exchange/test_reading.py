@@ -32,7 +32,12 @@ def remark(adapter: Adapter, *parts: str) -> bool:
 
 def test_other_files_ride_along_verbatim(copied: Copied) -> None:
     source = copied("plain")
-    files = {"head.safetensors": b"\x00head", "chat_template.jinja": b"{{ x }}", "Überblick.txt": "ä".encode(), "empty": b""}
+    files = {
+        "head.safetensors": b"\x00head",
+        "chat_template.jinja": b"{{ x }}",
+        "Überblick.txt": "ä".encode(),
+        "empty": b"",
+    }
     for name, content in files.items():
         (source / name).write_bytes(content)
     (source / ".gitattributes").write_bytes(b"* text")
@@ -40,14 +45,22 @@ def test_other_files_ride_along_verbatim(copied: Copied) -> None:
     assert remark(adapter, "not kept", ".gitattributes (dotfile)")
     assert dict(adapter.attachments) == files | {"README.md": (source / "README.md").read_bytes()}
     assert list(adapter.attachments) == sorted(adapter.attachments)
-    assert dict(adapter.original) == {name: (source / name).read_bytes() for name in (CONFIG, TENSORS)}
+    assert dict(adapter.original) == {
+        name: (source / name).read_bytes() for name in (CONFIG, TENSORS)
+    }
 
 
 def test_pickles_and_training_state_are_left_out_by_name(copied: Copied) -> None:
     source = copied("plain")
     buffer = io.BytesIO()
     torch.save({"x": torch.ones(2)}, buffer)
-    files = {"adapter_model.bin": b"x", "Optimizer.PT": b"x", "optimizer.safetensors": b"x", "rng_state_0": b"x", "training_args.bin": b"x"}
+    files = {
+        "adapter_model.bin": b"x",
+        "Optimizer.PT": b"x",
+        "optimizer.safetensors": b"x",
+        "rng_state_0": b"x",
+        "training_args.bin": b"x",
+    }
     files |= {"innocent.dat": pickle.dumps([1, 2]), "archive.dat": buffer.getvalue()}
     for name, content in files.items():
         (source / name).write_bytes(content)
@@ -57,7 +70,9 @@ def test_pickles_and_training_state_are_left_out_by_name(copied: Copied) -> None
         assert remark(adapter, "not kept", name, "pickle")
 
 
-def test_folders_and_large_files_are_left_out_by_name(copied: Copied, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_and_large_files_are_left_out_by_name(
+    copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = copied("plain")
     (source / "checkpoint-3").mkdir()
     (source / "big").write_bytes(b"x" * 11)
@@ -68,31 +83,58 @@ def test_folders_and_large_files_are_left_out_by_name(copied: Copied, monkeypatc
     monkeypatch.setattr(attachments, "MAX_ATTACHMENTS_BYTES", 13)
     adapter = read(source)
     assert set(adapter.attachments) == {"a", "b"}
-    assert remark(adapter, "checkpoint-3 (no regular file)", "big (11 bytes, over the limit)", "c (6 bytes, over the limit)")
+    assert remark(
+        adapter,
+        "checkpoint-3 (no regular file)",
+        "big (11 bytes, over the limit)",
+        "c (6 bytes, over the limit)",
+    )
 
 
 def test_zero_factors_are_accepted_with_a_remark(copied: Copied) -> None:
     source = copied("plain")
     set_tensors(source, put(f"{Q}.lora_B.weight", torch.zeros(16, 4)))
-    assert remark(read(source), "1 of 14 factor pairs have an all-zero factor", "layers.0.self_attn.q_proj")
+    assert remark(
+        read(source), "1 of 14 factor pairs have an all-zero factor", "layers.0.self_attn.q_proj"
+    )
 
 
 def test_defaults_that_peft_would_take_are_remarked(copied: Copied) -> None:
     source = copied("plain")
     config = json.loads((source / CONFIG).read_bytes())
-    set_tensors(source, lambda tensors: tensors.update({key: torch.cat([value, value]) for key, value in tensors.items() if "lora_A" in key}))
-    set_tensors(source, lambda tensors: tensors.update({key: torch.cat([value, value], 1) for key, value in tensors.items() if "lora_B" in key}))
-    (source / CONFIG).write_text(json.dumps({name: value for name, value in config.items() if name not in ("r", "lora_alpha")}))
+    set_tensors(
+        source,
+        lambda tensors: tensors.update(
+            {key: torch.cat([value, value]) for key, value in tensors.items() if "lora_A" in key}
+        ),
+    )
+    set_tensors(
+        source,
+        lambda tensors: tensors.update(
+            {key: torch.cat([value, value], 1) for key, value in tensors.items() if "lora_B" in key}
+        ),
+    )
+    (source / CONFIG).write_text(
+        json.dumps(
+            {name: value for name, value in config.items() if name not in ("r", "lora_alpha")}
+        )
+    )
     adapter = read(source)
     assert remark(adapter, "has no r", "default 8")
     assert remark(adapter, "has no lora_alpha", "default 8")
 
 
 REMARKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "an unknown field": ({"future_field": 7, "future_null": None}, ("unknown config fields", "future_field.")),
+    "an unknown field": (
+        {"future_field": 7, "future_null": None},
+        ("unknown config fields", "future_field."),
+    ),
     "a runtime config": ({"runtime_config": {}}, ("runtime_config is kept",)),
     "no scale": ({"lora_alpha": 0}, ("lora_alpha is 0",)),
-    "overlapping patterns": ({"alpha_pattern": {"q_proj": 8, "layers.0.self_attn.q_proj": 32}}, ("several patterns match", "layers.0.self_attn.q_proj")),
+    "overlapping patterns": (
+        {"alpha_pattern": {"q_proj": 8, "layers.0.self_attn.q_proj": 32}},
+        ("several patterns match", "layers.0.self_attn.q_proj"),
+    ),
 }
 
 
@@ -112,7 +154,9 @@ def test_patterns_that_agree_are_no_remark(copied: Copied) -> None:
     assert read(source).remarks == ()
 
 
-@pytest.mark.parametrize("library", ["transformers", "transformers.models.llama.modeling_llama", None])
+@pytest.mark.parametrize(
+    "library", ["transformers", "transformers.models.llama.modeling_llama", None]
+)
 def test_a_library_of_transformers_is_accepted(library: str | None, copied: Copied) -> None:
     source = copied("plain")
     set_config(source, auto_mapping={"base_model_class": "LlamaModel", "parent_library": library})
@@ -121,9 +165,17 @@ def test_a_library_of_transformers_is_accepted(library: str | None, copied: Copi
 
 def test_keys_without_the_prefix_are_remarked(copied: Copied) -> None:
     source = copied("plain")
-    set_tensors(source, lambda tensors: [tensors.update({key.removeprefix("base_model.model."): tensors.pop(key)}) for key in list(tensors)])
+    set_tensors(
+        source,
+        lambda tensors: [
+            tensors.update({key.removeprefix("base_model.model."): tensors.pop(key)})
+            for key in list(tensors)
+        ],
+    )
     adapter = read(source)
-    assert remark(adapter, "without the prefix 'base_model.model.' PeftModel.from_pretrained does not load it")
+    assert remark(
+        adapter, "without the prefix 'base_model.model.' PeftModel.from_pretrained does not load it"
+    )
     assert adapter.layout.factors[0].module == "model.layers.0.mlp.down_proj"
 
 
@@ -159,16 +211,27 @@ def test_the_digest_is_of_the_adapter_and_not_of_its_place(copied: Copied, tmp_p
 
 def test_an_adapter_made_by_hand_equals_the_one_from_files(copied: Copied) -> None:
     adapter = read(copied("plain"))
-    again = adapter_of(dict(reversed(list(adapter.tensors.items()))), adapter.config_bytes, attachments=adapter.attachments)
+    again = adapter_of(
+        dict(reversed(list(adapter.tensors.items()))),
+        adapter.config_bytes,
+        attachments=adapter.attachments,
+    )
     assert again.source_digest == adapter.source_digest
     assert again.raw_bytes == adapter.raw_bytes
     assert list(again.state_dict()) == list(adapter.tensors)
 
 
 def test_a_config_given_as_values_is_written_as_json() -> None:
-    tensors = {"base_model.model.x.lora_A.weight": torch.ones(2, 3), "base_model.model.x.lora_B.weight": torch.ones(4, 2)}
+    tensors = {
+        "base_model.model.x.lora_A.weight": torch.ones(2, 3),
+        "base_model.model.x.lora_B.weight": torch.ones(4, 2),
+    }
     adapter = adapter_of(tensors, {"peft_type": "LORA", "r": 2, "lora_alpha": 2})
-    assert json.loads(adapter.config_bytes) == adapter.config == {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    assert (
+        json.loads(adapter.config_bytes)
+        == adapter.config
+        == {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    )
     with pytest.raises(InvalidInput, match="not a JSON value"):
         adapter_of(tensors, {"peft_type": "LORA", "r": torch.ones(1)})
 

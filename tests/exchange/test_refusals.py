@@ -1,4 +1,7 @@
-"""What cannot be taken apart safely is refused by name: the key or field, what was found, what was expected, and what to do."""
+"""What cannot be taken apart safely is refused by name.
+
+The key or field, what was found, what was expected, and what to do.
+"""
 
 import json
 import os
@@ -29,7 +32,11 @@ def set_config(source: Path, **fields: object) -> None:
 def set_tensors(source: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(source / TENSORS)
     change(tensors)
-    save_file({key: value.contiguous() for key, value in tensors.items()}, source / TENSORS, metadata={"format": "pt"})
+    save_file(
+        {key: value.contiguous() for key, value in tensors.items()},
+        source / TENSORS,
+        metadata={"format": "pt"},
+    )
 
 
 def put(key: str, value: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], object]:
@@ -43,7 +50,12 @@ def move(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], object]:
 def test_dora_without_its_magnitudes_is_refused(copied: Copied) -> None:
     source = copied("dora")
     set_tensors(source, lambda tensors: tensors.pop(f"{Q}.lora_magnitude_vector"))
-    refused(source, InvalidInput, "use_dora is set and 1 of ", "layers.0.self_attn.q_proj', have no lora_magnitude_vector")
+    refused(
+        source,
+        InvalidInput,
+        "use_dora is set and 1 of ",
+        "layers.0.self_attn.q_proj', have no lora_magnitude_vector",
+    )
 
 
 def spoil(value: float) -> Callable[[dict[str, torch.Tensor]], object]:
@@ -64,33 +76,106 @@ CONFIGS: dict[str, tuple[dict[str, Any], type[ShareRegistryError], tuple[str, ..
     "X-LoRA": ({"peft_type": "XLORA"}, Refused, ("peft_type is 'XLORA'", "expected 'LORA'")),
     "LoHa": ({"peft_type": "LOHA"}, Refused, ("'LOHA'", "expected 'LORA'")),
     "no type": ({"peft_type": None}, InvalidInput, ("peft_type is None", "expected 'LORA'")),
-    "PiSSA": ({"init_lora_weights": "pissa"}, Refused, ("init_lora_weights is 'pissa'", "expected", "base")),
-    "fast PiSSA": ({"init_lora_weights": "pissa_niter_4"}, Refused, ("init_lora_weights is 'pissa_niter_4'",)),
+    "PiSSA": (
+        {"init_lora_weights": "pissa"},
+        Refused,
+        ("init_lora_weights is 'pissa'", "expected", "base"),
+    ),
+    "fast PiSSA": (
+        {"init_lora_weights": "pissa_niter_4"},
+        Refused,
+        ("init_lora_weights is 'pissa_niter_4'",),
+    ),
     "OLoRA": ({"init_lora_weights": "OLoRA"}, Refused, ("init_lora_weights is 'OLoRA'",)),
     "CorDA": ({"init_lora_weights": "corda"}, Refused, ("init_lora_weights is 'corda'",)),
     "LoftQ": ({"init_lora_weights": "loftq"}, Refused, ("init_lora_weights is 'loftq'",)),
     "LoRA-GA": ({"init_lora_weights": "lora_ga"}, Refused, ("init_lora_weights is 'lora_ga'",)),
-    "unknown initialization": ({"init_lora_weights": "novel"}, Refused, ("init_lora_weights is 'novel'", "expected true, false")),
-    "initialization of a wrong type": ({"init_lora_weights": 3}, Refused, ("init_lora_weights is 3",)),
+    "unknown initialization": (
+        {"init_lora_weights": "novel"},
+        Refused,
+        ("init_lora_weights is 'novel'", "expected true, false"),
+    ),
+    "initialization of a wrong type": (
+        {"init_lora_weights": 3},
+        Refused,
+        ("init_lora_weights is 3",),
+    ),
     "KaSA": ({"kasa_config": {"beta": 1}}, Refused, ("kasa_config is set", "expected none")),
     "BD-LoRA": ({"use_bdlora": {"nblocks": 2}}, Refused, ("use_bdlora is set", "expected none")),
     "QALoRA": ({"use_qalora": True}, Refused, ("use_qalora is set", "expected none")),
     "Arrow": ({"arrow_config": {"top_k": 2}}, Refused, ("arrow_config is set", "expected none")),
-    "Megatron": ({"megatron_config": {"a": 1}}, Refused, ("megatron_config is set", "expected none")),
-    "foreign library": ({"auto_mapping": {"parent_library": "evil.module"}}, Refused, ("parent_library is 'evil.module'", "expected a module of transformers")),
-    "look-alike library": ({"auto_mapping": {"parent_library": "transformers_x"}}, Refused, ("'transformers_x'", "expected a module of transformers")),
+    "Megatron": (
+        {"megatron_config": {"a": 1}},
+        Refused,
+        ("megatron_config is set", "expected none"),
+    ),
+    "foreign library": (
+        {"auto_mapping": {"parent_library": "evil.module"}},
+        Refused,
+        ("parent_library is 'evil.module'", "expected a module of transformers"),
+    ),
+    "look-alike library": (
+        {"auto_mapping": {"parent_library": "transformers_x"}},
+        Refused,
+        ("'transformers_x'", "expected a module of transformers"),
+    ),
     "mapping of a wrong type": ({"auto_mapping": "x"}, Refused, ("parent_library is 'x'",)),
-    "rank of another shape": ({"r": 5}, InvalidInput, ("layers.0.mlp.down_proj.lora_A.weight", "has 4 rows", "shape [4, 24]", "expected the rank 5")),
-    "rank that is no integer": ({"r": "4"}, InvalidInput, ("r is '4'", "expected a positive integer")),
+    "rank of another shape": (
+        {"r": 5},
+        InvalidInput,
+        (
+            "layers.0.mlp.down_proj.lora_A.weight",
+            "has 4 rows",
+            "shape [4, 24]",
+            "expected the rank 5",
+        ),
+    ),
+    "rank that is no integer": (
+        {"r": "4"},
+        InvalidInput,
+        ("r is '4'", "expected a positive integer"),
+    ),
     "rank zero": ({"r": 0}, InvalidInput, ("r is 0", "expected a positive integer")),
-    "alpha that is no number": ({"lora_alpha": None}, InvalidInput, ("lora_alpha is None", "expected a number")),
-    "alpha that is true": ({"lora_alpha": True}, InvalidInput, ("lora_alpha is True", "expected a number")),
-    "pattern of another shape": ({"rank_pattern": {"q_proj": 2}}, InvalidInput, ("q_proj.lora_A.weight", "has 4 rows", "expected the rank 2")),
-    "patterns that are a list": ({"alpha_pattern": ["q_proj"]}, InvalidInput, ("alpha_pattern is list", "expected an object")),
-    "pattern that is no expression": ({"alpha_pattern": {"(q_proj": 2}}, InvalidInput, ("(q_proj", "expected regular expressions")),
-    "pattern that may run for ever": ({"alpha_pattern": {"(a+)+q": 2}}, Refused, ("(a+)+q", "expected one without repeated groups")),
-    "flag that is a text": ({"use_rslora": "yes"}, InvalidInput, ("use_rslora is 'yes'", "expected true or false")),
-    "parameters that are a text": ({"target_parameters": "x"}, InvalidInput, ("target_parameters is 'x'", "expected a list")),
+    "alpha that is no number": (
+        {"lora_alpha": None},
+        InvalidInput,
+        ("lora_alpha is None", "expected a number"),
+    ),
+    "alpha that is true": (
+        {"lora_alpha": True},
+        InvalidInput,
+        ("lora_alpha is True", "expected a number"),
+    ),
+    "pattern of another shape": (
+        {"rank_pattern": {"q_proj": 2}},
+        InvalidInput,
+        ("q_proj.lora_A.weight", "has 4 rows", "expected the rank 2"),
+    ),
+    "patterns that are a list": (
+        {"alpha_pattern": ["q_proj"]},
+        InvalidInput,
+        ("alpha_pattern is list", "expected an object"),
+    ),
+    "pattern that is no expression": (
+        {"alpha_pattern": {"(q_proj": 2}},
+        InvalidInput,
+        ("(q_proj", "expected regular expressions"),
+    ),
+    "pattern that may run for ever": (
+        {"alpha_pattern": {"(a+)+q": 2}},
+        Refused,
+        ("(a+)+q", "expected one without repeated groups"),
+    ),
+    "flag that is a text": (
+        {"use_rslora": "yes"},
+        InvalidInput,
+        ("use_rslora is 'yes'", "expected true or false"),
+    ),
+    "parameters that are a text": (
+        {"target_parameters": "x"},
+        InvalidInput,
+        ("target_parameters is 'x'", "expected a list"),
+    ),
 }
 
 
@@ -102,40 +187,127 @@ def test_a_config_is_refused(what: str, copied: Copied) -> None:
     refused(source, error, *parts)
 
 
-FILES: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], type[ShareRegistryError], tuple[str, ...]]] = {
-    "NaN": (spoil(float("nan")), InvalidInput, (f"{Q}.lora_B.weight", "has NaN or infinity at 1 of ", "expected finite")),
-    "infinity": (spoil(float("inf")), InvalidInput, (f"{Q}.lora_B.weight", "NaN or infinity at 1 of ")),
-    "A without B": (lambda t: t.pop(f"{Q}.lora_B.weight"), InvalidInput, (f"{Q}.lora_A.weight", "[4, 16] has no counterpart", "expected both")),
-    "B without A": (lambda t: t.pop(f"{Q}.lora_A.weight"), InvalidInput, (f"{Q}.lora_B.weight", "[16, 4] has no counterpart", "expected both")),
-    "ranks that differ": (put(f"{Q}.lora_B.weight", torch.ones(16, 3)), InvalidInput, ("[4, 16]", "[16, 3]", "expected equal ranks, found 4 and 3")),
-    "block-diagonal B": (put(f"{Q}.lora_B.weight", torch.ones(16, 2)), InvalidInput, ("[16, 2]", "expected equal ranks")),
-    "an empty shard": (put(f"{Q}.lora_A.weight", torch.ones(0)), InvalidInput, (f"{Q}.lora_A.weight", "shape [0]", "expected at least two dimensions")),
-    "a flat shard": (put(f"{Q}.lora_A.weight", torch.ones(64)), InvalidInput, (f"{Q}.lora_A.weight", "shape [64]", "ungathered shard")),
-    "an empty matrix": (put(f"{Q}.lora_B.weight", torch.ones(16, 0)), InvalidInput, ("shape [16, 0]", "no empty one")),
-    "integers": (put(f"{Q}.lora_A.weight", torch.ones(4, 16, dtype=torch.int8)), InvalidInput, ("element type I8", "expected one of")),
-    "a pair twice": (put(f"{Q.removeprefix('base_model.model.')}.lora_A.weight", torch.ones(4, 16)), InvalidInput, ("are the same factor", "expected one")),
+FILES: dict[
+    str,
+    tuple[Callable[[dict[str, torch.Tensor]], object], type[ShareRegistryError], tuple[str, ...]],
+] = {
+    "NaN": (
+        spoil(float("nan")),
+        InvalidInput,
+        (f"{Q}.lora_B.weight", "has NaN or infinity at 1 of ", "expected finite"),
+    ),
+    "infinity": (
+        spoil(float("inf")),
+        InvalidInput,
+        (f"{Q}.lora_B.weight", "NaN or infinity at 1 of "),
+    ),
+    "A without B": (
+        lambda t: t.pop(f"{Q}.lora_B.weight"),
+        InvalidInput,
+        (f"{Q}.lora_A.weight", "[4, 16] has no counterpart", "expected both"),
+    ),
+    "B without A": (
+        lambda t: t.pop(f"{Q}.lora_A.weight"),
+        InvalidInput,
+        (f"{Q}.lora_B.weight", "[16, 4] has no counterpart", "expected both"),
+    ),
+    "ranks that differ": (
+        put(f"{Q}.lora_B.weight", torch.ones(16, 3)),
+        InvalidInput,
+        ("[4, 16]", "[16, 3]", "expected equal ranks, found 4 and 3"),
+    ),
+    "block-diagonal B": (
+        put(f"{Q}.lora_B.weight", torch.ones(16, 2)),
+        InvalidInput,
+        ("[16, 2]", "expected equal ranks"),
+    ),
+    "an empty shard": (
+        put(f"{Q}.lora_A.weight", torch.ones(0)),
+        InvalidInput,
+        (f"{Q}.lora_A.weight", "shape [0]", "expected at least two dimensions"),
+    ),
+    "a flat shard": (
+        put(f"{Q}.lora_A.weight", torch.ones(64)),
+        InvalidInput,
+        (f"{Q}.lora_A.weight", "shape [64]", "ungathered shard"),
+    ),
+    "an empty matrix": (
+        put(f"{Q}.lora_B.weight", torch.ones(16, 0)),
+        InvalidInput,
+        ("shape [16, 0]", "no empty one"),
+    ),
+    "integers": (
+        put(f"{Q}.lora_A.weight", torch.ones(4, 16, dtype=torch.int8)),
+        InvalidInput,
+        ("element type I8", "expected one of"),
+    ),
+    "a pair twice": (
+        put(f"{Q.removeprefix('base_model.model.')}.lora_A.weight", torch.ones(4, 16)),
+        InvalidInput,
+        ("are the same factor", "expected one"),
+    ),
     "a dump with adapter names": (
         move(f"{Q}.lora_A.weight", f"{Q}.lora_A.default.weight"),
         InvalidInput,
         ("lora_A.default.weight", "holds an adapter name", "expected"),
     ),
-    "KaSA's diagonal": (put(f"{Q}.lora_diag", torch.ones(4)), Refused, (f"{Q}.lora_diag", "inside the LoRA layer", "expected lora_A and lora_B")),
-    "AdaLoRA's values": (put(f"{Q}.lora_E", torch.ones(4, 1)), Refused, (f"{Q}.lora_E", "expected lora_A and lora_B")),
-    "a router": (put(f"{Q}.lora_router.weight", torch.ones(4)), Refused, (f"{Q}.lora_router.weight", "inside the LoRA layer")),
-    "a stray LoRA tensor": (put("base_model.model.x.lora_new", torch.ones(4)), Refused, ("x.lora_new", "outside every LoRA layer")),
-    "LyCORIS": (put("base_model.model.x.hada_w1_a", torch.ones(4)), Refused, ("x.hada_w1_a", "unknown method")),
+    "KaSA's diagonal": (
+        put(f"{Q}.lora_diag", torch.ones(4)),
+        Refused,
+        (f"{Q}.lora_diag", "inside the LoRA layer", "expected lora_A and lora_B"),
+    ),
+    "AdaLoRA's values": (
+        put(f"{Q}.lora_E", torch.ones(4, 1)),
+        Refused,
+        (f"{Q}.lora_E", "expected lora_A and lora_B"),
+    ),
+    "a router": (
+        put(f"{Q}.lora_router.weight", torch.ones(4)),
+        Refused,
+        (f"{Q}.lora_router.weight", "inside the LoRA layer"),
+    ),
+    "a stray LoRA tensor": (
+        put("base_model.model.x.lora_new", torch.ones(4)),
+        Refused,
+        ("x.lora_new", "outside every LoRA layer"),
+    ),
+    "LyCORIS": (
+        put("base_model.model.x.hada_w1_a", torch.ones(4)),
+        Refused,
+        ("x.hada_w1_a", "unknown method"),
+    ),
     "LoKr": (put("base_model.model.x.lokr_w1", torch.ones(4)), Refused, ("x.lokr_w1",)),
     "IA3": (put("base_model.model.x.ia3_l", torch.ones(4)), Refused, ("x.ia3_l",)),
-    "kohya": (put("lora_unet_x.lora_down.weight", torch.ones(4, 4)), Refused, ("lora_unet_x.lora_down.weight",)),
-    "kinds mixed": (move(f"{Q}.lora_A.weight", f"{Q}.lora_embedding_A"), InvalidInput, ("lora_embedding_A", "different kinds", "expected a pair")),
+    "kohya": (
+        put("lora_unet_x.lora_down.weight", torch.ones(4, 4)),
+        Refused,
+        ("lora_unet_x.lora_down.weight",),
+    ),
+    "kinds mixed": (
+        move(f"{Q}.lora_A.weight", f"{Q}.lora_embedding_A"),
+        InvalidInput,
+        ("lora_embedding_A", "different kinds", "expected a pair"),
+    ),
     "no factor": (
         lambda t: [t.pop(key) for key in list(t)] and t.update(x=torch.ones(2)),
         InvalidInput,
         ("none of the 1 tensors is a LoRA factor", "expected keys like"),
     ),
-    "only another method": (lambda t: [t.pop(key) for key in list(t)] and t.update({"x.hada_w1_a": torch.ones(2)}), Refused, ("x.hada_w1_a",)),
-    "a strange convolution": (put(f"{Q}.lora_B.weight", torch.ones(16, 4, 3)), InvalidInput, ("[16, 4, 3]", "do not multiply", "expected")),
-    "an endless name": (put("x" * 600, torch.ones(1)), InvalidInput, ("is not 1 to 512 printable bytes",)),
+    "only another method": (
+        lambda t: [t.pop(key) for key in list(t)] and t.update({"x.hada_w1_a": torch.ones(2)}),
+        Refused,
+        ("x.hada_w1_a",),
+    ),
+    "a strange convolution": (
+        put(f"{Q}.lora_B.weight", torch.ones(16, 4, 3)),
+        InvalidInput,
+        ("[16, 4, 3]", "do not multiply", "expected"),
+    ),
+    "an endless name": (
+        put("x" * 600, torch.ones(1)),
+        InvalidInput,
+        ("is not 1 to 512 printable bytes",),
+    ),
 }
 
 
@@ -149,7 +321,12 @@ def test_a_tensor_file_is_refused(what: str, copied: Copied) -> None:
 
 def test_a_nan_in_a_passenger_is_refused(copied: Copied) -> None:
     source = copied("modules_to_save")
-    set_tensors(source, lambda tensors: tensors["base_model.model.lm_head.weight"].view(-1)[0:1].fill_(float("nan")))
+    set_tensors(
+        source,
+        lambda tensors: (
+            tensors["base_model.model.lm_head.weight"].view(-1)[0:1].fill_(float("nan"))
+        ),
+    )
     refused(source, InvalidInput, "lm_head.weight", "NaN")
 
 
@@ -162,7 +339,13 @@ def test_tied_copies_that_differ_are_refused(copied: Copied) -> None:
 def test_parameters_of_one_module_with_two_scales_are_refused(copied: Copied) -> None:
     source = copied("experts")
     set_config(source, alpha_pattern={"gate_up_proj": 3})
-    refused(source, Refused, "mlp.experts", "expected one", "which tensor is which parameter's stands in no file")
+    refused(
+        source,
+        Refused,
+        "mlp.experts",
+        "expected one",
+        "which tensor is which parameter's stands in no file",
+    )
 
 
 JSON: dict[str, tuple[bytes, str]] = {
@@ -207,7 +390,14 @@ def test_a_pickle_is_never_opened(copied: Copied, tmp_path: Path) -> None:
     source = copied("plain")
     (source / TENSORS).unlink()
     (source / "adapter_model.bin").write_bytes(pickle.dumps(_Bomb(str(tmp_path / "exploded"))))
-    refused(source, InvalidInput, "adapter_model.bin", "expected adapter_model.safetensors", "pickles are never opened", "save_pretrained")
+    refused(
+        source,
+        InvalidInput,
+        "adapter_model.bin",
+        "expected adapter_model.safetensors",
+        "pickles are never opened",
+        "save_pretrained",
+    )
     assert not (tmp_path / "exploded").exists()
 
 
@@ -222,8 +412,16 @@ class _Bomb:
 def test_a_git_lfs_pointer_is_named(copied: Copied) -> None:
     for name in (TENSORS, "head.safetensors"):
         source = copied("plain" if name == TENSORS else "rslora")
-        (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
-        refused(source, InvalidInput, f"{name} is a git-LFS pointer", "expected the file itself", "git lfs pull")
+        (source / name).write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+        )
+        refused(
+            source,
+            InvalidInput,
+            f"{name} is a git-LFS pointer",
+            "expected the file itself",
+            "git lfs pull",
+        )
 
 
 def test_a_sharded_adapter_is_refused(copied: Copied) -> None:
@@ -241,7 +439,9 @@ def test_a_link_is_not_followed(name: str, copied: Copied, tmp_path: Path) -> No
     refused(source, InvalidInput, name, "is a symbolic link, expected a regular file")
 
 
-@pytest.mark.parametrize("name", ["a\nb", "CON", "nul.txt", "a:b", "a\\b", "dot.", " space", "q?", "\x7f"])
+@pytest.mark.parametrize(
+    "name", ["a\nb", "CON", "nul.txt", "a:b", "a\\b", "dot.", " space", "q?", "\x7f"]
+)
 def test_an_unsafe_file_name_is_refused(name: str, copied: Copied) -> None:
     if name == " space":
         name = "space "
@@ -273,5 +473,9 @@ def test_a_truncated_tensor_file_is_refused(keep: int, copied: Copied) -> None:
 
 
 def test_an_element_type_that_torch_has_and_files_do_not_is_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"'x.lora_A.weight' has element type torch.complex64, expected one of"):
-        adapter_of({"x.lora_A.weight": torch.ones(8, 4, dtype=torch.complex64)}, {"peft_type": "LORA"})
+    with pytest.raises(
+        InvalidInput, match=r"'x.lora_A.weight' has element type torch.complex64, expected one of"
+    ):
+        adapter_of(
+            {"x.lora_A.weight": torch.ones(8, 4, dtype=torch.complex64)}, {"peft_type": "LORA"}
+        )

@@ -1,4 +1,7 @@
-"""What PEFT saved comes back: the same bytes natively, the same function portably, the scales that PEFT itself uses."""
+"""What PEFT saved comes back.
+
+The same bytes natively, the same function portably, the scales that PEFT itself uses.
+"""
 
 import json
 from collections.abc import Callable
@@ -22,7 +25,14 @@ from tests.exchange import zoo
 
 Original = Callable[[str], Path]
 PORTABLE = sorted(name for name, case in zoo.CASES.items() if case.portable)
-CARD = CardFacts(base_model="org/base", ref="base/cola@v1", commit_number=2, commit_id="ab" * 32, error=0.0, budget=0.0)
+CARD = CardFacts(
+    base_model="org/base",
+    ref="base/cola@v1",
+    commit_number=2,
+    commit_id="ab" * 32,
+    error=0.0,
+    budget=0.0,
+)
 DELTA = 1e-6
 """PEFT multiplies A and B in float32."""
 
@@ -43,7 +53,9 @@ def test_native_export_gives_back_every_byte(name: str, original: Original, tmp_
 
 
 @pytest.mark.parametrize("name", zoo.CASES)
-def test_an_exported_directory_reads_as_the_same_adapter(name: str, original: Original, tmp_path: Path) -> None:
+def test_an_exported_directory_reads_as_the_same_adapter(
+    name: str, original: Original, tmp_path: Path
+) -> None:
     adapter = read_directory(original(name), outside=Outside())
     again = read_directory(exported(adapter, tmp_path), outside=Outside())
     assert again.source_digest == adapter.source_digest
@@ -67,7 +79,11 @@ def test_scales_and_products_are_those_of_peft(name: str, original: Original) ->
     adapter = read_directory(original(name), outside=Outside())
     scales = module_scales(adapter.config, adapter.layout)
     pairs = pairs_of(adapter.layout, adapter.tensors, scales)
-    model = zoo.live(name) if zoo.CASES[name].dtype == torch.float32 else zoo.loaded(name, original(name))
+    model = (
+        zoo.live(name)
+        if zoo.CASES[name].dtype == torch.float32
+        else zoo.loaded(name, original(name))
+    )
     modules = dict(model.base_model.model.named_modules())
     position = 0
     for factor in adapter.layout.factors:
@@ -92,7 +108,9 @@ def check_product(layer: Any, form: Form, own: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(zoo.CASES) - {"bf16", "fp16"}))
-def test_peft_loads_a_native_export_to_the_same_function(name: str, original: Original, tmp_path: Path) -> None:
+def test_peft_loads_a_native_export_to_the_same_function(
+    name: str, original: Original, tmp_path: Path
+) -> None:
     adapter = read_directory(original(name), outside=Outside())
     target = exported(adapter, tmp_path)
     found, expected = zoo.logits(zoo.loaded(name, target)), zoo.logits(zoo.live(name))
@@ -100,36 +118,58 @@ def test_peft_loads_a_native_export_to_the_same_function(name: str, original: Or
 
 
 @pytest.mark.parametrize("name", PORTABLE)
-def test_the_portable_form_is_the_same_function(name: str, original: Original, tmp_path: Path) -> None:
+def test_the_portable_form_is_the_same_function(
+    name: str, original: Original, tmp_path: Path
+) -> None:
     adapter = read_directory(original(name), outside=Outside())
     target = exported(adapter, tmp_path, "portable")
     reference = zoo.logits(zoo.loaded(name, original(name)))
     difference = float((zoo.logits(zoo.loaded(name, target)) - reference).abs().max())
-    folded = {torch.float32: zoo.PORTABLE, torch.float16: zoo.PORTABLE, torch.bfloat16: zoo.PORTABLE}  # the scale is 2: folding is exact in any of them
+    folded = {
+        torch.float32: zoo.PORTABLE,
+        torch.float16: zoo.PORTABLE,
+        torch.bfloat16: zoo.PORTABLE,
+    }  # the scale is 2: folding is exact in any of them
     assert difference <= folded[zoo.CASES[name].dtype]
     assert difference < float((reference - zoo.logits(zoo.CASES[name].base())).abs().max()) / 100
 
 
 @pytest.mark.parametrize("name", PORTABLE)
-def test_the_portable_config_leaves_nothing_to_interpret(name: str, original: Original, tmp_path: Path) -> None:
+def test_the_portable_config_leaves_nothing_to_interpret(
+    name: str, original: Original, tmp_path: Path
+) -> None:
     adapter = read_directory(original(name), outside=Outside())
-    config = json.loads((exported(adapter, tmp_path, "portable") / "adapter_config.json").read_bytes())
+    config = json.loads(
+        (exported(adapter, tmp_path, "portable") / "adapter_config.json").read_bytes()
+    )
     assert config["lora_alpha"] == config["r"] == (16 if name == "rank_pattern" else 8)
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert not {"rank_pattern", "alpha_pattern", "use_rslora", "layers_to_transform", "exclude_modules"} & set(config)
+    assert not {
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "layers_to_transform",
+        "exclude_modules",
+    } & set(config)
 
 
 @pytest.mark.parametrize("name", sorted(set(zoo.CASES) - set(PORTABLE)))
-def test_what_has_no_portable_form_is_refused_with_each_servers_reason(name: str, original: Original) -> None:
+def test_what_has_no_portable_form_is_refused_with_each_servers_reason(
+    name: str, original: Original
+) -> None:
     adapter = read_directory(original(name), outside=Outside())
-    with pytest.raises(Refused, match=r"has no portable form: it has .*expected factor pairs alone") as caught:
+    with pytest.raises(
+        Refused, match=r"has no portable form: it has .*expected factor pairs alone"
+    ) as caught:
         files_of(adapter, profile="portable", card=CARD)
     assert "native" in caught.value.hint
 
 
 def test_a_local_base_path_does_not_leave_with_a_portable_export(copied: Original) -> None:
     source = copied("plain")
-    config = json.loads((source / "adapter_config.json").read_bytes()) | {"base_model_name_or_path": "/home/ann/models/llama"}
+    config = json.loads((source / "adapter_config.json").read_bytes()) | {
+        "base_model_name_or_path": "/home/ann/models/llama"
+    }
     (source / "adapter_config.json").write_text(json.dumps(config))
     files, _ = files_of(read_directory(source, outside=Outside()), profile="portable", card=CARD)
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
@@ -139,12 +179,16 @@ def test_the_portable_form_keeps_the_element_type(original: Original) -> None:
     for name in ("bf16", "fp16"):
         adapter = read_directory(original(name), outside=Outside())
         files, _ = files_of(adapter, profile="portable", card=CARD)
-        assert files["adapter_model.safetensors"].count(b'"BF16"' if name == "bf16" else b'"F16"') == len(adapter.tensors)
+        assert files["adapter_model.safetensors"].count(
+            b'"BF16"' if name == "bf16" else b'"F16"'
+        ) == len(adapter.tensors)
 
 
 def test_folding_that_overflows_half_precision_is_refused(copied: Original) -> None:
     source = copied("fp16")
     config = json.loads((source / "adapter_config.json").read_bytes()) | {"lora_alpha": 8_000_000}
     (source / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(Refused, match=r"lora_B.weight' would be infinite at .* places: F16 holds at most 65504"):
+    with pytest.raises(
+        Refused, match=r"lora_B.weight' would be infinite at .* places: F16 holds at most 65504"
+    ):
         files_of(read_directory(source, outside=Outside()), profile="portable", card=CARD)

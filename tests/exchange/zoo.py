@@ -65,33 +65,81 @@ class Vision(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, **ignored: Any) -> torch.Tensor:
         x = input_ids.float() / VOCABULARY
         flat = torch.sin(torch.arange(4 * 32.0)).reshape(1, 4, 32) * x.mean()
-        line, plane = self.line(flat), self.plane(torch.sin(torch.arange(3 * 64.0)).reshape(1, 3, 8, 8))
-        volume, grouped = self.volume(torch.cos(torch.arange(2 * 64.0)).reshape(1, 2, 4, 4, 4)), self.grouped(plane)
+        line, plane = (
+            self.line(flat),
+            self.plane(torch.sin(torch.arange(3 * 64.0)).reshape(1, 3, 8, 8)),
+        )
+        volume, grouped = (
+            self.volume(torch.cos(torch.arange(2 * 64.0)).reshape(1, 2, 4, 4, 4)),
+            self.grouped(plane),
+        )
         row = grouped.flatten(2).transpose(1, 2)
-        return torch.cat([tensor.flatten() for tensor in (line, plane, volume, grouped, self.mha(row, row, row)[0])])
+        return torch.cat(
+            [
+                tensor.flatten()
+                for tensor in (line, plane, volume, grouped, self.mha(row, row, row)[0])
+            ]
+        )
 
 
 def llama(**options: Any) -> torch.nn.Module:
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     return _seeded(lambda: LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes, **options)))
 
 
 def classifier() -> torch.nn.Module:
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    return _seeded(lambda: LlamaForSequenceClassification(LlamaConfig(vocab_size=VOCABULARY, num_labels=3, pad_token_id=0, **sizes)))
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    return _seeded(
+        lambda: LlamaForSequenceClassification(
+            LlamaConfig(vocab_size=VOCABULARY, num_labels=3, pad_token_id=0, **sizes)
+        )
+    )
 
 
 def mixtral() -> torch.nn.Module:
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 4}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_local_experts": 4,
+    }
     return _seeded(lambda: MixtralForCausalLM(MixtralConfig(vocab_size=VOCABULARY, **sizes)))
 
 
 def bert() -> torch.nn.Module:
-    return _seeded(lambda: BertModel(BertConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)))
+    return _seeded(
+        lambda: BertModel(
+            BertConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=24,
+            )
+        )
+    )
 
 
 def gpt2() -> torch.nn.Module:
-    return _seeded(lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=2, n_head=2)))
+    return _seeded(
+        lambda: GPT2LMHeadModel(
+            GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+        )
+    )
 
 
 def vision() -> torch.nn.Module:
@@ -115,7 +163,12 @@ class Case:
     dtype: torch.dtype = torch.float32
 
     def config(self) -> Any:
-        given: dict[str, Any] = {"r": 4, "lora_alpha": 6, "task_type": "FEATURE_EXTRACTION", **self.options}
+        given: dict[str, Any] = {
+            "r": 4,
+            "lora_alpha": 6,
+            "task_type": "FEATURE_EXTRACTION",
+            **self.options,
+        }
         return peft.LoraConfig(**given)
 
 
@@ -125,8 +178,13 @@ EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 CASES: dict[str, Case] = {
     "plain": Case(base=llama, options={"target_modules": MLP}),
     "rslora": Case(base=llama, options={"target_modules": ATTENTION, "use_rslora": True}),
-    "rank_pattern": Case(base=llama, options={"target_modules": MLP, "rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 9}}),
-    "alpha_pattern": Case(base=llama, options={"target_modules": MLP, "alpha_pattern": {"q_proj": 32, "o_proj": 1.5}}),
+    "rank_pattern": Case(
+        base=llama,
+        options={"target_modules": MLP, "rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 9}},
+    ),
+    "alpha_pattern": Case(
+        base=llama, options={"target_modules": MLP, "alpha_pattern": {"q_proj": 32, "o_proj": 1.5}}
+    ),
     "all_patterns": Case(
         base=llama,
         options={
@@ -137,37 +195,117 @@ CASES: dict[str, Case] = {
         },
     ),
     "regex": Case(base=llama, options={"target_modules": r".*layers\.0\..*(q|v)_proj"}),
-    "layers": Case(base=llama, options={"target_modules": ATTENTION, "layers_to_transform": [1], "layers_pattern": "layers"}),
-    "exclude": Case(base=llama, options={"target_modules": ATTENTION, "exclude_modules": r".*layers\.0.*q_proj"}),
-    "gaussian": Case(base=llama, options={"target_modules": ATTENTION, "init_lora_weights": "gaussian"}),
-    "orthogonal": Case(base=llama, options={"target_modules": ATTENTION, "init_lora_weights": "orthogonal"}),
-    "bf16": Case(base=llama, options={"target_modules": ATTENTION, "lora_alpha": 8}, dtype=torch.bfloat16),
-    "fp16": Case(base=llama, options={"target_modules": ATTENTION, "lora_alpha": 8}, dtype=torch.float16),
-    "dora": Case(base=llama, options={"target_modules": ATTENTION, "use_dora": True}, portable=False),
-    "lora_bias": Case(base=lambda: llama(attention_bias=True), options={"target_modules": ATTENTION, "lora_bias": True}, portable=False),
-    "bias_lora_only": Case(base=lambda: llama(attention_bias=True), options={"target_modules": ATTENTION, "bias": "lora_only"}, portable=False),
-    "bias_all": Case(base=bert, options={"target_modules": ["query", "value"], "bias": "all"}, portable=False),
-    "modules_to_save": Case(base=llama, options={"target_modules": ATTENTION, "modules_to_save": ["lm_head"]}, portable=False),
-    "classifier": Case(base=classifier, options={"target_modules": ATTENTION, "task_type": "SEQ_CLS"}, portable=False),
-    "trainable_tokens": Case(base=llama, options={"target_modules": ATTENTION, "trainable_token_indices": [3, 1]}, portable=False),
-    "embedding": Case(base=llama, options={"target_modules": ["embed_tokens", "q_proj"]}, portable=False),
-    "tied": Case(
-        base=lambda: llama(tie_word_embeddings=True),
-        options={"target_modules": ["embed_tokens", "lm_head", "q_proj"], "ensure_weight_tying": True},
+    "layers": Case(
+        base=llama,
+        options={
+            "target_modules": ATTENTION,
+            "layers_to_transform": [1],
+            "layers_pattern": "layers",
+        },
+    ),
+    "exclude": Case(
+        base=llama, options={"target_modules": ATTENTION, "exclude_modules": r".*layers\.0.*q_proj"}
+    ),
+    "gaussian": Case(
+        base=llama, options={"target_modules": ATTENTION, "init_lora_weights": "gaussian"}
+    ),
+    "orthogonal": Case(
+        base=llama, options={"target_modules": ATTENTION, "init_lora_weights": "orthogonal"}
+    ),
+    "bf16": Case(
+        base=llama, options={"target_modules": ATTENTION, "lora_alpha": 8}, dtype=torch.bfloat16
+    ),
+    "fp16": Case(
+        base=llama, options={"target_modules": ATTENTION, "lora_alpha": 8}, dtype=torch.float16
+    ),
+    "dora": Case(
+        base=llama, options={"target_modules": ATTENTION, "use_dora": True}, portable=False
+    ),
+    "lora_bias": Case(
+        base=lambda: llama(attention_bias=True),
+        options={"target_modules": ATTENTION, "lora_bias": True},
         portable=False,
     ),
-    "alora": Case(base=llama, options={"target_modules": ATTENTION, "alora_invocation_tokens": [3, 4], "task_type": "CAUSAL_LM"}, portable=False),
-    "replicated": Case(base=llama, options={"target_modules": ATTENTION, "layer_replication": [[0, 2], [1, 2]]}, portable=False),
+    "bias_lora_only": Case(
+        base=lambda: llama(attention_bias=True),
+        options={"target_modules": ATTENTION, "bias": "lora_only"},
+        portable=False,
+    ),
+    "bias_all": Case(
+        base=bert, options={"target_modules": ["query", "value"], "bias": "all"}, portable=False
+    ),
+    "modules_to_save": Case(
+        base=llama,
+        options={"target_modules": ATTENTION, "modules_to_save": ["lm_head"]},
+        portable=False,
+    ),
+    "classifier": Case(
+        base=classifier,
+        options={"target_modules": ATTENTION, "task_type": "SEQ_CLS"},
+        portable=False,
+    ),
+    "trainable_tokens": Case(
+        base=llama,
+        options={"target_modules": ATTENTION, "trainable_token_indices": [3, 1]},
+        portable=False,
+    ),
+    "embedding": Case(
+        base=llama, options={"target_modules": ["embed_tokens", "q_proj"]}, portable=False
+    ),
+    "tied": Case(
+        base=lambda: llama(tie_word_embeddings=True),
+        options={
+            "target_modules": ["embed_tokens", "lm_head", "q_proj"],
+            "ensure_weight_tying": True,
+        },
+        portable=False,
+    ),
+    "alora": Case(
+        base=llama,
+        options={
+            "target_modules": ATTENTION,
+            "alora_invocation_tokens": [3, 4],
+            "task_type": "CAUSAL_LM",
+        },
+        portable=False,
+    ),
+    "replicated": Case(
+        base=llama,
+        options={"target_modules": ATTENTION, "layer_replication": [[0, 2], [1, 2]]},
+        portable=False,
+    ),
     "bert": Case(base=bert, options={"target_modules": ["query", "value", "dense"]}),
-    "gpt2": Case(base=gpt2, options={"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
-    "gpt2_embedding": Case(base=gpt2, options={"target_modules": ["c_attn", "wte"], "fan_in_fan_out": True}),
+    "gpt2": Case(
+        base=gpt2, options={"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
+    ),
+    "gpt2_embedding": Case(
+        base=gpt2, options={"target_modules": ["c_attn", "wte"], "fan_in_fan_out": True}
+    ),
     "convolution": Case(base=vision, options={"target_modules": ["line", "plane", "volume"]}),
     "grouped": Case(base=vision, options={"target_modules": ["plane", "grouped"]}, portable=False),
-    "attention": Case(base=vision, options={"target_modules": ["mha", "plane"], "rank_pattern": {"mha": 3}}),
-    "experts": Case(base=mixtral, options={"target_modules": ["q_proj"], "target_parameters": EXPERTS, "r": 2}),
-    "experts_rslora": Case(base=mixtral, options={"target_modules": [], "target_parameters": EXPERTS[:1], "r": 3, "use_rslora": True}),
-    "velora": Case(base=llama, options={"target_modules": ATTENTION, "velora_config": peft.VeloraConfig(num_groups=2)}),
-    "monteclora": Case(base=llama, options={"target_modules": ATTENTION, "monteclora_config": peft.MontecloraConfig()}),
+    "attention": Case(
+        base=vision, options={"target_modules": ["mha", "plane"], "rank_pattern": {"mha": 3}}
+    ),
+    "experts": Case(
+        base=mixtral, options={"target_modules": ["q_proj"], "target_parameters": EXPERTS, "r": 2}
+    ),
+    "experts_rslora": Case(
+        base=mixtral,
+        options={
+            "target_modules": [],
+            "target_parameters": EXPERTS[:1],
+            "r": 3,
+            "use_rslora": True,
+        },
+    ),
+    "velora": Case(
+        base=llama,
+        options={"target_modules": ATTENTION, "velora_config": peft.VeloraConfig(num_groups=2)},
+    ),
+    "monteclora": Case(
+        base=llama,
+        options={"target_modules": ATTENTION, "monteclora_config": peft.MontecloraConfig()},
+    ),
 }
 
 
@@ -188,19 +326,30 @@ def scatter(model: Any) -> None:
     for key, parameter in model.named_parameters():
         if any(part in key for part in chosen) or parameter.requires_grad:
             with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + (1.0 if "magnitude" in key else 0.0))
+                parameter.copy_(
+                    torch.randn(parameter.shape, generator=generator) * 0.2
+                    + (1.0 if "magnitude" in key else 0.0)
+                )
 
 
 def save(model: Any, directory: Path, *, dtype: torch.dtype = torch.float32) -> Path:
     """Save as PEFT does, in an element type."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state = {key: value.to(dtype) for key, value in peft.get_peft_model_state_dict(model).items()} if dtype != torch.float32 else None
+        state = (
+            {key: value.to(dtype) for key, value in peft.get_peft_model_state_dict(model).items()}
+            if dtype != torch.float32
+            else None
+        )
         model.save_pretrained(directory)
     if state is not None:
         from safetensors.torch import save_file
 
-        save_file({key: value.contiguous() for key, value in state.items()}, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(
+            {key: value.contiguous() for key, value in state.items()},
+            directory / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
     return directory
 
 
@@ -217,7 +366,9 @@ def loaded(name: str, directory: Path) -> Any:
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message="LoRA adapter added to ConvNd layer with groups")  # says so of every grouped convolution
+        warnings.filterwarnings(
+            "ignore", message="LoRA adapter added to ConvNd layer with groups"
+        )  # says so of every grouped convolution
         model = peft.PeftModel.from_pretrained(CASES[name].base(), str(directory)).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

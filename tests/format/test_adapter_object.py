@@ -1,4 +1,8 @@
-"""The adapter object: what goes in comes out, whatever is damaged is called damaged, and nothing takes memory on the word of a length."""
+"""The adapter object.
+
+What goes in comes out, whatever is damaged is called damaged, and nothing takes memory on the word
+of a length.
+"""
 
 from dataclasses import replace
 
@@ -12,7 +16,15 @@ from numpy.typing import NDArray
 from share_registry.errors import Format, Integrity
 from share_registry.format.adapter_object import bits_of, decode, encode, header
 from share_registry.format.canonical import sha256
-from share_registry.format.frames import MAX_FRAME_BYTES, compress, declared_size, expand, pack_stream, piece_sizes, unpack_stream
+from share_registry.format.frames import (
+    MAX_FRAME_BYTES,
+    compress,
+    declared_size,
+    expand,
+    pack_stream,
+    piece_sizes,
+    unpack_stream,
+)
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.object_file import pack, unpack
 from share_registry.format.symbols import MAX_BITS, Group, decode_rows, encode_rows
@@ -30,21 +42,47 @@ def layout(shapes: list[tuple[int, int, int]], *, passenger: int = 5) -> Layout:
     """Linear pairs of (rank, in, out), the last passenger a bfloat16 vector."""
     tensors, factors = [], []
     for number, (rank, width, height) in enumerate(shapes):
-        tensors += [TensorSpec(key=f"{number}.A", dtype=DType.F32, shape=[rank, width]), TensorSpec(key=f"{number}.B", dtype=DType.F32, shape=[height, rank])]
-        factors.append(FactorSpec(module=f"m{number}", form=Form.LINEAR, a=2 * number, b=2 * number + 1))
+        tensors += [
+            TensorSpec(key=f"{number}.A", dtype=DType.F32, shape=[rank, width]),
+            TensorSpec(key=f"{number}.B", dtype=DType.F32, shape=[height, rank]),
+        ]
+        factors.append(
+            FactorSpec(module=f"m{number}", form=Form.LINEAR, a=2 * number, b=2 * number + 1)
+        )
     tensors.append(TensorSpec(key="passenger", dtype=DType.BF16, shape=[passenger]))
     return Layout(metadata=[], tensors=tensors, factors=factors)
 
 
-def side(rng: np.random.Generator, rank: int, width: int, *, spread: float, terms: int, previous: bool) -> StoredSide:
-    scales = (rng.uniform(1e-3, 1, rank).astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    rows = np.clip(rng.standard_normal((rank, width)) * spread * rng.uniform(0, 1, (rank, 1)), -(2**23) + 1, 2**23 - 1)
-    made = tuple(Term(source=t, exponent=int(rng.integers(-128, 128)), coefficients=rng.integers(-900, 900, (rank, 3), dtype=np.int32)) for t in range(terms))
+def side(
+    rng: np.random.Generator, rank: int, width: int, *, spread: float, terms: int, previous: bool
+) -> StoredSide:
+    scales = (
+        rng.uniform(1e-3, 1, rank).astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    ).view(np.float32)
+    rows = np.clip(
+        rng.standard_normal((rank, width)) * spread * rng.uniform(0, 1, (rank, 1)),
+        -(2**23) + 1,
+        2**23 - 1,
+    )
+    made = tuple(
+        Term(
+            source=t,
+            exponent=int(rng.integers(-128, 128)),
+            coefficients=rng.integers(-900, 900, (rank, 3), dtype=np.int32),
+        )
+        for t in range(terms)
+    )
     return StoredSide(previous=previous, terms=made, scales=scales, own=rows.astype(np.int32))
 
 
 def adapter(
-    seed: int, shapes: list[tuple[int, int, int]], *, spread: float = 3.0, terms: int = 0, previous: bool = False, lossless: int = 0
+    seed: int,
+    shapes: list[tuple[int, int, int]],
+    *,
+    spread: float = 3.0,
+    terms: int = 0,
+    previous: bool = False,
+    lossless: int = 0,
 ) -> tuple[StoredAdapter, Layout]:
     """A random value; the first `lossless` modules are kept verbatim."""
     rng = np.random.default_rng(seed)
@@ -78,41 +116,75 @@ def assert_equal(first: StoredAdapter, second: StoredAdapter) -> None:
             assert one.error == two.error
             for left, right in ((one.a, two.a), (one.b, two.b)):
                 assert left.previous == right.previous
-                assert [(term.source, term.exponent) for term in left.terms] == [(term.source, term.exponent) for term in right.terms]
+                assert [(term.source, term.exponent) for term in left.terms] == [
+                    (term.source, term.exponent) for term in right.terms
+                ]
                 arrays = [(left.scales, right.scales), (left.own, right.own)]
-                arrays += [(x.coefficients, y.coefficients) for x, y in zip(left.terms, right.terms, strict=True)]
-                assert all(x.dtype.kind == y.dtype.kind and np.array_equal(x, y) for x, y in arrays)  # short integers come back short
+                arrays += [
+                    (x.coefficients, y.coefficients)
+                    for x, y in zip(left.terms, right.terms, strict=True)
+                ]
+                assert all(
+                    x.dtype.kind == y.dtype.kind and np.array_equal(x, y) for x, y in arrays
+                )  # short integers come back short
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
-    shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=3),
+    shapes=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=3
+    ),
     spread=st.sampled_from([0.0, 0.3, 1.0, 30.0, 1e4, 3e6]),
     terms=st.integers(0, 2),
     previous=st.booleans(),
     lossless=st.integers(0, 1),
 )
-def test_what_is_encoded_is_decoded(seed: int, shapes: list[tuple[int, int, int]], spread: float, terms: int, previous: bool, lossless: int) -> None:
-    value, spec = adapter(seed, shapes, spread=spread, terms=terms, previous=previous, lossless=lossless)
+def test_what_is_encoded_is_decoded(
+    seed: int,
+    shapes: list[tuple[int, int, int]],
+    spread: float,
+    terms: int,
+    previous: bool,
+    lossless: int,
+) -> None:
+    value, spec = adapter(
+        seed, shapes, spread=spread, terms=terms, previous=previous, lossless=lossless
+    )
     content = encode(value, spec)
     assert_equal(decode(content, spec), value)
     assert encode(value, spec) == content
     found = header(content)
-    assert (found.layout, found.previous, tuple(found.sources)) == (value.layout, value.previous, value.sources)
+    assert (found.layout, found.previous, tuple(found.sources)) == (
+        value.layout,
+        value.previous,
+        value.sources,
+    )
 
 
-GOOD, GOOD_LAYOUT = adapter(7, [(3, 17, 9), (2, 8, 8), (2, 5, 6)], spread=4.0, terms=2, previous=True, lossless=1)
+GOOD, GOOD_LAYOUT = adapter(
+    7, [(3, 17, 9), (2, 8, 8), (2, 5, 6)], spread=4.0, terms=2, previous=True, lossless=1
+)
 GOOD_BYTES = encode(GOOD, GOOD_LAYOUT)
 
 
 def plain_table(table: memoryview) -> bytes:
-    return expand(table[1:], declared_size(table[1:], what="table"), what="table") if table[0] else bytes(table[1:])
+    return (
+        expand(table[1:], declared_size(table[1:], what="table"), what="table")
+        if table[0]
+        else bytes(table[1:])
+    )
 
 
 @settings(deadline=None, max_examples=400)
-@given(places=st.lists(st.tuples(st.integers(0, len(GOOD_BYTES) - 1), st.integers(1, 255)), min_size=1, max_size=4))
-def test_flipped_bytes_give_a_value_of_the_layout_or_integrity(places: list[tuple[int, int]]) -> None:
+@given(
+    places=st.lists(
+        st.tuples(st.integers(0, len(GOOD_BYTES) - 1), st.integers(1, 255)), min_size=1, max_size=4
+    )
+)
+def test_flipped_bytes_give_a_value_of_the_layout_or_integrity(
+    places: list[tuple[int, int]],
+) -> None:
     damaged = bytearray(GOOD_BYTES)
     for place, flip in places:
         damaged[place] ^= flip
@@ -125,12 +197,17 @@ def test_flipped_bytes_give_a_value_of_the_layout_or_integrity(places: list[tupl
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
-def test_flips_inside_the_table_give_a_value_of_the_layout_or_integrity(data: st.DataObject) -> None:
+def test_flips_inside_the_table_give_a_value_of_the_layout_or_integrity(
+    data: st.DataObject,
+) -> None:
     entries, parts = unpack(GOOD_BYTES, PARTS, what="object")
     raw = bytearray(b"\0" + plain_table(parts["table"]))
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
-    damaged = pack(entries, {"planes": bytes(parts["planes"]), "symbols": bytes(parts["symbols"]), "table": bytes(raw)})
+    damaged = pack(
+        entries,
+        {"planes": bytes(parts["planes"]), "symbols": bytes(parts["symbols"]), "table": bytes(raw)},
+    )
     try:
         decode(damaged, GOOD_LAYOUT)
     except (Integrity, Format):
@@ -157,7 +234,14 @@ def test_an_object_of_another_layout_is_called_damaged() -> None:
 def _with_side(value: StoredAdapter, **changes: object) -> StoredAdapter:
     module = value.modules[1]
     assert module is not None
-    return replace(value, modules=(value.modules[0], replace(module, a=replace(module.a, **changes)), *value.modules[2:]))  # type: ignore[arg-type]
+    return replace(
+        value,
+        modules=(
+            value.modules[0],
+            replace(module, a=replace(module.a, **changes)),  # type: ignore[arg-type]
+            *value.modules[2:],
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,38 +263,69 @@ def _broken(fault: str) -> StoredAdapter:
     large = np.full_like(one.own, 1 << MAX_BITS)
     values = {
         "symbol too large": lambda: _with_side(GOOD, own=large),
-        "coefficient too large": lambda: _with_side(GOOD, terms=(replace(one.terms[0], coefficients=large[:, :3]), one.terms[1])),
+        "coefficient too large": lambda: _with_side(
+            GOOD, terms=(replace(one.terms[0], coefficients=large[:, :3]), one.terms[1])
+        ),
         "scale not a bfloat16": lambda: _with_side(GOOD, scales=np.full_like(one.scales, 0.1)),
         "scale negative": lambda: _with_side(GOOD, scales=-one.scales),
         "scale infinite": lambda: _with_side(GOOD, scales=np.full_like(one.scales, np.inf)),
         "rows of another shape": lambda: _with_side(GOOD, own=one.own[:, 1:]),
         "sources out of order": lambda: _with_side(GOOD, terms=one.terms[::-1]),
-        "source not named": lambda: _with_side(GOOD, terms=(one.terms[0], replace(one.terms[1], source=2))),
+        "source not named": lambda: _with_side(
+            GOOD, terms=(one.terms[0], replace(one.terms[1], source=2))
+        ),
         "source named and not used": lambda: replace(GOOD, sources=SOURCES),
         "source named twice": lambda: replace(GOOD, sources=(SOURCES[0], SOURCES[0])),
         "previous not named": lambda: replace(GOOD, previous=None),
-        "passenger missing": lambda: replace(GOOD, verbatim={index: content for index, content in GOOD.verbatim.items() if index != 6}),
+        "passenger missing": lambda: replace(
+            GOOD,
+            verbatim={index: content for index, content in GOOD.verbatim.items() if index != 6},
+        ),
         "passenger too short": lambda: replace(GOOD, verbatim={**GOOD.verbatim, 6: b""}),
-        "coded tensor kept as well": lambda: replace(GOOD, verbatim={**GOOD.verbatim, 2: bytes(64)}),
+        "coded tensor kept as well": lambda: replace(
+            GOOD, verbatim={**GOOD.verbatim, 2: bytes(64)}
+        ),
         "too few modules": lambda: replace(GOOD, modules=GOOD.modules[:-1]),
-        "error not a bfloat16": lambda: replace(GOOD, modules=(None, replace(module, error=0.1), GOOD.modules[2])),
+        "error not a bfloat16": lambda: replace(
+            GOOD, modules=(None, replace(module, error=0.1), GOOD.modules[2])
+        ),
     }
     return values[fault]()
 
 
 def test_experts_of_one_factor_are_coded_together_or_not_at_all() -> None:
-    tensors = [TensorSpec(key="A", dtype=DType.F32, shape=[4, 6]), TensorSpec(key="B", dtype=DType.F32, shape=[5, 4])]
-    spec = Layout(metadata=[], tensors=tensors, factors=[FactorSpec(module="e", form=Form.EXPERTS, a=0, b=1, experts=2)])
+    tensors = [
+        TensorSpec(key="A", dtype=DType.F32, shape=[4, 6]),
+        TensorSpec(key="B", dtype=DType.F32, shape=[5, 4]),
+    ]
+    spec = Layout(
+        metadata=[],
+        tensors=tensors,
+        factors=[FactorSpec(module="e", form=Form.EXPERTS, a=0, b=1, experts=2)],
+    )
     rng = np.random.default_rng(0)
-    module = StoredModule(a=side(rng, 2, 6, spread=2, terms=0, previous=False), b=side(rng, 2, 5, spread=2, terms=0, previous=False), error=0.5)
-    value = StoredAdapter(layout=sha256(spec.to_bytes()), previous=None, sources=(), modules=(module, module), verbatim={}, external={})
+    module = StoredModule(
+        a=side(rng, 2, 6, spread=2, terms=0, previous=False),
+        b=side(rng, 2, 5, spread=2, terms=0, previous=False),
+        error=0.5,
+    )
+    value = StoredAdapter(
+        layout=sha256(spec.to_bytes()),
+        previous=None,
+        sources=(),
+        modules=(module, module),
+        verbatim={},
+        external={},
+    )
     assert_equal(decode(encode(value, spec), spec), value)
     with pytest.raises(Integrity, match="some modules coded"):
         encode(replace(value, modules=(module, None)), spec)
 
 
 def test_external_tensors_stand_in_the_header_and_not_in_the_object() -> None:
-    value = replace(GOOD, verbatim={index: GOOD.verbatim[index] for index in (0, 1)}, external={6: SOURCES[0]})
+    value = replace(
+        GOOD, verbatim={index: GOOD.verbatim[index] for index in (0, 1)}, external={6: SOURCES[0]}
+    )
     content = encode(value, GOOD_LAYOUT)
     assert_equal(decode(content, GOOD_LAYOUT), value)
     assert [(item.object, item.tensor) for item in header(content).external] == [(SOURCES[0], 6)]
@@ -219,36 +334,74 @@ def test_external_tensors_stand_in_the_header_and_not_in_the_object() -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(seed=st.integers(0, 10**6), widths=st.lists(st.integers(1, 40), min_size=1, max_size=6), peak=st.sampled_from([0, 1, 2, 7, 100, 70_000, (1 << 23) - 1]))
+@given(
+    seed=st.integers(0, 10**6),
+    widths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    peak=st.sampled_from([0, 1, 2, 7, 100, 70_000, (1 << 23) - 1]),
+)
 def test_rows_of_any_widths_and_sizes_come_back(seed: int, widths: list[int], peak: int) -> None:
     rng = np.random.default_rng(seed)
     rows = [rng.integers(-peak, peak + 1, width, dtype=np.int32) for width in widths]
     coded = encode_rows(rows)
-    found = decode_rows(memoryview(coded.content), [(1, width) for width in widths], coded.groups_of_rows, coded.groups, coded.pieces)
+    found = decode_rows(
+        memoryview(coded.content),
+        [(1, width) for width in widths],
+        coded.groups_of_rows,
+        coded.groups,
+        coded.pieces,
+    )
     assert all(np.array_equal(one, two[0]) for one, two in zip(rows, found, strict=True))
 
 
 def test_many_numbers_are_cut_into_frames_and_come_near_their_entropy() -> None:
-    rows = [np.random.default_rng(number).normal(0, 6, 1 << 20).round().astype(np.int32) for number in range(5)]
+    rows = [
+        np.random.default_rng(number).normal(0, 6, 1 << 20).round().astype(np.int32)
+        for number in range(5)
+    ]
     coded = encode_rows(rows)
     assert len(coded.pieces) == 2
-    entropy = bits_of(StoredSide(previous=False, terms=(), scales=np.zeros(0, np.float32), own=np.stack(rows)))
+    entropy = bits_of(
+        StoredSide(previous=False, terms=(), scales=np.zeros(0, np.float32), own=np.stack(rows))
+    )
     assert entropy < 8 * len(coded.content) < 1.02 * entropy
 
 
 def test_a_few_bytes_cannot_stand_for_billions_of_numbers() -> None:
     spec = layout([(64, 1 << 30, 8)])
     _, parts = unpack(GOOD_BYTES, PARTS, what="object")
-    entries = {"format": 1, "kind": "adapter", "layout": sha256(spec.to_bytes()), "sources": [], "external": []}
+    entries = {
+        "format": 1,
+        "kind": "adapter",
+        "layout": sha256(spec.to_bytes()),
+        "sources": [],
+        "external": [],
+    }
     rows = 128
     raw = (
-        bytes([0, 1, 1, 0, 0]) + bytes(4 * rows) + bytes(2) + bytes([1]) * rows + bytes([1, 0]) + bytes(3 * (-(-(64 * (1 << 30) + 512) // 5) // (4 << 20) + 1))
+        bytes([0, 1, 1, 0, 0])
+        + bytes(4 * rows)
+        + bytes(2)
+        + bytes([1]) * rows
+        + bytes([1, 0])
+        + bytes(3 * (-(-(64 * (1 << 30) + 512) // 5) // (4 << 20) + 1))
     )
+    content = {"planes": b"", "symbols": bytes(parts["symbols"]), "table": raw}
     with pytest.raises(Integrity):
-        decode(pack(entries, {"planes": b"", "symbols": bytes(parts["symbols"]), "table": raw}), spec)  # type: ignore[arg-type]
+        decode(pack(entries, content), spec)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fault", ["declares more", "declares nothing", "two frames", "trailing byte", "truncated", "not zstd", "checks a limit"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "declares more",
+        "declares nothing",
+        "two frames",
+        "trailing byte",
+        "truncated",
+        "not zstd",
+        "checks a limit",
+    ],
+)
 def test_a_frame_that_is_not_exactly_the_one_expected_is_refused(fault: str) -> None:
     frame = compress(bytes(1000), level=1)
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1000))
@@ -262,20 +415,37 @@ def test_a_frame_that_is_not_exactly_the_one_expected_is_refused(fault: str) -> 
         "checks a limit": compress(bytes(MAX_FRAME_BYTES + 1), level=1),
     }
     with pytest.raises(Integrity):
-        expand(frames[fault], MAX_FRAME_BYTES + 1 if fault == "checks a limit" else 1000, what="frame")
+        expand(
+            frames[fault], MAX_FRAME_BYTES + 1 if fault == "checks a limit" else 1000, what="frame"
+        )
 
 
 def test_a_window_past_the_limit_is_refused() -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=24, write_content_size=1)
-    frame = bytearray(zstandard.ZstdCompressor(compression_params=parameters).compress(np.random.default_rng(0).bytes(MAX_FRAME_BYTES)))
+    frame = bytearray(
+        zstandard.ZstdCompressor(compression_params=parameters).compress(
+            np.random.default_rng(0).bytes(MAX_FRAME_BYTES)
+        )
+    )
     with pytest.raises(Integrity, match="window"):
         expand(bytes(frame), MAX_FRAME_BYTES, what="frame")
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10**6), size=st.integers(0, 5000), dtype=st.sampled_from([DType.F32, DType.BF16, DType.I64, DType.U8]), zeros=st.booleans())
-def test_a_tensor_object_gives_back_its_bytes(seed: int, size: int, dtype: DType, zeros: bool) -> None:
-    content = bytes(size * dtype.size_bytes) if zeros else np.random.default_rng(seed).bytes(size * dtype.size_bytes)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.integers(0, 5000),
+    dtype=st.sampled_from([DType.F32, DType.BF16, DType.I64, DType.U8]),
+    zeros=st.booleans(),
+)
+def test_a_tensor_object_gives_back_its_bytes(
+    seed: int, size: int, dtype: DType, zeros: bool
+) -> None:
+    content = (
+        bytes(size * dtype.size_bytes)
+        if zeros
+        else np.random.default_rng(seed).bytes(size * dtype.size_bytes)
+    )
     packed = encode_tensor(content, dtype=dtype)
     assert decode_tensor(packed, dtype=dtype, size=len(content)) == content
     with pytest.raises(Integrity):
@@ -310,12 +480,23 @@ def _damaged(fault: str) -> bytes:
     packed = pack(entries, content)
     if fault == "header padded further":
         size = int.from_bytes(packed[:8], "little")
-        packed = (size + 8).to_bytes(8, "little") + packed[8 : 8 + size] + b" " * 8 + packed[8 + size :]
+        packed = (
+            (size + 8).to_bytes(8, "little") + packed[8 : 8 + size] + b" " * 8 + packed[8 + size :]
+        )
     return packed
 
 
 @pytest.mark.parametrize(
-    "fault", ["symbols go on", "planes go on", "table of unknown kind", "member left out", "unknown member", "unknown kind", "header padded further"]
+    "fault",
+    [
+        "symbols go on",
+        "planes go on",
+        "table of unknown kind",
+        "member left out",
+        "unknown member",
+        "unknown kind",
+        "header padded further",
+    ],
 )
 def test_one_value_has_one_form(fault: str) -> None:
     assert_equal(decode(_damaged("nothing"), GOOD_LAYOUT), GOOD)
@@ -331,7 +512,9 @@ def test_one_value_has_one_form(fault: str) -> None:
         (Group(packing=0, shift=0), bytes(2)),
     ],
 )
-def test_a_symbol_or_byte_out_of_range_or_left_over_is_refused(group: Group, content: bytes) -> None:
+def test_a_symbol_or_byte_out_of_range_or_left_over_is_refused(
+    group: Group, content: bytes
+) -> None:
     with pytest.raises(Integrity):
         decode_rows(memoryview(content), [(1, 1)], np.array([1], np.uint8), [group], [1])
 
@@ -350,6 +533,8 @@ def test_a_block_of_no_rows_or_of_more_than_its_column_holds_is_refused(rows: in
     value, spec = adapter(1, [(2, 5, 4)], terms=1)
     module = value.modules[0]
     assert module is not None
-    wide = replace(module.a, terms=(replace(module.a.terms[0], coefficients=np.zeros((2, rows), np.int32)),))
+    wide = replace(
+        module.a, terms=(replace(module.a.terms[0], coefficients=np.zeros((2, rows), np.int32)),)
+    )
     with pytest.raises(Integrity, match="of no rows, or of more than 65535"):
         encode(replace(value, modules=(replace(module, a=wide),)), spec)

@@ -1,4 +1,8 @@
-"""The basis object: what goes in comes out, whatever is damaged is called damaged, and nothing takes memory on the word of a length."""
+"""The basis object.
+
+What goes in comes out, whatever is damaged is called damaged, and nothing takes memory on the word
+of a length.
+"""
 
 import tracemalloc
 
@@ -28,10 +32,15 @@ def block(rng: np.random.Generator, k: int, width: int, spread: float) -> Ints:
     return np.clip(rng.standard_normal((k, width)) * spread, -limit, limit).astype(np.int32)
 
 
-def basis(seed: int, shapes: list[tuple[int, int, int, int]], *, spread: float = 40.0) -> StoredBasis:
+def basis(
+    seed: int, shapes: list[tuple[int, int, int, int]], *, spread: float = 40.0
+) -> StoredBasis:
     """Modules of (k_a, in, k_b, out), named so that the order of making is not that of names."""
     rng = np.random.default_rng(seed)
-    made = {f"m{-number % 7}{number}": (block(rng, ka, width, spread), block(rng, kb, out, spread)) for number, (ka, width, kb, out) in enumerate(shapes)}
+    made = {
+        f"m{-number % 7}{number}": (block(rng, ka, width, spread), block(rng, kb, out, spread))
+        for number, (ka, width, kb, out) in enumerate(shapes)
+    }
     return StoredBasis(modules=made)
 
 
@@ -44,12 +53,20 @@ def assert_equal(first: StoredBasis, second: StoredBasis) -> None:
             assert np.array_equal(one, two)
 
 
-SHAPES = st.tuples(st.integers(0, 4), st.integers(1, 20), st.integers(0, 4), st.integers(1, 20)).filter(lambda shape: shape[0] + shape[2] > 0)
+SHAPES = st.tuples(
+    st.integers(0, 4), st.integers(1, 20), st.integers(0, 4), st.integers(1, 20)
+).filter(lambda shape: shape[0] + shape[2] > 0)
 
 
 @settings(deadline=None, max_examples=80)
-@given(seed=st.integers(0, 10**6), shapes=st.lists(SHAPES, min_size=1, max_size=4), spread=st.sampled_from([0.0, 0.3, 1.0, 30.0, 1e4, 3e6]))
-def test_what_is_encoded_is_decoded(seed: int, shapes: list[tuple[int, int, int, int]], spread: float) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    shapes=st.lists(SHAPES, min_size=1, max_size=4),
+    spread=st.sampled_from([0.0, 0.3, 1.0, 30.0, 1e4, 3e6]),
+)
+def test_what_is_encoded_is_decoded(
+    seed: int, shapes: list[tuple[int, int, int, int]], spread: float
+) -> None:
     """Spec BAS-01 to BAS-05; the same rows give the same bytes (spec BAS-07)."""
     value = basis(seed, shapes, spread=spread)
     content = encode(value)
@@ -117,7 +134,9 @@ def test_what_no_reader_takes_is_not_written(value: StoredBasis, said: str) -> N
 
 
 def test_an_object_of_another_kind_is_no_basis() -> None:
-    content = pack({"format": 1, "kind": "tensor", "size": 0, "width": 1}, {"planes": b"", "table": b""})
+    content = pack(
+        {"format": 1, "kind": "tensor", "size": 0, "width": 1}, {"planes": b"", "table": b""}
+    )
     assert not is_basis(content)
     with pytest.raises(Integrity):
         decode(content)
@@ -134,8 +153,14 @@ def test_an_object_of_another_format_is_called_that() -> None:
 def test_rows_that_are_only_claimed_take_no_memory(ks: tuple[int, int]) -> None:
     """Rows of zeros take no bytes, so their number is bounded before they are made (spec BAS-06)."""
     groups = b"" if ks[1] else bytes(ks[0])
-    entries: Json = {"format": 1, "kind": "basis", "modules": [{"module": "m", "in": MAX_WIDTH, "out": 1}]}
-    content = pack(entries, {"symbols": b"", "table": b"\0" + column([0], 1) + column(ks, 2) + groups})
+    entries: Json = {
+        "format": 1,
+        "kind": "basis",
+        "modules": [{"module": "m", "in": MAX_WIDTH, "out": 1}],
+    }
+    content = pack(
+        entries, {"symbols": b"", "table": b"\0" + column([0], 1) + column(ks, 2) + groups}
+    )
     tracemalloc.start()
     try:
         with pytest.raises(Integrity):

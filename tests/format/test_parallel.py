@@ -1,4 +1,7 @@
-"""Work side by side and ahead: in order, bounded, and the first failure is the one that is raised."""
+"""Work side by side and ahead.
+
+In order, bounded, and the first failure is the one that is raised.
+"""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +14,11 @@ from share_registry.format.parallel import AHEAD, ahead, side_by_side
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 def test_results_come_in_order(count: int) -> None:
-    assert list(ahead(str, range(count))) == side_by_side(str, range(count)) == [str(number) for number in range(count)]
+    assert (
+        list(ahead(str, range(count)))
+        == side_by_side(str, range(count))
+        == [str(number) for number in range(count)]
+    )
 
 
 def test_no_more_than_a_few_results_wait() -> None:

@@ -2,11 +2,14 @@
 
 In front of a block stands a comment that says what is to be done with it:
 
-    <!-- run -->       ```python: executed, all blocks of a page in one namespace and one directory; a ```text block marked <!-- prints --> that
-                       follows has what it prints. ```console: each line that begins with `$ ` is executed by bash, the lines below it are its output.
+    <!-- run -->       ```python: executed, all blocks of a page in one namespace and one directory;
+    a ```text block marked <!-- prints --> that
+                       follows has what it prints. ```console: each line that begins with `$ ` is
+                       executed by bash, the lines below it are its output.
     <!-- prints -->    the output of the block before.
 
-In expected output `...` stands for any text within a line, a line of `...` for any lines. Digests, times and sizes are therefore written with dots, figures as they are.
+In expected output `...` stands for any text within a line, a line of `...` for any lines. Digests,
+times and sizes are therefore written with dots, figures as they are.
 """
 
 import io
@@ -17,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_BLOCK: Final = re.compile(r"^<!-- (?P<mark>run|prints) -->\n+```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK: Final = re.compile(
+    r"^<!-- (?P<mark>run|prints) -->\n+```(?P<language>\w+)\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +55,19 @@ def blocks(page: str) -> list[Block]:
     found: list[Block] = []
     for match in _BLOCK.finditer(page):
         if match["mark"] == "run":
-            found.append(Block(line=page.count("\n", 0, match.start()) + 1, language=match["language"], body=match["body"], prints=None))
+            found.append(
+                Block(
+                    line=page.count("\n", 0, match.start()) + 1,
+                    language=match["language"],
+                    body=match["body"],
+                    prints=None,
+                )
+            )
         elif found:
             last = found.pop()
-            found.append(Block(line=last.line, language=last.language, body=last.body, prints=match["body"]))
+            found.append(
+                Block(line=last.line, language=last.language, body=last.body, prints=match["body"])
+            )
     return found
 
 
@@ -65,16 +80,31 @@ def differences(page: str, *, directory: Path, environment: dict[str, str]) -> l
             printed = _python(block, namespace, directory)
             pairs = [] if block.prints is None else [(block.prints, printed)]
         else:
-            pairs = [(expected, _shell(command, directory, environment)) for command, expected in _commands(block.body)]
-        found += [Difference(line=block.line, expected=expected, found=printed) for expected, printed in pairs if not agrees(expected, printed)]
+            pairs = [
+                (expected, _shell(command, directory, environment))
+                for command, expected in _commands(block.body)
+            ]
+        found += [
+            Difference(line=block.line, expected=expected, found=printed)
+            for expected, printed in pairs
+            if not agrees(expected, printed)
+        ]
     return found
 
 
 def agrees(expected: str, printed: str) -> bool:
     """Tell whether output is as expected, `...` standing for anything."""
-    lines = [re.escape(line.rstrip()).replace(r"\.\.\.", r"[^\n]*") for line in expected.strip("\n").splitlines()]
+    lines = [
+        re.escape(line.rstrip()).replace(r"\.\.\.", r"[^\n]*")
+        for line in expected.strip("\n").splitlines()
+    ]
     pattern = "".join(r"(?:[^\n]*\n)*?" if line == r"[^\n]*" else f"{line}\n" for line in lines)
-    return re.fullmatch(pattern, "".join(f"{line.rstrip()}\n" for line in printed.strip("\n").splitlines())) is not None
+    return (
+        re.fullmatch(
+            pattern, "".join(f"{line.rstrip()}\n" for line in printed.strip("\n").splitlines())
+        )
+        is not None
+    )
 
 
 def _python(block: Block, namespace: dict[str, object], directory: Path) -> str:
@@ -85,7 +115,14 @@ def _python(block: Block, namespace: dict[str, object], directory: Path) -> str:
 
 
 def _shell(command: str, directory: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(["bash", "-c", command], cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.stdout + done.stderr
 
 

@@ -20,7 +20,13 @@ OLD = """
 def _run(tmp_path: Path, new: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "old.md").write_text(OLD)
     (tmp_path / "new.md").write_text(new)
-    command = [sys.executable, "-m", "benchmarks.check", str(tmp_path / "old.md"), str(tmp_path / "new.md")]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.check",
+        str(tmp_path / "old.md"),
+        str(tmp_path / "new.md"),
+    ]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
@@ -34,7 +40,10 @@ def test_figures_are_found_by_section_row_and_column() -> None:
 
 def test_equal_files_are_no_change(tmp_path: Path) -> None:
     found = _run(tmp_path, OLD)
-    assert (found.returncode, found.stdout.strip()) == (0, "3 figures in both, 0 of them changed by more than 1.2 times")
+    assert (found.returncode, found.stdout.strip()) == (
+        0,
+        "3 figures in both, 0 of them changed by more than 1.2 times",
+    )
 
 
 def test_a_slowdown_shows(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from tests.house.tree import ROOT, files, name
 SPEC = ROOT / "spec"
 WORD = "spec"
 ID = r"[A-Z]{3}-\d{2}"
-CITED = re.compile(rf"spec ({ID}(?:(?:, | and | to |, spec ){ID})*)")
-RANGE = re.compile(rf"({ID}) to ({ID})")
+GAP = r"(?:\s+(?:# )?)"  # a citation may run on in the next line
+CITED = re.compile(rf"spec{GAP}({ID}(?:(?:,?{GAP}(?:(?:and|to|spec){GAP})?){ID})*)")
+RANGE = re.compile(rf"({ID}){GAP}to{GAP}({ID})")
 DEFINED = re.compile(rf"^(?:[-*#|> ]*)\**`?({ID})`?\**\b", re.MULTILINE)
 
 
@@ -37,24 +38,40 @@ def _quoted(text: str, defined: set[str]) -> set[str]:
 
 
 def _defined() -> set[str]:
-    return {found for path in files() if path.suffix == ".md" and SPEC in path.parents for found in DEFINED.findall(path.read_text(encoding="utf-8"))}
+    return {
+        found
+        for path in files()
+        if path.suffix == ".md" and SPEC in path.parents
+        for found in DEFINED.findall(path.read_text(encoding="utf-8"))
+    }
 
 
 def _texts(*folders: str) -> dict[Path, str]:
-    return {path: path.read_text(encoding="utf-8") for path in files() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in folders}
+    return {
+        path: path.read_text(encoding="utf-8")
+        for path in files()
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in folders
+    }
 
 
 @pytest.mark.skipif(not SPEC.is_dir(), reason="there is no spec yet")
 def test_every_cited_clause_exists() -> None:
     defined = _defined()
-    found = {name(path): sorted(_cited(text) - defined) for path, text in _texts("share_registry", "migrations", "tests", "spec").items()}
+    found = {
+        name(path): sorted(_cited(text) - defined)
+        for path, text in _texts("share_registry", "migrations", "tests", "spec").items()
+    }
     assert {path: ids for path, ids in found.items() if ids} == {}
 
 
 @pytest.mark.skipif(not SPEC.is_dir(), reason="there is no spec yet")
 def test_every_clause_is_cited_by_code_or_a_test() -> None:
     defined = _defined()
-    cited = {found for text in _texts("share_registry", "migrations", "tests").values() for found in _cited(text) | _quoted(text, defined)}
+    cited = {
+        found
+        for text in _texts("share_registry", "migrations", "tests").values()
+        for found in _cited(text) | _quoted(text, defined)
+    }
     assert sorted(defined - cited) == []
 
 
@@ -68,4 +85,8 @@ def test_a_ticket_number_is_not_a_clause() -> None:
 
 
 def test_a_clause_is_defined_where_a_line_begins_with_it() -> None:
-    assert DEFINED.findall("**ABC-01** The name.\n- DEF-02: x\n| GHI-03 | y\nsee JKL-04") == ["ABC-01", "DEF-02", "GHI-03"]
+    assert DEFINED.findall("**ABC-01** The name.\n- DEF-02: x\n| GHI-03 | y\nsee JKL-04") == [
+        "ABC-01",
+        "DEF-02",
+        "GHI-03",
+    ]

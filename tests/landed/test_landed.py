@@ -1,4 +1,7 @@
-"""A store that an earlier version wrote is read for ever: the same versions, the same bytes, by both readers, and it takes new commits."""
+"""A store that an earlier version wrote is read for ever.
+
+The same versions, the same bytes, by both readers, and it takes new commits.
+"""
 
 import json
 from pathlib import Path
@@ -22,15 +25,21 @@ def test_a_store_is_kept_of_what_has_landed() -> None:
 
 
 @pytest.mark.parametrize("path", STORES, ids=_name)
-def test_every_version_of_a_kept_store_exports_to_the_bytes_it_did(path: Path, tmp_path: Path) -> None:
+def test_every_version_of_a_kept_store_exports_to_the_bytes_it_did(
+    path: Path, tmp_path: Path
+) -> None:
     root = readers.unpacked(path, tmp_path / "store")
     with sr.Registry.open(root, mode="r") as registry:
         registry.verify("deep")
-        assert digests(registry, tmp_path / "out") == json.loads(path.with_suffix(".json").read_text())
+        assert digests(registry, tmp_path / "out") == json.loads(
+            path.with_suffix(".json").read_text()
+        )
 
 
 @pytest.mark.parametrize("path", STORES, ids=_name)
-def test_the_reference_reader_gives_the_same_files_of_a_kept_store(path: Path, tmp_path: Path) -> None:
+def test_the_reference_reader_gives_the_same_files_of_a_kept_store(
+    path: Path, tmp_path: Path
+) -> None:
     root = readers.unpacked(path, tmp_path / "store")
     with sr.Registry.open(root, mode="r") as registry:
         found = dict(readers.exported_by_reference(root))
@@ -44,6 +53,10 @@ def test_the_reference_reader_gives_the_same_files_of_a_kept_store(path: Path, t
 def test_a_kept_store_takes_new_commits(path: Path, tmp_path: Path) -> None:
     root = readers.unpacked(path, tmp_path / "store")
     with sr.Registry.open(root, mode="w") as registry:
-        commit = registry.commit(adapters.write(tmp_path / "new", adapters.near(adapters.pairs(1), 99, 0.02)), task="plain", space="base")
+        commit = registry.commit(
+            adapters.write(tmp_path / "new", adapters.near(adapters.pairs(1), 99, 0.02)),
+            task="plain",
+            space="base",
+        )
         assert commit.created
         registry.verify("deep")

@@ -1,4 +1,7 @@
-"""Terms over a basis: its rows take the place of an adapter's own, and nothing else changes in decoding."""
+"""Terms over a basis.
+
+Its rows take the place of an adapter's own, and nothing else changes in decoding.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +23,10 @@ from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, Stor
 R, IN, OUT, K_A, K_B = 2, 6, 4, 3, 5
 LAYOUT = Layout(
     metadata=[],
-    tensors=[TensorSpec(key="A", dtype=DType.F32, shape=[R, IN]), TensorSpec(key="B", dtype=DType.F32, shape=[OUT, R])],
+    tensors=[
+        TensorSpec(key="A", dtype=DType.F32, shape=[R, IN]),
+        TensorSpec(key="B", dtype=DType.F32, shape=[OUT, R]),
+    ],
     factors=[FactorSpec(module="q", form=Form.LINEAR, a=0, b=1)],
 )
 LAYOUT_BYTES = LAYOUT.to_bytes()
@@ -53,7 +59,12 @@ def ints(seed: int, *shape: int) -> Ints:
 def factor(width: int, k: int, seed: int, *, own: Ints | None = None) -> StoredSide:
     term = Term(source=0, exponent=-3, coefficients=ints(seed, R, k))
     scales = np.array([0.5, 2.0**-9], np.float32)
-    return StoredSide(previous=False, terms=(term,), scales=scales, own=np.zeros((R, width), np.int32) if own is None else own)
+    return StoredSide(
+        previous=False,
+        terms=(term,),
+        scales=scales,
+        own=np.zeros((R, width), np.int32) if own is None else own,
+    )
 
 
 A, B = factor(IN, K_A, 1, own=ints(3, R, IN)), factor(OUT, K_B, 2)
@@ -63,7 +74,15 @@ BASIS = StoredBasis(modules={"q": (ints(4, K_A, IN), ints(5, K_B, OUT))})
 def stored(source: Digest) -> bytes:
     layout = sha256(LAYOUT_BYTES)
     return adapter_object.encode(
-        StoredAdapter(layout=layout, previous=None, sources=(source,), modules=(StoredModule(a=A, b=B, error=0.0),), verbatim={}, external={}), LAYOUT
+        StoredAdapter(
+            layout=layout,
+            previous=None,
+            sources=(source,),
+            modules=(StoredModule(a=A, b=B, error=0.0),),
+            verbatim={},
+            external={},
+        ),
+        LAYOUT,
     )
 
 
@@ -80,8 +99,12 @@ def expected(side: StoredSide, rows: Ints) -> NDArray[np.float32]:
     (term,) = side.terms
     made = np.zeros(side.own.shape, np.float32)
     for i, j in np.ndindex(*made.shape):
-        product = sum(int(c) * int(q) for c, q in zip(term.coefficients[i], rows[:, j], strict=True))
-        made[i, j] = np.float32(float(side.scales[i]) * (product * 2.0**term.exponent + float(side.own[i, j])))
+        product = sum(
+            int(c) * int(q) for c, q in zip(term.coefficients[i], rows[:, j], strict=True)
+        )
+        made[i, j] = np.float32(
+            float(side.scales[i]) * (product * 2.0**term.exponent + float(side.own[i, j]))
+        )
     return made
 
 
@@ -97,23 +120,42 @@ def test_a_factor_over_a_basis_is_what_plain_arithmetic_gives() -> None:
 
 
 def test_an_adapter_with_the_same_rows_gives_the_same_factor() -> None:
-    """Side `a` over own rows of an adapter of rank 3, side `b` left alone: own rows and rows of a basis are alike."""
+    """Side `a` over own rows of an adapter of rank 3, side `b` left alone.
+
+    Own rows and rows of a basis are alike.
+    """
     wide = Layout(
         metadata=[],
-        tensors=[TensorSpec(key="A", dtype=DType.F32, shape=[K_A, IN]), TensorSpec(key="B", dtype=DType.F32, shape=[OUT, K_A])],
+        tensors=[
+            TensorSpec(key="A", dtype=DType.F32, shape=[K_A, IN]),
+            TensorSpec(key="B", dtype=DType.F32, shape=[OUT, K_A]),
+        ],
         factors=[FactorSpec(module="q", form=Form.LINEAR, a=0, b=1)],
     )
     rows = (BASIS.modules["q"][0], BASIS.modules["q"][1][:K_A])
-    sides = [StoredSide(previous=False, terms=(), scales=np.ones(K_A, np.float32), own=own) for own in rows]
+    sides = [
+        StoredSide(previous=False, terms=(), scales=np.ones(K_A, np.float32), own=own)
+        for own in rows
+    ]
     value = StoredAdapter(
-        layout=sha256(wide.to_bytes()), previous=None, sources=(), modules=(StoredModule(a=sides[0], b=sides[1], error=0.0),), verbatim={}, external={}
+        layout=sha256(wide.to_bytes()),
+        previous=None,
+        sources=(),
+        modules=(StoredModule(a=sides[0], b=sides[1], error=0.0),),
+        verbatim={},
+        external={},
     )
     first, second = Memory(), Memory()
     made = []
-    for memory, content in ((first, adapter_object.encode(value, wide)), (second, basis_object.encode(StoredBasis(modules={"q": rows})))):
+    for memory, content in (
+        (first, adapter_object.encode(value, wide)),
+        (second, basis_object.encode(StoredBasis(modules={"q": rows}))),
+    ):
         memory.put(LAYOUT_BYTES)
         memory.put(wide.to_bytes())
-        short = replace(B, terms=(replace(B.terms[0], coefficients=B.terms[0].coefficients[:, :K_A]),))
+        short = replace(
+            B, terms=(replace(B.terms[0], coefficients=B.terms[0].coefficients[:, :K_A]),)
+        )
         referring = StoredAdapter(
             layout=sha256(LAYOUT_BYTES),
             previous=None,
@@ -162,9 +204,15 @@ def test_a_small_cache_changes_nothing() -> None:
 
 WRONG: Mapping[str, bytes] = {
     "another module": basis_object.encode(StoredBasis(modules={"v": BASIS.modules["q"]})),
-    "fewer rows": basis_object.encode(StoredBasis(modules={"q": (BASIS.modules["q"][0][:2], BASIS.modules["q"][1])})),
-    "no rows": basis_object.encode(StoredBasis(modules={"q": (BASIS.modules["q"][0][:0], BASIS.modules["q"][1])})),
-    "another width": basis_object.encode(StoredBasis(modules={"q": (BASIS.modules["q"][0][:, :5], BASIS.modules["q"][1])})),
+    "fewer rows": basis_object.encode(
+        StoredBasis(modules={"q": (BASIS.modules["q"][0][:2], BASIS.modules["q"][1])})
+    ),
+    "no rows": basis_object.encode(
+        StoredBasis(modules={"q": (BASIS.modules["q"][0][:0], BASIS.modules["q"][1])})
+    ),
+    "another width": basis_object.encode(
+        StoredBasis(modules={"q": (BASIS.modules["q"][0][:, :5], BASIS.modules["q"][1])})
+    ),
     "a tensor object": encode_tensor(bytes(24), dtype=DType.F32),
     "no object": b"rows",
 }

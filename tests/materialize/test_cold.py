@@ -1,4 +1,7 @@
-"""The cold path: a checkout reads the objects it refers to, each once, whatever else there is; and rows of zeros take no memory."""
+"""The cold path: a checkout reads the objects it refers to, each once, whatever else there is.
+
+And rows of zeros take no memory.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +89,8 @@ def test_rows_of_zeros_take_no_memory(registry: sr.Registry) -> None:
         assert np.array_equal(module.a.own.astype(np.float64), np.zeros(module.a.own.shape))
 
 
-def test_a_store_made_cheaply_verifies_and_exports_like_any_other(registry: sr.Registry, tmp_path: Path) -> None:
+def test_a_store_made_cheaply_verifies_and_exports_like_any_other(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     assert registry.verify("deep").ok
     assert registry.export("mix3", tmp_path).path.is_dir()

@@ -33,7 +33,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
     with sr.Registry.open(tmp_path_factory.mktemp("materializer") / "registry") as opened:
         for version in ("v1", "v2", "v3"):
             opened.commit(DEMO / "wn-pos-gloss" / version, task="gloss")
-        for task, name in (("wn-noun-abstract", "noun"), ("wn-syn-ant", "syn-ant"), ("wn-verb-frame", "frame")):
+        for task, name in (
+            ("wn-noun-abstract", "noun"),
+            ("wn-syn-ant", "syn-ant"),
+            ("wn-verb-frame", "frame"),
+        ):
             opened.commit(DEMO / task / "s42", task=name, budget=BUDGET)
         opened.set_alias("gloss@v2", "prod")
         yield opened
@@ -46,12 +50,15 @@ def registry(tmp_path: Path) -> Iterator[sr.Registry]:
 
 
 def same(one: sr.Adapter, other: sr.Adapter) -> bool:
-    return list(one.tensors) == list(other.tensors) and all(tensor.equal(other.tensors[key]) for key, tensor in one.tensors.items())
+    return list(one.tensors) == list(other.tensors) and all(
+        tensor.equal(other.tensors[key]) for key, tensor in one.tensors.items()
+    )
 
 
 def close(one: sr.Adapter, other: sr.Adapter) -> bool:
     return all(
-        (tensor.double() - other.tensors[key].double()).abs().max() <= CLOSE * tensor.double().abs().max().clamp_min(1e-30)
+        (tensor.double() - other.tensors[key].double()).abs().max()
+        <= CLOSE * tensor.double().abs().max().clamp_min(1e-30)
         for key, tensor in one.tensors.items()
     )
 
@@ -71,11 +78,18 @@ def counted(call: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("name", zoo.CASES)
-def test_every_variant_comes_back_as_checkout_gives_it(name: str, original: Original, registry: sr.Registry) -> None:
+def test_every_variant_comes_back_as_checkout_gives_it(
+    name: str, original: Original, registry: sr.Registry
+) -> None:
     registry.create_space("zoo")
     for task, budget in (("coded", BUDGET), ("kept", 0.0)):
-        registry.commit(original(name), task=task, space="zoo", budget=budget, allow_base_mismatch=True)
-    with sr.Materializer(registry, "zoo", exact=True) as exact, sr.Materializer(registry, "zoo") as fast:
+        registry.commit(
+            original(name), task=task, space="zoo", budget=budget, allow_base_mismatch=True
+        )
+    with (
+        sr.Materializer(registry, "zoo", exact=True) as exact,
+        sr.Materializer(registry, "zoo") as fast,
+    ):
         made, quick = exact.materialize(["coded", "kept"]), fast.materialize(["coded", "kept"])
     for task in ("coded", "kept"):
         wanted = registry.checkout(task, space="zoo")
@@ -83,18 +97,28 @@ def test_every_variant_comes_back_as_checkout_gives_it(name: str, original: Orig
         assert {key: (tensor.dtype, tensor.shape) for key, tensor in wanted.tensors.items()} == {
             key: (tensor.dtype, tensor.shape) for key, tensor in quick[task].tensors.items()
         }
-        assert (made[task].config, made[task].layout, made[task].ref, made[task].error) == (wanted.config, wanted.layout, wanted.ref, wanted.error)
+        assert (made[task].config, made[task].layout, made[task].ref, made[task].error) == (
+            wanted.config,
+            wanted.layout,
+            wanted.ref,
+            wanted.error,
+        )
         if zoo.CASES[name].dtype is torch.float32:
             assert close(wanted, quick[task])
     assert same(registry.checkout("kept", space="zoo"), quick["kept"])
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_several_versions_come_out_of_one_pass_in_any_order(shared: sr.Registry, order: int) -> None:
+def test_several_versions_come_out_of_one_pass_in_any_order(
+    shared: sr.Registry, order: int
+) -> None:
     with sr.Materializer(shared, exact=True) as exact, sr.Materializer(shared) as fast:
         made, quick = exact.materialize(REFS[::order]), fast.materialize(REFS[::order])
     assert list(made) == list(REFS[::order])
-    assert all(same(shared.checkout(ref), made[ref]) and close(shared.checkout(ref), quick[ref]) for ref in REFS)
+    assert all(
+        same(shared.checkout(ref), made[ref]) and close(shared.checkout(ref), quick[ref])
+        for ref in REFS
+    )
 
 
 def test_references_of_one_version_share_its_memory(shared: sr.Registry) -> None:
@@ -107,7 +131,16 @@ def test_references_of_one_version_share_its_memory(shared: sr.Registry) -> None
 def test_factors_of_one_pass_are_views_of_one_stretch_of_memory(shared: sr.Registry) -> None:
     with sr.Materializer(shared) as one:
         made = one.materialize(REFS)
-    assert len({tensor.untyped_storage().data_ptr() for adapter in made.values() for tensor in adapter.tensors.values()}) == 1
+    assert (
+        len(
+            {
+                tensor.untyped_storage().data_ptr()
+                for adapter in made.values()
+                for tensor in adapter.tensors.values()
+            }
+        )
+        == 1
+    )
 
 
 def test_an_alias_is_followed_at_every_call(registry: sr.Registry) -> None:
@@ -125,14 +158,22 @@ def test_an_alias_is_followed_at_every_call(registry: sr.Registry) -> None:
     assert same(registry.checkout("gloss@v2"), moved)
 
 
-def test_references_cost_statements_that_their_number_does_not_change_and_none_once_they_are_known(shared: sr.Registry) -> None:
+def test_references_cost_statements_that_their_number_does_not_change_and_none_once_they_are_known(
+    shared: sr.Registry,
+) -> None:
     with sr.Materializer(shared) as one, sr.Materializer(shared) as other:
-        assert counted(lambda: one.materialize(REFS)) == counted(lambda: other.materialize(["gloss", "gloss@v1", "gloss@prod"])) > 0
+        assert (
+            counted(lambda: one.materialize(REFS))
+            == counted(lambda: other.materialize(["gloss", "gloss@v1", "gloss@prod"]))
+            > 0
+        )
         assert counted(lambda: one.materialize(REFS[::-1])) == 0
         assert counted(lambda: other.materialize("frame")) > 0
 
 
-def test_a_store_that_lost_its_last_record_is_not_taken_for_unchanged(registry: sr.Registry) -> None:
+def test_a_store_that_lost_its_last_record_is_not_taken_for_unchanged(
+    registry: sr.Registry,
+) -> None:
     registry.commit(DEMO / "wn-pos-gloss" / "v1", task="gloss")
     with sr.Materializer(registry) as one:
         one.materialize("gloss")
@@ -150,7 +191,9 @@ def test_a_closed_registry_is_refused(registry: sr.Registry) -> None:
             one.materialize("gloss")
 
 
-@pytest.mark.parametrize("ref", ["gloss@2999-01-01", "gloss~1", "gloss@prod~0", "all-minilm-l6-v2/gloss@latest"])
+@pytest.mark.parametrize(
+    "ref", ["gloss@2999-01-01", "gloss~1", "gloss@prod~0", "all-minilm-l6-v2/gloss@latest"]
+)
 def test_unusual_references_mean_what_they_mean_elsewhere(shared: sr.Registry, ref: str) -> None:
     with sr.Materializer(shared, exact=True) as one:
         made = one.materialize([ref, "noun"])
@@ -179,11 +222,19 @@ def test_out_is_written_again_and_holds_the_new_results(shared: sr.Registry) -> 
         memory = one.buffers()
         first = one.materialize(REFS, out=memory)
         size = memory.size_bytes
-        places = {tensor.untyped_storage().data_ptr() for adapter in first.values() for tensor in adapter.tensors.values()}
+        places = {
+            tensor.untyped_storage().data_ptr()
+            for adapter in first.values()
+            for tensor in adapter.tensors.values()
+        }
         for refs in (REFS[::-1], REFS[2:4], REFS):
             made = one.materialize(refs, out=memory)
             assert all(same(shared.checkout(ref), made[ref]) for ref in refs)
-            assert {tensor.untyped_storage().data_ptr() for adapter in made.values() for tensor in adapter.tensors.values()} <= places
+            assert {
+                tensor.untyped_storage().data_ptr()
+                for adapter in made.values()
+                for tensor in adapter.tensors.values()
+            } <= places
         assert memory.size_bytes == size
 
 
@@ -200,13 +251,17 @@ def test_out_must_be_buffers(shared: sr.Registry) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", torch.bfloat16, "float16", torch.float64])
-def test_a_dtype_is_a_cast_of_the_exact_value(shared: sr.Registry, dtype: torch.dtype | str) -> None:
+def test_a_dtype_is_a_cast_of_the_exact_value(
+    shared: sr.Registry, dtype: torch.dtype | str
+) -> None:
     with sr.Materializer(shared, exact=True, dtype=dtype) as one:
         assert same(shared.checkout("gloss", dtype=dtype), one.materialize("gloss")["gloss"])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_an_exact_result_in_another_type_is_that_of_checkout(registry: sr.Registry, tmp_path: Path, dtype: str) -> None:
+def test_an_exact_result_in_another_type_is_that_of_checkout(
+    registry: sr.Registry, tmp_path: Path, dtype: str
+) -> None:
     folder = write_planted(tmp_path / "adapters", 1)["t00"]
     file = folder / "adapter_model.safetensors"
     save_file({key: tensor.half() for key, tensor in load_file(file).items()}, file)
@@ -216,7 +271,9 @@ def test_an_exact_result_in_another_type_is_that_of_checkout(registry: sr.Regist
         assert tensor.equal(found[key])
 
 
-def test_eviction_keeps_results_right_and_memory_within_the_limit(registry: sr.Registry, tmp_path: Path) -> None:
+def test_eviction_keeps_results_right_and_memory_within_the_limit(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     tasks = write_planted(tmp_path / "adapters", 8, shared=0)
     for name, folder in tasks.items():
         registry.commit(folder, task=name)
@@ -235,7 +292,10 @@ def test_eviction_keeps_results_right_and_memory_within_the_limit(registry: sr.R
 
 
 def test_a_limit_below_one_adapter_is_refused(shared: sr.Registry) -> None:
-    with sr.Materializer(shared, memory_limit=1000) as one, pytest.raises(sr.Refused, match="1000 bytes"):
+    with (
+        sr.Materializer(shared, memory_limit=1000) as one,
+        pytest.raises(sr.Refused, match="1000 bytes"),
+    ):
         one.materialize("gloss")
 
 
@@ -245,7 +305,10 @@ def test_a_limit_must_be_a_number_of_bytes(shared: sr.Registry, limit: Any) -> N
         sr.Materializer(shared, memory_limit=limit)
 
 
-@pytest.mark.parametrize(("option", "value"), [("device", "gpu-7"), ("device", "meta"), ("dtype", "int8"), ("dtype", "float8_e4m3fn")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("device", "gpu-7"), ("device", "meta"), ("dtype", "int8"), ("dtype", "float8_e4m3fn")],
+)
 def test_an_unknown_device_or_dtype_is_named(shared: sr.Registry, option: str, value: str) -> None:
     with pytest.raises(sr.InvalidInput, match=value):
         sr.Materializer(shared, **{option: value})  # type: ignore[arg-type]
@@ -254,11 +317,16 @@ def test_an_unknown_device_or_dtype_is_named(shared: sr.Registry, option: str, v
 def test_what_is_resident_is_not_read_again(registry: sr.Registry) -> None:
     registry.commit(DEMO / "wn-pos-gloss" / "v1", task="gloss")
     with sr.Materializer(registry, exact=True) as one:
-        wanted = {key: tensor.clone() for key, tensor in one.materialize("gloss")["gloss"].tensors.items()}
+        wanted = {
+            key: tensor.clone() for key, tensor in one.materialize("gloss")["gloss"].tensors.items()
+        }
         for path in (Path(registry.location) / "objects").rglob("*"):
             if path.is_file():
                 path.unlink()
-        assert all(tensor.equal(wanted[key]) for key, tensor in one.materialize("gloss")["gloss"].tensors.items())
+        assert all(
+            tensor.equal(wanted[key])
+            for key, tensor in one.materialize("gloss")["gloss"].tensors.items()
+        )
 
 
 def test_a_fixed_set_is_made_again_in_place(shared: sr.Registry) -> None:
@@ -311,11 +379,15 @@ def test_memory_made_in_inference_mode_is_written_outside_of_it(shared: sr.Regis
         assert same(shared.checkout("noun"), one.materialize("noun", out=memory)["noun"])
 
 
-def test_a_materialized_adapter_saves_the_files_of_a_checkout(shared: sr.Registry, tmp_path: Path) -> None:
+def test_a_materialized_adapter_saves_the_files_of_a_checkout(
+    shared: sr.Registry, tmp_path: Path
+) -> None:
     with sr.Materializer(shared, exact=True) as one:
         saved = one.materialize("noun")["noun"].save(tmp_path / "materialized")
     wanted = shared.checkout("noun").save(tmp_path / "checkout")
-    assert {path.name: path.read_bytes() for path in saved.iterdir()} == {path.name: path.read_bytes() for path in wanted.iterdir()}
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == {
+        path.name: path.read_bytes() for path in wanted.iterdir()
+    }
 
 
 def test_scales_are_those_of_the_config(shared: sr.Registry) -> None:
@@ -328,21 +400,30 @@ def test_scales_are_those_of_the_config(shared: sr.Registry) -> None:
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_gpu_gives_the_exact_bytes_of_the_cpu(shared: sr.Registry, dtype: torch.dtype | None) -> None:
+def test_a_gpu_gives_the_exact_bytes_of_the_cpu(
+    shared: sr.Registry, dtype: torch.dtype | None
+) -> None:
     with sr.Materializer(shared, device="cuda", exact=True, dtype=dtype) as one:
         made, fixed = one.materialize(REFS), one.fixed(REFS)
         fixed.run()
     for ref in REFS:
         wanted = shared.checkout(ref, dtype=dtype)
         assert all(
-            tensor.equal(made[ref].tensors[key].cpu()) and tensor.equal(fixed.adapters[ref].tensors[key].cpu()) for key, tensor in wanted.tensors.items()
+            tensor.equal(made[ref].tensors[key].cpu())
+            and tensor.equal(fixed.adapters[ref].tensors[key].cpu())
+            for key, tensor in wanted.tensors.items()
         )
 
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2.0**-16), (torch.float16, 2.0**-9), (torch.bfloat16, 2.0**-5)])
-def test_a_gpu_is_near_the_cpu_and_a_graph_gives_what_the_pass_gives(shared: sr.Registry, dtype: torch.dtype, limit: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "limit"),
+    [(torch.float32, 2.0**-16), (torch.float16, 2.0**-9), (torch.bfloat16, 2.0**-5)],
+)
+def test_a_gpu_is_near_the_cpu_and_a_graph_gives_what_the_pass_gives(
+    shared: sr.Registry, dtype: torch.dtype, limit: float
+) -> None:
     with sr.Materializer(shared, device="cuda", dtype=dtype) as one:
         made, fixed = one.materialize(REFS), one.fixed(REFS)
         for tensor in fixed.adapters["noun"].tensors.values():
@@ -350,5 +431,7 @@ def test_a_gpu_is_near_the_cpu_and_a_graph_gives_what_the_pass_gives(shared: sr.
         fixed.run()
         for ref in REFS:
             for key, tensor in shared.checkout(ref).tensors.items():
-                assert (made[ref].tensors[key].cpu().double() - tensor.double()).norm() <= limit * tensor.double().norm()
+                assert (
+                    made[ref].tensors[key].cpu().double() - tensor.double()
+                ).norm() <= limit * tensor.double().norm()
                 assert made[ref].tensors[key].equal(fixed.adapters[ref].tensors[key])

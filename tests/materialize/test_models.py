@@ -1,4 +1,7 @@
-"""Live models take what a materializer makes: swapped into a PEFT model, merged into a plain one, or as a state dict."""
+"""Live models take what a materializer makes.
+
+Swapped into a PEFT model, merged into a plain one, or as a state dict.
+"""
 
 import copy
 import json
@@ -23,7 +26,9 @@ def registry(tmp_path: Path) -> Iterator[sr.Registry]:
 
 
 @pytest.fixture
-def trained(registry: sr.Registry, original: Original, tmp_path: Path) -> Callable[[str], sr.Registry]:
+def trained(
+    registry: sr.Registry, original: Original, tmp_path: Path
+) -> Callable[[str], sr.Registry]:
     """Commit a case of the zoo as `one`, and the same with other values and twice the alpha as `two`."""
 
     def commit(name: str) -> sr.Registry:
@@ -43,25 +48,49 @@ def trained(registry: sr.Registry, original: Original, tmp_path: Path) -> Callab
     return commit
 
 
-@pytest.mark.parametrize("name", ["plain", "rank_pattern", "alpha_pattern", "rslora", "dora", "modules_to_save", "gpt2", "embedding", "convolution", "experts"])
-def test_a_swapped_model_answers_as_one_that_was_loaded(name: str, trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain",
+        "rank_pattern",
+        "alpha_pattern",
+        "rslora",
+        "dora",
+        "modules_to_save",
+        "gpt2",
+        "embedding",
+        "convolution",
+        "experts",
+    ],
+)
+def test_a_swapped_model_answers_as_one_that_was_loaded(
+    name: str, trained: Callable[[str], sr.Registry], tmp_path: Path
+) -> None:
     registry = trained(name)
-    paths = {task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")}
+    paths = {
+        task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")
+    }
     model = zoo.loaded(name, paths["one"])
     parameters = dict(model.named_parameters())
     before = zoo.logits(model)
     with sr.Materializer(registry, "zoo") as one:
         assert one.swap(model, "two") == "default"
-        assert (zoo.logits(model) - zoo.logits(zoo.loaded(name, paths["two"]))).abs().max() == zoo.EXACT
+        assert (
+            zoo.logits(model) - zoo.logits(zoo.loaded(name, paths["two"]))
+        ).abs().max() == zoo.EXACT
         assert (zoo.logits(model) - before).abs().max() > 0
         one.swap(model, "one", adapter_name="default")
     assert (zoo.logits(model) - before).abs().max() == zoo.EXACT
     assert all(parameter is parameters[key] for key, parameter in model.named_parameters())
 
 
-def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(
+    trained: Callable[[str], sr.Registry], tmp_path: Path
+) -> None:
     registry = trained("plain")
-    paths = {task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")}
+    paths = {
+        task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")
+    }
     model = zoo.loaded("plain", paths["one"])
     wanted = zoo.logits(zoo.loaded("plain", paths["two"]))
     with sr.Materializer(registry, "zoo") as one:
@@ -79,8 +108,13 @@ def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(tr
         assert (zoo.logits(model) - wanted).abs().max() == zoo.EXACT
 
 
-@pytest.mark.parametrize(("other", "match"), [("rank_pattern", "tensor"), ("regex", "has besides"), ("dora", "has no place")])
-def test_a_swap_that_does_not_fit_changes_nothing(registry: sr.Registry, original: Original, tmp_path: Path, other: str, match: str) -> None:
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [("rank_pattern", "tensor"), ("regex", "has besides"), ("dora", "has no place")],
+)
+def test_a_swap_that_does_not_fit_changes_nothing(
+    registry: sr.Registry, original: Original, tmp_path: Path, other: str, match: str
+) -> None:
     registry.create_space("zoo")
     registry.commit(original(other), task="other", space="zoo", allow_base_mismatch=True)
     registry.commit(original("plain"), task="plain", space="zoo", allow_base_mismatch=True)
@@ -91,7 +125,9 @@ def test_a_swap_that_does_not_fit_changes_nothing(registry: sr.Registry, origina
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
-def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused(
+    trained: Callable[[str], sr.Registry], tmp_path: Path
+) -> None:
     registry = trained("plain")
     model = zoo.loaded("plain", registry.export("one", tmp_path / "out", space="zoo").path)
     with sr.Materializer(registry, "zoo") as one:
@@ -104,12 +140,19 @@ def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused
             one.swap(model, "two")
 
 
-@pytest.mark.parametrize("name", ["plain", "rank_pattern", "rslora", "alpha_pattern", "bf16", "gpt2", "convolution", "bert"])
-def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_back(name: str, trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "rank_pattern", "rslora", "alpha_pattern", "bf16", "gpt2", "convolution", "bert"],
+)
+def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_back(
+    name: str, trained: Callable[[str], sr.Registry], tmp_path: Path
+) -> None:
     registry = trained(name)
     model = zoo.CASES[name].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    wanted = zoo.logits(zoo.loaded(name, registry.export("one", tmp_path / "out", space="zoo").path))
+    wanted = zoo.logits(
+        zoo.loaded(name, registry.export("one", tmp_path / "out", space="zoo").path)
+    )
     with sr.Materializer(registry, "zoo") as one:
         one.merge_into(model, "one")
         assert (zoo.logits(model) - wanted).abs().max() <= zoo.PORTABLE
@@ -121,7 +164,9 @@ def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_bac
             one.unmerge(model)
 
 
-def test_what_a_merged_model_was_is_kept_with_the_model(trained: Callable[[str], sr.Registry]) -> None:
+def test_what_a_merged_model_was_is_kept_with_the_model(
+    trained: Callable[[str], sr.Registry],
+) -> None:
     registry, model = trained("plain"), zoo.CASES["plain"].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with sr.Materializer(registry, "zoo") as one:
@@ -134,7 +179,9 @@ def test_what_a_merged_model_was_is_kept_with_the_model(trained: Callable[[str],
             other.merge_into(either, "two")
 
 
-def test_a_mode_of_autocast_changes_nothing_of_a_merge(trained: Callable[[str], sr.Registry]) -> None:
+def test_a_mode_of_autocast_changes_nothing_of_a_merge(
+    trained: Callable[[str], sr.Registry],
+) -> None:
     registry, models = trained("plain"), [zoo.CASES["plain"].base() for _ in range(2)]
     with sr.Materializer(registry, "zoo") as one:
         one.merge_into(models[0], "one")
@@ -144,7 +191,9 @@ def test_a_mode_of_autocast_changes_nothing_of_a_merge(trained: Callable[[str], 
     assert all(value.equal(other[key]) for key, value in models[0].state_dict().items())
 
 
-def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_out(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_out(
+    trained: Callable[[str], sr.Registry], tmp_path: Path
+) -> None:
     registry = trained("plain")
     old = registry.export("two", tmp_path / "out", space="zoo").path
     config = json.loads((old / "adapter_config.json").read_text())
@@ -159,7 +208,9 @@ def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_ou
         one.swap(model, "old")
         wanted = zoo.logits(model)
         model.save_pretrained(tmp_path / "saved")
-        assert (zoo.logits(zoo.loaded("plain", tmp_path / "saved")) - wanted).abs().max() == zoo.EXACT
+        assert (
+            zoo.logits(zoo.loaded("plain", tmp_path / "saved")) - wanted
+        ).abs().max() == zoo.EXACT
         said.alpha_pattern[".*"] = 7  # of this model alone
         one.materialize("old")["old"].config["lora_alpha"] = 800  # type: ignore[index]
         fresh = zoo.loaded("plain", registry.export("one", tmp_path / "out", space="zoo").path)
@@ -167,8 +218,13 @@ def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_ou
         assert (zoo.logits(fresh) - wanted).abs().max() == zoo.EXACT
 
 
-@pytest.mark.parametrize("name", ["dora", "modules_to_save", "experts", "alora", "attention", "grouped", "gpt2_embedding"])
-def test_what_is_more_than_dw_of_a_weight_is_not_merged(name: str, registry: sr.Registry, original: Original) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["dora", "modules_to_save", "experts", "alora", "attention", "grouped", "gpt2_embedding"],
+)
+def test_what_is_more_than_dw_of_a_weight_is_not_merged(
+    name: str, registry: sr.Registry, original: Original
+) -> None:
     registry.create_space("zoo")
     registry.commit(original(name), task="one", space="zoo", allow_base_mismatch=True)
     model = zoo.CASES[name].base()
@@ -178,7 +234,9 @@ def test_what_is_more_than_dw_of_a_weight_is_not_merged(name: str, registry: sr.
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
-def test_a_model_without_the_modules_is_not_merged_into(trained: Callable[[str], sr.Registry]) -> None:
+def test_a_model_without_the_modules_is_not_merged_into(
+    trained: Callable[[str], sr.Registry],
+) -> None:
     registry = trained("plain")
     with sr.Materializer(registry, "zoo") as one:
         with pytest.raises(sr.InvalidInput, match="no module"):
@@ -187,13 +245,19 @@ def test_a_model_without_the_modules_is_not_merged_into(trained: Callable[[str],
             one.merge_into(zoo.live("plain"), "one")
 
 
-def test_a_state_dict_is_what_peft_loads(trained: Callable[[str], sr.Registry], tmp_path: Path) -> None:
+def test_a_state_dict_is_what_peft_loads(
+    trained: Callable[[str], sr.Registry], tmp_path: Path
+) -> None:
     registry = trained("plain")
-    paths = {task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")}
+    paths = {
+        task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")
+    }
     model, wanted = zoo.loaded("plain", paths["one"]), zoo.loaded("plain", paths["two"])
     with sr.Materializer(registry, "zoo") as one:
         state = one.state_dict("two")
     result = zoo.peft.set_peft_model_state_dict(model, state)
     assert not result.unexpected_keys
     found = zoo.peft.get_peft_model_state_dict(model)
-    assert all(value.equal(found[key]) for key, value in zoo.peft.get_peft_model_state_dict(wanted).items())
+    assert all(
+        value.equal(found[key]) for key, value in zoo.peft.get_peft_model_state_dict(wanted).items()
+    )

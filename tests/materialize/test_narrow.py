@@ -1,4 +1,7 @@
-"""Element types that cannot hold a value refuse it by name, wherever they are asked for: nothing becomes infinite silently."""
+"""Element types that cannot hold a value refuse it by name, wherever they are asked for.
+
+Nothing becomes infinite silently.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,15 +31,27 @@ def registry(tmp_path: Path) -> Iterator[sr.Registry]:
 def large(folder: Path, made: Path, dtype: str) -> Path:
     """Write an adapter again with values that a type does not hold."""
     tensors = load_file(made / "adapter_model.safetensors")
-    return write(folder, {key: tensor.to(WIDE[dtype]) / tensor.abs().max() * LARGE[dtype] for key, tensor in tensors.items()}, 4)
+    return write(
+        folder,
+        {
+            key: tensor.to(WIDE[dtype]) / tensor.abs().max() * LARGE[dtype]
+            for key, tensor in tensors.items()
+        },
+        4,
+    )
 
 
-@pytest.fixture(params=[("float16", "own"), ("float16", "basis"), ("float16", "kept"), ("float32", "kept")], ids="-".join)
+@pytest.fixture(
+    params=[("float16", "own"), ("float16", "basis"), ("float16", "kept"), ("float32", "kept")],
+    ids="-".join,
+)
 def dtype(request: pytest.FixtureRequest, registry: sr.Registry, tmp_path: Path) -> str:
     """An element type that does not hold the values of `t00`, which is stored by rows of its own, over a basis, or bit for bit."""
     narrow, how = request.param
     made = write_planted(tmp_path / "made", 8, modules=1, shared=2, noise=0.01)
-    adapters = {name: large(tmp_path / "large" / name, folder, narrow) for name, folder in made.items()}
+    adapters = {
+        name: large(tmp_path / "large" / name, folder, narrow) for name, folder in made.items()
+    }
     if how == "basis":
         assert registry.commit_many(adapters).basis
     else:
@@ -47,14 +62,21 @@ def dtype(request: pytest.FixtureRequest, registry: sr.Registry, tmp_path: Path)
 def test_a_checkout_names_what_its_type_does_not_hold(dtype: str, registry: sr.Registry) -> None:
     with pytest.raises(sr.Refused, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"):
         registry.checkout("t00", dtype=dtype)
-    assert all(bool(tensor.isfinite().all()) for tensor in registry.checkout("t00", dtype=torch.float64).tensors.values())
+    assert all(
+        bool(tensor.isfinite().all())
+        for tensor in registry.checkout("t00", dtype=torch.float64).tensors.values()
+    )
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_materializer_names_what_its_type_does_not_hold(dtype: str, registry: sr.Registry, *, exact: bool) -> None:
+def test_a_materializer_names_what_its_type_does_not_hold(
+    dtype: str, registry: sr.Registry, *, exact: bool
+) -> None:
     with sr.Materializer(registry, dtype=dtype, exact=exact) as one:
         for call in (one.materialize, one.fixed, one.state_dict):
-            with pytest.raises(sr.Refused, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"):
+            with pytest.raises(
+                sr.Refused, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"
+            ):
                 call("t00")
 
 
@@ -70,7 +92,9 @@ def live(registry: sr.Registry, tmp_path: Path) -> torch.nn.Module:
     return model
 
 
-def test_a_swap_into_narrow_parameters_changes_nothing_where_they_do_not_hold_a_value(registry: sr.Registry, live: torch.nn.Module) -> None:
+def test_a_swap_into_narrow_parameters_changes_nothing_where_they_do_not_hold_a_value(
+    registry: sr.Registry, live: torch.nn.Module
+) -> None:
     live.half()
     before = {key: value.clone() for key, value in live.state_dict().items()}
     with sr.Materializer(registry, "zoo") as one:
@@ -80,7 +104,9 @@ def test_a_swap_into_narrow_parameters_changes_nothing_where_they_do_not_hold_a_
         one.swap(live, "fits")
 
 
-def test_a_merge_into_narrow_weights_changes_nothing_where_they_do_not_hold_a_sum(registry: sr.Registry, live: torch.nn.Module) -> None:
+def test_a_merge_into_narrow_weights_changes_nothing_where_they_do_not_hold_a_sum(
+    registry: sr.Registry, live: torch.nn.Module
+) -> None:
     model = zoo.CASES["plain"].base().half()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with sr.Materializer(registry, "zoo") as one:
@@ -100,11 +126,26 @@ SPOILED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)
-def test_a_merge_that_fails_half_way_changes_nothing(registry: sr.Registry, live: torch.nn.Module, spoiled: str) -> None:
+def test_a_merge_that_fails_half_way_changes_nothing(
+    registry: sr.Registry, live: torch.nn.Module, spoiled: str
+) -> None:
     model = zoo.CASES["plain"].base()
-    last = model.get_submodule(registry.checkout("fits", space="zoo").layout.factors[-1].module.removeprefix("base_model.model."))
-    last.register_parameter("weight", torch.nn.Parameter(SPOILED[spoiled](last.get_parameter("weight").detach()), requires_grad=False))
-    before = {key: value.clone() for key, value in model.state_dict().items() if value.dtype == torch.float32 and value.device.type == "cpu"}
+    last = model.get_submodule(
+        registry.checkout("fits", space="zoo")
+        .layout.factors[-1]
+        .module.removeprefix("base_model.model.")
+    )
+    last.register_parameter(
+        "weight",
+        torch.nn.Parameter(
+            SPOILED[spoiled](last.get_parameter("weight").detach()), requires_grad=False
+        ),
+    )
+    before = {
+        key: value.clone()
+        for key, value in model.state_dict().items()
+        if value.dtype == torch.float32 and value.device.type == "cpu"
+    }
     with sr.Materializer(registry, "zoo") as one:
         with pytest.raises((sr.Refused, RuntimeError)):
             one.merge_into(model, "fits")
@@ -117,5 +158,7 @@ def test_a_merge_that_fails_half_way_changes_nothing(registry: sr.Registry, live
 def test_a_swap_wraps_no_integers(registry: sr.Registry, live: torch.nn.Module) -> None:
     adapter = registry.checkout("fits", space="zoo")
     integers = {key: (tensor * 1000).to(torch.int64) for key, tensor in adapter.tensors.items()}
-    with pytest.raises(sr.InvalidInput, match=r"is torch.float32 in adapter .* and torch.int64 in this one"):
+    with pytest.raises(
+        sr.InvalidInput, match=r"is torch.float32 in adapter .* and torch.int64 in this one"
+    ):
         swap(live, replace(adapter, tensors=integers))

@@ -1,4 +1,7 @@
-"""A pass over resident rows: exact, the bytes of the reference reader; fast, within the bound of docs/materializer.md. Over every kind of stored adapter."""
+"""A pass over resident rows: exact, the bytes of the reference reader.
+
+Fast, within the bound of docs/materializer.md. Over every kind of stored adapter.
+"""
 
 from collections.abc import Sequence
 
@@ -31,28 +34,51 @@ SMALLEST = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 0.0, torch.f
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def made(maker: Maker, digests: Sequence[Digest], *, exact: bool, dtype: torch.dtype | None = None, scratch: int | None = None) -> dict[Digest, Factors]:
+def made(
+    maker: Maker,
+    digests: Sequence[Digest],
+    *,
+    exact: bool,
+    dtype: torch.dtype | None = None,
+    scratch: int | None = None,
+) -> dict[Digest, Factors]:
     target = Target(torch.device("cpu"), dtype=dtype, exact=exact)
     target.scratch_numbers = scratch or target.scratch_numbers
     buffers = Buffers(target.device)
     if exact:
-        held, left = Bank(lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=None).hold(digests)
+        held, left = Bank(
+            lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=None
+        ).hold(digests)
         one: ExactPass | Pass = ExactPass(held, target, buffers)
     else:
-        fast, left = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
+        fast, left = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
+            digests
+        )
         one = Pass(fast, target, buffers)
     assert not left
     one.fill()
     return one.results()
 
 
-def magnitude(maker: Maker, digest: Digest, module: str, side: Side) -> tuple[NDArray[np.float64], int, int, int]:
+def magnitude(
+    maker: Maker, digest: Digest, module: str, side: Side
+) -> tuple[NDArray[np.float64], int, int, int]:
     """Return S, the sum of absolute values that a factor is the sum of, and how many block rows, terms and versions that is."""
     stored = maker.stored[digest]
     position = [shape.module for shape in maker.layouts[digest].modules()].index(module)
     found = stored.modules[position]
     if found is None:
-        return np.abs(Reader(maker.memory).rows(digest)[position][0 if side is Side.A else 1].double().numpy()), 0, 0, 1
+        return (
+            np.abs(
+                Reader(maker.memory)
+                .rows(digest)[position][0 if side is Side.A else 1]
+                .double()
+                .numpy()
+            ),
+            0,
+            0,
+            1,
+        )
     of = found.side(side)
     total, rows, terms, versions = np.abs(of.own).astype(np.float64), 0, len(of.terms), 1
     for term in of.terms:
@@ -63,7 +89,12 @@ def magnitude(maker: Maker, digest: Digest, module: str, side: Side) -> tuple[ND
     total *= of.scales[:, None].astype(np.float64)
     if of.previous and stored.previous is not None:
         before = magnitude(maker, stored.previous, module, side)
-        total, rows, terms, versions = total + before[0], rows + before[1], terms + before[2], versions + before[3]
+        total, rows, terms, versions = (
+            total + before[0],
+            rows + before[1],
+            terms + before[2],
+            versions + before[3],
+        )
     return total, rows, terms, versions
 
 
@@ -75,16 +106,29 @@ def within_bound(maker: Maker, digest: Digest, found: Factors, dtype: torch.dtyp
             spec = layout.tensors[position]
             kind = dtype or TORCH[spec.dtype]
             total, rows, terms, versions = magnitude(maker, digest, factor.module, side)
-            relative = 1.01 * (rows + terms + 3 * versions + 4) * 2.0**-24 + 2 * max(UNIT[kind], UNIT[TORCH[spec.dtype]])
-            limit = relative * (total if side is Side.A else total.T) + SMALLEST[kind] + SMALLEST[TORCH[spec.dtype]]
-            if not bool((np.abs(found[spec.key].double().numpy() - wanted[spec.key].double().numpy()) <= limit).all()):
+            relative = 1.01 * (rows + terms + 3 * versions + 4) * 2.0**-24 + 2 * max(
+                UNIT[kind], UNIT[TORCH[spec.dtype]]
+            )
+            limit = (
+                relative * (total if side is Side.A else total.T)
+                + SMALLEST[kind]
+                + SMALLEST[TORCH[spec.dtype]]
+            )
+            if not bool(
+                (
+                    np.abs(found[spec.key].double().numpy() - wanted[spec.key].double().numpy())
+                    <= limit
+                ).all()
+            ):
                 return False
     return True
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, data=st.data())
-def test_exact_results_are_the_bytes_of_the_reference_reader(seed: int, data: st.DataObject) -> None:
+def test_exact_results_are_the_bytes_of_the_reference_reader(
+    seed: int, data: st.DataObject
+) -> None:
     maker, digests = family(seed)
     order = data.draw(st.permutations(digests))
     scratch = data.draw(st.sampled_from([1, 300, 1 << 18]))
@@ -104,9 +148,17 @@ def test_fast_results_are_within_the_bound(seed: int, data: st.DataObject) -> No
     maker, digests = family(seed)
     chosen = data.draw(st.permutations(digests))[: data.draw(st.integers(1, len(digests)))]
     dtype = data.draw(st.sampled_from([None, torch.float32, torch.bfloat16]))
-    found = made(maker, chosen, exact=False, dtype=dtype, scratch=data.draw(st.sampled_from([1, 300, 1 << 18])))
+    found = made(
+        maker,
+        chosen,
+        exact=False,
+        dtype=dtype,
+        scratch=data.draw(st.sampled_from([1, 300, 1 << 18])),
+    )
     for digest in chosen:
-        assert found[digest]["head"].equal(Reader(maker.memory).tensors(digest)["head"].to(dtype or torch.float32))
+        assert found[digest]["head"].equal(
+            Reader(maker.memory).tensors(digest)["head"].to(dtype or torch.float32)
+        )
         assert within_bound(maker, digest, found[digest], dtype)
 
 
@@ -125,23 +177,36 @@ def test_adapters_over_one_basis_are_one_product() -> None:
     target = Target(torch.device("cpu"), dtype=torch.float32, exact=False)
     digests = [maker.adapter(sources=[basis], own=0.0) for _ in range(6)]
     held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
-    alike = {(run.width, len(run.members), run.dense[0].place) for recipe in held.recipes.values() for run in recipe.runs if run.dense}
+    alike = {
+        (run.width, len(run.members), run.dense[0].place)
+        for recipe in held.recipes.values()
+        for run in recipe.runs
+        if run.dense
+    }
     jobs = [job for job in Pass(held, target, Buffers(target.device))._jobs if job.runs[0][1].dense]
     assert len(jobs) == len(alike)
     assert sum(len(job.runs) for job in jobs) > len(jobs)
 
 
 @pytest.mark.parametrize(("dtype", "together"), [(torch.float32, True), (torch.bfloat16, False)])
-def test_what_narrower_results_are_made_from_stays_small(dtype: torch.dtype, *, together: bool) -> None:
+def test_what_narrower_results_are_made_from_stays_small(
+    dtype: torch.dtype, *, together: bool
+) -> None:
     maker = Maker(1)
     basis = maker.basis(uniform=True)
     target = Target(torch.device("cpu"), dtype=dtype, exact=False)
     target.scratch_numbers = 600
-    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([maker.adapter(sources=[basis], own=0.0) for _ in range(40)])
+    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
+        [maker.adapter(sources=[basis], own=0.0) for _ in range(40)]
+    )
     jobs = Pass(held, target, Buffers(target.device))._jobs
-    small = [len(job.runs) == 1 or job.shape[1] * job.shape[2] <= target.scratch_numbers for job in jobs]
+    small = [
+        len(job.runs) == 1 or job.shape[1] * job.shape[2] <= target.scratch_numbers for job in jobs
+    ]
     assert all(small) != together
-    assert sum(len(job.runs) for job in jobs) == sum(len(recipe.runs) for recipe in held.recipes.values())
+    assert sum(len(job.runs) for job in jobs) == sum(
+        len(recipe.runs) for recipe in held.recipes.values()
+    )
     assert max(len(job.runs) for job in jobs) > 1
 
 
@@ -183,7 +248,11 @@ def test_a_repeated_pass_writes_the_same_again() -> None:
 def test_a_block_that_does_not_fit_is_damage(what: str, exact: bool) -> None:
     maker = Maker(4)
     basis = maker.basis(uniform=True)
-    digest = next(one for one in (maker.adapter(sources=[basis]) for _ in range(9)) if maker.stored[one].sources)
+    digest = next(
+        one
+        for one in (maker.adapter(sources=[basis]) for _ in range(9))
+        if maker.stored[one].sources
+    )
     modules = maker.bases[basis].modules
     wrong = {
         "fewer rows": {name: (a[:-1], b[:-1]) for name, (a, b) in modules.items()},
@@ -220,7 +289,12 @@ def test_a_limit_splits_a_pass_and_changes_nothing() -> None:
     target = Target(torch.device("cpu"), dtype=None, exact=True)
     unlimited = Bank(lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=None)
     unlimited.hold(digests)
-    bank = Bank(lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=int(0.9 * unlimited.used_bytes))
+    bank = Bank(
+        lambda: Reader(maker.memory),
+        exact_recipe_of,
+        target,
+        limit_bytes=int(0.9 * unlimited.used_bytes),
+    )
     left: Sequence[Digest] = digests
     portions = 0
     while left:

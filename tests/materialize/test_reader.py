@@ -1,4 +1,7 @@
-"""The materializer: the same bytes whatever is kept in memory, on any device, with any number of threads."""
+"""The materializer.
+
+The same bytes whatever is kept in memory, on any device, with any number of threads.
+"""
 
 import shutil
 from pathlib import Path
@@ -22,7 +25,10 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> sr.Registry:
-    """Three versions of a task and adapters of one seed: previous versions and blocks are referred to."""
+    """Three versions of a task and adapters of one seed.
+
+    Previous versions and blocks are referred to.
+    """
     opened = sr.Registry.open(tmp_path_factory.mktemp("materialize") / "registry")
     for version in ("v1", "v2", "v3"):
         opened.commit(DEMO / "wn-pos-gloss" / version, task="gloss")
@@ -32,11 +38,19 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> sr.Registry:
 
 
 def equal(one: sr.Adapter, other: sr.Adapter) -> bool:
-    return all(torch.equal(tensor.cpu(), other.tensors[key].cpu()) for key, tensor in one.tensors.items())
+    return all(
+        torch.equal(tensor.cpu(), other.tensors[key].cpu()) for key, tensor in one.tensors.items()
+    )
 
 
 def test_references_are_really_used(registry: sr.Registry) -> None:
-    used = {module.reference for task in registry.tasks() for report in [registry.show(task.ref).report] if report for module in report.modules}
+    used = {
+        module.reference
+        for task in registry.tasks()
+        for report in [registry.show(task.ref).report]
+        if report
+        for module in report.modules
+    }
     assert any(reference.startswith("rows of c") for reference in used)
 
 
@@ -55,9 +69,14 @@ def test_tensors_handed_out_are_the_callers_own(registry: sr.Registry) -> None:
     assert registry.verify("deep").ok
 
 
-def test_tensors_of_one_checkout_lie_in_memory_of_their_own(registry: sr.Registry, tmp_path: Path) -> None:
+def test_tensors_of_one_checkout_lie_in_memory_of_their_own(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     tensors = dict(registry.checkout("gloss@v3").tensors)
-    assert all(tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in tensors.values())
+    assert all(
+        tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+        for tensor in tensors.values()
+    )
     save_file(tensors, tmp_path / "saved.safetensors")  # which refuses tensors that share memory
     first, *others = tensors.values()
     before = [tensor.clone() for tensor in others]
@@ -66,14 +85,22 @@ def test_tensors_of_one_checkout_lie_in_memory_of_their_own(registry: sr.Registr
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", torch.float64])
-def test_a_dtype_is_a_cast_of_the_exact_value(registry: sr.Registry, dtype: torch.dtype | str) -> None:
+def test_a_dtype_is_a_cast_of_the_exact_value(
+    registry: sr.Registry, dtype: torch.dtype | str
+) -> None:
     exact, cast = registry.checkout("gloss"), registry.checkout("gloss", dtype=dtype)
     wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    assert all(torch.equal(tensor.to(wanted), cast.tensors[key]) for key, tensor in exact.tensors.items())
+    assert all(
+        torch.equal(tensor.to(wanted), cast.tensors[key]) for key, tensor in exact.tensors.items()
+    )
 
 
-@pytest.mark.parametrize(("option", "value"), [("device", "gpu-7"), ("dtype", "int8"), ("dtype", "float99")])
-def test_an_unknown_device_or_dtype_is_named(registry: sr.Registry, option: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"), [("device", "gpu-7"), ("dtype", "int8"), ("dtype", "float99")]
+)
+def test_an_unknown_device_or_dtype_is_named(
+    registry: sr.Registry, option: str, value: str
+) -> None:
     with pytest.raises(sr.InvalidInput, match=value):
         registry.checkout("gloss", **{option: value})  # type: ignore[arg-type]
 
@@ -95,10 +122,15 @@ def test_a_missing_object_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_threads_write_what_one_writes_in_any_mode_of_torch(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_write_what_one_writes_in_any_mode_of_torch(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(DEMO / "wn-pos-gloss" / "v1", adapter)
-    tensors = {key: tensor.to(dtype) for key, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+    tensors = {
+        key: tensor.to(dtype)
+        for key, tensor in load_file(adapter / "adapter_model.safetensors").items()
+    }
     save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     with sr.Registry.open(tmp_path / "registry") as registry:
         registry.commit(adapter, task="gloss")
@@ -110,10 +142,14 @@ def test_threads_write_what_one_writes_in_any_mode_of_torch(dtype: torch.dtype, 
 
 
 def test_a_value_that_a_tensor_cannot_hold_is_not_handed_out(tmp_path: Path) -> None:
-    root = readers.unpacked(readers.VECTORS / "bad" / "DEC-08-overflow.store.zip", tmp_path / "store")
+    root = readers.unpacked(
+        readers.VECTORS / "bad" / "DEC-08-overflow.store.zip", tmp_path / "store"
+    )
     with sr.Registry.open(root, mode="r") as registry:
         store = registry.home.store
-        record = parse_record(store.record(SpaceName("tiny"), CommitNumber(3)) or b"", what="the last record")
+        record = parse_record(
+            store.record(SpaceName("tiny"), CommitNumber(3)) or b"", what="the last record"
+        )
         assert isinstance(record, Absorb)
         with pytest.raises(Integrity, match="a value that F16 does not hold"):
             Reader(store).tensors(record.tasks[0].adapter)

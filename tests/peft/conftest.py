@@ -43,7 +43,10 @@ def output(model: Any) -> torch.Tensor:
 
 def lora(kind: str, seed: int, *, model: Any = None) -> Any:
     """Return a model, one of these or another of the kind, with a random LoRA of rank 2 and modest size."""
-    model = zoo.peft.get_peft_model(base(kind) if model is None else model, zoo.peft.LoraConfig(r=2, lora_alpha=2, target_modules=TARGETS[kind]))
+    model = zoo.peft.get_peft_model(
+        base(kind) if model is None else model,
+        zoo.peft.LoraConfig(r=2, lora_alpha=2, target_modules=TARGETS[kind]),
+    )
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.named_parameters():
         if ".lora_" in name:
@@ -78,7 +81,16 @@ def share(registry: sr.Registry) -> Made:
     """Put an adapter of the method into a new model."""
 
     def make(kind: str = "bert", model: Any = None, **options: Any) -> Any:
-        config = sr.peft.ShareConfig(**{"registry": registry, "space": kind, "seed": 3, "pseudo_rank": 2, "extra_directions": 0} | options)
+        config = sr.peft.ShareConfig(
+            **{
+                "registry": registry,
+                "space": kind,
+                "seed": 3,
+                "pseudo_rank": 2,
+                "extra_directions": 0,
+            }
+            | options
+        )
         return zoo.peft.get_peft_model(base(kind) if model is None else model, config)
 
     return make

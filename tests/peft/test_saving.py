@@ -29,7 +29,10 @@ OUTPUT = 0.05
 """What an error of the default budget in dW may do to an output whose change is of its own order."""
 WIDTH = 256
 PROJECTION = 1e-4
-"""What is left when a task that lies in the subspace is projected on it: rounding of stored coefficients."""
+"""What is left when a task that lies in the subspace is projected on it.
+
+Rounding of stored coefficients.
+"""
 
 
 @pytest.fixture
@@ -38,14 +41,29 @@ def wide(tmp_path: Path) -> Iterator[tuple[sr.Registry, Any]]:
 
     def plain() -> Any:
         torch.manual_seed(5)
-        return BertModel(BertConfig(hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=40)).eval()
+        return BertModel(
+            BertConfig(
+                hidden_size=WIDTH,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
+                vocab_size=40,
+            )
+        ).eval()
 
     with sr.Registry.open(tmp_path / "wide") as registry:
         registry.create_space("wide", base_model="tiny-wide")
         for number in range(TASKS):
             registry.commit(lora("bert", number, model=plain()), task=f"task{number}", space="wide")
         registry.refit("wide", max_rank=4)
-        config = sr.peft.ShareConfig(registry=registry, space="wide", pseudo_rank=2, extra_directions=0, init_scale=0.2, seed=1)
+        config = sr.peft.ShareConfig(
+            registry=registry,
+            space="wide",
+            pseudo_rank=2,
+            extra_directions=0,
+            init_scale=0.2,
+            seed=1,
+        )
         model = zoo.peft.get_peft_model(plain(), config)
         trained(model)
         yield registry, model
@@ -60,25 +78,48 @@ def _stored(registry: sr.Registry, task: str) -> StoredAdapter:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phi", [0, 2])
-def test_what_was_saved_loads_to_the_same_function_and_holds_no_basis(share: Made, kind: str, phi: int, tmp_path: Path) -> None:
+def test_what_was_saved_loads_to_the_same_function_and_holds_no_basis(
+    share: Made, kind: str, phi: int, tmp_path: Path
+) -> None:
     model = share(kind, extra_directions=phi)
     trained(model)
     model.save_pretrained(str(tmp_path / "saved"))
     loaded = zoo.peft.PeftModel.from_pretrained(base(kind), str(tmp_path / "saved"))
     assert torch.equal(output(loaded), output(model))
-    names = {key.rpartition(".")[2] for key in load_file(tmp_path / "saved" / "adapter_model.safetensors")}
-    assert names == {"share_eps_a", "share_eps_b"} | ({"share_extra_a", "share_extra_b", "share_extra_eps_a", "share_extra_eps_b"} if phi else set())
+    names = {
+        key.rpartition(".")[2]
+        for key in load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    }
+    assert names == {"share_eps_a", "share_eps_b"} | (
+        {"share_extra_a", "share_extra_b", "share_extra_eps_a", "share_extra_eps_b"}
+        if phi
+        else set()
+    )
 
 
-def test_the_saved_config_is_json_that_names_the_basis(share: Made, registry: sr.Registry, tmp_path: Path) -> None:
+def test_the_saved_config_is_json_that_names_the_basis(
+    share: Made, registry: sr.Registry, tmp_path: Path
+) -> None:
     share(init="task:task0", extra_directions=None).save_pretrained(str(tmp_path / "saved"))
     config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
-    expected = {"registry": registry.location, "space": "bert", "basis": registry.basis("bert").digest, "pseudo_rank": 2, "extra_directions": 0}
+    expected = {
+        "registry": registry.location,
+        "space": "bert",
+        "basis": registry.basis("bert").digest,
+        "pseudo_rank": 2,
+        "extra_directions": 0,
+    }
     assert config | expected == config
-    assert (config["init"], config["started_from"], config["peft_type"]) == ("noise", "bert/task0@v1", "SHARE")
+    assert (config["init"], config["started_from"], config["peft_type"]) == (
+        "noise",
+        "bert/task0@v1",
+        "SHARE",
+    )
 
 
-def test_a_registry_that_moved_is_found_by_argument_or_environment(share: Made, registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_moved_is_found_by_argument_or_environment(
+    share: Made, registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = share()
     model.save_pretrained(str(tmp_path / "saved"))
     registry.close()
@@ -86,10 +127,17 @@ def test_a_registry_that_moved_is_found_by_argument_or_environment(share: Made, 
     monkeypatch.delenv("SHARE_REGISTRY_URI", raising=False)
     with pytest.raises(NotFound, match=r"the basis .* was not found"):
         zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"))
-    config = sr.peft.ShareConfig.from_pretrained(str(tmp_path / "saved"), registry=tmp_path / "moved")
-    assert torch.equal(output(zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"), config=config)), output(model))
+    config = sr.peft.ShareConfig.from_pretrained(
+        str(tmp_path / "saved"), registry=tmp_path / "moved"
+    )
+    assert torch.equal(
+        output(zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"), config=config)),
+        output(model),
+    )
     monkeypatch.setenv("SHARE_REGISTRY_URI", str(tmp_path / "moved"))
-    assert torch.equal(output(zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"))), output(model))
+    assert torch.equal(
+        output(zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"))), output(model)
+    )
 
 
 def test_a_saved_adapter_goes_on_training(share: Made, tmp_path: Path) -> None:
@@ -101,7 +149,9 @@ def test_a_saved_adapter_goes_on_training(share: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("phi", [0, 2])
-def test_training_starts_at_a_task_that_lies_in_the_subspace(share: Made, registry: sr.Registry, phi: int) -> None:
+def test_training_starts_at_a_task_that_lies_in_the_subspace(
+    share: Made, registry: sr.Registry, phi: int
+) -> None:
     model = share(init_scale=0.5)
     registry.commit(model, task="inside", space="bert")
     stored = output(registry.checkout("inside", space="bert").apply_to(base()))
@@ -110,18 +160,26 @@ def test_training_starts_at_a_task_that_lies_in_the_subspace(share: Made, regist
         assert (found - stored).norm() / stored.norm() < PROJECTION
 
 
-def test_extra_directions_hold_what_a_task_leaves_outside(share: Made, registry: sr.Registry) -> None:
+def test_extra_directions_hold_what_a_task_leaves_outside(
+    share: Made, registry: sr.Registry
+) -> None:
     registry.commit(lora("bert", 77), task="outside", space="bert", budget=0)
     stored = output(lora("bert", 77))
     far, near = (output(share(init="task:outside@v1", extra_directions=phi)) for phi in (0, 2))
-    assert (near - stored).norm() / stored.norm() < PROJECTION < (far - stored).norm() / stored.norm()
+    assert (
+        (near - stored).norm() / stored.norm() < PROJECTION < (far - stored).norm() / stored.norm()
+    )
 
 
 def test_every_tensor_of_a_start_with_spare_rank_can_move(share: Made) -> None:
     model = share(init="task:task1", pseudo_rank=5, extra_directions=1)
     start = {name: value.clone() for name, value in model.named_parameters() if value.requires_grad}
     trained(model, steps=3)
-    assert all(not torch.equal(value, start[name]) for name, value in model.named_parameters() if value.requires_grad)
+    assert all(
+        not torch.equal(value, start[name])
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    )
 
 
 def test_nearest_starts_at_the_task_in_the_middle(share: Made, registry: sr.Registry) -> None:
@@ -135,7 +193,10 @@ def test_nearest_starts_at_the_task_in_the_middle(share: Made, registry: sr.Regi
 def test_a_commit_of_a_trained_model_is_the_trained_function_within_budget_and_leaves_old_tasks_alone(
     share: Made, registry: sr.Registry, kind: str, phi: int, tmp_path: Path
 ) -> None:
-    before = {number: registry.export(f"task{number}", tmp_path / "before", space=kind).digest for number in range(TASKS)}
+    before = {
+        number: registry.export(f"task{number}", tmp_path / "before", space=kind).digest
+        for number in range(TASKS)
+    }
     model = share(kind, extra_directions=phi, init_scale=0.3)
     trained(model)
     made = registry.commit(model, task="trained", space=kind)
@@ -146,28 +207,41 @@ def test_a_commit_of_a_trained_model_is_the_trained_function_within_budget_and_l
     assert made.report.error <= DEFAULT_BUDGET
     applied, plain = output(back.apply_to(base(kind))), output(model)
     assert (applied - plain).norm() / plain.norm() < OUTPUT
-    assert before == {number: registry.export(f"task{number}", tmp_path / "after", space=kind).digest for number in range(TASKS)}
+    assert before == {
+        number: registry.export(f"task{number}", tmp_path / "after", space=kind).digest
+        for number in range(TASKS)
+    }
 
 
-def test_coefficients_alone_are_stored_where_training_stayed_in_the_basis(wide: tuple[sr.Registry, Any]) -> None:
+def test_coefficients_alone_are_stored_where_training_stayed_in_the_basis(
+    wide: tuple[sr.Registry, Any],
+) -> None:
     registry, model = wide
     made = registry.commit(model, task="trained", space="wide")
     stored = _stored(registry, "trained")
     modules = [module for module in stored.modules if module is not None]
     assert len(modules) == 2
     assert stored.sources == (registry.basis("wide").digest,)
-    assert all(not side.own.any() and side.terms for module in modules for side in (module.a, module.b))
+    assert all(
+        not side.own.any() and side.terms for module in modules for side in (module.a, module.b)
+    )
     assert made.report is not None
     assert made.report.error <= DEFAULT_BUDGET
 
 
-def test_coefficients_take_a_small_part_of_the_bytes_that_the_same_adapter_takes_alone(wide: tuple[sr.Registry, Any]) -> None:
+def test_coefficients_take_a_small_part_of_the_bytes_that_the_same_adapter_takes_alone(
+    wide: tuple[sr.Registry, Any],
+) -> None:
     registry, model = wide
     registry.create_space("alone", base_model="tiny-wide")
     adapter = read_model(model)
     given = {"wide": adapter, "alone": replace(adapter, basis=None)}
-    reports = [registry.commit(each, task="trained", space=space).report for space, each in given.items()]
-    shared, alone = [sum(module.bytes for module in report.modules) for report in reports if report is not None]
+    reports = [
+        registry.commit(each, task="trained", space=space).report for space, each in given.items()
+    ]
+    shared, alone = [
+        sum(module.bytes for module in report.modules) for report in reports if report is not None
+    ]
     assert 3 * shared < alone
 
 
@@ -176,7 +250,11 @@ def test_the_adapter_read_from_a_model_is_that_lora_exactly(share: Made) -> None
     trained(model)
     adapter = read_model(model)
     assert adapter.basis == model.peft_config["default"].basis
-    assert (adapter.config["r"], adapter.config["lora_alpha"], adapter.config["peft_type"]) == (2, 2, "LORA")
+    assert (adapter.config["r"], adapter.config["lora_alpha"], adapter.config["peft_type"]) == (
+        2,
+        2,
+        "LORA",
+    )
     found, expected = output(adapter.apply_to(base())), output(model)
     assert (found - expected).norm() / expected.norm() < TOGETHER
 
@@ -184,19 +262,33 @@ def test_the_adapter_read_from_a_model_is_that_lora_exactly(share: Made) -> None
 def test_modules_to_save_ride_along_as_passengers(registry: sr.Registry) -> None:
     torch.manual_seed(5)
     whole = torch.nn.ModuleDict({"encoder": base().encoder, "head": torch.nn.Linear(16, 2)})
-    config = sr.peft.ShareConfig(registry=registry, space="bert", pseudo_rank=2, extra_directions=0, modules_to_save=["head"])
+    config = sr.peft.ShareConfig(
+        registry=registry, space="bert", pseudo_rank=2, extra_directions=0, modules_to_save=["head"]
+    )
     adapter = read_model(zoo.peft.get_peft_model(whole, config))
     assert set(adapter.passengers) == {"base_model.model.head.weight", "base_model.model.head.bias"}
     assert len(adapter.layout.factors) == 4
 
 
-def test_a_basis_of_another_base_model_is_refused_before_anything_is_replaced(registry: sr.Registry) -> None:
+def test_a_basis_of_another_base_model_is_refused_before_anything_is_replaced(
+    registry: sr.Registry,
+) -> None:
     model = base("llama")
-    with pytest.raises(InvalidInput, match="no module of the LlamaForCausalLM is among the 4 of the basis"):
+    with pytest.raises(
+        InvalidInput, match="no module of the LlamaForCausalLM is among the 4 of the basis"
+    ):
         zoo.peft.get_peft_model(model, sr.peft.ShareConfig(registry=registry, space="bert"))
     assert not any("share" in name for name, _ in model.named_parameters())
     torch.manual_seed(0)
-    narrow = BertModel(BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=40))
+    narrow = BertModel(
+        BertConfig(
+            hidden_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=8,
+            vocab_size=40,
+        )
+    )
     with pytest.raises(InvalidInput, match="of the model is 8 x 8, in the basis it is"):
         zoo.peft.get_peft_model(narrow, sr.peft.ShareConfig(registry=registry, space="bert"))
 
@@ -214,11 +306,16 @@ def test_coefficients_of_another_size_are_refused(share: Made, tmp_path: Path) -
     share(pseudo_rank=3).save_pretrained(str(tmp_path / "saved"))
     config = sr.peft.ShareConfig.from_pretrained(str(tmp_path / "saved"))
     config.pseudo_rank = 2
-    with pytest.raises(InvalidInput, match=r"the saved adapter has 3 x \d+, the subspace in the basis \w{8} expects 2 x"):
+    with pytest.raises(
+        InvalidInput,
+        match=r"the saved adapter has 3 x \d+, the subspace in the basis \w{8} expects 2 x",
+    ):
         zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"), config=config)
 
 
-def test_what_is_not_there_is_not_found(registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_is_not_found(
+    registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SHARE_REGISTRY_URI", raising=False)
 
     def wrap(**options: Any) -> None:
@@ -236,7 +333,16 @@ def test_what_is_not_there_is_not_found(registry: sr.Registry, tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    "options", [{"init": "zeros"}, {"init": "task:"}, {"init_scale": 0.0}, {"pseudo_rank": 0}, {"extra_directions": -1}, {"dropout": 1.0}, {"registry": 5}]
+    "options",
+    [
+        {"init": "zeros"},
+        {"init": "task:"},
+        {"init_scale": 0.0},
+        {"pseudo_rank": 0},
+        {"extra_directions": -1},
+        {"dropout": 1.0},
+        {"registry": 5},
+    ],
 )
 def test_values_that_mean_nothing_are_refused_at_once(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
@@ -244,13 +350,17 @@ def test_values_that_mean_nothing_are_refused_at_once(options: dict[str, Any]) -
 
 
 def test_a_password_is_never_saved() -> None:
-    config = sr.peft.ShareConfig(registry="postgresql://ann:secret@db.example/catalog", store="store")
+    config = sr.peft.ShareConfig(
+        registry="postgresql://ann:secret@db.example/catalog", store="store"
+    )
     assert "secret" not in str(config.to_dict())
     assert config.to_dict()["registry"].startswith("postgresql+psycopg://ann@db.example/")
 
 
 @pytest.mark.parametrize(("init", "via"), [("task:task1", ["", "derived"]), ("noise", [""])])
-def test_the_lineage_of_what_was_trained_has_the_version_it_started_from(registry: sr.Registry, share: Made, init: str, via: list[str]) -> None:
+def test_the_lineage_of_what_was_trained_has_the_version_it_started_from(
+    registry: sr.Registry, share: Made, init: str, via: list[str]
+) -> None:
     model = share("bert", init=init)
     trained(model)
     commit = registry.commit(model, task="cola", space="bert")

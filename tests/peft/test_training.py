@@ -1,4 +1,7 @@
-"""Training in the subspace: gradients from the first step, nothing else moves, and both usual ways to train."""
+"""Training in the subspace.
+
+Gradients from the first step, nothing else moves, and both usual ways to train.
+"""
 
 import subprocess
 import sys
@@ -23,13 +26,19 @@ ROUNDED = 0.02
 
 
 def loss_of(model: Any) -> torch.Tensor:
-    result: torch.Tensor = (model(IDS)[0] - 1.0).abs().mean() if "Bert" in str(type(model.get_base_model())) else model(IDS, labels=IDS).loss
+    result: torch.Tensor = (
+        (model(IDS)[0] - 1.0).abs().mean()
+        if "Bert" in str(type(model.get_base_model()))
+        else model(IDS, labels=IDS).loss
+    )
     return result
 
 
 def trained(model: Any, steps: int = STEPS, rate: float = 0.05) -> list[float]:
     """Train in a plain loop; return the losses."""
-    optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=rate)
+    optimizer = torch.optim.Adam(
+        [value for value in model.parameters() if value.requires_grad], lr=rate
+    )
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -42,21 +51,32 @@ def trained(model: Any, steps: int = STEPS, rate: float = 0.05) -> list[float]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phi", [0, 2])
-def test_every_trained_tensor_has_a_gradient_at_the_start_and_the_start_is_near_the_base_model(share: Made, kind: str, phi: int) -> None:
+def test_every_trained_tensor_has_a_gradient_at_the_start_and_the_start_is_near_the_base_model(
+    share: Made, kind: str, phi: int
+) -> None:
     model = share(kind, extra_directions=phi)
     loss_of(model).backward()  # type: ignore[no-untyped-call]
     asked = {name: value for name, value in model.named_parameters() if value.requires_grad}
     assert len(asked) == 4 * (2 if phi == 0 else 6)
-    assert all(".share_" in name and value.grad is not None and value.grad.norm() > 0 for name, value in asked.items())
+    assert all(
+        ".share_" in name and value.grad is not None and value.grad.norm() > 0
+        for name, value in asked.items()
+    )
     plain = output(base(kind))
     assert 0 < (output(model) - plain).norm() / plain.norm() < SMALL
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phi", [0, 2])
-def test_training_lowers_the_loss_and_moves_neither_base_weights_nor_basis(share: Made, kind: str, phi: int) -> None:
+def test_training_lowers_the_loss_and_moves_neither_base_weights_nor_basis(
+    share: Made, kind: str, phi: int
+) -> None:
     model = share(kind, extra_directions=phi)
-    before = {name: value.clone() for name, value in [*model.named_parameters(), *model.named_buffers()] if ".share_e" not in name}
+    before = {
+        name: value.clone()
+        for name, value in [*model.named_parameters(), *model.named_buffers()]
+        if ".share_e" not in name
+    }
     losses = trained(model)
     assert losses[-1] < losses[0]
     after = dict([*model.named_parameters(), *model.named_buffers()])
@@ -69,13 +89,17 @@ def test_the_trainer_of_transformers_trains_it(share: Made, kind: str, tmp_path:
     from transformers import Trainer, TrainingArguments
 
     class Plain(Trainer):  # type: ignore[misc]
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: object) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, **_: object
+        ) -> Any:
             found = model(inputs["input_ids"])[0]
             loss = (found - 1.0).abs().mean()
             return (loss, found) if return_outputs else loss
 
     model = share(kind)
-    frozen = {name: value.clone() for name, value in model.named_parameters() if not value.requires_grad}
+    frozen = {
+        name: value.clone() for name, value in model.named_parameters() if not value.requires_grad
+    }
     start = {name: value.clone() for name, value in model.named_parameters() if value.requires_grad}
     rows = [{"input_ids": row, "labels": row} for row in IDS.repeat(4, 1)]
     options = TrainingArguments(
@@ -102,7 +126,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(share: Made) -> None:
     for model in (plain, saving):
         model.train()
         loss_of(model).backward()  # type: ignore[no-untyped-call]
-    pairs = [(a.grad, b.grad) for a, b in zip(plain.parameters(), saving.parameters(), strict=True) if a.requires_grad]
+    pairs = [
+        (a.grad, b.grad)
+        for a, b in zip(plain.parameters(), saving.parameters(), strict=True)
+        if a.requires_grad
+    ]
     assert pairs
     for a, b in pairs:
         torch.testing.assert_close(a, b, rtol=TOGETHER, atol=TOGETHER)
@@ -112,7 +140,9 @@ def test_a_model_in_half_precision_keeps_its_type_and_trains_in_single(share: Ma
     model = share(model=base().to(torch.bfloat16))
     assert output(model).dtype is torch.bfloat16
     assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
-    assert {value.dtype for name, value in model.named_buffers() if ".share_" in name} == {torch.float32}
+    assert {value.dtype for name, value in model.named_buffers() if ".share_" in name} == {
+        torch.float32
+    }
     assert trained(model)[-1] < trained(share())[0]
 
 
@@ -124,7 +154,17 @@ def test_the_same_seed_starts_the_same_and_another_seed_does_not(share: Made) ->
 def test_several_adapters_are_switched_on_and_off(share: Made, registry: sr.Registry) -> None:
     model = share(init_scale=0.5)
     plain, first = output(base()), output(model)
-    model.add_adapter("second", sr.peft.ShareConfig(registry=registry, space="bert", seed=9, pseudo_rank=1, extra_directions=1, init_scale=0.5))
+    model.add_adapter(
+        "second",
+        sr.peft.ShareConfig(
+            registry=registry,
+            space="bert",
+            seed=9,
+            pseudo_rank=1,
+            extra_directions=1,
+            init_scale=0.5,
+        ),
+    )
     assert torch.equal(output(model), first)
     model.set_adapter("second")
     assert not torch.equal(output(model), first)
@@ -137,12 +177,16 @@ def test_several_adapters_are_switched_on_and_off(share: Made, registry: sr.Regi
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_merging_gives_the_same_function_and_unmerging_the_same_bytes(share: Made, dtype: torch.dtype) -> None:
+def test_merging_gives_the_same_function_and_unmerging_the_same_bytes(
+    share: Made, dtype: torch.dtype
+) -> None:
     model = share(model=base().to(dtype), init_scale=0.5, extra_directions=1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     apart = output(model).float()
     model.merge_adapter(safe_merge=True)
-    assert (output(model).float() - apart).norm() / apart.norm() < (TOGETHER if dtype is torch.float32 else 0.02)
+    assert (output(model).float() - apart).norm() / apart.norm() < (
+        TOGETHER if dtype is torch.float32 else 0.02
+    )
     model.unmerge_adapter()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert type(model.merge_and_unload()) is type(base())
@@ -151,7 +195,10 @@ def test_merging_gives_the_same_function_and_unmerging_the_same_bytes(share: Mad
 def test_the_transposed_linear_of_gpt2_is_adapted(registry: sr.Registry) -> None:
     def lora() -> Any:
         torch.manual_seed(5)
-        model = zoo.peft.get_peft_model(zoo.gpt2(), zoo.peft.LoraConfig(r=2, lora_alpha=2, target_modules=["c_attn"], fan_in_fan_out=True))
+        model = zoo.peft.get_peft_model(
+            zoo.gpt2(),
+            zoo.peft.LoraConfig(r=2, lora_alpha=2, target_modules=["c_attn"], fan_in_fan_out=True),
+        )
         zoo.scatter(model)
         return model
 
@@ -159,7 +206,9 @@ def test_the_transposed_linear_of_gpt2_is_adapted(registry: sr.Registry) -> None
     registry.commit(lora(), task="one", space="gpt2", budget=0.001)
     registry.refit("gpt2", max_rank=4)
     torch.manual_seed(5)
-    config = sr.peft.ShareConfig(registry=registry, space="gpt2", init="task:one", extra_directions=0)
+    config = sr.peft.ShareConfig(
+        registry=registry, space="gpt2", init="task:one", extra_directions=0
+    )
     model = zoo.peft.get_peft_model(zoo.gpt2().eval(), config)
     expected = output(lora())
     assert (output(model) - expected).norm() / expected.norm() < ROUNDED

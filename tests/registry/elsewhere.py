@@ -1,7 +1,11 @@
-"""A second device made of the first: tensors that say they are on a GPU, and an error wherever one meets a tensor that is not.
+"""A second device made of the first.
 
-The numbers are computed on the CPU, so that code meant for a GPU can be run, and its results compared bit for bit, where there is none. A GPU refuses what is refused here: tensors of two
-devices in one operation (but for single numbers, and for what only says which elements to read), and arrays without a copy to the CPU.
+Tensors that say they are on a GPU, and an error wherever one meets a tensor that is not.
+
+The numbers are computed on the CPU, so that code meant for a GPU can be run, and its results
+compared bit for bit, where there is none. A GPU refuses what is refused here: tensors of two
+devices in one operation (but for single numbers, and for what only says which elements to read),
+and arrays without a copy to the CPU.
 """
 
 from typing import Any, Final
@@ -38,19 +42,30 @@ class Elsewhere(TorchFunctionMode):
         asked = kwargs.get("device")
         if asked is not None:
             kwargs["device"] = "cpu"
-        if any(map(_there, tensors)) and not (func in _READS and there) and not all(_there(tensor) or tensor.dim() == 0 for tensor in tensors):
-            raise RuntimeError(f"{getattr(func, '__name__', func)}: expected all tensors to be on the same device")
+        if (
+            any(map(_there, tensors))
+            and not (func in _READS and there)
+            and not all(_there(tensor) or tensor.dim() == 0 for tensor in tensors)
+        ):
+            raise RuntimeError(
+                f"{getattr(func, '__name__', func)}: expected all tensors to be on the same device"
+            )
         result = func(*args, **kwargs)
         to_gpu = _is_gpu(asked) if asked is not None else there
         self.operations += to_gpu
-        return tree_map(lambda leaf: _marked(leaf) if to_gpu and isinstance(leaf, Tensor) else leaf, result)
+        return tree_map(
+            lambda leaf: _marked(leaf) if to_gpu and isinstance(leaf, Tensor) else leaf, result
+        )
 
 
 def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     wanted = [place for place in (*args, *kwargs.values()) if isinstance(place, str | torch.device)]
     others = [other for other in args if isinstance(other, Tensor)]
     to_gpu = _is_gpu(wanted[0]) if wanted else _there(others[0]) if others else _there(tensor)
-    dtypes = [*(dtype for dtype in (*args, *kwargs.values()) if isinstance(dtype, torch.dtype)), *(other.dtype for other in others)]
+    dtypes = [
+        *(dtype for dtype in (*args, *kwargs.values()) if isinstance(dtype, torch.dtype)),
+        *(other.dtype for other in others),
+    ]
     return _moved(tensor.to(dtypes[0]) if dtypes else tensor, to_gpu=to_gpu)
 
 

@@ -1,4 +1,7 @@
-"""Families of adapters in memory, each with its kinship planted: nothing shared, one start, shared directions, continued versions."""
+"""Families of adapters in memory, each with its kinship planted.
+
+Nothing shared, one start, shared directions, continued versions.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -41,17 +44,29 @@ def adapter(rows: Mapping[str, tuple[Tensor, Tensor]], *, alpha: int = 8) -> Ada
 def independent(count: int, *, seed: int = 0, rank: int = RANK) -> dict[str, Adapter]:
     """Adapters that have nothing in common."""
     draw = drawing(seed)
-    return {f"own-{number}": adapter({name: (draw(rank, WIDTH), draw(rank, HEIGHT)) for name in modules()}) for number in range(count)}
+    return {
+        f"own-{number}": adapter(
+            {name: (draw(rank, WIDTH), draw(rank, HEIGHT)) for name in modules()}
+        )
+        for number in range(count)
+    }
 
 
 def one_start(count: int, *, seed: int = 1, drift: float = 0.3) -> dict[str, Adapter]:
     """Adapters whose A began equal and moved by `drift` of its size, each with a B of its own."""
     draw = drawing(seed)
     start = {name: draw(RANK, WIDTH) for name in modules()}
-    return {f"seed-{number}": adapter({name: (a + drift * draw(RANK, WIDTH), draw(RANK, HEIGHT)) for name, a in start.items()}) for number in range(count)}
+    return {
+        f"seed-{number}": adapter(
+            {name: (a + drift * draw(RANK, WIDTH), draw(RANK, HEIGHT)) for name, a in start.items()}
+        )
+        for number in range(count)
+    }
 
 
-def shared_directions(count: int, *, seed: int = 2, shared: int = 6, noise: float = 0.02) -> dict[str, Adapter]:
+def shared_directions(
+    count: int, *, seed: int = 2, shared: int = 6, noise: float = 0.02
+) -> dict[str, Adapter]:
     """Adapters whose rows on both sides mix the same few."""
     draw = drawing(seed)
     bases = {name: (draw(shared, WIDTH), draw(shared, HEIGHT)) for name in modules()}
@@ -60,7 +75,10 @@ def shared_directions(count: int, *, seed: int = 2, shared: int = 6, noise: floa
         rows = draw(RANK, shared) @ base
         return rows + noise * rows.square().mean().sqrt() * draw(*rows.shape)
 
-    return {f"mix-{number}": adapter({name: (mixed(a), mixed(b)) for name, (a, b) in bases.items()}) for number in range(count)}
+    return {
+        f"mix-{number}": adapter({name: (mixed(a), mixed(b)) for name, (a, b) in bases.items()})
+        for number in range(count)
+    }
 
 
 def continued(*, seed: int = 3, step: float = 0.15) -> dict[str, Adapter]:
@@ -70,7 +88,10 @@ def continued(*, seed: int = 3, step: float = 0.15) -> dict[str, Adapter]:
     made = {}
     for version in (1, 2, 3):
         made[f"v{version}"] = adapter(rows)
-        rows = {name: (a + step * draw(*a.shape), b + step * draw(*b.shape)) for name, (a, b) in rows.items()}
+        rows = {
+            name: (a + step * draw(*a.shape), b + step * draw(*b.shape))
+            for name, (a, b) in rows.items()
+        }
     return made
 
 
@@ -79,7 +100,9 @@ def turned(found: Adapter, *, seed: int = 4) -> Adapter:
     draw = drawing(seed)
     made = {}
     for name in modules():
-        a, b = (found.tensors[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
+        a, b = (
+            found.tensors[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB"
+        )
         G = draw(RANK, RANK).double() + 3 * torch.eye(RANK, dtype=torch.float64)
         made[name] = (G @ a, (b @ torch.linalg.inv(G)).T)
     return adapter(made)

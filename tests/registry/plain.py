@@ -1,4 +1,7 @@
-"""An adapter directory read with numpy and nothing of this project: what an export is measured against."""
+"""An adapter directory read with numpy and nothing of this project.
+
+What an export is measured against.
+"""
 
 import json
 from pathlib import Path
@@ -12,11 +15,17 @@ Floats = NDArray[np.float64]
 
 def tensors(directory: Path) -> dict[str, Floats]:
     """Return the tensors in float64 by key."""
-    return {key: value.astype(np.float64) for key, value in load_file(directory / "adapter_model.safetensors").items()}
+    return {
+        key: value.astype(np.float64)
+        for key, value in load_file(directory / "adapter_model.safetensors").items()
+    }
 
 
 def pooled_error(original: Path, exported: Path) -> float:
-    """Return sqrt(sum |dW' - dW|^2 / sum |dW|^2) over all modules, with dense products; one alpha and rank for all modules."""
+    """Return sqrt(sum |dW' - dW|^2 / sum |dW|^2) over all modules, with dense products.
+
+    One alpha and rank for all modules.
+    """
     old, new = tensors(original), tensors(exported)
     config = json.loads((original / "adapter_config.json").read_text())
     scale = config["lora_alpha"] / config["r"]
@@ -32,4 +41,8 @@ def pooled_error(original: Path, exported: Path) -> float:
 
 def files(directory: Path) -> dict[str, bytes]:
     """Return every file of a directory by its path below it."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }

@@ -11,9 +11,20 @@ BASE = "acme/tiny"
 
 
 def write_planted(
-    root: Path, count: int, *, modules: int = 3, rank: int = 4, width: int = 192, shared: int = 6, noise: float = 0.02, seed: int = 0
+    root: Path,
+    count: int,
+    *,
+    modules: int = 3,
+    rank: int = 4,
+    width: int = 192,
+    shared: int = 6,
+    noise: float = 0.02,
+    seed: int = 0,
 ) -> dict[str, Path]:
-    """Write adapters `t00`, `t01`, ... and return their directories by name; `shared` 0: they have nothing in common."""
+    """Write adapters `t00`, `t01`, ... and return their directories by name.
+
+    `shared` 0: they have nothing in common.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -28,7 +39,9 @@ def write_planted(
             for side, base in (("A", base_a), ("B", base_b)):
                 mixed = normal(rank, shared) @ base if shared else normal(rank, width)
                 rows = mixed + noise * mixed.square().mean().sqrt() * normal(rank, width)
-                tensors[f"{key}.lora_{side}.weight"] = (rows if side == "A" else rows.T).float().contiguous() * 0.1
+                tensors[f"{key}.lora_{side}.weight"] = (
+                    rows if side == "A" else rows.T
+                ).float().contiguous() * 0.1
         made[f"t{number:02d}"] = write(root / f"t{number:02d}", tensors, rank)
     return made
 
@@ -37,6 +50,13 @@ def write(directory: Path, tensors: Mapping[str, torch.Tensor], rank: int) -> Pa
     """Write one PEFT directory."""
     directory.mkdir(parents=True)
     save_file(dict(tensors), directory / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "base_model_name_or_path": BASE, "r": rank, "lora_alpha": 2 * rank, "target_modules": ["proj"], "bias": "none"}
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": BASE,
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": ["proj"],
+        "bias": "none",
+    }
     (directory / "adapter_config.json").write_text(json.dumps(config))
     return directory

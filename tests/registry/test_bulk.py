@@ -1,4 +1,7 @@
-"""Many adapters in one commit: no more of them are in memory than are looked at, and what comes of it is what a small commit makes."""
+"""Many adapters in one commit.
+
+No more of them are in memory than are looked at, and what comes of it is what a small commit makes.
+"""
 
 import tracemalloc
 from pathlib import Path
@@ -37,27 +40,50 @@ def peak_of_committing(root: Path, count: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_number_of_adapters(tmp_path: Path) -> None:
-    some, many = peak_of_committing(tmp_path / "some", FEW + 2), peak_of_committing(tmp_path / "many", FEW + 18)
-    assert many < some + 8 * RAW  # 16 adapters more; what was read of the latest stays in the reader's cache, which has its own bound
+    some, many = (
+        peak_of_committing(tmp_path / "some", FEW + 2),
+        peak_of_committing(tmp_path / "many", FEW + 18),
+    )
+    assert (
+        many < some + 8 * RAW
+        # 16 adapters more; what was read of the latest stays in the reader's cache, which has its own
+        # bound
+    )
 
 
 @pytest.mark.parametrize("shared", [8, 0])
-def test_a_large_commit_keeps_every_adapter_within_its_budget(registry: sr.Registry, tmp_path: Path, shared: int) -> None:
-    commit = registry.commit_many(write_planted(tmp_path / "adapters", FEW + 3, modules=1, width=64, shared=shared))
+def test_a_large_commit_keeps_every_adapter_within_its_budget(
+    registry: sr.Registry, tmp_path: Path, shared: int
+) -> None:
+    commit = registry.commit_many(
+        write_planted(tmp_path / "adapters", FEW + 3, modules=1, width=64, shared=shared)
+    )
     assert len(commit.reports) == FEW + 3
-    assert all(0 < report.error <= 0.025 and report.bytes_added > 0 for report in commit.reports.values())
+    assert all(
+        0 < report.error <= 0.025 and report.bytes_added > 0 for report in commit.reports.values()
+    )
     assert registry.verify("deep").ok
 
 
-def test_a_large_commit_gets_a_basis_where_that_takes_fewer_bytes(registry: sr.Registry, tmp_path: Path) -> None:
-    commit = registry.commit_many(write_planted(tmp_path / "adapters", FEW + 8, modules=1, shared=8))
+def test_a_large_commit_gets_a_basis_where_that_takes_fewer_bytes(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
+    commit = registry.commit_many(
+        write_planted(tmp_path / "adapters", FEW + 8, modules=1, shared=8)
+    )
     assert registry.basis().number == commit.number
 
 
-def test_a_rehearsal_of_a_large_commit_stores_nothing(registry: sr.Registry, tmp_path: Path) -> None:
+def test_a_rehearsal_of_a_large_commit_stores_nothing(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space("tiny", base_model="acme/tiny")
     before = list(registry.home.store.objects())
-    commit = registry.commit_many(write_planted(tmp_path / "adapters", FEW + 1, modules=1, width=32), space="tiny", dry_run=True)
+    commit = registry.commit_many(
+        write_planted(tmp_path / "adapters", FEW + 1, modules=1, width=32),
+        space="tiny",
+        dry_run=True,
+    )
     assert not commit.created
     assert sum(report.bytes_added for report in commit.reports.values()) > 0
     assert list(registry.home.store.objects()) == before
@@ -68,19 +94,27 @@ def test_an_adapter_that_changes_while_it_is_committed_is_refused(tmp_path: Path
     found = handed(list(made.items()), adapter_name=None, outside=Outside())
     assert not found.heads[TaskName("t00")].tensors
     assert found.whole(TaskName("t00")).tensors
-    (made["t00"] / "adapter_model.safetensors").write_bytes((made["t01"] / "adapter_model.safetensors").read_bytes())
+    (made["t00"] / "adapter_model.safetensors").write_bytes(
+        (made["t01"] / "adapter_model.safetensors").read_bytes()
+    )
     with pytest.raises(sr.InvalidInput, match="changed while"):
         found.whole(TaskName("t00"))
 
 
-def test_modules_of_two_shapes_in_one_large_commit_are_refused(registry: sr.Registry, tmp_path: Path) -> None:
-    made = write_planted(tmp_path / "adapters", FEW, modules=1, width=32) | {"zz": write_planted(tmp_path / "other", 1, modules=1, width=48)["t00"]}
+def test_modules_of_two_shapes_in_one_large_commit_are_refused(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
+    made = write_planted(tmp_path / "adapters", FEW, modules=1, width=32) | {
+        "zz": write_planted(tmp_path / "other", 1, modules=1, width=48)["t00"]
+    }
     with pytest.raises(sr.Refused, match="48 x 48"):
         registry.commit_many(made)
     assert registry.tasks() == []
 
 
-def test_where_there_is_room_a_basis_is_fitted_to_every_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_room_a_basis_is_fitted_to_every_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bulk, "KEPT_BYTES", 1 << 30)
     made = write_planted(tmp_path / "adapters", FEW + 9, modules=1, width=32)
     found = handed(list(made.items()), adapter_name=None, outside=Outside())

@@ -71,13 +71,19 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
 
 
 @pytest.mark.parametrize("rule", [{"max_rank": 6}, {"energy": 0.9}, {}])
-def test_a_basis_from_carried_moments_captures_what_one_from_scratch_does(filled: sr.Registry, rule: dict[str, float]) -> None:
+def test_a_basis_from_carried_moments_captures_what_one_from_scratch_does(
+    filled: sr.Registry, rule: dict[str, float]
+) -> None:
     found = filled.refit(**rule).basis  # type: ignore[arg-type]
     scratch = fitted(filled, **rule, **({} if rule else {"tasks": 12, "budget": 0.025}))
     assert found is not None
     for module in found.modules:
-        assert (module.k_a, module.k_b) == tuple(len(rows) for rows in scratch.basis.modules[module.module])
-        assert (module.captured_a, module.captured_b) == pytest.approx(scratch.captured[module.module], rel=SAME)
+        assert (module.k_a, module.k_b) == tuple(
+            len(rows) for rows in scratch.basis.modules[module.module]
+        )
+        assert (module.captured_a, module.captured_b) == pytest.approx(
+            scratch.captured[module.module], rel=SAME
+        )
 
 
 def test_directions_are_those_of_a_fit_from_scratch(filled: sr.Registry) -> None:
@@ -85,8 +91,12 @@ def test_directions_are_those_of_a_fit_from_scratch(filled: sr.Registry) -> None
     scratch = fitted(filled, max_rank=6)
     for name, module in filled.basis().modules.items():
         for side, rows in enumerate((module.a, module.b)):
-            other = torch.linalg.qr(torch.from_numpy(scratch.basis.modules[name][side]).double().mT)[0]
-            assert float(torch.linalg.svdvals(rows @ other).amin()) > 1 - 1e-6  # the basis is rounded where it is stored
+            other = torch.linalg.qr(
+                torch.from_numpy(scratch.basis.modules[name][side]).double().mT
+            )[0]
+            assert (
+                float(torch.linalg.svdvals(rows @ other).amin()) > 1 - 1e-6
+            )  # the basis is rounded where it is stored
 
 
 @pytest.mark.parametrize("amplified", [0.0, 1e4])
@@ -102,20 +112,29 @@ def test_many_refits_one_after_another_capture_what_one_from_scratch_does(
     scratch, found = fitted(registry, max_rank=6), commits[-1].basis
     assert found is not None
     for module in found.modules:
-        assert (module.captured_a, module.captured_b) == pytest.approx(scratch.captured[module.module], rel=SAME)
+        assert (module.captured_a, module.captured_b) == pytest.approx(
+            scratch.captured[module.module], rel=SAME
+        )
 
 
-def test_tasks_that_were_seen_are_not_read_again(registry: sr.Registry, tmp_path: Path, read: list[Digest]) -> None:
+def test_tasks_that_were_seen_are_not_read_again(
+    registry: sr.Registry, tmp_path: Path, read: list[Digest]
+) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=8))
     made = write_planted(tmp_path / "many", 7)
-    registry.commit_many(dict(list(made.items())[:6]))  # coefficients over one basis: the rows in use do not grow with the tasks
+    registry.commit_many(
+        dict(list(made.items())[:6])
+    )  # coefficients over one basis: the rows in use do not grow with the tasks
     registry.set_policy(SPACE, sr.Policy(refit=False))
     registry.refit(max_rank=6)
     registry.commit(made["t06"], task="t06")
     rows = {task.name: task for task in registry.tasks()}
     with sr.Registry.open(registry.location) as other:
         with other.home.reading() as session:
-            adapters = {str(row.task): row.adapter_digest for row in live_versions(session, other.spaces()[0].name)}
+            adapters = {
+                str(row.task): row.adapter_digest
+                for row in live_versions(session, other.spaces()[0].name)
+            }
         read.clear()
         other.refit(max_rank=6)
     assert len(rows) == 7
@@ -123,11 +142,19 @@ def test_tasks_that_were_seen_are_not_read_again(registry: sr.Registry, tmp_path
     assert not {adapters[f"t0{number}"] for number in range(6)} & set(read)
 
 
-def test_a_module_that_is_zero_in_every_task_does_not_keep_a_refit_from_going_on(registry: sr.Registry, made: dict[str, Path]) -> None:
+def test_a_module_that_is_zero_in_every_task_does_not_keep_a_refit_from_going_on(
+    registry: sr.Registry, made: dict[str, Path]
+) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
     for number, task in enumerate(sorted(made)[:4]):
         path = made[task] / "adapter_model.safetensors"
-        save_file({key: 0 * tensor if "layers.0" in key else tensor for key, tensor in load_file(path).items()}, path)
+        save_file(
+            {
+                key: 0 * tensor if "layers.0" in key else tensor
+                for key, tensor in load_file(path).items()
+            },
+            path,
+        )
         registry.commit(made[task], task=task)
         if number > 1:
             basis = registry.refit(max_rank=3).basis
@@ -136,11 +163,18 @@ def test_a_module_that_is_zero_in_every_task_does_not_keep_a_refit_from_going_on
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
-def test_moments_that_are_damaged_or_gone_cost_time_alone(filled: sr.Registry, damage: str, tmp_path: Path) -> None:
+def test_moments_that_are_damaged_or_gone_cost_time_alone(
+    filled: sr.Registry, damage: str, tmp_path: Path
+) -> None:
     shutil.copytree(filled.location, tmp_path / "whole")
     (path,) = kept(filled)
     content = path.read_bytes()
-    path.write_bytes({"cut": content[:-9], "flipped": content[:99] + bytes([content[99] ^ 1]) + content[100:]}.get(damage, b""))
+    path.write_bytes(
+        {
+            "cut": content[:-9],
+            "flipped": content[:99] + bytes([content[99] ^ 1]) + content[100:],
+        }.get(damage, b"")
+    )
     if damage == "gone":
         path.unlink()
     with sr.Registry.open(tmp_path / "whole") as whole:
@@ -149,7 +183,9 @@ def test_moments_that_are_damaged_or_gone_cost_time_alone(filled: sr.Registry, d
     assert found is not None
     assert expected is not None
     for one, other in zip(found.modules, expected.modules, strict=True):
-        assert (one.captured_a, one.captured_b) == pytest.approx((other.captured_a, other.captured_b), rel=SAME)
+        assert (one.captured_a, one.captured_b) == pytest.approx(
+            (other.captured_a, other.captured_b), rel=SAME
+        )
     assert filled.verify("deep").ok
 
 
@@ -161,7 +197,9 @@ def test_a_task_that_moved_on_is_not_counted_twice(filled: sr.Registry, tmp_path
     scratch = fitted(filled, max_rank=6)
     assert found is not None
     for module in found.modules:
-        assert (module.captured_a, module.captured_b) == pytest.approx(scratch.captured[module.module], rel=SAME)
+        assert (module.captured_a, module.captured_b) == pytest.approx(
+            scratch.captured[module.module], rel=SAME
+        )
 
 
 def test_a_reader_leaves_nothing_behind_and_a_rehearsal_may_go_on(filled: sr.Registry) -> None:
@@ -171,7 +209,9 @@ def test_a_reader_leaves_nothing_behind_and_a_rehearsal_may_go_on(filled: sr.Reg
     assert [path.read_bytes() for path in kept(filled)] == before
 
 
-def test_moments_of_a_few_tasks_are_not_kept(registry: sr.Registry, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moments_of_a_few_tasks_are_not_kept(
+    registry: sr.Registry, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(carried, "FEWEST", 9)
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
     for task in sorted(made)[:8]:

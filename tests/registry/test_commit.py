@@ -18,7 +18,10 @@ from tests.registry.plain import files
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MOST_QUESTIONS = 30
-"""What a commit of one adapter asks its catalog, each 20 microseconds: of the heads, of what it may refer to, and of what its record changes."""
+"""What a commit of one adapter asks its catalog, each 20 microseconds.
+
+Of the heads, of what it may refer to, and of what its record changes.
+"""
 
 
 @pytest.fixture
@@ -49,7 +52,9 @@ def test_the_same_adapter_again_is_the_same_commit(registry: sr.Registry, adapte
     assert registry.commit(adapter, allow_duplicate=True).version == 2
 
 
-def test_a_retry_with_the_same_key_makes_no_second_commit(registry: sr.Registry, adapter: Path) -> None:
+def test_a_retry_with_the_same_key_makes_no_second_commit(
+    registry: sr.Registry, adapter: Path
+) -> None:
     first = registry.commit(adapter, idempotency_key="run-41")
     again = registry.commit(adapter, allow_duplicate=True, idempotency_key="run-41")
     assert (again.number, again.created) == (first.number, False)
@@ -58,10 +63,15 @@ def test_a_retry_with_the_same_key_makes_no_second_commit(registry: sr.Registry,
     assert [task.version for task in registry.tasks()] == [1]
 
 
-def test_a_key_used_again_for_other_content_is_a_conflict(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_a_key_used_again_for_other_content_is_a_conflict(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     registry.commit(adapter, idempotency_key="run-41")
     other = write_adapter(tmp_path / "other", seed=2)
-    with pytest.raises(sr.Conflict, match=r"'run-41' made c2 .* with cola \(source .*now it comes with cola \(source"):
+    with pytest.raises(
+        sr.Conflict,
+        match=r"'run-41' made c2 .* with cola \(source .*now it comes with cola \(source",
+    ):
         registry.commit(other, task="cola", idempotency_key="run-41")
     with pytest.raises(sr.Conflict, match="now it comes with grammar"):
         registry.commit(adapter, task="grammar", idempotency_key="run-41")
@@ -70,7 +80,9 @@ def test_a_key_used_again_for_other_content_is_a_conflict(registry: sr.Registry,
     assert [task.version for task in registry.tasks()] == [1]
 
 
-def test_the_same_adapter_kept_better_is_a_new_version(registry: sr.Registry, adapter: Path) -> None:
+def test_the_same_adapter_kept_better_is_a_new_version(
+    registry: sr.Registry, adapter: Path
+) -> None:
     assert registry.commit(adapter, budget=0.1).report
     assert registry.commit(adapter, budget=0.1).version == 1
     exact = registry.commit(adapter, budget=0)
@@ -83,11 +95,15 @@ def test_the_same_adapter_kept_better_is_a_new_version(registry: sr.Registry, ad
     assert registry.commit(adapter, keep_original=True).version == 3
 
 
-def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(
+    registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     registry.commit(adapter)
     assert not caplog.records
     assert not registry.commit(adapter, labels={"stage": "test"}, message="again").created
-    assert "c2 holds this adapter already: labels, message not recorded; use annotate" in caplog.text
+    assert (
+        "c2 holds this adapter already: labels, message not recorded; use annotate" in caplog.text
+    )
 
 
 def test_expected_must_hold(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
@@ -112,17 +128,36 @@ def test_a_dry_run_measures_and_writes_nothing(registry: sr.Registry, adapter: P
 
 
 def test_many_are_one_commit_or_none(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
-    commit = registry.commit_many({"a": adapter, "b": write_adapter(tmp_path / "b", seed=2)}, message="both")
+    commit = registry.commit_many(
+        {"a": adapter, "b": write_adapter(tmp_path / "b", seed=2)}, message="both"
+    )
     assert dict(commit.refs) == {"a": f"{SPACE}/a@v1", "b": f"{SPACE}/b@v1"}
     assert set(commit.reports) == {"a", "b"}
     before = files(Path(registry.location))
     with pytest.raises(sr.Refused):
-        registry.commit_many({"a": write_adapter(tmp_path / "c", seed=3), "x": changed(adapter, tmp_path / "d", use_dora=False, peft_type="LOHA")})
+        registry.commit_many(
+            {
+                "a": write_adapter(tmp_path / "c", seed=3),
+                "x": changed(adapter, tmp_path / "d", use_dora=False, peft_type="LOHA"),
+            }
+        )
     assert files(Path(registry.location)) == before
 
 
-def test_a_generic_or_taken_name_is_refused_with_a_hint(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
-    for name in ("v1", "s42", "checkpoint-500", "final", "best", "adapter", "output_2", "lora", "default"):
+def test_a_generic_or_taken_name_is_refused_with_a_hint(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
+    for name in (
+        "v1",
+        "s42",
+        "checkpoint-500",
+        "final",
+        "best",
+        "adapter",
+        "output_2",
+        "lora",
+        "default",
+    ):
         with pytest.raises(sr.Refused, match="task"):
             registry.commit(shutil.copytree(adapter, tmp_path / "runs" / name))
     registry.commit(adapter)
@@ -131,7 +166,9 @@ def test_a_generic_or_taken_name_is_refused_with_a_hint(registry: sr.Registry, a
     assert registry.commit(tmp_path / "elsewhere" / "cola", task="cola").version == 2
 
 
-def test_a_renamed_task_keeps_its_name(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_a_renamed_task_keeps_its_name(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     registry.commit(adapter)
     registry.rename("cola", "grammar")
     with pytest.raises(sr.Refused, match="renamed to 'grammar'"):
@@ -139,7 +176,9 @@ def test_a_renamed_task_keeps_its_name(registry: sr.Registry, adapter: Path, tmp
     assert registry.resolve("cola").ref == f"{SPACE}/grammar@v1"
 
 
-def test_a_dropped_task_comes_back_with_its_next_version(registry: sr.Registry, adapter: Path) -> None:
+def test_a_dropped_task_comes_back_with_its_next_version(
+    registry: sr.Registry, adapter: Path
+) -> None:
     registry.commit(adapter)
     registry.drop("cola")
     assert registry.tasks() == []
@@ -149,7 +188,9 @@ def test_a_dropped_task_comes_back_with_its_next_version(registry: sr.Registry, 
     assert registry.commit(adapter).version == 2
 
 
-def test_an_unknown_base_model_needs_a_word(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_an_unknown_base_model_needs_a_word(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     other = changed(adapter, tmp_path / "other", base_model_name_or_path="mirror/Tiny-Model-4bit")
     registry.create_space("tiny", base_model=BASE, base_labels=["mirror/known"])
     with pytest.raises(sr.Refused, match="Tiny-Model-4bit"):
@@ -165,11 +206,15 @@ def test_a_named_unknown_space_is_not_created(registry: sr.Registry, adapter: Pa
         registry.commit(adapter, space="tiny-modle")
 
 
-def test_conflicting_shapes_are_refused(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_conflicting_shapes_are_refused(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     registry.commit(adapter)
     wider = shutil.copytree(adapter, tmp_path / "wider")
     tensors = {
-        key: np.ascontiguousarray(np.concatenate([value, value], axis=1) if "lora_A" in key else value)
+        key: np.ascontiguousarray(
+            np.concatenate([value, value], axis=1) if "lora_A" in key else value
+        )
         for key, value in load_file(adapter / "adapter_model.safetensors").items()
     }
     save_file(tensors, wider / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -179,7 +224,9 @@ def test_conflicting_shapes_are_refused(registry: sr.Registry, adapter: Path, tm
     assert files(Path(registry.location)) == before
 
 
-def test_a_refused_first_adapter_leaves_no_space(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_a_refused_first_adapter_leaves_no_space(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     with pytest.raises(sr.Refused):
         registry.commit(changed(adapter, tmp_path / "bad", init_lora_weights="pissa"))
     assert registry.spaces() == []
@@ -201,7 +248,9 @@ def _pickle(folder: Path) -> None:
 
 
 def _pointer(folder: Path) -> None:
-    (folder / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+    (folder / "adapter_model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
+    )
 
 
 def _half(folder: Path) -> None:
@@ -210,11 +259,19 @@ def _half(folder: Path) -> None:
     save_file(tensors, folder / "adapter_model.safetensors")
 
 
-BAD = {"truncated": _cut, "NaN": _nan, "pickle": _pickle, "git-LFS pointer": _pointer, "half a pair": _half}
+BAD = {
+    "truncated": _cut,
+    "NaN": _nan,
+    "pickle": _pickle,
+    "git-LFS pointer": _pointer,
+    "half a pair": _half,
+}
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_named_and_changes_nothing(name: str, registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_bad_input_is_named_and_changes_nothing(
+    name: str, registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     registry.commit(adapter)
     bad = shutil.copytree(adapter, tmp_path / "bad-one")
     BAD[name](bad)
@@ -226,7 +283,9 @@ def test_bad_input_is_named_and_changes_nothing(name: str, registry: sr.Registry
 
 
 @pytest.mark.parametrize("budget", [-0.1, 1.0, float("nan"), float("inf"), "5%", True])
-def test_a_budget_that_is_none_is_refused(budget: object, registry: sr.Registry, adapter: Path) -> None:
+def test_a_budget_that_is_none_is_refused(
+    budget: object, registry: sr.Registry, adapter: Path
+) -> None:
     with pytest.raises(sr.InvalidInput, match="budget"):
         registry.commit(adapter, budget=budget)  # type: ignore[arg-type]
 
@@ -238,13 +297,21 @@ def test_evil_names_are_refused(task: str, registry: sr.Registry, adapter: Path)
 
 
 def test_adapters_of_one_commit_may_refer_to_each_other(registry: sr.Registry) -> None:
-    seeds = {task: DEMO / task / "s42" for task in ("wn-noun-abstract", "wn-syn-ant", "wn-verb-frame")}
-    together = registry.commit_many(seeds, space=registry.create_space("together", base_model=MINILM).name)
-    assert "rows of c2" in {module.reference for report in together.reports.values() for module in report.modules}
+    seeds = {
+        task: DEMO / task / "s42" for task in ("wn-noun-abstract", "wn-syn-ant", "wn-verb-frame")
+    }
+    together = registry.commit_many(
+        seeds, space=registry.create_space("together", base_model=MINILM).name
+    )
+    assert "rows of c2" in {
+        module.reference for report in together.reports.values() for module in report.modules
+    }
     assert registry.verify("deep").ok
 
 
-def test_siblings_of_conflicting_shapes_are_refused_before_anything_is_written(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_siblings_of_conflicting_shapes_are_refused_before_anything_is_written(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     wider = shutil.copytree(adapter, tmp_path / "wider")
     tensors = {
         key: np.ascontiguousarray(np.tile(value, (1, 2)) if "lora_A" in key else value)
@@ -258,9 +325,13 @@ def test_siblings_of_conflicting_shapes_are_refused_before_anything_is_written(r
 
 
 @pytest.mark.parametrize("damage", ["corrupt", "missing"])
-def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(damage: str, registry: sr.Registry) -> None:
+def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(
+    damage: str, registry: sr.Registry
+) -> None:
     space = registry.create_space("damaged", base_model=MINILM)
-    sound, broken, later = (DEMO / task / "s42" for task in ("wn-noun-abstract", "wn-syn-ant", "wn-verb-frame"))
+    sound, broken, later = (
+        DEMO / task / "s42" for task in ("wn-noun-abstract", "wn-syn-ant", "wn-verb-frame")
+    )
     space.commit(sound, task="a")
     space.commit(broken, task="b")
     with registry.home.reading() as session:
@@ -272,9 +343,14 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(damage: s
     if damage == "corrupt":
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with sr.Registry.open(registry.location) as again:
-        for commit in (again.commit(later, task="c", space="damaged"), again.commit(later, task="b", space="damaged")):
+        for commit in (
+            again.commit(later, task="c", space="damaged"),
+            again.commit(later, task="b", space="damaged"),
+        ):
             assert commit.report
-            assert "c3 could not be read and was not referred to: run verify." in commit.report.notes
+            assert (
+                "c3 could not be read and was not referred to: run verify." in commit.report.notes
+            )
             assert not any("previous" in module.reference for module in commit.report.modules)
         assert again.checkout("b", space="damaged").ref == "damaged/b@v2"
 
@@ -282,11 +358,15 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(damage: s
 def test_adapter_name_is_for_live_models(registry: sr.Registry, adapter: Path) -> None:
     held = registry.checkout(registry.commit(adapter).ref)
     for source in (adapter, str(adapter), "hf://owner/repo", held):
-        with pytest.raises(sr.InvalidInput, match=r"'second' is given for .* only applies to live PEFT models"):
+        with pytest.raises(
+            sr.InvalidInput, match=r"'second' is given for .* only applies to live PEFT models"
+        ):
             registry.commit(source, task="x", adapter_name="second")
 
 
-def test_a_derived_name_goes_to_any_directory_the_task_came_from(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_a_derived_name_goes_to_any_directory_the_task_came_from(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     registry.commit(adapter)
     registry.commit(write_adapter(tmp_path / "tuned", seed=2), task="cola")
     shutil.rmtree(adapter)
@@ -295,7 +375,9 @@ def test_a_derived_name_goes_to_any_directory_the_task_came_from(registry: sr.Re
         registry.commit(write_adapter(tmp_path / "elsewhere" / "cola", seed=4))
 
 
-def test_what_changes_nothing_is_the_commit_that_made_it_so(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_what_changes_nothing_is_the_commit_that_made_it_so(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     first = registry.commit(adapter)
     second = registry.commit(write_adapter(tmp_path / "second", seed=2), task="cola")
     moved = registry.set_alias("cola@v1", "prod")
@@ -311,19 +393,30 @@ def test_what_changes_nothing_is_the_commit_that_made_it_so(registry: sr.Registr
     unchanged = registry.set_policy(first.space, sr.Policy())
     assert (unchanged.created, unchanged.number) == (False, 1)
     tight = registry.set_policy(first.space, sr.Policy(budget=0.01))
-    assert (tight.created, registry.set_policy(first.space, sr.Policy(budget=0.01)).number) == (True, tight.number)
+    assert (tight.created, registry.set_policy(first.space, sr.Policy(budget=0.01)).number) == (
+        True,
+        tight.number,
+    )
 
 
-def test_a_budget_that_could_not_be_used_is_remarked(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_a_budget_that_could_not_be_used_is_remarked(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     def unused(commit: sr.Commit) -> list[str]:
         assert commit.report
         return [note for note in commit.report.notes if "could not be used" in note]
 
     assert unused(registry.commit(adapter)) == []
     assert unused(registry.commit(adapter, budget=0)) == []
-    assert "element types" in unused(registry.commit(write_adapter(tmp_path / "fine", seed=2), budget=1e-12))[0]
+    assert (
+        "element types"
+        in unused(registry.commit(write_adapter(tmp_path / "fine", seed=2), budget=1e-12))[0]
+    )
     small = write_adapter(tmp_path / "small", seed=3)
-    tensors = {key: np.sign(value) * np.float32(0.5) for key, value in load_file(small / "adapter_model.safetensors").items()}
+    tensors = {
+        key: np.sign(value) * np.float32(0.5)
+        for key, value in load_file(small / "adapter_model.safetensors").items()
+    }
     save_file(tensors, small / "adapter_model.safetensors", metadata={"format": "pt"})
     nothing = {key: value * (0 if "lora_B" in key else 1) for key, value in tensors.items()}
     zero = write_adapter(tmp_path / "zero", seed=4)
@@ -341,9 +434,15 @@ def test_dotfiles_are_not_kept_and_named(registry: sr.Registry, adapter: Path) -
     assert set(registry.checkout("cola").attachments) == {"tokenizer.json"}
 
 
-@pytest.mark.parametrize(("option", "error"), [({"derived_from": ["cola@v1"]}, sr.NotFound), ({"expected": 3}, sr.Conflict)])
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [({"derived_from": ["cola@v1"]}, sr.NotFound), ({"expected": 3}, sr.Conflict)],
+)
 def test_what_cannot_hold_in_a_new_space_is_refused_and_makes_none(
-    option: dict[str, object], error: type[sr.ShareRegistryError], registry: sr.Registry, adapter: Path
+    option: dict[str, object],
+    error: type[sr.ShareRegistryError],
+    registry: sr.Registry,
+    adapter: Path,
 ) -> None:
     with pytest.raises(error):
         registry.commit(adapter, **option)  # type: ignore[arg-type]
@@ -358,7 +457,9 @@ def test_a_report_names_its_worst_module(registry: sr.Registry, adapter: Path) -
     assert report.worst_module.error > 0
 
 
-def test_a_commit_asks_what_the_one_before_asked_over_one_connection(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
+def test_a_commit_asks_what_the_one_before_asked_over_one_connection(
+    registry: sr.Registry, adapter: Path, tmp_path: Path
+) -> None:
     first = changed(adapter, tmp_path / "first", lora_dropout=0.25)
     second = changed(adapter, tmp_path / "second", lora_dropout=0.5)
     registry.commit(adapter, task="cola")

@@ -1,4 +1,7 @@
-"""Commits and refits computed on another device: what is kept is within its budget, and reads alike everywhere."""
+"""Commits and refits computed on another device.
+
+What is kept is within its budget, and reads alike everywhere.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,7 +36,10 @@ def versions(registry: sr.Registry, made: dict[str, Path]) -> None:
     generator = torch.Generator(device="cpu").manual_seed(1)
     for _ in range(2):
         tensors = {
-            key: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator, dtype=torch.float32, device="cpu") for key, tensor in adapter.tensors.items()
+            key: tensor
+            + 1e-3
+            * torch.randn(tensor.shape, generator=generator, dtype=torch.float32, device="cpu")
+            for key, tensor in adapter.tensors.items()
         }
         registry.commit(replace(adapter, tensors=tensors), task="t00")
 
@@ -44,7 +50,9 @@ def together(registry: sr.Registry, made: dict[str, Path]) -> None:
 
 
 def pseudo_rank(registry: sr.Registry, made: dict[str, Path]) -> None:
-    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(pseudo_rank=3, budget=0.9))
+    registry.create_space(
+        SPACE, base_model="acme/tiny", policy=sr.Policy(pseudo_rank=3, budget=0.9)
+    )
     for task in sorted(made)[:3]:
         registry.commit(made[task], task=task)
 
@@ -82,7 +90,11 @@ def run(location: Path, made: dict[str, Path], story: Story, device: str) -> lis
     with sr.Registry.open(location, device=device) as registry:
         story(registry, made)
         assert registry.verify("deep").ok
-    return sorted(path.relative_to(location).as_posix() for path in (location / "objects").rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(location).as_posix()
+        for path in (location / "objects").rglob("*")
+        if path.is_file()
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +104,9 @@ def _refits_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_a_device_is_used_throughout_and_no_tensor_of_another_meets_its_own(tmp_path: Path, made: dict[str, Path], story: Story) -> None:
+def test_a_device_is_used_throughout_and_no_tensor_of_another_meets_its_own(
+    tmp_path: Path, made: dict[str, Path], story: Story
+) -> None:
     expected = run(tmp_path / "cpu", made, story, "cpu")
     with Elsewhere() as second:
         found = run(tmp_path / "gpu", made, story, "cuda:0")
@@ -101,9 +115,13 @@ def test_a_device_is_used_throughout_and_no_tensor_of_another_meets_its_own(tmp_
 
 
 @pytest.mark.parametrize("story", [refits, paper])
-def test_a_default_device_that_a_caller_gave_torch_changes_nothing(tmp_path: Path, made: dict[str, Path], story: Story) -> None:
+def test_a_default_device_that_a_caller_gave_torch_changes_nothing(
+    tmp_path: Path, made: dict[str, Path], story: Story
+) -> None:
     expected = run(tmp_path / "expected", made, story, "cpu")
-    with torch.device("meta"):  # whose tensors have no numbers: where one meets another, torch fails
+    with torch.device(
+        "meta"
+    ):  # whose tensors have no numbers: where one meets another, torch fails
         found = run(tmp_path / "found", made, story, "cpu")
     assert found == expected
 
@@ -116,19 +134,30 @@ def default(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
 
 
 @pytest.mark.parametrize("story", [versions, refits, merges])
-def test_a_default_type_that_a_caller_gave_torch_changes_nothing(tmp_path: Path, made: dict[str, Path], story: Story, default: torch.dtype) -> None:
+def test_a_default_type_that_a_caller_gave_torch_changes_nothing(
+    tmp_path: Path, made: dict[str, Path], story: Story, default: torch.dtype
+) -> None:
     expected = run(tmp_path / "expected", made, story, "cpu")
     torch.set_default_dtype(default)
     assert run(tmp_path / "found", made, story, "cpu") == expected
 
 
 @pytest.mark.parametrize("story", [references, versions])
-def test_a_default_type_of_torch_changes_nothing_of_what_is_made(tmp_path: Path, made: dict[str, Path], story: Story, default: torch.dtype) -> None:
+def test_a_default_type_of_torch_changes_nothing_of_what_is_made(
+    tmp_path: Path, made: dict[str, Path], story: Story, default: torch.dtype
+) -> None:
     kinds: list[dict[str, Any]] = [{}, {"exact": True}, {"dtype": "bfloat16"}]
     with sr.Registry.open(tmp_path / "registry") as registry:
         story(registry, made)
-    with sr.Registry.open(tmp_path / "registry", mode="r") as one, sr.Registry.open(tmp_path / "registry", mode="r") as other:
-        refs = [f"{task.name}@v{version}" for task in one.tasks() for version in range(1, task.version + 1)]
+    with (
+        sr.Registry.open(tmp_path / "registry", mode="r") as one,
+        sr.Registry.open(tmp_path / "registry", mode="r") as other,
+    ):
+        refs = [
+            f"{task.name}@v{version}"
+            for task in one.tasks()
+            for version in range(1, task.version + 1)
+        ]
         expected = [sr.Materializer(one, **options).materialize(refs) for options in kinds]
         checked_out = [one.checkout(ref) for ref in refs]
         torch.set_default_dtype(default)
@@ -136,14 +165,24 @@ def test_a_default_type_of_torch_changes_nothing_of_what_is_made(tmp_path: Path,
         assert other.analyze().adapters
         for ref, adapter in zip(refs, checked_out, strict=True):
             again = other.checkout(ref)
-            assert all(torch.equal(tensor, again.tensors[key]) for key, tensor in adapter.tensors.items())
-            assert other.export(ref, tmp_path / "found").digest == one.export(ref, tmp_path / "expected").digest
+            assert all(
+                torch.equal(tensor, again.tensors[key]) for key, tensor in adapter.tensors.items()
+            )
+            assert (
+                other.export(ref, tmp_path / "found").digest
+                == one.export(ref, tmp_path / "expected").digest
+            )
     for values, others in zip(found, expected, strict=True):
         for ref in refs:
-            assert all(torch.equal(tensor, others[ref].tensors[key]) for key, tensor in values[ref].tensors.items())
+            assert all(
+                torch.equal(tensor, others[ref].tensors[key])
+                for key, tensor in values[ref].tensors.items()
+            )
 
 
-def test_a_default_device_of_torch_changes_nothing_of_what_is_made(tmp_path: Path, made: dict[str, Path]) -> None:
+def test_a_default_device_of_torch_changes_nothing_of_what_is_made(
+    tmp_path: Path, made: dict[str, Path]
+) -> None:
     kinds: list[dict[str, Any]] = [{}, {"exact": True}, {"dtype": "bfloat16"}]
     with sr.Registry.open(tmp_path / "registry") as registry:
         references(registry, made)
@@ -156,13 +195,18 @@ def test_a_default_device_of_torch_changes_nothing_of_what_is_made(tmp_path: Pat
         assert registry.export(refs[0], tmp_path / "again").digest == exported.digest
     for one, other in zip(found, expected, strict=True):
         for ref in refs:
-            assert all(torch.equal(tensor, other[ref].tensors[key]) for key, tensor in one[ref].tensors.items())
+            assert all(
+                torch.equal(tensor, other[ref].tensors[key])
+                for key, tensor in one[ref].tensors.items()
+            )
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
 @pytest.mark.parametrize("story", STORIES)
-def test_what_a_gpu_has_computed_is_within_its_budget_and_reads_alike_on_the_cpu(tmp_path: Path, made: dict[str, Path], story: Story) -> None:
+def test_what_a_gpu_has_computed_is_within_its_budget_and_reads_alike_on_the_cpu(
+    tmp_path: Path, made: dict[str, Path], story: Story
+) -> None:
     run(tmp_path, made, story, "cuda")
     with sr.Registry.open(tmp_path) as registry:
         assert registry.verify("deep").ok

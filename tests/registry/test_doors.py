@@ -1,4 +1,7 @@
-"""The wrong kind of argument is InvalidInput at the door; what a call returned may be handed in again as a reference."""
+"""The wrong kind of argument is InvalidInput at the door.
+
+What a call returned may be handed in again as a reference.
+"""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,7 +23,12 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
     place = tmp_path_factory.mktemp("doors")
     with sr.Registry.open(place / "registry") as opened:
         for seed in (1, 2):
-            opened.commit(write_adapter(place / f"cola{seed}", seed=seed), task="cola", labels={"stage": "test"}, metrics={"accuracy": 0.5})
+            opened.commit(
+                write_adapter(place / f"cola{seed}", seed=seed),
+                task="cola",
+                labels={"stage": "test"},
+                metrics={"accuracy": 0.5},
+            )
         yield opened
 
 
@@ -113,7 +121,9 @@ def test_a_metric_past_float64_is_no_number(held: sr.Registry) -> None:
 def test_one_parent_and_one_name_may_stand_alone(held: sr.Registry, tmp_path: Path) -> None:
     made = held.commit(write_adapter(tmp_path / "heir", seed=3), derived_from="cola")
     assert "derived" in {node.via for node in held.lineage(made).nodes}
-    made = held.commit(write_adapter(tmp_path / "heir2", seed=4), derived_from=made, labels={"stage": "test"})
+    made = held.commit(
+        write_adapter(tmp_path / "heir2", seed=4), derived_from=made, labels={"stage": "test"}
+    )
     held.annotate(made, remove="stage")
     assert "stage" not in next(task for task in held.tasks() if task.name == "heir2").labels
 
@@ -132,7 +142,9 @@ def test_cuda_without_a_gpu_is_refused(held: sr.Registry) -> None:
 
 def test_a_label_and_a_metric_may_not_share_a_name(held: sr.Registry, tmp_path: Path) -> None:
     with pytest.raises(sr.InvalidInput, match="'f1' would be a label and a metric"):
-        held.commit(write_adapter(tmp_path / "both", seed=5), labels={"f1": "good"}, metrics={"f1": 0.5})
+        held.commit(
+            write_adapter(tmp_path / "both", seed=5), labels={"f1": "good"}, metrics={"f1": 0.5}
+        )
     with pytest.raises(sr.InvalidInput, match="'f1' would be"):
         held.annotate("cola@v1", labels={"f1": "good"}, metrics={"f1": 0.5})
     with pytest.raises(sr.InvalidInput, match="'stage' would be"):
@@ -145,10 +157,16 @@ def test_a_label_and_a_metric_may_not_share_a_name(held: sr.Registry, tmp_path: 
 EARLY, LATE = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
-@pytest.mark.parametrize("time", ["20261126", "2026-W48-4", "2026-11-26T120000", "0001-01-01", "9999-12-31", EARLY, LATE])
-def test_a_time_in_another_notation_or_out_of_range_is_refused(held: sr.Registry, time: str | datetime) -> None:
+@pytest.mark.parametrize(
+    "time", ["20261126", "2026-W48-4", "2026-11-26T120000", "0001-01-01", "9999-12-31", EARLY, LATE]
+)
+def test_a_time_in_another_notation_or_out_of_range_is_refused(
+    held: sr.Registry, time: str | datetime
+) -> None:
     """None is taken for another moment than was meant."""
-    with pytest.raises(sr.InvalidInput, match=r"is not a calendar date or time|is out of range") as raised:
+    with pytest.raises(
+        sr.InvalidInput, match=r"is not a calendar date or time|is out of range"
+    ) as raised:
         held.log(until=time)
     assert raised.value.hint
 

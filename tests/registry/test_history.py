@@ -11,7 +11,16 @@ from sqlalchemy.orm import Session
 from share_registry.catalog.catalog import Catalog
 from share_registry.errors import InvalidInput, NotFound, ShareRegistryError
 from share_registry.format.records import Record
-from share_registry.registry.history import KINDS, alias_history, aliases, commit_at, log, show, spaces, tags
+from share_registry.registry.history import (
+    KINDS,
+    alias_history,
+    aliases,
+    commit_at,
+    log,
+    show,
+    spaces,
+    tags,
+)
 from share_registry.registry.lineage import lineage
 from share_registry.registry.listing import tasks
 from share_registry.registry.resolve import resolve
@@ -19,7 +28,9 @@ from tests.catalog.logs import Log, story
 
 
 @pytest.fixture(params=["sqlite", "postgresql"], scope="module")
-def catalog(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+def catalog(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Catalog]:
     from tests.conftest import fresh_database
 
     if request.param == "sqlite":
@@ -75,7 +86,8 @@ FILTERS: dict[str, tuple[dict[str, object], list[int]]] = {
     "since a day": ({"since": "2026-11-01"}, list(range(16, 0, -1))),
     "since the next day": ({"since": date(2026, 11, 2)}, []),
     "until": ({"until": datetime(2026, 11, 1, 2, 30, tzinfo=UTC)}, [2, 1]),
-    "until a naive time, which is UTC": ({"until": datetime(2026, 11, 1, 2, 30)}, [2, 1]),  # noqa: DTZ001 - the point
+    # the point
+    "until a naive time, which is UTC": ({"until": datetime(2026, 11, 1, 2, 30)}, [2, 1]),  # noqa: DTZ001
     "until a day": ({"until": date(2026, 11, 1)}, list(range(16, 0, -1))),
     "until the day before": ({"until": "2026-10-31"}, []),
     "before": ({"before": 3}, [2, 1]),
@@ -108,7 +120,9 @@ def test_all_spaces_are_listed_by_time(session: Session) -> None:
     found = [(commit.space, commit.number) for commit in log(session, limit=None)]
     assert len(found) == 18
     assert found[-4:] == [("other", 2), ("base", 2), ("other", 1), ("base", 1)]
-    assert [(commit.space, commit.number) for commit in log(session, task="cola", kind="absorb")] == [("base", 3), ("other", 2), ("base", 2)]
+    assert [
+        (commit.space, commit.number) for commit in log(session, task="cola", kind="absorb")
+    ] == [("base", 3), ("other", 2), ("base", 2)]
 
 
 WRONG: dict[str, tuple[dict[str, object], type[ShareRegistryError]]] = {
@@ -134,12 +148,31 @@ def test_a_log_refuses(session: Session, case: str) -> None:
 def test_a_commit_shows_all_it_said(session: Session) -> None:
     told = story()
     commit = commit_at(session, "base", 2)
-    assert (commit.number, commit.id, commit.parent, commit.kind, commit.space) == (2, told.entries[1].id, told.entries[0].id, "absorb", "base")
-    assert (commit.time, commit.key, commit.author, commit.message) == (told.time(2), "key-2", "ada", "first")
-    assert (commit.refs, commit.versions) == ({"acceptability": "base/acceptability@v1"}, {"acceptability": 1})
+    assert (commit.number, commit.id, commit.parent, commit.kind, commit.space) == (
+        2,
+        told.entries[1].id,
+        told.entries[0].id,
+        "absorb",
+        "base",
+    )
+    assert (commit.time, commit.key, commit.author, commit.message) == (
+        told.time(2),
+        "key-2",
+        "ada",
+        "first",
+    )
+    assert (commit.refs, commit.versions) == (
+        {"acceptability": "base/acceptability@v1"},
+        {"acceptability": 1},
+    )
     assert (commit.labels, commit.metrics) == ({"team": "search"}, {"accuracy": 0.9})
     assert commit.report is not None
-    assert (commit.report.error, commit.report.budget, commit.report.bytes_added, commit.report.raw_bytes) == (0.049, 0.05, 101, 1000)
+    assert (
+        commit.report.error,
+        commit.report.budget,
+        commit.report.bytes_added,
+        commit.report.raw_bytes,
+    ) == (0.049, 0.05, 101, 1000)
     assert commit.report.notes == ("remark on cola",)
     assert commit.created
     assert not commit_at(session, "base", 2, created=False).created
@@ -177,8 +210,19 @@ def test_show_follows_a_reference(session: Session) -> None:
 
 def test_spaces_are_summed_up(session: Session) -> None:
     base, other = spaces(session)
-    assert (base.name, base.base_model, base.base_revision, base.base_labels) == ("base", "org/base", "main", ("org/base-mirror",))
-    assert (base.budget, base.keep_original, base.tasks, base.commits, base.time) == (0.1, False, 3, 16, story().time(16))
+    assert (base.name, base.base_model, base.base_revision, base.base_labels) == (
+        "base",
+        "org/base",
+        "main",
+        ("org/base-mirror",),
+    )
+    assert (base.budget, base.keep_original, base.tasks, base.commits, base.time) == (
+        0.1,
+        False,
+        3,
+        16,
+        story().time(16),
+    )
     assert (other.name, other.tasks, other.commits) == ("other", 1, 2)
 
 
@@ -188,10 +232,24 @@ def refs(session: Session, **options: object) -> list[str]:
 
 def test_tasks_are_listed_at_their_newest_versions(session: Session) -> None:
     assert refs(session, space="base") == ["base/acceptability@v3", "base/mnli@v1", "base/sst2@v2"]
-    assert refs(session) == ["base/acceptability@v3", "base/mnli@v1", "base/sst2@v2", "other/cola@v1"]
+    assert refs(session) == [
+        "base/acceptability@v3",
+        "base/mnli@v1",
+        "base/sst2@v2",
+        "other/cola@v1",
+    ]
     first = tasks(session, space="base")[0]
-    assert (first.name, first.version, first.number, first.time) == ("acceptability", 3, 11, story().time(11))
-    assert (first.labels, first.metrics, first.aliases) == ({"team": "search"}, {"accuracy": 0.9}, {"prod": 3})
+    assert (first.name, first.version, first.number, first.time) == (
+        "acceptability",
+        3,
+        11,
+        story().time(11),
+    )
+    assert (first.labels, first.metrics, first.aliases) == (
+        {"team": "search"},
+        {"accuracy": 0.9},
+        {"prod": 3},
+    )
     assert (first.error, first.budget, first.raw_bytes, first.bytes_added) == (0.049, 0.05, 1000, 0)
 
 
@@ -199,7 +257,10 @@ LISTED: dict[str, tuple[dict[str, object], list[str]]] = {
     "a label": ({"labels": {"team": "search"}}, ["base/acceptability@v3", "other/cola@v1"]),
     "two labels": ({"labels": {"team": "search", "tier": "1"}}, []),
     "another value": ({"labels": {"team": "core"}}, []),
-    "a label then": ({"labels": {"team": "ads"}, "at": "c8", "space": "base"}, ["base/acceptability@v2"]),
+    "a label then": (
+        {"labels": {"team": "ads"}, "at": "c8", "space": "base"},
+        ["base/acceptability@v2"],
+    ),
     "a label not yet": ({"labels": {"team": "ads"}, "at": 6, "space": "base"}, []),
     "an alias": ({"alias": "prod"}, ["base/acceptability@v3"]),
     "an alias then": ({"alias": "prod", "at": "c5", "space": "base"}, ["base/acceptability@v2"]),
@@ -209,8 +270,14 @@ LISTED: dict[str, tuple[dict[str, object], list[str]]] = {
     "a pattern of no task": ({"name": "Acc*"}, []),
     "a tag": ({"at": "release", "space": "base"}, ["base/acceptability@v2", "base/sst2@v1"]),
     "a time": ({"at": "2026-11-01T02:10"}, ["base/acceptability@v1", "other/cola@v1"]),
-    "a day": ({"at": date(2026, 11, 1), "space": "base"}, ["base/acceptability@v3", "base/mnli@v1", "base/sst2@v2"]),
-    "while one was dropped": ({"at": "@c12", "space": "base"}, ["base/acceptability@v3", "base/mnli@v1"]),
+    "a day": (
+        {"at": date(2026, 11, 1), "space": "base"},
+        ["base/acceptability@v3", "base/mnli@v1", "base/sst2@v2"],
+    ),
+    "while one was dropped": (
+        {"at": "@c12", "space": "base"},
+        ["base/acceptability@v3", "base/mnli@v1"],
+    ),
     "the beginning": ({"at": 1, "space": "base"}, []),
     "before the beginning": ({"at": "2020-01-01"}, []),
 }
@@ -224,9 +291,15 @@ def test_tasks_are_listed_by(session: Session, case: str) -> None:
 
 def test_a_listing_then_shows_what_was_true_then(session: Session) -> None:
     then = tasks(session, space="base", at=7)[0]
-    assert (then.labels, then.metrics, then.aliases) == ({"team": "ads"}, {"accuracy": 0.91, "f1": 0.8}, {"prod": 2})
+    assert (then.labels, then.metrics, then.aliases) == (
+        {"team": "ads"},
+        {"accuracy": 0.91, "f1": 0.8},
+        {"prod": 2},
+    )
     assert tasks(session, space="base", at=6)[0].labels == {}
-    assert tasks(session, space="base", labels={"t\0": "\0"}) == []  # which PostgreSQL does not hold
+    assert (
+        tasks(session, space="base", labels={"t\0": "\0"}) == []
+    )  # which PostgreSQL does not hold
 
 
 def test_tasks_refuse_a_moment_of_no_space(session: Session) -> None:
@@ -238,7 +311,14 @@ def test_tasks_refuse_a_moment_of_no_space(session: Session) -> None:
 
 def test_aliases_are_listed_now_and_then(session: Session) -> None:
     (now,) = aliases(session)
-    assert (now.name, now.task, now.version, now.ref, now.number, now.time) == ("prod", "acceptability", 3, "base/acceptability@v3", 13, story().time(13))
+    assert (now.name, now.task, now.version, now.ref, now.number, now.time) == (
+        "prod",
+        "acceptability",
+        3,
+        "base/acceptability@v3",
+        13,
+        story().time(13),
+    )
     assert [alias.version for alias in aliases(session, space="base", task="cola", at="c6")] == [2]
     assert aliases(session, space="base", at=12) == []
     assert aliases(session, space="base", task="mnli") == []
@@ -258,9 +338,15 @@ def test_the_moves_of_an_alias_are_listed_newest_first(session: Session) -> None
     assert moves[0].id == story().entries[12].id
 
 
-@pytest.mark.parametrize(("at", "expected"), [(3, []), ("c4", [1]), (11, [2]), (12, []), ("2026-11-01", [3]), ("@latest", [3])])
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [(3, []), ("c4", [1]), (11, [2]), (12, []), ("2026-11-01", [3]), ("@latest", [3])],
+)
 def test_what_an_alias_stood_for_then(session: Session, at: int | str, expected: list[int]) -> None:
-    assert [move.version for move in alias_history(session, "acceptability", "prod", space="base", at=at)] == expected
+    assert [
+        move.version
+        for move in alias_history(session, "acceptability", "prod", space="base", at=at)
+    ] == expected
 
 
 def test_an_alias_that_never_was_is_not_found(session: Session) -> None:
@@ -271,26 +357,56 @@ def test_an_alias_that_never_was_is_not_found(session: Session) -> None:
 
 def test_tags_are_listed_with_the_commit_they_name(session: Session) -> None:
     (tag,) = tags(session)
-    assert (tag.name, tag.space, tag.number, tag.id, tag.time) == ("release", "base", 3, story().entries[2].id, story().time(3))
+    assert (tag.name, tag.space, tag.number, tag.id, tag.time) == (
+        "release",
+        "base",
+        3,
+        story().entries[2].id,
+        story().time(3),
+    )
     assert tags(session, space="other") == []
 
 
 def ancestry(session: Session, ref: str) -> list[tuple[str, str, int]]:
-    return [(node.ref.removeprefix("base/"), node.via, node.depth) for node in lineage(session, ref, space="base").nodes]
+    return [
+        (node.ref.removeprefix("base/"), node.via, node.depth)
+        for node in lineage(session, ref, space="base").nodes
+    ]
 
 
 def test_a_lineage_has_versions_parents_and_what_was_restored(session: Session) -> None:
-    assert ancestry(session, "cola@v2") == [("acceptability@v2", "", 0), ("acceptability@v1", "version", 1)]
-    assert ancestry(session, "cola") == [("acceptability@v3", "", 0), ("acceptability@v1", "restored", 1)]
-    assert ancestry(session, "mnli") == [("mnli@v1", "", 0), ("acceptability@v1", "derived", 1), ("sst2@v1", "derived", 1)]
+    assert ancestry(session, "cola@v2") == [
+        ("acceptability@v2", "", 0),
+        ("acceptability@v1", "version", 1),
+    ]
+    assert ancestry(session, "cola") == [
+        ("acceptability@v3", "", 0),
+        ("acceptability@v1", "restored", 1),
+    ]
+    assert ancestry(session, "mnli") == [
+        ("mnli@v1", "", 0),
+        ("acceptability@v1", "derived", 1),
+        ("sst2@v1", "derived", 1),
+    ]
     assert ancestry(session, "sst2@v2") == [("sst2@v2", "", 0), ("sst2@v1", "version", 1)]
 
 
 def test_a_lineage_says_where_each_came_from(session: Session) -> None:
     found = lineage(session, "base/mnli")
-    assert (found.ref, found.base_model, found.base_revision) == ("base/mnli@v1", "org/base", "main")
+    assert (found.ref, found.base_model, found.base_revision) == (
+        "base/mnli@v1",
+        "org/base",
+        "main",
+    )
     node = found.nodes[1]
-    assert (node.number, node.kind, node.author, node.message, node.source, node.error) == (2, "absorb", "ada", "first", "/adapters/cola", 0.049)
+    assert (node.number, node.kind, node.author, node.message, node.source, node.error) == (
+        2,
+        "absorb",
+        "ada",
+        "first",
+        "/adapters/cola",
+        0.049,
+    )
     with pytest.raises(InvalidInput):
         lineage(session, "base/@c3")
 
@@ -301,7 +417,10 @@ def test_a_long_lineage_is_walked_without_recursion_and_each_node_once() -> None
     told.create()
     told.absorb_many({"left": 1, "right": 1})
     for version in range(2, depth):
-        told.absorb_many({"left": version, "right": version}, derived_from=[("left", version - 1), ("right", version - 1)])
+        told.absorb_many(
+            {"left": version, "right": version},
+            derived_from=[("left", version - 1), ("right", version - 1)],
+        )
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         told.apply(session)
         nodes = lineage(session, f"left@v{depth - 1}").nodes
@@ -334,7 +453,11 @@ def sizes() -> Iterator[list[Session]]:
         told = Log()
         told.create()
         for version in range(1, size):
-            told.absorb_many({f"task{index:03}": version for index in range(size)}, labels={"a": "b"}, metrics={"c": "1"})
+            told.absorb_many(
+                {f"task{index:03}": version for index in range(size)},
+                labels={"a": "b"},
+                metrics={"c": "1"},
+            )
         for version in range(1, size):
             told.alias("task001", "prod", version)
             told.tag(f"tag{version}", 1)
@@ -347,7 +470,9 @@ def sizes() -> Iterator[list[Session]]:
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_question_takes_as_many_statements_however_much_there_is(sizes: list[Session], question: str) -> None:
+def test_a_question_takes_as_many_statements_however_much_there_is(
+    sizes: list[Session], question: str
+) -> None:
     ask, most = QUESTIONS[question]
     counts = []
     for session in sizes:

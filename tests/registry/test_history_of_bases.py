@@ -35,7 +35,9 @@ def test_a_refit_says_which_basis_and_how_many_tasks_and_a_merge_what_of(session
 
 
 @pytest.mark.parametrize(("kind", "found"), [("refit", [20, 19, 17]), ("merge", [18])])
-def test_a_log_is_filtered_by_the_kinds_that_make_versions_of_versions(session: Session, kind: str, found: list[int]) -> None:
+def test_a_log_is_filtered_by_the_kinds_that_make_versions_of_versions(
+    session: Session, kind: str, found: list[int]
+) -> None:
     assert [commit.number for commit in log(session, space="base", kind=kind)] == found
 
 
@@ -44,7 +46,9 @@ def test_a_task_s_log_has_the_refits_that_re_expressed_it_alone(session: Session
     assert [commit.number for commit in log(session, space="base", task="both")] == [20, 18]
 
 
-def test_a_report_of_a_refit_says_what_the_error_was_and_whether_it_is_a_bound(session: Session) -> None:
+def test_a_report_of_a_refit_says_what_the_error_was_and_whether_it_is_a_bound(
+    session: Session,
+) -> None:
     report = commit_at(session, "base", 17).reports["mnli"]
     assert (report.error, report.before, report.bound, report.budget) == (0.06, 0.049, True, None)
     exact = commit_at(session, "base", 20).report
@@ -61,9 +65,16 @@ def test_bounds_are_shown_as_bounds_wherever_an_error_is(session: Session) -> No
     assert "<= 6.00 %" in bounded
     assert "6.00 %" in exact
     assert "<=" not in exact
-    assert str(commits[0].reports["mnli"]).startswith("error at most 6.00 % (4.90 % before) without a limit")
+    assert str(commits[0].reports["mnli"]).startswith(
+        "error at most 6.00 % (4.90 % before) without a limit"
+    )
     listed = {str(task.name): task for task in tasks(session, space="base")}
-    assert {name: task.bound for name, task in listed.items()} == {"acceptability": False, "both": False, "mnli": True, "sst2": True}
+    assert {name: task.bound for name, task in listed.items()} == {
+        "acceptability": False,
+        "both": False,
+        "mnli": True,
+        "sst2": True,
+    }
     assert "<= 6.00 %" in repr(listed["mnli"])
     assert "<= 6.00 %" in render.text(render.sheet([listed["mnli"]]))
     assert "<= 6.00 %" in repr(lineage(session, "base/mnli@v2"))
@@ -71,7 +82,11 @@ def test_bounds_are_shown_as_bounds_wherever_an_error_is(session: Session) -> No
 
 def test_a_merge_s_lineage_has_its_parents_with_their_weights(session: Session) -> None:
     found = [(node.ref, node.via, node.depth) for node in lineage(session, "base/both@v2").nodes]
-    assert found[:3] == [("base/both@v2", "", 0), ("base/both@v1", "version", 1), ("base/mnli@v2", "merged, 0.5", 2)]
+    assert found[:3] == [
+        ("base/both@v2", "", 0),
+        ("base/both@v1", "version", 1),
+        ("base/mnli@v2", "merged, 0.5", 2),
+    ]
     assert ("base/sst2@v1", "merged, -0.25", 2) in found
     once = [ref for ref, via, _ in found if not via.startswith("merged")]
     assert len(set(once)) == len(once)

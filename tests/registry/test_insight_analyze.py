@@ -16,11 +16,22 @@ from share_registry.registry.analyze import analyze
 from share_registry.registry.insight_results import Analysis
 from tests.registry.conftest import DEMO
 from tests.registry.families import adapter as made
-from tests.registry.families import continued, drawing, independent, modules, one_start, shared_directions, turned
+from tests.registry.families import (
+    continued,
+    drawing,
+    independent,
+    modules,
+    one_start,
+    shared_directions,
+    turned,
+)
 
 BUDGETS = (0.05, 0.2)
 COUNTED = 0.06
-"""What headers, tables and a real coder may add to the bytes that entropies say: 3 to 5 % measured."""
+"""What headers, tables and a real coder may add to the bytes that entropies say.
+
+3 to 5 % measured.
+"""
 CLEAR = 0.1
 """A saving that nobody could call noise."""
 RANDOM = 0.02
@@ -64,7 +75,10 @@ def test_directions_shared_on_both_sides_are_no_common_start() -> None:
     assert kinds(found) == {"shared directions", "saving"}
     assert [(kin.kind, len(kin.adapters)) for kin in found.kinships] == [("shared directions", 8)]
     assert all(one.error < 0.2 < one.chance for one in found.leave_one_out)
-    assert all(min(forecast.joint, forecast.references) < 0.6 * forecast.alone for forecast in found.forecasts)
+    assert all(
+        min(forecast.joint, forecast.references) < 0.6 * forecast.alone
+        for forecast in found.forecasts
+    )
 
 
 def test_continued_versions_are_named_with_the_one_before() -> None:
@@ -72,7 +86,11 @@ def test_continued_versions_are_named_with_the_one_before() -> None:
     assert [(one.adapter, one.previous) for one in found.continued] == [("v2", "v1"), ("v3", "v2")]
     assert "v2 continues v1 (dW differs by 0." in found.verdict
     assert kinds(found) == {"continued", "saving"}
-    assert all(forecast.references < (1 - CLEAR) * forecast.alone for forecast in found.forecasts if forecast.budget == 0.05)
+    assert all(
+        forecast.references < (1 - CLEAR) * forecast.alone
+        for forecast in found.forecasts
+        if forecast.budget == 0.05
+    )
 
 
 def test_the_same_adapter_in_another_gauge_is_the_same() -> None:
@@ -102,14 +120,20 @@ def test_ranks_may_differ_and_modules_be_missing() -> None:
     small = made({modules()[0]: (draw(2, 128), draw(2, 96))})
     large = made({name: (draw(8, 128), draw(8, 96)) for name in [*modules(), "layers.9.other"]})
     found = analysed({"small": small, "large": large, **independent(2)})
-    assert {(spectrum.module, spectrum.adapters) for spectrum in found.spectra} >= {(modules()[0], 4), ("layers.9.other", 1)}
+    assert {(spectrum.module, spectrum.adapters) for spectrum in found.spectra} >= {
+        (modules()[0], 4),
+        ("layers.9.other", 1),
+    }
     assert kinds(found) == {"precision"}
 
 
 def test_a_module_without_a_product_is_no_trouble() -> None:
     draw = drawing(6)
     idle = {"layers.9.idle": (draw(4, 128), 0 * draw(4, 96))}
-    adapters = {f"t{number}": made({modules()[0]: (draw(4, 128), draw(4, 96)), **idle}) for number in range(3)}
+    adapters = {
+        f"t{number}": made({modules()[0]: (draw(4, 128), draw(4, 96)), **idle})
+        for number in range(3)
+    }
     found = analysed(adapters)
     assert {spectrum.module for spectrum in found.spectra} == {modules()[0]}
     json.dumps(document(found), allow_nan=False)
@@ -117,7 +141,9 @@ def test_a_module_without_a_product_is_no_trouble() -> None:
 
 def test_adapters_that_do_nothing_are_analysed_too() -> None:
     draw = drawing(7)
-    found = analysed({f"t{number}": made({modules()[0]: (draw(4, 128), 0 * draw(4, 96))}) for number in range(2)})
+    found = analysed(
+        {f"t{number}": made({modules()[0]: (draw(4, 128), 0 * draw(4, 96))}) for number in range(2)}
+    )
     assert found.spectra == ()
     json.dumps(document(found), allow_nan=False)
 
@@ -150,10 +176,17 @@ def test_the_spectrum_counts_directions() -> None:
 def test_a_strong_adapter_does_not_make_a_spectrum_look_shared() -> None:
     draw = drawing(8)
     size = [100.0, 1.0, 1.0, 1.0]
-    adapters = {f"t{number}": made({name: (draw(4, 128), size[number] * draw(4, 96)) for name in modules()[:1]}) for number in range(4)}
+    adapters = {
+        f"t{number}": made(
+            {name: (draw(4, 128), size[number] * draw(4, 96)) for name in modules()[:1]}
+        )
+        for number in range(4)
+    }
     weak = {name: (draw(4, 128), draw(4, 96)) for name in modules()[1:]}
     adapters["t4"] = made({**weak, modules()[0]: (draw(4, 128), 1e-3 * draw(4, 96))})
-    assert {spectrum.k90 for spectrum in analysed(adapters).spectra if spectrum.adapters == 5} <= set(range(14, 21))
+    assert {
+        spectrum.k90 for spectrum in analysed(adapters).spectra if spectrum.adapters == 5
+    } <= set(range(14, 21))
 
 
 def test_break_even_without_sharing_is_near_the_number_of_adapters() -> None:
@@ -163,14 +196,21 @@ def test_break_even_without_sharing_is_near_the_number_of_adapters() -> None:
 def test_a_folder_is_searched_and_named_by_what_tells_apart() -> None:
     found = analyze(DEMO, budgets=(0.1,))
     assert "wn-pos-gloss/v2" in {adapter.name for adapter in found.adapters}
-    assert {(one.adapter, one.previous) for one in found.continued} >= {("wn-pos-gloss/v2", "wn-pos-gloss/v1")}
+    assert {(one.adapter, one.previous) for one in found.continued} >= {
+        ("wn-pos-gloss/v2", "wn-pos-gloss/v1")
+    }
 
 
 def test_a_list_of_directories_and_a_mapping_say_the_same() -> None:
     folders = [DEMO / "wn-pos-gloss" / "v1", DEMO / "wn-syn-ant" / "v1"]
     listed = analyze(folders, budgets=(0.1,))
     assert [adapter.name for adapter in listed.adapters] == ["wn-pos-gloss/v1", "wn-syn-ant/v1"]
-    assert analyze(dict(zip(("wn-pos-gloss/v1", "wn-syn-ant/v1"), folders, strict=True)), budgets=(0.1,)) == listed
+    assert (
+        analyze(
+            dict(zip(("wn-pos-gloss/v1", "wn-syn-ant/v1"), folders, strict=True)), budgets=(0.1,)
+        )
+        == listed
+    )
 
 
 def test_a_space_is_analysed_as_it_is_stored(registry: sr.Registry) -> None:
@@ -179,7 +219,11 @@ def test_a_space_is_analysed_as_it_is_stored(registry: sr.Registry) -> None:
     registry.commit(independent(1)["own-0"], task="gone")
     registry.drop("gone")
     found = analyze(registry, budgets=(0.1,))
-    assert [adapter.name for adapter in found.adapters] == ["tiny/seed-0@v1", "tiny/seed-1@v1", "tiny/seed-2@v1"]
+    assert [adapter.name for adapter in found.adapters] == [
+        "tiny/seed-0@v1",
+        "tiny/seed-1@v1",
+        "tiny/seed-2@v1",
+    ]
     assert [kin.kind for kin in found.kinships] == ["one start"]
     assert found.notes[0].startswith("adapters are taken as stored: ")
     assert analyze(registry.space("tiny"), budgets=(0.1,)) == found
@@ -218,7 +262,11 @@ def test_a_folder_given_twice_is_invalid() -> None:
 
 def test_progress_is_told() -> None:
     told: list[tuple[str, int, int]] = []
-    analyze(independent(2), budgets=(0.1,), progress=lambda doing, done, total: told.append((doing, done, total)))
+    analyze(
+        independent(2),
+        budgets=(0.1,),
+        progress=lambda doing, done, total: told.append((doing, done, total)),
+    )
     assert {doing.split()[0] for doing, _, _ in told} == {"reading", "spectra", "leaving", "coding"}
     assert all(done <= total for _, done, total in told)
 

@@ -12,7 +12,13 @@ import pytest
 import share_registry as sr
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.analyze import analyze
-from share_registry.registry.insight_results import Analysis, Retention, RetentionCell, RetentionCommit, RetentionRow
+from share_registry.registry.insight_results import (
+    Analysis,
+    Retention,
+    RetentionCell,
+    RetentionCommit,
+    RetentionRow,
+)
 from tests.registry.families import independent, one_start
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -20,7 +26,15 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def drifted(tasks: int) -> Retention:
     """A forgetting matrix in which every task loses 2 % with every later commit, as a bound after the third."""
-    commits = tuple(RetentionCommit(number=CommitNumber(2 + number), id=Digest("0" * 64), kind="refit", time=datetime.now(UTC)) for number in range(tasks))
+    commits = tuple(
+        RetentionCommit(
+            number=CommitNumber(2 + number),
+            id=Digest("0" * 64),
+            kind="refit",
+            time=datetime.now(UTC),
+        )
+        for number in range(tasks)
+    )
     rows = tuple(
         RetentionRow(
             task=TaskName(f"task-{task}"),
@@ -33,13 +47,29 @@ def drifted(tasks: int) -> Retention:
         )
         for task in range(tasks)
     )
-    return Retention(space=SpaceName("tiny"), metric=None, commits=commits, rows=rows, mean=0.2, worst=0.3, transfer=0.2, metric_transfer=None)
+    return Retention(
+        space=SpaceName("tiny"),
+        metric=None,
+        commits=commits,
+        rows=rows,
+        mean=0.2,
+        worst=0.3,
+        transfer=0.2,
+        metric_transfer=None,
+    )
 
 
 def _cell(age: int) -> RetentionCell | None:
     if age < 0:
         return None
-    return RetentionCell(ref="tiny/t@v1", version=Version(1 + age), error=0.1 + 0.02 * age, bound=age > 2, made=True, metric=None)
+    return RetentionCell(
+        ref="tiny/t@v1",
+        version=Version(1 + age),
+        error=0.1 + 0.02 * age,
+        bound=age > 2,
+        made=True,
+        metric=None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +93,35 @@ def test_bounds_are_marked_as_such() -> None:
 
 def test_a_budget_plot_has_its_lines_and_the_bound(analysis: Analysis, tmp_path: Path) -> None:
     axes = analysis.plot_budget(tmp_path / "budget.svg").axes[0]
-    assert [line.get_label() for line in axes.get_lines()] == ["Gaussian bound, no sharing", "alone", "references to earlier adapters", "joint basis"]
-    assert np.asarray(axes.get_lines()[1].get_ydata()).tolist() == [forecast.bits_alone for forecast in analysis.forecasts]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("error budget, % of |dW|", "bits per parameter")
+    assert [line.get_label() for line in axes.get_lines()] == [
+        "Gaussian bound, no sharing",
+        "alone",
+        "references to earlier adapters",
+        "joint basis",
+    ]
+    assert np.asarray(axes.get_lines()[1].get_ydata()).tolist() == [
+        forecast.bits_alone for forecast in analysis.forecasts
+    ]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (
+        "error budget, % of |dW|",
+        "bits per parameter",
+    )
     assert (tmp_path / "budget.svg").read_text().startswith("<?xml")
 
 
-def test_a_spectrum_plot_has_a_row_for_every_module_and_a_panel_for_each_side(analysis: Analysis, tmp_path: Path) -> None:
+def test_a_spectrum_plot_has_a_row_for_every_module_and_a_panel_for_each_side(
+    analysis: Analysis, tmp_path: Path
+) -> None:
     figure = analysis.plot_spectra(tmp_path / "spectra.png")
-    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["A of 5 adapters", "B of 5 adapters"]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0.proj", "1.proj", "2.proj"]
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == [
+        "A of 5 adapters",
+        "B of 5 adapters",
+    ]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "0.proj",
+        "1.proj",
+        "2.proj",
+    ]
 
 
 def test_an_analysis_without_spectra_is_drawn_empty(analysis: Analysis) -> None:
@@ -81,12 +130,19 @@ def test_an_analysis_without_spectra_is_drawn_empty(analysis: Analysis) -> None:
 
 def test_both_plots_of_an_analysis_fit_one_figure(analysis: Analysis, tmp_path: Path) -> None:
     figure = analysis.plot(tmp_path / "both.png")
-    assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == ["directions k (mark: 90 %)"] * 2 + ["error budget, % of |dW|"]
+    assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == [
+        "directions k (mark: 90 %)"
+    ] * 2 + ["error budget, % of |dW|"]
 
 
 def test_a_metric_that_was_asked_for_is_what_is_drawn() -> None:
     matrix = drifted(3)
-    rows = tuple(replace(row, cells=tuple(cell and replace(cell, metric=0.9, bound=True) for cell in row.cells)) for row in matrix.rows)
+    rows = tuple(
+        replace(
+            row, cells=tuple(cell and replace(cell, metric=0.9, bound=True) for cell in row.cells)
+        )
+        for row in matrix.rows
+    )
     axes = replace(matrix, metric="accuracy", rows=rows).plot().axes
     assert axes[0].get_title(loc="left") == "tiny: accuracy by task and commit"
     assert {text.get_text() for text in axes[0].texts} == {"0.9"}
@@ -94,7 +150,9 @@ def test_a_metric_that_was_asked_for_is_what_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("draw", ["plot", "plot_spectra", "plot_budget"])
-def test_without_matplotlib_a_plot_is_refused_by_name(analysis: Analysis, monkeypatch: pytest.MonkeyPatch, draw: str) -> None:
+def test_without_matplotlib_a_plot_is_refused_by_name(
+    analysis: Analysis, monkeypatch: pytest.MonkeyPatch, draw: str
+) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -105,7 +163,9 @@ def test_without_matplotlib_a_plot_is_refused_by_name(analysis: Analysis, monkey
         drifted(2).plot()
 
 
-def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(analysis: Analysis, tmp_path: Path) -> None:
+def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(
+    analysis: Analysis, tmp_path: Path
+) -> None:
     with pytest.raises(sr.Refused):
         analysis.plot(tmp_path / "plot.nonsense")
     with pytest.raises(sr.StoreError):

@@ -26,15 +26,33 @@ def told(registry: sr.Registry) -> sr.Registry:
 
 def test_columns_are_the_commits_that_changed_a_task(told: sr.Registry) -> None:
     found = retention(told.home, None)
-    assert [(commit.number, commit.kind) for commit in found.commits] == [(2, "absorb"), (3, "absorb"), (5, "absorb"), (6, "drop"), (7, "absorb")]
+    assert [(commit.number, commit.kind) for commit in found.commits] == [
+        (2, "absorb"),
+        (3, "absorb"),
+        (5, "absorb"),
+        (6, "drop"),
+        (7, "absorb"),
+    ]
     assert [row.task for row in found.rows] == ["cola", "sst2"]
 
 
 def test_cells_have_the_recorded_errors_of_the_version_at_each_commit(told: sr.Registry) -> None:
     row = retention(told.home, None).rows[0]
     errors = [told.show(f"cola@v{version}").reports["cola"].error for version in (1, 2, 3)]
-    assert [cell.error if cell else None for cell in row.cells] == [errors[0], errors[0], errors[1], errors[1], errors[2]]
-    assert [cell.ref.partition("@")[2] if cell else "" for cell in row.cells] == ["v1", "v1", "v2", "v2", "v3"]
+    assert [cell.error if cell else None for cell in row.cells] == [
+        errors[0],
+        errors[0],
+        errors[1],
+        errors[1],
+        errors[2],
+    ]
+    assert [cell.ref.partition("@")[2] if cell else "" for cell in row.cells] == [
+        "v1",
+        "v1",
+        "v2",
+        "v2",
+        "v3",
+    ]
     assert [cell.made for cell in row.cells if cell] == [True, False, True, False, True]
 
 
@@ -53,7 +71,9 @@ def test_a_task_that_nobody_touches_is_retained(registry: sr.Registry) -> None:
         assert (row.transfer, row.first) == (0.0, row.last)
 
 
-def test_transfer_is_since_the_adapter_that_the_task_stands_for_was_handed_in(told: sr.Registry) -> None:
+def test_transfer_is_since_the_adapter_that_the_task_stands_for_was_handed_in(
+    told: sr.Registry,
+) -> None:
     row = retention(told.home, None).rows[0]
     v2, v3 = (told.show(f"cola@v{version}").reports["cola"].error for version in (2, 3))
     assert (row.first, row.last) == (v2, v3)
@@ -88,7 +108,13 @@ def test_a_default_refit_moves_no_task(registry: sr.Registry) -> None:
 
 def test_a_metric_is_shown_beside_the_error(told: sr.Registry) -> None:
     found = retention(told.home, None, metric="accuracy")
-    assert [cell.metric if cell else None for cell in found.rows[0].cells] == [0.8, 0.8, 0.7, 0.7, 0.9]
+    assert [cell.metric if cell else None for cell in found.rows[0].cells] == [
+        0.8,
+        0.8,
+        0.7,
+        0.7,
+        0.9,
+    ]
     assert found.rows[0].metric_transfer == pytest.approx(0.1)
     assert found.metric_transfer == pytest.approx(0.1)
     assert found.rows[1].metric_transfer is None
@@ -97,7 +123,9 @@ def test_a_metric_is_shown_beside_the_error(told: sr.Registry) -> None:
 
 def test_a_metric_that_was_corrected_counts_as_it_is_now(told: sr.Registry) -> None:
     told.annotate("cola@v1", metrics={"accuracy": 0.5})
-    assert retention(told.home, None, metric="accuracy").rows[0].metric_transfer == pytest.approx(0.4)
+    assert retention(told.home, None, metric="accuracy").rows[0].metric_transfer == pytest.approx(
+        0.4
+    )
 
 
 def test_a_renamed_task_stays_one_row(told: sr.Registry) -> None:

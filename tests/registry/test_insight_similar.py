@@ -10,7 +10,16 @@ import share_registry as sr
 from share_registry.cli.output import document
 from share_registry.registry.similar import similar
 from tests.registry.conftest import DEMO
-from tests.registry.families import adapter, continued, drawing, independent, modules, one_start, shared_directions, turned
+from tests.registry.families import (
+    adapter,
+    continued,
+    drawing,
+    independent,
+    modules,
+    one_start,
+    shared_directions,
+    turned,
+)
 
 STORED = 0.02
 """Stored adapters differ from those handed in by the budget of 1 % at most, and so do two distances at each end."""
@@ -29,17 +38,30 @@ def told(registry: sr.Registry) -> sr.Registry:
 def test_the_nearest_task_comes_first_at_its_newest_version(told: sr.Registry) -> None:
     found = similar(told.home, continued()["v3"], space=None)
     assert (found[0].ref, found[0].continues) == ("tiny/grown@v2", True)
-    assert [neighbour.distance for neighbour in found] == sorted(neighbour.distance for neighbour in found)
+    assert [neighbour.distance for neighbour in found] == sorted(
+        neighbour.distance for neighbour in found
+    )
     assert not any(neighbour.continues for neighbour in found.neighbours[1:])
     assert len(found) == 6
 
 
 def test_figures_are_those_of_dense_products(told: sr.Registry) -> None:
     asked, other = continued()["v3"], independent(3)["own-0"]
-    (found,) = (neighbour for neighbour in similar(told.home, asked, space=None) if neighbour.task == "own-0")
-    one, two = (np.concatenate([_dense(adapter, name).ravel() for name in modules()]) for adapter in (asked, other))
-    assert found.cosine == pytest.approx(one @ two / np.linalg.norm(one) / np.linalg.norm(two), abs=STORED)
-    assert found.distance == pytest.approx(np.linalg.norm(one - two) / np.linalg.norm(one), abs=STORED)
+    (found,) = (
+        neighbour
+        for neighbour in similar(told.home, asked, space=None)
+        if neighbour.task == "own-0"
+    )
+    one, two = (
+        np.concatenate([_dense(adapter, name).ravel() for name in modules()])
+        for adapter in (asked, other)
+    )
+    assert found.cosine == pytest.approx(
+        one @ two / np.linalg.norm(one) / np.linalg.norm(two), abs=STORED
+    )
+    assert found.distance == pytest.approx(
+        np.linalg.norm(one - two) / np.linalg.norm(one), abs=STORED
+    )
 
 
 def test_another_gauge_is_the_same_adapter(told: sr.Registry) -> None:
@@ -63,8 +85,12 @@ def test_directions_shared_on_both_sides_are_no_common_start(registry: sr.Regist
     assert not found.one_start
 
 
-def test_a_version_is_not_its_own_neighbour_but_an_older_one_has_the_newest(told: sr.Registry) -> None:
-    assert "tiny/grown@v2" not in {neighbour.ref for neighbour in similar(told.home, "grown", space=None)}
+def test_a_version_is_not_its_own_neighbour_but_an_older_one_has_the_newest(
+    told: sr.Registry,
+) -> None:
+    assert "tiny/grown@v2" not in {
+        neighbour.ref for neighbour in similar(told.home, "grown", space=None)
+    }
     assert similar(told.home, "grown@v1", space=None)[0].ref == "tiny/grown@v2"
 
 
@@ -75,12 +101,16 @@ def test_what_an_earlier_call_returned_is_a_reference(told: sr.Registry) -> None
 
 def test_dropped_tasks_are_left_out(told: sr.Registry) -> None:
     told.drop("grown")
-    assert "grown" not in {neighbour.task for neighbour in similar(told.home, continued()["v3"], space=None)}
+    assert "grown" not in {
+        neighbour.task for neighbour in similar(told.home, continued()["v3"], space=None)
+    }
 
 
 def test_ranks_may_differ_and_modules_be_missing(told: sr.Registry) -> None:
     draw = drawing(9)
-    small = adapter({modules()[0]: (draw(2, 128), draw(2, 96)), "layers.9.other": (draw(2, 128), draw(2, 96))})
+    small = adapter(
+        {modules()[0]: (draw(2, 128), draw(2, 96)), "layers.9.other": (draw(2, 128), draw(2, 96))}
+    )
     found = similar(told.home, small, space=None)
     assert all(abs(neighbour.cosine) < 0.2 for neighbour in found)
     assert all(neighbour.distance > 1 for neighbour in found)
@@ -114,10 +144,16 @@ def test_text_html_and_json(told: sr.Registry, tmp_path: Path) -> None:
     assert "tiny/grown@v2" in str(found)
     assert "<table>" in found._repr_html_()
     assert repr(found) == "<Similar the adapter given: 6 nearest in tiny>"
-    assert json.loads(json.dumps(document(found), allow_nan=False))["neighbours"][0]["continues"] is True
+    assert (
+        json.loads(json.dumps(document(found), allow_nan=False))["neighbours"][0]["continues"]
+        is True
+    )
 
 
 def _dense(adapter: sr.Adapter, name: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    a, b = (adapter.tensors[f"base_model.model.{name}.lora_{side}.weight"].double().numpy() for side in "AB")
+    a, b = (
+        adapter.tensors[f"base_model.model.{name}.lora_{side}.weight"].double().numpy()
+        for side in "AB"
+    )
     product: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = b @ a
     return product

@@ -37,44 +37,78 @@ def two(registry: sr.Registry, tmp_path: Path) -> dict[str, Path]:
 def updates(place: Path) -> dict[str, Floats]:
     config, found = json.loads((place / "adapter_config.json").read_text()), tensors(place)
     scale = config["lora_alpha"] / config["r"]
-    return {key: scale * found[key.replace("lora_A", "lora_B")] @ found[key] for key in found if "lora_A" in key}
+    return {
+        key: scale * found[key.replace("lora_A", "lora_B")] @ found[key]
+        for key in found
+        if "lora_A" in key
+    }
 
 
 def same(found: dict[str, Floats], wanted: dict[str, Floats]) -> bool:
-    return found.keys() == wanted.keys() and all(np.linalg.norm(found[key] - wanted[key]) <= ROUNDING * np.linalg.norm(wanted[key]) for key in wanted)
+    return found.keys() == wanted.keys() and all(
+        np.linalg.norm(found[key] - wanted[key]) <= ROUNDING * np.linalg.norm(wanted[key])
+        for key in wanted
+    )
 
 
 @pytest.mark.parametrize("name", zoo.CASES)
 @pytest.mark.parametrize("method", ["linear", "ties"])
-def test_one_task_with_weight_1_is_that_task(name: str, method: str, original: Original, registry: sr.Registry, tmp_path: Path) -> None:
+def test_one_task_with_weight_1_is_that_task(
+    name: str, method: str, original: Original, registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space("zoo")
     registry.commit(original(name), task="variant", space="zoo", allow_base_mismatch=True)
     commit = registry.merge({"variant": 1.0}, task="again", method=method, space="zoo")
     source = registry.show("variant", space="zoo").report
     assert commit.report is not None
     assert source is not None
-    assert (commit.kind, commit.report.bytes_added, commit.report.error) == ("merge", 0, source.error)
+    assert (commit.kind, commit.report.bytes_added, commit.report.error) == (
+        "merge",
+        0,
+        source.error,
+    )
     with registry.home.reading() as session:
         old, new = (queries.version_row(session, "zoo", task, 1) for task in ("variant", "again"))
-    same_parts = ("adapter_digest", "layout_digest", "tensors_digest", "config_digest", "source_digest", "norm", "raw_bytes")
-    assert [getattr(old, part) for part in same_parts] == [getattr(new, part) for part in same_parts]
-    first, second = (files(registry.export(task, tmp_path / task, space="zoo").path) for task in ("variant", "again"))
-    assert {key: value for key, value in first.items() if key != "README.md"} == {key: value for key, value in second.items() if key != "README.md"}
+    same_parts = (
+        "adapter_digest",
+        "layout_digest",
+        "tensors_digest",
+        "config_digest",
+        "source_digest",
+        "norm",
+        "raw_bytes",
+    )
+    assert [getattr(old, part) for part in same_parts] == [
+        getattr(new, part) for part in same_parts
+    ]
+    first, second = (
+        files(registry.export(task, tmp_path / task, space="zoo").path)
+        for task in ("variant", "again")
+    )
+    assert {key: value for key, value in first.items() if key != "README.md"} == {
+        key: value for key, value in second.items() if key != "README.md"
+    }
     assert registry.verify("deep").ok
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.CASES if name not in NOT_LINEAR])
-def test_halves_of_a_variant_answer_as_the_whole(name: str, original: Original, copied: Original, registry: sr.Registry, tmp_path: Path) -> None:
+def test_halves_of_a_variant_answer_as_the_whole(
+    name: str, original: Original, copied: Original, registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space("zoo", policy=sr.Policy(budget=0, refit=False))
     for task in ("one", "two"):
         registry.commit(original(name), task=task, space="zoo", allow_base_mismatch=True)
     registry.merge({"one": 0.5, "two": 0.5}, task="both", space="zoo")
     exported = registry.export("both", tmp_path / "out", space="zoo").path
     tolerance = zoo.PORTABLE if zoo.CASES[name].dtype is torch.float32 else 0.05
-    assert (zoo.logits(zoo.loaded(name, exported)) - zoo.logits(zoo.loaded(name, original(name)))).abs().max() <= tolerance
+    assert (
+        zoo.logits(zoo.loaded(name, exported)) - zoo.logits(zoo.loaded(name, original(name)))
+    ).abs().max() <= tolerance
 
 
-def test_linear_is_the_weighted_sum_of_dw(registry: sr.Registry, two: dict[str, Path], tmp_path: Path) -> None:
+def test_linear_is_the_weighted_sum_of_dw(
+    registry: sr.Registry, two: dict[str, Path], tmp_path: Path
+) -> None:
     first, second = (updates(place) for place in two.values())
     names = list(two)
     registry.merge({names[0]: 0.75, names[1]: -0.5}, task="both")
@@ -82,17 +116,30 @@ def test_linear_is_the_weighted_sum_of_dw(registry: sr.Registry, two: dict[str, 
     assert same(found, {key: 0.75 * first[key] - 0.5 * second[key] for key in first})
 
 
-def test_the_parents_and_their_weights_stand_in_the_lineage(registry: sr.Registry, two: dict[str, Path]) -> None:
-    commit = registry.merge({"t01": 0.25, "t00": 0.5, "t00@v1": 0.25}, task="both", method="ties", density=0.3, message="why", labels={"a": "b"})
+def test_the_parents_and_their_weights_stand_in_the_lineage(
+    registry: sr.Registry, two: dict[str, Path]
+) -> None:
+    commit = registry.merge(
+        {"t01": 0.25, "t00": 0.5, "t00@v1": 0.25},
+        task="both",
+        method="ties",
+        density=0.3,
+        message="why",
+        labels={"a": "b"},
+    )
     assert (commit.versions, commit.message, commit.labels["a"]) == ({"both": 1}, "why", "b")
     assert "0.75" in commit.detail
-    assert [node.ref for node in registry.lineage("both").nodes[1:]] == [f"{SPACE}/{task}@v1" for task in ("t00", "t01")]
+    assert [node.ref for node in registry.lineage("both").nodes[1:]] == [
+        f"{SPACE}/{task}@v1" for task in ("t00", "t01")
+    ]
     assert commit.report is not None
     assert any("ties at density 0.3" in note for note in commit.report.notes)
     assert registry.verify("deep").ok
 
 
-def test_a_merge_of_the_same_parents_again_shows_its_own_weights(registry: sr.Registry, two: dict[str, Path]) -> None:
+def test_a_merge_of_the_same_parents_again_shows_its_own_weights(
+    registry: sr.Registry, two: dict[str, Path]
+) -> None:
     one, other = two
     registry.merge({one: 0.3, other: 0.7}, task="both")
     again = registry.merge({one: 0.6, other: 0.4}, task="both")
@@ -100,13 +147,17 @@ def test_a_merge_of_the_same_parents_again_shows_its_own_weights(registry: sr.Re
     assert vias == ["version", "merged, 0.6", "merged, 0.4"]
 
 
-def test_weights_that_are_all_zero_merge_nothing(registry: sr.Registry, two: dict[str, Path]) -> None:
+def test_weights_that_are_all_zero_merge_nothing(
+    registry: sr.Registry, two: dict[str, Path]
+) -> None:
     with pytest.raises(sr.InvalidInput, match="every weight is 0"):
         registry.merge(dict.fromkeys(two, 0.0), task="both")
 
 
 @pytest.mark.parametrize("weight", [1e160, -1e200, 1e16])
-def test_a_weight_that_no_number_survives_is_refused(registry: sr.Registry, two: dict[str, Path], weight: float) -> None:
+def test_a_weight_that_no_number_survives_is_refused(
+    registry: sr.Registry, two: dict[str, Path], weight: float
+) -> None:
     task = registry.commit(two[min(two)], task="one").ref
     with pytest.raises(sr.InvalidInput, match="expected numbers about 1"):
         registry.merge({task: weight}, task="both")
@@ -123,12 +174,19 @@ def test_a_key_stands_for_one_merge(registry: sr.Registry, two: dict[str, Path])
 def test_a_rehearsal_writes_nothing(registry: sr.Registry, two: dict[str, Path]) -> None:
     before = files(Path(registry.location))
     commit = registry.merge({"t00": 0.5, "t01": 0.5}, task="both", dry_run=True)
-    assert (commit.kind, commit.created, commit.refs) == ("merge", False, {"both": f"{SPACE}/both@v1"})
+    assert (commit.kind, commit.created, commit.refs) == (
+        "merge",
+        False,
+        {"both": f"{SPACE}/both@v1"},
+    )
     assert files(Path(registry.location)) == before
 
 
 def test_dare_is_reproducible(registry: sr.Registry, two: dict[str, Path]) -> None:
-    adapters = [registry.merge({"t00": 0.5, "t01": 0.5}, task=task, method="dare", seed=seed) for task, seed in (("a", 5), ("b", 5), ("c", 6))]
+    adapters = [
+        registry.merge({"t00": 0.5, "t01": 0.5}, task=task, method="dare", seed=seed)
+        for task, seed in (("a", 5), ("b", 5), ("c", 6))
+    ]
     with registry.home.reading() as session:
         rows = [queries.version_row(session, SPACE, task, 1) for task in ("a", "b", "c")]
     digests = [row.tensors_digest for row in rows if row is not None]
@@ -148,7 +206,13 @@ def test_dare_is_reproducible(registry: sr.Registry, two: dict[str, Path]) -> No
         ({"parents": {"t09": 1.0}}, sr.NotFound, "t09"),
     ],
 )
-def test_what_makes_no_sense_is_refused(registry: sr.Registry, two: dict[str, Path], options: dict[str, object], error: type[Exception], text: str) -> None:
+def test_what_makes_no_sense_is_refused(
+    registry: sr.Registry,
+    two: dict[str, Path],
+    options: dict[str, object],
+    error: type[Exception],
+    text: str,
+) -> None:
     before = len(registry.log().commits)
     given = {"parents": {"t00": 0.5, "t01": 0.5}, "task": "both", **options}
     with pytest.raises(error, match=text):
@@ -164,10 +228,17 @@ def test_parents_of_two_spaces_are_refused(registry: sr.Registry, two: dict[str,
 
 
 @pytest.mark.parametrize("name", NOT_LINEAR)
-def test_several_are_refused_where_factors_do_not_say_all(name: str, original: Original, registry: sr.Registry, tmp_path: Path) -> None:
+def test_several_are_refused_where_factors_do_not_say_all(
+    name: str, original: Original, registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space("zoo")
     for task in ("one", "two"):
-        registry.commit(shutil.copytree(original(name), tmp_path / task), task=task, space="zoo", allow_base_mismatch=True)
+        registry.commit(
+            shutil.copytree(original(name), tmp_path / task),
+            task=task,
+            space="zoo",
+            allow_base_mismatch=True,
+        )
     with pytest.raises(sr.Refused, match="cannot be merged"):
         registry.merge({"one": 0.5, "two": 0.5}, task="both", space="zoo")
 

@@ -1,4 +1,8 @@
-"""Pages of the log and of the tasks: together they are all there is, each once, whatever is committed between them; opening does not read what is there."""
+"""Pages of the log and of the tasks.
+
+Together they are all there is, each once, whatever is committed between them; opening does not read
+what is there.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +68,9 @@ def grown() -> Iterator[Session]:
             yield session
 
 
-def pages_of_log(session: Session, size: int, between: Callable[[], None] = lambda: None, **asked: Any) -> list[Commit]:
+def pages_of_log(
+    session: Session, size: int, between: Callable[[], None] = lambda: None, **asked: Any
+) -> list[Commit]:
     found: list[Commit] = []
     while True:
         before = f"{found[-1].space}/@c{found[-1].number}" if found else None
@@ -76,7 +82,9 @@ def pages_of_log(session: Session, size: int, between: Callable[[], None] = lamb
         between()
 
 
-def pages_of_tasks(session: Session, size: int, between: Callable[[], None] = lambda: None, **asked: Any) -> list[Task]:
+def pages_of_tasks(
+    session: Session, size: int, between: Callable[[], None] = lambda: None, **asked: Any
+) -> list[Task]:
     found: list[Task] = []
     while True:
         page = tasks(session, limit=size, after=found[-1].ref if found else None, **asked)
@@ -89,7 +97,9 @@ def pages_of_tasks(session: Session, size: int, between: Callable[[], None] = la
 
 @pytest.mark.parametrize("size", [1, 7, 50])
 @pytest.mark.parametrize("name", LOGS)
-def test_pages_of_a_log_are_together_what_is_listed_at_once(grown: Session, name: str, size: int) -> None:
+def test_pages_of_a_log_are_together_what_is_listed_at_once(
+    grown: Session, name: str, size: int
+) -> None:
     at_once = log(grown, space=SPACE, limit=None, **LOGS[name])
     assert pages_of_log(grown, size, space=SPACE, **LOGS[name]) == at_once
     assert at_once == pages_of_log(grown, size, **LOGS[name])
@@ -97,7 +107,9 @@ def test_pages_of_a_log_are_together_what_is_listed_at_once(grown: Session, name
 
 @pytest.mark.parametrize("size", [1, 7, 50])
 @pytest.mark.parametrize("name", FILTERS)
-def test_pages_of_tasks_are_together_what_is_listed_at_once(grown: Session, name: str, size: int) -> None:
+def test_pages_of_tasks_are_together_what_is_listed_at_once(
+    grown: Session, name: str, size: int
+) -> None:
     at_once = tasks(grown, space=SPACE, **FILTERS[name])
     assert pages_of_tasks(grown, size, space=SPACE, **FILTERS[name]) == at_once
     assert bool(at_once) == (name != "no such label")
@@ -106,7 +118,9 @@ def test_pages_of_tasks_are_together_what_is_listed_at_once(grown: Session, name
 @pytest.mark.parametrize("few", [0, 1000])
 @pytest.mark.parametrize("limit", [None, 1, 6, 50])
 @pytest.mark.parametrize("name", FILTERS)
-def test_how_many_are_looked_at_together_changes_no_page(grown: Session, name: str, limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_are_looked_at_together_changes_no_page(
+    grown: Session, name: str, limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = tasks(grown, space=SPACE, **FILTERS[name])
     assert [task.name for task in expected] == sorted(task.name for task in expected)
     assert all(task.labels.items() >= FILTERS[name].get("labels", {}).items() for task in expected)
@@ -115,12 +129,17 @@ def test_how_many_are_looked_at_together_changes_no_page(grown: Session, name: s
     assert tasks(grown, space=SPACE, limit=limit, **FILTERS[name]) == expected[:limit]
     for last in expected[:: max(1, len(expected) // 4)]:
         following = [task for task in expected if task.name > last.name]
-        assert tasks(grown, space=SPACE, limit=limit, after=last.ref, **FILTERS[name]) == following[:limit]
+        assert (
+            tasks(grown, space=SPACE, limit=limit, after=last.ref, **FILTERS[name])
+            == following[:limit]
+        )
 
 
 @pytest.mark.parametrize("few", [0, 1000])
 @pytest.mark.parametrize("limit", [None, 5])
-def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(
+    limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two spaces of other lengths at one time, and names in another order than tasks were made in."""
     monkeypatch.setattr(listing, "_AT_ONCE", 4)
     monkeypatch.setattr(listing, "_FEW", few)
@@ -130,7 +149,11 @@ def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(limit: int | N
             one.create()
             for number in range(45):
                 version = number // 15 + 1
-                one.absorb(f"t{7 * number % 15:02}", version, labels={"team": "red" if (number + version) % 3 else "blue"})
+                one.absorb(
+                    f"t{7 * number % 15:02}",
+                    version,
+                    labels={"team": "red" if (number + version) % 3 else "blue"},
+                )
                 if number % 4 == 0:
                     one.alias(f"t{7 * number % 15:02}", "prod", version)
             one.apply(session)
@@ -140,11 +163,19 @@ def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(limit: int | N
             for team in ("red", "blue"):
                 some = tasks(session, at=at, labels={"team": team}, limit=limit)
                 assert some == [task for task in everything if task.labels["team"] == team][:limit]
-            assert tasks(session, at=at, alias="prod", limit=limit) == [task for task in everything if "prod" in task.aliases][:limit]
+            assert (
+                tasks(session, at=at, alias="prod", limit=limit)
+                == [task for task in everything if "prod" in task.aliases][:limit]
+            )
 
 
-def test_a_task_that_is_dropped_while_a_page_is_made_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statements of one transaction see what others commit between them (PostgreSQL): a page stays as long as it was found."""
+def test_a_task_that_is_dropped_while_a_page_is_made_is_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Statements of one transaction see what others commit between them (PostgreSQL).
+
+    A page stays as long as it was found.
+    """
     one, real = Log(space="ant"), listing._versions
     one.create()
     for number in range(4):
@@ -166,11 +197,16 @@ def committed(session: Session, logs: Sequence[Log], choose: Callable[[int], int
     """Make a commit somewhere: a new task, a version of one, a task dropped."""
     one = logs[choose(len(logs))]
     made = Counter(
-        task for entry in one.entries for task in getattr(entry.record, "versions", {}) or [body.task for body in getattr(entry.record, "tasks", ())]
+        task
+        for entry in one.entries
+        for task in getattr(entry.record, "versions", {})
+        or [body.task for body in getattr(entry.record, "tasks", ())]
     )
     name = f"t{choose(30)}"
     if made[name] and choose(3) == 0 and not name.startswith("t1"):
-        live = [entry.record.kind for entry in one.entries if name in str(entry.record.model_dump())][-1] != "drop"
+        live = [
+            entry.record.kind for entry in one.entries if name in str(entry.record.model_dump())
+        ][-1] != "drop"
         entry = one.drop(name) if live else one.absorb(name, made[name] + 1)
     else:
         entry = one.absorb(name, made[name] + 1)
@@ -182,8 +218,13 @@ def test_commits_between_pages_neither_hide_nor_repeat_anything() -> None:
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data(), st.integers(0, 25), st.integers(1, 6), st.integers(0, 3), st.booleans())
-    def check(data: st.DataObject, commits: int, size: int, meanwhile: int, one_space: bool) -> None:
-        logs = [Log(space="ant", step=timedelta(hours=1)), Log(space="bee", step=timedelta(minutes=90))]
+    def check(
+        data: st.DataObject, commits: int, size: int, meanwhile: int, one_space: bool
+    ) -> None:
+        logs = [
+            Log(space="ant", step=timedelta(hours=1)),
+            Log(space="bee", step=timedelta(minutes=90)),
+        ]
 
         def more(count: int) -> None:
             for _ in range(count):
@@ -196,12 +237,22 @@ def test_commits_between_pages_neither_hide_nor_repeat_anything() -> None:
             more(commits)
             asked: dict[str, Any] = {"space": "ant"} if one_space else {}
             before = [(commit.space, commit.number) for commit in log(session, limit=None, **asked)]
-            found = [(commit.space, commit.number) for commit in pages_of_log(session, size, lambda: more(meanwhile), **asked)]
+            found = [
+                (commit.space, commit.number)
+                for commit in pages_of_log(session, size, lambda: more(meanwhile), **asked)
+            ]
             assert len(found) == len(set(found))
             assert [place for place in found if place in set(before)] == before
             assert not one_space or found == before
-            stays = [task.ref.partition("@")[0] for task in tasks(session, **asked) if task.name.startswith("t1")]
-            listed = [task.ref.partition("@")[0] for task in pages_of_tasks(session, size, lambda: more(meanwhile), **asked)]
+            stays = [
+                task.ref.partition("@")[0]
+                for task in tasks(session, **asked)
+                if task.name.startswith("t1")
+            ]
+            listed = [
+                task.ref.partition("@")[0]
+                for task in pages_of_tasks(session, size, lambda: more(meanwhile), **asked)
+            ]
             assert listed == sorted(set(listed))
             assert [ref for ref in stays if ref not in listed] == []
 
@@ -217,13 +268,27 @@ def test_the_last_of_a_page_is_handed_back_for_the_next(registry: sr.Registry) -
     assert [commit.number for commit in registry.log(limit=3, before=first[-1])] == [5, 4, 3]
     assert [commit.number for commit in space.log(limit=3, before="@c6")] == [5, 4, 3]
     assert [commit.number for commit in sr.every(registry.log, limit=3)] == [8, 7, 6, 5, 4, 3, 2, 1]
-    assert [commit.number for commit in sr.every(space.log, limit=3, before=5, kind="policy")] == [4, 3, 2]
+    assert [commit.number for commit in sr.every(space.log, limit=3, before=5, kind="policy")] == [
+        4,
+        3,
+        2,
+    ]
     assert list(sr.every(registry.tasks)) == []
     with pytest.raises(InvalidInput):
         list(sr.every(registry.tags))
 
 
-@pytest.mark.parametrize("asked", [{"limit": 0}, {"limit": -1}, {"after": "base/@c3"}, {"after": "no name"}, {"after": 3}, {"limit": "all"}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"limit": 0},
+        {"limit": -1},
+        {"after": "base/@c3"},
+        {"after": "no name"},
+        {"after": 3},
+        {"limit": "all"},
+    ],
+)
 def test_a_page_that_is_none_is_refused(registry: sr.Registry, asked: dict[str, Any]) -> None:
     registry.create_space("base")
     with pytest.raises(InvalidInput):
@@ -255,7 +320,13 @@ def test_opening_asks_as_little_of_a_long_log_as_of_a_short_one(tmp_path: Path) 
 
         event.listen(Engine, "before_cursor_execute", see)
         try:
-            home = open_home(tmp_path / str(commits), store=None, space=None, mode="w", outside=Outside(system=system))
+            home = open_home(
+                tmp_path / str(commits),
+                store=None,
+                space=None,
+                mode="w",
+                outside=Outside(system=system),
+            )
             with home.reading():
                 pass
             home.close()

@@ -51,7 +51,10 @@ def test_a_version_exports_the_same_bytes_for_ever(registry: sr.Registry, tmp_pa
     assert exports(registry, refs, tmp_path / "rebuilt") == first
     for threads in ("1", "2"):
         target = tmp_path / f"process-{threads}"
-        subprocess.run([sys.executable, "-c", _EXPORT, registry.location, str(target), threads, *refs], check=True)
+        subprocess.run(
+            [sys.executable, "-c", _EXPORT, registry.location, str(target), threads, *refs],
+            check=True,
+        )
         assert files(target) == first
     assert registry.verify("deep").ok
 
@@ -69,7 +72,10 @@ def test_the_original_comes_back_exactly_where_it_was_kept(registry: sr.Registry
     registry.commit(source, task="frames", keep_original=True)
     registry.commit(DEMO / "wn-syn-ant" / "v1", task="antonyms")
     adapter = registry.checkout("frames", exact=True)
-    assert dict(adapter.original)["adapter_model.safetensors"] == (source / "adapter_model.safetensors").read_bytes()
+    assert (
+        dict(adapter.original)["adapter_model.safetensors"]
+        == (source / "adapter_model.safetensors").read_bytes()
+    )
     assert adapter.error == 0
     with pytest.raises(sr.Refused, match="original was not kept"):
         registry.checkout("antonyms", exact=True)
@@ -93,7 +99,10 @@ READS: dict[str, Callable[[sr.Registry], Any]] = {
     "tasks with a label": lambda r: r.tasks(labels={"team": "search"}),
     "tasks with an alias": lambda r: r.tasks(alias="prod"),
     "show": lambda r: r.show("new@v2"),
-    "resolve": lambda r: [r.resolve(ref).long for ref in ("old", "new@v1", "new@prod", "@release", "new@release", "new@c3")],
+    "resolve": lambda r: [
+        r.resolve(ref).long
+        for ref in ("old", "new@v1", "new@prod", "@release", "new@release", "new@c3")
+    ],
     "lineage": lambda r: r.lineage("new@v3"),
     "aliases": lambda r: r.aliases(SPACE),
     "alias history": lambda r: r.alias_history("new", "prod"),
@@ -106,10 +115,17 @@ READS: dict[str, Callable[[sr.Registry], Any]] = {
 def eventful(registry: sr.Registry, folder: Path) -> None:
     """Do everything that leaves a record."""
     adapters = [write_adapter(folder / f"adapter{seed}", seed=seed, near=1) for seed in range(2, 6)]
-    registry.commit(adapters[0], task="old", labels={"team": "search"}, metrics={"accuracy": 0.5}, author="ann")
+    registry.commit(
+        adapters[0], task="old", labels={"team": "search"}, metrics={"accuracy": 0.5}, author="ann"
+    )
     registry.commit(adapters[1], task="old", derived_from=["old@v1"], message="more data")
     registry.commit(adapters[2], task="gone", budget=0)
-    registry.annotate("old@v2", labels={"team": "search", "stage": "test"}, metrics={"f1": 0.25}, reason="evaluated")
+    registry.annotate(
+        "old@v2",
+        labels={"team": "search", "stage": "test"},
+        metrics={"f1": 0.25},
+        reason="evaluated",
+    )
     registry.annotate("old@v2", remove=["stage"])
     registry.set_alias("old@v1", "prod", reason="first")
     registry.set_alias("old@v2", "prod", reason="second")
@@ -149,7 +165,12 @@ def test_a_damaged_catalog_loses_nothing(damage: str, tmp_path: Path) -> None:
         early = catalog.read_bytes()
         eventful(registry, tmp_path)
         before = {name: read(registry) for name, read in READS.items()}
-    content = {"missing": None, "truncated": catalog.read_bytes()[:5000], "garbage": os.urandom(9000), "of an earlier day": early}[damage]
+    content = {
+        "missing": None,
+        "truncated": catalog.read_bytes()[:5000],
+        "garbage": os.urandom(9000),
+        "of an earlier day": early,
+    }[damage]
     catalog.unlink()
     if content is not None:
         catalog.write_bytes(content)
@@ -164,7 +185,9 @@ def test_a_copy_of_the_store_alone_is_the_registry(tmp_path: Path) -> None:
     with sr.Registry.open(tmp_path / "registry") as registry:
         eventful(registry, tmp_path)
         before = {name: read(registry) for name, read in READS.items()}
-    shutil.copytree(tmp_path / "registry", tmp_path / "copy", ignore=shutil.ignore_patterns("catalog.sqlite*"))
+    shutil.copytree(
+        tmp_path / "registry", tmp_path / "copy", ignore=shutil.ignore_patterns("catalog.sqlite*")
+    )
     with sr.Registry.open(tmp_path / "copy", mode="r") as registry:
         assert {name: read(registry) for name, read in READS.items()} == before
         assert not (tmp_path / "copy" / "catalog.sqlite").exists()
@@ -174,7 +197,9 @@ def record_file(place: Path, space: str, number: int) -> Path:
     return place / "spaces" / space / "log" / f"{number:020}.json"
 
 
-def test_a_store_that_lost_its_last_record_is_found_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_lost_its_last_record_is_found_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     place = tmp_path / "registry"
     with sr.Registry.open(place) as registry:
         eventful(registry, tmp_path)
@@ -186,7 +211,9 @@ def test_a_store_that_lost_its_last_record_is_found_out(tmp_path: Path, caplog: 
         with pytest.raises(sr.Integrity, match=f"c{last.number}"):
             registry.verify("quick")
     with sr.Registry.open(place) as registry:
-        with pytest.raises(sr.Integrity, match=f"c{last.number} of space {SPACE} is not in the store"):
+        with pytest.raises(
+            sr.Integrity, match=f"c{last.number} of space {SPACE} is not in the store"
+        ):
             registry.tag("more", "@latest")
         with pytest.raises(sr.Refused, match=f"@c{last.number}"):
             registry.rebuild()
@@ -197,7 +224,9 @@ def test_a_store_that_lost_its_last_record_is_found_out(tmp_path: Path, caplog: 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 @pytest.mark.parametrize("number", [1, 4])
 @pytest.mark.parametrize("catalog", ["kept", "lost"])
-def test_a_damaged_log_is_read_up_to_the_damage_and_never_written(damage: str, number: int, catalog: str, tmp_path: Path) -> None:
+def test_a_damaged_log_is_read_up_to_the_damage_and_never_written(
+    damage: str, number: int, catalog: str, tmp_path: Path
+) -> None:
     place = tmp_path / "registry"
     with sr.Registry.open(place) as registry:
         eventful(registry, tmp_path)
@@ -236,14 +265,26 @@ def test_a_stray_file_named_like_a_space_is_reported_and_read_by_nobody(tmp_path
         eventful(registry, tmp_path)
         (place / "spaces" / "stray").touch()
         assert registry.log(limit=1)
-        assert [finding.code for finding in registry.verify(raise_on_damage=False).findings] == ["STO-02"]
-        with pytest.raises(sr.Integrity, match=r"not belong into a store\. Move what does not belong there out") as raised:
+        assert [finding.code for finding in registry.verify(raise_on_damage=False).findings] == [
+            "STO-02"
+        ]
+        with pytest.raises(
+            sr.Integrity, match=r"not belong into a store\. Move what does not belong there out"
+        ) as raised:
             registry.verify()
         assert str(raised.value).count("..") == 0
 
 
-@pytest.mark.parametrize(("content", "said"), [("{}", "says no format version, expected 1"), ('{"format":2}', "has format 2, this release reads 1")])
-def test_a_record_of_no_format_is_damaged_and_one_of_another_asks_for_an_upgrade(tmp_path: Path, content: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "says no format version, expected 1"),
+        ('{"format":2}', "has format 2, this release reads 1"),
+    ],
+)
+def test_a_record_of_no_format_is_damaged_and_one_of_another_asks_for_an_upgrade(
+    tmp_path: Path, content: str, said: str
+) -> None:
     place = tmp_path / "registry"
     with sr.Registry.open(place) as registry:
         eventful(registry, tmp_path)
@@ -252,7 +293,10 @@ def test_a_record_of_no_format_is_damaged_and_one_of_another_asks_for_an_upgrade
     record = place / "spaces" / space / "log" / f"{2:020d}.json"
     record.unlink()
     record.write_text(content)
-    with pytest.raises(sr.Format if "2" in content else sr.Integrity, match=said) as raised, sr.Registry.open(place, mode="w") as registry:
+    with (
+        pytest.raises(sr.Format if "2" in content else sr.Integrity, match=said) as raised,
+        sr.Registry.open(place, mode="w") as registry,
+    ):
         registry.log()
     assert ("Upgrade" in raised.value.hint) == ("2" in content)
     assert raised.value.hint
@@ -266,11 +310,17 @@ def test_a_record_in_another_place_is_refused_not_followed(tmp_path: Path) -> No
             registry.set_policy(name, sr.Policy(budget=0.1))
     foreign = place / "spaces" / "b" / "log" / f"{2:020}.json"
     (place / "spaces" / "a" / "log" / f"{3:020}.json").write_bytes(foreign.read_bytes())
-    with sr.Registry.open(place) as registry, pytest.raises(sr.Integrity, match="says it is c2 of space b"):
+    with (
+        sr.Registry.open(place) as registry,
+        pytest.raises(sr.Integrity, match="says it is c2 of space b"),
+    ):
         registry.log()
     with sr.Registry.open(place, mode="r") as registry:
         assert len(registry.log("a")) == 2
-        assert {finding.code for finding in registry.verify(raise_on_damage=False).findings} == {"REC-02", "REC-03"}
+        assert {finding.code for finding in registry.verify(raise_on_damage=False).findings} == {
+            "REC-02",
+            "REC-03",
+        }
 
 
 def test_a_store_that_needs_unknown_features_is_only_read(tmp_path: Path) -> None:

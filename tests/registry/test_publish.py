@@ -16,8 +16,13 @@ def adapter(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "cola", seed=1)
 
 
-def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Committed is committed (spec COM-06): the next question finds it, and a retry makes no second one."""
+def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(
+    registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Committed is committed (spec COM-06).
+
+    The next question finds it, and a retry makes no second one.
+    """
     first = registry.commit(adapter, task="first")
     full = False
 
@@ -41,14 +46,21 @@ def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(registr
     finally:
         event.remove(Engine, "commit", fail)
     assert "could not follow yet" in caplog.text
-    assert "within a transaction" not in caplog.text  # the connection that is kept is out of the one that failed
+    assert (
+        "within a transaction" not in caplog.text
+    )  # the connection that is kept is out of the one that failed
     assert (commit.created, commit.number) == (True, first.number + 1)
     assert not registry.commit(adapter, task="second", idempotency_key="one").created
     assert registry.verify("deep").ok
 
 
-def test_a_race_that_is_lost_at_the_last_moment_leaves_nothing_in_the_catalog(registry: sr.Registry, adapter: Path) -> None:
-    """Another writer's record comes between the look at the head and the creation of ours: ours is taken back, and follows it."""
+def test_a_race_that_is_lost_at_the_last_moment_leaves_nothing_in_the_catalog(
+    registry: sr.Registry, adapter: Path
+) -> None:
+    """Another writer's record comes between the look at the head and the creation of ours.
+
+    Ours is taken back, and follows it.
+    """
     registry.commit(adapter, task="first")
     lost: list[int] = []
 
@@ -63,5 +75,8 @@ def test_a_race_that_is_lost_at_the_last_moment_leaves_nothing_in_the_catalog(re
         patch.setattr(transaction, "_publish", beaten)
         commit = registry.commit(adapter, task="second")
     assert lost == [commit.number]
-    assert [(found.number, found.task) for found in registry.log(space=SPACE, kind="absorb")] == [(commit.number, "second"), (commit.number - 1, "first")]
+    assert [(found.number, found.task) for found in registry.log(space=SPACE, kind="absorb")] == [
+        (commit.number, "second"),
+        (commit.number - 1, "first"),
+    ]
     assert registry.verify("deep").ok

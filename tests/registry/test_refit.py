@@ -26,7 +26,9 @@ def shared(registry: sr.Registry, tmp_path: Path) -> dict[str, Path]:
     return made
 
 
-def test_a_basis_changes_no_stored_task(registry: sr.Registry, shared: dict[str, Path], tmp_path: Path) -> None:
+def test_a_basis_changes_no_stored_task(
+    registry: sr.Registry, shared: dict[str, Path], tmp_path: Path
+) -> None:
     refs = [f"{task}@v1" for task in shared]
     first = exports(registry, refs, tmp_path / "first")
     commit = registry.refit(max_rank=6)
@@ -48,7 +50,9 @@ def test_later_commits_refer_to_the_basis(registry: sr.Registry, tmp_path: Path)
     assert any("basis" in module.reference for module in commit.reports["t23"].modules)
 
 
-def test_a_basis_is_orthonormal_and_spans_what_is_shared(registry: sr.Registry, shared: dict[str, Path]) -> None:
+def test_a_basis_is_orthonormal_and_spans_what_is_shared(
+    registry: sr.Registry, shared: dict[str, Path]
+) -> None:
     registry.refit(max_rank=6)
     basis = registry.basis()
     for module in basis.modules.values():
@@ -68,7 +72,9 @@ def test_a_basis_that_does_not_pay_is_refused(registry: sr.Registry, tmp_path: P
     assert [commit.kind for commit in registry.log()].count("refit") == 0
 
 
-def test_re_expressing_within_a_budget_records_an_upper_bound(registry: sr.Registry, shared: dict[str, Path], tmp_path: Path) -> None:
+def test_re_expressing_within_a_budget_records_an_upper_bound(
+    registry: sr.Registry, shared: dict[str, Path], tmp_path: Path
+) -> None:
     commit = registry.refit(max_rank=6, budget=0.1)
     assert sorted(commit.versions) == sorted(shared)
     for task, report in commit.reports.items():
@@ -80,9 +86,13 @@ def test_re_expressing_within_a_budget_records_an_upper_bound(registry: sr.Regis
         assert report.error <= 0.1
 
 
-def test_twenty_forced_refits_stay_within_the_budget(registry: sr.Registry, shared: dict[str, Path], tmp_path: Path) -> None:
+def test_twenty_forced_refits_stay_within_the_budget(
+    registry: sr.Registry, shared: dict[str, Path], tmp_path: Path
+) -> None:
     for number in range(20):
-        registry.refit(max_rank=5 + number % 3, budget=0.2, weighting="energy" if number % 2 else "unit")
+        registry.refit(
+            max_rank=5 + number % 3, budget=0.2, weighting="energy" if number % 2 else "unit"
+        )
         for task, place in shared.items():
             version = registry.resolve(task)
             report = registry.show(version).reports[task]
@@ -102,7 +112,9 @@ def test_where_the_source_is_kept_the_error_is_true(registry: sr.Registry, tmp_p
         assert report.error == pytest.approx(true, rel=1e-5)
 
 
-def test_what_was_said_of_a_task_stays_with_its_new_version(registry: sr.Registry, tmp_path: Path) -> None:
+def test_what_was_said_of_a_task_stays_with_its_new_version(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     made = write_planted(tmp_path / "adapters", 3)
     for task, place in made.items():
         registry.commit(place, task=task, labels={"team": task}, metrics={"accuracy": 0.5})
@@ -121,29 +133,45 @@ def test_a_rehearsed_refit_writes_nothing(registry: sr.Registry, shared: dict[st
     assert (files(Path(registry.location) / "objects"), len(registry.log(limit=None))) == before
 
 
-def test_a_rehearsed_refit_says_what_the_basis_takes_and_captures_and_needs_no_writer(registry: sr.Registry, shared: dict[str, Path]) -> None:
+def test_a_rehearsed_refit_says_what_the_basis_takes_and_captures_and_needs_no_writer(
+    registry: sr.Registry, shared: dict[str, Path]
+) -> None:
     with sr.Registry.open(registry.location, mode="r") as reader:
         found = reader.refit(max_rank=6, dry_run=True).basis
     assert found is not None
     assert len(found.modules) == 3
-    assert all((module.k_a, module.k_b) == (6, 6) and min(module.captured_a or 0, module.captured_b or 0) > 0.99 for module in found.modules)
+    assert all(
+        (module.k_a, module.k_b) == (6, 6)
+        and min(module.captured_a or 0, module.captured_b or 0) > 0.99
+        for module in found.modules
+    )
     made = registry.refit(max_rank=6)
     assert made.basis == found
     assert found.size_bytes == registry.basis().size_bytes
-    assert registry.log(kind="refit")[0].basis == sr.BasisReport(digest=found.digest, size_bytes=found.size_bytes)
+    assert registry.log(kind="refit")[0].basis == sr.BasisReport(
+        digest=found.digest, size_bytes=found.size_bytes
+    )
 
 
-def test_the_same_refit_again_is_the_same_commit(registry: sr.Registry, shared: dict[str, Path]) -> None:
+def test_the_same_refit_again_is_the_same_commit(
+    registry: sr.Registry, shared: dict[str, Path]
+) -> None:
     first = registry.refit(max_rank=6)
     again = registry.refit(max_rank=6)
     assert (again.number, again.created) == (first.number, False)
 
 
-def test_modules_whose_product_is_zero_are_fitted_around(registry: sr.Registry, tmp_path: Path) -> None:
+def test_modules_whose_product_is_zero_are_fitted_around(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     made = write_planted(tmp_path / "adapters", 6, shared=4)
     for task, place in made.items():
         tensors = load_file(place / "adapter_model.safetensors")
-        tensors |= {key: torch.zeros_like(value) for key, value in tensors.items() if "layers.1" in key and ("lora_B" in key or task == "t00")}
+        tensors |= {
+            key: torch.zeros_like(value)
+            for key, value in tensors.items()
+            if "layers.1" in key and ("lora_B" in key or task == "t00")
+        }
         save_file(tensors, place / "adapter_model.safetensors")
     commit = registry.commit_many(made)
     assert all(report.error <= (report.budget or 0) for report in commit.reports.values())
@@ -156,7 +184,9 @@ def test_modules_whose_product_is_zero_are_fitted_around(registry: sr.Registry, 
     assert registry.verify("deep").ok
 
 
-def test_a_task_is_re_expressed_from_the_version_nearest_to_its_source(registry: sr.Registry, shared: dict[str, Path], tmp_path: Path) -> None:
+def test_a_task_is_re_expressed_from_the_version_nearest_to_its_source(
+    registry: sr.Registry, shared: dict[str, Path], tmp_path: Path
+) -> None:
     registry.refit(max_rank=2, allow_loss=True)
     lost = {task: registry.show(f"{task}@v2").reports[task].error for task in shared}
     commit = registry.refit(max_rank=6, allow_loss=True)
@@ -167,18 +197,25 @@ def test_a_task_is_re_expressed_from_the_version_nearest_to_its_source(registry:
         assert report.error < 0.2 < lost[task]
 
 
-def test_metrics_do_not_pass_to_a_version_they_were_not_measured_on(registry: sr.Registry, tmp_path: Path) -> None:
+def test_metrics_do_not_pass_to_a_version_they_were_not_measured_on(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     for task, place in write_planted(tmp_path / "adapters", 3).items():
         registry.commit(place, task=task, metrics={"accuracy": 0.5})
     registry.refit(max_rank=2, allow_loss=True)
     assert [task.metrics for task in registry.tasks()] == [{}, {}, {}]
 
 
-def test_an_adapter_that_a_refit_re_expressed_may_be_committed_again(registry: sr.Registry, shared: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_that_a_refit_re_expressed_may_be_committed_again(
+    registry: sr.Registry, shared: dict[str, Path], tmp_path: Path
+) -> None:
     registry.refit(max_rank=6, budget=0.2)
     again = registry.commit(shared["t01"], task="t01")
     assert (again.created, again.ref) == (True, f"{SPACE}/t01@v3")
-    assert pooled_error(shared["t01"], registry.export("t01@v3", tmp_path / "out").path) <= sr.Policy().budget
+    assert (
+        pooled_error(shared["t01"], registry.export("t01@v3", tmp_path / "out").path)
+        <= sr.Policy().budget
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +228,9 @@ def test_an_adapter_that_a_refit_re_expressed_may_be_committed_again(registry: s
         ({"budget": 2.0}, "budget"),
     ],
 )
-def test_a_malformed_refit_is_refused(registry: sr.Registry, shared: dict[str, Path], asked: dict[str, object], message: str) -> None:
+def test_a_malformed_refit_is_refused(
+    registry: sr.Registry, shared: dict[str, Path], asked: dict[str, object], message: str
+) -> None:
     with pytest.raises(sr.InvalidInput, match=message):
         registry.refit(**asked)  # type: ignore[arg-type]
 

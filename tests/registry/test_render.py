@@ -9,7 +9,17 @@ import pytest
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry import render
 from share_registry.registry.report import ModuleReport, Report
-from share_registry.registry.results import Commit, Diff, Export, Finding, Lineage, LineageNode, Log, Resolved, VerifyReport
+from share_registry.registry.results import (
+    Commit,
+    Diff,
+    Export,
+    Finding,
+    Lineage,
+    LineageNode,
+    Log,
+    Resolved,
+    VerifyReport,
+)
 from share_registry.registry.table import Table, aligned
 
 REPORT = Report(
@@ -17,7 +27,17 @@ REPORT = Report(
     budget=0.05,
     bytes_added=33_210,
     raw_bytes=295_140,
-    modules=(ModuleReport(module="layer.0.query", side="a", reference="rows of c2", rank=8, bits_per_parameter=3.25, error=0.06, bytes=1250),),
+    modules=(
+        ModuleReport(
+            module="layer.0.query",
+            side="a",
+            reference="rows of c2",
+            rank=8,
+            bits_per_parameter=3.25,
+            error=0.06,
+            bytes=1250,
+        ),
+    ),
     notes=("optimizer.pt was not kept",),
 )
 COMMIT = Commit(
@@ -34,12 +54,31 @@ COMMIT = Commit(
     reports={"cola": REPORT},
 )
 NODE = LineageNode(
-    ref="minilm/cola@v1", number=CommitNumber(2), id=COMMIT.id, kind="absorb", time=COMMIT.time, author=None, message="", source="", error=0.05, via="", depth=0
+    ref="minilm/cola@v1",
+    number=CommitNumber(2),
+    id=COMMIT.id,
+    kind="absorb",
+    time=COMMIT.time,
+    author=None,
+    message="",
+    source="",
+    error=0.05,
+    via="",
+    depth=0,
 )
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (33_210, "33 kB"), (9_960, "10 kB"), (999_600, "1.0 MB"), (1_300_000, "1.3 MB")]
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (33_210, "33 kB"),
+        (9_960, "10 kB"),
+        (999_600, "1.0 MB"),
+        (1_300_000, "1.3 MB"),
+    ],
 )
 def test_sizes_have_decimal_units(count: int, shown: str) -> None:
     assert render.size(count) == shown
@@ -48,15 +87,41 @@ def test_sizes_have_decimal_units(count: int, shown: str) -> None:
 @pytest.mark.parametrize(
     ("part", "shown"),
     [
-        *((0.0, "0 %"), (0.0487, "4.87 %"), (0.05, "5.00 %"), (0.025, "2.50 %"), (0.0248, "2.48 %"), (0.00034, "0.03 %"), (0.123, "12.3 %"), (1.0, "100 %")),
-        *((1e-7, "1e-05 %"), (9.99e-8, "9e-06 %"), (0.02499999999, "2.49 %"), (0.0999999, "9.99 %"), (12.3456, "1234 %"), (float("inf"), "inf %")),
+        *(
+            (0.0, "0 %"),
+            (0.0487, "4.87 %"),
+            (0.05, "5.00 %"),
+            (0.025, "2.50 %"),
+            (0.0248, "2.48 %"),
+            (0.00034, "0.03 %"),
+            (0.123, "12.3 %"),
+            (1.0, "100 %"),
+        ),
+        *(
+            (1e-7, "1e-05 %"),
+            (9.99e-8, "9e-06 %"),
+            (0.02499999999, "2.49 %"),
+            (0.0999999, "9.99 %"),
+            (12.3456, "1234 %"),
+            (float("inf"), "inf %"),
+        ),
     ],
 )
 def test_errors_are_percentages_that_are_cut(part: float, shown: str) -> None:
     assert render.percent(part) == shown
 
 
-@pytest.mark.parametrize(("part", "shown"), [(0.0, "0 %"), (0.025, "2.5 %"), (0.05, "5 %"), (0.07, "7 %"), (0.01234, "1.234 %"), (1e-7, "1e-05 %")])
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [
+        (0.0, "0 %"),
+        (0.025, "2.5 %"),
+        (0.05, "5 %"),
+        (0.07, "7 %"),
+        (0.01234, "1.234 %"),
+        (1e-7, "1e-05 %"),
+    ],
+)
 def test_budgets_are_shown_as_they_were_typed(part: float, shown: str) -> None:
     assert render.typed_percent(part) == shown
 
@@ -67,8 +132,18 @@ def test_a_report_prints_as_one_line() -> None:
 
 
 def test_a_commit_has_a_short_repr_and_a_full_text() -> None:
-    assert repr(COMMIT) == "<Commit minilm/cola@v1 (c2 1a2b3c4d) absorb, error 4.87 % of a 5 % budget, 33 kB for 295 kB>"
-    for part in ("minilm/cola@v1", COMMIT.id, "2026-11-16 20:38:05 UTC", "<ada>", "rows of c2", "note: optimizer.pt was not kept"):
+    assert (
+        repr(COMMIT)
+        == "<Commit minilm/cola@v1 (c2 1a2b3c4d) absorb, error 4.87 % of a 5 % budget, 33 kB for 295 kB>"
+    )
+    for part in (
+        "minilm/cola@v1",
+        COMMIT.id,
+        "2026-11-16 20:38:05 UTC",
+        "<ada>",
+        "rows of c2",
+        "note: optimizer.pt was not kept",
+    ):
         assert part in str(COMMIT)
 
 
@@ -77,7 +152,18 @@ def test_a_log_is_a_sequence_and_prints_as_a_table() -> None:
     assert (len(log), log[0], list(log)) == (2, COMMIT, [COMMIT, COMMIT])
     assert log[1:] == Log(commits=(COMMIT,))
     header, *rows = repr(log).splitlines()
-    assert header.split() == ["commit", "id", "time", "(UTC)", "kind", "what", "error", "bytes", "author", "message"]
+    assert header.split() == [
+        "commit",
+        "id",
+        "time",
+        "(UTC)",
+        "kind",
+        "what",
+        "error",
+        "bytes",
+        "author",
+        "message",
+    ]
     assert len(rows) == 2
     assert rows[0].endswith("first")
 
@@ -96,7 +182,9 @@ def test_columns_are_aligned_and_lines_are_cut() -> None:
 
 def test_a_narrow_table_loses_empty_columns_then_ids_then_seconds_and_keeps_the_message() -> None:
     row = ("c2", "1a2b3c4d", "2026-11-16 20:38:05", "-", "t" * 30, "a message")
-    table = Table(headers=("commit", "id", "time (UTC)", "author", "labels", "message"), rows=(row,))
+    table = Table(
+        headers=("commit", "id", "time (UTC)", "author", "labels", "message"), rows=(row,)
+    )
     shown = {width: aligned(table, width=width).splitlines() for width in (100, 86, 82, 72, 60, 20)}
     assert "author" in shown[100][0]
     assert "author" not in shown[86][0]
@@ -112,16 +200,30 @@ def test_a_narrow_table_loses_empty_columns_then_ids_then_seconds_and_keeps_the_
 
 def test_findings_have_short_ids_and_no_second_full_stop() -> None:
     finding = Finding(code="OBJ-01", what="a" * 64, message=f"found {'b' * 64}.")
-    shown = str(VerifyReport(level="data", spaces=1, records=1, objects=1, bytes=1, versions=1, findings=(finding,)))
+    shown = str(
+        VerifyReport(
+            level="data", spaces=1, records=1, objects=1, bytes=1, versions=1, findings=(finding,)
+        )
+    )
     assert "a" * 9 not in shown
     assert "found bbbbbbbb  -" in shown
 
 
 def test_a_dry_run_says_so_once_and_has_no_empty_id() -> None:
-    assert render.brief(replace(COMMIT, id=Digest(""))).title.splitlines()[1:] == ["(dry run: nothing was written)"]
+    assert render.brief(replace(COMMIT, id=Digest(""))).title.splitlines()[1:] == [
+        "(dry run: nothing was written)"
+    ]
 
 
-@pytest.mark.parametrize("value", [COMMIT, REPORT, Log(commits=(COMMIT,)), Lineage(ref="minilm/cola@v1", base_model="<b>", base_revision=None, nodes=(NODE,))])
+@pytest.mark.parametrize(
+    "value",
+    [
+        COMMIT,
+        REPORT,
+        Log(commits=(COMMIT,)),
+        Lineage(ref="minilm/cola@v1", base_model="<b>", base_revision=None, nodes=(NODE,)),
+    ],
+)
 def test_html_escapes_what_users_wrote(value: Commit | Report | Log | Lineage) -> None:
     html = value._repr_html_()
     assert html.startswith("<div>")
@@ -130,11 +232,16 @@ def test_html_escapes_what_users_wrote(value: Commit | Report | Log | Lineage) -
 
 
 def test_what_could_drive_a_terminal_is_replaced() -> None:
-    assert "\x1b" not in render.text(render.Sheet(title="\x1b[1m", facts=(("a", "\x1b"),), notes=("\x07",)))
+    assert "\x1b" not in render.text(
+        render.Sheet(title="\x1b[1m", facts=(("a", "\x1b"),), notes=("\x07",))
+    )
 
 
 def test_a_lineage_is_a_tree() -> None:
-    parent = LineageNode(**{name: getattr(NODE, name) for name in NODE.__slots__} | {"ref": "minilm/cola@v0", "depth": 1, "via": "version"})
+    parent = LineageNode(
+        **{name: getattr(NODE, name) for name in NODE.__slots__}
+        | {"ref": "minilm/cola@v0", "depth": 1, "via": "version"}
+    )
     shown = str(Lineage(ref=NODE.ref, base_model="base", base_revision="abc", nodes=(NODE, parent)))
     assert shown.startswith("minilm/cola@v1 on base (abc)\n")
     assert "└─ minilm/cola@v0" in shown
@@ -151,6 +258,13 @@ def test_results_have_a_line_as_repr_and_html() -> None:
         assert value._repr_html_().startswith("<div>")
 
 
-@pytest.mark.parametrize(("part", "cut", "bound"), [(0.1998568, "19.9 %", "<= 20.0 %"), (0.05, "5.00 %", "<= 5.00 %"), (0.00004999, "4e-03 %", "<= 5e-03 %")])
+@pytest.mark.parametrize(
+    ("part", "cut", "bound"),
+    [
+        (0.1998568, "19.9 %", "<= 20.0 %"),
+        (0.05, "5.00 %", "<= 5.00 %"),
+        (0.00004999, "4e-03 %", "<= 5e-03 %"),
+    ],
+)
 def test_an_error_is_cut_and_an_upper_bound_goes_up(part: float, cut: str, bound: str) -> None:
     assert (render.measured(part, bound=False), render.measured(part, bound=True)) == (cut, bound)

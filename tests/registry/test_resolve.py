@@ -8,7 +8,14 @@ from sqlalchemy.orm import Session
 from share_registry.catalog.catalog import Catalog
 from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
 from share_registry.names import beginning_of, end_of, parse_reference
-from share_registry.registry.resolve import number_of, resolve, resolve_task, resolve_version, space_of, version_of
+from share_registry.registry.resolve import (
+    number_of,
+    resolve,
+    resolve_task,
+    resolve_version,
+    space_of,
+    version_of,
+)
 from tests.catalog.logs import Log, digest_of, story
 
 
@@ -69,14 +76,20 @@ def test_a_reference_leads_to(told: Session, text: str) -> None:
     assert resolve(told, text).ref == LEADS[text]
 
 
-@pytest.mark.parametrize("text", [text for text in LEADS if text.partition("@")[0] not in ("", "base/")])
-def test_what_is_known_of_a_version_is_of_the_one_that_a_reference_leads_to(told: Session, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", [text for text in LEADS if text.partition("@")[0] not in ("", "base/")]
+)
+def test_what_is_known_of_a_version_is_of_the_one_that_a_reference_leads_to(
+    told: Session, text: str
+) -> None:
     row, found = version_of(told, text), resolve(told, text)
     assert (row.ref, row.number, row.commit_id) == (found.ref, found.number, found.id)
 
 
 def test_both_databases_lead_to_the_same(session: Session, told: Session) -> None:
-    assert {text: resolve(session, text) for text in LEADS} == {text: resolve(told, text) for text in LEADS}
+    assert {text: resolve(session, text) for text in LEADS} == {
+        text: resolve(told, text) for text in LEADS
+    }
 
 
 def test_the_number_and_id_are_of_the_commit_that_made_the_version(told: Session) -> None:
@@ -195,8 +208,13 @@ def test_an_ambiguous_id_names_the_candidates(monkeypatch: pytest.MonkeyPatch) -
         from sqlalchemy import text
 
         for number, digits in ((5, "1"), (6, "2")):
-            session.execute(text("UPDATE sr_commits SET id = :id WHERE number = :number"), {"id": "abcdef01" + digits * 56, "number": number})
-        with pytest.raises(InvalidInput, match="ambiguous: c5 abcdef0111111111, c6 abcdef0122222222"):
+            session.execute(
+                text("UPDATE sr_commits SET id = :id WHERE number = :number"),
+                {"id": "abcdef01" + digits * 56, "number": number},
+            )
+        with pytest.raises(
+            InvalidInput, match="ambiguous: c5 abcdef0111111111, c6 abcdef0122222222"
+        ):
             resolve(session, "@abcdef01")
         assert resolve(session, "@abcdef011").number == 5
 
@@ -231,8 +249,18 @@ def test_only_a_task_is_asked_where_a_version_is_given(told: Session) -> None:
 
 
 def test_a_moment_leads_to_a_commit(told: Session) -> None:
-    found = {at: number_of(told, at, space=space_of(told, None)) for at in ("c4", "@c4", "release", "2026-11-01T04:30", "2026-11-01", "latest")}
-    assert found == {"c4": 4, "@c4": 4, "release": 3, "2026-11-01T04:30": 4, "2026-11-01": 16, "latest": 16}
+    found = {
+        at: number_of(told, at, space=space_of(told, None))
+        for at in ("c4", "@c4", "release", "2026-11-01T04:30", "2026-11-01", "latest")
+    }
+    assert found == {
+        "c4": 4,
+        "@c4": 4,
+        "release": 3,
+        "2026-11-01T04:30": 4,
+        "2026-11-01": 16,
+        "latest": 16,
+    }
     with pytest.raises(NotFound):
         number_of(told, str(digest_of("nothing")), space=space_of(told, None))
 
@@ -253,7 +281,12 @@ def test_a_time_reaches_from_its_beginning_to_its_end(typed: str, first: str, la
 
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [("cola@v0", "not a version or a commit"), ("cola@v01", "not a version or a commit"), ("cola@V1", "not a version or a commit"), ("c" * 300, "at most 256")],
+    [
+        ("cola@v0", "not a version or a commit"),
+        ("cola@v01", "not a version or a commit"),
+        ("cola@V1", "not a version or a commit"),
+        ("c" * 300, "at most 256"),
+    ],
 )
 def test_a_reference_that_cannot_be_read_says_what_it_was_read_as(typed: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):

@@ -1,4 +1,7 @@
-"""Sharing as commits are made: joint initialization, the paper's protocol, refits nobody asked for."""
+"""Sharing as commits are made.
+
+Joint initialization, the paper's protocol, refits nobody asked for.
+"""
 
 from pathlib import Path
 
@@ -12,15 +15,26 @@ from tests.registry.test_promises import exports
 SPACE = "tiny"
 
 
-def test_adapters_of_one_commit_get_a_basis_where_that_takes_fewer_bytes(registry: sr.Registry, tmp_path: Path) -> None:
+def test_adapters_of_one_commit_get_a_basis_where_that_takes_fewer_bytes(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     made = write_planted(tmp_path / "adapters", 16, shared=12)
     commit = registry.commit_many(made)
     assert registry.basis().number == commit.number
-    assert all(report.error <= report.budget for report in commit.reports.values() if report.budget is not None)
+    assert all(
+        report.error <= report.budget
+        for report in commit.reports.values()
+        if report.budget is not None
+    )
     with sr.Registry.open(tmp_path / "apart") as apart:
         apart.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-        added = sum(apart.commit(place, task=task).reports[task].bytes_added for task, place in made.items())
-    assert sum(report.bytes_added for report in commit.reports.values()) + registry.basis().size_bytes < added
+        added = sum(
+            apart.commit(place, task=task).reports[task].bytes_added for task, place in made.items()
+        )
+    assert (
+        sum(report.bytes_added for report in commit.reports.values()) + registry.basis().size_bytes
+        < added
+    )
     assert registry.verify("deep").ok
 
 
@@ -30,14 +44,22 @@ def test_adapters_that_share_nothing_get_no_basis(registry: sr.Registry, tmp_pat
         registry.basis()
 
 
-def test_the_papers_protocol_keeps_coefficients_alone_and_refits_at_every_absorption(registry: sr.Registry, tmp_path: Path) -> None:
+def test_the_papers_protocol_keeps_coefficients_alone_and_refits_at_every_absorption(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=6))
     made = write_planted(tmp_path / "adapters", 5)
     for task, place in made.items():
         registry.commit(place, task=task)
     kinds = [commit.kind for commit in reversed(list(registry.log(limit=None)))]
     assert kinds == ["create", "absorb", *["absorb", "refit"] * 4]
-    assert {task.name: task.version for task in registry.tasks()} == {"t00": 5, "t01": 4, "t02": 3, "t03": 2, "t04": 1}
+    assert {task.name: task.version for task in registry.tasks()} == {
+        "t00": 5,
+        "t01": 4,
+        "t02": 3,
+        "t03": 2,
+        "t04": 1,
+    }
     for task, place in made.items():
         report = registry.show(task).reports[task]
         true = pooled_error(place, registry.export(task, tmp_path / "out").path)
@@ -52,10 +74,14 @@ def test_the_papers_protocol_can_cut_the_rank(registry: sr.Registry, tmp_path: P
     made = write_planted(tmp_path / "adapters", 3)
     registry.commit_many(made)
     adapter = registry.checkout("t01")
-    assert all(int(tensor.any(1).sum()) == 2 for key, tensor in adapter.tensors.items() if "lora_A" in key)
+    assert all(
+        int(tensor.any(1).sum()) == 2 for key, tensor in adapter.tensors.items() if "lora_A" in key
+    )
 
 
-def test_a_budget_given_with_a_commit_holds_in_the_papers_protocol_too(registry: sr.Registry, tmp_path: Path) -> None:
+def test_a_budget_given_with_a_commit_holds_in_the_papers_protocol_too(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=3))
     made = write_planted(tmp_path / "adapters", 2)
     registry.commit(made["t00"], task="t00")
@@ -65,7 +91,10 @@ def test_a_budget_given_with_a_commit_holds_in_the_papers_protocol_too(registry:
 
 
 def test_what_follows_a_commit_may_fail_in_any_way(
-    registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    registry: sr.Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("share_registry.registry.share._refit_where_it_pays", lambda *_: 1 // 0)
     commit = registry.commit(write_planted(tmp_path / "adapters", 1)["t00"], task="t00")
@@ -73,7 +102,9 @@ def test_what_follows_a_commit_may_fail_in_any_way(
     assert "was not made" in caplog.text
 
 
-def test_a_pseudo_rank_that_breaks_the_budget_is_refused(registry: sr.Registry, tmp_path: Path) -> None:
+def test_a_pseudo_rank_that_breaks_the_budget_is_refused(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(pseudo_rank=1))
     place = write_planted(tmp_path / "adapters", 1)["t00"]
     with pytest.raises(sr.BudgetExceeded, match="pseudo-rank of 1"):
@@ -91,7 +122,9 @@ def test_a_basis_is_made_unasked_once_it_pays(registry: sr.Registry, tmp_path: P
     assert {task.version for task in registry.tasks()} == {1}
 
 
-def test_no_basis_is_made_unasked_where_nothing_is_shared_or_the_policy_says_no(registry: sr.Registry, tmp_path: Path) -> None:
+def test_no_basis_is_made_unasked_where_nothing_is_shared_or_the_policy_says_no(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space("nothing", base_model="acme/tiny")
     for task, place in write_planted(tmp_path / "nothing", 9, shared=0).items():
         registry.commit(place, task=task, space="nothing")
@@ -110,5 +143,9 @@ def test_no_commit_changes_what_another_task_exports(registry: sr.Registry, tmp_
         registry.commit(place, task=task)
         again = exports(registry, refs, tmp_path / f"after-{task}")
         assert again.items() >= known.items()
-        refs = [f"{found.name}@v{version}" for found in registry.tasks() for version in range(1, found.version + 1)]
+        refs = [
+            f"{found.name}@v{version}"
+            for found in registry.tasks()
+            for version in range(1, found.version + 1)
+        ]
         known = exports(registry, refs, tmp_path / f"all-{task}")

@@ -1,4 +1,7 @@
-"""Everything that can be handed to commit: directories, the Hub, live models, adapters in memory."""
+"""Everything that can be handed to commit.
+
+Directories, the Hub, live models, adapters in memory.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -20,14 +23,18 @@ __all__ = ["hub", "original"]
 Original = Callable[[str], Path]
 
 
-def test_a_hub_repository_is_committed_pinned(hub: Hub, original: Original, registry: sr.Registry) -> None:
+def test_a_hub_repository_is_committed_pinned(
+    hub: Hub, original: Original, registry: sr.Registry
+) -> None:
     pinned = hub.push("ann/cola-lora", files_of(original("plain")))
     registry.create_space("zoo")
     commit = registry.commit("hf://ann/cola-lora", space="zoo", allow_base_mismatch=True)
     assert commit.task == "cola-lora"
     assert registry.checkout("cola-lora").source.revision == pinned
     assert pinned in registry.lineage("cola-lora").nodes[0].source
-    assert not registry.commit("hf://ann/cola-lora@main", space="zoo", allow_base_mismatch=True).created
+    assert not registry.commit(
+        "hf://ann/cola-lora@main", space="zoo", allow_base_mismatch=True
+    ).created
 
 
 def test_a_live_model_is_committed_and_comes_back_into_one(registry: sr.Registry) -> None:
@@ -42,12 +49,17 @@ def test_a_live_model_is_committed_and_comes_back_into_one(registry: sr.Registry
         assert torch.equal(zoo.logits(applied), zoo.logits(trained))
 
 
-def test_a_checked_out_adapter_may_be_committed_to_another_task(registry: sr.Registry, tmp_path: Path) -> None:
+def test_a_checked_out_adapter_may_be_committed_to_another_task(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.commit(DEMO / "wn-syn-ant" / "v1", task="first")
     adapter = registry.checkout("first")
     commit = registry.commit(adapter, task="second", derived_from=["first@v1"])
     assert commit.report is not None
-    assert {node.ref.rpartition("/")[2] for node in registry.lineage("second").nodes} == {"second@v1", "first@v1"}
+    assert {node.ref.rpartition("/")[2] for node in registry.lineage("second").nodes} == {
+        "second@v1",
+        "first@v1",
+    }
     adapter.save(tmp_path / "saved")
     assert registry.commit(tmp_path / "saved", task="third").ref.endswith("third@v1")
 
@@ -60,10 +72,15 @@ def test_what_is_no_adapter_is_named(registry: sr.Registry) -> None:
 
 
 @pytest.mark.parametrize("size", [1e-160, 1e-60, 1e60, 1e160])
-def test_factors_and_scales_of_no_size_that_can_be_computed_with_are_refused(registry: sr.Registry, tmp_path: Path, size: float) -> None:
+def test_factors_and_scales_of_no_size_that_can_be_computed_with_are_refused(
+    registry: sr.Registry, tmp_path: Path, size: float
+) -> None:
     made = write_planted(tmp_path / "made", 1)["t00"]
     registry.create_space("acme", base_model="acme/tiny")
-    tensors = {key: tensor.double() for key, tensor in load_file(made / "adapter_model.safetensors").items()}
+    tensors = {
+        key: tensor.double()
+        for key, tensor in load_file(made / "adapter_model.safetensors").items()
+    }
     key = next(reversed(tensors))
     with pytest.raises(sr.InvalidInput, match=f"{key}.*expected 0 or a size between"):
         registry.commit(write(tmp_path / "wide", tensors | {key: tensors[key] * size}, 4))
@@ -76,12 +93,17 @@ def test_factors_and_scales_of_no_size_that_can_be_computed_with_are_refused(reg
 
 
 @pytest.mark.filterwarnings("error")
-def test_tasks_of_every_size_that_float32_has_share_a_space(registry: sr.Registry, tmp_path: Path) -> None:
+def test_tasks_of_every_size_that_float32_has_share_a_space(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
     """Nothing that weighs tasks against each other leaves float64, whatever their sizes."""
     registry.create_space("acme", base_model="acme/tiny")
     for name, made in write_planted(tmp_path / "made", 10, shared=4).items():
         power = (-44, -40, -30, -20, -10, 0, 10, 20, 30, 37)[int(name[1:])]
-        tensors = {key: (tensor.double() * 10.0**power).float() for key, tensor in load_file(made / "adapter_model.safetensors").items()}
+        tensors = {
+            key: (tensor.double() * 10.0**power).float()
+            for key, tensor in load_file(made / "adapter_model.safetensors").items()
+        }
         report = registry.commit(write(tmp_path / "sized" / name, tensors, 4)).report
         assert report is not None
         assert report.error <= 0.025

@@ -1,4 +1,8 @@
-"""Every LoRA variant through the registry: exact where every bit is kept, within the budget otherwise, refused by name where it cannot be taken apart."""
+"""Every LoRA variant through the registry.
+
+Exact where every bit is kept, within the budget otherwise, refused by name where it cannot be taken
+apart.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,36 +33,55 @@ def pairs(adapter: sr.Adapter) -> list[Pair]:
 
 
 @pytest.mark.parametrize("name", zoo.CASES)
-def test_at_budget_zero_a_model_answers_alike(name: str, original: Original, registry: sr.Registry, tmp_path: Path) -> None:
+def test_at_budget_zero_a_model_answers_alike(
+    name: str, original: Original, registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space("zoo")
-    commit = registry.commit(original(name), task="variant", space="zoo", budget=0, allow_base_mismatch=True)
+    commit = registry.commit(
+        original(name), task="variant", space="zoo", budget=0, allow_base_mismatch=True
+    )
     assert commit.report is not None
     assert commit.report.error == 0
     exported = registry.export("variant", tmp_path / "out", space="zoo").path
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (exported / file).read_bytes() == (original(name) / file).read_bytes()
     if zoo.CASES[name].dtype is torch.float32:
-        assert (zoo.logits(zoo.loaded(name, exported)) - zoo.logits(zoo.loaded(name, original(name)))).abs().max() <= SAME_LOGITS
+        assert (
+            zoo.logits(zoo.loaded(name, exported)) - zoo.logits(zoo.loaded(name, original(name)))
+        ).abs().max() <= SAME_LOGITS
 
 
 @pytest.mark.parametrize("name", zoo.CASES)
-def test_within_a_budget_the_error_is_the_recorded_one(name: str, original: Original, registry: sr.Registry, tmp_path: Path) -> None:
+def test_within_a_budget_the_error_is_the_recorded_one(
+    name: str, original: Original, registry: sr.Registry, tmp_path: Path
+) -> None:
     registry.create_space("zoo")
-    report = registry.commit(original(name), task="variant", space="zoo", budget=BUDGET, allow_base_mismatch=True).report
+    report = registry.commit(
+        original(name), task="variant", space="zoo", budget=BUDGET, allow_base_mismatch=True
+    ).report
     assert report is not None
     exported = registry.export("variant", tmp_path / "out", space="zoo").path
-    source, found = read_directory(original(name), outside=Outside()), read_directory(exported, outside=Outside())
+    source, found = (
+        read_directory(original(name), outside=Outside()),
+        read_directory(exported, outside=Outside()),
+    )
     true = pooled_error(pairs(found), pairs(source))
     assert true <= BUDGET
     assert true == pytest.approx(report.error, rel=AGREEMENT, abs=1e-9)
     assert found.config == source.config
-    assert {key: (tensor.dtype, tensor.shape) for key, tensor in found.tensors.items()} == {key: (t.dtype, t.shape) for key, t in source.tensors.items()}
-    assert all(torch.equal(found.passengers[key], tensor) for key, tensor in source.passengers.items())
+    assert {key: (tensor.dtype, tensor.shape) for key, tensor in found.tensors.items()} == {
+        key: (t.dtype, t.shape) for key, t in source.tensors.items()
+    }
+    assert all(
+        torch.equal(found.passengers[key], tensor) for key, tensor in source.passengers.items()
+    )
     zoo.loaded(name, exported)
     assert registry.verify("deep").ok
 
 
-def test_refusals_leave_the_registry_as_it_was(registry: sr.Registry, original: Original, copied: Original) -> None:
+def test_refusals_leave_the_registry_as_it_was(
+    registry: sr.Registry, original: Original, copied: Original
+) -> None:
     registry.create_space("zoo")
     registry.commit(original("plain"), task="variant", space="zoo", allow_base_mismatch=True)
     before = files(Path(registry.location))

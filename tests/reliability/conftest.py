@@ -10,7 +10,10 @@ import pytest
 
 @pytest.fixture
 def quick_path(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where the system has such a place: nothing here depends on a real medium."""
+    """A directory in memory where the system has such a place.
+
+    Nothing here depends on a real medium.
+    """
     memory = Path("/dev/shm")
     if not memory.is_dir():
         yield tmp_path

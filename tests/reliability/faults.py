@@ -21,7 +21,23 @@ SHORT: Final = -1
 LOST_REPLY: Final = -2
 """The system does it, and says EIO."""
 ERRORS: Final = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.EACCES)
-VERBS: Final = ("open", "close", "read", "write", "fsync", "freeze", "status", "find", "link", "rename", "rename_new", "unlink", "mkdir", "listdir", "touch")
+VERBS: Final = (
+    "open",
+    "close",
+    "read",
+    "write",
+    "fsync",
+    "freeze",
+    "status",
+    "find",
+    "link",
+    "rename",
+    "rename_new",
+    "unlink",
+    "mkdir",
+    "listdir",
+    "touch",
+)
 
 
 class Failing(NoFlush):
@@ -36,7 +52,9 @@ class Failing(NoFlush):
         self.calls: list[str] = []
         self._condemned: set[int] = set()
 
-    def failing(self, verb: str, real: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> object:
+    def failing(
+        self, verb: str, real: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> object:
         self.calls.append(verb)
         if verb == "fsync" and args[0] in self._condemned:
             raise Lost("a flush was tried again after it had failed")
@@ -79,7 +97,10 @@ def from_then_on(n: int, code: int) -> Callable[[int], int | None]:
 
 
 def survives_faults(world: World, top: Path, plan: Plan, code: int) -> int:
-    """Let every call of an opening and a commit fail in turn; return how many there are. Raises Lost."""
+    """Let every call of an opening and a commit fail in turn; return how many there are.
+
+    Raises Lost.
+    """
     for n in count(1):
         root = top / f"{plan.__name__}-{code}-{n}"
         system = Failing(plan(n, code))
@@ -97,12 +118,16 @@ def _one_run(world: World, root: Path, system: Failing) -> bool:
     acknowledged, error = ["one"], None
 
     def hook(point: str) -> None:
-        if point == "record.linked" and "meanwhile" not in acknowledged:  # somebody builds on what this writer is not sure of yet
+        if (
+            point == "record.linked" and "meanwhile" not in acknowledged
+        ):  # somebody builds on what this writer is not sure of yet
             writer.commit(LocalStore(root, sound), "meanwhile", [SHARED])
             acknowledged.append("meanwhile")
 
     try:
-        writer.commit(world.store(root, world.outside(hook, system=system)), "two", [SHARED, b"two" * 2000])
+        writer.commit(
+            world.store(root, world.outside(hook, system=system)), "two", [SHARED, b"two" * 2000]
+        )
         acknowledged.append("two")
     except StoreError as caught:
         error = caught

@@ -1,7 +1,10 @@
-"""What is left on a disk when the power fails: record every change of files and names, then build every state a crash may legally leave.
+"""What is left on a disk when the power fails.
 
-The rules are POSIX at its worst. A file's bytes are on the medium after a flush of the file; before, they may be missing, torn or zeros. A name is there after a flush of its
-directory; before, every change of every name may or may not have happened, each for itself.
+Record every change of files and names, then build every state a crash may legally leave.
+
+The rules are POSIX at its worst. A file's bytes are on the medium after a flush of the file;
+before, they may be missing, torn or zeros. A name is there after a flush of its directory; before,
+every change of every name may or may not have happened, each for itself.
 """
 
 import hashlib
@@ -132,7 +135,9 @@ class Journal:
             if position < since:
                 continue
             for tree in _outcomes(names, files, most, draw):
-                mark = hashlib.sha256(repr((sorted(tree.items()), len(acknowledged))).encode()).digest()
+                mark = hashlib.sha256(
+                    repr((sorted(tree.items()), len(acknowledged))).encode()
+                ).digest()
                 if mark not in seen:
                     seen.add(mark)
                     yield Crash(tree, tuple(acknowledged))
@@ -146,7 +151,13 @@ class Journal:
 
     @staticmethod
     def _apply(
-        verb: str, number: int, name: str, value: int | bytes | None, names: dict[tuple[int, str], _Name], files: dict[int, _File], acknowledged: list[str]
+        verb: str,
+        number: int,
+        name: str,
+        value: int | bytes | None,
+        names: dict[tuple[int, str], _Name],
+        files: dict[int, _File],
+        acknowledged: list[str],
     ) -> None:
         if verb == "acknowledge":
             acknowledged.append(name)
@@ -164,27 +175,58 @@ class Journal:
                     entry.durable, entry.later = entry.now, []
 
 
-def _outcomes(names: dict[tuple[int, str], _Name], files: dict[int, _File], most: int, draw: random.Random) -> Iterator[Tree]:
-    """Combine what may have become of every name and file: all combinations where they are few, else the two extremes and a sample; temporary files by chance."""
+def _outcomes(
+    names: dict[tuple[int, str], _Name], files: dict[int, _File], most: int, draw: random.Random
+) -> Iterator[Tree]:
+    """Combine what may have become of every name and file.
+
+    All combinations where they are few, else the two extremes and a sample; temporary files by
+    chance.
+    """
     temporary = {entry.now for (_, name), entry in names.items() if name == "tmp"}
-    spots: list[tuple[int, str] | int] = [spot for spot, entry in names.items() if len(entry.outcomes()) > 1 and spot[0] not in temporary]
+    spots: list[tuple[int, str] | int] = [
+        spot
+        for spot, entry in names.items()
+        if len(entry.outcomes()) > 1 and spot[0] not in temporary
+    ]
     spots += [number for number, file in files.items() if len(file.outcomes()) > 1]
-    choices = [names[spot].outcomes() if isinstance(spot, tuple) else files[spot].outcomes() for spot in spots]
-    litter = [spot for spot, entry in names.items() if len(entry.outcomes()) > 1 and spot[0] in temporary]
+    choices = [
+        names[spot].outcomes() if isinstance(spot, tuple) else files[spot].outcomes()
+        for spot in spots
+    ]
+    litter = [
+        spot for spot, entry in names.items() if len(entry.outcomes()) > 1 and spot[0] in temporary
+    ]
     if math.prod(map(len, choices)) <= most:
         picks: Iterator[tuple[object, ...]] = itertools.product(*choices)
     else:
         drawn = [tuple(draw.choice(options) for options in choices) for _ in range(most - 2)]
-        picks = iter([tuple(options[0] for options in choices), tuple(options[-1] for options in choices), *drawn])
+        picks = iter(
+            [
+                tuple(options[0] for options in choices),
+                tuple(options[-1] for options in choices),
+                *drawn,
+            ]
+        )
     children: dict[int, list[tuple[str, _Name]]] = {}
     for (folder, name), entry in names.items():
         children.setdefault(folder, []).append((name, entry))
     for pick in picks:
-        chance: dict[tuple[int, str] | int, object] = {spot: draw.choice(names[spot].outcomes()) for spot in litter}
-        yield _tree(children, files, chance | dict[tuple[int, str] | int, object](zip(spots, pick, strict=True)))
+        chance: dict[tuple[int, str] | int, object] = {
+            spot: draw.choice(names[spot].outcomes()) for spot in litter
+        }
+        yield _tree(
+            children,
+            files,
+            chance | dict[tuple[int, str] | int, object](zip(spots, pick, strict=True)),
+        )
 
 
-def _tree(children: dict[int, list[tuple[str, _Name]]], files: dict[int, _File], pick: Mapping[tuple[int, str] | int, object]) -> Tree:
+def _tree(
+    children: dict[int, list[tuple[str, _Name]]],
+    files: dict[int, _File],
+    pick: Mapping[tuple[int, str] | int, object],
+) -> Tree:
     tree: Tree = {}
 
     def grow(folder: int, path: str) -> None:
@@ -221,7 +263,9 @@ class Recorder(System):
     def open(self, name: str, flags: int, *, mode: int = 0o666, folder: int | None = None) -> int:
         self._live()
         handle = super().open(name, flags, mode=mode, folder=folder)
-        if folder not in self._open and not (os.path.isabs(name) and Path(name).is_relative_to(self.journal.top)):
+        if folder not in self._open and not (
+            os.path.isabs(name) and Path(name).is_relative_to(self.journal.top)
+        ):
             return handle  # of no interest: not on the disk that will lose its power
         place = self._place(name, folder)
         number = self.journal.create(*place) if flags & os.O_CREAT else self.journal.number(*place)
@@ -250,17 +294,41 @@ class Recorder(System):
         if handle in self._open:  # no real flush: the journal is the disk
             self.journal.flush(self._open[handle])
 
-    def link(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def link(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         self._live()
         super().link(source, target, source_folder=source_folder, target_folder=target_folder)
-        self.journal.rename(*self._place(target, target_folder), self.journal.number(*self._place(source, source_folder)))
+        self.journal.rename(
+            *self._place(target, target_folder),
+            self.journal.number(*self._place(source, source_folder)),
+        )
 
-    def rename(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         self._live()
         super().rename(source, target, source_folder=source_folder, target_folder=target_folder)
         self._moved(source, target, source_folder, target_folder)
 
-    def rename_new(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def rename_new(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         self._live()
         super().rename_new(source, target, source_folder=source_folder, target_folder=target_folder)
         self._moved(source, target, source_folder, target_folder)
@@ -287,7 +355,9 @@ class Recorder(System):
     def _place(self, name: str, folder: int | None) -> tuple[int, str]:
         return self.journal.find(name, TOP if folder is None else self._open[folder])
 
-    def _moved(self, source: str, target: str, source_folder: int | None, target_folder: int | None) -> None:
+    def _moved(
+        self, source: str, target: str, source_folder: int | None, target_folder: int | None
+    ) -> None:
         old = self._place(source, source_folder)
         self.journal.rename(*self._place(target, target_folder), self.journal.number(*old))
         self.journal.rename(*old, None)

@@ -14,7 +14,9 @@ WATCHDOG_S: Final = 120
 def forked(work: Callable[[], object]) -> int:
     """Run `work` in a child and return its number; the child never comes back into the test."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads in the parent; these children need none
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # newer Pythons warn of threads in the parent; these children need none
         child = os.fork()
     if child:
         return child

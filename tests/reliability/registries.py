@@ -1,4 +1,7 @@
-"""Whole registries under test: opened over any system calls, with small adapters, and what must hold of them afterwards."""
+"""Whole registries under test.
+
+Opened over any system calls, with small adapters, and what must hold of them afterwards.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +21,27 @@ KEY: Final = "run-{}"
 Catalog = Mapping[str, Sequence[tuple[object, ...]]]
 
 
-def opened(root: Path, *, mode: str = "c", hook: Callable[[str], None] | None = None, system: System | None = None) -> sr.Registry:
-    """Open a registry over other system calls; without any, over the real ones less their flushes."""
+def opened(
+    root: Path,
+    *,
+    mode: str = "c",
+    hook: Callable[[str], None] | None = None,
+    system: System | None = None,
+) -> sr.Registry:
+    """Open a registry over other system calls.
+
+    Without any, over the real ones less their flushes.
+    """
     torch.set_num_threads(1)  # a forked child has no threads to wait for
-    return sr.Registry(open_home(root, store=None, space=None, mode=mode, outside=Outside(hook, system=system or NoFlush())))
+    return sr.Registry(
+        open_home(
+            root,
+            store=None,
+            space=None,
+            mode=mode,
+            outside=Outside(hook, system=system or NoFlush()),
+        )
+    )
 
 
 def adapters(top: Path, count: int) -> list[Path]:
@@ -31,7 +51,9 @@ def adapters(top: Path, count: int) -> list[Path]:
 
 def commit(registry: sr.Registry, adapter: Path, key: str) -> sr.Commit:
     """Commit an adapter as the next version of its task."""
-    return registry.commit(adapter, task=adapter.name, idempotency_key=key, message=f"by {key}", allow_duplicate=True)
+    return registry.commit(
+        adapter, task=adapter.name, idempotency_key=key, message=f"by {key}", allow_duplicate=True
+    )
 
 
 def keys(registry: sr.Registry) -> list[str]:
@@ -47,8 +69,13 @@ def rows(registry: sr.Registry) -> Catalog:
         return dump(session)
 
 
-def require_sound(root: Path, *, acknowledged: Sequence[str], attempted: Sequence[str]) -> list[str]:
-    """Check a registry as a reader finds it and return its keys: whole, every acknowledged commit once, and a rebuilt catalog equal."""
+def require_sound(
+    root: Path, *, acknowledged: Sequence[str], attempted: Sequence[str]
+) -> list[str]:
+    """Check a registry as a reader finds it and return its keys.
+
+    Whole, every acknowledged commit once, and a rebuilt catalog equal.
+    """
     with opened(root, mode="r") as reader:
         found = keys(reader)
         assert len(set(found)) == len(found), f"a commit was made twice: {found}"

@@ -15,20 +15,44 @@ from tests.reliability.writer import Lost, Writer, check
 
 IDENTITY: Final = "01234567-89ab-cdef-0123-456789abcdef"
 SHARED: Final = b"a layout that every commit names"
-POINTS: Final = tuple(f"{what}.{step}" for what in ("obj", "record") for step in ("open", "half", "prefsync", "postfsync", "linked", "dirsync"))
-FORMAT_POINTS: Final = ("format.linked", "format.postfsync", "format.prefsync", "format.half", "format.open", "probe.postfsync", "probe.open")
+POINTS: Final = tuple(
+    f"{what}.{step}"
+    for what in ("obj", "record")
+    for step in ("open", "half", "prefsync", "postfsync", "linked", "dirsync")
+)
+FORMAT_POINTS: Final = (
+    "format.linked",
+    "format.postfsync",
+    "format.prefsync",
+    "format.half",
+    "format.open",
+    "probe.postfsync",
+    "probe.open",
+)
 
 Kill = tuple[str, int]
 """A point, and at which passage of it a process dies."""
 MKDIRS: Final[tuple[Kill, ...]] = tuple(("mkdir", nth) for nth in range(1, 10))
-"""Behind every directory that a creation and a first commit make: root, objects, spaces, tmp, two shards, spaces/base, log; and one that is not reached."""
+"""Behind every directory that a creation and a first commit make.
+
+Root, objects, spaces, tmp, two shards, spaces/base, log; and one that is not reached.
+"""
 KILLS: Final = (
     *MKDIRS,
     ("format.linked", 1),
-    *((f"{what}.{step}", nth) for what in ("record", "obj") for step in ("postfsync", "linked", "dirsync") for nth in (1, 2)),
+    *(
+        (f"{what}.{step}", nth)
+        for what in ("record", "obj")
+        for step in ("postfsync", "linked", "dirsync")
+        for nth in (1, 2)
+    ),
 )
 """Deaths that leave different things behind."""
-ALL_KILLS: Final = (*MKDIRS, *((point, 1) for point in FORMAT_POINTS), *((point, nth) for point in POINTS for nth in (1, 2, 3)))
+ALL_KILLS: Final = (
+    *MKDIRS,
+    *((point, 1) for point in FORMAT_POINTS),
+    *((point, nth) for point in POINTS for nth in (1, 2, 3)),
+)
 
 
 class NoFlush(System):
@@ -48,7 +72,10 @@ class World:
     system: type[Recorder] = Recorder
 
     def open(self, journal: Journal, kill: Kill | None = None) -> LocalStore:
-        """Open a store as a new process would, creating it where it is missing; the process dies at the n-th passage of a point."""
+        """Open a store as a new process would, creating it where it is missing.
+
+        The process dies at the n-th passage of a point.
+        """
         system = self.system(journal)
         passed: list[str] = []
 
@@ -61,7 +88,11 @@ class World:
         system.hook = hook
         outside = self.outside(hook, system=system)
         root = journal.top / "registry"
-        return self.store(root, outside) if outside.exists(root / "FORMAT") else self.store.create(root, outside, IDENTITY)
+        return (
+            self.store(root, outside)
+            if outside.exists(root / "FORMAT")
+            else self.store.create(root, outside, IDENTITY)
+        )
 
     def commit(self, journal: Journal, store: LocalStore, key: str) -> None:
         """Commit two objects, one of them shared by all commits, and acknowledge it."""
@@ -78,8 +109,13 @@ def alone(world: World, top: Path) -> Iterator[tuple[Journal, int]]:
     yield journal, 0
 
 
-def after_a_death(world: World, top: Path, kills: Sequence[Kill] = KILLS) -> Iterator[tuple[Journal, int]]:
-    """A writer dies at a point of the creation, of its first or of its second commit; then another one goes on."""
+def after_a_death(
+    world: World, top: Path, kills: Sequence[Kill] = KILLS
+) -> Iterator[tuple[Journal, int]]:
+    """A writer dies at a point of the creation, of its first or of its second commit.
+
+    Then another one goes on.
+    """
     for number, kill in enumerate(kills):
         place = top / f"{number}"
         place.mkdir()
@@ -99,7 +135,14 @@ def after_a_death(world: World, top: Path, kills: Sequence[Kill] = KILLS) -> Ite
 ATTEMPTED: Final = ("one", "two", "three", "two of the second")
 
 
-def survives(world: World, scenario: Callable[[World, Path], Iterator[tuple[Journal, int]]], top: Path, *, most: int, seed: int = 0) -> int:
+def survives(
+    world: World,
+    scenario: Callable[[World, Path], Iterator[tuple[Journal, int]]],
+    top: Path,
+    *,
+    most: int,
+    seed: int = 0,
+) -> int:
     """Check every crash state of a scenario; return how many there were. Raises Lost."""
     states = 0
     work = top / "crashed"
@@ -126,7 +169,11 @@ def recovers(crash: Crash, work: Path) -> None:
 
 def _recovers(crash: Crash, root: Path, outside: Outside) -> None:
     if (root / "FORMAT").exists():
-        check(LocalStore(root, outside, read_only=True), acknowledged=crash.acknowledged, attempted=ATTEMPTED)
+        check(
+            LocalStore(root, outside, read_only=True),
+            acknowledged=crash.acknowledged,
+            attempted=ATTEMPTED,
+        )
     elif crash.acknowledged:
         raise Lost("the store is gone")
     store = LocalStore.create(root, outside, IDENTITY)

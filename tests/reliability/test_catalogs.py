@@ -1,4 +1,8 @@
-"""The catalog is an index: lost, damaged, old or foreign, it is made again from the store, equal to what it was (P9); and readers write nothing (P22)."""
+"""The catalog is an index.
+
+Lost, damaged, old or foreign, it is made again from the store, equal to what it was (P9); and
+readers write nothing (P22).
+"""
 
 import shutil
 import sqlite3
@@ -91,10 +95,14 @@ def history(finished_history: Path, quick_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "damage", [_deleted, _truncated, _emptied, _garbled, _no_database, _rolled_back, _head_forged, _swapped], ids=lambda damage: damage.__name__[1:]
+    "damage",
+    [_deleted, _truncated, _emptied, _garbled, _no_database, _rolled_back, _head_forged, _swapped],
+    ids=lambda damage: damage.__name__[1:],
 )
 @pytest.mark.parametrize("mode", ["r", "w"])
-def test_a_catalog_in_any_state_is_made_again_equal(history: Path, damage: Damage, mode: str) -> None:
+def test_a_catalog_in_any_state_is_made_again_equal(
+    history: Path, damage: Damage, mode: str
+) -> None:
     with opened(history, mode="r") as registry:
         before = rows(registry)
     damage(history / "catalog.sqlite", history.parent / "old.sqlite")
@@ -151,7 +159,9 @@ def test_no_read_verb_writes_anything(history: Path, lacking: bool) -> None:
     assert tree(history) == before
 
 
-def test_a_registry_on_a_read_only_medium_answers_every_read_verb(history: Path, mount: Path) -> None:
+def test_a_registry_on_a_read_only_medium_answers_every_read_verb(
+    history: Path, mount: Path
+) -> None:
     mounted("--bind", str(history), str(mount))
     mounted("-o", "remount,ro,bind", str(mount))
     with opened(mount, mode="r") as registry:
@@ -162,7 +172,9 @@ def test_a_registry_on_a_read_only_medium_answers_every_read_verb(history: Path,
 
 
 @pytest.mark.parametrize("size_kib", [300, 420])
-def test_a_full_medium_leaves_a_registry_that_can_be_read_and_goes_on_with_more_space(quick_path: Path, mount: Path, size_kib: int) -> None:
+def test_a_full_medium_leaves_a_registry_that_can_be_read_and_goes_on_with_more_space(
+    quick_path: Path, mount: Path, size_kib: int
+) -> None:
     mounted("-t", "tmpfs", "-o", f"size={size_kib}k", "none", str(mount))
     root = mount / "registry"
     sources = adapters(quick_path, 3)
@@ -176,7 +188,9 @@ def test_a_full_medium_leaves_a_registry_that_can_be_read_and_goes_on_with_more_
     mounted("-o", "remount,size=16m", str(mount))
     with opened(root) as registry:
         commit(registry, sources[0], attempted[-1])
-    assert set(require_sound(root, acknowledged=acknowledged, attempted=attempted)) >= {attempted[-1]}
+    assert set(require_sound(root, acknowledged=acknowledged, attempted=attempted)) >= {
+        attempted[-1]
+    }
 
 
 def _fill(root: Path, sources: list[Path], acknowledged: list[str], attempted: list[str]) -> None:

@@ -1,10 +1,14 @@
-"""Whole commits that are killed, refused by the system, or raced: the old head or the new one, and no commit lost or made twice (P1, P2, P4, P8, P19)."""
+"""Whole commits that are killed, refused by the system, or raced.
+
+The old head or the new one, and no commit lost or made twice (P1, P2, P4, P8, P19).
+"""
 
 import errno
 import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -27,7 +31,9 @@ def root(quick_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("point", [*POINTS, *COMMIT_POINTS])
-def test_a_commit_killed_at_any_point_is_made_once_by_its_retry(root: Path, quick_path: Path, point: str) -> None:
+def test_a_commit_killed_at_any_point_is_made_once_by_its_retry(
+    root: Path, quick_path: Path, point: str
+) -> None:
     one, two, three = adapters(quick_path, 3)
     with opened(root) as registry:
         commit(registry, one, "one")
@@ -44,11 +50,17 @@ def test_a_commit_killed_at_any_point_is_made_once_by_its_retry(root: Path, quic
         assert again.created == (point not in PUBLISHED)
         assert (again.task, again.version) == ("t1", 1)
         assert commit(registry, three, "three").created
-    assert require_sound(root, acknowledged=["one", "two", "three"], attempted=["one", "two", "three"]) == ["one", "two", "three"]
+    assert require_sound(
+        root, acknowledged=["one", "two", "three"], attempted=["one", "two", "three"]
+    ) == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize("point", ["obj.prefsync", "record.prefsync", "record.linked", "commit.catalog"])
-def test_the_first_commit_of_a_registry_killed_on_the_way_can_be_repeated(root: Path, quick_path: Path, point: str) -> None:
+@pytest.mark.parametrize(
+    "point", ["obj.prefsync", "record.prefsync", "record.linked", "commit.catalog"]
+)
+def test_the_first_commit_of_a_registry_killed_on_the_way_can_be_repeated(
+    root: Path, quick_path: Path, point: str
+) -> None:
     (one,) = adapters(quick_path, 1)
 
     def die() -> None:
@@ -74,9 +86,15 @@ def _work(root: Path, adapter: Path, name: str, acknowledged: int) -> None:
 
 
 def _cycle(root: Path, sources: list[Path], cycle: int, draw: random.Random) -> list[str]:
-    """Let two writers race, kill one and then the other at any moment; return what they acknowledged."""
+    """Let two writers race, kill one and then the other at any moment.
+
+    Return what they acknowledged.
+    """
     reading, writing = os.pipe()
-    children = [forked(lambda number=number: _work(root, sources[number], f"{cycle}-{number}", writing)) for number in range(2)]  # type: ignore[misc]
+    children = [
+        forked(partial(_work, root, sources[number], f"{cycle}-{number}", writing))
+        for number in range(2)
+    ]
     os.close(writing)
     told = b""
     for child in children:
@@ -116,8 +134,15 @@ def test_two_writers_killed_at_random_lose_and_repeat_nothing(root: Path, quick_
 
 
 @pytest.mark.soak
-def test_two_writers_killed_very_often_lose_and_repeat_nothing(root: Path, quick_path: Path) -> None:
-    _survives_kills(root, quick_path, cycles=int(os.environ.get("SOAK_CYCLES", "500")), seed=int(os.environ.get("SEED", "0")))
+def test_two_writers_killed_very_often_lose_and_repeat_nothing(
+    root: Path, quick_path: Path
+) -> None:
+    _survives_kills(
+        root,
+        quick_path,
+        cycles=int(os.environ.get("SOAK_CYCLES", "500")),
+        seed=int(os.environ.get("SEED", "0")),
+    )
 
 
 def _fault(root: Path, two: Path, n: int, code: int) -> bool:
@@ -164,25 +189,39 @@ def _copy(source: Path, target: Path) -> None:
             place.write_bytes(path.read_bytes())
 
 
-@pytest.mark.parametrize(("code", "step"), [(errno.ENOSPC, 29), (errno.EIO, 37)], ids=["ENOSPC", "EIO"])
-def test_a_failing_call_leaves_the_head_and_the_next_commit_works(root: Path, quick_path: Path, code: int, step: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "step"), [(errno.ENOSPC, 29), (errno.EIO, 37)], ids=["ENOSPC", "EIO"]
+)
+def test_a_failing_call_leaves_the_head_and_the_next_commit_works(
+    root: Path, quick_path: Path, code: int, step: int
+) -> None:
     _survives_failing_calls(root, quick_path, code, step)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE])
-def test_every_failing_call_leaves_the_head_and_the_next_commit_works(root: Path, quick_path: Path, code: int) -> None:
+def test_every_failing_call_leaves_the_head_and_the_next_commit_works(
+    root: Path, quick_path: Path, code: int
+) -> None:
     _survives_failing_calls(root, quick_path, code, 1)
 
 
-def test_a_flush_that_fails_behind_the_publication_is_never_acknowledged(root: Path, quick_path: Path) -> None:
+def test_a_flush_that_fails_behind_the_publication_is_never_acknowledged(
+    root: Path, quick_path: Path
+) -> None:
     one, two = adapters(quick_path, 2)
     with opened(root) as registry:
         commit(registry, one, "one")
     passed: list[str] = []
-    system = Failing(lambda call: errno.EIO if passed and system.calls[-1] == "fsync" and passed.pop() else None)
+    system = Failing(
+        lambda call: errno.EIO if passed and system.calls[-1] == "fsync" and passed.pop() else None
+    )
     with (
-        opened(root, hook=lambda point: passed.append(point) if point == "record.linked" else None, system=system) as registry,
+        opened(
+            root,
+            hook=lambda point: passed.append(point) if point == "record.linked" else None,
+            system=system,
+        ) as registry,
         pytest.raises(CommitUnknown, match="not known") as raised,
     ):
         commit(registry, two, "two")
@@ -213,23 +252,43 @@ def test_threads_share_a_registry(root: Path, quick_path: Path) -> None:
             thread.join(timeout=120)
     assert failures == []
     expected = ["first", *(f"{number}-{version}" for number in range(4) for version in range(3))]
-    assert sorted(require_sound(root, acknowledged=expected, attempted=expected)) == sorted(expected)
+    assert sorted(require_sound(root, acknowledged=expected, attempted=expected)) == sorted(
+        expected
+    )
 
 
 def test_a_registry_opened_before_a_fork_works_on_both_sides(root: Path, quick_path: Path) -> None:
     sources = adapters(quick_path, 3)
     with opened(root) as registry:
         commit(registry, sources[0], "before")
-        children = [forked(lambda number=number: commit(registry, sources[number], f"child-{number}")) for number in (1, 2)]  # type: ignore[misc]
+        children = [
+            forked(partial(commit, registry, sources[number], f"child-{number}"))
+            for number in (1, 2)
+        ]
         commit(registry, sources[0], "parent")
         assert all_finished(children) == [0, 0]
         commit(registry, sources[0], "after")
     expected = ["before", "child-1", "child-2", "parent", "after"]
-    assert sorted(require_sound(root, acknowledged=expected, attempted=expected)) == sorted(expected)
+    assert sorted(require_sound(root, acknowledged=expected, attempted=expected)) == sorted(
+        expected
+    )
 
 
-@pytest.mark.parametrize("point", ["obj.half", "obj.linked", "record.postfsync", "record.linked", "commit.publish", "commit.catalog", "commit.ack"])
-def test_an_interrupt_at_any_point_leaves_a_registry_that_goes_on(root: Path, quick_path: Path, point: str) -> None:
+@pytest.mark.parametrize(
+    "point",
+    [
+        "obj.half",
+        "obj.linked",
+        "record.postfsync",
+        "record.linked",
+        "commit.publish",
+        "commit.catalog",
+        "commit.ack",
+    ],
+)
+def test_an_interrupt_at_any_point_leaves_a_registry_that_goes_on(
+    root: Path, quick_path: Path, point: str
+) -> None:
     one, two = adapters(quick_path, 2)
     interrupted: list[str] = []
 

@@ -11,7 +11,17 @@ from share_registry.format.canonical import sha256
 from share_registry.outside import Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import PublishUnknown
-from tests.reliability.faults import ERRORS, LOST_REPLY, SHORT, Failing, Plan, from_then_on, once, survives_a_race, survives_faults
+from tests.reliability.faults import (
+    ERRORS,
+    LOST_REPLY,
+    SHORT,
+    Failing,
+    Plan,
+    from_then_on,
+    once,
+    survives_a_race,
+    survives_faults,
+)
 from tests.reliability.scenarios import IDENTITY, POINTS, NoFlush, World
 from tests.store.conformance import ONE, SPACE
 
@@ -19,12 +29,19 @@ FEWEST_CALLS: Final = 60
 
 
 def _label(value: object) -> str:
-    return {SHORT: "short", LOST_REPLY: "lost-reply"}.get(value, errno.errorcode.get(value, "?")) if isinstance(value, int) else getattr(value, "__name__", "?")
+    return (
+        {SHORT: "short", LOST_REPLY: "lost-reply"}.get(value, errno.errorcode.get(value, "?"))
+        if isinstance(value, int)
+        else getattr(value, "__name__", "?")
+    )
 
 
 @pytest.mark.parametrize(
     ("plan", "code"),
-    [*((once, code) for code in (*ERRORS, SHORT, LOST_REPLY)), *((from_then_on, code) for code in (errno.ENOSPC, errno.EIO, SHORT))],
+    [
+        *((once, code) for code in (*ERRORS, SHORT, LOST_REPLY)),
+        *((from_then_on, code) for code in (errno.ENOSPC, errno.EIO, SHORT)),
+    ],
     ids=_label,
 )
 def test_any_call_may_fail(quick_path: Path, plan: Plan, code: int) -> None:
@@ -49,7 +66,14 @@ def test_a_store_whose_creation_failed_can_be_created_again(quick_path: Path, co
 
 
 @pytest.mark.parametrize(
-    ("code", "hint"), [(errno.ENOSPC, "space"), (errno.EDQUOT, "quota"), (errno.EROFS, "mode 'r'"), (errno.EACCES, "permissions"), (errno.EMFILE, "ulimit")]
+    ("code", "hint"),
+    [
+        (errno.ENOSPC, "space"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "mode 'r'"),
+        (errno.EACCES, "permissions"),
+        (errno.EMFILE, "ulimit"),
+    ],
 )
 def test_the_error_says_what_to_do_next(quick_path: Path, code: int, hint: str) -> None:
     LocalStore.create(quick_path, Outside(), IDENTITY)
@@ -59,17 +83,25 @@ def test_the_error_says_what_to_do_next(quick_path: Path, code: int, hint: str) 
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("record")])
-def test_another_commit_in_between_is_neither_overwritten_nor_in_the_way(quick_path: Path, point: str) -> None:
+def test_another_commit_in_between_is_neither_overwritten_nor_in_the_way(
+    quick_path: Path, point: str
+) -> None:
     survives_a_race(World(), quick_path, point)
 
 
 def _failing_after_the_link(root: Path) -> LocalStore:
     LocalStore.create(root, Outside(), IDENTITY)
-    system = Failing(lambda call: errno.EIO if "link" in system.calls[:-1] and system.calls[-1] == "fsync" else None)
+    system = Failing(
+        lambda call: (
+            errno.EIO if "link" in system.calls[:-1] and system.calls[-1] == "fsync" else None
+        )
+    )
     return LocalStore(root, Outside(system=system))
 
 
-def test_a_flush_that_fails_behind_the_link_is_an_unknown_outcome_and_removes_nothing(quick_path: Path) -> None:
+def test_a_flush_that_fails_behind_the_link_is_an_unknown_outcome_and_removes_nothing(
+    quick_path: Path,
+) -> None:
     store = _failing_after_the_link(quick_path)
     with pytest.raises(PublishUnknown, match="may or may not"):
         store.publish(SPACE, ONE, b"record")

@@ -35,13 +35,21 @@ class NamesAreNotFlushed(Outside):
 
 
 class FlushedAfterTheLink(Outside):
-    def write_new(self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False) -> None:
-        with self._spot(path) as (name, folder), self._closing(self._system.open(name, 0o301, folder=folder)) as handle:
+    def write_new(
+        self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False
+    ) -> None:
+        with (
+            self._spot(path) as (name, folder),
+            self._closing(self._system.open(name, 0o301, folder=folder)) as handle,
+        ):
             self._system.write(handle, memoryview(content))
 
     def link_new(self, source: Path, target: Path) -> bool:
         new = super().link_new(source, target)
-        with self._spot(source) as (name, folder), self._closing(self._system.open(name, 0, folder=folder)) as handle:
+        with (
+            self._spot(source) as (name, folder),
+            self._closing(self._system.open(name, 0, folder=folder)) as handle,
+        ):
             self._system.fsync(handle)
         return new
 
@@ -133,7 +141,9 @@ class PublishesBeforeItPuts(Writer):
     def put(self, store: Store, contents: Sequence[bytes]) -> list[Digest]:
         return [sha256(content) for content in contents]
 
-    def commit(self, store: Store, key: str, contents: Sequence[bytes], *, space: SpaceName = SPACE) -> CommitNumber:
+    def commit(
+        self, store: Store, key: str, contents: Sequence[bytes], *, space: SpaceName = SPACE
+    ) -> CommitNumber:
         number = super().commit(store, key, contents, space=space)
         super().put(store, contents)
         return number
@@ -146,7 +156,9 @@ class AcknowledgesBeforeItPublishes(World):
 
 
 class RetriesAnUnknownOutcomeBlindly(Writer):
-    def commit(self, store: Store, key: str, contents: Sequence[bytes], *, space: SpaceName = SPACE) -> CommitNumber:
+    def commit(
+        self, store: Store, key: str, contents: Sequence[bytes], *, space: SpaceName = SPACE
+    ) -> CommitNumber:
         try:
             return super().commit(store, key, contents, space=space)
         except StoreError:
@@ -164,8 +176,14 @@ POWER: Final[list[tuple[World, Scenario]]] = [
     (AcknowledgesBeforeItPublishes(), alone),
     (World(store=DirectoriesOfOthersAreNotFlushed), partial(after_a_death, kills=MKDIRS)),
     (World(store=FormatOfOthersIsNotFlushed), partial(after_a_death, kills=[("format.linked", 1)])),
-    (World(store=ObjectsOfOthersAreNotFlushed), partial(after_a_death, kills=[("obj.linked", 1), ("obj.linked", 2)])),
-    (World(store=RecordsOfOthersAreNotFlushed), partial(after_a_death, kills=[("record.linked", 1), ("record.linked", 2)])),
+    (
+        World(store=ObjectsOfOthersAreNotFlushed),
+        partial(after_a_death, kills=[("obj.linked", 1), ("obj.linked", 2)]),
+    ),
+    (
+        World(store=RecordsOfOthersAreNotFlushed),
+        partial(after_a_death, kills=[("record.linked", 1), ("record.linked", 2)]),
+    ),
 ]
 
 
@@ -173,7 +191,11 @@ def _name(value: object) -> str:
     if isinstance(value, World):
         parts = (type(value), value.outside, value.store, value.writer)
         return next(part.__name__ for part in parts if part.__module__ == __name__)
-    return errno.errorcode.get(value, "short") if isinstance(value, int) else getattr(value, "__name__", "dying")
+    return (
+        errno.errorcode.get(value, "short")
+        if isinstance(value, int)
+        else getattr(value, "__name__", "dying")
+    )
 
 
 @pytest.mark.parametrize(("world", "scenario"), POWER, ids=_name)

@@ -11,7 +11,16 @@ import pytest
 
 from share_registry.format.canonical import sha256
 from tests.reliability.journal import Journal, Recorder
-from tests.reliability.scenarios import ALL_KILLS, IDENTITY, SHARED, World, after_a_death, alone, recovers, survives
+from tests.reliability.scenarios import (
+    ALL_KILLS,
+    IDENTITY,
+    SHARED,
+    World,
+    after_a_death,
+    alone,
+    recovers,
+    survives,
+)
 
 CI_STATES: Final = 12
 SOAK_STATES: Final = 4096
@@ -21,23 +30,47 @@ Scenario = Callable[[World, Path], Iterator[tuple[Journal, int]]]
 class RecorderWithoutLinks(Recorder):
     """A disk without hard links."""
 
-    def link(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def link(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), target)
 
 
-@pytest.mark.parametrize(("scenario", "fewest", "system"), [(alone, 100, Recorder), (alone, 100, RecorderWithoutLinks), (after_a_death, 700, Recorder)])
-def test_every_crash_state_comes_back_whole(quick_path: Path, scenario: Scenario, fewest: int, system: type[Recorder]) -> None:
+@pytest.mark.parametrize(
+    ("scenario", "fewest", "system"),
+    [(alone, 100, Recorder), (alone, 100, RecorderWithoutLinks), (after_a_death, 700, Recorder)],
+)
+def test_every_crash_state_comes_back_whole(
+    quick_path: Path, scenario: Scenario, fewest: int, system: type[Recorder]
+) -> None:
     assert survives(World(system=system), scenario, quick_path, most=CI_STATES) >= fewest
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("system", [Recorder, RecorderWithoutLinks])
-@pytest.mark.parametrize("scenario", [alone, partial(after_a_death, kills=ALL_KILLS)], ids=["alone", "after-a-death"])
-def test_very_many_crash_states_come_back_whole(quick_path: Path, scenario: Scenario, system: type[Recorder]) -> None:
-    survives(World(system=system), scenario, quick_path, most=SOAK_STATES, seed=int(os.environ.get("SEED", "0")))
+@pytest.mark.parametrize(
+    "scenario", [alone, partial(after_a_death, kills=ALL_KILLS)], ids=["alone", "after-a-death"]
+)
+def test_very_many_crash_states_come_back_whole(
+    quick_path: Path, scenario: Scenario, system: type[Recorder]
+) -> None:
+    survives(
+        World(system=system),
+        scenario,
+        quick_path,
+        most=SOAK_STATES,
+        seed=int(os.environ.get("SEED", "0")),
+    )
 
 
-def test_a_rotten_object_that_a_commit_names_again_is_sound_after_a_power_cut(quick_path: Path) -> None:
+def test_a_rotten_object_that_a_commit_names_again_is_sound_after_a_power_cut(
+    quick_path: Path,
+) -> None:
     (quick_path / "run").mkdir()
     journal = Journal(quick_path / "run")
     world = World()

@@ -76,6 +76,28 @@ def test_what_a_writer_was_told_survives(quick_path: Path, act: Act) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("act", [_same_key, _same_adapter, _next])
-@pytest.mark.parametrize("point", ["obj.linked", "obj.dirsync", "record.open", "record.postfsync", "record.linked", "record.dirsync"])
-def test_what_a_writer_was_told_survives_a_death_anywhere(quick_path: Path, point: str, act: Act) -> None:
-    assert _survives(quick_path, point, act, most=SOAK_STATES, at_most=10_000, seed=int(os.environ.get("SEED", "0"))) > 0
+@pytest.mark.parametrize(
+    "point",
+    [
+        "obj.linked",
+        "obj.dirsync",
+        "record.open",
+        "record.postfsync",
+        "record.linked",
+        "record.dirsync",
+    ],
+)
+def test_what_a_writer_was_told_survives_a_death_anywhere(
+    quick_path: Path, point: str, act: Act
+) -> None:
+    assert (
+        _survives(
+            quick_path,
+            point,
+            act,
+            most=SOAK_STATES,
+            at_most=10_000,
+            seed=int(os.environ.get("SEED", "0")),
+        )
+        > 0
+    )

@@ -1,6 +1,10 @@
-"""Processes that race and processes that are killed: every acknowledged commit is in the log once (P1, P2, P7)."""
+"""Processes that race and processes that are killed.
+
+Every acknowledged commit is in the log once (P1, P2, P7).
+"""
 
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +29,8 @@ def test_processes_that_race_lose_nothing(quick_path: Path) -> None:
         for number in range(12):
             Writer().commit(store, f"{writer}-{number}", [SHARED, b"%d %d" % (writer, number)])
 
-    assert all_finished([forked(lambda writer=writer: write(writer)) for writer in range(4)]) == [0] * 4  # type: ignore[misc]
+    children = [forked(partial(write, writer)) for writer in range(4)]
+    assert all_finished(children) == [0] * 4
     keys = [f"{writer}-{number}" for writer in range(4) for number in range(12)]
     assert len(check(sound(root), acknowledged=keys, attempted=keys)) == 48
 
@@ -35,19 +40,28 @@ def test_creators_that_race_agree_on_one_store(quick_path: Path) -> None:
         root = quick_path / f"registry-{attempt}"
 
         def create(creator: int, root: Path = root) -> None:
-            store = LocalStore.create(root, Outside(system=NoFlush()), f"{creator:08d}-89ab-cdef-0123-456789abcdef")
+            store = LocalStore.create(
+                root, Outside(system=NoFlush()), f"{creator:08d}-89ab-cdef-0123-456789abcdef"
+            )
             (root.parent / f"{root.name}.{creator}").write_text(store.identity)
 
-        assert all_finished([forked(lambda creator=creator: create(creator)) for creator in range(3)]) == [0] * 3  # type: ignore[misc]
+        children = [forked(partial(create, creator)) for creator in range(3)]
+        assert all_finished(children) == [0] * 3
         seen = {(quick_path / f"{root.name}.{creator}").read_text() for creator in range(3)}
         assert seen == {LocalStore(root, Outside()).identity}
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_writer_killed_at_any_point_leaves_the_old_log_or_the_new_one(quick_path: Path, point: str) -> None:
+def test_a_writer_killed_at_any_point_leaves_the_old_log_or_the_new_one(
+    quick_path: Path, point: str
+) -> None:
     root = quick_path / "registry"
     Writer().commit(sound(root), "one", [SHARED])
-    child = forked(lambda: Writer().commit(LocalStore(root, Outside(killing(point), system=NoFlush())), "two", [SHARED, b"two"]))
+    child = forked(
+        lambda: Writer().commit(
+            LocalStore(root, Outside(killing(point), system=NoFlush())), "two", [SHARED, b"two"]
+        )
+    )
     assert finished(child) == -signal.SIGKILL
     store = sound(root)
     published = point in ("record.linked", "record.dirsync")
@@ -58,9 +72,13 @@ def test_a_writer_killed_at_any_point_leaves_the_old_log_or_the_new_one(quick_pa
 
 
 @pytest.mark.parametrize("point", FORMAT_POINTS)
-def test_a_creator_killed_at_any_point_is_no_obstacle_to_the_next(quick_path: Path, point: str) -> None:
+def test_a_creator_killed_at_any_point_is_no_obstacle_to_the_next(
+    quick_path: Path, point: str
+) -> None:
     root = quick_path / "registry"
-    child = forked(lambda: LocalStore.create(root, Outside(killing(point), system=NoFlush()), IDENTITY))
+    child = forked(
+        lambda: LocalStore.create(root, Outside(killing(point), system=NoFlush()), IDENTITY)
+    )
     assert finished(child) == -signal.SIGKILL
     Writer().commit(sound(root), "one", [SHARED])
     assert keys_of(sound(root)) == ["one"]

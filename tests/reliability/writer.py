@@ -17,8 +17,13 @@ class Lost(AssertionError):
 class Writer:
     """Commit objects under a key, as the library's transaction does."""
 
-    def commit(self, store: Store, key: str, contents: Sequence[bytes], *, space: SpaceName = SPACE) -> CommitNumber:
-        """Put the objects, then publish a record that names them; upon a lost race, again upon the new head."""
+    def commit(
+        self, store: Store, key: str, contents: Sequence[bytes], *, space: SpaceName = SPACE
+    ) -> CommitNumber:
+        """Put the objects, then publish a record that names them.
+
+        Upon a lost race, again upon the new head.
+        """
         head = self.head(store, space)
         digests = self.put(store, contents)
         while True:
@@ -43,16 +48,35 @@ class Writer:
             store.put(content, sha256(content))
         return [sha256(content) for content in contents]
 
-    def record(self, store: Store, space: SpaceName, number: CommitNumber, key: str, digests: Sequence[Digest]) -> bytes:
+    def record(
+        self,
+        store: Store,
+        space: SpaceName,
+        number: CommitNumber,
+        key: str,
+        digests: Sequence[Digest],
+    ) -> bytes:
         """Write a record upon the one before it."""
-        before = store.format_bytes() if number == 1 else store.record(space, CommitNumber(number - 1))
+        before = (
+            store.format_bytes() if number == 1 else store.record(space, CommitNumber(number - 1))
+        )
         if before is None:
             raise Lost(f"record {number - 1} vanished under a writer")
-        return dump({"number": number, "parent": sha256(before), "key": key, "objects": list(map(str, digests))})
+        return dump(
+            {
+                "number": number,
+                "parent": sha256(before),
+                "key": key,
+                "objects": list(map(str, digests)),
+            }
+        )
 
 
 def keys_of(store: Store, space: SpaceName = SPACE) -> list[str]:
-    """Read a whole log and everything it names. Raises Lost where the chain is broken or an object is missing or wrong."""
+    """Read a whole log and everything it names.
+
+    Raises Lost where the chain is broken or an object is missing or wrong.
+    """
     keys: list[str] = []
     parent = sha256(store.format_bytes())
     numbers = store.numbers(space)
@@ -77,7 +101,9 @@ def keys_of(store: Store, space: SpaceName = SPACE) -> list[str]:
     return keys
 
 
-def check(store: Store, *, acknowledged: Sequence[str], attempted: Sequence[str], space: SpaceName = SPACE) -> list[str]:
+def check(
+    store: Store, *, acknowledged: Sequence[str], attempted: Sequence[str], space: SpaceName = SPACE
+) -> list[str]:
     """Check that what was acknowledged is there once, and that nothing is there that nobody tried."""
     keys = keys_of(store, space)
     if len(set(keys)) != len(keys):

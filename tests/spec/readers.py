@@ -48,7 +48,10 @@ class OneObject(reference.Store):  # type: ignore[misc]
 
 def layouts() -> dict[str, bytes]:
     """Return the layouts among the good vectors by digest."""
-    return {sha256(path.read_bytes()): path.read_bytes() for path in (VECTORS / "good").glob("*.layout.json")}
+    return {
+        sha256(path.read_bytes()): path.read_bytes()
+        for path in (VECTORS / "good").glob("*.layout.json")
+    }
 
 
 def kind_of(path: Path) -> str:
@@ -92,7 +95,12 @@ def read_by_reference(content: bytes, kind: str) -> object:
         case "tensor.safetensors":
             return OneObject(content).tensor("", TENSOR)
     name = kind.removesuffix(".json")
-    return reference.parse(content, name, CLAUSES[name], reference.MAX_FORMAT if name == "format" else reference.MAX_JSON)
+    return reference.parse(
+        content,
+        name,
+        CLAUSES[name],
+        reference.MAX_FORMAT if name == "format" else reference.MAX_JSON,
+    )
 
 
 def unpacked(path: Path, directory: Path) -> Path:

@@ -1,4 +1,7 @@
-"""The two readers agree on what nobody thought of: random values, and good files with bytes changed."""
+"""The two readers agree on what nobody thought of.
+
+Random values, and good files with bytes changed.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +26,19 @@ from tests.spec.readers import VECTORS, kind_of, reference
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NAMES = st.text(st.characters(max_codepoint=127), max_size=4)
 LEAVES = TEXTS | st.booleans() | st.integers(1 - (1 << 53), (1 << 53) - 1)
-VALUES = st.dictionaries(NAMES, st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=8))
+VALUES = st.dictionaries(
+    NAMES,
+    st.recursive(
+        LEAVES,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+        max_leaves=8,
+    ),
+)
 FILES = sorted(path for path in (VECTORS / "good").glob("*.*.json"))
 STORES = [store for name, store in good.stores().items() if name != "history"]
-OBJECTS = {reference.sha256(content).hexdigest(): content for store in STORES for content in store.values()}
+OBJECTS = {
+    reference.sha256(content).hexdigest(): content for store in STORES for content in store.values()
+}
 ADAPTERS = [content for content in OBJECTS.values() if b'"kind\\":\\"adapter' in content]
 BASES = [content for content in OBJECTS.values() if b'"kind\\":\\"basis' in content]
 QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,7 +58,9 @@ def test_canonical_json_is_rfc_8785_on_the_profile(value: Any) -> None:
 def test_both_readers_agree_on_a_changed_json_object(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(FILES))
     content = _changed(data, path.read_bytes())
-    assert _refused(lambda: readers.read_by_library(content, kind_of(path))) == _refused(lambda: readers.read_by_reference(content, kind_of(path)))
+    assert _refused(lambda: readers.read_by_library(content, kind_of(path))) == _refused(
+        lambda: readers.read_by_reference(content, kind_of(path))
+    )
 
 
 @QUICK
@@ -80,7 +94,10 @@ def test_both_readers_agree_on_a_changed_basis_object(data: st.DataObject) -> No
     stored = basis_object.decode(content)
     assert list(stored.modules) == list(found)
     for name, blocks in stored.modules.items():
-        assert all(np.array_equal(ours, theirs.own) for ours, theirs in zip(blocks, found[name], strict=True))
+        assert all(
+            np.array_equal(ours, theirs.own)
+            for ours, theirs in zip(blocks, found[name], strict=True)
+        )
 
 
 def _by_library(content: bytes) -> StoredAdapter:
@@ -93,7 +110,11 @@ def _by_reference(content: bytes) -> Any:
 
 def _layout(digest: str, limit: int = 0) -> bytes:
     if digest not in OBJECTS:
-        raise reference.Damaged("OBJ-02: there is no such layout") if limit else sr.Integrity("there is no such layout")
+        raise (
+            reference.Damaged("OBJ-02: there is no such layout")
+            if limit
+            else sr.Integrity("there is no such layout")
+        )
     return OBJECTS[digest]
 
 
@@ -104,8 +125,13 @@ def _check_modules(stored: StoredAdapter, modules: Mapping[str, Any]) -> None:
             assert side.previous == other.previous
             assert np.array_equal(side.own, other.own)
             assert np.array_equal(side.scales, other.scales)
-            assert [(term.source, term.exponent) for term in side.terms] == [(source, exponent) for source, exponent, _ in other.terms]
-            assert all(np.array_equal(term.coefficients, rows) for term, rows in zip(side.terms, other.coefficients, strict=True))
+            assert [(term.source, term.exponent) for term in side.terms] == [
+                (source, exponent) for source, exponent, _ in other.terms
+            ]
+            assert all(
+                np.array_equal(term.coefficients, rows)
+                for term, rows in zip(side.terms, other.coefficients, strict=True)
+            )
 
 
 def _changed(data: st.DataObject, content: bytes) -> bytes:

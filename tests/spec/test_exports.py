@@ -13,7 +13,19 @@ from share_registry.format.canonical import dump
 from tests.spec import adapters, readers
 from tests.spec.readers import READER, VECTORS, reference
 
-EXPECTED = {"bf16": 1, "coarse": 1, "common": 2, "conv": 1, "dora": 1, "exact": 2, "experts": 1, "fp16": 1, "passengers": 1, "plain": 6, "shared": 2}
+EXPECTED = {
+    "bf16": 1,
+    "coarse": 1,
+    "common": 2,
+    "conv": 1,
+    "dora": 1,
+    "exact": 2,
+    "experts": 1,
+    "fp16": 1,
+    "passengers": 1,
+    "plain": 6,
+    "shared": 2,
+}
 """Versions under every name; `shared` is now called `common`."""
 STRANGERS = ("share_registry", "torch", "safetensors", "pydantic")
 
@@ -31,10 +43,18 @@ def exported(root: Path) -> dict[str, dict[str, bytes]]:
     return dict(readers.exported_by_reference(root))
 
 
-def test_every_version_has_the_same_bytes(root: Path, exported: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
-    """Configuration and tensors (spec EXP-01, EXP-02, DEC-12); older names lead to the same task (spec NAM-02)."""
+def test_every_version_has_the_same_bytes(
+    root: Path, exported: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """Configuration and tensors (spec EXP-01, EXP-02, DEC-12).
+
+    Older names lead to the same task (spec NAM-02).
+    """
     versions = [ref.partition("/")[2].split("@v") for ref in exported]
-    assert {name: max(int(number) for other, number in versions if other == name) for name, _ in versions} == EXPECTED
+    assert {
+        name: max(int(number) for other, number in versions if other == name)
+        for name, _ in versions
+    } == EXPECTED
     with sr.Registry.open(root, mode="r") as registry:
         for ref, files in exported.items():
             found = readers.exported_by_library(registry, ref, tmp_path)
@@ -47,7 +67,11 @@ def test_the_registry_has_what_the_reader_must_show(root: Path) -> None:
     store = reference.Store(root)
     (space,) = (root / "spaces").iterdir()
     tasks = store.log(space.name)
-    found = {(name, n): reference.parse_adapter(store.get(v["adapter"]), store.get) for name, task in tasks.items() for n, v in enumerate(task.versions, 1)}
+    found = {
+        (name, n): reference.parse_adapter(store.get(v["adapter"]), store.get)
+        for name, task in tasks.items()
+        for n, v in enumerate(task.versions, 1)
+    }
     assert "previous" in found["plain", 3].header
     assert any(adapter.header["sources"] for adapter in found.values())
     assert set(found["exact", 1].modules.values()) == {None}
@@ -57,7 +81,9 @@ def test_the_registry_has_what_the_reader_must_show(root: Path) -> None:
     assert None not in [*found["experts", 1].modules.values(), *found["conv", 1].modules.values()]
 
 
-def test_a_reader_in_a_process_of_its_own_imports_nothing_of_ours(root: Path, exported: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+def test_a_reader_in_a_process_of_its_own_imports_nothing_of_ours(
+    root: Path, exported: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
     ref = next(iter(exported))
     script = f"""
 import runpy, sys
@@ -70,12 +96,20 @@ assert not {STRANGERS!r} & {{name.partition(".")[0] for name in sys.modules}}
 
 
 def test_the_reader_lists_every_version(root: Path) -> None:
-    listed = subprocess.run([sys.executable, READER, root, "--list"], check=True, capture_output=True, text=True).stdout.splitlines()
+    listed = subprocess.run(
+        [sys.executable, READER, root, "--list"], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     present = {name: count for name, count in EXPECTED.items() if name != "shared"}
-    assert sorted(line.split()[0] for line in listed) == sorted(f"base/{name}@v{number}" for name, count in present.items() for number in range(1, count + 1))
+    assert sorted(line.split()[0] for line in listed) == sorted(
+        f"base/{name}@v{number}"
+        for name, count in present.items()
+        for number in range(1, count + 1)
+    )
 
 
-def test_a_flipped_bit_anywhere_is_found(root: Path, exported: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+def test_a_flipped_bit_anywhere_is_found(
+    root: Path, exported: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
     """Not one object of a version can be changed unnoticed (spec OBJ-01)."""
     copy = readers.unpacked(root, tmp_path / "copy")
     for path in sorted((copy / "objects").rglob("*")):
@@ -90,7 +124,10 @@ def test_the_digest_of_an_export_is_of_its_files(root: Path, tmp_path: Path) -> 
     """And its first digits are in the directory's name (spec EXP-05, EXP-06)."""
     with sr.Registry.open(root, mode="r") as registry:
         made = registry.export("plain@v1", tmp_path)
-    listed: list[Any] = [{"name": path.name, "sha256": reference.sha256(path.read_bytes()).hexdigest()} for path in sorted(made.path.iterdir())]
+    listed: list[Any] = [
+        {"name": path.name, "sha256": reference.sha256(path.read_bytes()).hexdigest()}
+        for path in sorted(made.path.iterdir())
+    ]
     assert made.digest == reference.sha256(dump(listed)).hexdigest()
     assert made.path.name == f"plain-v1-{made.digest[:8]}"
 
@@ -111,7 +148,10 @@ def test_the_readme_of_the_source_makes_room_for_the_card(name: str, tmp_path: P
 def test_a_card_says_what_was_true_at_its_commit(root: Path, tmp_path: Path) -> None:
     """A task that was renamed since exports the same card, under the name it had (spec EXP-03, NAM-04)."""
     with sr.Registry.open(root, mode="r") as registry:
-        cards = [readers.exported_by_library(registry, f"common@v{number}", tmp_path)["README.md"] for number in (1, 2)]
+        cards = [
+            readers.exported_by_library(registry, f"common@v{number}", tmp_path)["README.md"]
+            for number in (1, 2)
+        ]
         assert registry.resolve("shared@v1").ref == "base/common@v1"
     assert b"# base/shared@v1" in cards[0]
     assert b"# base/common@v2" in cards[1]
@@ -124,7 +164,9 @@ def test_a_name_that_could_be_no_path_is_no_name(name: str) -> None:
         sr.names.task_name(name)
 
 
-@pytest.mark.parametrize("name", ["v1", "c12", "latest", "head", "deadbeef", "2026-01-01", "2026-01-01x"])
+@pytest.mark.parametrize(
+    "name", ["v1", "c12", "latest", "head", "deadbeef", "2026-01-01", "2026-01-01x"]
+)
 def test_an_alias_cannot_be_read_as_something_else(name: str) -> None:
     """Spec NAM-03."""
     with pytest.raises(sr.InvalidInput):
@@ -133,7 +175,9 @@ def test_an_alias_cannot_be_read_as_something_else(name: str) -> None:
 
 def test_a_later_format_is_called_that_and_not_damage() -> None:
     """A version, a feature and a member of later releases are refused, the first two as Format (spec EVO-01, EVO-02, EVO-03, EVO-04)."""
-    for path in sorted(path for path in (VECTORS / "bad").glob("EVO-02-*.*") if path.suffix != ".zip"):
+    for path in sorted(
+        path for path in (VECTORS / "bad").glob("EVO-02-*.*") if path.suffix != ".zip"
+    ):
         with pytest.raises(sr.Format):
             readers.read_by_library(path.read_bytes(), readers.kind_of(path))
     note = json.loads((VECTORS / "good" / "absorb.note.json").read_text(encoding="utf-8"))

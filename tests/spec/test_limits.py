@@ -52,13 +52,20 @@ def _many_tensors(count: int) -> bytes:
 
 
 def _long_header(size: int) -> bytes:
-    whole = safetensors([("share_registry", "{}")], [(key, "U8", [0], b"") for key in ("planes", "symbols", "table")])
+    whole = safetensors(
+        [("share_registry", "{}")],
+        [(key, "U8", [0], b"") for key in ("planes", "symbols", "table")],
+    )
     return size.to_bytes(8, "little") + whole[8:] + b" " * (size - len(whole) + 8)
 
 
 def _much_for_little(symbols: int) -> bytes:
     """Return an object whose one row has this many symbols in one short frame."""
-    made = draft(linear(width=symbols, out=1, rank=1), [(Side(own=[[0]], scales=[1.0]), Side(own=[[0]], scales=[1.0]))], {})
+    made = draft(
+        linear(width=symbols, out=1, rank=1),
+        [(Side(own=[[0]], scales=[1.0]), Side(own=[[0]], scales=[1.0]))],
+        {},
+    )
     piece = frame(0, 4 * MIB)
     made.groups_of_rows, made.packings, made.shifts = [1, 0], [1], [0]
     made.lengths, made.symbols = [len(piece)] * -(-symbols // (20 * MIB)), piece
@@ -75,7 +82,11 @@ MADE: dict[str, tuple[Callable[[int], bytes], int, str, str]] = {
 
 
 def test_every_limit_has_a_vector() -> None:
-    listed = re.findall(r"^\| (LIM-\d\d) \|", (ROOT / "spec" / "11-limits.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(
+        r"^\| (LIM-\d\d) \|",
+        (ROOT / "spec" / "11-limits.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
     assert sorted({*VECTORS_OF, *MADE, "LIM-06", "LIM-19"}) == listed
 
 
@@ -166,4 +177,10 @@ def test_a_link_is_no_object(tmp_path: Path) -> None:
 def test_bad_vectors_are_small() -> None:
     sizes = {path.name: path.stat().st_size for path in (VECTORS / "bad").iterdir()}
     assert [name for name, size in sizes.items() if size > 256 << 10] == []
-    assert {kind_of(path) for path in (VECTORS / "bad").iterdir()} >= {"json", "record.json", "layout.json", "adapter.safetensors", "store.zip"}
+    assert {kind_of(path) for path in (VECTORS / "bad").iterdir()} >= {
+        "json",
+        "record.json",
+        "layout.json",
+        "adapter.safetensors",
+        "store.zip",
+    }

@@ -17,7 +17,9 @@ TABLE = re.compile(r"^### `([\w*#-]+)`\n\n\|.*\n\|.*\n((?:\|.*\n)+)", re.MULTILI
 ROW = re.compile(r"^\| `(\w+)` \|[^|]*\| 1 \| (yes|no) \|", re.MULTILINE)
 COMMON = "record-*"
 SHARED = {"record-policy#PolicyBody": "record-create#PolicyBody"} | {
-    f"record-{kind}#{part}": f"record-absorb#{part}" for kind in ("refit", "merge") for part in ("Absorbed", "TaskVersionRef")
+    f"record-{kind}#{part}": f"record-absorb#{part}"
+    for kind in ("refit", "merge")
+    for part in ("Absorbed", "TaskVersionRef")
 }
 """Definitions that one table describes for several schemas."""
 
@@ -36,21 +38,29 @@ def _objects() -> dict[str, dict[str, Any]]:
     """Return every object of every schema: `name` or `name#Definition`."""
     found: dict[str, dict[str, Any]] = {}
     for name, schema in schemas().items():
-        parts = {name: schema} | {f"{name}#{part}": value for part, value in schema.get("$defs", {}).items()}
+        parts = {name: schema} | {
+            f"{name}#{part}": value for part, value in schema.get("$defs", {}).items()
+        }
         found |= {part: value for part, value in parts.items() if value["type"] == "object"}
     return found
 
 
 def _kind(path: Path) -> str:
     name = kind_of(path).removesuffix(".json")
-    return f"record-{json.loads(path.read_text(encoding='utf-8'))['kind']}" if name == "record" else name
+    return (
+        f"record-{json.loads(path.read_text(encoding='utf-8'))['kind']}"
+        if name == "record"
+        else name
+    )
 
 
 GOOD = sorted(path for path in (VECTORS / "good").glob("*.*.json"))
 
 
 def test_the_schema_files_are_those_of_the_models() -> None:
-    assert {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()} == {name: text(schema) for name, schema in schemas().items()}
+    assert {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()} == {
+        name: text(schema) for name, schema in schemas().items()
+    }
 
 
 @pytest.mark.parametrize("name", sorted(_objects()))
@@ -59,7 +69,9 @@ def test_the_table_of_an_object_is_that_of_its_schema(name: str) -> None:
     rows = dict(documented[SHARED.get(name, name)])
     if name.startswith("record-") and "#" not in name:
         rows |= documented[COMMON]
-    expected = {member: "yes" if member in schema["required"] else "no" for member in schema["properties"]}
+    expected = {
+        member: "yes" if member in schema["required"] else "no" for member in schema["properties"]
+    }
     assert rows == expected
     assert schema["additionalProperties"] is False
 

@@ -15,7 +15,11 @@ from tests.spec import readers
 from tests.spec.readers import VECTORS, kind_of, reference
 
 GOOD_STORES = sorted(path for path in (VECTORS / "good").iterdir() if path.is_dir())
-GOOD_FILES = sorted(path for path in (VECTORS / "good").iterdir() if path.is_file() and path.name != "canonical.json")
+GOOD_FILES = sorted(
+    path
+    for path in (VECTORS / "good").iterdir()
+    if path.is_file() and path.name != "canonical.json"
+)
 BAD_STORES = sorted((VECTORS / "bad").glob("*.store.zip"))
 BAD_FILES = sorted(path for path in (VECTORS / "bad").iterdir() if path not in BAD_STORES)
 CANONICAL = json.loads((VECTORS / "good" / "canonical.json").read_text(encoding="utf-8"))
@@ -26,7 +30,11 @@ def _names(path: Path) -> str:
 
 
 def test_the_vectors_are_those_that_their_generator_makes() -> None:
-    found = {str(path.relative_to(VECTORS)).replace(os.sep, "/"): path.read_bytes() for path in VECTORS.rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(VECTORS)).replace(os.sep, "/"): path.read_bytes()
+        for path in VECTORS.rglob("*")
+        if path.is_file()
+    }
     made = vectors()
     assert sorted(found) == sorted(made)
     assert [name for name in found if found[name] != made[name]] == []
@@ -39,7 +47,12 @@ def test_every_bad_vector_is_named_by_a_clause() -> None:
 @pytest.mark.parametrize(("loose", "canonical"), CANONICAL)
 def test_a_value_has_one_canonical_text(loose: str, canonical: str) -> None:
     value = json.loads(loose)
-    assert dump(value) == reference.canonical(value).encode() == rfc8785.dumps(value) == canonical.encode()
+    assert (
+        dump(value)
+        == reference.canonical(value).encode()
+        == rfc8785.dumps(value)
+        == canonical.encode()
+    )
 
 
 @pytest.mark.parametrize("path", GOOD_FILES, ids=_names)
@@ -81,7 +94,9 @@ def test_the_library_refuses_a_bad_store(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", BAD_STORES, ids=_names)
-def test_the_reference_reader_refuses_a_bad_store_for_its_clause(path: Path, tmp_path: Path) -> None:
+def test_the_reference_reader_refuses_a_bad_store_for_its_clause(
+    path: Path, tmp_path: Path
+) -> None:
     root = readers.unpacked(path, tmp_path / "store")
     with pytest.raises(reference.Damaged, match=f"^{path.name[:6]}: "):
         list(readers.exported_by_reference(root))

@@ -1,4 +1,7 @@
-"""What every store must do. A store's own test module subclasses `StoreConformance` and provides `new_store`."""
+"""What every store must do.
+
+A store's own test module subclasses `StoreConformance` and provides `new_store`.
+"""
 
 import threading
 from collections.abc import Callable
@@ -19,10 +22,42 @@ NewStore = Callable[[], Store]
 ONE: Final = CommitNumber(1)
 SPACE: Final = SpaceName("base")
 EVIL_NAMES: Final = (
-    *("", ".", "..", "../x", "a/b", "/etc", "a\\b", "a\x00b", "a\nb", "A", "é", "-a", ".a", "_a", "a..b", "a.", "con", "nul.txt", "com1", "lpt9.a"),
+    *(
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/etc",
+        "a\\b",
+        "a\x00b",
+        "a\nb",
+        "A",
+        "é",
+        "-a",
+        ".a",
+        "_a",
+        "a..b",
+        "a.",
+        "con",
+        "nul.txt",
+        "com1",
+        "lpt9.a",
+    ),
     *("a" * 65, "a b", "a%2fb", "a:b", "~", "*", "a?", "\u202ea", "ａ", "a\u0301"),
 )
-EVIL_DIGESTS: Final = ("", "0" * 63, "0" * 65, "A" * 64, "g" * 64, "../" + "0" * 61, "0" * 63 + "/", "0" * 63 + "\n", "\u0660" * 64, "/" + "0" * 63)
+EVIL_DIGESTS: Final = (
+    "",
+    "0" * 63,
+    "0" * 65,
+    "A" * 64,
+    "g" * 64,
+    "../" + "0" * 61,
+    "0" * 63 + "/",
+    "0" * 63 + "\n",
+    "\u0660" * 64,
+    "/" + "0" * 63,
+)
 _PROPERTY: Final = settings(max_examples=40, deadline=None)
 
 
@@ -34,7 +69,10 @@ def kept(store: Store, content: bytes) -> Digest:
 
 
 class StoreConformance:
-    """The suite. Subclasses override `new_store`: a function that makes an empty store at each call."""
+    """The suite.
+
+    Subclasses override `new_store`: a function that makes an empty store at each call.
+    """
 
     @pytest.fixture
     def new_store(self) -> NewStore:
@@ -149,7 +187,11 @@ class StoreConformance:
         for space in ("b", "a.1", "a"):
             for number in (1, 2, 10, 3):
                 store.publish(SpaceName(space), CommitNumber(number), b"{}")
-        assert store.spaces() == store.spaces(known=[SpaceName("b"), SpaceName("gone")]) == ["a", "a.1", "b"]
+        assert (
+            store.spaces()
+            == store.spaces(known=[SpaceName("b"), SpaceName("gone")])
+            == ["a", "a.1", "b"]
+        )
         assert store.numbers(SpaceName("a")) == [1, 2, 3, 10]
         assert store.numbers(SpaceName("c")) == []
 
@@ -163,9 +205,13 @@ class StoreConformance:
         contents = [bytes([n]) * n for n in range(20)]
         for content in [*contents, *contents]:
             kept(store, content)
-        assert list(store.objects()) == sorted((sha256(content), len(content)) for content in contents)
+        assert list(store.objects()) == sorted(
+            (sha256(content), len(content)) for content in contents
+        )
 
-    def test_a_store_that_was_only_used_through_the_protocol_has_no_strays(self, store: Store) -> None:
+    def test_a_store_that_was_only_used_through_the_protocol_has_no_strays(
+        self, store: Store
+    ) -> None:
         kept(store, b"object")
         kept(store, b"object")
         store.publish(SPACE, ONE, b"mine")
@@ -179,7 +225,9 @@ class StoreConformance:
         store.sync_log(SPACE)
         assert store.numbers(SPACE) == [1]
 
-    def test_threads_that_race_for_a_number_have_one_winner_and_agree_on_it(self, store: Store) -> None:
+    def test_threads_that_race_for_a_number_have_one_winner_and_agree_on_it(
+        self, store: Store
+    ) -> None:
         writers, rounds = 6, 10
         start = threading.Barrier(writers)
         won: list[tuple[int, bytes]] = []
@@ -196,7 +244,9 @@ class StoreConformance:
             thread.start()
         for thread in threads:
             thread.join(timeout=60)
-        assert sorted(won) == [(number, store.record(SPACE, CommitNumber(number))) for number in range(1, rounds + 1)]
+        assert sorted(won) == [
+            (number, store.record(SPACE, CommitNumber(number))) for number in range(1, rounds + 1)
+        ]
 
     def test_threads_that_put_the_same_object_all_succeed(self, store: Store) -> None:
         content = b"shared" * 1000
@@ -215,9 +265,18 @@ class StoreConformance:
         assert sorted(results) == [False] * 5 + [True]
         assert store.get(sha256(content)) == content
 
-    def test_any_sequence_of_writes_gives_what_two_dictionaries_would(self, new_store: NewStore) -> None:
+    def test_any_sequence_of_writes_gives_what_two_dictionaries_would(
+        self, new_store: NewStore
+    ) -> None:
         @_PROPERTY
-        @given(steps=st.lists(st.tuples(st.sampled_from(["put", "publish"]), st.integers(1, 4), st.binary(max_size=3)), max_size=30))
+        @given(
+            steps=st.lists(
+                st.tuples(
+                    st.sampled_from(["put", "publish"]), st.integers(1, 4), st.binary(max_size=3)
+                ),
+                max_size=30,
+            )
+        )
         def check(steps: list[tuple[str, int, bytes]]) -> None:
             store = new_store()
             objects: dict[Digest, bytes] = {}
@@ -227,9 +286,13 @@ class StoreConformance:
                     assert store.put(content, sha256(content)) == (sha256(content) not in objects)
                     objects[sha256(content)] = content
                 else:
-                    assert store.publish(SPACE, CommitNumber(number), content) == (records.setdefault(number, content) == content)
+                    assert store.publish(SPACE, CommitNumber(number), content) == (
+                        records.setdefault(number, content) == content
+                    )
             assert {digest: store.get(digest) for digest, _ in store.objects()} == objects
-            assert {number: store.record(SPACE, number) for number in store.numbers(SPACE)} == records
+            assert {
+                number: store.record(SPACE, number) for number in store.numbers(SPACE)
+            } == records
 
         check()
 

@@ -31,7 +31,11 @@ Tree = dict[str, tuple[int, bytes | None]]
 def tree(root: Path) -> Tree:
     """Everything below a directory: mode and content."""
     return {
-        str(path.relative_to(root)): (path.lstat().st_mode, path.read_bytes() if path.is_file() and not path.is_symlink() else None) for path in root.rglob("*")
+        str(path.relative_to(root)): (
+            path.lstat().st_mode,
+            path.read_bytes() if path.is_file() and not path.is_symlink() else None,
+        )
+        for path in root.rglob("*")
     }
 
 
@@ -42,21 +46,42 @@ def new_identity() -> str:
 class NoLinks(System):
     """A file system without hard links."""
 
-    def link(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def link(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), target)
 
 
 class NoExclusiveNames(NoLinks):
     """One that cannot rename without replacing either."""
 
-    def rename_new(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def rename_new(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), target)
 
 
 class Overwriting(System):
     """One whose exclusive link replaces."""
 
-    def link(self, source: str, target: str, *, source_folder: int | None = None, target_folder: int | None = None) -> None:
+    def link(
+        self,
+        source: str,
+        target: str,
+        *,
+        source_folder: int | None = None,
+        target_folder: int | None = None,
+    ) -> None:
         self.rename(source, target, source_folder=source_folder, target_folder=target_folder)
 
 
@@ -74,20 +99,26 @@ class TestLocalStore(StoreConformance):
     @pytest.fixture
     def new_store(self, tmp_path: Path) -> NewStore:
         numbers = count()
-        return lambda: LocalStore.create(tmp_path / f"registry-{next(numbers)}", Outside(), new_identity())
+        return lambda: LocalStore.create(
+            tmp_path / f"registry-{next(numbers)}", Outside(), new_identity()
+        )
 
 
 class TestLocalStoreWithoutHardLinks(StoreConformance):
     @pytest.fixture
     def new_store(self, tmp_path: Path) -> NewStore:
         numbers = count()
-        return lambda: LocalStore.create(tmp_path / f"registry-{next(numbers)}", Outside(system=NoLinks()), new_identity())
+        return lambda: LocalStore.create(
+            tmp_path / f"registry-{next(numbers)}", Outside(system=NoLinks()), new_identity()
+        )
 
 
 def test_the_layout_on_disk_is_the_specified_one(store: LocalStore, root: Path) -> None:
     digest = kept(store, b"weights")
     store.publish(SPACE, ONE, b"record")
-    files = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    files = {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
     assert files == {
         "FORMAT": format_bytes(store.identity),
         f"objects/{digest[:2]}/{digest[2:]}": b"weights",
@@ -97,9 +128,18 @@ def test_the_layout_on_disk_is_the_specified_one(store: LocalStore, root: Path) 
     assert sorted(path.name for path in root.iterdir()) == ["FORMAT", "objects", "spaces", "tmp"]
 
 
-@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o022, 0o444, 0o755), (0o027, 0o440, 0o750), (0o002, 0o444, 0o775), (0o777, 0o400, None)])
-def test_nobody_may_write_to_a_kept_file_and_the_umask_decides_who_may_read(tmp_path: Path, umask: int, file_mode: int, folder_mode: int | None) -> None:
-    store = LocalStore.create(tmp_path / "registry", Outside(), new_identity()) if folder_mode is None else None
+@pytest.mark.parametrize(
+    ("umask", "file_mode", "folder_mode"),
+    [(0o022, 0o444, 0o755), (0o027, 0o440, 0o750), (0o002, 0o444, 0o775), (0o777, 0o400, None)],
+)
+def test_nobody_may_write_to_a_kept_file_and_the_umask_decides_who_may_read(
+    tmp_path: Path, umask: int, file_mode: int, folder_mode: int | None
+) -> None:
+    store = (
+        LocalStore.create(tmp_path / "registry", Outside(), new_identity())
+        if folder_mode is None
+        else None
+    )
     before = os.umask(umask)
     try:
         store = store or LocalStore.create(tmp_path / "registry", Outside(), new_identity())
@@ -135,9 +175,17 @@ def test_an_object_put_again_counts_as_used_now(store: LocalStore, root: Path) -
     assert path.stat().st_mtime > 1_000_000_000
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(min_size=1, max_size=300), damage=st.sampled_from(["flip", "cut", "extend", "swap"]), position=st.integers(0, 1 << 16))
-def test_every_damage_to_an_object_is_noticed_when_it_is_read(tmp_path: Path, content: bytes, damage: str, position: int) -> None:
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    content=st.binary(min_size=1, max_size=300),
+    damage=st.sampled_from(["flip", "cut", "extend", "swap"]),
+    position=st.integers(0, 1 << 16),
+)
+def test_every_damage_to_an_object_is_noticed_when_it_is_read(
+    tmp_path: Path, content: bytes, damage: str, position: int
+) -> None:
     root = tmp_path / uuid.uuid4().hex
     store = LocalStore.create(root, Outside(), new_identity())
     digest = kept(store, content)
@@ -170,11 +218,16 @@ def _folder(path: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_link, _pipe, _folder])
-def test_what_is_no_plain_file_is_no_object_and_no_record(store: LocalStore, root: Path, tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
+def test_what_is_no_plain_file_is_no_object_and_no_record(
+    store: LocalStore, root: Path, tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
     (tmp_path / "elsewhere").write_bytes(b"weights")
     digest = kept(store, b"weights")
     store.publish(SPACE, ONE, b"weights")
-    for path in (root / "objects" / digest[:2] / digest[2:], root / "spaces/base/log/00000000000000000001.json"):
+    for path in (
+        root / "objects" / digest[:2] / digest[2:],
+        root / "spaces/base/log/00000000000000000001.json",
+    ):
         path.unlink()
         make(path, tmp_path / "elsewhere")
     with pytest.raises(Integrity):
@@ -187,7 +240,9 @@ def test_what_is_no_plain_file_is_no_object_and_no_record(store: LocalStore, roo
     assert len(list(store.strays())) == (2 if make is not _folder else 0)
 
 
-def test_putting_over_a_link_replaces_the_link_and_not_what_it_leads_to(store: LocalStore, root: Path, tmp_path: Path) -> None:
+def test_putting_over_a_link_replaces_the_link_and_not_what_it_leads_to(
+    store: LocalStore, root: Path, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").write_bytes(b"canary")
     digest = kept(store, b"weights")
     path = root / "objects" / digest[:2] / digest[2:]
@@ -199,8 +254,12 @@ def test_putting_over_a_link_replaces_the_link_and_not_what_it_leads_to(store: L
     assert (tmp_path / "elsewhere").read_bytes() == b"canary"
 
 
-@pytest.mark.parametrize("folder", ["objects", "spaces", "tmp", "objects/ab", "spaces/base", "spaces/base/log"])
-def test_no_link_on_the_way_is_followed(store: LocalStore, root: Path, tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize(
+    "folder", ["objects", "spaces", "tmp", "objects/ab", "spaces/base", "spaces/base/log"]
+)
+def test_no_link_on_the_way_is_followed(
+    store: LocalStore, root: Path, tmp_path: Path, folder: str
+) -> None:
     content = next(b"%d" % n for n in count() if sha256(b"%d" % n).startswith("ab"))
     other = next(b"%d" % n for n in count(100_000) if sha256(b"%d" % n).startswith("ab"))
     digest = kept(store, content)
@@ -211,7 +270,9 @@ def test_no_link_on_the_way_is_followed(store: LocalStore, root: Path, tmp_path:
     before = tree(moved)
     reopened = LocalStore(root, Outside())
     with pytest.raises(Integrity):
-        reopened.put(other, sha256(other)) if folder.startswith(("objects", "tmp")) else reopened.publish(SPACE, CommitNumber(2), b"record 2")
+        reopened.put(other, sha256(other)) if folder.startswith(
+            ("objects", "tmp")
+        ) else reopened.publish(SPACE, CommitNumber(2), b"record 2")
     if folder.startswith("objects"):
         with pytest.raises(Integrity):
             reopened.get(digest)
@@ -222,7 +283,9 @@ def test_no_link_on_the_way_is_followed(store: LocalStore, root: Path, tmp_path:
     assert folder in list(reopened.strays())
 
 
-def test_a_swapped_directory_never_leads_a_write_outside(store: LocalStore, root: Path, tmp_path: Path) -> None:
+def test_a_swapped_directory_never_leads_a_write_outside(
+    store: LocalStore, root: Path, tmp_path: Path
+) -> None:
     outside_tree = tmp_path / "outside"
     (outside_tree / "base" / "log").mkdir(parents=True)
     stop = threading.Event()
@@ -251,7 +314,10 @@ def test_a_swapped_directory_never_leads_a_write_outside(store: LocalStore, root
         stop.set()
         swapper.join(timeout=60)
     assert refused >= 50
-    assert tree(outside_tree) == {"base": (stat.S_IFDIR | 0o755, None), "base/log": (stat.S_IFDIR | 0o755, None)}
+    assert tree(outside_tree) == {
+        "base": (stat.S_IFDIR | 0o755, None),
+        "base/log": (stat.S_IFDIR | 0o755, None),
+    }
 
 
 def test_a_directory_that_holds_something_else_is_refused_and_left_alone(root: Path) -> None:
@@ -269,7 +335,9 @@ def test_a_file_in_place_of_the_directory_is_refused(root: Path) -> None:
         LocalStore.create(root, Outside(), new_identity())
 
 
-def test_a_registry_without_its_format_file_is_not_taken_for_an_empty_one(store: LocalStore, root: Path) -> None:
+def test_a_registry_without_its_format_file_is_not_taken_for_an_empty_one(
+    store: LocalStore, root: Path
+) -> None:
     kept(store, b"weights")
     (root / "FORMAT").unlink()
     with pytest.raises(Refused, match="FORMAT"):
@@ -309,7 +377,9 @@ def test_opening_what_is_not_there_creates_nothing(tmp_path: Path, read_only: bo
         (lambda text: text.replace("-", "_"), Integrity),
     ],
 )
-def test_a_format_file_that_this_release_cannot_read_is_named(store: LocalStore, root: Path, change: Callable[[str], str], error: type[Exception]) -> None:
+def test_a_format_file_that_this_release_cannot_read_is_named(
+    store: LocalStore, root: Path, change: Callable[[str], str], error: type[Exception]
+) -> None:
     (root / "FORMAT").chmod(0o644)
     (root / "FORMAT").write_text(change((root / "FORMAT").read_text()))
     with pytest.raises(error):
@@ -347,13 +417,21 @@ def test_foreign_things_in_the_directory_are_listed(store: LocalStore, root: Pat
     (root / "objects" / digest[:2] / "short").write_bytes(b"")
     (root / "spaces" / "base" / "log" / "1.json").write_bytes(b"")
     (root / "spaces" / "Base").write_bytes(b"")
-    assert sorted(store.strays()) == ["notes.txt", f"objects/{digest[:2]}/short", "objects/zz", "spaces/Base", "spaces/base/log/1.json"]
+    assert sorted(store.strays()) == [
+        "notes.txt",
+        f"objects/{digest[:2]}/short",
+        "objects/zz",
+        "spaces/Base",
+        "spaces/base/log/1.json",
+    ]
     assert [found for found, _ in store.objects()] == [digest]
     assert store.spaces() == ["base"]
     assert store.numbers(SPACE) == [1]
 
 
-def test_a_store_opened_by_a_relative_path_survives_a_change_of_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_opened_by_a_relative_path_survives_a_change_of_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     store = LocalStore.create(Path("registry"), Outside(), new_identity())
     monkeypatch.chdir("/")
