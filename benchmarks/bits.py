@@ -24,10 +24,10 @@ import share_registry as sr
 from benchmarks.adapters import decaying
 from benchmarks.counting import called, spent
 from share_registry.algebra.rate_distortion import bound
-from share_registry.exchange.pairs import pairs_of
-from share_registry.exchange.read import read_directory
+from share_registry.exchange.factor_pairs import pairs_of
+from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.scales import module_scales
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 
 DEMO: Final = Path(sr.__file__).parent / "demo_data"
 BUDGETS: Final = (0.01, 0.05, 0.10, 0.30)

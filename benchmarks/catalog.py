@@ -30,14 +30,15 @@ from typing import Final
 from sqlalchemy import URL, create_engine, make_url, select, text
 from sqlalchemy.orm import Session
 
-from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.models import AliasRow, CommitRow, TagRow, TaskLifeRow, TaskNameRow
-from share_registry.names import timestamp
-from share_registry.registry.history import alias_history, aliases, log, show, spaces
-from share_registry.registry.lineage import lineage
-from share_registry.registry.listing import tasks
-from share_registry.registry.resolve import resolve
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.aliases import alias_history, aliases, spaces
+from share_registry.catalog.queries.lineage import lineage
+from share_registry.catalog.queries.log import LogQuery, log, show
+from share_registry.catalog.queries.resolution import resolve
+from share_registry.catalog.queries.task_pages import TaskQuery, tasks
+from share_registry.catalog.tables import AliasRow, CommitRow, TagRow, TaskLifeRow, TaskNameRow
+from share_registry.times import timestamp
 from tests.catalog.growing import HOT, RARE, RARE_AUTHOR, SPACE, STEP, Growing, copy
 from tests.catalog.logs import START, Log, Logged
 
@@ -74,37 +75,47 @@ QUESTIONS: Final[dict[str, Callable[[Session, Asked], object]]] = {
     "floor: a commit by its key": lambda session, asked: session.execute(
         select(CommitRow.table).where(CommitRow.space == SPACE, CommitRow.number == asked.number)
     ).one(),
-    "log, first page": lambda session, _: log(session, space=SPACE),
-    "log, first page of all spaces": lambda session, _: log(session),
-    "log before a commit": lambda session, asked: log(session, space=SPACE, before=asked.number),
-    "log of a task": lambda session, asked: log(session, space=SPACE, task=asked.task),
-    "log of a task, all spaces": lambda session, asked: log(session, task=asked.task),
-    "log of a kind": lambda session, _: log(session, space=SPACE, kind="alias"),
-    "log of a rare kind": lambda session, _: log(session, space=SPACE, kind="policy"),
-    "log of an author": lambda session, _: log(session, space=SPACE, author="author-3"),
-    "log of a rare author": lambda session, _: log(session, space=SPACE, author=RARE_AUTHOR),
-    "log until a time": lambda session, asked: log(session, space=SPACE, until=asked.time),
-    "log since a time": lambda session, asked: log(session, space=SPACE, since=asked.time),
+    "log, first page": lambda session, _: log(session, LogQuery(space=SPACE)),
+    "log, first page of all spaces": lambda session, _: log(session, LogQuery()),
+    "log before a commit": lambda session, asked: log(
+        session, LogQuery(space=SPACE, before=asked.number)
+    ),
+    "log of a task": lambda session, asked: log(session, LogQuery(space=SPACE, task=asked.task)),
+    "log of a task, all spaces": lambda session, asked: log(session, LogQuery(task=asked.task)),
+    "log of a kind": lambda session, _: log(session, LogQuery(space=SPACE, kind="alias")),
+    "log of a rare kind": lambda session, _: log(session, LogQuery(space=SPACE, kind="policy")),
+    "log of an author": lambda session, _: log(session, LogQuery(space=SPACE, author="author-3")),
+    "log of a rare author": lambda session, _: log(
+        session, LogQuery(space=SPACE, author=RARE_AUTHOR)
+    ),
+    "log until a time": lambda session, asked: log(
+        session, LogQuery(space=SPACE, until=asked.time)
+    ),
+    "log since a time": lambda session, asked: log(
+        session, LogQuery(space=SPACE, since=asked.time)
+    ),
     "show": lambda session, asked: show(session, f"{SPACE}/{asked.task}@v{asked.version}"),
-    "tasks, first page": lambda session, _: tasks(session, space=SPACE, limit=_PAGE),
+    "tasks, first page": lambda session, _: tasks(session, TaskQuery(space=SPACE, limit=_PAGE)),
     "tasks after a task": lambda session, asked: tasks(
-        session, space=SPACE, limit=_PAGE, after=asked.task
+        session, TaskQuery(space=SPACE, limit=_PAGE, after=asked.task)
     ),
     "tasks of a frequent label": lambda session, _: tasks(
-        session, space=SPACE, limit=_PAGE, labels={"stage": "research"}
+        session, TaskQuery(space=SPACE, limit=_PAGE, labels={"stage": "research"})
     ),
     "tasks of a label": lambda session, _: tasks(
-        session, space=SPACE, limit=_PAGE, labels={"team": "team-7"}
+        session, TaskQuery(space=SPACE, limit=_PAGE, labels={"team": "team-7"})
     ),
     "tasks of a rare label": lambda session, _: tasks(
-        session, space=SPACE, limit=_PAGE, labels={"ticket": RARE}
+        session, TaskQuery(space=SPACE, limit=_PAGE, labels={"ticket": RARE})
     ),
-    "tasks of an alias": lambda session, _: tasks(session, space=SPACE, limit=_PAGE, alias="prod"),
+    "tasks of an alias": lambda session, _: tasks(
+        session, TaskQuery(space=SPACE, limit=_PAGE, alias="prod")
+    ),
     "tasks at a commit": lambda session, asked: tasks(
-        session, space=SPACE, limit=_PAGE, at=asked.number
+        session, TaskQuery(space=SPACE, limit=_PAGE, at=asked.number)
     ),
     "tasks at a time": lambda session, asked: tasks(
-        session, space=SPACE, limit=_PAGE, at=asked.time
+        session, TaskQuery(space=SPACE, limit=_PAGE, at=asked.time)
     ),
     "resolve a task": lambda session, asked: resolve(session, f"{SPACE}/{asked.task}"),
     "resolve a version": lambda session, asked: resolve(
@@ -188,7 +199,7 @@ def _spent(work: Callable[[], None]) -> Spent:
 
 def _open(url: str) -> None:
     with Catalog.open(url, mode="w", store_id="store") as catalog, catalog.begin() as session:
-        queries.heads(session)
+        lookups.heads(session)
 
 
 def _ask(
@@ -201,7 +212,7 @@ def _ask(
 
 
 def draw(session: Session, chance: Random) -> Asked:
-    known = queries.head(session, SPACE)
+    known = lookups.head(session, SPACE)
     assert known is not None
     live = select(TaskNameRow.name, TaskNameRow.task).join(
         TaskLifeRow.table,
@@ -215,7 +226,7 @@ def draw(session: Session, chance: Random) -> Asked:
         )
     ).all()
     task = rows[0].name if rows else HOT
-    latest = queries.latest_version(session, SPACE, task)
+    latest = lookups.latest_version(session, SPACE, task)
     aliased = select(TaskNameRow.name).join(
         AliasRow.table, (AliasRow.space == TaskNameRow.space) & (AliasRow.task == TaskNameRow.task)
     )
@@ -250,15 +261,15 @@ def draw(session: Session, chance: Random) -> Asked:
 def commit_asks(session: Session, asked: Asked) -> object:
     """Ask what a commit asks before it writes, apart from what it asks twice."""
     return (
-        queries.head(session, SPACE),
-        queries.commit_of_key(session, SPACE, "a-new-key"),
-        queries.space_row(session, SPACE),
-        queries.current_name(session, SPACE, asked.task),
-        queries.latest_version(session, SPACE, asked.task),
-        queries.current_basis(session, SPACE),
-        queries.candidate_adapters(session, SPACE, first=_FIRST, latest=_LATEST),
-        queries.commit_of_adapter(session, SPACE, asked.adapter),
-        queries.module_shapes(session, SPACE),
+        lookups.head(session, SPACE),
+        lookups.commit_of_key(session, SPACE, "a-new-key"),
+        lookups.space_row(session, SPACE),
+        lookups.current_name(session, SPACE, asked.task),
+        lookups.latest_version(session, SPACE, asked.task),
+        lookups.current_basis(session, SPACE),
+        lookups.candidate_adapters(session, SPACE, first=_FIRST, latest=_LATEST),
+        lookups.commit_of_adapter(session, SPACE, asked.adapter),
+        lookups.module_shapes(session, SPACE),
     )
 
 

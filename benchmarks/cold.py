@@ -119,8 +119,8 @@ def _one(what: str, place: Path) -> Seconds | dict[str, float]:
 
 def _imports() -> None:
     import share_registry as sr
-    import share_registry.registry.checkout
-    import share_registry.registry.commit
+    import share_registry.registry.checkout.checkout
+    import share_registry.registry.commands.commit
 
     with (
         tempfile.TemporaryDirectory() as empty,
@@ -182,7 +182,7 @@ def _checkout(place: Path, *, cold: bool = True) -> Seconds:
 
     def run() -> Any:
         with sr.Registry.open(place / "registry") as registry:
-            return registry.checkout("wanted", space="large")
+            return registry.space("large").checkout("wanted")
 
     (_dropped if cold else _warmed)(place / "registry")
     return _timed(run)
@@ -193,15 +193,15 @@ def _again(place: Path) -> Seconds:
     import share_registry as sr
 
     with sr.Registry.open(place / "registry") as registry:
-        registry.checkout("wanted", space="large")
-        return _timed(lambda: registry.checkout("wanted", space="large"))
+        registry.space("large").checkout("wanted")
+        return _timed(lambda: registry.space("large").checkout("wanted"))
 
 
 def _export(place: Path) -> Seconds:
     import share_registry as sr
 
     with tempfile.TemporaryDirectory() as out, sr.Registry.open(place / "registry") as registry:
-        return _timed(lambda: registry.export("wanted", out, space="large"))
+        return _timed(lambda: registry.space("large").export("wanted", out))
 
 
 def _commits() -> dict[str, float]:
@@ -211,7 +211,7 @@ def _commits() -> dict[str, float]:
     """
     import share_registry as sr
     from share_registry.outside.system import System
-    from share_registry.registry import absorbing
+    from share_registry.registry.commands import encode
 
     spent = {"algebra": 0.0, "fsync": 0.0}
 
@@ -226,7 +226,7 @@ def _commits() -> dict[str, float]:
         return call
 
     for name in ("absorb", "sealed", "pooled_error", "module_errors"):
-        setattr(absorbing, name, counted(getattr(absorbing, name), "algebra"))
+        setattr(encode, name, counted(getattr(encode, name), "algebra"))
     System.fsync = counted(System.fsync, "fsync")  # type: ignore[method-assign]
     found: dict[str, list[float]] = {"all": [], "algebra": [], "fsync": []}
     with (

@@ -174,7 +174,7 @@ def _build_lorashare(store: Path, folders: Sequence[Path], _: int) -> None:
 
 def _add_ours() -> Callable[[Path, Path], None]:
     import share_registry as sr
-    import share_registry.registry.commit
+    import share_registry.registry.commands.commit
 
     with (
         tempfile.TemporaryDirectory() as place,
@@ -194,7 +194,7 @@ def _refit_and_add(store: Path, adapter: Path) -> None:
     import share_registry as sr
 
     with sr.Registry.open(store) as registry:
-        registry.refit("synthetic", max_rank=RETAINED_K)
+        registry.space("synthetic").refit(max_rank=RETAINED_K)
         registry.commit(adapter, task=adapter.name, space="synthetic")
 
 
@@ -205,7 +205,7 @@ def _refit_ours() -> Callable[[Path, Path], None]:
 
     def refit(store: Path, _: Path) -> None:
         with sr.Registry.open(store) as registry:
-            registry.refit("synthetic", max_rank=RETAINED_K)
+            registry.space("synthetic").refit(max_rank=RETAINED_K)
 
     return refit
 

@@ -12,16 +12,16 @@ from typing import Final
 import numpy as np
 
 import share_registry as sr
-from share_registry.catalog import queries
-from share_registry.catalog.task_version import TaskVersion
+from share_registry.catalog.queries import lookups
 from share_registry.exchange.scales import module_scales
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Absorb, Absorbed, Note, TaskNote, decimal
 from share_registry.names import Digest, SpaceName, TaskName, Version
-from share_registry.registry.absorbing import Assembled, sealed
-from share_registry.registry.checkout import note_of, rebuilt
-from share_registry.registry.transaction import Build, Link, Request, publish
+from share_registry.registry.checkout.checkout import note_of, rebuilt
+from share_registry.registry.commands.encode import Assembled, sealed
+from share_registry.registry.commands.publish import Build, Link, Request, publish
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
+from share_registry.values.task_version import TaskVersion
 
 AT_ONCE: Final = 50
 """Tasks of one record."""
@@ -31,9 +31,9 @@ _PEAK: Final = 100
 def mix(registry: sr.Registry, space: str, *, count: int, sources: int = 2, seed: int = 0) -> None:
     """Add tasks `mix1`, `mix2`, ... that are mixtures of the rows of the first tasks of a space, some of them to a record."""
     rng = np.random.default_rng(seed)
-    with registry.home.reading() as session:
+    with registry.context.reading() as session:
         rows = sorted(
-            queries.latest_versions(session, SpaceName(space)), key=lambda row: row.number
+            lookups.latest_versions(session, SpaceName(space)), key=lambda row: row.number
         )[:sources]
     for start in range(0, count, AT_ONCE):
         _publish(
@@ -52,13 +52,13 @@ def _publish(
     rows: list[TaskVersion],
     rng: np.random.Generator,
 ) -> None:
-    home = registry.home
-    model, note = rebuilt(home, rows[0]), note_of(home, rows[0])
+    context = registry.context
+    model, note = rebuilt(context, rows[0]), note_of(context, rows[0])
     tasks = []
     for name in names:
         stored = _mixture(registry, rows, rng)
         made = sealed(
-            home.reader(),
+            context.reader(),
             model.layout,
             Assembled(stored=stored, external={}),
             module_scales(model.config, model.layout),
@@ -66,7 +66,7 @@ def _publish(
         added = sum(
             len(content)
             for digest, content in made.objects.items()
-            if home.store.put(content, digest)
+            if context.store.put(content, digest)
         )
         norm = float(
             sum(
@@ -98,11 +98,11 @@ def _publish(
         ]
     )
     publish(
-        home,
+        context,
         space,
         Request(
             build=_builder(tasks),
-            key=home.outside.token(),
+            key=context.outside.token(),
             note=said,
             layouts={rows[0].layout_digest: model.layout},
         ),
@@ -122,7 +122,7 @@ def _mixture(
     registry: sr.Registry, rows: list[TaskVersion], rng: np.random.Generator
 ) -> StoredAdapter:
     """Return an adapter whose every factor is a mixture of the own rows of others."""
-    opened = [registry.home.reader().open(row.adapter_digest) for row in rows]
+    opened = [registry.context.reader().open(row.adapter_digest) for row in rows]
     modules = []
     for position, first in enumerate(opened[0].stored.modules):
         assert first is not None

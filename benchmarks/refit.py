@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory import peak_mb
-from share_registry.algebra.subspace import Moments, Task, frame, rounded, spectrum
+from share_registry.algebra.directions import Moments, Task, frame, rounded, spectrum
 
 PRECISION: Final = 2.0**-12
 ASKED: Final = 50.0

@@ -74,10 +74,10 @@ def sizes(
 
 def _size(registry: sr.Registry, commit: sr.Commit) -> int:
     record = parse_record(
-        registry.home.store.record(commit.space, CommitNumber(commit.number)) or b""
+        registry.context.store.record(commit.space, CommitNumber(commit.number)) or b""
     )
     assert isinstance(record, Absorb)
-    return registry.home.store.size(record.tasks[0].adapter) or 0
+    return registry.context.store.size(record.tasks[0].adapter) or 0
 
 
 def _planted(root: Path, small: bool) -> Iterable[Row]:

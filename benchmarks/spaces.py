@@ -24,8 +24,8 @@ from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import Absorb, Absorbed, Note, TaskNote
 from share_registry.names import Digest, SpaceName, Version
-from share_registry.registry.home import Home
-from share_registry.registry.transaction import Link, Request, publish
+from share_registry.registry.commands.publish import Link, Request, publish
+from share_registry.registry.context import Context
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide, Term
 
 SPACE: Final = SpaceName("bench")
@@ -103,9 +103,9 @@ def build(root: Path, shape: Shape, kind: Kind, tasks: int, *, seed: int = 0) ->
     layout = _layout(shape, kind.rank)
     with sr.Registry.open(root) as registry:
         registry.create_space(SPACE)
-        home = registry.home
-        home.store.put(layout.to_bytes(), sha256(layout.to_bytes()))
-        basis = _put(home, basis_object.encode(_basis(rng, layout, kind.k))) if kind.k else None
+        context = registry.context
+        context.store.put(layout.to_bytes(), sha256(layout.to_bytes()))
+        basis = _put(context, basis_object.encode(_basis(rng, layout, kind.k))) if kind.k else None
         earlier: dict[str, Digest] = {}
         for version in range(1, kind.before + 2):
             for begin in range(0, tasks, _TOGETHER):
@@ -114,14 +114,14 @@ def build(root: Path, shape: Shape, kind: Kind, tasks: int, *, seed: int = 0) ->
                 ]
                 made = {
                     name: _put(
-                        home,
+                        context,
                         adapter_object.encode(
                             _adapter(rng, layout, kind, basis, earlier.get(name)), layout
                         ),
                     )
                     for name in names
                 }
-                _commit(home, layout, made, version)
+                _commit(context, layout, made, version)
                 earlier |= made
     return [f"task{number:04}" for number in range(tasks)]
 
@@ -221,14 +221,14 @@ def _ints(rng: np.random.Generator, rows: int, width: int, bits: int) -> "NDArra
     return made
 
 
-def _put(home: Home, content: bytes) -> Digest:
+def _put(context: Context, content: bytes) -> Digest:
     digest = sha256(content)
-    home.store.put(content, digest)
+    context.store.put(content, digest)
     return digest
 
 
-def _commit(home: Home, layout: Layout, adapters: Mapping[str, Digest], version: int) -> None:
-    config = _put(home, _config(layout))
+def _commit(context: Context, layout: Layout, adapters: Mapping[str, Digest], version: int) -> None:
+    config = _put(context, _config(layout))
     digest = sha256(layout.to_bytes())
 
     def record(session: Session, link: Link) -> Absorb:
@@ -238,9 +238,9 @@ def _commit(home: Home, layout: Layout, adapters: Mapping[str, Digest], version:
 
     note = Note(tasks=[TaskNote(task=name, config=config) for name in adapters])
     publish(
-        home,
+        context,
         SPACE,
-        Request(build=record, key=home.outside.token(), note=note, layouts={digest: layout}),
+        Request(build=record, key=context.outside.token(), note=note, layouts={digest: layout}),
     )
 
 

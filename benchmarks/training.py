@@ -248,11 +248,11 @@ def _space(corpus: Path, registry: sr.Registry, k: int, held_out: Sequence[str])
         }
         registry.create_space(space, base_model="sentence-transformers/all-MiniLM-L6-v2")
         registry.commit_many(adapters, space=space)
-        registry.refit(space, max_rank=k)
+        registry.space(space).refit(max_rank=k)
         print(
             space,
-            registry.basis(space).size_bytes,
-            sorted(set(registry.basis(space).ranks.values())),
+            registry.space(space).basis().size_bytes,
+            sorted(set(registry.space(space).basis().ranks.values())),
             flush=True,
         )
     return space

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from share_registry.catalog.models import SCHEMA_TABLE, TABLES
+from share_registry.catalog.tables import SCHEMA_TABLE, TABLES
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
         StoreError,
     )
     from share_registry.exchange.adapter import Adapter
-    from share_registry.registry.analyze import analyze
-    from share_registry.registry.basis import Basis, BasisModule
-    from share_registry.registry.every import every
-    from share_registry.registry.insight_results import (
+    from share_registry.registry.analysis.analyze import analyze
+    from share_registry.registry.basis.basis import Basis, BasisModule
+    from share_registry.registry.materializer import Materializer
+    from share_registry.registry.pages import every
+    from share_registry.registry.registry import Registry, Space
+    from share_registry.values.analyses import (
         AnalysedAdapter,
         Analysis,
         Continued,
@@ -41,11 +43,9 @@ if TYPE_CHECKING:
         Spectrum,
         Statement,
     )
-    from share_registry.registry.materializer import Materializer
-    from share_registry.registry.policy import ABSENT, Policy
-    from share_registry.registry.registry import Registry
-    from share_registry.registry.report import BasisModuleReport, BasisReport, ModuleReport, Report
-    from share_registry.registry.results import (
+    from share_registry.values.policy import ABSENT, Policy
+    from share_registry.values.report import BasisModuleReport, BasisReport, ModuleReport, Report
+    from share_registry.values.results import (
         Alias,
         AliasMove,
         Commit,
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
         TaskDiff,
         VerifyReport,
     )
-    from share_registry.registry.space import Space
 
 __version__ = "0.1.0"
 
@@ -72,20 +71,20 @@ _REPORTS = "BasisModuleReport BasisReport ModuleReport Report"
 _INSIGHTS = "AnalysedAdapter Analysis Continued Forecast Kinship LeaveOneOut Neighbour Retention RetentionCell RetentionCommit RetentionRow Similar Spectrum Statement"
 _PLACES: Final = (
     dict.fromkeys(_ERRORS.split(), "share_registry.errors")
-    | dict.fromkeys(_RESULTS.split(), "share_registry.registry.results")
-    | dict.fromkeys(_REPORTS.split(), "share_registry.registry.report")
-    | dict.fromkeys(_INSIGHTS.split(), "share_registry.registry.insight_results")
+    | dict.fromkeys(_RESULTS.split(), "share_registry.values.results")
+    | dict.fromkeys(_REPORTS.split(), "share_registry.values.report")
+    | dict.fromkeys(_INSIGHTS.split(), "share_registry.values.analyses")
     | {
-        "ABSENT": "share_registry.registry.policy",
-        "Basis": "share_registry.registry.basis",
-        "BasisModule": "share_registry.registry.basis",
+        "ABSENT": "share_registry.values.policy",
+        "Basis": "share_registry.registry.basis.basis",
+        "BasisModule": "share_registry.registry.basis.basis",
         "Adapter": "share_registry.exchange.adapter",
         "Materializer": "share_registry.registry.materializer",
-        "Policy": "share_registry.registry.policy",
+        "Policy": "share_registry.values.policy",
         "Registry": "share_registry.registry.registry",
-        "Space": "share_registry.registry.space",
-        "analyze": "share_registry.registry.analyze",
-        "every": "share_registry.registry.every",
+        "Space": "share_registry.registry.registry",
+        "analyze": "share_registry.registry.analysis.analyze",
+        "every": "share_registry.registry.pages",
     }
 )
 

@@ -6,12 +6,12 @@ is pure: it says what was asked for; whether it exists is the catalog's to say.
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final, NewType
 
 from share_registry.errors import InvalidInput
+from share_registry.times import _DATE, end_of
 
 Digest = NewType("Digest", str)
 """sha256 of a file's bytes, 64 lowercase hexadecimal digits."""
@@ -34,12 +34,6 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 _RESERVED: Final = re.compile(r"v\d+|c\d+|latest|head|[0-9a-f]{8,}|\d{4}-\d{2}-\d{2}.*")
-_DATE: Final = re.compile(
-    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
-)
-_FIRST_YEAR: Final = 1900
-_LAST_YEAR: Final = 9998
-_SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
 _LONGEST: Final = 256
 _REF: Final = re.compile(
     r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?(?:~(?P<back>\d{1,9}))?"
@@ -179,53 +173,3 @@ def _selector(text: str | None, whole: str) -> tuple[Selector, str]:
             hint="Versions are written v1, v2, ... and commits c1, c2, ...: lower case, from 1, no zero in front.",
         )
     return Selector.NAME, alias_name(text)
-
-
-def end_of(text: str, whole: str = "") -> str:
-    """Return the last microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
-    begin = beginning_of(text, whole)
-    return timestamp(datetime.fromisoformat(begin) + _length(text) - timedelta(microseconds=1))
-
-
-def beginning_of(text: str, whole: str = "") -> str:
-    """Return the first microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
-    try:
-        moment = datetime.fromisoformat(text)
-        if not _DATE.fullmatch(text):
-            raise ValueError("another notation")
-    except ValueError as error:
-        raise InvalidInput(
-            f"time {text!r}{f' in {whole!r}' if whole and whole != text else ''} is not a calendar date or time: {error}.",
-            hint="Write 2026-11-16 or 2026-11-16T12:00Z.",
-        ) from error
-    return instant_of(moment)
-
-
-def instant_of(moment: datetime) -> str:
-    """Return the record form of a caller's time; one without a zone is UTC.
-
-    Raises InvalidInput where it is out of range.
-    """
-    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise InvalidInput(
-            f"time {moment.isoformat()} is out of range.",
-            hint=f"Write a time between the years {_FIRST_YEAR} and {_LAST_YEAR}.",
-        )
-    return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-
-
-def _length(text: str) -> timedelta:
-    """Return how long the date, minute or second is that a text names.
-
-    A fraction of a second is an instant.
-    """
-    if len(text) == 10:
-        return timedelta(days=1)
-    if "." in text:
-        return timedelta(microseconds=1)
-    return timedelta(seconds=1) if _SECONDS.match(text) else timedelta(minutes=1)
-
-
-def timestamp(moment: datetime) -> str:
-    """Return the record form of a time: UTC, six decimals, Z; sorts as text."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

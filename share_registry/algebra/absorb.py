@@ -14,7 +14,7 @@ import torch
 from share_registry.algebra.batch import Batch, batches, energies
 from share_registry.algebra.error import Pair
 from share_registry.algebra.outcome import Absorbed, Candidate, nothing, outcome
-from share_registry.algebra.plan import Previous, planned, refers
+from share_registry.algebra.prediction_plan import Previous, planned, refers
 from share_registry.algebra.search import Found, search
 
 DTypes = tuple[torch.dtype, torch.dtype]

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side
+from share_registry.algebra.directions import Frame, frame
 from share_registry.algebra.error import Pair, module_errors, pooled_error
 from share_registry.algebra.gauge import balanced
 from share_registry.algebra.outcome import Absorbed, bfloat16_above
-from share_registry.algebra.subspace import Frame, frame
 from share_registry.names import Side
 from share_registry.stored import StoredModule, StoredSide, Term
 

@@ -16,8 +16,8 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import schema
-from share_registry.catalog.border import parse_url, shown, translated
-from share_registry.catalog.engines import (
+from share_registry.catalog.database_errors import parse_url, shown, translated
+from share_registry.catalog.engine import (
     Mode,
     engine_of,
     for_writing,
@@ -25,7 +25,7 @@ from share_registry.catalog.engines import (
     warn_if_unsafe,
     writing,
 )
-from share_registry.catalog.models import IdentityRow
+from share_registry.catalog.tables import IdentityRow
 from share_registry.errors import CatalogError
 
 _MEMORY: Final = "sqlite://"
@@ -236,6 +236,30 @@ class Catalog:
                 connection.rollback()
         else:
             self._reading.dispose(close=False)
+
+
+def check_reachable(url: str) -> None:
+    """Check that a catalog can be made or opened at a URL, without making one.
+
+    Raises:
+        InvalidInput: the URL is malformed or of an unsupported database.
+        CatalogError: the server is not there, or the directory of a SQLite file.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        folder = os.path.dirname(parsed.database or "") or "."
+        if not os.path.isdir(folder):
+            raise CatalogError(
+                f"catalog {shown(parsed)}: there is no directory {folder!r}.",
+                hint="Create it, or name another place.",
+            )
+        return
+    engine = engine_of(parsed, mode=Mode.READ)
+    try:
+        with translated(parsed), engine.connect():
+            pass
+    finally:
+        engine.dispose()
 
 
 def upgrade(url: str) -> str:

@@ -9,7 +9,7 @@ from typing import cast
 from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.models import LeaseRow
+from share_registry.catalog.tables import LeaseRow
 
 
 def take(session: Session, *, space: str, holder: str, now: str, expires: str) -> bool:

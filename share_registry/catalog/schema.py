@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES
+from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES
 from share_registry.errors import CatalogError
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import click
 
 from share_registry.cli.output import Printed
-from share_registry.cli.places import places
 from share_registry.cli.verb import free_verb, session, with_common_options
+from share_registry.errors import InvalidInput
 
 
 @click.group()
@@ -16,7 +16,7 @@ def current() -> Printed:
     """Say which schema the catalog has."""
     from share_registry.catalog.catalog import current as found
 
-    version = found(places(session())[1])
+    version = found(_url())
     return Printed(title=version or "no catalog", members={"schema": version})
 
 
@@ -24,7 +24,7 @@ def check() -> Printed:
     """Check that this release can use the catalog; exit code 6 otherwise."""
     from share_registry.catalog.catalog import check as checked
 
-    version = checked(places(session())[1])
+    version = checked(_url())
     return Printed(
         title=f"schema {version} is current", members={"schema": version, "current": True}
     )
@@ -34,10 +34,17 @@ def upgrade() -> Printed:
     """Bring the catalog to the newest schema, creating it where there is none."""
     from share_registry.catalog.catalog import upgrade as upgraded
 
-    version = upgraded(places(session())[1])
+    version = upgraded(_url())
     return Printed(
         title=f"schema {version} is current", members={"schema": version, "current": True}
     )
+
+
+def _url() -> str:
+    url = session().locate().catalog_url
+    if url is None:
+        raise InvalidInput("a registry in memory keeps no catalog.", hint="Name a directory.")
+    return url
 
 
 with_common_options(db)

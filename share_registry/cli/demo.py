@@ -13,7 +13,7 @@ import click
 from share_registry.cli.output import Printed
 from share_registry.cli.verb import free_verb, session
 from share_registry.errors import Refused
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
     from share_registry import Commit, Registry
@@ -37,7 +37,7 @@ class Tour:
 
     def do(self, typed: str, result: object) -> None:
         """Print a command and its result."""
-        from share_registry.registry import render
+        from share_registry.values import render
 
         self.say(f"$ share-registry {typed}\n{render.text(render.sheet(result))}")
 

@@ -9,10 +9,9 @@ from typing import Final
 import click
 
 from share_registry.cli.output import Printed, complain, emit
-from share_registry.cli.places import places
 from share_registry.cli.verb import Session, session, with_common_options
-from share_registry.errors import ShareRegistryError, StoreError
-from share_registry.outside import Outside
+from share_registry.errors import InvalidInput, ShareRegistryError, StoreError
+from share_registry.outside.files import Outside
 
 _PACKAGES: Final = (
     "share-registry",
@@ -83,7 +82,10 @@ def _packages() -> Iterator[Check]:
 
 
 def _registry(asked: Session) -> Iterator[Check]:
-    root, url = places(asked)
+    location = asked.locate()
+    root, url = location.root, location.catalog_url
+    if root is None or url is None:
+        raise InvalidInput("a registry in memory has nothing to look at.", hint="Name a directory.")
     yield Check(name="store", found=str(root))
     yield _checked("store directories", lambda: _directories(root))
     yield Check(name="free space", found=_free(root))
@@ -115,7 +117,7 @@ def _directories(root: Path) -> str:
 
 
 def _free(root: Path) -> str:
-    from share_registry.registry.render import size
+    from share_registry.values.render import size
 
     outside = Outside()
     whole = outside.absolute(root)

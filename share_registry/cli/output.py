@@ -20,9 +20,9 @@ import click
 
 from share_registry.cli.hints import for_terminal
 from share_registry.errors import CommitUnknown, ShareRegistryError
-from share_registry.names import timestamp
-from share_registry.registry import render
-from share_registry.registry.results import (
+from share_registry.times import timestamp
+from share_registry.values import render
+from share_registry.values.results import (
     Alias,
     AliasMove,
     Commit,
@@ -36,7 +36,7 @@ from share_registry.registry.results import (
     Task,
     VerifyReport,
 )
-from share_registry.registry.table import printable
+from share_registry.values.table import printable
 
 if TYPE_CHECKING:
     from share_registry.cli.verb import Session

@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from share_registry import Registry
+    from share_registry.registry.opening import Location
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)
@@ -36,6 +37,13 @@ class Session:
     space: str | None
     json: bool
     quiet: bool
+
+    def locate(self) -> "Location":
+        """Return where the registry is, for verbs that look at it without opening it."""
+        from share_registry.outside.files import Outside
+        from share_registry.registry.opening import locate
+
+        return locate(self.registry, store=self.store, outside=Outside())
 
     def open(self, mode: str) -> "Registry":
         """Open the registry."""

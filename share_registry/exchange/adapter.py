@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from share_registry.format.layout import Layout
 from share_registry.format.records import Source
 from share_registry.names import Digest
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
     import torch
@@ -72,9 +72,9 @@ class Adapter:
             Refused: something else is there.
             StoreError: the disk refuses.
         """
-        from share_registry.exchange.card import CardFacts
-        from share_registry.exchange.export import files_of
-        from share_registry.exchange.place import place
+        from share_registry.exchange.export_files import files_of
+        from share_registry.exchange.model_card import CardFacts
+        from share_registry.exchange.write_directory import place
 
         files, _ = files_of(self, profile="native", card=CardFacts.of(self))
         return place(files, Path(directory), "", overwrite=overwrite, outside=Outside())[0]
@@ -93,6 +93,6 @@ class Adapter:
             InvalidInput: the name is taken, or the model does not have the modules.
             Refused: peft is not installed.
         """
-        from share_registry.exchange.live import apply
+        from share_registry.exchange.peft_model import apply
 
         return apply(self, model, name=name or "default")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from share_registry.errors import ShareRegistryError
-from share_registry.outside import Kind, Outside
+from share_registry.outside.files import Kind, Outside
 
 _VARIABLES: Final = {
     "git.sha": (

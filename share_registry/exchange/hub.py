@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, cast
 from share_registry.errors import InvalidInput, NotFound, Refused, StoreError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import MAX_ATTACHMENT_BYTES
-from share_registry.exchange.read import Files, read_files
+from share_registry.exchange.peft_directory import Files, read_files
 from share_registry.format.records import Source
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

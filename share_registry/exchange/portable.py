@@ -21,10 +21,10 @@ import torch
 
 from share_registry.errors import Refused
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.base import base_of, is_local
-from share_registry.exchange.lint import VLLM_RANKS, lint
-from share_registry.exchange.pairs import Pair, pairs_of, tensors_of
+from share_registry.exchange.base_model import base_of, is_local
+from share_registry.exchange.factor_pairs import Pair, pairs_of, tensors_of
 from share_registry.exchange.scales import module_scales, plain_path
+from share_registry.exchange.serving_lint import VLLM_RANKS, lint
 from share_registry.format.layout import Form, Layout, TensorSpec
 
 _TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from share_registry.errors import Integrity
+from share_registry.format.adapter_table import MAX_K, Lane, Table, TermHead
 from share_registry.format.canonical import Json
 from share_registry.format.frames import (
     from_planes,
@@ -27,7 +28,6 @@ from share_registry.format.layout import MAX_TENSORS, Layout, ModuleShape, Stric
 from share_registry.format.object_file import pack, unpack
 from share_registry.format.records import DigestField
 from share_registry.format.symbols import Ints, decode_rows, encode_rows, entropy_bits, piece_counts
-from share_registry.format.table import MAX_K, Lane, Table, TermHead
 from share_registry.names import Digest
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 

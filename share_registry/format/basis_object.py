@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from share_registry.errors import Integrity
+from share_registry.format.adapter_table import MAX_K, Cursor, column, deflated, group_of, inflated
 from share_registry.format.canonical import Json
 from share_registry.format.layout import MAX_MODULES, Strict, _first, described
 from share_registry.format.object_file import description, pack, unpack
 from share_registry.format.symbols import MAX_BITS, Ints, decode_rows, encode_rows, piece_counts
-from share_registry.format.table import MAX_K, Cursor, column, deflated, group_of, inflated
 from share_registry.stored import StoredBasis
 
 MAX_WIDTH: Final = 1 << 24

@@ -251,3 +251,12 @@ def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
 def _first(error: ValidationError) -> str:
     item = error.errors()[0]
     return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+
+
+def module_shapes_of(layout: Layout) -> dict[str, tuple[int, int, int]]:
+    """Return (out, in, experts) of each factor of a layout, by module."""
+    shapes = {}
+    for factor in layout.factors:
+        a, b = layout.tensors[factor.a], layout.tensors[factor.b]
+        shapes[factor.module] = (b.shape[0], a.elements // a.shape[0], factor.experts)
+    return shapes

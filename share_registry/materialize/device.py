@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from share_registry.errors import InvalidInput
+
 SCRATCH_NUMBERS: Final = 1 << 18
 """Of intermediate results on the CPU: 1 MiB of float32, which the second-level cache holds."""
 _ON_GPU: Final = 64
@@ -78,3 +80,55 @@ class Target:
         """Wait until nothing uses the device: only then may what is resident be dropped."""
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
+
+
+_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def device_of(device: str | torch.device) -> str:
+    """Return the name of a device that is there. Raises InvalidInput."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInput(
+            f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>."
+        ) from error
+    if found.type == "meta":
+        raise InvalidInput(
+            "device 'meta' has no numbers, expected one that has.",
+            hint="Use cpu, cuda or cuda:<index>.",
+        )
+    try:
+        torch.empty(0, dtype=torch.float32, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        raise InvalidInput(
+            f"device {str(found)!r} is not there; there is {there}.", hint="Use one of these."
+        ) from error
+    return str(found)
+
+
+def computing_device(device: str) -> str:
+    """Return the name of a device that is there and computes in float64. Raises InvalidInput."""
+    found = device_of(device)
+    try:
+        float(torch.ones(1, dtype=torch.float64, device=found).sum())
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise InvalidInput(
+            f"device {found!r} does not compute in float64.",
+            hint="Use cpu or cuda for commits and refits.",
+        ) from error
+    return found
+
+
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return a floating torch dtype of a dtype or its name. Raises InvalidInput."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return None
+    if found not in _DTYPES:
+        raise InvalidInput(
+            f"dtype {dtype!r} is not a floating torch dtype that adapters have.",
+            hint="Use float32, float16, bfloat16 or float64.",
+        )
+    return found

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from share_registry.algebra.decode import MAX_PRODUCT_BITS, product_bits
 from share_registry.errors import Integrity
+from share_registry.materialize.bank import Holding
+from share_registry.materialize.blocks import Member, Place, RowsKey
 from share_registry.materialize.buffers import Buffers
+from share_registry.materialize.decoder import Opened, Reader
 from share_registry.materialize.device import Target
 from share_registry.materialize.factors import Factors, Slot, dtypes_of, slots_of
-from share_registry.materialize.holding import Holding
-from share_registry.materialize.plan import carved, kept_copies
-from share_registry.materialize.reader import Opened, Reader
+from share_registry.materialize.fast import carved, kept_copies
 from share_registry.materialize.recipe import Indexes, consecutive, kept_tensors, placed
-from share_registry.materialize.rows import Member, Place, RowsKey
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredSide
 

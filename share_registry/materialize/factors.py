@@ -12,7 +12,7 @@ from torch import Tensor
 
 from share_registry.exchange.tensors import TORCH
 from share_registry.format.layout import Form, Layout
-from share_registry.materialize.rows import Member
+from share_registry.materialize.blocks import Member
 from share_registry.names import Side
 
 

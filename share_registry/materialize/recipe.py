@@ -22,10 +22,10 @@ from torch import Tensor
 from share_registry.errors import Integrity
 from share_registry.exchange.tensors import tensor_of
 from share_registry.format.safetensors_file import Item
+from share_registry.materialize.blocks import Index, Member, Place, RowsKey
+from share_registry.materialize.decoder import Opened, Reader
 from share_registry.materialize.device import Target
 from share_registry.materialize.factors import Slot, dtypes_of, slots_of
-from share_registry.materialize.reader import Opened, Reader
-from share_registry.materialize.rows import Index, Member, Place, RowsKey
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredSide
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import DEFAULT_ALPHA, DEFAULT_RANK, copied, settings_of
-from share_registry.exchange.live import live_name, live_tensors
+from share_registry.exchange.peft_model import live_name, live_tensors
 from share_registry.exchange.scales import PREFIX, scale_of
 from share_registry.exchange.tensors import check_held
 from share_registry.format.layout import FactorSpec, Layout

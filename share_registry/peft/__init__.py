@@ -18,9 +18,9 @@ except ImportError as error:
         hint="pip install -U 'share-registry[peft]'",
     ) from error
 
-from share_registry.peft.config import ShareConfig
 from share_registry.peft.layer import ShareLayer, ShareLinear
 from share_registry.peft.method import NAME, PREFIX, add_name
+from share_registry.peft.share_config import ShareConfig
 from share_registry.peft.subspace import Subspace, subspace_of
 from share_registry.peft.tuner import ShareModel
 

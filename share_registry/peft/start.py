@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from share_registry.errors import NotFound
-from share_registry.exchange.pairs import pairs_of
+from share_registry.exchange.factor_pairs import pairs_of
 from share_registry.exchange.scales import PREFIX, module_scales, plain_path
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def starts_of(
     None and none for noise. Raises NotFound.
     """
     if init.startswith(_TASK):
-        found = registry.checkout(init.removeprefix(_TASK), space=space)
+        found = registry.space(space).checkout(init.removeprefix(_TASK))
         return found.ref, _factors(found)
     if init == "nearest":
         return _medoid(registry, space, modules)
@@ -178,7 +178,7 @@ def _medoid(registry: "Registry", space: str, modules: Directions) -> tuple[str,
     There is nothing of the new task yet to be near to.
     """
     refs = [task.ref for task in registry.tasks(space)]
-    tasks = [_factors(registry.checkout(ref, space=space)) for ref in refs]
+    tasks = [_factors(registry.space(space).checkout(ref)) for ref in refs]
     if not tasks:
         raise NotFound(f"space {space!r} has no task to start from.", hint="Use init='noise'.")
     inner = torch.zeros(len(tasks), len(tasks), dtype=torch.float64, device="cpu")

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from share_registry.catalog import queries
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.resolution import space_of
 from share_registry.errors import (
     CatalogError,
     Format,
@@ -20,17 +21,16 @@ from share_registry.errors import (
 )
 from share_registry.exchange.scales import PREFIX, plain_path
 from share_registry.names import digest
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.peft.start import Start, starts_of
-from share_registry.registry.basis import read_basis
+from share_registry.registry.basis.basis import read_basis
 from share_registry.registry.registry import Registry
-from share_registry.registry.resolve import space_of
 
 if TYPE_CHECKING:
     import torch
 
-    from share_registry.peft.config import ShareConfig
-    from share_registry.registry.basis import BasisModule
+    from share_registry.peft.share_config import ShareConfig
+    from share_registry.registry.basis.basis import BasisModule
 
 DEFAULT_RANK: Final = 8
 _NOT_THERE: Final = (NotFound, Integrity, Format, CatalogError, Refused)
@@ -100,8 +100,8 @@ def _policy(registry: Registry, space: str) -> tuple[int, int | None]:
 
     Those of no policy where this registry has the basis, but not the space.
     """
-    with registry.home.reading() as session:
-        row = queries.space_row(session, space)
+    with registry.context.reading() as session:
+        row = lookups.space_row(session, space)
     return (int(row.phi), row.pseudo_rank) if row is not None else (0, None)
 
 
@@ -109,11 +109,15 @@ def _basis_of(
     config: "ShareConfig", registry: Registry
 ) -> "tuple[str, str, Mapping[str, BasisModule]]":
     if config.basis is None:
-        basis = registry.basis(config.space)
+        basis = _scoped(registry, config).basis()
         return str(basis.space), str(basis.digest), basis.modules
-    with registry.home.reading() as session:
-        space = config.space or space_of(session, registry.home.default_space)
-    return space, config.basis, read_basis(registry.home, digest(config.basis))
+    with registry.context.reading() as session:
+        space = config.space or space_of(session, registry.scope)
+    return space, config.basis, read_basis(registry.context, digest(config.basis))
+
+
+def _scoped(registry: Registry, config: "ShareConfig") -> Registry:
+    return registry if config.space is None else registry.space(config.space)
 
 
 @contextmanager
@@ -130,7 +134,7 @@ def _registry_of(config: "ShareConfig") -> Iterator[Registry]:
             problems.append(error)
             continue
         with registry:
-            if config.basis is None or registry.home.store.has(digest(config.basis)):
+            if config.basis is None or registry.context.store.has(digest(config.basis)):
                 yield registry
                 return
         problems.append(NotFound(f"registry {location!r} has no basis {config.basis[:8]}."))

@@ -10,9 +10,9 @@ from torch import nn
 
 from share_registry.errors import InvalidInput, NotFound, Refused
 from share_registry.exchange.scales import PREFIX as KEYS
-from share_registry.peft.config import ShareConfig
 from share_registry.peft.layer import Frozen, ShareLayer, ShareLinear
 from share_registry.peft.method import PREFIX
+from share_registry.peft.share_config import ShareConfig
 from share_registry.peft.start import Coefficients, noise, projected
 from share_registry.peft.subspace import Subspace, check_shape
 

@@ -13,42 +13,35 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from share_registry.catalog import queries
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.resolution import versions_of
 from share_registry.errors import InvalidInput, Refused
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copied
 from share_registry.exchange.tensors import all_finite, check_held
 from share_registry.format.layout import Layout
-from share_registry.materialize import merging
 from share_registry.materialize import swap as swapping
+from share_registry.materialize import weights
+from share_registry.materialize.bank import Bank, Holding
 from share_registry.materialize.buffers import Buffers, Recycled, checked
-from share_registry.materialize.device import Target
+from share_registry.materialize.decoder import MAX_LAYOUT_BYTES, Reader
+from share_registry.materialize.device import Target, device_of, dtype_of
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
-from share_registry.materialize.holding import Bank, Holding
-from share_registry.materialize.plan import Pass, Repeated
-from share_registry.materialize.reader import MAX_LAYOUT_BYTES, Reader
+from share_registry.materialize.fast import Pass, Repeated
 from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest
-from share_registry.registry.checkout import (
-    described,
-    device_of,
-    dtype_of,
-    narrows,
-    said_of,
-    without_error,
-)
-from share_registry.registry.doors import Ref, reference
-from share_registry.registry.replay import read_note, unchanged
-from share_registry.registry.resolve_many import versions_of
-from share_registry.registry.results import Commit, Resolved
+from share_registry.registry.arguments import Ref, reference
+from share_registry.registry.checkout.checkout import described, narrows, said_of, without_error
+from share_registry.registry.sync import read_note, unchanged
+from share_registry.values.results import Commit, Resolved
 
 if TYPE_CHECKING:
-    from share_registry.catalog.queries import Head
-    from share_registry.catalog.task_version import TaskVersion
+    from share_registry.catalog.queries.lookups import Head
     from share_registry.format.records import Note
     from share_registry.names import SpaceName
     from share_registry.registry.registry import Registry
+    from share_registry.values.task_version import TaskVersion
 
 Refs = Ref | Iterable[Ref]
 """One reference or several."""
@@ -139,13 +132,14 @@ class Materializer:
                 f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.",
                 hint="Give an int, or None for no limit.",
             )
-        if not hasattr(registry, "home"):
+        if not hasattr(registry, "context"):
             raise InvalidInput(
                 f"registry is a {type(registry).__name__}, expected an open Registry.",
                 hint="Open it with Registry.open.",
             )
         where = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
-        self._home, self._space = registry.home, space
+        self._context = registry.context
+        self._space = space if space is not None else registry.scope
         self._target = Target(where, dtype=dtype_of(dtype), exact=exact)
         self._bank: Bank[Any] = Bank(
             self._reader,
@@ -289,13 +283,12 @@ class Materializer:
                 raise Refused(
                     "the model has an adapter merged already.", hint="Call `unmerge(model)` first."
                 )
-            weights = merging.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
+            changed = weights.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
+            # kept with the model, which may outlive this materializer or be copied
             setattr(
                 model,
                 _MERGED,
-                weights,
-                # with the model, which may outlive this materializer, be copied, or be given to another
-                # one
+                changed,
             )
             self._target.idle()
 
@@ -313,7 +306,7 @@ class Materializer:
                     "nothing was merged into this model.",
                     hint="Call `merge_into(model, ref)` first.",
                 )
-            merging.unmerge(weights)
+            weights.unmerge(weights)
             delattr(model, _MERGED)
 
     def _fresh(self) -> Buffers:
@@ -366,13 +359,13 @@ class Materializer:
         ]
         remembered = self._remembered
         if (
-            not self._home.closed
+            not self._context.closed
             and remembered.versions.keys() >= set(texts)
-            and unchanged(self._home.store, remembered.heads)
+            and unchanged(self._context.store, remembered.heads)
         ):
             return {text: remembered.versions[text] for text in texts}
-        with self._home.reading() as session:
-            heads = queries.heads(session)
+        with self._context.reading() as session:
+            heads = lookups.heads(session)
             known = (
                 remembered.versions
                 if remembered.heads == heads and len(remembered.versions) < _REMEMBERED
@@ -383,21 +376,21 @@ class Materializer:
                 known = known | versions_of(
                     session,
                     missing,
-                    space=self._space if self._space is not None else self._home.default_space,
+                    space=self._space,
                 )
         self._remembered = _Remembered(heads=heads, versions=known)
         return {text: known[text] for text in texts}
 
     def _describe(self, row: "TaskVersion") -> Adapter:
         layout = self._layout(row.layout_digest)
-        found = described(self._home, row, said_of(self._note(row.note_digest), row), layout)
+        found = described(self._context, row, said_of(self._note(row.note_digest), row), layout)
         return without_error(found) if narrows(layout, self._target.dtype) else found
 
     def _read_note(self, digest: Digest | None) -> "Note | None":
-        return read_note(self._home.store, digest)
+        return read_note(self._context.store, digest)
 
     def _read_layout(self, digest: Digest) -> Layout:
-        return Layout.from_bytes(self._home.store.get(digest, limit=MAX_LAYOUT_BYTES))
+        return Layout.from_bytes(self._context.store.get(digest, limit=MAX_LAYOUT_BYTES))
 
     def _reader(self) -> Reader:
-        return Reader(self._home.store)
+        return Reader(self._context.store)

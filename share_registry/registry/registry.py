@@ -1,16 +1,24 @@
-"""The public facade: one method a verb, no logic.
+"""The facade: one method a verb, and no logic.
 
-Imports stand in the methods, so that reading the log loads neither torch nor numpy.
+What needs tensors is imported in the method that needs it, so that reading the log loads neither
+torch nor numpy.
 """
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from share_registry.registry import subspace
-from share_registry.registry.doors import FilePath, Ref, guarded, reference, references
-from share_registry.registry.policy import Policy
-from share_registry.registry.results import (
+from share_registry.catalog.queries import aliases, lineage, task_pages
+from share_registry.catalog.queries import log as log_pages
+from share_registry.catalog.queries.as_of import At
+from share_registry.catalog.queries.resolution import resolve
+from share_registry.names import SpaceName
+from share_registry.registry.arguments import FilePath, Ref, guarded, reference, references
+from share_registry.registry.commands import annotate, spaces
+from share_registry.registry.context import Context, with_basis_size
+from share_registry.registry.opening import open_context
+from share_registry.values.policy import Policy
+from share_registry.values.results import (
     Alias,
     AliasMove,
     Commit,
@@ -31,20 +39,25 @@ if TYPE_CHECKING:
     import torch
 
     from share_registry.exchange.adapter import Adapter
-    from share_registry.registry.home import Home
-    from share_registry.registry.space import Space
-    from share_registry.registry.verify import Progress
+    from share_registry.registry.audit.verify import Progress
+    from share_registry.registry.basis.basis import Basis
+    from share_registry.values.analyses import Analysis, Retention, Similar
+
+Source = "str | os.PathLike[str] | Adapter | Any"
+"""A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`."""
 
 
 @guarded
 class Registry:
-    """A store of bytes and a catalog over it, made by `Registry.open`.
+    """A store of bytes and a catalog over it; opened by `Registry.open`, a context manager.
 
-    A context manager, safe for threads, and after a fork with no other thread in a call.
+    Safe for threads, and after a fork with no other thread in a call. References that name no space
+    are looked up in the one given to `open`, else in the only one.
     """
 
-    def __init__(self, home: "Home") -> None:
-        self._home = home
+    def __init__(self, context: Context, space: SpaceName | None = None) -> None:
+        self._context = context
+        self._space = space
 
     @classmethod
     def open(
@@ -69,31 +82,35 @@ class Registry:
             device: Where commits and refits are computed. Default: $SHARE_REGISTRY_DEVICE, else
                 cpu. Errors are measured, and versions read, alike on all.
 
-        Raises InvalidInput, NotFound or Refused where an argument is not usable, Format or
-        CatalogError where store or catalog are of another version.
+        Raises:
+            InvalidInput, NotFound, Refused: an argument is not usable.
+            Format, CatalogError: the store or the catalog is of another version.
         """
-        from share_registry.outside import Outside
-        from share_registry.registry.home import open_home
+        from share_registry.outside.files import Outside
 
-        return cls(
-            open_home(
-                location, store=store, space=space, mode=mode, outside=Outside(), device=device
-            )
+        opened = open_context(
+            location, store=store, space=space, mode=mode, outside=Outside(), device=device
         )
+        return cls(*opened)
 
     @property
     def location(self) -> str:
         """The directory or catalog URL, without a password."""
-        return self._home.location
+        return self._context.location
 
     @property
-    def home(self) -> "Home":
+    def context(self) -> Context:
         """What every verb works on; for modules of this package."""
-        return self._home
+        return self._context
+
+    @property
+    def scope(self) -> SpaceName | None:
+        """The space of calls and references that name none; None for the only one there is."""
+        return self._space
 
     def close(self) -> None:
         """Close the catalog's connections."""
-        self._home.close()
+        self._context.close()
 
     def __enter__(self) -> Self:
         return self
@@ -102,19 +119,18 @@ class Registry:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Registry({self.location!r}, mode={'w' if self._home.writable else 'r'!r})"
+        mode = "w" if self._context.writable else "r"
+        return f"{type(self).__name__}({self.location!r}, space={self._space!r}, mode={mode!r})"
 
     def space(self, name: str) -> "Space":
-        """Return a space: the same verbs without `space=`. Raises NotFound."""
-        from share_registry.registry.space import Space
-
-        return Space(self, name)
+        """Return a space: the same verbs, where references name no other. Raises NotFound."""
+        with self._context.reading() as session:
+            return Space(self._context, aliases.space_summary(session, name).name)
 
     def spaces(self) -> list[SpaceSummary]:
         """Return every space."""
-        from share_registry.registry.reading import spaces
-
-        return spaces(self._home)
+        with self._context.reading() as session:
+            return aliases.spaces(session)
 
     def create_space(
         self,
@@ -130,16 +146,15 @@ class Registry:
 
         Args:
             name: 1 to 64 of a-z 0-9 . _ -.
-            base_model: Label of the base model, the name where None; `base_revision` is its commit
-                hash.
-            base_labels: Other labels the same model goes by (mirrors, quantised copies, local
-                paths); policy: defaults of its commits.
+            base_model: Label of the base model, the name where None.
+            base_revision: Its commit hash.
+            base_labels: Other labels the same model goes by: mirrors, quantised copies, local
+                paths.
+            policy: Defaults of the space's commits.
             exist_ok: An existing space of the same base model is success, otherwise Conflict.
         """
-        from share_registry.registry.spaces import create_space
-
-        made = create_space(
-            self._home,
+        created = spaces.create_space(
+            self._context,
             name,
             base_model=base_model,
             base_revision=base_revision,
@@ -147,16 +162,14 @@ class Registry:
             policy=policy,
             exist_ok=exist_ok,
         )
-        return self.space(made)
+        return Space(self._context, created)
 
-    def set_policy(self, space: str, policy: Policy) -> Commit:
+    def set_policy(self, policy: Policy, *, space: str | None = None) -> Commit:
         """Set the policy of a space for later commits.
 
-        Where it has that policy, return the commit that set it. Raises NotFound.
+        Where it has that policy already, return the commit that set it. Raises NotFound.
         """
-        from share_registry.registry.spaces import set_policy
-
-        return set_policy(self._home, space, policy)
+        return spaces.set_policy(self._context, space or self._space, policy)
 
     def commit(
         self,
@@ -178,18 +191,20 @@ class Registry:
         allow_duplicate: bool = False,
         dry_run: bool = False,
     ) -> Commit:
-        """Absorb an adapter as the next version of a task.
+        """Commit an adapter as the next version of a task.
 
         Args:
             adapter: A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` (needs
                 `task`) or an `Adapter` (needs `task`).
             task: Task name; derived from the directory's or repository's name where None.
-            space: An existing space; where None the session's, else the one of the adapter's base
+            space: An existing space; where None the scope's, else the one of the adapter's base
                 model, created on first use.
             budget: Largest pooled relative error of scaled dW, 0 to keep every bit; the space's
                 policy where None.
-            message, author, labels, metrics: Why, who (self-declared), names with texts, and other
-                names with numbers.
+            message: Why.
+            author: Who; self-declared.
+            labels: Names with texts.
+            metrics: Other names with numbers.
             derived_from: References of the task versions it was made from.
             keep_original: Keep the files as they are beside it; the space's policy where None.
             adapter_name: Which adapter of a live model; the active one where None.
@@ -198,8 +213,8 @@ class Registry:
                 the key's commit holds other adapters.
             allow_base_mismatch: Accept an adapter whose config names an unknown base model.
             allow_duplicate: Make a version even if the adapter is the task's newest one, kept as
-                well as asked; else that commit is returned, `.created` False, and what is said of
-                it (labels, message, ...) is not recorded: use `annotate`.
+                well as asked. Otherwise that commit is returned, `.created` False, and what is said
+                of it (labels, message, ...) is not recorded: use `annotate`.
             dry_run: Measure and report, write nothing.
 
         Raises:
@@ -207,7 +222,8 @@ class Registry:
                 committed.
             CommitUnknown: the store failed in mid-publication; retry with the key.
         """
-        from share_registry.registry.commit import Options, commit_sources
+        from share_registry.registry.commands.commit import commit_sources
+        from share_registry.registry.commands.preconditions import Options
 
         options = Options(
             budget=budget,
@@ -217,15 +233,15 @@ class Registry:
             metrics=metrics or {},
             derived_from=references(derived_from),
             keep_original=keep_original,
+            adapter_name=adapter_name,
             expected=expected,
             idempotency_key=idempotency_key,
             allow_base_mismatch=allow_base_mismatch,
             allow_duplicate=allow_duplicate,
             dry_run=dry_run,
         )
-        return commit_sources(
-            self._home, [(task, adapter)], space=space, options=options, adapter_name=adapter_name
-        )
+        sources = [(task, adapter)]
+        return commit_sources(self._context, sources, space or self._space, options)
 
     def commit_many(
         self,
@@ -244,11 +260,12 @@ class Registry:
         allow_duplicate: bool = False,
         dry_run: bool = False,
     ) -> Commit:
-        """Absorb several adapters as one commit, all or nothing.
+        """Commit several adapters, by task name, as one commit: all or nothing.
 
-        Arguments as in `commit`, adapters by task name.
+        Arguments and errors as in `commit`.
         """
-        from share_registry.registry.commit import Options, commit_sources
+        from share_registry.registry.commands.commit import commit_sources
+        from share_registry.registry.commands.preconditions import Options
 
         options = Options(
             budget=budget,
@@ -263,24 +280,152 @@ class Registry:
             allow_duplicate=allow_duplicate,
             dry_run=dry_run,
         )
-        return commit_sources(
-            self._home, list(adapters.items()), space=space, options=options, adapter_name=None
+        sources = list(adapters.items())
+        return commit_sources(self._context, sources, space or self._space, options)
+
+    def refit(
+        self,
+        *,
+        max_rank: int | None = None,
+        energy: float | None = None,
+        weighting: str = "unit",
+        budget: float | None = None,
+        allow_loss: bool = False,
+        message: str = "",
+        author: str | None = None,
+        dry_run: bool = False,
+    ) -> Commit:
+        """Fit a basis to the live tasks of the space; later commits may refer to it.
+
+        Stored tasks stay as they are unless told otherwise. The basis equals the SVD of all
+        energy-weighted factors stacked; it is computed from the Grams of the rows in use and the
+        tasks' coefficients, so that no adapter is formed.
+
+        Args:
+            max_rank: At most this many directions per module and side.
+            energy: As few directions as capture this share of the energy, 0 to 1. Without either,
+                as many as save coded bytes.
+            weighting: "unit": every task counts alike. "energy": by the square of its norm.
+            budget: Re-express every task in the basis whose error stays within this, measured
+                against the source or, where that is gone, by its bound.
+            allow_loss: Re-express every task as coefficients over the basis alone, whatever error
+                that makes; it is recorded.
+            message: Why.
+            author: Who; self-declared.
+            dry_run: Measure and report, write nothing.
+
+        Raises:
+            InvalidInput, NotFound: malformed arguments, no such space, no tasks.
+            Refused: no direction saves bytes, so that there is no basis worth having.
+            Conflict: a task got a new version meanwhile.
+        """
+        from share_registry.registry.commands.refit import Wanted, refit
+
+        wanted = Wanted(
+            max_rank=max_rank,
+            energy=energy,
+            weighting=weighting,
+            budget=budget,
+            allow_loss=allow_loss,
+        )
+        return refit(
+            self._context, self._space, wanted, message=message, author=author, dry_run=dry_run
         )
 
-    refit, basis, merge, retention, analyze, similar = (
-        subspace.refit,
-        subspace.basis,
-        subspace.merge,
-        subspace.retention,
-        subspace.analyze,
-        subspace.similar,
-    )
+    def basis(self, *, at: At | None = None) -> "Basis":
+        """Return the basis that commits are coded with, now or `at` a commit or moment.
+
+        Orthonormal rows per module and side. Raises NotFound.
+        """
+        from share_registry.registry.basis.basis import basis
+
+        return basis(self._context, self._space, at=at)
+
+    def merge(
+        self,
+        parents: Mapping[str, float],
+        *,
+        task: str,
+        method: str = "linear",
+        density: float | None = None,
+        seed: int | None = None,
+        budget: float | None = None,
+        message: str = "",
+        author: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        expected: int | None = None,
+        idempotency_key: str | None = None,
+        dry_run: bool = False,
+    ) -> Commit:
+        """Merge task versions into a version of a task; the parents stand in its lineage.
+
+        Args:
+            parents: References of task versions of one space, with their weights.
+            task: The task it becomes a version of.
+            method: "linear": the weighted sum of dW, exactly. "ties", "dare": in the basis that all
+                parents share (KnOTS), with `density` and, for dare, `seed`.
+            density: Share of the entries that are kept; ties and dare.
+            seed: Of the random choice; dare.
+            budget: Largest error of what is stored against the merged dW; the space's policy where
+                None.
+            message, author, labels, metrics, expected, idempotency_key, dry_run: As in `commit`.
+
+        Raises:
+            InvalidInput, NotFound, Refused, BudgetExceeded, Conflict: nothing was committed.
+        """
+        from share_registry.registry.commands.merge import merge, rule_of
+        from share_registry.registry.commands.preconditions import Options
+
+        options = Options(
+            budget=budget,
+            message=message,
+            author=author,
+            labels=labels or {},
+            metrics=metrics or {},
+            expected=expected,
+            idempotency_key=idempotency_key,
+            dry_run=dry_run,
+        )
+        rule = rule_of(method, density, seed)
+        return merge(self._context, parents, task, self._space, rule, options)
+
+    def retention(self, *, metric: str | None = None) -> "Retention":
+        """Return the forgetting matrix: the error of every task at every commit that changed one.
+
+        Or a recorded `metric`. Raises NotFound.
+        """
+        from share_registry.registry.audit.retention import retention
+
+        return retention(self._context, self._space, metric=metric)
+
+    def analyze(self, *, budgets: Sequence[float] = (0.01, 0.05, 0.1, 0.3)) -> "Analysis":
+        """Return what the live tasks share, what that saves at several budgets, and a verdict.
+
+        See `share_registry.analyze`.
+        """
+        from share_registry.registry.analysis.analyze import analyze_space
+
+        return analyze_space(self._context, self._space, budgets=budgets)
+
+    def similar(
+        self, adapter: "Ref | os.PathLike[str] | Adapter | Any", *, limit: int = 10
+    ) -> "Similar":
+        """Return the tasks nearest to an adapter by dW.
+
+        The adapter is a PEFT directory, an `Adapter`, a live model, or a reference.
+
+        Raises:
+            InvalidInput, NotFound: it leads nowhere.
+        """
+        from share_registry.registry.analysis.similar import similar
+
+        return similar(self._context, adapter, space=self._space, limit=limit)
 
     def checkout(
         self,
         ref: Ref,
         *,
-        space: str | None = None,
         device: "str | torch.device" = "cpu",
         dtype: "torch.dtype | str | None" = None,
         exact: bool = False,
@@ -289,16 +434,23 @@ class Registry:
 
         Args:
             ref: Such as cola, cola@v3, cola@prod, cola@2026-11-16.
+            device: Where the tensors are made.
             dtype: Floating dtype of the tensors; None keeps each tensor's own.
-            exact: The adapter as handed in, bit for bit; needs `keep_original` or budget 0 at
+            exact: The adapter as it was given, bit for bit; needs `keep_original` or budget 0 at
                 commit.
 
-        Raises NotFound, InvalidInput, Refused, Integrity.
+        Raises:
+            InvalidInput, NotFound, Refused, Integrity: it cannot be rebuilt as asked.
         """
-        from share_registry.registry.checkout import checkout
+        from share_registry.registry.checkout.checkout import checkout
 
         return checkout(
-            self._home, reference(ref), space=space, device=device, dtype=dtype, exact=exact
+            self._context,
+            reference(ref),
+            space=self._space,
+            device=device,
+            dtype=dtype,
+            exact=exact,
         )
 
     def export(
@@ -306,7 +458,6 @@ class Registry:
         ref: Ref,
         root: FilePath,
         *,
-        space: str | None = None,
         name: str | None = None,
         profile: str = "native",
         overwrite: bool = False,
@@ -316,18 +467,20 @@ class Registry:
         The same content already there is success.
 
         Args:
+            ref: Such as cola@v3.
+            root: Where the directory is made.
             name: Name of the directory instead; "" writes into `root` itself.
             profile: "native": as committed. "portable": scale folded in, one rank, lora_alpha = r,
                 the form every server reads alike.
             overwrite: Replace something else that is there.
         """
-        from share_registry.registry.checkout import export
+        from share_registry.registry.checkout.export import export
 
         return export(
-            self._home,
+            self._context,
             reference(ref),
             root,
-            space=space,
+            space=self._space,
             name=name,
             profile=profile,
             overwrite=overwrite,
@@ -345,20 +498,20 @@ class Registry:
         limit: int | None = 50,
         before: int | Ref | None = None,
     ) -> Log:
-        """Return commits, newest first: a page of at most `limit` (None.
-
-        All), the next one `before` the last commit of this page. See also `every`.
+        """Return commits, newest first, in pages. See also `iterate`.
 
         Args:
-            space: One space; the session's where None, or all where there is none.
-            task, kind, author, since, until: Only commits about this task, of this kind, by this
-                author, between these dates or times.
+            space: One space; the scope's where None, or all where there is none.
+            task: Only commits about this task.
+            kind: Only commits of this kind.
+            author: Only commits by this author.
+            since: From this date (its beginning) or time.
+            until: Up to this date (its end) or time.
+            limit: At most so many; None for all.
+            before: The next page is the one before the last commit of this page.
         """
-        from share_registry.registry.reading import log
-
-        return log(
-            self._home,
-            space,
+        query = log_pages.LogQuery(
+            space=space or self._space,
             task=task,
             kind=kind,
             author=author,
@@ -367,21 +520,28 @@ class Registry:
             limit=limit,
             before=before,
         )
+        with self._context.reading() as session:
+            commits = log_pages.log(session, query)
+        return Log(commits=tuple(with_basis_size(self._context, commit) for commit in commits))
 
-    def show(self, ref: Ref, *, space: str | None = None) -> Commit:
+    def show(self, ref: Ref) -> Commit:
         """Return the commit that a task version or `@cN` stands for, with its full report.
 
         Raises NotFound.
         """
-        from share_registry.registry.reading import show
+        with self._context.reading() as session:
+            target = resolve(session, reference(ref), space=self._space)
+            commit = log_pages.commit_at(session, target.space, target.number)
+        if not commit.reports and commit.basis is None:
+            return commit
+        from share_registry.registry.checkout.reports import with_modules
 
-        return show(self._home, reference(ref), space=space)
+        return with_modules(self._context, commit, target.task)
 
-    def resolve(self, ref: Ref, *, space: str | None = None) -> Resolved:
+    def resolve(self, ref: Ref) -> Resolved:
         """Return what a reference means now. Raises InvalidInput, NotFound."""
-        from share_registry.registry.reading import resolve_reference
-
-        return resolve_reference(self._home, reference(ref), space=space)
+        with self._context.reading() as session:
+            return resolve(session, reference(ref), space=self._space)
 
     def tasks(
         self,
@@ -390,171 +550,139 @@ class Registry:
         labels: Mapping[str, str] | None = None,
         alias: str | None = None,
         name: str | None = None,
-        at: "str | date | datetime | int | None" = None,
+        at: At | None = None,
         limit: int | None = None,
         after: str | Task | None = None,
     ) -> list[Task]:
-        """Return the live tasks by name at their newest versions, or as of `at`.
-
-        A date, time, commit number or tag.
+        """Return the live tasks by name, each at its newest version. See also `iterate`.
 
         Args:
-            space: One space; the session's where None, or all where there is none.
-            labels, alias, name: Only tasks whose newest version has these labels, that have this
-                alias, whose name matches this pattern (`*`, `?`).
-            limit: At most so many (None: all), the next page `after` the last task of this one. See
-                also `every`.
+            space: One space; the scope's where None, or all where there is none.
+            labels: Only tasks whose newest version has these labels.
+            alias: Only tasks that have this alias.
+            name: Only tasks whose name matches this pattern (`*`, `?`).
+            at: As of a date, time, commit number or tag.
+            limit: At most so many; None for all.
+            after: The next page is the one after the last task of this page.
         """
-        from share_registry.registry.reading import tasks
-
-        return tasks(
-            self._home,
-            space,
-            labels=labels,
+        query = task_pages.TaskQuery(
+            space=space or self._space,
+            labels=labels or {},
             alias=alias,
             name=name,
             at=at,
             limit=limit,
             after=after,
         )
+        with self._context.reading() as session:
+            return task_pages.tasks(session, query)
 
-    def lineage(self, ref: Ref, *, space: str | None = None) -> Lineage:
+    def lineage(self, ref: Ref) -> Lineage:
         """Return where a task version came from: earlier versions, declared parents, sources.
 
         Raises NotFound.
         """
-        from share_registry.registry.reading import lineage
+        with self._context.reading() as session:
+            return lineage.lineage(session, reference(ref), space=self._space)
 
-        return lineage(self._home, reference(ref), space=space)
-
-    def diff(self, a: Ref, b: Ref, *, space: str | None = None) -> Diff:
+    def diff(self, a: Ref, b: Ref) -> Diff:
         """Compare two task versions, or two states of a space.
 
         Metadata, and per task the relative change of dW. Raises NotFound, InvalidInput.
         """
-        from share_registry.registry.diff import diff
+        from share_registry.registry.audit.diff import diff
 
-        return diff(self._home, reference(a), reference(b), space=space)
+        return diff(self._context, reference(a), reference(b), space=self._space)
 
     def set_alias(
-        self,
-        ref: Ref,
-        alias: str,
-        *,
-        space: str | None = None,
-        expected: int | None = None,
-        reason: str = "",
+        self, ref: Ref, alias: str, *, expected: int | None = None, reason: str = ""
     ) -> Commit:
-        """Point an alias of a task to a version, for a `reason`.
+        """Point an alias of a task to a version; every move is recorded.
 
-        Every move is recorded, and where there is none, that to where it is, `.created`
-        False.
-
-        Raises Conflict where the alias is not at version `expected` (`ABSENT`: not set).
+        Where it is there already, return the commit that put it there, `.created` False. Raises
+        Conflict where the alias is not at version `expected` (`ABSENT`: not set).
         """
-        from share_registry.registry.changes import set_alias
-
-        return set_alias(
-            self._home, reference(ref), alias, space=space, expected=expected, reason=reason
+        return annotate.set_alias(
+            self._context,
+            reference(ref),
+            alias,
+            space=self._space,
+            expected=expected,
+            reason=reason,
         )
 
     def remove_alias(
-        self,
-        task: str,
-        alias: str,
-        *,
-        space: str | None = None,
-        expected: int | None = None,
-        reason: str = "",
+        self, task: str, alias: str, *, expected: int | None = None, reason: str = ""
     ) -> Commit:
         """Remove an alias of a task; its history stays. Raises NotFound, Conflict."""
-        from share_registry.registry.changes import remove_alias
+        return annotate.remove_alias(
+            self._context, task, alias, space=self._space, expected=expected, reason=reason
+        )
 
-        return remove_alias(self._home, task, alias, space=space, expected=expected, reason=reason)
+    def aliases(self, *, task: str | None = None) -> list[Alias]:
+        """Return the aliases of all tasks, or of one."""
+        with self._context.reading() as session:
+            return aliases.aliases(session, space=self._space, task=task)
 
-    def aliases(self, space: str | None = None, *, task: str | None = None) -> list[Alias]:
-        """Return the aliases of a space's tasks, or of one task."""
-        from share_registry.registry.reading import aliases
-
-        return aliases(self._home, space, task=task)
-
-    def alias_history(
-        self,
-        task: str,
-        alias: str,
-        *,
-        space: str | None = None,
-        at: "str | date | datetime | int | None" = None,
-    ) -> list[AliasMove]:
+    def alias_history(self, task: str, alias: str, *, at: At | None = None) -> list[AliasMove]:
         """Return the moves of an alias, newest first; with `at` only the one in force then.
 
         Raises NotFound.
         """
-        from share_registry.registry.reading import alias_history
+        with self._context.reading() as session:
+            return aliases.alias_history(session, task, alias, space=self._space, at=at)
 
-        return alias_history(self._home, task, alias, space=space, at=at)
-
-    def tag(self, name: str, ref: Ref, *, space: str | None = None, reason: str = "") -> Commit:
+    def tag(self, name: str, ref: Ref, *, reason: str = "") -> Commit:
         """Name a commit of a space, for ever: `ref` is `@cN`, `@latest` or a task version.
 
         Raises Conflict where the tag names another commit.
         """
-        from share_registry.registry.changes import set_tag
+        return annotate.set_tag(
+            self._context, name, reference(ref), space=self._space, reason=reason
+        )
 
-        return set_tag(self._home, name, reference(ref), space=space, reason=reason)
-
-    def tags(self, space: str | None = None) -> list[Tag]:
-        """Return the tags of a space, or of all."""
-        from share_registry.registry.reading import tags
-
-        return tags(self._home, space)
+    def tags(self) -> list[Tag]:
+        """Return the tags of the scope's space, or of all."""
+        with self._context.reading() as session:
+            return aliases.tags(session, space=self._space)
 
     def annotate(
         self,
         ref: Ref,
         *,
-        space: str | None = None,
         labels: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
         remove: str | Iterable[str] = (),
         reason: str = "",
     ) -> Commit:
         """Set or remove labels and metrics of a task version. Raises NotFound, InvalidInput."""
-        from share_registry.registry.changes import annotate
-
-        return annotate(
-            self._home,
+        return annotate.annotate(
+            self._context,
             reference(ref),
-            space=space,
+            space=self._space,
             labels=labels or {},
             metrics=metrics or {},
             remove=list(remove),
             reason=reason,
         )
 
-    def drop(self, task: str, *, space: str | None = None, reason: str = "") -> Commit:
+    def drop(self, task: str, *, reason: str = "") -> Commit:
         """Stop listing a task; its versions stay. Raises NotFound, Refused."""
-        from share_registry.registry.changes import drop
+        return annotate.drop(self._context, task, space=self._space, reason=reason)
 
-        return drop(self._home, task, space=space, reason=reason)
-
-    def restore(self, ref: Ref, *, space: str | None = None, reason: str = "") -> Commit:
+    def restore(self, ref: Ref, *, reason: str = "") -> Commit:
         """Make an earlier version the newest one, and a dropped task live again.
 
-        Where it is so, return the commit that made it. Raises NotFound.
+        Where it is so already, return the commit that made it. Raises NotFound.
         """
-        from share_registry.registry.changes import restore
+        return annotate.restore(self._context, reference(ref), space=self._space, reason=reason)
 
-        return restore(self._home, reference(ref), space=space, reason=reason)
-
-    def rename(self, task: str, new: str, *, space: str | None = None, reason: str = "") -> Commit:
+    def rename(self, task: str, new: str, *, reason: str = "") -> Commit:
         """Give a task a new name; the old one keeps leading to it.
 
         Raises Conflict where the name is or was another task's.
         """
-        from share_registry.registry.changes import rename
-
-        return rename(self._home, task, new, space=space, reason=reason)
+        return annotate.rename(self._context, task, new, space=self._space, reason=reason)
 
     def verify(
         self,
@@ -568,11 +696,12 @@ class Registry:
         Args:
             level: "quick": chains and presence. "data": every byte hashed and parsed. "deep": every
                 version rebuilt and compared.
+            raise_on_damage: Whether damage is an error.
             progress: Called with what is being done, how many are done and how many there are.
         """
-        from share_registry.registry.verify import require_sound, verify
+        from share_registry.registry.audit.verify import require_sound, verify
 
-        report = verify(self._home, level, progress=progress)
+        report = verify(self._context, level, progress=progress)
         if raise_on_damage:
             require_sound(report)
         return report
@@ -582,6 +711,19 @@ class Registry:
 
         Refused where it would forget commits, unless told to accept that.
         """
-        from share_registry.registry.reading import rebuild
+        return self._context.rebuild(accept_loss=accept_loss)
 
-        return rebuild(self._home, accept_loss=accept_loss)
+
+class Space(Registry):
+    """A registry whose calls and references are of one space, unless they name another."""
+
+    @property
+    def name(self) -> SpaceName:
+        """The space's name."""
+        return self.summary.name
+
+    @property
+    def summary(self) -> SpaceSummary:
+        """Base model, policy and counts, as of now. Raises NotFound."""
+        with self._context.reading() as session:
+            return aliases.space_summary(session, str(self._space))

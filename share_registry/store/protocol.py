@@ -9,7 +9,7 @@ nobody has yet *is* the commit, so that step, and only that step, has three outc
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from share_registry.errors import Format, InvalidInput, StoreError
 from share_registry.names import CommitNumber, Digest, SpaceName
@@ -31,6 +31,7 @@ class PublishUnknown(StoreError):
     """
 
 
+@runtime_checkable
 class Store(Protocol):
     """Objects and logs of one registry. Safe for threads and after a fork."""
 

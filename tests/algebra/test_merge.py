@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from share_registry.algebra.merge import (
+from share_registry.algebra.merge_methods import (
     Method,
     Rule,
     common_entries,

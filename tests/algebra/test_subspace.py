@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from share_registry.algebra.subspace import (
+from share_registry.algebra.directions import (
     Frame,
     Moments,
     Task,

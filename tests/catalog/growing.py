@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import select
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.models import TABLES, IdentityRow
+from share_registry.catalog.tables import TABLES, IdentityRow
 from tests.catalog.logs import Log
 
 SPACE: Final = "base"

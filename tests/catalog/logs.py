@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.projection import apply
+from share_registry.catalog.projection.apply import apply
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import (
@@ -18,7 +18,8 @@ from share_registry.format.records import (
     Source,
     TaskNote,
 )
-from share_registry.names import Digest, timestamp
+from share_registry.names import Digest
+from share_registry.times import timestamp
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 GENESIS = sha256(b"FORMAT")

@@ -13,10 +13,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import catalog as catalogs
-from share_registry.catalog import engines, schema
-from share_registry.catalog.border import parse_url, translated
+from share_registry.catalog import engine, schema
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.models import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow
+from share_registry.catalog.database_errors import parse_url, translated
+from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow
 from share_registry.errors import CatalogError, Conflict, InvalidInput
 from tests.catalog.logs import Log, story
 
@@ -259,9 +259,9 @@ def test_a_password_appears_nowhere(postgresql_server: object) -> None:
         assert "hunter2" not in str(raised.value)
         assert "***" in str(raised.value)
     made = Catalog(
-        engines.engine_of(parse_url(url), mode=engines.Mode.READ),
+        engine.engine_of(parse_url(url), mode=engine.Mode.READ),
         url=parse_url(url),
-        mode=engines.Mode.READ,
+        mode=engine.Mode.READ,
     )
     assert "hunter2" not in repr(made) + made.safe_url
 
@@ -323,7 +323,7 @@ def test_a_server_that_forgets_on_a_crash_is_warned_of(
 def test_a_lock_held_too_long_is_a_conflict(
     monkeypatch: pytest.MonkeyPatch, catalog_url: str
 ) -> None:
-    monkeypatch.setattr(engines, "_WAIT_S", 1)
+    monkeypatch.setattr(engine, "_WAIT_S", 1)
     filled(catalog_url)
     with (
         Catalog.open(catalog_url, mode="w") as one,

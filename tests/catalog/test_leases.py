@@ -1,9 +1,9 @@
 """Advisory leases of spaces."""
 
-from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.leases import release, take
-from share_registry.catalog.projection import wipe
+from share_registry.catalog.projection.apply import wipe
+from share_registry.catalog.queries import lookups
 from tests.catalog.logs import story
 
 EARLY, LATE, LATER = (
@@ -29,8 +29,8 @@ def test_a_lease_is_one_holders_until_it_ends(catalog_url: str) -> None:
 def test_a_lease_is_no_part_of_what_is_compared_or_wiped() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         story().apply(session)
-        before = queries.dump(session)
+        before = lookups.dump(session)
         assert take(session, space="base", holder="a", now=EARLY, expires=LATE)
-        assert queries.dump(session) == before
+        assert lookups.dump(session) == before
         wipe(session)
         assert not take(session, space="base", holder="b", now=EARLY, expires=LATE)

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy.orm import Session
 
 from benchmarks.catalog import QUESTIONS, Asked, draw
-from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.task_version import TaskVersion
+from share_registry.catalog.queries import lookups
+from share_registry.values.task_version import TaskVersion
 from tests.catalog.growing import SPACE, STEP, Growing, copy
 from tests.catalog.logs import Log, Logged
 
@@ -133,7 +133,7 @@ def test_a_copied_catalog_equals_one_that_followed_the_records(postgresql_url: s
                 growing.log.apply(session)
         copy(source, copied)
         with followed.begin() as one, copied.begin() as other:
-            assert queries.dump(one) == queries.dump(other)
+            assert lookups.dump(one) == lookups.dump(other)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -160,7 +160,7 @@ def test_the_measured_questions_have_answers(catalogs: tuple[Catalog, Catalog]) 
             if name.startswith(("log", "tasks", "resolve", "lineage"))
         }
         assert [name for name, answer in found.items() if not answer] == []
-        assert queries.live_tasks(session, SPACE) > LONG // TASKS_PER_COMMIT // 2
+        assert lookups.live_tasks(session, SPACE) > LONG // TASKS_PER_COMMIT // 2
 
 
 RECORDS: dict[str, Callable[[Log, TaskVersion], Logged]] = {
@@ -188,7 +188,7 @@ def test_a_record_of_any_kind_takes_no_more_in_a_long_log(
     counts = []
     for catalog in catalogs:
         with catalog.begin(write=True) as session:
-            head, task = queries.head(session, SPACE), queries.latest_version(session, SPACE, NAMED)
+            head, task = lookups.head(session, SPACE), lookups.latest_version(session, SPACE, NAMED)
             assert head is not None
             assert task is not None
             record = RECORDS[kind](

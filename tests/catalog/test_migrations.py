@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from share_registry.catalog import catalog as catalogs
 from share_registry.catalog import schema
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.models import TABLES
+from share_registry.catalog.tables import TABLES
 from tests.catalog.logs import Log, story, whole_story
 
 NEW_IN_0002: dict[str, dict[str, object]] = {

@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.models import (
+from share_registry.catalog.projection.apply import wipe
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.tables import (
     AliasRow,
     CommitRow,
     IdentityRow,
@@ -21,7 +22,6 @@ from share_registry.catalog.models import (
     TaskRow,
     VersionRow,
 )
-from share_registry.catalog.projection import wipe
 from share_registry.errors import Conflict, Integrity
 from share_registry.format.records import Note
 from tests.catalog.logs import GENESIS, Log, Logged, digest_of, layout_of, story, whole_story
@@ -32,10 +32,10 @@ def test_a_log_applied_twice_changes_nothing_the_second_time(catalog_url: str) -
     with Catalog.open(catalog_url) as catalog:
         with catalog.begin(write=True) as session:
             log.apply(session)
-            first = queries.dump(session)
+            first = lookups.dump(session)
         with catalog.begin(write=True) as session:
             assert not any(entry.apply(session) for entry in log.entries)
-            assert queries.dump(session) == first
+            assert lookups.dump(session) == first
 
 
 def test_a_catalog_wiped_and_filled_again_is_equal(catalog_url: str) -> None:
@@ -43,15 +43,15 @@ def test_a_catalog_wiped_and_filled_again_is_equal(catalog_url: str) -> None:
     with Catalog.open(catalog_url, store_id="store") as catalog:
         with catalog.begin(write=True) as session:
             log.apply(session)
-            first = queries.dump(session)
+            first = lookups.dump(session)
         with catalog.begin(write=True) as session:
             wipe(session)
             assert not any(
-                rows for name, rows in queries.dump(session).items() if name != "sr_registry"
+                rows for name, rows in lookups.dump(session).items() if name != "sr_registry"
             )
             assert session.scalar(select(IdentityRow.store)) == "store"
             log.apply(session)
-            assert queries.dump(session) == first
+            assert lookups.dump(session) == first
 
 
 def test_both_databases_hold_equal_rows(new_catalog_url: Callable[[str], str]) -> None:
@@ -59,7 +59,7 @@ def test_both_databases_hold_equal_rows(new_catalog_url: Callable[[str], str]) -
     for kind in ("sqlite", "postgresql"):
         with Catalog.open(new_catalog_url(kind)) as catalog, catalog.begin(write=True) as session:
             whole_story().apply(session)
-            dumps.append(queries.dump(session))
+            dumps.append(lookups.dump(session))
     assert dumps[0] == dumps[1]
     assert sum(len(rows) for rows in dumps[0].values()) > 60
 
@@ -71,12 +71,12 @@ def test_wiping_one_space_leaves_the_others() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         for log in logs:
             log.apply(session)
-        before = queries.dump(session)
+        before = lookups.dump(session)
         wipe(session, "base")
-        assert queries.space_names(session) == ["other"]
+        assert lookups.space_names(session) == ["other"]
         assert len(session.scalars(select(CommitRow.number)).all()) == 2
         logs[0].apply(session)
-        assert queries.dump(session) == before
+        assert lookups.dump(session) == before
 
 
 def test_tasks_are_numbered_in_the_order_of_creation() -> None:
@@ -99,21 +99,21 @@ def test_the_head_moves_with_every_record() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         for entry in log.entries:
             assert entry.apply(session)
-            head = queries.head(session, "base")
+            head = lookups.head(session, "base")
             assert head is not None
             assert (head.number, head.id, head.time) == (
                 entry.record.number,
                 entry.id,
                 entry.record.time,
             )
-        assert queries.heads(session) == {"base": queries.head(session, "base")}
+        assert lookups.heads(session) == {"base": lookups.head(session, "base")}
 
 
 def test_a_restored_version_carries_what_it_repeats() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         story().apply(session)
         first, restored = (
-            queries.version_row(session, "base", "acceptability", version) for version in (1, 3)
+            lookups.version_row(session, "base", "acceptability", version) for version in (1, 3)
         )
         assert first is not None
         assert restored is not None
@@ -132,15 +132,15 @@ def test_a_restored_version_carries_what_it_repeats() -> None:
         assert [getattr(restored, name) for name in same] == [getattr(first, name) for name in same]
         assert (first.name, restored.name, restored.note_task) == ("cola", "acceptability", "cola")
         assert (restored.restored_from, restored.added_bytes, restored.number) == (1, 0, 11)
-        assert queries.labels_of(session, "base", "acceptability", 3) == {"team": "search"}
-        assert queries.metrics_of(session, "base", "acceptability", 3) == {"accuracy": 0.9}
+        assert lookups.labels_of(session, "base", "acceptability", 3) == {"team": "search"}
+        assert lookups.metrics_of(session, "base", "acceptability", 3) == {"accuracy": 0.9}
 
 
 def test_an_annotation_replaces_and_removes() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         story().apply(session)
-        assert queries.labels_of(session, "base", "cola", 2) == {"team": "core"}
-        assert queries.metrics_of(session, "base", "cola", 2) == {"accuracy": 0.91}
+        assert lookups.labels_of(session, "base", "cola", 2) == {"team": "core"}
+        assert lookups.metrics_of(session, "base", "cola", 2) == {"accuracy": 0.91}
         rows = session.execute(
             select(LabelRow.value, LabelRow.since, LabelRow.until)
             .where(LabelRow.version == 2)
@@ -191,7 +191,7 @@ def test_modules_are_learned_from_layouts() -> None:
     log.absorb("two", 1, layout=layout_of({"q": (16, 8), "v": (4, 8)}, rank=2))
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        assert queries.module_shapes(session, "base") == {"q": (16, 8, 1), "v": (4, 8, 1)}
+        assert lookups.module_shapes(session, "base") == {"q": (16, 8, 1), "v": (4, 8, 1)}
         assert session.scalar(select(ModuleRow.since).where(ModuleRow.module == "v")) == 3
 
 
@@ -212,7 +212,7 @@ def test_text_that_postgresql_cannot_hold_is_replaced(catalog_url: str) -> None:
     with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
         log.apply(session)
         assert session.scalar(select(CommitRow.message).where(CommitRow.number == 2)) == "a\ufffdb"
-        assert queries.labels_of(session, "base", "cola", 1) == {"x\ufffdy": "1\ufffd"}
+        assert lookups.labels_of(session, "base", "cola", 1) == {"x\ufffdy": "1\ufffd"}
 
 
 def test_a_second_label_of_one_name_wins() -> None:
@@ -231,7 +231,7 @@ def test_a_second_label_of_one_name_wins() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.entries[0].apply(session)
         replace(entry, note=doubled).apply(session)
-        assert queries.labels_of(session, "base", "cola", 1) == {"a": "2"}
+        assert lookups.labels_of(session, "base", "cola", 1) == {"a": "2"}
 
 
 def begun() -> Log:
@@ -386,11 +386,11 @@ def test_a_task_may_have_its_old_name_again() -> None:
         _fill(catalog, log)
         with catalog.begin() as session:
             assert (
-                queries.current_name(session, "base", "new")
-                == queries.current_name(session, "base", "cola")
+                lookups.current_name(session, "base", "new")
+                == lookups.current_name(session, "base", "cola")
                 == "cola"
             )
-            latest = queries.latest_version(session, "base", "new")
+            latest = lookups.latest_version(session, "base", "new")
             assert latest is not None
             assert latest.version == 2
 
@@ -403,7 +403,7 @@ def test_two_spaces_may_share_keys_and_names() -> None:
             log.absorb("cola", 1)
             _fill(catalog, log)
         with catalog.begin() as session:
-            assert queries.space_names(session) == ["one", "two"]
+            assert lookups.space_names(session) == ["one", "two"]
 
 
 def test_rows_that_are_there_by_another_way_are_a_conflict(catalog_url: str) -> None:
@@ -439,7 +439,7 @@ def _apply(catalog: Catalog, entry: Logged) -> None:
 
 def _dump(catalog: Catalog) -> dict[str, list[tuple[object, ...]]]:
     with catalog.begin() as session:
-        return queries.dump(session)
+        return lookups.dump(session)
 
 
 def statements(session: Session) -> list[str]:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.queries import lookups
 from share_registry.errors import Integrity
 from tests.catalog.logs import Log
 
@@ -19,7 +19,7 @@ def test_a_re_expressed_version_has_what_was_said_of_the_one_before() -> None:
         fill(catalog, log)
         with catalog.begin() as session:
             before, after = (
-                queries.version_row(session, "base", "cola", version) for version in (1, 2)
+                lookups.version_row(session, "base", "cola", version) for version in (1, 2)
             )
             assert before is not None
             assert after is not None
@@ -35,8 +35,8 @@ def test_a_re_expressed_version_has_what_was_said_of_the_one_before() -> None:
                 None,
                 12.5,
             )
-            assert queries.labels_of(session, "base", "cola", 2) == {"team": "search"}
-            assert queries.metrics_of(session, "base", "cola", 2) == {}  # measured on other tensors
+            assert lookups.labels_of(session, "base", "cola", 2) == {"team": "search"}
+            assert lookups.metrics_of(session, "base", "cola", 2) == {}  # measured on other tensors
 
 
 def test_the_basis_of_a_space_is_the_latest_that_a_commit_brought() -> None:
@@ -49,11 +49,11 @@ def test_the_basis_of_a_space_is_the_latest_that_a_commit_brought() -> None:
     with Catalog.in_memory() as catalog:
         fill(catalog, log)
         with catalog.begin() as session:
-            assert queries.current_basis(session, "base", at=2) is None
+            assert lookups.current_basis(session, "base", at=2) is None
             numbers = [
                 found.number
                 for at in (3, 4, None)
-                if (found := queries.current_basis(session, "base", at=at)) is not None
+                if (found := lookups.current_basis(session, "base", at=at)) is not None
             ]
             assert numbers == [3, 3, 5]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy.orm import Session
 
-from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.queries import lookups
 from tests.catalog.logs import Log, digest_of, story
 
 
@@ -20,7 +20,7 @@ def session(catalog_url: str) -> Iterator[Session]:
 
 
 def test_a_space_is_known_by_its_row(session: Session) -> None:
-    row = queries.space_row(session, "base")
+    row = lookups.space_row(session, "base")
     assert row is not None
     assert (row.base_model, row.base_revision, row.base_labels) == (
         "org/base",
@@ -28,31 +28,31 @@ def test_a_space_is_known_by_its_row(session: Session) -> None:
         ("org/base-mirror",),
     )
     assert (row.budget, row.keep_original, row.references, row.head) == (0.1, False, True, 16)
-    assert queries.space_row(session, "nix") is None
-    assert queries.head(session, "nix") is None
-    assert queries.space_names(session) == ["base"]
+    assert lookups.space_row(session, "nix") is None
+    assert lookups.head(session, "nix") is None
+    assert lookups.space_names(session) == ["base"]
 
 
 def test_a_commit_is_found_by_its_key(session: Session) -> None:
-    assert queries.commit_of_key(session, "base", "key-7") == 7
-    assert queries.commit_of_key(session, "base", "nix") is None
-    assert queries.commit_of_key(session, "other", "key-7") is None
+    assert lookups.commit_of_key(session, "base", "key-7") == 7
+    assert lookups.commit_of_key(session, "base", "nix") is None
+    assert lookups.commit_of_key(session, "other", "key-7") is None
 
 
 def test_a_task_is_found_by_any_name_it_had(session: Session) -> None:
     assert (
-        queries.current_name(session, "base", "cola")
-        == queries.current_name(session, "base", "acceptability")
+        lookups.current_name(session, "base", "cola")
+        == lookups.current_name(session, "base", "acceptability")
         == "acceptability"
     )
-    assert queries.current_name(session, "base", "nix") is None
-    assert queries.task_names(session, "base") == ["acceptability", "mnli", "sst2"]
+    assert lookups.current_name(session, "base", "nix") is None
+    assert lookups.task_names(session, "base") == ["acceptability", "mnli", "sst2"]
 
 
 def test_the_newest_version_is_found_under_any_name(session: Session) -> None:
-    latest = queries.latest_version(session, "base", "cola")
+    latest = lookups.latest_version(session, "base", "cola")
     assert latest is not None
-    assert latest == queries.version_row(session, "base", "acceptability", 3)
+    assert latest == lookups.version_row(session, "base", "acceptability", 3)
     assert (latest.ref, latest.live, latest.latest, latest.commit_id) == (
         "base/acceptability@v3",
         True,
@@ -64,23 +64,23 @@ def test_the_newest_version_is_found_under_any_name(session: Session) -> None:
         "directory",
         ("remark on cola",),
     )
-    assert queries.latest_version(session, "base", "nix") is None
-    assert queries.version_row(session, "base", "cola", 4) is None
+    assert lookups.latest_version(session, "base", "nix") is None
+    assert lookups.version_row(session, "base", "cola", 4) is None
 
 
 def test_the_newest_versions_of_the_live_tasks_are_found(session: Session) -> None:
-    assert [version.ref for version in queries.latest_versions(session, "base")] == [
+    assert [version.ref for version in lookups.latest_versions(session, "base")] == [
         "base/acceptability@v3",
         "base/sst2@v2",
         "base/mnli@v1",
     ]
-    assert [version.ref for version in queries.last_absorbed(session, "base", 2)] == [
+    assert [version.ref for version in lookups.last_absorbed(session, "base", 2)] == [
         "base/acceptability@v3",
         "base/sst2@v2",
     ]
-    assert queries.live_tasks(session, "base") == 3
-    assert queries.latest_versions(session, "nix") == queries.last_absorbed(session, "nix", 2) == []
-    assert queries.live_tasks(session, "nix") == 0
+    assert lookups.live_tasks(session, "base") == 3
+    assert lookups.latest_versions(session, "nix") == lookups.last_absorbed(session, "nix", 2) == []
+    assert lookups.live_tasks(session, "nix") == 0
 
 
 def test_dropped_tasks_are_not_among_the_live_ones() -> None:
@@ -88,11 +88,11 @@ def test_dropped_tasks_are_not_among_the_live_ones() -> None:
     log.drop("mnli")
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        assert [version.ref for version in queries.latest_versions(session, "base")] == [
+        assert [version.ref for version in lookups.latest_versions(session, "base")] == [
             "base/acceptability@v3",
             "base/sst2@v2",
         ]
-        assert queries.live_tasks(session, "base") == 2
+        assert lookups.live_tasks(session, "base") == 2
 
 
 def test_a_dropped_task_still_has_a_newest_version() -> None:
@@ -100,27 +100,27 @@ def test_a_dropped_task_still_has_a_newest_version() -> None:
     log.drop("mnli")
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        latest = queries.latest_version(session, "base", "mnli")
+        latest = lookups.latest_version(session, "base", "mnli")
         assert latest is not None
         assert (latest.version, latest.live) == (1, False)
 
 
 def test_aliases_and_tags_are_found(session: Session) -> None:
-    assert queries.alias_target(session, "base", "cola", "prod") == 3
-    assert queries.alias_target(session, "base", "cola", "nix") is None
-    assert queries.alias_target(session, "base", "mnli", "prod") is None
-    assert queries.alias_names(session, "base") == {"prod"}
-    assert queries.tag_names(session, "base") == {"release"}
-    tag = queries.tag_target(session, "base", "release")
+    assert lookups.alias_target(session, "base", "cola", "prod") == 3
+    assert lookups.alias_target(session, "base", "cola", "nix") is None
+    assert lookups.alias_target(session, "base", "mnli", "prod") is None
+    assert lookups.alias_names(session, "base") == {"prod"}
+    assert lookups.tag_names(session, "base") == {"release"}
+    tag = lookups.tag_target(session, "base", "release")
     assert tag is not None
     assert (tag.number, tag.since) == (3, 6)
-    assert queries.tag_target(session, "base", "nix") is None
+    assert lookups.tag_target(session, "base", "nix") is None
 
 
 def test_labels_and_metrics_are_found(session: Session) -> None:
-    assert queries.annotation_names(session, "base", "cola", 2) == {"team", "accuracy"}
-    assert queries.labels_of(session, "base", "cola", 1) == {"team": "search"}
-    assert queries.metrics_of(session, "base", "mnli", 1) == {}
+    assert lookups.annotation_names(session, "base", "cola", 2) == {"team", "accuracy"}
+    assert lookups.labels_of(session, "base", "cola", 1) == {"team": "search"}
+    assert lookups.metrics_of(session, "base", "mnli", 1) == {}
 
 
 def test_candidates_are_the_first_and_the_latest_distinct_adapters() -> None:
@@ -132,14 +132,14 @@ def test_candidates_are_the_first_and_the_latest_distinct_adapters() -> None:
     adapters = [digest_of("adapter", f"task{number}", 1, number) for number in range(1, 7)]
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        found = queries.candidate_adapters(session, "base", first=2, latest=2)
+        found = lookups.candidate_adapters(session, "base", first=2, latest=2)
         assert found == [adapters[0], adapters[1], adapters[5], adapters[4]]
-        assert queries.candidate_adapters(session, "base", first=4, latest=4) == [
+        assert lookups.candidate_adapters(session, "base", first=4, latest=4) == [
             *adapters[:4],
             adapters[5],
             adapters[4],
         ]
-        assert queries.candidate_adapters(session, "base", first=0, latest=1) == [adapters[5]]
-        assert queries.candidate_adapters(session, "nix", first=2, latest=2) == []
-        assert queries.commit_of_adapter(session, "base", adapters[0]) == 2
-        assert queries.commit_of_adapter(session, "base", digest_of("nothing")) is None
+        assert lookups.candidate_adapters(session, "base", first=0, latest=1) == [adapters[5]]
+        assert lookups.candidate_adapters(session, "nix", first=2, latest=2) == []
+        assert lookups.commit_of_adapter(session, "base", adapters[0]) == 2
+        assert lookups.commit_of_adapter(session, "base", digest_of("nothing")) is None

@@ -7,14 +7,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
-from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.projection import wipe
+from share_registry.catalog.projection.apply import wipe
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.aliases import alias_history, aliases, spaces, tags
+from share_registry.catalog.queries.lineage import lineage
+from share_registry.catalog.queries.log import LogQuery, log
+from share_registry.catalog.queries.resolution import resolve
+from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.errors import NotFound
-from share_registry.registry.history import alias_history, aliases, log, spaces, tags
-from share_registry.registry.lineage import lineage
-from share_registry.registry.listing import tasks
-from share_registry.registry.resolve import resolve
 from tests.catalog.logs import Log, digest_of, policy
 from tests.catalog.model import Model, ModelTask
 
@@ -231,10 +232,10 @@ def check_answers(session: Session, writer: Writer) -> None:
     for number in range(1, model.head + 1):
         found = {
             task.name: (task.version, dict(task.labels), dict(task.aliases))
-            for task in tasks(session, space="base", at=number)
+            for task in tasks(session, TaskQuery(space="base", at=number))
         }
         assert found == model.listing(number)
-        basis = queries.current_basis(session, "base", at=number)
+        basis = lookups.current_basis(session, "base", at=number)
         brought = [
             (since, digest) for since, digest in sorted(model.bases.items()) if since <= number
         ]
@@ -267,12 +268,14 @@ def _check_task(session: Session, model: Model, task: ModelTask) -> None:
             )
         newest = len(task.versions) if task.is_live(model.head) else 0
         assert _resolved(session, name) == (f"base/{task.name}@v{newest}" if newest else None)
-        assert [commit.number for commit in log(session, task=name, limit=None)] == sorted(
+        assert [
+            commit.number for commit in log(session, LogQuery(task=name, limit=None))
+        ] == sorted(
             (number for number, about in model.about.items() if task.origin in about), reverse=True
         )
     for version, number in enumerate(task.versions, start=1):
         assert resolve(session, f"{task.name}@v{version}").number == number
-        row = queries.version_row(session, "base", task.name, version)
+        row = lookups.version_row(session, "base", task.name, version)
         assert row is not None
         assert row.source_digest == task.sources[version - 1]
         found = [node.ref for node in lineage(session, f"{task.name}@v{version}").nodes]
@@ -335,11 +338,11 @@ def test_a_catalog_answers_as_the_model_and_replays_to_an_equal_one(
             wipe(session)
             writer.log.apply(session)
             check_answers(session, writer)
-            first = queries.dump(session)
+            first = lookups.dump(session)
         with Catalog.in_memory() as fresh, fresh.begin(write=True) as session:
             for entry in writer.log.entries:
                 entry.apply(session)
                 entry.apply(session)
-            assert queries.dump(session) == first
+            assert lookups.dump(session) == first
 
     check()

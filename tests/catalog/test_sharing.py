@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from share_registry.catalog import queries
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.models import CommitRow
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.tables import CommitRow
 from share_registry.errors import Conflict
 from tests.catalog.logs import Log, Logged, story
 
@@ -54,7 +54,7 @@ def test_many_threads_that_make_the_catalog_and_follow_one_log_agree(catalog_url
         fresh.begin(write=True) as alone,
     ):
         log.apply(alone)
-        assert queries.dump(session) == queries.dump(alone)
+        assert lookups.dump(session) == lookups.dump(alone)
 
 
 def _insist(catalog: Catalog, entry: Logged) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from share_registry.errors import InvalidInput, NotFound, ShareRegistryError, StoreError
 from share_registry.exchange.hub import read_hub
-from share_registry.exchange.read import read_directory
-from share_registry.outside import Outside
+from share_registry.exchange.peft_directory import read_directory
+from share_registry.outside.files import Outside
 from tests.exchange.hub import Hub, serving
 
 Original = Callable[[str], Path]

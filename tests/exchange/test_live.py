@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from share_registry.errors import InvalidInput, NotFound
-from share_registry.exchange.live import read_model
-from share_registry.exchange.read import read_directory
+from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.peft_model import read_model
 from share_registry.exchange.scales import module_scales
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from tests.exchange import zoo
 
 Original = Callable[[str], Path]

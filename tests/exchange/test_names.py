@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from share_registry.errors import InvalidInput, Refused
-from share_registry.exchange.base import Base, base_of, derive_task, is_local, space_name_of
+from share_registry.exchange.base_model import Base, base_of, derive_task, is_local, space_name_of
 from share_registry.exchange.environment import environment_labels
 from share_registry.names import space_name, task_name
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from share_registry.errors import Refused
 from share_registry.exchange.config import settings_of
-from share_registry.exchange.pairs import pairs_of, tensors_of
+from share_registry.exchange.factor_pairs import pairs_of, tensors_of
 from share_registry.exchange.scales import ambiguous, module_scales, rank_of, scale_of
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from tests.exchange.zoo import peft
@@ -143,8 +143,8 @@ def test_the_first_pattern_in_file_order_counts() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_overlapping_patterns_scale_as_peft_reloads_them(tmp_path: Any) -> None:
-    from share_registry.exchange.read import read_directory
-    from share_registry.outside import Outside
+    from share_registry.exchange.peft_directory import read_directory
+    from share_registry.outside.files import Outside
     from tests.exchange import zoo
 
     base = zoo.llama()

@@ -11,11 +11,11 @@ import pytest
 
 from share_registry.errors import InvalidInput, Refused, ShareRegistryError
 from share_registry.exchange.attachments import CARD_MARK
-from share_registry.exchange.card import CardFacts, card_text
-from share_registry.exchange.export import export_digest, files_of
-from share_registry.exchange.place import place
-from share_registry.exchange.read import read_directory
-from share_registry.outside import Outside
+from share_registry.exchange.export_files import export_digest, files_of
+from share_registry.exchange.model_card import CardFacts, card_text
+from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.write_directory import place
+from share_registry.outside.files import Outside
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "README.md": b"card"}
 

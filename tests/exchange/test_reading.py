@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from share_registry.errors import InvalidInput
 from share_registry.exchange import attachments
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.read import adapter_of, read_directory
-from share_registry.outside import Outside
+from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.outside.files import Outside
 from tests.exchange.test_refusals import CONFIG, TENSORS, Q, put, set_config, set_tensors
 
 Copied = Callable[[str], Path]

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
-from share_registry.exchange.read import adapter_of, read_directory
-from share_registry.outside import Outside
+from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.outside.files import Outside
 
 Copied = Callable[[str], Path]
 Q = "base_model.model.model.layers.0.self_attn.q_proj"

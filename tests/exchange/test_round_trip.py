@@ -13,14 +13,14 @@ import torch
 
 from share_registry.errors import Refused
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.card import CardFacts
-from share_registry.exchange.export import Profile, files_of
-from share_registry.exchange.pairs import pairs_of, tensors_of
-from share_registry.exchange.place import place
-from share_registry.exchange.read import read_directory
+from share_registry.exchange.export_files import Profile, files_of
+from share_registry.exchange.factor_pairs import pairs_of, tensors_of
+from share_registry.exchange.model_card import CardFacts
+from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.scales import module_scales
+from share_registry.exchange.write_directory import place
 from share_registry.format.layout import Form
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from tests.exchange import zoo
 
 Original = Callable[[str], Path]

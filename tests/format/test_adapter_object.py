@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from share_registry.errors import Format, Integrity
 from share_registry.format.adapter_object import bits_of, decode, encode, header
+from share_registry.format.adapter_table import Lane, Table
 from share_registry.format.canonical import sha256
 from share_registry.format.frames import (
     MAX_FRAME_BYTES,
@@ -28,7 +29,6 @@ from share_registry.format.frames import (
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.object_file import pack, unpack
 from share_registry.format.symbols import MAX_BITS, Group, decode_rows, encode_rows
-from share_registry.format.table import Lane, Table
 from share_registry.format.tensor_object import decode_tensor, encode_tensor
 from share_registry.names import Digest
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term

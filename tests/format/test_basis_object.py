@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from share_registry.errors import Format, Integrity
 from share_registry.format import basis_object
+from share_registry.format.adapter_table import column
 from share_registry.format.basis_object import MAX_NAME, MAX_WIDTH, decode, encode, is_basis
 from share_registry.format.canonical import Json
 from share_registry.format.object_file import pack
 from share_registry.format.symbols import MAX_BITS
-from share_registry.format.table import column
 from share_registry.names import Side
 from share_registry.stored import StoredBasis
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from share_registry.cli.output import document
-from share_registry.registry import insight_results, report, results
+from share_registry.values import analyses, report, results
 from tests.house.tree import ROOT
 
 ROW = re.compile(r"^\| ([A-Z]\w+) \| (.+) \|$", re.MULTILINE)
 VALUES = {
     name: kind
-    for module in (results, report, insight_results)
+    for module in (results, report, analyses)
     for name, kind in inspect.getmembers(module, inspect.isclass)
     if dataclasses.is_dataclass(kind) and kind is not results.Log
 }

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from share_registry import errors
-from share_registry.cli import reading
+from share_registry.cli.commands import read
 from share_registry.cli.main import INTERRUPTED, app, main
 from share_registry.errors import EXIT_CODES, CommitUnknown, ShareRegistryError
 from tests.house.tree import ROOT
@@ -60,7 +60,7 @@ def test_an_error_becomes_a_message_a_hint_and_its_exit_code(
     def fail(*_: object, **__: object) -> None:
         raise _made(kind)
 
-    monkeypatch.setattr(reading.spaces, "callback", fail)
+    monkeypatch.setattr(read.spaces, "callback", fail)
     assert main(["spaces"]) == kind.exit_code
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -75,7 +75,7 @@ def test_an_interrupt_gives_130(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reading.spaces, "callback", interrupt)
+    monkeypatch.setattr(read.spaces, "callback", interrupt)
     assert main(["spaces"]) == INTERRUPTED
     assert "interrupted" in capsys.readouterr().err
 

@@ -86,7 +86,7 @@ def digests(registry: sr.Registry, out: Path) -> dict[str, str]:
     for space in registry.spaces():
         for task in registry.tasks(space.name):
             for version in range(1, task.version + 1):
-                exported = registry.export(f"{task.name}@v{version}", out, space=space.name)
+                exported = registry.space(space.name).export(f"{task.name}@v{version}", out)
                 found[exported.ref] = str(exported.digest)
     return found
 

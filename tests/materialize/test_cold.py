@@ -11,11 +11,11 @@ import pytest
 
 import share_registry as sr
 from benchmarks.many import mix
-from share_registry.catalog import queries
-from share_registry.catalog.task_version import TaskVersion
-from share_registry.materialize.reader import Reader
+from share_registry.catalog.queries import lookups
+from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest
 from share_registry.store.protocol import MAX_OBJECT_BYTES, Store
+from share_registry.values.task_version import TaskVersion
 from tests.registry.planted import write_planted
 
 TASKS = 12
@@ -46,14 +46,14 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
 
 def row_of(registry: sr.Registry, task: str) -> TaskVersion:
     found = registry.resolve(task)
-    with registry.home.reading() as session:
-        row = queries.version_row(session, found.space, str(found.task), found.version or 0)
+    with registry.context.reading() as session:
+        row = lookups.version_row(session, found.space, str(found.task), found.version or 0)
     assert row is not None
     return row
 
 
 def test_a_checkout_reads_what_it_refers_to_and_each_object_once(registry: sr.Registry) -> None:
-    store = Counting(registry.home.store)
+    store = Counting(registry.context.store)
     row = row_of(registry, "mix5")
     reader = Reader(store)
     reader.tensors(row.adapter_digest)
@@ -63,7 +63,7 @@ def test_a_checkout_reads_what_it_refers_to_and_each_object_once(registry: sr.Re
 
 
 def test_what_was_read_is_not_read_again(registry: sr.Registry) -> None:
-    store = Counting(registry.home.store)
+    store = Counting(registry.context.store)
     reader = Reader(store)
     for number in range(1, TASKS + 1):
         reader.tensors(row_of(registry, f"mix{number}").adapter_digest)
@@ -71,7 +71,7 @@ def test_what_was_read_is_not_read_again(registry: sr.Registry) -> None:
 
 
 def test_a_checkout_keeps_no_decoded_factor(registry: sr.Registry) -> None:
-    reader = Reader(registry.home.store)
+    reader = Reader(registry.context.store)
     digest = row_of(registry, "t00").adapter_digest
     first, second = reader.tensors(digest), reader.tensors(digest)
     assert all(one.data_ptr() != second[key].data_ptr() for key, one in first.items())
@@ -81,7 +81,7 @@ def test_a_checkout_keeps_no_decoded_factor(registry: sr.Registry) -> None:
 
 
 def test_rows_of_zeros_take_no_memory(registry: sr.Registry) -> None:
-    opened = Reader(registry.home.store).open(row_of(registry, "mix1").adapter_digest)
+    opened = Reader(registry.context.store).open(row_of(registry, "mix1").adapter_digest)
     for module in opened.stored.modules:
         assert module is not None
         assert module.a.own.strides == (0, 0)

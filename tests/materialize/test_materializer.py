@@ -92,7 +92,7 @@ def test_every_variant_comes_back_as_checkout_gives_it(
     ):
         made, quick = exact.materialize(["coded", "kept"]), fast.materialize(["coded", "kept"])
     for task in ("coded", "kept"):
-        wanted = registry.checkout(task, space="zoo")
+        wanted = registry.space("zoo").checkout(task)
         assert same(wanted, made[task])
         assert {key: (tensor.dtype, tensor.shape) for key, tensor in wanted.tensors.items()} == {
             key: (tensor.dtype, tensor.shape) for key, tensor in quick[task].tensors.items()
@@ -105,7 +105,7 @@ def test_every_variant_comes_back_as_checkout_gives_it(
         )
         if zoo.CASES[name].dtype is torch.float32:
             assert close(wanted, quick[task])
-    assert same(registry.checkout("kept", space="zoo"), quick["kept"])
+    assert same(registry.space("zoo").checkout("kept"), quick["kept"])
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -68,7 +68,7 @@ def test_a_swapped_model_answers_as_one_that_was_loaded(
 ) -> None:
     registry = trained(name)
     paths = {
-        task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")
+        task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
     model = zoo.loaded(name, paths["one"])
     parameters = dict(model.named_parameters())
@@ -89,7 +89,7 @@ def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(
 ) -> None:
     registry = trained("plain")
     paths = {
-        task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")
+        task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
     model = zoo.loaded("plain", paths["one"])
     wanted = zoo.logits(zoo.loaded("plain", paths["two"]))
@@ -118,7 +118,7 @@ def test_a_swap_that_does_not_fit_changes_nothing(
     registry.create_space("zoo")
     registry.commit(original(other), task="other", space="zoo", allow_base_mismatch=True)
     registry.commit(original("plain"), task="plain", space="zoo", allow_base_mismatch=True)
-    model = zoo.loaded("plain", registry.export("plain", tmp_path / "out", space="zoo").path)
+    model = zoo.loaded("plain", registry.space("zoo").export("plain", tmp_path / "out").path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.InvalidInput, match=match):
         one.swap(model, "other")
@@ -129,7 +129,7 @@ def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused
     trained: Callable[[str], sr.Registry], tmp_path: Path
 ) -> None:
     registry = trained("plain")
-    model = zoo.loaded("plain", registry.export("one", tmp_path / "out", space="zoo").path)
+    model = zoo.loaded("plain", registry.space("zoo").export("one", tmp_path / "out").path)
     with sr.Materializer(registry, "zoo") as one:
         with pytest.raises(sr.NotFound, match="other"):
             one.swap(model, "two", adapter_name="other")
@@ -151,7 +151,7 @@ def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_bac
     model = zoo.CASES[name].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     wanted = zoo.logits(
-        zoo.loaded(name, registry.export("one", tmp_path / "out", space="zoo").path)
+        zoo.loaded(name, registry.space("zoo").export("one", tmp_path / "out").path)
     )
     with sr.Materializer(registry, "zoo") as one:
         one.merge_into(model, "one")
@@ -195,13 +195,13 @@ def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_ou
     trained: Callable[[str], sr.Registry], tmp_path: Path
 ) -> None:
     registry = trained("plain")
-    old = registry.export("two", tmp_path / "out", space="zoo").path
+    old = registry.space("zoo").export("two", tmp_path / "out").path
     config = json.loads((old / "adapter_config.json").read_text())
     for member in ("use_rslora", "rank_pattern", "alpha_pattern"):
         config.pop(member, None)
     (old / "adapter_config.json").write_text(json.dumps(config))
     registry.commit(old, task="old", space="zoo", budget=0, allow_base_mismatch=True)
-    model = zoo.loaded("plain", registry.export("one", tmp_path / "out", space="zoo").path)
+    model = zoo.loaded("plain", registry.space("zoo").export("one", tmp_path / "out").path)
     said = model.peft_config["default"]
     said.use_rslora, said.alpha_pattern = True, {".*": 100}
     with sr.Materializer(registry, "zoo") as one:
@@ -213,7 +213,7 @@ def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_ou
         ).abs().max() == zoo.EXACT
         said.alpha_pattern[".*"] = 7  # of this model alone
         one.materialize("old")["old"].config["lora_alpha"] = 800  # type: ignore[index]
-        fresh = zoo.loaded("plain", registry.export("one", tmp_path / "out", space="zoo").path)
+        fresh = zoo.loaded("plain", registry.space("zoo").export("one", tmp_path / "out").path)
         one.swap(fresh, "old")
         assert (zoo.logits(fresh) - wanted).abs().max() == zoo.EXACT
 
@@ -250,7 +250,7 @@ def test_a_state_dict_is_what_peft_loads(
 ) -> None:
     registry = trained("plain")
     paths = {
-        task: registry.export(task, tmp_path / "out", space="zoo").path for task in ("one", "two")
+        task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
     model, wanted = zoo.loaded("plain", paths["one"]), zoo.loaded("plain", paths["two"])
     with sr.Materializer(registry, "zoo") as one:

@@ -86,7 +86,7 @@ def live(registry: sr.Registry, tmp_path: Path) -> torch.nn.Module:
     registry.create_space("zoo")
     model: torch.nn.Module = zoo.live("plain")
     registry.commit(model, task="fits", space="zoo", budget=0, allow_base_mismatch=True)
-    adapter = registry.checkout("fits", space="zoo")
+    adapter = registry.space("zoo").checkout("fits")
     list(adapter.tensors.values())[-1].view(-1)[0] = 1e8
     registry.commit(adapter, task="wide", space="zoo", budget=0, allow_base_mismatch=True)
     return model
@@ -131,7 +131,8 @@ def test_a_merge_that_fails_half_way_changes_nothing(
 ) -> None:
     model = zoo.CASES["plain"].base()
     last = model.get_submodule(
-        registry.checkout("fits", space="zoo")
+        registry.space("zoo")
+        .checkout("fits")
         .layout.factors[-1]
         .module.removeprefix("base_model.model.")
     )
@@ -156,7 +157,7 @@ def test_a_merge_that_fails_half_way_changes_nothing(
 
 
 def test_a_swap_wraps_no_integers(registry: sr.Registry, live: torch.nn.Module) -> None:
-    adapter = registry.checkout("fits", space="zoo")
+    adapter = registry.space("zoo").checkout("fits")
     integers = {key: (tensor * 1000).to(torch.int64) for key, tensor in adapter.tensors.items()}
     with pytest.raises(
         sr.InvalidInput, match=r"is torch.float32 in adapter .* and torch.int64 in this one"

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from share_registry.errors import Integrity
 from share_registry.exchange.tensors import TORCH, item_of
 from share_registry.format import basis_object
+from share_registry.materialize.bank import Bank
 from share_registry.materialize.buffers import Buffers, Recycled
+from share_registry.materialize.decoder import Reader
 from share_registry.materialize.device import Target
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
-from share_registry.materialize.holding import Bank
-from share_registry.materialize.plan import Pass, Repeated
-from share_registry.materialize.reader import Reader
+from share_registry.materialize.fast import Pass, Repeated
 from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredBasis

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
-from share_registry.catalog import queries
+from share_registry.catalog.queries import lookups
 from share_registry.errors import Integrity
 from share_registry.format.records import Absorb, parse_record
-from share_registry.materialize import reader
-from share_registry.materialize.reader import Reader
+from share_registry.materialize import decoder
+from share_registry.materialize.decoder import Reader
 from share_registry.names import CommitNumber, Digest, SpaceName
 from tests.registry.conftest import DEMO
 from tests.spec import readers
@@ -56,7 +56,7 @@ def test_references_are_really_used(registry: sr.Registry) -> None:
 
 def test_a_small_cache_changes_nothing(registry: sr.Registry) -> None:
     with sr.Registry.open(registry.location, mode="r") as other:
-        other.home._reader = Reader(other.home.store, cache_bytes=1)
+        other.context._reader = Reader(other.context.store, cache_bytes=1)
         for task in registry.tasks():
             assert equal(registry.checkout(task.ref), other.checkout(task.ref))
 
@@ -109,11 +109,11 @@ def test_a_missing_object_is_named(tmp_path: Path) -> None:
     with sr.Registry.open(tmp_path / "registry") as opened:
         for version in ("v1", "v2"):
             opened.commit(DEMO / "wn-pos-gloss" / version, task="gloss")
-        (previous,) = opened.home.reader().open(_adapter(opened, "gloss@v2")).stored.sources
+        (previous,) = opened.context.reader().open(_adapter(opened, "gloss@v2")).stored.sources
         place = Path(opened.location) / "objects" / previous[:2] / previous[2:]
         content = place.read_bytes()
         place.unlink()
-        opened.home._reader = None
+        opened.context._reader = None
         with pytest.raises(Integrity, match=previous):
             opened.checkout("gloss@v2")
         place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -135,7 +135,7 @@ def test_threads_write_what_one_writes_in_any_mode_of_torch(
     with sr.Registry.open(tmp_path / "registry") as registry:
         registry.commit(adapter, task="gloss")
         expected = registry.checkout("gloss")
-    monkeypatch.setattr(reader, "_SPREAD_BYTES", 0)
+    monkeypatch.setattr(decoder, "_SPREAD_BYTES", 0)
     for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
         with sr.Registry.open(tmp_path / "registry") as registry, mode():
             assert equal(registry.checkout("gloss"), expected)
@@ -146,7 +146,7 @@ def test_a_value_that_a_tensor_cannot_hold_is_not_handed_out(tmp_path: Path) -> 
         readers.VECTORS / "bad" / "DEC-08-overflow.store.zip", tmp_path / "store"
     )
     with sr.Registry.open(root, mode="r") as registry:
-        store = registry.home.store
+        store = registry.context.store
         record = parse_record(
             store.record(SpaceName("tiny"), CommitNumber(3)) or b"", what="the last record"
         )
@@ -166,7 +166,7 @@ def test_a_gpu_gives_the_same_bytes(registry: sr.Registry) -> None:
 
 def _adapter(registry: sr.Registry, ref: str) -> Digest:
     found = registry.resolve(ref)
-    with registry.home.reading() as session:
-        row = queries.version_row(session, found.space, str(found.task), found.version or 0)
+    with registry.context.reading() as session:
+        row = lookups.version_row(session, found.space, str(found.task), found.version or 0)
     assert row is not None
     return row.adapter_digest

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 import share_registry as sr
-from share_registry.catalog.queries import latest_version
+from share_registry.catalog.queries.lookups import latest_version
 from share_registry.errors import InvalidInput, NotFound, Refused
-from share_registry.exchange.live import read_model
-from share_registry.registry.policy import DEFAULT_BUDGET
+from share_registry.exchange.peft_model import read_model
 from share_registry.stored import StoredAdapter
+from share_registry.values.policy import DEFAULT_BUDGET
 from tests.exchange import zoo
 from tests.peft.conftest import TARGETS, TASKS, Made, base, lora, output
 from tests.peft.test_training import trained
@@ -55,7 +55,7 @@ def wide(tmp_path: Path) -> Iterator[tuple[sr.Registry, Any]]:
         registry.create_space("wide", base_model="tiny-wide")
         for number in range(TASKS):
             registry.commit(lora("bert", number, model=plain()), task=f"task{number}", space="wide")
-        registry.refit("wide", max_rank=4)
+        registry.space("wide").refit(max_rank=4)
         config = sr.peft.ShareConfig(
             registry=registry,
             space="wide",
@@ -70,10 +70,10 @@ def wide(tmp_path: Path) -> Iterator[tuple[sr.Registry, Any]]:
 
 
 def _stored(registry: sr.Registry, task: str) -> StoredAdapter:
-    with registry.home.reading() as session:
+    with registry.context.reading() as session:
         version = latest_version(session, "wide", task)
     assert version is not None
-    return registry.home.reader().open(version.adapter_digest).stored
+    return registry.context.reader().open(version.adapter_digest).stored
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,7 +105,7 @@ def test_the_saved_config_is_json_that_names_the_basis(
     expected = {
         "registry": registry.location,
         "space": "bert",
-        "basis": registry.basis("bert").digest,
+        "basis": registry.space("bert").basis().digest,
         "pseudo_rank": 2,
         "extra_directions": 0,
     }
@@ -154,7 +154,7 @@ def test_training_starts_at_a_task_that_lies_in_the_subspace(
 ) -> None:
     model = share(init_scale=0.5)
     registry.commit(model, task="inside", space="bert")
-    stored = output(registry.checkout("inside", space="bert").apply_to(base()))
+    stored = output(registry.space("bert").checkout("inside").apply_to(base()))
     for rank in (2, 4, None):
         found = output(share(init="task:inside", pseudo_rank=rank, extra_directions=phi))
         assert (found - stored).norm() / stored.norm() < PROJECTION
@@ -183,7 +183,7 @@ def test_every_tensor_of_a_start_with_spare_rank_can_move(share: Made) -> None:
 
 
 def test_nearest_starts_at_the_task_in_the_middle(share: Made, registry: sr.Registry) -> None:
-    registry.commit(registry.checkout("task2", space="bert"), task="twin", space="bert", budget=0)
+    registry.commit(registry.space("bert").checkout("task2"), task="twin", space="bert", budget=0)
     found, expected = output(share(init="nearest")), output(share(init="task:task2"))
     assert (found - expected).norm() / expected.norm() < TOGETHER
 
@@ -194,13 +194,13 @@ def test_a_commit_of_a_trained_model_is_the_trained_function_within_budget_and_l
     share: Made, registry: sr.Registry, kind: str, phi: int, tmp_path: Path
 ) -> None:
     before = {
-        number: registry.export(f"task{number}", tmp_path / "before", space=kind).digest
+        number: registry.space(kind).export(f"task{number}", tmp_path / "before").digest
         for number in range(TASKS)
     }
     model = share(kind, extra_directions=phi, init_scale=0.3)
     trained(model)
     made = registry.commit(model, task="trained", space=kind)
-    back = registry.checkout("trained", space=kind)
+    back = registry.space(kind).checkout("trained")
     expected = model.base_model.lora_tensors("default")
     assert back.tensors.keys() == expected.keys()
     assert made.report is not None
@@ -208,7 +208,7 @@ def test_a_commit_of_a_trained_model_is_the_trained_function_within_budget_and_l
     applied, plain = output(back.apply_to(base(kind))), output(model)
     assert (applied - plain).norm() / plain.norm() < OUTPUT
     assert before == {
-        number: registry.export(f"task{number}", tmp_path / "after", space=kind).digest
+        number: registry.space(kind).export(f"task{number}", tmp_path / "after").digest
         for number in range(TASKS)
     }
 
@@ -221,7 +221,7 @@ def test_coefficients_alone_are_stored_where_training_stayed_in_the_basis(
     stored = _stored(registry, "trained")
     modules = [module for module in stored.modules if module is not None]
     assert len(modules) == 2
-    assert stored.sources == (registry.basis("wide").digest,)
+    assert stored.sources == (registry.space("wide").basis().digest,)
     assert all(
         not side.own.any() and side.terms for module in modules for side in (module.a, module.b)
     )

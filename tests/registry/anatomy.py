@@ -9,7 +9,7 @@ from share_registry.names import CommitNumber, Digest
 
 def record_of(registry: sr.Registry, commit: sr.Commit) -> Absorb:
     """Return a commit's record from the store."""
-    content = registry.home.store.record(commit.space, CommitNumber(commit.number))
+    content = registry.context.store.record(commit.space, CommitNumber(commit.number))
     assert content is not None
     record = parse_record(content)
     assert isinstance(record, Absorb)
@@ -19,7 +19,7 @@ def record_of(registry: sr.Registry, commit: sr.Commit) -> Absorb:
 def adapter_size(registry: sr.Registry, commit: sr.Commit) -> int:
     """Return the bytes of the one adapter object of a commit."""
     (task,) = record_of(registry, commit).tasks
-    return registry.home.store.size(task.adapter) or 0
+    return registry.context.store.size(task.adapter) or 0
 
 
 def metadata_bytes(registry: sr.Registry, commit: sr.Commit, known: set[Digest]) -> int:
@@ -28,9 +28,9 @@ def metadata_bytes(registry: sr.Registry, commit: sr.Commit, known: set[Digest])
     (task,) = record.tasks
     assert record.note is not None
     assert task.layout in known
-    note = registry.home.store.get(record.note)
+    note = registry.context.store.get(record.note)
     assert json.loads(note)["tasks"][0]["config"] in known
-    content = registry.home.store.get(task.adapter)
+    content = registry.context.store.get(task.adapter)
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     begin, end = map(int, header["table"]["data_offsets"])

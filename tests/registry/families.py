@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.read import adapter_of
+from share_registry.exchange.peft_directory import adapter_of
 
 WIDTH, HEIGHT, RANK, MODULES = 128, 96, 4, 3
 Draw = Callable[..., Tensor]

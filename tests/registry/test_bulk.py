@@ -10,16 +10,16 @@ import pytest
 
 import share_registry as sr
 from share_registry.names import TaskName
-from share_registry.outside import Outside
-from share_registry.registry import bulk
-from share_registry.registry.bulk import FEW, handed
+from share_registry.outside.files import Outside
+from share_registry.registry.commands import commit_batch
+from share_registry.registry.commands.commit_batch import FEW, handed
 from tests.registry.planted import write_planted
 
 
 @pytest.fixture(autouse=True)
 def _no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is room for no more than a few."""
-    monkeypatch.setattr(bulk, "KEPT_BYTES", 1)
+    monkeypatch.setattr(commit_batch, "KEPT_BYTES", 1)
 
 
 RAW = 4 * 2 * 16 * 1024
@@ -78,7 +78,7 @@ def test_a_rehearsal_of_a_large_commit_stores_nothing(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
     registry.create_space("tiny", base_model="acme/tiny")
-    before = list(registry.home.store.objects())
+    before = list(registry.context.store.objects())
     commit = registry.commit_many(
         write_planted(tmp_path / "adapters", FEW + 1, modules=1, width=32),
         space="tiny",
@@ -86,7 +86,7 @@ def test_a_rehearsal_of_a_large_commit_stores_nothing(
     )
     assert not commit.created
     assert sum(report.bytes_added for report in commit.reports.values()) > 0
-    assert list(registry.home.store.objects()) == before
+    assert list(registry.context.store.objects()) == before
 
 
 def test_an_adapter_that_changes_while_it_is_committed_is_refused(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_modules_of_two_shapes_in_one_large_commit_are_refused(
 def test_where_there_is_room_a_basis_is_fitted_to_every_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "KEPT_BYTES", 1 << 30)
+    monkeypatch.setattr(commit_batch, "KEPT_BYTES", 1 << 30)
     made = write_planted(tmp_path / "adapters", FEW + 9, modules=1, width=32)
     found = handed(list(made.items()), adapter_name=None, outside=Outside())
     assert found.some == sorted(made)

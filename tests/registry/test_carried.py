@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
-from share_registry.algebra import subspace
+from share_registry.algebra import directions
 from share_registry.names import Digest
-from share_registry.registry import carried
-from share_registry.registry.fit import Fit, Rule, fit, stored_members
-from share_registry.registry.refit import live_versions
+from share_registry.registry.basis import moments
+from share_registry.registry.basis.fit import Fit, Rule, fit, stored_members
+from share_registry.registry.commands.refit import live_versions
 from share_registry.store.local import LocalStore
 from tests.registry.planted import write_planted
 
@@ -25,7 +25,7 @@ SAME = 1e-10
 
 @pytest.fixture(autouse=True)
 def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carried, "FEWEST", 1)
+    monkeypatch.setattr(moments, "FEWEST", 1)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def kept(registry: sr.Registry) -> list[Path]:
 
 def fitted(registry: sr.Registry, **rule: object) -> Fit:
     """Fit to all tasks from scratch."""
-    with registry.home.reading() as session:
+    with registry.context.reading() as session:
         rows = live_versions(session, registry.spaces()[0].name)
-    return fit(stored_members(registry.home, rows), Rule(precision=PRECISION, **rule))  # type: ignore[arg-type]
+    return fit(stored_members(registry.context, rows), Rule(precision=PRECISION, **rule))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_directions_are_those_of_a_fit_from_scratch(filled: sr.Registry) -> None
 def test_many_refits_one_after_another_capture_what_one_from_scratch_does(
     registry: sr.Registry, tmp_path: Path, amplified: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subspace, "_AMPLIFIED", amplified)
+    monkeypatch.setattr(directions, "_AMPLIFIED", amplified)
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
     commits = []
     for task, folder in sorted(write_planted(tmp_path / "many", 20).items()):
@@ -125,12 +125,12 @@ def test_tasks_that_were_seen_are_not_read_again(
     registry.commit_many(
         dict(list(made.items())[:6])
     )  # coefficients over one basis: the rows in use do not grow with the tasks
-    registry.set_policy(SPACE, sr.Policy(refit=False))
+    registry.set_policy(sr.Policy(refit=False), space=SPACE)
     registry.refit(max_rank=6)
     registry.commit(made["t06"], task="t06")
     rows = {task.name: task for task in registry.tasks()}
     with sr.Registry.open(registry.location) as other:
-        with other.home.reading() as session:
+        with other.context.reading() as session:
             adapters = {
                 str(row.task): row.adapter_digest
                 for row in live_versions(session, other.spaces()[0].name)
@@ -212,7 +212,7 @@ def test_a_reader_leaves_nothing_behind_and_a_rehearsal_may_go_on(filled: sr.Reg
 def test_moments_of_a_few_tasks_are_not_kept(
     registry: sr.Registry, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(carried, "FEWEST", 9)
+    monkeypatch.setattr(moments, "FEWEST", 9)
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
     for task in sorted(made)[:8]:
         registry.commit(made[task], task=task)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from sqlalchemy import Engine, Select, event
 
 import share_registry as sr
-from share_registry.catalog import queries
+from share_registry.catalog.queries import lookups
 from tests.cli.tiny import BASE, SPACE, write_adapter
 from tests.registry.conftest import DEMO
 from tests.registry.plain import files
@@ -334,8 +334,8 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(
     )
     space.commit(sound, task="a")
     space.commit(broken, task="b")
-    with registry.home.reading() as session:
-        found = queries.version_row(session, space.name, "b", 1)
+    with registry.context.reading() as session:
+        found = lookups.version_row(session, space.name, "b", 1)
     assert found
     path = Path(registry.location) / "objects" / found.adapter_digest[:2] / found.adapter_digest[2:]
     content = path.read_bytes()
@@ -352,7 +352,7 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(
                 "c3 could not be read and was not referred to: run verify." in commit.report.notes
             )
             assert not any("previous" in module.reference for module in commit.report.modules)
-        assert again.checkout("b", space="damaged").ref == "damaged/b@v2"
+        assert again.space("damaged").checkout("b").ref == "damaged/b@v2"
 
 
 def test_adapter_name_is_for_live_models(registry: sr.Registry, adapter: Path) -> None:
@@ -390,10 +390,13 @@ def test_what_changes_nothing_is_the_commit_that_made_it_so(
     same = registry.restore("cola@v2")
     assert (same.created, same.number) == (False, second.number)
     assert registry.restore("cola@v1").created
-    unchanged = registry.set_policy(first.space, sr.Policy())
+    unchanged = registry.set_policy(sr.Policy(), space=first.space)
     assert (unchanged.created, unchanged.number) == (False, 1)
-    tight = registry.set_policy(first.space, sr.Policy(budget=0.01))
-    assert (tight.created, registry.set_policy(first.space, sr.Policy(budget=0.01)).number) == (
+    tight = registry.set_policy(sr.Policy(budget=0.01), space=first.space)
+    assert (
+        tight.created,
+        registry.set_policy(sr.Policy(budget=0.01), space=first.space).number,
+    ) == (
         True,
         tight.number,
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import share_registry as sr
-from share_registry.registry import carried
+from share_registry.registry.basis import moments
 from tests.registry.elsewhere import Elsewhere
 from tests.registry.planted import write_planted
 
@@ -100,7 +100,7 @@ def run(location: Path, made: dict[str, Path], story: Story, device: str) -> lis
 @pytest.fixture(autouse=True)
 def _refits_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a refit go on from moments however few the tasks are."""
-    monkeypatch.setattr(carried, "FEWEST", 1)
+    monkeypatch.setattr(moments, "FEWEST", 1)
 
 
 @pytest.mark.parametrize("story", STORIES)

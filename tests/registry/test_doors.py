@@ -76,12 +76,12 @@ WRONG: dict[str, Verb] = {
     "expected negative": lambda registry: registry.commit("x", expected=-1),
     "expected bool": lambda registry: registry.set_alias("cola", "prod", expected=True),
     "space": lambda registry: registry.log(5),  # type: ignore[arg-type]
-    "space object": lambda registry: registry.show("cola", space=registry.space(SPACE)),  # type: ignore[arg-type]
+    "space object": lambda registry: registry.space(registry.space(SPACE)),  # type: ignore[arg-type]
     "reason": lambda registry: registry.drop("cola", reason=None),  # type: ignore[arg-type]
     "task": lambda registry: registry.drop(5),  # type: ignore[arg-type]
     "alias": lambda registry: registry.set_alias("cola", None),  # type: ignore[arg-type]
     "many": lambda registry: registry.commit_many(["x"]),  # type: ignore[arg-type]
-    "policy": lambda registry: registry.set_policy(SPACE, {"budget": 0}),  # type: ignore[arg-type]
+    "policy": lambda registry: registry.set_policy({"budget": 0}, space=SPACE),  # type: ignore[arg-type]
     "root": lambda registry: registry.export("cola", 5),  # type: ignore[arg-type]
     "limit": lambda registry: registry.log(limit="all"),  # type: ignore[arg-type]
     "limit none": lambda registry: registry.log(limit=0),

@@ -9,21 +9,13 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.queries.aliases import alias_history, aliases, spaces, tags
+from share_registry.catalog.queries.lineage import lineage
+from share_registry.catalog.queries.log import KINDS, LogQuery, commit_at, log, show
+from share_registry.catalog.queries.resolution import resolve
+from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.errors import InvalidInput, NotFound, ShareRegistryError
 from share_registry.format.records import Record
-from share_registry.registry.history import (
-    KINDS,
-    alias_history,
-    aliases,
-    commit_at,
-    log,
-    show,
-    spaces,
-    tags,
-)
-from share_registry.registry.lineage import lineage
-from share_registry.registry.listing import tasks
-from share_registry.registry.resolve import resolve
 from tests.catalog.logs import Log, story
 
 
@@ -62,7 +54,7 @@ def other_story() -> Log:
 
 
 def numbers(session: Session, **options: object) -> list[int]:
-    return [commit.number for commit in log(session, space="base", **options)]  # type: ignore[arg-type]
+    return [commit.number for commit in log(session, LogQuery(space="base", **options))]  # type: ignore[arg-type]
 
 
 def test_the_kinds_are_those_of_the_records() -> None:
@@ -107,21 +99,25 @@ def test_a_log_is_filtered_by(session: Session, case: str) -> None:
 
 def test_pages_follow_each_other_without_gap_or_overlap(session: Session) -> None:
     for space in ("base", None):
-        whole = [(commit.space, commit.number) for commit in log(session, space=space, limit=None)]
+        whole = [
+            (commit.space, commit.number)
+            for commit in log(session, LogQuery(space=space, limit=None))
+        ]
         paged: list[tuple[str, int]] = []
         before: str | None = None
-        while page := log(session, space=space, limit=3, before=before):
+        while page := log(session, LogQuery(space=space, limit=3, before=before)):
             paged += [(commit.space, commit.number) for commit in page]
             before = f"{page[-1].space}/@c{page[-1].number}"
         assert paged == whole
 
 
 def test_all_spaces_are_listed_by_time(session: Session) -> None:
-    found = [(commit.space, commit.number) for commit in log(session, limit=None)]
+    found = [(commit.space, commit.number) for commit in log(session, LogQuery(limit=None))]
     assert len(found) == 18
     assert found[-4:] == [("other", 2), ("base", 2), ("other", 1), ("base", 1)]
     assert [
-        (commit.space, commit.number) for commit in log(session, task="cola", kind="absorb")
+        (commit.space, commit.number)
+        for commit in log(session, LogQuery(task="cola", kind="absorb"))
     ] == [("base", 3), ("other", 2), ("base", 2)]
 
 
@@ -141,7 +137,7 @@ WRONG: dict[str, tuple[dict[str, object], type[ShareRegistryError]]] = {
 def test_a_log_refuses(session: Session, case: str) -> None:
     options, error = WRONG[case]
     with pytest.raises(error) as raised:
-        log(session, **options)  # type: ignore[arg-type]
+        log(session, LogQuery(**options))  # type: ignore[arg-type]
     assert raised.value.hint
 
 
@@ -179,7 +175,7 @@ def test_a_commit_shows_all_it_said(session: Session) -> None:
 
 
 def test_each_kind_says_what_it_did(session: Session) -> None:
-    details = {commit.number: commit.detail for commit in log(session, space="base")}
+    details = {commit.number: commit.detail for commit in log(session, LogQuery(space="base"))}
     assert details == {
         1: "base model org/base",
         2: "",
@@ -227,7 +223,7 @@ def test_spaces_are_summed_up(session: Session) -> None:
 
 
 def refs(session: Session, **options: object) -> list[str]:
-    return [task.ref for task in tasks(session, **options)]  # type: ignore[arg-type]
+    return [task.ref for task in tasks(session, TaskQuery(**options))]  # type: ignore[arg-type]
 
 
 def test_tasks_are_listed_at_their_newest_versions(session: Session) -> None:
@@ -238,7 +234,7 @@ def test_tasks_are_listed_at_their_newest_versions(session: Session) -> None:
         "base/sst2@v2",
         "other/cola@v1",
     ]
-    first = tasks(session, space="base")[0]
+    first = tasks(session, TaskQuery(space="base"))[0]
     assert (first.name, first.version, first.number, first.time) == (
         "acceptability",
         3,
@@ -290,23 +286,23 @@ def test_tasks_are_listed_by(session: Session, case: str) -> None:
 
 
 def test_a_listing_then_shows_what_was_true_then(session: Session) -> None:
-    then = tasks(session, space="base", at=7)[0]
+    then = tasks(session, TaskQuery(space="base", at=7))[0]
     assert (then.labels, then.metrics, then.aliases) == (
         {"team": "ads"},
         {"accuracy": 0.91, "f1": 0.8},
         {"prod": 2},
     )
-    assert tasks(session, space="base", at=6)[0].labels == {}
+    assert tasks(session, TaskQuery(space="base", at=6))[0].labels == {}
     assert (
-        tasks(session, space="base", labels={"t\0": "\0"}) == []
+        tasks(session, TaskQuery(space="base", labels={"t\0": "\0"})) == []
     )  # which PostgreSQL does not hold
 
 
 def test_tasks_refuse_a_moment_of_no_space(session: Session) -> None:
     with pytest.raises(InvalidInput):
-        tasks(session, at="c3")
+        tasks(session, TaskQuery(at="c3"))
     with pytest.raises(NotFound):
-        tasks(session, space="base", at="c99")
+        tasks(session, TaskQuery(space="base", at="c99"))
 
 
 def test_aliases_are_listed_now_and_then(session: Session) -> None:
@@ -429,12 +425,18 @@ def test_a_long_lineage_is_walked_without_recursion_and_each_node_once() -> None
 
 
 QUESTIONS: dict[str, tuple[Callable[[Session], object], int]] = {
-    "log": (lambda session: log(session, space="base", limit=None), 5),
-    "log of a task": (lambda session: log(session, space="base", task="task001", limit=None), 5),
-    "log of all": (lambda session: log(session, limit=None), 5),
+    "log": (lambda session: log(session, LogQuery(space="base", limit=None)), 5),
+    "log of a task": (
+        lambda session: log(session, LogQuery(space="base", task="task001", limit=None)),
+        5,
+    ),
+    "log of all": (lambda session: log(session, LogQuery(limit=None)), 5),
     "show": (lambda session: show(session, "base/task001"), 9),
-    "tasks": (lambda session: tasks(session, space="base"), 6),
-    "tasks then": (lambda session: tasks(session, space="base", at="c2", labels={"a": "b"}), 8),
+    "tasks": (lambda session: tasks(session, TaskQuery(space="base")), 6),
+    "tasks then": (
+        lambda session: tasks(session, TaskQuery(space="base", at="c2", labels={"a": "b"})),
+        8,
+    ),
     "aliases": (lambda session: aliases(session, space="base"), 2),
     "alias history": (lambda session: alias_history(session, "task001", "prod", space="base"), 4),
     "tags": (lambda session: tags(session), 1),

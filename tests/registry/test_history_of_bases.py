@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.registry import render
-from share_registry.registry.history import commit_at, log
-from share_registry.registry.lineage import lineage
-from share_registry.registry.listing import tasks
-from share_registry.registry.results import Log as ShownLog
+from share_registry.catalog.queries.lineage import lineage
+from share_registry.catalog.queries.log import LogQuery, commit_at, log
+from share_registry.catalog.queries.task_pages import TaskQuery, tasks
+from share_registry.values import render
+from share_registry.values.results import Log as ShownLog
 from tests.catalog.logs import digest_of, whole_story
 
 
@@ -26,7 +26,9 @@ def session() -> Iterator[Session]:
 
 def test_a_refit_says_which_basis_and_how_many_tasks_and_a_merge_what_of(session: Session) -> None:
     basis, later = digest_of("basis")[:8], digest_of("later")[:8]
-    assert {commit.number: commit.detail for commit in log(session, space="base", limit=4)} == {
+    assert {
+        commit.number: commit.detail for commit in log(session, LogQuery(space="base", limit=4))
+    } == {
         17: f"basis {basis}, 2 tasks re-expressed",
         18: "both@v1 = 0.5 mnli@v2 + -0.25 sst2@v1, linear",
         19: f"basis {later}, for later commits",
@@ -38,12 +40,18 @@ def test_a_refit_says_which_basis_and_how_many_tasks_and_a_merge_what_of(session
 def test_a_log_is_filtered_by_the_kinds_that_make_versions_of_versions(
     session: Session, kind: str, found: list[int]
 ) -> None:
-    assert [commit.number for commit in log(session, space="base", kind=kind)] == found
+    assert [commit.number for commit in log(session, LogQuery(space="base", kind=kind))] == found
 
 
 def test_a_task_s_log_has_the_refits_that_re_expressed_it_alone(session: Session) -> None:
-    assert [commit.number for commit in log(session, space="base", task="mnli")] == [17, 9]
-    assert [commit.number for commit in log(session, space="base", task="both")] == [20, 18]
+    assert [commit.number for commit in log(session, LogQuery(space="base", task="mnli"))] == [
+        17,
+        9,
+    ]
+    assert [commit.number for commit in log(session, LogQuery(space="base", task="both"))] == [
+        20,
+        18,
+    ]
 
 
 def test_a_report_of_a_refit_says_what_the_error_was_and_whether_it_is_a_bound(
@@ -68,7 +76,7 @@ def test_bounds_are_shown_as_bounds_wherever_an_error_is(session: Session) -> No
     assert str(commits[0].reports["mnli"]).startswith(
         "error at most 6.00 % (4.90 % before) without a limit"
     )
-    listed = {str(task.name): task for task in tasks(session, space="base")}
+    listed = {str(task.name): task for task in tasks(session, TaskQuery(space="base"))}
     assert {name: task.bound for name, task in listed.items()} == {
         "acceptability": False,
         "both": False,
@@ -93,7 +101,7 @@ def test_a_merge_s_lineage_has_its_parents_with_their_weights(session: Session) 
 
 
 def test_a_space_says_its_whole_policy(session: Session) -> None:
-    from share_registry.registry.history import spaces
+    from share_registry.catalog.queries.aliases import spaces
 
     policy = spaces(session)[0].policy
     assert (policy.refit, policy.k, policy.phi, policy.pseudo_rank) == (True, None, 0, None)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import share_registry as sr
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.pairs import pairs_of
+from share_registry.exchange.factor_pairs import pairs_of
 from share_registry.exchange.scales import module_scales
 from tests.registry.planted import write_planted
 

@@ -8,12 +8,12 @@ import pytest
 
 import share_registry as sr
 from share_registry.algebra.overlap import connected
-from share_registry.catalog import queries
+from share_registry.catalog.queries import lookups
 from share_registry.cli.output import document
 from share_registry.exchange.adapter import Adapter
 from share_registry.names import Digest
-from share_registry.registry.analyze import analyze
-from share_registry.registry.insight_results import Analysis
+from share_registry.registry.analysis.analyze import analyze
+from share_registry.values.analyses import Analysis
 from tests.registry.conftest import DEMO
 from tests.registry.families import adapter as made
 from tests.registry.families import (
@@ -154,13 +154,13 @@ def test_the_bytes_forecast_are_those_of_commits(registry: sr.Registry) -> None:
     taken = 0
     for name, folder in folders.items():
         registry.commit(folder, task=name, budget=0.01)
-        taken += registry.home.reader().open(_adapter_digest(registry, name)).size_bytes
+        taken += registry.context.reader().open(_adapter_digest(registry, name)).size_bytes
     assert 1.0 < taken / found.references < 1.0 + COUNTED
 
 
 def _adapter_digest(registry: sr.Registry, task: str) -> Digest:
-    with registry.home.reading() as session:
-        row = queries.latest_version(session, "all-minilm-l6-v2", task)
+    with registry.context.reading() as session:
+        row = lookups.latest_version(session, "all-minilm-l6-v2", task)
     assert row is not None
     return row.adapter_digest
 

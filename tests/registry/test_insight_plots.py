@@ -11,8 +11,8 @@ import pytest
 
 import share_registry as sr
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.registry.analyze import analyze
-from share_registry.registry.insight_results import (
+from share_registry.registry.analysis.analyze import analyze
+from share_registry.values.analyses import (
     Analysis,
     Retention,
     RetentionCell,
@@ -178,5 +178,5 @@ def test_plots_leave_pyplot_alone() -> None:
 
 
 def test_analysing_imports_no_matplotlib() -> None:
-    code = "import share_registry.registry.analyze, share_registry.registry.retention, sys; assert 'matplotlib' not in sys.modules"
+    code = "import share_registry.registry.analysis.analyze, share_registry.registry.audit.retention, sys; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ import pytest
 
 import share_registry as sr
 from share_registry.cli.output import document
-from share_registry.registry.retention import retention
+from share_registry.registry.audit.retention import retention
 from tests.registry.families import independent, shared_directions
 
 
@@ -25,7 +25,7 @@ def told(registry: sr.Registry) -> sr.Registry:
 
 
 def test_columns_are_the_commits_that_changed_a_task(told: sr.Registry) -> None:
-    found = retention(told.home, None)
+    found = retention(told.context, None)
     assert [(commit.number, commit.kind) for commit in found.commits] == [
         (2, "absorb"),
         (3, "absorb"),
@@ -37,7 +37,7 @@ def test_columns_are_the_commits_that_changed_a_task(told: sr.Registry) -> None:
 
 
 def test_cells_have_the_recorded_errors_of_the_version_at_each_commit(told: sr.Registry) -> None:
-    row = retention(told.home, None).rows[0]
+    row = retention(told.context, None).rows[0]
     errors = [told.show(f"cola@v{version}").reports["cola"].error for version in (1, 2, 3)]
     assert [cell.error if cell else None for cell in row.cells] == [
         errors[0],
@@ -57,14 +57,14 @@ def test_cells_have_the_recorded_errors_of_the_version_at_each_commit(told: sr.R
 
 
 def test_a_task_has_no_cell_before_it_is_there_and_after_it_is_dropped(told: sr.Registry) -> None:
-    row = retention(told.home, None).rows[1]
+    row = retention(told.context, None).rows[1]
     assert [cell is None for cell in row.cells] == [True, False, False, True, True]
 
 
 def test_a_task_that_nobody_touches_is_retained(registry: sr.Registry) -> None:
     for name, adapter in independent(4).items():
         registry.commit(adapter, task=name)
-    found = retention(registry.home, None)
+    found = retention(registry.context, None)
     assert found.transfer == 0.0
     for row in found.rows:
         assert len({cell.error for cell in row.cells if cell}) == 1
@@ -74,7 +74,7 @@ def test_a_task_that_nobody_touches_is_retained(registry: sr.Registry) -> None:
 def test_transfer_is_since_the_adapter_that_the_task_stands_for_was_handed_in(
     told: sr.Registry,
 ) -> None:
-    row = retention(told.home, None).rows[0]
+    row = retention(told.context, None).rows[0]
     v2, v3 = (told.show(f"cola@v{version}").reports["cola"].error for version in (2, 3))
     assert (row.first, row.last) == (v2, v3)
     assert row.transfer == pytest.approx(v3 - v2)
@@ -85,7 +85,7 @@ def test_a_fixed_basis_forgets_and_the_matrix_shows_it(registry: sr.Registry) ->
     registry.create_space("tiny", base_model="acme/tiny", policy=sr.Policy.share(k=6))
     for name, adapter in independent(4).items():
         registry.commit(adapter, task=name, metrics={"accuracy": 0.9})
-    found = retention(registry.home, None)
+    found = retention(registry.context, None)
     oldest, newest = found.rows[0], found.rows[-1]
     errors = [cell.error for cell in oldest.cells if cell]
     assert errors == sorted(errors)
@@ -101,13 +101,13 @@ def test_a_fixed_basis_forgets_and_the_matrix_shows_it(registry: sr.Registry) ->
 def test_a_default_refit_moves_no_task(registry: sr.Registry) -> None:
     for name, adapter in shared_directions(6).items():
         registry.commit(adapter, task=name)
-    before = retention(registry.home, None)
+    before = retention(registry.context, None)
     registry.refit(max_rank=6)
-    assert retention(registry.home, None) == before
+    assert retention(registry.context, None) == before
 
 
 def test_a_metric_is_shown_beside_the_error(told: sr.Registry) -> None:
-    found = retention(told.home, None, metric="accuracy")
+    found = retention(told.context, None, metric="accuracy")
     assert [cell.metric if cell else None for cell in found.rows[0].cells] == [
         0.8,
         0.8,
@@ -123,36 +123,36 @@ def test_a_metric_is_shown_beside_the_error(told: sr.Registry) -> None:
 
 def test_a_metric_that_was_corrected_counts_as_it_is_now(told: sr.Registry) -> None:
     told.annotate("cola@v1", metrics={"accuracy": 0.5})
-    assert retention(told.home, None, metric="accuracy").rows[0].metric_transfer == pytest.approx(
-        0.4
-    )
+    assert retention(told.context, None, metric="accuracy").rows[
+        0
+    ].metric_transfer == pytest.approx(0.4)
 
 
 def test_a_renamed_task_stays_one_row(told: sr.Registry) -> None:
     told.rename("cola", "acceptability")
-    assert [row.task for row in retention(told.home, None).rows] == ["acceptability", "sst2"]
+    assert [row.task for row in retention(told.context, None).rows] == ["acceptability", "sst2"]
 
 
 def test_an_empty_space_has_an_empty_matrix(registry: sr.Registry) -> None:
     registry.create_space("empty", base_model="acme/tiny")
-    found = retention(registry.home, "empty")
+    found = retention(registry.context, "empty")
     assert (found.rows, found.commits, found.mean, found.worst) == ((), (), 0.0, 0.0)
     assert "0 tasks" in str(found)
 
 
 def test_a_metric_that_nothing_has_is_not_found(told: sr.Registry) -> None:
     with pytest.raises(sr.NotFound, match="nope") as caught:
-        retention(told.home, None, metric="nope")
+        retention(told.context, None, metric="nope")
     assert "accuracy" in caught.value.hint
 
 
 def test_a_space_that_is_not_there_is_not_found(told: sr.Registry) -> None:
     with pytest.raises(sr.NotFound):
-        retention(told.home, "absent")
+        retention(told.context, "absent")
 
 
 def test_text_html_and_json(told: sr.Registry, tmp_path: Path) -> None:
-    found = retention(told.home, None, metric="accuracy")
+    found = retention(told.context, None, metric="accuracy")
     assert "cola" in str(found)
     assert "<table>" in found._repr_html_()
     assert repr(found) == "<Retention tiny: 2 tasks over 5 commits>"
@@ -162,7 +162,7 @@ def test_text_html_and_json(told: sr.Registry, tmp_path: Path) -> None:
 def test_a_long_history_is_shown_by_its_ends(registry: sr.Registry) -> None:
     for name, adapter in independent(16).items():
         registry.commit(adapter, task=name)
-    shown = str(retention(registry.home, None))
+    shown = str(retention(registry.context, None))
     assert "note: 4 commits in between are not shown." in shown
     assert "c2 " in shown
     assert "c17" in shown

@@ -8,7 +8,7 @@ import pytest
 
 import share_registry as sr
 from share_registry.cli.output import document
-from share_registry.registry.similar import similar
+from share_registry.registry.analysis.similar import similar
 from tests.registry.conftest import DEMO
 from tests.registry.families import (
     adapter,
@@ -36,7 +36,7 @@ def told(registry: sr.Registry) -> sr.Registry:
 
 
 def test_the_nearest_task_comes_first_at_its_newest_version(told: sr.Registry) -> None:
-    found = similar(told.home, continued()["v3"], space=None)
+    found = similar(told.context, continued()["v3"], space=None)
     assert (found[0].ref, found[0].continues) == ("tiny/grown@v2", True)
     assert [neighbour.distance for neighbour in found] == sorted(
         neighbour.distance for neighbour in found
@@ -49,7 +49,7 @@ def test_figures_are_those_of_dense_products(told: sr.Registry) -> None:
     asked, other = continued()["v3"], independent(3)["own-0"]
     (found,) = (
         neighbour
-        for neighbour in similar(told.home, asked, space=None)
+        for neighbour in similar(told.context, asked, space=None)
         if neighbour.task == "own-0"
     )
     one, two = (
@@ -65,14 +65,14 @@ def test_figures_are_those_of_dense_products(told: sr.Registry) -> None:
 
 
 def test_another_gauge_is_the_same_adapter(told: sr.Registry) -> None:
-    found = similar(told.home, turned(independent(1)["own-0"]), space=None, limit=1)
+    found = similar(told.context, turned(independent(1)["own-0"]), space=None, limit=1)
     assert found[0].task == "own-0"
     assert found[0].distance < STORED
     assert found[0].cosine > 1 - STORED
 
 
 def test_a_common_start_is_seen(told: sr.Registry) -> None:
-    found = similar(told.home, "seed-0", space=None)
+    found = similar(told.context, "seed-0", space=None)
     assert {neighbour.task for neighbour in found if neighbour.one_start} == {"seed-1"}
     assert all(neighbour.overlap > neighbour.chance for neighbour in found if neighbour.one_start)
 
@@ -80,7 +80,7 @@ def test_a_common_start_is_seen(told: sr.Registry) -> None:
 def test_directions_shared_on_both_sides_are_no_common_start(registry: sr.Registry) -> None:
     for name, one in shared_directions(2, shared=5).items():
         registry.commit(one, task=name)
-    (found,) = similar(registry.home, "mix-0", space=None)
+    (found,) = similar(registry.context, "mix-0", space=None)
     assert found.overlap > 0.8
     assert not found.one_start
 
@@ -89,20 +89,20 @@ def test_a_version_is_not_its_own_neighbour_but_an_older_one_has_the_newest(
     told: sr.Registry,
 ) -> None:
     assert "tiny/grown@v2" not in {
-        neighbour.ref for neighbour in similar(told.home, "grown", space=None)
+        neighbour.ref for neighbour in similar(told.context, "grown", space=None)
     }
-    assert similar(told.home, "grown@v1", space=None)[0].ref == "tiny/grown@v2"
+    assert similar(told.context, "grown@v1", space=None)[0].ref == "tiny/grown@v2"
 
 
 def test_what_an_earlier_call_returned_is_a_reference(told: sr.Registry) -> None:
     resolved = told.resolve("grown@v1")
-    assert similar(told.home, resolved, space=None).adapter == "tiny/grown@v1"
+    assert similar(told.context, resolved, space=None).adapter == "tiny/grown@v1"
 
 
 def test_dropped_tasks_are_left_out(told: sr.Registry) -> None:
     told.drop("grown")
     assert "grown" not in {
-        neighbour.task for neighbour in similar(told.home, continued()["v3"], space=None)
+        neighbour.task for neighbour in similar(told.context, continued()["v3"], space=None)
     }
 
 
@@ -111,7 +111,7 @@ def test_ranks_may_differ_and_modules_be_missing(told: sr.Registry) -> None:
     small = adapter(
         {modules()[0]: (draw(2, 128), draw(2, 96)), "layers.9.other": (draw(2, 128), draw(2, 96))}
     )
-    found = similar(told.home, small, space=None)
+    found = similar(told.context, small, space=None)
     assert all(abs(neighbour.cosine) < 0.2 for neighbour in found)
     assert all(neighbour.distance > 1 for neighbour in found)
 
@@ -119,13 +119,13 @@ def test_ranks_may_differ_and_modules_be_missing(told: sr.Registry) -> None:
 def test_a_directory_is_read_where_no_task_is_called_so(registry: sr.Registry) -> None:
     registry.commit(DEMO / "wn-pos-gloss" / "v1", task="gloss")
     for place in (str(DEMO / "wn-pos-gloss" / "v2"), DEMO / "wn-pos-gloss" / "v2"):
-        found = similar(registry.home, place, space=None)
+        found = similar(registry.context, place, space=None)
         assert (found[0].task, found[0].continues) == ("gloss", True)
 
 
 def test_what_is_neither_is_not_found(told: sr.Registry) -> None:
     with pytest.raises(sr.NotFound):
-        similar(told.home, "absent", space=None)
+        similar(told.context, "absent", space=None)
 
 
 @pytest.mark.parametrize("limit", [-1, 0, True, 1.5])
@@ -135,12 +135,12 @@ def test_a_limit_is_checked(told: sr.Registry, limit: object) -> None:
 
 
 def test_a_limit_keeps_the_nearest(told: sr.Registry) -> None:
-    every = similar(told.home, "seed-0", space=None, limit=None)
-    assert similar(told.home, "seed-0", space=None, limit=2).neighbours == every.neighbours[:2]
+    every = similar(told.context, "seed-0", space=None, limit=None)
+    assert similar(told.context, "seed-0", space=None, limit=2).neighbours == every.neighbours[:2]
 
 
 def test_text_html_and_json(told: sr.Registry, tmp_path: Path) -> None:
-    found = similar(told.home, continued()["v3"], space=None)
+    found = similar(told.context, continued()["v3"], space=None)
     assert "tiny/grown@v2" in str(found)
     assert "<table>" in found._repr_html_()
     assert repr(found) == "<Similar the adapter given: 6 nearest in tiny>"

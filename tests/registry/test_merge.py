@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import share_registry as sr
-from share_registry.catalog import queries
+from share_registry.catalog.queries import lookups
 from tests.exchange import zoo
 from tests.exchange.conftest import copied, original
 from tests.registry.plain import Floats, files, tensors
@@ -58,8 +58,8 @@ def test_one_task_with_weight_1_is_that_task(
 ) -> None:
     registry.create_space("zoo")
     registry.commit(original(name), task="variant", space="zoo", allow_base_mismatch=True)
-    commit = registry.merge({"variant": 1.0}, task="again", method=method, space="zoo")
-    source = registry.show("variant", space="zoo").report
+    commit = registry.space("zoo").merge({"variant": 1.0}, task="again", method=method)
+    source = registry.space("zoo").show("variant").report
     assert commit.report is not None
     assert source is not None
     assert (commit.kind, commit.report.bytes_added, commit.report.error) == (
@@ -67,8 +67,8 @@ def test_one_task_with_weight_1_is_that_task(
         0,
         source.error,
     )
-    with registry.home.reading() as session:
-        old, new = (queries.version_row(session, "zoo", task, 1) for task in ("variant", "again"))
+    with registry.context.reading() as session:
+        old, new = (lookups.version_row(session, "zoo", task, 1) for task in ("variant", "again"))
     same_parts = (
         "adapter_digest",
         "layout_digest",
@@ -82,7 +82,7 @@ def test_one_task_with_weight_1_is_that_task(
         getattr(new, part) for part in same_parts
     ]
     first, second = (
-        files(registry.export(task, tmp_path / task, space="zoo").path)
+        files(registry.space("zoo").export(task, tmp_path / task).path)
         for task in ("variant", "again")
     )
     assert {key: value for key, value in first.items() if key != "README.md"} == {
@@ -98,8 +98,8 @@ def test_halves_of_a_variant_answer_as_the_whole(
     registry.create_space("zoo", policy=sr.Policy(budget=0, refit=False))
     for task in ("one", "two"):
         registry.commit(original(name), task=task, space="zoo", allow_base_mismatch=True)
-    registry.merge({"one": 0.5, "two": 0.5}, task="both", space="zoo")
-    exported = registry.export("both", tmp_path / "out", space="zoo").path
+    registry.space("zoo").merge({"one": 0.5, "two": 0.5}, task="both")
+    exported = registry.space("zoo").export("both", tmp_path / "out").path
     tolerance = zoo.PORTABLE if zoo.CASES[name].dtype is torch.float32 else 0.05
     assert (
         zoo.logits(zoo.loaded(name, exported)) - zoo.logits(zoo.loaded(name, original(name)))
@@ -187,8 +187,8 @@ def test_dare_is_reproducible(registry: sr.Registry, two: dict[str, Path]) -> No
         registry.merge({"t00": 0.5, "t01": 0.5}, task=task, method="dare", seed=seed)
         for task, seed in (("a", 5), ("b", 5), ("c", 6))
     ]
-    with registry.home.reading() as session:
-        rows = [queries.version_row(session, SPACE, task, 1) for task in ("a", "b", "c")]
+    with registry.context.reading() as session:
+        rows = [lookups.version_row(session, SPACE, task, 1) for task in ("a", "b", "c")]
     digests = [row.tensors_digest for row in rows if row is not None]
     assert len(adapters) == 3
     assert digests[0] == digests[1] != digests[2]
@@ -240,7 +240,7 @@ def test_several_are_refused_where_factors_do_not_say_all(
             allow_base_mismatch=True,
         )
     with pytest.raises(sr.Refused, match="cannot be merged"):
-        registry.merge({"one": 0.5, "two": 0.5}, task="both", space="zoo")
+        registry.space("zoo").merge({"one": 0.5, "two": 0.5}, task="both")
 
 
 def test_portable_export_has_the_pseudo_rank(registry: sr.Registry, tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from sqlalchemy.orm import Session
 
 import share_registry as sr
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.projection import wipe
+from share_registry.catalog.projection.apply import wipe
+from share_registry.catalog.queries import task_pages
+from share_registry.catalog.queries.log import LogQuery, log
+from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.errors import InvalidInput
-from share_registry.outside import Outside
-from share_registry.registry import listing
-from share_registry.registry.history import log
-from share_registry.registry.home import open_home
-from share_registry.registry.listing import tasks
-from share_registry.registry.results import Commit, Task
+from share_registry.outside.files import Outside
+from share_registry.registry.opening import open_context
+from share_registry.values.results import Commit, Task
 from tests.catalog.growing import RARE, RARE_AUTHOR, SPACE, Growing
 from tests.catalog.logs import Log
 from tests.reliability.faults import Failing
@@ -74,7 +74,7 @@ def pages_of_log(
     found: list[Commit] = []
     while True:
         before = f"{found[-1].space}/@c{found[-1].number}" if found else None
-        page = log(session, limit=size, before=before, **asked)
+        page = log(session, LogQuery(limit=size, before=before, **asked))
         found += page
         assert len(found) <= MOST
         if len(page) < size:
@@ -87,7 +87,9 @@ def pages_of_tasks(
 ) -> list[Task]:
     found: list[Task] = []
     while True:
-        page = tasks(session, limit=size, after=found[-1].ref if found else None, **asked)
+        page = tasks(
+            session, TaskQuery(limit=size, after=found[-1].ref if found else None, **asked)
+        )
         found += page
         assert len(found) <= MOST
         if len(page) < size:
@@ -100,7 +102,7 @@ def pages_of_tasks(
 def test_pages_of_a_log_are_together_what_is_listed_at_once(
     grown: Session, name: str, size: int
 ) -> None:
-    at_once = log(grown, space=SPACE, limit=None, **LOGS[name])
+    at_once = log(grown, LogQuery(space=SPACE, limit=None, **LOGS[name]))
     assert pages_of_log(grown, size, space=SPACE, **LOGS[name]) == at_once
     assert at_once == pages_of_log(grown, size, **LOGS[name])
 
@@ -110,7 +112,7 @@ def test_pages_of_a_log_are_together_what_is_listed_at_once(
 def test_pages_of_tasks_are_together_what_is_listed_at_once(
     grown: Session, name: str, size: int
 ) -> None:
-    at_once = tasks(grown, space=SPACE, **FILTERS[name])
+    at_once = tasks(grown, TaskQuery(space=SPACE, **FILTERS[name]))
     assert pages_of_tasks(grown, size, space=SPACE, **FILTERS[name]) == at_once
     assert bool(at_once) == (name != "no such label")
 
@@ -121,16 +123,16 @@ def test_pages_of_tasks_are_together_what_is_listed_at_once(
 def test_how_many_are_looked_at_together_changes_no_page(
     grown: Session, name: str, limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = tasks(grown, space=SPACE, **FILTERS[name])
+    expected = tasks(grown, TaskQuery(space=SPACE, **FILTERS[name]))
     assert [task.name for task in expected] == sorted(task.name for task in expected)
     assert all(task.labels.items() >= FILTERS[name].get("labels", {}).items() for task in expected)
-    monkeypatch.setattr(listing, "_AT_ONCE", 4)
-    monkeypatch.setattr(listing, "_FEW", few)
-    assert tasks(grown, space=SPACE, limit=limit, **FILTERS[name]) == expected[:limit]
+    monkeypatch.setattr(task_pages, "_AT_ONCE", 4)
+    monkeypatch.setattr(task_pages, "_FEW", few)
+    assert tasks(grown, TaskQuery(space=SPACE, limit=limit, **FILTERS[name])) == expected[:limit]
     for last in expected[:: max(1, len(expected) // 4)]:
         following = [task for task in expected if task.name > last.name]
         assert (
-            tasks(grown, space=SPACE, limit=limit, after=last.ref, **FILTERS[name])
+            tasks(grown, TaskQuery(space=SPACE, limit=limit, after=last.ref, **FILTERS[name]))
             == following[:limit]
         )
 
@@ -141,8 +143,8 @@ def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(
     limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two spaces of other lengths at one time, and names in another order than tasks were made in."""
-    monkeypatch.setattr(listing, "_AT_ONCE", 4)
-    monkeypatch.setattr(listing, "_FEW", few)
+    monkeypatch.setattr(task_pages, "_AT_ONCE", 4)
+    monkeypatch.setattr(task_pages, "_FEW", few)
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         for space, step in (("ant", 1), ("bee", 7)):
             one = Log(space=space, step=timedelta(hours=step))
@@ -158,13 +160,13 @@ def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(
                     one.alias(f"t{7 * number % 15:02}", "prod", version)
             one.apply(session)
         for at in (None, "2026-11-02T00:30", "2026-11-03T12:00"):
-            everything = tasks(session, at=at)
+            everything = tasks(session, TaskQuery(at=at))
             assert len({task.space for task in everything}) == 2
             for team in ("red", "blue"):
-                some = tasks(session, at=at, labels={"team": team}, limit=limit)
+                some = tasks(session, TaskQuery(at=at, labels={"team": team}, limit=limit))
                 assert some == [task for task in everything if task.labels["team"] == team][:limit]
             assert (
-                tasks(session, at=at, alias="prod", limit=limit)
+                tasks(session, TaskQuery(at=at, alias="prod", limit=limit))
                 == [task for task in everything if "prod" in task.aliases][:limit]
             )
 
@@ -176,7 +178,7 @@ def test_a_task_that_is_dropped_while_a_page_is_made_is_on_it(
 
     A page stays as long as it was found.
     """
-    one, real = Log(space="ant"), listing._versions
+    one, real = Log(space="ant"), task_pages._versions
     one.create()
     for number in range(4):
         one.absorb(f"t{number}", 1)
@@ -187,10 +189,10 @@ def test_a_task_that_is_dropped_while_a_page_is_made_is_on_it(
             one.drop("t1").apply(session)
             return real(*arguments)
 
-        monkeypatch.setattr(listing, "_versions", dropping)
-        assert [task.name for task in tasks(session, limit=3)] == ["t0", "t1", "t2"]
-        monkeypatch.setattr(listing, "_versions", real)
-        assert [task.name for task in tasks(session, limit=3)] == ["t0", "t2", "t3"]
+        monkeypatch.setattr(task_pages, "_versions", dropping)
+        assert [task.name for task in tasks(session, TaskQuery(limit=3))] == ["t0", "t1", "t2"]
+        monkeypatch.setattr(task_pages, "_versions", real)
+        assert [task.name for task in tasks(session, TaskQuery(limit=3))] == ["t0", "t2", "t3"]
 
 
 def committed(session: Session, logs: Sequence[Log], choose: Callable[[int], int]) -> None:
@@ -236,7 +238,10 @@ def test_commits_between_pages_neither_hide_nor_repeat_anything() -> None:
                 each.create().apply(session)
             more(commits)
             asked: dict[str, Any] = {"space": "ant"} if one_space else {}
-            before = [(commit.space, commit.number) for commit in log(session, limit=None, **asked)]
+            before = [
+                (commit.space, commit.number)
+                for commit in log(session, LogQuery(limit=None, **asked))
+            ]
             found = [
                 (commit.space, commit.number)
                 for commit in pages_of_log(session, size, lambda: more(meanwhile), **asked)
@@ -246,7 +251,7 @@ def test_commits_between_pages_neither_hide_nor_repeat_anything() -> None:
             assert not one_space or found == before
             stays = [
                 task.ref.partition("@")[0]
-                for task in tasks(session, **asked)
+                for task in tasks(session, TaskQuery(**asked))
                 if task.name.startswith("t1")
             ]
             listed = [
@@ -320,16 +325,16 @@ def test_opening_asks_as_little_of_a_long_log_as_of_a_short_one(tmp_path: Path) 
 
         event.listen(Engine, "before_cursor_execute", see)
         try:
-            home = open_home(
+            context = open_context(
                 tmp_path / str(commits),
                 store=None,
                 space=None,
                 mode="w",
                 outside=Outside(system=system),
-            )
-            with home.reading():
+            )[0]
+            with context.reading():
                 pass
-            home.close()
+            context.close()
         finally:
             event.remove(Engine, "before_cursor_execute", see)
         asked.append((Counter(system.calls), statements))

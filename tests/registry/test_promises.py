@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import share_registry as sr
-from share_registry.catalog import queries
+from share_registry.catalog.queries import lookups
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.conftest import DEMO, Open
 from tests.registry.plain import files
@@ -104,7 +104,7 @@ READS: dict[str, Callable[[sr.Registry], Any]] = {
         for ref in ("old", "new@v1", "new@prod", "@release", "new@release", "new@c3")
     ],
     "lineage": lambda r: r.lineage("new@v3"),
-    "aliases": lambda r: r.aliases(SPACE),
+    "aliases": lambda r: r.space(SPACE).aliases(),
     "alias history": lambda r: r.alias_history("new", "prod"),
     "tags": lambda r: r.tags(),
     "diff": lambda r: r.diff("new@v1", "new@v2"),
@@ -135,15 +135,15 @@ def eventful(registry: sr.Registry, folder: Path) -> None:
     registry.drop("gone", reason="unused")
     registry.restore("old@v1")
     registry.rename("old", "new")
-    registry.set_policy(SPACE, sr.Policy(budget=0.02))
+    registry.set_policy(sr.Policy(budget=0.02), space=SPACE)
     registry.commit_many({"many-a": adapters[3], "many-b": adapters[0]}, space=SPACE)
     registry.merge({"many-a": 0.5, "many-b": 0.5}, task="merged", labels={"nul": "a\0b"})
     registry.refit(max_rank=1, allow_loss=True)
 
 
 def dumped(registry: sr.Registry) -> dict[str, list[tuple[object, ...]]]:
-    with registry.home.catalog.begin() as session:
-        return queries.dump(session)
+    with registry.context.catalog.begin() as session:
+        return lookups.dump(session)
 
 
 def test_a_rebuild_answers_every_read_verb_alike(open_registry: Open, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_record_in_another_place_is_refused_not_followed(tmp_path: Path) -> No
     with sr.Registry.open(place) as registry:
         for name in ("a", "b"):
             registry.create_space(name)
-            registry.set_policy(name, sr.Policy(budget=0.1))
+            registry.set_policy(sr.Policy(budget=0.1), space=name)
     foreign = place / "spaces" / "b" / "log" / f"{2:020}.json"
     (place / "spaces" / "a" / "log" / f"{3:020}.json").write_bytes(foreign.read_bytes())
     with (

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 
 import share_registry as sr
-from share_registry.registry import transaction
+from share_registry.registry.commands import publish
 from tests.cli.tiny import SPACE, write_adapter
 
 
@@ -28,7 +28,7 @@ def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(
 
     def published(*arguments: object) -> bool:
         nonlocal full
-        full = publish(*arguments)  # type: ignore[arg-type]
+        full = original(*arguments)  # type: ignore[arg-type]
         return full
 
     def fail(_: object) -> None:
@@ -37,11 +37,11 @@ def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(
             full = False
             raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
 
-    publish = transaction._publish
+    original = publish._publish
     event.listen(Engine, "commit", fail)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transaction, "_publish", published)
+            patch.setattr(publish, "_publish", published)
             commit = registry.commit(adapter, task="second", idempotency_key="one")
     finally:
         event.remove(Engine, "commit", fail)
@@ -68,11 +68,11 @@ def test_a_race_that_is_lost_at_the_last_moment_leaves_nothing_in_the_catalog(
         if not lost:
             lost.append(arguments[1].number)  # type: ignore[attr-defined]
             return False
-        return publish(*arguments)  # type: ignore[arg-type]
+        return original(*arguments)  # type: ignore[arg-type]
 
-    publish = transaction._publish
+    original = publish._publish
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transaction, "_publish", beaten)
+        patch.setattr(publish, "_publish", beaten)
         commit = registry.commit(adapter, task="second")
     assert lost == [commit.number]
     assert [(found.number, found.task) for found in registry.log(space=SPACE, kind="absorb")] == [

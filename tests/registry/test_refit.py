@@ -180,7 +180,7 @@ def test_modules_whose_product_is_zero_are_fitted_around(
     paper = registry.create_space("paper", base_model="acme/tiny", policy=sr.Policy.share(k=4))
     for task, place in list(made.items())[:3]:
         paper.commit(place, task=task)
-    assert not any("layers.1" in module for module in registry.basis(SPACE).modules)
+    assert not any("layers.1" in module for module in registry.space(SPACE).basis().modules)
     assert registry.verify("deep").ok
 
 

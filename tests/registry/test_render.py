@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.registry import render
-from share_registry.registry.report import ModuleReport, Report
-from share_registry.registry.results import (
+from share_registry.values import render
+from share_registry.values.report import ModuleReport, Report
+from share_registry.values.results import (
     Commit,
     Diff,
     Export,
@@ -20,7 +20,7 @@ from share_registry.registry.results import (
     Resolved,
     VerifyReport,
 )
-from share_registry.registry.table import Table, aligned
+from share_registry.values.table import Table, aligned
 
 REPORT = Report(
     error=0.0487,

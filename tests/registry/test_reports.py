@@ -5,7 +5,7 @@ import torch
 
 import share_registry as sr
 from share_registry.algebra.rate_distortion import bound
-from share_registry.exchange.pairs import pairs_of
+from share_registry.exchange.factor_pairs import pairs_of
 from share_registry.exchange.scales import module_scales
 from tests.registry.conftest import DEMO
 

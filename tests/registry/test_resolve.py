@@ -6,9 +6,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
-from share_registry.names import beginning_of, end_of, parse_reference
-from share_registry.registry.resolve import (
+from share_registry.catalog.queries.resolution import (
     number_of,
     resolve,
     resolve_task,
@@ -16,6 +14,9 @@ from share_registry.registry.resolve import (
     space_of,
     version_of,
 )
+from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
+from share_registry.names import parse_reference
+from share_registry.times import beginning_of, end_of
 from tests.catalog.logs import Log, digest_of, story
 
 

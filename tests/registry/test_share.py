@@ -96,7 +96,9 @@ def test_what_follows_a_commit_may_fail_in_any_way(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("share_registry.registry.share._refit_where_it_pays", lambda *_: 1 // 0)
+    monkeypatch.setattr(
+        "share_registry.registry.commands.auto_refit._refit_where_it_pays", lambda *_: 1 // 0
+    )
     commit = registry.commit(write_planted(tmp_path / "adapters", 1)["t00"], task="t00")
     assert commit.created
     assert "was not made" in caplog.text

@@ -12,10 +12,10 @@ import torch
 
 import share_registry as sr
 from share_registry.algebra.error import pooled_error
-from share_registry.exchange.pairs import Pair, pairs_of
-from share_registry.exchange.read import read_directory
+from share_registry.exchange.factor_pairs import Pair, pairs_of
+from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.scales import module_scales
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from tests.exchange import zoo
 from tests.exchange.conftest import copied, original
 from tests.exchange.test_refusals import CONFIGS, FILES, set_config, set_tensors
@@ -42,7 +42,7 @@ def test_at_budget_zero_a_model_answers_alike(
     )
     assert commit.report is not None
     assert commit.report.error == 0
-    exported = registry.export("variant", tmp_path / "out", space="zoo").path
+    exported = registry.space("zoo").export("variant", tmp_path / "out").path
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (exported / file).read_bytes() == (original(name) / file).read_bytes()
     if zoo.CASES[name].dtype is torch.float32:
@@ -60,7 +60,7 @@ def test_within_a_budget_the_error_is_the_recorded_one(
         original(name), task="variant", space="zoo", budget=BUDGET, allow_base_mismatch=True
     ).report
     assert report is not None
-    exported = registry.export("variant", tmp_path / "out", space="zoo").path
+    exported = registry.space("zoo").export("variant", tmp_path / "out").path
     source, found = (
         read_directory(original(name), outside=Outside()),
         read_directory(exported, outside=Outside()),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from share_registry.errors import ShareRegistryError, StoreError
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import PublishUnknown
 from tests.reliability.scenarios import IDENTITY, SHARED, NoFlush, World

@@ -10,10 +10,10 @@ from typing import Final
 import torch
 
 import share_registry as sr
-from share_registry.catalog.queries import dump
-from share_registry.outside import Outside
+from share_registry.catalog.queries.lookups import dump
+from share_registry.outside.files import Outside
 from share_registry.outside.system import System
-from share_registry.registry.home import open_home
+from share_registry.registry.opening import open_context
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.scenarios import NoFlush
 
@@ -34,13 +34,13 @@ def opened(
     """
     torch.set_num_threads(1)  # a forked child has no threads to wait for
     return sr.Registry(
-        open_home(
+        open_context(
             root,
             store=None,
             space=None,
             mode=mode,
             outside=Outside(hook, system=system or NoFlush()),
-        )
+        )[0]
     )
 
 
@@ -65,7 +65,7 @@ def keys(registry: sr.Registry) -> list[str]:
 
 def rows(registry: sr.Registry) -> Catalog:
     """Return all that the catalog says."""
-    with registry.home.reading() as session:
+    with registry.context.reading() as session:
         return dump(session)
 
 

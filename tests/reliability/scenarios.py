@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from share_registry.errors import ShareRegistryError
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.outside.system import System
 from share_registry.store.local import LocalStore
 from tests.reliability.journal import Crash, Journal, Killed, Recorder, restore

@@ -123,9 +123,9 @@ READS: list[Callable[[sr.Registry], object]] = [
     lambda registry: registry.resolve("t0@prod"),
     lambda registry: registry.lineage("t0"),
     lambda registry: registry.diff("t0@v1", "t0@v2"),
-    lambda registry: registry.aliases(SPACE),
+    lambda registry: registry.space(SPACE).aliases(),
     lambda registry: registry.alias_history("t0", "prod"),
-    lambda registry: registry.tags(SPACE),
+    lambda registry: registry.space(SPACE).tags(),
     lambda registry: registry.checkout("t0@v1").state_dict(),
     lambda registry: registry.verify("deep"),
 ]

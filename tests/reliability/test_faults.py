@@ -8,7 +8,7 @@ import pytest
 
 from share_registry.errors import StoreError
 from share_registry.format.canonical import sha256
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import PublishUnknown
 from tests.reliability.faults import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from share_registry.errors import Refused, StoreError
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from tests.reliability.processes import finished, forked
 from tests.reliability.scenarios import IDENTITY, SHARED

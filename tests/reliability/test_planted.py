@@ -12,7 +12,7 @@ import pytest
 from share_registry.errors import StoreError
 from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import Store
 from tests.reliability.faults import SHORT, once, survives_a_race, survives_faults

@@ -43,7 +43,7 @@ def _dying(journal: Journal, root: Path, point: str, adapter: Path) -> None:
         with pytest.raises(Killed):
             commit(registry, adapter, "two")
     finally:
-        registry.home.catalog.close()
+        registry.context.catalog.close()
 
 
 def _survives(top: Path, point: str, act: Act, *, most: int, at_most: int, seed: int = 0) -> int:

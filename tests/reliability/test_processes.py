@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from tests.reliability.processes import all_finished, finished, forked, killing
 from tests.reliability.scenarios import FORMAT_POINTS, IDENTITY, POINTS, SHARED, NoFlush

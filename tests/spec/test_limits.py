@@ -10,7 +10,7 @@ import pytest
 import share_registry as sr
 from share_registry.format.canonical import load
 from share_registry.names import Digest
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from spec.broken import MIB
 from spec.tiny import layout_of, linear

@@ -19,7 +19,7 @@ from share_registry.errors import Format, Integrity, NotFound, Refused, StoreErr
 from share_registry.format.canonical import sha256
 from share_registry.format.records import format_bytes, parse_format
 from share_registry.names import CommitNumber, SpaceName
-from share_registry.outside import Outside
+from share_registry.outside.files import Outside
 from share_registry.outside.system import System
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import PublishUnknown

@@ -1,0 +1,1 @@
+"""What a record does to the rows of the catalog."""

@@ -1,0 +1,1 @@
+"""What may be asked of the catalog: every function takes a session and reads."""

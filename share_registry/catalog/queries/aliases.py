@@ -1,0 +1,188 @@
+"""Spaces, aliases and tags as they stand now, or stood at any commit."""
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from share_registry.catalog.queries.as_of import At, as_of, number_at
+from share_registry.catalog.queries.commit_rows import moment
+from share_registry.catalog.queries.resolution import find_task, space_of
+from share_registry.catalog.sql import pieces
+from share_registry.catalog.tables import AliasRow, CommitRow, SpaceRow, TagRow, TaskNameRow
+from share_registry.errors import NotFound
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
+from share_registry.values.results import Alias, AliasMove, SpaceSummary, Tag
+
+if TYPE_CHECKING:
+    pass
+
+
+def spaces(session: Session) -> list[SpaceSummary]:
+    """List every space, sorted by name; only live tasks are counted."""
+    newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
+    query = (
+        select(SpaceRow.table, CommitRow.time).join(CommitRow.table, newest).order_by(SpaceRow.name)
+    )
+    return [
+        SpaceSummary(
+            name=SpaceName(row.name),
+            base_model=row.base_model,
+            base_revision=row.base_revision,
+            base_labels=row.base_labels,
+            budget=row.budget,
+            keep_original=row.keep_original,
+            references=row.references,
+            refit=row.refit,
+            pseudo_rank=row.pseudo_rank,
+            k=row.k,
+            phi=row.phi,
+            tasks=row.live,
+            commits=row.head,
+            time=moment(row.time),
+        )
+        for row in session.execute(query)
+    ]
+
+
+def space_summary(session: Session, name: str) -> SpaceSummary:
+    """Return one space. Raises InvalidInput, NotFound."""
+    space = space_of(session, name)
+    return next(summary for summary in spaces(session) if summary.name == space)
+
+
+def aliases(
+    session: Session, *, space: str | None = None, task: str | None = None, at: At | None = None
+) -> list[Alias]:
+    """List aliases and the versions they stand for, by space, task and name.
+
+    Those of dropped tasks too.
+
+    Args:
+        session: A transaction.
+        space: One space; None for all, or for the only one where a task is named.
+        task: Only those of this task.
+        at: As of a commit, tag, date or time.
+
+    Raises:
+        InvalidInput, NotFound: the space, the task or `at` leads nowhere.
+    """
+    where = space_of(session, space) if space is not None or task is not None else None
+    then = as_of(session, where, at)
+    named = (
+        (TaskNameRow.space == AliasRow.space)
+        & (TaskNameRow.task == AliasRow.task)
+        & TaskNameRow.until.is_(None)
+    )
+    moved = (CommitRow.space == AliasRow.space) & (CommitRow.number == AliasRow.since)
+    query = (
+        select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
+        .select_from(AliasRow.table)
+        .join(TaskNameRow.table, named)
+        .join(CommitRow.table, moved)
+        .where(then.within(AliasRow))
+    )
+    if where is not None:
+        query = query.where(AliasRow.space == where)
+    if where is not None and task is not None:
+        query = query.where(AliasRow.task == find_task(session, where, task).task)
+    return [
+        Alias(
+            name=row.name,
+            task=TaskName(row.task_name),
+            version=Version(row.version),
+            ref=f"{row.space}/{row.task_name}@v{row.version}",
+            number=CommitNumber(row.since),
+            time=moment(row.time),
+        )
+        for row in session.execute(query.order_by(AliasRow.space, TaskNameRow.name, AliasRow.name))
+    ]
+
+
+def alias_history(
+    session: Session, task: str, alias: str, *, space: str | None = None, at: At | None = None
+) -> list[AliasMove]:
+    """List the moves of an alias of a task, newest first.
+
+    Args:
+        session: A transaction.
+        task: The task, by any name it had.
+        alias: The alias.
+        space: The task's space; None for the only one.
+        at: Only the move that was in force at a commit, tag, date or time; none where the alias
+            stood for nothing then.
+
+    Raises:
+        InvalidInput, NotFound, Refused: the space, task, alias or `at` leads nowhere.
+    """
+    where = space_of(session, space)
+    found = find_task(session, where, task)
+    of_task = (AliasRow.space == where) & (AliasRow.task == found.task)
+    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(
+        of_task, AliasRow.name == alias
+    )
+    rows = session.execute(query.order_by(AliasRow.since)).all()
+    if not rows:
+        known = sorted(session.scalars(select(AliasRow.name).where(of_task).distinct()))
+        raise NotFound(
+            f"task {where}/{found.name} never had the alias {alias!r}.",
+            hint=near_misses(alias, known),
+        )
+    if at is not None:
+        number = number_at(session, where, at)
+        rows = [
+            row for row in rows if row.since <= number and (row.until is None or row.until > number)
+        ]
+    steps: dict[int, int | None] = {
+        row.until: None for row in rows if row.until is not None and at is None
+    }
+    steps |= {row.since: row.version for row in rows}
+    commits = select(
+        CommitRow.number, CommitRow.id, CommitRow.time, CommitRow.author, CommitRow.message
+    )
+    moves = [
+        row
+        for piece in pieces(sorted(steps))
+        for row in session.execute(
+            commits.where(CommitRow.space == where, CommitRow.number.in_(piece))
+        )
+    ]
+    return [
+        AliasMove(
+            name=alias,
+            task=found.name,
+            version=None if (version := steps[number]) is None else Version(version),
+            ref=None if version is None else f"{where}/{found.name}@v{version}",
+            number=CommitNumber(number),
+            id=Digest(commit_id),
+            time=moment(text),
+            author=author,
+            reason=message,
+        )
+        for number, commit_id, text, author, message in sorted(moves, reverse=True)
+    ]
+
+
+def tags(session: Session, *, space: str | None = None) -> list[Tag]:
+    """List the tags of a space, or of all, in the order of the commits they name.
+
+    Raises NotFound for an unknown space.
+    """
+    named = (CommitRow.space == TagRow.space) & (CommitRow.number == TagRow.number)
+    query = select(TagRow.name, TagRow.space, TagRow.number, CommitRow.id, CommitRow.time).join(
+        CommitRow.table, named
+    )
+    if space is not None:
+        query = query.where(TagRow.space == space_of(session, space))
+    return [
+        Tag(
+            name=name,
+            space=SpaceName(where),
+            number=CommitNumber(number),
+            id=Digest(commit_id),
+            time=moment(text),
+        )
+        for name, where, number, commit_id, text in session.execute(
+            query.order_by(TagRow.space, TagRow.number, TagRow.name)
+        )
+    ]

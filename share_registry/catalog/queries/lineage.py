@@ -1,0 +1,169 @@
+"""Lineage: the versions a task version came from.
+
+Edges are the version before it in its task ("version"), the versions its commit declares it derived
+from ("derived") or was merged of ("merged" with the weight), and for a restored version the one it
+repeats ("restored").
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sqlalchemy import BigInteger, literal, select
+from sqlalchemy.orm import Session
+
+from share_registry.catalog.queries.commit_rows import moment
+from share_registry.catalog.queries.resolution import find_task, resolve_version
+from share_registry.catalog.sql import pieces
+from share_registry.catalog.tables import CommitRow, ParentRow, SpaceRow, TaskNameRow, VersionRow
+from share_registry.names import CommitNumber, Digest, Reference, SpaceName
+from share_registry.values.results import Lineage, LineageNode
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row, Select
+
+_Place: TypeAlias = tuple[int, int]
+"""Task and version."""
+_MERGED: Final = "merged, "
+"""How an edge to a parent of a merge begins: its weight follows."""
+
+
+def lineage(session: Session, ref: str | Reference, *, space: str | None = None) -> Lineage:
+    """Return a task version and its ancestors, depth first, each once and where it is first met.
+
+    Parents of a merge also below it, with their weights.
+
+    Raises:
+        InvalidInput: the reference is malformed or of a whole space.
+        NotFound, Refused: it leads to no version.
+    """
+    asked = resolve_version(session, ref, space=space)
+    start = (find_task(session, asked.space, str(asked.task)).task, int(asked.version or 0))
+    walked = _walk(start, _origins(session, asked.space, start[0]))
+    nodes = _nodes(session, asked.space, {step.place for step in walked})
+    base = session.execute(
+        select(SpaceRow.base_model, SpaceRow.base_revision).where(SpaceRow.name == asked.space)
+    ).one()
+    found = tuple(replace(nodes[step.place], via=step.via, depth=step.depth) for step in walked)
+    return Lineage(ref=asked.ref, base_model=base[0], base_revision=base[1], nodes=found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    via: str
+    place: _Place
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Origins:
+    """What the versions of some tasks came from, apart from the version before."""
+
+    restored: dict[_Place, _Place]
+    derived: dict[_Place, list[tuple[str, _Place]]]
+
+    def of(self, place: _Place) -> list[tuple[str, _Place]]:
+        """Return the edges from a place, nearest first."""
+        task, version = place
+        if place in self.restored:
+            return [("restored", self.restored[place])]
+        before = [("version", (task, version - 1))] if version > 1 else []
+        return before + self.derived.get(place, [])
+
+
+def _walk(start: _Place, origins: _Origins) -> list[_Step]:
+    waiting = [_Step("", start, 0)]
+    seen: set[_Place] = set()
+    found = []
+    while waiting:
+        step = waiting.pop()
+        if step.place in seen:
+            found += [step] if step.via.startswith(_MERGED) else []
+            continue
+        seen.add(step.place)
+        found.append(step)
+        edges = origins.of(step.place)
+        waiting += [_Step(via, parent, step.depth + 1) for via, parent in reversed(edges)]
+    return found
+
+
+def _origins(session: Session, space: SpaceName, start: int) -> _Origins:
+    """Return the origins of a task's versions and of those of every task it descends from."""
+    ancestors = _ancestors(space, start)
+    repeats = select(VersionRow.task, VersionRow.version, VersionRow.restored_from).where(
+        VersionRow.space == space,
+        VersionRow.task.in_(ancestors),
+        VersionRow.restored_from.is_not(None),
+    )
+    declared = select(
+        ParentRow.task,
+        ParentRow.version,
+        ParentRow.parent_task,
+        ParentRow.parent_version,
+        ParentRow.weight,
+    ).where(ParentRow.space == space, ParentRow.task.in_(ancestors))
+    derived: dict[_Place, list[tuple[str, _Place]]] = defaultdict(list)
+    for task, version, parent_task, parent_version, weight in session.execute(
+        declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)
+    ):
+        derived[(task, version)].append(
+            (
+                f"{_MERGED}{weight}" if weight is not None else "derived",
+                (parent_task, parent_version),
+            )
+        )
+    return _Origins(
+        {(task, version): (task, of or 0) for task, version, of in session.execute(repeats)},
+        derived,
+    )
+
+
+def _ancestors(space: SpaceName, task: int) -> "Select[int]":
+    """Return the numbers of a task and of the tasks it descends from."""
+    found = select(literal(task, BigInteger).label("task")).cte("ancestors", recursive=True)
+    further = select(ParentRow.parent_task).join(
+        found, (ParentRow.space == space) & (ParentRow.task == found.c.task)
+    )
+    return select(found.union(further).c.task)
+
+
+def _nodes(session: Session, space: SpaceName, places: set[_Place]) -> dict[_Place, LineageNode]:
+    named = (
+        (TaskNameRow.space == VersionRow.space)
+        & (TaskNameRow.task == VersionRow.task)
+        & TaskNameRow.until.is_(None)
+    )
+    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
+    said = (CommitRow.id, CommitRow.kind, CommitRow.time, CommitRow.author, CommitRow.message)
+    joined = VersionRow.table.join(TaskNameRow.table, named).join(CommitRow.table, made)
+    query = (
+        select(VersionRow.table, TaskNameRow.name.label("task_name"), *said)
+        .select_from(joined)
+        .where(VersionRow.space == space)
+    )
+    rows = [
+        row
+        for piece in pieces(sorted({task for task, _ in places}))
+        for row in session.execute(query.where(VersionRow.task.in_(piece)))
+    ]
+    return {
+        (row.task, row.version): _node(row) for row in rows if (row.task, row.version) in places
+    }
+
+
+def _node(row: "Row[Any]") -> LineageNode:
+    revision = f"@{row.source_revision}" if row.source_revision else ""
+    return LineageNode(
+        ref=f"{row.space}/{row.task_name}@v{row.version}",
+        number=CommitNumber(row.number),
+        id=Digest(row.id),
+        kind=row.kind,
+        time=moment(row.time),
+        author=row.author,
+        message=row.message,
+        source=f"{row.source_location or ''}{revision}",
+        error=row.error,
+        bound=row.bound,
+        via="",
+        depth=0,
+    )

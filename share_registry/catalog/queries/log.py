@@ -1,0 +1,213 @@
+"""History of a registry: its log and its listings, now or as of any commit.
+
+Each question is a bounded number of statements, whatever the number of commits or tasks it returns.
+Nothing here needs tensors, records or the store.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import BigInteger, bindparam, select
+from sqlalchemy.orm import Session
+
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.as_of import first_from, instant, last_by
+from share_registry.catalog.queries.commit_rows import COLUMNS, commits_of
+from share_registry.catalog.queries.lookups import task_of
+from share_registry.catalog.queries.resolution import resolve, spaces_in_scope
+from share_registry.catalog.sql import MOST, clean
+from share_registry.catalog.tables import (
+    CommitRow,
+    TaskNameRow,
+    TouchRow,
+)
+from share_registry.errors import InvalidInput, NotFound
+from share_registry.names import SpaceName, near_misses
+from share_registry.values.results import Commit, Resolved
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Row, Select
+
+_NUMBER: Final = re.compile(r"c[0-9]{1,16}")
+KINDS: Final = (
+    "create",
+    "absorb",
+    "refit",
+    "merge",
+    "restore",
+    "drop",
+    "rename",
+    "policy",
+    "alias",
+    "tag",
+    "annotate",
+)
+"""Kinds of commits, as records name them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogQuery:
+    """Which commits are listed.
+
+    Attributes:
+        space: One space; None for all of them, by time.
+        task: Only commits about this task, by any name it had.
+        kind: Only commits of this kind.
+        author: Only commits of this author.
+        since: From this date (its beginning) or time.
+        until: Up to this date (its end) or time.
+        limit: At most so many; None for all.
+        before: Only commits before this number, or before the one a reference leads to, or before
+            this very commit: the last of a page gives the next page.
+    """
+
+    space: str | None = None
+    task: str | None = None
+    kind: str | None = None
+    author: str | None = None
+    since: str | date | None = None
+    until: str | date | None = None
+    limit: int | None = 50
+    before: int | str | Commit | Resolved | None = None
+
+
+def log(session: Session, query: LogQuery) -> list[Commit]:
+    """List commits, newest first.
+
+    Raises:
+        InvalidInput: an unknown kind, a malformed time, a limit below 1, a bare number without a
+            space where there are several.
+        NotFound: no such space, task or commit.
+    """
+    if query.kind is not None and query.kind not in KINDS:
+        raise InvalidInput(
+            f"kind {query.kind!r} is not one of {', '.join(KINDS)}.",
+            hint=near_misses(query.kind, list(KINDS)),
+        )
+    spaces = spaces_in_scope(session, query.space)
+    space = spaces[0] if len(spaces) == 1 else None
+    reach = _Reach(
+        first=None if query.since is None else instant(query.since, end=False),
+        last=None if query.until is None else instant(query.until, end=True),
+        before=None if query.before is None else _anchor(session, space, query.before),
+    )
+    rows: list[Row[Any]] = []
+    for name in spaces:
+        rows += session.execute(_page(name, reach, query).limit(query.limit))
+    if len(spaces) > 1:
+        rows.sort(key=lambda row: (row.time, row.space, row.number), reverse=True)
+    if not rows and query.task is not None:
+        _check_known(session, space, query.task)
+    return commits_of(session, rows[: query.limit])
+
+
+def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
+    """Return the commit that made a task version, or the one a reference of a whole space names.
+
+    Raises what `resolve` raises.
+    """
+    target = resolve(session, ref, space=space)
+    return commit_at(session, target.space, target.number)
+
+
+def commit_at(session: Session, space: str, number: int, *, created: bool = True) -> Commit:
+    """Return one commit by its number. Raises NotFound."""
+    rows = session.execute(_commit(), {"space": space, "number": number}).all()
+    found = commits_of(session, rows, created=created)
+    if not found:
+        raise NotFound(f"space {space} has no c{number}.", hint="List its commits with `log`.")
+    return found[0]
+
+
+@cache
+def _commit() -> "Select[Any]":
+    return select(*COLUMNS).where(
+        CommitRow.space == lookups.SPACE, CommitRow.number == bindparam("number", type_=BigInteger)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reach:
+    """From where to where a log goes.
+
+    From one time to another, and up to a commit, left out, at (space, number, time).
+    """
+
+    first: str | None
+    last: str | None
+    before: tuple[str | None, int, str] | None
+
+    def within(self, space: str, number: "ColumnElement[int]") -> "Iterator[ColumnElement[bool]]":
+        """Yield the conditions on the number of a commit of a space.
+
+        Its times never go back, so that each end is a number.
+        """
+        if self.first is not None:
+            yield number >= first_from(space, self.first)
+        if self.last is not None:
+            yield number <= last_by(space, self.last)
+        if self.before is not None:
+            anchor, before, time = self.before
+            yield (
+                number < before
+                if anchor in (space, None)
+                else number <= last_by(space, time, strictly=space > str(anchor))
+            )
+
+
+def _page(space: str, reach: _Reach, query: LogQuery) -> "Select[Any]":
+    """Return what selects the commits of a space, newest first, out of the index to them."""
+    page, number = select(*COLUMNS).where(CommitRow.space == space), CommitRow.number
+    if query.task is not None:
+        number = TouchRow.number
+        of_task = (TouchRow.space == space) & (TouchRow.task == task_of(space, query.task))
+        page = page.join(TouchRow.table, CommitRow.number == number).where(of_task)
+    if query.kind is not None:
+        page = page.where(CommitRow.kind == query.kind)
+    if query.author is not None:
+        page = page.where(CommitRow.author == clean(query.author))
+    return page.where(*reach.within(space, number)).order_by(number.desc())
+
+
+def _anchor(
+    session: Session, space: str | None, before: int | str | Commit | Resolved
+) -> tuple[str | None, int, str]:
+    """Return space (None: the only one), number and time of the commit that a page ends before."""
+    if isinstance(before, Commit | Resolved):
+        # the commit itself: what it speaks of may have been made by an earlier one
+        before = f"{before.space}/@c{before.number}"
+    if isinstance(before, int):
+        if space is None and len(lookups.space_names(session)) != 1:
+            raise InvalidInput(
+                f"before={before} without a space is a commit of no space.",
+                hint="Name the space, or give a reference such as base/@c12.",
+            )
+        return None, min(before, MOST), ""
+    found = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
+    if space is not None and found.space != space:
+        raise InvalidInput(
+            f"before={before!r} is a commit of space {found.space}, the log is of {space}.",
+            hint="Name one space in both.",
+        )
+    time = session.scalars(
+        select(CommitRow.time).where(
+            CommitRow.space == found.space, CommitRow.number == found.number
+        )
+    ).one()
+    return found.space, found.number, time
+
+
+def _check_known(session: Session, space: SpaceName | None, task: str) -> None:
+    """Raise NotFound where no space (None: at all) has a task of this name."""
+    names = select(TaskNameRow.name).where(
+        TaskNameRow.space.in_([space] if space is not None else lookups.space_names(session))
+    )
+    if session.scalars(names.where(TaskNameRow.name == task).limit(1)).one_or_none() is None:
+        raise NotFound(
+            f"task {f'{space}/' if space else ''}{task} does not exist.",
+            hint=near_misses(task, sorted(set(session.scalars(names)))),
+        )

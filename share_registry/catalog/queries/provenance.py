@@ -1,0 +1,44 @@
+"""Which commit made what is asked for: an alias's place, a policy, a task's source."""
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.sql import clean
+from share_registry.catalog.tables import AliasRow, CommitRow, VersionRow
+from share_registry.names import CommitNumber, SpaceName, TaskName
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+def alias_move(session: "Session", space: SpaceName, task: TaskName, alias: str) -> CommitNumber:
+    """Return the commit that put an alias, which is set, where it is."""
+    mine = (
+        AliasRow.space == space,
+        AliasRow.task == lookups.task_of(space, task),
+        AliasRow.name == alias,
+        AliasRow.until.is_(None),
+    )
+    return CommitNumber(session.execute(select(AliasRow.since).where(*mine)).scalar_one())
+
+
+def policy_change(session: "Session", space: SpaceName) -> CommitNumber:
+    """Return the commit that set the policy a space has now."""
+    query = select(func.max(CommitRow.number)).where(
+        CommitRow.space == space, CommitRow.kind.in_(("create", "policy"))
+    )
+    return CommitNumber(session.execute(query).scalar_one())
+
+
+def came_from(session: "Session", space: SpaceName, task: TaskName, location: str) -> bool:
+    """Tell whether any version of a task came from a place; the newest are looked at first."""
+    of_task = (VersionRow.space == space, VersionRow.task == lookups.task_of(space, task))
+    found = (
+        select(VersionRow.version)
+        .where(*of_task, VersionRow.source_location == clean(location))
+        .order_by(VersionRow.version.desc())
+        .limit(1)
+    )
+    return session.scalar(found) is not None

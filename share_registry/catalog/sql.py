@@ -1,0 +1,24 @@
+"""What both databases take: pieces of long lists, clean text, the largest limit."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar
+
+PIECE: Final = 500
+"""Values in one IN list: far below what either database takes."""
+
+T = TypeVar("T")
+
+
+def pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield a sequence in pieces that fit into one statement."""
+    for start in range(0, len(values), PIECE):
+        yield values[start : start + PIECE]
+
+
+def clean(text: str) -> str:
+    """Return text that both databases can hold: PostgreSQL has no NUL character."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+MOST: Final = (1 << 31) - 1
+"""The largest number that both databases take for a limit."""

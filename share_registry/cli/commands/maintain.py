@@ -1,0 +1,142 @@
+"""Verbs that create, configure and look after a registry."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from share_registry.cli.options import budget_of
+from share_registry.cli.output import Printed, say
+from share_registry.cli.verb import session, verb
+from share_registry.values.policy import Policy
+
+if TYPE_CHECKING:
+    from share_registry import Commit, Registry
+
+
+def _policy_options(function: "click.decorators.FC") -> "click.decorators.FC":
+    """Add an option per member of `Policy`; those not given keep their value."""
+    for option in reversed(_POLICY_OPTIONS):
+        function = option(function)
+    return function
+
+
+_POLICY_OPTIONS: Final = (
+    click.option(
+        "--budget",
+        type=budget_of,
+        metavar="ERROR",
+        help="Largest relative error of dW, like 0.05 or 5%; 0 is lossless.",
+    ),
+    click.option(
+        "--keep-original/--no-keep-original", default=None, help="Also keep the files handed in."
+    ),
+    click.option(
+        "--references/--no-references", default=None, help="Code adapters against earlier ones."
+    ),
+    click.option(
+        "--refit/--no-refit", default=None, help="Make a basis unasked, once it is seen to pay."
+    ),
+    click.option(
+        "--pseudo-rank",
+        type=click.IntRange(min=0),
+        metavar="P",
+        help="Keep at most P directions of every module; 0: as many as the budget takes.",
+    ),
+    click.option(
+        "--k",
+        type=click.IntRange(min=0),
+        metavar="K",
+        help="The paper's protocol: coefficients over a basis of K directions, without a budget; 0: not.",
+    ),
+    click.option(
+        "--phi",
+        type=click.IntRange(min=0),
+        metavar="PHI",
+        help="Directions that training adds beside the basis.",
+    ),
+)
+_OFF: Final = frozenset({"pseudo_rank", "k"})
+"""Members of a policy that 0 switches off."""
+
+
+@verb("c")
+def init(registry: "Registry", /) -> Printed:
+    """Create the registry, if it is not there."""
+    return Printed(
+        title=f"registry at {registry.location}",
+        members={"location": registry.location},
+        refs=(str(registry.location),),
+    )
+
+
+@verb("c", name="create-space")
+@click.argument("name")
+@click.option("--base-model", metavar="LABEL", help="Base model, as in base_model_name_or_path.")
+@click.option("--base-revision", metavar="REVISION", help="Revision of the base model.")
+@click.option(
+    "--base-label",
+    "base_labels",
+    multiple=True,
+    metavar="LABEL",
+    help="Another label of the same base model; may be repeated.",
+)
+@_policy_options
+@click.option("--exist-ok", is_flag=True, help="Fine if it is there with the same base model.")
+def create_space(
+    registry: "Registry",
+    /,
+    name: str,
+    *,
+    base_labels: Sequence[str],
+    exist_ok: bool,
+    **options: Any,
+) -> Printed:
+    """Create a space for one base model.
+
+    \b share-registry create-space minilm --base-model sentence-transformers/all-MiniLM-L6-v2
+    --budget 0.02
+    """
+    base = {member: options.pop(member) for member in ("base_model", "base_revision")}
+    given = any(value is not None for value in options.values())
+    policy = _changed(Policy(), options) if given else None
+    registry.create_space(
+        name, base_labels=tuple(base_labels), policy=policy, exist_ok=exist_ok, **base
+    )
+    if base["base_model"] is None:
+        say(
+            f"note: the base model label is the space's name, {name!r}; --base-model gives another",
+            session(),
+        )
+    return Printed(title=name, members={"space": name, **base}, refs=(name,))
+
+
+@verb("w", name="set-policy")
+@click.argument("space")
+@_policy_options
+def set_policy(registry: "Registry", /, space: str, **options: Any) -> "Commit":
+    """Change what SPACE does by default, from now on.
+
+    \b
+    share-registry set-policy minilm --budget 0.02
+    """
+    now = registry.space(space).summary
+    return registry.set_policy(_changed(now.policy, options), space=space)
+
+
+@verb("w", doing="rebuilding the catalog")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Forget commits that the catalog knows and the store has lost.",
+)
+def rebuild(registry: "Registry", /, **options: Any) -> Printed:
+    """Make the catalog again from the store alone."""
+    registry.rebuild(**options)
+    return Printed(title="the catalog was rebuilt from the store", members={"rebuilt": True})
+
+
+def _changed(policy: Policy, given: dict[str, Any]) -> Policy:
+    asked = {name: value for name, value in given.items() if value is not None}
+    return replace(policy, **asked | {name: None for name in _OFF if asked.get(name) == 0})

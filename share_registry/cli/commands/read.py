@@ -1,0 +1,262 @@
+"""Verbs that read: none of them writes anything into the registry."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from share_registry.cli.options import commit_of, label_option, labels_of
+from share_registry.cli.output import Printed, emit
+from share_registry.cli.progress import watching
+from share_registry.cli.verb import free_verb, session, verb
+from share_registry.errors import Integrity
+
+if TYPE_CHECKING:
+    from share_registry import (
+        Alias,
+        AliasMove,
+        Diff,
+        Export,
+        Lineage,
+        Log,
+        Registry,
+        Resolved,
+        SpaceSummary,
+        Tag,
+        Task,
+    )
+
+
+@verb("r", doing="reading")
+@click.argument("ref")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Directory to write the adapter into.",
+)
+@click.option(
+    "--device", default="cpu", metavar="DEVICE", help="Where it is decoded; the bytes are the same."
+)
+@click.option(
+    "--dtype", metavar="DTYPE", help="float32, float16, bfloat16 or float64. [as committed]"
+)
+@click.option("--exact", is_flag=True, help="The original bytes, where they were kept.")
+def checkout(
+    registry: "Registry", /, ref: str, *, output: Path, device: str, dtype: str | None, exact: bool
+) -> Printed:
+    """Save the version REF as a PEFT directory.
+
+    \b
+    share-registry checkout cola@v1 -o work/cola
+    """
+    adapter = registry.checkout(ref, device=device, dtype=dtype, exact=exact)
+    adapter.save(output)
+    shown = adapter.ref or ref
+    return Printed(
+        title=str(output),
+        members={
+            "ref": shown,
+            "path": output,
+            "error": adapter.error,
+            "tensors": len(adapter.tensors),
+        },
+        refs=(shown,),
+        detailed=True,
+    )
+
+
+@verb("r", doing="exporting")
+@click.argument("ref")
+@click.argument("root", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Directory below ROOT; '' writes into ROOT itself. [<task>-v<N>-<digest>]",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["native", "portable"]),
+    default="native",
+    help="Same keys and ranks, or the form that every server reads alike.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace what stands there.")
+def export(
+    registry: "Registry",
+    /,
+    ref: str,
+    root: Path,
+    *,
+    name: str | None,
+    profile: str,
+    overwrite: bool,
+) -> "Export":
+    """Place the version REF below ROOT.
+
+    It becomes a PEFT directory with an immutable name; the same digest already there is success.
+
+    \b
+    share-registry export cola@prod serve/
+    share-registry export cola@v3 serve/ --profile portable
+    """
+    return registry.export(ref, root, name=name, profile=profile, overwrite=overwrite)
+
+
+@verb("r")
+@click.option("--task", metavar="NAME", help="Only commits that speak of this task.")
+@click.option(
+    "--kind",
+    metavar="KIND",
+    help="Only commits of this kind: absorb, refit, merge, alias, tag, annotate, drop, restore, rename, policy, create.",
+)
+@click.option("--author", metavar="NAME", help="Only commits of this author.")
+@click.option(
+    "--since", metavar="TIME", help="Only commits at or after this date or time (its beginning)."
+)
+@click.option(
+    "--until", metavar="TIME", help="Only commits at or before this date or time (its end)."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="At most so many, the newest; 0: all.",
+)
+@click.option(
+    "--before",
+    metavar="COMMIT",
+    help="Only commits before this one (12, c12 or a reference): the next page.",
+)
+def log(registry: "Registry", /, *, limit: int, before: str | None, **options: Any) -> "Log":
+    """List the commits of the space, newest first.
+
+    \b
+    share-registry log --task cola --kind absorb
+    """
+    return registry.log(limit=limit or None, before=commit_of(before), **options)
+
+
+@verb("r")
+@click.argument("ref")
+def show(registry: "Registry", /, ref: str) -> object:
+    """Show the commit of REF and its report."""
+    return registry.show(ref)
+
+
+@verb("r")
+@click.argument("ref")
+def resolve(registry: "Registry", /, ref: str) -> "Resolved":
+    """Say which version and commit REF means now."""
+    return registry.resolve(ref)
+
+
+@verb("r")
+@label_option
+@click.option("--alias", metavar="NAME", help="Only tasks that have this alias.")
+@click.option("--name", metavar="PATTERN", help="Only tasks whose name matches, like 'wn-*'.")
+@click.option("--at", metavar="WHEN", help="As of a commit (c412), tag, date or time.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default="all",
+    help="At most so many, by name; 0: all.",
+)
+@click.option("--after", metavar="TASK", help="Only tasks behind this one: the next page.")
+def tasks(
+    registry: "Registry", /, *, labels: Sequence[str], limit: int, **options: Any
+) -> "Sequence[Task]":
+    """List the tasks of the space.
+
+    \b
+    share-registry ls --label team=search --at 2026-11-16
+    share-registry ls --limit 50 --after cola
+    """
+    return registry.tasks(labels=labels_of(labels) or None, limit=limit or None, **options)
+
+
+@verb("r")
+@click.argument("ref")
+def lineage(registry: "Registry", /, ref: str) -> "Lineage":
+    """Show where the version REF came from."""
+    return registry.lineage(ref)
+
+
+@verb("r", doing="comparing")
+@click.argument("a")
+@click.argument("b")
+def diff(registry: "Registry", /, a: str, b: str) -> "Diff":
+    """Compare two versions, or two states of a space.
+
+    \b
+    share-registry diff cola@v1 cola@v2
+    share-registry diff @c10 @c20
+    """
+    return registry.diff(a, b)
+
+
+@verb("r")
+@click.option("--task", metavar="NAME", help="Only those of this task.")
+def aliases(registry: "Registry", /, *, task: str | None) -> "Sequence[Alias]":
+    """List the aliases of the space."""
+    return registry.aliases(task=task)
+
+
+@verb("r", name="alias-history")
+@click.argument("task")
+@click.argument("alias")
+@click.option("--at", metavar="WHEN", help="As of a commit, tag, date or time.")
+def alias_history(
+    registry: "Registry", /, task: str, alias: str, *, at: str | None
+) -> "Sequence[AliasMove]":
+    """List every move of ALIAS of TASK, newest first."""
+    return registry.alias_history(task, alias, at=at)
+
+
+@verb("r")
+def tags(registry: "Registry", /) -> "Sequence[Tag]":
+    """List the tags of the space."""
+    return registry.tags()
+
+
+@verb("r")
+def spaces(registry: "Registry", /) -> "Sequence[SpaceSummary]":
+    """List the spaces, one per base model."""
+    return registry.spaces()
+
+
+@free_verb
+@click.option(
+    "--level",
+    default="data",
+    show_default=True,
+    help="quick: the chains; data: every byte; deep: every version rebuilt.",
+)
+@click.option(
+    "--raise-on-damage/--no-raise-on-damage",
+    default=True,
+    help="Exit with code 5 where something is wrong. [default: yes]",
+)
+def verify(*, level: str, raise_on_damage: bool) -> None:
+    """Check that the registry is what its records say.
+
+    Names every version that cannot be trusted, and exits with code 5 if there is one.
+    """
+    asked = session()
+    with watching("verifying", asked) as progress, asked.open("r") as registry:
+        report = registry.verify(level, raise_on_damage=False, progress=progress)
+    emit(report, asked)
+    if raise_on_damage:
+        from share_registry.registry.audit.verify import require_sound
+
+        try:
+            require_sound(report)
+        except Integrity as error:
+            found = len(report.findings)
+            raise Integrity(
+                f"verify ({level}) found {found} {'thing that is' if found == 1 else 'things that are'} wrong.",
+                hint=error.hint,
+            ) from error

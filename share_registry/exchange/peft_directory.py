@@ -1,0 +1,394 @@
+"""Reading an adapter: a PEFT directory, or tensors and a config at hand.
+
+Every way in ends in `adapter_of`, which sorts the tensors into lanes; nothing is imported,
+unpickled or mapped.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from pydantic import ValidationError
+
+from share_registry.errors import Integrity, InvalidInput, NotFound, Refused
+from share_registry.exchange import attachments as rules
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.attachments import (
+    TENSOR_FILE,
+    check_names,
+    is_pickle,
+    is_pickle_name,
+    refuse_pointer,
+    without_card,
+)
+from share_registry.exchange.classify import layout_of, tied_modules
+from share_registry.exchange.config import (
+    CONFIG_FILE,
+    MAX_CONFIG_BYTES,
+    config_remarks,
+    parse_config,
+    refuse_unsafe,
+    settings_of,
+)
+from share_registry.exchange.scales import PREFIX, module_scales
+from share_registry.exchange.tensors import check_finite, item_of, tensor_of
+from share_registry.format import safetensors_file
+from share_registry.format.canonical import Json, dump, sha256
+from share_registry.format.layout import MAX_TENSORS, Layout, TensorSpec
+from share_registry.format.records import Source
+from share_registry.format.safetensors_file import Item
+from share_registry.names import Digest
+from share_registry.outside.files import Kind, Outside
+
+MAX_TENSOR_FILE_BYTES: Final = 16 << 30
+_LIMITS: Final = (
+    "Give names of at most 512 bytes, at most 8 dimensions, and at most 65,536 tensors."
+)
+PEFT_METADATA: Final = (("format", "pt"),)
+"""What PEFT writes into the header of every tensor file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The files of one directory: sizes known, contents not yet read.
+
+    Attributes:
+        sizes: Name -> bytes, regular files only.
+        others: Names of what is no regular file.
+        read: Gives a file's bytes, at most `limit`.
+    """
+
+    sizes: Mapping[str, int]
+    others: Sequence[str]
+    read: Callable[[str, int], bytes]
+
+
+def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
+    """Read a PEFT adapter directory.
+
+    Args:
+        path: The directory with adapter_config.json and adapter_model.safetensors.
+        outside: The file system.
+
+    Raises:
+        NotFound: there is no such directory, or one of the two files is missing.
+        InvalidInput: a file that cannot be used: damaged, a link, a pickle, a git-LFS pointer,
+            unsafe names, wrong shapes.
+        Refused: an adapter that cannot be taken apart safely.
+    """
+    folder = outside.absolute(Path(os.path.normpath(path)))
+    files = _list(folder, outside)
+    return read_files(
+        files,
+        source=Source(
+            kind="directory",
+            location=str(folder).encode(errors="surrogateescape").decode(errors="backslashreplace"),
+        ),
+    )
+
+
+def read_files(files: Files, *, source: Source) -> Adapter:
+    """Read an adapter from the files of a directory, wherever they lie.
+
+    Raises as `read_directory`.
+    """
+    _require(files, source)
+    config_bytes = _read(files, CONFIG_FILE, MAX_CONFIG_BYTES)
+    refuse_unsafe(parse_config(config_bytes))
+    content = _read(files, TENSOR_FILE, MAX_TENSOR_FILE_BYTES)
+    attached, remarks = _attachments(files)
+    try:
+        parsed = safetensors_file.read(content, what=TENSOR_FILE)
+    except Integrity as error:
+        raise InvalidInput(
+            error.message,
+            hint="The file is damaged, not a safetensors file, or of element types that adapters do not have: copy it again, or convert it.",
+        ) from error
+    adapter = _assemble(
+        parsed.metadata, parsed.tensors, config_bytes, attached, source, len(content)
+    )
+    if not safetensors_file.is_canonical(content, parsed):
+        remarks.append(
+            f"the header of {TENSOR_FILE} is not as the safetensors library writes it: an export writes it canonically."
+        )
+    return replace(
+        adapter,
+        original={CONFIG_FILE: config_bytes, TENSOR_FILE: content},
+        remarks=(*adapter.remarks, *remarks),
+    )
+
+
+def adapter_of(
+    tensors: Mapping[str, torch.Tensor],
+    config: Mapping[str, object] | bytes,
+    *,
+    metadata: Sequence[tuple[str, str]] = PEFT_METADATA,
+    attachments: Mapping[str, bytes] | None = None,
+    source: Source | None = None,
+) -> Adapter:
+    """Make an adapter of tensors under their PEFT keys and a config.
+
+    Args:
+        tensors: On any device; put into the order of the safetensors library.
+        config: The config, or the bytes of an adapter_config.json.
+        metadata: Entries of the tensor file's header.
+        attachments: Other files.
+        source: Where it came from.
+
+    Raises:
+        InvalidInput, Refused: as `read_directory`.
+    """
+    config_bytes = config if isinstance(config, bytes) else _config_bytes(config)
+    items = safetensors_file.usual_order(item_of(key, tensor) for key, tensor in tensors.items())
+    kept = without_card(attachments or {})
+    check_names(kept)
+    raw_bytes = len(_written(metadata, items))
+    return _assemble(
+        tuple(metadata),
+        items,
+        config_bytes,
+        kept,
+        source or Source(kind="adapter", location=""),
+        raw_bytes,
+    )
+
+
+def _config_bytes(config: Mapping[str, object]) -> bytes:
+    try:
+        return json.dumps(config, indent=2, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{CONFIG_FILE}: a value is not a JSON value: {error}.",
+            hint="Give texts, numbers, lists and mappings.",
+        ) from error
+
+
+def source_digest(
+    config_bytes: bytes,
+    metadata: Sequence[tuple[str, str]],
+    items: Sequence[Item],
+    attachments: Mapping[str, bytes],
+) -> Digest:
+    """Return the identity of an adapter: sha256 of canonical JSON over the digests of its parts."""
+    entries: list[Json] = [
+        {
+            "key": item.key,
+            "dtype": item.dtype.value,
+            "shape": list(item.shape),
+            "sha256": sha256(bytes(item.content)),
+        }
+        for item in items
+    ]
+    files: list[Json] = [
+        {"name": name, "sha256": sha256(content)} for name, content in sorted(attachments.items())
+    ]
+    names: list[Json] = [{"name": name, "value": value} for name, value in metadata]
+    parts: Json = {
+        "config": sha256(config_bytes),
+        "metadata": names,
+        "tensors": entries,
+        "attachments": files,
+    }
+    return sha256(dump(parts))
+
+
+def _assemble(
+    metadata: tuple[tuple[str, str], ...],
+    items: Sequence[Item],
+    config_bytes: bytes,
+    attached: Mapping[str, bytes],
+    source: Source,
+    raw_bytes: int,
+) -> Adapter:
+    """Sort the tensors into lanes and build the value.
+
+    The one place where an adapter is accepted.
+    """
+    config = parse_config(config_bytes)
+    refuse_unsafe(config)
+    settings = settings_of(config)
+    tensors = {item.key: tensor_of(item) for item in items}
+    check_finite(tensors)
+    keep = _tied(tensors) if settings.tied else frozenset[str]()
+    layout, remarks = _layout(items, lambda specs: layout_of(metadata, specs, settings, keep=keep))
+    module_scales(config, layout)  # refuses what says nothing certain of its scales
+    return Adapter(
+        tensors=tensors,
+        config=config,
+        config_bytes=config_bytes,
+        layout=layout,
+        attachments=attached,
+        source=source,
+        source_digest=source_digest(config_bytes, metadata, items, attached),
+        raw_bytes=raw_bytes,
+        remarks=(
+            *config_remarks(config),
+            *remarks,
+            *_zeros(layout, tensors),
+            *([f"{len(keep)} tied factor pairs are kept verbatim."] if keep else []),
+        ),
+    )
+
+
+def _layout(
+    items: Sequence[Item], build: Callable[[list[TensorSpec]], tuple[Layout, list[str]]]
+) -> tuple[Layout, list[str]]:
+    if len(items) > MAX_TENSORS:
+        raise InvalidInput(
+            f"the adapter has {len(items)} tensors, more than the limit of {MAX_TENSORS}.",
+            hint=_LIMITS,
+        )
+    try:
+        layout, remarks = build(
+            [TensorSpec(key=item.key, dtype=item.dtype, shape=list(item.shape)) for item in items]
+        )
+        layout.to_bytes()
+    except ValidationError as error:
+        raise InvalidInput(
+            f"the adapter's tensors cannot be described: {error.errors()[0]['msg']}.", hint=_LIMITS
+        ) from error
+    except Integrity as error:
+        raise InvalidInput(error.message, hint=_LIMITS) from error
+    return layout, remarks
+
+
+def _tied(tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Return the modules of an embedding pair and of the output head's pair that weight tying made its transposed copy; they must stay equal bit for bit."""
+    keep: set[str] = set()
+    for table, head in tied_modules(list(tensors)):
+        keys = [
+            f"{table}.lora_embedding_A",
+            f"{table}.lora_embedding_B",
+            f"{head}.lora_A.weight",
+            f"{head}.lora_B.weight",
+        ]
+        if not all(key in tensors for key in keys):
+            continue
+        a, b, head_a, head_b = (tensors[key] for key in keys)
+        if not (torch.equal(head_a, b.T) and torch.equal(head_b, a.T)):
+            raise InvalidInput(
+                f"{keys[2]!r} and {keys[1]!r} are not transposed copies of one another, expected that with ensure_weight_tying.",
+                hint="Train or save again.",
+            )
+        keep |= {table.removeprefix(PREFIX), head.removeprefix(PREFIX)}
+    return frozenset(keep)
+
+
+def _zeros(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    zero = [
+        factor.module
+        for factor in layout.factors
+        if any(not bool(tensors[layout.tensors[index].key].any()) for index in (factor.a, factor.b))
+    ]
+    if not zero:
+        return []
+    return [
+        f"{len(zero)} of {len(layout.factors)} factor pairs have an all-zero factor (dW = 0), such as {zero[0]}: untrained, or a failed load."
+    ]
+
+
+def _written(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes:
+    try:
+        return safetensors_file.write(metadata, items)
+    except Integrity as error:
+        raise InvalidInput(error.message, hint=_LIMITS) from error
+
+
+def _list(folder: Path, outside: Outside) -> Files:
+    kind = outside.kind(folder)
+    if kind is None:
+        raise NotFound(f"adapter directory {folder} does not exist.", hint="Check the path.")
+    if kind is Kind.FILE:
+        raise InvalidInput(
+            f"{folder} is a file, expected a directory.",
+            hint=f"Hand in the directory with {CONFIG_FILE}.",
+        )
+    kinds = {name: outside.kind(folder / name) for name in outside.names(folder)}
+    for name, found in kinds.items():
+        if found is Kind.LINK:
+            raise InvalidInput(
+                f"{folder / name} is a symbolic link, expected a regular file.",
+                hint="Copy the directory with links resolved (cp -rL), or commit hf://owner/repo.",
+            )
+    return Files(
+        sizes={
+            name: outside.size(folder / name) or 0
+            for name, found in kinds.items()
+            if found is Kind.FILE
+        },
+        others=[name for name, found in kinds.items() if found is not Kind.FILE],
+        read=lambda name, limit: outside.read(folder / name, limit=limit),
+    )
+
+
+def _require(files: Files, source: Source) -> None:
+    """Check that the two files an adapter needs are there, and say what was found instead."""
+    if TENSOR_FILE in files.sizes and CONFIG_FILE in files.sizes:
+        return
+    missing = CONFIG_FILE if CONFIG_FILE not in files.sizes else TENSOR_FILE
+    shards = [
+        name
+        for name in files.sizes
+        if name.startswith("adapter_model") and name.endswith((".safetensors", ".index.json"))
+    ]
+    pickles = [
+        name for name in files.sizes if name.startswith("adapter_model") and is_pickle_name(name)
+    ]
+    if missing == TENSOR_FILE and shards:
+        raise Refused(
+            f"{source.location} has {shards[0]}, expected one {TENSOR_FILE}: sharded adapters load in no server.",
+            hint="Join the shards into one file.",
+        )
+    if missing == TENSOR_FILE and pickles:
+        raise InvalidInput(
+            f"{source.location} has {pickles[0]}, expected {TENSOR_FILE}: pickles are never opened.",
+            hint="Convert it: load it with PEFT where you trust it and call save_pretrained, which writes safetensors.",
+        )
+    raise NotFound(
+        f"{source.location} has no {missing}.",
+        hint="Hand in the directory that PEFT's save_pretrained wrote.",
+    )
+
+
+def _read(files: Files, name: str, limit: int) -> bytes:
+    if files.sizes[name] > limit:
+        raise InvalidInput(
+            f"{name} has {files.sizes[name]} bytes, more than the limit of {limit}.",
+            hint="Commit a smaller adapter.",
+        )
+    try:
+        content = files.read(name, limit)
+    except Integrity as error:
+        raise InvalidInput(
+            error.message, hint="Only regular files within the limit are read."
+        ) from error
+    refuse_pointer(name, content)
+    return content
+
+
+def _attachments(files: Files) -> tuple[dict[str, bytes], list[str]]:
+    """Return the other files that are kept, and remarks about those that are not."""
+    others = [name for name in sorted(files.sizes) if name not in (CONFIG_FILE, TENSOR_FILE)]
+    names = [name for name in others if not name.startswith(".")]
+    check_names(names)
+    kept: dict[str, bytes] = {}
+    skipped = [f"{name} (no regular file)" for name in files.others] + [
+        f"{name} (dotfile)" for name in others if name.startswith(".")
+    ]
+    left = rules.MAX_ATTACHMENTS_BYTES
+    for name in names:
+        size = files.sizes[name]
+        if is_pickle_name(name):
+            skipped.append(f"{name} (pickle or training state)")
+        elif size > min(rules.MAX_ATTACHMENT_BYTES, left) or len(kept) == rules.MAX_ATTACHMENTS:
+            skipped.append(f"{name} ({size} bytes, over the limit)")
+        elif is_pickle(content := _read(files, name, size)):
+            skipped.append(f"{name} (pickle)")
+        else:
+            kept[name] = content
+            left -= size
+    return without_card(kept), [f"not kept: {', '.join(skipped)}."] if skipped else []

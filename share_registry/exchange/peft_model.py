@@ -1,0 +1,221 @@
+"""Live models: an adapter out of a `peft.PeftModel`, and one into a model.
+
+PEFT is imported only here, and only when called.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+
+from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.classify import FACTOR_MARK
+from share_registry.exchange.peft_directory import adapter_of
+from share_registry.format.records import Source
+from share_registry.names import digest
+
+_EMBEDDINGS: Final = frozenset({"embed_tokens", "lm_head"})
+_OTHER_BASE: Final = "Load the base model the adapter was trained on."
+_ORDERED: Final = frozenset({"rank_pattern", "alpha_pattern"})
+
+
+def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
+    """Read one adapter of a live `peft.PeftModel`, as `save_pretrained` would write it.
+
+    Unlike there, patterns keep their order.
+
+    An adapter trained in a subspace is read as the plain LoRA that it is: its tuner says so by
+    `lora_tensors`, `lora_config`, `lora_basis` and `lora_parent`.
+
+    Args:
+        model: The model.
+        adapter_name: Which adapter; may be left out where there is one, or one is active.
+
+    Raises:
+        NotFound: the model has no such adapter.
+        InvalidInput, Refused: as for a directory.
+    """
+    peft = _peft()
+    name = _adapter_name(model, adapter_name)
+    config = model.peft_config[name]
+    state = peft.get_peft_model_state_dict(
+        model, adapter_name=name, save_embedding_layers=_saves_embeddings(config)
+    )
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    tuner = model.base_model
+    in_subspace = hasattr(type(tuner), "lora_tensors")
+    if in_subspace:
+        passengers = {key: value for key, value in tensors.items() if f".{tuner.prefix}" not in key}
+        tensors, config = passengers | tuner.lora_tensors(name), tuner.lora_config(name)
+    content = json.dumps(_plain(_config_of(model, config)), indent=2).encode()
+    adapter = adapter_of(
+        tensors, content, source=Source(kind="peft", location=type(model).__name__)
+    )
+    return (
+        replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name))
+        if in_subspace
+        else adapter
+    )
+
+
+def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
+    """Load an adapter into a model, strictly; a model that does not fit is left as it was.
+
+    Raises as `Adapter.apply_to`.
+    """
+    peft = _peft()
+    known = {field.name for field in fields(peft.LoraConfig)} - {"runtime_config"}
+    given = {key: value for key, value in adapter.config.items() if key in known}
+    wrapped = None
+    try:
+        config = peft.LoraConfig(**{**given, "inference_mode": True})
+        wrapped = _insert(peft, model, config, name)
+        _check_loaded(
+            peft.set_peft_model_state_dict(wrapped, adapter.state_dict(), adapter_name=name), name
+        )
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        _take_out(wrapped, model, name)
+        raise InvalidInput(
+            f"the adapter does not fit the model: {str(error)[:500]}", hint=_OTHER_BASE
+        ) from error
+    except InvalidInput:
+        _take_out(wrapped, model, name)
+        raise
+    wrapped.set_adapter(name)
+    return wrapped.eval()
+
+
+def live_name(model: Any, adapter_name: str | None) -> str:
+    """Return the name of an adapter in a live `peft.PeftModel`.
+
+    Raises:
+        NotFound: the model has no such adapter.
+        InvalidInput: it is no PEFT model, or which adapter is meant is not clear.
+        Refused: peft is not installed.
+    """
+    if not isinstance(model, _peft().PeftModel):
+        raise InvalidInput(
+            f"model is {type(model).__name__}, expected a peft.PeftModel.",
+            hint="Load an adapter into it first: `Adapter.apply_to(model)`.",
+        )
+    return _adapter_name(model, adapter_name)
+
+
+def live_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
+    """Return the parameters of an adapter of a live `peft.PeftModel` by the keys of files."""
+    embeddings = _saves_embeddings(model.peft_config[name])
+    state = _peft().get_peft_model_state_dict(
+        model, model.state_dict(keep_vars=True), adapter_name=name, save_embedding_layers=embeddings
+    )
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
+    if not isinstance(model, peft.PeftModel):
+        return peft.get_peft_model(model, config, adapter_name=name)
+    if name in model.peft_config:
+        raise InvalidInput(f"the model has an adapter {name!r} already.", hint="Pass another name.")
+    model.add_adapter(name, config)
+    return model
+
+
+def _take_out(wrapped: Any, model: Any, name: str) -> None:
+    """Undo `_insert`, as far as it got."""
+    if wrapped is None:
+        return
+    if wrapped is model:
+        model.delete_adapter(name)
+    else:
+        wrapped.unload()
+
+
+def _peft() -> ModuleType:
+    try:
+        import peft
+    except ImportError as error:
+        raise Refused(
+            "peft is not installed, expected it for live models.",
+            hint="pip install 'share-registry[peft]'",
+        ) from error
+    return peft  # type: ignore[no-any-return]
+
+
+def _adapter_name(model: Any, name: str | None) -> str:
+    names = list(model.peft_config)
+    if name is None and len(names) == 1:
+        return str(names[0])
+    if name is None:
+        active = model.active_adapters
+        if len(active) == 1:
+            return str(active[0])
+        raise InvalidInput(
+            f"the model has the adapters {', '.join(names)}, expected one.",
+            hint="Pass adapter_name.",
+        )
+    if name not in names:
+        raise NotFound(
+            f"the model has no adapter {name!r}; it has {', '.join(names)}.",
+            hint="Pass adapter_name.",
+        )
+    return name
+
+
+def _saves_embeddings(config: Any) -> bool:
+    """Decide what `save_embedding_layers="auto"` decides, but never ask the Hub whether the vocabulary grew."""
+    targets = config.target_modules
+    named = isinstance(targets, list | set | tuple) and bool(_EMBEDDINGS & set(targets))
+    return named and not getattr(config, "trainable_token_indices", None)
+
+
+def _config_of(model: Any, config: Any) -> dict[str, object]:
+    """Return the config as save_pretrained completes it.
+
+    A mapping to a class outside transformers is left out.
+    """
+    values: dict[str, object] = dict(config.to_dict())
+    values["inference_mode"] = True
+    values["base_model_name_or_path"] = (
+        values.get("base_model_name_or_path")
+        or getattr(model.get_base_model(), "name_or_path", None)
+        or None
+    )
+    kind = type(model.get_base_model())
+    if values.get("task_type") is None and kind.__module__.partition(".")[0] == "transformers":
+        values["auto_mapping"] = {
+            "base_model_class": kind.__name__,
+            "parent_library": kind.__module__,
+        }
+    return dict(sorted(values.items()))
+
+
+def _plain(value: object, name: str = "") -> Any:
+    """Return JSON values: sets sorted, members sorted except where their order means something."""
+    if isinstance(value, Mapping):
+        members = {str(key): _plain(item, str(key)) for key, item in value.items()}
+        return members if name in _ORDERED else dict(sorted(members.items()))
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(getattr(value, "value", value))
+
+
+def _check_loaded(result: Any, name: str) -> None:
+    """PEFT loads leniently.
+
+    Find out whether every tensor went in, and every factor of the model was given.
+    """
+    missing = [key for key in result.missing_keys if FACTOR_MARK in key and f".{name}" in key]
+    unexpected = list(result.unexpected_keys)
+    if missing or unexpected:
+        key, what = (unexpected[0], "has no place for") if unexpected else (missing[0], "expects")
+        raise InvalidInput(
+            f"the adapter does not fit the model, which {what} {key!r} ({len(unexpected)} tensors too many, {len(missing)} too few).",
+            hint=_OTHER_BASE,
+        )

@@ -1,0 +1,455 @@
+"""Everything outside the process.
+
+Files, the clock, randomness (the only package that touches them).
+
+`System` is one method per system call, `Outside` the few safe operations made of them. A test hands
+in another `System` to record, refuse or reorder calls, or a hook that raises, kills or waits at a
+named point of a write.
+"""
+
+import copy
+import errno
+import logging
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Self
+
+from share_registry.errors import (
+    Integrity,
+    InvalidInput,
+    NotFound,
+    Refused,
+    ShareRegistryError,
+    StoreError,
+)
+from share_registry.outside.failures import errno_of, nothing_done, translated
+from share_registry.outside.reading import PIECE, Seen, read_all
+from share_registry.outside.system import CREATE, FOLDER, NO_FOLLOW, READ, STEP, WINDOWS, System
+
+_LOG: Final = logging.getLogger(__name__)
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+class Kind(StrEnum):
+    """What a path is; links are not followed."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "link"
+    OTHER = "other"
+
+
+class Outside:
+    """The real world.
+
+    Args:
+        hook: Called with the name of every point passed.
+        system: The system calls.
+    """
+
+    def __init__(
+        self, hook: Callable[[str], None] | None = None, *, system: System | None = None
+    ) -> None:
+        self._hook = hook
+        self._system = system or System()
+        self._root: Path | None = None
+
+    def confined(self, root: Path) -> Self:
+        """Return a view in which every path must lie below `root` and no link is followed on the way there."""
+        view = copy.copy(self)
+        view._root = root
+        return view
+
+    def at(self, point: str) -> None:
+        """Pass a named point."""
+        if self._hook is not None:
+            self._hook(point)
+
+    def now(self) -> datetime:
+        """Return the wall clock, UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that only goes forward."""
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        """Do nothing for a while."""
+        time.sleep(seconds)
+
+    def token(self) -> str:
+        """Return 32 random hexadecimal digits."""
+        return secrets.token_hex(16)
+
+    def environment(self, name: str) -> str | None:
+        """Return an environment variable."""
+        return os.environ.get(name)
+
+    def absolute(self, path: Path) -> Path:
+        """Return a path that a later change of the working directory does not move."""
+        return path.absolute()
+
+    def resolved(self, path: Path) -> Path:
+        """Return the path that a chain of links leads to."""
+        return path.resolve()
+
+    def free_bytes(self, path: Path) -> int:
+        """Return how much may still be written to the medium of a directory. Raises StoreError."""
+        with translated(path):
+            return shutil.disk_usage(path).free
+
+    def temporary_directory(self, prefix: str) -> Path:
+        """Create a directory of our own where the system keeps temporary ones.
+
+        Raises StoreError.
+        """
+        with translated(Path(prefix)):
+            return Path(tempfile.mkdtemp(prefix=prefix))
+
+    def kind(self, path: Path) -> Kind | None:
+        """Return what a path is, None where nothing is; links are not followed.
+
+        Raises StoreError.
+        """
+        found = self._find(path)
+        if found is None:
+            return None
+        tests = (
+            (stat.S_ISREG, Kind.FILE),
+            (stat.S_ISDIR, Kind.DIRECTORY),
+            (stat.S_ISLNK, Kind.LINK),
+        )
+        return next((kind for test, kind in tests if test(found.st_mode)), Kind.OTHER)
+
+    def exists(self, path: Path) -> bool:
+        """Tell whether a path exists (links are not followed). Raises StoreError."""
+        return self._find(path) is not None
+
+    def first_of(self, folder: Path, names: Sequence[str]) -> str | None:
+        """Return the first of some names that a directory holds; the way there is walked once.
+
+        Raises StoreError.
+        """
+        with (
+            translated(folder),
+            suppress(FileNotFoundError, NotADirectoryError),
+            self._spot(folder / names[0]) as (_, inside),
+        ):
+            return next(
+                (
+                    name
+                    for name in names
+                    if self._holds(os.fspath(folder / name) if inside is None else name, inside)
+                ),
+                None,
+            )
+        return None
+
+    def size(self, path: Path) -> int | None:
+        """Return the size of a regular file, None where there is none. Raises StoreError."""
+        found = self._find(path)
+        return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+
+    def read(self, path: Path, *, limit: int, seen: Seen | None = None) -> bytes:
+        """Read a whole regular file.
+
+        Args:
+            path: Which.
+            limit: Bytes it may have.
+            seen: Called with every piece of at most 1 MiB, in order; where there are several, by
+                another thread, so that one is hashed while the next is read.
+
+        Raises:
+            NotFound: there is none.
+            Integrity: not a regular file, or larger than the limit.
+            StoreError: the system refuses.
+        """
+        with translated(path):
+            try:
+                with (
+                    self._spot(path) as (name, folder),
+                    self._closing(self._system.open(name, READ, folder=folder)) as handle,
+                ):
+                    return read_all(self._system, handle, path, limit=limit, seen=seen)
+            except FileNotFoundError as error:
+                raise NotFound(f"file {path} does not exist.", hint="Check the path.") from error
+
+    def write_new(
+        self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False
+    ) -> None:
+        """Create a file that must not exist, write it whole and make it durable.
+
+        A failed write removes the file.
+
+        Args:
+            path: Where.
+            content: All of it.
+            point: Prefix of the points passed: `.open`, `.half`, `.prefsync`, `.postfsync`.
+            frozen: Leave nobody the right to write.
+
+        Raises:
+            StoreError: the system refuses; a descriptor whose flush failed is never flushed again.
+        """
+        with translated(path), self._spot(path) as (name, folder):
+            handle = self._system.open(name, CREATE, folder=folder)
+            try:
+                with self._closing(handle):
+                    self._fill(handle, content, point, frozen)
+            except BaseException:
+                self._quietly_unlink(name, folder)
+                raise
+
+    def link_new(self, source: Path, target: Path) -> bool:
+        """Give a file a name that must not exist; tell whether it was free.
+
+        Where the file system has no hard links the file is moved instead, still without replacing
+        anything.
+
+        Raises:
+            StoreError: the system refuses; `nothing_done` tells whether the target is surely
+                untouched.
+        """
+        with (
+            translated(target),
+            self._spot(source) as (old, old_folder),
+            self._spot(target) as (new, new_folder),
+        ):
+            try:
+                self._system.link(old, new, source_folder=old_folder, target_folder=new_folder)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return self._move_new(old, new, old_folder, new_folder)
+        return True
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename over whatever is there. Raises StoreError."""
+        with (
+            translated(target),
+            self._spot(source) as (old, old_folder),
+            self._spot(target) as (new, new_folder),
+        ):
+            self._system.rename(old, new, source_folder=old_folder, target_folder=new_folder)
+
+    def rename_directory(self, source: Path, target: Path) -> bool:
+        """Move a directory to a name that must be free or an empty directory; tell whether it was.
+
+        Raises StoreError.
+        """
+        try:
+            self.replace(source, target)
+        except StoreError as error:
+            if errno_of(error) in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                return False
+            raise
+        return True
+
+    def make_directory(self, path: Path) -> None:
+        """Create a directory and its parents and make the new names durable.
+
+        Raises StoreError, or Refused where a file is in the way.
+        """
+        missing = []
+        while (found := self.kind(path)) is None and path != self._root:
+            missing.append(path)
+            path = path.parent
+        if found is Kind.FILE:
+            raise Refused(f"{path} is a file, expected a directory.", hint="Choose another place.")
+        for directory in reversed(missing):
+            with (
+                translated(directory),
+                self._spot(directory) as (name, folder),
+                suppress(FileExistsError),
+            ):
+                self._system.mkdir(name, folder=folder)
+            self.sync_directory(directory.parent)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in a directory durable. Raises StoreError."""
+        if WINDOWS:
+            return  # has no such call; its file systems journal names
+        flags = FOLDER | (NO_FOLLOW if self._root else 0)
+        with (
+            translated(path),
+            self._spot(path) as (name, folder),
+            self._closing(self._system.open(name, flags, folder=folder)) as handle,
+        ):
+            self._sync_names(handle)
+
+    def touch(self, path: Path) -> None:
+        """Refresh a modification time; not essential, so never an error."""
+        with suppress(ShareRegistryError), translated(path), self._spot(path) as (name, folder):
+            self._system.touch(name, folder=folder)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; a missing one is fine. Raises StoreError."""
+        with translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
+            self._system.unlink(name, folder=folder)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and all that is in it; links are removed, not followed.
+
+        Raises StoreError.
+        """
+        inside = self if self._root else self.confined(path.parent)
+        for name in inside.names(path):
+            if inside.kind(path / name) is Kind.DIRECTORY:
+                inside.remove_tree(path / name)
+            else:
+                inside.remove(path / name)
+        with translated(path), suppress(FileNotFoundError), inside._spot(path) as (name, folder):
+            self._system.rmdir(name, folder=folder)
+
+    def names(self, path: Path) -> list[str]:
+        """Return the names in a directory, sorted; none where it is missing. Raises StoreError."""
+        with translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
+            return sorted(self._system.listdir(name, folder=folder))
+        return []
+
+    def files_below(self, root: Path) -> Iterator[Path]:
+        """Yield everything below a directory that is no directory, sorted, links not followed.
+
+        Raises StoreError.
+        """
+        folders = []
+        for name in self.names(root):
+            if self.kind(root / name) is Kind.DIRECTORY:
+                folders.append(root / name)
+            else:
+                yield root / name
+        for folder in folders:
+            yield from self.files_below(folder)
+
+    @contextmanager
+    def _spot(self, path: Path) -> Iterator[tuple[str, int | None]]:
+        """Yield the name to act on and the open directory it starts from.
+
+        Below a confining root every step there is taken without following a link.
+        """
+        if self._root is None:
+            yield os.fspath(path), None
+            return
+        steps = _steps(path, self._root)
+        if WINDOWS:
+            yield os.fspath(path), None
+            return
+        folder = self._system.open(os.fspath(self._root), STEP)
+        try:
+            for step in steps[:-1]:
+                inner = self._step(step, folder, path)
+                self._let_go(folder)
+                folder = inner
+            yield steps[-1], folder
+        finally:
+            self._let_go(folder)
+
+    def _step(self, name: str, folder: int, path: Path) -> int:
+        try:
+            return self._system.open(name, STEP | NO_FOLLOW, folder=folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise Integrity(
+                    f"{name!r} on the way to {path} is a link or a file, expected a directory.",
+                    hint="Run verify.",
+                ) from error
+            raise
+
+    def _let_go(self, folder: int) -> None:
+        """Close a directory that was only passed through.
+
+        It holds nothing that could fail to be written.
+        """
+        with suppress(OSError):
+            self._system.close(folder)
+
+    @contextmanager
+    def _closing(self, handle: int) -> Iterator[int]:
+        """Close a descriptor; a failure to close counts, unless something failed before."""
+        try:
+            yield handle
+        except BaseException:
+            with suppress(OSError):
+                self._system.close(handle)
+            raise
+        self._system.close(handle)
+
+    def _find(self, path: Path) -> os.stat_result | None:
+        with (
+            translated(path),
+            suppress(FileNotFoundError, NotADirectoryError),
+            self._spot(path) as (name, folder),
+        ):
+            return self._system.find(name, folder=folder)
+        return None
+
+    def _holds(self, name: str, folder: int | None) -> bool:
+        with suppress(FileNotFoundError):
+            self._system.find(name, folder=folder)
+            return True
+        return False
+
+    def _sync_names(self, handle: int) -> None:
+        try:
+            self._system.fsync(handle)
+        except OSError as error:
+            if (
+                error.errno != errno.EINVAL
+            ):  # the answer of file systems that cannot flush a directory
+                raise
+
+    def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:
+        self.at(f"{point}.open")
+        view = memoryview(content)
+        half = len(view) // 2
+        for end, part in ((".half", view[:half]), (".prefsync", view[half:])):
+            while part:
+                part = part[self._system.write(handle, part[:PIECE]) :]
+            self.at(point + end)
+        if frozen:
+            self._system.freeze(handle)
+        self._system.fsync(handle)
+        self.at(f"{point}.postfsync")
+
+    def _move_new(self, old: str, new: str, old_folder: int | None, new_folder: int | None) -> bool:
+        try:
+            self._system.rename_new(old, new, source_folder=old_folder, target_folder=new_folder)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                raise Refused(
+                    f"the file system of {new} can neither link nor rename without replacing, so two writers could overwrite each other.",
+                    hint="Put the registry on another file system.",
+                ) from error
+            raise
+        return True
+
+    def _quietly_unlink(self, name: str, folder: int | None) -> None:
+        try:
+            self._system.unlink(name, folder=folder)
+        except OSError as error:
+            _LOG.debug("cannot remove %s: %s", name, error)
+
+
+def _steps(path: Path, root: Path) -> tuple[str, ...]:
+    try:
+        steps = path.relative_to(root).parts or (".",)
+    except ValueError as error:
+        raise InvalidInput(f"path {path} is not below {root}.") from error
+    if ".." in steps:
+        raise InvalidInput(f"path {path} has a step upwards.")
+    return steps
+
+
+__all__ = ["Kind", "Outside", "nothing_done"]

@@ -1,0 +1,192 @@
+"""ShareConfig: where the basis is, how training starts, and how much is trained."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from peft import PeftConfig
+from peft.utils.peft_types import PeftType
+
+from share_registry.catalog.database_errors import without_password
+from share_registry.errors import InvalidInput
+from share_registry.outside.files import Outside
+from share_registry.peft.method import NAME, add_name
+from share_registry.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from share_registry.peft.subspace import Subspace
+
+add_name(PeftType)
+_INIT_SCALE = 0.01
+
+
+@dataclass
+class ShareConfig(PeftConfig):  # type: ignore[misc]
+    """Training of coefficients in the basis of a space.
+
+    What is saved beside the coefficients names the basis by its digest: loading reads it from the
+    registry, wherever that lies by then.
+
+    Attributes:
+        registry: Directory or catalog URL of the registry, or a `Registry`; $SHARE_REGISTRY_URI
+            where None or where the basis is not there.
+        store: Directory of the store, with a catalog URL.
+        space: The space; the registry's only one, or the session's, where None.
+        basis: Digest of the basis; the space's current one where None.
+        init: "noise": both sides small and random. "task:NAME" or "task:NAME@VERSION": the
+            coefficients of a task, to train it further. "nearest": those of the task whose dW is
+            nearest to all others'.
+        extra_directions: Directions per module and side that are trained beside the basis (phi of
+            the paper); the space's policy where None.
+        pseudo_rank: Rank of what is trained (p of the paper); where None the rank of the task to
+            start from, the space's policy, or 8.
+        init_scale: Norm of the first dW of "noise", as a share of the module's weight.
+        seed: Of everything random at the start; torch's generator where None.
+        dropout: Probability that an input of the trained branch is dropped.
+        target_modules: Modules to adapt, as PEFT matches them; all that the basis has where None.
+        exclude_modules: Modules to leave alone, as PEFT matches them.
+        layers_to_transform, layers_pattern: As in LoraConfig.
+        modules_to_save: Modules trained and saved whole, such as a new head.
+        fan_in_fan_out: Whether weights are stored (in, out), as GPT-2's are.
+        started_from: The task version that training started from, `space/task@vN`; set when the
+            subspace is read.
+    """
+
+    registry: str | None = None
+    store: str | None = None
+    space: str | None = None
+    basis: str | None = None
+    init: str = "noise"
+    extra_directions: int | None = None
+    pseudo_rank: int | None = None
+    init_scale: float = _INIT_SCALE
+    seed: int | None = None
+    dropout: float = 0.0
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    fan_in_fan_out: bool = False
+    started_from: str | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Check the values; open nothing."""
+        super().__post_init__()
+        self.peft_type = PeftType(NAME)
+        self._opened: Registry | None = None
+        self._subspace: Subspace | None = None
+        self._take_registry(self.registry, self.store)
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)  # type: ignore[assignment]
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)  # type: ignore[assignment]
+        _check_count("extra_directions", self.extra_directions, 0)
+        _check_count("pseudo_rank", self.pseudo_rank, 1)
+        if not isinstance(self.init, str) or (
+            self.init not in ("noise", "nearest")
+            and not (self.init.startswith("task:") and len(self.init) > len("task:"))
+        ):
+            raise InvalidInput(
+                f"init {self.init!r} is not 'noise', 'nearest' or 'task:NAME'.",
+                hint="Write init='task:cola' or init='task:cola@v3'.",
+            )
+        if not 0 < self.init_scale < 1:
+            raise InvalidInput(
+                f"init_scale {self.init_scale!r} is not between 0 and 1.",
+                hint="At 0 no gradient would reach the coefficients.",
+            )
+        if not 0 <= self.dropout < 1:
+            raise InvalidInput(
+                f"dropout {self.dropout!r} is not in [0, 1).",
+                hint="0.1 drops a tenth of the inputs.",
+            )
+
+    @property
+    def opened(self) -> Registry | None:
+        """The registry handed in, where an open one was."""
+        return self._opened
+
+    def resolved(self) -> "Subspace":
+        """Return the subspace that the config means, and write down what it left open.
+
+        Space, basis, extra directions, pseudo-rank, modules.
+        """
+        from share_registry.peft.subspace import subspace_of
+
+        if self._subspace is None:
+            self._subspace = subspace_of(self)
+        found = self._subspace
+        self.space, self.basis, self.extra_directions, self.pseudo_rank = (
+            found.space,
+            found.basis,
+            found.extra_directions,
+            found.pseudo_rank,
+        )
+        self.started_from = self.started_from or found.started_from
+        if self.target_modules is None:
+            self.target_modules = set(found.modules)  # type: ignore[assignment]
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as they are saved: without a password.
+
+        What training started from is over, and later loading must not need it.
+        """
+        values: dict[str, Any] = super().to_dict()
+        place = (
+            without_password(self.registry)
+            if self.registry is not None and "://" in self.registry
+            else self.registry
+        )
+        return values | {
+            "registry": place,
+            "init": "noise",
+            "started_from": self.started_from or self.init,
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> Self:
+        """Read a saved config.
+
+        `registry` (and `store`) say where the basis is now, where that is another place.
+        """
+        registry, store = kwargs.pop("registry", None), kwargs.pop("store", None)
+        config: Self = super().from_pretrained(
+            pretrained_model_name_or_path, subfolder=subfolder, **kwargs
+        )
+        if registry is not None:
+            config._take_registry(registry, store)
+        return config
+
+    def _take_registry(self, registry: object, store: object) -> None:
+        if isinstance(registry, Registry):
+            self._opened, registry = registry, registry.location
+        if registry is not None and not isinstance(registry, str | os.PathLike):
+            raise InvalidInput(
+                f"registry is a {type(registry).__name__}, expected a directory, a URL or a Registry."
+            )
+        self.registry = None if registry is None else _absolute(os.fspath(registry))
+        self.store = None if store is None else _absolute(os.fspath(store))  # type: ignore[call-overload]
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy opens the registry itself."""
+        return {**self.__dict__, "_opened": None, "_subspace": None}
+
+
+def _absolute(location: str) -> str:
+    outside = Outside()
+    return location if "://" in location else str(outside.absolute(Path(location)))
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int) or value < least
+    ):
+        raise InvalidInput(
+            f"{name} {value!r} is not a whole number from {least} on.",
+            hint="The paper takes p = 8 and phi = 2 on GLUE.",
+        )

@@ -1,0 +1,1 @@
+"""What a collection of adapters shares, and what that is worth."""

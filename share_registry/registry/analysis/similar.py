@@ -1,0 +1,113 @@
+"""Similar: the tasks of a space whose dW is nearest to an adapter's."""
+
+import os
+from math import inf, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from share_registry.algebra.error import norm
+from share_registry.algebra.overlap import products_with, row_overlap
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.resolution import space_of, version_of
+from share_registry.errors import InvalidInput, NotFound
+from share_registry.exchange.load import HUB, load
+from share_registry.names import Side
+from share_registry.outside.files import Kind
+from share_registry.registry.analysis.subjects import Progress, member
+from share_registry.registry.analysis.verdict import CONTINUES, one_start
+from share_registry.registry.arguments import reference
+from share_registry.registry.checkout.factored import Member, stored_member
+from share_registry.values.analyses import Neighbour, Similar
+from share_registry.values.results import Commit, Resolved
+
+if TYPE_CHECKING:
+    from share_registry.registry.context import Context
+    from share_registry.values.task_version import TaskVersion
+
+DEFAULT_LIMIT: Final = 10
+
+
+def similar(
+    context: "Context",
+    adapter: Any,
+    *,
+    space: str | None,
+    limit: int | None = DEFAULT_LIMIT,
+    progress: Progress | None = None,
+) -> Similar:
+    """Return the live tasks nearest to an adapter, each at its newest version.
+
+    Args:
+        context: The registry.
+        adapter: A reference, a PEFT directory, a live PEFT model or an Adapter. A text is a
+            reference where it leads to a version, else a directory.
+        space: Where to look; None for the default or only space.
+        limit: At most so many; None for all.
+        progress: Called with what is being done, how many are done and how many there are.
+
+    Raises:
+        InvalidInput: nothing that an adapter can be read from.
+        NotFound, Refused: what is named leads nowhere.
+    """
+    asked, own = _asked(context, adapter, space)
+    with context.reading() as session:
+        where = space_of(
+            session,
+            space if own is None or space is not None else own.space,
+        )
+        rows = lookups.latest_versions(session, where)
+    rows = [row for row in rows if own is None or row.ref != own.ref]
+    found = []
+    for done, row in enumerate(rows, start=1):
+        if progress is not None:
+            progress(f"comparing with {row.ref}", done, len(rows))
+        found.append(_neighbour(asked, row, stored_member(context, row)))
+    found.sort(key=lambda neighbour: (neighbour.distance, neighbour.ref))
+    return Similar(adapter=asked.name, space=where, neighbours=tuple(found[:limit]))
+
+
+def _asked(
+    context: "Context", adapter: Any, space: str | None
+) -> "tuple[Member, TaskVersion | None]":
+    """Return the adapter asked about, and the version it is where it is one."""
+    if isinstance(adapter, Commit | Resolved):
+        return _version(context, reference(adapter), space)
+    if isinstance(adapter, str) and not adapter.startswith(HUB):
+        try:
+            return _version(context, adapter, space)
+        except (InvalidInput, NotFound):
+            if context.outside.kind(Path(adapter)) is not Kind.DIRECTORY:
+                raise
+    named = os.fspath(adapter) if isinstance(adapter, str | os.PathLike) else "the adapter given"
+    return member(
+        named, load(adapter, task="asked", adapter_name=None, outside=context.outside)[1]
+    ), None
+
+
+def _version(context: "Context", ref: str, space: str | None) -> "tuple[Member, TaskVersion]":
+    with context.reading() as session:
+        row = version_of(session, ref, space=space)
+    return stored_member(context, row), row
+
+
+def _neighbour(asked: Member, row: "TaskVersion", other: Member) -> Neighbour:
+    one, two, product = (
+        norm(asked.pairs),
+        norm(other.pairs),
+        products_with(asked.pairs, other.pairs),
+    )
+    overlap, chance = row_overlap([asked.pairs, other.pairs], Side.A)
+    overlap_b, chance_b = row_overlap([asked.pairs, other.pairs], Side.B)
+    difference = sqrt(max(one**2 + two**2 - 2.0 * product, 0.0))
+    distance = difference / one if one else (inf if difference else 0.0)
+    return Neighbour(
+        ref=row.ref,
+        task=row.task,
+        version=row.version,
+        cosine=max(-1.0, min(1.0, product / (one * two))) if one and two else 0.0,
+        distance=distance,
+        overlap=float(overlap[0, 1]),
+        chance=float(chance[0, 1]),
+        continues=distance < CONTINUES,
+        one_start=bool((one_start(overlap, chance) & ~one_start(overlap_b, chance_b))[0, 1]),
+    )

@@ -1,0 +1,117 @@
+"""The adapters that an analysis is about: by name, as factor pairs, wherever they come from."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from share_registry.errors import InvalidInput, NotFound
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.config import CONFIG_FILE
+from share_registry.exchange.factor_pairs import pairs_of
+from share_registry.exchange.load import load
+from share_registry.exchange.scales import module_scales
+from share_registry.outside.files import Kind, Outside
+from share_registry.registry.checkout.factored import Member, _member
+
+if TYPE_CHECKING:
+    pass
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done and how many there are."""
+_DEEPEST: Final = 4
+"""Adapter folders are looked for so many levels below the folder given."""
+_UNNAMED: Final = "adapter"
+_HINT: Final = "Give a mapping of names to PEFT directories (or Adapters, or live PEFT models), a list of directories, or a folder with some below it."
+
+
+def member(name: str, adapter: Adapter) -> Member:
+    """Return an adapter under a name. Raises Refused where it has no factor pair."""
+    return _member(
+        name,
+        adapter.layout,
+        pairs_of(
+            adapter.layout,
+            {key: tensor.cpu() for key, tensor in adapter.tensors.items()},
+            _scales(adapter),
+        ),
+    )
+
+
+def members(subject: Any, *, outside: Outside, progress: Progress) -> list[Member]:
+    """Read what was handed in, in its order.
+
+    Args:
+        subject: Name -> directory, Adapter or PEFT model; a list of directories or Adapters; or a
+            folder that holds adapter folders.
+        outside: The file system.
+        progress: See `Progress`.
+
+    Raises:
+        InvalidInput: nothing that adapters can be read from.
+        NotFound: a directory is not there, or holds no adapter.
+        Refused: as for a commit.
+    """
+    named = _named(subject, outside)
+    found = []
+    for done, (name, source) in enumerate(named.items(), start=1):
+        progress(f"reading {name}", done, len(named))
+        found.append(
+            member(name, load(source, task=_UNNAMED, adapter_name=None, outside=outside)[1])
+        )
+    return found
+
+
+def _scales(adapter: Adapter) -> list[float]:
+    return module_scales(adapter.config, adapter.layout)
+
+
+def _named(subject: Any, outside: Outside) -> dict[str, Any]:
+    if isinstance(subject, Mapping):
+        found = {str(name): source for name, source in subject.items()}
+    elif isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith("hf://"):
+        found = _by_name(list(_folders(outside.absolute(Path(subject)), outside)), str(subject))
+    elif (
+        isinstance(subject, Adapter) or hasattr(subject, "peft_config") or isinstance(subject, str)
+    ):
+        found = {_UNNAMED: subject}
+    elif isinstance(subject, Iterable):
+        found = _listed(list(subject))
+    else:
+        raise InvalidInput(f"a {type(subject).__name__} cannot be analysed.", hint=_HINT)
+    if not found:
+        raise InvalidInput("there is no adapter to analyse.", hint=_HINT)
+    return found
+
+
+def _listed(subject: list[Any]) -> dict[str, Any]:
+    if subject and all(isinstance(source, str | os.PathLike) for source in subject):
+        return _by_name([Path(source) for source in subject], "the list")
+    return {f"{_UNNAMED}-{number}": source for number, source in enumerate(subject, start=1)}
+
+
+def _by_name(folders: list[Path], where: str) -> dict[str, Any]:
+    """Return folders by the shortest tails of their paths that tell them apart."""
+    if not folders:
+        raise NotFound(
+            f"there is no adapter in {where}.",
+            hint=f"An adapter is a folder with {CONFIG_FILE} and its safetensors file.",
+        )
+    if len(set(folders)) < len(folders):
+        raise InvalidInput(f"{where} names a folder twice.", hint="Give every adapter once.")
+    parts = 1
+    while len({folder.parts[-parts:] for folder in folders}) < len(folders):
+        parts += 1
+    return {"/".join(folder.parts[-parts:]): str(folder) for folder in folders}
+
+
+def _folders(folder: Path, outside: Outside, depth: int = 0) -> Iterator[Path]:
+    if outside.kind(folder) is not Kind.DIRECTORY:
+        raise NotFound(f"there is no directory {folder}.", hint=_HINT)
+    names = outside.names(folder)
+    if CONFIG_FILE in names:
+        yield folder
+    elif depth < _DEEPEST:
+        for name in names:
+            if outside.kind(folder / name) is Kind.DIRECTORY:
+                yield from _folders(folder / name, outside, depth + 1)

@@ -1,0 +1,1 @@
+"""Checks of what is there: damage, differences, what later commits changed."""

@@ -1,0 +1,132 @@
+"""Retention: what every commit of a space did to every task, the forgetting matrix.
+
+Versions never change, so by default a row stays flat until somebody commits the task again. Where a
+refit re-expresses tasks, the rows show what that cost them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.queries.retention_rows import (
+    changing_commits,
+    lives_by_task,
+    metric_names,
+    metric_values,
+    present_names,
+    versions_by_task,
+)
+from share_registry.errors import NotFound
+from share_registry.names import SpaceName, TaskName, Version
+from share_registry.values.analyses import Retention, RetentionCell, RetentionCommit, RetentionRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+    from sqlalchemy.orm import Session
+
+    from share_registry.registry.context import Context
+
+
+def retention(context: "Context", space: str | None, *, metric: str | None = None) -> Retention:
+    """Return the forgetting matrix of a space.
+
+    The recorded error of every task at every commit that changed one, and a metric where one is
+    asked for.
+
+    Args:
+        context: The registry.
+        space: The space; None for the default or only one.
+        metric: Name of a recorded metric.
+
+    Raises:
+        NotFound, Refused: the space leads nowhere, or no version has the metric.
+    """
+    with context.reading() as session:
+        where = space_of(session, space)
+        return _retention(session, where, metric)
+
+
+def _retention(session: "Session", space: SpaceName, metric: str | None) -> Retention:
+    commits = changing_commits(session, space)
+    versions, lives, names = (
+        versions_by_task(session, space),
+        lives_by_task(session, space),
+        present_names(session, space),
+    )
+    measured = metric_values(session, space, metric) if metric is not None else {}
+    if metric is not None and not measured:
+        known = metric_names(session, space)
+        raise NotFound(
+            f"no version of space {space!r} has a metric {metric!r}.",
+            hint=f"There is {', '.join(known[:10]) or 'none yet: give metrics= to commit'}.",
+        )
+    rows = tuple(
+        _row(names[task], space, found, lives.get(task, ()), commits, measured.get(task, {}))
+        for task, found in sorted(versions.items())
+    )
+    moved = [row.metric_transfer for row in rows if row.metric_transfer is not None]
+    return Retention(
+        space=space,
+        metric=metric,
+        commits=commits,
+        rows=rows,
+        mean=_mean(row.last for row in rows),
+        worst=max((row.worst for row in rows), default=0.0),
+        transfer=_mean(row.transfer for row in rows),
+        metric_transfer=_mean(moved) if moved else None,
+    )
+
+
+def _row(
+    name: TaskName,
+    space: SpaceName,
+    versions: "Sequence[Row[Any]]",
+    lives: Sequence[tuple[int, int | None]],
+    commits: Sequence[RetentionCommit],
+    measured: Mapping[int, float],
+) -> RetentionRow:
+    cells = tuple(
+        _cell(name, space, versions, lives, commit.number, measured) for commit in commits
+    )
+    there = [cell for cell in cells if cell is not None]
+    last = versions[-1]
+    first = next(row for row in versions if row.source_digest == last.source_digest)
+    told = [measured[row.version] for row in versions if row.version in measured]
+    return RetentionRow(
+        task=name,
+        cells=cells,
+        first=first.error,
+        last=last.error,
+        worst=max((cell.error for cell in there), default=last.error),
+        transfer=last.error - first.error,
+        metric_transfer=told[-1] - told[0] if len(told) > 1 else None,
+    )
+
+
+def _cell(
+    name: TaskName,
+    space: SpaceName,
+    versions: "Sequence[Row[Any]]",
+    lives: Sequence[tuple[int, int | None]],
+    number: int,
+    measured: Mapping[int, float],
+) -> RetentionCell | None:
+    """Return the newest version at a commit, None where the task was not live."""
+    if not any(since <= number and (until is None or number < until) for since, until in lives):
+        return None
+    row = next((row for row in reversed(versions) if row.number <= number), None)
+    if row is None:
+        return None
+    return RetentionCell(
+        ref=f"{space}/{name}@v{row.version}",
+        version=Version(row.version),
+        error=row.error,
+        bound=row.bound,
+        made=row.number == number,
+        metric=measured.get(row.version),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0

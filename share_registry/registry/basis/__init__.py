@@ -1,0 +1,1 @@
+"""Bases: fitting them, and what a later fit goes on from."""

@@ -1,0 +1,103 @@
+"""The basis of a space: the directions that its tasks share, as anybody can use them.
+
+Stored are integer rows; handed out are orthonormal rows that span exactly the same space, by QR, in
+the order of the energy they capture.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.as_of import At, number_at
+from share_registry.catalog.queries.resolution import space_of
+from share_registry.errors import NotFound
+from share_registry.names import CommitNumber, Digest, SpaceName
+
+if TYPE_CHECKING:
+    import torch
+
+    from share_registry.format.symbols import Ints
+    from share_registry.registry.context import Context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasisModule:
+    """The directions of one module.
+
+    Attributes:
+        a: float64 (k_a, in), orthonormal rows for side A.
+        b: float64 (k_b, out), orthonormal rows for side B.
+    """
+
+    a: "torch.Tensor"
+    b: "torch.Tensor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """A basis of a space.
+
+    Attributes:
+        space: The space.
+        number: The commit that made it.
+        digest: Its object.
+        size_bytes: Bytes of the object.
+        modules: By module name, as PEFT's keys call it.
+    """
+
+    space: SpaceName
+    number: CommitNumber
+    digest: Digest
+    size_bytes: int
+    modules: Mapping[str, BasisModule] = field(repr=False)
+
+    @property
+    def ranks(self) -> dict[str, tuple[int, int]]:
+        """(k_a, k_b) of every module."""
+        return {name: (len(module.a), len(module.b)) for name, module in self.modules.items()}
+
+
+def basis(context: "Context", space: str | None, *, at: At | None = None) -> Basis:
+    """Return the basis that commits to a space are coded with, now or as of a commit or moment.
+
+    Raises:
+        NotFound: the space has none then.
+        Integrity: its object is damaged or missing.
+    """
+    with context.reading() as session:
+        where = space_of(session, space)
+        known = lookups.current_basis(
+            session, where, at=None if at is None else number_at(session, where, at)
+        )
+    if known is None:
+        raise NotFound(
+            f"space {where!r} has no basis{'' if at is None else ' at that moment'}.",
+            hint="Make one with refit, or give several adapters to commit_many.",
+        )
+    return Basis(
+        space=where,
+        number=known.number,
+        digest=known.digest,
+        size_bytes=len(context.store.get(known.digest)),
+        modules=read_basis(context, known.digest),
+    )
+
+
+def read_basis(context: "Context", digest: Digest) -> dict[str, BasisModule]:
+    """Return the orthonormal rows of a basis object. Raises Integrity."""
+    stored = context.reader().basis(digest)
+    return {
+        name: BasisModule(a=orthonormal(a), b=orthonormal(b))
+        for name, (a, b) in stored.modules.items()
+    }
+
+
+def orthonormal(rows: "Ints") -> "torch.Tensor":
+    """Return orthonormal float64 rows that span integer rows (k, m), each turned towards the one it comes from."""
+    import torch
+
+    Q, R = torch.linalg.qr(torch.from_numpy(rows).to(torch.float64).mT)
+    signs = torch.where(R.diagonal() < 0, -1.0, 1.0).to(torch.float64)
+    turned: torch.Tensor = (Q * signs).mT.contiguous()
+    return turned

@@ -1,0 +1,1 @@
+"""Task versions back out of the store: in memory, on disk, as reports."""

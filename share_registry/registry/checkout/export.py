@@ -1,0 +1,78 @@
+"""Write a task version as a plain PEFT directory."""
+
+import os
+from pathlib import Path
+
+from share_registry.catalog.queries import lookups
+from share_registry.errors import Integrity, InvalidInput
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.export_files import PROFILES, export_digest, files_of, tensor_file
+from share_registry.exchange.model_card import CardFacts
+from share_registry.exchange.write_directory import place
+from share_registry.format.canonical import sha256
+from share_registry.names import Digest
+from share_registry.registry.checkout.checkout import rebuilt_on, version_and_note
+from share_registry.registry.context import Context
+from share_registry.values.results import Export
+from share_registry.values.task_version import TaskVersion
+
+
+def export(
+    context: Context,
+    ref: str,
+    root: str | os.PathLike[str],
+    *,
+    space: str | None,
+    name: str | None = None,
+    profile: str = "native",
+    overwrite: bool = False,
+) -> Export:
+    """Write one task version as a plain PEFT directory, placed atomically under an immutable name.
+
+    Raises:
+        InvalidInput: unknown profile or unusable name.
+        Refused: the profile cannot express the adapter, or something else is at the target.
+        Integrity: the rebuilt tensors are not those that were committed; nothing is written.
+    """
+    wanted = next((known for known in PROFILES if known == profile), None)
+    if wanted is None:
+        raise InvalidInput(
+            f"profile {profile!r} is not one of {', '.join(PROFILES)}.",
+            hint="native is what was committed, portable what every server reads alike.",
+        )
+    row, note = version_and_note(context, ref, space)
+    adapter = rebuilt_on(context, row, note, "cpu")
+    check_tensors(adapter, row.tensors_digest, row.ref)
+    files, notes = files_of(adapter, profile=wanted, card=_facts(context, row))
+    digest = export_digest(files)
+    folder = f"{row.name}-v{row.version}-{digest[:8]}" if name is None else name
+    path, _ = place(files, Path(root), folder, overwrite=overwrite, outside=context.outside)
+    return Export(path=path, ref=row.ref, name=folder or path.name, digest=digest, notes=notes)
+
+
+def check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
+    """Check that rebuilt tensors are, byte for byte, those that were committed (spec DEC-12).
+
+    Raises Integrity.
+    """
+    found = sha256(tensor_file(adapter.layout, adapter.tensors))
+    if found != expected:
+        raise Integrity(
+            f"{ref}: rebuilt tensors have digest {found}, the commit says {expected}.",
+            hint="Run verify with level 'deep'.",
+        )
+
+
+def _facts(context: Context, row: TaskVersion) -> CardFacts:
+    """Return what the card says: of the version alone, so that it never changes (spec EXP-03)."""
+    with context.catalog.begin() as session:
+        base = lookups.space_row(session, row.space)
+    return CardFacts(
+        base_model=base.base_model if base is not None else "",
+        ref=f"{row.space}/{row.name}@v{row.version}",
+        commit_number=row.number,
+        commit_id=row.commit_id,
+        error=row.error,
+        budget=row.budget,
+        time=row.time,
+    )

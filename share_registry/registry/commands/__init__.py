@@ -1,0 +1,1 @@
+"""What writes: each command ends in one record."""

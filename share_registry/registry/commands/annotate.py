@@ -1,0 +1,314 @@
+"""Commits that absorb nothing: aliases, tags, labels and metrics, drop, restore, rename.
+
+Each resolves its reference, checks its precondition again upon the head it publishes to, and is one
+record.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.log import commit_at
+from share_registry.catalog.queries.provenance import alias_move
+from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
+from share_registry.errors import Conflict, InvalidInput, NotFound, Refused
+from share_registry.format.records import (
+    Alias,
+    Annotate,
+    Drop,
+    Note,
+    Rename,
+    Restore,
+    Tag,
+    TaskNote,
+)
+from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
+from share_registry.registry.arguments import check_distinct
+from share_registry.registry.commands.publish import Link, Request, idempotency_key, publish
+from share_registry.registry.context import Context
+from share_registry.values.results import Commit, Resolved
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from share_registry.format.records import Record
+
+
+def set_alias(
+    context: Context, ref: str, alias: str, *, space: str | None, expected: int | None, reason: str
+) -> Commit:
+    """Point an alias of a task to a version.
+
+    Where it is there already, return the commit that put it there.
+
+    Raises:
+        InvalidInput: malformed name, or one that is a tag of the space.
+        NotFound: the version does not exist.
+        Conflict: the alias is not at `expected` (0: not set).
+    """
+    wanted = alias_name(alias)
+    target = _version(context, ref, space)
+
+    def build(session: "Session", link: Link) -> "Record | CommitNumber":
+        task = _current(session, target)
+        if wanted in lookups.tag_names(session, target.space):
+            raise InvalidInput(
+                f"{wanted!r} is a tag of space {target.space!r}.",
+                hint="Aliases and tags share one set of names: pick another.",
+            )
+        now = lookups.alias_target(session, target.space, task, wanted)
+        _check_alias(wanted, now, expected)
+        if now == target.version:
+            return alias_move(session, target.space, task, wanted)
+        return Alias.model_validate(
+            link.members() | {"task": task, "alias": wanted, "version": target.version}
+        )
+
+    return change(context, target.space, build, reason)
+
+
+def remove_alias(
+    context: Context, ref: str, alias: str, *, space: str | None, expected: int | None, reason: str
+) -> Commit:
+    """Remove an alias of a task; its history stays.
+
+    Raises NotFound where it is not set, Conflict where it is not at `expected`.
+    """
+    target = _task(context, ref, space)
+
+    def build(session: "Session", link: Link) -> "Record | CommitNumber":
+        task = _current(session, target)
+        now = lookups.alias_target(session, target.space, task, alias_name(alias))
+        if now is None:
+            raise NotFound(
+                f"task {target.space}/{task} has no alias {alias!r}.",
+                hint="List them with `aliases`.",
+            )
+        _check_alias(alias, now, expected)
+        return Alias.model_validate(link.members() | {"task": task, "alias": alias})
+
+    return change(context, target.space, build, reason)
+
+
+def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason: str) -> Commit:
+    """Name a commit of a space, for ever.
+
+    Raises InvalidInput for a name that is an alias, Conflict where the tag names another
+    commit.
+    """
+    wanted = alias_name(name)
+    target = _resolved(context, ref, space)
+
+    def build(session: "Session", link: Link) -> "Record | CommitNumber":
+        if wanted in lookups.alias_names(session, target.space):
+            raise InvalidInput(
+                f"{wanted!r} is an alias in space {target.space!r}.",
+                hint="Aliases and tags share one set of names: pick another.",
+            )
+        known = lookups.tag_target(session, target.space, wanted)
+        if known is not None and known.number != target.number:
+            raise Conflict(
+                f"tag {wanted!r} names c{known.number} for ever.",
+                hint="Tags never move: pick another name, or use an alias.",
+            )
+        return (
+            CommitNumber(known.since)
+            if known is not None
+            else Tag.model_validate(link.members() | {"tag": wanted, "commit": target.number})
+        )
+
+    return change(context, target.space, build, reason)
+
+
+def annotate(
+    context: Context,
+    ref: str,
+    *,
+    space: str | None,
+    labels: Mapping[str, str],
+    metrics: Mapping[str, float],
+    remove: Sequence[str],
+    reason: str,
+) -> Commit:
+    """Set labels and metrics of a task version, and remove those named.
+
+    Raises InvalidInput where nothing is asked or a value is malformed, NotFound.
+    """
+    from share_registry.registry.commands.notes import entries
+    from share_registry.registry.commands.preconditions import check_labels, check_metrics
+
+    check_labels(labels)
+    check_metrics(metrics)
+    check_distinct(labels, metrics)
+    if not labels and not metrics and not remove:
+        raise InvalidInput(
+            "annotate was given no label, no metric and nothing to remove.",
+            hint="Give labels=, metrics= or remove=.",
+        )
+    target = _version(context, ref, space)
+
+    def build(session: "Session", link: Link) -> "Record | CommitNumber":
+        _check_removable(session, target, remove)
+        _check_annotations(session, target, labels, metrics, remove)
+        return Annotate.model_validate(
+            link.members() | {"task": _current(session, target), "version": target.version}
+        )
+
+    said = TaskNote(
+        task=str(target.task),
+        labels=entries(labels),
+        metrics=entries({name: repr(float(value)) for name, value in metrics.items()}),
+        removed=sorted(set(remove)),
+    )
+    return change(context, target.space, build, reason, said=said)
+
+
+def drop(context: Context, task: str, *, space: str | None, reason: str) -> Commit:
+    """Stop listing a task; its versions stay readable under their references.
+
+    Raises NotFound, Refused where it is dropped already.
+    """
+    target = _task(context, task, space)
+
+    def build(session: "Session", link: Link) -> "Record | CommitNumber":
+        name = _current(session, target)
+        latest = lookups.latest_version(session, target.space, name)
+        if latest is None or not latest.live:
+            raise Refused(
+                f"task {target.space}/{name} is dropped already.",
+                hint="Bring it back with restore.",
+            )
+        return Drop.model_validate(link.members() | {"task": name})
+
+    return change(context, target.space, build, reason)
+
+
+def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Commit:
+    """Make an earlier version of a task its newest one, and the task live again.
+
+    Where it is so already, return the commit that made it. Raises NotFound.
+    """
+    target = _version(context, ref, space)
+
+    def build(session: "Session", link: Link) -> "Record | CommitNumber":
+        name = _current(session, target)
+        latest = lookups.latest_version(session, target.space, name)
+        if latest is None:
+            raise NotFound(
+                f"task {target.space}/{name} has no version.", hint="List the tasks with `tasks`."
+            )
+        if latest.live and latest.version == target.version:
+            return latest.number
+        return Restore.model_validate(
+            link.members() | {"task": name, "version": latest.version + 1, "of": target.version}
+        )
+
+    return change(context, target.space, build, reason)
+
+
+def rename(context: Context, task: str, new: str, *, space: str | None, reason: str) -> Commit:
+    """Give a task a new name; the old one keeps leading to it.
+
+    Raises Conflict where the new name is or was another task's.
+    """
+    wanted = task_name(new)
+    target = _task(context, task, space)
+
+    def build(session: "Session", link: Link) -> "Record | CommitNumber":
+        name = _current(session, target)
+        owner = lookups.current_name(session, target.space, wanted)
+        if name == wanted:
+            raise Refused(
+                f"task {target.space}/{name} has that name already.", hint="Pick another name."
+            )
+        if owner is not None and owner != name:
+            raise Conflict(
+                f"name {wanted!r} belongs to task {target.space}/{owner}.",
+                hint="A name is never given to another task: pick another.",
+            )
+        return Rename.model_validate(link.members() | {"task": name, "name": wanted})
+
+    return change(context, target.space, build, reason)
+
+
+def change(
+    context: Context,
+    space: SpaceName,
+    build: "Callable[[Session, Link], Record | CommitNumber]",
+    reason: str,
+    *,
+    said: TaskNote | None = None,
+) -> Commit:
+    """Publish one record that absorbs nothing; return the commit."""
+    if len(reason) > 16_384:
+        raise InvalidInput("reason has more than 16384 characters.", hint="Shorten it.")
+    note = Note(message=reason or None, tasks=[said] if said else [])
+    done = publish(
+        context, space, Request(build=build, key=idempotency_key(context, None), note=note)
+    )
+    with context.reading() as session:
+        return commit_at(session, done.space, done.number, created=done.created)
+
+
+def _resolved(context: Context, ref: str, space: str | None) -> Resolved:
+    context.require_writable()
+    with context.reading() as session:
+        return resolve(session, ref, space=space)
+
+
+def _version(context: Context, ref: str, space: str | None) -> Resolved:
+    context.require_writable()
+    with context.reading() as session:
+        return resolve_version(session, ref, space=space)
+
+
+def _task(context: Context, text: str, space: str | None) -> Resolved:
+    """Return the newest version of a task, dropped or not."""
+    context.require_writable()
+    with context.reading() as session:
+        return resolve_task(session, text, space=space)
+
+
+def _current(session: "Session", target: Resolved) -> TaskName:
+    name = lookups.current_name(session, target.space, TaskName(str(target.task)))
+    if name is None:
+        raise NotFound(
+            f"task {target.space}/{target.task} does not exist.", hint="List them with `tasks`."
+        )
+    return name
+
+
+def _check_alias(alias: str, now: Version | None, expected: int | None) -> None:
+    if expected is not None and expected != (now or 0):
+        found = f"v{now}" if now else "not set"
+        raise Conflict(
+            f"alias {alias!r} is at {found}, expected {f'v{expected}' if expected else 'not set'}.",
+            hint="Look at `alias-history`, then move it.",
+        )
+
+
+def _check_removable(session: "Session", target: Resolved, remove: Sequence[str]) -> None:
+    known = lookups.annotation_names(
+        session, target.space, TaskName(str(target.task)), Version(target.version or 0)
+    )
+    unknown = sorted(set(remove) - known)
+    if unknown:
+        raise NotFound(
+            f"{target.ref} has no label or metric {', '.join(unknown)}.",
+            hint=f"It has: {', '.join(sorted(known)) or 'none'}.",
+        )
+
+
+def _check_annotations(
+    session: "Session",
+    target: Resolved,
+    labels: Mapping[str, str],
+    metrics: Mapping[str, float],
+    remove: Sequence[str],
+) -> None:
+    """Check that no name would be both a label and a metric of the version. Raises InvalidInput."""
+    task, version = str(target.task), int(target.version or 0)
+    kept_labels = {*lookups.labels_of(session, target.space, task, version)} - {*remove}
+    kept_metrics = {*lookups.metrics_of(session, target.space, task, version)} - {*remove}
+    check_distinct(kept_labels | {*labels}, {*metrics})
+    check_distinct({*labels}, kept_metrics | {*metrics})

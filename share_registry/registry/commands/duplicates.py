@@ -1,0 +1,125 @@
+"""Commits that are there already.
+
+The one of a key, the newest version of a task handed in unchanged, the one that made what is asked
+for so.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import select
+
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.tables import VersionRow
+from share_registry.errors import Conflict
+from share_registry.format.canonical import sha256
+from share_registry.names import CommitNumber, SpaceName, TaskName
+from share_registry.registry.sync import read_note
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from share_registry.exchange.adapter import Adapter
+    from share_registry.store.protocol import Store
+    from share_registry.values.task_version import TaskVersion
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def commit_of_key(
+    session: "Session", space: SpaceName, key: str, adapters: "Mapping[TaskName, Adapter]"
+) -> CommitNumber | None:
+    """Return the commit made with an idempotency key.
+
+    Raises Conflict where it holds something else than is handed in.
+    """
+    known = lookups.commit_of_key(session, space, key)
+    if known is None:
+        return None
+    query = (
+        select(VersionRow.name, VersionRow.source_digest)
+        .where(VersionRow.space == space, VersionRow.number == known)
+        .order_by(VersionRow.name)
+    )
+    held = {str(name): str(digest) for name, digest in session.execute(query)}
+    wanted = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
+    if held != wanted:
+        raise Conflict(
+            f"idempotency key {key!r} made c{known} of space {space!r} with {_listed(held)}; now it comes with {_listed(wanted)}.",
+            hint="A key stands for one commit: give another one.",
+        )
+    return known
+
+
+def same_version(
+    latest: "TaskVersion | None",
+    store: "Store",
+    task: TaskName,
+    adapter: "Adapter",
+    *,
+    budget: float | None,
+    keep_original: bool | None,
+) -> "TaskVersion | None":
+    """Return the newest version of a live task if it is this adapter, as it was committed, kept as well as is asked for.
+
+    A version that a refit made of it is not what was committed: its error is another.
+
+    Args:
+        latest: The newest version, where there is one.
+        store: Where the version's note is.
+        task: The task.
+        adapter: What is handed in.
+        budget: The error that the caller allows; None where the caller says nothing.
+        keep_original: Whether the caller wants the files themselves.
+    """
+    if latest is None or not latest.live or latest.task != task:
+        return None
+    if latest.source_digest != adapter.source_digest:
+        return latest if _is_stored(store, latest, adapter) else None
+    if latest.restored_from is not None or latest.before is not None:
+        return None
+    if budget is not None and latest.error > budget:
+        return None
+    if keep_original and not _has_original(store, latest):
+        return None
+    return latest
+
+
+def remark_unrecorded(space: SpaceName, number: CommitNumber, said: Mapping[str, object]) -> None:
+    """Warn of what was said of a version that is there already: a commit is never changed."""
+    lost = ", ".join(name for name, value in said.items() if value)
+    if lost:
+        _LOG.warning(
+            "%s/@c%d holds this adapter already: %s not recorded; use annotate, or allow_duplicate=True for a new version",
+            space,
+            number,
+            lost,
+        )
+
+
+def _is_stored(store: "Store", version: "TaskVersion", adapter: "Adapter") -> bool:
+    """Tell whether an adapter is what a checkout of a version gives."""
+    if (
+        adapter.tensors_digest != version.tensors_digest
+        or sha256(adapter.config_bytes) != version.config_digest
+    ):
+        return False
+    note = read_note(store, version.note_digest)
+    kept = (
+        {entry.name: str(entry.object) for entry in note.of(version.note_task).attachments}
+        if note is not None
+        else {}
+    )
+    return kept == {name: sha256(content) for name, content in adapter.attachments.items()}
+
+
+def _has_original(store: "Store", version: "TaskVersion") -> bool:
+    note = read_note(store, version.note_digest)
+    return note is not None and bool(note.of(version.note_task).original)
+
+
+def _listed(held: Mapping[str, str]) -> str:
+    return (
+        ", ".join(f"{task} (source {digest[:8]})" for task, digest in held.items()) or "no adapter"
+    )

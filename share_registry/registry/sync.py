@@ -1,0 +1,376 @@
+"""Bring a catalog up to what the store's logs say: the one path by which records reach a catalog.
+
+Records, notes and layouts are read and parsed outside any transaction; a batch of them is then
+applied in one.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from share_registry.catalog.catalog import Catalog
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.lookups import Head
+from share_registry.errors import (
+    CatalogError,
+    Format,
+    Integrity,
+    NotFound,
+)
+from share_registry.names import CommitNumber, Digest, SpaceName
+
+if TYPE_CHECKING:
+    from share_registry.store.protocol import Store
+
+if TYPE_CHECKING:
+    from share_registry.format.layout import Layout
+    from share_registry.format.records import Note, Record
+    from share_registry.store.protocol import Store
+
+_LOG: Final = logging.getLogger(__name__)
+_BATCH: Final = 256
+_PROBES: Final = tuple(2**power for power in range(21))
+_MAX_JSON_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One record of a log with what the catalog needs beside it."""
+
+    record: "Record"
+    id: Digest
+    note: "Note | None"
+    layouts: "dict[Digest, Layout]"
+
+
+def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
+    """Apply every record that the catalog lacks; tell whether the catalog now has them all.
+
+    The head that the catalog knows is compared with the store's record of that number, and the
+    record behind it is probed: two small reads a space, no listing of objects. A catalog that
+    followed another log (a copy from elsewhere, a restored backup) is wiped and filled again; one
+    that knows more than the store is evidence, and kept.
+
+    Args:
+        store: The store.
+        catalog: The catalog.
+        write: Whether the catalog may be written. A reader is warned of damage and goes on with
+            what can be read; a writer is refused.
+
+    Raises:
+        Integrity: `write`, and the store's log is damaged, or has lost its end.
+    """
+    heads = _heads(store, catalog)
+    last = {
+        space: store.record(space, known.number)
+        for space, known in heads.items()
+        if known is not None
+    }
+    lost = _lost(heads, last)
+    if lost is not None and write:
+        raise lost
+    if lost is not None:
+        _LOG.warning("%s", lost)
+    foreign = [
+        space
+        for space, known in heads.items()
+        if known is not None and _differs(last[space], known)
+    ]
+    behind = [space for space, known in heads.items() if _behind(store, space, known)]
+    if not behind and not foreign:
+        return True
+    if not write:
+        return False
+    if foreign:
+        rebuild_catalog(store, catalog)
+        _LOG.warning(
+            "the catalog had followed another log of %s; it was made again", ", ".join(foreign)
+        )
+        return True
+    for space in behind:
+        _apply_new(store, catalog, space, heads[space])
+    return True
+
+
+def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
+    """Tell whether the logs of the store are those that end with these heads.
+
+    A listing of the spaces and two small reads for each, no statement.
+    """
+    return store.spaces(known=heads) == sorted(heads) and all(
+        _ends_with(store, space, head) for space, head in heads.items()
+    )
+
+
+def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
+    """Empty a catalog and fill it from the store alone.
+
+    What a crash leaves half filled, the next `follow` completes.
+
+    Raises:
+        Integrity: a log cannot be followed to its end; the catalog is left as it was.
+    """
+    from share_registry.catalog.projection.apply import wipe
+
+    for space in store.spaces():
+        _check_log(store, space)
+    with catalog.begin(write=True) as session:
+        wipe(session)
+    for space in store.spaces():
+        _apply_new(store, catalog, space)
+
+
+def fill(store: "Store", catalog: Catalog) -> dict[SpaceName, Integrity | Format]:
+    """Fill an empty catalog with what can be read: where a log is damaged, with what comes before.
+
+    Returns the damage by space.
+    """
+    damage: dict[SpaceName, Integrity | Format] = {}
+    for space in store.spaces():
+        try:
+            _apply_new(store, catalog, space)
+            _check_hole(space, store.numbers(space))
+        except (Integrity, Format) as error:
+            damage[space] = error
+    return damage
+
+
+def forgotten(store: "Store", catalog: Catalog) -> list[str]:
+    """Return what a rebuild would forget.
+
+    Heads that the catalog knows and the store does not have.
+    """
+    heads = _heads(store, catalog).items()
+    return [
+        f"{space}/@c{known.number} ({known.id[:8]})"
+        for space, known in heads
+        if known and store.record(space, known.number) is None
+    ]
+
+
+def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> Entry | None:
+    """Read one record with its note and layouts; None where the log ends before it.
+
+    Raises Integrity or Format.
+    """
+    content = store.record(space, number)
+    if content is None:
+        return None
+    from share_registry.format.records import parse_record
+
+    what = f"record c{number} of space {space}"
+    try:
+        record = parse_record(content, what=what)
+    except Integrity as error:
+        error.hint = (
+            error.hint
+            or "Run verify, which names all that is damaged; to read the log up to there, open it with mode 'r'."
+        )
+        raise
+    if (record.space, record.number) != (space, number):  # spec REC-02
+        raise Integrity(
+            f"{what} says it is c{record.number} of space {record.space}.",
+            hint="Bring the file back from a copy of the store.",
+        )
+    return Entry(
+        record=record,
+        id=Digest(sha256(content).hexdigest()),
+        note=_tolerated(store, record.note),
+        layouts=_layouts(store, record),
+    )
+
+
+def read_note(store: "Store", digest: Digest | None) -> "Note | None":
+    """Return a note; None where there is none or it was removed."""
+    from share_registry.format.records import Note
+
+    if digest is None:
+        return None
+    try:
+        return Note.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
+    except NotFound:
+        return None
+
+
+def read_layout(store: "Store", digest: Digest) -> "Layout":
+    """Return a layout. Raises NotFound or Integrity."""
+    from share_registry.format.layout import Layout
+
+    return Layout.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
+
+
+def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
+    try:
+        with catalog.begin() as session:
+            known = lookups.heads(session)
+    except CatalogError as error:
+        raise CatalogError(
+            error.message, hint=error.hint or "Run `share-registry rebuild`."
+        ) from error
+    return {space: known.get(space) for space in sorted({*store.spaces(), *known})}
+
+
+def _lost(
+    heads: Mapping[SpaceName, Head | None], last: Mapping[SpaceName, bytes | None]
+) -> Integrity | None:
+    """Return what to say of a log that is shorter than the catalog remembers.
+
+    A hash chain cannot show that its last record is gone, a catalog can.
+    """
+    for space, known in heads.items():
+        if known is not None and last[space] is None:
+            return Integrity(
+                f"record c{known.number} of space {space} is not in the store, though the catalog knows it ({known.id[:8]}).",
+                hint="Bring it back from a copy of the store; a rebuild that accepts the loss goes on with what the store has.",
+            )
+    return None
+
+
+def _check_log(store: "Store", space: SpaceName) -> None:
+    """Check that a log can be followed from its first record to its last.
+
+    Raises Integrity or Format.
+    """
+    numbers = store.numbers(space)
+    _check_hole(space, numbers)
+    parent = sha256(store.format_bytes()).hexdigest()
+    for number in numbers:
+        entry = read_entry(store, space, number)
+        if entry is None or entry.record.parent != parent:
+            raise Integrity(
+                f"record c{number} of space {space} does not follow the one before it.",
+                hint="Bring the right file back from a copy of the store.",
+            )
+        parent = entry.id
+
+
+def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
+    missing = next(
+        (number for number, found in enumerate(numbers, start=1) if found != number), None
+    )
+    if missing is not None:
+        raise Integrity(
+            f"record c{missing} of space {space} is not in the store, though c{numbers[-1]} is.",
+            hint="Bring the file back from a copy of the store.",
+        )
+
+
+def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
+    """Check, before record `number` is published, that it is not a hole (spec COM-10).
+
+    Probes further and further behind it. Raises Integrity.
+    """
+    behind = store.first_record(space, [CommitNumber(number + step) for step in _PROBES])
+    if (
+        behind is not None and store.record(space, number) is None
+    ):  # else other writers were faster, and publishing will say so
+        raise Integrity(
+            f"record c{number} of space {space} is not in the store, though c{behind} is.",
+            hint="Bring the file back from a copy of the store.",
+        )
+
+
+def _differs(content: bytes | None, known: Head) -> bool:
+    return content is not None and sha256(content).hexdigest() != known.id
+
+
+def _ends_with(store: "Store", space: SpaceName, known: Head) -> bool:
+    content = store.record(space, known.number)
+    return (
+        content is not None
+        and sha256(content).hexdigest() == known.id
+        and not _behind(store, space, known)
+    )
+
+
+def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:
+    """Tell whether the store may have records that a catalog lacks.
+
+    A space that it does not know has some, even where the first is gone.
+    """
+    return known is None or store.record(space, CommitNumber(known.number + 1)) is not None
+
+
+def _apply_new(
+    store: "Store", catalog: Catalog, space: SpaceName, known: Head | None = None
+) -> None:
+    """Apply every record behind the head that a catalog knows.
+
+    What another process applies meanwhile changes nothing.
+    """
+    from share_registry.catalog.projection.apply import apply
+
+    if not store.read_only:
+        store.sync_log(space)  # what a catalog keeps must not be lost by the store
+    if known is None and not catalog.is_in_memory:
+        _check_hole(
+            space, store.numbers(space)
+        )  # before anything is applied: a catalog that stops at a hole would take it for the end
+    applied = known.number if known else 0
+    while True:
+        entries, damage = _read_entries(store, space, applied + 1)
+        if entries:
+            with catalog.begin(write=True) as session:
+                for entry in entries:
+                    apply(
+                        session,
+                        record=entry.record,
+                        id=entry.id,
+                        note=entry.note,
+                        layouts=entry.layouts,
+                    )
+        if damage is not None:
+            raise damage
+        if len(entries) < _BATCH:
+            return
+        applied += len(entries)
+
+
+def _read_entries(
+    store: "Store", space: SpaceName, first: int
+) -> tuple[list[Entry], Integrity | Format | None]:
+    """Return the entries from a number on, a batch at most, and what ended them if it was damage."""
+    entries: list[Entry] = []
+    while len(entries) < _BATCH:
+        try:
+            entry = read_entry(store, space, CommitNumber(first + len(entries)))
+        except (Integrity, Format) as error:
+            return entries, error
+        if entry is None:
+            break
+        entries.append(entry)
+    return entries, None
+
+
+def _tolerated(store: "Store", digest: Digest | None) -> "Note | None":
+    """Return a note.
+
+    One that cannot be read must not hide the rest of the log (verify reports it).
+    """
+    try:
+        return read_note(store, digest)
+    except Integrity as error:
+        _LOG.warning("note %s cannot be read: %s", digest, error)
+        return None
+
+
+def _layouts(store: "Store", record: "Record") -> "dict[Digest, Layout]":
+    found: dict[Digest, Layout] = {}
+    for digest in sorted({task.layout for task in getattr(record, "tasks", ())}):
+        try:
+            found[digest] = read_layout(store, digest)
+        except (NotFound, Integrity) as error:
+            _LOG.warning("layout %s cannot be read: %s", digest, error)
+    return found
+
+
+def replayed(store: "Store", broken: Catalog | None) -> Catalog:
+    """Return a catalog in memory, filled with what the store has, in place of one that cannot be used."""
+    if broken is not None:
+        broken.close()
+    catalog = Catalog.in_memory(store.identity)
+    for space, damage in fill(store, catalog).items():
+        _LOG.warning("space %s is shown as it was before the damage: %s", space, damage.message)
+    return catalog

@@ -1,0 +1,60 @@
+"""Turn a place into a store: a directory, `memory://`, or a store that is open already."""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Final
+
+from share_registry.errors import Integrity, InvalidInput, NotFound
+from share_registry.outside.files import Outside
+from share_registry.store.local import LocalStore
+from share_registry.store.memory import MemoryStore
+from share_registry.store.protocol import Store
+
+MEMORY: Final = "memory://"
+"""Place of a store that lives as long as the registry that it is opened by."""
+
+
+def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outside) -> Store:
+    """Open a store, creating it in mode "c" where it is missing.
+
+    Raises:
+        InvalidInput: a URL of a kind that there is no store for.
+        NotFound: there is none, and the mode does not create one.
+        Integrity: it has lost its FORMAT file.
+        Refused, StoreError: see `LocalStore.create`.
+    """
+    if not isinstance(place, str | os.PathLike):
+        return place
+    address = os.fspath(place)
+    if address == MEMORY:
+        return MemoryStore(str(uuid.UUID(outside.token())))
+    if "://" in address:
+        raise InvalidInput(
+            f"store {address!r} is of a kind that this release has no store for.",
+            hint="Give a directory, memory:// or a Store of your own.",
+        )
+    return _open_directory(Path(address), mode, outside)
+
+
+def is_there(place: str | os.PathLike[str] | Store, outside: Outside) -> bool:
+    """Tell whether a place holds a store already."""
+    if not isinstance(place, str | os.PathLike):
+        return True
+    return outside.exists(Path(place) / "FORMAT")
+
+
+def _open_directory(root: Path, mode: str, outside: Outside) -> Store:
+    if outside.exists(root / "FORMAT"):
+        return LocalStore(root, outside, read_only=mode == "r")
+    if outside.exists(root / "objects"):
+        raise Integrity(
+            f"{root} holds objects and no FORMAT file.",
+            hint="Bring FORMAT back from a copy of the store: without it the log proves nothing.",
+        )
+    if mode != "c":
+        raise NotFound(
+            f"there is no registry at {root}.",
+            hint="Create it with mode 'c' or `share-registry init`.",
+        )
+    return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))

@@ -1,0 +1,67 @@
+"""TODO(#12): docstring."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from share_registry.errors import InvalidInput
+
+_DATE: Final = re.compile(
+    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
+)
+
+_FIRST_YEAR: Final = 1900
+
+_LAST_YEAR: Final = 9998
+
+_SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
+
+
+def end_of(text: str, whole: str = "") -> str:
+    """Return the last microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
+    begin = beginning_of(text, whole)
+    return timestamp(datetime.fromisoformat(begin) + _length(text) - timedelta(microseconds=1))
+
+
+def beginning_of(text: str, whole: str = "") -> str:
+    """Return the first microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if not _DATE.fullmatch(text):
+            raise ValueError("another notation")
+    except ValueError as error:
+        raise InvalidInput(
+            f"time {text!r}{f' in {whole!r}' if whole and whole != text else ''} is not a calendar date or time: {error}.",
+            hint="Write 2026-11-16 or 2026-11-16T12:00Z.",
+        ) from error
+    return instant_of(moment)
+
+
+def instant_of(moment: datetime) -> str:
+    """Return the record form of a caller's time; one without a zone is UTC.
+
+    Raises InvalidInput where it is out of range.
+    """
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise InvalidInput(
+            f"time {moment.isoformat()} is out of range.",
+            hint=f"Write a time between the years {_FIRST_YEAR} and {_LAST_YEAR}.",
+        )
+    return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def _length(text: str) -> timedelta:
+    """Return how long the date, minute or second is that a text names.
+
+    A fraction of a second is an instant.
+    """
+    if len(text) == 10:
+        return timedelta(days=1)
+    if "." in text:
+        return timedelta(microseconds=1)
+    return timedelta(seconds=1) if _SECONDS.match(text) else timedelta(minutes=1)
+
+
+def timestamp(moment: datetime) -> str:
+    """Return the record form of a time: UTC, six decimals, Z; sorts as text."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,1 @@
+"""What the public methods return: frozen values, each with the sheet that shows it."""
