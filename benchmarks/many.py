@@ -15,10 +15,10 @@ import share_registry as sr
 from share_registry.catalog.queries import lookups
 from share_registry.exchange.scales import module_scales
 from share_registry.format.canonical import sha256
-from share_registry.format.records import Absorb, Absorbed, Note, TaskNote, decimal
+from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote, decimal
 from share_registry.names import Digest, SpaceName, TaskName, Version
 from share_registry.registry.checkout.checkout import note_of, rebuilt
-from share_registry.registry.commands.encode import Assembled, sealed
+from share_registry.registry.commands.encode import AssembledAdapter, sealed
 from share_registry.registry.commands.publish import Build, Link, Request, publish
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 from share_registry.values.task_version import TaskVersion
@@ -60,7 +60,7 @@ def _publish(
         made = sealed(
             context.reader(),
             model.layout,
-            Assembled(stored=stored, external={}),
+            AssembledAdapter(stored=stored, external={}),
             module_scales(model.config, model.layout),
         )
         added = sum(
@@ -76,7 +76,7 @@ def _publish(
             ** 0.5
         )
         tasks.append(
-            Absorbed(
+            AbsorbedTask(
                 task=TaskName(name),
                 version=Version(1),
                 adapter=made.digest,
@@ -109,9 +109,9 @@ def _publish(
     )
 
 
-def _builder(tasks: list[Absorbed]) -> Build:
-    def build(_: object, link: Link) -> Absorb:
-        return Absorb.model_validate(
+def _builder(tasks: list[AbsorbedTask]) -> Build:
+    def build(_: object, link: Link) -> AbsorbRecord:
+        return AbsorbRecord.model_validate(
             link.members() | {"tasks": sorted(tasks, key=lambda task: task.task), "basis": None}
         )
 

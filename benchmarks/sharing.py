@@ -19,7 +19,7 @@ import share_registry as sr
 from benchmarks.adapters import independent, planted
 from benchmarks.counting import spent, spent_together
 from benchmarks.rivals import factors_of
-from share_registry.format.records import Absorb, parse_record
+from share_registry.format.records import AbsorbRecord, parse_record
 from share_registry.names import CommitNumber
 
 DEMO: Final = Path(sr.__file__).parent / "demo_data"
@@ -76,7 +76,7 @@ def _size(registry: sr.Registry, commit: sr.Commit) -> int:
     record = parse_record(
         registry.context.store.record(commit.space, CommitNumber(commit.number)) or b""
     )
-    assert isinstance(record, Absorb)
+    assert isinstance(record, AbsorbRecord)
     return registry.context.store.size(record.tasks[0].adapter) or 0
 
 

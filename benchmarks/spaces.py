@@ -22,7 +22,7 @@ import share_registry as sr
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
-from share_registry.format.records import Absorb, Absorbed, Note, TaskNote
+from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote
 from share_registry.names import Digest, SpaceName, Version
 from share_registry.registry.commands.publish import Link, Request, publish
 from share_registry.registry.context import Context
@@ -231,8 +231,8 @@ def _commit(context: Context, layout: Layout, adapters: Mapping[str, Digest], ve
     config = _put(context, _config(layout))
     digest = sha256(layout.to_bytes())
 
-    def record(session: Session, link: Link) -> Absorb:
-        return Absorb.model_validate(
+    def record(session: Session, link: Link) -> AbsorbRecord:
+        return AbsorbRecord.model_validate(
             link.members() | {"tasks": _entries(layout, digest, adapters, version)}
         )
 
@@ -246,10 +246,10 @@ def _commit(context: Context, layout: Layout, adapters: Mapping[str, Digest], ve
 
 def _entries(
     layout: Layout, digest: Digest, adapters: Mapping[str, Digest], version: int
-) -> Sequence[Absorbed]:
+) -> Sequence[AbsorbedTask]:
     raw = sum(spec.size_bytes for spec in layout.tensors)
     return [
-        Absorbed(
+        AbsorbedTask(
             task=name,
             version=Version(version),
             adapter=adapter,

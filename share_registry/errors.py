@@ -36,31 +36,31 @@ def _rebuild(kind: type[ShareRegistryError], state: dict[str, object]) -> ShareR
     return error
 
 
-class InvalidInput(ShareRegistryError):
+class InvalidInputError(ShareRegistryError):
     """What was handed in cannot be used: the adapter, a name, an option."""
 
     exit_code = 2
 
 
-class NotFound(ShareRegistryError):
+class NotFoundError(ShareRegistryError):
     """A space, task, version, alias, tag, object or file is not there."""
 
     exit_code = 3
 
 
-class Conflict(ShareRegistryError):
+class ConflictError(ShareRegistryError):
     """Somebody else changed what this call built upon; a retry may help."""
 
     exit_code = 4
 
 
-class Integrity(ShareRegistryError):
+class IntegrityError(ShareRegistryError):
     """Bytes are not what their digest or the specification says."""
 
     exit_code = 5
 
 
-class Format(ShareRegistryError):
+class FormatError(ShareRegistryError):
     """The store or an object is of a format this release cannot read or write."""
 
     exit_code = 6
@@ -72,17 +72,17 @@ class CatalogError(ShareRegistryError):
     exit_code = 6
 
 
-class Refused(ShareRegistryError):
+class RefusedError(ShareRegistryError):
     """The request is understood and not done, for a stated reason."""
 
     exit_code = 7
 
 
-class BudgetExceeded(Refused):
+class BudgetExceededError(RefusedError):
     """The error budget cannot be met."""
 
 
-class CommitUnknown(ShareRegistryError):
+class CommitStateUnknownError(ShareRegistryError):
     """Whether the commit was published is not known; retry with `key`.
 
     Args:
@@ -107,12 +107,12 @@ class StoreError(ShareRegistryError):
 
 EXIT_CODES: dict[int, tuple[type[ShareRegistryError], ...]] = {
     1: (StoreError, ShareRegistryError),
-    2: (InvalidInput,),
-    3: (NotFound,),
-    4: (Conflict,),
-    5: (Integrity,),
-    6: (Format, CatalogError),
-    7: (Refused, BudgetExceeded),
-    8: (CommitUnknown,),
+    2: (InvalidInputError,),
+    3: (NotFoundError,),
+    4: (ConflictError,),
+    5: (IntegrityError,),
+    6: (FormatError, CatalogError),
+    7: (RefusedError, BudgetExceededError),
+    8: (CommitStateUnknownError,),
 }
 """Exit code -> the errors that give it; 0 is success."""

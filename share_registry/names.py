@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final, NewType
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.times import _DATE, end_of
 
 Digest = NewType("Digest", str)
@@ -74,23 +74,23 @@ class Reference:
 
 
 def space_name(text: str) -> SpaceName:
-    """Check a space name. Raises InvalidInput."""
+    """Check a space name. Raises InvalidInputError."""
     return SpaceName(_name(text, "space"))
 
 
 def task_name(text: str) -> TaskName:
-    """Check a task name. Raises InvalidInput."""
+    """Check a task name. Raises InvalidInputError."""
     return TaskName(_name(text, "task"))
 
 
 def alias_name(text: str) -> str:
     """Check an alias or tag name: the name grammar, and nothing that a selector could be taken for.
 
-    Raises InvalidInput.
+    Raises InvalidInputError.
     """
     _name(text, "alias or tag")
     if _RESERVED.fullmatch(text):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"alias or tag {text!r} reads as a version, a commit, a date or a digest.",
             hint="Pick a name that is not v<N>, c<N>, latest, head, a date or 8 or more hex digits.",
         )
@@ -98,25 +98,25 @@ def alias_name(text: str) -> str:
 
 
 def digest(text: str) -> Digest:
-    """Check a sha256 in lowercase hexadecimal. Raises InvalidInput."""
+    """Check a sha256 in lowercase hexadecimal. Raises InvalidInputError."""
     if not DIGEST.fullmatch(text):
-        raise InvalidInput(f"digest {text[:80]!r} is not 64 lowercase hexadecimal digits.")
+        raise InvalidInputError(f"digest {text[:80]!r} is not 64 lowercase hexadecimal digits.")
     return Digest(text)
 
 
 def parse_reference(text: str) -> Reference:
     """Parse a reference of a task version or, with an empty task, of a whole space.
 
-    Raises InvalidInput.
+    Raises InvalidInputError.
     """
     if len(text) > _LONGEST:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"reference {text[:80]!r}... has {len(text)} characters, at most {_LONGEST} are allowed.",
             hint="Names have at most 64 characters.",
         )
     match = _REF.fullmatch(text)
     if match is None or (not match["task"] and match["selector"] is None):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"reference {text[:80]!r} is not [space/]task[@selector][~n] or [space/]@selector.",
             hint="Examples: cola, cola@v3, cola@prod, cola@latest~1, cola@2026-11-16, @c412.",
         )
@@ -149,7 +149,7 @@ def _name(text: str, what: str) -> str:
         or text.endswith(".")
         or _WINDOWS.fullmatch(text)
     ):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{what} name {str(text)[:80]!r} is not allowed.",
             hint="Use 1 to 64 of a-z 0-9 . _ - starting with a letter or digit, without '..', a trailing dot or a device name.",
         )
@@ -168,7 +168,7 @@ def _selector(text: str | None, whole: str) -> tuple[Selector, str]:
     if re.fullmatch(r"[0-9a-f]{8,64}", text):
         return Selector.DIGEST, text
     if re.fullmatch(r"[vVcC]\d+", text):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{text!r} in {whole!r} is not a version or a commit.",
             hint="Versions are written v1, v2, ... and commits c1, c2, ...: lower case, from 1, no zero in front.",
         )

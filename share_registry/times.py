@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 
 _DATE: Final = re.compile(
     r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
@@ -18,19 +18,19 @@ _SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
 
 
 def end_of(text: str, whole: str = "") -> str:
-    """Return the last microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
+    """Return the last microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInputError."""
     begin = beginning_of(text, whole)
     return timestamp(datetime.fromisoformat(begin) + _length(text) - timedelta(microseconds=1))
 
 
 def beginning_of(text: str, whole: str = "") -> str:
-    """Return the first microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInput."""
+    """Return the first microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInputError."""
     try:
         moment = datetime.fromisoformat(text)
         if not _DATE.fullmatch(text):
             raise ValueError("another notation")
     except ValueError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"time {text!r}{f' in {whole!r}' if whole and whole != text else ''} is not a calendar date or time: {error}.",
             hint="Write 2026-11-16 or 2026-11-16T12:00Z.",
         ) from error
@@ -40,10 +40,10 @@ def beginning_of(text: str, whole: str = "") -> str:
 def instant_of(moment: datetime) -> str:
     """Return the record form of a caller's time; one without a zone is UTC.
 
-    Raises InvalidInput where it is out of range.
+    Raises InvalidInputError where it is out of range.
     """
     if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"time {moment.isoformat()} is out of range.",
             hint=f"Write a time between the years {_FIRST_YEAR} and {_LAST_YEAR}.",
         )

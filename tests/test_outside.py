@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from share_registry.errors import (
-    Integrity,
-    InvalidInput,
-    NotFound,
-    Refused,
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
     ShareRegistryError,
     StoreError,
 )
@@ -117,11 +117,11 @@ def test_reading_has_a_limit_that_is_checked_before_anything_is_read(
 ) -> None:
     with (tmp_path / "f").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(Integrity, match="limit"):
+    with pytest.raises(IntegrityError, match="limit"):
         outside.read(tmp_path / "f", limit=1 << 20)
     (tmp_path / "f").write_bytes(b"12345")
     assert outside.read(tmp_path / "f", limit=5) == b"12345"
-    with pytest.raises(Integrity, match="limit"):
+    with pytest.raises(IntegrityError, match="limit"):
         outside.read(tmp_path / "f", limit=4)
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_grows_while_it_is_read_keeps_to_the_limit(tmp_path: Path) -
             return super().read(handle, size)
 
     (tmp_path / "f").write_bytes(b"12345")
-    with pytest.raises(Integrity, match="grew"):
+    with pytest.raises(IntegrityError, match="grew"):
         Outside(system=Growing()).read(tmp_path / "f", limit=6)
 
 
@@ -212,10 +212,10 @@ def test_a_path_is_what_it_is_itself(outside: Outside, tmp_path: Path, kind: Kin
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
-        (Kind.DIRECTORY, Integrity),
-        (Kind.LINK, Integrity),
-        (Kind.OTHER, Integrity),
-        (None, NotFound),
+        (Kind.DIRECTORY, IntegrityError),
+        (Kind.LINK, IntegrityError),
+        (Kind.OTHER, IntegrityError),
+        (None, NotFoundError),
     ],
 )
 def test_only_a_plain_file_is_read(
@@ -278,7 +278,7 @@ def test_directories_are_made_with_their_parents_and_every_new_name_is_flushed(
 def test_a_file_in_the_way_of_a_directory_is_named(outside: Outside, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"")
     for path in (tmp_path / "f", tmp_path / "f" / "below"):
-        with pytest.raises(Refused, match="expected a directory"):
+        with pytest.raises(RefusedError, match="expected a directory"):
             outside.make_directory(path)
 
 
@@ -336,13 +336,13 @@ def test_a_confined_view_stays_below_its_root(outside: Outside, tmp_path: Path) 
         tmp_path / "root" / ".." / "secret",
         tmp_path / "root" / "inner" / ".." / ".." / "secret",
     ):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             inside.read(path, limit=10)
-    with pytest.raises(Integrity, match="link"):
+    with pytest.raises(IntegrityError, match="link"):
         inside.read(tmp_path / "root" / "link" / "secret", limit=10)
-    with pytest.raises(Integrity, match="link"):
+    with pytest.raises(IntegrityError, match="link"):
         inside.write_new(tmp_path / "root" / "link" / "new", b"")
-    with pytest.raises(Integrity, match="link"):
+    with pytest.raises(IntegrityError, match="link"):
         inside.make_directory(tmp_path / "root" / "link" / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["root", "secret"]
 

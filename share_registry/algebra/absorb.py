@@ -12,8 +12,8 @@ from typing import Final
 import torch
 
 from share_registry.algebra.batch import Batch, batches, energies
-from share_registry.algebra.error import Pair
-from share_registry.algebra.outcome import Absorbed, Candidate, nothing, outcome
+from share_registry.algebra.error import ScaledPair
+from share_registry.algebra.outcome import Candidate, CodedAdapter, nothing, outcome
 from share_registry.algebra.prediction_plan import Previous, planned, refers
 from share_registry.algebra.search import Found, search
 
@@ -24,10 +24,10 @@ _SURELY_SMALLER: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _AbsorbJob:
     """What `absorb` was asked, and |s dW|^2 of the whole adapter."""
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[ScaledPair]
     positions: Sequence[int]
     dtypes: Sequence[DTypes]
     budget: float
@@ -38,7 +38,7 @@ class _Job:
 
 
 def absorb(
-    pairs: Sequence[Pair],
+    pairs: Sequence[ScaledPair],
     *,
     budget: float,
     dtypes: Sequence[DTypes],
@@ -46,9 +46,9 @@ def absorb(
     previous: Previous | None = None,
     references: bool = True,
     factors: Sequence[int] | None = None,
-    size: Callable[[Absorbed], int] | None = None,
+    size: Callable[[CodedAdapter], int] | None = None,
     pseudo_rank: int | None = None,
-) -> Absorbed:
+) -> CodedAdapter:
     """Code an adapter within its budget, in the fewest bytes of the ways there are.
 
     Args:
@@ -72,7 +72,7 @@ def absorb(
         be smaller.
     """
     energy = energies(pairs)
-    job = _Job(
+    job = _AbsorbJob(
         pairs=pairs,
         positions=_positions(energy, factors),
         dtypes=dtypes,
@@ -97,7 +97,7 @@ def absorb(
     return best if best_bytes < size(verbatim) else verbatim
 
 
-def _outcomes(job: _Job) -> Iterator[Absorbed]:
+def _outcomes(job: _AbsorbJob) -> Iterator[CodedAdapter]:
     """Yield what meets the budget: with references where any pay, then without."""
     plain = list(batches(job.pairs, job.dtypes, job.positions, pseudo_rank=job.pseudo_rank))
     found = search(plain, budget=job.budget, total=job.total)
@@ -108,7 +108,9 @@ def _outcomes(job: _Job) -> Iterator[Absorbed]:
     yield outcome(len(job.pairs), plain, found.coded, job.candidates, error=found.error)
 
 
-def _with_references(job: _Job, plain: Sequence[Batch], found: Found) -> Iterator[Absorbed]:
+def _with_references(
+    job: _AbsorbJob, plain: Sequence[Batch], found: Found
+) -> Iterator[CodedAdapter]:
     modules = [candidate.modules for candidate in job.candidates]
     batched = planned(plain, found.steps, candidates=modules, previous=job.previous)
     if not any(refers(batch) for batch in batched):
@@ -118,7 +120,7 @@ def _with_references(job: _Job, plain: Sequence[Batch], found: Found) -> Iterato
         yield outcome(len(job.pairs), batched, better.coded, job.candidates, error=better.error)
 
 
-def _cuts(pairs: Sequence[Pair], pseudo_rank: int | None) -> bool:
+def _cuts(pairs: Sequence[ScaledPair], pseudo_rank: int | None) -> bool:
     return pseudo_rank is not None and any(pair.a.shape[0] > pseudo_rank for pair in pairs)
 
 
@@ -136,7 +138,7 @@ def _positions(energy: Sequence[float], factors: Sequence[int] | None) -> list[i
     return [position for position, factor in enumerate(together) if factor not in barred]
 
 
-def _raw_bytes(job: _Job) -> int:
+def _raw_bytes(job: _AbsorbJob) -> int:
     return sum(
         job.pairs[position].a.numel() * job.dtypes[position][0].itemsize
         + job.pairs[position].b.numel() * job.dtypes[position][1].itemsize

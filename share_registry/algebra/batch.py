@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.error import Pair, difference_square, product_square
+from share_registry.algebra.error import ScaledPair, difference_square, product_square
 from share_registry.algebra.gauge import balanced
 from share_registry.algebra.quantise import (
     MAX_SYMBOL,
@@ -70,7 +70,7 @@ class CodedBatch:
 
 
 def batches(
-    pairs: Sequence[Pair],
+    pairs: Sequence[ScaledPair],
     dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
     positions: Sequence[int],
     *,
@@ -93,7 +93,7 @@ def batches(
             yield _batch(pairs, dtypes, members[start : start + at_once], pseudo_rank)
 
 
-def energies(pairs: Sequence[Pair]) -> list[float]:
+def energies(pairs: Sequence[ScaledPair]) -> list[float]:
     """Return |s dW|^2 per module; 0 where it is only rounding noise of the product."""
     return [_energy(pair) for pair in pairs]
 
@@ -159,7 +159,7 @@ def _leading(rows: Tensor, kept: int) -> Tensor:
 
 
 def _batch(
-    pairs: Sequence[Pair],
+    pairs: Sequence[ScaledPair],
     dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
     members: Sequence[int],
     pseudo_rank: int | None,
@@ -185,7 +185,7 @@ def _batch(
     )
 
 
-def _energy(pair: Pair) -> float:
+def _energy(pair: ScaledPair) -> float:
     square = float(product_square(pair.a, pair.b))
     noise = _NEGLIGIBLE * float(pair.a.square().sum()) * float(pair.b.square().sum())
     return pair.scale**2 * square if square > noise else 0.0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.stored import StoredSide, Term
 
 MAX_PRODUCT_BITS: Final = 45
@@ -44,7 +44,7 @@ def decode_side(
         float32 (r, m) on `device`, or `out`.
 
     Raises:
-        Integrity: a needed input is missing or has the wrong shape, or a product may exceed the
+        IntegrityError: a needed input is missing or has the wrong shape, or a product may exceed the
             exact range.
     """
     if not side.terms and not side.previous:
@@ -119,7 +119,9 @@ def _bits(values: Tensor) -> int:
 
 def _checked(side: StoredSide, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
     if len(blocks) != len(side.terms):
-        raise Integrity(f"a factor refers to {len(side.terms)} blocks, {len(blocks)} were given.")
+        raise IntegrityError(
+            f"a factor refers to {len(side.terms)} blocks, {len(blocks)} were given."
+        )
     for term, block in zip(side.terms, blocks, strict=True):
         _check_product(term, block, side.own.shape[1])
     return blocks
@@ -128,21 +130,21 @@ def _checked(side: StoredSide, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
 def _check_product(term: Term, block: Tensor, width: int) -> None:
     expected = (term.coefficients.shape[1], width)
     if tuple(block.shape) != expected:
-        raise Integrity(
+        raise IntegrityError(
             f"a block has shape {tuple(block.shape)}, the factor that refers to it expects {expected}."
         )
     bits = product_bits(torch.from_numpy(term.coefficients), block)
     if bits > MAX_PRODUCT_BITS:
-        raise Integrity(
+        raise IntegrityError(
             f"coefficients and rows need {bits} bits, more than the {MAX_PRODUCT_BITS} that are exact."
         )
 
 
 def _previous(side: StoredSide, previous: Tensor | None) -> Tensor:
     if previous is None:
-        raise Integrity("a factor builds on a previous version that was not given.")
+        raise IntegrityError("a factor builds on a previous version that was not given.")
     if previous.shape != side.own.shape or previous.dtype != torch.float32:
-        raise Integrity(
+        raise IntegrityError(
             f"the previous factor is {previous.dtype} {tuple(previous.shape)}, expected float32 {side.own.shape}."
         )
     return previous

@@ -59,7 +59,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class TaskCoefficients:
     """One task of one module in coordinates: A (r, q_a), B (r, q_b), and w s^2."""
 
     A: Tensor
@@ -87,13 +87,13 @@ class Moments:
             torch.zeros((q_b, q_b), dtype=torch.float64, device=device),
         )
 
-    def add(self, task: Task, *, times: float = 1.0) -> None:
+    def add(self, task: TaskCoefficients, *, times: float = 1.0) -> None:
         """Count a task in, or with `times` -1 out again; costs r q^2 however many there are."""
         w = task.weight * times
         self.a.add_(task.A.mT @ ((w * (task.B @ task.B.mT)) @ task.A))
         self.b.add_(task.B.mT @ ((w * (task.A @ task.A.mT)) @ task.B))
 
-    def add_all(self, tasks: Sequence[Task]) -> None:
+    def add_all(self, tasks: Sequence[TaskCoefficients]) -> None:
         """Count tasks in, those of one rank in a few large products."""
         for A, B, weights in _stacked(tasks):
             w = weights[:, None, None]
@@ -185,7 +185,11 @@ def captured(energies: Tensor, share: float) -> int:
 
 
 def savings(
-    tasks: Sequence[Task], axes: tuple[Tensor, Tensor], *, widths: tuple[int, int], budget: float
+    tasks: Sequence[TaskCoefficients],
+    axes: tuple[Tensor, Tensor],
+    *,
+    widths: tuple[int, int],
+    budget: float,
 ) -> tuple[Tensor, Tensor]:
     """Return the coded bits that the first 0, 1, 2, ... directions save on tasks, per side.
 
@@ -237,7 +241,7 @@ def rounded(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
     return (Q * factors[:, None]).round().to(torch.int32)
 
 
-def _stacked(tasks: Sequence[Task]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _stacked(tasks: Sequence[TaskCoefficients]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield tasks of one rank side by side, not too many at a time.
 
     A (n, r, q_a), B (n, r, q_b) and weights (n,).

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Pair(Protocol):
+class ScaledPair(Protocol):
     """The factors of one module: dW = scale * b^T a."""
 
     @property
@@ -51,7 +51,7 @@ def difference_square(a: Tensor, b: Tensor, a_new: Tensor, b_new: Tensor) -> Ten
     return _paired(right, left).clamp_min(0.0)
 
 
-def pooled_error(found: Sequence[Pair], wanted: Sequence[Pair]) -> float:
+def pooled_error(found: Sequence[ScaledPair], wanted: Sequence[ScaledPair]) -> float:
     """Return the pooled relative error of the scaled dW.
 
     Sqrt(sum |found - wanted|^2 / sum |wanted|^2) over modules.
@@ -63,17 +63,17 @@ def pooled_error(found: Sequence[Pair], wanted: Sequence[Pair]) -> float:
     return _ratio(sum(wrong), sum(total))
 
 
-def norm(pairs: Sequence[Pair]) -> float:
+def norm(pairs: Sequence[ScaledPair]) -> float:
     """Return the Frobenius norm of the scaled dW over all modules: what errors are relative to."""
     return sqrt(sum(_square(pair) for pair in pairs))
 
 
-def module_errors(found: Sequence[Pair], wanted: Sequence[Pair]) -> list[float]:
+def module_errors(found: Sequence[ScaledPair], wanted: Sequence[ScaledPair]) -> list[float]:
     """Return the relative error of dW of each module, as in `pooled_error`."""
     return [_ratio(wrong, total) for wrong, total in zip(*_energies(found, wanted), strict=True)]
 
 
-def relative_change(before: Sequence[Pair], after: Sequence[Pair]) -> float:
+def relative_change(before: Sequence[ScaledPair], after: Sequence[ScaledPair]) -> float:
     """Return the change of dW from one adapter to another relative to the first.
 
     A module that only one of them has counts whole.
@@ -86,12 +86,14 @@ def relative_change(before: Sequence[Pair], after: Sequence[Pair]) -> float:
     return _ratio(sum(wrong) + gone + added, sum(total) + gone)
 
 
-def _energies(found: Sequence[Pair], wanted: Sequence[Pair]) -> tuple[list[float], list[float]]:
+def _energies(
+    found: Sequence[ScaledPair], wanted: Sequence[ScaledPair]
+) -> tuple[list[float], list[float]]:
     squares = [_difference(new, old) for new, old in zip(found, wanted, strict=True)]
     return squares, [_square(pair) for pair in wanted]
 
 
-def _difference(new: Pair, old: Pair) -> float:
+def _difference(new: ScaledPair, old: ScaledPair) -> float:
     """Square of the difference of two pairs of possibly different ranks.
 
     One QR per side removes the gauge, the small cores are subtracted.
@@ -103,11 +105,11 @@ def _difference(new: Pair, old: Pair) -> float:
     return float(core.square().sum())
 
 
-def _square(pair: Pair) -> float:
+def _square(pair: ScaledPair) -> float:
     return pair.scale**2 * float(product_square(pair.a, pair.b))
 
 
-def _same_shape(first: Pair, second: Pair) -> bool:
+def _same_shape(first: ScaledPair, second: ScaledPair) -> bool:
     return first.a.shape[1] == second.a.shape[1] and first.b.shape[1] == second.b.shape[1]
 
 

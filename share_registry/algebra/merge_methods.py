@@ -15,7 +15,7 @@ import torch
 from numpy.random import Philox
 from torch import Tensor
 
-from share_registry.algebra.error import Pair
+from share_registry.algebra.error import ScaledPair
 from share_registry.algebra.gauge import balanced
 
 Method = Literal["linear", "ties", "dare"]
@@ -27,7 +27,7 @@ _EPSILON: Final = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class MergeRule:
     """How updates are merged.
 
     Attributes:
@@ -42,7 +42,7 @@ class Rule:
 
 
 def merged_rows(
-    pairs: Sequence[Pair | None], weights: Sequence[float], *, module: str, rule: Rule
+    pairs: Sequence[ScaledPair | None], weights: Sequence[float], *, module: str, rule: MergeRule
 ) -> tuple[Tensor, Tensor]:
     """Return one module's merged dW = b^T a as factors in the balanced gauge.
 
@@ -88,7 +88,7 @@ def merged_rows(
     return _reduced(disjoint_mean(trimmed, [weight for _, _, weight in present]), U.mT)
 
 
-def common_entries(pairs: Sequence[Pair]) -> tuple[Tensor, list[Tensor]]:
+def common_entries(pairs: Sequence[ScaledPair]) -> tuple[Tensor, list[Tensor]]:
     """Return U (out, k) with orthonormal columns and S V_i^T (k, in) of every task.
 
     DW_i = U S V_i^T, from QRs of the factors and the SVD of their small cores.
@@ -127,7 +127,7 @@ def disjoint_mean(entries: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     )
 
 
-def dropped(t: Tensor, rule: Rule, name: str) -> Tensor:
+def dropped(t: Tensor, rule: MergeRule, name: str) -> Tensor:
     """Return a task's entries, each kept with probability `density` and divided by it.
 
     Philox counts its draws: the choice is the same on every machine.
@@ -152,7 +152,7 @@ def _rank(sigma: Tensor, size: int, largest: float = 0.0) -> int:
     return int((sigma > _EPSILON * size * max(float(sigma.max()), largest)).sum())
 
 
-def _same(first: Pair, second: Pair) -> bool:
+def _same(first: ScaledPair, second: ScaledPair) -> bool:
     return torch.equal(first.a, second.a) and torch.equal(
         first.scale * first.b, second.scale * second.b
     )

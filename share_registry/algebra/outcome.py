@@ -27,7 +27,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Absorbed:
+class CodedAdapter:
     """An adapter in integers.
 
     Attributes:
@@ -43,9 +43,9 @@ class Absorbed:
     previous: bool
 
 
-def nothing(count: int) -> Absorbed:
+def nothing(count: int) -> CodedAdapter:
     """Return the outcome that keeps every module verbatim."""
-    return Absorbed(modules=(None,) * count, sources=(), error=0.0, previous=False)
+    return CodedAdapter(modules=(None,) * count, sources=(), error=0.0, previous=False)
 
 
 def outcome(
@@ -55,7 +55,7 @@ def outcome(
     candidates: Sequence[Candidate],
     *,
     error: float,
-) -> Absorbed:
+) -> CodedAdapter:
     """Return the stored value of coded batches; modules in no batch are kept verbatim."""
     used = sorted(
         {
@@ -71,7 +71,7 @@ def outcome(
         for index, position in enumerate(batch.positions):
             a, b = _side(batch.a, sides[0], index, used), _side(batch.b, sides[1], index, used)
             modules[position] = StoredModule(a=a, b=b, error=bfloat16_above(sqrt(shares[index])))
-    return Absorbed(
+    return CodedAdapter(
         modules=tuple(modules),
         sources=tuple(candidates[index].source for index in used),
         error=error,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from share_registry.algebra.error import Pair
+from share_registry.algebra.error import ScaledPair
 from share_registry.names import Side
 
 _FULL = 1e-6
@@ -20,16 +20,16 @@ _FULL = 1e-6
 _Shape = tuple[str, int, int]
 
 
-def by_module(adapters: Sequence[Sequence[Pair]]) -> dict[_Shape, dict[int, Pair]]:
+def by_module(adapters: Sequence[Sequence[ScaledPair]]) -> dict[_Shape, dict[int, ScaledPair]]:
     """Return the pairs of every module (name, in, out) by position of the adapter that has it."""
-    found: dict[_Shape, dict[int, Pair]] = defaultdict(dict)
+    found: dict[_Shape, dict[int, ScaledPair]] = defaultdict(dict)
     for number, pairs in enumerate(adapters):
         for pair in pairs:
             found[(pair.module, pair.a.shape[1], pair.b.shape[1])][number] = pair
     return dict(found)
 
 
-def products(adapters: Sequence[Sequence[Pair]]) -> Tensor:
+def products(adapters: Sequence[Sequence[ScaledPair]]) -> Tensor:
     """Return the inner products (N, N) of the scaled dW over all modules.
 
     Ranks may differ, a module that one lacks is 0 there.
@@ -41,7 +41,7 @@ def products(adapters: Sequence[Sequence[Pair]]) -> Tensor:
     return gram
 
 
-def products_with(pairs: Sequence[Pair], other: Sequence[Pair]) -> float:
+def products_with(pairs: Sequence[ScaledPair], other: Sequence[ScaledPair]) -> float:
     """Return the inner product of the scaled dW of two adapters."""
     known = {(pair.module, pair.a.shape[1], pair.b.shape[1]): pair for pair in other}
     both = ((pair, known.get((pair.module, pair.a.shape[1], pair.b.shape[1]))) for pair in pairs)
@@ -74,7 +74,7 @@ def cosines(gram: Tensor) -> Tensor:
     )
 
 
-def row_overlap(adapters: Sequence[Sequence[Pair]], side: Side) -> tuple[Tensor, Tensor]:
+def row_overlap(adapters: Sequence[Sequence[ScaledPair]], side: Side) -> tuple[Tensor, Tensor]:
     """Return how far the row spaces of one side coincide, and what rows drawn at random would give.
 
     Per module the root mean square cosine of the principal angles, sqrt(|Q_i Q_j^T|^2 / min(r_i,
@@ -142,7 +142,7 @@ def _reached(linked: Tensor, start: int) -> set[int]:
     return reached
 
 
-def _products(pairs: Sequence[Pair]) -> Tensor:
+def _products(pairs: Sequence[ScaledPair]) -> Tensor:
     A = torch.cat([pair.scale * pair.a for pair in pairs])
     B = torch.cat([pair.b for pair in pairs])
     return _summed((A @ A.T) * (B @ B.T), [pair.a for pair in pairs])

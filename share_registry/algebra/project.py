@@ -19,9 +19,9 @@ from torch import Tensor
 
 from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side
 from share_registry.algebra.directions import Frame, frame
-from share_registry.algebra.error import Pair, module_errors, pooled_error
+from share_registry.algebra.error import ScaledPair, module_errors, pooled_error
 from share_registry.algebra.gauge import balanced
-from share_registry.algebra.outcome import Absorbed, bfloat16_above
+from share_registry.algebra.outcome import CodedAdapter, bfloat16_above
 from share_registry.names import Side
 from share_registry.stored import StoredModule, StoredSide, Term
 
@@ -34,13 +34,13 @@ _LARGEST: Final = 127
 
 
 def project(
-    pairs: Sequence[Pair],
+    pairs: Sequence[ScaledPair],
     *,
     basis: Sequence[StoredModule | None],
     dtypes: Sequence[DTypes],
     factors: Sequence[int],
     pseudo_rank: int | None = None,
-) -> Absorbed:
+) -> CodedAdapter:
     """Return an adapter as coefficients over a basis.
 
     Args:
@@ -73,7 +73,7 @@ def project(
         [pair if made is None else made.pair for pair, made in zip(pairs, found, strict=True)],
     )
     used = any(module is not None and (module.a.terms or module.b.terms) for module in modules)
-    return Absorbed(
+    return CodedAdapter(
         modules=modules,
         sources=(0,) if used else (),
         error=pooled_error(decoded, wanted),
@@ -96,11 +96,11 @@ class _Projected:
     """A module in integers, and what export gives back."""
 
     stored: StoredModule
-    pair: Pair
+    pair: ScaledPair
 
 
 def _module(
-    pair: Pair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank: int | None
+    pair: ScaledPair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank: int | None
 ) -> _Projected:
     rank = pair.a.shape[0]
     rows = [_rows(basis, side, x) for side, x in ((Side.A, pair.a), (Side.B, pair.b))]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.batch import Batch, batches, energies
-from share_registry.algebra.error import Pair
+from share_registry.algebra.error import ScaledPair
 
 _HALVINGS: Final = 100
 _OCTAVES: Final = 400.0
@@ -33,7 +33,7 @@ class GaussianRows:
     widths: Tensor
 
 
-def bound(pairs: Sequence[Pair], *, budget: float) -> float:
+def bound(pairs: Sequence[ScaledPair], *, budget: float) -> float:
     """Return the bits per parameter that the rows of an adapter in the balanced gauge need at least, were they Gaussian; 0 where every dW is 0.
 
     Args:
@@ -57,7 +57,7 @@ def bits_per_element(rows: GaussianRows, *, budget: float) -> float:
     )
 
 
-def gaussian_rows(pairs: Sequence[Pair]) -> GaussianRows:
+def gaussian_rows(pairs: Sequence[ScaledPair]) -> GaussianRows:
     """Return the rows of both sides of all modules that have a product.
 
     Either side carries the energy of the product once.

@@ -63,7 +63,7 @@ class _Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Fit:
+class _LeastSquares:
     """Coefficients (n, r, K of the set) in steps, their exponents (n, T) and the cost (n,)."""
 
     C: Tensor
@@ -166,7 +166,7 @@ def _gather(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
     )
 
 
-def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:
+def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _LeastSquares:
     """Fit the rows with the blocks of some sources."""
     columns = torch.cat(
         [torch.arange(*evidence.spans[index], dtype=torch.int64, device="cpu") for index in chosen]
@@ -201,7 +201,7 @@ def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:
     options = [_rounded(evidence, H, Z, K, keep, spans, least, noise) for noise in _NOISE]
     pick = torch.stack([option.cost for option in options]).argmin(0)
     at = torch.arange(len(pick), dtype=torch.int64, device=pick.device)
-    return _Fit(
+    return _LeastSquares(
         C=K,
         exponents=torch.stack([option.exponents for option in options])[pick, at],
         cost=torch.stack([option.cost for option in options])[pick, at],
@@ -239,7 +239,7 @@ def _rounded(
     spans: Sequence[tuple[int, int]],
     least: Tensor,
     noise: float,
-) -> _Fit:
+) -> _LeastSquares:
     """Round the coefficients so that the residual grows by about `noise` and count what that costs."""
     diagonal = torch.where(keep, H.diagonal(dim1=-2, dim2=-1), torch.zeros_like(H[:, 0]))
     energy = torch.stack([diagonal[:, s:e].sum(-1) for s, e in spans], -1).clamp_min(1e-300)
@@ -262,7 +262,7 @@ def _rounded(
         used = keep[:, s:e].sum(-1).clamp_min(1)
         variance = q[..., s:e].square().sum((-2, -1)) / (K.shape[1] * used)
         price = price + K.shape[1] * used * bits(variance) + _TERM_BITS
-    return _Fit(
+    return _LeastSquares(
         C=C,
         exponents=exponents,
         cost=price + evidence.width * cost((square / evidence.width).clamp_min(0)).sum(-1),
@@ -273,7 +273,7 @@ def _prediction(
     order: Sequence[int],
     blocks: Sequence[Block],
     evidence: _Evidence,
-    fits: Sequence[_Fit],
+    fits: Sequence[_LeastSquares],
     best: Tensor,
     scales: Tensor,
 ) -> Prediction:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.batch import batches, energies
-from share_registry.algebra.error import Pair
+from share_registry.algebra.error import ScaledPair
 from share_registry.algebra.rates import bits, cost
 from share_registry.names import Side
 
@@ -102,7 +102,7 @@ class LeftOut:
     chance_b: float
 
 
-def weighted(pairs: Sequence[Pair]) -> dict[str, Weighted]:
+def weighted(pairs: Sequence[ScaledPair]) -> dict[str, Weighted]:
     """Return the modules of an adapter that have a product, relative to the adapter's norm."""
     energy = energies(pairs)
     total = sqrt(sum(energy))

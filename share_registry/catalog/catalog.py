@@ -64,11 +64,11 @@ class Catalog:
                 written. Whether it fits is the caller's to check.
 
         Raises:
-            InvalidInput: the URL is malformed or of an unsupported database.
+            InvalidInputError: the URL is malformed or of an unsupported database.
             CatalogError: it cannot be used as it is. With mode "r" that covers a missing file, a
                 hot journal on a read-only medium, an unreachable server and any other schema
                 version: a reader can go on with `Catalog.in_memory` and a rebuild.
-            Conflict: locked for too long.
+            ConflictError: locked for too long.
         """
         parsed, asked = parse_url(url), Mode(mode)
         catalog = cls(engine_of(parsed, mode=asked), url=parsed, mode=asked)
@@ -102,7 +102,7 @@ class Catalog:
         Raises:
             CatalogError: the database cannot be used, or was opened for reading and `write` is
                 asked.
-            Conflict: another process holds a lock too long or wrote the same rows.
+            ConflictError: another process holds a lock too long or wrote the same rows.
         """
         if write and self._mode is Mode.READ:
             raise CatalogError(
@@ -242,7 +242,7 @@ def check_reachable(url: str) -> None:
     """Check that a catalog can be made or opened at a URL, without making one.
 
     Raises:
-        InvalidInput: the URL is malformed or of an unsupported database.
+        InvalidInputError: the URL is malformed or of an unsupported database.
         CatalogError: the server is not there, or the directory of a SQLite file.
     """
     parsed = parse_url(url)
@@ -265,7 +265,7 @@ def check_reachable(url: str) -> None:
 def upgrade(url: str) -> str:
     """Bring a catalog to the newest schema, creating it where there is none; return that version.
 
-    Raises InvalidInput, CatalogError, Conflict.
+    Raises InvalidInputError, CatalogError, ConflictError.
     """
     with _unchecked(url, Mode.CREATE) as catalog:
         catalog._migrate()
@@ -275,7 +275,7 @@ def upgrade(url: str) -> str:
 def current(url: str) -> str | None:
     """Return the schema version of a catalog, None where there is none.
 
-    Raises InvalidInput, CatalogError, Conflict.
+    Raises InvalidInputError, CatalogError, ConflictError.
     """
     with _unchecked(url, Mode.READ) as catalog:
         return catalog.schema_version
@@ -284,7 +284,7 @@ def current(url: str) -> str | None:
 def check(url: str) -> str:
     """Check that this release can work with a catalog; return its schema version.
 
-    Raises InvalidInput, CatalogError, Conflict.
+    Raises InvalidInputError, CatalogError, ConflictError.
     """
     found = current(url)
     schema.check(found)

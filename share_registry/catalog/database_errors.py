@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import IntegrityError as _DatabaseIntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from share_registry.errors import CatalogError, Conflict, InvalidInput, StoreError
+from share_registry.errors import CatalogError, ConflictError, InvalidInputError, StoreError
 
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 """PostgreSQL: serialization failure, deadlock, lock not available."""
@@ -33,22 +34,22 @@ def parse_url(text: str) -> URL:
     """Parse a catalog URL: SQLite or PostgreSQL through psycopg.
 
     Raises:
-        InvalidInput: not a URL, or of another database. The text is not repeated: it may hold a
+        InvalidInputError: not a URL, or of another database. The text is not repeated: it may hold a
             password.
     """
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise InvalidInput("catalog URL cannot be parsed.", hint=_URL_HINT) from None
+        raise InvalidInputError("catalog URL cannot be parsed.", hint=_URL_HINT) from None
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"catalog of kind {url.drivername!r} is not supported, expected sqlite or postgresql.",
             hint=_URL_HINT,
         )
     if url.get_backend_name() == "sqlite" and not url.database:
-        raise InvalidInput("catalog URL names no SQLite file.", hint=_URL_HINT)
+        raise InvalidInputError("catalog URL names no SQLite file.", hint=_URL_HINT)
     return url
 
 
@@ -62,7 +63,7 @@ def translated(url: URL) -> Iterator[None]:
     """Run a block and raise what the database says as our own errors.
 
     Raises:
-        Conflict: another process holds a lock too long or wrote the same rows, or every connection
+        ConflictError: another process holds a lock too long or wrote the same rows, or every connection
             is in use; a retry may help.
         StoreError: the disk is full.
         CatalogError: anything else.
@@ -72,7 +73,7 @@ def translated(url: URL) -> Iterator[None]:
     except DBAPIError as error:
         raise _of_driver(error, url) from error
     except PoolTimeout as error:
-        raise Conflict(
+        raise ConflictError(
             f"catalog {shown(url)}: every connection of this process is in use.",
             hint="Run it again, with fewer threads at a time.",
         ) from error
@@ -81,7 +82,7 @@ def translated(url: URL) -> Iterator[None]:
 def without_password(text: str) -> str:
     """Return a catalog URL without its password, to be written down.
 
-    Raises InvalidInput as `parse_url`.
+    Raises InvalidInputError as `parse_url`.
     """
     return parse_url(text)._replace(password=None).render_as_string(hide_password=False)
 
@@ -91,17 +92,17 @@ def shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def _of_driver(error: DBAPIError, url: URL) -> CatalogError | Conflict | StoreError:
+def _of_driver(error: DBAPIError, url: URL) -> CatalogError | ConflictError | StoreError:
     said = _one_line(error.orig or error, url)
-    if isinstance(error, IntegrityError):
-        return Conflict(
+    if isinstance(error, _DatabaseIntegrityError):
+        return ConflictError(
             f"catalog {shown(url)} already holds other rows under these keys: {said}.",
             hint="Run it again; if it persists, run `share-registry rebuild`.",
         )
     if getattr(error.orig, "sqlstate", None) in _RETRY_STATES or any(
         text in said for text in _BUSY
     ):
-        return Conflict(
+        return ConflictError(
             f"catalog {shown(url)} is locked by another process: {said}.", hint="Run it again."
         )
     if _FULL in said:

@@ -3,6 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
+from sqlalchemy import Row
+from sqlalchemy.orm import Session
+
+__all__ = ["MOST", "PIECE", "Row", "Session", "clean", "pieces"]
 PIECE: Final = 500
 """Values in one IN list: far below what either database takes."""
 

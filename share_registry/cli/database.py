@@ -4,7 +4,7 @@ import click
 
 from share_registry.cli.output import Printed
 from share_registry.cli.verb import free_verb, session, with_common_options
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 
 
 @click.group()
@@ -43,7 +43,7 @@ def upgrade() -> Printed:
 def _url() -> str:
     url = session().locate().catalog_url
     if url is None:
-        raise InvalidInput("a registry in memory keeps no catalog.", hint="Name a directory.")
+        raise InvalidInputError("a registry in memory keeps no catalog.", hint="Name a directory.")
     return url
 
 

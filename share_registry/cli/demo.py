@@ -12,11 +12,12 @@ import click
 
 from share_registry.cli.output import Printed
 from share_registry.cli.verb import free_verb, session
-from share_registry.errors import Refused
+from share_registry.errors import RefusedError
 from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
-    from share_registry import Commit, Registry
+    from share_registry.registry.registry import Registry
+    from share_registry.values.results import Commit
 
 DATA: Final = Path(__file__).parents[1] / "demo_data"
 TASKS: Final = ("wn-noun-abstract", "wn-pos-gloss", "wn-syn-ant", "wn-verb-frame")
@@ -58,7 +59,7 @@ def demo(*, directory: Path | None) -> Printed:
 
 def run(tour: Tour) -> Printed:
     """Run the tour and return what was measured."""
-    from share_registry import Registry
+    from share_registry.registry.registry import Registry
 
     outside = Outside()
     begin = outside.monotonic()
@@ -212,7 +213,7 @@ def _place(directory: Path | None) -> Path:
     if directory is None:
         return outside.temporary_directory("share-registry-demo-")
     if outside.names(directory):
-        raise Refused(f"{directory} is not empty.", hint="Give a new or an empty directory.")
+        raise RefusedError(f"{directory} is not empty.", hint="Give a new or an empty directory.")
     return directory
 
 

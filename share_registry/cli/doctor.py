@@ -10,7 +10,7 @@ import click
 
 from share_registry.cli.output import Printed, complain, emit
 from share_registry.cli.verb import Session, session, with_common_options
-from share_registry.errors import InvalidInput, ShareRegistryError, StoreError
+from share_registry.errors import InvalidInputError, ShareRegistryError, StoreError
 from share_registry.outside.files import Outside
 
 _PACKAGES: Final = (
@@ -85,7 +85,9 @@ def _registry(asked: Session) -> Iterator[Check]:
     location = asked.locate()
     root, url = location.root, location.catalog_url
     if root is None or url is None:
-        raise InvalidInput("a registry in memory has nothing to look at.", hint="Name a directory.")
+        raise InvalidInputError(
+            "a registry in memory has nothing to look at.", hint="Name a directory."
+        )
     yield Check(name="store", found=str(root))
     yield _checked("store directories", lambda: _directories(root))
     yield Check(name="free space", found=_free(root))

@@ -13,7 +13,7 @@ import click
 
 from share_registry import __version__
 from share_registry.cli.verb import with_common_options
-from share_registry.errors import EXIT_CODES, InvalidInput, ShareRegistryError, StoreError
+from share_registry.errors import EXIT_CODES, InvalidInputError, ShareRegistryError, StoreError
 
 INTERRUPTED: Final = 130
 _MODULES: Final = (
@@ -29,14 +29,14 @@ _MODULES: Final = (
             "restore",
             "rename",
         ),
-        "writing",
+        "write",
     )
     | dict.fromkeys(
         ("checkout", "export", "log", "show", "resolve", "tasks", "ls", "lineage", "diff"),
-        "reading",
+        "read",
     )
-    | dict.fromkeys(("aliases", "alias-history", "tags", "spaces", "verify"), "reading")
-    | dict.fromkeys(("init", "create-space", "set-policy", "rebuild"), "keeping")
+    | dict.fromkeys(("aliases", "alias-history", "tags", "spaces", "verify"), "read")
+    | dict.fromkeys(("init", "create-space", "set-policy", "rebuild"), "maintain")
     | dict.fromkeys(("refit", "basis", "merge", "retention", "analyze", "similar"), "sharing")
     | {"db": "database", "doctor": "doctor", "demo": "demo"}
 )
@@ -160,7 +160,7 @@ def entry() -> NoReturn:
 def _misused(error: click.ClickException) -> ShareRegistryError:
     """Return wrong usage as an error of ours."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return InvalidInput(
+    return InvalidInputError(
         error.format_message(),
         hint=f"Run `{context.command_path if context else 'share-registry'} --help`.",
     )

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 
 _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
 
@@ -28,23 +28,25 @@ def budget_of(text: str) -> float:
 def labels_of(
     pairs: Iterable[str], *, hint: str = "Give one option per label or metric: --label team=search."
 ) -> dict[str, str]:
-    """Return `name=value` pairs as a dict. Raises InvalidInput."""
+    """Return `name=value` pairs as a dict. Raises InvalidInputError."""
     found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name or name in found:
-            raise InvalidInput(f"{pair!r} is not NAME=VALUE with a name of its own.", hint=hint)
+            raise InvalidInputError(
+                f"{pair!r} is not NAME=VALUE with a name of its own.", hint=hint
+            )
         found[name] = value
     return found
 
 
 def metrics_of(pairs: Iterable[str]) -> dict[str, float]:
-    """Return `name=number` pairs as a dict. Raises InvalidInput."""
+    """Return `name=number` pairs as a dict. Raises InvalidInputError."""
     return {name: _number(name, value) for name, value in labels_of(pairs).items()}
 
 
 def expected_of(text: str | None) -> int | None:
-    """Return the task version in `3`, `v3` or `absent`. Raises InvalidInput."""
+    """Return the task version in `3`, `v3` or `absent`. Raises InvalidInputError."""
     if text is None:
         return None
     if text == "absent":
@@ -53,7 +55,7 @@ def expected_of(text: str | None) -> int | None:
         return ABSENT
     digits = text.removeprefix("v")
     if not digits.isdecimal() or not digits.isascii():
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected version {text!r} is not a task version.",
             hint="Give a number like 3 or v3, or 'absent'.",
         )
@@ -64,7 +66,7 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"metric {name}={text!r} is not a number.", hint="Use --label for text."
         ) from error
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from share_registry.cli.hints import for_terminal
-from share_registry.errors import CommitUnknown, ShareRegistryError
+from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.times import timestamp
 from share_registry.values import render
 from share_registry.values.results import (
@@ -30,7 +30,7 @@ from share_registry.values.results import (
     Export,
     Lineage,
     Log,
-    Resolved,
+    ResolvedReference,
     SpaceSummary,
     Tag,
     Task,
@@ -54,7 +54,7 @@ _LISTED: Final = {
 _DERIVED: Final[Mapping[str, tuple[str, ...]]] = {
     "Commit": ("ref", "task", "version", "report"),
     "Report": ("worst_module",),
-    "Resolved": ("long",),
+    "ResolvedReference": ("long",),
     "VerifyReport": ("ok",),
 }
 """Properties that a document has beside the fields."""
@@ -108,7 +108,7 @@ def complain(error: ShareRegistryError, *, json_wanted: bool, about: str = "") -
     """
     hint = for_terminal(error.hint)
     message = f"{about}: {error.message}" if about else error.message
-    key = {"key": error.key} if isinstance(error, CommitUnknown) else {}
+    key = {"key": error.key} if isinstance(error, CommitStateUnknownError) else {}
     if json_wanted:
         said = {
             "error": type(error).__name__,
@@ -197,7 +197,7 @@ _REFS: Final[Mapping[type, Callable[..., Iterable[str]]]] = {
     Export: lambda export: [str(export.path)],
     Lineage: lambda lineage: [node.ref for node in lineage.nodes],
     Printed: lambda printed: printed.refs,
-    Resolved: lambda resolved: [resolved.ref],
+    ResolvedReference: lambda resolved: [resolved.ref],
     SpaceSummary: lambda space: [space.name],
     Tag: lambda tag: [f"{tag.space}/@{tag.name}"],
     Task: lambda task: [task.ref],

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from share_registry import Registry
     from share_registry.registry.opening import Location
+    from share_registry.registry.registry import Registry
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)

@@ -69,7 +69,7 @@ class Adapter:
         """Write a plain PEFT directory, atomically; the same files already there are success.
 
         Raises:
-            Refused: something else is there.
+            RefusedError: something else is there.
             StoreError: the disk refuses.
         """
         from share_registry.exchange.export_files import files_of
@@ -90,8 +90,8 @@ class Adapter:
             The `peft.PeftModel`, with this adapter active.
 
         Raises:
-            InvalidInput: the name is taken, or the model does not have the modules.
-            Refused: peft is not installed.
+            InvalidInputError: the name is taken, or the model does not have the modules.
+            RefusedError: peft is not installed.
         """
         from share_registry.exchange.peft_model import apply
 

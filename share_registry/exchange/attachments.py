@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.exchange.config import CONFIG_FILE
 
 TENSOR_FILE: Final = "adapter_model.safetensors"
@@ -30,13 +30,13 @@ _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
 def check_name(name: str) -> str:
-    """Return a file name that is safe to write on any system. Raises InvalidInput."""
+    """Return a file name that is safe to write on any system. Raises InvalidInputError."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
         size = MAX_NAME_BYTES + 1
     if not 1 <= size <= MAX_NAME_BYTES or not name.isprintable() or _UNSAFE.fullmatch(name):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"file name {name[:80]!r} is not safe on every system.",
             hint="Rename the file or move it out of the directory.",
         )
@@ -46,12 +46,12 @@ def check_name(name: str) -> str:
 def check_names(names: Iterable[str]) -> None:
     """Check that names are safe and stay distinct where case does not count.
 
-    Raises InvalidInput.
+    Raises InvalidInputError.
     """
     seen: dict[str, str] = {CONFIG_FILE: CONFIG_FILE, TENSOR_FILE: TENSOR_FILE}
     for name in names:
         if (other := seen.setdefault(check_name(name).casefold(), name)) != name:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"files {other!r} and {name!r} differ in case alone.", hint="Rename one of them."
             )
 
@@ -69,9 +69,9 @@ def is_pickle(content: bytes) -> bool:
 
 
 def refuse_pointer(name: str, content: bytes) -> None:
-    """Raise InvalidInput for a git-LFS pointer in a file's place."""
+    """Raise InvalidInputError for a git-LFS pointer in a file's place."""
     if content.startswith(_POINTER):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name} is a git-LFS pointer of {len(content)} bytes, expected the file itself.",
             hint="Run `git lfs pull` in the clone, or commit hf://owner/repo.",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from share_registry.errors import InvalidInput, Refused
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.names import SpaceName, TaskName, space_name, task_name
 
 _CACHE: Final = re.compile(
@@ -21,7 +21,7 @@ _MAX_LABEL: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
+class BaseModelLabel:
     """The base model as an adapter names it.
 
     Attributes:
@@ -34,15 +34,15 @@ class Base:
     revision: str | None
 
 
-def base_of(config: Mapping[str, object]) -> Base:
-    """Read the base model's label and revision. Raises InvalidInput where they are no texts."""
+def base_of(config: Mapping[str, object]) -> BaseModelLabel:
+    """Read the base model's label and revision. Raises InvalidInputError where they are no texts."""
     label, revision = config.get("base_model_name_or_path") or "", config.get("revision")
     if (
         not isinstance(label, str)
         or not isinstance(revision, str | None)
         or len(label) > _MAX_LABEL
     ):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"base model {str(label)[:80]!r} at revision {str(revision)[:80]!r}: expected texts of at most {_MAX_LABEL} characters.",
             hint="Correct the config.",
         )
@@ -52,7 +52,7 @@ def base_of(config: Mapping[str, object]) -> Base:
         label = f"{label}#layers={json.dumps(config['layer_replication'], separators=(',', ':'))}"[
             :_MAX_LABEL
         ]
-    return Base(label=label, revision=revision[:128] if revision else None)
+    return BaseModelLabel(label=label, revision=revision[:128] if revision else None)
 
 
 def is_local(label: str) -> bool:
@@ -63,13 +63,13 @@ def is_local(label: str) -> bool:
 def space_name_of(label: str) -> SpaceName:
     """Return the space name a base model's label gives: the last component, as a name.
 
-    Raises Refused where nothing is left.
+    Raises RefusedError where nothing is left.
     """
     last = re.split(r"[/\\]", label.rstrip("/\\"))[-1]
     try:
         return space_name(_slug(last))
-    except InvalidInput as error:
-        raise Refused(
+    except InvalidInputError as error:
+        raise RefusedError(
             f"no space name can be made of the base model {label[:80]!r}.",
             hint="Name the space: space=..., or create it first.",
         ) from error
@@ -79,7 +79,7 @@ def derive_task(location: str) -> TaskName:
     """Return the task name that a directory or repository name gives.
 
     Raises:
-        Refused: the name says nothing about the task.
+        RefusedError: the name says nothing about the task.
     """
     parts = [part for part in re.split(r"[/\\]", location.rstrip("/\\")) if part not in ("", ".")]
     name = _slug(parts[-1]) if parts else ""
@@ -92,14 +92,14 @@ def derive_task(location: str) -> TaskName:
             ),
             "",
         )
-        raise Refused(
+        raise RefusedError(
             f"directory name {PurePosixPath(location).name or location!r} is generic, expected one that names a task.",
             hint=f"Name the task: task={parent or 'my-task'!r}.",
         )
     try:
         return task_name(name)
-    except InvalidInput as error:
-        raise Refused(
+    except InvalidInputError as error:
+        raise RefusedError(
             f"no task name can be made of {parts[-1][:80]!r}.", hint="Name the task: task=..."
         ) from error
 

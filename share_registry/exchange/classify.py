@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from share_registry.errors import InvalidInput, Refused
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.config import Settings
 from share_registry.exchange.scales import PREFIX, ambiguous, parameters_of, plain_path, rank_of
 from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
@@ -63,9 +63,9 @@ def layout_of(
         The layout, and remarks.
 
     Raises:
-        InvalidInput: half a pair, DoRA without magnitudes, a factor of the wrong shape or type, a
+        InvalidInputError: half a pair, DoRA without magnitudes, a factor of the wrong shape or type, a
             pair that is there twice, or none at all.
-        Refused: tensors of another method.
+        RefusedError: tensors of another method.
     """
     halves = _halves(tensors)
     for tensor in tensors:
@@ -94,13 +94,13 @@ def _halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, _Half]]:
         side = Side.A if (match["side"] or match["table"]) == "A" else Side.B
         half = _Half(position=position, spec=spec, table=match["table"] is not None)
         if (other := halves.setdefault(module, {}).setdefault(side, half)) is not half:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{spec.key!r} and {other.spec.key!r} are the same factor of {module!r}, expected one.",
                 hint=_SAVE_AGAIN,
             )
     if not halves:
         _check_foreign(tensors)
-        raise InvalidInput(
+        raise InvalidInputError(
             f"none of the {len(tensors)} tensors is a LoRA factor, expected keys like '{PREFIX}<module>.lora_A.weight'.",
             hint=_SAVE_AGAIN,
         )
@@ -120,7 +120,7 @@ def _check_other(key: str, halves: Mapping[str, object]) -> None:
     if _FACTOR.fullmatch(key):
         return
     if _NAMED.fullmatch(key):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{key!r} holds an adapter name, expected '.lora_A.weight': this is a raw dump of a training state.",
             hint=_SAVE_AGAIN,
         )
@@ -132,7 +132,7 @@ def _check_other(key: str, halves: Mapping[str, object]) -> None:
         place = (
             f"inside the LoRA layer {owner!r}" if owner is not None else "outside every LoRA layer"
         )
-        raise Refused(
+        raise RefusedError(
             f"{key!r} stands {place}, expected lora_A and lora_B pairs and their known companions: a tensor of an unknown method.",
             hint="Convert the adapter to plain PEFT LoRA first.",
         )
@@ -152,7 +152,7 @@ def _check_magnitudes(
     )
     bare = [module for module in halves if settings.dora and f"{module}.{_MAGNITUDE}" not in there]
     if bare:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"use_dora is set and {len(bare)} of {len(halves)} modules, such as {bare[0]!r}, have no {_MAGNITUDE}, expected one for each.",
             hint=_SAVE_AGAIN,
         )
@@ -172,13 +172,13 @@ def _factor(module: str, halves: Mapping[Side, _Half], settings: Settings) -> Fa
     """Return the pair of one module, None for a grouped convolution, whose pair is no product."""
     if len(halves) != 2:
         half = next(iter(halves.values()))
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{half.spec.key!r} {half.spec.shape} has no counterpart, expected both lora_A and lora_B of {module!r}.",
             hint=_SAVE_AGAIN,
         )
     a, b = halves[Side.A], halves[Side.B]
     if a.table != b.table:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{a.spec.key!r} and {b.spec.key!r} are factors of different kinds, expected a pair.",
             hint=_SAVE_AGAIN,
         )
@@ -203,17 +203,17 @@ def _form(a: _Half, experts: int) -> Form:
 def _check_halves(a: TensorSpec, b: TensorSpec) -> None:
     for spec in (a, b):
         if len(spec.shape) < 2 or 0 in spec.shape:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions and no empty one: an ungathered shard.",
                 hint=_SHARDS,
             )
         if spec.dtype not in _FLOATS:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{spec.key!r} has element type {spec.dtype}, expected one of {', '.join(sorted(_FLOATS))}.",
                 hint=_SAVE_AGAIN,
             )
     if len(a.shape) != len(b.shape) or any(size != 1 for size in b.shape[2:]):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected (r, in, ...) and (out, r, 1 ...).",
             hint=_SAVE_AGAIN,
         )
@@ -234,7 +234,7 @@ def _experts(module: str, a: TensorSpec, settings: Settings) -> int:
         if ambiguous(settings, [module])
         else ""
     )
-    raise InvalidInput(
+    raise InvalidInputError(
         f"{a.key!r} has {rows} rows (shape {a.shape}), expected the rank {rank} of the config{overlap}.",
         hint="Correct r or rank_pattern in the config.",
     )
@@ -242,7 +242,7 @@ def _experts(module: str, a: TensorSpec, settings: Settings) -> int:
 
 def _check_grouped(a: TensorSpec, b: TensorSpec) -> None:
     if len(a.shape) == 2 or a.shape[0] % b.shape[1]:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected equal ranks, found {a.shape[0]} and {b.shape[1]}.",
             hint=_SAVE_AGAIN,
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from share_registry.errors import Integrity, InvalidInput, Refused
+from share_registry.errors import IntegrityError, InvalidInputError, RefusedError
 from share_registry.format import foreign_json
 
 CONFIG_FILE: Final = "adapter_config.json"
@@ -74,11 +74,11 @@ class Settings:
 
 
 def parse_config(content: bytes, *, what: str = CONFIG_FILE) -> dict[str, object]:
-    """Parse the bytes of an adapter_config.json. Raises InvalidInput."""
+    """Parse the bytes of an adapter_config.json. Raises InvalidInputError."""
     try:
         return foreign_json.parse(content, what=what, limit=MAX_CONFIG_BYTES)
-    except Integrity as error:
-        raise InvalidInput(
+    except IntegrityError as error:
+        raise InvalidInputError(
             error.message, hint="Save the adapter again with PEFT's save_pretrained."
         ) from error
 
@@ -91,7 +91,7 @@ def copied(value: Any) -> Any:
 
 
 def settings_of(config: Mapping[str, object]) -> Settings:
-    """Read the fields that scales depend on. Raises InvalidInput where one has the wrong type."""
+    """Read the fields that scales depend on. Raises InvalidInputError where one has the wrong type."""
     return Settings(
         rank=_rank("r", config.get("r", DEFAULT_RANK)),
         alpha=_number("lora_alpha", config.get("lora_alpha", DEFAULT_ALPHA)),
@@ -108,17 +108,17 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
     """Refuse adapters whose factors do not mean dW = s B A on the plain base model.
 
     Raises:
-        InvalidInput: not a PEFT config at all.
-        Refused: a type, option or initialization that cannot be taken apart safely.
+        InvalidInputError: not a PEFT config at all.
+        RefusedError: a type, option or initialization that cannot be taken apart safely.
     """
     peft_type = config.get("peft_type")
     if not isinstance(peft_type, str):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
             hint="Hand in a directory that PEFT's save_pretrained wrote.",
         )
     if peft_type != "LORA":
-        raise Refused(
+        raise RefusedError(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
             hint=_HINT_SHARE
             if peft_type == "SHARE"
@@ -126,7 +126,9 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
         )
     for field, reason in _REFUSED_FIELDS.items():
         if config.get(field):
-            raise Refused(f"{CONFIG_FILE}: {field} is set, expected none: {reason}.", hint=_CONVERT)
+            raise RefusedError(
+                f"{CONFIG_FILE}: {field} is set, expected none: {reason}.", hint=_CONVERT
+            )
     _refuse_init(config.get("init_lora_weights", True))
     _refuse_library(config.get("auto_mapping"))
 
@@ -163,12 +165,12 @@ def config_remarks(config: Mapping[str, object]) -> list[str]:
 def _refuse_init(init: object) -> None:
     name = init.lower() if isinstance(init, str) else ""
     if name.startswith(_BASE_CHANGING_INITS):
-        raise Refused(
+        raise RefusedError(
             f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected an initialization that leaves the base model alone: the factors are meant for rewritten base weights.",
             hint=_CONVERT,
         )
     if (name and name not in _SAFE_INITS) or not isinstance(init, bool | str | None):
-        raise Refused(
+        raise RefusedError(
             f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected true, false, {', '.join(sorted(_SAFE_INITS))}.",
             hint="Whether an unknown initialization changes the base model cannot be known: convert the adapter to plain LoRA first.",
         )
@@ -183,7 +185,7 @@ def _refuse_library(mapping: object) -> None:
         isinstance(library, str)
         and (library == "transformers" or library.startswith("transformers."))
     ):
-        raise Refused(
+        raise RefusedError(
             f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of transformers: PEFT imports it when it loads the adapter.",
             hint="Set task_type before saving, or auto_mapping to null in the config.",
         )
@@ -212,7 +214,7 @@ def _regex(field: str, text: str) -> re.Pattern[str]:
     """
     risky = re.search(r"\)[*+{]", text) or len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) > 3
     if risky or len(text) > _MAX_PATTERN_LENGTH:
-        raise Refused(
+        raise RefusedError(
             f"{CONFIG_FILE}: {field} has the expression {text[:80]!r}, expected one without repeated groups.",
             hint="Write the module paths out.",
         )
@@ -248,8 +250,8 @@ def _texts(field: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _wrong(field: str, found: str, expected: str) -> InvalidInput:
-    return InvalidInput(
+def _wrong(field: str, found: str, expected: str) -> InvalidInputError:
+    return InvalidInputError(
         f"{CONFIG_FILE}: {field} is {found[:200]}, expected {expected}.",
         hint="Correct the config, or save the adapter again with PEFT's save_pretrained.",
     )

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import torch
 
-from share_registry.errors import Integrity, InvalidInput
+from share_registry.errors import IntegrityError, InvalidInputError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import README, SOURCE_README, TENSOR_FILE
 from share_registry.exchange.config import CONFIG_FILE
@@ -37,10 +37,10 @@ def files_of(
         card: What the model card says.
 
     Raises:
-        Refused: the portable form does not exist for this adapter.
+        RefusedError: the portable form does not exist for this adapter.
     """
     if profile not in PROFILES:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"profile {profile!r} is unknown, expected one of {', '.join(PROFILES)}.",
             hint="native is the adapter as it was, portable means the same in every server.",
         )
@@ -57,15 +57,15 @@ def files_of(
 def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
     """Return adapter_model.safetensors: metadata and tensors in layout order, written canonically.
 
-    Raises InvalidInput where they do not fit.
+    Raises InvalidInputError where they do not fit.
     """
     try:
         return safetensors_file.write(
             [(entry.name, entry.value) for entry in layout.metadata],
             [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors],
         )
-    except Integrity as error:
-        raise InvalidInput(
+    except IntegrityError as error:
+        raise InvalidInputError(
             error.message, hint="Give one tensor for every key of the layout, in its shape."
         ) from error
 

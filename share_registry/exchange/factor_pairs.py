@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.exchange.tensors import TORCH, check_held
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 
@@ -28,7 +28,7 @@ Rows = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class FactorPair:
     """One module's factors: dW = scale * b.T @ a.
 
     Attributes:
@@ -46,14 +46,14 @@ class Pair:
 
 def pairs_of(
     layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]
-) -> list[Pair]:
+) -> list[FactorPair]:
     """Return the pairs of all modules in the order of `layout.modules()`; scales in the same order.
 
     Tensors keep their device.
     """
     rows = [pair for factor in layout.factors for pair in rows_of(layout, factor, tensors)]
     return [
-        Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
+        FactorPair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
         for shape, (a, b), scale in zip(layout.modules(), rows, scales, strict=True)
     ]
 
@@ -63,7 +63,7 @@ def check_range(
 ) -> None:
     """Check that the energies of a source's modules lie within float64.
 
-    Factors and scales are 0 or of a size that float32 has. Raises InvalidInput.
+    Factors and scales are 0 or of a size that float32 has. Raises InvalidInputError.
     """
     for shape, scale in zip(layout.modules(), scales, strict=True):
         if scale and not _SMALLEST < abs(scale) < _LARGEST:
@@ -82,13 +82,13 @@ def check_range(
             )
 
 
-def _out_of_range(found: str, hint: str) -> InvalidInput:
-    return InvalidInput(
+def _out_of_range(found: str, hint: str) -> InvalidInputError:
+    return InvalidInputError(
         f"{found}, expected 0 or a size between {_SMALLEST:g} and {_LARGEST:g}.", hint=hint
     )
 
 
-def placed(pairs: Sequence[Pair], device: str) -> list[Pair]:
+def placed(pairs: Sequence[FactorPair], device: str) -> list[FactorPair]:
     """Return pairs on a device."""
     return [replace(pair, a=pair.a.to(device), b=pair.b.to(device)) for pair in pairs]
 
@@ -116,7 +116,7 @@ def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.T
         out are missing.
 
     Raises:
-        Refused: a value does not fit the element type.
+        RefusedError: a value does not fit the element type.
     """
     packed: dict[str, torch.Tensor] = {}
     position = 0
@@ -146,7 +146,7 @@ def _packed_pair(
 def _rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     """Return values in a tensor's shape and element type, contiguous.
 
-    Raises Refused where a finite value becomes infinite.
+    Raises RefusedError where a finite value becomes infinite.
     """
     typed = values.to(TORCH[spec.dtype]).reshape(spec.shape).contiguous()
     check_held(spec.key, typed)

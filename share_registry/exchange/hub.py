@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
-from share_registry.errors import InvalidInput, NotFound, Refused, StoreError
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, StoreError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import MAX_ATTACHMENT_BYTES
 from share_registry.exchange.peft_directory import Files, read_files
@@ -40,14 +40,14 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
         outside: The file system and the environment.
 
     Raises:
-        InvalidInput: the location, or a file that cannot be used.
-        NotFound: no such repository, revision or file, or no right to see it.
-        Refused: an adapter that cannot be taken apart safely.
+        InvalidInputError: the location, or a file that cannot be used.
+        NotFoundError: no such repository, revision or file, or no right to see it.
+        RefusedError: an adapter that cannot be taken apart safely.
         StoreError: the Hub cannot be reached.
     """
     match = _LOCATION.fullmatch(location)
     if match is None or ".." in location:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"location {location[:120]!r} is not hf://owner/repo[@revision][/folder].",
             hint="Example: hf://alignment-handbook/zephyr-7b-sft-lora@main.",
         )
@@ -97,7 +97,7 @@ def _api(outside: Outside) -> "HfApi":
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise Refused(
+        raise RefusedError(
             "huggingface_hub is not installed, expected it for hf:// locations.",
             hint="pip install huggingface_hub",
         ) from error
@@ -140,12 +140,12 @@ def _translated(what: str) -> Iterator[None]:
             hint="Check the network and HF_ENDPOINT, and run it again.",
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        raise NotFound(
+        raise NotFoundError(
             f"{what} is not on the Hub: {_first(error)}",
             hint="Check the name and revision; for a private repository log in with `hf auth login`.",
         ) from error
     except HFValidationError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{what} is no Hub location: {_first(error)}", hint="Write hf://owner/repo[@revision]."
         ) from error
     except (http, OSError) as error:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import derive_task
 from share_registry.exchange.export_files import tensor_file
@@ -33,8 +33,8 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "O
     """Read an adapter from wherever it is.
 
     Raises:
-        InvalidInput: nothing that can be committed, or no task name where none can be derived.
-        NotFound, Refused: as the readers of `exchange`.
+        InvalidInputError: nothing that can be committed, or no task name where none can be derived.
+        NotFoundError, RefusedError: as the readers of `exchange`.
     """
     found = _load(source, task=task, adapter_name=adapter_name, outside=outside)
     adapter = found[1]
@@ -46,7 +46,7 @@ def _load(source: Any, *, task: str | None, adapter_name: str | None, outside: "
     named = task_name(task) if task is not None else None
     live = hasattr(source, "peft_config") and hasattr(source, "state_dict")
     if adapter_name is not None and not live:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"adapter_name {adapter_name!r} is given for {_shown(source)}: it only applies to live PEFT models.",
             hint="Leave it out, or hand in the model.",
         )
@@ -59,7 +59,7 @@ def _load(source: Any, *, task: str | None, adapter_name: str | None, outside: "
 
         wanted = _required(named, "a live PEFT model")
         return wanted, read_model(source, adapter_name=adapter_name), False
-    raise InvalidInput(
+    raise InvalidInputError(
         f"a {type(source).__name__} cannot be committed.",
         hint="Hand in a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel or an Adapter.",
     )
@@ -121,5 +121,7 @@ def _shown(source: Any) -> str:
 
 def _required(named: TaskName | None, what: str) -> TaskName:
     if named is None:
-        raise InvalidInput(f"{what} has no name a task could be called by.", hint="Give task=.")
+        raise InvalidInputError(
+            f"{what} has no name a task could be called by.", hint="Give task=."
+        )
     return named

@@ -14,12 +14,12 @@ from typing import Final
 
 import torch
 
-from share_registry.algebra.merge_methods import Rule, merged_rows
-from share_registry.errors import Refused
+from share_registry.algebra.merge_methods import MergeRule, merged_rows
+from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import Pair, pairs_of, tensors_of
+from share_registry.exchange.factor_pairs import FactorPair, pairs_of, tensors_of
 from share_registry.exchange.peft_directory import source_digest
 from share_registry.exchange.portable import targets_of
 from share_registry.exchange.scales import module_scales
@@ -51,7 +51,7 @@ _HINT: Final = "Merge adapters that are plain LoRA there, or merge the models th
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class WeightedAdapter:
     """One parent of a merge: what it is called, the adapter, and its weight."""
 
     ref: str
@@ -59,7 +59,7 @@ class Part:
     weight: float
 
 
-def merged(parts: Sequence[Part], rule: Rule) -> Adapter:
+def merged(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter:
     """Return the adapter of a merge; of one part with weight 1, that part.
 
     Every module has one rank, the largest that a merged module needs, and scale 1. A module that
@@ -69,7 +69,7 @@ def merged(parts: Sequence[Part], rule: Rule) -> Adapter:
     that sum to 1, over tensors that every part has.
 
     Raises:
-        Refused: parts are of different base models or shapes, or have what no merge of factors can
+        RefusedError: parts are of different base models or shapes, or have what no merge of factors can
             express.
     """
     if len(parts) == 1 and parts[0].weight == 1:
@@ -94,10 +94,10 @@ def merged(parts: Sequence[Part], rule: Rule) -> Adapter:
     )
 
 
-def _check(parts: Sequence[Part]) -> None:
+def _check(parts: Sequence[WeightedAdapter]) -> None:
     """Check that the factors of every part say all of its dW, and the same base model.
 
-    Raises Refused.
+    Raises RefusedError.
     """
     first = parts[0]
     for part in parts:
@@ -108,13 +108,13 @@ def _check(parts: Sequence[Part]) -> None:
             if "lora_" in key and not _TRAINING_ONLY.fullmatch(key)
         ]
         if found or not part.adapter.layout.factors:
-            raise Refused(
+            raise RefusedError(
                 f"{part.ref} cannot be merged: it has {', '.join(found[:3]) or 'no factor pairs'}, and dW is not linear in factors alone.",
                 hint=_HINT,
             )
         if base_of(part.adapter.config).label != base_of(first.adapter.config).label:
             labels = [base_of(which.adapter.config).label for which in (first, part)]
-            raise Refused(
+            raise RefusedError(
                 f"{first.ref} was trained on {labels[0]!r}, {part.ref} on {labels[1]!r}.",
                 hint="Merge adapters of one base model.",
             )
@@ -122,17 +122,17 @@ def _check(parts: Sequence[Part]) -> None:
             if (part.adapter.config.get(field) or None) != (
                 first.adapter.config.get(field) or None
             ):
-                raise Refused(
+                raise RefusedError(
                     f"{first.ref} and {part.ref} differ in {field}, expected one value for what is merged.",
                     hint=_HINT,
                 )
     if len({part.adapter.config.get("bias", "none") for part in parts} - {"none"}) > 1:
-        raise Refused(
+        raise RefusedError(
             "the adapters differ in bias, expected one value for what is merged.", hint=_HINT
         )
 
 
-def _pairs(adapter: Adapter) -> dict[str, Pair]:
+def _pairs(adapter: Adapter) -> dict[str, FactorPair]:
     return {
         pair.module: pair
         for pair in pairs_of(
@@ -148,10 +148,10 @@ def _padded(
     return a, b
 
 
-def _passengers(parts: Sequence[Part], rule: Rule) -> dict[str, torch.Tensor]:
+def _passengers(parts: Sequence[WeightedAdapter], rule: MergeRule) -> dict[str, torch.Tensor]:
     """Return the tensors beside the factors.
 
-    Raises Refused where they differ and have no weighted mean.
+    Raises RefusedError where they differ and have no weighted mean.
     """
     held = [
         {
@@ -172,7 +172,7 @@ def _passengers(parts: Sequence[Part], rule: Rule) -> dict[str, torch.Tensor]:
 
 
 def _mean(
-    key: str, tensors: Sequence[torch.Tensor], parts: Sequence[Part], rule: Rule
+    key: str, tensors: Sequence[torch.Tensor], parts: Sequence[WeightedAdapter], rule: MergeRule
 ) -> torch.Tensor:
     total = sum(part.weight for part in parts)
     alike = len({tensor.shape for tensor in tensors}) == 1 and all(
@@ -187,7 +187,7 @@ def _mean(
     }
     for reason, holds in reasons.items():
         if holds:
-            raise Refused(
+            raise RefusedError(
                 f"tensor {key!r} is beside the factors and differs between the adapters: {reason}.",
                 hint="Merge linearly, with weights that sum to 1.",
             )
@@ -202,7 +202,9 @@ def _widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     return found
 
 
-def _layout(parts: Sequence[Part], rank: int, passengers: Mapping[str, torch.Tensor]) -> Layout:
+def _layout(
+    parts: Sequence[WeightedAdapter], rank: int, passengers: Mapping[str, torch.Tensor]
+) -> Layout:
     """Return the layout of all modules at one rank.
 
     Tensors in the first part's order, then those that others add.
@@ -249,7 +251,7 @@ def _wider(known: TensorSpec | None, spec: TensorSpec, ref: str) -> TensorSpec:
     if known is None:
         return spec
     if known.shape != spec.shape:
-        raise Refused(
+        raise RefusedError(
             f"{ref}: tensor {spec.key!r} is {spec.shape} but for its rank, others have {known.shape}.",
             hint="Merge adapters of one base model.",
         )
@@ -265,14 +267,14 @@ def _check_factor(
         (factor.form, factor.experts, a, b) for factor, a, b in (known, found)
     ]
     if kinds[0] != kinds[1]:
-        raise Refused(
+        raise RefusedError(
             f"{ref}: module {found[0].module!r} lies in other tensors than in the adapters before it.",
             hint="Merge adapters saved by one release of PEFT.",
         )
 
 
 def _assembled(
-    parts: Sequence[Part], layout: Layout, tensors: dict[str, torch.Tensor], rank: int
+    parts: Sequence[WeightedAdapter], layout: Layout, tensors: dict[str, torch.Tensor], rank: int
 ) -> Adapter:
     config = _config(parts, layout, rank)
     text = json.dumps(config, indent=2, sort_keys=True).encode()
@@ -302,7 +304,7 @@ def _assembled(
     )
 
 
-def _attachments(parts: Sequence[Part]) -> dict[str, bytes]:
+def _attachments(parts: Sequence[WeightedAdapter]) -> dict[str, bytes]:
     """Return the files that all parts which have them have alike."""
     held = [part.adapter.attachments for part in parts]
     found = {name: content for own in held for name, content in own.items()}
@@ -313,7 +315,7 @@ def _attachments(parts: Sequence[Part]) -> dict[str, bytes]:
     }
 
 
-def _config(parts: Sequence[Part], layout: Layout, rank: int) -> dict[str, object]:
+def _config(parts: Sequence[WeightedAdapter], layout: Layout, rank: int) -> dict[str, object]:
     """Return the first part's config at one rank and scale 1, with what the others add to what is targeted."""
     configs = [part.adapter.config for part in parts]
     config = dict(configs[0]) | {

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from pydantic import ValidationError
 
-from share_registry.errors import Integrity, InvalidInput, NotFound, Refused
+from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange import attachments as rules
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import (
@@ -75,10 +75,10 @@ def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
         outside: The file system.
 
     Raises:
-        NotFound: there is no such directory, or one of the two files is missing.
-        InvalidInput: a file that cannot be used: damaged, a link, a pickle, a git-LFS pointer,
+        NotFoundError: there is no such directory, or one of the two files is missing.
+        InvalidInputError: a file that cannot be used: damaged, a link, a pickle, a git-LFS pointer,
             unsafe names, wrong shapes.
-        Refused: an adapter that cannot be taken apart safely.
+        RefusedError: an adapter that cannot be taken apart safely.
     """
     folder = outside.absolute(Path(os.path.normpath(path)))
     files = _list(folder, outside)
@@ -103,8 +103,8 @@ def read_files(files: Files, *, source: Source) -> Adapter:
     attached, remarks = _attachments(files)
     try:
         parsed = safetensors_file.read(content, what=TENSOR_FILE)
-    except Integrity as error:
-        raise InvalidInput(
+    except IntegrityError as error:
+        raise InvalidInputError(
             error.message,
             hint="The file is damaged, not a safetensors file, or of element types that adapters do not have: copy it again, or convert it.",
         ) from error
@@ -140,7 +140,7 @@ def adapter_of(
         source: Where it came from.
 
     Raises:
-        InvalidInput, Refused: as `read_directory`.
+        InvalidInputError, RefusedError: as `read_directory`.
     """
     config_bytes = config if isinstance(config, bytes) else _config_bytes(config)
     items = safetensors_file.usual_order(item_of(key, tensor) for key, tensor in tensors.items())
@@ -161,7 +161,7 @@ def _config_bytes(config: Mapping[str, object]) -> bytes:
     try:
         return json.dumps(config, indent=2, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{CONFIG_FILE}: a value is not a JSON value: {error}.",
             hint="Give texts, numbers, lists and mappings.",
         ) from error
@@ -238,7 +238,7 @@ def _layout(
     items: Sequence[Item], build: Callable[[list[TensorSpec]], tuple[Layout, list[str]]]
 ) -> tuple[Layout, list[str]]:
     if len(items) > MAX_TENSORS:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the adapter has {len(items)} tensors, more than the limit of {MAX_TENSORS}.",
             hint=_LIMITS,
         )
@@ -248,11 +248,11 @@ def _layout(
         )
         layout.to_bytes()
     except ValidationError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the adapter's tensors cannot be described: {error.errors()[0]['msg']}.", hint=_LIMITS
         ) from error
-    except Integrity as error:
-        raise InvalidInput(error.message, hint=_LIMITS) from error
+    except IntegrityError as error:
+        raise InvalidInputError(error.message, hint=_LIMITS) from error
     return layout, remarks
 
 
@@ -270,7 +270,7 @@ def _tied(tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
             continue
         a, b, head_a, head_b = (tensors[key] for key in keys)
         if not (torch.equal(head_a, b.T) and torch.equal(head_b, a.T)):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{keys[2]!r} and {keys[1]!r} are not transposed copies of one another, expected that with ensure_weight_tying.",
                 hint="Train or save again.",
             )
@@ -294,23 +294,23 @@ def _zeros(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[str]:
 def _written(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes:
     try:
         return safetensors_file.write(metadata, items)
-    except Integrity as error:
-        raise InvalidInput(error.message, hint=_LIMITS) from error
+    except IntegrityError as error:
+        raise InvalidInputError(error.message, hint=_LIMITS) from error
 
 
 def _list(folder: Path, outside: Outside) -> Files:
     kind = outside.kind(folder)
     if kind is None:
-        raise NotFound(f"adapter directory {folder} does not exist.", hint="Check the path.")
+        raise NotFoundError(f"adapter directory {folder} does not exist.", hint="Check the path.")
     if kind is Kind.FILE:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{folder} is a file, expected a directory.",
             hint=f"Hand in the directory with {CONFIG_FILE}.",
         )
     kinds = {name: outside.kind(folder / name) for name in outside.names(folder)}
     for name, found in kinds.items():
         if found is Kind.LINK:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{folder / name} is a symbolic link, expected a regular file.",
                 hint="Copy the directory with links resolved (cp -rL), or commit hf://owner/repo.",
             )
@@ -339,16 +339,16 @@ def _require(files: Files, source: Source) -> None:
         name for name in files.sizes if name.startswith("adapter_model") and is_pickle_name(name)
     ]
     if missing == TENSOR_FILE and shards:
-        raise Refused(
+        raise RefusedError(
             f"{source.location} has {shards[0]}, expected one {TENSOR_FILE}: sharded adapters load in no server.",
             hint="Join the shards into one file.",
         )
     if missing == TENSOR_FILE and pickles:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{source.location} has {pickles[0]}, expected {TENSOR_FILE}: pickles are never opened.",
             hint="Convert it: load it with PEFT where you trust it and call save_pretrained, which writes safetensors.",
         )
-    raise NotFound(
+    raise NotFoundError(
         f"{source.location} has no {missing}.",
         hint="Hand in the directory that PEFT's save_pretrained wrote.",
     )
@@ -356,14 +356,14 @@ def _require(files: Files, source: Source) -> None:
 
 def _read(files: Files, name: str, limit: int) -> bytes:
     if files.sizes[name] > limit:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name} has {files.sizes[name]} bytes, more than the limit of {limit}.",
             hint="Commit a smaller adapter.",
         )
     try:
         content = files.read(name, limit)
-    except Integrity as error:
-        raise InvalidInput(
+    except IntegrityError as error:
+        raise InvalidInputError(
             error.message, hint="Only regular files within the limit are read."
         ) from error
     refuse_pointer(name, content)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.classify import FACTOR_MARK
 from share_registry.exchange.peft_directory import adapter_of
@@ -36,8 +36,8 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
         adapter_name: Which adapter; may be left out where there is one, or one is active.
 
     Raises:
-        NotFound: the model has no such adapter.
-        InvalidInput, Refused: as for a directory.
+        NotFoundError: the model has no such adapter.
+        InvalidInputError, RefusedError: as for a directory.
     """
     peft = _peft()
     name = _adapter_name(model, adapter_name)
@@ -79,10 +79,10 @@ def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
         )
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         _take_out(wrapped, model, name)
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the adapter does not fit the model: {str(error)[:500]}", hint=_OTHER_BASE
         ) from error
-    except InvalidInput:
+    except InvalidInputError:
         _take_out(wrapped, model, name)
         raise
     wrapped.set_adapter(name)
@@ -93,12 +93,12 @@ def live_name(model: Any, adapter_name: str | None) -> str:
     """Return the name of an adapter in a live `peft.PeftModel`.
 
     Raises:
-        NotFound: the model has no such adapter.
-        InvalidInput: it is no PEFT model, or which adapter is meant is not clear.
-        Refused: peft is not installed.
+        NotFoundError: the model has no such adapter.
+        InvalidInputError: it is no PEFT model, or which adapter is meant is not clear.
+        RefusedError: peft is not installed.
     """
     if not isinstance(model, _peft().PeftModel):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"model is {type(model).__name__}, expected a peft.PeftModel.",
             hint="Load an adapter into it first: `Adapter.apply_to(model)`.",
         )
@@ -118,7 +118,9 @@ def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
     if not isinstance(model, peft.PeftModel):
         return peft.get_peft_model(model, config, adapter_name=name)
     if name in model.peft_config:
-        raise InvalidInput(f"the model has an adapter {name!r} already.", hint="Pass another name.")
+        raise InvalidInputError(
+            f"the model has an adapter {name!r} already.", hint="Pass another name."
+        )
     model.add_adapter(name, config)
     return model
 
@@ -137,7 +139,7 @@ def _peft() -> ModuleType:
     try:
         import peft
     except ImportError as error:
-        raise Refused(
+        raise RefusedError(
             "peft is not installed, expected it for live models.",
             hint="pip install 'share-registry[peft]'",
         ) from error
@@ -152,12 +154,12 @@ def _adapter_name(model: Any, name: str | None) -> str:
         active = model.active_adapters
         if len(active) == 1:
             return str(active[0])
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the model has the adapters {', '.join(names)}, expected one.",
             hint="Pass adapter_name.",
         )
     if name not in names:
-        raise NotFound(
+        raise NotFoundError(
             f"the model has no adapter {name!r}; it has {', '.join(names)}.",
             hint="Pass adapter_name.",
         )
@@ -215,7 +217,7 @@ def _check_loaded(result: Any, name: str) -> None:
     unexpected = list(result.unexpected_keys)
     if missing or unexpected:
         key, what = (unexpected[0], "has no place for") if unexpected else (missing[0], "expects")
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the adapter does not fit the model, which {what} {key!r} ({len(unexpected)} tensors too many, {len(missing)} too few).",
             hint=_OTHER_BASE,
         )

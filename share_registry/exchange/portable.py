@@ -19,10 +19,10 @@ from typing import Final
 
 import torch
 
-from share_registry.errors import Refused
+from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of, is_local
-from share_registry.exchange.factor_pairs import Pair, pairs_of, tensors_of
+from share_registry.exchange.factor_pairs import FactorPair, pairs_of, tensors_of
 from share_registry.exchange.scales import module_scales, plain_path
 from share_registry.exchange.serving_lint import VLLM_RANKS, lint
 from share_registry.format.layout import Form, Layout, TensorSpec
@@ -47,7 +47,7 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
         base_model: Label that replaces a local path in the config.
 
     Raises:
-        Refused: the adapter has parts that some server would ignore or refuse.
+        RefusedError: the adapter has parts that some server would ignore or refuse.
     """
     dropped = _check(adapter)
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
@@ -74,7 +74,7 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
 def _check(adapter: Adapter) -> list[str]:
     """Return the keys that may be left out.
 
-    Raises Refused, with each server's reason, where others stand in the way.
+    Raises RefusedError, with each server's reason, where others stand in the way.
     """
     dropped = [key for key in adapter.passengers if _TRAINING_ONLY.fullmatch(key)]
     other = [key for key in adapter.passengers if key not in dropped]
@@ -84,7 +84,7 @@ def _check(adapter: Adapter) -> list[str]:
         found = ", ".join([*fields, *other[:3]]) + (
             f" and {len(other) - 3} more" if len(other) > 3 else ""
         )
-        raise Refused(
+        raise RefusedError(
             f"the adapter has no portable form: it has {found or 'no factor pairs'}, expected factor pairs alone. {reasons}".rstrip(),
             hint="Export it with profile='native'.",
         )
@@ -96,13 +96,13 @@ def _uniform(rank: int) -> int:
     return next((slot for slot in VLLM_RANKS if slot >= max(rank, _MIN_RANK)), rank)
 
 
-def _without_zeros(pair: Pair) -> Pair:
+def _without_zeros(pair: FactorPair) -> FactorPair:
     """Return a pair without the rows whose product is exactly zero."""
     kept = (pair.a != 0).any(1) & (pair.b != 0).any(1)
     return replace(pair, a=pair.a[kept], b=pair.b[kept])
 
 
-def _folded(pair: Pair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _folded(pair: FactorPair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     missing = rank - pair.a.shape[0]
     a, b = (
         torch.nn.functional.pad(rows, (0, 0, 0, missing)) for rows in (pair.a, pair.b * pair.scale)

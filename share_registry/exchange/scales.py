@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from share_registry.errors import Refused
+from share_registry.errors import RefusedError
 from share_registry.exchange.config import CONFIG_FILE, Pattern, Settings, settings_of
 from share_registry.format.layout import Layout
 
@@ -21,7 +21,7 @@ PREFIX: Final = "base_model.model."
 def module_scales(config: Mapping[str, object], layout: Layout) -> list[float]:
     """Return s of dW = s B A for every module, in the order of `layout.modules()`.
 
-    Raises InvalidInput, Refused.
+    Raises InvalidInputError, RefusedError.
     """
     settings = settings_of(config)
     return [
@@ -34,7 +34,7 @@ def module_scales(config: Mapping[str, object], layout: Layout) -> list[float]:
 def scale_of(settings: Settings, module: str) -> float:
     """Return s of one factor pair.
 
-    Raises Refused where the files do not say which of several applies.
+    Raises RefusedError where the files do not say which of several applies.
     """
     rank, alpha = (
         rank_of(settings, module),
@@ -50,7 +50,7 @@ def scale_of(settings: Settings, module: str) -> float:
 def rank_of(settings: Settings, module: str) -> int:
     """Return the rank a config gives a module.
 
-    Raises Refused where the files do not say which of several applies.
+    Raises RefusedError where the files do not say which of several applies.
     """
     return int(
         _only(
@@ -120,7 +120,7 @@ def _differ(patterns: tuple[Pattern, ...], path: str) -> bool:
 
 def _only(what: str, module: str, values: list[float]) -> float:
     if len(set(values)) > 1:
-        raise Refused(
+        raise RefusedError(
             f"{CONFIG_FILE}: the patterns give the parameters of {module!r} the {what}s {sorted(set(values))}, expected one: which tensor is which parameter's stands in no file.",
             hint="Give all parameters of a module the same rank and alpha.",
         )

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from share_registry.errors import InvalidInput, Refused
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.format.layout import DType, TensorSpec
 from share_registry.format.safetensors_file import Item
 
@@ -61,10 +61,10 @@ def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str,
 def item_of(key: str, tensor: torch.Tensor) -> Item:
     """Return the file's form of a tensor on any device.
 
-    Raises InvalidInput for an element type that files do not have.
+    Raises InvalidInputError for an element type that files do not have.
     """
     if tensor.dtype not in _NAMES:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"tensor {key!r} has element type {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in _NAMES)}.",
             hint="Convert it to float32 or bfloat16.",
         )
@@ -74,19 +74,19 @@ def item_of(key: str, tensor: torch.Tensor) -> Item:
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise InvalidInput, naming the key, where a value is NaN or infinite."""
+    """Raise InvalidInputError, naming the key, where a value is NaN or infinite."""
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not all_finite(tensor):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"tensor {key!r} {list(tensor.shape)} has NaN or infinity at {_odd(tensor)}, expected finite numbers.",
                 hint="The training diverged or the file is damaged: commit an earlier checkpoint.",
             )
 
 
 def check_held(key: str, made: torch.Tensor) -> None:
-    """Raise Refused, naming the key, where what was made of finite values in a narrower element type is infinite."""
+    """Raise RefusedError, naming the key, where what was made of finite values in a narrower element type is infinite."""
     if made.is_floating_point() and not all_finite(made):
-        raise Refused(
+        raise RefusedError(
             f"{key!r} would be infinite at {_odd(made)}: {_NAMES[made.dtype]} holds at most {torch.finfo(made.dtype).max:g}.",
             hint="Use a wider element type.",
         )

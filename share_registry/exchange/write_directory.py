@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from share_registry.errors import Integrity, InvalidInput, Refused
+from share_registry.errors import IntegrityError, InvalidInputError, RefusedError
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.export_files import export_digest
 from share_registry.outside.files import Kind, Outside
@@ -26,13 +26,13 @@ def place(
         The directory, and whether it was written: False where the same files were there already.
 
     Raises:
-        InvalidInput: the name is not safe.
-        Refused: something else is there, or what is there is no adapter directory and so is not
+        InvalidInputError: the name is not safe.
+        RefusedError: something else is there, or what is there is no adapter directory and so is not
             overwritten.
         StoreError: the disk refuses; nothing is left behind.
     """
     if name and (not _NAME.fullmatch(name) or name.endswith(".") or ".." in name):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"export name {name[:80]!r} is not allowed.",
             hint="Use letters, digits and . _ - only, at most 128.",
         )
@@ -41,7 +41,7 @@ def place(
     if occupied and _same(files, target, outside):
         return target, False
     if occupied and not overwrite:
-        raise Refused(f"{target} holds other files than this export.", hint=_CHANGED)
+        raise RefusedError(f"{target} holds other files than this export.", hint=_CHANGED)
     if occupied:
         _check_replaceable(target, outside)
     outside.make_directory(target.parent)
@@ -62,7 +62,7 @@ def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Out
             outside.replace(target, old)
         outside.at("export.swap")
         if not outside.rename_directory(fresh, target):
-            raise Refused(
+            raise RefusedError(
                 f"{target} was written by somebody else meanwhile.",
                 hint="Export again: the same files there are success.",
             )
@@ -84,7 +84,7 @@ def _undo(fresh: Path, old: Path, target: Path, outside: Outside) -> None:
 def _occupied(target: Path, outside: Outside) -> bool:
     kind = outside.kind(target)
     if kind not in (None, Kind.DIRECTORY):
-        raise Refused(f"{target} is a {kind}, expected a directory or nothing.", hint=_CHANGED)
+        raise RefusedError(f"{target} is a {kind}, expected a directory or nothing.", hint=_CHANGED)
     return kind is Kind.DIRECTORY and bool(outside.names(target))
 
 
@@ -100,7 +100,7 @@ def _same(files: Mapping[str, bytes], target: Path, outside: Outside) -> bool:
                 for name, content in files.items()
             }
         ) == export_digest(files)
-    except Integrity:
+    except IntegrityError:
         return False
 
 
@@ -110,6 +110,6 @@ def _check_replaceable(target: Path, outside: Outside) -> None:
     strange = [name for name in names if outside.kind(target / name) is not Kind.FILE]
     if strange or CONFIG_FILE not in names:
         found = f"holds {strange[0]!r}" if strange else f"has no {CONFIG_FILE}"
-        raise Refused(
+        raise RefusedError(
             f"{target} {found}, so it is not overwritten.", hint="Export into another directory."
         )

@@ -14,8 +14,8 @@ from typing import Annotated, Final, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from share_registry.errors import Integrity
-from share_registry.format.adapter_table import MAX_K, Lane, Table, TermHead
+from share_registry.errors import IntegrityError
+from share_registry.format.adapter_table import MAX_K, AdapterTable, Lane, TermHead
 from share_registry.format.canonical import Json
 from share_registry.format.frames import (
     from_planes,
@@ -59,7 +59,7 @@ def encode(stored: StoredAdapter, layout: Layout) -> bytes:
     """Return the object of a stored adapter. Deterministic for one version of zstd.
 
     Raises:
-        Integrity: the value does not fit the layout, or breaks a limit of the format.
+        IntegrityError: the value does not fit the layout, or breaks a limit of the format.
     """
     check(stored, layout)
     sides = _sides(stored.modules)
@@ -77,7 +77,7 @@ def encode(stored: StoredAdapter, layout: Layout) -> bytes:
         for plane in planes(content, width)
         for piece in pack_stream(plane)
     ]
-    table = Table(
+    table = AdapterTable(
         lanes=tuple(_lane(module) for module in stored.modules),
         terms=tuple(
             tuple(
@@ -104,7 +104,7 @@ def decode(content: bytes, layout: Layout) -> StoredAdapter:
     """Parse an adapter object against its layout.
 
     Raises:
-        Integrity: any departure from the format; nothing is allocated on the word of an unchecked
+        IntegrityError: any departure from the format; nothing is allocated on the word of an unchecked
             length.
     """
     return parse(content, lambda _: layout)[0]
@@ -113,12 +113,12 @@ def decode(content: bytes, layout: Layout) -> StoredAdapter:
 def parse(content: bytes, layout_of: Callable[[Digest], Layout]) -> tuple[StoredAdapter, Layout]:
     """Parse an adapter object against the layout that it names.
 
-    Raises Integrity, and what `layout_of` raises.
+    Raises IntegrityError, and what `layout_of` raises.
     """
     head, parts = _split(content)
     layout = layout_of(head.layout)
     shapes = layout.modules()
-    table = Table.from_bytes(parts["table"], [shape.rank for shape in shapes])
+    table = AdapterTable.from_bytes(parts["table"], [shape.rank for shape in shapes])
     blocks = _shapes(
         [shape for shape, lane in zip(shapes, table.lanes, strict=True) if lane.coded], table
     )
@@ -143,7 +143,7 @@ def parse(content: bytes, layout_of: Callable[[Digest], Layout]) -> tuple[Stored
 
 
 def header(content: bytes) -> Header:
-    """Return what an adapter object refers to, without its layout. Raises Integrity."""
+    """Return what an adapter object refers to, without its layout. Raises IntegrityError."""
     return _split(content)[0]
 
 
@@ -160,10 +160,12 @@ def bits_of(side: StoredSide) -> float:
 
 
 def check(stored: StoredAdapter, layout: Layout) -> None:
-    """Check that a value fits its layout and the format's limits. Raises Integrity."""
+    """Check that a value fits its layout and the format's limits. Raises IntegrityError."""
     shapes = layout.modules()
     if len(stored.modules) != len(shapes):
-        raise Integrity(f"{_WHAT} has {len(stored.modules)} modules, its layout {len(shapes)}.")
+        raise IntegrityError(
+            f"{_WHAT} has {len(stored.modules)} modules, its layout {len(shapes)}."
+        )
     for shape, module in zip(shapes, stored.modules, strict=True):
         if module is not None:
             _check_side(module.a, (shape.rank, shape.in_), stored)
@@ -172,9 +174,9 @@ def check(stored: StoredAdapter, layout: Layout) -> None:
         [np.zeros(0, np.float32), *(side.scales for side in _sides(stored.modules))]
     )
     if not (np.isfinite(scales) & (scales >= 0)).all():
-        raise Integrity("a scale is negative or not finite.")
+        raise IntegrityError("a scale is negative or not finite.")
     if len(stored.external) > MAX_EXTERNAL:
-        raise Integrity(
+        raise IntegrityError(
             f"{_WHAT} has {len(stored.external)} external tensors, more than the limit of {MAX_EXTERNAL}."
         )
     _check_references(stored)
@@ -204,10 +206,12 @@ def _split(content: bytes) -> tuple[Header, dict[str, memoryview]]:
     try:
         header = Header.model_validate(described(entries, "adapter"))
     except ValidationError as error:
-        raise Integrity(f"{_WHAT} has a malformed header: {error.errors()[0]['msg']}.") from error
+        raise IntegrityError(
+            f"{_WHAT} has a malformed header: {error.errors()[0]['msg']}."
+        ) from error
     tensors = [item.tensor for item in header.external]
     if any(first >= second for first, second in pairwise(tensors)) or _described(header) != entries:
-        raise Integrity(f"{_WHAT} has a header that is not canonical.")
+        raise IntegrityError(f"{_WHAT} has a header that is not canonical.")
     return header, parts
 
 
@@ -224,7 +228,7 @@ def _sides(modules: Sequence[StoredModule | None]) -> list[StoredSide]:
     return [side for module in modules if module is not None for side in (module.a, module.b)]
 
 
-def _shapes(shapes: Sequence[ModuleShape], table: Table) -> list[tuple[int, int]]:
+def _shapes(shapes: Sequence[ModuleShape], table: AdapterTable) -> list[tuple[int, int]]:
     """Return the shape of every array of rows in stored order.
 
     Own rows of every factor, then coefficients of every term.
@@ -235,7 +239,7 @@ def _shapes(shapes: Sequence[ModuleShape], table: Table) -> list[tuple[int, int]
     ]
 
 
-def _modules(table: Table, arrays: Sequence[Ints]) -> tuple[StoredModule | None, ...]:
+def _modules(table: AdapterTable, arrays: Sequence[Ints]) -> tuple[StoredModule | None, ...]:
     count = len(table.terms)
     own, coefficients, errors = arrays[:count], iter(arrays[count:]), iter(table.errors.tolist())
     terms = [
@@ -266,20 +270,20 @@ def _previous(lanes: Sequence[Lane]) -> list[bool]:
 
 def _check_side(side: StoredSide, shape: tuple[int, int], stored: StoredAdapter) -> None:
     if side.own.shape != shape or side.scales.shape != shape[:1]:
-        raise Integrity(
+        raise IntegrityError(
             f"a factor has {side.own.shape} rows and {side.scales.shape} scales, its layout says {shape}."
         )
     if any(not 1 <= term.coefficients.shape[1] <= MAX_K for term in side.terms):
-        raise Integrity(f"a factor refers to a block of no rows, or of more than {MAX_K}.")
+        raise IntegrityError(f"a factor refers to a block of no rows, or of more than {MAX_K}.")
     sources = [term.source for term in side.terms]
     if any(first >= second for first, second in pairwise(sources)) or any(
         source >= len(stored.sources) for source in sources
     ):
-        raise Integrity(
+        raise IntegrityError(
             f"a factor refers to the sources {sources}, expected ascending below {len(stored.sources)}."
         )
     if side.previous and stored.previous is None:
-        raise Integrity("a factor builds on a previous version and none is named.")
+        raise IntegrityError("a factor builds on a previous version and none is named.")
 
 
 def _check_references(stored: StoredAdapter) -> None:
@@ -291,11 +295,11 @@ def _check_references(stored: StoredAdapter) -> None:
         or len(stored.sources) > MAX_SOURCES
         or len(set(stored.sources)) != len(stored.sources)
     ):
-        raise Integrity(
+        raise IntegrityError(
             f"{_WHAT} names {len(stored.sources)} sources and uses {len(used)}, expected each once and used."
         )
     if stored.previous is not None and not any(side.previous for side in sides):
-        raise Integrity(f"{_WHAT} names a previous version and does not use it.")
+        raise IntegrityError(f"{_WHAT} names a previous version and does not use it.")
 
 
 def _check_verbatim(stored: StoredAdapter, layout: Layout) -> None:
@@ -303,12 +307,12 @@ def _check_verbatim(stored: StoredAdapter, layout: Layout) -> None:
         layout, [_lane(module) for module in stored.modules], list(stored.external)
     )
     if sorted(stored.verbatim) != expected:
-        raise Integrity(
+        raise IntegrityError(
             f"{_WHAT} keeps the tensors {sorted(stored.verbatim)[:8]} bit for bit, expected {expected[:8]}."
         )
     for index in expected:
         if len(stored.verbatim[index]) != layout.tensors[index].size_bytes:
-            raise Integrity(
+            raise IntegrityError(
                 f"tensor {layout.tensors[index].key!r} has {len(stored.verbatim[index])} bytes, expected {layout.tensors[index].size_bytes}."
             )
 
@@ -316,7 +320,7 @@ def _check_verbatim(stored: StoredAdapter, layout: Layout) -> None:
 def _verbatim(layout: Layout, lanes: Sequence[Lane], external: Sequence[int]) -> list[int]:
     """Return the tensors kept in the object bit for bit.
 
-    Passengers and lossless factors that are not external. Raises Integrity.
+    Passengers and lossless factors that are not external. Raises IntegrityError.
     """
     whole = set(layout.passengers)
     position = 0
@@ -325,11 +329,13 @@ def _verbatim(layout: Layout, lanes: Sequence[Lane], external: Sequence[int]) ->
         coded = {lane.coded for lane in lanes[position : position + count]}
         position += count
         if len(coded) > 1:
-            raise Integrity(f"factor {factor.module!r} has some modules coded and some verbatim.")
+            raise IntegrityError(
+                f"factor {factor.module!r} has some modules coded and some verbatim."
+            )
         if coded == {False}:
             whole |= {factor.a, factor.b}
     if not whole.issuperset(external):
-        raise Integrity(f"{_WHAT} has external tensors that are coded or not in the layout.")
+        raise IntegrityError(f"{_WHAT} has external tensors that are coded or not in the layout.")
     return sorted(whole.difference(external))
 
 

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format.frames import (
     FAST,
     MAX_FRAME_BYTES,
@@ -54,7 +54,7 @@ class TermHead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class AdapterTable:
     """The small numbers of one adapter object.
 
     Attributes:
@@ -76,7 +76,7 @@ class Table:
     pieces: tuple[int, ...]
 
     def to_bytes(self) -> bytes:
-        """Return the table's bytes. Raises Integrity where a number does not fit."""
+        """Return the table's bytes. Raises IntegrityError where a number does not fit."""
         heads = [head for terms in self.terms for head in terms]
         raw = b"".join(
             (
@@ -109,8 +109,8 @@ class Table:
         return deflated(raw)
 
     @classmethod
-    def from_bytes(cls, content: memoryview, ranks: Sequence[int]) -> "Table":
-        """Parse a table, given the rank of every module. Raises Integrity."""
+    def from_bytes(cls, content: memoryview, ranks: Sequence[int]) -> "AdapterTable":
+        """Parse a table, given the rank of every module. Raises IntegrityError."""
         cursor = Cursor(inflated(content))
         count = int(cursor.column(1, 1)[0])
         lanes = tuple(_lane(value) for value in cursor.column(len(ranks), 1).tolist())
@@ -137,9 +137,9 @@ class Table:
         )
 
     def split_pieces(self, *, symbols: int, planes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the stored lengths of the pieces of `symbols` and of `planes`, which must be this many. Raises Integrity."""
+        """Return the stored lengths of the pieces of `symbols` and of `planes`, which must be this many. Raises IntegrityError."""
         if len(self.pieces) != symbols + planes:
-            raise Integrity(
+            raise IntegrityError(
                 f"{_WHAT} has the lengths of {len(self.pieces)} pieces, expected {symbols + planes}."
             )
         return self.pieces[:symbols], self.pieces[symbols:]
@@ -154,7 +154,7 @@ class Cursor:
     def column(self, count: int, width: int) -> NDArray[np.int64]:
         """Take `count` numbers of `width` bytes."""
         if count * width > len(self._left):
-            raise Integrity(
+            raise IntegrityError(
                 f"{_WHAT} ends early: {len(self._left)} bytes left, {count * width} needed."
             )
         taken, self._left = self._left[: count * width], self._left[count * width :]
@@ -167,13 +167,13 @@ class Cursor:
         """Take `count` finite bfloat16 numbers, none negative."""
         values = self.column(count, 2)
         if count and int(values.max()) >= 0x7F80:
-            raise Integrity(f"{_WHAT} has a scale or error that is negative or not finite.")
+            raise IntegrityError(f"{_WHAT} has a scale or error that is negative or not finite.")
         return (values.astype(np.uint32) << 16).view(np.float32)
 
     def rest(self, width: int) -> NDArray[np.int64]:
         """Take all that is left as numbers of `width` bytes."""
         if len(self._left) % width:
-            raise Integrity(
+            raise IntegrityError(
                 f"{_WHAT} ends with {len(self._left)} bytes, expected a multiple of {width}."
             )
         return self.column(len(self._left) // width, width)
@@ -182,10 +182,10 @@ class Cursor:
 def deflated(raw: bytes) -> bytes:
     """Return the columns as a table holds them: as one frame where that is shorter (spec TAB-01).
 
-    Raises Integrity where they are too many.
+    Raises IntegrityError where they are too many.
     """
     if len(raw) > MAX_FRAME_BYTES:
-        raise Integrity(
+        raise IntegrityError(
             f"{_WHAT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}."
         )
     frame = min((compress(raw, level=level) for level in (FAST, SMALLEST)), key=len)
@@ -195,11 +195,11 @@ def deflated(raw: bytes) -> bytes:
 def column(values: "Sequence[int] | NDArray[np.int64]", width: int) -> bytes:
     """Return numbers of `width` bytes as a column (spec TAB-02).
 
-    Raises Integrity where one does not fit.
+    Raises IntegrityError where one does not fit.
     """
     numbers = np.asarray(values, np.int64)
     if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >> 8 * width):
-        raise Integrity(
+        raise IntegrityError(
             f"a number of the table does not fit {width} bytes: {int(numbers.min())} to {int(numbers.max())}."
         )
     return b"".join(
@@ -210,30 +210,30 @@ def column(values: "Sequence[int] | NDArray[np.int64]", width: int) -> bytes:
 def _from_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int64]:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     if (bits & 0xFFFF).any():
-        raise Integrity("a scale or an error is not a bfloat16 value.")
+        raise IntegrityError("a scale or an error is not a bfloat16 value.")
     return (bits >> 16).astype(np.int64)
 
 
 def inflated(content: memoryview) -> bytes:
-    """Return the columns of a table (spec TAB-01). Raises Integrity."""
+    """Return the columns of a table (spec TAB-01). Raises IntegrityError."""
     kind, rest = bytes(content[:1]), content[1:]
     if kind == _RAW:
         return bytes(rest)
     if kind == _ZSTD:
         return expand(rest, declared_size(rest, what=_WHAT), what=_WHAT)
-    raise Integrity(f"{_WHAT} begins with {kind!r}, expected 0 or 1.")
+    raise IntegrityError(f"{_WHAT} begins with {kind!r}, expected 0 or 1.")
 
 
 def _lane(value: int) -> Lane:
     if value > 7 or (value and not value & 1):
-        raise Integrity(f"{_WHAT} has the lane {value}, expected 0 or an odd number below 8.")
+        raise IntegrityError(f"{_WHAT} has the lane {value}, expected 0 or an odd number below 8.")
     return Lane(coded=bool(value), previous_a=bool(value & 2), previous_b=bool(value & 4))
 
 
 def _terms(cursor: Cursor, sides: int) -> tuple[tuple[TermHead, ...], ...]:
     counts = cursor.column(sides, 1).tolist()
     if max(counts, default=0) > MAX_TERMS:
-        raise Integrity(
+        raise IntegrityError(
             f"a factor refers to {max(counts)} blocks, more than the limit of {MAX_TERMS}."
         )
     total = sum(counts)
@@ -243,7 +243,7 @@ def _terms(cursor: Cursor, sides: int) -> tuple[tuple[TermHead, ...], ...]:
     ]
     ks = cursor.column(total, 2).tolist()
     if 0 in ks:
-        raise Integrity("a term has no coefficients.")
+        raise IntegrityError("a term has no coefficients.")
     heads = iter(
         [
             TermHead(source=source, exponent=exponent, k=k)
@@ -254,9 +254,9 @@ def _terms(cursor: Cursor, sides: int) -> tuple[tuple[TermHead, ...], ...]:
 
 
 def group_of(packing: int, shift: int) -> Group:
-    """Return a group of these numbers of the table (spec TAB-07). Raises Integrity."""
+    """Return a group of these numbers of the table (spec TAB-07). Raises IntegrityError."""
     if packing >= len(PACKINGS) or shift > MAX_SHIFT:
-        raise Integrity(
+        raise IntegrityError(
             f"a group has packing {packing} and shift {shift}, expected below {len(PACKINGS)} and at most {MAX_SHIFT}."
         )
     return Group(packing=packing, shift=shift)

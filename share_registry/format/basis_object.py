@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format.adapter_table import MAX_K, Cursor, column, deflated, group_of, inflated
 from share_registry.format.canonical import Json
 from share_registry.format.layout import MAX_MODULES, Strict, _first, described
@@ -30,7 +30,7 @@ _WHAT: Final = "basis object"
 _PARTS: Final = ("symbols", "table")
 
 
-class BasisModule(Strict):
+class BasisModuleHeader(Strict):
     """One module and the widths of its two sides."""
 
     module: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
@@ -43,14 +43,14 @@ class BasisHeader(Strict):
 
     format: Literal[1] = 1
     kind: Literal["basis"] = "basis"
-    modules: Annotated[list[BasisModule], Field(min_length=1, max_length=MAX_MODULES)]
+    modules: Annotated[list[BasisModuleHeader], Field(min_length=1, max_length=MAX_MODULES)]
 
 
 def encode(basis: StoredBasis) -> bytes:
     """Return the object of a basis. Deterministic for one version of zstd.
 
     Raises:
-        Integrity: it has no module, a module has no row, rows have other widths or too many, or a
+        IntegrityError: it has no module, a module has no row, rows have other widths or too many, or a
             symbol is too large.
     """
     names = sorted(basis.modules)
@@ -85,7 +85,7 @@ def decode(content: bytes) -> StoredBasis:
     """Parse a basis object.
 
     Raises:
-        Integrity: any departure from the format; nothing is allocated on the word of an unchecked
+        IntegrityError: any departure from the format; nothing is allocated on the word of an unchecked
             length.
     """
     entries, parts = unpack(content, _PARTS, what=_WHAT)
@@ -110,7 +110,7 @@ def decode(content: bytes) -> StoredBasis:
     pieces = cursor.rest(3).tolist()
     _check_numbers(sum(k * width for k, width in shapes))
     if len(pieces) != sum(piece_counts(shapes, groups_of_rows, groups)):
-        raise Integrity(
+        raise IntegrityError(
             f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(shapes, groups_of_rows, groups))}."
         )
     blocks = decode_rows(parts["symbols"], shapes, groups_of_rows, groups, pieces)
@@ -124,7 +124,7 @@ def decode(content: bytes) -> StoredBasis:
 def is_basis(content: bytes) -> bool:
     """Tell whether a binary object calls itself a basis; what it holds is not looked at.
 
-    Raises Integrity where it is no binary object.
+    Raises IntegrityError where it is no binary object.
     """
     return description(content, what="object").get("kind") == "basis"
 
@@ -133,34 +133,34 @@ def _header(entries: dict[str, Json]) -> BasisHeader:
     try:
         found = BasisHeader.model_validate(described(entries, "basis"))
     except ValidationError as error:
-        raise Integrity(f"{_WHAT} has a malformed header: {_first(error)}.") from error
+        raise IntegrityError(f"{_WHAT} has a malformed header: {_first(error)}.") from error
     names = [module.module for module in found.modules]
     if any(first >= second for first, second in pairwise(names)):
-        raise Integrity(f"{_WHAT} does not list its modules in order and once each.")
+        raise IntegrityError(f"{_WHAT} does not list its modules in order and once each.")
     return found
 
 
 def _check_numbers(numbers: int) -> None:
     if numbers > MAX_NUMBERS:
-        raise Integrity(
+        raise IntegrityError(
             f"{_WHAT} has rows of {numbers} numbers, more than the limit of {MAX_NUMBERS}."
         )
 
 
 def _check(names: list[str], blocks: list[Ints]) -> None:
-    """Check what both sides of the format promise. Raises Integrity."""
+    """Check what both sides of the format promise. Raises IntegrityError."""
     if not names:
-        raise Integrity(f"{_WHAT} has no module.")
+        raise IntegrityError(f"{_WHAT} has no module.")
     for name, a, b in zip(names, blocks[::2], blocks[1::2], strict=True):
         if not len(a) and not len(b):
-            raise Integrity(f"{_WHAT} has no row for module {name!r}.")
+            raise IntegrityError(f"{_WHAT} has no row for module {name!r}.")
         if max(len(a), len(b)) > MAX_K:
-            raise Integrity(
+            raise IntegrityError(
                 f"{_WHAT} has {max(len(a), len(b))} rows for module {name!r}, more than the limit of {MAX_K}."
             )
         if any(
             block.size and int(np.abs(block.astype(np.int64)).max()) >> MAX_BITS for block in (a, b)
         ):
-            raise Integrity(
+            raise IntegrityError(
                 f"{_WHAT} has a symbol that is not below 2**{MAX_BITS} for module {name!r}."
             )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.names import Digest
 
 MAX_JSON_BYTES: Final = 16 << 20
@@ -28,7 +28,7 @@ def sha256(content: bytes) -> Digest:
 def dump(value: Json) -> bytes:
     """Return the canonical bytes of a value of the restricted profile.
 
-    Raises Integrity where it is outside the profile.
+    Raises IntegrityError where it is outside the profile.
     """
     _check(value, 0)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -41,24 +41,24 @@ def load(content: bytes, *, what: str, limit: int = MAX_JSON_BYTES) -> dict[str,
     (spec JSN-05).
 
     Raises:
-        Integrity: too long, not JSON, outside the profile, or not canonical.
+        IntegrityError: too long, not JSON, outside the profile, or not canonical.
     """
     if len(content) > limit:
-        raise Integrity(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
+        raise IntegrityError(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
     try:
         value = json.loads(
             content.decode(), parse_float=_no_float, parse_constant=_no_float, parse_int=_small_int
         )
     except (ValueError, RecursionError) as error:
-        raise Integrity(f"{what} is not canonical JSON: {str(error)[:200]}.") from error
+        raise IntegrityError(f"{what} is not canonical JSON: {str(error)[:200]}.") from error
     if not isinstance(value, dict):
-        raise Integrity(f"{what} is a JSON {type(value).__name__}, expected an object.")
+        raise IntegrityError(f"{what} is a JSON {type(value).__name__}, expected an object.")
     try:
         same = dump(value) == content
-    except (Integrity, UnicodeError) as error:
-        raise Integrity(f"{what} is outside the JSON profile: {error}") from error
+    except (IntegrityError, UnicodeError) as error:
+        raise IntegrityError(f"{what} is outside the JSON profile: {error}") from error
     if not same:
-        raise Integrity(
+        raise IntegrityError(
             f"{what} is not in canonical form (member order, blanks, duplicates or escapes)."
         )
     return value
@@ -66,26 +66,28 @@ def load(content: bytes, *, what: str, limit: int = MAX_JSON_BYTES) -> dict[str,
 
 def _check(value: object, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise Integrity(f"JSON nested deeper than {MAX_DEPTH}.")
+        raise IntegrityError(f"JSON nested deeper than {MAX_DEPTH}.")
     if isinstance(value, bool):
         return
     if isinstance(value, int):
         if abs(value) > MAX_INT:
-            raise Integrity(f"integer {value} is not below 2**53.")
+            raise IntegrityError(f"integer {value} is not below 2**53.")
     elif isinstance(value, str):
         size = len(value) if value.isascii() else len(value.encode())
         if size > MAX_STRING_BYTES:
-            raise Integrity(f"string of more than {MAX_STRING_BYTES} bytes.")
+            raise IntegrityError(f"string of more than {MAX_STRING_BYTES} bytes.")
     elif isinstance(value, list):
         for item in value:
             _check(item, depth + 1)
     elif isinstance(value, Mapping):
         for name, item in value.items():
             if not isinstance(name, str) or not name.isascii():
-                raise Integrity(f"member name {name!r} is not ASCII.")
+                raise IntegrityError(f"member name {name!r} is not ASCII.")
             _check(item, depth + 1)
     else:
-        raise Integrity(f"{type(value).__name__} is outside the JSON profile (no floats, no null).")
+        raise IntegrityError(
+            f"{type(value).__name__} is outside the JSON profile (no floats, no null)."
+        )
 
 
 def _no_float(text: str) -> float:

@@ -8,7 +8,7 @@ import json
 import math
 from typing import Final
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format.canonical import MAX_DEPTH, MAX_INT, MAX_STRING_BYTES
 
 
@@ -16,11 +16,11 @@ def parse(content: bytes, *, what: str, limit: int) -> dict[str, object]:
     """Parse one JSON object; member order is kept.
 
     Raises:
-        Integrity: too long, not UTF-8, not JSON, a duplicate member, a number that is not finite or
+        IntegrityError: too long, not UTF-8, not JSON, a duplicate member, a number that is not finite or
             an integer not below 2**53, too deep, or a text that is too long.
     """
     if len(content) > limit:
-        raise Integrity(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
+        raise IntegrityError(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
     try:
         value = json.loads(
             content.decode(),
@@ -30,11 +30,11 @@ def parse(content: bytes, *, what: str, limit: int) -> dict[str, object]:
             parse_constant=_constant,
         )
     except RecursionError as error:
-        raise Integrity(f"{what} is nested deeper than {MAX_DEPTH}.") from error
+        raise IntegrityError(f"{what} is nested deeper than {MAX_DEPTH}.") from error
     except ValueError as error:
-        raise Integrity(f"{what} is not valid JSON: {str(error)[:200]}.") from error
+        raise IntegrityError(f"{what} is not valid JSON: {str(error)[:200]}.") from error
     if not isinstance(value, dict):
-        raise Integrity(f"{what} is a JSON {type(value).__name__}, expected an object.")
+        raise IntegrityError(f"{what} is a JSON {type(value).__name__}, expected an object.")
     _check(value, what, 1)
     return value
 
@@ -72,7 +72,7 @@ _LONG: Final = f"a text of more than {MAX_STRING_BYTES} bytes"
 
 def _check(value: object, what: str, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise Integrity(f"{what} is nested deeper than {MAX_DEPTH}.")
+        raise IntegrityError(f"{what} is nested deeper than {MAX_DEPTH}.")
     if isinstance(value, str):
         _check_text(value, what)
     elif isinstance(value, list):
@@ -88,6 +88,6 @@ def _check_text(text: str, what: str) -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise Integrity(f"{what} has a text that is not Unicode: {text[:40]!r}.") from error
+        raise IntegrityError(f"{what} has a text that is not Unicode: {text[:40]!r}.") from error
     if size > MAX_STRING_BYTES:
-        raise Integrity(f"{what} has {_LONG}.")
+        raise IntegrityError(f"{what} has {_LONG}.")

@@ -12,7 +12,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 
 PIECE_BYTES: Final = 4 << 20
 MAX_FRAME_BYTES: Final = 16 << 20
@@ -38,35 +38,35 @@ def expand(frame: bytes | memoryview, size: int, *, what: str) -> bytes:
     """Decompress one frame of exactly `size` bytes.
 
     Raises:
-        Integrity: not one whole frame, a declared size other than `size`, a limit passed, or a
+        IntegrityError: not one whole frame, a declared size other than `size`, a limit passed, or a
             dictionary asked for.
     """
     if bytes(frame[:4]) != _MAGIC or size > MAX_FRAME_BYTES:
-        raise Integrity(f"{what} is not a zstd frame of at most {MAX_FRAME_BYTES} bytes.")
+        raise IntegrityError(f"{what} is not a zstd frame of at most {MAX_FRAME_BYTES} bytes.")
     try:
         found = zstandard.get_frame_parameters(frame)
         if found.content_size != size or found.window_size > MAX_WINDOW_BYTES or found.dict_id:
-            raise Integrity(
+            raise IntegrityError(
                 f"{what} declares {found.content_size} bytes and a window of {found.window_size}, expected {size} and at most {MAX_WINDOW_BYTES}."
             )
         content = zstandard.ZstdDecompressor().decompress(
             frame, max_output_size=size, read_across_frames=False, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise Integrity(f"{what} is not a whole zstd frame: {error}.") from error
+        raise IntegrityError(f"{what} is not a whole zstd frame: {error}.") from error
     if len(content) != size:
-        raise Integrity(f"{what} holds {len(content)} bytes, expected {size}.")
+        raise IntegrityError(f"{what} holds {len(content)} bytes, expected {size}.")
     return content
 
 
 def declared_size(frame: bytes | memoryview, *, what: str) -> int:
-    """Return the size a frame declares, at most 16 MiB. Raises Integrity."""
+    """Return the size a frame declares, at most 16 MiB. Raises IntegrityError."""
     try:
         size = zstandard.get_frame_parameters(frame).content_size
     except zstandard.ZstdError as error:
-        raise Integrity(f"{what} is not a zstd frame: {error}.") from error
+        raise IntegrityError(f"{what} is not a zstd frame: {error}.") from error
     if size > MAX_FRAME_BYTES:  # also what zstd answers where the size is unknown
-        raise Integrity(
+        raise IntegrityError(
             f"{what} declares {size} bytes, more than the limit of {MAX_FRAME_BYTES}, or none."
         )
     return int(size)
@@ -88,10 +88,10 @@ def pack_stream(raw: bytes, *, levels: Sequence[int] | None = None) -> list[byte
 
 
 def unpack_stream(stored: Sequence[memoryview], size: int, *, what: str) -> bytes:
-    """Return the stream of `size` bytes whose pieces these are. Raises Integrity."""
+    """Return the stream of `size` bytes whose pieces these are. Raises IntegrityError."""
     sizes = piece_sizes(size)
     if len(sizes) != len(stored):
-        raise Integrity(f"{what} has {len(stored)} pieces, expected {len(sizes)}.")
+        raise IntegrityError(f"{what} has {len(stored)} pieces, expected {len(sizes)}.")
     found = [
         _unpack_piece(piece, expected, what) for piece, expected in zip(stored, sizes, strict=True)
     ]
@@ -101,11 +101,11 @@ def unpack_stream(stored: Sequence[memoryview], size: int, *, what: str) -> byte
 def unpack_streams(
     content: memoryview, sizes: Sequence[int], lengths: Sequence[int], *, what: str
 ) -> list[bytes]:
-    """Return streams of these sizes, whose pieces of these stored lengths lie one after another in `content`. Raises Integrity."""
+    """Return streams of these sizes, whose pieces of these stored lengths lie one after another in `content`. Raises IntegrityError."""
     if sum(lengths) != len(content) or sum(len(piece_sizes(size)) for size in sizes) != len(
         lengths
     ):
-        raise Integrity(
+        raise IntegrityError(
             f"{what} has {len(content)} bytes in {len(lengths)} pieces, its table says {sum(lengths)}."
         )
     streams, position, taken = [], 0, 0

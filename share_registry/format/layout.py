@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from share_registry.errors import Format, Integrity
+from share_registry.errors import FormatError, IntegrityError
 from share_registry.format.canonical import Json, dump, load
 
 FORMAT_VERSION: Final = 1
@@ -142,16 +142,16 @@ class Layout(Strict):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Layout":
-        """Parse and check a layout object. Raises Integrity."""
+        """Parse and check a layout object. Raises IntegrityError."""
         try:
             layout = cls.model_validate(described(load(content, what="layout"), "layout"))
         except ValidationError as error:
-            raise Integrity(f"layout is malformed: {_first(error)}") from error
+            raise IntegrityError(f"layout is malformed: {_first(error)}") from error
         layout.check()
         return layout
 
     def check(self) -> None:
-        """Check what the types cannot say (spec LAY-05 to LAY-09). Raises Integrity."""
+        """Check what the types cannot say (spec LAY-05 to LAY-09). Raises IntegrityError."""
         keys = [tensor.key for tensor in self.tensors]
         entries = [entry.name for entry in self.metadata]
         if (
@@ -159,15 +159,15 @@ class Layout(Strict):
             or len(set(entries)) != len(entries)
             or "__metadata__" in keys
         ):
-            raise Integrity(
+            raise IntegrityError(
                 "layout names a tensor or a metadata entry twice, or a tensor as the metadata is named."
             )
         used = [index for factor in self.factors for index in (factor.a, factor.b)]
         if len(set(used)) != len(used) or any(index >= len(keys) for index in used):
-            raise Integrity("layout uses a tensor for two factors, or one that is not there.")
+            raise IntegrityError("layout uses a tensor for two factors, or one that is not there.")
         names = [factor.module for factor in self.factors]
         if names != sorted(set(names)):
-            raise Integrity("layout factors are not sorted by distinct module names.")
+            raise IntegrityError("layout factors are not sorted by distinct module names.")
         for factor in self.factors:
             _check_pair(factor, self.tensors[factor.a], self.tensors[factor.b])
         modules, size = (
@@ -175,14 +175,14 @@ class Layout(Strict):
             sum(tensor.size_bytes for tensor in self.tensors),
         )
         if modules > MAX_MODULES or size > MAX_ADAPTER_BYTES:
-            raise Integrity(
+            raise IntegrityError(
                 f"layout has {modules} modules and {size} bytes of tensors, at most {MAX_MODULES} and {MAX_ADAPTER_BYTES} are allowed."
             )
         if (
             any("#" in name for name in names)
             and len({shape.module for shape in self.modules()}) != modules
         ):
-            raise Integrity("layout has a module that is called like an expert of another.")
+            raise IntegrityError("layout has a module that is called like an expert of another.")
 
     @property
     def passengers(self) -> list[int]:
@@ -213,17 +213,17 @@ class Layout(Strict):
 def described(value: dict[str, Json], kind: str) -> dict[str, Json]:
     """Return an object that says it is of a kind and of this format version (spec EVO-02).
 
-    Raises Format or Integrity.
+    Raises FormatError or IntegrityError.
     """
     if not isinstance(value.get("format"), int):
-        raise Integrity(f"{kind} says no format version, expected {FORMAT_VERSION}.")
+        raise IntegrityError(f"{kind} says no format version, expected {FORMAT_VERSION}.")
     if value["format"] != FORMAT_VERSION:
-        raise Format(
+        raise FormatError(
             f"{kind} has format {value['format']!r}, this release reads {FORMAT_VERSION}.",
             hint="Upgrade share_registry.",
         )
     if value.get("kind") != kind:
-        raise Integrity(f"{kind} is of kind {value.get('kind')!r}.")
+        raise IntegrityError(f"{kind} is of kind {value.get('kind')!r}.")
     return value
 
 
@@ -243,7 +243,7 @@ def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
         and all(size == 1 for size in b.shape[2:])
     )
     if not fits:
-        raise Integrity(
+        raise IntegrityError(
             f"layout factor {factor.module!r} has unfitting tensors {a.dtype} {a.shape} and {b.dtype} {b.shape}."
         )
 

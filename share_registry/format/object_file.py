@@ -7,7 +7,7 @@ Canonical safetensors with one metadata member of canonical JSON and a fixed lis
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format.canonical import Json, dump, load
 from share_registry.format.layout import DType
 from share_registry.format.safetensors_file import Item, is_canonical, read, write
@@ -31,23 +31,25 @@ def unpack(
 ) -> tuple[dict[str, Json], dict[str, memoryview]]:
     """Return metadata and tensors of a file that must be the canonical one of just these.
 
-    Raises Integrity.
+    Raises IntegrityError.
     """
     file = read(content, what=what)
     if [name for name, _ in file.metadata] != [KEY] or [
         (item.key, item.dtype, len(item.shape)) for item in file.tensors
     ] != [(key, DType.U8, 1) for key in keys]:
-        raise Integrity(f"{what} has other metadata or tensors than {KEY!r} and {', '.join(keys)}.")
+        raise IntegrityError(
+            f"{what} has other metadata or tensors than {KEY!r} and {', '.join(keys)}."
+        )
     if not is_canonical(content, file):
-        raise Integrity(f"{what} is not in canonical form.")
+        raise IntegrityError(f"{what} is not in canonical form.")
     return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}"), {
         item.key: memoryview(item.content) for item in file.tensors
     }
 
 
 def description(content: bytes, *, what: str) -> dict[str, Json]:
-    """Return the description of a binary object, whatever its parts. Raises Integrity."""
+    """Return the description of a binary object, whatever its parts. Raises IntegrityError."""
     metadata = read(content, what=what).metadata
     if [name for name, _ in metadata] != [KEY]:
-        raise Integrity(f"{what} has other metadata than {KEY!r}.")
+        raise IntegrityError(f"{what} has other metadata than {KEY!r}.")
     return load(metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}")

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from share_registry.errors import Format, Integrity
+from share_registry.errors import FormatError, IntegrityError
 from share_registry.format.canonical import Json, dump, load, sha256
 from share_registry.format.layout import FORMAT_VERSION, Entry, Strict, _first, described
 from share_registry.names import NAME, Digest
@@ -81,7 +81,7 @@ class TaskVersionRef(Strict):
     version: NumberField
 
 
-class Absorbed(Strict):
+class AbsorbedTask(Strict):
     """One task's new version in an absorb, refit or merge record.
 
     Attributes:
@@ -127,7 +127,7 @@ class _Record(Strict):
         return sha256(self.to_bytes())
 
 
-class Create(_Record):
+class CreateRecord(_Record):
     """Record 1: the space begins; its parent is the digest of FORMAT."""
 
     kind: Literal["create"] = "create"
@@ -135,7 +135,7 @@ class Create(_Record):
     policy: PolicyBody
 
 
-class Absorb(_Record):
+class AbsorbRecord(_Record):
     """Adapters become new task versions, sorted by task.
 
     `basis`, where one was fitted to them, is the space's basis from here on.
@@ -143,10 +143,10 @@ class Absorb(_Record):
 
     kind: Literal["absorb"] = "absorb"
     basis: DigestField | None = None
-    tasks: Annotated[list[Absorbed], Field(min_length=1, max_length=65_536)]
+    tasks: Annotated[list[AbsorbedTask], Field(min_length=1, max_length=65_536)]
 
 
-class Refit(_Record):
+class RefitRecord(_Record):
     """A new basis for the commits that follow.
 
     Tasks that are re-expressed in it get new versions, sorted by task.
@@ -154,10 +154,10 @@ class Refit(_Record):
 
     kind: Literal["refit"] = "refit"
     basis: DigestField
-    tasks: Annotated[list[Absorbed], Field(max_length=65_536)] = []
+    tasks: Annotated[list[AbsorbedTask], Field(max_length=65_536)] = []
 
 
-class Merge(_Record):
+class MergeRecord(_Record):
     """A task version made of others.
 
     Those that `derived_from` names, with these weights in the same order.
@@ -168,10 +168,10 @@ class Merge(_Record):
     weights: Annotated[list[WeightField], Field(min_length=1, max_length=1024)]
     density: DecimalField | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 53)] | None = None
-    tasks: Annotated[list[Absorbed], Field(min_length=1, max_length=1)]
+    tasks: Annotated[list[AbsorbedTask], Field(min_length=1, max_length=1)]
 
 
-class Restore(_Record):
+class RestoreRecord(_Record):
     """An earlier version of a task becomes its newest version (and the task live again)."""
 
     kind: Literal["restore"] = "restore"
@@ -180,14 +180,14 @@ class Restore(_Record):
     of: NumberField
 
 
-class Drop(_Record):
+class DropRecord(_Record):
     """A task stops being listed; its versions stay."""
 
     kind: Literal["drop"] = "drop"
     task: NameField
 
 
-class Rename(_Record):
+class RenameRecord(_Record):
     """A task gets a new name.
 
     The old one keeps leading to it and is never given to another task.
@@ -198,14 +198,14 @@ class Rename(_Record):
     name: NameField
 
 
-class SetPolicy(_Record):
+class PolicyRecord(_Record):
     """The space's policy from now on."""
 
     kind: Literal["policy"] = "policy"
     policy: PolicyBody
 
 
-class Alias(_Record):
+class AliasRecord(_Record):
     """An alias of a task moves to a version, or is removed (no version)."""
 
     kind: Literal["alias"] = "alias"
@@ -214,7 +214,7 @@ class Alias(_Record):
     version: NumberField | None = None
 
 
-class Tag(_Record):
+class TagRecord(_Record):
     """A tag names a commit of the space, for ever."""
 
     kind: Literal["tag"] = "tag"
@@ -222,7 +222,7 @@ class Tag(_Record):
     commit: NumberField
 
 
-class Annotate(_Record):
+class AnnotateRecord(_Record):
     """Labels and metrics of a task version change; which, stands in the note."""
 
     kind: Literal["annotate"] = "annotate"
@@ -231,7 +231,17 @@ class Annotate(_Record):
 
 
 Record = (
-    Create | Absorb | Refit | Merge | Restore | Drop | Rename | SetPolicy | Alias | Tag | Annotate
+    CreateRecord
+    | AbsorbRecord
+    | RefitRecord
+    | MergeRecord
+    | RestoreRecord
+    | DropRecord
+    | RenameRecord
+    | PolicyRecord
+    | AliasRecord
+    | TagRecord
+    | AnnotateRecord
 )
 RECORD: Final[TypeAdapter[Record]] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
@@ -284,11 +294,11 @@ class Note(Strict):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Note":
-        """Parse a note object. Raises Integrity."""
+        """Parse a note object. Raises IntegrityError."""
         try:
             return cls.model_validate(described(load(content, what="note"), "note"))
         except ValidationError as error:
-            raise Integrity(f"note is malformed: {_first(error)}") from error
+            raise IntegrityError(f"note is malformed: {_first(error)}") from error
 
     def of(self, task: str) -> TaskNote:
         """Return what the note says of a task, empty where nothing."""
@@ -299,15 +309,15 @@ def parse_record(content: bytes, *, what: str = "record") -> Record:
     """Parse one record.
 
     Raises:
-        Integrity: malformed.
-        Format: of another format version, or requiring a feature this release does not know.
+        IntegrityError: malformed.
+        FormatError: of another format version, or requiring a feature this release does not know.
     """
     value = load(content, what=what)
     _check_version(value, what)
     try:
         record = RECORD.validate_python(value)
     except ValidationError as error:
-        raise Integrity(f"{what} is malformed: {_first(error)}") from error
+        raise IntegrityError(f"{what} is malformed: {_first(error)}") from error
     _check_tasks(record, what)
     return record
 
@@ -315,22 +325,22 @@ def parse_record(content: bytes, *, what: str = "record") -> Record:
 def parse_format(content: bytes) -> StoreFormat:
     """Parse a FORMAT file.
 
-    Raises Integrity, or Format where it is of another version or needs an unknown read feature.
+    Raises IntegrityError, or Format where it is of another version or needs an unknown read feature.
     """
     value = load(content, what="FORMAT", limit=1 << 20)
     if value.get("magic") != MAGIC:
-        raise Format("FORMAT is not of a share_registry store.", hint="Check the location.")
+        raise FormatError("FORMAT is not of a share_registry store.", hint="Check the location.")
     if value.get("version") != FORMAT_VERSION:
-        raise Format(
+        raise FormatError(
             f"store has format version {value.get('version')}, this release reads {FORMAT_VERSION}.",
             hint="Use a release that reads it.",
         )
     try:
         found = StoreFormat.model_validate(value)
     except ValidationError as error:
-        raise Integrity(f"FORMAT is malformed: {_first(error)}") from error
+        raise IntegrityError(f"FORMAT is malformed: {_first(error)}") from error
     if found.read:
-        raise Format(
+        raise FormatError(
             f"store needs the unknown features {found.read}.", hint="Upgrade share_registry."
         )
     return found
@@ -349,24 +359,24 @@ def decimal(value: float) -> str:
 
 
 def _check_tasks(record: Record, what: str) -> None:
-    """Check what the types cannot say (spec REC-16 to REC-18). Raises Integrity."""
-    if isinstance(record, Absorb | Refit | Merge) and any(
+    """Check what the types cannot say (spec REC-16 to REC-18). Raises IntegrityError."""
+    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord) and any(
         (entry.before is not None) != (record.kind == "refit") for entry in record.tasks
     ):
-        raise Integrity(
+        raise IntegrityError(
             f"{what} is of kind {record.kind}, where an error before {'is needed' if record.kind == 'refit' else 'has no place'}."
         )
-    if isinstance(record, Merge) and len(record.weights) != len(record.tasks[0].derived_from):
-        raise Integrity(
+    if isinstance(record, MergeRecord) and len(record.weights) != len(record.tasks[0].derived_from):
+        raise IntegrityError(
             f"{what} has {len(record.weights)} weights for {len(record.tasks[0].derived_from)} parents."
         )
 
 
 def _check_version(value: dict[str, Json], what: str) -> None:
     if not isinstance(value.get("format"), int):
-        raise Integrity(f"{what} says no format version, expected {FORMAT_VERSION}.")
+        raise IntegrityError(f"{what} says no format version, expected {FORMAT_VERSION}.")
     if value["format"] != FORMAT_VERSION:
-        raise Format(
+        raise FormatError(
             f"{what} has format {value['format']!r}, this release reads {FORMAT_VERSION}.",
             hint="Upgrade share_registry.",
         )
@@ -377,7 +387,7 @@ def _check_version(value: dict[str, Json], what: str) -> None:
         else ["?"]
     )
     if unknown:
-        raise Format(
+        raise FormatError(
             f"{what} requires the unknown features {', '.join(unknown)}.",
             hint="Upgrade share_registry.",
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format import foreign_json
 from share_registry.format.layout import MAX_DIMENSIONS, MAX_TENSORS, DType
 
@@ -60,14 +60,16 @@ def read(content: bytes, *, what: str) -> File:
         what: How messages name it.
 
     Raises:
-        Integrity: truncated, longer than declared, a malformed header, an unknown element type, or
+        IntegrityError: truncated, longer than declared, a malformed header, an unknown element type, or
             a limit passed.
     """
     header, body = _split(content, what)
     entries = foreign_json.parse(header, what=f"header of {what}", limit=MAX_HEADER_BYTES)
     metadata = _metadata(entries.pop(_METADATA, {}), what)
     if len(entries) > MAX_TENSORS:
-        raise Integrity(f"{what} has {len(entries)} tensors, more than the limit of {MAX_TENSORS}.")
+        raise IntegrityError(
+            f"{what} has {len(entries)} tensors, more than the limit of {MAX_TENSORS}."
+        )
     spans = sorted(
         (_span(key, entry, what) for key, entry in entries.items()),
         key=lambda span: (span[2], span[3]),
@@ -78,7 +80,7 @@ def read(content: bytes, *, what: str) -> File:
 def write(metadata: Iterable[tuple[str, str]], items: Sequence[Item]) -> bytes:
     """Return the canonical file.
 
-    Raises Integrity where an item's bytes do not fit its shape, or a key or metadata name
+    Raises IntegrityError where an item's bytes do not fit its shape, or a key or metadata name
     stands there twice.
     """
     return b"".join((_header(list(metadata), items), *(item.content for item in items)))
@@ -103,7 +105,7 @@ def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes
     for item in items:
         expected = _elements(item.key, item.shape, "file to write") * item.dtype.size_bytes
         if len(item.content) != expected or item.key in header:
-            raise Integrity(
+            raise IntegrityError(
                 f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, or stands there twice."
             )
         header[item.key] = {
@@ -113,7 +115,7 @@ def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes
         }
         position += expected
     if len({name for name, _ in metadata}) != len(metadata):
-        raise Integrity("a metadata name stands there twice.")
+        raise IntegrityError("a metadata name stands there twice.")
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -121,30 +123,30 @@ def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes
 
 def _split(content: bytes, what: str) -> tuple[bytes, memoryview]:
     if len(content) < 10:
-        raise Integrity(f"{what} has {len(content)} bytes, a safetensors file at least 10.")
+        raise IntegrityError(f"{what} has {len(content)} bytes, a safetensors file at least 10.")
     size = int.from_bytes(content[:8], "little")
     if size > MAX_HEADER_BYTES:
-        raise Integrity(
+        raise IntegrityError(
             f"{what} declares a header of {size} bytes, more than the limit of {MAX_HEADER_BYTES}."
         )
     if size > len(content) - 8:
-        raise Integrity(
+        raise IntegrityError(
             f"{what} is truncated: its header has {size} bytes, the file {len(content) - 8} after the length."
         )
     header = content[8 : 8 + size]
     if not header.startswith(b"{"):
-        raise Integrity(f"header of {what} starts with {header[:1]!r}, expected '{{'.")
+        raise IntegrityError(f"header of {what} starts with {header[:1]!r}, expected '{{'.")
     return header, memoryview(content)[8 + size :]
 
 
 def _metadata(value: object, what: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
-        raise Integrity(
+        raise IntegrityError(
             f"metadata of {what} is a {type(value).__name__}, expected an object of texts."
         )
     for name, text in value.items():
         if not isinstance(text, str) or len(name) > MAX_KEY_BYTES:
-            raise Integrity(
+            raise IntegrityError(
                 f"metadata {name[:80]!r} of {what} is a {type(text).__name__}, expected a text with a name of at most {MAX_KEY_BYTES} characters."
             )
     return tuple(value.items())
@@ -153,26 +155,26 @@ def _metadata(value: object, what: str) -> tuple[tuple[str, str], ...]:
 def _span(key: str, entry: object, what: str) -> tuple[str, DType, int, int, tuple[int, ...]]:
     """Return key, element type, begin, end and shape of one header entry."""
     if not key or len(key.encode()) > MAX_KEY_BYTES or not key.isprintable():
-        raise Integrity(
+        raise IntegrityError(
             f"tensor name {key[:80]!r} of {what} is not 1 to {MAX_KEY_BYTES} printable bytes."
         )
     if not isinstance(entry, dict) or set(entry) != _MEMBERS:
-        raise Integrity(
+        raise IntegrityError(
             f"tensor {key!r} of {what} has the members {_names(entry)}, expected dtype, shape and data_offsets."
         )
     if entry["dtype"] not in list(DType.__members__):
-        raise Integrity(
+        raise IntegrityError(
             f"tensor {key!r} of {what} has the element type {entry['dtype']!r}, expected one of {', '.join(DType.__members__)}."
         )
     dtype = DType(entry["dtype"])
     shape, offsets = _integers(entry["shape"]), _integers(entry["data_offsets"])
     if shape is None or offsets is None or len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
-        raise Integrity(
+        raise IntegrityError(
             f"tensor {key!r} of {what} has shape {entry['shape']!r} and data_offsets {entry['data_offsets']!r}, expected lists of sizes."
         )
     expected = _elements(key, shape, what) * dtype.size_bytes
     if offsets[1] - offsets[0] != expected:
-        raise Integrity(
+        raise IntegrityError(
             f"tensor {key!r} of {what} has {offsets[1] - offsets[0]} bytes, expected {expected} for {dtype} {list(shape)}."
         )
     return key, dtype, offsets[0], offsets[1], shape
@@ -184,17 +186,17 @@ def _cut(
     position = 0
     for key, dtype, begin, end, shape in spans:
         if begin != position:
-            raise Integrity(
+            raise IntegrityError(
                 f"tensor {key!r} of {what} begins at byte {begin}, expected {position}: the tensors overlap or leave a hole."
             )
         if end > len(body):
-            raise Integrity(
+            raise IntegrityError(
                 f"{what} is truncated: tensor {key!r} ends at byte {end} of {len(body)}."
             )
         yield Item(key=key, dtype=dtype, shape=shape, content=body[begin:end])
         position = end
     if position != len(body):
-        raise Integrity(f"{what} has {len(body)} bytes of tensors, expected {position}.")
+        raise IntegrityError(f"{what} has {len(body)} bytes of tensors, expected {position}.")
 
 
 def _integers(value: object) -> tuple[int, ...] | None:
@@ -208,7 +210,7 @@ def _elements(key: str, shape: Sequence[int], what: str) -> int:
     for size in shape:
         count *= size
         if count > _MAX_ELEMENTS:
-            raise Integrity(
+            raise IntegrityError(
                 f"tensor {key!r} of {what} has the shape {list(shape)}, more than {_MAX_ELEMENTS} elements."
             )
     return count

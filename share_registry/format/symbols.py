@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format.frames import (
     FAST,
     SMALLEST,
@@ -72,7 +72,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Coded:
+class CodedSymbols:
     """Rows as bytes: the group of each row, the groups, the lengths of all pieces in order, and the bytes."""
 
     groups_of_rows: NDArray[np.uint8]
@@ -81,10 +81,10 @@ class Coded:
     content: bytes
 
 
-def encode_rows(rows: Sequence[Ints]) -> Coded:
+def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
     """Return rows of any widths as bytes, groups side by side.
 
-    Raises Integrity where a symbol is 2**23 or more.
+    Raises IntegrityError where a symbol is 2**23 or more.
     """
     segments = _segments(rows)
     assignment = np.zeros(len(rows), np.uint8)
@@ -96,7 +96,7 @@ def encode_rows(rows: Sequence[Ints]) -> Coded:
         if sum(map(len, gathered)) >= _SIDE_BY_SIDE
         else [_encode_group(symbols) for symbols in gathered]
     )
-    return Coded(
+    return CodedSymbols(
         groups_of_rows=assignment,
         groups=tuple(group for group, _, _ in made),
         pieces=tuple(len(piece) for _, stored, _ in made for piece in stored),
@@ -119,7 +119,7 @@ def piece_counts(
 ) -> list[int]:
     """Return the number of pieces of each group.
 
-    Raises Integrity where a row names a group that is not there.
+    Raises IntegrityError where a row names a group that is not there.
     """
     return [
         len(piece_sizes(group.packed_bytes(count)))
@@ -146,14 +146,14 @@ def decode_rows(
         rows of zeros share one number.
 
     Raises:
-        Integrity: lengths that do not fit, a group or symbol out of range, or damaged frames.
+        IntegrityError: lengths that do not fit, a group or symbol out of range, or damaged frames.
     """
     counts = _counts(_widths(shapes), groups_of_rows, groups)
     expected = sum(pieces) + sum(
         group.low_bytes(count) for group, count in zip(groups, counts, strict=True)
     )
     if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
-        raise Integrity(
+        raise IntegrityError(
             f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}."
         )
     arrays, places = _places(shapes, groups_of_rows, groups)
@@ -178,7 +178,7 @@ def _counted(row: Ints) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _SymbolPart:
     """The bytes of one group, and how many symbols and pieces of which length they are."""
 
     number: int
@@ -190,13 +190,13 @@ class _Part:
 
 def _parts(
     content: memoryview, groups: Sequence[Group], counts: Sequence[int], pieces: Sequence[int]
-) -> Iterator[_Part]:
+) -> Iterator[_SymbolPart]:
     position, taken = 0, 0
     for number, (group, count) in enumerate(zip(groups, counts, strict=True), start=1):
         lengths = pieces[taken : taken + len(piece_sizes(group.packed_bytes(count)))]
         taken += len(lengths)
         end = position + sum(lengths) + group.low_bytes(count)
-        yield _Part(number, group, count, lengths, content[position:end])
+        yield _SymbolPart(number, group, count, lengths, content[position:end])
         position = end
 
 
@@ -261,7 +261,7 @@ def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
             filled, taken = filled + count, taken + count
 
 
-def _packed(part: _Part) -> NDArray[np.uint8]:
+def _packed(part: _SymbolPart) -> NDArray[np.uint8]:
     """Return the packed high parts of a group, expanded."""
     bounds = np.cumsum([0, *part.lengths]).tolist()
     stored = [part.content[start:end] for start, end in pairwise(bounds)]
@@ -271,7 +271,7 @@ def _packed(part: _Part) -> NDArray[np.uint8]:
     )
 
 
-def _chunks(part: _Part, packed: NDArray[np.uint8]) -> Iterator[_Symbols]:
+def _chunks(part: _SymbolPart, packed: NDArray[np.uint8]) -> Iterator[_Symbols]:
     """Yield the symbols of a group, some at a time, in the narrowest type that surely holds them."""
     group = part.group
     planes = np.frombuffer(part.content[sum(part.lengths) :], np.uint8).reshape(
@@ -294,7 +294,7 @@ def _joined(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _S
         np.left_shift(symbols, shift, out=symbols), _from_low_planes(planes, len(high)), out=symbols
     )
     if shift > MAX_BITS - 8 and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
-        raise Integrity(f"a symbol is not below 2**{MAX_BITS}.")
+        raise IntegrityError(f"a symbol is not below 2**{MAX_BITS}.")
     return symbols
 
 
@@ -302,7 +302,9 @@ def _counts(
     widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
 ) -> list[int]:
     if len(groups_of_rows) and int(groups_of_rows.max()) > len(groups):
-        raise Integrity(f"a row is of group {int(groups_of_rows.max())}, there are {len(groups)}.")
+        raise IntegrityError(
+            f"a row is of group {int(groups_of_rows.max())}, there are {len(groups)}."
+        )
     return [int(widths[groups_of_rows == number].sum()) for number in range(1, len(groups) + 1)]
 
 
@@ -323,7 +325,7 @@ def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np
     if count == 1:
         return (values ^ 128).view(np.int8)
     if len(values) and int(values.max()) >= base**count:
-        raise Integrity(
+        raise IntegrityError(
             f"a byte of packed symbols is {int(values.max())}, expected below {base}**{count}."
         )
     return np.take(_digits(packing), values, axis=0).reshape(-1)[:symbols]
@@ -438,11 +440,11 @@ def _entropy(counts: NDArray[np.int64]) -> float:
 def _best_group(symbols: Ints) -> Group:
     """Return the packing and shift that make a sample of the symbols smallest.
 
-    Raises Integrity where none can hold them.
+    Raises IntegrityError where none can hold them.
     """
     peak = max(int(symbols.max()), -int(symbols.min()))
     if peak >> MAX_BITS:
-        raise Integrity(f"symbol {peak} is not below 2**{MAX_BITS}.")
+        raise IntegrityError(f"symbol {peak} is not below 2**{MAX_BITS}.")
     sample = symbols[:_SAMPLE]
     spread = float(np.square(sample, dtype=np.float64).mean()) ** 0.5
     least = max(0, peak.bit_length() - 7)

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format.canonical import Json
 from share_registry.format.frames import (
     from_planes,
@@ -31,16 +31,16 @@ def encode_tensor(content: bytes, *, dtype: DType) -> bytes:
 
 
 def decode_tensor(content: bytes, *, dtype: DType, size: int) -> bytes:
-    """Return the `size` bytes of a tensor. Raises Integrity."""
+    """Return the `size` bytes of a tensor. Raises IntegrityError."""
     entries, parts = unpack(content, ("planes", "table"), what=_WHAT)
     if described(entries, "tensor") != _described(dtype, size) or size % dtype.size_bytes:
-        raise Integrity(
+        raise IntegrityError(
             f"{_WHAT} says {entries}, expected {size} bytes of width {dtype.size_bytes}."
         )
     sizes = [size // dtype.size_bytes] * dtype.size_bytes
     table = np.frombuffer(parts["table"], np.uint8)
     if len(table) != _LENGTH_BYTES * sum(len(piece_sizes(plane)) for plane in sizes):
-        raise Integrity(
+        raise IntegrityError(
             f"{_WHAT} has a table of {len(table)} bytes, which does not fit {size} bytes."
         )
     lengths = (table.reshape(-1, _LENGTH_BYTES).astype(np.int64) @ (1, 1 << 8, 1 << 16)).tolist()

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from share_registry.errors import Refused
+from share_registry.errors import RefusedError
 from share_registry.materialize.blocks import (
     HostRows,
     Index,
@@ -23,7 +23,7 @@ from share_registry.materialize.blocks import (
     send_rows,
 )
 from share_registry.materialize.decoder import Reader
-from share_registry.materialize.device import Target
+from share_registry.materialize.device import DeviceTarget
 from share_registry.materialize.factors import Slot
 from share_registry.materialize.lru import Residents
 from share_registry.names import Digest
@@ -53,7 +53,7 @@ class Sized(Protocol):
 
 
 R = TypeVar("R", bound=Sized)
-Make = Callable[[Reader, Digest, Mapping[RowsKey, Index], Target], R]
+Make = Callable[[Reader, Digest, Mapping[RowsKey, Index], DeviceTarget], R]
 """Makes the recipe of an adapter."""
 
 
@@ -87,7 +87,7 @@ class Bank(Generic[R]):
         self,
         open_reader: Callable[[], Reader],
         make: Make[R],
-        target: Target,
+        target: DeviceTarget,
         *,
         limit_bytes: int | None,
     ) -> None:
@@ -119,8 +119,8 @@ class Bank(Generic[R]):
         Return them and those that are left.
 
         Raises:
-            Refused: the first does not fit into the limit by itself.
-            Integrity: stored bytes are not what they should be.
+            RefusedError: the first does not fit into the limit by itself.
+            IntegrityError: stored bytes are not what they should be.
         """
         holding: Holding[R] = Holding()
         with self._lock:
@@ -129,7 +129,7 @@ class Bank(Generic[R]):
                 taken += 1
             self._target.settle()
         if digests and not taken:
-            raise Refused(
+            raise RefusedError(
                 f"adapter object {digests[0]} does not fit into the memory_limit of {self._residents.limit_bytes} bytes with the rows it is made of.",
                 hint="Give a larger memory_limit, or None.",
             )

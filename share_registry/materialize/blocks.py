@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from share_registry.materialize.decoder import Reader
-from share_registry.materialize.device import Target
+from share_registry.materialize.device import DeviceTarget
 from share_registry.names import Digest, Side
 
 Member = tuple[str, Side]
@@ -38,7 +38,7 @@ class RowsKey(NamedTuple):
     kept: bool = False
 
 
-class Place(NamedTuple):
+class BlockPlace(NamedTuple):
     """Where a factor's rows are: which stack, and which position in it."""
 
     stack: int
@@ -57,7 +57,7 @@ class Index:
     """
 
     shapes: Mapping[Member, tuple[int, ...]]
-    places: Mapping[Member, Place]
+    places: Mapping[Member, BlockPlace]
     largest: Mapping[Member, int]
 
 
@@ -71,7 +71,7 @@ class HostRows:
     stacks: tuple[NDArray[Any], ...]
     index: Index
 
-    def size_bytes(self, target: Target, *, as_floats: bool) -> int:
+    def size_bytes(self, target: DeviceTarget, *, as_floats: bool) -> int:
         """Return the bytes of them on a device."""
         return sum(
             stack.size
@@ -93,13 +93,13 @@ class ResidentRows:
     as_floats: bool
     size_bytes: int
 
-    def slice(self, place: Place, begin: int, end: int) -> Tensor:
+    def slice(self, place: BlockPlace, begin: int, end: int) -> Tensor:
         """Return the rows (end - begin, k, m) of consecutive factors, counted from a place."""
         return self.stacks[place.stack][place.at + begin : place.at + end]
 
 
 def rows_needed(reader: Reader, digest: Digest) -> set[RowsKey]:
-    """Return the rows that an adapter may be made of. Raises Integrity."""
+    """Return the rows that an adapter may be made of. Raises IntegrityError."""
     reader.chain(digest)
     found: set[RowsKey] = set()
     current: Digest | None = digest
@@ -113,7 +113,7 @@ def rows_needed(reader: Reader, digest: Digest) -> set[RowsKey]:
 
 
 def host_rows(reader: Reader, key: RowsKey) -> HostRows:
-    """Return the rows of an object. Raises Integrity."""
+    """Return the rows of an object. Raises IntegrityError."""
     if key.kept:
         return _stacked(_kept(reader, key.digest))
     return _stacked(
@@ -123,7 +123,7 @@ def host_rows(reader: Reader, key: RowsKey) -> HostRows:
     )
 
 
-def send_rows(host: HostRows, target: Target, *, as_floats: bool) -> ResidentRows:
+def send_rows(host: HostRows, target: DeviceTarget, *, as_floats: bool) -> ResidentRows:
     """Return rows on their way to a device."""
     stacks = tuple(
         target.send(stack, target.compute if as_floats and stack.dtype != np.float32 else None)
@@ -164,7 +164,7 @@ def _stacked(blocks: "Iterable[tuple[Member, NDArray[Any]]]") -> HostRows:
     by_shape: dict[tuple[int, ...], tuple[int, list[NDArray[Any]], list[int]]] = {}
     shapes, places, largest = (
         dict[Member, tuple[int, ...]](),
-        dict[Member, Place](),
+        dict[Member, BlockPlace](),
         dict[Member, int](),
     )
     for member, block in blocks:
@@ -172,7 +172,7 @@ def _stacked(blocks: "Iterable[tuple[Member, NDArray[Any]]]") -> HostRows:
         bound = _largest(block)
         if bound:
             number, stack, bounds = by_shape.setdefault(block.shape, (len(by_shape), [], []))
-            places[member], largest[member] = Place(number, len(stack)), bound
+            places[member], largest[member] = BlockPlace(number, len(stack)), bound
             stack.append(block)
             bounds.append(bound)
     stacks = tuple(_narrow(stack, max(bounds)) for _, stack, bounds in by_shape.values())

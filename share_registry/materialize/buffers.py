@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 
 Allocate = Callable[[int, torch.dtype], Tensor]
 """Returns so many numbers, not initialised."""
@@ -115,14 +115,14 @@ class Buffers:
 
 
 def checked(out: Buffers, device: torch.device) -> Buffers:
-    """Return buffers to write into. Raises InvalidInput where they are no buffers of the device."""
+    """Return buffers to write into. Raises InvalidInputError where they are no buffers of the device."""
     if not isinstance(out, Buffers):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"out is {type(out).__name__}, expected Buffers.",
             hint="Make them once with `materializer.buffers()`.",
         )
     if out.device != device:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"out is on {out.device}, results are made on {device}.",
             hint="Make it with `buffers()` of the same materializer.",
         )

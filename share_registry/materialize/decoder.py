@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 import torch
 
 from share_registry.algebra.decode import decode_side, is_bounded
-from share_registry.errors import Integrity, NotFound, ShareRegistryError
+from share_registry.errors import IntegrityError, NotFoundError, ShareRegistryError
 from share_registry.exchange.factor_pairs import Rows, rows_of
 from share_registry.exchange.tensors import TORCH, all_finite, empty_tensors, tensor_of
 from share_registry.format import adapter_object, basis_object
@@ -121,13 +121,13 @@ class Reader:
         self._decoded.clear()
 
     def open(self, digest: Digest) -> Opened:
-        """Return an adapter object, verified. Raises Integrity."""
+        """Return an adapter object, verified. Raises IntegrityError."""
         return self._opened.get(
             digest, lambda: self._open(self._read(digest, MAX_OBJECT_BYTES)), _opened_bytes
         )
 
     def layout(self, digest: Digest) -> Layout:
-        """Return a layout object, verified. Raises Integrity."""
+        """Return a layout object, verified. Raises IntegrityError."""
         return self._layouts.get(
             digest, lambda: Layout.from_bytes(self._read(digest, MAX_LAYOUT_BYTES)), _layout_bytes
         )
@@ -135,7 +135,7 @@ class Reader:
     def is_basis(self, digest: Digest) -> bool:
         """Tell whether an object is a basis object and no adapter object.
 
-        Raises Integrity where it is neither.
+        Raises IntegrityError where it is neither.
         """
         return (
             digest not in self._opened
@@ -143,10 +143,10 @@ class Reader:
         )
 
     def basis(self, digest: Digest) -> StoredBasis:
-        """Return a basis object, verified. Raises Integrity."""
+        """Return a basis object, verified. Raises IntegrityError."""
         found = self._bases.get(digest, lambda: self._basis(digest), _basis_bytes)
         if found is None:
-            raise Integrity(
+            raise IntegrityError(
                 f"object {digest} is no basis object, though something refers to it as one."
             )
         return found
@@ -154,14 +154,14 @@ class Reader:
     def chain(self, digest: Digest) -> int:
         """Return how many previous versions an object's decoding passes through.
 
-        Raises Integrity beyond the limit.
+        Raises IntegrityError beyond the limit.
         """
         depth = 0
         previous = self.open(digest).stored.previous
         while previous is not None:
             depth += 1
             if depth > MAX_CHAIN:
-                raise Integrity(
+                raise IntegrityError(
                     f"adapter object {digest}: chain of previous versions is deeper than {MAX_CHAIN}."
                 )
             previous = self.open(previous).stored.previous
@@ -207,7 +207,7 @@ class Reader:
                         if not (
                             _are_bounded(modules, side, spec.dtype) or all_finite(made[spec.key])
                         ):  # spec DEC-08
-                            raise Integrity(
+                            raise IntegrityError(
                                 f"tensor {spec.key!r} has a value that {spec.dtype} does not hold."
                             )
 
@@ -221,8 +221,8 @@ class Reader:
         """Return an object that something refers to: that it is gone is damage."""
         try:
             return self._store.get(digest, limit=limit)
-        except NotFound as error:
-            raise Integrity(
+        except NotFoundError as error:
+            raise IntegrityError(
                 f"object {digest} is not in the store, though a version needs it.",
                 hint="Bring it back from a copy of the store.",
             ) from error
@@ -260,7 +260,7 @@ class Reader:
         if position in opened.stored.verbatim:
             return _tensor(spec, opened.stored.verbatim[position])
         if position not in opened.stored.external:
-            raise Integrity(f"tensor {spec.key!r} is neither coded nor kept.")
+            raise IntegrityError(f"tensor {spec.key!r} is neither coded nor kept.")
         return _tensor(
             spec,
             decode_tensor(
@@ -316,12 +316,12 @@ class Reader:
         before = None
         if stored.previous:
             if previous is None:
-                raise Integrity(
+                raise IntegrityError(
                     f"module {shape.module!r} refers to a previous version that is not named."
                 )
             before = previous(shape.module, side)
             if before.shape != (shape.rank, stored.own.shape[1]):
-                raise Integrity(
+                raise IntegrityError(
                     f"module {shape.module!r} side {side}: previous version has shape {tuple(before.shape)}."
                 )
         blocks = [
@@ -341,7 +341,7 @@ class Reader:
             else self._own_rows(source, module, side)
         )
         if rows is None or rows.shape[1] != width:
-            raise Integrity(
+            raise IntegrityError(
                 f"object {source} has no block for module {module!r} side {side} of width {width}."
             )
         return torch.from_numpy(rows).to(device)
@@ -365,7 +365,7 @@ class Reader:
 
         def of(module: str, side: Side) -> torch.Tensor:
             if module not in names:
-                raise Integrity(
+                raise IntegrityError(
                     f"adapter object {digest}: module {module!r} is not there, though a later version refers to it."
                 )
             return rows[names[module]][0 if side is Side.A else 1]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 
 SCRATCH_NUMBERS: Final = 1 << 18
 """Of intermediate results on the CPU: 1 MiB of float32, which the second-level cache holds."""
@@ -22,7 +22,7 @@ _ON_GPU: Final = 64
 """Times as much on a GPU, where a launch is dearer than memory."""
 
 
-class Target:
+class DeviceTarget:
     """A device with what is computed there.
 
     Args:
@@ -86,15 +86,15 @@ _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def device_of(device: str | torch.device) -> str:
-    """Return the name of a device that is there. Raises InvalidInput."""
+    """Return the name of a device that is there. Raises InvalidInputError."""
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>."
         ) from error
     if found.type == "meta":
-        raise InvalidInput(
+        raise InvalidInputError(
             "device 'meta' has no numbers, expected one that has.",
             hint="Use cpu, cuda or cuda:<index>.",
         )
@@ -102,19 +102,19 @@ def device_of(device: str | torch.device) -> str:
         torch.empty(0, dtype=torch.float32, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
-        raise InvalidInput(
+        raise InvalidInputError(
             f"device {str(found)!r} is not there; there is {there}.", hint="Use one of these."
         ) from error
     return str(found)
 
 
 def computing_device(device: str) -> str:
-    """Return the name of a device that is there and computes in float64. Raises InvalidInput."""
+    """Return the name of a device that is there and computes in float64. Raises InvalidInputError."""
     found = device_of(device)
     try:
         float(torch.ones(1, dtype=torch.float64, device=found).sum())
     except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"device {found!r} does not compute in float64.",
             hint="Use cpu or cuda for commits and refits.",
         ) from error
@@ -122,12 +122,12 @@ def computing_device(device: str) -> str:
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """Return a floating torch dtype of a dtype or its name. Raises InvalidInput."""
+    """Return a floating torch dtype of a dtype or its name. Raises InvalidInputError."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found is None and dtype is None:
         return None
     if found not in _DTYPES:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"dtype {dtype!r} is not a floating torch dtype that adapters have.",
             hint="Use float32, float16, bfloat16 or float64.",
         )

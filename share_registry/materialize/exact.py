@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.decode import MAX_PRODUCT_BITS, product_bits
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.materialize.bank import Holding
-from share_registry.materialize.blocks import Member, Place, RowsKey
+from share_registry.materialize.blocks import BlockPlace, Member, RowsKey
 from share_registry.materialize.buffers import Buffers
 from share_registry.materialize.decoder import Opened, Reader
-from share_registry.materialize.device import Target
+from share_registry.materialize.device import DeviceTarget
 from share_registry.materialize.factors import Factors, Slot, dtypes_of, slots_of
 from share_registry.materialize.fast import carved, kept_copies
 from share_registry.materialize.recipe import Indexes, consecutive, kept_tensors, placed
@@ -35,7 +35,7 @@ class ExactTerm:
     """Integers (G, r, k), held by float32, over the rows of consecutive factors of one block, and powers of two (G, 1, 1) float64."""
 
     rows: RowsKey
-    place: Place
+    place: BlockPlace
     coefficients: Tensor
     powers: Tensor
 
@@ -52,7 +52,7 @@ class ExactRun:
     width: int
     dtype: torch.dtype
     terms: tuple[ExactTerm, ...]
-    own: Place | None
+    own: BlockPlace | None
     scales: Tensor
     previous: bool
 
@@ -69,7 +69,7 @@ class ExactRecipe:
     slots: Mapping[str, Slot]
     runs: tuple[ExactRun, ...]
     kept: Mapping[str, Tensor]
-    kept_before: Mapping[Member, Place]
+    kept_before: Mapping[Member, BlockPlace]
     before: "ExactRecipe | None"
     rows: Mapping[RowsKey, bool]
 
@@ -90,14 +90,14 @@ class ExactRecipe:
 
 
 def exact_recipe_of(
-    reader: Reader, digest: Digest, indexes: Indexes, target: Target
+    reader: Reader, digest: Digest, indexes: Indexes, target: DeviceTarget
 ) -> ExactRecipe:
     """Return how an adapter is made; arguments and errors as in `recipe_of`."""
     return _recipe(reader, digest, indexes, target, is_last=True)
 
 
 def _recipe(
-    reader: Reader, digest: Digest, indexes: Indexes, target: Target, *, is_last: bool
+    reader: Reader, digest: Digest, indexes: Indexes, target: DeviceTarget, *, is_last: bool
 ) -> ExactRecipe:
     opened = reader.open(digest)
     before = (
@@ -132,7 +132,9 @@ def _recipe(
 class ExactPass:
     """As `Pass`, with the reference path's bytes."""
 
-    def __init__(self, holding: Holding[ExactRecipe], target: Target, buffers: Buffers) -> None:
+    def __init__(
+        self, holding: Holding[ExactRecipe], target: DeviceTarget, buffers: Buffers
+    ) -> None:
         self._holding, self._target = holding, target
         target.use(holding.tensors())
         wanted = [
@@ -243,7 +245,9 @@ def _stacks(recipe: ExactRecipe, outs: list[Tensor]) -> dict[Member, tuple[Tenso
     }
 
 
-def _runs(digest: Digest, opened: Opened, indexes: Indexes, target: Target) -> Iterator[ExactRun]:
+def _runs(
+    digest: Digest, opened: Opened, indexes: Indexes, target: DeviceTarget
+) -> Iterator[ExactRun]:
     dtypes, alike = dtypes_of(opened.layout), dict[Any, list[tuple[Member, StoredSide]]]()
     for shape, module in zip(opened.layout.modules(), opened.stored.modules, strict=True):
         for side, stored in ((Side.A, module.a), (Side.B, module.b)) if module is not None else ():
@@ -282,7 +286,7 @@ def _runs(digest: Digest, opened: Opened, indexes: Indexes, target: Target) -> I
 def _sources(opened: Opened, member: Member, stored: StoredSide, indexes: Indexes) -> Iterator[int]:
     """Yield the sources whose rows of a factor are not zero, checked.
 
-    Raises Integrity where a product may not be exact.
+    Raises IntegrityError where a product may not be exact.
     """
     for term in stored.terms:
         key, k = RowsKey(opened.stored.sources[term.source]), term.coefficients.shape[1]
@@ -292,7 +296,7 @@ def _sources(opened: Opened, member: Member, stored: StoredSide, indexes: Indexe
                 torch.tensor([[indexes[key].largest[member]]] * k, dtype=torch.int64, device="cpu"),
             )
             if bits > MAX_PRODUCT_BITS:
-                raise Integrity(
+                raise IntegrityError(
                     f"module {member[0]!r} side {member[1]}: coefficients and rows need {bits} bits, more than the {MAX_PRODUCT_BITS} that are exact."
                 )
             yield term.source
@@ -303,14 +307,16 @@ def _check_before(opened: Opened, member: Member, stored: StoredSide, indexes: I
         return
     digest = opened.stored.previous
     if digest is None:
-        raise Integrity(f"module {member[0]!r} refers to a previous version that is not named.")
+        raise IntegrityError(
+            f"module {member[0]!r} refers to a previous version that is not named."
+        )
     kept = RowsKey(digest, kept=True)
     is_kept = kept in indexes and member in indexes[kept].shapes
     placed(indexes[kept if is_kept else RowsKey(digest)], RowsKey(digest), member, stored.own.shape)
 
 
 def _term(
-    key: RowsKey, place: Place, source: int, sides: list[StoredSide], target: Target
+    key: RowsKey, place: BlockPlace, source: int, sides: list[StoredSide], target: DeviceTarget
 ) -> ExactTerm:
     terms = [next(term for term in side.terms if term.source == source) for side in sides]
     powers = np.array([2.0**term.exponent for term in terms])[:, None, None]

@@ -17,7 +17,7 @@ from torch import Tensor
 from share_registry.materialize.bank import Holding
 from share_registry.materialize.blocks import Member, floats
 from share_registry.materialize.buffers import Buffers
-from share_registry.materialize.device import Target
+from share_registry.materialize.device import DeviceTarget
 from share_registry.materialize.factors import Factors
 from share_registry.materialize.recipe import Recipe, Run, Scaled
 from share_registry.names import Digest
@@ -27,7 +27,7 @@ ALIGNED: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class PassJob:
     """Runs over the same blocks, one below the other: of whom, and from which row on."""
 
     runs: tuple[tuple[Digest, Run, int], ...]
@@ -52,7 +52,7 @@ class Pass:
         buffers: Memory of the results; a pass takes its part.
     """
 
-    def __init__(self, holding: Holding[Recipe], target: Target, buffers: Buffers) -> None:
+    def __init__(self, holding: Holding[Recipe], target: DeviceTarget, buffers: Buffers) -> None:
         self._holding, self._target = holding, target
         target.use(holding.tensors())
         self._jobs = _jobs(holding.recipes, target)
@@ -96,7 +96,7 @@ class Pass:
             for digest, recipe in self._holding.recipes.items()
         }
 
-    def _fill(self, job: Job, out: Tensor) -> None:
+    def _fill(self, job: PassJob, out: Tensor) -> None:
         direct, begins_with_rows = out.dtype == self._target.compute, job.begins_with_rows
         for begin, end in _chunks(job, direct=direct, numbers=self._target.scratch_numbers):
             made = (
@@ -130,7 +130,7 @@ class Pass:
         if not written:
             made.zero_()
 
-    def _products(self, job: Job, made: Tensor, begin: int, end: int, *, add: bool) -> None:
+    def _products(self, job: PassJob, made: Tensor, begin: int, end: int, *, add: bool) -> None:
         for number, dense in enumerate(job.runs[0][1].dense):
             weights = [run.dense[number].weights[begin:end] for _, run, _ in job.runs]
             gathered = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
@@ -170,7 +170,7 @@ class Repeated:
         one: The pass; it was filled once, so that everything that is made on first use is there.
     """
 
-    def __init__(self, one: Fillable, target: Target) -> None:
+    def __init__(self, one: Fillable, target: DeviceTarget) -> None:
         self._one = one
         self._graph = self._captured() if target.is_cuda else None
 
@@ -203,7 +203,9 @@ def carved(buffers: Buffers, wanted: Sequence[tuple[tuple[int, ...], torch.dtype
     ]
 
 
-def kept_copies(kept: Mapping[str, Tensor], target: Target, buffers: Buffers) -> dict[str, Tensor]:
+def kept_copies(
+    kept: Mapping[str, Tensor], target: DeviceTarget, buffers: Buffers
+) -> dict[str, Tensor]:
     """Return memory for copies of the tensors kept bit for bit.
 
     What is resident is not the caller's.
@@ -220,7 +222,7 @@ def kept_copies(kept: Mapping[str, Tensor], target: Target, buffers: Buffers) ->
     )
 
 
-def _jobs(recipes: Mapping[Digest, Recipe], target: Target) -> list[Job]:
+def _jobs(recipes: Mapping[Digest, Recipe], target: DeviceTarget) -> list[PassJob]:
     """Put runs over the same blocks together.
 
     As many as there are where they are written directly, else so many that what is made in
@@ -245,10 +247,10 @@ def _jobs(recipes: Mapping[Digest, Recipe], target: Target) -> list[Job]:
                 jobs.append([])
                 first = 0
             jobs[-1].append((digest, run, first))
-    return [Job(runs=tuple(runs)) for jobs in merged.values() for runs in jobs]
+    return [PassJob(runs=tuple(runs)) for jobs in merged.values() for runs in jobs]
 
 
-def _chunks(job: Job, *, direct: bool, numbers: int) -> Iterator[tuple[int, int]]:
+def _chunks(job: PassJob, *, direct: bool, numbers: int) -> Iterator[tuple[int, int]]:
     """Split the factors of a job so that what is made in between has at most so many numbers, or is of one factor."""
     count, ranks, width = job.shape
     needs = [ranks * width] if not direct else []

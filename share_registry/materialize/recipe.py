@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.exchange.tensors import tensor_of
 from share_registry.format.safetensors_file import Item
-from share_registry.materialize.blocks import Index, Member, Place, RowsKey
+from share_registry.materialize.blocks import BlockPlace, Index, Member, RowsKey
 from share_registry.materialize.decoder import Opened, Reader
-from share_registry.materialize.device import Target
+from share_registry.materialize.device import DeviceTarget
 from share_registry.materialize.factors import Slot, dtypes_of, slots_of
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredSide
@@ -43,7 +43,7 @@ class Dense:
     """
 
     rows: RowsKey
-    place: Place
+    place: BlockPlace
     weights: Tensor
 
 
@@ -52,7 +52,7 @@ class Scaled:
     """Rows of one object that a scale each is multiplied with, for `count` factors of a run from `at` on; scales (count, r, 1)."""
 
     rows: RowsKey
-    place: Place
+    place: BlockPlace
     at: int
     count: int
     scales: Tensor
@@ -110,14 +110,14 @@ class _Expanded:
     scaled: "dict[RowsKey, NDArray[np.float64]]" = field(default_factory=dict)
 
 
-def recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: Target) -> Recipe:
+def recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: DeviceTarget) -> Recipe:
     """Return how an adapter is made, its numbers on their way to the device.
 
     Args:
         indexes: Of the rows that `rows_needed` names.
 
     Raises:
-        Integrity: an object is not what a version that refers to it needs.
+        IntegrityError: an object is not what a version that refers to it needs.
     """
     opened = reader.open(digest)
     runs = tuple(_run(group, target) for group in _groups(reader, digest, opened, indexes))
@@ -146,20 +146,21 @@ def kept_tensors(reader: Reader, digest: Digest, opened: Opened) -> dict[str, Te
 
 
 def consecutive(
-    members: Sequence[_T], places: Sequence[Sequence[Place]]
+    members: Sequence[_T], places: Sequence[Sequence[BlockPlace]]
 ) -> Iterator[tuple[int, int]]:
     """Split members into ranges in which every one of their places is the one after the place before."""
     begin = 0
     for end in range(1, len(members) + 1):
         if end == len(members) or any(
-            b != Place(a.stack, a.at + 1) for a, b in zip(places[end - 1], places[end], strict=True)
+            b != BlockPlace(a.stack, a.at + 1)
+            for a, b in zip(places[end - 1], places[end], strict=True)
         ):
             yield begin, end
             begin = end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
+class _ShapeGroup:
     members: list[Member]
     parts: list[_Expanded]
     rank: int
@@ -168,7 +169,9 @@ class _Group:
     indexes: Indexes
 
 
-def _groups(reader: Reader, digest: Digest, opened: Opened, indexes: Indexes) -> Iterator[_Group]:
+def _groups(
+    reader: Reader, digest: Digest, opened: Opened, indexes: Indexes
+) -> Iterator[_ShapeGroup]:
     dtypes, alike = dtypes_of(opened.layout), dict[Any, list[tuple[Member, _Expanded]]]()
     for shape, stored in zip(opened.layout.modules(), opened.stored.modules, strict=True):
         for side, width in ((Side.A, shape.in_), (Side.B, shape.out)) if stored is not None else ():
@@ -186,7 +189,7 @@ def _groups(reader: Reader, digest: Digest, opened: Opened, indexes: Indexes) ->
                 [member for member, _ in found[begin:end]],
                 [part for _, part in found[begin:end]],
             )
-            yield _Group(
+            yield _ShapeGroup(
                 members=members, parts=parts, rank=rank, width=width, dtype=dtype, indexes=indexes
             )
 
@@ -213,7 +216,9 @@ def _expanded(
         if not side.previous:
             return made
         if opened.stored.previous is None:
-            raise Integrity(f"module {member[0]!r} refers to a previous version that is not named.")
+            raise IntegrityError(
+                f"module {member[0]!r} refers to a previous version that is not named."
+            )
         current = opened.stored.previous
 
 
@@ -232,17 +237,17 @@ def _add_terms(
 def placed(index: Index, key: RowsKey, member: Member, shape: tuple[int, ...]) -> bool:
     """Tell whether an object has rows of a factor other than zero.
 
-    Raises Integrity where it has none of the shape at all.
+    Raises IntegrityError where it has none of the shape at all.
     """
     if index.shapes.get(member) != shape:
         found = index.shapes.get(member, "none")
-        raise Integrity(
+        raise IntegrityError(
             f"object {key.digest} has no rows of shape {shape} for module {member[0]!r} side {member[1]}, which a version needs; found {found}."
         )
     return member in index.places
 
 
-def _run(group: _Group, target: Target) -> Run:
+def _run(group: _ShapeGroup, target: DeviceTarget) -> Run:
     dense = [_dense(group, key, target) for key in sorted(group.parts[0].dense)]
     objects = dict.fromkeys(key for part in group.parts for key in part.scaled)
     scaled = [piece for key in objects for piece in _scaled(group, key, target)]
@@ -256,7 +261,7 @@ def _run(group: _Group, target: Target) -> Run:
     )
 
 
-def _dense(group: _Group, key: RowsKey, target: Target) -> Dense:
+def _dense(group: _ShapeGroup, key: RowsKey, target: DeviceTarget) -> Dense:
     weights = np.stack([part.dense[key] for part in group.parts]).astype(np.float32)
     return Dense(
         rows=key,
@@ -265,9 +270,9 @@ def _dense(group: _Group, key: RowsKey, target: Target) -> Dense:
     )
 
 
-def _scaled(group: _Group, key: RowsKey, target: Target) -> Iterator[Scaled]:
+def _scaled(group: _ShapeGroup, key: RowsKey, target: DeviceTarget) -> Iterator[Scaled]:
     having = [at for at, part in enumerate(group.parts) if key in part.scaled]
-    where = [[Place(0, at), group.indexes[key].places[group.members[at]]] for at in having]
+    where = [[BlockPlace(0, at), group.indexes[key].places[group.members[at]]] for at in having]
     for begin, end in consecutive(having, where):
         scales = np.stack([group.parts[at].scaled[key] for at in having[begin:end]]).astype(
             np.float32

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from share_registry.errors import InvalidInput, Refused
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import DEFAULT_ALPHA, DEFAULT_RANK, copied, settings_of
 from share_registry.exchange.peft_model import live_name, live_tensors
@@ -87,9 +87,9 @@ def swap(
         Where they went.
 
     Raises:
-        InvalidInput: the model has other modules, ranks or options there; nothing is changed.
-        NotFound: the model has no adapter of the name.
-        Refused: the adapter is merged into the weights, a value is more than the model's element
+        InvalidInputError: the model has other modules, ranks or options there; nothing is changed.
+        NotFoundError: the model has no adapter of the name.
+        RefusedError: the adapter is merged into the weights, a value is more than the model's element
             type holds, or peft is not installed.
     """
     name = live_name(model, adapter_name)
@@ -106,7 +106,7 @@ def swap(
             if there != tensor.dtype and not (
                 there.is_floating_point and tensor.is_floating_point()
             ):
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"tensor {key!r} is {there} in adapter {seat.name!r} of the model and {tensor.dtype} in this one.",
                     hint=_ANEW,
                 )
@@ -123,20 +123,20 @@ def swap(
 
 
 def _seat(model: Any, name: str, adapter: Adapter) -> Seat:
-    """Find where the tensors go. Raises InvalidInput."""
+    """Find where the tensors go. Raises InvalidInputError."""
     live = live_tensors(model, name)
     shapes = {spec.key: tuple(spec.shape) for spec in adapter.layout.tensors}
     present = {key: tuple(tensor.shape) for key, tensor in live.items()}
     missing, others = sorted(shapes.keys() - present.keys()), sorted(present.keys() - shapes.keys())
     if missing or others:
         what, key = ("has no place for", missing[0]) if missing else ("has besides", others[0])
-        raise InvalidInput(
+        raise InvalidInputError(
             f"adapter {name!r} of the model {what} {key!r} ({len(missing)} tensors too few, {len(others)} too many).",
             hint=_ANEW,
         )
     wrong = next((key for key in shapes if shapes[key] != present[key]), None)
     if wrong is not None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"tensor {wrong!r} is {present[wrong]} in adapter {name!r} of the model and {shapes[wrong]} in this one.",
             hint=_ANEW,
         )
@@ -146,19 +146,19 @@ def _seat(model: Any, name: str, adapter: Adapter) -> Seat:
 
 
 def _check_options(model: Any, seat: Seat, adapter: Adapter) -> None:
-    """Check what may change between two calls. Raises InvalidInput or Refused."""
+    """Check what may change between two calls. Raises InvalidInputError or Refused."""
     for member in _FUNCTION:
         there, here = (
             getattr(model.peft_config[seat.name], member, None),
             adapter.config.get(member),
         )
         if (_plain(there) or None) != (_plain(here) or None):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"adapter {seat.name!r} of the model has {member} = {there!r}, this one has {here!r}.",
                 hint=_ANEW,
             )
     if any(seat.name in getattr(layer, "merged_adapters", ()) for layer, _ in seat.layers):
-        raise Refused(
+        raise RefusedError(
             f"adapter {seat.name!r} is merged into the model's weights.",
             hint="Call `model.unmerge_adapter()` first.",
         )

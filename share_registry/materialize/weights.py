@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from share_registry.errors import InvalidInput, Refused
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import settings_of
 from share_registry.exchange.scales import plain_path, scale_of
@@ -27,7 +27,7 @@ _BY_PEFT: Final = "Load it with `Adapter.apply_to`, or swap it into a model that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class _WeightPlace:
     """The weight of a module and what is added to it.
 
     Scale * (b @ a), transposed where the weight is.
@@ -47,12 +47,12 @@ def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
     Return every weight with a copy of what it was.
 
     Raises:
-        Refused: the adapter is more than dW of weights, or the model's weights cannot be added to
+        RefusedError: the adapter is more than dW of weights, or the model's weights cannot be added to
             or cannot hold the sum.
-        InvalidInput: the model does not have the modules. Nothing is changed.
+        InvalidInputError: the model does not have the modules. Nothing is changed.
     """
     if hasattr(model, "peft_config"):
-        raise Refused(
+        raise RefusedError(
             "the model is a PEFT model, expected the plain one.",
             hint="Use `swap` for an adapter that it has, or unload them first.",
         )
@@ -81,23 +81,23 @@ def unmerge(originals: list[tuple[Tensor, Tensor]]) -> None:
 def _check_adapter(adapter: Adapter) -> None:
     more = [adapter.layout.tensors[position].key for position in adapter.layout.passengers]
     if more:
-        raise Refused(
+        raise RefusedError(
             f"the adapter has tensors that are no factors, such as {more[0]!r} ({len(more)} in all): they cannot be merged as dW.",
             hint=_BY_PEFT,
         )
     if adapter.config.get("alora_invocation_tokens"):
-        raise Refused(
+        raise RefusedError(
             "the adapter acts from its invocation tokens on: merged weights would act everywhere.",
             hint=_BY_PEFT,
         )
     if any(factor.form is Form.EXPERTS for factor in adapter.layout.factors):
-        raise Refused(
+        raise RefusedError(
             "the adapter has factors of experts' parameters, which are not merged here.",
             hint=_BY_PEFT,
         )
 
 
-def _places(model: Any, adapter: Adapter) -> Iterator[_Place]:
+def _places(model: Any, adapter: Adapter) -> Iterator[_WeightPlace]:
     settings = settings_of(adapter.config)
     owners = Counter(
         id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)
@@ -107,12 +107,12 @@ def _places(model: Any, adapter: Adapter) -> Iterator[_Place]:
         try:
             module = model.get_submodule(path)
         except AttributeError as error:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"the model has no module {path!r}, which the adapter has factors for.",
                 hint="Give the base model it was trained on.",
             ) from error
         if owners[id(getattr(module, "weight", None))] > 1:
-            raise Refused(
+            raise RefusedError(
                 f"the weight of {path!r} is another module's too: what is added to it would act there as well.",
                 hint=_BY_PEFT,
             )
@@ -121,7 +121,7 @@ def _places(model: Any, adapter: Adapter) -> Iterator[_Place]:
             for position in (factor.a, factor.b)
         )
         transposed = factor.form is Form.EMBEDDING or type(module).__name__ == _TRANSPOSED
-        yield _Place(
+        yield _WeightPlace(
             path=path,
             weight=_weight(module, path, factor, a, b, transposed),
             a=a,
@@ -140,23 +140,23 @@ def _weight(
         or weight.dtype not in _MERGED_INTO
         or getattr(module, "groups", 1) != 1
     ):
-        raise Refused(
+        raise RefusedError(
             f"module {path!r} ({type(module).__name__}) has no floating-point weight that dW can be added to.",
             hint=_BY_PEFT,
         )
     expected = (b.shape[0], *a.shape[1:]) if not transposed else (*a.shape[1:], b.shape[0])
     if tuple(weight.shape) != expected:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"module {path!r} has a weight of shape {tuple(weight.shape)}, the adapter ({factor.form}) expects {expected}.",
             hint="Give the base model it was trained on.",
         )
     return weight
 
 
-def _merged(place: _Place) -> Tensor:
+def _merged(place: _WeightPlace) -> Tensor:
     """Return a weight with its change, in its element type.
 
-    Raises Refused where that does not hold the sum.
+    Raises RefusedError where that does not hold the sum.
     """
     kind = torch.float64 if place.weight.dtype == torch.float64 else torch.float32
     device = place.weight.device

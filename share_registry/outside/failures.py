@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from share_registry.errors import Integrity, Refused, ShareRegistryError, StoreError
+from share_registry.errors import IntegrityError, RefusedError, ShareRegistryError, StoreError
 
 _NOTHING_DONE: Final = frozenset(
     {
@@ -30,7 +30,7 @@ def nothing_done(error: ShareRegistryError) -> bool:
 
     The system refused before it began, rather than broke on the way.
     """
-    return isinstance(error, Refused) or errno_of(error) in _NOTHING_DONE
+    return isinstance(error, RefusedError) or errno_of(error) in _NOTHING_DONE
 
 
 def errno_of(error: ShareRegistryError) -> int | None:
@@ -51,9 +51,11 @@ def translated(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _translation(error: OSError, path: Path) -> StoreError | Integrity:
+def _translation(error: OSError, path: Path) -> StoreError | IntegrityError:
     if error.errno == errno.ELOOP:
-        return Integrity(f"{path} is a symbolic link, expected a regular file.", hint="Run verify.")
+        return IntegrityError(
+            f"{path} is a symbolic link, expected a regular file.", hint="Run verify."
+        )
     hints = {
         errno.ENOSPC: "Free some space and run it again.",
         errno.EDQUOT: "Raise the quota or free some space and run it again.",

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Final, Self
 
 from share_registry.errors import (
-    Integrity,
-    InvalidInput,
-    NotFound,
-    Refused,
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
     ShareRegistryError,
     StoreError,
 )
@@ -169,8 +169,8 @@ class Outside:
                 another thread, so that one is hashed while the next is read.
 
         Raises:
-            NotFound: there is none.
-            Integrity: not a regular file, or larger than the limit.
+            NotFoundError: there is none.
+            IntegrityError: not a regular file, or larger than the limit.
             StoreError: the system refuses.
         """
         with translated(path):
@@ -181,7 +181,9 @@ class Outside:
                 ):
                     return read_all(self._system, handle, path, limit=limit, seen=seen)
             except FileNotFoundError as error:
-                raise NotFound(f"file {path} does not exist.", hint="Check the path.") from error
+                raise NotFoundError(
+                    f"file {path} does not exist.", hint="Check the path."
+                ) from error
 
     def write_new(
         self, path: Path, content: bytes, *, point: str = "file", frozen: bool = False
@@ -265,7 +267,9 @@ class Outside:
             missing.append(path)
             path = path.parent
         if found is Kind.FILE:
-            raise Refused(f"{path} is a file, expected a directory.", hint="Choose another place.")
+            raise RefusedError(
+                f"{path} is a file, expected a directory.", hint="Choose another place."
+            )
         for directory in reversed(missing):
             with (
                 translated(directory),
@@ -359,7 +363,7 @@ class Outside:
             return self._system.open(name, STEP | NO_FOLLOW, folder=folder)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise Integrity(
+                raise IntegrityError(
                     f"{name!r} on the way to {path} is a link or a file, expected a directory.",
                     hint="Run verify.",
                 ) from error
@@ -428,7 +432,7 @@ class Outside:
             return False
         except OSError as error:
             if error.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-                raise Refused(
+                raise RefusedError(
                     f"the file system of {new} can neither link nor rename without replacing, so two writers could overwrite each other.",
                     hint="Put the registry on another file system.",
                 ) from error
@@ -446,9 +450,9 @@ def _steps(path: Path, root: Path) -> tuple[str, ...]:
     try:
         steps = path.relative_to(root).parts or (".",)
     except ValueError as error:
-        raise InvalidInput(f"path {path} is not below {root}.") from error
+        raise InvalidInputError(f"path {path} is not below {root}.") from error
     if ".." in steps:
-        raise InvalidInput(f"path {path} has a step upwards.")
+        raise InvalidInputError(f"path {path} has a step upwards.")
     return steps
 
 

@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.outside.system import System
 
 PIECE: Final = 1 << 20
@@ -31,14 +31,14 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
             another thread.
 
     Raises:
-        Integrity: not a regular file, or larger than the limit.
+        IntegrityError: not a regular file, or larger than the limit.
         OSError: the system refuses.
     """
     found = system.status(handle)
     if not stat.S_ISREG(found.st_mode):
-        raise Integrity(f"{path} is not a regular file.", hint="Run verify.")
+        raise IntegrityError(f"{path} is not a regular file.", hint="Run verify.")
     if found.st_size > limit:
-        raise Integrity(
+        raise IntegrityError(
             f"{path} has {found.st_size} bytes, more than the limit of {limit}.", hint="Run verify."
         )
     memory = BytesIO(
@@ -56,7 +56,7 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
         content += piece
         size += len(piece)
         if size > limit:
-            raise Integrity(
+            raise IntegrityError(
                 f"{path} grew past the limit of {limit} bytes while it was read.",
                 hint="Run verify.",
             )

@@ -7,13 +7,13 @@ a few directions beside it (Share, arXiv 2602.06043, section 3). Importing this 
 the method under the name SHARE, so that PEFT's own functions know it. Needs peft 0.15 or newer.
 """
 
-from share_registry.errors import Refused
+from share_registry.errors import RefusedError
 
 try:
     from peft.utils import register_peft_method
     from peft.utils.peft_types import PeftType
 except ImportError as error:
-    raise Refused(
+    raise RefusedError(
         "peft 0.15 or newer is not installed, expected it for training.",
         hint="pip install -U 'share-registry[peft]'",
     ) from error

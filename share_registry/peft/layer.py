@@ -17,7 +17,7 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.peft.start import Coefficients
 
 COEFFICIENTS: Final = ("share_eps_a", "share_eps_b")
@@ -102,7 +102,7 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
         """Add adapters to the base weight, of which a copy is kept until `unmerge`.
 
         Args:
-            safe_merge: Check that the merged weight is finite. Raises InvalidInput.
+            safe_merge: Check that the merged weight is finite. Raises InvalidInputError.
             adapter_names: Which; the active ones where None.
         """
         for name in check_adapters_to_merge(self, adapter_names) or ():
@@ -113,7 +113,7 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
                 weight.data.to(self.share_eps_a[name].dtype) + self.get_delta_weight(name).detach()
             ).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"adapter {name!r} makes a weight that is not finite.",
                     hint="Its training diverged: take an earlier checkpoint.",
                 )

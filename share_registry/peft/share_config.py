@@ -9,7 +9,7 @@ from peft import PeftConfig
 from peft.utils.peft_types import PeftType
 
 from share_registry.catalog.database_errors import without_password
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.outside.files import Outside
 from share_registry.peft.method import NAME, add_name
 from share_registry.registry.registry import Registry
@@ -88,17 +88,17 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
             self.init not in ("noise", "nearest")
             and not (self.init.startswith("task:") and len(self.init) > len("task:"))
         ):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"init {self.init!r} is not 'noise', 'nearest' or 'task:NAME'.",
                 hint="Write init='task:cola' or init='task:cola@v3'.",
             )
         if not 0 < self.init_scale < 1:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"init_scale {self.init_scale!r} is not between 0 and 1.",
                 hint="At 0 no gradient would reach the coefficients.",
             )
         if not 0 <= self.dropout < 1:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"dropout {self.dropout!r} is not in [0, 1).",
                 hint="0.1 drops a tenth of the inputs.",
             )
@@ -166,7 +166,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         if isinstance(registry, Registry):
             self._opened, registry = registry, registry.location
         if registry is not None and not isinstance(registry, str | os.PathLike):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"registry is a {type(registry).__name__}, expected a directory, a URL or a Registry."
             )
         self.registry = None if registry is None else _absolute(os.fspath(registry))
@@ -186,7 +186,7 @@ def _check_count(name: str, value: object, least: int) -> None:
     if value is not None and (
         isinstance(value, bool) or not isinstance(value, int) or value < least
     ):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name} {value!r} is not a whole number from {least} on.",
             hint="The paper takes p = 8 and phi = 2 on GLUE.",
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from share_registry.errors import NotFound
+from share_registry.errors import NotFoundError
 from share_registry.exchange.factor_pairs import pairs_of
 from share_registry.exchange.scales import PREFIX, module_scales, plain_path
 
@@ -53,7 +53,7 @@ def starts_of(
 ) -> tuple[str | None, dict[str, Start]]:
     """Return the task version that `init` names and its factors by module path.
 
-    None and none for noise. Raises NotFound.
+    None and none for noise. Raises NotFoundError.
     """
     if init.startswith(_TASK):
         found = registry.space(space).checkout(init.removeprefix(_TASK))
@@ -180,7 +180,7 @@ def _medoid(registry: "Registry", space: str, modules: Directions) -> tuple[str,
     refs = [task.ref for task in registry.tasks(space)]
     tasks = [_factors(registry.space(space).checkout(ref)) for ref in refs]
     if not tasks:
-        raise NotFound(f"space {space!r} has no task to start from.", hint="Use init='noise'.")
+        raise NotFoundError(f"space {space!r} has no task to start from.", hint="Use init='noise'.")
     inner = torch.zeros(len(tasks), len(tasks), dtype=torch.float64, device="cpu")
     for path, (alpha, beta) in modules.items():
         held = [

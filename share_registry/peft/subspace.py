@@ -12,11 +12,11 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.errors import (
     CatalogError,
-    Format,
-    Integrity,
-    InvalidInput,
-    NotFound,
-    Refused,
+    FormatError,
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
     ShareRegistryError,
 )
 from share_registry.exchange.scales import PREFIX, plain_path
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from share_registry.registry.basis.basis import BasisModule
 
 DEFAULT_RANK: Final = 8
-_NOT_THERE: Final = (NotFound, Integrity, Format, CatalogError, Refused)
+_NOT_THERE: Final = (NotFoundError, IntegrityError, FormatError, CatalogError, RefusedError)
 """Why another place is tried for a basis that is known by its digest."""
 
 
@@ -65,9 +65,9 @@ def subspace_of(config: "ShareConfig") -> Subspace:
     """Return the subspace of a config.
 
     Raises:
-        NotFound: no registry has the basis, or the space has none.
-        Refused: the basis has no module with directions on both sides.
-        Integrity: the object is damaged.
+        NotFoundError: no registry has the basis, or the space has none.
+        RefusedError: the basis has no module with directions on both sides.
+        IntegrityError: the object is damaged.
     """
     with _registry_of(config) as registry:
         space, name, found = _basis_of(config, registry)
@@ -77,7 +77,7 @@ def subspace_of(config: "ShareConfig") -> Subspace:
             if len(module.a) and len(module.b)
         }
         if not modules:
-            raise Refused(
+            raise RefusedError(
                 f"the basis {name[:8]} of space {space!r} has no module with directions on both sides.",
                 hint="Fit one to train in: registry.refit(max_rank=32).",
             )
@@ -137,7 +137,7 @@ def _registry_of(config: "ShareConfig") -> Iterator[Registry]:
             if config.basis is None or registry.context.store.has(digest(config.basis)):
                 yield registry
                 return
-        problems.append(NotFound(f"registry {location!r} has no basis {config.basis[:8]}."))
+        problems.append(NotFoundError(f"registry {location!r} has no basis {config.basis[:8]}."))
     raise _not_found(config, problems)
 
 
@@ -153,7 +153,7 @@ def _places(config: "ShareConfig") -> list[tuple[str | None, str | None]]:
 def _not_found(config: "ShareConfig", problems: Sequence[ShareRegistryError]) -> ShareRegistryError:
     tried = " ".join(problem.message for problem in problems)
     wanted = f"the basis {config.basis[:8]}" if config.basis else "the registry to train in"
-    return NotFound(
+    return NotFoundError(
         f"{wanted} was not found: {tried}",
         hint="Say where it is: ShareConfig.from_pretrained(..., registry=...) or $SHARE_REGISTRY_URI.",
     )
@@ -166,9 +166,9 @@ def _plain(module: str) -> str:
 def check_shape(
     path: str, found: "tuple[torch.Tensor, torch.Tensor]", width: int, out: int
 ) -> None:
-    """Check that directions fit a module of the model. Raises InvalidInput."""
+    """Check that directions fit a module of the model. Raises InvalidInputError."""
     if (found[0].shape[1], found[1].shape[1]) != (width, out):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"module {path!r} of the model is {out} x {width}, in the basis it is {found[1].shape[1]} x {found[0].shape[1]}.",
             hint="Use the base model that the space is for.",
         )

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.scales import PREFIX as KEYS
 from share_registry.peft.layer import Frozen, ShareLayer, ShareLinear
 from share_registry.peft.method import PREFIX
@@ -92,7 +92,7 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
             if self._check_target_module_exists(peft_config, path)
         }
         if not found:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"no module of the {type(model).__name__} is among the {len(subspace.modules)} of the basis, such as {next(iter(subspace.modules))!r}.",
                 hint="Use the class of base model that the space's adapters were trained on, or pass target_modules.",
             )
@@ -151,7 +151,7 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
         given = {key: value.shape for key, value in remapped.items() if f".{PREFIX}" in key}
         for key in sorted(own.keys() | given.keys()):
             if own.get(key) != given.get(key):
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"{key}: the saved adapter has {_shape(given.get(key))}, the subspace in the basis {str(config.basis)[:8]} expects {_shape(own.get(key))}.",
                     hint="Load it with the config that was saved beside it.",
                 )
@@ -187,12 +187,12 @@ def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
         or kind == "NonDynamicallyQuantizableLinear"
         or not base.weight.is_floating_point()
     ):
-        raise Refused(
+        raise RefusedError(
             f"module {path!r} is a {kind}, expected a linear layer with floating weights.",
             hint="Leave it out by target_modules, or load the model unquantised.",
         )
     if path not in subspace.modules:
-        raise NotFound(
+        raise NotFoundError(
             f"module {path!r} is not in the basis {subspace.basis[:8]} of space {subspace.space!r}.",
             hint="Leave it out by target_modules.",
         )
@@ -200,7 +200,7 @@ def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
     check_shape(path, subspace.modules[path], width, out)
     least = min(width - len(subspace.modules[path][0]), out - len(subspace.modules[path][1]))
     if subspace.extra_directions > least:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"module {path!r} has room for {least} directions beside the basis, asked for {subspace.extra_directions}."
         )
 

@@ -1,6 +1,6 @@
 """What the public methods check of their arguments.
 
-The wrong kind of value is InvalidInput, never an error of Python's own.
+The wrong kind of value is InvalidInputError, never an error of Python's own.
 
 One table says by the name of a parameter what it must be; `guarded` puts it before every public
 method of the facade.
@@ -14,14 +14,14 @@ from inspect import Parameter, isfunction, signature
 from typing import Any, Final, TypeVar, cast
 
 from share_registry.catalog.sql import MOST
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.values.policy import Policy
-from share_registry.values.results import Commit, Resolved, Task
+from share_registry.values.results import Commit, ResolvedReference, Task
 
 _T = TypeVar("_T")
 
 FilePath = str | os.PathLike[str]
-Ref = str | Commit | Resolved
+Ref = str | Commit | ResolvedReference
 """A reference as it may be handed in: typed, or what an earlier call returned."""
 _PLACES: Final = ("adapter", "adapters", "root")
 """Parameters that may be paths, whose names need be no text."""
@@ -39,8 +39,8 @@ def guarded(facade: type[_T]) -> type[_T]:
 
 
 def reference(ref: Ref) -> str:
-    """Return a reference as text. Raises InvalidInput."""
-    if isinstance(ref, Commit | Resolved):
+    """Return a reference as text. Raises InvalidInputError."""
+    if isinstance(ref, Commit | ResolvedReference):
         return ref.ref
     if not isinstance(ref, str):
         raise _wrong(
@@ -53,8 +53,8 @@ def reference(ref: Ref) -> str:
 
 
 def references(refs: Ref | Iterable[Ref]) -> tuple[str, ...]:
-    """Return references as texts; a single one may stand alone. Raises InvalidInput."""
-    if isinstance(refs, str | Commit | Resolved):
+    """Return references as texts; a single one may stand alone. Raises InvalidInputError."""
+    if isinstance(refs, str | Commit | ResolvedReference):
         return (reference(refs),)
     if not isinstance(refs, Iterable) or isinstance(refs, bytes):
         raise _wrong(
@@ -64,10 +64,10 @@ def references(refs: Ref | Iterable[Ref]) -> tuple[str, ...]:
 
 
 def check_distinct(labels: Iterable[str], metrics: Iterable[str]) -> None:
-    """Check that no label of a version is called as a metric of it. Raises InvalidInput."""
+    """Check that no label of a version is called as a metric of it. Raises InvalidInputError."""
     both = sorted({*labels} & {*metrics})
     if both:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{', '.join(map(repr, both))} would be a label and a metric of one version.",
             hint="Give one of them another name.",
         )
@@ -98,7 +98,7 @@ def check_unicode(name: str, value: Any) -> None:
     """Check that texts can be written as UTF-8.
 
     Python stands for bytes of the command line that cannot by half characters. Raises
-    InvalidInput.
+    InvalidInputError.
     """
     texts = [value, *value.values(), *value] if isinstance(value, Mapping) else [value]
     odd = next((text for text in texts if isinstance(text, str) and not _is_unicode(text)), None)
@@ -112,14 +112,14 @@ def check_unicode(name: str, value: Any) -> None:
 
 
 def check_place(name: str, value: Any) -> None:
-    """Check that a place of a registry can be named in its catalog's URL. Raises InvalidInput."""
+    """Check that a place of a registry can be named in its catalog's URL. Raises InvalidInputError."""
     _place(name, value)
     check_path(name, value)
     check_unicode(name, os.fspath(value))
 
 
 def check_path(name: str, value: Any) -> None:
-    """Check that what may be a path is one that a system can have. Raises InvalidInput."""
+    """Check that what may be a path is one that a system can have. Raises InvalidInputError."""
     for path in value.values() if isinstance(value, Mapping) else [value]:
         if isinstance(path, str | os.PathLike) and not _is_path(path):
             raise _wrong(name, path, "a path", "A path has no NUL and no half character.")
@@ -199,7 +199,7 @@ def _whole(name: str, value: Any, least: int, hint: str, most: int | None = None
 def _commit(name: str, value: Any) -> int | Ref | None:
     return (
         value
-        if isinstance(value, str | Commit | Resolved)
+        if isinstance(value, str | Commit | ResolvedReference)
         else _whole(name, value, 1, "Give the number of a commit, or a reference such as c12.")
     )
 
@@ -246,8 +246,8 @@ def _policy(name: str, value: Any) -> Policy:
     return value
 
 
-def _wrong(name: str, value: Any, wanted: str, hint: str) -> InvalidInput:
-    return InvalidInput(
+def _wrong(name: str, value: Any, wanted: str, hint: str) -> InvalidInputError:
+    return InvalidInputError(
         f"{name} is {repr(value)[:80]} ({type(value).__name__}), expected {wanted}.", hint=hint
     )
 

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries.aliases import spaces
-from share_registry.errors import Refused
+from share_registry.errors import RefusedError
 from share_registry.outside.files import Outside
 from share_registry.registry.sync import follow, forgotten, rebuild_catalog, replayed
 from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Session
     from share_registry.materialize.decoder import Reader
     from share_registry.store.protocol import Store
 
@@ -79,10 +78,10 @@ class Context:
     def catch_up(self) -> None:
         """Apply to the catalog every record it lacks.
 
-        Raises Integrity where the store's log is damaged, Refused after `close`.
+        Raises IntegrityError where the store's log is damaged, RefusedError after `close`.
         """
         if self.closed:
-            raise Refused("this registry is closed.", hint="Open it again.")
+            raise RefusedError("this registry is closed.", hint="Open it again.")
         with self.locked():
             if not follow(self.store, self.catalog, write=self.writable):
                 self.catalog = replayed(self.store, self.catalog)
@@ -91,20 +90,20 @@ class Context:
     def device(self) -> str:
         """The device on which commits and refits are computed.
 
-        Raises InvalidInput where it is not there.
+        Raises InvalidInputError where it is not there.
         """
         return computing_on(self.asked)
 
     def rebuild(self, *, accept_loss: bool) -> int:
         """Empty the catalog and fill it from the store; return the number of commits.
 
-        Raises Refused where it would forget commits, unless told to accept that.
+        Raises RefusedError where it would forget commits, unless told to accept that.
         """
         self.require_writable()
         with self.locked():
             lost = forgotten(self.store, self.catalog)
             if lost and not accept_loss:
-                raise Refused(
+                raise RefusedError(
                     f"the catalog knows commits that are not in the store: {', '.join(lost)}.",
                     hint="Bring the records back from a copy of the store, or rebuild with "
                     "accept_loss=True and forget them.",
@@ -114,9 +113,11 @@ class Context:
             return sum(space.commits for space in spaces(session))
 
     def require_writable(self) -> None:
-        """Raise Refused in mode "r"."""
+        """Raise RefusedError in mode "r"."""
         if not self.writable:
-            raise Refused("this registry is open for reading only.", hint="Open it with mode 'w'.")
+            raise RefusedError(
+                "this registry is open for reading only.", hint="Open it with mode 'w'."
+            )
 
     def reader(self) -> "Reader":
         """Return the materializer of this registry's objects; imports torch on first use."""
@@ -136,7 +137,7 @@ def with_basis_size(context: Context, commit: Commit) -> Commit:
 
 
 def computing_on(device: str) -> str:
-    """Return the name of a device that computes in float64. Raises InvalidInput."""
+    """Return the name of a device that computes in float64. Raises InvalidInputError."""
     if device == "cpu":
         return device
     from share_registry.materialize.device import computing_device

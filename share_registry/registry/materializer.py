@@ -15,7 +15,7 @@ import torch
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import versions_of
-from share_registry.errors import InvalidInput, Refused
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copied
 from share_registry.exchange.tensors import all_finite, check_held
@@ -25,7 +25,7 @@ from share_registry.materialize import weights
 from share_registry.materialize.bank import Bank, Holding
 from share_registry.materialize.buffers import Buffers, Recycled, checked
 from share_registry.materialize.decoder import MAX_LAYOUT_BYTES, Reader
-from share_registry.materialize.device import Target, device_of, dtype_of
+from share_registry.materialize.device import DeviceTarget, device_of, dtype_of
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
 from share_registry.materialize.fast import Pass, Repeated
@@ -34,7 +34,7 @@ from share_registry.names import Digest
 from share_registry.registry.arguments import Ref, reference
 from share_registry.registry.checkout.checkout import described, narrows, said_of, without_error
 from share_registry.registry.sync import read_note, unchanged
-from share_registry.values.results import Commit, Resolved
+from share_registry.values.results import Commit, ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.catalog.queries.lookups import Head
@@ -79,14 +79,14 @@ _MERGED: Final = "_share_registry_merged"
 
 def _check_model(model: Any) -> None:
     if not isinstance(model, torch.nn.Module):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"model is a {type(model).__name__}, expected a torch module.",
             hint="Give the model itself.",
         )
 
 
 def _check_held(one: Pass | ExactPass) -> None:
-    """Check what was written in element types of a far smaller range than the stored ones, float16 above all. Raises Refused, naming the tensor."""
+    """Check what was written in element types of a far smaller range than the stored ones, float16 above all. Raises RefusedError, naming the tensor."""
     if all(
         all_finite(made)
         for own, made in one.written()
@@ -112,7 +112,7 @@ class Materializer:
         memory_limit: Bound in bytes on what is resident; None for none. Results are not part of it.
 
     Raises:
-        InvalidInput: the device is not there, or an option makes no sense.
+        InvalidInputError: the device is not there, or an option makes no sense.
     """
 
     def __init__(
@@ -128,19 +128,19 @@ class Materializer:
         if memory_limit is not None and (
             isinstance(memory_limit, bool) or not isinstance(memory_limit, int) or memory_limit <= 0
         ):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.",
                 hint="Give an int, or None for no limit.",
             )
         if not hasattr(registry, "context"):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"registry is a {type(registry).__name__}, expected an open Registry.",
                 hint="Open it with Registry.open.",
             )
         where = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
         self._context = registry.context
         self._space = space if space is not None else registry.scope
-        self._target = Target(where, dtype=dtype_of(dtype), exact=exact)
+        self._target = DeviceTarget(where, dtype=dtype_of(dtype), exact=exact)
         self._bank: Bank[Any] = Bank(
             self._reader,
             exact_recipe_of if exact else recipe_of,
@@ -190,7 +190,7 @@ class Materializer:
         """Make task versions resident, from the first on as many as fit together; return how many.
 
         Raises:
-            NotFound, InvalidInput, Refused, Integrity: as `materialize`.
+            NotFoundError, InvalidInputError, RefusedError, IntegrityError: as `materialize`.
         """
         digests = list(dict.fromkeys(row.adapter_digest for row in self._versions(refs).values()))
         _, left = self._bank.hold(digests)
@@ -209,10 +209,10 @@ class Materializer:
             written; references of one version share them.
 
         Raises:
-            NotFound, InvalidInput: a reference, or `out`.
-            Refused: one of them alone does not fit into `memory_limit`, a value is more than
+            NotFoundError, InvalidInputError: a reference, or `out`.
+            RefusedError: one of them alone does not fit into `memory_limit`, a value is more than
                 `dtype` holds, or the materializer is closed.
-            Integrity: stored bytes are not what was committed.
+            IntegrityError: stored bytes are not what was committed.
         """
         rows, buffers = (
             self._versions(refs),
@@ -234,7 +234,7 @@ class Materializer:
             list(dict.fromkeys(row.adapter_digest for row in rows.values()))
         )
         if left:
-            raise Refused(
+            raise RefusedError(
                 f"{len(left)} of the adapters do not fit into memory_limit beside the others.",
                 hint="Give fewer, or a larger limit.",
             )
@@ -255,8 +255,8 @@ class Materializer:
             adapter_name: Which adapter; may be left out where there is one, or one is active.
 
         Raises:
-            InvalidInput: the adapters differ in modules, ranks or options; the model is as before.
-            NotFound, Refused, Integrity: as `materialize`.
+            InvalidInputError: the adapters differ in modules, ranks or options; the model is as before.
+            NotFoundError, RefusedError, IntegrityError: as `materialize`.
         """
         _check_model(model)
         with self._lock:
@@ -274,13 +274,13 @@ class Materializer:
         The weights are kept for `unmerge`.
 
         Raises:
-            Refused: it cannot be merged as dW alone, or the model holds one already.
-            NotFound, InvalidInput, Integrity: as `materialize`.
+            RefusedError: it cannot be merged as dW alone, or the model holds one already.
+            NotFoundError, InvalidInputError, IntegrityError: as `materialize`.
         """
         with self._lock:
             _check_model(model)
             if getattr(model, _MERGED, False):
-                raise Refused(
+                raise RefusedError(
                     "the model has an adapter merged already.", hint="Call `unmerge(model)` first."
                 )
             changed = weights.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
@@ -296,13 +296,13 @@ class Materializer:
         """Put back the weights that `merge_into` changed, of this materializer or another, bit for bit: what was written to them since is lost.
 
         Raises:
-            InvalidInput: nothing was merged.
+            InvalidInputError: nothing was merged.
         """
         with self._lock:
             _check_model(model)
             weights = getattr(model, _MERGED, None)
             if weights is None:
-                raise InvalidInput(
+                raise InvalidInputError(
                     "nothing was merged into this model.",
                     hint="Call `merge_into(model, ref)` first.",
                 )
@@ -347,15 +347,15 @@ class Materializer:
         Without a statement where no commit was made since they were asked for.
         """
         if self._closed:
-            raise Refused("this materializer is closed.", hint="Make another one.")
-        if not isinstance(refs, Iterable | Commit | Resolved) or isinstance(refs, bytes):
-            raise InvalidInput(
+            raise RefusedError("this materializer is closed.", hint="Make another one.")
+        if not isinstance(refs, Iterable | Commit | ResolvedReference) or isinstance(refs, bytes):
+            raise InvalidInputError(
                 f"refs is a {type(refs).__name__}, expected references.",
                 hint="Give a text such as cola@v3, or a list of them.",
             )
         texts = [
             reference(ref)
-            for ref in ([refs] if isinstance(refs, str | Commit | Resolved) else refs)
+            for ref in ([refs] if isinstance(refs, str | Commit | ResolvedReference) else refs)
         ]
         remembered = self._remembered
         if (

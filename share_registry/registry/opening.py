@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from share_registry.catalog.catalog import Catalog, check_reachable
-from share_registry.errors import CatalogError, Conflict, InvalidInput
+from share_registry.errors import CatalogError, ConflictError, InvalidInputError
 from share_registry.names import SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import FilePath, check_place
@@ -63,14 +63,14 @@ def open_context(
         What its verbs work on, and the space of calls that name none.
 
     Raises:
-        InvalidInput: mode or location is malformed, or the device is not there.
-        NotFound: there is no registry and the mode does not create one.
-        Refused: the directory holds something else.
-        Format: the store is of another format version.
+        InvalidInputError: mode or location is malformed, or the device is not there.
+        NotFoundError: there is no registry and the mode does not create one.
+        RefusedError: the directory holds something else.
+        FormatError: the store is of another format version.
         CatalogError: the catalog cannot be reached or is of another schema.
     """
     if mode not in ("r", "w", "c"):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"mode {mode!r} is not 'r', 'w' or 'c'.",
             hint="'r' reads, 'w' writes, 'c' creates where it is missing.",
         )
@@ -99,7 +99,7 @@ def open_context(
 def locate(
     location: FilePath | None, *, store: FilePath | Store | None, outside: Outside
 ) -> Location:
-    """Return where the store and the catalog are. Raises InvalidInput."""
+    """Return where the store and the catalog are. Raises InvalidInputError."""
     for name, value in (("location", location), ("store", store)):
         if value is not None and not isinstance(value, Store):
             check_place(name, value)
@@ -113,14 +113,14 @@ def locate(
     if "://" in address and not address.startswith("memory:"):
         store = store if store is not None else outside.environment("SHARE_REGISTRY_STORE")
         if not store:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "a catalog URL needs the directory of the store.",
                 hint="Give store= (--store) or set $SHARE_REGISTRY_STORE.",
             )
         return Location(store=store, catalog=address)
     if isinstance(store, Store) or (store is not None and Path(store) != Path(address)):
         shown = type(store).__name__ if isinstance(store, Store) else repr(os.fspath(store))
-        raise InvalidInput(
+        raise InvalidInputError(
             f"store= {shown} is given beside {address!r}.",
             hint="Give store= only with a catalog URL.",
         )
@@ -140,11 +140,11 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
     try:
         embedded = Catalog.open(url, mode="c" if mode == "w" else mode, store_id=store.identity)
         return _matching(embedded, store.identity)
-    except (CatalogError, Conflict) as error:
+    except (CatalogError, ConflictError) as error:
         _LOG.info("catalog %s cannot be used (%s); reading the store instead", url, error.message)
         if mode == "r":
             return replayed(store, None)
-        if isinstance(error, Conflict) or "db upgrade" in error.hint:
+        if isinstance(error, ConflictError) or "db upgrade" in error.hint:
             raise
     _move_aside(place.root, outside)
     return _matching(Catalog.open(url, mode="c", store_id=store.identity), store.identity)

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from typing import Any, Final, TypeVar
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 
 _T = TypeVar("_T")
 _CURSORS: Final = ("before", "after")
 
 
-def every(
+def iterate(
     listed: Callable[..., Iterable[_T]], /, *arguments: Any, limit: int = 500, **asked: Any
 ) -> Iterator[_T]:
     """Yield what `log` or `tasks` lists, asking for the next page when one is used up.
@@ -24,11 +24,11 @@ def every(
         limit: The length of a page.
 
     Raises:
-        InvalidInput: something that has no pages.
+        InvalidInputError: something that has no pages.
     """
     cursor = next((name for name in _CURSORS if name in signature(listed).parameters), None)
     if cursor is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{getattr(listed, '__name__', listed)!r} lists no pages.",
             hint="Give registry.log or registry.tasks.",
         )

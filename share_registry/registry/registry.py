@@ -15,6 +15,7 @@ from share_registry.catalog.queries.resolution import resolve
 from share_registry.names import SpaceName
 from share_registry.registry.arguments import FilePath, Ref, guarded, reference, references
 from share_registry.registry.commands import annotate, spaces
+from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.opening import open_context
 from share_registry.values.policy import Policy
@@ -26,7 +27,7 @@ from share_registry.values.results import (
     Export,
     Lineage,
     Log,
-    Resolved,
+    ResolvedReference,
     SpaceSummary,
     Tag,
     Task,
@@ -83,8 +84,8 @@ class Registry:
                 cpu. Errors are measured, and versions read, alike on all.
 
         Raises:
-            InvalidInput, NotFound, Refused: an argument is not usable.
-            Format, CatalogError: the store or the catalog is of another version.
+            InvalidInputError, NotFoundError, RefusedError: an argument is not usable.
+            FormatError, CatalogError: the store or the catalog is of another version.
         """
         from share_registry.outside.files import Outside
 
@@ -123,7 +124,7 @@ class Registry:
         return f"{type(self).__name__}({self.location!r}, space={self._space!r}, mode={mode!r})"
 
     def space(self, name: str) -> "Space":
-        """Return a space: the same verbs, where references name no other. Raises NotFound."""
+        """Return a space: the same verbs, where references name no other. Raises NotFoundError."""
         with self._context.reading() as session:
             return Space(self._context, aliases.space_summary(session, name).name)
 
@@ -167,7 +168,7 @@ class Registry:
     def set_policy(self, policy: Policy, *, space: str | None = None) -> Commit:
         """Set the policy of a space for later commits.
 
-        Where it has that policy already, return the commit that set it. Raises NotFound.
+        Where it has that policy already, return the commit that set it. Raises NotFoundError.
         """
         return spaces.set_policy(self._context, space or self._space, policy)
 
@@ -218,14 +219,14 @@ class Registry:
             dry_run: Measure and report, write nothing.
 
         Raises:
-            InvalidInput, NotFound, Refused, BudgetExceeded, Conflict, StoreError: nothing was
+            InvalidInputError, NotFoundError, RefusedError, BudgetExceededError, ConflictError, StoreError: nothing was
                 committed.
-            CommitUnknown: the store failed in mid-publication; retry with the key.
+            CommitStateUnknownError: the store failed in mid-publication; retry with the key.
         """
         from share_registry.registry.commands.commit import commit_sources
-        from share_registry.registry.commands.preconditions import Options
+        from share_registry.registry.commands.preconditions import CommitOptions
 
-        options = Options(
+        options = CommitOptions(
             budget=budget,
             message=message,
             author=author,
@@ -265,9 +266,9 @@ class Registry:
         Arguments and errors as in `commit`.
         """
         from share_registry.registry.commands.commit import commit_sources
-        from share_registry.registry.commands.preconditions import Options
+        from share_registry.registry.commands.preconditions import CommitOptions
 
-        options = Options(
+        options = CommitOptions(
             budget=budget,
             message=message,
             author=author,
@@ -315,13 +316,13 @@ class Registry:
             dry_run: Measure and report, write nothing.
 
         Raises:
-            InvalidInput, NotFound: malformed arguments, no such space, no tasks.
-            Refused: no direction saves bytes, so that there is no basis worth having.
-            Conflict: a task got a new version meanwhile.
+            InvalidInputError, NotFoundError: malformed arguments, no such space, no tasks.
+            RefusedError: no direction saves bytes, so that there is no basis worth having.
+            ConflictError: a task got a new version meanwhile.
         """
-        from share_registry.registry.commands.refit import Wanted, refit
+        from share_registry.registry.commands.refit import refit
 
-        wanted = Wanted(
+        wanted = RefitOptions(
             max_rank=max_rank,
             energy=energy,
             weighting=weighting,
@@ -335,7 +336,7 @@ class Registry:
     def basis(self, *, at: At | None = None) -> "Basis":
         """Return the basis that commits are coded with, now or `at` a commit or moment.
 
-        Orthonormal rows per module and side. Raises NotFound.
+        Orthonormal rows per module and side. Raises NotFoundError.
         """
         from share_registry.registry.basis.basis import basis
 
@@ -372,12 +373,12 @@ class Registry:
             message, author, labels, metrics, expected, idempotency_key, dry_run: As in `commit`.
 
         Raises:
-            InvalidInput, NotFound, Refused, BudgetExceeded, Conflict: nothing was committed.
+            InvalidInputError, NotFoundError, RefusedError, BudgetExceededError, ConflictError: nothing was committed.
         """
         from share_registry.registry.commands.merge import merge, rule_of
-        from share_registry.registry.commands.preconditions import Options
+        from share_registry.registry.commands.preconditions import CommitOptions
 
-        options = Options(
+        options = CommitOptions(
             budget=budget,
             message=message,
             author=author,
@@ -393,7 +394,7 @@ class Registry:
     def retention(self, *, metric: str | None = None) -> "Retention":
         """Return the forgetting matrix: the error of every task at every commit that changed one.
 
-        Or a recorded `metric`. Raises NotFound.
+        Or a recorded `metric`. Raises NotFoundError.
         """
         from share_registry.registry.audit.retention import retention
 
@@ -416,7 +417,7 @@ class Registry:
         The adapter is a PEFT directory, an `Adapter`, a live model, or a reference.
 
         Raises:
-            InvalidInput, NotFound: it leads nowhere.
+            InvalidInputError, NotFoundError: it leads nowhere.
         """
         from share_registry.registry.analysis.similar import similar
 
@@ -440,7 +441,7 @@ class Registry:
                 commit.
 
         Raises:
-            InvalidInput, NotFound, Refused, Integrity: it cannot be rebuilt as asked.
+            InvalidInputError, NotFoundError, RefusedError, IntegrityError: it cannot be rebuilt as asked.
         """
         from share_registry.registry.checkout.checkout import checkout
 
@@ -527,7 +528,7 @@ class Registry:
     def show(self, ref: Ref) -> Commit:
         """Return the commit that a task version or `@cN` stands for, with its full report.
 
-        Raises NotFound.
+        Raises NotFoundError.
         """
         with self._context.reading() as session:
             target = resolve(session, reference(ref), space=self._space)
@@ -538,8 +539,8 @@ class Registry:
 
         return with_modules(self._context, commit, target.task)
 
-    def resolve(self, ref: Ref) -> Resolved:
-        """Return what a reference means now. Raises InvalidInput, NotFound."""
+    def resolve(self, ref: Ref) -> ResolvedReference:
+        """Return what a reference means now. Raises InvalidInputError, NotFoundError."""
         with self._context.reading() as session:
             return resolve(session, reference(ref), space=self._space)
 
@@ -580,7 +581,7 @@ class Registry:
     def lineage(self, ref: Ref) -> Lineage:
         """Return where a task version came from: earlier versions, declared parents, sources.
 
-        Raises NotFound.
+        Raises NotFoundError.
         """
         with self._context.reading() as session:
             return lineage.lineage(session, reference(ref), space=self._space)
@@ -588,7 +589,7 @@ class Registry:
     def diff(self, a: Ref, b: Ref) -> Diff:
         """Compare two task versions, or two states of a space.
 
-        Metadata, and per task the relative change of dW. Raises NotFound, InvalidInput.
+        Metadata, and per task the relative change of dW. Raises NotFoundError, InvalidInputError.
         """
         from share_registry.registry.audit.diff import diff
 
@@ -600,7 +601,7 @@ class Registry:
         """Point an alias of a task to a version; every move is recorded.
 
         Where it is there already, return the commit that put it there, `.created` False. Raises
-        Conflict where the alias is not at version `expected` (`ABSENT`: not set).
+        ConflictError where the alias is not at version `expected` (`ABSENT`: not set).
         """
         return annotate.set_alias(
             self._context,
@@ -614,7 +615,7 @@ class Registry:
     def remove_alias(
         self, task: str, alias: str, *, expected: int | None = None, reason: str = ""
     ) -> Commit:
-        """Remove an alias of a task; its history stays. Raises NotFound, Conflict."""
+        """Remove an alias of a task; its history stays. Raises NotFoundError, ConflictError."""
         return annotate.remove_alias(
             self._context, task, alias, space=self._space, expected=expected, reason=reason
         )
@@ -627,7 +628,7 @@ class Registry:
     def alias_history(self, task: str, alias: str, *, at: At | None = None) -> list[AliasMove]:
         """Return the moves of an alias, newest first; with `at` only the one in force then.
 
-        Raises NotFound.
+        Raises NotFoundError.
         """
         with self._context.reading() as session:
             return aliases.alias_history(session, task, alias, space=self._space, at=at)
@@ -635,7 +636,7 @@ class Registry:
     def tag(self, name: str, ref: Ref, *, reason: str = "") -> Commit:
         """Name a commit of a space, for ever: `ref` is `@cN`, `@latest` or a task version.
 
-        Raises Conflict where the tag names another commit.
+        Raises ConflictError where the tag names another commit.
         """
         return annotate.set_tag(
             self._context, name, reference(ref), space=self._space, reason=reason
@@ -655,7 +656,7 @@ class Registry:
         remove: str | Iterable[str] = (),
         reason: str = "",
     ) -> Commit:
-        """Set or remove labels and metrics of a task version. Raises NotFound, InvalidInput."""
+        """Set or remove labels and metrics of a task version. Raises NotFoundError, InvalidInputError."""
         return annotate.annotate(
             self._context,
             reference(ref),
@@ -667,20 +668,20 @@ class Registry:
         )
 
     def drop(self, task: str, *, reason: str = "") -> Commit:
-        """Stop listing a task; its versions stay. Raises NotFound, Refused."""
+        """Stop listing a task; its versions stay. Raises NotFoundError, RefusedError."""
         return annotate.drop(self._context, task, space=self._space, reason=reason)
 
     def restore(self, ref: Ref, *, reason: str = "") -> Commit:
         """Make an earlier version the newest one, and a dropped task live again.
 
-        Where it is so already, return the commit that made it. Raises NotFound.
+        Where it is so already, return the commit that made it. Raises NotFoundError.
         """
         return annotate.restore(self._context, reference(ref), space=self._space, reason=reason)
 
     def rename(self, task: str, new: str, *, reason: str = "") -> Commit:
         """Give a task a new name; the old one keeps leading to it.
 
-        Raises Conflict where the name is or was another task's.
+        Raises ConflictError where the name is or was another task's.
         """
         return annotate.rename(self._context, task, new, space=self._space, reason=reason)
 
@@ -691,7 +692,7 @@ class Registry:
         raise_on_damage: bool = True,
         progress: "Progress | None" = None,
     ) -> VerifyReport:
-        """Check the whole registry; raise Integrity for damage unless told otherwise.
+        """Check the whole registry; raise IntegrityError for damage unless told otherwise.
 
         Args:
             level: "quick": chains and presence. "data": every byte hashed and parsed. "deep": every
@@ -709,7 +710,7 @@ class Registry:
     def rebuild(self, *, accept_loss: bool = False) -> int:
         """Empty the catalog and fill it from the store; return the number of commits.
 
-        Refused where it would forget commits, unless told to accept that.
+        RefusedError where it would forget commits, unless told to accept that.
         """
         return self._context.rebuild(accept_loss=accept_loss)
 
@@ -724,6 +725,6 @@ class Space(Registry):
 
     @property
     def summary(self) -> SpaceSummary:
-        """Base model, policy and counts, as of now. Raises NotFound."""
+        """Base model, policy and counts, as of now. Raises NotFoundError."""
         with self._context.reading() as session:
             return aliases.space_summary(session, str(self._space))

@@ -15,9 +15,9 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
 from share_registry.errors import (
     CatalogError,
-    Format,
-    Integrity,
-    NotFound,
+    FormatError,
+    IntegrityError,
+    NotFoundError,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName
 
@@ -36,7 +36,7 @@ _MAX_JSON_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class LogEntry:
     """One record of a log with what the catalog needs beside it."""
 
     record: "Record"
@@ -60,7 +60,7 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
             what can be read; a writer is refused.
 
     Raises:
-        Integrity: `write`, and the store's log is damaged, or has lost its end.
+        IntegrityError: `write`, and the store's log is damaged, or has lost its end.
     """
     heads = _heads(store, catalog)
     last = {
@@ -110,7 +110,7 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
     What a crash leaves half filled, the next `follow` completes.
 
     Raises:
-        Integrity: a log cannot be followed to its end; the catalog is left as it was.
+        IntegrityError: a log cannot be followed to its end; the catalog is left as it was.
     """
     from share_registry.catalog.projection.apply import wipe
 
@@ -122,17 +122,17 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
         _apply_new(store, catalog, space)
 
 
-def fill(store: "Store", catalog: Catalog) -> dict[SpaceName, Integrity | Format]:
+def fill(store: "Store", catalog: Catalog) -> dict[SpaceName, IntegrityError | FormatError]:
     """Fill an empty catalog with what can be read: where a log is damaged, with what comes before.
 
     Returns the damage by space.
     """
-    damage: dict[SpaceName, Integrity | Format] = {}
+    damage: dict[SpaceName, IntegrityError | FormatError] = {}
     for space in store.spaces():
         try:
             _apply_new(store, catalog, space)
             _check_hole(space, store.numbers(space))
-        except (Integrity, Format) as error:
+        except (IntegrityError, FormatError) as error:
             damage[space] = error
     return damage
 
@@ -150,10 +150,10 @@ def forgotten(store: "Store", catalog: Catalog) -> list[str]:
     ]
 
 
-def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> Entry | None:
+def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEntry | None:
     """Read one record with its note and layouts; None where the log ends before it.
 
-    Raises Integrity or Format.
+    Raises IntegrityError or FormatError.
     """
     content = store.record(space, number)
     if content is None:
@@ -163,18 +163,18 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> Entry 
     what = f"record c{number} of space {space}"
     try:
         record = parse_record(content, what=what)
-    except Integrity as error:
+    except IntegrityError as error:
         error.hint = (
             error.hint
             or "Run verify, which names all that is damaged; to read the log up to there, open it with mode 'r'."
         )
         raise
     if (record.space, record.number) != (space, number):  # spec REC-02
-        raise Integrity(
+        raise IntegrityError(
             f"{what} says it is c{record.number} of space {record.space}.",
             hint="Bring the file back from a copy of the store.",
         )
-    return Entry(
+    return LogEntry(
         record=record,
         id=Digest(sha256(content).hexdigest()),
         note=_tolerated(store, record.note),
@@ -190,12 +190,12 @@ def read_note(store: "Store", digest: Digest | None) -> "Note | None":
         return None
     try:
         return Note.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
-    except NotFound:
+    except NotFoundError:
         return None
 
 
 def read_layout(store: "Store", digest: Digest) -> "Layout":
-    """Return a layout. Raises NotFound or Integrity."""
+    """Return a layout. Raises NotFoundError or Integrity."""
     from share_registry.format.layout import Layout
 
     return Layout.from_bytes(store.get(digest, limit=_MAX_JSON_BYTES))
@@ -214,14 +214,14 @@ def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
 
 def _lost(
     heads: Mapping[SpaceName, Head | None], last: Mapping[SpaceName, bytes | None]
-) -> Integrity | None:
+) -> IntegrityError | None:
     """Return what to say of a log that is shorter than the catalog remembers.
 
     A hash chain cannot show that its last record is gone, a catalog can.
     """
     for space, known in heads.items():
         if known is not None and last[space] is None:
-            return Integrity(
+            return IntegrityError(
                 f"record c{known.number} of space {space} is not in the store, though the catalog knows it ({known.id[:8]}).",
                 hint="Bring it back from a copy of the store; a rebuild that accepts the loss goes on with what the store has.",
             )
@@ -231,7 +231,7 @@ def _lost(
 def _check_log(store: "Store", space: SpaceName) -> None:
     """Check that a log can be followed from its first record to its last.
 
-    Raises Integrity or Format.
+    Raises IntegrityError or FormatError.
     """
     numbers = store.numbers(space)
     _check_hole(space, numbers)
@@ -239,7 +239,7 @@ def _check_log(store: "Store", space: SpaceName) -> None:
     for number in numbers:
         entry = read_entry(store, space, number)
         if entry is None or entry.record.parent != parent:
-            raise Integrity(
+            raise IntegrityError(
                 f"record c{number} of space {space} does not follow the one before it.",
                 hint="Bring the right file back from a copy of the store.",
             )
@@ -251,7 +251,7 @@ def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
         (number for number, found in enumerate(numbers, start=1) if found != number), None
     )
     if missing is not None:
-        raise Integrity(
+        raise IntegrityError(
             f"record c{missing} of space {space} is not in the store, though c{numbers[-1]} is.",
             hint="Bring the file back from a copy of the store.",
         )
@@ -260,13 +260,13 @@ def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
 def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
     """Check, before record `number` is published, that it is not a hole (spec COM-10).
 
-    Probes further and further behind it. Raises Integrity.
+    Probes further and further behind it. Raises IntegrityError.
     """
     behind = store.first_record(space, [CommitNumber(number + step) for step in _PROBES])
     if (
         behind is not None and store.record(space, number) is None
     ):  # else other writers were faster, and publishing will say so
-        raise Integrity(
+        raise IntegrityError(
             f"record c{number} of space {space} is not in the store, though c{behind} is.",
             hint="Bring the file back from a copy of the store.",
         )
@@ -330,13 +330,13 @@ def _apply_new(
 
 def _read_entries(
     store: "Store", space: SpaceName, first: int
-) -> tuple[list[Entry], Integrity | Format | None]:
+) -> tuple[list[LogEntry], IntegrityError | FormatError | None]:
     """Return the entries from a number on, a batch at most, and what ended them if it was damage."""
-    entries: list[Entry] = []
+    entries: list[LogEntry] = []
     while len(entries) < _BATCH:
         try:
             entry = read_entry(store, space, CommitNumber(first + len(entries)))
-        except (Integrity, Format) as error:
+        except (IntegrityError, FormatError) as error:
             return entries, error
         if entry is None:
             break
@@ -351,7 +351,7 @@ def _tolerated(store: "Store", digest: Digest | None) -> "Note | None":
     """
     try:
         return read_note(store, digest)
-    except Integrity as error:
+    except IntegrityError as error:
         _LOG.warning("note %s cannot be read: %s", digest, error)
         return None
 
@@ -361,7 +361,7 @@ def _layouts(store: "Store", record: "Record") -> "dict[Digest, Layout]":
     for digest in sorted({task.layout for task in getattr(record, "tasks", ())}):
         try:
             found[digest] = read_layout(store, digest)
-        except (NotFound, Integrity) as error:
+        except (NotFoundError, IntegrityError) as error:
             _LOG.warning("layout %s cannot be read: %s", digest, error)
     return found
 

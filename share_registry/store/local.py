@@ -11,7 +11,13 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from share_registry.errors import Integrity, InvalidInput, NotFound, Refused, StoreError
+from share_registry.errors import (
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+)
 from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, Digest, SpaceName, space_name
 from share_registry.names import digest as checked_digest
@@ -20,7 +26,7 @@ from share_registry.store.protocol import (
     MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
-    PublishUnknown,
+    PublishStateUnknownError,
     check_size,
     identity_of,
     record_name,
@@ -44,9 +50,9 @@ class LocalStore:
         read_only: Refuse every write, so that read-only media do.
 
     Raises:
-        NotFound: there is no store.
-        Format: it is of another version.
-        Integrity: its FORMAT is malformed.
+        NotFoundError: there is no store.
+        FormatError: it is of another version.
+        IntegrityError: its FORMAT is malformed.
     """
 
     def __init__(self, root: Path, outside: Outside, *, read_only: bool = False) -> None:
@@ -56,8 +62,8 @@ class LocalStore:
         self._named: set[Path] = set()
         try:
             self._format = self._outside.read(self._root / _FORMAT, limit=MAX_FORMAT_BYTES)
-        except NotFound as error:
-            raise NotFound(
+        except NotFoundError as error:
+            raise NotFoundError(
                 f"there is no registry at {root}.",
                 hint="Create it with mode 'c' or `share-registry init`.",
             ) from error
@@ -73,7 +79,7 @@ class LocalStore:
             identity: uuid of the new store.
 
         Raises:
-            Refused: the directory holds something else, or its file system lets two writers
+            RefusedError: the directory holds something else, or its file system lets two writers
                 overwrite each other.
             StoreError: the system refuses; a second try may succeed.
         """
@@ -106,15 +112,15 @@ class LocalStore:
         """Keep an object durably; tell whether it was new.
 
         Raises:
-            InvalidInput: larger than the limit, or the digest is not of these bytes.
+            InvalidInputError: larger than the limit, or the digest is not of these bytes.
             StoreError: the system refuses.
-            Refused: the store is read-only.
+            RefusedError: the store is read-only.
         """
         self._require_writable()
         check_size(len(content), MAX_OBJECT_BYTES, f"object {digest}")
         path = self._object(digest)
         if sha256(content) != digest:
-            raise InvalidInput(f"digest {digest} is not of the object's bytes.")
+            raise InvalidInputError(f"digest {digest} is not of the object's bytes.")
         self._make_named(path.parent)
         if self._outside.exists(path):
             self._renew(path, content, digest)
@@ -128,8 +134,8 @@ class LocalStore:
         """Return an object, hashed before it is handed out.
 
         Raises:
-            NotFound: there is none.
-            Integrity: larger than the limit, not a plain file, or not the bytes its name says.
+            NotFoundError: there is none.
+            IntegrityError: larger than the limit, not a plain file, or not the bytes its name says.
             StoreError: the system refuses.
         """
         path = self._object(digest)
@@ -138,10 +144,12 @@ class LocalStore:
             content = self._outside.read(
                 path, limit=min(limit, MAX_OBJECT_BYTES), seen=found.update
             )
-        except NotFound as error:
-            raise NotFound(f"object {digest} is not in the store.", hint=_DAMAGED) from error
+        except NotFoundError as error:
+            raise NotFoundError(f"object {digest} is not in the store.", hint=_DAMAGED) from error
         if found.hexdigest() != digest:
-            raise Integrity(f"object {digest} has the digest {found.hexdigest()}.", hint=_DAMAGED)
+            raise IntegrityError(
+                f"object {digest} has the digest {found.hexdigest()}.", hint=_DAMAGED
+            )
         return content
 
     def has(self, digest: Digest) -> bool:
@@ -160,8 +168,8 @@ class LocalStore:
         Raises:
             PublishUnknown: the system failed after the record was handed to it.
             StoreError: any other failure; nothing was published.
-            InvalidInput: larger than the limit, or the number is out of range.
-            Refused: the store is read-only.
+            InvalidInputError: larger than the limit, or the number is out of range.
+            RefusedError: the store is read-only.
         """
         self._require_writable()
         check_size(len(content), MAX_RECORD_BYTES, f"record {number} of {space}")
@@ -177,11 +185,11 @@ class LocalStore:
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
         """Return a record, None where there is none.
 
-        Raises Integrity where it is no plain file, StoreError where the system refuses.
+        Raises IntegrityError where it is no plain file, StoreError where the system refuses.
         """
         try:
             return self._outside.read(self._record_path(space, number), limit=MAX_RECORD_BYTES)
-        except NotFound:
+        except NotFoundError:
             return None
 
     def first_record(
@@ -263,7 +271,7 @@ class LocalStore:
 
     def _require_writable(self) -> None:
         if self._read_only:
-            raise Refused(
+            raise RefusedError(
                 f"the registry at {self._root} is open for reading only.",
                 hint="Open it with mode 'w'.",
             )
@@ -302,7 +310,7 @@ class LocalStore:
         """Remove our own temporary name; what stays is litter, not damage."""
         try:
             self._outside.remove(temporary)
-        except (StoreError, Integrity):
+        except (StoreError, IntegrityError):
             return
 
     def _place_object(self, path: Path, content: bytes) -> bool:
@@ -325,7 +333,7 @@ class LocalStore:
         """
         try:
             sound = self._outside.read(path, limit=len(content)) == content
-        except (Integrity, NotFound):
+        except (IntegrityError, NotFoundError):
             sound = False
         if sound:
             self._outside.touch(path)
@@ -357,7 +365,7 @@ class LocalStore:
             if won:
                 self._outside.sync_directory(path.parent)
                 self._outside.at("record.dirsync")
-        except (StoreError, Integrity) as error:
+        except (StoreError, IntegrityError) as error:
             raise _unknown(path) from error
         return won
 
@@ -368,13 +376,13 @@ class LocalStore:
         """
         try:
             found = self._outside.read(path, limit=MAX_RECORD_BYTES)
-        except (NotFound, StoreError) as error:
+        except (NotFoundError, StoreError) as error:
             raise _unknown(path) from (cause or error)
         return found == content
 
 
-def _unknown(path: Path) -> PublishUnknown:
-    return PublishUnknown(
+def _unknown(path: Path) -> PublishStateUnknownError:
+    return PublishStateUnknownError(
         f"{path.name} of {path.parent.parent.name} may or may not be published: the system failed in between.",
         hint="Look it up before a retry.",
     )
@@ -401,14 +409,14 @@ def _require_fresh(root: Path, inside: Outside) -> None:
         )
         used = not ours or (name in ("objects", "spaces") and inside.names(root / name))
         if used and not inside.exists(root / _FORMAT):  # unless another creator was faster by now
-            raise Refused(
+            raise RefusedError(
                 f"{root} holds {name!r} and no FORMAT file: it is not a registry.",
                 hint="Choose an empty or new directory, or restore FORMAT from a copy if this was a registry.",
             )
 
 
 def _require_exclusive(folder: Path, inside: Outside) -> None:
-    """Try that a name is given once only. Raises Refused."""
+    """Try that a name is given once only. Raises RefusedError."""
     name = inside.token()
     first, second, target = (folder / f"{name}{suffix}" for suffix in ("-1", "-2", "-probe"))
     try:
@@ -423,7 +431,7 @@ def _require_exclusive(folder: Path, inside: Outside) -> None:
         for path in (first, second, target):
             inside.remove(path)
     if not exclusive:
-        raise Refused(
+        raise RefusedError(
             f"the file system of {folder} gave one name twice, so two writers could overwrite each other.",
             hint="Put the registry on another file system.",
         )
@@ -445,7 +453,7 @@ def _write_format(root: Path, inside: Outside, identity: str) -> None:
 def _is_name(name: str) -> bool:
     try:
         space_name(name)
-    except InvalidInput:
+    except InvalidInputError:
         return False
     return True
 

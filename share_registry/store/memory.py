@@ -6,7 +6,7 @@ For tests, and for registries that need not outlive the process.
 import threading
 from collections.abc import Collection, Iterator, Sequence
 
-from share_registry.errors import Integrity, InvalidInput, NotFound
+from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
 from share_registry.format.canonical import sha256
 from share_registry.format.records import format_bytes
 from share_registry.names import CommitNumber, Digest, SpaceName, space_name
@@ -48,22 +48,22 @@ class MemoryStore:
         return self._format
 
     def put(self, content: bytes, digest: Digest) -> bool:
-        """Keep an object; tell whether it was new. Raises InvalidInput."""
+        """Keep an object; tell whether it was new. Raises InvalidInputError."""
         check_size(len(content), MAX_OBJECT_BYTES, f"object {digest}")
         if sha256(content) != checked_digest(digest):
-            raise InvalidInput(f"digest {digest} is not of the object's bytes.")
+            raise InvalidInputError(f"digest {digest} is not of the object's bytes.")
         with self._lock:
             new = digest not in self._objects
             self._objects[digest] = bytes(content)
         return new
 
     def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        """Return an object. Raises NotFound or Integrity."""
+        """Return an object. Raises NotFoundError or Integrity."""
         content = self._objects.get(checked_digest(digest))
         if content is None:
-            raise NotFound(f"object {digest} is not in the store.", hint="Run verify.")
+            raise NotFoundError(f"object {digest} is not in the store.", hint="Run verify.")
         if len(content) > limit:
-            raise Integrity(
+            raise IntegrityError(
                 f"object {digest} has {len(content)} bytes, more than the limit of {limit}.",
                 hint="Run verify.",
             )
@@ -81,7 +81,7 @@ class MemoryStore:
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
         """Publish a record under a number that must be free; the same bytes again are a success.
 
-        Raises InvalidInput.
+        Raises InvalidInputError.
         """
         check_number(number)
         check_size(len(content), MAX_RECORD_BYTES, f"record {number}")
@@ -89,14 +89,14 @@ class MemoryStore:
             return self._records.setdefault((space_name(space), number), bytes(content)) == content
 
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
-        """Return a record, None where there is none. Raises InvalidInput."""
+        """Return a record, None where there is none. Raises InvalidInputError."""
         check_number(number)
         return self._records.get((space_name(space), number))
 
     def first_record(
         self, space: SpaceName, numbers: Sequence[CommitNumber]
     ) -> CommitNumber | None:
-        """Return the first of some numbers that has a record. Raises InvalidInput."""
+        """Return the first of some numbers that has a record. Raises InvalidInputError."""
         return next((number for number in numbers if self.record(space, number) is not None), None)
 
     def sync_log(self, space: SpaceName) -> None:

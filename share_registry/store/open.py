@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from share_registry.errors import Integrity, InvalidInput, NotFound
+from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.memory import MemoryStore
@@ -19,10 +19,10 @@ def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outsid
     """Open a store, creating it in mode "c" where it is missing.
 
     Raises:
-        InvalidInput: a URL of a kind that there is no store for.
-        NotFound: there is none, and the mode does not create one.
-        Integrity: it has lost its FORMAT file.
-        Refused, StoreError: see `LocalStore.create`.
+        InvalidInputError: a URL of a kind that there is no store for.
+        NotFoundError: there is none, and the mode does not create one.
+        IntegrityError: it has lost its FORMAT file.
+        RefusedError, StoreError: see `LocalStore.create`.
     """
     if not isinstance(place, str | os.PathLike):
         return place
@@ -30,7 +30,7 @@ def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outsid
     if address == MEMORY:
         return MemoryStore(str(uuid.UUID(outside.token())))
     if "://" in address:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"store {address!r} is of a kind that this release has no store for.",
             hint="Give a directory, memory:// or a Store of your own.",
         )
@@ -48,12 +48,12 @@ def _open_directory(root: Path, mode: str, outside: Outside) -> Store:
     if outside.exists(root / "FORMAT"):
         return LocalStore(root, outside, read_only=mode == "r")
     if outside.exists(root / "objects"):
-        raise Integrity(
+        raise IntegrityError(
             f"{root} holds objects and no FORMAT file.",
             hint="Bring FORMAT back from a copy of the store: without it the log proves nothing.",
         )
     if mode != "c":
-        raise NotFound(
+        raise NotFoundError(
             f"there is no registry at {root}.",
             hint="Create it with mode 'c' or `share-registry init`.",
         )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from share_registry.errors import Format, InvalidInput, StoreError
+from share_registry.errors import FormatError, InvalidInputError, StoreError
 from share_registry.names import CommitNumber, Digest, SpaceName
 
 MAX_OBJECT_BYTES: Final = 4 << 30
@@ -23,7 +23,7 @@ _CURRENT_FORMAT: Final = re.compile(
 )
 
 
-class PublishUnknown(StoreError):
+class PublishStateUnknownError(StoreError):
     """The system failed after the record was handed to it.
 
     It may be published, now or after a restart. Look it up before anything else; remove
@@ -59,9 +59,9 @@ class Store(Protocol):
             Whether it was new.
 
         Raises:
-            InvalidInput: larger than the limit, or the digest is not of these bytes.
+            InvalidInputError: larger than the limit, or the digest is not of these bytes.
             StoreError: the system refuses; the object may or may not be there, which harms nothing.
-            Refused: the store is read-only.
+            RefusedError: the store is read-only.
         """
         ...
 
@@ -69,8 +69,8 @@ class Store(Protocol):
         """Return an object, hashed before it is handed out.
 
         Raises:
-            NotFound: there is none.
-            Integrity: larger than the limit, not a plain file, or not the bytes its name says.
+            NotFoundError: there is none.
+            IntegrityError: larger than the limit, not a plain file, or not the bytes its name says.
             StoreError: the system refuses.
         """
         ...
@@ -92,15 +92,15 @@ class Store(Protocol):
         Raises:
             PublishUnknown: the system failed after the record was handed to it.
             StoreError: any other failure; nothing was published.
-            InvalidInput: larger than the limit, or the number is out of range.
-            Refused: the store is read-only.
+            InvalidInputError: larger than the limit, or the number is out of range.
+            RefusedError: the store is read-only.
         """
         ...
 
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
         """Return a record, None where there is none.
 
-        Its hash is the reader's to check against the chain. Raises Integrity where it is no
+        Its hash is the reader's to check against the chain. Raises IntegrityError where it is no
         plain file.
         """
         ...
@@ -146,23 +146,23 @@ class Store(Protocol):
 
 
 def check_size(size: int, limit: int, what: str) -> None:
-    """Refuse what no reader would accept. Raises InvalidInput."""
+    """Refuse what no reader would accept. Raises InvalidInputError."""
     if size > limit:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{what} has {size} bytes, more than the limit of {limit}.", hint="Split it."
         )
 
 
 def check_number(number: CommitNumber) -> None:
-    """Refuse a number that no record can have. Raises InvalidInput."""
+    """Refuse a number that no record can have. Raises InvalidInputError."""
     if not 1 <= number <= MAX_NUMBER:
-        raise InvalidInput(f"commit number {number} is not between 1 and {MAX_NUMBER}.")
+        raise InvalidInputError(f"commit number {number} is not between 1 and {MAX_NUMBER}.")
 
 
 def record_name(number: CommitNumber) -> str:
     """Return the name of the file that record has.
 
-    Raises InvalidInput for a number that no record can have.
+    Raises InvalidInputError for a number that no record can have.
     """
     check_number(number)
     return f"{number:020d}.json"
@@ -172,9 +172,9 @@ def identity_of(content: bytes, *, writing: bool) -> str:
     """Return the uuid in a FORMAT file.
 
     Raises:
-        Format: this release cannot read the store, or, where it is opened for writing, cannot write
+        FormatError: this release cannot read the store, or, where it is opened for writing, cannot write
             it (spec EVO-02).
-        Integrity: the file is malformed.
+        IntegrityError: the file is malformed.
     """
     plain = _CURRENT_FORMAT.fullmatch(content)
     if (
@@ -185,7 +185,7 @@ def identity_of(content: bytes, *, writing: bool) -> str:
 
     found = parse_format(content)
     if writing and found.write:
-        raise Format(
+        raise FormatError(
             f"writing to this store needs the unknown features {', '.join(found.write)}.",
             hint="Upgrade share_registry, or open it with mode 'r'.",
         )

@@ -117,7 +117,7 @@ class Retention:
     def plot(self, path: Place = None) -> "Figure":
         """Draw tasks against commits as a heat map; save it where a path is given.
 
-        Raises Refused without matplotlib.
+        Raises RefusedError without matplotlib.
         """
         from share_registry.values.plots import plot_retention
 
@@ -281,7 +281,7 @@ class Analysis:
     def plot(self, path: Place = None) -> "Figure":
         """Draw explained variance and size against error; save it where a path is given.
 
-        Raises Refused without matplotlib.
+        Raises RefusedError without matplotlib.
         """
         from share_registry.values.plots import plot_analysis
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from share_registry.errors import Refused, StoreError
+from share_registry.errors import RefusedError, StoreError
 from share_registry.values.analyses import Analysis, Place, Retention, Spectrum
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def plot_retention(found: Retention, path: Place = None) -> "Figure":
         path: Where to save it; the ending says the format.
 
     Raises:
-        Refused: matplotlib is not installed.
+        RefusedError: matplotlib is not installed.
         StoreError: the file cannot be written.
     """
     rows, columns = max(len(found.rows), 1), max(len(found.commits), 1)
@@ -81,7 +81,7 @@ def plot_spectra(found: Analysis, path: Place = None) -> "Figure":
         path: Where to save it; the ending says the format.
 
     Raises:
-        Refused: matplotlib is not installed.
+        RefusedError: matplotlib is not installed.
         StoreError: the file cannot be written.
     """
     figure = _figure(11.0, _height(found))
@@ -104,7 +104,7 @@ def _figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise Refused(
+        raise RefusedError(
             "plots need matplotlib, which is not installed.", hint="Install share-registry[plot]."
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
@@ -115,7 +115,7 @@ def _saved(figure: "Figure", path: Place) -> "Figure":
         try:
             figure.savefig(os.fspath(path), dpi=_DPI)
         except ValueError as error:
-            raise Refused(
+            raise RefusedError(
                 f"a plot cannot be saved as {os.fspath(path)!r}: {error}.",
                 hint="End the name in .png, .svg or .pdf.",
             ) from error

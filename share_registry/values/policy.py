@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 
 DEFAULT_BUDGET: Final = 0.025
 """Pooled relative error of scaled dW; measured in docs/budget.md."""
@@ -51,13 +51,13 @@ class Policy:
                 or not isinstance(value, int)
                 or not least <= value <= 0xFFFF
             ):
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"{name} {value!r} is not a whole number from {least} to 65535.",
                     hint="The paper takes k = 32, p = 8, phi = 2 for GLUE.",
                 )
 
         if self.k is not None and self.pseudo_rank is not None and self.pseudo_rank > self.k:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"pseudo_rank {self.pseudo_rank} is more than the {self.k} directions of the basis.",
                 hint="p is at most k.",
             )
@@ -77,13 +77,13 @@ class Policy:
 
 
 def check_budget(budget: float) -> float:
-    """Return the budget if it is a number in [0, 0.9]. Raises InvalidInput."""
+    """Return the budget if it is a number in [0, 0.9]. Raises InvalidInputError."""
     if (
         isinstance(budget, bool)
         or not isinstance(budget, int | float)
         or not 0 <= budget <= MAX_BUDGET
     ):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"budget {budget!r} is not a number from 0 to {MAX_BUDGET}.",
             hint="It is a relative error: 0.05 allows 5 %, 0 keeps every bit.",
         )
@@ -93,7 +93,7 @@ def check_budget(budget: float) -> float:
 def overridden(policy: Policy, *, budget: float | None, keep_original: bool | None) -> Policy:
     """Return the policy with what one call asks for.
 
-    A budget also limits what the paper's protocol would lose without one. Raises InvalidInput.
+    A budget also limits what the paper's protocol would lose without one. Raises InvalidInputError.
     """
     if budget is not None:
         policy = replace(policy, budget=check_budget(budget), k=None)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any, Final
 
-from share_registry.values.report import BasisReport, Report
+from share_registry.values.report import AdapterReport, BasisReport
 from share_registry.values.results import (
     Alias,
     AliasMove,
@@ -20,7 +20,7 @@ from share_registry.values.results import (
     Export,
     Lineage,
     Log,
-    Resolved,
+    ResolvedReference,
     SpaceSummary,
     Tag,
     Task,
@@ -89,7 +89,7 @@ def moment(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def summary(report: Report) -> str:
+def summary(report: AdapterReport) -> str:
     """Return a report as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
     limit = (
         "without a limit"
@@ -167,7 +167,7 @@ def brief(commit: Commit) -> Sheet:
     return Sheet(title="\n".join([*(lines or [commit.ref]), place]), notes=_notes(commit))
 
 
-def _report_sheet(value: Report) -> Sheet:
+def _report_sheet(value: AdapterReport) -> Sheet:
     return Sheet(
         title=summary(value),
         facts=_rate(value, "rate"),
@@ -176,7 +176,7 @@ def _report_sheet(value: Report) -> Sheet:
     )
 
 
-def _rate(value: Report, name: str) -> tuple[tuple[str, str], ...]:
+def _rate(value: AdapterReport, name: str) -> tuple[tuple[str, str], ...]:
     """Return the bits per parameter beside what Gaussian rows need, as a fact."""
     if value.bits_per_parameter is None:
         return ()
@@ -269,7 +269,7 @@ def _lineage_sheet(value: Lineage) -> Sheet:
     return Sheet(title=f"{value.ref} on {base}", tables=(Table(headers=headers, rows=rows),))
 
 
-def _resolved_sheet(value: Resolved) -> Sheet:
+def _resolved_sheet(value: ResolvedReference) -> Sheet:
     return Sheet(title=value.long)
 
 
@@ -327,7 +327,7 @@ def _verify_sheet(value: VerifyReport) -> Sheet:
     )
 
 
-def _module_table(reports: Mapping[str, Report]) -> Table:
+def _module_table(reports: Mapping[str, AdapterReport]) -> Table:
     """Return the modules of all reports, each row with its task where there are several."""
     headers = ("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>")
     rows = tuple(
@@ -465,8 +465,8 @@ _SHEETS: Final[Mapping[type, Callable[[Any], Sheet]]] = {
     Export: _export_sheet,
     Lineage: _lineage_sheet,
     Log: _log_sheet,
-    Report: _report_sheet,
-    Resolved: _resolved_sheet,
+    AdapterReport: _report_sheet,
+    ResolvedReference: _resolved_sheet,
     Task: _one_task_sheet,
     VerifyReport: _verify_sheet,
 }

@@ -35,7 +35,7 @@ class ModuleReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class AdapterReport:
     """What a commit did to one adapter.
 
     Attributes:

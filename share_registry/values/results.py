@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.report import BasisReport, Report
+from share_registry.values.report import AdapterReport, BasisReport
 from share_registry.values.shown import html as _html
 from share_registry.values.shown import line as _line
 from share_registry.values.shown import text as _text
@@ -46,7 +46,7 @@ class Commit:
     message: str = ""
     refs: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, Version] = field(default_factory=dict)
-    reports: Mapping[str, Report] = field(default_factory=dict)
+    reports: Mapping[str, AdapterReport] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     detail: str = ""
@@ -76,7 +76,7 @@ class Commit:
         return self.refs[self.task] if self.task else f"{self.space}/@c{self.number}"
 
     @property
-    def report(self) -> Report | None:
+    def report(self) -> AdapterReport | None:
         """The report, where the commit absorbed exactly one task."""
         return next(iter(self.reports.values())) if len(self.reports) == 1 else None
 
@@ -110,7 +110,7 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class ResolvedReference:
     """What a reference means now: a task version or (task None) a state of a whole space."""
 
     ref: str

@@ -15,7 +15,7 @@ from torch import Tensor
 import share_registry
 from share_registry.algebra.absorb import absorb
 from share_registry.algebra.decode import decode_side
-from share_registry.algebra.outcome import Absorbed, Candidate
+from share_registry.algebra.outcome import Candidate, CodedAdapter
 from share_registry.format.adapter_object import decode, encode
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
@@ -134,7 +134,7 @@ class Kept:
     digest: Digest
     content: bytes
     stored: StoredAdapter
-    absorbed: Absorbed
+    absorbed: CodedAdapter
     decoded: list[Rows | None]
     found: list[Pair]
 
@@ -160,7 +160,7 @@ class Shelf:
             else [*self.kept[: self.candidates // 2], *self.kept[-(self.candidates // 2) :]]
         )
 
-        def value(made: Absorbed) -> StoredAdapter:
+        def value(made: CodedAdapter) -> StoredAdapter:
             verbatim = {
                 2 * number + place: bits(rows, self.dtype)
                 for number, (pair, module) in enumerate(zip(pairs, made.modules, strict=True))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side, is_bounded
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format.symbols import Ints
 from share_registry.stored import StoredSide, Term
 
@@ -177,7 +177,7 @@ def test_one_and_two_threads_give_the_same_bytes() -> None:
 
 def test_products_past_the_exact_range_are_refused() -> None:
     side, previous, blocks = made(2, q_bits=22, c_bits=22, k=8)
-    with pytest.raises(Integrity, match=f"more than the {MAX_PRODUCT_BITS}"):
+    with pytest.raises(IntegrityError, match=f"more than the {MAX_PRODUCT_BITS}"):
         decode_side(side, previous=previous, blocks=blocks)
 
 
@@ -204,5 +204,5 @@ def test_a_missing_or_unfitting_input_is_refused(fault: str) -> None:
         blocks[1] = blocks[1][:, 1:]
     else:
         blocks[1] = blocks[1][1:]
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode_side(side, previous=given_previous, blocks=blocks)

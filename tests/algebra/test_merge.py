@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from share_registry.algebra.merge_methods import (
+    MergeRule,
     Method,
-    Rule,
     common_entries,
     disjoint_mean,
     dropped,
@@ -35,7 +35,9 @@ def merged(pairs: list[Pair], weights: list[float], method: Method, **rule: floa
         pairs,
         weights,
         module="m",
-        rule=Rule(method=method, density=rule.get("density", 1.0), seed=int(rule.get("seed", 0))),
+        rule=MergeRule(
+            method=method, density=rule.get("density", 1.0), seed=int(rule.get("seed", 0))
+        ),
     )
     return b.mT @ a
 
@@ -58,7 +60,7 @@ def test_linear_is_the_weighted_sum_of_dw() -> None:
     wanted = torch.stack(
         [weight * dense(pair) for weight, pair in zip(WEIGHTS, pairs, strict=True)]
     ).sum(0)
-    a, b = merged_rows(pairs, WEIGHTS, module="m", rule=Rule(method="linear"))
+    a, b = merged_rows(pairs, WEIGHTS, module="m", rule=MergeRule(method="linear"))
     assert close(b.mT @ a, wanted)
     assert a.shape[0] == sum(pair.a.shape[0] for pair in pairs)
     assert close(a @ a.mT, b @ b.mT)
@@ -66,7 +68,7 @@ def test_linear_is_the_weighted_sum_of_dw() -> None:
 
 def test_the_rank_is_no_more_than_the_shape_allows() -> None:
     pairs = [random_pairs(seed, modules=1, rank=8, width=12, height=20)[0] for seed in range(3)]
-    assert merged_rows(pairs, [1.0] * 3, module="m", rule=Rule(method="linear"))[0].shape == (
+    assert merged_rows(pairs, [1.0] * 3, module="m", rule=MergeRule(method="linear"))[0].shape == (
         12,
         12,
     )
@@ -110,7 +112,7 @@ def test_ties_is_that_of_a_dense_reference(density: float) -> None:
 
 def test_dare_keeps_a_share_and_rescales_it() -> None:
     t = torch.ones(400, 500, dtype=torch.float64)
-    found = dropped(t, Rule(method="dare", density=0.3, seed=7), "m/0")
+    found = dropped(t, MergeRule(method="dare", density=0.3, seed=7), "m/0")
     assert torch.unique(found).tolist() == [0.0, pytest.approx(1 / 0.3)]
     assert float((found != 0).double().mean()) == pytest.approx(
         0.3, abs=0.005
@@ -118,7 +120,7 @@ def test_dare_keeps_a_share_and_rescales_it() -> None:
 
 
 def test_dare_is_linear_on_what_it_keeps_and_reproducible() -> None:
-    pairs, rule = tasks(), Rule(method="dare", density=0.4, seed=3)
+    pairs, rule = tasks(), MergeRule(method="dare", density=0.4, seed=3)
     U, entries = common_entries(pairs)
     wanted = U @ torch.stack(
         [
@@ -134,7 +136,7 @@ def test_dare_is_linear_on_what_it_keeps_and_reproducible() -> None:
 
 def test_what_is_chosen_at_random_is_the_same_on_every_machine() -> None:
     found = dropped(
-        torch.ones(1, 16, dtype=torch.float64), Rule(method="dare", density=0.5, seed=1), "m/0"
+        torch.ones(1, 16, dtype=torch.float64), MergeRule(method="dare", density=0.5, seed=1), "m/0"
     )
     assert [int(value > 0) for value in found[0]] == KNOWN
 
@@ -156,7 +158,7 @@ def test_a_missing_module_counts_as_zero() -> None:
 
 
 def merged_dense(pairs: list[Pair | None], weights: list[float]) -> torch.Tensor:
-    a, b = merged_rows(pairs, weights, module="m", rule=Rule(method="linear"))
+    a, b = merged_rows(pairs, weights, module="m", rule=MergeRule(method="linear"))
     return b.mT @ a
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from share_registry.algebra.absorb import absorb
 from share_registry.algebra.decode import decode_side
 from share_registry.algebra.error import module_errors, pooled_error
-from share_registry.algebra.outcome import Absorbed
+from share_registry.algebra.outcome import CodedAdapter
 from share_registry.algebra.project import project
 from share_registry.names import Side
 from share_registry.stored import StoredModule, StoredSide
@@ -66,7 +66,7 @@ def projected(
     *,
     pseudo_rank: int | None = None,
     dtypes: tuple[torch.dtype, torch.dtype] = FLOAT32,
-) -> Absorbed:
+) -> CodedAdapter:
     return project(
         pairs,
         basis=basis,
@@ -78,7 +78,7 @@ def projected(
 
 def exported(
     pairs: list[Pair],
-    made: Absorbed,
+    made: CodedAdapter,
     basis: list[StoredModule | None],
     dtype: torch.dtype = torch.float32,
 ) -> list[Pair]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from share_registry.algebra.directions import (
     Frame,
     Moments,
-    Task,
+    TaskCoefficients,
     axes,
     captured,
     extended,
@@ -76,10 +76,13 @@ def factor(
     return Factor(K=[normal(generator, rank, rows) / sizes.mT for rank in ranks], rows=R)
 
 
-def moments(a: Factor, b: Factor, weights: list[float]) -> tuple[Moments, Frame, Frame, list[Task]]:
+def moments(
+    a: Factor, b: Factor, weights: list[float]
+) -> tuple[Moments, Frame, Frame, list[TaskCoefficients]]:
     (A, frame_a), (B, frame_b) = a.tasks, b.tasks
     tasks = [
-        Task(A=one, B=two, weight=weight) for one, two, weight in zip(A, B, weights, strict=True)
+        TaskCoefficients(A=one, B=two, weight=weight)
+        for one, two, weight in zip(A, B, weights, strict=True)
     ]
     found = Moments.empty(frame_a.root.shape[1], frame_b.root.shape[1])
     for task in tasks:
@@ -246,7 +249,7 @@ def test_more_rows_than_columns_may_be_seen_from_the_axes_themselves() -> None:
     )
     found = Moments.empty(10, 10)
     for A, B in zip(a.factors, b.factors, strict=True):
-        found.add(Task(A=A, B=B, weight=1.0))
+        found.add(TaskCoefficients(A=A, B=B, weight=1.0))
     (energies, U), (wanted, Vt) = spectrum(found.a), full(a.factors, b.factors, [1.0] * 3)
     assert torch.allclose(energies, wanted, rtol=0, atol=ENERGY * float(wanted.sum()))
     assert torch.allclose(
@@ -312,7 +315,8 @@ def kept(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[int]:
     frames = [frame(torch.cat([pair[side] for pair in pairs])) for side in (0, 1)]
     starts = torch.tensor([0, *(len(pair[0]) for pair in pairs)]).cumsum(0).tolist()
     tasks = [
-        Task(A=frames[0].root[s:e], B=frames[1].root[s:e], weight=1.0) for s, e in pairwise(starts)
+        TaskCoefficients(A=frames[0].root[s:e], B=frames[1].root[s:e], weight=1.0)
+        for s, e in pairwise(starts)
     ]
     found = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1])
     for task in tasks:

@@ -17,7 +17,7 @@ from share_registry.catalog import engine, schema
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.database_errors import parse_url, translated
 from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow
-from share_registry.errors import CatalogError, Conflict, InvalidInput
+from share_registry.errors import CatalogError, ConflictError, InvalidInputError
 from tests.catalog.logs import Log, story
 
 
@@ -243,7 +243,7 @@ def test_garbage_in_place_of_a_catalog_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_an_unusable_url_is_named_without_its_secrets(url: str) -> None:
-    with pytest.raises(InvalidInput) as raised:
+    with pytest.raises(InvalidInputError) as raised:
         Catalog.open(url)
     assert "secret" not in str(raised.value)
     assert "secret" not in repr(raised.value.__cause__)
@@ -331,7 +331,7 @@ def test_a_lock_held_too_long_is_a_conflict(
         one.begin(write=True) as holder,
     ):
         holder.execute(text("UPDATE sr_spaces SET head = head"))
-        with pytest.raises(Conflict), other.begin(write=True) as waiting:
+        with pytest.raises(ConflictError), other.begin(write=True) as waiting:
             waiting.execute(text("UPDATE sr_spaces SET head = head"))
 
 

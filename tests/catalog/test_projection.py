@@ -22,7 +22,7 @@ from share_registry.catalog.tables import (
     TaskRow,
     VersionRow,
 )
-from share_registry.errors import Conflict, Integrity
+from share_registry.errors import ConflictError, IntegrityError
 from share_registry.format.records import Note
 from tests.catalog.logs import GENESIS, Log, Logged, digest_of, layout_of, story, whole_story
 
@@ -354,7 +354,7 @@ def test_a_record_that_does_not_follow_is_refused_and_changes_nothing(case: str)
             if entry.record.number < wrong.record.number and case == "an old name":
                 _apply(catalog, entry)
         before = _dump(catalog)
-        with pytest.raises(Integrity, match=message):
+        with pytest.raises(IntegrityError, match=message):
             _apply(catalog, wrong)
         assert _dump(catalog) == before
 
@@ -364,7 +364,7 @@ def test_a_tag_given_twice_is_refused() -> None:
     log.tag("release", 1)
     with Catalog.in_memory() as catalog:
         _fill(catalog, log)
-        with pytest.raises(Integrity, match="a second time"):
+        with pytest.raises(IntegrityError, match="a second time"):
             _apply(catalog, log.tag("release", 2))
 
 
@@ -373,7 +373,7 @@ def test_a_name_that_was_another_tasks_is_refused_for_a_new_task() -> None:
     log.rename("cola", "new")
     with Catalog.in_memory() as catalog:
         _fill(catalog, log)
-        with pytest.raises(Integrity, match="belongs to another task"):
+        with pytest.raises(IntegrityError, match="belongs to another task"):
             _apply(catalog, log.rename("sst2", "cola"))
 
 
@@ -411,7 +411,7 @@ def test_rows_that_are_there_by_another_way_are_a_conflict(catalog_url: str) -> 
     with Catalog.open(catalog_url) as catalog:
         with catalog.begin(write=True) as session:
             session.execute(SpaceRow.table.insert(), [_space_row()])
-        with pytest.raises(Conflict):
+        with pytest.raises(ConflictError):
             _apply(catalog, log.entries[0])
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from tests.catalog.logs import Log
 
 
@@ -102,7 +102,7 @@ def test_a_refit_or_merge_that_does_not_follow_is_refused(wrong: Callable[[Log],
     log.create()
     log.absorb("cola", 1)
     wrong(log)
-    with Catalog.in_memory() as catalog, pytest.raises(Integrity):
+    with Catalog.in_memory() as catalog, pytest.raises(IntegrityError):
         fill(catalog, log)
 
 

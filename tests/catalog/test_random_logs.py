@@ -15,7 +15,7 @@ from share_registry.catalog.queries.lineage import lineage
 from share_registry.catalog.queries.log import LogQuery, log
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
-from share_registry.errors import NotFound
+from share_registry.errors import NotFoundError
 from tests.catalog.logs import Log, digest_of, policy
 from tests.catalog.model import Model, ModelTask
 
@@ -304,7 +304,7 @@ def _check_aliases(session: Session, model: Model, task: ModelTask) -> None:
 def _resolved(session: Session, ref: str) -> str | None:
     try:
         return resolve(session, ref).ref
-    except NotFound:
+    except NotFoundError:
         return None
 
 

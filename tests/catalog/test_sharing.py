@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.tables import CommitRow
-from share_registry.errors import Conflict
+from share_registry.errors import ConflictError
 from tests.catalog.logs import Log, Logged, story
 
 
@@ -62,7 +62,7 @@ def _insist(catalog: Catalog, entry: Logged) -> None:
         try:
             with catalog.begin(write=True) as session:
                 entry.apply(session)
-        except Conflict:
+        except ConflictError:
             continue
         return
     raise AssertionError("never succeeded")

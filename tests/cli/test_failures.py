@@ -151,13 +151,14 @@ def test_every_error_has_a_hint(run: Runner, arguments: tuple[str, ...]) -> None
 def test_an_error_is_one_json_object_where_json_is_wanted(run: Runner) -> None:
     shown = run("--json", "show", "coal", code=3)
     assert json.loads(shown.err) == {
-        "error": "NotFound",
+        "error": "NotFoundError",
         "message": "task tiny-model/coal does not exist.",
         "hint": "Did you mean cola?",
         "exit_code": 3,
     }
     assert (
-        json.loads(run("log", "--limit", "many", "--json", code=2).err)["error"] == "InvalidInput"
+        json.loads(run("log", "--limit", "many", "--json", code=2).err)["error"]
+        == "InvalidInputError"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from share_registry.errors import InvalidInput, NotFound, ShareRegistryError, StoreError
+from share_registry.errors import InvalidInputError, NotFoundError, ShareRegistryError, StoreError
 from share_registry.exchange.hub import read_hub
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.outside.files import Outside
@@ -67,7 +67,7 @@ def test_a_folder_of_a_repository_is_read_alone(hub: Hub, original: Original) ->
     assert adapter.attachments["README.md"] == (original("plain") / "README.md").read_bytes()
     assert adapter.source.location == "hf://ann/many/runs/a"
     assert any("deep (no regular file)" in text for text in adapter.remarks)
-    with pytest.raises(NotFound, match=r"has no adapter_config\.json"):
+    with pytest.raises(NotFoundError, match=r"has no adapter_config\.json"):
         read_hub("hf://ann/many", outside=Outside())
 
 
@@ -82,16 +82,16 @@ def test_pickles_are_named_and_never_downloaded(hub: Hub, original: Original) ->
     hub.push(
         "ann/old", {"adapter_config.json": files["adapter_config.json"], "adapter_model.bin": b"x"}
     )
-    with pytest.raises(InvalidInput, match="pickles are never opened"):
+    with pytest.raises(InvalidInputError, match="pickles are never opened"):
         read_hub("hf://ann/old", outside=Outside())
 
 
 def test_what_is_not_there_is_not_found(hub: Hub, original: Original) -> None:
     hub.push("ann/cola", files_of(original("plain")))
     for location in ("hf://ann/none", "hf://ann/cola@none", "hf://bob/cola"):
-        with pytest.raises(NotFound, match="is not on the Hub"):
+        with pytest.raises(NotFoundError, match="is not on the Hub"):
             read_hub(location, outside=Outside())
-    with pytest.raises(NotFound, match=r"has no adapter_config\.json"):
+    with pytest.raises(NotFoundError, match=r"has no adapter_config\.json"):
         read_hub("hf://ann/cola/folder", outside=Outside())
 
 
@@ -99,7 +99,7 @@ def test_what_is_not_there_is_not_found(hub: Hub, original: Original) -> None:
 def test_a_hub_that_refuses_is_an_error_of_ours(status: int, hub: Hub, original: Original) -> None:
     hub.push("ann/cola", files_of(original("plain")))
     hub.failing = status
-    with pytest.raises((NotFound, StoreError)) as caught:
+    with pytest.raises((NotFoundError, StoreError)) as caught:
         read_hub("hf://ann/cola", outside=Outside())
     assert caught.value.hint
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from share_registry.errors import InvalidInput, NotFound
+from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.peft_model import read_model
 from share_registry.exchange.scales import module_scales
@@ -81,10 +81,10 @@ def test_one_of_several_adapters_is_chosen_by_name() -> None:
     assert len(read_model(model).layout.factors) == 14
     model.set_adapter("second")
     assert len(read_model(model).layout.factors) == 4
-    with pytest.raises(NotFound, match="no adapter 'third'; it has default, second"):
+    with pytest.raises(NotFoundError, match="no adapter 'third'; it has default, second"):
         read_model(model, adapter_name="third")
     model.base_model.set_adapter(["default", "second"])
-    with pytest.raises(InvalidInput, match="expected one"):
+    with pytest.raises(InvalidInputError, match="expected one"):
         read_model(model)
 
 
@@ -129,7 +129,7 @@ def test_a_second_adapter_joins_a_peft_model_under_its_name(original: Original) 
     assert float((zoo.logits(model) - zoo.logits(zoo.live("plain"))).abs().max()) == zoo.EXACT
     model.set_adapter("default")
     assert float((zoo.logits(model) - zoo.logits(zoo.live("rslora"))).abs().max()) == zoo.EXACT
-    with pytest.raises(InvalidInput, match="has an adapter 'second' already"):
+    with pytest.raises(InvalidInputError, match="has an adapter 'second' already"):
         adapter.apply_to(model, name="second")
 
 
@@ -146,11 +146,11 @@ def test_a_model_that_does_not_fit_is_left_as_it_was(original: Original) -> None
         )
     )
     names = [key for key, _ in base.named_parameters()]
-    with pytest.raises(InvalidInput, match="size mismatch"):
+    with pytest.raises(InvalidInputError, match="size mismatch"):
         adapter.apply_to(base)
     assert [key for key, _ in base.named_parameters()] == names
     model = zoo.peft.get_peft_model(base, zoo.CASES["rslora"].config())
-    with pytest.raises(InvalidInput, match="size mismatch"):
+    with pytest.raises(InvalidInputError, match="size mismatch"):
         adapter.apply_to(model, name="second")
     assert list(model.peft_config) == ["default"]
 
@@ -158,7 +158,7 @@ def test_a_model_that_does_not_fit_is_left_as_it_was(original: Original) -> None
 def test_a_model_that_does_not_fit_is_refused(original: Original) -> None:
     adapter = read_directory(original("plain"), outside=Outside())
     for base in (zoo.bert(), zoo.gpt2()):
-        with pytest.raises(InvalidInput, match="does not fit the model"):
+        with pytest.raises(InvalidInputError, match="does not fit the model"):
             adapter.apply_to(base)
     deeper = zoo.LlamaForCausalLM(
         zoo.LlamaConfig(
@@ -170,7 +170,9 @@ def test_a_model_that_does_not_fit_is_refused(original: Original) -> None:
             num_key_value_heads=1,
         )
     )
-    with pytest.raises(InvalidInput, match=r"expects .*layers.2.*0 tensors too many, 14 too few"):
+    with pytest.raises(
+        InvalidInputError, match=r"expects .*layers.2.*0 tensors too many, 14 too few"
+    ):
         adapter.apply_to(deeper)
     shallow = zoo.LlamaForCausalLM(
         zoo.LlamaConfig(
@@ -182,7 +184,9 @@ def test_a_model_that_does_not_fit_is_refused(original: Original) -> None:
             num_key_value_heads=1,
         )
     )
-    with pytest.raises(InvalidInput, match=r"has no place for .*14 tensors too many, 0 too few"):
+    with pytest.raises(
+        InvalidInputError, match=r"has no place for .*14 tensors too many, 0 too few"
+    ):
         adapter.apply_to(shallow)
     wider = zoo.LlamaForCausalLM(
         zoo.LlamaConfig(
@@ -194,5 +198,5 @@ def test_a_model_that_does_not_fit_is_refused(original: Original) -> None:
             num_key_value_heads=1,
         )
     )
-    with pytest.raises(InvalidInput, match="size mismatch"):
+    with pytest.raises(InvalidInputError, match="size mismatch"):
         adapter.apply_to(wider)

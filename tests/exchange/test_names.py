@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from share_registry.errors import InvalidInput, Refused
-from share_registry.exchange.base_model import Base, base_of, derive_task, is_local, space_name_of
+from share_registry.errors import InvalidInputError, RefusedError
+from share_registry.exchange.base_model import (
+    BaseModelLabel,
+    base_of,
+    derive_task,
+    is_local,
+    space_name_of,
+)
 from share_registry.exchange.environment import environment_labels
 from share_registry.names import space_name, task_name
 from share_registry.outside.files import Outside
@@ -33,7 +39,7 @@ def test_a_space_is_named_for_the_base_model(label: str, name: str) -> None:
 
 @pytest.mark.parametrize("label", ["", "/", "org/日本語", "org/---", "org/CON"])
 def test_a_label_that_gives_no_space_name_is_refused(label: str) -> None:
-    with pytest.raises(Refused, match="no space name can be made"):
+    with pytest.raises(RefusedError, match="no space name can be made"):
         space_name_of(label)
 
 
@@ -41,7 +47,7 @@ def test_a_label_that_gives_no_space_name_is_refused(label: str) -> None:
 def test_a_derived_space_name_is_a_space_name_or_refused(label: str) -> None:
     try:
         found = space_name_of(label)
-    except Refused:
+    except RefusedError:
         return
     assert space_name(found) == found
 
@@ -86,7 +92,7 @@ GENERIC = [
 @pytest.mark.parametrize("name", GENERIC)
 def test_a_generic_directory_name_is_refused_with_a_better_one(name: str) -> None:
     with pytest.raises(
-        Refused, match=f"{name}' is generic, expected one that names a task"
+        RefusedError, match=f"{name}' is generic, expected one that names a task"
     ) as caught:
         derive_task(f"/data/adapters/cola/{name}")
     assert "task='cola'" in caught.value.hint
@@ -96,18 +102,20 @@ def test_a_generic_directory_name_is_refused_with_a_better_one(name: str) -> Non
 def test_a_derived_task_name_is_a_task_name_or_refused(location: str) -> None:
     try:
         found = derive_task(location)
-    except Refused:
+    except RefusedError:
         return
     assert task_name(found) == found
 
 
 def test_the_base_is_read_from_the_config() -> None:
-    assert base_of({"base_model_name_or_path": "org/m", "revision": "main"}) == Base(
+    assert base_of({"base_model_name_or_path": "org/m", "revision": "main"}) == BaseModelLabel(
         label="org/m", revision="main"
     )
-    assert base_of({}) == Base(label="", revision=None)
+    assert base_of({}) == BaseModelLabel(label="", revision=None)
     cached = f"/home/a/.cache/huggingface/hub/models--org--m/snapshots/{'a' * 40}"
-    assert base_of({"base_model_name_or_path": cached}) == Base(label="org/m", revision="a" * 40)
+    assert base_of({"base_model_name_or_path": cached}) == BaseModelLabel(
+        label="org/m", revision="a" * 40
+    )
     assert (
         base_of({"base_model_name_or_path": "org/m", "layer_replication": [[0, 2], [1, 2]]}).label
         == "org/m#layers=[[0,2],[1,2]]"
@@ -117,7 +125,7 @@ def test_the_base_is_read_from_the_config() -> None:
         {"revision": ["x"]},
         {"base_model_name_or_path": "x" * 513},
     ):
-        with pytest.raises(InvalidInput, match="expected texts"):
+        with pytest.raises(InvalidInputError, match="expected texts"):
             base_of(wrong)
 
 

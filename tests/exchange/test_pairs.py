@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from share_registry.errors import Refused
+from share_registry.errors import RefusedError
 from share_registry.exchange.config import settings_of
 from share_registry.exchange.factor_pairs import pairs_of, tensors_of
 from share_registry.exchange.scales import ambiguous, module_scales, rank_of, scale_of
@@ -76,7 +76,7 @@ def test_a_factor_left_out_leaves_both_its_tensors_out() -> None:
 def test_a_value_too_large_for_the_element_type_is_refused_by_key() -> None:
     layout = layout_of(Form.LINEAR, 1, 2, 2, 1, DType.F16)
     with pytest.raises(
-        Refused, match=r"'a' would be infinite at 1 of 2 places: F16 holds at most 65504"
+        RefusedError, match=r"'a' would be infinite at 1 of 2 places: F16 holds at most 65504"
     ):
         tensors_of(layout, [(torch.tensor([[7e4, 1.0]]), torch.ones(1, 2))])
 

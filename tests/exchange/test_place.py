@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from share_registry.errors import InvalidInput, Refused, ShareRegistryError
+from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError
 from share_registry.exchange.attachments import CARD_MARK
 from share_registry.exchange.export_files import export_digest, files_of
 from share_registry.exchange.model_card import CardFacts, card_text
@@ -66,7 +66,7 @@ def test_something_else_there_is_refused_and_left_alone(
 ) -> None:
     put(tmp_path, files=FILES | change)
     before = tree(tmp_path)
-    with pytest.raises(Refused, match="holds other files than this export"):
+    with pytest.raises(RefusedError, match="holds other files than this export"):
         put(tmp_path)
     assert tree(tmp_path) == before
 
@@ -86,7 +86,7 @@ def test_overwrite_never_replaces_what_is_no_adapter_directory(tmp_path: Path) -
     (tmp_path / "link").symlink_to(tmp_path / "thesis")
     before = tree(tmp_path)
     for name in ("thesis", "deep", "file", "link"):
-        with pytest.raises(Refused, match=r"not overwritten|expected a directory"):
+        with pytest.raises(RefusedError, match=r"not overwritten|expected a directory"):
             put(tmp_path, name, overwrite=True)
     assert tree(tmp_path) == before
 
@@ -95,7 +95,7 @@ def test_overwrite_never_replaces_what_is_no_adapter_directory(tmp_path: Path) -
     "name", ["../x", "a/b", "/etc", ".", "..", ".hidden", "a..b", "x.", "a b", "\u00e4", "x" * 129]
 )
 def test_an_evil_name_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="is not allowed"):
+    with pytest.raises(InvalidInputError, match="is not allowed"):
         put(tmp_path / "serve", name)
     assert not tree(tmp_path)
 
@@ -128,7 +128,7 @@ def test_a_race_with_another_export_is_refused_without_a_trace(tmp_path: Path) -
             (tmp_path / "v1").mkdir()
             (tmp_path / "v1" / "theirs").write_text("x")
 
-    with pytest.raises(Refused, match="was written by somebody else meanwhile"):
+    with pytest.raises(RefusedError, match="was written by somebody else meanwhile"):
         place(FILES, tmp_path, "v1", overwrite=False, outside=Outside(race))
     assert tree(tmp_path) == {"v1/theirs": b"x"}
     assert os.listdir(tmp_path) == ["v1"]
@@ -205,7 +205,7 @@ def test_save_writes_a_directory_that_reads_as_the_same_adapter(
     assert read_directory(path, outside=Outside()).source_digest == adapter.source_digest
     assert adapter.save(path) == path
     (path / "mine").write_text("x")
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         adapter.save(path)
     adapter.save(path, overwrite=True)
     assert not (path / "mine").exists()

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.exchange import attachments
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.peft_directory import adapter_of, read_directory
@@ -232,7 +232,7 @@ def test_a_config_given_as_values_is_written_as_json() -> None:
         == adapter.config
         == {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
     )
-    with pytest.raises(InvalidInput, match="not a JSON value"):
+    with pytest.raises(InvalidInputError, match="not a JSON value"):
         adapter_of(tensors, {"peft_type": "LORA", "r": torch.ones(1)})
 
 
@@ -241,7 +241,7 @@ def test_a_config_given_as_values_is_written_as_json() -> None:
 def test_a_name_is_safe_or_refused(name: str) -> None:
     try:
         attachments.check_name(name)
-    except InvalidInput:
+    except InvalidInputError:
         return
     assert name.isprintable()
     assert not set(name) & set('/\\:*?"<>|')

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ShareRegistryError
 from share_registry.exchange.peft_directory import adapter_of, read_directory
 from share_registry.outside.files import Outside
 
@@ -52,7 +52,7 @@ def test_dora_without_its_magnitudes_is_refused(copied: Copied) -> None:
     set_tensors(source, lambda tensors: tensors.pop(f"{Q}.lora_magnitude_vector"))
     refused(
         source,
-        InvalidInput,
+        InvalidInputError,
         "use_dora is set and 1 of ",
         "layers.0.self_attn.q_proj', have no lora_magnitude_vector",
     )
@@ -72,57 +72,73 @@ def refused(source: Path, error: type[ShareRegistryError], *parts: str) -> None:
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], type[ShareRegistryError], tuple[str, ...]]] = {
-    "AdaLoRA": ({"peft_type": "ADALORA"}, Refused, ("peft_type is 'ADALORA'", "expected 'LORA'")),
-    "X-LoRA": ({"peft_type": "XLORA"}, Refused, ("peft_type is 'XLORA'", "expected 'LORA'")),
-    "LoHa": ({"peft_type": "LOHA"}, Refused, ("'LOHA'", "expected 'LORA'")),
-    "no type": ({"peft_type": None}, InvalidInput, ("peft_type is None", "expected 'LORA'")),
+    "AdaLoRA": (
+        {"peft_type": "ADALORA"},
+        RefusedError,
+        ("peft_type is 'ADALORA'", "expected 'LORA'"),
+    ),
+    "X-LoRA": ({"peft_type": "XLORA"}, RefusedError, ("peft_type is 'XLORA'", "expected 'LORA'")),
+    "LoHa": ({"peft_type": "LOHA"}, RefusedError, ("'LOHA'", "expected 'LORA'")),
+    "no type": ({"peft_type": None}, InvalidInputError, ("peft_type is None", "expected 'LORA'")),
     "PiSSA": (
         {"init_lora_weights": "pissa"},
-        Refused,
+        RefusedError,
         ("init_lora_weights is 'pissa'", "expected", "base"),
     ),
     "fast PiSSA": (
         {"init_lora_weights": "pissa_niter_4"},
-        Refused,
+        RefusedError,
         ("init_lora_weights is 'pissa_niter_4'",),
     ),
-    "OLoRA": ({"init_lora_weights": "OLoRA"}, Refused, ("init_lora_weights is 'OLoRA'",)),
-    "CorDA": ({"init_lora_weights": "corda"}, Refused, ("init_lora_weights is 'corda'",)),
-    "LoftQ": ({"init_lora_weights": "loftq"}, Refused, ("init_lora_weights is 'loftq'",)),
-    "LoRA-GA": ({"init_lora_weights": "lora_ga"}, Refused, ("init_lora_weights is 'lora_ga'",)),
+    "OLoRA": ({"init_lora_weights": "OLoRA"}, RefusedError, ("init_lora_weights is 'OLoRA'",)),
+    "CorDA": ({"init_lora_weights": "corda"}, RefusedError, ("init_lora_weights is 'corda'",)),
+    "LoftQ": ({"init_lora_weights": "loftq"}, RefusedError, ("init_lora_weights is 'loftq'",)),
+    "LoRA-GA": (
+        {"init_lora_weights": "lora_ga"},
+        RefusedError,
+        ("init_lora_weights is 'lora_ga'",),
+    ),
     "unknown initialization": (
         {"init_lora_weights": "novel"},
-        Refused,
+        RefusedError,
         ("init_lora_weights is 'novel'", "expected true, false"),
     ),
     "initialization of a wrong type": (
         {"init_lora_weights": 3},
-        Refused,
+        RefusedError,
         ("init_lora_weights is 3",),
     ),
-    "KaSA": ({"kasa_config": {"beta": 1}}, Refused, ("kasa_config is set", "expected none")),
-    "BD-LoRA": ({"use_bdlora": {"nblocks": 2}}, Refused, ("use_bdlora is set", "expected none")),
-    "QALoRA": ({"use_qalora": True}, Refused, ("use_qalora is set", "expected none")),
-    "Arrow": ({"arrow_config": {"top_k": 2}}, Refused, ("arrow_config is set", "expected none")),
+    "KaSA": ({"kasa_config": {"beta": 1}}, RefusedError, ("kasa_config is set", "expected none")),
+    "BD-LoRA": (
+        {"use_bdlora": {"nblocks": 2}},
+        RefusedError,
+        ("use_bdlora is set", "expected none"),
+    ),
+    "QALoRA": ({"use_qalora": True}, RefusedError, ("use_qalora is set", "expected none")),
+    "Arrow": (
+        {"arrow_config": {"top_k": 2}},
+        RefusedError,
+        ("arrow_config is set", "expected none"),
+    ),
     "Megatron": (
         {"megatron_config": {"a": 1}},
-        Refused,
+        RefusedError,
         ("megatron_config is set", "expected none"),
     ),
     "foreign library": (
         {"auto_mapping": {"parent_library": "evil.module"}},
-        Refused,
+        RefusedError,
         ("parent_library is 'evil.module'", "expected a module of transformers"),
     ),
     "look-alike library": (
         {"auto_mapping": {"parent_library": "transformers_x"}},
-        Refused,
+        RefusedError,
         ("'transformers_x'", "expected a module of transformers"),
     ),
-    "mapping of a wrong type": ({"auto_mapping": "x"}, Refused, ("parent_library is 'x'",)),
+    "mapping of a wrong type": ({"auto_mapping": "x"}, RefusedError, ("parent_library is 'x'",)),
     "rank of another shape": (
         {"r": 5},
-        InvalidInput,
+        InvalidInputError,
         (
             "layers.0.mlp.down_proj.lora_A.weight",
             "has 4 rows",
@@ -132,48 +148,48 @@ CONFIGS: dict[str, tuple[dict[str, Any], type[ShareRegistryError], tuple[str, ..
     ),
     "rank that is no integer": (
         {"r": "4"},
-        InvalidInput,
+        InvalidInputError,
         ("r is '4'", "expected a positive integer"),
     ),
-    "rank zero": ({"r": 0}, InvalidInput, ("r is 0", "expected a positive integer")),
+    "rank zero": ({"r": 0}, InvalidInputError, ("r is 0", "expected a positive integer")),
     "alpha that is no number": (
         {"lora_alpha": None},
-        InvalidInput,
+        InvalidInputError,
         ("lora_alpha is None", "expected a number"),
     ),
     "alpha that is true": (
         {"lora_alpha": True},
-        InvalidInput,
+        InvalidInputError,
         ("lora_alpha is True", "expected a number"),
     ),
     "pattern of another shape": (
         {"rank_pattern": {"q_proj": 2}},
-        InvalidInput,
+        InvalidInputError,
         ("q_proj.lora_A.weight", "has 4 rows", "expected the rank 2"),
     ),
     "patterns that are a list": (
         {"alpha_pattern": ["q_proj"]},
-        InvalidInput,
+        InvalidInputError,
         ("alpha_pattern is list", "expected an object"),
     ),
     "pattern that is no expression": (
         {"alpha_pattern": {"(q_proj": 2}},
-        InvalidInput,
+        InvalidInputError,
         ("(q_proj", "expected regular expressions"),
     ),
     "pattern that may run for ever": (
         {"alpha_pattern": {"(a+)+q": 2}},
-        Refused,
+        RefusedError,
         ("(a+)+q", "expected one without repeated groups"),
     ),
     "flag that is a text": (
         {"use_rslora": "yes"},
-        InvalidInput,
+        InvalidInputError,
         ("use_rslora is 'yes'", "expected true or false"),
     ),
     "parameters that are a text": (
         {"target_parameters": "x"},
-        InvalidInput,
+        InvalidInputError,
         ("target_parameters is 'x'", "expected a list"),
     ),
 }
@@ -193,119 +209,119 @@ FILES: dict[
 ] = {
     "NaN": (
         spoil(float("nan")),
-        InvalidInput,
+        InvalidInputError,
         (f"{Q}.lora_B.weight", "has NaN or infinity at 1 of ", "expected finite"),
     ),
     "infinity": (
         spoil(float("inf")),
-        InvalidInput,
+        InvalidInputError,
         (f"{Q}.lora_B.weight", "NaN or infinity at 1 of "),
     ),
     "A without B": (
         lambda t: t.pop(f"{Q}.lora_B.weight"),
-        InvalidInput,
+        InvalidInputError,
         (f"{Q}.lora_A.weight", "[4, 16] has no counterpart", "expected both"),
     ),
     "B without A": (
         lambda t: t.pop(f"{Q}.lora_A.weight"),
-        InvalidInput,
+        InvalidInputError,
         (f"{Q}.lora_B.weight", "[16, 4] has no counterpart", "expected both"),
     ),
     "ranks that differ": (
         put(f"{Q}.lora_B.weight", torch.ones(16, 3)),
-        InvalidInput,
+        InvalidInputError,
         ("[4, 16]", "[16, 3]", "expected equal ranks, found 4 and 3"),
     ),
     "block-diagonal B": (
         put(f"{Q}.lora_B.weight", torch.ones(16, 2)),
-        InvalidInput,
+        InvalidInputError,
         ("[16, 2]", "expected equal ranks"),
     ),
     "an empty shard": (
         put(f"{Q}.lora_A.weight", torch.ones(0)),
-        InvalidInput,
+        InvalidInputError,
         (f"{Q}.lora_A.weight", "shape [0]", "expected at least two dimensions"),
     ),
     "a flat shard": (
         put(f"{Q}.lora_A.weight", torch.ones(64)),
-        InvalidInput,
+        InvalidInputError,
         (f"{Q}.lora_A.weight", "shape [64]", "ungathered shard"),
     ),
     "an empty matrix": (
         put(f"{Q}.lora_B.weight", torch.ones(16, 0)),
-        InvalidInput,
+        InvalidInputError,
         ("shape [16, 0]", "no empty one"),
     ),
     "integers": (
         put(f"{Q}.lora_A.weight", torch.ones(4, 16, dtype=torch.int8)),
-        InvalidInput,
+        InvalidInputError,
         ("element type I8", "expected one of"),
     ),
     "a pair twice": (
         put(f"{Q.removeprefix('base_model.model.')}.lora_A.weight", torch.ones(4, 16)),
-        InvalidInput,
+        InvalidInputError,
         ("are the same factor", "expected one"),
     ),
     "a dump with adapter names": (
         move(f"{Q}.lora_A.weight", f"{Q}.lora_A.default.weight"),
-        InvalidInput,
+        InvalidInputError,
         ("lora_A.default.weight", "holds an adapter name", "expected"),
     ),
     "KaSA's diagonal": (
         put(f"{Q}.lora_diag", torch.ones(4)),
-        Refused,
+        RefusedError,
         (f"{Q}.lora_diag", "inside the LoRA layer", "expected lora_A and lora_B"),
     ),
     "AdaLoRA's values": (
         put(f"{Q}.lora_E", torch.ones(4, 1)),
-        Refused,
+        RefusedError,
         (f"{Q}.lora_E", "expected lora_A and lora_B"),
     ),
     "a router": (
         put(f"{Q}.lora_router.weight", torch.ones(4)),
-        Refused,
+        RefusedError,
         (f"{Q}.lora_router.weight", "inside the LoRA layer"),
     ),
     "a stray LoRA tensor": (
         put("base_model.model.x.lora_new", torch.ones(4)),
-        Refused,
+        RefusedError,
         ("x.lora_new", "outside every LoRA layer"),
     ),
     "LyCORIS": (
         put("base_model.model.x.hada_w1_a", torch.ones(4)),
-        Refused,
+        RefusedError,
         ("x.hada_w1_a", "unknown method"),
     ),
-    "LoKr": (put("base_model.model.x.lokr_w1", torch.ones(4)), Refused, ("x.lokr_w1",)),
-    "IA3": (put("base_model.model.x.ia3_l", torch.ones(4)), Refused, ("x.ia3_l",)),
+    "LoKr": (put("base_model.model.x.lokr_w1", torch.ones(4)), RefusedError, ("x.lokr_w1",)),
+    "IA3": (put("base_model.model.x.ia3_l", torch.ones(4)), RefusedError, ("x.ia3_l",)),
     "kohya": (
         put("lora_unet_x.lora_down.weight", torch.ones(4, 4)),
-        Refused,
+        RefusedError,
         ("lora_unet_x.lora_down.weight",),
     ),
     "kinds mixed": (
         move(f"{Q}.lora_A.weight", f"{Q}.lora_embedding_A"),
-        InvalidInput,
+        InvalidInputError,
         ("lora_embedding_A", "different kinds", "expected a pair"),
     ),
     "no factor": (
         lambda t: [t.pop(key) for key in list(t)] and t.update(x=torch.ones(2)),
-        InvalidInput,
+        InvalidInputError,
         ("none of the 1 tensors is a LoRA factor", "expected keys like"),
     ),
     "only another method": (
         lambda t: [t.pop(key) for key in list(t)] and t.update({"x.hada_w1_a": torch.ones(2)}),
-        Refused,
+        RefusedError,
         ("x.hada_w1_a",),
     ),
     "a strange convolution": (
         put(f"{Q}.lora_B.weight", torch.ones(16, 4, 3)),
-        InvalidInput,
+        InvalidInputError,
         ("[16, 4, 3]", "do not multiply", "expected"),
     ),
     "an endless name": (
         put("x" * 600, torch.ones(1)),
-        InvalidInput,
+        InvalidInputError,
         ("is not 1 to 512 printable bytes",),
     ),
 }
@@ -327,13 +343,15 @@ def test_a_nan_in_a_passenger_is_refused(copied: Copied) -> None:
             tensors["base_model.model.lm_head.weight"].view(-1)[0:1].fill_(float("nan"))
         ),
     )
-    refused(source, InvalidInput, "lm_head.weight", "NaN")
+    refused(source, InvalidInputError, "lm_head.weight", "NaN")
 
 
 def test_tied_copies_that_differ_are_refused(copied: Copied) -> None:
     source = copied("tied")
     set_tensors(source, lambda tensors: tensors["base_model.model.lm_head.lora_A.weight"].add_(1))
-    refused(source, InvalidInput, "lm_head.lora_A.weight", "are not transposed copies", "expected")
+    refused(
+        source, InvalidInputError, "lm_head.lora_A.weight", "are not transposed copies", "expected"
+    )
 
 
 def test_parameters_of_one_module_with_two_scales_are_refused(copied: Copied) -> None:
@@ -341,7 +359,7 @@ def test_parameters_of_one_module_with_two_scales_are_refused(copied: Copied) ->
     set_config(source, alpha_pattern={"gate_up_proj": 3})
     refused(
         source,
-        Refused,
+        RefusedError,
         "mlp.experts",
         "expected one",
         "which tensor is which parameter's stands in no file",
@@ -369,21 +387,21 @@ def test_a_config_that_could_be_misread_is_refused(what: str, copied: Copied) ->
     content, part = JSON[what]
     source = copied("plain")
     (source / CONFIG).write_bytes(content)
-    refused(source, InvalidInput, CONFIG, part)
+    refused(source, InvalidInputError, CONFIG, part)
 
 
 def test_a_missing_directory_or_file_is_not_found(copied: Copied, tmp_path: Path) -> None:
-    refused(tmp_path / "none", NotFound, "none does not exist")
+    refused(tmp_path / "none", NotFoundError, "none does not exist")
     source = copied("plain")
     (source / CONFIG).unlink()
-    refused(source, NotFound, f"has no {CONFIG}")
+    refused(source, NotFoundError, f"has no {CONFIG}")
     source = copied("rslora")
     (source / TENSORS).unlink()
-    refused(source, NotFound, f"has no {TENSORS}")
+    refused(source, NotFoundError, f"has no {TENSORS}")
 
 
 def test_a_file_instead_of_a_directory_is_refused(copied: Copied) -> None:
-    refused(copied("plain") / TENSORS, InvalidInput, "is a file, expected a directory")
+    refused(copied("plain") / TENSORS, InvalidInputError, "is a file, expected a directory")
 
 
 def test_a_pickle_is_never_opened(copied: Copied, tmp_path: Path) -> None:
@@ -392,7 +410,7 @@ def test_a_pickle_is_never_opened(copied: Copied, tmp_path: Path) -> None:
     (source / "adapter_model.bin").write_bytes(pickle.dumps(_Bomb(str(tmp_path / "exploded"))))
     refused(
         source,
-        InvalidInput,
+        InvalidInputError,
         "adapter_model.bin",
         "expected adapter_model.safetensors",
         "pickles are never opened",
@@ -417,7 +435,7 @@ def test_a_git_lfs_pointer_is_named(copied: Copied) -> None:
         )
         refused(
             source,
-            InvalidInput,
+            InvalidInputError,
             f"{name} is a git-LFS pointer",
             "expected the file itself",
             "git lfs pull",
@@ -427,7 +445,9 @@ def test_a_git_lfs_pointer_is_named(copied: Copied) -> None:
 def test_a_sharded_adapter_is_refused(copied: Copied) -> None:
     source = copied("plain")
     (source / TENSORS).rename(source / "adapter_model-00001-of-00002.safetensors")
-    refused(source, Refused, "adapter_model-00001-of-00002.safetensors", f"expected one {TENSORS}")
+    refused(
+        source, RefusedError, "adapter_model-00001-of-00002.safetensors", f"expected one {TENSORS}"
+    )
 
 
 @pytest.mark.parametrize("name", [TENSORS, CONFIG, "notes.txt"])
@@ -436,7 +456,7 @@ def test_a_link_is_not_followed(name: str, copied: Copied, tmp_path: Path) -> No
     (tmp_path / "elsewhere").write_text("secret")
     (source / name).unlink(missing_ok=True)
     (source / name).symlink_to(tmp_path / "elsewhere")
-    refused(source, InvalidInput, name, "is a symbolic link, expected a regular file")
+    refused(source, InvalidInputError, name, "is a symbolic link, expected a regular file")
 
 
 @pytest.mark.parametrize(
@@ -447,21 +467,21 @@ def test_an_unsafe_file_name_is_refused(name: str, copied: Copied) -> None:
         name = "space "
     source = copied("plain")
     (source / name).write_text("x")
-    refused(source, InvalidInput, "is not safe on every system")
+    refused(source, InvalidInputError, "is not safe on every system")
 
 
 def test_a_file_name_that_is_not_unicode_is_refused(copied: Copied) -> None:
     source = copied("plain")
     with open(os.fsencode(source) + b"/\xff", "w") as file:
         file.write("x")
-    refused(source, InvalidInput, "is not safe on every system")
+    refused(source, InvalidInputError, "is not safe on every system")
 
 
 def test_names_that_differ_in_case_alone_are_refused(copied: Copied) -> None:
     source = copied("plain")
     (source / "head.txt").write_text("x")
     (source / "Head.txt").write_text("y")
-    refused(source, InvalidInput, "'Head.txt' and 'head.txt' differ in case alone")
+    refused(source, InvalidInputError, "'Head.txt' and 'head.txt' differ in case alone")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 8, 9, 100, -1])
@@ -469,12 +489,13 @@ def test_a_truncated_tensor_file_is_refused(keep: int, copied: Copied) -> None:
     source = copied("plain")
     content = (source / TENSORS).read_bytes()
     (source / TENSORS).write_bytes(content[:keep])
-    refused(source, InvalidInput, TENSORS)
+    refused(source, InvalidInputError, TENSORS)
 
 
 def test_an_element_type_that_torch_has_and_files_do_not_is_refused() -> None:
     with pytest.raises(
-        InvalidInput, match=r"'x.lora_A.weight' has element type torch.complex64, expected one of"
+        InvalidInputError,
+        match=r"'x.lora_A.weight' has element type torch.complex64, expected one of",
     ):
         adapter_of(
             {"x.lora_A.weight": torch.ones(8, 4, dtype=torch.complex64)}, {"peft_type": "LORA"}

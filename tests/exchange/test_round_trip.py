@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from share_registry.errors import Refused
+from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import Profile, files_of
 from share_registry.exchange.factor_pairs import pairs_of, tensors_of
@@ -159,7 +159,7 @@ def test_what_has_no_portable_form_is_refused_with_each_servers_reason(
 ) -> None:
     adapter = read_directory(original(name), outside=Outside())
     with pytest.raises(
-        Refused, match=r"has no portable form: it has .*expected factor pairs alone"
+        RefusedError, match=r"has no portable form: it has .*expected factor pairs alone"
     ) as caught:
         files_of(adapter, profile="portable", card=CARD)
     assert "native" in caught.value.hint
@@ -189,6 +189,7 @@ def test_folding_that_overflows_half_precision_is_refused(copied: Original) -> N
     config = json.loads((source / "adapter_config.json").read_bytes()) | {"lora_alpha": 8_000_000}
     (source / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(
-        Refused, match=r"lora_B.weight' would be infinite at .* places: F16 holds at most 65504"
+        RefusedError,
+        match=r"lora_B.weight' would be infinite at .* places: F16 holds at most 65504",
     ):
         files_of(read_directory(source, outside=Outside()), profile="portable", card=CARD)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from share_registry.errors import Format, Integrity
+from share_registry.errors import FormatError, IntegrityError
 from share_registry.format.adapter_object import bits_of, decode, encode, header
-from share_registry.format.adapter_table import Lane, Table
+from share_registry.format.adapter_table import AdapterTable, Lane
 from share_registry.format.canonical import sha256
 from share_registry.format.frames import (
     MAX_FRAME_BYTES,
@@ -190,7 +190,7 @@ def test_flipped_bytes_give_a_value_of_the_layout_or_integrity(
         damaged[place] ^= flip
     try:
         found = decode(bytes(damaged), GOOD_LAYOUT)
-    except (Integrity, Format):
+    except (IntegrityError, FormatError):
         return
     assert_equal(decode(encode(found, GOOD_LAYOUT), GOOD_LAYOUT), found)
 
@@ -210,24 +210,24 @@ def test_flips_inside_the_table_give_a_value_of_the_layout_or_integrity(
     )
     try:
         decode(damaged, GOOD_LAYOUT)
-    except (Integrity, Format):
+    except (IntegrityError, FormatError):
         return
 
 
 @settings(deadline=None, max_examples=150)
 @given(length=st.integers(0, len(GOOD_BYTES) - 1))
 def test_a_truncated_object_is_called_damaged(length: int) -> None:
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode(GOOD_BYTES[:length], GOOD_LAYOUT)
 
 
 def test_an_object_with_more_bytes_is_called_damaged() -> None:
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode(GOOD_BYTES + b"\0", GOOD_LAYOUT)
 
 
 def test_an_object_of_another_layout_is_called_damaged() -> None:
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode(GOOD_BYTES, layout([(3, 17, 9), (2, 8, 8), (2, 5, 7)]))
 
 
@@ -252,7 +252,7 @@ def _with_side(value: StoredAdapter, **changes: object) -> StoredAdapter:
     ],
 )  # fmt: skip
 def test_a_value_outside_the_format_is_not_encoded(fault: str) -> None:
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         encode(_broken(fault), GOOD_LAYOUT)
 
 
@@ -318,7 +318,7 @@ def test_experts_of_one_factor_are_coded_together_or_not_at_all() -> None:
         external={},
     )
     assert_equal(decode(encode(value, spec), spec), value)
-    with pytest.raises(Integrity, match="some modules coded"):
+    with pytest.raises(IntegrityError, match="some modules coded"):
         encode(replace(value, modules=(module, None)), spec)
 
 
@@ -329,7 +329,7 @@ def test_external_tensors_stand_in_the_header_and_not_in_the_object() -> None:
     content = encode(value, GOOD_LAYOUT)
     assert_equal(decode(content, GOOD_LAYOUT), value)
     assert [(item.object, item.tensor) for item in header(content).external] == [(SOURCES[0], 6)]
-    with pytest.raises(Integrity, match="external"):
+    with pytest.raises(IntegrityError, match="external"):
         encode(replace(value, external={6: SOURCES[0], 2: SOURCES[1]}), GOOD_LAYOUT)
 
 
@@ -386,7 +386,7 @@ def test_a_few_bytes_cannot_stand_for_billions_of_numbers() -> None:
         + bytes(3 * (-(-(64 * (1 << 30) + 512) // 5) // (4 << 20) + 1))
     )
     content = {"planes": b"", "symbols": bytes(parts["symbols"]), "table": raw}
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode(pack(entries, content), spec)  # type: ignore[arg-type]
 
 
@@ -414,7 +414,7 @@ def test_a_frame_that_is_not_exactly_the_one_expected_is_refused(fault: str) -> 
         "not zstd": b"\x50\x2a\x4d\x18" + frame[4:],
         "checks a limit": compress(bytes(MAX_FRAME_BYTES + 1), level=1),
     }
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         expand(
             frames[fault], MAX_FRAME_BYTES + 1 if fault == "checks a limit" else 1000, what="frame"
         )
@@ -427,7 +427,7 @@ def test_a_window_past_the_limit_is_refused() -> None:
             np.random.default_rng(0).bytes(MAX_FRAME_BYTES)
         )
     )
-    with pytest.raises(Integrity, match="window"):
+    with pytest.raises(IntegrityError, match="window"):
         expand(bytes(frame), MAX_FRAME_BYTES, what="frame")
 
 
@@ -448,9 +448,9 @@ def test_a_tensor_object_gives_back_its_bytes(
     )
     packed = encode_tensor(content, dtype=dtype)
     assert decode_tensor(packed, dtype=dtype, size=len(content)) == content
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode_tensor(packed, dtype=dtype, size=len(content) + dtype.size_bytes)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode_tensor(packed[:-1], dtype=dtype, size=len(content))
 
 
@@ -500,7 +500,7 @@ def _damaged(fault: str) -> bytes:
 )
 def test_one_value_has_one_form(fault: str) -> None:
     assert_equal(decode(_damaged("nothing"), GOOD_LAYOUT), GOOD)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode(_damaged(fault), GOOD_LAYOUT)
 
 
@@ -515,17 +515,17 @@ def test_one_value_has_one_form(fault: str) -> None:
 def test_a_symbol_or_byte_out_of_range_or_left_over_is_refused(
     group: Group, content: bytes
 ) -> None:
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode_rows(memoryview(content), [(1, 1)], np.array([1], np.uint8), [group], [1])
 
 
 def test_an_error_that_is_not_a_number_is_refused() -> None:
-    table = Table(
+    table = AdapterTable(
         lanes=(Lane(coded=True),), terms=((), ()), scales=np.ones(2, np.float32), errors=np.full(1, np.nan, np.float32).view(np.float32),
         groups_of_rows=np.zeros(2, np.uint8), groups=(), pieces=(),
     )  # fmt: skip
-    with pytest.raises(Integrity):
-        Table.from_bytes(memoryview(table.to_bytes()), [1])
+    with pytest.raises(IntegrityError):
+        AdapterTable.from_bytes(memoryview(table.to_bytes()), [1])
 
 
 @pytest.mark.parametrize("rows", [0, 0x10000])
@@ -536,5 +536,5 @@ def test_a_block_of_no_rows_or_of_more_than_its_column_holds_is_refused(rows: in
     wide = replace(
         module.a, terms=(replace(module.a.terms[0], coefficients=np.zeros((2, rows), np.int32)),)
     )
-    with pytest.raises(Integrity, match="of no rows, or of more than 65535"):
+    with pytest.raises(IntegrityError, match="of no rows, or of more than 65535"):
         encode(replace(value, modules=(replace(module, a=wide),)), spec)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from share_registry.errors import Format, Integrity
+from share_registry.errors import FormatError, IntegrityError
 from share_registry.format import basis_object
 from share_registry.format.adapter_table import column
 from share_registry.format.basis_object import MAX_NAME, MAX_WIDTH, decode, encode, is_basis
@@ -82,7 +82,7 @@ GOOD_BYTES = encode(GOOD)
 
 def test_every_truncation_is_refused() -> None:
     for size in range(len(GOOD_BYTES)):
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             decode(GOOD_BYTES[:size])
 
 
@@ -92,7 +92,7 @@ def test_every_flipped_bit_is_refused_or_gives_rows_that_are_written_again() -> 
         damaged[place // 8] ^= 1 << place % 8
         try:
             found = decode(bytes(damaged))
-        except (Integrity, Format):
+        except (IntegrityError, FormatError):
             continue
         assert_equal(found, decode(encode(found)))
 
@@ -129,7 +129,7 @@ ONES, NONE = np.ones((2, 3), np.int32), np.zeros((0, 3), np.int32)
 )
 def test_what_no_reader_takes_is_not_written(value: StoredBasis, said: str) -> None:
     """Spec BAS-01, BAS-03."""
-    with pytest.raises(Integrity, match=said):
+    with pytest.raises(IntegrityError, match=said):
         encode(value)
 
 
@@ -138,14 +138,14 @@ def test_an_object_of_another_kind_is_no_basis() -> None:
         {"format": 1, "kind": "tensor", "size": 0, "width": 1}, {"planes": b"", "table": b""}
     )
     assert not is_basis(content)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         decode(content)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         is_basis(b"no object at all")
 
 
 def test_an_object_of_another_format_is_called_that() -> None:
-    with pytest.raises(Format, match="format 2"):
+    with pytest.raises(FormatError, match="format 2"):
         decode(GOOD_BYTES.replace(b'\\"format\\":1', b'\\"format\\":2', 1))
 
 
@@ -163,7 +163,7 @@ def test_rows_that_are_only_claimed_take_no_memory(ks: tuple[int, int]) -> None:
     )
     tracemalloc.start()
     try:
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             decode(content)
         assert tracemalloc.get_traced_memory()[1] < SMALL_BYTES
     finally:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format import foreign_json
 from share_registry.format.layout import DType
 from share_registry.format.safetensors_file import (
@@ -84,7 +84,7 @@ def test_a_changed_byte_gives_another_file_or_an_integrity_error(position: int, 
     damaged = CONTENT[:position] + bytes([value]) + CONTENT[position + 1 :]
     try:
         found = read(damaged, what="file")
-    except Integrity:
+    except IntegrityError:
         return
     assert sum(len(item.content) for item in found.tensors) == 14
 
@@ -92,16 +92,16 @@ def test_a_changed_byte_gives_another_file_or_an_integrity_error(position: int, 
 @given(size=st.integers(0, len(CONTENT) - 1))
 @settings(deadline=None)
 def test_a_truncated_file_is_an_integrity_error(size: int) -> None:
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         read(CONTENT[:size], what="file")
 
 
 @given(content=st.binary(max_size=200))
 @settings(deadline=None)
 def test_noise_is_an_integrity_error(content: bytes) -> None:
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         read(content, what="file")
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         read(len(content).to_bytes(8, "little") + b"{" + content, what="file")
 
 
@@ -182,7 +182,7 @@ HEADERS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("what", HEADERS)
 def test_a_header_that_lies_is_refused_by_name(what: str) -> None:
     content, part = HEADERS[what]
-    with pytest.raises(Integrity) as caught:
+    with pytest.raises(IntegrityError) as caught:
         read(content, what="file")
     assert part in str(caught.value)
 
@@ -194,9 +194,9 @@ def test_the_writer_refuses_what_it_could_not_read() -> None:
         [Item(key="a", dtype=DType.F32, shape=(3,), content=b"12345678")],
         [Item(key="__metadata__", dtype=DType.U8, shape=(0,), content=b"")],
     ):
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             write([("format", "pt")], items)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         write([("a", "1"), ("a", "2")], [good])
 
 
@@ -226,7 +226,7 @@ def test_foreign_json_keeps_values_and_order(value: dict[str, Any]) -> None:
 def test_noise_is_no_foreign_json(content: bytes) -> None:
     try:
         found = foreign_json.parse(content, what="file", limit=1 << 20)
-    except Integrity:
+    except IntegrityError:
         return
     assert isinstance(found, dict)
 

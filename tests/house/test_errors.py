@@ -9,7 +9,7 @@ import pytest
 from share_registry import errors
 from share_registry.cli.commands import read
 from share_registry.cli.main import INTERRUPTED, app, main
-from share_registry.errors import EXIT_CODES, CommitUnknown, ShareRegistryError
+from share_registry.errors import EXIT_CODES, CommitStateUnknownError, ShareRegistryError
 from tests.house.tree import ROOT
 
 ROW = re.compile(r"^\| (\d+) \| ([^|]*)\|", re.MULTILINE)
@@ -22,8 +22,8 @@ KINDS = [
 
 def _made(kind: type[ShareRegistryError]) -> ShareRegistryError:
     return (
-        CommitUnknown("it broke.", key="k-1")
-        if issubclass(kind, CommitUnknown)
+        CommitStateUnknownError("it broke.", key="k-1")
+        if issubclass(kind, CommitStateUnknownError)
         else kind("it broke.", hint="Mend it.")
     )
 
@@ -66,7 +66,7 @@ def test_an_error_becomes_a_message_a_hint_and_its_exit_code(
     assert shown.out == ""
     assert shown.err.startswith("error: it broke.\n")
     assert "hint: " in shown.err
-    assert ("key: k-1" in shown.err) == issubclass(kind, CommitUnknown)
+    assert ("key: k-1" in shown.err) == issubclass(kind, CommitStateUnknownError)
 
 
 def test_an_interrupt_gives_130(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from share_registry.errors import NotFound
+from share_registry.errors import NotFoundError
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
@@ -40,7 +40,7 @@ class Memory:
 
     def get(self, digest: Digest, *, limit: int = 0) -> bytes:
         if digest not in self.objects:
-            raise NotFound(f"object {digest} is not there.")
+            raise NotFoundError(f"object {digest} is not there.")
         return self.objects[digest]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from share_registry.errors import Integrity, NotFound
+from share_registry.errors import IntegrityError, NotFoundError
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
@@ -48,7 +48,7 @@ class Memory:
     def get(self, digest: Digest, *, limit: int = 0) -> bytes:
         self.reads[digest] = self.reads.get(digest, 0) + 1
         if digest not in self.objects:
-            raise NotFound(f"object {digest} is not there.")
+            raise NotFoundError(f"object {digest} is not there.")
         return self.objects[digest]
 
 
@@ -221,18 +221,18 @@ WRONG: Mapping[str, bytes] = {
 @pytest.mark.parametrize("what", sorted(WRONG))
 def test_a_source_without_the_block_is_damage(what: str) -> None:
     memory, adapter, _ = filled(WRONG[what])
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         Reader(memory).rows(adapter)
 
 
 def test_a_basis_that_is_gone_is_named() -> None:
     memory, adapter, source = filled(basis_object.encode(BASIS))
     del memory.objects[source]
-    with pytest.raises(Integrity, match=source):
+    with pytest.raises(IntegrityError, match=source):
         Reader(memory).rows(adapter)
 
 
 def test_an_adapter_is_no_basis() -> None:
     memory, adapter, _ = filled(basis_object.encode(BASIS))
-    with pytest.raises(Integrity, match="no basis object"):
+    with pytest.raises(IntegrityError, match="no basis object"):
         Reader(memory).basis(adapter)

@@ -178,7 +178,7 @@ def test_a_store_that_lost_its_last_record_is_not_taken_for_unchanged(
     with sr.Materializer(registry) as one:
         one.materialize("gloss")
         max((Path(registry.location) / "spaces").rglob("*.json")).unlink()
-        with pytest.raises(sr.Integrity, match="not in the store"):
+        with pytest.raises(sr.IntegrityError, match="not in the store"):
             one.materialize("gloss")
 
 
@@ -187,7 +187,7 @@ def test_a_closed_registry_is_refused(registry: sr.Registry) -> None:
     with sr.Materializer(registry) as one:
         one.materialize("gloss")
         registry.close()
-        with pytest.raises(sr.Refused, match="closed"):
+        with pytest.raises(sr.RefusedError, match="closed"):
             one.materialize("gloss")
 
 
@@ -203,7 +203,7 @@ def test_unusual_references_mean_what_they_mean_elsewhere(shared: sr.Registry, r
 
 @pytest.mark.parametrize("ref", ["nothing", "gloss@v9", "gloss@nowhere", "other/gloss"])
 def test_a_reference_that_means_nothing_is_not_found(shared: sr.Registry, ref: str) -> None:
-    with sr.Materializer(shared) as one, pytest.raises(sr.NotFound):
+    with sr.Materializer(shared) as one, pytest.raises(sr.NotFoundError):
         one.materialize(["gloss", ref])
 
 
@@ -212,7 +212,7 @@ def test_a_dropped_task_is_not_found_and_its_versions_are(registry: sr.Registry)
     with sr.Materializer(registry) as one:
         one.materialize("gloss")
         registry.drop("gloss")
-        with pytest.raises(sr.NotFound, match="dropped"):
+        with pytest.raises(sr.NotFoundError, match="dropped"):
             one.materialize("gloss")
         assert one.materialize("gloss@v1")
 
@@ -246,7 +246,7 @@ def test_results_without_out_are_the_callers_own(shared: sr.Registry) -> None:
 
 
 def test_out_must_be_buffers(shared: sr.Registry) -> None:
-    with sr.Materializer(shared) as one, pytest.raises(sr.InvalidInput, match="buffers"):
+    with sr.Materializer(shared) as one, pytest.raises(sr.InvalidInputError, match="buffers"):
         one.materialize("gloss", out=torch.empty(3))  # type: ignore[arg-type]
 
 
@@ -287,21 +287,21 @@ def test_eviction_keeps_results_right_and_memory_within_the_limit(
             assert one.resident_bytes <= limit
             assert all(same(registry.checkout(ref), made[ref]) for ref in refs)
         assert one.evictions
-        with pytest.raises(sr.Refused, match="memory_limit"):
+        with pytest.raises(sr.RefusedError, match="memory_limit"):
             one.fixed(tasks)
 
 
 def test_a_limit_below_one_adapter_is_refused(shared: sr.Registry) -> None:
     with (
         sr.Materializer(shared, memory_limit=1000) as one,
-        pytest.raises(sr.Refused, match="1000 bytes"),
+        pytest.raises(sr.RefusedError, match="1000 bytes"),
     ):
         one.materialize("gloss")
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 1.5, "1 GB"])
 def test_a_limit_must_be_a_number_of_bytes(shared: sr.Registry, limit: Any) -> None:
-    with pytest.raises(sr.InvalidInput, match="memory_limit"):
+    with pytest.raises(sr.InvalidInputError, match="memory_limit"):
         sr.Materializer(shared, memory_limit=limit)
 
 
@@ -310,7 +310,7 @@ def test_a_limit_must_be_a_number_of_bytes(shared: sr.Registry, limit: Any) -> N
     [("device", "gpu-7"), ("device", "meta"), ("dtype", "int8"), ("dtype", "float8_e4m3fn")],
 )
 def test_an_unknown_device_or_dtype_is_named(shared: sr.Registry, option: str, value: str) -> None:
-    with pytest.raises(sr.InvalidInput, match=value):
+    with pytest.raises(sr.InvalidInputError, match=value):
         sr.Materializer(shared, **{option: value})  # type: ignore[arg-type]
 
 
@@ -344,7 +344,7 @@ def test_a_closed_materializer_refuses_and_its_results_stay(shared: sr.Registry)
         made = one.materialize("gloss")["gloss"]
     assert one.resident_bytes == 0
     assert same(shared.checkout("gloss"), made)
-    with pytest.raises(sr.Refused, match="closed"):
+    with pytest.raises(sr.RefusedError, match="closed"):
         one.materialize("gloss")
 
 

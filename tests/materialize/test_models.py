@@ -120,7 +120,7 @@ def test_a_swap_that_does_not_fit_changes_nothing(
     registry.commit(original("plain"), task="plain", space="zoo", allow_base_mismatch=True)
     model = zoo.loaded("plain", registry.space("zoo").export("plain", tmp_path / "out").path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.InvalidInput, match=match):
+    with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.InvalidInputError, match=match):
         one.swap(model, "other")
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
@@ -131,12 +131,12 @@ def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused
     registry = trained("plain")
     model = zoo.loaded("plain", registry.space("zoo").export("one", tmp_path / "out").path)
     with sr.Materializer(registry, "zoo") as one:
-        with pytest.raises(sr.NotFound, match="other"):
+        with pytest.raises(sr.NotFoundError, match="other"):
             one.swap(model, "two", adapter_name="other")
-        with pytest.raises(sr.InvalidInput, match="PeftModel"):
+        with pytest.raises(sr.InvalidInputError, match="PeftModel"):
             one.swap(zoo.llama(), "two")
         model.merge_adapter()
-        with pytest.raises(sr.Refused, match="merged"):
+        with pytest.raises(sr.RefusedError, match="merged"):
             one.swap(model, "two")
 
 
@@ -156,11 +156,11 @@ def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_bac
     with sr.Materializer(registry, "zoo") as one:
         one.merge_into(model, "one")
         assert (zoo.logits(model) - wanted).abs().max() <= zoo.PORTABLE
-        with pytest.raises(sr.Refused, match="already"):
+        with pytest.raises(sr.RefusedError, match="already"):
             one.merge_into(model, "two")
         one.unmerge(model)
         assert all(value.equal(before[key]) for key, value in model.state_dict().items())
-        with pytest.raises(sr.InvalidInput, match="nothing was merged"):
+        with pytest.raises(sr.InvalidInputError, match="nothing was merged"):
             one.unmerge(model)
 
 
@@ -229,7 +229,7 @@ def test_what_is_more_than_dw_of_a_weight_is_not_merged(
     registry.commit(original(name), task="one", space="zoo", allow_base_mismatch=True)
     model = zoo.CASES[name].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.Refused):
+    with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.RefusedError):
         one.merge_into(model, "one")
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
@@ -239,9 +239,9 @@ def test_a_model_without_the_modules_is_not_merged_into(
 ) -> None:
     registry = trained("plain")
     with sr.Materializer(registry, "zoo") as one:
-        with pytest.raises(sr.InvalidInput, match="no module"):
+        with pytest.raises(sr.InvalidInputError, match="no module"):
             one.merge_into(zoo.bert(), "one")
-        with pytest.raises(sr.Refused, match="PEFT model"):
+        with pytest.raises(sr.RefusedError, match="PEFT model"):
             one.merge_into(zoo.live("plain"), "one")
 
 

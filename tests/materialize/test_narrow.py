@@ -60,7 +60,7 @@ def dtype(request: pytest.FixtureRequest, registry: sr.Registry, tmp_path: Path)
 
 
 def test_a_checkout_names_what_its_type_does_not_hold(dtype: str, registry: sr.Registry) -> None:
-    with pytest.raises(sr.Refused, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"):
+    with pytest.raises(sr.RefusedError, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"):
         registry.checkout("t00", dtype=dtype)
     assert all(
         bool(tensor.isfinite().all())
@@ -75,7 +75,7 @@ def test_a_materializer_names_what_its_type_does_not_hold(
     with sr.Materializer(registry, dtype=dtype, exact=exact) as one:
         for call in (one.materialize, one.fixed, one.state_dict):
             with pytest.raises(
-                sr.Refused, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"
+                sr.RefusedError, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"
             ):
                 call("t00")
 
@@ -98,7 +98,7 @@ def test_a_swap_into_narrow_parameters_changes_nothing_where_they_do_not_hold_a_
     live.half()
     before = {key: value.clone() for key, value in live.state_dict().items()}
     with sr.Materializer(registry, "zoo") as one:
-        with pytest.raises(sr.Refused, match="F16 holds at most"):
+        with pytest.raises(sr.RefusedError, match="F16 holds at most"):
             one.swap(live, "wide")
         assert all(value.equal(before[key]) for key, value in live.state_dict().items())
         one.swap(live, "fits")
@@ -110,7 +110,7 @@ def test_a_merge_into_narrow_weights_changes_nothing_where_they_do_not_hold_a_su
     model = zoo.CASES["plain"].base().half()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with sr.Materializer(registry, "zoo") as one:
-        with pytest.raises(sr.Refused, match="F16 holds at most"):
+        with pytest.raises(sr.RefusedError, match="F16 holds at most"):
             one.merge_into(model, "wide")
         assert all(value.equal(before[key]) for key, value in model.state_dict().items())
         one.merge_into(model, "fits")
@@ -148,9 +148,9 @@ def test_a_merge_that_fails_half_way_changes_nothing(
         if value.dtype == torch.float32 and value.device.type == "cpu"
     }
     with sr.Materializer(registry, "zoo") as one:
-        with pytest.raises((sr.Refused, RuntimeError)):
+        with pytest.raises((sr.RefusedError, RuntimeError)):
             one.merge_into(model, "fits")
-        with pytest.raises(sr.InvalidInput, match="nothing was merged"):
+        with pytest.raises(sr.InvalidInputError, match="nothing was merged"):
             one.unmerge(model)
     assert len(before) > 1
     assert all(model.state_dict()[key].equal(value) for key, value in before.items())
@@ -160,6 +160,6 @@ def test_a_swap_wraps_no_integers(registry: sr.Registry, live: torch.nn.Module) 
     adapter = registry.space("zoo").checkout("fits")
     integers = {key: (tensor * 1000).to(torch.int64) for key, tensor in adapter.tensors.items()}
     with pytest.raises(
-        sr.InvalidInput, match=r"is torch.float32 in adapter .* and torch.int64 in this one"
+        sr.InvalidInputError, match=r"is torch.float32 in adapter .* and torch.int64 in this one"
     ):
         swap(live, replace(adapter, tensors=integers))

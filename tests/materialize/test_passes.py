@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.exchange.tensors import TORCH, item_of
 from share_registry.format import basis_object
 from share_registry.materialize.bank import Bank
 from share_registry.materialize.buffers import Buffers, Recycled
 from share_registry.materialize.decoder import Reader
-from share_registry.materialize.device import Target
+from share_registry.materialize.device import DeviceTarget
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
 from share_registry.materialize.fast import Pass, Repeated
@@ -42,7 +42,7 @@ def made(
     dtype: torch.dtype | None = None,
     scratch: int | None = None,
 ) -> dict[Digest, Factors]:
-    target = Target(torch.device("cpu"), dtype=dtype, exact=exact)
+    target = DeviceTarget(torch.device("cpu"), dtype=dtype, exact=exact)
     target.scratch_numbers = scratch or target.scratch_numbers
     buffers = Buffers(target.device)
     if exact:
@@ -174,7 +174,7 @@ def test_the_bound_is_one_that_a_wrong_scale_breaks() -> None:
 def test_adapters_over_one_basis_are_one_product() -> None:
     maker = Maker(1)
     basis = maker.basis(uniform=True)
-    target = Target(torch.device("cpu"), dtype=torch.float32, exact=False)
+    target = DeviceTarget(torch.device("cpu"), dtype=torch.float32, exact=False)
     digests = [maker.adapter(sources=[basis], own=0.0) for _ in range(6)]
     held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
     alike = {
@@ -194,7 +194,7 @@ def test_what_narrower_results_are_made_from_stays_small(
 ) -> None:
     maker = Maker(1)
     basis = maker.basis(uniform=True)
-    target = Target(torch.device("cpu"), dtype=dtype, exact=False)
+    target = DeviceTarget(torch.device("cpu"), dtype=dtype, exact=False)
     target.scratch_numbers = 600
     held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
         [maker.adapter(sources=[basis], own=0.0) for _ in range(40)]
@@ -213,7 +213,7 @@ def test_what_narrower_results_are_made_from_stays_small(
 def test_rows_of_zeros_take_no_memory() -> None:
     maker = Maker(2)
     basis = maker.basis(uniform=True)
-    target = Target(torch.device("cpu"), dtype=None, exact=False)
+    target = DeviceTarget(torch.device("cpu"), dtype=None, exact=False)
     digest = maker.adapter(sources=[basis], own=0.0)
     held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([digest])
     assert [key.digest for key in held.rows] == [basis]
@@ -222,7 +222,7 @@ def test_rows_of_zeros_take_no_memory() -> None:
 def test_rows_stay_narrow_integers() -> None:
     maker = Maker(5)
     digest = maker.adapter(own=1.0)
-    target = Target(torch.device("cpu"), dtype=None, exact=False)
+    target = DeviceTarget(torch.device("cpu"), dtype=None, exact=False)
     held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([digest])
     (rows,) = held.rows.values()
     assert {stack.dtype for stack in rows.stacks} <= {torch.int8, torch.int16, torch.int32}
@@ -231,7 +231,7 @@ def test_rows_stay_narrow_integers() -> None:
 
 def test_a_repeated_pass_writes_the_same_again() -> None:
     maker, digests = family(9)
-    target = Target(torch.device("cpu"), dtype=None, exact=False)
+    target = DeviceTarget(torch.device("cpu"), dtype=None, exact=False)
     held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
     one = Pass(held, target, Buffers(target.device))
     one.fill()
@@ -263,7 +263,7 @@ def test_a_block_that_does_not_fit_is_damage(what: str, exact: bool) -> None:
         del maker.memory.objects[basis]
     else:
         maker.memory.objects[basis] = basis_object.encode(StoredBasis(modules=wrong[what]))
-    with pytest.raises(Integrity, match=basis):
+    with pytest.raises(IntegrityError, match=basis):
         made(maker, [digest], exact=exact)
 
 
@@ -279,14 +279,14 @@ def test_a_product_that_may_not_be_exact_is_damage() -> None:
     maker.bases[basis] = StoredBasis(modules=large)  # type: ignore[arg-type]
     maker.ints = lambda rows, width, largest=None: np.full((rows, width), (1 << 23) - 1, np.int32)  # type: ignore[method-assign]
     digest = maker.adapter(sources=[basis])
-    with pytest.raises(Integrity, match="more than the 45"):
+    with pytest.raises(IntegrityError, match="more than the 45"):
         made(maker, [digest], exact=True)
 
 
 def test_a_limit_splits_a_pass_and_changes_nothing() -> None:
     maker, digests = family(12)
     whole = made(maker, digests, exact=True)
-    target = Target(torch.device("cpu"), dtype=None, exact=True)
+    target = DeviceTarget(torch.device("cpu"), dtype=None, exact=True)
     unlimited = Bank(lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=None)
     unlimited.hold(digests)
     bank = Bank(

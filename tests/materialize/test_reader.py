@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import share_registry as sr
 from share_registry.catalog.queries import lookups
-from share_registry.errors import Integrity
-from share_registry.format.records import Absorb, parse_record
+from share_registry.errors import IntegrityError
+from share_registry.format.records import AbsorbRecord, parse_record
 from share_registry.materialize import decoder
 from share_registry.materialize.decoder import Reader
 from share_registry.names import CommitNumber, Digest, SpaceName
@@ -101,7 +101,7 @@ def test_a_dtype_is_a_cast_of_the_exact_value(
 def test_an_unknown_device_or_dtype_is_named(
     registry: sr.Registry, option: str, value: str
 ) -> None:
-    with pytest.raises(sr.InvalidInput, match=value):
+    with pytest.raises(sr.InvalidInputError, match=value):
         registry.checkout("gloss", **{option: value})  # type: ignore[arg-type]
 
 
@@ -114,10 +114,10 @@ def test_a_missing_object_is_named(tmp_path: Path) -> None:
         content = place.read_bytes()
         place.unlink()
         opened.context._reader = None
-        with pytest.raises(Integrity, match=previous):
+        with pytest.raises(IntegrityError, match=previous):
             opened.checkout("gloss@v2")
         place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(Integrity, match=previous):
+        with pytest.raises(IntegrityError, match=previous):
             opened.checkout("gloss@v2")
 
 
@@ -150,8 +150,8 @@ def test_a_value_that_a_tensor_cannot_hold_is_not_handed_out(tmp_path: Path) -> 
         record = parse_record(
             store.record(SpaceName("tiny"), CommitNumber(3)) or b"", what="the last record"
         )
-        assert isinstance(record, Absorb)
-        with pytest.raises(Integrity, match="a value that F16 does not hold"):
+        assert isinstance(record, AbsorbRecord)
+        with pytest.raises(IntegrityError, match="a value that F16 does not hold"):
             Reader(store).tensors(record.tasks[0].adapter)
 
 

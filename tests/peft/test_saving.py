@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 import share_registry as sr
 from share_registry.catalog.queries.lookups import latest_version
-from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.peft_model import read_model
 from share_registry.stored import StoredAdapter
 from share_registry.values.policy import DEFAULT_BUDGET
@@ -125,7 +125,7 @@ def test_a_registry_that_moved_is_found_by_argument_or_environment(
     registry.close()
     shutil.move(tmp_path / "registry", tmp_path / "moved")
     monkeypatch.delenv("SHARE_REGISTRY_URI", raising=False)
-    with pytest.raises(NotFound, match=r"the basis .* was not found"):
+    with pytest.raises(NotFoundError, match=r"the basis .* was not found"):
         zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"))
     config = sr.peft.ShareConfig.from_pretrained(
         str(tmp_path / "saved"), registry=tmp_path / "moved"
@@ -275,7 +275,7 @@ def test_a_basis_of_another_base_model_is_refused_before_anything_is_replaced(
 ) -> None:
     model = base("llama")
     with pytest.raises(
-        InvalidInput, match="no module of the LlamaForCausalLM is among the 4 of the basis"
+        InvalidInputError, match="no module of the LlamaForCausalLM is among the 4 of the basis"
     ):
         zoo.peft.get_peft_model(model, sr.peft.ShareConfig(registry=registry, space="bert"))
     assert not any("share" in name for name, _ in model.named_parameters())
@@ -289,16 +289,18 @@ def test_a_basis_of_another_base_model_is_refused_before_anything_is_replaced(
             vocab_size=40,
         )
     )
-    with pytest.raises(InvalidInput, match="of the model is 8 x 8, in the basis it is"):
+    with pytest.raises(InvalidInputError, match="of the model is 8 x 8, in the basis it is"):
         zoo.peft.get_peft_model(narrow, sr.peft.ShareConfig(registry=registry, space="bert"))
 
 
 def test_a_module_without_directions_or_of_another_kind_is_refused_by_name(share: Made) -> None:
-    with pytest.raises(NotFound, match=r"'encoder.layer.0.attention.self.key' is not in the basis"):
+    with pytest.raises(
+        NotFoundError, match=r"'encoder.layer.0.attention.self.key' is not in the basis"
+    ):
         share(target_modules=["key", "value"])
-    with pytest.raises(Refused, match=r"'embeddings.word_embeddings' is a Embedding"):
+    with pytest.raises(RefusedError, match=r"'embeddings.word_embeddings' is a Embedding"):
         share(target_modules=["word_embeddings"])
-    with pytest.raises(InvalidInput, match="has room for"):
+    with pytest.raises(InvalidInputError, match="has room for"):
         share(extra_directions=1000)
 
 
@@ -307,7 +309,7 @@ def test_coefficients_of_another_size_are_refused(share: Made, tmp_path: Path) -
     config = sr.peft.ShareConfig.from_pretrained(str(tmp_path / "saved"))
     config.pseudo_rank = 2
     with pytest.raises(
-        InvalidInput,
+        InvalidInputError,
         match=r"the saved adapter has 3 x \d+, the subspace in the basis \w{8} expects 2 x",
     ):
         zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"), config=config)
@@ -321,14 +323,14 @@ def test_what_is_not_there_is_not_found(
     def wrap(**options: Any) -> None:
         zoo.peft.get_peft_model(base(), sr.peft.ShareConfig(**options))
 
-    with pytest.raises(NotFound, match="the registry to train in was not found"):
+    with pytest.raises(NotFoundError, match="the registry to train in was not found"):
         wrap(registry=tmp_path / "nowhere")
-    with pytest.raises(NotFound, match="the basis 00000000 was not found"):
+    with pytest.raises(NotFoundError, match="the basis 00000000 was not found"):
         wrap(registry=registry.location, space="bert", basis="0" * 64)
-    with pytest.raises(NotFound, match="task bert/nothing does not exist"):
+    with pytest.raises(NotFoundError, match="task bert/nothing does not exist"):
         wrap(registry=registry, space="bert", init="task:nothing")
     registry.create_space("empty", base_model="tiny")
-    with pytest.raises(NotFound, match="space 'empty' has no basis"):
+    with pytest.raises(NotFoundError, match="space 'empty' has no basis"):
         wrap(registry=registry, space="empty")
 
 
@@ -345,7 +347,7 @@ def test_what_is_not_there_is_not_found(
     ],
 )
 def test_values_that_mean_nothing_are_refused_at_once(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         sr.peft.ShareConfig(**options)
 
 

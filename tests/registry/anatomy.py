@@ -3,16 +3,16 @@
 import json
 
 import share_registry as sr
-from share_registry.format.records import Absorb, parse_record
+from share_registry.format.records import AbsorbRecord, parse_record
 from share_registry.names import CommitNumber, Digest
 
 
-def record_of(registry: sr.Registry, commit: sr.Commit) -> Absorb:
+def record_of(registry: sr.Registry, commit: sr.Commit) -> AbsorbRecord:
     """Return a commit's record from the store."""
     content = registry.context.store.record(commit.space, CommitNumber(commit.number))
     assert content is not None
     record = parse_record(content)
-    assert isinstance(record, Absorb)
+    assert isinstance(record, AbsorbRecord)
     return record
 
 

@@ -97,7 +97,7 @@ def test_an_adapter_that_changes_while_it_is_committed_is_refused(tmp_path: Path
     (made["t00"] / "adapter_model.safetensors").write_bytes(
         (made["t01"] / "adapter_model.safetensors").read_bytes()
     )
-    with pytest.raises(sr.InvalidInput, match="changed while"):
+    with pytest.raises(sr.InvalidInputError, match="changed while"):
         found.whole(TaskName("t00"))
 
 
@@ -107,7 +107,7 @@ def test_modules_of_two_shapes_in_one_large_commit_are_refused(
     made = write_planted(tmp_path / "adapters", FEW, modules=1, width=32) | {
         "zz": write_planted(tmp_path / "other", 1, modules=1, width=48)["t00"]
     }
-    with pytest.raises(sr.Refused, match="48 x 48"):
+    with pytest.raises(sr.RefusedError, match="48 x 48"):
         registry.commit_many(made)
     assert registry.tasks() == []
 

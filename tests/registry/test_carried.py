@@ -11,7 +11,7 @@ import share_registry as sr
 from share_registry.algebra import directions
 from share_registry.names import Digest
 from share_registry.registry.basis import moments
-from share_registry.registry.basis.fit import Fit, Rule, fit, stored_members
+from share_registry.registry.basis.fit import FitRule, FittedBasis, fit, stored_members
 from share_registry.registry.commands.refit import live_versions
 from share_registry.store.local import LocalStore
 from tests.registry.planted import write_planted
@@ -49,11 +49,11 @@ def kept(registry: sr.Registry) -> list[Path]:
     return sorted(Path(registry.location).glob("catalog.sqlite-moments-*"))
 
 
-def fitted(registry: sr.Registry, **rule: object) -> Fit:
+def fitted(registry: sr.Registry, **rule: object) -> FittedBasis:
     """Fit to all tasks from scratch."""
     with registry.context.reading() as session:
         rows = live_versions(session, registry.spaces()[0].name)
-    return fit(stored_members(registry.context, rows), Rule(precision=PRECISION, **rule))  # type: ignore[arg-type]
+    return fit(stored_members(registry.context, rows), FitRule(precision=PRECISION, **rule))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -69,13 +69,13 @@ def test_a_key_used_again_for_other_content_is_a_conflict(
     registry.commit(adapter, idempotency_key="run-41")
     other = write_adapter(tmp_path / "other", seed=2)
     with pytest.raises(
-        sr.Conflict,
+        sr.ConflictError,
         match=r"'run-41' made c2 .* with cola \(source .*now it comes with cola \(source",
     ):
         registry.commit(other, task="cola", idempotency_key="run-41")
-    with pytest.raises(sr.Conflict, match="now it comes with grammar"):
+    with pytest.raises(sr.ConflictError, match="now it comes with grammar"):
         registry.commit(adapter, task="grammar", idempotency_key="run-41")
-    with pytest.raises(sr.Conflict, match="run-41"):
+    with pytest.raises(sr.ConflictError, match="run-41"):
         registry.commit_many({"cola": adapter, "other": other}, idempotency_key="run-41")
     assert [task.version for task in registry.tasks()] == [1]
 
@@ -109,9 +109,9 @@ def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(
 def test_expected_must_hold(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
     second = write_adapter(tmp_path / "second", seed=2)
     registry.commit(adapter, expected=sr.ABSENT)
-    with pytest.raises(sr.Conflict, match="at v1, expected absent"):
+    with pytest.raises(sr.ConflictError, match="at v1, expected absent"):
         registry.commit(second, task="cola", expected=sr.ABSENT)
-    with pytest.raises(sr.Conflict, match="at v1, expected v3"):
+    with pytest.raises(sr.ConflictError, match="at v1, expected v3"):
         registry.commit(second, task="cola", expected=3)
     assert registry.commit(second, task="cola", expected=1).version == 2
 
@@ -134,7 +134,7 @@ def test_many_are_one_commit_or_none(registry: sr.Registry, adapter: Path, tmp_p
     assert dict(commit.refs) == {"a": f"{SPACE}/a@v1", "b": f"{SPACE}/b@v1"}
     assert set(commit.reports) == {"a", "b"}
     before = files(Path(registry.location))
-    with pytest.raises(sr.Refused):
+    with pytest.raises(sr.RefusedError):
         registry.commit_many(
             {
                 "a": write_adapter(tmp_path / "c", seed=3),
@@ -158,10 +158,10 @@ def test_a_generic_or_taken_name_is_refused_with_a_hint(
         "lora",
         "default",
     ):
-        with pytest.raises(sr.Refused, match="task"):
+        with pytest.raises(sr.RefusedError, match="task"):
             registry.commit(shutil.copytree(adapter, tmp_path / "runs" / name))
     registry.commit(adapter)
-    with pytest.raises(sr.Refused, match="taken"):
+    with pytest.raises(sr.RefusedError, match="taken"):
         registry.commit(write_adapter(tmp_path / "elsewhere" / "cola", seed=2))
     assert registry.commit(tmp_path / "elsewhere" / "cola", task="cola").version == 2
 
@@ -171,7 +171,7 @@ def test_a_renamed_task_keeps_its_name(
 ) -> None:
     registry.commit(adapter)
     registry.rename("cola", "grammar")
-    with pytest.raises(sr.Refused, match="renamed to 'grammar'"):
+    with pytest.raises(sr.RefusedError, match="renamed to 'grammar'"):
         registry.commit(write_adapter(tmp_path / "new", seed=2), task="cola")
     assert registry.resolve("cola").ref == f"{SPACE}/grammar@v1"
 
@@ -182,7 +182,7 @@ def test_a_dropped_task_comes_back_with_its_next_version(
     registry.commit(adapter)
     registry.drop("cola")
     assert registry.tasks() == []
-    with pytest.raises(sr.NotFound, match="dropped"):
+    with pytest.raises(sr.NotFoundError, match="dropped"):
         registry.checkout("cola")
     assert registry.checkout("cola@v1").ref == f"{SPACE}/cola@v1"
     assert registry.commit(adapter).version == 2
@@ -193,7 +193,7 @@ def test_an_unknown_base_model_needs_a_word(
 ) -> None:
     other = changed(adapter, tmp_path / "other", base_model_name_or_path="mirror/Tiny-Model-4bit")
     registry.create_space("tiny", base_model=BASE, base_labels=["mirror/known"])
-    with pytest.raises(sr.Refused, match="Tiny-Model-4bit"):
+    with pytest.raises(sr.RefusedError, match="Tiny-Model-4bit"):
         registry.commit(other, space="tiny")
     assert registry.commit(other, space="tiny", allow_base_mismatch=True).space == "tiny"
     known = changed(adapter, tmp_path / "known", base_model_name_or_path="mirror/known")
@@ -202,7 +202,7 @@ def test_an_unknown_base_model_needs_a_word(
 
 def test_a_named_unknown_space_is_not_created(registry: sr.Registry, adapter: Path) -> None:
     registry.commit(adapter)
-    with pytest.raises(sr.NotFound, match="Did you mean tiny-model"):
+    with pytest.raises(sr.NotFoundError, match="Did you mean tiny-model"):
         registry.commit(adapter, space="tiny-modle")
 
 
@@ -219,7 +219,7 @@ def test_conflicting_shapes_are_refused(
     }
     save_file(tensors, wider / "adapter_model.safetensors", metadata={"format": "pt"})
     before = files(Path(registry.location))
-    with pytest.raises(sr.Refused, match="is 32 x 64, in space 'tiny-model' it is 32 x 32"):
+    with pytest.raises(sr.RefusedError, match="is 32 x 64, in space 'tiny-model' it is 32 x 32"):
         registry.commit(wider)
     assert files(Path(registry.location)) == before
 
@@ -227,7 +227,7 @@ def test_conflicting_shapes_are_refused(
 def test_a_refused_first_adapter_leaves_no_space(
     registry: sr.Registry, adapter: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(sr.Refused):
+    with pytest.raises(sr.RefusedError):
         registry.commit(changed(adapter, tmp_path / "bad", init_lora_weights="pissa"))
     assert registry.spaces() == []
 
@@ -276,7 +276,7 @@ def test_bad_input_is_named_and_changes_nothing(
     bad = shutil.copytree(adapter, tmp_path / "bad-one")
     BAD[name](bad)
     before = files(Path(registry.location))
-    with pytest.raises(sr.InvalidInput) as caught:
+    with pytest.raises(sr.InvalidInputError) as caught:
         registry.commit(bad)
     assert caught.value.hint
     assert files(Path(registry.location)) == before
@@ -286,13 +286,13 @@ def test_bad_input_is_named_and_changes_nothing(
 def test_a_budget_that_is_none_is_refused(
     budget: object, registry: sr.Registry, adapter: Path
 ) -> None:
-    with pytest.raises(sr.InvalidInput, match="budget"):
+    with pytest.raises(sr.InvalidInputError, match="budget"):
         registry.commit(adapter, budget=budget)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("task", ["../x", "UPPER", "", "a" * 65, "con", "a..b", "a.", "a/b", "ä"])
 def test_evil_names_are_refused(task: str, registry: sr.Registry, adapter: Path) -> None:
-    with pytest.raises(sr.InvalidInput, match="name"):
+    with pytest.raises(sr.InvalidInputError, match="name"):
         registry.commit(adapter, task=task)
 
 
@@ -319,7 +319,7 @@ def test_siblings_of_conflicting_shapes_are_refused_before_anything_is_written(
     }
     save_file(tensors, wider / "adapter_model.safetensors", metadata={"format": "pt"})
     before = files(Path(registry.location))
-    with pytest.raises(sr.Refused, match="32 x 64"):
+    with pytest.raises(sr.RefusedError, match="32 x 64"):
         registry.commit_many({"a": adapter, "b": wider})
     assert files(Path(registry.location)) == before
 
@@ -359,7 +359,7 @@ def test_adapter_name_is_for_live_models(registry: sr.Registry, adapter: Path) -
     held = registry.checkout(registry.commit(adapter).ref)
     for source in (adapter, str(adapter), "hf://owner/repo", held):
         with pytest.raises(
-            sr.InvalidInput, match=r"'second' is given for .* only applies to live PEFT models"
+            sr.InvalidInputError, match=r"'second' is given for .* only applies to live PEFT models"
         ):
             registry.commit(source, task="x", adapter_name="second")
 
@@ -371,7 +371,7 @@ def test_a_derived_name_goes_to_any_directory_the_task_came_from(
     registry.commit(write_adapter(tmp_path / "tuned", seed=2), task="cola")
     shutil.rmtree(adapter)
     assert registry.commit(write_adapter(adapter, seed=3)).version == 3
-    with pytest.raises(sr.Refused, match="taken"):
+    with pytest.raises(sr.RefusedError, match="taken"):
         registry.commit(write_adapter(tmp_path / "elsewhere" / "cola", seed=4))
 
 
@@ -385,7 +385,7 @@ def test_what_changes_nothing_is_the_commit_that_made_it_so(
     assert (moved.created, again.created, again.number) == (True, False, moved.number)
     assert registry.set_alias("cola@v2", "prod").created
     assert registry.set_alias("cola@v1", "prod").created
-    with pytest.raises(sr.Conflict):
+    with pytest.raises(sr.ConflictError):
         registry.set_alias("cola@v1", "prod", expected=2)
     same = registry.restore("cola@v2")
     assert (same.created, same.number) == (False, second.number)
@@ -439,7 +439,7 @@ def test_dotfiles_are_not_kept_and_named(registry: sr.Registry, adapter: Path) -
 
 @pytest.mark.parametrize(
     ("option", "error"),
-    [({"derived_from": ["cola@v1"]}, sr.NotFound), ({"expected": 3}, sr.Conflict)],
+    [({"derived_from": ["cola@v1"]}, sr.NotFoundError), ({"expected": 3}, sr.ConflictError)],
 )
 def test_what_cannot_hold_in_a_new_space_is_refused_and_makes_none(
     option: dict[str, object],

@@ -219,12 +219,12 @@ def test_what_a_gpu_has_computed_is_within_its_budget_and_reads_alike_on_the_cpu
 def test_a_device_that_is_not_there_is_refused_when_it_is_named_or_needed(
     tmp_path: Path, made: dict[str, Path], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(sr.InvalidInput, match=f"device '{device}'"):
+    with pytest.raises(sr.InvalidInputError, match=f"device '{device}'"):
         sr.Registry.open(tmp_path / "new", device=device)
     assert not (tmp_path / "new").exists()
     monkeypatch.setenv("SHARE_REGISTRY_DEVICE", device)
     with sr.Registry.open(tmp_path) as registry:
         assert registry.tasks() == []
-        with pytest.raises(sr.InvalidInput, match=f"device '{device}'"):
+        with pytest.raises(sr.InvalidInputError, match=f"device '{device}'"):
             registry.commit(made["t00"])
         assert registry.tasks() == []

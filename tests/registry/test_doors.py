@@ -1,4 +1,4 @@
-"""The wrong kind of argument is InvalidInput at the door.
+"""The wrong kind of argument is InvalidInputError at the door.
 
 What a call returned may be handed in again as a reference.
 """
@@ -57,7 +57,7 @@ def test_what_a_call_returned_is_a_reference(verb: str, held: sr.Registry) -> No
 @pytest.mark.parametrize("verb", [*REFS, "restore"])
 @pytest.mark.parametrize("ref", [None, 1, b"cola", ["cola"], Path("cola")])
 def test_what_is_no_reference_is_refused(verb: str, ref: object, held: sr.Registry) -> None:
-    with pytest.raises(sr.InvalidInput, match="expected a reference"):
+    with pytest.raises(sr.InvalidInputError, match="expected a reference"):
         (REFS | {"restore": lambda registry, ref: registry.restore(ref)})[verb](held, ref)
 
 
@@ -108,13 +108,13 @@ WRONG: dict[str, Verb] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_the_wrong_kind_of_value_is_named(name: str, held: sr.Registry) -> None:
-    with pytest.raises(sr.InvalidInput, match=r"is .* \(.*\), expected") as caught:
+    with pytest.raises(sr.InvalidInputError, match=r"is .* \(.*\), expected") as caught:
         WRONG[name](held)
     assert caught.value.hint
 
 
 def test_a_metric_past_float64_is_no_number(held: sr.Registry) -> None:
-    with pytest.raises(sr.InvalidInput, match="not a short name and a finite number"):
+    with pytest.raises(sr.InvalidInputError, match="not a short name and a finite number"):
         held.annotate("cola", metrics={"f1": 10**400})
 
 
@@ -130,26 +130,26 @@ def test_one_parent_and_one_name_may_stand_alone(held: sr.Registry, tmp_path: Pa
 
 @pytest.mark.parametrize("device", ["cuda:99", "xyz", object()])
 def test_a_device_that_is_not_there_is_named(device: Any, held: sr.Registry) -> None:
-    with pytest.raises(sr.InvalidInput, match="device"):
+    with pytest.raises(sr.InvalidInputError, match="device"):
         held.checkout("cola", device=device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused(held: sr.Registry) -> None:
-    with pytest.raises(sr.InvalidInput, match="device 'cuda' is not there; there is cpu"):
+    with pytest.raises(sr.InvalidInputError, match="device 'cuda' is not there; there is cpu"):
         held.checkout("cola", device="cuda")
 
 
 def test_a_label_and_a_metric_may_not_share_a_name(held: sr.Registry, tmp_path: Path) -> None:
-    with pytest.raises(sr.InvalidInput, match="'f1' would be a label and a metric"):
+    with pytest.raises(sr.InvalidInputError, match="'f1' would be a label and a metric"):
         held.commit(
             write_adapter(tmp_path / "both", seed=5), labels={"f1": "good"}, metrics={"f1": 0.5}
         )
-    with pytest.raises(sr.InvalidInput, match="'f1' would be"):
+    with pytest.raises(sr.InvalidInputError, match="'f1' would be"):
         held.annotate("cola@v1", labels={"f1": "good"}, metrics={"f1": 0.5})
-    with pytest.raises(sr.InvalidInput, match="'stage' would be"):
+    with pytest.raises(sr.InvalidInputError, match="'stage' would be"):
         held.annotate("cola@v1", metrics={"stage": 1})
-    with pytest.raises(sr.InvalidInput, match="'accuracy' would be"):
+    with pytest.raises(sr.InvalidInputError, match="'accuracy' would be"):
         held.annotate("cola@v1", labels={"accuracy": "good"})
     assert held.annotate("cola@v2", labels={"accuracy": "good"}, remove=["accuracy"]).created
 
@@ -165,7 +165,7 @@ def test_a_time_in_another_notation_or_out_of_range_is_refused(
 ) -> None:
     """None is taken for another moment than was meant."""
     with pytest.raises(
-        sr.InvalidInput, match=r"is not a calendar date or time|is out of range"
+        sr.InvalidInputError, match=r"is not a calendar date or time|is out of range"
     ) as raised:
         held.log(until=time)
     assert raised.value.hint
@@ -173,12 +173,12 @@ def test_a_time_in_another_notation_or_out_of_range_is_refused(
 
 @pytest.mark.parametrize("time", ["0001-01-01", "9999-12-31", EARLY, LATE])
 def test_a_state_at_a_time_out_of_range_is_refused(held: sr.Registry, time: str | datetime) -> None:
-    with pytest.raises(sr.InvalidInput, match="is out of range"):
+    with pytest.raises(sr.InvalidInputError, match="is out of range"):
         held.tasks(at=time)
 
 
 def test_numbers_past_float64_are_no_budget_and_no_weight(held: sr.Registry) -> None:
-    with pytest.raises(sr.InvalidInput, match="budget"):
+    with pytest.raises(sr.InvalidInputError, match="budget"):
         sr.Policy(budget=10**400)
-    with pytest.raises(sr.InvalidInput, match="is beyond"):
+    with pytest.raises(sr.InvalidInputError, match="is beyond"):
         held.merge({"cola@v1": 10**400}, task="x")

@@ -14,7 +14,7 @@ from share_registry.catalog.queries.lineage import lineage
 from share_registry.catalog.queries.log import KINDS, LogQuery, commit_at, log, show
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
-from share_registry.errors import InvalidInput, NotFound, ShareRegistryError
+from share_registry.errors import InvalidInputError, NotFoundError, ShareRegistryError
 from share_registry.format.records import Record
 from tests.catalog.logs import Log, story
 
@@ -122,14 +122,14 @@ def test_all_spaces_are_listed_by_time(session: Session) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, object], type[ShareRegistryError]]] = {
-    "an unknown kind": ({"kind": "absorbs"}, InvalidInput),
-    "a malformed time": ({"since": "yesterday"}, InvalidInput),
-    "an impossible day": ({"until": "2026-02-30"}, InvalidInput),
-    "an unknown space": ({"space": "nix"}, NotFound),
-    "an unknown task": ({"task": "nix", "space": "base"}, NotFound),
-    "an unknown task anywhere": ({"task": "nix"}, NotFound),
-    "a number of no space": ({"before": 3}, InvalidInput),
-    "a commit of another space": ({"before": "other/@c2", "space": "base"}, InvalidInput),
+    "an unknown kind": ({"kind": "absorbs"}, InvalidInputError),
+    "a malformed time": ({"since": "yesterday"}, InvalidInputError),
+    "an impossible day": ({"until": "2026-02-30"}, InvalidInputError),
+    "an unknown space": ({"space": "nix"}, NotFoundError),
+    "an unknown task": ({"task": "nix", "space": "base"}, NotFoundError),
+    "an unknown task anywhere": ({"task": "nix"}, NotFoundError),
+    "a number of no space": ({"before": 3}, InvalidInputError),
+    "a commit of another space": ({"before": "other/@c2", "space": "base"}, InvalidInputError),
 }
 
 
@@ -200,7 +200,7 @@ def test_show_follows_a_reference(session: Session) -> None:
     assert show(session, "base/cola@prod").number == 11
     assert show(session, "@c7", space="base").metrics == {"accuracy": 0.91, "f1": 0.8}
     assert set(show(session, "base/@c3").reports) == {"acceptability", "sst2"}
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         commit_at(session, "base", 99)
 
 
@@ -299,9 +299,9 @@ def test_a_listing_then_shows_what_was_true_then(session: Session) -> None:
 
 
 def test_tasks_refuse_a_moment_of_no_space(session: Session) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         tasks(session, TaskQuery(at="c3"))
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         tasks(session, TaskQuery(space="base", at="c99"))
 
 
@@ -318,7 +318,7 @@ def test_aliases_are_listed_now_and_then(session: Session) -> None:
     assert [alias.version for alias in aliases(session, space="base", task="cola", at="c6")] == [2]
     assert aliases(session, space="base", at=12) == []
     assert aliases(session, space="base", task="mnli") == []
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         aliases(session, space="base", task="nix")
 
 
@@ -346,7 +346,7 @@ def test_what_an_alias_stood_for_then(session: Session, at: int | str, expected:
 
 
 def test_an_alias_that_never_was_is_not_found(session: Session) -> None:
-    with pytest.raises(NotFound) as raised:
+    with pytest.raises(NotFoundError) as raised:
         alias_history(session, "cola", "prd", space="base")
     assert "prod" in raised.value.hint
 
@@ -403,7 +403,7 @@ def test_a_lineage_says_where_each_came_from(session: Session) -> None:
         "/adapters/cola",
         0.049,
     )
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         lineage(session, "base/@c3")
 
 

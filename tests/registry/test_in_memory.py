@@ -121,7 +121,7 @@ def test_a_rehearsal_of_several_says_what_the_commit_takes(
 def test_what_cannot_be_read_of_several_is_named(registry: sr.Registry, tmp_path: Path) -> None:
     made = write_planted(tmp_path / "adapters", 3)
     (made["t01"] / "adapter_config.json").write_text("{")
-    with pytest.raises(sr.InvalidInput, match=r"^t01: "):
+    with pytest.raises(sr.InvalidInputError, match=r"^t01: "):
         registry.commit_many(made)
 
 

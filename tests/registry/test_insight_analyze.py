@@ -232,31 +232,31 @@ def test_a_space_is_analysed_as_it_is_stored(registry: sr.Registry) -> None:
 def test_a_space_without_tasks_has_nothing_to_analyse(registry: sr.Registry) -> None:
     registry.commit(independent(1)["own-0"], task="gone")
     registry.drop("gone")
-    with pytest.raises(sr.NotFound):
+    with pytest.raises(sr.NotFoundError):
         analyze(registry)
 
 
 @pytest.mark.parametrize("subject", [7, [], {}, None])
 def test_what_no_adapter_can_be_read_from_is_invalid(subject: object) -> None:
-    with pytest.raises(sr.InvalidInput):
+    with pytest.raises(sr.InvalidInputError):
         analyze(subject)
 
 
 def test_a_folder_without_adapters_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(sr.NotFound):
+    with pytest.raises(sr.NotFoundError):
         analyze(tmp_path)
-    with pytest.raises(sr.NotFound):
+    with pytest.raises(sr.NotFoundError):
         analyze(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("budgets", [(), (0.0,), (1.5,), ("a",)])
 def test_budgets_are_checked(budgets: tuple[float, ...]) -> None:
-    with pytest.raises(sr.InvalidInput):
+    with pytest.raises(sr.InvalidInputError):
         analyze(independent(1), budgets=budgets)
 
 
 def test_a_folder_given_twice_is_invalid() -> None:
-    with pytest.raises(sr.InvalidInput):
+    with pytest.raises(sr.InvalidInputError):
         analyze([DEMO / "wn-pos-gloss" / "v1"] * 2)
 
 

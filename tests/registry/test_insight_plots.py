@@ -156,17 +156,17 @@ def test_without_matplotlib_a_plot_is_refused_by_name(
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(sr.Refused, match="plots need matplotlib") as refused:
+    with pytest.raises(sr.RefusedError, match="plots need matplotlib") as refused:
         getattr(analysis, draw)()
     assert "share-registry[plot]" in refused.value.hint
-    with pytest.raises(sr.Refused):
+    with pytest.raises(sr.RefusedError):
         drifted(2).plot()
 
 
 def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(
     analysis: Analysis, tmp_path: Path
 ) -> None:
-    with pytest.raises(sr.Refused):
+    with pytest.raises(sr.RefusedError):
         analysis.plot(tmp_path / "plot.nonsense")
     with pytest.raises(sr.StoreError):
         analysis.plot(tmp_path / "absent" / "plot.png")

@@ -141,13 +141,13 @@ def test_an_empty_space_has_an_empty_matrix(registry: sr.Registry) -> None:
 
 
 def test_a_metric_that_nothing_has_is_not_found(told: sr.Registry) -> None:
-    with pytest.raises(sr.NotFound, match="nope") as caught:
+    with pytest.raises(sr.NotFoundError, match="nope") as caught:
         retention(told.context, None, metric="nope")
     assert "accuracy" in caught.value.hint
 
 
 def test_a_space_that_is_not_there_is_not_found(told: sr.Registry) -> None:
-    with pytest.raises(sr.NotFound):
+    with pytest.raises(sr.NotFoundError):
         retention(told.context, "absent")
 
 

@@ -124,13 +124,13 @@ def test_a_directory_is_read_where_no_task_is_called_so(registry: sr.Registry) -
 
 
 def test_what_is_neither_is_not_found(told: sr.Registry) -> None:
-    with pytest.raises(sr.NotFound):
+    with pytest.raises(sr.NotFoundError):
         similar(told.context, "absent", space=None)
 
 
 @pytest.mark.parametrize("limit", [-1, 0, True, 1.5])
 def test_a_limit_is_checked(told: sr.Registry, limit: object) -> None:
-    with pytest.raises(sr.InvalidInput):
+    with pytest.raises(sr.InvalidInputError):
         told.similar("grown", limit=limit)  # type: ignore[arg-type]
 
 

@@ -150,7 +150,7 @@ def test_a_merge_of_the_same_parents_again_shows_its_own_weights(
 def test_weights_that_are_all_zero_merge_nothing(
     registry: sr.Registry, two: dict[str, Path]
 ) -> None:
-    with pytest.raises(sr.InvalidInput, match="every weight is 0"):
+    with pytest.raises(sr.InvalidInputError, match="every weight is 0"):
         registry.merge(dict.fromkeys(two, 0.0), task="both")
 
 
@@ -159,7 +159,7 @@ def test_a_weight_that_no_number_survives_is_refused(
     registry: sr.Registry, two: dict[str, Path], weight: float
 ) -> None:
     task = registry.commit(two[min(two)], task="one").ref
-    with pytest.raises(sr.InvalidInput, match="expected numbers about 1"):
+    with pytest.raises(sr.InvalidInputError, match="expected numbers about 1"):
         registry.merge({task: weight}, task="both")
 
 
@@ -167,7 +167,7 @@ def test_a_key_stands_for_one_merge(registry: sr.Registry, two: dict[str, Path])
     first = registry.merge({"t00": 0.5, "t01": 0.5}, task="both", idempotency_key="k")
     again = registry.merge({"t00": 0.5, "t01": 0.5}, task="both", idempotency_key="k")
     assert (again.number, again.created) == (first.number, False)
-    with pytest.raises(sr.Conflict):
+    with pytest.raises(sr.ConflictError):
         registry.merge({"t00": 0.5, "t01": 0.25}, task="both", idempotency_key="k")
 
 
@@ -197,13 +197,13 @@ def test_dare_is_reproducible(registry: sr.Registry, two: dict[str, Path]) -> No
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"method": "slerp"}, sr.InvalidInput, "slerp"),
-        ({"density": 0.5}, sr.InvalidInput, "density"),
-        ({"method": "ties", "seed": 1}, sr.InvalidInput, "seed"),
-        ({"expected": 3}, sr.Conflict, "expected v3"),
-        ({"parents": {}}, sr.InvalidInput, "0 parents"),
-        ({"parents": {"t00": float("nan")}}, sr.InvalidInput, "finite"),
-        ({"parents": {"t09": 1.0}}, sr.NotFound, "t09"),
+        ({"method": "slerp"}, sr.InvalidInputError, "slerp"),
+        ({"density": 0.5}, sr.InvalidInputError, "density"),
+        ({"method": "ties", "seed": 1}, sr.InvalidInputError, "seed"),
+        ({"expected": 3}, sr.ConflictError, "expected v3"),
+        ({"parents": {}}, sr.InvalidInputError, "0 parents"),
+        ({"parents": {"t00": float("nan")}}, sr.InvalidInputError, "finite"),
+        ({"parents": {"t09": 1.0}}, sr.NotFoundError, "t09"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -223,7 +223,7 @@ def test_what_makes_no_sense_is_refused(
 def test_parents_of_two_spaces_are_refused(registry: sr.Registry, two: dict[str, Path]) -> None:
     registry.create_space("other", base_model="acme/tiny")
     registry.commit(two["t00"], task="t00", space="other")
-    with pytest.raises(sr.Refused, match="expected one"):
+    with pytest.raises(sr.RefusedError, match="expected one"):
         registry.merge({"tiny/t00": 0.5, "other/t00": 0.5}, task="both")
 
 
@@ -239,7 +239,7 @@ def test_several_are_refused_where_factors_do_not_say_all(
             space="zoo",
             allow_base_mismatch=True,
         )
-    with pytest.raises(sr.Refused, match="cannot be merged"):
+    with pytest.raises(sr.RefusedError, match="cannot be merged"):
         registry.space("zoo").merge({"one": 0.5, "two": 0.5}, task="both")
 
 

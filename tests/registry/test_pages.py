@@ -22,7 +22,7 @@ from share_registry.catalog.projection.apply import wipe
 from share_registry.catalog.queries import task_pages
 from share_registry.catalog.queries.log import LogQuery, log
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.outside.files import Outside
 from share_registry.registry.opening import open_context
 from share_registry.values.results import Commit, Task
@@ -272,15 +272,26 @@ def test_the_last_of_a_page_is_handed_back_for_the_next(registry: sr.Registry) -
     first = registry.log(limit=3)
     assert [commit.number for commit in registry.log(limit=3, before=first[-1])] == [5, 4, 3]
     assert [commit.number for commit in space.log(limit=3, before="@c6")] == [5, 4, 3]
-    assert [commit.number for commit in sr.every(registry.log, limit=3)] == [8, 7, 6, 5, 4, 3, 2, 1]
-    assert [commit.number for commit in sr.every(space.log, limit=3, before=5, kind="policy")] == [
+    assert [commit.number for commit in sr.iterate(registry.log, limit=3)] == [
+        8,
+        7,
+        6,
+        5,
+        4,
+        3,
+        2,
+        1,
+    ]
+    assert [
+        commit.number for commit in sr.iterate(space.log, limit=3, before=5, kind="policy")
+    ] == [
         4,
         3,
         2,
     ]
-    assert list(sr.every(registry.tasks)) == []
-    with pytest.raises(InvalidInput):
-        list(sr.every(registry.tags))
+    assert list(sr.iterate(registry.tasks)) == []
+    with pytest.raises(InvalidInputError):
+        list(sr.iterate(registry.tags))
 
 
 @pytest.mark.parametrize(
@@ -296,7 +307,7 @@ def test_the_last_of_a_page_is_handed_back_for_the_next(registry: sr.Registry) -
 )
 def test_a_page_that_is_none_is_refused(registry: sr.Registry, asked: dict[str, Any]) -> None:
     registry.create_space("base")
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         registry.tasks(**asked)
 
 
@@ -305,9 +316,9 @@ def test_a_task_without_a_space_ends_no_page_where_there_are_several(registry: s
     assert registry.tasks(after="cola") == []
     registry.create_space("other")
     assert registry.tasks(after="base/cola") == registry.tasks("base", after="cola") == []
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         registry.tasks(after="cola")
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         registry.tasks("base", after="other/cola")
 
 

@@ -77,7 +77,7 @@ def test_the_original_comes_back_exactly_where_it_was_kept(registry: sr.Registry
         == (source / "adapter_model.safetensors").read_bytes()
     )
     assert adapter.error == 0
-    with pytest.raises(sr.Refused, match="original was not kept"):
+    with pytest.raises(sr.RefusedError, match="original was not kept"):
         registry.checkout("antonyms", exact=True)
 
 
@@ -208,14 +208,14 @@ def test_a_store_that_lost_its_last_record_is_found_out(
     with sr.Registry.open(place, mode="r") as registry:
         assert registry.log(SPACE, limit=1)[0].number == last.number
         assert "is not in the store" in caplog.text
-        with pytest.raises(sr.Integrity, match=f"c{last.number}"):
+        with pytest.raises(sr.IntegrityError, match=f"c{last.number}"):
             registry.verify("quick")
     with sr.Registry.open(place) as registry:
         with pytest.raises(
-            sr.Integrity, match=f"c{last.number} of space {SPACE} is not in the store"
+            sr.IntegrityError, match=f"c{last.number} of space {SPACE} is not in the store"
         ):
             registry.tag("more", "@latest")
-        with pytest.raises(sr.Refused, match=f"@c{last.number}"):
+        with pytest.raises(sr.RefusedError, match=f"@c{last.number}"):
             registry.rebuild()
         registry.rebuild(accept_loss=True)
         assert registry.log(SPACE, limit=1)[0].number == last.number - 1
@@ -241,15 +241,15 @@ def test_a_damaged_log_is_read_up_to_the_damage_and_never_written(
     before = files(place / "spaces")
     with sr.Registry.open(place, mode="r") as registry:
         assert len(registry.log(limit=None)) == (count if catalog == "kept" else number - 1)
-        with pytest.raises(sr.Integrity, match=f"c{number}"):
+        with pytest.raises(sr.IntegrityError, match=f"c{number}"):
             registry.verify("quick")
     with sr.Registry.open(place) as registry:
-        with pytest.raises(sr.Integrity, match=f"c{number}"):
+        with pytest.raises(sr.IntegrityError, match=f"c{number}"):
             registry.rebuild()
         if catalog == "lost":
-            with pytest.raises(sr.Integrity, match=f"c{number}"):
+            with pytest.raises(sr.IntegrityError, match=f"c{number}"):
                 registry.create_space(SPACE, exist_ok=True)
-            with pytest.raises(sr.Integrity, match=f"c{number}"):
+            with pytest.raises(sr.IntegrityError, match=f"c{number}"):
                 registry.tasks()
     assert files(place / "spaces") == before
     path.unlink(missing_ok=True)
@@ -269,7 +269,8 @@ def test_a_stray_file_named_like_a_space_is_reported_and_read_by_nobody(tmp_path
             "STO-02"
         ]
         with pytest.raises(
-            sr.Integrity, match=r"not belong into a store\. Move what does not belong there out"
+            sr.IntegrityError,
+            match=r"not belong into a store\. Move what does not belong there out",
         ) as raised:
             registry.verify()
         assert str(raised.value).count("..") == 0
@@ -294,7 +295,9 @@ def test_a_record_of_no_format_is_damaged_and_one_of_another_asks_for_an_upgrade
     record.unlink()
     record.write_text(content)
     with (
-        pytest.raises(sr.Format if "2" in content else sr.Integrity, match=said) as raised,
+        pytest.raises(
+            sr.FormatError if "2" in content else sr.IntegrityError, match=said
+        ) as raised,
         sr.Registry.open(place, mode="w") as registry,
     ):
         registry.log()
@@ -312,7 +315,7 @@ def test_a_record_in_another_place_is_refused_not_followed(tmp_path: Path) -> No
     (place / "spaces" / "a" / "log" / f"{3:020}.json").write_bytes(foreign.read_bytes())
     with (
         sr.Registry.open(place) as registry,
-        pytest.raises(sr.Integrity, match="says it is c2 of space b"),
+        pytest.raises(sr.IntegrityError, match="says it is c2 of space b"),
     ):
         registry.log()
     with sr.Registry.open(place, mode="r") as registry:
@@ -330,7 +333,7 @@ def test_a_store_that_needs_unknown_features_is_only_read(tmp_path: Path) -> Non
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content.replace(b'"write":[]', b'"write":["later"]'))
-    with pytest.raises(sr.Format, match="later"):
+    with pytest.raises(sr.FormatError, match="later"):
         sr.Registry.open(place, mode="w")
     with sr.Registry.open(place, mode="r") as registry:
         assert registry.spaces() == []

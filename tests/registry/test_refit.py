@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import share_registry as sr
+from share_registry.values.report import BasisReport
 from tests.registry.plain import files, pooled_error
 from tests.registry.planted import write_planted
 from tests.registry.test_promises import exports
@@ -60,14 +61,14 @@ def test_a_basis_is_orthonormal_and_spans_what_is_shared(
             assert rows.shape == (6, 192)
             assert float((rows @ rows.mT - rows.new_ones(6).diag()).abs().max()) < 1e-12
     assert registry.space(SPACE).basis(at=basis.number).digest == basis.digest
-    with pytest.raises(sr.NotFound, match="no basis at that moment"):
+    with pytest.raises(sr.NotFoundError, match="no basis at that moment"):
         registry.basis(at=basis.number - 1)
 
 
 def test_a_basis_that_does_not_pay_is_refused(registry: sr.Registry, tmp_path: Path) -> None:
     for task, place in write_planted(tmp_path / "adapters", 4, shared=0).items():
         registry.commit(place, task=task)
-    with pytest.raises(sr.Refused, match="gain from precision"):
+    with pytest.raises(sr.RefusedError, match="gain from precision"):
         registry.refit()
     assert [commit.kind for commit in registry.log()].count("refit") == 0
 
@@ -148,7 +149,7 @@ def test_a_rehearsed_refit_says_what_the_basis_takes_and_captures_and_needs_no_w
     made = registry.refit(max_rank=6)
     assert made.basis == found
     assert found.size_bytes == registry.basis().size_bytes
-    assert registry.log(kind="refit")[0].basis == sr.BasisReport(
+    assert registry.log(kind="refit")[0].basis == BasisReport(
         digest=found.digest, size_bytes=found.size_bytes
     )
 
@@ -231,11 +232,11 @@ def test_an_adapter_that_a_refit_re_expressed_may_be_committed_again(
 def test_a_malformed_refit_is_refused(
     registry: sr.Registry, shared: dict[str, Path], asked: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(sr.InvalidInput, match=message):
+    with pytest.raises(sr.InvalidInputError, match=message):
         registry.refit(**asked)  # type: ignore[arg-type]
 
 
 def test_a_space_without_tasks_has_nothing_to_fit(registry: sr.Registry) -> None:
     registry.create_space(SPACE)
-    with pytest.raises(sr.NotFound, match="no live task"):
+    with pytest.raises(sr.NotFoundError, match="no live task"):
         registry.refit(max_rank=4)

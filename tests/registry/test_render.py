@@ -8,7 +8,7 @@ import pytest
 
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.values import render
-from share_registry.values.report import ModuleReport, Report
+from share_registry.values.report import AdapterReport, ModuleReport
 from share_registry.values.results import (
     Commit,
     Diff,
@@ -17,12 +17,12 @@ from share_registry.values.results import (
     Lineage,
     LineageNode,
     Log,
-    Resolved,
+    ResolvedReference,
     VerifyReport,
 )
 from share_registry.values.table import Table, aligned
 
-REPORT = Report(
+REPORT = AdapterReport(
     error=0.0487,
     budget=0.05,
     bytes_added=33_210,
@@ -128,7 +128,10 @@ def test_budgets_are_shown_as_they_were_typed(part: float, shown: str) -> None:
 
 def test_a_report_prints_as_one_line() -> None:
     assert str(REPORT) == "error 4.87 % of a 5 % budget, 33 kB for 295 kB"
-    assert str(Report(error=0, budget=0, bytes_added=10, raw_bytes=20)) == "lossless, 10 B for 20 B"
+    assert (
+        str(AdapterReport(error=0, budget=0, bytes_added=10, raw_bytes=20))
+        == "lossless, 10 B for 20 B"
+    )
 
 
 def test_a_commit_has_a_short_repr_and_a_full_text() -> None:
@@ -224,7 +227,7 @@ def test_a_dry_run_says_so_once_and_has_no_empty_id() -> None:
         Lineage(ref="minilm/cola@v1", base_model="<b>", base_revision=None, nodes=(NODE,)),
     ],
 )
-def test_html_escapes_what_users_wrote(value: Commit | Report | Log | Lineage) -> None:
+def test_html_escapes_what_users_wrote(value: Commit | AdapterReport | Log | Lineage) -> None:
     html = value._repr_html_()
     assert html.startswith("<div>")
     assert "<ada>" not in html
@@ -250,7 +253,9 @@ def test_a_lineage_is_a_tree() -> None:
 def test_results_have_a_line_as_repr_and_html() -> None:
     diff = Diff(a="s/a@v1", b="s/a@v2", tasks=())
     export = Export(path=Path("serve/a"), ref="s/a@v1", name="a", digest=Digest("0" * 64), notes=())
-    resolved = Resolved(ref="s/a@v1", space=SpaceName("s"), number=CommitNumber(2), id=COMMIT.id)
+    resolved = ResolvedReference(
+        ref="s/a@v1", space=SpaceName("s"), number=CommitNumber(2), id=COMMIT.id
+    )
     assert repr(diff) == "<Diff s/a@v1 .. s/a@v2: 0 changes>"
     assert repr(export) == f"<Export s/a@v1 at {Path('serve/a')}>"
     assert repr(resolved) == "<Resolved s/a@v1 (c2 1a2b3c4d)>"

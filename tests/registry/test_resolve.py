@@ -14,7 +14,7 @@ from share_registry.catalog.queries.resolution import (
     space_of,
     version_of,
 )
-from share_registry.errors import InvalidInput, NotFound, Refused, ShareRegistryError
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ShareRegistryError
 from share_registry.names import parse_reference
 from share_registry.times import beginning_of, end_of
 from tests.catalog.logs import Log, digest_of, story
@@ -108,31 +108,31 @@ def test_an_id_leads_to_the_state_after_its_commit(told: Session) -> None:
 
 
 LOST: dict[str, tuple[type[ShareRegistryError], str, str]] = {
-    "cole": (NotFound, "cole does not exist", "acceptability"),
-    "nowhere/cola": (NotFound, "space 'nowhere' does not exist", "base"),
-    "cola@v9": (NotFound, "has no v9", "log"),
-    "cola@v1~1": (NotFound, "has 3 versions", "log"),
-    "cola@v1~900": (NotFound, "has 3 versions", "log"),
-    "cola~3": (NotFound, "has 3 versions", "log"),
-    "cola@prd": (NotFound, "no alias", "Did you mean prod"),
-    "cola@relaese": (NotFound, "no tag", "Did you mean release"),
-    "@relaese": (NotFound, "no tag", "Did you mean release"),
-    "cola@prod~3": (NotFound, "has had 3 targets", "alias-history"),
-    "cola@c1": (NotFound, "did not exist at c1", "c2"),
-    "cola@c17": (NotFound, "has no c17", "log"),
-    "@c17": (NotFound, "has no c17", "log"),
-    "@c1~1": (NotFound, "has no c0", "log"),
-    "@latest~16": (NotFound, "has no c0", "log"),
-    "cola@2026-10-31": (NotFound, "begins later", "later time"),
-    "cola@2026-11-01T01:30": (NotFound, "did not exist at c1", "c2"),
-    "sst2@c12": (NotFound, "was dropped in c10", "sst2@v1"),
-    "cola@00000000": (NotFound, "no commit of space base", "log"),
-    "@v3": (InvalidInput, "version of a whole space", "cola@v3"),
-    "cola@2026-13-01": (InvalidInput, "calendar", ""),
-    "": (InvalidInput, "not [space/]task", "Examples"),
-    "a/b/c": (InvalidInput, "not [space/]task", "Examples"),
-    "../cola": (InvalidInput, "", ""),
-    "cola@'; DROP TABLE sr_spaces --": (InvalidInput, "", ""),
+    "cole": (NotFoundError, "cole does not exist", "acceptability"),
+    "nowhere/cola": (NotFoundError, "space 'nowhere' does not exist", "base"),
+    "cola@v9": (NotFoundError, "has no v9", "log"),
+    "cola@v1~1": (NotFoundError, "has 3 versions", "log"),
+    "cola@v1~900": (NotFoundError, "has 3 versions", "log"),
+    "cola~3": (NotFoundError, "has 3 versions", "log"),
+    "cola@prd": (NotFoundError, "no alias", "Did you mean prod"),
+    "cola@relaese": (NotFoundError, "no tag", "Did you mean release"),
+    "@relaese": (NotFoundError, "no tag", "Did you mean release"),
+    "cola@prod~3": (NotFoundError, "has had 3 targets", "alias-history"),
+    "cola@c1": (NotFoundError, "did not exist at c1", "c2"),
+    "cola@c17": (NotFoundError, "has no c17", "log"),
+    "@c17": (NotFoundError, "has no c17", "log"),
+    "@c1~1": (NotFoundError, "has no c0", "log"),
+    "@latest~16": (NotFoundError, "has no c0", "log"),
+    "cola@2026-10-31": (NotFoundError, "begins later", "later time"),
+    "cola@2026-11-01T01:30": (NotFoundError, "did not exist at c1", "c2"),
+    "sst2@c12": (NotFoundError, "was dropped in c10", "sst2@v1"),
+    "cola@00000000": (NotFoundError, "no commit of space base", "log"),
+    "@v3": (InvalidInputError, "version of a whole space", "cola@v3"),
+    "cola@2026-13-01": (InvalidInputError, "calendar", ""),
+    "": (InvalidInputError, "not [space/]task", "Examples"),
+    "a/b/c": (InvalidInputError, "not [space/]task", "Examples"),
+    "../cola": (InvalidInputError, "", ""),
+    "cola@'; DROP TABLE sr_spaces --": (InvalidInputError, "", ""),
 }
 
 
@@ -151,10 +151,10 @@ def test_a_dropped_task_keeps_its_versions(told: Session) -> None:
     log.drop("acceptability")
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        with pytest.raises(NotFound, match="was dropped in c17") as raised:
+        with pytest.raises(NotFoundError, match="was dropped in c17") as raised:
             resolve(session, "cola")
         assert "restore acceptability@v3" in raised.value.hint
-        with pytest.raises(NotFound, match="was dropped in c17"):
+        with pytest.raises(NotFoundError, match="was dropped in c17"):
             version_of(session, "cola")
         assert version_of(session, "cola@v2").ref == "base/acceptability@v2"
         assert resolve(session, "cola@v2").version == 2
@@ -168,7 +168,7 @@ def test_a_removed_alias_says_what_it_was() -> None:
     del log.entries[12:]
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        with pytest.raises(NotFound, match="was removed in c12") as raised:
+        with pytest.raises(NotFoundError, match="was removed in c12") as raised:
             resolve(session, "cola@prod")
         assert "v2" in raised.value.hint
         assert resolve(session, "cola@prod~1").version == 2
@@ -185,7 +185,7 @@ def test_an_alias_moved_to_where_it_was_counts_once() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
         assert [resolve(session, f"cola@prod~{back}").version for back in range(3)] == [1, 2, 1]
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             resolve(session, "cola@prod~3")
 
 
@@ -214,7 +214,7 @@ def test_an_ambiguous_id_names_the_candidates(monkeypatch: pytest.MonkeyPatch) -
                 {"id": "abcdef01" + digits * 56, "number": number},
             )
         with pytest.raises(
-            InvalidInput, match="ambiguous: c5 abcdef0111111111, c6 abcdef0122222222"
+            InvalidInputError, match="ambiguous: c5 abcdef0111111111, c6 abcdef0122222222"
         ):
             resolve(session, "@abcdef01")
         assert resolve(session, "@abcdef011").number == 5
@@ -222,30 +222,30 @@ def test_an_ambiguous_id_names_the_candidates(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_a_name_the_only_space_is_meant() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
-        with pytest.raises(Refused, match="none yet"):
+        with pytest.raises(RefusedError, match="none yet"):
             space_of(session, None)
         story().apply(session)
         assert space_of(session, None) == "base"
         other = Log(space="other")
         other.create()
         other.apply(session)
-        with pytest.raises(Refused, match="there are 2: base, other"):
+        with pytest.raises(RefusedError, match="there are 2: base, other"):
             resolve(session, "cola")
         assert resolve(session, "cola", space="base").space == "base"
         assert resolve(session, "base/cola", space="other").space == "base"
 
 
 def test_a_version_is_asked_where_a_space_is_given(told: Session) -> None:
-    with pytest.raises(InvalidInput, match="whole space"):
+    with pytest.raises(InvalidInputError, match="whole space"):
         resolve_version(told, "@c3")
     assert resolve_version(told, "cola@c3").version == 2
 
 
 def test_only_a_task_is_asked_where_a_version_is_given(told: Session) -> None:
     for text in ("cola@v1", "@c3", "cola~1"):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             resolve_task(told, text)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         resolve_task(told, "nix")
 
 
@@ -262,7 +262,7 @@ def test_a_moment_leads_to_a_commit(told: Session) -> None:
         "2026-11-01": 16,
         "latest": 16,
     }
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         number_of(told, str(digest_of("nothing")), space=space_of(told, None))
 
 
@@ -290,5 +290,5 @@ def test_a_time_reaches_from_its_beginning_to_its_end(typed: str, first: str, la
     ],
 )
 def test_a_reference_that_cannot_be_read_says_what_it_was_read_as(typed: str, said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         parse_reference(typed)

@@ -40,7 +40,7 @@ def test_adapters_of_one_commit_get_a_basis_where_that_takes_fewer_bytes(
 
 def test_adapters_that_share_nothing_get_no_basis(registry: sr.Registry, tmp_path: Path) -> None:
     registry.commit_many(write_planted(tmp_path / "adapters", 5, shared=0))
-    with pytest.raises(sr.NotFound, match="no basis"):
+    with pytest.raises(sr.NotFoundError, match="no basis"):
         registry.basis()
 
 
@@ -109,7 +109,7 @@ def test_a_pseudo_rank_that_breaks_the_budget_is_refused(
 ) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(pseudo_rank=1))
     place = write_planted(tmp_path / "adapters", 1)["t00"]
-    with pytest.raises(sr.BudgetExceeded, match="pseudo-rank of 1"):
+    with pytest.raises(sr.BudgetExceededError, match="pseudo-rank of 1"):
         registry.commit(place, task="t00")
     assert registry.tasks() == []
     assert registry.commit(place, task="t00", budget=0.9).reports["t00"].error <= 0.9

@@ -42,7 +42,7 @@ def test_a_live_model_is_committed_and_comes_back_into_one(registry: sr.Registry
         warnings.simplefilter("ignore")
         trained = zoo.live("plain")
         registry.create_space("zoo")
-        with pytest.raises(sr.InvalidInput, match="task="):
+        with pytest.raises(sr.InvalidInputError, match="task="):
             registry.commit(trained, space="zoo")
         registry.commit(trained, task="live", space="zoo", budget=0, allow_base_mismatch=True)
         applied = registry.checkout("live").apply_to(zoo.CASES["plain"].base())
@@ -65,9 +65,9 @@ def test_a_checked_out_adapter_may_be_committed_to_another_task(
 
 
 def test_what_is_no_adapter_is_named(registry: sr.Registry) -> None:
-    with pytest.raises(sr.InvalidInput, match="a dict cannot be committed"):
+    with pytest.raises(sr.InvalidInputError, match="a dict cannot be committed"):
         registry.commit({"lora_A": torch.zeros(2, 2)}, task="x")
-    with pytest.raises(sr.NotFound, match="does not exist"):
+    with pytest.raises(sr.NotFoundError, match="does not exist"):
         registry.commit("nowhere/at/all")
 
 
@@ -82,13 +82,13 @@ def test_factors_and_scales_of_no_size_that_can_be_computed_with_are_refused(
         for key, tensor in load_file(made / "adapter_model.safetensors").items()
     }
     key = next(reversed(tensors))
-    with pytest.raises(sr.InvalidInput, match=f"{key}.*expected 0 or a size between"):
+    with pytest.raises(sr.InvalidInputError, match=f"{key}.*expected 0 or a size between"):
         registry.commit(write(tmp_path / "wide", tensors | {key: tensors[key] * size}, 4))
     config = made / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_alpha": 8', f'"lora_alpha": {size}'))
-    with pytest.raises(sr.InvalidInput, match=r"has the scale .*expected 0 or a size between"):
+    with pytest.raises(sr.InvalidInputError, match=r"has the scale .*expected 0 or a size between"):
         registry.commit(made)
-    with pytest.raises(sr.InvalidInput, match="has the scale"):
+    with pytest.raises(sr.InvalidInputError, match="has the scale"):
         sr.analyze(tmp_path / "made")
 
 

@@ -12,7 +12,7 @@ import torch
 
 import share_registry as sr
 from share_registry.algebra.error import pooled_error
-from share_registry.exchange.factor_pairs import Pair, pairs_of
+from share_registry.exchange.factor_pairs import FactorPair, pairs_of
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.scales import module_scales
 from share_registry.outside.files import Outside
@@ -28,7 +28,7 @@ SAME_LOGITS = 1e-5
 AGREEMENT = 1e-3
 
 
-def pairs(adapter: sr.Adapter) -> list[Pair]:
+def pairs(adapter: sr.Adapter) -> list[FactorPair]:
     return pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from share_registry.errors import ShareRegistryError, StoreError
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
-from share_registry.store.protocol import PublishUnknown
+from share_registry.store.protocol import PublishStateUnknownError
 from tests.reliability.scenarios import IDENTITY, SHARED, NoFlush, World
 from tests.reliability.writer import Lost, Writer, check, keys_of
 
@@ -135,7 +135,7 @@ def _one_run(world: World, root: Path, system: Failing) -> bool:
         raise Lost(f"not an error of the store: {caught!r}") from caught
     store = LocalStore(root, sound)
     keys = check(store, acknowledged=acknowledged, attempted=["one", "two", "meanwhile"])
-    if error is not None and not isinstance(error, PublishUnknown) and "two" in keys:
+    if error is not None and not isinstance(error, PublishStateUnknownError) and "two" in keys:
         raise Lost(f"published, and yet the error says that nothing was: {error}")
     writer.commit(store, "three", [SHARED, b"three"])
     if keys_of(store) != [*keys, "three"]:

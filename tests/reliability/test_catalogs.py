@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.errors import Refused, ShareRegistryError
+from share_registry.errors import RefusedError, ShareRegistryError
 from tests.cli.tiny import SPACE
 from tests.reliability.faults import VERBS
 from tests.reliability.registries import adapters, commit, keys, opened, require_sound, rows
@@ -154,7 +154,7 @@ def test_no_read_verb_writes_anything(history: Path, lacking: bool) -> None:
     with opened(history, mode="r", system=ReadingOnly()) as registry:
         for read in READS:
             read(registry)
-        with pytest.raises(Refused, match="reading only"):
+        with pytest.raises(RefusedError, match="reading only"):
             commit(registry, history.parent / "t0", "never")
     assert tree(history) == before
 

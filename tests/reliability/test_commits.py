@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 
 import share_registry as sr
-from share_registry.errors import CommitUnknown, StoreError
+from share_registry.errors import CommitStateUnknownError, StoreError
 from tests.reliability.faults import Failing, once
 from tests.reliability.processes import all_finished, finished, forked, killing
 from tests.reliability.registries import adapters, commit, keys, opened, require_sound
@@ -80,7 +80,7 @@ def _work(root: Path, adapter: Path, name: str, acknowledged: int) -> None:
             key = f"{name}-{number}"
             try:
                 commit(registry, adapter, key)
-            except sr.Conflict:
+            except sr.ConflictError:
                 continue
             os.write(acknowledged, f"{key}\n".encode())
 
@@ -152,13 +152,13 @@ def _fault(root: Path, two: Path, n: int, code: int) -> bool:
     try:
         with opened(root, system=system) as registry:
             commit(registry, two, "two")
-    except (StoreError, CommitUnknown) as caught:
+    except (StoreError, CommitStateUnknownError) as caught:
         error = caught
     with opened(root, mode="r") as reader:
         found = keys(reader)
     if error is None:
         assert found == ["one", "two"]
-    elif not isinstance(error, CommitUnknown):
+    elif not isinstance(error, CommitStateUnknownError):
         assert found == ["one"], f"call {n} ({system.calls[-1]}): {error}"
     with opened(root) as registry:
         assert commit(registry, two, "two").created == ("two" not in found)
@@ -222,7 +222,7 @@ def test_a_flush_that_fails_behind_the_publication_is_never_acknowledged(
             hook=lambda point: passed.append(point) if point == "record.linked" else None,
             system=system,
         ) as registry,
-        pytest.raises(CommitUnknown, match="not known") as raised,
+        pytest.raises(CommitStateUnknownError, match="not known") as raised,
     ):
         commit(registry, two, "two")
     assert raised.value.key == "two"

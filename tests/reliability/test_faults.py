@@ -10,7 +10,7 @@ from share_registry.errors import StoreError
 from share_registry.format.canonical import sha256
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
-from share_registry.store.protocol import PublishUnknown
+from share_registry.store.protocol import PublishStateUnknownError
 from tests.reliability.faults import (
     ERRORS,
     LOST_REPLY,
@@ -103,7 +103,7 @@ def test_a_flush_that_fails_behind_the_link_is_an_unknown_outcome_and_removes_no
     quick_path: Path,
 ) -> None:
     store = _failing_after_the_link(quick_path)
-    with pytest.raises(PublishUnknown, match="may or may not"):
+    with pytest.raises(PublishStateUnknownError, match="may or may not"):
         store.publish(SPACE, ONE, b"record")
     assert store.record(SPACE, ONE) == b"record"
     assert list((quick_path / "tmp").iterdir()) == []

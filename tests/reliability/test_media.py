@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from share_registry.errors import Refused, StoreError
+from share_registry.errors import RefusedError, StoreError
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from tests.reliability.processes import finished, forked
@@ -67,7 +67,7 @@ def test_a_read_only_medium_can_be_read_and_nothing_else(mount: Path, tmp_path: 
     reader = LocalStore(mount, Outside(), read_only=True)
     assert keys_of(reader) == ["one"]
     assert list(reader.strays()) == []
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         Writer().commit(reader, "two", [SHARED])
     with pytest.raises(StoreError, match="mode 'r'"):
         Writer().commit(LocalStore(mount, Outside()), "two", [b"new"])

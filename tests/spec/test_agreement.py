@@ -71,7 +71,7 @@ def test_both_readers_agree_on_a_changed_adapter_object(data: st.DataObject) -> 
     try:
         found = _by_reference(content)
     except reference.Damaged:
-        with pytest.raises((sr.Integrity, sr.Format)):
+        with pytest.raises((sr.IntegrityError, sr.FormatError)):
             _by_library(content)
         return
     stored = _by_library(content)
@@ -88,7 +88,7 @@ def test_both_readers_agree_on_a_changed_basis_object(data: st.DataObject) -> No
     try:
         found = reference.parse_basis(content)
     except reference.Damaged:
-        with pytest.raises((sr.Integrity, sr.Format)):
+        with pytest.raises((sr.IntegrityError, sr.FormatError)):
             basis_object.decode(content)
         return
     stored = basis_object.decode(content)
@@ -113,7 +113,7 @@ def _layout(digest: str, limit: int = 0) -> bytes:
         raise (
             reference.Damaged("OBJ-02: there is no such layout")
             if limit
-            else sr.Integrity("there is no such layout")
+            else sr.IntegrityError("there is no such layout")
         )
     return OBJECTS[digest]
 
@@ -144,7 +144,7 @@ def _changed(data: st.DataObject, content: bytes) -> bytes:
 def _refused(read: Any) -> bool:
     try:
         read()
-    except (sr.Integrity, sr.Format, reference.Damaged):
+    except (sr.IntegrityError, sr.FormatError, reference.Damaged):
         return True
     return False
 

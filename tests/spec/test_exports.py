@@ -160,7 +160,7 @@ def test_a_card_says_what_was_true_at_its_commit(root: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["con", "nul.x", "a..b", "a.", ".a", "A", "a/b", "", "a" * 65])
 def test_a_name_that_could_be_no_path_is_no_name(name: str) -> None:
     """Spec NAM-01."""
-    with pytest.raises(sr.InvalidInput):
+    with pytest.raises(sr.InvalidInputError):
         sr.names.task_name(name)
 
 
@@ -169,7 +169,7 @@ def test_a_name_that_could_be_no_path_is_no_name(name: str) -> None:
 )
 def test_an_alias_cannot_be_read_as_something_else(name: str) -> None:
     """Spec NAM-03."""
-    with pytest.raises(sr.InvalidInput):
+    with pytest.raises(sr.InvalidInputError):
         sr.names.alias_name(name)
 
 
@@ -178,8 +178,8 @@ def test_a_later_format_is_called_that_and_not_damage() -> None:
     for path in sorted(
         path for path in (VECTORS / "bad").glob("EVO-02-*.*") if path.suffix != ".zip"
     ):
-        with pytest.raises(sr.Format):
+        with pytest.raises(sr.FormatError):
             readers.read_by_library(path.read_bytes(), readers.kind_of(path))
     note = json.loads((VECTORS / "good" / "absorb.note.json").read_text(encoding="utf-8"))
-    with pytest.raises(sr.Integrity, match="later"):
+    with pytest.raises(sr.IntegrityError, match="later"):
         readers.read_by_library(dump(note | {"later": 1}), "note.json")

@@ -99,7 +99,7 @@ def test_the_vectors_of_a_limit_are_there(limit: str) -> None:
 def test_both_readers_refuse_what_is_one_beyond_a_limit(limit: str) -> None:
     make, size, kind, clause = MADE[limit]
     content = make(size + 1)
-    with pytest.raises((sr.Integrity, sr.Format)):
+    with pytest.raises((sr.IntegrityError, sr.FormatError)):
         readers.read_by_library(content, kind)
     with pytest.raises(reference.Damaged, match=f"^{clause}: "):
         readers.read_by_reference(content, kind)
@@ -135,7 +135,7 @@ def test_an_object_over_4_gib_is_not_even_read(tmp_path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as file:
         os.truncate(file.fileno(), (4 << 30) + 1)
-    with pytest.raises(sr.Integrity):
+    with pytest.raises(sr.IntegrityError):
         LocalStore(root, Outside()).get(digest)
     with pytest.raises(reference.Damaged, match=r"^STO-08: "):
         reference.Store(root).get(digest)
@@ -153,7 +153,7 @@ def test_symbols_that_no_frame_could_hold_are_refused_unexpanded() -> None:
     from share_registry.format.adapter_object import decode
     from share_registry.format.layout import Layout
 
-    with pytest.raises(sr.Integrity):
+    with pytest.raises(sr.IntegrityError):
         decode(content, Layout.from_bytes(canonical(layout)))
     with pytest.raises(reference.Damaged, match=r"^SYM-09: "):
         reference.parse_adapter(content, get)
@@ -168,7 +168,7 @@ def test_a_link_is_no_object(tmp_path: Path) -> None:
     path = root / "objects" / digest[:2] / digest[2:]
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(tmp_path / "outside")
-    with pytest.raises(sr.Integrity):
+    with pytest.raises(sr.IntegrityError):
         LocalStore(root, Outside()).get(digest)
     with pytest.raises(reference.Damaged, match=r"^STO-08: "):
         reference.Store(root).get(digest)

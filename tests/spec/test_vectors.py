@@ -63,7 +63,7 @@ def test_both_readers_read_a_good_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", BAD_FILES, ids=_names)
 def test_the_library_refuses_a_bad_file(path: Path) -> None:
-    with pytest.raises((sr.Integrity, sr.Format)):
+    with pytest.raises((sr.IntegrityError, sr.FormatError)):
         readers.read_by_library(path.read_bytes(), kind_of(path))
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from share_registry.errors import Integrity, InvalidInput, NotFound
+from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
 from share_registry.format.canonical import sha256
 from share_registry.format.records import parse_format
 from share_registry.names import CommitNumber, Digest, SpaceName
@@ -110,7 +110,7 @@ class StoreConformance:
         assert store.get(sha256(content)) == content
 
     def test_put_refuses_a_digest_of_other_bytes(self, store: Store) -> None:
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             store.put(b"one", sha256(b"other"))
         assert list(store.objects()) == []
 
@@ -118,13 +118,13 @@ class StoreConformance:
         digest = sha256(b"never put")
         assert not store.has(digest)
         assert store.size(digest) is None
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             store.get(digest)
 
     def test_get_keeps_to_the_limit_it_is_given(self, store: Store) -> None:
         digest = kept(store, b"12345")
         assert store.get(digest, limit=5) == b"12345"
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             store.get(digest, limit=4)
 
     @pytest.mark.parametrize("text", EVIL_DIGESTS)
@@ -137,7 +137,7 @@ class StoreConformance:
             lambda: store.put(b"", digest),
         ]
         for call in calls:
-            with pytest.raises(InvalidInput):
+            with pytest.raises(InvalidInputError):
                 call()
 
     @pytest.mark.parametrize("text", EVIL_NAMES)
@@ -149,15 +149,15 @@ class StoreConformance:
             lambda: store.numbers(space),
         ]
         for call in calls:
-            with pytest.raises(InvalidInput):
+            with pytest.raises(InvalidInputError):
                 call()
         assert store.spaces() == []
 
     @pytest.mark.parametrize("number", [0, -1, MAX_NUMBER + 1, 10**20])
     def test_a_number_out_of_range_is_refused(self, store: Store, number: int) -> None:
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             store.publish(SPACE, CommitNumber(number), b"{}")
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             store.record(SPACE, CommitNumber(number))
 
     def test_a_number_is_given_once(self, store: Store) -> None:
@@ -196,7 +196,7 @@ class StoreConformance:
         assert store.numbers(SpaceName("c")) == []
 
     def test_a_record_has_a_limit(self, store: Store) -> None:
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             store.publish(SPACE, ONE, bytes(MAX_RECORD_BYTES + 1))
         assert store.publish(SPACE, ONE, bytes(MAX_RECORD_BYTES))
         assert store.record(SPACE, ONE) == bytes(MAX_RECORD_BYTES)

@@ -15,14 +15,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from share_registry.errors import Format, Integrity, NotFound, Refused, StoreError
+from share_registry.errors import (
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+)
 from share_registry.format.canonical import sha256
 from share_registry.format.records import format_bytes, parse_format
 from share_registry.names import CommitNumber, SpaceName
 from share_registry.outside.files import Outside
 from share_registry.outside.system import System
 from share_registry.store.local import LocalStore
-from share_registry.store.protocol import PublishUnknown
+from share_registry.store.protocol import PublishStateUnknownError
 from tests.store.conformance import ONE, SPACE, NewStore, StoreConformance, kept
 
 Tree = dict[str, tuple[int, bytes | None]]
@@ -159,7 +165,7 @@ def test_a_rotten_object_is_replaced_by_the_next_put(store: LocalStore, root: Pa
     for wrong in (b"weightz", b"", b"weights and more"):
         path.chmod(0o644)
         path.write_bytes(wrong)
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             store.get(digest)
         assert not store.put(b"weights", digest)
         assert store.get(digest) == b"weights"
@@ -201,7 +207,7 @@ def test_every_damage_to_an_object_is_noticed_when_it_is_read(
     else:
         bad[:] = b"another object" + content
     path.write_bytes(bad)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         store.get(digest)
 
 
@@ -230,11 +236,11 @@ def test_what_is_no_plain_file_is_no_object_and_no_record(
     ):
         path.unlink()
         make(path, tmp_path / "elsewhere")
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         store.get(digest)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         store.record(SPACE, ONE)
-    with pytest.raises((Integrity, PublishUnknown)):
+    with pytest.raises((IntegrityError, PublishStateUnknownError)):
         store.publish(SPACE, ONE, b"mine")
     assert store.size(digest) is None
     assert len(list(store.strays())) == (2 if make is not _folder else 0)
@@ -269,15 +275,15 @@ def test_no_link_on_the_way_is_followed(
     (root / folder).symlink_to(moved)
     before = tree(moved)
     reopened = LocalStore(root, Outside())
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         reopened.put(other, sha256(other)) if folder.startswith(
             ("objects", "tmp")
         ) else reopened.publish(SPACE, CommitNumber(2), b"record 2")
     if folder.startswith("objects"):
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             reopened.get(digest)
     if folder.startswith("spaces"):
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             reopened.record(SPACE, ONE)
     assert tree(moved) == before
     assert folder in list(reopened.strays())
@@ -306,7 +312,7 @@ def test_a_swapped_directory_never_leads_a_write_outside(
         for number in count(2):
             try:
                 store.publish(SPACE, CommitNumber(number), b"%d" % number)
-            except (StoreError, Integrity):
+            except (StoreError, IntegrityError):
                 refused += 1
             if (refused >= 50 and number > 400) or time.monotonic() > deadline:
                 break
@@ -324,14 +330,14 @@ def test_a_directory_that_holds_something_else_is_refused_and_left_alone(root: P
     root.mkdir()
     (root / "thesis.docx").write_bytes(b"mine")
     before = tree(root)
-    with pytest.raises(Refused, match=r"thesis\.docx"):
+    with pytest.raises(RefusedError, match=r"thesis\.docx"):
         LocalStore.create(root, Outside(), new_identity())
     assert tree(root) == before
 
 
 def test_a_file_in_place_of_the_directory_is_refused(root: Path) -> None:
     root.write_bytes(b"mine")
-    with pytest.raises(Refused, match="expected a directory"):
+    with pytest.raises(RefusedError, match="expected a directory"):
         LocalStore.create(root, Outside(), new_identity())
 
 
@@ -340,7 +346,7 @@ def test_a_registry_without_its_format_file_is_not_taken_for_an_empty_one(
 ) -> None:
     kept(store, b"weights")
     (root / "FORMAT").unlink()
-    with pytest.raises(Refused, match="FORMAT"):
+    with pytest.raises(RefusedError, match="FORMAT"):
         LocalStore.create(root, Outside(), new_identity())
 
 
@@ -360,7 +366,7 @@ def test_creating_twice_opens_the_first(store: LocalStore, root: Path) -> None:
 
 @pytest.mark.parametrize("read_only", [True, False])
 def test_opening_what_is_not_there_creates_nothing(tmp_path: Path, read_only: bool) -> None:
-    with pytest.raises(NotFound, match="no registry"):
+    with pytest.raises(NotFoundError, match="no registry"):
         LocalStore(tmp_path / "registry", Outside(), read_only=read_only)
     assert list(tmp_path.iterdir()) == []
 
@@ -368,13 +374,13 @@ def test_opening_what_is_not_there_creates_nothing(tmp_path: Path, read_only: bo
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda text: text.replace('"version":1', '"version":0'), Format),
-        (lambda text: text.replace('"read":[]', '"read":["columns"]'), Format),
-        (lambda text: text.replace("share_registry", "other"), Format),
-        (lambda text: text[:-1], Integrity),
-        (lambda text: text + "\n", Integrity),
-        (lambda text: "", Integrity),
-        (lambda text: text.replace("-", "_"), Integrity),
+        (lambda text: text.replace('"version":1', '"version":0'), FormatError),
+        (lambda text: text.replace('"read":[]', '"read":["columns"]'), FormatError),
+        (lambda text: text.replace("share_registry", "other"), FormatError),
+        (lambda text: text[:-1], IntegrityError),
+        (lambda text: text + "\n", IntegrityError),
+        (lambda text: "", IntegrityError),
+        (lambda text: text.replace("-", "_"), IntegrityError),
     ],
 )
 def test_a_format_file_that_this_release_cannot_read_is_named(
@@ -392,7 +398,7 @@ def test_the_short_way_to_the_identity_gives_what_the_model_gives(store: LocalSt
 
 def test_a_file_system_without_exclusive_names_is_refused_at_creation(root: Path) -> None:
     for system in (NoExclusiveNames(), Overwriting()):
-        with pytest.raises(Refused, match="overwrite each other"):
+        with pytest.raises(RefusedError, match="overwrite each other"):
             LocalStore.create(root, Outside(system=system), new_identity())
     assert not (root / "FORMAT").exists()
     assert list((root / "tmp").iterdir()) == []
@@ -457,6 +463,6 @@ def test_a_store_open_for_reading_refuses_every_write(store: LocalStore, root: P
     assert not store.read_only
     before = tree(root)
     for verb in _verbs(reader):
-        with pytest.raises(Refused, match="reading only"):
+        with pytest.raises(RefusedError, match="reading only"):
             verb()
     assert tree(root) == before

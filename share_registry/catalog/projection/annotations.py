@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from share_registry.catalog.projection.writer import Step
+from share_registry.catalog.projection.writer import RecordWriter
 from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import LabelRow, MetricRow
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 
 if TYPE_CHECKING:
     from share_registry.format.layout import Entry
     from share_registry.format.records import TaskNote
 
 
-def rows(step: Step, task: int, version: int, entries: "list[Entry]") -> list[dict[str, object]]:
+def rows(
+    step: RecordWriter, task: int, version: int, entries: "list[Entry]"
+) -> list[dict[str, object]]:
     """Return the rows of labels or metrics that hold from now on.
 
     Of a name given twice the last holds.
@@ -27,19 +29,21 @@ def rows(step: Step, task: int, version: int, entries: "list[Entry]") -> list[di
     ]
 
 
-def metrics(step: Step, task: int, version: int, entries: "list[Entry]") -> list[dict[str, object]]:
-    """Return the rows of metrics. Raises Integrity where a value is not a number."""
+def metrics(
+    step: RecordWriter, task: int, version: int, entries: "list[Entry]"
+) -> list[dict[str, object]]:
+    """Return the rows of metrics. Raises IntegrityError where a value is not a number."""
     for entry in entries:
         try:
             float(entry.value)
         except ValueError as error:
-            raise Integrity(
+            raise IntegrityError(
                 f"{step.what} gives the metric {entry.name!r} the value {entry.value[:40]!r}, expected a number."
             ) from error
     return rows(step, task, version, entries)
 
 
-def change(step: Step, task: int, version: int, said: "TaskNote | None") -> None:
+def change(step: RecordWriter, task: int, version: int, said: "TaskNote | None") -> None:
     """Set and remove labels and metrics of a version as a note says."""
     if said is None:
         return
@@ -55,7 +59,7 @@ def change(step: Step, task: int, version: int, said: "TaskNote | None") -> None
         step.add(row, new)
 
 
-def repeat(step: Step, versions: Mapping[int, tuple[int, int]], *, metrics: bool) -> None:
+def repeat(step: RecordWriter, versions: Mapping[int, tuple[int, int]], *, metrics: bool) -> None:
     """Give versions the labels, and where they decode to the same tensors the metrics, that other versions of their tasks have now: task -> (to, of)."""
     for row in (LabelRow, MetricRow) if metrics else (LabelRow,):
         held = (

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.projection import annotations, versions
-from share_registry.catalog.projection.writer import Step
+from share_registry.catalog.projection.writer import RecordWriter
 from share_registry.catalog.queries.lookups import SPACE, tag_target
 from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import (
@@ -39,25 +39,25 @@ from share_registry.catalog.tables import (
     TaskLifeRow,
     TaskNameRow,
 )
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from share_registry.format.layout import Layout
     from share_registry.format.records import (
-        Alias,
-        Annotate,
-        Create,
-        Drop,
-        Merge,
+        AliasRecord,
+        AnnotateRecord,
+        CreateRecord,
+        DropRecord,
+        MergeRecord,
         Note,
         PolicyBody,
+        PolicyRecord,
         Record,
-        Refit,
-        Rename,
-        SetPolicy,
-        Tag,
+        RefitRecord,
+        RenameRecord,
+        TagRecord,
     )
     from share_registry.names import Digest
 
@@ -103,9 +103,9 @@ def apply(
             unknown.
 
     Raises:
-        Integrity: it does not follow: its number, parent, time, key, names or versions.
+        IntegrityError: it does not follow: its number, parent, time, key, names or versions.
     """
-    step = Step(session=session, space=record.space, number=record.number)
+    step = RecordWriter(session=session, space=record.space, number=record.number)
     if not _advance(step, record, id):
         return False
     step.add(CommitRow, [_commit(record, id, note)])
@@ -123,7 +123,7 @@ def wipe(session: Session, space: str | None = None) -> None:
         session.execute(delete(table) if space is None else delete(table).where(column == space))
 
 
-def _advance(step: Step, record: "Record", commit_id: str) -> bool:
+def _advance(step: RecordWriter, record: "Record", commit_id: str) -> bool:
     """Move the head.
 
     The conditional update lets one of several processes through and the others find the record
@@ -146,35 +146,35 @@ def _advance(step: Step, record: "Record", commit_id: str) -> bool:
     return (changed == 1 and record.kind != "create") or _explain(step, record, commit_id)
 
 
-def _explain(step: Step, record: "Record", commit_id: str) -> bool:
+def _explain(step: RecordWriter, record: "Record", commit_id: str) -> bool:
     """Return False where the record was applied before; else say why it cannot be.
 
-    Raises Integrity.
+    Raises IntegrityError.
     """
     known = _commit_of(step, step.number)
     if known is not None and known.id == commit_id:
         return False
     if known is not None:
-        raise Integrity(
+        raise IntegrityError(
             f"{step.what} is {commit_id[:12]}, but the catalog holds {known.id[:12]} there.",
             hint="Run `share-registry rebuild`.",
         )
     before = _commit_of(step, step.number - 1)
     if (before is None) != (record.kind == "create") or (before is None and step.number != 1):
         head = step.session.scalar(select(SpaceRow.head).where(SpaceRow.name == step.space)) or 0
-        raise Integrity(f"{step.what} ({record.kind}) cannot follow c{head}.")
+        raise IntegrityError(f"{step.what} ({record.kind}) cannot follow c{head}.")
     if before is not None and before.id != record.parent:
-        raise Integrity(
+        raise IntegrityError(
             f"{step.what} has the parent {record.parent[:12]}, expected {before.id[:12]}."
         )
     if before is not None and before.time > record.time:
-        raise Integrity(
+        raise IntegrityError(
             f"{step.what} has the time {record.time}, earlier than {before.time} of the one before it."
         )
-    raise Integrity(f"{step.what} repeats the key {record.key!r}.")
+    raise IntegrityError(f"{step.what} repeats the key {record.key!r}.")
 
 
-def _commit_of(step: Step, number: int) -> "Row[str, str] | None":
+def _commit_of(step: RecordWriter, number: int) -> "Row[str, str] | None":
     query = select(CommitRow.id, CommitRow.time).where(
         CommitRow.space == step.space, CommitRow.number == number
     )
@@ -182,7 +182,7 @@ def _commit_of(step: Step, number: int) -> "Row[str, str] | None":
 
 
 def _space(record: "Record", commit_id: str) -> dict[str, object]:
-    created = cast("Create", record)
+    created = cast("CreateRecord", record)
     return {
         "name": created.space,
         "base_model": clean(created.base_model.label),
@@ -263,13 +263,13 @@ def _policy_phrase(policy: "PolicyBody") -> str:
     return f"budget {policy.budget}, {kept}, references {'on' if policy.references else 'off'}, refits {'on' if policy.refit else 'off'}{cut}"
 
 
-def _merge_phrase(record: "Merge") -> str:
+def _merge_phrase(record: "MergeRecord") -> str:
     parents = zip(record.weights, record.tasks[0].derived_from, strict=False)
     terms = " + ".join(f"{weight} {parent.task}@v{parent.version}" for weight, parent in parents)
     return f"{record.tasks[0].task}@v{record.tasks[0].version} = {terms}, {record.method}"
 
 
-def _refit_phrase(record: "Refit") -> str:
+def _refit_phrase(record: "RefitRecord") -> str:
     count = len(record.tasks)
     moved = (
         f"{count} task{'' if count == 1 else 's'} re-expressed" if count else "for later commits"
@@ -278,7 +278,7 @@ def _refit_phrase(record: "Refit") -> str:
 
 
 def _change(
-    step: Step, record: "Record", note: "Note | None", layouts: "Mapping[Digest, Layout]"
+    step: RecordWriter, record: "Record", note: "Note | None", layouts: "Mapping[Digest, Layout]"
 ) -> None:
     match record.kind:
         case "absorb":
@@ -303,18 +303,18 @@ def _change(
             _annotate(step, record, note)
 
 
-def _drop(step: Step, record: "Drop") -> None:
+def _drop(step: RecordWriter, record: "DropRecord") -> None:
     known = step.task(record.task)
     step.end(TaskLifeRow, TaskLifeRow.task == known.task)
     step.count(-1 if known.live else 0)
     step.touch({known.task: None})
 
 
-def _rename(step: Step, record: "Rename") -> None:
+def _rename(step: RecordWriter, record: "RenameRecord") -> None:
     known = step.task(record.task)
     taken = step.known([record.name]).get(record.name)
     if taken is not None and taken.task != known.task:
-        raise Integrity(
+        raise IntegrityError(
             f"{step.what} gives {record.task!r} the name {record.name!r}, which belongs to another task."
         )
     step.end(TaskNameRow, TaskNameRow.task == known.task)
@@ -322,14 +322,14 @@ def _rename(step: Step, record: "Rename") -> None:
     step.touch({known.task: None})
 
 
-def _set_policy(step: Step, record: "SetPolicy") -> None:
+def _set_policy(step: RecordWriter, record: "PolicyRecord") -> None:
     statement = (
         update(SpaceRow.table).where(SpaceRow.name == step.space).values(**_policy(record.policy))
     )
     step.session.execute(statement)
 
 
-def _move_alias(step: Step, record: "Alias") -> None:
+def _move_alias(step: RecordWriter, record: "AliasRecord") -> None:
     known = step.task(record.task)
     step.end(AliasRow, AliasRow.task == known.task, AliasRow.name == record.alias)
     if record.version is not None:
@@ -348,22 +348,22 @@ def _move_alias(step: Step, record: "Alias") -> None:
     step.touch({known.task: record.version})
 
 
-def _tag(step: Step, record: "Tag") -> None:
+def _tag(step: RecordWriter, record: "TagRecord") -> None:
     if record.commit >= step.number:
-        raise Integrity(f"{step.what} tags c{record.commit}, which does not exist before it.")
+        raise IntegrityError(f"{step.what} tags c{record.commit}, which does not exist before it.")
     if tag_target(step.session, step.space, record.tag) is not None:
-        raise Integrity(f"{step.what} gives the tag {record.tag!r} a second time.")
+        raise IntegrityError(f"{step.what} gives the tag {record.tag!r} a second time.")
     step.add(TagRow, [{"name": record.tag, "number": record.commit, "since": step.number}])
 
 
-def _annotate(step: Step, record: "Annotate", note: "Note | None") -> None:
+def _annotate(step: RecordWriter, record: "AnnotateRecord", note: "Note | None") -> None:
     known = step.task(record.task)
     step.check_version(known, record.version)
     annotations.change(step, known.task, record.version, note.of(record.task) if note else None)
     step.touch({known.task: record.version})
 
 
-def _register_objects(step: Step, record: "Record", note: "Note | None") -> None:
+def _register_objects(step: RecordWriter, record: "Record", note: "Note | None") -> None:
     named = sorted({*_objects_of_record(record), *_objects_of_note(note)})
     if not named:
         return

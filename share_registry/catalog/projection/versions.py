@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sqlalchemy import Select, bindparam, func, select
 
 from share_registry.catalog.projection import annotations
-from share_registry.catalog.projection.writer import Known, Step
+from share_registry.catalog.projection.writer import KnownTask, RecordWriter
 from share_registry.catalog.queries.lookups import SPACE
 from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import (
@@ -21,7 +21,7 @@ from share_registry.catalog.tables import (
     TaskRow,
     VersionRow,
 )
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 from share_registry.format.layout import module_shapes_of
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from share_registry.format.layout import Layout
     from share_registry.format.records import (
-        Absorb,
-        Absorbed,
-        Merge,
+        AbsorbedTask,
+        AbsorbRecord,
+        MergeRecord,
         Note,
-        Refit,
-        Restore,
+        RefitRecord,
+        RestoreRecord,
         TaskNote,
     )
     from share_registry.names import Digest
@@ -73,7 +73,10 @@ _Earlier: TypeAlias = "dict[int, Row[Any]]"
 
 
 def refit(
-    step: Step, record: "Refit", note: "Note | None", layouts: "Mapping[Digest, Layout]"
+    step: RecordWriter,
+    record: "RefitRecord",
+    note: "Note | None",
+    layouts: "Mapping[Digest, Layout]",
 ) -> None:
     """Add one version for each task that was re-expressed.
 
@@ -84,45 +87,53 @@ def refit(
     for entry in record.tasks:
         task = step.checked(known.get(entry.task), entry.task)
         if not task.live:
-            raise Integrity(f"{step.what} re-expresses {entry.task!r}, which is dropped by then.")
+            raise IntegrityError(
+                f"{step.what} re-expresses {entry.task!r}, which is dropped by then."
+            )
         if entry.before is None:
-            raise Integrity(
+            raise IntegrityError(
                 f"{step.what} re-expresses {entry.task!r} without the error it had before."
             )
         if earlier[task.task].source_digest != entry.source:
-            raise Integrity(
+            raise IntegrityError(
                 f"{step.what} re-expresses {entry.task!r} of the source {entry.source[:12]}, expected {earlier[task.task].source_digest[:12]}."
             )
     _add(step, record, note, layouts, earlier)
 
 
 def merge(
-    step: Step, record: "Merge", note: "Note | None", layouts: "Mapping[Digest, Layout]"
+    step: RecordWriter,
+    record: "MergeRecord",
+    note: "Note | None",
+    layouts: "Mapping[Digest, Layout]",
 ) -> None:
     """Add the version that was merged, with its parents and their weights."""
     parents = record.tasks[0].derived_from
     if len(parents) != len(record.weights):
-        raise Integrity(
+        raise IntegrityError(
             f"{step.what} has {len(record.weights)} weights for {len(parents)} parents."
         )
     absorb(step, record, note, layouts)
 
 
 def absorb(
-    step: Step, record: "Absorb | Merge", note: "Note | None", layouts: "Mapping[Digest, Layout]"
+    step: RecordWriter,
+    record: "AbsorbRecord | MergeRecord",
+    note: "Note | None",
+    layouts: "Mapping[Digest, Layout]",
 ) -> None:
     """Add one version for each task of the record, and the tasks that are new."""
     odd = next((entry.task for entry in record.tasks if entry.before is not None), None)
     if odd is not None:
-        raise Integrity(
+        raise IntegrityError(
             f"{step.what} ({record.kind}) gives {odd!r} an error before, which only a refit has."
         )
     _add(step, record, note, layouts, {})
 
 
 def _add(
-    step: Step,
-    record: "Absorb | Refit | Merge",
+    step: RecordWriter,
+    record: "AbsorbRecord | RefitRecord | MergeRecord",
     note: "Note | None",
     layouts: "Mapping[Digest, Layout]",
     earlier: "_Earlier",
@@ -133,7 +144,7 @@ def _add(
     """
     names = [absorbed.task for absorbed in record.tasks]
     if names != sorted(set(names)):
-        raise Integrity(f"{step.what} does not list its tasks sorted and once each.")
+        raise IntegrityError(f"{step.what} does not list its tasks sorted and once each.")
     parents = {parent.task for absorbed in record.tasks for parent in absorbed.derived_from}
     known = step.known({*names, *parents})
     of_note = {said.task: said for said in note.tasks} if note and not earlier else {}
@@ -188,7 +199,7 @@ def _add(
     )
 
 
-def restore(step: Step, record: "Restore", note: "Note | None") -> None:
+def restore(step: RecordWriter, record: "RestoreRecord", note: "Note | None") -> None:
     """Repeat an earlier version as the newest one, with the labels and metrics it has now."""
     known = step.task(record.task)
     step.check_version(known, record.of)
@@ -215,7 +226,7 @@ def restore(step: Step, record: "Restore", note: "Note | None") -> None:
     annotations.change(step, known.task, record.version, note.of(record.task) if note else None)
 
 
-def _newest(step: Step, tasks: "Iterable[Known]") -> "_Earlier":
+def _newest(step: RecordWriter, tasks: "Iterable[KnownTask]") -> "_Earlier":
     """Return the newest version's row of each task, by its number."""
     newest = {known.task: known.latest for known in tasks}
     query = select(VersionRow.table).where(
@@ -234,7 +245,9 @@ def _inherited(earlier: "Row[Any] | None") -> dict[str, object]:
     return {} if earlier is None else {name: getattr(earlier, name) for name in _INHERITED}
 
 
-def _check_versions(step: Step, tasks: "Sequence[Absorbed]", known: Mapping[str, Known]) -> None:
+def _check_versions(
+    step: RecordWriter, tasks: "Sequence[AbsorbedTask]", known: Mapping[str, KnownTask]
+) -> None:
     for absorbed in tasks:
         before = known.get(absorbed.task)
         if before is not None:
@@ -242,17 +255,17 @@ def _check_versions(step: Step, tasks: "Sequence[Absorbed]", known: Mapping[str,
         _check_next(step, absorbed.task, absorbed.version, before.latest if before else 0)
 
 
-def _check_next(step: Step, name: str, version: int, latest: int) -> None:
+def _check_next(step: RecordWriter, name: str, version: int, latest: int) -> None:
     if version != latest + 1:
-        raise Integrity(f"{step.what} makes {name}@v{version}, expected v{latest + 1}.")
+        raise IntegrityError(f"{step.what} makes {name}@v{version}, expected v{latest + 1}.")
 
 
-def _create_tasks(step: Step, names: Sequence[str]) -> dict[str, Known]:
+def _create_tasks(step: RecordWriter, names: Sequence[str]) -> dict[str, KnownTask]:
     if not names:
         return {}
     last = step.session.scalar(_last_task(), {"space": step.space}) or 0
     made = {
-        name: Known(task=last + place, name=name, live=False, latest=0)
+        name: KnownTask(task=last + place, name=name, live=False, latest=0)
         for place, name in enumerate(names, start=1)
     }
     step.add(TaskRow, [{"task": known.task, "since": step.number} for known in made.values()])
@@ -268,16 +281,16 @@ def _last_task() -> Select[int]:
     return select(func.max(TaskRow.task)).where(TaskRow.space == SPACE)
 
 
-def _revive(step: Step, tasks: Sequence[Known]) -> None:
+def _revive(step: RecordWriter, tasks: Sequence[KnownTask]) -> None:
     dead = [known for known in tasks if not known.live]
     step.add(TaskLifeRow, [{"task": known.task, "since": step.number} for known in dead])
     step.count(len(dead))
 
 
 def _version(
-    step: Step,
-    absorbed: "Absorbed",
-    known: Known,
+    step: RecordWriter,
+    absorbed: "AbsorbedTask",
+    known: KnownTask,
     said: "TaskNote | None",
     note_digest: "Digest | None",
 ) -> dict[str, object]:
@@ -309,10 +322,10 @@ def _version(
 
 
 def _parents(
-    step: Step,
-    absorbed: "Absorbed",
-    child: Known,
-    known: Mapping[str, Known],
+    step: RecordWriter,
+    absorbed: "AbsorbedTask",
+    child: KnownTask,
+    known: Mapping[str, KnownTask],
     weights: "Sequence[str] | None",
 ) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
@@ -340,23 +353,23 @@ def _parents(
 
 
 def _learn_modules(
-    step: Step, tasks: "Sequence[Absorbed]", layouts: "Mapping[Digest, Layout]"
+    step: RecordWriter, tasks: "Sequence[AbsorbedTask]", layouts: "Mapping[Digest, Layout]"
 ) -> None:
     """Add the module shapes that layouts new to the space bring.
 
-    Raises Integrity where a shape conflicts.
+    Raises IntegrityError where a shape conflicts.
     """
     shapes: dict[str, tuple[int, int, int]] = {}
     for digest in sorted({absorbed.layout for absorbed in tasks} & layouts.keys()):
         for name, shape in module_shapes_of(layouts[digest]).items():
             if shapes.setdefault(name, shape) != shape:
-                raise Integrity(
+                raise IntegrityError(
                     f"{step.what} gives module {name!r} two shapes: {shapes[name]} and {shape}."
                 )
     known = known_shapes(step, sorted(shapes))
     for name, shape in known.items():
         if shapes[name] != shape:
-            raise Integrity(
+            raise IntegrityError(
                 f"{step.what} gives module {name!r} the shape {shapes[name]}, the space has {shape}."
             )
     new = [name for name in shapes if name not in known]
@@ -375,7 +388,7 @@ def _learn_modules(
     )
 
 
-def known_shapes(step: Step, modules: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+def known_shapes(step: RecordWriter, modules: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     """Return (out, in, experts) of those of some modules that the space knows."""
     return {
         row.module: (row.out, row.width, row.experts)

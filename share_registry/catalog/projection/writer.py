@@ -19,14 +19,14 @@ from share_registry.catalog.tables import (
     TouchRow,
     VersionRow,
 )
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 
 if TYPE_CHECKING:
     from sqlalchemy import Insert, Select, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownTask:
     """What the catalog knows of a task before a step.
 
     Attributes:
@@ -41,7 +41,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class RecordWriter:
     """The application of record `number` of a space."""
 
     session: Session
@@ -84,34 +84,34 @@ class Step:
             ],
         )
 
-    def known(self, names: Iterable[str]) -> dict[str, Known]:
+    def known(self, names: Iterable[str]) -> dict[str, KnownTask]:
         """Return what is known under some names, older names included."""
         found = {}
         for piece in pieces(sorted(set(names))):
             for asked, task, name, live, latest in self.session.execute(
                 _KNOWN, {"space": self.space, "names": piece}
             ):
-                found[asked] = Known(task=task, name=name, live=bool(live), latest=latest)
+                found[asked] = KnownTask(task=task, name=name, live=bool(live), latest=latest)
         return found
 
-    def task(self, name: str) -> Known:
-        """Return the task that has this name now. Raises Integrity."""
+    def task(self, name: str) -> KnownTask:
+        """Return the task that has this name now. Raises IntegrityError."""
         return self.checked(self.known([name]).get(name), name)
 
-    def checked(self, known: Known | None, name: str) -> Known:
-        """Return a task that has this name now. Raises Integrity."""
+    def checked(self, known: KnownTask | None, name: str) -> KnownTask:
+        """Return a task that has this name now. Raises IntegrityError."""
         if known is None:
-            raise Integrity(f"{self.what} is of task {name!r}, which does not exist.")
+            raise IntegrityError(f"{self.what} is of task {name!r}, which does not exist.")
         if known.name != name:
-            raise Integrity(
+            raise IntegrityError(
                 f"{self.what} is of task {name!r}, which is called {known.name!r} by then."
             )
         return known
 
-    def check_version(self, known: Known, version: int) -> None:
-        """Check that a version of a task exists. Raises Integrity."""
+    def check_version(self, known: KnownTask, version: int) -> None:
+        """Check that a version of a task exists. Raises IntegrityError."""
         if not 1 <= version <= known.latest:
-            raise Integrity(
+            raise IntegrityError(
                 f"{self.what} speaks of {known.name}@v{version}, which does not exist: the newest is v{known.latest}."
             )
 

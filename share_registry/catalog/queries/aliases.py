@@ -10,7 +10,7 @@ from share_registry.catalog.queries.commit_rows import moment
 from share_registry.catalog.queries.resolution import find_task, space_of
 from share_registry.catalog.sql import pieces
 from share_registry.catalog.tables import AliasRow, CommitRow, SpaceRow, TagRow, TaskNameRow
-from share_registry.errors import NotFound
+from share_registry.errors import NotFoundError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
 from share_registry.values.results import Alias, AliasMove, SpaceSummary, Tag
 
@@ -46,7 +46,7 @@ def spaces(session: Session) -> list[SpaceSummary]:
 
 
 def space_summary(session: Session, name: str) -> SpaceSummary:
-    """Return one space. Raises InvalidInput, NotFound."""
+    """Return one space. Raises InvalidInputError, NotFoundError."""
     space = space_of(session, name)
     return next(summary for summary in spaces(session) if summary.name == space)
 
@@ -65,7 +65,7 @@ def aliases(
         at: As of a commit, tag, date or time.
 
     Raises:
-        InvalidInput, NotFound: the space, the task or `at` leads nowhere.
+        InvalidInputError, NotFoundError: the space, the task or `at` leads nowhere.
     """
     where = space_of(session, space) if space is not None or task is not None else None
     then = as_of(session, where, at)
@@ -113,7 +113,7 @@ def alias_history(
             stood for nothing then.
 
     Raises:
-        InvalidInput, NotFound, Refused: the space, task, alias or `at` leads nowhere.
+        InvalidInputError, NotFoundError, RefusedError: the space, task, alias or `at` leads nowhere.
     """
     where = space_of(session, space)
     found = find_task(session, where, task)
@@ -124,7 +124,7 @@ def alias_history(
     rows = session.execute(query.order_by(AliasRow.since)).all()
     if not rows:
         known = sorted(session.scalars(select(AliasRow.name).where(of_task).distinct()))
-        raise NotFound(
+        raise NotFoundError(
             f"task {where}/{found.name} never had the alias {alias!r}.",
             hint=near_misses(alias, known),
         )
@@ -166,7 +166,7 @@ def alias_history(
 def tags(session: Session, *, space: str | None = None) -> list[Tag]:
     """List the tags of a space, or of all, in the order of the commits they name.
 
-    Raises NotFound for an unknown space.
+    Raises NotFoundError for an unknown space.
     """
     named = (CommitRow.space == TagRow.space) & (CommitRow.number == TagRow.number)
     query = select(TagRow.name, TagRow.space, TagRow.number, CommitRow.id, CommitRow.time).join(

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.resolution import number_of
 from share_registry.catalog.tables import CommitRow, SpaceRow, Temporal, holds
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.names import CommitNumber, Selector, SpaceName, parse_reference
 from share_registry.times import beginning_of, end_of, instant_of
 
@@ -23,7 +23,7 @@ At: TypeAlias = str | date | int
 def instant(value: str | date, *, end: bool) -> str:
     """Return a date or time as records write it.
 
-    A date, minute or second is its end, or its beginning. Raises InvalidInput.
+    A date, minute or second is its end, or its beginning. Raises InvalidInputError.
     """
     text = _text(value)
     return end_of(text) if end else beginning_of(text)
@@ -32,7 +32,7 @@ def instant(value: str | date, *, end: bool) -> str:
 def number_at(session: Session, space: SpaceName, at: At) -> CommitNumber:
     """Return the commit of a space that a moment means: the last one made by then.
 
-    Raises InvalidInput, NotFound.
+    Raises InvalidInputError, NotFoundError.
     """
     return number_of(session, _text(at), space=space)
 
@@ -92,8 +92,8 @@ def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:
     """Return the state of a space, or of every space, that a moment means; None is now.
 
     Raises:
-        InvalidInput: malformed, or a commit, tag or id without a space.
-        NotFound: the space has no such commit.
+        InvalidInputError: malformed, or a commit, tag or id without a space.
+        NotFoundError: the space has no such commit.
     """
     if at is None:
         return _NOW
@@ -101,7 +101,7 @@ def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:
         return Then(number=number_at(session, space, at))
     asked = parse_reference(f"@{_text(at)}")
     if asked.selector is not Selector.TIME:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{_text(at)!r} is a commit of one space, and none is named.",
             hint="Name the space, or give a date or time.",
         )

@@ -25,7 +25,7 @@ from share_registry.catalog.tables import (
     VersionRow,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
-from share_registry.values.report import BasisReport, Report
+from share_registry.values.report import AdapterReport, BasisReport
 from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class _About:
     """What a commit says of tasks."""
 
     versions: dict[str, Version] = field(default_factory=dict)
-    reports: dict[str, Report] = field(default_factory=dict)
+    reports: dict[str, AdapterReport] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ def _read_versions(
         about = found[(space, number)]
         about.versions[name] = Version(version or 0)
         if error is not None:
-            about.reports[name] = Report(
+            about.reports[name] = AdapterReport(
                 error=error,
                 budget=budget,
                 bytes_added=added,

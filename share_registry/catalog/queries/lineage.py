@@ -34,8 +34,8 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
     Parents of a merge also below it, with their weights.
 
     Raises:
-        InvalidInput: the reference is malformed or of a whole space.
-        NotFound, Refused: it leads to no version.
+        InvalidInputError: the reference is malformed or of a whole space.
+        NotFoundError, RefusedError: it leads to no version.
     """
     asked = resolve_version(session, ref, space=space)
     start = (find_task(session, asked.space, str(asked.task)).task, int(asked.version or 0))
@@ -49,7 +49,7 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _LineageStep:
     via: str
     place: _Place
     depth: int
@@ -71,8 +71,8 @@ class _Origins:
         return before + self.derived.get(place, [])
 
 
-def _walk(start: _Place, origins: _Origins) -> list[_Step]:
-    waiting = [_Step("", start, 0)]
+def _walk(start: _Place, origins: _Origins) -> list[_LineageStep]:
+    waiting = [_LineageStep("", start, 0)]
     seen: set[_Place] = set()
     found = []
     while waiting:
@@ -83,7 +83,7 @@ def _walk(start: _Place, origins: _Origins) -> list[_Step]:
         seen.add(step.place)
         found.append(step)
         edges = origins.of(step.place)
-        waiting += [_Step(via, parent, step.depth + 1) for via, parent in reversed(edges)]
+        waiting += [_LineageStep(via, parent, step.depth + 1) for via, parent in reversed(edges)]
     return found
 
 

@@ -25,9 +25,9 @@ from share_registry.catalog.tables import (
     TaskNameRow,
     TouchRow,
 )
-from share_registry.errors import InvalidInput, NotFound
+from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import SpaceName, near_misses
-from share_registry.values.results import Commit, Resolved
+from share_registry.values.results import Commit, ResolvedReference
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select
@@ -72,19 +72,19 @@ class LogQuery:
     since: str | date | None = None
     until: str | date | None = None
     limit: int | None = 50
-    before: int | str | Commit | Resolved | None = None
+    before: int | str | Commit | ResolvedReference | None = None
 
 
 def log(session: Session, query: LogQuery) -> list[Commit]:
     """List commits, newest first.
 
     Raises:
-        InvalidInput: an unknown kind, a malformed time, a limit below 1, a bare number without a
+        InvalidInputError: an unknown kind, a malformed time, a limit below 1, a bare number without a
             space where there are several.
-        NotFound: no such space, task or commit.
+        NotFoundError: no such space, task or commit.
     """
     if query.kind is not None and query.kind not in KINDS:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"kind {query.kind!r} is not one of {', '.join(KINDS)}.",
             hint=near_misses(query.kind, list(KINDS)),
         )
@@ -115,11 +115,11 @@ def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
 
 
 def commit_at(session: Session, space: str, number: int, *, created: bool = True) -> Commit:
-    """Return one commit by its number. Raises NotFound."""
+    """Return one commit by its number. Raises NotFoundError."""
     rows = session.execute(_commit(), {"space": space, "number": number}).all()
     found = commits_of(session, rows, created=created)
     if not found:
-        raise NotFound(f"space {space} has no c{number}.", hint="List its commits with `log`.")
+        raise NotFoundError(f"space {space} has no c{number}.", hint="List its commits with `log`.")
     return found[0]
 
 
@@ -174,22 +174,22 @@ def _page(space: str, reach: _Reach, query: LogQuery) -> "Select[Any]":
 
 
 def _anchor(
-    session: Session, space: str | None, before: int | str | Commit | Resolved
+    session: Session, space: str | None, before: int | str | Commit | ResolvedReference
 ) -> tuple[str | None, int, str]:
     """Return space (None: the only one), number and time of the commit that a page ends before."""
-    if isinstance(before, Commit | Resolved):
+    if isinstance(before, Commit | ResolvedReference):
         # the commit itself: what it speaks of may have been made by an earlier one
         before = f"{before.space}/@c{before.number}"
     if isinstance(before, int):
         if space is None and len(lookups.space_names(session)) != 1:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"before={before} without a space is a commit of no space.",
                 hint="Name the space, or give a reference such as base/@c12.",
             )
         return None, min(before, MOST), ""
     found = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
     if space is not None and found.space != space:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"before={before!r} is a commit of space {found.space}, the log is of {space}.",
             hint="Name one space in both.",
         )
@@ -202,12 +202,12 @@ def _anchor(
 
 
 def _check_known(session: Session, space: SpaceName | None, task: str) -> None:
-    """Raise NotFound where no space (None: at all) has a task of this name."""
+    """Raise NotFoundError where no space (None: at all) has a task of this name."""
     names = select(TaskNameRow.name).where(
         TaskNameRow.space.in_([space] if space is not None else lookups.space_names(session))
     )
     if session.scalars(names.where(TaskNameRow.name == task).limit(1)).one_or_none() is None:
-        raise NotFound(
+        raise NotFoundError(
             f"task {f'{space}/' if space else ''}{task} does not exist.",
             hint=near_misses(task, sorted(set(session.scalars(names)))),
         )

@@ -42,3 +42,13 @@ def came_from(session: "Session", space: SpaceName, task: TaskName, location: st
         .limit(1)
     )
     return session.scalar(found) is not None
+
+
+def sources_of_commit(session: "Session", space: SpaceName, number: CommitNumber) -> dict[str, str]:
+    """Return the source digest of every task that a commit made a version of, by name."""
+    query = select(VersionRow.name, VersionRow.source_digest).where(
+        VersionRow.space == space, VersionRow.number == number
+    )
+    return {
+        str(name): str(digest) for name, digest in session.execute(query.order_by(VersionRow.name))
+    }

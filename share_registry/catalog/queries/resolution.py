@@ -22,7 +22,7 @@ from share_registry.catalog.tables import (
     VersionRow,
     holds,
 )
-from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.names import (
     CommitNumber,
     Digest,
@@ -35,7 +35,7 @@ from share_registry.names import (
     parse_reference,
     space_name,
 )
-from share_registry.values.results import Resolved
+from share_registry.values.results import ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.values.task_version import TaskVersion
@@ -50,7 +50,9 @@ _TASK: Final[BindParameter[int]] = bindparam("task_number", type_=BigInteger)
 _AT: Final[BindParameter[int]] = bindparam("at", type_=BigInteger)
 
 
-def resolve(session: Session, ref: str | Reference, *, space: str | None = None) -> Resolved:
+def resolve(
+    session: Session, ref: str | Reference, *, space: str | None = None
+) -> ResolvedReference:
     """Resolve a reference.
 
     Args:
@@ -59,9 +61,9 @@ def resolve(session: Session, ref: str | Reference, *, space: str | None = None)
         space: The space of a reference that names none; None for the only one.
 
     Raises:
-        InvalidInput: malformed, an ambiguous commit id, or a version of a whole space.
-        NotFound: it names something that is not there, or was dropped.
-        Refused: no space is named and there is not exactly one.
+        InvalidInputError: malformed, an ambiguous commit id, or a version of a whole space.
+        NotFoundError: it names something that is not there, or was dropped.
+        RefusedError: no space is named and there is not exactly one.
     """
     asked = parse_reference(ref) if isinstance(ref, str) else ref
     where = space_of(session, asked.space if asked.space is not None else space)
@@ -72,14 +74,14 @@ def resolve(session: Session, ref: str | Reference, *, space: str | None = None)
 
 def resolve_version(
     session: Session, ref: str | Reference, *, space: str | None = None
-) -> Resolved:
+) -> ResolvedReference:
     """Resolve a reference of a task version.
 
-    Raises InvalidInput for one of a whole space, and what `resolve` raises.
+    Raises InvalidInputError for one of a whole space, and what `resolve` raises.
     """
     found = resolve(session, ref, space=space)
     if found.task is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{found.ref} is a whole space, expected a version of a task.",
             hint="Name the task: cola@c412.",
         )
@@ -100,7 +102,7 @@ def version_of(
         found = resolve_version(session, asked, space=space)
         row = lookups.version_row(session, found.space, str(found.task), found.version or 0)
         if row is None:
-            raise NotFound(f"{found.ref} is not in the catalog.", hint="Run `rebuild`.")
+            raise NotFoundError(f"{found.ref} is not in the catalog.", hint="Run `rebuild`.")
     return row
 
 
@@ -118,14 +120,14 @@ def _plain(session: Session, asked: Reference, space: str | None) -> "TaskVersio
     return newest if newest is not None and newest.live else None
 
 
-def resolve_task(session: Session, text: str, *, space: str | None = None) -> Resolved:
+def resolve_task(session: Session, text: str, *, space: str | None = None) -> ResolvedReference:
     """Return the newest version of a task, live or dropped.
 
-    Raises InvalidInput where the text says more than a task, NotFound.
+    Raises InvalidInputError where the text says more than a task, NotFoundError.
     """
     asked = parse_reference(text)
     if asked.task is None or asked.selector is not Selector.LATEST or asked.back:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{text!r} is not the name of a task.", hint="Give [space/]task, without a version."
         )
     where = space_of(session, asked.space if asked.space is not None else space)
@@ -137,18 +139,20 @@ def space_of(session: Session, name: str | None) -> SpaceName:
     """Return the space that is named, or the only one.
 
     Raises:
-        InvalidInput: malformed name.
-        NotFound: there is no such space.
-        Refused: none is named and there are several, or none.
+        InvalidInputError: malformed name.
+        NotFoundError: there is no such space.
+        RefusedError: none is named and there are several, or none.
     """
     known = lookups.space_names(session)
     if name is not None:
         if space_name(name) not in known:
-            raise NotFound(f"space {name!r} does not exist.", hint=near_misses(name, list(known)))
+            raise NotFoundError(
+                f"space {name!r} does not exist.", hint=near_misses(name, list(known))
+            )
         return SpaceName(name)
     if len(known) != 1:
         found = f"there are {len(known)}: {', '.join(known[:8])}" if known else "there are none yet"
-        raise Refused(
+        raise RefusedError(
             f"no space is named and {found}.",
             hint="Name one with space=, -s or $SHARE_REGISTRY_SPACE.",
         )
@@ -163,7 +167,7 @@ def spaces_in_scope(session: Session, name: str | None) -> list[SpaceName]:
 def number_of(session: Session, at: str, *, space: SpaceName) -> CommitNumber:
     """Return the commit that `c412`, a tag, a date, a time or a commit id means in a space.
 
-    Raises InvalidInput, NotFound.
+    Raises InvalidInputError, NotFoundError.
     """
     asked = parse_reference(at if at.startswith("@") else f"@{at}")
     return _state(session, space, _number(session, space, asked) - asked.back, asked).number
@@ -178,10 +182,10 @@ class FoundTask:
 
 
 def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
-    """Return the task that has or had a name. Raises NotFound with the nearest names."""
+    """Return the task that has or had a name. Raises NotFoundError with the nearest names."""
     found = session.execute(_named(), {"space": space, "task": name}).one_or_none()
     if found is None:
-        raise NotFound(
+        raise NotFoundError(
             f"task {space}/{name} does not exist.",
             hint=near_misses(name, list(lookups.task_names(session, space))),
         )
@@ -206,7 +210,9 @@ def previous_targets(rows: Iterable[tuple[int, int, int | None]]) -> list[int | 
     return found
 
 
-def _of_task(session: Session, space: SpaceName, asked: Reference, task: FoundTask) -> Resolved:
+def _of_task(
+    session: Session, space: SpaceName, asked: Reference, task: FoundTask
+) -> ResolvedReference:
     if asked.selector is Selector.VERSION:
         return _version(session, space, task, int(asked.value) - asked.back, asked)
     if asked.selector is Selector.NAME and (rows := _alias_rows(session, space, task, asked.value)):
@@ -241,13 +247,13 @@ def _target(
 ) -> int:
     targets = previous_targets(rows)
     if asked.back >= len(targets):
-        raise NotFound(
+        raise NotFoundError(
             f"{asked.text!r}: alias {asked.value!r} of {space}/{task.name} has had {_targets(len([t for t in targets if t]))}.",
             hint="List them with `alias-history`.",
         )
     found = targets[asked.back]
     if found is None:
-        raise NotFound(
+        raise NotFoundError(
             f"alias {asked.value!r} of {space}/{task.name} was removed in c{rows[-1][2]}.",
             hint=f"It was at v{rows[-1][0]}: {task.name}@{asked.value}~1.",
         )
@@ -283,7 +289,7 @@ def _number(
         case Selector.NAME:
             return _tagged(session, space, asked, task)
         case Selector.VERSION:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{asked.text!r} asks for a version of a whole space.",
                 hint="Name the task: cola@v3. A commit of the space is @c412.",
             )
@@ -298,7 +304,7 @@ def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
     )
     if found is None:
         first = session.scalar(select(func.min(CommitRow.time)).where(CommitRow.space == space))
-        raise NotFound(
+        raise NotFoundError(
             f"{asked.text!r}: space {space} begins later, at {first}.", hint="Ask for a later time."
         )
     return found
@@ -312,7 +318,7 @@ def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
     )
     found = sorted(session.execute(query.order_by(CommitRow.id).limit(_CANDIDATES + 1)).all())
     if not found:
-        raise NotFound(
+        raise NotFoundError(
             f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.",
             hint="Ids are listed by `log`.",
         )
@@ -320,7 +326,7 @@ def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
         shown = ", ".join(
             f"c{number} {commit_id[:16]}" for number, commit_id in found[:_CANDIDATES]
         )
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{asked.text!r} is ambiguous: {shown}{' ...' if len(found) > _CANDIDATES else ''}.",
             hint="Give more digits, or the number.",
         )
@@ -333,7 +339,7 @@ def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTas
         return int(tag.number)
     tags = sorted(lookups.tag_names(session, space))
     if task is None:
-        raise NotFound(
+        raise NotFoundError(
             f"{asked.text!r}: space {space} has no tag {asked.value!r}.",
             hint=near_misses(asked.value, tags),
         )
@@ -343,14 +349,14 @@ def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTas
         .distinct()
     )
     known = sorted({*session.scalars(query), *tags})
-    raise NotFound(
+    raise NotFoundError(
         f"{asked.text!r}: {space}/{task.name} has no alias and the space no tag {asked.value!r}.",
         hint=near_misses(asked.value, known),
     )
 
 
 def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> None:
-    """Raise NotFound where a task was dropped by a commit (None: by now)."""
+    """Raise NotFoundError where a task was dropped by a commit (None: by now)."""
     if (
         session.scalar(
             _life(),
@@ -368,7 +374,7 @@ def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int
     dropped = session.scalar(select(func.max(TaskLifeRow.until)).where(before))
     if dropped is not None:
         newest = _newest(session, space, task, dropped)
-        raise NotFound(
+        raise NotFoundError(
             f"task {space}/{task.name} was dropped in c{dropped}.",
             hint=f"Its versions stay: {task.name}@v{newest}; `restore {task.name}@v{newest}` brings it back.",
         )
@@ -377,7 +383,7 @@ def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int
 def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> int:
     """Return the newest version of a task at a commit (None: now).
 
-    Raises NotFound where it had none yet.
+    Raises NotFoundError where it had none yet.
     """
     found = session.scalar(
         _last_version(),
@@ -393,7 +399,7 @@ def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | N
                 VersionRow.space == space, VersionRow.task == task.task
             )
         )
-        raise NotFound(
+        raise NotFoundError(
             f"task {space}/{task.name} did not exist at c{number}; it begins with c{first}.",
             hint=f"Ask for c{first} or later.",
         )
@@ -402,7 +408,7 @@ def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | N
 
 def _version(
     session: Session, space: SpaceName, task: FoundTask, version: int, asked: Reference
-) -> Resolved:
+) -> ResolvedReference:
     found = session.execute(
         _made(), {"space": space, "task_number": task.task, "version": version}
     ).one_or_none()
@@ -410,11 +416,11 @@ def _version(
         newest = _newest(session, space, task, None)
         if asked.back:
             count = f"{newest} version{'' if newest == 1 else 's'}"
-            raise NotFound(
+            raise NotFoundError(
                 f"{asked.text!r}: task {space}/{task.name} has {count}, so there is none so far back.",
                 hint="List them with `log --task`.",
             )
-        raise NotFound(
+        raise NotFoundError(
             f"{asked.text!r}: task {space}/{task.name} has no v{version}, its versions are v1 to v{newest}.",
             hint="List them with `log --task`.",
         )
@@ -423,8 +429,8 @@ def _version(
 
 def _resolved(
     space: SpaceName, task: FoundTask, version: int, number: int, commit_id: str
-) -> Resolved:
-    return Resolved(
+) -> ResolvedReference:
+    return ResolvedReference(
         ref=f"{space}/{task.name}@v{version}",
         space=space,
         number=CommitNumber(number),
@@ -482,20 +488,20 @@ def _commits_of_versions() -> Select[int, int, str]:
     return query.where(VersionRow.space == lookups.SPACE, VersionRow.task == _TASK)
 
 
-def _state(session: Session, space: SpaceName, number: int, asked: Reference) -> Resolved:
+def _state(session: Session, space: SpaceName, number: int, asked: Reference) -> ResolvedReference:
     commit_id = session.scalar(
         select(CommitRow.id).where(CommitRow.space == space, CommitRow.number == number)
     )
     if commit_id is None:
         _no_commit(session, space, number, asked)
-    return Resolved(
+    return ResolvedReference(
         ref=f"{space}/@c{number}", space=space, number=CommitNumber(number), id=Digest(commit_id)
     )
 
 
 def _no_commit(session: Session, space: SpaceName, number: int, asked: Reference) -> NoReturn:
     head = lookups.head(session, space)
-    raise NotFound(
+    raise NotFoundError(
         f"{asked.text!r}: space {space} has no c{number}, its commits are c1 to c{head.number if head else 0}.",
         hint="List them with `log`.",
     )

@@ -30,7 +30,7 @@ from share_registry.catalog.tables import (
     TaskNameRow,
     VersionRow,
 )
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, parse_reference
 from share_registry.values.results import Task
 
@@ -77,7 +77,7 @@ def tasks(session: Session, query: TaskQuery) -> list[Task]:
     """List the live tasks by space and name, each at its newest version.
 
     Raises:
-        InvalidInput, NotFound: the space or `at` leads nowhere, or `limit` or `after` is malformed.
+        InvalidInputError, NotFoundError: the space or `at` leads nowhere, or `limit` or `after` is malformed.
     """
     spaces = spaces_in_scope(session, query.space)
     only = spaces[0] if len(spaces) == 1 else None
@@ -231,13 +231,13 @@ def _of_task(row: type[AliasRow | LabelRow | TaskLifeRow | VersionRow]) -> "Colu
 
 
 def _place(after: str | Task, space: str | None) -> tuple[str, str]:
-    """Return space and name behind which a page begins. Raises InvalidInput."""
+    """Return space and name behind which a page begins. Raises InvalidInputError."""
     if isinstance(after, Task):
         after = f"{after.space}/{after.name}"
     asked = parse_reference(after)
     place = asked.space if asked.space is not None else space
     if asked.task is None or place is None or space not in (None, place):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"after={after!r} names no task of {f'space {space}' if space else 'a space'}.",
             hint="Give the last task of the page before, such as base/cola.",
         )

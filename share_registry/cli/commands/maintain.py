@@ -12,7 +12,8 @@ from share_registry.cli.verb import session, verb
 from share_registry.values.policy import Policy
 
 if TYPE_CHECKING:
-    from share_registry import Commit, Registry
+    from share_registry.registry.registry import Registry
+    from share_registry.values.results import Commit
 
 
 def _policy_options(function: "click.decorators.FC") -> "click.decorators.FC":

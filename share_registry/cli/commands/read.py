@@ -10,18 +10,18 @@ from share_registry.cli.options import commit_of, label_option, labels_of
 from share_registry.cli.output import Printed, emit
 from share_registry.cli.progress import watching
 from share_registry.cli.verb import free_verb, session, verb
-from share_registry.errors import Integrity
+from share_registry.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from share_registry import (
+    from share_registry.registry.registry import Registry
+    from share_registry.values.results import (
         Alias,
         AliasMove,
         Diff,
         Export,
         Lineage,
         Log,
-        Registry,
-        Resolved,
+        ResolvedReference,
         SpaceSummary,
         Tag,
         Task,
@@ -148,7 +148,7 @@ def show(registry: "Registry", /, ref: str) -> object:
 
 @verb("r")
 @click.argument("ref")
-def resolve(registry: "Registry", /, ref: str) -> "Resolved":
+def resolve(registry: "Registry", /, ref: str) -> "ResolvedReference":
     """Say which version and commit REF means now."""
     return registry.resolve(ref)
 
@@ -254,9 +254,9 @@ def verify(*, level: str, raise_on_damage: bool) -> None:
 
         try:
             require_sound(report)
-        except Integrity as error:
+        except IntegrityError as error:
             found = len(report.findings)
-            raise Integrity(
+            raise IntegrityError(
                 f"verify ({level}) found {found} {'thing that is' if found == 1 else 'things that are'} wrong.",
                 hint=error.hint,
             ) from error

@@ -17,11 +17,13 @@ from share_registry.cli.options import (
 )
 from share_registry.cli.output import Printed, say
 from share_registry.cli.verb import session, verb
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.values.render import size
 
 if TYPE_CHECKING:
-    from share_registry import Analysis, Commit, Registry, Retention, Similar
+    from share_registry.registry.registry import Registry
+    from share_registry.values.analyses import Analysis, Retention, Similar
+    from share_registry.values.results import Commit
 
 
 @verb("w", doing="fitting")
@@ -234,7 +236,7 @@ def similar(registry: "Registry", /, adapter: str, *, limit: int) -> "Similar":
 
 
 def _weights_of(pairs: Sequence[str]) -> dict[str, float]:
-    """Return `ref=weight` pairs as a dict. Raises InvalidInput."""
+    """Return `ref=weight` pairs as a dict. Raises InvalidInputError."""
     found: dict[str, float] = {}
     for pair in pairs:
         ref, equals, weight = pair.rpartition("=")
@@ -244,11 +246,11 @@ def _weights_of(pairs: Sequence[str]) -> dict[str, float]:
             equals = ""
             number = 0.0
         if not equals or not ref:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{pair!r} is not REF=WEIGHT with a number as weight.", hint="Write cola@v3=0.5."
             )
         if ref in found:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"parent {ref!r} is given twice.",
                 hint="Name every parent once, with its whole weight.",
             )

@@ -16,11 +16,12 @@ from share_registry.cli.options import (
 )
 from share_registry.cli.output import say
 from share_registry.cli.verb import session, verb
-from share_registry.errors import InvalidInput, NotFound
+from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
-    from share_registry import Commit, Registry
+    from share_registry.registry.registry import Registry
+    from share_registry.values.results import Commit
 
 
 def _commit_options(function: "click.decorators.FC") -> "click.decorators.FC":
@@ -76,7 +77,7 @@ _COMMIT_OPTIONS: Final = (
 def _present(_: click.Context, __: click.Parameter, adapter: str) -> str:
     """Check that there is something at the place before a registry is made for it."""
     if not adapter.startswith("hf://") and not Outside().exists(Path(adapter)):
-        raise NotFound(f"adapter directory {adapter} does not exist.", hint="Check the path.")
+        raise NotFoundError(f"adapter directory {adapter} does not exist.", hint="Check the path.")
     return adapter
 
 
@@ -219,7 +220,7 @@ def annotate(
     share-registry annotate cola@v3 --metric f1=0.91 --remove draft
     """
     if not labels and not metrics and not remove:
-        raise InvalidInput(
+        raise InvalidInputError(
             "annotate was given nothing to change.", hint="Give --label, --metric or --remove."
         )
     return registry.annotate(

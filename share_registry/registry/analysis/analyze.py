@@ -6,7 +6,7 @@ No registry is needed, and nothing is written.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ from share_registry.algebra.overlap import distances, products, row_overlap
 from share_registry.algebra.spectrum import Stack, Weighted, left_out, stack, weighted
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of
-from share_registry.errors import InvalidInput, NotFound
+from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import Side
 from share_registry.outside.files import Outside
 from share_registry.registry.analysis.forecast import forecasts
 from share_registry.registry.analysis.subjects import Progress, members
 from share_registry.registry.analysis.verdict import CONTINUES, kinships, statements
-from share_registry.registry.checkout.factored import Member, stored_member
+from share_registry.registry.checkout.factored import FactoredAdapter, stored_member
+from share_registry.registry.context import Context
 from share_registry.values.analyses import (
     AnalysedAdapter,
     Analysis,
@@ -31,9 +32,6 @@ from share_registry.values.analyses import (
 )
 from share_registry.values.policy import check_budget
 from share_registry.values.render import percent
-
-if TYPE_CHECKING:
-    from share_registry.registry.context import Context
 
 BUDGETS: Final = (0.01, 0.05, 0.1, 0.3)
 _NEAR: Final = 1.0
@@ -90,14 +88,12 @@ def analyze(
         progress: Called with what is being done, how many are done and how many there are.
 
     Raises:
-        InvalidInput: nothing that can be analyzed, or a budget that is none.
-        NotFound: a directory is not there or holds no adapter.
-        Refused: as `Registry.commit` refuses an adapter.
+        InvalidInputError: nothing that can be analyzed, or a budget that is none.
+        NotFoundError: a directory is not there or holds no adapter.
+        RefusedError: as `Registry.commit` refuses an adapter.
     """
-    from share_registry.registry.registry import Registry
-
-    if isinstance(subject, Registry):
-        return analyze_space(subject.context, subject.scope, budgets=budgets, progress=progress)
+    if isinstance(context := getattr(subject, "context", None), Context):
+        return analyze_space(context, subject.scope, budgets=budgets, progress=progress)
     told = progress or _silent
     return analyze_members(
         members(subject, outside=Outside(), progress=told), budgets=budgets, progress=told
@@ -113,14 +109,14 @@ def analyze_space(
 ) -> Analysis:
     """Analyze the newest versions of the live tasks of a space, as they are stored. See `analyze`.
 
-    Raises NotFound where it has none.
+    Raises NotFoundError where it has none.
     """
     told = progress or _silent
     with context.reading() as session:
         where = space_of(session, space)
         rows = lookups.latest_versions(session, where)
     if not rows:
-        raise NotFound(
+        raise NotFoundError(
             f"space {where} has no live task.",
             hint="Commit adapters first, or analyze directories.",
         )
@@ -141,12 +137,12 @@ def analyze_space(
 
 
 def analyze_members(
-    found: Sequence[Member], *, budgets: Sequence[float], progress: Progress
+    found: Sequence[FactoredAdapter], *, budgets: Sequence[float], progress: Progress
 ) -> Analysis:
     """Analyze adapters that have been read."""
     wanted = tuple(sorted({_above_zero(budget) for budget in budgets}))
     if not wanted:
-        raise InvalidInput(
+        raise InvalidInputError(
             "there is no budget to forecast bytes for.",
             hint="Give one or more relative errors: budgets=(0.01, 0.05).",
         )
@@ -185,7 +181,7 @@ class _Closeness:
     chance: Tensor
 
     @classmethod
-    def of(cls, found: Sequence[Member]) -> "_Closeness":
+    def of(cls, found: Sequence[FactoredAdapter]) -> "_Closeness":
         pairs = [member.pairs for member in found]
         a, chance = row_overlap(pairs, Side.A)
         b, _ = row_overlap(pairs, Side.B)
@@ -198,13 +194,13 @@ def _silent(doing: str, done: int, total: int) -> None:
 
 def _above_zero(budget: float) -> float:
     if check_budget(budget) == 0:
-        raise InvalidInput(
+        raise InvalidInputError(
             "budget 0 keeps every bit: there is nothing to forecast.", hint="Give budgets above 0."
         )
     return float(budget)
 
 
-def _described(member: Member) -> AnalysedAdapter:
+def _described(member: FactoredAdapter) -> AnalysedAdapter:
     rank = max((pair.a.shape[0] for pair in member.pairs), default=0)
     return AnalysedAdapter(
         name=member.name,

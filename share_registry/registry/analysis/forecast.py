@@ -19,7 +19,7 @@ from torch import Tensor
 from share_registry.algebra.absorb import absorb
 from share_registry.algebra.batch import batches, energies
 from share_registry.algebra.decode import decode_side
-from share_registry.algebra.outcome import Absorbed, Candidate
+from share_registry.algebra.outcome import Candidate, CodedAdapter
 from share_registry.algebra.rate_distortion import bits_per_element, gaussian_rows
 from share_registry.algebra.rates import bits
 from share_registry.algebra.search import predicted_step
@@ -27,7 +27,7 @@ from share_registry.algebra.spectrum import Stack, joint_saving
 from share_registry.format.symbols import entropy_bits
 from share_registry.names import Side
 from share_registry.registry.analysis.subjects import Progress
-from share_registry.registry.checkout.factored import Member
+from share_registry.registry.checkout.factored import FactoredAdapter
 from share_registry.registry.commands.prediction import FIRST, LATEST
 from share_registry.stored import StoredModule, StoredSide
 from share_registry.values.analyses import Forecast
@@ -39,7 +39,7 @@ _SCALE_BITS: Final = 16.0
 
 
 def forecasts(
-    members: Sequence[Member],
+    members: Sequence[FactoredAdapter],
     *,
     budgets: Sequence[float],
     before: Mapping[int, int],
@@ -85,13 +85,13 @@ def _tell(progress: Progress, start: int, total: int, done: int) -> None:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Coded:
+class _ForecastRows:
     """One adapter as it would be stored, by module name; decoded where something needs it."""
 
-    member: Member
+    member: FactoredAdapter
     modules: Mapping[str, StoredModule | None]
-    sources: Sequence["_Coded"]
-    previous: "_Coded | None"
+    sources: Sequence["_ForecastRows"]
+    previous: "_ForecastRows | None"
     decoded: dict[str, Rows] = field(default_factory=dict)
 
     def rows(self, module: str) -> Rows | None:
@@ -123,10 +123,13 @@ class _Coded:
 
 
 def _one_after_another(
-    members: Sequence[Member], budget: float, before: Mapping[int, int], step: Callable[[int], None]
+    members: Sequence[FactoredAdapter],
+    budget: float,
+    before: Mapping[int, int],
+    step: Callable[[int], None],
 ) -> tuple[float, float]:
     """Return the bits of all adapters alone, and each with the references that it would find in a space of the earlier ones."""
-    coded: list[_Coded] = []
+    coded: list[_ForecastRows] = []
     alone = shared = 0.0
     for number, member in enumerate(members):
         step(number + 1)
@@ -137,13 +140,15 @@ def _one_after_another(
     return alone, shared
 
 
-def _candidates(coded: Sequence[_Coded], previous: _Coded | None) -> list[_Coded]:
+def _candidates(
+    coded: Sequence[_ForecastRows], previous: _ForecastRows | None
+) -> list[_ForecastRows]:
     """Return what a commit would try.
 
     The version before, what that refers to, the first and the latest.
     """
     near = [previous, *previous.sources] if previous is not None else []
-    found: list[_Coded] = []
+    found: list[_ForecastRows] = []
     for one in [*near, *coded[:FIRST], *reversed(coded[-LATEST:])]:
         if not any(one is other for other in found):
             found.append(one)
@@ -151,12 +156,15 @@ def _candidates(coded: Sequence[_Coded], previous: _Coded | None) -> list[_Coded
 
 
 def _code(
-    member: Member, budget: float, candidates: Sequence[_Coded], previous: _Coded | None
-) -> tuple[float, float, _Coded]:
+    member: FactoredAdapter,
+    budget: float,
+    candidates: Sequence[_ForecastRows],
+    previous: _ForecastRows | None,
+) -> tuple[float, float, _ForecastRows]:
     """Return the bits without references, the fewest bits, and the latter's value."""
     sizes: dict[bool, float] = {}
 
-    def size(made: Absorbed) -> int:
+    def size(made: CodedAdapter) -> int:
         found = _bits(member, made)
         alone = not made.sources and not made.previous
         sizes[alone] = min(found, sizes.get(alone, found))
@@ -174,7 +182,7 @@ def _code(
         size=size,
     )
     least = _bits(member, made)
-    value = _Coded(
+    value = _ForecastRows(
         member=member,
         modules={
             pair.module: module for pair, module in zip(member.pairs, made.modules, strict=True)
@@ -185,7 +193,7 @@ def _code(
     return sizes.get(True, least), least, value
 
 
-def _bits(member: Member, made: Absorbed) -> float:
+def _bits(member: FactoredAdapter, made: CodedAdapter) -> float:
     """Return the bits of an outcome; what is kept verbatim counts as it is."""
     return sum(
         _side_bits(module.a) + _side_bits(module.b)
@@ -207,7 +215,7 @@ def _side_bits(side: StoredSide) -> float:
     )
 
 
-def _candidate(number: int, one: _Coded, member: Member) -> Candidate:
+def _candidate(number: int, one: _ForecastRows, member: FactoredAdapter) -> Candidate:
     return Candidate(
         source=number,
         modules=[_of_shape(one.modules.get(pair.module), pair.a, pair.b) for pair in member.pairs],
@@ -228,13 +236,15 @@ def _fitting(rows: Rows | None, a: Tensor, b: Tensor) -> Rows | None:
     )
 
 
-def _own(one: _Coded, module: str, side: Side) -> Tensor:
+def _own(one: _ForecastRows, module: str, side: Side) -> Tensor:
     stored = one.modules[module]
     assert stored is not None  # a term refers to it
     return torch.from_numpy(stored.side(side).own)
 
 
-def _joint_share(members: Sequence[Member], budget: float, stacks: Sequence[Stack]) -> float:
+def _joint_share(
+    members: Sequence[FactoredAdapter], budget: float, stacks: Sequence[Stack]
+) -> float:
     """Return the share of the bits that a joint basis saves."""
     steps = [
         log(step) for step in (_relative_step(member, budget) for member in members) if step > 0.0
@@ -246,7 +256,7 @@ def _joint_share(members: Sequence[Member], budget: float, stacks: Sequence[Stac
     return sum(saved for _, saved, _ in found) / total if total > 0.0 else 0.0
 
 
-def _relative_step(member: Member, budget: float) -> float:
+def _relative_step(member: FactoredAdapter, budget: float) -> float:
     """Return the step that meets a budget, relative to the adapter's norm; 0 where it has none."""
     energy = energies(member.pairs)
     able = [position for position, value in enumerate(energy) if value > 0.0]

@@ -9,16 +9,16 @@ from share_registry.algebra.error import norm
 from share_registry.algebra.overlap import products_with, row_overlap
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of, version_of
-from share_registry.errors import InvalidInput, NotFound
+from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.exchange.load import HUB, load
 from share_registry.names import Side
 from share_registry.outside.files import Kind
 from share_registry.registry.analysis.subjects import Progress, member
 from share_registry.registry.analysis.verdict import CONTINUES, one_start
 from share_registry.registry.arguments import reference
-from share_registry.registry.checkout.factored import Member, stored_member
+from share_registry.registry.checkout.factored import FactoredAdapter, stored_member
 from share_registry.values.analyses import Neighbour, Similar
-from share_registry.values.results import Commit, Resolved
+from share_registry.values.results import Commit, ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.registry.context import Context
@@ -46,8 +46,8 @@ def similar(
         progress: Called with what is being done, how many are done and how many there are.
 
     Raises:
-        InvalidInput: nothing that an adapter can be read from.
-        NotFound, Refused: what is named leads nowhere.
+        InvalidInputError: nothing that an adapter can be read from.
+        NotFoundError, RefusedError: what is named leads nowhere.
     """
     asked, own = _asked(context, adapter, space)
     with context.reading() as session:
@@ -68,14 +68,14 @@ def similar(
 
 def _asked(
     context: "Context", adapter: Any, space: str | None
-) -> "tuple[Member, TaskVersion | None]":
+) -> "tuple[FactoredAdapter, TaskVersion | None]":
     """Return the adapter asked about, and the version it is where it is one."""
-    if isinstance(adapter, Commit | Resolved):
+    if isinstance(adapter, Commit | ResolvedReference):
         return _version(context, reference(adapter), space)
     if isinstance(adapter, str) and not adapter.startswith(HUB):
         try:
             return _version(context, adapter, space)
-        except (InvalidInput, NotFound):
+        except (InvalidInputError, NotFoundError):
             if context.outside.kind(Path(adapter)) is not Kind.DIRECTORY:
                 raise
     named = os.fspath(adapter) if isinstance(adapter, str | os.PathLike) else "the adapter given"
@@ -84,13 +84,15 @@ def _asked(
     ), None
 
 
-def _version(context: "Context", ref: str, space: str | None) -> "tuple[Member, TaskVersion]":
+def _version(
+    context: "Context", ref: str, space: str | None
+) -> "tuple[FactoredAdapter, TaskVersion]":
     with context.reading() as session:
         row = version_of(session, ref, space=space)
     return stored_member(context, row), row
 
 
-def _neighbour(asked: Member, row: "TaskVersion", other: Member) -> Neighbour:
+def _neighbour(asked: FactoredAdapter, row: "TaskVersion", other: FactoredAdapter) -> Neighbour:
     one, two, product = (
         norm(asked.pairs),
         norm(other.pairs),

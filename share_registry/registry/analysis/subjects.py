@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from share_registry.errors import InvalidInput, NotFound
+from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.factor_pairs import pairs_of
 from share_registry.exchange.load import load
 from share_registry.exchange.scales import module_scales
 from share_registry.outside.files import Kind, Outside
-from share_registry.registry.checkout.factored import Member, _member
+from share_registry.registry.checkout.factored import FactoredAdapter, _member
 
 if TYPE_CHECKING:
     pass
@@ -25,8 +25,8 @@ _UNNAMED: Final = "adapter"
 _HINT: Final = "Give a mapping of names to PEFT directories (or Adapters, or live PEFT models), a list of directories, or a folder with some below it."
 
 
-def member(name: str, adapter: Adapter) -> Member:
-    """Return an adapter under a name. Raises Refused where it has no factor pair."""
+def member(name: str, adapter: Adapter) -> FactoredAdapter:
+    """Return an adapter under a name. Raises RefusedError where it has no factor pair."""
     return _member(
         name,
         adapter.layout,
@@ -38,7 +38,7 @@ def member(name: str, adapter: Adapter) -> Member:
     )
 
 
-def members(subject: Any, *, outside: Outside, progress: Progress) -> list[Member]:
+def members(subject: Any, *, outside: Outside, progress: Progress) -> list[FactoredAdapter]:
     """Read what was handed in, in its order.
 
     Args:
@@ -48,9 +48,9 @@ def members(subject: Any, *, outside: Outside, progress: Progress) -> list[Membe
         progress: See `Progress`.
 
     Raises:
-        InvalidInput: nothing that adapters can be read from.
-        NotFound: a directory is not there, or holds no adapter.
-        Refused: as for a commit.
+        InvalidInputError: nothing that adapters can be read from.
+        NotFoundError: a directory is not there, or holds no adapter.
+        RefusedError: as for a commit.
     """
     named = _named(subject, outside)
     found = []
@@ -78,9 +78,9 @@ def _named(subject: Any, outside: Outside) -> dict[str, Any]:
     elif isinstance(subject, Iterable):
         found = _listed(list(subject))
     else:
-        raise InvalidInput(f"a {type(subject).__name__} cannot be analysed.", hint=_HINT)
+        raise InvalidInputError(f"a {type(subject).__name__} cannot be analysed.", hint=_HINT)
     if not found:
-        raise InvalidInput("there is no adapter to analyse.", hint=_HINT)
+        raise InvalidInputError("there is no adapter to analyse.", hint=_HINT)
     return found
 
 
@@ -93,12 +93,12 @@ def _listed(subject: list[Any]) -> dict[str, Any]:
 def _by_name(folders: list[Path], where: str) -> dict[str, Any]:
     """Return folders by the shortest tails of their paths that tell them apart."""
     if not folders:
-        raise NotFound(
+        raise NotFoundError(
             f"there is no adapter in {where}.",
             hint=f"An adapter is a folder with {CONFIG_FILE} and its safetensors file.",
         )
     if len(set(folders)) < len(folders):
-        raise InvalidInput(f"{where} names a folder twice.", hint="Give every adapter once.")
+        raise InvalidInputError(f"{where} names a folder twice.", hint="Give every adapter once.")
     parts = 1
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
@@ -107,7 +107,7 @@ def _by_name(folders: list[Path], where: str) -> dict[str, Any]:
 
 def _folders(folder: Path, outside: Outside, depth: int = 0) -> Iterator[Path]:
     if outside.kind(folder) is not Kind.DIRECTORY:
-        raise NotFound(f"there is no directory {folder}.", hint=_HINT)
+        raise NotFoundError(f"there is no directory {folder}.", hint=_HINT)
     names = outside.names(folder)
     if CONFIG_FILE in names:
         yield folder

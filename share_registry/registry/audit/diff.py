@@ -5,17 +5,16 @@ from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.queries import log, task_pages
 from share_registry.catalog.queries.resolution import resolve
-from share_registry.errors import InvalidInput
+from share_registry.errors import InvalidInputError
 from share_registry.names import TaskName
 from share_registry.registry.checkout.checkout import checkout
 from share_registry.registry.context import Context
-from share_registry.values.results import Commit, Diff, Resolved, TaskDiff
+from share_registry.values.results import Commit, Diff, ResolvedReference, TaskDiff
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Session
     from share_registry.exchange.adapter import Adapter
-    from share_registry.exchange.factor_pairs import Pair
+    from share_registry.exchange.factor_pairs import FactorPair
 
 _ABSENT: Final = "-"
 _Change = tuple[str, str]
@@ -25,14 +24,14 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
     """Compare two task versions (of any tasks) or two states of one space or of two.
 
     Raises:
-        NotFound: one of them does not exist.
-        InvalidInput: one is a task version and the other a whole space.
+        NotFoundError: one of them does not exist.
+        InvalidInputError: one is a task version and the other a whole space.
     """
     default = space
     with context.reading() as session:
         left, right = resolve(session, a, space=default), resolve(session, b, space=default)
         if (left.task is None) != (right.task is None):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{a!r} and {b!r} are a task version and a whole space.",
                 hint="Compare cola@v1 with cola@v2, or @c3 with @c9.",
             )
@@ -48,7 +47,7 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
     )
 
 
-def _states(session: "Session", state: Resolved) -> dict[TaskName, str]:
+def _states(session: "Session", state: ResolvedReference) -> dict[TaskName, str]:
     return {
         task.name: task.ref
         for task in task_pages.tasks(
@@ -94,7 +93,7 @@ def _change(left: "Adapter", right: "Adapter") -> float | None:
     return change if isfinite(change) else None
 
 
-def _pairs(adapter: "Adapter") -> "list[Pair]":
+def _pairs(adapter: "Adapter") -> "list[FactorPair]":
     from share_registry.exchange.factor_pairs import pairs_of
     from share_registry.exchange.scales import module_scales
 

@@ -16,14 +16,12 @@ from share_registry.catalog.queries.retention_rows import (
     present_names,
     versions_by_task,
 )
-from share_registry.errors import NotFound
+from share_registry.errors import NotFoundError
 from share_registry.names import SpaceName, TaskName, Version
 from share_registry.values.analyses import Retention, RetentionCell, RetentionCommit, RetentionRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Row, Session
     from share_registry.registry.context import Context
 
 
@@ -39,7 +37,7 @@ def retention(context: "Context", space: str | None, *, metric: str | None = Non
         metric: Name of a recorded metric.
 
     Raises:
-        NotFound, Refused: the space leads nowhere, or no version has the metric.
+        NotFoundError, RefusedError: the space leads nowhere, or no version has the metric.
     """
     with context.reading() as session:
         where = space_of(session, space)
@@ -56,7 +54,7 @@ def _retention(session: "Session", space: SpaceName, metric: str | None) -> Rete
     measured = metric_values(session, space, metric) if metric is not None else {}
     if metric is not None and not measured:
         known = metric_names(session, space)
-        raise NotFound(
+        raise NotFoundError(
             f"no version of space {space!r} has a metric {metric!r}.",
             hint=f"There is {', '.join(known[:10]) or 'none yet: give metrics= to commit'}.",
         )

@@ -15,23 +15,23 @@ from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
 from share_registry.errors import (
     CatalogError,
-    Format,
-    Integrity,
-    InvalidInput,
-    NotFound,
+    FormatError,
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
     ShareRegistryError,
     StoreError,
 )
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import (
-    Absorb,
-    Absorbed,
-    Merge,
+    AbsorbedTask,
+    AbsorbRecord,
+    MergeRecord,
     Note,
     Record,
-    Refit,
-    Restore,
+    RefitRecord,
+    RestoreRecord,
     parse_record,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName
@@ -56,7 +56,7 @@ class _Walk:
     findings: list[Finding] = field(default_factory=list)
     records: int = 0
     bytes: int = 0
-    versions: dict[str, Absorbed] = field(default_factory=dict)
+    versions: dict[str, AbsorbedTask] = field(default_factory=dict)
     bases: set[Digest] = field(default_factory=set)
     referred: dict[Digest, list[str]] = field(default_factory=dict)
     read: set[Digest] = field(default_factory=set)
@@ -77,10 +77,10 @@ def verify(context: "Context", level: str, *, progress: Progress | None = None) 
         The report; `ok` where nothing was found.
 
     Raises:
-        InvalidInput: unknown level.
+        InvalidInputError: unknown level.
     """
     if level not in LEVELS:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"level {level!r} is not one of {', '.join(LEVELS)}.",
             hint="quick: chains; data: every byte; deep: every version rebuilt.",
         )
@@ -107,7 +107,7 @@ def verify(context: "Context", level: str, *, progress: Progress | None = None) 
 
 
 def require_sound(report: VerifyReport) -> None:
-    """Raise Integrity where a report has findings."""
+    """Raise IntegrityError where a report has findings."""
     if report.ok:
         return
     first = report.findings[0]
@@ -115,7 +115,7 @@ def require_sound(report: VerifyReport) -> None:
     strays = all(finding.code == "STO-02" for finding in report.findings)
     hurt = sorted({ref for finding in report.findings for ref in finding.refs})
     affected = f" Affected: {', '.join(hurt[:5])}{' ...' if len(hurt) > 5 else ''}." if hurt else ""
-    raise Integrity(
+    raise IntegrityError(
         f"verify ({report.level}) found {first.code} {first.what}: {first.message.removesuffix('.')}{more}.{affected}",
         hint="Move what does not belong there out of the store."
         if strays
@@ -188,7 +188,7 @@ def _check_record(
         walk.records += 1
         walk.bytes += len(content)
         record = parse_record(content, what=f"record c{number} of space {space}")
-    except (Integrity, Format, StoreError) as error:
+    except (IntegrityError, FormatError, StoreError) as error:
         walk.find("REC-01", what, error.message)
         return None, parent
     if (record.space, record.number) != (space, number):
@@ -209,10 +209,10 @@ def _collect(walk: _Walk, record: Record) -> None:
         _refer(walk, record.note, refs)
         for digest in _noted(walk, record.note):
             _refer(walk, digest, refs)
-    if isinstance(record, Absorb | Refit) and record.basis is not None:
+    if isinstance(record, AbsorbRecord | RefitRecord) and record.basis is not None:
         walk.bases.add(record.basis)
         _refer(walk, record.basis, [f"{record.space}/@c{record.number}"])
-    if isinstance(record, Absorb | Refit | Merge):
+    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
         for task in record.tasks:
             ref = f"{record.space}/{task.task}@v{task.version}"
             walk.versions[ref] = task
@@ -221,11 +221,11 @@ def _collect(walk: _Walk, record: Record) -> None:
 
 
 def _refs(record: Record) -> list[str]:
-    if isinstance(record, Absorb | Refit | Merge) and record.tasks:
+    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord) and record.tasks:
         return [f"{record.space}/{task.task}@v{task.version}" for task in record.tasks]
     return (
         [f"{record.space}/{record.task}@v{record.version}"]
-        if isinstance(record, Restore)
+        if isinstance(record, RestoreRecord)
         else [f"{record.space}/@c{record.number}"]
     )
 
@@ -256,10 +256,10 @@ def _sound(walk: _Walk, digest: Digest) -> bytes | None:
     walk.read.add(digest)
     try:
         content = walk.store.get(digest)
-    except NotFound:
+    except NotFoundError:
         walk.find("OBJ-02", f"object {digest}", "is not in the store.", refs)
         return None
-    except (Integrity, StoreError) as error:
+    except (IntegrityError, StoreError) as error:
         walk.find("OBJ-01", f"object {digest}", error.message, refs)
         return None
     walk.bytes += len(content)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, number_at
 from share_registry.catalog.queries.resolution import space_of
-from share_registry.errors import NotFound
+from share_registry.errors import NotFoundError
 from share_registry.names import CommitNumber, Digest, SpaceName
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def basis(context: "Context", space: str | None, *, at: At | None = None) -> Bas
     """Return the basis that commits to a space are coded with, now or as of a commit or moment.
 
     Raises:
-        NotFound: the space has none then.
-        Integrity: its object is damaged or missing.
+        NotFoundError: the space has none then.
+        IntegrityError: its object is damaged or missing.
     """
     with context.reading() as session:
         where = space_of(session, space)
@@ -71,7 +71,7 @@ def basis(context: "Context", space: str | None, *, at: At | None = None) -> Bas
             session, where, at=None if at is None else number_at(session, where, at)
         )
     if known is None:
-        raise NotFound(
+        raise NotFoundError(
             f"space {where!r} has no basis{'' if at is None else ' at that moment'}.",
             hint="Make one with refit, or give several adapters to commit_many.",
         )
@@ -85,7 +85,7 @@ def basis(context: "Context", space: str | None, *, at: At | None = None) -> Bas
 
 
 def read_basis(context: "Context", digest: Digest) -> dict[str, BasisModule]:
-    """Return the orthonormal rows of a basis object. Raises Integrity."""
+    """Return the orthonormal rows of a basis object. Raises IntegrityError."""
     stored = context.reader().basis(digest)
     return {
         name: BasisModule(a=orthonormal(a), b=orthonormal(b))

@@ -18,7 +18,7 @@ from share_registry.algebra.directions import (
     Frame,
     Moments,
     Spectrum,
-    Task,
+    TaskCoefficients,
     axes,
     captured,
     extended,
@@ -63,7 +63,7 @@ _NOTHING: Final = 1e-14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class FitRule:
     """How many directions, and how much each task counts.
 
     Attributes:
@@ -85,7 +85,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class FitMember:
     """One task in a fit.
 
     Attributes:
@@ -104,7 +104,7 @@ class Member:
     rows: Callable[[Digest, str, Side], Tensor] = field(repr=False)
 
 
-def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> list[Member]:
+def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> list[FitMember]:
     """Return stored versions as members.
 
     Their rows and coefficients are read when they are asked for.
@@ -125,8 +125,8 @@ def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> lis
         )
         return {shape.module: scale for shape, scale in zip(shapes, found, strict=True)}
 
-    def member(row: "TaskVersion") -> Member:
-        return Member(
+    def member(row: "TaskVersion") -> FitMember:
+        return FitMember(
             key=f"{row.adapter_digest} {row.config_digest} {row.norm!r}",
             scales=scales_of(row.config_digest, row.layout_digest),
             norm=row.norm,
@@ -137,7 +137,7 @@ def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> lis
     return [member(row) for row in versions]
 
 
-def member_in_hand(name: str, adapter: "Adapter") -> Member:
+def member_in_hand(name: str, adapter: "Adapter") -> FitMember:
     """Return an adapter that is not stored as a member.
 
     Its rows are its factors, in float64 while they are looked at.
@@ -169,7 +169,7 @@ def member_in_hand(name: str, adapter: "Adapter") -> Member:
         return {Digest(name): torch.eye(rank, dtype=torch.float64, device="cpu")}
 
     energy = norm(pairs_of(adapter.layout, adapter.tensors, scales))
-    return Member(
+    return FitMember(
         key="",
         scales=dict(zip(shapes, scales, strict=True)),
         norm=energy,
@@ -179,7 +179,7 @@ def member_in_hand(name: str, adapter: "Adapter") -> Member:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class FittedBasis:
     """A basis, and what was seen on the way.
 
     Attributes:
@@ -195,8 +195,12 @@ class Fit:
 
 
 def fit(
-    members: Sequence[Member], rule: Rule, carried: Carried | None = None, *, device: str = "cpu"
-) -> Fit:
+    members: Sequence[FitMember],
+    rule: FitRule,
+    carried: Carried | None = None,
+    *,
+    device: str = "cpu",
+) -> FittedBasis:
     """Return the basis of tasks.
 
     For every module and side as many directions as the rule says, none where none pays.
@@ -225,7 +229,7 @@ def fit(
         module: found for module, found in made.items() if any(len(rows) for rows, _ in found.rows)
     }
     keys = frozenset(member.key for member in members)
-    return Fit(
+    return FittedBasis(
         basis=StoredBasis(
             modules={module: (found.rows[0][0], found.rows[1][0]) for module, found in kept.items()}
         ),
@@ -243,7 +247,7 @@ def fit(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Fitted:
+class _FittedModule:
     """One module: its rows and what they capture, per side, and what the next fit may go on from."""
 
     rows: tuple[_Rows, _Rows]
@@ -251,13 +255,13 @@ class _Fitted:
 
 
 def _module(
-    members: Sequence[Member],
+    members: Sequence[FitMember],
     module: str,
-    rule: Rule,
+    rule: FitRule,
     before: tuple[CarriedSide, CarriedSide] | None,
     seen: frozenset[str],
     device: str,
-) -> _Fitted:
+) -> _FittedModule:
     fresh = members if before is None else [member for member in members if member.key not in seen]
     judged = [] if rule.energy is not None or rule.max_rank is not None else _spread(members)
     looked_at = list({id(member): member for member in (*fresh, *judged)}.values())
@@ -293,18 +297,20 @@ def _module(
         for found, (energies, U), k in zip(frames, spectra, limits, strict=True)
     ]
     sides = None if whole else (gathered[0].carried(moments.a), gathered[1].carried(moments.b))
-    return _Fitted(rows=(rows[0], rows[1]), sides=sides)
+    return _FittedModule(rows=(rows[0], rows[1]), sides=sides)
 
 
-def _spectra(tasks: Sequence[Task], frames: tuple[Frame, Frame]) -> tuple[Spectrum, Spectrum]:
+def _spectra(
+    tasks: Sequence[TaskCoefficients], frames: tuple[Frame, Frame]
+) -> tuple[Spectrum, Spectrum]:
     moments = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1], frames[0].root.device)
     moments.add_all(tasks)
     return spectrum(moments.a), spectrum(moments.b)
 
 
 def _tasks(
-    members: Sequence[Member], gathered: "Sequence[_Gathered]", module: str, weighting: str
-) -> list[Task]:
+    members: Sequence[FitMember], gathered: "Sequence[_Gathered]", module: str, weighting: str
+) -> list[TaskCoefficients]:
     """Return tasks of one module in coordinates."""
     weights = [
         (1.0 / member.norm**2 if weighting == UNIT and member.norm > 0 else 1.0)
@@ -312,7 +318,7 @@ def _tasks(
         for member in members
     ]
     return [
-        Task(A=A, B=B, weight=weight)
+        TaskCoefficients(A=A, B=B, weight=weight)
         for A, B, weight in zip(
             gathered[0].coordinates, gathered[1].coordinates, weights, strict=True
         )
@@ -347,7 +353,7 @@ class _Gathered:
 
 
 def _gathered(
-    members: Sequence[Member],
+    members: Sequence[FitMember],
     reading: Callable[[Digest, str, Side], Tensor],
     module: str,
     side: Side,
@@ -424,7 +430,7 @@ def _framed(rows: Tensor, before: CarriedSide | None) -> tuple[Frame, Tensor]:
     return found, turn.mT @ before.moments @ turn
 
 
-def _spread(members: Sequence[Member]) -> list[Member]:
+def _spread(members: Sequence[FitMember]) -> list[FitMember]:
     """Return at most `_JUDGED` of the tasks, spread evenly."""
     if len(members) <= _JUDGED:
         return list(members)
@@ -432,11 +438,11 @@ def _spread(members: Sequence[Member]) -> list[Member]:
 
 
 def _limits(
-    tasks: Sequence[Task],
+    tasks: Sequence[TaskCoefficients],
     count: int,
     spectra: tuple[Spectrum, Spectrum],
     frames: tuple[Frame, Frame],
-    rule: Rule,
+    rule: FitRule,
 ) -> tuple[int, int]:
     """Return how many directions each side keeps, judged on some of `count` tasks where bytes decide."""
     some = [_alive(found) for found in spectra]
@@ -461,11 +467,11 @@ def _alive(found: Spectrum) -> int:
 
 
 def _paying(
-    tasks: Sequence[Task],
+    tasks: Sequence[TaskCoefficients],
     count: int,
     spectra: tuple[Spectrum, Spectrum],
     frames: tuple[Frame, Frame],
-    rule: Rule,
+    rule: FitRule,
 ) -> list[int]:
     """Return how many directions save more bytes than they cost.
 
@@ -475,7 +481,7 @@ def _paying(
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
     times = (rule.tasks or count) / len(tasks)
     if rule.tasks:
-        folds: list[tuple[Sequence[Task], Sequence[Task]]] = [
+        folds: list[tuple[Sequence[TaskCoefficients], Sequence[TaskCoefficients]]] = [
             (
                 [task for place, task in enumerate(tasks) if place % _FOLDS != fold],
                 tasks[fold::_FOLDS],

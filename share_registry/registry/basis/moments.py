@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from share_registry.errors import Integrity, NotFound, StoreError
+from share_registry.errors import IntegrityError, NotFoundError, StoreError
 from share_registry.names import Digest
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def load(context: "Context", space: str, weighting: str, keys: Sequence[str]) ->
     try:
         content = context.outside.read(path, limit=_MOST_BYTES) if path is not None else b""
         found = _parsed(memoryview(content), weighting) if content else None
-    except (NotFound, Integrity, StoreError, ValueError, KeyError, TypeError):
+    except (NotFoundError, IntegrityError, StoreError, ValueError, KeyError, TypeError):
         return None
     return found if found is not None and found.seen <= set(keys) else None
 

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from share_registry.catalog.queries.resolution import version_of
-from share_registry.errors import NotFound, Refused
+from share_registry.errors import NotFoundError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import parse_config
 from share_registry.exchange.peft_directory import Files, read_files
@@ -44,9 +44,9 @@ def checkout(
         exact: The adapter as it was handed in, bit for bit.
 
     Raises:
-        NotFound: the version or one of its objects is not there.
-        Refused: `exact` where the original was not kept; a value is more than `dtype` holds.
-        Integrity: stored bytes are not what was committed.
+        NotFoundError: the version or one of its objects is not there.
+        RefusedError: `exact` where the original was not kept; a value is more than `dtype` holds.
+        IntegrityError: stored bytes are not what was committed.
     """
     wanted, where = dtype_of(dtype), device_of(device)
     row, note = version_and_note(context, ref, space)
@@ -59,7 +59,7 @@ def checkout(
 
 
 def rebuilt(context: Context, row: TaskVersion) -> Adapter:
-    """Return a version that the catalog knows, as stored. Raises NotFound, Integrity."""
+    """Return a version that the catalog knows, as stored. Raises NotFoundError, IntegrityError."""
     return rebuilt_on(context, row, note_of(context, row), "cpu")
 
 
@@ -70,14 +70,14 @@ def original(context: Context, row: TaskVersion) -> Adapter | None:
 
 
 def note_of(context: Context, row: TaskVersion) -> TaskNote:
-    """Return what the note of a version says of it. Raises NotFound."""
+    """Return what the note of a version says of it. Raises NotFoundError."""
     return said_of(read_note(context.store, row.note_digest), row)
 
 
 def said_of(note: Note | None, row: TaskVersion) -> TaskNote:
-    """Return what a note, if it is there, says of a version. Raises NotFound."""
+    """Return what a note, if it is there, says of a version. Raises NotFoundError."""
     if note is None:
-        raise NotFound(
+        raise NotFoundError(
             f"{row.ref}: its note, and with it the config, is not in the store.", hint="Run verify."
         )
     return note.of(row.note_task)
@@ -104,10 +104,10 @@ def rebuilt_on(context: Context, row: TaskVersion, note: TaskNote, device: str) 
 def described(context: Context, row: TaskVersion, note: TaskNote, layout: Layout) -> Adapter:
     """Return what is known of a version, without its tensors.
 
-    Raises NotFound where its config is gone.
+    Raises NotFoundError where its config is gone.
     """
     if note.config is None:
-        raise NotFound(f"{row.ref}: its note names no config.", hint="Run verify.")
+        raise NotFoundError(f"{row.ref}: its note names no config.", hint="Run verify.")
     config_bytes = context.store.get(note.config, limit=MAX_FILE_BYTES)
     return Adapter(
         tensors={},
@@ -130,7 +130,7 @@ def described(context: Context, row: TaskVersion, note: TaskNote, layout: Layout
 def _original(context: Context, row: TaskVersion, note: TaskNote) -> Adapter:
     """Return the adapter from the files kept at commit."""
     if not note.original:
-        raise Refused(
+        raise RefusedError(
             f"{row.ref}: the original was not kept; what is stored has error {row.error:.3g}.",
             hint="Commit with keep_original=True (or budget=0) to keep every bit, or check out without exact=True.",
         )

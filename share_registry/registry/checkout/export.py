@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from share_registry.catalog.queries import lookups
-from share_registry.errors import Integrity, InvalidInput
+from share_registry.errors import IntegrityError, InvalidInputError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import PROFILES, export_digest, files_of, tensor_file
 from share_registry.exchange.model_card import CardFacts
@@ -30,13 +30,13 @@ def export(
     """Write one task version as a plain PEFT directory, placed atomically under an immutable name.
 
     Raises:
-        InvalidInput: unknown profile or unusable name.
-        Refused: the profile cannot express the adapter, or something else is at the target.
-        Integrity: the rebuilt tensors are not those that were committed; nothing is written.
+        InvalidInputError: unknown profile or unusable name.
+        RefusedError: the profile cannot express the adapter, or something else is at the target.
+        IntegrityError: the rebuilt tensors are not those that were committed; nothing is written.
     """
     wanted = next((known for known in PROFILES if known == profile), None)
     if wanted is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"profile {profile!r} is not one of {', '.join(PROFILES)}.",
             hint="native is what was committed, portable what every server reads alike.",
         )
@@ -53,11 +53,11 @@ def export(
 def check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
     """Check that rebuilt tensors are, byte for byte, those that were committed (spec DEC-12).
 
-    Raises Integrity.
+    Raises IntegrityError.
     """
     found = sha256(tensor_file(adapter.layout, adapter.tensors))
     if found != expected:
-        raise Integrity(
+        raise IntegrityError(
             f"{ref}: rebuilt tensors have digest {found}, the commit says {expected}.",
             hint="Run verify with level 'deep'.",
         )

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from share_registry.errors import NotFound
+from share_registry.errors import NotFoundError
 from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
-from share_registry.exchange.factor_pairs import Pair
+from share_registry.exchange.factor_pairs import FactorPair
 from share_registry.exchange.scales import module_scales
 from share_registry.exchange.tensors import TORCH
 from share_registry.format.layout import Layout
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class FactoredAdapter:
     """One adapter.
 
     Attributes:
@@ -30,7 +30,7 @@ class Member:
     """
 
     name: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FactorPair, ...]
     dtypes: tuple[tuple[torch.dtype, torch.dtype], ...]
     factors: tuple[int, ...]
     raw_bytes: int
@@ -41,14 +41,14 @@ class Member:
         return sum(pair.a.numel() + pair.b.numel() for pair in self.pairs)
 
 
-def stored_member(context: "Context", row: "TaskVersion") -> Member:
+def stored_member(context: "Context", row: "TaskVersion") -> FactoredAdapter:
     """Return a task version as it is stored; passengers and attachments are not read.
 
-    Raises NotFound, Integrity.
+    Raises NotFoundError, IntegrityError.
     """
     reader = context.reader()
     if row.config_digest is None:
-        raise NotFound(f"{row.ref}: its note names no config.", hint="Run verify.")
+        raise NotFoundError(f"{row.ref}: its note names no config.", hint="Run verify.")
     layout = reader.open(row.adapter_digest).layout
     scales = module_scales(
         parse_config(context.store.get(row.config_digest, limit=MAX_CONFIG_BYTES)), layout
@@ -58,19 +58,19 @@ def stored_member(context: "Context", row: "TaskVersion") -> Member:
         row.ref,
         layout,
         [
-            Pair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
+            FactorPair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
             for shape, (a, b), scale in rows
         ],
     )
 
 
-def _member(name: str, layout: Layout, pairs: Sequence[Pair]) -> Member:
+def _member(name: str, layout: Layout, pairs: Sequence[FactorPair]) -> FactoredAdapter:
     dtypes = [
         (TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype])
         for factor in layout.factors
         for _ in range(factor.experts)
     ]
-    return Member(
+    return FactoredAdapter(
         name=name,
         pairs=tuple(pairs),
         dtypes=tuple(dtypes),

@@ -7,37 +7,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy.orm import Session
-
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.sql import Session
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
 from share_registry.names import Digest, Side
 from share_registry.registry.checkout.factored import stored_member
 from share_registry.registry.context import with_basis_size
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide
-from share_registry.values.report import BasisModuleReport, ModuleReport, Report
+from share_registry.values.report import AdapterReport, BasisModuleReport, ModuleReport
 from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
     pass
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
-    from share_registry.exchange.factor_pairs import Pair
+    from share_registry.catalog.sql import Session
+    from share_registry.exchange.factor_pairs import FactorPair
     from share_registry.registry.context import Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
+class ReportDetails:
     """What a report says of an adapter beyond its error: see `Report`."""
 
     modules: tuple[ModuleReport, ...]
     bits_per_parameter: float | None
     bits_bound: float | None
 
-    def on(self, report: Report) -> Report:
+    def on(self, report: AdapterReport) -> AdapterReport:
         """Return a report that says it too."""
         return replace(
             report,
@@ -50,12 +48,12 @@ class Described:
 def described(
     stored: StoredAdapter,
     layout: Layout,
-    decoded: "Sequence[Pair]",
+    decoded: "Sequence[FactorPair]",
     *,
     error: float,
     errors: Sequence[float],
     names: Sequence[str],
-) -> Described:
+) -> ReportDetails:
     """Describe an adapter as it is stored.
 
     Args:
@@ -75,7 +73,7 @@ def described(
         module.bits_per_parameter * module.rank * width
         for module, width in zip(modules, _widths(layout), strict=True)
     )
-    return Described(
+    return ReportDetails(
         modules=modules,
         bits_per_parameter=bits / parameters if parameters else None,
         bits_bound=bound(decoded, budget=error) if error > 0 else None,
@@ -139,7 +137,7 @@ def _with_directions(context: "Context", commit: Commit) -> Commit:
     return replace(commit, basis=replace(commit.basis, modules=modules))
 
 
-def _whole(context: "Context", commit: Commit, task: str, report: Report) -> Report:
+def _whole(context: "Context", commit: Commit, task: str, report: AdapterReport) -> AdapterReport:
     with context.catalog.begin() as session:
         row = lookups.version_row(session, commit.space, task, commit.versions[task])
     if row is None:

@@ -11,26 +11,25 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.provenance import alias_move
 from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
-from share_registry.errors import Conflict, InvalidInput, NotFound, Refused
+from share_registry.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
 from share_registry.format.records import (
-    Alias,
-    Annotate,
-    Drop,
+    AliasRecord,
+    AnnotateRecord,
+    DropRecord,
     Note,
-    Rename,
-    Restore,
-    Tag,
+    RenameRecord,
+    RestoreRecord,
+    TagRecord,
     TaskNote,
 )
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
 from share_registry.registry.arguments import check_distinct
 from share_registry.registry.commands.publish import Link, Request, idempotency_key, publish
 from share_registry.registry.context import Context
-from share_registry.values.results import Commit, Resolved
+from share_registry.values.results import Commit, ResolvedReference
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Session
     from share_registry.format.records import Record
 
 
@@ -42,9 +41,9 @@ def set_alias(
     Where it is there already, return the commit that put it there.
 
     Raises:
-        InvalidInput: malformed name, or one that is a tag of the space.
-        NotFound: the version does not exist.
-        Conflict: the alias is not at `expected` (0: not set).
+        InvalidInputError: malformed name, or one that is a tag of the space.
+        NotFoundError: the version does not exist.
+        ConflictError: the alias is not at `expected` (0: not set).
     """
     wanted = alias_name(alias)
     target = _version(context, ref, space)
@@ -52,7 +51,7 @@ def set_alias(
     def build(session: "Session", link: Link) -> "Record | CommitNumber":
         task = _current(session, target)
         if wanted in lookups.tag_names(session, target.space):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{wanted!r} is a tag of space {target.space!r}.",
                 hint="Aliases and tags share one set of names: pick another.",
             )
@@ -60,7 +59,7 @@ def set_alias(
         _check_alias(wanted, now, expected)
         if now == target.version:
             return alias_move(session, target.space, task, wanted)
-        return Alias.model_validate(
+        return AliasRecord.model_validate(
             link.members() | {"task": task, "alias": wanted, "version": target.version}
         )
 
@@ -72,7 +71,7 @@ def remove_alias(
 ) -> Commit:
     """Remove an alias of a task; its history stays.
 
-    Raises NotFound where it is not set, Conflict where it is not at `expected`.
+    Raises NotFoundError where it is not set, ConflictError where it is not at `expected`.
     """
     target = _task(context, ref, space)
 
@@ -80,12 +79,12 @@ def remove_alias(
         task = _current(session, target)
         now = lookups.alias_target(session, target.space, task, alias_name(alias))
         if now is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"task {target.space}/{task} has no alias {alias!r}.",
                 hint="List them with `aliases`.",
             )
         _check_alias(alias, now, expected)
-        return Alias.model_validate(link.members() | {"task": task, "alias": alias})
+        return AliasRecord.model_validate(link.members() | {"task": task, "alias": alias})
 
     return change(context, target.space, build, reason)
 
@@ -93,7 +92,7 @@ def remove_alias(
 def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason: str) -> Commit:
     """Name a commit of a space, for ever.
 
-    Raises InvalidInput for a name that is an alias, Conflict where the tag names another
+    Raises InvalidInputError for a name that is an alias, ConflictError where the tag names another
     commit.
     """
     wanted = alias_name(name)
@@ -101,20 +100,20 @@ def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason:
 
     def build(session: "Session", link: Link) -> "Record | CommitNumber":
         if wanted in lookups.alias_names(session, target.space):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{wanted!r} is an alias in space {target.space!r}.",
                 hint="Aliases and tags share one set of names: pick another.",
             )
         known = lookups.tag_target(session, target.space, wanted)
         if known is not None and known.number != target.number:
-            raise Conflict(
+            raise ConflictError(
                 f"tag {wanted!r} names c{known.number} for ever.",
                 hint="Tags never move: pick another name, or use an alias.",
             )
         return (
             CommitNumber(known.since)
             if known is not None
-            else Tag.model_validate(link.members() | {"tag": wanted, "commit": target.number})
+            else TagRecord.model_validate(link.members() | {"tag": wanted, "commit": target.number})
         )
 
     return change(context, target.space, build, reason)
@@ -132,7 +131,7 @@ def annotate(
 ) -> Commit:
     """Set labels and metrics of a task version, and remove those named.
 
-    Raises InvalidInput where nothing is asked or a value is malformed, NotFound.
+    Raises InvalidInputError where nothing is asked or a value is malformed, NotFoundError.
     """
     from share_registry.registry.commands.notes import entries
     from share_registry.registry.commands.preconditions import check_labels, check_metrics
@@ -141,7 +140,7 @@ def annotate(
     check_metrics(metrics)
     check_distinct(labels, metrics)
     if not labels and not metrics and not remove:
-        raise InvalidInput(
+        raise InvalidInputError(
             "annotate was given no label, no metric and nothing to remove.",
             hint="Give labels=, metrics= or remove=.",
         )
@@ -150,7 +149,7 @@ def annotate(
     def build(session: "Session", link: Link) -> "Record | CommitNumber":
         _check_removable(session, target, remove)
         _check_annotations(session, target, labels, metrics, remove)
-        return Annotate.model_validate(
+        return AnnotateRecord.model_validate(
             link.members() | {"task": _current(session, target), "version": target.version}
         )
 
@@ -166,7 +165,7 @@ def annotate(
 def drop(context: Context, task: str, *, space: str | None, reason: str) -> Commit:
     """Stop listing a task; its versions stay readable under their references.
 
-    Raises NotFound, Refused where it is dropped already.
+    Raises NotFoundError, RefusedError where it is dropped already.
     """
     target = _task(context, task, space)
 
@@ -174,11 +173,11 @@ def drop(context: Context, task: str, *, space: str | None, reason: str) -> Comm
         name = _current(session, target)
         latest = lookups.latest_version(session, target.space, name)
         if latest is None or not latest.live:
-            raise Refused(
+            raise RefusedError(
                 f"task {target.space}/{name} is dropped already.",
                 hint="Bring it back with restore.",
             )
-        return Drop.model_validate(link.members() | {"task": name})
+        return DropRecord.model_validate(link.members() | {"task": name})
 
     return change(context, target.space, build, reason)
 
@@ -186,7 +185,7 @@ def drop(context: Context, task: str, *, space: str | None, reason: str) -> Comm
 def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Commit:
     """Make an earlier version of a task its newest one, and the task live again.
 
-    Where it is so already, return the commit that made it. Raises NotFound.
+    Where it is so already, return the commit that made it. Raises NotFoundError.
     """
     target = _version(context, ref, space)
 
@@ -194,12 +193,12 @@ def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Co
         name = _current(session, target)
         latest = lookups.latest_version(session, target.space, name)
         if latest is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"task {target.space}/{name} has no version.", hint="List the tasks with `tasks`."
             )
         if latest.live and latest.version == target.version:
             return latest.number
-        return Restore.model_validate(
+        return RestoreRecord.model_validate(
             link.members() | {"task": name, "version": latest.version + 1, "of": target.version}
         )
 
@@ -209,7 +208,7 @@ def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Co
 def rename(context: Context, task: str, new: str, *, space: str | None, reason: str) -> Commit:
     """Give a task a new name; the old one keeps leading to it.
 
-    Raises Conflict where the new name is or was another task's.
+    Raises ConflictError where the new name is or was another task's.
     """
     wanted = task_name(new)
     target = _task(context, task, space)
@@ -218,15 +217,15 @@ def rename(context: Context, task: str, new: str, *, space: str | None, reason: 
         name = _current(session, target)
         owner = lookups.current_name(session, target.space, wanted)
         if name == wanted:
-            raise Refused(
+            raise RefusedError(
                 f"task {target.space}/{name} has that name already.", hint="Pick another name."
             )
         if owner is not None and owner != name:
-            raise Conflict(
+            raise ConflictError(
                 f"name {wanted!r} belongs to task {target.space}/{owner}.",
                 hint="A name is never given to another task: pick another.",
             )
-        return Rename.model_validate(link.members() | {"task": name, "name": wanted})
+        return RenameRecord.model_validate(link.members() | {"task": name, "name": wanted})
 
     return change(context, target.space, build, reason)
 
@@ -241,7 +240,7 @@ def change(
 ) -> Commit:
     """Publish one record that absorbs nothing; return the commit."""
     if len(reason) > 16_384:
-        raise InvalidInput("reason has more than 16384 characters.", hint="Shorten it.")
+        raise InvalidInputError("reason has more than 16384 characters.", hint="Shorten it.")
     note = Note(message=reason or None, tasks=[said] if said else [])
     done = publish(
         context, space, Request(build=build, key=idempotency_key(context, None), note=note)
@@ -250,29 +249,29 @@ def change(
         return commit_at(session, done.space, done.number, created=done.created)
 
 
-def _resolved(context: Context, ref: str, space: str | None) -> Resolved:
+def _resolved(context: Context, ref: str, space: str | None) -> ResolvedReference:
     context.require_writable()
     with context.reading() as session:
         return resolve(session, ref, space=space)
 
 
-def _version(context: Context, ref: str, space: str | None) -> Resolved:
+def _version(context: Context, ref: str, space: str | None) -> ResolvedReference:
     context.require_writable()
     with context.reading() as session:
         return resolve_version(session, ref, space=space)
 
 
-def _task(context: Context, text: str, space: str | None) -> Resolved:
+def _task(context: Context, text: str, space: str | None) -> ResolvedReference:
     """Return the newest version of a task, dropped or not."""
     context.require_writable()
     with context.reading() as session:
         return resolve_task(session, text, space=space)
 
 
-def _current(session: "Session", target: Resolved) -> TaskName:
+def _current(session: "Session", target: ResolvedReference) -> TaskName:
     name = lookups.current_name(session, target.space, TaskName(str(target.task)))
     if name is None:
-        raise NotFound(
+        raise NotFoundError(
             f"task {target.space}/{target.task} does not exist.", hint="List them with `tasks`."
         )
     return name
@@ -281,19 +280,19 @@ def _current(session: "Session", target: Resolved) -> TaskName:
 def _check_alias(alias: str, now: Version | None, expected: int | None) -> None:
     if expected is not None and expected != (now or 0):
         found = f"v{now}" if now else "not set"
-        raise Conflict(
+        raise ConflictError(
             f"alias {alias!r} is at {found}, expected {f'v{expected}' if expected else 'not set'}.",
             hint="Look at `alias-history`, then move it.",
         )
 
 
-def _check_removable(session: "Session", target: Resolved, remove: Sequence[str]) -> None:
+def _check_removable(session: "Session", target: ResolvedReference, remove: Sequence[str]) -> None:
     known = lookups.annotation_names(
         session, target.space, TaskName(str(target.task)), Version(target.version or 0)
     )
     unknown = sorted(set(remove) - known)
     if unknown:
-        raise NotFound(
+        raise NotFoundError(
             f"{target.ref} has no label or metric {', '.join(unknown)}.",
             hint=f"It has: {', '.join(sorted(known)) or 'none'}.",
         )
@@ -301,12 +300,12 @@ def _check_removable(session: "Session", target: Resolved, remove: Sequence[str]
 
 def _check_annotations(
     session: "Session",
-    target: Resolved,
+    target: ResolvedReference,
     labels: Mapping[str, str],
     metrics: Mapping[str, float],
     remove: Sequence[str],
 ) -> None:
-    """Check that no name would be both a label and a metric of the version. Raises InvalidInput."""
+    """Check that no name would be both a label and a metric of the version. Raises InvalidInputError."""
     task, version = str(target.task), int(target.version or 0)
     kept_labels = {*lookups.labels_of(session, target.space, task, version)} - {*remove}
     kept_metrics = {*lookups.metrics_of(session, target.space, task, version)} - {*remove}

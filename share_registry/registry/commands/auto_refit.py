@@ -18,14 +18,14 @@ from share_registry.exchange.scales import module_scales
 from share_registry.format.adapter_object import encode
 from share_registry.format.records import Note
 from share_registry.names import SpaceName, TaskName
-from share_registry.registry.basis.fit import Rule, fit, member_in_hand, stored_members
+from share_registry.registry.basis.fit import FitRule, fit, member_in_hand, stored_members
 from share_registry.registry.checkout.checkout import rebuilt
-from share_registry.registry.commands.encode import Fitted, coded
-from share_registry.registry.commands.prediction import Base
+from share_registry.registry.commands.encode import NewBasis, coded
+from share_registry.registry.commands.preconditions import RefitOptions
+from share_registry.registry.commands.prediction import ChosenReferences
 from share_registry.registry.commands.reexpress import re_expressed
 from share_registry.registry.commands.refit import (
     FINE,
-    Wanted,
     live_versions,
     publish_basis,
     sealed_basis,
@@ -57,7 +57,7 @@ def fitted_to(
     whole: Callable[[TaskName], Adapter],
     some: Sequence[TaskName],
     policy: Policy,
-) -> Fitted | None:
+) -> NewBasis | None:
     """Return a basis fitted to the adapters of one commit, and, in the paper's protocol, to the tasks that are there; None where there is nothing to fit.
 
     Args:
@@ -76,7 +76,7 @@ def fitted_to(
         return sealed_basis(
             fit(
                 [*stored_members(context, rows), *fresh],
-                Rule(max_rank=policy.k, precision=FINE),
+                FitRule(max_rank=policy.k, precision=FINE),
                 device=context.device,
             ),
             space,
@@ -86,7 +86,7 @@ def fitted_to(
     tasks = len(heads) if len(some) < len(heads) else 0
     made = fit(
         [member_in_hand(task, whole(task)) for task in some],
-        Rule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget),
+        FitRule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget),
         device=context.device,
     )
     return sealed_basis(made, space) if made.basis.modules else None
@@ -97,7 +97,7 @@ def follow_up(
     space: SpaceName,
     policy: Policy,
     *,
-    fitted: Fitted | None,
+    fitted: NewBasis | None,
     committed: frozenset[TaskName],
 ) -> None:
     """Make the refit that a commit calls for; the commit stands whether or not it succeeds."""
@@ -120,13 +120,15 @@ def _re_express(
     context: "Context",
     space: SpaceName,
     policy: Policy,
-    fitted: Fitted,
+    fitted: NewBasis,
     committed: frozenset[TaskName],
 ) -> None:
     """Re-express every other task in the basis of the commit, as the paper does at every absorption."""
     with context.catalog.begin() as session:
         rows = [row for row in live_versions(session, space) if row.task not in committed]
-    moved = re_expressed(context, rows, fitted, Wanted(max_rank=policy.k, allow_loss=True), policy)
+    moved = re_expressed(
+        context, rows, fitted, RefitOptions(max_rank=policy.k, allow_loss=True), policy
+    )
     if moved:
         publish_basis(context, space, fitted, moved, Note(message="refit after absorption"))
 
@@ -138,7 +140,7 @@ def _refit_where_it_pays(context: "Context", space: SpaceName, policy: Policy, n
         if not _due(tasks, new):
             return
         sample = lookups.last_absorbed(session, space, _SAMPLE)
-    rule = Rule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget)
+    rule = FitRule(tasks=tasks, budget=policy.budget, precision=_SHARE_OF_BUDGET * policy.budget)
     made = fit(stored_members(context, sample), rule, device=context.device)
     if not made.basis.modules:
         return
@@ -157,7 +159,7 @@ def _saving(
     context: "Context",
     space: SpaceName,
     sample: "Sequence[TaskVersion]",
-    rule: Rule,
+    rule: FitRule,
     policy: Policy,
 ) -> float:
     """Return the mean number of bytes that a basis fitted to the others saves on one task of the sample, coded with and without it."""
@@ -178,7 +180,7 @@ def _saving(
 
 
 def _coded_bytes(
-    context: "Context", row: "TaskVersion", policy: Policy, basis: Fitted | None
+    context: "Context", row: "TaskVersion", policy: Policy, basis: NewBasis | None
 ) -> int:
     """Return the bytes of a stored task coded once more against what it refers to, and a basis."""
     adapter = rebuilt(context, row)
@@ -189,7 +191,7 @@ def _coded_bytes(
         reader,
         adapter,
         placed(pairs, context.device),
-        Base(sources=(*([basis.digest] if basis else []), *known)),
+        ChosenReferences(sources=(*([basis.digest] if basis else []), *known)),
         policy,
     )
     return len(found.content if found.content is not None else encode(found.stored, adapter.layout))

@@ -14,25 +14,25 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.provenance import came_from
 from share_registry.catalog.queries.resolution import resolve
-from share_registry.errors import InvalidInput, Refused, ShareRegistryError
+from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.environment import environment_labels
-from share_registry.format.records import Absorb, TaskVersionRef
+from share_registry.format.records import AbsorbRecord, TaskVersionRef
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version
 from share_registry.registry.arguments import check_distinct
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.auto_refit import follow_up
-from share_registry.registry.commands.commit_batch import Handed, handed
+from share_registry.registry.commands.commit_batch import CommitBatch, handed
 from share_registry.registry.commands.commit_batch import prepared as prepared_adapters
 from share_registry.registry.commands.duplicates import (
     commit_of_key,
     remark_unrecorded,
     same_version,
 )
-from share_registry.registry.commands.encode import Fitted, Prepared, check_shapes
+from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, check_shapes
 from share_registry.registry.commands.notes import absorbed, note_for, rehearsed
 from share_registry.registry.commands.preconditions import (
-    Options,
+    CommitOptions,
     check_expected,
     check_name,
     check_options,
@@ -54,7 +54,7 @@ from share_registry.values.results import Commit
 from share_registry.values.task_version import TaskVersion
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from share_registry.catalog.sql import Session
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def commit_sources(
     context: Context,
     sources: Sequence[tuple[str | None, Any]],
     space: str | None,
-    options: Options,
+    options: CommitOptions,
 ) -> Commit:
     """Commit adapters as one commit, all or nothing.
 
@@ -75,28 +75,28 @@ def commit_sources(
         options: See `Registry.commit`.
 
     Raises:
-        InvalidInput, NotFound, Refused, BudgetExceeded, Conflict, CommitUnknown, StoreError:
-            nothing was committed (CommitUnknown: not known).
+        InvalidInputError, NotFoundError, RefusedError, BudgetExceededError, ConflictError, CommitStateUnknownError, StoreError:
+            nothing was committed (CommitStateUnknownError: not known).
     """
     context.require_writable()
     if not sources:
-        raise InvalidInput("there is no adapter to commit.", hint="Give at least one.")
+        raise InvalidInputError("there is no adapter to commit.", hint="Give at least one.")
     check_options(options)
     labels = environment_labels(context.outside) | dict(options.labels)
     check_distinct(labels, options.metrics)
     key = idempotency_key(context, options.idempotency_key)
     adapters = handed(sources, adapter_name=options.adapter_name, outside=context.outside)
-    job = _Job(handed=adapters, options=options, labels=labels, key=key)
+    job = _CommitJob(handed=adapters, options=options, labels=labels, key=key)
     with context.catalog.kept():
         return _commit(context, job, space)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _CommitJob:
     """One call: what to absorb, and how."""
 
-    handed: Handed
-    options: Options
+    handed: CommitBatch
+    options: CommitOptions
     labels: Mapping[str, str]
     key: str
 
@@ -106,7 +106,7 @@ class _Job:
         return self.handed.heads
 
 
-def _commit(context: Context, job: _Job, space: str | None) -> Commit:
+def _commit(context: Context, job: _CommitJob, space: str | None) -> Commit:
     options = job.options
     context.catch_up()
     with context.catalog.begin() as session:
@@ -160,8 +160,8 @@ def _commit(context: Context, job: _Job, space: str | None) -> Commit:
     return found
 
 
-def _check_key(context: Context, space: SpaceName, job: _Job) -> None:
-    """Check that a commit found by its key, made while this one was prepared, is of the same adapters. Raises Conflict."""
+def _check_key(context: Context, space: SpaceName, job: _CommitJob) -> None:
+    """Check that a commit found by its key, made while this one was prepared, is of the same adapters. Raises ConflictError."""
     with context.catalog.begin() as session:
         commit_of_key(session, space, job.key, job.adapters)
 
@@ -170,16 +170,16 @@ Latest = Mapping[TaskName, TaskVersion | None]
 """The newest version of every task of a job, None where there is none."""
 
 
-def _latest(session: "Session", space: SpaceName, job: _Job) -> Latest:
+def _latest(session: "Session", space: SpaceName, job: _CommitJob) -> Latest:
     return {task: lookups.latest_version(session, space, task) for task in job.adapters}
 
 
 def _earlier(
-    context: Context, session: "Session", space: SpaceName, job: _Job, latest: Latest
+    context: Context, session: "Session", space: SpaceName, job: _CommitJob, latest: Latest
 ) -> CommitNumber | None:
     """Return the commit that already says this.
 
-    The one of the same key, or the latest of the tasks handed in unchanged. Raises Conflict.
+    The one of the same key, or the latest of the tasks handed in unchanged. Raises ConflictError.
     """
     known, options = commit_of_key(session, space, job.key, job.adapters), job.options
     if known is not None or options.allow_duplicate:
@@ -205,8 +205,8 @@ def _earlier(
     return same.number
 
 
-def _check_tasks(session: "Session", space: SpaceName, job: _Job, latest: Latest) -> None:
-    """Check what a new version of each task needs. Raises Conflict or Refused."""
+def _check_tasks(session: "Session", space: SpaceName, job: _CommitJob, latest: Latest) -> None:
+    """Check what a new version of each task needs. Raises ConflictError or RefusedError."""
     for task, adapter in job.adapters.items():
         check_name(session, space, task)
         newest = latest[task]
@@ -216,13 +216,13 @@ def _check_tasks(session: "Session", space: SpaceName, job: _Job, latest: Latest
             and newest is not None
             and not came_from(session, space, task, adapter.source.location)
         ):
-            raise Refused(
+            raise RefusedError(
                 f"task name {task!r}, derived from {adapter.source.location}, is taken by {newest.source_location}.",
                 hint=f"Give task={task!r} to add a version to it, or another name.",
             )
 
 
-def _started_from(session: "Session", space: SpaceName, job: _Job) -> list[str]:
+def _started_from(session: "Session", space: SpaceName, job: _CommitJob) -> list[str]:
     """Return the version that the training of the one adapter started from, where it is of this space."""
     if len(job.adapters) != 1:
         return []
@@ -245,7 +245,7 @@ def _parents(
     for ref in refs:
         resolved = resolve(session, ref, space=space)
         if resolved.space != space or resolved.task is None or resolved.version is None:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"derived_from {ref!r} is not a task version of space {space!r}.",
                 hint="Give references such as cola@v1.",
             )
@@ -255,15 +255,15 @@ def _parents(
 
 def _builder(
     context: Context,
-    job: _Job,
-    prepared: Mapping[TaskName, Prepared],
+    job: _CommitJob,
+    prepared: Mapping[TaskName, EncodedAdapter],
     added: Mapping[TaskName, int],
     parents: tuple[TaskVersionRef, ...],
-    fitted: Fitted | None,
+    fitted: NewBasis | None,
 ) -> Build:
     """Return what makes the record upon a head: every precondition is checked there again."""
 
-    def build(session: "Session", link: Link) -> Absorb | CommitNumber:
+    def build(session: "Session", link: Link) -> AbsorbRecord | CommitNumber:
         latest = _latest(session, link.space, job)
         earlier = _earlier(context, session, link.space, job, latest)
         if earlier is not None:
@@ -278,7 +278,7 @@ def _builder(
                     task, Version((newest.version if newest else 0) + 1), item, added[task], parents
                 )
             )
-        return Absorb.model_validate(
+        return AbsorbRecord.model_validate(
             link.members() | {"tasks": tasks, "basis": fitted.digest if fitted else None}
         )
 
@@ -297,7 +297,10 @@ def _shown(context: Context, done: Published) -> Commit:
 
 
 def _reported(
-    context: Context, done: Published, prepared: Mapping[TaskName, Prepared], fitted: Fitted | None
+    context: Context,
+    done: Published,
+    prepared: Mapping[TaskName, EncodedAdapter],
+    fitted: NewBasis | None,
 ) -> Commit:
     """Return the commit with the reports just made."""
     found = _shown(context, done)

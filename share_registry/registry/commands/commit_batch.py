@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from share_registry.errors import InvalidInput, ShareRegistryError
+from share_registry.errors import InvalidInputError, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.load import is_directory, load
 from share_registry.format.layout import module_shapes_of
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
 from share_registry.registry.commands.auto_refit import fitted_to
-from share_registry.registry.commands.encode import Fitted, Prepared, check_shapes, prepare
+from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, check_shapes, prepare
 from share_registry.registry.commands.prediction import FIRST, LATEST
 from share_registry.values.policy import Policy
 
@@ -38,14 +38,14 @@ KEPT_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handed:
+class CommitBatch:
     """What was handed in.
 
     Attributes:
         heads: The adapters; those that there is no room for, and that can be read again, are
             without tensors and files.
         derived: Tasks named after their source, which another source must not continue.
-        whole: The adapter of a task with all that belongs to it. Raises InvalidInput where it has
+        whole: The adapter of a task with all that belongs to it. Raises InvalidInputError where it has
             changed meanwhile.
     """
 
@@ -63,7 +63,7 @@ class Handed:
 
 def handed(
     sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | None, outside: "Outside"
-) -> Handed:
+) -> CommitBatch:
     """Read adapters, keeping of those there is no room for only what says what they are.
 
     Raises as `sources.load`.
@@ -98,30 +98,30 @@ def handed(
             return heads[task]
         _, adapter, _ = load(places[task], task=task, adapter_name=adapter_name, outside=outside)
         if adapter.source_digest != heads[task].source_digest:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"the adapter of task {task!r} at {places[task]} changed while it was committed.",
                 hint="Commit it when nothing writes to it any more.",
             )
         return adapter
 
-    return Handed(heads=heads, derived=frozenset(derived), whole=whole)
+    return CommitBatch(heads=heads, derived=frozenset(derived), whole=whole)
 
 
 def prepared(
     context: "Context",
     space: SpaceName,
-    adapters: Handed,
+    adapters: CommitBatch,
     policy: Policy,
     parents: tuple[TaskVersionRef, ...],
     *,
     dry_run: bool,
-) -> tuple[dict[TaskName, Prepared], Fitted | None]:
+) -> tuple[dict[TaskName, EncodedAdapter], NewBasis | None]:
     """Absorb every adapter, with a basis fitted to them where that takes fewer bytes or the policy says so; of more than there is room for, the objects are stored at once unless `dry_run`."""
     shapes: dict[str, tuple[int, int, int]] = {}
     for task in sorted(adapters.heads):
         check_shapes(shapes, space, adapters.heads[task].layout)
         shapes |= module_shapes_of(adapters.heads[task].layout)
-    job = _Job(context=context, space=space, adapters=adapters, policy=policy, parents=parents)
+    job = _BatchJob(context=context, space=space, adapters=adapters, policy=policy, parents=parents)
     tasks, some = sorted(adapters.heads), adapters.some
     fitted = fitted_to(context, space, adapters.heads, adapters.whole, some, policy)
     if fitted is None or policy.k:
@@ -136,23 +136,23 @@ def prepared(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _BatchJob:
     context: "Context"
     space: SpaceName
-    adapters: Handed
+    adapters: CommitBatch
     policy: Policy
     parents: tuple[TaskVersionRef, ...]
 
     def each(
-        self, tasks: Sequence[TaskName], fitted: Fitted | None, *, store: bool = False
-    ) -> dict[TaskName, Prepared]:
+        self, tasks: Sequence[TaskName], fitted: NewBasis | None, *, store: bool = False
+    ) -> dict[TaskName, EncodedAdapter]:
         """Absorb adapters in the order of tasks.
 
         Later ones may refer to the first and the latest before them.
         """
-        made: dict[TaskName, Prepared] = {}
-        first: list[Prepared] = []
-        latest: list[Prepared] = []
+        made: dict[TaskName, EncodedAdapter] = {}
+        first: list[EncodedAdapter] = []
+        latest: list[EncodedAdapter] = []
         for task in tasks:
             item = prepare(
                 self.context,
@@ -176,16 +176,16 @@ def _head(adapter: Adapter) -> Adapter:
     return replace(adapter, tensors={}, attachments={}, original={})
 
 
-def _stored(context: "Context", item: Prepared) -> Prepared:
+def _stored(context: "Context", item: EncodedAdapter) -> EncodedAdapter:
     """Make the objects durable and let go of them."""
     return replace(item, added=item.store(context.store), adapter=_head(item.adapter), objects={})
 
 
 def _pays(
     context: "Context",
-    together: Mapping[TaskName, Prepared],
-    apart: Mapping[TaskName, Prepared],
-    fitted: Fitted,
+    together: Mapping[TaskName, EncodedAdapter],
+    apart: Mapping[TaskName, EncodedAdapter],
+    fitted: NewBasis,
     *,
     times: float,
 ) -> bool:

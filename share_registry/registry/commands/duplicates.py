@@ -8,18 +8,15 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import select
-
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.tables import VersionRow
-from share_registry.errors import Conflict
+from share_registry.catalog.queries.provenance import sources_of_commit
+from share_registry.errors import ConflictError
 from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, SpaceName, TaskName
 from share_registry.registry.sync import read_note
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Session
     from share_registry.exchange.adapter import Adapter
     from share_registry.store.protocol import Store
     from share_registry.values.task_version import TaskVersion
@@ -32,20 +29,15 @@ def commit_of_key(
 ) -> CommitNumber | None:
     """Return the commit made with an idempotency key.
 
-    Raises Conflict where it holds something else than is handed in.
+    Raises ConflictError where it holds something else than is handed in.
     """
     known = lookups.commit_of_key(session, space, key)
     if known is None:
         return None
-    query = (
-        select(VersionRow.name, VersionRow.source_digest)
-        .where(VersionRow.space == space, VersionRow.number == known)
-        .order_by(VersionRow.name)
-    )
-    held = {str(name): str(digest) for name, digest in session.execute(query)}
+    held = sources_of_commit(session, space, known)
     wanted = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
     if held != wanted:
-        raise Conflict(
+        raise ConflictError(
             f"idempotency key {key!r} made c{known} of space {space!r} with {_listed(held)}; now it comes with {_listed(wanted)}.",
             hint="A key stands for one commit: give another one.",
         )

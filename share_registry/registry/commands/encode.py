@@ -16,13 +16,13 @@ import torch
 from share_registry.algebra.absorb import absorb
 from share_registry.algebra.batch import energies
 from share_registry.algebra.error import module_errors, norm, pooled_error
-from share_registry.algebra.outcome import Absorbed
+from share_registry.algebra.outcome import CodedAdapter
 from share_registry.algebra.project import project
 from share_registry.catalog.queries import lookups
-from share_registry.errors import BudgetExceeded, Integrity, Refused
+from share_registry.errors import BudgetExceededError, IntegrityError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import Pair, pairs_of, placed
+from share_registry.exchange.factor_pairs import FactorPair, pairs_of, placed
 from share_registry.exchange.scales import module_scales
 from share_registry.exchange.tensors import TORCH, item_of
 from share_registry.format.adapter_object import encode
@@ -34,10 +34,10 @@ from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.checkout.reports import called, described
 from share_registry.registry.commands import prediction
-from share_registry.registry.commands.prediction import Base, base_of
+from share_registry.registry.commands.prediction import ChosenReferences, base_of
 from share_registry.stored import StoredAdapter, StoredModule
 from share_registry.values.policy import Policy
-from share_registry.values.report import BasisModuleReport, BasisReport, Report
+from share_registry.values.report import AdapterReport, BasisModuleReport, BasisReport
 
 if TYPE_CHECKING:
     from share_registry.registry.context import Context
@@ -51,7 +51,7 @@ _COARSE: Final = "the precision of the tensors' element types does not meet it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class EncodedAdapter:
     """One adapter ready to be stored: its objects in memory and what the record will say of it.
 
     Attributes:
@@ -74,7 +74,7 @@ class Prepared:
     attachments: tuple[FileEntry, ...]
     original: tuple[FileEntry, ...]
     remarks: tuple[str, ...]
-    report: Report
+    report: AdapterReport
     objects: dict[Digest, bytes] = field(repr=False)
     added: int = 0
 
@@ -92,7 +92,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
+class NewBasis:
     """A basis in the making: its object, its bytes, and its directions."""
 
     digest: Digest
@@ -113,9 +113,9 @@ def prepare(
     *,
     policy: Policy,
     parents: Sequence[TaskVersionRef],
-    siblings: Sequence[Prepared] = (),
-    fitted: Fitted | None = None,
-) -> Prepared:
+    siblings: Sequence[EncodedAdapter] = (),
+    fitted: NewBasis | None = None,
+) -> EncodedAdapter:
     """Absorb an adapter against what the space holds, in memory.
 
     Args:
@@ -131,9 +131,9 @@ def prepare(
         fitted: A basis made for this commit.
 
     Raises:
-        Refused: a module has another shape than in the space.
-        BudgetExceeded: the pseudo-rank keeps it from its budget.
-        Integrity: the bit-exact lane lost a bit (a defect; nothing is written).
+        RefusedError: a module has another shape than in the space.
+        BudgetExceededError: the pseudo-rank keeps it from its budget.
+        IntegrityError: the bit-exact lane lost a bit (a defect; nothing is written).
     """
     objects = {
         digest: content for sibling in siblings for digest, content in sibling.objects.items()
@@ -154,7 +154,7 @@ def prepare(
             offered, reader, bases=bases, siblings=[sibling.adapter_digest for sibling in siblings]
         )
         if offered is not None
-        else Base()
+        else ChosenReferences()
     )
     pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
     if policy.k and fitted is not None:
@@ -182,11 +182,11 @@ def check_shapes(
 ) -> None:
     """Check that every module has the shape it is known by: (out, in, experts).
 
-    Raises Refused naming the first that differs.
+    Raises RefusedError naming the first that differs.
     """
     for module, shape in module_shapes_of(layout).items():
         if known.get(module, shape) != shape:
-            raise Refused(
+            raise RefusedError(
                 f"module {module!r} is {_shape(shape)}, in space {space!r} it is {_shape(known[module])}.",
                 hint="It was trained on another base model: commit it to another space.",
             )
@@ -198,7 +198,7 @@ def _shape(shape: tuple[int, int, int]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assembled:
+class AssembledAdapter:
     """A stored adapter and what belongs to it.
 
     Attributes:
@@ -214,8 +214,8 @@ class Assembled:
 
 
 def projected(
-    reader: Reader, adapter: Adapter, pairs: Sequence[Pair], basis: Digest, policy: Policy
-) -> Assembled:
+    reader: Reader, adapter: Adapter, pairs: Sequence[FactorPair], basis: Digest, policy: Policy
+) -> AssembledAdapter:
     """Return an adapter as coefficients over a basis alone, whatever error that makes.
 
     Computed where its pairs are.
@@ -232,13 +232,17 @@ def projected(
 
 
 def coded(
-    reader: Reader, adapter: Adapter, pairs: list[Pair], base: Base, policy: Policy
-) -> Assembled:
+    reader: Reader,
+    adapter: Adapter,
+    pairs: list[FactorPair],
+    base: ChosenReferences,
+    policy: Policy,
+) -> AssembledAdapter:
     """Return the adapter as it would be stored; computed where its pairs are."""
     layout = adapter.layout
-    tried: list[tuple[Absorbed, Assembled]] = []
+    tried: list[tuple[CodedAdapter, AssembledAdapter]] = []
 
-    def size(made: Absorbed) -> int:
+    def size(made: CodedAdapter) -> int:
         found = assemble(
             adapter,
             made.modules,
@@ -267,7 +271,7 @@ def coded(
         and policy.pseudo_rank < max((pair.a.shape[0] for pair in pairs), default=0)
         and not any(made.modules)
     ):
-        raise BudgetExceeded(
+        raise BudgetExceededError(
             f"the adapter cannot be kept within {policy.budget:g} with a pseudo-rank of {policy.pseudo_rank}.",
             hint="Give a larger budget or pseudo-rank, or leave the pseudo-rank to the budget.",
         )
@@ -292,7 +296,7 @@ def assemble(
     modules: Sequence[StoredModule | None],
     previous: Digest | None,
     sources: Sequence[Digest],
-) -> Assembled:
+) -> AssembledAdapter:
     """Put coded modules and tensors kept bit for bit together."""
     layout = adapter.layout
     external: dict[Digest, bytes] = {}
@@ -315,11 +319,11 @@ def assemble(
         verbatim=verbatim,
         external=places,
     )
-    return Assembled(stored=stored, external=external)
+    return AssembledAdapter(stored=stored, external=external)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sealed:
+class SerializedAdapter:
     """A stored adapter as bytes, and what a checkout of them gives.
 
     Attributes:
@@ -334,16 +338,18 @@ class Sealed:
     objects: dict[Digest, bytes] = field(repr=False)
     tensors: Mapping[str, torch.Tensor] = field(repr=False)
     tensors_digest: Digest
-    decoded: list[Pair] = field(repr=False)
+    decoded: list[FactorPair] = field(repr=False)
 
 
-def sealed(reader: Reader, layout: Layout, made: Assembled, scales: Sequence[float]) -> Sealed:
+def sealed(
+    reader: Reader, layout: Layout, made: AssembledAdapter, scales: Sequence[float]
+) -> SerializedAdapter:
     """Return a stored adapter as bytes, decoded again as a checkout would."""
     content = encode(made.stored, layout) if made.content is None else made.content
     digest = sha256(content)
     objects = {digest: content, made.stored.layout: layout.to_bytes()} | made.external
     tensors = reader.beside(objects).tensors(digest)
-    return Sealed(
+    return SerializedAdapter(
         digest=digest,
         objects=objects,
         tensors=tensors,
@@ -357,10 +363,10 @@ def _measured(
     space: SpaceName,
     reader: Reader,
     adapter: Adapter,
-    pairs: list[Pair],
-    assembled: Assembled,
+    pairs: list[FactorPair],
+    assembled: AssembledAdapter,
     policy: Policy,
-) -> Prepared:
+) -> EncodedAdapter:
     """Decode what would be stored, as a checkout would, and record the error of exactly that."""
     stored = assembled.stored
     made = sealed(reader, adapter.layout, assembled, [pair.scale for pair in pairs])
@@ -381,7 +387,7 @@ def _measured(
     with context.catalog.begin() as session:
         names = called(session, space, stored.sources)
     files = _files(adapter, policy)
-    report = Report(
+    report = AdapterReport(
         error=error,
         budget=None if policy.k else policy.budget,
         bytes_added=0,
@@ -391,7 +397,7 @@ def _measured(
     about = described(
         stored, adapter.layout, made.decoded, error=error, errors=by_module, names=names
     )
-    return Prepared(
+    return EncodedAdapter(
         adapter=adapter,
         adapter_digest=made.digest,
         layout_digest=stored.layout,
@@ -418,31 +424,31 @@ def _unused(policy: Policy, reason: str) -> str:
 
 
 def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Check that the bit-exact lane gave back every bit. Raises Integrity."""
+    """Check that the bit-exact lane gave back every bit. Raises IntegrityError."""
     for spec in adapter.layout.tensors:
         if item_of(spec.key, tensors[spec.key]) != item_of(spec.key, adapter.tensors[spec.key]):
-            raise Integrity(
+            raise IntegrityError(
                 f"tensor {spec.key!r} did not come back bit for bit from what would be stored.",
                 hint="Nothing was written. This is a defect: please report it.",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Files:
+class _StoredFiles:
     config: Digest
     attachments: tuple[FileEntry, ...]
     original: tuple[FileEntry, ...]
     objects: dict[Digest, bytes]
 
 
-def _files(adapter: Adapter, policy: Policy) -> _Files:
+def _files(adapter: Adapter, policy: Policy) -> _StoredFiles:
     objects = {sha256(adapter.config_bytes): adapter.config_bytes}
     attachments = tuple(
         _entry(name, content, objects) for name, content in sorted(adapter.attachments.items())
     )
     kept = adapter.original if policy.keep_original else {}
     original = tuple(_entry(name, content, objects) for name, content in sorted(kept.items()))
-    return _Files(
+    return _StoredFiles(
         config=sha256(adapter.config_bytes),
         attachments=attachments,
         original=original,

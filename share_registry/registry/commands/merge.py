@@ -13,23 +13,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from share_registry.algebra.merge_methods import DENSITIES, Rule
+from share_registry.algebra.merge_methods import DENSITIES, MergeRule
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.resolution import resolve_version
-from share_registry.errors import InvalidInput, NotFound, Refused
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.environment import environment_labels
-from share_registry.exchange.merged_adapter import Part, merged
-from share_registry.format.records import Merge, TaskVersionRef, decimal
+from share_registry.exchange.merged_adapter import WeightedAdapter, merged
+from share_registry.format.records import MergeRecord, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, task_name
 from share_registry.registry.arguments import check_distinct
 from share_registry.registry.checkout.checkout import note_of, rebuilt
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.duplicates import commit_of_key
-from share_registry.registry.commands.encode import Fitted, Prepared, check_shapes, prepare
+from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, check_shapes, prepare
 from share_registry.registry.commands.notes import absorbed, note_for, rehearsed
 from share_registry.registry.commands.preconditions import (
-    Options,
+    CommitOptions,
     check_expected,
     check_name,
     check_options,
@@ -37,12 +37,11 @@ from share_registry.registry.commands.preconditions import (
 from share_registry.registry.commands.publish import Build, Link, Request, idempotency_key, publish
 from share_registry.registry.commands.targets import policy_of
 from share_registry.values.policy import overridden
-from share_registry.values.report import Report
+from share_registry.values.report import AdapterReport
 from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Session
     from share_registry.registry.context import Context
     from share_registry.values.task_version import TaskVersion
 
@@ -65,8 +64,8 @@ class _Made:
     task: TaskName
     rows: "list[TaskVersion]"
     weights: list[float]
-    rule: Rule
-    prepared: Prepared
+    rule: MergeRule
+    prepared: EncodedAdapter
     bound: bool
 
     @property
@@ -79,8 +78,8 @@ def merge(
     parents: Mapping[str, float],
     task: str,
     space: str | None,
-    rule: Rule,
-    options: Options,
+    rule: MergeRule,
+    options: CommitOptions,
 ) -> Commit:
     """Merge task versions. See `Registry.merge`."""
     context.require_writable()
@@ -118,22 +117,22 @@ def merge(
         return with_modules(context, commit_at(session, where, done.number, created=done.created))
 
 
-def rule_of(method: str, density: float | None, seed: int | None) -> Rule:
-    """Return how versions are merged. Raises InvalidInput."""
+def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:
+    """Return how versions are merged. Raises InvalidInputError."""
     if method not in ("linear", "ties", "dare"):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"method {method!r} is not linear, ties or dare.",
             hint="linear is the weighted sum of dW.",
         )
     if density is not None and method == "linear":
-        raise InvalidInput(
+        raise InvalidInputError(
             f"density {density!r} is given for the method linear, which keeps every entry.",
             hint="Leave it out, or take ties or dare.",
         )
     if density is not None and (
         isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1
     ):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"density {density!r} is not a share above 0 and at most 1.",
             hint="It is the share of entries that are kept.",
         )
@@ -143,12 +142,12 @@ def rule_of(method: str, density: float | None, seed: int | None) -> Rule:
         or not isinstance(seed, int)
         or not 0 <= seed < 1 << 53
     ):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"seed {seed!r} is not a whole number from 0 to 2^53 - 1 for dare.",
             hint="The other methods choose nothing at random.",
         )
     kept = float(density) if density is not None else DENSITIES.get(method, 1.0)
-    return Rule(
+    return MergeRule(
         method="linear" if method == "linear" else "ties" if method == "ties" else "dare",
         density=kept,
         seed=seed or 0,
@@ -163,7 +162,7 @@ def _resolved(
     Weights of one version add up.
     """
     if not 1 <= len(parents) <= _MAX_PARENTS:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"there are {len(parents)} parents, expected 1 to {_MAX_PARENTS}.",
             hint="Give references with weights: {'a': 0.5, 'b': 0.5}.",
         )
@@ -174,12 +173,12 @@ def _resolved(
             or not isinstance(weight, int | float)
             or not abs(weight) < math.inf
         ):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"weight {weight!r} of {ref!r} is not a finite number.",
                 hint="Weights often sum to 1.",
             )
         if abs(weight) > _LARGEST_WEIGHT:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, expected numbers about 1.",
                 hint="Weights often sum to 1.",
             )
@@ -188,7 +187,7 @@ def _resolved(
         weights[which] = weights.get(which, 0.0) + float(weight)
     spaces = sorted({where for where, _, _ in weights})
     if len(spaces) != 1:
-        raise Refused(
+        raise RefusedError(
             f"the parents are of the spaces {', '.join(spaces)}, expected one.",
             hint="Commit them to one space first.",
         )
@@ -197,9 +196,9 @@ def _resolved(
         for which, weight in sorted(weights.items())
     ]
     if any(row is None for row, _ in found):
-        raise NotFound("a parent is not in the catalog.", hint="Run `rebuild`.")
+        raise NotFoundError("a parent is not in the catalog.", hint="Run `rebuild`.")
     if not any(weights.values()):
-        raise InvalidInput(
+        raise InvalidInputError(
             "every weight is 0: there is nothing to merge.", hint="Weights often sum to 1."
         )
     return spaces[0], [(row, weight) for row, weight in found if row is not None]
@@ -210,8 +209,8 @@ def _merged(
     space: SpaceName,
     task: TaskName,
     found: "list[tuple[TaskVersion, float]]",
-    rule: Rule,
-    options: Options,
+    rule: MergeRule,
+    options: CommitOptions,
 ) -> _Made:
     rows, weights = [row for row, _ in found], [weight for _, weight in found]
     if len(rows) == 1 and weights[0] == 1:
@@ -224,7 +223,10 @@ def _merged(
             bound=rows[0].bound,
         )
     adapter = merged(
-        [Part(ref=row.ref, adapter=rebuilt(context, row), weight=weight) for row, weight in found],
+        [
+            WeightedAdapter(ref=row.ref, adapter=rebuilt(context, row), weight=weight)
+            for row, weight in found
+        ],
         rule,
     )
     with context.reading() as session:
@@ -233,7 +235,9 @@ def _merged(
             lookups.current_basis(session, space) if policy.k and options.budget is None else None
         )
     fitted = (
-        Fitted(digest=basis.digest, content=context.store.get(basis.digest, limit=_MAX_BASIS_BYTES))
+        NewBasis(
+            digest=basis.digest, content=context.store.get(basis.digest, limit=_MAX_BASIS_BYTES)
+        )
         if basis
         else None
     )
@@ -244,12 +248,12 @@ def _merged(
     return _Made(task=task, rows=rows, weights=weights, rule=rule, prepared=prepared, bound=False)
 
 
-def _again(context: "Context", row: "TaskVersion") -> Prepared:
+def _again(context: "Context", row: "TaskVersion") -> EncodedAdapter:
     """Return a version as what is committed once more: nothing of it is new."""
     note, adapter = note_of(context, row), rebuilt(context, row)
     if note.config is None:
-        raise NotFound(f"{row.ref}: its note names no config.", hint="Run verify.")
-    return Prepared(
+        raise NotFoundError(f"{row.ref}: its note names no config.", hint="Run verify.")
+    return EncodedAdapter(
         adapter=adapter,
         adapter_digest=row.adapter_digest,
         layout_digest=row.layout_digest,
@@ -262,7 +266,7 @@ def _again(context: "Context", row: "TaskVersion") -> Prepared:
         attachments=tuple(note.attachments),
         original=tuple(note.original),
         remarks=adapter.remarks,
-        report=Report(
+        report=AdapterReport(
             error=row.error,
             bound=row.bound,
             budget=row.budget,
@@ -293,18 +297,20 @@ def _remark(made: _Made) -> str:
     return f"merged: {terms}{how[made.rule.method]}."
 
 
-def _check_task(session: "Session", space: SpaceName, task: TaskName, options: Options) -> Version:
-    """Return the version that a task gets next. Raises Refused, Conflict."""
+def _check_task(
+    session: "Session", space: SpaceName, task: TaskName, options: CommitOptions
+) -> Version:
+    """Return the version that a task gets next. Raises RefusedError, ConflictError."""
     check_name(session, space, task)
     latest = lookups.latest_version(session, space, task)
     check_expected(task, latest.version if latest else 0, options.expected)
     return Version((latest.version if latest else 0) + 1)
 
 
-def _builder(made: _Made, options: Options, key: str, added: int) -> Build:
+def _builder(made: _Made, options: CommitOptions, key: str, added: int) -> Build:
     """Return what makes the record upon a head: every precondition is checked there again."""
 
-    def build(session: "Session", link: Link) -> Merge | CommitNumber:
+    def build(session: "Session", link: Link) -> MergeRecord | CommitNumber:
         earlier = commit_of_key(session, link.space, key, {made.task: made.prepared.adapter})
         if earlier is not None:
             return earlier
@@ -320,6 +326,6 @@ def _builder(made: _Made, options: Options, key: str, added: int) -> Build:
             "seed": made.rule.seed if made.rule.method == "dare" else None,
             "tasks": [entry.model_copy(update={"bound": True}) if made.bound else entry],
         }
-        return Merge.model_validate(link.members() | said)
+        return MergeRecord.model_validate(link.members() | said)
 
     return build

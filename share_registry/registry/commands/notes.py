@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from share_registry.catalog.queries import lookups
 from share_registry.format.layout import Entry
-from share_registry.format.records import Absorbed, Note, TaskNote, TaskVersionRef, decimal
+from share_registry.format.records import AbsorbedTask, Note, TaskNote, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.registry.commands.encode import Fitted, Prepared
-from share_registry.registry.commands.preconditions import Options
+from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
+from share_registry.registry.commands.preconditions import CommitOptions
 from share_registry.registry.context import Context
 from share_registry.values.results import Commit
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def note_for(
-    prepared: Mapping[TaskName, Prepared],
-    options: Options,
+    prepared: Mapping[TaskName, EncodedAdapter],
+    options: CommitOptions,
     labels: Mapping[str, str],
     remarks: Mapping[TaskName, tuple[str, ...]],
 ) -> Note:
@@ -50,10 +50,14 @@ def entries(values: Mapping[str, str]) -> list[Entry]:
 
 
 def absorbed(
-    task: TaskName, version: Version, item: Prepared, added: int, parents: Sequence[TaskVersionRef]
-) -> Absorbed:
+    task: TaskName,
+    version: Version,
+    item: EncodedAdapter,
+    added: int,
+    parents: Sequence[TaskVersionRef],
+) -> AbsorbedTask:
     """Return what a record says of an adapter that becomes a version."""
-    return Absorbed(
+    return AbsorbedTask(
         task=task,
         version=version,
         adapter=item.adapter_digest,
@@ -72,12 +76,12 @@ def absorbed(
 def rehearsed(
     context: Context,
     space: SpaceName,
-    prepared: Mapping[TaskName, Prepared],
-    options: Options,
+    prepared: Mapping[TaskName, EncodedAdapter],
+    options: CommitOptions,
     note: Note,
     *,
     kind: str = "absorb",
-    fitted: Fitted | None = None,
+    fitted: NewBasis | None = None,
 ) -> Commit:
     """Return what a commit would be: no id, and `created` is False."""
     told: set[Digest] = set()

@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.queries import lookups
-from share_registry.errors import Conflict, InvalidInput, Refused
+from share_registry.errors import ConflictError, InvalidInputError, RefusedError
 from share_registry.names import SpaceName, TaskName
+from share_registry.registry.basis.fit import ENERGY, UNIT
+from share_registry.values.policy import check_budget
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from share_registry.catalog.sql import Session
 
 _SHOWN: Final = 80
 """Characters of what an error repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class CommitOptions:
     """What a caller says about a commit, apart from the adapters."""
 
     budget: float | None = None
@@ -35,21 +37,63 @@ class Options:
     dry_run: bool = False
 
 
-def check_options(options: Options) -> None:
-    """Check what a caller says. Raises InvalidInput."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefitOptions:
+    """What a refit is asked for; see `Registry.refit`."""
+
+    max_rank: int | None = None
+    energy: float | None = None
+    weighting: str = UNIT
+    budget: float | None = None
+    allow_loss: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weighting not in (UNIT, ENERGY):
+            raise InvalidInputError(
+                f"weighting {self.weighting!r} is not 'unit' or 'energy'.",
+                hint="unit counts every task alike, energy by the square of its norm.",
+            )
+        if self.energy is not None and not (
+            isinstance(self.energy, int | float) and 0 < self.energy <= 1
+        ):
+            raise InvalidInputError(
+                f"energy {self.energy!r} is not a share above 0 and at most 1.",
+                hint="0.6 captures 60 % of the energy.",
+            )
+        if self.max_rank is not None and self.max_rank < 1:
+            raise InvalidInputError(
+                f"max_rank {self.max_rank} is not at least 1.",
+                hint="Leave it out to keep as many directions as pay.",
+            )
+        if self.budget is not None:
+            check_budget(self.budget)
+        if self.budget is not None and self.allow_loss:
+            raise InvalidInputError(
+                "allow_loss is given beside a budget.",
+                hint="A budget limits what re-expressing may lose, allow_loss=True lifts every limit: give one of them.",
+            )
+
+    @property
+    def moves(self) -> bool:
+        """Whether stored tasks are re-expressed."""
+        return self.allow_loss or self.budget is not None
+
+
+def check_options(options: CommitOptions) -> None:
+    """Check what a caller says. Raises InvalidInputError."""
     check_labels(options.labels)
     check_metrics(options.metrics)
     if options.author is not None and len(options.author) > 256:
-        raise InvalidInput("author has more than 256 characters.", hint="Shorten it.")
+        raise InvalidInputError("author has more than 256 characters.", hint="Shorten it.")
     if len(options.message) > 16_384:
-        raise InvalidInput(
+        raise InvalidInputError(
             "message has more than 16384 characters.",
             hint="Shorten it, or keep the text in a file of the adapter's directory.",
         )
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Check label names and values. Raises InvalidInput."""
+    """Check label names and values. Raises InvalidInputError."""
     for name, value in labels.items():
         if (
             not isinstance(name, str)
@@ -57,7 +101,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
             or not 1 <= len(name) <= 128
             or len(value) > 4096
         ):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"label {_short(name)}={_short(value)} is not a short name and a text.",
                 hint="Names have at most 128 characters, values 4096.",
             )
@@ -76,34 +120,34 @@ def _is_finite(value: float) -> bool:
 
 
 def check_metrics(metrics: Mapping[str, float]) -> None:
-    """Check metric names and values. Raises InvalidInput."""
+    """Check metric names and values. Raises InvalidInputError."""
     for name, value in metrics.items():
         number = (
             isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         )
         if not isinstance(name, str) or not 1 <= len(name) <= 128 or not number:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"metric {_short(name)}={_short(value)} is not a short name and a finite number.",
                 hint="Names have at most 128 characters.",
             )
 
 
 def check_name(session: "Session", space: SpaceName, task: TaskName) -> None:
-    """Check that a task has not got another name meanwhile. Raises Refused."""
+    """Check that a task has not got another name meanwhile. Raises RefusedError."""
     now = lookups.current_name(session, space, task)
     if now is not None and now != task:
-        raise Refused(
+        raise RefusedError(
             f"task {space}/{task} was renamed to {now!r}; a name is never given to another task.",
             hint=f"Commit to {now!r}, or pick a new name.",
         )
 
 
 def check_expected(task: str, latest: int, expected: int | None) -> None:
-    """Check that a task is at the version that was expected; 0 for absent. Raises Conflict."""
+    """Check that a task is at the version that was expected; 0 for absent. Raises ConflictError."""
     if expected is not None and expected != latest:
         found = f"at v{latest}" if latest else "absent"
         wanted = f"v{expected}" if expected else "absent"
-        raise Conflict(
+        raise ConflictError(
             f"task {task!r} is {found}, expected {wanted}.",
             hint="Look at what came in between (`log`), then commit upon it.",
         )

@@ -13,7 +13,7 @@ import torch
 
 from share_registry.algebra.outcome import Candidate
 from share_registry.catalog.queries import lookups
-from share_registry.errors import Integrity, NotFound
+from share_registry.errors import IntegrityError, NotFoundError
 from share_registry.format.layout import Layout
 from share_registry.format.records import TaskVersionRef
 from share_registry.materialize.decoder import MAX_CHAIN, Reader
@@ -21,8 +21,7 @@ from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.stored import StoredBasis, StoredModule, StoredSide
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Session
     from share_registry.format.symbols import Ints
 
 _LOG: Final = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ comes on top.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class OfferedReferences:
     """What the catalog offers for a task.
 
     Attributes:
@@ -54,7 +53,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
+class ChosenReferences:
     """What an adapter is tried against.
 
     Attributes:
@@ -70,7 +69,7 @@ class Base:
 
 def known(
     session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef]
-) -> Known:
+) -> OfferedReferences:
     """Return what a space offers for the next version of a task."""
     latest = lookups.latest_version(session, space, task)
     found = [
@@ -83,7 +82,7 @@ def known(
     ]
     declared = tuple(row.adapter_digest for row in found)
     basis = lookups.current_basis(session, space)
-    return Known(
+    return OfferedReferences(
         previous=latest.adapter_digest if latest is not None else next(iter(declared), None),
         parents=declared,
         basis=basis.digest if basis is not None else None,
@@ -92,8 +91,12 @@ def known(
 
 
 def base_of(
-    known: Known, reader: Reader, *, bases: Sequence[Digest] = (), siblings: Sequence[Digest] = ()
-) -> Base:
+    known: OfferedReferences,
+    reader: Reader,
+    *,
+    bases: Sequence[Digest] = (),
+    siblings: Sequence[Digest] = (),
+) -> ChosenReferences:
     """Put in order what is tried.
 
     Bases, the version before and what it refers to, declared parents, siblings of the same
@@ -130,7 +133,7 @@ def base_of(
         lost.add(before)
         before = None
     previous = before if before is not None and reader.chain(before) < MAX_CHAIN else None
-    return Base(previous=previous, sources=sources, lost=tuple(sorted(lost)))
+    return ChosenReferences(previous=previous, sources=sources, lost=tuple(sorted(lost)))
 
 
 def candidate(reader: Reader, number: int, digest: Digest, layout: Layout) -> Candidate:
@@ -192,7 +195,7 @@ def _readable(reader: Reader, digest: Digest, *, rows: bool = False) -> bool:
             reader.rows(digest)
         else:
             reader.open(digest)
-    except (Integrity, NotFound) as error:
+    except (IntegrityError, NotFoundError) as error:
         _LOG.warning("object %s cannot be read: %s", digest, error)
         return False
     return True

@@ -16,9 +16,9 @@ from share_registry.catalog import leases
 from share_registry.catalog.projection.apply import apply
 from share_registry.catalog.queries import lookups
 from share_registry.errors import (
-    CommitUnknown,
-    Conflict,
-    InvalidInput,
+    CommitStateUnknownError,
+    ConflictError,
+    InvalidInputError,
     ShareRegistryError,
     StoreError,
 )
@@ -28,11 +28,11 @@ from share_registry.format.records import Note, Record
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.context import Context
 from share_registry.registry.sync import check_end
-from share_registry.store.protocol import PublishUnknown
+from share_registry.store.protocol import PublishStateUnknownError
 from share_registry.times import timestamp
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from share_registry.catalog.sql import Session
 
 _LOG: Final = logging.getLogger(__name__)
 _ATTEMPTS: Final = 200
@@ -77,7 +77,7 @@ Build = Callable[["Session", Link], "Record | CommitNumber"]
 
 
 def idempotency_key(context: Context, key: str | None) -> str:
-    """Return the caller's key or a fresh one. Raises InvalidInput."""
+    """Return the caller's key or a fresh one. Raises InvalidInputError."""
     if key is None:
         return context.outside.token()
     if (
@@ -85,7 +85,7 @@ def idempotency_key(context: Context, key: str | None) -> str:
         or not 1 <= len(key) <= 128
         or not all("!" <= sign <= "~" for sign in key)
     ):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"idempotency key {str(key)[:80]!r} is not 1 to 128 printable ASCII characters without blanks.",
             hint="Use a UUID or a run id.",
         )
@@ -113,8 +113,8 @@ def publish(context: Context, space: SpaceName, request: Request) -> Published:
     """Publish one record upon the head of a space, trying again where another writer was faster.
 
     Raises:
-        Conflict: other writers won every race, or `build` found its precondition gone.
-        CommitUnknown: the store failed in the middle of publishing.
+        ConflictError: other writers won every race, or `build` found its precondition gone.
+        CommitStateUnknownError: the store failed in the middle of publishing.
         StoreError: the store failed before publishing; nothing was committed.
     """
     context.require_writable()
@@ -132,7 +132,7 @@ def publish(context: Context, space: SpaceName, request: Request) -> Published:
     finally:
         if turn:
             _give_turn(context, space, request.key)
-    raise Conflict(
+    raise ConflictError(
         f"space {space!r}: other writers were faster {_ATTEMPTS} times.", hint="Run it again."
     )
 
@@ -280,7 +280,7 @@ def _publish(context: Context, record: Record) -> bool:
     check_end(context.store, space, number)
     try:
         return context.store.publish(space, number, content)
-    except PublishUnknown as error:
+    except PublishStateUnknownError as error:
         return _find_out(context, record, content, error)
 
 
@@ -290,7 +290,7 @@ def _find_out(context: Context, record: Record, content: bytes, cause: StoreErro
     Never clean up, ask the store, and say so where it cannot tell (spec COM-07). A flush that
     failed proves nothing when tried again.
     """
-    unknown = CommitUnknown(
+    unknown = CommitStateUnknownError(
         f"space {record.space!r}: whether c{record.number} was committed is not known: {cause.message}",
         key=record.key,
     )

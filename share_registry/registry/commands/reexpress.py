@@ -6,28 +6,28 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from share_registry.algebra.error import module_errors, norm, relative_change
-from share_registry.errors import BudgetExceeded
+from share_registry.errors import BudgetExceededError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.factor_pairs import Pair, pairs_of, placed
+from share_registry.exchange.factor_pairs import FactorPair, pairs_of, placed
 from share_registry.exchange.scales import module_scales
 from share_registry.format.layout import Layout
-from share_registry.format.records import Absorbed, decimal
+from share_registry.format.records import AbsorbedTask, decimal
 from share_registry.names import Digest
 from share_registry.registry.checkout.checkout import original, rebuilt
 from share_registry.registry.checkout.reports import described
 from share_registry.registry.commands.encode import (
-    Assembled,
-    Fitted,
-    Sealed,
+    AssembledAdapter,
+    NewBasis,
+    SerializedAdapter,
     coded,
     projected,
     sealed,
 )
-from share_registry.registry.commands.prediction import Base
-from share_registry.registry.commands.refit import Wanted
+from share_registry.registry.commands.preconditions import RefitOptions
+from share_registry.registry.commands.prediction import ChosenReferences
 from share_registry.stored import StoredAdapter
 from share_registry.values.policy import MAX_BUDGET, Policy
-from share_registry.values.report import Report
+from share_registry.values.report import AdapterReport
 
 if TYPE_CHECKING:
     from share_registry.materialize.decoder import Reader
@@ -38,7 +38,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
+class ReexpressedTask:
     """A task re-expressed, not stored yet.
 
     Attributes:
@@ -53,16 +53,16 @@ class Moved:
 
     row: "TaskVersion"
     layout: Layout
-    made: Sealed
+    made: SerializedAdapter
     stored: StoredAdapter
     error: float
     bound: bool
     budget: float | None
     by_module: tuple[float, ...]
 
-    def said(self, added: int) -> Absorbed:
+    def said(self, added: int) -> AbsorbedTask:
         """Return what the record says of it."""
-        return Absorbed(
+        return AbsorbedTask(
             task=self.row.task,
             version=self.row.version + 1,
             adapter=self.made.digest,
@@ -82,12 +82,12 @@ class Moved:
 def re_expressed(
     context: "Context",
     rows: "Sequence[TaskVersion]",
-    fitted: Fitted,
-    wanted: Wanted,
+    fitted: NewBasis,
+    wanted: RefitOptions,
     policy: Policy,
     *,
     nearest: "Sequence[TaskVersion] | None" = None,
-) -> list[Moved]:
+) -> list[ReexpressedTask]:
     """Return the tasks re-expressed in a basis.
 
     One that would exceed the budget stays as it is, and so does one that is there already.
@@ -124,10 +124,10 @@ def _moved(
     context: "Context",
     row: "TaskVersion",
     of: "TaskVersion",
-    fitted: Fitted,
-    wanted: Wanted,
+    fitted: NewBasis,
+    wanted: RefitOptions,
     policy: Policy,
-) -> Moved | None:
+) -> ReexpressedTask | None:
     """Re-express one task from a version of it; None where it cannot be within the budget."""
     now = rebuilt(context, of)
     source = original(context, of) if of.error > 0 else now
@@ -149,7 +149,7 @@ def _moved(
     if wanted.budget is not None and error > wanted.budget:
         return None
     against = true if true is not None else old
-    return Moved(
+    return ReexpressedTask(
         row=row,
         layout=now.layout,
         made=made,
@@ -164,13 +164,13 @@ def _moved(
 def _coded(
     reader: "Reader",
     now: Adapter,
-    old: list[Pair],
-    true: list[Pair] | None,
+    old: list[FactorPair],
+    true: list[FactorPair] | None,
     of: "TaskVersion",
     basis: Digest,
-    wanted: Wanted,
+    wanted: RefitOptions,
     policy: Policy,
-) -> Assembled | None:
+) -> AssembledAdapter | None:
     """Return a task over a basis, as coefficients alone where loss is allowed, else within what is left of the budget; None where that cannot be."""
     pairs = old if true is None else true
     if wanted.budget is None:
@@ -183,16 +183,18 @@ def _coded(
             reader,
             now,
             pairs,
-            Base(sources=(basis,)),
+            ChosenReferences(sources=(basis,)),
             replace(policy, budget=min(left, MAX_BUDGET), k=None),
         )
-    except BudgetExceeded:
+    except BudgetExceededError:
         return None
     return found if any(found.stored.modules) else None
 
 
-def _report(context: "Context", item: Moved, names: Mapping[Digest, str]) -> Report:
-    report = Report(
+def _report(
+    context: "Context", item: ReexpressedTask, names: Mapping[Digest, str]
+) -> AdapterReport:
+    report = AdapterReport(
         error=item.error,
         before=item.row.error,
         bound=item.bound,

@@ -7,33 +7,33 @@ error before plus what re-expressing changes.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.resolution import space_of
-from share_registry.errors import Conflict, InvalidInput, NotFound, Refused
+from share_registry.errors import ConflictError, NotFoundError, RefusedError
 from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
-from share_registry.format.records import Note, Refit
+from share_registry.format.records import Note, RefitRecord
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.registry.basis.fit import ENERGY, UNIT, Fit, Rule, fit, stored_members
+from share_registry.registry.basis.fit import FitRule, FittedBasis, fit, stored_members
 from share_registry.registry.basis.moments import load, save
 from share_registry.registry.checkout.reports import called, with_modules
 from share_registry.registry.commands.encode import (
-    Fitted,
+    NewBasis,
 )
+from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.commands.publish import Build, Link, Request, idempotency_key, publish
-from share_registry.registry.commands.reexpress import Moved, _report, re_expressed
+from share_registry.registry.commands.reexpress import ReexpressedTask, _report, re_expressed
 from share_registry.registry.commands.targets import policy_of
-from share_registry.values.policy import Policy, check_budget
+from share_registry.values.policy import Policy
 from share_registry.values.report import BasisModuleReport
 from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Session
     from share_registry.registry.context import Context
     from share_registry.values.task_version import TaskVersion
 
@@ -47,52 +47,10 @@ _SHARE_OF_BUDGET: Final = 0.25
 """Part of the budget that rounding a basis may take where own rows correct it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What a refit is asked for; see `Registry.refit`."""
-
-    max_rank: int | None = None
-    energy: float | None = None
-    weighting: str = UNIT
-    budget: float | None = None
-    allow_loss: bool = False
-
-    def __post_init__(self) -> None:
-        if self.weighting not in (UNIT, ENERGY):
-            raise InvalidInput(
-                f"weighting {self.weighting!r} is not 'unit' or 'energy'.",
-                hint="unit counts every task alike, energy by the square of its norm.",
-            )
-        if self.energy is not None and not (
-            isinstance(self.energy, int | float) and 0 < self.energy <= 1
-        ):
-            raise InvalidInput(
-                f"energy {self.energy!r} is not a share above 0 and at most 1.",
-                hint="0.6 captures 60 % of the energy.",
-            )
-        if self.max_rank is not None and self.max_rank < 1:
-            raise InvalidInput(
-                f"max_rank {self.max_rank} is not at least 1.",
-                hint="Leave it out to keep as many directions as pay.",
-            )
-        if self.budget is not None:
-            check_budget(self.budget)
-        if self.budget is not None and self.allow_loss:
-            raise InvalidInput(
-                "allow_loss is given beside a budget.",
-                hint="A budget limits what re-expressing may lose, allow_loss=True lifts every limit: give one of them.",
-            )
-
-    @property
-    def moves(self) -> bool:
-        """Whether stored tasks are re-expressed."""
-        return self.allow_loss or self.budget is not None
-
-
 def refit(
     context: "Context",
     space: str | None,
-    wanted: Wanted,
+    wanted: RefitOptions,
     *,
     message: str,
     author: str | None,
@@ -108,7 +66,7 @@ def refit(
         policy = policy_of(session, where)
         known = lookups.current_basis(session, where)
     if not rows:
-        raise NotFound(
+        raise NotFoundError(
             f"space {where!r} has no live task to fit a basis to.", hint="Commit adapters first."
         )
     members = stored_members(context, nearest)
@@ -140,10 +98,10 @@ def live_versions(session: "Session", space: SpaceName) -> "list[TaskVersion]":
     return sorted(lookups.latest_versions(session, space), key=lambda row: row.task)
 
 
-def sealed_basis(made: Fit, space: str) -> Fitted:
-    """Return a basis as an object. Raises Refused where it has no direction."""
+def sealed_basis(made: FittedBasis, space: str) -> NewBasis:
+    """Return a basis as an object. Raises RefusedError where it has no direction."""
     if not made.basis.modules:
-        raise Refused(
+        raise RefusedError(
             f"no direction that the tasks of space {space!r} share saves as many bytes as it costs: they gain from precision, not from a basis.",
             hint="See analyze; max_rank= or energy= makes one nevertheless.",
         )
@@ -158,15 +116,19 @@ def sealed_basis(made: Fit, space: str) -> Fitted:
         )
         for name, (a, b) in made.basis.modules.items()
     )
-    return Fitted(digest=sha256(content), content=content, modules=modules)
+    return NewBasis(digest=sha256(content), content=content, modules=modules)
 
 
 def publish_basis(
-    context: "Context", space: SpaceName, fitted: Fitted, moved: Sequence[Moved], note: Note
+    context: "Context",
+    space: SpaceName,
+    fitted: NewBasis,
+    moved: Sequence[ReexpressedTask],
+    note: Note,
 ) -> Commit:
     """Store a basis and the tasks re-expressed in it, and publish the record of both.
 
-    Raises Conflict where one of them got a new version meanwhile.
+    Raises ConflictError where one of them got a new version meanwhile.
     """
     new = context.store.put(fitted.content, fitted.digest)
     added = {
@@ -199,10 +161,10 @@ def publish_basis(
         )
 
 
-def _rule(wanted: Wanted, policy: Policy, tasks: int) -> Rule:
+def _rule(wanted: RefitOptions, policy: Policy, tasks: int) -> FitRule:
     loses = wanted.allow_loss and wanted.budget is None
     budget = wanted.budget if wanted.budget is not None else policy.budget
-    return Rule(
+    return FitRule(
         max_rank=wanted.max_rank,
         energy=wanted.energy,
         weighting=wanted.weighting,
@@ -212,10 +174,12 @@ def _rule(wanted: Wanted, policy: Policy, tasks: int) -> Rule:
     )
 
 
-def _builder(moved: Sequence[Moved], added: Mapping[TaskName, int], basis: Digest) -> Build:
+def _builder(
+    moved: Sequence[ReexpressedTask], added: Mapping[TaskName, int], basis: Digest
+) -> Build:
     """Return what makes the record upon a head, where every task must still be at the version that was re-expressed."""
 
-    def build(session: "Session", link: Link) -> Refit:
+    def build(session: "Session", link: Link) -> RefitRecord:
         for item in moved:
             latest = lookups.latest_version(session, link.space, item.row.task)
             if (
@@ -224,11 +188,11 @@ def _builder(moved: Sequence[Moved], added: Mapping[TaskName, int], basis: Diges
                 or latest.version != item.row.version
                 or latest.task != item.row.task
             ):
-                raise Conflict(
+                raise ConflictError(
                     f"task {link.space}/{item.row.task} is not at v{item.row.version} any more.",
                     hint="Run the refit again.",
                 )
-        return Refit.model_validate(
+        return RefitRecord.model_validate(
             link.members()
             | {"basis": basis, "tasks": [item.said(added[item.row.task]) for item in moved]}
         )
@@ -239,8 +203,8 @@ def _builder(moved: Sequence[Moved], added: Mapping[TaskName, int], basis: Diges
 def _rehearsed(
     context: "Context",
     space: SpaceName,
-    fitted: Fitted,
-    moved: Sequence[Moved],
+    fitted: NewBasis,
+    moved: Sequence[ReexpressedTask],
     *,
     author: str | None,
     message: str,

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Final
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.provenance import policy_change
 from share_registry.catalog.queries.resolution import space_of
-from share_registry.errors import Conflict, InvalidInput
+from share_registry.errors import ConflictError, InvalidInputError
 from share_registry.names import SpaceName, space_name
 from share_registry.registry.commands.annotate import change
 from share_registry.registry.commands.publish import Request, idempotency_key, publish
-from share_registry.registry.commands.targets import Target, existing_target
+from share_registry.registry.commands.targets import CommitTarget, existing_target
 from share_registry.values.policy import Policy
 from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
-    from share_registry.format.records import Create, PolicyBody, SetPolicy
+    from share_registry.catalog.sql import Session
+    from share_registry.format.records import CreateRecord, PolicyBody, PolicyRecord
     from share_registry.names import CommitNumber
     from share_registry.registry.commands.publish import Link
     from share_registry.registry.context import Context
@@ -38,8 +37,8 @@ def create_space(
     """Create a space as commit 1 of its log.
 
     Raises:
-        InvalidInput: malformed name or label.
-        Conflict: it exists (unless `exist_ok` and it says the same of the base model).
+        InvalidInputError: malformed name or label.
+        ConflictError: it exists (unless `exist_ok` and it says the same of the base model).
     """
     context.require_writable()
     wanted = space_name(name)
@@ -52,12 +51,12 @@ def create_space(
         _check_same(known, base_model, base_revision, base_labels, exist_ok)
         return wanted
 
-    def build(session: "Session", link: "Link") -> "Create | CommitNumber":
+    def build(session: "Session", link: "Link") -> "CreateRecord | CommitNumber":
         return _create(link, label, base_revision, base_labels, policy or Policy())
 
     published = publish(context, wanted, Request(build=build, key=idempotency_key(context, None)))
     if not published.created and not exist_ok:
-        raise Conflict(
+        raise ConflictError(
             f"space {wanted!r} exists.", hint="Pick another name, or give exist_ok=True."
         )
     return wanted
@@ -66,14 +65,14 @@ def create_space(
 def set_policy(context: "Context", space: str | None, policy: Policy) -> Commit:
     """Publish a space's policy, which holds for later commits.
 
-    Where it has that policy already, return the commit that set it. Raises NotFound.
+    Where it has that policy already, return the commit that set it. Raises NotFoundError.
     """
-    from share_registry.format.records import SetPolicy
+    from share_registry.format.records import PolicyRecord
 
-    def build(session: "Session", link: "Link") -> "SetPolicy | CommitNumber":
+    def build(session: "Session", link: "Link") -> "PolicyRecord | CommitNumber":
         if existing_target(session, link.space).policy == policy:
             return policy_change(session, link.space)
-        return SetPolicy.model_validate(link.members() | {"policy": _body(policy)})
+        return PolicyRecord.model_validate(link.members() | {"policy": _body(policy)})
 
     context.require_writable()
     with context.reading() as session:
@@ -83,14 +82,16 @@ def set_policy(context: "Context", space: str | None, policy: Policy) -> Commit:
 
 def _create(
     link: "Link", label: str, revision: str | None, labels: Sequence[str], policy: Policy
-) -> "Create | CommitNumber":
-    from share_registry.format.records import BaseModelBody, Create
+) -> "CreateRecord | CommitNumber":
+    from share_registry.format.records import BaseModelBody, CreateRecord
     from share_registry.names import CommitNumber
 
     if link.number != 1:
         return CommitNumber(1)
     base = BaseModelBody(label=label, revision=revision, labels=sorted(set(labels) - {label}))
-    return Create.model_validate(link.members() | {"base_model": base, "policy": _body(policy)})
+    return CreateRecord.model_validate(
+        link.members() | {"base_model": base, "policy": _body(policy)}
+    )
 
 
 def _body(policy: Policy) -> "PolicyBody":
@@ -110,27 +111,31 @@ def _body(policy: Policy) -> "PolicyBody":
 def _check_labels(labels: Sequence[str], revision: str | None) -> None:
     for label in labels:
         if not isinstance(label, str) or not 1 <= len(label) <= 512 or not label.isprintable():
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"base model label {str(label)[:80]!r} is not 1 to 512 printable characters.",
                 hint="Use the Hub id or a short name.",
             )
     if len(labels) > _MAX_LABELS:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{len(labels)} base labels, at most {_MAX_LABELS} are allowed.",
             hint="Keep those that adapters really carry.",
         )
     if revision is not None and (not 1 <= len(revision) <= 128 or not revision.isprintable()):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"base revision {revision[:80]!r} is not 1 to 128 printable characters.",
             hint="Use the commit hash of the base model.",
         )
 
 
 def _check_same(
-    known: Target, label: str | None, revision: str | None, labels: Sequence[str], exist_ok: bool
+    known: CommitTarget,
+    label: str | None,
+    revision: str | None,
+    labels: Sequence[str],
+    exist_ok: bool,
 ) -> None:
     if not exist_ok:
-        raise Conflict(
+        raise ConflictError(
             f"space {known.name!r} exists.", hint="Pick another name, or give exist_ok=True."
         )
     differs = (
@@ -139,7 +144,7 @@ def _check_same(
         or not set(labels) <= set(known.labels)
     )
     if differs:
-        raise Conflict(
+        raise ConflictError(
             f"space {known.name!r} exists with base model {', '.join(known.labels)}{f' at {known.base_revision}' if known.base_revision else ''}.",
             hint="Pick another name.",
         )

@@ -5,20 +5,18 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from share_registry.catalog.queries import lookups
-from share_registry.errors import NotFound, Refused
-from share_registry.exchange.base_model import Base, base_of, space_name_of
+from share_registry.errors import NotFoundError, RefusedError
+from share_registry.exchange.base_model import BaseModelLabel, base_of, space_name_of
 from share_registry.names import SpaceName, near_misses, space_name
 from share_registry.values.policy import Policy
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
-    from sqlalchemy.orm import Session
-
+    from share_registry.catalog.sql import Row, Session
     from share_registry.exchange.adapter import Adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class CommitTarget:
     """The space a commit goes to.
 
     Attributes:
@@ -33,12 +31,12 @@ class Target:
     new: bool = False
 
 
-def space_for(session: "Session", adapters: "Sequence[Adapter]", space: str | None) -> Target:
+def space_for(session: "Session", adapters: "Sequence[Adapter]", space: str | None) -> CommitTarget:
     """Return the space named, or, where none is, the one of the adapters' base model, which may be new.
 
     Raises:
-        NotFound: a named space does not exist.
-        Refused: no space is named and the adapters do not say one base model.
+        NotFoundError: a named space does not exist.
+        RefusedError: no space is named and the adapters do not say one base model.
     """
     if space is not None:
         return existing_target(session, space_name(space))
@@ -54,20 +52,20 @@ def space_for(session: "Session", adapters: "Sequence[Adapter]", space: str | No
         return known[0]
     if known or taken:
         there = ", ".join(found.name for found in known) or f"{name} (of another base model)"
-        raise Refused(
+        raise RefusedError(
             f"base model {base.label!r} leads to no single space: {there}.",
             hint="Name the space with space= or -s.",
         )
-    return Target(
+    return CommitTarget(
         name=name, base_revision=base.revision, labels=(base.label,), policy=Policy(), new=True
     )
 
 
 def policy_of(session: "Session", name: SpaceName) -> Policy:
-    """Return the policy of a space. Raises NotFound."""
+    """Return the policy of a space. Raises NotFoundError."""
     row = lookups.space_row(session, name)
     if row is None:
-        raise NotFound(f"space {name!r} does not exist.", hint="List them with `spaces`.")
+        raise NotFoundError(f"space {name!r} does not exist.", hint="List them with `spaces`.")
     return policy_from_row(row)
 
 
@@ -76,17 +74,17 @@ def policy_from_row(row: "Row[Any]") -> Policy:
     return Policy(**{member.name: getattr(row, member.name) for member in fields(Policy)})
 
 
-def check_base(target: Target, adapter: "Adapter", allow: bool) -> tuple[str, ...]:
+def check_base(target: CommitTarget, adapter: "Adapter", allow: bool) -> tuple[str, ...]:
     """Check that an adapter says the space's base model; return what is worth a remark.
 
-    Raises Refused.
+    Raises RefusedError.
     """
     base = base_of(adapter.config)
     label, revision = base.label, base.revision
     if not label:
         return ("the adapter names no base model",)
     if label not in target.labels and not allow:
-        raise Refused(
+        raise RefusedError(
             f"the adapter was trained on {label!r}, space {target.name!r} is of {' or '.join(repr(known) for known in target.labels)}.",
             hint="If it is the same model under another name, give allow_base_mismatch=True, or create the space with base_labels.",
         )
@@ -97,16 +95,16 @@ def check_base(target: Target, adapter: "Adapter", allow: bool) -> tuple[str, ..
     return ()
 
 
-def existing_target(session: "Session", name: SpaceName) -> Target:
-    """Return a space that exists. Raises NotFound."""
+def existing_target(session: "Session", name: SpaceName) -> CommitTarget:
+    """Return a space that exists. Raises NotFoundError."""
     row = lookups.space_row(session, name)
     if row is None:
-        raise NotFound(
+        raise NotFoundError(
             f"space {name!r} does not exist.",
             hint=near_misses(name, list(lookups.space_names(session)))
             + " Create it with create_space.",
         )
-    return Target(
+    return CommitTarget(
         name=name,
         base_revision=row.base_revision,
         labels=(row.base_model, *row.base_labels),
@@ -114,16 +112,16 @@ def existing_target(session: "Session", name: SpaceName) -> Target:
     )
 
 
-def _one_base(adapters: "Sequence[Adapter]") -> Base:
+def _one_base(adapters: "Sequence[Adapter]") -> BaseModelLabel:
     found = sorted({base_of(adapter.config) for adapter in adapters}, key=str)
     labels = sorted({base.label for base in found})
     if len(labels) > 1:
-        raise Refused(
+        raise RefusedError(
             f"the adapters are of several base models: {', '.join(label or 'none' for label in labels)}.",
             hint="Commit them space by space.",
         )
     if not labels[0]:
-        raise Refused(
+        raise RefusedError(
             "the adapter's config names no base model, so no space can be derived.",
             hint="Name the space with space= or -s.",
         )
