@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from share_registry.registry.pages import iterate as iterate
     from share_registry.registry.registry import Registry as Registry
     from share_registry.registry.registry import Space as Space
+    from share_registry.values.commits import AdapterReport as AdapterReport
+    from share_registry.values.commits import Commit as Commit
     from share_registry.values.policy import ABSENT as ABSENT
     from share_registry.values.policy import Policy as Policy
-    from share_registry.values.report import AdapterReport as AdapterReport
-    from share_registry.values.results import Commit as Commit
-    from share_registry.values.results import ResolvedReference as ResolvedReference
-    from share_registry.values.results import Task as Task
+    from share_registry.values.references import ResolvedReference as ResolvedReference
+    from share_registry.values.tasks import Task as Task
 
 __version__ = "0.1.0"
 
@@ -50,8 +50,9 @@ _PLACES: Final = {
     "registry.pages": "iterate",
     "registry.registry": "Registry Space",
     "values.policy": "ABSENT Policy",
-    "values.report": "AdapterReport",
-    "values.results": "Commit ResolvedReference Task",
+    "values.commits": "AdapterReport Commit",
+    "values.references": "ResolvedReference",
+    "values.tasks": "Task",
 }
 _MODULES: Final = {name: module for module, names in _PLACES.items() for name in names.split()}
 __all__ = tuple(_MODULES)

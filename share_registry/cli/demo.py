@@ -17,7 +17,7 @@ from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
-    from share_registry.values.results import Commit
+    from share_registry.values.commits import Commit
 
 DATA: Final = Path(__file__).parents[1] / "demo_data"
 TASKS: Final = ("wn-noun-abstract", "wn-pos-gloss", "wn-syn-ant", "wn-verb-frame")
@@ -38,9 +38,9 @@ class Tour:
 
     def do(self, typed: str, result: object) -> None:
         """Print a command and its result."""
-        from share_registry.values import render
+        from share_registry.values import sheet
 
-        self.say(f"$ share-registry {typed}\n{render.text(render.sheet(result))}")
+        self.say(f"$ share-registry {typed}\n{sheet.text(sheet.sheet_of(result))}")
 
 
 @free_verb

@@ -119,7 +119,7 @@ def _directories(root: Path) -> str:
 
 
 def _free(root: Path) -> str:
-    from share_registry.values.render import size
+    from share_registry.values.units import size
 
     outside = Outside()
     whole = outside.absolute(root)

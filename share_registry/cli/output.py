@@ -21,22 +21,12 @@ import click
 from share_registry.cli.hints import for_terminal
 from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.times import timestamp
-from share_registry.values import render
-from share_registry.values.results import (
-    Alias,
-    AliasMove,
-    Commit,
-    Diff,
-    Export,
-    Lineage,
-    Log,
-    ResolvedReference,
-    SpaceSummary,
-    Tag,
-    Task,
-    VerifyReport,
-)
-from share_registry.values.table import printable
+from share_registry.values import commits, sheet
+from share_registry.values.checks import Diff, Export, VerifyReport
+from share_registry.values.commits import Commit, Log
+from share_registry.values.references import Alias, AliasMove, ResolvedReference, Tag
+from share_registry.values.sheet import printable
+from share_registry.values.tasks import Lineage, SpaceSummary, Task
 
 if TYPE_CHECKING:
     from share_registry.cli.verb import Session
@@ -53,7 +43,7 @@ _LISTED: Final = {
 """Verbs that list, and what."""
 _DERIVED: Final[Mapping[str, tuple[str, ...]]] = {
     "Commit": ("ref", "task", "version", "report"),
-    "Report": ("worst_module",),
+    "AdapterReport": ("worst_module",),
     "ResolvedReference": ("long",),
     "VerifyReport": ("ok",),
 }
@@ -91,7 +81,7 @@ def emit(value: object, session: "Session", *, brief: bool = False) -> None:
     elif session.quiet:
         for ref in refs(value):
             click.echo(ref)
-    elif shown := render.text(_sheet(value, brief=brief), width=_width()):
+    elif shown := sheet.text(_sheet(value, brief=brief), width=_width()):
         click.echo(shown)
 
 
@@ -163,13 +153,15 @@ def _members(value: object) -> dict[str, object]:
     }
 
 
-def _sheet(value: object, *, brief: bool) -> render.Sheet:
+def _sheet(value: object, *, brief: bool) -> sheet.Sheet:
     if not isinstance(value, Printed):
-        return render.brief(value) if brief and isinstance(value, Commit) else render.sheet(value)
+        return (
+            commits.brief(value) if brief and isinstance(value, Commit) else sheet.sheet_of(value)
+        )
     facts = tuple(
         (name, str(document(member))) for name, member in value.members.items() if value.detailed
     )
-    return render.Sheet(title=value.title, facts=facts)
+    return sheet.Sheet(title=value.title, facts=facts)
 
 
 def _none_of() -> str:

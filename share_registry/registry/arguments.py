@@ -15,8 +15,10 @@ from typing import Any, Final, TypeVar, cast
 
 from share_registry.catalog.sql import MOST
 from share_registry.errors import InvalidInputError
+from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy
-from share_registry.values.results import Commit, ResolvedReference, Task
+from share_registry.values.references import ResolvedReference
+from share_registry.values.tasks import Task
 
 _T = TypeVar("_T")
 

@@ -19,7 +19,7 @@ from share_registry.catalog.queries.aliases import spaces
 from share_registry.errors import RefusedError
 from share_registry.outside.files import Outside
 from share_registry.registry.sync import follow, forgotten, rebuild_catalog, replayed
-from share_registry.values.results import Commit
+from share_registry.values.commits import Commit
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session

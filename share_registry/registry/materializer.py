@@ -34,7 +34,8 @@ from share_registry.names import Digest
 from share_registry.registry.arguments import Ref, reference
 from share_registry.registry.checkout.checkout import described, narrows, said_of, without_error
 from share_registry.registry.sync import read_note, unchanged
-from share_registry.values.results import Commit, ResolvedReference
+from share_registry.values.commits import Commit
+from share_registry.values.references import ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.catalog.queries.lookups import Head

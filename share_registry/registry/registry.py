@@ -18,21 +18,11 @@ from share_registry.registry.commands import annotate, spaces
 from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.opening import open_context
+from share_registry.values.checks import Diff, Export, VerifyReport
+from share_registry.values.commits import Commit, Log
 from share_registry.values.policy import Policy
-from share_registry.values.results import (
-    Alias,
-    AliasMove,
-    Commit,
-    Diff,
-    Export,
-    Lineage,
-    Log,
-    ResolvedReference,
-    SpaceSummary,
-    Tag,
-    Task,
-    VerifyReport,
-)
+from share_registry.values.references import Alias, AliasMove, ResolvedReference, Tag
+from share_registry.values.tasks import Lineage, SpaceSummary, Task
 
 if TYPE_CHECKING:
     from datetime import date, datetime

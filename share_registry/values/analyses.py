@@ -7,33 +7,23 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.values.sheet import NOTHING, Sheet, Table, html_of, line_of, text_of
+from share_registry.values.units import (
+    count,
+    measured,
+    percent,
+    size,
+    typed_percent,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Place = str | os.PathLike[str] | None
 """Where a plot is saved, by the ending of its name; None: nowhere."""
-
-
-def _text(value: object) -> str:
-    from share_registry.values import analysis_sheets, render
-
-    return render.text(analysis_sheets.sheet(value))
-
-
-def _html(value: object) -> str:
-    from share_registry.values import analysis_sheets, render
-
-    return render.html(analysis_sheets.sheet(value))
-
-
-def _line(value: object) -> str:
-    from share_registry.values import analysis_sheets
-
-    return f"<{type(value).__name__} {analysis_sheets.sheet(value).title}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +100,9 @@ class Retention:
     transfer: float
     metric_transfer: float | None
 
-    __str__ = _text
-    __repr__ = _line
-    _repr_html_ = _html
+    __str__ = text_of
+    __repr__ = line_of
+    _repr_html_ = html_of
 
     def plot(self, path: Place = None) -> "Figure":
         """Draw tasks against commits as a heat map; save it where a path is given.
@@ -122,6 +112,51 @@ class Retention:
         from share_registry.values.plots import plot_retention
 
         return plot_retention(self, path)
+
+    def sheet(self) -> Sheet:
+        """Return what is shown of it."""
+        shown = _shown(len(self.commits))
+        headers = (
+            "task",
+            *(f"c{self.commits[column].number}>" for column in shown),
+            "last - first>",
+        )
+        rows = tuple(
+            (
+                row.task,
+                *(_cell(row.cells[column], self.metric) for column in shown),
+                _signed(row.transfer),
+            )
+            for row in self.rows
+        )
+        facts = (
+            [
+                ("mean error", percent(self.mean)),
+                ("worst error", percent(self.worst)),
+                ("last - first", _signed(self.transfer)),
+            ]
+            if self.rows
+            else []
+        )
+        if self.metric_transfer is not None:
+            facts.append((f"{self.metric}, last - first", f"{self.metric_transfer:+.4g}"))
+        hidden = len(self.commits) - len(shown)
+        notes = (
+            [f"{count(hidden, 'commit')} in between {'is' if hidden == 1 else 'are'} not shown."]
+            if hidden
+            else []
+        )
+        if any(cell.bound for row in self.rows for cell in row.cells if cell):
+            notes.append(
+                "<=: an upper bound, as the adapter that was handed in is no longer in the store."
+            )
+        title = f"{self.space}: {count(len(self.rows), 'task')} over {count(len(self.commits), 'commit')}"
+        return Sheet(
+            title=title,
+            facts=tuple(facts),
+            tables=(Table(headers=headers, rows=rows),),
+            notes=tuple(notes),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,9 +309,9 @@ class Analysis:
     break_even: float
     notes: tuple[str, ...] = ()
 
-    __str__ = _text
-    __repr__ = _line
-    _repr_html_ = _html
+    __str__ = text_of
+    __repr__ = line_of
+    _repr_html_ = html_of
 
     def plot(self, path: Place = None) -> "Figure":
         """Draw explained variance and size against error; save it where a path is given.
@@ -298,6 +333,34 @@ class Analysis:
         from share_registry.values.plots import plot_budget
 
         return plot_budget(self, path)
+
+    def sheet(self) -> Sheet:
+        """Return what is shown of it."""
+        facts = (
+            ("adapters", str(len(self.adapters))),
+            ("parameters", f"{sum(adapter.parameters for adapter in self.adapters):,}"),
+            ("raw", size(sum(adapter.raw_bytes for adapter in self.adapters))),
+            *(
+                [
+                    (
+                        "break-even",
+                        f"from more than {self.break_even:.1f} adapters on (k / r at 90 % of the energy)",
+                    )
+                ]
+                if len(self.adapters) > 1
+                else []
+            ),
+        )
+        tables = (
+            _forecast_table(self),
+            _kinship_table(self),
+            _continued_table(self),
+            _left_out_table(self),
+            _spectrum_table(self.spectra),
+        )
+        beaten = any(found.bits_alone < found.bits_bound for found in self.forecasts)
+        notes = (*self.notes, *([_BEATEN] if beaten else []))
+        return Sheet(title=self.verdict, facts=facts, tables=tables, notes=notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,9 +395,9 @@ class Similar:
     space: SpaceName
     neighbours: tuple[Neighbour, ...]
 
-    __str__ = _text
-    __repr__ = _line
-    _repr_html_ = _html
+    __str__ = text_of
+    __repr__ = line_of
+    _repr_html_ = html_of
 
     def __iter__(self) -> Iterator[Neighbour]:
         return iter(self.neighbours)
@@ -344,3 +407,165 @@ class Similar:
 
     def __getitem__(self, position: int) -> Neighbour:
         return self.neighbours[position]
+
+    def sheet(self) -> Sheet:
+        """Return what is shown of it."""
+        rows = tuple(
+            (
+                found.ref,
+                f"{found.cosine:.3f}",
+                f"{found.distance:.3f}",
+                f"{found.overlap:.2f}",
+                f"{found.chance:.2f}",
+                "continues" if found.continues else "one start" if found.one_start else NOTHING,
+            )
+            for found in self.neighbours
+        )
+        title = f"{self.adapter}: {len(rows)} nearest in {self.space}"
+        return Sheet(
+            title=title,
+            tables=(
+                Table(
+                    headers=(
+                        "task",
+                        "cosine of dW>",
+                        "distance>",
+                        "overlap of A>",
+                        "chance>",
+                        "looks like",
+                    ),
+                    rows=rows,
+                ),
+            ),
+        )
+
+
+_BEATEN: Final = "bound: of Gaussian rows coded one by one; it charges a weak row on both sides, which coding leaves out once, and is too high where many are left out."
+
+_COLUMNS: Final = 12
+"""Commits shown of a long history: the first and the latest."""
+
+
+def _shown(count: int) -> list[int]:
+    if count <= _COLUMNS:
+        return list(range(count))
+    return [*range(_COLUMNS // 2), *range(count - _COLUMNS // 2, count)]
+
+
+def _cell(cell: RetentionCell | None, metric: str | None) -> str:
+    if cell is None:
+        return NOTHING
+    shown = measured(cell.error, bound=cell.bound)
+    return shown if metric is None or cell.metric is None else f"{shown} ({cell.metric:.4g})"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.2f} %" if value else "0 %"
+
+
+def _forecast_table(value: Analysis) -> Table:
+    rows = tuple(
+        (
+            typed_percent(found.budget),
+            size(found.alone),
+            size(found.references),
+            size(found.joint),
+            percent(max(found.saving, 0.0)),
+            f"{found.bits_alone:.2f}",
+            f"{min(found.bits_references, found.bits_joint):.2f}",
+            f"{found.bits_bound:.2f}",
+        )
+        for found in value.forecasts
+    )
+    return Table(
+        headers=(
+            "budget>",
+            "alone>",
+            "references>",
+            "joint basis>",
+            "saved>",
+            "bits/parameter alone>",
+            "best>",
+            "bound>",
+        ),
+        rows=rows,
+    )
+
+
+def _kinship_table(value: Analysis) -> Table:
+    rows = tuple(
+        (
+            found.kind,
+            f"{found.overlap_a:.2f}",
+            f"{found.overlap_b:.2f}",
+            f"{found.chance:.2f}",
+            ", ".join(found.adapters),
+        )
+        for found in value.kinships
+    )
+    return Table(
+        headers=("kinship", "overlap of A>", "overlap of B>", "chance>", "adapters"), rows=rows
+    )
+
+
+def _continued_table(value: Analysis) -> Table:
+    return Table(
+        headers=("adapter", "continues", "distance>"),
+        rows=tuple(
+            (found.adapter, found.previous, f"{found.distance:.2f}") for found in value.continued
+        ),
+    )
+
+
+def _left_out_table(value: Analysis) -> Table:
+    rows = tuple(
+        (
+            found.adapter,
+            f"{found.error:.2f}",
+            f"{found.chance:.2f}",
+            f"{found.error_a:.2f}",
+            f"{found.error_b:.2f}",
+            f"{found.chance_a:.2f}",
+        )
+        for found in value.leave_one_out
+    )
+    return Table(
+        headers=(
+            "adapter",
+            "lost in the others' basis>",
+            "random basis>",
+            "A alone>",
+            "B alone>",
+            "random A>",
+        ),
+        rows=rows,
+    )
+
+
+def _spectrum_table(spectra: tuple[Spectrum, ...]) -> Table:
+    rows = tuple(
+        (
+            found.module,
+            found.side,
+            str(found.rows),
+            f"{found.effective_rank:.1f}",
+            str(found.k50),
+            str(found.k80),
+            str(found.k90),
+            str(found.k99),
+        )
+        for found in spectra
+    )
+    return Table(
+        headers=(
+            "module",
+            "side",
+            "rows>",
+            "effective rank>",
+            "k 50 %>",
+            "k 80 %>",
+            "k 90 %>",
+            "k 99 %>",
+        ),
+        rows=rows,
+    )

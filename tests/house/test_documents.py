@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from share_registry.cli.output import document
-from share_registry.values import analyses, report, results
+from share_registry.values import analyses, checks, commits, references, tasks
 from tests.house.tree import ROOT
 
 ROW = re.compile(r"^\| ([A-Z]\w+) \| (.+) \|$", re.MULTILINE)
 VALUES = {
     name: kind
-    for module in (results, report, analyses)
+    for module in (analyses, checks, commits, references, tasks)
     for name, kind in inspect.getmembers(module, inspect.isclass)
-    if dataclasses.is_dataclass(kind) and kind is not results.Log
+    if dataclasses.is_dataclass(kind) and kind is not commits.Log
 }
 EXAMPLE: dict[str, Any] = {
     "number": 2,

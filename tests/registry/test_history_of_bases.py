@@ -9,8 +9,8 @@ from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries.lineage import lineage
 from share_registry.catalog.queries.log import LogQuery, commit_at, log
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
-from share_registry.values import render
-from share_registry.values.results import Log as ShownLog
+from share_registry.values import sheet
+from share_registry.values.commits import Log as ShownLog
 from tests.catalog.logs import digest_of, whole_story
 
 
@@ -84,7 +84,7 @@ def test_bounds_are_shown_as_bounds_wherever_an_error_is(session: Session) -> No
         "sst2": True,
     }
     assert "<= 6.00 %" in repr(listed["mnli"])
-    assert "<= 6.00 %" in render.text(render.sheet([listed["mnli"]]))
+    assert "<= 6.00 %" in sheet.text(sheet.sheet_of([listed["mnli"]]))
     assert "<= 6.00 %" in repr(lineage(session, "base/mnli@v2"))
 
 

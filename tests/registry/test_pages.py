@@ -25,7 +25,8 @@ from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.errors import InvalidInputError
 from share_registry.outside.files import Outside
 from share_registry.registry.opening import open_context
-from share_registry.values.results import Commit, Task
+from share_registry.values.commits import Commit
+from share_registry.values.tasks import Task
 from tests.catalog.growing import RARE, RARE_AUTHOR, SPACE, Growing
 from tests.catalog.logs import Log
 from tests.reliability.faults import Failing

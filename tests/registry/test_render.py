@@ -7,20 +7,12 @@ from pathlib import Path
 import pytest
 
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.values import render
-from share_registry.values.report import AdapterReport, ModuleReport
-from share_registry.values.results import (
-    Commit,
-    Diff,
-    Export,
-    Finding,
-    Lineage,
-    LineageNode,
-    Log,
-    ResolvedReference,
-    VerifyReport,
-)
-from share_registry.values.table import Table, aligned
+from share_registry.values import commits, sheet, units
+from share_registry.values.checks import Diff, Export, Finding, VerifyReport
+from share_registry.values.commits import AdapterReport, Commit, Log, ModuleReport
+from share_registry.values.references import ResolvedReference
+from share_registry.values.sheet import Table, aligned
+from share_registry.values.tasks import Lineage, LineageNode
 
 REPORT = AdapterReport(
     error=0.0487,
@@ -81,7 +73,7 @@ NODE = LineageNode(
     ],
 )
 def test_sizes_have_decimal_units(count: int, shown: str) -> None:
-    assert render.size(count) == shown
+    assert units.size(count) == shown
 
 
 @pytest.mark.parametrize(
@@ -108,7 +100,7 @@ def test_sizes_have_decimal_units(count: int, shown: str) -> None:
     ],
 )
 def test_errors_are_percentages_that_are_cut(part: float, shown: str) -> None:
-    assert render.percent(part) == shown
+    assert units.percent(part) == shown
 
 
 @pytest.mark.parametrize(
@@ -123,7 +115,7 @@ def test_errors_are_percentages_that_are_cut(part: float, shown: str) -> None:
     ],
 )
 def test_budgets_are_shown_as_they_were_typed(part: float, shown: str) -> None:
-    assert render.typed_percent(part) == shown
+    assert units.typed_percent(part) == shown
 
 
 def test_a_report_prints_as_one_line() -> None:
@@ -213,7 +205,7 @@ def test_findings_have_short_ids_and_no_second_full_stop() -> None:
 
 
 def test_a_dry_run_says_so_once_and_has_no_empty_id() -> None:
-    assert render.brief(replace(COMMIT, id=Digest(""))).title.splitlines()[1:] == [
+    assert commits.brief(replace(COMMIT, id=Digest(""))).title.splitlines()[1:] == [
         "(dry run: nothing was written)"
     ]
 
@@ -235,8 +227,8 @@ def test_html_escapes_what_users_wrote(value: Commit | AdapterReport | Log | Lin
 
 
 def test_what_could_drive_a_terminal_is_replaced() -> None:
-    assert "\x1b" not in render.text(
-        render.Sheet(title="\x1b[1m", facts=(("a", "\x1b"),), notes=("\x07",))
+    assert "\x1b" not in sheet.text(
+        sheet.Sheet(title="\x1b[1m", facts=(("a", "\x1b"),), notes=("\x07",))
     )
 
 
@@ -272,4 +264,4 @@ def test_results_have_a_line_as_repr_and_html() -> None:
     ],
 )
 def test_an_error_is_cut_and_an_upper_bound_goes_up(part: float, cut: str, bound: str) -> None:
-    assert (render.measured(part, bound=False), render.measured(part, bound=True)) == (cut, bound)
+    assert (units.measured(part, bound=False), units.measured(part, bound=True)) == (cut, bound)

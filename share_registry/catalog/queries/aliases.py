@@ -12,7 +12,8 @@ from share_registry.catalog.sql import pieces
 from share_registry.catalog.tables import AliasRow, CommitRow, SpaceRow, TagRow, TaskNameRow
 from share_registry.errors import NotFoundError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
-from share_registry.values.results import Alias, AliasMove, SpaceSummary, Tag
+from share_registry.values.references import Alias, AliasMove, Tag
+from share_registry.values.tasks import SpaceSummary
 
 if TYPE_CHECKING:
     pass

@@ -25,8 +25,7 @@ from share_registry.catalog.tables import (
     VersionRow,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
-from share_registry.values.report import AdapterReport, BasisReport
-from share_registry.values.results import Commit
+from share_registry.values.commits import AdapterReport, BasisReport, Commit
 
 if TYPE_CHECKING:
     from sqlalchemy import Row

@@ -17,7 +17,7 @@ from share_registry.catalog.queries.resolution import find_task, resolve_version
 from share_registry.catalog.sql import pieces
 from share_registry.catalog.tables import CommitRow, ParentRow, SpaceRow, TaskNameRow, VersionRow
 from share_registry.names import CommitNumber, Digest, Reference, SpaceName
-from share_registry.values.results import Lineage, LineageNode
+from share_registry.values.tasks import Lineage, LineageNode
 
 if TYPE_CHECKING:
     from sqlalchemy import Row, Select

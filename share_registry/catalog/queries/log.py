@@ -27,7 +27,8 @@ from share_registry.catalog.tables import (
 )
 from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import SpaceName, near_misses
-from share_registry.values.results import Commit, ResolvedReference
+from share_registry.values.commits import Commit
+from share_registry.values.references import ResolvedReference
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select

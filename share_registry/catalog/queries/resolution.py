@@ -35,7 +35,7 @@ from share_registry.names import (
     parse_reference,
     space_name,
 )
-from share_registry.values.results import ResolvedReference
+from share_registry.values.references import ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.values.task_version import TaskVersion

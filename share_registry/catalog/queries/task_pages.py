@@ -32,7 +32,7 @@ from share_registry.catalog.tables import (
 )
 from share_registry.errors import InvalidInputError
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, parse_reference
-from share_registry.values.results import Task
+from share_registry.values.tasks import Task
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Select

@@ -13,7 +13,7 @@ from share_registry.values.policy import Policy
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
-    from share_registry.values.results import Commit
+    from share_registry.values.commits import Commit
 
 
 def _policy_options(function: "click.decorators.FC") -> "click.decorators.FC":

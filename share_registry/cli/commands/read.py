@@ -14,18 +14,10 @@ from share_registry.errors import IntegrityError
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
-    from share_registry.values.results import (
-        Alias,
-        AliasMove,
-        Diff,
-        Export,
-        Lineage,
-        Log,
-        ResolvedReference,
-        SpaceSummary,
-        Tag,
-        Task,
-    )
+    from share_registry.values.checks import Diff, Export
+    from share_registry.values.commits import Log
+    from share_registry.values.references import Alias, AliasMove, ResolvedReference, Tag
+    from share_registry.values.tasks import Lineage, SpaceSummary, Task
 
 
 @verb("r", doing="reading")

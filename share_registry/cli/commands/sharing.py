@@ -18,12 +18,12 @@ from share_registry.cli.options import (
 from share_registry.cli.output import Printed, say
 from share_registry.cli.verb import session, verb
 from share_registry.errors import InvalidInputError
-from share_registry.values.render import size
+from share_registry.values.units import size
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
     from share_registry.values.analyses import Analysis, Retention, Similar
-    from share_registry.values.results import Commit
+    from share_registry.values.commits import Commit
 
 
 @verb("w", doing="fitting")

@@ -21,7 +21,7 @@ from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
-    from share_registry.values.results import Commit
+    from share_registry.values.commits import Commit
 
 
 def _commit_options(function: "click.decorators.FC") -> "click.decorators.FC":

@@ -31,7 +31,7 @@ from share_registry.values.analyses import (
     Spectrum,
 )
 from share_registry.values.policy import check_budget
-from share_registry.values.render import percent
+from share_registry.values.units import percent
 
 BUDGETS: Final = (0.01, 0.05, 0.1, 0.3)
 _NEAR: Final = 1.0

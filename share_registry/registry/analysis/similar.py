@@ -18,7 +18,8 @@ from share_registry.registry.analysis.verdict import CONTINUES, one_start
 from share_registry.registry.arguments import reference
 from share_registry.registry.checkout.factored import FactoredAdapter, stored_member
 from share_registry.values.analyses import Neighbour, Similar
-from share_registry.values.results import Commit, ResolvedReference
+from share_registry.values.commits import Commit
+from share_registry.values.references import ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.registry.context import Context

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from share_registry.algebra.overlap import connected
 from share_registry.values.analyses import Continued, Forecast, Kinship, LeaveOneOut, Statement
-from share_registry.values.render import size
+from share_registry.values.units import size
 
 CONTINUES: Final = 0.5
 """Relative distance of dW below which an adapter looks trained on from another.

@@ -9,7 +9,9 @@ from share_registry.errors import InvalidInputError
 from share_registry.names import TaskName
 from share_registry.registry.checkout.checkout import checkout
 from share_registry.registry.context import Context
-from share_registry.values.results import Commit, Diff, ResolvedReference, TaskDiff
+from share_registry.values.checks import Diff, TaskDiff
+from share_registry.values.commits import Commit
+from share_registry.values.references import ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session

@@ -36,7 +36,7 @@ from share_registry.format.records import (
 )
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.sync import fill
-from share_registry.values.results import Finding, VerifyReport
+from share_registry.values.checks import Finding, VerifyReport
 
 if TYPE_CHECKING:
     from share_registry.registry.context import Context

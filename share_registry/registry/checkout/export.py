@@ -13,7 +13,7 @@ from share_registry.format.canonical import sha256
 from share_registry.names import Digest
 from share_registry.registry.checkout.checkout import rebuilt_on, version_and_note
 from share_registry.registry.context import Context
-from share_registry.values.results import Export
+from share_registry.values.checks import Export
 from share_registry.values.task_version import TaskVersion
 
 

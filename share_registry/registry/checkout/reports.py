@@ -15,8 +15,7 @@ from share_registry.names import Digest, Side
 from share_registry.registry.checkout.factored import stored_member
 from share_registry.registry.context import with_basis_size
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide
-from share_registry.values.report import AdapterReport, BasisModuleReport, ModuleReport
-from share_registry.values.results import Commit
+from share_registry.values.commits import AdapterReport, BasisModuleReport, Commit, ModuleReport
 
 if TYPE_CHECKING:
     pass

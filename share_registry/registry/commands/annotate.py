@@ -26,7 +26,8 @@ from share_registry.names import CommitNumber, SpaceName, TaskName, Version, ali
 from share_registry.registry.arguments import check_distinct
 from share_registry.registry.commands.publish import Link, Request, idempotency_key, publish
 from share_registry.registry.context import Context
-from share_registry.values.results import Commit, ResolvedReference
+from share_registry.values.commits import Commit
+from share_registry.values.references import ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session

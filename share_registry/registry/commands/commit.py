@@ -49,8 +49,8 @@ from share_registry.registry.commands.spaces import create_space
 from share_registry.registry.commands.targets import check_base, space_for
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.sync import replayed
+from share_registry.values.commits import Commit
 from share_registry.values.policy import ABSENT, overridden
-from share_registry.values.results import Commit
 from share_registry.values.task_version import TaskVersion
 
 if TYPE_CHECKING:

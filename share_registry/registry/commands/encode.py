@@ -36,8 +36,8 @@ from share_registry.registry.checkout.reports import called, described
 from share_registry.registry.commands import prediction
 from share_registry.registry.commands.prediction import ChosenReferences, base_of
 from share_registry.stored import StoredAdapter, StoredModule
+from share_registry.values.commits import AdapterReport, BasisModuleReport, BasisReport
 from share_registry.values.policy import Policy
-from share_registry.values.report import AdapterReport, BasisModuleReport, BasisReport
 
 if TYPE_CHECKING:
     from share_registry.registry.context import Context

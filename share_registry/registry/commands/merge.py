@@ -36,9 +36,8 @@ from share_registry.registry.commands.preconditions import (
 )
 from share_registry.registry.commands.publish import Build, Link, Request, idempotency_key, publish
 from share_registry.registry.commands.targets import policy_of
+from share_registry.values.commits import AdapterReport, Commit
 from share_registry.values.policy import overridden
-from share_registry.values.report import AdapterReport
-from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session

@@ -11,7 +11,7 @@ from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Vers
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
 from share_registry.registry.commands.preconditions import CommitOptions
 from share_registry.registry.context import Context
-from share_registry.values.results import Commit
+from share_registry.values.commits import Commit
 
 if TYPE_CHECKING:
     pass

@@ -26,8 +26,8 @@ from share_registry.registry.commands.encode import (
 from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.commands.prediction import ChosenReferences
 from share_registry.stored import StoredAdapter
+from share_registry.values.commits import AdapterReport
 from share_registry.values.policy import MAX_BUDGET, Policy
-from share_registry.values.report import AdapterReport
 
 if TYPE_CHECKING:
     from share_registry.materialize.decoder import Reader

@@ -28,9 +28,8 @@ from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.commands.publish import Build, Link, Request, idempotency_key, publish
 from share_registry.registry.commands.reexpress import ReexpressedTask, _report, re_expressed
 from share_registry.registry.commands.targets import policy_of
+from share_registry.values.commits import BasisModuleReport, Commit
 from share_registry.values.policy import Policy
-from share_registry.values.report import BasisModuleReport
-from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session

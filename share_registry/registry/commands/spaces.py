@@ -11,8 +11,8 @@ from share_registry.names import SpaceName, space_name
 from share_registry.registry.commands.annotate import change
 from share_registry.registry.commands.publish import Request, idempotency_key, publish
 from share_registry.registry.commands.targets import CommitTarget, existing_target
+from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy
-from share_registry.values.results import Commit
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session

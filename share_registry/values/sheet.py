@@ -1,11 +1,12 @@
-"""Tables as aligned text, made to fit a terminal.
+"""How results look: text for terminals and `str`, HTML for notebooks.
 
-What says least goes first, references and messages stay.
+Every result has one `Sheet` (a title, facts, tables, notes); a sheet becomes text or HTML. Tables
+are made to fit a terminal: what says least goes first, references and messages stay.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, Protocol
 
 NOTHING: Final = "-"
 """What stands in a cell that has nothing to say."""
@@ -22,6 +23,84 @@ class Table:
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """What is shown of one result."""
+
+    title: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Shown(Protocol):
+    """A result that can be shown."""
+
+    def sheet(self) -> Sheet:
+        """Return what is shown of it."""
+        ...
+
+
+def text_of(value: Shown) -> str:
+    """Return a result as text: its `__str__`."""
+    return text(value.sheet())
+
+
+def line_of(value: Shown) -> str:
+    """Return a result as one line: its `__repr__`."""
+    return f"<{type(value).__name__} {value.sheet().title}>"
+
+
+def html_of(value: Shown) -> str:
+    """Return a result as HTML: its `_repr_html_`."""
+    return html(value.sheet())
+
+
+def sheet_of(value: Any) -> Sheet:
+    """Return what is shown of a result, or of a list of results of one type."""
+    if isinstance(value, list | tuple):
+        if value and hasattr(value[0], "table"):
+            return Sheet(tables=(value[0].table(value),))
+        return Sheet(title="\n".join(map(str, value)))
+    return value.sheet() if hasattr(value, "sheet") else Sheet(title=str(value))
+
+
+def text(sheet: Sheet, *, width: int | None = None) -> str:
+    """Return a sheet as aligned text; where a width is given, its tables fit it."""
+    parts = [printable(sheet.title)] if sheet.title else []
+    longest = max((len(name) for name, _ in sheet.facts), default=0)
+    parts += [f"  {name:<{longest}}  {printable(value)}" for name, value in sheet.facts]
+    parts += [aligned(table, width=width) for table in sheet.tables if table.rows]
+    parts += [f"note: {printable(note)}" for note in sheet.notes]
+    return "\n".join(parts)
+
+
+def html(sheet: Sheet) -> str:
+    """Return a sheet as HTML; everything that came from a user is escaped."""
+    from html import escape
+
+    parts = [f"<p><strong>{escape(sheet.title)}</strong></p>"] if sheet.title else []
+    if sheet.facts:
+        parts.append(_html_table(Table(headers=(), rows=sheet.facts)))
+    parts += [_html_table(table) for table in sheet.tables if table.rows]
+    parts += [f"<p>{escape(note)}</p>" for note in sheet.notes]
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _html_table(table: Table) -> str:
+    from html import escape
+
+    right = [' style="text-align: right"' * header.endswith(">") for header in table.headers]
+    right = right or [""] * 2
+    head = "".join(f"<th>{escape(header.removesuffix('>'))}</th>" for header in table.headers)
+    rows = [
+        "".join(f"<td{style}>{escape(cell)}</td>" for cell, style in zip(row, right, strict=True))
+        for row in table.rows
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table>{head and f'<thead><tr>{head}</tr></thead>'}<tbody>{body}</tbody></table>"
 
 
 def aligned(table: Table, *, width: int | None = None) -> str:
@@ -61,7 +140,11 @@ def printable(shown: str) -> str:
 
 
 def _fitted(table: Table, width: int) -> Table:
-    """Leave out empty columns, then ids, then seconds, then shorten the longest cells, then leave out columns before the last, until a table fits."""
+    """Make a table fit: what says least goes first.
+
+    Empty columns, then ids, then seconds; then the longest cells are shortened; then columns
+    before the last are left out.
+    """
     for smaller in (_without_empty, _without_ids, _without_seconds):
         if _too_wide(table, width) > 0:
             table = smaller(table)
@@ -115,7 +198,7 @@ def _without_seconds(table: Table) -> Table:
 
 
 def _with_short_cells(table: Table, width: int, kept: set[int]) -> Table:
-    """Shorten the widest column but those kept, again and again, until the table fits or no column can be shorter."""
+    """Shorten the widest column but those kept until the table fits or none can be shorter."""
     limits = _widths(table)
     least = [max(len(header.removesuffix(">")), _SHORTEST) for header in table.headers]
     free = [

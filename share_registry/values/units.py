@@ -1,0 +1,83 @@
+"""Numbers, times and labels as people read them."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
+from typing import Final
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+
+_DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
+
+_SMALLEST: Final = Decimal("0.01")
+"""Percentages below it have no digit among two decimals."""
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with a decimal unit: `33 kB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    return (
+        f"{count} B"
+        if unit == "B"
+        else f"{value:.1f} {unit}"
+        if value < 9.95
+        else f"{value:.0f} {unit}"
+    )
+
+
+def percent(part: float, *, up: bool = False) -> str:
+    """Return a fraction as a percentage: `4.93 %`, `12.3 %`, `1e-05 %`.
+
+    It is cut and not rounded: an error below its budget never looks as if it had reached it. An
+    upper bound goes `up`: it must not look smaller than it is.
+    """
+    value = 100 * Decimal(repr(part))
+    if not value.is_finite() or value == 0:
+        return f"{100 * part:g} %"
+    if value < _SMALLEST:
+        return f"{float(_cut(value, value.adjusted(), up=up)):.0e} %"
+    return f"{_cut(value, -2 if value < 10 else min(value.adjusted() - 2, 0), up=up):f} %"
+
+
+def measured(error: float, *, bound: bool) -> str:
+    """Return an error as a percentage: `4.93 %`, or `<= 4.93 %` where it is an upper bound."""
+    return f"{'<= ' if bound else ''}{percent(error, up=bound)}"
+
+
+def typed_percent(part: float) -> str:
+    """Return a fraction that somebody chose as a percentage, the way it was chosen: `2.5 %`."""
+    return f"{100 * part:.12g} %"
+
+
+def time_text(time: datetime) -> str:
+    """Return a time in UTC to the second."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short_ids(text: str) -> str:
+    """Return text with the first digits of each sha256."""
+    return _DIGEST.sub(lambda found: found[0][:8], text)
+
+
+def pairs(values: Mapping[str, object]) -> str:
+    """Return labels or metrics as `name=value, ...`."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
+
+
+def count(number: int, what: str) -> str:
+    """Return a number of things: `1 task`, `2 tasks`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _cut(value: Decimal, exponent: int, *, up: bool) -> Decimal:
+    return value.quantize(Decimal((0, (1,), exponent)), rounding=ROUND_UP if up else ROUND_DOWN)
+
+
+def first_line(message: str) -> str:
+    """Return the first line of a text."""
+    return message.strip().partition("\n")[0]
