@@ -29,15 +29,17 @@ _MODULES: Final = (
             "restore",
             "rename",
         ),
-        "write",
+        "commands.write",
     )
     | dict.fromkeys(
         ("checkout", "export", "log", "show", "resolve", "tasks", "ls", "lineage", "diff"),
-        "read",
+        "commands.read",
     )
-    | dict.fromkeys(("aliases", "alias-history", "tags", "spaces", "verify"), "read")
-    | dict.fromkeys(("init", "create-space", "set-policy", "rebuild"), "maintain")
-    | dict.fromkeys(("refit", "basis", "merge", "retention", "analyze", "similar"), "sharing")
+    | dict.fromkeys(("aliases", "alias-history", "tags", "spaces", "verify"), "commands.read")
+    | dict.fromkeys(("init", "create-space", "set-policy", "rebuild"), "commands.maintain")
+    | dict.fromkeys(
+        ("refit", "basis", "merge", "retention", "analyze", "similar"), "commands.sharing"
+    )
     | {"db": "database", "doctor": "doctor", "demo": "demo"}
 )
 """Verb -> module that has it."""

@@ -17,9 +17,7 @@ from share_registry.exchange.portable import portable
 from share_registry.exchange.serving_lint import lint
 from share_registry.exchange.tensors import item_of
 from share_registry.format import safetensors_file
-from share_registry.format.canonical import Json, dump, sha256
 from share_registry.format.layout import Layout
-from share_registry.names import Digest
 
 Profile = Literal["native", "portable"]
 PROFILES: Final[tuple[Profile, ...]] = ("native", "portable")
@@ -68,17 +66,6 @@ def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
         raise InvalidInputError(
             error.message, hint="Give one tensor for every key of the layout, in its shape."
         ) from error
-
-
-def export_digest(files: Mapping[str, bytes]) -> Digest:
-    """Return the identity of an exported directory.
-
-    Sha256 of the canonical list of file names and digests.
-    """
-    entries: list[Json] = [
-        {"name": name, "sha256": sha256(content)} for name, content in sorted(files.items())
-    ]
-    return sha256(dump(entries))
 
 
 def _attached(attachments: Mapping[str, bytes]) -> dict[str, bytes]:

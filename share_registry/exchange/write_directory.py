@@ -7,7 +7,8 @@ from typing import Final
 
 from share_registry.errors import IntegrityError, InvalidInputError, RefusedError
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.export_files import export_digest
+from share_registry.format.canonical import Json, dump, sha256
+from share_registry.names import Digest
 from share_registry.outside.files import Kind, Outside
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -113,3 +114,14 @@ def _check_replaceable(target: Path, outside: Outside) -> None:
         raise RefusedError(
             f"{target} {found}, so it is not overwritten.", hint="Export into another directory."
         )
+
+
+def export_digest(files: Mapping[str, bytes]) -> Digest:
+    """Return the identity of an exported directory.
+
+    Sha256 of the canonical list of file names and digests.
+    """
+    entries: list[Json] = [
+        {"name": name, "sha256": sha256(content)} for name, content in sorted(files.items())
+    ]
+    return sha256(dump(entries))
