@@ -1,7 +1,7 @@
 """The facade: one method a verb, and no logic.
 
-What needs tensors is imported in the method that needs it, so that reading the log loads neither
-torch nor numpy.
+What writes, and what needs tensors, is imported in the method that needs it, so that reading the
+log loads neither torch nor pydantic.
 """
 
 import os
@@ -14,7 +14,6 @@ from share_registry.catalog.queries.as_of import At
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.names import SpaceName
 from share_registry.registry.arguments import FilePath, Ref, guarded, reference, references
-from share_registry.registry.commands import annotate, spaces
 from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.opening import open_context
@@ -144,7 +143,9 @@ class Registry:
             policy: Defaults of the space's commits.
             exist_ok: An existing space of the same base model is success, otherwise Conflict.
         """
-        created = spaces.create_space(
+        from share_registry.registry.commands.spaces import create_space
+
+        created = create_space(
             self._context,
             name,
             base_model=base_model,
@@ -160,7 +161,9 @@ class Registry:
 
         Where it has that policy already, return the commit that set it. Raises NotFoundError.
         """
-        return spaces.set_policy(self._context, space or self._space, policy)
+        from share_registry.registry.commands.spaces import set_policy
+
+        return set_policy(self._context, space or self._space, policy)
 
     def commit(
         self,
@@ -593,7 +596,9 @@ class Registry:
         Where it is there already, return the commit that put it there, `.created` False. Raises
         ConflictError where the alias is not at version `expected` (`ABSENT`: not set).
         """
-        return annotate.set_alias(
+        from share_registry.registry.commands.annotate import set_alias
+
+        return set_alias(
             self._context,
             reference(ref),
             alias,
@@ -606,7 +611,9 @@ class Registry:
         self, task: str, alias: str, *, expected: int | None = None, reason: str = ""
     ) -> Commit:
         """Remove an alias of a task; its history stays. Raises NotFoundError, ConflictError."""
-        return annotate.remove_alias(
+        from share_registry.registry.commands.annotate import remove_alias
+
+        return remove_alias(
             self._context, task, alias, space=self._space, expected=expected, reason=reason
         )
 
@@ -628,9 +635,9 @@ class Registry:
 
         Raises ConflictError where the tag names another commit.
         """
-        return annotate.set_tag(
-            self._context, name, reference(ref), space=self._space, reason=reason
-        )
+        from share_registry.registry.commands.annotate import set_tag
+
+        return set_tag(self._context, name, reference(ref), space=self._space, reason=reason)
 
     def tags(self) -> list[Tag]:
         """Return the tags of the scope's space, or of all."""
@@ -647,7 +654,9 @@ class Registry:
         reason: str = "",
     ) -> Commit:
         """Set or remove labels and metrics of a task version. Raises NotFoundError, InvalidInputError."""
-        return annotate.annotate(
+        from share_registry.registry.commands.annotate import annotate
+
+        return annotate(
             self._context,
             reference(ref),
             space=self._space,
@@ -659,21 +668,27 @@ class Registry:
 
     def drop(self, task: str, *, reason: str = "") -> Commit:
         """Stop listing a task; its versions stay. Raises NotFoundError, RefusedError."""
-        return annotate.drop(self._context, task, space=self._space, reason=reason)
+        from share_registry.registry.commands.annotate import drop
+
+        return drop(self._context, task, space=self._space, reason=reason)
 
     def restore(self, ref: Ref, *, reason: str = "") -> Commit:
         """Make an earlier version the newest one, and a dropped task live again.
 
         Where it is so already, return the commit that made it. Raises NotFoundError.
         """
-        return annotate.restore(self._context, reference(ref), space=self._space, reason=reason)
+        from share_registry.registry.commands.annotate import restore
+
+        return restore(self._context, reference(ref), space=self._space, reason=reason)
 
     def rename(self, task: str, new: str, *, reason: str = "") -> Commit:
         """Give a task a new name; the old one keeps leading to it.
 
         Raises ConflictError where the name is or was another task's.
         """
-        return annotate.rename(self._context, task, new, space=self._space, reason=reason)
+        from share_registry.registry.commands.annotate import rename
+
+        return rename(self._context, task, new, space=self._space, reason=reason)
 
     def verify(
         self,

@@ -8,6 +8,9 @@ from share_registry.errors import InvalidInputError
 DEFAULT_BUDGET: Final = 0.025
 """Pooled relative error of scaled dW; measured in docs/budget.md."""
 MAX_BUDGET: Final = 0.9
+UNIT: Final = "unit"
+ENERGY: Final = "energy"
+"""How a refit weighs tasks: all alike, or each by the square of its norm."""
 ABSENT: Final = 0
 """`expected=ABSENT`: the task or alias must not be there yet."""
 

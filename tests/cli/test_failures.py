@@ -93,7 +93,7 @@ def test_damage_gives_a_report_and_code_5(run: Runner) -> None:
     shown = run("verify", "--json", code=5)
     assert shown.json["ok"] is False
     assert shown.json["findings"]
-    assert json.loads(shown.err)["error"] == "Integrity"
+    assert json.loads(shown.err)["error"] == "IntegrityError"
     assert run("verify", code=5).err.splitlines()[0].startswith("error: verify (data) found ")
     assert run("verify", "--no-raise-on-damage", "--json").json["ok"] is False
 

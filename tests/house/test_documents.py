@@ -19,7 +19,9 @@ VALUES = {
     name: kind
     for module in (analyses, checks, commits, references, tasks)
     for name, kind in inspect.getmembers(module, inspect.isclass)
-    if dataclasses.is_dataclass(kind) and kind is not commits.Log
+    if dataclasses.is_dataclass(kind)
+    and kind.__module__ == module.__name__
+    and kind is not commits.Log
 }
 EXAMPLE: dict[str, Any] = {
     "number": 2,

@@ -6,6 +6,7 @@ Verbs, options, defaults of what is required.
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from pathlib import Path
 
 import click
 import pytest
@@ -116,17 +117,14 @@ def test_every_verb_takes_the_common_options(command: click.Command) -> None:
     assert {parameter.name for parameter in command.params} >= COMMON
 
 
-def test_a_space_has_the_methods_of_a_registry_without_the_space() -> None:
-    for name, signature in _methods().items():
-        if "space" not in signature.parameters or name in {"create_space", "set_policy"}:
-            continue
-        own = inspect.signature(getattr(sr.Space, name))
-        wanted = [
-            (parameter.name, parameter.default, parameter.kind)
-            for parameter in signature.parameters.values()
-            if parameter.name != "space"
-        ]
-        assert [
-            (parameter.name, parameter.default, parameter.kind)
-            for parameter in own.parameters.values()
-        ] == wanted, name
+def test_a_space_is_a_registry_with_a_scope(tmp_path: Path) -> None:
+    registry = sr.Registry.open(tmp_path / "registry")
+    registry.create_space("one")
+    space = registry.space("one")
+    assert isinstance(space, sr.Registry)
+    assert (space.name, space.scope, registry.scope) == ("one", "one", None)
+
+
+def test_only_verbs_that_may_create_or_span_spaces_take_one() -> None:
+    taking = {name for name, signature in _methods().items() if "space" in signature.parameters}
+    assert taking == {"commit", "commit_many", "log", "set_policy", "tasks"}

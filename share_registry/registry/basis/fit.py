@@ -36,6 +36,7 @@ from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
 from share_registry.registry.basis.moments import Carried, CarriedSide
 from share_registry.stored import StoredBasis
+from share_registry.values.policy import UNIT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
 _Rows = tuple["NDArray[np.int32]", float]
 """Rows of one side, and the share of the energy they capture."""
-UNIT: Final = "unit"
-ENERGY: Final = "energy"
 _MAX_CONFIG_BYTES: Final = 64 << 20
 _FOLDS: Final = 4
 _JUDGED: Final = 128

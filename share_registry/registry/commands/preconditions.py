@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 from share_registry.catalog.queries import lookups
 from share_registry.errors import ConflictError, InvalidInputError, RefusedError
 from share_registry.names import SpaceName, TaskName
-from share_registry.registry.basis.fit import ENERGY, UNIT
-from share_registry.values.policy import check_budget
+from share_registry.values.policy import ENERGY, UNIT, check_budget
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session
