@@ -8,7 +8,6 @@ from typing import Final
 from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
-from share_registry.store.memory import MemoryStore
 from share_registry.store.protocol import Store
 
 MEMORY: Final = "memory://"
@@ -28,6 +27,9 @@ def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outsid
         return place
     address = os.fspath(place)
     if address == MEMORY:
+        # spec models load pydantic, which no reader of a directory needs
+        from share_registry.store.memory import MemoryStore
+
         return MemoryStore(str(uuid.UUID(outside.token())))
     if "://" in address:
         raise InvalidInputError(
