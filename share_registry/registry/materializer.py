@@ -301,13 +301,13 @@ class Materializer:
         """
         with self._lock:
             _check_model(model)
-            weights = getattr(model, _MERGED, None)
-            if weights is None:
+            originals = getattr(model, _MERGED, None)
+            if originals is None:
                 raise InvalidInputError(
                     "nothing was merged into this model.",
                     hint="Call `merge_into(model, ref)` first.",
                 )
-            weights.unmerge(weights)
+            weights.unmerge(originals)
             delattr(model, _MERGED)
 
     def _fresh(self) -> Buffers:
