@@ -24,9 +24,7 @@ import share_registry as sr
 from benchmarks.adapters import decaying
 from benchmarks.counting import called, spent
 from share_registry.algebra.rate_distortion import bound
-from share_registry.exchange.factor_pairs import pairs_of
 from share_registry.exchange.peft_directory import read_directory
-from share_registry.exchange.scales import module_scales
 from share_registry.outside.files import Outside
 
 DEMO: Final = Path(sr.__file__).parent / "demo_data"
@@ -143,7 +141,7 @@ def _column(folders: Sequence[Path], budget: float, references: bool) -> list[Ro
 
 def _parameters_and_bound(folder: Path, budget: float) -> tuple[int, float]:
     adapter = read_directory(folder, outside=Outside())
-    pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    pairs = adapter.factor_pairs()
     return sum(pair.a.numel() + pair.b.numel() for pair in pairs), bound(pairs, budget=budget)
 
 

@@ -13,6 +13,8 @@ from share_registry.outside.files import Outside
 if TYPE_CHECKING:
     import torch
 
+    from share_registry.exchange.factor_pairs import FactorPair
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
@@ -64,6 +66,16 @@ class Adapter:
     def state_dict(self) -> dict[str, "torch.Tensor"]:
         """Return the tensors under their PEFT keys, as PEFT's `set_peft_model_state_dict` takes them."""
         return dict(self.tensors)
+
+    def factor_pairs(self) -> list["FactorPair"]:
+        """Return every module's factors in float64 with their scale, on the tensors' devices.
+
+        They stand in the order of `layout.modules()`, and dW = scale * b.T @ a.
+        """
+        from share_registry.exchange.factor_pairs import pairs_of
+        from share_registry.exchange.scales import module_scales
+
+        return pairs_of(self.layout, self.tensors, module_scales(self.config, self.layout))
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
         """Write a plain PEFT directory, atomically; the same files already there are success.

@@ -88,7 +88,7 @@ def _out_of_range(found: str, hint: str) -> InvalidInputError:
     )
 
 
-def placed(pairs: Sequence[FactorPair], device: str) -> list[FactorPair]:
+def move_to_device(pairs: Sequence[FactorPair], device: str) -> list[FactorPair]:
     """Return pairs on a device."""
     return [replace(pair, a=pair.a.to(device), b=pair.b.to(device)) for pair in pairs]
 

@@ -19,10 +19,9 @@ from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import FactorPair, pairs_of, tensors_of
+from share_registry.exchange.factor_pairs import FactorPair, tensors_of
 from share_registry.exchange.peft_directory import source_digest
 from share_registry.exchange.portable import targets_of
-from share_registry.exchange.scales import module_scales
 from share_registry.exchange.tensors import TORCH, item_of
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import Source
@@ -133,12 +132,7 @@ def _check(parts: Sequence[WeightedAdapter]) -> None:
 
 
 def _pairs(adapter: Adapter) -> dict[str, FactorPair]:
-    return {
-        pair.module: pair
-        for pair in pairs_of(
-            adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout)
-        )
-    }
+    return {pair.module: pair for pair in adapter.factor_pairs()}
 
 
 def _padded(

@@ -22,8 +22,8 @@ import torch
 from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of, is_local
-from share_registry.exchange.factor_pairs import FactorPair, pairs_of, tensors_of
-from share_registry.exchange.scales import module_scales, plain_path
+from share_registry.exchange.factor_pairs import FactorPair, tensors_of
+from share_registry.exchange.scales import plain_path
 from share_registry.exchange.serving_lint import VLLM_RANKS, lint
 from share_registry.format.layout import Form, Layout, TensorSpec
 
@@ -50,7 +50,7 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
         RefusedError: the adapter has parts that some server would ignore or refuse.
     """
     dropped = _check(adapter)
-    pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    pairs = adapter.factor_pairs()
     largest, pairs = (
         max(pair.a.shape[0] for pair in pairs),
         [_without_zeros(pair) for pair in pairs],

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from share_registry.errors import NotFoundError
-from share_registry.exchange.factor_pairs import pairs_of
-from share_registry.exchange.scales import PREFIX, module_scales, plain_path
+from share_registry.exchange.scales import PREFIX, plain_path
 
 if TYPE_CHECKING:
     from share_registry.exchange.adapter import Adapter
@@ -162,8 +161,7 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor
 
 
 def _factors(adapter: "Adapter") -> dict[str, Start]:
-    scales = module_scales(adapter.config, adapter.layout)
-    pairs = pairs_of(adapter.layout, adapter.tensors, scales)
+    pairs = adapter.factor_pairs()
     return {
         plain_path(shape.module).removeprefix(PREFIX): Start(
             a=pair.a.to(torch.float64), b=pair.scale * pair.b.to(torch.float64)

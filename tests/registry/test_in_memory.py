@@ -12,8 +12,6 @@ from safetensors.torch import load_file, save_file
 
 import share_registry as sr
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.factor_pairs import pairs_of
-from share_registry.exchange.scales import module_scales
 from tests.registry.planted import write_planted
 
 
@@ -26,11 +24,7 @@ def committed(registry: sr.Registry, tmp_path: Path) -> sr.Registry:
 def distance(one: Adapter, other: Adapter) -> float:
     """Return the relative difference of dW."""
     found, wanted = (
-        [
-            pair.scale * pair.b.mT @ pair.a
-            for pair in pairs_of(a.layout, a.tensors, module_scales(a.config, a.layout))
-        ]
-        for a in (one, other)
+        [pair.scale * pair.b.mT @ pair.a for pair in a.factor_pairs()] for a in (one, other)
     )
     wrong = sum(float((x - y).square().sum()) for x, y in zip(found, wanted, strict=True))
     return float((wrong / sum(float(y.square().sum()) for y in wanted)) ** 0.5)

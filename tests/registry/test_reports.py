@@ -5,8 +5,6 @@ import torch
 
 import share_registry as sr
 from share_registry.algebra.rate_distortion import bound
-from share_registry.exchange.factor_pairs import pairs_of
-from share_registry.exchange.scales import module_scales
 from tests.registry.conftest import DEMO
 
 SLACK = 0.01
@@ -20,7 +18,7 @@ def test_a_report_has_the_bits_per_parameter_beside_the_gaussian_bound_for_its_e
         "gloss"
     ]
     source = registry.checkout("gloss@v1")
-    pairs = pairs_of(source.layout, source.tensors, module_scales(source.config, source.layout))
+    pairs = source.factor_pairs()
     assert report.bits_bound == pytest.approx(bound(pairs, budget=report.error), rel=SLACK)
     assert report.bits_bound is not None
     assert report.bits_per_parameter is not None

@@ -12,9 +12,8 @@ import torch
 
 import share_registry as sr
 from share_registry.algebra.error import pooled_error
-from share_registry.exchange.factor_pairs import FactorPair, pairs_of
+from share_registry.exchange.factor_pairs import FactorPair
 from share_registry.exchange.peft_directory import read_directory
-from share_registry.exchange.scales import module_scales
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
 from tests.exchange.conftest import copied, original
@@ -29,7 +28,7 @@ AGREEMENT = 1e-3
 
 
 def pairs(adapter: sr.Adapter) -> list[FactorPair]:
-    return pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    return adapter.factor_pairs()
 
 
 @pytest.mark.parametrize("name", zoo.CASES)

@@ -16,7 +16,6 @@ from share_registry.values.references import ResolvedReference
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session
     from share_registry.exchange.adapter import Adapter
-    from share_registry.exchange.factor_pairs import FactorPair
 
 _ABSENT: Final = "-"
 _Change = tuple[str, str]
@@ -91,15 +90,8 @@ def _change(left: "Adapter", right: "Adapter") -> float | None:
 
     from share_registry.algebra.error import relative_change
 
-    change = relative_change(_pairs(left), _pairs(right))
+    change = relative_change(left.factor_pairs(), right.factor_pairs())
     return change if isfinite(change) else None
-
-
-def _pairs(adapter: "Adapter") -> "list[FactorPair]":
-    from share_registry.exchange.factor_pairs import pairs_of
-    from share_registry.exchange.scales import module_scales
-
-    return pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
 
 
 def _config(left: "Adapter", right: "Adapter") -> dict[str, _Change]:

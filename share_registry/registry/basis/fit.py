@@ -30,7 +30,7 @@ from share_registry.algebra.directions import (
 )
 from share_registry.algebra.error import norm
 from share_registry.exchange.config import parse_config
-from share_registry.exchange.factor_pairs import pairs_of, rows_of
+from share_registry.exchange.factor_pairs import rows_of
 from share_registry.exchange.scales import module_scales
 from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
@@ -167,7 +167,7 @@ def member_in_hand(name: str, adapter: "Adapter") -> FitMember:
         rank = adapter.layout.tensors[factor.a].shape[0] // factor.experts
         return {Digest(name): torch.eye(rank, dtype=torch.float64, device="cpu")}
 
-    energy = norm(pairs_of(adapter.layout, adapter.tensors, scales))
+    energy = norm(adapter.factor_pairs())
     return FitMember(
         key="",
         scales=dict(zip(shapes, scales, strict=True)),

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 from share_registry.catalog.queries import lookups
 from share_registry.errors import ShareRegistryError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.factor_pairs import pairs_of, placed
-from share_registry.exchange.scales import module_scales
+from share_registry.exchange.factor_pairs import move_to_device
 from share_registry.format.adapter_object import encode
 from share_registry.format.records import Note
 from share_registry.names import SpaceName, TaskName
@@ -186,11 +185,11 @@ def _coded_bytes(
     adapter = rebuilt(context, row)
     reader = context.reader().beside({basis.digest: basis.content} if basis else {})
     known = context.reader().open(row.adapter_digest).stored.sources
-    pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    pairs = adapter.factor_pairs()
     found = coded(
         reader,
         adapter,
-        placed(pairs, context.device),
+        move_to_device(pairs, context.device),
         ChosenReferences(sources=(*([basis.digest] if basis else []), *known)),
         policy,
     )

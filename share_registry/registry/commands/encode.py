@@ -22,8 +22,7 @@ from share_registry.catalog.queries import lookups
 from share_registry.errors import BudgetExceededError, IntegrityError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import FactorPair, pairs_of, placed
-from share_registry.exchange.scales import module_scales
+from share_registry.exchange.factor_pairs import FactorPair, move_to_device, pairs_of
 from share_registry.exchange.tensors import TORCH, item_of
 from share_registry.format.adapter_object import encode
 from share_registry.format.canonical import sha256
@@ -156,7 +155,7 @@ def prepare(
         if offered is not None
         else ChosenReferences()
     )
-    pairs = pairs_of(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    pairs = adapter.factor_pairs()
     if policy.k and fitted is not None:
         return _measured(
             context,
@@ -164,10 +163,12 @@ def prepare(
             reader,
             adapter,
             pairs,
-            projected(reader, adapter, placed(pairs, context.device), fitted.digest, policy),
+            projected(
+                reader, adapter, move_to_device(pairs, context.device), fitted.digest, policy
+            ),
             policy,
         )
-    made = coded(reader, adapter, placed(pairs, context.device), found, policy)
+    made = coded(reader, adapter, move_to_device(pairs, context.device), found, policy)
     with context.catalog.begin() as session:
         lost = called(session, space, found.lost)
     remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from share_registry.algebra.error import module_errors, norm, relative_change
 from share_registry.errors import BudgetExceededError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.factor_pairs import FactorPair, pairs_of, placed
+from share_registry.exchange.factor_pairs import FactorPair, move_to_device
 from share_registry.exchange.scales import module_scales
 from share_registry.format.layout import Layout
 from share_registry.format.records import AbsorbedTask, decimal
@@ -133,13 +133,12 @@ def _moved(
     source = original(context, of) if of.error > 0 else now
     reader = context.reader().beside({fitted.digest: fitted.content})
     scales = module_scales(now.config, now.layout)
-    old = pairs_of(now.layout, now.tensors, scales)
-    true = (
-        pairs_of(source.layout, source.tensors, module_scales(source.config, source.layout))
-        if source is not None
-        else None
+    old = now.factor_pairs()
+    true = source.factor_pairs() if source is not None else None
+    there = (
+        move_to_device(old, context.device),
+        move_to_device(true, context.device) if true is not None else None,
     )
-    there = placed(old, context.device), placed(true, context.device) if true is not None else None
     assembled = _coded(reader, now, *there, of, fitted.digest, wanted, policy)
     if assembled is None:
         return None
