@@ -152,7 +152,7 @@ def _pass(
     with sr.Materializer(registry, device=device, dtype=dtype) as one:
         memory = one.buffers()
         seconds = _median(partial(one.materialize, refs, out=memory), device)
-        graph = _median(one.fixed(refs).run, device)
+        graph = _median(one.prepare(refs).run, device)
         moved = one.resident_bytes + memory.size_bytes
     return {
         "dtype": str(dtype).removeprefix("torch."),

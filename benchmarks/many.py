@@ -17,7 +17,7 @@ from share_registry.exchange.scales import module_scales
 from share_registry.format.canonical import sha256
 from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote, decimal
 from share_registry.names import Digest, SpaceName, TaskName, Version
-from share_registry.registry.checkout.checkout import note_of, rebuilt
+from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.commands.encode import AssembledAdapter, sealed
 from share_registry.registry.commands.publish import Build, Link, Request, publish
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
@@ -53,7 +53,8 @@ def _publish(
     rng: np.random.Generator,
 ) -> None:
     context = registry.context
-    model, note = rebuilt(context, rows[0]), note_of(context, rows[0])
+    note = read_task_note(context, rows[0])
+    model = rebuild(context, rows[0], note)
     tasks = []
     for name in names:
         stored = _mixture(registry, rows, rng)

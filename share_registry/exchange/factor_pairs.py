@@ -58,6 +58,18 @@ def pairs_of(
     ]
 
 
+def factor_positions(layout: Layout) -> list[int]:
+    """Return for every module the position of its factor pair in `layout.factors`."""
+    return [number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)]
+
+
+def factor_dtypes(layout: Layout) -> list[tuple[torch.dtype, torch.dtype]]:
+    """Return for every module the element types of the tensors of A and B."""
+    kinds = [TORCH[spec.dtype] for spec in layout.tensors]
+    factors = [layout.factors[position] for position in factor_positions(layout)]
+    return [(kinds[factor.a], kinds[factor.b]) for factor in factors]
+
+
 def check_range(
     layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]
 ) -> None:

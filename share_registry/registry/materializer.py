@@ -1,12 +1,13 @@
-"""Materializer: what a registry holds, resident on a device, so that any task version is there in the time that its memory traffic takes.
+"""Materializer: task versions made on a device from rows that stay resident there.
 
-References are resolved at every call, so that an alias is followed where it has moved. What they
-mean is remembered until a commit is made anywhere in the registry.
+A call costs about its memory traffic. References are resolved at every call, so that an alias is
+followed where it has moved; their meaning is remembered until a commit is made anywhere in the
+registry.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakKeyDictionary
@@ -19,12 +20,11 @@ from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copied
 from share_registry.exchange.tensors import all_finite, check_held
-from share_registry.format.layout import Layout
 from share_registry.materialize import swap as swapping
 from share_registry.materialize import weights
 from share_registry.materialize.bank import Bank, Holding
 from share_registry.materialize.buffers import Buffers, Recycled, checked
-from share_registry.materialize.decoder import MAX_LAYOUT_BYTES, Reader
+from share_registry.materialize.decoder import Reader
 from share_registry.materialize.device import DeviceTarget, device_of, dtype_of
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
@@ -32,14 +32,18 @@ from share_registry.materialize.fast import Pass, Repeated
 from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest
 from share_registry.registry.arguments import Ref, reference
-from share_registry.registry.checkout.checkout import described, narrows, said_of, without_error
-from share_registry.registry.sync import read_note, unchanged
+from share_registry.registry.checkout.checkout import (
+    describe,
+    is_narrowing,
+    task_note,
+    without_error,
+)
+from share_registry.registry.sync import read_layout, read_note, unchanged
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
 
 if TYPE_CHECKING:
     from share_registry.catalog.queries.lookups import Head
-    from share_registry.format.records import Note
     from share_registry.names import SpaceName
     from share_registry.registry.registry import Registry
     from share_registry.values.task_version import TaskVersion
@@ -52,13 +56,17 @@ _NOTES: Final = 64
 """Few: a note speaks of every task of a commit."""
 
 
+_MERGED: Final = "_share_registry_merged"
+"""Attribute of a model whose weights have an adapter merged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fixed:
+class PreparedPass:
     """Adapters that can be made again and again in the same memory: on a GPU by one graph launch.
 
     Attributes:
-        adapters: The adapters, by reference as it was given; they are those that it meant when the
-            set was made.
+        adapters: By reference as it was given, each what the reference meant when the pass was
+            prepared.
         run: Writes their tensors again, over whatever was written there since.
     """
 
@@ -67,40 +75,17 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Remembered:
+class _Resolutions:
     """What references meant when the spaces had these heads."""
 
     heads: "Mapping[SpaceName, Head]"
     versions: "dict[str, TaskVersion]"
 
 
-_MERGED: Final = "_share_registry_merged"
-"""Attribute of a model whose weights have an adapter merged."""
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, torch.nn.Module):
-        raise InvalidInputError(
-            f"model is a {type(model).__name__}, expected a torch module.",
-            hint="Give the model itself.",
-        )
-
-
-def _check_held(one: Pass | ExactPass) -> None:
-    """Check what was written in element types of a far smaller range than the stored ones, float16 above all. Raises RefusedError, naming the tensor."""
-    if all(
-        all_finite(made)
-        for own, made in one.written()
-        if own.is_floating_point and torch.finfo(made.dtype).max < torch.finfo(own).max / 2
-    ):
-        return
-    for factors in one.results().values():
-        for key, tensor in factors.items():
-            check_held(key, tensor)
-
-
 class Materializer:
-    """Makes adapters from rows that are resident on a device. A context manager, safe for threads.
+    """Make adapters from rows that are resident on a device.
+
+    A context manager, safe for threads.
 
     Args:
         registry: An open registry; it must stay open.
@@ -138,23 +123,23 @@ class Materializer:
                 f"registry is a {type(registry).__name__}, expected an open Registry.",
                 hint="Open it with Registry.open.",
             )
-        where = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
+        target_device = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
         self._context = registry.context
         self._space = space if space is not None else registry.scope
-        self._target = DeviceTarget(where, dtype=dtype_of(dtype), exact=exact)
+        self._target = DeviceTarget(target_device, dtype=dtype_of(dtype), exact=exact)
         self._bank: Bank[Any] = Bank(
-            self._reader,
+            partial(Reader, self._context.store),
             exact_recipe_of if exact else recipe_of,
             self._target,
             limit_bytes=memory_limit,
         )
         self._lock = RLock()
         self._recycled = Recycled()
-        self._scratch = Buffers(where)
+        self._scratch = Buffers(target_device)
         self._seats: WeakKeyDictionary[Any, swapping.Seat] = WeakKeyDictionary()
-        self._remembered = _Remembered(heads={}, versions={})
-        self._layout = lru_cache(_DESCRIBED)(self._read_layout)
-        self._note = lru_cache(_NOTES)(self._read_note)
+        self._resolutions = _Resolutions(heads={}, versions={})
+        self._layout = lru_cache(_DESCRIBED)(partial(read_layout, self._context.store))
+        self._note = lru_cache(_NOTES)(partial(read_note, self._context.store))
         self._described = lru_cache(_DESCRIBED)(self._describe)
         self._closed = False
 
@@ -165,7 +150,8 @@ class Materializer:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Materializer(device={str(self._target.device)!r}, resident_bytes={self.resident_bytes})"
+        device = str(self._target.device)
+        return f"Materializer(device={device!r}, resident_bytes={self.resident_bytes})"
 
     @property
     def resident_bytes(self) -> int:
@@ -178,17 +164,20 @@ class Materializer:
         return self._bank.evictions
 
     def close(self) -> None:
-        """Drop what is resident; adapters handed out stay valid."""
+        """Drop what is resident; adapters returned before stay valid."""
         self._closed = True
         self._bank.clear()
         self._recycled.clear()
 
     def buffers(self) -> Buffers:
-        """Return memory to hand to `materialize` as `out`, again and again."""
+        """Return memory for `materialize` to write into as `out`, again and again."""
         return Buffers(self._target.device)
 
     def prefetch(self, refs: Refs) -> int:
-        """Make task versions resident, from the first on as many as fit together; return how many.
+        """Make task versions resident: from the first on, as many as fit together.
+
+        Returns:
+            How many of them are resident now.
 
         Raises:
             NotFoundError, InvalidInputError, RefusedError, IntegrityError: as `materialize`.
@@ -215,21 +204,24 @@ class Materializer:
                 `dtype` holds, or the materializer is closed.
             IntegrityError: stored bytes are not what was committed.
         """
-        rows, buffers = (
-            self._versions(refs),
-            self._fresh() if out is None else checked(out, self._target.device),
-        )
+        rows = self._versions(refs)
+        buffers = self._fresh() if out is None else checked(out, self._target.device)
         buffers.begin()
-        made: dict[Digest, Factors] = {}
+        factors: dict[Digest, Factors] = {}
         left: Any = list(dict.fromkeys(row.adapter_digest for row in rows.values()))
         while left:
             holding, left = self._bank.hold(left)
-            one = self._filled(holding, buffers)
-            made |= one.results()
-        return self._adapters(rows, made)
+            factors |= self._run_pass(holding, buffers).results()
+        return self._adapters(rows, factors)
 
-    def fixed(self, refs: Refs) -> Fixed:
-        """Return task versions in memory of their own that can be made again there, without a look at the catalog. Raises as `materialize`."""
+    def prepare(self, refs: Refs) -> PreparedPass:
+        """Make task versions in memory of their own, to be made again there at any time.
+
+        Making them again looks nothing up in the catalog.
+
+        Raises:
+            NotFoundError, InvalidInputError, RefusedError, IntegrityError: as `materialize`.
+        """
         rows = self._versions(refs)
         holding, left = self._bank.hold(
             list(dict.fromkeys(row.adapter_digest for row in rows.values()))
@@ -239,24 +231,36 @@ class Materializer:
                 f"{len(left)} of the adapters do not fit into memory_limit beside the others.",
                 hint="Give fewer, or a larger limit.",
             )
-        one = self._filled(holding, self.buffers())
-        return Fixed(
-            adapters=self._adapters(rows, one.results()), run=Repeated(one, self._target).run
+        finished = self._run_pass(holding, self.buffers())
+        return PreparedPass(
+            adapters=self._adapters(rows, finished.results()),
+            run=Repeated(finished, self._target).run,
         )
 
     def state_dict(self, ref: Ref, *, out: Buffers | None = None) -> dict[str, torch.Tensor]:
-        """Return a task version's tensors under their PEFT keys, as `peft.set_peft_model_state_dict` takes them. Raises as `materialize`."""
+        """Return a task version's tensors under their PEFT keys.
+
+        `peft.set_peft_model_state_dict` takes them as they are.
+
+        Raises:
+            NotFoundError, InvalidInputError, RefusedError, IntegrityError: as `materialize`.
+        """
         return self.materialize(ref, out=out)[reference(ref)].state_dict()
 
     def swap(self, model: Any, ref: Ref, *, adapter_name: str | None = None) -> str:
-        """Put a task version into a `peft.PeftModel` in place of an adapter with the same modules, in place; return that adapter's name in the model.
+        """Overwrite an adapter of a `peft.PeftModel` by a task version with the same modules.
 
         Args:
             model: The model; its parameters stay the same objects.
+            ref: The task version.
             adapter_name: Which adapter; may be left out where there is one, or one is active.
 
+        Returns:
+            The adapter's name in the model.
+
         Raises:
-            InvalidInputError: the adapters differ in modules, ranks or options; the model is as before.
+            InvalidInputError: the adapters differ in modules, ranks or options; the model is as
+                before.
             NotFoundError, RefusedError, IntegrityError: as `materialize`.
         """
         _check_model(model)
@@ -284,17 +288,16 @@ class Materializer:
                 raise RefusedError(
                     "the model has an adapter merged already.", hint="Call `unmerge(model)` first."
                 )
-            changed = weights.merge(model, self.materialize(ref, out=self._scratch)[reference(ref)])
+            adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
+            originals = weights.merge(model, adapter)
             # kept with the model, which may outlive this materializer or be copied
-            setattr(
-                model,
-                _MERGED,
-                changed,
-            )
+            setattr(model, _MERGED, originals)
             self._target.idle()
 
     def unmerge(self, model: Any) -> None:
-        """Put back the weights that `merge_into` changed, of this materializer or another, bit for bit: what was written to them since is lost.
+        """Put back, bit for bit, the weights that `merge_into` changed.
+
+        It may have been another materializer's; what was written to the weights since is lost.
 
         Raises:
             InvalidInputError: nothing was merged.
@@ -313,39 +316,34 @@ class Materializer:
     def _fresh(self) -> Buffers:
         return Buffers(self._target.device, None if self._target.is_cuda else self._recycled.take)
 
-    def _filled(self, holding: Holding[Any], buffers: Buffers) -> Pass | ExactPass:
-        with (
-            torch.inference_mode(mode=False),
-            torch.no_grad(),
-        ):  # what is made in inference mode could not be written again outside of it
-            one = (
-                ExactPass(holding, self._target, buffers)
-                if self._target.exact
-                else Pass(holding, self._target, buffers)
-            )
-            one.fill()
+    def _run_pass(self, holding: Holding[Any], buffers: Buffers) -> Pass | ExactPass:
+        pass_class = ExactPass if self._target.exact else Pass
+        # what is made in inference mode could not be written again outside of it
+        with torch.inference_mode(mode=False), torch.no_grad():
+            finished = pass_class(holding, self._target, buffers)
+            finished.fill()
         if self._target.dtype is not None:
-            _check_held(one)
-        return one
+            _check_range(finished)
+        return finished
 
     def _adapters(
-        self, rows: "Mapping[str, TaskVersion]", made: Mapping[Digest, Factors]
+        self, rows: "Mapping[str, TaskVersion]", factors: Mapping[Digest, Factors]
     ) -> dict[str, Adapter]:
-        found = ((ref, self._described(row), made[row.adapter_digest]) for ref, row in rows.items())
-        return {
-            ref: replace(
-                known,
-                tensors=tensors,
-                config=copied(known.config),
-                attachments=dict(known.attachments),
+        adapters = {}
+        for ref, row in rows.items():
+            described = self._described(row)
+            adapters[ref] = replace(
+                described,
+                tensors=factors[row.adapter_digest],
+                config=copied(described.config),
+                attachments=dict(described.attachments),
             )
-            for ref, known, tensors in found
-        }
+        return adapters
 
     def _versions(self, refs: Refs) -> "dict[str, TaskVersion]":
         """Return what references mean now.
 
-        Without a statement where no commit was made since they were asked for.
+        It takes no SQL statement where no commit was made since they were resolved last.
         """
         if self._closed:
             raise RefusedError("this materializer is closed.", hint="Make another one.")
@@ -354,44 +352,52 @@ class Materializer:
                 f"refs is a {type(refs).__name__}, expected references.",
                 hint="Give a text such as cola@v3, or a list of them.",
             )
-        texts = [
-            reference(ref)
-            for ref in ([refs] if isinstance(refs, str | Commit | ResolvedReference) else refs)
-        ]
-        remembered = self._remembered
+        each = [refs] if isinstance(refs, str | Commit | ResolvedReference) else refs
+        texts = [reference(ref) for ref in each]
+        last = self._resolutions
         if (
             not self._context.closed
-            and remembered.versions.keys() >= set(texts)
-            and unchanged(self._context.store, remembered.heads)
+            and last.versions.keys() >= set(texts)
+            and unchanged(self._context.store, last.heads)
         ):
-            return {text: remembered.versions[text] for text in texts}
+            return {text: last.versions[text] for text in texts}
         with self._context.reading() as session:
             heads = lookups.heads(session)
-            known = (
-                remembered.versions
-                if remembered.heads == heads and len(remembered.versions) < _REMEMBERED
-                else {}
-            )
-            missing = [text for text in dict.fromkeys(texts) if text not in known]
+            still_valid = last.heads == heads and len(last.versions) < _REMEMBERED
+            versions = last.versions if still_valid else {}
+            missing = [text for text in dict.fromkeys(texts) if text not in versions]
             if missing:
-                known = known | versions_of(
-                    session,
-                    missing,
-                    space=self._space,
-                )
-        self._remembered = _Remembered(heads=heads, versions=known)
-        return {text: known[text] for text in texts}
+                versions = versions | versions_of(session, missing, space=self._space)
+        self._resolutions = _Resolutions(heads=heads, versions=versions)
+        return {text: versions[text] for text in texts}
 
     def _describe(self, row: "TaskVersion") -> Adapter:
         layout = self._layout(row.layout_digest)
-        found = described(self._context, row, said_of(self._note(row.note_digest), row), layout)
-        return without_error(found) if narrows(layout, self._target.dtype) else found
+        note = task_note(self._note(row.note_digest), row)
+        adapter = describe(self._context, row, note, layout)
+        return without_error(adapter) if is_narrowing(layout, self._target.dtype) else adapter
 
-    def _read_note(self, digest: Digest | None) -> "Note | None":
-        return read_note(self._context.store, digest)
 
-    def _read_layout(self, digest: Digest) -> Layout:
-        return Layout.from_bytes(self._context.store.get(digest, limit=MAX_LAYOUT_BYTES))
+def _check_model(model: Any) -> None:
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidInputError(
+            f"model is a {type(model).__name__}, expected a torch module.",
+            hint="Give the model itself.",
+        )
 
-    def _reader(self) -> Reader:
-        return Reader(self._context.store)
+
+def _check_range(finished: Pass | ExactPass) -> None:
+    """Check results in element types of a far smaller range than the stored ones.
+
+    These are float16 above all. Raises RefusedError, naming the tensor.
+    """
+    narrow = (
+        tensor
+        for stored, tensor in finished.written()
+        if stored.is_floating_point and torch.finfo(tensor.dtype).max < torch.finfo(stored).max / 2
+    )
+    if all(map(all_finite, narrow)):
+        return
+    for factors in finished.results().values():
+        for key, tensor in factors.items():
+            check_held(key, tensor)

@@ -288,7 +288,7 @@ def test_eviction_keeps_results_right_and_memory_within_the_limit(
             assert all(same(registry.checkout(ref), made[ref]) for ref in refs)
         assert one.evictions
         with pytest.raises(sr.RefusedError, match="memory_limit"):
-            one.fixed(tasks)
+            one.prepare(tasks)
 
 
 def test_a_limit_below_one_adapter_is_refused(shared: sr.Registry) -> None:
@@ -329,14 +329,14 @@ def test_what_is_resident_is_not_read_again(registry: sr.Registry) -> None:
         )
 
 
-def test_a_fixed_set_is_made_again_in_place(shared: sr.Registry) -> None:
+def test_a_prepared_pass_is_made_again_in_place(shared: sr.Registry) -> None:
     with sr.Materializer(shared, exact=True) as one:
-        fixed = one.fixed(["gloss@prod", "noun"])
-        for tensor in fixed.adapters["noun"].tensors.values():
+        prepared = one.prepare(["gloss@prod", "noun"])
+        for tensor in prepared.adapters["noun"].tensors.values():
             tensor.zero_()
-        fixed.run()
-        assert same(shared.checkout("noun"), fixed.adapters["noun"])
-        assert same(shared.checkout("gloss@v2"), fixed.adapters["gloss@prod"])
+        prepared.run()
+        assert same(shared.checkout("noun"), prepared.adapters["noun"])
+        assert same(shared.checkout("gloss@v2"), prepared.adapters["gloss@prod"])
 
 
 def test_a_closed_materializer_refuses_and_its_results_stay(shared: sr.Registry) -> None:
@@ -404,13 +404,13 @@ def test_a_gpu_gives_the_exact_bytes_of_the_cpu(
     shared: sr.Registry, dtype: torch.dtype | None
 ) -> None:
     with sr.Materializer(shared, device="cuda", exact=True, dtype=dtype) as one:
-        made, fixed = one.materialize(REFS), one.fixed(REFS)
-        fixed.run()
+        made, prepared = one.materialize(REFS), one.prepare(REFS)
+        prepared.run()
     for ref in REFS:
         wanted = shared.checkout(ref, dtype=dtype)
         assert all(
             tensor.equal(made[ref].tensors[key].cpu())
-            and tensor.equal(fixed.adapters[ref].tensors[key].cpu())
+            and tensor.equal(prepared.adapters[ref].tensors[key].cpu())
             for key, tensor in wanted.tensors.items()
         )
 
@@ -425,13 +425,13 @@ def test_a_gpu_is_near_the_cpu_and_a_graph_gives_what_the_pass_gives(
     shared: sr.Registry, dtype: torch.dtype, limit: float
 ) -> None:
     with sr.Materializer(shared, device="cuda", dtype=dtype) as one:
-        made, fixed = one.materialize(REFS), one.fixed(REFS)
-        for tensor in fixed.adapters["noun"].tensors.values():
+        made, prepared = one.materialize(REFS), one.prepare(REFS)
+        for tensor in prepared.adapters["noun"].tensors.values():
             tensor.zero_()
-        fixed.run()
+        prepared.run()
         for ref in REFS:
             for key, tensor in shared.checkout(ref).tensors.items():
                 assert (
                     made[ref].tensors[key].cpu().double() - tensor.double()
                 ).norm() <= limit * tensor.double().norm()
-                assert made[ref].tensors[key].equal(fixed.adapters[ref].tensors[key])
+                assert made[ref].tensors[key].equal(prepared.adapters[ref].tensors[key])

@@ -73,7 +73,7 @@ def test_a_materializer_names_what_its_type_does_not_hold(
     dtype: str, registry: sr.Registry, *, exact: bool
 ) -> None:
     with sr.Materializer(registry, dtype=dtype, exact=exact) as one:
-        for call in (one.materialize, one.fixed, one.state_dict):
+        for call in (one.materialize, one.prepare, one.state_dict):
             with pytest.raises(
                 sr.RefusedError, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"
             ):

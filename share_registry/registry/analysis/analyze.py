@@ -21,7 +21,7 @@ from share_registry.outside.files import Outside
 from share_registry.registry.analysis.forecast import forecasts
 from share_registry.registry.analysis.subjects import Progress, members
 from share_registry.registry.analysis.verdict import CONTINUES, kinships, statements
-from share_registry.registry.checkout.factored import FactoredAdapter, stored_member
+from share_registry.registry.checkout.factored import FactoredAdapter, read_factored
 from share_registry.registry.context import Context
 from share_registry.values.analyses import (
     AnalysedAdapter,
@@ -123,7 +123,7 @@ def analyze_space(
     found = []
     for done, row in enumerate(sorted(rows, key=lambda row: row.number), start=1):
         told(f"reading {row.ref}", done, len(rows))
-        found.append(stored_member(context, row))
+        found.append(read_factored(context, row))
     lossy = max(row.error for row in rows)
     notes = (
         (

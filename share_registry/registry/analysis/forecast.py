@@ -24,6 +24,7 @@ from share_registry.algebra.rate_distortion import bits_per_element, gaussian_ro
 from share_registry.algebra.rates import bits
 from share_registry.algebra.search import predicted_step
 from share_registry.algebra.spectrum import Stack, joint_saving
+from share_registry.exchange.factor_pairs import factor_dtypes, factor_positions
 from share_registry.format.symbols import entropy_bits
 from share_registry.names import Side
 from share_registry.registry.analysis.subjects import Progress
@@ -173,12 +174,12 @@ def _code(
     made = absorb(
         member.pairs,
         budget=budget,
-        dtypes=member.dtypes,
+        dtypes=factor_dtypes(member.layout),
         candidates=[_candidate(number, one, member) for number, one in enumerate(candidates)],
         previous=[_fitting(previous.rows(pair.module), pair.a, pair.b) for pair in member.pairs]
         if previous is not None
         else None,
-        factors=member.factors,
+        factors=factor_positions(member.layout),
         size=size,
     )
     least = _bits(member, made)
@@ -199,7 +200,9 @@ def _bits(member: FactoredAdapter, made: CodedAdapter) -> float:
         _side_bits(module.a) + _side_bits(module.b)
         if module is not None
         else 8.0 * (pair.a.numel() * a.itemsize + pair.b.numel() * b.itemsize)
-        for module, pair, (a, b) in zip(made.modules, member.pairs, member.dtypes, strict=True)
+        for module, pair, (a, b) in zip(
+            made.modules, member.pairs, factor_dtypes(member.layout), strict=True
+        )
     )
 
 
@@ -263,5 +266,7 @@ def _relative_step(member: FactoredAdapter, budget: float) -> float:
     if not able:
         return 0.0
     return predicted_step(
-        list(batches(member.pairs, member.dtypes, able)), budget=budget, total=sum(energy)
+        list(batches(member.pairs, factor_dtypes(member.layout), able)),
+        budget=budget,
+        total=sum(energy),
     ) / sqrt(sum(energy))

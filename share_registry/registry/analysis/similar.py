@@ -16,7 +16,7 @@ from share_registry.outside.files import Kind
 from share_registry.registry.analysis.subjects import Progress, member
 from share_registry.registry.analysis.verdict import CONTINUES, one_start
 from share_registry.registry.arguments import reference
-from share_registry.registry.checkout.factored import FactoredAdapter, stored_member
+from share_registry.registry.checkout.factored import FactoredAdapter, read_factored
 from share_registry.values.analyses import Neighbour, Similar
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
@@ -62,7 +62,7 @@ def similar(
     for done, row in enumerate(rows, start=1):
         if progress is not None:
             progress(f"comparing with {row.ref}", done, len(rows))
-        found.append(_neighbour(asked, row, stored_member(context, row)))
+        found.append(_neighbour(asked, row, read_factored(context, row)))
     found.sort(key=lambda neighbour: (neighbour.distance, neighbour.ref))
     return Similar(adapter=asked.name, space=where, neighbours=tuple(found[:limit]))
 
@@ -90,7 +90,7 @@ def _version(
 ) -> "tuple[FactoredAdapter, TaskVersion]":
     with context.reading() as session:
         row = version_of(session, ref, space=space)
-    return stored_member(context, row), row
+    return read_factored(context, row), row
 
 
 def _neighbour(asked: FactoredAdapter, row: "TaskVersion", other: FactoredAdapter) -> Neighbour:

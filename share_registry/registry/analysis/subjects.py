@@ -2,20 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.factor_pairs import pairs_of
 from share_registry.exchange.load import load
-from share_registry.exchange.scales import module_scales
 from share_registry.outside.files import Kind, Outside
-from share_registry.registry.checkout.factored import FactoredAdapter, _member
-
-if TYPE_CHECKING:
-    pass
+from share_registry.registry.checkout.factored import FactoredAdapter
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done and how many there are."""
@@ -26,16 +22,10 @@ _HINT: Final = "Give a mapping of names to PEFT directories (or Adapters, or liv
 
 
 def member(name: str, adapter: Adapter) -> FactoredAdapter:
-    """Return an adapter under a name. Raises RefusedError where it has no factor pair."""
-    return _member(
-        name,
-        adapter.layout,
-        pairs_of(
-            adapter.layout,
-            {key: tensor.cpu() for key, tensor in adapter.tensors.items()},
-            _scales(adapter),
-        ),
-    )
+    """Return an adapter under a name, its factors on the CPU."""
+    tensors = {key: tensor.cpu() for key, tensor in adapter.tensors.items()}
+    pairs = replace(adapter, tensors=tensors).factor_pairs()
+    return FactoredAdapter(name=name, layout=adapter.layout, pairs=tuple(pairs))
 
 
 def members(subject: Any, *, outside: Outside, progress: Progress) -> list[FactoredAdapter]:
@@ -60,10 +50,6 @@ def members(subject: Any, *, outside: Outside, progress: Progress) -> list[Facto
             member(name, load(source, task=_UNNAMED, adapter_name=None, outside=outside)[1])
         )
     return found
-
-
-def _scales(adapter: Adapter) -> list[float]:
-    return module_scales(adapter.config, adapter.layout)
 
 
 def _named(subject: Any, outside: Outside) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from share_registry.format.adapter_object import encode
 from share_registry.format.records import Note
 from share_registry.names import SpaceName, TaskName
 from share_registry.registry.basis.fit import FitRule, fit, member_in_hand, stored_members
-from share_registry.registry.checkout.checkout import rebuilt
+from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.commands.encode import NewBasis, coded
 from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.commands.prediction import ChosenReferences
@@ -182,7 +182,7 @@ def _coded_bytes(
     context: "Context", row: "TaskVersion", policy: Policy, basis: NewBasis | None
 ) -> int:
     """Return the bytes of a stored task coded once more against what it refers to, and a basis."""
-    adapter = rebuilt(context, row)
+    adapter = rebuild(context, row, read_task_note(context, row))
     reader = context.reader().beside({basis.digest: basis.content} if basis else {})
     known = context.reader().open(row.adapter_digest).stored.sources
     pairs = adapter.factor_pairs()

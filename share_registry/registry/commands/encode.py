@@ -22,8 +22,14 @@ from share_registry.catalog.queries import lookups
 from share_registry.errors import BudgetExceededError, IntegrityError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import FactorPair, move_to_device, pairs_of
-from share_registry.exchange.tensors import TORCH, item_of
+from share_registry.exchange.factor_pairs import (
+    FactorPair,
+    factor_dtypes,
+    factor_positions,
+    move_to_device,
+    pairs_of,
+)
+from share_registry.exchange.tensors import item_of
 from share_registry.format.adapter_object import encode
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, module_shapes_of
@@ -31,7 +37,7 @@ from share_registry.format.records import FileEntry, TaskVersionRef
 from share_registry.format.tensor_object import encode_tensor
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName
-from share_registry.registry.checkout.reports import called, described
+from share_registry.registry.checkout.reports import source_name, with_details
 from share_registry.registry.commands import prediction
 from share_registry.registry.commands.prediction import ChosenReferences, base_of
 from share_registry.stored import StoredAdapter, StoredModule
@@ -170,7 +176,7 @@ def prepare(
         )
     made = coded(reader, adapter, move_to_device(pairs, context.device), found, policy)
     with context.catalog.begin() as session:
-        lost = called(session, space, found.lost)
+        lost = [source_name(session, space, digest) for digest in found.lost]
     remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]
     adapter = _remarked(
         adapter, *remarks, *([_unused(policy, made.reason)] if made.reason and pairs else [])
@@ -225,9 +231,9 @@ def projected(
     made = project(
         pairs,
         basis=blocks.modules,
-        dtypes=_dtypes(adapter.layout),
+        dtypes=factor_dtypes(adapter.layout),
         pseudo_rank=policy.pseudo_rank,
-        factors=_factors(adapter.layout),
+        factors=factor_positions(adapter.layout),
     )
     return assemble(adapter, made.modules, None, [basis] if made.sources else [])
 
@@ -257,13 +263,13 @@ def coded(
     made = absorb(
         pairs,
         budget=policy.budget,
-        dtypes=_dtypes(layout),
+        dtypes=factor_dtypes(layout),
         candidates=[
             prediction.candidate(reader, number, digest, layout)
             for number, digest in enumerate(base.sources)
         ],
         previous=prediction.previous_rows(reader, base.previous, layout) if base.previous else None,
-        factors=_factors(layout),
+        factors=factor_positions(layout),
         size=size,
         pseudo_rank=policy.pseudo_rank,
     )
@@ -386,7 +392,7 @@ def _measured(
             policy,
         )
     with context.catalog.begin() as session:
-        names = called(session, space, stored.sources)
+        names = [source_name(session, space, digest) for digest in stored.sources]
     files = _files(adapter, policy)
     report = AdapterReport(
         error=error,
@@ -394,9 +400,6 @@ def _measured(
         bytes_added=0,
         raw_bytes=adapter.raw_bytes,
         notes=adapter.remarks,
-    )
-    about = described(
-        stored, adapter.layout, made.decoded, error=error, errors=by_module, names=names
     )
     return EncodedAdapter(
         adapter=adapter,
@@ -411,7 +414,9 @@ def _measured(
         attachments=files.attachments,
         original=files.original,
         remarks=adapter.remarks,
-        report=about.on(report),
+        report=with_details(
+            report, stored, adapter.layout, made.decoded, errors=by_module, names=names
+        ),
         objects=made.objects | files.objects,
     )
 
@@ -461,19 +466,6 @@ def _entry(name: str, content: bytes, objects: dict[Digest, bytes]) -> FileEntry
     digest = sha256(content)
     objects[digest] = content
     return FileEntry(name=name, object=digest, size=len(content))
-
-
-def _dtypes(layout: Layout) -> list[tuple[torch.dtype, torch.dtype]]:
-    return [
-        (TORCH[layout.tensors[factor.a].dtype], TORCH[layout.tensors[factor.b].dtype])
-        for factor in layout.factors
-        for _ in range(factor.experts)
-    ]
-
-
-def _factors(layout: Layout) -> list[int]:
-    """Return for every module the factor pair whose tensors it lies in."""
-    return [number for number, factor in enumerate(layout.factors) for _ in range(factor.experts)]
 
 
 def _uncoded(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:

@@ -23,7 +23,7 @@ from share_registry.exchange.merged_adapter import WeightedAdapter, merged
 from share_registry.format.records import MergeRecord, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, task_name
 from share_registry.registry.arguments import check_distinct
-from share_registry.registry.checkout.checkout import note_of, rebuilt
+from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.duplicates import commit_of_key
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, check_shapes, prepare
@@ -223,7 +223,11 @@ def _merged(
         )
     adapter = merged(
         [
-            WeightedAdapter(ref=row.ref, adapter=rebuilt(context, row), weight=weight)
+            WeightedAdapter(
+                ref=row.ref,
+                adapter=rebuild(context, row, read_task_note(context, row)),
+                weight=weight,
+            )
             for row, weight in found
         ],
         rule,
@@ -249,7 +253,8 @@ def _merged(
 
 def _again(context: "Context", row: "TaskVersion") -> EncodedAdapter:
     """Return a version as what is committed once more: nothing of it is new."""
-    note, adapter = note_of(context, row), rebuilt(context, row)
+    note = read_task_note(context, row)
+    adapter = rebuild(context, row, note)
     if note.config is None:
         raise NotFoundError(f"{row.ref}: its note names no config.", hint="Run verify.")
     return EncodedAdapter(

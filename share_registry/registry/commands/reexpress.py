@@ -13,8 +13,8 @@ from share_registry.exchange.scales import module_scales
 from share_registry.format.layout import Layout
 from share_registry.format.records import AbsorbedTask, decimal
 from share_registry.names import Digest
-from share_registry.registry.checkout.checkout import original, rebuilt
-from share_registry.registry.checkout.reports import described
+from share_registry.registry.checkout.checkout import read_original, read_task_note, rebuild
+from share_registry.registry.checkout.reports import with_details
 from share_registry.registry.commands.encode import (
     AssembledAdapter,
     NewBasis,
@@ -129,8 +129,11 @@ def _moved(
     policy: Policy,
 ) -> ReexpressedTask | None:
     """Re-express one task from a version of it; None where it cannot be within the budget."""
-    now = rebuilt(context, of)
-    source = original(context, of) if of.error > 0 else now
+    note = read_task_note(context, of)
+    now = rebuild(context, of, note)
+    source: Adapter | None = now
+    if of.error > 0:
+        source = read_original(context, of, note) if note.original else None
     reader = context.reader().beside({fitted.digest: fitted.content})
     scales = module_scales(now.config, now.layout)
     old = now.factor_pairs()
@@ -207,11 +210,11 @@ def _report(
         notes=(),
     )
     sources = [names[digest] for digest in item.stored.sources]
-    return described(
+    return with_details(
+        report,
         item.stored,
         item.layout,
         item.made.decoded,
-        error=item.error,
         errors=item.by_module,
         names=sources,
-    ).on(report)
+    )

@@ -20,7 +20,7 @@ from share_registry.format.records import Note, RefitRecord
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.basis.fit import FitRule, FittedBasis, fit, stored_members
 from share_registry.registry.basis.moments import load, save
-from share_registry.registry.checkout.reports import called, with_modules
+from share_registry.registry.checkout.reports import source_name, with_modules
 from share_registry.registry.commands.encode import (
     NewBasis,
 )
@@ -212,7 +212,7 @@ def _rehearsed(
     with context.catalog.begin() as session:
         head = lookups.head(session, space)
         names = {
-            digest: called(session, space, [digest])[0]
+            digest: source_name(session, space, digest)
             for item in moved
             for digest in item.stored.sources
         }
