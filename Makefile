@@ -5,7 +5,7 @@ RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python
 PINS := -c constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv demo test lint format bench spec gpu soak clean
+.PHONY: help venv demo test lint format bench spec picture gpu soak clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -41,6 +41,9 @@ bench: .venv/installed  ## measure bytes, errors and times on this machine
 spec: .venv/installed  ## write schemas and vectors again and check them with both readers
 	$(RUN) -m spec.build
 	$(RUN) -m pytest tests/spec
+
+picture: .venv/installed  ## draw the picture of the README again
+	$(RUN) -m docs.picture
 
 gpu: .venv/installed  ## the GPU tests and benchmark, where there is a GPU
 	$(RUN) -m pytest -m gpu

@@ -114,7 +114,7 @@ def pooled_error(original: Path, exported: Path) -> float:
 
 
 def _check(original: Path, exported: Path, base: Any) -> None:
-    """Check that config, keys, element types and every other file are as handed in, and that PEFT loads the export without a warning."""
+    """Check that config, keys, element types and every other file are as given, and that PEFT loads the export without a warning."""
     assert (original / "adapter_config.json").read_bytes() == (
         exported / "adapter_config.json"
     ).read_bytes()

@@ -109,7 +109,7 @@ def _compare(scenario: Scenario) -> None:
     raw = sum((folder / "adapter_model.safetensors").stat().st_size for folder in scenario.folders)
     ours = (Ours(scenario.folders), Ours(scenario.folders, together=True))
     rivals: list[Rival] = [Vlora(scenario.folders), Lorashare(scenario.folders)]
-    print(f"\n### {scenario.name}: {raw / 1000:.0f} kB as handed in\n", flush=True)
+    print(f"\n### {scenario.name}: {raw / 1000:.0f} kB as given\n", flush=True)
     print(
         "| error at most | peer | setting | its error | kB | share_registry, one by one, kB | ratio | in one commit, kB | ratio |"
     )

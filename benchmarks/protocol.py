@@ -5,7 +5,7 @@
 Under `Policy.share(k)` adapters arrive one after another; every arrival fits the basis again and
 every task is re-expressed in it. The same is done here a second time with nothing but dense
 matrices: all adapters rebuilt, their energy-weighted factors stacked, one full SVD a module and
-side, all projected. Errors are of the exported adapters against those handed in. Then the default
+side, all projected. Errors are of the exported adapters against those given. Then the default
 policy: after every commit each task at each version is exported again, its error measured, its
 digest compared.
 """

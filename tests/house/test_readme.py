@@ -1,10 +1,11 @@
-"""The README tells what really happens: its marked blocks are run and print what it says.
+"""README and docs tell what really happens: their marked blocks are run and print what they say.
 
-They run in a directory with `adapters/cola`, `adapters/cola-2`, `adapters/sst2` (real adapters that
-ship with the project) and nothing else.
+Each page runs in a directory with `adapters/cola`, `adapters/cola-2`, `adapters/sst2` (real
+adapters that ship with the project) and nothing else.
 """
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,12 @@ import pytest
 from tests.house.blocks import agrees, blocks, differences
 from tests.house.tree import ROOT
 
-README = ROOT / "README.md"
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+}
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
+EXECUTED = [name for name, page in PAGES.items() if blocks(page)]
 DATA = ROOT / "share_registry" / "demo_data"
 SHOWN = {"cola": "wn-pos-gloss/v1", "cola-2": "wn-pos-gloss/v2", "sst2": "wn-syn-ant/v1"}
 
@@ -37,13 +43,22 @@ def environment() -> dict[str, str]:
     }
 
 
-@pytest.mark.skipif(not README.exists(), reason="there is no README yet")
-def test_every_marked_block_prints_what_the_readme_says(
-    directory: Path, environment: dict[str, str]
+@pytest.mark.parametrize("name", EXECUTED)
+def test_every_marked_block_prints_what_the_page_says(
+    name: str, directory: Path, environment: dict[str, str]
 ) -> None:
-    page = README.read_text(encoding="utf-8")
-    assert blocks(page)
-    assert differences(page, directory=directory, environment=environment) == []
+    assert differences(PAGES[name], directory=directory, environment=environment) == []
+
+
+def test_the_readme_and_the_guide_are_executed() -> None:
+    assert {"README.md", "docs/guide.md", "docs/sharing.md"} <= set(EXECUTED)
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
+    folder = (ROOT / name).parent
+    targets = [target for target in LINK.findall(PAGES[name]) if "://" not in target]
+    assert [target for target in targets if not (folder / target).exists()] == []
 
 
 def test_a_page_that_says_something_else_is_found(
