@@ -19,7 +19,7 @@ COMMON = "record-*"
 SHARED = {"record-policy#PolicyBody": "record-create#PolicyBody"} | {
     f"record-{kind}#{part}": f"record-absorb#{part}"
     for kind in ("refit", "merge")
-    for part in ("Absorbed", "TaskVersionRef")
+    for part in ("AbsorbedTask", "TaskVersionRef")
 }
 """Definitions that one table describes for several schemas."""
 
