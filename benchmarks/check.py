@@ -27,7 +27,7 @@ _RULE: Final = re.compile(r"^\|[\s:|-]+\|$")
 _TIMES: Final = 1.2
 
 Place = tuple[str, ...]
-"""Section, headers of the table, cells of the row that are no figures, number of the row among equal ones, column."""
+"""Section, table headers, the row's cells that are no figures, its number among equals, column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,29 +64,32 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="list every figure")
     options = parser.parse_args()
     old, new = (figures(path.read_text(encoding="utf-8")) for path in (options.old, options.new))
-    found = [
+    changes = [
         Change(place=place, old=old[place], new=value)
         for place, value in new.items()
         if place in old
     ]
-    large = [change for change in found if change.times > options.times]
-    shown = sorted(found if options.all else large, key=lambda change: -change.times)
+    large = [change for change in changes if change.times > options.times]
+    shown = sorted(changes if options.all else large, key=lambda change: -change.times)
     print(
-        f"{len(found)} figures in both, {len(large)} of them changed by more than {options.times:g} times\n"
+        f"{len(changes)} figures in both, {len(large)} of them changed by more than "
+        f"{options.times:g} times\n"
     )
     if shown:
         print(
-            "| section | row | column | old | new | new / old |\n| --- | --- | --- | --- | --- | --- |"
+            "| section | row | column | old | new | new / old |\n"
+            "| --- | --- | --- | --- | --- | --- |"
         )
     for change in shown:
         section, _, row, number, column = change.place
         ratio = f"{change.new / change.old:.2f}" if change.old else "-"
         print(
-            f"| {section} | {row}{f' ({number})' if number != '1' else ''} | {column} | {change.old:g} | {change.new:g} | {ratio} |"
+            f"| {section} | {row}{f' ({number})' if number != '1' else ''} | {column} | "
+            f"{change.old:g} | {change.new:g} | {ratio} |"
         )
-    for name, mine, other in (("old", old, new), ("new", new, old)):
+    for name, mine, theirs in (("old", old, new), ("new", new, old)):
         for (section, headers), places in groupby(
-            sorted(place for place in mine if place not in other), key=lambda place: place[:2]
+            sorted(place for place in mine if place not in theirs), key=lambda place: place[:2]
         ):
             print(f"\nonly in {name}: {len(list(places))} figures of {section!r} ({headers})")
     sys.exit(1 if large else 0)
@@ -94,7 +97,7 @@ def main() -> None:
 
 def figures(text: str) -> dict[Place, float]:
     """Return every figure of a file of results by its place."""
-    found: dict[Place, float] = {}
+    by_place: dict[Place, float] = {}
     for section, headers, rows in _tables(text):
         seen: dict[str, int] = {}
         for cells in rows:
@@ -108,8 +111,8 @@ def figures(text: str) -> dict[Place, float]:
             seen[key] = seen.get(key, 0) + 1
             for column, value in values.items():
                 if value is not None:
-                    found[section, " | ".join(headers), key, str(seen[key]), column] = value
-    return found
+                    by_place[section, " | ".join(headers), key, str(seen[key]), column] = value
+    return by_place
 
 
 def _tables(text: str) -> Iterator[tuple[str, list[str], list[list[str]]]]:
@@ -135,8 +138,8 @@ def _cells(line: str) -> list[str]:
 
 
 def _figure(cell: str) -> float | None:
-    found = _FIGURE.match(cell)
-    return float(found[1].replace(",", "")) if found else None
+    match = _FIGURE.match(cell)
+    return float(match[1].replace(",", "")) if match else None
 
 
 if __name__ == "__main__":

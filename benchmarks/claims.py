@@ -60,7 +60,7 @@ class Setting:
 
     @property
     def break_even(self) -> int:
-        """Smallest number of adapters at which basis and coefficients together take less than the adapters."""
+        """Smallest number of adapters that take more than basis and coefficients together."""
         return ceil(self.basis / (self.adapter - self.coefficients) + 1e-9)
 
     def ratio(self, tasks: int | None) -> float:
@@ -138,17 +138,26 @@ def _claims() -> list[tuple[str, ...]]:
     return [
         (
             "100x fewer parameters",
-            f"an adapter of r = 32 ({GLUE_32.adapter:,}) by one task's coefficients ({GLUE_32.coefficients:,})",
+            (
+                f"an adapter of r = 32 ({GLUE_32.adapter:,}) by one task's coefficients "
+                f"({GLUE_32.coefficients:,})"
+            ),
             *_twice(GLUE_32),
         ),
         (
             "the same",
-            f"an adapter of r = 8, which is what was put into the basis ({GLUE_8.adapter:,}), by the same",
+            (
+                f"an adapter of r = 8, which is what was put into the basis ({GLUE_8.adapter:,}), by "
+                "the same"
+            ),
             *_twice(GLUE_8),
         ),
         (
             "281x less memory",
-            f"{STATED_MB} MB, stated for six adapters, by six tasks' coefficients ({coefficients:.2f} MB)",
+            (
+                f"{STATED_MB} MB, stated for six adapters, by six tasks' coefficients "
+                f"({coefficients:.2f} MB)"
+            ),
             f"{STATED_MB / coefficients:.0f}x",
             f"{STATED_MB / with_basis:.0f}x ({with_basis:.2f} MB)",
         ),

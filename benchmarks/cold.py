@@ -30,7 +30,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.adapters import decaying, planted
+from benchmarks.adapters import write_decaying, write_planted
 from benchmarks.many import mix
 
 SHAPES: Final = {"q_proj": (4096, 4096), "v_proj": (1024, 4096)}
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "PLACE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(_one(options.one[0], Path(options.one[1]))))
+        print(json.dumps(_measure_line(options.one[0], Path(options.one[1]))))
         return
     with tempfile.TemporaryDirectory() as place:
         _build(Path(place), options)
@@ -63,10 +63,10 @@ def _build(place: Path, options: argparse.Namespace) -> None:
     import share_registry as sr
 
     profile = [10 ** (-index / RANK) for index in range(RANK)]
-    folder = decaying(
+    folder = write_decaying(
         place / "adapter", shapes=SHAPES, profile=profile, spread=0.5, layers=options.layers
     )
-    small = planted(place / "small", count=2, rank=4, width=64, shared=8, noise=0.05)
+    small = write_planted(place / "small", count=2, rank=4, width=64, shared=8, noise=0.05)
     with sr.Registry.open(place / "registry") as registry:
         registry.create_space("large", base_model="synthetic")
         registry.commit(folder, task="wanted", space="large")
@@ -77,44 +77,49 @@ def _build(place: Path, options: argparse.Namespace) -> None:
 
 
 def _print(place: Path, options: argparse.Namespace) -> None:
-    found: dict[str, list[Seconds]] = {}
+    seconds: dict[str, list[Seconds]] = {}
     for _ in range(options.rounds):
-        for what in LINES:
-            found.setdefault(what, []).append(_child(what, place))
+        for line in LINES:
+            seconds.setdefault(line, []).append(_child(line, place))
     least = {
-        what: (min(wall for wall, _ in values) * 1e3, min(work for _, work in values) * 1e3)
-        for what, values in found.items()
+        line: (min(wall for wall, _ in values) * 1e3, min(work for _, work in values) * 1e3)
+        for line, values in seconds.items()
     }
     print(
-        f"{options.tasks} tasks, {options.layers} layers, q and v of Mistral-7B, r = {RANK}; least of {options.rounds} processes each\n"
+        f"{options.tasks} tasks, {options.layers} layers, q and v of Mistral-7B, r = {RANK}; "
+        f"least of {options.rounds} processes each\n"
     )
     print(
-        "| what | ms | of the processor, ms | over load_file, cold | over the floor |\n| --- | --- | --- | --- | --- |"
+        "| what | ms | of the processor, ms | over load_file, cold | over the floor |\n"
+        "| --- | --- | --- | --- | --- |"
     )
-    for what, (wall, work) in least.items():
+    for line, (wall, work) in least.items():
         print(
-            f"| {LINES[what][0]} | {wall:.1f} | {work:.1f} | {wall / least['load'][0]:.2f} | {wall / least['floor'][0]:.2f} |",
+            f"| {LINES[line][0]} | {wall:.1f} | {work:.1f} | {wall / least['load'][0]:.2f} | "
+            f"{wall / least['floor'][0]:.2f} |",
             flush=True,
         )
     commits = {part: value * 1e3 for part, value in _child("commits", place).items()}
     print("\n| commit of next to nothing | of the processor, ms |\n| --- | --- |")
     print(
-        f"| in all | {commits['all']:.1f} |\n| algebra, coding and decoding | {commits['algebra']:.1f} |\n| fsync | {commits['fsync']:.1f} |"
+        f"| in all | {commits['all']:.1f} |\n"
+        f"| algebra, coding and decoding | {commits['algebra']:.1f} |\n"
+        f"| fsync | {commits['fsync']:.1f} |"
     )
     print(f"| the rest: overhead | {commits['all'] - commits['algebra'] - commits['fsync']:.1f} |")
 
 
-def _child(what: str, place: Path) -> Any:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.cold", "--one", what, str(place)]
+def _child(line: str, place: Path) -> Any:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.cold", "--one", line, str(place)]
     return json.loads(
         subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
     )
 
 
-def _one(what: str, place: Path) -> Seconds | dict[str, float]:
+def _measure_line(line: str, place: Path) -> Seconds | dict[str, float]:
     """Return the seconds of one line, after its imports."""
     _imports()
-    return LINES[what][1](place) if what in LINES else _commits()
+    return LINES[line][1](place) if line in LINES else _commits()
 
 
 def _imports() -> None:
@@ -129,7 +134,7 @@ def _imports() -> None:
         registry.create_space("imports")
 
 
-def _dropped(place: Path) -> None:
+def _drop_cache(place: Path) -> None:
     """Ask the system to forget the pages of everything below a directory."""
     os.sync()
     for path in place.rglob("*"):
@@ -139,7 +144,7 @@ def _dropped(place: Path) -> None:
             os.close(handle)
 
 
-def _timed(run: Callable[[], Any]) -> Seconds:
+def _time(run: Callable[[], Any]) -> Seconds:
     begin, start = time.process_time(), time.perf_counter()
     kept = run()
     seconds = time.perf_counter() - start, time.process_time() - begin
@@ -154,11 +159,11 @@ def _load(place: Path, *, cold: bool = True, touch: bool = False) -> Seconds:
         tensors = load_file(place / "adapter" / "adapter_model.safetensors")
         return [tensor.clone() for tensor in tensors.values()] if touch else tensors
 
-    (_dropped if cold else _warmed)(place / "adapter")
-    return _timed(run)
+    (_drop_cache if cold else _warm_up)(place / "adapter")
+    return _time(run)
 
 
-def _warmed(place: Path) -> None:
+def _warm_up(place: Path) -> None:
     for path in place.rglob("*"):
         if path.is_file():
             path.read_bytes()
@@ -171,8 +176,8 @@ def _floor(place: Path) -> Seconds:
     size = (place / "adapter" / "adapter_model.safetensors").stat().st_size
     objects = [path for path in (place / "registry" / "objects").rglob("*") if path.is_file()]
     largest = max(objects, key=lambda path: path.stat().st_size)
-    _dropped(place / "registry")
-    return _timed(
+    _drop_cache(place / "registry")
+    return _time(
         lambda: (sha256(largest.read_bytes()).digest(), torch.ones(size, dtype=torch.uint8))
     )
 
@@ -184,8 +189,8 @@ def _checkout(place: Path, *, cold: bool = True) -> Seconds:
         with sr.Registry.open(place / "registry") as registry:
             return registry.space("large").checkout("wanted")
 
-    (_dropped if cold else _warmed)(place / "registry")
-    return _timed(run)
+    (_drop_cache if cold else _warm_up)(place / "registry")
+    return _time(run)
 
 
 def _again(place: Path) -> Seconds:
@@ -194,14 +199,14 @@ def _again(place: Path) -> Seconds:
 
     with sr.Registry.open(place / "registry") as registry:
         registry.space("large").checkout("wanted")
-        return _timed(lambda: registry.space("large").checkout("wanted"))
+        return _time(lambda: registry.space("large").checkout("wanted"))
 
 
 def _export(place: Path) -> Seconds:
     import share_registry as sr
 
     with tempfile.TemporaryDirectory() as out, sr.Registry.open(place / "registry") as registry:
-        return _timed(lambda: registry.space("large").export("wanted", out))
+        return _time(lambda: registry.space("large").export("wanted", out))
 
 
 def _commits() -> dict[str, float]:
@@ -228,22 +233,22 @@ def _commits() -> dict[str, float]:
     for name in ("absorb", "sealed", "pooled_error", "module_errors"):
         setattr(encode, name, counted(getattr(encode, name), "algebra"))
     System.fsync = counted(System.fsync, "fsync")  # type: ignore[method-assign]
-    found: dict[str, list[float]] = {"all": [], "algebra": [], "fsync": []}
+    samples: dict[str, list[float]] = {"all": [], "algebra": [], "fsync": []}
     with (
         tempfile.TemporaryDirectory() as root,
         sr.Registry.open(Path(root) / "registry") as registry,
     ):
         registry.create_space("small", base_model="synthetic", policy=sr.Policy(refit=False))
-        for folder in planted(
+        for folder in write_planted(
             Path(root) / "adapters", count=SMALL, rank=1, width=8, shared=1, noise=0.05
         ):
             spent.update(algebra=0.0, fsync=0.0)
-            found["all"].append(
-                _timed(partial(registry.commit, folder, task=folder.name, space="small"))[1]
+            samples["all"].append(
+                _time(partial(registry.commit, folder, task=folder.name, space="small"))[1]
             )
-            found["algebra"].append(spent["algebra"])
-            found["fsync"].append(spent["fsync"])
-    return {part: statistics.median(values[SMALL // 2 :]) for part, values in found.items()}
+            samples["algebra"].append(spent["algebra"])
+            samples["fsync"].append(spent["fsync"])
+    return {part: statistics.median(values[SMALL // 2 :]) for part, values in samples.items()}
 
 
 LINES: Final[dict[str, tuple[str, Callable[[Path], Seconds]]]] = {

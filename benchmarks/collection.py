@@ -102,19 +102,22 @@ def pooled_error(original: Path, exported: Path) -> float:
     old, new = load_file(original / MODEL), load_file(exported / MODEL)
     wrong = total = 0.0
     for key in (key for key in old if key.endswith("lora_A.weight")):
-        other = key.replace("lora_A", "lora_B")
-        wanted, found = (
-            side[other].astype(np.float64) @ side[key].astype(np.float64) for side in (old, new)
+        key_b = key.replace("lora_A", "lora_B")
+        original_dw, exported_dw = (
+            side[key_b].astype(np.float64) @ side[key].astype(np.float64) for side in (old, new)
         )
         wrong, total = (
-            wrong + float(((found - wanted) ** 2).sum()),
-            total + float((wanted**2).sum()),
+            wrong + float(((exported_dw - original_dw) ** 2).sum()),
+            total + float((original_dw**2).sum()),
         )
     return float(np.sqrt(wrong / total))
 
 
 def _check(original: Path, exported: Path, base: Any) -> None:
-    """Check that config, keys, element types and every other file are as given, and that PEFT loads the export without a warning."""
+    """Check that an export is the original but for its values, and loads in PEFT without a warning.
+
+    Config, keys, element types and every other file are as given.
+    """
     assert (original / "adapter_config.json").read_bytes() == (
         exported / "adapter_config.json"
     ).read_bytes()
@@ -151,14 +154,19 @@ def _base() -> Any:
 
 def _show(rows: list[Row], store: int) -> None:
     print(
-        "| adapter | error recomputed | recorded | raw kB | zstd -19 kB | added kB | raw / added |\n| --- | --- | --- | --- | --- | --- | --- |"
+        "| adapter | error recomputed | recorded | raw kB | zstd -19 kB | added kB | raw / added "
+        "|\n| --- | --- | --- | --- | --- | --- | --- |"
     )
     for row in rows:
-        numbers = f"{row.raw / 1000:.1f} | {row.zstd / 1000:.1f} | {row.added / 1000:.1f} | {row.raw / row.added:.1f}"
+        numbers = (
+            f"{row.raw / 1000:.1f} | {row.zstd / 1000:.1f} | {row.added / 1000:.1f} | "
+            f"{row.raw / row.added:.1f}"
+        )
         print(f"| {row.name} | {row.error:.5f} | {row.recorded:.5f} | {numbers} |")
     raw, packed = sum(row.raw for row in rows), sum(row.zstd for row in rows)
     print(
-        f"\n{len(rows)} adapters: raw {raw / 1000:.0f} kB, zstd -19 {packed / 1000:.0f} kB, store {store / 1000:.0f} kB in all (attachments, configs, log included)"
+        f"\n{len(rows)} adapters: raw {raw / 1000:.0f} kB, zstd -19 {packed / 1000:.0f} kB, "
+        f"store {store / 1000:.0f} kB in all (attachments, configs, log included)"
     )
     print(json.dumps({"raw": raw, "zstd": packed, "store": store, "ratio": round(raw / store, 2)}))
 

@@ -30,7 +30,7 @@ class Spent:
     error: float
 
 
-def spent(
+def measure_bytes(
     root: Path, folders: Sequence[Path], *, policy: sr.Policy, names: Sequence[str] | None = None
 ) -> list[Spent]:
     """Commit adapters one after another to a new registry.
@@ -40,30 +40,30 @@ def spent(
     with sr.Registry.open(root) as registry:
         space = registry.create_space("s", policy=policy)
         return [
-            _one(root, space, folder, name)
-            for folder, name in zip(folders, names or called(folders), strict=True)
+            _commit(root, space, folder, name)
+            for folder, name in zip(folders, names or task_names(folders), strict=True)
         ]
 
 
-def spent_together(root: Path, folders: Sequence[Path], *, policy: sr.Policy) -> Spent:
+def measure_bytes_together(root: Path, folders: Sequence[Path], *, policy: sr.Policy) -> Spent:
     """Commit adapters in one commit to a new registry; return what they took."""
     with sr.Registry.open(root) as registry:
         registry.create_space("s", policy=policy)
-        before = stored(root)
+        before = stored_files(root)
         registry.commit_many(
-            dict(zip(called(folders), map(str, folders), strict=True)),
+            dict(zip(task_names(folders), map(str, folders), strict=True)),
             space="s",
             allow_base_mismatch=True,
         )
-        return _split(before, stored(root), folders, 0.0)
+        return _split(before, stored_files(root), folders, 0.0)
 
 
-def called(folders: Sequence[Path]) -> list[str]:
+def task_names(folders: Sequence[Path]) -> list[str]:
     """Return a task name for every adapter directory."""
     return [f"{folder.parent.name}-{folder.name}".lower() for folder in folders]
 
 
-def stored(root: Path) -> dict[str, int]:
+def stored_files(root: Path) -> dict[str, int]:
     """Return the bytes of every object and record of a registry, by path."""
     files = (
         path
@@ -74,10 +74,10 @@ def stored(root: Path) -> dict[str, int]:
     return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
 
 
-def _one(root: Path, space: Any, folder: Path, name: str) -> Spent:
-    before = stored(root)
+def _commit(root: Path, space: Any, folder: Path, name: str) -> Spent:
+    before = stored_files(root)
     report = space.commit(folder, task=name, allow_base_mismatch=True).report
-    return _split(before, stored(root), [folder], report.error)
+    return _split(before, stored_files(root), [folder], report.error)
 
 
 def _split(

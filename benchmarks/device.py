@@ -27,7 +27,7 @@ from typing import Any, Final
 import torch
 
 import share_registry as sr
-from benchmarks.adapters import planted
+from benchmarks.adapters import write_planted
 from benchmarks.spaces import SHAPES, Kind, build, flops
 
 ROUNDS: Final = 15
@@ -57,7 +57,7 @@ def main() -> None:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("There is no CUDA device here: nothing to measure.", file=sys.stderr)
         return
-    figures = measured(torch.device(options.device), options.shape, options.tasks)
+    figures = measure(torch.device(options.device), options.shape, options.tasks)
     page = table(figures)
     print(page)
     if options.write:
@@ -65,7 +65,7 @@ def main() -> None:
         (PLACE / "gpu.md").write_text(f"{page}\n", encoding="utf-8")
 
 
-def measured(device: torch.device, shape: str, counts: Sequence[int]) -> dict[str, Any]:
+def measure(device: torch.device, shape: str, counts: Sequence[int]) -> dict[str, Any]:
     """Return every figure."""
     with tempfile.TemporaryDirectory() as place:
         refs = build(Path(place) / "shared", SHAPES[shape], KIND, max(counts))
@@ -82,7 +82,7 @@ def measured(device: torch.device, shape: str, counts: Sequence[int]) -> dict[st
             same = _same_bytes(registry, device, refs[:2]) and _same_bytes(
                 chains, device, [*late, *(f"{ref}@v2" for ref in late)]
             )
-        folders = planted(
+        folders = write_planted(
             Path(place) / "adapters",
             count=ABSORBED,
             rank=16,
@@ -109,24 +109,34 @@ def measured(device: torch.device, shape: str, counts: Sequence[int]) -> dict[st
 def table(figures: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
     lines = [
-        f"{figures['device']}, torch {figures['torch']}: {figures['shape']}, r = {figures['rank']}, basis k = {figures['k']}",
+        (
+            f"{figures['device']}, torch {figures['torch']}: {figures['shape']}, r = "
+            f"{figures['rank']}, basis k = {figures['k']}"
+        ),
         "",
-        "| element type | tasks | pass us | graph us | bound by | floor us | graph / floor | share of copy bandwidth | share of rate |",
+        (
+            "| element type | tasks | pass us | graph us | bound by | floor us | graph / floor | "
+            "share of copy bandwidth | share of rate |"
+        ),
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for one in figures["passes"]:
-        floor = max(one["by_bytes"], one["by_flops"])
-        by = "rate" if one["by_flops"] > one["by_bytes"] else "bandwidth"
+    for row in figures["passes"]:
+        floor = max(row["by_bytes"], row["by_flops"])
+        by = "rate" if row["by_flops"] > row["by_bytes"] else "bandwidth"
         shares = " | ".join(
-            f"{100 * one[name] / one['graph']:.0f} %" for name in ("by_bytes", "by_flops")
+            f"{100 * row[name] / row['graph']:.0f} %" for name in ("by_bytes", "by_flops")
         )
-        micro = [f"{1e6 * seconds:.0f}" for seconds in (one["seconds"], one["graph"], floor)]
+        micro = [f"{1e6 * seconds:.0f}" for seconds in (row["seconds"], row["graph"], floor)]
         lines.append(
-            f"| {one['dtype']} | {one['tasks']} | {micro[0]} | {micro[1]} | {by} | {micro[2]} | {one['graph'] / floor:.2f} | {shares} |"
+            f"| {row['dtype']} | {row['tasks']} | {micro[0]} | {micro[1]} | {by} | {micro[2]} | "
+            f"{row['graph'] / floor:.2f} | {shares} |"
         )
     lines += [
         "",
-        f"The exact path gives the CPU's bytes: {'yes' if figures['exact_bytes_are_the_cpus'] else 'NO'}.",
+        (
+            "The exact path gives the CPU's bytes: "
+            f"{'yes' if figures['exact_bytes_are_the_cpus'] else 'NO'}."
+        ),
         "",
     ]
     lines += [
@@ -139,8 +149,8 @@ def table(figures: dict[str, Any]) -> str:
         [
             *lines,
             *(
-                f"| {where} | {1e3 * one['commit']:.0f} | {1e3 * one['refit']:.0f} |"
-                for where, one in figures["algebra"].items()
+                f"| {where} | {1e3 * row['commit']:.0f} | {1e3 * row['refit']:.0f} |"
+                for where, row in figures["algebra"].items()
             ),
         ]
     )
@@ -149,11 +159,11 @@ def table(figures: dict[str, Any]) -> str:
 def _pass(
     registry: sr.Registry, device: torch.device, dtype: torch.dtype, shape: str, refs: Sequence[str]
 ) -> dict[str, Any]:
-    with sr.Materializer(registry, device=device, dtype=dtype) as one:
-        memory = one.buffers()
-        seconds = _median(partial(one.materialize, refs, out=memory), device)
-        graph = _median(one.prepare(refs).run, device)
-        moved = one.resident_bytes + memory.size_bytes
+    with sr.Materializer(registry, device=device, dtype=dtype) as materializer:
+        memory = materializer.buffers()
+        seconds = _median(partial(materializer.materialize, refs, out=memory), device)
+        graph = _median(materializer.prepare(refs).run, device)
+        moved = materializer.resident_bytes + memory.size_bytes
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "tasks": len(refs),
@@ -179,10 +189,10 @@ def _algebra(root: Path, folders: Sequence[Path], device: str) -> dict[str, floa
 
 
 def _same_bytes(registry: sr.Registry, device: torch.device, refs: Sequence[str]) -> bool:
-    with sr.Materializer(registry, device=device, exact=True) as one:
-        made = one.materialize(refs)
+    with sr.Materializer(registry, device=device, exact=True) as materializer:
+        adapters = materializer.materialize(refs)
     return all(
-        tensor.equal(made[ref].tensors[key].cpu())
+        tensor.equal(adapters[ref].tensors[key].cpu())
         for ref in refs
         for key, tensor in registry.checkout(ref).tensors.items()
     )

@@ -1,4 +1,4 @@
-"""Time and memory of adding one adapter as a collection grows, and what ten additions at fixed size do to those that are there.
+"""Time and memory of adding an adapter to a growing collection, and the error of the others after.
 
     python -m benchmarks.growth [--counts N ...] [--width D] [--layers L] [--rank R] [--tools TOOL
     ...] [--corpus CORPUS]
@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.adapters import bare, planted
+from benchmarks.adapters import write_bare, write_planted
 from benchmarks.memory import peak_mb
 from benchmarks.peers import DEMO, common_shape
 from benchmarks.rivals import Factors, by_module, error, factors_of, size_of, vlora_factors
@@ -78,18 +78,20 @@ def main() -> None:
 
 def _growth(options: argparse.Namespace) -> None:
     print(
-        f"Adding one adapter ({2 * options.layers} modules, {options.width} wide, r = {options.rank}; k = min({K}, N) for the peers)\n"
+        f"Adding one adapter ({2 * options.layers} modules, {options.width} wide, r = "
+        f"{options.rank}; k = min({K}, N) for the peers)\n"
     )
     print(
-        "| N | tool | processor s | peak MB | of it imports | store MB |\n| --- | --- | --- | --- | --- | --- |"
+        "| N | tool | processor s | peak MB | of it imports | store MB |\n"
+        "| --- | --- | --- | --- | --- | --- |"
     )
     for count in options.counts:
         with tempfile.TemporaryDirectory() as place:
             ours = all(tool.split()[0] == "share_registry" for tool in options.tools)
-            made = min(count, COMMITTED) + 1 if ours else count + 1
-            folders = planted(
+            total = min(count, COMMITTED) + 1 if ours else count + 1
+            folders = write_planted(
                 Path(place) / "adapters",
-                count=made,
+                count=total,
                 rank=options.rank,
                 width=options.width,
                 shared=32,
@@ -105,9 +107,10 @@ def _growth(options: argparse.Namespace) -> None:
                 subprocess.run(["cp", "-r", str(store), str(copied)], check=True)
                 if tool == "share_registry refit":
                     _refit_and_add(copied, folders[-1])
-                found = _child(tool, copied, folders[-1])
+                figures = _child(tool, copied, folders[-1])
                 print(
-                    f"| {count} | {tool} | {found['seconds']:.2f} | {found['peak']:.0f} | {found['imports']:.0f} | {size_of(copied) / 1e6:.1f} |",
+                    f"| {count} | {tool} | {figures['seconds']:.2f} | {figures['peak']:.0f} | "
+                    f"{figures['imports']:.0f} | {size_of(copied) / 1e6:.1f} |",
                     flush=True,
                 )
                 subprocess.run(["rm", "-r", str(copied)], check=True)
@@ -126,12 +129,12 @@ def _child(tool: str, store: Path, adapter: Path) -> dict[str, float]:
         str(store),
         str(adapter),
     ]
-    found: dict[str, float] = json.loads(
+    figures: dict[str, float] = json.loads(
         subprocess.run(
             command, check=True, capture_output=True, env=environment
         ).stdout.splitlines()[-1]
     )
-    return found
+    return figures
 
 
 def _measure(tool: str, store: str, adapter: str) -> None:
@@ -249,21 +252,24 @@ _ADD: Final[dict[str, Callable[[], Callable[[Path, Path], None]]]] = {
 
 def _retention(corpus: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
-        folders = bare(common_shape(corpus), Path(place) / "real")[: FIRST + MERGES]
-        wanted = [factors_of(folder) for folder in folders]
+        folders = write_bare(common_shape(corpus), Path(place) / "real")[: FIRST + MERGES]
+        originals = [factors_of(folder) for folder in folders]
         added = len(folders) - FIRST
         print(
-            f"\nThe first {FIRST} real adapters after {added} more, k = {RETAINED_K} where there is a k (vlora-dev keeps at most the {FIRST} it began with)\n"
+            f"\nThe first {FIRST} real adapters after {added} more, k = {RETAINED_K} where there "
+            f"is a k (vlora-dev keeps at most the {FIRST} it began with)\n"
         )
         print(
-            "| tool | error at the start | after | worst error of all at the end | kB at the end |\n| --- | --- | --- | --- | --- |"
+            "| tool | error at the start | after | worst error of all at the end | kB at the end "
+            "|\n| --- | --- | --- | --- | --- |"
         )
         for name, run in _KEEP.items():
             start, end, size = run(Path(place) / name.replace(" ", "-"), folders)
-            before = [error(found, factors) for found, factors in zip(start, wanted, strict=False)]
-            after = [error(found, factors) for found, factors in zip(end, wanted, strict=True)]
+            before = [error(*pair) for pair in zip(start, originals, strict=False)]
+            after = [error(*pair) for pair in zip(end, originals, strict=True)]
             print(
-                f"| {name} | {_mean(before):.4f} | {_mean(after[:FIRST]):.4f} | {max(after):.4f} | {size / 1000:.0f} |",
+                f"| {name} | {_mean(before):.4f} | {_mean(after[:FIRST]):.4f} | {max(after):.4f} "
+                f"| {size / 1000:.0f} |",
                 flush=True,
             )
 

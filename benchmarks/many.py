@@ -29,7 +29,10 @@ _PEAK: Final = 100
 
 
 def mix(registry: sr.Registry, space: str, *, count: int, sources: int = 2, seed: int = 0) -> None:
-    """Add tasks `mix1`, `mix2`, ... that are mixtures of the rows of the first tasks of a space, some of them to a record."""
+    """Add tasks `mix1`, `mix2`, ... that mix the rows of the first tasks of a space.
+
+    Each record adds several of them.
+    """
     rng = np.random.default_rng(seed)
     with registry.context.reading() as session:
         rows = sorted(
@@ -58,7 +61,7 @@ def _publish(
     tasks = []
     for name in names:
         stored = _mixture(registry, rows, rng)
-        made = sealed(
+        encoded = sealed(
             context.reader(),
             model.layout,
             AssembledAdapter(stored=stored, external={}),
@@ -66,13 +69,13 @@ def _publish(
         )
         added = sum(
             len(content)
-            for digest, content in made.objects.items()
+            for digest, content in encoded.objects.items()
             if context.store.put(content, digest)
         )
         norm = float(
             sum(
                 pair.scale**2 * (pair.a @ pair.a.mT * (pair.b @ pair.b.mT)).sum()
-                for pair in made.decoded
+                for pair in encoded.decoded
             )
             ** 0.5
         )
@@ -80,9 +83,9 @@ def _publish(
             AbsorbedTask(
                 task=TaskName(name),
                 version=Version(1),
-                adapter=made.digest,
+                adapter=encoded.digest,
                 layout=stored.layout,
-                tensors=made.tensors_digest,
+                tensors=encoded.tensors_digest,
                 source=Digest(sha256(name.encode())),
                 budget=decimal(0.025),
                 error=decimal(0.0),
@@ -127,11 +130,13 @@ def _mixture(
     modules = []
     for position, first in enumerate(opened[0].stored.modules):
         assert first is not None
-        others = [found for item in opened if (found := item.stored.modules[position]) is not None]
+        sources = [
+            module for adapter in opened if (module := adapter.stored.modules[position]) is not None
+        ]
         modules.append(
             StoredModule(
-                a=_side([other.a for other in others], rng),
-                b=_side([other.b for other in others], rng),
+                a=_side([module.a for module in sources], rng),
+                b=_side([module.b for module in sources], rng),
                 error=0.0,
             )
         )
@@ -145,17 +150,17 @@ def _mixture(
     )
 
 
-def _side(others: list[StoredSide], rng: np.random.Generator) -> StoredSide:
-    rank = len(others[0].own)
+def _side(sources: list[StoredSide], rng: np.random.Generator) -> StoredSide:
+    rank = len(sources[0].own)
     terms = [
         Term(
             source=number,
             exponent=0,
-            coefficients=rng.integers(-_PEAK, _PEAK + 1, (rank, len(other.own)), dtype=np.int32),
+            coefficients=rng.integers(-_PEAK, _PEAK + 1, (rank, len(source.own)), dtype=np.int32),
         )
-        for number, other in enumerate(others)
+        for number, source in enumerate(sources)
     ]
     scales = np.full(rank, 2.0**-17, np.float32)
     return StoredSide(
-        previous=False, terms=tuple(terms), scales=scales, own=np.zeros_like(others[0].own)
+        previous=False, terms=tuple(terms), scales=scales, own=np.zeros_like(sources[0].own)
     )

@@ -1,4 +1,6 @@
-"""What materializing costs beside its floor, and one task beside `peft.load_adapter` and vlora-dev's `reconstruct`.
+"""What materializing costs beside its floor, and what one task costs beside two peers.
+
+The peers are `peft.load_adapter` and vlora-dev's `reconstruct`.
 
     python -m benchmarks.materializing [--cells NAME ...] [--peers SHAPE ...] [--rounds N]
     [--threads N]
@@ -140,7 +142,7 @@ def main() -> None:
     if options.measure:
         print(
             json.dumps(
-                _measured(CELLS[options.measure[0]], Path(options.measure[1]), options.rounds)
+                _measure(CELLS[options.measure[0]], Path(options.measure[1]), options.rounds)
             )
         )
         return
@@ -158,32 +160,40 @@ def main() -> None:
 def _floors(options: argparse.Namespace) -> None:
     print(f"One pass over distinct tasks, fp32, {options.threads} thread(s)\n")
     print(
-        "| shape | r | stored as | tasks | floor ms | bound by | with out / floor | without / floor | resolving ms | peak MB | rows + coefficients + results MB | ratio |"
+        "| shape | r | stored as | tasks | floor ms | bound by | with out / floor | without / "
+        "floor | resolving ms | peak MB | rows + coefficients + results MB | ratio |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.cells:
         cell = CELLS[name]
         with tempfile.TemporaryDirectory() as place:
             build(Path(place) / "registry", SHAPES[cell.shape], cell.kind, cell.tasks)
-            found = _child(options, "--measure", name, f"{place}/registry")
-        row = f"{cell.shape} | {cell.kind.rank} | {cell.stored} | {cell.tasks} | {found['floor'] * 1e3:.2f} | {found['by']} | {found['out']:.2f} | {found['new']:.2f}"
-        memory = (
-            f"{found['peak']:.0f} | {found['allowed']:.0f} | {found['peak'] / found['allowed']:.3f}"
+            figures = _child(options, "--measure", name, f"{place}/registry")
+        row = (
+            f"{cell.shape} | {cell.kind.rank} | {cell.stored} | {cell.tasks} | "
+            f"{figures['floor'] * 1e3:.2f} | {figures['by']} | {figures['out']:.2f} | "
+            f"{figures['new']:.2f}"
         )
-        print(f"| {row} | {found['resolving'] * 1e3:.2f} | {memory} |", flush=True)
+        memory = (
+            f"{figures['peak']:.0f} | {figures['allowed']:.0f} | "
+            f"{figures['peak'] / figures['allowed']:.3f}"
+        )
+        print(f"| {row} | {figures['resolving'] * 1e3:.2f} | {memory} |", flush=True)
 
 
 def _peers(options: argparse.Namespace) -> None:
     print(
-        f"\nOne task beside the peers, {PEER_TASKS} tasks in the space, r = 16, {options.threads} thread(s)\n"
+        f"\nOne task beside the peers, {PEER_TASKS} tasks in the space, r = 16, "
+        f"{options.threads} thread(s)\n"
     )
     print(
-        "| shape | stored as | what | ms | by the peer ms | ratio |\n| --- | --- | --- | --- | --- | --- |"
+        "| shape | stored as | what | ms | by the peer ms | ratio |\n"
+        "| --- | --- | --- | --- | --- | --- |"
     )
     for name in options.peers:
         with tempfile.TemporaryDirectory() as place:
-            found = _child(options, "--beside", name, place)
-        for stored, what, peer in (
+            seconds = _child(options, "--beside", name, place)
+        for stored, verb, peer in (
             ("basis k = 64", "materialize", "vlora"),
             ("own rows", "materialize", "vlora"),
             ("basis k = 64", "swap", "peft"),
@@ -191,10 +201,11 @@ def _peers(options: argparse.Namespace) -> None:
             ("basis k = 64", "materialize", "peft"),
             ("own rows", "materialize", "peft"),
         ):
-            ours, theirs = found[f"{what}, {stored}"], found[peer]
+            ours, theirs = seconds[f"{verb}, {stored}"], seconds[peer]
             title = {"vlora": "vlora-dev reconstruct", "peft": "peft load_adapter"}[peer]
             print(
-                f"| {name} | {stored} | {what} beside {title} | {ours * 1e3:.2f} | {theirs * 1e3:.2f} | {theirs / ours:.1f} |",
+                f"| {name} | {stored} | {verb} beside {title} | {ours * 1e3:.2f} | "
+                f"{theirs * 1e3:.2f} | {theirs / ours:.1f} |",
                 flush=True,
             )
 
@@ -243,23 +254,23 @@ def _seconds(call: Callable[[], object], times: int = 1) -> float:
     return (time.perf_counter() - begin) / times
 
 
-def _measured(cell: Cell, root: Path, rounds: int) -> dict[str, Any]:
+def _measure(cell: Cell, root: Path, rounds: int) -> dict[str, Any]:
     refs = [f"task{number:04}" for number in range(cell.tasks)]
     machine = Machine()
-    _warmed()
+    _warm_up()
     with (
         sr.Registry.open(root, mode="r") as registry,
-        sr.Materializer(registry, dtype=cell.dtype) as one,
+        sr.Materializer(registry, dtype=cell.dtype) as materializer,
     ):
         before = _resident_mb()
-        one.prefetch(refs)
+        materializer.prefetch(refs)
         _resident_mb()
-        memory = one.buffers()
-        one.materialize(refs, out=memory)
+        memory = materializer.buffers()
+        materializer.materialize(refs, out=memory)
         peak = peak_mb() - before
-        found = [_round(cell, machine, one, refs, memory) for _ in range(rounds)]
+        samples = [_round(cell, machine, materializer, refs, memory) for _ in range(rounds)]
         floor, excess, out, new, resolving = (
-            statistics.median(column) for column in zip(*found, strict=True)
+            statistics.median(column) for column in zip(*samples, strict=True)
         )
         allowed = numbers(SHAPES[cell.shape], cell.kind, cell.tasks) * 4 + memory.size_bytes
     by = "rate" if excess > 0 else "bandwidth"
@@ -275,37 +286,43 @@ def _measured(cell: Cell, root: Path, rounds: int) -> dict[str, Any]:
 
 
 def _round(
-    cell: Cell, machine: Machine, one: sr.Materializer, refs: list[str], memory: Any
+    cell: Cell, machine: Machine, materializer: sr.Materializer, refs: list[str], memory: Any
 ) -> tuple[float, ...]:
     random.shuffle(refs)
-    call = partial(one.materialize, refs, out=memory)
+    call = partial(materializer.materialize, refs, out=memory)
     times = max(1, int(0.02 / _seconds(call)))
-    by_bytes = (one.resident_bytes + memory.size_bytes) / machine.bytes_per_s()
+    by_bytes = (materializer.resident_bytes + memory.size_bytes) / machine.bytes_per_s()
     by_flops = flops(SHAPES[cell.shape], cell.kind) * cell.tasks / machine.flops_per_s()
     floor = max(by_bytes, by_flops)
-    out, new = _seconds(call, times), _seconds(partial(one.materialize, refs), times)
+    out, new = _seconds(call, times), _seconds(partial(materializer.materialize, refs), times)
     return (
         floor,
         by_flops - by_bytes,
         out / floor,
         new / floor,
-        _seconds(partial(one.prefetch, refs), times),
+        _seconds(partial(materializer.prefetch, refs), times),
     )
 
 
-def _warmed() -> None:
+def _warm_up() -> None:
     """Do everything once in small.
 
     What is imported or made on first use is not memory of a pass.
     """
     with tempfile.TemporaryDirectory() as place:
         refs = build(Path(place), SHAPES["minilm"], Kind(rank=4, k=4, own=True), 2)
-        with sr.Registry.open(place, mode="r") as registry, sr.Materializer(registry) as one:
-            one.materialize(refs)
+        with (
+            sr.Registry.open(place, mode="r") as registry,
+            sr.Materializer(registry) as materializer,
+        ):
+            materializer.materialize(refs)
 
 
 def _resident_mb() -> float:
-    """Return what this process has in memory now, and let its peak begin again there, where the system can; what is free goes back to the system first."""
+    """Return what this process has in memory, and let its peak begin again there if possible.
+
+    What is free goes back to the system first.
+    """
     gc.collect()
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
@@ -315,7 +332,7 @@ def _resident_mb() -> float:
 
 
 def _beside(shape: Shape, place: Path, rounds: int) -> dict[str, float]:
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     folders: list[Path] = []
     for stored, kind in (
         ("basis k = 64", Kind(rank=16, k=64, own=False)),
@@ -323,17 +340,23 @@ def _beside(shape: Shape, place: Path, rounds: int) -> dict[str, float]:
     ):
         root = place / stored.replace(" ", "")
         refs = build(root, shape, kind, LOADED + rounds)
-        with sr.Registry.open(root, mode="r") as registry, sr.Materializer(registry) as one:
-            one.prefetch(refs)
+        with (
+            sr.Registry.open(root, mode="r") as registry,
+            sr.Materializer(registry) as materializer,
+        ):
+            materializer.prefetch(refs)
             folders = folders or [
-                adapter.save(place / ref) for ref, adapter in one.materialize(refs[:LOADED]).items()
+                adapter.save(place / ref)
+                for ref, adapter in materializer.materialize(refs[:LOADED]).items()
             ]
-            model, memory = _model(shape, folders[0]), one.buffers()
-            found[f"materialize, {stored}"] = _each(refs, partial(one.materialize, out=memory))
-            found[f"swap, {stored}"] = _each(refs, partial(one.swap, model))
-    found["peft"] = _peft(_model(shape, folders[0]), folders[1:])
-    found["vlora"] = _vlora(shape, rounds)
-    return found
+            model, memory = _model(shape, folders[0]), materializer.buffers()
+            seconds[f"materialize, {stored}"] = _each(
+                refs, partial(materializer.materialize, out=memory)
+            )
+            seconds[f"swap, {stored}"] = _each(refs, partial(materializer.swap, model))
+    seconds["peft"] = _peft(_model(shape, folders[0]), folders[1:])
+    seconds["vlora"] = _vlora(shape, rounds)
+    return seconds
 
 
 def _each(values: Sequence[Any], call: Callable[[Any], object]) -> float:
@@ -354,7 +377,10 @@ def _peft(model: Any, folders: Sequence[Path]) -> float:
 
 
 def _model(shape: Shape, folder: Path) -> Any:
-    """Return a model of the adapted modules alone, its weights in bfloat16 and never touched, with one adapter."""
+    """Return a model of the adapted modules alone, with one adapter.
+
+    Its weights are bfloat16 and never touched.
+    """
     import peft
 
     root = torch.nn.Module()

@@ -1,4 +1,4 @@
-"""Bytes at equal error, and error at equal bytes, beside the two public packages that store collections of LoRA adapters.
+"""Bytes at equal error, and error at equal bytes, beside two packages that store LoRA collections.
 
     python -m benchmarks.peers [--corpus CORPUS] [--count N] [--width D] [--layers L] [--rank R]
 
@@ -21,7 +21,7 @@ from typing import Final
 import torch
 
 import share_registry as sr
-from benchmarks.adapters import bare, family, independent, planted
+from benchmarks.adapters import write_bare, write_family, write_independent, write_planted
 from benchmarks.rivals import Lorashare, Ours, Point, Rival, Vlora, cheapest, largest
 
 DEMO: Final = Path(sr.__file__).parent / "demo_data"
@@ -85,23 +85,26 @@ def _scenarios(place: Path, options: argparse.Namespace) -> Iterator[Scenario]:
         "width": options.width,
         "layers": options.layers,
     }
-    shape = f"N = {options.count}, {2 * options.layers} modules, {options.width} wide, r = {options.rank}"
+    shape = (
+        f"N = {options.count}, {2 * options.layers} modules, {options.width} wide, r = "
+        f"{options.rank}"
+    )
     if "real" in options.only:
-        real = bare(common_shape(options.corpus), place / "real")
+        real = write_bare(common_shape(options.corpus), place / "real")
         yield Scenario(name=f"real adapters, N = {len(real)}", folders=real)
     if "columns" in options.only:
         yield Scenario(
             name=f"{COLUMNS} shared columns and 5 % noise, {shape}",
-            folders=planted(place / "columns", shared=COLUMNS, noise=NOISE, **sizes),
+            folders=write_planted(place / "columns", shared=COLUMNS, noise=NOISE, **sizes),
         )
     if "family" in options.only:
         yield Scenario(
             name=f"mixtures of {TEMPLATES} whole adapters and 5 % noise, {shape}",
-            folders=family(place / "family", templates=TEMPLATES, noise=NOISE, **sizes),
+            folders=write_family(place / "family", templates=TEMPLATES, noise=NOISE, **sizes),
         )
     if "nothing" in options.only:
         yield Scenario(
-            name=f"nothing shared, {shape}", folders=independent(place / "nothing", **sizes)
+            name=f"nothing shared, {shape}", folders=write_independent(place / "nothing", **sizes)
         )
 
 
@@ -111,7 +114,8 @@ def _compare(scenario: Scenario) -> None:
     rivals: list[Rival] = [Vlora(scenario.folders), Lorashare(scenario.folders)]
     print(f"\n### {scenario.name}: {raw / 1000:.0f} kB as given\n", flush=True)
     print(
-        "| error at most | peer | setting | its error | kB | share_registry, one by one, kB | ratio | in one commit, kB | ratio |"
+        "| error at most | peer | setting | its error | kB | share_registry, one by one, kB | "
+        "ratio | in one commit, kB | ratio |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for limit in LIMITS:
@@ -119,13 +123,15 @@ def _compare(scenario: Scenario) -> None:
             for form in rival.forms:
                 _equal_error(ours, rival, limit, form)
     print(
-        f"\n| kB | {' | '.join([ours[0].name, *(rival.name for rival in rivals)])} |\n| --- | --- | --- | --- |"
+        f"\n| kB | {' | '.join([ours[0].name, *(rival.name for rival in rivals)])} |\n"
+        "| --- | --- | --- | --- |"
     )
     for share in SHARES:
         mine = ours[0].at_bytes(raw // share)
         others = [largest(rival, raw // share, offered(rival)) for rival in rivals]
         print(
-            f"| {raw / share / 1000:.0f} (1/{share}) | {mine.error:.4f} | {' | '.join(_error(point) for point in others)} |",
+            f"| {raw / share / 1000:.0f} (1/{share}) | {mine.error:.4f} | "
+            f"{' | '.join(_error(point) for point in others)} |",
             flush=True,
         )
 
@@ -143,7 +149,8 @@ def _equal_error(ours: Sequence[Ours], rival: Rival, limit: float, form: str) ->
     equal = [tool.point(max(theirs.error, SMALLEST)).size_bytes for tool in ours]
     ratios = " | ".join(f"{size / 1000:.0f} | {theirs.size_bytes / size:.1f}" for size in equal)
     print(
-        f"| {limit:g} | {rival.name} | {theirs.setting} | {theirs.error:.4f} | {theirs.size_bytes / 1000:.0f} | {ratios} |",
+        f"| {limit:g} | {rival.name} | {theirs.setting} | {theirs.error:.4f} | "
+        f"{theirs.size_bytes / 1000:.0f} | {ratios} |",
         flush=True,
     )
 

@@ -1,4 +1,6 @@
-"""The paper's protocol on real adapters beside a full SVD at every step, and the promises of the default policy after every commit.
+"""The paper's protocol beside a full SVD at every step, and the default policy's promises.
+
+Both on real adapters, the promises after every commit.
 
     python -m benchmarks.protocol [--corpus CORPUS] [--k K ...]
 
@@ -21,8 +23,8 @@ import torch
 from torch import Tensor
 
 import share_registry as sr
-from benchmarks.adapters import bare
-from benchmarks.counting import called
+from benchmarks.adapters import write_bare
+from benchmarks.counting import task_names
 from benchmarks.peers import DEMO, common_shape
 from benchmarks.rivals import Factors, error, factors_of
 
@@ -38,14 +40,13 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="*", default=[16, 32, 64])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folders = bare(
+        folders = write_bare(
             [folder for folder in common_shape(options.corpus) if folder.name == VERSION],
             Path(place) / "bare",
         )
         print(
-            "| k | tasks | mean error | by full SVD | worst error | by full SVD | largest difference of a task | recorded below true |\n"
-            + "| --- " * 8
-            + "|"
+            "| k | tasks | mean error | by full SVD | worst error | by full SVD | largest "
+            "difference of a task | recorded below true |\n" + "| --- " * 8 + "|"
         )
         for k in options.k:
             print(f"| {k} | {' | '.join(_share(Path(place) / f'k{k}', folders, k))} |", flush=True)
@@ -55,56 +56,59 @@ def main() -> None:
 
 def _share(place: Path, folders: Sequence[Path], k: int) -> list[str]:
     """Return a row: the errors of the library and of dense arithmetic after the last arrival."""
-    names = called(folders)
-    wanted = {name: factors_of(folder) for name, folder in zip(names, folders, strict=True)}
+    names = task_names(folders)
+    originals = {name: factors_of(folder) for name, folder in zip(names, folders, strict=True)}
     with sr.Registry.open(place) as registry:
         space = registry.create_space("all", policy=sr.Policy.share(k=k))
         for name, folder in zip(names, folders, strict=True):
             space.commit(folder, task=name, allow_base_mismatch=True)
-        found = {
-            name: error(factors_of(registry.export(name, place / "out").path), wanted[name])
+        errors = {
+            name: error(factors_of(registry.export(name, place / "out").path), originals[name])
             for name in names
         }
         recorded = {name: registry.show(name).reports[name].error for name in names}
-    dense = {name: error(factors, wanted[name]) for name, factors in _dense(wanted, k).items()}
-    worst = max(abs(found[name] - dense[name]) for name in names)
-    broken = sum(recorded[name] < found[name] * (1 - 1e-6) for name in names)
+    dense = {
+        name: error(factors, originals[name]) for name, factors in _dense(originals, k).items()
+    }
+    worst = max(abs(errors[name] - dense[name]) for name in names)
+    broken = sum(recorded[name] < errors[name] * (1 - 1e-6) for name in names)
     return [
         str(len(names)),
         *(
             f"{value:.5f}"
-            for value in (_mean(found), _mean(dense), max(found.values()), max(dense.values()))
+            for value in (_mean(errors), _mean(dense), max(errors.values()), max(dense.values()))
         ),
         f"{worst:.1e}",
         f"{broken} of {len(names)}",
     ]
 
 
-def _dense(wanted: Mapping[str, Factors], k: int) -> dict[str, Factors]:
-    """Return every adapter as the protocol leaves it after the last arrival, from full matrices alone."""
-    held: dict[str, Factors] = {}
-    weights = {name: 1.0 / _energy(factors) for name, factors in wanted.items()}
-    for name, factors in wanted.items():
-        held[name] = factors
+def _dense(originals: Mapping[str, Factors], k: int) -> dict[str, Factors]:
+    """Return every adapter as the protocol leaves it at the end, from full matrices alone."""
+    adapters: dict[str, Factors] = {}
+    weights = {name: 1.0 / _energy(factors) for name, factors in originals.items()}
+    for name, factors in originals.items():
+        adapters[name] = factors
         for module in factors:
             axes_a = _leading(
                 [
                     sqrt(weights[task]) * torch.linalg.qr(mine[module][1]).R @ mine[module][0]
-                    for task, mine in held.items()
+                    for task, mine in adapters.items()
                 ],
                 k,
             )
             axes_b = _leading(
                 [
                     sqrt(weights[task]) * torch.linalg.qr(mine[module][0].mT).R @ mine[module][1].mT
-                    for task, mine in held.items()
+                    for task, mine in adapters.items()
                 ],
                 k,
             )
-            for task, mine in held.items():
+            for task, mine in adapters.items():
                 a, b = mine[module]
-                held[task] = {**mine, module: (a @ axes_a.mT @ axes_a, axes_b.mT @ (axes_b @ b))}
-    return held
+                projected = a @ axes_a.mT @ axes_a, axes_b.mT @ (axes_b @ b)
+                adapters[task] = {**mine, module: projected}
+    return adapters
 
 
 def _leading(parts: Sequence[Tensor], k: int) -> Tensor:
@@ -133,14 +137,15 @@ def _default(place: Path, folders: Sequence[Path]) -> None:
             task = folder.parent.name if folder.name != "s42" else f"{folder.parent.name}-s42"
             commit = registry.commit(folder, task=task)
             sources[commit.ref] = factors_of(folder), commit.reports[task].budget or 0.0
-            for ref, (wanted, budget) in sources.items():
+            for ref, (original, budget) in sources.items():
                 exported = registry.export(ref, place / "out")
-                found = error(factors_of(exported.path), wanted)
+                measured = error(factors_of(exported.path), original)
                 changed += digests.setdefault(ref, exported.digest) != exported.digest
-                over += found > budget
-                worst, checks = max(worst, found / budget), checks + 1
+                over += measured > budget
+                worst, checks = max(worst, measured / budget), checks + 1
     print(
-        f"\nDefault policy: {len(folders)} commits, {checks} exports in between: {changed} changed, {over} over budget; largest error {worst:.4f} of the budget"
+        f"\nDefault policy: {len(folders)} commits, {checks} exports in between: {changed} "
+        f"changed, {over} over budget; largest error {worst:.4f} of the budget"
     )
 
 

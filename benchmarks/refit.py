@@ -56,26 +56,34 @@ def main() -> None:
         )
         return
     print(
-        f"{options.modules} modules, {options.width} wide, r = {options.rank}, k = {options.k}: {options.k} + {options.rank} rows a side\n"
+        f"{options.modules} modules, {options.width} wide, r = {options.rank}, k = {options.k}: "
+        f"{options.k} + {options.rank} rows a side\n"
     )
     print(
-        "| N | tool | basis, s | coefficients of all, s | together | peak MB | of it imports |\n| --- | --- | --- | --- | --- | --- | --- |"
+        "| N | tool | basis, s | coefficients of all, s | together | peak MB | of it imports |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |"
     )
-    found = {
+    figures = {
         count: _child("ours", count)
         for count in sorted({*options.counts, *([options.peer] if options.peer else [])})
     }
-    for count, one in found.items():
-        row = f"{one['basis']:.3f} | {one['coefficients']:.3f} | {one['basis'] + one['coefficients']:.3f} | {one['peak']:.0f} | {one['imports']:.0f}"
+    for count, measured in figures.items():
+        row = (
+            f"{measured['basis']:.3f} | {measured['coefficients']:.3f} | "
+            f"{measured['basis'] + measured['coefficients']:.3f} | {measured['peak']:.0f} | "
+            f"{measured['imports']:.0f}"
+        )
         print(f"| {count} | share_registry | {row} |", flush=True)
     if options.peer:
         peer = _child("vlora", options.peer)
         print(
-            f"| {options.peer} | vlora-dev absorb | | | {peer['seconds']:.3f} | {peer['peak']:.0f} | {peer['imports']:.0f} |"
+            f"| {options.peer} | vlora-dev absorb | | | {peer['measured']:.3f} | "
+            f"{peer['peak']:.0f} | {peer['imports']:.0f} |"
         )
-        ours = found[options.peer]
+        ours = figures[options.peer]
         print(
-            f"\n{peer['seconds'] / (ours['basis'] + ours['coefficients']):.0f} times less at N = {options.peer} (asked for: {ASKED:.0f})"
+            f"\n{peer['measured'] / (ours['basis'] + ours['coefficients']):.0f} times less at N "
+            f"= {options.peer} (asked for: {ASKED:.0f})"
         )
 
 
@@ -93,12 +101,12 @@ def _child(tool: str, count: int) -> dict[str, float]:
         tool,
         str(count),
     ]
-    found: dict[str, float] = json.loads(
+    figures: dict[str, float] = json.loads(
         subprocess.run(
             command, check=True, capture_output=True, env=environment
         ).stdout.splitlines()[-1]
     )
-    return found
+    return figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +122,7 @@ def _ours(count: int, options: argparse.Namespace) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(options.modules):
         a, b = (_state(generator, count, options) for _ in range(2))
-        before = _carried(a, b, options)
+        before = _old_moments(a, b, options)
         start = time.process_time()
         transitions = _refit(a, b, before, options.k)
         middle = time.process_time()
@@ -134,14 +142,14 @@ def _state(generator: torch.Generator, count: int, options: argparse.Namespace) 
     )
 
 
-def _carried(a: _Side, b: _Side, options: argparse.Namespace) -> Moments:
+def _old_moments(a: _Side, b: _Side, options: argparse.Namespace) -> Moments:
     """Return the moments of the old tasks over the first k rows, as the refit before left them."""
     H_a, H_b = (side.rows[: options.k] @ side.rows[: options.k].mT for side in (a, b))
-    found = Moments.empty(options.k, options.k)
+    moments = Moments.empty(options.k, options.k)
     for A, B in zip(torch.split(a.C, options.rank), torch.split(b.C, options.rank), strict=True):
-        found.a.add_(A.mT @ (B @ H_b @ B.mT) @ A)
-        found.b.add_(B.mT @ (A @ H_a @ A.mT) @ B)
-    return found
+        moments.a.add_(A.mT @ (B @ H_b @ B.mT) @ A)
+        moments.b.add_(B.mT @ (A @ H_a @ A.mT) @ B)
+    return moments
 
 
 def _refit(a: _Side, b: _Side, before: Moments, k: int) -> tuple[Tensor, Tensor]:
@@ -150,14 +158,14 @@ def _refit(a: _Side, b: _Side, before: Moments, k: int) -> tuple[Tensor, Tensor]
     Return what turns coefficients over the old rows into coefficients over the new directions.
     """
     frames = frame(a.rows), frame(b.rows)
-    old_a, old_b = (found.root[:k] for found in frames)
+    old_a, old_b = (coordinates.root[:k] for coordinates in frames)
     moments = Moments(old_a.mT @ before.a @ old_a, old_b.mT @ before.b @ old_b)
     moments.add(TaskCoefficients(A=frames[0].root[k:], B=frames[1].root[k:], weight=1.0))
     transitions = []
-    for found, G in zip(frames, (moments.a, moments.b), strict=True):
+    for coordinates, G in zip(frames, (moments.a, moments.b), strict=True):
         energies, U = spectrum(G)
-        rounded(found.directions(U[:, :k]), energies[:k], precision=PRECISION)
-        transitions.append(found.root @ U[:, :k])
+        rounded(coordinates.directions(U[:, :k]), energies[:k], precision=PRECISION)
+        transitions.append(coordinates.root @ U[:, :k])
     return transitions[0], transitions[1]
 
 

@@ -76,11 +76,14 @@ def by_module(tensors: Mapping[str, Tensor]) -> Factors:
     }
 
 
-def error(found: Factors, wanted: Factors) -> float:
-    """Return the pooled relative Frobenius error of dW = B A (one scale for all modules), from small Grams."""
+def error(factors: Factors, original: Factors) -> float:
+    """Return the pooled relative Frobenius error of dW = B A, from small Grams.
+
+    All modules have the same scale.
+    """
     wrong = total = 0.0
-    for module, (a, b) in wanted.items():
-        a_found, b_found = found[module]
+    for module, (a, b) in original.items():
+        a_found, b_found = factors[module]
         both_a, both_b = (
             torch.linalg.qr(torch.cat([a_found, a]).mT).R,
             torch.linalg.qr(torch.cat([b_found, -b], 1)).R,
@@ -95,9 +98,10 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def mean_error(found: Mapping[str, Factors], wanted: Mapping[str, Factors]) -> float:
+def mean_error(collection: Mapping[str, Factors], originals: Mapping[str, Factors]) -> float:
     """Return the mean over adapters."""
-    return sum(error(found[name], factors) for name, factors in wanted.items()) / len(wanted)
+    errors = [error(collection[name], original) for name, original in originals.items()]
+    return sum(errors) / len(errors)
 
 
 class _Peer:
@@ -107,25 +111,25 @@ class _Peer:
     forms: tuple[str, ...] = ()
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._wanted = {folder.name: factors_of(folder) for folder in folders}
+        self._originals = {folder.name: factors_of(folder) for folder in folders}
         self._seen: dict[tuple[int, str], Point] = {}
 
     def point(self, k: int, form: str) -> Point:
         if (k, form) not in self._seen:
             with tempfile.TemporaryDirectory() as place:
-                found = self._saved(k, form, Path(place) / "store")
+                saved = self._save(k, form, Path(place) / "store")
                 self._seen[k, form] = Point(
                     setting=f"k = {k}, {form}",
                     size_bytes=size_of(Path(place)),
-                    error=mean_error(found, self._wanted),
+                    error=mean_error(saved, self._originals),
                 )
         return self._seen[k, form]
 
     def factors(self, k: int, form: str) -> dict[str, Factors]:
         with tempfile.TemporaryDirectory() as place:
-            return self._saved(k, form, Path(place) / "store")
+            return self._save(k, form, Path(place) / "store")
 
-    def _saved(self, k: int, form: str, place: Path) -> dict[str, Factors]:
+    def _save(self, k: int, form: str, place: Path) -> dict[str, Factors]:
         raise NotImplementedError
 
 
@@ -146,9 +150,9 @@ class Vlora(_Peer):
         )
 
     def settings(self) -> int:
-        return max(1, len(self._wanted) - 1)
+        return max(1, len(self._originals) - 1)
 
-    def _saved(self, k: int, form: str, place: Path) -> dict[str, Factors]:
+    def _save(self, k: int, form: str, place: Path) -> dict[str, Factors]:
         from vlora import SharedSubspace
 
         space = _vlora_cut(self._full, k)
@@ -156,15 +160,15 @@ class Vlora(_Peer):
             space.to(dtype=torch.float16)
         (space.save_quantized if form == "NF4" else space.save)(place)
         loaded = SharedSubspace.load(place)
-        return {name: vlora_factors(loaded, name) for name in self._wanted}
+        return {name: vlora_factors(loaded, name) for name in self._originals}
 
 
 def vlora_factors(space: Any, name: str) -> Factors:
     """Return one adapter as a vlora subspace gives it back."""
-    made = space.reconstruct(name)
+    adapter = space.reconstruct(name)
     return {
-        layer: (made.lora_a[layer].to(torch.float64), made.lora_b[layer].to(torch.float64))
-        for layer in made.layer_names
+        layer: (adapter.lora_a[layer].to(torch.float64), adapter.lora_b[layer].to(torch.float64))
+        for layer in adapter.layer_names
     }
 
 
@@ -183,7 +187,7 @@ def _vlora_cut(space: Any, k: int) -> Any:
 
 
 class Lorashare(_Peer):
-    """lorashare: the paper's form, k columns per module and side, k x r numbers per adapter, without the mean."""
+    """lorashare: k columns per module and side, k x r numbers per adapter, without the mean."""
 
     name = "lorashare"
     forms: tuple[str, ...] = ("fp32",)
@@ -194,7 +198,7 @@ class Lorashare(_Peer):
         super().__init__(folders)
         self._most = min(
             side
-            for a, b in next(iter(self._wanted.values())).values()
+            for a, b in next(iter(self._originals.values())).values()
             for side in (a.shape[1], b.shape[0])
         )
         self._full = SHAREModel.from_adapters(
@@ -206,7 +210,7 @@ class Lorashare(_Peer):
     def settings(self) -> int:
         return self._most
 
-    def _saved(self, k: int, form: str, place: Path) -> dict[str, Factors]:
+    def _save(self, k: int, form: str, place: Path) -> dict[str, Factors]:
         from lorashare import SHAREModel
 
         model = copy.copy(self._full)
@@ -219,7 +223,7 @@ class Lorashare(_Peer):
         }
         model.save_pretrained(place)
         loaded = SHAREModel.from_pretrained(place)
-        return {name: by_module(loaded.reconstruct(name)) for name in self._wanted}
+        return {name: by_module(loaded.reconstruct(name)) for name in self._originals}
 
 
 class Ours:
@@ -233,7 +237,7 @@ class Ours:
     def __init__(self, folders: Sequence[Path], *, together: bool = False) -> None:
         self._folders = folders
         self._together = together
-        self._wanted = {folder.name: factors_of(folder) for folder in folders}
+        self._originals = {folder.name: factors_of(folder) for folder in folders}
         self._seen: dict[float, Point] = {}
 
     def point(self, budget: float) -> Point:
@@ -241,20 +245,20 @@ class Ours:
         budget = float(f"{budget:.3g}")
         if budget not in self._seen:
             with tempfile.TemporaryDirectory() as place:
-                found = self.export(budget, Path(place))
+                exported = self.export(budget, Path(place))
                 size = sum(
                     size_of(Path(place) / "registry" / part) for part in ("objects", "spaces")
                 )
                 self._seen[budget] = Point(
                     setting=f"budget {budget:g}",
                     size_bytes=size,
-                    error=mean_error(found, self._wanted),
+                    error=mean_error(exported, self._originals),
                 )
         return self._seen[budget]
 
     def export(self, budget: float, place: Path) -> dict[str, Factors]:
         """Commit all, one after another or in one commit, and export all."""
-        found = {}
+        exported = {}
         with sr.Registry.open(place / "registry") as registry:
             space = registry.create_space("all", policy=sr.Policy(budget=budget))
             if self._together:
@@ -266,12 +270,15 @@ class Ours:
                     space.commit(folder, task=folder.name, allow_base_mismatch=True)
             for folder in self._folders:
                 out = Path(space.export(folder.name, place / "export").path)
-                found[folder.name] = factors_of(out)
+                exported[folder.name] = factors_of(out)
                 shutil.rmtree(out)
-        return found
+        return exported
 
     def at_bytes(self, size_bytes: int) -> Point:
-        """Return the smallest error found in at most that many bytes, by a few secants in log(error) between the points seen."""
+        """Return the point of the smallest error in at most that many bytes.
+
+        It takes a few secants in log(error) between the points seen.
+        """
         points = sorted(
             (*self._seen.values(), self.point(0.5), self.point(0.001)),
             key=lambda point: point.size_bytes,
@@ -297,8 +304,8 @@ def largest(rival: Rival, size_bytes: int, forms: Sequence[str]) -> Point | None
 
     None where even k = 1 takes more.
     """
-    found = [point for form in forms if (point := _most(rival, size_bytes, form)) is not None]
-    return min(found, key=lambda point: point.error, default=None)
+    points = [point for form in forms if (point := _most(rival, size_bytes, form)) is not None]
+    return min(points, key=lambda point: point.error, default=None)
 
 
 def cheapest(rival: Rival, limit: float, form: str) -> Point | None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 import share_registry as sr
-from benchmarks.adapters import independent, planted
-from benchmarks.counting import spent, spent_together
+from benchmarks.adapters import write_independent, write_planted
+from benchmarks.counting import measure_bytes, measure_bytes_together
 from benchmarks.rivals import factors_of
 from share_registry.format.records import AbsorbRecord, parse_record
 from share_registry.names import CommitNumber
@@ -82,19 +82,21 @@ def _size(registry: sr.Registry, commit: sr.Commit) -> int:
 
 def _planted(root: Path, small: bool) -> Iterable[Row]:
     count, width = (16, 256) if small else (64, 1024)
-    folders = planted(root / "planted", count=count, rank=16, width=width, shared=32, noise=0.01)
-    found = sizes(folders)
-    late = found[count // 2 :]
+    folders = write_planted(
+        root / "planted", count=count, rank=16, width=width, shared=32, noise=0.01
+    )
+    measured = sizes(folders)
+    late = measured[count // 2 :]
     yield (
         f"planted, N = {count}, r = 16, {width} wide, 32 shared rows, 1 % noise",
         f"adapters {count // 2 + 1} to {count}, largest over adapter 1",
-        f"{max(late) / found[0]:.3f}",
+        f"{max(late) / measured[0]:.3f}",
         "< 0.333",
     )
     yield (
         "the same",
         f"adapters {count // 2 + 1} to {count}, mean over adapter 1",
-        f"{sum(late) / len(late) / found[0]:.3f}",
+        f"{sum(late) / len(late) / measured[0]:.3f}",
         "",
     )
 
@@ -117,7 +119,7 @@ def _seed(real: Path) -> Iterable[Row]:
         "<= 0.90 (12 adapters)",
     )
     with tempfile.TemporaryDirectory() as place:
-        together = spent_together(
+        together = measure_bytes_together(
             Path(place) / "registry", folders, policy=sr.Policy(budget=BUDGET)
         ).counted
     yield (
@@ -131,20 +133,20 @@ def _seed(real: Path) -> Iterable[Row]:
 def _versions(real: Path) -> Iterable[Row]:
     folders = [real / "wn-pos-gloss" / version for version in ("v1", "v2", "v3")]
     with tempfile.TemporaryDirectory() as place:
-        found = spent(
+        measured = measure_bytes(
             Path(place) / "registry", folders, policy=sr.Policy(budget=BUDGET), names=["gloss"] * 3
         )
     parameters = sum(a.numel() + b.numel() for a, b in factors_of(folders[0]).values())
     yield (
         "wn-pos-gloss v2, v3",
         "over v1",
-        ", ".join(f"{item.counted / found[0].counted:.3f}" for item in found[1:]),
+        ", ".join(f"{item.counted / measured[0].counted:.3f}" for item in measured[1:]),
         "<= 0.60",
     )
     yield (
         "the same",
         "bits per parameter",
-        ", ".join(f"{8 * item.counted / parameters:.2f}" for item in found[1:]),
+        ", ".join(f"{8 * item.counted / parameters:.2f}" for item in measured[1:]),
         "< 1.8",
     )
 
@@ -152,11 +154,13 @@ def _versions(real: Path) -> Iterable[Row]:
 def counted(folders: Sequence[Path], *, policy: sr.Policy) -> int:
     """Return the bytes of a collection committed one after another."""
     with tempfile.TemporaryDirectory() as place:
-        return sum(item.counted for item in spent(Path(place) / "registry", folders, policy=policy))
+        return sum(
+            item.counted for item in measure_bytes(Path(place) / "registry", folders, policy=policy)
+        )
 
 
 def _nothing(root: Path, small: bool) -> Iterable[Row]:
-    folders = independent(
+    folders = write_independent(
         root / "nothing", count=6 if small else 12, rank=16, width=256 if small else 1024
     )
     yield (

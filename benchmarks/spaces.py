@@ -112,7 +112,7 @@ def build(root: Path, shape: Shape, kind: Kind, tasks: int, *, seed: int = 0) ->
                 names = [
                     f"task{number:04}" for number in range(begin, min(tasks, begin + _TOGETHER))
                 ]
-                made = {
+                adapters = {
                     name: _put(
                         context,
                         adapter_object.encode(
@@ -121,8 +121,8 @@ def build(root: Path, shape: Shape, kind: Kind, tasks: int, *, seed: int = 0) ->
                     )
                     for name in names
                 }
-                _commit(context, layout, made, version)
-                earlier |= made
+                _commit(context, layout, adapters, version)
+                earlier |= adapters
     return [f"task{number:04}" for number in range(tasks)]
 
 
@@ -135,7 +135,7 @@ def flops(shape: Shape, kind: Kind) -> float:
 
 
 def numbers(shape: Shape, kind: Kind, tasks: int) -> int:
-    """Return how many rows' elements and coefficients so many tasks have, those of the versions before included."""
+    """Return how many elements and coefficients so many tasks have, earlier versions included."""
     coefficients = 2 * shape.layers * len(shape.modules) * kind.rank * kind.k
     own = kind.rank * shape.numbers if kind.own else 0
     return kind.k * shape.numbers + tasks * (kind.before + 1) * (coefficients + own)
@@ -213,12 +213,12 @@ def _adapter(
 
 
 def _ints(rng: np.random.Generator, rows: int, width: int, bits: int) -> "NDArray[np.int32]":
-    made: NDArray[np.int32] = np.clip(
+    ints: NDArray[np.int32] = np.clip(
         np.rint(rng.standard_normal((rows, width), np.float32) * 2.0 ** (bits - 2)),
         -(2**bits) + 1,
         2**bits - 1,
     ).astype(np.int32)
-    return made
+    return ints
 
 
 def _put(context: Context, content: bytes) -> Digest:

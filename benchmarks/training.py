@@ -126,13 +126,13 @@ def main() -> None:
     settings = [Setting(kind="shared", k=64, p=4, rate=rate) for rate in options.rates] or SETTINGS
     with TemporaryDirectory() as place, sr.Registry.open(Path(place) / "registry") as registry:
         folds = [(OF_ALL, fold, options.seeds) for fold in FOLDS]
-        for wanted, tasks, seeds in (
+        for grid, tasks, seeds in (
             (settings, HELD_OUT, options.seeds),
             (TRADE_OFF, HELD_OUT, options.seeds[:1]),
             *folds,
         ):
-            if not options.rates or wanted is settings:
-                run_all(options.corpus, registry, options.results, wanted, tasks, seeds)
+            if not options.rates or grid is settings:
+                run_all(options.corpus, registry, options.results, grid, tasks, seeds)
     if not options.rates:
         show(json.loads(options.results.read_text()), options.show)
 
@@ -174,7 +174,7 @@ def _run(
 ) -> dict[str, float]:
     task = _task(common, corpus / "dev" / name)
     torch.manual_seed(seed)
-    model = _adapted(common, corpus, registry, setting, seed, held_out)
+    model = _adapt(common, corpus, registry, setting, seed, held_out)
     head = torch.nn.Linear(task.head[0].shape[1], task.head[0].shape[0])
     head.load_state_dict({"weight": task.head[0], "bias": task.head[1]})
     started = time.process_time()
@@ -197,7 +197,7 @@ def _task(common: Any, folder: Path) -> Task:
     return Task(train=train, test=test, head=common.load_head(folder / "base_head.safetensors"))
 
 
-def _adapted(
+def _adapt(
     common: Any,
     corpus: Path,
     registry: sr.Registry,
@@ -225,9 +225,9 @@ def _adapted(
         generator = torch.Generator().manual_seed(seed)
         for layer in model.modules():
             if isinstance(layer, sr.peft.ShareLayer):
-                for held in (layer.share_alpha["default"], layer.share_beta["default"]):
-                    held.copy_(
-                        torch.linalg.qr(torch.randn(held.mT.shape, generator=generator))[0].mT
+                for factor in (layer.share_alpha["default"], layer.share_beta["default"]):
+                    factor.copy_(
+                        torch.linalg.qr(torch.randn(factor.mT.shape, generator=generator))[0].mT
                     )
     return model
 
@@ -235,7 +235,7 @@ def _adapted(
 def _space(corpus: Path, registry: sr.Registry, k: int, held_out: Sequence[str]) -> str:
     """Return a space that holds both adapters of every other task, with a basis of k directions."""
     space = f"k{k}-without-{'-'.join(held_out)}"
-    if space not in {found.name for found in registry.spaces()}:
+    if space not in {existing.name for existing in registry.spaces()}:
         folders = sorted(
             folder
             for folder in (corpus / "dev").iterdir()
@@ -319,28 +319,58 @@ def show(rows: Sequence[Row], folder: Path) -> None:
     lines = [
         "# Training in the subspace of other tasks",
         "",
-        "Accuracy in points; the basis is fitted to both adapters of every other task of the common shape: 18 adapters of 9 tasks.",
-        f"{EPOCHS} epochs, batches of {BATCH}, AdamW, the same batches for all of a seed; heads are trained beside and not counted.",
-        "A test set has 300 rows, so that a point on one task is three of them. Made by `python -m benchmarks.training --corpus DIR` from the runs in `training.json`.",
+        (
+            "Accuracy in points; the basis is fitted to both adapters of every other task of the "
+            "common shape: 18 adapters of 9 tasks."
+        ),
+        (
+            f"{EPOCHS} epochs, batches of {BATCH}, AdamW, the same batches for all of a seed; "
+            "heads are trained beside and not counted."
+        ),
+        (
+            "A test set has 300 rows, so that a point on one task is three of them. Made by "
+            "`python -m benchmarks.training --corpus DIR` from the runs in `training.json`."
+        ),
         "",
         "## Three tasks, over k, p and phi",
         "",
         *main,
         "",
-        "On these three tasks, held out together, the basis of other tasks at k = 16 and 32 is better than a random one of the same size, from 64 directions on of 384 it makes no difference.",
-        "The tasks are not a blind choice: they are those on which an earlier study was made. Of all tasks see below.",
+        (
+            "On these three tasks, held out together, the basis of other tasks at k = 16 and 32 is "
+            "better than a random one of the same size, from 64 directions on of 384 it makes no "
+            "difference."
+        ),
+        (
+            "The tasks are not a blind choice: they are those on which an earlier study was "
+            "made. Of all tasks see below."
+        ),
         "",
         "![accuracy over trained parameters](training.svg)",
         "",
         "## Every task",
         "",
-        f"All twelve tasks in the order of their names, three held out at a time; k = 32, p = 8, a twelfth of LoRA's parameters; mean of {len(SEEDS)} seeds.",
+        (
+            "All twelve tasks in the order of their names, three held out at a time; k = 32, p "
+            f"= 8, a twelfth of LoRA's parameters; mean of {len(SEEDS)} seeds."
+        ),
         "",
         *_all_tasks(rows),
         "",
-        "Over all tasks the basis of other tasks is as good as a random one, which is what independently trained adapters that share little lead one to expect. The gap to LoRA is under 2 points",
-        "on seven tasks of twelve, and 13 on text-position. The three tasks of the first table, each held out here with two others, have 77.9 in the mean: the advantage there depends on which",
-        "tasks the basis was fitted to. It may be expected to be larger where the adapters of a space share directions, which `analyze` measures; that was not tested here.",
+        (
+            "Over all tasks the basis of other tasks is as good as a random one, which is what "
+            "independently trained adapters that share little lead one to expect. The gap to "
+            "LoRA is under 2 points"
+        ),
+        (
+            "on seven tasks of twelve, and 13 on text-position. The three tasks of the first "
+            "table, each held out here with two others, have 77.9 in the mean: the advantage "
+            "there depends on which"
+        ),
+        (
+            "tasks the basis was fitted to. It may be expected to be larger where the adapters "
+            "of a space share directions, which `analyze` measures; that was not tested here."
+        ),
     ]
     (folder / "training.md").write_text("\n".join(lines) + "\n")
     _plot(points, folder / "training.svg")
@@ -354,21 +384,28 @@ def _table(rows: Sequence[Row]) -> tuple[list[Point], list[str]]:
         if row["task"] in HELD_OUT:
             groups.setdefault((row["kind"], row["k"], row["p"], row["phi"]), []).append(row)
     lines = [
-        f"| trained | k | p | phi | parameters | of LoRA's | {' | '.join(HELD_OUT)} | mean | against LoRA | seeds |",
-        f"| --- | --- | --- | --- | --- | --- | {' | '.join('---' for _ in HELD_OUT)} | --- | --- | --- |",
+        (
+            f"| trained | k | p | phi | parameters | of LoRA's | {' | '.join(HELD_OUT)} | mean | "
+            "against LoRA | seeds |"
+        ),
+        (
+            f"| --- | --- | --- | --- | --- | --- | {' | '.join('---' for _ in HELD_OUT)} | --- | "
+            "--- | --- |"
+        ),
     ]
     points: list[Point] = []
-    for (kind, k, p, phi), held in groups.items():
-        seeds = {row["seed"] for row in held}
+    for (kind, k, p, phi), runs in groups.items():
+        seeds = {row["seed"] for row in runs}
         mean, lora = (
-            _means(held),
+            _means(runs),
             _means([row for row in groups["lora", 0, 0, 0] if row["seed"] in seeds]),
         )
-        count, whole = held[0]["parameters"], groups["lora", 0, 0, 0][0]["parameters"]
+        count, whole = runs[0]["parameters"], groups["lora", 0, 0, 0][0]["parameters"]
         cells = " | ".join(f"{value:.1f}" for value in (*mean, _mean(mean)))
         share = "1" if kind == "lora" else f"1/{whole / count:.1f}"
         lines.append(
-            f"| {kind} | {k or '-'} | {p or 8} | {phi or '-'} | {count:,} | {share} | {cells} | {_mean(mean) - _mean(lora):+.1f} | {len(seeds)} |"
+            f"| {kind} | {k or '-'} | {p or 8} | {phi or '-'} | {count:,} | {share} | {cells} | "
+            f"{_mean(mean) - _mean(lora):+.1f} | {len(seeds)} |"
         )
         points.append((kind, k, p, phi, count, _mean(mean)))
     return points, lines
@@ -383,20 +420,20 @@ def _all_tasks(rows: Sequence[Row]) -> list[str]:
         "| task | " + " | ".join(setting.kind for setting in OF_ALL) + " |",
         "| --- |" + " --- |" * len(OF_ALL),
     ]
-    found = []
+    accuracies = []
     for name, fold in ((task, tasks) for tasks in FOLDS for task in tasks):
-        wanted = [
+        settings = [
             {"task": name, "without": _without(setting, fold), **asdict(setting)}
             for setting in OF_ALL
         ]
-        found.append(
+        accuracies.append(
             [
                 _mean([100 * row["accuracy"] for row in rows if wish.items() <= row.items()])
-                for wish in wanted
+                for wish in settings
             ]
         )
-        lines.append(f"| {name} | " + " | ".join(f"{value:.1f}" for value in found[-1]) + " |")
-    means = [_mean(list(column)) for column in zip(*found, strict=True)]
+        lines.append(f"| {name} | " + " | ".join(f"{value:.1f}" for value in accuracies[-1]) + " |")
+    means = [_mean(list(column)) for column in zip(*accuracies, strict=True)]
     return [*lines, "| mean | " + " | ".join(f"{value:.1f}" for value in means) + " |"]
 
 
@@ -418,9 +455,9 @@ def _plot(points: Sequence[Point], path: Path) -> None:
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 4.4), sharey=True, layout="constrained", width_ratios=(3, 2)
     )
-    found = [point for point in points if point[0] != "random"]
+    drawn = [point for point in points if point[0] != "random"]
     for kind, marker, color in (("shared", "o", BLUE), ("lora", "s", GREEN)):
-        chosen = [point for point in found if point[0] == kind]
+        chosen = [point for point in drawn if point[0] == kind]
         left.scatter(
             [point[4] for point in chosen],
             [point[5] for point in chosen],
@@ -428,8 +465,8 @@ def _plot(points: Sequence[Point], path: Path) -> None:
             color=color,
             label=kind,
         )
-    for kind, k, p, phi, count, mean in found:
-        same = sorted(point[5] for point in found if point[4] == count)
+    for kind, k, p, phi, count, mean in drawn:
+        same = sorted(point[5] for point in drawn if point[4] == count)
         label = "r = 8" if kind == "lora" else f"k {k}, p {p}" + (f", phi {phi}" if phi else "")
         side = -1 if count > 20_000 else 1
         offset = 11.0 * (same.index(mean) - (len(same) - 1) / 2) - 3
