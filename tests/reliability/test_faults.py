@@ -11,6 +11,7 @@ from share_registry.format.canonical import sha256
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import PublishStateUnknownError
+from share_registry.testing.stores import FIRST, SPACE
 from tests.reliability.faults import (
     ERRORS,
     LOST_REPLY,
@@ -23,7 +24,6 @@ from tests.reliability.faults import (
     survives_faults,
 )
 from tests.reliability.scenarios import IDENTITY, POINTS, NoFlush, World
-from tests.store.conformance import ONE, SPACE
 
 FEWEST_CALLS: Final = 60
 
@@ -58,7 +58,7 @@ def test_a_store_whose_creation_failed_can_be_created_again(quick_path: Path, co
             LocalStore.create(root, Outside(system=system), IDENTITY)
         except StoreError:
             store = LocalStore.create(root, Outside(system=NoFlush()), IDENTITY)
-            assert store.publish(SPACE, ONE, b"record")
+            assert store.publish(SPACE, FIRST, b"record")
         if len(system.calls) < n:
             break
         n += 1
@@ -104,6 +104,6 @@ def test_a_flush_that_fails_behind_the_link_is_an_unknown_outcome_and_removes_no
 ) -> None:
     store = _failing_after_the_link(quick_path)
     with pytest.raises(PublishStateUnknownError, match="may or may not"):
-        store.publish(SPACE, ONE, b"record")
-    assert store.record(SPACE, ONE) == b"record"
+        store.publish(SPACE, FIRST, b"record")
+    assert store.record(SPACE, FIRST) == b"record"
     assert list((quick_path / "tmp").iterdir()) == []

@@ -29,7 +29,7 @@ from share_registry.outside.files import Outside
 from share_registry.outside.system import System
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import PublishStateUnknownError
-from tests.store.conformance import ONE, SPACE, NewStore, StoreConformance, kept
+from share_registry.testing.stores import FIRST, SPACE, NewStore, StoreConformance, put_bytes
 
 Tree = dict[str, tuple[int, bytes | None]]
 
@@ -120,8 +120,8 @@ class TestLocalStoreWithoutHardLinks(StoreConformance):
 
 
 def test_the_layout_on_disk_is_the_specified_one(store: LocalStore, root: Path) -> None:
-    digest = kept(store, b"weights")
-    store.publish(SPACE, ONE, b"record")
+    digest = put_bytes(store, b"weights")
+    store.publish(SPACE, FIRST, b"record")
     files = {
         str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
     }
@@ -150,7 +150,7 @@ def test_nobody_may_write_to_a_kept_file_and_the_umask_decides_who_may_read(
     try:
         store = store or LocalStore.create(tmp_path / "registry", Outside(), new_identity())
         (tmp_path / "registry/objects/cd").mkdir(mode=0o755)
-        digest = kept(store, b"weights")
+        digest = put_bytes(store, b"weights")
     finally:
         os.umask(before)
     path = tmp_path / "registry" / "objects" / digest[:2] / digest[2:]
@@ -160,7 +160,7 @@ def test_nobody_may_write_to_a_kept_file_and_the_umask_decides_who_may_read(
 
 
 def test_a_rotten_object_is_replaced_by_the_next_put(store: LocalStore, root: Path) -> None:
-    digest = kept(store, b"weights")
+    digest = put_bytes(store, b"weights")
     path = root / "objects" / digest[:2] / digest[2:]
     for wrong in (b"weightz", b"", b"weights and more"):
         path.chmod(0o644)
@@ -174,10 +174,10 @@ def test_a_rotten_object_is_replaced_by_the_next_put(store: LocalStore, root: Pa
 
 
 def test_an_object_put_again_counts_as_used_now(store: LocalStore, root: Path) -> None:
-    digest = kept(store, b"weights")
+    digest = put_bytes(store, b"weights")
     path = root / "objects" / digest[:2] / digest[2:]
     os.utime(path, (1, 1))
-    kept(store, b"weights")
+    put_bytes(store, b"weights")
     assert path.stat().st_mtime > 1_000_000_000
 
 
@@ -194,7 +194,7 @@ def test_every_damage_to_an_object_is_noticed_when_it_is_read(
 ) -> None:
     root = tmp_path / uuid.uuid4().hex
     store = LocalStore.create(root, Outside(), new_identity())
-    digest = kept(store, content)
+    digest = put_bytes(store, content)
     path = root / "objects" / digest[:2] / digest[2:]
     path.chmod(0o644)
     bad = bytearray(content)
@@ -228,8 +228,8 @@ def test_what_is_no_plain_file_is_no_object_and_no_record(
     store: LocalStore, root: Path, tmp_path: Path, make: Callable[[Path, Path], None]
 ) -> None:
     (tmp_path / "elsewhere").write_bytes(b"weights")
-    digest = kept(store, b"weights")
-    store.publish(SPACE, ONE, b"weights")
+    digest = put_bytes(store, b"weights")
+    store.publish(SPACE, FIRST, b"weights")
     for path in (
         root / "objects" / digest[:2] / digest[2:],
         root / "spaces/base/log/00000000000000000001.json",
@@ -239,9 +239,9 @@ def test_what_is_no_plain_file_is_no_object_and_no_record(
     with pytest.raises(IntegrityError):
         store.get(digest)
     with pytest.raises(IntegrityError):
-        store.record(SPACE, ONE)
+        store.record(SPACE, FIRST)
     with pytest.raises((IntegrityError, PublishStateUnknownError)):
-        store.publish(SPACE, ONE, b"mine")
+        store.publish(SPACE, FIRST, b"mine")
     assert store.size(digest) is None
     assert len(list(store.strays())) == (2 if make is not _folder else 0)
 
@@ -250,7 +250,7 @@ def test_putting_over_a_link_replaces_the_link_and_not_what_it_leads_to(
     store: LocalStore, root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").write_bytes(b"canary")
-    digest = kept(store, b"weights")
+    digest = put_bytes(store, b"weights")
     path = root / "objects" / digest[:2] / digest[2:]
     path.unlink()
     path.symlink_to(tmp_path / "elsewhere")
@@ -268,8 +268,8 @@ def test_no_link_on_the_way_is_followed(
 ) -> None:
     content = next(b"%d" % n for n in count() if sha256(b"%d" % n).startswith("ab"))
     other = next(b"%d" % n for n in count(100_000) if sha256(b"%d" % n).startswith("ab"))
-    digest = kept(store, content)
-    store.publish(SPACE, ONE, b"record")
+    digest = put_bytes(store, content)
+    store.publish(SPACE, FIRST, b"record")
     moved = tmp_path / "moved"
     (root / folder).rename(moved)
     (root / folder).symlink_to(moved)
@@ -284,7 +284,7 @@ def test_no_link_on_the_way_is_followed(
             reopened.get(digest)
     if folder.startswith("spaces"):
         with pytest.raises(IntegrityError):
-            reopened.record(SPACE, ONE)
+            reopened.record(SPACE, FIRST)
     assert tree(moved) == before
     assert folder in list(reopened.strays())
 
@@ -303,7 +303,7 @@ def test_a_swapped_directory_never_leads_a_write_outside(
             (root / "spaces").unlink()
             (root / "spaces.kept").rename(root / "spaces")
 
-    store.publish(SPACE, ONE, b"1")
+    store.publish(SPACE, FIRST, b"1")
     swapper = threading.Thread(target=swap)
     swapper.start()
     refused = 0
@@ -344,7 +344,7 @@ def test_a_file_in_place_of_the_directory_is_refused(root: Path) -> None:
 def test_a_registry_without_its_format_file_is_not_taken_for_an_empty_one(
     store: LocalStore, root: Path
 ) -> None:
-    kept(store, b"weights")
+    put_bytes(store, b"weights")
     (root / "FORMAT").unlink()
     with pytest.raises(RefusedError, match="FORMAT"):
         LocalStore.create(root, Outside(), new_identity())
@@ -410,12 +410,12 @@ def test_a_copy_that_lost_its_empty_directories_goes_on(store: LocalStore, root:
     copy = LocalStore(root, Outside())
     assert list(copy.objects()) == []
     assert copy.spaces() == []
-    assert copy.publish(SPACE, ONE, copy.get(kept(copy, b"weights")))
+    assert copy.publish(SPACE, FIRST, copy.get(put_bytes(copy, b"weights")))
 
 
 def test_foreign_things_in_the_directory_are_listed(store: LocalStore, root: Path) -> None:
-    digest = kept(store, b"weights")
-    store.publish(SPACE, ONE, b"record")
+    digest = put_bytes(store, b"weights")
+    store.publish(SPACE, FIRST, b"record")
     (root / "notes.txt").write_bytes(b"")
     (root / "catalog.sqlite").write_bytes(b"")
     (root / "tmp" / "0123").write_bytes(b"")
@@ -441,19 +441,19 @@ def test_a_store_opened_by_a_relative_path_survives_a_change_of_directory(
     monkeypatch.chdir(tmp_path)
     store = LocalStore.create(Path("registry"), Outside(), new_identity())
     monkeypatch.chdir("/")
-    assert store.get(kept(store, b"weights")) == b"weights"
+    assert store.get(put_bytes(store, b"weights")) == b"weights"
 
 
 def test_the_directory_itself_may_be_reached_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "big-disk").mkdir()
     (tmp_path / "registry").symlink_to(tmp_path / "big-disk")
     store = LocalStore.create(tmp_path / "registry", Outside(), new_identity())
-    assert store.publish(SpaceName("base"), ONE, store.get(kept(store, b"weights")))
+    assert store.publish(SpaceName("base"), FIRST, store.get(put_bytes(store, b"weights")))
 
 
 def _verbs(store: LocalStore) -> Iterator[Callable[[], object]]:
     yield lambda: store.put(b"x", sha256(b"x"))
-    yield lambda: store.publish(SPACE, ONE, b"x")
+    yield lambda: store.publish(SPACE, FIRST, b"x")
     yield lambda: store.sync_log(SPACE)
 
 

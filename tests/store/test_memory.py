@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from share_registry.store.memory import MemoryStore
-from tests.store.conformance import NewStore, StoreConformance
+from share_registry.testing.stores import NewStore, StoreConformance
 
 
 class TestMemoryStore(StoreConformance):
