@@ -8,6 +8,7 @@ here can be made good by a rebuild from the store.
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
 from threading import RLock, local
 from typing import Final, Self
 
@@ -27,6 +28,7 @@ from share_registry.catalog.engine import (
 )
 from share_registry.catalog.tables import IdentityRow
 from share_registry.errors import CatalogError
+from share_registry.outside.files import Kind, Outside
 
 _MEMORY: Final = "sqlite://"
 
@@ -238,28 +240,36 @@ class Catalog:
             self._reading.dispose(close=False)
 
 
-def check_reachable(url: str) -> None:
-    """Check that a catalog can be made or opened at a URL, without making one.
+def check_reachable(url: str, outside: Outside) -> None:
+    """Check that a new store can have its catalog at a URL; nothing is made there.
 
     Raises:
         InvalidInputError: the URL is malformed or of an unsupported database.
-        CatalogError: the server is not there, or the directory of a SQLite file.
+        CatalogError: the server or the directory of a SQLite file is not there, the schema is not
+            the newest, or the catalog is of another store.
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
-        folder = os.path.dirname(parsed.database or "") or "."
-        if not os.path.isdir(folder):
+        file = Path(parsed.database or "")
+        if outside.kind(outside.resolved(file.parent)) is not Kind.DIRECTORY:
             raise CatalogError(
-                f"catalog {shown(parsed)}: there is no directory {folder!r}.",
-                hint="Create it, or name another place.",
+                f"catalog {shown(parsed)}: directory {str(file.parent)!r} is not there.",
+                hint="Create the directory, or name another file.",
             )
-        return
-    engine = engine_of(parsed, mode=Mode.READ)
-    try:
-        with translated(parsed), engine.connect():
-            pass
-    finally:
-        engine.dispose()
+        if not outside.exists(file):
+            return
+    with _unchecked(url, Mode.READ) as catalog:
+        version = catalog.schema_version
+        if version is None:
+            return
+        schema.check(version)
+        catalog._identify(None)
+        if catalog.store_id is not None:
+            raise CatalogError(
+                f"catalog {catalog.safe_url} is of store {catalog.store_id}, expected none yet: "
+                "the store is new.",
+                hint="Give the store that belongs to this catalog, or an empty database.",
+            )
 
 
 def upgrade(url: str) -> str:

@@ -81,7 +81,7 @@ def open_context(
     place = locate(location, store=store, outside=outside)
     if place.catalog is not None and not is_there(place.store, outside):
         # a catalog that cannot be used must leave no half-made store behind
-        check_reachable(place.catalog)
+        check_reachable(place.catalog, outside)
     opened = open_store(place.store, mode, outside)
     catalog = _open_catalog(opened, place, mode, outside)
     context = Context(

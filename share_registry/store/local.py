@@ -8,8 +8,11 @@ a power cut leads to whole bytes, and what was acknowledged is there.
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
+
+from typing_extensions import override
 
 from share_registry.errors import (
     IntegrityError,
@@ -27,6 +30,7 @@ from share_registry.store.protocol import (
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
     PublishStateUnknownError,
+    Store,
     check_size,
     identity_of,
     record_name,
@@ -41,7 +45,7 @@ _RECORD: Final = re.compile(r"(\d{20})\.json")
 _DAMAGED: Final = "Run verify, and restore the file from a copy."
 
 
-class LocalStore:
+class LocalStore(Store):
     """Objects and logs in a directory.
 
     Args:
@@ -95,130 +99,85 @@ class LocalStore:
         return cls(root, outside)
 
     @property
+    @override
     def identity(self) -> str:
-        """The uuid in FORMAT."""
         return self._identity
 
     @property
+    @override
     def read_only(self) -> bool:
-        """Whether every writing method is refused."""
         return self._read_only
 
+    @override
     def format_bytes(self) -> bytes:
-        """Return the FORMAT file."""
         return self._format
 
+    @override
     def put(self, content: bytes, digest: Digest) -> bool:
-        """Keep an object durably; tell whether it was new.
-
-        Raises:
-            InvalidInputError: larger than the limit, or the digest is not of these bytes.
-            StoreError: the system refuses.
-            RefusedError: the store is read-only.
-        """
         self._require_writable()
         check_size(len(content), MAX_OBJECT_BYTES, f"object {digest}")
         path = self._object(digest)
         if sha256(content) != digest:
             raise InvalidInputError(f"digest {digest} is not of the object's bytes.")
         self._make_named(path.parent)
-        if self._outside.exists(path):
-            self._renew(path, content, digest)
-            return False
-        new = self._place_object(path, content)
-        if not new:
-            self._renew(path, content, digest)
-        return new
+        if not self._outside.exists(path) and self._link_object(path, content):
+            return True
+        self._renew(path, content)
+        return False
 
+    @override
     def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        """Return an object, hashed before it is handed out.
-
-        Raises:
-            NotFoundError: there is none.
-            IntegrityError: larger than the limit, not a plain file, or not the bytes its name says.
-            StoreError: the system refuses.
-        """
-        path = self._object(digest)
-        found = hashlib.sha256()
+        path, hasher = self._object(digest), hashlib.sha256()
         try:
             content = self._outside.read(
-                path, limit=min(limit, MAX_OBJECT_BYTES), seen=found.update
+                path, limit=min(limit, MAX_OBJECT_BYTES), seen=hasher.update
             )
         except NotFoundError as error:
             raise NotFoundError(f"object {digest} is not in the store.", hint=_DAMAGED) from error
-        if found.hexdigest() != digest:
+        if hasher.hexdigest() != digest:
             raise IntegrityError(
-                f"object {digest} has the digest {found.hexdigest()}.", hint=_DAMAGED
+                f"object {digest} has the digest {hasher.hexdigest()}.", hint=_DAMAGED
             )
         return content
 
-    def has(self, digest: Digest) -> bool:
-        """Tell whether an object is there, without reading it."""
-        return self.size(digest) is not None
-
+    @override
     def size(self, digest: Digest) -> int | None:
-        """Return the size of an object, None where there is none."""
         return self._outside.size(self._object(digest))
 
+    @override
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
-        """Publish a record durably under a number that must be free.
-
-        Tell whether it stands there now.
-
-        Raises:
-            PublishUnknown: the system failed after the record was handed to it.
-            StoreError: any other failure; nothing was published.
-            InvalidInputError: larger than the limit, or the number is out of range.
-            RefusedError: the store is read-only.
-        """
         self._require_writable()
         check_size(len(content), MAX_RECORD_BYTES, f"record {number} of {space}")
         path = self._record_path(space, number)
         self._make_named(path.parent)
-        temporary = self._temporary(content, "record")
-        try:
-            won = self._link_record(temporary, path, content)
-        finally:
-            self._discard(temporary)
-        return won
+        with self._temporary(content, "record") as temporary:
+            return self._link_record(temporary, path, content)
 
+    @override
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
-        """Return a record, None where there is none.
-
-        Raises IntegrityError where it is no plain file, StoreError where the system refuses.
-        """
         try:
             return self._outside.read(self._record_path(space, number), limit=MAX_RECORD_BYTES)
         except NotFoundError:
             return None
 
+    @override
     def first_record(
         self, space: SpaceName, numbers: Sequence[CommitNumber]
     ) -> CommitNumber | None:
-        """Return the first of some numbers that has a record, without reading it.
-
-        Raises StoreError where the system refuses.
-        """
         names = {record_name(number): number for number in numbers}
-        found = self._outside.first_of(self._log(space), list(names))
-        return None if found is None else names[found]
+        first = self._outside.first_of(self._log(space), list(names))
+        return None if first is None else names[first]
 
+    @override
     def sync_log(self, space: SpaceName) -> None:
-        """Make the records of a space durable that somebody else published.
-
-        Raises StoreError, or Refused where the store is read-only.
-        """
         self._require_writable()
         log = self._log(space)
         if self._outside.exists(log):
             self._make_named(log)
             self._outside.sync_directory(log)
 
+    @override
     def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
-        """Return the spaces that have a record, sorted.
-
-        Those `known` are not looked into where their names are there. Raises StoreError.
-        """
         return [
             SpaceName(name)
             for name in self._outside.names(self._root / "spaces")
@@ -233,29 +192,27 @@ class LocalStore:
             self.numbers(SpaceName(name))
         )
 
+    @override
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
-        """Return the numbers that have a record, sorted. Raises StoreError."""
-        found = (_RECORD.fullmatch(name) for name in self._outside.names(self._log(space)))
-        return [CommitNumber(int(match[1])) for match in found if match]
+        matches = map(_RECORD.fullmatch, self._outside.names(self._log(space)))
+        return [CommitNumber(int(match[1])) for match in matches if match]
 
+    @override
     def objects(self) -> Iterator[tuple[Digest, int]]:
-        """Yield every object with its size, sorted by digest. Raises StoreError."""
         root = self._root / "objects"
-        for shard in self._outside.names(root):
-            for rest in (
-                self._outside.names(root / shard)
-                if _SHARD.fullmatch(shard) and self._is_folder(root / shard)
-                else ()
-            ):
+        for shard in filter(_SHARD.fullmatch, self._outside.names(root)):
+            if not self._is_folder(root / shard):
+                continue
+            for rest in filter(_REST.fullmatch, self._outside.names(root / shard)):
                 size = self._outside.size(root / shard / rest)
-                if _REST.fullmatch(rest) and size is not None:
+                if size is not None:
                     yield Digest(shard + rest), size
 
+    @override
     def strays(self) -> Iterator[str]:
-        """Yield what is in the store and does not belong there. Raises StoreError."""
         for name in self._outside.names(self._root):
-            known = name in _FOLDERS and self._is_folder(self._root / name)
-            if not known and name != _FORMAT and not name.startswith(_CATALOG):
+            is_ours = name in _FOLDERS and self._is_folder(self._root / name)
+            if not is_ours and name != _FORMAT and not name.startswith(_CATALOG):
                 yield name
         for path in self._outside.files_below(self._root):
             parts = path.relative_to(self._root).parts
@@ -265,9 +222,6 @@ class LocalStore:
                 and not (_belongs(parts) and self._outside.kind(path) is Kind.FILE)
             ):
                 yield "/".join(parts)
-
-    def close(self) -> None:
-        """Do nothing: nothing is held open between calls."""
 
     def _require_writable(self) -> None:
         if self._read_only:
@@ -290,7 +244,10 @@ class LocalStore:
         return self._outside.kind(path) is Kind.DIRECTORY
 
     def _make_named(self, folder: Path) -> None:
-        """Make a directory below the root whose name, and its parents' names, are on the medium, whoever created them."""
+        """Make a directory below the root, and its name and its parents' durable.
+
+        Also where another process made it: that may have died before it flushed the name.
+        """
         if folder in self._named or folder == self._root:
             return
         self._make_named(folder.parent)
@@ -300,36 +257,28 @@ class LocalStore:
             self._outside.make_directory(folder)
         self._named.add(folder)
 
-    def _temporary(self, content: bytes, point: str) -> Path:
-        path = self._root / "tmp" / self._outside.token()
-        self._make_named(path.parent)  # copies of a store tend to lose empty directories
-        self._outside.write_new(path, content, point=point, frozen=True)
-        return path
+    @contextmanager
+    def _temporary(self, content: bytes, point: str) -> Iterator[Path]:
+        """Write a file under a temporary name, which is gone after the block."""
+        # copies of a store tend to lose empty directories
+        self._make_named(self._root / "tmp")
+        with _temporary_file(self._root, self._outside, content, point=point) as path:
+            yield path
 
-    def _discard(self, temporary: Path) -> None:
-        """Remove our own temporary name; what stays is litter, not damage."""
-        try:
-            self._outside.remove(temporary)
-        except (StoreError, IntegrityError):
-            return
-
-    def _place_object(self, path: Path, content: bytes) -> bool:
-        temporary = self._temporary(content, "obj")
-        try:
+    def _link_object(self, path: Path, content: bytes) -> bool:
+        """Write an object and give it its name; tell whether the name was free."""
+        with self._temporary(content, "obj") as temporary:
             new = self._outside.link_new(temporary, path)
             self._outside.at("obj.linked")
-        finally:
-            self._discard(temporary)
         if new:
-            self._outside.sync_directory(path.parent)
-            self._outside.at("obj.dirsync")
+            self._sync_objects(path)
         return new
 
-    def _renew(self, path: Path, content: bytes, digest: Digest) -> None:
+    def _renew(self, path: Path, content: bytes) -> None:
         """Answer for an object that is there already.
 
-        Its bytes are read again, its name is flushed, since whoever placed it may not have
-        come to that.
+        Its bytes are read again, and its name is flushed, since whoever gave it may not have come
+        to that.
         """
         try:
             sound = self._outside.read(path, limit=len(content)) == content
@@ -338,28 +287,32 @@ class LocalStore:
         if sound:
             self._outside.touch(path)
         else:
-            temporary = self._temporary(content, "obj")
-            try:
+            with self._temporary(content, "obj") as temporary:
                 self._outside.replace(temporary, path)
-            except BaseException:
-                self._discard(temporary)
-                raise
+        self._sync_objects(path)
+
+    def _sync_objects(self, path: Path) -> None:
         self._outside.sync_directory(path.parent)
         self._outside.at("obj.dirsync")
 
     def _link_record(self, temporary: Path, path: Path, content: bytes) -> bool:
-        """Give the record its name.
+        """Give a record its name; tell whether it has it.
 
-        From here on only the temporary name may be removed, whatever happens.
+        The commit protocol rests on this step. The link either makes the record visible, whole, or
+        leaves the name to whoever has it. Before it nothing was published, and every error says
+        so. Once it was tried the outcome must be known, or said to be unknown: a network file
+        system may report a success as a failure, so the bytes under the name are compared with
+        ours, and where they cannot be read or flushed, the caller has to look the record up
+        (`PublishStateUnknownError`). From here on only the temporary name may be removed.
         """
+        cause: StoreError | None = None
         try:
             won = self._outside.link_new(temporary, path)
         except StoreError as error:
             if nothing_done(error):
                 raise
-            won = self._ours(path, content, cause=error)
-        else:
-            won = won or self._ours(path, content, cause=None)
+            won, cause = False, error
+        won = won or self._has_bytes(path, content, cause=cause)
         try:
             self._outside.at("record.linked")
             if won:
@@ -369,27 +322,36 @@ class LocalStore:
             raise _unknown(path) from error
         return won
 
-    def _ours(self, path: Path, content: bytes, *, cause: StoreError | None) -> bool:
-        """Tell whether the number holds our own bytes.
-
-        Some file systems report a success as a failure.
-        """
+    def _has_bytes(self, path: Path, content: bytes, *, cause: StoreError | None) -> bool:
+        """Tell whether a record has these bytes. Raises PublishStateUnknownError."""
         try:
-            found = self._outside.read(path, limit=MAX_RECORD_BYTES)
+            return self._outside.read(path, limit=MAX_RECORD_BYTES) == content
         except (NotFoundError, StoreError) as error:
             raise _unknown(path) from (cause or error)
-        return found == content
 
 
 def _unknown(path: Path) -> PublishStateUnknownError:
     return PublishStateUnknownError(
-        f"{path.name} of {path.parent.parent.name} may or may not be published: the system failed in between.",
+        f"{path.name} of {path.parent.parent.name} may or may not be published: "
+        "the system failed in between.",
         hint="Look it up before a retry.",
     )
 
 
+@contextmanager
+def _temporary_file(root: Path, outside: Outside, content: bytes, *, point: str) -> Iterator[Path]:
+    """Write a file under a temporary name of our own; what cannot be removed is litter."""
+    path = root / "tmp" / outside.token()
+    outside.write_new(path, content, point=point, frozen=True)
+    try:
+        yield path
+    finally:
+        with suppress(StoreError, IntegrityError):
+            outside.remove(path)
+
+
 def _make_root(root: Path, outside: Outside) -> None:
-    """Make the directory.
+    """Make the directory of a store.
 
     Where it is there already, its creator may have died before its name was flushed.
     """
@@ -397,7 +359,8 @@ def _make_root(root: Path, outside: Outside) -> None:
     try:
         outside.sync_directory(root.parent)
     except StoreError as error:
-        if not nothing_done(error):  # who may not list the parent did not create the name in it
+        # who may not list the parent did not create the name in it
+        if not nothing_done(error):
             raise
 
 
@@ -408,10 +371,12 @@ def _require_fresh(root: Path, inside: Outside) -> None:
             name in _FOLDERS and inside.kind(root / name) is Kind.DIRECTORY
         )
         used = not ours or (name in ("objects", "spaces") and inside.names(root / name))
-        if used and not inside.exists(root / _FORMAT):  # unless another creator was faster by now
+        # where FORMAT is there by now, another creator was faster
+        if used and not inside.exists(root / _FORMAT):
             raise RefusedError(
                 f"{root} holds {name!r} and no FORMAT file: it is not a registry.",
-                hint="Choose an empty or new directory, or restore FORMAT from a copy if this was a registry.",
+                hint="Choose an empty or new directory, "
+                "or restore FORMAT from a copy if this was a registry.",
             )
 
 
@@ -432,7 +397,8 @@ def _require_exclusive(folder: Path, inside: Outside) -> None:
             inside.remove(path)
     if not exclusive:
         raise RefusedError(
-            f"the file system of {folder} gave one name twice, so two writers could overwrite each other.",
+            f"the file system of {folder} gave one name twice, "
+            "so two writers could overwrite each other.",
             hint="Put the registry on another file system.",
         )
 
@@ -440,12 +406,8 @@ def _require_exclusive(folder: Path, inside: Outside) -> None:
 def _write_format(root: Path, inside: Outside, identity: str) -> None:
     from share_registry.format.records import format_bytes
 
-    temporary = root / "tmp" / inside.token()
-    inside.write_new(temporary, format_bytes(identity), point="format", frozen=True)
-    try:
+    with _temporary_file(root, inside, format_bytes(identity), point="format") as temporary:
         inside.link_new(temporary, root / _FORMAT)
-    finally:
-        inside.remove(temporary)
     inside.at("format.linked")
     inside.sync_directory(root)
 

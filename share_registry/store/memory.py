@@ -4,7 +4,9 @@ For tests, and for registries that need not outlive the process.
 """
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
+
+from typing_extensions import override
 
 from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
 from share_registry.format.canonical import sha256
@@ -14,13 +16,14 @@ from share_registry.names import digest as checked_digest
 from share_registry.store.protocol import (
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
+    Store,
     check_number,
     check_size,
 )
 
 
-class MemoryStore:
-    """Objects and logs in dictionaries.
+class MemoryStore(Store):
+    """Objects and logs in dictionaries; what is in memory is not hashed again.
 
     Args:
         identity: uuid of the store.
@@ -34,21 +37,16 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     @property
+    @override
     def identity(self) -> str:
-        """The uuid in FORMAT."""
         return self._identity
 
-    @property
-    def read_only(self) -> bool:
-        """Never: there is nothing that could forbid it."""
-        return False
-
+    @override
     def format_bytes(self) -> bytes:
-        """Return the FORMAT file."""
         return self._format
 
+    @override
     def put(self, content: bytes, digest: Digest) -> bool:
-        """Keep an object; tell whether it was new. Raises InvalidInputError."""
         check_size(len(content), MAX_OBJECT_BYTES, f"object {digest}")
         if sha256(content) != checked_digest(digest):
             raise InvalidInputError(f"digest {digest} is not of the object's bytes.")
@@ -57,8 +55,8 @@ class MemoryStore:
             self._objects[digest] = bytes(content)
         return new
 
+    @override
     def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        """Return an object. Raises NotFoundError or Integrity."""
         content = self._objects.get(checked_digest(digest))
         if content is None:
             raise NotFoundError(f"object {digest} is not in the store.", hint="Run verify.")
@@ -69,59 +67,36 @@ class MemoryStore:
             )
         return content
 
-    def has(self, digest: Digest) -> bool:
-        """Tell whether an object is there."""
-        return checked_digest(digest) in self._objects
-
+    @override
     def size(self, digest: Digest) -> int | None:
-        """Return the size of an object, None where there is none."""
         content = self._objects.get(checked_digest(digest))
         return None if content is None else len(content)
 
+    @override
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
-        """Publish a record under a number that must be free; the same bytes again are a success.
-
-        Raises InvalidInputError.
-        """
         check_number(number)
         check_size(len(content), MAX_RECORD_BYTES, f"record {number}")
         with self._lock:
             return self._records.setdefault((space_name(space), number), bytes(content)) == content
 
+    @override
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
-        """Return a record, None where there is none. Raises InvalidInputError."""
         check_number(number)
         return self._records.get((space_name(space), number))
 
-    def first_record(
-        self, space: SpaceName, numbers: Sequence[CommitNumber]
-    ) -> CommitNumber | None:
-        """Return the first of some numbers that has a record. Raises InvalidInputError."""
-        return next((number for number in numbers if self.record(space, number) is not None), None)
-
-    def sync_log(self, space: SpaceName) -> None:
-        """Do nothing: memory has no medium."""
-
+    @override
     def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
-        """Return the spaces that have a record, sorted."""
         with self._lock:
-            return sorted(space for space, number in self._records if number == 1)
+            return sorted({space for space, _ in self._records})
 
+    @override
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
-        """Return the numbers that have a record, sorted."""
         space_name(space)
         with self._lock:
             return sorted(number for of, number in self._records if of == space)
 
+    @override
     def objects(self) -> Iterator[tuple[Digest, int]]:
-        """Yield every object with its size, sorted by digest."""
         with self._lock:
-            found = sorted((digest, len(content)) for digest, content in self._objects.items())
-        yield from found
-
-    def strays(self) -> Iterator[str]:
-        """Yield nothing: there is no place for foreign things."""
-        yield from ()
-
-    def close(self) -> None:
-        """Keep everything; the memory goes with the object."""
+            sizes = sorted((digest, len(content)) for digest, content in self._objects.items())
+        yield from sizes

@@ -189,6 +189,11 @@ class StoreConformance:
         assert store.numbers(SpaceName("a")) == [1, 2, 3, 10], "sorted as numbers, not as text"
         assert store.numbers(SpaceName("c")) == []
 
+    def test_a_space_whose_first_record_is_gone_is_listed(self, store: Store) -> None:
+        store.publish(SPACE, CommitNumber(2), b"{}")
+        assert store.spaces() == [SPACE]
+        assert store.numbers(SPACE) == [2]
+
     def test_a_record_has_a_limit(self, store: Store) -> None:
         with pytest.raises(InvalidInputError):
             store.publish(SPACE, FIRST, bytes(MAX_RECORD_BYTES + 1))

@@ -98,7 +98,7 @@ class FormatOfOthersIsNotFlushed(LocalStore):
 
 
 class ObjectsOfOthersAreNotFlushed(LocalStore):
-    def _renew(self, path: Path, content: bytes, digest: Digest) -> None:
+    def _renew(self, path: Path, content: bytes) -> None:
         return
 
 
