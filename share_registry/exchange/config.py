@@ -15,6 +15,7 @@ from share_registry.format import foreign_json
 
 CONFIG_FILE: Final = "adapter_config.json"
 MAX_CONFIG_BYTES: Final = 1 << 20
+"""What `parse_config` accepts, so what a commit accepts and every reader of a stored config."""
 DEFAULT_RANK: Final = 8
 DEFAULT_ALPHA: Final = 8
 

@@ -18,6 +18,7 @@ from share_registry.algebra.merge_methods import MergeRule, merged_rows
 from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
+from share_registry.exchange.config import CONFIG_FILE, parse_config
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.factor_pairs import FactorPair, tensors_of
 from share_registry.exchange.peft_directory import source_digest
@@ -272,6 +273,8 @@ def _assembled(
 ) -> Adapter:
     config = _config(parts, layout, rank)
     text = json.dumps(config, indent=2, sort_keys=True).encode()
+    # what is committed must be readable: refuse a config larger than any reader accepts
+    parse_config(text, what=f"{CONFIG_FILE} of the merged adapter")
     attachments = _attachments(parts)
     items = [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors]
     left = sorted({name for part in parts for name in part.adapter.attachments} - set(attachments))

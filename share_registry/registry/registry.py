@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from share_registry.exchange.adapter import Adapter
     from share_registry.registry.audit.verify import Progress
     from share_registry.registry.basis.basis import Basis
+    from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
 
 Source = "str | os.PathLike[str] | Adapter | Any"
@@ -54,7 +55,7 @@ class Registry:
         cls,
         location: FilePath | None = None,
         *,
-        store: FilePath | None = None,
+        store: "FilePath | Store | None" = None,
         space: str | None = None,
         mode: str = "c",
         device: str | None = None,
@@ -62,9 +63,10 @@ class Registry:
         """Open a registry.
 
         Args:
-            location: A directory, or the SQLAlchemy URL of a catalog together with `store`.
-                Default: $SHARE_REGISTRY_URI, else ./share-registry.
-            store: Directory of the store, with a catalog URL. Default: $SHARE_REGISTRY_STORE.
+            location: A directory, `memory://`, or the SQLAlchemy URL of a catalog together with
+                `store`. Default: $SHARE_REGISTRY_URI, else ./share-registry.
+            store: Directory of the store, with a catalog URL, or an open `Store`; alone it has a
+                catalog in memory. Default with a URL: $SHARE_REGISTRY_STORE.
             space: Space of calls and references that name none. Default: $SHARE_REGISTRY_SPACE,
                 else the only one.
             mode: "r" never writes anything and works on read-only media, "w" writes, "c" creates

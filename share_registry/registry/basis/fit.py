@@ -29,7 +29,7 @@ from share_registry.algebra.directions import (
     spectrum,
 )
 from share_registry.algebra.error import norm
-from share_registry.exchange.config import parse_config
+from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
 from share_registry.exchange.factor_pairs import rows_of
 from share_registry.exchange.scales import module_scales
 from share_registry.names import Digest, Side
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 _Rows = tuple["NDArray[np.int32]", float]
 """Rows of one side, and the share of the energy they capture."""
-_MAX_CONFIG_BYTES: Final = 64 << 20
 _FOLDS: Final = 4
 _JUDGED: Final = 128
 """Tasks on which it is judged how many directions pay.
@@ -117,7 +116,7 @@ def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> lis
         shapes = described.modules()
         found = (
             module_scales(
-                parse_config(context.store.get(config, limit=_MAX_CONFIG_BYTES)), described
+                parse_config(context.store.get(config, limit=MAX_CONFIG_BYTES)), described
             )
             if config
             else [1.0] * len(shapes)

@@ -1,0 +1,153 @@
+"""Where a registry is opened: directories, memory, Store objects; a refusal leaves nothing."""
+
+import socket
+import uuid
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from share_registry.store.memory import MemoryStore
+from tests.cli.tiny import SPACE, write_adapter
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(str(uuid.uuid4()))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "cola", seed=1)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def test_a_registry_on_a_store_object_commits_and_checks_out(
+    store: MemoryStore, adapter: Path
+) -> None:
+    with sr.Registry.open(store=store) as registry:
+        commit = registry.commit(adapter, budget=0.0)
+        checked_out = registry.checkout("cola")
+    assert (commit.space, commit.number, commit.created) == (SPACE, 2, True)
+    assert checked_out.ref == f"{SPACE}/cola@v1"
+    assert store.numbers(commit.space) == [1, 2]
+
+
+def test_a_store_object_is_opened_again_with_a_catalog_made_from_it(
+    store: MemoryStore, adapter: Path, tmp_path: Path
+) -> None:
+    with sr.Registry.open(store=store) as registry:
+        first = registry.commit(adapter, message="first")
+        before = registry.export("cola@v1", tmp_path / "before").digest
+    with sr.Registry.open(store=store) as registry:
+        assert [commit.id for commit in registry.log()] == [first.id, first.parent]
+        assert registry.export("cola@v1", tmp_path / "after").digest == before
+        second = registry.commit(write_adapter(tmp_path / "next", seed=2), task="cola")
+    assert second.version == 2
+    assert store.numbers(first.space) == [1, 2, 3]
+
+
+def test_two_registries_on_one_store_object_see_each_other(
+    store: MemoryStore, adapter: Path
+) -> None:
+    with sr.Registry.open(store=store) as writer, sr.Registry.open(store=store, mode="r") as reader:
+        assert list(reader.tasks()) == []
+        commit = writer.commit(adapter)
+        assert [task.ref for task in reader.tasks()] == [commit.ref]
+        with pytest.raises(sr.RefusedError, match="reading only"):
+            reader.commit(adapter)
+
+
+def test_memory_is_a_registry_that_goes_with_its_object(adapter: Path) -> None:
+    with sr.Registry.open("memory://") as registry:
+        registry.commit(adapter)
+        assert [task.name for task in registry.tasks()] == ["cola"]
+        assert registry.verify("deep").ok
+    with sr.Registry.open("memory://") as another:
+        assert list(another.tasks()) == []
+
+
+def test_a_store_object_may_have_its_catalog_in_a_database(
+    store: MemoryStore, adapter: Path, catalog_url: str
+) -> None:
+    with sr.Registry.open(catalog_url, store=store) as registry:
+        commit = registry.commit(adapter)
+    with sr.Registry.open(catalog_url, store=store, mode="r") as registry:
+        assert next(iter(registry.log())).id == commit.id
+
+
+def test_a_catalog_of_another_store_object_is_refused(store: MemoryStore, catalog_url: str) -> None:
+    with sr.Registry.open(catalog_url, store=store):
+        pass
+    another = MemoryStore(str(uuid.uuid4()))
+    with pytest.raises(sr.CatalogError, match=f"of store {store.identity}, the store is"):
+        sr.Registry.open(catalog_url, store=another)
+
+
+@pytest.mark.parametrize("location", ["registry", "memory://"])
+def test_a_store_object_beside_another_store_is_refused(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sr.InvalidInputError, match="store= MemoryStore is given beside"):
+        sr.Registry.open(location, store=store)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("s3://bucket/x", sr.InvalidInputError, "kind 's3' is not supported, expected sqlite"),
+        ("mysql://h/db", sr.InvalidInputError, "kind 'mysql' is not supported, expected sqlite"),
+        ("sqlite:////nowhere/c.sqlite", sr.CatalogError, "directory '/nowhere' is not there"),
+        ("sqlite://", sr.InvalidInputError, "names no SQLite file"),
+        ("postgresql://127.0.0.1:{port}/db", sr.CatalogError, "127.0.0.1.*refused"),
+    ],
+)
+@pytest.mark.parametrize("before", ["nothing", "an empty directory"])
+def test_a_catalog_that_cannot_be_used_leaves_no_store_behind(
+    tmp_path: Path,
+    closed_port: int,
+    before: str,
+    url: str,
+    error: type[sr.ShareRegistryError],
+    message: str,
+) -> None:
+    place = tmp_path / "st"
+    if before == "an empty directory":
+        place.mkdir()
+    with pytest.raises(error, match=message) as raised:
+        sr.Registry.open(url.format(port=closed_port), store=place)
+    assert raised.value.hint
+    assert list(tmp_path.rglob("*")) == ([place] if before == "an empty directory" else [])
+
+
+def test_a_new_store_beside_the_catalog_of_another_leaves_nothing(
+    tmp_path: Path, catalog_url: str
+) -> None:
+    with sr.Registry.open(catalog_url, store=tmp_path / "first"):
+        pass
+    with pytest.raises(sr.CatalogError, match="expected none yet: the store is new"):
+        sr.Registry.open(catalog_url, store=tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_file_that_is_no_database_leaves_no_store_behind(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no database, but a text that is longer than a header" * 9)
+    with pytest.raises(sr.CatalogError, match="not a database"):
+        sr.Registry.open(f"sqlite:///{tmp_path}/notes.txt", store=tmp_path / "st")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_file_may_become_the_catalog_of_a_new_store(tmp_path: Path) -> None:
+    (tmp_path / "catalog.db").touch()
+    with sr.Registry.open(f"sqlite:///{tmp_path}/catalog.db", store=tmp_path / "st") as registry:
+        assert registry.spaces() == []
