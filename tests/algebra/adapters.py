@@ -136,7 +136,7 @@ class Kept:
     stored: StoredAdapter
     absorbed: CodedAdapter
     decoded: list[Rows | None]
-    found: list[Pair]
+    exported: list[Pair]
 
 
 @dataclass(kw_only=True)
@@ -154,24 +154,24 @@ class Shelf:
 
     def add(self, pairs: list[Pair], *, previous: Kept | None = None) -> Kept:
         layout = layout_of(pairs, self.dtype)
-        known = (
+        candidates = (
             self.kept
             if len(self.kept) <= self.candidates
             else [*self.kept[: self.candidates // 2], *self.kept[-(self.candidates // 2) :]]
         )
 
-        def value(made: CodedAdapter) -> StoredAdapter:
+        def value(coded: CodedAdapter) -> StoredAdapter:
             verbatim = {
                 2 * number + place: bits(rows, self.dtype)
-                for number, (pair, module) in enumerate(zip(pairs, made.modules, strict=True))
+                for number, (pair, module) in enumerate(zip(pairs, coded.modules, strict=True))
                 if module is None
                 for place, rows in enumerate((pair.a, pair.b.T))
             }
             return StoredAdapter(
                 layout=sha256(layout.to_bytes()),
-                previous=previous.digest if previous and made.previous else None,
-                sources=tuple(known[number].digest for number in made.sources),
-                modules=made.modules,
+                previous=previous.digest if previous and coded.previous else None,
+                sources=tuple(candidates[number].digest for number in coded.sources),
+                modules=coded.modules,
                 verbatim=verbatim,
                 external={},
             )
@@ -181,35 +181,35 @@ class Shelf:
             budget=self.budget,
             dtypes=[(self.dtype, self.dtype)] * len(pairs),
             candidates=[
-                Candidate(source=number, modules=one.stored.modules)
-                for number, one in enumerate(known)
+                Candidate(source=number, modules=kept.stored.modules)
+                for number, kept in enumerate(candidates)
             ]
             if self.candidates
             else [],
             previous=previous.decoded if previous else None,
             references=self.references,
-            size=lambda made: len(encode(value(made), layout)),
+            size=lambda coded: len(encode(value(coded), layout)),
         )
         content = encode(value(absorbed), layout)
         stored = decode(content, layout)
-        decoded = self.decoded(stored, previous)
-        found = [
-            pair if rows is None else self._exported(pair, rows)
+        decoded = self.decode_factors(stored, previous)
+        exported = [
+            pair if rows is None else self._export(pair, rows)
             for pair, rows in zip(pairs, decoded, strict=True)
         ]
-        one = Kept(
+        kept = Kept(
             digest=sha256(content),
             content=content,
             stored=stored,
             absorbed=absorbed,
             decoded=decoded,
-            found=found,
+            exported=exported,
         )
-        self.kept.append(one)
-        return one
+        self.kept.append(kept)
+        return kept
 
-    def decoded(self, stored: StoredAdapter, previous: Kept | None) -> list[Rows | None]:
-        by_digest = {one.digest: one.stored for one in self.kept}
+    def decode_factors(self, stored: StoredAdapter, previous: Kept | None) -> list[Rows | None]:
+        by_digest = {kept.digest: kept.stored for kept in self.kept}
         rows: list[Rows | None] = []
         for number, module in enumerate(stored.modules):
             if module is None:
@@ -230,7 +230,7 @@ class Shelf:
             rows.append((sides[0], sides[1]))
         return rows
 
-    def _exported(self, pair: Pair, rows: Rows) -> Pair:
+    def _export(self, pair: Pair, rows: Rows) -> Pair:
         return Pair(
             module=pair.module,
             a=rows[0].to(self.dtype).double(),

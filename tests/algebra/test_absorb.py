@@ -44,14 +44,16 @@ def test_the_error_of_what_comes_back_is_within_the_budget_and_as_recorded(
     pairs = random_pairs(
         seed, modules=3, rank=rank, width=width, height=height, scale=0.5, dtype=dtype
     )
-    one = Shelf(budget=budget, dtype=dtype).add(pairs)
-    error = pooled_error(one.found, pairs)
+    kept = Shelf(budget=budget, dtype=dtype).add(pairs)
+    error = pooled_error(kept.exported, pairs)
     assert error <= budget
-    assert one.absorbed.error == pytest.approx(error, rel=1e-5, abs=1e-13)
-    for module, found in zip(one.stored.modules, module_errors(one.found, pairs), strict=True):
-        assert found <= MODULE_CAP * budget * (1 + 1e-9)
+    assert kept.absorbed.error == pytest.approx(error, rel=1e-5, abs=1e-13)
+    for module, actual in zip(
+        kept.stored.modules, module_errors(kept.exported, pairs), strict=True
+    ):
+        assert actual <= MODULE_CAP * budget * (1 + 1e-9)
         if module is not None:
-            assert found * (1 - 1e-6) <= module.error <= max(found * BFLOAT16, 1e-30) * (1 + 1e-6)
+            assert actual * (1 - 1e-6) <= module.error <= max(actual * BFLOAT16, 1e-30) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("budget", [0.01, 0.05, 0.3])
@@ -64,11 +66,11 @@ def test_the_budget_of_a_real_adapter_is_used_up(task: str, budget: float) -> No
     ("budget", "most"), [(0.01, 6.22), (0.05, 3.70), (0.10, 2.72), (0.30, 1.16)]
 )
 def test_real_adapters_take_at_most_the_bits_that_were_aimed_at(budget: float, most: float) -> None:
-    found = []
+    bits_per_number = []
     for folder in sorted(DEMO.glob("*/*/adapter_config.json")):
         pairs = demo_pairs(folder.parts[-3], folder.parts[-2])
-        found.append(8 * len(Shelf(budget=budget).add(pairs).content) / parameters(pairs))
-    assert np.mean(found) <= most
+        bits_per_number.append(8 * len(Shelf(budget=budget).add(pairs).content) / parameters(pairs))
+    assert np.mean(bits_per_number) <= most
 
 
 def test_header_and_table_of_a_small_adapter_take_less_than_700_bytes() -> None:
@@ -94,9 +96,9 @@ def test_a_budget_below_what_the_element_type_can_hold_keeps_everything_verbatim
     dtype: torch.dtype, budget: float
 ) -> None:
     pairs = random_pairs(1, modules=2, rank=4, width=64, height=64, dtype=dtype)
-    one = Shelf(budget=budget, dtype=dtype).add(pairs)
-    assert not any(one.stored.modules)
-    assert one.absorbed.error == 0.0
+    kept = Shelf(budget=budget, dtype=dtype).add(pairs)
+    assert not any(kept.stored.modules)
+    assert kept.absorbed.error == 0.0
 
 
 def test_a_module_without_effect_is_kept_verbatim_and_alone() -> None:
@@ -109,17 +111,17 @@ def test_a_module_without_effect_is_kept_verbatim_and_alone() -> None:
 def test_modules_in_the_same_tensors_are_coded_or_kept_together() -> None:
     pairs = random_pairs(2, modules=4, rank=4, width=32, height=32)
     pairs[1] = Pair(module=pairs[1].module, a=pairs[1].a, b=torch.zeros_like(pairs[1].b))
-    made = absorb(
+    coded = absorb(
         pairs, budget=0.05, dtypes=[(torch.float32, torch.float32)] * 4, factors=[0, 0, 1, 1]
     )
-    assert [module is None for module in made.modules] == [True, True, False, False]
+    assert [module is None for module in coded.modules] == [True, True, False, False]
 
 
 def test_a_weak_module_is_kept_within_twice_the_budget() -> None:
     pairs = random_pairs(4, modules=3, rank=4, width=64, height=64)
     pairs[0] = Pair(module=pairs[0].module, a=pairs[0].a * 1e-4, b=pairs[0].b)
-    one = Shelf(budget=0.05).add(pairs)
-    assert 1.5 * 0.05 < module_errors(one.found, pairs)[0] <= MODULE_CAP * 0.05
+    kept = Shelf(budget=0.05).add(pairs)
+    assert 1.5 * 0.05 < module_errors(kept.exported, pairs)[0] <= MODULE_CAP * 0.05
 
 
 def test_the_gauge_of_the_source_does_not_matter() -> None:
@@ -129,7 +131,7 @@ def test_the_gauge_of_the_source_does_not_matter() -> None:
         Pair(module=pair.module, a=torch.linalg.inv(G) @ pair.a, b=G.T @ pair.b, scale=pair.scale)
         for pair in pairs
     ]
-    sizes = [len(Shelf(budget=0.05).add(one).content) for one in (pairs, turned)]
+    sizes = [len(Shelf(budget=0.05).add(gauge).content) for gauge in (pairs, turned)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.003)
 
 
@@ -138,27 +140,27 @@ def test_coding_is_given_up_where_the_tensors_themselves_are_smaller() -> None:
     pairs = [
         Pair(module="m0000", a=row, b=torch.tensor([[1.0] * 3, [2.0] * 3], dtype=torch.float64))
     ]
-    made = absorb(
+    coded = absorb(
         pairs,
         budget=1e-5,
         dtypes=[(torch.float32, torch.float32)],
-        size=lambda one: 1 if one.modules[0] is None else 64_000,
+        size=lambda coded: 1 if coded.modules[0] is None else 64_000,
     )
-    assert made.modules == (None,)
+    assert coded.modules == (None,)
 
 
 @pytest.mark.parametrize("shape", [(8, 2, 64), (8, 64, 3), (4, 1, 1)])
 def test_ranks_above_the_width_are_coded(shape: tuple[int, int, int]) -> None:
     rank, width, height = shape
     pairs = random_pairs(5, modules=2, rank=rank, width=width, height=height)
-    one = Shelf(budget=0.05).add(pairs)
-    assert pooled_error(one.found, pairs) <= 0.05
+    kept = Shelf(budget=0.05).add(pairs)
+    assert pooled_error(kept.exported, pairs) <= 0.05
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e-6, 1e6, 1e15])
 def test_the_size_of_the_numbers_does_not_matter(size: float) -> None:
     plain = random_pairs(6, modules=2, rank=4, width=64, height=64)
     pairs = [replace(pair, a=pair.a * size, b=pair.b * size) for pair in plain]
-    one = Shelf(budget=0.05).add(pairs)
-    assert all(one.stored.modules)
-    assert pooled_error(one.found, pairs) <= 0.05
+    kept = Shelf(budget=0.05).add(pairs)
+    assert all(kept.stored.modules)
+    assert pooled_error(kept.exported, pairs) <= 0.05

@@ -14,10 +14,10 @@ from share_registry.errors import IntegrityError
 from share_registry.format.symbols import Ints
 from share_registry.stored import StoredSide, Term
 
-Made = tuple[StoredSide, torch.Tensor, list[torch.Tensor]]
+Example = tuple[StoredSide, torch.Tensor, list[torch.Tensor]]
 
 
-def made(
+def make_factor(
     seed: int,
     *,
     rows: int = 3,
@@ -26,7 +26,7 @@ def made(
     q_bits: int = 12,
     c_bits: int = 20,
     k: int = 8,
-) -> Made:
+) -> Example:
     """A factor whose products use the whole exact range."""
     rng = np.random.default_rng(seed)
     scales = rng.uniform(1e-3, 1.0, rows).astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
@@ -58,7 +58,7 @@ def by_hand(
     blocks: list[torch.Tensor],
     order: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """The formula of `stored.py` in numpy, every sum over k in the given order, one float64 addition at a time."""
+    """The formula of `stored.py` in numpy, sums over k in this order, one addition at a time."""
     total: NDArray[np.float64] | None = None
     for term, block in zip(side.terms, blocks, strict=True):
         product = np.zeros(side.own.shape)
@@ -77,7 +77,7 @@ def by_hand(
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6), terms=st.integers(0, 3))
 def test_any_order_of_summation_gives_the_same_bytes_as_torch(seed: int, terms: int) -> None:
-    side, previous, blocks = made(seed, terms=terms)
+    side, previous, blocks = make_factor(seed, terms=terms)
     order = np.random.default_rng(seed).permutation(8)
     expected = by_hand(side, previous.numpy(), blocks, order)
     assert (
@@ -108,17 +108,17 @@ def test_rows_alone_take_float32_and_give_the_same_bytes(
 def test_a_result_is_written_where_it_is_asked_for(
     dtype: torch.dtype, terms: int, *, transposed: bool
 ) -> None:
-    side, previous, blocks = made(4, terms=terms)
+    side, previous, blocks = make_factor(4, terms=terms)
     side = replace(side, previous=terms > 0)
-    found = decode_side(side, previous=previous, blocks=blocks)
-    rank, width = found.shape
+    decoded = decode_side(side, previous=previous, blocks=blocks)
+    rank, width = decoded.shape
     place = (
         torch.full((width, rank), torch.nan, dtype=dtype).T
         if transposed
         else torch.full((rank, width), torch.nan, dtype=dtype)
     )
     assert decode_side(side, previous=previous, blocks=blocks, out=place) is place
-    assert torch.equal(place, found.to(dtype))
+    assert torch.equal(place, decoded.to(dtype))
 
 
 @settings(deadline=None, max_examples=200)
@@ -163,20 +163,20 @@ def test_a_value_past_float32_is_infinite_without_a_warning() -> None:
 
 
 def test_one_and_two_threads_give_the_same_bytes() -> None:
-    side, previous, blocks = made(1, rows=16, width=4096, k=64, q_bits=10, c_bits=20)
+    side, previous, blocks = make_factor(1, rows=16, width=4096, k=64, q_bits=10, c_bits=20)
     threads = torch.get_num_threads()
-    found = []
+    results = []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(decode_side(side, previous=previous, blocks=blocks).numpy().tobytes())
+            results.append(decode_side(side, previous=previous, blocks=blocks).numpy().tobytes())
     finally:
         torch.set_num_threads(threads)
-    assert found[0] == found[1]
+    assert results[0] == results[1]
 
 
 def test_products_past_the_exact_range_are_refused() -> None:
-    side, previous, blocks = made(2, q_bits=22, c_bits=22, k=8)
+    side, previous, blocks = make_factor(2, q_bits=22, c_bits=22, k=8)
     with pytest.raises(IntegrityError, match=f"more than the {MAX_PRODUCT_BITS}"):
         decode_side(side, previous=previous, blocks=blocks)
 
@@ -192,7 +192,7 @@ def test_products_past_the_exact_range_are_refused() -> None:
     ],
 )
 def test_a_missing_or_unfitting_input_is_refused(fault: str) -> None:
-    side, previous, blocks = made(3)
+    side, previous, blocks = make_factor(3)
     given_previous: torch.Tensor | None = previous
     if fault == "no previous":
         given_previous = None

@@ -44,27 +44,27 @@ def test_the_balanced_gauge_keeps_the_product_and_splits_its_energy_evenly(
     seed=st.integers(0, 10**6), noise=st.sampled_from([1e-7, 1e-3, 0.3]), extra=st.integers(0, 2)
 )
 def test_pooled_error_is_that_of_the_dense_matrices(seed: int, noise: float, extra: int) -> None:
-    wanted = random_pairs(seed, modules=3, rank=3, width=7, height=5, scale=2.0)
-    other = random_pairs(seed + 1, modules=3, rank=3 + extra, width=7, height=5)
-    found = [
+    original = random_pairs(seed, modules=3, rank=3, width=7, height=5, scale=2.0)
+    noise_pairs = random_pairs(seed + 1, modules=3, rank=3 + extra, width=7, height=5)
+    changed = [
         Pair(
             module=w.module, a=torch.cat([w.a, noise * o.a]), b=torch.cat([w.b, o.b]), scale=w.scale
         )
-        for w, o in zip(wanted, other, strict=True)
+        for w, o in zip(original, noise_pairs, strict=True)
     ]
-    wrong = [float((dense(f) - dense(w)).norm()) for f, w in zip(found, wanted, strict=True)]
-    total = [float(dense(w).norm()) for w in wanted]
+    wrong = [float((dense(f) - dense(w)).norm()) for f, w in zip(changed, original, strict=True)]
+    total = [float(dense(w).norm()) for w in original]
     expected = torch.tensor(wrong).norm() / torch.tensor(total).norm()
-    assert pooled_error(found, wanted) == pytest.approx(float(expected), rel=1e-6)
-    assert module_errors(found, wanted) == pytest.approx(
+    assert pooled_error(changed, original) == pytest.approx(float(expected), rel=1e-6)
+    assert module_errors(changed, original) == pytest.approx(
         [w / t for w, t in zip(wrong, total, strict=True)], rel=1e-6
     )
 
 
 def test_an_error_of_one_part_in_ten_million_is_seen() -> None:
-    wanted = random_pairs(3, modules=1, rank=4, width=50, height=40)
-    found = [Pair(module=wanted[0].module, a=wanted[0].a * (1 + 1e-7), b=wanted[0].b)]
-    assert pooled_error(found, wanted) == pytest.approx(1e-7, rel=1e-6)
+    original = random_pairs(3, modules=1, rank=4, width=50, height=40)
+    changed = [Pair(module=original[0].module, a=original[0].a * (1 + 1e-7), b=original[0].b)]
+    assert pooled_error(changed, original) == pytest.approx(1e-7, rel=1e-6)
 
 
 def test_change_counts_modules_that_only_one_side_has() -> None:

@@ -42,8 +42,8 @@ def merged(pairs: list[Pair], weights: list[float], method: Method, **rule: floa
     return b.mT @ a
 
 
-def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return bool((found - wanted).norm() <= ROUNDING * wanted.norm())
+def close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((actual - expected).norm() <= ROUNDING * expected.norm())
 
 
 def reference_entries(pairs: list[Pair]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -57,11 +57,11 @@ def reference_entries(pairs: list[Pair]) -> tuple[torch.Tensor, list[torch.Tenso
 
 def test_linear_is_the_weighted_sum_of_dw() -> None:
     pairs = tasks()
-    wanted = torch.stack(
+    expected = torch.stack(
         [weight * dense(pair) for weight, pair in zip(WEIGHTS, pairs, strict=True)]
     ).sum(0)
     a, b = merged_rows(pairs, WEIGHTS, module="m", rule=MergeRule(method="linear"))
-    assert close(b.mT @ a, wanted)
+    assert close(b.mT @ a, expected)
     assert a.shape[0] == sum(pair.a.shape[0] for pair in pairs)
     assert close(a @ a.mT, b @ b.mT)
 
@@ -97,24 +97,24 @@ def test_ties_is_that_of_a_dense_reference(density: float) -> None:
         kept.append(torch.where(t.abs() >= threshold, t, 0.0))
     weighted = torch.stack([weight * t for weight, t in zip(WEIGHTS, kept, strict=True)])
     sign = weighted.sum(0).sign()
-    found = torch.zeros_like(sign)
+    expected = torch.zeros_like(sign)
     for row in range(sign.shape[0]):
         for column in range(sign.shape[1]):
             agree = [
                 i for i in range(3) if weighted[i, row, column].sign() == sign[row, column] != 0
             ]
             if agree:
-                found[row, column] = sum(weighted[i, row, column] for i in agree) / sum(
+                expected[row, column] = sum(weighted[i, row, column] for i in agree) / sum(
                     abs(WEIGHTS[i]) for i in agree
                 )
-    assert close(merged(pairs, WEIGHTS, "ties", density=density), U @ found)
+    assert close(merged(pairs, WEIGHTS, "ties", density=density), U @ expected)
 
 
 def test_dare_keeps_a_share_and_rescales_it() -> None:
     t = torch.ones(400, 500, dtype=torch.float64)
-    found = dropped(t, MergeRule(method="dare", density=0.3, seed=7), "m/0")
-    assert torch.unique(found).tolist() == [0.0, pytest.approx(1 / 0.3)]
-    assert float((found != 0).double().mean()) == pytest.approx(
+    mask = dropped(t, MergeRule(method="dare", density=0.3, seed=7), "m/0")
+    assert torch.unique(mask).tolist() == [0.0, pytest.approx(1 / 0.3)]
+    assert float((mask != 0).double().mean()) == pytest.approx(
         0.3, abs=0.005
     )  # five standard deviations
 
@@ -122,23 +122,23 @@ def test_dare_keeps_a_share_and_rescales_it() -> None:
 def test_dare_is_linear_on_what_it_keeps_and_reproducible() -> None:
     pairs, rule = tasks(), MergeRule(method="dare", density=0.4, seed=3)
     U, entries = common_entries(pairs)
-    wanted = U @ torch.stack(
+    expected = U @ torch.stack(
         [
             weight * dropped(t, rule, f"m/{i}")
             for i, (t, weight) in enumerate(zip(entries, WEIGHTS, strict=True))
         ]
     ).sum(0)
     first = merged(pairs, WEIGHTS, "dare", density=0.4, seed=3)
-    assert close(first, wanted)
+    assert close(first, expected)
     assert torch.equal(first, merged(pairs, WEIGHTS, "dare", density=0.4, seed=3))
     assert not close(merged(pairs, WEIGHTS, "dare", density=0.4, seed=4), first)
 
 
 def test_what_is_chosen_at_random_is_the_same_on_every_machine() -> None:
-    found = dropped(
+    mask = dropped(
         torch.ones(1, 16, dtype=torch.float64), MergeRule(method="dare", density=0.5, seed=1), "m/0"
     )
-    assert [int(value > 0) for value in found[0]] == KNOWN
+    assert [int(value > 0) for value in mask[0]] == KNOWN
 
 
 def test_trimming_keeps_the_largest() -> None:

@@ -1,4 +1,4 @@
-"""Overlap: inner products, distances and row spaces from small Grams are those of the dense products."""
+"""Overlap: products, distances and row spaces from small Grams are those of the dense matrices."""
 
 import pytest
 import torch
@@ -24,26 +24,26 @@ ROOT = 1e-6
 
 def collection() -> list[list[Pair]]:
     """Adapters of different ranks and scales; the last has one module fewer and one of its own."""
-    found = [
+    whole = [
         random_pairs(seed, modules=3, rank=rank, width=40, height=24, scale=scale)
         for seed, rank, scale in ((0, 4, 1.0), (1, 2, 2.0), (2, 6, 0.5))
     ]
     extra = Pair(module="other", a=torch.ones(1, 8).double(), b=torch.ones(1, 8).double())
-    return [*found, [*found[0][:2], extra]]
+    return [*whole, [*whole[0][:2], extra]]
 
 
 def dense(pairs: list[Pair]) -> Tensor:
     """All modules that any adapter has, one after another."""
-    known = {pair.module: pair.scale * pair.b.T @ pair.a for pair in pairs}
+    by_module = {pair.module: pair.scale * pair.b.T @ pair.a for pair in pairs}
     empty = {
         **{f"m{number:04d}": torch.zeros(24, 40).double() for number in range(3)},
         "other": torch.zeros(8, 8).double(),
     }
-    return torch.cat([known.get(name, nothing).flatten() for name, nothing in empty.items()])
+    return torch.cat([by_module.get(name, nothing).flatten() for name, nothing in empty.items()])
 
 
-def turned(pairs: list[Pair]) -> list[Pair]:
-    made = []
+def transform(pairs: list[Pair]) -> list[Pair]:
+    transformed = []
     for number, pair in enumerate(pairs):
         G = (
             torch.randn(
@@ -54,12 +54,12 @@ def turned(pairs: list[Pair]) -> list[Pair]:
             )
             + 4 * torch.eye(len(pair.a)).double()
         )
-        made.append(
+        transformed.append(
             Pair(
                 module=pair.module, a=G @ pair.a, b=torch.linalg.inv(G).T @ pair.b, scale=pair.scale
             )
         )
-    return made
+    return transformed
 
 
 def test_products_are_those_of_dense_products() -> None:
@@ -68,28 +68,28 @@ def test_products_are_those_of_dense_products() -> None:
 
 
 def test_products_of_two_agree_with_those_of_many() -> None:
-    found = collection()
-    assert products_with(found[0], found[3]) == pytest.approx(
-        float(products(found)[0, 3]), rel=CLOSE
+    adapters = collection()
+    assert products_with(adapters[0], adapters[3]) == pytest.approx(
+        float(products(adapters)[0, 3]), rel=CLOSE
     )
 
 
 def test_distances_are_relative_to_the_first() -> None:
-    found = collection()
-    distance = distances(products(found))
-    for one in range(4):
-        for other in range(4):
-            assert float(distance[one, other]) == pytest.approx(
-                relative_change(found[one], found[other]), abs=ROOT
+    adapters = collection()
+    distance = distances(products(adapters))
+    for row in range(4):
+        for column in range(4):
+            assert float(distance[row, column]) == pytest.approx(
+                relative_change(adapters[row], adapters[column]), abs=ROOT
             )
 
 
 def test_another_gauge_is_no_other_adapter() -> None:
-    found = collection()
-    gram = products([found[0], turned(found[0])])
+    adapters = collection()
+    gram = products([adapters[0], transform(adapters[0])])
     assert float(distances(gram)[0, 1]) < ROOT
     assert float(cosines(gram)[0, 1]) == pytest.approx(1.0, abs=CLOSE)
-    overlap, _ = row_overlap([found[0], turned(found[0])], Side.A)
+    overlap, _ = row_overlap([adapters[0], transform(adapters[0])], Side.A)
     assert float(overlap[0, 1]) == pytest.approx(1.0, abs=CLOSE)
 
 
@@ -102,12 +102,12 @@ def test_an_adapter_that_does_nothing_is_near_nothing() -> None:
 
 def test_overlap_is_the_root_mean_square_cosine_of_principal_angles() -> None:
     rows = torch.eye(8).double()
-    one = [Pair(module="m", a=rows[:2], b=rows[:2])]
+    two_rows = [Pair(module="m", a=rows[:2], b=rows[:2])]
     half = [Pair(module="m", a=rows[1:5], b=rows[4:8])]
-    overlap, chance = row_overlap([one, half], Side.A)
+    overlap, chance = row_overlap([two_rows, half], Side.A)
     assert float(overlap[0, 1]) == pytest.approx(0.5**0.5)
     assert float(chance[0, 1]) == pytest.approx(0.5**0.5)
-    assert float(row_overlap([one, half], Side.B)[0][0, 1]) == 0.0
+    assert float(row_overlap([two_rows, half], Side.B)[0][0, 1]) == 0.0
 
 
 def test_chance_is_what_random_rows_have() -> None:
@@ -120,8 +120,8 @@ def test_chance_is_what_random_rows_have() -> None:
 
 
 def test_no_module_in_common_is_no_overlap() -> None:
-    one, other = (random_pairs(0, modules=1, rank=2, width=width, height=8) for width in (16, 24))
-    overlap, chance = row_overlap([one, other], Side.A)
+    narrow, wide = (random_pairs(0, modules=1, rank=2, width=width, height=8) for width in (16, 24))
+    overlap, chance = row_overlap([narrow, wide], Side.A)
     assert (float(overlap[0, 1]), float(chance[0, 1])) == (0.0, 0.0)
 
 

@@ -46,12 +46,12 @@ def test_nothing_takes_no_bits() -> None:
 
 def test_the_bound_falls_with_the_budget_and_knows_no_gauge() -> None:
     pairs = random_pairs(0, modules=2, rank=4, width=48, height=32)
-    found = [bound(pairs, budget=budget) for budget in (0.01, 0.05, 0.1, 0.3)]
-    assert found == sorted(found, reverse=True)
+    bounds = [bound(pairs, budget=budget) for budget in (0.01, 0.05, 0.1, 0.3)]
+    assert bounds == sorted(bounds, reverse=True)
     swapped = [
         Pair(module=pair.module, a=2.0 * pair.a.flip(0), b=0.5 * pair.b.flip(0)) for pair in pairs
     ]
-    assert bound(swapped, budget=0.05) == pytest.approx(found[1], rel=1e-6)
+    assert bound(swapped, budget=0.05) == pytest.approx(bounds[1], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,27 +10,27 @@ BUDGET = 0.05
 
 
 def sizes(shelf: Shelf) -> list[int]:
-    return [len(one.content) for one in shelf.kept]
+    return [len(kept.content) for kept in shelf.kept]
 
 
 @pytest.mark.parametrize("candidates", [0, 8])
 def test_continued_versions_take_at_most_three_fifths_of_the_first(candidates: int) -> None:
     shelf = Shelf(budget=BUDGET, candidates=candidates)
-    one = shelf.add(demo_pairs("wn-pos-gloss", "v1"))
-    two = shelf.add(demo_pairs("wn-pos-gloss", "v2"), previous=one)
-    three = shelf.add(demo_pairs("wn-pos-gloss", "v3"), previous=two)
-    for version, kept in (("v2", two), ("v3", three)):
-        assert len(kept.content) <= 0.60 * len(one.content)
-        assert pooled_error(kept.found, demo_pairs("wn-pos-gloss", version)) <= BUDGET
+    first = shelf.add(demo_pairs("wn-pos-gloss", "v1"))
+    second = shelf.add(demo_pairs("wn-pos-gloss", "v2"), previous=first)
+    third = shelf.add(demo_pairs("wn-pos-gloss", "v3"), previous=second)
+    for version, kept in (("v2", second), ("v3", third)):
+        assert len(kept.content) <= 0.60 * len(first.content)
+        assert pooled_error(kept.exported, demo_pairs("wn-pos-gloss", version)) <= BUDGET
 
 
 def test_a_chain_is_made_only_without_the_rows_of_the_previous_version() -> None:
     for candidates, chained in ((0, True), (8, False)):
         shelf = Shelf(budget=BUDGET, candidates=candidates)
-        one = shelf.add(demo_pairs("wn-pos-gloss", "v1"))
-        two = shelf.add(demo_pairs("wn-pos-gloss", "v2"), previous=one)
-        three = shelf.add(demo_pairs("wn-pos-gloss", "v3"), previous=two)
-        for kept in (two, three):
+        first = shelf.add(demo_pairs("wn-pos-gloss", "v1"))
+        second = shelf.add(demo_pairs("wn-pos-gloss", "v2"), previous=first)
+        third = shelf.add(demo_pairs("wn-pos-gloss", "v3"), previous=second)
+        for kept in (second, third):
             assert (kept.stored.previous is not None) is chained
             assert bool(kept.stored.sources) is not chained
 
@@ -54,7 +54,7 @@ def test_adapters_that_share_nothing_cost_what_they_cost_without_references() ->
 def test_a_planted_collection_costs_less_than_a_third_each_once_its_rows_are_known() -> None:
     shelf = Shelf(budget=BUDGET)
     for pairs in planted(10, modules=1, rank=16, width=1024, shared=32, noise=0.01):
-        assert pooled_error(shelf.add(pairs).found, pairs) <= BUDGET
+        assert pooled_error(shelf.add(pairs).exported, pairs) <= BUDGET
     first, *_, last_but_one, last = sizes(shelf)
     assert max(last_but_one, last) < first / 3
 
@@ -72,20 +72,20 @@ def test_blocks_of_another_rank_or_width_do_no_harm() -> None:
     shelf.add(pairs)
     shelf.add([Pair(module=pair.module, a=pair.a[:2], b=pair.b[:2]) for pair in pairs])
     wider = [Pair(module=pair.module, a=torch.cat([pair.a, pair.a], 1), b=pair.b) for pair in pairs]
-    one = shelf.add(wider)
-    assert pooled_error(one.found, wider) <= BUDGET
+    kept = shelf.add(wider)
+    assert pooled_error(kept.exported, wider) <= BUDGET
 
 
 def test_sources_are_named_once_and_used() -> None:
     shelf = Shelf(budget=BUDGET)
     for pairs in planted(5, modules=2, rank=8, width=256, shared=12, noise=0.01):
-        one = shelf.add(pairs)
+        kept = shelf.add(pairs)
         used = {
             term.source
-            for module in one.stored.modules
+            for module in kept.stored.modules
             if module
             for side in (module.a, module.b)
             for term in side.terms
         }
-        assert used == set(range(len(one.stored.sources)))
+        assert used == set(range(len(kept.stored.sources)))
     assert shelf.kept[-1].stored.sources

@@ -1,4 +1,7 @@
-"""Spectra: directions, energies and what is left out are those of a dense singular value decomposition; a joint basis pays where rows are shared."""
+"""Spectra: directions, energies and what is left out are those of a dense decomposition.
+
+A joint basis pays where rows are shared.
+"""
 
 import pytest
 import torch
@@ -23,11 +26,11 @@ def rows(count: int, *, width: int = 32, rank: int = 4) -> list[Tensor]:
 
 @pytest.mark.parametrize("count", [1, 3, 12])
 def test_energies_are_squared_singular_values(count: int) -> None:
-    found, sigma = stack(rows(count)), torch.linalg.svdvals(torch.cat(rows(count)))
-    assert torch.allclose(found.energies, sigma.square(), rtol=CLOSE)
-    assert torch.allclose(found.coefficients.square().sum(0), sigma.square(), rtol=CLOSE)
+    spectrum, sigma = stack(rows(count)), torch.linalg.svdvals(torch.cat(rows(count)))
+    assert torch.allclose(spectrum.energies, sigma.square(), rtol=CLOSE)
+    assert torch.allclose(spectrum.coefficients.square().sum(0), sigma.square(), rtol=CLOSE)
     assert torch.allclose(
-        found.coefficients.square().sum(1), torch.cat(rows(count)).square().sum(1), rtol=CLOSE
+        spectrum.coefficients.square().sum(1), torch.cat(rows(count)).square().sum(1), rtol=CLOSE
     )
 
 
@@ -49,9 +52,9 @@ def test_there_are_no_more_directions_than_rows_span() -> None:
 def test_the_weight_of_a_side_is_the_energy_of_the_product() -> None:
     pairs = random_pairs(0, modules=2, rank=3, width=20, height=12, scale=2.0)
     total = sum(float((2.0 * pair.b.T @ pair.a).square().sum()) for pair in pairs)
-    found = weighted(pairs)
+    by_module = weighted(pairs)
     for pair in pairs:
-        part = found[pair.module]
+        part = by_module[pair.module]
         energy = float((2.0 * pair.b.T @ pair.a).square().sum()) / total
         assert float(part.a.square().sum()) == pytest.approx(energy)
         assert float(part.b.square().sum()) == pytest.approx(energy)
@@ -59,24 +62,24 @@ def test_the_weight_of_a_side_is_the_energy_of_the_product() -> None:
 
 
 def test_an_adapter_among_copies_of_itself_loses_nothing() -> None:
-    one = weighted(random_pairs(0, modules=2, rank=3, width=20, height=12))
-    found = left_out(one, [one, one])
-    assert max(found.both, found.a, found.b) < 1e-6
-    assert found.chance == pytest.approx((1 - (3 / 20) * (3 / 12)) ** 0.5)
+    adapter = weighted(random_pairs(0, modules=2, rank=3, width=20, height=12))
+    loss = left_out(adapter, [adapter, adapter])
+    assert max(loss.both, loss.a, loss.b) < 1e-6
+    assert loss.chance == pytest.approx((1 - (3 / 20) * (3 / 12)) ** 0.5)
 
 
 def test_what_no_other_adapter_has_is_lost() -> None:
     pairs = random_pairs(0, modules=2, rank=3, width=20, height=12)
-    one, other = weighted(pairs), weighted(pairs[:1])
-    share = float(one[pairs[1].module].a.square().sum())
-    assert left_out(one, [other]).both == pytest.approx(share**0.5)
+    adapter, reduced = weighted(pairs), weighted(pairs[:1])
+    share = float(adapter[pairs[1].module].a.square().sum())
+    assert left_out(adapter, [reduced]).both == pytest.approx(share**0.5)
 
 
 def test_no_more_than_a_quarter_of_the_width_is_taken_from_the_others() -> None:
-    found = [
+    adapters = [
         weighted(random_pairs(seed, modules=1, rank=4, width=32, height=32)) for seed in range(20)
     ]
-    assert left_out(found[0], found[1:]).chance_a == pytest.approx(0.75**0.5)
+    assert left_out(adapters[0], adapters[1:]).chance_a == pytest.approx(0.75**0.5)
 
 
 @pytest.mark.parametrize(("shared", "least", "most"), [(4, 0.5, 1.0), (400, 0.0, 0.02)])

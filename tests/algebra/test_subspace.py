@@ -56,8 +56,8 @@ class Factor:
 
     @property
     def tasks(self) -> tuple[list[Tensor], Frame]:
-        found = frame(self.rows)
-        return [K @ found.root for K in self.K], found
+        coordinates = frame(self.rows)
+        return [K @ coordinates.root for K in self.K], coordinates
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -67,7 +67,10 @@ def normal(generator: torch.Generator, *shape: int) -> Tensor:
 def factor(
     generator: torch.Generator, *, ranks: list[int], rows: int, width: int, dependent: bool
 ) -> Factor:
-    """Integer rows of very different sizes, as blocks of several adapters and a basis are, and coefficients that undo the sizes."""
+    """Integer rows of very different sizes and coefficients that undo the sizes.
+
+    Blocks of several adapters and a basis are such rows.
+    """
     sizes = 2.0 ** torch.randint(2, 20, (rows, 1), generator=generator).double()
     R = (normal(generator, rows, width) * sizes).round()
     if dependent and rows > 2:
@@ -81,13 +84,13 @@ def moments(
 ) -> tuple[Moments, Frame, Frame, list[TaskCoefficients]]:
     (A, frame_a), (B, frame_b) = a.tasks, b.tasks
     tasks = [
-        TaskCoefficients(A=one, B=two, weight=weight)
-        for one, two, weight in zip(A, B, weights, strict=True)
+        TaskCoefficients(A=K_a, B=K_b, weight=weight)
+        for K_a, K_b, weight in zip(A, B, weights, strict=True)
     ]
-    found = Moments.empty(frame_a.root.shape[1], frame_b.root.shape[1])
+    sums = Moments.empty(frame_a.root.shape[1], frame_b.root.shape[1])
     for task in tasks:
-        found.add(task)
-    return found, frame_a, frame_b, tasks
+        sums.add(task)
+    return sums, frame_a, frame_b, tasks
 
 
 def full(a: list[Tensor], b: list[Tensor], weights: list[float]) -> tuple[Tensor, Tensor]:
@@ -128,20 +131,20 @@ def test_directions_and_energies_are_those_of_all_factors_stacked(
     a = factor(generator, ranks=ranks, rows=rows[0], width=width, dependent=dependent)
     b = factor(generator, ranks=ranks, rows=rows[1], width=height, dependent=False)
     if repeated:
-        a, b = (replace(one, K=[*one.K, one.K[0]]) for one in (a, b))
+        a, b = (replace(side, K=[*side.K, side.K[0]]) for side in (a, b))
     weights = [0.5 + number for number in range(len(a.K))]
-    found, frame_a, frame_b, _ = moments(a, b, weights)
-    for G, coordinates, this, other in ((found.a, frame_a, a, b), (found.b, frame_b, b, a)):
+    sums, frame_a, frame_b, _ = moments(a, b, weights)
+    for G, coordinates, this, opposite in ((sums.a, frame_a, a, b), (sums.b, frame_b, b, a)):
         energies, U = spectrum(G)
-        wanted, Vt = full(this.factors, other.factors, weights)
-        count = min(len(energies), len(wanted))
-        total = float(wanted.sum())
-        assert float((energies[:count] - wanted[:count]).abs().max()) <= ENERGY * total
-        assert float(wanted[count:].sum()) <= ENERGY * total
+        expected, Vt = full(this.factors, opposite.factors, weights)
+        count = min(len(energies), len(expected))
+        total = float(expected.sum())
+        assert float((energies[:count] - expected[:count]).abs().max()) <= ENERGY * total
+        assert float(expected[count:].sum()) <= ENERGY * total
         Q = coordinates.directions(U)
         for k in range(1, count + 1):
-            after = wanted[k] if k < len(wanted) else 0.0
-            if float(wanted[k - 1] - after) >= GAP * float(wanted[0]):
+            after = expected[k] if k < len(expected) else 0.0
+            if float(expected[k - 1] - after) >= GAP * float(expected[0]):
                 outside = Q[:k] - (Q[:k] @ Vt[:k].mT) @ Vt[:k]
                 assert float(torch.linalg.matrix_norm(outside, 2)) < ANGLE
                 assert torch.allclose(
@@ -157,10 +160,10 @@ def test_coordinates_are_orthonormal_where_rows_nearly_depend_on_one_another(tin
         torch.cat([R, R + tiny * normal(generator, 6, 40)])
         * 2.0 ** torch.randint(0, 20, (12, 1), generator=generator).double()
     )
-    found = frame(R)
-    E = found.back @ R
+    coordinates = frame(R)
+    E = coordinates.back @ R
     assert torch.allclose(E @ E.mT, torch.eye(12, dtype=torch.float64), atol=ANGLE)
-    assert torch.allclose(found.root @ E, R, rtol=0, atol=ANGLE * tiny * float(R.abs().max()))
+    assert torch.allclose(coordinates.root @ E, R, rtol=0, atol=ANGLE * tiny * float(R.abs().max()))
 
 
 def independent_of(R: Tensor, more: Tensor) -> Tensor:
@@ -172,29 +175,29 @@ def independent_of(R: Tensor, more: Tensor) -> Tensor:
 
 @given(
     seed=st.integers(0, 2**31),
-    known=st.integers(1, 9),
+    old=st.integers(1, 9),
     new=st.integers(0, 6),
     dependent=st.integers(0, 6),
 )
 @settings(max_examples=200)
 def test_a_frame_that_is_extended_keeps_its_directions_and_spans_the_new_rows(
-    seed: int, known: int, new: int, dependent: int
+    seed: int, old: int, new: int, dependent: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    R = factor(generator, ranks=[], rows=known, width=30, dependent=False).rows
-    R = torch.cat([R, normal(generator, 1, known) @ R])
+    R = factor(generator, ranks=[], rows=old, width=30, dependent=False).rows
+    R = torch.cat([R, normal(generator, 1, old) @ R])
     more = factor(generator, ranks=[], rows=new, width=30, dependent=False).rows
-    more[: min(new, dependent)] = normal(generator, min(new, dependent), known + 1) @ R
+    more[: min(new, dependent)] = normal(generator, min(new, dependent), old + 1) @ R
     before = frame(R)
     rows = torch.cat([R, more])
-    found = extended(before.back, rows)
-    assert found is not None
-    E = found.back @ rows
+    wider = extended(before.back, rows)
+    assert wider is not None
+    E = wider.back @ rows
     q = len(before.back)
     assert torch.allclose(E[:q], before.back @ R, rtol=0, atol=EXACT)
     assert torch.allclose(E @ E.mT, torch.eye(len(E), dtype=torch.float64), atol=ENERGY)
     assert len(E) == q + max(0, new - dependent)
-    assert torch.allclose(found.root @ E, rows, rtol=0, atol=ENERGY * float(rows.abs().max()))
+    assert torch.allclose(wider.root @ E, rows, rtol=0, atol=ENERGY * float(rows.abs().max()))
 
 
 def test_new_rows_that_hardly_differ_from_known_ones_make_no_long_coefficients() -> None:
@@ -210,7 +213,7 @@ def test_new_rows_that_hardly_differ_from_known_ones_make_no_long_coefficients()
 
 
 @pytest.mark.parametrize(
-    ("known", "new", "directions"),
+    ("old", "new", "directions"),
     [
         ("zeros", "zeros", 0),
         ("zeros", "rows", 2),
@@ -219,16 +222,18 @@ def test_new_rows_that_hardly_differ_from_known_ones_make_no_long_coefficients()
         ("rows", "rows", 4),
     ],
 )
-def test_a_frame_is_extended_from_and_by_rows_of_zeros(
-    known: str, new: str, directions: int
-) -> None:
+def test_a_frame_is_extended_from_and_by_rows_of_zeros(old: str, new: str, directions: int) -> None:
     rows = normal(torch.Generator().manual_seed(6), 4, 8)
-    made = {"zeros": torch.zeros(2, 8, dtype=torch.float64), "rows": rows[:2], "same": 2 * rows[:2]}
-    R, more = made[known], rows[2:] if (known, new) == ("rows", "rows") else made[new]
-    found = extended(frame(R).back, torch.cat([R, more]))
-    assert found is not None
-    assert found.back.shape == (directions, 4)
-    assert torch.allclose(found.root @ (found.back @ found.rows), found.rows, rtol=0, atol=EXACT)
+    rows_of = {
+        "zeros": torch.zeros(2, 8, dtype=torch.float64),
+        "rows": rows[:2],
+        "same": 2 * rows[:2],
+    }
+    R, more = rows_of[old], rows[2:] if (old, new) == ("rows", "rows") else rows_of[new]
+    wider = extended(frame(R).back, torch.cat([R, more]))
+    assert wider is not None
+    assert wider.back.shape == (directions, 4)
+    assert torch.allclose(wider.root @ (wider.back @ wider.rows), wider.rows, rtol=0, atol=EXACT)
 
 
 def test_the_gauge_of_a_task_does_not_matter() -> None:
@@ -247,11 +252,11 @@ def test_more_rows_than_columns_may_be_seen_from_the_axes_themselves() -> None:
     a, b = (
         factor(generator, ranks=[3, 4, 5], rows=24, width=10, dependent=False) for _ in range(2)
     )
-    found = Moments.empty(10, 10)
+    sums = Moments.empty(10, 10)
     for A, B in zip(a.factors, b.factors, strict=True):
-        found.add(TaskCoefficients(A=A, B=B, weight=1.0))
-    (energies, U), (wanted, Vt) = spectrum(found.a), full(a.factors, b.factors, [1.0] * 3)
-    assert torch.allclose(energies, wanted, rtol=0, atol=ENERGY * float(wanted.sum()))
+        sums.add(TaskCoefficients(A=A, B=B, weight=1.0))
+    (energies, U), (expected, Vt) = spectrum(sums.a), full(a.factors, b.factors, [1.0] * 3)
+    assert torch.allclose(energies, expected, rtol=0, atol=ENERGY * float(expected.sum()))
     assert torch.allclose(
         (axes(10).directions(U) * Vt).sum(-1).abs(),
         torch.ones(10, dtype=torch.float64),
@@ -263,11 +268,11 @@ def test_more_rows_than_columns_may_be_seen_from_the_axes_themselves() -> None:
 def test_a_task_taken_out_leaves_the_moments_of_the_others() -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = (factor(generator, ranks=[2, 3, 4], rows=9, width=16, dependent=False) for _ in range(2))
-    found, *_, tasks = moments(a, b, [1.0, 2.0, 3.0])
-    found.add(tasks[1], times=-1.0)
+    remaining, *_, tasks = moments(a, b, [1.0, 2.0, 3.0])
+    remaining.add(tasks[1], times=-1.0)
     others, *_ = moments(replace(a, K=[a.K[0], a.K[2]]), replace(b, K=[b.K[0], b.K[2]]), [1.0, 3.0])
-    assert torch.allclose(found.a, others.a, rtol=0, atol=EXACT * float(others.a.trace()))
-    assert torch.allclose(found.b, others.b, rtol=0, atol=EXACT * float(others.b.trace()))
+    assert torch.allclose(remaining.a, others.a, rtol=0, atol=EXACT * float(others.a.trace()))
+    assert torch.allclose(remaining.b, others.b, rtol=0, atol=EXACT * float(others.b.trace()))
 
 
 def test_what_captures_a_share_of_the_energy_is_the_fewest_directions() -> None:
@@ -310,7 +315,7 @@ def test_no_direction_gives_no_row() -> None:
     ).shape == (0, 8)
 
 
-def kept(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[int]:
+def count_paying(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[int]:
     """Return how many directions pay per side for tasks that a basis is fitted to all of."""
     frames = [frame(torch.cat([pair[side] for pair in pairs])) for side in (0, 1)]
     starts = torch.tensor([0, *(len(pair[0]) for pair in pairs)]).cumsum(0).tolist()
@@ -318,10 +323,10 @@ def kept(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[int]:
         TaskCoefficients(A=frames[0].root[s:e], B=frames[1].root[s:e], weight=1.0)
         for s, e in pairwise(starts)
     ]
-    found = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1])
+    sums = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1])
     for task in tasks:
-        found.add(task)
-    spectra = (spectrum(found.a), spectrum(found.b))
+        sums.add(task)
+    spectra = (spectrum(sums.a), spectrum(sums.b))
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
     saved = savings(tasks, (spectra[0][1], spectra[1][1]), widths=widths, budget=budget)
     return [
@@ -332,11 +337,11 @@ def kept(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[int]:
 
 def test_as_many_directions_pay_as_are_shared() -> None:
     tasks = planted(24, modules=1, rank=4, width=256, shared=8, noise=0.01)
-    assert kept([(pairs[0].a, pairs[0].b) for pairs in tasks], budget=0.05) == [8, 8]
+    assert count_paying([(pairs[0].a, pairs[0].b) for pairs in tasks], budget=0.05) == [8, 8]
 
 
 def test_no_direction_pays_where_nothing_is_shared() -> None:
     generator = torch.Generator().manual_seed(2)
-    assert kept(
+    assert count_paying(
         [(normal(generator, 4, 256), normal(generator, 4, 256)) for _ in range(8)], budget=0.05
     ) == [0, 0]

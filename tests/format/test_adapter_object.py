@@ -64,7 +64,7 @@ def side(
         -(2**23) + 1,
         2**23 - 1,
     )
-    made = tuple(
+    combined = tuple(
         Term(
             source=t,
             exponent=int(rng.integers(-128, 128)),
@@ -72,7 +72,7 @@ def side(
         )
         for t in range(terms)
     )
-    return StoredSide(previous=previous, terms=made, scales=scales, own=rows.astype(np.int32))
+    return StoredSide(previous=previous, terms=combined, scales=scales, own=rows.astype(np.int32))
 
 
 def adapter(
@@ -110,11 +110,11 @@ def adapter(
 
 def assert_equal(first: StoredAdapter, second: StoredAdapter) -> None:
     assert replace(first, modules=()) == replace(second, modules=())
-    for one, two in zip(first.modules, second.modules, strict=True):
-        assert (one is None) == (two is None)
-        if one is not None and two is not None:
-            assert one.error == two.error
-            for left, right in ((one.a, two.a), (one.b, two.b)):
+    for left_module, right_module in zip(first.modules, second.modules, strict=True):
+        assert (left_module is None) == (right_module is None)
+        if left_module is not None and right_module is not None:
+            assert left_module.error == right_module.error
+            for left, right in ((left_module.a, right_module.a), (left_module.b, right_module.b)):
                 assert left.previous == right.previous
                 assert [(term.source, term.exponent) for term in left.terms] == [
                     (term.source, term.exponent) for term in right.terms
@@ -154,8 +154,8 @@ def test_what_is_encoded_is_decoded(
     content = encode(value, spec)
     assert_equal(decode(content, spec), value)
     assert encode(value, spec) == content
-    found = header(content)
-    assert (found.layout, found.previous, tuple(found.sources)) == (
+    parsed = header(content)
+    assert (parsed.layout, parsed.previous, tuple(parsed.sources)) == (
         value.layout,
         value.previous,
         value.sources,
@@ -189,10 +189,10 @@ def test_flipped_bytes_give_a_value_of_the_layout_or_integrity(
     for place, flip in places:
         damaged[place] ^= flip
     try:
-        found = decode(bytes(damaged), GOOD_LAYOUT)
+        decoded = decode(bytes(damaged), GOOD_LAYOUT)
     except (IntegrityError, FormatError):
         return
-    assert_equal(decode(encode(found, GOOD_LAYOUT), GOOD_LAYOUT), found)
+    assert_equal(decode(encode(decoded, GOOD_LAYOUT), GOOD_LAYOUT), decoded)
 
 
 @settings(deadline=None, max_examples=300)
@@ -247,8 +247,11 @@ def _with_side(value: StoredAdapter, **changes: object) -> StoredAdapter:
 @pytest.mark.parametrize(
     "fault",
     [
-        "symbol too large", "coefficient too large", "scale not a bfloat16", "scale negative", "scale infinite", "rows of another shape", "sources out of order", "source not named",
-        "source named and not used", "source named twice", "previous not named", "passenger missing", "passenger too short", "coded tensor kept as well", "too few modules", "error not a bfloat16",
+        "symbol too large", "coefficient too large", "scale not a bfloat16", "scale negative",
+        "scale infinite", "rows of another shape", "sources out of order", "source not named",
+        "source named and not used", "source named twice", "previous not named",
+        "passenger missing", "passenger too short", "coded tensor kept as well",
+        "too few modules", "error not a bfloat16",
     ],
 )  # fmt: skip
 def test_a_value_outside_the_format_is_not_encoded(fault: str) -> None:
@@ -259,20 +262,20 @@ def test_a_value_outside_the_format_is_not_encoded(fault: str) -> None:
 def _broken(fault: str) -> StoredAdapter:
     module = GOOD.modules[1]
     assert module is not None
-    one = module.a
-    large = np.full_like(one.own, 1 << MAX_BITS)
+    side_a = module.a
+    large = np.full_like(side_a.own, 1 << MAX_BITS)
     values = {
         "symbol too large": lambda: _with_side(GOOD, own=large),
         "coefficient too large": lambda: _with_side(
-            GOOD, terms=(replace(one.terms[0], coefficients=large[:, :3]), one.terms[1])
+            GOOD, terms=(replace(side_a.terms[0], coefficients=large[:, :3]), side_a.terms[1])
         ),
-        "scale not a bfloat16": lambda: _with_side(GOOD, scales=np.full_like(one.scales, 0.1)),
-        "scale negative": lambda: _with_side(GOOD, scales=-one.scales),
-        "scale infinite": lambda: _with_side(GOOD, scales=np.full_like(one.scales, np.inf)),
-        "rows of another shape": lambda: _with_side(GOOD, own=one.own[:, 1:]),
-        "sources out of order": lambda: _with_side(GOOD, terms=one.terms[::-1]),
+        "scale not a bfloat16": lambda: _with_side(GOOD, scales=np.full_like(side_a.scales, 0.1)),
+        "scale negative": lambda: _with_side(GOOD, scales=-side_a.scales),
+        "scale infinite": lambda: _with_side(GOOD, scales=np.full_like(side_a.scales, np.inf)),
+        "rows of another shape": lambda: _with_side(GOOD, own=side_a.own[:, 1:]),
+        "sources out of order": lambda: _with_side(GOOD, terms=side_a.terms[::-1]),
         "source not named": lambda: _with_side(
-            GOOD, terms=(one.terms[0], replace(one.terms[1], source=2))
+            GOOD, terms=(side_a.terms[0], replace(side_a.terms[1], source=2))
         ),
         "source named and not used": lambda: replace(GOOD, sources=SOURCES),
         "source named twice": lambda: replace(GOOD, sources=(SOURCES[0], SOURCES[0])),
@@ -343,14 +346,14 @@ def test_rows_of_any_widths_and_sizes_come_back(seed: int, widths: list[int], pe
     rng = np.random.default_rng(seed)
     rows = [rng.integers(-peak, peak + 1, width, dtype=np.int32) for width in widths]
     coded = encode_rows(rows)
-    found = decode_rows(
+    decoded = decode_rows(
         memoryview(coded.content),
         [(1, width) for width in widths],
         coded.groups_of_rows,
         coded.groups,
         coded.pieces,
     )
-    assert all(np.array_equal(one, two[0]) for one, two in zip(rows, found, strict=True))
+    assert all(np.array_equal(row, block[0]) for row, block in zip(rows, decoded, strict=True))
 
 
 def test_many_numbers_are_cut_into_frames_and_come_near_their_entropy() -> None:
@@ -521,9 +524,14 @@ def test_a_symbol_or_byte_out_of_range_or_left_over_is_refused(
 
 def test_an_error_that_is_not_a_number_is_refused() -> None:
     table = AdapterTable(
-        lanes=(Lane(coded=True),), terms=((), ()), scales=np.ones(2, np.float32), errors=np.full(1, np.nan, np.float32).view(np.float32),
-        groups_of_rows=np.zeros(2, np.uint8), groups=(), pieces=(),
-    )  # fmt: skip
+        lanes=(Lane(coded=True),),
+        terms=((), ()),
+        scales=np.ones(2, np.float32),
+        errors=np.full(1, np.nan, np.float32),
+        groups_of_rows=np.zeros(2, np.uint8),
+        groups=(),
+        pieces=(),
+    )
     with pytest.raises(IntegrityError):
         AdapterTable.from_bytes(memoryview(table.to_bytes()), [1])
 

@@ -24,7 +24,7 @@ from share_registry.stored import StoredBasis
 
 Ints = NDArray[np.int32]
 SMALL_BYTES = 8 << 20
-"""More than parsing a refused object of a few hundred bytes needs, far less than what it claims to hold."""
+"""More than parsing a refused object of a few hundred bytes needs, far less than what it claims."""
 
 
 def block(rng: np.random.Generator, k: int, width: int, spread: float) -> Ints:
@@ -37,20 +37,20 @@ def basis(
 ) -> StoredBasis:
     """Modules of (k_a, in, k_b, out), named so that the order of making is not that of names."""
     rng = np.random.default_rng(seed)
-    made = {
+    modules = {
         f"m{-number % 7}{number}": (block(rng, ka, width, spread), block(rng, kb, out, spread))
         for number, (ka, width, kb, out) in enumerate(shapes)
     }
-    return StoredBasis(modules=made)
+    return StoredBasis(modules=modules)
 
 
 def assert_equal(first: StoredBasis, second: StoredBasis) -> None:
     assert list(second.modules) == sorted(first.modules)
     for name, blocks in first.modules.items():
-        for one, two in zip(blocks, second.modules[name], strict=True):
-            assert one.dtype.kind == two.dtype.kind == "i"
-            assert one.shape == two.shape
-            assert np.array_equal(one, two)
+        for expected, actual in zip(blocks, second.modules[name], strict=True):
+            assert expected.dtype.kind == actual.dtype.kind == "i"
+            assert expected.shape == actual.shape
+            assert np.array_equal(expected, actual)
 
 
 SHAPES = st.tuples(
@@ -70,9 +70,9 @@ def test_what_is_encoded_is_decoded(
     """Spec BAS-01 to BAS-05; the same rows give the same bytes (spec BAS-07)."""
     value = basis(seed, shapes, spread=spread)
     content = encode(value)
-    found = decode(content)
-    assert_equal(value, found)
-    assert encode(found) == content
+    decoded = decode(content)
+    assert_equal(value, decoded)
+    assert encode(decoded) == content
     assert is_basis(content)
 
 
@@ -91,22 +91,22 @@ def test_every_flipped_bit_is_refused_or_gives_rows_that_are_written_again() -> 
         damaged = bytearray(GOOD_BYTES)
         damaged[place // 8] ^= 1 << place % 8
         try:
-            found = decode(bytes(damaged))
+            decoded = decode(bytes(damaged))
         except (IntegrityError, FormatError):
             continue
-        assert_equal(found, decode(encode(found)))
+        assert_equal(decoded, decode(encode(decoded)))
 
 
 def test_rows_are_found_by_module_and_side() -> None:
-    found = decode(GOOD_BYTES)
+    decoded = decode(GOOD_BYTES)
     name = next(iter(GOOD.modules))
-    rows = found.rows(name, Side.B)
+    rows = decoded.rows(name, Side.B)
     assert rows is not None
     assert np.array_equal(rows, GOOD.modules[name][1])
-    assert found.rows("not there", Side.A) is None
+    assert decoded.rows("not there", Side.A) is None
 
 
-def one(a: Ints, b: Ints, *, name: str = "m") -> StoredBasis:
+def single_module(a: Ints, b: Ints, *, name: str = "m") -> StoredBasis:
     return StoredBasis(modules={name: (a, b)})
 
 
@@ -117,14 +117,14 @@ ONES, NONE = np.ones((2, 3), np.int32), np.zeros((0, 3), np.int32)
     ("value", "said"),
     [
         (StoredBasis(modules={}), "no module"),
-        (one(NONE, NONE), "no row"),
-        (one(ONES * (1 << MAX_BITS), ONES), "not below"),
-        (one(ONES * -(1 << MAX_BITS), ONES), "not below"),
-        (one(np.zeros((1 << 16, 1), np.int32), ONES), "more than the limit"),
-        (one(ONES, ONES, name=""), "header"),
-        (one(ONES, ONES, name="m" * (MAX_NAME + 1)), "header"),
-        (one(np.zeros((1, 0), np.int32), ONES), "header"),
-        (one(np.zeros((1, MAX_WIDTH + 1), np.int32), ONES), "header"),
+        (single_module(NONE, NONE), "no row"),
+        (single_module(ONES * (1 << MAX_BITS), ONES), "not below"),
+        (single_module(ONES * -(1 << MAX_BITS), ONES), "not below"),
+        (single_module(np.zeros((1 << 16, 1), np.int32), ONES), "more than the limit"),
+        (single_module(ONES, ONES, name=""), "header"),
+        (single_module(ONES, ONES, name="m" * (MAX_NAME + 1)), "header"),
+        (single_module(np.zeros((1, 0), np.int32), ONES), "header"),
+        (single_module(np.zeros((1, MAX_WIDTH + 1), np.int32), ONES), "header"),
     ],
 )
 def test_what_no_reader_takes_is_not_written(value: StoredBasis, said: str) -> None:
@@ -151,7 +151,7 @@ def test_an_object_of_another_format_is_called_that() -> None:
 
 @pytest.mark.parametrize("ks", [(0xFFFF, 0xFFFF), (257, 0)])
 def test_rows_that_are_only_claimed_take_no_memory(ks: tuple[int, int]) -> None:
-    """Rows of zeros take no bytes, so their number is bounded before they are made (spec BAS-06)."""
+    """Rows of zeros take no bytes, so they are counted before they are made (spec BAS-06)."""
     groups = b"" if ks[1] else bytes(ks[0])
     entries: Json = {
         "format": 1,
@@ -172,5 +172,5 @@ def test_rows_that_are_only_claimed_take_no_memory(ks: tuple[int, int]) -> None:
 
 def test_only_the_check_keeps_a_module_without_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the check taken out, both sides of the format would take it."""
-    monkeypatch.setattr(basis_object, "_check", lambda *given: None)
-    assert_equal(one(NONE, NONE), decode(encode(one(NONE, NONE))))
+    monkeypatch.setattr(basis_object, "_check", lambda *ignored: None)
+    assert_equal(single_module(NONE, NONE), decode(encode(single_module(NONE, NONE))))

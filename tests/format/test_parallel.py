@@ -22,13 +22,13 @@ def test_results_come_in_order(count: int) -> None:
 
 
 def test_no_more_than_a_few_results_wait() -> None:
-    made: list[int] = []
-    results = ahead(made.append, range(50))
-    assert made == []
+    started: list[int] = []
+    results = ahead(started.append, range(50))
+    assert started == []
     next(results)
-    _until(lambda: len(made) == 1 + AHEAD)
+    _until(lambda: len(started) == 1 + AHEAD)
     sleep(0.05)
-    assert made == list(range(1 + AHEAD))
+    assert started == list(range(1 + AHEAD))
     list(results)
 
 

@@ -1,4 +1,4 @@
-"""The tensor file: what the safetensors library writes comes back byte for byte, and no damaged header is believed."""
+"""The tensor file: the library's files come back byte for byte, and damaged headers are refused."""
 
 import json
 from typing import Any
@@ -40,7 +40,7 @@ FILES = st.dictionaries(
 )
 
 
-def made(files: dict[str, tuple[str, list[int]]]) -> dict[str, torch.Tensor]:
+def make_tensors(files: dict[str, tuple[str, list[int]]]) -> dict[str, torch.Tensor]:
     return {
         key: torch.arange(int(torch.tensor(shape).prod())).reshape(shape).to(TORCH[dtype])
         for key, (dtype, shape) in files.items()
@@ -52,21 +52,20 @@ def made(files: dict[str, tuple[str, list[int]]]) -> dict[str, torch.Tensor]:
 def test_what_the_library_writes_is_written_again_byte_for_byte(
     files: dict[str, tuple[str, list[int]]], metadata: dict[str, str]
 ) -> None:
-    content = save(
-        made(files), metadata=metadata or None
-    )  # the library writes empty metadata in two ways
-    found = read(content, what="file")
-    assert write(found.metadata, found.tensors) == content
-    assert is_canonical(content, found)
-    assert found.metadata == tuple(metadata.items())
-    filled = [item for item in found.tensors if item.content]
+    # the library writes empty metadata in two ways
+    content = save(make_tensors(files), metadata=metadata or None)
+    parsed = read(content, what="file")
+    assert write(parsed.metadata, parsed.tensors) == content
+    assert is_canonical(content, parsed)
+    assert parsed.metadata == tuple(metadata.items())
+    filled = [item for item in parsed.tensors if item.content]
     assert usual_order(reversed(filled)) == filled
 
 
 @given(files=FILES)
 @settings(deadline=None)
 def test_the_library_reads_what_is_written(files: dict[str, tuple[str, list[int]]]) -> None:
-    tensors = made(files)
+    tensors = make_tensors(files)
     items = list(read(save(tensors), what="file").tensors)
     again = load(write([("a", "b"), ("c", "\n\u20ac\x7f")], items))
     assert set(again) == set(tensors)
@@ -83,10 +82,10 @@ CONTENT = save(
 def test_a_changed_byte_gives_another_file_or_an_integrity_error(position: int, value: int) -> None:
     damaged = CONTENT[:position] + bytes([value]) + CONTENT[position + 1 :]
     try:
-        found = read(damaged, what="file")
+        parsed = read(damaged, what="file")
     except IntegrityError:
         return
-    assert sum(len(item.content) for item in found.tensors) == 14
+    assert sum(len(item.content) for item in parsed.tensors) == 14
 
 
 @given(size=st.integers(0, len(CONTENT) - 1))
@@ -179,9 +178,9 @@ HEADERS: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", HEADERS)
-def test_a_header_that_lies_is_refused_by_name(what: str) -> None:
-    content, part = HEADERS[what]
+@pytest.mark.parametrize("fault", HEADERS)
+def test_a_header_that_lies_is_refused_by_name(fault: str) -> None:
+    content, part = HEADERS[fault]
     with pytest.raises(IntegrityError) as caught:
         read(content, what="file")
     assert part in str(caught.value)
@@ -216,19 +215,19 @@ VALUES = st.recursive(
 @given(value=st.dictionaries(st.text(max_size=5), VALUES, max_size=4))
 @settings(deadline=None)
 def test_foreign_json_keeps_values_and_order(value: dict[str, Any]) -> None:
-    found = foreign_json.parse(json.dumps(value).encode(), what="file", limit=1 << 20)
-    assert found == value
-    assert list(found) == list(value)
+    parsed = foreign_json.parse(json.dumps(value).encode(), what="file", limit=1 << 20)
+    assert parsed == value
+    assert list(parsed) == list(value)
 
 
 @given(content=st.binary(max_size=80))
 @settings(deadline=None)
 def test_noise_is_no_foreign_json(content: bytes) -> None:
     try:
-        found = foreign_json.parse(content, what="file", limit=1 << 20)
+        parsed = foreign_json.parse(content, what="file", limit=1 << 20)
     except IntegrityError:
         return
-    assert isinstance(found, dict)
+    assert isinstance(parsed, dict)
 
 
 def test_a_header_in_another_form_is_not_canonical() -> None:
