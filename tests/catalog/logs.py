@@ -159,7 +159,10 @@ class Log:
         bound: bool = True,
         **changed: object,
     ) -> Logged:
-        """Bring a basis, and give tasks new versions expressed in it, which have the source of the version before."""
+        """Bring a basis, and give tasks new versions expressed in it.
+
+        These have the source of the version before.
+        """
         layout = sha256(PLAIN.to_bytes())
         bodies: list[dict[str, object]] = [
             {

@@ -35,7 +35,7 @@ class ModelTask:
 
     def newest(self, number: int) -> int:
         """The newest version at a commit, 0 where there was none."""
-        return sum(1 for made in self.versions if made <= number)
+        return sum(1 for since in self.versions if since <= number)
 
     def target(self, alias: str, number: int) -> int | None:
         """What an alias stood for after a commit."""
@@ -49,11 +49,11 @@ class ModelTask:
         Now first, neighbours differ, earlier removals left out.
         """
         moves = [version for _, version in self.aliases[alias]]
-        found: list[int | None] = [moves.pop()]
+        targets: list[int | None] = [moves.pop()]
         for version in reversed(moves):
-            if version is not None and version != found[-1]:
-                found.append(version)
-        return found
+            if version is not None and version != targets[-1]:
+                targets.append(version)
+        return targets
 
     def labels_at(self, version: int, number: int) -> dict[str, str]:
         """The labels of a version after a commit."""
@@ -77,12 +77,13 @@ class Model:
     def of(self, name: str) -> ModelTask | None:
         """The task that has or had a name."""
         return next(
-            (task for task in self.tasks if name in {known for _, known in task.names}), None
+            (task for task in self.tasks if name in {task_name for _, task_name in task.names}),
+            None,
         )
 
     def listing(self, number: int) -> dict[str, tuple[int, dict[str, str], dict[str, int]]]:
         """Version, labels and aliases of each task live after a commit, by its present name."""
-        found = {}
+        listing = {}
         for task in self.tasks:
             newest = task.newest(number)
             if newest and task.is_live(number):
@@ -91,30 +92,33 @@ class Model:
                     for alias in sorted(task.aliases)
                     if (target := task.target(alias, number)) is not None
                 }
-                found[task.name] = (newest, task.labels_at(newest, number), aliases)
-        return dict(sorted(found.items()))
+                listing[task.name] = (newest, task.labels_at(newest, number), aliases)
+        return dict(sorted(listing.items()))
 
     def ancestors(self, task: ModelTask, version: int) -> list[Place]:
-        """A version and what it came from, depth first, each once, and parents of a merge also below it."""
-        found: list[Place] = []
-        self._visit((task.origin, version), found)
-        return found
+        """A version and what it came from, depth first, each once.
 
-    def _visit(self, place: Place, found: list[Place], *, merged: bool = False) -> None:
+        Parents of a merge also stand below it.
+        """
+        ancestors: list[Place] = []
+        self._visit((task.origin, version), ancestors)
+        return ancestors
+
+    def _visit(self, place: Place, ancestors: list[Place], *, merged: bool = False) -> None:
         """Visit a place and what it came from.
 
         What was visited before is named again below a merge.
         """
-        if place in found:
-            found += [place] if merged else []
+        if place in ancestors:
+            ancestors += [place] if merged else []
             return
-        found.append(place)
+        ancestors.append(place)
         origin, version = place
-        task = next(known for known in self.tasks if known.origin == origin)
+        task = next(candidate for candidate in self.tasks if candidate.origin == origin)
         before = task.restored.get(version, version - 1)
         for edge in [(origin, before)] if before else []:
-            self._visit(edge, found)
+            self._visit(edge, ancestors)
         for edge in task.parents.get(version, []):
-            self._visit(edge, found)
+            self._visit(edge, ancestors)
         for edge in task.merged.get(version, []):
-            self._visit(edge, found, merged=True)
+            self._visit(edge, ancestors, merged=True)

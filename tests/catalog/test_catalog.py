@@ -21,7 +21,7 @@ from share_registry.errors import CatalogError, ConflictError, InvalidInputError
 from tests.catalog.logs import Log, story
 
 
-def filled(url: str) -> Log:
+def fill_catalog(url: str) -> Log:
     log = story()
     with Catalog.open(url, store_id="store") as catalog, catalog.begin(write=True) as session:
         log.apply(session)
@@ -44,11 +44,11 @@ def test_the_migrations_make_the_schema_that_the_models_say(catalog_url: str) ->
 def test_the_versions_known_are_those_of_the_migrations() -> None:
     from alembic.script import ScriptDirectory
 
-    found = [
+    revisions = [
         script.revision
         for script in ScriptDirectory.from_config(schema.configuration()).walk_revisions()
     ]
-    assert tuple(reversed(found)) == SCHEMA_VERSIONS
+    assert tuple(reversed(revisions)) == SCHEMA_VERSIONS
 
 
 def test_every_migration_goes_down_again(catalog_url: str) -> None:
@@ -66,17 +66,19 @@ def test_every_migration_goes_down_again(catalog_url: str) -> None:
 
 
 def test_a_catalog_in_memory_has_the_same_schema(tmp_path: Path) -> None:
-    with Catalog.open(f"sqlite:///{tmp_path}/c.sqlite") as stored, Catalog.in_memory() as made:
-        for catalog in (stored, made):
+    with Catalog.open(f"sqlite:///{tmp_path}/c.sqlite") as stored, Catalog.in_memory() as in_memory:
+        for catalog in (stored, in_memory):
             assert catalog.schema_version == schema.NEWEST
         tables = []
-        for catalog in (stored, made):
+        for catalog in (stored, in_memory):
             with catalog.begin() as session:
                 query = text(
-                    "SELECT m.name, c.name, lower(c.type), c.\"notnull\", c.pk FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+                    'SELECT m.name, c.name, lower(c.type), c."notnull", c.pk '
+                    "FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
                 )
                 indexes = text(
-                    "SELECT name, replace(sql, '\"', '') FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+                    "SELECT name, replace(sql, '\"', '') FROM sqlite_master "
+                    "WHERE type = 'index' AND sql IS NOT NULL"
                 )
                 tables.append(
                     sorted(tuple(row) for row in session.execute(query))
@@ -86,7 +88,7 @@ def test_a_catalog_in_memory_has_the_same_schema(tmp_path: Path) -> None:
 
 
 def test_what_was_committed_is_there_after_opening_again(catalog_url: str) -> None:
-    log = filled(catalog_url)
+    log = fill_catalog(catalog_url)
     for mode in ("r", "w", "c"):
         with Catalog.open(catalog_url, mode=mode) as catalog, catalog.begin() as session:
             assert count(session) == len(log.entries)
@@ -117,7 +119,7 @@ def test_mode_w_does_not_make_a_catalog(catalog_url: str, tmp_path: Path) -> Non
 
 
 def test_a_catalog_opened_for_reading_writes_nothing(catalog_url: str, tmp_path: Path) -> None:
-    filled(catalog_url)
+    fill_catalog(catalog_url)
     before = {
         path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()
     }
@@ -137,7 +139,7 @@ def test_a_catalog_opened_for_reading_writes_nothing(catalog_url: str, tmp_path:
 
 
 def test_reading_a_catalog_with_a_hot_journal_says_so_and_touches_nothing(tmp_path: Path) -> None:
-    filled(f"sqlite:///{tmp_path}/a.sqlite")
+    fill_catalog(f"sqlite:///{tmp_path}/a.sqlite")
     crashed = tmp_path / "crashed"
     crashed.mkdir()
     writer = sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None)
@@ -168,7 +170,7 @@ def test_reading_a_catalog_with_a_hot_journal_says_so_and_touches_nothing(tmp_pa
 def test_a_catalog_of_an_unknown_schema_is_refused(
     catalog_url: str, version: str, hint: str
 ) -> None:
-    filled(catalog_url)
+    fill_catalog(catalog_url)
     with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
         session.execute(
             text(f"UPDATE {SCHEMA_TABLE} SET version_num = :version"), {"version": version}
@@ -187,7 +189,7 @@ def test_a_catalog_of_an_unknown_schema_is_refused(
 def test_a_catalog_of_an_older_schema_asks_for_the_upgrade(
     monkeypatch: pytest.MonkeyPatch, catalog_url: str
 ) -> None:
-    filled(catalog_url)
+    fill_catalog(catalog_url)
     monkeypatch.setattr(schema, "SCHEMA_VERSIONS", (*SCHEMA_VERSIONS, "9999"))
     monkeypatch.setattr(schema, "NEWEST", "9999")
     for mode in ("r", "w", "c"):
@@ -201,7 +203,7 @@ def test_upgrade_makes_a_catalog_and_leaves_the_newest_alone(catalog_url: str) -
         catalogs.check(catalog_url)
     assert catalogs.upgrade(catalog_url) == schema.NEWEST
     assert catalogs.current(catalog_url) == catalogs.check(catalog_url) == schema.NEWEST
-    log = filled(catalog_url)
+    log = fill_catalog(catalog_url)
     assert catalogs.upgrade(catalog_url) == schema.NEWEST
     with Catalog.open(catalog_url, mode="r") as catalog, catalog.begin() as session:
         assert count(session) == len(log.entries)
@@ -215,7 +217,7 @@ def test_other_tables_in_the_database_are_left_alone(postgresql_url: str) -> Non
         connection.execute(text("CREATE TABLE alembic_version (version_num text); "))
         connection.execute(text("INSERT INTO alembic_version VALUES ('theirs')"))
         connection.execute(text("CREATE TABLE tags (name text)"))
-    filled(postgresql_url)
+    fill_catalog(postgresql_url)
     with engine.begin() as connection:
         assert (
             connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "theirs"
@@ -258,12 +260,12 @@ def test_a_password_appears_nowhere(postgresql_server: object) -> None:
             Catalog.open(url, mode="r")
         assert "hunter2" not in str(raised.value)
         assert "***" in str(raised.value)
-    made = Catalog(
+    catalog = Catalog(
         engine.engine_of(parse_url(url), mode=engine.Mode.READ),
         url=parse_url(url),
         mode=engine.Mode.READ,
     )
-    assert "hunter2" not in repr(made) + made.safe_url
+    assert "hunter2" not in repr(catalog) + catalog.safe_url
 
 
 def test_sqlite_is_set_up_for_durability_and_checked_keys(tmp_path: Path) -> None:
@@ -275,14 +277,14 @@ def test_sqlite_is_set_up_for_durability_and_checked_keys(tmp_path: Path) -> Non
         "busy_timeout": 30_000,
     }
     with Catalog.open(f"sqlite:///{tmp_path}/c.sqlite") as catalog, catalog.begin() as session:
-        found = {
+        pragmas = {
             name: session.execute(text(f"PRAGMA {name}")).scalar()
             for name in (*expected, "journal_mode")
         }
-    assert found.pop("journal_mode") == (
+    assert pragmas.pop("journal_mode") == (
         "wal" if sqlite3.sqlite_version_info >= (3, 51, 3) else "delete"
     )
-    assert found == expected
+    assert pragmas == expected
 
 
 def test_a_path_with_odd_characters_is_one_path(tmp_path: Path) -> None:
@@ -324,34 +326,34 @@ def test_a_lock_held_too_long_is_a_conflict(
     monkeypatch: pytest.MonkeyPatch, catalog_url: str
 ) -> None:
     monkeypatch.setattr(engine, "_WAIT_S", 1)
-    filled(catalog_url)
+    fill_catalog(catalog_url)
     with (
-        Catalog.open(catalog_url, mode="w") as one,
-        Catalog.open(catalog_url, mode="w") as other,
-        one.begin(write=True) as holder,
+        Catalog.open(catalog_url, mode="w") as first,
+        Catalog.open(catalog_url, mode="w") as second,
+        first.begin(write=True) as holder,
     ):
         holder.execute(text("UPDATE sr_spaces SET head = head"))
-        with pytest.raises(ConflictError), other.begin(write=True) as waiting:
+        with pytest.raises(ConflictError), second.begin(write=True) as waiting:
             waiting.execute(text("UPDATE sr_spaces SET head = head"))
 
 
 def test_a_connection_cut_by_the_server_is_a_catalog_error_and_the_next_transaction_works(
     postgresql_url: str,
 ) -> None:
-    log = filled(postgresql_url)
+    log = fill_catalog(postgresql_url)
     with (
         Catalog.open(postgresql_url, mode="w") as catalog,
-        Catalog.open(postgresql_url, mode="w") as other,
+        Catalog.open(postgresql_url, mode="w") as second,
     ):
         with pytest.raises(CatalogError), catalog.begin() as session:
-            _cut(session, other)
+            _cut(session, second)
         with catalog.begin() as session:
             assert count(session) == len(log.entries)
 
 
-def _cut(session: Session, other: Catalog) -> None:
+def _cut(session: Session, catalog: Catalog) -> None:
     process = session.execute(text("SELECT pg_backend_pid()")).scalar()
-    with other.begin() as killer:
+    with catalog.begin() as killer:
         killer.execute(text("SELECT pg_terminate_backend(:process)"), {"process": process})
     session.execute(text("SELECT 1"))
 

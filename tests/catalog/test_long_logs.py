@@ -1,4 +1,7 @@
-"""Long logs: what each measured question takes does not grow with the log, and the measured catalogs are what the projection makes of records."""
+"""Long logs: what each measured question takes does not grow with the log.
+
+The measured catalogs are what the projection makes of records.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +39,7 @@ WALKS_SPACES = {"sr_spaces"}
 """Tables that may be read whole: one row a base model."""
 
 
-def grown(commits: int) -> Catalog:
+def grow_catalog(commits: int) -> Catalog:
     catalog = Catalog.in_memory("store")
     Growing(commits=commits, tasks=commits // TASKS_PER_COMMIT).grow(catalog, commits)
     return catalog
@@ -44,9 +47,9 @@ def grown(commits: int) -> Catalog:
 
 @pytest.fixture(scope="module")
 def catalogs() -> Iterator[tuple[Catalog, Catalog]]:
-    made = grown(SHORT), grown(LONG)
-    yield made
-    for catalog in made:
+    both = grow_catalog(SHORT), grow_catalog(LONG)
+    yield both
+    for catalog in both:
         catalog.close()
 
 
@@ -63,7 +66,7 @@ def counting(session: Session) -> Iterator[Callable[[], int]]:
         driver.set_progress_handler(None, 0)
 
 
-def taken(catalog: Catalog, name: str) -> float:
+def count_steps(catalog: Catalog, name: str) -> float:
     """Return what a question takes in the mean of several rounds for each thing it answers with."""
     spent, answered = 0, ROUNDS
     for seed in range(ROUNDS):
@@ -102,7 +105,7 @@ def plans(session: Session, name: str, asked: Asked) -> list[str]:
 def test_a_question_takes_no_more_in_a_long_log(
     catalogs: tuple[Catalog, Catalog], name: str
 ) -> None:
-    short, long = (taken(catalog, name) for catalog in catalogs)
+    short, long = (count_steps(catalog, name) for catalog in catalogs)
     assert long <= GROWTH * short + ONCE.get(name, 1.0)
 
 
@@ -132,34 +135,34 @@ def test_a_copied_catalog_equals_one_that_followed_the_records(postgresql_url: s
             with catalog.begin(write=True) as session:
                 growing.log.apply(session)
         copy(source, copied)
-        with followed.begin() as one, copied.begin() as other:
-            assert lookups.dump(one) == lookups.dump(other)
+        with followed.begin() as followed_session, copied.begin() as copied_session:
+            assert lookups.dump(followed_session) == lookups.dump(copied_session)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_both_databases_give_the_same_answers(
     catalogs: tuple[Catalog, Catalog], postgresql_url: str, seed: int
 ) -> None:
-    with Catalog.open(postgresql_url, store_id="store") as other:
-        copy(catalogs[0], other)
-        with catalogs[0].begin(write=True) as one, other.begin(write=True) as two:
-            asked = draw(one, Random(seed))
-            assert {name: ask(one, asked) for name, ask in QUESTIONS.items()} == {
-                name: ask(two, asked) for name, ask in QUESTIONS.items()
+    with Catalog.open(postgresql_url, store_id="store") as server:
+        copy(catalogs[0], server)
+        with catalogs[0].begin(write=True) as local, server.begin(write=True) as remote:
+            asked = draw(local, Random(seed))
+            assert {name: ask(local, asked) for name, ask in QUESTIONS.items()} == {
+                name: ask(remote, asked) for name, ask in QUESTIONS.items()
             }
-            one.rollback()
-            two.rollback()
+            local.rollback()
+            remote.rollback()
 
 
 def test_the_measured_questions_have_answers(catalogs: tuple[Catalog, Catalog]) -> None:
     with catalogs[1].begin() as session:
         asked = draw(session, Random(1))
-        found = {
+        answers = {
             name: ask(session, asked)
             for name, ask in QUESTIONS.items()
             if name.startswith(("log", "tasks", "resolve", "lineage"))
         }
-        assert [name for name, answer in found.items() if not answer] == []
+        assert [name for name, answer in answers.items() if not answer] == []
         assert lookups.live_tasks(session, SPACE) > LONG // TASKS_PER_COMMIT // 2
 
 

@@ -91,13 +91,13 @@ def test_the_way_back_keeps_versions_that_had_no_budget(catalog_url: str) -> Non
     log = whole_story()
     with Catalog.open(catalog_url) as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        known = {
+        counts = {
             table.name: len(session.execute(table.select()).all()) for table in TABLES.sorted_tables
         }
         to(session, "0001")
         assert {
-            name: session.scalar(text(f"SELECT count(*) FROM {name}")) for name in known
-        } == known
+            name: session.scalar(text(f"SELECT count(*) FROM {name}")) for name in counts
+        } == counts
         unlimited = session.execute(
             text("SELECT name, budget, error FROM sr_task_versions WHERE number = 17")
         ).all()

@@ -271,14 +271,15 @@ def _earlier_time(log: Log) -> Logged:
 
 
 def _no_space(log: Log) -> Logged:
-    other = Log(space="unknown")
-    other.create()
-    return other.drop("cola")
+    unknown = Log(space="unknown")
+    unknown.create()
+    return unknown.drop("cola")
 
 
 def _unsorted(log: Log) -> Logged:
     entry = log.absorb_many({"cola": 2, "sst2": 2})
-    record = entry.record.model_copy(update={"tasks": list(reversed(entry.record.tasks))})  # type: ignore[union-attr]
+    tasks = list(reversed(entry.record.tasks))  # type: ignore[union-attr]
+    record = entry.record.model_copy(update={"tasks": tasks})
     return replace(entry, record=record, id=record.id)
 
 
@@ -445,11 +446,13 @@ def _dump(catalog: Catalog) -> dict[str, list[tuple[object, ...]]]:
 def statements(session: Session) -> list[str]:
     from sqlalchemy import event
 
-    found: list[str] = []
+    issued: list[str] = []
     event.listen(
-        session.connection(), "before_cursor_execute", lambda *arguments: found.append(arguments[2])
+        session.connection(),
+        "before_cursor_execute",
+        lambda *arguments: issued.append(arguments[2]),
     )
-    return found
+    return issued
 
 
 def test_a_commit_of_many_tasks_takes_as_many_statements_as_one_of_two() -> None:

@@ -51,9 +51,9 @@ def test_the_basis_of_a_space_is_the_latest_that_a_commit_brought() -> None:
         with catalog.begin() as session:
             assert lookups.current_basis(session, "base", at=2) is None
             numbers = [
-                found.number
+                basis.number
                 for at in (3, 4, None)
-                if (found := lookups.current_basis(session, "base", at=at)) is not None
+                if (basis := lookups.current_basis(session, "base", at=at)) is not None
             ]
             assert numbers == [3, 3, 5]
 

@@ -132,8 +132,8 @@ def test_candidates_are_the_first_and_the_latest_distinct_adapters() -> None:
     adapters = [digest_of("adapter", f"task{number}", 1, number) for number in range(1, 7)]
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         log.apply(session)
-        found = lookups.candidate_adapters(session, "base", first=2, latest=2)
-        assert found == [adapters[0], adapters[1], adapters[5], adapters[4]]
+        candidates = lookups.candidate_adapters(session, "base", first=2, latest=2)
+        assert candidates == [adapters[0], adapters[1], adapters[5], adapters[4]]
         assert lookups.candidate_adapters(session, "base", first=4, latest=4) == [
             *adapters[:4],
             adapters[5],

@@ -1,4 +1,4 @@
-"""Any log: what the catalog answers is what a model in plain dicts says, and replaying the log gives an equal catalog."""
+"""Any log: the catalog answers what a model in plain dicts says; replay gives an equal catalog."""
 
 from collections.abc import Callable, Iterator
 
@@ -55,7 +55,7 @@ class Writer:
         task = self._task(NAMES[self._pick(len(NAMES))])
         parents = (
             [self._version() for _ in range(self._pick(3))]
-            if any(known.versions for known in self.model.tasks)
+            if any(candidate.versions for candidate in self.model.tasks)
             else []
         )
         labels = [{}, {"a": "1"}, {"a": "2", "b": "1"}][self._pick(3)]
@@ -87,8 +87,8 @@ class Writer:
         if not self.model.tasks:
             return self.absorb()
         task, of = self._version()
-        held = task.labels_at(of, self.model.head)
-        self._add(task, held)
+        labels = task.labels_at(of, self.model.head)
+        self._add(task, labels)
         task.restored[len(task.versions)] = of
         task.sources[-1] = task.sources[of - 1]
         self.log.restore(task.name, len(task.versions), of)
@@ -146,23 +146,23 @@ class Writer:
         task, version = self._version()
         said = [{"a": "9"}, {"c": "1", "b": "2"}, {}][self._pick(3)]
         removed = [[], ["a"], ["b", "c"]][self._pick(3)]
-        held = task.labels_at(version, self.model.head)
-        labels = {name: value for name, value in held.items() if name not in removed} | said
+        before = task.labels_at(version, self.model.head)
+        labels = {name: value for name, value in before.items() if name not in removed} | said
         task.labels.append((self.model.head, version, dict(sorted(labels.items()))))
         self.log.annotate(task.name, version, labels=said, removed=removed)
         self.model.about[self.model.head] = {task.origin}
         return None
 
     def refit(self) -> None:
-        """A basis, and perhaps a live task re-expressed in it, which keeps its labels and its source."""
+        """A basis, and perhaps a live task re-expressed in it, with its labels and its source."""
         name = f"basis{self._pick(3)}"
         live = [
             task for task in self.model.tasks if task.versions and task.is_live(self.model.head)
         ]
         task = live[self._pick(len(live))] if live and self._pick(3) else None
         if task is not None:
-            held = task.labels_at(len(task.versions), self.model.head)
-            self._add(task, held)
+            labels = task.labels_at(len(task.versions), self.model.head)
+            self._add(task, labels)
             task.sources[-1] = task.sources[-2]
             self.log.refit({task.name: len(task.versions)}, name=name, source=task.sources[-1])
         else:
@@ -172,7 +172,7 @@ class Writer:
 
     def merge(self) -> None:
         """A version made of others, with weights."""
-        if not any(known.versions for known in self.model.tasks):
+        if not any(candidate.versions for candidate in self.model.tasks):
             return self.absorb()
         chosen = {
             (parent.name, version): parent.origin
@@ -203,21 +203,21 @@ class Writer:
             task.live.append((self.model.head, True))
 
     def _task(self, name: str) -> ModelTask:
-        known = self.model.of(name)
-        if known is None:
-            known = ModelTask(origin=name, names=[(self.model.head, name)], live=[])
-            self.model.tasks.append(known)
-        return known
+        task = self.model.of(name)
+        if task is None:
+            task = ModelTask(origin=name, names=[(self.model.head, name)], live=[])
+            self.model.tasks.append(task)
+        return task
 
     def _version(self) -> tuple[ModelTask, int]:
-        made = [
+        earlier = [
             task
             for task in self.model.tasks
             if task.versions and task.versions[0] < self.model.head
         ]
-        if not made:
+        if not earlier:
             return self.model.tasks[0], 1
-        task = made[self._pick(len(made))]
+        task = earlier[self._pick(len(earlier))]
         return task, 1 + self._pick(
             len([number for number in task.versions if number < self.model.head])
         )
@@ -230,11 +230,11 @@ def check_answers(session: Session, writer: Writer) -> None:
     """Compare every answer with the model."""
     model = writer.model
     for number in range(1, model.head + 1):
-        found = {
+        listing = {
             task.name: (task.version, dict(task.labels), dict(task.aliases))
             for task in tasks(session, TaskQuery(space="base", at=number))
         }
-        assert found == model.listing(number)
+        assert listing == model.listing(number)
         basis = lookups.current_basis(session, "base", at=number)
         brought = [
             (since, digest) for since, digest in sorted(model.bases.items()) if since <= number
@@ -278,9 +278,9 @@ def _check_task(session: Session, model: Model, task: ModelTask) -> None:
         row = lookups.version_row(session, "base", task.name, version)
         assert row is not None
         assert row.source_digest == task.sources[version - 1]
-        found = [node.ref for node in lineage(session, f"{task.name}@v{version}").nodes]
-        named = {known.origin: known.name for known in model.tasks}
-        assert found == [
+        ancestors = [node.ref for node in lineage(session, f"{task.name}@v{version}").nodes]
+        named = {each.origin: each.name for each in model.tasks}
+        assert ancestors == [
             f"base/{named[origin]}@v{of}" for origin, of in model.ancestors(task, version)
         ]
 

@@ -18,7 +18,7 @@ from share_registry.errors import ConflictError
 from tests.catalog.logs import Log, Logged, story
 
 
-def filled(url: str) -> Log:
+def fill_catalog(url: str) -> Log:
     log = story()
     with Catalog.open(url, store_id="store") as catalog, catalog.begin(write=True) as session:
         log.apply(session)
@@ -73,19 +73,19 @@ def test_threads_share_a_catalog_in_memory() -> None:
     with Catalog.in_memory() as catalog:
         with catalog.begin(write=True) as session:
             log.apply(session)
-        found: list[int] = []
+        counts: list[int] = []
 
         def read() -> None:
             for _ in range(20):
                 with catalog.begin() as session:
-                    found.append(count(session))
+                    counts.append(count(session))
 
         threads = [threading.Thread(target=read) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert found == [len(log.entries)] * 80
+        assert counts == [len(log.entries)] * 80
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "memory"])
@@ -144,7 +144,7 @@ def _count(catalog: Catalog) -> int:
 def test_a_child_closing_its_catalog_leaves_the_parents_connection_open(
     postgresql_url: str,
 ) -> None:
-    filled(postgresql_url)
+    fill_catalog(postgresql_url)
     with Catalog.open(postgresql_url, mode="w") as catalog:
         before = _backend(catalog)
         if (child := os.fork()) == 0:
@@ -160,18 +160,18 @@ def _backend(catalog: Catalog) -> int:
 
 
 def driver(session: Session) -> sqlite3.Connection:
-    found = session.connection().connection.driver_connection
-    assert isinstance(found, sqlite3.Connection)
-    return found
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
 
 
 def is_locked(url: str) -> bool:
     """Tell whether another connection may not begin to write."""
     with closing(
         sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
-    ) as other:
+    ) as waiting:
         try:
-            other.execute("BEGIN IMMEDIATE")
+            waiting.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError:
             return True
         return False

@@ -28,7 +28,7 @@ def test_a_store_is_kept_of_what_has_landed() -> None:
 def test_every_version_of_a_kept_store_exports_to_the_bytes_it_did(
     path: Path, tmp_path: Path
 ) -> None:
-    root = readers.unpacked(path, tmp_path / "store")
+    root = readers.unpack(path, tmp_path / "store")
     with sr.Registry.open(root, mode="r") as registry:
         registry.verify("deep")
         assert digests(registry, tmp_path / "out") == json.loads(
@@ -40,18 +40,18 @@ def test_every_version_of_a_kept_store_exports_to_the_bytes_it_did(
 def test_the_reference_reader_gives_the_same_files_of_a_kept_store(
     path: Path, tmp_path: Path
 ) -> None:
-    root = readers.unpacked(path, tmp_path / "store")
+    root = readers.unpack(path, tmp_path / "store")
     with sr.Registry.open(root, mode="r") as registry:
-        found = dict(readers.exported_by_reference(root))
+        found = dict(readers.export_by_reference(root))
         assert len(found) >= len(json.loads(path.with_suffix(".json").read_text()))
         for ref, files in found.items():
-            exported = readers.exported_by_library(registry, ref, tmp_path / "out")
+            exported = readers.export_by_library(registry, ref, tmp_path / "out")
             assert {name: exported[name] for name in files} == files
 
 
 @pytest.mark.parametrize("path", STORES, ids=_name)
 def test_a_kept_store_takes_new_commits(path: Path, tmp_path: Path) -> None:
-    root = readers.unpacked(path, tmp_path / "store")
+    root = readers.unpack(path, tmp_path / "store")
     with sr.Registry.open(root, mode="w") as registry:
         commit = registry.commit(
             adapters.write(tmp_path / "new", adapters.near(adapters.pairs(1), 99, 0.02)),

@@ -142,9 +142,7 @@ def test_threads_write_what_one_writes_in_any_mode_of_torch(
 
 
 def test_a_value_that_a_tensor_cannot_hold_is_not_handed_out(tmp_path: Path) -> None:
-    root = readers.unpacked(
-        readers.VECTORS / "bad" / "DEC-08-overflow.store.zip", tmp_path / "store"
-    )
+    root = readers.unpack(readers.VECTORS / "bad" / "DEC-08-overflow.store.zip", tmp_path / "store")
     with sr.Registry.open(root, mode="r") as registry:
         store = registry.context.store
         record = parse_record(

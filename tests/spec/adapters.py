@@ -1,4 +1,7 @@
-"""Small adapters of every form, as PEFT directories, and a registry that holds them with references, chains, and everything that moves them."""
+"""Small adapters of every form, as PEFT directories, and a registry that holds them.
+
+The registry has references, chains, and everything that moves them.
+"""
 
 import json
 from collections.abc import Mapping
@@ -32,13 +35,13 @@ def pairs(
 ) -> Tensors:
     """Return random factor pairs."""
     generator = torch.Generator().manual_seed(seed)
-    made = {}
+    tensors = {}
     for module, sizes in shapes.items():
         for side, size in zip("AB", sizes, strict=True):
-            made[f"{PREFIX}.{module}.lora_{side}.weight"] = (
+            tensors[f"{PREFIX}.{module}.lora_{side}.weight"] = (
                 0.05 * torch.randn(size, generator=generator)
             ).to(dtype)
-    return made
+    return tensors
 
 
 def near(tensors: Tensors, seed: int, amount: float) -> Tensors:

@@ -103,7 +103,7 @@ def read_by_reference(content: bytes, kind: str) -> object:
     )
 
 
-def unpacked(path: Path, directory: Path) -> Path:
+def unpack(path: Path, directory: Path) -> Path:
     """Return a whole store on disk: a copy of a directory of vectors, or an archive."""
     if path.is_dir():
         for file in (file for file in path.rglob("*") if file.is_file()):
@@ -115,8 +115,11 @@ def unpacked(path: Path, directory: Path) -> Path:
     return directory
 
 
-def exported_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the files of every version of a store by reference, dropped and renamed tasks included."""
+def export_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the files of every version of a store by its reference.
+
+    Dropped and renamed tasks are included.
+    """
     store = reference.Store(root)
     for space in sorted(path.name for path in (root / "spaces").iterdir()):
         for name, task in sorted(store.log(space).items()):
@@ -124,7 +127,7 @@ def exported_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 yield f"{space}/{name}@v{number}", store.export(version)
 
 
-def exported_by_library(registry: sr.Registry, ref: str, directory: Path) -> dict[str, bytes]:
+def export_by_library(registry: sr.Registry, ref: str, directory: Path) -> dict[str, bytes]:
     """Return the files of an export."""
-    found = registry.export(ref, directory, name=ref.replace("/", "-").replace("@", "-"))
-    return {path.name: path.read_bytes() for path in found.path.iterdir()}
+    export = registry.export(ref, directory, name=ref.replace("/", "-").replace("@", "-"))
+    return {path.name: path.read_bytes() for path in export.path.iterdir()}

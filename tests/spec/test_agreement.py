@@ -57,8 +57,8 @@ def test_canonical_json_is_rfc_8785_on_the_profile(value: Any) -> None:
 @given(st.data())
 def test_both_readers_agree_on_a_changed_json_object(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(FILES))
-    content = _changed(data, path.read_bytes())
-    assert _refused(lambda: readers.read_by_library(content, kind_of(path))) == _refused(
+    content = _change(data, path.read_bytes())
+    assert _is_refused(lambda: readers.read_by_library(content, kind_of(path))) == _is_refused(
         lambda: readers.read_by_reference(content, kind_of(path))
     )
 
@@ -67,36 +67,36 @@ def test_both_readers_agree_on_a_changed_json_object(data: st.DataObject) -> Non
 @given(st.data())
 def test_both_readers_agree_on_a_changed_adapter_object(data: st.DataObject) -> None:
     """They refuse it, or read the same numbers from it."""
-    content = _changed(data, data.draw(st.sampled_from(ADAPTERS)))
+    content = _change(data, data.draw(st.sampled_from(ADAPTERS)))
     try:
-        found = _by_reference(content)
+        parsed = _by_reference(content)
     except reference.Damaged:
         with pytest.raises((sr.IntegrityError, sr.FormatError)):
             _by_library(content)
         return
     stored = _by_library(content)
-    assert dict(stored.verbatim) == found.kept
-    assert dict(stored.external) == found.external
-    _check_modules(stored, found.modules)
+    assert dict(stored.verbatim) == parsed.kept
+    assert dict(stored.external) == parsed.external
+    _check_modules(stored, parsed.modules)
 
 
 @QUICK
 @given(st.data())
 def test_both_readers_agree_on_a_changed_basis_object(data: st.DataObject) -> None:
     """They refuse it, or read the same rows from it (spec BAS-01 to BAS-07)."""
-    content = _changed(data, data.draw(st.sampled_from(BASES)))
+    content = _change(data, data.draw(st.sampled_from(BASES)))
     try:
-        found = reference.parse_basis(content)
+        modules = reference.parse_basis(content)
     except reference.Damaged:
         with pytest.raises((sr.IntegrityError, sr.FormatError)):
             basis_object.decode(content)
         return
     stored = basis_object.decode(content)
-    assert list(stored.modules) == list(found)
+    assert list(stored.modules) == list(modules)
     for name, blocks in stored.modules.items():
         assert all(
             np.array_equal(ours, theirs.own)
-            for ours, theirs in zip(blocks, found[name], strict=True)
+            for ours, theirs in zip(blocks, modules[name], strict=True)
         )
 
 
@@ -121,27 +121,29 @@ def _layout(digest: str, limit: int = 0) -> bytes:
 def _check_modules(stored: StoredAdapter, modules: Mapping[str, Any]) -> None:
     for ours, theirs in zip(stored.modules, modules.values(), strict=True):
         assert (ours is None) == (theirs is None)
-        for side, other in zip((ours.a, ours.b) if ours else (), theirs or (), strict=True):
-            assert side.previous == other.previous
-            assert np.array_equal(side.own, other.own)
-            assert np.array_equal(side.scales, other.scales)
+        for side, reference_side in zip(
+            (ours.a, ours.b) if ours else (), theirs or (), strict=True
+        ):
+            assert side.previous == reference_side.previous
+            assert np.array_equal(side.own, reference_side.own)
+            assert np.array_equal(side.scales, reference_side.scales)
             assert [(term.source, term.exponent) for term in side.terms] == [
-                (source, exponent) for source, exponent, _ in other.terms
+                (source, exponent) for source, exponent, _ in reference_side.terms
             ]
             assert all(
                 np.array_equal(term.coefficients, rows)
-                for term, rows in zip(side.terms, other.coefficients, strict=True)
+                for term, rows in zip(side.terms, reference_side.coefficients, strict=True)
             )
 
 
-def _changed(data: st.DataObject, content: bytes) -> bytes:
+def _change(data: st.DataObject, content: bytes) -> bytes:
     """Change, cut out or put in a few bytes."""
     position = data.draw(st.integers(0, len(content) - 1))
     cut = data.draw(st.integers(0, 2))
     return content[:position] + data.draw(st.binary(max_size=2)) + content[position + cut :]
 
 
-def _refused(read: Any) -> bool:
+def _is_refused(read: Any) -> bool:
     try:
         read()
     except (sr.IntegrityError, sr.FormatError, reference.Damaged):

@@ -1,4 +1,4 @@
-"""The reference reader, knowing nothing but the specification, gives the very files that the library exports."""
+"""The reference reader, from the specification alone, gives the very files the library exports."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(root: Path) -> dict[str, dict[str, bytes]]:
-    return dict(readers.exported_by_reference(root))
+    return dict(readers.export_by_reference(root))
 
 
 def test_every_version_has_the_same_bytes(
@@ -52,33 +52,35 @@ def test_every_version_has_the_same_bytes(
     """
     versions = [ref.partition("/")[2].split("@v") for ref in exported]
     assert {
-        name: max(int(number) for other, number in versions if other == name)
-        for name, _ in versions
+        name: max(int(number) for task, number in versions if task == name) for name, _ in versions
     } == EXPECTED
     with sr.Registry.open(root, mode="r") as registry:
         for ref, files in exported.items():
-            found = readers.exported_by_library(registry, ref, tmp_path)
-            assert {name: found[name] for name in files} == files
-            assert set(found) == {*files, "README.md", "tokenizer.json"}
+            library_files = readers.export_by_library(registry, ref, tmp_path)
+            assert {name: library_files[name] for name in files} == files
+            assert set(library_files) == {*files, "README.md", "tokenizer.json"}
 
 
 def test_the_registry_has_what_the_reader_must_show(root: Path) -> None:
-    """References, chains, tensors kept bit for bit and objects of their own are all there, or the test above shows nothing."""
+    """References, chains, tensors kept bit for bit and objects of their own are all there.
+
+    Without them the test above shows nothing.
+    """
     store = reference.Store(root)
     (space,) = (root / "spaces").iterdir()
     tasks = store.log(space.name)
-    found = {
+    parsed = {
         (name, n): reference.parse_adapter(store.get(v["adapter"]), store.get)
         for name, task in tasks.items()
         for n, v in enumerate(task.versions, 1)
     }
-    assert "previous" in found["plain", 3].header
-    assert any(adapter.header["sources"] for adapter in found.values())
-    assert set(found["exact", 1].modules.values()) == {None}
-    assert "previous" in found["exact", 2].header
-    assert found["passengers", 1].external
-    assert found["dora", 1].kept
-    assert None not in [*found["experts", 1].modules.values(), *found["conv", 1].modules.values()]
+    assert "previous" in parsed["plain", 3].header
+    assert any(adapter.header["sources"] for adapter in parsed.values())
+    assert set(parsed["exact", 1].modules.values()) == {None}
+    assert "previous" in parsed["exact", 2].header
+    assert parsed["passengers", 1].external
+    assert parsed["dora", 1].kept
+    assert None not in [*parsed["experts", 1].modules.values(), *parsed["conv", 1].modules.values()]
 
 
 def test_a_reader_in_a_process_of_its_own_imports_nothing_of_ours(
@@ -111,25 +113,25 @@ def test_a_flipped_bit_anywhere_is_found(
     root: Path, exported: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     """Not one object of a version can be changed unnoticed (spec OBJ-01)."""
-    copy = readers.unpacked(root, tmp_path / "copy")
+    copy = readers.unpack(root, tmp_path / "copy")
     for path in sorted((copy / "objects").rglob("*")):
         if path.is_file():
             content = path.read_bytes()
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(reference.Damaged, match=r"^OBJ-01: "):
-        list(readers.exported_by_reference(copy))
+        list(readers.export_by_reference(copy))
 
 
 def test_the_digest_of_an_export_is_of_its_files(root: Path, tmp_path: Path) -> None:
     """And its first digits are in the directory's name (spec EXP-05, EXP-06)."""
     with sr.Registry.open(root, mode="r") as registry:
-        made = registry.export("plain@v1", tmp_path)
+        export = registry.export("plain@v1", tmp_path)
     listed: list[Any] = [
         {"name": path.name, "sha256": reference.sha256(path.read_bytes()).hexdigest()}
-        for path in sorted(made.path.iterdir())
+        for path in sorted(export.path.iterdir())
     ]
-    assert made.digest == reference.sha256(dump(listed)).hexdigest()
-    assert made.path.name == f"plain-v1-{made.digest[:8]}"
+    assert export.digest == reference.sha256(dump(listed)).hexdigest()
+    assert export.path.name == f"plain-v1-{export.digest[:8]}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "readme.MD"])
@@ -140,16 +142,16 @@ def test_the_readme_of_the_source_makes_room_for_the_card(name: str, tmp_path: P
     (source / "README.source.md").write_text("taken")
     with sr.Registry.open(tmp_path / "registry") as registry:
         registry.commit(source, task="cola")
-        found = readers.exported_by_library(registry, "cola@v1", tmp_path / "out")
-    assert (found["README.source.md"], found["README.source.2.md"]) == (b"taken", b"ours")
-    assert b"library_name: peft" in found["README.md"]
+        files = readers.export_by_library(registry, "cola@v1", tmp_path / "out")
+    assert (files["README.source.md"], files["README.source.2.md"]) == (b"taken", b"ours")
+    assert b"library_name: peft" in files["README.md"]
 
 
 def test_a_card_says_what_was_true_at_its_commit(root: Path, tmp_path: Path) -> None:
-    """A task that was renamed since exports the same card, under the name it had (spec EXP-03, NAM-04)."""
+    """A task renamed since exports the same card, under its old name (spec EXP-03, NAM-04)."""
     with sr.Registry.open(root, mode="r") as registry:
         cards = [
-            readers.exported_by_library(registry, f"common@v{number}", tmp_path)["README.md"]
+            readers.export_by_library(registry, f"common@v{number}", tmp_path)["README.md"]
             for number in (1, 2)
         ]
         assert registry.resolve("shared@v1").ref == "base/common@v1"
@@ -174,7 +176,10 @@ def test_an_alias_cannot_be_read_as_something_else(name: str) -> None:
 
 
 def test_a_later_format_is_called_that_and_not_damage() -> None:
-    """A version, a feature and a member of later releases are refused, the first two as Format (spec EVO-01, EVO-02, EVO-03, EVO-04)."""
+    """A version, a feature and a member of later releases are refused, the first two as Format.
+
+    Spec EVO-01, EVO-02, EVO-03, EVO-04.
+    """
     for path in sorted(
         path for path in (VECTORS / "bad").glob("EVO-02-*.*") if path.suffix != ".zip"
     ):

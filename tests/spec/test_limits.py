@@ -1,4 +1,7 @@
-"""Limits: for each of chapter 11 something just beyond it, which both readers refuse before they take memory for it, and something just within."""
+"""Limits: both readers refuse what is just beyond each limit of chapter 11, not what is within.
+
+They refuse before they take memory for it.
+"""
 
 import os
 import re
@@ -61,24 +64,24 @@ def _long_header(size: int) -> bytes:
 
 def _much_for_little(symbols: int) -> bytes:
     """Return an object whose one row has this many symbols in one short frame."""
-    made = draft(
+    adapter = draft(
         linear(width=symbols, out=1, rank=1),
         [(Side(own=[[0]], scales=[1.0]), Side(own=[[0]], scales=[1.0]))],
         {},
     )
     piece = frame(0, 4 * MIB)
-    made.groups_of_rows, made.packings, made.shifts = [1, 0], [1], [0]
-    made.lengths, made.symbols = [len(piece)] * -(-symbols // (20 * MIB)), piece
-    return made.to_bytes()
+    adapter.groups_of_rows, adapter.packings, adapter.shifts = [1, 0], [1], [0]
+    adapter.lengths, adapter.symbols = [len(piece)] * -(-symbols // (20 * MIB)), piece
+    return adapter.to_bytes()
 
 
-MADE: dict[str, tuple[Callable[[int], bytes], int, str, str]] = {
+MAKERS: dict[str, tuple[Callable[[int], bytes], int, str, str]] = {
     "LIM-01": (_long_json, MIB, "format.json", "JSN-06"),
     "LIM-02": (_long_json, 16 * MIB, "record.json", "JSN-06"),
     "LIM-07": (_long_header, 16 * MIB, "adapter.safetensors", "OBJ-04"),
     "LIM-10": (_many_tensors, 65_536, "layout.json", "LAY-01"),
 }
-"""Limit -> what makes something of a size, the largest size, what it is, the clause that the size breaks."""
+"""Limit -> maker of content by size, largest size, kind of content, clause that more breaks."""
 
 
 def test_every_limit_has_a_vector() -> None:
@@ -87,7 +90,7 @@ def test_every_limit_has_a_vector() -> None:
         (ROOT / "spec" / "11-limits.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
-    assert sorted({*VECTORS_OF, *MADE, "LIM-06", "LIM-19"}) == listed
+    assert sorted({*VECTORS_OF, *MAKERS, "LIM-06", "LIM-19"}) == listed
 
 
 @pytest.mark.parametrize("limit", sorted(VECTORS_OF))
@@ -95,9 +98,9 @@ def test_the_vectors_of_a_limit_are_there(limit: str) -> None:
     assert all(list((VECTORS / "bad").glob(f"{name}.*")) for name in VECTORS_OF[limit])
 
 
-@pytest.mark.parametrize("limit", sorted(MADE))
+@pytest.mark.parametrize("limit", sorted(MAKERS))
 def test_both_readers_refuse_what_is_one_beyond_a_limit(limit: str) -> None:
-    make, size, kind, clause = MADE[limit]
+    make, size, kind, clause = MAKERS[limit]
     content = make(size + 1)
     with pytest.raises((sr.IntegrityError, sr.FormatError)):
         readers.read_by_library(content, kind)
@@ -105,14 +108,14 @@ def test_both_readers_refuse_what_is_one_beyond_a_limit(limit: str) -> None:
         readers.read_by_reference(content, kind)
 
 
-@pytest.mark.parametrize("limit", sorted(MADE))
+@pytest.mark.parametrize("limit", sorted(MAKERS))
 def test_no_reader_is_stricter_than_a_limit(limit: str) -> None:
     """What is of just the size is refused for another reason or not at all."""
-    make, size, kind, clause = MADE[limit]
-    assert not refused(make(size), kind).startswith(clause)
+    make, size, kind, clause = MAKERS[limit]
+    assert not reason_of_refusal(make(size), kind).startswith(clause)
 
 
-def refused(content: bytes, kind: str) -> str:
+def reason_of_refusal(content: bytes, kind: str) -> str:
     """Return why the reference reader refuses, nothing where it does not."""
     try:
         readers.read_by_reference(content, kind)
@@ -129,7 +132,7 @@ def test_json_within_its_limits_is_read_by_both() -> None:
 
 def test_an_object_over_4_gib_is_not_even_read(tmp_path: Path) -> None:
     """LIM-06, spec STO-08: by a file with a hole, which takes no room."""
-    root = readers.unpacked(VECTORS / "good" / "history", tmp_path / "store")
+    root = readers.unpack(VECTORS / "good" / "history", tmp_path / "store")
     digest = Digest("ab" * 32)
     path = root / "objects" / digest[:2] / digest[2:]
     path.parent.mkdir(exist_ok=True)
@@ -161,7 +164,7 @@ def test_symbols_that_no_frame_could_hold_are_refused_unexpanded() -> None:
 
 def test_a_link_is_no_object(tmp_path: Path) -> None:
     """What is behind a link is not looked at (spec STO-02, STO-08)."""
-    root = readers.unpacked(VECTORS / "good" / "history", tmp_path / "store")
+    root = readers.unpack(VECTORS / "good" / "history", tmp_path / "store")
     content = b"somewhere else"
     digest = Digest(sha256(content))
     (tmp_path / "outside").write_bytes(content)

@@ -25,24 +25,24 @@ SHARED = {"record-policy#PolicyBody": "record-create#PolicyBody"} | {
 
 
 def _documented() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    tables: dict[str, dict[str, str]] = {}
     for chapter in sorted(SPEC.glob("*.md")):
         for name, rows in TABLE.findall(chapter.read_text(encoding="utf-8")):
-            assert name not in found
+            assert name not in tables
             assert len(ROW.findall(rows)) == rows.count("\n")
-            found[name] = dict(ROW.findall(rows))
-    return found
+            tables[name] = dict(ROW.findall(rows))
+    return tables
 
 
 def _objects() -> dict[str, dict[str, Any]]:
     """Return every object of every schema: `name` or `name#Definition`."""
-    found: dict[str, dict[str, Any]] = {}
+    objects: dict[str, dict[str, Any]] = {}
     for name, schema in schemas().items():
         parts = {name: schema} | {
             f"{name}#{part}": value for part, value in schema.get("$defs", {}).items()
         }
-        found |= {part: value for part, value in parts.items() if value["type"] == "object"}
-    return found
+        objects |= {part: value for part, value in parts.items() if value["type"] == "object"}
+    return objects
 
 
 def _kind(path: Path) -> str:

@@ -1,4 +1,7 @@
-"""Vectors: what is good both readers read alike, what is bad both refuse, the reference reader for the reason in the name."""
+"""Vectors: both readers read what is good alike and refuse what is bad.
+
+The reference reader refuses it for the reason in the name.
+"""
 
 import json
 import os
@@ -30,14 +33,14 @@ def _names(path: Path) -> str:
 
 
 def test_the_vectors_are_those_that_their_generator_makes() -> None:
-    found = {
+    stored = {
         str(path.relative_to(VECTORS)).replace(os.sep, "/"): path.read_bytes()
         for path in VECTORS.rglob("*")
         if path.is_file()
     }
-    made = vectors()
-    assert sorted(found) == sorted(made)
-    assert [name for name in found if found[name] != made[name]] == []
+    generated = vectors()
+    assert sorted(stored) == sorted(generated)
+    assert [name for name in stored if stored[name] != generated[name]] == []
 
 
 def test_every_bad_vector_is_named_by_a_clause() -> None:
@@ -75,12 +78,12 @@ def test_the_reference_reader_refuses_a_bad_file_for_its_clause(path: Path) -> N
 
 @pytest.mark.parametrize("path", GOOD_STORES, ids=_names)
 def test_both_readers_give_the_same_files_of_every_version(path: Path, tmp_path: Path) -> None:
-    root = readers.unpacked(path, tmp_path / "store")
+    root = readers.unpack(path, tmp_path / "store")
     with sr.Registry.open(root, mode="r") as registry:
         report = registry.verify("deep")
         count = 0
-        for ref, files in readers.exported_by_reference(root):
-            exported = readers.exported_by_library(registry, ref, tmp_path / "out")
+        for ref, files in readers.export_by_reference(root):
+            exported = readers.export_by_library(registry, ref, tmp_path / "out")
             assert {name: exported[name] for name in files} == files
             count += 1
     assert count >= report.versions > 0
@@ -88,7 +91,7 @@ def test_both_readers_give_the_same_files_of_every_version(path: Path, tmp_path:
 
 @pytest.mark.parametrize("path", BAD_STORES, ids=_names)
 def test_the_library_refuses_a_bad_store(path: Path, tmp_path: Path) -> None:
-    root = readers.unpacked(path, tmp_path / "store")
+    root = readers.unpack(path, tmp_path / "store")
     with pytest.raises(sr.ShareRegistryError):
         _read_all(root, tmp_path / "out")
 
@@ -97,9 +100,9 @@ def test_the_library_refuses_a_bad_store(path: Path, tmp_path: Path) -> None:
 def test_the_reference_reader_refuses_a_bad_store_for_its_clause(
     path: Path, tmp_path: Path
 ) -> None:
-    root = readers.unpacked(path, tmp_path / "store")
+    root = readers.unpack(path, tmp_path / "store")
     with pytest.raises(reference.Damaged, match=f"^{path.name[:6]}: "):
-        list(readers.exported_by_reference(root))
+        list(readers.export_by_reference(root))
 
 
 def _read_all(root: Path, out: Path) -> None:
