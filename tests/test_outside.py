@@ -141,17 +141,17 @@ def test_a_file_that_grows_while_it_is_read_keeps_to_the_limit(tmp_path: Path) -
 def test_what_is_seen_is_what_is_read_in_order(tmp_path: Path, outside: Outside, size: int) -> None:
     content = np.random.default_rng(size).bytes(size)
     (tmp_path / "f").write_bytes(content)
-    found = hashlib.sha256()
-    assert outside.read(tmp_path / "f", limit=size, seen=found.update) == content
-    assert found.hexdigest() == hashlib.sha256(content).hexdigest()
+    hasher = hashlib.sha256()
+    assert outside.read(tmp_path / "f", limit=size, seen=hasher.update) == content
+    assert hasher.hexdigest() == hashlib.sha256(content).hexdigest()
 
 
 def test_what_a_file_grew_by_is_seen_too_and_what_it_lost_is_not(tmp_path: Path) -> None:
     class Changing(System):
         def status(self, handle: int) -> os.stat_result:
-            found = super().status(handle)
+            status = super().status(handle)
             os.truncate(tmp_path / "f", self.size)
-            return found
+            return status
 
         def __init__(self, size: int) -> None:
             self.size = size

@@ -39,10 +39,10 @@ class Runner:
     def __call__(self, *arguments: object, code: int = 0) -> Ran:
         """Run a command that must end with an exit code."""
         self._capsys.readouterr()
-        found = main(["-R", str(self.registry), *map(str, arguments)])
+        actual = main(["-R", str(self.registry), *map(str, arguments)])
         shown = self._capsys.readouterr()
-        assert found == code, f"exit code {found}: {shown.err}"
-        return Ran(code=found, out=shown.out, err=shown.err)
+        assert actual == code, f"exit code {actual}: {shown.err}"
+        return Ran(code=actual, out=shown.out, err=shown.err)
 
 
 @pytest.fixture(autouse=True)

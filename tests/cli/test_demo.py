@@ -1,4 +1,4 @@
-"""The tour: it runs on what ships, its figures are those of the files it leaves, and it leaves a registry to play with."""
+"""The tour runs on what ships, and its figures are those of the registry that it leaves."""
 
 from pathlib import Path
 from typing import Any

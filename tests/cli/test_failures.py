@@ -1,4 +1,4 @@
-"""Failures: the exit code, an error with a hint on stderr, nothing on stdout, nothing changed on disk."""
+"""Failures: exit code, error and hint on stderr, nothing on stdout, nothing changed on disk."""
 
 import json
 import os
@@ -148,7 +148,7 @@ def test_every_error_has_a_hint(run: Runner, arguments: tuple[str, ...]) -> None
     assert "\nhint: " in run(*arguments, code=with_code).err
 
 
-def test_an_error_is_one_json_object_where_json_is_wanted(run: Runner) -> None:
+def test_an_error_is_one_json_object_where_json_is_asked_for(run: Runner) -> None:
     shown = run("--json", "show", "coal", code=3)
     assert json.loads(shown.err) == {
         "error": "NotFoundError",

@@ -100,7 +100,7 @@ def test_a_commit_says_its_reference_error_and_bytes(run_new: Runner, adapters: 
 
 
 def test_a_commit_takes_what_the_options_say(run_new: Runner, adapters: Path) -> None:
-    made = run_new(
+    committed = run_new(
         *(
             "commit",
             adapters / "cola",
@@ -127,15 +127,15 @@ def test_a_commit_takes_what_the_options_say(run_new: Runner, adapters: Path) ->
             "once",
         ),
     ).json
-    assert (made["task"], made["message"], made["author"], made["key"]) == (
+    assert (committed["task"], committed["message"], committed["author"], committed["key"]) == (
         "grammar",
         "why",
         "ada",
         "once",
     )
-    assert made["labels"].items() >= {"team": "search", "tier": "a=b"}.items()
-    assert made["metrics"] == {"accuracy": 0.5}
-    assert made["report"]["error"] <= made["report"]["budget"] == 0.1
+    assert committed["labels"].items() >= {"team": "search", "tier": "a=b"}.items()
+    assert committed["metrics"] == {"accuracy": 0.5}
+    assert committed["report"]["error"] <= committed["report"]["budget"] == 0.1
 
 
 def test_the_same_source_again_is_the_same_commit_and_is_said(run: Runner, adapters: Path) -> None:
@@ -154,8 +154,10 @@ def test_a_dry_run_commits_nothing(run: Runner, adapters: Path) -> None:
 
 
 def test_many_adapters_are_one_commit(run_new: Runner, adapters: Path) -> None:
-    made = run_new("commit-many", f"a={adapters / 'cola'}", f"b={adapters / 'sst2'}", "--json").json
-    assert set(made["refs"]) == {"a", "b"}
+    committed = run_new(
+        "commit-many", f"a={adapters / 'cola'}", f"b={adapters / 'sst2'}", "--json"
+    ).json
+    assert set(committed["refs"]) == {"a", "b"}
     assert len(run_new("log", "--json", "--kind", "absorb").json) == 1
 
 

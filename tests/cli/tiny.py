@@ -35,13 +35,13 @@ def write_adapter(directory: Path, *, seed: int, near: int | None = None) -> Pat
 
 
 def _tensors(seed: int, near: int | None) -> dict[str, np.ndarray]:
-    made = _random(seed if near is None else near)
+    tensors = _random(seed if near is None else near)
     if near is not None:
-        made = {
+        tensors = {
             name: (value + 0.1 * change).astype(np.float32)
-            for (name, value), change in zip(made.items(), _random(seed).values(), strict=True)
+            for (name, value), change in zip(tensors.items(), _random(seed).values(), strict=True)
         }
-    return made
+    return tensors
 
 
 def _random(seed: int) -> dict[str, np.ndarray]:

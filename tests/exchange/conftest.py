@@ -15,7 +15,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     root = tmp_path_factory.mktemp("zoo")
 
     def find(name: str) -> Path:
-        return root / name if (root / name).exists() else zoo.saved(name, root / name)
+        return root / name if (root / name).exists() else zoo.save_live(name, root / name)
 
     return find
 

@@ -92,14 +92,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._file("/".join(path[:2]), path[3], "/".join(path[4:]))
 
     def _model(self, repository: str, revision: str) -> None:
-        found = self.served.find(repository, revision)
-        if found is None:
-            known = any(name == repository for name, _ in self.served.commits)
+        pushed = self.served.find(repository, revision)
+        if pushed is None:
+            is_repository = any(name == repository for name, _ in self.served.commits)
             self._send(
-                404, b"{}", {"X-Error-Code": "RevisionNotFound" if known else "RepoNotFound"}
+                404,
+                b"{}",
+                {"X-Error-Code": "RevisionNotFound" if is_repository else "RepoNotFound"},
             )
             return
-        commit, files = found
+        commit, files = pushed
         siblings = [
             {"rfilename": name, "size": len(content)} for name, content in sorted(files.items())
         ]
@@ -110,11 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _file(self, repository: str, revision: str, name: str) -> None:
-        found = self.served.find(repository, revision)
-        if found is None or name not in found[1]:
+        pushed = self.served.find(repository, revision)
+        if pushed is None or name not in pushed[1]:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
-        commit, files = found
+        commit, files = pushed
         self._send(
             200,
             files[name],

@@ -37,14 +37,14 @@ def test_a_repository_reads_as_its_directory_pinned_to_the_commit(
 ) -> None:
     source = original("plain")
     commit = hub.push("ann/cola-lora", files_of(source))
-    found, expected = (
+    adapter, expected = (
         read_hub("hf://ann/cola-lora", outside=Outside()),
         read_directory(source, outside=Outside()),
     )
-    assert found.source_digest == expected.source_digest
-    assert found.original == expected.original
-    assert found.remarks == expected.remarks
-    assert (found.source.kind, found.source.location, found.source.revision) == (
+    assert adapter.source_digest == expected.source_digest
+    assert adapter.original == expected.original
+    assert adapter.remarks == expected.remarks
+    assert (adapter.source.kind, adapter.source.location, adapter.source.revision) == (
         "hub",
         "hf://ann/cola-lora",
         commit,

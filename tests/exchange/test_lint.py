@@ -1,4 +1,4 @@
-"""The lint: every server's known refusals and silent losses, and nothing to say of a portable adapter."""
+"""The lint: every server's known refusals and silent losses, silent about a portable adapter."""
 
 from collections.abc import Callable
 from pathlib import Path

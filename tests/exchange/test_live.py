@@ -1,4 +1,4 @@
-"""Live models: what save_pretrained would write comes out of a model, and an adapter goes into one strictly."""
+"""Live models: save_pretrained's files come out of a model, and an adapter goes in strictly."""
 
 import json
 import warnings
@@ -32,13 +32,13 @@ def test_a_live_model_gives_the_tensors_and_config_that_peft_saves(
     name: str, original: Original
 ) -> None:
     expected = read_directory(original(name), outside=Outside())
-    found = read_model(zoo.live(name))
-    assert list(found.tensors) == list(expected.tensors)
-    assert all(torch.equal(found.tensors[key], expected.tensors[key]) for key in expected.tensors)
-    assert found.layout == expected.layout
-    assert found.raw_bytes == expected.raw_bytes
-    assert sorted_lists(found.config) == sorted_lists(expected.config)
-    assert found.source.kind == "peft"
+    adapter = read_model(zoo.live(name))
+    assert list(adapter.tensors) == list(expected.tensors)
+    assert all(torch.equal(adapter.tensors[key], expected.tensors[key]) for key in expected.tensors)
+    assert adapter.layout == expected.layout
+    assert adapter.raw_bytes == expected.raw_bytes
+    assert sorted_lists(adapter.config) == sorted_lists(expected.config)
+    assert adapter.source.kind == "peft"
 
 
 def sorted_lists(config: Any) -> dict[str, object]:
@@ -89,14 +89,14 @@ def test_one_of_several_adapters_is_chosen_by_name() -> None:
 
 
 def test_a_class_outside_transformers_is_left_out_of_the_config() -> None:
-    model = zoo.peft.get_peft_model(
+    outside = zoo.peft.get_peft_model(
         zoo.vision(), zoo.peft.LoraConfig(r=2, target_modules=["plane"])
     )
-    zoo.scatter(model)
-    assert read_model(model).config["auto_mapping"] is None
-    known = zoo.peft.get_peft_model(zoo.bert(), zoo.peft.LoraConfig(r=2, target_modules=["query"]))
-    zoo.scatter(known)
-    assert read_model(known).config["auto_mapping"] == {
+    zoo.scatter(outside)
+    assert read_model(outside).config["auto_mapping"] is None
+    bert = zoo.peft.get_peft_model(zoo.bert(), zoo.peft.LoraConfig(r=2, target_modules=["query"]))
+    zoo.scatter(bert)
+    assert read_model(bert).config["auto_mapping"] == {
         "base_model_class": "BertModel",
         "parent_library": "transformers.models.bert.modeling_bert",
     }
@@ -115,9 +115,9 @@ def test_half_precision_adapters_apply_with_their_exact_values(original: Origina
     for name in ("bf16", "fp16"):
         adapter = read_directory(original(name), outside=Outside())
         model = adapter.apply_to(zoo.llama())
-        found = zoo.peft.get_peft_model_state_dict(model)
+        loaded = zoo.peft.get_peft_model_state_dict(model)
         assert all(
-            torch.equal(found[key], tensor.float()) for key, tensor in adapter.tensors.items()
+            torch.equal(loaded[key], tensor.float()) for key, tensor in adapter.tensors.items()
         )
 
 

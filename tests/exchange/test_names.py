@@ -46,10 +46,10 @@ def test_a_label_that_gives_no_space_name_is_refused(label: str) -> None:
 @given(label=st.text())
 def test_a_derived_space_name_is_a_space_name_or_refused(label: str) -> None:
     try:
-        found = space_name_of(label)
+        name = space_name_of(label)
     except RefusedError:
         return
-    assert space_name(found) == found
+    assert space_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_a_generic_directory_name_is_refused_with_a_better_one(name: str) -> Non
 @given(location=st.text())
 def test_a_derived_task_name_is_a_task_name_or_refused(location: str) -> None:
     try:
-        found = derive_task(location)
+        name = derive_task(location)
     except RefusedError:
         return
-    assert task_name(found) == found
+    assert task_name(name) == name
 
 
 def test_the_base_is_read_from_the_config() -> None:

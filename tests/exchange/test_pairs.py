@@ -1,4 +1,4 @@
-"""Pairs: unpacking and packing are inverse for every form, and scales are those of PEFT's own rule."""
+"""Pairs: unpacking and packing are inverse for every form, and scales follow PEFT's own rule."""
 
 import math
 from typing import Any
@@ -114,7 +114,7 @@ def test_ranks_and_scales_follow_pefts_rule(
 ) -> None:
     from peft.utils.other import get_pattern_key
 
-    found = settings_of(
+    settings_read = settings_of(
         {
             "r": 8,
             "lora_alpha": 12,
@@ -125,9 +125,9 @@ def test_ranks_and_scales_follow_pefts_rule(
     )
     rank = ranks.get(get_pattern_key(ranks.keys(), path), 8)
     alpha = alphas.get(get_pattern_key(alphas.keys(), path), 12)
-    assert rank_of(found, path) == rank
-    assert scale_of(found, path) == (alpha / math.sqrt(rank) if rslora else alpha / rank)
-    assert rank_of(found, f"{path}.base_layer.out_proj") == rank
+    assert rank_of(settings_read, path) == rank
+    assert scale_of(settings_read, path) == (alpha / math.sqrt(rank) if rslora else alpha / rank)
+    assert rank_of(settings_read, f"{path}.base_layer.out_proj") == rank
 
 
 def test_the_first_pattern_in_file_order_counts() -> None:
@@ -136,9 +136,11 @@ def test_the_first_pattern_in_file_order_counts() -> None:
         (["layers.0.q_proj", "q_proj"], 4.0),
     ):
         values = {"q_proj": 8, "layers.0.q_proj": 32}
-        found = settings_of({"alpha_pattern": {name: values[name] for name in order}})
-        assert scale_of(found, "layers.0.q_proj") == scale
-        assert ambiguous(found, ["layers.0.q_proj", "layers.1.q_proj"]) == ["layers.0.q_proj"]
+        settings_read = settings_of({"alpha_pattern": {name: values[name] for name in order}})
+        assert scale_of(settings_read, "layers.0.q_proj") == scale
+        assert ambiguous(settings_read, ["layers.0.q_proj", "layers.1.q_proj"]) == [
+            "layers.0.q_proj"
+        ]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -138,9 +138,9 @@ REMARKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("what", REMARKS)
-def test_a_config_is_remarked_and_kept_verbatim(what: str, copied: Copied) -> None:
-    fields, parts = REMARKS[what]
+@pytest.mark.parametrize("remark_name", REMARKS)
+def test_a_config_is_remarked_and_kept_verbatim(remark_name: str, copied: Copied) -> None:
+    fields, parts = REMARKS[remark_name]
     source = copied("plain")
     set_config(source, **fields)
     adapter = read(source)

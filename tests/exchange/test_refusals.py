@@ -195,9 +195,9 @@ CONFIGS: dict[str, tuple[dict[str, Any], type[ShareRegistryError], tuple[str, ..
 }
 
 
-@pytest.mark.parametrize("what", CONFIGS)
-def test_a_config_is_refused(what: str, copied: Copied) -> None:
-    fields, error, parts = CONFIGS[what]
+@pytest.mark.parametrize("fault", CONFIGS)
+def test_a_config_is_refused(fault: str, copied: Copied) -> None:
+    fields, error, parts = CONFIGS[fault]
     source = copied("plain")
     set_config(source, **fields)
     refused(source, error, *parts)
@@ -327,9 +327,9 @@ FILES: dict[
 }
 
 
-@pytest.mark.parametrize("what", FILES)
-def test_a_tensor_file_is_refused(what: str, copied: Copied) -> None:
-    change, error, parts = FILES[what]
+@pytest.mark.parametrize("fault", FILES)
+def test_a_tensor_file_is_refused(fault: str, copied: Copied) -> None:
+    change, error, parts = FILES[fault]
     source = copied("plain")
     set_tensors(source, change)
     refused(source, error, *parts)
@@ -382,9 +382,9 @@ JSON: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", JSON)
-def test_a_config_that_could_be_misread_is_refused(what: str, copied: Copied) -> None:
-    content, part = JSON[what]
+@pytest.mark.parametrize("fault", JSON)
+def test_a_config_that_could_be_misread_is_refused(fault: str, copied: Copied) -> None:
+    content, part = JSON[fault]
     source = copied("plain")
     (source / CONFIG).write_bytes(content)
     refused(source, InvalidInputError, CONFIG, part)

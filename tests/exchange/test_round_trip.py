@@ -80,9 +80,7 @@ def test_scales_and_products_are_those_of_peft(name: str, original: Original) ->
     scales = module_scales(adapter.config, adapter.layout)
     pairs = pairs_of(adapter.layout, adapter.tensors, scales)
     model = (
-        zoo.live(name)
-        if zoo.CASES[name].dtype == torch.float32
-        else zoo.loaded(name, original(name))
+        zoo.live(name) if zoo.CASES[name].dtype == torch.float32 else zoo.load(name, original(name))
     )
     modules = dict(model.base_model.model.named_modules())
     position = 0
@@ -103,8 +101,8 @@ def check_product(layer: Any, form: Form, own: list[Any]) -> None:
         delta = delta.reshape(delta.shape[0], -1)
     if form is Form.EMBEDDING or getattr(layer, "fan_in_fan_out", False):
         delta = delta.T
-    found = product if form is Form.EXPERTS else product[0]
-    assert torch.allclose(found, delta, atol=DELTA)
+    decoded = product if form is Form.EXPERTS else product[0]
+    assert torch.allclose(decoded, delta, atol=DELTA)
 
 
 @pytest.mark.parametrize("name", sorted(set(zoo.CASES) - {"bf16", "fp16"}))
@@ -113,8 +111,8 @@ def test_peft_loads_a_native_export_to_the_same_function(
 ) -> None:
     adapter = read_directory(original(name), outside=Outside())
     target = exported(adapter, tmp_path)
-    found, expected = zoo.logits(zoo.loaded(name, target)), zoo.logits(zoo.live(name))
-    assert float((found - expected).abs().max()) == zoo.EXACT
+    actual, expected = zoo.logits(zoo.load(name, target)), zoo.logits(zoo.live(name))
+    assert float((actual - expected).abs().max()) == zoo.EXACT
 
 
 @pytest.mark.parametrize("name", PORTABLE)
@@ -123,8 +121,8 @@ def test_the_portable_form_is_the_same_function(
 ) -> None:
     adapter = read_directory(original(name), outside=Outside())
     target = exported(adapter, tmp_path, "portable")
-    reference = zoo.logits(zoo.loaded(name, original(name)))
-    difference = float((zoo.logits(zoo.loaded(name, target)) - reference).abs().max())
+    reference = zoo.logits(zoo.load(name, original(name)))
+    difference = float((zoo.logits(zoo.load(name, target)) - reference).abs().max())
     folded = {
         torch.float32: zoo.PORTABLE,
         torch.float16: zoo.PORTABLE,

@@ -1,4 +1,4 @@
-"""Tiny random models and the LoRA variants that PEFT knows, with random trained-looking adapters."""
+"""Tiny random models and the LoRA variants that PEFT knows, with random adapters."""
 
 import warnings
 from collections.abc import Callable
@@ -35,11 +35,11 @@ __all__ = [
     "gpt2",
     "live",
     "llama",
-    "loaded",
+    "load",
     "logits",
     "peft",
     "save",
-    "saved",
+    "save_live",
     "scatter",
     "vision",
 ]
@@ -90,7 +90,7 @@ def llama(**options: Any) -> torch.nn.Module:
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
     }
-    return _seeded(lambda: LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes, **options)))
+    return _seed(lambda: LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes, **options)))
 
 
 def classifier() -> torch.nn.Module:
@@ -101,7 +101,7 @@ def classifier() -> torch.nn.Module:
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
     }
-    return _seeded(
+    return _seed(
         lambda: LlamaForSequenceClassification(
             LlamaConfig(vocab_size=VOCABULARY, num_labels=3, pad_token_id=0, **sizes)
         )
@@ -117,11 +117,11 @@ def mixtral() -> torch.nn.Module:
         "num_key_value_heads": 1,
         "num_local_experts": 4,
     }
-    return _seeded(lambda: MixtralForCausalLM(MixtralConfig(vocab_size=VOCABULARY, **sizes)))
+    return _seed(lambda: MixtralForCausalLM(MixtralConfig(vocab_size=VOCABULARY, **sizes)))
 
 
 def bert() -> torch.nn.Module:
-    return _seeded(
+    return _seed(
         lambda: BertModel(
             BertConfig(
                 vocab_size=VOCABULARY,
@@ -135,7 +135,7 @@ def bert() -> torch.nn.Module:
 
 
 def gpt2() -> torch.nn.Module:
-    return _seeded(
+    return _seed(
         lambda: GPT2LMHeadModel(
             GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=2, n_head=2)
         )
@@ -143,10 +143,10 @@ def gpt2() -> torch.nn.Module:
 
 
 def vision() -> torch.nn.Module:
-    return _seeded(Vision)
+    return _seed(Vision)
 
 
-def _seeded(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+def _seed(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     torch.manual_seed(7)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -155,7 +155,7 @@ def _seeded(make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One variant: the base model, the options of its LoraConfig, and whether a portable form exists."""
+    """One variant: base model, options of its LoraConfig, and whether a portable form exists."""
 
     base: Callable[[], torch.nn.Module]
     options: dict[str, Any] = field(default_factory=dict)
@@ -163,13 +163,13 @@ class Case:
     dtype: torch.dtype = torch.float32
 
     def config(self) -> Any:
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "r": 4,
             "lora_alpha": 6,
             "task_type": "FEATURE_EXTRACTION",
             **self.options,
         }
-        return peft.LoraConfig(**given)
+        return peft.LoraConfig(**options)
 
 
 ATTENTION = ["q_proj", "v_proj"]
@@ -353,13 +353,16 @@ def save(model: Any, directory: Path, *, dtype: torch.dtype = torch.float32) -> 
     return directory
 
 
-def saved(name: str, directory: Path) -> Path:
+def save_live(name: str, directory: Path) -> Path:
     """Save a case's adapter."""
     return save(live(name), directory, dtype=CASES[name].dtype)
 
 
-def loaded(name: str, directory: Path) -> Any:
-    """Load a directory into a fresh base model by PEFT, turning its warnings into errors, and check that no key was left over."""
+def load(name: str, directory: Path) -> Any:
+    """Load a directory into a fresh base model by PEFT.
+
+    Its warnings are errors, and no key may be left over.
+    """
     from safetensors.torch import load_file
 
     with warnings.catch_warnings():
@@ -381,8 +384,8 @@ def logits(model: Any) -> torch.Tensor:
     """Return what a model gives for fixed tokens."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        given = model(input_ids=TOKENS)
+        outputs = model(input_ids=TOKENS)
     for name in ("logits", "last_hidden_state"):
-        if hasattr(given, name):
-            return torch.as_tensor(getattr(given, name)).float()
-    return torch.as_tensor(given).float()
+        if hasattr(outputs, name):
+            return torch.as_tensor(getattr(outputs, name)).float()
+    return torch.as_tensor(outputs).float()

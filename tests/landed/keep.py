@@ -82,13 +82,13 @@ def fill(registry: sr.Registry, folder: Path) -> None:
 
 def digests(registry: sr.Registry, out: Path) -> dict[str, str]:
     """Return the export digest of every version of every task under its newest name."""
-    found: dict[str, str] = {}
+    digests_by_ref: dict[str, str] = {}
     for space in registry.spaces():
         for task in registry.tasks(space.name):
             for version in range(1, task.version + 1):
                 exported = registry.space(space.name).export(f"{task.name}@v{version}", out)
-                found[exported.ref] = str(exported.digest)
-    return found
+                digests_by_ref[exported.ref] = str(exported.digest)
+    return digests_by_ref
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ def test_the_reference_reader_gives_the_same_files_of_a_kept_store(
 ) -> None:
     root = readers.unpack(path, tmp_path / "store")
     with sr.Registry.open(root, mode="r") as registry:
-        found = dict(readers.export_by_reference(root))
-        assert len(found) >= len(json.loads(path.with_suffix(".json").read_text()))
-        for ref, files in found.items():
+        exports = dict(readers.export_by_reference(root))
+        assert len(exports) >= len(json.loads(path.with_suffix(".json").read_text()))
+        for ref, files in exports.items():
             exported = readers.export_by_library(registry, ref, tmp_path / "out")
             assert {name: exported[name] for name in files} == files
 

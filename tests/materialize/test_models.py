@@ -70,13 +70,13 @@ def test_a_swapped_model_answers_as_one_that_was_loaded(
     paths = {
         task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
-    model = zoo.loaded(name, paths["one"])
+    model = zoo.load(name, paths["one"])
     parameters = dict(model.named_parameters())
     before = zoo.logits(model)
     with sr.Materializer(registry, "zoo") as one:
         assert one.swap(model, "two") == "default"
         assert (
-            zoo.logits(model) - zoo.logits(zoo.loaded(name, paths["two"]))
+            zoo.logits(model) - zoo.logits(zoo.load(name, paths["two"]))
         ).abs().max() == zoo.EXACT
         assert (zoo.logits(model) - before).abs().max() > 0
         one.swap(model, "one", adapter_name="default")
@@ -91,8 +91,8 @@ def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(
     paths = {
         task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
-    model = zoo.loaded("plain", paths["one"])
-    wanted = zoo.logits(zoo.loaded("plain", paths["two"]))
+    model = zoo.load("plain", paths["one"])
+    wanted = zoo.logits(zoo.load("plain", paths["two"]))
     with sr.Materializer(registry, "zoo") as one:
         one.swap(model, "two")
         one.swap(model, "one")
@@ -118,7 +118,7 @@ def test_a_swap_that_does_not_fit_changes_nothing(
     registry.create_space("zoo")
     registry.commit(original(other), task="other", space="zoo", allow_base_mismatch=True)
     registry.commit(original("plain"), task="plain", space="zoo", allow_base_mismatch=True)
-    model = zoo.loaded("plain", registry.space("zoo").export("plain", tmp_path / "out").path)
+    model = zoo.load("plain", registry.space("zoo").export("plain", tmp_path / "out").path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.InvalidInputError, match=match):
         one.swap(model, "other")
@@ -129,7 +129,7 @@ def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused
     trained: Callable[[str], sr.Registry], tmp_path: Path
 ) -> None:
     registry = trained("plain")
-    model = zoo.loaded("plain", registry.space("zoo").export("one", tmp_path / "out").path)
+    model = zoo.load("plain", registry.space("zoo").export("one", tmp_path / "out").path)
     with sr.Materializer(registry, "zoo") as one:
         with pytest.raises(sr.NotFoundError, match="other"):
             one.swap(model, "two", adapter_name="other")
@@ -150,9 +150,7 @@ def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_bac
     registry = trained(name)
     model = zoo.CASES[name].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    wanted = zoo.logits(
-        zoo.loaded(name, registry.space("zoo").export("one", tmp_path / "out").path)
-    )
+    wanted = zoo.logits(zoo.load(name, registry.space("zoo").export("one", tmp_path / "out").path))
     with sr.Materializer(registry, "zoo") as one:
         one.merge_into(model, "one")
         assert (zoo.logits(model) - wanted).abs().max() <= zoo.PORTABLE
@@ -201,19 +199,17 @@ def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_ou
         config.pop(member, None)
     (old / "adapter_config.json").write_text(json.dumps(config))
     registry.commit(old, task="old", space="zoo", budget=0, allow_base_mismatch=True)
-    model = zoo.loaded("plain", registry.space("zoo").export("one", tmp_path / "out").path)
+    model = zoo.load("plain", registry.space("zoo").export("one", tmp_path / "out").path)
     said = model.peft_config["default"]
     said.use_rslora, said.alpha_pattern = True, {".*": 100}
     with sr.Materializer(registry, "zoo") as one:
         one.swap(model, "old")
         wanted = zoo.logits(model)
         model.save_pretrained(tmp_path / "saved")
-        assert (
-            zoo.logits(zoo.loaded("plain", tmp_path / "saved")) - wanted
-        ).abs().max() == zoo.EXACT
+        assert (zoo.logits(zoo.load("plain", tmp_path / "saved")) - wanted).abs().max() == zoo.EXACT
         said.alpha_pattern[".*"] = 7  # of this model alone
         one.materialize("old")["old"].config["lora_alpha"] = 800  # type: ignore[index]
-        fresh = zoo.loaded("plain", registry.space("zoo").export("one", tmp_path / "out").path)
+        fresh = zoo.load("plain", registry.space("zoo").export("one", tmp_path / "out").path)
         one.swap(fresh, "old")
         assert (zoo.logits(fresh) - wanted).abs().max() == zoo.EXACT
 
@@ -252,7 +248,7 @@ def test_a_state_dict_is_what_peft_loads(
     paths = {
         task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
-    model, wanted = zoo.loaded("plain", paths["one"]), zoo.loaded("plain", paths["two"])
+    model, wanted = zoo.load("plain", paths["one"]), zoo.load("plain", paths["two"])
     with sr.Materializer(registry, "zoo") as one:
         state = one.state_dict("two")
     result = zoo.peft.set_peft_model_state_dict(model, state)

@@ -17,7 +17,7 @@ BASE = {"bert": zoo.bert, "llama": zoo.llama}
 TASKS = 3
 IDS = torch.arange(12).reshape(2, 6) % zoo.VOCABULARY
 
-Made = Callable[..., Any]
+MakeModel = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def output(model: Any) -> torch.Tensor:
 
 
 def lora(kind: str, seed: int, *, model: Any = None) -> Any:
-    """Return a model, one of these or another of the kind, with a random LoRA of rank 2 and modest size."""
+    """Return a model, one of these or another of the kind, with a random LoRA of rank 2."""
     model = zoo.peft.get_peft_model(
         base(kind) if model is None else model,
         zoo.peft.LoraConfig(r=2, lora_alpha=2, target_modules=TARGETS[kind]),
@@ -55,8 +55,11 @@ def lora(kind: str, seed: int, *, model: Any = None) -> Any:
 
 
 @pytest.fixture(scope="session")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a registry with a space for each model, three tasks in each, and a basis that holds them."""
+def registry_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a registry with a space for each model.
+
+    Each has three tasks and a basis that holds them.
+    """
     root = tmp_path_factory.mktemp("subspace") / "registry"
     with warnings.catch_warnings(), sr.Registry.open(root) as registry:
         warnings.simplefilter("ignore")
@@ -69,15 +72,15 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def registry(filled: Path, tmp_path: Path) -> Iterator[sr.Registry]:
+def registry(registry_root: Path, tmp_path: Path) -> Iterator[sr.Registry]:
     """A copy of that registry of the test's own."""
-    shutil.copytree(filled, tmp_path / "registry")
+    shutil.copytree(registry_root, tmp_path / "registry")
     with sr.Registry.open(tmp_path / "registry") as opened:
         yield opened
 
 
 @pytest.fixture
-def share(registry: sr.Registry) -> Made:
+def share(registry: sr.Registry) -> MakeModel:
     """Put an adapter of the method into a new model."""
 
     def make(kind: str = "bert", model: Any = None, **options: Any) -> Any:

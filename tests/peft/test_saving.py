@@ -19,14 +19,14 @@ from share_registry.exchange.peft_model import read_model
 from share_registry.stored import StoredAdapter
 from share_registry.values.policy import DEFAULT_BUDGET
 from tests.exchange import zoo
-from tests.peft.conftest import TARGETS, TASKS, Made, base, lora, output
-from tests.peft.test_training import trained
+from tests.peft.conftest import TARGETS, TASKS, MakeModel, base, lora, output
+from tests.peft.test_training import train
 
 KINDS = tuple(TARGETS)
 TOGETHER = 1e-5
 """float32 rounding of sums in another order."""
 OUTPUT = 0.05
-"""What an error of the default budget in dW may do to an output whose change is of its own order."""
+"""What the default budget's error in dW may do to an output that changes as much as itself."""
 WIDTH = 256
 PROJECTION = 1e-4
 """What is left when a task that lies in the subspace is projected on it.
@@ -37,7 +37,10 @@ Rounding of stored coefficients.
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Iterator[tuple[sr.Registry, Any]]:
-    """A registry over a model so wide that a row costs more than coefficients, and a model trained in its basis."""
+    """A registry of a wide model, where a row costs more than coefficients, and a trained model.
+
+    The model was trained in the registry's basis.
+    """
 
     def plain() -> Any:
         torch.manual_seed(5)
@@ -65,7 +68,7 @@ def wide(tmp_path: Path) -> Iterator[tuple[sr.Registry, Any]]:
             seed=1,
         )
         model = zoo.peft.get_peft_model(plain(), config)
-        trained(model)
+        train(model)
         yield registry, model
 
 
@@ -79,10 +82,10 @@ def _stored(registry: sr.Registry, task: str) -> StoredAdapter:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phi", [0, 2])
 def test_what_was_saved_loads_to_the_same_function_and_holds_no_basis(
-    share: Made, kind: str, phi: int, tmp_path: Path
+    share: MakeModel, kind: str, phi: int, tmp_path: Path
 ) -> None:
     model = share(kind, extra_directions=phi)
-    trained(model)
+    train(model)
     model.save_pretrained(str(tmp_path / "saved"))
     loaded = zoo.peft.PeftModel.from_pretrained(base(kind), str(tmp_path / "saved"))
     assert torch.equal(output(loaded), output(model))
@@ -98,7 +101,7 @@ def test_what_was_saved_loads_to_the_same_function_and_holds_no_basis(
 
 
 def test_the_saved_config_is_json_that_names_the_basis(
-    share: Made, registry: sr.Registry, tmp_path: Path
+    share: MakeModel, registry: sr.Registry, tmp_path: Path
 ) -> None:
     share(init="task:task0", extra_directions=None).save_pretrained(str(tmp_path / "saved"))
     config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
@@ -118,7 +121,7 @@ def test_the_saved_config_is_json_that_names_the_basis(
 
 
 def test_a_registry_that_moved_is_found_by_argument_or_environment(
-    share: Made, registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    share: MakeModel, registry: sr.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = share()
     model.save_pretrained(str(tmp_path / "saved"))
@@ -140,28 +143,28 @@ def test_a_registry_that_moved_is_found_by_argument_or_environment(
     )
 
 
-def test_a_saved_adapter_goes_on_training(share: Made, tmp_path: Path) -> None:
+def test_a_saved_adapter_goes_on_training(share: MakeModel, tmp_path: Path) -> None:
     model = share()
-    losses = trained(model)
+    losses = train(model)
     model.save_pretrained(str(tmp_path / "saved"))
     loaded = zoo.peft.PeftModel.from_pretrained(base(), str(tmp_path / "saved"), is_trainable=True)
-    assert trained(loaded)[-1] < losses[-1]
+    assert train(loaded)[-1] < losses[-1]
 
 
 @pytest.mark.parametrize("phi", [0, 2])
 def test_training_starts_at_a_task_that_lies_in_the_subspace(
-    share: Made, registry: sr.Registry, phi: int
+    share: MakeModel, registry: sr.Registry, phi: int
 ) -> None:
     model = share(init_scale=0.5)
     registry.commit(model, task="inside", space="bert")
     stored = output(registry.space("bert").checkout("inside").apply_to(base()))
     for rank in (2, 4, None):
-        found = output(share(init="task:inside", pseudo_rank=rank, extra_directions=phi))
-        assert (found - stored).norm() / stored.norm() < PROJECTION
+        started = output(share(init="task:inside", pseudo_rank=rank, extra_directions=phi))
+        assert (started - stored).norm() / stored.norm() < PROJECTION
 
 
 def test_extra_directions_hold_what_a_task_leaves_outside(
-    share: Made, registry: sr.Registry
+    share: MakeModel, registry: sr.Registry
 ) -> None:
     registry.commit(lora("bert", 77), task="outside", space="bert", budget=0)
     stored = output(lora("bert", 77))
@@ -171,10 +174,10 @@ def test_extra_directions_hold_what_a_task_leaves_outside(
     )
 
 
-def test_every_tensor_of_a_start_with_spare_rank_can_move(share: Made) -> None:
+def test_every_tensor_of_a_start_with_spare_rank_can_move(share: MakeModel) -> None:
     model = share(init="task:task1", pseudo_rank=5, extra_directions=1)
     start = {name: value.clone() for name, value in model.named_parameters() if value.requires_grad}
-    trained(model, steps=3)
+    train(model, steps=3)
     assert all(
         not torch.equal(value, start[name])
         for name, value in model.named_parameters()
@@ -182,29 +185,29 @@ def test_every_tensor_of_a_start_with_spare_rank_can_move(share: Made) -> None:
     )
 
 
-def test_nearest_starts_at_the_task_in_the_middle(share: Made, registry: sr.Registry) -> None:
+def test_nearest_starts_at_the_task_in_the_middle(share: MakeModel, registry: sr.Registry) -> None:
     registry.commit(registry.space("bert").checkout("task2"), task="twin", space="bert", budget=0)
-    found, expected = output(share(init="nearest")), output(share(init="task:task2"))
-    assert (found - expected).norm() / expected.norm() < TOGETHER
+    nearest, expected = output(share(init="nearest")), output(share(init="task:task2"))
+    assert (nearest - expected).norm() / expected.norm() < TOGETHER
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phi", [0, 2])
-def test_a_commit_of_a_trained_model_is_the_trained_function_within_budget_and_leaves_old_tasks_alone(
-    share: Made, registry: sr.Registry, kind: str, phi: int, tmp_path: Path
+def test_a_commit_of_a_trained_model_is_within_budget_and_leaves_old_tasks_alone(
+    share: MakeModel, registry: sr.Registry, kind: str, phi: int, tmp_path: Path
 ) -> None:
     before = {
         number: registry.space(kind).export(f"task{number}", tmp_path / "before").digest
         for number in range(TASKS)
     }
     model = share(kind, extra_directions=phi, init_scale=0.3)
-    trained(model)
-    made = registry.commit(model, task="trained", space=kind)
+    train(model)
+    commit = registry.commit(model, task="trained", space=kind)
     back = registry.space(kind).checkout("trained")
     expected = model.base_model.lora_tensors("default")
     assert back.tensors.keys() == expected.keys()
-    assert made.report is not None
-    assert made.report.error <= DEFAULT_BUDGET
+    assert commit.report is not None
+    assert commit.report.error <= DEFAULT_BUDGET
     applied, plain = output(back.apply_to(base(kind))), output(model)
     assert (applied - plain).norm() / plain.norm() < OUTPUT
     assert before == {
@@ -217,7 +220,7 @@ def test_coefficients_alone_are_stored_where_training_stayed_in_the_basis(
     wide: tuple[sr.Registry, Any],
 ) -> None:
     registry, model = wide
-    made = registry.commit(model, task="trained", space="wide")
+    commit = registry.commit(model, task="trained", space="wide")
     stored = _stored(registry, "trained")
     modules = [module for module in stored.modules if module is not None]
     assert len(modules) == 2
@@ -225,8 +228,8 @@ def test_coefficients_alone_are_stored_where_training_stayed_in_the_basis(
     assert all(
         not side.own.any() and side.terms for module in modules for side in (module.a, module.b)
     )
-    assert made.report is not None
-    assert made.report.error <= DEFAULT_BUDGET
+    assert commit.report is not None
+    assert commit.report.error <= DEFAULT_BUDGET
 
 
 def test_coefficients_take_a_small_part_of_the_bytes_that_the_same_adapter_takes_alone(
@@ -235,9 +238,9 @@ def test_coefficients_take_a_small_part_of_the_bytes_that_the_same_adapter_takes
     registry, model = wide
     registry.create_space("alone", base_model="tiny-wide")
     adapter = read_model(model)
-    given = {"wide": adapter, "alone": replace(adapter, basis=None)}
+    models = {"wide": adapter, "alone": replace(adapter, basis=None)}
     reports = [
-        registry.commit(each, task="trained", space=space).report for space, each in given.items()
+        registry.commit(each, task="trained", space=space).report for space, each in models.items()
     ]
     shared, alone = [
         sum(module.bytes for module in report.modules) for report in reports if report is not None
@@ -245,9 +248,9 @@ def test_coefficients_take_a_small_part_of_the_bytes_that_the_same_adapter_takes
     assert 3 * shared < alone
 
 
-def test_the_adapter_read_from_a_model_is_that_lora_exactly(share: Made) -> None:
+def test_the_adapter_read_from_a_model_is_that_lora_exactly(share: MakeModel) -> None:
     model = share(extra_directions=1, init_scale=0.3)
-    trained(model)
+    train(model)
     adapter = read_model(model)
     assert adapter.basis == model.peft_config["default"].basis
     assert (adapter.config["r"], adapter.config["lora_alpha"], adapter.config["peft_type"]) == (
@@ -255,8 +258,8 @@ def test_the_adapter_read_from_a_model_is_that_lora_exactly(share: Made) -> None
         2,
         "LORA",
     )
-    found, expected = output(adapter.apply_to(base())), output(model)
-    assert (found - expected).norm() / expected.norm() < TOGETHER
+    actual, expected = output(adapter.apply_to(base())), output(model)
+    assert (actual - expected).norm() / expected.norm() < TOGETHER
 
 
 def test_modules_to_save_ride_along_as_passengers(registry: sr.Registry) -> None:
@@ -293,7 +296,9 @@ def test_a_basis_of_another_base_model_is_refused_before_anything_is_replaced(
         zoo.peft.get_peft_model(narrow, sr.peft.ShareConfig(registry=registry, space="bert"))
 
 
-def test_a_module_without_directions_or_of_another_kind_is_refused_by_name(share: Made) -> None:
+def test_a_module_without_directions_or_of_another_kind_is_refused_by_name(
+    share: MakeModel,
+) -> None:
     with pytest.raises(
         NotFoundError, match=r"'encoder.layer.0.attention.self.key' is not in the basis"
     ):
@@ -304,7 +309,7 @@ def test_a_module_without_directions_or_of_another_kind_is_refused_by_name(share
         share(extra_directions=1000)
 
 
-def test_coefficients_of_another_size_are_refused(share: Made, tmp_path: Path) -> None:
+def test_coefficients_of_another_size_are_refused(share: MakeModel, tmp_path: Path) -> None:
     share(pseudo_rank=3).save_pretrained(str(tmp_path / "saved"))
     config = sr.peft.ShareConfig.from_pretrained(str(tmp_path / "saved"))
     config.pseudo_rank = 2
@@ -361,9 +366,9 @@ def test_a_password_is_never_saved() -> None:
 
 @pytest.mark.parametrize(("init", "via"), [("task:task1", ["", "derived"]), ("noise", [""])])
 def test_the_lineage_of_what_was_trained_has_the_version_it_started_from(
-    registry: sr.Registry, share: Made, init: str, via: list[str]
+    registry: sr.Registry, share: MakeModel, init: str, via: list[str]
 ) -> None:
     model = share("bert", init=init)
-    trained(model)
+    train(model)
     commit = registry.commit(model, task="cola", space="bert")
     assert [node.via for node in registry.lineage(commit.ref).nodes] == via

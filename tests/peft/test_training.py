@@ -13,7 +13,7 @@ import torch
 
 import share_registry as sr
 from tests.exchange import zoo
-from tests.peft.conftest import IDS, TARGETS, Made, base, output
+from tests.peft.conftest import IDS, TARGETS, MakeModel, base, output
 
 KINDS = tuple(TARGETS)
 STEPS = 12
@@ -34,7 +34,7 @@ def loss_of(model: Any) -> torch.Tensor:
     return result
 
 
-def trained(model: Any, steps: int = STEPS, rate: float = 0.05) -> list[float]:
+def train(model: Any, steps: int = STEPS, rate: float = 0.05) -> list[float]:
     """Train in a plain loop; return the losses."""
     optimizer = torch.optim.Adam(
         [value for value in model.parameters() if value.requires_grad], lr=rate
@@ -52,7 +52,7 @@ def trained(model: Any, steps: int = STEPS, rate: float = 0.05) -> list[float]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phi", [0, 2])
 def test_every_trained_tensor_has_a_gradient_at_the_start_and_the_start_is_near_the_base_model(
-    share: Made, kind: str, phi: int
+    share: MakeModel, kind: str, phi: int
 ) -> None:
     model = share(kind, extra_directions=phi)
     loss_of(model).backward()  # type: ignore[no-untyped-call]
@@ -69,7 +69,7 @@ def test_every_trained_tensor_has_a_gradient_at_the_start_and_the_start_is_near_
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("phi", [0, 2])
 def test_training_lowers_the_loss_and_moves_neither_base_weights_nor_basis(
-    share: Made, kind: str, phi: int
+    share: MakeModel, kind: str, phi: int
 ) -> None:
     model = share(kind, extra_directions=phi)
     before = {
@@ -77,7 +77,7 @@ def test_training_lowers_the_loss_and_moves_neither_base_weights_nor_basis(
         for name, value in [*model.named_parameters(), *model.named_buffers()]
         if ".share_e" not in name
     }
-    losses = trained(model)
+    losses = train(model)
     assert losses[-1] < losses[0]
     after = dict([*model.named_parameters(), *model.named_buffers()])
     assert any(".share_alpha" in name for name in before)
@@ -85,16 +85,16 @@ def test_training_lowers_the_loss_and_moves_neither_base_weights_nor_basis(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_trainer_of_transformers_trains_it(share: Made, kind: str, tmp_path: Path) -> None:
+def test_the_trainer_of_transformers_trains_it(share: MakeModel, kind: str, tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments
 
     class Plain(Trainer):  # type: ignore[misc]
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, **_: object
         ) -> Any:
-            found = model(inputs["input_ids"])[0]
-            loss = (found - 1.0).abs().mean()
-            return (loss, found) if return_outputs else loss
+            outputs = model(inputs["input_ids"])[0]
+            loss = (outputs - 1.0).abs().mean()
+            return (loss, outputs) if return_outputs else loss
 
     model = share(kind)
     frozen = {
@@ -119,7 +119,7 @@ def test_the_trainer_of_transformers_trains_it(share: Made, kind: str, tmp_path:
     assert (tmp_path / "checkpoint-4" / "adapter_config.json").exists()
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(share: Made) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(share: MakeModel) -> None:
     plain, saving = share("llama"), share("llama")
     saving.get_base_model().gradient_checkpointing_enable()
     saving.get_base_model().enable_input_require_grads()
@@ -136,22 +136,22 @@ def test_gradient_checkpointing_gives_the_same_gradients(share: Made) -> None:
         torch.testing.assert_close(a, b, rtol=TOGETHER, atol=TOGETHER)
 
 
-def test_a_model_in_half_precision_keeps_its_type_and_trains_in_single(share: Made) -> None:
+def test_a_model_in_half_precision_keeps_its_type_and_trains_in_single(share: MakeModel) -> None:
     model = share(model=base().to(torch.bfloat16))
     assert output(model).dtype is torch.bfloat16
     assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
     assert {value.dtype for name, value in model.named_buffers() if ".share_" in name} == {
         torch.float32
     }
-    assert trained(model)[-1] < trained(share())[0]
+    assert train(model)[-1] < train(share())[0]
 
 
-def test_the_same_seed_starts_the_same_and_another_seed_does_not(share: Made) -> None:
+def test_the_same_seed_starts_the_same_and_another_seed_does_not(share: MakeModel) -> None:
     assert torch.equal(output(share()), output(share()))
     assert not torch.equal(output(share()), output(share(seed=4)))
 
 
-def test_several_adapters_are_switched_on_and_off(share: Made, registry: sr.Registry) -> None:
+def test_several_adapters_are_switched_on_and_off(share: MakeModel, registry: sr.Registry) -> None:
     model = share(init_scale=0.5)
     plain, first = output(base()), output(model)
     model.add_adapter(
@@ -178,7 +178,7 @@ def test_several_adapters_are_switched_on_and_off(share: Made, registry: sr.Regi
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_merging_gives_the_same_function_and_unmerging_the_same_bytes(
-    share: Made, dtype: torch.dtype
+    share: MakeModel, dtype: torch.dtype
 ) -> None:
     model = share(model=base().to(dtype), init_scale=0.5, extra_directions=1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -217,5 +217,8 @@ def test_the_transposed_linear_of_gpt2_is_adapted(registry: sr.Registry) -> None
 
 
 def test_importing_the_package_imports_neither_torch_nor_peft() -> None:
-    code = "import sys, share_registry as sr; assert not {'torch', 'peft'} & set(sys.modules); sr.peft.ShareConfig; assert 'peft' in sys.modules"
+    code = (
+        "import sys, share_registry as sr; assert not {'torch', 'peft'} & set(sys.modules); "
+        "sr.peft.ShareConfig; assert 'peft' in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0

@@ -102,7 +102,7 @@ def test_halves_of_a_variant_answer_as_the_whole(
     exported = registry.space("zoo").export("both", tmp_path / "out").path
     tolerance = zoo.PORTABLE if zoo.CASES[name].dtype is torch.float32 else 0.05
     assert (
-        zoo.logits(zoo.loaded(name, exported)) - zoo.logits(zoo.loaded(name, original(name)))
+        zoo.logits(zoo.load(name, exported)) - zoo.logits(zoo.load(name, original(name)))
     ).abs().max() <= tolerance
 
 

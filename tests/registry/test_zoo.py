@@ -46,7 +46,7 @@ def test_at_budget_zero_a_model_answers_alike(
         assert (exported / file).read_bytes() == (original(name) / file).read_bytes()
     if zoo.CASES[name].dtype is torch.float32:
         assert (
-            zoo.logits(zoo.loaded(name, exported)) - zoo.logits(zoo.loaded(name, original(name)))
+            zoo.logits(zoo.load(name, exported)) - zoo.logits(zoo.load(name, original(name)))
         ).abs().max() <= SAME_LOGITS
 
 
@@ -74,7 +74,7 @@ def test_within_a_budget_the_error_is_the_recorded_one(
     assert all(
         torch.equal(found.passengers[key], tensor) for key, tensor in source.passengers.items()
     )
-    zoo.loaded(name, exported)
+    zoo.load(name, exported)
     assert registry.verify("deep").ok
 
 

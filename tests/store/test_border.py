@@ -156,7 +156,9 @@ def _bad_call(node: ast.Call) -> Iterator[str]:
 def test_a_module_reaches_the_world_through_outside_alone(path: Path) -> None:
     drawn = DRAWN if path.parent.name == "peft" else frozenset()
     assert [
-        found for found in violations(path.read_text()) if found.partition(": ")[2] not in drawn
+        violation
+        for violation in violations(path.read_text())
+        if violation.partition(": ")[2] not in drawn
     ] == []
 
 

@@ -1,4 +1,4 @@
-"""The directory store keeps the protocol, and what is on the disk is what the specification says."""
+"""The directory store keeps the protocol, and the disk has what the specification says."""
 
 import errno
 import hashlib
@@ -267,7 +267,7 @@ def test_no_link_on_the_way_is_followed(
     store: LocalStore, root: Path, tmp_path: Path, folder: str
 ) -> None:
     content = next(b"%d" % n for n in count() if sha256(b"%d" % n).startswith("ab"))
-    other = next(b"%d" % n for n in count(100_000) if sha256(b"%d" % n).startswith("ab"))
+    neighbour = next(b"%d" % n for n in count(100_000) if sha256(b"%d" % n).startswith("ab"))
     digest = put_bytes(store, content)
     store.publish(SPACE, FIRST, b"record")
     moved = tmp_path / "moved"
@@ -276,7 +276,7 @@ def test_no_link_on_the_way_is_followed(
     before = tree(moved)
     reopened = LocalStore(root, Outside())
     with pytest.raises(IntegrityError):
-        reopened.put(other, sha256(other)) if folder.startswith(
+        reopened.put(neighbour, sha256(neighbour)) if folder.startswith(
             ("objects", "tmp")
         ) else reopened.publish(SPACE, CommitNumber(2), b"record 2")
     if folder.startswith("objects"):
@@ -430,7 +430,7 @@ def test_foreign_things_in_the_directory_are_listed(store: LocalStore, root: Pat
         "spaces/Base",
         "spaces/base/log/1.json",
     ]
-    assert [found for found, _ in store.objects()] == [digest]
+    assert [name for name, _ in store.objects()] == [digest]
     assert store.spaces() == ["base"]
     assert store.numbers(SPACE) == [1]
 
