@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory import peak_mb
-from share_registry.algebra.directions import Moments, TaskCoefficients, frame, rounded, spectrum
+from share_registry.algebra.directions import Moments, TaskCoefficients, frame, round_rows, spectrum
 
 PRECISION: Final = 2.0**-12
 ASKED: Final = 50.0
@@ -160,11 +160,11 @@ def _refit(a: _Side, b: _Side, before: Moments, k: int) -> tuple[Tensor, Tensor]
     frames = frame(a.rows), frame(b.rows)
     old_a, old_b = (coordinates.root[:k] for coordinates in frames)
     moments = Moments(old_a.mT @ before.a @ old_a, old_b.mT @ before.b @ old_b)
-    moments.add(TaskCoefficients(A=frames[0].root[k:], B=frames[1].root[k:], weight=1.0))
+    moments.add([TaskCoefficients(A=frames[0].root[k:], B=frames[1].root[k:], weight=1.0)])
     transitions = []
     for coordinates, G in zip(frames, (moments.a, moments.b), strict=True):
         energies, U = spectrum(G)
-        rounded(coordinates.directions(U[:, :k]), energies[:k], precision=PRECISION)
+        round_rows(coordinates.directions(U[:, :k]), energies[:k], precision=PRECISION)
         transitions.append(coordinates.root @ U[:, :k])
     return transitions[0], transitions[1]
 

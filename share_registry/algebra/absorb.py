@@ -1,40 +1,34 @@
-"""Absorb: one adapter, as handed in, to the integers that are stored.
+"""Code one adapter: from the factors of its modules to the integers that are stored.
 
-The modules go into the balanced gauge, the step that meets the budget is found without references,
-each module then takes the references that cost it least at that step, and the step is found again.
-What is written is the smallest of three: with references, without, verbatim.
+An adapter is worth storing coarsely, because a small error of dW hardly changes what the model
+does; how large it may be is the budget, |dW' - dW| / |dW| over all modules together. Everything
+here serves one question: which integers meet the budget in the fewest bytes?
+
+1. Every module goes into the balanced gauge (`gauge.balanced`): both factors are rows of falling
+   strength at right angles to one another, so each row can be coded on its own.
+2. All rows of all modules are rounded with one step, measured as an error of dW (`batch.code`).
+   Strong rows then get many bits, weak ones few and the weakest none, which is reverse
+   water-filling: the split of bits that is best for Gaussian rows.
+3. The step is bisected on the true error, that of the factors as decoded and rounded by export
+   (`search.search`), until it just meets the budget.
+4. At that step each module chooses what it is coded against: nothing, its previous version, rows
+   of earlier adapters (`prediction_plan.planned`). What is left to round is smaller, the step
+   stays the same, so bits are saved at equal error. The step is then searched once more.
+
+The result is the smallest of three: with references, without, and the tensors bit for bit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Final
 
-import torch
-
-from share_registry.algebra.batch import Batch, batches, energies
+from share_registry.algebra.batch import DTypes, batches, energies
 from share_registry.algebra.error import ScaledPair
-from share_registry.algebra.outcome import Candidate, CodedAdapter, nothing, outcome
-from share_registry.algebra.prediction_plan import Previous, planned, refers
-from share_registry.algebra.search import Found, search
+from share_registry.algebra.outcome import Candidate, CodedAdapter, all_verbatim, assemble
+from share_registry.algebra.prediction_plan import Previous, plan_references
+from share_registry.algebra.search import search
 
-DTypes = tuple[torch.dtype, torch.dtype]
-
+# coded bytes below this share of the raw bytes: no need to see what byte planes would take
 _SURELY_SMALLER: Final = 0.3
-"""Coded bytes below this share of the raw bytes: no need to see what byte planes would take."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _AbsorbJob:
-    """What `absorb` was asked, and |s dW|^2 of the whole adapter."""
-
-    pairs: Sequence[ScaledPair]
-    positions: Sequence[int]
-    dtypes: Sequence[DTypes]
-    budget: float
-    total: float
-    candidates: Sequence[Candidate]
-    previous: Previous
-    pseudo_rank: int | None
 
 
 def absorb(
@@ -44,12 +38,11 @@ def absorb(
     dtypes: Sequence[DTypes],
     candidates: Sequence[Candidate] = (),
     previous: Previous | None = None,
-    references: bool = True,
     factors: Sequence[int] | None = None,
     size: Callable[[CodedAdapter], int] | None = None,
     pseudo_rank: int | None = None,
 ) -> CodedAdapter:
-    """Code an adapter within its budget, in the fewest bytes of the ways there are.
+    """Code an adapter within its budget in the fewest bytes.
 
     Args:
         pairs: The modules: dW = scale * b^T a; finite float64, on the device that is to compute.
@@ -59,76 +52,57 @@ def absorb(
             belong here too: rows of its own predict better than its product.
         previous: Decoded float32 factors (a, b) of an earlier version per module; None where it has
             none.
-        references: Whether candidates and previous may be used at all.
         factors: Modules with equal numbers lie in the same tensors: they are coded, or kept
             verbatim, together. Default: each on its own.
-        size: Bytes of an outcome as the format writes it; decides between outcomes. Default: the
-            first outcome that meets the budget is taken.
+        size: Bytes of a coding as the format writes it; decides between codings. Default: the
+            first that meets the budget is taken.
         pseudo_rank: Keep at most this many directions of every module, the leading ones; the
             previous version is then not built upon.
 
     Returns:
-        The outcome; all modules None where the budget cannot be met by coding, or coding would not
-        be smaller.
+        The coded adapter; all modules None where no coding meets the budget, or none is smaller.
     """
     energy = energies(pairs)
-    job = _AbsorbJob(
-        pairs=pairs,
-        positions=_positions(energy, factors),
-        dtypes=dtypes,
-        budget=budget,
-        total=sum(energy),
-        candidates=candidates if references else (),
-        previous=(previous or ()) if references and not _cuts(pairs, pseudo_rank) else (),
-        pseudo_rank=pseudo_rank,
-    )
-    outcomes = _outcomes(job) if budget > 0.0 and job.positions else iter(())
-    verbatim = nothing(len(pairs))
+    positions = _codable(energy, factors)
+    verbatim = all_verbatim(len(pairs))
+    if budget <= 0.0 or not positions:
+        return verbatim
+    total = sum(energy)
+    plain = list(batches(pairs, dtypes, positions, pseudo_rank=pseudo_rank))
+    coding = search(plain, budget=budget, total=total)
+    if coding is None:
+        return verbatim
+    is_cut = pseudo_rank is not None and any(pair.a.shape[0] > pseudo_rank for pair in pairs)
+    options = [assemble(len(pairs), plain, coding, candidates)]
+    if candidates or previous:
+        batched = plan_references(
+            plain,
+            coding.steps,
+            candidates=[candidate.modules for candidate in candidates],
+            previous=() if is_cut or previous is None else previous,
+        )
+        refers = any(rows.has_references for batch in batched for rows in (batch.a, batch.b))
+        better = search(batched, budget=budget, total=total, start=coding.delta) if refers else None
+        if better is not None:
+            options.insert(0, assemble(len(pairs), batched, better, candidates))
     if size is None:
-        return next(outcomes, verbatim)
-    best, best_bytes = verbatim, None
-    cut = _cuts(pairs, pseudo_rank)
-    for found in outcomes:
-        found_bytes = size(found)
-        if best_bytes is None or found_bytes < best_bytes:
-            best, best_bytes = found, found_bytes
-    if best_bytes is None or cut or best_bytes < _SURELY_SMALLER * _raw_bytes(job):
+        return options[0]
+    sizes = [size(option) for option in options]
+    least = min(sizes)
+    best = options[sizes.index(least)]
+    raw_bytes = sum(
+        pairs[position].a.numel() * dtypes[position][0].itemsize
+        + pairs[position].b.numel() * dtypes[position][1].itemsize
+        for position in positions
+    )
+    # under a pseudo-rank the tensors bit for bit are no option: they have all directions
+    if is_cut or least < _SURELY_SMALLER * raw_bytes or least < size(verbatim):
         return best
-    return best if best_bytes < size(verbatim) else verbatim
+    return verbatim
 
 
-def _outcomes(job: _AbsorbJob) -> Iterator[CodedAdapter]:
-    """Yield what meets the budget: with references where any pay, then without."""
-    plain = list(batches(job.pairs, job.dtypes, job.positions, pseudo_rank=job.pseudo_rank))
-    found = search(plain, budget=job.budget, total=job.total)
-    if found is None:
-        return
-    if job.candidates or job.previous:
-        yield from _with_references(job, plain, found)
-    yield outcome(len(job.pairs), plain, found.coded, job.candidates, error=found.error)
-
-
-def _with_references(
-    job: _AbsorbJob, plain: Sequence[Batch], found: Found
-) -> Iterator[CodedAdapter]:
-    modules = [candidate.modules for candidate in job.candidates]
-    batched = planned(plain, found.steps, candidates=modules, previous=job.previous)
-    if not any(refers(batch) for batch in batched):
-        return
-    better = search(batched, budget=job.budget, total=job.total, start=found.delta)
-    if better is not None:
-        yield outcome(len(job.pairs), batched, better.coded, job.candidates, error=better.error)
-
-
-def _cuts(pairs: Sequence[ScaledPair], pseudo_rank: int | None) -> bool:
-    return pseudo_rank is not None and any(pair.a.shape[0] > pseudo_rank for pair in pairs)
-
-
-def _positions(energy: Sequence[float], factors: Sequence[int] | None) -> list[int]:
-    """Return the modules to code.
-
-    Those with a finite product, unless a module in the same tensors has none.
-    """
+def _codable(energy: Sequence[float], factors: Sequence[int] | None) -> list[int]:
+    """Return the modules with a finite product, unless one in the same tensors has none."""
     together = range(len(energy)) if factors is None else factors
     barred = {
         factor
@@ -136,11 +110,3 @@ def _positions(energy: Sequence[float], factors: Sequence[int] | None) -> list[i
         if not 0.0 < value < float("inf")
     }
     return [position for position, factor in enumerate(together) if factor not in barred]
-
-
-def _raw_bytes(job: _AbsorbJob) -> int:
-    return sum(
-        job.pairs[position].a.numel() * job.dtypes[position][0].itemsize
-        + job.pairs[position].b.numel() * job.dtypes[position][1].itemsize
-        for position in job.positions
-    )

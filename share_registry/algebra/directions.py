@@ -1,17 +1,24 @@
-"""The directions that tasks share, from Grams and coefficients.
+"""The directions that tasks share: a refit, from Grams and coefficients alone.
 
-No adapter is formed (Share, arXiv 2602.06043, merging step; equal to the full re-SVD).
+What a refit is (Share, arXiv 2602.06043, merging step). A basis is good for all tasks when it spans
+the directions in which their updates have most energy: the leading singular vectors of all factors
+stacked, each row weighted by the length of the row beside it on the other side. Weighting makes
+the energy that of dW, whatever gauge a task is stored in (HOSVD); without it, it would not be.
 
-For one module and side, all rows in use R (K, m) have the Gram H = R R^T = L L^T, so E = L^+ R has
-orthonormal rows and a task K_t R is A_t E with A_t = K_t L. The energy-weighted second moment of
-all tasks, S_a = sum_t w_t X_a^T (X_b X_b^T) X_a, then is E^T G E with G = sum_t w_t A_t^T (B_t
-B_t^T) A_t: eigenvectors U of G give the directions Q = U^T E. Weighting by the other side makes it
-independent of the gauge (HOSVD); leaving it out, or H, gives another basis.
+Why no task has to be decoded for it. Stored factors are coefficients over stored rows. For one
+module and side, all rows in use R (K, m) have the Gram H = R R^T = L L^T, so E = L^+ R has
+orthonormal rows and a task K_t R is A_t E with A_t = K_t L: a few numbers. The weighted second
+moment of all tasks is a sum over tasks, in these coordinates a small matrix:
+
+    sum_t w_t X_a^T (X_b X_b^T) X_a  =  E^T G E,    G = sum_t w_t A_t^T (B_t B_t^T) A_t
+
+Its eigenvectors U give the directions Q = U^T E. That equals the singular value decomposition of
+all factors stacked (leaving out H, the rows' own angles, would not), and G can be kept: a refit for
+one task more adds one term.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from math import log
 from typing import Final
 
@@ -19,19 +26,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from share_registry.algebra.gauge import balanced
+from share_registry.algebra.gauge import balance
 from share_registry.algebra.rates import bits, cost
 
+# eigenvalues of the Gram of K rows of equal length below K times this share of the largest: 0
 _DEPENDENT: Final = 1e-14
-"""Rows of equal length whose Gram has an eigenvalue below this share of the largest, for every row, are dependent on the others."""
+# coefficients over rows of unit length above this lose too many digits to be extended
 _AMPLIFIED: Final = 1e4
-"""Coefficients over rows of unit length above this lose too many digits to be kept and extended."""
+# bits that a coefficient takes at least: one that is nearly nothing still has to be said
 _COEFFICIENT: Final = 2.0
-"""Bits that a coefficient takes at least: one that is nearly nothing still has to be said."""
 _LARGEST: Final = (1 << 20) - 1
 _HALVINGS: Final = 60
+# tasks side by side: large enough for products, small beside the rows
 _AT_ONCE: Final = 256
-"""Tasks side by side: large enough for products, small beside the rows."""
 
 
 Spectrum = tuple[Tensor, Tensor]
@@ -54,8 +61,7 @@ class Frame:
 
     def directions(self, U: Tensor) -> Tensor:
         """Return the directions U^T E (k, m) of coordinates U (q, k)."""
-        found: Tensor = (U.mT @ self.back) @ self.rows
-        return found
+        return (U.mT @ self.back) @ self.rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +93,12 @@ class Moments:
             torch.zeros((q_b, q_b), dtype=torch.float64, device=device),
         )
 
-    def add(self, task: TaskCoefficients, *, times: float = 1.0) -> None:
-        """Count a task in, or with `times` -1 out again; costs r q^2 however many there are."""
-        w = task.weight * times
-        self.a.add_(task.A.mT @ ((w * (task.B @ task.B.mT)) @ task.A))
-        self.b.add_(task.B.mT @ ((w * (task.A @ task.A.mT)) @ task.B))
+    def add(self, tasks: Sequence[TaskCoefficients]) -> None:
+        """Count tasks in, or out where their weight is negative.
 
-    def add_all(self, tasks: Sequence[TaskCoefficients]) -> None:
-        """Count tasks in, those of one rank in a few large products."""
-        for A, B, weights in _stacked(tasks):
+        Tasks of one rank are added in a few large products.
+        """
+        for A, B, weights in _stack(tasks):
             w = weights[:, None, None]
             self.a.add_(A.flatten(0, 1).mT @ ((w * (B @ B.mT)) @ A).flatten(0, 1))
             self.b.add_(B.flatten(0, 1).mT @ ((w * (A @ A.mT)) @ B).flatten(0, 1))
@@ -108,7 +111,7 @@ def frame(rows: Tensor) -> Frame:
     pass makes directions orthonormal that rows hardly tell apart.
     """
     lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    unit = rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+    unit = rows / torch.where(lengths > 0, lengths, 1.0)
     values, V = torch.linalg.eigh(unit @ unit.mT)
     keep = values > _DEPENDENT * max(1, len(rows)) * values.amax().clamp_min(1e-300)
     keep[: max(0, len(rows) - rows.shape[1])] = False
@@ -116,47 +119,47 @@ def frame(rows: Tensor) -> Frame:
     E = (V[:, keep] / root).mT @ unit
     again = torch.linalg.cholesky(E @ E.mT)
     back = torch.linalg.solve_triangular(again, (V[:, keep] / root).mT, upper=False)
-    inverse = torch.where(lengths > 0, 1.0 / lengths, torch.zeros_like(lengths))
+    inverse = torch.where(lengths > 0, 1.0 / lengths, 0.0)
     return Frame(root=lengths * ((V[:, keep] * root) @ again), back=back * inverse.mT, rows=rows)
 
 
-def extended(back: Tensor, rows: Tensor) -> Frame | None:
-    """Return the frame of rows (K + n, m) whose first q directions are those that `back` (q, K) makes of the first K rows; None where it would lose digits.
+def extend(back: Tensor, rows: Tensor) -> Frame | None:
+    """Extend a frame by rows: its q directions stay, new ones come behind them.
 
     New rows are freed of the directions that are there, twice, and what is left of them is framed:
     one that depends on the rows before it, as near as `frame` tells, adds no direction.
+
+    Args:
+        back: (q, K) what makes the directions of the first K rows.
+        rows: (K + n, m) the rows so far, and the new ones.
+
+    Returns:
+        None where coefficients over the rows would grow so large that they lose digits.
     """
-    q, known = back.shape
-    E, new = back @ rows[:known], rows[known:]
+    q, K = back.shape
+    E, new = back @ rows[:K], rows[K:]
     if not len(new):
         return Frame(root=rows @ E.mT, back=back, rows=rows)
     C = rows.new_zeros((len(new), q))
     rest = new
     for _ in range(2):
-        found = rest @ E.mT
-        C, rest = C + found, rest - found @ E
+        overlap = rest @ E.mT
+        C, rest = C + overlap, rest - overlap @ E
     lengths = torch.linalg.vector_norm(rows, dim=-1)
-    apart = (
-        torch.linalg.vector_norm(rest, dim=-1).square()
-        > _DEPENDENT * len(rows) * lengths[known:].square()
-    )
-    part = frame(torch.where(apart[:, None], rest, torch.zeros_like(rest)))
-    whole = torch.cat(
-        [pad(back, (0, len(new))), torch.cat([-(part.back @ C) @ back, part.back], dim=1)]
-    )
+    left = torch.linalg.vector_norm(rest, dim=-1).square()
+    apart = left > _DEPENDENT * len(rows) * lengths[K:].square()
+    part = frame(torch.where(apart[:, None], rest, 0.0))
+    new_back = torch.cat([-(part.back @ C) @ back, part.back], dim=1)
+    whole = torch.cat([pad(back, (0, len(new))), new_back])
     if bool(((whole * lengths).abs() > _AMPLIFIED).any()):
         return None
-    root = torch.cat(
-        [pad(rows[:known] @ E.mT, (0, len(part.back))), torch.cat([C, part.root], dim=1)]
-    )
+    old_root = pad(rows[:K] @ E.mT, (0, len(part.back)))
+    root = torch.cat([old_root, torch.cat([C, part.root], dim=1)])
     return Frame(root=root, back=whole, rows=rows)
 
 
 def axes(width: int, device: torch.device | str = "cpu") -> Frame:
-    """Return the frame of the axes themselves.
-
-    For more rows than columns, where it needs no decomposition.
-    """
+    """Return the frame of the axes: for more rows than columns it needs no decomposition."""
     unit = torch.eye(width, dtype=torch.float64, device=device)
     return Frame(root=unit, back=unit, rows=unit)
 
@@ -166,17 +169,16 @@ def spectrum(G: Tensor) -> Spectrum:
 
     Each turned so that its largest coordinate is positive.
     """
+    # no row in use: a module whose product is 0 in every task
     if not len(G):
-        return G.new_zeros(0), G.new_zeros(
-            (0, 0)
-        )  # no row in use: a module whose product is 0 in every task
+        return G.new_zeros(0), G.new_zeros((0, 0))
     values, U = torch.linalg.eigh((G + G.mT) / 2)
     U = U.flip(1)
     largest = U.gather(0, U.abs().argmax(0, keepdim=True))
     return values.flip(0).clamp_min(0.0), U * torch.where(largest < 0, -1.0, 1.0)
 
 
-def captured(energies: Tensor, share: float) -> int:
+def count_capturing(energies: Tensor, share: float) -> int:
     """Return the smallest k whose directions capture this share of the energy."""
     total = float(energies.sum())
     if total <= 0.0:
@@ -193,82 +195,76 @@ def savings(
 ) -> tuple[Tensor, Tensor]:
     """Return the coded bits that the first 0, 1, 2, ... directions save on tasks, per side.
 
-    (q_a + 1,) and (q_b + 1,).
-
     Args:
         tasks: The tasks in coordinates.
         axes: U (q, q) of each side, strongest direction first.
         widths: m of each side.
         budget: Relative error at which tasks are coded, in the gauge they are stored in.
+
+    Returns:
+        (q_a + 1,) and (q_b + 1,).
     """
     saved = [U.new_zeros(len(U) + 1) for U in axes]
-    for A, B, _ in _stacked(tasks):
-        a, b, sigma = balanced(A, B)
+    for A, B, _ in _stack(tasks):
+        a, b, sigma = balance(A, B)
         noise = _water(sigma.square(), sum(widths), budget)
         for side, rows in ((0, a), (1, b)):
             saved[side] += _saved(rows * sigma.sqrt()[..., None], axes[side], widths[side], noise)
     return saved[0], saved[1]
 
 
-def paying(saved: Tensor, energies: Tensor, *, width: int, precision: float) -> int:
-    """Return the k whose directions save most beyond what they cost as rows.
+def count_paying(saved: Tensor, energies: Tensor, *, width: int, precision: float) -> int:
+    """Return the k whose directions save most beyond what they cost as rows, 0 where none pays.
 
-    Saved (q + 1,) bits, energies (q,) descending; 0 where none pays.
+    Args:
+        saved: (q + 1,) bits that the first 0, 1, 2, ... directions save.
+        energies: (q,) their energies, descending.
+        width: m.
+        precision: See `round_rows`.
     """
     costs = torch.cat([energies.new_zeros(1), _row_bits(energies, width, precision).cumsum(0)])
     return int((saved - costs).argmax())
 
 
-def rounded(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
-    """Return integer rows int32 (k, m).
-
-    Each direction times a factor of its own, so that rounding all of them makes this relative
-    error.
+def round_rows(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
+    """Round directions Q (k, m), each times a factor of its own, to integer rows int32 (k, m).
 
     The noise that every row brings into the tasks is the same (reverse water-filling): a row is as
-    fine as the square root of its energy asks for.
+    fine as the square root of its energy asks for. All of it together is a relative error of
+    `precision`.
     """
     if not len(Q):
         return Q.to(torch.int32)
     noise = precision**2 * float(energies.sum()) / len(Q)
-    factors = (
-        (energies * Q.shape[1] / (12.0 * noise)).sqrt().clamp(1.0, _LARGEST)
-        if noise > 0
-        else torch.full_like(energies, _LARGEST)
-    )
+    factors = torch.full_like(energies, _LARGEST)
+    if noise > 0:
+        factors = (energies * Q.shape[1] / (12.0 * noise)).sqrt().clamp(1.0, _LARGEST)
     peak = Q.abs().amax(-1)
     factors = torch.minimum(factors.maximum(2.0 / peak), _LARGEST / peak)
     return (Q * factors[:, None]).round().to(torch.int32)
 
 
-def _stacked(tasks: Sequence[TaskCoefficients]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield tasks of one rank side by side, not too many at a time.
-
-    A (n, r, q_a), B (n, r, q_b) and weights (n,).
-    """
-    for _, group in groupby(
-        sorted(tasks, key=lambda task: len(task.A)), key=lambda task: len(task.A)
-    ):
-        members = list(group)
+def _stack(tasks: Sequence[TaskCoefficients]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield tasks of one rank side by side: A (n, r, q_a), B (n, r, q_b) and weights (n,)."""
+    by_rank: dict[int, list[TaskCoefficients]] = {}
+    for task in tasks:
+        by_rank.setdefault(len(task.A), []).append(task)
+    for _, members in sorted(by_rank.items()):
         for start in range(0, len(members), _AT_ONCE):
             some = members[start : start + _AT_ONCE]
-            weights = torch.tensor(
-                [task.weight for task in some], dtype=torch.float64, device=some[0].A.device
-            )
-            yield (
-                torch.stack([task.A for task in some]),
-                torch.stack([task.B for task in some]),
-                weights,
-            )
+            A, B = torch.stack([task.A for task in some]), torch.stack([task.B for task in some])
+            yield A, B, A.new_tensor([task.weight for task in some])
 
 
 def _saved(rows: Tensor, U: Tensor, width: int, noise: Tensor) -> Tensor:
-    """Return bits saved (q + 1,) by the first 0, 1, 2, ... directions for the energy-weighted rows (n, r, q) of tasks with this noise (n,)."""
+    """Return the bits (q + 1,) that the first 0, 1, 2, ... directions save.
+
+    On the energy-weighted rows (n, r, q) of tasks with this noise (n,).
+    """
     P = rows @ U
     nothing = rows.new_zeros((len(rows), rows.shape[1], 1))
-    left = (
-        rows.square().sum(-1, keepdim=True) - torch.cat([nothing, P.square().cumsum(-1)], -1)
-    ).clamp_min(0.0)
+    inside = torch.cat([nothing, P.square().cumsum(-1)], -1)
+    left = (rows.square().sum(-1, keepdim=True) - inside).clamp_min(0.0)
     unit = noise.clamp_min(1e-300)[:, None, None] * 12.0
     plain = width * cost(left / (width * unit)).sum(1)
     coefficients = bits(P.square() / unit).clamp_min(_COEFFICIENT).sum(1).cumsum(-1)
@@ -276,13 +272,16 @@ def _saved(rows: Tensor, U: Tensor, width: int, noise: Tensor) -> Tensor:
 
 
 def _row_bits(energies: Tensor, width: int, precision: float) -> Tensor:
-    """Return the bits of each direction as an integer row, at the precision of `rounded`."""
+    """Return the bits of each direction as an integer row, at the precision of `round_rows`."""
     noise = precision**2 * energies.sum().clamp_min(1e-300) / max(1, len(energies))
     return width * (0.5 * torch.log(energies / noise).clamp_min(0.0) / log(2) + 0.25)
 
 
 def _water(squares: Tensor, width: int, budget: float) -> Tensor:
-    """Return the noise variances (n,) per element at which rows of energies (n, r), both sides together `width` wide, lose the budget."""
+    """Return the noise variances (n,) per element at which rows lose the budget.
+
+    Of energies (n, r), both sides together `width` wide.
+    """
     goal, low, high = budget**2 * squares.sum(-1), torch.zeros_like(squares[:, 0]), squares.amax(-1)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -34,11 +34,11 @@ class ScaledPair(Protocol):
 
 
 def product_square(a: Tensor, b: Tensor) -> Tensor:
-    """Return |b^T a|^2 per module, at least 0.
+    """Return |b^T a|^2 per module, at least 0, of a (n, r, in) and b (n, r, out).
 
-    A (n, r, in), b (n, r, out), any leading dimensions.
+    Any leading dimensions.
     """
-    return _paired(a, b).clamp_min(0.0)
+    return ((a @ a.mT) * (b @ b.mT)).sum((-2, -1)).clamp_min(0.0)
 
 
 def difference_square(a: Tensor, b: Tensor, a_new: Tensor, b_new: Tensor) -> Tensor:
@@ -46,21 +46,21 @@ def difference_square(a: Tensor, b: Tensor, a_new: Tensor, b_new: Tensor) -> Ten
 
     Shapes as in `product_square`, equal ranks and the same gauge.
     """
-    left = torch.cat([b_new - b, b], dim=-2)
-    right = torch.cat([a_new, a_new - a], dim=-2)
-    return _paired(right, left).clamp_min(0.0)
+    return product_square(torch.cat([a_new, a_new - a], dim=-2), torch.cat([b_new - b, b], dim=-2))
 
 
-def pooled_error(found: Sequence[ScaledPair], wanted: Sequence[ScaledPair]) -> float:
-    """Return the pooled relative error of the scaled dW.
+def pooled_error(actual: Sequence[ScaledPair], expected: Sequence[ScaledPair]) -> float:
+    """Return the pooled relative error of the scaled dW over all modules.
 
-    Sqrt(sum |found - wanted|^2 / sum |wanted|^2) over modules.
+    sqrt(sum |actual - expected|^2 / sum |expected|^2). Ranks and gauges may differ.
 
-    Ranks and gauges may differ. 0 where nothing is wanted and nothing found; infinite where only
-    the former.
+    Returns:
+        0 where both are zero, infinity where only what is expected is.
     """
-    wrong, total = _energies(found, wanted)
-    return _ratio(sum(wrong), sum(total))
+    return _ratio(
+        sum(_difference(new, old) for new, old in zip(actual, expected, strict=True)),
+        sum(_square(pair) for pair in expected),
+    )
 
 
 def norm(pairs: Sequence[ScaledPair]) -> float:
@@ -68,33 +68,35 @@ def norm(pairs: Sequence[ScaledPair]) -> float:
     return sqrt(sum(_square(pair) for pair in pairs))
 
 
-def module_errors(found: Sequence[ScaledPair], wanted: Sequence[ScaledPair]) -> list[float]:
+def module_errors(actual: Sequence[ScaledPair], expected: Sequence[ScaledPair]) -> list[float]:
     """Return the relative error of dW of each module, as in `pooled_error`."""
-    return [_ratio(wrong, total) for wrong, total in zip(*_energies(found, wanted), strict=True)]
+    return [
+        _ratio(_difference(new, old), _square(old))
+        for new, old in zip(actual, expected, strict=True)
+    ]
 
 
 def relative_change(before: Sequence[ScaledPair], after: Sequence[ScaledPair]) -> float:
-    """Return the change of dW from one adapter to another relative to the first.
+    """Return the change of dW from one adapter to another, relative to the first.
 
     A module that only one of them has counts whole.
     """
-    old, new = ({pair.module: pair for pair in pairs} for pairs in (before, after))
-    both = [name for name in old if name in new and _same_shape(old[name], new[name])]
-    wrong, total = _energies([new[name] for name in both], [old[name] for name in both])
-    gone = sum(_square(pair) for name, pair in old.items() if name not in both)
-    added = sum(_square(pair) for name, pair in new.items() if name not in both)
-    return _ratio(sum(wrong) + gone + added, sum(total) + gone)
+    old, new = ({_key(pair): pair for pair in pairs} for pairs in (before, after))
+    both = [key for key in old if key in new]
+    wrong = sum(_difference(new[key], old[key]) for key in both)
+    total = sum(_square(old[key]) for key in both)
+    gone = sum(_square(pair) for key, pair in old.items() if key not in new)
+    added = sum(_square(pair) for key, pair in new.items() if key not in old)
+    return _ratio(wrong + gone + added, total + gone)
 
 
-def _energies(
-    found: Sequence[ScaledPair], wanted: Sequence[ScaledPair]
-) -> tuple[list[float], list[float]]:
-    squares = [_difference(new, old) for new, old in zip(found, wanted, strict=True)]
-    return squares, [_square(pair) for pair in wanted]
+def _key(pair: ScaledPair) -> tuple[str, int, int]:
+    """Return the module with its shape: of another shape it is another module."""
+    return pair.module, pair.a.shape[1], pair.b.shape[1]
 
 
 def _difference(new: ScaledPair, old: ScaledPair) -> float:
-    """Square of the difference of two pairs of possibly different ranks.
+    """Return the squared difference of two pairs of possibly different ranks.
 
     One QR per side removes the gauge, the small cores are subtracted.
     """
@@ -107,14 +109,6 @@ def _difference(new: ScaledPair, old: ScaledPair) -> float:
 
 def _square(pair: ScaledPair) -> float:
     return pair.scale**2 * float(product_square(pair.a, pair.b))
-
-
-def _same_shape(first: ScaledPair, second: ScaledPair) -> bool:
-    return first.a.shape[1] == second.a.shape[1] and first.b.shape[1] == second.b.shape[1]
-
-
-def _paired(a: Tensor, b: Tensor) -> Tensor:
-    return ((a @ a.mT) * (b @ b.mT)).sum((-2, -1))
 
 
 def _ratio(wrong: float, total: float) -> float:

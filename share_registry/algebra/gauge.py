@@ -1,6 +1,4 @@
-"""The balanced gauge.
-
-One pair of factors for one dW, with the energy split evenly between the sides.
+"""The balanced gauge: one pair of factors for one dW, its energy split evenly between the sides.
 
 Factors are rows throughout: `a (n, r, in)`, `b (n, r, out)`, n modules at once, and dW = b^T a.
 """
@@ -9,11 +7,12 @@ import torch
 from torch import Tensor
 
 
-def balanced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def balance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the factors in the balanced gauge and the singular values of dW.
 
-    QR of both factors, then the SVD of the r x r core: dW = sum_i sigma_i u_i v_i^T, rows
-    sqrt(sigma_i) v_i and sqrt(sigma_i) u_i.
+    (B G, G^-1 A) is the same adapter for every invertible G; this is the one with orthogonal rows
+    of falling size on both sides. QR of both factors, then the SVD of the r x r core:
+    dW = sum_i sigma_i u_i v_i^T, rows sqrt(sigma_i) v_i and sqrt(sigma_i) u_i.
 
     Args:
         a: (n, r, in) float64.

@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Literal
 
+import numpy as np
 import torch
 from numpy.random import Philox
 from torch import Tensor
 
 from share_registry.algebra.error import ScaledPair
-from share_registry.algebra.gauge import balanced
+from share_registry.algebra.gauge import balance
 
 Method = Literal["linear", "ties", "dare"]
 DENSITIES: Final = {"ties": 0.2, "dare": 0.5}
-"""Share of the entries kept where the caller says nothing: a fifth, as in the TIES paper (arXiv 2306.01708); for DARE half of them, where the noise that rescaling makes is as large as
-the update (relative to it sqrt(1 / density - 1)). The DARE paper (arXiv 2311.03099) drops more,
-from full fine-tunings."""
+"""Share of the entries kept where the caller says nothing.
+
+A fifth, as in the TIES paper (arXiv 2306.01708); for DARE half of them, where the noise that
+rescaling makes is as large as the update (relative to it sqrt(1 / density - 1)). The DARE paper
+(arXiv 2311.03099) drops more, from full fine-tunings.
+"""
 _EPSILON: Final = torch.finfo(torch.float64).eps
 
 
@@ -31,7 +35,7 @@ class MergeRule:
     """How updates are merged.
 
     Attributes:
-        method: See `merged_rows`.
+        method: See `merge_rows`.
         density: Share of the entries of every task that are kept; 1 for linear.
         seed: Of the entries that DARE keeps.
     """
@@ -41,10 +45,10 @@ class MergeRule:
     seed: int = 0
 
 
-def merged_rows(
+def merge_rows(
     pairs: Sequence[ScaledPair | None], weights: Sequence[float], *, module: str, rule: MergeRule
 ) -> tuple[Tensor, Tensor]:
-    """Return one module's merged dW = b^T a as factors in the balanced gauge.
+    """Merge one module: return dW = b^T a as factors in the balanced gauge.
 
     linear: sum_i w_i dW_i. dare: the same of entries S V_i^T of which each is kept with probability
     `density` and then divided by it; which ones depends on the seed, the module and the task's
@@ -79,11 +83,15 @@ def merged_rows(
     U, entries = common_entries([pair for _, pair, _ in present])
     if rule.method == "dare":
         kept = [
-            weight * dropped(t, rule, f"{module}/{position}")
+            weight * drop_entries(t, rule, f"{module}/{position}")
             for t, (position, _, weight) in zip(entries, present, strict=True)
         ]
         return _reduced(torch.stack(kept).sum(0), U.mT)
-    alike = len(present) == len(pairs) and all(_same(pair, present[0][1]) for _, pair, _ in present)
+    first = present[0][1]
+    alike = len(present) == len(pairs) and all(
+        torch.equal(pair.a, first.a) and torch.equal(pair.scale * pair.b, first.scale * first.b)
+        for _, pair, _ in present
+    )
     trimmed = entries if alike else [trim(t, rule.density) for t in entries]
     return _reduced(disjoint_mean(trimmed, [weight for _, _, weight in present]), U.mT)
 
@@ -91,15 +99,14 @@ def merged_rows(
 def common_entries(pairs: Sequence[ScaledPair]) -> tuple[Tensor, list[Tensor]]:
     """Return U (out, k) with orthonormal columns and S V_i^T (k, in) of every task.
 
-    DW_i = U S V_i^T, from QRs of the factors and the SVD of their small cores.
+    dW_i = U S V_i^T, from QRs of the factors and the SVD of their small cores.
     """
     Q_b, R_b = torch.linalg.qr(torch.cat([pair.scale * pair.b for pair in pairs]).mT)
-    cores, sides, start = [], [], 0
-    for pair in pairs:
+    cores, sides = [], []
+    for pair, R_i in zip(pairs, R_b.split([len(pair.a) for pair in pairs], dim=1), strict=True):
         Q, R = torch.linalg.qr(pair.a.mT)
-        cores.append(R_b[:, start : start + pair.a.shape[0]] @ R.mT)
+        cores.append(R_i @ R.mT)
         sides.append(Q)
-        start += pair.a.shape[0]
     U, sigma, _ = torch.linalg.svd(torch.cat(cores, dim=1), full_matrices=False)
     U = U[:, : max(1, _rank(sigma, max(Q_b.shape[0], sides[0].shape[0])))]
     return Q_b @ U, [U.mT @ core @ Q.mT for core, Q in zip(cores, sides, strict=True)]
@@ -122,18 +129,15 @@ def disjoint_mean(entries: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     weighted = w * torch.stack(list(entries))
     agree = (weighted.sign() == weighted.sum(0).sign()) & (weighted != 0)
     total = (agree * w.abs()).sum(0)
-    return torch.where(
-        total > 0, (weighted * agree).sum(0) / total.where(total > 0, torch.ones_like(total)), 0.0
-    )
+    mean = (weighted * agree).sum(0) / torch.where(total > 0, total, 1.0)
+    return torch.where(total > 0, mean, 0.0)
 
 
-def dropped(t: Tensor, rule: MergeRule, name: str) -> Tensor:
+def drop_entries(t: Tensor, rule: MergeRule, name: str) -> Tensor:
     """Return a task's entries, each kept with probability `density` and divided by it.
 
     Philox counts its draws: the choice is the same on every machine.
     """
-    import numpy as np
-
     key = int.from_bytes(sha256(f"{rule.seed}/{name}".encode()).digest()[:16], "little")
     draws = Philox(key=key).random_raw(t.numel()) >> np.uint64(11)
     kept = torch.from_numpy(draws < np.uint64(int(rule.density * 2**53)))
@@ -142,7 +146,7 @@ def dropped(t: Tensor, rule: MergeRule, name: str) -> Tensor:
 
 def _reduced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return factors in the balanced gauge without the rows that are zero but for rounding."""
-    X_a, X_b, sigma = balanced(a[None], b[None])
+    X_a, X_b, sigma = balance(a[None], b[None])
     rank = _rank(sigma[0], max(a.shape[1], b.shape[1]), largest=float(a.norm() * b.norm()))
     return X_a[0, :rank], X_b[0, :rank]
 
@@ -150,9 +154,3 @@ def _reduced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def _rank(sigma: Tensor, size: int, largest: float = 0.0) -> int:
     """Return how many singular values are more than rounding makes of zero."""
     return int((sigma > _EPSILON * size * max(float(sigma.max()), largest)).sum())
-
-
-def _same(first: ScaledPair, second: ScaledPair) -> bool:
-    return torch.equal(first.a, second.a) and torch.equal(
-        first.scale * first.b, second.scale * second.b
-    )

@@ -1,4 +1,4 @@
-"""From batches back to modules: the stored value of an absorbed adapter."""
+"""From batches back to modules: the stored value of a coded adapter."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from share_registry.algebra.batch import Batch, CodedBatch
+from share_registry.algebra.batch import Batch
 from share_registry.algebra.quantise import Integers, Prediction, Rows
+from share_registry.algebra.search import CodedBatches
 from share_registry.stored import StoredModule, StoredSide, Term
 
 
@@ -18,7 +19,7 @@ class Candidate:
     """An earlier adapter object whose own rows may be referred to.
 
     Attributes:
-        source: The caller's number for it; comes back in `Absorbed.sources`.
+        source: The caller's number for it; comes back in `CodedAdapter.sources`.
         modules: Its stored modules in the order of the caller's pairs; None where it has none.
     """
 
@@ -43,54 +44,55 @@ class CodedAdapter:
     previous: bool
 
 
-def nothing(count: int) -> CodedAdapter:
-    """Return the outcome that keeps every module verbatim."""
+def all_verbatim(count: int) -> CodedAdapter:
+    """Return the coding that keeps every module verbatim."""
     return CodedAdapter(modules=(None,) * count, sources=(), error=0.0, previous=False)
 
 
-def outcome(
-    count: int,
-    batched: Sequence[Batch],
-    coded: Sequence[CodedBatch],
-    candidates: Sequence[Candidate],
-    *,
-    error: float,
+def assemble(
+    count: int, batched: Sequence[Batch], coding: CodedBatches, candidates: Sequence[Candidate]
 ) -> CodedAdapter:
     """Return the stored value of coded batches; modules in no batch are kept verbatim."""
+    predictions = [
+        rows.prediction
+        for batch in batched
+        for rows in (batch.a, batch.b)
+        if rows.prediction is not None
+    ]
     used = sorted(
         {
             source
-            for batch in batched
-            for rows in (batch.a, batch.b)
-            for source in _used(rows.prediction)
+            for prediction in predictions
+            for source, is_used in zip(
+                prediction.sources, prediction.used.any(0).tolist(), strict=True
+            )
+            if is_used
         }
     )
     modules: list[StoredModule | None] = [None] * count
-    for batch, made in zip(batched, coded, strict=True):
-        sides, shares = (made.a.cpu(), made.b.cpu()), (made.wrong / batch.energy).tolist()
+    for batch, coded in zip(batched, coding.coded, strict=True):
+        a, b = coded.a.cpu(), coded.b.cpu()
+        errors = (coded.wrong / batch.energy).tolist()
         for index, position in enumerate(batch.positions):
-            a, b = _side(batch.a, sides[0], index, used), _side(batch.b, sides[1], index, used)
-            modules[position] = StoredModule(a=a, b=b, error=bfloat16_above(sqrt(shares[index])))
+            modules[position] = StoredModule(
+                a=_side(batch.a, a, index, used),
+                b=_side(batch.b, b, index, used),
+                error=bfloat16_above(sqrt(errors[index])),
+            )
     return CodedAdapter(
         modules=tuple(modules),
         sources=tuple(candidates[index].source for index in used),
-        error=error,
+        error=coding.error,
         previous=any(batch.a.previous is not None for batch in batched),
     )
 
 
-def _used(prediction: Prediction | None) -> list[int]:
-    return (
-        []
-        if prediction is None
-        else [
-            source
-            for source, any_uses in zip(
-                prediction.sources, prediction.used.any(0).tolist(), strict=True
-            )
-            if any_uses
-        ]
-    )
+def bfloat16_above(value: float) -> float:
+    """Return the smallest bfloat16 value that is not below a non-negative number."""
+    nearest = np.float32(value)
+    above = nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))
+    bits = (int(above.view(np.uint32)) + 0xFFFF) & 0xFFFF0000
+    return float(np.uint32(bits).view(np.float32))
 
 
 def _side(rows: Rows, coded: Integers, index: int, used: Sequence[int]) -> StoredSide:
@@ -120,11 +122,3 @@ def _terms(
                 exponent=int(prediction.exponents[index, t]),
                 coefficients=C,
             )
-
-
-def bfloat16_above(value: float) -> float:
-    """Return the smallest bfloat16 value that is not below a non-negative number."""
-    nearest = np.float32(value)
-    above = nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))
-    bits = (int(above.view(np.uint32)) + 0xFFFF) & 0xFFFF0000
-    return float(np.uint32(bits).view(np.float32))

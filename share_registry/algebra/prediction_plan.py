@@ -1,6 +1,8 @@
 """Decide, module by module, what an adapter is coded against.
 
-Nothing, the previous version, or rows of earlier adapters.
+Nothing, the previous version, rows of earlier adapters, or both of the last: whichever is estimated
+to take the fewest bits at the step that was found without references. "Nothing" is always among
+them, so a bad reference costs no bytes.
 """
 
 from collections.abc import Sequence
@@ -10,24 +12,22 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.alignment import aligned
+from share_registry.algebra.alignment import align
 from share_registry.algebra.batch import Batch
-from share_registry.algebra.quantise import Prediction, Rows, coarse
-from share_registry.algebra.reference import Choice, choose
+from share_registry.algebra.quantise import Prediction, Rows, round_scales
+from share_registry.algebra.reference import choose
 from share_registry.names import Side
 from share_registry.stored import StoredModule
 
+# A previous version lengthens the chain that every read walks. It is used where it saves at least
+# this share of the whole adapter.
 _WORTH: Final = 0.03
-"""A previous version lengthens the chain that every read walks.
-
-It is used where it saves at least this share of the whole adapter.
-"""
 
 Modules = Sequence[StoredModule | None]
 Previous = Sequence[tuple[Tensor, Tensor] | None]
 
 
-def planned(
+def plan_references(
     batches: Sequence[Batch],
     steps: Sequence[Tensor],
     *,
@@ -51,29 +51,16 @@ def planned(
     return [part for plan in plans for part in plan.parts]
 
 
-def refers(batch: Batch) -> bool:
-    """Tell whether anything in the batch is coded against something."""
-    return any(
-        rows.previous is not None or rows.prediction is not None for rows in (batch.a, batch.b)
-    )
-
-
-def select(batch: Batch, indices: Sequence[int]) -> Batch:
-    """Return some modules of a batch."""
-    index = torch.tensor(indices, dtype=torch.int64, device="cpu")
-    return Batch(
-        positions=tuple(batch.positions[i] for i in indices),
-        a=_select_rows(batch.a, index),
-        b=_select_rows(batch.b, index),
-        weight=batch.weight[index],
-        energy=batch.energy[index],
-        tail=None if batch.tail is None else (batch.tail[0][index], batch.tail[1][index]),
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """One batch without the previous version, at what price in bits (distortion counted in), and in parts with it, saving how much."""
+    """How one batch may be coded.
+
+    Attributes:
+        without: The batch without the previous version.
+        price: Bits that takes, the distortion counted in.
+        parts: The batch in parts, with the previous version where it pays.
+        saved: Bits that saves.
+    """
 
     without: Batch
     price: float
@@ -83,103 +70,101 @@ class _Plan:
 
 def _plan(batch: Batch, steps: Tensor, candidates: Sequence[Modules], previous: Previous) -> _Plan:
     without, price = _with_blocks(batch, steps, candidates)
-    have = [
-        index
-        for index, position in enumerate(batch.positions)
-        if previous and _fits(batch, previous[position])
+    shapes = (batch.a.x.shape[1:], batch.b.x.shape[1:])
+    earlier = [previous[position] if previous else None for position in batch.positions]
+    fitting = [
+        (index, pair)
+        for index, pair in enumerate(earlier)
+        if pair is not None and (pair[0].shape, pair[1].shape) == shapes
     ]
-    if not have:
-        return _Plan(without=without, price=float(price.sum()), parts=(without,), saved=0.0)
-    continued, price_continued = _with_blocks(
-        _continued(batch, have, previous), steps[have], candidates
-    )
-    saved = (price[have] - price_continued).clamp_min(0)
-    taken = [rank for rank, value in enumerate(saved.tolist()) if value > 0.0]
-    rest = sorted(set(range(len(batch.positions))) - {have[rank] for rank in taken})
-    parts = [select(continued, taken)] if taken else []
-    if rest:
-        parts.append(select(without, rest))
-    return _Plan(
-        without=without, price=float(price.sum()), parts=tuple(parts), saved=float(saved.sum())
-    )
+    parts, saved = [without], 0.0
+    if fitting:
+        indices = [index for index, _ in fitting]
+        continued, continued_price = _with_blocks(
+            _continue(_select(batch, indices), [pair for _, pair in fitting]),
+            steps[indices],
+            candidates,
+        )
+        gains = (price[indices] - continued_price).clamp_min(0)
+        saved = float(gains.sum())
+        paying = [rank for rank, gain in enumerate(gains.tolist()) if gain > 0.0]
+        rest = sorted(set(range(len(earlier))) - {indices[rank] for rank in paying})
+        parts = [
+            _select(part, chosen)
+            for part, chosen in ((continued, paying), (without, rest))
+            if chosen
+        ]
+    return _Plan(without=without, price=float(price.sum()), parts=tuple(parts), saved=saved)
 
 
 def _with_blocks(
     batch: Batch, steps: Tensor, candidates: Sequence[Modules]
 ) -> tuple[Batch, Tensor]:
-    """Return the batch with the blocks that pay, on top of the previous version where there is one, and what each module then costs."""
-    a, b = (
-        _choose(batch, batch.a, batch.b, steps, candidates, Side.A),
-        _choose(batch, batch.b, batch.a, steps, candidates, Side.B),
-    )
-    return replace(
-        batch,
-        a=replace(batch.a, prediction=a.prediction),
-        b=replace(batch.b, prediction=b.prediction),
-    ), a.cost + b.cost
+    """Return the batch with the blocks that pay, and what each module then costs (n,) in bits.
 
-
-def _choose(
-    batch: Batch, rows: Rows, other: Rows, steps: Tensor, candidates: Sequence[Modules], side: Side
-) -> Choice:
-    blocks = [
-        tuple(_block(modules[position], side, rows.x) for position in batch.positions)
-        for modules in candidates
-    ]
-    return choose(rows.wanted, _scales(batch, other, steps), blocks)
+    They come on top of the previous version where there is one.
+    """
+    unit = (steps / batch.weight)[:, None]
+    sides, costs = {}, []
+    for side, rows, partner in ((Side.A, batch.a, batch.b), (Side.B, batch.b, batch.a)):
+        blocks = [
+            tuple(_block(modules[position], side, rows.x) for position in batch.positions)
+            for modules in candidates
+        ]
+        prediction, price = choose(rows.residual, round_scales(unit / partner.norms), blocks)
+        sides[side] = replace(rows, prediction=prediction)
+        costs.append(price)
+    return replace(batch, a=sides[Side.A], b=sides[Side.B]), costs[0] + costs[1]
 
 
 def _block(module: StoredModule | None, side: Side, x: Tensor) -> Tensor | None:
     """Return the own rows of a module where they are as wide as x (n, r, m), on its device."""
-    if (
-        module is None
-        or module.side(side).own.shape[1] != x.shape[-1]
-        or not len(module.side(side).own)
-    ):
+    if module is None:
         return None
-    return torch.from_numpy(module.side(side).own).to(x.device)
+    own = module.side(side).own
+    if not len(own) or own.shape[1] != x.shape[-1]:
+        return None
+    return torch.from_numpy(own).to(x.device)
 
 
-def _scales(batch: Batch, other: Rows, steps: Tensor) -> Tensor:
-    return coarse((steps / batch.weight)[:, None] / other.norms)
-
-
-def _fits(batch: Batch, factors: tuple[Tensor, Tensor] | None) -> bool:
-    return (
-        factors is not None
-        and factors[0].shape == batch.a.x.shape[1:]
-        and factors[1].shape == batch.b.x.shape[1:]
+def _continue(batch: Batch, previous: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+    """Return the modules of a batch in the gauge closest to their previous version."""
+    p_a = torch.stack([pair[0] for pair in previous]).to(batch.a.x)
+    p_b = torch.stack([pair[1] for pair in previous]).to(batch.b.x)
+    x_a, x_b = align(batch.a.x, batch.b.x, p_a, p_b)
+    return replace(
+        batch, a=replace(batch.a, x=x_a, previous=p_a), b=replace(batch.b, x=x_b, previous=p_b)
     )
 
 
-def _continued(batch: Batch, have: Sequence[int], previous: Previous) -> Batch:
-    """Return the modules that have a previous version in the gauge closest to it."""
-    part = select(batch, have)
-    pairs = [previous[batch.positions[index]] for index in have]
-    p_a = torch.stack([pair[0] for pair in pairs if pair is not None]).to(part.a.x)
-    p_b = torch.stack([pair[1] for pair in pairs if pair is not None]).to(part.b.x)
-    x_a, x_b = aligned(part.a.x, part.b.x, p_a, p_b)
-    return replace(
-        part, a=replace(part.a, x=x_a, previous=p_a), b=replace(part.b, x=x_b, previous=p_b)
+def _select(batch: Batch, indices: Sequence[int]) -> Batch:
+    """Return some modules of a batch."""
+    index = torch.tensor(indices, dtype=torch.int64, device="cpu")
+    return Batch(
+        positions=tuple(batch.positions[i] for i in indices),
+        a=_select_rows(batch.a, index),
+        b=_select_rows(batch.b, index),
+        weight=batch.weight[index],
+        energy=batch.energy[index],
+        tail=(batch.tail[0][index], batch.tail[1][index]),
     )
 
 
 def _select_rows(rows: Rows, index: Tensor) -> Rows:
-    return Rows(
+    prediction = rows.prediction
+    return replace(
+        rows,
         x=rows.x[index],
         previous=None if rows.previous is None else rows.previous[index],
-        prediction=None if rows.prediction is None else _select_prediction(rows.prediction, index),
-        dtype=rows.dtype,
+        prediction=None if prediction is None else _select_prediction(prediction, index),
     )
 
 
 def _select_prediction(prediction: Prediction, index: Tensor) -> Prediction:
-    blocks: tuple[tuple[Tensor | None, ...], ...] = tuple(
-        tuple(block[i] for i in index.tolist()) for block in prediction.blocks
-    )
+    chosen = index.tolist()
     return replace(
         prediction,
-        blocks=blocks,
+        blocks=tuple(tuple(block[i] for i in chosen) for block in prediction.blocks),
         coefficients=prediction.coefficients[index],
         exponents=prediction.exponents[index],
         used=prediction.used[index],

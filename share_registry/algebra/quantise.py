@@ -1,7 +1,14 @@
-"""Quantise factors at given steps, exactly as they will be decoded."""
+"""Quantise factors at given steps, exactly as they will be decoded.
+
+A row is predicted (from its previous version and from rows of earlier adapters), the prediction is
+taken off, the rest is divided by the row's scale, shrunk a little and rounded (see `rates`). The
+result is decoded at once with the arithmetic of every later reader: the error that the search sees
+is the error that a checkout has.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Final
 
 import torch
@@ -10,17 +17,14 @@ from torch import Tensor
 from share_registry.algebra.rates import shrinkage
 
 MAX_SYMBOL: Final = (1 << 23) - 1
+# half a unit of the second mantissa bit in the bits of a float64
 _HALF: Final = 1 << 49
-"""Half a unit of the second mantissa bit in the bits of a float64."""
 _SMALLEST: Final = 2.0**-126
 _LARGEST: Final = 2.0**127
 
 
 Block = Sequence[Tensor | None]
-"""Own rows of one earlier adapter for n modules.
-
-Integers (k, m), or None where a module has none.
-"""
+"""Own rows of one earlier adapter for n modules: integers (k, m), None where a module has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +68,40 @@ class Rows:
     dtype: torch.dtype
 
     @property
-    def wanted(self) -> Tensor:
+    def residual(self) -> Tensor:
         """(n, r, m) what is left to code when the previous version is taken off."""
         return self.x if self.previous is None else self.x - self.previous
 
     @property
-    def free(self) -> bool:
-        """Whether the rows are coded against nothing."""
-        return self.previous is None and self.prediction is None
+    def has_references(self) -> bool:
+        """Whether the rows are coded against anything."""
+        return self.previous is not None or self.prediction is not None
 
     @property
     def norms(self) -> Tensor:
         """(n, r) Euclidean norms of the rows."""
         norms: Tensor = torch.linalg.vector_norm(self.x, dim=-1)
         return norms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Integers:
+    """One side of n modules as stored.
+
+    Attributes:
+        scales: (n, r) float32.
+        own: (n, r, m) int32.
+        coefficients: (n, r, K) int32, or None without a prediction.
+    """
+
+    scales: Tensor
+    own: Tensor
+    coefficients: Tensor | None
+
+    def cpu(self) -> "Integers":
+        """Return the same on the CPU."""
+        C = None if self.coefficients is None else self.coefficients.cpu()
+        return Integers(scales=self.scales.cpu(), own=self.own.cpu(), coefficients=C)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,64 +126,35 @@ class CodedRows:
     def peak(self) -> Tensor:
         """(n,) largest integer in absolute value."""
         peak = self.own.abs().amax((-2, -1))
-        return (
-            peak
-            if self.coefficients is None
-            else torch.maximum(peak, self.coefficients.abs().amax((-2, -1)))
-        )
+        if self.coefficients is None:
+            return peak
+        return torch.maximum(peak, self.coefficients.abs().amax((-2, -1)))
 
-    def integers(self) -> "Integers":
+    def integers(self) -> Integers:
         """Return what is stored; only meaningful where `peak` is at most `MAX_SYMBOL`."""
-        limit = MAX_SYMBOL + 1
-        C = (
-            None
-            if self.coefficients is None
-            else self.coefficients.clamp(-limit, limit).to(torch.int32)
-        )
+        C = None if self.coefficients is None else _to_int32(self.coefficients)
         return Integers(
-            scales=self.scales.to(torch.float32),
-            own=self.own.clamp(-limit, limit).to(torch.int32),
-            coefficients=C,
+            scales=self.scales.to(torch.float32), own=_to_int32(self.own), coefficients=C
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Integers:
-    """One side of n modules as stored.
-
-    Scales (n, r) float32, own rows (n, r, m) int32, coefficients (n, r, K) int32 or None.
-    """
-
-    scales: Tensor
-    own: Tensor
-    coefficients: Tensor | None
-
-    def cpu(self) -> "Integers":
-        """Return the same on the CPU."""
-        return Integers(
-            scales=self.scales.cpu(),
-            own=self.own.cpu(),
-            coefficients=None if self.coefficients is None else self.coefficients.cpu(),
-        )
-
-
-def coarse(scales: Tensor) -> Tensor:
+def round_scales(scales: Tensor) -> Tensor:
     """Round scales to two bits of mantissa (bfloat16 values); 0 where they leave the normal range.
 
     A step that is off by up to 11 % costs .004 bits per parameter; the five bits that a finer one
     needs cost ten times that on small adapters.
     """
-    rounded = ((scales.contiguous().view(torch.int64) + _HALF) & ~(2 * _HALF - 1)).view(
-        torch.float64
-    )
-    return torch.where(
-        (rounded >= _SMALLEST) & (rounded <= _LARGEST), rounded, torch.zeros_like(rounded)
-    )
+    mantissa = (scales.contiguous().view(torch.int64) + _HALF) & ~(2 * _HALF - 1)
+    rounded = mantissa.view(torch.float64)
+    return torch.where((rounded >= _SMALLEST) & (rounded <= _LARGEST), rounded, 0.0)
 
 
-def power_of_two(exponents: Tensor) -> Tensor:
-    """Return 2**e as float64, exactly, for int64 exponents of the normal range."""
-    return ((exponents + 1023) << 52).view(torch.float64)
+def column_steps(exponents: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """Return 2**e (n, 1, K) for every column, from exponents (n, T) of spans of columns."""
+    widths = torch.tensor(
+        [stop - start for start, stop in spans], dtype=torch.int64, device=exponents.device
+    )
+    return _power_of_two(exponents).repeat_interleave(widths, -1)[:, None, :]
 
 
 def quantise(rows: Rows, scales: Tensor) -> CodedRows:
@@ -168,10 +163,14 @@ def quantise(rows: Rows, scales: Tensor) -> CodedRows:
     A row of scale 0 decodes to `previous`.
     """
     usable = scales > 0.0
-    unit = torch.where(usable, scales, torch.ones_like(scales))[..., None]
-    target = torch.where(usable[..., None], rows.wanted / unit, torch.zeros_like(rows.x))
-    C, predicted = _predict(rows.prediction, unit, rows.x.shape[-1])
-    if predicted is not None:
+    unit = torch.where(usable, scales, 1.0)[..., None]
+    target = torch.where(usable[..., None], rows.residual / unit, 0.0)
+    C = predicted = None
+    if rows.prediction is not None:
+        prediction = rows.prediction
+        steps = column_steps(prediction.exponents, prediction.spans)
+        C = (prediction.coefficients / (steps * unit)).round()
+        predicted = _products(prediction, C, rows.x.shape[-1])
         target -= predicted
     factor = shrinkage(target.square().mean(-1, keepdim=True))
     own = target.mul_(factor).round_()
@@ -186,12 +185,19 @@ def quantise(rows: Rows, scales: Tensor) -> CodedRows:
 
 def without_own(rows: Rows, coded: CodedRows, drop: Tensor) -> CodedRows:
     """Return the same with the own rows marked in `drop` (n, r) set to zero."""
-    own = torch.where(drop[..., None], torch.zeros_like(coded.own), coded.own)
+    own = torch.where(drop[..., None], 0.0, coded.own)
     return replace(coded, own=own, decoded=_decode(rows, coded.scales, own, coded.predicted))
 
 
 def stack(block: Block, width: int, *, device: torch.device, least: int = 0) -> Tensor:
-    """Return the rows of a block for n modules as float64 (n, k, m), k at `least` so many, short ones padded with zero rows."""
+    """Return the rows of a block for n modules as float64 (n, k, m), padded with zero rows.
+
+    Args:
+        block: The rows of each module.
+        width: m.
+        device: Where to.
+        least: Smallest k; else that of the module with the most rows.
+    """
     k = max([least, *(len(rows) for rows in block if rows is not None)])
     stacked = torch.zeros((len(block), k, width), dtype=torch.float64, device=device)
     for index, rows in enumerate(block):
@@ -200,33 +206,27 @@ def stack(block: Block, width: int, *, device: torch.device, least: int = 0) -> 
     return stacked
 
 
-def _predict(
-    prediction: Prediction | None, unit: Tensor, width: int
-) -> tuple[Tensor | None, Tensor | None]:
-    if prediction is None:
-        return None, None
-    factors = power_of_two(prediction.exponents)[:, None, :]
-    steps = torch.cat(
-        [
-            factors[..., t : t + 1].expand(-1, -1, stop - start)
-            for t, (start, stop) in enumerate(prediction.spans)
-        ],
-        -1,
-    )
-    C = (prediction.coefficients / (steps * unit)).round()
-    return C, _products(prediction, C, width)
+def _to_int32(values: Tensor) -> Tensor:
+    return values.clamp(-MAX_SYMBOL - 1, MAX_SYMBOL + 1).to(torch.int32)
+
+
+def _power_of_two(exponents: Tensor) -> Tensor:
+    """Return 2**e as float64, exactly, for int64 exponents of the normal range."""
+    return ((exponents + 1023) << 52).view(torch.float64)
 
 
 def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
-    total: Tensor | None = None
-    for t, (start, stop) in enumerate(prediction.spans):
-        rows = stack(
-            prediction.blocks[t], width, device=C.device, least=stop - start
-        )  # the longest may be of a module that is not among these
-        product = (C[..., start:stop] @ rows) * power_of_two(prediction.exponents[:, t, None, None])
-        total = product if total is None else total + product
-    assert total is not None
-    return total
+    """Return sum_t 2**e_t * C_t @ q_t (n, r, m), the terms added in order of t (spec DEC-04)."""
+    factors = _power_of_two(prediction.exponents)[..., None, None]
+    # the longest of a block may be of a module that is not among these
+    products = (
+        (C[..., start:stop] @ stack(block, width, device=C.device, least=stop - start))
+        * factors[:, t]
+        for t, (block, (start, stop)) in enumerate(
+            zip(prediction.blocks, prediction.spans, strict=True)
+        )
+    )
+    return reduce(torch.add, products)
 
 
 def _decode(rows: Rows, scales: Tensor, own: Tensor, predicted: Tensor | None) -> Tensor:

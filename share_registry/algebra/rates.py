@@ -1,6 +1,4 @@
-"""Bits and distortion of one quantised row, in units of its step.
-
-The model that decisions rest on before anything is coded.
+"""Estimate bits and distortion of a quantised row, in units of its step, before it is coded.
 
 A row is taken as Gaussian with its own variance v. The quantiser shrinks before it rounds, q =
 round(k x) with k = 1 / (1 + LAMBDA / (2 ln 2 (v + 1/12))): choosing between n and n + 1 by squared
@@ -31,12 +29,15 @@ _PER_OCTAVE: Final = 8
 
 
 def shrinkage(variance: Tensor) -> Tensor:
-    """Return the factor that rows of this variance (in squared steps) are multiplied with before rounding."""
+    """Return the factor that rows are multiplied with before rounding, from their variances.
+
+    These, as in every function here, are in squared steps.
+    """
     return 1.0 / (1.0 + LAMBDA / (2.0 * log(2.0) * (variance + 1.0 / 12.0)))
 
 
 def bits(variance: Tensor) -> Tensor:
-    """Return bits per element of a Gaussian row of this variance in squared steps, ideally coded."""
+    """Return the bits per element of a Gaussian row of this variance, ideally coded."""
     return _interpolate(variance, _table(variance.device)[0])
 
 
@@ -59,16 +60,17 @@ def _interpolate(variance: Tensor, table: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _table(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Bits and distortion at variances 2**(-12 .. 12), eight per octave, from the normal distribution's cells: made on the CPU, so that they are the same everywhere."""
+    """Return bits and distortion at variances 2**(-12 .. 12), eight per octave.
+
+    From the normal distribution's cells, computed on the CPU, so that they are the same everywhere.
+    """
     if device.type != "cpu":
         entropy, squared = _table(torch.device("cpu"))
         return entropy.to(device), squared.to(device)
-    variance = (
-        2.0
-        ** torch.arange(
-            _LOW, _HIGH + 0.5 / _PER_OCTAVE, 1.0 / _PER_OCTAVE, dtype=torch.float64, device="cpu"
-        )[:, None]
+    octaves = torch.arange(
+        _LOW, _HIGH + 0.5 / _PER_OCTAVE, 1.0 / _PER_OCTAVE, dtype=torch.float64, device="cpu"
     )
+    variance = 2.0 ** octaves[:, None]
     sigma = variance.sqrt()
     n = torch.arange(-512, 513, dtype=torch.float64, device="cpu")
     edge = torch.cat([n - 0.5, n[-1:] + 0.5]) / (shrinkage(variance) * sigma)

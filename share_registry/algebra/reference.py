@@ -1,148 +1,153 @@
-"""Predict one side of some modules from the integer rows of earlier adapters, where that costs fewer bits than it saves.
+"""Predict one side of some modules from integer rows of earlier adapters, where that saves bits.
 
-Everything is decided from small Grams: H = R R^T of the candidates' rows R and Z = X R^T, with X in
-units of each row's step. Least squares give the coefficients; columns that save less than they cost
-are left out; the power of two of the coefficients is the one that makes coefficients and residual
-together smallest.
+The factor X (r, m) of a new adapter may lie partly in the span of rows R (K, m) that are stored
+already. With coefficients C (r, K), only X - C R has to be coded as own rows. Both parts cost bits:
+
+    bits(C)  +  m * bits of a Gaussian row as strong as the rest
+
+The rest is weakest for the least-squares C = Z H^-1, with the Grams H = R R^T and Z = X R^T, and
+its energy follows from them alone: |x|^2 - 2 c z^T + c H c^T. So nothing of width m is looked at
+again once H and Z are there (X in units of each row's step). In order:
+
+1. Blocks are added one by one, the one that saves most first, until none saves (`_screen`).
+2. Columns whose coefficients save less than they cost are left out: dropping column j raises the
+   energy by c_j^2 / (H^-1)_jj, which is worth bits (`_fit`).
+3. Coefficients are rounded to a power of two per block. A coarse one costs few bits and adds
+   noise to the rest, a fine one the other way round; four are tried, the cheapest stays (`_round`).
+4. Each module takes the first 0, 1, 2, ... blocks of that order, whichever is cheapest for it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import log
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from share_registry.algebra.quantise import Block, Prediction, power_of_two, stack
+from share_registry.algebra.quantise import Block, Prediction, column_steps, stack
 from share_registry.algebra.rates import bits, cost
 
+# bits that a coefficient has to save on average to be kept
 _PRICE: Final = 4.0
-"""Bits that a coefficient has to save on average to be kept."""
+# variances, in squared steps, that rounding the coefficients may add to the residual. Each is
+# tried.
 _NOISE: Final = (1 / 16, 1 / 4, 1.0, 4.0)
-"""Variances, in squared steps, that rounding the coefficients may add to the residual.
-
-Each is tried.
-"""
+# what a term takes in the table
 _TERM_BITS: Final = 64.0
-"""What a term takes in the table."""
 _GAIN: Final = 0.995
 _RIDGE: Final = 1e-9
 _SCREEN_FLOPS: Final = 1e9
 _PEAK_BITS: Final = 20
 _PRODUCT_BITS: Final = 42
+_TINY: Final = 1e-300
 _HUGE: Final = 1e300
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """The cheapest way for each of n modules, in estimated bits with the distortion counted in.
-
-    No prediction where none pays.
-    """
-
-    prediction: Prediction | None
-    cost: Tensor
+Spans = tuple[tuple[int, int], ...]
+"""The first column of every block, and the one behind its last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Evidence:
-    """Grams of one side.
+    """Grams of one side, in units of each row's step.
 
-    H (n, K, K), Z (n, r, K) and square (n, r) in steps, width m, columns of each source, bits
-    of the largest symbol of each.
+    Attributes:
+        H: (n, K, K) R R^T.
+        Z: (n, r, K) X R^T.
+        square: (n, r) |x|^2.
+        width: m.
+        spans: Columns of each block.
+        symbol_bits: Bits of the largest symbol of each block.
     """
 
     H: Tensor
     Z: Tensor
     square: Tensor
     width: int
-    spans: tuple[tuple[int, int], ...]
+    spans: Spans
     symbol_bits: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LeastSquares:
-    """Coefficients (n, r, K of the set) in steps, their exponents (n, T) and the cost (n,)."""
+    """A fit with some blocks.
+
+    Attributes:
+        C: (n, r, K of these blocks) coefficients in steps, not rounded yet.
+        exponents: (n, T) powers of two to round them to.
+        cost: (n,) bits, the distortion counted in.
+    """
 
     C: Tensor
     exponents: Tensor
     cost: Tensor
 
 
-def choose(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> Choice:
-    """Return the cheapest prediction of rows x (n, r, m) with scales (n, r) from some of the blocks."""
+def choose(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[Prediction | None, Tensor]:
+    """Choose the blocks that rows are best predicted from.
+
+    Args:
+        x: (n, r, m) the rows.
+        scales: (n, r) their steps.
+        blocks: The blocks to choose from.
+
+    Returns:
+        The prediction, None where no block pays for any module, and the cost (n,) of each module
+        in estimated bits, the distortion counted in.
+    """
     plain = _plain_cost(x, scales)
-    present = [
-        index for index, block in enumerate(blocks) if any(rows is not None for rows in block)
-    ]
-    order = (
-        tuple(present[rank] for rank in _screen(x, scales, [blocks[index] for index in present]))
-        if present
-        else ()
-    )
+    present = [i for i, block in enumerate(blocks) if any(rows is not None for rows in block)]
+    if not present:
+        return None, plain
+    order = [present[rank] for rank in _screen(x, scales, [blocks[i] for i in present])]
     if not order:
-        return Choice(prediction=None, cost=plain)
-    chosen = [blocks[index] for index in order]
+        return None, plain
+    chosen = [blocks[i] for i in order]
     evidence = _gather(x, scales, chosen)
-    fits = [_fit(evidence, tuple(range(length))) for length in range(1, len(order) + 1)]
+    fits = [_fit(evidence, range(length)) for length in range(1, len(order) + 1)]
     best = torch.stack([plain, *(fit.cost for fit in fits)]).min(0)
     if not best.indices.any():
-        return Choice(prediction=None, cost=plain)
-    return Choice(
-        prediction=_prediction(order, chosen, evidence, fits, best.indices, scales),
-        cost=best.values,
-    )
+        return None, plain
+    return _prediction(order, chosen, evidence, fits, best.indices, scales), best.values
 
 
 def _plain_cost(x: Tensor, scales: Tensor) -> Tensor:
-    variance = (
-        torch.where(
-            scales > 0,
-            torch.linalg.vector_norm(x, dim=-1) / scales.clamp_min(1e-300),
-            torch.zeros_like(scales),
-        ).square()
-        / x.shape[-1]
-    )
-    return x.shape[-1] * cost(variance).sum(-1)
+    """Return the bits (n,) of rows without prediction."""
+    width = x.shape[-1]
+    strength = torch.linalg.vector_norm(x, dim=-1) / scales.clamp_min(_TINY)
+    variance = torch.where(scales > 0, strength, 0.0).square() / width
+    return width * cost(variance).sum(-1)
 
 
 def _screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ...]:
-    """Return the candidates worth gathering for every module, best first, judged by all modules or by a few spread over them."""
-    flops = (
-        x.shape[-1]
-        * sum(
-            max((len(block) for block in source if block is not None), default=0)
-            for source in blocks
-        )
-        ** 2
-    )
-    count = min(x.shape[0], max(2, int(_SCREEN_FLOPS / max(flops, 1))))
-    sample = (
-        torch.linspace(0, x.shape[0] - 1, count, dtype=torch.float32, device="cpu").round().long()
-    )
-    evidence = _gather(
-        x[sample], scales[sample], [[source[i] for i in sample.tolist()] for source in blocks]
-    )
-    plain = _plain_cost(x[sample], scales[sample])
+    """Return the blocks worth gathering for every module, best first.
+
+    They are judged by all modules, or by a few spread over them where that takes long.
+    """
+    columns = sum(max(len(rows) for rows in block if rows is not None) for block in blocks)
+    count = min(x.shape[0], max(2, int(_SCREEN_FLOPS / max(x.shape[-1] * columns**2, 1))))
+    spread = torch.linspace(0, x.shape[0] - 1, count, dtype=torch.float32, device="cpu")
+    sample = spread.round().long()
+    x, scales = x[sample], scales[sample]
+    plain = _plain_cost(x, scales)
+    evidence = _gather(x, scales, [[block[i] for i in sample.tolist()] for block in blocks])
+
+    def total(chosen: Sequence[int]) -> float:
+        return float(torch.minimum(plain, _fit(evidence, chosen).cost).sum())
+
     order: tuple[int, ...] = ()
     best = float(plain.sum())
     left = list(range(len(blocks)))
     while left:
-        values = {
-            index: float(torch.minimum(plain, _fit(evidence, (*order, index)).cost).sum())
-            for index in left
-        }
-        nearest = min(left, key=lambda index: values[index])
-        if values[nearest] > _GAIN * best:
+        totals = {index: total((*order, index)) for index in left}
+        nearest = min(left, key=totals.__getitem__)
+        if totals[nearest] > _GAIN * best:
             break
-        order, best = (*order, nearest), values[nearest]
+        order, best = (*order, nearest), totals[nearest]
         left.remove(nearest)
-    if (
-        left
-        and float(torch.minimum(plain, _fit(evidence, (*order, *left)).cost).sum()) < _GAIN * best
-    ):
+    # blocks may pay together where none pays alone
+    if left and total((*order, *left)) < _GAIN * best:
         order = (*order, *left)
     return order
 
@@ -150,123 +155,101 @@ def _screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ..
 def _gather(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
     stacked = [stack(block, x.shape[-1], device=x.device) for block in blocks]
     R = torch.cat(stacked, 1)
-    ends = [0]
-    for rows in stacked:
-        ends.append(ends[-1] + rows.shape[1])
-    unit = torch.where(scales > 0, 1.0 / scales.clamp_min(1e-300), torch.zeros_like(scales))
+    unit = torch.where(scales > 0, 1.0 / scales.clamp_min(_TINY), 0.0)
+    peaks = [int(rows.abs().max()) if rows.numel() else 0 for rows in stacked]
     return _Evidence(
         H=R @ R.mT,
         Z=unit[..., None] * (x @ R.mT),
         square=(unit * torch.linalg.vector_norm(x, dim=-1)).square(),
         width=x.shape[-1],
-        spans=tuple(pairwise(ends)),
-        symbol_bits=tuple(
-            int(rows.abs().max()).bit_length() if rows.numel() else 0 for rows in stacked
-        ),
+        spans=_spans([rows.shape[1] for rows in stacked]),
+        symbol_bits=tuple(peak.bit_length() for peak in peaks),
     )
 
 
 def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _LeastSquares:
-    """Fit the rows with the blocks of some sources."""
-    columns = torch.cat(
-        [torch.arange(*evidence.spans[index], dtype=torch.int64, device="cpu") for index in chosen]
-    )
+    """Fit the rows with some blocks: least squares, columns that do not pay left out."""
+    columns, spans = _columns(evidence.spans, chosen)
     H, Z = evidence.H[:, columns][:, :, columns], evidence.Z[:, :, columns]
-    K, inverse = _solve(H, Z, torch.ones_like(H[:, 0], dtype=torch.bool))
-    variance = ((evidence.square - (K * Z).sum(-1)) / evidence.width).clamp_min(0)
-    saved = (
-        K.square()
-        / inverse[:, None, :].clamp_min(1e-300)
-        / (2 * log(2) * (variance[..., None] + 1 / 12))
-    )
+    C, inverse = _solve(H, Z, torch.ones_like(H[:, 0], dtype=torch.bool))
+    variance = ((evidence.square - (C * Z).sum(-1)) / evidence.width).clamp_min(0)
+    # the energy that a column takes off, and what a Gaussian row of this variance saves by it
+    removed = C.square() / inverse[:, None, :].clamp_min(_TINY)
+    saved = removed / (2 * log(2) * (variance[..., None] + 1 / 12))
     keep = saved.sum(1) > _PRICE * Z.shape[1]
-    K, _ = _solve(H, Z, keep)
-    starts = (
-        torch.tensor(
-            [evidence.spans[index][1] - evidence.spans[index][0] for index in chosen],
-            dtype=torch.int64,
-            device="cpu",
-        )
-        .cumsum(0)
-        .tolist()
-    )
-    spans = list(zip([0, *starts[:-1]], starts, strict=True))
-    least = torch.stack(
-        [
-            _least_exponent(K[..., s:e], evidence.symbol_bits[index])
-            for index, (s, e) in zip(chosen, spans, strict=True)
-        ],
-        -1,
-    )
-    options = [_rounded(evidence, H, Z, K, keep, spans, least, noise) for noise in _NOISE]
-    pick = torch.stack([option.cost for option in options]).argmin(0)
-    at = torch.arange(len(pick), dtype=torch.int64, device=pick.device)
-    return _LeastSquares(
-        C=K,
-        exponents=torch.stack([option.exponents for option in options])[pick, at],
-        cost=torch.stack([option.cost for option in options])[pick, at],
-    )
+    C, _ = _solve(H, Z, keep)
+    least = [
+        _least_exponent(C[..., start:stop], evidence.symbol_bits[index])
+        for index, (start, stop) in zip(chosen, spans, strict=True)
+    ]
+    options = [
+        _round(evidence, H, Z, C, keep, spans, torch.stack(least, -1), noise) for noise in _NOISE
+    ]
+    costs = torch.stack([price for _, price in options])
+    exponents = torch.stack([powers for powers, _ in options])
+    best = costs.argmin(0)
+    at = torch.arange(len(best), dtype=torch.int64, device=best.device)
+    return _LeastSquares(C=C, exponents=exponents[best, at], cost=costs[best, at])
 
 
 def _solve(H: Tensor, Z: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the least-squares K (n, r, K) over the columns kept, 0 elsewhere, and the diagonal of the inverse Gram."""
+    """Solve C H = Z over the columns kept, which are scaled to length 1 and lightly regularised.
+
+    Returns:
+        C (n, r, K), 0 in the other columns, and the diagonal (n, K) of the inverse Gram.
+    """
     diagonal = H.diagonal(dim1=-2, dim2=-1)
-    unit = torch.where(
-        keep & (diagonal > 0), diagonal.clamp_min(1e-300).rsqrt(), torch.zeros_like(diagonal)
-    )
+    unit = torch.where(keep & (diagonal > 0), diagonal.clamp_min(_TINY).rsqrt(), 0.0)
     normal = unit[:, :, None] * H * unit[:, None, :]
-    normal = normal + torch.diag_embed(
-        torch.where(unit > 0, torch.full_like(unit, _RIDGE), torch.ones_like(unit))
-    )
+    # where a column is out, 1 keeps the matrix regular
+    normal = normal + torch.diag_embed(torch.where(unit > 0, torch.full_like(unit, _RIDGE), 1.0))
     inverse = torch.linalg.inv_ex(normal).inverse
-    return (Z * unit[:, None, :]) @ inverse * unit[:, None, :], unit.square() * inverse.diagonal(
-        dim1=-2, dim2=-1
-    )
+    C = (Z * unit[:, None, :]) @ inverse * unit[:, None, :]
+    return C, unit.square() * inverse.diagonal(dim1=-2, dim2=-1)
 
 
-def _least_exponent(K: Tensor, symbol_bits: int) -> Tensor:
-    """Return the smallest exponent (n,) that keeps coefficients and products inside the exact range, with room for smaller steps."""
-    room = min(_PEAK_BITS, _PRODUCT_BITS - symbol_bits - (K.shape[-1] - 1).bit_length())
-    return torch.log2(K.abs().amax((-2, -1)).clamp(1e-30, _HUGE)).ceil().long() - room
+def _least_exponent(C: Tensor, symbol_bits: int) -> Tensor:
+    """Return the smallest exponent (n,) that keeps coefficients and products exact.
+
+    With room for smaller steps.
+    """
+    room = min(_PEAK_BITS, _PRODUCT_BITS - symbol_bits - (C.shape[-1] - 1).bit_length())
+    return torch.log2(C.abs().amax((-2, -1)).clamp(1e-30, _HUGE)).ceil().long() - room
 
 
-def _rounded(
+def _round(
     evidence: _Evidence,
     H: Tensor,
     Z: Tensor,
-    K: Tensor,
+    C: Tensor,
     keep: Tensor,
-    spans: Sequence[tuple[int, int]],
+    spans: Spans,
     least: Tensor,
     noise: float,
-) -> _LeastSquares:
-    """Round the coefficients so that the residual grows by about `noise` and count what that costs."""
-    diagonal = torch.where(keep, H.diagonal(dim1=-2, dim2=-1), torch.zeros_like(H[:, 0]))
-    energy = torch.stack([diagonal[:, s:e].sum(-1) for s, e in spans], -1).clamp_min(1e-300)
-    exponents = (
-        (0.5 * torch.log2(12.0 * noise * evidence.width / (len(spans) * energy)))
-        .floor()
-        .clamp(-100, 100)
-        .long()
-        .maximum(least)
-    )
-    factors = power_of_two(exponents)
-    steps = torch.cat(
-        [factors[:, None, t : t + 1].expand(-1, 1, e - s) for t, (s, e) in enumerate(spans)], -1
-    )
-    q = (K / steps).round()
-    C = q * steps
-    square = evidence.square - 2.0 * (C * Z).sum(-1) + ((C @ H) * C).sum(-1)
+) -> tuple[Tensor, Tensor]:
+    """Round the coefficients so that the rest grows by about `noise`.
+
+    A rounding error of step^2 / 12 in a coefficient adds that times |row|^2 to the rest.
+
+    Returns:
+        The exponents (n, T) and what everything then costs (n,) in bits.
+    """
+    diagonal = torch.where(keep, H.diagonal(dim1=-2, dim2=-1), 0.0)
+    energy = torch.stack([diagonal[:, s:e].sum(-1) for s, e in spans], -1).clamp_min(_TINY)
+    powers = 0.5 * torch.log2(12.0 * noise * evidence.width / (len(spans) * energy))
+    exponents = powers.floor().clamp(-100, 100).long().maximum(least)
+    steps = column_steps(exponents, spans)
+    q = (C / steps).round()
+    rounded = q * steps
+    square = evidence.square - 2.0 * (rounded * Z).sum(-1) + ((rounded @ H) * rounded).sum(-1)
+    rank = C.shape[1]
     price = torch.zeros_like(square[:, 0])
     for s, e in spans:
         used = keep[:, s:e].sum(-1).clamp_min(1)
-        variance = q[..., s:e].square().sum((-2, -1)) / (K.shape[1] * used)
-        price = price + K.shape[1] * used * bits(variance) + _TERM_BITS
-    return _LeastSquares(
-        C=C,
-        exponents=exponents,
-        cost=price + evidence.width * cost((square / evidence.width).clamp_min(0)).sum(-1),
-    )
+        variance = q[..., s:e].square().sum((-2, -1)) / (rank * used)
+        price = price + rank * used * bits(variance) + _TERM_BITS
+    variance = (square / evidence.width).clamp_min(0)
+    return exponents, price + evidence.width * cost(variance).sum(-1)
 
 
 def _prediction(
@@ -277,36 +260,38 @@ def _prediction(
     best: Tensor,
     scales: Tensor,
 ) -> Prediction:
-    """Put together what each module chose: the first `best` blocks of the order."""
+    """Put together what each module chose: the first `best` (n,) blocks of the order."""
     n, K, T = len(best), evidence.H.shape[-1], len(order)
     coefficients = torch.zeros((n, scales.shape[1], K), dtype=torch.float64, device=scales.device)
     exponents = torch.zeros((n, T), dtype=torch.int64, device=scales.device)
     used = torch.zeros((n, T), dtype=torch.bool, device=scales.device)
     for length, fit in enumerate(fits, start=1):
         mine = best == length
-        coefficients[mine, :, : fit.C.shape[-1]] = fit.C[mine]
+        if not mine.any():
+            continue
+        C = fit.C[mine]
+        coefficients[mine, :, : C.shape[-1]] = C
         exponents[mine, :length] = fit.exponents[mine]
-        for t in range(length):
-            s, e = evidence.spans[t]
-            used[mine, t] = fit.C[mine][:, :, s:e].abs().amax((-2, -1)) > 0 if mine.any() else False
-    ranked = sorted(range(T), key=lambda t: order[t])
-    columns = torch.cat(
-        [torch.arange(*evidence.spans[t], dtype=torch.int64, device="cpu") for t in ranked]
-    )
-    ends = (
-        torch.tensor(
-            [evidence.spans[t][1] - evidence.spans[t][0] for t in ranked],
-            dtype=torch.int64,
-            device="cpu",
-        )
-        .cumsum(0)
-        .tolist()
-    )
+        for t, (start, stop) in enumerate(evidence.spans[:length]):
+            used[mine, t] = C[:, :, start:stop].abs().amax((-2, -1)) > 0
+    # a stored side lists its terms in order of source
+    ranked = sorted(range(T), key=order.__getitem__)
+    columns, spans = _columns(evidence.spans, ranked)
     return Prediction(
         sources=tuple(order[t] for t in ranked),
-        spans=tuple(zip([0, *ends[:-1]], ends, strict=True)),
+        spans=spans,
         blocks=tuple(tuple(blocks[t]) for t in ranked),
         coefficients=scales[..., None] * coefficients[..., columns],
         exponents=exponents[:, ranked],
         used=used[:, ranked],
     )
+
+
+def _spans(widths: Sequence[int]) -> Spans:
+    return tuple(pairwise(accumulate(widths, initial=0)))
+
+
+def _columns(spans: Spans, chosen: Sequence[int]) -> tuple[Tensor, Spans]:
+    """Return the columns of some blocks, and where each block then lies among them."""
+    parts = [torch.arange(*spans[index], dtype=torch.int64, device="cpu") for index in chosen]
+    return torch.cat(parts), _spans([len(part) for part in parts])

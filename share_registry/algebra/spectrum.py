@@ -1,6 +1,4 @@
-"""What adapters share, module by module and side by side.
-
-Spectra of the energy-weighted stack, what the others leave out, what a joint basis would save.
+"""What adapters share: spectra of their stacked rows, and what a joint basis would save.
 
 One side of one adapter is W (r, m): the rows of the balanced gauge times the norms of the other
 side's rows and |s|, so that |W|^2 = |s dW|^2, divided by the norm of the whole adapter, so that
@@ -26,8 +24,8 @@ SHARE_OF_WIDTH: Final = 4
 
 No more directions than that are taken from the others.
 """
+# directions below this share of the largest energy are rounding noise
 _EMPTY: Final = 1e-12
-"""Directions below this share of the largest energy are rounding noise."""
 _SIZES_TRIED: Final = 24
 
 
@@ -55,7 +53,7 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """The stack of one module and side in the coordinates of its own directions.
+    """The rows of one module and side of some adapters, in coordinates of their directions.
 
     Attributes:
         energies: (K,) energy of each direction, descending.
@@ -71,9 +69,9 @@ class Stack:
 
     @property
     def effective_rank(self) -> float:
-        """The exponential of the entropy of the energies (Roy and Vetterli, 2007).
+        """How many directions the energies are worth (Roy and Vetterli, 2007).
 
-        How many directions they are worth.
+        The exponential of their entropy.
         """
         share = self.energies / self.energies.sum().clamp_min(1e-300)
         return float(torch.exp(-torch.special.xlogy(share, share).sum()))
@@ -89,9 +87,15 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """Relative errors of one adapter in the basis of the others: both sides, A alone, B alone.
+    """Relative errors of one adapter in the basis of the others, and in random ones of its size.
 
-    And in random bases of the same sizes.
+    Attributes:
+        both: With both sides projected.
+        a: With A alone projected.
+        b: With B alone projected.
+        chance: `both` in random bases.
+        chance_a: `a` in a random basis.
+        chance_b: `b` in a random basis.
     """
 
     both: float
@@ -107,37 +111,28 @@ def weighted(pairs: Sequence[ScaledPair]) -> dict[str, Weighted]:
     energy = energies(pairs)
     total = sqrt(sum(energy))
     able = [position for position, value in enumerate(energy) if value > 0.0]
-    found = {}
+    modules = {}
     for batch in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), able):
         weight = (batch.weight / total)[:, None, None]
-        a, b = (
-            weight * batch.b.norms[..., None] * batch.a.x,
-            weight * batch.a.norms[..., None] * batch.b.x,
-        )
+        a = weight * batch.b.norms[..., None] * batch.a.x
+        b = weight * batch.a.norms[..., None] * batch.b.x
+        core_a, core_b = weight.sqrt() * batch.a.x, weight.sqrt() * batch.b.x
         for index, position in enumerate(batch.positions):
-            root = weight[index].sqrt()
-            found[pairs[position].module] = Weighted(
-                a=a[index],
-                b=b[index],
-                core_a=root * batch.a.x[index],
-                core_b=root * batch.b.x[index],
+            modules[pairs[position].module] = Weighted(
+                a=a[index], b=b[index], core_a=core_a[index], core_b=core_b[index]
             )
-    return found
+    return modules
 
 
 def stack(rows: Sequence[Tensor]) -> Stack:
     """Return the stack of one side of one module, of one adapter or more that have it."""
     S = torch.cat(list(rows))
-    if len(S) <= S.shape[1]:
-        values, U = torch.linalg.eigh(S @ S.T)
-        coefficients = U * values.clamp_min(0).sqrt()
-    else:
-        values, V = torch.linalg.eigh(S.T @ S)
-        coefficients = S @ V
-    order = torch.arange(len(values) - 1, -1, -1, dtype=torch.int64, device="cpu")
+    wide = len(S) <= S.shape[1]
+    values, U = torch.linalg.eigh(S @ S.T if wide else S.T @ S)
+    coefficients = U * values.clamp_min(0).sqrt() if wide else S @ U
     return Stack(
-        energies=values[order].clamp_min(0),
-        coefficients=coefficients[:, order],
+        energies=values.flip(0).clamp_min(0),
+        coefficients=coefficients.flip(1),
         width=S.shape[1],
         adapters=len(rows),
     )
@@ -148,44 +143,39 @@ def directions(rows: Sequence[Tensor], k: int) -> Tensor:
     S = torch.cat(list(rows))
     wide = len(S) <= S.shape[1]
     values, U = torch.linalg.eigh(S @ S.T if wide else S.T @ S)
-    kept = (
-        values[-k:] > _EMPTY * values[-1].clamp_min(1e-300)
-        if k
-        else torch.zeros(0, dtype=torch.bool, device="cpu")
-    )
-    U = U[:, len(values) - len(kept) :][:, kept]
-    found = U.T @ S / values[len(values) - len(kept) :][kept].sqrt()[:, None] if wide else U.T
-    Q: Tensor = torch.linalg.qr(found.T).Q.T if wide and len(found) else found
+    first = max(0, len(values) - k)
+    kept = values[first:] > _EMPTY * values[-1].clamp_min(1e-300)
+    U = U[:, first:][:, kept]
+    Q: Tensor = U.T
+    if wide:
+        Q = torch.linalg.qr((Q @ S / values[first:][kept].sqrt()[:, None]).T).Q.T
     return Q
 
 
-def left_out(one: Mapping[str, Weighted], others: Sequence[Mapping[str, Weighted]]) -> LeftOut:
-    """Project an adapter on the directions of the others, at most a quarter of the width per module and side; a module that no other has is lost."""
-    kept, chance = (
-        torch.zeros(3, dtype=torch.float64, device="cpu"),
-        torch.zeros(3, dtype=torch.float64, device="cpu"),
-    )
-    total = sum(float(module.a.square().sum()) for module in one.values())
-    for name, module in one.items():
-        known = [
-            other[name]
-            for other in others
-            if name in other
-            and other[name].a.shape[1] == module.a.shape[1]
-            and other[name].b.shape[1] == module.b.shape[1]
+def left_out(adapter: Mapping[str, Weighted], rest: Sequence[Mapping[str, Weighted]]) -> LeftOut:
+    """Project an adapter on the directions of the rest.
+
+    At most a quarter of the width per module and side; a module that none of them has is lost.
+    """
+    kept, chance = torch.zeros((2, 3), dtype=torch.float64, device="cpu")
+    total = sum(float(module.a.square().sum()) for module in adapter.values())
+    for name, module in adapter.items():
+        shape = (module.a.shape[1], module.b.shape[1])
+        alike = [
+            modules[name]
+            for modules in rest
+            if name in modules and (modules[name].a.shape[1], modules[name].b.shape[1]) == shape
         ]
-        if not known:
+        if not alike:
             continue
-        Q_a = directions([other.a for other in known], module.a.shape[1] // SHARE_OF_WIDTH)
-        Q_b = directions([other.b for other in known], module.b.shape[1] // SHARE_OF_WIDTH)
-        share_a, share_b = len(Q_a) / module.a.shape[1], len(Q_b) / module.b.shape[1]
-        C_a, C_b = module.core_a @ Q_a.T, module.core_b @ Q_b.T
-        kept += torch.stack(
-            [_product(C_a, C_b), _product(C_a, module.core_b), _product(module.core_a, C_b)]
-        )
-        chance += float(module.a.square().sum()) * torch.tensor(
-            [share_a * share_b, share_a, share_b], dtype=torch.float64, device="cpu"
-        )
+        Q_a = directions([peer.a for peer in alike], shape[0] // SHARE_OF_WIDTH)
+        Q_b = directions([peer.b for peer in alike], shape[1] // SHARE_OF_WIDTH)
+        share_a, share_b = len(Q_a) / shape[0], len(Q_b) / shape[1]
+        A, B = module.core_a, module.core_b
+        C_a, C_b = A @ Q_a.T, B @ Q_b.T
+        kept += torch.stack([_product(C_a, C_b), _product(C_a, B), _product(A, C_b)])
+        shares = [share_a * share_b, share_a, share_b]
+        chance += float(module.a.square().sum()) * kept.new_tensor(shares)
     wrong = [
         sqrt(max(0.0, 1.0 - float(value) / total)) if total else 0.0 for value in (*kept, *chance)
     ]
@@ -194,7 +184,7 @@ def left_out(one: Mapping[str, Weighted], others: Sequence[Mapping[str, Weighted
     )
 
 
-def joint_saving(found: Stack, step: float) -> tuple[float, float, int]:
+def joint_saving(rows: Stack, step: float) -> tuple[float, float, int]:
     """Estimate what a basis fitted to a whole stack saves.
 
     Rows are Gaussian (see `rates`). A basis of k directions costs k rows of the width, each as
@@ -202,34 +192,22 @@ def joint_saving(found: Stack, step: float) -> tuple[float, float, int]:
     is coded as its own. The k that costs least is taken, 0 among them.
 
     Args:
-        found: The stack.
+        rows: The stack.
         step: The quantiser's step in the units of the stack.
 
     Returns:
         Bits without a basis, bits that the basis saves at equal distortion, and its k.
     """
-    energy = found.coefficients.square() / step**2
-    left = torch.cat([energy.sum(1, keepdim=True), energy], 1)
-    left = torch.cat([left[:, :1], left[:, :1] - left[:, 1:].cumsum(1)], 1).clamp_min(0)
-    tried = sorted(
-        {
-            0,
-            *torch.logspace(0, 3, _SIZES_TRIED, dtype=torch.float32, device="cpu")
-            .round()
-            .long()
-            .clamp_max(energy.shape[1])
-            .tolist(),
-        }
-    )
-    m, rows = found.width, len(energy)
-    strength = found.energies / step**2
-    of_direction = torch.cat(
-        [
-            torch.zeros(1, dtype=torch.float64, device="cpu"),
-            (m * cost(strength / m) + rows * bits(strength / rows)).cumsum(0),
-        ]
-    )
-    price = torch.stack([m * cost(left[:, k] / m).sum() + of_direction[k] for k in tried])
+    energy = rows.coefficients.square() / step**2
+    total = energy.sum(1, keepdim=True)
+    left = torch.cat([total, total - energy.cumsum(1)], 1).clamp_min(0)
+    sizes = torch.logspace(0, 3, _SIZES_TRIED, dtype=torch.float32, device="cpu").round().long()
+    tried = sorted({0, *sizes.clamp_max(energy.shape[1]).tolist()})
+    m, count = rows.width, len(energy)
+    strength = rows.energies / step**2
+    directions_cost = (m * cost(strength / m) + count * bits(strength / count)).cumsum(0)
+    basis_cost = torch.cat([directions_cost.new_zeros(1), directions_cost])
+    price = torch.stack([m * cost(left[:, k] / m).sum() + basis_cost[k] for k in tried])
     best = int(price.argmin())
     return float(m * bits(left[:, 0] / m).sum()), float(price[0] - price[best]), tried[best]
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from share_registry.algebra.merge_methods import MergeRule, merged_rows
+from share_registry.algebra.merge_methods import MergeRule, merge_rows
 from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
@@ -79,7 +79,7 @@ def merged(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter:
     names = dict.fromkeys(name for pairs in modules for name in pairs)
     weights = [part.weight for part in parts]
     rows = {
-        name: merged_rows([pairs.get(name) for pairs in modules], weights, module=name, rule=rule)
+        name: merge_rows([pairs.get(name) for pairs in modules], weights, module=name, rule=rule)
         for name in sorted(names)
     }
     rank = max([1, *(a.shape[0] for a, _ in rows.values())])

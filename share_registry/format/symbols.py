@@ -43,16 +43,16 @@ _GROUP_BYTES: Final = 40
 _SYMBOL_BYTES: Final = 0.5
 _TABLE_SYMBOLS: Final = 64
 _SAMPLE: Final = 1 << 15
+# symbols from which on groups are made by several threads
 _SIDE_BY_SIDE: Final = 1 << 15
-"""Symbols from which on groups are made by several threads."""
+# symbols from which on a thread costs less than it saves
 _AHEAD: Final = 1 << 18
-"""Symbols from which on a thread costs less than it saves."""
+# largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14
 _SHORT_SHIFT: Final = 7
-"""Largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14."""
+# symbols expanded at a time: temporaries of 256 kB stay in the cache
 _CHUNK: Final = 1 << 17
-"""Symbols expanded at a time: temporaries of 256 kB stay in the cache."""
+# no zstd frame expands further than about 32,700 to 1
 _RATIO: Final = 40_000
-"""No zstd frame expands further than about 32,700 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,10 +184,9 @@ class Shelf:
                 Candidate(source=number, modules=kept.stored.modules)
                 for number, kept in enumerate(candidates)
             ]
-            if self.candidates
+            if self.candidates and self.references
             else [],
-            previous=previous.decoded if previous else None,
-            references=self.references,
+            previous=previous.decoded if previous and self.references else None,
             size=lambda coded: len(encode(value(coded), layout)),
         )
         content = encode(value(absorbed), layout)

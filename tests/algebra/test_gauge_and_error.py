@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from share_registry.algebra.alignment import aligned
+from share_registry.algebra.alignment import align
 from share_registry.algebra.error import module_errors, pooled_error, relative_change
-from share_registry.algebra.gauge import balanced
+from share_registry.algebra.gauge import balance
 from tests.algebra.adapters import Pair, random_pairs
 
 ROUNDING = 1e-12
@@ -29,7 +29,7 @@ def test_the_balanced_gauge_keeps_the_product_and_splits_its_energy_evenly(
     seed: int, rank: int, width: int, height: int
 ) -> None:
     (pair,) = random_pairs(seed, modules=1, rank=rank, width=width, height=height)
-    x_a, x_b, sigma = balanced(pair.a[None], pair.b[None])
+    x_a, x_b, sigma = balance(pair.a[None], pair.b[None])
     assert x_a.shape == (1, rank, width)
     assert x_b.shape == (1, rank, height)
     assert torch.allclose(x_b[0].T @ x_a[0], dense(pair), atol=ROUNDING * float(dense(pair).norm()))
@@ -93,8 +93,8 @@ def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(
     p_a, p_b = (torch.linalg.inv(G) @ pair.a)[None], (G.T @ pair.b)[None]
     if dropped:
         p_a[:, 3], p_b[:, 3] = 0.0, 0.0
-    x_a, x_b, _ = balanced(pair.a[None], pair.b[None])
-    new_a, new_b = aligned(x_a, x_b, p_a, p_b)
+    x_a, x_b, _ = balance(pair.a[None], pair.b[None])
+    new_a, new_b = align(x_a, x_b, p_a, p_b)
     assert torch.allclose(new_b[0].T @ new_a[0], dense(pair), atol=1e-9 * float(dense(pair).norm()))
     if not dropped:
         assert torch.allclose(new_a, p_a, atol=1e-6 * float(p_a.norm()))
@@ -102,7 +102,7 @@ def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(
 
 def test_alignment_survives_a_previous_version_of_zeros() -> None:
     (pair,) = random_pairs(0, modules=1, rank=4, width=30, height=20)
-    new_a, new_b = aligned(
+    new_a, new_b = align(
         pair.a[None],
         pair.b[None],
         torch.zeros(1, 4, 30, dtype=torch.float64),

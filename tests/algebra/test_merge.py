@@ -8,8 +8,8 @@ from share_registry.algebra.merge_methods import (
     Method,
     common_entries,
     disjoint_mean,
-    dropped,
-    merged_rows,
+    drop_entries,
+    merge_rows,
     trim,
 )
 from tests.algebra.adapters import Pair, random_pairs
@@ -31,7 +31,7 @@ def dense(pair: Pair) -> torch.Tensor:
 
 
 def merged(pairs: list[Pair], weights: list[float], method: Method, **rule: float) -> torch.Tensor:
-    a, b = merged_rows(
+    a, b = merge_rows(
         pairs,
         weights,
         module="m",
@@ -60,7 +60,7 @@ def test_linear_is_the_weighted_sum_of_dw() -> None:
     expected = torch.stack(
         [weight * dense(pair) for weight, pair in zip(WEIGHTS, pairs, strict=True)]
     ).sum(0)
-    a, b = merged_rows(pairs, WEIGHTS, module="m", rule=MergeRule(method="linear"))
+    a, b = merge_rows(pairs, WEIGHTS, module="m", rule=MergeRule(method="linear"))
     assert close(b.mT @ a, expected)
     assert a.shape[0] == sum(pair.a.shape[0] for pair in pairs)
     assert close(a @ a.mT, b @ b.mT)
@@ -68,7 +68,7 @@ def test_linear_is_the_weighted_sum_of_dw() -> None:
 
 def test_the_rank_is_no_more_than_the_shape_allows() -> None:
     pairs = [random_pairs(seed, modules=1, rank=8, width=12, height=20)[0] for seed in range(3)]
-    assert merged_rows(pairs, [1.0] * 3, module="m", rule=MergeRule(method="linear"))[0].shape == (
+    assert merge_rows(pairs, [1.0] * 3, module="m", rule=MergeRule(method="linear"))[0].shape == (
         12,
         12,
     )
@@ -112,7 +112,7 @@ def test_ties_is_that_of_a_dense_reference(density: float) -> None:
 
 def test_dare_keeps_a_share_and_rescales_it() -> None:
     t = torch.ones(400, 500, dtype=torch.float64)
-    mask = dropped(t, MergeRule(method="dare", density=0.3, seed=7), "m/0")
+    mask = drop_entries(t, MergeRule(method="dare", density=0.3, seed=7), "m/0")
     assert torch.unique(mask).tolist() == [0.0, pytest.approx(1 / 0.3)]
     assert float((mask != 0).double().mean()) == pytest.approx(
         0.3, abs=0.005
@@ -124,7 +124,7 @@ def test_dare_is_linear_on_what_it_keeps_and_reproducible() -> None:
     U, entries = common_entries(pairs)
     expected = U @ torch.stack(
         [
-            weight * dropped(t, rule, f"m/{i}")
+            weight * drop_entries(t, rule, f"m/{i}")
             for i, (t, weight) in enumerate(zip(entries, WEIGHTS, strict=True))
         ]
     ).sum(0)
@@ -135,7 +135,7 @@ def test_dare_is_linear_on_what_it_keeps_and_reproducible() -> None:
 
 
 def test_what_is_chosen_at_random_is_the_same_on_every_machine() -> None:
-    mask = dropped(
+    mask = drop_entries(
         torch.ones(1, 16, dtype=torch.float64), MergeRule(method="dare", density=0.5, seed=1), "m/0"
     )
     assert [int(value > 0) for value in mask[0]] == KNOWN
@@ -158,7 +158,7 @@ def test_a_missing_module_counts_as_zero() -> None:
 
 
 def merged_dense(pairs: list[Pair | None], weights: list[float]) -> torch.Tensor:
-    a, b = merged_rows(pairs, weights, module="m", rule=MergeRule(method="linear"))
+    a, b = merge_rows(pairs, weights, module="m", rule=MergeRule(method="linear"))
     return b.mT @ a
 
 

@@ -18,11 +18,11 @@ from share_registry.algebra.directions import (
     Moments,
     TaskCoefficients,
     axes,
-    captured,
-    extended,
+    count_capturing,
+    count_paying,
+    extend,
     frame,
-    paying,
-    rounded,
+    round_rows,
     savings,
     spectrum,
 )
@@ -89,7 +89,7 @@ def moments(
     ]
     sums = Moments.empty(frame_a.root.shape[1], frame_b.root.shape[1])
     for task in tasks:
-        sums.add(task)
+        sums.add([task])
     return sums, frame_a, frame_b, tasks
 
 
@@ -190,7 +190,7 @@ def test_a_frame_that_is_extended_keeps_its_directions_and_spans_the_new_rows(
     more[: min(new, dependent)] = normal(generator, min(new, dependent), old + 1) @ R
     before = frame(R)
     rows = torch.cat([R, more])
-    wider = extended(before.back, rows)
+    wider = extend(before.back, rows)
     assert wider is not None
     E = wider.back @ rows
     q = len(before.back)
@@ -205,9 +205,9 @@ def test_new_rows_that_hardly_differ_from_known_ones_make_no_long_coefficients()
     R = normal(generator, 6, 40)
     apart = independent_of(R, normal(generator, 2, 40))
     before = frame(R).back
-    assert extended(before, torch.cat([R, R[:2] + 1e-2 * apart])) is not None
-    assert extended(before, torch.cat([R, R[:2] + 1e-5 * apart])) is None
-    same = extended(before, torch.cat([R, R[:2] + 1e-9 * apart]))
+    assert extend(before, torch.cat([R, R[:2] + 1e-2 * apart])) is not None
+    assert extend(before, torch.cat([R, R[:2] + 1e-5 * apart])) is None
+    same = extend(before, torch.cat([R, R[:2] + 1e-9 * apart]))
     assert same is not None
     assert same.back.shape == (6, 8)
 
@@ -230,7 +230,7 @@ def test_a_frame_is_extended_from_and_by_rows_of_zeros(old: str, new: str, direc
         "same": 2 * rows[:2],
     }
     R, more = rows_of[old], rows[2:] if (old, new) == ("rows", "rows") else rows_of[new]
-    wider = extended(frame(R).back, torch.cat([R, more]))
+    wider = extend(frame(R).back, torch.cat([R, more]))
     assert wider is not None
     assert wider.back.shape == (directions, 4)
     assert torch.allclose(wider.root @ (wider.back @ wider.rows), wider.rows, rtol=0, atol=EXACT)
@@ -254,7 +254,7 @@ def test_more_rows_than_columns_may_be_seen_from_the_axes_themselves() -> None:
     )
     sums = Moments.empty(10, 10)
     for A, B in zip(a.factors, b.factors, strict=True):
-        sums.add(TaskCoefficients(A=A, B=B, weight=1.0))
+        sums.add([TaskCoefficients(A=A, B=B, weight=1.0)])
     (energies, U), (expected, Vt) = spectrum(sums.a), full(a.factors, b.factors, [1.0] * 3)
     assert torch.allclose(energies, expected, rtol=0, atol=ENERGY * float(expected.sum()))
     assert torch.allclose(
@@ -269,7 +269,7 @@ def test_a_task_taken_out_leaves_the_moments_of_the_others() -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = (factor(generator, ranks=[2, 3, 4], rows=9, width=16, dependent=False) for _ in range(2))
     remaining, *_, tasks = moments(a, b, [1.0, 2.0, 3.0])
-    remaining.add(tasks[1], times=-1.0)
+    remaining.add([replace(tasks[1], weight=-tasks[1].weight)])
     others, *_ = moments(replace(a, K=[a.K[0], a.K[2]]), replace(b, K=[b.K[0], b.K[2]]), [1.0, 3.0])
     assert torch.allclose(remaining.a, others.a, rtol=0, atol=EXACT * float(others.a.trace()))
     assert torch.allclose(remaining.b, others.b, rtol=0, atol=EXACT * float(others.b.trace()))
@@ -277,7 +277,7 @@ def test_a_task_taken_out_leaves_the_moments_of_the_others() -> None:
 
 def test_what_captures_a_share_of_the_energy_is_the_fewest_directions() -> None:
     energies = torch.tensor([6.0, 3.0, 1.0, 0.0], dtype=torch.float64)
-    assert [captured(energies, share) for share in (0.5, 0.6, 0.61, 0.9, 0.91, 1.0)] == [
+    assert [count_capturing(energies, share) for share in (0.5, 0.6, 0.61, 0.9, 0.91, 1.0)] == [
         1,
         1,
         2,
@@ -285,7 +285,7 @@ def test_what_captures_a_share_of_the_energy_is_the_fewest_directions() -> None:
         3,
         3,
     ]
-    assert captured(torch.zeros(3, dtype=torch.float64), 0.5) == 0
+    assert count_capturing(torch.zeros(3, dtype=torch.float64), 0.5) == 0
 
 
 @settings(deadline=None, max_examples=50)
@@ -302,7 +302,7 @@ def test_rounding_a_basis_makes_the_error_asked_for_and_no_large_numbers(
     generator = torch.Generator().manual_seed(seed)
     Q = torch.linalg.qr(normal(generator, width, k)).Q.mT
     energies = torch.logspace(0, -decay, k, dtype=torch.float64)
-    q = rounded(Q, energies, precision=precision).double()
+    q = round_rows(Q, energies, precision=precision).double()
     assert int(q.abs().max()) < 2**20
     fitted = (Q * q).sum(-1, keepdim=True) / q.square().sum(-1, keepdim=True) * q
     error = float(((fitted - Q).square().sum(-1) * energies).sum() / energies.sum()) ** 0.5
@@ -310,7 +310,7 @@ def test_rounding_a_basis_makes_the_error_asked_for_and_no_large_numbers(
 
 
 def test_no_direction_gives_no_row() -> None:
-    assert rounded(
+    assert round_rows(
         torch.zeros((0, 8), dtype=torch.float64), torch.zeros(0, dtype=torch.float64), precision=0.1
     ).shape == (0, 8)
 
@@ -325,12 +325,12 @@ def count_paying(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[i
     ]
     sums = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1])
     for task in tasks:
-        sums.add(task)
+        sums.add([task])
     spectra = (spectrum(sums.a), spectrum(sums.b))
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
     saved = savings(tasks, (spectra[0][1], spectra[1][1]), widths=widths, budget=budget)
     return [
-        paying(saved[side], spectra[side][0], width=widths[side], precision=budget / 4)
+        count_paying(saved[side], spectra[side][0], width=widths[side], precision=budget / 4)
         for side in (0, 1)
     ]
 

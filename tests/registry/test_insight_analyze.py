@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.algebra.overlap import connected
+from share_registry.algebra.overlap import connected_parts
 from share_registry.catalog.queries import lookups
 from share_registry.cli.output import document
 from share_registry.exchange.adapter import Adapter
@@ -284,4 +284,4 @@ def test_parts_are_connected_through_others() -> None:
     import torch
 
     linked = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
-    assert connected(linked) == [(0, 1, 2)]
+    assert connected_parts(linked) == [(0, 1, 2)]

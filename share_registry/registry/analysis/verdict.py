@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.overlap import connected
+from share_registry.algebra.overlap import connected_parts
 from share_registry.values.analyses import Continued, Forecast, Kinship, LeaveOneOut, Statement
 from share_registry.values.units import size
 
@@ -64,7 +64,7 @@ def kinships(
     alike, sharing = one_start(a, chance) & apart, _sharing(names, distance, lost)
     found = [
         _kinship("one start", part, names, (a, b, chance), apart)
-        for part in connected(alike)
+        for part in connected_parts(alike)
         if not set(part) <= set(sharing)
     ]
     if len(sharing) > 1:

@@ -20,11 +20,11 @@ from share_registry.algebra.directions import (
     Spectrum,
     TaskCoefficients,
     axes,
-    captured,
-    extended,
+    count_capturing,
+    count_paying,
+    extend,
     frame,
-    paying,
-    rounded,
+    round_rows,
     savings,
     spectrum,
 )
@@ -279,7 +279,7 @@ def _module(
         zip(map(id, looked_at), _tasks(looked_at, gathered, module, rule.weighting), strict=True)
     )
     moments = Moments(*(found.moments for found in gathered))
-    moments.add_all([tasks[id(member)] for member in fresh])
+    moments.add([tasks[id(member)] for member in fresh])
     frames, spectra = (
         (gathered[0].frame, gathered[1].frame),
         (spectrum(moments.a), spectrum(moments.b)),
@@ -287,7 +287,7 @@ def _module(
     limits = _limits([tasks[id(member)] for member in judged], len(members), spectra, frames, rule)
     rows = [
         (
-            rounded(found.directions(U[:, :k]), energies[:k], precision=rule.precision)
+            round_rows(found.directions(U[:, :k]), energies[:k], precision=rule.precision)
             .cpu()
             .numpy(),
             float(energies[:k].sum() / energies.sum().clamp_min(1e-300)),
@@ -302,7 +302,7 @@ def _spectra(
     tasks: Sequence[TaskCoefficients], frames: tuple[Frame, Frame]
 ) -> tuple[Spectrum, Spectrum]:
     moments = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1], frames[0].root.device)
-    moments.add_all(tasks)
+    moments.add(tasks)
     return spectrum(moments.a), spectrum(moments.b)
 
 
@@ -419,7 +419,7 @@ def _framed(rows: Tensor, before: CarriedSide | None) -> tuple[Frame, Tensor]:
     if before is None:
         found = frame(rows)
         return found, rows.new_zeros((found.root.shape[1],) * 2)
-    longer = extended(before.back, rows)
+    longer = extend(before.back, rows)
     if longer is not None:
         more = longer.root.shape[1] - len(before.moments)
         return longer, pad(before.moments, (0, more, 0, more))
@@ -445,7 +445,7 @@ def _limits(
     """Return how many directions each side keeps, judged on some of `count` tasks where bytes decide."""
     some = [_alive(found) for found in spectra]
     if rule.energy is not None:
-        limits = [captured(energies, rule.energy) for energies, _ in spectra]
+        limits = [count_capturing(energies, rule.energy) for energies, _ in spectra]
     elif rule.max_rank is not None:
         limits = some
     else:
@@ -501,6 +501,6 @@ def _paying(
             )  # the frame spans the judged tasks too: other axes are not what the fit has found
             saved[side] += times * bits
     return [
-        paying(saved[side], spectra[side][0], width=widths[side], precision=rule.precision)
+        count_paying(saved[side], spectra[side][0], width=widths[side], precision=rule.precision)
         for side in (0, 1)
     ]
