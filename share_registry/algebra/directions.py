@@ -213,7 +213,7 @@ def savings(
     return saved[0], saved[1]
 
 
-def count_paying(saved: Tensor, energies: Tensor, *, width: int, precision: float) -> int:
+def choose_size(saved: Tensor, energies: Tensor, *, width: int, precision: float) -> int:
     """Return the k whose directions save most beyond what they cost as rows, 0 where none pays.
 
     Args:

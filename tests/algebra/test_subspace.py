@@ -18,8 +18,8 @@ from share_registry.algebra.directions import (
     Moments,
     TaskCoefficients,
     axes,
+    choose_size,
     count_capturing,
-    count_paying,
     extend,
     frame,
     round_rows,
@@ -330,7 +330,7 @@ def count_paying(pairs: list[tuple[Tensor, Tensor]], *, budget: float) -> list[i
     widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
     saved = savings(tasks, (spectra[0][1], spectra[1][1]), widths=widths, budget=budget)
     return [
-        count_paying(saved[side], spectra[side][0], width=widths[side], precision=budget / 4)
+        choose_size(saved[side], spectra[side][0], width=widths[side], precision=budget / 4)
         for side in (0, 1)
     ]
 

@@ -20,8 +20,8 @@ from share_registry.algebra.directions import (
     Spectrum,
     TaskCoefficients,
     axes,
+    choose_size,
     count_capturing,
-    count_paying,
     extend,
     frame,
     round_rows,
@@ -501,6 +501,6 @@ def _paying(
             )  # the frame spans the judged tasks too: other axes are not what the fit has found
             saved[side] += times * bits
     return [
-        count_paying(saved[side], spectra[side][0], width=widths[side], precision=rule.precision)
+        choose_size(saved[side], spectra[side][0], width=widths[side], precision=rule.precision)
         for side in (0, 1)
     ]
