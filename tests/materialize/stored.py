@@ -68,7 +68,10 @@ class Maker:
     def adapter(
         self, *, sources: Sequence[Digest] = (), previous: Digest | None = None, own: float = 0.7
     ) -> Digest:
-        """Add an adapter: over some of the sources, upon a previous version where it has the rank, with own rows in this share of the factors."""
+        """Add an adapter over some of the sources, upon a previous version where it has the rank.
+
+        It has own rows in this share of the factors.
+        """
         layout = self._layout(previous)
         modules: list[StoredModule | None] = []
         for shape in layout.modules():
@@ -83,10 +86,10 @@ class Maker:
     def ints(self, rows: int, width: int, largest: int | None = None) -> NDArray[np.int32]:
         """Return random integers, some of them zero."""
         bound = largest if largest is not None else int(self.rng.choice(_LARGEST))
-        made: NDArray[np.int32] = self.rng.integers(
+        integers: NDArray[np.int32] = self.rng.integers(
             -bound, bound + 1, (rows, width), dtype=np.int32
         )
-        return made
+        return integers
 
     def chance(self, share: float) -> bool:
         """Tell true in this share of the cases."""
@@ -97,8 +100,8 @@ class Maker:
         if source in self.bases:
             return self.bases[source].rows(module, side)
         position = [shape.module for shape in self.layouts[source].modules()].index(module)
-        found = self.stored[source].modules[position]
-        return None if found is None else found.side(side).own
+        stored = self.stored[source].modules[position]
+        return None if stored is None else stored.side(side).own
 
     def _layout(self, previous: Digest | None) -> Layout:
         if previous is not None:
@@ -163,7 +166,9 @@ class Maker:
         renamed = [
             None
             if module is None
-            else StoredModule(a=_renamed(module.a, used), b=_renamed(module.b, used), error=0.0)
+            else StoredModule(
+                a=_rename_sources(module.a, used), b=_rename_sources(module.b, used), error=0.0
+            )
             for module in modules
         ]
         kept = layout.passengers + [
@@ -197,7 +202,7 @@ class Maker:
         )
 
 
-def _renamed(side: StoredSide, used: Sequence[int]) -> StoredSide:
+def _rename_sources(side: StoredSide, used: Sequence[int]) -> StoredSide:
     terms = tuple(
         Term(source=used.index(term.source), exponent=term.exponent, coefficients=term.coefficients)
         for term in side.terms
@@ -206,21 +211,21 @@ def _renamed(side: StoredSide, used: Sequence[int]) -> StoredSide:
 
 
 def family(seed: int) -> tuple[Maker, list[Digest]]:
-    """Return adapters of one store that refer to each other in every way, and versions of one of them."""
+    """Return adapters that refer to each other in every way, and versions of one of them."""
     maker = Maker(seed)
     bases = [maker.basis(uniform=maker.chance(0.5)) for _ in range(2)]
     first = maker.adapter()
-    made = [
+    adapters = [
         first,
         maker.adapter(sources=bases),
         maker.adapter(sources=bases, own=0.0),
         maker.adapter(sources=bases[:1], own=0.0),
     ]
-    version = made[1]
+    version = adapters[1]
     for _ in range(3):
         version = maker.adapter(
             sources=[bases[0], first][: int(maker.rng.integers(0, 3))], previous=version
         )
-        made.append(version)
-    made.append(maker.adapter(sources=[bases[1], first, bases[0]]))
-    return maker, made
+        adapters.append(version)
+    adapters.append(maker.adapter(sources=[bases[1], first, bases[0]]))
+    return maker, adapters

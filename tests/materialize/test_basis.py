@@ -86,7 +86,7 @@ def stored(source: Digest) -> bytes:
     )
 
 
-def filled(source: bytes) -> tuple[Memory, Digest, Digest]:
+def fill_memory(source: bytes) -> tuple[Memory, Digest, Digest]:
     """Return a store of an adapter over the rows of a source, its digest and that of the source."""
     memory = Memory()
     memory.put(LAYOUT_BYTES)
@@ -97,26 +97,26 @@ def filled(source: bytes) -> tuple[Memory, Digest, Digest]:
 def expected(side: StoredSide, rows: Ints) -> NDArray[np.float32]:
     """One element after another, in plain Python floats (spec DEC-04, DEC-06)."""
     (term,) = side.terms
-    made = np.zeros(side.own.shape, np.float32)
-    for i, j in np.ndindex(*made.shape):
+    values = np.zeros(side.own.shape, np.float32)
+    for i, j in np.ndindex(*values.shape):
         product = sum(
             int(c) * int(q) for c, q in zip(term.coefficients[i], rows[:, j], strict=True)
         )
-        made[i, j] = np.float32(
+        values[i, j] = np.float32(
             float(side.scales[i]) * (product * 2.0**term.exponent + float(side.own[i, j]))
         )
-    return made
+    return values
 
 
 def test_a_factor_over_a_basis_is_what_plain_arithmetic_gives() -> None:
     """Spec DEC-02."""
-    memory, adapter, source = filled(basis_object.encode(BASIS))
-    found = Reader(memory)
-    tensors = found.tensors(adapter)
+    memory, adapter, source = fill_memory(basis_object.encode(BASIS))
+    reader = Reader(memory)
+    tensors = reader.tensors(adapter)
     assert np.array_equal(tensors["A"].numpy(), expected(A, BASIS.modules["q"][0]))
     assert np.array_equal(tensors["B"].numpy(), expected(B, BASIS.modules["q"][1]).T)
-    assert found.is_basis(source)
-    assert not found.is_basis(adapter)
+    assert reader.is_basis(source)
+    assert not reader.is_basis(adapter)
 
 
 def test_an_adapter_with_the_same_rows_gives_the_same_factor() -> None:
@@ -146,7 +146,7 @@ def test_an_adapter_with_the_same_rows_gives_the_same_factor() -> None:
         external={},
     )
     first, second = Memory(), Memory()
-    made = []
+    results = []
     for memory, content in (
         (first, adapter_object.encode(value, wide)),
         (second, basis_object.encode(StoredBasis(modules={"q": rows}))),
@@ -164,12 +164,12 @@ def test_an_adapter_with_the_same_rows_gives_the_same_factor() -> None:
             verbatim={},
             external={},
         )
-        made.append(Reader(memory).tensors(memory.put(adapter_object.encode(referring, LAYOUT))))
-    assert all(torch.equal(made[0][key], made[1][key]) for key in ("A", "B"))
+        results.append(Reader(memory).tensors(memory.put(adapter_object.encode(referring, LAYOUT))))
+    assert all(torch.equal(results[0][key], results[1][key]) for key in ("A", "B"))
 
 
 def test_a_basis_is_read_and_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory, adapter, source = filled(basis_object.encode(BASIS))
+    memory, adapter, source = fill_memory(basis_object.encode(BASIS))
     decoded: list[bytes] = []
     decode = basis_object.decode
 
@@ -178,26 +178,26 @@ def test_a_basis_is_read_and_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
         return decode(content)
 
     monkeypatch.setattr(basis_object, "decode", counted)
-    found = Reader(memory)
+    reader = Reader(memory)
     for _ in range(3):
-        found.rows(adapter)
-        found.forget_decoded()
-        assert found.basis(source).rows("q", Side.A) is not None
+        reader.rows(adapter)
+        reader.forget_decoded()
+        assert reader.basis(source).rows("q", Side.A) is not None
     assert len(decoded) == 1
     assert memory.reads[source] == 1
 
 
 def test_an_adapter_that_is_referred_to_is_read_once() -> None:
-    memory, adapter, _ = filled(basis_object.encode(BASIS))
-    found = Reader(memory)
-    assert not found.is_basis(adapter)
-    found.rows(adapter)
-    assert not found.is_basis(adapter)
+    memory, adapter, _ = fill_memory(basis_object.encode(BASIS))
+    reader = Reader(memory)
+    assert not reader.is_basis(adapter)
+    reader.rows(adapter)
+    assert not reader.is_basis(adapter)
     assert memory.reads[adapter] == 1
 
 
 def test_a_small_cache_changes_nothing() -> None:
-    memory, adapter, _ = filled(basis_object.encode(BASIS))
+    memory, adapter, _ = fill_memory(basis_object.encode(BASIS))
     kept, bare = Reader(memory).tensors(adapter), Reader(memory, cache_bytes=1).tensors(adapter)
     assert all(torch.equal(kept[key], bare[key]) for key in kept)
 
@@ -218,21 +218,21 @@ WRONG: Mapping[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("what", sorted(WRONG))
-def test_a_source_without_the_block_is_damage(what: str) -> None:
-    memory, adapter, _ = filled(WRONG[what])
+@pytest.mark.parametrize("fault", sorted(WRONG))
+def test_a_source_without_the_block_is_damage(fault: str) -> None:
+    memory, adapter, _ = fill_memory(WRONG[fault])
     with pytest.raises(IntegrityError):
         Reader(memory).rows(adapter)
 
 
 def test_a_basis_that_is_gone_is_named() -> None:
-    memory, adapter, source = filled(basis_object.encode(BASIS))
+    memory, adapter, source = fill_memory(basis_object.encode(BASIS))
     del memory.objects[source]
     with pytest.raises(IntegrityError, match=source):
         Reader(memory).rows(adapter)
 
 
 def test_an_adapter_is_no_basis() -> None:
-    memory, adapter, _ = filled(basis_object.encode(BASIS))
+    memory, adapter, _ = fill_memory(basis_object.encode(BASIS))
     with pytest.raises(IntegrityError, match="no basis object"):
         Reader(memory).basis(adapter)

@@ -45,9 +45,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
 
 
 def row_of(registry: sr.Registry, task: str) -> TaskVersion:
-    found = registry.resolve(task)
+    resolved = registry.resolve(task)
     with registry.context.reading() as session:
-        row = lookups.version_row(session, found.space, str(found.task), found.version or 0)
+        row = lookups.version_row(
+            session, resolved.space, str(resolved.task), resolved.version or 0
+        )
     assert row is not None
     return row
 
@@ -74,7 +76,7 @@ def test_a_checkout_keeps_no_decoded_factor(registry: sr.Registry) -> None:
     reader = Reader(registry.context.store)
     digest = row_of(registry, "t00").adapter_digest
     first, second = reader.tensors(digest), reader.tensors(digest)
-    assert all(one.data_ptr() != second[key].data_ptr() for key, one in first.items())
+    assert all(tensor.data_ptr() != second[key].data_ptr() for key, tensor in first.items())
     rows = reader.rows(digest)
     kept = {tensor.data_ptr() for pair in rows for tensor in pair}
     assert not kept & {tensor.data_ptr() for tensor in reader.tensors(digest).values()}

@@ -29,7 +29,7 @@ def registry(tmp_path: Path) -> Iterator[sr.Registry]:
 def trained(
     registry: sr.Registry, original: Original, tmp_path: Path
 ) -> Callable[[str], sr.Registry]:
-    """Commit a case of the zoo as `one`, and the same with other values and twice the alpha as `two`."""
+    """Commit a case of the zoo as `one`, and with other values and twice the alpha as `two`."""
 
     def commit(name: str) -> sr.Registry:
         registry.create_space("zoo")
@@ -39,10 +39,10 @@ def trained(
         for key, parameter in model.named_parameters():
             if "lora_" in key:
                 parameter.data.mul_(0.5).add_(0.01)
-        other = zoo.save(model, tmp_path / "two", dtype=zoo.CASES[name].dtype)
-        config = other / "adapter_config.json"
+        changed = zoo.save(model, tmp_path / "two", dtype=zoo.CASES[name].dtype)
+        config = changed / "adapter_config.json"
         config.write_text(config.read_text().replace('"lora_alpha": 6', '"lora_alpha": 12'))
-        registry.commit(other, task="two", space="zoo", budget=0, allow_base_mismatch=True)
+        registry.commit(changed, task="two", space="zoo", budget=0, allow_base_mismatch=True)
         return registry
 
     return commit
@@ -73,13 +73,13 @@ def test_a_swapped_model_answers_as_one_that_was_loaded(
     model = zoo.load(name, paths["one"])
     parameters = dict(model.named_parameters())
     before = zoo.logits(model)
-    with sr.Materializer(registry, "zoo") as one:
-        assert one.swap(model, "two") == "default"
+    with sr.Materializer(registry, "zoo") as materializer:
+        assert materializer.swap(model, "two") == "default"
         assert (
             zoo.logits(model) - zoo.logits(zoo.load(name, paths["two"]))
         ).abs().max() == zoo.EXACT
         assert (zoo.logits(model) - before).abs().max() > 0
-        one.swap(model, "one", adapter_name="default")
+        materializer.swap(model, "one", adapter_name="default")
     assert (zoo.logits(model) - before).abs().max() == zoo.EXACT
     assert all(parameter is parameters[key] for key, parameter in model.named_parameters())
 
@@ -92,36 +92,39 @@ def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(
         task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
     model = zoo.load("plain", paths["one"])
-    wanted = zoo.logits(zoo.load("plain", paths["two"]))
-    with sr.Materializer(registry, "zoo") as one:
-        one.swap(model, "two")
-        one.swap(model, "one")
+    expected = zoo.logits(zoo.load("plain", paths["two"]))
+    with sr.Materializer(registry, "zoo") as materializer:
+        materializer.swap(model, "two")
+        materializer.swap(model, "one")
         model.load_adapter(str(paths["one"]), adapter_name="other")
         model.set_adapter("other")
         model.delete_adapter("default")
         model.load_adapter(str(paths["one"]), adapter_name="default")
         model.set_adapter("default")
-        one.swap(model, "two")
-        assert (zoo.logits(model) - wanted).abs().max() == zoo.EXACT
+        materializer.swap(model, "two")
+        assert (zoo.logits(model) - expected).abs().max() == zoo.EXACT
         model.set_adapter("other")
-        assert one.swap(model, "two") == "other"
-        assert (zoo.logits(model) - wanted).abs().max() == zoo.EXACT
+        assert materializer.swap(model, "two") == "other"
+        assert (zoo.logits(model) - expected).abs().max() == zoo.EXACT
 
 
 @pytest.mark.parametrize(
-    ("other", "match"),
+    ("case", "match"),
     [("rank_pattern", "tensor"), ("regex", "has besides"), ("dora", "has no place")],
 )
 def test_a_swap_that_does_not_fit_changes_nothing(
-    registry: sr.Registry, original: Original, tmp_path: Path, other: str, match: str
+    registry: sr.Registry, original: Original, tmp_path: Path, case: str, match: str
 ) -> None:
     registry.create_space("zoo")
-    registry.commit(original(other), task="other", space="zoo", allow_base_mismatch=True)
+    registry.commit(original(case), task="other", space="zoo", allow_base_mismatch=True)
     registry.commit(original("plain"), task="plain", space="zoo", allow_base_mismatch=True)
     model = zoo.load("plain", registry.space("zoo").export("plain", tmp_path / "out").path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.InvalidInputError, match=match):
-        one.swap(model, "other")
+    with (
+        sr.Materializer(registry, "zoo") as materializer,
+        pytest.raises(sr.InvalidInputError, match=match),
+    ):
+        materializer.swap(model, "other")
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
@@ -130,14 +133,14 @@ def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused
 ) -> None:
     registry = trained("plain")
     model = zoo.load("plain", registry.space("zoo").export("one", tmp_path / "out").path)
-    with sr.Materializer(registry, "zoo") as one:
+    with sr.Materializer(registry, "zoo") as materializer:
         with pytest.raises(sr.NotFoundError, match="other"):
-            one.swap(model, "two", adapter_name="other")
+            materializer.swap(model, "two", adapter_name="other")
         with pytest.raises(sr.InvalidInputError, match="PeftModel"):
-            one.swap(zoo.llama(), "two")
+            materializer.swap(zoo.llama(), "two")
         model.merge_adapter()
         with pytest.raises(sr.RefusedError, match="merged"):
-            one.swap(model, "two")
+            materializer.swap(model, "two")
 
 
 @pytest.mark.parametrize(
@@ -150,16 +153,18 @@ def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_bac
     registry = trained(name)
     model = zoo.CASES[name].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    wanted = zoo.logits(zoo.load(name, registry.space("zoo").export("one", tmp_path / "out").path))
-    with sr.Materializer(registry, "zoo") as one:
-        one.merge_into(model, "one")
-        assert (zoo.logits(model) - wanted).abs().max() <= zoo.PORTABLE
+    expected = zoo.logits(
+        zoo.load(name, registry.space("zoo").export("one", tmp_path / "out").path)
+    )
+    with sr.Materializer(registry, "zoo") as materializer:
+        materializer.merge_into(model, "one")
+        assert (zoo.logits(model) - expected).abs().max() <= zoo.PORTABLE
         with pytest.raises(sr.RefusedError, match="already"):
-            one.merge_into(model, "two")
-        one.unmerge(model)
+            materializer.merge_into(model, "two")
+        materializer.unmerge(model)
         assert all(value.equal(before[key]) for key, value in model.state_dict().items())
         with pytest.raises(sr.InvalidInputError, match="nothing was merged"):
-            one.unmerge(model)
+            materializer.unmerge(model)
 
 
 def test_what_a_merged_model_was_is_kept_with_the_model(
@@ -167,26 +172,26 @@ def test_what_a_merged_model_was_is_kept_with_the_model(
 ) -> None:
     registry, model = trained("plain"), zoo.CASES["plain"].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as one:
-        one.merge_into(model, "one")
+    with sr.Materializer(registry, "zoo") as materializer:
+        materializer.merge_into(model, "one")
     twin = copy.deepcopy(model)
-    with sr.Materializer(registry, "zoo") as other:
+    with sr.Materializer(registry, "zoo") as second:
         for either in (twin, model):
-            other.unmerge(either)
+            second.unmerge(either)
             assert all(value.equal(before[key]) for key, value in either.state_dict().items())
-            other.merge_into(either, "two")
+            second.merge_into(either, "two")
 
 
 def test_a_mode_of_autocast_changes_nothing_of_a_merge(
     trained: Callable[[str], sr.Registry],
 ) -> None:
     registry, models = trained("plain"), [zoo.CASES["plain"].base() for _ in range(2)]
-    with sr.Materializer(registry, "zoo") as one:
-        one.merge_into(models[0], "one")
+    with sr.Materializer(registry, "zoo") as materializer:
+        materializer.merge_into(models[0], "one")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            one.merge_into(models[1], "one")
-    other = models[1].state_dict()
-    assert all(value.equal(other[key]) for key, value in models[0].state_dict().items())
+            materializer.merge_into(models[1], "one")
+    merged = models[1].state_dict()
+    assert all(value.equal(merged[key]) for key, value in models[0].state_dict().items())
 
 
 def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_out(
@@ -202,16 +207,18 @@ def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_ou
     model = zoo.load("plain", registry.space("zoo").export("one", tmp_path / "out").path)
     said = model.peft_config["default"]
     said.use_rslora, said.alpha_pattern = True, {".*": 100}
-    with sr.Materializer(registry, "zoo") as one:
-        one.swap(model, "old")
-        wanted = zoo.logits(model)
+    with sr.Materializer(registry, "zoo") as materializer:
+        materializer.swap(model, "old")
+        expected = zoo.logits(model)
         model.save_pretrained(tmp_path / "saved")
-        assert (zoo.logits(zoo.load("plain", tmp_path / "saved")) - wanted).abs().max() == zoo.EXACT
+        assert (
+            zoo.logits(zoo.load("plain", tmp_path / "saved")) - expected
+        ).abs().max() == zoo.EXACT
         said.alpha_pattern[".*"] = 7  # of this model alone
-        one.materialize("old")["old"].config["lora_alpha"] = 800  # type: ignore[index]
+        materializer.materialize("old")["old"].config["lora_alpha"] = 800  # type: ignore[index]
         fresh = zoo.load("plain", registry.space("zoo").export("one", tmp_path / "out").path)
-        one.swap(fresh, "old")
-        assert (zoo.logits(fresh) - wanted).abs().max() == zoo.EXACT
+        materializer.swap(fresh, "old")
+        assert (zoo.logits(fresh) - expected).abs().max() == zoo.EXACT
 
 
 @pytest.mark.parametrize(
@@ -225,8 +232,8 @@ def test_what_is_more_than_dw_of_a_weight_is_not_merged(
     registry.commit(original(name), task="one", space="zoo", allow_base_mismatch=True)
     model = zoo.CASES[name].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as one, pytest.raises(sr.RefusedError):
-        one.merge_into(model, "one")
+    with sr.Materializer(registry, "zoo") as materializer, pytest.raises(sr.RefusedError):
+        materializer.merge_into(model, "one")
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
@@ -234,11 +241,11 @@ def test_a_model_without_the_modules_is_not_merged_into(
     trained: Callable[[str], sr.Registry],
 ) -> None:
     registry = trained("plain")
-    with sr.Materializer(registry, "zoo") as one:
+    with sr.Materializer(registry, "zoo") as materializer:
         with pytest.raises(sr.InvalidInputError, match="no module"):
-            one.merge_into(zoo.bert(), "one")
+            materializer.merge_into(zoo.bert(), "one")
         with pytest.raises(sr.RefusedError, match="PEFT model"):
-            one.merge_into(zoo.live("plain"), "one")
+            materializer.merge_into(zoo.live("plain"), "one")
 
 
 def test_a_state_dict_is_what_peft_loads(
@@ -248,12 +255,13 @@ def test_a_state_dict_is_what_peft_loads(
     paths = {
         task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
-    model, wanted = zoo.load("plain", paths["one"]), zoo.load("plain", paths["two"])
-    with sr.Materializer(registry, "zoo") as one:
-        state = one.state_dict("two")
+    model, expected = zoo.load("plain", paths["one"]), zoo.load("plain", paths["two"])
+    with sr.Materializer(registry, "zoo") as materializer:
+        state = materializer.state_dict("two")
     result = zoo.peft.set_peft_model_state_dict(model, state)
     assert not result.unexpected_keys
-    found = zoo.peft.get_peft_model_state_dict(model)
+    loaded = zoo.peft.get_peft_model_state_dict(model)
     assert all(
-        value.equal(found[key]) for key, value in zoo.peft.get_peft_model_state_dict(wanted).items()
+        value.equal(loaded[key])
+        for key, value in zoo.peft.get_peft_model_state_dict(expected).items()
     )

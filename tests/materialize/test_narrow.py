@@ -28,9 +28,9 @@ def registry(tmp_path: Path) -> Iterator[sr.Registry]:
         yield opened
 
 
-def large(folder: Path, made: Path, dtype: str) -> Path:
+def large(folder: Path, source: Path, dtype: str) -> Path:
     """Write an adapter again with values that a type does not hold."""
-    tensors = load_file(made / "adapter_model.safetensors")
+    tensors = load_file(source / "adapter_model.safetensors")
     return write(
         folder,
         {
@@ -46,11 +46,14 @@ def large(folder: Path, made: Path, dtype: str) -> Path:
     ids="-".join,
 )
 def dtype(request: pytest.FixtureRequest, registry: sr.Registry, tmp_path: Path) -> str:
-    """An element type that does not hold the values of `t00`, which is stored by rows of its own, over a basis, or bit for bit."""
+    """An element type that does not hold the values of `t00`.
+
+    `t00` is stored by rows of its own, over a basis, or bit for bit.
+    """
     narrow, how = request.param
-    made = write_planted(tmp_path / "made", 8, modules=1, shared=2, noise=0.01)
+    planted = write_planted(tmp_path / "made", 8, modules=1, shared=2, noise=0.01)
     adapters = {
-        name: large(tmp_path / "large" / name, folder, narrow) for name, folder in made.items()
+        name: large(tmp_path / "large" / name, folder, narrow) for name, folder in planted.items()
     }
     if how == "basis":
         assert registry.commit_many(adapters).basis
@@ -72,8 +75,8 @@ def test_a_checkout_names_what_its_type_does_not_hold(dtype: str, registry: sr.R
 def test_a_materializer_names_what_its_type_does_not_hold(
     dtype: str, registry: sr.Registry, *, exact: bool
 ) -> None:
-    with sr.Materializer(registry, dtype=dtype, exact=exact) as one:
-        for call in (one.materialize, one.prepare, one.state_dict):
+    with sr.Materializer(registry, dtype=dtype, exact=exact) as materializer:
+        for call in (materializer.materialize, materializer.prepare, materializer.state_dict):
             with pytest.raises(
                 sr.RefusedError, match=rf"lora_[AB].weight.*: F{dtype[-2:]} holds at most"
             ):
@@ -97,11 +100,11 @@ def test_a_swap_into_narrow_parameters_changes_nothing_where_they_do_not_hold_a_
 ) -> None:
     live.half()
     before = {key: value.clone() for key, value in live.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as one:
+    with sr.Materializer(registry, "zoo") as materializer:
         with pytest.raises(sr.RefusedError, match="F16 holds at most"):
-            one.swap(live, "wide")
+            materializer.swap(live, "wide")
         assert all(value.equal(before[key]) for key, value in live.state_dict().items())
-        one.swap(live, "fits")
+        materializer.swap(live, "fits")
 
 
 def test_a_merge_into_narrow_weights_changes_nothing_where_they_do_not_hold_a_sum(
@@ -109,12 +112,12 @@ def test_a_merge_into_narrow_weights_changes_nothing_where_they_do_not_hold_a_su
 ) -> None:
     model = zoo.CASES["plain"].base().half()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as one:
+    with sr.Materializer(registry, "zoo") as materializer:
         with pytest.raises(sr.RefusedError, match="F16 holds at most"):
-            one.merge_into(model, "wide")
+            materializer.merge_into(model, "wide")
         assert all(value.equal(before[key]) for key, value in model.state_dict().items())
-        one.merge_into(model, "fits")
-        one.unmerge(model)
+        materializer.merge_into(model, "fits")
+        materializer.unmerge(model)
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
@@ -147,11 +150,11 @@ def test_a_merge_that_fails_half_way_changes_nothing(
         for key, value in model.state_dict().items()
         if value.dtype == torch.float32 and value.device.type == "cpu"
     }
-    with sr.Materializer(registry, "zoo") as one:
+    with sr.Materializer(registry, "zoo") as materializer:
         with pytest.raises((sr.RefusedError, RuntimeError)):
-            one.merge_into(model, "fits")
+            materializer.merge_into(model, "fits")
         with pytest.raises(sr.InvalidInputError, match="nothing was merged"):
-            one.unmerge(model)
+            materializer.unmerge(model)
     assert len(before) > 1
     assert all(model.state_dict()[key].equal(value) for key, value in before.items())
 

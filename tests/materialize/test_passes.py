@@ -32,9 +32,11 @@ UNIT = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.f
 SMALLEST = {torch.float64: 0.0, torch.float32: 0.0, torch.bfloat16: 0.0, torch.float16: 2.0**-24}
 """Spacing of subnormal numbers that results may fall among."""
 SEEDS = st.integers(0, 2**32 - 1)
+MOST = (1 << 23) - 1
+"""The largest stored integer."""
 
 
-def made(
+def materialize(
     maker: Maker,
     digests: Sequence[Digest],
     *,
@@ -46,28 +48,31 @@ def made(
     target.scratch_numbers = scratch or target.scratch_numbers
     buffers = Buffers(target.device)
     if exact:
-        held, left = Bank(
+        loaded, left = Bank(
             lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=None
         ).hold(digests)
-        one: ExactPass | Pass = ExactPass(held, target, buffers)
+        work: ExactPass | Pass = ExactPass(loaded, target, buffers)
     else:
         fast, left = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
             digests
         )
-        one = Pass(fast, target, buffers)
+        work = Pass(fast, target, buffers)
     assert not left
-    one.fill()
-    return one.results()
+    work.fill()
+    return work.results()
 
 
 def magnitude(
     maker: Maker, digest: Digest, module: str, side: Side
 ) -> tuple[NDArray[np.float64], int, int, int]:
-    """Return S, the sum of absolute values that a factor is the sum of, and how many block rows, terms and versions that is."""
+    """Return S, the sum of the absolute values that a factor sums up.
+
+    And of how many block rows, terms and versions that is.
+    """
     stored = maker.stored[digest]
     position = [shape.module for shape in maker.layouts[digest].modules()].index(module)
-    found = stored.modules[position]
-    if found is None:
+    stored_module = stored.modules[position]
+    if stored_module is None:
         return (
             np.abs(
                 Reader(maker.memory)
@@ -79,7 +84,7 @@ def magnitude(
             0,
             1,
         )
-    of = found.side(side)
+    of = stored_module.side(side)
     total, rows, terms, versions = np.abs(of.own).astype(np.float64), 0, len(of.terms), 1
     for term in of.terms:
         block = maker.block(stored.sources[term.source], module, side)
@@ -98,9 +103,9 @@ def magnitude(
     return total, rows, terms, versions
 
 
-def within_bound(maker: Maker, digest: Digest, found: Factors, dtype: torch.dtype | None) -> bool:
+def within_bound(maker: Maker, digest: Digest, factors: Factors, dtype: torch.dtype | None) -> bool:
     reader, layout = Reader(maker.memory), maker.layouts[digest]
-    wanted = reader.tensors(digest)
+    expected = reader.tensors(digest)
     for factor in layout.factors:
         for position, side in ((factor.a, Side.A), (factor.b, Side.B)):
             spec = layout.tensors[position]
@@ -116,7 +121,7 @@ def within_bound(maker: Maker, digest: Digest, found: Factors, dtype: torch.dtyp
             )
             if not bool(
                 (
-                    np.abs(found[spec.key].double().numpy() - wanted[spec.key].double().numpy())
+                    np.abs(factors[spec.key].double().numpy() - expected[spec.key].double().numpy())
                     <= limit
                 ).all()
             ):
@@ -132,12 +137,12 @@ def test_exact_results_are_the_bytes_of_the_reference_reader(
     maker, digests = family(seed)
     order = data.draw(st.permutations(digests))
     scratch = data.draw(st.sampled_from([1, 300, 1 << 18]))
-    found, reader = made(maker, order, exact=True, scratch=scratch), Reader(maker.memory)
+    results, reader = materialize(maker, order, exact=True, scratch=scratch), Reader(maker.memory)
     for digest in digests:
-        wanted = reader.tensors(digest)
-        assert list(found[digest]) == list(wanted)
-        for key, tensor in wanted.items():
-            same = found[digest][key]
+        expected = reader.tensors(digest)
+        assert list(results[digest]) == list(expected)
+        for key, tensor in expected.items():
+            same = results[digest][key]
             assert (same.dtype, same.shape) == (tensor.dtype, tensor.shape)
             assert item_of(key, same) == item_of(key, tensor)
 
@@ -148,7 +153,7 @@ def test_fast_results_are_within_the_bound(seed: int, data: st.DataObject) -> No
     maker, digests = family(seed)
     chosen = data.draw(st.permutations(digests))[: data.draw(st.integers(1, len(digests)))]
     dtype = data.draw(st.sampled_from([None, torch.float32, torch.bfloat16]))
-    found = made(
+    results = materialize(
         maker,
         chosen,
         exact=False,
@@ -156,19 +161,19 @@ def test_fast_results_are_within_the_bound(seed: int, data: st.DataObject) -> No
         scratch=data.draw(st.sampled_from([1, 300, 1 << 18])),
     )
     for digest in chosen:
-        assert found[digest]["head"].equal(
+        assert results[digest]["head"].equal(
             Reader(maker.memory).tensors(digest)["head"].to(dtype or torch.float32)
         )
-        assert within_bound(maker, digest, found[digest], dtype)
+        assert within_bound(maker, digest, results[digest], dtype)
 
 
 def test_the_bound_is_one_that_a_wrong_scale_breaks() -> None:
     maker, digests = family(3)
-    found = made(maker, digests, exact=False)
-    assert within_bound(maker, digests[1], found[digests[1]], None)
-    for key in found[digests[1]]:
-        found[digests[1]][key].mul_(1.001)
-    assert not within_bound(maker, digests[1], found[digests[1]], None)
+    results = materialize(maker, digests, exact=False)
+    assert within_bound(maker, digests[1], results[digests[1]], None)
+    for key in results[digests[1]]:
+        results[digests[1]][key].mul_(1.001)
+    assert not within_bound(maker, digests[1], results[digests[1]], None)
 
 
 def test_adapters_over_one_basis_are_one_product() -> None:
@@ -176,14 +181,18 @@ def test_adapters_over_one_basis_are_one_product() -> None:
     basis = maker.basis(uniform=True)
     target = DeviceTarget(torch.device("cpu"), dtype=torch.float32, exact=False)
     digests = [maker.adapter(sources=[basis], own=0.0) for _ in range(6)]
-    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
+    loaded, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
+        digests
+    )
     alike = {
         (run.width, len(run.members), run.dense[0].place)
-        for recipe in held.recipes.values()
+        for recipe in loaded.recipes.values()
         for run in recipe.runs
         if run.dense
     }
-    jobs = [job for job in Pass(held, target, Buffers(target.device))._jobs if job.runs[0][1].dense]
+    jobs = [
+        job for job in Pass(loaded, target, Buffers(target.device))._jobs if job.runs[0][1].dense
+    ]
     assert len(jobs) == len(alike)
     assert sum(len(job.runs) for job in jobs) > len(jobs)
 
@@ -196,16 +205,16 @@ def test_what_narrower_results_are_made_from_stays_small(
     basis = maker.basis(uniform=True)
     target = DeviceTarget(torch.device("cpu"), dtype=dtype, exact=False)
     target.scratch_numbers = 600
-    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
+    loaded, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
         [maker.adapter(sources=[basis], own=0.0) for _ in range(40)]
     )
-    jobs = Pass(held, target, Buffers(target.device))._jobs
+    jobs = Pass(loaded, target, Buffers(target.device))._jobs
     small = [
         len(job.runs) == 1 or job.shape[1] * job.shape[2] <= target.scratch_numbers for job in jobs
     ]
     assert all(small) != together
     assert sum(len(job.runs) for job in jobs) == sum(
-        len(recipe.runs) for recipe in held.recipes.values()
+        len(recipe.runs) for recipe in loaded.recipes.values()
     )
     assert max(len(job.runs) for job in jobs) > 1
 
@@ -215,16 +224,20 @@ def test_rows_of_zeros_take_no_memory() -> None:
     basis = maker.basis(uniform=True)
     target = DeviceTarget(torch.device("cpu"), dtype=None, exact=False)
     digest = maker.adapter(sources=[basis], own=0.0)
-    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([digest])
-    assert [key.digest for key in held.rows] == [basis]
+    loaded, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
+        [digest]
+    )
+    assert [key.digest for key in loaded.rows] == [basis]
 
 
 def test_rows_stay_narrow_integers() -> None:
     maker = Maker(5)
     digest = maker.adapter(own=1.0)
     target = DeviceTarget(torch.device("cpu"), dtype=None, exact=False)
-    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold([digest])
-    (rows,) = held.rows.values()
+    loaded, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
+        [digest]
+    )
+    (rows,) = loaded.rows.values()
     assert {stack.dtype for stack in rows.stacks} <= {torch.int8, torch.int16, torch.int32}
     assert not rows.as_floats
 
@@ -232,26 +245,28 @@ def test_rows_stay_narrow_integers() -> None:
 def test_a_repeated_pass_writes_the_same_again() -> None:
     maker, digests = family(9)
     target = DeviceTarget(torch.device("cpu"), dtype=None, exact=False)
-    held, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(digests)
-    one = Pass(held, target, Buffers(target.device))
-    one.fill()
-    results = one.results()
+    loaded, _ = Bank(lambda: Reader(maker.memory), recipe_of, target, limit_bytes=None).hold(
+        digests
+    )
+    work = Pass(loaded, target, Buffers(target.device))
+    work.fill()
+    results = work.results()
     before = {key: tensor.clone() for key, tensor in results[digests[1]].items()}
     for tensor in results[digests[1]].values():
         tensor.zero_()
-    Repeated(one, target).run()
+    Repeated(work, target).run()
     assert all(results[digests[1]][key].equal(tensor) for key, tensor in before.items())
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("what", ["fewer rows", "another width", "another module", "gone"])
-def test_a_block_that_does_not_fit_is_damage(what: str, exact: bool) -> None:
+@pytest.mark.parametrize("fault", ["fewer rows", "another width", "another module", "gone"])
+def test_a_block_that_does_not_fit_is_damage(fault: str, exact: bool) -> None:
     maker = Maker(4)
     basis = maker.basis(uniform=True)
     digest = next(
-        one
-        for one in (maker.adapter(sources=[basis]) for _ in range(9))
-        if maker.stored[one].sources
+        candidate
+        for candidate in (maker.adapter(sources=[basis]) for _ in range(9))
+        if maker.stored[candidate].sources
     )
     modules = maker.bases[basis].modules
     wrong = {
@@ -259,33 +274,37 @@ def test_a_block_that_does_not_fit_is_damage(what: str, exact: bool) -> None:
         "another width": {name: (a[:, :-1], b[:, :-1]) for name, (a, b) in modules.items()},
         "another module": {f"x{name}": pair for name, pair in modules.items()},
     }
-    if what == "gone":
+    if fault == "gone":
         del maker.memory.objects[basis]
     else:
-        maker.memory.objects[basis] = basis_object.encode(StoredBasis(modules=wrong[what]))
+        maker.memory.objects[basis] = basis_object.encode(StoredBasis(modules=wrong[fault]))
     with pytest.raises(IntegrityError, match=basis):
-        made(maker, [digest], exact=exact)
+        materialize(maker, [digest], exact=exact)
 
 
 def test_a_product_that_may_not_be_exact_is_damage() -> None:
     """Spec DEC-03."""
     maker = Maker(6)
     maker.bases = {}
-    large = {
-        f"m{number}": tuple(maker.ints(6, width, (1 << 23) - 1) for width in widths)
-        for number, widths in enumerate(((24, 16), (24, 16), (40, 24), (24, 24), (40, 24)))
+    modules = {
+        f"m{number}": (maker.ints(6, width, MOST), maker.ints(6, height, MOST))
+        for number, (width, height) in enumerate(((24, 16), (24, 16), (40, 24), (24, 24), (40, 24)))
     }
-    basis = maker.memory.put(basis_object.encode(StoredBasis(modules=large)))  # type: ignore[arg-type]
-    maker.bases[basis] = StoredBasis(modules=large)  # type: ignore[arg-type]
-    maker.ints = lambda rows, width, largest=None: np.full((rows, width), (1 << 23) - 1, np.int32)  # type: ignore[method-assign]
+    basis = maker.memory.put(basis_object.encode(StoredBasis(modules=modules)))
+    maker.bases[basis] = StoredBasis(modules=modules)
+
+    def largest_ints(rows: int, width: int, largest: int | None = None) -> NDArray[np.int32]:
+        return np.full((rows, width), MOST, np.int32)
+
+    maker.ints = largest_ints  # type: ignore[method-assign]
     digest = maker.adapter(sources=[basis])
     with pytest.raises(IntegrityError, match="more than the 45"):
-        made(maker, [digest], exact=True)
+        materialize(maker, [digest], exact=True)
 
 
 def test_a_limit_splits_a_pass_and_changes_nothing() -> None:
     maker, digests = family(12)
-    whole = made(maker, digests, exact=True)
+    whole = materialize(maker, digests, exact=True)
     target = DeviceTarget(torch.device("cpu"), dtype=None, exact=True)
     unlimited = Bank(lambda: Reader(maker.memory), exact_recipe_of, target, limit_bytes=None)
     unlimited.hold(digests)
@@ -298,12 +317,12 @@ def test_a_limit_splits_a_pass_and_changes_nothing() -> None:
     left: Sequence[Digest] = digests
     portions = 0
     while left:
-        held, left = bank.hold(left)
+        loaded, left = bank.hold(left)
         assert bank.used_bytes <= 0.9 * unlimited.used_bytes
-        one = ExactPass(held, target, Buffers(target.device))
-        one.fill()
+        work = ExactPass(loaded, target, Buffers(target.device))
+        work.fill()
         portions += 1
-        for digest, factors in one.results().items():
+        for digest, factors in work.results().items():
             assert all(factors[key].equal(whole[digest][key]) for key in factors)
     assert portions > 1
     assert bank.evictions
@@ -314,8 +333,8 @@ def test_memory_is_lent_again_when_the_last_tensor_over_it_is_gone() -> None:
     first = pool.take(1 << 20, torch.float32)
     place, view = first.data_ptr(), first.view(1024, 1024)[3:, 5:].T
     del first
-    other = pool.take(1 << 20, torch.float32)
-    assert other.data_ptr() != place
+    second = pool.take(1 << 20, torch.float32)
+    assert second.data_ptr() != place
     del view
     again = pool.take(1 << 20, torch.bfloat16)
     assert again.dtype == torch.bfloat16

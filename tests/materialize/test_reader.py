@@ -37,9 +37,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> sr.Registry:
     return opened
 
 
-def equal(one: sr.Adapter, other: sr.Adapter) -> bool:
+def equal(actual: sr.Adapter, expected: sr.Adapter) -> bool:
     return all(
-        torch.equal(tensor.cpu(), other.tensors[key].cpu()) for key, tensor in one.tensors.items()
+        torch.equal(tensor.cpu(), expected.tensors[key].cpu())
+        for key, tensor in actual.tensors.items()
     )
 
 
@@ -55,17 +56,17 @@ def test_references_are_really_used(registry: sr.Registry) -> None:
 
 
 def test_a_small_cache_changes_nothing(registry: sr.Registry) -> None:
-    with sr.Registry.open(registry.location, mode="r") as other:
-        other.context._reader = Reader(other.context.store, cache_bytes=1)
+    with sr.Registry.open(registry.location, mode="r") as uncached:
+        uncached.context._reader = Reader(uncached.context.store, cache_bytes=1)
         for task in registry.tasks():
-            assert equal(registry.checkout(task.ref), other.checkout(task.ref))
+            assert equal(registry.checkout(task.ref), uncached.checkout(task.ref))
 
 
 def test_tensors_handed_out_are_the_callers_own(registry: sr.Registry) -> None:
-    taken = registry.checkout("gloss@v2")
-    for tensor in taken.tensors.values():
+    adapter = registry.checkout("gloss@v2")
+    for tensor in adapter.tensors.values():
         tensor.zero_()
-    assert registry.checkout("gloss@v2").tensors[next(iter(taken.tensors))].any()
+    assert registry.checkout("gloss@v2").tensors[next(iter(adapter.tensors))].any()
     assert registry.verify("deep").ok
 
 
@@ -89,9 +90,9 @@ def test_a_dtype_is_a_cast_of_the_exact_value(
     registry: sr.Registry, dtype: torch.dtype | str
 ) -> None:
     exact, cast = registry.checkout("gloss"), registry.checkout("gloss", dtype=dtype)
-    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    expected = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     assert all(
-        torch.equal(tensor.to(wanted), cast.tensors[key]) for key, tensor in exact.tensors.items()
+        torch.equal(tensor.to(expected), cast.tensors[key]) for key, tensor in exact.tensors.items()
     )
 
 
@@ -163,8 +164,10 @@ def test_a_gpu_gives_the_same_bytes(registry: sr.Registry) -> None:
 
 
 def _adapter(registry: sr.Registry, ref: str) -> Digest:
-    found = registry.resolve(ref)
+    resolved = registry.resolve(ref)
     with registry.context.reading() as session:
-        row = lookups.version_row(session, found.space, str(found.task), found.version or 0)
+        row = lookups.version_row(
+            session, resolved.space, str(resolved.task), resolved.version or 0
+        )
     assert row is not None
     return row.adapter_digest
