@@ -230,7 +230,7 @@ def _commits() -> dict[str, float]:
 
         return call
 
-    for name in ("absorb", "sealed", "pooled_error", "module_errors"):
+    for name in ("absorb", "decode", "pooled_error", "module_errors"):
         setattr(encode, name, counted(getattr(encode, name), "algebra"))
     System.fsync = counted(System.fsync, "fsync")  # type: ignore[method-assign]
     samples: dict[str, list[float]] = {"all": [], "algebra": [], "fsync": []}

@@ -13,13 +13,14 @@ import numpy as np
 
 import share_registry as sr
 from share_registry.catalog.queries import lookups
-from share_registry.exchange.scales import module_scales
+from share_registry.exchange.export_files import tensor_file
+from share_registry.format.adapter_object import encode
 from share_registry.format.canonical import sha256
 from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote, decimal
 from share_registry.names import Digest, SpaceName, TaskName, Version
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
-from share_registry.registry.commands.encode import AssembledAdapter, sealed
-from share_registry.registry.commands.publish import Build, Link, Request, publish
+from share_registry.registry.commands.encode import SerializedAdapter, decode
+from share_registry.registry.commands.publish import Place, publish
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 from share_registry.values.task_version import TaskVersion
 
@@ -56,26 +57,20 @@ def _publish(
     rng: np.random.Generator,
 ) -> None:
     context = registry.context
-    note = read_task_note(context, rows[0])
-    model = rebuild(context, rows[0], note)
+    task_note = read_task_note(context, rows[0])
+    model = rebuild(context, rows[0], task_note)
     tasks = []
     for name in names:
         stored = _mixture(registry, rows, rng)
-        encoded = sealed(
-            context.reader(),
-            model.layout,
-            AssembledAdapter(stored=stored, external={}),
-            module_scales(model.config, model.layout),
-        )
-        added = sum(
-            len(content)
-            for digest, content in encoded.objects.items()
-            if context.store.put(content, digest)
-        )
+        content = encode(stored, model.layout)
+        digest = sha256(content)
+        serialized = SerializedAdapter(stored=stored, digest=digest, objects={digest: content})
+        decoded = decode(context.reader(), serialized, model)
+        added = len(content) if context.store.put(content, digest) else 0
         norm = float(
             sum(
                 pair.scale**2 * (pair.a @ pair.a.mT * (pair.b @ pair.b.mT)).sum()
-                for pair in encoded.decoded
+                for pair in decoded.factor_pairs()
             )
             ** 0.5
         )
@@ -83,9 +78,9 @@ def _publish(
             AbsorbedTask(
                 task=TaskName(name),
                 version=Version(1),
-                adapter=encoded.digest,
+                adapter=digest,
                 layout=stored.layout,
-                tensors=encoded.tensors_digest,
+                tensors=sha256(tensor_file(model.layout, decoded.tensors)),
                 source=Digest(sha256(name.encode())),
                 budget=decimal(0.025),
                 error=decimal(0.0),
@@ -95,31 +90,19 @@ def _publish(
                 derived_from=[],
             )
         )
-    said = Note(
+    note = Note(
         tasks=[
-            TaskNote(task=TaskName(name), source=note.source, config=note.config)
+            TaskNote(task=TaskName(name), source=task_note.source, config=task_note.config)
             for name in sorted(names)
         ]
     )
-    publish(
-        context,
-        space,
-        Request(
-            build=_builder(tasks),
-            key=context.outside.token(),
-            note=said,
-            layouts={rows[0].layout_digest: model.layout},
-        ),
-    )
 
-
-def _builder(tasks: list[AbsorbedTask]) -> Build:
-    def build(_: object, link: Link) -> AbsorbRecord:
+    def build(_: object, place: Place) -> AbsorbRecord:
         return AbsorbRecord.model_validate(
-            link.members() | {"tasks": sorted(tasks, key=lambda task: task.task), "basis": None}
+            place | {"tasks": sorted(tasks, key=lambda task: task.task), "basis": None}
         )
 
-    return build
+    publish(context, space, build, note=note, layouts={rows[0].layout_digest: model.layout})
 
 
 def _mixture(

@@ -24,7 +24,7 @@ from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote
 from share_registry.names import Digest, SpaceName, Version
-from share_registry.registry.commands.publish import Link, Request, publish
+from share_registry.registry.commands.publish import Place, publish
 from share_registry.registry.context import Context
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide, Term
 
@@ -231,17 +231,13 @@ def _commit(context: Context, layout: Layout, adapters: Mapping[str, Digest], ve
     config = _put(context, _config(layout))
     digest = sha256(layout.to_bytes())
 
-    def record(session: Session, link: Link) -> AbsorbRecord:
+    def build(session: Session, place: Place) -> AbsorbRecord:
         return AbsorbRecord.model_validate(
-            link.members() | {"tasks": _entries(layout, digest, adapters, version)}
+            place | {"tasks": _entries(layout, digest, adapters, version)}
         )
 
     note = Note(tasks=[TaskNote(task=name, config=config) for name in adapters])
-    publish(
-        context,
-        SPACE,
-        Request(build=record, key=context.outside.token(), note=note, layouts={digest: layout}),
-    )
+    publish(context, SPACE, build, note=note, layouts={digest: layout})
 
 
 def _entries(

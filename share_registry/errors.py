@@ -4,7 +4,8 @@ One family, one table: an error says what went wrong, with which thing, what was
 expected; `hint` says what to do next.
 """
 
-from typing import ClassVar
+from copy import copy
+from typing import ClassVar, Self
 
 
 class ShareRegistryError(Exception):
@@ -25,6 +26,14 @@ class ShareRegistryError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()
 
+    def amended(self, *, prefix: str = "", hint: str = "") -> Self:
+        """Return the same error with a prefix to its message, and a hint where it has none."""
+        amended = copy(self)
+        amended.message = f"{prefix}{self.message}"
+        amended.hint = self.hint or hint
+        amended.args = (amended.message,)
+        return amended
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.__dict__.copy()))
 
@@ -37,7 +46,7 @@ def _rebuild(kind: type[ShareRegistryError], state: dict[str, object]) -> ShareR
 
 
 class InvalidInputError(ShareRegistryError):
-    """What was handed in cannot be used: the adapter, a name, an option."""
+    """What was given cannot be used: the adapter, a name, an option."""
 
     exit_code = 2
 

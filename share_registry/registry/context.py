@@ -18,7 +18,7 @@ from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries.aliases import spaces
 from share_registry.errors import RefusedError
 from share_registry.outside.files import Outside
-from share_registry.registry.sync import follow, forgotten, rebuild_catalog, replayed
+from share_registry.registry.sync import follow, forgotten, rebuild_catalog, replay_in_memory
 from share_registry.values.commits import Commit
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Context:
             raise RefusedError("this registry is closed.", hint="Open it again.")
         with self.locked():
             if not follow(self.store, self.catalog, write=self.writable):
-                self.catalog = replayed(self.store, self.catalog)
+                self.catalog.close()
+                self.catalog = replay_in_memory(self.store)
 
     @property
     def device(self) -> str:

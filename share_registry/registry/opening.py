@@ -12,7 +12,7 @@ from share_registry.names import SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import FilePath, check_place
 from share_registry.registry.context import Context, computing_on
-from share_registry.registry.sync import replayed
+from share_registry.registry.sync import replay_in_memory
 from share_registry.store.open import is_there, open_store
 from share_registry.store.protocol import Store
 
@@ -134,7 +134,7 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
     """
     url = place.catalog_url
     if url is None:
-        return replayed(store, None)
+        return replay_in_memory(store)
     if place.catalog is not None or place.root is None:
         return _matching(Catalog.open(url, mode=mode, store_id=store.identity), store.identity)
     try:
@@ -143,7 +143,7 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
     except (CatalogError, ConflictError) as error:
         _LOG.info("catalog %s cannot be used (%s); reading the store instead", url, error.message)
         if mode == "r":
-            return replayed(store, None)
+            return replay_in_memory(store)
         if isinstance(error, ConflictError) or "db upgrade" in error.hint:
             raise
     _move_aside(place.root, outside)

@@ -317,16 +317,17 @@ class Registry:
         """
         from share_registry.registry.commands.refit import refit
 
-        wanted = RefitOptions(
+        options = RefitOptions(
             max_rank=max_rank,
             energy=energy,
             weighting=weighting,
             budget=budget,
             allow_loss=allow_loss,
+            message=message,
+            author=author,
+            dry_run=dry_run,
         )
-        return refit(
-            self._context, self._space, wanted, message=message, author=author, dry_run=dry_run
-        )
+        return refit(self._context, self._space, options)
 
     def basis(self, *, at: At | None = None) -> "Basis":
         """Return the basis that commits are coded with, now or `at` a commit or moment.

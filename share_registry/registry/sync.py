@@ -164,11 +164,10 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
     try:
         record = parse_record(content, what=what)
     except IntegrityError as error:
-        error.hint = (
-            error.hint
-            or "Run verify, which names all that is damaged; to read the log up to there, open it with mode 'r'."
-        )
-        raise
+        raise error.amended(
+            hint="Run verify, which names all that is damaged; to read the log up to there, "
+            "open it with mode 'r'."
+        ) from error
     if (record.space, record.number) != (space, number):  # spec REC-02
         raise IntegrityError(
             f"{what} says it is c{record.number} of space {record.space}.",
@@ -206,9 +205,7 @@ def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
         with catalog.begin() as session:
             known = lookups.heads(session)
     except CatalogError as error:
-        raise CatalogError(
-            error.message, hint=error.hint or "Run `share-registry rebuild`."
-        ) from error
+        raise error.amended(hint="Run `share-registry rebuild`.") from error
     return {space: known.get(space) for space in sorted({*store.spaces(), *known})}
 
 
@@ -366,10 +363,8 @@ def _layouts(store: "Store", record: "Record") -> "dict[Digest, Layout]":
     return found
 
 
-def replayed(store: "Store", broken: Catalog | None) -> Catalog:
-    """Return a catalog in memory, filled with what the store has, in place of one that cannot be used."""
-    if broken is not None:
-        broken.close()
+def replay_in_memory(store: "Store") -> Catalog:
+    """Return a catalog in memory with what the store has, in place of one that cannot be used."""
     catalog = Catalog.in_memory(store.identity)
     for space, damage in fill(store, catalog).items():
         _LOG.warning("space %s is shown as it was before the damage: %s", space, damage.message)

@@ -12,7 +12,7 @@ import share_registry as sr
 from share_registry.names import TaskName
 from share_registry.outside.files import Outside
 from share_registry.registry.commands import commit_batch
-from share_registry.registry.commands.commit_batch import FEW, handed
+from share_registry.registry.commands.commit_batch import FEW, load_adapters
 from tests.registry.planted import write_planted
 
 
@@ -28,12 +28,12 @@ RAW = 4 * 2 * 16 * 1024
 
 def peak_of_committing(root: Path, count: int) -> int:
     """Return the largest number of bytes that Python had allocated while this many adapters were committed."""
-    made = write_planted(root / "adapters", count, modules=1, rank=16, width=1024, shared=0)
+    folders = write_planted(root / "adapters", count, modules=1, rank=16, width=1024, shared=0)
     with sr.Registry.open(root / "registry") as registry:
         registry.create_space("tiny", base_model="acme/tiny")
         tracemalloc.start()
         try:
-            registry.commit_many(made, space="tiny")
+            registry.commit_many(folders, space="tiny")
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -90,25 +90,25 @@ def test_a_rehearsal_of_a_large_commit_stores_nothing(
 
 
 def test_an_adapter_that_changes_while_it_is_committed_is_refused(tmp_path: Path) -> None:
-    made = write_planted(tmp_path / "adapters", FEW + 1, modules=1, width=32)
-    found = handed(list(made.items()), adapter_name=None, outside=Outside())
-    assert not found.heads[TaskName("t00")].tensors
-    assert found.whole(TaskName("t00")).tensors
-    (made["t00"] / "adapter_model.safetensors").write_bytes(
-        (made["t01"] / "adapter_model.safetensors").read_bytes()
+    folders = write_planted(tmp_path / "adapters", FEW + 1, modules=1, width=32)
+    batch = load_adapters(list(folders.items()), adapter_name=None, outside=Outside())
+    assert not batch.adapters[TaskName("t00")].tensors
+    assert batch.read(TaskName("t00")).tensors
+    (folders["t00"] / "adapter_model.safetensors").write_bytes(
+        (folders["t01"] / "adapter_model.safetensors").read_bytes()
     )
     with pytest.raises(sr.InvalidInputError, match="changed while"):
-        found.whole(TaskName("t00"))
+        batch.read(TaskName("t00"))
 
 
 def test_modules_of_two_shapes_in_one_large_commit_are_refused(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
-    made = write_planted(tmp_path / "adapters", FEW, modules=1, width=32) | {
+    folders = write_planted(tmp_path / "adapters", FEW, modules=1, width=32) | {
         "zz": write_planted(tmp_path / "other", 1, modules=1, width=48)["t00"]
     }
     with pytest.raises(sr.RefusedError, match="48 x 48"):
-        registry.commit_many(made)
+        registry.commit_many(folders)
     assert registry.tasks() == []
 
 
@@ -116,7 +116,7 @@ def test_where_there_is_room_a_basis_is_fitted_to_every_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit_batch, "KEPT_BYTES", 1 << 30)
-    made = write_planted(tmp_path / "adapters", FEW + 9, modules=1, width=32)
-    found = handed(list(made.items()), adapter_name=None, outside=Outside())
-    assert found.some == sorted(made)
-    assert all(found.heads[task].tensors for task in found.some)
+    folders = write_planted(tmp_path / "adapters", FEW + 9, modules=1, width=32)
+    batch = load_adapters(list(folders.items()), adapter_name=None, outside=Outside())
+    assert batch.sample() == sorted(folders)
+    assert all(batch.adapters[task].tensors for task in batch.sample())

@@ -24,31 +24,30 @@ def test_a_catalog_that_fails_after_the_record_is_published_is_a_warning(
     The next question finds it, and a retry makes no second one.
     """
     first = registry.commit(adapter, task="first")
-    full = False
+    is_full = False
 
-    def published(*arguments: object) -> bool:
-        nonlocal full
-        full = original(*arguments)  # type: ignore[arg-type]
-        return full
+    def create(*arguments: object) -> bool:
+        nonlocal is_full
+        is_full = original(*arguments)  # type: ignore[arg-type]
+        return is_full
 
     def fail(_: object) -> None:
-        nonlocal full
-        if full:
-            full = False
+        nonlocal is_full
+        if is_full:
+            is_full = False
             raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
 
-    original = publish._publish
+    original = publish._create_record
     event.listen(Engine, "commit", fail)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(publish, "_publish", published)
+            patch.setattr(publish, "_create_record", create)
             commit = registry.commit(adapter, task="second", idempotency_key="one")
     finally:
         event.remove(Engine, "commit", fail)
     assert "could not follow yet" in caplog.text
-    assert (
-        "within a transaction" not in caplog.text
-    )  # the connection that is kept is out of the one that failed
+    # the connection that is kept is out of the one that failed
+    assert "within a transaction" not in caplog.text
     assert (commit.created, commit.number) == (True, first.number + 1)
     assert not registry.commit(adapter, task="second", idempotency_key="one").created
     assert registry.verify("deep").ok
@@ -64,18 +63,18 @@ def test_a_race_that_is_lost_at_the_last_moment_leaves_nothing_in_the_catalog(
     registry.commit(adapter, task="first")
     lost: list[int] = []
 
-    def beaten(*arguments: object) -> bool:
+    def lose_once(*arguments: object) -> bool:
         if not lost:
             lost.append(arguments[1].number)  # type: ignore[attr-defined]
             return False
         return original(*arguments)  # type: ignore[arg-type]
 
-    original = publish._publish
+    original = publish._create_record
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "_publish", beaten)
+        patch.setattr(publish, "_create_record", lose_once)
         commit = registry.commit(adapter, task="second")
     assert lost == [commit.number]
-    assert [(found.number, found.task) for found in registry.log(space=SPACE, kind="absorb")] == [
+    assert [(entry.number, entry.task) for entry in registry.log(space=SPACE, kind="absorb")] == [
         (commit.number, "second"),
         (commit.number - 1, "first"),
     ]

@@ -1,4 +1,4 @@
-"""Commits that absorb nothing: aliases, tags, labels and metrics, drop, restore, rename.
+"""Commits that bring no adapter: aliases, tags, labels and metrics, drop, restore, rename.
 
 Each resolves its reference, checks its precondition again upon the head it publishes to, and is one
 record.
@@ -24,7 +24,7 @@ from share_registry.format.records import (
 )
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
 from share_registry.registry.arguments import check_distinct
-from share_registry.registry.commands.publish import Link, Request, idempotency_key, publish
+from share_registry.registry.commands.publish import Build, Place, publish
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
@@ -46,25 +46,25 @@ def set_alias(
         NotFoundError: the version does not exist.
         ConflictError: the alias is not at `expected` (0: not set).
     """
-    wanted = alias_name(alias)
-    target = _version(context, ref, space)
+    name = alias_name(alias)
+    target = _resolve(context, resolve_version, ref, space)
 
-    def build(session: "Session", link: Link) -> "Record | CommitNumber":
-        task = _current(session, target)
-        if wanted in lookups.tag_names(session, target.space):
+    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+        task = _current_name(session, target)
+        if name in lookups.tag_names(session, target.space):
             raise InvalidInputError(
-                f"{wanted!r} is a tag of space {target.space!r}.",
+                f"{name!r} is a tag of space {target.space!r}.",
                 hint="Aliases and tags share one set of names: pick another.",
             )
-        now = lookups.alias_target(session, target.space, task, wanted)
-        _check_alias(wanted, now, expected)
+        now = lookups.alias_target(session, target.space, task, name)
+        _check_alias(name, now, expected)
         if now == target.version:
-            return alias_move(session, target.space, task, wanted)
+            return alias_move(session, target.space, task, name)
         return AliasRecord.model_validate(
-            link.members() | {"task": task, "alias": wanted, "version": target.version}
+            place | {"task": task, "alias": name, "version": target.version}
         )
 
-    return change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, reason)
 
 
 def remove_alias(
@@ -74,10 +74,10 @@ def remove_alias(
 
     Raises NotFoundError where it is not set, ConflictError where it is not at `expected`.
     """
-    target = _task(context, ref, space)
+    target = _resolve(context, resolve_task, ref, space)
 
-    def build(session: "Session", link: Link) -> "Record | CommitNumber":
-        task = _current(session, target)
+    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+        task = _current_name(session, target)
         now = lookups.alias_target(session, target.space, task, alias_name(alias))
         if now is None:
             raise NotFoundError(
@@ -85,9 +85,9 @@ def remove_alias(
                 hint="List them with `aliases`.",
             )
         _check_alias(alias, now, expected)
-        return AliasRecord.model_validate(link.members() | {"task": task, "alias": alias})
+        return AliasRecord.model_validate(place | {"task": task, "alias": alias})
 
-    return change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, reason)
 
 
 def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason: str) -> Commit:
@@ -96,28 +96,26 @@ def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason:
     Raises InvalidInputError for a name that is an alias, ConflictError where the tag names another
     commit.
     """
-    wanted = alias_name(name)
-    target = _resolved(context, ref, space)
+    tag = alias_name(name)
+    target = _resolve(context, resolve, ref, space)
 
-    def build(session: "Session", link: Link) -> "Record | CommitNumber":
-        if wanted in lookups.alias_names(session, target.space):
+    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+        if tag in lookups.alias_names(session, target.space):
             raise InvalidInputError(
-                f"{wanted!r} is an alias in space {target.space!r}.",
+                f"{tag!r} is an alias in space {target.space!r}.",
                 hint="Aliases and tags share one set of names: pick another.",
             )
-        known = lookups.tag_target(session, target.space, wanted)
-        if known is not None and known.number != target.number:
+        present = lookups.tag_target(session, target.space, tag)
+        if present is None:
+            return TagRecord.model_validate(place | {"tag": tag, "commit": target.number})
+        if present.number != target.number:
             raise ConflictError(
-                f"tag {wanted!r} names c{known.number} for ever.",
+                f"tag {tag!r} names c{present.number} for ever.",
                 hint="Tags never move: pick another name, or use an alias.",
             )
-        return (
-            CommitNumber(known.since)
-            if known is not None
-            else TagRecord.model_validate(link.members() | {"tag": wanted, "commit": target.number})
-        )
+        return CommitNumber(present.since)
 
-    return change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, reason)
 
 
 def annotate(
@@ -145,22 +143,21 @@ def annotate(
             "annotate was given no label, no metric and nothing to remove.",
             hint="Give labels=, metrics= or remove=.",
         )
-    target = _version(context, ref, space)
+    target = _resolve(context, resolve_version, ref, space)
 
-    def build(session: "Session", link: Link) -> "Record | CommitNumber":
-        _check_removable(session, target, remove)
+    def build(session: "Session", place: Place) -> "Record | CommitNumber":
         _check_annotations(session, target, labels, metrics, remove)
         return AnnotateRecord.model_validate(
-            link.members() | {"task": _current(session, target), "version": target.version}
+            place | {"task": _current_name(session, target), "version": target.version}
         )
 
-    said = TaskNote(
+    task_note = TaskNote(
         task=str(target.task),
         labels=entries(labels),
         metrics=entries({name: repr(float(value)) for name, value in metrics.items()}),
         removed=sorted(set(remove)),
     )
-    return change(context, target.space, build, reason, said=said)
+    return publish_change(context, target.space, build, reason, task_note)
 
 
 def drop(context: Context, task: str, *, space: str | None, reason: str) -> Commit:
@@ -168,19 +165,19 @@ def drop(context: Context, task: str, *, space: str | None, reason: str) -> Comm
 
     Raises NotFoundError, RefusedError where it is dropped already.
     """
-    target = _task(context, task, space)
+    target = _resolve(context, resolve_task, task, space)
 
-    def build(session: "Session", link: Link) -> "Record | CommitNumber":
-        name = _current(session, target)
+    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+        name = _current_name(session, target)
         latest = lookups.latest_version(session, target.space, name)
         if latest is None or not latest.live:
             raise RefusedError(
                 f"task {target.space}/{name} is dropped already.",
                 hint="Bring it back with restore.",
             )
-        return DropRecord.model_validate(link.members() | {"task": name})
+        return DropRecord.model_validate(place | {"task": name})
 
-    return change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, reason)
 
 
 def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Commit:
@@ -188,10 +185,10 @@ def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Co
 
     Where it is so already, return the commit that made it. Raises NotFoundError.
     """
-    target = _version(context, ref, space)
+    target = _resolve(context, resolve_version, ref, space)
 
-    def build(session: "Session", link: Link) -> "Record | CommitNumber":
-        name = _current(session, target)
+    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+        name = _current_name(session, target)
         latest = lookups.latest_version(session, target.space, name)
         if latest is None:
             raise NotFoundError(
@@ -200,10 +197,10 @@ def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Co
         if latest.live and latest.version == target.version:
             return latest.number
         return RestoreRecord.model_validate(
-            link.members() | {"task": name, "version": latest.version + 1, "of": target.version}
+            place | {"task": name, "version": latest.version + 1, "of": target.version}
         )
 
-    return change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, reason)
 
 
 def rename(context: Context, task: str, new: str, *, space: str | None, reason: str) -> Commit:
@@ -211,65 +208,54 @@ def rename(context: Context, task: str, new: str, *, space: str | None, reason: 
 
     Raises ConflictError where the new name is or was another task's.
     """
-    wanted = task_name(new)
-    target = _task(context, task, space)
+    new_name = task_name(new)
+    target = _resolve(context, resolve_task, task, space)
 
-    def build(session: "Session", link: Link) -> "Record | CommitNumber":
-        name = _current(session, target)
-        owner = lookups.current_name(session, target.space, wanted)
-        if name == wanted:
+    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+        name = _current_name(session, target)
+        owner = lookups.current_name(session, target.space, new_name)
+        if name == new_name:
             raise RefusedError(
                 f"task {target.space}/{name} has that name already.", hint="Pick another name."
             )
         if owner is not None and owner != name:
             raise ConflictError(
-                f"name {wanted!r} belongs to task {target.space}/{owner}.",
+                f"name {new_name!r} belongs to task {target.space}/{owner}.",
                 hint="A name is never given to another task: pick another.",
             )
-        return RenameRecord.model_validate(link.members() | {"task": name, "name": wanted})
+        return RenameRecord.model_validate(place | {"task": name, "name": new_name})
 
-    return change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, reason)
 
 
-def change(
+def publish_change(
     context: Context,
     space: SpaceName,
-    build: "Callable[[Session, Link], Record | CommitNumber]",
+    build: Build,
     reason: str,
-    *,
-    said: TaskNote | None = None,
+    task_note: TaskNote | None = None,
 ) -> Commit:
-    """Publish one record that absorbs nothing; return the commit."""
+    """Publish one record that brings no adapter; return the commit."""
     if len(reason) > 16_384:
         raise InvalidInputError("reason has more than 16384 characters.", hint="Shorten it.")
-    note = Note(message=reason or None, tasks=[said] if said else [])
-    done = publish(
-        context, space, Request(build=build, key=idempotency_key(context, None), note=note)
-    )
+    note = Note(message=reason or None, tasks=[task_note] if task_note else [])
+    number, created = publish(context, space, build, note=note)
     with context.reading() as session:
-        return commit_at(session, done.space, done.number, created=done.created)
+        return commit_at(session, space, number, created=created)
 
 
-def _resolved(context: Context, ref: str, space: str | None) -> ResolvedReference:
+def _resolve(
+    context: Context,
+    resolver: Callable[..., ResolvedReference],
+    ref: str,
+    space: str | None,
+) -> ResolvedReference:
     context.require_writable()
     with context.reading() as session:
-        return resolve(session, ref, space=space)
+        return resolver(session, ref, space=space)
 
 
-def _version(context: Context, ref: str, space: str | None) -> ResolvedReference:
-    context.require_writable()
-    with context.reading() as session:
-        return resolve_version(session, ref, space=space)
-
-
-def _task(context: Context, text: str, space: str | None) -> ResolvedReference:
-    """Return the newest version of a task, dropped or not."""
-    context.require_writable()
-    with context.reading() as session:
-        return resolve_task(session, text, space=space)
-
-
-def _current(session: "Session", target: ResolvedReference) -> TaskName:
+def _current_name(session: "Session", target: ResolvedReference) -> TaskName:
     name = lookups.current_name(session, target.space, TaskName(str(target.task)))
     if name is None:
         raise NotFoundError(
@@ -280,22 +266,10 @@ def _current(session: "Session", target: ResolvedReference) -> TaskName:
 
 def _check_alias(alias: str, now: Version | None, expected: int | None) -> None:
     if expected is not None and expected != (now or 0):
-        found = f"v{now}" if now else "not set"
+        present = f"v{now}" if now else "not set"
         raise ConflictError(
-            f"alias {alias!r} is at {found}, expected {f'v{expected}' if expected else 'not set'}.",
+            f"alias {alias!r} is at {present}, expected {f'v{expected}' if expected else 'not set'}.",
             hint="Look at `alias-history`, then move it.",
-        )
-
-
-def _check_removable(session: "Session", target: ResolvedReference, remove: Sequence[str]) -> None:
-    known = lookups.annotation_names(
-        session, target.space, TaskName(str(target.task)), Version(target.version or 0)
-    )
-    unknown = sorted(set(remove) - known)
-    if unknown:
-        raise NotFoundError(
-            f"{target.ref} has no label or metric {', '.join(unknown)}.",
-            hint=f"It has: {', '.join(sorted(known)) or 'none'}.",
         )
 
 
@@ -306,8 +280,18 @@ def _check_annotations(
     metrics: Mapping[str, float],
     remove: Sequence[str],
 ) -> None:
-    """Check that no name would be both a label and a metric of the version. Raises InvalidInputError."""
-    task, version = str(target.task), int(target.version or 0)
+    """Check that what is removed is there, and that no name would be both a label and a metric.
+
+    Raises NotFoundError, InvalidInputError.
+    """
+    task, version = str(target.task), Version(target.version or 0)
+    present = lookups.annotation_names(session, target.space, TaskName(task), version)
+    missing = sorted(set(remove) - present)
+    if missing:
+        raise NotFoundError(
+            f"{target.ref} has no label or metric {', '.join(missing)}.",
+            hint=f"It has: {', '.join(sorted(present)) or 'none'}.",
+        )
     kept_labels = {*lookups.labels_of(session, target.space, task, version)} - {*remove}
     kept_metrics = {*lookups.metrics_of(session, target.space, task, version)} - {*remove}
     check_distinct(kept_labels | {*labels}, {*metrics})

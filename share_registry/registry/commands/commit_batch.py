@@ -1,27 +1,32 @@
-"""The adapters of one commit.
+"""Load and encode the adapters of one commit, however many there are.
 
-Each is absorbed in its turn, and of more than fit into memory no more are there at a time than are
-looked at.
+As many as there is room for are kept in memory as they were read. Of the others only the heads
+stay: what lies in a directory is read again when its turn comes, and what is made of it goes to the
+store at once (an object that no record names harms nothing).
 
-As many as there is room for are kept as they were read. Of the others only the heads stay: what
-lies in a directory is read again when its turn comes, and what is made of it goes to the store at
-once; an object that no record names harms nothing. A basis is then fitted to some of them, and on
-these is seen whether it pays.
+A basis is fitted to them where it takes fewer bytes. To see that, adapters are encoded with it and
+without it: all of them where all are in memory, else some, spread evenly, that stand for the rest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.errors import InvalidInputError, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.load import is_directory, load
-from share_registry.format.layout import module_shapes_of
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
-from share_registry.registry.commands.auto_refit import fitted_to
-from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, check_shapes, prepare
+from share_registry.registry.basis.fit import FitRule, fit, member_in_hand, stored_members
+from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
 from share_registry.registry.commands.prediction import FIRST, LATEST
+from share_registry.registry.commands.refit import (
+    FINE,
+    fit_basis,
+    live_versions,
+    rule_within_budget,
+    serialize_basis,
+)
 from share_registry.values.policy import Policy
 
 if TYPE_CHECKING:
@@ -35,164 +40,174 @@ KEPT_BYTES: Final = 1 << 30
 
 3,600 adapters of MiniLM, 40 of Mistral-7B's q and v at r = 16.
 """
+_FEWEST: Final = 3
+"""Adapters of one commit from which on a basis may pay.
+
+Two share nothing that one cannot refer to in the other.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommitBatch:
-    """What was handed in.
+class AdapterBatch:
+    """The adapters of one commit.
 
     Attributes:
-        heads: The adapters; those that there is no room for, and that can be read again, are
-            without tensors and files.
+        adapters: By task; those that there is no room for, and that can be read again, are without
+            tensors and files.
+        directories: Where these are read again.
         derived: Tasks named after their source, which another source must not continue.
-        whole: The adapter of a task with all that belongs to it. Raises InvalidInputError where it has
-            changed meanwhile.
     """
 
-    heads: Mapping[TaskName, Adapter]
+    adapters: Mapping[TaskName, Adapter]
+    directories: Mapping[TaskName, Any]
     derived: frozenset[TaskName]
-    whole: Callable[[TaskName], Adapter] = field(repr=False)
+    outside: "Outside" = field(repr=False)
 
-    @property
-    def some(self) -> list[TaskName]:
-        """As many of the tasks as are kept in memory, spread evenly, by name."""
-        tasks, total = sorted(self.heads), sum(adapter.raw_bytes for adapter in self.heads.values())
-        count = min(len(tasks), max(FEW, KEPT_BYTES * len(tasks) // max(total, 1)))
-        return [tasks[number * len(tasks) // count] for number in range(count)]
+    def read(self, task: TaskName) -> Adapter:
+        """Return an adapter with all that belongs to it.
 
-
-def handed(
-    sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | None, outside: "Outside"
-) -> CommitBatch:
-    """Read adapters, keeping of those there is no room for only what says what they are.
-
-    Raises as `sources.load`.
-    """
-    kept_bytes = 0
-    heads: dict[TaskName, Adapter] = {}
-    places: dict[TaskName, Any] = {}
-    derived = set()
-    for wanted, source in sources:
-        try:
-            task, adapter, named = load(
-                source, task=wanted, adapter_name=adapter_name, outside=outside
-            )
-        except ShareRegistryError as error:
-            if len(sources) > 1:
-                error.message = f"{wanted or source}: {error.message}"
-            raise
-        again = (
-            len(sources) > FEW
-            and kept_bytes + adapter.raw_bytes > KEPT_BYTES
-            and is_directory(source)
-        )
-        kept_bytes += 0 if again else adapter.raw_bytes
-        heads[task] = _head(adapter) if again else adapter
-        if again:
-            places[task] = source
-        if named:
-            derived.add(task)
-
-    def whole(task: TaskName) -> Adapter:
-        if task not in places:
-            return heads[task]
-        _, adapter, _ = load(places[task], task=task, adapter_name=adapter_name, outside=outside)
-        if adapter.source_digest != heads[task].source_digest:
+        Raises InvalidInputError where it has changed meanwhile.
+        """
+        head = self.adapters[task]
+        if task not in self.directories:
+            return head
+        place = self.directories[task]
+        _, adapter, _ = load(place, task=task, adapter_name=None, outside=self.outside)
+        if adapter.source_digest != head.source_digest:
             raise InvalidInputError(
-                f"the adapter of task {task!r} at {places[task]} changed while it was committed.",
+                f"the adapter of task {task!r} at {place} changed while it was committed.",
                 hint="Commit it when nothing writes to it any more.",
             )
         return adapter
 
-    return CommitBatch(heads=heads, derived=frozenset(derived), whole=whole)
+    def sample(self) -> list[TaskName]:
+        """Return as many of the tasks as are kept in memory, spread evenly, by name."""
+        tasks = sorted(self.adapters)
+        raw_bytes = sum(adapter.raw_bytes for adapter in self.adapters.values())
+        count = min(len(tasks), max(FEW, KEPT_BYTES * len(tasks) // max(raw_bytes, 1)))
+        return [tasks[number * len(tasks) // count] for number in range(count)]
 
 
-def prepared(
+def load_adapters(
+    sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | None, outside: "Outside"
+) -> AdapterBatch:
+    """Read adapters, keeping of those there is no room for only what says what they are.
+
+    Raises as `exchange.load`.
+    """
+    kept_bytes = 0
+    adapters: dict[TaskName, Adapter] = {}
+    directories: dict[TaskName, Any] = {}
+    derived = set()
+    for name, source in sources:
+        try:
+            task, adapter, is_derived = load(
+                source, task=name, adapter_name=adapter_name, outside=outside
+            )
+        except ShareRegistryError as error:
+            if len(sources) == 1:
+                raise
+            raise error.amended(prefix=f"{name or source}: ") from error
+        has_room = len(sources) <= FEW or kept_bytes + adapter.raw_bytes <= KEPT_BYTES
+        if has_room or not is_directory(source):
+            kept_bytes += adapter.raw_bytes
+            adapters[task] = adapter
+        else:
+            adapters[task] = replace(adapter, tensors={}, attachments={}, original={})
+            directories[task] = source
+        if is_derived:
+            derived.add(task)
+    return AdapterBatch(
+        adapters=adapters, directories=directories, derived=frozenset(derived), outside=outside
+    )
+
+
+def encode_adapters(
     context: "Context",
     space: SpaceName,
-    adapters: CommitBatch,
+    batch: AdapterBatch,
     policy: Policy,
-    parents: tuple[TaskVersionRef, ...],
+    parents: Sequence[TaskVersionRef],
     *,
     dry_run: bool,
 ) -> tuple[dict[TaskName, EncodedAdapter], NewBasis | None]:
-    """Absorb every adapter, with a basis fitted to them where that takes fewer bytes or the policy says so; of more than there is room for, the objects are stored at once unless `dry_run`."""
-    shapes: dict[str, tuple[int, int, int]] = {}
-    for task in sorted(adapters.heads):
-        check_shapes(shapes, space, adapters.heads[task].layout)
-        shapes |= module_shapes_of(adapters.heads[task].layout)
-    job = _BatchJob(context=context, space=space, adapters=adapters, policy=policy, parents=parents)
-    tasks, some = sorted(adapters.heads), adapters.some
-    fitted = fitted_to(context, space, adapters.heads, adapters.whole, some, policy)
-    if fitted is None or policy.k:
-        return job.each(tasks, fitted, store=len(some) < len(tasks) and not dry_run), fitted
-    together, apart = job.each(some, fitted), job.each(some, None)
-    pays = _pays(context, together, apart, fitted, times=len(tasks) / len(some))
-    if len(some) == len(tasks):
-        return (together, fitted) if pays else (apart, None)
-    del together, apart
-    chosen = fitted if pays else None
-    return job.each(tasks, chosen, store=not dry_run), chosen
+    """Encode the adapters of a commit, with a basis where it pays or the policy asks for one.
 
+    Of more than there is room for, the objects are stored at once unless `dry_run`.
+    """
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _BatchJob:
-    context: "Context"
-    space: SpaceName
-    adapters: CommitBatch
-    policy: Policy
-    parents: tuple[TaskVersionRef, ...]
-
-    def each(
-        self, tasks: Sequence[TaskName], fitted: NewBasis | None, *, store: bool = False
+    def encode_each(
+        tasks: Sequence[TaskName], basis: NewBasis | None, *, store: bool = False
     ) -> dict[TaskName, EncodedAdapter]:
-        """Absorb adapters in the order of tasks.
-
-        Later ones may refer to the first and the latest before them.
-        """
-        made: dict[TaskName, EncodedAdapter] = {}
-        first: list[EncodedAdapter] = []
-        latest: list[EncodedAdapter] = []
+        """Encode in the order of tasks: later ones may refer to the first and latest before."""
+        encoded: dict[TaskName, EncodedAdapter] = {}
         for task in tasks:
-            item = prepare(
-                self.context,
-                self.space,
+            before = list(encoded.values())
+            item = encode_adapter(
+                context,
+                space,
                 task,
-                self.adapters.whole(task),
-                policy=self.policy,
-                parents=self.parents,
-                siblings=[*first, *latest],
-                fitted=fitted,
+                batch.read(task),
+                policy=policy,
+                parents=parents,
+                siblings=[*before[:FIRST], *before[FIRST:][-LATEST:]],
+                basis=basis,
             )
-            made[task] = _stored(self.context, item) if store else item
-            if len(first) < FIRST:
-                first.append(made[task])
-            else:
-                latest = [*latest, made[task]][-LATEST:]
-        return made
+            encoded[task] = item.store(context.store) if store else item
+        return encoded
+
+    tasks, sample = sorted(batch.adapters), batch.sample()
+    basis = _fit_basis(context, space, batch, policy)
+    if basis is None or policy.k:
+        return encode_each(tasks, basis, store=len(sample) < len(tasks) and not dry_run), basis
+    together, apart = encode_each(sample, basis), encode_each(sample, None)
+    pays = _pays(context, together, apart, basis, times=len(tasks) / len(sample))
+    if len(sample) == len(tasks):
+        return (together, basis) if pays else (apart, None)
+    del together, apart
+    chosen = basis if pays else None
+    return encode_each(tasks, chosen, store=not dry_run), chosen
 
 
-def _head(adapter: Adapter) -> Adapter:
-    return replace(adapter, tensors={}, attachments={}, original={})
+def _fit_basis(
+    context: "Context", space: SpaceName, batch: AdapterBatch, policy: Policy
+) -> NewBasis | None:
+    """Fit a basis to the adapters of a commit; None where there is nothing to fit.
 
-
-def _stored(context: "Context", item: EncodedAdapter) -> EncodedAdapter:
-    """Make the objects durable and let go of them."""
-    return replace(item, added=item.store(context.store), adapter=_head(item.adapter), objects={})
+    In the paper's protocol to all of them and to the tasks that are there, else to a sample.
+    """
+    if policy.k:
+        with context.catalog.begin() as session:
+            rows = [row for row in live_versions(session, space) if row.task not in batch.adapters]
+        fresh = [member_in_hand(task, batch.read(task)) for task in sorted(batch.adapters)]
+        rule = FitRule(max_rank=policy.k, precision=FINE)
+        fitted = fit([*stored_members(context, rows), *fresh], rule, device=context.device)
+        return serialize_basis(fitted, space)
+    sample = batch.sample()
+    if len(sample) < _FEWEST or not policy.references or policy.budget == 0:
+        return None
+    members = [member_in_hand(task, batch.read(task)) for task in sample]
+    total = len(batch.adapters)
+    rule = rule_within_budget(policy.budget, tasks=total if len(sample) < total else 0)
+    return fit_basis(context, space, members, rule)
 
 
 def _pays(
     context: "Context",
     together: Mapping[TaskName, EncodedAdapter],
     apart: Mapping[TaskName, EncodedAdapter],
-    fitted: NewBasis,
+    basis: NewBasis,
     *,
     times: float,
 ) -> bool:
-    """Tell whether a basis and what refers to it take fewer bytes than each adapter without it, where these stand for `times` as many."""
-    sizes = [
-        sum(item.new_bytes(context.store) for item in made.values()) for made in (together, apart)
-    ]
-    return len(fitted.content) + times * sizes[0] < times * sizes[1] and any(
-        fitted.digest in item.sources for item in together.values()
+    """Tell whether a basis and what refers to it take fewer bytes than each adapter without it.
+
+    These adapters stand for `times` as many.
+    """
+    with_basis, without_basis = (
+        sum(item.new_bytes(context.store) for item in encoded.values())
+        for encoded in (together, apart)
     )
+    if len(basis.content) + times * with_basis >= times * without_basis:
+        return False
+    return any(basis.digest in item.sources for item in together.values())

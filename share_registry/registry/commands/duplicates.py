@@ -1,8 +1,4 @@
-"""Commits that are there already.
-
-The one of a key, the newest version of a task handed in unchanged, the one that made what is asked
-for so.
-"""
+"""Commits that are there already: that of a key, that of an adapter given again unchanged."""
 
 import logging
 from collections.abc import Mapping
@@ -18,6 +14,7 @@ from share_registry.registry.sync import read_note
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session
     from share_registry.exchange.adapter import Adapter
+    from share_registry.registry.commands.preconditions import CommitOptions
     from share_registry.store.protocol import Store
     from share_registry.values.task_version import TaskVersion
 
@@ -29,19 +26,20 @@ def commit_of_key(
 ) -> CommitNumber | None:
     """Return the commit made with an idempotency key.
 
-    Raises ConflictError where it holds something else than is handed in.
+    Raises ConflictError where it has other adapters than these.
     """
-    known = lookups.commit_of_key(session, space, key)
-    if known is None:
+    number = lookups.commit_of_key(session, space, key)
+    if number is None:
         return None
-    held = sources_of_commit(session, space, known)
-    wanted = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
-    if held != wanted:
+    committed = sources_of_commit(session, space, number)
+    sources = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
+    if committed != sources:
         raise ConflictError(
-            f"idempotency key {key!r} made c{known} of space {space!r} with {_listed(held)}; now it comes with {_listed(wanted)}.",
+            f"idempotency key {key!r} made c{number} of space {space!r} with "
+            f"{_listed(committed)}; now it comes with {_listed(sources)}.",
             hint="A key stands for one commit: give another one.",
         )
-    return known
+    return number
 
 
 def same_version(
@@ -53,7 +51,7 @@ def same_version(
     budget: float | None,
     keep_original: bool | None,
 ) -> "TaskVersion | None":
-    """Return the newest version of a live task if it is this adapter, as it was committed, kept as well as is asked for.
+    """Return a task's newest version if it is this adapter, as committed, kept as well as asked.
 
     A version that a refit made of it is not what was committed: its error is another.
 
@@ -61,7 +59,7 @@ def same_version(
         latest: The newest version, where there is one.
         store: Where the version's note is.
         task: The task.
-        adapter: What is handed in.
+        adapter: The adapter.
         budget: The error that the caller allows; None where the caller says nothing.
         keep_original: Whether the caller wants the files themselves.
     """
@@ -78,12 +76,14 @@ def same_version(
     return latest
 
 
-def remark_unrecorded(space: SpaceName, number: CommitNumber, said: Mapping[str, object]) -> None:
-    """Warn of what was said of a version that is there already: a commit is never changed."""
-    lost = ", ".join(name for name, value in said.items() if value)
+def warn_unrecorded(space: SpaceName, number: CommitNumber, options: "CommitOptions") -> None:
+    """Warn of what is said of a version that is there already: a commit is never changed."""
+    members = ("labels", "metrics", "message", "author", "derived_from")
+    lost = ", ".join(name for name in members if getattr(options, name))
     if lost:
         _LOG.warning(
-            "%s/@c%d holds this adapter already: %s not recorded; use annotate, or allow_duplicate=True for a new version",
+            "%s/@c%d holds this adapter already: %s not recorded; "
+            "use annotate, or allow_duplicate=True for a new version",
             space,
             number,
             lost,
@@ -98,12 +98,9 @@ def _is_stored(store: "Store", version: "TaskVersion", adapter: "Adapter") -> bo
     ):
         return False
     note = read_note(store, version.note_digest)
-    kept = (
-        {entry.name: str(entry.object) for entry in note.of(version.note_task).attachments}
-        if note is not None
-        else {}
-    )
-    return kept == {name: sha256(content) for name, content in adapter.attachments.items()}
+    kept = [] if note is None else note.of(version.note_task).attachments
+    attachments = {name: sha256(content) for name, content in adapter.attachments.items()}
+    return {entry.name: str(entry.object) for entry in kept} == attachments
 
 
 def _has_original(store: "Store", version: "TaskVersion") -> bool:
@@ -111,7 +108,6 @@ def _has_original(store: "Store", version: "TaskVersion") -> bool:
     return note is not None and bool(note.of(version.note_task).original)
 
 
-def _listed(held: Mapping[str, str]) -> str:
-    return (
-        ", ".join(f"{task} (source {digest[:8]})" for task, digest in held.items()) or "no adapter"
-    )
+def _listed(sources: Mapping[str, str]) -> str:
+    listed = [f"{task} (source {digest[:8]})" for task, digest in sources.items()]
+    return ", ".join(listed) or "no adapter"

@@ -2,40 +2,43 @@
 
 One record of kind merge, with the parents and their weights in the lineage.
 
-What is merged is what the parents decode to. The merged adapter is absorbed as any other, within
-the budget and with its parents as candidates; one parent with weight 1 is not absorbed again but
-named again, so that every byte of it stays.
+What is merged is what the parents decode to. The merged adapter is encoded as any other, within the
+budget and with its parents as candidates; one parent with weight 1 is not encoded again but named
+again, so that every byte of it stays.
 """
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, cast
 
-from share_registry.algebra.merge_methods import DENSITIES, MergeRule
+from share_registry.algebra.merge_methods import DENSITIES, MergeRule, Method
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.resolution import resolve_version
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
-from share_registry.exchange.environment import environment_labels
 from share_registry.exchange.merged_adapter import WeightedAdapter, merged
-from share_registry.format.records import MergeRecord, TaskVersionRef, decimal
-from share_registry.names import CommitNumber, SpaceName, TaskName, Version, task_name
-from share_registry.registry.arguments import check_distinct
+from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
+from share_registry.names import CommitNumber, SpaceName, TaskName, task_name
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.duplicates import commit_of_key
-from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, check_shapes, prepare
-from share_registry.registry.commands.notes import absorbed, note_for, rehearsed
+from share_registry.registry.commands.encode import (
+    EncodedAdapter,
+    NewBasis,
+    check_shapes,
+    encode_adapter,
+)
+from share_registry.registry.commands.notes import note_for, preview_commit, record_entry
 from share_registry.registry.commands.preconditions import (
     CommitOptions,
-    check_expected,
     check_name,
     check_options,
+    next_version,
 )
-from share_registry.registry.commands.publish import Build, Link, Request, idempotency_key, publish
-from share_registry.registry.commands.targets import policy_of
+from share_registry.registry.commands.publish import Place, idempotency_key, publish
+from share_registry.registry.commands.targets import existing_target
 from share_registry.values.commits import AdapterReport, Commit
 from share_registry.values.policy import overridden
 
@@ -50,28 +53,6 @@ _LARGEST_WEIGHT: Final = 1e15
 _MAX_BASIS_BYTES: Final = 4 << 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Made:
-    """A merge that is ready to be stored.
-
-    Attributes:
-        rows: The parents, by name and version.
-        weights: Theirs, in the same order.
-        bound: Whether its error is an upper bound.
-    """
-
-    task: TaskName
-    rows: "list[TaskVersion]"
-    weights: list[float]
-    rule: MergeRule
-    prepared: EncodedAdapter
-    bound: bool
-
-    @property
-    def parents(self) -> tuple[TaskVersionRef, ...]:
-        return _refs(self.rows)
-
-
 def merge(
     context: "Context",
     parents: Mapping[str, float],
@@ -82,38 +63,57 @@ def merge(
 ) -> Commit:
     """Merge task versions. See `Registry.merge`."""
     context.require_writable()
-    wanted = task_name(task)
-    check_options(options)
-    check_distinct(options.labels, options.metrics)
+    name = task_name(task)
+    labels = check_options(options, context.outside)
     key = idempotency_key(context, options.idempotency_key)
     with context.reading() as session:
-        where, found = _resolved(session, parents, space)
-        check_name(session, where, wanted)
-    made = _merged(context, where, wanted, found, rule, options)
-    note = note_for(
-        {wanted: made.prepared},
-        options,
-        environment_labels(context.outside) | dict(options.labels),
-        {wanted: (_remark(made),)},
-    )
+        target, rows, weights = _resolve_parents(session, parents, space)
+        check_name(session, target, name)
+    refs = [TaskVersionRef(task=row.task, version=row.version) for row in rows]
+    if len(rows) == 1 and weights == [1]:
+        encoded = _name_again(context, name, rows[0])
+    else:
+        encoded = _encode_merged(context, target, name, rows, weights, rule, options)
+    note = note_for({name: encoded}, options, labels, {name: (_remark(rows, weights, rule),)})
     if options.dry_run:
         with context.reading() as session:
-            _check_task(session, where, wanted, options)
-        return rehearsed(context, where, {wanted: made.prepared}, options, note, kind="merge")
-    added = made.prepared.store(context.store)
-    request = Request(
-        build=_builder(made, options, key, added),
-        key=key,
-        note=note,
-        layouts={made.prepared.layout_digest: made.prepared.adapter.layout},
-    )
-    done = publish(context, where, request)
-    if not done.created:
+            latest = lookups.latest_version(session, target, name)
+            next_version(session, target, name, latest, expected=options.expected)
+        return preview_commit(
+            context,
+            target,
+            {name: encoded},
+            note,
+            kind="merge",
+            labels=options.labels,
+            metrics=options.metrics,
+        )
+    stored = encoded.store(context.store)
+
+    def build(session: "Session", place: Place) -> MergeRecord | CommitNumber:
+        earlier = commit_of_key(session, target, key, {name: stored.adapter})
+        if earlier is not None:
+            return earlier
+        latest = lookups.latest_version(session, target, name)
+        version = next_version(session, target, name, latest, expected=options.expected)
+        check_shapes(session, target, [stored.adapter.layout])
+        members = {
+            "method": rule.method,
+            "weights": [decimal(weight) for weight in weights],
+            "density": decimal(rule.density) if rule.method != "linear" else None,
+            "seed": rule.seed if rule.method == "dare" else None,
+            "tasks": [record_entry(name, version, stored, refs)],
+        }
+        return MergeRecord.model_validate(place | members)
+
+    layouts = {stored.layout_digest: stored.adapter.layout}
+    number, created = publish(context, target, build, key=key, note=note, layouts=layouts)
+    if not created:
         with context.reading() as session:
-            commit_of_key(session, where, key, {wanted: made.prepared.adapter})
-    _LOG.info("merged %s/@c%d: %s of %d", where, done.number, wanted, len(made.rows))
+            commit_of_key(session, target, key, {name: stored.adapter})
+    _LOG.info("merged %s/@c%d: %s of %d", target, number, name, len(rows))
     with context.reading() as session:
-        return with_modules(context, commit_at(session, where, done.number, created=done.created))
+        return with_modules(context, commit_at(session, target, number, created=created))
 
 
 def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:
@@ -145,18 +145,15 @@ def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:
             f"seed {seed!r} is not a whole number from 0 to 2^53 - 1 for dare.",
             hint="The other methods choose nothing at random.",
         )
-    kept = float(density) if density is not None else DENSITIES.get(method, 1.0)
-    return MergeRule(
-        method="linear" if method == "linear" else "ties" if method == "ties" else "dare",
-        density=kept,
-        seed=seed or 0,
-    )
+    if density is None:
+        density = DENSITIES.get(method, 1.0)
+    return MergeRule(method=cast("Method", method), density=float(density), seed=seed or 0)
 
 
-def _resolved(
+def _resolve_parents(
     session: "Session", parents: Mapping[str, float], space: str | None
-) -> "tuple[SpaceName, list[tuple[TaskVersion, float]]]":
-    """Return the space and the versions with their weights, by name and version.
+) -> "tuple[SpaceName, list[TaskVersion], list[float]]":
+    """Return the space, the versions by name and version, and their weights.
 
     Weights of one version add up.
     """
@@ -178,158 +175,108 @@ def _resolved(
             )
         if abs(weight) > _LARGEST_WEIGHT:
             raise InvalidInputError(
-                f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, expected numbers about 1.",
+                f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, "
+                "expected numbers about 1.",
                 hint="Weights often sum to 1.",
             )
         place = resolve_version(session, ref, space=space)
-        which = (place.space, TaskName(str(place.task)), int(place.version or 0))
-        weights[which] = weights.get(which, 0.0) + float(weight)
-    spaces = sorted({where for where, _, _ in weights})
+        version = (place.space, TaskName(str(place.task)), int(place.version or 0))
+        weights[version] = weights.get(version, 0.0) + float(weight)
+    spaces = sorted({name for name, _, _ in weights})
     if len(spaces) != 1:
         raise RefusedError(
             f"the parents are of the spaces {', '.join(spaces)}, expected one.",
             hint="Commit them to one space first.",
         )
-    found = [
-        (lookups.version_row(session, *which), weight + 0.0)
-        for which, weight in sorted(weights.items())
-    ]
-    if any(row is None for row, _ in found):
+    ordered = sorted(weights.items())
+    versions = [lookups.version_row(session, *version) for version, _ in ordered]
+    rows = [row for row in versions if row is not None]
+    if len(rows) < len(ordered):
         raise NotFoundError("a parent is not in the catalog.", hint="Run `rebuild`.")
     if not any(weights.values()):
         raise InvalidInputError(
             "every weight is 0: there is nothing to merge.", hint="Weights often sum to 1."
         )
-    return spaces[0], [(row, weight) for row, weight in found if row is not None]
+    # + 0.0: no weight is -0.0
+    return spaces[0], rows, [weight + 0.0 for _, weight in ordered]
 
 
-def _merged(
-    context: "Context",
-    space: SpaceName,
-    task: TaskName,
-    found: "list[tuple[TaskVersion, float]]",
-    rule: MergeRule,
-    options: CommitOptions,
-) -> _Made:
-    rows, weights = [row for row, _ in found], [weight for _, weight in found]
-    if len(rows) == 1 and weights[0] == 1:
-        return _Made(
-            task=task,
-            rows=rows,
-            weights=weights,
-            rule=rule,
-            prepared=_again(context, rows[0]),
-            bound=rows[0].bound,
-        )
-    adapter = merged(
-        [
-            WeightedAdapter(
-                ref=row.ref,
-                adapter=rebuild(context, row, read_task_note(context, row)),
-                weight=weight,
-            )
-            for row, weight in found
-        ],
-        rule,
-    )
-    with context.reading() as session:
-        policy = overridden(policy_of(session, space), budget=options.budget, keep_original=False)
-        basis = (
-            lookups.current_basis(session, space) if policy.k and options.budget is None else None
-        )
-    fitted = (
-        NewBasis(
-            digest=basis.digest, content=context.store.get(basis.digest, limit=_MAX_BASIS_BYTES)
-        )
-        if basis
-        else None
-    )
-    policy = policy if fitted else replace(policy, k=None)
-    prepared = prepare(
-        context, space, task, adapter, policy=policy, parents=_refs(rows), fitted=fitted
-    )
-    return _Made(task=task, rows=rows, weights=weights, rule=rule, prepared=prepared, bound=False)
-
-
-def _again(context: "Context", row: "TaskVersion") -> EncodedAdapter:
+def _name_again(context: "Context", task: TaskName, row: "TaskVersion") -> EncodedAdapter:
     """Return a version as what is committed once more: nothing of it is new."""
     note = read_task_note(context, row)
     adapter = rebuild(context, row, note)
-    if note.config is None:
-        raise NotFoundError(f"{row.ref}: its note names no config.", hint="Run verify.")
     return EncodedAdapter(
         adapter=adapter,
-        adapter_digest=row.adapter_digest,
+        digest=row.adapter_digest,
         layout_digest=row.layout_digest,
         tensors_digest=row.tensors_digest,
-        budget=row.budget,
-        error=row.error,
         norm=row.norm,
         sources=(),
-        config=note.config,
-        attachments=tuple(note.attachments),
-        original=tuple(note.original),
-        remarks=adapter.remarks,
+        note=TaskNote(
+            task=task,
+            source=adapter.source,
+            config=note.config,
+            attachments=note.attachments,
+            original=note.original,
+        ),
         report=AdapterReport(
             error=row.error,
             bound=row.bound,
             budget=row.budget,
             bytes_added=0,
             raw_bytes=row.raw_bytes,
-            modules=(),
             notes=adapter.remarks,
         ),
         objects={},
     )
 
 
-def _refs(rows: "list[TaskVersion]") -> tuple[TaskVersionRef, ...]:
-    return tuple(TaskVersionRef(task=row.task, version=row.version) for row in rows)
+def _encode_merged(
+    context: "Context",
+    space: SpaceName,
+    task: TaskName,
+    rows: "Sequence[TaskVersion]",
+    weights: Sequence[float],
+    rule: MergeRule,
+    options: CommitOptions,
+) -> EncodedAdapter:
+    """Merge what the parents decode to, and encode it within the budget or over the basis."""
+    parents = [
+        WeightedAdapter(
+            ref=row.ref,
+            adapter=rebuild(context, row, read_task_note(context, row)),
+            weight=weight,
+        )
+        for row, weight in zip(rows, weights, strict=True)
+    ]
+    adapter = merged(parents, rule)
+    with context.reading() as session:
+        policy = existing_target(session, space).policy
+        policy = overridden(policy, budget=options.budget, keep_original=False)
+        present = lookups.current_basis(session, space) if policy.k else None
+    basis = None
+    if present is not None:
+        content = context.store.get(present.digest, limit=_MAX_BASIS_BYTES)
+        basis = NewBasis(digest=present.digest, content=content)
+    return encode_adapter(
+        context,
+        space,
+        task,
+        adapter,
+        policy=policy if basis is not None else replace(policy, k=None),
+        parents=[TaskVersionRef(task=row.task, version=row.version) for row in rows],
+        basis=basis,
+    )
 
 
-def _remark(made: _Made) -> str:
+def _remark(rows: "Sequence[TaskVersion]", weights: Sequence[float], rule: MergeRule) -> str:
     """Return how it was made, in a sentence."""
     terms = " + ".join(
-        f"{weight:g} {row.task}@v{row.version}"
-        for row, weight in zip(made.rows, made.weights, strict=True)
+        f"{weight:g} {row.task}@v{row.version}" for row, weight in zip(rows, weights, strict=True)
     )
     how = {
         "linear": "",
-        "ties": f", ties at density {made.rule.density:g}",
-        "dare": f", dare at density {made.rule.density:g} and seed {made.rule.seed}",
+        "ties": f", ties at density {rule.density:g}",
+        "dare": f", dare at density {rule.density:g} and seed {rule.seed}",
     }
-    return f"merged: {terms}{how[made.rule.method]}."
-
-
-def _check_task(
-    session: "Session", space: SpaceName, task: TaskName, options: CommitOptions
-) -> Version:
-    """Return the version that a task gets next. Raises RefusedError, ConflictError."""
-    check_name(session, space, task)
-    latest = lookups.latest_version(session, space, task)
-    check_expected(task, latest.version if latest else 0, options.expected)
-    return Version((latest.version if latest else 0) + 1)
-
-
-def _builder(made: _Made, options: CommitOptions, key: str, added: int) -> Build:
-    """Return what makes the record upon a head: every precondition is checked there again."""
-
-    def build(session: "Session", link: Link) -> MergeRecord | CommitNumber:
-        earlier = commit_of_key(session, link.space, key, {made.task: made.prepared.adapter})
-        if earlier is not None:
-            return earlier
-        version = _check_task(session, link.space, made.task, options)
-        check_shapes(
-            lookups.module_shapes(session, link.space), link.space, made.prepared.adapter.layout
-        )
-        entry = absorbed(made.task, version, made.prepared, added, made.parents)
-        said = {
-            "method": made.rule.method,
-            "weights": [decimal(weight) for weight in made.weights],
-            "density": decimal(made.rule.density) if made.rule.method != "linear" else None,
-            "seed": made.rule.seed if made.rule.method == "dare" else None,
-            "tasks": [entry.model_copy(update={"bound": True}) if made.bound else entry],
-        }
-        return MergeRecord.model_validate(link.members() | said)
-
-    return build
+    return f"merged: {terms}{how[rule.method]}."

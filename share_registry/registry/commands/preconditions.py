@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.errors import ConflictError, InvalidInputError, RefusedError
-from share_registry.names import SpaceName, TaskName
+from share_registry.exchange.environment import environment_labels
+from share_registry.names import SpaceName, TaskName, Version
+from share_registry.registry.arguments import check_distinct
 from share_registry.values.policy import ENERGY, UNIT, check_budget
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session
+    from share_registry.outside.files import Outside
+    from share_registry.values.task_version import TaskVersion
 
 _SHOWN: Final = 80
-"""Characters of what an error repeats."""
+"""Characters of a value that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,9 @@ class RefitOptions:
     weighting: str = UNIT
     budget: float | None = None
     allow_loss: bool = False
+    message: str = ""
+    author: str | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if self.weighting not in (UNIT, ENERGY):
@@ -69,17 +76,21 @@ class RefitOptions:
         if self.budget is not None and self.allow_loss:
             raise InvalidInputError(
                 "allow_loss is given beside a budget.",
-                hint="A budget limits what re-expressing may lose, allow_loss=True lifts every limit: give one of them.",
+                hint="A budget limits what re-expressing may lose, allow_loss=True lifts every "
+                "limit: give one of them.",
             )
 
     @property
-    def moves(self) -> bool:
+    def reexpresses(self) -> bool:
         """Whether stored tasks are re-expressed."""
         return self.allow_loss or self.budget is not None
 
 
-def check_options(options: CommitOptions) -> None:
-    """Check what a caller says. Raises InvalidInputError."""
+def check_options(options: CommitOptions, outside: "Outside") -> dict[str, str]:
+    """Check what a caller says of a commit; return its labels with those of the environment.
+
+    Raises InvalidInputError.
+    """
     check_labels(options.labels)
     check_metrics(options.metrics)
     if options.author is not None and len(options.author) > 256:
@@ -89,6 +100,9 @@ def check_options(options: CommitOptions) -> None:
             "message has more than 16384 characters.",
             hint="Shorten it, or keep the text in a file of the adapter's directory.",
         )
+    labels = environment_labels(outside) | dict(options.labels)
+    check_distinct(labels, options.metrics)
+    return labels
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
@@ -106,29 +120,47 @@ def check_labels(labels: Mapping[str, str]) -> None:
             )
 
 
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ..."
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number past float64
-        return False
-
-
 def check_metrics(metrics: Mapping[str, float]) -> None:
     """Check metric names and values. Raises InvalidInputError."""
     for name, value in metrics.items():
-        number = (
-            isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
-        )
-        if not isinstance(name, str) or not 1 <= len(name) <= 128 or not number:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (
+            not isinstance(name, str)
+            or not 1 <= len(name) <= 128
+            or not is_number
+            or not _is_finite(value)
+        ):
             raise InvalidInputError(
                 f"metric {_short(name)}={_short(value)} is not a short name and a finite number.",
                 hint="Names have at most 128 characters.",
             )
+
+
+def next_version(
+    session: "Session",
+    space: SpaceName,
+    task: TaskName,
+    latest: "TaskVersion | None",
+    *,
+    expected: int | None,
+) -> Version:
+    """Return the version that a task gets next.
+
+    Args:
+        session: A session of the catalog.
+        space: The space.
+        task: The task.
+        latest: Its newest version.
+        expected: The version it must be at; 0 for absent.
+
+    Raises:
+        RefusedError: the task has got another name meanwhile.
+        ConflictError: it is not at the version that was expected.
+    """
+    check_name(session, space, task)
+    present = latest.version if latest is not None else 0
+    check_expected(task, present, expected)
+    return Version(present + 1)
 
 
 def check_name(session: "Session", space: SpaceName, task: TaskName) -> None:
@@ -144,9 +176,21 @@ def check_name(session: "Session", space: SpaceName, task: TaskName) -> None:
 def check_expected(task: str, latest: int, expected: int | None) -> None:
     """Check that a task is at the version that was expected; 0 for absent. Raises ConflictError."""
     if expected is not None and expected != latest:
-        found = f"at v{latest}" if latest else "absent"
-        wanted = f"v{expected}" if expected else "absent"
+        present = f"at v{latest}" if latest else "absent"
         raise ConflictError(
-            f"task {task!r} is {found}, expected {wanted}.",
+            f"task {task!r} is {present}, expected {f'v{expected}' if expected else 'absent'}.",
             hint="Look at what came in between (`log`), then commit upon it.",
         )
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ..."
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # a whole number past float64
+        return False

@@ -1,7 +1,4 @@
-"""What an adapter may be coded against.
-
-The version before, the basis of the space, rows of earlier adapters.
-"""
+"""What an adapter may be coded against: earlier versions, the space's basis, rows of adapters."""
 
 import logging
 from collections.abc import Sequence
@@ -19,10 +16,10 @@ from share_registry.format.records import TaskVersionRef
 from share_registry.materialize.decoder import MAX_CHAIN, Reader
 from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.stored import StoredBasis, StoredModule, StoredSide
+from share_registry.values.policy import Policy
 
 if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.format.symbols import Ints
+    from share_registry.registry.context import Context
 
 _LOG: Final = logging.getLogger(__name__)
 FIRST: Final = 8
@@ -36,25 +33,8 @@ comes on top.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OfferedReferences:
-    """What the catalog offers for a task.
-
-    Attributes:
-        previous: Adapter object of the version before, or of the first declared parent.
-        parents: Adapter objects of all declared parents.
-        basis: Basis object of the space.
-        others: First and latest adapter objects of the space.
-    """
-
-    previous: Digest | None = None
-    parents: tuple[Digest, ...] = ()
-    basis: Digest | None = None
-    others: tuple[Digest, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChosenReferences:
-    """What an adapter is tried against.
+class References:
+    """What an adapter is coded against.
 
     Attributes:
         previous: Adapter object whose decoded factors may enter.
@@ -67,73 +47,65 @@ class ChosenReferences:
     lost: tuple[Digest, ...] = ()
 
 
-def known(
-    session: "Session", space: SpaceName, task: TaskName, parents: Sequence[TaskVersionRef]
-) -> OfferedReferences:
-    """Return what a space offers for the next version of a task."""
-    latest = lookups.latest_version(session, space, task)
-    found = [
-        row
-        for row in (
-            lookups.version_row(session, space, parent.task, parent.version)
-            for parent in parents[:MAX]
-        )
-        if row is not None
-    ]
-    declared = tuple(row.adapter_digest for row in found)
-    basis = lookups.current_basis(session, space)
-    return OfferedReferences(
-        previous=latest.adapter_digest if latest is not None else next(iter(declared), None),
-        parents=declared,
-        basis=basis.digest if basis is not None else None,
-        others=tuple(lookups.candidate_adapters(session, space, first=FIRST, latest=LATEST)),
-    )
-
-
-def base_of(
-    known: OfferedReferences,
+def choose_references(
+    context: "Context",
     reader: Reader,
+    space: SpaceName,
+    task: TaskName,
+    policy: Policy,
     *,
+    parents: Sequence[TaskVersionRef] = (),
     bases: Sequence[Digest] = (),
     siblings: Sequence[Digest] = (),
-) -> ChosenReferences:
-    """Put in order what is tried.
+) -> References:
+    """Choose what the next version of a task is tried against, none where the policy refers to none.
 
-    Bases, the version before and what it refers to, declared parents, siblings of the same
-    commit, others.
+    In this order: bases, the version before (or the first declared parent) and what it refers to,
+    declared parents, siblings of the same commit, the first and the latest adapters of the space.
 
     What cannot be read is left out: it would make the new version unreadable too, and must not keep
     a sound adapter from being committed. A chain of previous versions that is too long to read is
     cut (spec DEC-09).
 
     Args:
-        known: What the space offers.
-        reader: Reads it, and the objects of the commit in the making.
+        context: The registry.
+        reader: Reads the space's objects, and those of the commit in the making.
+        space: The space.
+        task: The task.
+        policy: Of the commit.
+        parents: Task versions that the adapter is declared to be derived from.
         bases: Basis objects to try besides the space's.
         siblings: Adapter objects of the same commit.
     """
-    before = known.previous
-    near = (before, *_sources(reader, before)) if before is not None else ()
-    shared = tuple(
-        dict.fromkeys(
-            (
-                *bases,
-                *([known.basis] if known.basis else []),
-                *(digest for digest in near if _is_basis(reader, digest)),
-            )
-        )
-    )
-    adapters = dict.fromkeys(
-        (*near, *known.parents, *siblings[:FIRST], *siblings[-LATEST:], *known.others)
-    )
-    wanted = (*shared, *[digest for digest in adapters if digest not in shared][:MAX])
-    sources = tuple(digest for digest in wanted if _readable(reader, digest))
-    lost = {digest for digest in wanted if digest not in sources}
-    if before is not None and not _readable(reader, before, rows=True):
+    if policy.k or not policy.references or policy.budget == 0:
+        return References()
+    with context.catalog.begin() as session:
+        latest = lookups.latest_version(session, space, task)
+        rows = [
+            lookups.version_row(session, space, parent.task, parent.version)
+            for parent in parents[:MAX]
+        ]
+        space_basis = lookups.current_basis(session, space)
+        early_and_late = lookups.candidate_adapters(session, space, first=FIRST, latest=LATEST)
+    declared = [row.adapter_digest for row in rows if row is not None]
+    before = latest.adapter_digest if latest is not None else next(iter(declared), None)
+    near = [] if before is None else [before, *_sources_of(reader, before)]
+    adapters = [*near, *declared, *siblings[:FIRST], *siblings[-LATEST:], *early_and_late]
+    all_bases = [
+        *bases,
+        *([space_basis.digest] if space_basis is not None else []),
+        *(digest for digest in near if _is_readable(reader, digest) and reader.is_basis(digest)),
+    ]
+    first = tuple(dict.fromkeys(all_bases))
+    tried = (*first, *[digest for digest in dict.fromkeys(adapters) if digest not in first][:MAX])
+    sources = tuple(digest for digest in tried if _is_readable(reader, digest))
+    lost = set(tried) - set(sources)
+    if before is not None and not _is_readable(reader, before, rows=True):
         lost.add(before)
         before = None
-    previous = before if before is not None and reader.chain(before) < MAX_CHAIN else None
-    return ChosenReferences(previous=previous, sources=sources, lost=tuple(sorted(lost)))
+    if before is not None and reader.chain(before) >= MAX_CHAIN:
+        before = None
+    return References(previous=before, sources=sources, lost=tuple(sorted(lost)))
 
 
 def candidate(reader: Reader, number: int, digest: Digest, layout: Layout) -> Candidate:
@@ -146,19 +118,22 @@ def candidate(reader: Reader, number: int, digest: Digest, layout: Layout) -> Ca
             modules=[_block(basis, name, shape.in_, shape.out) for name, shape in shapes.items()],
         )
     opened = reader.open(digest)
-    found = {
+    modules = {
         shape.module: opened.module(shape.module)
         for shape in opened.layout.modules()
         if shape.module in shapes
         and (shape.in_, shape.out) == (shapes[shape.module].in_, shapes[shape.module].out)
     }
-    return Candidate(source=number, modules=[found.get(name) for name in shapes])
+    return Candidate(source=number, modules=[modules.get(name) for name in shapes])
 
 
 def previous_rows(
     reader: Reader, digest: Digest, layout: Layout
 ) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
-    """Return the decoded factors of an adapter object for the modules of a layout, None where it has none of that shape."""
+    """Return the decoded factors of an adapter object for the modules of a layout.
+
+    None for a module that it does not have in that shape.
+    """
     opened, rows = reader.open(digest), reader.rows(digest)
     before = {shape.module: shape for shape in opened.layout.modules()}
     return [
@@ -168,25 +143,21 @@ def previous_rows(
 
 
 def _block(basis: StoredBasis, module: str, width: int, out: int) -> StoredModule | None:
-    found = basis.modules.get(module)
-    if found is None or (found[0].shape[1], found[1].shape[1]) != (width, out):
+    rows = basis.modules.get(module)
+    if rows is None or (rows[0].shape[1], rows[1].shape[1]) != (width, out):
         return None
-    return StoredModule(a=_rows(found[0]), b=_rows(found[1]), error=0.0)
+    a, b = (
+        StoredSide(previous=False, terms=(), scales=np.zeros(len(own), np.float32), own=own)
+        for own in rows
+    )
+    return StoredModule(a=a, b=b, error=0.0)
 
 
-def _rows(rows: "Ints") -> StoredSide:
-    return StoredSide(previous=False, terms=(), scales=np.zeros(len(rows), np.float32), own=rows)
+def _sources_of(reader: Reader, digest: Digest) -> tuple[Digest, ...]:
+    return reader.open(digest).stored.sources if _is_readable(reader, digest) else ()
 
 
-def _sources(reader: Reader, digest: Digest) -> tuple[Digest, ...]:
-    return reader.open(digest).stored.sources if _readable(reader, digest) else ()
-
-
-def _is_basis(reader: Reader, digest: Digest) -> bool:
-    return _readable(reader, digest) and reader.is_basis(digest)
-
-
-def _readable(reader: Reader, digest: Digest, *, rows: bool = False) -> bool:
+def _is_readable(reader: Reader, digest: Digest, *, rows: bool = False) -> bool:
     """Tell whether an object, or also all that its rows are decoded from, is there and whole."""
     try:
         if reader.is_basis(digest):

@@ -1,16 +1,24 @@
-"""Publish one record.
+"""Publish one record: the commit protocol (spec COM-01 to COM-09).
 
-The exclusive creation of record n+1 in the store is the commit (spec COM-01 to COM-09).
+The exclusive creation of record n+1 in the store is the commit: of any number of writers exactly
+one can create it. Everything the record names is durable before, so that no reader ever follows it
+into a gap; everything after, the catalog included, follows from it and can be made again.
 
-Objects are durable before. A lost race is tried again upon the new head; after an attempt whose
-outcome is unknown nothing is cleaned up, and the idempotency key finds out what happened.
+An attempt catches the catalog up with the store, builds the record upon the head that it finds
+(preconditions are checked on that very head), flushes the log it builds upon, and applies the
+record inside a transaction of the catalog. Only then is the record created, and only then may that
+transaction commit: what no catalog could follow is never published. A lost race is tried again upon
+the new head, after a growing pause or, where the catalog grants one, holding the space's lease.
+
+Past the creation nothing is ever cleaned up or called a failure. A catalog that cannot follow is a
+warning; a store that fails in the middle leaves the outcome unknown, and a retry with the same
+idempotency key finds out what happened.
 """
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog import leases
 from share_registry.catalog.projection.apply import apply
@@ -20,7 +28,6 @@ from share_registry.errors import (
     ConflictError,
     InvalidInputError,
     ShareRegistryError,
-    StoreError,
 )
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
@@ -39,41 +46,11 @@ _ATTEMPTS: Final = 200
 _MAX_PAUSE_S: Final = 0.5
 _LEASE: Final = timedelta(seconds=10)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """Where a record goes: everything its members share with its place in the chain."""
-
-    space: SpaceName
-    number: CommitNumber
-    parent: Digest
-    time: str
-    key: str
-    note: Digest | None
-
-    def members(self) -> dict[str, object]:
-        """Return the members as keyword arguments of a record."""
-        return {
-            "space": self.space,
-            "number": self.number,
-            "parent": self.parent,
-            "time": self.time,
-            "key": self.key,
-            "note": self.note,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A record that is in the log: made now, or found by its key."""
-
-    space: SpaceName
-    number: CommitNumber
-    created: bool
-
-
-Build = Callable[["Session", Link], "Record | CommitNumber"]
-"""Check the preconditions upon the present head and make the record, or return an earlier commit that already says so."""
+Place = dict[str, Any]
+"""The members that say where in the chain a record stands: space, number, parent, time, key, note."""
+Build = Callable[["Session", Place], "Record | CommitNumber"]
+"""Check the preconditions upon the present head and build the record, or return an earlier commit
+that already says so."""
 
 
 def idempotency_key(context: Context, key: str | None) -> str:
@@ -86,31 +63,35 @@ def idempotency_key(context: Context, key: str | None) -> str:
         or not all("!" <= sign <= "~" for sign in key)
     ):
         raise InvalidInputError(
-            f"idempotency key {str(key)[:80]!r} is not 1 to 128 printable ASCII characters without blanks.",
+            f"idempotency key {str(key)[:80]!r} is not 1 to 128 printable ASCII characters "
+            "without blanks.",
             hint="Use a UUID or a run id.",
         )
     return key
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One record to be published.
-
-    Attributes:
-        build: Makes it upon a head.
-        key: Its idempotency key.
-        note: Its note, where it has one.
-        layouts: The layouts that its tasks name.
-    """
-
-    build: Build
-    key: str
-    note: Note | None = None
-    layouts: Mapping[Digest, Layout] = field(default_factory=dict)
-
-
-def publish(context: Context, space: SpaceName, request: Request) -> Published:
+def publish(
+    context: Context,
+    space: SpaceName,
+    build: Build,
+    *,
+    key: str | None = None,
+    note: Note | None = None,
+    layouts: Mapping[Digest, Layout] | None = None,
+) -> tuple[CommitNumber, bool]:
     """Publish one record upon the head of a space, trying again where another writer was faster.
+
+    Args:
+        context: The registry.
+        space: The space.
+        build: Builds the record upon a head.
+        key: Its idempotency key; a fresh one where None.
+        note: Its note; one that says nothing is not stored.
+        layouts: The layouts that its tasks name.
+
+    Returns:
+        The commit's number, and whether this call made it: False where the key or `build` named an
+        earlier one.
 
     Raises:
         ConflictError: other writers won every race, or `build` found its precondition gone.
@@ -118,23 +99,126 @@ def publish(context: Context, space: SpaceName, request: Request) -> Published:
         StoreError: the store failed before publishing; nothing was committed.
     """
     context.require_writable()
-    note = put_note(context, request.note)
-    turn = False
+    key = idempotency_key(context, key)
+    note = None if note == Note() else note
+    note_digest = _store_note(context, note)
+    has_turn = False
     try:
         for attempt in range(_ATTEMPTS):
             with context.locked():
-                done = _attempt(context, space, request, note)
-            if done is not None:
-                return done
-            turn = turn or _take_turn(context, space, request.key)
-            if not turn:
-                context.outside.wait(_pause(context, attempt))
+                record = _build_upon_head(context, space, build, key, note_digest)
+                if isinstance(record, int):
+                    return record, False
+                if _commit_record(context, record, note, layouts or {}):
+                    context.outside.at("commit.ack")
+                    return CommitNumber(record.number), True
+            has_turn = has_turn or _take_turn(context, space, key)
+            if not has_turn:
+                context.outside.wait(_pause_s(context, attempt))
     finally:
-        if turn:
-            _give_turn(context, space, request.key)
+        if has_turn:
+            _give_turn(context, space, key)
     raise ConflictError(
         f"space {space!r}: other writers were faster {_ATTEMPTS} times.", hint="Run it again."
     )
+
+
+def _store_note(context: Context, note: Note | None) -> Digest | None:
+    if note is None:
+        return None
+    content = note.to_bytes()
+    digest = sha256(content)
+    context.store.put(content, digest)
+    return digest
+
+
+def _build_upon_head(
+    context: Context, space: SpaceName, build: Build, key: str, note: Digest | None
+) -> Record | CommitNumber:
+    """Build the record that follows the present head, or return the commit that the key made."""
+    context.catch_up()
+    with context.catalog.begin() as session:
+        head = lookups.head(session, space)
+        record: Record | CommitNumber | None = None
+        if head is not None:
+            record = lookups.commit_of_key(session, space, key)
+        if record is None:
+            record = build(session, _place_after(context, space, head, key, note))
+    # whoever published the head may have died before it was durable; from here on it is built upon
+    # or acknowledged
+    context.store.sync_log(space)
+    return record
+
+
+def _place_after(
+    context: Context, space: SpaceName, head: lookups.Head | None, key: str, note: Digest | None
+) -> Place:
+    """Return the place behind a head, or the first of a space."""
+    now = timestamp(context.outside.now())
+    place: Place = {"space": space, "key": key, "note": note}
+    if head is None:
+        return place | {"number": 1, "parent": sha256(context.store.format_bytes()), "time": now}
+    return place | {"number": head.number + 1, "parent": head.id, "time": max(now, head.time)}
+
+
+def _commit_record(
+    context: Context, record: Record, note: Note | None, layouts: Mapping[Digest, Layout]
+) -> bool:
+    """Apply a record to the catalog, create it in the store, and only then let the catalog keep it.
+
+    What no catalog could follow must never be published (spec COM-04).
+
+    Returns:
+        False where another writer's record has come in between.
+    """
+    created = False
+    try:
+        with context.catalog.begin(write=True) as session:
+            head = lookups.head(session, record.space)
+            follows = record.number == 1 if head is None else head.id == record.parent
+            if follows:
+                apply(session, record=record, id=record.id, note=note, layouts=layouts)
+                context.outside.at("commit.publish")
+                created = _create_record(context, record)
+            if created:
+                context.outside.at("commit.catalog")
+            else:
+                session.rollback()
+    except ShareRegistryError as error:
+        if not created:
+            raise
+        # it is committed whatever happens to the catalog (spec COM-06)
+        _LOG.warning(
+            "committed to space %s, but the catalog could not follow yet (%s); "
+            "it will at the next opening",
+            record.space,
+            error,
+        )
+    return created
+
+
+def _create_record(context: Context, record: Record) -> bool:
+    """Create the record's file, the one step that commits; False where the number is taken.
+
+    Raises CommitStateUnknownError where the store cannot tell (spec COM-07): a flush that failed
+    proves nothing when tried again, so the record is only compared, never cleaned up.
+    """
+    space, number, content = SpaceName(record.space), CommitNumber(record.number), record.to_bytes()
+    check_end(context.store, space, number)
+    try:
+        return context.store.publish(space, number, content)
+    except PublishStateUnknownError as cause:
+        unknown = CommitStateUnknownError(
+            f"space {space!r}: whether c{number} was committed is not known: {cause.message}",
+            key=record.key,
+        )
+        try:
+            present = context.store.record(space, number)
+        except ShareRegistryError as error:
+            raise unknown from error
+        if present is None or present == content:
+            raise unknown from cause
+        return False
 
 
 def _take_turn(context: Context, space: SpaceName, key: str) -> bool:
@@ -165,139 +249,8 @@ def _give_turn(context: Context, space: SpaceName, key: str) -> None:
         _LOG.debug("lease of space %s is left to expire: %s", space, error)
 
 
-def _pause(context: Context, attempt: int) -> float:
-    """Return how long to wait before the next attempt, in seconds.
-
-    Growing, and different in every process.
-    """
+def _pause_s(context: Context, attempt: int) -> float:
+    """Return how long to wait before the next attempt: growing, and different in every process."""
     return min(_MAX_PAUSE_S, 0.005 * (attempt + 1)) * (
         0.5 + int(context.outside.token()[:4], 16) / 0x10000
     )
-
-
-def put_note(context: Context, note: Note | None) -> Digest | None:
-    """Store a note; None for one that says nothing."""
-    if note is None or note == Note():
-        return None
-    content = note.to_bytes()
-    digest = sha256(content)
-    context.store.put(content, digest)
-    return digest
-
-
-def _attempt(
-    context: Context, space: SpaceName, request: Request, note: Digest | None
-) -> Published | None:
-    context.catch_up()
-    with context.catalog.begin() as session:
-        known = lookups.head(session, space)
-        earlier = lookups.commit_of_key(session, space, request.key) if known else None
-        made = (
-            earlier
-            if earlier is not None
-            else request.build(session, _link(context, space, known, request.key, note))
-        )
-    context.store.sync_log(
-        space
-        # whoever published the head may have died before it was durable; from here on it is built upon
-        # or acknowledged
-    )
-    if isinstance(made, int):
-        return Published(space=space, number=made, created=False)
-    if not _published(context, made, request):
-        return None
-    context.outside.at("commit.ack")
-    return Published(space=space, number=CommitNumber(made.number), created=True)
-
-
-def _published(context: Context, record: Record, request: Request) -> bool:
-    """Apply a record to the catalog, publish it, and only then let the catalog keep it.
-
-    What no catalog could follow must never be published (spec COM-04).
-
-    Returns:
-        False where another writer's record has come in between.
-    """
-    done = False
-    try:
-        with context.catalog.begin(write=True) as session:
-            known = lookups.head(session, record.space)
-            if (
-                known is None
-                if record.number == 1
-                else known is not None and known.id == record.parent
-            ):
-                apply(
-                    session,
-                    record=record,
-                    id=record.id,
-                    note=request.note if record.note else None,
-                    layouts=request.layouts,
-                )
-                context.outside.at("commit.publish")
-                done = _publish(context, record)
-            if done:
-                context.outside.at("commit.catalog")
-            else:
-                session.rollback()
-    except ShareRegistryError as error:
-        if not done:
-            raise
-        _LOG.warning(  # it is committed whatever happens to the catalog (spec COM-06)
-            "committed to space %s, but the catalog could not follow yet (%s); it will at the next opening",
-            record.space,
-            error,
-        )
-    return done
-
-
-def _link(
-    context: Context, space: SpaceName, known: lookups.Head | None, key: str, note: Digest | None
-) -> Link:
-    now = timestamp(context.outside.now())
-    if known is None:
-        return Link(
-            space=space,
-            number=CommitNumber(1),
-            parent=sha256(context.store.format_bytes()),
-            time=now,
-            key=key,
-            note=note,
-        )
-    return Link(
-        space=space,
-        number=CommitNumber(known.number + 1),
-        parent=known.id,
-        time=max(now, known.time),
-        key=key,
-        note=note,
-    )
-
-
-def _publish(context: Context, record: Record) -> bool:
-    space, number = SpaceName(record.space), CommitNumber(record.number)
-    content = record.to_bytes()
-    check_end(context.store, space, number)
-    try:
-        return context.store.publish(space, number, content)
-    except PublishStateUnknownError as error:
-        return _find_out(context, record, content, error)
-
-
-def _find_out(context: Context, record: Record, content: bytes, cause: StoreError) -> bool:
-    """After a failure past the link.
-
-    Never clean up, ask the store, and say so where it cannot tell (spec COM-07). A flush that
-    failed proves nothing when tried again.
-    """
-    unknown = CommitStateUnknownError(
-        f"space {record.space!r}: whether c{record.number} was committed is not known: {cause.message}",
-        key=record.key,
-    )
-    try:
-        found = context.store.record(SpaceName(record.space), CommitNumber(record.number))
-    except ShareRegistryError as error:
-        raise unknown from error
-    if found is None or found == content:
-        raise unknown from cause
-    return False

@@ -1,31 +1,36 @@
-"""Re-express stored tasks in a new basis, each within its budget or with the loss recorded."""
+"""Re-express stored tasks in a new basis, each within its budget or with the loss recorded.
+
+What is coded is the task's source, where its files are kept, else the stored version, which is all
+that is left of it. In the latter case the error against the source cannot be measured; recorded,
+and held to the budget, is its upper bound: the error before plus what re-expressing changes, both
+relative to the norm of the source (triangle inequality).
+"""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from share_registry.algebra.error import module_errors, norm, relative_change
 from share_registry.errors import BudgetExceededError
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.factor_pairs import FactorPair, move_to_device
-from share_registry.exchange.scales import module_scales
-from share_registry.format.layout import Layout
-from share_registry.format.records import AbsorbedTask, decimal
-from share_registry.names import Digest
+from share_registry.format.canonical import sha256
+from share_registry.format.records import TaskNote
+from share_registry.names import Digest, TaskName
 from share_registry.registry.checkout.checkout import read_original, read_task_note, rebuild
-from share_registry.registry.checkout.reports import with_details
+from share_registry.registry.checkout.reports import source_name, with_details
 from share_registry.registry.commands.encode import (
-    AssembledAdapter,
+    EncodedAdapter,
     NewBasis,
     SerializedAdapter,
-    coded,
-    projected,
-    sealed,
+    code_within_budget,
+    decode,
+    project_onto,
 )
 from share_registry.registry.commands.preconditions import RefitOptions
-from share_registry.registry.commands.prediction import ChosenReferences
-from share_registry.stored import StoredAdapter
+from share_registry.registry.commands.prediction import References
 from share_registry.values.commits import AdapterReport
 from share_registry.values.policy import MAX_BUDGET, Policy
 
@@ -37,184 +42,145 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReexpressedTask:
-    """A task re-expressed, not stored yet.
-
-    Attributes:
-        row: The version before.
-        made: The new one as bytes.
-        stored: The same in integers.
-        error: Its error against the source, or the bound of it.
-        bound: Which of the two.
-        budget: What it was held to; None for no limit.
-        by_module: Change of each module.
-    """
-
-    row: "TaskVersion"
-    layout: Layout
-    made: SerializedAdapter
-    stored: StoredAdapter
-    error: float
-    bound: bool
-    budget: float | None
-    by_module: tuple[float, ...]
-
-    def said(self, added: int) -> AbsorbedTask:
-        """Return what the record says of it."""
-        return AbsorbedTask(
-            task=self.row.task,
-            version=self.row.version + 1,
-            adapter=self.made.digest,
-            layout=self.row.layout_digest,
-            tensors=self.made.tensors_digest,
-            source=self.row.source_digest,
-            budget=None if self.budget is None else decimal(self.budget),
-            error=decimal(self.error),
-            norm=decimal(self.row.norm),
-            before=decimal(self.row.error),
-            bound=True if self.bound else None,
-            raw_bytes=self.row.raw_bytes,
-            added_bytes=added,
-        )
-
-
-def re_expressed(
+def reexpress(
     context: "Context",
     rows: "Sequence[TaskVersion]",
-    fitted: NewBasis,
-    wanted: RefitOptions,
+    basis: NewBasis,
+    options: RefitOptions,
     policy: Policy,
     *,
     nearest: "Sequence[TaskVersion] | None" = None,
-) -> list[ReexpressedTask]:
-    """Return the tasks re-expressed in a basis.
+) -> dict[TaskName, EncodedAdapter]:
+    """Re-express tasks in a basis.
 
     One that would exceed the budget stays as it is, and so does one that is there already.
 
     Args:
         context: The registry.
         rows: The newest versions.
-        fitted: The basis.
-        wanted: Within a budget, or with loss.
+        basis: The basis.
+        options: Within a budget, or with loss.
         policy: Of the space.
         nearest: For each of the rows the version to re-express: of the same adapter, with the
             smallest error. Default, and the paper's protocol: the newest.
     """
-    found = [
-        _moved(context, row, of, fitted, wanted, policy)
-        for row, of in zip(rows, nearest or rows, strict=True)
-    ]
-    beyond = sum(moved is None for moved in found)
-    if beyond:
+    encoded: dict[TaskName, EncodedAdapter] = {}
+    stay = 0
+    for row, version in zip(rows, nearest or rows, strict=True):
+        item = _reexpress_version(context, row, version, basis, options, policy)
+        if item is None:
+            stay += 1
+        elif item.digest != row.adapter_digest:
+            encoded[row.task] = item
+    if stay:
         _LOG.warning(
             "%d of %d tasks stay as they are: re-expressed, they would exceed %g",
-            beyond,
+            stay,
             len(rows),
-            wanted.budget or 0.0,
+            options.budget or 0.0,
         )
-    return [
-        moved
-        for moved in found
-        if moved is not None and moved.made.digest != moved.row.adapter_digest
-    ]
+    return encoded
 
 
-def _moved(
+def _reexpress_version(
     context: "Context",
     row: "TaskVersion",
-    of: "TaskVersion",
-    fitted: NewBasis,
-    wanted: RefitOptions,
+    version: "TaskVersion",
+    basis: NewBasis,
+    options: RefitOptions,
     policy: Policy,
-) -> ReexpressedTask | None:
+) -> EncodedAdapter | None:
     """Re-express one task from a version of it; None where it cannot be within the budget."""
-    note = read_task_note(context, of)
-    now = rebuild(context, of, note)
-    source: Adapter | None = now
-    if of.error > 0:
-        source = read_original(context, of, note) if note.original else None
-    reader = context.reader().beside({fitted.digest: fitted.content})
-    scales = module_scales(now.config, now.layout)
-    old = now.factor_pairs()
-    true = source.factor_pairs() if source is not None else None
-    there = (
-        move_to_device(old, context.device),
-        move_to_device(true, context.device) if true is not None else None,
-    )
-    assembled = _coded(reader, now, *there, of, fitted.digest, wanted, policy)
-    if assembled is None:
+    note = read_task_note(context, version)
+    stored = rebuild(context, version, note)
+    source: Adapter | None = stored
+    if version.error > 0:
+        source = read_original(context, version, note) if note.original else None
+    stored_pairs = stored.factor_pairs()
+    pairs = source.factor_pairs() if source is not None else stored_pairs
+    on_device = move_to_device(pairs, context.device)
+    budget_left = options.budget
+    if budget_left is not None and source is None:
+        budget_left = (budget_left - version.error) * version.norm / norm(on_device)
+    reader = context.reader().beside({basis.digest: basis.content})
+    coded = _code(reader, stored, on_device, basis.digest, budget_left, policy)
+    if coded is None:
         return None
-    made = sealed(reader, now.layout, assembled, scales)
-    change = relative_change(old, made.decoded) * norm(old) / row.norm if row.norm > 0 else 0.0
-    error = relative_change(true, made.decoded) if true is not None else of.error + change
-    if wanted.budget is not None and error > wanted.budget:
+    decoded = decode(reader, coded, stored)
+    error = relative_change(pairs, decoded.factor_pairs())
+    if source is None:
+        change = error * norm(pairs) / row.norm if row.norm > 0 else 0.0
+        error = version.error + change
+    if options.budget is not None and error > options.budget:
         return None
-    against = true if true is not None else old
-    return ReexpressedTask(
-        row=row,
-        layout=now.layout,
-        made=made,
-        stored=assembled.stored,
+    report = AdapterReport(
         error=error,
-        bound=true is None,
-        budget=wanted.budget,
-        by_module=tuple(module_errors(made.decoded, against)),
+        before=row.error,
+        bound=source is None,
+        budget=options.budget,
+        bytes_added=0,
+        raw_bytes=row.raw_bytes,
+    )
+    if options.dry_run:
+        report = _with_details(context, row, report, coded, decoded, pairs, basis)
+    return EncodedAdapter(
+        adapter=replace(stored, tensors={}),
+        digest=coded.digest,
+        layout_digest=row.layout_digest,
+        tensors_digest=sha256(tensor_file(stored.layout, decoded.tensors)),
+        norm=row.norm,
+        sources=coded.stored.sources,
+        note=TaskNote(task=row.task),
+        report=report,
+        objects=coded.objects,
     )
 
 
-def _coded(
+def _code(
     reader: "Reader",
-    now: Adapter,
-    old: list[FactorPair],
-    true: list[FactorPair] | None,
-    of: "TaskVersion",
+    adapter: Adapter,
+    pairs: list[FactorPair],
     basis: Digest,
-    wanted: RefitOptions,
+    budget: float | None,
     policy: Policy,
-) -> AssembledAdapter | None:
-    """Return a task over a basis, as coefficients alone where loss is allowed, else within what is left of the budget; None where that cannot be."""
-    pairs = old if true is None else true
-    if wanted.budget is None:
-        return projected(reader, now, pairs, basis, policy)
-    left = wanted.budget if true is not None else (wanted.budget - of.error) * of.norm / norm(old)
-    if left <= 0:
+) -> SerializedAdapter | None:
+    """Code a task over a basis: as coefficients alone where no budget limits the loss.
+
+    None where it cannot be within the budget.
+    """
+    if budget is None:
+        return project_onto(reader, adapter, pairs, basis, policy)
+    if budget <= 0:
         return None
+    within = replace(policy, budget=min(budget, MAX_BUDGET), k=None)
     try:
-        found = coded(
-            reader,
-            now,
-            pairs,
-            ChosenReferences(sources=(basis,)),
-            replace(policy, budget=min(left, MAX_BUDGET), k=None),
-        )
+        coded = code_within_budget(reader, adapter, pairs, References(sources=(basis,)), within)
     except BudgetExceededError:
         return None
-    return found if any(found.stored.modules) else None
+    return coded if any(coded.stored.modules) else None
 
 
-def _report(
-    context: "Context", item: ReexpressedTask, names: Mapping[Digest, str]
+def _with_details(
+    context: "Context",
+    row: "TaskVersion",
+    report: AdapterReport,
+    coded: SerializedAdapter,
+    decoded: Adapter,
+    pairs: list[FactorPair],
+    basis: NewBasis,
 ) -> AdapterReport:
-    report = AdapterReport(
-        error=item.error,
-        before=item.row.error,
-        bound=item.bound,
-        budget=item.budget,
-        bytes_added=sum(
-            len(content)
-            for digest, content in item.made.objects.items()
-            if not context.store.has(digest)
-        ),
-        raw_bytes=item.row.raw_bytes,
-        notes=(),
-    )
-    sources = [names[digest] for digest in item.stored.sources]
+    """Add to a report what a published refit is said to be from its stored form."""
+    modules = decoded.factor_pairs()
+    with context.catalog.begin() as session:
+        names = [
+            "the new basis" if digest == basis.digest else source_name(session, row.space, digest)
+            for digest in coded.stored.sources
+        ]
     return with_details(
         report,
-        item.stored,
-        item.layout,
-        item.made.decoded,
-        errors=item.by_module,
-        names=sources,
+        coded.stored,
+        decoded.layout,
+        modules,
+        errors=module_errors(modules, pairs),
+        names=names,
     )

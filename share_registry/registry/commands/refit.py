@@ -1,8 +1,12 @@
-"""Refit: a new basis for the commits that follow, and, where that is asked for, every stored task re-expressed in it.
+"""Refit: a new basis for the commits that follow and, where asked for, stored tasks expressed in it.
 
-A stored version never changes: a task that is re-expressed gets a new one. Where its source is not
-in the store any more, the error that is recorded, and that a budget limits, is an upper bound: the
-error before plus what re-expressing changes.
+The basis is that of the SVD of all energy-weighted factors stacked, computed from the Grams of the
+rows in use and the tasks' coefficients: no stored adapter is formed (`basis.fit`). Its rows are
+rounded to integers as finely as the use asks for: finely where coefficients over it are all that is
+kept, coarsely where a task's own rows correct it.
+
+A stored version never changes, so a refit can only add: a basis that later commits may refer to,
+and new versions of the tasks that are re-expressed in it (`reexpress`). All of it is one record.
 """
 
 import logging
@@ -17,19 +21,17 @@ from share_registry.errors import ConflictError, NotFoundError, RefusedError
 from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Note, RefitRecord
-from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.registry.basis.fit import FitRule, FittedBasis, fit, stored_members
+from share_registry.names import SpaceName, TaskName, Version
+from share_registry.registry.basis.fit import FitMember, FitRule, FittedBasis, fit, stored_members
 from share_registry.registry.basis.moments import load, save
-from share_registry.registry.checkout.reports import source_name, with_modules
-from share_registry.registry.commands.encode import (
-    NewBasis,
-)
+from share_registry.registry.checkout.reports import with_modules
+from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
+from share_registry.registry.commands.notes import preview_commit, record_entry
 from share_registry.registry.commands.preconditions import RefitOptions
-from share_registry.registry.commands.publish import Build, Link, Request, idempotency_key, publish
-from share_registry.registry.commands.reexpress import ReexpressedTask, _report, re_expressed
-from share_registry.registry.commands.targets import policy_of
+from share_registry.registry.commands.publish import Place, publish
+from share_registry.registry.commands.reexpress import reexpress
+from share_registry.registry.commands.targets import existing_target
 from share_registry.values.commits import BasisModuleReport, Commit
-from share_registry.values.policy import Policy
 
 if TYPE_CHECKING:
     from share_registry.catalog.sql import Session
@@ -46,50 +48,38 @@ _SHARE_OF_BUDGET: Final = 0.25
 """Part of the budget that rounding a basis may take where own rows correct it."""
 
 
-def refit(
-    context: "Context",
-    space: str | None,
-    wanted: RefitOptions,
-    *,
-    message: str,
-    author: str | None,
-    dry_run: bool,
-) -> Commit:
+def refit(context: "Context", space: str | None, options: RefitOptions) -> Commit:
     """Fit a basis to the live tasks of a space. See `Registry.refit`."""
-    if not dry_run:
+    if not options.dry_run:
         context.require_writable()
     with context.reading() as session:
-        where = space_of(session, space)
-        rows = live_versions(session, where)
-        nearest = lookups.closest_versions(session, where, rows)
-        policy = policy_of(session, where)
-        known = lookups.current_basis(session, where)
+        name = space_of(session, space)
+        rows = live_versions(session, name)
+        nearest = lookups.closest_versions(session, name, rows)
+        policy = existing_target(session, name).policy
+        present = lookups.current_basis(session, name)
     if not rows:
         raise NotFoundError(
-            f"space {where!r} has no live task to fit a basis to.", hint="Commit adapters first."
+            f"space {name!r} has no live task to fit a basis to.", hint="Commit adapters first."
         )
     members = stored_members(context, nearest)
-    made = fit(
-        members,
-        _rule(wanted, policy, len(rows)),
-        load(context, where, wanted.weighting, [member.key for member in members]),
-        device=context.device,
-    )
-    fitted = sealed_basis(made, where)
-    if made.carried is not None:
-        save(context, where, made.carried)
-    moved = (
-        re_expressed(context, rows, fitted, wanted, policy, nearest=nearest) if wanted.moves else []
-    )
-    if dry_run:
-        return _rehearsed(context, where, fitted, moved, author=author, message=message)
-    if known is not None and known.digest == fitted.digest and not moved:
+    moments = load(context, name, options.weighting, [member.key for member in members])
+    rule = _fit_rule(options, policy.budget, len(rows))
+    fitted = fit(members, rule, moments, device=context.device)
+    basis = serialize_basis(fitted, name)
+    if fitted.carried is not None:
+        save(context, name, fitted.carried)
+    reexpressed: dict[TaskName, EncodedAdapter] = {}
+    if options.reexpresses:
+        reexpressed = reexpress(context, rows, basis, options, policy, nearest=nearest)
+    note = Note(author=options.author or None, message=options.message or None)
+    if options.dry_run:
+        return preview_commit(context, name, reexpressed, note, kind="refit", basis=basis)
+    if present is not None and present.digest == basis.digest and not reexpressed:
         with context.catalog.begin() as session:
-            return with_modules(context, commit_at(session, where, known.number, created=False))
-    done = publish_basis(
-        context, where, fitted, moved, Note(author=author or None, message=message or None)
-    )
-    return replace(done, basis=fitted.report)
+            return with_modules(context, commit_at(session, name, present.number, created=False))
+    commit = publish_basis(context, name, basis, note, rows, reexpressed)
+    return replace(commit, basis=basis.report)
 
 
 def live_versions(session: "Session", space: SpaceName) -> "list[TaskVersion]":
@@ -97,23 +87,42 @@ def live_versions(session: "Session", space: SpaceName) -> "list[TaskVersion]":
     return sorted(lookups.latest_versions(session, space), key=lambda row: row.task)
 
 
-def sealed_basis(made: FittedBasis, space: str) -> NewBasis:
+def rule_within_budget(budget: float, *, tasks: int) -> FitRule:
+    """Return how a basis is fitted that adapters within a budget, above 0, are coded with.
+
+    Args:
+        budget: Largest error of the adapters.
+        tasks: Tasks to come that it is to serve; 0: those it is fitted to.
+    """
+    return FitRule(tasks=tasks, budget=budget, precision=_SHARE_OF_BUDGET * budget)
+
+
+def fit_basis(
+    context: "Context", space: SpaceName, members: Sequence[FitMember], rule: FitRule
+) -> NewBasis | None:
+    """Fit a basis to tasks; None where no direction pays."""
+    fitted = fit(members, rule, device=context.device)
+    return serialize_basis(fitted, space) if fitted.basis.modules else None
+
+
+def serialize_basis(fitted: FittedBasis, space: str) -> NewBasis:
     """Return a basis as an object. Raises RefusedError where it has no direction."""
-    if not made.basis.modules:
+    if not fitted.basis.modules:
         raise RefusedError(
-            f"no direction that the tasks of space {space!r} share saves as many bytes as it costs: they gain from precision, not from a basis.",
+            f"no direction that the tasks of space {space!r} share saves as many bytes as it "
+            "costs: they gain from precision, not from a basis.",
             hint="See analyze; max_rank= or energy= makes one nevertheless.",
         )
-    content = encode(made.basis)
+    content = encode(fitted.basis)
     modules = tuple(
         BasisModuleReport(
             module=name,
             k_a=len(a),
             k_b=len(b),
-            captured_a=made.captured[name][0],
-            captured_b=made.captured[name][1],
+            captured_a=fitted.captured[name][0],
+            captured_b=fitted.captured[name][1],
         )
-        for name, (a, b) in made.basis.modules.items()
+        for name, (a, b) in fitted.basis.modules.items()
     )
     return NewBasis(digest=sha256(content), content=content, modules=modules)
 
@@ -121,119 +130,64 @@ def sealed_basis(made: FittedBasis, space: str) -> NewBasis:
 def publish_basis(
     context: "Context",
     space: SpaceName,
-    fitted: NewBasis,
-    moved: Sequence[ReexpressedTask],
+    basis: NewBasis,
     note: Note,
+    rows: "Sequence[TaskVersion]" = (),
+    reexpressed: Mapping[TaskName, EncodedAdapter] | None = None,
 ) -> Commit:
     """Store a basis and the tasks re-expressed in it, and publish the record of both.
 
-    Raises ConflictError where one of them got a new version meanwhile.
+    Args:
+        context: The registry.
+        space: The space.
+        basis: The basis.
+        note: What is said of the refit.
+        rows: The newest versions that were looked at.
+        reexpressed: Those of them that get a new version.
+
+    Raises:
+        ConflictError: one of these got a new version meanwhile.
     """
-    new = context.store.put(fitted.content, fitted.digest)
-    added = {
-        item.row.task: sum(
-            len(content)
-            for digest, content in item.made.objects.items()
-            if context.store.put(content, digest)
-        )
-        for item in moved
-    }
-    layouts = {item.row.layout_digest: item.layout for item in moved}
-    request = Request(
-        build=_builder(moved, added, fitted.digest),
-        key=idempotency_key(context, None),
-        note=note,
-        layouts=layouts,
-    )
-    done = publish(context, space, request)
-    _LOG.info(
-        "refitted %s/@c%d: basis of %d bytes%s, %d tasks re-expressed",
-        space,
-        done.number,
-        len(fitted.content),
-        "" if new else " (known)",
-        len(moved),
-    )
-    with context.catalog.begin() as session:
-        return with_modules(
-            context, commit_at(session, done.space, done.number, created=done.created)
-        )
+    is_new = context.store.put(basis.content, basis.digest)
+    encoded = {task: item.store(context.store) for task, item in (reexpressed or {}).items()}
+    versions = {row.task: row.version for row in rows if row.task in encoded}
 
-
-def _rule(wanted: RefitOptions, policy: Policy, tasks: int) -> FitRule:
-    loses = wanted.allow_loss and wanted.budget is None
-    budget = wanted.budget if wanted.budget is not None else policy.budget
-    return FitRule(
-        max_rank=wanted.max_rank,
-        energy=wanted.energy,
-        weighting=wanted.weighting,
-        tasks=tasks,
-        budget=budget,
-        precision=FINE if loses or budget == 0 else _SHARE_OF_BUDGET * budget,
-    )
-
-
-def _builder(
-    moved: Sequence[ReexpressedTask], added: Mapping[TaskName, int], basis: Digest
-) -> Build:
-    """Return what makes the record upon a head, where every task must still be at the version that was re-expressed."""
-
-    def build(session: "Session", link: Link) -> RefitRecord:
-        for item in moved:
-            latest = lookups.latest_version(session, link.space, item.row.task)
+    def build(session: "Session", place: Place) -> RefitRecord:
+        entries = []
+        for task, item in encoded.items():
+            version = versions[task]
+            latest = lookups.latest_version(session, space, task)
             if (
                 latest is None
                 or not latest.live
-                or latest.version != item.row.version
-                or latest.task != item.row.task
+                or (latest.task, latest.version) != (task, version)
             ):
                 raise ConflictError(
-                    f"task {link.space}/{item.row.task} is not at v{item.row.version} any more.",
+                    f"task {space}/{task} is not at v{version} any more.",
                     hint="Run the refit again.",
                 )
-        return RefitRecord.model_validate(
-            link.members()
-            | {"basis": basis, "tasks": [item.said(added[item.row.task]) for item in moved]}
-        )
+            entries.append(record_entry(task, Version(version + 1), item))
+        return RefitRecord.model_validate(place | {"basis": basis.digest, "tasks": entries})
 
-    return build
-
-
-def _rehearsed(
-    context: "Context",
-    space: SpaceName,
-    fitted: NewBasis,
-    moved: Sequence[ReexpressedTask],
-    *,
-    author: str | None,
-    message: str,
-) -> Commit:
-    """Return what the commit would be: no id, and `created` is False."""
+    layouts = {item.layout_digest: item.adapter.layout for item in encoded.values()}
+    number, created = publish(context, space, build, note=note, layouts=layouts)
+    _LOG.info(
+        "refitted %s/@c%d: basis of %d bytes%s, %d tasks re-expressed",
+        space,
+        number,
+        len(basis.content),
+        "" if is_new else " (known)",
+        len(encoded),
+    )
     with context.catalog.begin() as session:
-        head = lookups.head(session, space)
-        names = {
-            digest: source_name(session, space, digest)
-            for item in moved
-            for digest in item.stored.sources
-        }
-    names[fitted.digest] = "the new basis"
-    versions = {str(item.row.task): Version(item.row.version + 1) for item in moved}
-    return Commit(
-        number=CommitNumber((head.number if head else 0) + 1),
-        id=Digest(""),
-        parent=head.id if head else Digest(""),
-        kind="refit",
-        space=space,
-        time=context.outside.now(),
-        key="",
-        author=author,
-        message=message,
-        refs={task: f"{space}/{task}@v{version}" for task, version in versions.items()},
-        versions=versions,
-        reports={str(item.row.task): _report(context, item, names) for item in moved},
-        labels={},
-        metrics={},
-        detail="dry run: nothing was written",
-        basis=fitted.report,
-        created=False,
+        return with_modules(context, commit_at(session, space, number, created=created))
+
+
+def _fit_rule(options: RefitOptions, policy_budget: float, tasks: int) -> FitRule:
+    budget = options.budget if options.budget is not None else policy_budget
+    rule = rule_within_budget(budget, tasks=tasks)
+    if (options.allow_loss and options.budget is None) or budget == 0:
+        rule = replace(rule, precision=FINE)
+    return replace(
+        rule, max_rank=options.max_rank, energy=options.energy, weighting=options.weighting
     )

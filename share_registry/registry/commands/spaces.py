@@ -1,4 +1,4 @@
-"""Spaces: creating them, finding the one an adapter belongs to, and their policy."""
+"""Create spaces, and set their policy."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -8,8 +8,8 @@ from share_registry.catalog.queries.provenance import policy_change
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.errors import ConflictError, InvalidInputError
 from share_registry.names import SpaceName, space_name
-from share_registry.registry.commands.annotate import change
-from share_registry.registry.commands.publish import Request, idempotency_key, publish
+from share_registry.registry.commands.annotate import publish_change
+from share_registry.registry.commands.publish import publish
 from share_registry.registry.commands.targets import CommitTarget, existing_target
 from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from share_registry.catalog.sql import Session
     from share_registry.format.records import CreateRecord, PolicyBody, PolicyRecord
     from share_registry.names import CommitNumber
-    from share_registry.registry.commands.publish import Link
+    from share_registry.registry.commands.publish import Place
     from share_registry.registry.context import Context
 
 _MAX_LABELS: Final = 64
@@ -41,25 +41,39 @@ def create_space(
         ConflictError: it exists (unless `exist_ok` and it says the same of the base model).
     """
     context.require_writable()
-    wanted = space_name(name)
-    label = base_model if base_model is not None else wanted
+    space = space_name(name)
+    label = base_model if base_model is not None else space
     _check_labels([label, *base_labels], base_revision)
     context.catch_up()
     with context.catalog.begin() as session:
-        known = existing_target(session, wanted) if wanted in lookups.space_names(session) else None
-    if known is not None:
-        _check_same(known, base_model, base_revision, base_labels, exist_ok)
-        return wanted
+        present = None
+        if space in lookups.space_names(session):
+            present = existing_target(session, space)
+    exists = ConflictError(
+        f"space {space!r} exists.", hint="Pick another name, or give exist_ok=True."
+    )
+    if present is not None and not exist_ok:
+        raise exists
+    if present is not None:
+        _check_same_base(present, base_model, base_revision, base_labels)
+        return space
 
-    def build(session: "Session", link: "Link") -> "CreateRecord | CommitNumber":
-        return _create(link, label, base_revision, base_labels, policy or Policy())
+    def build(_: "Session", place: "Place") -> "CreateRecord | CommitNumber":
+        from share_registry.format.records import BaseModelBody, CreateRecord
+        from share_registry.names import CommitNumber
 
-    published = publish(context, wanted, Request(build=build, key=idempotency_key(context, None)))
-    if not published.created and not exist_ok:
-        raise ConflictError(
-            f"space {wanted!r} exists.", hint="Pick another name, or give exist_ok=True."
+        if place["number"] != 1:
+            return CommitNumber(1)
+        others = sorted(set(base_labels) - {label})
+        base = BaseModelBody(label=label, revision=base_revision, labels=others)
+        return CreateRecord.model_validate(
+            place | {"base_model": base, "policy": _policy_body(policy or Policy())}
         )
-    return wanted
+
+    _, created = publish(context, space, build)
+    if not created and not exist_ok:
+        raise exists
+    return space
 
 
 def set_policy(context: "Context", space: str | None, policy: Policy) -> Commit:
@@ -69,32 +83,18 @@ def set_policy(context: "Context", space: str | None, policy: Policy) -> Commit:
     """
     from share_registry.format.records import PolicyRecord
 
-    def build(session: "Session", link: "Link") -> "PolicyRecord | CommitNumber":
-        if existing_target(session, link.space).policy == policy:
-            return policy_change(session, link.space)
-        return PolicyRecord.model_validate(link.members() | {"policy": _body(policy)})
+    def build(session: "Session", place: "Place") -> "PolicyRecord | CommitNumber":
+        if existing_target(session, name).policy == policy:
+            return policy_change(session, name)
+        return PolicyRecord.model_validate(place | {"policy": _policy_body(policy)})
 
     context.require_writable()
     with context.reading() as session:
         name = space_of(session, space)
-    return change(context, name, build, "")
+    return publish_change(context, name, build, "")
 
 
-def _create(
-    link: "Link", label: str, revision: str | None, labels: Sequence[str], policy: Policy
-) -> "CreateRecord | CommitNumber":
-    from share_registry.format.records import BaseModelBody, CreateRecord
-    from share_registry.names import CommitNumber
-
-    if link.number != 1:
-        return CommitNumber(1)
-    base = BaseModelBody(label=label, revision=revision, labels=sorted(set(labels) - {label}))
-    return CreateRecord.model_validate(
-        link.members() | {"base_model": base, "policy": _body(policy)}
-    )
-
-
-def _body(policy: Policy) -> "PolicyBody":
+def _policy_body(policy: Policy) -> "PolicyBody":
     from share_registry.format.records import PolicyBody, decimal
 
     return PolicyBody(
@@ -127,24 +127,18 @@ def _check_labels(labels: Sequence[str], revision: str | None) -> None:
         )
 
 
-def _check_same(
-    known: CommitTarget,
-    label: str | None,
-    revision: str | None,
-    labels: Sequence[str],
-    exist_ok: bool,
+def _check_same_base(
+    space: CommitTarget, label: str | None, revision: str | None, labels: Sequence[str]
 ) -> None:
-    if not exist_ok:
-        raise ConflictError(
-            f"space {known.name!r} exists.", hint="Pick another name, or give exist_ok=True."
-        )
+    """Check that a space that exists says the same of its base model. Raises ConflictError."""
     differs = (
-        (label is not None and label not in known.labels)
-        or (revision is not None and revision != known.base_revision)
-        or not set(labels) <= set(known.labels)
+        (label is not None and label not in space.labels)
+        or (revision is not None and revision != space.base_revision)
+        or not set(labels) <= set(space.labels)
     )
     if differs:
+        at_revision = f" at {space.base_revision}" if space.base_revision else ""
         raise ConflictError(
-            f"space {known.name!r} exists with base model {', '.join(known.labels)}{f' at {known.base_revision}' if known.base_revision else ''}.",
+            f"space {space.name!r} exists with base model {', '.join(space.labels)}{at_revision}.",
             hint="Pick another name.",
         )

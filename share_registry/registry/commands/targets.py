@@ -1,8 +1,8 @@
 """Which space a commit goes to, and under which policy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from share_registry.catalog.queries import lookups
 from share_registry.errors import NotFoundError, RefusedError
@@ -11,7 +11,7 @@ from share_registry.names import SpaceName, near_misses, space_name
 from share_registry.values.policy import Policy
 
 if TYPE_CHECKING:
-    from share_registry.catalog.sql import Row, Session
+    from share_registry.catalog.sql import Session
     from share_registry.exchange.adapter import Adapter
 
 
@@ -31,8 +31,10 @@ class CommitTarget:
     new: bool = False
 
 
-def space_for(session: "Session", adapters: "Sequence[Adapter]", space: str | None) -> CommitTarget:
-    """Return the space named, or, where none is, the one of the adapters' base model, which may be new.
+def find_target(
+    session: "Session", adapters: "Iterable[Adapter]", space: str | None
+) -> CommitTarget:
+    """Return the space named, or else the one of the adapters' base model, which may be new.
 
     Raises:
         NotFoundError: a named space does not exist.
@@ -41,17 +43,13 @@ def space_for(session: "Session", adapters: "Sequence[Adapter]", space: str | No
     if space is not None:
         return existing_target(session, space_name(space))
     base = _one_base(adapters)
-    known = [
-        found
-        for found in (existing_target(session, name) for name in lookups.space_names(session))
-        if base.label in found.labels
-    ]
+    spaces = [existing_target(session, name) for name in lookups.space_names(session)]
+    fitting = [target for target in spaces if base.label in target.labels]
+    if len(fitting) == 1:
+        return fitting[0]
     name = space_name_of(base.label)
-    taken = name in lookups.space_names(session)
-    if len(known) == 1:
-        return known[0]
-    if known or taken:
-        there = ", ".join(found.name for found in known) or f"{name} (of another base model)"
+    if fitting or any(target.name == name for target in spaces):
+        there = ", ".join(target.name for target in fitting) or f"{name} (of another base model)"
         raise RefusedError(
             f"base model {base.label!r} leads to no single space: {there}.",
             hint="Name the space with space= or -s.",
@@ -61,20 +59,9 @@ def space_for(session: "Session", adapters: "Sequence[Adapter]", space: str | No
     )
 
 
-def policy_of(session: "Session", name: SpaceName) -> Policy:
-    """Return the policy of a space. Raises NotFoundError."""
-    row = lookups.space_row(session, name)
-    if row is None:
-        raise NotFoundError(f"space {name!r} does not exist.", hint="List them with `spaces`.")
-    return policy_from_row(row)
-
-
-def policy_from_row(row: "Row[Any]") -> Policy:
-    """Return the policy in a row of the spaces."""
-    return Policy(**{member.name: getattr(row, member.name) for member in fields(Policy)})
-
-
-def check_base(target: CommitTarget, adapter: "Adapter", allow: bool) -> tuple[str, ...]:
+def check_base(
+    target: CommitTarget, adapter: "Adapter", *, allow_mismatch: bool
+) -> tuple[str, ...]:
     """Check that an adapter says the space's base model; return what is worth a remark.
 
     Raises RefusedError.
@@ -83,10 +70,12 @@ def check_base(target: CommitTarget, adapter: "Adapter", allow: bool) -> tuple[s
     label, revision = base.label, base.revision
     if not label:
         return ("the adapter names no base model",)
-    if label not in target.labels and not allow:
+    if label not in target.labels and not allow_mismatch:
         raise RefusedError(
-            f"the adapter was trained on {label!r}, space {target.name!r} is of {' or '.join(repr(known) for known in target.labels)}.",
-            hint="If it is the same model under another name, give allow_base_mismatch=True, or create the space with base_labels.",
+            f"the adapter was trained on {label!r}, space {target.name!r} is of "
+            f"{' or '.join(map(repr, target.labels))}.",
+            hint="If it is the same model under another name, give allow_base_mismatch=True, "
+            "or create the space with base_labels.",
         )
     if label not in target.labels:
         return (f"base model label {label!r} is not known to the space; accepted on request",)
@@ -108,16 +97,17 @@ def existing_target(session: "Session", name: SpaceName) -> CommitTarget:
         name=name,
         base_revision=row.base_revision,
         labels=(row.base_model, *row.base_labels),
-        policy=policy_from_row(row),
+        policy=Policy(**{member.name: getattr(row, member.name) for member in fields(Policy)}),
     )
 
 
-def _one_base(adapters: "Sequence[Adapter]") -> BaseModelLabel:
-    found = sorted({base_of(adapter.config) for adapter in adapters}, key=str)
-    labels = sorted({base.label for base in found})
+def _one_base(adapters: "Iterable[Adapter]") -> BaseModelLabel:
+    bases = sorted({base_of(adapter.config) for adapter in adapters}, key=str)
+    labels = sorted({base.label for base in bases})
     if len(labels) > 1:
         raise RefusedError(
-            f"the adapters are of several base models: {', '.join(label or 'none' for label in labels)}.",
+            "the adapters are of several base models: "
+            f"{', '.join(label or 'none' for label in labels)}.",
             hint="Commit them space by space.",
         )
     if not labels[0]:
@@ -125,4 +115,4 @@ def _one_base(adapters: "Sequence[Adapter]") -> BaseModelLabel:
             "the adapter's config names no base model, so no space can be derived.",
             hint="Name the space with space= or -s.",
         )
-    return found[0]
+    return bases[0]
