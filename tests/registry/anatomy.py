@@ -22,14 +22,17 @@ def adapter_size(registry: sr.Registry, commit: sr.Commit) -> int:
     return registry.context.store.size(task.adapter) or 0
 
 
-def metadata_bytes(registry: sr.Registry, commit: sr.Commit, known: set[Digest]) -> int:
-    """Return the bytes of record, note and of everything in the adapter object but its symbols and planes; layout and config must be known objects."""
+def metadata_bytes(registry: sr.Registry, commit: sr.Commit, stored: set[Digest]) -> int:
+    """Return the bytes of record, note and the adapter object without its symbols and planes.
+
+    Layout and config must be stored already.
+    """
     record = record_of(registry, commit)
     (task,) = record.tasks
     assert record.note is not None
-    assert task.layout in known
+    assert task.layout in stored
     note = registry.context.store.get(record.note)
-    assert json.loads(note)["tasks"][0]["config"] in known
+    assert json.loads(note)["tasks"][0]["config"] in stored
     content = registry.context.store.get(task.adapter)
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])

@@ -1,4 +1,4 @@
-"""Registries of this test's own, over both databases, and the real adapters that ship with the project."""
+"""Registries of this test's own, over both databases, and the real adapters of the project."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +21,8 @@ def open_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Op
     opened: list[sr.Registry] = []
 
     def make(**options: object) -> sr.Registry:
-        opened.append(sr.Registry.open(url, store=tmp_path / "store", **options))  # type: ignore[arg-type]
+        registry = sr.Registry.open(url, store=tmp_path / "store", **options)  # type: ignore[arg-type]
+        opened.append(registry)
         return opened[-1]
 
     yield make

@@ -59,12 +59,12 @@ class Elsewhere(TorchFunctionMode):
 
 
 def _to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    wanted = [place for place in (*args, *kwargs.values()) if isinstance(place, str | torch.device)]
-    others = [other for other in args if isinstance(other, Tensor)]
-    to_gpu = _is_gpu(wanted[0]) if wanted else _there(others[0]) if others else _there(tensor)
+    places = [place for place in (*args, *kwargs.values()) if isinstance(place, str | torch.device)]
+    others = [tensor_argument for tensor_argument in args if isinstance(tensor_argument, Tensor)]
+    to_gpu = _is_gpu(places[0]) if places else _there(others[0]) if others else _there(tensor)
     dtypes = [
         *(dtype for dtype in (*args, *kwargs.values()) if isinstance(dtype, torch.dtype)),
-        *(other.dtype for other in others),
+        *(tensor_argument.dtype for tensor_argument in others),
     ]
     return _moved(tensor.to(dtypes[0]) if dtypes else tensor, to_gpu=to_gpu)
 

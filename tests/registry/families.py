@@ -21,7 +21,7 @@ def drawing(seed: int) -> Draw:
     return lambda *shape: torch.randn(*shape, generator=generator)
 
 
-def adapter(rows: Mapping[str, tuple[Tensor, Tensor]], *, alpha: int = 8) -> Adapter:
+def adapter_from_rows(rows: Mapping[str, tuple[Tensor, Tensor]], *, alpha: int = 8) -> Adapter:
     """Make an adapter of rows of A and of B transposed by module."""
     rank = max(len(a) for a, _ in rows.values())
     config = {
@@ -45,7 +45,7 @@ def independent(count: int, *, seed: int = 0, rank: int = RANK) -> dict[str, Ada
     """Adapters that have nothing in common."""
     draw = drawing(seed)
     return {
-        f"own-{number}": adapter(
+        f"own-{number}": adapter_from_rows(
             {name: (draw(rank, WIDTH), draw(rank, HEIGHT)) for name in modules()}
         )
         for number in range(count)
@@ -57,7 +57,7 @@ def one_start(count: int, *, seed: int = 1, drift: float = 0.3) -> dict[str, Ada
     draw = drawing(seed)
     start = {name: draw(RANK, WIDTH) for name in modules()}
     return {
-        f"seed-{number}": adapter(
+        f"seed-{number}": adapter_from_rows(
             {name: (a + drift * draw(RANK, WIDTH), draw(RANK, HEIGHT)) for name, a in start.items()}
         )
         for number in range(count)
@@ -76,7 +76,9 @@ def shared_directions(
         return rows + noise * rows.square().mean().sqrt() * draw(*rows.shape)
 
     return {
-        f"mix-{number}": adapter({name: (mixed(a), mixed(b)) for name, (a, b) in bases.items()})
+        f"mix-{number}": adapter_from_rows(
+            {name: (mixed(a), mixed(b)) for name, (a, b) in bases.items()}
+        )
         for number in range(count)
     }
 
@@ -85,27 +87,28 @@ def continued(*, seed: int = 3, step: float = 0.15) -> dict[str, Adapter]:
     """Three versions of one adapter, each trained on from the one before."""
     draw = drawing(seed)
     rows = {name: (draw(RANK, WIDTH), draw(RANK, HEIGHT)) for name in modules()}
-    made = {}
+    versions = {}
     for version in (1, 2, 3):
-        made[f"v{version}"] = adapter(rows)
+        versions[f"v{version}"] = adapter_from_rows(rows)
         rows = {
             name: (a + step * draw(*a.shape), b + step * draw(*b.shape))
             for name, (a, b) in rows.items()
         }
-    return made
+    return versions
 
 
-def turned(found: Adapter, *, seed: int = 4) -> Adapter:
+def change_gauge(original: Adapter, *, seed: int = 4) -> Adapter:
     """Return the same dW in another gauge."""
     draw = drawing(seed)
-    made = {}
+    rows = {}
     for name in modules():
         a, b = (
-            found.tensors[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB"
+            original.tensors[f"base_model.model.{name}.lora_{side}.weight"].double()
+            for side in "AB"
         )
         G = draw(RANK, RANK).double() + 3 * torch.eye(RANK, dtype=torch.float64)
-        made[name] = (G @ a, (b @ torch.linalg.inv(G)).T)
-    return adapter(made)
+        rows[name] = (G @ a, (b @ torch.linalg.inv(G)).T)
+    return adapter_from_rows(rows)
 
 
 def modules() -> list[str]:

@@ -32,10 +32,10 @@ def pooled_error(original: Path, exported: Path) -> float:
     wrong = total = 0.0
     for key in old:
         if key.endswith("lora_A.weight"):
-            other = key.replace("lora_A", "lora_B")
-            wanted, found = scale * old[other] @ old[key], scale * new[other] @ new[key]
-            wrong += float(((found - wanted) ** 2).sum())
-            total += float((wanted**2).sum())
+            key_b = key.replace("lora_A", "lora_B")
+            expected, actual = scale * old[key_b] @ old[key], scale * new[key_b] @ new[key]
+            wrong += float(((actual - expected) ** 2).sum())
+            total += float((expected**2).sum())
     return float(np.sqrt(wrong / total))
 
 

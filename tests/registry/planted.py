@@ -31,7 +31,7 @@ def write_planted(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     bases = [(normal(shared, width), normal(shared, width)) for _ in range(modules)]
-    made = {}
+    folders = {}
     for number in range(count):
         tensors = {}
         for index, (base_a, base_b) in enumerate(bases):
@@ -42,8 +42,8 @@ def write_planted(
                 tensors[f"{key}.lora_{side}.weight"] = (
                     rows if side == "A" else rows.T
                 ).float().contiguous() * 0.1
-        made[f"t{number:02d}"] = write(root / f"t{number:02d}", tensors, rank)
-    return made
+        folders[f"t{number:02d}"] = write(root / f"t{number:02d}", tensors, rank)
+    return folders
 
 
 def write(directory: Path, tensors: Mapping[str, torch.Tensor], rank: int) -> Path:

@@ -27,7 +27,7 @@ RAW = 4 * 2 * 16 * 1024
 
 
 def peak_of_committing(root: Path, count: int) -> int:
-    """Return the largest number of bytes that Python had allocated while this many adapters were committed."""
+    """Return the most bytes that Python had allocated while this many adapters were committed."""
     folders = write_planted(root / "adapters", count, modules=1, rank=16, width=1024, shared=0)
     with sr.Registry.open(root / "registry") as registry:
         registry.create_space("tiny", base_model="acme/tiny")
@@ -44,11 +44,8 @@ def test_memory_does_not_grow_with_the_number_of_adapters(tmp_path: Path) -> Non
         peak_of_committing(tmp_path / "some", FEW + 2),
         peak_of_committing(tmp_path / "many", FEW + 18),
     )
-    assert (
-        many < some + 8 * RAW
-        # 16 adapters more; what was read of the latest stays in the reader's cache, which has its own
-        # bound
-    )
+    # 16 adapters more; what was read of the latest stays in the reader's cache, which has a bound
+    assert many < some + 8 * RAW
 
 
 @pytest.mark.parametrize("shared", [8, 0])

@@ -29,55 +29,56 @@ def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> dict[str, Path]:
+def adapters(tmp_path: Path) -> dict[str, Path]:
     return write_planted(tmp_path / "adapters", 12)
 
 
 @pytest.fixture
-def filled(registry: sr.Registry, made: dict[str, Path]) -> sr.Registry:
+def followed(registry: sr.Registry, adapters: dict[str, Path]) -> sr.Registry:
     """Eight tasks and a refit, then four more."""
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-    for task in sorted(made)[:8]:
-        registry.commit(made[task], task=task)
+    for task in sorted(adapters)[:8]:
+        registry.commit(adapters[task], task=task)
     registry.refit(max_rank=6)
-    for task in sorted(made)[8:]:
-        registry.commit(made[task], task=task)
+    for task in sorted(adapters)[8:]:
+        registry.commit(adapters[task], task=task)
     return registry
 
 
-def kept(registry: sr.Registry) -> list[Path]:
+def moment_files(registry: sr.Registry) -> list[Path]:
     return sorted(Path(registry.location).glob("catalog.sqlite-moments-*"))
 
 
-def fitted(registry: sr.Registry, **rule: object) -> FittedBasis:
+def fit_from_scratch(registry: sr.Registry, **rule: object) -> FittedBasis:
     """Fit to all tasks from scratch."""
     with registry.context.reading() as session:
         rows = live_versions(session, registry.spaces()[0].name)
-    return fit(stored_members(registry.context, rows), FitRule(precision=PRECISION, **rule))  # type: ignore[arg-type]
+    fit_rule = FitRule(precision=PRECISION, **rule)  # type: ignore[arg-type]
+    return fit(stored_members(registry.context, rows), fit_rule)
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
     """The objects that are read from stores, in order."""
-    found: list[Digest] = []
+    digests: list[Digest] = []
     get = LocalStore.get
 
     def counted(self: LocalStore, digest: Digest, **limit: int) -> bytes:
-        found.append(digest)
+        digests.append(digest)
         return get(self, digest, **limit)
 
     monkeypatch.setattr(LocalStore, "get", counted)
-    return found
+    return digests
 
 
 @pytest.mark.parametrize("rule", [{"max_rank": 6}, {"energy": 0.9}, {}])
 def test_a_basis_from_carried_moments_captures_what_one_from_scratch_does(
-    filled: sr.Registry, rule: dict[str, float]
+    followed: sr.Registry, rule: dict[str, float]
 ) -> None:
-    found = filled.refit(**rule).basis  # type: ignore[arg-type]
-    scratch = fitted(filled, **rule, **({} if rule else {"tasks": 12, "budget": 0.025}))
-    assert found is not None
-    for module in found.modules:
+    basis = followed.refit(**rule).basis  # type: ignore[arg-type]
+    scratch = fit_from_scratch(followed, **rule, **({} if rule else {"tasks": 12, "budget": 0.025}))
+    assert basis is not None
+    for module in basis.modules:
         assert (module.k_a, module.k_b) == tuple(
             len(rows) for rows in scratch.basis.modules[module.module]
         )
@@ -86,17 +87,16 @@ def test_a_basis_from_carried_moments_captures_what_one_from_scratch_does(
         )
 
 
-def test_directions_are_those_of_a_fit_from_scratch(filled: sr.Registry) -> None:
-    filled.refit(max_rank=6)
-    scratch = fitted(filled, max_rank=6)
-    for name, module in filled.basis().modules.items():
+def test_directions_are_those_of_a_fit_from_scratch(followed: sr.Registry) -> None:
+    followed.refit(max_rank=6)
+    scratch = fit_from_scratch(followed, max_rank=6)
+    for name, module in followed.basis().modules.items():
         for side, rows in enumerate((module.a, module.b)):
-            other = torch.linalg.qr(
-                torch.from_numpy(scratch.basis.modules[name][side]).double().mT
-            )[0]
-            assert (
-                float(torch.linalg.svdvals(rows @ other).amin()) > 1 - 1e-6
-            )  # the basis is rounded where it is stored
+            axes = torch.linalg.qr(torch.from_numpy(scratch.basis.modules[name][side]).double().mT)[
+                0
+            ]
+            # the basis is rounded where it is stored
+            assert float(torch.linalg.svdvals(rows @ axes).amin()) > 1 - 1e-6
 
 
 @pytest.mark.parametrize("amplified", [0.0, 1e4])
@@ -109,45 +109,44 @@ def test_many_refits_one_after_another_capture_what_one_from_scratch_does(
     for task, folder in sorted(write_planted(tmp_path / "many", 20).items()):
         registry.commit(folder, task=task)
         commits.append(registry.refit(max_rank=6))
-    scratch, found = fitted(registry, max_rank=6), commits[-1].basis
-    assert found is not None
-    for module in found.modules:
+    scratch, basis = fit_from_scratch(registry, max_rank=6), commits[-1].basis
+    assert basis is not None
+    for module in basis.modules:
         assert (module.captured_a, module.captured_b) == pytest.approx(
             scratch.captured[module.module], rel=SAME
         )
 
 
 def test_tasks_that_were_seen_are_not_read_again(
-    registry: sr.Registry, tmp_path: Path, read: list[Digest]
+    registry: sr.Registry, tmp_path: Path, reads: list[Digest]
 ) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=8))
-    made = write_planted(tmp_path / "many", 7)
-    registry.commit_many(
-        dict(list(made.items())[:6])
-    )  # coefficients over one basis: the rows in use do not grow with the tasks
+    many = write_planted(tmp_path / "many", 7)
+    # coefficients over one basis: the rows in use do not grow with the tasks
+    registry.commit_many(dict(list(many.items())[:6]))
     registry.set_policy(sr.Policy(refit=False), space=SPACE)
     registry.refit(max_rank=6)
-    registry.commit(made["t06"], task="t06")
+    registry.commit(many["t06"], task="t06")
     rows = {task.name: task for task in registry.tasks()}
-    with sr.Registry.open(registry.location) as other:
-        with other.context.reading() as session:
+    with sr.Registry.open(registry.location) as writer:
+        with writer.context.reading() as session:
             adapters = {
                 str(row.task): row.adapter_digest
-                for row in live_versions(session, other.spaces()[0].name)
+                for row in live_versions(session, writer.spaces()[0].name)
             }
-        read.clear()
-        other.refit(max_rank=6)
+        reads.clear()
+        writer.refit(max_rank=6)
     assert len(rows) == 7
-    assert adapters["t06"] in read
-    assert not {adapters[f"t0{number}"] for number in range(6)} & set(read)
+    assert adapters["t06"] in reads
+    assert not {adapters[f"t0{number}"] for number in range(6)} & set(reads)
 
 
 def test_a_module_that_is_zero_in_every_task_does_not_keep_a_refit_from_going_on(
-    registry: sr.Registry, made: dict[str, Path]
+    registry: sr.Registry, adapters: dict[str, Path]
 ) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-    for number, task in enumerate(sorted(made)[:4]):
-        path = made[task] / "adapter_model.safetensors"
+    for number, task in enumerate(sorted(adapters)[:4]):
+        path = adapters[task] / "adapter_model.safetensors"
         save_file(
             {
                 key: 0 * tensor if "layers.0" in key else tensor
@@ -155,7 +154,7 @@ def test_a_module_that_is_zero_in_every_task_does_not_keep_a_refit_from_going_on
             },
             path,
         )
-        registry.commit(made[task], task=task)
+        registry.commit(adapters[task], task=task)
         if number > 1:
             basis = registry.refit(max_rank=3).basis
             assert basis is not None
@@ -164,10 +163,10 @@ def test_a_module_that_is_zero_in_every_task_does_not_keep_a_refit_from_going_on
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
 def test_moments_that_are_damaged_or_gone_cost_time_alone(
-    filled: sr.Registry, damage: str, tmp_path: Path
+    followed: sr.Registry, damage: str, tmp_path: Path
 ) -> None:
-    shutil.copytree(filled.location, tmp_path / "whole")
-    (path,) = kept(filled)
+    shutil.copytree(followed.location, tmp_path / "whole")
+    (path,) = moment_files(followed)
     content = path.read_bytes()
     path.write_bytes(
         {
@@ -179,42 +178,42 @@ def test_moments_that_are_damaged_or_gone_cost_time_alone(
         path.unlink()
     with sr.Registry.open(tmp_path / "whole") as whole:
         expected = whole.refit(max_rank=6).basis
-    found = filled.refit(max_rank=6).basis
-    assert found is not None
+    basis = followed.refit(max_rank=6).basis
+    assert basis is not None
     assert expected is not None
-    for one, other in zip(found.modules, expected.modules, strict=True):
-        assert (one.captured_a, one.captured_b) == pytest.approx(
-            (other.captured_a, other.captured_b), rel=SAME
+    for module, whole_module in zip(basis.modules, expected.modules, strict=True):
+        assert (module.captured_a, module.captured_b) == pytest.approx(
+            (whole_module.captured_a, whole_module.captured_b), rel=SAME
         )
-    assert filled.verify("deep").ok
+    assert followed.verify("deep").ok
 
 
-def test_a_task_that_moved_on_is_not_counted_twice(filled: sr.Registry, tmp_path: Path) -> None:
-    filled.refit(max_rank=6)
-    filled.commit(write_planted(tmp_path / "other", 1, seed=5)["t00"], task="t00")
-    filled.drop("t01")
-    found = filled.refit(max_rank=6).basis
-    scratch = fitted(filled, max_rank=6)
-    assert found is not None
-    for module in found.modules:
+def test_a_task_that_moved_on_is_not_counted_twice(followed: sr.Registry, tmp_path: Path) -> None:
+    followed.refit(max_rank=6)
+    followed.commit(write_planted(tmp_path / "other", 1, seed=5)["t00"], task="t00")
+    followed.drop("t01")
+    basis = followed.refit(max_rank=6).basis
+    scratch = fit_from_scratch(followed, max_rank=6)
+    assert basis is not None
+    for module in basis.modules:
         assert (module.captured_a, module.captured_b) == pytest.approx(
             scratch.captured[module.module], rel=SAME
         )
 
 
-def test_a_reader_leaves_nothing_behind_and_a_rehearsal_may_go_on(filled: sr.Registry) -> None:
-    before = [path.read_bytes() for path in kept(filled)]
-    with sr.Registry.open(filled.location, mode="r") as reader:
+def test_a_reader_leaves_nothing_behind_and_a_rehearsal_may_go_on(followed: sr.Registry) -> None:
+    before = [path.read_bytes() for path in moment_files(followed)]
+    with sr.Registry.open(followed.location, mode="r") as reader:
         assert reader.refit(max_rank=6, dry_run=True).basis is not None
-    assert [path.read_bytes() for path in kept(filled)] == before
+    assert [path.read_bytes() for path in moment_files(followed)] == before
 
 
 def test_moments_of_a_few_tasks_are_not_kept(
-    registry: sr.Registry, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    registry: sr.Registry, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moments, "FEWEST", 9)
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-    for task in sorted(made)[:8]:
-        registry.commit(made[task], task=task)
+    for task in sorted(adapters)[:8]:
+        registry.commit(adapters[task], task=task)
     registry.refit(max_rank=6)
-    assert kept(registry) == []
+    assert moment_files(registry) == []

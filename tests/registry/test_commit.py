@@ -29,7 +29,7 @@ def adapter(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "cola", seed=1)
 
 
-def changed(source: Path, target: Path, **config: object) -> Path:
+def change_config(source: Path, target: Path, **config: object) -> Path:
     """Copy an adapter with another config."""
     shutil.copytree(source, target)
     path = target / "adapter_config.json"
@@ -67,16 +67,16 @@ def test_a_key_used_again_for_other_content_is_a_conflict(
     registry: sr.Registry, adapter: Path, tmp_path: Path
 ) -> None:
     registry.commit(adapter, idempotency_key="run-41")
-    other = write_adapter(tmp_path / "other", seed=2)
+    second = write_adapter(tmp_path / "other", seed=2)
     with pytest.raises(
         sr.ConflictError,
         match=r"'run-41' made c2 .* with cola \(source .*now it comes with cola \(source",
     ):
-        registry.commit(other, task="cola", idempotency_key="run-41")
+        registry.commit(second, task="cola", idempotency_key="run-41")
     with pytest.raises(sr.ConflictError, match="now it comes with grammar"):
         registry.commit(adapter, task="grammar", idempotency_key="run-41")
     with pytest.raises(sr.ConflictError, match="run-41"):
-        registry.commit_many({"cola": adapter, "other": other}, idempotency_key="run-41")
+        registry.commit_many({"cola": adapter, "other": second}, idempotency_key="run-41")
     assert [task.version for task in registry.tasks()] == [1]
 
 
@@ -138,7 +138,7 @@ def test_many_are_one_commit_or_none(registry: sr.Registry, adapter: Path, tmp_p
         registry.commit_many(
             {
                 "a": write_adapter(tmp_path / "c", seed=3),
-                "x": changed(adapter, tmp_path / "d", use_dora=False, peft_type="LOHA"),
+                "x": change_config(adapter, tmp_path / "d", use_dora=False, peft_type="LOHA"),
             }
         )
     assert files(Path(registry.location)) == before
@@ -191,13 +191,15 @@ def test_a_dropped_task_comes_back_with_its_next_version(
 def test_an_unknown_base_model_needs_a_word(
     registry: sr.Registry, adapter: Path, tmp_path: Path
 ) -> None:
-    other = changed(adapter, tmp_path / "other", base_model_name_or_path="mirror/Tiny-Model-4bit")
+    unknown = change_config(
+        adapter, tmp_path / "other", base_model_name_or_path="mirror/Tiny-Model-4bit"
+    )
     registry.create_space("tiny", base_model=BASE, base_labels=["mirror/known"])
     with pytest.raises(sr.RefusedError, match="Tiny-Model-4bit"):
-        registry.commit(other, space="tiny")
-    assert registry.commit(other, space="tiny", allow_base_mismatch=True).space == "tiny"
-    known = changed(adapter, tmp_path / "known", base_model_name_or_path="mirror/known")
-    assert registry.commit(known).space == "tiny"
+        registry.commit(unknown, space="tiny")
+    assert registry.commit(unknown, space="tiny", allow_base_mismatch=True).space == "tiny"
+    labelled = change_config(adapter, tmp_path / "known", base_model_name_or_path="mirror/known")
+    assert registry.commit(labelled).space == "tiny"
 
 
 def test_a_named_unknown_space_is_not_created(registry: sr.Registry, adapter: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_refused_first_adapter_leaves_no_space(
     registry: sr.Registry, adapter: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(sr.RefusedError):
-        registry.commit(changed(adapter, tmp_path / "bad", init_lora_weights="pissa"))
+        registry.commit(change_config(adapter, tmp_path / "bad", init_lora_weights="pissa"))
     assert registry.spaces() == []
 
 
@@ -335,9 +337,9 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(
     space.commit(sound, task="a")
     space.commit(broken, task="b")
     with registry.context.reading() as session:
-        found = lookups.version_row(session, space.name, "b", 1)
-    assert found
-    path = Path(registry.location) / "objects" / found.adapter_digest[:2] / found.adapter_digest[2:]
+        row = lookups.version_row(session, space.name, "b", 1)
+    assert row
+    path = Path(registry.location) / "objects" / row.adapter_digest[:2] / row.adapter_digest[2:]
     content = path.read_bytes()
     path.unlink()
     if damage == "corrupt":
@@ -356,8 +358,8 @@ def test_an_earlier_adapter_that_cannot_be_read_does_not_block_commits(
 
 
 def test_adapter_name_is_for_live_models(registry: sr.Registry, adapter: Path) -> None:
-    held = registry.checkout(registry.commit(adapter).ref)
-    for source in (adapter, str(adapter), "hf://owner/repo", held):
+    checked_out = registry.checkout(registry.commit(adapter).ref)
+    for source in (adapter, str(adapter), "hf://owner/repo", checked_out):
         with pytest.raises(
             sr.InvalidInputError, match=r"'second' is given for .* only applies to live PEFT models"
         ):
@@ -463,8 +465,8 @@ def test_a_report_names_its_worst_module(registry: sr.Registry, adapter: Path) -
 def test_a_commit_asks_what_the_one_before_asked_over_one_connection(
     registry: sr.Registry, adapter: Path, tmp_path: Path
 ) -> None:
-    first = changed(adapter, tmp_path / "first", lora_dropout=0.25)
-    second = changed(adapter, tmp_path / "second", lora_dropout=0.5)
+    first = change_config(adapter, tmp_path / "first", lora_dropout=0.25)
+    second = change_config(adapter, tmp_path / "second", lora_dropout=0.5)
     registry.commit(adapter, task="cola")
     statements: list[Select[Any]] = []
     connections: list[object] = []
@@ -477,10 +479,12 @@ def test_a_commit_asks_what_the_one_before_asked_over_one_connection(
     event.listen(Engine, "before_execute", seen)
     try:
         registry.commit(first, task="first")
-        known, asked = {id(statement) for statement in statements}, len(statements)
+        compiled, asked = {id(statement) for statement in statements}, len(statements)
         registry.commit(second, task="second")
     finally:
         event.remove(Engine, "before_execute", seen)
-    assert [str(statement) for statement in statements[asked:] if id(statement) not in known] == []
+    assert [
+        str(statement) for statement in statements[asked:] if id(statement) not in compiled
+    ] == []
     assert len(statements) == 2 * asked <= 2 * MOST_QUESTIONS
     assert len(set(connections)) == 2

@@ -1,4 +1,4 @@
-"""One limit for configs: what a commit accepts every reader accepts, and nothing larger comes in."""
+"""One limit for configs: readers accept what a commit accepts, and nothing larger comes in."""
 
 import json
 import re

@@ -22,16 +22,16 @@ NO_GPU = "there is no CUDA device"
 Story = Callable[[sr.Registry, dict[str, Path]], None]
 
 
-def references(registry: sr.Registry, made: dict[str, Path]) -> None:
+def references(registry: sr.Registry, adapters: dict[str, Path]) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-    for task in sorted(made):
-        registry.commit(made[task], task=task)
-    registry.commit(made["t03"], task="t00", derived_from="t00")
+    for task in sorted(adapters):
+        registry.commit(adapters[task], task=task)
+    registry.commit(adapters["t03"], task="t00", derived_from="t00")
 
 
-def versions(registry: sr.Registry, made: dict[str, Path]) -> None:
+def versions(registry: sr.Registry, adapters: dict[str, Path]) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-    registry.commit(made["t00"], task="t00")
+    registry.commit(adapters["t00"], task="t00")
     adapter = registry.checkout("t00")
     generator = torch.Generator(device="cpu").manual_seed(1)
     for _ in range(2):
@@ -44,36 +44,36 @@ def versions(registry: sr.Registry, made: dict[str, Path]) -> None:
         registry.commit(replace(adapter, tensors=tensors), task="t00")
 
 
-def together(registry: sr.Registry, made: dict[str, Path]) -> None:
+def together(registry: sr.Registry, adapters: dict[str, Path]) -> None:
     registry.create_space(SPACE, base_model="acme/tiny")
-    registry.commit_many(made)
+    registry.commit_many(adapters)
 
 
-def pseudo_rank(registry: sr.Registry, made: dict[str, Path]) -> None:
+def pseudo_rank(registry: sr.Registry, adapters: dict[str, Path]) -> None:
     registry.create_space(
         SPACE, base_model="acme/tiny", policy=sr.Policy(pseudo_rank=3, budget=0.9)
     )
-    for task in sorted(made)[:3]:
-        registry.commit(made[task], task=task)
+    for task in sorted(adapters)[:3]:
+        registry.commit(adapters[task], task=task)
 
 
-def refits(registry: sr.Registry, made: dict[str, Path]) -> None:
-    references(registry, made)
+def refits(registry: sr.Registry, adapters: dict[str, Path]) -> None:
+    references(registry, adapters)
     registry.refit()
     registry.refit(max_rank=5)
     registry.refit(energy=0.9, weighting="energy")
-    registry.commit(made["t05"], task="t06")
+    registry.commit(adapters["t05"], task="t06")
     registry.refit(max_rank=7, budget=0.1)
 
 
-def paper(registry: sr.Registry, made: dict[str, Path]) -> None:
+def paper(registry: sr.Registry, adapters: dict[str, Path]) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=8))
-    for task in sorted(made)[:4]:
-        registry.commit(made[task], task=task)
+    for task in sorted(adapters)[:4]:
+        registry.commit(adapters[task], task=task)
 
 
-def merges(registry: sr.Registry, made: dict[str, Path]) -> None:
-    references(registry, made)
+def merges(registry: sr.Registry, adapters: dict[str, Path]) -> None:
+    references(registry, adapters)
     registry.merge({"t01": 0.5, "t02": 0.5}, task="both")
 
 
@@ -81,14 +81,14 @@ STORIES = (references, versions, together, pseudo_rank, refits, paper, merges)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_planted(tmp_path_factory.mktemp("adapters"), 6, width=64)
 
 
-def run(location: Path, made: dict[str, Path], story: Story, device: str) -> list[str]:
-    """Return the objects that a story leaves in the store: what every version is made of."""
+def run(location: Path, adapters: dict[str, Path], story: Story, device: str) -> list[str]:
+    """Return the objects that a story leaves in the store: what every version is adapters of."""
     with sr.Registry.open(location, device=device) as registry:
-        story(registry, made)
+        story(registry, adapters)
         assert registry.verify("deep").ok
     return sorted(
         path.relative_to(location).as_posix()
@@ -105,25 +105,24 @@ def _refits_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("story", STORIES)
 def test_a_device_is_used_throughout_and_no_tensor_of_another_meets_its_own(
-    tmp_path: Path, made: dict[str, Path], story: Story
+    tmp_path: Path, adapters: dict[str, Path], story: Story
 ) -> None:
-    expected = run(tmp_path / "cpu", made, story, "cpu")
+    expected = run(tmp_path / "cpu", adapters, story, "cpu")
     with Elsewhere() as second:
-        found = run(tmp_path / "gpu", made, story, "cuda:0")
-    assert found == expected
+        actual = run(tmp_path / "gpu", adapters, story, "cuda:0")
+    assert actual == expected
     assert second.operations > 100
 
 
 @pytest.mark.parametrize("story", [refits, paper])
 def test_a_default_device_that_a_caller_gave_torch_changes_nothing(
-    tmp_path: Path, made: dict[str, Path], story: Story
+    tmp_path: Path, adapters: dict[str, Path], story: Story
 ) -> None:
-    expected = run(tmp_path / "expected", made, story, "cpu")
-    with torch.device(
-        "meta"
-    ):  # whose tensors have no numbers: where one meets another, torch fails
-        found = run(tmp_path / "found", made, story, "cpu")
-    assert found == expected
+    expected = run(tmp_path / "expected", adapters, story, "cpu")
+    # tensors of "meta" have no numbers: where one meets another, torch fails
+    with torch.device("meta"):
+        actual = run(tmp_path / "found", adapters, story, "cpu")
+    assert actual == expected
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float64], ids=str)
@@ -135,44 +134,44 @@ def default(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
 
 @pytest.mark.parametrize("story", [versions, refits, merges])
 def test_a_default_type_that_a_caller_gave_torch_changes_nothing(
-    tmp_path: Path, made: dict[str, Path], story: Story, default: torch.dtype
+    tmp_path: Path, adapters: dict[str, Path], story: Story, default: torch.dtype
 ) -> None:
-    expected = run(tmp_path / "expected", made, story, "cpu")
+    expected = run(tmp_path / "expected", adapters, story, "cpu")
     torch.set_default_dtype(default)
-    assert run(tmp_path / "found", made, story, "cpu") == expected
+    assert run(tmp_path / "found", adapters, story, "cpu") == expected
 
 
 @pytest.mark.parametrize("story", [references, versions])
 def test_a_default_type_of_torch_changes_nothing_of_what_is_made(
-    tmp_path: Path, made: dict[str, Path], story: Story, default: torch.dtype
+    tmp_path: Path, adapters: dict[str, Path], story: Story, default: torch.dtype
 ) -> None:
     kinds: list[dict[str, Any]] = [{}, {"exact": True}, {"dtype": "bfloat16"}]
     with sr.Registry.open(tmp_path / "registry") as registry:
-        story(registry, made)
+        story(registry, adapters)
     with (
-        sr.Registry.open(tmp_path / "registry", mode="r") as one,
-        sr.Registry.open(tmp_path / "registry", mode="r") as other,
+        sr.Registry.open(tmp_path / "registry", mode="r") as plain,
+        sr.Registry.open(tmp_path / "registry", mode="r") as typed,
     ):
         refs = [
             f"{task.name}@v{version}"
-            for task in one.tasks()
+            for task in plain.tasks()
             for version in range(1, task.version + 1)
         ]
-        expected = [sr.Materializer(one, **options).materialize(refs) for options in kinds]
-        checked_out = [one.checkout(ref) for ref in refs]
+        expected = [sr.Materializer(plain, **options).materialize(refs) for options in kinds]
+        checked_out = [plain.checkout(ref) for ref in refs]
         torch.set_default_dtype(default)
-        found = [sr.Materializer(other, **options).materialize(refs) for options in kinds]
-        assert other.analyze().adapters
+        actual = [sr.Materializer(typed, **options).materialize(refs) for options in kinds]
+        assert typed.analyze().adapters
         for ref, adapter in zip(refs, checked_out, strict=True):
-            again = other.checkout(ref)
+            again = typed.checkout(ref)
             assert all(
                 torch.equal(tensor, again.tensors[key]) for key, tensor in adapter.tensors.items()
             )
             assert (
-                other.export(ref, tmp_path / "found").digest
-                == one.export(ref, tmp_path / "expected").digest
+                typed.export(ref, tmp_path / "found").digest
+                == plain.export(ref, tmp_path / "expected").digest
             )
-    for values, others in zip(found, expected, strict=True):
+    for values, others in zip(actual, expected, strict=True):
         for ref in refs:
             assert all(
                 torch.equal(tensor, others[ref].tensors[key])
@@ -181,23 +180,23 @@ def test_a_default_type_of_torch_changes_nothing_of_what_is_made(
 
 
 def test_a_default_device_of_torch_changes_nothing_of_what_is_made(
-    tmp_path: Path, made: dict[str, Path]
+    tmp_path: Path, adapters: dict[str, Path]
 ) -> None:
     kinds: list[dict[str, Any]] = [{}, {"exact": True}, {"dtype": "bfloat16"}]
     with sr.Registry.open(tmp_path / "registry") as registry:
-        references(registry, made)
+        references(registry, adapters)
         refs = [task.ref for task in registry.tasks()]
         expected = [sr.Materializer(registry, **options).materialize(refs) for options in kinds]
         with torch.device("meta"):
-            found = [sr.Materializer(registry, **options).materialize(refs) for options in kinds]
+            actual = [sr.Materializer(registry, **options).materialize(refs) for options in kinds]
             exported = registry.export(refs[0], tmp_path / "out")
             assert registry.analyze().adapters
         assert registry.export(refs[0], tmp_path / "again").digest == exported.digest
-    for one, other in zip(found, expected, strict=True):
+    for results, plain in zip(actual, expected, strict=True):
         for ref in refs:
             assert all(
-                torch.equal(tensor, other[ref].tensors[key])
-                for key, tensor in one[ref].tensors.items()
+                torch.equal(tensor, plain[ref].tensors[key])
+                for key, tensor in results[ref].tensors.items()
             )
 
 
@@ -205,9 +204,9 @@ def test_a_default_device_of_torch_changes_nothing_of_what_is_made(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
 @pytest.mark.parametrize("story", STORIES)
 def test_what_a_gpu_has_computed_is_within_its_budget_and_reads_alike_on_the_cpu(
-    tmp_path: Path, made: dict[str, Path], story: Story
+    tmp_path: Path, adapters: dict[str, Path], story: Story
 ) -> None:
-    run(tmp_path, made, story, "cuda")
+    run(tmp_path, adapters, story, "cuda")
     with sr.Registry.open(tmp_path) as registry:
         assert registry.verify("deep").ok
         for task in registry.tasks():
@@ -217,7 +216,7 @@ def test_what_a_gpu_has_computed_is_within_its_budget_and_reads_alike_on_the_cpu
 
 @pytest.mark.parametrize("device", ["cuda:99", "xyz", "meta"])
 def test_a_device_that_is_not_there_is_refused_when_it_is_named_or_needed(
-    tmp_path: Path, made: dict[str, Path], device: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, adapters: dict[str, Path], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(sr.InvalidInputError, match=f"device '{device}'"):
         sr.Registry.open(tmp_path / "new", device=device)
@@ -226,5 +225,5 @@ def test_a_device_that_is_not_there_is_refused_when_it_is_named_or_needed(
     with sr.Registry.open(tmp_path) as registry:
         assert registry.tasks() == []
         with pytest.raises(sr.InvalidInputError, match=f"device '{device}'"):
-            registry.commit(made["t00"])
+            registry.commit(adapters["t00"])
         assert registry.tasks() == []

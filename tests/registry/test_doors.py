@@ -1,6 +1,6 @@
-"""The wrong kind of argument is InvalidInputError at the door.
+"""The wrong kind of argument is InvalidInputError at once.
 
-What a call returned may be handed in again as a reference.
+What a call returned may be given again as a reference.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,18 +18,18 @@ Verb = Callable[[sr.Registry], Any]
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
     """A registry with cola@v1 and cola@v2."""
     place = tmp_path_factory.mktemp("doors")
-    with sr.Registry.open(place / "registry") as opened:
+    with sr.Registry.open(place / "registry") as registry:
         for seed in (1, 2):
-            opened.commit(
+            registry.commit(
                 write_adapter(place / f"cola{seed}", seed=seed),
                 task="cola",
                 labels={"stage": "test"},
                 metrics={"accuracy": 0.5},
             )
-        yield opened
+        yield registry
 
 
 REFS: dict[str, Callable[[sr.Registry, Any], Any]] = {
@@ -46,19 +46,19 @@ REFS: dict[str, Callable[[sr.Registry, Any], Any]] = {
 
 
 @pytest.mark.parametrize("verb", REFS)
-def test_what_a_call_returned_is_a_reference(verb: str, held: sr.Registry) -> None:
-    asked = held.resolve("cola@v1")
-    for ref in (asked, held.show("cola@v1"), asked.ref):
-        assert REFS[verb](held, ref)
-    assert held.space(SPACE).resolve(asked) == asked
-    assert held.log(limit=None, author=None)
+def test_what_a_call_returned_is_a_reference(verb: str, registry: sr.Registry) -> None:
+    asked = registry.resolve("cola@v1")
+    for ref in (asked, registry.show("cola@v1"), asked.ref):
+        assert REFS[verb](registry, ref)
+    assert registry.space(SPACE).resolve(asked) == asked
+    assert registry.log(limit=None, author=None)
 
 
 @pytest.mark.parametrize("verb", [*REFS, "restore"])
 @pytest.mark.parametrize("ref", [None, 1, b"cola", ["cola"], Path("cola")])
-def test_what_is_no_reference_is_refused(verb: str, ref: object, held: sr.Registry) -> None:
+def test_what_is_no_reference_is_refused(verb: str, ref: object, registry: sr.Registry) -> None:
     with pytest.raises(sr.InvalidInputError, match="expected a reference"):
-        (REFS | {"restore": lambda registry, ref: registry.restore(ref)})[verb](held, ref)
+        (REFS | {"restore": lambda registry, ref: registry.restore(ref)})[verb](registry, ref)
 
 
 WRONG: dict[str, Verb] = {
@@ -107,51 +107,51 @@ WRONG: dict[str, Verb] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_the_wrong_kind_of_value_is_named(name: str, held: sr.Registry) -> None:
+def test_the_wrong_kind_of_value_is_named(name: str, registry: sr.Registry) -> None:
     with pytest.raises(sr.InvalidInputError, match=r"is .* \(.*\), expected") as caught:
-        WRONG[name](held)
+        WRONG[name](registry)
     assert caught.value.hint
 
 
-def test_a_metric_past_float64_is_no_number(held: sr.Registry) -> None:
+def test_a_metric_past_float64_is_no_number(registry: sr.Registry) -> None:
     with pytest.raises(sr.InvalidInputError, match="not a short name and a finite number"):
-        held.annotate("cola", metrics={"f1": 10**400})
+        registry.annotate("cola", metrics={"f1": 10**400})
 
 
-def test_one_parent_and_one_name_may_stand_alone(held: sr.Registry, tmp_path: Path) -> None:
-    made = held.commit(write_adapter(tmp_path / "heir", seed=3), derived_from="cola")
-    assert "derived" in {node.via for node in held.lineage(made).nodes}
-    made = held.commit(
-        write_adapter(tmp_path / "heir2", seed=4), derived_from=made, labels={"stage": "test"}
+def test_one_parent_and_one_name_may_stand_alone(registry: sr.Registry, tmp_path: Path) -> None:
+    commit = registry.commit(write_adapter(tmp_path / "heir", seed=3), derived_from="cola")
+    assert "derived" in {node.via for node in registry.lineage(commit).nodes}
+    commit = registry.commit(
+        write_adapter(tmp_path / "heir2", seed=4), derived_from=commit, labels={"stage": "test"}
     )
-    held.annotate(made, remove="stage")
-    assert "stage" not in next(task for task in held.tasks() if task.name == "heir2").labels
+    registry.annotate(commit, remove="stage")
+    assert "stage" not in next(task for task in registry.tasks() if task.name == "heir2").labels
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "xyz", object()])
-def test_a_device_that_is_not_there_is_named(device: Any, held: sr.Registry) -> None:
+def test_a_device_that_is_not_there_is_named(device: Any, registry: sr.Registry) -> None:
     with pytest.raises(sr.InvalidInputError, match="device"):
-        held.checkout("cola", device=device)
+        registry.checkout("cola", device=device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_a_gpu_is_refused(held: sr.Registry) -> None:
+def test_cuda_without_a_gpu_is_refused(registry: sr.Registry) -> None:
     with pytest.raises(sr.InvalidInputError, match="device 'cuda' is not there; there is cpu"):
-        held.checkout("cola", device="cuda")
+        registry.checkout("cola", device="cuda")
 
 
-def test_a_label_and_a_metric_may_not_share_a_name(held: sr.Registry, tmp_path: Path) -> None:
+def test_a_label_and_a_metric_may_not_share_a_name(registry: sr.Registry, tmp_path: Path) -> None:
     with pytest.raises(sr.InvalidInputError, match="'f1' would be a label and a metric"):
-        held.commit(
+        registry.commit(
             write_adapter(tmp_path / "both", seed=5), labels={"f1": "good"}, metrics={"f1": 0.5}
         )
     with pytest.raises(sr.InvalidInputError, match="'f1' would be"):
-        held.annotate("cola@v1", labels={"f1": "good"}, metrics={"f1": 0.5})
+        registry.annotate("cola@v1", labels={"f1": "good"}, metrics={"f1": 0.5})
     with pytest.raises(sr.InvalidInputError, match="'stage' would be"):
-        held.annotate("cola@v1", metrics={"stage": 1})
+        registry.annotate("cola@v1", metrics={"stage": 1})
     with pytest.raises(sr.InvalidInputError, match="'accuracy' would be"):
-        held.annotate("cola@v1", labels={"accuracy": "good"})
-    assert held.annotate("cola@v2", labels={"accuracy": "good"}, remove=["accuracy"]).created
+        registry.annotate("cola@v1", labels={"accuracy": "good"})
+    assert registry.annotate("cola@v2", labels={"accuracy": "good"}, remove=["accuracy"]).created
 
 
 EARLY, LATE = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -161,24 +161,26 @@ EARLY, LATE = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     "time", ["20261126", "2026-W48-4", "2026-11-26T120000", "0001-01-01", "9999-12-31", EARLY, LATE]
 )
 def test_a_time_in_another_notation_or_out_of_range_is_refused(
-    held: sr.Registry, time: str | datetime
+    registry: sr.Registry, time: str | datetime
 ) -> None:
     """None is taken for another moment than was meant."""
     with pytest.raises(
         sr.InvalidInputError, match=r"is not a calendar date or time|is out of range"
     ) as raised:
-        held.log(until=time)
+        registry.log(until=time)
     assert raised.value.hint
 
 
 @pytest.mark.parametrize("time", ["0001-01-01", "9999-12-31", EARLY, LATE])
-def test_a_state_at_a_time_out_of_range_is_refused(held: sr.Registry, time: str | datetime) -> None:
+def test_a_state_at_a_time_out_of_range_is_refused(
+    registry: sr.Registry, time: str | datetime
+) -> None:
     with pytest.raises(sr.InvalidInputError, match="is out of range"):
-        held.tasks(at=time)
+        registry.tasks(at=time)
 
 
-def test_numbers_past_float64_are_no_budget_and_no_weight(held: sr.Registry) -> None:
+def test_numbers_past_float64_are_no_budget_and_no_weight(registry: sr.Registry) -> None:
     with pytest.raises(sr.InvalidInputError, match="budget"):
         sr.Policy(budget=10**400)
     with pytest.raises(sr.InvalidInputError, match="is beyond"):
-        held.merge({"cola@v1": 10**400}, task="x")
+        registry.merge({"cola@v1": 10**400}, task="x")

@@ -47,10 +47,10 @@ def session(catalog: Catalog) -> Iterator[Session]:
 
 
 def other_story() -> Log:
-    other = Log(space="other")
-    other.create("org/other")  # c1, as late as c1 of the first space
-    other.absorb("cola", 1, author="ada", labels={"team": "search"})  # c2
-    return other
+    log = Log(space="other")
+    log.create("org/other")  # c1, as late as c1 of the first space
+    log.absorb("cola", 1, author="ada", labels={"team": "search"})  # c2
+    return log
 
 
 def numbers(session: Session, **options: object) -> list[int]:
@@ -78,8 +78,10 @@ FILTERS: dict[str, tuple[dict[str, object], list[int]]] = {
     "since a day": ({"since": "2026-11-01"}, list(range(16, 0, -1))),
     "since the next day": ({"since": date(2026, 11, 2)}, []),
     "until": ({"until": datetime(2026, 11, 1, 2, 30, tzinfo=UTC)}, [2, 1]),
-    # the point
-    "until a naive time, which is UTC": ({"until": datetime(2026, 11, 1, 2, 30)}, [2, 1]),  # noqa: DTZ001
+    "until a naive time, which is UTC": (
+        {"until": datetime(2026, 11, 1, 2, 30)},  # noqa: DTZ001 - the point
+        [2, 1],
+    ),
     "until a day": ({"until": date(2026, 11, 1)}, list(range(16, 0, -1))),
     "until the day before": ({"until": "2026-10-31"}, []),
     "before": ({"before": 3}, [2, 1]),
@@ -112,9 +114,9 @@ def test_pages_follow_each_other_without_gap_or_overlap(session: Session) -> Non
 
 
 def test_all_spaces_are_listed_by_time(session: Session) -> None:
-    found = [(commit.space, commit.number) for commit in log(session, LogQuery(limit=None))]
-    assert len(found) == 18
-    assert found[-4:] == [("other", 2), ("base", 2), ("other", 1), ("base", 1)]
+    places = [(commit.space, commit.number) for commit in log(session, LogQuery(limit=None))]
+    assert len(places) == 18
+    assert places[-4:] == [("other", 2), ("base", 2), ("other", 1), ("base", 1)]
     assert [
         (commit.space, commit.number)
         for commit in log(session, LogQuery(task="cola", kind="absorb"))
@@ -205,7 +207,7 @@ def test_show_follows_a_reference(session: Session) -> None:
 
 
 def test_spaces_are_summed_up(session: Session) -> None:
-    base, other = spaces(session)
+    base, second = spaces(session)
     assert (base.name, base.base_model, base.base_revision, base.base_labels) == (
         "base",
         "org/base",
@@ -219,7 +221,7 @@ def test_spaces_are_summed_up(session: Session) -> None:
         16,
         story().time(16),
     )
-    assert (other.name, other.tasks, other.commits) == ("other", 1, 2)
+    assert (second.name, second.tasks, second.commits) == ("other", 1, 2)
 
 
 def refs(session: Session, **options: object) -> list[str]:
@@ -324,8 +326,8 @@ def test_aliases_are_listed_now_and_then(session: Session) -> None:
 
 def test_the_moves_of_an_alias_are_listed_newest_first(session: Session) -> None:
     moves = alias_history(session, "cola", "prod", space="base")
-    found = [(move.version, move.number, move.author, move.reason, move.ref) for move in moves]
-    assert found == [
+    listed = [(move.version, move.number, move.author, move.reason, move.ref) for move in moves]
+    assert listed == [
         (3, 13, None, "", "base/acceptability@v3"),
         (None, 12, None, "", None),
         (2, 5, None, "CAB-2", "base/acceptability@v2"),
@@ -388,13 +390,13 @@ def test_a_lineage_has_versions_parents_and_what_was_restored(session: Session) 
 
 
 def test_a_lineage_says_where_each_came_from(session: Session) -> None:
-    found = lineage(session, "base/mnli")
-    assert (found.ref, found.base_model, found.base_revision) == (
+    ancestry = lineage(session, "base/mnli")
+    assert (ancestry.ref, ancestry.base_model, ancestry.base_revision) == (
         "base/mnli@v1",
         "org/base",
         "main",
     )
-    node = found.nodes[1]
+    node = ancestry.nodes[1]
     assert (node.number, node.kind, node.author, node.message, node.source, node.error) == (
         2,
         "absorb",

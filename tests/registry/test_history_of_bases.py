@@ -36,11 +36,11 @@ def test_a_refit_says_which_basis_and_how_many_tasks_and_a_merge_what_of(session
     }
 
 
-@pytest.mark.parametrize(("kind", "found"), [("refit", [20, 19, 17]), ("merge", [18])])
+@pytest.mark.parametrize(("kind", "numbers"), [("refit", [20, 19, 17]), ("merge", [18])])
 def test_a_log_is_filtered_by_the_kinds_that_make_versions_of_versions(
-    session: Session, kind: str, found: list[int]
+    session: Session, kind: str, numbers: list[int]
 ) -> None:
-    assert [commit.number for commit in log(session, LogQuery(space="base", kind=kind))] == found
+    assert [commit.number for commit in log(session, LogQuery(space="base", kind=kind))] == numbers
 
 
 def test_a_task_s_log_has_the_refits_that_re_expressed_it_alone(session: Session) -> None:
@@ -89,14 +89,14 @@ def test_bounds_are_shown_as_bounds_wherever_an_error_is(session: Session) -> No
 
 
 def test_a_merge_s_lineage_has_its_parents_with_their_weights(session: Session) -> None:
-    found = [(node.ref, node.via, node.depth) for node in lineage(session, "base/both@v2").nodes]
-    assert found[:3] == [
+    nodes = [(node.ref, node.via, node.depth) for node in lineage(session, "base/both@v2").nodes]
+    assert nodes[:3] == [
         ("base/both@v2", "", 0),
         ("base/both@v1", "version", 1),
         ("base/mnli@v2", "merged, 0.5", 2),
     ]
-    assert ("base/sst2@v1", "merged, -0.25", 2) in found
-    once = [ref for ref, via, _ in found if not via.startswith("merged")]
+    assert ("base/sst2@v1", "merged, -0.25", 2) in nodes
+    once = [ref for ref, via, _ in nodes if not via.startswith("merged")]
     assert len(set(once)) == len(once)
 
 

@@ -21,13 +21,13 @@ def committed(registry: sr.Registry, tmp_path: Path) -> sr.Registry:
     return registry
 
 
-def distance(one: Adapter, other: Adapter) -> float:
+def distance(actual: Adapter, expected: Adapter) -> float:
     """Return the relative difference of dW."""
-    found, wanted = (
-        [pair.scale * pair.b.mT @ pair.a for pair in a.factor_pairs()] for a in (one, other)
+    actual_dw, expected_dw = (
+        [pair.scale * pair.b.mT @ pair.a for pair in a.factor_pairs()] for a in (actual, expected)
     )
-    wrong = sum(float((x - y).square().sum()) for x, y in zip(found, wanted, strict=True))
-    return float((wrong / sum(float(y.square().sum()) for y in wanted)) ** 0.5)
+    wrong = sum(float((x - y).square().sum()) for x, y in zip(actual_dw, expected_dw, strict=True))
+    return float((wrong / sum(float(y.square().sum()) for y in expected_dw)) ** 0.5)
 
 
 def test_an_adapter_changed_in_memory_is_another_one(committed: sr.Registry) -> None:
@@ -79,10 +79,10 @@ def test_no_error_is_told_of_numbers_that_it_was_not_measured_on(
         )
     else:
         with (
-            sr.Materializer(committed, dtype="bfloat16") as one,
-            sr.Materializer(committed, dtype="float32") as other,
+            sr.Materializer(committed, dtype="bfloat16") as narrow,
+            sr.Materializer(committed, dtype="float32") as wide,
         ):
-            adapter, same = one.materialize("cola")["cola"], other.materialize("cola")["cola"]
+            adapter, same = narrow.materialize("cola")["cola"], wide.materialize("cola")["cola"]
     assert (adapter.error, same.error) == (None, committed.show("cola").reports["cola"].error)
     assert any("narrower" in remark for remark in adapter.remarks)
 
@@ -90,20 +90,20 @@ def test_no_error_is_told_of_numbers_that_it_was_not_measured_on(
 def test_several_unchanged_adapters_of_one_commit_are_there_already(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
-    made = write_planted(tmp_path / "adapters", 3)
-    first = registry.commit_many(made)
-    again = registry.commit_many(made)
+    folders = write_planted(tmp_path / "adapters", 3)
+    first = registry.commit_many(folders)
+    again = registry.commit_many(folders)
     assert (again.number, again.created) == (first.number, False)
-    made["t01"] = write_planted(tmp_path / "other", 1, seed=3)["t00"]
-    assert registry.commit_many(made).created
+    folders["t01"] = write_planted(tmp_path / "other", 1, seed=3)["t00"]
+    assert registry.commit_many(folders).created
 
 
 def test_a_rehearsal_of_several_says_what_the_commit_takes(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
-    made = write_planted(tmp_path / "adapters", 8)
-    told = registry.commit_many(made, dry_run=True)
-    done = registry.commit_many(made)
+    folders = write_planted(tmp_path / "adapters", 8)
+    told = registry.commit_many(folders, dry_run=True)
+    done = registry.commit_many(folders)
     assert {task: report.bytes_added for task, report in told.reports.items()} == {
         task: report.bytes_added for task, report in done.reports.items()
     }
@@ -113,10 +113,10 @@ def test_a_rehearsal_of_several_says_what_the_commit_takes(
 
 
 def test_what_cannot_be_read_of_several_is_named(registry: sr.Registry, tmp_path: Path) -> None:
-    made = write_planted(tmp_path / "adapters", 3)
-    (made["t01"] / "adapter_config.json").write_text("{")
+    folders = write_planted(tmp_path / "adapters", 3)
+    (folders["t01"] / "adapter_config.json").write_text("{")
     with pytest.raises(sr.InvalidInputError, match=r"^t01: "):
-        registry.commit_many(made)
+        registry.commit_many(folders)
 
 
 def test_rows_of_a_block_that_only_other_modules_have_do_not_matter(

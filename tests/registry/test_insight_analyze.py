@@ -1,4 +1,4 @@
-"""Analyze: planted kinship is found and named, bytes are what a commit takes, and what is not shared is not praised."""
+"""Analyze: planted kinship is named, bytes are a commit's, what is not shared is not praised."""
 
 import json
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ from share_registry.names import Digest
 from share_registry.registry.analysis.analyze import analyze
 from share_registry.values.analyses import Analysis
 from tests.registry.conftest import DEMO
-from tests.registry.families import adapter as made
 from tests.registry.families import (
+    adapter_from_rows,
+    change_gauge,
     continued,
     drawing,
     independent,
     modules,
     one_start,
     shared_directions,
-    turned,
 )
 
 BUDGETS = (0.05, 0.2)
@@ -38,124 +38,134 @@ RANDOM = 0.02
 """How far errors in planted random bases scatter around their mean."""
 
 
-def analysed(adapters: Mapping[str, Adapter]) -> Analysis:
+def analyze_all(adapters: Mapping[str, Adapter]) -> Analysis:
     return analyze(adapters, budgets=BUDGETS)
 
 
-def kinds(found: Analysis) -> set[str]:
-    return {statement.kind for statement in found.statements}
+def kinds(analysis: Analysis) -> set[str]:
+    return {statement.kind for statement in analysis.statements}
 
 
 def test_adapters_that_share_nothing_gain_from_precision() -> None:
-    found = analysed(independent(6))
-    assert kinds(found) == {"precision"}
-    assert found.verdict.startswith("These gain from precision, not from sharing: ")
-    assert all(forecast.saving < 0.01 for forecast in found.forecasts)
-    assert (found.kinships, found.continued) == ((), ())
+    analysis = analyze_all(independent(6))
+    assert kinds(analysis) == {"precision"}
+    assert analysis.verdict.startswith("These gain from precision, not from sharing: ")
+    assert all(forecast.saving < 0.01 for forecast in analysis.forecasts)
+    assert (analysis.kinships, analysis.continued) == ((), ())
 
 
 def test_what_is_left_out_of_independent_adapters_is_what_a_random_basis_loses() -> None:
-    for one in analysed(independent(6)).leave_one_out:
-        assert one.error == pytest.approx(one.chance, abs=RANDOM)
-        assert one.error_a == pytest.approx(one.chance_a, abs=2 * RANDOM)
+    for left_out in analyze_all(independent(6)).leave_one_out:
+        assert left_out.error == pytest.approx(left_out.chance, abs=RANDOM)
+        assert left_out.error_a == pytest.approx(left_out.chance_a, abs=2 * RANDOM)
 
 
 def test_a_common_start_is_found_on_a_alone() -> None:
-    found = analysed(one_start(6))
-    assert kinds(found) == {"one start", "saving"}
-    (kin,) = found.kinships
+    analysis = analyze_all(one_start(6))
+    assert kinds(analysis) == {"one start", "saving"}
+    (kin,) = analysis.kinships
     assert (kin.kind, len(kin.adapters)) == ("one start", 6)
     assert kin.overlap_a > 0.8 > 0.4 > kin.overlap_b
-    assert "A of all 6 adapters" in found.verdict
-    assert all(forecast.saving > CLEAR for forecast in found.forecasts)
+    assert "A of all 6 adapters" in analysis.verdict
+    assert all(forecast.saving > CLEAR for forecast in analysis.forecasts)
 
 
 def test_directions_shared_on_both_sides_are_no_common_start() -> None:
-    found = analysed(shared_directions(8))
-    assert kinds(found) == {"shared directions", "saving"}
-    assert [(kin.kind, len(kin.adapters)) for kin in found.kinships] == [("shared directions", 8)]
-    assert all(one.error < 0.2 < one.chance for one in found.leave_one_out)
+    analysis = analyze_all(shared_directions(8))
+    assert kinds(analysis) == {"shared directions", "saving"}
+    assert [(kin.kind, len(kin.adapters)) for kin in analysis.kinships] == [
+        ("shared directions", 8)
+    ]
+    assert all(left_out.error < 0.2 < left_out.chance for left_out in analysis.leave_one_out)
     assert all(
         min(forecast.joint, forecast.references) < 0.6 * forecast.alone
-        for forecast in found.forecasts
+        for forecast in analysis.forecasts
     )
 
 
 def test_continued_versions_are_named_with_the_one_before() -> None:
-    found = analysed(continued())
-    assert [(one.adapter, one.previous) for one in found.continued] == [("v2", "v1"), ("v3", "v2")]
-    assert "v2 continues v1 (dW differs by 0." in found.verdict
-    assert kinds(found) == {"continued", "saving"}
+    analysis = analyze_all(continued())
+    assert [(version.adapter, version.previous) for version in analysis.continued] == [
+        ("v2", "v1"),
+        ("v3", "v2"),
+    ]
+    assert "v2 continues v1 (dW differs by 0." in analysis.verdict
+    assert kinds(analysis) == {"continued", "saving"}
     assert all(
         forecast.references < (1 - CLEAR) * forecast.alone
-        for forecast in found.forecasts
+        for forecast in analysis.forecasts
         if forecast.budget == 0.05
     )
 
 
 def test_the_same_adapter_in_another_gauge_is_the_same() -> None:
     first = independent(1)["own-0"]
-    found = analysed({"one": first, "other": turned(first)})
-    assert next(statement.kind for statement in found.statements) == "same"
-    assert "other is the same adapter as one." in found.verdict
+    analysis = analyze_all({"one": first, "other": change_gauge(first)})
+    assert next(statement.kind for statement in analysis.statements) == "same"
+    assert "other is the same adapter as one." in analysis.verdict
 
 
 def test_a_mixed_collection_is_told_apart() -> None:
-    found = analysed({**one_start(3), **independent(3), **continued()})
-    assert [set(kin.adapters) for kin in found.kinships] == [{"seed-0", "seed-1", "seed-2"}]
-    assert {one.adapter for one in found.continued} == {"v2", "v3"}
-    (precision,) = (statement for statement in found.statements if statement.kind == "precision")
+    analysis = analyze_all({**one_start(3), **independent(3), **continued()})
+    assert [set(kin.adapters) for kin in analysis.kinships] == [{"seed-0", "seed-1", "seed-2"}]
+    assert {version.adapter for version in analysis.continued} == {"v2", "v3"}
+    (precision,) = (statement for statement in analysis.statements if statement.kind == "precision")
     assert set(precision.adapters) == {"own-0", "own-1", "own-2"}
     assert "The other 3 (own-0, own-1, own-2) gain from precision" in precision.text
 
 
 def test_one_adapter_has_nothing_to_share_with() -> None:
-    found = analysed(independent(1))
-    assert kinds(found) == {"one adapter"}
-    assert found.leave_one_out == ()
+    analysis = analyze_all(independent(1))
+    assert kinds(analysis) == {"one adapter"}
+    assert analysis.leave_one_out == ()
 
 
 def test_ranks_may_differ_and_modules_be_missing() -> None:
     draw = drawing(5)
-    small = made({modules()[0]: (draw(2, 128), draw(2, 96))})
-    large = made({name: (draw(8, 128), draw(8, 96)) for name in [*modules(), "layers.9.other"]})
-    found = analysed({"small": small, "large": large, **independent(2)})
-    assert {(spectrum.module, spectrum.adapters) for spectrum in found.spectra} >= {
+    small = adapter_from_rows({modules()[0]: (draw(2, 128), draw(2, 96))})
+    large = adapter_from_rows(
+        {name: (draw(8, 128), draw(8, 96)) for name in [*modules(), "layers.9.other"]}
+    )
+    analysis = analyze_all({"small": small, "large": large, **independent(2)})
+    assert {(spectrum.module, spectrum.adapters) for spectrum in analysis.spectra} >= {
         (modules()[0], 4),
         ("layers.9.other", 1),
     }
-    assert kinds(found) == {"precision"}
+    assert kinds(analysis) == {"precision"}
 
 
 def test_a_module_without_a_product_is_no_trouble() -> None:
     draw = drawing(6)
     idle = {"layers.9.idle": (draw(4, 128), 0 * draw(4, 96))}
     adapters = {
-        f"t{number}": made({modules()[0]: (draw(4, 128), draw(4, 96)), **idle})
+        f"t{number}": adapter_from_rows({modules()[0]: (draw(4, 128), draw(4, 96)), **idle})
         for number in range(3)
     }
-    found = analysed(adapters)
-    assert {spectrum.module for spectrum in found.spectra} == {modules()[0]}
-    json.dumps(document(found), allow_nan=False)
+    analysis = analyze_all(adapters)
+    assert {spectrum.module for spectrum in analysis.spectra} == {modules()[0]}
+    json.dumps(document(analysis), allow_nan=False)
 
 
 def test_adapters_that_do_nothing_are_analysed_too() -> None:
     draw = drawing(7)
-    found = analysed(
-        {f"t{number}": made({modules()[0]: (draw(4, 128), 0 * draw(4, 96))}) for number in range(2)}
+    analysis = analyze_all(
+        {
+            f"t{number}": adapter_from_rows({modules()[0]: (draw(4, 128), 0 * draw(4, 96))})
+            for number in range(2)
+        }
     )
-    assert found.spectra == ()
-    json.dumps(document(found), allow_nan=False)
+    assert analysis.spectra == ()
+    json.dumps(document(analysis), allow_nan=False)
 
 
 def test_the_bytes_forecast_are_those_of_commits(registry: sr.Registry) -> None:
     folders = {"gloss": DEMO / "wn-pos-gloss" / "v1", "syn": DEMO / "wn-syn-ant" / "v1"}
-    found = analyze(folders, budgets=(0.01,)).forecasts[0]
-    taken = 0
+    forecast = analyze(folders, budgets=(0.01,)).forecasts[0]
+    size_bytes = 0
     for name, folder in folders.items():
         registry.commit(folder, task=name, budget=0.01)
-        taken += registry.context.reader().open(_adapter_digest(registry, name)).size_bytes
-    assert 1.0 < taken / found.references < 1.0 + COUNTED
+        size_bytes += registry.context.reader().open(_adapter_digest(registry, name)).size_bytes
+    assert 1.0 < size_bytes / forecast.references < 1.0 + COUNTED
 
 
 def _adapter_digest(registry: sr.Registry, task: str) -> Digest:
@@ -166,37 +176,37 @@ def _adapter_digest(registry: sr.Registry, task: str) -> Digest:
 
 
 def test_the_spectrum_counts_directions() -> None:
-    found = analysed(shared_directions(8, noise=0.0))
-    for spectrum in found.spectra:
+    analysis = analyze_all(shared_directions(8, noise=0.0))
+    for spectrum in analysis.spectra:
         assert spectrum.k50 <= spectrum.k80 <= spectrum.k90 <= spectrum.k99 <= 6
         assert spectrum.explained[-1][1] == pytest.approx(1.0)
-    assert found.break_even < 2.5
+    assert analysis.break_even < 2.5
 
 
 def test_a_strong_adapter_does_not_make_a_spectrum_look_shared() -> None:
     draw = drawing(8)
     size = [100.0, 1.0, 1.0, 1.0]
     adapters = {
-        f"t{number}": made(
+        f"t{number}": adapter_from_rows(
             {name: (draw(4, 128), size[number] * draw(4, 96)) for name in modules()[:1]}
         )
         for number in range(4)
     }
     weak = {name: (draw(4, 128), draw(4, 96)) for name in modules()[1:]}
-    adapters["t4"] = made({**weak, modules()[0]: (draw(4, 128), 1e-3 * draw(4, 96))})
+    adapters["t4"] = adapter_from_rows({**weak, modules()[0]: (draw(4, 128), 1e-3 * draw(4, 96))})
     assert {
-        spectrum.k90 for spectrum in analysed(adapters).spectra if spectrum.adapters == 5
+        spectrum.k90 for spectrum in analyze_all(adapters).spectra if spectrum.adapters == 5
     } <= set(range(14, 21))
 
 
 def test_break_even_without_sharing_is_near_the_number_of_adapters() -> None:
-    assert 4.5 < analysed(independent(6)).break_even <= 6.5
+    assert 4.5 < analyze_all(independent(6)).break_even <= 6.5
 
 
 def test_a_folder_is_searched_and_named_by_what_tells_apart() -> None:
-    found = analyze(DEMO, budgets=(0.1,))
-    assert "wn-pos-gloss/v2" in {adapter.name for adapter in found.adapters}
-    assert {(one.adapter, one.previous) for one in found.continued} >= {
+    analysis = analyze(DEMO, budgets=(0.1,))
+    assert "wn-pos-gloss/v2" in {adapter.name for adapter in analysis.adapters}
+    assert {(version.adapter, version.previous) for version in analysis.continued} >= {
         ("wn-pos-gloss/v2", "wn-pos-gloss/v1")
     }
 
@@ -218,15 +228,15 @@ def test_a_space_is_analysed_as_it_is_stored(registry: sr.Registry) -> None:
         registry.commit(adapter, task=name)
     registry.commit(independent(1)["own-0"], task="gone")
     registry.drop("gone")
-    found = analyze(registry, budgets=(0.1,))
-    assert [adapter.name for adapter in found.adapters] == [
+    analysis = analyze(registry, budgets=(0.1,))
+    assert [adapter.name for adapter in analysis.adapters] == [
         "tiny/seed-0@v1",
         "tiny/seed-1@v1",
         "tiny/seed-2@v1",
     ]
-    assert [kin.kind for kin in found.kinships] == ["one start"]
-    assert found.notes[0].startswith("adapters are taken as stored: ")
-    assert analyze(registry.space("tiny"), budgets=(0.1,)) == found
+    assert [kin.kind for kin in analysis.kinships] == ["one start"]
+    assert analysis.notes[0].startswith("adapters are taken as stored: ")
+    assert analyze(registry.space("tiny"), budgets=(0.1,)) == analysis
 
 
 def test_a_space_without_tasks_has_nothing_to_analyse(registry: sr.Registry) -> None:
@@ -272,12 +282,14 @@ def test_progress_is_told() -> None:
 
 
 def test_text_html_and_json_say_the_verdict() -> None:
-    found = analysed({**one_start(2), "<b>": independent(1)["own-0"]})
-    assert found.verdict in str(found)
-    assert "&lt;b&gt;" in found._repr_html_()
-    assert "<b>," not in found._repr_html_()
-    assert json.loads(json.dumps(document(found), allow_nan=False))["verdict"] == found.verdict
-    assert "one start" in repr(found)
+    analysis = analyze_all({**one_start(2), "<b>": independent(1)["own-0"]})
+    assert analysis.verdict in str(analysis)
+    assert "&lt;b&gt;" in analysis._repr_html_()
+    assert "<b>," not in analysis._repr_html_()
+    assert (
+        json.loads(json.dumps(document(analysis), allow_nan=False))["verdict"] == analysis.verdict
+    )
+    assert "one start" in repr(analysis)
 
 
 def test_parts_are_connected_through_others() -> None:

@@ -1,4 +1,4 @@
-"""Plots: drawn without a display or pyplot, saved where asked, refused by name where matplotlib is missing."""
+"""Plots need no display or pyplot, are saved where asked, and say where matplotlib is missing."""
 
 import subprocess
 import sys
@@ -24,8 +24,8 @@ from tests.registry.families import independent, one_start
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def drifted(tasks: int) -> Retention:
-    """A forgetting matrix in which every task loses 2 % with every later commit, as a bound after the third."""
+def forgetting(tasks: int) -> Retention:
+    """A matrix in which every task loses 2 % a commit, as a bound after the third."""
     commits = tuple(
         RetentionCommit(
             number=CommitNumber(2 + number),
@@ -80,15 +80,15 @@ def analysis() -> Analysis:
 @pytest.mark.parametrize("tasks", [0, 1, 6, 40])
 def test_a_forgetting_matrix_is_drawn_whatever_its_size(tmp_path: Path, tasks: int) -> None:
     path = tmp_path / "matrix.png"
-    figure = drifted(tasks).plot(path)
+    figure = forgetting(tasks).plot(path)
     assert path.read_bytes().startswith(PNG)
     assert figure.axes[0].get_xlabel().startswith("commit that changed a task")
 
 
 def test_bounds_are_marked_as_such() -> None:
-    assert drifted(6).plot().axes[0].get_xlabel().endswith("(hatched: upper bound)")
-    assert len(drifted(6).plot().axes[0].patches) == 6
-    assert not drifted(2).plot().axes[0].patches
+    assert forgetting(6).plot().axes[0].get_xlabel().endswith("(hatched: upper bound)")
+    assert len(forgetting(6).plot().axes[0].patches) == 6
+    assert not forgetting(2).plot().axes[0].patches
 
 
 def test_a_budget_plot_has_its_lines_and_the_bound(analysis: Analysis, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_both_plots_of_an_analysis_fit_one_figure(analysis: Analysis, tmp_path: 
 
 
 def test_a_metric_that_was_asked_for_is_what_is_drawn() -> None:
-    matrix = drifted(3)
+    matrix = forgetting(3)
     rows = tuple(
         replace(
             row, cells=tuple(cell and replace(cell, metric=0.9, bound=True) for cell in row.cells)
@@ -160,7 +160,7 @@ def test_without_matplotlib_a_plot_is_refused_by_name(
         getattr(analysis, draw)()
     assert "share-registry[plot]" in refused.value.hint
     with pytest.raises(sr.RefusedError):
-        drifted(2).plot()
+        forgetting(2).plot()
 
 
 def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(
@@ -173,10 +173,16 @@ def test_a_format_that_is_none_is_refused_and_a_lost_directory_is_said(
 
 
 def test_plots_leave_pyplot_alone() -> None:
-    code = "from tests.registry.test_insight_plots import drifted; import sys; drifted(3).plot(); assert 'matplotlib.pyplot' not in sys.modules"
+    code = (
+        "from tests.registry.test_insight_plots import forgetting; import sys; "
+        "forgetting(3).plot(); assert 'matplotlib.pyplot' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_analysing_imports_no_matplotlib() -> None:
-    code = "import share_registry.registry.analysis.analyze, share_registry.registry.audit.retention, sys; assert 'matplotlib' not in sys.modules"
+    code = (
+        "import share_registry.registry.analysis.analyze, share_registry.registry.audit.retention, "
+        "sys; assert 'matplotlib' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,141 +11,146 @@ from share_registry.cli.output import document
 from share_registry.registry.analysis.similar import similar
 from tests.registry.conftest import DEMO
 from tests.registry.families import (
-    adapter,
+    adapter_from_rows,
+    change_gauge,
     continued,
     drawing,
     independent,
     modules,
     one_start,
     shared_directions,
-    turned,
 )
 
 STORED = 0.02
-"""Stored adapters differ from those handed in by the budget of 1 % at most, and so do two distances at each end."""
+"""Stored adapters differ from the given ones by 1 % at most, and so does a distance at each end."""
 
 
 @pytest.fixture
-def told(registry: sr.Registry) -> sr.Registry:
+def collection(registry: sr.Registry) -> sr.Registry:
     versions = continued()
     for version in ("v1", "v2"):
         registry.commit(versions[version], task="grown", budget=0.01)
-    for name, one in {**independent(3), **one_start(2)}.items():
-        registry.commit(one, task=name, budget=0.01)
+    for name, adapter in {**independent(3), **one_start(2)}.items():
+        registry.commit(adapter, task=name, budget=0.01)
     return registry
 
 
-def test_the_nearest_task_comes_first_at_its_newest_version(told: sr.Registry) -> None:
-    found = similar(told.context, continued()["v3"], space=None)
-    assert (found[0].ref, found[0].continues) == ("tiny/grown@v2", True)
-    assert [neighbour.distance for neighbour in found] == sorted(
-        neighbour.distance for neighbour in found
+def test_the_nearest_task_comes_first_at_its_newest_version(collection: sr.Registry) -> None:
+    nearest = similar(collection.context, continued()["v3"], space=None)
+    assert (nearest[0].ref, nearest[0].continues) == ("tiny/grown@v2", True)
+    assert [neighbour.distance for neighbour in nearest] == sorted(
+        neighbour.distance for neighbour in nearest
     )
-    assert not any(neighbour.continues for neighbour in found.neighbours[1:])
-    assert len(found) == 6
+    assert not any(neighbour.continues for neighbour in nearest.neighbours[1:])
+    assert len(nearest) == 6
 
 
-def test_figures_are_those_of_dense_products(told: sr.Registry) -> None:
-    asked, other = continued()["v3"], independent(3)["own-0"]
-    (found,) = (
+def test_figures_are_those_of_dense_products(collection: sr.Registry) -> None:
+    asked, independent_adapter = continued()["v3"], independent(3)["own-0"]
+    (neighbour,) = (
         neighbour
-        for neighbour in similar(told.context, asked, space=None)
+        for neighbour in similar(collection.context, asked, space=None)
         if neighbour.task == "own-0"
     )
-    one, two = (
+    asked_dw, other_dw = (
         np.concatenate([_dense(adapter, name).ravel() for name in modules()])
-        for adapter in (asked, other)
+        for adapter in (asked, independent_adapter)
     )
-    assert found.cosine == pytest.approx(
-        one @ two / np.linalg.norm(one) / np.linalg.norm(two), abs=STORED
+    assert neighbour.cosine == pytest.approx(
+        asked_dw @ other_dw / np.linalg.norm(asked_dw) / np.linalg.norm(other_dw), abs=STORED
     )
-    assert found.distance == pytest.approx(
-        np.linalg.norm(one - two) / np.linalg.norm(one), abs=STORED
+    assert neighbour.distance == pytest.approx(
+        np.linalg.norm(asked_dw - other_dw) / np.linalg.norm(asked_dw), abs=STORED
     )
 
 
-def test_another_gauge_is_the_same_adapter(told: sr.Registry) -> None:
-    found = similar(told.context, turned(independent(1)["own-0"]), space=None, limit=1)
-    assert found[0].task == "own-0"
-    assert found[0].distance < STORED
-    assert found[0].cosine > 1 - STORED
+def test_another_gauge_is_the_same_adapter(collection: sr.Registry) -> None:
+    nearest = similar(
+        collection.context, change_gauge(independent(1)["own-0"]), space=None, limit=1
+    )
+    assert nearest[0].task == "own-0"
+    assert nearest[0].distance < STORED
+    assert nearest[0].cosine > 1 - STORED
 
 
-def test_a_common_start_is_seen(told: sr.Registry) -> None:
-    found = similar(told.context, "seed-0", space=None)
-    assert {neighbour.task for neighbour in found if neighbour.one_start} == {"seed-1"}
-    assert all(neighbour.overlap > neighbour.chance for neighbour in found if neighbour.one_start)
+def test_a_common_start_is_seen(collection: sr.Registry) -> None:
+    nearest = similar(collection.context, "seed-0", space=None)
+    assert {neighbour.task for neighbour in nearest if neighbour.one_start} == {"seed-1"}
+    assert all(neighbour.overlap > neighbour.chance for neighbour in nearest if neighbour.one_start)
 
 
 def test_directions_shared_on_both_sides_are_no_common_start(registry: sr.Registry) -> None:
-    for name, one in shared_directions(2, shared=5).items():
-        registry.commit(one, task=name)
-    (found,) = similar(registry.context, "mix-0", space=None)
-    assert found.overlap > 0.8
-    assert not found.one_start
+    for name, adapter in shared_directions(2, shared=5).items():
+        registry.commit(adapter, task=name)
+    (neighbour,) = similar(registry.context, "mix-0", space=None)
+    assert neighbour.overlap > 0.8
+    assert not neighbour.one_start
 
 
 def test_a_version_is_not_its_own_neighbour_but_an_older_one_has_the_newest(
-    told: sr.Registry,
+    collection: sr.Registry,
 ) -> None:
     assert "tiny/grown@v2" not in {
-        neighbour.ref for neighbour in similar(told.context, "grown", space=None)
+        neighbour.ref for neighbour in similar(collection.context, "grown", space=None)
     }
-    assert similar(told.context, "grown@v1", space=None)[0].ref == "tiny/grown@v2"
+    assert similar(collection.context, "grown@v1", space=None)[0].ref == "tiny/grown@v2"
 
 
-def test_what_an_earlier_call_returned_is_a_reference(told: sr.Registry) -> None:
-    resolved = told.resolve("grown@v1")
-    assert similar(told.context, resolved, space=None).adapter == "tiny/grown@v1"
+def test_what_an_earlier_call_returned_is_a_reference(collection: sr.Registry) -> None:
+    resolved = collection.resolve("grown@v1")
+    assert similar(collection.context, resolved, space=None).adapter == "tiny/grown@v1"
 
 
-def test_dropped_tasks_are_left_out(told: sr.Registry) -> None:
-    told.drop("grown")
+def test_dropped_tasks_are_left_out(collection: sr.Registry) -> None:
+    collection.drop("grown")
     assert "grown" not in {
-        neighbour.task for neighbour in similar(told.context, continued()["v3"], space=None)
+        neighbour.task for neighbour in similar(collection.context, continued()["v3"], space=None)
     }
 
 
-def test_ranks_may_differ_and_modules_be_missing(told: sr.Registry) -> None:
+def test_ranks_may_differ_and_modules_be_missing(collection: sr.Registry) -> None:
     draw = drawing(9)
-    small = adapter(
+    small = adapter_from_rows(
         {modules()[0]: (draw(2, 128), draw(2, 96)), "layers.9.other": (draw(2, 128), draw(2, 96))}
     )
-    found = similar(told.context, small, space=None)
-    assert all(abs(neighbour.cosine) < 0.2 for neighbour in found)
-    assert all(neighbour.distance > 1 for neighbour in found)
+    nearest = similar(collection.context, small, space=None)
+    assert all(abs(neighbour.cosine) < 0.2 for neighbour in nearest)
+    assert all(neighbour.distance > 1 for neighbour in nearest)
 
 
 def test_a_directory_is_read_where_no_task_is_called_so(registry: sr.Registry) -> None:
     registry.commit(DEMO / "wn-pos-gloss" / "v1", task="gloss")
     for place in (str(DEMO / "wn-pos-gloss" / "v2"), DEMO / "wn-pos-gloss" / "v2"):
-        found = similar(registry.context, place, space=None)
-        assert (found[0].task, found[0].continues) == ("gloss", True)
+        nearest = similar(registry.context, place, space=None)
+        assert (nearest[0].task, nearest[0].continues) == ("gloss", True)
 
 
-def test_what_is_neither_is_not_found(told: sr.Registry) -> None:
+def test_what_is_neither_is_not_found(collection: sr.Registry) -> None:
     with pytest.raises(sr.NotFoundError):
-        similar(told.context, "absent", space=None)
+        similar(collection.context, "absent", space=None)
 
 
 @pytest.mark.parametrize("limit", [-1, 0, True, 1.5])
-def test_a_limit_is_checked(told: sr.Registry, limit: object) -> None:
+def test_a_limit_is_checked(collection: sr.Registry, limit: object) -> None:
     with pytest.raises(sr.InvalidInputError):
-        told.similar("grown", limit=limit)  # type: ignore[arg-type]
+        collection.similar("grown", limit=limit)  # type: ignore[arg-type]
 
 
-def test_a_limit_keeps_the_nearest(told: sr.Registry) -> None:
-    every = similar(told.context, "seed-0", space=None, limit=None)
-    assert similar(told.context, "seed-0", space=None, limit=2).neighbours == every.neighbours[:2]
-
-
-def test_text_html_and_json(told: sr.Registry, tmp_path: Path) -> None:
-    found = similar(told.context, continued()["v3"], space=None)
-    assert "tiny/grown@v2" in str(found)
-    assert "<table>" in found._repr_html_()
-    assert repr(found) == "<Similar the adapter given: 6 nearest in tiny>"
+def test_a_limit_keeps_the_nearest(collection: sr.Registry) -> None:
+    every = similar(collection.context, "seed-0", space=None, limit=None)
     assert (
-        json.loads(json.dumps(document(found), allow_nan=False))["neighbours"][0]["continues"]
+        similar(collection.context, "seed-0", space=None, limit=2).neighbours
+        == every.neighbours[:2]
+    )
+
+
+def test_text_html_and_json(collection: sr.Registry, tmp_path: Path) -> None:
+    nearest = similar(collection.context, continued()["v3"], space=None)
+    assert "tiny/grown@v2" in str(nearest)
+    assert "<table>" in nearest._repr_html_()
+    assert repr(nearest) == "<Similar the adapter given: 6 nearest in tiny>"
+    assert (
+        json.loads(json.dumps(document(nearest), allow_nan=False))["neighbours"][0]["continues"]
         is True
     )
 

@@ -28,26 +28,26 @@ ROUNDING = 1e-6
 def two(registry: sr.Registry, tmp_path: Path) -> dict[str, Path]:
     """Two tasks, every bit of them kept."""
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False, budget=0))
-    made = write_planted(tmp_path / "adapters", 2)
-    for task, place in made.items():
+    folders = write_planted(tmp_path / "adapters", 2)
+    for task, place in folders.items():
         registry.commit(place, task=task)
-    return made
+    return folders
 
 
 def updates(place: Path) -> dict[str, Floats]:
-    config, found = json.loads((place / "adapter_config.json").read_text()), tensors(place)
+    config, factors = json.loads((place / "adapter_config.json").read_text()), tensors(place)
     scale = config["lora_alpha"] / config["r"]
     return {
-        key: scale * found[key.replace("lora_A", "lora_B")] @ found[key]
-        for key in found
+        key: scale * factors[key.replace("lora_A", "lora_B")] @ factors[key]
+        for key in factors
         if "lora_A" in key
     }
 
 
-def same(found: dict[str, Floats], wanted: dict[str, Floats]) -> bool:
-    return found.keys() == wanted.keys() and all(
-        np.linalg.norm(found[key] - wanted[key]) <= ROUNDING * np.linalg.norm(wanted[key])
-        for key in wanted
+def same(actual: dict[str, Floats], expected: dict[str, Floats]) -> bool:
+    return actual.keys() == expected.keys() and all(
+        np.linalg.norm(actual[key] - expected[key]) <= ROUNDING * np.linalg.norm(expected[key])
+        for key in expected
     )
 
 
@@ -112,8 +112,8 @@ def test_linear_is_the_weighted_sum_of_dw(
     first, second = (updates(place) for place in two.values())
     names = list(two)
     registry.merge({names[0]: 0.75, names[1]: -0.5}, task="both")
-    found = updates(registry.export("both", tmp_path / "out").path)
-    assert same(found, {key: 0.75 * first[key] - 0.5 * second[key] for key in first})
+    merged = updates(registry.export("both", tmp_path / "out").path)
+    assert same(merged, {key: 0.75 * first[key] - 0.5 * second[key] for key in first})
 
 
 def test_the_parents_and_their_weights_stand_in_the_lineage(
@@ -140,9 +140,9 @@ def test_the_parents_and_their_weights_stand_in_the_lineage(
 def test_a_merge_of_the_same_parents_again_shows_its_own_weights(
     registry: sr.Registry, two: dict[str, Path]
 ) -> None:
-    one, other = two
-    registry.merge({one: 0.3, other: 0.7}, task="both")
-    again = registry.merge({one: 0.6, other: 0.4}, task="both")
+    first, second = two
+    registry.merge({first: 0.3, second: 0.7}, task="both")
+    again = registry.merge({first: 0.6, second: 0.4}, task="both")
     vias = [node.via for node in registry.lineage(again.ref).nodes if node.depth == 1]
     assert vias == ["version", "merged, 0.6", "merged, 0.4"]
 
@@ -214,9 +214,9 @@ def test_what_makes_no_sense_is_refused(
     text: str,
 ) -> None:
     before = len(registry.log().commits)
-    given = {"parents": {"t00": 0.5, "t01": 0.5}, "task": "both", **options}
+    arguments = {"parents": {"t00": 0.5, "t01": 0.5}, "task": "both", **options}
     with pytest.raises(error, match=text):
-        registry.merge(**given)  # type: ignore[arg-type]
+        registry.merge(**arguments)  # type: ignore[arg-type]
     assert len(registry.log().commits) == before
 
 
@@ -245,8 +245,8 @@ def test_several_are_refused_where_factors_do_not_say_all(
 
 def test_portable_export_has_the_pseudo_rank(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(k=12, pseudo_rank=2))
-    made = write_planted(tmp_path / "adapters", 2)
-    for task, place in made.items():
+    folders = write_planted(tmp_path / "adapters", 2)
+    for task, place in folders.items():
         registry.commit(place, task=task)
     native = registry.export("t01", tmp_path / "native").path
     portable = registry.export("t01", tmp_path / "portable", profile="portable").path

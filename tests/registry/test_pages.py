@@ -72,29 +72,29 @@ def grown() -> Iterator[Session]:
 def pages_of_log(
     session: Session, size: int, between: Callable[[], None] = lambda: None, **asked: Any
 ) -> list[Commit]:
-    found: list[Commit] = []
+    commits: list[Commit] = []
     while True:
-        before = f"{found[-1].space}/@c{found[-1].number}" if found else None
+        before = f"{commits[-1].space}/@c{commits[-1].number}" if commits else None
         page = log(session, LogQuery(limit=size, before=before, **asked))
-        found += page
-        assert len(found) <= MOST
+        commits += page
+        assert len(commits) <= MOST
         if len(page) < size:
-            return found
+            return commits
         between()
 
 
 def pages_of_tasks(
     session: Session, size: int, between: Callable[[], None] = lambda: None, **asked: Any
 ) -> list[Task]:
-    found: list[Task] = []
+    listed: list[Task] = []
     while True:
         page = tasks(
-            session, TaskQuery(limit=size, after=found[-1].ref if found else None, **asked)
+            session, TaskQuery(limit=size, after=listed[-1].ref if listed else None, **asked)
         )
-        found += page
-        assert len(found) <= MOST
+        listed += page
+        assert len(listed) <= MOST
         if len(page) < size:
-            return found
+            return listed
         between()
 
 
@@ -143,23 +143,23 @@ def test_how_many_are_looked_at_together_changes_no_page(
 def test_a_filter_leaves_out_what_a_listing_then_shows_without_it(
     limit: int | None, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two spaces of other lengths at one time, and names in another order than tasks were made in."""
+    """Two spaces of different lengths at one time, names in another order than tasks came."""
     monkeypatch.setattr(task_pages, "_AT_ONCE", 4)
     monkeypatch.setattr(task_pages, "_FEW", few)
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         for space, step in (("ant", 1), ("bee", 7)):
-            one = Log(space=space, step=timedelta(hours=step))
-            one.create()
+            log = Log(space=space, step=timedelta(hours=step))
+            log.create()
             for number in range(45):
                 version = number // 15 + 1
-                one.absorb(
+                log.absorb(
                     f"t{7 * number % 15:02}",
                     version,
                     labels={"team": "red" if (number + version) % 3 else "blue"},
                 )
                 if number % 4 == 0:
-                    one.alias(f"t{7 * number % 15:02}", "prod", version)
-            one.apply(session)
+                    log.alias(f"t{7 * number % 15:02}", "prod", version)
+            log.apply(session)
         for at in (None, "2026-11-02T00:30", "2026-11-03T12:00"):
             everything = tasks(session, TaskQuery(at=at))
             assert len({task.space for task in everything}) == 2
@@ -179,40 +179,40 @@ def test_a_task_that_is_dropped_while_a_page_is_made_is_on_it(
 
     A page stays as long as it was found.
     """
-    one, real = Log(space="ant"), task_pages._versions
-    one.create()
+    records, real = Log(space="ant"), task_pages._versions
+    records.create()
     for number in range(4):
-        one.absorb(f"t{number}", 1)
+        records.absorb(f"t{number}", 1)
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
-        one.apply(session)
+        records.apply(session)
 
-        def dropping(*arguments: Any) -> Any:
-            one.drop("t1").apply(session)
+        def drop_then_read(*arguments: Any) -> Any:
+            records.drop("t1").apply(session)
             return real(*arguments)
 
-        monkeypatch.setattr(task_pages, "_versions", dropping)
+        monkeypatch.setattr(task_pages, "_versions", drop_then_read)
         assert [task.name for task in tasks(session, TaskQuery(limit=3))] == ["t0", "t1", "t2"]
         monkeypatch.setattr(task_pages, "_versions", real)
         assert [task.name for task in tasks(session, TaskQuery(limit=3))] == ["t0", "t2", "t3"]
 
 
-def committed(session: Session, logs: Sequence[Log], choose: Callable[[int], int]) -> None:
+def commit_somewhere(session: Session, logs: Sequence[Log], choose: Callable[[int], int]) -> None:
     """Make a commit somewhere: a new task, a version of one, a task dropped."""
-    one = logs[choose(len(logs))]
-    made = Counter(
+    records = logs[choose(len(logs))]
+    versions = Counter(
         task
-        for entry in one.entries
+        for entry in records.entries
         for task in getattr(entry.record, "versions", {})
         or [body.task for body in getattr(entry.record, "tasks", ())]
     )
     name = f"t{choose(30)}"
-    if made[name] and choose(3) == 0 and not name.startswith("t1"):
+    if versions[name] and choose(3) == 0 and not name.startswith("t1"):
         live = [
-            entry.record.kind for entry in one.entries if name in str(entry.record.model_dump())
+            entry.record.kind for entry in records.entries if name in str(entry.record.model_dump())
         ][-1] != "drop"
-        entry = one.drop(name) if live else one.absorb(name, made[name] + 1)
+        entry = records.drop(name) if live else records.absorb(name, versions[name] + 1)
     else:
-        entry = one.absorb(name, made[name] + 1)
+        entry = records.absorb(name, versions[name] + 1)
     entry.apply(session)
 
 
@@ -231,7 +231,7 @@ def test_commits_between_pages_neither_hide_nor_repeat_anything() -> None:
 
         def more(count: int) -> None:
             for _ in range(count):
-                committed(session, logs, lambda most: data.draw(st.integers(0, most - 1)))
+                commit_somewhere(session, logs, lambda most: data.draw(st.integers(0, most - 1)))
 
         with catalog.begin(write=True) as session:
             wipe(session)
@@ -243,13 +243,13 @@ def test_commits_between_pages_neither_hide_nor_repeat_anything() -> None:
                 (commit.space, commit.number)
                 for commit in log(session, LogQuery(limit=None, **asked))
             ]
-            found = [
+            places = [
                 (commit.space, commit.number)
                 for commit in pages_of_log(session, size, lambda: more(meanwhile), **asked)
             ]
-            assert len(found) == len(set(found))
-            assert [place for place in found if place in set(before)] == before
-            assert not one_space or found == before
+            assert len(places) == len(set(places))
+            assert [place for place in places if place in set(before)] == before
+            assert not one_space or places == before
             stays = [
                 task.ref.partition("@")[0]
                 for task in tasks(session, TaskQuery(**asked))

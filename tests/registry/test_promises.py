@@ -86,8 +86,8 @@ def test_restoring_gives_the_earlier_bytes_as_a_new_version(registry: sr.Registr
         registry.commit(DEMO / "wn-pos-gloss" / version, task="gloss")
     commit = registry.restore("gloss@v1", reason="v2 was worse")
     assert commit.ref.endswith("gloss@v3")
-    one, three = registry.checkout("gloss@v1"), registry.checkout("gloss@v3")
-    assert all(bool((one.tensors[key] == three.tensors[key]).all()) for key in one.tensors)
+    first, third = registry.checkout("gloss@v1"), registry.checkout("gloss@v3")
+    assert all(bool((first.tensors[key] == third.tensors[key]).all()) for key in first.tensors)
 
 
 READS: dict[str, Callable[[sr.Registry], Any]] = {

@@ -1,4 +1,4 @@
-"""A record is published while the catalog's transaction is open, and the catalog keeps it only then."""
+"""A record is published while the transaction is open, and the catalog keeps it only then."""
 
 from pathlib import Path
 

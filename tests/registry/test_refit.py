@@ -21,10 +21,10 @@ ROUNDING = 1e-6
 def shared(registry: sr.Registry, tmp_path: Path) -> dict[str, Path]:
     """Six tasks that share columns, committed one by one."""
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-    made = write_planted(tmp_path / "adapters", 6)
-    for task, place in made.items():
+    folders = write_planted(tmp_path / "adapters", 6)
+    for task, place in folders.items():
         registry.commit(place, task=task)
-    return made
+    return folders
 
 
 def test_a_basis_changes_no_stored_task(
@@ -41,12 +41,12 @@ def test_a_basis_changes_no_stored_task(
 
 def test_later_commits_refer_to_the_basis(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
-    made = write_planted(tmp_path / "adapters", 24, shared=24)
-    for task in sorted(made)[:23]:
-        registry.commit(made[task], task=task)
-    before = registry.commit(made["t23"], task="t23", dry_run=True).reports["t23"].bytes_added
+    folders = write_planted(tmp_path / "adapters", 24, shared=24)
+    for task in sorted(folders)[:23]:
+        registry.commit(folders[task], task=task)
+    before = registry.commit(folders["t23"], task="t23", dry_run=True).reports["t23"].bytes_added
     registry.refit(max_rank=24)
-    commit = registry.commit(made["t23"], task="t23")
+    commit = registry.commit(folders["t23"], task="t23")
     assert commit.reports["t23"].bytes_added < before
     assert any("basis" in module.reference for module in commit.reports["t23"].modules)
 
@@ -103,12 +103,12 @@ def test_twenty_forced_refits_stay_within_the_budget(
 
 
 def test_where_the_source_is_kept_the_error_is_true(registry: sr.Registry, tmp_path: Path) -> None:
-    made = write_planted(tmp_path / "adapters", 3)
-    for task, place in made.items():
+    folders = write_planted(tmp_path / "adapters", 3)
+    for task, place in folders.items():
         registry.commit(place, task=task, keep_original=True)
     commit = registry.refit(max_rank=6, allow_loss=True)
     for task, report in commit.reports.items():
-        true = pooled_error(made[task], registry.export(f"{task}@v2", tmp_path / "out").path)
+        true = pooled_error(folders[task], registry.export(f"{task}@v2", tmp_path / "out").path)
         assert not report.bound
         assert report.error == pytest.approx(true, rel=1e-5)
 
@@ -116,14 +116,14 @@ def test_where_the_source_is_kept_the_error_is_true(registry: sr.Registry, tmp_p
 def test_what_was_said_of_a_task_stays_with_its_new_version(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
-    made = write_planted(tmp_path / "adapters", 3)
-    for task, place in made.items():
+    folders = write_planted(tmp_path / "adapters", 3)
+    for task, place in folders.items():
         registry.commit(place, task=task, labels={"team": task}, metrics={"accuracy": 0.5})
     registry.refit(max_rank=4, allow_loss=True)
-    assert [task.labels["team"] for task in registry.tasks()] == sorted(made)
+    assert [task.labels["team"] for task in registry.tasks()] == sorted(folders)
     assert {task.version for task in registry.tasks()} == {2}
     exported = files(registry.export("t01@v2", tmp_path / "out", name="").path)
-    assert exported["adapter_config.json"] == (made["t01"] / "adapter_config.json").read_bytes()
+    assert exported["adapter_config.json"] == (folders["t01"] / "adapter_config.json").read_bytes()
 
 
 def test_a_rehearsed_refit_writes_nothing(registry: sr.Registry, shared: dict[str, Path]) -> None:
@@ -138,19 +138,19 @@ def test_a_rehearsed_refit_says_what_the_basis_takes_and_captures_and_needs_no_w
     registry: sr.Registry, shared: dict[str, Path]
 ) -> None:
     with sr.Registry.open(registry.location, mode="r") as reader:
-        found = reader.refit(max_rank=6, dry_run=True).basis
-    assert found is not None
-    assert len(found.modules) == 3
+        preview = reader.refit(max_rank=6, dry_run=True).basis
+    assert preview is not None
+    assert len(preview.modules) == 3
     assert all(
         (module.k_a, module.k_b) == (6, 6)
         and min(module.captured_a or 0, module.captured_b or 0) > 0.99
-        for module in found.modules
+        for module in preview.modules
     )
-    made = registry.refit(max_rank=6)
-    assert made.basis == found
-    assert found.size_bytes == registry.basis().size_bytes
+    commit = registry.refit(max_rank=6)
+    assert commit.basis == preview
+    assert preview.size_bytes == registry.basis().size_bytes
     assert registry.log(kind="refit")[0].basis == BasisReport(
-        digest=found.digest, size_bytes=found.size_bytes
+        digest=preview.digest, size_bytes=preview.size_bytes
     )
 
 
@@ -165,8 +165,8 @@ def test_the_same_refit_again_is_the_same_commit(
 def test_modules_whose_product_is_zero_are_fitted_around(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
-    made = write_planted(tmp_path / "adapters", 6, shared=4)
-    for task, place in made.items():
+    folders = write_planted(tmp_path / "adapters", 6, shared=4)
+    for task, place in folders.items():
         tensors = load_file(place / "adapter_model.safetensors")
         tensors |= {
             key: torch.zeros_like(value)
@@ -174,12 +174,12 @@ def test_modules_whose_product_is_zero_are_fitted_around(
             if "layers.1" in key and ("lora_B" in key or task == "t00")
         }
         save_file(tensors, place / "adapter_model.safetensors")
-    commit = registry.commit_many(made)
+    commit = registry.commit_many(folders)
     assert all(report.error <= (report.budget or 0) for report in commit.reports.values())
     registry.refit(max_rank=4)
     registry.refit(max_rank=4, allow_loss=True)
     paper = registry.create_space("paper", base_model="acme/tiny", policy=sr.Policy.share(k=4))
-    for task, place in list(made.items())[:3]:
+    for task, place in list(folders.items())[:3]:
         paper.commit(place, task=task)
     assert not any("layers.1" in module for module in registry.space(SPACE).basis().modules)
     assert registry.verify("deep").ok

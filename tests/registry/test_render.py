@@ -127,9 +127,9 @@ def test_a_report_prints_as_one_line() -> None:
 
 
 def test_a_commit_has_a_short_repr_and_a_full_text() -> None:
-    assert (
-        repr(COMMIT)
-        == "<Commit minilm/cola@v1 (c2 1a2b3c4d) absorb, error 4.87 % of a 5 % budget, 33 kB for 295 kB>"
+    assert repr(COMMIT) == (
+        "<Commit minilm/cola@v1 (c2 1a2b3c4d) absorb, "
+        "error 4.87 % of a 5 % budget, 33 kB for 295 kB>"
     )
     for part in (
         "minilm/cola@v1",
@@ -164,8 +164,8 @@ def test_a_log_is_a_sequence_and_prints_as_a_table() -> None:
 
 
 def test_a_log_of_several_spaces_says_which() -> None:
-    other = replace(COMMIT, space=SpaceName("other"))
-    assert repr(Log(commits=(COMMIT, other))).split()[0] == "space"
+    commit = replace(COMMIT, space=SpaceName("other"))
+    assert repr(Log(commits=(COMMIT, commit))).split()[0] == "space"
     assert repr(Log(commits=(COMMIT, COMMIT))).split()[0] == "commit"
 
 

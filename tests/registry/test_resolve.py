@@ -83,8 +83,8 @@ def test_a_reference_leads_to(told: Session, text: str) -> None:
 def test_what_is_known_of_a_version_is_of_the_one_that_a_reference_leads_to(
     told: Session, text: str
 ) -> None:
-    row, found = version_of(told, text), resolve(told, text)
-    assert (row.ref, row.number, row.commit_id) == (found.ref, found.number, found.id)
+    row, resolved = version_of(told, text), resolve(told, text)
+    assert (row.ref, row.number, row.commit_id) == (resolved.ref, resolved.number, resolved.id)
 
 
 def test_both_databases_lead_to_the_same(session: Session, told: Session) -> None:
@@ -95,9 +95,9 @@ def test_both_databases_lead_to_the_same(session: Session, told: Session) -> Non
 
 def test_the_number_and_id_are_of_the_commit_that_made_the_version(told: Session) -> None:
     log = story()
-    found = resolve(told, "cola@prod~1")
-    assert (found.number, found.id) == (3, log.entries[2].id)
-    assert found.long == f"base/acceptability@v2 (c3 {log.entries[2].id[:8]})"
+    resolved = resolve(told, "cola@prod~1")
+    assert (resolved.number, resolved.id) == (3, log.entries[2].id)
+    assert resolved.long == f"base/acceptability@v2 (c3 {log.entries[2].id[:8]})"
 
 
 def test_an_id_leads_to_the_state_after_its_commit(told: Session) -> None:
@@ -226,9 +226,9 @@ def test_without_a_name_the_only_space_is_meant() -> None:
             space_of(session, None)
         story().apply(session)
         assert space_of(session, None) == "base"
-        other = Log(space="other")
-        other.create()
-        other.apply(session)
+        log = Log(space="other")
+        log.create()
+        log.apply(session)
         with pytest.raises(RefusedError, match="there are 2: base, other"):
             resolve(session, "cola")
         assert resolve(session, "cola", space="base").space == "base"
@@ -250,11 +250,11 @@ def test_only_a_task_is_asked_where_a_version_is_given(told: Session) -> None:
 
 
 def test_a_moment_leads_to_a_commit(told: Session) -> None:
-    found = {
+    numbers = {
         at: number_of(told, at, space=space_of(told, None))
         for at in ("c4", "@c4", "release", "2026-11-01T04:30", "2026-11-01", "latest")
     }
-    assert found == {
+    assert numbers == {
         "c4": 4,
         "@c4": 4,
         "release": 3,

@@ -18,8 +18,8 @@ SPACE = "tiny"
 def test_adapters_of_one_commit_get_a_basis_where_that_takes_fewer_bytes(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
-    made = write_planted(tmp_path / "adapters", 16, shared=12)
-    commit = registry.commit_many(made)
+    folders = write_planted(tmp_path / "adapters", 16, shared=12)
+    commit = registry.commit_many(folders)
     assert registry.basis().number == commit.number
     assert all(
         report.error <= report.budget
@@ -29,7 +29,8 @@ def test_adapters_of_one_commit_get_a_basis_where_that_takes_fewer_bytes(
     with sr.Registry.open(tmp_path / "apart") as apart:
         apart.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
         added = sum(
-            apart.commit(place, task=task).reports[task].bytes_added for task, place in made.items()
+            apart.commit(place, task=task).reports[task].bytes_added
+            for task, place in folders.items()
         )
     assert (
         sum(report.bytes_added for report in commit.reports.values()) + registry.basis().size_bytes
@@ -48,8 +49,8 @@ def test_the_papers_protocol_keeps_coefficients_alone_and_refits_at_every_absorp
     registry: sr.Registry, tmp_path: Path
 ) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=6))
-    made = write_planted(tmp_path / "adapters", 5)
-    for task, place in made.items():
+    folders = write_planted(tmp_path / "adapters", 5)
+    for task, place in folders.items():
         registry.commit(place, task=task)
     kinds = [commit.kind for commit in reversed(list(registry.log(limit=None)))]
     assert kinds == ["create", "absorb", *["absorb", "refit"] * 4]
@@ -60,7 +61,7 @@ def test_the_papers_protocol_keeps_coefficients_alone_and_refits_at_every_absorp
         "t03": 2,
         "t04": 1,
     }
-    for task, place in made.items():
+    for task, place in folders.items():
         report = registry.show(task).reports[task]
         true = pooled_error(place, registry.export(task, tmp_path / "out").path)
         assert report.budget is None
@@ -71,8 +72,8 @@ def test_the_papers_protocol_keeps_coefficients_alone_and_refits_at_every_absorp
 
 def test_the_papers_protocol_can_cut_the_rank(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=6, p=2))
-    made = write_planted(tmp_path / "adapters", 3)
-    registry.commit_many(made)
+    folders = write_planted(tmp_path / "adapters", 3)
+    registry.commit_many(folders)
     adapter = registry.checkout("t01")
     assert all(
         int(tensor.any(1).sum()) == 2 for key, tensor in adapter.tensors.items() if "lora_A" in key
@@ -83,11 +84,11 @@ def test_a_budget_given_with_a_commit_holds_in_the_papers_protocol_too(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=3))
-    made = write_planted(tmp_path / "adapters", 2)
-    registry.commit(made["t00"], task="t00")
-    report = registry.commit(made["t01"], task="t01", budget=0.01).reports["t01"]
+    folders = write_planted(tmp_path / "adapters", 2)
+    registry.commit(folders["t00"], task="t00")
+    report = registry.commit(folders["t01"], task="t01", budget=0.01).reports["t01"]
     assert report.budget == 0.01
-    assert pooled_error(made["t01"], registry.export("t01", tmp_path / "out").path) <= 0.01
+    assert pooled_error(folders["t01"], registry.export("t01", tmp_path / "out").path) <= 0.01
 
 
 def test_what_follows_a_commit_may_fail_in_any_way(
@@ -117,8 +118,8 @@ def test_a_pseudo_rank_that_breaks_the_budget_is_refused(
 
 def test_a_basis_is_made_unasked_once_it_pays(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space(SPACE, base_model="acme/tiny")
-    made = write_planted(tmp_path / "adapters", 32, shared=40, noise=0.01)
-    for task, place in made.items():
+    folders = write_planted(tmp_path / "adapters", 32, shared=40, noise=0.01)
+    for task, place in folders.items():
         registry.commit(place, task=task)
     assert [commit.kind for commit in registry.log(limit=None)].count("refit") >= 1
     assert {task.version for task in registry.tasks()} == {1}
@@ -138,16 +139,16 @@ def test_no_basis_is_made_unasked_where_nothing_is_shared_or_the_policy_says_no(
 
 def test_no_commit_changes_what_another_task_exports(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy.share(k=6))
-    made = write_planted(tmp_path / "adapters", 4)
+    folders = write_planted(tmp_path / "adapters", 4)
     refs: list[str] = []
-    known: dict[str, bytes] = {}
-    for task, place in made.items():
+    exported: dict[str, bytes] = {}
+    for task, place in folders.items():
         registry.commit(place, task=task)
         again = exports(registry, refs, tmp_path / f"after-{task}")
-        assert again.items() >= known.items()
+        assert again.items() >= exported.items()
         refs = [
-            f"{found.name}@v{version}"
-            for found in registry.tasks()
-            for version in range(1, found.version + 1)
+            f"{listed.name}@v{version}"
+            for listed in registry.tasks()
+            for version in range(1, listed.version + 1)
         ]
-        known = exports(registry, refs, tmp_path / f"all-{task}")
+        exported = exports(registry, refs, tmp_path / f"all-{task}")

@@ -75,19 +75,19 @@ def test_what_is_no_adapter_is_named(registry: sr.Registry) -> None:
 def test_factors_and_scales_of_no_size_that_can_be_computed_with_are_refused(
     registry: sr.Registry, tmp_path: Path, size: float
 ) -> None:
-    made = write_planted(tmp_path / "made", 1)["t00"]
+    folder = write_planted(tmp_path / "made", 1)["t00"]
     registry.create_space("acme", base_model="acme/tiny")
     tensors = {
         key: tensor.double()
-        for key, tensor in load_file(made / "adapter_model.safetensors").items()
+        for key, tensor in load_file(folder / "adapter_model.safetensors").items()
     }
     key = next(reversed(tensors))
     with pytest.raises(sr.InvalidInputError, match=f"{key}.*expected 0 or a size between"):
         registry.commit(write(tmp_path / "wide", tensors | {key: tensors[key] * size}, 4))
-    config = made / "adapter_config.json"
+    config = folder / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_alpha": 8', f'"lora_alpha": {size}'))
     with pytest.raises(sr.InvalidInputError, match=r"has the scale .*expected 0 or a size between"):
-        registry.commit(made)
+        registry.commit(folder)
     with pytest.raises(sr.InvalidInputError, match="has the scale"):
         sr.analyze(tmp_path / "made")
 
@@ -98,11 +98,11 @@ def test_tasks_of_every_size_that_float32_has_share_a_space(
 ) -> None:
     """Nothing that weighs tasks against each other leaves float64, whatever their sizes."""
     registry.create_space("acme", base_model="acme/tiny")
-    for name, made in write_planted(tmp_path / "made", 10, shared=4).items():
+    for name, folder in write_planted(tmp_path / "made", 10, shared=4).items():
         power = (-44, -40, -30, -20, -10, 0, 10, 20, 30, 37)[int(name[1:])]
         tensors = {
             key: (tensor.double() * 10.0**power).float()
-            for key, tensor in load_file(made / "adapter_model.safetensors").items()
+            for key, tensor in load_file(folder / "adapter_model.safetensors").items()
         }
         report = registry.commit(write(tmp_path / "sized" / name, tensors, 4)).report
         assert report is not None

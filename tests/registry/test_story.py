@@ -125,6 +125,6 @@ def test_what_a_commit_writes_beside_the_symbols_stays_small(registry: sr.Regist
     Its config and layout are stored once.
     """
     registry.commit(DEMO / "wn-syn-ant" / "v1", task="one")
-    known = {digest for digest, _ in registry.context.store.objects()}
+    stored = {digest for digest, _ in registry.context.store.objects()}
     commit = registry.commit(DEMO / "wn-noun-abstract" / "v1", task="two")
-    assert metadata_bytes(registry, commit, known) < 2000
+    assert metadata_bytes(registry, commit, stored) < 2000

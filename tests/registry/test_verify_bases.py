@@ -27,7 +27,7 @@ def object_of(registry: sr.Registry) -> Path:
     return Path(registry.location) / "objects" / digest[:2] / digest[2:]
 
 
-def found(registry: sr.Registry, level: str) -> dict[str, tuple[str, ...]]:
+def damage_by_clause(registry: sr.Registry, level: str) -> dict[str, tuple[str, ...]]:
     """Return what cannot be trusted, by clause."""
     report = registry.verify(level, raise_on_damage=False)
     merged: dict[str, tuple[str, ...]] = {}
@@ -47,7 +47,7 @@ def test_a_sound_basis_is_verified(refitted: sr.Registry, level: str) -> None:
 def test_a_basis_that_is_gone_is_found(refitted: sr.Registry, level: str) -> None:
     refs = {"tiny/@c5"} if level == "quick" else {f"tiny/{task}@v2" for task in TASKS}
     object_of(refitted).unlink()
-    assert refs <= set(found(refitted, level)["OBJ-02"])
+    assert refs <= set(damage_by_clause(refitted, level)["OBJ-02"])
 
 
 def test_a_damaged_basis_is_found_with_the_versions_that_need_it(refitted: sr.Registry) -> None:
@@ -56,10 +56,10 @@ def test_a_damaged_basis_is_found_with_the_versions_that_need_it(refitted: sr.Re
     content[len(content) // 2] ^= 1
     place.chmod(0o600)
     place.write_bytes(bytes(content))
-    assert not found(refitted, "quick")
+    assert not damage_by_clause(refitted, "quick")
     needed = {f"tiny/{task}@v2" for task in TASKS}
-    assert needed <= set(found(refitted, "data")["OBJ-01"])
-    assert set(found(refitted, "deep")["DEC-12"]) == needed
+    assert needed <= set(damage_by_clause(refitted, "data")["OBJ-01"])
+    assert set(damage_by_clause(refitted, "deep")["DEC-12"]) == needed
 
 
 def test_a_rebuild_replays_bases_and_what_was_re_expressed(refitted: sr.Registry) -> None:

@@ -60,19 +60,20 @@ def test_within_a_budget_the_error_is_the_recorded_one(
     ).report
     assert report is not None
     exported = registry.space("zoo").export("variant", tmp_path / "out").path
-    source, found = (
+    source, checked_out = (
         read_directory(original(name), outside=Outside()),
         read_directory(exported, outside=Outside()),
     )
-    true = pooled_error(pairs(found), pairs(source))
+    true = pooled_error(pairs(checked_out), pairs(source))
     assert true <= BUDGET
     assert true == pytest.approx(report.error, rel=AGREEMENT, abs=1e-9)
-    assert found.config == source.config
-    assert {key: (tensor.dtype, tensor.shape) for key, tensor in found.tensors.items()} == {
+    assert checked_out.config == source.config
+    assert {key: (tensor.dtype, tensor.shape) for key, tensor in checked_out.tensors.items()} == {
         key: (t.dtype, t.shape) for key, t in source.tensors.items()
     }
     assert all(
-        torch.equal(found.passengers[key], tensor) for key, tensor in source.passengers.items()
+        torch.equal(checked_out.passengers[key], tensor)
+        for key, tensor in source.passengers.items()
     )
     zoo.load(name, exported)
     assert registry.verify("deep").ok
