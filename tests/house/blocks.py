@@ -47,15 +47,15 @@ class Difference:
 
     line: int
     expected: str
-    found: str
+    printed: str
 
 
 def blocks(page: str) -> list[Block]:
     """Return the blocks to run, each with its expected output."""
-    found: list[Block] = []
+    parsed: list[Block] = []
     for match in _BLOCK.finditer(page):
         if match["mark"] == "run":
-            found.append(
+            parsed.append(
                 Block(
                     line=page.count("\n", 0, match.start()) + 1,
                     language=match["language"],
@@ -63,18 +63,18 @@ def blocks(page: str) -> list[Block]:
                     prints=None,
                 )
             )
-        elif found:
-            last = found.pop()
-            found.append(
+        elif parsed:
+            last = parsed.pop()
+            parsed.append(
                 Block(line=last.line, language=last.language, body=last.body, prints=match["body"])
             )
-    return found
+    return parsed
 
 
 def differences(page: str, *, directory: Path, environment: dict[str, str]) -> list[Difference]:
-    """Run a page's blocks in a directory and return where it says something else than they print."""
+    """Run a page's blocks in a directory and return where they print something else than it says."""
     namespace: dict[str, object] = {"__name__": "__page__"}
-    found: list[Difference] = []
+    wrong: list[Difference] = []
     for block in blocks(page):
         if block.language == "python":
             printed = _python(block, namespace, directory)
@@ -84,12 +84,12 @@ def differences(page: str, *, directory: Path, environment: dict[str, str]) -> l
                 (expected, _shell(command, directory, environment))
                 for command, expected in _commands(block.body)
             ]
-        found += [
-            Difference(line=block.line, expected=expected, found=printed)
+        wrong += [
+            Difference(line=block.line, expected=expected, printed=printed)
             for expected, printed in pairs
             if not agrees(expected, printed)
         ]
-    return found
+    return wrong
 
 
 def agrees(expected: str, printed: str) -> bool:

@@ -39,19 +39,19 @@ def test_figures_are_found_by_section_row_and_column() -> None:
 
 
 def test_equal_files_are_no_change(tmp_path: Path) -> None:
-    found = _run(tmp_path, OLD)
-    assert (found.returncode, found.stdout.strip()) == (
+    run = _run(tmp_path, OLD)
+    assert (run.returncode, run.stdout.strip()) == (
         0,
         "3 figures in both, 0 of them changed by more than 1.2 times",
     )
 
 
 def test_a_slowdown_shows(tmp_path: Path) -> None:
-    found = _run(tmp_path, OLD.replace("2.5 ", "4.0 "))
-    assert found.returncode == 1
-    assert "| Speed | log / ours | ms | 2.5 | 4 | 1.60 |" in found.stdout
+    run = _run(tmp_path, OLD.replace("2.5 ", "4.0 "))
+    assert run.returncode == 1
+    assert "| Speed | log / ours | ms | 2.5 | 4 | 1.60 |" in run.stdout
 
 
 def test_a_lost_row_is_named(tmp_path: Path) -> None:
-    found = _run(tmp_path, OLD.replace("| log | theirs | 1,250 | - |\n", ""))
-    assert "only in old: 1 figures of 'Speed'" in found.stdout
+    run = _run(tmp_path, OLD.replace("| log | theirs | 1,250 | - |\n", ""))
+    assert "only in old: 1 figures of 'Speed'" in run.stdout

@@ -24,25 +24,25 @@ def _span(first: str, last: str) -> Iterator[str]:
 
 def _cited(text: str) -> set[str]:
     """Return the ids behind the word `spec`, ranges unrolled."""
-    found: set[str] = set()
+    ids: set[str] = set()
     for match in CITED.finditer(text):
-        found |= set(re.findall(ID, match.group(1)))
+        ids |= set(re.findall(ID, match.group(1)))
         for first, last in RANGE.findall(match.group(1)):
-            found |= set(_span(first, last))
-    return found
+            ids |= set(_span(first, last))
+    return ids
 
 
 def _quoted(text: str, defined: set[str]) -> set[str]:
-    """Return the defined ids that a text mentions in any way (errors and findings carry them as codes)."""
+    """Return the defined ids that a text mentions in any way, as errors and findings do."""
     return set(re.findall(rf"\b{ID}\b", text)) & defined
 
 
 def _defined() -> set[str]:
     return {
-        found
+        clause
         for path in files()
         if path.suffix == ".md" and SPEC in path.parents
-        for found in DEFINED.findall(path.read_text(encoding="utf-8"))
+        for clause in DEFINED.findall(path.read_text(encoding="utf-8"))
     }
 
 
@@ -57,20 +57,20 @@ def _texts(*folders: str) -> dict[Path, str]:
 @pytest.mark.skipif(not SPEC.is_dir(), reason="there is no spec yet")
 def test_every_cited_clause_exists() -> None:
     defined = _defined()
-    found = {
+    unknown = {
         name(path): sorted(_cited(text) - defined)
         for path, text in _texts("share_registry", "migrations", "tests", "spec").items()
     }
-    assert {path: ids for path, ids in found.items() if ids} == {}
+    assert {path: ids for path, ids in unknown.items() if ids} == {}
 
 
 @pytest.mark.skipif(not SPEC.is_dir(), reason="there is no spec yet")
 def test_every_clause_is_cited_by_code_or_a_test() -> None:
     defined = _defined()
     cited = {
-        found
+        clause
         for text in _texts("share_registry", "migrations", "tests").values()
-        for found in _cited(text) | _quoted(text, defined)
+        for clause in _cited(text) | _quoted(text, defined)
     }
     assert sorted(defined - cited) == []
 

@@ -20,7 +20,7 @@ KINDS = [
 ]
 
 
-def _made(kind: type[ShareRegistryError]) -> ShareRegistryError:
+def _example(kind: type[ShareRegistryError]) -> ShareRegistryError:
     return (
         CommitStateUnknownError("it broke.", key="k-1")
         if issubclass(kind, CommitStateUnknownError)
@@ -58,7 +58,7 @@ def test_an_error_becomes_a_message_a_hint_and_its_exit_code(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise _made(kind)
+        raise _example(kind)
 
     monkeypatch.setattr(read.spaces, "callback", fail)
     assert main(["spaces"]) == kind.exit_code
@@ -82,7 +82,7 @@ def test_an_interrupt_gives_130(
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_errors_survive_pickling(kind: type[ShareRegistryError]) -> None:
-    error = _made(kind)
+    error = _example(kind)
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.hint) == (kind, str(error), error.hint)
 

@@ -27,14 +27,14 @@ def _packages(requirements: list[str]) -> set[str]:
 
 
 def _imported() -> set[str]:
-    found: set[str] = set()
+    imported: set[str] = set()
     for path in sources("share_registry", "migrations"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
+                imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.split(".")[0])
-    return found
+                imported.add(node.module.split(".")[0])
+    return imported
 
 
 def test_every_dependency_is_imported_by_the_package() -> None:
@@ -64,7 +64,7 @@ def test_every_direct_dependency_is_pinned() -> None:
     declared += [
         line for lines in project["project"]["optional-dependencies"].values() for line in lines
     ]
-    wanted = {
+    required = {
         re.split(r"[<>=!~;\[]", line)[0].strip().replace("_", "-").lower() for line in declared
     }
     pins = dict(
@@ -72,7 +72,7 @@ def test_every_direct_dependency_is_pinned() -> None:
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     )
-    assert sorted(wanted - set(pins)) == []
+    assert sorted(required - set(pins)) == []
     assert pins["torch"] == "2.13.0"
 
 

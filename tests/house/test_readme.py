@@ -64,17 +64,24 @@ def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
 def test_a_page_that_says_something_else_is_found(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    page = "<!-- run -->\n```python\nprint(1 + 1)\n```\n<!-- prints -->\n```text\n{}\n```\n\n<!-- run -->\n```console\n$ echo hello\n{}\n```\n"
+    page = (
+        "<!-- run -->\n```python\nprint(1 + 1)\n```\n<!-- prints -->\n```text\n{}\n```\n\n"
+        "<!-- run -->\n```console\n$ echo hello\n{}\n```\n"
+    )
     assert differences(page.format("2", "hello"), directory=tmp_path, environment=environment) == []
     wrong = differences(page.format("3", "good bye"), directory=tmp_path, environment=environment)
-    assert [(one.line, one.found) for one in wrong] == [(1, "2\n"), (10, "hello\n")]
+    assert [(difference.line, difference.printed) for difference in wrong] == [
+        (1, "2\n"),
+        (10, "hello\n"),
+    ]
 
 
 def test_blocks_of_a_page_share_names_and_a_directory(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     page = (
-        "<!-- run -->\n```python\nfrom pathlib import Path\nname = 'x'\n```\n<!-- run -->\n```python\nPath(name).write_text('y')\n```\n"
+        "<!-- run -->\n```python\nfrom pathlib import Path\nname = 'x'\n```\n"
+        "<!-- run -->\n```python\nPath(name).write_text('y')\n```\n"
         "<!-- run -->\n```console\n$ cat x\ny\n```\n"
     )
     assert differences(page, directory=tmp_path, environment=environment) == []

@@ -39,7 +39,8 @@ def _loaded(code: str) -> set[str]:
 
 
 def _verb(*arguments: object) -> str:
-    return f"from share_registry.cli.main import main\nassert main({[str(argument) for argument in arguments]!r}) == 0"
+    texts = [str(argument) for argument in arguments]
+    return f"from share_registry.cli.main import main\nassert main({texts!r}) == 0"
 
 
 def _cpu_s(*command: object) -> float:
@@ -54,7 +55,10 @@ def _cpu_s(*command: object) -> float:
 
 
 def _settles(holds: Callable[[], bool]) -> bool:
-    """Tell whether something measured holds in one of many tries, after which only a busy machine could be blamed."""
+    """Tell whether something measured holds in one of many tries.
+
+    After so many only a busy machine could be blamed.
+    """
     return any(holds() for _ in range(TRIES))
 
 

@@ -35,12 +35,12 @@ POLICY = {field.name for field in fields(sr.Policy)}
 
 
 def _methods() -> dict[str, inspect.Signature]:
-    found = inspect.getmembers(
+    members = inspect.getmembers(
         sr.Registry, lambda member: inspect.isfunction(member) or inspect.ismethod(member)
     )
     return {
         name: inspect.signature(method)
-        for name, method in found
+        for name, method in members
         if not name.startswith("_") and name not in NOT_VERBS
     }
 

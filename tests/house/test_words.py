@@ -16,8 +16,8 @@ ABSENT_DOCUMENT = re.compile(
 
 
 def _forbidden(text: str) -> list[str]:
-    found = [word for word in (*PLACES, *HOSTS, *OTHERS) if word in text]
-    return found + [
+    words = [word for word in (*PLACES, *HOSTS, *OTHERS) if word in text]
+    return words + [
         match.group()
         for pattern in (UNTRACKED_TASK, ABSENT_DOCUMENT)
         for match in pattern.finditer(text)
@@ -32,12 +32,12 @@ def _text(content: bytes) -> str:
 
 
 def test_no_file_names_a_machine_an_index_or_an_untracked_task() -> None:
-    found = {
+    forbidden = {
         name(path): _forbidden(_text(path.read_bytes()))
         for path in files()
         if path.suffix not in {".safetensors", ".zst"}
     }
-    assert {path: words for path, words in found.items() if words} == {}
+    assert {path: words for path, words in forbidden.items() if words} == {}
 
 
 @pytest.mark.parametrize(

@@ -146,17 +146,21 @@ def _one_run(world: World, root: Path, system: Failing) -> bool:
 def survives_a_race(world: World, root: Path, point: str) -> None:
     """Let another writer commit while a commit passes a point: both must be there. Raises Lost."""
     sound = Outside(system=NoFlush())
-    other: list[str] = []
+    keys_of_others: list[str] = []
 
     def hook(passed: str) -> None:
-        if passed == point and len(other) < 2:
-            other.append(f"other {len(other)}")
-            Writer().commit(LocalStore(root, sound), other[-1], [SHARED])
+        if passed == point and len(keys_of_others) < 2:
+            keys_of_others.append(f"other {len(keys_of_others)}")
+            Writer().commit(LocalStore(root, sound), keys_of_others[-1], [SHARED])
 
     LocalStore.create(root, sound, IDENTITY)
     store = world.store(root, world.outside(hook, system=NoFlush()))
     for key in ("one", "two"):
         world.writer().commit(store, key, [SHARED, key.encode()])
-    check(store, acknowledged=["one", "two", *other], attempted=["one", "two", *other])
-    if len(other) != 2:
+    check(
+        store,
+        acknowledged=["one", "two", *keys_of_others],
+        attempted=["one", "two", *keys_of_others],
+    )
+    if len(keys_of_others) != 2:
         raise Lost(f"point {point} was not passed twice")

@@ -124,7 +124,10 @@ class Journal:
         self._note("rot", self._names[folder, name], "", content)
 
     def crashes(self, *, most: int, since: int = 0, seed: int = 0) -> Iterator[Crash]:
-        """Yield the states that a power cut after each change may leave, at most `most` for each, no state twice."""
+        """Yield the states that a power cut after each change may leave, no state twice.
+
+        For each change there are at most `most`.
+        """
         draw = random.Random(seed)
         names: dict[tuple[int, str], _Name] = {}
         files: dict[int, _File] = {}

@@ -11,7 +11,7 @@ from typing import Final
 WATCHDOG_S: Final = 120
 
 
-def forked(work: Callable[[], object]) -> int:
+def fork(work: Callable[[], object]) -> int:
     """Run `work` in a child and return its number; the child never comes back into the test."""
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -30,12 +30,12 @@ def forked(work: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def finished(child: int) -> int:
+def wait_for(child: int) -> int:
     """Wait for a child and return its exit code, negative for a signal."""
     deadline = time.monotonic() + WATCHDOG_S
     while time.monotonic() < deadline:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
@@ -43,19 +43,19 @@ def finished(child: int) -> int:
     raise AssertionError(f"process {child} hung")
 
 
-def all_finished(children: Iterable[int]) -> list[int]:
+def wait_for_all(children: Iterable[int]) -> list[int]:
     """Wait for children and return their exit codes."""
-    return [finished(child) for child in list(children)]
+    return [wait_for(child) for child in list(children)]
 
 
-def killing(point: str, nth: int = 1) -> Callable[[str], None]:
+def kill_at(point: str, nth: int = 1) -> Callable[[str], None]:
     """Return a hook that kills its process at the n-th passage of a point."""
     passed = 0
 
-    def hook(found: str) -> None:
+    def hook(passing: str) -> None:
         nonlocal passed
-        passed += found == point
-        if found == point and passed == nth:
+        passed += passing == point
+        if passing == point and passed == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return hook

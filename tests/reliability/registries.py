@@ -32,7 +32,7 @@ def opened(
 
     Without any, over the real ones less their flushes.
     """
-    torch.set_num_threads(1)  # a forked child has no threads to wait for
+    torch.set_num_threads(1)  # a fork child has no threads to wait for
     return sr.Registry(
         open_context(
             root,
@@ -60,7 +60,7 @@ def keys(registry: sr.Registry) -> list[str]:
     """Return the keys of all absorb commits, oldest first."""
     if not registry.spaces():
         return []
-    return [found.key for found in reversed(registry.log(SPACE, kind="absorb", limit=10_000))]
+    return [commit.key for commit in reversed(registry.log(SPACE, kind="absorb", limit=10_000))]
 
 
 def rows(registry: sr.Registry) -> Catalog:
@@ -77,14 +77,18 @@ def require_sound(
     Whole, every acknowledged commit once, and a rebuilt catalog equal.
     """
     with opened(root, mode="r") as reader:
-        found = keys(reader)
-        assert len(set(found)) == len(found), f"a commit was made twice: {found}"
-        assert set(acknowledged) <= set(found) <= set(attempted), (acknowledged, found, attempted)
+        present = keys(reader)
+        assert len(set(present)) == len(present), f"a commit was made twice: {present}"
+        assert set(acknowledged) <= set(present) <= set(attempted), (
+            acknowledged,
+            present,
+            attempted,
+        )
         report = reader.verify("data", raise_on_damage=False)
         assert report.ok, report.findings
     with opened(root, mode="w") as writer:
         before = rows(writer)
-        assert keys(writer) == found
+        assert keys(writer) == present
         writer.rebuild()
         assert rows(writer) == before
-    return found
+    return present

@@ -1,4 +1,4 @@
-"""Runs of writers over a recorded disk, and the check of every state a power cut may leave of them."""
+"""Runs of writers over a recorded disk, and the check of every state a power cut may leave."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ from tests.reliability.writer import Lost, Writer, check
 IDENTITY: Final = "01234567-89ab-cdef-0123-456789abcdef"
 SHARED: Final = b"a layout that every commit names"
 POINTS: Final = tuple(
-    f"{what}.{step}"
-    for what in ("obj", "record")
+    f"{kind}.{step}"
+    for kind in ("obj", "record")
     for step in ("open", "half", "prefsync", "postfsync", "linked", "dirsync")
 )
 FORMAT_POINTS: Final = (
@@ -41,8 +41,8 @@ KILLS: Final = (
     *MKDIRS,
     ("format.linked", 1),
     *(
-        (f"{what}.{step}", nth)
-        for what in ("record", "obj")
+        (f"{kind}.{step}", nth)
+        for kind in ("record", "obj")
         for step in ("postfsync", "linked", "dirsync")
         for nth in (1, 2)
     ),

@@ -59,25 +59,25 @@ def _head_forged(catalog: Path, old: Path) -> None:
 
 
 def _swapped(catalog: Path, old: Path) -> None:
-    other = catalog.parent.parent / "other"
-    with opened(other) as registry:
+    folder = catalog.parent.parent / "other"
+    with opened(folder) as registry:
         commit(registry, catalog.parent.parent / "t1", "another-history")
-    shutil.copyfile(other / "catalog.sqlite", catalog)
+    shutil.copyfile(folder / "catalog.sqlite", catalog)
 
 
 @pytest.fixture(scope="module")
 def finished_history() -> Iterator[Path]:
-    """A registry with some of everything, its adapters beside it, and a copy of its catalog from half-way."""
+    """A registry with some of everything, its adapters, and a copy of its catalog from half-way."""
     with tempfile.TemporaryDirectory() as top:
-        one, two = adapters(Path(top), 2)
+        first, second = adapters(Path(top), 2)
         root = Path(top) / "registry"
         with opened(root) as registry:
-            commit(registry, one, "one")
+            commit(registry, first, "one")
             registry.set_alias("t0@v1", "prod", reason="first")
         shutil.copyfile(root / "catalog.sqlite", Path(top) / "old.sqlite")
         with opened(root) as registry:
-            commit(registry, two, "two")
-            commit(registry, one, "three")
+            commit(registry, second, "two")
+            commit(registry, first, "three")
             registry.set_alias("t0@v2", "prod", reason="second")
             registry.tag("release", "@c5")
             registry.annotate("t1@v1", labels={"team": "search"}, metrics={"accuracy": 0.5})

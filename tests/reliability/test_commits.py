@@ -17,7 +17,7 @@ import pytest
 import share_registry as sr
 from share_registry.errors import CommitStateUnknownError, StoreError
 from tests.reliability.faults import Failing, once
-from tests.reliability.processes import all_finished, finished, forked, killing
+from tests.reliability.processes import fork, kill_at, wait_for, wait_for_all
 from tests.reliability.registries import adapters, commit, keys, opened, require_sound
 from tests.reliability.scenarios import POINTS
 
@@ -34,22 +34,22 @@ def root(quick_path: Path) -> Path:
 def test_a_commit_killed_at_any_point_is_made_once_by_its_retry(
     root: Path, quick_path: Path, point: str
 ) -> None:
-    one, two, three = adapters(quick_path, 3)
+    first, second, third = adapters(quick_path, 3)
     with opened(root) as registry:
-        commit(registry, one, "one")
+        commit(registry, first, "one")
 
     def die() -> None:
-        with opened(root, hook=killing(point)) as registry:
-            commit(registry, two, "two")
+        with opened(root, hook=kill_at(point)) as registry:
+            commit(registry, second, "two")
 
-    assert finished(forked(die)) == -signal.SIGKILL
-    found = require_sound(root, acknowledged=["one"], attempted=["one", "two"])
-    assert ("two" in found) == (point in PUBLISHED)
+    assert wait_for(fork(die)) == -signal.SIGKILL
+    present = require_sound(root, acknowledged=["one"], attempted=["one", "two"])
+    assert ("two" in present) == (point in PUBLISHED)
     with opened(root) as registry:
-        again = commit(registry, two, "two")
+        again = commit(registry, second, "two")
         assert again.created == (point not in PUBLISHED)
         assert (again.task, again.version) == ("t1", 1)
-        assert commit(registry, three, "three").created
+        assert commit(registry, third, "three").created
     assert require_sound(
         root, acknowledged=["one", "two", "three"], attempted=["one", "two", "three"]
     ) == ["one", "two", "three"]
@@ -61,15 +61,15 @@ def test_a_commit_killed_at_any_point_is_made_once_by_its_retry(
 def test_the_first_commit_of_a_registry_killed_on_the_way_can_be_repeated(
     root: Path, quick_path: Path, point: str
 ) -> None:
-    (one,) = adapters(quick_path, 1)
+    (adapter,) = adapters(quick_path, 1)
 
     def die() -> None:
-        with opened(root, hook=killing(point)) as registry:
-            commit(registry, one, "one")
+        with opened(root, hook=kill_at(point)) as registry:
+            commit(registry, adapter, "one")
 
-    assert finished(forked(die)) == -signal.SIGKILL
+    assert wait_for(fork(die)) == -signal.SIGKILL
     with opened(root) as registry:
-        commit(registry, one, "one")
+        commit(registry, adapter, "one")
     assert require_sound(root, acknowledged=["one"], attempted=["one"]) == ["one"]
 
 
@@ -92,7 +92,7 @@ def _cycle(root: Path, sources: list[Path], cycle: int, draw: random.Random) -> 
     """
     reading, writing = os.pipe()
     children = [
-        forked(partial(_work, root, sources[number], f"{cycle}-{number}", writing))
+        fork(partial(_work, root, sources[number], f"{cycle}-{number}", writing))
         for number in range(2)
     ]
     os.close(writing)
@@ -105,7 +105,7 @@ def _cycle(root: Path, sources: list[Path], cycle: int, draw: random.Random) -> 
             told += piece
         time.sleep(draw.uniform(0.0, 0.1))
         os.kill(child, signal.SIGKILL)
-    assert all_finished(children) == [-signal.SIGKILL] * 2
+    assert wait_for_all(children) == [-signal.SIGKILL] * 2
     while piece := os.read(reading, 1 << 16):
         told += piece
     os.close(reading)
@@ -122,9 +122,9 @@ def _survives_kills(root: Path, top: Path, cycles: int, seed: int) -> None:
         acknowledged += _cycle(root, sources, cycle, draw)
         if cycle % 5 == 4 or cycle == cycles - 1:
             with opened(root, mode="r") as reader:
-                found = keys(reader)
-            require_sound(root, acknowledged=acknowledged, attempted=found)
-            assert {key.split("-")[0] for key in found} <= {"first", *map(str, range(cycles))}
+                present = keys(reader)
+            require_sound(root, acknowledged=acknowledged, attempted=present)
+            assert {key.split("-")[0] for key in present} <= {"first", *map(str, range(cycles))}
     with opened(root) as registry:
         assert commit(registry, sources[1], "last").created
 
@@ -155,26 +155,26 @@ def _fault(root: Path, two: Path, n: int, code: int) -> bool:
     except (StoreError, CommitStateUnknownError) as caught:
         error = caught
     with opened(root, mode="r") as reader:
-        found = keys(reader)
+        present = keys(reader)
     if error is None:
-        assert found == ["one", "two"]
+        assert present == ["one", "two"]
     elif not isinstance(error, CommitStateUnknownError):
-        assert found == ["one"], f"call {n} ({system.calls[-1]}): {error}"
+        assert present == ["one"], f"call {n} ({system.calls[-1]}): {error}"
     with opened(root) as registry:
-        assert commit(registry, two, "two").created == ("two" not in found)
+        assert commit(registry, two, "two").created == ("two" not in present)
         assert keys(registry) == ["one", "two"]
     return len(system.calls) >= n
 
 
 def _survives_failing_calls(root: Path, top: Path, code: int, step: int) -> None:
-    one, two = adapters(top, 2)
+    first, second = adapters(top, 2)
     with opened(root) as registry:
-        commit(registry, one, "one")
+        commit(registry, first, "one")
     n = 1
     while True:
         copy = top / f"registry-{code}-{n}"
         _copy(root, copy)
-        if not _fault(copy, two, n, code):
+        if not _fault(copy, second, n, code):
             break
         n += step
     assert n > 100
@@ -209,9 +209,9 @@ def test_every_failing_call_leaves_the_head_and_the_next_commit_works(
 def test_a_flush_that_fails_behind_the_publication_is_never_acknowledged(
     root: Path, quick_path: Path
 ) -> None:
-    one, two = adapters(quick_path, 2)
+    first, second = adapters(quick_path, 2)
     with opened(root) as registry:
-        commit(registry, one, "one")
+        commit(registry, first, "one")
     passed: list[str] = []
     system = Failing(
         lambda call: errno.EIO if passed and system.calls[-1] == "fsync" and passed.pop() else None
@@ -224,10 +224,10 @@ def test_a_flush_that_fails_behind_the_publication_is_never_acknowledged(
         ) as registry,
         pytest.raises(CommitStateUnknownError, match="not known") as raised,
     ):
-        commit(registry, two, "two")
+        commit(registry, second, "two")
     assert raised.value.key == "two"
     with opened(root) as registry:
-        assert not commit(registry, two, "two").created
+        assert not commit(registry, second, "two").created
     require_sound(root, acknowledged=["one", "two"], attempted=["one", "two"])
 
 
@@ -262,11 +262,10 @@ def test_a_registry_opened_before_a_fork_works_on_both_sides(root: Path, quick_p
     with opened(root) as registry:
         commit(registry, sources[0], "before")
         children = [
-            forked(partial(commit, registry, sources[number], f"child-{number}"))
-            for number in (1, 2)
+            fork(partial(commit, registry, sources[number], f"child-{number}")) for number in (1, 2)
         ]
         commit(registry, sources[0], "parent")
-        assert all_finished(children) == [0, 0]
+        assert wait_for_all(children) == [0, 0]
         commit(registry, sources[0], "after")
     expected = ["before", "child-1", "child-2", "parent", "after"]
     assert sorted(require_sound(root, acknowledged=expected, attempted=expected)) == sorted(
@@ -289,7 +288,7 @@ def test_a_registry_opened_before_a_fork_works_on_both_sides(root: Path, quick_p
 def test_an_interrupt_at_any_point_leaves_a_registry_that_goes_on(
     root: Path, quick_path: Path, point: str
 ) -> None:
-    one, two = adapters(quick_path, 2)
+    first, second = adapters(quick_path, 2)
     interrupted: list[str] = []
 
     def hook(passed: str) -> None:
@@ -298,11 +297,11 @@ def test_an_interrupt_at_any_point_leaves_a_registry_that_goes_on(
             raise KeyboardInterrupt
 
     with opened(root, hook=hook) as registry:
-        commit(registry, one, "one")
+        commit(registry, first, "one")
         interrupted.append("one")
         with pytest.raises(KeyboardInterrupt):
-            commit(registry, two, "two")
-        assert commit(registry, two, "two").created == (point not in PUBLISHED)
+            commit(registry, second, "two")
+        assert commit(registry, second, "two").created == (point not in PUBLISHED)
         assert keys(registry) == ["one", "two"]
     assert list((root / "tmp").iterdir()) == []
     require_sound(root, acknowledged=["one", "two"], attempted=["one", "two"])

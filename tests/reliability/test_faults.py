@@ -1,4 +1,7 @@
-"""Whichever system call fails, the error is the documented one, what was acknowledged stays, and the next commit works (P4, P5)."""
+"""Whichever system call fails, the error is the documented one and nothing acknowledged is lost.
+
+The next commit works (P4, P5).
+"""
 
 import errno
 from pathlib import Path

@@ -13,7 +13,7 @@ import pytest
 from share_registry.errors import RefusedError, StoreError
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
-from tests.reliability.processes import finished, forked
+from tests.reliability.processes import fork, wait_for
 from tests.reliability.scenarios import IDENTITY, SHARED
 from tests.reliability.writer import Writer, keys_of
 
@@ -91,7 +91,7 @@ def test_a_tree_of_another_user_can_be_read_and_not_written() -> None:
             with pytest.raises(StoreError):
                 LocalStore.create(root / "other", Outside(), IDENTITY)
 
-        assert finished(forked(as_nobody)) == 0
+        assert wait_for(fork(as_nobody)) == 0
         assert keys_of(LocalStore(root, Outside())) == ["one"]
 
 

@@ -1,4 +1,4 @@
-"""Whatever state a power cut legally leaves, the log that comes back is whole and has every acknowledged commit (P3)."""
+"""Whatever a power cut legally leaves, the log is whole and has every acknowledged commit (P3)."""
 
 import errno
 import os

@@ -1,4 +1,7 @@
-"""After a power cut a registry has every commit that anybody was told of, those found by a retry included (P3, P8)."""
+"""After a power cut a registry has every commit that anybody was told of (P3, P8).
+
+Commits that a retry found are among them.
+"""
 
 import os
 import shutil
@@ -47,16 +50,16 @@ def _dying(journal: Journal, root: Path, point: str, adapter: Path) -> None:
 
 
 def _survives(top: Path, point: str, act: Act, *, most: int, at_most: int, seed: int = 0) -> int:
-    one, two = adapters(top, 2)
+    first, second = adapters(top, 2)
     (top / "run").mkdir()
     journal, root = Journal(top / "run"), top / "run" / "registry"
     with opened(root, system=Recorder(journal)) as registry:
-        commit(registry, one, "one")
+        commit(registry, first, "one")
     journal.acknowledge("one")
-    _dying(journal, root, point, two)
+    _dying(journal, root, point, second)
     since = len(journal)
     with opened(root, system=Recorder(journal)) as registry:
-        journal.acknowledge(act(registry, two).key)
+        journal.acknowledge(act(registry, second).key)
     crashes = list(journal.crashes(most=most, since=since, seed=seed))
     for crash in crashes[:: max(1, len(crashes) // at_most)]:
         work = top / "crashed"

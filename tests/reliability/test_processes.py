@@ -11,7 +11,7 @@ import pytest
 
 from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
-from tests.reliability.processes import all_finished, finished, forked, killing
+from tests.reliability.processes import fork, kill_at, wait_for, wait_for_all
 from tests.reliability.scenarios import FORMAT_POINTS, IDENTITY, POINTS, SHARED, NoFlush
 from tests.reliability.writer import Writer, check, keys_of
 
@@ -29,8 +29,8 @@ def test_processes_that_race_lose_nothing(quick_path: Path) -> None:
         for number in range(12):
             Writer().commit(store, f"{writer}-{number}", [SHARED, b"%d %d" % (writer, number)])
 
-    children = [forked(partial(write, writer)) for writer in range(4)]
-    assert all_finished(children) == [0] * 4
+    children = [fork(partial(write, writer)) for writer in range(4)]
+    assert wait_for_all(children) == [0] * 4
     keys = [f"{writer}-{number}" for writer in range(4) for number in range(12)]
     assert len(check(sound(root), acknowledged=keys, attempted=keys)) == 48
 
@@ -45,8 +45,8 @@ def test_creators_that_race_agree_on_one_store(quick_path: Path) -> None:
             )
             (root.parent / f"{root.name}.{creator}").write_text(store.identity)
 
-        children = [forked(partial(create, creator)) for creator in range(3)]
-        assert all_finished(children) == [0] * 3
+        children = [fork(partial(create, creator)) for creator in range(3)]
+        assert wait_for_all(children) == [0] * 3
         seen = {(quick_path / f"{root.name}.{creator}").read_text() for creator in range(3)}
         assert seen == {LocalStore(root, Outside()).identity}
 
@@ -57,12 +57,12 @@ def test_a_writer_killed_at_any_point_leaves_the_old_log_or_the_new_one(
 ) -> None:
     root = quick_path / "registry"
     Writer().commit(sound(root), "one", [SHARED])
-    child = forked(
+    child = fork(
         lambda: Writer().commit(
-            LocalStore(root, Outside(killing(point), system=NoFlush())), "two", [SHARED, b"two"]
+            LocalStore(root, Outside(kill_at(point), system=NoFlush())), "two", [SHARED, b"two"]
         )
     )
-    assert finished(child) == -signal.SIGKILL
+    assert wait_for(child) == -signal.SIGKILL
     store = sound(root)
     published = point in ("record.linked", "record.dirsync")
     assert keys_of(store) == (["one", "two"] if published else ["one"])
@@ -76,9 +76,9 @@ def test_a_creator_killed_at_any_point_is_no_obstacle_to_the_next(
     quick_path: Path, point: str
 ) -> None:
     root = quick_path / "registry"
-    child = forked(
-        lambda: LocalStore.create(root, Outside(killing(point), system=NoFlush()), IDENTITY)
+    child = fork(
+        lambda: LocalStore.create(root, Outside(kill_at(point), system=NoFlush()), IDENTITY)
     )
-    assert finished(child) == -signal.SIGKILL
+    assert wait_for(child) == -signal.SIGKILL
     Writer().commit(sound(root), "one", [SHARED])
     assert keys_of(sound(root)) == ["one"]

@@ -1,4 +1,4 @@
-"""A writer that keeps the store's protocol without the rest of the library, and what must hold of every log it wrote."""
+"""A writer that keeps the store's protocol without the library, and what its logs must fulfil."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -104,7 +104,7 @@ def keys_of(store: Store, space: SpaceName = SPACE) -> list[str]:
 def check(
     store: Store, *, acknowledged: Sequence[str], attempted: Sequence[str], space: SpaceName = SPACE
 ) -> list[str]:
-    """Check that what was acknowledged is there once, and that nothing is there that nobody tried."""
+    """Check that what was acknowledged is there once, and nothing is that nobody tried."""
     keys = keys_of(store, space)
     if len(set(keys)) != len(keys):
         raise Lost(f"a commit was made twice: {keys}")
