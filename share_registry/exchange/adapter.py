@@ -38,7 +38,7 @@ class Adapter:
         basis: Basis object that it was trained in, where it was trained in one.
         parent: `space/task@vN` that it was made from, where it is known.
         tensors_digest: sha256 of the tensor file that export writes, where it was checked out and
-            handed in again.
+            given again.
     """
 
     tensors: Mapping[str, "torch.Tensor"] = field(repr=False)
@@ -64,7 +64,7 @@ class Adapter:
         return {key: self.tensors[key] for key in keys}
 
     def state_dict(self) -> dict[str, "torch.Tensor"]:
-        """Return the tensors under their PEFT keys, as PEFT's `set_peft_model_state_dict` takes them."""
+        """Return the tensors under their PEFT keys, for PEFT's `set_peft_model_state_dict`."""
         return dict(self.tensors)
 
     def factor_pairs(self) -> list["FactorPair"]:

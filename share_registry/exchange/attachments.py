@@ -1,6 +1,6 @@
-"""Other files of an adapter directory: heads, tokenizers, cards.
+"""Keep the other files of an adapter directory: heads, tokenizers, cards.
 
-Kept verbatim up to a limit, never a pickle, never a link.
+They are kept verbatim up to a limit, never a pickle, never a link.
 """
 
 import re
@@ -44,15 +44,13 @@ def check_name(name: str) -> str:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Check that names are safe and stay distinct where case does not count.
-
-    Raises InvalidInputError.
-    """
+    """Check that names are safe and distinct without case. Raises InvalidInputError."""
     seen: dict[str, str] = {CONFIG_FILE: CONFIG_FILE, TENSOR_FILE: TENSOR_FILE}
     for name in names:
-        if (other := seen.setdefault(check_name(name).casefold(), name)) != name:
+        first = seen.setdefault(check_name(name).casefold(), name)
+        if first != name:
             raise InvalidInputError(
-                f"files {other!r} and {name!r} differ in case alone.", hint="Rename one of them."
+                f"files {first!r} and {name!r} differ in case alone.", hint="Rename one of them."
             )
 
 
@@ -78,10 +76,7 @@ def refuse_pointer(name: str, content: bytes) -> None:
 
 
 def without_card(attachments: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Undo what an export did to the readme.
-
-    Our card goes, the source's readme gets its name back.
-    """
+    """Undo what an export did to the readme: our card goes, the source's gets its name back."""
     kept = dict(attachments)
     if CARD_MARK.encode() in kept.get(README, b""):
         del kept[README]

@@ -1,4 +1,4 @@
-"""What an adapter says of its base model, and the names derived from labels and directories."""
+"""Read an adapter's base model, and derive names from labels and directories."""
 
 import json
 import re
@@ -15,7 +15,8 @@ _CACHE: Final = re.compile(
 )
 _LOCAL: Final = re.compile(r"[/\\~.].*|[A-Za-z]:[/\\].*|.*\\.*|[^/]+/[^/]+/.*")
 _GENERIC: Final = re.compile(
-    r"(checkpoint-|adapter|output).*|([-_.]?(v?\d+|s\d+|final|best|last|latest|lora|default|model|peft|run|step|epoch|ckpt|checkpoint|tmp|adapter))+"
+    r"(checkpoint-|adapter|output).*|([-_.]?(v?\d+|s\d+|final|best|last|latest|lora|default|model"
+    r"|peft|run|step|epoch|ckpt|checkpoint|tmp|adapter))+"
 )
 _MAX_LABEL: Final = 512
 
@@ -25,8 +26,8 @@ class BaseModelLabel:
     """The base model as an adapter names it.
 
     Attributes:
-        label: Hub id or path; "" where the config names none. Layer replication makes another model
-            of it, and another label.
+        label: Hub id or path; "" where the config names none. Layer replication makes it another
+            model with another label.
         revision: Revision of the base model, if the config claims one.
     """
 
@@ -35,7 +36,7 @@ class BaseModelLabel:
 
 
 def base_of(config: Mapping[str, object]) -> BaseModelLabel:
-    """Read the base model's label and revision. Raises InvalidInputError where they are no texts."""
+    """Read the base model's label and revision. Raises InvalidInputError unless they are texts."""
     label, revision = config.get("base_model_name_or_path") or "", config.get("revision")
     if (
         not isinstance(label, str)
@@ -43,15 +44,15 @@ def base_of(config: Mapping[str, object]) -> BaseModelLabel:
         or len(label) > _MAX_LABEL
     ):
         raise InvalidInputError(
-            f"base model {str(label)[:80]!r} at revision {str(revision)[:80]!r}: expected texts of at most {_MAX_LABEL} characters.",
+            f"base model {str(label)[:80]!r} at revision {str(revision)[:80]!r}:"
+            f" expected texts of at most {_MAX_LABEL} characters.",
             hint="Correct the config.",
         )
     if match := _CACHE.fullmatch(label):
         label, revision = f"{match[1]}/{match[2]}", match[3]
     if config.get("layer_replication"):
-        label = f"{label}#layers={json.dumps(config['layer_replication'], separators=(',', ':'))}"[
-            :_MAX_LABEL
-        ]
+        layers = json.dumps(config["layer_replication"], separators=(",", ":"))
+        label = f"{label}#layers={layers}"[:_MAX_LABEL]
     return BaseModelLabel(label=label, revision=revision[:128] if revision else None)
 
 
@@ -61,7 +62,7 @@ def is_local(label: str) -> bool:
 
 
 def space_name_of(label: str) -> SpaceName:
-    """Return the space name a base model's label gives: the last component, as a name.
+    """Derive a space name from the last component of a base model's label.
 
     Raises RefusedError where nothing is left.
     """
@@ -76,7 +77,7 @@ def space_name_of(label: str) -> SpaceName:
 
 
 def derive_task(location: str) -> TaskName:
-    """Return the task name that a directory or repository name gives.
+    """Derive a task name from the name of a directory or repository.
 
     Raises:
         RefusedError: the name says nothing about the task.
@@ -84,17 +85,14 @@ def derive_task(location: str) -> TaskName:
     parts = [part for part in re.split(r"[/\\]", location.rstrip("/\\")) if part not in ("", ".")]
     name = _slug(parts[-1]) if parts else ""
     if not name or _GENERIC.fullmatch(name):
+        parents = (_slug(part) for part in reversed(parts[:-1]))
         parent = next(
-            (
-                slug
-                for part in reversed(parts[:-1])
-                if (slug := _slug(part)) and not _GENERIC.fullmatch(slug)
-            ),
-            "",
+            (slug for slug in parents if slug and not _GENERIC.fullmatch(slug)), "my-task"
         )
         raise RefusedError(
-            f"directory name {PurePosixPath(location).name or location!r} is generic, expected one that names a task.",
-            hint=f"Name the task: task={parent or 'my-task'!r}.",
+            f"directory name {PurePosixPath(location).name or location!r} is generic,"
+            " expected one that names a task.",
+            hint=f"Name the task: task={parent!r}.",
         )
     try:
         return task_name(name)

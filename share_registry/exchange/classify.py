@@ -1,14 +1,12 @@
-"""The lanes of an adapter file.
+"""Sort the tensors of an adapter file into lanes.
 
-Which tensors are factor pairs, which ride along verbatim, and which make the adapter unusable.
-
-Nothing is skipped: a key is half of a pair, a passenger of a known kind, a tensor outside every
-LoRA layer, or a reason to refuse.
+Some are factor pairs, some ride along verbatim, some make the adapter unusable. Nothing is skipped:
+a key is half of a pair, a passenger of a known kind, a tensor outside every LoRA layer, or a reason
+to refuse.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from share_registry.errors import InvalidInputError, RefusedError
@@ -17,31 +15,29 @@ from share_registry.exchange.scales import PREFIX, ambiguous, parameters_of, pla
 from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
 from share_registry.names import Side
 
+# Stands in every key of a LoRA layer's own tensors.
 FACTOR_MARK: Final = ".lora_"
-"""Stands in every key of a LoRA layer's own tensors."""
 _FACTOR: Final = re.compile(
     r"(?P<module>.+)\.lora_(?:(?P<side>[AB])\.weight|embedding_(?P<table>[AB]))"
 )
 _NAMED: Final = re.compile(r".+\.lora_(?:[AB]\.[^.]+\.weight|embedding_[AB]\.[^.]+)")
 _INSIDE: Final = re.compile(
-    r"lora_magnitude_vector(\.weight)?|lora_B\.bias|base_layer\.(.+[._])?(weight|bias)|(base_layer\.)?token_adapter\.trainable_tokens_delta"
+    r"lora_magnitude_vector(\.weight)?|lora_B\.bias|base_layer\.(.+[._])?(weight|bias)"
+    r"|(base_layer\.)?token_adapter\.trainable_tokens_delta"
     r"|lora_monteclora_sampler\..+|lora_velora_embed"
 )
 _FOREIGN: Final = re.compile(
-    r"(^|[._])(lora_(down|up|unet|te\d?|E)|hada_[wt]\d?|lokr_[wt]\d?|ia3_l|oft_(r|R|blocks)|boft_[RS]|vera_lambda|dora_scale|ranknum)([._]|$)|\.lora\.(down|up)\."
+    r"(^|[._])(lora_(down|up|unet|te\d?|E)|hada_[wt]\d?|lokr_[wt]\d?|ia3_l|oft_(r|R|blocks)"
+    r"|boft_[RS]|vera_lambda|dora_scale|ranknum)([._]|$)|\.lora\.(down|up)\."
 )
 _FLOATS: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
 _MAGNITUDE: Final = "lora_magnitude_vector"
 _HEAD: Final = "lm_head"
-_SHARDS: Final = "Gather the shards before saving (DeepSpeed GatheredParameters, FSDP summon_full_params), then commit again."
+_SHARDS: Final = (
+    "Gather the shards before saving (DeepSpeed GatheredParameters, FSDP summon_full_params),"
+    " then commit again."
+)
 _SAVE_AGAIN: Final = "Save the adapter with PeftModel.save_pretrained and commit that directory."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Half:
-    position: int
-    spec: TensorSpec
-    table: bool
 
 
 def layout_of(
@@ -63,65 +59,61 @@ def layout_of(
         The layout, and remarks.
 
     Raises:
-        InvalidInputError: half a pair, DoRA without magnitudes, a factor of the wrong shape or type, a
-            pair that is there twice, or none at all.
+        InvalidInputError: half a pair, DoRA without magnitudes, a factor of the wrong shape or
+            type, a pair that is there twice, or none at all.
         RefusedError: tensors of another method.
     """
-    halves = _halves(tensors)
+    halves = _find_halves(tensors)
     for tensor in tensors:
-        _check_other(tensor.key, halves)
+        _check_key(tensor.key, halves)
     _check_magnitudes(tensors, halves, settings)
-    factors = [
-        factor
-        for module in sorted(halves)
-        if module not in keep and (factor := _factor(module, halves[module], settings)) is not None
-    ]
+    modules = sorted(halves.keys() - keep)
+    factors = list(
+        filter(None, (_pair(module, halves[module], tensors, settings) for module in modules))
+    )
     layout = Layout(
         metadata=[Entry(name=name, value=value) for name, value in metadata],
         tensors=list(tensors),
         factors=factors,
     )
     layout.check()
-    return layout, _remarks(layout, settings, len(halves) - len(factors) - len(keep))
+    return layout, _remarks(layout, settings, grouped=len(halves) - len(factors) - len(keep))
 
 
-def _halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, _Half]]:
-    halves: dict[str, dict[Side, _Half]] = {}
+def _find_halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, int]]:
+    """Return the positions of the two factors of every module."""
+    halves: dict[str, dict[Side, int]] = {}
     for position, spec in enumerate(tensors):
         if (match := _FACTOR.fullmatch(spec.key)) is None:
             continue
         module = match["module"].removeprefix(PREFIX)
         side = Side.A if (match["side"] or match["table"]) == "A" else Side.B
-        half = _Half(position=position, spec=spec, table=match["table"] is not None)
-        if (other := halves.setdefault(module, {}).setdefault(side, half)) is not half:
+        first = halves.setdefault(module, {}).setdefault(side, position)
+        if first != position:
             raise InvalidInputError(
-                f"{spec.key!r} and {other.spec.key!r} are the same factor of {module!r}, expected one.",
+                f"{spec.key!r} and {tensors[first].key!r} are the same factor of {module!r},"
+                " expected one.",
                 hint=_SAVE_AGAIN,
             )
     if not halves:
-        _check_foreign(tensors)
+        for tensor in tensors:
+            _check_key(tensor.key, {})
         raise InvalidInputError(
-            f"none of the {len(tensors)} tensors is a LoRA factor, expected keys like '{PREFIX}<module>.lora_A.weight'.",
+            f"none of the {len(tensors)} tensors is a LoRA factor,"
+            f" expected keys like '{PREFIX}<module>.lora_A.weight'.",
             hint=_SAVE_AGAIN,
         )
     return halves
 
 
-def _check_foreign(tensors: Sequence[TensorSpec]) -> None:
-    for tensor in tensors:
-        _check_other(tensor.key, {})
-
-
-def _check_other(key: str, halves: Mapping[str, object]) -> None:
-    """Check a key that may not be a factor.
-
-    Inside a LoRA layer only known kinds, outside nothing that belongs to a method.
-    """
+def _check_key(key: str, halves: Mapping[str, object]) -> None:
+    """Check a key: only known kinds inside a LoRA layer, nothing of another method outside."""
     if _FACTOR.fullmatch(key):
         return
     if _NAMED.fullmatch(key):
         raise InvalidInputError(
-            f"{key!r} holds an adapter name, expected '.lora_A.weight': this is a raw dump of a training state.",
+            f"{key!r} holds an adapter name, expected '.lora_A.weight':"
+            " this is a raw dump of a training state.",
             hint=_SAVE_AGAIN,
         )
     path = key.removeprefix(PREFIX)
@@ -133,7 +125,8 @@ def _check_other(key: str, halves: Mapping[str, object]) -> None:
             f"inside the LoRA layer {owner!r}" if owner is not None else "outside every LoRA layer"
         )
         raise RefusedError(
-            f"{key!r} stands {place}, expected lora_A and lora_B pairs and their known companions: a tensor of an unknown method.",
+            f"{key!r} stands {place}, expected lora_A and lora_B pairs and their known companions:"
+            " a tensor of an unknown method.",
             hint="Convert the adapter to plain PEFT LoRA first.",
         )
 
@@ -141,19 +134,13 @@ def _check_other(key: str, halves: Mapping[str, object]) -> None:
 def _check_magnitudes(
     tensors: Sequence[TensorSpec], halves: Mapping[str, object], settings: Settings
 ) -> None:
-    """Check that every layer of DoRA has its magnitudes.
-
-    Without them it would be read as another function.
-    """
-    there = (
-        {tensor.key.removeprefix(PREFIX).removesuffix(".weight") for tensor in tensors}
-        if settings.dora
-        else set()
-    )
-    bare = [module for module in halves if settings.dora and f"{module}.{_MAGNITUDE}" not in there]
-    if bare:
+    """Check that every layer of DoRA has magnitudes: without them it would be another function."""
+    paths = {tensor.key.removeprefix(PREFIX).removesuffix(".weight") for tensor in tensors}
+    bare = [module for module in halves if f"{module}.{_MAGNITUDE}" not in paths]
+    if settings.dora and bare:
         raise InvalidInputError(
-            f"use_dora is set and {len(bare)} of {len(halves)} modules, such as {bare[0]!r}, have no {_MAGNITUDE}, expected one for each.",
+            f"use_dora is set and {len(bare)} of {len(halves)} modules, such as {bare[0]!r},"
+            f" have no {_MAGNITUDE}, expected one for each.",
             hint=_SAVE_AGAIN,
         )
 
@@ -168,99 +155,109 @@ def _owner(path: str, halves: Mapping[str, object]) -> str | None:
     return None
 
 
-def _factor(module: str, halves: Mapping[Side, _Half], settings: Settings) -> FactorSpec | None:
+def _pair(
+    module: str,
+    halves: Mapping[Side, int],
+    tensors: Sequence[TensorSpec],
+    settings: Settings,
+) -> FactorSpec | None:
     """Return the pair of one module, None for a grouped convolution, whose pair is no product."""
     if len(halves) != 2:
-        half = next(iter(halves.values()))
+        half = tensors[next(iter(halves.values()))]
         raise InvalidInputError(
-            f"{half.spec.key!r} {half.spec.shape} has no counterpart, expected both lora_A and lora_B of {module!r}.",
+            f"{half.key!r} {half.shape} has no counterpart,"
+            f" expected both lora_A and lora_B of {module!r}.",
             hint=_SAVE_AGAIN,
         )
-    a, b = halves[Side.A], halves[Side.B]
-    if a.table != b.table:
+    a, b = tensors[halves[Side.A]], tensors[halves[Side.B]]
+    if _is_table(a) != _is_table(b):
         raise InvalidInputError(
-            f"{a.spec.key!r} and {b.spec.key!r} are factors of different kinds, expected a pair.",
+            f"{a.key!r} and {b.key!r} are factors of different kinds, expected a pair.",
             hint=_SAVE_AGAIN,
         )
-    _check_halves(a.spec, b.spec)
-    experts = _experts(module, a.spec, settings)
-    if a.spec.shape[0] != b.spec.shape[1]:
-        _check_grouped(a.spec, b.spec)
-        return None
-    return FactorSpec(
-        module=module, form=_form(a, experts), a=a.position, b=b.position, experts=experts
-    )
+    _check_shapes(a, b)
+    experts = _experts(module, a, settings)
+    if a.shape[0] == b.shape[1]:
+        return FactorSpec(
+            module=module,
+            form=_form(a, experts),
+            a=halves[Side.A],
+            b=halves[Side.B],
+            experts=experts,
+        )
+    if len(a.shape) == 2 or a.shape[0] % b.shape[1]:
+        raise InvalidInputError(
+            f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply,"
+            f" expected equal ranks, found {a.shape[0]} and {b.shape[1]}.",
+            hint=_SAVE_AGAIN,
+        )
+    return None
 
 
-def _form(a: _Half, experts: int) -> Form:
-    if a.table:
+def _is_table(spec: TensorSpec) -> bool:
+    return spec.key.endswith((".lora_embedding_A", ".lora_embedding_B"))
+
+
+def _form(a: TensorSpec, experts: int) -> Form:
+    if _is_table(a):
         return Form.EMBEDDING
     if experts > 1:
         return Form.EXPERTS
-    return Form.CONV if len(a.spec.shape) > 2 else Form.LINEAR
+    return Form.CONV if len(a.shape) > 2 else Form.LINEAR
 
 
-def _check_halves(a: TensorSpec, b: TensorSpec) -> None:
+def _check_shapes(a: TensorSpec, b: TensorSpec) -> None:
     for spec in (a, b):
         if len(spec.shape) < 2 or 0 in spec.shape:
             raise InvalidInputError(
-                f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions and no empty one: an ungathered shard.",
+                f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions and no"
+                " empty one: an ungathered shard.",
                 hint=_SHARDS,
             )
         if spec.dtype not in _FLOATS:
             raise InvalidInputError(
-                f"{spec.key!r} has element type {spec.dtype}, expected one of {', '.join(sorted(_FLOATS))}.",
+                f"{spec.key!r} has element type {spec.dtype},"
+                f" expected one of {', '.join(sorted(_FLOATS))}.",
                 hint=_SAVE_AGAIN,
             )
     if len(a.shape) != len(b.shape) or any(size != 1 for size in b.shape[2:]):
         raise InvalidInputError(
-            f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected (r, in, ...) and (out, r, 1 ...).",
+            f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply,"
+            " expected (r, in, ...) and (out, r, 1 ...).",
             hint=_SAVE_AGAIN,
         )
 
 
 def _experts(module: str, a: TensorSpec, settings: Settings) -> int:
-    """Return how many experts a pair holds, 1 for an ordinary one.
-
-    Checks the rank that the config gives.
-    """
+    """Return how many experts a pair holds, 1 for an ordinary one; check the config's rank."""
     rank, rows = rank_of(settings, module), a.shape[0]
     if rows == rank:
         return 1
     if parameters_of(settings, module) and rows % rank == 0 and len(a.shape) == 2:
         return rows // rank
-    overlap = (
-        " (several rank patterns match: PEFT's saved order is not the trained one)"
-        if ambiguous(settings, [module])
-        else ""
-    )
+    overlap = " (several rank patterns match: PEFT's saved order is not the trained one)"
     raise InvalidInputError(
-        f"{a.key!r} has {rows} rows (shape {a.shape}), expected the rank {rank} of the config{overlap}.",
+        f"{a.key!r} has {rows} rows (shape {a.shape}), expected the rank {rank} of the config"
+        f"{overlap if ambiguous(settings, [module]) else ''}.",
         hint="Correct r or rank_pattern in the config.",
     )
 
 
-def _check_grouped(a: TensorSpec, b: TensorSpec) -> None:
-    if len(a.shape) == 2 or a.shape[0] % b.shape[1]:
-        raise InvalidInputError(
-            f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected equal ranks, found {a.shape[0]} and {b.shape[1]}.",
-            hint=_SAVE_AGAIN,
-        )
-
-
-def _remarks(layout: Layout, settings: Settings, grouped: int) -> list[str]:
+def _remarks(layout: Layout, settings: Settings, *, grouped: int) -> list[str]:
     remarks = []
     unclear = ambiguous(settings, [factor.module for factor in layout.factors])
     if unclear:
         remarks.append(
-            f"several patterns match {_some(unclear)}: the first in file order counts, as in PEFT, which sorts them on saving; the trained scale may have been another."
+            f"several patterns match {_some(unclear)}: the first in file order counts, as in PEFT,"
+            " which sorts them on saving; the trained scale may have been another."
         )
     if grouped:
         remarks.append(f"{grouped} grouped convolutions are kept verbatim.")
     bare = [tensor.key for tensor in layout.tensors if not tensor.key.startswith(PREFIX)]
     if bare:
         remarks.append(
-            f"{_some(bare)}: without the prefix '{PREFIX}' PeftModel.from_pretrained does not load it (a model's own load_adapter may)."
+            f"{_some(bare)}: without the prefix '{PREFIX}' PeftModel.from_pretrained"
+            " does not load it (a model's own load_adapter may)."
         )
     return remarks
 
@@ -270,7 +267,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def tied_modules(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs (embedding, output head) of module paths as in the keys, which weight tying may have made copies of one another."""
+    """Return pairs (embedding, output head) of modules that weight tying may have made copies.
+
+    Module paths are as in the keys.
+    """
     matches = [match for key in keys if (match := _FACTOR.fullmatch(key))]
     tables = sorted({match["module"] for match in matches if match["table"]})
     heads = sorted(

@@ -1,6 +1,4 @@
-"""adapter_config.json.
-
-What it says of scales and ranks, and what makes an adapter unsafe to take apart.
+"""Read adapter_config.json: scales, ranks, and what makes an adapter unsafe to take apart.
 
 The bytes are kept as they are; this module only reads them. Fields are those of PEFT 0.21.
 """
@@ -14,44 +12,53 @@ from share_registry.errors import IntegrityError, InvalidInputError, RefusedErro
 from share_registry.format import foreign_json
 
 CONFIG_FILE: Final = "adapter_config.json"
+# What `parse_config` accepts, so what a commit accepts and every reader of a stored config.
 MAX_CONFIG_BYTES: Final = 1 << 20
-"""What `parse_config` accepts, so what a commit accepts and every reader of a stored config."""
 DEFAULT_RANK: Final = 8
 DEFAULT_ALPHA: Final = 8
 
 _MAX_PATTERNS: Final = 65_536
 _MAX_PATTERN_LENGTH: Final = 512
-_HINT_SHARE: Final = "Load it (PeftModel.from_pretrained) and commit the model: then just its coefficients are stored."
+_HINT_SHARE: Final = (
+    "Load it (PeftModel.from_pretrained) and commit the model:"
+    " then just its coefficients are stored."
+)
 _SAFE_INITS: Final = {"gaussian", "eva", "orthogonal", "mica"}
 _BASE_CHANGING_INITS: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # fmt: off
 _FIELDS: Final = frozenset({
-    "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config",
-    "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "kasa_config",
-    "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config",
-    "megatron_config", "megatron_core", "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r",
-    "rank_pattern", "revision", "target_modules", "target_parameters", "task_type", "trainable_token_indices", "use_bdlora", "use_dora",
-    "use_qalora", "use_rslora", "velora_config", "runtime_config",
+    "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping",
+    "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying", "eva_config",
+    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "kasa_config",
+    "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha",
+    "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core",
+    "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r",
+    "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters",
+    "task_type", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora", "use_rslora",
+    "velora_config",
 })
 # fmt: on
 _REFUSED_FIELDS: Final = {
-    "kasa_config": "KaSA takes the smallest components out of the base weight and puts a diagonal between A and B",
+    "kasa_config": (
+        "KaSA takes the smallest components out of the base weight"
+        " and puts a diagonal between A and B"
+    ),
     "use_bdlora": "BD-LoRA factors are block-diagonal and do not multiply to dW",
     "use_qalora": "QALoRA's A acts on pooled inputs, so B @ A is not dW",
     "arrow_config": "Arrow routes between several adapters; one of them alone is not the function",
     "megatron_config": "Megatron adapters are not saved reliably",
 }
-_CONVERT: Final = "Convert it to plain LoRA first (PEFT: save_pretrained with path_initial_model_for_weight_conversion), then commit the converted adapter."
+_CONVERT: Final = (
+    "Convert it to plain LoRA first"
+    " (PEFT: save_pretrained with path_initial_model_for_weight_conversion),"
+    " then commit the converted adapter."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pattern:
-    """One member of rank_pattern or alpha_pattern.
+    """One member of rank_pattern or alpha_pattern: an expression over module paths, its value."""
 
-    A regular expression over module paths and its value.
-    """
-
-    text: str
     regex: re.Pattern[str]
     value: float
 
@@ -60,7 +67,7 @@ class Pattern:
 class Settings:
     """What a config says of scales.
 
-    S = alpha / r, or alpha / sqrt(r) with rsLoRA, both overridden per module by the first
+    s = alpha / r, or alpha / sqrt(r) with rsLoRA, both overridden per module by the first
     pattern that matches, in file order.
     """
 
@@ -74,25 +81,25 @@ class Settings:
     dora: bool
 
 
-def parse_config(content: bytes, *, what: str = CONFIG_FILE) -> dict[str, object]:
+def parse_config(content: bytes, *, name: str = CONFIG_FILE) -> dict[str, object]:
     """Parse the bytes of an adapter_config.json. Raises InvalidInputError."""
     try:
-        return foreign_json.parse(content, what=what, limit=MAX_CONFIG_BYTES)
+        return foreign_json.parse(content, what=name, limit=MAX_CONFIG_BYTES)
     except IntegrityError as error:
         raise InvalidInputError(
             error.message, hint="Save the adapter again with PEFT's save_pretrained."
         ) from error
 
 
-def copied(value: Any) -> Any:
-    """Return a copy of what a config says: who changes it changes no other's."""
+def copy_json(value: Any) -> Any:
+    """Return a copy of a JSON value that shares nothing mutable with it."""
     if isinstance(value, dict):
-        return {name: copied(item) for name, item in value.items()}
-    return [copied(item) for item in value] if isinstance(value, list) else value
+        return {name: copy_json(item) for name, item in value.items()}
+    return [copy_json(item) for item in value] if isinstance(value, list) else value
 
 
 def settings_of(config: Mapping[str, object]) -> Settings:
-    """Read the fields that scales depend on. Raises InvalidInputError where one has the wrong type."""
+    """Read the fields that scales depend on. Raises InvalidInputError for a wrong type."""
     return Settings(
         rank=_rank("r", config.get("r", DEFAULT_RANK)),
         alpha=_number("lora_alpha", config.get("lora_alpha", DEFAULT_ALPHA)),
@@ -116,14 +123,13 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
     if not isinstance(peft_type, str):
         raise InvalidInputError(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
-            hint="Hand in a directory that PEFT's save_pretrained wrote.",
+            hint="Give a directory that PEFT's save_pretrained wrote.",
         )
     if peft_type != "LORA":
+        convert = "Convert it to LoRA with PEFT (save_as_lora), then commit that."
         raise RefusedError(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
-            hint=_HINT_SHARE
-            if peft_type == "SHARE"
-            else "Convert it to LoRA with PEFT (save_as_lora), then commit that.",
+            hint=_HINT_SHARE if peft_type == "SHARE" else convert,
         )
     for field, reason in _REFUSED_FIELDS.items():
         if config.get(field):
@@ -136,70 +142,65 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
 
 def config_remarks(config: Mapping[str, object]) -> list[str]:
     """Return what is worth knowing about a config that is accepted."""
-    remarks = []
-    if "r" not in config:
-        remarks.append(f"{CONFIG_FILE} has no r: PEFT's default {DEFAULT_RANK} was taken.")
-    if "lora_alpha" not in config:
-        remarks.append(
-            f"{CONFIG_FILE} has no lora_alpha: PEFT's default {DEFAULT_ALPHA} was taken."
-        )
-    if config.get("lora_alpha") == 0:
-        remarks.append(
-            "lora_alpha is 0: the adapter changes nothing (llama.cpp would read it as unscaled)."
-        )
-    if config.get("alora_invocation_tokens"):
-        remarks.append(
-            "Activated LoRA: it acts only after its invocation tokens, and must not be merged."
-        )
-    if config.get("layer_replication"):
-        remarks.append("layer_replication: layer numbers are those of the expanded model.")
-    if "runtime_config" in config:
-        remarks.append("runtime_config is kept in the config bytes; PEFT ignores it.")
     unknown = sorted(name for name, value in config.items() if value and name not in _FIELDS)
-    if unknown:
-        remarks.append(
-            f"unknown config fields, kept verbatim: {', '.join(unknown[:8])}{' ...' if len(unknown) > 8 else ''}."
-        )
-    return remarks
+    listed = f"{', '.join(unknown[:8])}{' ...' if len(unknown) > 8 else ''}"
+    remarks = {
+        f"{CONFIG_FILE} has no r: PEFT's default {DEFAULT_RANK} was taken.": "r" not in config,
+        f"{CONFIG_FILE} has no lora_alpha: PEFT's default {DEFAULT_ALPHA} was taken.": (
+            "lora_alpha" not in config
+        ),
+        "lora_alpha is 0: the adapter changes nothing (llama.cpp would read it as unscaled).": (
+            config.get("lora_alpha") == 0
+        ),
+        "Activated LoRA: it acts only after its invocation tokens, and must not be merged.": (
+            config.get("alora_invocation_tokens")
+        ),
+        "layer_replication: layer numbers are those of the expanded model.": (
+            config.get("layer_replication")
+        ),
+        "runtime_config is kept in the config bytes; PEFT ignores it.": "runtime_config" in config,
+        f"unknown config fields, kept verbatim: {listed}.": unknown,
+    }
+    return [remark for remark, applies in remarks.items() if applies]
 
 
 def _refuse_init(init: object) -> None:
     name = init.lower() if isinstance(init, str) else ""
     if name.startswith(_BASE_CHANGING_INITS):
         raise RefusedError(
-            f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected an initialization that leaves the base model alone: the factors are meant for rewritten base weights.",
+            f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected an initialization that leaves"
+            " the base model alone: the factors are meant for rewritten base weights.",
             hint=_CONVERT,
         )
     if (name and name not in _SAFE_INITS) or not isinstance(init, bool | str | None):
         raise RefusedError(
-            f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected true, false, {', '.join(sorted(_SAFE_INITS))}.",
-            hint="Whether an unknown initialization changes the base model cannot be known: convert the adapter to plain LoRA first.",
+            f"{CONFIG_FILE}: init_lora_weights is {init!r},"
+            f" expected true, false, {', '.join(sorted(_SAFE_INITS))}.",
+            hint="Whether an unknown initialization changes the base model cannot be known:"
+            " convert the adapter to plain LoRA first.",
         )
 
 
 def _refuse_library(mapping: object) -> None:
-    """PEFT imports the named library when it loads the adapter, so only one that is known is let through."""
-    if mapping is None:
-        return
+    """Refuse an unknown library: PEFT imports it when it loads the adapter."""
     library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
     if library is not None and not (
         isinstance(library, str)
         and (library == "transformers" or library.startswith("transformers."))
     ):
         raise RefusedError(
-            f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of transformers: PEFT imports it when it loads the adapter.",
+            f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of"
+            " transformers: PEFT imports it when it loads the adapter.",
             hint="Set task_type before saving, or auto_mapping to null in the config.",
         )
 
 
 def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
-    if value is None:
-        return ()
+    value = {} if value is None else value
     if not isinstance(value, dict) or len(value) > _MAX_PATTERNS:
         raise _wrong(field, type(value).__name__, f"an object of at most {_MAX_PATTERNS} members")
     return tuple(
         Pattern(
-            text=text,
             regex=_regex(field, text),
             value=(_rank if rank else _number)(f"{field}[{text!r}]", number),
         )
@@ -208,7 +209,7 @@ def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
 
 
 def _regex(field: str, text: str) -> re.Pattern[str]:
-    """Compile as PEFT does.
+    """Compile an expression as PEFT does.
 
     What could run for ever (repeated groups, many open repetitions) is refused, as the config
     may be anybody's.
@@ -216,7 +217,8 @@ def _regex(field: str, text: str) -> re.Pattern[str]:
     risky = re.search(r"\)[*+{]", text) or len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) > 3
     if risky or len(text) > _MAX_PATTERN_LENGTH:
         raise RefusedError(
-            f"{CONFIG_FILE}: {field} has the expression {text[:80]!r}, expected one without repeated groups.",
+            f"{CONFIG_FILE}: {field} has the expression {text[:80]!r},"
+            " expected one without repeated groups.",
             hint="Write the module paths out.",
         )
     try:
@@ -244,15 +246,14 @@ def _flag(field: str, value: object) -> bool:
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
+    value = [] if value is None else value
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise _wrong(field, repr(value), "a list of names")
     return tuple(value)
 
 
-def _wrong(field: str, found: str, expected: str) -> InvalidInputError:
+def _wrong(field: str, value: str, expected: str) -> InvalidInputError:
     return InvalidInputError(
-        f"{CONFIG_FILE}: {field} is {found[:200]}, expected {expected}.",
+        f"{CONFIG_FILE}: {field} is {value[:200]}, expected {expected}.",
         hint="Correct the config, or save the adapter again with PEFT's save_pretrained.",
     )

@@ -31,66 +31,61 @@ _VARIABLES: Final = {
 _MAX_VALUE: Final = 256
 _MAX_GIT_FILE: Final = 1 << 24
 _SHA: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-_REF: Final = re.compile(r"ref: (refs/[\w./-]+)")
+_REF: Final = re.compile(r"ref: (refs/(?!.*\.\.)[\w./-]+)")
 
 
 def environment_labels(outside: Outside) -> dict[str, str]:
-    """Return the labels found; the working directory's git commit where no variable names one.
+    """Return the labels that the environment gives; never an error.
 
-    Never an error.
+    Where no variable names a git commit, it is that of the working directory.
     """
     labels = {}
     for label, variables in _VARIABLES.items():
-        value = next(
-            (text for name in variables if (text := (outside.environment(name) or "").strip())), ""
-        )
+        texts = ((outside.environment(name) or "").strip() for name in variables)
+        value = next(filter(None, texts), "")
         if value and len(value) <= _MAX_VALUE and value.isprintable():
             labels[label] = value
-    if "git.sha" not in labels and (sha := _git_sha(outside)):
+    if "git.sha" not in labels and (sha := _read_git_sha(outside)):
         labels["git.sha"] = sha
     return dict(sorted(labels.items()))
 
 
-def _git_sha(outside: Outside) -> str | None:
-    """Read what HEAD of the surrounding git working tree names, without running git."""
+def _read_git_sha(outside: Outside) -> str | None:
+    """Read what HEAD of the surrounding git working tree names.
+
+    The files are read and no git is run: a process costs more than a commit may, and a repository
+    that somebody else wrote can make git run what it likes.
+    """
     here = outside.absolute(Path())
     try:
         for folder in (here, *here.parents):
             kind = outside.kind(folder / ".git")
+            # a linked working tree or a submodule
+            if kind is Kind.FILE:
+                pointer = _read_text(folder / ".git", outside)
+                return _read_head(folder / pointer.removeprefix("gitdir: "), outside)
             if kind is not None:
-                return _head(folder / ".git", kind, outside)
+                return _read_head(folder / ".git", outside)
     except (ShareRegistryError, UnicodeDecodeError):
-        return None
+        pass
     return None
 
 
-def _head(git: Path, kind: Kind, outside: Outside) -> str | None:
-    if kind is Kind.FILE:  # a linked working tree or a submodule
-        git = git.parent / _text(git, outside).removeprefix("gitdir: ")
-    head = _text(git / "HEAD", outside)
-    if _SHA.fullmatch(head):
-        return head
-    match = _REF.fullmatch(head)
-    if match is None or ".." in match[1]:
-        return None
-    shared = git / _text(git / "commondir", outside) if outside.exists(git / "commondir") else git
-    if outside.exists(shared / match[1]):
-        found = _text(shared / match[1], outside)
-        return found if _SHA.fullmatch(found) else None
-    packed = (
-        _text(shared / "packed-refs", outside).splitlines()
-        if outside.exists(shared / "packed-refs")
-        else []
-    )
-    return next(
-        (
-            line.split()[0]
-            for line in packed
-            if line.endswith(f" {match[1]}") and _SHA.fullmatch(line.split()[0])
-        ),
-        None,
-    )
+def _read_head(git: Path, outside: Outside) -> str | None:
+    """Return the commit that HEAD names, by itself or through a loose or packed reference."""
+    head = _read_text(git / "HEAD", outside)
+    reference = _REF.fullmatch(head)
+    shas = [head]
+    if reference is not None:
+        linked = git / "commondir"
+        shared = git / _read_text(linked, outside) if outside.exists(linked) else git
+        if outside.exists(shared / reference[1]):
+            shas = [_read_text(shared / reference[1], outside)]
+        else:
+            packed = _read_text(shared / "packed-refs", outside).splitlines()
+            shas = [line.split()[0] for line in packed if line.endswith(f" {reference[1]}")]
+    return next(filter(_SHA.fullmatch, shas), None)
 
 
-def _text(path: Path, outside: Outside) -> str:
+def _read_text(path: Path, outside: Outside) -> str:
     return outside.read(path, limit=_MAX_GIT_FILE).decode().strip()

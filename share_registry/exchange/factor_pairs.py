@@ -1,4 +1,4 @@
-"""Factor pairs for the algebra, and back into tensors.
+"""Unpack an adapter's tensors into factor pairs for the algebra, and pack rows into tensors.
 
 Packing and unpacking only, no arithmetic but the final rounding.
 
@@ -8,23 +8,22 @@ Experts lie expert-major in A and rank-major in B.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 import torch
 
 from share_registry.errors import InvalidInputError
-from share_registry.exchange.tensors import TORCH, check_held
+from share_registry.exchange.tensors import TORCH, check_no_overflow
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 
 _SMALLEST: Final = 1e-50
+# Of values of factors and of scales: an energy is a product of six of them. Every value of
+# float32 lies between, even among its subnormal numbers.
 _LARGEST: Final = 1e40
-"""Of values of factors and of scales: an energy is a product of six of them.
 
-Every value of float32 lies between, even among its subnormal numbers.
-"""
-
+# Rows of A (r, in) and of B transposed (r, out).
 Rows = tuple[torch.Tensor, torch.Tensor]
-"""Rows of A (r, in) and of B transposed (r, out)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,27 +76,21 @@ def check_range(
 
     Factors and scales are 0 or of a size that float32 has. Raises InvalidInputError.
     """
+    expected = f"expected 0 or a size between {_SMALLEST:g} and {_LARGEST:g}."
     for shape, scale in zip(layout.modules(), scales, strict=True):
         if scale and not _SMALLEST < abs(scale) < _LARGEST:
-            raise _out_of_range(
-                f"module {shape.module!r} has the scale {scale:.3g}",
-                "Correct r and lora_alpha in the config.",
+            raise InvalidInputError(
+                f"module {shape.module!r} has the scale {scale:.3g}, {expected}",
+                hint="Correct r and lora_alpha in the config.",
             )
-    for spec in (
-        layout.tensors[index] for factor in layout.factors for index in (factor.a, factor.b)
-    ):
+    for index in (index for factor in layout.factors for index in (factor.a, factor.b)):
+        spec = layout.tensors[index]
         largest = float(tensors[spec.key].abs().max()) if spec.dtype == DType.F64 else 0.0
         if largest and not _SMALLEST < largest < _LARGEST:
-            raise _out_of_range(
-                f"tensor {spec.key!r} has a largest value of {largest:.3g}",
-                "Commit an earlier checkpoint, or save in float32.",
+            raise InvalidInputError(
+                f"tensor {spec.key!r} has a largest value of {largest:.3g}, {expected}",
+                hint="Commit an earlier checkpoint, or save in float32.",
             )
-
-
-def _out_of_range(found: str, hint: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"{found}, expected 0 or a size between {_SMALLEST:g} and {_LARGEST:g}.", hint=hint
-    )
 
 
 def move_to_device(pairs: Sequence[FactorPair], device: str) -> list[FactorPair]:
@@ -131,35 +124,35 @@ def tensors_of(layout: Layout, rows: Sequence[Rows | None]) -> dict[str, torch.T
         RefusedError: a value does not fit the element type.
     """
     packed: dict[str, torch.Tensor] = {}
-    position = 0
+    remaining = iter(rows)
     for factor in layout.factors:
-        own = rows[position : position + factor.experts]
-        position += factor.experts
-        given = [pair for pair in own if pair is not None]
-        if len(given) == factor.experts:
-            packed |= _packed_pair(layout, factor, given)
+        pairs = [pair for pair in islice(remaining, factor.experts) if pair is not None]
+        if len(pairs) == factor.experts:
+            packed |= _pack_pair(layout, factor, pairs)
     return packed
 
 
-def _packed_pair(
-    layout: Layout, factor: FactorSpec, rows: Sequence[Rows]
-) -> dict[str, torch.Tensor]:
+def pad_rows(rows: Rows, rank: int) -> Rows:
+    """Fill both sides up to a rank with rows of zeros."""
+    a, b = (torch.nn.functional.pad(side, (0, 0, 0, rank - side.shape[0])) for side in rows)
+    return a, b
+
+
+def _pack_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict[str, torch.Tensor]:
     """Pack the rows of all modules of one factor pair; the tensors may be the rows themselves."""
-    a_spec, b_spec = layout.tensors[factor.a], layout.tensors[factor.b]
-    a = torch.cat([a for a, _ in rows]) if factor.form is Form.EXPERTS else rows[0][0]
-    b = (
-        torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2)
-        if factor.form is Form.EXPERTS
-        else rows[0][1].T
-    )
-    return {spec.key: _rounded(values, spec) for spec, values in ((a_spec, a), (b_spec, b))}
+    a, b = rows[0][0], rows[0][1].T
+    if factor.form is Form.EXPERTS:
+        a = torch.cat([a for a, _ in rows])
+        b = torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2)
+    specs = layout.tensors[factor.a], layout.tensors[factor.b]
+    return {spec.key: _round(side, spec) for spec, side in zip(specs, (a, b), strict=True)}
 
 
-def _rounded(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+def _round(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     """Return values in a tensor's shape and element type, contiguous.
 
     Raises RefusedError where a finite value becomes infinite.
     """
     typed = values.to(TORCH[spec.dtype]).reshape(spec.shape).contiguous()
-    check_held(spec.key, typed)
+    check_no_overflow(spec.key, typed)
     return typed

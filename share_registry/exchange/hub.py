@@ -1,10 +1,11 @@
-"""Adapters on the Hugging Face Hub.
+"""Read an adapter from the Hugging Face Hub.
 
-`hf://owner/repo[@revision][/folder]`, pinned to a commit hash and read from the client's cache.
+A location `hf://owner/repo[@revision][/folder]` is pinned to a commit hash, and its files are read
+from the client's cache.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 SCHEME: Final = "hf://"
 _PART: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _LOCATION: Final = re.compile(
-    rf"hf://(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}))?(?:/(?P<folder>[A-Za-z0-9][A-Za-z0-9._/-]{{0,255}}))?"
+    rf"hf://(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}))?"
+    r"(?:/(?P<folder>[A-Za-z0-9][A-Za-z0-9._/-]{0,255}))?"
 )
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -51,45 +53,47 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
             f"location {location[:120]!r} is not hf://owner/repo[@revision][/folder].",
             hint="Example: hf://alignment-handbook/zephyr-7b-sft-lora@main.",
         )
-    found = _info(match["repo"], match["revision"], outside)
-    commit = found.sha or ""
+    repo, revision = match["repo"], match["revision"]
+    api = _api(outside)
+    with _translate_errors(f"{SCHEME}{repo}{f'@{revision}' if revision else ''}"):
+        model = api.model_info(repo, revision=revision, files_metadata=True)
+    commit = model.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise StoreError(
-            f"the Hub gave the commit {commit[:60]!r} for {location}, expected 40 hexadecimal digits.",
+            f"the Hub gave the commit {commit[:60]!r} for {location},"
+            " expected 40 hexadecimal digits.",
             hint="Check HF_ENDPOINT.",
         )
     folder = PurePosixPath(match["folder"] or "")
-    files = _files(match["repo"], commit, folder, found, outside)
-    return read_files(
-        files,
-        source=Source(
-            kind="hub",
-            location=f"{SCHEME}{match['repo']}{f'/{folder}' if match['folder'] else ''}",
-            revision=commit,
-        ),
-    )
+
+    def read(name: str, limit: int) -> bytes:
+        path = str(folder / name)
+        with _translate_errors(f"{SCHEME}{repo}@{commit[:8]}/{path}"):
+            # The cache holds links to its own content; the link is resolved here, as reading
+            # follows none.
+            cached = outside.resolved(Path(api.hf_hub_download(repo, path, revision=commit)))
+        return outside.read(cached, limit=limit)
+
+    place = f"{SCHEME}{repo}{f'/{folder}' if match['folder'] else ''}"
+    source = Source(kind="hub", location=place, revision=commit)
+    return read_files(_list_files(model, folder, read), source=source)
 
 
-def _files(
-    repo: str, commit: str, folder: PurePosixPath, found: "ModelInfo", outside: Outside
+def _list_files(
+    model: "ModelInfo", folder: PurePosixPath, read: Callable[[str, int], bytes]
 ) -> Files:
-    """Return the files of one folder; contents are downloaded when asked for."""
-    siblings = {
-        PurePosixPath(sibling.rfilename): MAX_ATTACHMENT_BYTES
-        if sibling.size is None
-        else sibling.size
-        for sibling in found.siblings or []
-    }
-    sizes = {path.name: size for path, size in siblings.items() if path.parent == folder}
+    """Return the files of one folder of a repository; contents are downloaded when asked for."""
+    siblings = {PurePosixPath(sibling.rfilename): sibling for sibling in model.siblings or []}
     below = {
         path.relative_to(folder).parts[0]
         for path in siblings
         if folder in path.parents and path.parent != folder
     }
-
-    def read(name: str, limit: int) -> bytes:
-        return outside.read(_download(repo, commit, str(folder / name), outside), limit=limit)
-
+    sizes = {
+        path.name: MAX_ATTACHMENT_BYTES if sibling.size is None else sibling.size
+        for path, sibling in siblings.items()
+        if path.parent == folder
+    }
     return Files(sizes=sizes, others=sorted(below), read=read)
 
 
@@ -104,22 +108,8 @@ def _api(outside: Outside) -> "HfApi":
     return HfApi(endpoint=outside.environment("HF_ENDPOINT") or None)
 
 
-def _info(repo: str, revision: str | None, outside: Outside) -> "ModelInfo":
-    api = _api(outside)
-    with _translated(f"{SCHEME}{repo}{f'@{revision}' if revision else ''}"):
-        return api.model_info(repo, revision=revision, files_metadata=True)
-
-
-def _download(repo: str, commit: str, name: str, outside: Outside) -> Path:
-    api = _api(outside)
-    with _translated(f"{SCHEME}{repo}@{commit[:8]}/{name}"):
-        # The cache holds links to its own content; the link is resolved here, as reading follows
-        # none.
-        return outside.resolved(Path(api.hf_hub_download(repo, name, revision=commit)))
-
-
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
+def _translate_errors(place: str) -> Iterator[None]:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
@@ -129,28 +119,28 @@ def _translated(what: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    http = cast(
-        "type[Exception]", HfHubHTTPError.__bases__[0]
-    )  # the error family of the client's HTTP library
+    # the error family of the client's HTTP library
+    http = cast("type[Exception]", HfHubHTTPError.__bases__[0])
     try:
         yield
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise StoreError(
-            f"{what} cannot be fetched: {_first(error)}",
+            f"{place} cannot be fetched: {_first(error)}",
             hint="Check the network and HF_ENDPOINT, and run it again.",
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         raise NotFoundError(
-            f"{what} is not on the Hub: {_first(error)}",
-            hint="Check the name and revision; for a private repository log in with `hf auth login`.",
+            f"{place} is not on the Hub: {_first(error)}",
+            hint="Check the name and revision;"
+            " for a private repository log in with `hf auth login`.",
         ) from error
     except HFValidationError as error:
         raise InvalidInputError(
-            f"{what} is no Hub location: {_first(error)}", hint="Write hf://owner/repo[@revision]."
+            f"{place} is no Hub location: {_first(error)}", hint="Write hf://owner/repo[@revision]."
         ) from error
     except (http, OSError) as error:
         raise StoreError(
-            f"{what} cannot be fetched: {_first(error)}",
+            f"{place} cannot be fetched: {_first(error)}",
             hint="Check the network and HF_ENDPOINT, and run it again.",
         ) from error
 

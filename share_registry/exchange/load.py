@@ -1,76 +1,119 @@
-"""What may be handed to `commit`.
+"""Load what can be committed: a directory, a Hub location, a live model or an adapter in memory.
 
-A directory, a Hub reference, a live PEFT model, or an adapter in memory.
+`IMPORTERS` is the table of what is understood; the first entry that matches a source reads it. To
+add a format, write one module of `exchange` with one function that reads the format and ends in
+`adapter_of` (tensors and a config) or `read_files` (a directory, wherever it lies), so that every
+source passes the same checks. Import what it needs inside that function: the table is loaded with
+every commit. Then add one entry here, before the entries that would match the same sources.
 """
 
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from share_registry.errors import InvalidInputError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import derive_task
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.factor_pairs import check_range
+from share_registry.exchange.hub import SCHEME, read_hub
 from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.peft_model import read_model
 from share_registry.exchange.scales import module_scales
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Source
 from share_registry.names import TaskName, task_name
+from share_registry.outside.files import Outside
 
-if TYPE_CHECKING:
-    from share_registry.outside.files import Outside
-
-HUB: str = "hf://"
-
-
+# The task name, the adapter, and whether the name was derived from the source's.
 Loaded = tuple[TaskName, Adapter, bool]
-"""The task name, the adapter, and whether the name was derived from the source's."""
 
 
-def load(source: Any, *, task: str | None, adapter_name: str | None, outside: "Outside") -> Loaded:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importer:
+    """One kind of source.
+
+    Attributes:
+        label: What messages call such a source.
+        matches: Tells by type or text alone whether a source is of this kind; reads nothing.
+        read: Reads it, given the adapter's name in a live model (else None) and the outside.
+        names_task: Whether its location can name a task.
+    """
+
+    label: str
+    matches: Callable[[Any], bool]
+    read: Callable[[Any, str | None, Outside], Adapter]
+    names_task: bool = False
+
+
+def load(source: Any, *, task: str | None, adapter_name: str | None, outside: Outside) -> Loaded:
     """Read an adapter from wherever it is.
 
     Raises:
         InvalidInputError: nothing that can be committed, or no task name where none can be derived.
         NotFoundError, RefusedError: as the readers of `exchange`.
     """
-    found = _load(source, task=task, adapter_name=adapter_name, outside=outside)
-    adapter = found[1]
-    check_range(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
-    return found
-
-
-def _load(source: Any, *, task: str | None, adapter_name: str | None, outside: "Outside") -> Loaded:
-    named = task_name(task) if task is not None else None
-    live = hasattr(source, "peft_config") and hasattr(source, "state_dict")
-    if adapter_name is not None and not live:
+    name = task_name(task) if task is not None else None
+    if adapter_name is not None and not _is_live_model(source):
+        shown = repr(os.fspath(source)) if _is_place(source) else f"a {type(source).__name__}"
         raise InvalidInputError(
-            f"adapter_name {adapter_name!r} is given for {_shown(source)}: it only applies to live PEFT models.",
-            hint="Leave it out, or hand in the model.",
+            f"adapter_name {adapter_name!r} is given for {shown}:"
+            " it only applies to live PEFT models.",
+            hint="Leave it out, or give the model.",
         )
-    if isinstance(source, Adapter):
-        return _required(named, "an Adapter in memory"), _in_memory(source), False
-    if isinstance(source, str | os.PathLike):
-        return _from_place(os.fspath(source), named, outside)
-    if live:
-        from share_registry.exchange.peft_model import read_model
-
-        wanted = _required(named, "a live PEFT model")
-        return wanted, read_model(source, adapter_name=adapter_name), False
-    raise InvalidInputError(
-        f"a {type(source).__name__} cannot be committed.",
-        hint="Hand in a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel or an Adapter.",
-    )
+    importer = next((importer for importer in IMPORTERS if importer.matches(source)), None)
+    if importer is None:
+        raise InvalidInputError(
+            f"a {type(source).__name__} cannot be committed.",
+            hint="Give a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel"
+            " or an Adapter.",
+        )
+    if name is None and not importer.names_task:
+        raise InvalidInputError(
+            f"{importer.label} has no name a task could be called by.", hint="Give task=."
+        )
+    adapter = importer.read(source, adapter_name, outside)
+    chosen = name if name is not None else derive_task(adapter.source.location)
+    check_range(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))
+    return chosen, adapter, name is None
 
 
 def is_directory(source: Any) -> bool:
     """Tell whether a source is a place on this machine, which can be read again."""
-    return isinstance(source, str | os.PathLike) and not os.fspath(source).startswith(HUB)
+    return _is_place(source) and not _is_hub(source)
 
 
-def _in_memory(adapter: Adapter) -> Adapter:
+def _is_place(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
+def _is_hub(source: Any) -> bool:
+    return _is_place(source) and os.fspath(source).startswith(SCHEME)
+
+
+def _is_adapter(source: Any) -> bool:
+    return isinstance(source, Adapter)
+
+
+def _is_live_model(source: Any) -> bool:
+    return hasattr(source, "peft_config") and hasattr(source, "state_dict")
+
+
+def _read_hub(source: Any, _: str | None, outside: Outside) -> Adapter:
+    return read_hub(os.fspath(source), outside=outside)
+
+
+def _read_directory(source: Any, _: str | None, outside: Outside) -> Adapter:
+    return read_directory(Path(source), outside=outside)
+
+
+def _read_live_model(source: Any, adapter_name: str | None, _: Outside) -> Adapter:
+    return read_model(source, adapter_name=adapter_name)
+
+
+def _read_adapter(adapter: Any, _: str | None, __: Outside) -> Adapter:
     """Return an adapter as what it is now.
 
     Its tensors may have been changed since it was read, and a checked out one is not what was
@@ -78,50 +121,24 @@ def _in_memory(adapter: Adapter) -> Adapter:
     """
     metadata = [(entry.name, entry.value) for entry in adapter.layout.metadata]
     tensors = {key: tensor.detach().cpu() for key, tensor in adapter.tensors.items()}
-    made = adapter_of(
+    current = adapter_of(
         tensors, adapter.config_bytes, metadata=metadata, attachments=adapter.attachments
     )
-    if made.source_digest == adapter.source_digest:
-        return adapter
+    if current.source_digest == adapter.source_digest:
+        return adapter  # type: ignore[no-any-return]
     source = Source(kind="adapter", location=f"{adapter.ref}, checked out" if adapter.ref else "")
     return replace(
-        made,
+        current,
         source=source,
         basis=adapter.basis,
         parent=adapter.ref or adapter.parent,
-        tensors_digest=sha256(tensor_file(made.layout, made.tensors)),
+        tensors_digest=sha256(tensor_file(current.layout, current.tensors)),
     )
 
 
-def _from_place(place: str, named: TaskName | None, outside: "Outside") -> Loaded:
-    if place.startswith(HUB):
-        from share_registry.exchange.hub import read_hub
-
-        adapter = read_hub(place, outside=outside)
-        return (
-            named if named is not None else derive_task(adapter.source.location),
-            adapter,
-            named is None,
-        )
-    adapter = read_directory(Path(place), outside=outside)
-    return (
-        named if named is not None else derive_task(adapter.source.location),
-        adapter,
-        named is None,
-    )
-
-
-def _shown(source: Any) -> str:
-    return (
-        repr(os.fspath(source))
-        if isinstance(source, str | os.PathLike)
-        else f"a {type(source).__name__}"
-    )
-
-
-def _required(named: TaskName | None, what: str) -> TaskName:
-    if named is None:
-        raise InvalidInputError(
-            f"{what} has no name a task could be called by.", hint="Give task=."
-        )
-    return named
+IMPORTERS: Final = (
+    Importer(label="an Adapter in memory", matches=_is_adapter, read=_read_adapter),
+    Importer(label="a Hub location", matches=_is_hub, read=_read_hub, names_task=True),
+    Importer(label="a directory", matches=_is_place, read=_read_directory, names_task=True),
+    Importer(label="a live PEFT model", matches=_is_live_model, read=_read_live_model),
+)

@@ -1,15 +1,14 @@
-"""The adapter that a merge of several gives.
+"""Merge adapters into one.
 
-Their dW merged, one rank and scale 1, and of the rest what all of them agree in.
-
-A merge of one adapter with weight 1 is that adapter, whatever it is made of. Several are only
-merged where dW is linear in what the factors say; else the merge is refused by name.
+The result has the merged dW at one rank and scale 1, and of the rest what all of them agree in. A
+merge of one adapter with weight 1 is that adapter, whatever it is made of. Several are only merged
+where dW is linear in what the factors say; else the merge is refused by name.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Final
 
 import torch
@@ -20,14 +19,13 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE, parse_config
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import FactorPair, tensors_of
+from share_registry.exchange.factor_pairs import pad_rows, tensors_of
 from share_registry.exchange.peft_directory import source_digest
-from share_registry.exchange.portable import targets_of
+from share_registry.exchange.portable import TRAINING_ONLY, targets_of
 from share_registry.exchange.tensors import TORCH, item_of
-from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
+from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import Source
 
-_TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
 _NONLINEAR: Final = ("use_dora", "lora_bias", "ensure_weight_tying")
 _SAME_FIELDS: Final = (
     "alora_invocation_tokens",
@@ -59,8 +57,8 @@ class WeightedAdapter:
     weight: float
 
 
-def merged(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter:
-    """Return the adapter of a merge; of one part with weight 1, that part.
+def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter:
+    """Merge adapters by a rule; one part with weight 1 is returned as it is.
 
     Every module has one rank, the largest that a merged module needs, and scale 1. A module that
     only some parts have counts as zero in the others. Element types are the widest of the parts'.
@@ -69,29 +67,25 @@ def merged(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter:
     that sum to 1, over tensors that every part has.
 
     Raises:
-        RefusedError: parts are of different base models or shapes, or have what no merge of factors can
-            express.
+        RefusedError: parts are of different base models or shapes, or have what no merge of factors
+            can express.
     """
     if len(parts) == 1 and parts[0].weight == 1:
         return parts[0].adapter
     _check(parts)
-    modules = [_pairs(part.adapter) for part in parts]
-    names = dict.fromkeys(name for pairs in modules for name in pairs)
+    modules = [{pair.module: pair for pair in part.adapter.factor_pairs()} for part in parts]
     weights = [part.weight for part in parts]
     rows = {
         name: merge_rows([pairs.get(name) for pairs in modules], weights, module=name, rule=rule)
-        for name in sorted(names)
+        for name in sorted(set().union(*modules))
     }
     rank = max([1, *(a.shape[0] for a, _ in rows.values())])
     passengers = _passengers(parts, rule)
     layout = _layout(parts, rank, passengers)
-    factors = tensors_of(layout, [_padded(rows[shape.module], rank) for shape in layout.modules()])
-    return _assembled(
-        parts,
-        layout,
-        {spec.key: {**passengers, **factors}[spec.key] for spec in layout.tensors},
-        rank,
-    )
+    factors = tensors_of(layout, [pad_rows(rows[shape.module], rank) for shape in layout.modules()])
+    merged = passengers | factors
+    tensors = {spec.key: merged[spec.key] for spec in layout.tensors}
+    return _assemble(parts, layout, tensors, rank)
 
 
 def _check(parts: Sequence[WeightedAdapter]) -> None:
@@ -101,29 +95,29 @@ def _check(parts: Sequence[WeightedAdapter]) -> None:
     """
     first = parts[0]
     for part in parts:
-        found = [field for field in _NONLINEAR if part.adapter.config.get(field)]
-        found += [
-            key
-            for key in part.adapter.passengers
-            if "lora_" in key and not _TRAINING_ONLY.fullmatch(key)
-        ]
-        if found or not part.adapter.layout.factors:
+        obstacles = [field for field in _NONLINEAR if part.adapter.config.get(field)]
+        obstacles += [key for key in _passengers_of(part) if "lora_" in key]
+        if obstacles or not part.adapter.layout.factors:
             raise RefusedError(
-                f"{part.ref} cannot be merged: it has {', '.join(found[:3]) or 'no factor pairs'}, and dW is not linear in factors alone.",
+                f"{part.ref} cannot be merged: it has"
+                f" {', '.join(obstacles[:3]) or 'no factor pairs'},"
+                " and dW is not linear in factors alone.",
                 hint=_HINT,
             )
-        if base_of(part.adapter.config).label != base_of(first.adapter.config).label:
-            labels = [base_of(which.adapter.config).label for which in (first, part)]
+        labels = [base_of(adapter.config).label for adapter in (first.adapter, part.adapter)]
+        if labels[0] != labels[1]:
             raise RefusedError(
                 f"{first.ref} was trained on {labels[0]!r}, {part.ref} on {labels[1]!r}.",
                 hint="Merge adapters of one base model.",
             )
         for field in _SAME_FIELDS:
-            if (part.adapter.config.get(field) or None) != (
-                first.adapter.config.get(field) or None
-            ):
+            values = [
+                adapter.config.get(field) or None for adapter in (first.adapter, part.adapter)
+            ]
+            if values[0] != values[1]:
                 raise RefusedError(
-                    f"{first.ref} and {part.ref} differ in {field}, expected one value for what is merged.",
+                    f"{first.ref} and {part.ref} differ in {field},"
+                    " expected one value for what is merged.",
                     hint=_HINT,
                 )
     if len({part.adapter.config.get("bias", "none") for part in parts} - {"none"}) > 1:
@@ -132,38 +126,25 @@ def _check(parts: Sequence[WeightedAdapter]) -> None:
         )
 
 
-def _pairs(adapter: Adapter) -> dict[str, FactorPair]:
-    return {pair.module: pair for pair in adapter.factor_pairs()}
-
-
-def _padded(
-    rows: tuple[torch.Tensor, torch.Tensor], rank: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = (torch.nn.functional.pad(side, (0, 0, 0, rank - side.shape[0])) for side in rows)
-    return a, b
+def _passengers_of(part: WeightedAdapter) -> dict[str, torch.Tensor]:
+    """Return the tensors beside the factors, without those that act in training alone."""
+    passengers = part.adapter.passengers.items()
+    return {key: tensor for key, tensor in passengers if not TRAINING_ONLY.fullmatch(key)}
 
 
 def _passengers(parts: Sequence[WeightedAdapter], rule: MergeRule) -> dict[str, torch.Tensor]:
-    """Return the tensors beside the factors.
+    """Merge the tensors beside the factors.
 
     Raises RefusedError where they differ and have no weighted mean.
     """
-    held = [
-        {
-            key: tensor
-            for key, tensor in part.adapter.passengers.items()
-            if not _TRAINING_ONLY.fullmatch(key)
-        }
-        for part in parts
-    ]
-    found: dict[str, torch.Tensor] = {}
-    for key in dict.fromkeys(key for own in held for key in own):
-        tensors = [own[key] for own in held if key in own]
-        if all(item_of(key, tensor) == item_of(key, tensors[0]) for tensor in tensors):
-            found[key] = tensors[0]
-            continue
-        found[key] = _mean(key, tensors, parts, rule)
-    return found
+    of_parts = [_passengers_of(part) for part in parts]
+    passengers: dict[str, torch.Tensor] = {}
+    for key in dict.fromkeys(key for tensors in of_parts for key in tensors):
+        tensors = [own[key] for own in of_parts if key in own]
+        items = [item_of(key, tensor) for tensor in tensors]
+        is_same = all(item == items[0] for item in items)
+        passengers[key] = tensors[0] if is_same else _mean(key, tensors, parts, rule)
+    return passengers
 
 
 def _mean(
@@ -174,8 +155,9 @@ def _mean(
         tensor.is_floating_point() for tensor in tensors
     )
     reasons = {
-        f"{rule.method} has no meaning for tensors that replace those of the base model": rule.method
-        != "linear",
+        f"{rule.method} has no meaning for tensors that replace those of the base model": (
+            rule.method != "linear"
+        ),
         f"the weights sum to {total:g}, not to 1": abs(total - 1) > 1e-9,
         "not every one has it": len(tensors) != len(parts),
         "their shapes or element types have no mean": not alike,
@@ -187,14 +169,8 @@ def _mean(
                 hint="Merge linearly, with weights that sum to 1.",
             )
     values = sum(part.weight * tensor.double() for part, tensor in zip(parts, tensors, strict=True))
-    return torch.as_tensor(values, device="cpu").to(_widest([tensor.dtype for tensor in tensors]))
-
-
-def _widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
-    found = dtypes[0]
-    for dtype in dtypes[1:]:
-        found = torch.promote_types(found, dtype)
-    return found
+    widest = reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+    return torch.as_tensor(values, device="cpu").to(widest)
 
 
 def _layout(
@@ -202,81 +178,65 @@ def _layout(
 ) -> Layout:
     """Return the layout of all modules at one rank.
 
-    Tensors in the first part's order, then those that others add.
+    Tensors stand in the first part's order, then those that others add.
     """
     specs: dict[str, TensorSpec] = {}
-    factors: dict[str, tuple[FactorSpec, str, str]] = {}
+    pairs: dict[str, tuple[Form, int, str, str]] = {}
     for part in parts:
         layout = part.adapter.layout
-        used = {position: factor for factor in layout.factors for position in (factor.a, factor.b)}
-        for position, spec in enumerate(layout.tensors):
-            if position in used:
-                side = 0 if position == used[position].a else 1
-                specs[spec.key] = _wider(
-                    specs.get(spec.key),
-                    _at_rank(spec, side, rank * used[position].experts),
-                    part.ref,
-                )
+        experts = {at: factor.experts for factor in layout.factors for at in (factor.a, factor.b)}
+        sides_b = {factor.b for factor in layout.factors}
+        for at, spec in enumerate(layout.tensors):
+            if at in experts:
+                shape = list(spec.shape)
+                shape[1 if at in sides_b else 0] = rank * experts[at]
+                resized = TensorSpec(key=spec.key, dtype=spec.dtype, shape=shape)
+                specs[spec.key] = _widen(specs.get(spec.key, resized), resized, part.ref)
             elif spec.key in passengers:
-                specs[spec.key] = TensorSpec(
-                    key=spec.key,
-                    dtype=item_of(spec.key, passengers[spec.key]).dtype,
-                    shape=list(passengers[spec.key].shape),
-                )
+                item = item_of(spec.key, passengers[spec.key])
+                specs[spec.key] = TensorSpec(key=spec.key, dtype=item.dtype, shape=list(item.shape))
         for factor in layout.factors:
-            entry = (factor, layout.tensors[factor.a].key, layout.tensors[factor.b].key)
-            _check_factor(factors.setdefault(factor.module, entry), entry, part.ref)
-    position_of = {key: number for number, key in enumerate(specs)}
-    placed = [
-        factor.model_copy(update={"a": position_of[a], "b": position_of[b]})
-        for factor, a, b in (factors[module] for module in sorted(factors))
+            keys = layout.tensors[factor.a].key, layout.tensors[factor.b].key
+            pair = (factor.form, factor.experts, *keys)
+            if pairs.setdefault(factor.module, pair) != pair:
+                raise RefusedError(
+                    f"{part.ref}: module {factor.module!r} lies in other tensors"
+                    " than in the adapters before it.",
+                    hint="Merge adapters saved by one release of PEFT.",
+                )
+    positions = {key: position for position, key in enumerate(specs)}
+    factors = [
+        FactorSpec(module=module, form=form, a=positions[a], b=positions[b], experts=experts_in)
+        for module, (form, experts_in, a, b) in sorted(pairs.items())
     ]
     return Layout(
-        metadata=parts[0].adapter.layout.metadata, tensors=list(specs.values()), factors=placed
+        metadata=parts[0].adapter.layout.metadata, tensors=list(specs.values()), factors=factors
     )
 
 
-def _at_rank(spec: TensorSpec, side: int, rows: int) -> TensorSpec:
-    return TensorSpec(
-        key=spec.key, dtype=spec.dtype, shape=[*spec.shape[:side], rows, *spec.shape[side + 1 :]]
-    )
-
-
-def _wider(known: TensorSpec | None, spec: TensorSpec, ref: str) -> TensorSpec:
-    if known is None:
-        return spec
-    if known.shape != spec.shape:
+def _widen(first: TensorSpec, spec: TensorSpec, ref: str) -> TensorSpec:
+    """Return the description of a tensor in the wider of two element types."""
+    if first.shape != spec.shape:
         raise RefusedError(
-            f"{ref}: tensor {spec.key!r} is {spec.shape} but for its rank, others have {known.shape}.",
+            f"{ref}: tensor {spec.key!r} is {spec.shape} but for its rank,"
+            f" others have {first.shape}.",
             hint="Merge adapters of one base model.",
         )
     names = {dtype: name for name, dtype in TORCH.items()}
-    wide: DType = names[torch.promote_types(TORCH[known.dtype], TORCH[spec.dtype])]
+    wide = names[torch.promote_types(TORCH[first.dtype], TORCH[spec.dtype])]
     return TensorSpec(key=spec.key, dtype=wide, shape=spec.shape)
 
 
-def _check_factor(
-    known: tuple[FactorSpec, str, str], found: tuple[FactorSpec, str, str], ref: str
-) -> None:
-    kinds: list[tuple[Form, int, str, str]] = [
-        (factor.form, factor.experts, a, b) for factor, a, b in (known, found)
-    ]
-    if kinds[0] != kinds[1]:
-        raise RefusedError(
-            f"{ref}: module {found[0].module!r} lies in other tensors than in the adapters before it.",
-            hint="Merge adapters saved by one release of PEFT.",
-        )
-
-
-def _assembled(
+def _assemble(
     parts: Sequence[WeightedAdapter], layout: Layout, tensors: dict[str, torch.Tensor], rank: int
 ) -> Adapter:
     config = _config(parts, layout, rank)
     text = json.dumps(config, indent=2, sort_keys=True).encode()
     # what is committed must be readable: refuse a config larger than any reader accepts
-    parse_config(text, what=f"{CONFIG_FILE} of the merged adapter")
+    parse_config(text, name=f"{CONFIG_FILE} of the merged adapter")
     attachments = _attachments(parts)
     items = [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors]
+    metadata = [(entry.name, entry.value) for entry in layout.metadata]
     left = sorted({name for part in parts for name in part.adapter.attachments} - set(attachments))
     return replace(
         parts[0].adapter,
@@ -286,9 +246,7 @@ def _assembled(
         layout=layout,
         attachments=attachments,
         source=Source(kind="adapter", location=""),
-        source_digest=source_digest(
-            text, [(entry.name, entry.value) for entry in layout.metadata], items, attachments
-        ),
+        source_digest=source_digest(text, metadata, items, attachments),
         raw_bytes=len(tensor_file(layout, tensors)),
         original={},
         remarks=tuple(
@@ -302,39 +260,36 @@ def _assembled(
 
 
 def _attachments(parts: Sequence[WeightedAdapter]) -> dict[str, bytes]:
-    """Return the files that all parts which have them have alike."""
-    held = [part.adapter.attachments for part in parts]
-    found = {name: content for own in held for name, content in own.items()}
+    """Return the files that are alike in all parts that have them."""
+    of_parts = [part.adapter.attachments for part in parts]
+    merged = {name: content for own in of_parts for name, content in own.items()}
     return {
         name: content
-        for name, content in sorted(found.items())
-        if all(own.get(name, content) == content for own in held)
+        for name, content in sorted(merged.items())
+        if all(own.get(name, content) == content for own in of_parts)
     }
 
 
 def _config(parts: Sequence[WeightedAdapter], layout: Layout, rank: int) -> dict[str, object]:
-    """Return the first part's config at one rank and scale 1, with what the others add to what is targeted."""
+    """Return the first part's config at one rank and scale 1, with what the others target."""
     configs = [part.adapter.config for part in parts]
-    config = dict(configs[0]) | {
-        field: value for field, value in _CLEARED if any(field in own for own in configs)
-    }
-    listed = [own.get("target_modules") for own in configs]
-    narrowed = any(
+    cleared = {field: value for field, value in _CLEARED if any(field in own for own in configs)}
+    config = dict(configs[0]) | cleared
+    is_narrowed = any(
         own.get("exclude_modules") or own.get("layers_to_transform") is not None for own in configs
     )
-    every = sorted({str(name) for names in listed if isinstance(names, list) for name in names})
-    exact = all(isinstance(names, list) for names in listed) and not narrowed
-    config["target_modules"] = targets_of(
-        config | {"target_modules": every if exact else None}, layout
-    )
-    saved = sorted({str(name) for own in configs for name in _names(own.get("modules_to_save"))})
+    is_listed = all(isinstance(own.get("target_modules"), list) for own in configs)
+    targets = _union(configs, "target_modules") if is_listed and not is_narrowed else None
+    config["target_modules"] = targets_of(config | {"target_modules": targets}, layout)
+    saved = _union(configs, "modules_to_save")
     if saved:
         config["modules_to_save"] = saved
-    config["bias"] = next(
-        (own["bias"] for own in configs if own.get("bias", "none") != "none"), "none"
-    )
+    biases = [own.get("bias", "none") for own in configs]
+    config["bias"] = next((bias for bias in biases if bias != "none"), "none")
     return config | {"r": rank, "lora_alpha": rank}
 
 
-def _names(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+def _union(configs: Sequence[Mapping[str, object]], field: str) -> list[str]:
+    """Return the names that a field lists in any config, sorted."""
+    lists = [config.get(field) for config in configs]
+    return sorted({str(name) for names in lists if isinstance(names, list) for name in names})

@@ -1,7 +1,4 @@
-"""The model card of an exported directory.
-
-What the adapter is, where it came from, and its recorded error.
-"""
+"""Write the model card of an export: the adapter, where it came from, its recorded error."""
 
 import json
 from dataclasses import dataclass
@@ -53,16 +50,13 @@ def card_text(card: CardFacts, *, profile: str) -> bytes:
 
 
 def _lines(card: CardFacts, profile: str) -> list[str]:
-    lines = [
-        f"A LoRA adapter{f' for `{card.base_model}`' if card.base_model else ''}, exported by share_registry in the {profile} profile.",
-        "",
-    ]
+    base = f" for `{card.base_model}`" if card.base_model else ""
+    lines = [f"A LoRA adapter{base}, exported by share_registry in the {profile} profile.", ""]
     if card.ref:
         lines.append(f"- version: `{card.ref}`")
     if card.commit_id:
-        lines.append(
-            f"- commit: c{card.commit_number} `{card.commit_id}`{f' of {card.time}' if card.time else ''}"
-        )
+        time = f" of {card.time}" if card.time else ""
+        lines.append(f"- commit: c{card.commit_number} `{card.commit_id}`{time}")
     if card.error is not None:
         budget = f" (budget {card.budget:.3g})" if card.budget is not None else ""
         lines.append(

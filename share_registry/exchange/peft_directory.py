@@ -1,7 +1,7 @@
-"""Reading an adapter: a PEFT directory, or tensors and a config at hand.
+"""Read an adapter from a PEFT directory, or from tensors and a config at hand.
 
-Every way in ends in `adapter_of`, which sorts the tensors into lanes; nothing is imported,
-unpickled or mapped.
+Every way in ends in `_assemble`, which sorts the tensors into lanes; nothing is imported, unpickled
+or mapped.
 """
 
 import json
@@ -29,6 +29,7 @@ from share_registry.exchange.classify import layout_of, tied_modules
 from share_registry.exchange.config import (
     CONFIG_FILE,
     MAX_CONFIG_BYTES,
+    Settings,
     config_remarks,
     parse_config,
     refuse_unsafe,
@@ -45,11 +46,11 @@ from share_registry.names import Digest
 from share_registry.outside.files import Kind, Outside
 
 MAX_TENSOR_FILE_BYTES: Final = 16 << 30
+# What PEFT writes into the header of every tensor file.
+PEFT_METADATA: Final = (("format", "pt"),)
 _LIMITS: Final = (
     "Give names of at most 512 bytes, at most 8 dimensions, and at most 65,536 tensors."
 )
-PEFT_METADATA: Final = (("format", "pt"),)
-"""What PEFT writes into the header of every tensor file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +82,9 @@ def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
         RefusedError: an adapter that cannot be taken apart safely.
     """
     folder = outside.absolute(Path(os.path.normpath(path)))
-    files = _list(folder, outside)
-    return read_files(
-        files,
-        source=Source(
-            kind="directory",
-            location=str(folder).encode(errors="surrogateescape").decode(errors="backslashreplace"),
-        ),
-    )
+    location = str(folder).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    source = Source(kind="directory", location=location)
+    return read_files(_list_files(folder, outside), source=source)
 
 
 def read_files(files: Files, *, source: Source) -> Adapter:
@@ -106,14 +102,16 @@ def read_files(files: Files, *, source: Source) -> Adapter:
     except IntegrityError as error:
         raise InvalidInputError(
             error.message,
-            hint="The file is damaged, not a safetensors file, or of element types that adapters do not have: copy it again, or convert it.",
+            hint="The file is damaged, not a safetensors file, or of element types that adapters do"
+            " not have: copy it again, or convert it.",
         ) from error
     adapter = _assemble(
         parsed.metadata, parsed.tensors, config_bytes, attached, source, len(content)
     )
     if not safetensors_file.is_canonical(content, parsed):
         remarks.append(
-            f"the header of {TENSOR_FILE} is not as the safetensors library writes it: an export writes it canonically."
+            f"the header of {TENSOR_FILE} is not as the safetensors library writes it:"
+            " an export writes it canonically."
         )
     return replace(
         adapter,
@@ -142,29 +140,16 @@ def adapter_of(
     Raises:
         InvalidInputError, RefusedError: as `read_directory`.
     """
-    config_bytes = config if isinstance(config, bytes) else _config_bytes(config)
+    config_bytes = config if isinstance(config, bytes) else _dump_config(config)
     items = safetensors_file.usual_order(item_of(key, tensor) for key, tensor in tensors.items())
     kept = without_card(attachments or {})
     check_names(kept)
-    raw_bytes = len(_written(metadata, items))
-    return _assemble(
-        tuple(metadata),
-        items,
-        config_bytes,
-        kept,
-        source or Source(kind="adapter", location=""),
-        raw_bytes,
-    )
-
-
-def _config_bytes(config: Mapping[str, object]) -> bytes:
     try:
-        return json.dumps(config, indent=2, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"{CONFIG_FILE}: a value is not a JSON value: {error}.",
-            hint="Give texts, numbers, lists and mappings.",
-        ) from error
+        raw_bytes = len(safetensors_file.write(metadata, items))
+    except IntegrityError as error:
+        raise InvalidInputError(error.message, hint=_LIMITS) from error
+    source = source or Source(kind="adapter", location="")
+    return _assemble(tuple(metadata), items, config_bytes, kept, source, raw_bytes)
 
 
 def source_digest(
@@ -174,26 +159,34 @@ def source_digest(
     attachments: Mapping[str, bytes],
 ) -> Digest:
     """Return the identity of an adapter: sha256 of canonical JSON over the digests of its parts."""
-    entries: list[Json] = [
-        {
-            "key": item.key,
-            "dtype": item.dtype.value,
-            "shape": list(item.shape),
-            "sha256": sha256(bytes(item.content)),
-        }
-        for item in items
-    ]
-    files: list[Json] = [
-        {"name": name, "sha256": sha256(content)} for name, content in sorted(attachments.items())
-    ]
-    names: list[Json] = [{"name": name, "value": value} for name, value in metadata]
     parts: Json = {
         "config": sha256(config_bytes),
-        "metadata": names,
-        "tensors": entries,
-        "attachments": files,
+        "metadata": [{"name": name, "value": value} for name, value in metadata],
+        "tensors": [
+            {
+                "key": item.key,
+                "dtype": item.dtype.value,
+                "shape": list(item.shape),
+                "sha256": sha256(bytes(item.content)),
+            }
+            for item in items
+        ],
+        "attachments": [
+            {"name": name, "sha256": sha256(content)}
+            for name, content in sorted(attachments.items())
+        ],
     }
     return sha256(dump(parts))
+
+
+def _dump_config(config: Mapping[str, object]) -> bytes:
+    try:
+        return json.dumps(config, indent=2, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"{CONFIG_FILE}: a value is not a JSON value: {error}.",
+            hint="Give texts, numbers, lists and mappings.",
+        ) from error
 
 
 def _assemble(
@@ -204,18 +197,16 @@ def _assemble(
     source: Source,
     raw_bytes: int,
 ) -> Adapter:
-    """Sort the tensors into lanes and build the value.
-
-    The one place where an adapter is accepted.
-    """
+    """Sort the tensors into lanes and build the value: the one place that accepts an adapter."""
     config = parse_config(config_bytes)
     refuse_unsafe(config)
     settings = settings_of(config)
     tensors = {item.key: tensor_of(item) for item in items}
     check_finite(tensors)
     keep = _tied(tensors) if settings.tied else frozenset[str]()
-    layout, remarks = _layout(items, lambda specs: layout_of(metadata, specs, settings, keep=keep))
-    module_scales(config, layout)  # refuses what says nothing certain of its scales
+    layout, remarks = _describe(items, metadata, settings, keep)
+    # refuses what says nothing certain of its scales
+    module_scales(config, layout)
     return Adapter(
         tensors=tensors,
         config=config,
@@ -234,8 +225,11 @@ def _assemble(
     )
 
 
-def _layout(
-    items: Sequence[Item], build: Callable[[list[TensorSpec]], tuple[Layout, list[str]]]
+def _describe(
+    items: Sequence[Item],
+    metadata: Sequence[tuple[str, str]],
+    settings: Settings,
+    keep: frozenset[str],
 ) -> tuple[Layout, list[str]]:
     if len(items) > MAX_TENSORS:
         raise InvalidInputError(
@@ -243,9 +237,10 @@ def _layout(
             hint=_LIMITS,
         )
     try:
-        layout, remarks = build(
-            [TensorSpec(key=item.key, dtype=item.dtype, shape=list(item.shape)) for item in items]
-        )
+        specs = [
+            TensorSpec(key=item.key, dtype=item.dtype, shape=list(item.shape)) for item in items
+        ]
+        layout, remarks = layout_of(metadata, specs, settings, keep=keep)
         layout.to_bytes()
     except ValidationError as error:
         raise InvalidInputError(
@@ -257,7 +252,10 @@ def _layout(
 
 
 def _tied(tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
-    """Return the modules of an embedding pair and of the output head's pair that weight tying made its transposed copy; they must stay equal bit for bit."""
+    """Return the modules that weight tying couples; their factors must stay equal bit for bit.
+
+    They are an embedding's pair and the output head's, its transposed copy.
+    """
     keep: set[str] = set()
     for table, head in tied_modules(list(tensors)):
         keys = [
@@ -271,7 +269,8 @@ def _tied(tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
         a, b, head_a, head_b = (tensors[key] for key in keys)
         if not (torch.equal(head_a, b.T) and torch.equal(head_b, a.T)):
             raise InvalidInputError(
-                f"{keys[2]!r} and {keys[1]!r} are not transposed copies of one another, expected that with ensure_weight_tying.",
+                f"{keys[2]!r} and {keys[1]!r} are not transposed copies of one another,"
+                " expected that with ensure_weight_tying.",
                 hint="Train or save again.",
             )
         keep |= {table.removeprefix(PREFIX), head.removeprefix(PREFIX)}
@@ -284,73 +283,61 @@ def _zeros(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[str]:
         for factor in layout.factors
         if any(not bool(tensors[layout.tensors[index].key].any()) for index in (factor.a, factor.b))
     ]
-    if not zero:
-        return []
-    return [
-        f"{len(zero)} of {len(layout.factors)} factor pairs have an all-zero factor (dW = 0), such as {zero[0]}: untrained, or a failed load."
-    ]
+    remark = (
+        f"{len(zero)} of {len(layout.factors)} factor pairs have an all-zero factor (dW = 0),"
+        f" such as {next(iter(zero), '')}: untrained, or a failed load."
+    )
+    return [remark] if zero else []
 
 
-def _written(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes:
-    try:
-        return safetensors_file.write(metadata, items)
-    except IntegrityError as error:
-        raise InvalidInputError(error.message, hint=_LIMITS) from error
-
-
-def _list(folder: Path, outside: Outside) -> Files:
+def _list_files(folder: Path, outside: Outside) -> Files:
     kind = outside.kind(folder)
     if kind is None:
         raise NotFoundError(f"adapter directory {folder} does not exist.", hint="Check the path.")
     if kind is Kind.FILE:
         raise InvalidInputError(
             f"{folder} is a file, expected a directory.",
-            hint=f"Hand in the directory with {CONFIG_FILE}.",
+            hint=f"Give the directory with {CONFIG_FILE}.",
         )
     kinds = {name: outside.kind(folder / name) for name in outside.names(folder)}
-    for name, found in kinds.items():
-        if found is Kind.LINK:
+    for name, entry_kind in kinds.items():
+        if entry_kind is Kind.LINK:
             raise InvalidInputError(
                 f"{folder / name} is a symbolic link, expected a regular file.",
                 hint="Copy the directory with links resolved (cp -rL), or commit hf://owner/repo.",
             )
+    regular = [name for name, entry_kind in kinds.items() if entry_kind is Kind.FILE]
     return Files(
-        sizes={
-            name: outside.size(folder / name) or 0
-            for name, found in kinds.items()
-            if found is Kind.FILE
-        },
-        others=[name for name, found in kinds.items() if found is not Kind.FILE],
+        sizes={name: outside.size(folder / name) or 0 for name in regular},
+        others=[name for name, entry_kind in kinds.items() if entry_kind is not Kind.FILE],
         read=lambda name, limit: outside.read(folder / name, limit=limit),
     )
 
 
 def _require(files: Files, source: Source) -> None:
-    """Check that the two files an adapter needs are there, and say what was found instead."""
+    """Check that the two files an adapter needs are there, and say what is there instead."""
     if TENSOR_FILE in files.sizes and CONFIG_FILE in files.sizes:
         return
     missing = CONFIG_FILE if CONFIG_FILE not in files.sizes else TENSOR_FILE
-    shards = [
-        name
-        for name in files.sizes
-        if name.startswith("adapter_model") and name.endswith((".safetensors", ".index.json"))
-    ]
-    pickles = [
-        name for name in files.sizes if name.startswith("adapter_model") and is_pickle_name(name)
-    ]
+    models = [name for name in files.sizes if name.startswith("adapter_model")]
+    shards = [name for name in models if name.endswith((".safetensors", ".index.json"))]
+    pickles = [name for name in models if is_pickle_name(name)]
     if missing == TENSOR_FILE and shards:
         raise RefusedError(
-            f"{source.location} has {shards[0]}, expected one {TENSOR_FILE}: sharded adapters load in no server.",
+            f"{source.location} has {shards[0]}, expected one {TENSOR_FILE}:"
+            " sharded adapters load in no server.",
             hint="Join the shards into one file.",
         )
     if missing == TENSOR_FILE and pickles:
         raise InvalidInputError(
-            f"{source.location} has {pickles[0]}, expected {TENSOR_FILE}: pickles are never opened.",
-            hint="Convert it: load it with PEFT where you trust it and call save_pretrained, which writes safetensors.",
+            f"{source.location} has {pickles[0]}, expected {TENSOR_FILE}:"
+            " pickles are never opened.",
+            hint="Convert it: load it with PEFT where you trust it and call save_pretrained,"
+            " which writes safetensors.",
         )
     raise NotFoundError(
         f"{source.location} has no {missing}.",
-        hint="Hand in the directory that PEFT's save_pretrained wrote.",
+        hint="Give the directory that PEFT's save_pretrained wrote.",
     )
 
 
@@ -372,13 +359,12 @@ def _read(files: Files, name: str, limit: int) -> bytes:
 
 def _attachments(files: Files) -> tuple[dict[str, bytes], list[str]]:
     """Return the other files that are kept, and remarks about those that are not."""
-    others = [name for name in sorted(files.sizes) if name not in (CONFIG_FILE, TENSOR_FILE)]
+    others = sorted(files.sizes.keys() - {CONFIG_FILE, TENSOR_FILE})
     names = [name for name in others if not name.startswith(".")]
     check_names(names)
     kept: dict[str, bytes] = {}
-    skipped = [f"{name} (no regular file)" for name in files.others] + [
-        f"{name} (dotfile)" for name in others if name.startswith(".")
-    ]
+    skipped = [f"{name} (no regular file)" for name in files.others]
+    skipped += [f"{name} (dotfile)" for name in others if name.startswith(".")]
     left = rules.MAX_ATTACHMENTS_BYTES
     for name in names:
         size = files.sizes[name]

@@ -1,4 +1,4 @@
-"""Live models: an adapter out of a `peft.PeftModel`, and one into a model.
+"""Read an adapter out of a live `peft.PeftModel`, and load one into a model.
 
 PEFT is imported only here, and only when called.
 """
@@ -26,10 +26,9 @@ _ORDERED: Final = frozenset({"rank_pattern", "alpha_pattern"})
 def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     """Read one adapter of a live `peft.PeftModel`, as `save_pretrained` would write it.
 
-    Unlike there, patterns keep their order.
-
-    An adapter trained in a subspace is read as the plain LoRA that it is: its tuner says so by
-    `lora_tensors`, `lora_config`, `lora_basis` and `lora_parent`.
+    Unlike there, patterns keep their order. An adapter trained in a subspace is read as the plain
+    LoRA that it is: its tuner says so by `lora_tensors`, `lora_config`, `lora_basis` and
+    `lora_parent`.
 
     Args:
         model: The model.
@@ -51,15 +50,12 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     if in_subspace:
         passengers = {key: value for key, value in tensors.items() if f".{tuner.prefix}" not in key}
         tensors, config = passengers | tuner.lora_tensors(name), tuner.lora_config(name)
-    content = json.dumps(_plain(_config_of(model, config)), indent=2).encode()
-    adapter = adapter_of(
-        tensors, content, source=Source(kind="peft", location=type(model).__name__)
-    )
-    return (
-        replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name))
-        if in_subspace
-        else adapter
-    )
+    content = json.dumps(_to_json(_config_of(model, config)), indent=2).encode()
+    source = Source(kind="peft", location=type(model).__name__)
+    adapter = adapter_of(tensors, content, source=source)
+    if not in_subspace:
+        return adapter
+    return replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name))
 
 
 def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
@@ -68,11 +64,11 @@ def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
     Raises as `Adapter.apply_to`.
     """
     peft = _peft()
-    known = {field.name for field in fields(peft.LoraConfig)} - {"runtime_config"}
-    given = {key: value for key, value in adapter.config.items() if key in known}
+    names = {field.name for field in fields(peft.LoraConfig)} - {"runtime_config"}
+    members = {key: value for key, value in adapter.config.items() if key in names}
     wrapped = None
     try:
-        config = peft.LoraConfig(**{**given, "inference_mode": True})
+        config = peft.LoraConfig(**{**members, "inference_mode": True})
         wrapped = _insert(peft, model, config, name)
         _check_loaded(
             peft.set_peft_model_state_dict(wrapped, adapter.state_dict(), adapter_name=name), name
@@ -167,7 +163,7 @@ def _adapter_name(model: Any, name: str | None) -> str:
 
 
 def _saves_embeddings(config: Any) -> bool:
-    """Decide what `save_embedding_layers="auto"` decides, but never ask the Hub whether the vocabulary grew."""
+    """Decide as `save_embedding_layers="auto"`, but without a question to the Hub."""
     targets = config.target_modules
     named = isinstance(targets, list | set | tuple) and bool(_EMBEDDINGS & set(targets))
     return named and not getattr(config, "trainable_token_indices", None)
@@ -178,14 +174,11 @@ def _config_of(model: Any, config: Any) -> dict[str, object]:
 
     A mapping to a class outside transformers is left out.
     """
-    values: dict[str, object] = dict(config.to_dict())
-    values["inference_mode"] = True
-    values["base_model_name_or_path"] = (
-        values.get("base_model_name_or_path")
-        or getattr(model.get_base_model(), "name_or_path", None)
-        or None
-    )
-    kind = type(model.get_base_model())
+    base = model.get_base_model()
+    values: dict[str, object] = {**config.to_dict(), "inference_mode": True}
+    label = values.get("base_model_name_or_path") or getattr(base, "name_or_path", None)
+    values["base_model_name_or_path"] = label or None
+    kind = type(base)
     if values.get("task_type") is None and kind.__module__.partition(".")[0] == "transformers":
         values["auto_mapping"] = {
             "base_model_class": kind.__name__,
@@ -194,30 +187,30 @@ def _config_of(model: Any, config: Any) -> dict[str, object]:
     return dict(sorted(values.items()))
 
 
-def _plain(value: object, name: str = "") -> Any:
+def _to_json(value: object, name: str = "") -> Any:
     """Return JSON values: sets sorted, members sorted except where their order means something."""
     if isinstance(value, Mapping):
-        members = {str(key): _plain(item, str(key)) for key, item in value.items()}
+        members = {str(key): _to_json(item, str(key)) for key, item in value.items()}
         return members if name in _ORDERED else dict(sorted(members.items()))
     if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
+        return sorted(_to_json(item) for item in value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     if value is None or isinstance(value, bool | int | float):
         return value
     return str(getattr(value, "value", value))
 
 
 def _check_loaded(result: Any, name: str) -> None:
-    """PEFT loads leniently.
-
-    Find out whether every tensor went in, and every factor of the model was given.
-    """
+    """Check that every tensor went in and every factor was given one: PEFT loads leniently."""
     missing = [key for key in result.missing_keys if FACTOR_MARK in key and f".{name}" in key]
     unexpected = list(result.unexpected_keys)
     if missing or unexpected:
-        key, what = (unexpected[0], "has no place for") if unexpected else (missing[0], "expects")
+        problem = (
+            f"expects {missing[0]!r}" if not unexpected else f"has no place for {unexpected[0]!r}"
+        )
         raise InvalidInputError(
-            f"the adapter does not fit the model, which {what} {key!r} ({len(unexpected)} tensors too many, {len(missing)} too few).",
+            f"the adapter does not fit the model, which {problem}"
+            f" ({len(unexpected)} tensors too many, {len(missing)} too few).",
             hint=_OTHER_BASE,
         )

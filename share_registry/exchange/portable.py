@@ -1,4 +1,4 @@
-"""The portable form: the one shape of an adapter that means the same function in every server.
+"""Bring an adapter into the portable form, which means the same function in every server.
 
 One rank R for all modules (rows of zeros fill up), lora_alpha = R, the scale folded into B in
 float64 before the one rounding, no patterns, no rsLoRA, a minimal config. Tensors outside the
@@ -17,17 +17,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-import torch
-
 from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of, is_local
-from share_registry.exchange.factor_pairs import FactorPair, tensors_of
+from share_registry.exchange.factor_pairs import FactorPair, Rows, pad_rows, tensors_of
 from share_registry.exchange.scales import plain_path
 from share_registry.exchange.serving_lint import VLLM_RANKS, lint
 from share_registry.format.layout import Form, Layout, TensorSpec
 
-_TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
+# Keys of tensors that act in training alone.
+TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
 _KEPT_FIELDS: Final = ("task_type", "auto_mapping", "fan_in_fan_out", "target_parameters")
 _UNPORTABLE: Final = (
     "alora_invocation_tokens",
@@ -51,24 +50,22 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
     """
     dropped = _check(adapter)
     pairs = adapter.factor_pairs()
-    largest, pairs = (
-        max(pair.a.shape[0] for pair in pairs),
-        [_without_zeros(pair) for pair in pairs],
-    )
-    used = max([1, *(pair.a.shape[0] for pair in pairs)])
-    rank = used if used < largest else _uniform(largest)
+    largest = max(pair.a.shape[0] for pair in pairs)
+    rows = [_fold_scale(pair) for pair in pairs]
+    rank = max([1, *(a.shape[0] for a, _ in rows)])
+    if rank == largest:
+        slots = (slot for slot in VLLM_RANKS if slot >= max(largest, _MIN_RANK))
+        rank = next(slots, largest)
     layout = _layout(adapter.layout, rank)
-    tensors = tensors_of(layout, [_folded(pair, rank) for pair in pairs])
+    tensors = tensors_of(layout, [pad_rows(pair, rank) for pair in rows])
     config = _config(adapter, rank, base_model)
-    notes = [
-        f"the scale is folded into B and every rank is {rank}",
-        *([f"{len(dropped)} tensors used in training alone are left out"] if dropped else []),
-    ]
+    notes = [f"portable: the scale is folded into B and every rank is {rank}."]
+    if dropped:
+        notes.append(f"portable: {len(dropped)} tensors used in training alone are left out.")
     ordered = {spec.key: tensors[spec.key] for spec in layout.tensors}
     text = json.dumps(config, indent=2).encode()
-    return replace(
-        adapter, tensors=ordered, layout=layout, config=config, config_bytes=text
-    ), tuple(f"portable: {note}." for note in notes)
+    form = replace(adapter, tensors=ordered, layout=layout, config=config, config_bytes=text)
+    return form, tuple(notes)
 
 
 def _check(adapter: Adapter) -> list[str]:
@@ -76,38 +73,25 @@ def _check(adapter: Adapter) -> list[str]:
 
     Raises RefusedError, with each server's reason, where others stand in the way.
     """
-    dropped = [key for key in adapter.passengers if _TRAINING_ONLY.fullmatch(key)]
-    other = [key for key in adapter.passengers if key not in dropped]
+    dropped = [key for key in adapter.passengers if TRAINING_ONLY.fullmatch(key)]
+    others = [key for key in adapter.passengers if key not in dropped]
     fields = [field for field in _UNPORTABLE if adapter.config.get(field)]
-    if other or fields or not adapter.layout.factors:
+    if others or fields or not adapter.layout.factors:
         reasons = " ".join(lint(adapter.config, adapter.layout))
-        found = ", ".join([*fields, *other[:3]]) + (
-            f" and {len(other) - 3} more" if len(other) > 3 else ""
-        )
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        obstacles = ", ".join([*fields, *others[:3]]) + more
         raise RefusedError(
-            f"the adapter has no portable form: it has {found or 'no factor pairs'}, expected factor pairs alone. {reasons}".rstrip(),
+            f"the adapter has no portable form: it has {obstacles or 'no factor pairs'},"
+            f" expected factor pairs alone. {reasons}".rstrip(),
             hint="Export it with profile='native'.",
         )
     return dropped
 
 
-def _uniform(rank: int) -> int:
-    """Return the smallest rank at least this large that wastes nothing in vLLM."""
-    return next((slot for slot in VLLM_RANKS if slot >= max(rank, _MIN_RANK)), rank)
-
-
-def _without_zeros(pair: FactorPair) -> FactorPair:
-    """Return a pair without the rows whose product is exactly zero."""
-    kept = (pair.a != 0).any(1) & (pair.b != 0).any(1)
-    return replace(pair, a=pair.a[kept], b=pair.b[kept])
-
-
-def _folded(pair: FactorPair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    missing = rank - pair.a.shape[0]
-    a, b = (
-        torch.nn.functional.pad(rows, (0, 0, 0, missing)) for rows in (pair.a, pair.b * pair.scale)
-    )
-    return a, b
+def _fold_scale(pair: FactorPair) -> Rows:
+    """Return rows with the scale in B, without those whose product is exactly zero."""
+    used = (pair.a != 0).any(1) & (pair.b != 0).any(1)
+    return pair.a[used], pair.b[used] * pair.scale
 
 
 def _layout(layout: Layout, rank: int) -> Layout:
@@ -131,7 +115,7 @@ def _layout(layout: Layout, rank: int) -> Layout:
 
 
 def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
-    """Return the fields that every PEFT release knows, and of the others what is not at its default."""
+    """Return the fields that every PEFT release knows, and others that are not at their default."""
     base = base_of(adapter.config)
     label = base.label if not is_local(base.label) else base_model
     config: dict[str, object] = {
@@ -154,21 +138,15 @@ def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
 
 
 def targets_of(config: Mapping[str, object], layout: Layout) -> list[str]:
-    """Return sorted module names.
-
-    The config's own list where it selects exactly these modules, else every path.
-    """
+    """Return the config's own module names where they select these modules, else every path."""
     parameters = config.get("target_parameters")
-    owners = (
-        {str(target).rpartition(".")[0] for target in parameters}
-        if isinstance(parameters, list)
-        else set()
-    )
+    listed_parameters = parameters if isinstance(parameters, list) else []
+    owners = {str(target).rpartition(".")[0] for target in listed_parameters}
     paths = sorted(
         {
             plain_path(factor.module)
             for factor in layout.factors
-            if not (factor.form is Form.EXPERTS or _ends(factor.module, owners))
+            if factor.form is not Form.EXPERTS and not _ends(factor.module, owners)
         }
     )
     listed = config.get("target_modules")

@@ -1,4 +1,4 @@
-"""Rank and scale of every module, as PEFT takes them from a config.
+"""Derive rank and scale of every module from a config, as PEFT does.
 
 A pattern is a regular expression that must match the end of the module path on a dot boundary; the
 first one in file order wins. What PEFT matches is the path in the plain model: without its prefix,
@@ -7,15 +7,15 @@ it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from share_registry.errors import RefusedError
 from share_registry.exchange.config import CONFIG_FILE, Pattern, Settings, settings_of
 from share_registry.format.layout import Layout
 
+# What PEFT puts before every module path in its keys.
 PREFIX: Final = "base_model.model."
-"""What PEFT puts before every module path in its keys."""
 
 
 def module_scales(config: Mapping[str, object], layout: Layout) -> list[float]:
@@ -36,14 +36,8 @@ def scale_of(settings: Settings, module: str) -> float:
 
     Raises RefusedError where the files do not say which of several applies.
     """
-    rank, alpha = (
-        rank_of(settings, module),
-        _only(
-            "alpha",
-            module,
-            [_first(settings.alphas, path, settings.alpha) for path in paths_of(settings, module)],
-        ),
-    )
+    rank = rank_of(settings, module)
+    alpha = _value("alpha", settings, module, settings.alphas, settings.alpha)
     return alpha / math.sqrt(rank) if settings.rslora else alpha / rank
 
 
@@ -52,29 +46,17 @@ def rank_of(settings: Settings, module: str) -> int:
 
     Raises RefusedError where the files do not say which of several applies.
     """
-    return int(
-        _only(
-            "rank",
-            module,
-            [_first(settings.ranks, path, settings.rank) for path in paths_of(settings, module)],
-        )
-    )
+    return int(_value("rank", settings, module, settings.ranks, settings.rank))
 
 
 def paths_of(settings: Settings, module: str) -> list[str]:
-    """Return the paths that patterns may be matched with.
-
-    One, or several where a module has several targeted parameters.
-    """
+    """Return the paths to match patterns with: several where several parameters are targeted."""
     plain = plain_path(module)
     return [f"{plain}.{name}" for name in parameters_of(settings, module)] or [plain]
 
 
 def parameters_of(settings: Settings, module: str) -> list[str]:
-    """Return the names of the parameters of a module that target_parameters names.
-
-    None for an ordinary module.
-    """
+    """Return a module's parameters in target_parameters; none for an ordinary module."""
     plain = plain_path(module)
     owners = [target.rpartition(".") for target in settings.parameters]
     return sorted(
@@ -100,28 +82,26 @@ def ambiguous(settings: Settings, modules: Sequence[str]) -> list[str]:
         module
         for module in modules
         if any(
-            _differ(patterns, path)
+            len(set(_matches(patterns, path))) > 1
             for path in paths_of(settings, module)
             for patterns in (settings.ranks, settings.alphas)
         )
     ]
 
 
-def _first(patterns: tuple[Pattern, ...], path: str, default: float) -> float:
-    return next((pattern.value for pattern in patterns if pattern.regex.match(path)), default)
+def _matches(patterns: tuple[Pattern, ...], path: str) -> Iterator[float]:
+    return (pattern.value for pattern in patterns if pattern.regex.match(path))
 
 
-def _differ(patterns: tuple[Pattern, ...], path: str) -> bool:
-    return (
-        len(patterns) > 1
-        and len({pattern.value for pattern in patterns if pattern.regex.match(path)}) > 1
-    )
-
-
-def _only(what: str, module: str, values: list[float]) -> float:
+def _value(
+    field: str, settings: Settings, module: str, patterns: tuple[Pattern, ...], default: float
+) -> float:
+    values = [next(_matches(patterns, path), default) for path in paths_of(settings, module)]
     if len(set(values)) > 1:
         raise RefusedError(
-            f"{CONFIG_FILE}: the patterns give the parameters of {module!r} the {what}s {sorted(set(values))}, expected one: which tensor is which parameter's stands in no file.",
+            f"{CONFIG_FILE}: the patterns give the parameters of {module!r} the {field}s"
+            f" {sorted(set(values))}, expected one: which tensor is which parameter's stands in"
+            " no file.",
             hint="Give all parameters of a module the same rank and alpha.",
         )
     return values[0]

@@ -1,4 +1,4 @@
-"""Tensors of this process and tensors of a file: the same bytes, little-endian and row-major."""
+"""Turn tensors of a file into torch's and back: the same bytes, little-endian and row-major."""
 
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
@@ -12,6 +12,7 @@ from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.format.layout import DType, TensorSpec
 from share_registry.format.safetensors_file import Item
 
+# Element type of a file -> of torch.
 TORCH: Final[Mapping[DType, torch.dtype]] = {
     DType.F64: torch.float64,
     DType.F32: torch.float32,
@@ -24,9 +25,8 @@ TORCH: Final[Mapping[DType, torch.dtype]] = {
     DType.U8: torch.uint8,
     DType.BOOL: torch.bool,
 }
-"""Element type of a file -> of torch."""
+# Bytes that every tensor of a stretch of memory begins at a multiple of, as fresh tensors do.
 _ALIGNED: Final = 64
-"""Bytes that every tensor of a stretch of memory begins at a multiple of, as fresh tensors do."""
 _NAMES: Final = {dtype: name for name, dtype in TORCH.items()}
 
 
@@ -38,22 +38,20 @@ def tensor_of(item: Item) -> torch.Tensor:
 
 
 def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Return tensors by key whose values are still to be written, those of the CPU in one stretch of memory."""
-    wanted = list(specs)
+    """Return tensors by key, not initialised; on the CPU in one stretch of memory."""
     if device != "cpu":
         return {
             spec.key: torch.empty(tuple(spec.shape), dtype=TORCH[spec.dtype], device=device)
-            for spec in wanted
+            for spec in specs
         }
-    *starts, end = accumulate(
-        (-(-spec.size_bytes // _ALIGNED) * _ALIGNED for spec in wanted), initial=0
-    )
-    memory = torch.empty(
-        end, dtype=torch.uint8, device="cpu"
-    ).numpy()  # a slice of an array becomes a tensor that shares its storage with no other
+    specs = list(specs)
+    sizes = [-(-spec.size_bytes // _ALIGNED) * _ALIGNED for spec in specs]
+    *starts, end = accumulate(sizes, initial=0)
+    # a slice of an array becomes a tensor that shares its storage with no other
+    memory = torch.empty(end, dtype=torch.uint8, device="cpu").numpy()
     parts = (
         (spec, torch.from_numpy(memory[start : start + spec.size_bytes]))
-        for spec, start in zip(wanted, starts, strict=True)
+        for spec, start in zip(specs, starts, strict=True)
     )
     return {spec.key: part.view(TORCH[spec.dtype]).reshape(spec.shape) for spec, part in parts}
 
@@ -65,7 +63,8 @@ def item_of(key: str, tensor: torch.Tensor) -> Item:
     """
     if tensor.dtype not in _NAMES:
         raise InvalidInputError(
-            f"tensor {key!r} has element type {tensor.dtype}, expected one of {', '.join(str(dtype) for dtype in _NAMES)}.",
+            f"tensor {key!r} has element type {tensor.dtype},"
+            f" expected one of {', '.join(map(str, _NAMES))}.",
             hint="Convert it to float32 or bfloat16.",
         )
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
@@ -78,22 +77,20 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not all_finite(tensor):
             raise InvalidInputError(
-                f"tensor {key!r} {list(tensor.shape)} has NaN or infinity at {_odd(tensor)}, expected finite numbers.",
+                f"tensor {key!r} {list(tensor.shape)} has NaN or infinity at"
+                f" {_count_odd(tensor)}, expected finite numbers.",
                 hint="The training diverged or the file is damaged: commit an earlier checkpoint.",
             )
 
 
-def check_held(key: str, made: torch.Tensor) -> None:
-    """Raise RefusedError, naming the key, where what was made of finite values in a narrower element type is infinite."""
-    if made.is_floating_point() and not all_finite(made):
+def check_no_overflow(key: str, narrowed: torch.Tensor) -> None:
+    """Raise RefusedError, naming the key, where narrowing made finite values infinite."""
+    if narrowed.is_floating_point() and not all_finite(narrowed):
         raise RefusedError(
-            f"{key!r} would be infinite at {_odd(made)}: {_NAMES[made.dtype]} holds at most {torch.finfo(made.dtype).max:g}.",
+            f"{key!r} would be infinite at {_count_odd(narrowed)}:"
+            f" {_NAMES[narrowed.dtype]} holds at most {torch.finfo(narrowed.dtype).max:g}.",
             hint="Use a wider element type.",
         )
-
-
-def _odd(tensor: torch.Tensor) -> str:
-    return f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} places"
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
@@ -105,11 +102,12 @@ def all_finite(tensor: torch.Tensor) -> bool:
 
 
 def _sum(tensor: torch.Tensor) -> float:
-    """Return the sum, of single precision on the CPU by numpy.
-
-    Torch would wake its threads for it.
-    """
+    """Return the sum; of float32 on the CPU by numpy, as torch would wake its threads for it."""
     if tensor.device.type == "cpu" and tensor.dtype == torch.float32:
         with np.errstate(over="ignore", invalid="ignore"):
             return float(tensor.numpy().sum())
     return float(tensor.sum(dtype=torch.float32))
+
+
+def _count_odd(tensor: torch.Tensor) -> str:
+    return f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} places"

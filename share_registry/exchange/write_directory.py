@@ -1,4 +1,4 @@
-"""Placing an exported directory: complete under its name or not there at all."""
+"""Write an exported directory: complete under its name or not there at all."""
 
 import re
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ def place(
 
     Raises:
         InvalidInputError: the name is not safe.
-        RefusedError: something else is there, or what is there is no adapter directory and so is not
-            overwritten.
+        RefusedError: something else is there, or what is there is no adapter directory and so is
+            not overwritten.
         StoreError: the disk refuses; nothing is left behind.
     """
     if name and (not _NAME.fullmatch(name) or name.endswith(".") or ".." in name):
@@ -48,6 +48,14 @@ def place(
     outside.make_directory(target.parent)
     _swap(files, target, occupied, outside)
     return target, True
+
+
+def export_digest(files: Mapping[str, bytes]) -> Digest:
+    """Return an exported directory's identity: sha256 over the names and digests of its files."""
+    entries: list[Json] = [
+        {"name": name, "sha256": sha256(content)} for name, content in sorted(files.items())
+    ]
+    return sha256(dump(entries))
 
 
 def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Outside) -> None:
@@ -69,17 +77,13 @@ def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Out
             )
         outside.sync_directory(target.parent)
     except BaseException:
-        _undo(fresh, old, target, outside)
+        if outside.exists(fresh):
+            outside.remove_tree(fresh)
+        if outside.exists(old) and not outside.exists(target):
+            outside.rename_directory(old, target)
         raise
     if occupied:
         outside.remove_tree(old)
-
-
-def _undo(fresh: Path, old: Path, target: Path, outside: Outside) -> None:
-    if outside.exists(fresh):
-        outside.remove_tree(fresh)
-    if outside.exists(old) and not outside.exists(target):
-        outside.rename_directory(old, target)
 
 
 def _occupied(target: Path, outside: Outside) -> bool:
@@ -95,33 +99,20 @@ def _same(files: Mapping[str, bytes], target: Path, outside: Outside) -> bool:
     ):
         return False
     try:
-        return export_digest(
-            {
-                name: outside.read(target / name, limit=len(content))
-                for name, content in files.items()
-            }
-        ) == export_digest(files)
+        return all(
+            outside.read(target / name, limit=len(content)) == content
+            for name, content in files.items()
+        )
     except IntegrityError:
         return False
 
 
 def _check_replaceable(target: Path, outside: Outside) -> None:
-    """Only what an export or PEFT wrote is ever replaced: a flat directory with a config in it."""
+    """Refuse to replace what no export or PEFT wrote: a flat directory with a config in it."""
     names = outside.names(target)
     strange = [name for name in names if outside.kind(target / name) is not Kind.FILE]
     if strange or CONFIG_FILE not in names:
-        found = f"holds {strange[0]!r}" if strange else f"has no {CONFIG_FILE}"
+        reason = f"holds {strange[0]!r}" if strange else f"has no {CONFIG_FILE}"
         raise RefusedError(
-            f"{target} {found}, so it is not overwritten.", hint="Export into another directory."
+            f"{target} {reason}, so it is not overwritten.", hint="Export into another directory."
         )
-
-
-def export_digest(files: Mapping[str, bytes]) -> Digest:
-    """Return the identity of an exported directory.
-
-    Sha256 of the canonical list of file names and digests.
-    """
-    entries: list[Json] = [
-        {"name": name, "sha256": sha256(content)} for name, content in sorted(files.items())
-    ]
-    return sha256(dump(entries))

@@ -1,6 +1,4 @@
-"""The integer rows of one object on a device.
-
-Stacked by shape, so that one operation serves every module of that shape.
+"""The integer rows of an object on a device, stacked so that one operation serves all of a shape.
 
 They stay in the narrowest integers that hold them: a block is converted piece by piece, in cache,
 which takes no longer than reading it as floats. On a GPU, where that would be a pass of its own,
@@ -8,12 +6,11 @@ rows that enter a product are kept in the element type computed in. A symbol is 
 (spec SYM-08), so that float32 holds it exactly.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,9 +18,9 @@ from share_registry.materialize.decoder import Reader
 from share_registry.materialize.device import DeviceTarget
 from share_registry.names import Digest, Side
 
+# One factor of one module.
 Member = tuple[str, Side]
-"""One factor of one module."""
-_NARROW: Final = (np.int8, np.int16)
+_INTEGERS: Final = (np.int8, np.int16, np.int32)
 
 
 class RowsKey(NamedTuple):
@@ -56,9 +53,9 @@ class Index:
             factors.
     """
 
-    shapes: Mapping[Member, tuple[int, ...]]
-    places: Mapping[Member, BlockPlace]
-    largest: Mapping[Member, int]
+    shapes: dict[Member, tuple[int, ...]]
+    places: dict[Member, BlockPlace]
+    largest: dict[Member, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,26 +98,32 @@ class ResidentRows:
 def rows_needed(reader: Reader, digest: Digest) -> set[RowsKey]:
     """Return the rows that an adapter may be made of. Raises IntegrityError."""
     reader.chain(digest)
-    found: set[RowsKey] = set()
+    keys: set[RowsKey] = set()
     current: Digest | None = digest
     while current is not None:
         opened = reader.open(current)
-        found |= {RowsKey(current), *map(RowsKey, opened.stored.sources)}
+        keys |= {RowsKey(current), *map(RowsKey, opened.stored.sources)}
         if current != digest and None in opened.stored.modules:
-            found.add(RowsKey(current, kept=True))
+            keys.add(RowsKey(current, kept=True))
         current = opened.stored.previous
-    return found
+    return keys
 
 
 def host_rows(reader: Reader, key: RowsKey) -> HostRows:
-    """Return the rows of an object. Raises IntegrityError."""
-    if key.kept:
-        return _stacked(_kept(reader, key.digest))
-    return _stacked(
-        _of_basis(reader, key.digest)
-        if reader.is_basis(key.digest)
-        else _of_adapter(reader, key.digest)
-    )
+    """Return the rows of an object, stacked by shape. Raises IntegrityError."""
+    by_shape: dict[tuple[int, ...], tuple[int, list[NDArray[Any]], list[int]]] = {}
+    index = Index(shapes={}, places={}, largest={})
+    for member, block in _blocks(reader, key):
+        index.shapes[member] = block.shape
+        largest = _largest(block)
+        if largest:
+            number, stack, bounds = by_shape.setdefault(block.shape, (len(by_shape), [], []))
+            index.places[member] = BlockPlace(number, len(stack))
+            index.largest[member] = largest
+            stack.append(block)
+            bounds.append(largest)
+    stacks = tuple(_narrow(stack, max(bounds)) for _, stack, bounds in by_shape.values())
+    return HostRows(stacks=stacks, index=index)
 
 
 def send_rows(host: HostRows, target: DeviceTarget, *, as_floats: bool) -> ResidentRows:
@@ -137,70 +140,37 @@ def send_rows(host: HostRows, target: DeviceTarget, *, as_floats: bool) -> Resid
     )
 
 
-def _of_basis(reader: Reader, digest: Digest) -> "Iterator[tuple[Member, NDArray[Any]]]":
-    for module, (a, b) in reader.basis(digest).modules.items():
-        yield (module, Side.A), a
-        yield (module, Side.B), b
-
-
-def _of_adapter(reader: Reader, digest: Digest) -> "Iterator[tuple[Member, NDArray[Any]]]":
-    opened = reader.open(digest)
+def _blocks(reader: Reader, key: RowsKey) -> "Iterator[tuple[Member, NDArray[Any]]]":
+    """Yield the rows of every factor that an object has some for."""
+    if not key.kept and reader.is_basis(key.digest):
+        for module, (a, b) in reader.basis(key.digest).modules.items():
+            yield (module, Side.A), a
+            yield (module, Side.B), b
+        return
+    opened = reader.open(key.digest)
+    decoded = reader.rows(key.digest) if key.kept else ()
     for module, position in opened.modules.items():
         stored = opened.stored.modules[position]
-        if stored is not None:
+        if stored is not None and not key.kept:
             yield (module, Side.A), stored.a.own
             yield (module, Side.B), stored.b.own
-
-
-def _kept(reader: Reader, digest: Digest) -> "Iterator[tuple[Member, NDArray[Any]]]":
-    opened, rows = reader.open(digest), reader.rows(digest)
-    for module, position in opened.modules.items():
-        if opened.stored.modules[position] is None:
-            for side, factor in zip((Side.A, Side.B), rows[position], strict=True):
-                yield (module, side), factor.numpy()
-
-
-def _stacked(blocks: "Iterable[tuple[Member, NDArray[Any]]]") -> HostRows:
-    by_shape: dict[tuple[int, ...], tuple[int, list[NDArray[Any]], list[int]]] = {}
-    shapes, places, largest = (
-        dict[Member, tuple[int, ...]](),
-        dict[Member, BlockPlace](),
-        dict[Member, int](),
-    )
-    for member, block in blocks:
-        shapes[member] = block.shape
-        bound = _largest(block)
-        if bound:
-            number, stack, bounds = by_shape.setdefault(block.shape, (len(by_shape), [], []))
-            places[member], largest[member] = BlockPlace(number, len(stack)), bound
-            stack.append(block)
-            bounds.append(bound)
-    stacks = tuple(_narrow(stack, max(bounds)) for _, stack, bounds in by_shape.values())
-    return HostRows(stacks=stacks, index=Index(shapes=shapes, places=places, largest=largest))
+        if stored is None and key.kept:
+            yield (module, Side.A), decoded[position][0].numpy()
+            yield (module, Side.B), decoded[position][1].numpy()
 
 
 def _largest(block: "NDArray[Any]") -> int:
-    """Return the largest absolute value of integers.
-
-    1 for a kept factor, whose zeros may have a sign.
-    """
+    """Return the largest absolute value; 1 for a kept factor, whose zeros may have a sign."""
     if block.dtype.kind == "f":
         return 1
     return max(int(block.max(initial=0)), -int(block.min(initial=0)))
 
 
 def _narrow(blocks: "list[NDArray[Any]]", largest: int) -> "NDArray[Any]":
-    kind = (
-        next((narrow for narrow in _NARROW if largest <= np.iinfo(narrow).max), np.int32)
-        if blocks[0].dtype.kind == "i"
-        else np.float32
-    )
-    made = np.empty((len(blocks), *blocks[0].shape), kind)
+    kinds: list[type[np.generic]] = [np.float32]
+    if blocks[0].dtype.kind == "i":
+        kinds = [kind for kind in _INTEGERS if largest <= np.iinfo(kind).max]
+    stack = np.empty((len(blocks), *blocks[0].shape), kinds[0])
     for at, block in enumerate(blocks):
-        made[at] = block
-    return made
-
-
-def floats(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return rows in a floating element type, themselves where they are in it."""
-    return rows if rows.dtype == dtype else rows.to(dtype)
+        stack[at] = block
+    return stack

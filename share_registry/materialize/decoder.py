@@ -1,4 +1,4 @@
-"""From adapter objects to tensors: the exact path (spec DEC-01 to DEC-12).
+"""Decode adapter objects into tensors: the exact path (spec DEC-01 to DEC-12).
 
 An object is read, hashed, then parsed from that same buffer. Blocks and decoded factors that later
 adapters refer to are kept within a byte bound.
@@ -6,8 +6,9 @@ adapters refer to are kept within a byte bound.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import torch
 
@@ -16,39 +17,33 @@ from share_registry.errors import IntegrityError, NotFoundError, ShareRegistryEr
 from share_registry.exchange.factor_pairs import Rows, rows_of
 from share_registry.exchange.tensors import TORCH, all_finite, empty_tensors, tensor_of
 from share_registry.format import adapter_object, basis_object
-from share_registry.format.layout import DType, FactorSpec, Layout, ModuleShape, TensorSpec
+from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
 from share_registry.format.parallel import side_by_side
 from share_registry.format.safetensors_file import Item
-from share_registry.format.symbols import Ints
 from share_registry.format.tensor_object import decode_tensor
-from share_registry.materialize.lru import Bounded
+from share_registry.materialize.lru import ByteBoundedCache
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide
 
 MAX_OBJECT_BYTES: Final = 4 << 30
 MAX_LAYOUT_BYTES: Final = 16 << 20
+# Longest chain of previous versions (spec DEC-09).
 MAX_CHAIN: Final = 8
-"""Longest chain of previous versions (spec DEC-09)."""
 CACHE_BYTES: Final = 512 << 20
 
+# Size of remembering that an object is no basis.
 _NO_BASIS_BYTES: Final = 512
-"""Of remembering that an object is none."""
+# Size of one factor in memory, besides its numbers.
 _SIDE_BYTES: Final = 1024
-"""Of one factor in memory, besides its numbers."""
+# Size of one tensor's description in memory.
 _TENSOR_BYTES: Final = 2048
-"""Of one tensor's description in memory."""
+# Size of an object from which on a second thread takes less than it saves. Most of its work is
+# the first touch of memory.
 _SPREAD_BYTES: Final = 1 << 20
-"""Size of an object from which on a second thread takes less than it saves.
-
-Most of its work is the first touch of memory.
-"""
-_Before = Callable[[str, Side], torch.Tensor]
-"""The decoded factor of the previous version."""
-_Coded = tuple[FactorSpec, list[ModuleShape], Sequence[StoredModule | None]]
-"""A factor pair with its modules."""
+# A factor pair with its modules.
+_Pair = tuple[FactorSpec, list[ModuleShape], Sequence[StoredModule | None]]
+# Returns the factors of one module, written into rows where some are given.
 _Decode = Callable[[ModuleShape, StoredModule | None, Rows | None], Rows]
-"""Decodes one module, into rows that are given or new ones."""
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +66,6 @@ class _Objects(Protocol):
 
     def get(self, digest: Digest, *, limit: int = ...) -> bytes:
         """Return an object, verified."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Overlay:
-    objects: Mapping[Digest, bytes]
-    store: _Objects
-
-    def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        return (
-            self.objects[digest] if digest in self.objects else self.store.get(digest, limit=limit)
-        )
 
 
 class Reader:
@@ -97,38 +80,27 @@ class Reader:
 
     def __init__(self, store: _Objects, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
-        self._opened: Bounded[Opened] = Bounded(cache_bytes // 2)
-        self._decoded: Bounded[tuple[Rows, ...]] = Bounded(cache_bytes // 2)
-        self._bases: Bounded[StoredBasis | None] = Bounded(cache_bytes // 4)
-        self._layouts: Bounded[Layout] = Bounded(cache_bytes // 16)
+        self._beside: Mapping[Digest, bytes] = {}
+        self._opened = ByteBoundedCache[Digest, Opened](cache_bytes // 2)
+        self._decoded = ByteBoundedCache[tuple[Digest, str], tuple[Rows, ...]](cache_bytes // 2)
+        self._bases = ByteBoundedCache[Digest, StoredBasis | None](cache_bytes // 4)
+        self._layouts = ByteBoundedCache[Digest, Layout](cache_bytes // 16)
 
     def beside(self, objects: Mapping[Digest, bytes]) -> "Reader":
-        """Return a reader that also finds objects in memory.
-
-        What is kept is shared (objects never change).
-        """
-        other = Reader(_Overlay(objects, self._store))
-        other._opened, other._decoded, other._bases, other._layouts = (
-            self._opened,
-            self._decoded,
-            self._bases,
-            self._layouts,
-        )
-        return other
-
-    def forget_decoded(self) -> None:
-        """Drop decoded factors, not parsed objects: the next reading decodes again."""
-        self._decoded.clear()
+        """Return a reader that also finds objects in memory; it shares the caches of this one."""
+        reader = copy(self)
+        reader._beside = {**self._beside, **objects}
+        return reader
 
     def open(self, digest: Digest) -> Opened:
         """Return an adapter object, verified. Raises IntegrityError."""
-        return self._opened.get(
-            digest, lambda: self._open(self._read(digest, MAX_OBJECT_BYTES)), _opened_bytes
+        return self._opened.get_or_make(
+            digest, lambda: self._parse(self._read(digest, MAX_OBJECT_BYTES)), _opened_bytes
         )
 
     def layout(self, digest: Digest) -> Layout:
         """Return a layout object, verified. Raises IntegrityError."""
-        return self._layouts.get(
+        return self._layouts.get_or_make(
             digest, lambda: Layout.from_bytes(self._read(digest, MAX_LAYOUT_BYTES)), _layout_bytes
         )
 
@@ -137,32 +109,29 @@ class Reader:
 
         Raises IntegrityError where it is neither.
         """
-        return (
-            digest not in self._opened
-            and self._bases.get(digest, lambda: self._basis(digest), _basis_bytes) is not None
-        )
+        return self._basis(digest) is not None
 
     def basis(self, digest: Digest) -> StoredBasis:
         """Return a basis object, verified. Raises IntegrityError."""
-        found = self._bases.get(digest, lambda: self._basis(digest), _basis_bytes)
-        if found is None:
+        basis = self._basis(digest)
+        if basis is None:
             raise IntegrityError(
                 f"object {digest} is no basis object, though something refers to it as one."
             )
-        return found
+        return basis
 
     def chain(self, digest: Digest) -> int:
         """Return how many previous versions an object's decoding passes through.
 
         Raises IntegrityError beyond the limit.
         """
-        depth = 0
-        previous = self.open(digest).stored.previous
+        depth, previous = 0, self.open(digest).stored.previous
         while previous is not None:
             depth += 1
             if depth > MAX_CHAIN:
                 raise IntegrityError(
-                    f"adapter object {digest}: chain of previous versions is deeper than {MAX_CHAIN}."
+                    f"adapter object {digest}:"
+                    f" chain of previous versions is deeper than {MAX_CHAIN}."
                 )
             previous = self.open(previous).stored.previous
         return depth
@@ -170,55 +139,45 @@ class Reader:
     def rows(self, digest: Digest, device: str = "cpu") -> tuple[Rows, ...]:
         """Return the decoded float32 factors by position in `Layout.modules()`, on a device."""
         self.chain(digest)
-        return self._decoded.get(
-            f"{digest}:{device}", lambda: tuple(self._rows(self.open(digest), device)), _rows_bytes
+        return self._decoded.get_or_make(
+            (digest, device), lambda: tuple(self._rows(self.open(digest), device)), _rows_bytes
         )
 
     def tensors(self, digest: Digest, device: str = "cpu") -> dict[str, torch.Tensor]:
-        """Return every tensor of the adapter file under its key, in file order, in the file's dtypes; nothing is kept of them.
+        """Return every tensor of the adapter file under its key, in file order and element type.
 
         Factors are decoded in float64, rounded once to float32 and then to the tensor's dtype, all
-        to nearest even (spec DEC-06, DEC-08).
+        to nearest even (spec DEC-06, DEC-08). Nothing is kept of them.
         """
         opened = self.open(digest)
         self.chain(digest)
-        layout, kept = opened.layout, self._decoded.kept(f"{digest}:{device}")
-        decode = self._decoding(opened, device) if kept is None else _copying(opened, kept)
-        coded = [of_factor for of_factor in _by_factor(opened) if of_factor[2][0] is not None]
-        made = empty_tensors(
-            (layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)),
-            device,
-        )
+        layout, decoded = opened.layout, self._decoded.get((digest, device))
+        decode = self._decoding(opened, device) if decoded is None else _copying(opened, decoded)
+        coded = [pair for pair in _by_factor(opened) if pair[2][0] is not None]
+        specs = [layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)]
+        tensors = empty_tensors(specs, device)
         inference = torch.is_inference_mode_enabled()
 
-        def fill(part: Sequence[_Coded]) -> None:
-            with torch.inference_mode(
-                inference
-            ):  # each thread has a mode of its own, and tensors made in it are written in no other
-                for factor, shapes, modules in part:
-                    for shape, module, place in zip(
-                        shapes, modules, rows_of(layout, factor, made), strict=True
-                    ):
+        def fill(pairs: Sequence[_Pair]) -> None:
+            # each thread has a mode of its own, and tensors made in it are written in no other
+            with torch.inference_mode(inference):
+                for factor, shapes, modules in pairs:
+                    places = rows_of(layout, factor, tensors)
+                    for shape, module, place in zip(shapes, modules, places, strict=True):
                         decode(shape, module, place)
-                    for spec, side in (
-                        (layout.tensors[factor.a], Side.A),
-                        (layout.tensors[factor.b], Side.B),
-                    ):
-                        if not (
-                            _are_bounded(modules, side, spec.dtype) or all_finite(made[spec.key])
-                        ):  # spec DEC-08
-                            raise IntegrityError(
-                                f"tensor {spec.key!r} has a value that {spec.dtype} does not hold."
-                            )
+                    for side, index in ((Side.A, factor.a), (Side.B, factor.b)):
+                        _check_finite(layout.tensors[index], modules, side, tensors)
 
         side_by_side(fill, [coded[::2], coded[1::2]] if _is_spread(opened, device) else [coded])
         for position, spec in enumerate(layout.tensors):
-            if spec.key not in made:
-                made[spec.key] = self._kept(opened, position).to(device)
-        return {spec.key: made[spec.key] for spec in layout.tensors}
+            if spec.key not in tensors:
+                tensors[spec.key] = self._verbatim(opened, position).to(device)
+        return {spec.key: tensors[spec.key] for spec in layout.tensors}
 
     def _read(self, digest: Digest, limit: int) -> bytes:
         """Return an object that something refers to: that it is gone is damage."""
+        if digest in self._beside:
+            return self._beside[digest]
         try:
             return self._store.get(digest, limit=limit)
         except NotFoundError as error:
@@ -227,175 +186,168 @@ class Reader:
                 hint="Bring it back from a copy of the store.",
             ) from error
 
-    def _open(self, content: bytes) -> Opened:
+    def _parse(self, content: bytes) -> Opened:
         stored, layout = adapter_object.parse(content, self.layout)
         names = {shape.module: position for position, shape in enumerate(layout.modules())}
         return Opened(stored=stored, layout=layout, modules=names, size_bytes=len(content))
+
+    def _basis(self, digest: Digest) -> StoredBasis | None:
+        """Return a basis object; None for an adapter object, which is kept as such."""
+
+        def read() -> StoredBasis | None:
+            content = self._read(digest, MAX_OBJECT_BYTES)
+            if basis_object.is_basis(content):
+                return basis_object.decode(content)
+            self._opened.get_or_make(digest, lambda: self._parse(content), _opened_bytes)
+            return None
+
+        if digest in self._opened:
+            return None
+        return self._bases.get_or_make(digest, read, _basis_bytes)
 
     def _read_ahead(self, opened: Opened) -> None:
         """Open what an adapter object refers to, several objects at a time.
 
         What cannot be read is reported where it is needed.
         """
-        wanted = [
-            *opened.stored.sources,
-            *([opened.stored.previous] if opened.stored.previous else []),
-        ]
+
+        def read(digest: Digest) -> None:
+            with suppress(ShareRegistryError):
+                self.is_basis(digest)
+
+        digests = [*opened.stored.sources, opened.stored.previous]
         side_by_side(
-            self._try,
+            read,
             [
                 digest
-                for digest in wanted
-                if digest not in self._opened and digest not in self._bases
+                for digest in digests
+                if digest is not None and digest not in self._opened and digest not in self._bases
             ],
         )
 
-    def _try(self, digest: Digest) -> None:
-        with suppress(ShareRegistryError):
-            self.is_basis(digest)
-
-    def _kept(self, opened: Opened, position: int) -> torch.Tensor:
+    def _verbatim(self, opened: Opened, position: int) -> torch.Tensor:
         """Return a tensor that is kept bit for bit."""
         spec = opened.layout.tensors[position]
-        if position in opened.stored.verbatim:
-            return _tensor(spec, opened.stored.verbatim[position])
-        if position not in opened.stored.external:
-            raise IntegrityError(f"tensor {spec.key!r} is neither coded nor kept.")
-        return _tensor(
-            spec,
-            decode_tensor(
-                self._read(opened.stored.external[position], MAX_OBJECT_BYTES),
-                dtype=spec.dtype,
-                size=spec.size_bytes,
-            ),
+        content = opened.stored.verbatim.get(position)
+        if content is None:
+            if position not in opened.stored.external:
+                raise IntegrityError(f"tensor {spec.key!r} is neither coded nor kept.")
+            coded = self._read(opened.stored.external[position], MAX_OBJECT_BYTES)
+            content = decode_tensor(coded, dtype=spec.dtype, size=spec.size_bytes)
+        return tensor_of(
+            Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content)
         )
 
     def _rows(self, opened: Opened, device: str) -> Iterator[Rows]:
-        """Yield the decoded factors of each module; those that are kept bit for bit in float32."""
+        """Yield the decoded factors of each module; those kept bit for bit in float32."""
         decode = self._decoding(opened, device)
         for factor, shapes, modules in _by_factor(opened):
             if modules[0] is not None:
-                yield from (
-                    decode(shape, module, None)
-                    for shape, module in zip(shapes, modules, strict=True)
-                )
-            else:
-                tensors = {
-                    opened.layout.tensors[index].key: self._kept(opened, index)
-                    for index in (factor.a, factor.b)
-                }
-                yield from (
-                    (a.to(device, torch.float32), b.to(device, torch.float32))
-                    for a, b in rows_of(opened.layout, factor, tensors)
-                )
+                for shape, module in zip(shapes, modules, strict=True):
+                    yield decode(shape, module, None)
+                continue
+            tensors = {
+                opened.layout.tensors[index].key: self._verbatim(opened, index)
+                for index in (factor.a, factor.b)
+            }
+            for a, b in rows_of(opened.layout, factor, tensors):
+                yield a.to(device, torch.float32), b.to(device, torch.float32)
 
     def _decoding(self, opened: Opened, device: str) -> _Decode:
         """Return what decodes the modules of an adapter object; what it refers to is read first."""
         self._read_ahead(opened)
-        previous = self._previous(opened, device)
+        digest = opened.stored.previous
+        previous = None if digest is None else self.rows(digest, device)
+
+        def decode_factor(
+            name: str, rank: int, stored: StoredSide, side: Side, out: torch.Tensor | None
+        ) -> torch.Tensor:
+            before, width = None, stored.own.shape[1]
+            if stored.previous:
+                before = self._before(opened, previous, name, side)
+                if before.shape != (rank, width):
+                    raise IntegrityError(
+                        f"module {name!r} side {side}:"
+                        f" previous version has shape {tuple(before.shape)}."
+                    )
+            blocks = [
+                self._block(opened.stored.sources[term.source], name, side, width).to(device)
+                for term in stored.terms
+            ]
+            return decode_side(stored, previous=before, blocks=blocks, device=device, out=out)
 
         def decode(shape: ModuleShape, module: StoredModule | None, out: Rows | None) -> Rows:
-            assert module is not None  # the format codes the modules of a factor pair together
+            # the format codes the modules of a factor pair together
+            assert module is not None
             a, b = out or (None, None)
-            return self._side(opened, shape, module.a, Side.A, previous, device, a), self._side(
-                opened, shape, module.b, Side.B, previous, device, b
+            return (
+                decode_factor(shape.module, shape.rank, module.a, Side.A, a),
+                decode_factor(shape.module, shape.rank, module.b, Side.B, b),
             )
 
         return decode
 
-    def _side(
-        self,
-        opened: Opened,
-        shape: ModuleShape,
-        stored: StoredSide,
-        side: Side,
-        previous: _Before | None,
-        device: str,
-        out: torch.Tensor | None,
+    def _before(
+        self, opened: Opened, previous: Sequence[Rows] | None, module: str, side: Side
     ) -> torch.Tensor:
-        before = None
-        if stored.previous:
-            if previous is None:
-                raise IntegrityError(
-                    f"module {shape.module!r} refers to a previous version that is not named."
-                )
-            before = previous(shape.module, side)
-            if before.shape != (shape.rank, stored.own.shape[1]):
-                raise IntegrityError(
-                    f"module {shape.module!r} side {side}: previous version has shape {tuple(before.shape)}."
-                )
-        blocks = [
-            self._block(
-                opened.stored.sources[term.source], shape.module, side, stored.own.shape[1], device
+        """Return a decoded factor of the previous version."""
+        digest = opened.stored.previous
+        if digest is None or previous is None:
+            raise IntegrityError(
+                f"module {module!r} refers to a previous version that is not named."
             )
-            for term in stored.terms
-        ]
-        return decode_side(stored, previous=before, blocks=blocks, device=device, out=out)
+        position = self.open(digest).modules.get(module)
+        if position is None:
+            raise IntegrityError(
+                f"adapter object {digest}: module {module!r} is not there,"
+                " though a later version refers to it."
+            )
+        return previous[position][0 if side is Side.A else 1]
 
-    def _block(
-        self, source: Digest, module: str, side: Side, width: int, device: str
-    ) -> torch.Tensor:
-        rows = (
-            self.basis(source).rows(module, side)
-            if self.is_basis(source)
-            else self._own_rows(source, module, side)
-        )
+    def _block(self, source: Digest, module: str, side: Side, width: int) -> torch.Tensor:
+        """Return the rows of a basis or an earlier adapter that a term refers to."""
+        basis = self._basis(source)
+        if basis is not None:
+            rows = basis.rows(module, side)
+        else:
+            stored = self.open(source).module(module)
+            rows = None if stored is None else stored.side(side).own
         if rows is None or rows.shape[1] != width:
             raise IntegrityError(
                 f"object {source} has no block for module {module!r} side {side} of width {width}."
             )
-        return torch.from_numpy(rows).to(device)
-
-    def _own_rows(self, source: Digest, module: str, side: Side) -> Ints | None:
-        found = self.open(source).module(module)
-        return None if found is None else found.side(side).own
-
-    def _basis(self, digest: Digest) -> StoredBasis | None:
-        content = self._read(digest, MAX_OBJECT_BYTES)
-        if basis_object.is_basis(content):
-            return basis_object.decode(content)
-        self._opened.get(digest, lambda: self._open(content), _opened_bytes)
-        return None
-
-    def _previous(self, opened: Opened, device: str) -> _Before | None:
-        digest = opened.stored.previous
-        if digest is None:
-            return None
-        names, rows = self.open(digest).modules, self.rows(digest, device)
-
-        def of(module: str, side: Side) -> torch.Tensor:
-            if module not in names:
-                raise IntegrityError(
-                    f"adapter object {digest}: module {module!r} is not there, though a later version refers to it."
-                )
-            return rows[names[module]][0 if side is Side.A else 1]
-
-        return of
+        return torch.from_numpy(rows)
 
 
-def _by_factor(opened: Opened) -> Iterator[_Coded]:
-    """Yield each factor pair with its modules."""
+def _by_factor(opened: Opened) -> Iterator[_Pair]:
     position = 0
     for factor in opened.layout.factors:
-        yield (
-            factor,
-            opened.layout.modules_of(factor),
-            opened.stored.modules[position : position + factor.experts],
-        )
-        position += factor.experts
+        end = position + factor.experts
+        yield factor, opened.layout.modules_of(factor), opened.stored.modules[position:end]
+        position = end
 
 
-def _are_bounded(modules: Sequence[StoredModule | None], side: Side, dtype: DType) -> bool:
-    """Tell whether one factor of each module is own rows alone, with scales so small that no symbol could make a number that an element type does not hold."""
-    return all(
-        module is not None and is_bounded(module.side(side), TORCH[dtype]) for module in modules
-    )
+def _check_finite(
+    spec: TensorSpec,
+    modules: Sequence[StoredModule | None],
+    side: Side,
+    tensors: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise IntegrityError where a value is more than the element type holds (spec DEC-08).
+
+    Own rows alone, with scales so small that no symbol could give such a value, need no look.
+    """
+    dtype = TORCH[spec.dtype]
+    if all(module is not None and is_bounded(module.side(side), dtype) for module in modules):
+        return
+    if not all_finite(tensors[spec.key]):
+        raise IntegrityError(f"tensor {spec.key!r} has a value that {spec.dtype} does not hold.")
 
 
 def _is_spread(opened: Opened, device: str) -> bool:
     """Tell whether two threads write the tensors.
 
-    They are large, and numpy makes them, since products wake threads of torch's.
+    They are large, and numpy makes them: products would wake torch's own threads.
     """
     return (
         device == "cpu"
@@ -408,17 +360,13 @@ def _is_spread(opened: Opened, device: str) -> bool:
 def _copying(opened: Opened, rows: Sequence[Rows]) -> _Decode:
     """Return what writes decoded rows that are there already."""
 
-    def copy(shape: ModuleShape, _: StoredModule | None, out: Rows | None) -> Rows:
-        found = rows[opened.modules[shape.module]]
-        for place, values in zip(out or (), found, strict=False):
+    def copy_rows(shape: ModuleShape, _: StoredModule | None, out: Rows | None) -> Rows:
+        decoded = rows[opened.modules[shape.module]]
+        for place, values in zip(out or (), decoded, strict=False):
             place.copy_(values)
-        return out or found
+        return out or decoded
 
-    return copy
-
-
-def _tensor(spec: TensorSpec, content: bytes) -> torch.Tensor:
-    return tensor_of(Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content))
+    return copy_rows
 
 
 def _opened_bytes(opened: Opened) -> int:

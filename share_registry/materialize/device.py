@@ -1,6 +1,4 @@
-"""Where results are made.
-
-A torch device, the element type of results and the one that is computed in.
+"""Where results are computed: a torch device, the element types of results and of the computation.
 
 On a GPU what is loaded goes through pinned memory on a stream of its own; `settle` waits for it, so
 that any stream may use it afterwards.
@@ -16,10 +14,11 @@ from torch import Tensor
 
 from share_registry.errors import InvalidInputError
 
+_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# Of intermediate results on the CPU: 1 MiB of float32, which the second-level cache holds.
 SCRATCH_NUMBERS: Final = 1 << 18
-"""Of intermediate results on the CPU: 1 MiB of float32, which the second-level cache holds."""
+# Times as much on a GPU, where a launch is dearer than memory.
 _ON_GPU: Final = 64
-"""Times as much on a GPU, where a launch is dearer than memory."""
 
 
 class DeviceTarget:
@@ -82,53 +81,50 @@ class DeviceTarget:
             torch.cuda.synchronize(self.device)
 
 
-_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
 def device_of(device: str | torch.device) -> str:
     """Return the name of a device that is there. Raises InvalidInputError."""
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InvalidInputError(
             f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>."
         ) from error
-    if found.type == "meta":
+    if parsed.type == "meta":
         raise InvalidInputError(
             "device 'meta' has no numbers, expected one that has.",
             hint="Use cpu, cuda or cuda:<index>.",
         )
     try:
-        torch.empty(0, dtype=torch.float32, device=found)
+        torch.empty(0, dtype=torch.float32, device=parsed)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
         raise InvalidInputError(
-            f"device {str(found)!r} is not there; there is {there}.", hint="Use one of these."
+            f"device {str(parsed)!r} is not there; there is {there}.", hint="Use one of these."
         ) from error
-    return str(found)
+    return str(parsed)
 
 
 def computing_device(device: str) -> str:
-    """Return the name of a device that is there and computes in float64. Raises InvalidInputError."""
-    found = device_of(device)
+    """Return the name of a device that computes in float64. Raises InvalidInputError."""
+    name = device_of(device)
     try:
-        float(torch.ones(1, dtype=torch.float64, device=found).sum())
+        float(torch.ones(1, dtype=torch.float64, device=name).sum())
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise InvalidInputError(
-            f"device {found!r} does not compute in float64.",
+            f"device {name!r} does not compute in float64.",
             hint="Use cpu or cuda for commits and refits.",
         ) from error
-    return found
+    return name
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """Return a floating torch dtype of a dtype or its name. Raises InvalidInputError."""
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if found is None and dtype is None:
+    if dtype is None:
         return None
-    if found not in _DTYPES:
+    named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if named not in _DTYPES:
         raise InvalidInputError(
             f"dtype {dtype!r} is not a floating torch dtype that adapters have.",
             hint="Use float32, float16, bfloat16 or float64.",
         )
-    return found
+    return named

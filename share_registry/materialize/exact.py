@@ -1,12 +1,14 @@
-"""The exact path: the bytes of the reference reader, on any device, over rows that are resident (spec DEC-01 to DEC-08).
+"""The exact path: the bytes of the reference reader, on any device, over resident rows.
 
-As there, every step is float64: exact products of integers, the terms in order of source, own rows,
-the scale, the previous version as decoded, and one rounding to float32. Whole runs are computed at
-once; products of integers are exact in any order, everything else is elementwise.
+As there (spec DEC-01 to DEC-08), every step is float64: exact products of integers, the terms in
+order of source, own rows, the scale, the previous version as decoded, and one rounding to float32.
+Whole runs are computed at once; products of integers are exact in any order, everything else is
+elementwise.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,19 +22,31 @@ from share_registry.materialize.blocks import BlockPlace, Member, RowsKey
 from share_registry.materialize.buffers import Buffers
 from share_registry.materialize.decoder import Opened, Reader
 from share_registry.materialize.device import DeviceTarget
-from share_registry.materialize.factors import Factors, Slot, dtypes_of, slots_of
-from share_registry.materialize.fast import carved, kept_copies
-from share_registry.materialize.recipe import Indexes, consecutive, kept_tensors, placed
-from share_registry.names import Digest, Side
+from share_registry.materialize.factors import Factors, dtypes_of, slots_of
+from share_registry.materialize.fast import carve, carve_kept, copy_kept, kept_written
+from share_registry.materialize.recipe import (
+    Indexes,
+    Recipe,
+    coded_factors,
+    has_rows,
+    kept_tensors,
+    split_runs,
+)
+from share_registry.names import Digest
 from share_registry.stored import StoredSide
 
+# The decoded factors of a previous version.
 Before = Mapping[Member, Tensor]
-"""The decoded factors of a previous version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactTerm:
-    """Integers (G, r, k), held by float32, over the rows of consecutive factors of one block, and powers of two (G, 1, 1) float64."""
+    """Integer coefficients over the rows of consecutive factors of one block.
+
+    Attributes:
+        coefficients: (G, r, k), integers in float32.
+        powers: (G, 1, 1), powers of two in float64.
+    """
 
     rows: RowsKey
     place: BlockPlace
@@ -42,9 +56,13 @@ class ExactTerm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactRun:
-    """Factors of one shape over the same blocks.
+    """Factors of one shape, r rows of width m, over the same blocks.
 
-    `own` is the place of their own rows, None where they are zero; scales (G, r, 1) float64.
+    Attributes:
+        dtype: Element type of the tensors.
+        own: Place of their own rows, None where they are zero.
+        scales: (G, r, 1), float64.
+        previous: Whether the previous version is added.
     """
 
     members: tuple[Member, ...]
@@ -56,76 +74,61 @@ class ExactRun:
     scales: Tensor
     previous: bool
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (G, r, m)."""
+        return len(self.members), self.rank, self.width
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExactRecipe:
-    """One adapter, and the version before where one enters.
-
-    Attributes:
-        kept_before: Factors that a later version builds upon and that are kept bit for bit here.
-    """
+class ExactVersion:
+    """The runs of one version of a chain."""
 
     digest: Digest
-    slots: Mapping[str, Slot]
     runs: tuple[ExactRun, ...]
-    kept: Mapping[str, Tensor]
-    kept_before: Mapping[Member, BlockPlace]
-    before: "ExactRecipe | None"
-    rows: Mapping[RowsKey, bool]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of its numbers."""
-        return sum(tensor.nbytes for tensor in self.tensors())
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield its numbers, and those of the version before."""
-        yield from self.kept.values()
+        """Yield its numbers."""
         for run in self.runs:
             yield run.scales
             for term in run.terms:
                 yield from (term.coefficients, term.powers)
-        if self.before is not None:
-            yield from self.before.tensors()
+
+    def stacks(self, outs: Sequence[Tensor]) -> dict[Member, tuple[Tensor, int]]:
+        """Return where every factor lies in the memory of the runs."""
+        return {
+            member: (out, at)
+            for run, out in zip(self.runs, outs, strict=True)
+            for at, member in enumerate(run.members)
+        }
 
 
 def exact_recipe_of(
     reader: Reader, digest: Digest, indexes: Indexes, target: DeviceTarget
-) -> ExactRecipe:
-    """Return how an adapter is made; arguments and errors as in `recipe_of`."""
-    return _recipe(reader, digest, indexes, target, is_last=True)
+) -> Recipe[ExactVersion]:
+    """Return how an adapter is computed: the versions of its chain, oldest first.
 
-
-def _recipe(
-    reader: Reader, digest: Digest, indexes: Indexes, target: DeviceTarget, *, is_last: bool
-) -> ExactRecipe:
+    Arguments and errors are those of `recipe_of`.
+    """
+    chain = [digest]
+    while (previous := reader.open(chain[-1]).stored.previous) is not None:
+        chain.append(previous)
+    versions = [
+        ExactVersion(
+            digest=version, runs=tuple(_runs(version, reader.open(version), indexes, target))
+        )
+        for version in reversed(chain)
+    ]
+    keys = {RowsKey(version, kept=True) for version in chain} & indexes.keys()
+    for version in versions:
+        keys |= {term.rows for run in version.runs for term in run.terms}
+        keys |= {RowsKey(version.digest) for run in version.runs if run.own is not None}
     opened = reader.open(digest)
-    before = (
-        None
-        if opened.stored.previous is None
-        else _recipe(reader, opened.stored.previous, indexes, target, is_last=False)
-    )
-    runs = tuple(_runs(digest, opened, indexes, target))
-    kept = (
-        {key: target.send(tensor) for key, tensor in kept_tensors(reader, digest, opened).items()}
-        if is_last
-        else {}
-    )
-    kept_key = RowsKey(digest, kept=True)
-    keys = (
-        {term.rows for run in runs for term in run.terms}
-        | {RowsKey(digest) for run in runs if run.own is not None}
-        | ({kept_key} & indexes.keys())
-    )
-    rows = dict.fromkeys(keys, False) | (dict(before.rows) if before else {})
-    return ExactRecipe(
-        digest=digest,
+    return Recipe(
         slots=slots_of(opened.layout),
-        runs=runs,
-        kept=kept,
-        kept_before=indexes[kept_key].places if kept_key in indexes else {},
-        before=before,
-        rows=rows,
+        parts=tuple(versions),
+        kept=kept_tensors(reader, digest, opened, target),
+        rows=dict.fromkeys(keys, False),
     )
 
 
@@ -133,81 +136,69 @@ class ExactPass:
     """As `Pass`, with the reference path's bytes."""
 
     def __init__(
-        self, holding: Holding[ExactRecipe], target: DeviceTarget, buffers: Buffers
+        self, holding: Holding[ExactVersion], target: DeviceTarget, buffers: Buffers
     ) -> None:
         self._holding, self._target = holding, target
         target.use(holding.tensors())
-        wanted = [
-            ((len(run.members), run.rank, run.width), target.of(run.dtype))
-            for recipe in holding.recipes.values()
-            for run in recipe.runs
-        ]
-        outs = iter(carved(buffers, wanted))
+        self._last = {digest: recipe.parts[-1] for digest, recipe in holding.recipes.items()}
+        runs = [run for version in self._last.values() for run in version.runs]
+        outs = iter(carve(buffers, [(run.shape, target.of(run.dtype)) for run in runs]))
         self._outs = {
-            digest: [next(outs) for _ in recipe.runs] for digest, recipe in holding.recipes.items()
+            digest: list(islice(outs, len(version.runs))) for digest, version in self._last.items()
         }
-        self._kept = {
-            digest: kept_copies(recipe.kept, target, buffers)
-            for digest, recipe in holding.recipes.items()
-        }
+        self._kept = carve_kept(holding, target, buffers)
 
     def fill(self) -> None:
         """Write the results."""
         for digest, recipe in self._holding.recipes.items():
-            before = self._decoded(recipe.before)
-            for run, out in zip(recipe.runs, self._outs[digest], strict=True):
-                self._fill(recipe.digest, run, before, out, run.dtype)
-            for key, tensor in recipe.kept.items():
-                self._kept[digest][key].copy_(tensor)
+            before: Before = {}
+            for version in recipe.parts[:-1]:
+                before = self._decode(version, before)
+            for run, out in zip(self._last[digest].runs, self._outs[digest], strict=True):
+                self._fill(digest, run, before, out, run.dtype)
+        copy_kept(self._holding, self._kept)
 
     def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
-        """Yield the memory written, each piece with the element type that its tensors have in their files."""
-        for digest, recipe in self._holding.recipes.items():
-            yield from (
-                (run.dtype, out) for run, out in zip(recipe.runs, self._outs[digest], strict=True)
-            )
-            yield from (
-                (tensor.dtype, self._kept[digest][key]) for key, tensor in recipe.kept.items()
-            )
+        """Yield the memory written, each piece with the element type of its tensors in files."""
+        for digest, version in self._last.items():
+            for run, out in zip(version.runs, self._outs[digest], strict=True):
+                yield run.dtype, out
+        yield from kept_written(self._holding, self._kept)
 
     def results(self) -> dict[Digest, Factors]:
         """Return the tensors of every adapter, as views."""
         return {
-            digest: Factors(recipe.slots, _stacks(recipe, self._outs[digest]), self._kept[digest])
+            digest: Factors(
+                recipe.slots, self._last[digest].stacks(self._outs[digest]), self._kept[digest]
+            )
             for digest, recipe in self._holding.recipes.items()
         }
 
-    def _decoded(self, recipe: ExactRecipe | None) -> Before:
+    def _decode(self, version: ExactVersion, before: Before) -> Before:
         """Return every factor of a previous version in float32, in memory of its own."""
-        if recipe is None:
-            return {}
-        before = self._decoded(recipe.before)
-        outs = [
-            torch.empty(
-                len(run.members),
-                run.rank,
-                run.width,
-                dtype=torch.float32,
-                device=self._target.device,
-            )
-            for run in recipe.runs
-        ]
-        for run, out in zip(recipe.runs, outs, strict=True):
-            self._fill(recipe.digest, run, before, out, torch.float32)
-        kept = {
-            member: self._holding.rows[RowsKey(recipe.digest, kept=True)].slice(place, 0, 1)[0]
-            for member, place in recipe.kept_before.items()
-        }
-        return kept | {member: stack[at] for member, (stack, at) in _stacks(recipe, outs).items()}
+        device = self._target.device
+        outs = [torch.empty(run.shape, dtype=torch.float32, device=device) for run in version.runs]
+        for run, out in zip(version.runs, outs, strict=True):
+            self._fill(version.digest, run, before, out, torch.float32)
+        decoded = {member: out[at] for member, (out, at) in version.stacks(outs).items()}
+        kept = self._holding.rows.get(RowsKey(version.digest, kept=True))
+        if kept is not None:
+            places = kept.index.places
+            decoded |= {member: kept.slice(place, 0, 1)[0] for member, place in places.items()}
+        return decoded
 
     def _fill(
         self, digest: Digest, run: ExactRun, before: Before, out: Tensor, dtype: torch.dtype
     ) -> None:
-        """Write factors: rounded to float32, then to an element type, and then to that of the result (spec DEC-06, DEC-08)."""
+        """Write the factors of a run (spec DEC-06, DEC-08).
+
+        They are rounded to float32, then to an element type, and then to that of the result.
+        """
         step = max(1, self._target.scratch_numbers // (run.rank * run.width))
         for begin in range(0, len(run.members), step):
             end = min(len(run.members), begin + step)
-            total = self._total(digest, run, begin, end).mul_(run.scales[begin:end])  # spec DEC-05
+            # spec DEC-05
+            total = self._total(digest, run, begin, end).mul_(run.scales[begin:end])
             for at, member in enumerate(run.members[begin:end]) if run.previous else ():
                 total[at] += before[member]
             out[begin:end].copy_(total.to(torch.float32).to(dtype))
@@ -221,66 +212,45 @@ class ExactPass:
                 term.powers[begin:end]
             )
             total = product if total is None else total.add_(product)
-        if run.own is None:  # zero is added all the same: the sum of products may be -0.0
-            return (
-                torch.zeros(
-                    end - begin,
-                    run.rank,
-                    run.width,
-                    dtype=torch.float64,
-                    device=self._target.device,
-                )
-                if total is None
-                else total.add_(0.0)
-            )
-        own = self._holding.rows[RowsKey(digest)].slice(run.own, begin, end).double()
-        return own if total is None else total.add_(own)
-
-
-def _stacks(recipe: ExactRecipe, outs: list[Tensor]) -> dict[Member, tuple[Tensor, int]]:
-    return {
-        member: (out, at)
-        for run, out in zip(recipe.runs, outs, strict=True)
-        for at, member in enumerate(run.members)
-    }
+        if run.own is not None:
+            own = self._holding.rows[RowsKey(digest)].slice(run.own, begin, end).double()
+            return own if total is None else total.add_(own)
+        if total is None:
+            shape = (end - begin, run.rank, run.width)
+            return torch.zeros(shape, dtype=torch.float64, device=self._target.device)
+        # zero is added all the same: the sum of products may be -0.0
+        return total.add_(0.0)
 
 
 def _runs(
     digest: Digest, opened: Opened, indexes: Indexes, target: DeviceTarget
 ) -> Iterator[ExactRun]:
+    own_key, sources = RowsKey(digest), opened.stored.sources
     dtypes, alike = dtypes_of(opened.layout), dict[Any, list[tuple[Member, StoredSide]]]()
-    for shape, module in zip(opened.layout.modules(), opened.stored.modules, strict=True):
-        for side, stored in ((Side.A, module.a), (Side.B, module.b)) if module is not None else ():
-            member = (shape.module, side)
-            _check_before(opened, member, stored, indexes)
-            over = tuple(source for source in _sources(opened, member, stored, indexes))
-            own = placed(indexes[RowsKey(digest)], RowsKey(digest), member, stored.own.shape)
-            alike.setdefault(
-                (stored.own.shape, dtypes[member], over, own, stored.previous), []
-            ).append((member, stored))
-    for (shape, dtype, over, own, previous), found in alike.items():
-        keys = [
-            *(RowsKey(opened.stored.sources[source]) for source in over),
-            *([RowsKey(digest)] if own else []),
-        ]
-        where = [[indexes[key].places[member] for key in keys] for member, _ in found]
-        for begin, end in consecutive(found, where):
-            sides = [stored for _, stored in found[begin:end]]
-            yield ExactRun(
-                members=tuple(member for member, _ in found[begin:end]),
-                rank=shape[0],
-                width=shape[1],
-                dtype=dtype,
-                terms=tuple(
-                    _term(keys[number], where[begin][number], source, sides, target)
-                    for number, source in enumerate(over)
-                ),
-                own=where[begin][-1] if own else None,
-                scales=target.send(
-                    np.stack([side.scales for side in sides])[:, :, None], torch.float64
-                ),
-                previous=previous,
-            )
+    for member, _, stored in coded_factors(opened):
+        shape = stored.own.shape
+        _check_before(opened, member, stored, indexes)
+        terms = tuple(_sources(opened, member, stored, indexes))
+        has_own = has_rows(indexes[own_key], own_key, member, shape)
+        over = (*(RowsKey(sources[number]) for number in terms), *([own_key] if has_own else []))
+        kind = (shape, dtypes[member], terms, has_own, stored.previous)
+        alike.setdefault((over, kind), []).append((member, stored))
+    for over, kind, members, sides in split_runs(alike, indexes):
+        shape, dtype, terms, has_own, previous = kind
+        scales = np.stack([side.scales for side in sides])[:, :, None]
+        yield ExactRun(
+            members=tuple(members),
+            rank=shape[0],
+            width=shape[1],
+            dtype=dtype,
+            terms=tuple(
+                _term(key, indexes[key].places[members[0]], number, sides, target)
+                for key, number in zip(over, terms, strict=False)
+            ),
+            own=indexes[own_key].places[members[0]] if has_own else None,
+            scales=target.send(scales, torch.float64),
+            previous=previous,
+        )
 
 
 def _sources(opened: Opened, member: Member, stored: StoredSide, indexes: Indexes) -> Iterator[int]:
@@ -290,14 +260,16 @@ def _sources(opened: Opened, member: Member, stored: StoredSide, indexes: Indexe
     """
     for term in stored.terms:
         key, k = RowsKey(opened.stored.sources[term.source]), term.coefficients.shape[1]
-        if placed(indexes[key], key, member, (k, stored.own.shape[1])):
+        if has_rows(indexes[key], key, member, (k, stored.own.shape[1])):
+            largest = [[indexes[key].largest[member]]] * k
             bits = product_bits(
                 torch.from_numpy(term.coefficients),
-                torch.tensor([[indexes[key].largest[member]]] * k, dtype=torch.int64, device="cpu"),
+                torch.tensor(largest, dtype=torch.int64, device="cpu"),
             )
             if bits > MAX_PRODUCT_BITS:
                 raise IntegrityError(
-                    f"module {member[0]!r} side {member[1]}: coefficients and rows need {bits} bits, more than the {MAX_PRODUCT_BITS} that are exact."
+                    f"module {member[0]!r} side {member[1]}: coefficients and rows need {bits}"
+                    f" bits, more than the {MAX_PRODUCT_BITS} that are exact."
                 )
             yield term.source
 
@@ -312,7 +284,8 @@ def _check_before(opened: Opened, member: Member, stored: StoredSide, indexes: I
         )
     kept = RowsKey(digest, kept=True)
     is_kept = kept in indexes and member in indexes[kept].shapes
-    placed(indexes[kept if is_kept else RowsKey(digest)], RowsKey(digest), member, stored.own.shape)
+    key = kept if is_kept else RowsKey(digest)
+    has_rows(indexes[key], key, member, stored.own.shape)
 
 
 def _term(

@@ -1,5 +1,6 @@
-"""The tensors of one adapter as views of the memory that a pass wrote, by PEFT key and in file order; a view is made when it is asked for.
+"""The tensors of an adapter as views of the memory that a pass wrote, by PEFT key in file order.
 
+A view is made when it is asked for.
 A factor lies there as rows (r, m): A is a view of them, B a transposed view. Only experts, whose
 rows a tensor interleaves, are packed into memory of their own.
 """
@@ -32,11 +33,11 @@ def slots_of(layout: Layout) -> dict[str, Slot]:
         names = [shape.module for shape in layout.modules_of(factor)]
         for position, side in ((factor.a, Side.A), (factor.b, Side.B)):
             members[position] = tuple((name, side) for name in names), factor.form is Form.EXPERTS
-    made = {}
+    slots = {}
     for position, spec in enumerate(layout.tensors):
-        of, experts = members.get(position, ((), False))
-        made[spec.key] = Slot(members=of, experts=experts, shape=tuple(spec.shape))
-    return made
+        of_tensor, experts = members.get(position, ((), False))
+        slots[spec.key] = Slot(members=of_tensor, experts=experts, shape=tuple(spec.shape))
+    return slots
 
 
 def dtypes_of(layout: Layout) -> dict[Member, torch.dtype]:

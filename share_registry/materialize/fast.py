@@ -1,4 +1,4 @@
-"""One pass over resident rows for one or many adapters.
+"""The fast path: one pass over resident rows for one or many adapters.
 
 Runs over the same blocks become one product that writes into the results' memory.
 
@@ -7,28 +7,31 @@ needs), and results of the element type computed in are written directly. A pass
 be repeated; on a GPU it then is a graph.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from share_registry.materialize.bank import Holding
-from share_registry.materialize.blocks import Member, floats
+from share_registry.materialize.blocks import Member
 from share_registry.materialize.buffers import Buffers
 from share_registry.materialize.device import DeviceTarget
 from share_registry.materialize.factors import Factors
-from share_registry.materialize.recipe import Recipe, Run, Scaled
+from share_registry.materialize.recipe import P, Recipe, Run
 from share_registry.names import Digest
 
-ALIGNED: Final = 64
-"""Numbers: what begins at a multiple of it begins a cache line in every element type."""
+# What begins at a multiple of it begins a cache line in every element type.
+ALIGNED_NUMBERS: Final = 64
+
+# Copies of the tensors kept bit for bit, by adapter and key.
+KeptCopies = Mapping[Digest, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassJob:
-    """Runs over the same blocks, one below the other: of whom, and from which row on."""
+    """Runs over the same blocks, one below the other, each with its adapter and first row."""
 
     runs: tuple[tuple[Digest, Run, int], ...]
 
@@ -45,42 +48,34 @@ class PassJob:
 
 
 class Pass:
-    """What is written for some adapters, where, and how.
+    """Writes the tensors of some adapters.
 
     Args:
         holding: The adapters' recipes and rows.
+        target: The device they are on.
         buffers: Memory of the results; a pass takes its part.
     """
 
-    def __init__(self, holding: Holding[Recipe], target: DeviceTarget, buffers: Buffers) -> None:
+    def __init__(self, holding: Holding[Run], target: DeviceTarget, buffers: Buffers) -> None:
         self._holding, self._target = holding, target
         target.use(holding.tensors())
         self._jobs = _jobs(holding.recipes, target)
-        self._outs = carved(
+        self._outs = carve(
             buffers, [(job.shape, target.of(job.runs[0][1].dtype)) for job in self._jobs]
         )
-        self._kept = {
-            digest: kept_copies(recipe.kept, target, buffers)
-            for digest, recipe in holding.recipes.items()
-        }
+        self._kept = carve_kept(holding, target, buffers)
 
     def fill(self) -> None:
         """Write the results. Launches alone on a GPU."""
         for job, out in zip(self._jobs, self._outs, strict=True):
             self._fill(job, out)
-        for digest, recipe in self._holding.recipes.items():
-            for key, tensor in recipe.kept.items():
-                self._kept[digest][key].copy_(tensor)
+        copy_kept(self._holding, self._kept)
 
     def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
-        """Yield the memory written, each piece with the element type that its tensors have in their files."""
+        """Yield the memory written, each piece with the element type of its tensors in files."""
         for job, out in zip(self._jobs, self._outs, strict=True):
             yield from ((run.dtype, out[:, first : first + run.rank]) for _, run, first in job.runs)
-        yield from (
-            (tensor.dtype, self._kept[digest][key])
-            for digest, recipe in self._holding.recipes.items()
-            for key, tensor in recipe.kept.items()
-        )
+        yield from kept_written(self._holding, self._kept)
 
     def results(self) -> dict[Digest, Factors]:
         """Return the tensors of every adapter, as views."""
@@ -97,153 +92,134 @@ class Pass:
         }
 
     def _fill(self, job: PassJob, out: Tensor) -> None:
-        direct, begins_with_rows = out.dtype == self._target.compute, job.begins_with_rows
+        compute, begins_with_rows = self._target.compute, job.begins_with_rows
+        direct = out.dtype == compute
         for begin, end in _chunks(job, direct=direct, numbers=self._target.scratch_numbers):
-            made = (
-                out[begin:end]
-                if direct
-                else out.new_empty((end - begin, *out.shape[1:]), dtype=self._target.compute)
-            )
+            part = out[begin:end]
+            stack = part if direct else torch.empty_like(part, dtype=compute)
             for _, run, first in job.runs if begins_with_rows else ():
-                self._scaled(run, made[:, first : first + run.rank], begin, end)
-            self._products(job, made, begin, end, add=begins_with_rows)
+                self._fill_scaled(run, stack[:, first : first + run.rank], begin, end)
+            self._fill_products(job, stack, begin, end, add=begins_with_rows)
             if not direct:
-                out[begin:end].copy_(made)
+                part.copy_(stack)
 
-    def _scaled(self, run: Run, made: Tensor, begin: int, end: int) -> None:
-        """Write the rows that a scale each is multiplied with, for factors `begin` to `end` of a run; zero where there are none."""
+    def _fill_scaled(self, run: Run, stack: Tensor, begin: int, end: int) -> None:
+        """Write rows times their scales, for factors `begin` to `end` of a run; else zero."""
         written = False
         for scaled in run.scaled:
             low, high = max(begin, scaled.at), min(end, scaled.at + scaled.count)
-            if low < high:
-                if not written and (low, high) != (begin, end):
-                    made.zero_()
-                    written = True
-                self._one(
-                    scaled,
-                    made[low - begin : high - begin],
-                    low - scaled.at,
-                    high - scaled.at,
-                    add=written,
-                )
+            if low >= high:
+                continue
+            if not written and (low, high) != (begin, end):
+                stack.zero_()
                 written = True
+            place = stack[low - begin : high - begin]
+            rows = self._holding.rows[scaled.rows].slice(
+                scaled.place, low - scaled.at, high - scaled.at
+            )
+            scales = scaled.scales[low - scaled.at : high - scaled.at]
+            if written:
+                place.addcmul_(rows.to(place.dtype), scales)
+            else:
+                place.copy_(rows).mul_(scales)
+            written = True
         if not written:
-            made.zero_()
+            stack.zero_()
 
-    def _products(self, job: PassJob, made: Tensor, begin: int, end: int, *, add: bool) -> None:
+    def _fill_products(
+        self, job: PassJob, stack: Tensor, begin: int, end: int, *, add: bool
+    ) -> None:
         for number, dense in enumerate(job.runs[0][1].dense):
             weights = [run.dense[number].weights[begin:end] for _, run, _ in job.runs]
             gathered = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
-            rows = floats(
-                self._holding.rows[dense.rows].slice(dense.place, begin, end), self._target.compute
-            )
+            rows = self._holding.rows[dense.rows].slice(dense.place, begin, end)
+            # themselves where they are kept in that element type
+            block = rows.to(self._target.compute)
             if add or number:
-                made.baddbmm_(gathered, rows)
+                stack.baddbmm_(gathered, block)
             else:
-                torch.bmm(gathered, rows, out=made)
-
-    def _one(self, scaled: Scaled, made: Tensor, low: int, high: int, *, add: bool) -> None:
-        rows, scales = (
-            self._holding.rows[scaled.rows].slice(scaled.place, low, high),
-            scaled.scales[low:high],
-        )
-        if add:
-            made.addcmul_(floats(rows, made.dtype), scales)
-        else:
-            made.copy_(rows).mul_(scales)
+                torch.bmm(gathered, block, out=stack)
 
 
-class Fillable(Protocol):
-    """A pass, fast or exact."""
-
-    def fill(self) -> None:
-        """Write the results."""
-        ...
-
-
-class Repeated:
+class RepeatedPass:
     """A pass for a fixed set that can be run again and again into the same memory.
 
-    On a GPU one graph launch.
+    On a GPU it is one graph launch.
 
     Args:
-        one: The pass; it was filled once, so that everything that is made on first use is there.
+        fill: The pass's method. It was called once, so that everything that is made on first use
+            is there.
+        target: The device.
     """
 
-    def __init__(self, one: Fillable, target: DeviceTarget) -> None:
-        self._one = one
-        self._graph = self._captured() if target.is_cuda else None
+    def __init__(self, fill: Callable[[], None], target: DeviceTarget) -> None:
+        self._fill = fill
+        self._graph = torch.cuda.CUDAGraph() if target.is_cuda else None
+        if self._graph is not None:
+            with torch.cuda.graph(self._graph):
+                fill()
 
     def run(self) -> None:
         """Write the results again."""
         if self._graph is None:
-            self._one.fill()
+            self._fill()
         else:
             self._graph.replay()
 
-    def _captured(self) -> "torch.cuda.CUDAGraph":
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._one.fill()
-        return graph
 
-
-def carved(buffers: Buffers, wanted: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
-    """Return tensors of shapes and element types, one behind the other in one stretch for each type."""
-    sizes = [torch.Size(shape).numel() for shape, _ in wanted]
+def carve(buffers: Buffers, places: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
+    """Return tensors of shapes and element types, one behind the other in a stretch per type."""
+    sizes = [torch.Size(shape).numel() for shape, _ in places]
     totals: dict[torch.dtype, int] = {}
     begins = []
-    for size, (_, dtype) in zip(sizes, wanted, strict=True):
+    for size, (_, dtype) in zip(sizes, places, strict=True):
         begins.append(totals.get(dtype, 0))
-        totals[dtype] = begins[-1] - (-size // ALIGNED) * ALIGNED
+        totals[dtype] = begins[-1] - (-size // ALIGNED_NUMBERS) * ALIGNED_NUMBERS
     stretches = {dtype: buffers.take(total, dtype) for dtype, total in totals.items()}
     return [
         stretches[dtype][begin : begin + size].view(shape)
-        for begin, size, (shape, dtype) in zip(begins, sizes, wanted, strict=True)
+        for begin, size, (shape, dtype) in zip(begins, sizes, places, strict=True)
     ]
 
 
-def kept_copies(
-    kept: Mapping[str, Tensor], target: DeviceTarget, buffers: Buffers
-) -> dict[str, Tensor]:
-    """Return memory for copies of the tensors kept bit for bit.
-
-    What is resident is not the caller's.
-    """
-    return dict(
-        zip(
-            kept,
-            carved(
-                buffers,
-                [(tuple(tensor.shape), target.of(tensor.dtype)) for tensor in kept.values()],
-            ),
-            strict=True,
-        )
-    )
+def carve_kept(holding: Holding[P], target: DeviceTarget, buffers: Buffers) -> KeptCopies:
+    """Return memory for copies of the tensors kept bit for bit: residents are not the caller's."""
+    copies = {}
+    for digest, recipe in holding.recipes.items():
+        places = [(tuple(kept.shape), target.of(kept.dtype)) for kept in recipe.kept.values()]
+        copies[digest] = dict(zip(recipe.kept, carve(buffers, places), strict=True))
+    return copies
 
 
-def _jobs(recipes: Mapping[Digest, Recipe], target: DeviceTarget) -> list[PassJob]:
+def copy_kept(holding: Holding[P], copies: KeptCopies) -> None:
+    """Write the copies of the tensors kept bit for bit."""
+    for digest, recipe in holding.recipes.items():
+        for key, tensor in recipe.kept.items():
+            copies[digest][key].copy_(tensor)
+
+
+def kept_written(holding: Holding[P], copies: KeptCopies) -> Iterator[tuple[torch.dtype, Tensor]]:
+    """Yield the copies, each with the element type that the tensor has in its file."""
+    for digest, recipe in holding.recipes.items():
+        yield from ((tensor.dtype, copies[digest][key]) for key, tensor in recipe.kept.items())
+
+
+def _jobs(recipes: Mapping[Digest, Recipe[Run]], target: DeviceTarget) -> list[PassJob]:
     """Put runs over the same blocks together.
 
-    As many as there are where they are written directly, else so many that what is made in
+    As many as there are where they are written directly, else so many that what is computed in
     between stays small.
     """
     merged: dict[tuple[object, ...], list[list[tuple[Digest, Run, int]]]] = {}
     for digest, recipe in recipes.items():
-        for number, run in enumerate(recipe.runs):
-            over: tuple[object, ...] = tuple((dense.rows, dense.place) for dense in run.dense) or (
-                digest,
-                number,
-            )
-            jobs = merged.setdefault(
-                (target.of(run.dtype), run.width, len(run.members), over), [[]]
-            )
+        for number, run in enumerate(recipe.parts):
+            dtype = target.of(run.dtype)
+            blocks = tuple((dense.rows, dense.place) for dense in run.dense)
+            kind = (dtype, run.width, len(run.members), blocks or (digest, number))
+            jobs = merged.setdefault(kind, [[]])
             first = jobs[-1][-1][2] + jobs[-1][-1][1].rank if jobs[-1] else 0
-            if (
-                first
-                and target.of(run.dtype) != target.compute
-                and (first + run.rank) * run.width > target.scratch_numbers
-            ):
+            is_full = (first + run.rank) * run.width > target.scratch_numbers
+            if first and dtype != target.compute and is_full:
                 jobs.append([])
                 first = 0
             jobs[-1].append((digest, run, first))
@@ -251,13 +227,18 @@ def _jobs(recipes: Mapping[Digest, Recipe], target: DeviceTarget) -> list[PassJo
 
 
 def _chunks(job: PassJob, *, direct: bool, numbers: int) -> Iterator[tuple[int, int]]:
-    """Split the factors of a job so that what is made in between has at most so many numbers, or is of one factor."""
+    """Split the factors of a job into ranges.
+
+    What is computed in between has at most so many numbers, or is of one factor.
+    """
     count, ranks, width = job.shape
-    needs = [ranks * width] if not direct else []
-    if len(job.runs) > 1:
-        needs += [ranks * dense.weights.shape[2] for dense in job.runs[0][1].dense]
-    needs += [dense.weights.shape[2] * width for dense in job.runs[0][1].dense]
+    ks = [dense.weights.shape[2] for dense in job.runs[0][1].dense]
+    needs = [k * width for k in ks]
     needs += [run.rank * width for _, run, _ in job.runs if run.scaled]
+    if not direct:
+        needs.append(ranks * width)
+    if len(job.runs) > 1:
+        needs += [ranks * k for k in ks]
     step = max(1, numbers // max(needs, default=1))
     for begin in range(0, count, step):
         yield begin, min(count, begin + step)

@@ -1,6 +1,4 @@
-"""What the factors of one adapter are made of, over rows that are resident.
-
-X = sum_b K_b R_b + sum_d diag(s_d) R_d.
+"""How an adapter is computed from resident rows: X = sum_b K_b R_b + sum_d diag(s_d) R_d.
 
 A chain of previous versions is expanded: every version adds its own rows and terms with its own
 scales, and coefficients over one block are added up in float64. So decoding a late version costs
@@ -12,7 +10,7 @@ Factors of one shape over the same blocks, at consecutive places, are one run.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,8 +27,9 @@ from share_registry.materialize.factors import Slot, dtypes_of, slots_of
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredSide
 
+# What rows each object has.
 Indexes = Mapping[RowsKey, Index]
-"""What rows each object has."""
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 
@@ -49,7 +48,11 @@ class Dense:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaled:
-    """Rows of one object that a scale each is multiplied with, for `count` factors of a run from `at` on; scales (count, r, 1)."""
+    """Rows of one object with a scale each, for `count` factors of a run from `at` on.
+
+    Attributes:
+        scales: (count, r, 1).
+    """
 
     rows: RowsKey
     place: BlockPlace
@@ -60,7 +63,7 @@ class Scaled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Factors of one shape, r rows of width m, that are made together.
+    """Factors of one shape, r rows of width m, that are computed together.
 
     Attributes:
         dtype: Element type of the tensors.
@@ -74,18 +77,35 @@ class Run:
     dense: tuple[Dense, ...]
     scaled: tuple[Scaled, ...]
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield its numbers."""
+        yield from (dense.weights for dense in self.dense)
+        yield from (scaled.scales for scaled in self.scaled)
+
+
+class Part(Protocol):
+    """What a recipe consists of: a run, or for the exact path a version with its runs."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield its numbers."""
+
+
+P = TypeVar("P", bound=Part)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(Generic[P]):
     """One adapter.
 
     Attributes:
+        slots: Where its tensors come from: the same value for every adapter of a layout.
+        parts: What is computed, in this order.
         kept: Tensors kept bit for bit, by key, on the device.
-        rows: The rows that runs are over, and whether they are kept as floats.
+        rows: The rows that it is over, and whether they are kept as floats.
     """
 
     slots: Mapping[str, Slot]
-    runs: tuple[Run, ...]
+    parts: tuple[P, ...]
     kept: Mapping[str, Tensor]
     rows: Mapping[RowsKey, bool]
 
@@ -97,9 +117,8 @@ class Recipe:
     def tensors(self) -> Iterator[Tensor]:
         """Yield its numbers."""
         yield from self.kept.values()
-        for run in self.runs:
-            yield from (dense.weights for dense in run.dense)
-            yield from (scaled.scales for scaled in run.scaled)
+        for part in self.parts:
+            yield from part.tensors()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,27 +129,32 @@ class _Expanded:
     scaled: "dict[RowsKey, NDArray[np.float64]]" = field(default_factory=dict)
 
 
-def recipe_of(reader: Reader, digest: Digest, indexes: Indexes, target: DeviceTarget) -> Recipe:
-    """Return how an adapter is made, its numbers on their way to the device.
+def recipe_of(
+    reader: Reader, digest: Digest, indexes: Indexes, target: DeviceTarget
+) -> Recipe[Run]:
+    """Return how an adapter is computed, its numbers on their way to the device.
 
     Args:
+        reader: Reads the objects.
+        digest: The adapter object.
         indexes: Of the rows that `rows_needed` names.
+        target: The device.
 
     Raises:
         IntegrityError: an object is not what a version that refers to it needs.
     """
     opened = reader.open(digest)
-    runs = tuple(_run(group, target) for group in _groups(reader, digest, opened, indexes))
-    kept = {
-        key: target.send(tensor) for key, tensor in kept_tensors(reader, digest, opened).items()
-    }
+    runs = tuple(_runs(reader, digest, opened, indexes, target))
+    kept = kept_tensors(reader, digest, opened, target)
     rows = {scaled.rows: False for run in runs for scaled in run.scaled}
     rows |= {dense.rows: target.keeps_floats for run in runs for dense in run.dense}
-    return Recipe(slots=slots_of(opened.layout), runs=runs, kept=kept, rows=rows)
+    return Recipe(slots=slots_of(opened.layout), parts=runs, kept=kept, rows=rows)
 
 
-def kept_tensors(reader: Reader, digest: Digest, opened: Opened) -> dict[str, Tensor]:
-    """Return the tensors of an adapter that are kept bit for bit, by key."""
+def kept_tensors(
+    reader: Reader, digest: Digest, opened: Opened, target: DeviceTarget
+) -> dict[str, Tensor]:
+    """Return the tensors of an adapter that are kept bit for bit, by key, on their way."""
     specs = opened.layout.tensors
     items = [
         Item(
@@ -139,148 +163,144 @@ def kept_tensors(reader: Reader, digest: Digest, opened: Opened) -> dict[str, Te
         for at, content in opened.stored.verbatim.items()
     ]
     kept = {item.key: tensor_of(item) for item in items}
-    if opened.stored.external:  # objects of their own, which the reader knows how to read
-        whole = reader.tensors(digest)
-        kept |= {specs[at].key: whole[specs[at].key] for at in opened.stored.external}
-    return kept
+    # objects of their own, which the reader knows how to read
+    if opened.stored.external:
+        tensors = reader.tensors(digest)
+        kept |= {specs[at].key: tensors[specs[at].key] for at in opened.stored.external}
+    return {key: target.send(tensor) for key, tensor in kept.items()}
 
 
-def consecutive(
-    members: Sequence[_T], places: Sequence[Sequence[BlockPlace]]
-) -> Iterator[tuple[int, int]]:
-    """Split members into ranges in which every one of their places is the one after the place before."""
-    begin = 0
-    for end in range(1, len(members) + 1):
-        if end == len(members) or any(
-            b != BlockPlace(a.stack, a.at + 1)
-            for a, b in zip(places[end - 1], places[end], strict=True)
-        ):
-            yield begin, end
-            begin = end
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ShapeGroup:
-    members: list[Member]
-    parts: list[_Expanded]
-    rank: int
-    width: int
-    dtype: torch.dtype
-    indexes: Indexes
-
-
-def _groups(
-    reader: Reader, digest: Digest, opened: Opened, indexes: Indexes
-) -> Iterator[_ShapeGroup]:
-    dtypes, alike = dtypes_of(opened.layout), dict[Any, list[tuple[Member, _Expanded]]]()
+def coded_factors(opened: Opened) -> Iterator[tuple[Member, tuple[int, int], StoredSide]]:
+    """Yield every coded factor with its shape (r, m)."""
     for shape, stored in zip(opened.layout.modules(), opened.stored.modules, strict=True):
-        for side, width in ((Side.A, shape.in_), (Side.B, shape.out)) if stored is not None else ():
-            member = (shape.module, side)
-            part = _expanded(reader, digest, member, (shape.rank, width), indexes)
-            over = tuple(sorted(part.dense)) or tuple(part.scaled)
-            alike.setdefault(
-                (shape.rank, width, dtypes[member], bool(part.dense), over), []
-            ).append((member, part))
-    for (rank, width, dtype, _, over), found in alike.items():
-        for begin, end in consecutive(
-            found, [[indexes[key].places[member] for key in over] for member, _ in found]
-        ):
-            members, parts = (
-                [member for member, _ in found[begin:end]],
-                [part for _, part in found[begin:end]],
-            )
-            yield _ShapeGroup(
-                members=members, parts=parts, rank=rank, width=width, dtype=dtype, indexes=indexes
-            )
+        if stored is not None:
+            yield (shape.module, Side.A), (shape.rank, shape.in_), stored.a
+            yield (shape.module, Side.B), (shape.rank, shape.out), stored.b
 
 
-def _expanded(
-    reader: Reader, digest: Digest, member: Member, shape: tuple[int, int], indexes: Indexes
-) -> _Expanded:
-    """Follow the chain of one factor. Zero rows are left out."""
-    made, current = _Expanded(), digest
-    while True:
-        opened = reader.open(current)
-        stored = opened.module(member[0])
-        own = RowsKey(current, kept=stored is None)
-        if placed(indexes[own], own, member, shape):
-            made.scaled[own] = (
-                np.ones(shape[0])
-                if stored is None
-                else stored.side(member[1]).scales.astype(np.float64)
-            )
-        if stored is None:
-            return made
-        side = stored.side(member[1])
-        _add_terms(made, side, opened, member, indexes)
-        if not side.previous:
-            return made
-        if opened.stored.previous is None:
-            raise IntegrityError(
-                f"module {member[0]!r} refers to a previous version that is not named."
-            )
-        current = opened.stored.previous
+def split_runs(
+    alike: Mapping[tuple[tuple[RowsKey, ...], _K], list[tuple[Member, _T]]], indexes: Indexes
+) -> Iterator[tuple[tuple[RowsKey, ...], _K, list[Member], list[_T]]]:
+    """Split factors of one kind, over the same rows, where their rows are not consecutive.
+
+    Yields the rows' keys, the kind, and the members of a run with what each of them carries.
+    """
+    for (over, kind), factors in alike.items():
+        places = [[indexes[key].places[member] for key in over] for member, _ in factors]
+        for begin, end in _consecutive(places):
+            members = [member for member, _ in factors[begin:end]]
+            yield over, kind, members, [part for _, part in factors[begin:end]]
 
 
-def _add_terms(
-    made: _Expanded, side: StoredSide, opened: Opened, member: Member, indexes: Indexes
-) -> None:
-    for term in side.terms:
-        source = RowsKey(opened.stored.sources[term.source])
-        if placed(indexes[source], source, member, (term.coefficients.shape[1], side.own.shape[1])):
-            weights = np.ldexp(
-                side.scales.astype(np.float64)[:, None] * term.coefficients, term.exponent
-            )
-            made.dense[source] = made.dense[source] + weights if source in made.dense else weights
-
-
-def placed(index: Index, key: RowsKey, member: Member, shape: tuple[int, ...]) -> bool:
+def has_rows(index: Index, key: RowsKey, member: Member, shape: tuple[int, ...]) -> bool:
     """Tell whether an object has rows of a factor other than zero.
 
     Raises IntegrityError where it has none of the shape at all.
     """
     if index.shapes.get(member) != shape:
-        found = index.shapes.get(member, "none")
         raise IntegrityError(
-            f"object {key.digest} has no rows of shape {shape} for module {member[0]!r} side {member[1]}, which a version needs; found {found}."
+            f"object {key.digest} has no rows of shape {shape} for module {member[0]!r} side"
+            f" {member[1]}, which a version needs; found {index.shapes.get(member, 'none')}."
         )
     return member in index.places
 
 
-def _run(group: _ShapeGroup, target: DeviceTarget) -> Run:
-    dense = [_dense(group, key, target) for key in sorted(group.parts[0].dense)]
-    objects = dict.fromkeys(key for part in group.parts for key in part.scaled)
-    scaled = [piece for key in objects for piece in _scaled(group, key, target)]
-    return Run(
-        members=tuple(group.members),
-        rank=group.rank,
-        width=group.width,
-        dtype=group.dtype,
-        dense=tuple(dense),
-        scaled=tuple(scaled),
-    )
+def _runs(
+    reader: Reader, digest: Digest, opened: Opened, indexes: Indexes, target: DeviceTarget
+) -> Iterator[Run]:
+    dtypes, alike = dtypes_of(opened.layout), dict[Any, list[tuple[Member, _Expanded]]]()
+    for member, shape, _ in coded_factors(opened):
+        part = _expand(reader, digest, member, shape, indexes)
+        over = tuple(sorted(part.dense)) or tuple(part.scaled)
+        kind = (*shape, dtypes[member], bool(part.dense))
+        alike.setdefault((over, kind), []).append((member, part))
+    for _, (rank, width, dtype, _), members, parts in split_runs(alike, indexes):
+        objects = dict.fromkeys(key for part in parts for key in part.scaled)
+        yield Run(
+            members=tuple(members),
+            rank=rank,
+            width=width,
+            dtype=dtype,
+            dense=tuple(
+                Dense(
+                    rows=key,
+                    place=indexes[key].places[members[0]],
+                    weights=_send_stack([part.dense[key] for part in parts], target),
+                )
+                for key in sorted(parts[0].dense)
+            ),
+            scaled=tuple(
+                piece for key in objects for piece in _scaled(key, members, parts, indexes, target)
+            ),
+        )
 
 
-def _dense(group: _ShapeGroup, key: RowsKey, target: DeviceTarget) -> Dense:
-    weights = np.stack([part.dense[key] for part in group.parts]).astype(np.float32)
-    return Dense(
-        rows=key,
-        place=group.indexes[key].places[group.members[0]],
-        weights=target.send(weights, target.compute),
-    )
+def _expand(
+    reader: Reader, digest: Digest, member: Member, shape: tuple[int, int], indexes: Indexes
+) -> _Expanded:
+    """Follow the chain of one factor. Zero rows are left out."""
+    module, side = member
+    expanded, current = _Expanded(), digest
+    while True:
+        opened = reader.open(current)
+        stored = opened.module(module)
+        own = RowsKey(current, kept=stored is None)
+        has_own = has_rows(indexes[own], own, member, shape)
+        if stored is None:
+            if has_own:
+                expanded.scaled[own] = np.ones(shape[0])
+            return expanded
+        factor = stored.side(side)
+        scales = factor.scales.astype(np.float64)
+        if has_own:
+            expanded.scaled[own] = scales
+        for term in factor.terms:
+            source = RowsKey(opened.stored.sources[term.source])
+            needed = (term.coefficients.shape[1], factor.own.shape[1])
+            if has_rows(indexes[source], source, member, needed):
+                weights = np.ldexp(scales[:, None] * term.coefficients, term.exponent)
+                earlier = expanded.dense.get(source)
+                expanded.dense[source] = weights if earlier is None else earlier + weights
+        if not factor.previous:
+            return expanded
+        if opened.stored.previous is None:
+            raise IntegrityError(
+                f"module {module!r} refers to a previous version that is not named."
+            )
+        current = opened.stored.previous
 
 
-def _scaled(group: _ShapeGroup, key: RowsKey, target: DeviceTarget) -> Iterator[Scaled]:
-    having = [at for at, part in enumerate(group.parts) if key in part.scaled]
-    where = [[BlockPlace(0, at), group.indexes[key].places[group.members[at]]] for at in having]
-    for begin, end in consecutive(having, where):
-        scales = np.stack([group.parts[at].scaled[key] for at in having[begin:end]]).astype(
-            np.float32
-        )[:, :, None]
+def _scaled(
+    key: RowsKey,
+    members: Sequence[Member],
+    parts: Sequence[_Expanded],
+    indexes: Indexes,
+    target: DeviceTarget,
+) -> Iterator[Scaled]:
+    having = [at for at, part in enumerate(parts) if key in part.scaled]
+    places = [[BlockPlace(0, at), indexes[key].places[members[at]]] for at in having]
+    for begin, end in _consecutive(places):
+        scales = [parts[at].scaled[key][:, None] for at in having[begin:end]]
         yield Scaled(
             rows=key,
-            place=where[begin][1],
+            place=places[begin][1],
             at=having[begin],
             count=end - begin,
-            scales=target.send(scales, target.compute),
+            scales=_send_stack(scales, target),
         )
+
+
+def _consecutive(places: Sequence[Sequence[BlockPlace]]) -> Iterator[tuple[int, int]]:
+    """Yield ranges in which each of several places is the one after the place before."""
+    begin = 0
+    for end in range(1, len(places) + 1):
+        if end == len(places) or any(
+            after != BlockPlace(before.stack, before.at + 1)
+            for before, after in zip(places[end - 1], places[end], strict=True)
+        ):
+            yield begin, end
+            begin = end
+
+
+def _send_stack(values: "list[NDArray[np.float64]]", target: DeviceTarget) -> Tensor:
+    return target.send(np.stack(values).astype(np.float32), target.compute)

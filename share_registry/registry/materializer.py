@@ -18,17 +18,17 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import versions_of
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import copied
-from share_registry.exchange.tensors import all_finite, check_held
+from share_registry.exchange.config import copy_json
+from share_registry.exchange.tensors import all_finite, check_no_overflow
 from share_registry.materialize import swap as swapping
 from share_registry.materialize import weights
 from share_registry.materialize.bank import Bank, Holding
-from share_registry.materialize.buffers import Buffers, Recycled, checked
+from share_registry.materialize.buffers import Buffers, Recycled, check_buffers
 from share_registry.materialize.decoder import Reader
 from share_registry.materialize.device import DeviceTarget, device_of, dtype_of
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
-from share_registry.materialize.fast import Pass, Repeated
+from share_registry.materialize.fast import Pass, RepeatedPass
 from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest
 from share_registry.registry.arguments import Ref, reference
@@ -205,7 +205,7 @@ class Materializer:
             IntegrityError: stored bytes are not what was committed.
         """
         rows = self._versions(refs)
-        buffers = self._fresh() if out is None else checked(out, self._target.device)
+        buffers = self._fresh() if out is None else check_buffers(out, self._target.device)
         buffers.begin()
         factors: dict[Digest, Factors] = {}
         left: Any = list(dict.fromkeys(row.adapter_digest for row in rows.values()))
@@ -234,7 +234,7 @@ class Materializer:
         finished = self._run_pass(holding, self.buffers())
         return PreparedPass(
             adapters=self._adapters(rows, finished.results()),
-            run=Repeated(finished, self._target).run,
+            run=RepeatedPass(finished.fill, self._target).run,
         )
 
     def state_dict(self, ref: Ref, *, out: Buffers | None = None) -> dict[str, torch.Tensor]:
@@ -267,7 +267,7 @@ class Materializer:
         with self._lock:
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
             seat = swapping.swap(
-                model, adapter, adapter_name=adapter_name, known=self._seats.get(model)
+                model, adapter, adapter_name=adapter_name, seat=self._seats.get(model)
             )
             self._seats[model] = seat
             self._target.idle()
@@ -335,7 +335,7 @@ class Materializer:
             adapters[ref] = replace(
                 described,
                 tensors=factors[row.adapter_digest],
-                config=copied(described.config),
+                config=copy_json(described.config),
                 attachments=dict(described.attachments),
             )
         return adapters
@@ -400,4 +400,4 @@ def _check_range(finished: Pass | ExactPass) -> None:
         return
     for factors in finished.results().values():
         for key, tensor in factors.items():
-            check_held(key, tensor)
+            check_no_overflow(key, tensor)

@@ -180,8 +180,7 @@ def test_a_basis_is_read_and_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(basis_object, "decode", counted)
     reader = Reader(memory)
     for _ in range(3):
-        reader.rows(adapter)
-        reader.forget_decoded()
+        reader.tensors(adapter)
         assert reader.basis(source).rows("q", Side.A) is not None
     assert len(decoded) == 1
     assert memory.reads[source] == 1

@@ -21,7 +21,7 @@ from share_registry.materialize.decoder import Reader
 from share_registry.materialize.device import DeviceTarget
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
-from share_registry.materialize.fast import Pass, Repeated
+from share_registry.materialize.fast import Pass, RepeatedPass
 from share_registry.materialize.recipe import recipe_of
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredBasis
@@ -187,7 +187,7 @@ def test_adapters_over_one_basis_are_one_product() -> None:
     alike = {
         (run.width, len(run.members), run.dense[0].place)
         for recipe in loaded.recipes.values()
-        for run in recipe.runs
+        for run in recipe.parts
         if run.dense
     }
     jobs = [
@@ -214,7 +214,7 @@ def test_what_narrower_results_are_made_from_stays_small(
     ]
     assert all(small) != together
     assert sum(len(job.runs) for job in jobs) == sum(
-        len(recipe.runs) for recipe in loaded.recipes.values()
+        len(recipe.parts) for recipe in loaded.recipes.values()
     )
     assert max(len(job.runs) for job in jobs) > 1
 
@@ -254,7 +254,7 @@ def test_a_repeated_pass_writes_the_same_again() -> None:
     before = {key: tensor.clone() for key, tensor in results[digests[1]].items()}
     for tensor in results[digests[1]].values():
         tensor.zero_()
-    Repeated(work, target).run()
+    RepeatedPass(work.fill, target).run()
     assert all(results[digests[1]][key].equal(tensor) for key, tensor in before.items())
 
 

@@ -10,7 +10,8 @@ from share_registry.algebra.overlap import products_with, row_overlap
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of, version_of
 from share_registry.errors import InvalidInputError, NotFoundError
-from share_registry.exchange.load import HUB, load
+from share_registry.exchange.hub import SCHEME
+from share_registry.exchange.load import load
 from share_registry.names import Side
 from share_registry.outside.files import Kind
 from share_registry.registry.analysis.subjects import Progress, member
@@ -73,7 +74,7 @@ def _asked(
     """Return the adapter asked about, and the version it is where it is one."""
     if isinstance(adapter, Commit | ResolvedReference):
         return _version(context, reference(adapter), space)
-    if isinstance(adapter, str) and not adapter.startswith(HUB):
+    if isinstance(adapter, str) and not adapter.startswith(SCHEME):
         try:
             return _version(context, adapter, space)
         except (InvalidInputError, NotFoundError):

@@ -11,7 +11,7 @@ from share_registry.errors import NotFoundError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
 from share_registry.exchange.peft_directory import Files, read_files
-from share_registry.exchange.tensors import TORCH, check_held
+from share_registry.exchange.tensors import TORCH, check_no_overflow
 from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
@@ -163,6 +163,6 @@ def _convert(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapte
         target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         tensors[key] = tensor.to(device=device, dtype=target)
         if target != tensor.dtype:
-            check_held(key, tensors[key])
+            check_no_overflow(key, tensors[key])
     converted = replace(adapter, tensors=tensors)
     return without_error(converted) if is_narrowing(adapter.layout, dtype) else converted

@@ -18,7 +18,7 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.resolution import resolve_version
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
-from share_registry.exchange.merged_adapter import WeightedAdapter, merged
+from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, SpaceName, TaskName, task_name
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
@@ -249,7 +249,7 @@ def _encode_merged(
         )
         for row, weight in zip(rows, weights, strict=True)
     ]
-    adapter = merged(parents, rule)
+    adapter = merge_adapters(parents, rule)
     with context.reading() as session:
         policy = existing_target(session, space).policy
         policy = overridden(policy, budget=options.budget, keep_original=False)
