@@ -7,6 +7,7 @@ from share_registry.cli.verb import free_verb, session, with_common_options
 from share_registry.errors import InvalidInputError
 
 
+@with_common_options
 @click.group()
 def db() -> None:
     """Look at or upgrade the schema of the catalog."""
@@ -14,30 +15,29 @@ def db() -> None:
 
 def current() -> Printed:
     """Say which schema the catalog has."""
-    from share_registry.catalog.catalog import current as found
+    from share_registry.catalog import catalog
 
-    version = found(_url())
+    version = catalog.current(_url())
     return Printed(title=version or "no catalog", members={"schema": version})
 
 
 def check() -> Printed:
     """Check that this release can use the catalog; exit code 6 otherwise."""
-    from share_registry.catalog.catalog import check as checked
+    from share_registry.catalog import catalog
 
-    version = checked(_url())
-    return Printed(
-        title=f"schema {version} is current", members={"schema": version, "current": True}
-    )
+    return _is_current(catalog.check(_url()))
 
 
 def upgrade() -> Printed:
     """Bring the catalog to the newest schema, creating it where there is none."""
-    from share_registry.catalog.catalog import upgrade as upgraded
+    from share_registry.catalog import catalog
 
-    version = upgraded(_url())
-    return Printed(
-        title=f"schema {version} is current", members={"schema": version, "current": True}
-    )
+    return _is_current(catalog.upgrade(_url()))
+
+
+def _is_current(version: str) -> Printed:
+    members = {"schema": version, "current": True}
+    return Printed(title=f"schema {version} is current", members=members)
 
 
 def _url() -> str:
@@ -47,6 +47,5 @@ def _url() -> str:
     return url
 
 
-with_common_options(db)
-for _verb in (upgrade, current, check):
-    db.add_command(free_verb(_verb))
+for _function in (upgrade, current, check):
+    db.add_command(free_verb(_function))

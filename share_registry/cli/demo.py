@@ -3,7 +3,7 @@
 Every figure it prints is measured while it runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +14,7 @@ from share_registry.cli.output import Printed
 from share_registry.cli.verb import free_verb, session
 from share_registry.errors import RefusedError
 from share_registry.outside.files import Outside
+from share_registry.values.sheet import sheet_of, text
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
@@ -38,9 +39,19 @@ class Tour:
 
     def do(self, typed: str, result: object) -> None:
         """Print a command and its result."""
-        from share_registry.values import sheet
+        self.say(f"$ share-registry {typed}\n{text(sheet_of(result))}")
 
-        self.say(f"$ share-registry {typed}\n{sheet.text(sheet.sheet_of(result))}")
+    def commit(self, registry: "Registry", task: str, version: str, message: str) -> "Commit":
+        """Commit one of the adapters that ship, and print what that gave."""
+        commit = registry.commit(
+            DATA / task / version,
+            task=task,
+            message=message,
+            author="demo",
+            labels={"corpus": "wordnet"},
+        )
+        self.say(f"  {commit.ref}  {commit.report}")
+        return commit
 
 
 @free_verb
@@ -51,10 +62,13 @@ def demo(*, directory: Path | None) -> Printed:
     Works in DIRECTORY, which must be new or empty, or in a new temporary one, and leaves it there
     to play with.
     """
-    asked = session()
+    outside, asked = Outside(), session()
+    if directory is None:
+        directory = outside.temporary_directory("share-registry-demo-")
+    elif outside.names(directory):
+        raise RefusedError(f"{directory} is not empty.", hint="Give a new or an empty directory.")
     silent = asked.json or asked.quiet
-    tour = Tour(root=_place(directory), say=_nothing if silent else _paragraph)
-    return run(tour)
+    return run(Tour(root=directory, say=_say_nothing if silent else _say_paragraph))
 
 
 def run(tour: Tour) -> Printed:
@@ -64,82 +78,76 @@ def run(tour: Tour) -> Printed:
     outside = Outside()
     begin = outside.monotonic()
     with Registry.open(tour.root / "registry") as registry:
-        commits = [*_alone(tour, registry), *_continued(tour, registry), *_together(tour, registry)]
+        commits = [*_commits(tour, registry)]
         tour.say("The log of the space, newest first:")
         tour.do("log", registry.log())
-        _worst(tour, registry)
-        _alias(tour, registry)
-        same = _travel(tour, registry)
+        worst = max(registry.tasks(), key=lambda task: task.error)
+        tour.say(f"The largest error of all is that of {worst.ref}. Its report, module by module:")
+        tour.do(f"show {worst.ref}", registry.show(worst.ref))
+        _move_alias(tour, registry)
+        same_bytes = _travel_in_time(tour, registry)
         report = registry.verify("deep")
         tour.say(
-            "Every record, every byte and every version, decoded again and compared with what its commit says:"
+            "Every record, every byte and every version, decoded again and compared with what its "
+            "commit says:"
         )
         tour.do("verify --level deep", report)
-    printed = _measured(tour, commits, same=same, ok=report.ok, seconds=outside.monotonic() - begin)
-    _next(tour)
-    return printed
-
-
-def _alone(tour: Tour, registry: "Registry") -> list["Commit"]:
+    reports = [report for commit in commits for report in commit.reports.values()]
+    members = {
+        "directory": tour.root,
+        "adapters": len(reports),
+        "raw_bytes": sum(report.raw_bytes for report in reports),
+        "store_bytes": _store_bytes(tour.root / "registry"),
+        "largest_error": max(report.error for report in reports),
+        "budget": max(report.budget or 0.0 for report in reports),
+        "same_bytes_later": same_bytes,
+        "verified": report.ok,
+        "seconds": round(outside.monotonic() - begin, 1),
+    }
     tour.say(
-        "Four adapters of one base model, each trained from a seed of its own: nearly all of what they save comes from the precision that the budget allows."
+        "Now try:\n"
+        f"  export SHARE_REGISTRY_URI={tour.root / 'registry'}\n"
+        "  share-registry ls\n"
+        f"  share-registry diff {_GLOSS}@v1 {_GLOSS}@v2\n"
+        f"  share-registry checkout {_GLOSS}@prod -o work/\n"
+        "  share-registry commit PATH/TO/YOUR/ADAPTER\n"
     )
-    made = []
+    refs = tuple(ref for commit in commits for ref in commit.refs.values())
+    return Printed(title="Measured in this run:", members=members, refs=refs, detailed=True)
+
+
+def _commits(tour: Tour, registry: "Registry") -> Iterator["Commit"]:
+    """Commit all that ships: alone, continued, and together."""
+    tour.say(
+        "Four adapters of one base model, each trained from a seed of its own: nearly all of what "
+        "they save comes from the precision that the budget allows."
+    )
     for task in TASKS:
-        made.append(
-            registry.commit(
-                DATA / task / "v1",
-                task=task,
-                message="first training",
-                author="demo",
-                labels={"corpus": "wordnet"},
-            )
-        )
-        tour.say(f"  {made[-1].ref}  {made[-1].report}")
-    return made
-
-
-def _continued(tour: Tour, registry: "Registry") -> list["Commit"]:
+        yield tour.commit(registry, task, "v1", "first training")
     tour.say(
-        f"{_GLOSS} is trained further, twice: rows are coded against rows of earlier versions where that is cheaper."
+        f"{_GLOSS} is trained further, twice: rows are coded against rows of earlier versions "
+        "where that is cheaper."
     )
-    made = []
     for version in ("v2", "v3"):
-        made.append(
-            registry.commit(
-                DATA / _GLOSS / version,
-                task=_GLOSS,
-                message=f"continued as {version}",
-                author="demo",
-            )
-        )
-        tour.say(f"  {made[-1].ref}  {made[-1].report}")
-    return made
-
-
-def _together(tour: Tour, registry: "Registry") -> list["Commit"]:
+        yield tour.commit(registry, _GLOSS, version, f"continued as {version}")
     tour.say(
-        "The four tasks trained again, all from one seed: their A factors start equal, so rows may be coded against those of the others. One commit, all or nothing."
+        "The four tasks trained again, all from one seed: their A factors start equal, so rows may "
+        "be coded against those of the others. One commit, all or nothing."
     )
-    made = registry.commit_many(
+    commit = registry.commit_many(
         {f"{task}-s42": DATA / task / "s42" for task in TASKS},
         message="one seed for all",
         author="demo",
     )
-    for task, report in made.reports.items():
-        tour.say(f"  {made.refs[task]}  {report}")
-    return [made]
+    for task, report in commit.reports.items():
+        tour.say(f"  {commit.refs[task]}  {report}")
+    yield commit
 
 
-def _worst(tour: Tour, registry: "Registry") -> None:
-    worst = max(registry.tasks(), key=lambda task: task.error)
-    tour.say(f"The largest error of all is that of {worst.ref}. Its report, module by module:")
-    tour.do(f"show {worst.ref}", registry.show(worst.ref))
-
-
-def _alias(tour: Tour, registry: "Registry") -> None:
+def _move_alias(tour: Tour, registry: "Registry") -> None:
     tour.say(
-        "An alias says which version is live. Moves are commits too, so the log knows who moved it and why."
+        "An alias says which version is live. Moves are commits too, so the log knows who moved it "
+        "and why."
     )
     for version, reason in ((2, "first release"), (3, "better on the test set")):
         moved = registry.set_alias(f"{_GLOSS}@v{version}", "prod", reason=reason)
@@ -148,78 +156,36 @@ def _alias(tour: Tour, registry: "Registry") -> None:
     tour.do(f"lineage {_GLOSS}@prod", registry.lineage(f"{_GLOSS}@prod"))
 
 
-def _travel(tour: Tour, registry: "Registry") -> bool:
+def _travel_in_time(tour: Tour, registry: "Registry") -> bool:
     """Export v1 before and after one more commit; tell whether the bytes are the same."""
     tour.say(
-        "Back in time: what was live before, the task as it was at its first commit, and its files, which never change whatever is committed later."
+        "Back in time: what was live before, the task as it was at its first commit, and its "
+        "files, which never change whatever is committed later."
     )
     first = registry.resolve(f"{_GLOSS}@v1")
-    tour.do(f"resolve {_GLOSS}@prod~1", registry.resolve(f"{_GLOSS}@prod~1"))
-    tour.do(f"resolve {_GLOSS}@c{first.number}", registry.resolve(f"{_GLOSS}@c{first.number}"))
+    for ref in (f"{_GLOSS}@prod~1", f"{_GLOSS}@c{first.number}"):
+        tour.do(f"resolve {ref}", registry.resolve(ref))
     before = registry.export(f"{_GLOSS}@v1", tour.root / "serve")
     tour.do(f"export {_GLOSS}@v1 {tour.root / 'serve'}", before)
     registry.restore(f"{_GLOSS}@v1")
     after = registry.export(f"{_GLOSS}@v1", tour.root / "again")
     same = before.digest == after.digest
-    tour.say(
-        f"  exported again after another commit: {'the same bytes' if same else 'DIFFERENT BYTES'}, digest {after.digest[:16]}"
-    )
+    bytes_are = "the same bytes" if same else "DIFFERENT BYTES"
+    tour.say(f"  exported again after another commit: {bytes_are}, digest {after.digest[:16]}")
     return same
 
 
-def _measured(
-    tour: Tour, commits: list["Commit"], *, same: bool, ok: bool, seconds: float
-) -> Printed:
-    reports = [report for commit in commits for report in commit.reports.values()]
+def _store_bytes(registry: Path) -> int:
     outside = Outside()
-    store = sum(
+    return sum(
         outside.size(path) or 0
-        for path in outside.files_below(tour.root / "registry")
+        for path in outside.files_below(registry)
         if not path.name.startswith("catalog.sqlite")
     )
-    members = {
-        "directory": tour.root,
-        "adapters": len(reports),
-        "raw_bytes": sum(report.raw_bytes for report in reports),
-        "store_bytes": store,
-        "largest_error": max(report.error for report in reports),
-        "budget": max(report.budget or 0.0 for report in reports),
-        "same_bytes_later": same,
-        "verified": ok,
-        "seconds": round(seconds, 1),
-    }
-    return Printed(
-        title="Measured in this run:",
-        members=members,
-        refs=tuple(ref for commit in commits for ref in commit.refs.values()),
-        detailed=True,
-    )
 
 
-def _next(tour: Tour) -> None:
-    place = tour.root / "registry"
-    tour.say(
-        "Now try:\n"
-        f"  export SHARE_REGISTRY_URI={place}\n"
-        "  share-registry ls\n"
-        f"  share-registry diff {_GLOSS}@v1 {_GLOSS}@v2\n"
-        f"  share-registry checkout {_GLOSS}@prod -o work/\n"
-        "  share-registry commit PATH/TO/YOUR/ADAPTER\n"
-    )
+def _say_paragraph(paragraph: str) -> None:
+    click.echo(paragraph if paragraph.startswith("  ") else f"\n{paragraph}")
 
 
-def _place(directory: Path | None) -> Path:
-    outside = Outside()
-    if directory is None:
-        return outside.temporary_directory("share-registry-demo-")
-    if outside.names(directory):
-        raise RefusedError(f"{directory} is not empty.", hint="Give a new or an empty directory.")
-    return directory
-
-
-def _paragraph(text: str) -> None:
-    click.echo(text if text.startswith("  ") else f"\n{text}")
-
-
-def _nothing(text: str) -> None:
-    """Say nothing."""
+def _say_nothing(paragraph: str) -> None: ...

@@ -1,13 +1,13 @@
 """What an error says of Python, said for the command line: `task='cola'` is `--task cola` there."""
 
 import re
-from collections.abc import Callable
 from typing import Final
 
 FALLBACK: Final = "Run `share-registry doctor`."
 """The next step after an error that names none."""
 _SPELLED: Final = {"labels": "label", "metrics": "metric", "base_labels": "base-label"}
 """Parameters whose option is not called like them."""
+_QUOTES: Final = "'\""
 _PHRASES: Final = (
     (r"space=(?:\.\.\.)?(?:,| or) -s", "-s"),
     (r"store= \(--store\)", "--store"),
@@ -21,8 +21,9 @@ _PHRASES: Final = (
     (r"Give None for all", "Give 0 for all"),
 )
 """Phrases that have no counterpart of their own, and what is said instead."""
-_GIVEN: Final = re.compile(
-    r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)=(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"
+_ARGUMENT: Final = re.compile(
+    r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="
+    r"(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"
 )
 
 
@@ -33,20 +34,12 @@ def for_terminal(hint: str) -> str:
     """
     for phrase, said in _PHRASES:
         hint = re.sub(phrase, said, hint)
-    return re.sub(r"\bbase_labels\b", "--base-label", _GIVEN.sub(_option, hint)) or FALLBACK
+    return re.sub(r"\bbase_labels\b", "--base-label", _ARGUMENT.sub(_option, hint)) or FALLBACK
 
 
-def _option(given: re.Match[str]) -> str:
-    name = _SPELLED.get(given["name"], given["name"].replace("_", "-"))
-    value = given["value"] or ""
-    shown: Callable[[str], str] | None = _VALUES.get(value)
-    return shown(name) if shown else f"--{name} {value.strip(_QUOTES)}"
-
-
-_QUOTES: Final = "'\""
-_VALUES: Final[dict[str, Callable[[str], str]]] = {
-    "": lambda name: f"--{name}",
-    "...": lambda name: f"--{name}",
-    "True": lambda name: f"--{name}",
-    "False": lambda name: f"--no-{name}",
-}
+def _option(argument: re.Match[str]) -> str:
+    name = _SPELLED.get(argument["name"], argument["name"].replace("_", "-"))
+    value = argument["value"] or "..."
+    if value in ("...", "True"):
+        return f"--{name}"
+    return f"--no-{name}" if value == "False" else f"--{name} {value.strip(_QUOTES)}"

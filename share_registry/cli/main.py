@@ -17,34 +17,10 @@ from share_registry.errors import EXIT_CODES, InvalidInputError, ShareRegistryEr
 
 INTERRUPTED: Final = 130
 _MODULES: Final = (
-    dict.fromkeys(
-        (
-            "commit",
-            "commit-many",
-            "set-alias",
-            "remove-alias",
-            "tag",
-            "annotate",
-            "drop",
-            "restore",
-            "rename",
-        ),
-        "commands.write",
-    )
-    | dict.fromkeys(
-        ("checkout", "export", "log", "show", "resolve", "tasks", "ls", "lineage", "diff"),
-        "commands.read",
-    )
-    | dict.fromkeys(("aliases", "alias-history", "tags", "spaces", "verify"), "commands.read")
-    | dict.fromkeys(("init", "create-space", "set-policy", "rebuild"), "commands.maintain")
-    | dict.fromkeys(
-        ("refit", "basis", "merge", "retention", "analyze", "similar"), "commands.sharing"
-    )
-    | {"db": "database", "doctor": "doctor", "demo": "demo"}
+    *("commands.read", "commands.write", "commands.sharing", "commands.maintain"),
+    *("database", "doctor", "demo"),
 )
-"""Verb -> module that has it."""
-_FUNCTIONS: Final = {"ls": "tasks"}
-"""Verbs whose command is not called like them."""
+"""Modules whose commands are the verbs; those that must start at once come first."""
 _REFERENCES: Final = """\b
 A REF is [space/]task[@selector][~n]; the selector is a version, an alias,
 a tag, a commit, a time or the digits of a commit id:
@@ -62,34 +38,36 @@ Examples:
 
 
 def _exit_table() -> str:
-    named = {
-        code: [
-            kind.__name__ if kind is not ShareRegistryError else "anything else" for kind in kinds
-        ]
-        for code, kinds in EXIT_CODES.items()
-    }
-    named[2].append("wrong usage")
-    lines = [
-        f"  {code:<3}  {', '.join(names)}"
-        for code, names in sorted({0: ["success"], **named, INTERRUPTED: ["interrupted"]}.items())
-    ]
-    return "\n".join(["\b", "Exit codes:", *lines])
+    names = {0: ["success"], INTERRUPTED: ["interrupted"]}
+    for code, kinds in EXIT_CODES.items():
+        names[code] = [kind.__name__ for kind in kinds if kind is not ShareRegistryError]
+    names[ShareRegistryError.exit_code].append("anything else")
+    names[InvalidInputError.exit_code].append("wrong usage")
+    rows = [f"  {code:<3}  {', '.join(names[code])}" for code in sorted(names)]
+    return "\n".join(["\b", "Exit codes:", *rows])
 
 
 class _Verbs(click.Group):
-    """Loads the module of a verb when the verb is asked for."""
+    """Imports modules until one has the verb that is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_MODULES)
+        return sorted(commands())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MODULES:
-            return None
-        found = getattr(
-            import_module(f"share_registry.cli.{_MODULES[cmd_name]}"),
-            _FUNCTIONS.get(cmd_name, cmd_name.replace("-", "_")),
-        )
-        return found if isinstance(found, click.Command) else None
+        for module in _MODULES:
+            if command := _commands_of(module).get(cmd_name):
+                return command
+        return None
+
+
+def _commands_of(module: str) -> dict[str, click.Command]:
+    """Return the commands that a module defines, by the name that it gives them."""
+    members = vars(import_module(f"share_registry.cli.{module}")).items()
+    return {
+        name.replace("_", "-"): member
+        for name, member in members
+        if isinstance(member, click.Command)
+    }
 
 
 @click.group(
@@ -114,32 +92,28 @@ with_common_options(app)
 
 def commands() -> dict[str, click.Command]:
     """Return every verb by name."""
-    context = click.Context(app)
-    return {
-        name: command
-        for name in app.list_commands(context)
-        if (command := app.get_command(context, name))
-    }
+    return {name: command for module in _MODULES for name, command in _commands_of(module).items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    gc.disable()  # a sixth of the time of `log` goes into looking for garbage among imports
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    # a sixth of the time of `log` goes into looking for garbage among imports
+    gc.disable()
     try:
-        code = app.main(args=given, prog_name="share-registry", standalone_mode=False)
+        code = app.main(args=typed, prog_name="share-registry", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        return _explain(_misused(error), given)
+        return _explain(_misused(error), typed)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
     except ShareRegistryError as error:
-        return _explain(error, given)
+        return _explain(error, typed)
     except OSError as error:
-        return _explain(_failed(error), given)
+        return _explain(_failed(error), typed)
     finally:
         gc.enable()
     return code if isinstance(code, int) else 0
@@ -155,7 +129,8 @@ def entry() -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:
-        sys.stdout = None  # what could not be printed was said by `main`; Python would try again
+        # what could not be printed was said by `main`; Python would try again
+        sys.stdout = None
     sys.exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Types of options: budgets, labels, metrics, expected versions."""
+"""Types of options, and options that several verbs have."""
 
 import re
 from collections.abc import Iterable
@@ -25,30 +25,8 @@ def budget_of(text: str) -> float:
         ) from error
 
 
-def labels_of(
-    pairs: Iterable[str], *, hint: str = "Give one option per label or metric: --label team=search."
-) -> dict[str, str]:
-    """Return `name=value` pairs as a dict. Raises InvalidInputError."""
-    found: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name or name in found:
-            raise InvalidInputError(
-                f"{pair!r} is not NAME=VALUE with a name of its own.", hint=hint
-            )
-        found[name] = value
-    return found
-
-
-def metrics_of(pairs: Iterable[str]) -> dict[str, float]:
-    """Return `name=number` pairs as a dict. Raises InvalidInputError."""
-    return {name: _number(name, value) for name, value in labels_of(pairs).items()}
-
-
-def expected_of(text: str | None) -> int | None:
+def expected_of(text: str) -> int:
     """Return the task version in `3`, `v3` or `absent`. Raises InvalidInputError."""
-    if text is None:
-        return None
     if text == "absent":
         from share_registry import ABSENT
 
@@ -62,6 +40,35 @@ def expected_of(text: str | None) -> int | None:
     return int(digits)
 
 
+def commit_of(text: str) -> int | str:
+    """Return the number in `12` or `c12`, or a reference as it is."""
+    number = re.fullmatch(r"c?(\d{1,15})", text)
+    return int(number[1]) if number else text
+
+
+def named_of(pairs: Iterable[str], *, hint: str) -> dict[str, str]:
+    """Return `name=value` pairs as a dict. Raises InvalidInputError."""
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or name in values:
+            raise InvalidInputError(
+                f"{pair!r} is not NAME=VALUE with a name of its own.", hint=hint
+            )
+        values[name] = value
+    return values
+
+
+def _labels(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    return named_of(pairs, hint="Give one option per label or metric: --label team=search.")
+
+
+def _metrics(
+    context: click.Context, option: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, float]:
+    return {name: _number(name, value) for name, value in _labels(context, option, pairs).items()}
+
+
 def _number(name: str, text: str) -> float:
     try:
         return float(text)
@@ -71,21 +78,38 @@ def _number(name: str, text: str) -> float:
         ) from error
 
 
-def commit_of(text: str | None) -> int | str | None:
-    """Return the number in `12` or `c12`, or a reference as it is."""
-    number = re.fullmatch(r"c?(\d{1,15})", text or "")
-    return int(number[1]) if number else text
-
-
-def label_option(function: "click.decorators.FC") -> "click.decorators.FC":
-    """Add `--label`, repeatable."""
-    return click.option(
-        "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label; may be repeated."
-    )(function)
-
-
-def metric_option(function: "click.decorators.FC") -> "click.decorators.FC":
-    """Add `--metric`, repeatable."""
-    return click.option(
-        "--metric", "metrics", multiple=True, metavar="NAME=NUMBER", help="Metric; may be repeated."
-    )(function)
+label_option: Final = click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    callback=_labels,
+    metavar="NAME=VALUE",
+    help="Label; may be repeated.",
+)
+metric_option: Final = click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    callback=_metrics,
+    metavar="NAME=NUMBER",
+    help="Metric; may be repeated.",
+)
+message_option: Final = click.option(
+    "-m", "--message", default="", metavar="TEXT", help="What this commit is, for the log."
+)
+author_option: Final = click.option("--author", metavar="NAME", help="Who commits; self-declared.")
+reason_option: Final = click.option(
+    "--reason", default="", metavar="TEXT", help="Why, for the log."
+)
+key_option: Final = click.option(
+    "--idempotency-key", metavar="KEY", help="Running again with the same key never commits twice."
+)
+dry_run_option: Final = click.option(
+    "--dry-run", is_flag=True, help="Measure and report; commit nothing."
+)
+expected_option: Final = click.option(
+    "--expected",
+    type=expected_of,
+    metavar="VERSION",
+    help="Version that must be the task's latest, or 'absent'; otherwise exit code 4.",
+)

@@ -81,14 +81,14 @@ def session() -> Session:
 
 
 def verb(
-    mode: str, *, name: str | None = None, doing: str = ""
+    mode: str, *, doing: str = "", lists: str = ""
 ) -> Callable[[Callable[Concatenate["Registry", P], object]], click.Command]:
-    """Make a command of a function that is handed the open registry and returns what is to be printed.
+    """Make a command of a function that gets the open registry and returns what is to be printed.
 
     Args:
         mode: How the registry is opened: "r", "w" or "c".
-        name: Name of the command where it is not that of the function.
         doing: What is shown on a terminal while it runs, for verbs that take long.
+        lists: What it lists, for verbs that do.
     """
 
     def decorate(function: Callable[Concatenate["Registry", P], object]) -> click.Command:
@@ -102,15 +102,15 @@ def verb(
                 gc.enable()
             with watching(doing, asked), asked.open(mode) as registry:
                 result = function(registry, *args, **kwargs)
-            emit(result, asked, brief=mode != "r")
+            emit(result, asked, brief=mode != "r", lists=lists)
 
-        return with_common_options(click.command(name or function.__name__.replace("_", "-"))(run))
+        return with_common_options(click.command(_name(function))(run))
 
     return decorate
 
 
 def free_verb(function: Callable[P, object]) -> click.Command:
-    """Make a command of a function that is handed nothing, and print what it returns."""
+    """Make a command of a function that needs no open registry, and print what it returns."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -119,7 +119,11 @@ def free_verb(function: Callable[P, object]) -> click.Command:
         gc.enable()
         emit(function(*args, **kwargs), session())
 
-    return with_common_options(click.command(function.__name__.replace("_", "-"))(run))
+    return with_common_options(click.command(_name(function))(run))
+
+
+def _name(function: Callable[..., object]) -> str:
+    return function.__name__.replace("_", "-")
 
 
 def _remember(context: click.Context, option: click.Parameter, value: object) -> None:

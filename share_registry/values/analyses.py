@@ -3,14 +3,20 @@
 Frozen, printable, plottable values free of database and tensor types.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.sheet import NOTHING, Sheet, Table, html_of, line_of, text_of
+from share_registry.values.plots import (
+    Place,
+    plot_analysis,
+    plot_budget,
+    plot_retention,
+    plot_spectra,
+)
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 from share_registry.values.units import (
     count,
     measured,
@@ -21,9 +27,6 @@ from share_registry.values.units import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Place = str | os.PathLike[str] | None
-"""Where a plot is saved, by the ending of its name; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class RetentionCell:
     """What a task was at a commit.
 
     Attributes:
-        error: As recorded, against the adapter that was handed in.
+        error: As recorded, against the given adapter.
         bound: Whether the error is an upper bound, because that adapter is no longer in the store.
         made: Whether this very commit made the version.
         metric: The metric asked for, as it is recorded now; None where there is none.
@@ -61,7 +64,7 @@ class RetentionRow:
 
     Attributes:
         cells: By column; None before the task was there and after it was dropped.
-        first: Error when the adapter that the task stands for now was handed in.
+        first: Error when the adapter that the task stands for now was committed.
         last: Error now, or when it was dropped.
         worst: The largest error of all cells.
         transfer: last - first: what later commits did to the task. Above 0 it was forgotten in
@@ -79,8 +82,8 @@ class RetentionRow:
     metric_transfer: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Retention(Shown):
     """The forgetting matrix: how well each task is kept, commit by commit.
 
     Attributes:
@@ -100,61 +103,50 @@ class Retention:
     transfer: float
     metric_transfer: float | None
 
-    __str__ = text_of
-    __repr__ = line_of
-    _repr_html_ = html_of
-
     def plot(self, path: Place = None) -> "Figure":
         """Draw tasks against commits as a heat map; save it where a path is given.
 
         Raises RefusedError without matplotlib.
         """
-        from share_registry.values.plots import plot_retention
-
         return plot_retention(self, path)
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        shown = _shown(len(self.commits))
-        headers = (
-            "task",
-            *(f"c{self.commits[column].number}>" for column in shown),
-            "last - first>",
-        )
-        rows = tuple(
-            (
-                row.task,
-                *(_cell(row.cells[column], self.metric) for column in shown),
-                _signed(row.transfer),
-            )
+        columns = range(len(self.commits))
+        shown = [*columns]
+        if len(columns) > _COLUMNS:
+            shown = [*columns[: _COLUMNS // 2], *columns[-_COLUMNS // 2 :]]
+        table = Table.of(
+            {
+                "task": row.task,
+                **{
+                    f"c{self.commits[column].number}>": _cell(row.cells[column], self.metric)
+                    for column in shown
+                },
+                "last - first>": _signed(row.transfer),
+            }
             for row in self.rows
         )
-        facts = (
-            [
-                ("mean error", percent(self.mean)),
-                ("worst error", percent(self.worst)),
-                ("last - first", _signed(self.transfer)),
-            ]
-            if self.rows
-            else []
-        )
+        facts = {
+            "mean error": percent(self.mean),
+            "worst error": percent(self.worst),
+            "last - first": _signed(self.transfer),
+        }
         if self.metric_transfer is not None:
-            facts.append((f"{self.metric}, last - first", f"{self.metric_transfer:+.4g}"))
-        hidden = len(self.commits) - len(shown)
-        notes = (
-            [f"{count(hidden, 'commit')} in between {'is' if hidden == 1 else 'are'} not shown."]
-            if hidden
-            else []
-        )
-        if any(cell.bound for row in self.rows for cell in row.cells if cell):
-            notes.append(
-                "<=: an upper bound, as the adapter that was handed in is no longer in the store."
+            facts[f"{self.metric}, last - first"] = f"{self.metric_transfer:+.4g}"
+        notes = []
+        if len(shown) < len(columns):
+            hidden = count(
+                len(columns) - len(shown), "commit in between is", "commits in between are"
             )
-        title = f"{self.space}: {count(len(self.rows), 'task')} over {count(len(self.commits), 'commit')}"
+            notes.append(f"{hidden} not shown.")
+        if any(cell.bound for row in self.rows for cell in row.cells if cell):
+            notes.append("<=: an upper bound, as the given adapter is no longer in the store.")
+        tasks, commits = count(len(self.rows), "task"), count(len(self.commits), "commit")
         return Sheet(
-            title=title,
-            facts=tuple(facts),
-            tables=(Table(headers=headers, rows=rows),),
+            title=f"{self.space}: {tasks} over {commits}",
+            facts=tuple(facts.items()) if self.rows else (),
+            tables=(table,),
             notes=tuple(notes),
         )
 
@@ -285,8 +277,8 @@ class Statement:
     adapters: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Analysis(Shown):
     """What adapters have in common, and whether sharing pays for them.
 
     Attributes:
@@ -309,58 +301,44 @@ class Analysis:
     break_even: float
     notes: tuple[str, ...] = ()
 
-    __str__ = text_of
-    __repr__ = line_of
-    _repr_html_ = html_of
-
     def plot(self, path: Place = None) -> "Figure":
         """Draw explained variance and size against error; save it where a path is given.
 
         Raises RefusedError without matplotlib.
         """
-        from share_registry.values.plots import plot_analysis
-
         return plot_analysis(self, path)
 
     def plot_spectra(self, path: Place = None) -> "Figure":
         """Draw the explained variance per module and side. As `plot`."""
-        from share_registry.values.plots import plot_spectra
-
         return plot_spectra(self, path)
 
     def plot_budget(self, path: Place = None) -> "Figure":
         """Draw bits per parameter against the budget, with the Gaussian bound. As `plot`."""
-        from share_registry.values.plots import plot_budget
-
         return plot_budget(self, path)
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        facts = (
-            ("adapters", str(len(self.adapters))),
-            ("parameters", f"{sum(adapter.parameters for adapter in self.adapters):,}"),
-            ("raw", size(sum(adapter.raw_bytes for adapter in self.adapters))),
-            *(
-                [
-                    (
-                        "break-even",
-                        f"from more than {self.break_even:.1f} adapters on (k / r at 90 % of the energy)",
-                    )
-                ]
-                if len(self.adapters) > 1
-                else []
+        facts = {
+            "adapters": str(len(self.adapters)),
+            "parameters": f"{sum(adapter.parameters for adapter in self.adapters):,}",
+            "raw": size(sum(adapter.raw_bytes for adapter in self.adapters)),
+        }
+        if len(self.adapters) > 1:
+            least = f"from more than {self.break_even:.1f} adapters on"
+            facts["break-even"] = f"{least} (k / r at 90 % of the energy)"
+        beaten = any(forecast.bits_alone < forecast.bits_bound for forecast in self.forecasts)
+        return Sheet(
+            title=self.verdict,
+            facts=tuple(facts.items()),
+            tables=(
+                Table.of(map(_forecast_row, self.forecasts)),
+                Table.of(map(_kinship_row, self.kinships)),
+                Table.of(map(_continued_row, self.continued)),
+                Table.of(map(_left_out_row, self.leave_one_out)),
+                Table.of(map(_spectrum_row, self.spectra)),
             ),
+            notes=(*self.notes, _BEATEN) if beaten else self.notes,
         )
-        tables = (
-            _forecast_table(self),
-            _kinship_table(self),
-            _continued_table(self),
-            _left_out_table(self),
-            _spectrum_table(self.spectra),
-        )
-        beaten = any(found.bits_alone < found.bits_bound for found in self.forecasts)
-        notes = (*self.notes, *([_BEATEN] if beaten else []))
-        return Sheet(title=self.verdict, facts=facts, tables=tables, notes=notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,17 +365,13 @@ class Neighbour:
     one_start: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Similar:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Similar(Shown):
     """The tasks nearest to an adapter, nearest first; iterate, index or print it."""
 
     adapter: str
     space: SpaceName
     neighbours: tuple[Neighbour, ...]
-
-    __str__ = text_of
-    __repr__ = line_of
-    _repr_html_ = html_of
 
     def __iter__(self) -> Iterator[Neighbour]:
         return iter(self.neighbours)
@@ -410,162 +384,100 @@ class Similar:
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        rows = tuple(
-            (
-                found.ref,
-                f"{found.cosine:.3f}",
-                f"{found.distance:.3f}",
-                f"{found.overlap:.2f}",
-                f"{found.chance:.2f}",
-                "continues" if found.continues else "one start" if found.one_start else NOTHING,
-            )
-            for found in self.neighbours
+        table = Table.of(
+            {
+                "task": neighbour.ref,
+                "cosine of dW>": f"{neighbour.cosine:.3f}",
+                "distance>": f"{neighbour.distance:.3f}",
+                "overlap of A>": f"{neighbour.overlap:.2f}",
+                "chance>": f"{neighbour.chance:.2f}",
+                "looks like": _likeness(neighbour),
+            }
+            for neighbour in self.neighbours
         )
-        title = f"{self.adapter}: {len(rows)} nearest in {self.space}"
         return Sheet(
-            title=title,
-            tables=(
-                Table(
-                    headers=(
-                        "task",
-                        "cosine of dW>",
-                        "distance>",
-                        "overlap of A>",
-                        "chance>",
-                        "looks like",
-                    ),
-                    rows=rows,
-                ),
-            ),
+            title=f"{self.adapter}: {len(self.neighbours)} nearest in {self.space}",
+            tables=(table,),
+            refs=tuple(neighbour.ref for neighbour in self.neighbours),
         )
 
 
-_BEATEN: Final = "bound: of Gaussian rows coded one by one; it charges a weak row on both sides, which coding leaves out once, and is too high where many are left out."
+_BEATEN: Final = (
+    "bound: of Gaussian rows coded one by one; it charges a weak row on both sides, which coding "
+    "leaves out once, and is too high where many are left out."
+)
 
 _COLUMNS: Final = 12
 """Commits shown of a long history: the first and the latest."""
 
 
-def _shown(count: int) -> list[int]:
-    if count <= _COLUMNS:
-        return list(range(count))
-    return [*range(_COLUMNS // 2), *range(count - _COLUMNS // 2, count)]
-
-
 def _cell(cell: RetentionCell | None, metric: str | None) -> str:
     if cell is None:
         return NOTHING
-    shown = measured(cell.error, bound=cell.bound)
-    return shown if metric is None or cell.metric is None else f"{shown} ({cell.metric:.4g})"
+    error = measured(cell.error, bound=cell.bound)
+    return error if metric is None or cell.metric is None else f"{error} ({cell.metric:.4g})"
 
 
 def _signed(value: float) -> str:
     return f"{100 * value:+.2f} %" if value else "0 %"
 
 
-def _forecast_table(value: Analysis) -> Table:
-    rows = tuple(
-        (
-            typed_percent(found.budget),
-            size(found.alone),
-            size(found.references),
-            size(found.joint),
-            percent(max(found.saving, 0.0)),
-            f"{found.bits_alone:.2f}",
-            f"{min(found.bits_references, found.bits_joint):.2f}",
-            f"{found.bits_bound:.2f}",
-        )
-        for found in value.forecasts
-    )
-    return Table(
-        headers=(
-            "budget>",
-            "alone>",
-            "references>",
-            "joint basis>",
-            "saved>",
-            "bits/parameter alone>",
-            "best>",
-            "bound>",
-        ),
-        rows=rows,
-    )
+def _likeness(neighbour: Neighbour) -> str:
+    if neighbour.continues:
+        return "continues"
+    return "one start" if neighbour.one_start else NOTHING
 
 
-def _kinship_table(value: Analysis) -> Table:
-    rows = tuple(
-        (
-            found.kind,
-            f"{found.overlap_a:.2f}",
-            f"{found.overlap_b:.2f}",
-            f"{found.chance:.2f}",
-            ", ".join(found.adapters),
-        )
-        for found in value.kinships
-    )
-    return Table(
-        headers=("kinship", "overlap of A>", "overlap of B>", "chance>", "adapters"), rows=rows
-    )
+def _forecast_row(forecast: Forecast) -> dict[str, str]:
+    return {
+        "budget>": typed_percent(forecast.budget),
+        "alone>": size(forecast.alone),
+        "references>": size(forecast.references),
+        "joint basis>": size(forecast.joint),
+        "saved>": percent(max(forecast.saving, 0.0)),
+        "bits/parameter alone>": f"{forecast.bits_alone:.2f}",
+        "best>": f"{min(forecast.bits_references, forecast.bits_joint):.2f}",
+        "bound>": f"{forecast.bits_bound:.2f}",
+    }
 
 
-def _continued_table(value: Analysis) -> Table:
-    return Table(
-        headers=("adapter", "continues", "distance>"),
-        rows=tuple(
-            (found.adapter, found.previous, f"{found.distance:.2f}") for found in value.continued
-        ),
-    )
+def _kinship_row(kinship: Kinship) -> dict[str, str]:
+    return {
+        "kinship": kinship.kind,
+        "overlap of A>": f"{kinship.overlap_a:.2f}",
+        "overlap of B>": f"{kinship.overlap_b:.2f}",
+        "chance>": f"{kinship.chance:.2f}",
+        "adapters": ", ".join(kinship.adapters),
+    }
 
 
-def _left_out_table(value: Analysis) -> Table:
-    rows = tuple(
-        (
-            found.adapter,
-            f"{found.error:.2f}",
-            f"{found.chance:.2f}",
-            f"{found.error_a:.2f}",
-            f"{found.error_b:.2f}",
-            f"{found.chance_a:.2f}",
-        )
-        for found in value.leave_one_out
-    )
-    return Table(
-        headers=(
-            "adapter",
-            "lost in the others' basis>",
-            "random basis>",
-            "A alone>",
-            "B alone>",
-            "random A>",
-        ),
-        rows=rows,
-    )
+def _continued_row(continued: Continued) -> dict[str, str]:
+    return {
+        "adapter": continued.adapter,
+        "continues": continued.previous,
+        "distance>": f"{continued.distance:.2f}",
+    }
 
 
-def _spectrum_table(spectra: tuple[Spectrum, ...]) -> Table:
-    rows = tuple(
-        (
-            found.module,
-            found.side,
-            str(found.rows),
-            f"{found.effective_rank:.1f}",
-            str(found.k50),
-            str(found.k80),
-            str(found.k90),
-            str(found.k99),
-        )
-        for found in spectra
-    )
-    return Table(
-        headers=(
-            "module",
-            "side",
-            "rows>",
-            "effective rank>",
-            "k 50 %>",
-            "k 80 %>",
-            "k 90 %>",
-            "k 99 %>",
-        ),
-        rows=rows,
-    )
+def _left_out_row(loss: LeaveOneOut) -> dict[str, str]:
+    return {
+        "adapter": loss.adapter,
+        "lost in the others' basis>": f"{loss.error:.2f}",
+        "random basis>": f"{loss.chance:.2f}",
+        "A alone>": f"{loss.error_a:.2f}",
+        "B alone>": f"{loss.error_b:.2f}",
+        "random A>": f"{loss.chance_a:.2f}",
+    }
+
+
+def _spectrum_row(spectrum: Spectrum) -> dict[str, str]:
+    return {
+        "module": spectrum.module,
+        "side": spectrum.side,
+        "rows>": str(spectrum.rows),
+        "effective rank>": f"{spectrum.effective_rank:.1f}",
+        "k 50 %>": str(spectrum.k50),
+        "k 80 %>": str(spectrum.k80),
+        "k 90 %>": str(spectrum.k90),
+        "k 99 %>": str(spectrum.k99),
+    }

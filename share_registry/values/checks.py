@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from share_registry.names import Digest, TaskName
-from share_registry.values.sheet import NOTHING, Sheet, Table, html_of, line_of, text_of
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 from share_registry.values.units import (
     count,
-    percent,
+    optional_percent,
     short_ids,
     size,
 )
@@ -33,16 +33,13 @@ class TaskDiff:
     metadata: Mapping[str, tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diff:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Diff(Shown):
     """What differs between two task versions or two states of a space."""
 
     a: str
     b: str
     tasks: tuple[TaskDiff, ...]
-
-    __str__ = text_of
-    _repr_html_ = html_of
 
     def __repr__(self) -> str:
         changes = count(sum(task.status != "same" for task in self.tasks), "change")
@@ -50,27 +47,30 @@ class Diff:
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        rows = []
-        for task in self.tasks:
-            change = percent(task.change) if task.change is not None else NOTHING
-            rows.append((task.task, task.status, task.a or NOTHING, task.b or NOTHING, change))
-        metadata = tuple(
-            (task.task, field, was, now)
+        tasks = Table.of(
+            {
+                "task": task.task,
+                "status": task.status,
+                "a": task.a or NOTHING,
+                "b": task.b or NOTHING,
+                "change of dW (relative to a)>": optional_percent(task.change),
+            }
             for task in self.tasks
-            for field, (was, now) in task.metadata.items()
         )
-        tables = (
-            Table(
-                headers=("task", "status", "a", "b", "change of dW (relative to a)>"),
-                rows=tuple(rows),
-            ),
-            Table(headers=("task", "member", "in a", "in b"), rows=metadata),
+        members = Table.of(
+            {"task": task.task, "member": member, "in a": in_a, "in b": in_b}
+            for task in self.tasks
+            for member, (in_a, in_b) in task.metadata.items()
         )
-        return Sheet(title=f"{self.a} .. {self.b}", tables=tables)
+        return Sheet(
+            title=f"{self.a} .. {self.b}",
+            tables=(tasks, members),
+            refs=tuple(task.b or task.a or "" for task in self.tasks if task.status != "same"),
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Export(Shown):
     """One exported directory.
 
     Attributes:
@@ -84,10 +84,10 @@ class Export:
     digest: Digest
     notes: tuple[str, ...]
 
-    _repr_html_ = html_of
-
     def __repr__(self) -> str:
         return f"<Export {self.ref} at {self.path}>"
+
+    __str__ = __repr__
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
@@ -95,6 +95,7 @@ class Export:
             title=str(self.path),
             facts=(("ref", self.ref), ("digest", self.digest)),
             notes=self.notes,
+            refs=(str(self.path),),
         )
 
 
@@ -115,10 +116,11 @@ class Finding:
     refs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyReport:
-    """What `verify` looked at and what it found."""
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class VerifyReport(Shown):
+    """What `verify` looked at, and what is wrong."""
 
+    derived = ("ok",)
     level: str
     spaces: int
     records: int
@@ -127,34 +129,33 @@ class VerifyReport:
     versions: int
     findings: tuple[Finding, ...]
 
-    __str__ = text_of
-    __repr__ = line_of
-    _repr_html_ = html_of
-
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether nothing is wrong."""
         return not self.findings
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        counted = f"{count(self.spaces, 'space')}, {count(self.records, 'record')}, {count(self.objects, 'object')} of {size(self.bytes)}"
-        looked = f"{self.level}: {counted}, {count(self.versions, 'version')}"
-        rows = tuple(
+        checked = ", ".join(
             (
-                found.code,
-                short_ids(found.what),
-                short_ids(found.message).rstrip("."),
-                ", ".join(found.refs) or NOTHING,
+                count(self.spaces, "space"),
+                count(self.records, "record"),
+                f"{count(self.objects, 'object')} of {size(self.bytes)}",
+                count(self.versions, "version"),
             )
-            for found in self.findings
         )
-        state = (
-            "nothing is damaged"
-            if self.ok
-            else f"{len(rows)} {'thing is' if len(rows) == 1 else 'things are'} wrong"
+        table = Table.of(
+            {
+                "clause": finding.code,
+                "where": short_ids(finding.what),
+                "what": short_ids(finding.message).rstrip("."),
+                "cannot be trusted": ", ".join(finding.refs) or NOTHING,
+            }
+            for finding in self.findings
         )
+        wrong = count(len(self.findings), "thing is", "things are")
         return Sheet(
-            title=f"{looked}; {state}",
-            tables=(Table(headers=("clause", "where", "what", "cannot be trusted"), rows=rows),),
+            title=f"{self.level}: {checked}; {'nothing is damaged' if self.ok else f'{wrong} wrong'}",
+            tables=(table,),
+            refs=tuple(sorted({ref for finding in self.findings for ref in finding.refs})),
         )

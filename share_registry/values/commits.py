@@ -1,16 +1,17 @@
 """Commits and what they say of their cost: the log, the report of an adapter, and of a basis."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import overload
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.sheet import NOTHING, Sheet, Table, html_of, text_of
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 from share_registry.values.units import (
     count,
     first_line,
     measured,
+    optional_percent,
     pairs,
     percent,
     size,
@@ -44,8 +45,8 @@ class ModuleReport:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AdapterReport(Shown):
     """What a commit did to one adapter.
 
     Attributes:
@@ -62,6 +63,7 @@ class AdapterReport:
             that error without references; None in a log.
     """
 
+    derived = ("worst_module",)
     error: float
     budget: float | None
     bytes_added: int
@@ -73,15 +75,15 @@ class AdapterReport:
     bound: bool = False
     before: float | None = None
 
-    _repr_html_ = html_of
-
     def __str__(self) -> str:
-        from share_registry.values.commits import summary
-
-        return summary(self)
-
-    def __repr__(self) -> str:
-        return f"<Report {self}>"
+        """Return it as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
+        limit = "without a limit"
+        if self.budget is not None:
+            limit = f"of a {typed_percent(self.budget)} budget"
+        before = "" if self.before is None else f" ({percent(self.before)} before)"
+        error = f"{'at most ' if self.bound else ''}{percent(self.error, up=self.bound)}"
+        kept = "lossless" if self.error == 0 else f"error {error}{before} {limit}"
+        return f"{kept}, {size(self.bytes_added)} for {size(self.raw_bytes)}"
 
     @property
     def worst_module(self) -> ModuleReport | None:
@@ -91,8 +93,8 @@ class AdapterReport:
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
         return Sheet(
-            title=summary(self),
-            facts=_rate(self, "rate"),
+            title=str(self),
+            facts=_rate(self),
             tables=(_module_table({"": self}),),
             notes=self.notes,
         )
@@ -131,8 +133,8 @@ class BasisReport:
     modules: tuple[BasisModuleReport, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Commit(Shown):
     """One commit of a space.
 
     Attributes:
@@ -141,12 +143,13 @@ class Commit:
         parent: id of the record before it; for commit 1 the digest of FORMAT.
         kind: create, absorb, refit, merge, restore, drop, rename, policy, alias, tag or annotate.
         refs: Task name -> `space/task@vN` for every task version this commit made or speaks of.
-        reports: Task name -> report, for tasks absorbed, re-expressed or merged.
+        reports: Task name -> report, for tasks committed, re-expressed or merged.
         detail: What a kind other than absorb did, as a phrase.
         basis: The basis that the commit brought, None where it brought none.
         created: False where an earlier commit was returned instead of a new one.
     """
 
+    derived = ("ref", "task", "version", "report")
     number: CommitNumber
     id: Digest
     parent: Digest
@@ -164,9 +167,6 @@ class Commit:
     detail: str = ""
     basis: BasisReport | None = None
     created: bool = True
-
-    __str__ = text_of
-    _repr_html_ = html_of
 
     def __repr__(self) -> str:
         said = f", {self.report}" if self.report else f", {self.detail}" if self.detail else ""
@@ -189,64 +189,53 @@ class Commit:
 
     @property
     def report(self) -> AdapterReport | None:
-        """The report, where the commit absorbed exactly one task."""
+        """The report, where the commit has exactly one."""
         return next(iter(self.reports.values())) if len(self.reports) == 1 else None
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        facts = [
-            ("commit", f"c{self.number} {self.id}"),
-            ("kind", self.kind),
-            ("time", f"{time_text(self.time)} UTC"),
-        ]
-        facts += [(name, shown) for name, shown in _optional_facts(self) if shown]
+        about = {
+            "commit": f"c{self.number} {self.id}",
+            "kind": self.kind,
+            "time": f"{time_text(self.time)} UTC",
+            "author": self.author,
+            "message": self.message,
+            "labels": pairs(self.labels),
+            "metrics": pairs(self.metrics),
+            "detail": self.detail,
+        }
+        facts = [(name, text) for name, text in about.items() if text]
         for task, report in self.reports.items():
-            facts += [(task, summary(report)), *_rate(report, "rate")]
-        facts += (
-            [("basis", f"{self.basis.digest[:8]}, {_basis(self.basis)}")]
-            if self.basis is not None
-            else []
-        )
-        tables = (*_basis_tables(self.basis), _module_table(self.reports))
+            facts += [(task, str(report)), *_rate(report)]
+        if self.basis is not None:
+            facts.append(("basis", f"{self.basis.digest[:8]}, {_basis(self.basis)}"))
         return Sheet(
             title=", ".join(self.refs.values()) or self.ref,
             facts=tuple(facts),
-            tables=tables,
+            tables=(_basis_table(self.basis), _module_table(self.reports)),
             notes=_notes(self),
+            refs=_refs(self),
         )
 
     @staticmethod
-    def table(commits: "Sequence[Commit]") -> Table:
-        """Return several as a table."""
-        headers = (
-            "commit",
-            "id",
-            "time (UTC)",
-            "kind",
-            "what",
-            "error>",
-            "bytes>",
-            "author",
-            "message",
+    def listing(commits: "Sequence[Commit]") -> Sheet:
+        """Return what is shown of several; with their spaces, where there are several."""
+        several = len({commit.space for commit in commits}) > 1
+        table = Table.of(
+            ({"space": commit.space} if several else {}) | _log_row(commit) for commit in commits
         )
-        rows = tuple(_log_row(commit) for commit in commits)
-        if len({commit.space for commit in commits}) == 1:
-            return Table(headers=headers, rows=rows)
-        return Table(
-            headers=("space", *headers),
-            rows=tuple((commit.space, *row) for commit, row in zip(commits, rows, strict=True)),
+        return Sheet(
+            tables=(table,), refs=tuple(ref for commit in commits for ref in _refs(commit))
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Log:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Log(Shown):
     """Commits, newest first; iterate, index or print it."""
 
     commits: tuple[Commit, ...]
 
-    __str__ = text_of
-    __repr__ = text_of
-    _repr_html_ = html_of
+    __repr__ = Shown.__str__
 
     def __iter__(self) -> Iterator[Commit]:
         return iter(self.commits)
@@ -259,150 +248,114 @@ class Log:
     @overload
     def __getitem__(self, position: slice) -> "Log": ...
     def __getitem__(self, position: int | slice) -> "Commit | Log":
-        return (
-            Log(commits=self.commits[position])
-            if isinstance(position, slice)
-            else self.commits[position]
-        )
+        if isinstance(position, slice):
+            return Log(commits=self.commits[position])
+        return self.commits[position]
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        return Sheet(tables=(Commit.table(self.commits),))
+        return Commit.listing(self.commits)
 
 
-def summary(report: AdapterReport) -> str:
-    """Return a report as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
-    limit = (
-        "without a limit"
-        if report.budget is None
-        else f"of a {typed_percent(report.budget)} budget"
-    )
-    before = "" if report.before is None else f" ({percent(report.before)} before)"
-    shown = f"{'at most ' if report.bound else ''}{percent(report.error, up=report.bound)}"
-    kept = "lossless" if report.error == 0 else f"error {shown}{before} {limit}"
-    return f"{kept}, {size(report.bytes_added)} for {size(report.raw_bytes)}"
-
-
-def brief(commit: Commit) -> Sheet:
+def brief_sheet(commit: Commit) -> Sheet:
     """Return what is said of a commit just made.
 
     Its references with their reports, and where it stands in the log.
     """
     lines = [
-        f"{ref}  {summary(commit.reports[task])}" if task in commit.reports else ref
+        f"{ref}  {commit.reports[task]}" if task in commit.reports else ref
         for task, ref in commit.refs.items()
     ]
-    said = ", ".join(part for part in (commit.detail, _basis(commit.basis)) if part)
-    if not commit.id:
-        place = (
-            f"(dry run: nothing was written{f', {_basis(commit.basis)}' if commit.basis else ''})"
-        )
-        return Sheet(
-            title="\n".join([*(lines or [commit.ref]), place]),
-            tables=_basis_tables(commit.basis),
-            notes=_notes(commit),
-        )
-    place = f"(c{commit.number} {commit.id[:8]}{f', {said}' if said else ''})"
-    return Sheet(title="\n".join([*(lines or [commit.ref]), place]), notes=_notes(commit))
-
-
-def _rate(value: AdapterReport, name: str) -> tuple[tuple[str, str], ...]:
-    """Return the bits per parameter beside what Gaussian rows need, as a fact."""
-    if value.bits_per_parameter is None:
-        return ()
-    least = (
-        ""
-        if value.bits_bound is None
-        else f"; Gaussian rows need {value.bits_bound:.2f} for this error, without references"
+    if commit.id:
+        said = (f"c{commit.number} {commit.id[:8]}", commit.detail, _basis(commit.basis))
+        tables: tuple[Table, ...] = ()
+    else:
+        said = ("dry run: nothing was written", "", _basis(commit.basis))
+        tables = (_basis_table(commit.basis),)
+    return Sheet(
+        title="\n".join([*(lines or [commit.ref]), f"({', '.join(filter(None, said))})"]),
+        tables=tables,
+        notes=_notes(commit),
+        refs=_refs(commit),
     )
-    return ((name, f"{value.bits_per_parameter:.2f} bits per parameter{least}"),)
+
+
+def _rate(report: AdapterReport) -> tuple[tuple[str, str], ...]:
+    """Return the bits per parameter beside what Gaussian rows need, as a fact."""
+    if report.bits_per_parameter is None:
+        return ()
+    rate = f"{report.bits_per_parameter:.2f} bits per parameter"
+    if report.bits_bound is not None:
+        rate += f"; Gaussian rows need {report.bits_bound:.2f} for this error, without references"
+    return (("rate", rate),)
 
 
 def _basis(basis: BasisReport | None) -> str:
     """Return what a basis takes: `24 modules with 16 directions a side, 133 kB`."""
     if basis is None:
         return ""
+    stored = "not in the store" if basis.size_bytes is None else size(basis.size_bytes)
     ks = sorted({k for module in basis.modules for k in (module.k_a, module.k_b)})
-    shown = (
-        f"{count(len(basis.modules), 'module')} with {ks[0] if len(ks) == 1 else f'{ks[0]} to {ks[-1]}'} directions a side, "
-        if ks
-        else ""
+    if not ks:
+        return stored
+    directions = f"{ks[0]}" if len(ks) == 1 else f"{ks[0]} to {ks[-1]}"
+    return f"{count(len(basis.modules), 'module')} with {directions} directions a side, {stored}"
+
+
+def _basis_table(basis: BasisReport | None) -> Table:
+    return Table.of(
+        {
+            "module": module.module,
+            "k of a>": str(module.k_a),
+            "k of b>": str(module.k_b),
+            "energy in a>": optional_percent(module.captured_a),
+            "energy in b>": optional_percent(module.captured_b),
+        }
+        for module in (basis.modules if basis else ())
     )
-    return f"{shown}{'not in the store' if basis.size_bytes is None else size(basis.size_bytes)}"
-
-
-def _basis_tables(basis: BasisReport | None) -> tuple[Table, ...]:
-    if basis is None:
-        return ()
-    rows = tuple(
-        (
-            module.module,
-            str(module.k_a),
-            str(module.k_b),
-            _share(module.captured_a),
-            _share(module.captured_b),
-        )
-        for module in basis.modules
-    )
-    return (
-        Table(headers=("module", "k of a>", "k of b>", "energy in a>", "energy in b>"), rows=rows),
-    )
-
-
-def _share(captured: float | None) -> str:
-    return NOTHING if captured is None else percent(captured)
 
 
 def _module_table(reports: Mapping[str, AdapterReport]) -> Table:
     """Return the modules of all reports, each row with its task where there are several."""
-    headers = ("module", "side", "reference", "rank>", "bits/parameter>", "error>", "bytes>")
-    rows = tuple(
-        (
-            task,
-            found.module,
-            found.side,
-            found.reference,
-            str(found.rank),
-            f"{found.bits_per_parameter:.2f}",
-            percent(found.error),
-            size(found.bytes),
-        )
+    return Table.of(
+        ({"task": task} if len(reports) > 1 else {})
+        | {
+            "module": module.module,
+            "side": module.side,
+            "reference": module.reference,
+            "rank>": str(module.rank),
+            "bits/parameter>": f"{module.bits_per_parameter:.2f}",
+            "error>": percent(module.error),
+            "bytes>": size(module.bytes),
+        }
         for task, report in reports.items()
-        for found in report.modules
+        for module in report.modules
     )
-    if len(reports) > 1:
-        return Table(headers=("task", *headers), rows=rows)
-    return Table(headers=headers, rows=tuple(row[1:] for row in rows))
 
 
 def _notes(commit: Commit) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for report in commit.reports.values() for note in report.notes))
 
 
-def _optional_facts(commit: Commit) -> Iterable[tuple[str, str]]:
-    yield "author", commit.author or ""
-    yield "message", commit.message
-    yield "labels", pairs(commit.labels)
-    yield "metrics", pairs(commit.metrics)
-    yield "detail", commit.detail
+def _refs(commit: Commit) -> tuple[str, ...]:
+    return tuple(commit.refs.values()) or (commit.ref,)
 
 
-def _log_row(commit: Commit) -> tuple[str, ...]:
+def _log_row(commit: Commit) -> dict[str, str]:
     reports = commit.reports.values()
     worst = max(reports, key=lambda report: report.error, default=None)
-    basis = (commit.basis.size_bytes or 0) if commit.basis is not None else 0
-    return (
-        f"c{commit.number}",
-        commit.id[:8],
-        time_text(commit.time),
-        commit.kind,
-        commit.detail
-        or ", ".join(ref.partition("/")[2] for ref in commit.refs.values())
-        or NOTHING,
-        measured(worst.error, bound=worst.bound) if worst is not None else NOTHING,
-        size(sum(report.bytes_added for report in reports) + basis)
-        if reports or basis
-        else NOTHING,
-        commit.author or NOTHING,
-        first_line(commit.message) or NOTHING,
-    )
+    bytes_added = sum(report.bytes_added for report in reports)
+    if commit.basis is not None:
+        bytes_added += commit.basis.size_bytes or 0
+    subject = commit.detail or ", ".join(ref.partition("/")[2] for ref in commit.refs.values())
+    return {
+        "commit": f"c{commit.number}",
+        "id": commit.id[:8],
+        "time (UTC)": time_text(commit.time),
+        "kind": commit.kind,
+        "what": subject or NOTHING,
+        "error>": measured(worst.error, bound=worst.bound) if worst else NOTHING,
+        "bytes>": size(bytes_added) if reports or bytes_added else NOTHING,
+        "author": commit.author or NOTHING,
+        "message": first_line(commit.message) or NOTHING,
+    }

@@ -21,15 +21,15 @@ class Policy:
 
     Attributes:
         budget: Largest pooled relative Frobenius error of scaled dW; 0 keeps every bit.
-        keep_original: Keep the files handed in beside what is absorbed, for `checkout(exact=True)`.
+        keep_original: Also keep the committed files as they are, for `checkout(exact=True)`.
         references: Whether adapters may be coded against earlier versions, earlier adapters and the
             space's basis.
-        refit: Whether a basis is made without being asked for, once it is seen to pay for itself.
+        refit: Whether a basis is fitted without being asked for, once it is seen to pay for itself.
         pseudo_rank: Keep at most this many directions of every module (p of the paper); within the
             budget, or the commit is refused.
         k: The paper's protocol: a basis of k directions per module and side, refitted at every
-            absorption, every task kept as coefficients alone. Its loss is recorded, no budget
-            limits it. See `Policy.share`.
+            commit of an adapter, every task kept as coefficients alone. Its loss is recorded, no
+            budget limits it. See `Policy.share`.
         phi: Directions that training in the subspace adds beside the basis, where the training says
             nothing else.
     """
@@ -44,21 +44,13 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        for name, value, least in (
-            ("pseudo_rank", self.pseudo_rank, 1),
-            ("k", self.k, 1),
-            ("phi", self.phi, 0),
-        ):
-            if value is not None and (
-                isinstance(value, bool)
-                or not isinstance(value, int)
-                or not least <= value <= 0xFFFF
-            ):
+        for name, least in (("pseudo_rank", 1), ("k", 1), ("phi", 0)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not least <= value <= 0xFFFF):
                 raise InvalidInputError(
                     f"{name} {value!r} is not a whole number from {least} to 65535.",
                     hint="The paper takes k = 32, p = 8, phi = 2 for GLUE.",
                 )
-
         if self.k is not None and self.pseudo_rank is not None and self.pseudo_rank > self.k:
             raise InvalidInputError(
                 f"pseudo_rank {self.pseudo_rank} is more than the {self.k} directions of the basis.",
@@ -69,7 +61,8 @@ class Policy:
     def share(cls, *, k: int, p: int | None = None, phi: int = 0) -> "Policy":
         """Return the protocol of the paper, exactly (arXiv 2602.06043).
 
-        Fixed k, a refit at every absorption, coefficients only, loss allowed and recorded.
+        Fixed k, a refit at every commit of an adapter, coefficients only, loss allowed and
+        recorded.
 
         Args:
             k: Directions of the basis per module and side.

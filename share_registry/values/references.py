@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.sheet import NOTHING, Sheet, Table, html_of, line_of
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 from share_registry.values.units import first_line, time_text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedReference:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ResolvedReference(Shown):
     """What a reference means now: a task version or (task None) a state of a whole space."""
 
+    derived = ("long",)
     ref: str
     space: SpaceName
     number: CommitNumber
@@ -20,8 +21,7 @@ class ResolvedReference:
     task: TaskName | None = None
     version: Version | None = None
 
-    __repr__ = line_of
-    _repr_html_ = html_of
+    __str__ = Shown.__repr__
 
     @property
     def long(self) -> str:
@@ -30,7 +30,7 @@ class ResolvedReference:
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        return Sheet(title=self.long)
+        return Sheet(title=self.long, refs=(self.ref,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +45,19 @@ class Alias:
     time: datetime
 
     @staticmethod
-    def table(aliases: "Sequence[Alias]") -> Table:
-        """Return several as a table."""
-        rows = tuple(
-            (alias.task, alias.name, alias.ref, f"c{alias.number}", time_text(alias.time))
+    def listing(aliases: "Sequence[Alias]") -> Sheet:
+        """Return what is shown of several."""
+        table = Table.of(
+            {
+                "task": alias.task,
+                "alias": alias.name,
+                "version": alias.ref,
+                "moved in": f"c{alias.number}",
+                "time (UTC)": time_text(alias.time),
+            }
             for alias in aliases
         )
-        return Table(headers=("task", "alias", "version", "moved in", "time (UTC)"), rows=rows)
+        return Sheet(tables=(table,), refs=tuple(alias.ref for alias in aliases))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,22 +75,20 @@ class AliasMove:
     reason: str
 
     @staticmethod
-    def table(moves: "Sequence[AliasMove]") -> Table:
-        """Return several as a table."""
-        rows = tuple(
-            (
-                f"c{move.number}",
-                move.id[:8],
-                time_text(move.time),
-                move.ref or "removed",
-                move.author or NOTHING,
-                first_line(move.reason) or NOTHING,
-            )
+    def listing(moves: "Sequence[AliasMove]") -> Sheet:
+        """Return what is shown of several."""
+        table = Table.of(
+            {
+                "commit": f"c{move.number}",
+                "id": move.id[:8],
+                "time (UTC)": time_text(move.time),
+                "version": move.ref or "removed",
+                "author": move.author or NOTHING,
+                "reason": first_line(move.reason) or NOTHING,
+            }
             for move in moves
         )
-        return Table(
-            headers=("commit", "id", "time (UTC)", "version", "author", "reason"), rows=rows
-        )
+        return Sheet(tables=(table,), refs=tuple(move.ref for move in moves if move.ref))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +102,16 @@ class Tag:
     time: datetime
 
     @staticmethod
-    def table(tags: "Sequence[Tag]") -> Table:
-        """Return several as a table."""
-        rows = tuple(
-            (tag.space, tag.name, f"c{tag.number}", tag.id[:8], time_text(tag.time)) for tag in tags
+    def listing(tags: "Sequence[Tag]") -> Sheet:
+        """Return what is shown of several."""
+        table = Table.of(
+            {
+                "space": tag.space,
+                "tag": tag.name,
+                "commit": f"c{tag.number}",
+                "id": tag.id[:8],
+                "time (UTC)": time_text(tag.time),
+            }
+            for tag in tags
         )
-        return Table(headers=("space", "tag", "commit", "id", "time (UTC)"), rows=rows)
+        return Sheet(tables=(table,), refs=tuple(f"{tag.space}/@{tag.name}" for tag in tags))

@@ -4,9 +4,9 @@ Every result has one `Sheet` (a title, facts, tables, notes); a sheet becomes te
 are made to fit a terminal: what says least goes first, references and messages stay.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol
 
 NOTHING: Final = "-"
 """What stands in a cell that has nothing to say."""
@@ -16,6 +16,9 @@ _FEWEST: Final = 2
 _MINUTES: Final = len("2026-11-16 20:38")
 _ELLIPSIS: Final = "…"
 
+Column = list[str]
+"""A header, then its cells."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -24,46 +27,60 @@ class Table:
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, str]]) -> "Table":
+        """Return the table of rows that map header to cell, all in one order."""
+        listed = [*rows]
+        headers = tuple(listed[0]) if listed else ()
+        return cls(headers=headers, rows=tuple(tuple(row.values()) for row in listed))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """What is shown of one result."""
+    """What is shown of one result.
+
+    Attributes:
+        title: First line, or several.
+        facts: (name, value) pairs.
+        refs: References in the result: what `share-registry -q` prints of it.
+    """
 
     title: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
+    refs: tuple[str, ...] = ()
 
 
 class Shown(Protocol):
-    """A result that can be shown."""
+    """A result that can be shown: as text, on one line, and in a notebook.
+
+    Attributes:
+        derived: Properties that its JSON document has beside the fields.
+    """
+
+    __slots__ = ()
+    derived: ClassVar[tuple[str, ...]] = ()
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
         ...
 
+    def __str__(self) -> str:
+        return text(self.sheet())
 
-def text_of(value: Shown) -> str:
-    """Return a result as text: its `__str__`."""
-    return text(value.sheet())
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.sheet().title}>"
 
-
-def line_of(value: Shown) -> str:
-    """Return a result as one line: its `__repr__`."""
-    return f"<{type(value).__name__} {value.sheet().title}>"
-
-
-def html_of(value: Shown) -> str:
-    """Return a result as HTML: its `_repr_html_`."""
-    return html(value.sheet())
+    def _repr_html_(self) -> str:
+        return html(self.sheet())
 
 
 def sheet_of(value: Any) -> Sheet:
     """Return what is shown of a result, or of a list of results of one type."""
-    if isinstance(value, list | tuple):
-        if value and hasattr(value[0], "table"):
-            return Sheet(tables=(value[0].table(value),))
-        return Sheet(title="\n".join(map(str, value)))
+    if isinstance(value, list | tuple) and value and hasattr(value[0], "listing"):
+        listing: Sheet = value[0].listing(value)
+        return listing
     return value.sheet() if hasattr(value, "sheet") else Sheet(title=str(value))
 
 
@@ -72,7 +89,7 @@ def text(sheet: Sheet, *, width: int | None = None) -> str:
     parts = [printable(sheet.title)] if sheet.title else []
     longest = max((len(name) for name, _ in sheet.facts), default=0)
     parts += [f"  {name:<{longest}}  {printable(value)}" for name, value in sheet.facts]
-    parts += [aligned(table, width=width) for table in sheet.tables if table.rows]
+    parts += [align(table, width=width) for table in sheet.tables if table.rows]
     parts += [f"note: {printable(note)}" for note in sheet.notes]
     return "\n".join(parts)
 
@@ -82,144 +99,109 @@ def html(sheet: Sheet) -> str:
     from html import escape
 
     parts = [f"<p><strong>{escape(sheet.title)}</strong></p>"] if sheet.title else []
-    if sheet.facts:
-        parts.append(_html_table(Table(headers=(), rows=sheet.facts)))
-    parts += [_html_table(table) for table in sheet.tables if table.rows]
+    facts = Table(headers=("", ""), rows=sheet.facts)
+    parts += [_html_table(table) for table in (facts, *sheet.tables) if table.rows]
     parts += [f"<p>{escape(note)}</p>" for note in sheet.notes]
     return f"<div>{''.join(parts)}</div>"
+
+
+def align(table: Table, *, width: int | None = None) -> str:
+    """Return a table as text with a line of headers; where a width is given, no line is longer."""
+    columns = [
+        [header, *map(printable, cells)]
+        for header, *cells in zip(table.headers, *table.rows, strict=True)
+    ]
+    if width is not None:
+        columns = _fit(columns, width)
+    rows = zip(*map(_pad, columns), strict=True)
+    return "\n".join(shorten("  ".join(row).rstrip(), width) for row in rows)
+
+
+def shorten(text: str, width: int | None) -> str:
+    """Return text of at most so many letters; an ellipsis stands for the rest."""
+    if width is None or len(text) <= width:
+        return text
+    return f"{text[: max(width - 1, 0)]}{_ELLIPSIS}"
+
+
+def printable(text: str) -> str:
+    """Replace what could drive a terminal: whoever may commit must not."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for letter in text
+    )
 
 
 def _html_table(table: Table) -> str:
     from html import escape
 
     right = [' style="text-align: right"' * header.endswith(">") for header in table.headers]
-    right = right or [""] * 2
-    head = "".join(f"<th>{escape(header.removesuffix('>'))}</th>" for header in table.headers)
+    head = ""
+    if any(table.headers):
+        names = (escape(header.removesuffix(">")) for header in table.headers)
+        head = f"<thead><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr></thead>"
     rows = [
         "".join(f"<td{style}>{escape(cell)}</td>" for cell, style in zip(row, right, strict=True))
         for row in table.rows
     ]
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<table>{head and f'<thead><tr>{head}</tr></thead>'}<tbody>{body}</tbody></table>"
+    return f"<table>{head}<tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
 
 
-def aligned(table: Table, *, width: int | None = None) -> str:
-    """Return a table as text with a line of headers; where a width is given, no line is longer."""
-    shown = Table(
-        headers=table.headers, rows=tuple(tuple(map(printable, row)) for row in table.rows)
-    )
-    if width is not None:
-        shown = _fitted(shown, width)
-    lines = []
-    for row in (tuple(header.removesuffix(">") for header in shown.headers), *shown.rows):
-        cells = (
-            f"{cell:>{wide}}" if header.endswith(">") else f"{cell:<{wide}}"
-            for cell, wide, header in zip(row, _widths(shown), shown.headers, strict=True)
-        )
-        lines.append(shortened("  ".join(cells).rstrip(), width))
-    return "\n".join(lines)
-
-
-def shortened(text: str, width: int | None) -> str:
-    """Return text of at most so many letters; an ellipsis stands for the rest."""
-    return (
-        text if width is None or len(text) <= width else f"{text[: max(width - 1, 0)]}{_ELLIPSIS}"
-    )
-
-
-def printable(shown: str) -> str:
-    """Replace what could drive a terminal: whoever may commit must not."""
-    return (
-        shown
-        if shown.isprintable()
-        else "".join(
-            letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}"
-            for letter in shown
-        )
-    )
-
-
-def _fitted(table: Table, width: int) -> Table:
-    """Make a table fit: what says least goes first.
+def _fit(columns: list[Column], width: int) -> list[Column]:
+    """Make columns fit: what says least goes first.
 
     Empty columns, then ids, then seconds; then the longest cells are shortened; then columns
     before the last are left out.
     """
-    for smaller in (_without_empty, _without_ids, _without_seconds):
-        if _too_wide(table, width) > 0:
-            table = smaller(table)
-    for kept in ({0, len(table.headers) - 1}, {0}):
-        table = _with_short_cells(table, width, kept)
-    while _too_wide(table, width) > 0 and len(table.headers) > _FEWEST:
-        table = _only(
-            table,
-            [column for column in range(len(table.headers)) if column != len(table.headers) - 2],
-        )
-    return table
+    if _excess(columns, width) > 0:
+        columns = [column for column in columns if not {*column[1:]} <= {"", NOTHING}]
+    if _excess(columns, width) > 0:
+        columns = [column for column in columns if column[0] != "id"]
+    if _excess(columns, width) > 0:
+        columns = [*map(_without_seconds, columns)]
+    columns = _shorten_widest(columns, width, range(1, len(columns) - 1))
+    columns = _shorten_widest(columns, width, range(1, len(columns)))
+    while _excess(columns, width) > 0 and len(columns) > _FEWEST:
+        del columns[-2]
+    return columns
 
 
-def _widths(table: Table) -> list[int]:
-    return [
-        max(len(header.removesuffix(">")), *(len(row[column]) for row in table.rows))
-        for column, header in enumerate(table.headers)
-    ]
+def _pad(column: Column) -> Column:
+    """Make the cells of a column equally wide; take the mark off its header."""
+    header, *cells = column
+    side = ">" if header.endswith(">") else "<"
+    return [f"{cell:{side}{_width(column)}}" for cell in (header.removesuffix(">"), *cells)]
 
 
-def _too_wide(table: Table, width: int) -> int:
+def _width(column: Column) -> int:
+    header, *cells = column
+    return max(len(header.removesuffix(">")), *map(len, cells))
+
+
+def _excess(columns: list[Column], width: int) -> int:
     """Return by how many letters a table is too wide."""
-    widths = _widths(table)
-    return sum(widths) + _GAP * (len(widths) - 1) - width
+    return sum(map(_width, columns)) + _GAP * (len(columns) - 1) - width
 
 
-def _without_empty(table: Table) -> Table:
-    return _only(
-        table,
-        [
-            column
-            for column in range(len(table.headers))
-            if any(row[column] not in ("", NOTHING) for row in table.rows)
-        ],
-    )
+def _without_seconds(column: Column) -> Column:
+    if not column[0].endswith("(UTC)"):
+        return column
+    return [column[0], *(cell[:_MINUTES] for cell in column[1:])]
 
 
-def _without_ids(table: Table) -> Table:
-    return _only(table, [column for column, header in enumerate(table.headers) if header != "id"])
-
-
-def _without_seconds(table: Table) -> Table:
-    times = {column for column, header in enumerate(table.headers) if header.endswith("(UTC)")}
-    return replace(
-        table,
-        rows=tuple(
-            tuple(cell[:_MINUTES] if column in times else cell for column, cell in enumerate(row))
-            for row in table.rows
-        ),
-    )
-
-
-def _with_short_cells(table: Table, width: int, kept: set[int]) -> Table:
-    """Shorten the widest column but those kept until the table fits or none can be shorter."""
-    limits = _widths(table)
-    least = [max(len(header.removesuffix(">")), _SHORTEST) for header in table.headers]
-    free = [
-        column
-        for column, header in enumerate(table.headers)
-        if column not in kept and not header.endswith((">", "(UTC)"))
-    ]
-    for _ in range(max(_too_wide(table, width), 0)):
-        widest = max(
-            (column for column in free if limits[column] > least[column]),
-            key=lambda column: limits[column],
-            default=None,
-        )
-        if widest is None:
+def _shorten_widest(columns: list[Column], width: int, free: range) -> list[Column]:
+    """Shorten the widest of the free columns of text until all fit or none can be shorter."""
+    limits = [*map(_width, columns)]
+    least = [max(len(column[0]), _SHORTEST) for column in columns]
+    texts = [index for index in free if not columns[index][0].endswith((">", "(UTC)"))]
+    for _ in range(_excess(columns, width)):
+        longer = [index for index in texts if limits[index] > least[index]]
+        if not longer:
             break
-        limits[widest] -= 1
-    return replace(table, rows=tuple(tuple(map(shortened, row, limits)) for row in table.rows))
-
-
-def _only(table: Table, columns: Sequence[int]) -> Table:
-    return Table(
-        headers=tuple(table.headers[column] for column in columns),
-        rows=tuple(tuple(row[column] for column in columns) for row in table.rows),
-    )
+        limits[max(longer, key=lambda index: limits[index])] -= 1
+    return [
+        [column[0], *(shorten(cell, limit) for cell in column[1:])]
+        for column, limit in zip(columns, limits, strict=True)
+    ]

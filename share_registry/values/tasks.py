@@ -6,7 +6,7 @@ from datetime import datetime
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.policy import Policy
-from share_registry.values.sheet import NOTHING, Sheet, Table, html_of, text_of
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 from share_registry.values.units import (
     first_line,
     measured,
@@ -43,36 +43,25 @@ class SpaceSummary:
         return Policy(**{name: getattr(self, name) for name in members})
 
     @staticmethod
-    def table(spaces: "Sequence[SpaceSummary]") -> Table:
-        """Return several as a table."""
-        rows = tuple(
-            (
-                space.name,
-                f"{space.base_model}{f' ({space.base_revision})' if space.base_revision else ''}",
-                str(space.tasks),
-                str(space.commits),
-                typed_percent(space.budget) if space.k is None else f"none, k {space.k}",
-                "yes" if space.keep_original else "no",
-                time_text(space.time),
-            )
+    def listing(spaces: "Sequence[SpaceSummary]") -> Sheet:
+        """Return what is shown of several."""
+        table = Table.of(
+            {
+                "space": space.name,
+                "base model": _base_model(space.base_model, space.base_revision),
+                "tasks>": str(space.tasks),
+                "commits>": str(space.commits),
+                "budget>": _budget(space),
+                "keeps originals": "yes" if space.keep_original else "no",
+                "last commit (UTC)": time_text(space.time),
+            }
             for space in spaces
         )
-        return Table(
-            headers=(
-                "space",
-                "base model",
-                "tasks>",
-                "commits>",
-                "budget>",
-                "keeps originals",
-                "last commit (UTC)",
-            ),
-            rows=rows,
-        )
+        return Sheet(tables=(table,), refs=tuple(space.name for space in spaces))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Task(Shown):
     """One task as listed by `tasks()`, at its newest version of the asked time."""
 
     name: TaskName
@@ -90,50 +79,36 @@ class Task:
     aliases: Mapping[str, Version]
     bound: bool = False
 
-    _repr_html_ = html_of
-
     def __repr__(self) -> str:
         error = measured(self.error, bound=self.bound)
         return (
             f"<Task {self.ref} error {error}, {size(self.bytes_added)} for {size(self.raw_bytes)}>"
         )
 
+    __str__ = __repr__
+
     @staticmethod
-    def table(tasks: "Sequence[Task]") -> Table:
-        """Return several as a table."""
-        rows = tuple(
-            (
-                task.ref,
-                f"c{task.number}",
-                time_text(task.time),
-                measured(task.error, bound=task.bound),
-                size(task.bytes_added),
-                size(task.raw_bytes),
-                ", ".join(f"{alias}->v{version}" for alias, version in sorted(task.aliases.items()))
-                or NOTHING,
-                pairs(task.labels) or NOTHING,
-                pairs(task.metrics) or NOTHING,
-            )
+    def listing(tasks: "Sequence[Task]") -> Sheet:
+        """Return what is shown of several."""
+        table = Table.of(
+            {
+                "task": task.ref,
+                "commit": f"c{task.number}",
+                "time (UTC)": time_text(task.time),
+                "error>": measured(task.error, bound=task.bound),
+                "bytes>": size(task.bytes_added),
+                "raw>": size(task.raw_bytes),
+                "aliases": _aliases(task.aliases) or NOTHING,
+                "labels": pairs(task.labels) or NOTHING,
+                "metrics": pairs(task.metrics) or NOTHING,
+            }
             for task in tasks
         )
-        return Table(
-            headers=(
-                "task",
-                "commit",
-                "time (UTC)",
-                "error>",
-                "bytes>",
-                "raw>",
-                "aliases",
-                "labels",
-                "metrics",
-            ),
-            rows=rows,
-        )
+        return Sheet(tables=(table,), refs=tuple(task.ref for task in tasks))
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        return Sheet(tables=(Task.table([self]),))
+        return Task.listing([self])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +135,8 @@ class LineageNode:
     bound: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Lineage(Shown):
     """Where a task version came from: itself first, then its ancestors, depth first."""
 
     ref: str
@@ -169,25 +144,37 @@ class Lineage:
     base_revision: str | None
     nodes: tuple[LineageNode, ...]
 
-    __str__ = text_of
-    __repr__ = text_of
-    _repr_html_ = html_of
+    __repr__ = Shown.__str__
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        rows = tuple(
-            (
-                f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}{node.ref}",
-                node.via or NOTHING,
-                f"c{node.number}",
-                node.id[:8],
-                time_text(node.time),
-                measured(node.error, bound=node.bound),
-                node.source or NOTHING,
-                first_line(node.message) or NOTHING,
-            )
+        table = Table.of(
+            {
+                "version": f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}{node.ref}",
+                "by": node.via or NOTHING,
+                "commit": f"c{node.number}",
+                "id": node.id[:8],
+                "time (UTC)": time_text(node.time),
+                "error>": measured(node.error, bound=node.bound),
+                "source": node.source or NOTHING,
+                "message": first_line(node.message) or NOTHING,
+            }
             for node in self.nodes
         )
-        base = f"{self.base_model}{f' ({self.base_revision})' if self.base_revision else ''}"
-        headers = ("version", "by", "commit", "id", "time (UTC)", "error>", "source", "message")
-        return Sheet(title=f"{self.ref} on {base}", tables=(Table(headers=headers, rows=rows),))
+        return Sheet(
+            title=f"{self.ref} on {_base_model(self.base_model, self.base_revision)}",
+            tables=(table,),
+            refs=tuple(node.ref for node in self.nodes),
+        )
+
+
+def _base_model(label: str, revision: str | None) -> str:
+    return f"{label} ({revision})" if revision else label
+
+
+def _budget(space: SpaceSummary) -> str:
+    return typed_percent(space.budget) if space.k is None else f"none, k {space.k}"
+
+
+def _aliases(aliases: Mapping[str, Version]) -> str:
+    return ", ".join(f"{alias}->v{version}" for alias, version in sorted(aliases.items()))

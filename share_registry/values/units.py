@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Final
 
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+from share_registry.values.sheet import NOTHING
+
+_UNITS: Final = ("kB", "MB", "GB", "TB")
 
 _DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
 
@@ -16,18 +18,14 @@ _SMALLEST: Final = Decimal("0.01")
 
 def size(count: int) -> str:
     """Return a number of bytes with a decimal unit: `33 kB`."""
-    value = float(count)
+    if count < 1000:
+        return f"{count} B"
+    value = count / 1000
     for unit in _UNITS:
         if value < 999.5 or unit == _UNITS[-1]:
             break
         value /= 1000
-    return (
-        f"{count} B"
-        if unit == "B"
-        else f"{value:.1f} {unit}"
-        if value < 9.95
-        else f"{value:.0f} {unit}"
-    )
+    return f"{value:.{1 if value < 9.95 else 0}f} {unit}"
 
 
 def percent(part: float, *, up: bool = False) -> str:
@@ -49,6 +47,11 @@ def measured(error: float, *, bound: bool) -> str:
     return f"{'<= ' if bound else ''}{percent(error, up=bound)}"
 
 
+def optional_percent(part: float | None) -> str:
+    """Return a fraction as a percentage, or that there is none."""
+    return NOTHING if part is None else percent(part)
+
+
 def typed_percent(part: float) -> str:
     """Return a fraction that somebody chose as a percentage, the way it was chosen: `2.5 %`."""
     return f"{100 * part:.12g} %"
@@ -61,7 +64,7 @@ def time_text(time: datetime) -> str:
 
 def short_ids(text: str) -> str:
     """Return text with the first digits of each sha256."""
-    return _DIGEST.sub(lambda found: found[0][:8], text)
+    return _DIGEST.sub(lambda digest: digest[0][:8], text)
 
 
 def pairs(values: Mapping[str, object]) -> str:
@@ -69,15 +72,15 @@ def pairs(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
 
 
-def count(number: int, what: str) -> str:
+def count(number: int, singular: str, plural: str = "") -> str:
     """Return a number of things: `1 task`, `2 tasks`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _cut(value: Decimal, exponent: int, *, up: bool) -> Decimal:
-    return value.quantize(Decimal((0, (1,), exponent)), rounding=ROUND_UP if up else ROUND_DOWN)
+    return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def first_line(message: str) -> str:
     """Return the first line of a text."""
     return message.strip().partition("\n")[0]
+
+
+def _cut(value: Decimal, exponent: int, *, up: bool) -> Decimal:
+    return value.quantize(Decimal((0, (1,), exponent)), rounding=ROUND_UP if up else ROUND_DOWN)

@@ -22,8 +22,10 @@ MEMBERS: Final = {
 DONE: Final = (
     "share_registry/__init__.py",
     "share_registry/analysis.py",
+    "share_registry/cli/",
     "share_registry/errors.py",
     "share_registry/times.py",
+    "share_registry/values/",
 )
 """Rooms that hold no filler name: paths, or folders that end in a slash."""
 

@@ -11,7 +11,7 @@ from share_registry.values import commits, sheet, units
 from share_registry.values.checks import Diff, Export, Finding, VerifyReport
 from share_registry.values.commits import AdapterReport, Commit, Log, ModuleReport
 from share_registry.values.references import ResolvedReference
-from share_registry.values.sheet import Table, aligned
+from share_registry.values.sheet import Table, align
 from share_registry.values.tasks import Lineage, LineageNode
 
 REPORT = AdapterReport(
@@ -171,8 +171,8 @@ def test_a_log_of_several_spaces_says_which() -> None:
 
 def test_columns_are_aligned_and_lines_are_cut() -> None:
     table = Table(headers=("name", "n>"), rows=(("a", "1"), ("long", "100")))
-    assert aligned(table).splitlines() == ["name    n", "a       1", "long  100"]
-    assert aligned(table, width=7).splitlines() == ["name  …", "a     …", "long  …"]
+    assert align(table).splitlines() == ["name    n", "a       1", "long  100"]
+    assert align(table, width=7).splitlines() == ["name  …", "a     …", "long  …"]
 
 
 def test_a_narrow_table_loses_empty_columns_then_ids_then_seconds_and_keeps_the_message() -> None:
@@ -180,7 +180,7 @@ def test_a_narrow_table_loses_empty_columns_then_ids_then_seconds_and_keeps_the_
     table = Table(
         headers=("commit", "id", "time (UTC)", "author", "labels", "message"), rows=(row,)
     )
-    shown = {width: aligned(table, width=width).splitlines() for width in (100, 86, 82, 72, 60, 20)}
+    shown = {width: align(table, width=width).splitlines() for width in (100, 86, 82, 72, 60, 20)}
     assert "author" in shown[100][0]
     assert "author" not in shown[86][0]
     assert "1a2b3c4d" in shown[86][1] or len(shown[86][1]) > 86
@@ -205,7 +205,7 @@ def test_findings_have_short_ids_and_no_second_full_stop() -> None:
 
 
 def test_a_dry_run_says_so_once_and_has_no_empty_id() -> None:
-    assert commits.brief(replace(COMMIT, id=Digest(""))).title.splitlines()[1:] == [
+    assert commits.brief_sheet(replace(COMMIT, id=Digest(""))).title.splitlines()[1:] == [
         "(dry run: nothing was written)"
     ]
 
@@ -250,7 +250,7 @@ def test_results_have_a_line_as_repr_and_html() -> None:
     )
     assert repr(diff) == "<Diff s/a@v1 .. s/a@v2: 0 changes>"
     assert repr(export) == f"<Export s/a@v1 at {Path('serve/a')}>"
-    assert repr(resolved) == "<Resolved s/a@v1 (c2 1a2b3c4d)>"
+    assert repr(resolved) == "<ResolvedReference s/a@v1 (c2 1a2b3c4d)>"
     for value in (diff, export, resolved):
         assert value._repr_html_().startswith("<div>")
 

@@ -1,6 +1,5 @@
 """Verbs that create, configure and look after a registry."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,13 +30,13 @@ _POLICY_OPTIONS: Final = (
         help="Largest relative error of dW, like 0.05 or 5%; 0 is lossless.",
     ),
     click.option(
-        "--keep-original/--no-keep-original", default=None, help="Also keep the files handed in."
+        "--keep-original/--no-keep-original", default=None, help="Also keep the files as they are."
     ),
     click.option(
         "--references/--no-references", default=None, help="Code adapters against earlier ones."
     ),
     click.option(
-        "--refit/--no-refit", default=None, help="Make a basis unasked, once it is seen to pay."
+        "--refit/--no-refit", default=None, help="Fit a basis unasked, once it is seen to pay."
     ),
     click.option(
         "--pseudo-rank",
@@ -49,7 +48,8 @@ _POLICY_OPTIONS: Final = (
         "--k",
         type=click.IntRange(min=0),
         metavar="K",
-        help="The paper's protocol: coefficients over a basis of K directions, without a budget; 0: not.",
+        help="The paper's protocol: coefficients over a basis of K directions, without a budget; "
+        "0: not.",
     ),
     click.option(
         "--phi",
@@ -72,7 +72,7 @@ def init(registry: "Registry", /) -> Printed:
     )
 
 
-@verb("c", name="create-space")
+@verb("c")
 @click.argument("name")
 @click.option("--base-model", metavar="LABEL", help="Base model, as in base_model_name_or_path.")
 @click.option("--base-revision", metavar="REVISION", help="Revision of the base model.")
@@ -90,30 +90,34 @@ def create_space(
     /,
     name: str,
     *,
-    base_labels: Sequence[str],
+    base_model: str | None,
+    base_revision: str | None,
+    base_labels: tuple[str, ...],
     exist_ok: bool,
-    **options: Any,
+    **policy: Any,
 ) -> Printed:
     """Create a space for one base model.
 
-    \b share-registry create-space minilm --base-model sentence-transformers/all-MiniLM-L6-v2
-    --budget 0.02
+    \b
+    share-registry create-space minilm --budget 0.02 \\
+        --base-model sentence-transformers/all-MiniLM-L6-v2
     """
-    base = {member: options.pop(member) for member in ("base_model", "base_revision")}
-    given = any(value is not None for value in options.values())
-    policy = _changed(Policy(), options) if given else None
     registry.create_space(
-        name, base_labels=tuple(base_labels), policy=policy, exist_ok=exist_ok, **base
+        name,
+        base_model=base_model,
+        base_revision=base_revision,
+        base_labels=base_labels,
+        policy=_changed(Policy(), policy),
+        exist_ok=exist_ok,
     )
-    if base["base_model"] is None:
-        say(
-            f"note: the base model label is the space's name, {name!r}; --base-model gives another",
-            session(),
-        )
-    return Printed(title=name, members={"space": name, **base}, refs=(name,))
+    if base_model is None:
+        label = f"the base model label is the space's name, {name!r}"
+        say(f"note: {label}; --base-model gives another", session())
+    members = {"space": name, "base_model": base_model, "base_revision": base_revision}
+    return Printed(title=name, members=members, refs=(name,))
 
 
-@verb("w", name="set-policy")
+@verb("w")
 @click.argument("space")
 @_policy_options
 def set_policy(registry: "Registry", /, space: str, **options: Any) -> "Commit":
@@ -122,8 +126,7 @@ def set_policy(registry: "Registry", /, space: str, **options: Any) -> "Commit":
     \b
     share-registry set-policy minilm --budget 0.02
     """
-    now = registry.space(space).summary
-    return registry.set_policy(_changed(now.policy, options), space=space)
+    return registry.set_policy(_changed(registry.space(space).summary.policy, options), space=space)
 
 
 @verb("w", doing="rebuilding the catalog")
@@ -138,6 +141,8 @@ def rebuild(registry: "Registry", /, **options: Any) -> Printed:
     return Printed(title="the catalog was rebuilt from the store", members={"rebuilt": True})
 
 
-def _changed(policy: Policy, given: dict[str, Any]) -> Policy:
-    asked = {name: value for name, value in given.items() if value is not None}
-    return replace(policy, **asked | {name: None for name in _OFF if asked.get(name) == 0})
+def _changed(policy: Policy, options: dict[str, Any]) -> Policy:
+    """Return a policy with what the options say; what they leave open stays."""
+    members = {name: value for name, value in options.items() if value is not None}
+    switched_off = {name: None for name in _OFF if members.get(name) == 0}
+    return replace(policy, **members | switched_off)

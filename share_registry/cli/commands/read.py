@@ -1,23 +1,19 @@
 """Verbs that read: none of them writes anything into the registry."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from share_registry.cli.options import commit_of, label_option, labels_of
+from share_registry.cli.options import commit_of, label_option
 from share_registry.cli.output import Printed, emit
 from share_registry.cli.progress import watching
 from share_registry.cli.verb import free_verb, session, verb
 from share_registry.errors import IntegrityError
+from share_registry.values.units import count
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
-    from share_registry.values.checks import Diff, Export
-    from share_registry.values.commits import Log
-    from share_registry.values.references import Alias, AliasMove, ResolvedReference, Tag
-    from share_registry.values.tasks import Lineage, SpaceSummary, Task
 
 
 @verb("r", doing="reading")
@@ -46,18 +42,13 @@ def checkout(
     """
     adapter = registry.checkout(ref, device=device, dtype=dtype, exact=exact)
     adapter.save(output)
-    shown = adapter.ref or ref
-    return Printed(
-        title=str(output),
-        members={
-            "ref": shown,
-            "path": output,
-            "error": adapter.error,
-            "tensors": len(adapter.tensors),
-        },
-        refs=(shown,),
-        detailed=True,
-    )
+    members = {
+        "ref": adapter.ref or ref,
+        "path": output,
+        "error": adapter.error,
+        "tensors": len(adapter.tensors),
+    }
+    return Printed(title=str(output), members=members, refs=(adapter.ref or ref,), detailed=True)
 
 
 @verb("r", doing="exporting")
@@ -75,16 +66,7 @@ def checkout(
     help="Same keys and ranks, or the form that every server reads alike.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what stands there.")
-def export(
-    registry: "Registry",
-    /,
-    ref: str,
-    root: Path,
-    *,
-    name: str | None,
-    profile: str,
-    overwrite: bool,
-) -> "Export":
+def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> object:
     """Place the version REF below ROOT.
 
     It becomes a PEFT directory with an immutable name; the same digest already there is success.
@@ -93,15 +75,16 @@ def export(
     share-registry export cola@prod serve/
     share-registry export cola@v3 serve/ --profile portable
     """
-    return registry.export(ref, root, name=name, profile=profile, overwrite=overwrite)
+    return registry.export(ref, root, **options)
 
 
-@verb("r")
-@click.option("--task", metavar="NAME", help="Only commits that speak of this task.")
+@verb("r", lists="commits")
+@click.option("--task", metavar="NAME", help="Only commits of this task.")
 @click.option(
     "--kind",
     metavar="KIND",
-    help="Only commits of this kind: absorb, refit, merge, alias, tag, annotate, drop, restore, rename, policy, create.",
+    help="Only commits of this kind: absorb (an adapter was committed), refit, merge, alias, tag, "
+    "annotate, drop, restore, rename, policy, create.",
 )
 @click.option("--author", metavar="NAME", help="Only commits of this author.")
 @click.option(
@@ -119,16 +102,17 @@ def export(
 )
 @click.option(
     "--before",
+    type=commit_of,
     metavar="COMMIT",
     help="Only commits before this one (12, c12 or a reference): the next page.",
 )
-def log(registry: "Registry", /, *, limit: int, before: str | None, **options: Any) -> "Log":
+def log(registry: "Registry", /, *, limit: int, **options: Any) -> object:
     """List the commits of the space, newest first.
 
     \b
     share-registry log --task cola --kind absorb
     """
-    return registry.log(limit=limit or None, before=commit_of(before), **options)
+    return registry.log(limit=limit or None, **options)
 
 
 @verb("r")
@@ -140,12 +124,12 @@ def show(registry: "Registry", /, ref: str) -> object:
 
 @verb("r")
 @click.argument("ref")
-def resolve(registry: "Registry", /, ref: str) -> "ResolvedReference":
+def resolve(registry: "Registry", /, ref: str) -> object:
     """Say which version and commit REF means now."""
     return registry.resolve(ref)
 
 
-@verb("r")
+@verb("r", lists="tasks")
 @label_option
 @click.option("--alias", metavar="NAME", help="Only tasks that have this alias.")
 @click.option("--name", metavar="PATTERN", help="Only tasks whose name matches, like 'wn-*'.")
@@ -157,22 +141,23 @@ def resolve(registry: "Registry", /, ref: str) -> "ResolvedReference":
     show_default="all",
     help="At most so many, by name; 0: all.",
 )
-@click.option("--after", metavar="TASK", help="Only tasks behind this one: the next page.")
-def tasks(
-    registry: "Registry", /, *, labels: Sequence[str], limit: int, **options: Any
-) -> "Sequence[Task]":
+@click.option("--after", metavar="TASK", help="Only tasks after this one: the next page.")
+def tasks(registry: "Registry", /, *, labels: dict[str, str], limit: int, **options: Any) -> object:
     """List the tasks of the space.
 
     \b
     share-registry ls --label team=search --at 2026-11-16
     share-registry ls --limit 50 --after cola
     """
-    return registry.tasks(labels=labels_of(labels) or None, limit=limit or None, **options)
+    return registry.tasks(labels=labels or None, limit=limit or None, **options)
+
+
+ls = tasks
 
 
 @verb("r")
 @click.argument("ref")
-def lineage(registry: "Registry", /, ref: str) -> "Lineage":
+def lineage(registry: "Registry", /, ref: str) -> object:
     """Show where the version REF came from."""
     return registry.lineage(ref)
 
@@ -180,7 +165,7 @@ def lineage(registry: "Registry", /, ref: str) -> "Lineage":
 @verb("r", doing="comparing")
 @click.argument("a")
 @click.argument("b")
-def diff(registry: "Registry", /, a: str, b: str) -> "Diff":
+def diff(registry: "Registry", /, a: str, b: str) -> object:
     """Compare two versions, or two states of a space.
 
     \b
@@ -190,32 +175,30 @@ def diff(registry: "Registry", /, a: str, b: str) -> "Diff":
     return registry.diff(a, b)
 
 
-@verb("r")
+@verb("r", lists="aliases")
 @click.option("--task", metavar="NAME", help="Only those of this task.")
-def aliases(registry: "Registry", /, *, task: str | None) -> "Sequence[Alias]":
+def aliases(registry: "Registry", /, *, task: str | None) -> object:
     """List the aliases of the space."""
     return registry.aliases(task=task)
 
 
-@verb("r", name="alias-history")
+@verb("r", lists="moves")
 @click.argument("task")
 @click.argument("alias")
 @click.option("--at", metavar="WHEN", help="As of a commit, tag, date or time.")
-def alias_history(
-    registry: "Registry", /, task: str, alias: str, *, at: str | None
-) -> "Sequence[AliasMove]":
+def alias_history(registry: "Registry", /, task: str, alias: str, *, at: str | None) -> object:
     """List every move of ALIAS of TASK, newest first."""
     return registry.alias_history(task, alias, at=at)
 
 
-@verb("r")
-def tags(registry: "Registry", /) -> "Sequence[Tag]":
+@verb("r", lists="tags")
+def tags(registry: "Registry", /) -> object:
     """List the tags of the space."""
     return registry.tags()
 
 
-@verb("r")
-def spaces(registry: "Registry", /) -> "Sequence[SpaceSummary]":
+@verb("r", lists="spaces")
+def spaces(registry: "Registry", /) -> object:
     """List the spaces, one per base model."""
     return registry.spaces()
 
@@ -247,8 +230,7 @@ def verify(*, level: str, raise_on_damage: bool) -> None:
         try:
             require_sound(report)
         except IntegrityError as error:
-            found = len(report.findings)
+            wrong = count(len(report.findings), "thing that is", "things that are")
             raise IntegrityError(
-                f"verify ({level}) found {found} {'thing that is' if found == 1 else 'things that are'} wrong.",
-                hint=error.hint,
+                f"verify ({level}) found {wrong} wrong.", hint=error.hint
             ) from error

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from share_registry.cli.options import (
+    author_option,
     budget_of,
     commit_of,
-    expected_of,
+    dry_run_option,
+    expected_option,
+    key_option,
     label_option,
-    labels_of,
+    message_option,
     metric_option,
-    metrics_of,
 )
 from share_registry.cli.output import Printed, say
 from share_registry.cli.verb import session, verb
@@ -22,7 +24,6 @@ from share_registry.values.units import size
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
-    from share_registry.values.analyses import Analysis, Retention, Similar
     from share_registry.values.commits import Commit
 
 
@@ -56,11 +57,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Re-express every task as coefficients alone, whatever error that makes.",
 )
-@click.option("-m", "--message", default="", metavar="TEXT", help="Why, for the log.")
-@click.option("--author", metavar="NAME", help="Who commits; self-declared.")
-@click.option("--dry-run", is_flag=True, help="Measure and report; commit nothing.")
+@message_option
+@author_option
+@dry_run_option
 def refit(registry: "Registry", /, **options: Any) -> "Commit":
-    """Fit a basis to the tasks of the space, for the commits that follow.
+    """Fit a basis to the tasks, for the commits that follow.
 
     Stored tasks stay as they are, unless --budget or --allow-loss re-expresses them.
 
@@ -68,44 +69,70 @@ def refit(registry: "Registry", /, **options: Any) -> "Commit":
     share-registry refit --dry-run
     share-registry refit --max-rank 32 --budget 5%
     """
-    made = registry.refit(**options)
-    if options["dry_run"] and session().json:
-        say("dry run: nothing was written", session())
-    elif not options["dry_run"] and not made.created:
-        say(f"the basis is there already, as c{made.number}", session())
-    return made
+    commit = registry.refit(**options)
+    asked = session()
+    if options["dry_run"] and asked.json:
+        say("dry run: nothing was written", asked)
+    elif not options["dry_run"] and not commit.created:
+        say(f"the basis is there already, as c{commit.number}", asked)
+    return commit
 
 
 @verb("r")
-@click.option("--at", metavar="WHEN", help="As of a commit (c412), tag, date or time.")
-def basis(registry: "Registry", /, *, at: str | None) -> Printed:
+@click.option(
+    "--at", type=commit_of, metavar="WHEN", help="As of a commit (c412), tag, date or time."
+)
+def basis(registry: "Registry", /, *, at: int | str | None) -> Printed:
     """Show the basis that commits are coded with.
 
     \b
     share-registry basis --at c12
     """
-    found = registry.basis(at=commit_of(at))
-    ranks = {name: {"k_a": a, "k_b": b} for name, (a, b) in found.ranks.items()}
-    ends = [(min(values), max(values)) for values in zip(*found.ranks.values(), strict=True)]
-    shown = " and ".join(
-        f"{low} to {high} on side {side}" if low != high else f"{low} on side {side}"
-        for side, (low, high) in zip("ab", ends, strict=True)
-    )
+    current = registry.basis(at=at)
+    ref = f"{current.space}/@c{current.number}"
+    ks_a, ks_b = (sorted(ks) for ks in zip(*current.ranks.values(), strict=True))
+    ks = f"k = {_span(ks_a)} on side a and {_span(ks_b)} on side b"
     return Printed(
-        title=f"{found.space}/@c{found.number}: a basis of {len(ranks)} modules, k = {shown}, {size(found.size_bytes)}",
+        title=f"{ref}: a basis of {len(current.ranks)} modules, {ks}, {size(current.size_bytes)}",
         members={
-            "space": found.space,
-            "number": found.number,
-            "digest": found.digest,
-            "size_bytes": found.size_bytes,
-            "modules": ranks,
+            "space": current.space,
+            "number": current.number,
+            "digest": current.digest,
+            "size_bytes": current.size_bytes,
+            "modules": {name: {"k_a": a, "k_b": b} for name, (a, b) in current.ranks.items()},
         },
-        refs=(f"{found.space}/@c{found.number}",),
+        refs=(ref,),
     )
+
+
+def _span(ks: list[int]) -> str:
+    return f"{ks[0]}" if ks[0] == ks[-1] else f"{ks[0]} to {ks[-1]}"
+
+
+def _weights(_: click.Context, __: click.Parameter, pairs: Sequence[str]) -> dict[str, float]:
+    """Return `ref=weight` pairs as a dict. Raises InvalidInputError."""
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        ref, _equals, weight = pair.rpartition("=")
+        try:
+            number = float(weight) if ref else None
+        except ValueError:
+            number = None
+        if number is None:
+            raise InvalidInputError(
+                f"{pair!r} is not REF=WEIGHT with a number as weight.", hint="Write cola@v3=0.5."
+            )
+        if ref in weights:
+            raise InvalidInputError(
+                f"parent {ref!r} is given twice.",
+                hint="Name every parent once, with its whole weight.",
+            )
+        weights[ref] = number
+    return weights
 
 
 @verb("w", doing="merging")
-@click.argument("parents", metavar="REF=WEIGHT...", nargs=-1, required=True)
+@click.argument("parents", metavar="REF=WEIGHT...", nargs=-1, required=True, callback=_weights)
 @click.option("--task", metavar="NAME", required=True, help="Task that it becomes a version of.")
 @click.option(
     "--method",
@@ -128,44 +155,21 @@ def basis(registry: "Registry", /, *, at: str | None) -> Printed:
     metavar="ERROR",
     help="Largest relative error of what is stored. [the space's policy]",
 )
-@click.option(
-    "-m", "--message", default="", metavar="TEXT", help="What this commit is, for the log."
-)
-@click.option("--author", metavar="NAME", help="Who commits; self-declared.")
+@message_option
+@author_option
 @label_option
 @metric_option
-@click.option(
-    "--expected",
-    metavar="VERSION",
-    help="Version that must be the task's latest, or 'absent'; otherwise exit code 4.",
-)
-@click.option(
-    "--idempotency-key", metavar="KEY", help="Running again with the same key never commits twice."
-)
-@click.option("--dry-run", is_flag=True, help="Measure and report; commit nothing.")
-def merge(
-    registry: "Registry",
-    /,
-    parents: Sequence[str],
-    *,
-    labels: Sequence[str],
-    metrics: Sequence[str],
-    expected: str | None,
-    **options: Any,
-) -> "Commit":
+@expected_option
+@key_option
+@dry_run_option
+def merge(registry: "Registry", /, parents: dict[str, float], **options: Any) -> "Commit":
     """Merge task versions into one, which has them as parents.
 
     \b
     share-registry merge cola=0.5 sst2@v3=0.5 --task both
     share-registry merge cola=1 sst2=1 --task both --method ties --density 20%
     """
-    return registry.merge(
-        _weights_of(parents),
-        labels=labels_of(labels),
-        metrics=metrics_of(metrics),
-        expected=expected_of(expected),
-        **options,
-    )
+    return registry.merge(parents, **options)
 
 
 @verb("r", doing="reading")
@@ -176,16 +180,18 @@ def merge(
     metavar="FILE",
     help="Also draw it, as PNG, SVG or PDF.",
 )
-def retention(registry: "Registry", /, *, metric: str | None, plot: Path | None) -> "Retention":
-    """Show the forgetting matrix: every task's error at every commit that changed a task.
+def retention(registry: "Registry", /, *, metric: str | None, plot: Path | None) -> object:
+    """Show the forgetting matrix.
+
+    That is every task's error at every commit that changed a task.
 
     \b
     share-registry retention --plot retention.png
     """
-    found = registry.retention(metric=metric)
+    matrix = registry.retention(metric=metric)
     if plot is not None:
-        found.plot(plot)
-    return found
+        matrix.plot(plot)
+    return matrix
 
 
 @verb("r", doing="analysing")
@@ -204,16 +210,16 @@ def retention(registry: "Registry", /, *, metric: str | None, plot: Path | None)
     metavar="FILE",
     help="Also draw explained variance and bytes against error.",
 )
-def analyze(registry: "Registry", /, *, budgets: Sequence[float], plot: Path | None) -> "Analysis":
-    """Say what the tasks of the space share, and what that is worth.
+def analyze(registry: "Registry", /, *, budgets: Sequence[float], plot: Path | None) -> object:
+    """Say what the tasks share, and what that is worth.
 
     \b
     share-registry analyze --budget 1% --budget 5%
     """
-    found = registry.analyze(budgets=budgets)
+    analysis = registry.analyze(budgets=budgets)
     if plot is not None:
-        found.plot(plot)
-    return found
+        analysis.plot(plot)
+    return analysis
 
 
 @verb("r", doing="comparing")
@@ -225,34 +231,13 @@ def analyze(registry: "Registry", /, *, budgets: Sequence[float], plot: Path | N
     show_default=True,
     help="At most so many, the nearest.",
 )
-def similar(registry: "Registry", /, adapter: str, *, limit: int) -> "Similar":
-    """List the tasks nearest to ADAPTER: a PEFT directory or a reference.
+def similar(registry: "Registry", /, adapter: str, *, limit: int) -> object:
+    """List the tasks nearest to ADAPTER.
+
+    ADAPTER is a PEFT directory or a reference.
 
     \b
     share-registry similar adapters/cola
     share-registry similar cola@v3
     """
     return registry.similar(adapter, limit=limit)
-
-
-def _weights_of(pairs: Sequence[str]) -> dict[str, float]:
-    """Return `ref=weight` pairs as a dict. Raises InvalidInputError."""
-    found: dict[str, float] = {}
-    for pair in pairs:
-        ref, equals, weight = pair.rpartition("=")
-        try:
-            number = float(weight)
-        except ValueError:
-            equals = ""
-            number = 0.0
-        if not equals or not ref:
-            raise InvalidInputError(
-                f"{pair!r} is not REF=WEIGHT with a number as weight.", hint="Write cola@v3=0.5."
-            )
-        if ref in found:
-            raise InvalidInputError(
-                f"parent {ref!r} is given twice.",
-                hint="Name every parent once, with its whole weight.",
-            )
-        found[ref] = number
-    return found
