@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.plots import (
     Place,
@@ -110,8 +112,8 @@ class Retention(Shown):
         """
         return plot_retention(self, path)
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         columns = range(len(self.commits))
         shown = [*columns]
         if len(columns) > _COLUMNS:
@@ -316,8 +318,8 @@ class Analysis(Shown):
         """Draw bits per parameter against the budget, with the Gaussian bound. As `plot`."""
         return plot_budget(self, path)
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         facts = {
             "adapters": str(len(self.adapters)),
             "parameters": f"{sum(adapter.parameters for adapter in self.adapters):,}",
@@ -382,8 +384,8 @@ class Similar(Shown):
     def __getitem__(self, position: int) -> Neighbour:
         return self.neighbours[position]
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         table = Table.of(
             {
                 "task": neighbour.ref,

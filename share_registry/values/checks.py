@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from typing_extensions import override
+
 from share_registry.names import Digest, TaskName
 from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 from share_registry.values.units import (
@@ -45,8 +47,8 @@ class Diff(Shown):
         changes = count(sum(task.status != "same" for task in self.tasks), "change")
         return f"<Diff {self.a} .. {self.b}: {changes}>"
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         tasks = Table.of(
             {
                 "task": task.task,
@@ -89,8 +91,8 @@ class Export(Shown):
 
     __str__ = __repr__
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         return Sheet(
             title=str(self.path),
             facts=(("ref", self.ref), ("digest", self.digest)),
@@ -134,8 +136,8 @@ class VerifyReport(Shown):
         """Whether nothing is wrong."""
         return not self.findings
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         checked = ", ".join(
             (
                 count(self.spaces, "space"),
@@ -153,9 +155,11 @@ class VerifyReport(Shown):
             }
             for finding in self.findings
         )
-        wrong = count(len(self.findings), "thing is", "things are")
+        state = "nothing is damaged"
+        if not self.ok:
+            state = f"{count(len(self.findings), 'thing is', 'things are')} wrong"
         return Sheet(
-            title=f"{self.level}: {checked}; {'nothing is damaged' if self.ok else f'{wrong} wrong'}",
+            title=f"{self.level}: {checked}; {state}",
             tables=(table,),
             refs=tuple(sorted({ref for finding in self.findings for ref in finding.refs})),
         )

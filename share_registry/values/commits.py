@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import overload
 
+from typing_extensions import override
+
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 from share_registry.values.units import (
@@ -90,8 +92,8 @@ class AdapterReport(Shown):
         """The module of the largest error, None where modules are not listed."""
         return max(self.modules, key=lambda module: module.error, default=None)
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         return Sheet(
             title=str(self),
             facts=_rate(self),
@@ -192,8 +194,8 @@ class Commit(Shown):
         """The report, where the commit has exactly one."""
         return next(iter(self.reports.values())) if len(self.reports) == 1 else None
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         about = {
             "commit": f"c{self.number} {self.id}",
             "kind": self.kind,
@@ -252,8 +254,8 @@ class Log(Shown):
             return Log(commits=self.commits[position])
         return self.commits[position]
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         return Commit.listing(self.commits)
 
 

@@ -53,7 +53,8 @@ class Policy:
                 )
         if self.k is not None and self.pseudo_rank is not None and self.pseudo_rank > self.k:
             raise InvalidInputError(
-                f"pseudo_rank {self.pseudo_rank} is more than the {self.k} directions of the basis.",
+                f"pseudo_rank {self.pseudo_rank} is more than the {self.k} directions "
+                "of the basis.",
                 hint="p is at most k.",
             )
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from typing_extensions import override
+
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
 from share_registry.values.units import first_line, time_text
@@ -28,8 +30,8 @@ class ResolvedReference(Shown):
         """`space/cola@v3 (c412 1a2b3c4d)`."""
         return f"{self.ref} (c{self.number} {self.id[:8]})"
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         return Sheet(title=self.long, refs=(self.ref,))
 
 

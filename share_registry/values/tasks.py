@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from typing_extensions import override
+
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.policy import Policy
 from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
@@ -106,8 +108,8 @@ class Task(Shown):
         )
         return Sheet(tables=(table,), refs=tuple(task.ref for task in tasks))
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         return Task.listing([self])
 
 
@@ -146,8 +148,8 @@ class Lineage(Shown):
 
     __repr__ = Shown.__str__
 
+    @override
     def sheet(self) -> Sheet:
-        """Return what is shown of it."""
         table = Table.of(
             {
                 "version": f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}{node.ref}",
