@@ -21,9 +21,15 @@ MEMBERS: Final = {
 }
 DONE: Final = (
     "share_registry/__init__.py",
+    "share_registry/algebra/",
     "share_registry/analysis.py",
     "share_registry/cli/",
     "share_registry/errors.py",
+    "share_registry/materialize/",
+    "share_registry/registry/checkout/",
+    "share_registry/registry/commands/",
+    "share_registry/registry/materializer.py",
+    "share_registry/registry/registry.py",
     "share_registry/times.py",
     "share_registry/values/",
 )

@@ -183,7 +183,7 @@ def merge(registry: "Registry", /, parents: dict[str, float], **options: Any) ->
 def retention(registry: "Registry", /, *, metric: str | None, plot: Path | None) -> object:
     """Show the forgetting matrix.
 
-    That is every task's error at every commit that changed a task.
+    It has every task's error at every commit that changed a task.
 
     \b
     share-registry retention --plot retention.png
