@@ -14,7 +14,7 @@ from share_registry.cli.output import Printed
 from share_registry.cli.verb import free_verb, session
 from share_registry.errors import RefusedError
 from share_registry.outside.files import Outside
-from share_registry.values.sheet import sheet_of, text
+from share_registry.values.sheet import as_text, sheet_of
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
@@ -39,7 +39,7 @@ class Tour:
 
     def do(self, typed: str, result: object) -> None:
         """Print a command and its result."""
-        self.say(f"$ share-registry {typed}\n{text(sheet_of(result))}")
+        self.say(f"$ share-registry {typed}\n{as_text(sheet_of(result))}")
 
     def commit(self, registry: "Registry", task: str, version: str, message: str) -> "Commit":
         """Commit one of the adapters that ship, and print what that gave."""

@@ -22,8 +22,7 @@ from share_registry.cli.hints import for_terminal
 from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit, Log, brief_sheet
-from share_registry.values.sheet import Sheet, printable, sheet_of
-from share_registry.values.sheet import text as text_of
+from share_registry.values.sheet import Sheet, as_text, printable, sheet_of
 
 if TYPE_CHECKING:
     from share_registry.cli.verb import Session
@@ -77,7 +76,7 @@ def emit(value: object, session: "Session", *, brief: bool = False, lists: str =
             click.echo(ref)
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    if shown := text_of(sheet, width=width):
+    if shown := as_text(sheet, width=width):
         click.echo(shown)
 
 

@@ -67,13 +67,13 @@ class Shown(Protocol):
         ...
 
     def __str__(self) -> str:
-        return text(self.sheet())
+        return as_text(self.sheet())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.sheet().title}>"
 
     def _repr_html_(self) -> str:
-        return html(self.sheet())
+        return as_html(self.sheet())
 
 
 def sheet_of(value: Any) -> Sheet:
@@ -84,7 +84,7 @@ def sheet_of(value: Any) -> Sheet:
     return value.sheet() if hasattr(value, "sheet") else Sheet(title=str(value))
 
 
-def text(sheet: Sheet, *, width: int | None = None) -> str:
+def as_text(sheet: Sheet, *, width: int | None = None) -> str:
     """Return a sheet as aligned text; where a width is given, its tables fit it."""
     parts = [printable(sheet.title)] if sheet.title else []
     longest = max((len(name) for name, _ in sheet.facts), default=0)
@@ -94,7 +94,7 @@ def text(sheet: Sheet, *, width: int | None = None) -> str:
     return "\n".join(parts)
 
 
-def html(sheet: Sheet) -> str:
+def as_html(sheet: Sheet) -> str:
     """Return a sheet as HTML; everything that came from a user is escaped."""
     from html import escape
 

@@ -84,7 +84,7 @@ def test_bounds_are_shown_as_bounds_wherever_an_error_is(session: Session) -> No
         "sst2": True,
     }
     assert "<= 6.00 %" in repr(listed["mnli"])
-    assert "<= 6.00 %" in sheet.text(sheet.sheet_of([listed["mnli"]]))
+    assert "<= 6.00 %" in sheet.as_text(sheet.sheet_of([listed["mnli"]]))
     assert "<= 6.00 %" in repr(lineage(session, "base/mnli@v2"))
 
 

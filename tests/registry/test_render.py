@@ -227,7 +227,7 @@ def test_html_escapes_what_users_wrote(value: Commit | AdapterReport | Log | Lin
 
 
 def test_what_could_drive_a_terminal_is_replaced() -> None:
-    assert "\x1b" not in sheet.text(
+    assert "\x1b" not in sheet.as_text(
         sheet.Sheet(title="\x1b[1m", facts=(("a", "\x1b"),), notes=("\x07",))
     )
 
