@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, NewType
 
 from share_registry.errors import InvalidInputError
-from share_registry.times import _DATE, end_of
+from share_registry.times import DATE, end_of
 
 Digest = NewType("Digest", str)
 """sha256 of a file's bytes, 64 lowercase hexadecimal digits."""
@@ -92,7 +92,8 @@ def alias_name(text: str) -> str:
     if _RESERVED.fullmatch(text):
         raise InvalidInputError(
             f"alias or tag {text!r} reads as a version, a commit, a date or a digest.",
-            hint="Pick a name that is not v<N>, c<N>, latest, head, a date or 8 or more hex digits.",
+            hint="Pick a name that is not v<N>, c<N>, latest, head, a date "
+            "or 8 or more hex digits.",
         )
     return text
 
@@ -111,7 +112,8 @@ def parse_reference(text: str) -> Reference:
     """
     if len(text) > _LONGEST:
         raise InvalidInputError(
-            f"reference {text[:80]!r}... has {len(text)} characters, at most {_LONGEST} are allowed.",
+            f"reference {text[:80]!r}... has {len(text)} characters, "
+            f"at most {_LONGEST} are allowed.",
             hint="Names have at most 64 characters.",
         )
     match = _REF.fullmatch(text)
@@ -131,17 +133,18 @@ def parse_reference(text: str) -> Reference:
     )
 
 
-def near_misses(text: str, known: list[str]) -> str:
-    """Return a hint that names the closest known names, or all of a few."""
-    close = get_close_matches(text, known, n=3, cutoff=0.5)
+def near_misses(text: str, names: list[str]) -> str:
+    """Return a hint that lists the names closest to a text, or the first few of all."""
+    close = get_close_matches(text, names, n=3, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    if known:
-        return f"There {'is' if len(known) == 1 else 'are'}: {', '.join(sorted(known)[:8])}{' ...' if len(known) > 8 else ''}."
-    return "There are none yet."
+    if not names:
+        return "There are none yet."
+    first = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")
+    return f"There {'is' if len(names) == 1 else 'are'}: {first}."
 
 
-def _name(text: str, what: str) -> str:
+def _name(text: str, kind: str) -> str:
     if (
         not isinstance(text, str)
         or not NAME.fullmatch(text)
@@ -150,8 +153,9 @@ def _name(text: str, what: str) -> str:
         or _WINDOWS.fullmatch(text)
     ):
         raise InvalidInputError(
-            f"{what} name {str(text)[:80]!r} is not allowed.",
-            hint="Use 1 to 64 of a-z 0-9 . _ - starting with a letter or digit, without '..', a trailing dot or a device name.",
+            f"{kind} name {str(text)[:80]!r} is not allowed.",
+            hint="Use 1 to 64 of a-z 0-9 . _ - starting with a letter or digit, "
+            "without '..', a trailing dot or a device name.",
         )
     return text
 
@@ -163,13 +167,14 @@ def _selector(text: str | None, whole: str) -> tuple[Selector, str]:
         return Selector.VERSION, text[1:]
     if re.fullmatch(r"c[1-9]\d{0,14}", text):
         return Selector.COMMIT, text[1:]
-    if _DATE.fullmatch(text):
+    if DATE.fullmatch(text):
         return Selector.TIME, end_of(text, whole)
     if re.fullmatch(r"[0-9a-f]{8,64}", text):
         return Selector.DIGEST, text
     if re.fullmatch(r"[vVcC]\d+", text):
         raise InvalidInputError(
             f"{text!r} in {whole!r} is not a version or a commit.",
-            hint="Versions are written v1, v2, ... and commits c1, c2, ...: lower case, from 1, no zero in front.",
+            hint="Versions are written v1, v2, ... and commits c1, c2, ...: "
+            "lower case, from 1, no zero in front.",
         )
     return Selector.NAME, alias_name(text)

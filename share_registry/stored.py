@@ -59,7 +59,7 @@ class StoredSide:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredModule:
-    """Both factors of a module and the module's own relative error of dW as recorded (0 where dW is 0)."""
+    """Both factors of a module, and its relative error of dW as recorded (0 where dW is 0)."""
 
     a: StoredSide
     b: StoredSide
@@ -83,8 +83,8 @@ class StoredBasis:
 
     def rows(self, module: str, side: Side) -> "Ints | None":
         """Return the block of a module and side, None where the basis has no such module."""
-        found = self.modules.get(module)
-        return None if found is None else found[0 if side is Side.A else 1]
+        blocks = self.modules.get(module)
+        return None if blocks is None else blocks[0 if side is Side.A else 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

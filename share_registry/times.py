@@ -1,4 +1,4 @@
-"""TODO(#12): docstring."""
+"""Times: what a caller may write, and the one form in which records hold them."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -6,32 +6,40 @@ from typing import Final
 
 from share_registry.errors import InvalidInputError
 
-_DATE: Final = re.compile(
+DATE: Final = re.compile(
     r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
 )
-
 _FIRST_YEAR: Final = 1900
-
 _LAST_YEAR: Final = 9998
-
 _SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
 
 
 def end_of(text: str, whole: str = "") -> str:
-    """Return the last microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInputError."""
+    """Return the last microsecond of a date, a minute or a second, as RFC 3339 in UTC.
+
+    An instant is itself. Raises InvalidInputError.
+
+    Args:
+        text: The time.
+        whole: The reference it is part of, for messages.
+    """
     begin = beginning_of(text, whole)
     return timestamp(datetime.fromisoformat(begin) + _length(text) - timedelta(microseconds=1))
 
 
 def beginning_of(text: str, whole: str = "") -> str:
-    """Return the first microsecond of a date, a minute or a second, or the given instant, as RFC 3339 in UTC. Raises InvalidInputError."""
+    """Return the first microsecond of a date, a minute or a second, as RFC 3339 in UTC.
+
+    Arguments and errors as in `end_of`.
+    """
     try:
         moment = datetime.fromisoformat(text)
-        if not _DATE.fullmatch(text):
+        if not DATE.fullmatch(text):
             raise ValueError("another notation")
     except ValueError as error:
+        place = f" in {whole!r}" if whole and whole != text else ""
         raise InvalidInputError(
-            f"time {text!r}{f' in {whole!r}' if whole and whole != text else ''} is not a calendar date or time: {error}.",
+            f"time {text!r}{place} is not a calendar date or time: {error}.",
             hint="Write 2026-11-16 or 2026-11-16T12:00Z.",
         ) from error
     return instant_of(moment)
@@ -50,18 +58,15 @@ def instant_of(moment: datetime) -> str:
     return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
-def _length(text: str) -> timedelta:
-    """Return how long the date, minute or second is that a text names.
+def timestamp(moment: datetime) -> str:
+    """Return the record form of a time: UTC, six decimals, Z; sorts as text."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
-    A fraction of a second is an instant.
-    """
+
+def _length(text: str) -> timedelta:
+    """Return the length of the date, minute or second that a text names, 1 us for an instant."""
     if len(text) == 10:
         return timedelta(days=1)
     if "." in text:
         return timedelta(microseconds=1)
     return timedelta(seconds=1) if _SECONDS.match(text) else timedelta(minutes=1)
-
-
-def timestamp(moment: datetime) -> str:
-    """Return the record form of a time: UTC, six decimals, Z; sorts as text."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

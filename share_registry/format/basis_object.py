@@ -1,19 +1,18 @@
-"""Basis object: rows fitted to be shared, a block for every module and side (spec BAS-01 to BAS-07).
+"""Basis object: rows fitted to be shared, a block a module and side (spec BAS-01 to BAS-07).
 
-A binary object like an adapter object, without one: the description lists the modules with their
-widths, `symbols` holds the integer rows, `table` everything small.
+A binary object like an adapter object: the header lists the modules with their widths, `symbols`
+holds the integer rows, `table` everything small.
 """
 
-from itertools import pairwise
 from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
 
 from share_registry.errors import IntegrityError
-from share_registry.format.adapter_table import MAX_K, Cursor, column, deflated, group_of, inflated
-from share_registry.format.canonical import Json
-from share_registry.format.layout import MAX_MODULES, Strict, _first, described
+from share_registry.format.adapter_table import MAX_K, Cursor, column, deflate, inflate
+from share_registry.format.canonical import Json, require
+from share_registry.format.layout import MAX_MODULES, Strict, check_kind, first_error
 from share_registry.format.object_file import description, pack, unpack
 from share_registry.format.symbols import MAX_BITS, Ints, decode_rows, encode_rows, piece_counts
 from share_registry.stored import StoredBasis
@@ -50,8 +49,8 @@ def encode(basis: StoredBasis) -> bytes:
     """Return the object of a basis. Deterministic for one version of zstd.
 
     Raises:
-        IntegrityError: it has no module, a module has no row, rows have other widths or too many, or a
-            symbol is too large.
+        IntegrityError: it has no module, a module has no row, rows have other widths or too many,
+            or a symbol is too large.
     """
     names = sorted(basis.modules)
     blocks = [block for name in names for block in basis.modules[name]]
@@ -69,60 +68,46 @@ def encode(basis: StoredBasis) -> bytes:
         )
     )
     modules: list[Json] = [
-        {
-            "module": name,
-            "in": basis.modules[name][0].shape[1],
-            "out": basis.modules[name][1].shape[1],
-        }
-        for name in names
+        {"module": name, "in": a.shape[1], "out": b.shape[1]}
+        for name, (a, b) in sorted(basis.modules.items())
     ]
     entries: dict[str, Json] = {"format": 1, "kind": "basis", "modules": modules}
     _header(entries)
-    return pack(entries, {"symbols": coded.content, "table": deflated(table)})
+    return pack(entries, {"symbols": coded.content, "table": deflate(table)})
 
 
 def decode(content: bytes) -> StoredBasis:
     """Parse a basis object.
 
     Raises:
-        IntegrityError: any departure from the format; nothing is allocated on the word of an unchecked
-            length.
+        IntegrityError: any departure from the format; nothing is allocated on the word of an
+            unchecked length.
     """
     entries, parts = unpack(content, _PARTS, what=_WHAT)
     header = _header(entries)
-    cursor = Cursor(inflated(parts["table"]))
+    cursor = Cursor(inflate(parts["table"]))
     count = int(cursor.column(1, 1)[0])
     ks = cursor.column(2 * len(header.modules), 2)
     groups_of_rows = cursor.column(int(ks.sum()), 1).astype(np.uint8)
-    shapes = list(
-        zip(
-            ks.tolist(),
-            (width for module in header.modules for width in (module.in_, module.out)),
-            strict=True,
-        )
-    )
-    groups = tuple(
-        group_of(*pair)
-        for pair in zip(
-            cursor.column(count, 1).tolist(), cursor.column(count, 1).tolist(), strict=True
-        )
-    )
+    widths = [width for module in header.modules for width in (module.in_, module.out)]
+    shapes = list(zip(ks.tolist(), widths, strict=True))
+    groups = cursor.groups(count)
     pieces = cursor.rest(3).tolist()
     _check_numbers(sum(k * width for k, width in shapes))
-    if len(pieces) != sum(piece_counts(shapes, groups_of_rows, groups)):
-        raise IntegrityError(
-            f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {sum(piece_counts(shapes, groups_of_rows, groups))}."
-        )
+    expected = sum(piece_counts(shapes, groups_of_rows, groups))
+    require(
+        len(pieces) == expected,
+        f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {expected}.",
+    )
     blocks = decode_rows(parts["symbols"], shapes, groups_of_rows, groups, pieces)
     names = [module.module for module in header.modules]
     _check(names, blocks)
-    return StoredBasis(
-        modules=dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True))
-    )
+    sides = zip(blocks[::2], blocks[1::2], strict=True)
+    return StoredBasis(modules=dict(zip(names, sides, strict=True)))
 
 
 def is_basis(content: bytes) -> bool:
-    """Tell whether a binary object calls itself a basis; what it holds is not looked at.
+    """Tell whether a binary object calls itself a basis; its parts are not looked at.
 
     Raises IntegrityError where it is no binary object.
     """
@@ -131,36 +116,35 @@ def is_basis(content: bytes) -> bool:
 
 def _header(entries: dict[str, Json]) -> BasisHeader:
     try:
-        found = BasisHeader.model_validate(described(entries, "basis"))
+        header = BasisHeader.model_validate(check_kind(entries, "basis"))
     except ValidationError as error:
-        raise IntegrityError(f"{_WHAT} has a malformed header: {_first(error)}.") from error
-    names = [module.module for module in found.modules]
-    if any(first >= second for first, second in pairwise(names)):
-        raise IntegrityError(f"{_WHAT} does not list its modules in order and once each.")
-    return found
+        raise IntegrityError(f"{_WHAT} has a malformed header: {first_error(error)}.") from error
+    names = [module.module for module in header.modules]
+    require(
+        names == sorted(set(names)), f"{_WHAT} does not list its modules in order and once each."
+    )
+    return header
 
 
 def _check_numbers(numbers: int) -> None:
-    if numbers > MAX_NUMBERS:
-        raise IntegrityError(
-            f"{_WHAT} has rows of {numbers} numbers, more than the limit of {MAX_NUMBERS}."
-        )
+    require(
+        numbers <= MAX_NUMBERS,
+        f"{_WHAT} has rows of {numbers} numbers, more than the limit of {MAX_NUMBERS}.",
+    )
 
 
 def _check(names: list[str], blocks: list[Ints]) -> None:
     """Check what both sides of the format promise. Raises IntegrityError."""
-    if not names:
-        raise IntegrityError(f"{_WHAT} has no module.")
+    require(bool(names), f"{_WHAT} has no module.")
     for name, a, b in zip(names, blocks[::2], blocks[1::2], strict=True):
-        if not len(a) and not len(b):
-            raise IntegrityError(f"{_WHAT} has no row for module {name!r}.")
-        if max(len(a), len(b)) > MAX_K:
-            raise IntegrityError(
-                f"{_WHAT} has {max(len(a), len(b))} rows for module {name!r}, more than the limit of {MAX_K}."
-            )
-        if any(
-            block.size and int(np.abs(block.astype(np.int64)).max()) >> MAX_BITS for block in (a, b)
-        ):
-            raise IntegrityError(
-                f"{_WHAT} has a symbol that is not below 2**{MAX_BITS} for module {name!r}."
-            )
+        most = max(len(a), len(b))
+        require(most > 0, f"{_WHAT} has no row for module {name!r}.")
+        require(
+            most <= MAX_K,
+            f"{_WHAT} has {most} rows for module {name!r}, more than the limit of {MAX_K}.",
+        )
+        peaks = [int(np.abs(block.astype(np.int64)).max(initial=0)) for block in (a, b)]
+        require(
+            max(peaks) >> MAX_BITS == 0,
+            f"{_WHAT} has a symbol that is not below 2**{MAX_BITS} for module {name!r}.",
+        )

@@ -6,7 +6,6 @@ without bound; here each of these is an error.
 
 import json
 import math
-from typing import Final
 
 from share_registry.errors import IntegrityError
 from share_registry.format.canonical import MAX_DEPTH, MAX_INT, MAX_STRING_BYTES
@@ -16,8 +15,8 @@ def parse(content: bytes, *, what: str, limit: int) -> dict[str, object]:
     """Parse one JSON object; member order is kept.
 
     Raises:
-        IntegrityError: too long, not UTF-8, not JSON, a duplicate member, a number that is not finite or
-            an integer not below 2**53, too deep, or a text that is too long.
+        IntegrityError: too long, not UTF-8, not JSON, a duplicate member, a number that is not
+            finite or an integer not below 2**53, too deep, or a text that is too long.
     """
     if len(content) > limit:
         raise IntegrityError(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
@@ -43,9 +42,8 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(
-            f"member {next(name for name in names if names.count(name) > 1)[:80]!r} stands there twice"
-        )
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"member {twice[:80]!r} stands there twice")
     return members
 
 
@@ -65,9 +63,6 @@ def _int(text: str) -> int:
 
 def _constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
-
-
-_LONG: Final = f"a text of more than {MAX_STRING_BYTES} bytes"
 
 
 def _check(value: object, what: str, depth: int) -> None:
@@ -90,4 +85,4 @@ def _check_text(text: str, what: str) -> None:
     except UnicodeEncodeError as error:
         raise IntegrityError(f"{what} has a text that is not Unicode: {text[:40]!r}.") from error
     if size > MAX_STRING_BYTES:
-        raise IntegrityError(f"{what} has {_LONG}.")
+        raise IntegrityError(f"{what} has a text of more than {MAX_STRING_BYTES} bytes.")

@@ -1,4 +1,4 @@
-"""zstd frames with every limit checked before memory is taken, and the byte planes of tensors kept verbatim (spec FRM-01 to FRM-08).
+"""zstd frames, every limit checked before memory is taken, and byte planes (spec FRM-01 to FRM-08).
 
 A stream is cut into pieces of at most 4 MiB. A piece is one zstd frame, or the bytes themselves
 where a frame would not be shorter; the reader knows both lengths beforehand: equal lengths mean the
@@ -6,6 +6,7 @@ bytes themselves.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice, pairwise
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from share_registry.errors import IntegrityError
+from share_registry.format.canonical import require
 
 PIECE_BYTES: Final = 4 << 20
 MAX_FRAME_BYTES: Final = 16 << 20
@@ -24,10 +26,7 @@ _SLOW_LIMIT: Final = 1 << 20
 
 
 def compress(raw: bytes, *, level: int) -> bytes:
-    """Return one frame with its content size, without checksum or dictionary.
-
-    The object's digest covers it.
-    """
+    """Return one frame with its content size, without checksum (the digest covers it)."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level, source_size=len(raw), write_content_size=1, write_checksum=0, write_dict_id=0
     )
@@ -41,21 +40,23 @@ def expand(frame: bytes | memoryview, size: int, *, what: str) -> bytes:
         IntegrityError: not one whole frame, a declared size other than `size`, a limit passed, or a
             dictionary asked for.
     """
-    if bytes(frame[:4]) != _MAGIC or size > MAX_FRAME_BYTES:
-        raise IntegrityError(f"{what} is not a zstd frame of at most {MAX_FRAME_BYTES} bytes.")
+    require(
+        bytes(frame[:4]) == _MAGIC and size <= MAX_FRAME_BYTES,
+        f"{what} is not a zstd frame of at most {MAX_FRAME_BYTES} bytes.",
+    )
     try:
-        found = zstandard.get_frame_parameters(frame)
-        if found.content_size != size or found.window_size > MAX_WINDOW_BYTES or found.dict_id:
-            raise IntegrityError(
-                f"{what} declares {found.content_size} bytes and a window of {found.window_size}, expected {size} and at most {MAX_WINDOW_BYTES}."
-            )
+        head = zstandard.get_frame_parameters(frame)
+        require(
+            head.content_size == size and head.window_size <= MAX_WINDOW_BYTES and not head.dict_id,
+            f"{what} declares {head.content_size} bytes and a window of {head.window_size}, "
+            f"expected {size} and at most {MAX_WINDOW_BYTES}.",
+        )
         content = zstandard.ZstdDecompressor().decompress(
             frame, max_output_size=size, read_across_frames=False, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise IntegrityError(f"{what} is not a whole zstd frame: {error}.") from error
-    if len(content) != size:
-        raise IntegrityError(f"{what} holds {len(content)} bytes, expected {size}.")
+    require(len(content) == size, f"{what} holds {len(content)} bytes, expected {size}.")
     return content
 
 
@@ -65,18 +66,17 @@ def declared_size(frame: bytes | memoryview, *, what: str) -> int:
         size = zstandard.get_frame_parameters(frame).content_size
     except zstandard.ZstdError as error:
         raise IntegrityError(f"{what} is not a zstd frame: {error}.") from error
-    if size > MAX_FRAME_BYTES:  # also what zstd answers where the size is unknown
-        raise IntegrityError(
-            f"{what} declares {size} bytes, more than the limit of {MAX_FRAME_BYTES}, or none."
-        )
+    # where the size is unknown, zstd answers a number past the limit
+    require(
+        size <= MAX_FRAME_BYTES,
+        f"{what} declares {size} bytes, more than the limit of {MAX_FRAME_BYTES}, or none.",
+    )
     return int(size)
 
 
 def piece_sizes(size: int) -> list[int]:
     """Return the lengths of the pieces that a stream of `size` bytes is cut into."""
-    return [PIECE_BYTES] * (size // PIECE_BYTES) + (
-        [size % PIECE_BYTES] if size % PIECE_BYTES else []
-    )
+    return [min(PIECE_BYTES, size - start) for start in range(0, size, PIECE_BYTES)]
 
 
 def pack_stream(raw: bytes, *, levels: Sequence[int] | None = None) -> list[bytes]:
@@ -90,33 +90,38 @@ def pack_stream(raw: bytes, *, levels: Sequence[int] | None = None) -> list[byte
 def unpack_stream(stored: Sequence[memoryview], size: int, *, what: str) -> bytes:
     """Return the stream of `size` bytes whose pieces these are. Raises IntegrityError."""
     sizes = piece_sizes(size)
-    if len(sizes) != len(stored):
-        raise IntegrityError(f"{what} has {len(stored)} pieces, expected {len(sizes)}.")
-    found = [
-        _unpack_piece(piece, expected, what) for piece, expected in zip(stored, sizes, strict=True)
+    require(len(sizes) == len(stored), f"{what} has {len(stored)} pieces, expected {len(sizes)}.")
+    pieces = [
+        bytes(piece) if len(piece) == whole else expand(piece, whole, what=what)
+        for piece, whole in zip(stored, sizes, strict=True)
     ]
-    return found[0] if len(found) == 1 else b"".join(found)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def unpack_streams(
     content: memoryview, sizes: Sequence[int], lengths: Sequence[int], *, what: str
 ) -> list[bytes]:
-    """Return streams of these sizes, whose pieces of these stored lengths lie one after another in `content`. Raises IntegrityError."""
-    if sum(lengths) != len(content) or sum(len(piece_sizes(size)) for size in sizes) != len(
-        lengths
-    ):
-        raise IntegrityError(
-            f"{what} has {len(content)} bytes in {len(lengths)} pieces, its table says {sum(lengths)}."
-        )
-    streams, position, taken = [], 0, 0
-    for size in sizes:
-        stored = []
-        for length in lengths[taken : taken + len(piece_sizes(size))]:
-            stored.append(content[position : position + length])
-            position += length
-        taken += len(stored)
-        streams.append(unpack_stream(stored, size, what=what))
-    return streams
+    """Return streams of these sizes, whose pieces lie one after another in `content`.
+
+    Args:
+        content: The pieces.
+        sizes: Bytes of each stream.
+        lengths: Stored bytes of each piece.
+        what: How messages name it.
+
+    Raises:
+        IntegrityError: lengths that do not fit, or a damaged piece.
+    """
+    counts = [len(piece_sizes(size)) for size in sizes]
+    require(
+        sum(lengths) == len(content) and sum(counts) == len(lengths),
+        f"{what} has {len(content)} bytes in {len(lengths)} pieces, its table says {sum(lengths)}.",
+    )
+    pieces = iter([content[start:end] for start, end in pairwise(accumulate(lengths, initial=0))])
+    return [
+        unpack_stream(list(islice(pieces, count)), size, what=what)
+        for count, size in zip(counts, sizes, strict=True)
+    ]
 
 
 def planes(content: bytes, width: int) -> Iterator[bytes]:
@@ -139,7 +144,3 @@ def _pack_piece(raw: bytes, levels: Sequence[int] | None) -> bytes:
         levels = (FAST, SMALLEST) if len(raw) <= _SLOW_LIMIT else (FAST,)
     best = min((compress(raw, level=level) for level in levels), key=len)
     return best if len(best) < len(raw) else raw
-
-
-def _unpack_piece(piece: memoryview, size: int, what: str) -> bytes:
-    return bytes(piece) if len(piece) == size else expand(piece, size, what=what)

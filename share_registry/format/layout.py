@@ -5,12 +5,13 @@ commit carries only its digest (spec LAY-01 to LAY-09).
 """
 
 from enum import StrEnum
+from math import prod
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from share_registry.errors import FormatError, IntegrityError
-from share_registry.format.canonical import Json, dump, load
+from share_registry.format.canonical import Json, dump, load, require
 
 FORMAT_VERSION: Final = 1
 MAX_TENSORS: Final = 65_536
@@ -60,14 +61,18 @@ _SIZES: Final = {
 class Form(StrEnum):
     """How a factor pair lies in its two tensors."""
 
-    LINEAR = "linear"  # A (r, in), B (out, r); also HF Conv1D
-    EMBEDDING = "embedding"  # lora_embedding_A (r, vocab), lora_embedding_B (dim, r)
-    CONV = "conv"  # A (r, in, k...), B (out, r, 1...)
-    EXPERTS = "experts"  # A (r*E, in) expert-major rows, B (out, r*E) rank-major columns
+    # A (r, in), B (out, r); also HF Conv1D
+    LINEAR = "linear"
+    # lora_embedding_A (r, vocab), lora_embedding_B (dim, r)
+    EMBEDDING = "embedding"
+    # A (r, in, k...), B (out, r, 1...)
+    CONV = "conv"
+    # A (r*E, in) expert-major rows, B (out, r*E) rank-major columns
+    EXPERTS = "experts"
 
 
 class Strict(BaseModel):
-    """Base of everything that crosses a border: strict, closed, frozen."""
+    """Base of everything that is read from bytes: strict, closed, frozen."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -91,10 +96,7 @@ class TensorSpec(Strict):
     @property
     def elements(self) -> int:
         """Number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
@@ -144,9 +146,9 @@ class Layout(Strict):
     def from_bytes(cls, content: bytes) -> "Layout":
         """Parse and check a layout object. Raises IntegrityError."""
         try:
-            layout = cls.model_validate(described(load(content, what="layout"), "layout"))
+            layout = cls.model_validate(check_kind(load(content, what="layout"), "layout"))
         except ValidationError as error:
-            raise IntegrityError(f"layout is malformed: {_first(error)}") from error
+            raise IntegrityError(f"layout is malformed: {first_error(error)}") from error
         layout.check()
         return layout
 
@@ -154,35 +156,35 @@ class Layout(Strict):
         """Check what the types cannot say (spec LAY-05 to LAY-09). Raises IntegrityError."""
         keys = [tensor.key for tensor in self.tensors]
         entries = [entry.name for entry in self.metadata]
-        if (
-            len(set(keys)) != len(keys)
-            or len(set(entries)) != len(entries)
-            or "__metadata__" in keys
-        ):
-            raise IntegrityError(
-                "layout names a tensor or a metadata entry twice, or a tensor as the metadata is named."
-            )
+        require(
+            len({*keys, "__metadata__"}) == len(keys) + 1 and len(set(entries)) == len(entries),
+            "layout names a tensor or a metadata entry twice, "
+            "or a tensor as the metadata is named.",
+        )
         used = [index for factor in self.factors for index in (factor.a, factor.b)]
-        if len(set(used)) != len(used) or any(index >= len(keys) for index in used):
-            raise IntegrityError("layout uses a tensor for two factors, or one that is not there.")
+        require(
+            len(set(used)) == len(used) and all(index < len(keys) for index in used),
+            "layout uses a tensor for two factors, or one that is not there.",
+        )
         names = [factor.module for factor in self.factors]
-        if names != sorted(set(names)):
-            raise IntegrityError("layout factors are not sorted by distinct module names.")
+        require(
+            names == sorted(set(names)), "layout factors are not sorted by distinct module names."
+        )
         for factor in self.factors:
             _check_pair(factor, self.tensors[factor.a], self.tensors[factor.b])
-        modules, size = (
-            sum(factor.experts for factor in self.factors),
-            sum(tensor.size_bytes for tensor in self.tensors),
+        modules = sum(factor.experts for factor in self.factors)
+        size = sum(tensor.size_bytes for tensor in self.tensors)
+        require(
+            modules <= MAX_MODULES and size <= MAX_ADAPTER_BYTES,
+            f"layout has {modules} modules and {size} bytes of tensors, "
+            f"at most {MAX_MODULES} and {MAX_ADAPTER_BYTES} are allowed.",
         )
-        if modules > MAX_MODULES or size > MAX_ADAPTER_BYTES:
-            raise IntegrityError(
-                f"layout has {modules} modules and {size} bytes of tensors, at most {MAX_MODULES} and {MAX_ADAPTER_BYTES} are allowed."
-            )
-        if (
-            any("#" in name for name in names)
-            and len({shape.module for shape in self.modules()}) != modules
-        ):
-            raise IntegrityError("layout has a module that is called like an expert of another.")
+        # only an expert's name, `name#e`, can be that of another module
+        require(
+            not any("#" in name for name in names)
+            or len({shape.module for shape in self.modules()}) == modules,
+            "layout has a module that is called like an expert of another.",
+        )
 
     @property
     def passengers(self) -> list[int]:
@@ -202,34 +204,58 @@ class Layout(Strict):
         a, b = self.tensors[factor.a], self.tensors[factor.b]
         width = a.elements // a.shape[0]
         rank = a.shape[0] // factor.experts
-        names = (
-            [factor.module]
-            if factor.form is not Form.EXPERTS
-            else [f"{factor.module}#{e}" for e in range(factor.experts)]
-        )
+        names = [factor.module]
+        if factor.form is Form.EXPERTS:
+            names = [f"{factor.module}#{e}" for e in range(factor.experts)]
         return [ModuleShape(module=name, rank=rank, out=b.shape[0], in_=width) for name in names]
 
 
-def described(value: dict[str, Json], kind: str) -> dict[str, Json]:
-    """Return an object that says it is of a kind and of this format version (spec EVO-02).
+def module_shapes_of(layout: Layout) -> dict[str, tuple[int, int, int]]:
+    """Return (out, in, experts) of each factor of a layout, by module."""
+    shapes = {}
+    for factor in layout.factors:
+        a, b = layout.tensors[factor.a], layout.tensors[factor.b]
+        shapes[factor.module] = (b.shape[0], a.elements // a.shape[0], factor.experts)
+    return shapes
 
-    Raises FormatError or IntegrityError.
+
+def check_version(value: dict[str, Json], what: str) -> None:
+    """Check that an object is of this format version (spec EVO-02).
+
+    Raises:
+        IntegrityError: it names no version.
+        FormatError: it is of another.
     """
-    if not isinstance(value.get("format"), int):
-        raise IntegrityError(f"{kind} says no format version, expected {FORMAT_VERSION}.")
-    if value["format"] != FORMAT_VERSION:
+    version = value.get("format")
+    require(isinstance(version, int), f"{what} says no format version, expected {FORMAT_VERSION}.")
+    if version != FORMAT_VERSION:
         raise FormatError(
-            f"{kind} has format {value['format']!r}, this release reads {FORMAT_VERSION}.",
+            f"{what} has format {version!r}, this release reads {FORMAT_VERSION}.",
             hint="Upgrade share_registry.",
         )
-    if value.get("kind") != kind:
-        raise IntegrityError(f"{kind} is of kind {value.get('kind')!r}.")
+
+
+def check_kind(value: dict[str, Json], kind: str) -> dict[str, Json]:
+    """Return an object after checking its format version and kind (spec EVO-02).
+
+    Raises:
+        IntegrityError: it is of another kind, or names no version.
+        FormatError: it is of another version.
+    """
+    check_version(value, kind)
+    require(value.get("kind") == kind, f"{kind} is of kind {value.get('kind')!r}.")
     return value
+
+
+def first_error(error: ValidationError) -> str:
+    """Return the place and the message of the first fault that pydantic found."""
+    item = error.errors()[0]
+    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
 
 
 def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
     floats = (DType.F32, DType.F16, DType.BF16, DType.F64)
-    fits = (
+    require(
         a.dtype in floats
         and b.dtype in floats
         and len(a.shape) >= 2
@@ -240,23 +266,7 @@ def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
         and a.shape[0] % factor.experts == 0
         and (factor.experts == 1 or factor.form is Form.EXPERTS)
         and (factor.form is Form.CONV or len(a.shape) == len(b.shape) == 2)
-        and all(size == 1 for size in b.shape[2:])
+        and all(size == 1 for size in b.shape[2:]),
+        f"layout factor {factor.module!r} has unfitting tensors "
+        f"{a.dtype} {a.shape} and {b.dtype} {b.shape}.",
     )
-    if not fits:
-        raise IntegrityError(
-            f"layout factor {factor.module!r} has unfitting tensors {a.dtype} {a.shape} and {b.dtype} {b.shape}."
-        )
-
-
-def _first(error: ValidationError) -> str:
-    item = error.errors()[0]
-    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-
-
-def module_shapes_of(layout: Layout) -> dict[str, tuple[int, int, int]]:
-    """Return (out, in, experts) of each factor of a layout, by module."""
-    shapes = {}
-    for factor in layout.factors:
-        a, b = layout.tensors[factor.a], layout.tensors[factor.b]
-        shapes[factor.module] = (b.shape[0], a.elements // a.shape[0], factor.experts)
-    return shapes

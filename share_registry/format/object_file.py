@@ -1,29 +1,25 @@
-"""The file of a binary object.
+"""The file of a binary object (spec OBJ-04, OBJ-05).
 
-Canonical safetensors with one metadata member of canonical JSON and a fixed list of U8 tensors
-(spec OBJ-04, OBJ-05).
+Canonical safetensors with one metadata member of canonical JSON and a fixed list of U8 tensors.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from share_registry.errors import IntegrityError
-from share_registry.format.canonical import Json, dump, load
+from share_registry.format.canonical import Json, dump, load, require
 from share_registry.format.layout import DType
-from share_registry.format.safetensors_file import Item, is_canonical, read, write
+from share_registry.format.safetensors_file import File, Item, is_canonical, read, write
 
 KEY: Final = "share_registry"
 
 
-def pack(described: Json, parts: Mapping[str, bytes]) -> bytes:
+def pack(header: Json, parts: Mapping[str, bytes]) -> bytes:
     """Return the file with this metadata and these tensors, in the order given."""
-    return write(
-        [(KEY, dump(described).decode())],
-        [
-            Item(key=key, dtype=DType.U8, shape=(len(part),), content=part)
-            for key, part in parts.items()
-        ],
-    )
+    items = [
+        Item(key=key, dtype=DType.U8, shape=(len(part),), content=part)
+        for key, part in parts.items()
+    ]
+    return write([(KEY, dump(header).decode())], items)
 
 
 def unpack(
@@ -34,22 +30,24 @@ def unpack(
     Raises IntegrityError.
     """
     file = read(content, what=what)
-    if [name for name, _ in file.metadata] != [KEY] or [
-        (item.key, item.dtype, len(item.shape)) for item in file.tensors
-    ] != [(key, DType.U8, 1) for key in keys]:
-        raise IntegrityError(
-            f"{what} has other metadata or tensors than {KEY!r} and {', '.join(keys)}."
-        )
-    if not is_canonical(content, file):
-        raise IntegrityError(f"{what} is not in canonical form.")
-    return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}"), {
-        item.key: memoryview(item.content) for item in file.tensors
-    }
+    tensors = [(item.key, item.dtype, len(item.shape)) for item in file.tensors]
+    require(
+        [name for name, _ in file.metadata] == [KEY]
+        and tensors == [(key, DType.U8, 1) for key in keys],
+        f"{what} has other metadata or tensors than {KEY!r} and {', '.join(keys)}.",
+    )
+    require(is_canonical(content, file), f"{what} is not in canonical form.")
+    parts = {item.key: memoryview(item.content) for item in file.tensors}
+    return _load_header(file, what), parts
 
 
 def description(content: bytes, *, what: str) -> dict[str, Json]:
     """Return the description of a binary object, whatever its parts. Raises IntegrityError."""
-    metadata = read(content, what=what).metadata
-    if [name for name, _ in metadata] != [KEY]:
-        raise IntegrityError(f"{what} has other metadata than {KEY!r}.")
-    return load(metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}")
+    file = read(content, what=what)
+    names = [name for name, _ in file.metadata]
+    require(names == [KEY], f"{what} has other metadata than {KEY!r}.")
+    return _load_header(file, what)
+
+
+def _load_header(file: File, what: str) -> dict[str, Json]:
+    return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}")

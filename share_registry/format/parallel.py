@@ -1,4 +1,4 @@
-"""The same function on many items, side by side or ahead.
+"""Call a function on many items, several at a time or ahead of their use.
 
 For work that lets other threads run, such as zstd, hashing and numpy on whole arrays.
 """
@@ -31,7 +31,7 @@ def side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
 
 
 def ahead(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """Yield what a function gives for every item, in order, made by another thread a few items ahead: for long work that lets other threads run."""
+    """Yield what a function gives for every item, in order, a few items ahead in another thread."""
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[_R]] = deque()
         for item in items:

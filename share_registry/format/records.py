@@ -11,8 +11,15 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from share_registry.errors import FormatError, IntegrityError
-from share_registry.format.canonical import Json, dump, load, sha256
-from share_registry.format.layout import FORMAT_VERSION, Entry, Strict, _first, described
+from share_registry.format.canonical import Json, dump, load, require, sha256
+from share_registry.format.layout import (
+    FORMAT_VERSION,
+    Entry,
+    Strict,
+    check_kind,
+    check_version,
+    first_error,
+)
 from share_registry.names import NAME, Digest
 
 MAGIC: Final = "share_registry"
@@ -296,9 +303,9 @@ class Note(Strict):
     def from_bytes(cls, content: bytes) -> "Note":
         """Parse a note object. Raises IntegrityError."""
         try:
-            return cls.model_validate(described(load(content, what="note"), "note"))
+            return cls.model_validate(check_kind(load(content, what="note"), "note"))
         except ValidationError as error:
-            raise IntegrityError(f"note is malformed: {_first(error)}") from error
+            raise IntegrityError(f"note is malformed: {first_error(error)}") from error
 
     def of(self, task: str) -> TaskNote:
         """Return what the note says of a task, empty where nothing."""
@@ -313,11 +320,12 @@ def parse_record(content: bytes, *, what: str = "record") -> Record:
         FormatError: of another format version, or requiring a feature this release does not know.
     """
     value = load(content, what=what)
-    _check_version(value, what)
+    check_version(value, what)
+    _check_requires(value, what)
     try:
         record = RECORD.validate_python(value)
     except ValidationError as error:
-        raise IntegrityError(f"{what} is malformed: {_first(error)}") from error
+        raise IntegrityError(f"{what} is malformed: {first_error(error)}") from error
     _check_tasks(record, what)
     return record
 
@@ -325,25 +333,28 @@ def parse_record(content: bytes, *, what: str = "record") -> Record:
 def parse_format(content: bytes) -> StoreFormat:
     """Parse a FORMAT file.
 
-    Raises IntegrityError, or Format where it is of another version or needs an unknown read feature.
+    Raises:
+        IntegrityError: malformed.
+        FormatError: of another version, or in need of a read feature this release does not know.
     """
     value = load(content, what="FORMAT", limit=1 << 20)
     if value.get("magic") != MAGIC:
         raise FormatError("FORMAT is not of a share_registry store.", hint="Check the location.")
     if value.get("version") != FORMAT_VERSION:
         raise FormatError(
-            f"store has format version {value.get('version')}, this release reads {FORMAT_VERSION}.",
+            f"store has format version {value.get('version')}, "
+            f"this release reads {FORMAT_VERSION}.",
             hint="Use a release that reads it.",
         )
     try:
-        found = StoreFormat.model_validate(value)
+        store = StoreFormat.model_validate(value)
     except ValidationError as error:
-        raise IntegrityError(f"FORMAT is malformed: {_first(error)}") from error
-    if found.read:
+        raise IntegrityError(f"FORMAT is malformed: {first_error(error)}") from error
+    if store.read:
         raise FormatError(
-            f"store needs the unknown features {found.read}.", hint="Upgrade share_registry."
+            f"store needs the unknown features {store.read}.", hint="Upgrade share_registry."
         )
-    return found
+    return store
 
 
 def format_bytes(store: str) -> bytes:
@@ -354,38 +365,29 @@ def format_bytes(store: str) -> bytes:
 def decimal(value: float) -> str:
     """Return a number as the record's decimal string (shortest that reads back equal)."""
     text = repr(float(value))
-    text = re.sub(r"e([+-]?)0*", lambda found: "e" + found[1].removeprefix("+"), text)
+    text = re.sub(r"e([+-]?)0*", lambda match: "e" + match[1].removeprefix("+"), text)
     return text.removesuffix(".0")
 
 
 def _check_tasks(record: Record, what: str) -> None:
     """Check what the types cannot say (spec REC-16 to REC-18). Raises IntegrityError."""
-    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord) and any(
-        (entry.before is not None) != (record.kind == "refit") for entry in record.tasks
-    ):
-        raise IntegrityError(
-            f"{what} is of kind {record.kind}, where an error before {'is needed' if record.kind == 'refit' else 'has no place'}."
+    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
+        refit = record.kind == "refit"
+        require(
+            all((entry.before is not None) == refit for entry in record.tasks),
+            f"{what} is of kind {record.kind}, where an error before "
+            f"{'is needed' if refit else 'has no place'}.",
         )
-    if isinstance(record, MergeRecord) and len(record.weights) != len(record.tasks[0].derived_from):
-        raise IntegrityError(
-            f"{what} has {len(record.weights)} weights for {len(record.tasks[0].derived_from)} parents."
-        )
+    if isinstance(record, MergeRecord):
+        weights, parents = len(record.weights), len(record.tasks[0].derived_from)
+        require(weights == parents, f"{what} has {weights} weights for {parents} parents.")
 
 
-def _check_version(value: dict[str, Json], what: str) -> None:
-    if not isinstance(value.get("format"), int):
-        raise IntegrityError(f"{what} says no format version, expected {FORMAT_VERSION}.")
-    if value["format"] != FORMAT_VERSION:
-        raise FormatError(
-            f"{what} has format {value['format']!r}, this release reads {FORMAT_VERSION}.",
-            hint="Upgrade share_registry.",
-        )
+def _check_requires(value: dict[str, Json], what: str) -> None:
     requires = value.get("requires", [])
-    unknown = (
-        sorted(str(name) for name in requires if name not in FEATURES)
-        if isinstance(requires, list)
-        else ["?"]
-    )
+    unknown = ["?"]
+    if isinstance(requires, list):
+        unknown = sorted(str(name) for name in requires if name not in FEATURES)
     if unknown:
         raise FormatError(
             f"{what} requires the unknown features {', '.join(unknown)}.",

@@ -13,6 +13,7 @@ from typing import Final
 
 from share_registry.errors import IntegrityError
 from share_registry.format import foreign_json
+from share_registry.format.canonical import require
 from share_registry.format.layout import MAX_DIMENSIONS, MAX_TENSORS, DType
 
 MAX_HEADER_BYTES: Final = 16 << 20
@@ -60,16 +61,16 @@ def read(content: bytes, *, what: str) -> File:
         what: How messages name it.
 
     Raises:
-        IntegrityError: truncated, longer than declared, a malformed header, an unknown element type, or
-            a limit passed.
+        IntegrityError: truncated, longer than declared, a malformed header, an unknown element
+            type, or a limit passed.
     """
     header, body = _split(content, what)
     entries = foreign_json.parse(header, what=f"header of {what}", limit=MAX_HEADER_BYTES)
     metadata = _metadata(entries.pop(_METADATA, {}), what)
-    if len(entries) > MAX_TENSORS:
-        raise IntegrityError(
-            f"{what} has {len(entries)} tensors, more than the limit of {MAX_TENSORS}."
-        )
+    count = len(entries)
+    require(
+        count <= MAX_TENSORS, f"{what} has {count} tensors, more than the limit of {MAX_TENSORS}."
+    )
     spans = sorted(
         (_span(key, entry, what) for key, entry in entries.items()),
         key=lambda span: (span[2], span[3]),
@@ -104,38 +105,38 @@ def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes
     position = 0
     for item in items:
         expected = _elements(item.key, item.shape, "file to write") * item.dtype.size_bytes
-        if len(item.content) != expected or item.key in header:
-            raise IntegrityError(
-                f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, or stands there twice."
-            )
+        require(
+            len(item.content) == expected and item.key not in header,
+            f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, "
+            "or stands there twice.",
+        )
         header[item.key] = {
             "dtype": item.dtype.value,
             "shape": list(item.shape),
             "data_offsets": [position, position + expected],
         }
         position += expected
-    if len({name for name, _ in metadata}) != len(metadata):
-        raise IntegrityError("a metadata name stands there twice.")
+    require(len(dict(metadata)) == len(metadata), "a metadata name stands there twice.")
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
 def _split(content: bytes, what: str) -> tuple[bytes, memoryview]:
-    if len(content) < 10:
-        raise IntegrityError(f"{what} has {len(content)} bytes, a safetensors file at least 10.")
+    length = len(content)
+    require(length >= 10, f"{what} has {length} bytes, a safetensors file at least 10.")
     size = int.from_bytes(content[:8], "little")
-    if size > MAX_HEADER_BYTES:
-        raise IntegrityError(
-            f"{what} declares a header of {size} bytes, more than the limit of {MAX_HEADER_BYTES}."
-        )
-    if size > len(content) - 8:
-        raise IntegrityError(
-            f"{what} is truncated: its header has {size} bytes, the file {len(content) - 8} after the length."
-        )
+    require(
+        size <= MAX_HEADER_BYTES,
+        f"{what} declares a header of {size} bytes, more than the limit of {MAX_HEADER_BYTES}.",
+    )
+    require(
+        size <= length - 8,
+        f"{what} is truncated: its header has {size} bytes, "
+        f"the file {length - 8} after the length.",
+    )
     header = content[8 : 8 + size]
-    if not header.startswith(b"{"):
-        raise IntegrityError(f"header of {what} starts with {header[:1]!r}, expected '{{'.")
+    require(header.startswith(b"{"), f"header of {what} starts with {header[:1]!r}, expected '{{'.")
     return header, memoryview(content)[8 + size :]
 
 
@@ -147,37 +148,44 @@ def _metadata(value: object, what: str) -> tuple[tuple[str, str], ...]:
     for name, text in value.items():
         if not isinstance(text, str) or len(name) > MAX_KEY_BYTES:
             raise IntegrityError(
-                f"metadata {name[:80]!r} of {what} is a {type(text).__name__}, expected a text with a name of at most {MAX_KEY_BYTES} characters."
+                f"metadata {name[:80]!r} of {what} is a {type(text).__name__}, "
+                f"expected a text with a name of at most {MAX_KEY_BYTES} characters."
             )
     return tuple(value.items())
 
 
 def _span(key: str, entry: object, what: str) -> tuple[str, DType, int, int, tuple[int, ...]]:
     """Return key, element type, begin, end and shape of one header entry."""
-    if not key or len(key.encode()) > MAX_KEY_BYTES or not key.isprintable():
-        raise IntegrityError(
-            f"tensor name {key[:80]!r} of {what} is not 1 to {MAX_KEY_BYTES} printable bytes."
-        )
+    require(
+        0 < len(key.encode()) <= MAX_KEY_BYTES and key.isprintable(),
+        f"tensor name {key[:80]!r} of {what} is not 1 to {MAX_KEY_BYTES} printable bytes.",
+    )
     if not isinstance(entry, dict) or set(entry) != _MEMBERS:
+        members = ", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__
         raise IntegrityError(
-            f"tensor {key!r} of {what} has the members {_names(entry)}, expected dtype, shape and data_offsets."
+            f"tensor {key!r} of {what} has the members {members}, "
+            "expected dtype, shape and data_offsets."
         )
     if entry["dtype"] not in list(DType.__members__):
         raise IntegrityError(
-            f"tensor {key!r} of {what} has the element type {entry['dtype']!r}, expected one of {', '.join(DType.__members__)}."
+            f"tensor {key!r} of {what} has the element type {entry['dtype']!r}, "
+            f"expected one of {', '.join(DType.__members__)}."
         )
     dtype = DType(entry["dtype"])
     shape, offsets = _integers(entry["shape"]), _integers(entry["data_offsets"])
     if shape is None or offsets is None or len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
         raise IntegrityError(
-            f"tensor {key!r} of {what} has shape {entry['shape']!r} and data_offsets {entry['data_offsets']!r}, expected lists of sizes."
+            f"tensor {key!r} of {what} has shape {entry['shape']!r} "
+            f"and data_offsets {entry['data_offsets']!r}, expected lists of sizes."
         )
+    begin, end = offsets
     expected = _elements(key, shape, what) * dtype.size_bytes
-    if offsets[1] - offsets[0] != expected:
+    if end - begin != expected:
         raise IntegrityError(
-            f"tensor {key!r} of {what} has {offsets[1] - offsets[0]} bytes, expected {expected} for {dtype} {list(shape)}."
+            f"tensor {key!r} of {what} has {end - begin} bytes, "
+            f"expected {expected} for {dtype} {list(shape)}."
         )
-    return key, dtype, offsets[0], offsets[1], shape
+    return key, dtype, begin, end, shape
 
 
 def _cut(
@@ -187,16 +195,16 @@ def _cut(
     for key, dtype, begin, end, shape in spans:
         if begin != position:
             raise IntegrityError(
-                f"tensor {key!r} of {what} begins at byte {begin}, expected {position}: the tensors overlap or leave a hole."
+                f"tensor {key!r} of {what} begins at byte {begin}, expected {position}: "
+                "the tensors overlap or leave a hole."
             )
-        if end > len(body):
-            raise IntegrityError(
-                f"{what} is truncated: tensor {key!r} ends at byte {end} of {len(body)}."
-            )
+        require(
+            end <= len(body),
+            f"{what} is truncated: tensor {key!r} ends at byte {end} of {len(body)}.",
+        )
         yield Item(key=key, dtype=dtype, shape=shape, content=body[begin:end])
         position = end
-    if position != len(body):
-        raise IntegrityError(f"{what} has {len(body)} bytes of tensors, expected {position}.")
+    require(position == len(body), f"{what} has {len(body)} bytes of tensors, expected {position}.")
 
 
 def _integers(value: object) -> tuple[int, ...] | None:
@@ -211,10 +219,7 @@ def _elements(key: str, shape: Sequence[int], what: str) -> int:
         count *= size
         if count > _MAX_ELEMENTS:
             raise IntegrityError(
-                f"tensor {key!r} of {what} has the shape {list(shape)}, more than {_MAX_ELEMENTS} elements."
+                f"tensor {key!r} of {what} has the shape {list(shape)}, "
+                f"more than {_MAX_ELEMENTS} elements."
             )
     return count
-
-
-def _names(entry: object) -> str:
-    return ", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__

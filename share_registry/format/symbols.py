@@ -1,24 +1,29 @@
-"""Integer rows as bytes.
+"""Integer rows as bytes: grouped by size, packed, compressed (spec SYM-01 to SYM-09).
 
-Rows of like statistics share a group, a group has one packing, small symbols share a byte (spec
-SYM-01 to SYM-09).
+Why groups. An entropy coder has one table of frequencies per stream. The rows of an adapter differ
+in size by orders of magnitude, so one table for all of them fits none, and a table per row costs
+more than a short row saves. Rows whose symbols are about as large therefore share a group, which is
+coded as one stream. Rows are sorted by their root mean square in quarter octaves; which neighbours
+are joined is a shortest path over the estimated bytes of every run of them (`_segments`).
 
-A group's symbols are q = (h << shift) + low. The high parts h are packed `count` to a byte in base
-`base` and compressed; the low `shift` bits are close to uniform and lie beside them as bit planes,
-uncompressed. Group 0 is the rows that are all zero and takes no bytes.
+How a group is coded. Its symbols are q = (h << shift) + low. The low bits are close to uniform, no
+coder shortens them, so they lie as they are, in bit planes. The high parts h are small; several of
+them are packed into a byte, `count` digits of base `base`, since zstd codes bytes and would spend
+at least a bit on each symbol otherwise. Packing and shift are those that make a sample smallest.
+Group 0 is the rows that are all zero, and takes no bytes.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise
 from math import log2
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from share_registry.errors import IntegrityError
+from share_registry.format.canonical import require
 from share_registry.format.frames import (
     FAST,
     SMALLEST,
@@ -73,7 +78,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedSymbols:
-    """Rows as bytes: the group of each row, the groups, the lengths of all pieces in order, and the bytes."""
+    """Rows as bytes.
+
+    Attributes:
+        groups_of_rows: The group of each row, from 1; 0 for rows of zeros.
+        groups: The groups.
+        pieces: Lengths of all pieces in order.
+        content: The bytes.
+    """
 
     groups_of_rows: NDArray[np.uint8]
     groups: tuple[Group, ...]
@@ -82,7 +94,7 @@ class CodedSymbols:
 
 
 def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
-    """Return rows of any widths as bytes, groups side by side.
+    """Encode rows of any widths, groups side by side.
 
     Raises IntegrityError where a symbol is 2**23 or more.
     """
@@ -91,26 +103,15 @@ def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
     for number, members in enumerate(segments, start=1):
         assignment[members] = number
     gathered = [np.concatenate([rows[index] for index in members]) for members in segments]
-    made = (
-        side_by_side(_encode_group, gathered)
-        if sum(map(len, gathered)) >= _SIDE_BY_SIDE
-        else [_encode_group(symbols) for symbols in gathered]
-    )
+    if sum(map(len, gathered)) >= _SIDE_BY_SIDE:
+        coded = side_by_side(_encode_group, gathered)
+    else:
+        coded = [_encode_group(symbols) for symbols in gathered]
     return CodedSymbols(
         groups_of_rows=assignment,
-        groups=tuple(group for group, _, _ in made),
-        pieces=tuple(len(piece) for _, stored, _ in made for piece in stored),
-        content=b"".join(part for _, stored, low in made for part in (*stored, low)),
-    )
-
-
-def _encode_group(symbols: Ints) -> tuple[Group, list[bytes], bytes]:
-    """Return how a group lies in bytes, the pieces of its high parts, and its low planes."""
-    group = _best_group(symbols)
-    return (
-        group,
-        pack_stream(_pack(symbols >> group.shift, group.packing)),
-        _low_planes(symbols, group.shift),
+        groups=tuple(group for group, _, _ in coded),
+        pieces=tuple(len(piece) for _, stored, _ in coded for piece in stored),
+        content=b"".join(part for _, stored, low in coded for part in (*stored, low)),
     )
 
 
@@ -121,11 +122,10 @@ def piece_counts(
 
     Raises IntegrityError where a row names a group that is not there.
     """
+    counts = _counts(shapes, groups_of_rows, groups)
     return [
         len(piece_sizes(group.packed_bytes(count)))
-        for group, count in zip(
-            groups, _counts(_widths(shapes), groups_of_rows, groups), strict=True
-        )
+        for group, count in zip(groups, counts, strict=True)
     ]
 
 
@@ -148,17 +148,16 @@ def decode_rows(
     Raises:
         IntegrityError: lengths that do not fit, a group or symbol out of range, or damaged frames.
     """
-    counts = _counts(_widths(shapes), groups_of_rows, groups)
-    expected = sum(pieces) + sum(
-        group.low_bytes(count) for group, count in zip(groups, counts, strict=True)
+    counts = _counts(shapes, groups_of_rows, groups)
+    low = sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
+    expected, total = sum(pieces) + low, sum(counts)
+    require(
+        expected == len(content) and total <= _RATIO * 8 * max(1, len(content)),
+        f"symbols have {len(content)} bytes for {total} numbers, expected {expected}.",
     )
-    if expected != len(content) or sum(counts) > _RATIO * 8 * max(1, len(content)):
-        raise IntegrityError(
-            f"symbols have {len(content)} bytes for {sum(counts)} numbers, expected {expected}."
-        )
     arrays, places = _places(shapes, groups_of_rows, groups)
     parts = list(_parts(content, groups, counts, pieces))
-    expanded = ahead(_packed, parts) if sum(counts) >= _AHEAD else map(_packed, parts)
+    expanded = ahead(_expand, parts) if total >= _AHEAD else map(_expand, parts)
     for part, packed in zip(parts, expanded, strict=True):
         _fill(places[part.number], _chunks(part, packed))
     return arrays
@@ -166,20 +165,29 @@ def decode_rows(
 
 def entropy_bits(rows: Ints) -> float:
     """Return the bits that an ideal coder with one table per row would take; rows (r, m)."""
-    return sum(_entropy(_counted(row)) for row in rows)
+    total = 0.0
+    for row in rows:
+        low, high = (int(row.min()), int(row.max())) if len(row) else (0, 0)
+        # counting into bins is faster; zeros between the symbols do not matter
+        is_narrow = high - low < _HISTOGRAM
+        counts = np.bincount(row - low) if is_narrow else np.unique(row, return_counts=True)[1]
+        total += _entropy(counts)
+    return total
 
 
-def _counted(row: Ints) -> NDArray[np.int64]:
-    """Return how often each symbol is there, in their order; zeros in between do not matter."""
-    low, high = (int(row.min()), int(row.max())) if len(row) else (0, 0)
-    return (
-        np.bincount(row - low) if high - low < _HISTOGRAM else np.unique(row, return_counts=True)[1]
-    )
+def _encode_group(symbols: Ints) -> tuple[Group, list[bytes], bytes]:
+    """Return how a group lies in bytes, the pieces of its high parts, and its low planes."""
+    group = _best_group(symbols)
+    low = [
+        np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes()
+        for bit in range(group.shift)
+    ]
+    return group, pack_stream(_pack(symbols >> group.shift, group.packing)), b"".join(low)
 
 
 @dataclass(frozen=True, slots=True)
 class _SymbolPart:
-    """The bytes of one group, and how many symbols and pieces of which length they are."""
+    """The bytes of one group, with its number of symbols and the lengths of its pieces."""
 
     number: int
     group: Group
@@ -191,25 +199,18 @@ class _SymbolPart:
 def _parts(
     content: memoryview, groups: Sequence[Group], counts: Sequence[int], pieces: Sequence[int]
 ) -> Iterator[_SymbolPart]:
-    position, taken = 0, 0
+    position, rest = 0, iter(pieces)
     for number, (group, count) in enumerate(zip(groups, counts, strict=True), start=1):
-        lengths = pieces[taken : taken + len(piece_sizes(group.packed_bytes(count)))]
-        taken += len(lengths)
+        lengths = list(islice(rest, len(piece_sizes(group.packed_bytes(count)))))
         end = position + sum(lengths) + group.low_bytes(count)
         yield _SymbolPart(number, group, count, lengths, content[position:end])
         position = end
 
 
-def _widths(shapes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Return the width of every row."""
-    pairs = np.array(shapes, np.int64).reshape(-1, 2)
-    return np.repeat(pairs[:, 1], pairs[:, 0])
-
-
 def _places(
     shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
 ) -> tuple[list[Ints], list[list[Ints]]]:
-    """Return an array for every shape, and for every group the stretches of them that its symbols fill, in order.
+    """Return an array for every shape, and the stretches that each group's symbols fill in order.
 
     They lie in one stretch of memory, of which numpy asks the system for large pages: touching it
     for the first time costs a third.
@@ -223,88 +224,78 @@ def _places(
     memory: Ints = np.zeros(offsets[-1], np.int16) if short else np.zeros(offsets[-1], np.int32)
     arrays = [
         memory[offsets[end - shape[0]] : offsets[end]].reshape(shape)
-        if some
-        else _nothing(shape, short=short)
-        for shape, end, some in zip(shapes, ends.tolist(), used.tolist(), strict=True)
+        if is_used
+        else _zeros(shape, memory.dtype)
+        for shape, end, is_used in zip(shapes, ends.tolist(), used.tolist(), strict=True)
     ]
     places: list[list[Ints]] = [[] for _ in range(len(groups) + 1)]
-    for start, end in pairwise(
-        [0, *(np.flatnonzero(np.diff(groups_of_rows)) + 1).tolist(), len(groups_of_rows)]
-    ):
-        places[groups_of_rows[start] if start < end else 0].append(
-            memory[offsets[start] : offsets[end]]
-        )
+    changes = (np.flatnonzero(np.diff(groups_of_rows)) + 1).tolist()
+    for start, end in pairwise([0, *changes, len(groups_of_rows)]):
+        number = groups_of_rows[start] if start < end else 0
+        places[number].append(memory[offsets[start] : offsets[end]])
     return arrays, places
 
 
-def _nothing(shape: tuple[int, int], *, short: bool) -> Ints:
-    """Return rows of zeros that take no memory.
-
-    A task that is coefficients alone costs a reader no more than these.
-    """
-    if short:
-        return np.ndarray(shape, np.int16, buffer=bytearray(2), strides=(0, 0))
-    return np.ndarray(shape, np.int32, buffer=bytearray(4), strides=(0, 0))
+def _zeros(shape: tuple[int, int], dtype: np.dtype[np.int16] | np.dtype[np.int32]) -> Ints:
+    """Return rows of zeros that take no memory: all that coefficients alone cost a reader."""
+    return np.ndarray(shape, dtype, buffer=bytearray(4), strides=(0, 0))
 
 
 def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
     """Write the symbols of all chunks, one after another, into the places."""
     chunk: _Symbols = np.zeros(0, np.int8)
-    taken = 0
     for place in places:
         filled = 0
         while filled < len(place):
-            if taken == len(chunk):
-                chunk, taken = next(chunks), 0
-            count = min(len(place) - filled, len(chunk) - taken)
-            place[filled : filled + count] = chunk[taken : taken + count]
-            filled, taken = filled + count, taken + count
+            if not len(chunk):
+                chunk = next(chunks)
+            count = min(len(place) - filled, len(chunk))
+            place[filled : filled + count] = chunk[:count]
+            filled, chunk = filled + count, chunk[count:]
 
 
-def _packed(part: _SymbolPart) -> NDArray[np.uint8]:
-    """Return the packed high parts of a group, expanded."""
-    bounds = np.cumsum([0, *part.lengths]).tolist()
+def _expand(part: _SymbolPart) -> NDArray[np.uint8]:
+    """Return the packed high parts of a group."""
+    bounds = accumulate(part.lengths, initial=0)
     stored = [part.content[start:end] for start, end in pairwise(bounds)]
-    return np.frombuffer(
-        unpack_stream(stored, part.group.packed_bytes(part.count), what="a group of symbols"),
-        np.uint8,
-    )
+    size = part.group.packed_bytes(part.count)
+    return np.frombuffer(unpack_stream(stored, size, what="a group of symbols"), np.uint8)
 
 
 def _chunks(part: _SymbolPart, packed: NDArray[np.uint8]) -> Iterator[_Symbols]:
-    """Yield the symbols of a group, some at a time, in the narrowest type that surely holds them."""
-    group = part.group
-    planes = np.frombuffer(part.content[sum(part.lengths) :], np.uint8).reshape(
-        group.shift, -(-part.count // 8)
-    )
-    size = _CHUNK // PACKINGS[group.packing][1] // 8 * 8
+    """Yield the symbols of a group, some at a time, in the narrowest type that surely fits."""
+    group, per_byte = part.group, PACKINGS[part.group.packing][1]
+    low = np.frombuffer(part.content[sum(part.lengths) :], np.uint8)
+    planes = low.reshape(group.shift, -(-part.count // 8))
+    size = _CHUNK // per_byte // 8 * 8
     for start in range(0, len(packed), size):
-        first = start * PACKINGS[group.packing][1]
+        first = start * per_byte
         high = _unpack(packed[start : start + size], part.count - first, group.packing)
-        yield (
-            _joined(high, planes[:, first // 8 : first // 8 + -(-len(high) // 8)], group.shift)
-            if group.shift
-            else high
-        )
+        if group.shift:
+            end = first // 8 + -(-len(high) // 8)
+            yield _join(high, planes[:, first // 8 : end], group.shift)
+        else:
+            yield high
 
 
-def _joined(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _Symbols:
+def _join(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _Symbols:
     symbols: _Symbols = high.astype(np.int16) if shift <= _SHORT_SHIFT else high.astype(np.int32)
-    np.bitwise_or(
-        np.left_shift(symbols, shift, out=symbols), _from_low_planes(planes, len(high)), out=symbols
-    )
-    if shift > MAX_BITS - 8 and max(int(symbols.max()), -int(symbols.min())) >> MAX_BITS:
-        raise IntegrityError(f"a symbol is not below 2**{MAX_BITS}.")
+    np.left_shift(symbols, shift, out=symbols)
+    np.bitwise_or(symbols, _from_low_planes(planes, len(high)), out=symbols)
+    if shift > MAX_BITS - 8:
+        peak = max(int(symbols.max()), -int(symbols.min()))
+        require(peak >> MAX_BITS == 0, f"a symbol is not below 2**{MAX_BITS}.")
     return symbols
 
 
 def _counts(
-    widths: NDArray[np.int64], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
+    shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
 ) -> list[int]:
-    if len(groups_of_rows) and int(groups_of_rows.max()) > len(groups):
-        raise IntegrityError(
-            f"a row is of group {int(groups_of_rows.max())}, there are {len(groups)}."
-        )
+    """Return the number of symbols of each group."""
+    pairs = np.array(shapes, np.int64).reshape(-1, 2)
+    widths = np.repeat(pairs[:, 1], pairs[:, 0])
+    largest = int(groups_of_rows.max(initial=0))
+    require(largest <= len(groups), f"a row is of group {largest}, there are {len(groups)}.")
     return [int(widths[groups_of_rows == number].sum()) for number in range(1, len(groups) + 1)]
 
 
@@ -324,10 +315,11 @@ def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np
     base, count = PACKINGS[packing]
     if count == 1:
         return (values ^ 128).view(np.int8)
-    if len(values) and int(values.max()) >= base**count:
-        raise IntegrityError(
-            f"a byte of packed symbols is {int(values.max())}, expected below {base}**{count}."
-        )
+    largest = int(values.max(initial=0))
+    require(
+        largest < base**count,
+        f"a byte of packed symbols is {largest}, expected below {base}**{count}.",
+    )
     return np.take(_digits(packing), values, axis=0).reshape(-1)[:symbols]
 
 
@@ -335,16 +327,8 @@ def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np
 def _digits(packing: int) -> NDArray[np.int8]:
     """Return the symbols (256, count) of every byte."""
     base, count = PACKINGS[packing]
-    return (np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base - base // 2).astype(
-        np.int8
-    )
-
-
-def _low_planes(symbols: Ints, shift: int) -> bytes:
-    return b"".join(
-        np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes()
-        for bit in range(shift)
-    )
+    digits = np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base
+    return (digits - base // 2).astype(np.int8)
 
 
 def _from_low_planes(
@@ -365,28 +349,37 @@ def _from_low_planes(
 @cache
 def _spread() -> NDArray[np.uint64]:
     """Return for every byte its bits as eight bytes, lowest first."""
-    return np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").view(
-        "<u8"
-    )[:, 0]
+    values = np.arange(256, dtype=np.uint8)[:, None]
+    return np.unpackbits(values, axis=1, bitorder="little").view("<u8")[:, 0]
 
 
 def _segments(rows: Sequence[Ints]) -> list[list[int]]:
-    """Return the rows of each group.
+    """Return the rows of each group, smallest symbols first.
 
-    Quarter octaves of their root mean square, neighbours joined where the estimated bytes say
-    so.
+    Buckets are quarter octaves of the root mean square. best[e] is the fewest estimated bytes of
+    the first e buckets, cut[e] where their last group begins: the classic dynamic programme for
+    cutting a line into runs, each of which has a cost.
     """
-    buckets = _buckets(rows)
-    histograms = _Histograms(
-        [np.concatenate([rows[index] for index in members]) for _, members in buckets]
-    )
+    by_octave: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        energy = float(np.square(row, dtype=np.float64).mean()) if len(row) else 0.0
+        if energy > 0.0:
+            by_octave.setdefault(round(_PER_OCTAVE * log2(energy) / 2), []).append(index)
+    buckets = sorted(by_octave.items())
+    symbols = [np.concatenate([rows[index] for index in members]) for _, members in buckets]
+
+    @cache
+    def histogram(bucket: int, shift: int) -> NDArray[np.int64]:
+        high = np.clip(symbols[bucket] >> shift, -_HISTOGRAM, _HISTOGRAM - 1) + _HISTOGRAM
+        return np.bincount(high, minlength=2 * _HISTOGRAM)
+
     best = [0.0] + [float("inf")] * len(buckets)
     cut = [0] * (len(buckets) + 1)
     for start, (octave, _) in enumerate(buckets):
         shift = max(0, octave // _PER_OCTAVE - 3)
         total = np.zeros(2 * _HISTOGRAM, np.int64)
         for end in range(start, len(buckets)):
-            total = total + histograms.of(end, shift)
+            total = total + histogram(end, shift)
             value = best[start] + _estimate(total, shift)
             if value < best[end + 1]:
                 best[end + 1], cut[end + 1] = value, start
@@ -400,41 +393,18 @@ def _segments(rows: Sequence[Ints]) -> list[list[int]]:
     return segments[::-1]
 
 
-def _buckets(rows: Sequence[Ints]) -> list[tuple[int, list[int]]]:
-    found: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        energy = float(np.square(row, dtype=np.float64).mean()) if len(row) else 0.0
-        if energy > 0.0:
-            found.setdefault(round(_PER_OCTAVE * log2(energy) / 2), []).append(index)
-    return sorted(found.items())
-
-
-class _Histograms:
-    """Counts of symbols >> shift per bucket, made once each."""
-
-    def __init__(self, symbols: Sequence[Ints]) -> None:
-        self._symbols = symbols
-        self._made: dict[tuple[int, int], NDArray[np.int64]] = {}
-
-    def of(self, bucket: int, shift: int) -> NDArray[np.int64]:
-        if (bucket, shift) not in self._made:
-            high = np.clip(self._symbols[bucket] >> shift, -_HISTOGRAM, _HISTOGRAM - 1) + _HISTOGRAM
-            self._made[bucket, shift] = np.bincount(high, minlength=2 * _HISTOGRAM)
-        return self._made[bucket, shift]
-
-
 def _estimate(histogram: NDArray[np.int64], shift: int) -> float:
-    """Bytes of a group with these symbols: its entropy, its low bits and its Huffman table."""
+    """Return the bytes of a group with these symbols: entropy, low bits and Huffman table."""
     table = min(int(np.count_nonzero(histogram)), _TABLE_SYMBOLS) * _SYMBOL_BYTES
     return _entropy(histogram) / 8 + shift * int(histogram.sum()) / 8 + _GROUP_BYTES + table
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:
     present = counts[counts > 0].astype(np.float64)
+    if not len(present):
+        return 0.0
     total = present.sum()
-    return (
-        float(total * np.log2(total) - (present * np.log2(present)).sum()) if len(present) else 0.0
-    )
+    return float(total * np.log2(total) - (present * np.log2(present)).sum())
 
 
 def _best_group(symbols: Ints) -> Group:
@@ -442,30 +412,30 @@ def _best_group(symbols: Ints) -> Group:
 
     Raises IntegrityError where none can hold them.
     """
-    peak = max(int(symbols.max()), -int(symbols.min()))
-    if peak >> MAX_BITS:
-        raise IntegrityError(f"symbol {peak} is not below 2**{MAX_BITS}.")
+    low, high = int(symbols.min()), int(symbols.max())
+    peak = max(high, -low)
+    require(peak >> MAX_BITS == 0, f"symbol {peak} is not below 2**{MAX_BITS}.")
     sample = symbols[:_SAMPLE]
     spread = float(np.square(sample, dtype=np.float64).mean()) ** 0.5
     least = max(0, peak.bit_length() - 7)
-    shifts = range(least, min(MAX_SHIFT, max(least, int(log2(max(spread, 1.0))) - 1)) + 1)
+    most = min(MAX_SHIFT, max(least, int(log2(max(spread, 1.0))) - 1))
     options = [
-        Group(packing=number, shift=shift)
-        for shift in shifts
-        for number in range(len(PACKINGS))
-        if _fits(symbols, number, shift)
+        Group(packing=packing, shift=shift)
+        for shift in range(least, most + 1)
+        for packing in range(len(PACKINGS))
+        if _fits(low >> shift, high >> shift, packing)
     ]
-    return min(options, key=lambda group: _sample_bytes(sample, group))
+
+    def sample_bytes(group: Group) -> int:
+        raw = _pack(sample >> group.shift, group.packing)
+        frames = (compress(raw, level=FAST), compress(raw, level=SMALLEST))
+        return min(len(raw), *map(len, frames)) + group.low_bytes(len(sample))
+
+    return min(options, key=sample_bytes)
 
 
-def _fits(symbols: Ints, packing: int, shift: int) -> bool:
-    low, high = int(symbols.min()) >> shift, int(symbols.max()) >> shift
+def _fits(low: int, high: int, packing: int) -> bool:
     base = PACKINGS[packing][0]
-    return (low >= -128 and high <= 127) if base == 256 else max(-low, high) <= base // 2
-
-
-def _sample_bytes(sample: Ints, group: Group) -> int:
-    raw = _pack(sample >> group.shift, group.packing)
-    return min(
-        len(raw), len(compress(raw, level=FAST)), len(compress(raw, level=SMALLEST))
-    ) + group.low_bytes(len(sample))
+    if base == 256:
+        return low >= -128 and high <= 127
+    return max(-low, high) <= base // 2

@@ -1,11 +1,13 @@
-"""Tensor object: one large tensor kept bit for bit in an object of its own, shared by the adapters that have it (spec TEN-01 to TEN-04)."""
+"""Tensor object: one large tensor kept bit for bit (spec TEN-01 to TEN-04).
+
+An object of its own, shared by the adapters that have it.
+"""
 
 from typing import Final
 
 import numpy as np
 
-from share_registry.errors import IntegrityError
-from share_registry.format.canonical import Json
+from share_registry.format.canonical import Json, require
 from share_registry.format.frames import (
     from_planes,
     pack_stream,
@@ -13,7 +15,7 @@ from share_registry.format.frames import (
     planes,
     unpack_streams,
 )
-from share_registry.format.layout import DType, described
+from share_registry.format.layout import DType, check_kind
 from share_registry.format.object_file import pack, unpack
 
 _WHAT: Final = "tensor object"
@@ -21,31 +23,29 @@ _LENGTH_BYTES: Final = 3
 
 
 def encode_tensor(content: bytes, *, dtype: DType) -> bytes:
-    """Return the object of a tensor's little-endian bytes.
-
-    Its byte planes, and the lengths of their pieces.
-    """
+    """Return the object of a tensor's little-endian bytes: byte planes, lengths of their pieces."""
     pieces = [piece for plane in planes(content, dtype.size_bytes) for piece in pack_stream(plane)]
     table = b"".join(len(piece).to_bytes(_LENGTH_BYTES, "little") for piece in pieces)
-    return pack(_described(dtype, len(content)), {"planes": b"".join(pieces), "table": table})
+    return pack(_header(dtype, len(content)), {"planes": b"".join(pieces), "table": table})
 
 
 def decode_tensor(content: bytes, *, dtype: DType, size: int) -> bytes:
     """Return the `size` bytes of a tensor. Raises IntegrityError."""
     entries, parts = unpack(content, ("planes", "table"), what=_WHAT)
-    if described(entries, "tensor") != _described(dtype, size) or size % dtype.size_bytes:
-        raise IntegrityError(
-            f"{_WHAT} says {entries}, expected {size} bytes of width {dtype.size_bytes}."
-        )
+    check_kind(entries, "tensor")
+    require(
+        entries == _header(dtype, size) and size % dtype.size_bytes == 0,
+        f"{_WHAT} says {entries}, expected {size} bytes of width {dtype.size_bytes}.",
+    )
     sizes = [size // dtype.size_bytes] * dtype.size_bytes
     table = np.frombuffer(parts["table"], np.uint8)
-    if len(table) != _LENGTH_BYTES * sum(len(piece_sizes(plane)) for plane in sizes):
-        raise IntegrityError(
-            f"{_WHAT} has a table of {len(table)} bytes, which does not fit {size} bytes."
-        )
+    require(
+        len(table) == _LENGTH_BYTES * sum(len(piece_sizes(plane)) for plane in sizes),
+        f"{_WHAT} has a table of {len(table)} bytes, which does not fit {size} bytes.",
+    )
     lengths = (table.reshape(-1, _LENGTH_BYTES).astype(np.int64) @ (1, 1 << 8, 1 << 16)).tolist()
     return from_planes(unpack_streams(parts["planes"], sizes, lengths, what=_WHAT))
 
 
-def _described(dtype: DType, size: int) -> dict[str, Json]:
+def _header(dtype: DType, size: int) -> dict[str, Json]:
     return {"format": 1, "kind": "tensor", "size": size, "width": dtype.size_bytes}
