@@ -21,10 +21,10 @@ except ImportError as error:
 from share_registry.peft.layer import ShareLayer, ShareLinear
 from share_registry.peft.method import NAME, PREFIX, add_name
 from share_registry.peft.share_config import ShareConfig
-from share_registry.peft.subspace import Subspace, subspace_of
+from share_registry.peft.subspace import Subspace
 from share_registry.peft.tuner import ShareModel
 
-__all__ = ["ShareConfig", "ShareLayer", "ShareLinear", "ShareModel", "Subspace", "subspace_of"]
+__all__ = ["ShareConfig", "ShareLayer", "ShareLinear", "ShareModel", "Subspace"]
 
 add_name(PeftType)
 register_peft_method(name=NAME.lower(), config_cls=ShareConfig, model_cls=ShareModel, prefix=PREFIX)

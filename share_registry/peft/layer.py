@@ -9,7 +9,6 @@ column, far less than a batch through k directions.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -24,35 +23,19 @@ COEFFICIENTS: Final = ("share_eps_a", "share_eps_b")
 EXTRA: Final = ("share_extra_eps_a", "share_extra_eps_b", "share_extra_a", "share_extra_b")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frozen:
-    """The directions of one module as a layer holds them.
-
-    Alpha (k_a, in), beta (k_b, out), float32.
-    """
-
-    alpha: torch.Tensor
-    beta: torch.Tensor
-
-
 class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
-    """What the adapters of one module are made of.
-
-    The coefficients' and extra directions' names begin with `share_`.
-    """
+    """The adapters of one module; the names of all their parameters begin with `share_`."""
 
     adapter_layer_names = (*COEFFICIENTS, *EXTRA)
     other_param_names = ("share_alpha", "share_beta", "share_dropout")
 
-    def __init__(self, base_layer: nn.Module, *, turned: bool) -> None:
+    def __init__(self, base_layer: nn.Module, *, transposed: bool) -> None:
         self.base_layer = base_layer
-        self.fan_in_fan_out = turned
+        self.fan_in_fan_out = transposed
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict({}))
-        self.share_alpha, self.share_beta = (
-            BufferDict({}, persistent=False),
-            BufferDict({}, persistent=False),
-        )
+        self.share_alpha = BufferDict({}, persistent=False)
+        self.share_beta = BufferDict({}, persistent=False)
         self.share_dropout = nn.ModuleDict({})
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
@@ -62,15 +45,26 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
     def update_layer(
         self,
         name: str,
-        frozen: Frozen,
+        alpha: torch.Tensor,
+        beta: torch.Tensor,
         start: Coefficients,
         *,
         dropout: float,
         inference_mode: bool,
     ) -> None:
-        """Add an adapter, or give one new values."""
-        k_a, k_b = len(frozen.alpha), len(frozen.beta)
-        self.share_alpha[name], self.share_beta[name] = frozen.alpha, frozen.beta
+        """Add an adapter, or give one new values.
+
+        Args:
+            name: The adapter.
+            alpha: Directions (k_a, in) of the basis.
+            beta: Directions (k_b, out) of the basis.
+            start: What training starts with.
+            dropout: Probability that an input of the trained branch is dropped.
+            inference_mode: Whether the adapter is not to be trained.
+        """
+        k_a, k_b = len(alpha), len(beta)
+        self.share_alpha[name] = alpha.to(torch.float32)
+        self.share_beta[name] = beta.to(torch.float32)
         self.share_dropout[name] = nn.Dropout(dropout) if dropout else nn.Identity()
         self.share_eps_a[name] = _trained(start.eps_a[:, :k_a])
         self.share_eps_b[name] = _trained(start.eps_b[:, :k_b])
@@ -85,7 +79,10 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
     def factors(
         self, name: str, *, dtype: torch.dtype | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return A (p, in) and B transposed (p, out) of an adapter, in the coefficients' element type unless told otherwise."""
+        """Return A (p, in) and B transposed (p, out) of an adapter.
+
+        Their element type is that of the coefficients where `dtype` is None.
+        """
         a = _factor(self.share_eps_a[name], self.share_alpha[name], dtype)
         b = _factor(self.share_eps_b[name], self.share_beta[name], dtype)
         if name in self.share_extra_a:
@@ -94,7 +91,10 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
         return a, b
 
     def get_delta_weight(self, name: str) -> torch.Tensor:
-        """Return what an adapter adds to the base weight, in the weight's layout and element type of the coefficients."""
+        """Return what an adapter adds to the base weight, in the weight's layout.
+
+        Its element type is that of the coefficients.
+        """
         a, b = self.factors(name)
         return a.mT @ b if self.fan_in_fan_out else b.mT @ a
 
@@ -146,13 +146,12 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
         """
         target = device if device is not None else self.get_base_layer().weight.device
         for name in (*self.adapter_layer_names, "share_alpha", "share_beta"):
-            held = getattr(self, name)
-            if (
-                adapter_name in held
-                and held[adapter_name].device.type != "meta"
-                and target.type != "meta"
-            ):
-                held[adapter_name] = held[adapter_name].to(target)
+            values = getattr(self, name)
+            if adapter_name in values and "meta" not in {
+                values[adapter_name].device.type,
+                target.type,
+            }:
+                values[adapter_name] = values[adapter_name].to(target)
 
 
 class ShareLinear(nn.Module, ShareLayer):
@@ -163,9 +162,9 @@ class ShareLinear(nn.Module, ShareLayer):
     share_dropout: nn.ModuleDict
     _cast_input_dtype: Callable[[torch.Tensor, torch.dtype], torch.Tensor]
 
-    def __init__(self, base_layer: nn.Module, name: str, *, turned: bool) -> None:
+    def __init__(self, base_layer: nn.Module, name: str, *, transposed: bool) -> None:
         nn.Module.__init__(self)
-        ShareLayer.__init__(self, base_layer, turned=turned)
+        ShareLayer.__init__(self, base_layer, transposed=transposed)
         self._active_adapter = name
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """ShareConfig: where the basis is, how training starts, and how much is trained."""
 
 import os
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from peft import PeftConfig
 from peft.utils.peft_types import PeftType
@@ -12,10 +13,8 @@ from share_registry.catalog.database_errors import without_password
 from share_registry.errors import InvalidInputError
 from share_registry.outside.files import Outside
 from share_registry.peft.method import NAME, add_name
+from share_registry.peft.subspace import Subspace, open_registry, read_subspace
 from share_registry.registry.registry import Registry
-
-if TYPE_CHECKING:
-    from share_registry.peft.subspace import Subspace
 
 add_name(PeftType)
 _INIT_SCALE = 0.01
@@ -69,7 +68,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
     layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
     fan_in_fan_out: bool = False
-    started_from: str | None = field(default=None)
+    started_from: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values; open nothing."""
@@ -78,10 +77,9 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         self._opened: Registry | None = None
         self._subspace: Subspace | None = None
         self._take_registry(self.registry, self.store)
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)  # type: ignore[assignment]
-        if isinstance(self.exclude_modules, list):
-            self.exclude_modules = set(self.exclude_modules)  # type: ignore[assignment]
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(modules := getattr(self, name), list):
+                setattr(self, name, set(modules))
         _check_count("extra_directions", self.extra_directions, 0)
         _check_count("pseudo_rank", self.pseudo_rank, 1)
         if not isinstance(self.init, str) or (
@@ -103,31 +101,39 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
                 hint="0.1 drops a tenth of the inputs.",
             )
 
-    @property
-    def opened(self) -> Registry | None:
-        """The registry handed in, where an open one was."""
-        return self._opened
-
-    def resolved(self) -> "Subspace":
+    def resolve(self) -> Subspace:
         """Return the subspace that the config means, and write down what it left open.
 
-        Space, basis, extra directions, pseudo-rank, modules.
-        """
-        from share_registry.peft.subspace import subspace_of
+        These are space, basis, extra directions, pseudo-rank and modules.
 
+        Raises:
+            NotFoundError: no registry has the basis, or the space has none.
+            RefusedError: the basis has no module with directions on both sides.
+            IntegrityError: the object is damaged.
+        """
         if self._subspace is None:
-            self._subspace = subspace_of(self)
-        found = self._subspace
-        self.space, self.basis, self.extra_directions, self.pseudo_rank = (
-            found.space,
-            found.basis,
-            found.extra_directions,
-            found.pseudo_rank,
-        )
-        self.started_from = self.started_from or found.started_from
+            opening = (
+                open_registry(self.registry, self.store, self.basis)
+                if self._opened is None
+                else nullcontext(self._opened)
+            )
+            with opening as registry:
+                self._subspace = read_subspace(
+                    registry,
+                    space=self.space,
+                    basis=self.basis,
+                    init=self.init,
+                    extra_directions=self.extra_directions,
+                    pseudo_rank=self.pseudo_rank,
+                )
+        subspace = self._subspace
+        self.space, self.basis = subspace.space, subspace.basis
+        self.extra_directions = subspace.extra_directions
+        self.pseudo_rank = subspace.pseudo_rank
+        self.started_from = self.started_from or subspace.started_from
         if self.target_modules is None:
-            self.target_modules = set(found.modules)  # type: ignore[assignment]
-        return found
+            self.target_modules = set(subspace.modules)  # type: ignore[assignment]
+        return subspace
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as they are saved: without a password.
@@ -135,13 +141,11 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         What training started from is over, and later loading must not need it.
         """
         values: dict[str, Any] = super().to_dict()
-        place = (
-            without_password(self.registry)
-            if self.registry is not None and "://" in self.registry
-            else self.registry
-        )
+        location = self.registry
+        if location is not None and "://" in location:
+            location = without_password(location)
         return values | {
-            "registry": place,
+            "registry": location,
             "init": "noise",
             "started_from": self.started_from or self.init,
         }
@@ -167,19 +171,19 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
             self._opened, registry = registry, registry.location
         if registry is not None and not isinstance(registry, str | os.PathLike):
             raise InvalidInputError(
-                f"registry is a {type(registry).__name__}, expected a directory, a URL or a Registry."
+                f"registry is a {type(registry).__name__}, "
+                "expected a directory, a URL or a Registry."
             )
         self.registry = None if registry is None else _absolute(os.fspath(registry))
         self.store = None if store is None else _absolute(os.fspath(store))  # type: ignore[call-overload]
 
     def __getstate__(self) -> dict[str, object]:
-        """A copy opens the registry itself."""
+        """Leave out the open registry: a copy opens it itself."""
         return {**self.__dict__, "_opened": None, "_subspace": None}
 
 
 def _absolute(location: str) -> str:
-    outside = Outside()
-    return location if "://" in location else str(outside.absolute(Path(location)))
+    return location if "://" in location else str(Outside().absolute(Path(location)))
 
 
 def _check_count(name: str, value: object, least: int) -> None:

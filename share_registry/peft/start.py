@@ -20,25 +20,24 @@ if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
 
 _TASK: Final = "task:"
+# Singular values below this share of the largest are rounding of float64 sums.
 _NEGLIGIBLE: Final = 1e-10
-"""Singular values below this share of the largest are rounding of float64 sums."""
 
+Factors = tuple[torch.Tensor, torch.Tensor]
+"""A task's factors of one module, the scale in b: a (r, in), b (r, out), float64."""
 Directions = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """The factors of a task, the scale in b: a (r, in), b (r, out), float64."""
-
-    a: torch.Tensor
-    b: torch.Tensor
+"""Path -> alpha (k_a, in), beta (k_b, out), float64, orthonormal rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coefficients:
-    """What training starts with.
+    """What training of one module starts with, float64.
 
-    Eps_a (p, k_a + phi), eps_b (p, k_b + phi), extra_a (phi, in), extra_b (phi, out), float64.
+    Attributes:
+        eps_a: (p, k_a + phi).
+        eps_b: (p, k_b + phi).
+        extra_a: (phi, in).
+        extra_b: (phi, out).
     """
 
     eps_a: torch.Tensor
@@ -49,20 +48,20 @@ class Coefficients:
 
 def starts_of(
     init: str, registry: "Registry", space: str, modules: Directions
-) -> tuple[str | None, dict[str, Start]]:
-    """Return the task version that `init` names and its factors by module path.
+) -> tuple[str | None, dict[str, Factors]]:
+    """Return the task version that `init` names, and its factors by module path.
 
-    None and none for noise. Raises NotFoundError.
+    None and nothing for noise. Raises NotFoundError.
     """
     if init.startswith(_TASK):
-        found = registry.space(space).checkout(init.removeprefix(_TASK))
-        return found.ref, _factors(found)
+        adapter = registry.space(space).checkout(init.removeprefix(_TASK))
+        return adapter.ref, _factors(adapter)
     if init == "nearest":
         return _medoid(registry, space, modules)
     return None, {}
 
 
-def noise(
+def draw_noise(
     alpha: torch.Tensor,
     beta: torch.Tensor,
     *,
@@ -71,9 +70,10 @@ def noise(
     norm: float,
     generator: torch.Generator,
 ) -> Coefficients:
-    """Return small coefficients on both sides, such that dW has about this Frobenius norm, and random directions orthogonal to the basis.
+    """Draw small coefficients on both sides, and random directions orthogonal to the basis.
 
-    With entries of variance s^2 on both sides, E |dW|^2 = s^4 p (k_a + phi) (k_b + phi).
+    With entries of variance s^2 on both sides, E |dW|^2 = s^4 p (k_a + phi) (k_b + phi): s is such
+    that this is the square of `norm`.
 
     Args:
         alpha, beta: Directions (k_a, in), (k_b, out), float64.
@@ -83,21 +83,17 @@ def noise(
         generator: Of everything random here, on the CPU.
     """
     k_a, k_b = len(alpha) + phi, len(beta) + phi
-    size = (norm / (p * k_a * k_b) ** 0.5) ** 0.5
+    size = _entry_size(norm, p, k_a, k_b)
     return Coefficients(
         eps_a=size * _normal(p, k_a, generator),
         eps_b=size * _normal(p, k_b, generator),
-        extra_a=_beside(
-            alpha, torch.empty(0, alpha.shape[1], dtype=torch.float64, device="cpu"), phi, generator
-        ),
-        extra_b=_beside(
-            beta, torch.empty(0, beta.shape[1], dtype=torch.float64, device="cpu"), phi, generator
-        ),
+        extra_a=_beside(alpha, alpha[:0], phi, generator),
+        extra_b=_beside(beta, beta[:0], phi, generator),
     )
 
 
-def projected(
-    start: Start,
+def project_task(
+    factors: Factors,
     alpha: torch.Tensor,
     beta: torch.Tensor,
     *,
@@ -106,30 +102,38 @@ def projected(
     norm: float,
     generator: torch.Generator,
 ) -> Coefficients:
-    """Return the coefficients of a task, exact where it lies in the subspace and has no more rank than p; else the best of that rank there.
+    """Project a task onto the subspace.
 
-    Extra directions are those in which the task leaves the basis furthest; where it does not,
-    random ones.
+    The coefficients are exact where it lies there and has no more rank than p, else the best of
+    that rank. Extra directions are those in which the task leaves the basis furthest; where it does
+    not, random ones.
     """
-    a, b = _balanced(start)
+    a, b = _balance(*factors)
     extra_a, extra_b = _beside(alpha, a, phi, generator), _beside(beta, b, phi, generator)
     inner_a, inner_b = a @ torch.cat([alpha, extra_a]).mT, b @ torch.cat([beta, extra_b]).mT
-    eps_a, eps_b = _balanced(Start(a=inner_a, b=inner_b))
+    eps_a, eps_b = _balance(inner_a, inner_b)
     eps_a, eps_b = eps_a[:p], eps_b[:p]
     spare = p - len(eps_a)
     if spare:
-        size = (norm / (p * inner_a.shape[1] * inner_b.shape[1]) ** 0.5) ** 0.5
-        eps_a = torch.cat([eps_a, size * _normal(spare, inner_a.shape[1], generator)])
-        eps_b = torch.cat(
-            [eps_b, torch.zeros(spare, inner_b.shape[1], dtype=torch.float64, device="cpu")]
-        )
+        k_a, k_b = inner_a.shape[1], inner_b.shape[1]
+        size = _entry_size(norm, p, k_a, k_b)
+        eps_a = torch.cat([eps_a, size * _normal(spare, k_a, generator)])
+        eps_b = torch.cat([eps_b, eps_b.new_zeros(spare, k_b)])
     return Coefficients(eps_a=eps_a, eps_b=eps_b, extra_a=extra_a, extra_b=extra_b)
 
 
-def _balanced(start: Start) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows sqrt(S) V^T and sqrt(S) U^T of b^T a = U S V^T, those of rank only, strongest first."""
-    Q_a, R_a = torch.linalg.qr(start.a.mT)
-    Q_b, R_b = torch.linalg.qr(start.b.mT)
+def _entry_size(norm: float, p: int, k_a: int, k_b: int) -> float:
+    """Return the s of entries on both sides at which dW has about this norm."""
+    return float((norm / (p * k_a * k_b) ** 0.5) ** 0.5)
+
+
+def _balance(a: torch.Tensor, b: torch.Tensor) -> Factors:
+    """Return rows sqrt(S) V^T and sqrt(S) U^T of b^T a = U S V^T.
+
+    There are as many as the rank, strongest first.
+    """
+    Q_a, R_a = torch.linalg.qr(a.mT)
+    Q_b, R_b = torch.linalg.qr(b.mT)
     U, S, Vh = torch.linalg.svd(R_b @ R_a.mT, full_matrices=False)
     rank = int((_NEGLIGIBLE * S.max() < S).sum()) if S.numel() else 0
     root = S[:rank].sqrt().unsqueeze(1)
@@ -146,13 +150,12 @@ def _beside(
     rest = rows - rows @ basis.mT @ basis
     _, S, Vh = torch.linalg.svd(rest, full_matrices=False)
     leading = Vh[: int((1e-6 * rows.norm() < S).sum())][:phi]
-    free = basis.shape[1] - len(basis)
-    known = torch.cat([basis, leading])
+    spanned = torch.cat([basis, leading])
     drawn = _normal(phi - len(leading), basis.shape[1], generator)
-    for _ in range(
-        2 if free >= phi else 0
-    ):  # twice: what is left of the first subtraction is not orthogonal to rounding
-        drawn = drawn - drawn @ known.mT @ known
+    if basis.shape[1] - len(basis) >= phi:
+        # twice: what is left of the first subtraction is not orthogonal to rounding
+        for _ in range(2):
+            drawn = drawn - drawn @ spanned.mT @ spanned
     return torch.cat([leading, torch.linalg.qr(drawn.mT)[0].mT]) if len(drawn) else leading
 
 
@@ -160,17 +163,16 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor
     return torch.randn(rows, columns, generator=generator, dtype=torch.float64, device="cpu")
 
 
-def _factors(adapter: "Adapter") -> dict[str, Start]:
-    pairs = adapter.factor_pairs()
+def _factors(adapter: "Adapter") -> dict[str, Factors]:
     return {
-        plain_path(shape.module).removeprefix(PREFIX): Start(
-            a=pair.a.to(torch.float64), b=pair.scale * pair.b.to(torch.float64)
-        )
-        for shape, pair in zip(adapter.layout.modules(), pairs, strict=True)
+        plain_path(pair.module).removeprefix(PREFIX): (pair.a, pair.scale * pair.b)
+        for pair in adapter.factor_pairs()
     }
 
 
-def _medoid(registry: "Registry", space: str, modules: Directions) -> tuple[str, dict[str, Start]]:
+def _medoid(
+    registry: "Registry", space: str, modules: Directions
+) -> tuple[str, dict[str, Factors]]:
     """Return the task whose dW, within the subspace and at unit norm, is nearest to all others'.
 
     There is nothing of the new task yet to be near to.
@@ -181,14 +183,14 @@ def _medoid(registry: "Registry", space: str, modules: Directions) -> tuple[str,
         raise NotFoundError(f"space {space!r} has no task to start from.", hint="Use init='noise'.")
     inner = torch.zeros(len(tasks), len(tasks), dtype=torch.float64, device="cpu")
     for path, (alpha, beta) in modules.items():
-        held = [
-            (number, task[path].a @ alpha.mT, task[path].b @ beta.mT)
+        coefficients = [
+            (number, task[path][0] @ alpha.mT, task[path][1] @ beta.mT)
             for number, task in enumerate(tasks)
             if path in task
         ]
-        for i, a, b in held:
-            for j, other_a, other_b in held:
-                inner[i, j] += ((a @ other_a.mT) * (b @ other_b.mT)).sum()
+        for i, a_i, b_i in coefficients:
+            for j, a_j, b_j in coefficients:
+                inner[i, j] += ((a_i @ a_j.mT) * (b_i @ b_j.mT)).sum()
     norms = inner.diagonal().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     nearest = int((inner / norms / norms.unsqueeze(1)).sum(0).argmax())
     return refs[nearest], tasks[nearest]

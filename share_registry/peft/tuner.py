@@ -1,6 +1,10 @@
-"""ShareModel: what PEFT calls to put the method into a model, and what a registry asks for the plain LoRA that came out of it."""
+"""ShareModel: what PEFT calls to put the method into a model.
+
+A registry asks it for the plain LoRA that came out of training.
+"""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -10,13 +14,13 @@ from torch import nn
 
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.scales import PREFIX as KEYS
-from share_registry.peft.layer import Frozen, ShareLayer, ShareLinear
+from share_registry.peft.layer import ShareLayer, ShareLinear
 from share_registry.peft.method import PREFIX
 from share_registry.peft.share_config import ShareConfig
-from share_registry.peft.start import Coefficients, noise, projected
-from share_registry.peft.subspace import Subspace, check_shape
+from share_registry.peft.start import Coefficients, draw_noise, project_task
+from share_registry.peft.subspace import Subspace
 
-_CARRIED: Final = (
+_SHARED_MEMBERS: Final = (
     "task_type",
     "base_model_name_or_path",
     "revision",
@@ -51,14 +55,15 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
     def lora_config(self, adapter_name: str) -> LoraConfig:
         """Return the config of that LoRA."""
         config = self.peft_config[adapter_name]
-        carried = {name: getattr(config, name) for name in _CARRIED}
         paths = [path for path, _ in self._layers(adapter_name)]
+        modules = config.target_modules
         return LoraConfig(
             r=config.pseudo_rank,
             lora_alpha=config.pseudo_rank,
-            target_modules=_targets(config, paths),
+            # module names that mean these paths and no other
+            target_modules=sorted(modules) if isinstance(modules, set) else paths,
             inference_mode=True,
-            **carried,
+            **{name: getattr(config, name) for name in _SHARED_MEMBERS},
         )
 
     def lora_basis(self, adapter_name: str) -> str:
@@ -67,8 +72,8 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
 
     def lora_parent(self, adapter_name: str) -> str | None:
         """Return the task version that training started from, None where it started from noise."""
-        found = self.peft_config[adapter_name].started_from
-        return found if found and "@v" in found else None
+        parent = self.peft_config[adapter_name].started_from
+        return parent if parent and "@v" in parent else None
 
     def _layers(self, adapter_name: str) -> list[tuple[str, ShareLayer]]:
         return [
@@ -80,24 +85,26 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
     def _prepare_adapter_config(
         self, peft_config: ShareConfig, model_config: dict[str, object]
     ) -> ShareConfig:
-        peft_config.resolved()
+        peft_config.resolve()
         return peft_config
 
     def _prepare_model(self, peft_config: ShareConfig, model: nn.Module) -> None:
         """Refuse before anything is replaced what would fail in the middle."""
-        subspace = peft_config.resolved()
-        found = {
+        subspace = peft_config.resolve()
+        targets = {
             path: module
             for path, module in model.named_modules()
             if self._check_target_module_exists(peft_config, path)
         }
-        if not found:
+        if not targets:
             raise InvalidInputError(
-                f"no module of the {type(model).__name__} is among the {len(subspace.modules)} of the basis, such as {next(iter(subspace.modules))!r}.",
-                hint="Use the class of base model that the space's adapters were trained on, or pass target_modules.",
+                f"no module of the {type(model).__name__} is among the {len(subspace.modules)} "
+                f"of the basis, such as {next(iter(subspace.modules))!r}.",
+                hint="Use the class of base model that the space's adapters were trained on, "
+                "or pass target_modules.",
             )
-        for path, module in found.items():
-            if not (isinstance(module, nn.Module) and ".base_layer" in path):
+        for path, module in targets.items():
+            if ".base_layer" not in path:
                 _check(path, module, subspace)
 
     def _create_and_replace(
@@ -110,19 +117,15 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
         current_key: str,
         **_: object,
     ) -> None:
-        subspace = config.resolved()
-        alpha, beta = subspace.modules[current_key]
-        frozen = Frozen(alpha=alpha.to(torch.float32), beta=beta.to(torch.float32))
-        layer = (
-            target
-            if isinstance(target, ShareLayer)
-            else ShareLinear(target, adapter_name, turned=_turned(_base(target)))
-        )
-        start = _start(config, subspace, current_key, _base(target))
+        subspace = config.resolve()
+        base = _base(target)
+        layer: Any = target
+        if not isinstance(target, ShareLayer):
+            layer = ShareLinear(target, adapter_name, transposed=_is_transposed(base))
         layer.update_layer(
             adapter_name,
-            frozen,
-            start,
+            *subspace.modules[current_key],
+            _start(config, subspace, current_key, base),
             dropout=config.dropout,
             inference_mode=config.inference_mode,
         )
@@ -143,50 +146,51 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
         remapped: dict[str, torch.Tensor] = super()._remap_adapter_state_dict_for_load(
             model, config, adapter_name, state_dict
         )
-        own = {
-            key: value.shape
-            for key, value in model.state_dict().items()
-            if f".{PREFIX}" in key and key.endswith(f".{adapter_name}")
-        }
-        given = {key: value.shape for key, value in remapped.items() if f".{PREFIX}" in key}
-        for key in sorted(own.keys() | given.keys()):
-            if own.get(key) != given.get(key):
+        own = _shapes(model.state_dict(), f".{adapter_name}")
+        saved = _shapes(remapped, "")
+        for key in sorted(own.keys() | saved.keys()):
+            if own.get(key) != saved.get(key):
                 raise InvalidInputError(
-                    f"{key}: the saved adapter has {_shape(given.get(key))}, the subspace in the basis {str(config.basis)[:8]} expects {_shape(own.get(key))}.",
+                    f"{key}: the saved adapter has {saved.get(key, 'nothing')}, the subspace "
+                    f"in the basis {str(config.basis)[:8]} expects {own.get(key, 'nothing')}.",
                     hint="Load it with the config that was saved beside it.",
                 )
         return remapped
 
 
+def _shapes(tensors: Mapping[str, torch.Tensor], ending: str) -> dict[str, str]:
+    """Return the shapes of the method's tensors as text."""
+    return {
+        key: " x ".join(map(str, tensor.shape))
+        for key, tensor in tensors.items()
+        if f".{PREFIX}" in key and key.endswith(ending)
+    }
+
+
 def _start(config: ShareConfig, subspace: Subspace, path: str, base: Any) -> Coefficients:
     alpha, beta = subspace.modules[path]
-    weight = base.weight
-    norm = config.init_scale * (
-        1.0 if weight.device.type == "meta" else float(weight.detach().to(torch.float32).norm())
-    )
-    seed = (
-        config.seed
-        if config.seed is not None
-        else int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
-    )
-    generator = torch.Generator().manual_seed(
-        int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:7])
-    )
+    weight_norm = 1.0
+    if base.weight.device.type != "meta":
+        weight_norm = float(base.weight.detach().to(torch.float32).norm())
+    norm = config.init_scale * weight_norm
+    seed = config.seed
+    if seed is None:
+        seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+    # of the path too: a module's start does not depend on which other modules are adapted
+    module_seed = hashlib.sha256(f"{seed} {path}".encode()).digest()[:7]
+    generator = torch.Generator().manual_seed(int.from_bytes(module_seed))
     p, phi = subspace.pseudo_rank, subspace.extra_directions
-    known = subspace.starts.get(path)
-    if known is None:
-        return noise(alpha, beta, p=p, phi=phi, norm=norm, generator=generator)
-    return projected(known, alpha, beta, p=p, phi=phi, norm=norm, generator=generator)
+    factors = subspace.starts.get(path)
+    if factors is None:
+        return draw_noise(alpha, beta, p=p, phi=phi, norm=norm, generator=generator)
+    return project_task(factors, alpha, beta, p=p, phi=phi, norm=norm, generator=generator)
 
 
 def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
     base = _base(module)
     kind = type(base).__name__
-    if (
-        not (isinstance(base, nn.Linear) or _turned(base))
-        or kind == "NonDynamicallyQuantizableLinear"
-        or not base.weight.is_floating_point()
-    ):
+    is_linear = isinstance(base, nn.Linear) and kind != "NonDynamicallyQuantizableLinear"
+    if not (is_linear or _is_transposed(base)) or not base.weight.is_floating_point():
         raise RefusedError(
             f"module {path!r} is a {kind}, expected a linear layer with floating weights.",
             hint="Leave it out by target_modules, or load the model unquantised.",
@@ -196,12 +200,21 @@ def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
             f"module {path!r} is not in the basis {subspace.basis[:8]} of space {subspace.space!r}.",
             hint="Leave it out by target_modules.",
         )
-    out, width = reversed(base.weight.shape) if _turned(base) else base.weight.shape
-    check_shape(path, subspace.modules[path], width, out)
-    least = min(width - len(subspace.modules[path][0]), out - len(subspace.modules[path][1]))
-    if subspace.extra_directions > least:
+    alpha, beta = subspace.modules[path]
+    out, width = base.weight.shape
+    if _is_transposed(base):
+        width, out = base.weight.shape
+    if (alpha.shape[1], beta.shape[1]) != (width, out):
         raise InvalidInputError(
-            f"module {path!r} has room for {least} directions beside the basis, asked for {subspace.extra_directions}."
+            f"module {path!r} of the model is {out} x {width}, "
+            f"in the basis it is {beta.shape[1]} x {alpha.shape[1]}.",
+            hint="Use the base model that the space is for.",
+        )
+    room = min(width - len(alpha), out - len(beta))
+    if subspace.extra_directions > room:
+        raise InvalidInputError(
+            f"module {path!r} has room for {room} directions beside the basis, "
+            f"asked for {subspace.extra_directions}."
         )
 
 
@@ -209,15 +222,5 @@ def _base(module: nn.Module) -> Any:
     return module.get_base_layer() if isinstance(module, ShareLayer) else module
 
 
-def _turned(base: nn.Module) -> bool:
+def _is_transposed(base: nn.Module) -> bool:
     return type(base).__name__ == "Conv1D" and type(base).__module__.startswith("transformers.")
-
-
-def _targets(config: ShareConfig, paths: list[str]) -> list[str]:
-    """Return module names that mean these paths and no other."""
-    given = config.target_modules
-    return sorted(given) if isinstance(given, set) else paths
-
-
-def _shape(shape: object) -> str:
-    return "nothing" if shape is None else " x ".join(str(number) for number in shape)  # type: ignore[attr-defined]

@@ -52,12 +52,12 @@ Refs = Ref | Iterable[Ref]
 """One reference or several."""
 _REMEMBERED: Final = 1 << 16
 _DESCRIBED: Final = 4096
+# Few: a note speaks of every task of a commit.
 _NOTES: Final = 64
-"""Few: a note speaks of every task of a commit."""
 
 
+# Attribute of a model whose weights have an adapter merged.
 _MERGED: Final = "_share_registry_merged"
-"""Attribute of a model whose weights have an adapter merged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ No registry is needed, and nothing is written.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import Side
 from share_registry.outside.files import Outside
 from share_registry.registry.analysis.forecast import forecasts
-from share_registry.registry.analysis.subjects import Progress, members
+from share_registry.registry.analysis.subjects import Progress, read_subject
 from share_registry.registry.analysis.verdict import CONTINUES, kinships, statements
 from share_registry.registry.checkout.factored import FactoredAdapter, read_factored
 from share_registry.registry.context import Context
@@ -33,52 +33,27 @@ from share_registry.values.analyses import (
 from share_registry.values.policy import check_budget
 from share_registry.values.units import percent
 
-BUDGETS: Final = (0.01, 0.05, 0.1, 0.3)
-_NEAR: Final = 1.0
-"""An earlier adapter is tried as the version before where dW differs by less than its own size."""
-_MAX_WORK: Final = 3e11
-"""Multiplications of eigenproblems: half a minute on one core.
+_Item = TypeVar("_Item")
 
-Beyond, modules and adapters are sampled evenly.
-"""
-_SHOWN: Final = (
-    1,
-    2,
-    3,
-    4,
-    6,
-    8,
-    12,
-    16,
-    24,
-    32,
-    48,
-    64,
-    96,
-    128,
-    192,
-    256,
-    384,
-    512,
-    768,
-    1024,
-    1536,
-    2048,
-    3072,
-    4096,
-)
-_Key = tuple[str, int, int]
+BUDGETS: Final = (0.01, 0.05, 0.1, 0.3)
+# An earlier adapter is tried as the version before where dW differs by less than its own size.
+_NEAR: Final = 1.0
+# Multiplications of eigenproblems: half a minute on one core. Beyond, modules and adapters are
+# sampled evenly.
+_MAX_WORK: Final = 3e11
+# Numbers of directions at which spectra are shown: 1, 2, 3, 4, 6, 8, 12 ... 4096.
+_SHOWN: Final = tuple(sorted({1 << i for i in range(13)} | {3 << i for i in range(11)}))
+# By name, in and out: the module of every adapter that has it.
+_Modules = dict[tuple[str, int, int], list[Weighted]]
 
 
 def analyze(
     subject: Any, *, budgets: Sequence[float] = BUDGETS, progress: Progress | None = None
 ) -> Analysis:
-    """Analyze adapters, in the order given.
+    """Analyze adapters: what they share, their bytes at several budgets, a verdict in words.
 
-    What they share, bytes at several budgets, and a verdict in words.
-
-    All of them are held in memory. What is sampled because the collection is large stands in
-    `notes`.
+    Their order matters: an adapter may be coded against earlier ones. All of them stay in memory.
+    What is sampled because the collection is large stands in `notes`.
 
     Args:
         subject: Name -> PEFT directory, Adapter or live PEFT model; a list of directories or
@@ -94,10 +69,9 @@ def analyze(
     """
     if isinstance(context := getattr(subject, "context", None), Context):
         return analyze_space(context, subject.scope, budgets=budgets, progress=progress)
-    told = progress or _silent
-    return analyze_members(
-        members(subject, outside=Outside(), progress=told), budgets=budgets, progress=told
-    )
+    progress = progress or _ignore
+    adapters = read_subject(subject, outside=Outside(), progress=progress)
+    return _analyze(adapters, budgets, progress)
 
 
 def analyze_space(
@@ -111,7 +85,7 @@ def analyze_space(
 
     Raises NotFoundError where it has none.
     """
-    told = progress or _silent
+    progress = progress or _ignore
     with context.reading() as session:
         where = space_of(session, space)
         rows = lookups.latest_versions(session, where)
@@ -120,79 +94,70 @@ def analyze_space(
             f"space {where} has no live task.",
             hint="Commit adapters first, or analyze directories.",
         )
-    found = []
+    adapters = []
     for done, row in enumerate(sorted(rows, key=lambda row: row.number), start=1):
-        told(f"reading {row.ref}", done, len(rows))
-        found.append(read_factored(context, row))
-    lossy = max(row.error for row in rows)
-    notes = (
-        (
-            f"adapters are taken as stored: at budgets near or below their errors (at most {percent(lossy)}) bytes are forecast too low.",
-        )
-        if lossy
-        else ()
+        progress(f"reading {row.ref}", done, len(rows))
+        adapters.append(read_factored(context, row))
+    analysis = _analyze(adapters, budgets, progress)
+    largest = max(row.error for row in rows)
+    if not largest:
+        return analysis
+    note = (
+        "adapters are taken as stored: at budgets near or below their errors "
+        f"(at most {percent(largest)}) bytes are forecast too low."
     )
-    made = analyze_members(found, budgets=budgets, progress=told)
-    return replace(made, notes=(*notes, *made.notes))
+    return replace(analysis, notes=(note, *analysis.notes))
 
 
-def analyze_members(
-    found: Sequence[FactoredAdapter], *, budgets: Sequence[float], progress: Progress
+def _analyze(
+    adapters: Sequence[FactoredAdapter], budgets: Sequence[float], progress: Progress
 ) -> Analysis:
-    """Analyze adapters that have been read."""
-    wanted = tuple(sorted({_above_zero(budget) for budget in budgets}))
-    if not wanted:
+    budgets = sorted({_check_above_zero(budget) for budget in budgets})
+    if not budgets:
         raise InvalidInputError(
             "there is no budget to forecast bytes for.",
             hint="Give one or more relative errors: budgets=(0.01, 0.05).",
         )
-    names = [member.name for member in found]
-    close = _Closeness.of(found)
-    parts = [weighted(member.pairs) for member in found]
-    stacked, spectra, notes = _stacks(parts, progress)
-    lost, more = _left_out(names, parts, progress)
-    continued = _continued(names, close.distance)
-    bytes_at = forecasts(
-        found, budgets=wanted, before=_before(close.distance), stacks=stacked, progress=progress
+    names = [adapter.name for adapter in adapters]
+    pairs = [adapter.pairs for adapter in adapters]
+    distance = distances(products(pairs))
+    a, chance = row_overlap(pairs, Side.A)
+    b, _ = row_overlap(pairs, Side.B)
+    parts = [weighted(part) for part in pairs]
+    stacks, spectra, notes = _stacks(parts, progress)
+    lost, more_notes = _leave_out(names, parts, progress)
+    continued = tuple(
+        Continued(adapter=names[late], previous=names[early], distance=float(distance[late, early]))
+        for late, early in _nearest_earlier(distance, within=CONTINUES).items()
     )
-    kin = kinships(names, close.distance, close.a, close.b, close.chance, lost)
-    said = statements(names, kin, continued, lost, bytes_at)
+    by_budget = forecasts(
+        adapters,
+        budgets=budgets,
+        before=_nearest_earlier(distance, within=_NEAR),
+        stacks=stacks,
+        progress=progress,
+    )
+    kin = kinships(names, distance, a, b, chance, lost)
+    verdict = statements(names, kin, continued, lost, by_budget)
     return Analysis(
-        adapters=tuple(_described(member) for member in found),
-        verdict=" ".join(statement.text for statement in said),
-        statements=said,
-        forecasts=bytes_at,
+        adapters=tuple(map(_describe, adapters)),
+        verdict=" ".join(statement.text for statement in verdict),
+        statements=verdict,
+        forecasts=by_budget,
         kinships=kin,
         continued=continued,
         leave_one_out=lost,
-        spectra=spectra,
+        spectra=tuple(spectra),
         break_even=_break_even(spectra),
-        notes=(*notes, *more),
+        notes=(*notes, *more_notes),
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Closeness:
-    """Relative distances (N, N), overlaps of the row spaces of A and B, and the chance of the former."""
-
-    distance: Tensor
-    a: Tensor
-    b: Tensor
-    chance: Tensor
-
-    @classmethod
-    def of(cls, found: Sequence[FactoredAdapter]) -> "_Closeness":
-        pairs = [member.pairs for member in found]
-        a, chance = row_overlap(pairs, Side.A)
-        b, _ = row_overlap(pairs, Side.B)
-        return cls(distance=distances(products(pairs)), a=a, b=b, chance=chance)
+def _ignore(doing: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
 
 
-def _silent(doing: str, done: int, total: int) -> None:
-    """Show nothing."""
-
-
-def _above_zero(budget: float) -> float:
+def _check_above_zero(budget: float) -> float:
     if check_budget(budget) == 0:
         raise InvalidInputError(
             "budget 0 keeps every bit: there is nothing to forecast.", hint="Give budgets above 0."
@@ -200,129 +165,109 @@ def _above_zero(budget: float) -> float:
     return float(budget)
 
 
-def _described(member: FactoredAdapter) -> AnalysedAdapter:
-    rank = max((pair.a.shape[0] for pair in member.pairs), default=0)
+def _describe(adapter: FactoredAdapter) -> AnalysedAdapter:
     return AnalysedAdapter(
-        name=member.name,
-        modules=len(member.pairs),
-        rank=rank,
-        parameters=member.parameters,
-        raw_bytes=member.raw_bytes,
+        name=adapter.name,
+        modules=len(adapter.pairs),
+        rank=max((pair.a.shape[0] for pair in adapter.pairs), default=0),
+        parameters=adapter.parameters,
+        raw_bytes=adapter.raw_bytes,
     )
 
 
-def _continued(names: Sequence[str], distance: Tensor) -> tuple[Continued, ...]:
-    """Return for each adapter the earlier one it is nearest to, where it looks trained on from it."""
-    near = _before(distance, within=CONTINUES)
-    return tuple(
-        Continued(adapter=names[one], previous=names[other], distance=float(distance[one, other]))
-        for one, other in near.items()
-    )
+def _nearest_earlier(distance: Tensor, *, within: float) -> dict[int, int]:
+    """Return the earlier adapter that each is nearest to, where it is near enough."""
+    nearest = {}
+    for late in range(1, len(distance)):
+        early = int(distance[late, :late].argmin())
+        if float(distance[late, early]) < within:
+            nearest[late] = early
+    return nearest
 
 
-def _before(distance: Tensor, *, within: float = _NEAR) -> dict[int, int]:
-    found = {}
-    for one in range(1, len(distance)):
-        other = int(distance[one, :one].argmin())
-        if float(distance[one, other]) < within:
-            found[one] = other
-    return found
-
-
-def _by_module(parts: Sequence[Mapping[str, Weighted]]) -> dict[_Key, list[Weighted]]:
-    found: dict[_Key, list[Weighted]] = defaultdict(list)
+def _by_module(parts: Sequence[Mapping[str, Weighted]]) -> _Modules:
+    modules: _Modules = defaultdict(list)
     for part in parts:
         for name, module in part.items():
-            found[(name, module.a.shape[1], module.b.shape[1])].append(module)
-    return dict(sorted(found.items(), key=lambda item: _in_order(item[0])))
+            modules[(name, module.a.shape[1], module.b.shape[1])].append(module)
+    return dict(sorted(modules.items(), key=_place))
 
 
-def _in_order(key: _Key) -> tuple[tuple[tuple[int, str], ...], int, int]:
-    """Return a module's place: layer 2 comes before layer 10."""
-    name, width, out = key
-    return (
-        tuple((int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")),
-        width,
-        out,
-    )
+def _place(item: tuple[tuple[str, int, int], object]) -> tuple[list[tuple[int, str]], int, int]:
+    """Return what a module is sorted by: layer 2 comes before layer 10."""
+    name, width, out = item[0]
+    parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]
+    return parts, width, out
 
 
 def _stacks(
     parts: Sequence[Mapping[str, Weighted]], progress: Progress
-) -> tuple[list[Stack], tuple[Spectrum, ...], list[str]]:
-    found = _by_module(parts)
-    work = [
-        sum(_work([module.side(side) for module in modules]) for side in Side)
-        for modules in found.values()
-    ]
-    allowed = int(_MAX_WORK * len(work) / max(sum(work), 1.0))
-    keys = _spread(list(found), max(allowed, 2))
-    stacked, spectra = [], []
+) -> tuple[list[Stack], list[Spectrum], list[str]]:
+    """Return the stacks and spectra of all modules, or of as many as can be done in time."""
+    modules = _by_module(parts)
+    work = sum(map(_work, modules.values()))
+    keys = _spread(list(modules), max(int(_MAX_WORK * len(modules) / max(work, 1.0)), 2))
+    stacks, spectra = [], []
     for done, key in enumerate(keys, start=1):
         progress("spectra", done, len(keys))
         for side in Side:
-            rows = [module.side(side) for module in found[key]]
-            stacked.append(stack(rows))
-            spectra.append(
-                _spectrum(key[0], side, [part / torch.linalg.vector_norm(part) for part in rows])
-            )
-    notes = (
-        [f"spectra of {len(keys)} of {len(found)} modules, spread evenly."]
-        if len(keys) < len(found)
-        else []
-    )
-    return stacked, tuple(spectra), notes
+            rows = [module.side(side) for module in modules[key]]
+            stacks.append(stack(rows))
+            units = [part / torch.linalg.vector_norm(part) for part in rows]
+            spectra.append(_spectrum(key[0], side, units))
+    notes = []
+    if len(keys) < len(modules):
+        notes.append(f"spectra of {len(keys)} of {len(modules)} modules, spread evenly.")
+    return stacks, spectra, notes
 
 
 def _spectrum(module: str, side: Side, rows: Sequence[Tensor]) -> Spectrum:
-    found = stack(rows)
-    explained = found.explained().tolist()
+    stacked = stack(rows)
+    explained = stacked.explained().tolist()
     shown = [k for k in _SHOWN if k < len(explained)] + [len(explained)]
     return Spectrum(
         module=module,
         side=side.value,
-        width=found.width,
-        rows=len(found.coefficients),
-        adapters=found.adapters,
+        width=stacked.width,
+        rows=len(stacked.coefficients),
+        adapters=stacked.adapters,
         explained=tuple((k, explained[k - 1]) for k in shown),
-        effective_rank=found.effective_rank,
-        k50=found.enough(0.5),
-        k80=found.enough(0.8),
-        k90=found.enough(0.9),
-        k99=found.enough(0.99),
+        effective_rank=stacked.effective_rank,
+        k50=stacked.enough(0.5),
+        k80=stacked.enough(0.8),
+        k90=stacked.enough(0.9),
+        k99=stacked.enough(0.99),
         alone90=sum(stack([part]).enough(0.9) for part in rows) / len(rows),
     )
 
 
-def _left_out(
+def _leave_out(
     names: Sequence[str], parts: Sequence[Mapping[str, Weighted]], progress: Progress
 ) -> tuple[tuple[LeaveOneOut, ...], list[str]]:
     """Leave out one adapter after another.
 
     All of them in all modules, or a sample of both where that would take too long.
     """
-    found = _by_module(parts)
-    if len(parts) < 2 or not found:
+    modules = _by_module(parts)
+    if len(parts) < 2 or not modules:
         return (), []
-    work = sum(
-        sum(_work([module.side(side) for module in modules]) for side in Side)
-        for modules in found.values()
-    )
-    adapters, modules = len(parts), len(found)
-    while work * adapters * modules / len(found) > _MAX_WORK and (adapters > 2 or modules > 2):
-        adapters, modules = (
-            (adapters // 2, modules) if adapters > modules else (adapters, modules // 2)
-        )
-    kept = {key[0] for key in _spread(list(found), modules)}
-    small = [{name: module for name, module in part.items() if name in kept} for part in parts]
-    chosen = _spread(list(range(len(parts))), adapters)
+    work = sum(map(_work, modules.values()))
+    count, depth = len(parts), len(modules)
+    while work * count * depth / len(modules) > _MAX_WORK and (count > 2 or depth > 2):
+        if count > depth:
+            count //= 2
+        else:
+            depth //= 2
+    sampled = {key[0] for key in _spread(list(modules), depth)}
+    small = [{name: module for name, module in part.items() if name in sampled} for part in parts]
+    numbers = _spread(list(range(len(parts))), count)
     lost = []
-    for done, one in enumerate(chosen, start=1):
-        progress("leaving one out", done, len(chosen))
-        error = left_out(small[one], [part for other, part in enumerate(small) if other != one])
+    for done, number in enumerate(numbers, start=1):
+        progress("leaving one out", done, len(numbers))
+        error = left_out(small[number], small[:number] + small[number + 1 :])
         lost.append(
             LeaveOneOut(
-                adapter=names[one],
+                adapter=names[number],
                 error=error.both,
                 error_a=error.a,
                 error_b=error.b,
@@ -331,34 +276,38 @@ def _left_out(
                 chance_b=error.chance_b,
             )
         )
-    whole = len(chosen) == len(parts) and len(kept) == len({key[0] for key in found})
-    return tuple(lost), [] if whole else [
-        f"leave-one-out of {len(chosen)} of {len(parts)} adapters in {len(kept)} of {len(found)} modules, spread evenly."
-    ]
+    if len(numbers) == len(parts) and len(sampled) == len({key[0] for key in modules}):
+        return tuple(lost), []
+    note = (
+        f"leave-one-out of {len(numbers)} of {len(parts)} adapters "
+        f"in {len(sampled)} of {len(modules)} modules, spread evenly."
+    )
+    return tuple(lost), [note]
 
 
-def _work(rows: Sequence[Tensor]) -> float:
-    """Return about how many multiplications a stack's Gram and eigenproblem take."""
-    count, width = sum(len(row) for row in rows), rows[0].shape[1]
-    small = min(count, width)
-    return float(count * width * small + 10 * small**3)
+def _work(modules: Sequence[Weighted]) -> float:
+    """Return about how many multiplications the Grams and eigenproblems of both sides take."""
+    work = 0.0
+    for side in Side:
+        rows = [module.side(side) for module in modules]
+        count, width = sum(map(len, rows)), rows[0].shape[1]
+        small = min(count, width)
+        work += count * width * small + 10 * small**3
+    return work
 
 
-def _spread(items: list[Any], count: int) -> list[Any]:
+def _spread(items: list[_Item], count: int) -> list[_Item]:
     """Return at most so many items, evenly spread."""
     if len(items) <= count:
         return items
-    places = (
-        torch.linspace(0, len(items) - 1, max(count, 1), dtype=torch.float32, device="cpu")
-        .round()
-        .long()
-        .tolist()
-    )
-    return [items[place] for place in dict.fromkeys(places)]
+    places = torch.linspace(
+        0, len(items) - 1, max(count, 1), dtype=torch.float32, device="cpu"
+    ).round()
+    return [items[place] for place in dict.fromkeys(places.long().tolist())]
 
 
 def _break_even(spectra: Sequence[Spectrum]) -> float:
-    """Return N* = k / r, with the mean directions that hold 90 % of the energy of all adapters and of each alone."""
+    """Return N* = k / r: the mean directions that hold 90 % of the energy of all adapters and alone."""
     shared = [spectrum for spectrum in spectra if spectrum.adapters > 1]
     alone = sum(spectrum.alone90 for spectrum in shared)
     return sum(spectrum.k90 for spectrum in shared) / alone if alone else 0.0

@@ -1,6 +1,4 @@
-"""What adapters would take at a budget.
-
-Each alone, one after another against the earlier ones, and with a basis fitted to all of them.
+"""What adapters would take at a budget: alone, against earlier ones, and with a common basis.
 
 The first two are coded as a commit would code them, and counted by entropy (what is written takes 2
 to 5 % more); the third is estimated from the spectra of the stacks, relative to the first.
@@ -24,7 +22,7 @@ from share_registry.algebra.rate_distortion import bits_per_element, gaussian_ro
 from share_registry.algebra.rates import bits
 from share_registry.algebra.search import predicted_step
 from share_registry.algebra.spectrum import Stack, joint_saving
-from share_registry.exchange.factor_pairs import factor_dtypes, factor_positions
+from share_registry.exchange.factor_pairs import FactorPair, factor_dtypes, factor_positions
 from share_registry.format.symbols import entropy_bits
 from share_registry.names import Side
 from share_registry.registry.analysis.subjects import Progress
@@ -34,13 +32,58 @@ from share_registry.stored import StoredModule, StoredSide
 from share_registry.values.analyses import Forecast
 
 Rows = tuple[Tensor, Tensor]
+# Bits that every further symbol of a row costs a coder that has to learn its frequency (Miller and
+# Madow, 1955): without it, narrow rows look smaller than they are.
 _LEARNING: Final = 0.5 / log(2)
-"""Bits that every further symbol of a row costs a coder that has to learn its frequency (Miller and Madow, 1955): without it, narrow rows look smaller than they are."""
 _SCALE_BITS: Final = 16.0
 
 
+@dataclass(slots=True, kw_only=True)
+class _Coded:
+    """One adapter as it would be stored, by module name; decoded where something needs it."""
+
+    adapter: FactoredAdapter
+    modules: Mapping[str, StoredModule | None]
+    sources: Sequence["_Coded"]
+    previous: "_Coded | None"
+    decoded: dict[str, Rows] = field(default_factory=dict)
+
+    def rows(self, module: str) -> Rows | None:
+        """Return the decoded float32 factors of a module, None where there is none of that name."""
+        if module in self.modules and module not in self.decoded:
+            self.decoded[module] = self._decode(module)
+        return self.decoded.get(module)
+
+    def block(self, module: str, shape: Sequence[int]) -> StoredModule | None:
+        """Return a module that another of this shape (in, out) may refer to."""
+        stored = self.modules.get(module)
+        if stored is None or (stored.a.own.shape[1], stored.b.own.shape[1]) != tuple(shape):
+            return None
+        return stored
+
+    def own_rows(self, module: str, side: Side) -> Tensor:
+        """Return the rows of a module that a term refers to."""
+        stored = self.modules[module]
+        assert stored is not None
+        return torch.from_numpy(stored.side(side).own)
+
+    def _decode(self, module: str) -> Rows:
+        stored = self.modules[module]
+        if stored is None:
+            pair = next(pair for pair in self.adapter.pairs if pair.module == module)
+            return pair.a.float(), pair.b.float()
+        before = self.previous.rows(module) if self.previous is not None else None
+        before_a, before_b = before or (None, None)
+        sides = []
+        for side, earlier in ((Side.A, before_a), (Side.B, before_b)):
+            terms = stored.side(side).terms
+            blocks = [self.sources[term.source].own_rows(module, side) for term in terms]
+            sides.append(decode_side(stored.side(side), previous=earlier, blocks=blocks))
+        return sides[0], sides[1]
+
+
 def forecasts(
-    members: Sequence[FactoredAdapter],
+    adapters: Sequence[FactoredAdapter],
     *,
     budgets: Sequence[float],
     before: Mapping[int, int],
@@ -50,23 +93,23 @@ def forecasts(
     """Forecast all adapters at some budgets.
 
     Args:
-        members: The adapters, in the order in which they would be committed.
+        adapters: The adapters, in the order in which they would be committed.
         budgets: Pooled relative errors of the scaled dW, above 0.
         before: Adapter -> the earlier one that it is nearest to, where it is near.
         stacks: Stacks of the modules and sides, all or a sample.
         progress: See `Progress`.
     """
-    elements = sum(member.parameters for member in members)
-    rows = [gaussian_rows(member.pairs) for member in members]
-    found = []
+    elements = sum(adapter.parameters for adapter in adapters)
+    rows = [gaussian_rows(adapter.pairs) for adapter in adapters]
+    by_budget = []
     for number, budget in enumerate(budgets):
-        told = partial(_tell, progress, number * len(members), len(budgets) * len(members))
-        alone, shared = _one_after_another(members, budget, before, told)
-        joint = alone * (1.0 - _joint_share(members, budget, stacks))
+        step = partial(_tell, progress, number * len(adapters), len(budgets) * len(adapters))
+        alone, shared = _code_in_turn(adapters, budget, before, step)
+        joint = alone * (1.0 - _joint_saving(adapters, budget, stacks))
         bound = sum(
             bits_per_element(part, budget=budget) * float(part.widths.sum()) for part in rows
         )
-        found.append(
+        by_budget.append(
             Forecast(
                 budget=budget,
                 alone=round(alone / 8),
@@ -78,136 +121,111 @@ def forecasts(
                 bits_bound=bound / elements,
             )
         )
-    return tuple(found)
+    return tuple(by_budget)
 
 
 def _tell(progress: Progress, start: int, total: int, done: int) -> None:
     progress("coding", start + done, total)
 
 
-@dataclass(slots=True, kw_only=True)
-class _ForecastRows:
-    """One adapter as it would be stored, by module name; decoded where something needs it."""
-
-    member: FactoredAdapter
-    modules: Mapping[str, StoredModule | None]
-    sources: Sequence["_ForecastRows"]
-    previous: "_ForecastRows | None"
-    decoded: dict[str, Rows] = field(default_factory=dict)
-
-    def rows(self, module: str) -> Rows | None:
-        """Return the decoded float32 factors of a module, None where there is none of that name."""
-        if module not in self.modules:
-            return None
-        if module not in self.decoded:
-            self.decoded[module] = self._decode(module)
-        return self.decoded[module]
-
-    def _decode(self, module: str) -> Rows:
-        stored = self.modules[module]
-        if stored is None:
-            pair = next(pair for pair in self.member.pairs if pair.module == module)
-            return pair.a.float(), pair.b.float()
-        before = self.previous.rows(module) if self.previous is not None else None
-        return self._side(module, stored, Side.A, before), self._side(
-            module, stored, Side.B, before
-        )
-
-    def _side(self, module: str, stored: StoredModule, side: Side, before: Rows | None) -> Tensor:
-        found = stored.side(side)
-        blocks = [_own(self.sources[term.source], module, side) for term in found.terms]
-        return decode_side(
-            found,
-            previous=None if before is None else before[0 if side is Side.A else 1],
-            blocks=blocks,
-        )
-
-
-def _one_after_another(
-    members: Sequence[FactoredAdapter],
+def _code_in_turn(
+    adapters: Sequence[FactoredAdapter],
     budget: float,
     before: Mapping[int, int],
     step: Callable[[int], None],
 ) -> tuple[float, float]:
-    """Return the bits of all adapters alone, and each with the references that it would find in a space of the earlier ones."""
-    coded: list[_ForecastRows] = []
+    """Return the bits of all adapters alone, and with references to the earlier ones."""
+    coded: list[_Coded] = []
     alone = shared = 0.0
-    for number, member in enumerate(members):
+    for number, adapter in enumerate(adapters):
         step(number + 1)
         previous = coded[before[number]] if number in before else None
-        plain, least, made = _code(member, budget, _candidates(coded, previous), previous)
-        alone, shared = alone + plain, shared + least
-        coded.append(made)
+        bits_alone, bits_shared, latest = _code(
+            adapter, budget, _candidates(coded, previous), previous
+        )
+        alone, shared = alone + bits_alone, shared + bits_shared
+        coded.append(latest)
     return alone, shared
 
 
-def _candidates(
-    coded: Sequence[_ForecastRows], previous: _ForecastRows | None
-) -> list[_ForecastRows]:
+def _candidates(coded: Sequence[_Coded], previous: _Coded | None) -> list[_Coded]:
     """Return what a commit would try.
 
     The version before, what that refers to, the first and the latest.
     """
     near = [previous, *previous.sources] if previous is not None else []
-    found: list[_ForecastRows] = []
-    for one in [*near, *coded[:FIRST], *reversed(coded[-LATEST:])]:
-        if not any(one is other for other in found):
-            found.append(one)
-    return found
+    each = [*near, *coded[:FIRST], *reversed(coded[-LATEST:])]
+    return list({id(candidate): candidate for candidate in each}.values())
 
 
 def _code(
-    member: FactoredAdapter,
+    adapter: FactoredAdapter,
     budget: float,
-    candidates: Sequence[_ForecastRows],
-    previous: _ForecastRows | None,
-) -> tuple[float, float, _ForecastRows]:
-    """Return the bits without references, the fewest bits, and the latter's value."""
-    sizes: dict[bool, float] = {}
+    candidates: Sequence[_Coded],
+    previous: _Coded | None,
+) -> tuple[float, float, _Coded]:
+    """Return the bits without references, the fewest bits, and the adapter coded in these."""
+    dtypes, pairs = factor_dtypes(adapter.layout), adapter.pairs
+    smallest: dict[bool, float] = {}
 
-    def size(made: CodedAdapter) -> int:
-        found = _bits(member, made)
-        alone = not made.sources and not made.previous
-        sizes[alone] = min(found, sizes.get(alone, found))
-        return round(found / 8)
+    def size(outcome: CodedAdapter) -> int:
+        bits = _bits(outcome, pairs, dtypes)
+        alone = not outcome.sources and not outcome.previous
+        smallest[alone] = min(bits, smallest.get(alone, bits))
+        return round(bits / 8)
 
-    made = absorb(
-        member.pairs,
+    rows = None
+    if previous is not None:
+        rows = [_rows_of_shape(previous.rows(pair.module), pair) for pair in pairs]
+    outcome = absorb(
+        pairs,
         budget=budget,
-        dtypes=factor_dtypes(member.layout),
-        candidates=[_candidate(number, one, member) for number, one in enumerate(candidates)],
-        previous=[_fitting(previous.rows(pair.module), pair.a, pair.b) for pair in member.pairs]
-        if previous is not None
-        else None,
-        factors=factor_positions(member.layout),
+        dtypes=dtypes,
+        candidates=[
+            Candidate(
+                source=number,
+                modules=[
+                    candidate.block(pair.module, (pair.a.shape[1], pair.b.shape[1]))
+                    for pair in pairs
+                ],
+            )
+            for number, candidate in enumerate(candidates)
+        ],
+        previous=rows,
+        factors=factor_positions(adapter.layout),
         size=size,
     )
-    least = _bits(member, made)
-    value = _ForecastRows(
-        member=member,
-        modules={
-            pair.module: module for pair, module in zip(member.pairs, made.modules, strict=True)
-        },
-        sources=[candidates[number] for number in made.sources],
-        previous=previous if made.previous else None,
+    bits = _bits(outcome, pairs, dtypes)
+    modules = [pair.module for pair in pairs]
+    coded = _Coded(
+        adapter=adapter,
+        modules=dict(zip(modules, outcome.modules, strict=True)),
+        sources=[candidates[number] for number in outcome.sources],
+        previous=previous if outcome.previous else None,
     )
-    return sizes.get(True, least), least, value
+    return smallest.get(True, bits), bits, coded
 
 
-def _bits(member: FactoredAdapter, made: CodedAdapter) -> float:
+def _bits(
+    outcome: CodedAdapter,
+    pairs: Sequence[FactorPair],
+    dtypes: Sequence[tuple[torch.dtype, torch.dtype]],
+) -> float:
     """Return the bits of an outcome; what is kept verbatim counts as it is."""
     return sum(
         _side_bits(module.a) + _side_bits(module.b)
         if module is not None
         else 8.0 * (pair.a.numel() * a.itemsize + pair.b.numel() * b.itemsize)
-        for module, pair, (a, b) in zip(
-            made.modules, member.pairs, factor_dtypes(member.layout), strict=True
-        )
+        for module, pair, (a, b) in zip(outcome.modules, pairs, dtypes, strict=True)
     )
 
 
 def _side_bits(side: StoredSide) -> float:
-    """Return the bits of own rows by their entropies and what learning them takes, of coefficients as Gaussian numbers, and of scales."""
+    """Return the bits of own rows, coefficients and scales.
+
+    Own rows count by their entropies and what learning these takes, coefficients as Gaussian
+    numbers.
+    """
     distinct = (np.diff(np.sort(side.own, axis=1), axis=1) != 0).sum()
     coefficients = [torch.from_numpy(term.coefficients).double() for term in side.terms]
     return (
@@ -218,55 +236,29 @@ def _side_bits(side: StoredSide) -> float:
     )
 
 
-def _candidate(number: int, one: _ForecastRows, member: FactoredAdapter) -> Candidate:
-    return Candidate(
-        source=number,
-        modules=[_of_shape(one.modules.get(pair.module), pair.a, pair.b) for pair in member.pairs],
-    )
+def _rows_of_shape(rows: Rows | None, pair: FactorPair) -> Rows | None:
+    fits = rows is not None and (rows[0].shape, rows[1].shape) == (pair.a.shape, pair.b.shape)
+    return rows if fits else None
 
 
-def _of_shape(module: StoredModule | None, a: Tensor, b: Tensor) -> StoredModule | None:
-    fits = module is not None and (module.a.own.shape[1], module.b.own.shape[1]) == (
-        a.shape[1],
-        b.shape[1],
-    )
-    return module if fits else None
-
-
-def _fitting(rows: Rows | None, a: Tensor, b: Tensor) -> Rows | None:
-    return (
-        rows if rows is not None and rows[0].shape == a.shape and rows[1].shape == b.shape else None
-    )
-
-
-def _own(one: _ForecastRows, module: str, side: Side) -> Tensor:
-    stored = one.modules[module]
-    assert stored is not None  # a term refers to it
-    return torch.from_numpy(stored.side(side).own)
-
-
-def _joint_share(
-    members: Sequence[FactoredAdapter], budget: float, stacks: Sequence[Stack]
+def _joint_saving(
+    adapters: Sequence[FactoredAdapter], budget: float, stacks: Sequence[Stack]
 ) -> float:
     """Return the share of the bits that a joint basis saves."""
-    steps = [
-        log(step) for step in (_relative_step(member, budget) for member in members) if step > 0.0
-    ]
-    if len(members) < 2 or not steps:
+    steps = [_relative_step(adapter, budget) for adapter in adapters]
+    logs = [log(step) for step in steps if step > 0.0]
+    if len(adapters) < 2 or not logs:
         return 0.0
-    found = [joint_saving(stack, exp(sum(steps) / len(steps))) for stack in stacks]
-    total = sum(whole for whole, _, _ in found)
-    return sum(saved for _, saved, _ in found) / total if total > 0.0 else 0.0
+    savings = [joint_saving(stack, exp(sum(logs) / len(logs))) for stack in stacks]
+    total = sum(whole for whole, _, _ in savings)
+    return sum(saved for _, saved, _ in savings) / total if total > 0.0 else 0.0
 
 
-def _relative_step(member: FactoredAdapter, budget: float) -> float:
+def _relative_step(adapter: FactoredAdapter, budget: float) -> float:
     """Return the step that meets a budget, relative to the adapter's norm; 0 where it has none."""
-    energy = energies(member.pairs)
+    energy = energies(adapter.pairs)
     able = [position for position, value in enumerate(energy) if value > 0.0]
     if not able:
         return 0.0
-    return predicted_step(
-        list(batches(member.pairs, factor_dtypes(member.layout), able)),
-        budget=budget,
-        total=sum(energy),
-    ) / sqrt(sum(energy))
+    parts = list(batches(adapter.pairs, factor_dtypes(adapter.layout), able))
+    return predicted_step(parts, budget=budget, total=sum(energy)) / sqrt(sum(energy))

@@ -11,10 +11,9 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of, version_of
 from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.exchange.hub import SCHEME
-from share_registry.exchange.load import load
 from share_registry.names import Side
 from share_registry.outside.files import Kind
-from share_registry.registry.analysis.subjects import Progress, member
+from share_registry.registry.analysis.subjects import Progress, read_adapter
 from share_registry.registry.analysis.verdict import CONTINUES, one_start
 from share_registry.registry.arguments import reference
 from share_registry.registry.checkout.factored import FactoredAdapter, read_factored
@@ -51,42 +50,38 @@ def similar(
         InvalidInputError: nothing that an adapter can be read from.
         NotFoundError, RefusedError: what is named leads nowhere.
     """
-    asked, own = _asked(context, adapter, space)
+    asked, own = _read_asked(context, adapter, space)
     with context.reading() as session:
-        where = space_of(
-            session,
-            space if own is None or space is not None else own.space,
-        )
+        where = space_of(session, space if own is None or space is not None else own.space)
         rows = lookups.latest_versions(session, where)
     rows = [row for row in rows if own is None or row.ref != own.ref]
-    found = []
+    neighbours = []
     for done, row in enumerate(rows, start=1):
         if progress is not None:
             progress(f"comparing with {row.ref}", done, len(rows))
-        found.append(_neighbour(asked, row, read_factored(context, row)))
-    found.sort(key=lambda neighbour: (neighbour.distance, neighbour.ref))
-    return Similar(adapter=asked.name, space=where, neighbours=tuple(found[:limit]))
+        neighbours.append(_compare(asked, row, read_factored(context, row)))
+    neighbours.sort(key=lambda neighbour: (neighbour.distance, neighbour.ref))
+    return Similar(adapter=asked.name, space=where, neighbours=tuple(neighbours[:limit]))
 
 
-def _asked(
+def _read_asked(
     context: "Context", adapter: Any, space: str | None
 ) -> "tuple[FactoredAdapter, TaskVersion | None]":
     """Return the adapter asked about, and the version it is where it is one."""
     if isinstance(adapter, Commit | ResolvedReference):
-        return _version(context, reference(adapter), space)
+        return _read_version(context, reference(adapter), space)
     if isinstance(adapter, str) and not adapter.startswith(SCHEME):
         try:
-            return _version(context, adapter, space)
+            return _read_version(context, adapter, space)
         except (InvalidInputError, NotFoundError):
             if context.outside.kind(Path(adapter)) is not Kind.DIRECTORY:
                 raise
-    named = os.fspath(adapter) if isinstance(adapter, str | os.PathLike) else "the adapter given"
-    return member(
-        named, load(adapter, task="asked", adapter_name=None, outside=context.outside)[1]
-    ), None
+    is_path = isinstance(adapter, str | os.PathLike)
+    name = os.fspath(adapter) if is_path else "the adapter given"
+    return read_adapter(name, adapter, task="asked", outside=context.outside), None
 
 
-def _version(
+def _read_version(
     context: "Context", ref: str, space: str | None
 ) -> "tuple[FactoredAdapter, TaskVersion]":
     with context.reading() as session:
@@ -94,24 +89,25 @@ def _version(
     return read_factored(context, row), row
 
 
-def _neighbour(asked: FactoredAdapter, row: "TaskVersion", other: FactoredAdapter) -> Neighbour:
-    one, two, product = (
-        norm(asked.pairs),
-        norm(other.pairs),
-        products_with(asked.pairs, other.pairs),
-    )
-    overlap, chance = row_overlap([asked.pairs, other.pairs], Side.A)
-    overlap_b, chance_b = row_overlap([asked.pairs, other.pairs], Side.B)
-    difference = sqrt(max(one**2 + two**2 - 2.0 * product, 0.0))
-    distance = difference / one if one else (inf if difference else 0.0)
+def _compare(asked: FactoredAdapter, row: "TaskVersion", stored: FactoredAdapter) -> Neighbour:
+    size, stored_size = norm(asked.pairs), norm(stored.pairs)
+    product = products_with(asked.pairs, stored.pairs)
+    overlap, chance = row_overlap([asked.pairs, stored.pairs], Side.A)
+    overlap_b, chance_b = row_overlap([asked.pairs, stored.pairs], Side.B)
+    difference = sqrt(max(size**2 + stored_size**2 - 2.0 * product, 0.0))
+    distance = inf if difference else 0.0
+    if size:
+        distance = difference / size
+    cosine = product / (size * stored_size) if size and stored_size else 0.0
+    only_a = one_start(overlap, chance) & ~one_start(overlap_b, chance_b)
     return Neighbour(
         ref=row.ref,
         task=row.task,
         version=row.version,
-        cosine=max(-1.0, min(1.0, product / (one * two))) if one and two else 0.0,
+        cosine=max(-1.0, min(1.0, cosine)),
         distance=distance,
         overlap=float(overlap[0, 1]),
         chance=float(chance[0, 1]),
         continues=distance < CONTINUES,
-        one_start=bool((one_start(overlap, chance) & ~one_start(overlap_b, chance_b))[0, 1]),
+        one_start=bool(only_a[0, 1]),
     )

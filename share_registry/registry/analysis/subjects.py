@@ -9,27 +9,32 @@ from typing import Any, Final
 from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import CONFIG_FILE
+from share_registry.exchange.hub import SCHEME
 from share_registry.exchange.load import load
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.checkout.factored import FactoredAdapter
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done and how many there are."""
+# Adapter folders are looked for so many levels below the folder given.
 _DEEPEST: Final = 4
-"""Adapter folders are looked for so many levels below the folder given."""
 _UNNAMED: Final = "adapter"
-_HINT: Final = "Give a mapping of names to PEFT directories (or Adapters, or live PEFT models), a list of directories, or a folder with some below it."
+_HINT: Final = (
+    "Give a mapping of names to PEFT directories (or Adapters, or live PEFT models), "
+    "a list of directories, or a folder with some below it."
+)
 
 
-def member(name: str, adapter: Adapter) -> FactoredAdapter:
-    """Return an adapter under a name, its factors on the CPU."""
+def read_adapter(name: str, source: Any, *, task: str, outside: Outside) -> FactoredAdapter:
+    """Read one adapter under a name, its factors on the CPU."""
+    adapter = load(source, task=task, adapter_name=None, outside=outside)[1]
     tensors = {key: tensor.cpu() for key, tensor in adapter.tensors.items()}
     pairs = replace(adapter, tensors=tensors).factor_pairs()
     return FactoredAdapter(name=name, layout=adapter.layout, pairs=tuple(pairs))
 
 
-def members(subject: Any, *, outside: Outside, progress: Progress) -> list[FactoredAdapter]:
-    """Read what was handed in, in its order.
+def read_subject(subject: Any, *, outside: Outside, progress: Progress) -> list[FactoredAdapter]:
+    """Read the adapters of a collection, in its order.
 
     Args:
         subject: Name -> directory, Adapter or PEFT model; a list of directories or Adapters; or a
@@ -42,41 +47,33 @@ def members(subject: Any, *, outside: Outside, progress: Progress) -> list[Facto
         NotFoundError: a directory is not there, or holds no adapter.
         RefusedError: as for a commit.
     """
-    named = _named(subject, outside)
-    found = []
-    for done, (name, source) in enumerate(named.items(), start=1):
-        progress(f"reading {name}", done, len(named))
-        found.append(
-            member(name, load(source, task=_UNNAMED, adapter_name=None, outside=outside)[1])
-        )
-    return found
-
-
-def _named(subject: Any, outside: Outside) -> dict[str, Any]:
-    if isinstance(subject, Mapping):
-        found = {str(name): source for name, source in subject.items()}
-    elif isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith("hf://"):
-        found = _by_name(list(_folders(outside.absolute(Path(subject)), outside)), str(subject))
-    elif (
-        isinstance(subject, Adapter) or hasattr(subject, "peft_config") or isinstance(subject, str)
-    ):
-        found = {_UNNAMED: subject}
-    elif isinstance(subject, Iterable):
-        found = _listed(list(subject))
-    else:
-        raise InvalidInputError(f"a {type(subject).__name__} cannot be analysed.", hint=_HINT)
-    if not found:
+    sources = _by_name(subject, outside)
+    if not sources:
         raise InvalidInputError("there is no adapter to analyse.", hint=_HINT)
-    return found
+    adapters = []
+    for done, (name, source) in enumerate(sources.items(), start=1):
+        progress(f"reading {name}", done, len(sources))
+        adapters.append(read_adapter(name, source, task=_UNNAMED, outside=outside))
+    return adapters
 
 
-def _listed(subject: list[Any]) -> dict[str, Any]:
-    if subject and all(isinstance(source, str | os.PathLike) for source in subject):
-        return _by_name([Path(source) for source in subject], "the list")
-    return {f"{_UNNAMED}-{number}": source for number, source in enumerate(subject, start=1)}
+def _by_name(subject: Any, outside: Outside) -> dict[str, Any]:
+    if isinstance(subject, Mapping):
+        return {str(name): source for name, source in subject.items()}
+    if isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith(SCHEME):
+        folders = list(_folders(outside.absolute(Path(subject)), outside))
+        return _by_shortest_name(folders, str(subject))
+    if isinstance(subject, Adapter | str) or hasattr(subject, "peft_config"):
+        return {_UNNAMED: subject}
+    if not isinstance(subject, Iterable):
+        raise InvalidInputError(f"a {type(subject).__name__} cannot be analysed.", hint=_HINT)
+    sources = list(subject)
+    if sources and all(isinstance(source, str | os.PathLike) for source in sources):
+        return _by_shortest_name([Path(source) for source in sources], "the list")
+    return {f"{_UNNAMED}-{number}": source for number, source in enumerate(sources, start=1)}
 
 
-def _by_name(folders: list[Path], where: str) -> dict[str, Any]:
+def _by_shortest_name(folders: list[Path], where: str) -> dict[str, Any]:
     """Return folders by the shortest tails of their paths that tell them apart."""
     if not folders:
         raise NotFoundError(

@@ -1,9 +1,6 @@
-"""From figures to words.
+"""The verdict: which adapters belong together, and whether sharing or precision pays for them."""
 
-Which adapters belong together, and whether they gain from sharing or from precision.
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -19,15 +16,13 @@ CONTINUES: Final = 0.5
 Measured .22 to .43 for continued ones, from .82 on for the same task anew.
 """
 _SAME: Final = 1e-6
+# What is lost in the others' basis, over what a random basis loses. Measured .81 and .76 for A
+# and B of independent adapters, .53 and .76 from one start.
 _SHARED: Final = 0.5
-"""What is lost in the others' basis, over what a random basis loses.
-
-Measured .81 and .76 for A and B of independent adapters, .53 and .76 from one start.
-"""
+# A saving below this share of the bytes is none to speak of.
 _WORTH: Final = 0.03
-"""A saving below this share of the bytes is none to speak of."""
+# Budget at which a verdict is given, or the nearest to it.
 _REFERENCE: Final = 0.05
-"""Budget at which a verdict is given, or the nearest to it."""
 _NAMED: Final = 3
 
 
@@ -61,15 +56,15 @@ def kinships(
     """
     apart = torch.minimum(distance, distance.T) >= CONTINUES
     apart.fill_diagonal_(False)
-    alike, sharing = one_start(a, chance) & apart, _sharing(names, distance, lost)
-    found = [
+    sharing = _sharing(names, distance, lost)
+    kin = [
         _kinship("one start", part, names, (a, b, chance), apart)
-        for part in connected_parts(alike)
+        for part in connected_parts(one_start(a, chance) & apart)
         if not set(part) <= set(sharing)
     ]
     if len(sharing) > 1:
-        found.append(_kinship("shared directions", sharing, names, (a, b, chance), apart))
-    return tuple(found)
+        kin.append(_kinship("shared directions", sharing, names, (a, b, chance), apart))
+    return tuple(kin)
 
 
 def statements(
@@ -82,29 +77,31 @@ def statements(
     """Return the verdict, sentence by sentence."""
     shown = min(forecasts, key=lambda forecast: abs(forecast.budget - _REFERENCE))
     if len(names) < 2:
-        return (_alone(names, shown),)
-    said = [*map(_of_continued, continued), *(_of_kinship(found, len(names)) for found in kin)]
-    related = {name for statement in said for name in statement.adapters}
+        return (_on_single(names, shown),)
+    verdict = [*map(_on_continued, continued), *(_on_kinship(each, len(names)) for each in kin)]
+    related = {name for statement in verdict for name in statement.adapters}
     rest = tuple(name for name in names if name not in related)
     if shown.saving >= _WORTH:
-        said.append(_total(names, shown))
+        verdict.append(_on_saving(names, shown))
     if shown.saving < _WORTH or (related and rest):
-        said.append(_precision(names, rest if related else tuple(names), lost, shown))
-    return tuple(said)
+        verdict.append(_on_precision(names, rest if related else tuple(names), lost, shown))
+    return tuple(verdict)
 
 
 def _sharing(
     names: Sequence[str], distance: Tensor, lost: Sequence[LeaveOneOut]
 ) -> tuple[int, ...]:
-    """Return the adapters of which both sides are found in the others', though none of these is a version of it."""
-    near = (torch.minimum(distance, distance.T) < CONTINUES).sum(1) > 1
-    place = {name: number for number, name in enumerate(names)}
-    found = [
-        one
-        for one in lost
-        if one.error_a < _SHARED * one.chance_a and one.error_b < _SHARED * one.chance_b
+    """Return the adapters whose directions, on both sides, lie in those of the others.
+
+    Adapters that are versions of another in the collection do not count.
+    """
+    is_version = (torch.minimum(distance, distance.T) < CONTINUES).sum(1) > 1
+    places = [
+        names.index(left.adapter)
+        for left in lost
+        if left.error_a < _SHARED * left.chance_a and left.error_b < _SHARED * left.chance_b
     ]
-    return tuple(place[one.adapter] for one in found if not bool(near[place[one.adapter]]))
+    return tuple(place for place in places if not bool(is_version[place]))
 
 
 def _kinship(
@@ -116,85 +113,87 @@ def _kinship(
 ) -> Kinship:
     index = torch.tensor(list(part), dtype=torch.int64, device="cpu")
     pairs = apart[index][:, index]
-    a, b, chance = (
-        float(values[index][:, index][pairs].mean()) if bool(pairs.any()) else 0.0
-        for values in overlaps
-    )
+    means = [0.0, 0.0, 0.0]
+    if bool(pairs.any()):
+        means = [float(values[index][:, index][pairs].mean()) for values in overlaps]
     return Kinship(
         kind=kind,
         adapters=tuple(names[number] for number in part),
-        overlap_a=a,
-        overlap_b=b,
-        chance=chance,
+        overlap_a=means[0],
+        overlap_b=means[1],
+        chance=means[2],
     )
 
 
-def _of_continued(found: Continued) -> Statement:
-    if found.distance < _SAME:
-        return Statement(
-            kind="same",
-            text=f"{found.adapter} is the same adapter as {found.previous}.",
-            adapters=(found.adapter, found.previous),
-        )
-    text = f"{found.adapter} continues {found.previous} (dW differs by {found.distance:.2f}): commit it as the next version of one task."
-    return Statement(kind="continued", text=text, adapters=(found.adapter, found.previous))
-
-
-def _of_kinship(found: Kinship, count: int) -> Statement:
-    share = f"all {count}" if len(found.adapters) == count else f"{len(found.adapters)} of {count}"
-    who = f"{share} adapters ({_some(found.adapters)})"
-    overlaps = f"overlap of A {found.overlap_a:.2f}, of B {found.overlap_b:.2f}, by chance {found.chance:.2f}"
-    if found.kind == "one start":
-        return Statement(
-            kind=found.kind,
-            text=f"A of {who} comes from one start: A shares, B does not ({overlaps}).",
-            adapters=found.adapters,
-        )
-    return Statement(
-        kind=found.kind,
-        text=f"{who[0].upper()}{who[1:]} share directions on both sides ({overlaps}).",
-        adapters=found.adapters,
+def _on_continued(pair: Continued) -> Statement:
+    adapters = (pair.adapter, pair.previous)
+    if pair.distance < _SAME:
+        text = f"{pair.adapter} is the same adapter as {pair.previous}."
+        return Statement(kind="same", text=text, adapters=adapters)
+    text = (
+        f"{pair.adapter} continues {pair.previous} (dW differs by {pair.distance:.2f}): "
+        "commit it as the next version of one task."
     )
+    return Statement(kind="continued", text=text, adapters=adapters)
 
 
-def _total(names: Sequence[str], shown: Forecast) -> Statement:
+def _on_kinship(kin: Kinship, count: int) -> Statement:
+    share = f"all {count}" if len(kin.adapters) == count else f"{len(kin.adapters)} of {count}"
+    who = f"{share} adapters ({_some(kin.adapters)})"
+    overlaps = (
+        f"overlap of A {kin.overlap_a:.2f}, of B {kin.overlap_b:.2f}, by chance {kin.chance:.2f}"
+    )
+    text = f"{who[0].upper()}{who[1:]} share directions on both sides ({overlaps})."
+    if kin.kind == "one start":
+        text = f"A of {who} comes from one start: A shares, B does not ({overlaps})."
+    return Statement(kind=kin.kind, text=text, adapters=kin.adapters)
+
+
+def _on_saving(names: Sequence[str], shown: Forecast) -> Statement:
     best = min(shown.references, shown.joint)
     way = "a joint basis" if shown.joint < shown.references else "references to earlier adapters"
-    text = f"At a budget of {100 * shown.budget:g} % sharing saves {100 * shown.saving:.0f} %: {size(best)} by {way} instead of {size(shown.alone)} alone."
+    text = (
+        f"At a budget of {100 * shown.budget:g} % sharing saves {100 * shown.saving:.0f} %: "
+        f"{size(best)} by {way} instead of {size(shown.alone)} alone."
+    )
     return Statement(kind="saving", text=text, adapters=tuple(names))
 
 
-def _precision(
+def _on_precision(
     names: Sequence[str], rest: tuple[str, ...], lost: Sequence[LeaveOneOut], shown: Forecast
 ) -> Statement:
     """Say who gains from precision alone."""
-    who = (
-        "These gain"
-        if len(rest) == len(names)
-        else f"The other {len(rest)} ({_some(rest)}) gain{'s' if len(rest) == 1 else ''}"
-        if rest
-        else "All gain"
+    who = "All gain"
+    if len(rest) == len(names):
+        who = "These gain"
+    elif rest:
+        who = f"The other {len(rest)} ({_some(rest)}) gain{'s' if len(rest) == 1 else ''}"
+    text = f"{who} from precision, not from sharing"
+    own = [left for left in lost if left.adapter in rest]
+    if own:
+        error = sum(left.error for left in own) / len(own)
+        chance = sum(left.chance for left in own) / len(own)
+        text += (
+            f": in the basis of the others {error:.2f} of dW is lost "
+            f"(a random basis loses {chance:.2f})"
+        )
+    text += (
+        f"; a budget of {100 * shown.budget:g} % takes {shown.bits_alone:.2f} bits per parameter "
+        f"alone (Gaussian bound {shown.bits_bound:.2f})."
     )
-    mine = [one for one in lost if one.adapter in rest]
-    left = f": in the basis of the others {_mean(one.error for one in mine):.2f} of dW is lost (a random basis loses {_mean(one.chance for one in mine):.2f})"
-    coded = (
-        f"{shown.bits_alone:.2f} bits per parameter alone (Gaussian bound {shown.bits_bound:.2f})"
-    )
-    saves = f" Sharing saves {100 * max(shown.saving, 0.0):.0f} %." if shown.saving < _WORTH else ""
-    text = f"{who} from precision, not from sharing{left if mine else ''}; a budget of {100 * shown.budget:g} % takes {coded}.{saves}"
+    if shown.saving < _WORTH:
+        text += f" Sharing saves {100 * max(shown.saving, 0.0):.0f} %."
     return Statement(kind="precision", text=text, adapters=rest)
 
 
-def _alone(names: Sequence[str], shown: Forecast) -> Statement:
-    text = f"One adapter has nothing to share with: it gains from precision, {shown.bits_alone:.2f} bits per parameter at a budget of {100 * shown.budget:g} %."
+def _on_single(names: Sequence[str], shown: Forecast) -> Statement:
+    text = (
+        "One adapter has nothing to share with: it gains from precision, "
+        f"{shown.bits_alone:.2f} bits per parameter at a budget of {100 * shown.budget:g} %."
+    )
     return Statement(kind="one adapter", text=text, adapters=tuple(names))
 
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _NAMED
     return ", ".join(names) if more <= 1 else f"{', '.join(names[:_NAMED])} and {more} more"
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0

@@ -1,8 +1,10 @@
 """What differs between two task versions, or between two states of a space."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 
+from share_registry.algebra.error import relative_change
 from share_registry.catalog.queries import log, task_pages
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.errors import InvalidInputError
@@ -10,7 +12,6 @@ from share_registry.names import TaskName
 from share_registry.registry.checkout.checkout import checkout
 from share_registry.registry.context import Context
 from share_registry.values.checks import Diff, TaskDiff
-from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
 
 if TYPE_CHECKING:
@@ -28,70 +29,49 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
         NotFoundError: one of them does not exist.
         InvalidInputError: one is a task version and the other a whole space.
     """
-    default = space
     with context.reading() as session:
-        left, right = resolve(session, a, space=default), resolve(session, b, space=default)
+        left, right = resolve(session, a, space=space), resolve(session, b, space=space)
         if (left.task is None) != (right.task is None):
             raise InvalidInputError(
                 f"{a!r} and {b!r} are a task version and a whole space.",
                 hint="Compare cola@v1 with cola@v2, or @c3 with @c9.",
             )
-        pairs = (
-            [(TaskName(str(left.task)), left.ref, right.ref)]
-            if left.task is not None
-            else _both(_states(session, left), _states(session, right))
-        )
-    return Diff(
-        a=left.ref,
-        b=right.ref,
-        tasks=tuple(_task(context, task, one, other) for task, one, other in pairs),
-    )
+        left_refs, right_refs = _refs(session, left), _refs(session, right)
+    if left.task is not None:
+        # of any two tasks: the diff goes by the name of the first
+        right_refs = {TaskName(left.task): right.ref}
+    tasks = [
+        _diff_task(context, task, left_refs.get(task), right_refs.get(task))
+        for task in sorted({*left_refs, *right_refs})
+    ]
+    return Diff(a=left.ref, b=right.ref, tasks=tuple(tasks))
 
 
-def _states(session: "Session", state: ResolvedReference) -> dict[TaskName, str]:
-    return {
-        task.name: task.ref
-        for task in task_pages.tasks(
-            session, task_pages.TaskQuery(space=state.space, at=f"c{state.number}")
-        )
-    }
+def _refs(session: "Session", state: ResolvedReference) -> dict[TaskName, str]:
+    """Return the task version that is meant, or all that were live in a space."""
+    if state.task is not None:
+        return {TaskName(state.task): state.ref}
+    query = task_pages.TaskQuery(space=state.space, at=f"c{state.number}")
+    return {task.name: task.ref for task in task_pages.tasks(session, query)}
 
 
-def _both(
-    left: Mapping[TaskName, str], right: Mapping[TaskName, str]
-) -> list[tuple[TaskName, str | None, str | None]]:
-    return [(task, left.get(task), right.get(task)) for task in sorted({*left, *right})]
-
-
-def _task(context: Context, task: TaskName, a: str | None, b: str | None) -> TaskDiff:
-    if a is None or b is None:
-        return TaskDiff(
-            task=task,
-            status="added" if a is None else "removed",
-            a=a,
-            b=b,
-            change=None,
-            metadata={},
-        )
-    if a == b:
-        return TaskDiff(task=task, status="same", a=a, b=b, change=0.0, metadata={})
-    left, right = checkout(context, a, space=None), checkout(context, b, space=None)
-    change = _change(left, right)
-    metadata = {**_config(left, right), **_annotations(context, a, b)}
-    same = change == 0.0 and not metadata
-    return TaskDiff(
-        task=task, status="same" if same else "changed", a=a, b=b, change=change, metadata=metadata
-    )
-
-
-def _change(left: "Adapter", right: "Adapter") -> float | None:
-    """Return |dW_b - dW_a| / |dW_a|; None where dW_a is 0."""
-    from math import isfinite
-
-    from share_registry.algebra.error import relative_change
-
-    change = relative_change(left.factor_pairs(), right.factor_pairs())
-    return change if isfinite(change) else None
+def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -> TaskDiff:
+    change: float | None = None
+    metadata: dict[str, _Change] = {}
+    if a is None:
+        status = "added"
+    elif b is None:
+        status = "removed"
+    elif a == b:
+        status, change = "same", 0.0
+    else:
+        left, right = checkout(context, a, space=None), checkout(context, b, space=None)
+        relative = relative_change(left.factor_pairs(), right.factor_pairs())
+        # without a number where dW_a is 0
+        change = relative if isfinite(relative) else None
+        metadata = {**_config(left, right), **_annotations(context, a, b)}
+        status = "same" if change == 0.0 and not metadata else "changed"
+    return TaskDiff(task=task, status=status, a=a, b=b, change=change, metadata=metadata)
 
 
 def _config(left: "Adapter", right: "Adapter") -> dict[str, _Change]:
@@ -100,11 +80,10 @@ def _config(left: "Adapter", right: "Adapter") -> dict[str, _Change]:
         {name: _text(value) for name, value in right.config.items()},
         "config.",
     )
-    return changed | _changes(_described(left), _described(right), "")
+    return changed | _changes(_layout_facts(left), _layout_facts(right), "")
 
 
-def _described(adapter: "Adapter") -> dict[str, str]:
-    """Say what the layout is, in a few words."""
+def _layout_facts(adapter: "Adapter") -> dict[str, str]:
     dtypes = sorted({spec.dtype.value for spec in adapter.layout.tensors})
     ranks = sorted({shape.rank for shape in adapter.layout.modules()})
     return {
@@ -118,12 +97,12 @@ def _described(adapter: "Adapter") -> dict[str, str]:
 def _annotations(context: Context, a: str, b: str) -> dict[str, _Change]:
     with context.catalog.begin() as session:
         left, right = log.show(session, a), log.show(session, b)
-    labels = _changes(dict(left.labels), dict(right.labels), "label ")
-    return labels | _changes(_numbers(left), _numbers(right), "metric ")
-
-
-def _numbers(commit: Commit) -> dict[str, str]:
-    return {name: repr(value) for name, value in commit.metrics.items()}
+    was = {name: repr(value) for name, value in left.metrics.items()}
+    now = {name: repr(value) for name, value in right.metrics.items()}
+    return {
+        **_changes(left.labels, right.labels, "label "),
+        **_changes(was, now, "metric "),
+    }
 
 
 def _changes(left: Mapping[str, str], right: Mapping[str, str], prefix: str) -> dict[str, _Change]:

@@ -4,7 +4,7 @@ Versions never change, so by default a row stays flat until somebody commits the
 refit re-expresses tasks, the rows show what that cost them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from share_registry.catalog.queries.resolution import space_of
@@ -21,15 +21,15 @@ from share_registry.names import SpaceName, TaskName, Version
 from share_registry.values.analyses import Retention, RetentionCell, RetentionCommit, RetentionRow
 
 if TYPE_CHECKING:
-    from share_registry.catalog.sql import Row, Session
+    from share_registry.catalog.sql import Row
     from share_registry.registry.context import Context
 
 
 def retention(context: "Context", space: str | None, *, metric: str | None = None) -> Retention:
     """Return the forgetting matrix of a space.
 
-    The recorded error of every task at every commit that changed one, and a metric where one is
-    asked for.
+    It has the recorded error of every task at every commit that changed a task, and a metric where
+    one is asked for.
 
     Args:
         context: The registry.
@@ -37,41 +37,35 @@ def retention(context: "Context", space: str | None, *, metric: str | None = Non
         metric: Name of a recorded metric.
 
     Raises:
-        NotFoundError, RefusedError: the space leads nowhere, or no version has the metric.
+        NotFoundError: the space is not there, or no version has the metric.
+        RefusedError: there are several spaces, and none is named.
     """
     with context.reading() as session:
         where = space_of(session, space)
-        return _retention(session, where, metric)
-
-
-def _retention(session: "Session", space: SpaceName, metric: str | None) -> Retention:
-    commits = changing_commits(session, space)
-    versions, lives, names = (
-        versions_by_task(session, space),
-        lives_by_task(session, space),
-        present_names(session, space),
-    )
-    measured = metric_values(session, space, metric) if metric is not None else {}
-    if metric is not None and not measured:
-        known = metric_names(session, space)
-        raise NotFoundError(
-            f"no version of space {space!r} has a metric {metric!r}.",
-            hint=f"There is {', '.join(known[:10]) or 'none yet: give metrics= to commit'}.",
-        )
+        commits = changing_commits(session, where)
+        versions, names = versions_by_task(session, where), present_names(session, where)
+        lives = lives_by_task(session, where)
+        measured = metric_values(session, where, metric) if metric is not None else {}
+        if metric is not None and not measured:
+            recorded = ", ".join(metric_names(session, where)[:10])
+            raise NotFoundError(
+                f"no version of space {where!r} has a metric {metric!r}.",
+                hint=f"There is {recorded or 'none yet: give metrics= to commit'}.",
+            )
     rows = tuple(
-        _row(names[task], space, found, lives.get(task, ()), commits, measured.get(task, {}))
-        for task, found in sorted(versions.items())
+        _row(names[task], where, rows, lives.get(task, ()), commits, measured.get(task, {}))
+        for task, rows in sorted(versions.items())
     )
-    moved = [row.metric_transfer for row in rows if row.metric_transfer is not None]
+    transfers = [row.metric_transfer for row in rows if row.metric_transfer is not None]
     return Retention(
-        space=space,
+        space=where,
         metric=metric,
         commits=commits,
         rows=rows,
-        mean=_mean(row.last for row in rows),
+        mean=_mean([row.last for row in rows]),
         worst=max((row.worst for row in rows), default=0.0),
-        transfer=_mean(row.transfer for row in rows),
-        metric_transfer=_mean(moved) if moved else None,
+        transfer=_mean([row.transfer for row in rows]),
+        metric_transfer=_mean(transfers) if transfers else None,
     )
 
 
@@ -86,18 +80,17 @@ def _row(
     cells = tuple(
         _cell(name, space, versions, lives, commit.number, measured) for commit in commits
     )
-    there = [cell for cell in cells if cell is not None]
     last = versions[-1]
     first = next(row for row in versions if row.source_digest == last.source_digest)
-    told = [measured[row.version] for row in versions if row.version in measured]
+    metrics = [measured[row.version] for row in versions if row.version in measured]
     return RetentionRow(
         task=name,
         cells=cells,
         first=first.error,
         last=last.error,
-        worst=max((cell.error for cell in there), default=last.error),
+        worst=max((cell.error for cell in cells if cell is not None), default=last.error),
         transfer=last.error - first.error,
-        metric_transfer=told[-1] - told[0] if len(told) > 1 else None,
+        metric_transfer=metrics[-1] - metrics[0] if len(metrics) > 1 else None,
     )
 
 
@@ -125,6 +118,5 @@ def _cell(
     )
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,11 +1,11 @@
-"""Verify: is the store what its records say, and does every version still decode to what was committed?
+"""Verify: is the store what its records say, and does every version decode to what was committed?
 
 Levels build on each other: `quick` follows the chains and asks whether objects are there; `data`
 reads and hashes every object and parses it; `deep` rebuilds every version and compares its tensors
 with the commit. Nothing is ever written.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -49,7 +49,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class _Walk:
-    """What has been seen so far."""
+    """What has been seen so far.
+
+    Attributes:
+        versions: By reference, what the record says of the version.
+        bases: The basis objects.
+        refs: Every object that is referred to, with the versions or commits that need it.
+        read: Objects whose bytes were read already.
+    """
 
     store: "Store"
     level: str
@@ -58,11 +65,20 @@ class _Walk:
     bytes: int = 0
     versions: dict[str, AbsorbedTask] = field(default_factory=dict)
     bases: set[Digest] = field(default_factory=set)
-    referred: dict[Digest, list[str]] = field(default_factory=dict)
+    refs: dict[Digest, list[str]] = field(default_factory=dict)
     read: set[Digest] = field(default_factory=set)
 
-    def find(self, code: str, what: str, message: str, refs: tuple[str, ...] = ()) -> None:
-        self.findings.append(Finding(code=code, what=what, message=message, refs=refs))
+    def add(self, code: str, subject: str, message: str, refs: Sequence[str] = ()) -> None:
+        self.findings.append(Finding(code=code, what=subject, message=message, refs=tuple(refs)))
+
+    def add_object(self, code: str, digest: Digest, message: str) -> None:
+        """Add a finding about an object; all that need it are affected."""
+        self.add(code, f"object {digest}", message, self.refs[digest])
+
+    def refer(self, digest: Digest, refs: Iterable[str]) -> None:
+        """Note that versions or commits need an object."""
+        needed_by = self.refs.setdefault(digest, [])
+        needed_by.extend(ref for ref in refs if ref not in needed_by)
 
 
 def verify(context: "Context", level: str, *, progress: Progress | None = None) -> VerifyReport:
@@ -91,15 +107,15 @@ def verify(context: "Context", level: str, *, progress: Progress | None = None) 
     _check_heads(walk, context)
     _check_meaning(walk)
     for stray in context.store.strays():
-        walk.find("STO-02", stray, "does not belong into a store.")
-    _check_objects(walk, progress or _silent)
+        walk.add("STO-02", stray, "does not belong into a store.")
+    _check_objects(walk, progress or _ignore)
     if level == "deep":
-        _check_versions(walk, context, progress or _silent)
+        _check_versions(walk, context, progress or _ignore)
     return VerifyReport(
         level=level,
         spaces=len(spaces),
         records=walk.records,
-        objects=len(walk.referred),
+        objects=len(walk.refs),
         bytes=walk.bytes,
         versions=len(walk.versions),
         findings=tuple(walk.findings),
@@ -112,18 +128,19 @@ def require_sound(report: VerifyReport) -> None:
         return
     first = report.findings[0]
     more = f"; and {len(report.findings) - 1} more" if len(report.findings) > 1 else ""
-    strays = all(finding.code == "STO-02" for finding in report.findings)
-    hurt = sorted({ref for finding in report.findings for ref in finding.refs})
-    affected = f" Affected: {', '.join(hurt[:5])}{' ...' if len(hurt) > 5 else ''}." if hurt else ""
+    only_strays = all(finding.code == "STO-02" for finding in report.findings)
+    refs = sorted({ref for finding in report.findings for ref in finding.refs})
+    affected = f" Affected: {', '.join(refs[:5])}{' ...' if len(refs) > 5 else ''}." if refs else ""
     raise IntegrityError(
-        f"verify ({report.level}) found {first.code} {first.what}: {first.message.removesuffix('.')}{more}.{affected}",
+        f"verify ({report.level}) found {first.code} {first.what}: "
+        f"{first.message.removesuffix('.')}{more}.{affected}",
         hint="Move what does not belong there out of the store."
-        if strays
+        if only_strays
         else "Bring the named files back from a copy of the store, then verify again.",
     )
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def _ignore(doing: str, done: int, total: int) -> None:
     """Report progress to nobody."""
 
 
@@ -131,7 +148,7 @@ def _check_log(walk: _Walk, space: SpaceName) -> None:
     numbers = walk.store.numbers(space)
     missing = sorted(set(range(1, (numbers[-1] if numbers else 0) + 1)) - set(numbers))
     for number in missing:
-        walk.find("REC-03", f"{space}/@c{number}", "the record is not in the store.")
+        walk.add("REC-03", f"{space}/@c{number}", "the record is not in the store.")
     parent = sha256(walk.store.format_bytes())
     for number in numbers:
         record, parent = _check_record(walk, space, number, parent)
@@ -149,20 +166,15 @@ def _check_heads(walk: _Walk, context: "Context") -> None:
             heads = lookups.heads(session)
     except CatalogError:
         return  # the catalog is an index; that it cannot be read says nothing of the store
-    for space, known in heads.items():
-        content = walk.store.record(space, known.number)
-        if content is None or sha256(content) != known.id:
-            found = (
-                "is not in the store"
-                if content is None
-                else f"is {sha256(content)[:8]} in the store"
-            )
-            walk.find(
-                "REC-03",
-                f"{space}/@c{known.number}",
-                f"the catalog knows it as {known.id[:8]}, it {found}.",
-                (f"{space}/@c{known.number}",),
-            )
+    for space, head in heads.items():
+        content = walk.store.record(space, head.number)
+        if content is not None and sha256(content) == head.id:
+            continue
+        state = "is not in the store"
+        if content is not None:
+            state = f"is {sha256(content)[:8]} in the store"
+        ref = f"{space}/@c{head.number}"
+        walk.add("REC-03", ref, f"the catalog knows it as {head.id[:8]}, it {state}.", [ref])
 
 
 def _check_meaning(walk: _Walk) -> None:
@@ -175,74 +187,64 @@ def _check_meaning(walk: _Walk) -> None:
         return
     catalog = Catalog.in_memory()
     for space, damage in fill(walk.store, catalog).items():
-        walk.find("COM-04", f"space {space}", damage.message)
+        walk.add("COM-04", f"space {space}", damage.message)
     catalog.close()
 
 
 def _check_record(
     walk: _Walk, space: SpaceName, number: CommitNumber, parent: Digest
 ) -> tuple[Record | None, Digest]:
-    what = f"{space}/@c{number}"
+    ref = f"{space}/@c{number}"
     try:
         content = walk.store.record(space, number) or b""
         walk.records += 1
         walk.bytes += len(content)
         record = parse_record(content, what=f"record c{number} of space {space}")
     except (IntegrityError, FormatError, StoreError) as error:
-        walk.find("REC-01", what, error.message)
+        walk.add("REC-01", ref, error.message)
         return None, parent
     if (record.space, record.number) != (space, number):
-        walk.find("REC-02", what, f"the record says it is {record.space}/@c{record.number}.")
+        walk.add("REC-02", ref, f"the record says it is {record.space}/@c{record.number}.")
     if record.parent != parent:
-        walk.find(
+        walk.add(
             "REC-03",
-            what,
-            f"its parent is {record.parent[:8]}, the record before it is {parent[:8]}: the chain is broken.",
+            ref,
+            f"its parent is {record.parent[:8]}, the record before it is {parent[:8]}: "
+            "the chain is broken.",
         )
     return record, sha256(content)
 
 
 def _collect(walk: _Walk, record: Record) -> None:
     """Note what a record refers to, and which versions need it."""
-    refs = _refs(record)
+    commit = f"{record.space}/@c{record.number}"
+    versions = {}
+    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
+        versions = {f"{record.space}/{task.task}@v{task.version}": task for task in record.tasks}
+    refs = list(versions) or [commit]
+    if isinstance(record, RestoreRecord):
+        refs = [f"{record.space}/{record.task}@v{record.version}"]
     if record.note is not None:
-        _refer(walk, record.note, refs)
-        for digest in _noted(walk, record.note):
-            _refer(walk, digest, refs)
+        walk.refer(record.note, refs)
+        for digest in _note_objects(walk, record.note):
+            walk.refer(digest, refs)
     if isinstance(record, AbsorbRecord | RefitRecord) and record.basis is not None:
         walk.bases.add(record.basis)
-        _refer(walk, record.basis, [f"{record.space}/@c{record.number}"])
-    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
-        for task in record.tasks:
-            ref = f"{record.space}/{task.task}@v{task.version}"
-            walk.versions[ref] = task
-            _refer(walk, task.adapter, [ref])
-            _refer(walk, task.layout, [ref])
+        walk.refer(record.basis, [commit])
+    walk.versions |= versions
+    for ref, task in versions.items():
+        walk.refer(task.adapter, [ref])
+        walk.refer(task.layout, [ref])
 
 
-def _refs(record: Record) -> list[str]:
-    if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord) and record.tasks:
-        return [f"{record.space}/{task.task}@v{task.version}" for task in record.tasks]
-    return (
-        [f"{record.space}/{record.task}@v{record.version}"]
-        if isinstance(record, RestoreRecord)
-        else [f"{record.space}/@c{record.number}"]
-    )
-
-
-def _refer(walk: _Walk, digest: Digest, refs: list[str]) -> None:
-    known = walk.referred.setdefault(digest, [])
-    known.extend(ref for ref in refs if ref not in known)
-
-
-def _noted(walk: _Walk, digest: Digest) -> Iterator[Digest]:
-    content = _sound(walk, digest)
+def _note_objects(walk: _Walk, digest: Digest) -> Iterator[Digest]:
+    content = _read_object(walk, digest)
     if content is None:
         return
     try:
         note = Note.from_bytes(content)
     except ShareRegistryError as error:
-        walk.find("NOT-01", f"object {digest}", error.message, tuple(walk.referred.get(digest, ())))
+        walk.add_object("NOT-01", digest, error.message)
         return
     for task in note.tasks:
         if task.config is not None:
@@ -250,17 +252,16 @@ def _noted(walk: _Walk, digest: Digest) -> Iterator[Digest]:
         yield from (entry.object for entry in [*task.attachments, *task.original])
 
 
-def _sound(walk: _Walk, digest: Digest) -> bytes | None:
-    """Return an object's bytes if they are what its name says; None, and a finding, otherwise."""
-    refs = tuple(walk.referred[digest])
+def _read_object(walk: _Walk, digest: Digest) -> bytes | None:
+    """Return an object's bytes; None, and a finding, where they are not what its name says."""
     walk.read.add(digest)
     try:
         content = walk.store.get(digest)
     except NotFoundError:
-        walk.find("OBJ-02", f"object {digest}", "is not in the store.", refs)
+        walk.add_object("OBJ-02", digest, "is not in the store.")
         return None
     except (IntegrityError, StoreError) as error:
-        walk.find("OBJ-01", f"object {digest}", error.message, refs)
+        walk.add_object("OBJ-01", digest, error.message)
         return None
     walk.bytes += len(content)
     return content
@@ -269,59 +270,44 @@ def _sound(walk: _Walk, digest: Digest) -> bytes | None:
 def _check_objects(walk: _Walk, progress: Progress) -> None:
     """Check every object that is referred to, and what adapter objects refer to in turn."""
     adapters = {task.adapter for task in walk.versions.values()}
-    pending, done = (
-        sorted(walk.referred, key=lambda digest: (digest not in walk.bases, digest)),
-        0,
-    )  # bases last: by then it is known who refers to them
+    # bases last (the list is popped from its end): by then it is clear who refers to them
+    pending = sorted(walk.refs, key=lambda digest: (digest not in walk.bases, digest))
+    done = 0
     while pending:
         digest = pending.pop()
         done += 1
         progress("objects", done, done + len(pending))
-        for found in _check_object(walk, digest, adapter=digest in adapters):
-            if found not in walk.referred:
-                pending.append(found)
-            _refer(walk, found, walk.referred[digest])
+        for source in _check_object(walk, digest, is_adapter=digest in adapters):
+            if source not in walk.refs:
+                pending.append(source)
+            walk.refer(source, walk.refs[digest])
 
 
-def _check_object(walk: _Walk, digest: Digest, *, adapter: bool) -> list[Digest]:
+def _check_object(walk: _Walk, digest: Digest, *, is_adapter: bool) -> list[Digest]:
+    """Check one object, and return those that it refers to."""
+    from share_registry.format import adapter_object, basis_object
+
     if digest in walk.read:
         return []
     if walk.level == "quick":
         if not walk.store.has(digest):
-            walk.find(
-                "OBJ-02", f"object {digest}", "is not in the store.", tuple(walk.referred[digest])
-            )
+            walk.add_object("OBJ-02", digest, "is not in the store.")
         return []
-    content = _sound(walk, digest)
-    if content is not None and digest in walk.bases:
-        _check_basis(walk, digest, content)
-    return _check_adapter(walk, digest, content) if adapter and content is not None else []
-
-
-def _check_basis(walk: _Walk, digest: Digest, content: bytes) -> None:
-    from share_registry.format.basis_object import decode
-
-    try:
-        decode(content)
-    except ShareRegistryError as error:
-        walk.find("OBJ-03", f"object {digest}", error.message, tuple(walk.referred[digest]))
-
-
-def _check_adapter(walk: _Walk, digest: Digest, content: bytes) -> list[Digest]:
-    from share_registry.format.adapter_object import decode, header
-
-    try:
-        layout = Layout.from_bytes(walk.store.get(header(content).layout))
-        stored = decode(content, layout)
-    except ShareRegistryError as error:
-        walk.find("OBJ-03", f"object {digest}", error.message, tuple(walk.referred[digest]))
+    content = _read_object(walk, digest)
+    if content is None:
         return []
-    return [
-        stored.layout,
-        *stored.sources,
-        *stored.external.values(),
-        *([stored.previous] if stored.previous else []),
-    ]
+    try:
+        if digest in walk.bases:
+            basis_object.decode(content)
+        if not is_adapter:
+            return []
+        layout = walk.store.get(adapter_object.header(content).layout)
+        stored = adapter_object.decode(content, Layout.from_bytes(layout))
+    except ShareRegistryError as error:
+        walk.add_object("OBJ-03", digest, error.message)
+        return []
+    previous = [stored.previous] if stored.previous else []
+    return [stored.layout, *stored.sources, *stored.external.values(), *previous]
 
 
 def _check_versions(walk: _Walk, context: "Context", progress: Progress) -> None:
@@ -329,46 +315,45 @@ def _check_versions(walk: _Walk, context: "Context", progress: Progress) -> None
     from share_registry.exchange.export_files import tensor_file
     from share_registry.materialize.decoder import Reader
 
-    reader = Reader(
-        context.store
-    )  # not the one of the registry: what that one has decoded before would not be read again
+    # not the registry's own reader: what that one has decoded before would not be read again
+    reader = Reader(context.store)
     for done, (ref, task) in enumerate(sorted(walk.versions.items()), start=1):
         progress("versions", done, len(walk.versions))
         try:
             layout = reader.open(task.adapter).layout
             content = tensor_file(layout, reader.tensors(task.adapter))
         except ShareRegistryError as error:
-            walk.find("DEC-12", ref, error.message, (ref,))
+            walk.add("DEC-12", ref, error.message, [ref])
             continue
-        found = sha256(content)
-        if _keys_elsewhere(content) != sorted(spec.key for spec in layout.tensors):
-            walk.find(
+        if _keys_read_elsewhere(content) != sorted(spec.key for spec in layout.tensors):
+            walk.add(
                 "DEC-11",
                 ref,
                 "the safetensors library does not read the rebuilt file as it was written.",
-                (ref,),
+                [ref],
             )
         if reader.open(task.adapter).stored.layout != task.layout:
-            walk.find(
-                "REC-08", ref, "the commit and its adapter object name different layouts.", (ref,)
+            walk.add(
+                "REC-08", ref, "the commit and its adapter object name different layouts.", [ref]
             )
-        if found != task.tensors:
-            walk.find(
+        rebuilt = sha256(content)
+        if rebuilt != task.tensors:
+            walk.add(
                 "DEC-12",
                 ref,
-                f"rebuilt tensors have digest {found[:8]}, the commit says {task.tensors[:8]}.",
-                (ref,),
+                f"rebuilt tensors have digest {rebuilt[:8]}, the commit says {task.tensors[:8]}.",
+                [ref],
             )
         if task.budget is not None and float(task.error) > float(task.budget):
-            walk.find(
+            walk.add(
                 "REC-09",
                 ref,
                 f"recorded error {task.error} is above the budget {task.budget}.",
-                (ref,),
+                [ref],
             )
 
 
-def _keys_elsewhere(content: bytes) -> list[str] | None:
+def _keys_read_elsewhere(content: bytes) -> list[str] | None:
     """Return the keys that the safetensors library, another parser than ours, finds in a file.
 
     None where it refuses.

@@ -1,6 +1,6 @@
 """The basis of a space: the directions that its tasks share, as anybody can use them.
 
-Stored are integer rows; handed out are orthonormal rows that span exactly the same space, by QR, in
+Stored are integer rows; returned are orthonormal rows that span exactly the same space, by QR, in
 the order of the energy they capture.
 """
 
@@ -67,20 +67,20 @@ def basis(context: "Context", space: str | None, *, at: At | None = None) -> Bas
     """
     with context.reading() as session:
         where = space_of(session, space)
-        known = lookups.current_basis(
+        current = lookups.current_basis(
             session, where, at=None if at is None else number_at(session, where, at)
         )
-    if known is None:
+    if current is None:
         raise NotFoundError(
             f"space {where!r} has no basis{'' if at is None else ' at that moment'}.",
             hint="Make one with refit, or give several adapters to commit_many.",
         )
     return Basis(
         space=where,
-        number=known.number,
-        digest=known.digest,
-        size_bytes=len(context.store.get(known.digest)),
-        modules=read_basis(context, known.digest),
+        number=current.number,
+        digest=current.digest,
+        size_bytes=len(context.store.get(current.digest)),
+        modules=read_basis(context, current.digest),
     )
 
 
@@ -94,7 +94,10 @@ def read_basis(context: "Context", digest: Digest) -> dict[str, BasisModule]:
 
 
 def orthonormal(rows: "Ints") -> "torch.Tensor":
-    """Return orthonormal float64 rows that span integer rows (k, m), each turned towards the one it comes from."""
+    """Return orthonormal float64 rows that span integer rows (k, m).
+
+    Each is turned towards the row it comes from.
+    """
     import torch
 
     Q, R = torch.linalg.qr(torch.from_numpy(rows).to(torch.float64).mT)

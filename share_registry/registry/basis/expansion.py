@@ -1,6 +1,4 @@
-"""A stored adapter as coefficients over the rows it is made of.
-
-What a refit works on, so that no adapter is formed.
+"""A stored adapter as coefficients over the rows it is made of: a refit forms no adapter.
 
 For one module and side, with the rows R_o of every object o in use, X = sum_o K_o R_o: own rows
 enter with their scales, terms with scale and power of two, a previous version with its own
@@ -42,9 +40,10 @@ class Expansions:
         Integers, or the decoded factor of a module that is kept bit for bit.
         """
         if self._reader.is_basis(digest):
-            found = self._reader.basis(digest).rows(module, side)
-            assert found is not None  # a term refers to it, and the reader has checked that
-            return torch.from_numpy(found).to(torch.float64)
+            block = self._reader.basis(digest).rows(module, side)
+            # a term refers to it, and the reader has checked that
+            assert block is not None
+            return torch.from_numpy(block).to(torch.float64)
         stored = self._reader.open(digest).module(module)
         if stored is None:
             return self._decoded(digest, module, side)
@@ -55,22 +54,14 @@ class Expansions:
         opened = self._reader.open(digest)
         stored = opened.module(module)
         if stored is None:
-            return {
-                digest: torch.eye(
-                    len(self._decoded(digest, module, side)), dtype=torch.float64, device="cpu"
-                )
-            }
-        made = dict(self._before(opened.stored.previous, module, side, stored.side(side)))
+            rank = len(self._decoded(digest, module, side))
+            return {digest: torch.eye(rank, dtype=torch.float64, device="cpu")}
+        expanded: dict[Digest, Tensor] = {}
+        if stored.side(side).previous and opened.stored.previous is not None:
+            expanded |= self.factor(opened.stored.previous, module, side)
         for source, K in _own_terms(stored.side(side), digest, opened.stored.sources).items():
-            made[source] = made[source] + K if source in made else K
-        return made
-
-    def _before(
-        self, previous: Digest | None, module: str, side: Side, stored: StoredSide
-    ) -> Factor:
-        return (
-            self.factor(previous, module, side) if stored.previous and previous is not None else {}
-        )
+            expanded[source] = expanded[source] + K if source in expanded else K
+        return expanded
 
     def _decoded(self, digest: Digest, module: str, side: Side) -> Tensor:
         position = self._reader.open(digest).modules[module]
@@ -81,14 +72,14 @@ def _own_terms(
     stored: StoredSide, digest: Digest, sources: tuple[Digest, ...]
 ) -> dict[Digest, Tensor]:
     scales = torch.from_numpy(stored.scales).to(torch.float64)
-    made = {
+    terms = {
         sources[term.source]: scales[:, None]
         * 2.0**term.exponent
         * torch.from_numpy(term.coefficients).to(torch.float64)
         for term in stored.terms
     }
-    if (
-        any(stored.own.strides) and stored.own.any()
-    ) or not made:  # rows of zeros share one number, which has no stride
-        made[digest] = torch.diag(scales)
-    return made
+    # rows of zeros share one number, which has no stride
+    has_own_rows = any(stored.own.strides) and stored.own.any()
+    if has_own_rows or not terms:
+        terms[digest] = torch.diag(scales)
+    return terms

@@ -1,8 +1,19 @@
-"""Fit a basis to tasks: those a space holds, adapters in hand, or both.
+"""Fit a basis to tasks: those a space holds, new adapters, or both.
 
-Every task enters as coefficients over rows: a stored one over the rows of the objects it refers to,
-an adapter in hand over its own factors. Module by module the rows in use are gathered, so that
-memory is bounded by one module.
+For one module and side, R are all rows in use, of however many objects, and a task's factor is K R:
+a stored one refers to rows of earlier objects, a new one to its own. In orthonormal coordinates of
+the rows (with H = R R^T = L L^T) the factor is A = K L, and B likewise on the other side. What a
+task t counts for is its second moment, weighted by the other side:
+
+    G = sum_t w_t A_t^T (B_t B_t^T) A_t
+
+The eigenvectors U of G, the strongest first, are the directions U^T L^+ R of the basis. That equals
+the full SVD of all energy-weighted factors, in any gauge, and no adapter is formed; without the
+weights B B^T, or with K in place of A, another basis comes out. Modules are fitted one at a time,
+so that memory is bounded by one of them.
+
+A refit goes on from the moments G of the last one (`moments`): the tasks that came since are added,
+and the rows that they brought extend the coordinates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,30 +45,24 @@ from share_registry.exchange.factor_pairs import rows_of
 from share_registry.exchange.scales import module_scales
 from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
-from share_registry.registry.basis.moments import Carried, CarriedSide
+from share_registry.registry.basis.moments import KeptMoments, KeptSide
 from share_registry.stored import StoredBasis
 from share_registry.values.policy import UNIT
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from share_registry.exchange.adapter import Adapter
     from share_registry.registry.context import Context
+    from share_registry.stored import Ints
     from share_registry.values.task_version import TaskVersion
 
-_Rows = tuple["NDArray[np.int32]", float]
-"""Rows of one side, and the share of the energy they capture."""
 _FOLDS: Final = 4
+# Tasks on which it is judged how many directions pay. Their mean stands for all, so that the
+# price does not grow with their number.
 _JUDGED: Final = 128
-"""Tasks on which it is judged how many directions pay.
-
-Their mean stands for all, so that the price does not grow with their number.
-"""
-_KEPT: Final = 64
-"""Notes and configs remembered: neighbours tend to share them."""
+# Configs remembered: neighbours tend to share them.
+_REMEMBERED: Final = 64
+# Directions with less than this share of the strongest one's energy are rounding noise.
 _NOTHING: Final = 1e-14
-"""Directions with less than this share of the strongest one's energy are rounding noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +92,8 @@ class FitMember:
     """One task in a fit.
 
     Attributes:
-        key: What its part in a fit follows from; equal for equal parts, empty for an adapter in
-            hand.
+        key: What its part in a fit follows from; equal for equal parts, empty for an adapter that
+            is not stored.
         scales: The LoRA scale of every module it has.
         norm: Frobenius norm of its scaled dW.
         factor: One side of a module as coefficients over the rows of objects.
@@ -102,6 +107,48 @@ class FitMember:
     rows: Callable[[Digest, str, Side], Tensor] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedBasis:
+    """A basis, and what was seen on the way.
+
+    Attributes:
+        basis: The rows.
+        captured: Share of the tasks' energy that the directions of a module capture, per side.
+        moments: What the next fit of these tasks and more may go on from; None where a task is not
+            stored.
+    """
+
+    basis: StoredBasis
+    captured: Mapping[str, tuple[float, float]]
+    moments: KeptMoments | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FittedModule:
+    """One module: per side its rows and what they capture, and what the next fit may go on from."""
+
+    rows: "tuple[Ints, Ints]"
+    captured: tuple[float, float]
+    sides: tuple[KeptSide, KeptSide] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GatheredSide:
+    """One side of one module.
+
+    Attributes:
+        coordinates: A (r, q) of the tasks looked at, in `frame`.
+        frame: Orthonormal coordinates of the rows in use.
+        moments: (q, q) of the tasks that were seen before, in `frame`.
+        blocks: Rows in use of each object; None where there are more than columns.
+    """
+
+    coordinates: list[Tensor]
+    frame: Frame
+    moments: Tensor
+    blocks: Mapping[Digest, int] | None
+
+
 def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> list[FitMember]:
     """Return stored versions as members.
 
@@ -110,18 +157,14 @@ def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> lis
     reader = context.reader()
     expansions = Expansions(reader)
 
-    @lru_cache(maxsize=_KEPT)
-    def scales_of(config: Digest | None, layout: Digest) -> dict[str, float]:
-        described = reader.layout(layout)
-        shapes = described.modules()
-        found = (
-            module_scales(
-                parse_config(context.store.get(config, limit=MAX_CONFIG_BYTES)), described
-            )
-            if config
-            else [1.0] * len(shapes)
-        )
-        return {shape.module: scale for shape, scale in zip(shapes, found, strict=True)}
+    @lru_cache(maxsize=_REMEMBERED)
+    def scales_of(config: Digest | None, layout_digest: Digest) -> dict[str, float]:
+        layout = reader.layout(layout_digest)
+        modules = [shape.module for shape in layout.modules()]
+        if not config:
+            return dict.fromkeys(modules, 1.0)
+        settings = parse_config(context.store.get(config, limit=MAX_CONFIG_BYTES))
+        return dict(zip(modules, module_scales(settings, layout), strict=True))
 
     def member(row: "TaskVersion") -> FitMember:
         return FitMember(
@@ -135,372 +178,262 @@ def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> lis
     return [member(row) for row in versions]
 
 
-def member_in_hand(name: str, adapter: "Adapter") -> FitMember:
+def unstored_member(name: str, adapter: "Adapter") -> FitMember:
     """Return an adapter that is not stored as a member.
 
     Its rows are its factors, in float64 while they are looked at.
     """
-    scales = module_scales(adapter.config, adapter.layout)
-    shapes = [shape.module for shape in adapter.layout.modules()]
-    places = {
-        module: (factor, expert)
-        for module, (factor, expert) in zip(
-            shapes,
-            (
-                (factor, expert)
-                for factor in adapter.layout.factors
-                for expert in range(factor.experts)
-            ),
-            strict=True,
-        )
-    }
+    layout = adapter.layout
+    shapes = {shape.module: shape for shape in layout.modules()}
+    experts = [(factor, expert) for factor in layout.factors for expert in range(factor.experts)]
+    places = dict(zip(shapes, experts, strict=True))
 
     def rows(_: Digest, module: str, side: Side) -> Tensor:
         factor, expert = places[module]
-        return rows_of(adapter.layout, factor, adapter.tensors)[expert][
-            0 if side is Side.A else 1
-        ].double()
+        pair = rows_of(layout, factor, adapter.tensors)[expert]
+        return pair[0 if side is Side.A else 1].double()
 
-    def factor_of(module: str, side: Side) -> Factor:
-        factor, _ = places[module]
-        rank = adapter.layout.tensors[factor.a].shape[0] // factor.experts
-        return {Digest(name): torch.eye(rank, dtype=torch.float64, device="cpu")}
+    def identity(module: str, _: Side) -> Factor:
+        return {Digest(name): torch.eye(shapes[module].rank, dtype=torch.float64, device="cpu")}
 
-    energy = norm(adapter.factor_pairs())
     return FitMember(
         key="",
-        scales=dict(zip(shapes, scales, strict=True)),
-        norm=energy,
-        factor=factor_of,
+        scales=dict(zip(shapes, module_scales(adapter.config, layout), strict=True)),
+        norm=norm(adapter.factor_pairs()),
+        factor=identity,
         rows=rows,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FittedBasis:
-    """A basis, and what was seen on the way.
-
-    Attributes:
-        basis: The rows.
-        captured: Share of the tasks' energy that the directions of a module capture, per side.
-        carried: Moments from which the next fit of these tasks and more may go on; None where a
-            task is in hand.
-    """
-
-    basis: StoredBasis
-    captured: Mapping[str, tuple[float, float]]
-    carried: Carried | None
 
 
 def fit(
     members: Sequence[FitMember],
     rule: FitRule,
-    carried: Carried | None = None,
+    kept: KeptMoments | None = None,
     *,
     device: str = "cpu",
 ) -> FittedBasis:
-    """Return the basis of tasks.
+    """Fit the basis of tasks: for every module and side as many directions as the rule says.
 
-    For every module and side as many directions as the rule says, none where none pays.
+    A side on which none pays has none.
 
     Args:
         members: The tasks.
         rule: How many directions.
-        carried: Moments of some of the tasks: these are not read again, but for those on which it
-            is judged how many directions pay.
+        kept: Moments of some of the tasks: these are not read again, but for those on which it is
+            judged how many directions pay.
         device: Where it is computed.
     """
-    names = sorted({module for member in members for module in member.scales})
-    seen = carried.seen if carried is not None else frozenset()
-    made = {}
-    for module in names:
-        mine = [member for member in members if module in member.scales]
-        made[module] = _module(
-            mine,
-            module,
-            rule,
-            carried.modules.get(module) if carried is not None else None,
-            seen,
-            device,
-        )
-    kept = {
-        module: found for module, found in made.items() if any(len(rows) for rows, _ in found.rows)
-    }
+    modules = {}
+    for module in sorted({module for member in members for module in member.scales}):
+        having = [member for member in members if module in member.scales]
+        modules[module] = _fit_module(having, module, rule, kept, device)
+    used = {name: fitted for name, fitted in modules.items() if any(map(len, fitted.rows))}
     keys = frozenset(member.key for member in members)
+    moments = KeptMoments(
+        weighting=rule.weighting,
+        seen=keys,
+        modules={
+            name: fitted.sides for name, fitted in modules.items() if fitted.sides is not None
+        },
+    )
     return FittedBasis(
-        basis=StoredBasis(
-            modules={module: (found.rows[0][0], found.rows[1][0]) for module, found in kept.items()}
-        ),
-        captured={module: (found.rows[0][1], found.rows[1][1]) for module, found in kept.items()},
-        carried=None
-        if "" in keys
-        else Carried(
-            weighting=rule.weighting,
-            seen=keys,
-            modules={
-                module: found.sides for module, found in made.items() if found.sides is not None
-            },
-        ),
+        basis=StoredBasis(modules={name: fitted.rows for name, fitted in used.items()}),
+        captured={name: fitted.captured for name, fitted in used.items()},
+        moments=moments if "" not in keys else None,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FittedModule:
-    """One module: its rows and what they capture, per side, and what the next fit may go on from."""
-
-    rows: tuple[_Rows, _Rows]
-    sides: tuple[CarriedSide, CarriedSide] | None
-
-
-def _module(
+def _fit_module(
     members: Sequence[FitMember],
     module: str,
     rule: FitRule,
-    before: tuple[CarriedSide, CarriedSide] | None,
-    seen: frozenset[str],
+    kept: KeptMoments | None,
     device: str,
 ) -> _FittedModule:
-    fresh = members if before is None else [member for member in members if member.key not in seen]
-    judged = [] if rule.energy is not None or rule.max_rank is not None else _spread(members)
+    before = kept.modules.get(module) if kept is not None else None
+    fresh = members
+    if kept is not None and before is not None:
+        fresh = [member for member in members if member.key not in kept.seen]
+    bytes_decide = rule.energy is None and rule.max_rank is None
+    judged = _spread(members) if bytes_decide else []
     looked_at = list({id(member): member for member in (*fresh, *judged)}.values())
-    reading = members[0].rows
-    gathered = [
-        _gathered(
-            looked_at, reading, module, side, before[place].to(device) if before else None, device
-        )
-        for place, side in enumerate((Side.A, Side.B))
-    ]
-    whole = any(
-        found.blocks is None for found in gathered
-    )  # more rows than columns: seen from the axes, in which moments are too large to be carried
-    if whole and before is not None:
-        return _module(members, module, rule, None, seen, device)
-    tasks = dict(
-        zip(map(id, looked_at), _tasks(looked_at, gathered, module, rule.weighting), strict=True)
-    )
-    moments = Moments(*(found.moments for found in gathered))
+    a, b = (_gather(looked_at, members[0].rows, module, side, before, device) for side in Side)
+    if before is not None and (a.blocks is None or b.blocks is None):
+        return _fit_module(members, module, rule, None, device)
+    tasks = {
+        id(member): TaskCoefficients(A=A, B=B, weight=_weight(member, module, rule.weighting))
+        for member, A, B in zip(looked_at, a.coordinates, b.coordinates, strict=True)
+    }
+    moments = Moments(a.moments, b.moments)
     moments.add([tasks[id(member)] for member in fresh])
-    frames, spectra = (
-        (gathered[0].frame, gathered[1].frame),
-        (spectrum(moments.a), spectrum(moments.b)),
+    spectra = spectrum(moments.a), spectrum(moments.b)
+    widths = a.frame.rows.shape[1], b.frame.rows.shape[1]
+    k_a, k_b = _limits(
+        [tasks[id(member)] for member in judged], len(members), spectra, widths, rule
     )
-    limits = _limits([tasks[id(member)] for member in judged], len(members), spectra, frames, rule)
-    rows = [
-        (
-            round_rows(found.directions(U[:, :k]), energies[:k], precision=rule.precision)
-            .cpu()
-            .numpy(),
-            float(energies[:k].sum() / energies.sum().clamp_min(1e-300)),
+    rows_a, captured_a = _round(a.frame, spectra[0], k_a, rule.precision)
+    rows_b, captured_b = _round(b.frame, spectra[1], k_b, rule.precision)
+    sides = None
+    if a.blocks is not None and b.blocks is not None:
+        sides = (
+            KeptSide(blocks=a.blocks, back=a.frame.back.cpu(), moments=moments.a.cpu()),
+            KeptSide(blocks=b.blocks, back=b.frame.back.cpu(), moments=moments.b.cpu()),
         )
-        for found, (energies, U), k in zip(frames, spectra, limits, strict=True)
-    ]
-    sides = None if whole else (gathered[0].carried(moments.a), gathered[1].carried(moments.b))
-    return _FittedModule(rows=(rows[0], rows[1]), sides=sides)
+    return _FittedModule(rows=(rows_a, rows_b), captured=(captured_a, captured_b), sides=sides)
 
 
-def _spectra(
-    tasks: Sequence[TaskCoefficients], frames: tuple[Frame, Frame]
-) -> tuple[Spectrum, Spectrum]:
-    moments = Moments.empty(frames[0].root.shape[1], frames[1].root.shape[1], frames[0].root.device)
-    moments.add(tasks)
-    return spectrum(moments.a), spectrum(moments.b)
+def _weight(member: FitMember, module: str, weighting: str) -> float:
+    """Return w s^2: at unit weighting every task has the same energy over all its modules."""
+    w = 1.0 / member.norm**2 if weighting == UNIT and member.norm > 0 else 1.0
+    return w * member.scales[module] ** 2
 
 
-def _tasks(
-    members: Sequence[FitMember], gathered: "Sequence[_Gathered]", module: str, weighting: str
-) -> list[TaskCoefficients]:
-    """Return tasks of one module in coordinates."""
-    weights = [
-        (1.0 / member.norm**2 if weighting == UNIT and member.norm > 0 else 1.0)
-        * member.scales[module] ** 2
-        for member in members
-    ]
-    return [
-        TaskCoefficients(A=A, B=B, weight=weight)
-        for A, B, weight in zip(
-            gathered[0].coordinates, gathered[1].coordinates, weights, strict=True
-        )
-    ]
+def _round(frame: Frame, spectrum: Spectrum, k: int, precision: float) -> "tuple[Ints, float]":
+    """Return the k strongest directions as integer rows, and the share of energy they capture."""
+    energies, U = spectrum
+    rows = round_rows(frame.directions(U[:, :k]), energies[:k], precision=precision)
+    return rows.cpu().numpy(), float(energies[:k].sum() / energies.sum().clamp_min(1e-300))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Gathered:
-    """One side of one module.
-
-    Attributes:
-        coordinates: Of the tasks looked at, in `frame`.
-        frame: Orthonormal coordinates of the rows in use.
-        moments: Of the tasks that are carried, in `frame`.
-        blocks: Rows in use of each object; None where there are more than columns.
-    """
-
-    coordinates: list[Tensor]
-    frame: Frame
-    moments: Tensor
-    blocks: Mapping[Digest, int] | None
-
-    def carried(self, moments: Tensor) -> CarriedSide:
-        """Return what the next fit may go on from."""
-        assert self.blocks is not None
-        return CarriedSide(
-            blocks=tuple(self.blocks),
-            rows=tuple(self.blocks.values()),
-            back=self.frame.back.cpu(),
-            moments=moments.cpu(),
-        )
-
-
-def _gathered(
+def _gather(
     members: Sequence[FitMember],
-    reading: Callable[[Digest, str, Side], Tensor],
+    read_rows: Callable[[Digest, str, Side], Tensor],
     module: str,
     side: Side,
-    before: CarriedSide | None,
+    before: tuple[KeptSide, KeptSide] | None,
     device: str,
-) -> _Gathered:
-    """Return one side of tasks in orthonormal coordinates of the rows in use, those that are carried first."""
+) -> _GatheredSide:
+    """Return one side of tasks in orthonormal coordinates of the rows in use.
+
+    The rows that were in use before come first.
+    """
     factors = [
         {key: K.to(device) for key, K in member.factor(module, side).items()} for member in members
     ]
-    blocks = (
-        {key: reading(key, module, side).to(device) for key in before.blocks}
-        if before is not None
-        else {}
-    )
+    blocks: dict[Digest, Tensor] = {}
+    kept = None
+    if before is not None:
+        kept = before[0 if side is Side.A else 1].to(device)
+        blocks |= {key: read_rows(key, module, side).to(device) for key in kept.blocks}
     for member, factor in zip(members, factors, strict=True):
         blocks |= {
             key: member.rows(key, module, side).to(device) for key in factor if key not in blocks
         }
     rows = torch.cat(list(blocks.values()))
-    starts = dict(
-        zip(
-            blocks,
-            torch.tensor([0, *map(len, blocks.values())], dtype=torch.int64, device="cpu")
-            .cumsum(0)
-            .tolist(),
-            strict=False,
-        )
-    )
-    if len(rows) > rows.shape[1]:
-        made = [
-            sum(
-                (K @ blocks[key] for key, K in factor.items()),
-                torch.zeros((), dtype=torch.float64, device="cpu"),
-            )
-            for factor in factors
-        ]
-        return _Gathered(
-            coordinates=made,
-            frame=axes(rows.shape[1], device),
-            moments=rows.new_zeros((rows.shape[1],) * 2),
+    width = rows.shape[1]
+    if len(rows) > width:
+        # seen from the axes, in which moments are too large to be kept
+        return _GatheredSide(
+            coordinates=[_combine(factor, blocks) for factor in factors],
+            frame=axes(width, device),
+            moments=rows.new_zeros((width, width)),
             blocks=None,
         )
-    found, moments = _framed(rows, before)
-    made = [
-        sum(
-            (K @ found.root[starts[key] : starts[key] + K.shape[1]] for key, K in factor.items()),
-            torch.zeros((), dtype=torch.float64, device="cpu"),
-        )
-        for factor in factors
-    ]
-    return _Gathered(
-        coordinates=made,
-        frame=found,
+    coordinates, moments = _frame_after(rows, kept)
+    counts = {key: len(block) for key, block in blocks.items()}
+    roots = dict(zip(counts, torch.split(coordinates.root, list(counts.values())), strict=True))
+    return _GatheredSide(
+        coordinates=[_combine(factor, roots) for factor in factors],
+        frame=coordinates,
         moments=moments,
-        blocks={key: len(block) for key, block in blocks.items()},
+        blocks=counts,
     )
 
 
-def _framed(rows: Tensor, before: CarriedSide | None) -> tuple[Frame, Tensor]:
-    """Return coordinates of rows, and carried moments of their first ones in these.
+def _combine(factor: Factor, rows: Mapping[Digest, Tensor]) -> Tensor:
+    """Return sum_o K_o R_o over the objects o that a factor refers to."""
+    zero = torch.zeros((), dtype=torch.float64, device="cpu")
+    return sum((K @ rows[key] for key, K in factor.items()), zero)
 
-    The coordinates they were carried in come first, unless that would lose digits.
+
+def _frame_after(rows: Tensor, before: KeptSide | None) -> tuple[Frame, Tensor]:
+    """Return coordinates of rows, and in these the moments that were kept in the first rows'.
+
+    The coordinates of before come first, unless extending them would lose digits: then the moments
+    are turned into new ones.
     """
+    if before is not None:
+        longer = extend(before.back, rows)
+        if longer is not None:
+            more = longer.root.shape[1] - len(before.moments)
+            return longer, pad(before.moments, (0, more, 0, more))
+    fresh = frame(rows)
     if before is None:
-        found = frame(rows)
-        return found, rows.new_zeros((found.root.shape[1],) * 2)
-    longer = extend(before.back, rows)
-    if longer is not None:
-        more = longer.root.shape[1] - len(before.moments)
-        return longer, pad(before.moments, (0, more, 0, more))
-    found = frame(rows)
-    turn = (before.back @ rows[: before.back.shape[1]]) @ (found.back @ rows).mT
-    return found, turn.mT @ before.moments @ turn
+        return fresh, rows.new_zeros((fresh.root.shape[1],) * 2)
+    turn = (before.back @ rows[: before.back.shape[1]]) @ (fresh.back @ rows).mT
+    return fresh, turn.mT @ before.moments @ turn
 
 
 def _spread(members: Sequence[FitMember]) -> list[FitMember]:
     """Return at most `_JUDGED` of the tasks, spread evenly."""
-    if len(members) <= _JUDGED:
-        return list(members)
-    return [members[number * len(members) // _JUDGED] for number in range(_JUDGED)]
+    count = min(_JUDGED, len(members))
+    return [members[number * len(members) // count] for number in range(count)]
 
 
 def _limits(
-    tasks: Sequence[TaskCoefficients],
+    judged: Sequence[TaskCoefficients],
     count: int,
     spectra: tuple[Spectrum, Spectrum],
-    frames: tuple[Frame, Frame],
+    widths: tuple[int, int],
     rule: FitRule,
 ) -> tuple[int, int]:
-    """Return how many directions each side keeps, judged on some of `count` tasks where bytes decide."""
-    some = [_alive(found) for found in spectra]
+    """Return how many directions each side keeps.
+
+    Where bytes decide, some of the `count` tasks are judged.
+    """
+    alive = [_count_alive(energies) for energies, _ in spectra]
     if rule.energy is not None:
         limits = [count_capturing(energies, rule.energy) for energies, _ in spectra]
     elif rule.max_rank is not None:
-        limits = some
+        limits = alive
     else:
-        limits = _paying(tasks, count, spectra, frames, rule)
-    cap = rule.max_rank if rule.max_rank is not None else max(some)
-    return min(limits[0], some[0], cap), min(limits[1], some[1], cap)
+        limits = _paying_limits(judged, count, spectra, widths, rule)
+    cap = rule.max_rank if rule.max_rank is not None else max(alive)
+    return min(limits[0], alive[0], cap), min(limits[1], alive[1], cap)
 
 
-def _alive(found: Spectrum) -> int:
+def _count_alive(energies: Tensor) -> int:
     """Return the number of directions that carry more than rounding noise."""
-    energies = found[0]
-    return (
-        int((energies > _NOTHING * energies.amax()).sum())
-        if len(energies) and float(energies.amax()) > 0
-        else 0
-    )
+    if not len(energies):
+        return 0
+    return int((energies > _NOTHING * energies.amax()).sum())
 
 
-def _paying(
+def _paying_limits(
     tasks: Sequence[TaskCoefficients],
     count: int,
     spectra: tuple[Spectrum, Spectrum],
-    frames: tuple[Frame, Frame],
+    widths: tuple[int, int],
     rule: FitRule,
 ) -> list[int]:
     """Return how many directions save more bytes than they cost.
 
-    On the tasks themselves, or, for tasks to come, on each part with the directions of the
-    others.
+    They are judged on the tasks themselves; for tasks to come, by cross-validation: each fold on
+    the directions of the others.
     """
-    widths = (frames[0].rows.shape[1], frames[1].rows.shape[1])
-    times = (rule.tasks or count) / len(tasks)
+    folds = [(tasks, tasks)]
     if rule.tasks:
-        folds: list[tuple[Sequence[TaskCoefficients], Sequence[TaskCoefficients]]] = [
+        folds = [
             (
-                [task for place, task in enumerate(tasks) if place % _FOLDS != fold],
+                [task for number, task in enumerate(tasks) if number % _FOLDS != fold],
                 tasks[fold::_FOLDS],
             )
             for fold in range(min(_FOLDS, len(tasks)))
         ]
-    else:
-        folds = [(tasks, tasks)]
-    saved = [energies.new_zeros(len(energies) + 1) for energies, _ in spectra]
+    times = (rule.tasks or count) / len(tasks)
+    (all_a, _), (all_b, _) = spectra
+    saved_a, saved_b = all_a.new_zeros(len(all_a) + 1), all_b.new_zeros(len(all_b) + 1)
     for fitted, judged in folds:
-        found = _spectra(fitted, frames)
-        for side, bits in enumerate(
-            savings(judged, (found[0][1], found[1][1]), widths=widths, budget=rule.budget)
-        ):
-            bits[
-                _alive(found[side]) + 1 :
-            ] = (
-                -torch.inf
-            )  # the frame spans the judged tasks too: other axes are not what the fit has found
-            saved[side] += times * bits
+        moments = Moments.empty(len(all_a), len(all_b), all_a.device)
+        moments.add(fitted)
+        (energies_a, U_a), (energies_b, U_b) = spectrum(moments.a), spectrum(moments.b)
+        bits_a, bits_b = savings(judged, (U_a, U_b), widths=widths, budget=rule.budget)
+        # the coordinates span the judged tasks too: further axes are not what the fit has learned
+        bits_a[_count_alive(energies_a) + 1 :] = -torch.inf
+        bits_b[_count_alive(energies_b) + 1 :] = -torch.inf
+        saved_a += times * bits_a
+        saved_b += times * bits_b
     return [
-        choose_size(saved[side], spectra[side][0], width=widths[side], precision=rule.precision)
-        for side in (0, 1)
+        choose_size(saved_a, all_a, width=widths[0], precision=rule.precision),
+        choose_size(saved_b, all_b, width=widths[1], precision=rule.precision),
     ]

@@ -1,11 +1,12 @@
 """Moments of the tasks that a refit has seen, kept beside the catalog.
 
-The next refit of the space reads only the tasks that came since, however many there are.
+The next refit of the space reads only the tasks that came since, however many came before. Moments
+follow from the objects alone and are an index like the catalog: deleting them costs time and
+nothing else, and no promise of a commit rests on them.
 
-They follow from the objects alone and are an index like the catalog: deleting them costs time and
-nothing else, and what a commit promises never rests on them. Per module and side: the objects whose
-rows are in use, what turns these rows into orthonormal directions, and the second moments in those
-directions. A module with more rows in use than it is wide is not carried.
+Per module and side they are the objects whose rows are in use, what turns these rows into
+orthonormal directions (L^+), and the second moments G in those directions, as `fit` defines them. A
+module with more rows in use than it is wide has none.
 """
 
 import json
@@ -25,8 +26,8 @@ from share_registry.names import Digest
 if TYPE_CHECKING:
     from share_registry.registry.context import Context
 
+# Larger moments are not kept: reading them would take as long as what they save.
 _MOST_BYTES: Final = 256 << 20
-"""Larger moments are not kept: reading them would take as long as what they save."""
 FEWEST: Final = 64
 """Tasks from which on it pays.
 
@@ -36,61 +37,62 @@ _DIGEST_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedSide:
+class KeptSide:
     """One side of one module.
 
     Attributes:
-        blocks: The objects whose rows R (K, m) are in use, in order.
-        rows: How many of each.
+        blocks: The objects whose rows R (K, m) are in use, in order, with how many of each.
         back: (q, K) float64: back @ R are orthonormal directions.
         moments: (q, q) float64 in them.
     """
 
-    blocks: tuple[Digest, ...]
-    rows: tuple[int, ...]
+    blocks: Mapping[Digest, int]
     back: Tensor
     moments: Tensor
 
-    def to(self, device: str) -> "CarriedSide":
+    def to(self, device: str) -> "KeptSide":
         """Return the same on a device."""
         return replace(self, back=self.back.to(device), moments=self.moments.to(device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Carried:
+class KeptMoments:
     """What a refit has seen.
 
     Attributes:
         weighting: How much each task counts.
         seen: Keys of the tasks: what their part follows from.
-        modules: Side A and side B of every module that is carried.
+        modules: Side A and side B of every module whose moments are kept.
     """
 
     weighting: str
     seen: frozenset[str]
-    modules: Mapping[str, tuple[CarriedSide, CarriedSide]]
+    modules: Mapping[str, tuple[KeptSide, KeptSide]]
 
 
-def load(context: "Context", space: str, weighting: str, keys: Sequence[str]) -> Carried | None:
-    """Return what the last refit of a space has seen, None where that is not there, damaged, or of a task that is no longer among `keys`."""
+def load(context: "Context", space: str, weighting: str, keys: Sequence[str]) -> KeptMoments | None:
+    """Return what the last refit of a space has seen.
+
+    None where it is not there, damaged, or of a task that is no longer among `keys`.
+    """
     path = _path(context, space, weighting)
     try:
         content = context.outside.read(path, limit=_MOST_BYTES) if path is not None else b""
-        found = _parsed(memoryview(content), weighting) if content else None
+        kept = _parse(memoryview(content), weighting) if content else None
     except (NotFoundError, IntegrityError, StoreError, ValueError, KeyError, TypeError):
         return None
-    return found if found is not None and found.seen <= set(keys) else None
+    return kept if kept is not None and kept.seen <= set(keys) else None
 
 
-def save(context: "Context", space: str, carried: Carried) -> None:
+def save(context: "Context", space: str, kept: KeptMoments) -> None:
     """Keep moments for the next refit, where there is a place for them.
 
-    That they cannot be kept is no error.
+    Where they cannot be kept, nothing is raised.
     """
-    path = _path(context, space, carried.weighting)
-    if path is None or not context.writable or len(carried.seen) < FEWEST:
+    path = _path(context, space, kept.weighting)
+    if path is None or not context.writable or len(kept.seen) < FEWEST:
         return
-    content = _bytes(carried)
+    content = _serialize(kept)
     if len(content) > _MOST_BYTES:
         return
     new = path.with_name(f"{path.name}.{context.outside.token()[:8]}")
@@ -102,38 +104,44 @@ def save(context: "Context", space: str, carried: Carried) -> None:
 
 
 def _path(context: "Context", space: str, weighting: str) -> Path | None:
-    return (
-        None
-        if context.beside is None
-        else context.beside / f"catalog.sqlite-moments-{space}-{weighting}"
-    )
+    if context.beside is None:
+        return None
+    return context.beside / f"catalog.sqlite-moments-{space}-{weighting}"
 
 
-def _bytes(carried: Carried) -> bytes:
-    modules = {
-        name: [{"blocks": side.blocks, "rows": side.rows, "q": len(side.moments)} for side in sides]
-        for name, sides in sorted(carried.modules.items())
-    }
+def _serialize(kept: KeptMoments) -> bytes:
+    """Return the digest of what follows, the header's length, the header, and float64 arrays."""
+    modules = sorted(kept.modules.items())
+    sides = [side for _, pair in modules for side in pair]
     header = json.dumps(
-        {"weighting": carried.weighting, "seen": sorted(carried.seen), "modules": modules}
+        {
+            "weighting": kept.weighting,
+            "seen": sorted(kept.seen),
+            "modules": {
+                name: [
+                    {
+                        "blocks": list(side.blocks),
+                        "rows": list(side.blocks.values()),
+                        "q": len(side.moments),
+                    }
+                    for side in pair
+                ]
+                for name, pair in modules
+            },
+        }
     ).encode()
-    arrays = (
-        part
-        for _, sides in sorted(carried.modules.items())
-        for side in sides
-        for part in (side.back, side.moments)
-    )
+    arrays = [array for side in sides for array in (side.back, side.moments)]
     body = b"".join(
         [
             len(header).to_bytes(8, "little"),
             header,
-            *(part.contiguous().numpy().astype("<f8", copy=False).tobytes() for part in arrays),
+            *(array.contiguous().numpy().astype("<f8", copy=False).tobytes() for array in arrays),
         ]
     )
     return sha256(body).digest() + body
 
 
-def _parsed(content: memoryview, weighting: str) -> Carried | None:
+def _parse(content: memoryview, weighting: str) -> KeptMoments | None:
     body = content[_DIGEST_BYTES:]
     if sha256(body).digest() != content[:_DIGEST_BYTES]:
         return None
@@ -141,33 +149,25 @@ def _parsed(content: memoryview, weighting: str) -> Carried | None:
     header = json.loads(bytes(body[8 : 8 + size]))
     if header["weighting"] != weighting:
         return None
-    arrays = _arrays(
-        torch.from_numpy(np.frombuffer(body, "<f8", offset=8 + size).astype(np.float64)),
-        header["modules"],
-    )
+    pairs = sorted(header["modules"].items())
+    sizes = [
+        side["q"] * columns
+        for _, pair in pairs
+        for side in pair
+        for columns in (sum(side["rows"]), side["q"])
+    ]
+    numbers = np.frombuffer(body, "<f8", offset=8 + size).astype(np.float64)
+    arrays = iter(torch.split(torch.from_numpy(numbers), sizes))
     modules = {
-        name: (_side(sides[0], arrays), _side(sides[1], arrays))
-        for name, sides in sorted(header["modules"].items())
+        name: (_parse_side(pair[0], arrays), _parse_side(pair[1], arrays)) for name, pair in pairs
     }
-    return Carried(weighting=weighting, seen=frozenset(header["seen"]), modules=modules)
+    return KeptMoments(weighting=weighting, seen=frozenset(header["seen"]), modules=modules)
 
 
-def _arrays(
-    numbers: Tensor, modules: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Iterator[Tensor]:
-    """Yield back and moments of every side, in the order they were written."""
-    at = 0
-    for _, sides in sorted(modules.items()):
-        for side in sides:
-            for columns in (sum(side["rows"]), side["q"]):
-                yield numbers[at : at + side["q"] * columns].view(side["q"], columns)
-                at += side["q"] * columns
-
-
-def _side(said: Mapping[str, Any], arrays: Iterator[Tensor]) -> CarriedSide:
-    return CarriedSide(
-        blocks=tuple(map(Digest, said["blocks"])),
-        rows=tuple(said["rows"]),
-        back=next(arrays),
-        moments=next(arrays),
+def _parse_side(entry: Mapping[str, Any], arrays: Iterator[Tensor]) -> KeptSide:
+    q, counts = entry["q"], entry["rows"]
+    return KeptSide(
+        blocks=dict(zip(map(Digest, entry["blocks"]), counts, strict=True)),
+        back=next(arrays).view(q, sum(counts)),
+        moments=next(arrays).view(q, q),
     )

@@ -20,8 +20,8 @@ from share_registry.registry.sync import read_note
 from share_registry.values.task_version import TaskVersion
 
 _MAX_FILE_BYTES: Final = 4 << 30
+# Where an adapter came from whose note does not say it.
 _UNKNOWN: Final = Source(kind="adapter", location="")
-"""Where an adapter came from whose note does not say it."""
 
 
 def checkout(

@@ -17,7 +17,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.load import is_directory, load
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
-from share_registry.registry.basis.fit import FitRule, fit, member_in_hand, stored_members
+from share_registry.registry.basis.fit import FitRule, fit, stored_members, unstored_member
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
 from share_registry.registry.commands.prediction import FIRST, LATEST
 from share_registry.registry.commands.refit import (
@@ -179,14 +179,14 @@ def _fit_basis(
     if policy.k:
         with context.catalog.begin() as session:
             rows = [row for row in live_versions(session, space) if row.task not in batch.adapters]
-        fresh = [member_in_hand(task, batch.read(task)) for task in sorted(batch.adapters)]
+        fresh = [unstored_member(task, batch.read(task)) for task in sorted(batch.adapters)]
         rule = FitRule(max_rank=policy.k, precision=FINE)
         fitted = fit([*stored_members(context, rows), *fresh], rule, device=context.device)
         return serialize_basis(fitted, space)
     sample = batch.sample()
     if len(sample) < _FEWEST or not policy.references or policy.budget == 0:
         return None
-    members = [member_in_hand(task, batch.read(task)) for task in sample]
+    members = [unstored_member(task, batch.read(task)) for task in sample]
     total = len(batch.adapters)
     rule = rule_within_budget(policy.budget, tasks=total if len(sample) < total else 0)
     return fit_basis(context, space, members, rule)

@@ -67,8 +67,8 @@ def refit(context: "Context", space: str | None, options: RefitOptions) -> Commi
     rule = _fit_rule(options, policy.budget, len(rows))
     fitted = fit(members, rule, moments, device=context.device)
     basis = serialize_basis(fitted, name)
-    if fitted.carried is not None:
-        save(context, name, fitted.carried)
+    if fitted.moments is not None:
+        save(context, name, fitted.moments)
     reexpressed: dict[TaskName, EncodedAdapter] = {}
     if options.reexpresses:
         reexpressed = reexpress(context, rows, basis, options, policy, nearest=nearest)
