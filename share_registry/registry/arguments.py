@@ -24,9 +24,15 @@ _T = TypeVar("_T")
 
 FilePath = str | os.PathLike[str]
 Ref = str | Commit | ResolvedReference
-"""A reference as it may be handed in: typed, or what an earlier call returned."""
+"""A reference as it may be given: typed, or what an earlier call returned."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done and how many there are."""
 _PLACES: Final = ("adapter", "adapters", "root")
 """Parameters that may be paths, whose names need be no text."""
+
+
+def ignore_progress(doing: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
 
 
 def guarded(facade: type[_T]) -> type[_T]:

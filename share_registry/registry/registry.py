@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from share_registry.exchange.adapter import Adapter
-    from share_registry.registry.audit.verify import Progress
+    from share_registry.registry.arguments import Progress
     from share_registry.registry.basis.basis import Basis
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar

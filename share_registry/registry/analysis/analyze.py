@@ -19,8 +19,9 @@ from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import Side
 from share_registry.outside.files import Outside
 from share_registry.registry.analysis.forecast import forecasts
-from share_registry.registry.analysis.subjects import Progress, read_subject
+from share_registry.registry.analysis.subjects import read_subject
 from share_registry.registry.analysis.verdict import CONTINUES, kinships, statements
+from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.checkout.factored import FactoredAdapter, read_factored
 from share_registry.registry.context import Context
 from share_registry.values.analyses import (
@@ -69,7 +70,7 @@ def analyze(
     """
     if isinstance(context := getattr(subject, "context", None), Context):
         return analyze_space(context, subject.scope, budgets=budgets, progress=progress)
-    progress = progress or _ignore
+    progress = progress or ignore_progress
     adapters = read_subject(subject, outside=Outside(), progress=progress)
     return _analyze(adapters, budgets, progress)
 
@@ -85,7 +86,7 @@ def analyze_space(
 
     Raises NotFoundError where it has none.
     """
-    progress = progress or _ignore
+    progress = progress or ignore_progress
     with context.reading() as session:
         where = space_of(session, space)
         rows = lookups.latest_versions(session, where)
@@ -151,10 +152,6 @@ def _analyze(
         break_even=_break_even(spectra),
         notes=(*notes, *more_notes),
     )
-
-
-def _ignore(doing: str, done: int, total: int) -> None:
-    """Report progress to nobody."""
 
 
 def _check_above_zero(budget: float) -> float:
@@ -297,7 +294,6 @@ def _work(modules: Sequence[Weighted]) -> float:
 
 
 def _spread(items: list[_Item], count: int) -> list[_Item]:
-    """Return at most so many items, evenly spread."""
     if len(items) <= count:
         return items
     places = torch.linspace(

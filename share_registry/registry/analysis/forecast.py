@@ -25,7 +25,7 @@ from share_registry.algebra.spectrum import Stack, joint_saving
 from share_registry.exchange.factor_pairs import FactorPair, factor_dtypes, factor_positions
 from share_registry.format.symbols import entropy_bits
 from share_registry.names import Side
-from share_registry.registry.analysis.subjects import Progress
+from share_registry.registry.arguments import Progress
 from share_registry.registry.checkout.factored import FactoredAdapter
 from share_registry.registry.commands.prediction import FIRST, LATEST
 from share_registry.stored import StoredModule, StoredSide
@@ -244,7 +244,6 @@ def _rows_of_shape(rows: Rows | None, pair: FactorPair) -> Rows | None:
 def _joint_saving(
     adapters: Sequence[FactoredAdapter], budget: float, stacks: Sequence[Stack]
 ) -> float:
-    """Return the share of the bits that a joint basis saves."""
     steps = [_relative_step(adapter, budget) for adapter in adapters]
     logs = [log(step) for step in steps if step > 0.0]
     if len(adapters) < 2 or not logs:

@@ -13,9 +13,9 @@ from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.exchange.hub import SCHEME
 from share_registry.names import Side
 from share_registry.outside.files import Kind
-from share_registry.registry.analysis.subjects import Progress, read_adapter
+from share_registry.registry.analysis.subjects import read_adapter
 from share_registry.registry.analysis.verdict import CONTINUES, one_start
-from share_registry.registry.arguments import reference
+from share_registry.registry.arguments import Progress, ignore_progress, reference
 from share_registry.registry.checkout.factored import FactoredAdapter, read_factored
 from share_registry.values.analyses import Neighbour, Similar
 from share_registry.values.commits import Commit
@@ -50,6 +50,7 @@ def similar(
         InvalidInputError: nothing that an adapter can be read from.
         NotFoundError, RefusedError: what is named leads nowhere.
     """
+    progress = progress or ignore_progress
     asked, own = _read_asked(context, adapter, space)
     with context.reading() as session:
         where = space_of(session, space if own is None or space is not None else own.space)
@@ -57,8 +58,7 @@ def similar(
     rows = [row for row in rows if own is None or row.ref != own.ref]
     neighbours = []
     for done, row in enumerate(rows, start=1):
-        if progress is not None:
-            progress(f"comparing with {row.ref}", done, len(rows))
+        progress(f"comparing with {row.ref}", done, len(rows))
         neighbours.append(_compare(asked, row, read_factored(context, row)))
     neighbours.sort(key=lambda neighbour: (neighbour.distance, neighbour.ref))
     return Similar(adapter=asked.name, space=where, neighbours=tuple(neighbours[:limit]))

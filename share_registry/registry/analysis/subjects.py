@@ -1,7 +1,7 @@
 """The adapters that an analysis is about: by name, as factor pairs, wherever they come from."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +12,9 @@ from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.hub import SCHEME
 from share_registry.exchange.load import load
 from share_registry.outside.files import Kind, Outside
+from share_registry.registry.arguments import Progress
 from share_registry.registry.checkout.factored import FactoredAdapter
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done and how many there are."""
 # Adapter folders are looked for so many levels below the folder given.
 _DEEPEST: Final = 4
 _UNNAMED: Final = "adapter"

@@ -162,7 +162,6 @@ def _on_saving(names: Sequence[str], shown: Forecast) -> Statement:
 def _on_precision(
     names: Sequence[str], rest: tuple[str, ...], lost: Sequence[LeaveOneOut], shown: Forecast
 ) -> Statement:
-    """Say who gains from precision alone."""
     who = "All gain"
     if len(rest) == len(names):
         who = "These gain"

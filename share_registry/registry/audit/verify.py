@@ -5,7 +5,7 @@ reads and hashes every object and parses it; `deep` rebuilds every version and c
 with the commit. Nothing is ever written.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +35,7 @@ from share_registry.format.records import (
     parse_record,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.sync import fill
 from share_registry.values.checks import Finding, VerifyReport
 
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from share_registry.store.protocol import Store
 
 LEVELS: Final = ("quick", "data", "deep")
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done and how many there are."""
 
 
 @dataclass(slots=True)
@@ -108,9 +107,9 @@ def verify(context: "Context", level: str, *, progress: Progress | None = None) 
     _check_meaning(walk)
     for stray in context.store.strays():
         walk.add("STO-02", stray, "does not belong into a store.")
-    _check_objects(walk, progress or _ignore)
+    _check_objects(walk, progress or ignore_progress)
     if level == "deep":
-        _check_versions(walk, context, progress or _ignore)
+        _check_versions(walk, context, progress or ignore_progress)
     return VerifyReport(
         level=level,
         spaces=len(spaces),
@@ -138,10 +137,6 @@ def require_sound(report: VerifyReport) -> None:
         if only_strays
         else "Bring the named files back from a copy of the store, then verify again.",
     )
-
-
-def _ignore(doing: str, done: int, total: int) -> None:
-    """Report progress to nobody."""
 
 
 def _check_log(walk: _Walk, space: SpaceName) -> None:

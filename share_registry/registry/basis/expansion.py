@@ -30,10 +30,6 @@ class Expansions:
         self._reader = reader
         self.factor = lru_cache(maxsize=4096)(self._factor)
 
-    def modules(self, digest: Digest) -> tuple[str, ...]:
-        """Return the module names of an adapter object."""
-        return tuple(self._reader.open(digest).modules)
-
     def rows(self, digest: Digest, module: str, side: Side) -> Tensor:
         """Return the rows (k, m) float64 that an object offers.
 
