@@ -76,7 +76,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         self.peft_type = PeftType(NAME)
         self._opened: Registry | None = None
         self._subspace: Subspace | None = None
-        self._take_registry(self.registry, self.store)
+        self._set_registry(self.registry, self.store)
         for name in ("target_modules", "exclude_modules"):
             if isinstance(modules := getattr(self, name), list):
                 setattr(self, name, set(modules))
@@ -163,10 +163,10 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
             pretrained_model_name_or_path, subfolder=subfolder, **kwargs
         )
         if registry is not None:
-            config._take_registry(registry, store)
+            config._set_registry(registry, store)
         return config
 
-    def _take_registry(self, registry: object, store: object) -> None:
+    def _set_registry(self, registry: Any, store: Any) -> None:
         if isinstance(registry, Registry):
             self._opened, registry = registry, registry.location
         if registry is not None and not isinstance(registry, str | os.PathLike):
@@ -175,7 +175,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
                 "expected a directory, a URL or a Registry."
             )
         self.registry = None if registry is None else _absolute(os.fspath(registry))
-        self.store = None if store is None else _absolute(os.fspath(store))  # type: ignore[call-overload]
+        self.store = None if store is None else _absolute(os.fspath(store))
 
     def __getstate__(self) -> dict[str, object]:
         """Leave out the open registry: a copy opens it itself."""

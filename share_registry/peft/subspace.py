@@ -87,7 +87,8 @@ def read_subspace(
     }
     if not directions:
         raise RefusedError(
-            f"the basis {basis[:8]} of space {space!r} has no module with directions on both sides.",
+            f"the basis {basis[:8]} of space {space!r} has no module with directions "
+            "on both sides.",
             hint="Fit one to train in: registry.refit(max_rank=32).",
         )
     with registry.context.reading() as session:

@@ -197,7 +197,8 @@ def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
         )
     if path not in subspace.modules:
         raise NotFoundError(
-            f"module {path!r} is not in the basis {subspace.basis[:8]} of space {subspace.space!r}.",
+            f"module {path!r} is not in the basis {subspace.basis[:8]} "
+            f"of space {subspace.space!r}.",
             hint="Leave it out by target_modules.",
         )
     alpha, beta = subspace.modules[path]

@@ -303,7 +303,10 @@ def _spread(items: list[_Item], count: int) -> list[_Item]:
 
 
 def _break_even(spectra: Sequence[Spectrum]) -> float:
-    """Return N* = k / r: the mean directions that hold 90 % of the energy of all adapters and alone."""
+    """Return N* = k / r.
+
+    k and r are the mean directions that hold 90 % of the energy of all adapters and of one alone.
+    """
     shared = [spectrum for spectrum in spectra if spectrum.adapters > 1]
     alone = sum(spectrum.alone90 for spectrum in shared)
     return sum(spectrum.k90 for spectrum in shared) / alone if alone else 0.0

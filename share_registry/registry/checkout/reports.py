@@ -1,4 +1,4 @@
-"""The report of one adapter, from its stored form alone: the same at commit and at any later look."""
+"""The report of one adapter, from its stored form alone: at commit as at any later look."""
 
 from collections.abc import Sequence
 from dataclasses import replace
