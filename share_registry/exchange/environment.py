@@ -53,8 +53,8 @@ def environment_labels(outside: Outside) -> dict[str, str]:
 def _read_git_sha(outside: Outside) -> str | None:
     """Read what HEAD of the surrounding git working tree names.
 
-    The files are read and no git is run: a process costs more than a commit may, and a repository
-    that somebody else wrote can make git run what it likes.
+    The files are read and no git is run: it may be missing, and a repository that somebody else
+    wrote can make it run what it likes.
     """
     here = outside.absolute(Path())
     try:

@@ -23,7 +23,7 @@ from share_registry.materialize.buffers import Buffers
 from share_registry.materialize.decoder import Opened, Reader
 from share_registry.materialize.device import DeviceTarget
 from share_registry.materialize.factors import Factors, dtypes_of, slots_of
-from share_registry.materialize.fast import carve, carve_kept, copy_kept, kept_written
+from share_registry.materialize.fast import carve, carve_kept, kept_pairs
 from share_registry.materialize.recipe import (
     Indexes,
     Recipe,
@@ -156,14 +156,16 @@ class ExactPass:
                 before = self._decode(version, before)
             for run, out in zip(self._last[digest].runs, self._outs[digest], strict=True):
                 self._fill(digest, run, before, out, run.dtype)
-        copy_kept(self._holding, self._kept)
+        for tensor, copy in kept_pairs(self._holding, self._kept):
+            copy.copy_(tensor)
 
     def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
         """Yield the memory written, each piece with the element type of its tensors in files."""
         for digest, version in self._last.items():
             for run, out in zip(version.runs, self._outs[digest], strict=True):
                 yield run.dtype, out
-        yield from kept_written(self._holding, self._kept)
+        for tensor, copy in kept_pairs(self._holding, self._kept):
+            yield tensor.dtype, copy
 
     def results(self) -> dict[Digest, Factors]:
         """Return the tensors of every adapter, as views."""

@@ -69,13 +69,15 @@ class Pass:
         """Write the results. Launches alone on a GPU."""
         for job, out in zip(self._jobs, self._outs, strict=True):
             self._fill(job, out)
-        copy_kept(self._holding, self._kept)
+        for tensor, copy in kept_pairs(self._holding, self._kept):
+            copy.copy_(tensor)
 
     def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
         """Yield the memory written, each piece with the element type of its tensors in files."""
         for job, out in zip(self._jobs, self._outs, strict=True):
             yield from ((run.dtype, out[:, first : first + run.rank]) for _, run, first in job.runs)
-        yield from kept_written(self._holding, self._kept)
+        for tensor, copy in kept_pairs(self._holding, self._kept):
+            yield tensor.dtype, copy
 
     def results(self) -> dict[Digest, Factors]:
         """Return the tensors of every adapter, as views."""
@@ -191,17 +193,10 @@ def carve_kept(holding: Holding[P], target: DeviceTarget, buffers: Buffers) -> K
     return copies
 
 
-def copy_kept(holding: Holding[P], copies: KeptCopies) -> None:
-    """Write the copies of the tensors kept bit for bit."""
+def kept_pairs(holding: Holding[P], copies: KeptCopies) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every tensor kept bit for bit with its copy."""
     for digest, recipe in holding.recipes.items():
-        for key, tensor in recipe.kept.items():
-            copies[digest][key].copy_(tensor)
-
-
-def kept_written(holding: Holding[P], copies: KeptCopies) -> Iterator[tuple[torch.dtype, Tensor]]:
-    """Yield the copies, each with the element type that the tensor has in its file."""
-    for digest, recipe in holding.recipes.items():
-        yield from ((tensor.dtype, copies[digest][key]) for key, tensor in recipe.kept.items())
+        yield from ((tensor, copies[digest][key]) for key, tensor in recipe.kept.items())
 
 
 def _jobs(recipes: Mapping[Digest, Recipe[Run]], target: DeviceTarget) -> list[PassJob]:
