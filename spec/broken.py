@@ -430,7 +430,7 @@ def _symbols() -> dict[str, bytes]:
 
 
 def _frames() -> dict[str, bytes]:
-    """Return objects of a passenger of 300 U8, which one bad frame stands for, and tables in bad frames."""
+    """Return objects of a passenger of 300 U8 that bad frames stand for, and bad tables."""
     wide = good.wide()
     count = 300
 

@@ -1,4 +1,7 @@
-"""Good vectors: four tiny stores that between them have every element type, form, lane, packing and kind of record, and values in canonical form."""
+"""Good vectors: four tiny stores and values in canonical form.
+
+Between them the stores have every element type, form, lane, packing and kind of record.
+"""
 
 from typing import Any
 
@@ -37,7 +40,7 @@ def stores() -> dict[str, dict[str, bytes]]:
 
 
 def objects() -> dict[str, bytes]:
-    """Return records, notes, layouts and the FORMAT of the good stores under speaking names, one of each kind."""
+    """Return records, notes, layouts and the FORMAT of the good stores, one of each kind."""
     found: dict[str, bytes] = {}
     tiny, bases = history(), sharing()
     for path, content in (*tiny.files.items(), *bases.files.items()):
@@ -64,7 +67,7 @@ def objects() -> dict[str, bytes]:
 
 
 def conv() -> dict[str, Any]:
-    """Return the layout of a convolution, an embedding, and a pair whose factors differ in element type."""
+    """Return the layout of a convolution, an embedding, and a pair of two element types."""
     tensors = [
         (f"{PREFIX}.c.lora_A.weight", "F32", [2, 3, 2, 2]),
         (f"{PREFIX}.c.lora_B.weight", "F32", [4, 2, 1, 1]),
@@ -84,7 +87,10 @@ def experts(dtype: str) -> dict[str, Any]:
 
 
 def passengers() -> dict[str, Any]:
-    """Return the layout of a pair and a passenger of every element type, one without dimensions, one without elements."""
+    """Return the layout of a pair and a passenger of every element type.
+
+    One has no dimensions, one no elements.
+    """
     pair_ = [
         (f"{PREFIX}.q.lora_B.weight", "F32", [3, 2]),
         (f"{PREFIX}.q.lora_A.weight", "F32", [2, 5]),
@@ -166,7 +172,10 @@ def lanes() -> Tiny:
 
 
 def rounding(dtype: str) -> tuple[Side, Side]:
-    """Return a module whose values lie between two of an element type, at its smallest and its largest, and at signed zeros."""
+    """Return a module whose values are hard to round.
+
+    Between two of an element type, at its smallest and its largest, and at signed zeros.
+    """
     ties = {
         "BF16": [257, -259, 385, -(1 << 16) - 256, 3],
         "F16": [2049, -2051, 65519, -4098, 1],
@@ -300,7 +309,7 @@ WIDE = {"k": (1 << 24, 3), "q": (5, 3), "q#1": (4, 1)}
 
 
 def sharing() -> Tiny:
-    """Bases that were fitted to tasks, tasks that are coefficients over them alone, a bound, a merge."""
+    """Fitted bases, tasks that are coefficients over them alone, a bound, a merge."""
     tiny = Tiny()
     first = tiny.basis(ROWS, WIDE)
     one, two = (
@@ -374,7 +383,7 @@ def sharing() -> Tiny:
 
 
 def over(seed: str, *, sizes: tuple[int, int] = (3, 2)) -> tuple[Side, Side]:
-    """Return a module that is coefficients over a basis of so many rows for each side, and nothing else."""
+    """Return a module that is coefficients alone, over so many rows of a basis for each side."""
     widths = (5, 3)
     terms = [
         (0, exponent, spread(seed + side, 2, k, 200))

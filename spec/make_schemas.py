@@ -1,4 +1,4 @@
-"""JSON Schemas of every JSON object of the format, from the models that the library reads and writes with.
+"""JSON Schemas of every JSON object of the format, from the models of the library.
 
 pydantic's schemas are brought into the plain form that the reference reader understands: one `type`
 everywhere, no `null`, closed bounds, no titles. What the models fill in when it is missing, but
@@ -38,7 +38,10 @@ REQUIRED: Final = {
     "note": {"format", "kind"},
     "adapter": {"format", "kind", "sources", "external"},
 }
-"""Members with a default in the model that a writer always writes, beside `format` and `kind` of records."""
+"""Members with a default in the model that a writer always writes.
+
+Beside `format` and `kind` of records.
+"""
 TENSOR: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": False,

@@ -21,23 +21,19 @@ import numpy as np
 import zstandard
 
 MAX_JSON = MAX_HEADER = MAX_FRAME = 16 << 20
-MAX_FORMAT, MAX_OBJECT, MAX_ADAPTER, MAX_WINDOW, PIECE, MAX_MODULES = (
-    1 << 20,
-    4 << 30,
-    16 << 30,
-    8 << 20,
-    4 << 20,
-    65_536,
-)
-MAX_NUMBERS, MAX_CHAIN, MAX_BITS, MAX_PRODUCT_BITS, MAX_RATIO, MAX_TERMS, MAX_SHIFT = (
-    1 << 32,
-    8,
-    23,
-    45,
-    320_000,
-    64,
-    16,
-)
+MAX_FORMAT = 1 << 20
+MAX_OBJECT = 4 << 30
+MAX_ADAPTER = 16 << 30
+MAX_WINDOW = 8 << 20
+PIECE = 4 << 20
+MAX_MODULES = 65_536
+MAX_NUMBERS = 1 << 32
+MAX_CHAIN = 8
+MAX_BITS = 23
+MAX_PRODUCT_BITS = 45
+MAX_RATIO = 320_000
+MAX_TERMS = 64
+MAX_SHIFT = 16
 PACKINGS = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
 WIDTHS = {
     "F64": 8,
@@ -68,7 +64,8 @@ def need(condition, clause, message):
         raise Damaged(f"{clause}: {message}")
 
 
-def canonical(value, depth=0):  # The one text of a value (spec JSN-01 to JSN-04)
+# The one text of a value (spec JSN-01 to JSN-04)
+def canonical(value, depth=0):
     need(depth <= 16, "JSN-06", "nested deeper than 16")
     need(value is not None, "JSN-02", "null")
     need(
@@ -97,9 +94,8 @@ def canonical(value, depth=0):  # The one text of a value (spec JSN-01 to JSN-04
     return json.dumps(value, ensure_ascii=False)
 
 
-def parse(
-    content, kind, clause, limit=MAX_JSON
-):  # A canonical object of a kind (spec JSN-05, JSN-06, EVO-02, EVO-03)
+# A canonical object of a kind (spec JSN-05, JSN-06, EVO-02, EVO-03)
+def parse(content, kind, clause, limit=MAX_JSON):
     need(len(content) <= limit, "JSN-06", f"{len(content)} bytes, more than {limit}")
     try:
         value = json.loads(
@@ -128,9 +124,8 @@ def parse(
     return value
 
 
-def check(
-    value, schema, root, clause
-):  # Check a value against a schema; unknown members are refused
+# Check a value against a schema; unknown members are refused
+def check(value, schema, root, clause):
     schema = root["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     need(
         type(value) is TYPES[schema["type"]]
@@ -166,9 +161,8 @@ def check(
         )
 
 
-def parse_layout(
-    content,
-):  # A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)
+# A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)
+def parse_layout(content):
     layout = parse(content, "layout", "LAY-01")
     tensors, layout["modules"] = layout["tensors"], []
     keys, entries = (
@@ -232,9 +226,8 @@ def parse_layout(
     return layout
 
 
-def safetensors(
-    metadata, tensors
-):  # The canonical file of tensors (key, dtype, shape, bytes) (spec OBJ-05)
+# The canonical file of tensors (key, dtype, shape, bytes) (spec OBJ-05)
+def safetensors(metadata, tensors):
     header, position = {"__metadata__": dict(metadata)} if metadata else {}, 0
     for key, dtype, shape, content in tensors:
         header[key] = {
@@ -250,9 +243,8 @@ def safetensors(
     )
 
 
-def unpack(
-    content, kind, clause, keys
-):  # The description and the parts of a binary object (spec OBJ-04, OBJ-05)
+# The description and the parts of a binary object (spec OBJ-04, OBJ-05)
+def unpack(content, kind, clause, keys):
     size = int.from_bytes(content[:8], "little")
     need(
         len(content) >= 10 and size <= min(MAX_HEADER, len(content) - 8),
@@ -276,12 +268,8 @@ def unpack(
     return parse(text.encode(), kind, clause), parts
 
 
-def expand(
-    frame,
-    size=None,
-    # The content of one zstd frame, of the size it declares where none is asked for (spec FRM-03 to
-    # FRM-06)
-):
+# The content of one zstd frame, of the size it declares where none is given (spec FRM-03 to FRM-06)
+def expand(frame, size=None):
     need(frame[:4] == b"\x28\xb5\x2f\xfd", "FRM-03", "no frame")
     try:
         found = zstandard.get_frame_parameters(frame)
@@ -323,9 +311,8 @@ class Cursor:
         taken, self.content = self.content[:count], self.content[count:]
         return taken
 
-    def column(
-        self, count, width=1
-    ):  # Numbers whose bytes lie as planes, high byte first (spec TAB-02)
+    # Numbers whose bytes lie as planes, high byte first (spec TAB-02)
+    def column(self, count, width=1):
         planes = (
             np.frombuffer(self.take(count * width), np.uint8).reshape(width, count).astype(np.int64)
         )
@@ -334,7 +321,8 @@ class Cursor:
             np.zeros(count, np.int64),
         ).tolist()
 
-    def stream(self, size, lengths):  # A stream, piece by piece (spec FRM-01, FRM-02)
+    # A stream, piece by piece (spec FRM-01, FRM-02)
+    def stream(self, size, lengths):
         stored = [
             (min(PIECE, size - start), self.take(next(lengths))) for start in range(0, size, PIECE)
         ]
@@ -342,15 +330,15 @@ class Cursor:
             piece if len(piece) == whole else expand(piece, whole) for whole, piece in stored
         )
 
-    def planes(self, dtype, count, lengths):  # The bytes of a tensor kept bit for bit (spec FRM-07)
+    # The bytes of a tensor kept bit for bit (spec FRM-07)
+    def planes(self, dtype, count, lengths):
         return np.stack(
             [np.frombuffer(self.stream(count, lengths), np.uint8) for _ in range(WIDTHS[dtype])],
             axis=1,
         ).tobytes()
 
-    def symbols(
-        self, count, packing, shift, lengths
-    ):  # The symbols of one group (spec SYM-03 to SYM-08)
+    # The symbols of one group (spec SYM-03 to SYM-08)
+    def symbols(self, count, packing, shift, lengths):
         base, per = PACKINGS[packing]
         values = np.frombuffer(self.stream(-(-count // per), lengths), np.uint8).astype(np.int64)
         need(not (values >= base**per).any(), "SYM-05", "a byte that is no packed symbols")
@@ -366,9 +354,8 @@ class Cursor:
         need(not (np.abs(symbols) >> MAX_BITS).any(), "SYM-08", "a symbol of 2**23 or more")
         return symbols.astype(np.int32)
 
-    def rows(
-        self, shapes, symbols, streams=()
-    ):  # Arrays of these shapes, and the lengths left (spec TAB-06 to TAB-09, SYM-01, SYM-09)
+    # Arrays of these shapes, and the lengths left (spec TAB-06 to TAB-09, SYM-01, SYM-09)
+    def rows(self, shapes, symbols, streams=()):
         group_of_row = np.array(self.column(sum(number for number, _ in shapes)), int)
         widths = [width for number, width in shapes for _ in range(number)]
         need((group_of_row <= self.groups).all(), "TAB-06", "a row of a group that is not there")
@@ -415,9 +402,8 @@ class Cursor:
         return taken
 
 
-def parse_basis(
-    content,
-):  # A basis object: per module its two sides, of which it has the own rows (spec BAS-01 to BAS-06)
+# A basis object: per module its two sides, of which it has the own rows (spec BAS-01 to BAS-06)
+def parse_basis(content):
     header, (symbols, table) = unpack(content, "basis", "BAS-01", ("symbols", "table"))
     names = [module["module"] for module in header["modules"]]
     need(names == sorted(set(names)), "BAS-02", "modules out of order, or twice")
@@ -440,12 +426,9 @@ def parse_basis(
     return dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True))
 
 
-def parse_adapter(
-    content,
-    get,
-    # An adapter object: per module its two sides, or None where it is kept bit for bit (spec ADP-01 to
-    # ADP-11)
-):
+# An adapter object: per module its two sides, or None where it is kept bit for bit (spec ADP-01 to
+# ADP-11)
+def parse_adapter(content, get):
     header, (planes, symbols, table) = unpack(
         content, "adapter", "ADP-01", ("planes", "symbols", "table")
     )
@@ -499,14 +482,9 @@ def parse_adapter(
     )
 
 
-def references(
-    layout,
-    lanes,
-    header,
-    sides,
-    # Tensors kept outside, {position: object}, and inside, (position, dtype, elements) (ADP-05 to
-    # ADP-10)
-):
+# Tensors kept outside, {position: object}, and inside, (position, dtype, elements) (ADP-05 to
+# ADP-10)
+def references(layout, lanes, header, sides):
     order, known = (
         [[source for source, _, _ in side.terms] for side in sides],
         len(header["sources"]),
@@ -564,12 +542,9 @@ class Store:
         need(sha256(content).hexdigest() == digest, "OBJ-01", f"object {digest} has other bytes")
         return content
 
-    def log(
-        self,
-        space,
-        # Every task of a space under every name it ever had: its present name and its versions (spec
-        # REC-02 to REC-18, NAM-02)
-    ):
+    # Every task of a space under every name it ever had: its present name and its versions (spec
+    # REC-02 to REC-18, NAM-02)
+    def log(self, space):
         names = sorted(
             path.name for path in (self.root / "spaces" / space / "log").glob("[0-9]*.json")
         )
@@ -694,13 +669,9 @@ class Store:
             tags |= {record["tag"]} if kind == "tag" else set()
         return tasks
 
-    def decode(
-        self,
-        digest,
-        depth=0,
-        # Layout, float32 factors of each module, tensors of an adapter object (spec DEC-02, DEC-05,
-        # DEC-08 to DEC-11)
-    ):
+    # Layout, float32 factors of each module, tensors of an adapter object (spec DEC-02, DEC-05,
+    # DEC-08 to DEC-11)
+    def decode(self, digest, depth=0):
         need(depth <= MAX_CHAIN, "DEC-09", f"a chain of more than {MAX_CHAIN} previous versions")
         adapter = parse_adapter(self.get(digest), self.get)
         before = (
@@ -746,14 +717,14 @@ class Store:
                 )
         return layout, rows, tensors
 
-    def blocks(
-        self, digest
-    ):  # The rows that an adapter or basis object offers, by module and side (spec DEC-02)
+    # The rows that an adapter or basis object offers, by module and side (spec DEC-02)
+    def blocks(self, digest):
         content = self.get(digest)
         basis = rb"\"kind\":\"basis\"" in content[: 8 + int.from_bytes(content[:8], "little")]
         return parse_basis(content) if basis else parse_adapter(content, self.get).modules
 
-    def tensor(self, digest, spec):  # The bytes of an external tensor (spec TEN-01 to TEN-04)
+    # The bytes of an external tensor (spec TEN-01 to TEN-04)
+    def tensor(self, digest, spec):
         header, (planes, table) = unpack(self.get(digest), "tensor", "TEN-01", ("planes", "table"))
         count, width = prod(spec["shape"]), WIDTHS[spec["dtype"]]
         need(
@@ -770,9 +741,8 @@ class Store:
         )
         return cursor.all(cursor.planes(spec["dtype"], count, lengths))
 
-    def export(
-        self, version
-    ):  # The configuration and the tensors of a version (spec EXP-01, EXP-02, DEC-12)
+    # The configuration and the tensors of a version (spec EXP-01, EXP-02, DEC-12)
+    def export(self, version):
         note = (
             parse(self.get(version["note"], MAX_JSON), "note", "NOT-01") if version["note"] else {}
         )
@@ -799,7 +769,8 @@ class Store:
         return {"adapter_config.json": self.get(config[0]), "adapter_model.safetensors": made}
 
 
-def decode(side, which, blocks, before):  # A factor (spec DEC-01 to DEC-07)
+# A factor (spec DEC-01 to DEC-07)
+def decode(side, which, blocks, before):
     products = []
     for (source, exponent, k), coefficients in zip(side.terms, side.coefficients, strict=True):
         need(
@@ -839,9 +810,8 @@ def widen(content, dtype):
     )
 
 
-def rounded(
-    values, dtype
-):  # Little-endian bytes of float32 values in an element type, to nearest even (spec DEC-08)
+# Little-endian bytes of float32 values in an element type, to nearest even (spec DEC-08)
+def rounded(values, dtype):
     bits = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
     with np.errstate(over="ignore"):
         made = (
@@ -863,9 +833,8 @@ if __name__ == "__main__":
         for space in sorted(path.name for path in (store.root / "spaces").iterdir()):
             for name, task in sorted(store.log(space).items()):
                 for number, version in enumerate(task.versions if task.name == name else (), 1):
-                    print(
-                        f"{space}/{name}@v{number} c{version['number']} {version['id'][:8]} error {version['error']}"
-                    )
+                    commit, error = f"c{version['number']} {version['id'][:8]}", version["error"]
+                    print(f"{space}/{name}@v{number} {commit} error {error}")
     else:
         space, task, number = re.fullmatch(r"([^/@]+)/([^/@]+)@v([0-9]+)", sys.argv[2]).groups()
         Path(sys.argv[3]).mkdir(parents=True, exist_ok=True)

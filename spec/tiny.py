@@ -1,4 +1,7 @@
-"""Tiny whole stores, made by the second writer, with every exported file computed by plain arithmetic: Python floats are IEEE double precision."""
+"""Tiny whole stores, made by the second writer.
+
+Every exported file is computed by plain arithmetic: Python floats are IEEE double precision.
+"""
 
 import json
 import struct
@@ -322,7 +325,7 @@ def numbers(content: bytes, dtype: str) -> list[float]:
 
 
 def spread(seed: str, rows: int, width: int, peak: int) -> Rows:
-    """Return integers of at most `peak` in absolute value that look random and are always the same."""
+    """Return integers of at most `peak` in absolute value: they look random, and never change."""
     made = []
     for i in range(rows):
         digests = [sha256(f"{seed} {i} {j}".encode()) for j in range(width)]

@@ -84,7 +84,7 @@ class Settings:
 def parse_config(content: bytes, *, name: str = CONFIG_FILE) -> dict[str, object]:
     """Parse the bytes of an adapter_config.json. Raises InvalidInputError."""
     try:
-        return foreign_json.parse(content, what=name, limit=MAX_CONFIG_BYTES)
+        return foreign_json.parse(content, subject=name, limit=MAX_CONFIG_BYTES)
     except IntegrityError as error:
         raise InvalidInputError(
             error.message, hint="Save the adapter again with PEFT's save_pretrained."

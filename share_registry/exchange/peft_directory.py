@@ -98,7 +98,7 @@ def read_files(files: Files, *, source: Source) -> Adapter:
     content = _read(files, TENSOR_FILE, MAX_TENSOR_FILE_BYTES)
     attached, remarks = _attachments(files)
     try:
-        parsed = safetensors_file.read(content, what=TENSOR_FILE)
+        parsed = safetensors_file.read(content, subject=TENSOR_FILE)
     except IntegrityError as error:
         raise InvalidInputError(
             error.message,

@@ -35,7 +35,7 @@ from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 MAX_SOURCES: Final = 64
 MAX_EXTERNAL: Final = 512
 _TENSORS: Final = ("planes", "symbols", "table")
-_WHAT: Final = "adapter object"
+_SUBJECT: Final = "adapter object"
 
 
 class ExternalTensor(Strict):
@@ -139,7 +139,9 @@ def parse(content: bytes, layout_of: Callable[[Digest], Layout]) -> tuple[Stored
         parts["symbols"], blocks, table.groups_of_rows, table.groups, symbol_pieces
     )
     streams = iter(
-        unpack_streams(parts["planes"], plane_sizes, plane_pieces, what="tensors kept bit for bit")
+        unpack_streams(
+            parts["planes"], plane_sizes, plane_pieces, subject="tensors kept bit for bit"
+        )
     )
     stored = StoredAdapter(
         layout=head.layout,
@@ -172,7 +174,7 @@ def check(stored: StoredAdapter, layout: Layout) -> None:
     shapes = layout.modules()
     require(
         len(stored.modules) == len(shapes),
-        f"{_WHAT} has {len(stored.modules)} modules, its layout {len(shapes)}.",
+        f"{_SUBJECT} has {len(stored.modules)} modules, its layout {len(shapes)}.",
     )
     for shape, module in zip(shapes, stored.modules, strict=True):
         if module is not None:
@@ -183,7 +185,7 @@ def check(stored: StoredAdapter, layout: Layout) -> None:
     require(bool((np.isfinite(scales) & (scales >= 0)).all()), "a scale is negative or not finite.")
     require(
         len(stored.external) <= MAX_EXTERNAL,
-        f"{_WHAT} has {len(stored.external)} external tensors, "
+        f"{_SUBJECT} has {len(stored.external)} external tensors, "
         f"more than the limit of {MAX_EXTERNAL}.",
     )
     # what is named is used: an object never keeps another alive for nothing
@@ -191,28 +193,28 @@ def check(stored: StoredAdapter, layout: Layout) -> None:
     count = len(stored.sources)
     require(
         used == set(range(count)) and count <= MAX_SOURCES and len(set(stored.sources)) == count,
-        f"{_WHAT} names {count} sources and uses {len(used)}, expected each once and used.",
+        f"{_SUBJECT} names {count} sources and uses {len(used)}, expected each once and used.",
     )
     require(
         stored.previous is None or any(side.previous for side in sides),
-        f"{_WHAT} names a previous version and does not use it.",
+        f"{_SUBJECT} names a previous version and does not use it.",
     )
     _check_verbatim(stored, layout)
 
 
 def _split(content: bytes) -> tuple[Header, dict[str, memoryview]]:
-    entries, parts = unpack(content, _TENSORS, what=_WHAT)
+    entries, parts = unpack(content, _TENSORS, subject=_SUBJECT)
     try:
         header = Header.model_validate(check_kind(entries, "adapter"))
     except ValidationError as error:
         raise IntegrityError(
-            f"{_WHAT} has a malformed header: {error.errors()[0]['msg']}."
+            f"{_SUBJECT} has a malformed header: {error.errors()[0]['msg']}."
         ) from error
     tensors = [item.tensor for item in header.external]
     require(
         tensors == sorted(set(tensors))
         and header.model_dump(mode="json", exclude_none=True) == entries,
-        f"{_WHAT} has a header that is not canonical.",
+        f"{_SUBJECT} has a header that is not canonical.",
     )
     return header, parts
 
@@ -293,7 +295,7 @@ def _check_verbatim(stored: StoredAdapter, layout: Layout) -> None:
     expected, actual = _verbatim(layout, lanes, list(stored.external)), sorted(stored.verbatim)
     require(
         actual == expected,
-        f"{_WHAT} keeps the tensors {actual[:8]} bit for bit, expected {expected[:8]}.",
+        f"{_SUBJECT} keeps the tensors {actual[:8]} bit for bit, expected {expected[:8]}.",
     )
     for index in expected:
         tensor, size = layout.tensors[index], len(stored.verbatim[index])
@@ -318,6 +320,6 @@ def _verbatim(layout: Layout, lanes: Sequence[Lane], external: Sequence[int]) ->
             whole |= {factor.a, factor.b}
     require(
         whole.issuperset(external),
-        f"{_WHAT} has external tensors that are coded or not in the layout.",
+        f"{_SUBJECT} has external tensors that are coded or not in the layout.",
     )
     return sorted(whole.difference(external))

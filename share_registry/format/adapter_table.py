@@ -30,7 +30,7 @@ MAX_TERMS: Final = 64
 MAX_K: Final = 0xFFFF
 _RAW: Final = b"\x00"
 _ZSTD: Final = b"\x01"
-_WHAT: Final = "table"
+_SUBJECT: Final = "table"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ class AdapterTable:
         count = len(self.pieces)
         require(
             count == symbols + planes,
-            f"{_WHAT} has the lengths of {count} pieces, expected {symbols + planes}.",
+            f"{_SUBJECT} has the lengths of {count} pieces, expected {symbols + planes}.",
         )
         return self.pieces[:symbols], self.pieces[symbols:]
 
@@ -143,7 +143,7 @@ class Cursor:
         size = count * width
         require(
             size <= len(self._left),
-            f"{_WHAT} ends early: {len(self._left)} bytes left, {size} needed.",
+            f"{_SUBJECT} ends early: {len(self._left)} bytes left, {size} needed.",
         )
         planes, self._left = self._left[:size], self._left[size:]
         values = np.zeros(count, np.int64)
@@ -156,7 +156,7 @@ class Cursor:
         values = self.column(count, 2)
         require(
             int(values.max(initial=0)) < 0x7F80,
-            f"{_WHAT} has a scale or error that is negative or not finite.",
+            f"{_SUBJECT} has a scale or error that is negative or not finite.",
         )
         return (values.astype(np.uint32) << 16).view(np.float32)
 
@@ -178,7 +178,7 @@ class Cursor:
         """Take all that is left as numbers of `width` bytes."""
         size = len(self._left)
         require(
-            size % width == 0, f"{_WHAT} ends with {size} bytes, expected a multiple of {width}."
+            size % width == 0, f"{_SUBJECT} ends with {size} bytes, expected a multiple of {width}."
         )
         return self.column(len(self._left) // width, width)
 
@@ -190,7 +190,7 @@ def deflate(raw: bytes) -> bytes:
     """
     require(
         len(raw) <= MAX_FRAME_BYTES,
-        f"{_WHAT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}.",
+        f"{_SUBJECT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}.",
     )
     frame = min((compress(raw, level=level) for level in (FAST, SMALLEST)), key=len)
     return _ZSTD + frame if len(frame) < len(raw) else _RAW + raw
@@ -215,10 +215,10 @@ def column(values: "Sequence[int] | NDArray[np.int64]", width: int) -> bytes:
 def inflate(content: memoryview) -> bytes:
     """Return the columns of a table (spec TAB-01). Raises IntegrityError."""
     kind, rest = bytes(content[:1]), content[1:]
-    require(kind in (_RAW, _ZSTD), f"{_WHAT} begins with {kind!r}, expected 0 or 1.")
+    require(kind in (_RAW, _ZSTD), f"{_SUBJECT} begins with {kind!r}, expected 0 or 1.")
     if kind == _RAW:
         return bytes(rest)
-    return expand(rest, declared_size(rest, what=_WHAT), what=_WHAT)
+    return expand(rest, declared_size(rest, subject=_SUBJECT), subject=_SUBJECT)
 
 
 def _from_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -230,7 +230,7 @@ def _from_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int64]:
 def _lane(value: int) -> Lane:
     require(
         value in (0, 1, 3, 5, 7),
-        f"{_WHAT} has the lane {value}, expected 0 or an odd number below 8.",
+        f"{_SUBJECT} has the lane {value}, expected 0 or an odd number below 8.",
     )
     return Lane(coded=bool(value), previous_a=bool(value & 2), previous_b=bool(value & 4))
 

@@ -25,7 +25,7 @@ MAX_NUMBERS: Final = 1 << 32
 
 What a reader may have to take memory for, however small the object is (spec BAS-06).
 """
-_WHAT: Final = "basis object"
+_SUBJECT: Final = "basis object"
 _PARTS: Final = ("symbols", "table")
 
 
@@ -83,7 +83,7 @@ def decode(content: bytes) -> StoredBasis:
         IntegrityError: any departure from the format; nothing is allocated on the word of an
             unchecked length.
     """
-    entries, parts = unpack(content, _PARTS, what=_WHAT)
+    entries, parts = unpack(content, _PARTS, subject=_SUBJECT)
     header = _header(entries)
     cursor = Cursor(inflate(parts["table"]))
     count = int(cursor.column(1, 1)[0])
@@ -97,7 +97,7 @@ def decode(content: bytes) -> StoredBasis:
     expected = sum(piece_counts(shapes, groups_of_rows, groups))
     require(
         len(pieces) == expected,
-        f"{_WHAT} has the lengths of {len(pieces)} pieces, expected {expected}.",
+        f"{_SUBJECT} has the lengths of {len(pieces)} pieces, expected {expected}.",
     )
     blocks = decode_rows(parts["symbols"], shapes, groups_of_rows, groups, pieces)
     names = [module.module for module in header.modules]
@@ -111,17 +111,17 @@ def is_basis(content: bytes) -> bool:
 
     Raises IntegrityError where it is no binary object.
     """
-    return description(content, what="object").get("kind") == "basis"
+    return description(content, subject="object").get("kind") == "basis"
 
 
 def _header(entries: dict[str, Json]) -> BasisHeader:
     try:
         header = BasisHeader.model_validate(check_kind(entries, "basis"))
     except ValidationError as error:
-        raise IntegrityError(f"{_WHAT} has a malformed header: {first_error(error)}.") from error
+        raise IntegrityError(f"{_SUBJECT} has a malformed header: {first_error(error)}.") from error
     names = [module.module for module in header.modules]
     require(
-        names == sorted(set(names)), f"{_WHAT} does not list its modules in order and once each."
+        names == sorted(set(names)), f"{_SUBJECT} does not list its modules in order and once each."
     )
     return header
 
@@ -129,22 +129,22 @@ def _header(entries: dict[str, Json]) -> BasisHeader:
 def _check_numbers(numbers: int) -> None:
     require(
         numbers <= MAX_NUMBERS,
-        f"{_WHAT} has rows of {numbers} numbers, more than the limit of {MAX_NUMBERS}.",
+        f"{_SUBJECT} has rows of {numbers} numbers, more than the limit of {MAX_NUMBERS}.",
     )
 
 
 def _check(names: list[str], blocks: list[Ints]) -> None:
     """Check what both sides of the format promise. Raises IntegrityError."""
-    require(bool(names), f"{_WHAT} has no module.")
+    require(bool(names), f"{_SUBJECT} has no module.")
     for name, a, b in zip(names, blocks[::2], blocks[1::2], strict=True):
         most = max(len(a), len(b))
-        require(most > 0, f"{_WHAT} has no row for module {name!r}.")
+        require(most > 0, f"{_SUBJECT} has no row for module {name!r}.")
         require(
             most <= MAX_K,
-            f"{_WHAT} has {most} rows for module {name!r}, more than the limit of {MAX_K}.",
+            f"{_SUBJECT} has {most} rows for module {name!r}, more than the limit of {MAX_K}.",
         )
         peaks = [int(np.abs(block.astype(np.int64)).max(initial=0)) for block in (a, b)]
         require(
             max(peaks) >> MAX_BITS == 0,
-            f"{_WHAT} has a symbol that is not below 2**{MAX_BITS} for module {name!r}.",
+            f"{_SUBJECT} has a symbol that is not below 2**{MAX_BITS} for module {name!r}.",
         )

@@ -44,7 +44,7 @@ def dump(value: Json) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def load(content: bytes, *, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, Json]:
+def load(content: bytes, *, subject: str, limit: int = MAX_JSON_BYTES) -> dict[str, Json]:
     """Parse canonical bytes of one object.
 
     Re-serialising and comparing rejects duplicate members, blanks, escapes and order in one check
@@ -54,20 +54,22 @@ def load(content: bytes, *, what: str, limit: int = MAX_JSON_BYTES) -> dict[str,
         IntegrityError: too long, not JSON, outside the profile, or not canonical.
     """
     size = len(content)
-    require(size <= limit, f"{what} has {size} bytes, more than the limit of {limit}.")
+    require(size <= limit, f"{subject} has {size} bytes, more than the limit of {limit}.")
     try:
         value = json.loads(
             content.decode(), parse_float=_no_float, parse_constant=_no_float, parse_int=_small_int
         )
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{what} is not canonical JSON: {str(error)[:200]}.") from error
+        raise IntegrityError(f"{subject} is not canonical JSON: {str(error)[:200]}.") from error
     if not isinstance(value, dict):
-        raise IntegrityError(f"{what} is a JSON {type(value).__name__}, expected an object.")
+        raise IntegrityError(f"{subject} is a JSON {type(value).__name__}, expected an object.")
     try:
         same = dump(value) == content
     except (IntegrityError, UnicodeError) as error:
-        raise IntegrityError(f"{what} is outside the JSON profile: {error}") from error
-    require(same, f"{what} is not in canonical form (member order, blanks, duplicates or escapes).")
+        raise IntegrityError(f"{subject} is outside the JSON profile: {error}") from error
+    require(
+        same, f"{subject} is not in canonical form (member order, blanks, duplicates or escapes)."
+    )
     return value
 
 

@@ -11,7 +11,7 @@ from share_registry.errors import IntegrityError
 from share_registry.format.canonical import MAX_DEPTH, MAX_INT, MAX_STRING_BYTES
 
 
-def parse(content: bytes, *, what: str, limit: int) -> dict[str, object]:
+def parse(content: bytes, *, subject: str, limit: int) -> dict[str, object]:
     """Parse one JSON object; member order is kept.
 
     Raises:
@@ -19,7 +19,7 @@ def parse(content: bytes, *, what: str, limit: int) -> dict[str, object]:
             finite or an integer not below 2**53, too deep, or a text that is too long.
     """
     if len(content) > limit:
-        raise IntegrityError(f"{what} has {len(content)} bytes, more than the limit of {limit}.")
+        raise IntegrityError(f"{subject} has {len(content)} bytes, more than the limit of {limit}.")
     try:
         value = json.loads(
             content.decode(),
@@ -29,12 +29,12 @@ def parse(content: bytes, *, what: str, limit: int) -> dict[str, object]:
             parse_constant=_constant,
         )
     except RecursionError as error:
-        raise IntegrityError(f"{what} is nested deeper than {MAX_DEPTH}.") from error
+        raise IntegrityError(f"{subject} is nested deeper than {MAX_DEPTH}.") from error
     except ValueError as error:
-        raise IntegrityError(f"{what} is not valid JSON: {str(error)[:200]}.") from error
+        raise IntegrityError(f"{subject} is not valid JSON: {str(error)[:200]}.") from error
     if not isinstance(value, dict):
-        raise IntegrityError(f"{what} is a JSON {type(value).__name__}, expected an object.")
-    _check(value, what, 1)
+        raise IntegrityError(f"{subject} is a JSON {type(value).__name__}, expected an object.")
+    _check(value, subject, 1)
     return value
 
 
@@ -65,24 +65,24 @@ def _constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _check(value: object, what: str, depth: int) -> None:
+def _check(value: object, subject: str, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise IntegrityError(f"{what} is nested deeper than {MAX_DEPTH}.")
+        raise IntegrityError(f"{subject} is nested deeper than {MAX_DEPTH}.")
     if isinstance(value, str):
-        _check_text(value, what)
+        _check_text(value, subject)
     elif isinstance(value, list):
         for item in value:
-            _check(item, what, depth + 1)
+            _check(item, subject, depth + 1)
     elif isinstance(value, dict):
         for name, item in value.items():
-            _check_text(name, what)
-            _check(item, what, depth + 1)
+            _check_text(name, subject)
+            _check(item, subject, depth + 1)
 
 
-def _check_text(text: str, what: str) -> None:
+def _check_text(text: str, subject: str) -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise IntegrityError(f"{what} has a text that is not Unicode: {text[:40]!r}.") from error
+        raise IntegrityError(f"{subject} has a text that is not Unicode: {text[:40]!r}.") from error
     if size > MAX_STRING_BYTES:
-        raise IntegrityError(f"{what} has a text of more than {MAX_STRING_BYTES} bytes.")
+        raise IntegrityError(f"{subject} has a text of more than {MAX_STRING_BYTES} bytes.")

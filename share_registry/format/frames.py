@@ -33,7 +33,7 @@ def compress(raw: bytes, *, level: int) -> bytes:
     return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
 
 
-def expand(frame: bytes | memoryview, size: int, *, what: str) -> bytes:
+def expand(frame: bytes | memoryview, size: int, *, subject: str) -> bytes:
     """Decompress one frame of exactly `size` bytes.
 
     Raises:
@@ -42,34 +42,34 @@ def expand(frame: bytes | memoryview, size: int, *, what: str) -> bytes:
     """
     require(
         bytes(frame[:4]) == _MAGIC and size <= MAX_FRAME_BYTES,
-        f"{what} is not a zstd frame of at most {MAX_FRAME_BYTES} bytes.",
+        f"{subject} is not a zstd frame of at most {MAX_FRAME_BYTES} bytes.",
     )
     try:
         head = zstandard.get_frame_parameters(frame)
         require(
             head.content_size == size and head.window_size <= MAX_WINDOW_BYTES and not head.dict_id,
-            f"{what} declares {head.content_size} bytes and a window of {head.window_size}, "
+            f"{subject} declares {head.content_size} bytes and a window of {head.window_size}, "
             f"expected {size} and at most {MAX_WINDOW_BYTES}.",
         )
         content = zstandard.ZstdDecompressor().decompress(
             frame, max_output_size=size, read_across_frames=False, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise IntegrityError(f"{what} is not a whole zstd frame: {error}.") from error
-    require(len(content) == size, f"{what} holds {len(content)} bytes, expected {size}.")
+        raise IntegrityError(f"{subject} is not a whole zstd frame: {error}.") from error
+    require(len(content) == size, f"{subject} holds {len(content)} bytes, expected {size}.")
     return content
 
 
-def declared_size(frame: bytes | memoryview, *, what: str) -> int:
+def declared_size(frame: bytes | memoryview, *, subject: str) -> int:
     """Return the size a frame declares, at most 16 MiB. Raises IntegrityError."""
     try:
         size = zstandard.get_frame_parameters(frame).content_size
     except zstandard.ZstdError as error:
-        raise IntegrityError(f"{what} is not a zstd frame: {error}.") from error
+        raise IntegrityError(f"{subject} is not a zstd frame: {error}.") from error
     # where the size is unknown, zstd answers a number past the limit
     require(
         size <= MAX_FRAME_BYTES,
-        f"{what} declares {size} bytes, more than the limit of {MAX_FRAME_BYTES}, or none.",
+        f"{subject} declares {size} bytes, more than the limit of {MAX_FRAME_BYTES}, or none.",
     )
     return int(size)
 
@@ -87,19 +87,21 @@ def pack_stream(raw: bytes, *, levels: Sequence[int] | None = None) -> list[byte
     ]
 
 
-def unpack_stream(stored: Sequence[memoryview], size: int, *, what: str) -> bytes:
+def unpack_stream(stored: Sequence[memoryview], size: int, *, subject: str) -> bytes:
     """Return the stream of `size` bytes whose pieces these are. Raises IntegrityError."""
     sizes = piece_sizes(size)
-    require(len(sizes) == len(stored), f"{what} has {len(stored)} pieces, expected {len(sizes)}.")
+    require(
+        len(sizes) == len(stored), f"{subject} has {len(stored)} pieces, expected {len(sizes)}."
+    )
     pieces = [
-        bytes(piece) if len(piece) == whole else expand(piece, whole, what=what)
+        bytes(piece) if len(piece) == whole else expand(piece, whole, subject=subject)
         for piece, whole in zip(stored, sizes, strict=True)
     ]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def unpack_streams(
-    content: memoryview, sizes: Sequence[int], lengths: Sequence[int], *, what: str
+    content: memoryview, sizes: Sequence[int], lengths: Sequence[int], *, subject: str
 ) -> list[bytes]:
     """Return streams of these sizes, whose pieces lie one after another in `content`.
 
@@ -107,7 +109,7 @@ def unpack_streams(
         content: The pieces.
         sizes: Bytes of each stream.
         lengths: Stored bytes of each piece.
-        what: How messages name it.
+        subject: How messages name it.
 
     Raises:
         IntegrityError: lengths that do not fit, or a damaged piece.
@@ -115,11 +117,12 @@ def unpack_streams(
     counts = [len(piece_sizes(size)) for size in sizes]
     require(
         sum(lengths) == len(content) and sum(counts) == len(lengths),
-        f"{what} has {len(content)} bytes in {len(lengths)} pieces, its table says {sum(lengths)}.",
+        f"{subject} has {len(content)} bytes in {len(lengths)} pieces, "
+        f"its table says {sum(lengths)}.",
     )
     pieces = iter([content[start:end] for start, end in pairwise(accumulate(lengths, initial=0))])
     return [
-        unpack_stream(list(islice(pieces, count)), size, what=what)
+        unpack_stream(list(islice(pieces, count)), size, subject=subject)
         for count, size in zip(counts, sizes, strict=True)
     ]
 

@@ -146,7 +146,7 @@ class Layout(Strict):
     def from_bytes(cls, content: bytes) -> "Layout":
         """Parse and check a layout object. Raises IntegrityError."""
         try:
-            layout = cls.model_validate(check_kind(load(content, what="layout"), "layout"))
+            layout = cls.model_validate(check_kind(load(content, subject="layout"), "layout"))
         except ValidationError as error:
             raise IntegrityError(f"layout is malformed: {first_error(error)}") from error
         layout.check()
@@ -219,7 +219,7 @@ def module_shapes_of(layout: Layout) -> dict[str, tuple[int, int, int]]:
     return shapes
 
 
-def check_version(value: dict[str, Json], what: str) -> None:
+def check_version(value: dict[str, Json], subject: str) -> None:
     """Check that an object is of this format version (spec EVO-02).
 
     Raises:
@@ -227,10 +227,12 @@ def check_version(value: dict[str, Json], what: str) -> None:
         FormatError: it is of another.
     """
     version = value.get("format")
-    require(isinstance(version, int), f"{what} says no format version, expected {FORMAT_VERSION}.")
+    require(
+        isinstance(version, int), f"{subject} says no format version, expected {FORMAT_VERSION}."
+    )
     if version != FORMAT_VERSION:
         raise FormatError(
-            f"{what} has format {version!r}, this release reads {FORMAT_VERSION}.",
+            f"{subject} has format {version!r}, this release reads {FORMAT_VERSION}.",
             hint="Upgrade share_registry.",
         )
 

@@ -23,31 +23,33 @@ def pack(header: Json, parts: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(
-    content: bytes, keys: Sequence[str], *, what: str
+    content: bytes, keys: Sequence[str], *, subject: str
 ) -> tuple[dict[str, Json], dict[str, memoryview]]:
     """Return metadata and tensors of a file that must be the canonical one of just these.
 
     Raises IntegrityError.
     """
-    file = read(content, what=what)
+    file = read(content, subject=subject)
     tensors = [(item.key, item.dtype, len(item.shape)) for item in file.tensors]
     require(
         [name for name, _ in file.metadata] == [KEY]
         and tensors == [(key, DType.U8, 1) for key in keys],
-        f"{what} has other metadata or tensors than {KEY!r} and {', '.join(keys)}.",
+        f"{subject} has other metadata or tensors than {KEY!r} and {', '.join(keys)}.",
     )
-    require(is_canonical(content, file), f"{what} is not in canonical form.")
+    require(is_canonical(content, file), f"{subject} is not in canonical form.")
     parts = {item.key: memoryview(item.content) for item in file.tensors}
-    return _load_header(file, what), parts
+    return _load_header(file, subject), parts
 
 
-def description(content: bytes, *, what: str) -> dict[str, Json]:
+def description(content: bytes, *, subject: str) -> dict[str, Json]:
     """Return the description of a binary object, whatever its parts. Raises IntegrityError."""
-    file = read(content, what=what)
+    file = read(content, subject=subject)
     names = [name for name, _ in file.metadata]
-    require(names == [KEY], f"{what} has other metadata than {KEY!r}.")
-    return _load_header(file, what)
+    require(names == [KEY], f"{subject} has other metadata than {KEY!r}.")
+    return _load_header(file, subject)
 
 
-def _load_header(file: File, what: str) -> dict[str, Json]:
-    return load(file.metadata[0][1].encode("utf-8", "surrogatepass"), what=f"header of {what}")
+def _load_header(file: File, subject: str) -> dict[str, Json]:
+    return load(
+        file.metadata[0][1].encode("utf-8", "surrogatepass"), subject=f"header of {subject}"
+    )

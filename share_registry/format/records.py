@@ -303,7 +303,7 @@ class Note(Strict):
     def from_bytes(cls, content: bytes) -> "Note":
         """Parse a note object. Raises IntegrityError."""
         try:
-            return cls.model_validate(check_kind(load(content, what="note"), "note"))
+            return cls.model_validate(check_kind(load(content, subject="note"), "note"))
         except ValidationError as error:
             raise IntegrityError(f"note is malformed: {first_error(error)}") from error
 
@@ -312,21 +312,21 @@ class Note(Strict):
         return next((entry for entry in self.tasks if entry.task == task), TaskNote(task=task))
 
 
-def parse_record(content: bytes, *, what: str = "record") -> Record:
+def parse_record(content: bytes, *, subject: str = "record") -> Record:
     """Parse one record.
 
     Raises:
         IntegrityError: malformed.
         FormatError: of another format version, or requiring a feature this release does not know.
     """
-    value = load(content, what=what)
-    check_version(value, what)
-    _check_requires(value, what)
+    value = load(content, subject=subject)
+    check_version(value, subject)
+    _check_requires(value, subject)
     try:
         record = RECORD.validate_python(value)
     except ValidationError as error:
-        raise IntegrityError(f"{what} is malformed: {first_error(error)}") from error
-    _check_tasks(record, what)
+        raise IntegrityError(f"{subject} is malformed: {first_error(error)}") from error
+    _check_tasks(record, subject)
     return record
 
 
@@ -337,7 +337,7 @@ def parse_format(content: bytes) -> StoreFormat:
         IntegrityError: malformed.
         FormatError: of another version, or in need of a read feature this release does not know.
     """
-    value = load(content, what="FORMAT", limit=1 << 20)
+    value = load(content, subject="FORMAT", limit=1 << 20)
     if value.get("magic") != MAGIC:
         raise FormatError("FORMAT is not of a share_registry store.", hint="Check the location.")
     if value.get("version") != FORMAT_VERSION:
@@ -369,27 +369,27 @@ def decimal(value: float) -> str:
     return text.removesuffix(".0")
 
 
-def _check_tasks(record: Record, what: str) -> None:
+def _check_tasks(record: Record, subject: str) -> None:
     """Check what the types cannot say (spec REC-16 to REC-18). Raises IntegrityError."""
     if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
         refit = record.kind == "refit"
         require(
             all((entry.before is not None) == refit for entry in record.tasks),
-            f"{what} is of kind {record.kind}, where an error before "
+            f"{subject} is of kind {record.kind}, where an error before "
             f"{'is needed' if refit else 'has no place'}.",
         )
     if isinstance(record, MergeRecord):
         weights, parents = len(record.weights), len(record.tasks[0].derived_from)
-        require(weights == parents, f"{what} has {weights} weights for {parents} parents.")
+        require(weights == parents, f"{subject} has {weights} weights for {parents} parents.")
 
 
-def _check_requires(value: dict[str, Json], what: str) -> None:
+def _check_requires(value: dict[str, Json], subject: str) -> None:
     requires = value.get("requires", [])
     unknown = ["?"]
     if isinstance(requires, list):
         unknown = sorted(str(name) for name in requires if name not in FEATURES)
     if unknown:
         raise FormatError(
-            f"{what} requires the unknown features {', '.join(unknown)}.",
+            f"{subject} requires the unknown features {', '.join(unknown)}.",
             hint="Upgrade share_registry.",
         )

@@ -53,29 +53,30 @@ class File:
     tensors: tuple[Item, ...]
 
 
-def read(content: bytes, *, what: str) -> File:
+def read(content: bytes, *, subject: str) -> File:
     """Parse one file; the items' bytes are views into `content`.
 
     Args:
         content: The whole file.
-        what: How messages name it.
+        subject: How messages name it.
 
     Raises:
         IntegrityError: truncated, longer than declared, a malformed header, an unknown element
             type, or a limit passed.
     """
-    header, body = _split(content, what)
-    entries = foreign_json.parse(header, what=f"header of {what}", limit=MAX_HEADER_BYTES)
-    metadata = _metadata(entries.pop(_METADATA, {}), what)
+    header, body = _split(content, subject)
+    entries = foreign_json.parse(header, subject=f"header of {subject}", limit=MAX_HEADER_BYTES)
+    metadata = _metadata(entries.pop(_METADATA, {}), subject)
     count = len(entries)
     require(
-        count <= MAX_TENSORS, f"{what} has {count} tensors, more than the limit of {MAX_TENSORS}."
+        count <= MAX_TENSORS,
+        f"{subject} has {count} tensors, more than the limit of {MAX_TENSORS}.",
     )
     spans = sorted(
-        (_span(key, entry, what) for key, entry in entries.items()),
+        (_span(key, entry, subject) for key, entry in entries.items()),
         key=lambda span: (span[2], span[3]),
     )
-    return File(metadata=metadata, tensors=tuple(_cut(spans, body, what)))
+    return File(metadata=metadata, tensors=tuple(_cut(spans, body, subject)))
 
 
 def write(metadata: Iterable[tuple[str, str]], items: Sequence[Item]) -> bytes:
@@ -122,89 +123,93 @@ def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes
     return len(text).to_bytes(8, "little") + text
 
 
-def _split(content: bytes, what: str) -> tuple[bytes, memoryview]:
+def _split(content: bytes, subject: str) -> tuple[bytes, memoryview]:
     length = len(content)
-    require(length >= 10, f"{what} has {length} bytes, a safetensors file at least 10.")
+    require(length >= 10, f"{subject} has {length} bytes, a safetensors file at least 10.")
     size = int.from_bytes(content[:8], "little")
     require(
         size <= MAX_HEADER_BYTES,
-        f"{what} declares a header of {size} bytes, more than the limit of {MAX_HEADER_BYTES}.",
+        f"{subject} declares a header of {size} bytes, more than the limit of {MAX_HEADER_BYTES}.",
     )
     require(
         size <= length - 8,
-        f"{what} is truncated: its header has {size} bytes, "
+        f"{subject} is truncated: its header has {size} bytes, "
         f"the file {length - 8} after the length.",
     )
     header = content[8 : 8 + size]
-    require(header.startswith(b"{"), f"header of {what} starts with {header[:1]!r}, expected '{{'.")
+    require(
+        header.startswith(b"{"), f"header of {subject} starts with {header[:1]!r}, expected '{{'."
+    )
     return header, memoryview(content)[8 + size :]
 
 
-def _metadata(value: object, what: str) -> tuple[tuple[str, str], ...]:
+def _metadata(value: object, subject: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise IntegrityError(
-            f"metadata of {what} is a {type(value).__name__}, expected an object of texts."
+            f"metadata of {subject} is a {type(value).__name__}, expected an object of texts."
         )
     for name, text in value.items():
         if not isinstance(text, str) or len(name) > MAX_KEY_BYTES:
             raise IntegrityError(
-                f"metadata {name[:80]!r} of {what} is a {type(text).__name__}, "
+                f"metadata {name[:80]!r} of {subject} is a {type(text).__name__}, "
                 f"expected a text with a name of at most {MAX_KEY_BYTES} characters."
             )
     return tuple(value.items())
 
 
-def _span(key: str, entry: object, what: str) -> tuple[str, DType, int, int, tuple[int, ...]]:
+def _span(key: str, entry: object, subject: str) -> tuple[str, DType, int, int, tuple[int, ...]]:
     """Return key, element type, begin, end and shape of one header entry."""
     require(
         0 < len(key.encode()) <= MAX_KEY_BYTES and key.isprintable(),
-        f"tensor name {key[:80]!r} of {what} is not 1 to {MAX_KEY_BYTES} printable bytes.",
+        f"tensor name {key[:80]!r} of {subject} is not 1 to {MAX_KEY_BYTES} printable bytes.",
     )
     if not isinstance(entry, dict) or set(entry) != _MEMBERS:
         members = ", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__
         raise IntegrityError(
-            f"tensor {key!r} of {what} has the members {members}, "
+            f"tensor {key!r} of {subject} has the members {members}, "
             "expected dtype, shape and data_offsets."
         )
     if entry["dtype"] not in list(DType.__members__):
         raise IntegrityError(
-            f"tensor {key!r} of {what} has the element type {entry['dtype']!r}, "
+            f"tensor {key!r} of {subject} has the element type {entry['dtype']!r}, "
             f"expected one of {', '.join(DType.__members__)}."
         )
     dtype = DType(entry["dtype"])
     shape, offsets = _integers(entry["shape"]), _integers(entry["data_offsets"])
     if shape is None or offsets is None or len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
         raise IntegrityError(
-            f"tensor {key!r} of {what} has shape {entry['shape']!r} "
+            f"tensor {key!r} of {subject} has shape {entry['shape']!r} "
             f"and data_offsets {entry['data_offsets']!r}, expected lists of sizes."
         )
     begin, end = offsets
-    expected = _elements(key, shape, what) * dtype.size_bytes
+    expected = _elements(key, shape, subject) * dtype.size_bytes
     if end - begin != expected:
         raise IntegrityError(
-            f"tensor {key!r} of {what} has {end - begin} bytes, "
+            f"tensor {key!r} of {subject} has {end - begin} bytes, "
             f"expected {expected} for {dtype} {list(shape)}."
         )
     return key, dtype, begin, end, shape
 
 
 def _cut(
-    spans: list[tuple[str, DType, int, int, tuple[int, ...]]], body: memoryview, what: str
+    spans: list[tuple[str, DType, int, int, tuple[int, ...]]], body: memoryview, subject: str
 ) -> Iterable[Item]:
     position = 0
     for key, dtype, begin, end, shape in spans:
         if begin != position:
             raise IntegrityError(
-                f"tensor {key!r} of {what} begins at byte {begin}, expected {position}: "
+                f"tensor {key!r} of {subject} begins at byte {begin}, expected {position}: "
                 "the tensors overlap or leave a hole."
             )
         require(
             end <= len(body),
-            f"{what} is truncated: tensor {key!r} ends at byte {end} of {len(body)}.",
+            f"{subject} is truncated: tensor {key!r} ends at byte {end} of {len(body)}.",
         )
         yield Item(key=key, dtype=dtype, shape=shape, content=body[begin:end])
         position = end
-    require(position == len(body), f"{what} has {len(body)} bytes of tensors, expected {position}.")
+    require(
+        position == len(body), f"{subject} has {len(body)} bytes of tensors, expected {position}."
+    )
 
 
 def _integers(value: object) -> tuple[int, ...] | None:
@@ -213,13 +218,13 @@ def _integers(value: object) -> tuple[int, ...] | None:
     return None
 
 
-def _elements(key: str, shape: Sequence[int], what: str) -> int:
+def _elements(key: str, shape: Sequence[int], subject: str) -> int:
     count = 1
     for size in shape:
         count *= size
         if count > _MAX_ELEMENTS:
             raise IntegrityError(
-                f"tensor {key!r} of {what} has the shape {list(shape)}, "
+                f"tensor {key!r} of {subject} has the shape {list(shape)}, "
                 f"more than {_MAX_ELEMENTS} elements."
             )
     return count

@@ -259,7 +259,7 @@ def _expand(part: _SymbolPart) -> NDArray[np.uint8]:
     bounds = accumulate(part.lengths, initial=0)
     stored = [part.content[start:end] for start, end in pairwise(bounds)]
     size = part.group.packed_bytes(part.count)
-    return np.frombuffer(unpack_stream(stored, size, what="a group of symbols"), np.uint8)
+    return np.frombuffer(unpack_stream(stored, size, subject="a group of symbols"), np.uint8)
 
 
 def _chunks(part: _SymbolPart, packed: NDArray[np.uint8]) -> Iterator[_Symbols]:

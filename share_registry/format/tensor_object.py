@@ -18,7 +18,7 @@ from share_registry.format.frames import (
 from share_registry.format.layout import DType, check_kind
 from share_registry.format.object_file import pack, unpack
 
-_WHAT: Final = "tensor object"
+_SUBJECT: Final = "tensor object"
 _LENGTH_BYTES: Final = 3
 
 
@@ -31,20 +31,20 @@ def encode_tensor(content: bytes, *, dtype: DType) -> bytes:
 
 def decode_tensor(content: bytes, *, dtype: DType, size: int) -> bytes:
     """Return the `size` bytes of a tensor. Raises IntegrityError."""
-    entries, parts = unpack(content, ("planes", "table"), what=_WHAT)
+    entries, parts = unpack(content, ("planes", "table"), subject=_SUBJECT)
     check_kind(entries, "tensor")
     require(
         entries == _header(dtype, size) and size % dtype.size_bytes == 0,
-        f"{_WHAT} says {entries}, expected {size} bytes of width {dtype.size_bytes}.",
+        f"{_SUBJECT} says {entries}, expected {size} bytes of width {dtype.size_bytes}.",
     )
     sizes = [size // dtype.size_bytes] * dtype.size_bytes
     table = np.frombuffer(parts["table"], np.uint8)
     require(
         len(table) == _LENGTH_BYTES * sum(len(piece_sizes(plane)) for plane in sizes),
-        f"{_WHAT} has a table of {len(table)} bytes, which does not fit {size} bytes.",
+        f"{_SUBJECT} has a table of {len(table)} bytes, which does not fit {size} bytes.",
     )
     lengths = (table.reshape(-1, _LENGTH_BYTES).astype(np.int64) @ (1, 1 << 8, 1 << 16)).tolist()
-    return from_planes(unpack_streams(parts["planes"], sizes, lengths, what=_WHAT))
+    return from_planes(unpack_streams(parts["planes"], sizes, lengths, subject=_SUBJECT))
 
 
 def _header(dtype: DType, size: int) -> dict[str, Json]:

@@ -162,7 +162,7 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
 
     what = f"record c{number} of space {space}"
     try:
-        record = parse_record(content, what=what)
+        record = parse_record(content, subject=what)
     except IntegrityError as error:
         raise error.amended(
             hint="Run verify, which names all that is damaged; to read the log up to there, "

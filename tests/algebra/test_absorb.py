@@ -75,7 +75,7 @@ def test_real_adapters_take_at_most_the_bits_that_were_aimed_at(budget: float, m
 
 def test_header_and_table_of_a_small_adapter_take_less_than_700_bytes() -> None:
     content = Shelf(budget=0.05).add(demo_pairs("wn-pos-gloss", "v1")).content
-    _, parts = unpack(content, ("planes", "symbols", "table"), what="object")
+    _, parts = unpack(content, ("planes", "symbols", "table"), subject="object")
     assert len(content) - len(parts["symbols"]) < 700
 
 

@@ -170,7 +170,7 @@ GOOD_BYTES = encode(GOOD, GOOD_LAYOUT)
 
 def plain_table(table: memoryview) -> bytes:
     return (
-        expand(table[1:], declared_size(table[1:], what="table"), what="table")
+        expand(table[1:], declared_size(table[1:], subject="table"), subject="table")
         if table[0]
         else bytes(table[1:])
     )
@@ -200,7 +200,7 @@ def test_flipped_bytes_give_a_value_of_the_layout_or_integrity(
 def test_flips_inside_the_table_give_a_value_of_the_layout_or_integrity(
     data: st.DataObject,
 ) -> None:
-    entries, parts = unpack(GOOD_BYTES, PARTS, what="object")
+    entries, parts = unpack(GOOD_BYTES, PARTS, subject="object")
     raw = bytearray(b"\0" + plain_table(parts["table"]))
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
@@ -371,7 +371,7 @@ def test_many_numbers_are_cut_into_frames_and_come_near_their_entropy() -> None:
 
 def test_a_few_bytes_cannot_stand_for_billions_of_numbers() -> None:
     spec = layout([(64, 1 << 30, 8)])
-    _, parts = unpack(GOOD_BYTES, PARTS, what="object")
+    _, parts = unpack(GOOD_BYTES, PARTS, subject="object")
     entries = {
         "format": 1,
         "kind": "adapter",
@@ -419,7 +419,9 @@ def test_a_frame_that_is_not_exactly_the_one_expected_is_refused(fault: str) -> 
     }
     with pytest.raises(IntegrityError):
         expand(
-            frames[fault], MAX_FRAME_BYTES + 1 if fault == "checks a limit" else 1000, what="frame"
+            frames[fault],
+            MAX_FRAME_BYTES + 1 if fault == "checks a limit" else 1000,
+            subject="frame",
         )
 
 
@@ -431,7 +433,7 @@ def test_a_window_past_the_limit_is_refused() -> None:
         )
     )
     with pytest.raises(IntegrityError, match="window"):
-        expand(bytes(frame), MAX_FRAME_BYTES, what="frame")
+        expand(bytes(frame), MAX_FRAME_BYTES, subject="frame")
 
 
 @settings(deadline=None, max_examples=30)
@@ -461,12 +463,12 @@ def test_streams_longer_than_a_piece_come_back() -> None:
     raw = np.random.default_rng(0).bytes(1000) * 9000
     pieces = pack_stream(raw)
     assert len(pieces) == len(piece_sizes(len(raw))) == 3
-    assert unpack_stream([memoryview(piece) for piece in pieces], len(raw), what="stream") == raw
+    assert unpack_stream([memoryview(piece) for piece in pieces], len(raw), subject="stream") == raw
 
 
 def _damaged(fault: str) -> bytes:
     """The good object with one thing wrong and every length in order."""
-    entries, parts = unpack(GOOD_BYTES, PARTS, what="object")
+    entries, parts = unpack(GOOD_BYTES, PARTS, subject="object")
     content = {key: bytes(part) for key, part in parts.items()}
     if fault == "symbols go on":
         content["symbols"] += b"\0"

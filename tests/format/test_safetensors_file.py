@@ -54,7 +54,7 @@ def test_what_the_library_writes_is_written_again_byte_for_byte(
 ) -> None:
     # the library writes empty metadata in two ways
     content = save(make_tensors(files), metadata=metadata or None)
-    parsed = read(content, what="file")
+    parsed = read(content, subject="file")
     assert write(parsed.metadata, parsed.tensors) == content
     assert is_canonical(content, parsed)
     assert parsed.metadata == tuple(metadata.items())
@@ -66,7 +66,7 @@ def test_what_the_library_writes_is_written_again_byte_for_byte(
 @settings(deadline=None)
 def test_the_library_reads_what_is_written(files: dict[str, tuple[str, list[int]]]) -> None:
     tensors = make_tensors(files)
-    items = list(read(save(tensors), what="file").tensors)
+    items = list(read(save(tensors), subject="file").tensors)
     again = load(write([("a", "b"), ("c", "\n\u20ac\x7f")], items))
     assert set(again) == set(tensors)
     assert all(torch.equal(again[key], tensors[key]) for key in tensors)
@@ -82,7 +82,7 @@ CONTENT = save(
 def test_a_changed_byte_gives_another_file_or_an_integrity_error(position: int, value: int) -> None:
     damaged = CONTENT[:position] + bytes([value]) + CONTENT[position + 1 :]
     try:
-        parsed = read(damaged, what="file")
+        parsed = read(damaged, subject="file")
     except IntegrityError:
         return
     assert sum(len(item.content) for item in parsed.tensors) == 14
@@ -92,16 +92,16 @@ def test_a_changed_byte_gives_another_file_or_an_integrity_error(position: int, 
 @settings(deadline=None)
 def test_a_truncated_file_is_an_integrity_error(size: int) -> None:
     with pytest.raises(IntegrityError):
-        read(CONTENT[:size], what="file")
+        read(CONTENT[:size], subject="file")
 
 
 @given(content=st.binary(max_size=200))
 @settings(deadline=None)
 def test_noise_is_an_integrity_error(content: bytes) -> None:
     with pytest.raises(IntegrityError):
-        read(content, what="file")
+        read(content, subject="file")
     with pytest.raises(IntegrityError):
-        read(len(content).to_bytes(8, "little") + b"{" + content, what="file")
+        read(len(content).to_bytes(8, "little") + b"{" + content, subject="file")
 
 
 def file_of(header: Any, body: bytes = b"") -> bytes:
@@ -182,7 +182,7 @@ HEADERS: dict[str, tuple[bytes, str]] = {
 def test_a_header_that_lies_is_refused_by_name(fault: str) -> None:
     content, part = HEADERS[fault]
     with pytest.raises(IntegrityError) as caught:
-        read(content, what="file")
+        read(content, subject="file")
     assert part in str(caught.value)
 
 
@@ -215,7 +215,7 @@ VALUES = st.recursive(
 @given(value=st.dictionaries(st.text(max_size=5), VALUES, max_size=4))
 @settings(deadline=None)
 def test_foreign_json_keeps_values_and_order(value: dict[str, Any]) -> None:
-    parsed = foreign_json.parse(json.dumps(value).encode(), what="file", limit=1 << 20)
+    parsed = foreign_json.parse(json.dumps(value).encode(), subject="file", limit=1 << 20)
     assert parsed == value
     assert list(parsed) == list(value)
 
@@ -224,7 +224,7 @@ def test_foreign_json_keeps_values_and_order(value: dict[str, Any]) -> None:
 @settings(deadline=None)
 def test_noise_is_no_foreign_json(content: bytes) -> None:
     try:
-        parsed = foreign_json.parse(content, what="file", limit=1 << 20)
+        parsed = foreign_json.parse(content, subject="file", limit=1 << 20)
     except IntegrityError:
         return
     assert isinstance(parsed, dict)
@@ -235,4 +235,4 @@ def test_a_header_in_another_form_is_not_canonical() -> None:
         file_of({"a": entry()}, b"x"),
         file_of(b'{"a":{"shape":[1],"dtype":"U8","data_offsets":[0,1]}}', b"x"),
     ):
-        assert not is_canonical(content, read(content, what="file"))
+        assert not is_canonical(content, read(content, subject="file"))

@@ -147,7 +147,7 @@ def test_a_value_that_a_tensor_cannot_hold_is_not_handed_out(tmp_path: Path) -> 
     with sr.Registry.open(root, mode="r") as registry:
         store = registry.context.store
         record = parse_record(
-            store.record(SpaceName("tiny"), CommitNumber(3)) or b"", what="the last record"
+            store.record(SpaceName("tiny"), CommitNumber(3)) or b"", subject="the last record"
         )
         assert isinstance(record, AbsorbRecord)
         with pytest.raises(IntegrityError, match="a value that F16 does not hold"):

@@ -87,7 +87,7 @@ def keys_of(store: Store, space: SpaceName = SPACE) -> list[str]:
         if content is None:
             raise Lost(f"record {number} is listed and cannot be read")
         try:
-            record = load(content, what=f"record {number}")
+            record = load(content, subject=f"record {number}")
             objects = record["objects"]
             assert isinstance(objects, list)
             for digest in objects:

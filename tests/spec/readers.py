@@ -63,7 +63,7 @@ def read_by_library(content: bytes, kind: str) -> object:
     """Read a vector of one file as the library does. Raises ShareRegistryError."""
     match kind:
         case "json":
-            return load(content, what="vector")
+            return load(content, subject="vector")
         case "record.json":
             return parse_record(content)
         case "note.json":

@@ -50,7 +50,7 @@ def test_canonical_json_is_rfc_8785_on_the_profile(value: Any) -> None:
     """Spec JSN-01."""
     content = dump(value)
     assert content == rfc8785.dumps(value) == reference.canonical(value).encode()
-    assert load(content, what="value") == value
+    assert load(content, subject="value") == value
 
 
 @QUICK

@@ -194,7 +194,7 @@ def _check_record(
         content = walk.store.record(space, number) or b""
         walk.records += 1
         walk.bytes += len(content)
-        record = parse_record(content, what=f"record c{number} of space {space}")
+        record = parse_record(content, subject=f"record c{number} of space {space}")
     except (IntegrityError, FormatError, StoreError) as error:
         walk.add("REC-01", ref, error.message)
         return None, parent
