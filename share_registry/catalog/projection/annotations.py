@@ -1,7 +1,7 @@
 """Labels and metrics of task versions: what notes say, as rows."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TypeAlias
 
 from sqlalchemy import select
 
@@ -9,98 +9,87 @@ from share_registry.catalog.projection.writer import RecordWriter
 from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import LabelRow, MetricRow
 from share_registry.errors import IntegrityError
+from share_registry.format.records import TaskNote
 
-if TYPE_CHECKING:
-    from share_registry.format.layout import Entry
-    from share_registry.format.records import TaskNote
+AnnotationRow: TypeAlias = type[LabelRow] | type[MetricRow]
 
 
-def rows(
-    step: RecordWriter, task: int, version: int, entries: "list[Entry]"
+def new_rows(
+    writer: RecordWriter, row: AnnotationRow, task: int, version: int, note: TaskNote
 ) -> list[dict[str, object]]:
-    """Return the rows of labels or metrics that hold from now on.
+    """Return the labels or metrics that hold from this record on.
 
-    Of a name given twice the last holds.
+    Of a name that is given twice the last holds. Raises IntegrityError where a metric is no number.
     """
+    entries = note.labels if row is LabelRow else note.metrics
+    if row is MetricRow:
+        for entry in entries:
+            _check_number(writer, entry.name, entry.value)
     values = {clean(entry.name): clean(entry.value) for entry in entries}
     return [
-        {"task": task, "version": version, "name": name, "since": step.number, "value": value}
+        {"task": task, "version": version, "name": name, "since": writer.number, "value": value}
         for name, value in sorted(values.items())
     ]
 
 
-def metrics(
-    step: RecordWriter, task: int, version: int, entries: "list[Entry]"
-) -> list[dict[str, object]]:
-    """Return the rows of metrics. Raises IntegrityError where a value is not a number."""
-    for entry in entries:
-        try:
-            float(entry.value)
-        except ValueError as error:
-            raise IntegrityError(
-                f"{step.what} gives the metric {entry.name!r} the value {entry.value[:40]!r}, expected a number."
-            ) from error
-    return rows(step, task, version, entries)
-
-
-def change(step: RecordWriter, task: int, version: int, said: "TaskNote | None") -> None:
+def change(writer: RecordWriter, task: int, version: int, note: TaskNote | None) -> None:
     """Set and remove labels and metrics of a version as a note says."""
-    if said is None:
+    if note is None:
         return
-    for row, new in (
-        (LabelRow, rows(step, task, version, said.labels)),
-        (MetricRow, metrics(step, task, version, said.metrics)),
-    ):
-        gone = sorted(
-            {*(clean(name) for name in said.removed), *(str(values["name"]) for values in new)}
-        )
-        if gone:
-            step.end(row, row.task == task, row.version == version, row.name.in_(gone))
-        step.add(row, new)
+    for row in (LabelRow, MetricRow):
+        rows = new_rows(writer, row, task, version, note)
+        ended = {*map(clean, note.removed), *(str(values["name"]) for values in rows)}
+        if ended:
+            writer.end(row, row.task == task, row.version == version, row.name.in_(sorted(ended)))
+        writer.add(row, rows)
 
 
-def repeat(step: RecordWriter, versions: Mapping[int, tuple[int, int]], *, metrics: bool) -> None:
-    """Give versions the labels, and where they decode to the same tensors the metrics, that other versions of their tasks have now: task -> (to, of)."""
+def repeat(writer: RecordWriter, versions: Mapping[int, tuple[int, int]], *, metrics: bool) -> None:
+    """Give versions the labels that other versions of their tasks have now.
+
+    Args:
+        writer: The record.
+        versions: By task: the version that gets them, and the one that has them.
+        metrics: Give the metrics too, where both decode to the same tensors.
+    """
     for row in (LabelRow, MetricRow) if metrics else (LabelRow,):
-        held = (
+        query = (
             select(row.task, row.version, row.name, row.value)
-            .where(row.space == step.space, row.until.is_(None))
+            .where(row.space == writer.space, row.until.is_(None))
             .order_by(row.task, row.name)
         )
-        found = [
-            said
-            for piece in pieces(sorted(versions))
-            for said in step.session.execute(
-                held.where(row.task.in_(piece), row.version.in_(_of(versions, piece)))
-            )
-        ]
-        step.add(
-            row,
-            [
-                {
-                    "task": task,
-                    "version": versions[task][0],
-                    "name": name,
-                    "since": step.number,
-                    "value": value,
-                }
-                for task, version, name, value in found
+        rows: list[dict[str, object]] = []
+        for piece in pieces(sorted(versions)):
+            sources = sorted({versions[task][1] for task in piece})
+            rows += [
+                {"task": task, "version": versions[task][0], "name": name, "value": value}
+                for task, version, name, value in writer.session.execute(
+                    query.where(row.task.in_(piece), row.version.in_(sources))
+                )
                 if version == versions[task][1]
-            ],
-        )
+            ]
+        writer.add(row, [values | {"since": writer.number} for values in rows])
 
 
-def _of(versions: Mapping[int, tuple[int, int]], tasks: Sequence[int]) -> list[int]:
-    return sorted({versions[task][1] for task in tasks})
-
-
-def phrase(said: "TaskNote | None") -> str:
+def phrase(note: TaskNote | None) -> str:
     """Return which labels and metrics a note changes; the values stand in the rows."""
-    if said is None:
+    if note is None:
         return ""
-    groups = (
-        ("labels", sorted({e.name for e in said.labels})),
-        ("metrics", sorted({e.name for e in said.metrics})),
-        ("removed", sorted(set(said.removed))),
+    groups = {
+        "labels": {entry.name for entry in note.labels},
+        "metrics": {entry.name for entry in note.metrics},
+        "removed": set(note.removed),
+    }
+    return clean(
+        "; ".join(f"{word} {', '.join(sorted(names))}" for word, names in groups.items() if names)
     )
-    return clean("; ".join(f"{word} {', '.join(names)}" for word, names in groups if names))
+
+
+def _check_number(writer: RecordWriter, name: str, value: str) -> None:
+    try:
+        float(value)
+    except ValueError as error:
+        raise IntegrityError(
+            f"{writer.subject} gives the metric {name!r} the value {value[:40]!r}, "
+            "expected a number."
+        ) from error

@@ -1,10 +1,9 @@
-"""New task versions: what absorb and restore records do to the rows."""
+"""New task versions: what records that bring or repeat one do to the rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Row, bindparam, func, select
 
 from share_registry.catalog.projection import annotations
 from share_registry.catalog.projection.writer import KnownTask, RecordWriter
@@ -22,24 +21,29 @@ from share_registry.catalog.tables import (
     VersionRow,
 )
 from share_registry.errors import IntegrityError
-from share_registry.format.layout import module_shapes_of
+from share_registry.format.layout import Layout, module_shapes_of
+from share_registry.format.records import (
+    AbsorbedTask,
+    AbsorbRecord,
+    MergeRecord,
+    Note,
+    RefitRecord,
+    RestoreRecord,
+    TaskNote,
+)
+from share_registry.names import Digest
 
-if TYPE_CHECKING:
-    from sqlalchemy import Row
-
-    from share_registry.format.layout import Layout
-    from share_registry.format.records import (
-        AbsorbedTask,
-        AbsorbRecord,
-        MergeRecord,
-        Note,
-        RefitRecord,
-        RestoreRecord,
-        TaskNote,
-    )
-    from share_registry.names import Digest
-
-_COPIED = (
+_INHERITED: Final = (
+    "config_digest",
+    "note_digest",
+    "note_task",
+    "source_kind",
+    "source_location",
+    "source_revision",
+    "remarks",
+)
+"""What a version that a refit made has from the version before."""
+_COPIED: Final = (
     "adapter_digest",
     "layout_digest",
     "tensors_digest",
@@ -50,357 +54,293 @@ _COPIED = (
     "before",
     "bound",
     "raw_bytes",
-    "config_digest",
-    "note_digest",
-    "note_task",
-    "source_kind",
-    "source_location",
-    "source_revision",
-    "remarks",
+    *_INHERITED,
 )
-_INHERITED = (
-    "config_digest",
-    "note_digest",
-    "note_task",
-    "source_kind",
-    "source_location",
-    "source_revision",
-    "remarks",
-)
-"""What a version that a refit made has from the version before."""
-_Earlier: TypeAlias = "dict[int, Row[Any]]"
+"""What a restored version has from the version that it repeats."""
+_Earlier: TypeAlias = dict[int, Row[Any]]
 """Rows of versions that are re-expressed, by number of task."""
+_LAST_TASK: Final = select(func.max(TaskRow.task)).where(TaskRow.space == SPACE)
+_SHAPES: Final = select(ModuleRow.module, ModuleRow.out, ModuleRow.width, ModuleRow.experts).where(
+    ModuleRow.space == SPACE,
+    ModuleRow.module.in_(bindparam("modules", expanding=True, type_=TEXT)),
+)
 
 
 def refit(
-    step: RecordWriter,
-    record: "RefitRecord",
-    note: "Note | None",
-    layouts: "Mapping[Digest, Layout]",
+    writer: RecordWriter,
+    record: RefitRecord,
+    note: Note | None,
+    layouts: Mapping[Digest, Layout],
 ) -> None:
     """Add one version for each task that was re-expressed.
 
-    With the note and labels of the version before; metrics were measured on other tensors.
+    It has the note and labels of the version before; metrics were measured on other tensors.
     """
-    known = step.known(entry.task for entry in record.tasks)
-    earlier = _newest(step, known.values())
+    tasks = writer.tasks(entry.task for entry in record.tasks)
+    earlier = _newest(writer, tasks.values())
     for entry in record.tasks:
-        task = step.checked(known.get(entry.task), entry.task)
+        subject = f"{writer.subject} re-expresses {entry.task!r}"
+        task = writer.require_name(tasks.get(entry.task), entry.task)
         if not task.live:
-            raise IntegrityError(
-                f"{step.what} re-expresses {entry.task!r}, which is dropped by then."
-            )
+            raise IntegrityError(f"{subject}, which is dropped by then.")
         if entry.before is None:
+            raise IntegrityError(f"{subject} without the error it had before.")
+        source = earlier[task.task].source_digest
+        if source != entry.source:
             raise IntegrityError(
-                f"{step.what} re-expresses {entry.task!r} without the error it had before."
+                f"{subject} of the source {entry.source[:12]}, expected {source[:12]}."
             )
-        if earlier[task.task].source_digest != entry.source:
-            raise IntegrityError(
-                f"{step.what} re-expresses {entry.task!r} of the source {entry.source[:12]}, expected {earlier[task.task].source_digest[:12]}."
-            )
-    _add(step, record, note, layouts, earlier)
+    _add(writer, record, note, layouts, earlier)
 
 
 def merge(
-    step: RecordWriter,
-    record: "MergeRecord",
-    note: "Note | None",
-    layouts: "Mapping[Digest, Layout]",
+    writer: RecordWriter,
+    record: MergeRecord,
+    note: Note | None,
+    layouts: Mapping[Digest, Layout],
 ) -> None:
     """Add the version that was merged, with its parents and their weights."""
     parents = record.tasks[0].derived_from
     if len(parents) != len(record.weights):
         raise IntegrityError(
-            f"{step.what} has {len(record.weights)} weights for {len(parents)} parents."
+            f"{writer.subject} has {len(record.weights)} weights for {len(parents)} parents."
         )
-    absorb(step, record, note, layouts)
+    absorb(writer, record, note, layouts)
 
 
 def absorb(
-    step: RecordWriter,
-    record: "AbsorbRecord | MergeRecord",
-    note: "Note | None",
-    layouts: "Mapping[Digest, Layout]",
+    writer: RecordWriter,
+    record: AbsorbRecord | MergeRecord,
+    note: Note | None,
+    layouts: Mapping[Digest, Layout],
 ) -> None:
     """Add one version for each task of the record, and the tasks that are new."""
     odd = next((entry.task for entry in record.tasks if entry.before is not None), None)
     if odd is not None:
         raise IntegrityError(
-            f"{step.what} ({record.kind}) gives {odd!r} an error before, which only a refit has."
+            f"{writer.subject} ({record.kind}) gives {odd!r} an error before, "
+            "which only a refit has."
         )
-    _add(step, record, note, layouts, {})
+    _add(writer, record, note, layouts, {})
+
+
+def restore(writer: RecordWriter, record: RestoreRecord, note: Note | None) -> None:
+    """Repeat an earlier version as the newest one, with the labels and metrics it has now."""
+    task = writer.task(record.task)
+    writer.check_version(task, record.of)
+    _check_next(writer, record.task, record.version, task)
+    repeated = writer.session.execute(
+        select(VersionRow.table).where(
+            VersionRow.space == writer.space,
+            VersionRow.task == task.task,
+            VersionRow.version == record.of,
+        )
+    ).one()
+    _revive(writer, [task])
+    own = {
+        "task": task.task,
+        "version": record.version,
+        "number": writer.number,
+        "name": record.task,
+        "added_bytes": 0,
+        "restored_from": record.of,
+    }
+    writer.add(VersionRow, [own | {name: getattr(repeated, name) for name in _COPIED}])
+    writer.touch({task.task: record.version})
+    annotations.repeat(writer, {task.task: (record.version, record.of)}, metrics=True)
+    annotations.change(writer, task.task, record.version, note.of(record.task) if note else None)
 
 
 def _add(
-    step: RecordWriter,
-    record: "AbsorbRecord | RefitRecord | MergeRecord",
-    note: "Note | None",
-    layouts: "Mapping[Digest, Layout]",
-    earlier: "_Earlier",
+    writer: RecordWriter,
+    record: AbsorbRecord | RefitRecord | MergeRecord,
+    note: Note | None,
+    layouts: Mapping[Digest, Layout],
+    earlier: _Earlier,
 ) -> None:
     """Add the versions of a record.
 
     Those of tasks that have an earlier row take from it what was said of them.
     """
-    names = [absorbed.task for absorbed in record.tasks]
+    names = [entry.task for entry in record.tasks]
     if names != sorted(set(names)):
-        raise IntegrityError(f"{step.what} does not list its tasks sorted and once each.")
-    parents = {parent.task for absorbed in record.tasks for parent in absorbed.derived_from}
-    known = step.known({*names, *parents})
-    of_note = {said.task: said for said in note.tasks} if note and not earlier else {}
-    _check_versions(step, record.tasks, known)
-    _learn_modules(step, record.tasks, layouts)
-    tasks = known | _create_tasks(step, [name for name in names if name not in known])
-    _revive(step, [tasks[name] for name in names])
-    made = [
-        _version(step, absorbed, tasks[absorbed.task], of_note.get(absorbed.task), record.note)
-        for absorbed in record.tasks
-    ]
-    step.add(
+        raise IntegrityError(f"{writer.subject} does not list its tasks sorted and once each.")
+    parents = {parent.task for entry in record.tasks for parent in entry.derived_from}
+    before = writer.tasks({*names, *parents})
+    for entry in record.tasks:
+        _check_next(writer, entry.task, entry.version, before.get(entry.task))
+    _learn_modules(writer, record.tasks, layouts)
+    tasks = before | _create_tasks(writer, [name for name in names if name not in before])
+    _revive(writer, [tasks[name] for name in names])
+    notes = {said.task: said for said in note.tasks} if note and not earlier else {}
+    numbered = [(tasks[entry.task].task, entry) for entry in record.tasks]
+    writer.add(
         VersionRow,
         [
-            values | _inherited(earlier.get(tasks[absorbed.task].task))
-            for values, absorbed in zip(made, record.tasks, strict=True)
+            _version_row(writer, task, entry, notes.get(entry.task), record.note, earlier.get(task))
+            for task, entry in numbered
         ],
     )
     weights = record.weights if record.kind == "merge" else None
-    step.add(
+    writer.add(
         ParentRow,
         [
             row
-            for absorbed in record.tasks
-            for row in _parents(step, absorbed, tasks[absorbed.task], known, weights)
+            for task, entry in numbered
+            for row in _parent_rows(writer, task, entry, before, weights)
         ],
     )
-    step.touch({tasks[absorbed.task].task: absorbed.version for absorbed in record.tasks})
-    said = [
-        (tasks[absorbed.task].task, absorbed.version, of_note[absorbed.task])
-        for absorbed in record.tasks
-        if absorbed.task in of_note
-    ]
-    step.add(
-        LabelRow,
-        [
-            row
-            for task, version, spoken in said
-            for row in annotations.rows(step, task, version, spoken.labels)
-        ],
-    )
-    step.add(
-        MetricRow,
-        [
-            row
-            for task, version, spoken in said
-            for row in annotations.metrics(step, task, version, spoken.metrics)
-        ],
-    )
+    writer.touch({task: entry.version for task, entry in numbered})
+    for row in (LabelRow, MetricRow):
+        annotated = [
+            values
+            for task, entry in numbered
+            if entry.task in notes
+            for values in annotations.new_rows(writer, row, task, entry.version, notes[entry.task])
+        ]
+        writer.add(row, annotated)
     annotations.repeat(
-        step, {task: (row.version + 1, row.version) for task, row in earlier.items()}, metrics=False
+        writer,
+        {task: (row.version + 1, row.version) for task, row in earlier.items()},
+        metrics=False,
     )
 
 
-def restore(step: RecordWriter, record: "RestoreRecord", note: "Note | None") -> None:
-    """Repeat an earlier version as the newest one, with the labels and metrics it has now."""
-    known = step.task(record.task)
-    step.check_version(known, record.of)
-    _check_next(step, record.task, record.version, known.latest)
-    place = (
-        (VersionRow.space == step.space)
-        & (VersionRow.task == known.task)
-        & (VersionRow.version == record.of)
-    )
-    earlier = step.session.execute(select(VersionRow.table).where(place)).one()
-    _revive(step, [known])
-    copied = {name: getattr(earlier, name) for name in _COPIED}
-    own = {
-        "task": known.task,
-        "version": record.version,
-        "number": step.number,
-        "name": record.task,
-        "added_bytes": 0,
-        "restored_from": record.of,
-    }
-    step.add(VersionRow, [copied | own])
-    step.touch({known.task: record.version})
-    annotations.repeat(step, {known.task: (record.version, record.of)}, metrics=True)
-    annotations.change(step, known.task, record.version, note.of(record.task) if note else None)
-
-
-def _newest(step: RecordWriter, tasks: "Iterable[KnownTask]") -> "_Earlier":
+def _newest(writer: RecordWriter, tasks: Iterable[KnownTask]) -> _Earlier:
     """Return the newest version's row of each task, by its number."""
-    newest = {known.task: known.latest for known in tasks}
+    newest = {task.task: task.latest for task in tasks}
     query = select(VersionRow.table).where(
-        VersionRow.space == step.space, VersionRow.version.in_(sorted(set(newest.values())))
+        VersionRow.space == writer.space, VersionRow.version.in_(sorted(set(newest.values())))
     )
-    rows = (
-        row
+    return {
+        row.task: row
         for piece in pieces(sorted(newest))
-        for row in step.session.execute(query.where(VersionRow.task.in_(piece)))
-    )
-    return {row.task: row for row in rows if row.version == newest[row.task]}
+        for row in writer.session.execute(query.where(VersionRow.task.in_(piece)))
+        if row.version == newest[row.task]
+    }
 
 
-def _inherited(earlier: "Row[Any] | None") -> dict[str, object]:
-    """Return what a re-expressed version has from the one before; nothing for any other."""
-    return {} if earlier is None else {name: getattr(earlier, name) for name in _INHERITED}
-
-
-def _check_versions(
-    step: RecordWriter, tasks: "Sequence[AbsorbedTask]", known: Mapping[str, KnownTask]
-) -> None:
-    for absorbed in tasks:
-        before = known.get(absorbed.task)
-        if before is not None:
-            step.checked(before, absorbed.task)
-        _check_next(step, absorbed.task, absorbed.version, before.latest if before else 0)
-
-
-def _check_next(step: RecordWriter, name: str, version: int, latest: int) -> None:
+def _check_next(writer: RecordWriter, name: str, version: int, task: KnownTask | None) -> None:
+    latest = 0 if task is None else writer.require_name(task, name).latest
     if version != latest + 1:
-        raise IntegrityError(f"{step.what} makes {name}@v{version}, expected v{latest + 1}.")
+        raise IntegrityError(f"{writer.subject} makes {name}@v{version}, expected v{latest + 1}.")
 
 
-def _create_tasks(step: RecordWriter, names: Sequence[str]) -> dict[str, KnownTask]:
+def _create_tasks(writer: RecordWriter, names: Sequence[str]) -> dict[str, KnownTask]:
     if not names:
         return {}
-    last = step.session.scalar(_last_task(), {"space": step.space}) or 0
-    made = {
-        name: KnownTask(task=last + place, name=name, live=False, latest=0)
-        for place, name in enumerate(names, start=1)
-    }
-    step.add(TaskRow, [{"task": known.task, "since": step.number} for known in made.values()])
-    step.add(
+    last = writer.session.scalar(_LAST_TASK, {"space": writer.space}) or 0
+    numbers = {name: last + place for place, name in enumerate(names, start=1)}
+    writer.add(TaskRow, [{"task": task, "since": writer.number} for task in numbers.values()])
+    writer.add(
         TaskNameRow,
-        [{"name": name, "since": step.number, "task": known.task} for name, known in made.items()],
+        [{"name": name, "since": writer.number, "task": task} for name, task in numbers.items()],
     )
-    return made
-
-
-@cache
-def _last_task() -> Select[int]:
-    return select(func.max(TaskRow.task)).where(TaskRow.space == SPACE)
-
-
-def _revive(step: RecordWriter, tasks: Sequence[KnownTask]) -> None:
-    dead = [known for known in tasks if not known.live]
-    step.add(TaskLifeRow, [{"task": known.task, "since": step.number} for known in dead])
-    step.count(len(dead))
-
-
-def _version(
-    step: RecordWriter,
-    absorbed: "AbsorbedTask",
-    known: KnownTask,
-    said: "TaskNote | None",
-    note_digest: "Digest | None",
-) -> dict[str, object]:
-    source = said.source if said else None
     return {
-        "task": known.task,
-        "version": absorbed.version,
-        "number": step.number,
-        "name": absorbed.task,
-        "adapter_digest": absorbed.adapter,
-        "layout_digest": absorbed.layout,
-        "tensors_digest": absorbed.tensors,
-        "source_digest": absorbed.source,
-        "budget": None if absorbed.budget is None else float(absorbed.budget),
-        "error": float(absorbed.error),
-        "norm": float(absorbed.norm),
-        "before": None if absorbed.before is None else float(absorbed.before),
-        "bound": bool(absorbed.bound),
-        "raw_bytes": absorbed.raw_bytes,
-        "added_bytes": absorbed.added_bytes,
-        "config_digest": said.config if said else None,
+        name: KnownTask(task=task, name=name, live=False, latest=0)
+        for name, task in numbers.items()
+    }
+
+
+def _revive(writer: RecordWriter, tasks: Sequence[KnownTask]) -> None:
+    dead = [task for task in tasks if not task.live]
+    writer.add(TaskLifeRow, [{"task": task.task, "since": writer.number} for task in dead])
+    writer.count(len(dead))
+
+
+def _version_row(
+    writer: RecordWriter,
+    task: int,
+    entry: AbsorbedTask,
+    note: TaskNote | None,
+    note_digest: Digest | None,
+    before: Row[Any] | None,
+) -> dict[str, object]:
+    source = note.source if note else None
+    own = {
+        "task": task,
+        "version": entry.version,
+        "number": writer.number,
+        "name": entry.task,
+        "adapter_digest": entry.adapter,
+        "layout_digest": entry.layout,
+        "tensors_digest": entry.tensors,
+        "source_digest": entry.source,
+        "budget": None if entry.budget is None else float(entry.budget),
+        "error": float(entry.error),
+        "norm": float(entry.norm),
+        "before": None if entry.before is None else float(entry.before),
+        "bound": bool(entry.bound),
+        "raw_bytes": entry.raw_bytes,
+        "added_bytes": entry.added_bytes,
+        "config_digest": note.config if note else None,
         "note_digest": note_digest,
-        "note_task": absorbed.task,
+        "note_task": entry.task,
         "source_kind": source.kind if source else None,
         "source_location": clean(source.location) if source else None,
         "source_revision": clean(source.revision) if source and source.revision else None,
-        "remarks": tuple(said.remarks) if said else (),
+        "remarks": tuple(note.remarks) if note else (),
     }
+    if before is None:
+        return own
+    return own | {name: getattr(before, name) for name in _INHERITED}
 
 
-def _parents(
-    step: RecordWriter,
-    absorbed: "AbsorbedTask",
-    child: KnownTask,
-    known: Mapping[str, KnownTask],
-    weights: "Sequence[str] | None",
+def _parent_rows(
+    writer: RecordWriter,
+    task: int,
+    entry: AbsorbedTask,
+    tasks: Mapping[str, KnownTask],
+    weights: Sequence[str] | None,
 ) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-    for position, parent in enumerate(absorbed.derived_from):
-        of = step.checked(known.get(parent.task), parent.task)
-        step.check_version(of, parent.version)
-        values = (
-            child.task,
-            absorbed.version,
-            position,
-            of.task,
-            parent.version,
-            weights[position] if weights else None,
+    rows: list[dict[str, object]] = []
+    for position, of in enumerate(entry.derived_from):
+        parent = writer.require_name(tasks.get(of.task), of.task)
+        writer.check_version(parent, of.version)
+        rows.append(
+            {
+                "task": task,
+                "version": entry.version,
+                "position": position,
+                "parent_task": parent.task,
+                "parent_version": of.version,
+                "weight": weights[position] if weights else None,
+            }
         )
-        found.append(
-            dict(
-                zip(
-                    ("task", "version", "position", "parent_task", "parent_version", "weight"),
-                    values,
-                    strict=True,
-                )
-            )
-        )
-    return found
+    return rows
 
 
 def _learn_modules(
-    step: RecordWriter, tasks: "Sequence[AbsorbedTask]", layouts: "Mapping[Digest, Layout]"
+    writer: RecordWriter, entries: Sequence[AbsorbedTask], layouts: Mapping[Digest, Layout]
 ) -> None:
     """Add the module shapes that layouts new to the space bring.
 
     Raises IntegrityError where a shape conflicts.
     """
     shapes: dict[str, tuple[int, int, int]] = {}
-    for digest in sorted({absorbed.layout for absorbed in tasks} & layouts.keys()):
+    for digest in sorted({entry.layout for entry in entries} & layouts.keys()):
         for name, shape in module_shapes_of(layouts[digest]).items():
             if shapes.setdefault(name, shape) != shape:
                 raise IntegrityError(
-                    f"{step.what} gives module {name!r} two shapes: {shapes[name]} and {shape}."
+                    f"{writer.subject} gives module {name!r} two shapes: "
+                    f"{shapes[name]} and {shape}."
                 )
-    known = known_shapes(step, sorted(shapes))
-    for name, shape in known.items():
+    present = {
+        row.module: (row.out, row.width, row.experts)
+        for piece in pieces(sorted(shapes))
+        for row in writer.session.execute(_SHAPES, {"space": writer.space, "modules": piece})
+    }
+    for name, shape in present.items():
         if shapes[name] != shape:
             raise IntegrityError(
-                f"{step.what} gives module {name!r} the shape {shapes[name]}, the space has {shape}."
+                f"{writer.subject} gives module {name!r} the shape {shapes[name]}, "
+                f"the space has {shape}."
             )
-    new = [name for name in shapes if name not in known]
-    step.add(
+    writer.add(
         ModuleRow,
         [
-            {
-                "module": name,
-                "out": shapes[name][0],
-                "width": shapes[name][1],
-                "experts": shapes[name][2],
-                "since": step.number,
-            }
-            for name in new
+            {"module": name, "out": out, "width": width, "experts": experts, "since": writer.number}
+            for name, (out, width, experts) in shapes.items()
+            if name not in present
         ],
-    )
-
-
-def known_shapes(step: RecordWriter, modules: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """Return (out, in, experts) of those of some modules that the space knows."""
-    return {
-        row.module: (row.out, row.width, row.experts)
-        for piece in pieces(modules)
-        for row in step.session.execute(_shapes(), {"space": step.space, "modules": piece})
-    }
-
-
-@cache
-def _shapes() -> Select[str, int, int, int]:
-    query = select(ModuleRow.module, ModuleRow.out, ModuleRow.width, ModuleRow.experts)
-    return query.where(
-        ModuleRow.space == SPACE,
-        ModuleRow.module.in_(bindparam("modules", expanding=True, type_=TEXT)),
     )

@@ -1,11 +1,21 @@
-"""One step of the projection: where the log stands, and the few ways rows are written."""
+"""The application of one record: where the log stands, and the few ways rows are written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from sqlalchemy import BigInteger, ColumnElement, bindparam, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Insert,
+    Select,
+    Table,
+    bindparam,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.sql import pieces
@@ -21,13 +31,10 @@ from share_registry.catalog.tables import (
 )
 from share_registry.errors import IntegrityError
 
-if TYPE_CHECKING:
-    from sqlalchemy import Insert, Select, Table
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownTask:
-    """What the catalog knows of a task before a step.
+    """What the catalog knows of a task before a record.
 
     Attributes:
         name: The name it has now.
@@ -49,8 +56,8 @@ class RecordWriter:
     number: int
 
     @property
-    def what(self) -> str:
-        """The record, for messages."""
+    def subject(self) -> str:
+        """The record, as the subject of a message."""
         return f"record c{self.number} of space {self.space}"
 
     def add(self, row: type[Row], rows: Sequence[Mapping[str, object]]) -> None:
@@ -84,69 +91,64 @@ class RecordWriter:
             ],
         )
 
-    def known(self, names: Iterable[str]) -> dict[str, KnownTask]:
-        """Return what is known under some names, older names included."""
-        found = {}
-        for piece in pieces(sorted(set(names))):
-            for asked, task, name, live, latest in self.session.execute(
-                _KNOWN, {"space": self.space, "names": piece}
-            ):
-                found[asked] = KnownTask(task=task, name=name, live=bool(live), latest=latest)
-        return found
+    def tasks(self, names: Iterable[str]) -> dict[str, KnownTask]:
+        """Return the tasks that have or had some names, by those names."""
+        return {
+            row[0]: KnownTask(task=row[1], name=row[2], live=bool(row[3]), latest=row[4])
+            for piece in pieces(sorted(set(names)))
+            for row in self.session.execute(_TASKS, {"space": self.space, "names": piece})
+        }
 
     def task(self, name: str) -> KnownTask:
         """Return the task that has this name now. Raises IntegrityError."""
-        return self.checked(self.known([name]).get(name), name)
+        return self.require_name(self.tasks([name]).get(name), name)
 
-    def checked(self, known: KnownTask | None, name: str) -> KnownTask:
-        """Return a task that has this name now. Raises IntegrityError."""
-        if known is None:
-            raise IntegrityError(f"{self.what} is of task {name!r}, which does not exist.")
-        if known.name != name:
+    def require_name(self, task: KnownTask | None, name: str) -> KnownTask:
+        """Check that a task is there and has this name now. Raises IntegrityError."""
+        if task is None:
+            raise IntegrityError(f"{self.subject} is of task {name!r}, which does not exist.")
+        if task.name != name:
             raise IntegrityError(
-                f"{self.what} is of task {name!r}, which is called {known.name!r} by then."
+                f"{self.subject} is of task {name!r}, which is called {task.name!r} by then."
             )
-        return known
+        return task
 
-    def check_version(self, known: KnownTask, version: int) -> None:
+    def check_version(self, task: KnownTask, version: int) -> None:
         """Check that a version of a task exists. Raises IntegrityError."""
-        if not 1 <= version <= known.latest:
+        if not 1 <= version <= task.latest:
             raise IntegrityError(
-                f"{self.what} speaks of {known.name}@v{version}, which does not exist: the newest is v{known.latest}."
+                f"{self.subject} speaks of {task.name}@v{version}, which does not exist: "
+                f"the newest is v{task.latest}."
             )
 
 
 @cache
-def _insert(table: "Table") -> "Insert":
+def _insert(table: Table) -> Insert:
     return table.insert()
 
 
-def _known() -> "Select[str, int, str, bool, int]":
+def _select_tasks() -> Select[str, int, str, bool, int]:
     here, asked = bindparam("space", type_=TEXT), TaskNameRow.table.alias()
-    named = (
+    present = (
         (TaskNameRow.space == here)
         & (TaskNameRow.task == asked.c.task)
         & TaskNameRow.until.is_(None)
     )
-    live = (
-        select(TaskLifeRow.task)
-        .where(
-            TaskLifeRow.space == here, TaskLifeRow.task == asked.c.task, TaskLifeRow.until.is_(None)
-        )
-        .exists()
+    life = select(TaskLifeRow.task).where(
+        TaskLifeRow.space == here, TaskLifeRow.task == asked.c.task, TaskLifeRow.until.is_(None)
     )
-    latest = (
-        select(func.coalesce(func.max(VersionRow.version), 0))
-        .where(VersionRow.space == here, VersionRow.task == asked.c.task)
-        .scalar_subquery()
+    latest = select(func.coalesce(func.max(VersionRow.version), 0)).where(
+        VersionRow.space == here, VersionRow.task == asked.c.task
     )
-    query = select(asked.c.name, asked.c.task, TaskNameRow.name, live, latest).select_from(
-        asked.outerjoin(TaskNameRow.table, named)
+    columns = (asked.c.name, asked.c.task, TaskNameRow.name)
+    return (
+        select(*columns, life.exists(), latest.scalar_subquery())
+        .select_from(asked.outerjoin(TaskNameRow.table, present))
+        .where(asked.c.space == here, asked.c.name.in_(bindparam("names", expanding=True)))
     )
-    return query.where(asked.c.space == here, asked.c.name.in_(bindparam("names", expanding=True)))
 
 
-_KNOWN: Final = _known()
+_TASKS: Final = _select_tasks()
 """Built once: putting it together takes longer than running it."""
 _COUNT: Final = (
     update(SpaceRow.table)
