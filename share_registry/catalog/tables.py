@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
     ColumnElement,
@@ -26,6 +27,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     or_,
+    select,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -89,62 +91,51 @@ class Row:
         cls.table = Table(name, TABLES, *columns.values(), *cls.rules)
 
 
-def string() -> ColumnElement[str]:
-    """Return a column of text."""
+def _string() -> ColumnElement[str]:
     return Column(TEXT, nullable=False)
 
 
-def string_key() -> ColumnElement[str]:
-    """Return a column of text that is part of the key."""
+def _string_key() -> ColumnElement[str]:
     return Column(TEXT, primary_key=True)
 
 
-def space_key() -> ColumnElement[str]:
-    """Return the column of the space, part of the key."""
+def _space_key() -> ColumnElement[str]:
     return Column(TEXT, ForeignKey("sr_spaces.name"), primary_key=True)
 
 
-def optional_string() -> ColumnElement[str | None]:
-    """Return a column of text that may be missing."""
+def _optional_string() -> ColumnElement[str | None]:
     return Column(TEXT, nullable=True)
 
 
-def strings() -> ColumnElement[tuple[str, ...]]:
-    """Return a column of lists of texts."""
+def _strings() -> ColumnElement[tuple[str, ...]]:
     return Column(TextList, nullable=False)
 
 
-def integer() -> ColumnElement[int]:
-    """Return a column of whole numbers below 2**63."""
+def _integer() -> ColumnElement[int]:
     return Column(BigInteger, nullable=False)
 
 
-def integer_key() -> ColumnElement[int]:
-    """Return a column of whole numbers that is part of the key."""
+def _integer_key() -> ColumnElement[int]:
     return Column(BigInteger, primary_key=True, autoincrement=False)
 
 
-def optional_integer() -> ColumnElement[int | None]:
-    """Return a column of whole numbers that may be missing."""
+def _optional_integer() -> ColumnElement[int | None]:
     return Column(BigInteger, nullable=True)
 
 
-def real() -> ColumnElement[float]:
-    """Return a column of float64."""
+def _real() -> ColumnElement[float]:
     return Column(Float(53), nullable=False)
 
 
-def optional_real() -> ColumnElement[float | None]:
-    """Return a column of float64 that may be missing."""
+def _optional_real() -> ColumnElement[float | None]:
     return Column(Float(53), nullable=True)
 
 
-def flag() -> ColumnElement[bool]:
-    """Return a column of truth values."""
+def _flag() -> ColumnElement[bool]:
     return Column(Boolean, nullable=False)
 
 
-def _of_bases(name: str, column: str) -> Index:
+def _index_of_bases(name: str, column: str) -> Index:
     """Return an index of those commits of a space that brought a basis."""
     brought = text("basis IS NOT NULL")
     return Index(name, "space", column, sqlite_where=brought, postgresql_where=brought)
@@ -164,7 +155,7 @@ def _of_version() -> ForeignKeyConstraint:
 class IdentityRow(Row, name="sr_registry"):
     """Which store this catalog is an index of; one row."""
 
-    store = string_key()
+    store = _string_key()
 
 
 class SpaceRow(Row, name="sr_spaces"):
@@ -177,20 +168,20 @@ class SpaceRow(Row, name="sr_spaces"):
         head: Number of the newest commit applied; its id is `head_id`.
     """
 
-    name = string_key()
-    base_model = string()
-    base_revision = optional_string()
-    base_labels = strings()
-    budget = real()
-    keep_original = flag()
-    references = flag()
-    refit = flag()
-    pseudo_rank = optional_integer()
-    k = optional_integer()
-    phi = integer()
-    live = integer()
-    head = integer()
-    head_id = string()
+    name = _string_key()
+    base_model = _string()
+    base_revision = _optional_string()
+    base_labels = _strings()
+    budget = _real()
+    keep_original = _flag()
+    references = _flag()
+    refit = _flag()
+    pseudo_rank = _optional_integer()
+    k = _optional_integer()
+    phi = _integer()
+    live = _integer()
+    head = _integer()
+    head_id = _string()
 
 
 class CommitRow(Row, name="sr_commits"):
@@ -200,55 +191,55 @@ class CommitRow(Row, name="sr_commits"):
     did, as a phrase.
     """
 
-    space = space_key()
-    number = integer_key()
-    id = string()
-    parent = string()
-    kind = string()
-    time = string()
-    key = string()
-    note = optional_string()
-    author = optional_string()
-    message = string()
-    detail = string()
-    basis = optional_string()
+    space = _space_key()
+    number = _integer_key()
+    id = _string()
+    parent = _string()
+    kind = _string()
+    time = _string()
+    key = _string()
+    note = _optional_string()
+    author = _optional_string()
+    message = _string()
+    detail = _string()
+    basis = _optional_string()
     rules = (
         UniqueConstraint("space", "key"),
         UniqueConstraint("space", "id"),
         Index(None, "space", "time", "number"),
         Index(None, "space", "kind", "number"),
         Index(None, "space", "author", "number"),
-        _of_bases("ix_sr_commits_bases", "number"),
-        _of_bases("ix_sr_commits_space_basis", "basis"),
+        _index_of_bases("ix_sr_commits_bases", "number"),
+        _index_of_bases("ix_sr_commits_space_basis", "basis"),
     )
 
 
 class TaskRow(Row, name="sr_tasks"):
     """One task: its place in the order of creation, from 1; `since` is the commit that made it."""
 
-    space = space_key()
-    task = integer_key()
-    since = integer()
+    space = _space_key()
+    task = _integer_key()
+    since = _integer()
 
 
 class TaskNameRow(Row, name="sr_task_names"):
     """A name of a task; the current one has no `until`, older ones lead to the task for ever."""
 
-    space = string_key()
-    name = string_key()
-    since = integer_key()
-    until = optional_integer()
-    task = integer()
+    space = _string_key()
+    name = _string_key()
+    since = _integer_key()
+    until = _optional_integer()
+    task = _integer()
     rules = (_of_task(), Index(None, "space", "task", "until"))
 
 
 class TaskLifeRow(Row, name="sr_task_lives"):
     """A stretch of time in which a task is live: from its creation or return to its drop."""
 
-    space = string_key()
-    task = integer_key()
-    since = integer_key()
-    until = optional_integer()
+    space = _string_key()
+    task = _integer_key()
+    since = _integer_key()
+    until = _optional_integer()
     rules = (_of_task(),)
 
 
@@ -268,30 +259,30 @@ class VersionRow(Row, name="sr_task_versions"):
         remarks: What was not kept or is worth knowing.
     """
 
-    space = string_key()
-    task = integer_key()
-    version = integer_key()
-    number = integer()
-    name = string()
-    adapter_digest = string()
-    layout_digest = string()
-    tensors_digest = string()
-    source_digest = string()
-    budget = optional_real()
-    error = real()
-    norm = real()
-    before = optional_real()
-    bound = flag()
-    raw_bytes = integer()
-    added_bytes = integer()
-    config_digest = optional_string()
-    note_digest = optional_string()
-    note_task = string()
-    source_kind = optional_string()
-    source_location = optional_string()
-    source_revision = optional_string()
-    restored_from = optional_integer()
-    remarks = strings()
+    space = _string_key()
+    task = _integer_key()
+    version = _integer_key()
+    number = _integer()
+    name = _string()
+    adapter_digest = _string()
+    layout_digest = _string()
+    tensors_digest = _string()
+    source_digest = _string()
+    budget = _optional_real()
+    error = _real()
+    norm = _real()
+    before = _optional_real()
+    bound = _flag()
+    raw_bytes = _integer()
+    added_bytes = _integer()
+    config_digest = _optional_string()
+    note_digest = _optional_string()
+    note_task = _string()
+    source_kind = _optional_string()
+    source_location = _optional_string()
+    source_revision = _optional_string()
+    restored_from = _optional_integer()
+    remarks = _strings()
     rules = (
         _of_task(),
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),
@@ -304,10 +295,10 @@ class VersionRow(Row, name="sr_task_versions"):
 class TouchRow(Row, name="sr_touches"):
     """A task a commit is about, and the version it made or speaks of."""
 
-    space = string_key()
-    number = integer_key()
-    task = integer_key()
-    version = optional_integer()
+    space = _string_key()
+    number = _integer_key()
+    task = _integer_key()
+    version = _optional_integer()
     rules = (
         _of_task(),
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),
@@ -318,48 +309,48 @@ class TouchRow(Row, name="sr_touches"):
 class ParentRow(Row, name="sr_parents"):
     """A task version that another one declares to be derived from, or, with a weight, was merged of."""
 
-    space = string_key()
-    task = integer_key()
-    version = integer_key()
-    position = integer_key()
-    parent_task = integer()
-    parent_version = integer()
-    weight = optional_string()
+    space = _string_key()
+    task = _integer_key()
+    version = _integer_key()
+    position = _integer_key()
+    parent_task = _integer()
+    parent_version = _integer()
+    weight = _optional_string()
     rules = (_of_version(),)
 
 
 class AliasRow(Row, name="sr_aliases"):
     """What an alias of a task stands for, over time."""
 
-    space = string_key()
-    task = integer_key()
-    name = string_key()
-    since = integer_key()
-    until = optional_integer()
-    version = integer()
+    space = _string_key()
+    task = _integer_key()
+    name = _string_key()
+    since = _integer_key()
+    until = _optional_integer()
+    version = _integer()
     rules = (_of_version(), Index(None, "space", "name", "task"))
 
 
 class TagRow(Row, name="sr_tags"):
     """A name of a commit, for ever; `since` is the commit that gave it."""
 
-    space = string_key()
-    name = string_key()
-    number = integer()
-    since = integer()
+    space = _string_key()
+    name = _string_key()
+    number = _integer()
+    since = _integer()
     rules = (ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),)
 
 
 class LabelRow(Row, name="sr_labels"):
     """A label of a task version, over time."""
 
-    space = string_key()
-    task = integer_key()
-    version = integer_key()
-    name = string_key()
-    since = integer_key()
-    until = optional_integer()
-    value = string()
+    space = _string_key()
+    task = _integer_key()
+    version = _integer_key()
+    name = _string_key()
+    since = _integer_key()
+    until = _optional_integer()
+    value = _string()
     rules = (
         _of_version(),
         Index(None, "space", "since"),
@@ -370,50 +361,75 @@ class LabelRow(Row, name="sr_labels"):
 class MetricRow(Row, name="sr_metrics"):
     """A metric of a task version, over time; the value as written in the note."""
 
-    space = string_key()
-    task = integer_key()
-    version = integer_key()
-    name = string_key()
-    since = integer_key()
-    until = optional_integer()
-    value = string()
+    space = _string_key()
+    task = _integer_key()
+    version = _integer_key()
+    name = _string_key()
+    since = _integer_key()
+    until = _optional_integer()
+    value = _string()
     rules = (_of_version(), Index(None, "space", "since"))
 
 
 class ModuleRow(Row, name="sr_modules"):
     """The shape of one module (or of each of its experts) of the space's base model."""
 
-    space = space_key()
-    module = string_key()
-    out = integer()
-    width = integer()
-    experts = integer()
-    since = integer()
+    space = _space_key()
+    module = _string_key()
+    out = _integer()
+    width = _integer()
+    experts = _integer()
+    since = _integer()
 
 
 class ObjectRow(Row, name="sr_objects"):
     """An object that the records and notes of a space name, its role, and the commit that named it first."""
 
-    space = space_key()
-    digest = string_key()
-    role = string_key()
-    since = integer()
+    space = _space_key()
+    digest = _string_key()
+    role = _string_key()
+    since = _integer()
 
 
 class LeaseRow(Row, name="sr_leases"):
     """An advisory write lease of a space, held until a time; no promise rests on it."""
 
-    space = string_key()
-    holder = string()
-    expires = string()
+    space = _string_key()
+    holder = _string()
+    expires = _string()
 
 
 Temporal = TaskNameRow | TaskLifeRow | AliasRow | LabelRow | MetricRow
+OfTask = Temporal | VersionRow | TouchRow
 
 
 def holds(row: type[Temporal], number: ColumnElement[int] | int) -> ColumnElement[bool]:
     """Return the condition that a row with `since` and `until` holds at a commit number.
 
-    One that rows are never looked up by, most of all hold.
+    The sum keeps a database from looking rows up by it: most of all hold.
     """
     return (row.since + 0 <= number) & or_(row.until.is_(None), row.until > number)
+
+
+def names_task_of(row: type[OfTask]) -> ColumnElement[bool]:
+    """Return the condition that a `TaskNameRow` has the present name of a row's task."""
+    return (
+        (TaskNameRow.space == row.space)
+        & (TaskNameRow.task == row.task)
+        & TaskNameRow.until.is_(None)
+    )
+
+
+def is_commit_of(row: type[Row], number: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a `CommitRow` is the commit that a row names by its number."""
+    return (CommitRow.space == row.table.c.space) & (CommitRow.number == number)
+
+
+def task_of(space: str | BindParameter[str], name: str | BindParameter[str]) -> ColumnElement[int]:
+    """Return the number of the task that has or had a name, as a scalar subquery."""
+    return (
+        select(TaskNameRow.task)
+        .where(TaskNameRow.space == space, TaskNameRow.name == name)
+        .limit(1)
+        .scalar_subquery()
+    )

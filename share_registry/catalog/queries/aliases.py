@@ -1,7 +1,5 @@
 """Spaces, aliases and tags as they stand now, or stood at any commit."""
 
-from typing import TYPE_CHECKING
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -9,14 +7,19 @@ from share_registry.catalog.queries.as_of import At, as_of, number_at
 from share_registry.catalog.queries.commit_rows import moment
 from share_registry.catalog.queries.resolution import find_task, space_of
 from share_registry.catalog.sql import pieces
-from share_registry.catalog.tables import AliasRow, CommitRow, SpaceRow, TagRow, TaskNameRow
+from share_registry.catalog.tables import (
+    AliasRow,
+    CommitRow,
+    SpaceRow,
+    TagRow,
+    TaskNameRow,
+    is_commit_of,
+    names_task_of,
+)
 from share_registry.errors import NotFoundError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
 from share_registry.values.references import Alias, AliasMove, Tag
 from share_registry.values.tasks import SpaceSummary
-
-if TYPE_CHECKING:
-    pass
 
 
 def spaces(session: Session) -> list[SpaceSummary]:
@@ -70,17 +73,11 @@ def aliases(
     """
     where = space_of(session, space) if space is not None or task is not None else None
     then = as_of(session, where, at)
-    named = (
-        (TaskNameRow.space == AliasRow.space)
-        & (TaskNameRow.task == AliasRow.task)
-        & TaskNameRow.until.is_(None)
-    )
-    moved = (CommitRow.space == AliasRow.space) & (CommitRow.number == AliasRow.since)
     query = (
         select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
         .select_from(AliasRow.table)
-        .join(TaskNameRow.table, named)
-        .join(CommitRow.table, moved)
+        .join(TaskNameRow.table, names_task_of(AliasRow))
+        .join(CommitRow.table, is_commit_of(AliasRow, AliasRow.since))
         .where(then.within(AliasRow))
     )
     if where is not None:
@@ -117,51 +114,47 @@ def alias_history(
         InvalidInputError, NotFoundError, RefusedError: the space, task, alias or `at` leads nowhere.
     """
     where = space_of(session, space)
-    found = find_task(session, where, task)
-    of_task = (AliasRow.space == where) & (AliasRow.task == found.task)
+    of_task = find_task(session, where, task)
+    in_task = (AliasRow.space == where) & (AliasRow.task == of_task.task)
     query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(
-        of_task, AliasRow.name == alias
+        in_task, AliasRow.name == alias
     )
     rows = session.execute(query.order_by(AliasRow.since)).all()
     if not rows:
-        known = sorted(session.scalars(select(AliasRow.name).where(of_task).distinct()))
+        names = sorted(session.scalars(select(AliasRow.name).where(in_task).distinct()))
         raise NotFoundError(
-            f"task {where}/{found.name} never had the alias {alias!r}.",
-            hint=near_misses(alias, known),
+            f"task {where}/{of_task.name} never had the alias {alias!r}.",
+            hint=near_misses(alias, names),
         )
-    if at is not None:
+    # by commit: the version that the alias then got, None where it was removed
+    targets: dict[int, Version | None] = {}
+    if at is None:
+        targets = {row.until: None for row in rows if row.until is not None}
+    else:
         number = number_at(session, where, at)
         rows = [
             row for row in rows if row.since <= number and (row.until is None or row.until > number)
         ]
-    steps: dict[int, int | None] = {
-        row.until: None for row in rows if row.until is not None and at is None
-    }
-    steps |= {row.since: row.version for row in rows}
+    targets |= {row.since: Version(row.version) for row in rows}
     commits = select(
         CommitRow.number, CommitRow.id, CommitRow.time, CommitRow.author, CommitRow.message
-    )
+    ).where(CommitRow.space == where)
     moves = [
-        row
-        for piece in pieces(sorted(steps))
-        for row in session.execute(
-            commits.where(CommitRow.space == where, CommitRow.number.in_(piece))
-        )
-    ]
-    return [
         AliasMove(
             name=alias,
-            task=found.name,
-            version=None if (version := steps[number]) is None else Version(version),
-            ref=None if version is None else f"{where}/{found.name}@v{version}",
-            number=CommitNumber(number),
-            id=Digest(commit_id),
-            time=moment(text),
-            author=author,
-            reason=message,
+            task=of_task.name,
+            version=(version := targets[row.number]),
+            ref=None if version is None else f"{where}/{of_task.name}@v{version}",
+            number=CommitNumber(row.number),
+            id=Digest(row.id),
+            time=moment(row.time),
+            author=row.author,
+            reason=row.message,
         )
-        for number, commit_id, text, author, message in sorted(moves, reverse=True)
+        for piece in pieces(sorted(targets))
+        for row in session.execute(commits.where(CommitRow.number.in_(piece)))
     ]
+    return sorted(moves, key=lambda move: move.number, reverse=True)
 
 
 def tags(session: Session, *, space: str | None = None) -> list[Tag]:
@@ -169,21 +162,20 @@ def tags(session: Session, *, space: str | None = None) -> list[Tag]:
 
     Raises NotFoundError for an unknown space.
     """
-    named = (CommitRow.space == TagRow.space) & (CommitRow.number == TagRow.number)
-    query = select(TagRow.name, TagRow.space, TagRow.number, CommitRow.id, CommitRow.time).join(
-        CommitRow.table, named
+    query = (
+        select(TagRow.table, CommitRow.id, CommitRow.time)
+        .join(CommitRow.table, is_commit_of(TagRow, TagRow.number))
+        .order_by(TagRow.space, TagRow.number, TagRow.name)
     )
     if space is not None:
         query = query.where(TagRow.space == space_of(session, space))
     return [
         Tag(
-            name=name,
-            space=SpaceName(where),
-            number=CommitNumber(number),
-            id=Digest(commit_id),
-            time=moment(text),
+            name=row.name,
+            space=SpaceName(row.space),
+            number=CommitNumber(row.number),
+            id=Digest(row.id),
+            time=moment(row.time),
         )
-        for name, where, number, commit_id, text in session.execute(
-            query.order_by(TagRow.space, TagRow.number, TagRow.name)
-        )
+        for row in session.execute(query)
     ]

@@ -1,10 +1,10 @@
-"""Moments: what a caller may give where a time or a state of a space is asked."""
+"""Moments: what a caller may give where a time or a state of a space is asked for."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
-from sqlalchemy import literal, select
+from sqlalchemy import ColumnElement, literal, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.resolution import number_of
@@ -12,9 +12,6 @@ from share_registry.catalog.tables import CommitRow, SpaceRow, Temporal, holds
 from share_registry.errors import InvalidInputError
 from share_registry.names import CommitNumber, Selector, SpaceName, parse_reference
 from share_registry.times import beginning_of, end_of, instant_of
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
 
 At: TypeAlias = str | date | int
 """A commit (`c412`, 412, a tag, an id) or a moment (a date or time, as text or as such)."""
@@ -47,11 +44,11 @@ class Then:
     number: CommitNumber | None = None
     time: str | None = None
 
-    def within(self, row: type[Temporal]) -> "ColumnElement[bool]":
+    def within(self, row: type[Temporal]) -> ColumnElement[bool]:
         """Return the condition that a row holds then."""
         return row.until.is_(None) if self == _NOW else holds(row, self.of(row.space))
 
-    def of(self, space: "ColumnElement[str]") -> "ColumnElement[int]":
+    def of(self, space: ColumnElement[str]) -> ColumnElement[int]:
         """Return the commit that ends the state of a space; NULL where the space begins later."""
         if self.number is not None:
             return literal(self.number)
@@ -66,26 +63,22 @@ _NOW: Final = Then()
 
 
 def last_by(
-    space: "ColumnElement[str] | str", time: str, *, strictly: bool = False
-) -> "ColumnElement[int]":
-    """Return the number of the last commit of a space made by a time (or before it), NULL where there is none: times of a space never go back."""
+    space: ColumnElement[str] | str, time: str, *, strictly: bool = False
+) -> ColumnElement[int]:
+    """Return the number of the last commit of a space made by a time (or before it).
+
+    NULL where there is none: times of a space never go back.
+    """
     by = _COMMITS.c.time < time if strictly else _COMMITS.c.time <= time
-    found = (
-        select(_COMMITS.c.number)
-        .where(_COMMITS.c.space == space, by)
-        .order_by(_COMMITS.c.time.desc(), _COMMITS.c.number.desc())
-    )
-    return found.limit(1).scalar_subquery()
+    query = select(_COMMITS.c.number).where(_COMMITS.c.space == space, by)
+    last = query.order_by(_COMMITS.c.time.desc(), _COMMITS.c.number.desc()).limit(1)
+    return last.scalar_subquery()
 
 
-def first_from(space: "ColumnElement[str] | str", time: str) -> "ColumnElement[int]":
-    """Return the number of the first commit of a space made at a time or after it, NULL where there is none."""
-    found = (
-        select(_COMMITS.c.number)
-        .where(_COMMITS.c.space == space, _COMMITS.c.time >= time)
-        .order_by(_COMMITS.c.time, _COMMITS.c.number)
-    )
-    return found.limit(1).scalar_subquery()
+def first_from(space: ColumnElement[str] | str, time: str) -> ColumnElement[int]:
+    """Return the number of the first commit of a space made at a time or after it, or NULL."""
+    query = select(_COMMITS.c.number).where(_COMMITS.c.space == space, _COMMITS.c.time >= time)
+    return query.order_by(_COMMITS.c.time, _COMMITS.c.number).limit(1).scalar_subquery()
 
 
 def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:

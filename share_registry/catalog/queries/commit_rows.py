@@ -8,10 +8,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, select
+from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.lookups import SPACE
@@ -23,13 +22,10 @@ from share_registry.catalog.tables import (
     TaskNameRow,
     TouchRow,
     VersionRow,
+    names_task_of,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
-
-if TYPE_CHECKING:
-    from sqlalchemy import Row
-
 
 _Key: TypeAlias = tuple[str, int]
 """Space and commit number."""
@@ -60,9 +56,7 @@ class _About:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def commits_of(
-    session: Session, rows: "Sequence[Row[Any]]", *, created: bool = True
-) -> list[Commit]:
+def commits_of(session: Session, rows: Sequence[Row[Any]], *, created: bool = True) -> list[Commit]:
     """Return commits in the order of their rows.
 
     Args:
@@ -108,90 +102,59 @@ def _commit(row: Any, about: _About, *, created: bool) -> Commit:
 
 
 def _read_about(
-    session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]
+    session: Session, space: str, numbers: Sequence[int], about: dict[_Key, _About]
 ) -> None:
-    _read_versions(session, space, numbers, found)
-    for label in _said(session, _labels(), space, numbers):
-        found[(space, label.since)].labels[label.name] = label.value
-    for metric in _said(session, _metrics(), space, numbers):
-        found[(space, metric.since)].metrics[metric.name] = float(metric.value)
-
-
-def _read_versions(
-    session: Session, space: str, numbers: Sequence[int], found: dict[_Key, _About]
-) -> None:
-    rows = session.execute(_touched(), {"space": space, "numbers": numbers})
-    for number, version, name, error, budget, added, raw, remarks, bound, before in sorted(
-        rows, key=lambda row: str(row.name)
-    ):
-        about = found[(space, number)]
-        about.versions[name] = Version(version or 0)
-        if error is not None:
-            about.reports[name] = AdapterReport(
-                error=error,
-                budget=budget,
-                bytes_added=added,
-                raw_bytes=raw,
-                notes=remarks,
-                bound=bound,
-                before=before,
+    """Add what a space's commits of some numbers say of tasks."""
+    asked = {"space": space, "numbers": numbers}
+    for row in sorted(session.execute(_TOUCHED, asked), key=lambda row: str(row.name)):
+        of_commit = about[(space, row.number)]
+        of_commit.versions[row.name] = Version(row.version or 0)
+        if row.error is not None:
+            of_commit.reports[row.name] = AdapterReport(
+                error=row.error,
+                budget=row.budget,
+                bytes_added=row.added_bytes,
+                raw_bytes=row.raw_bytes,
+                notes=row.remarks,
+                bound=row.bound,
+                before=row.before,
             )
+    # sorted here: asked to sort, a database might follow the key instead of the numbers
+    for since, _, name, value in sorted(session.execute(_LABELS, asked)):
+        about[(space, since)].labels[name] = value
+    for since, _, name, value in sorted(session.execute(_METRICS, asked)):
+        about[(space, since)].metrics[name] = float(value)
 
 
-@cache
-def _touched() -> "Select[Any]":
-    named = (
-        (TaskNameRow.space == TouchRow.space)
-        & (TaskNameRow.task == TouchRow.task)
-        & TaskNameRow.until.is_(None)
-    )
-    made = (
+def _select_touched() -> Select[Any]:
+    """Return what selects the versions that commits are about, with what was measured of them."""
+    absorbed = (
         (VersionRow.space == TouchRow.space)
         & (VersionRow.task == TouchRow.task)
         & (VersionRow.number == TouchRow.number)
+        & VersionRow.restored_from.is_(None)
     )
-    absorbed = made & VersionRow.restored_from.is_(None)
+    measured = (
+        *(VersionRow.error, VersionRow.budget, VersionRow.added_bytes, VersionRow.raw_bytes),
+        *(VersionRow.remarks, VersionRow.bound, VersionRow.before),
+    )
+    # every task has a name: an outer join alone keeps SQLite from beginning with the names
     return (
         select(TouchRow.number, TouchRow.version, TaskNameRow.name)
-        .add_columns(
-            VersionRow.error,
-            VersionRow.budget,
-            VersionRow.added_bytes,
-            VersionRow.raw_bytes,
-            VersionRow.remarks,
-        )
-        .add_columns(VersionRow.bound, VersionRow.before)
-        .outerjoin(
-            TaskNameRow.table, named
-        )  # every task has a name: an outer join alone keeps SQLite from beginning with the names
+        .add_columns(*measured)
+        .outerjoin(TaskNameRow.table, names_task_of(TouchRow))
         .outerjoin(VersionRow.table, absorbed)
-        .where(
-            TouchRow.space == SPACE, TouchRow.number.in_(_NUMBERS), TouchRow.version.is_not(None)
-        )
+        .where(TouchRow.space == SPACE, TouchRow.number.in_(_NUMBERS))
+        .where(TouchRow.version.is_not(None))
     )
 
 
-def _said(
-    session: Session, given: Select[int, int, str, str], space: str, numbers: Sequence[int]
-) -> "list[Row[int, int, str, str]]":
-    """Return the labels or metrics that commits gave, sorted.
-
-    Asked to sort, a database might follow the key instead of the numbers.
-    """
-    return sorted(session.execute(given, {"space": space, "numbers": numbers}))
-
-
-@cache
-def _labels() -> Select[int, int, str, str]:
-    return _given(LabelRow)
-
-
-@cache
-def _metrics() -> Select[int, int, str, str]:
-    return _given(MetricRow)
-
-
-def _given(row: type[LabelRow | MetricRow]) -> Select[int, int, str, str]:
+def _select_annotations(row: type[LabelRow | MetricRow]) -> Select[int, int, str, str]:
     return select(row.since, row.task, row.name, row.value).where(
         row.space == SPACE, row.since.in_(_NUMBERS)
     )
+
+
+_TOUCHED: Final = _select_touched()
+_LABELS: Final = _select_annotations(LabelRow)
+_METRICS: Final = _select_annotations(MetricRow)

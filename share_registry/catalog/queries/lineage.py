@@ -7,20 +7,25 @@ repeats ("restored").
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import BigInteger, literal, select
+from sqlalchemy import BigInteger, Row, Select, literal, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.commit_rows import moment
 from share_registry.catalog.queries.resolution import find_task, resolve_version
 from share_registry.catalog.sql import pieces
-from share_registry.catalog.tables import CommitRow, ParentRow, SpaceRow, TaskNameRow, VersionRow
+from share_registry.catalog.tables import (
+    CommitRow,
+    ParentRow,
+    SpaceRow,
+    TaskNameRow,
+    VersionRow,
+    is_commit_of,
+    names_task_of,
+)
 from share_registry.names import CommitNumber, Digest, Reference, SpaceName
 from share_registry.values.tasks import Lineage, LineageNode
-
-if TYPE_CHECKING:
-    from sqlalchemy import Row, Select
 
 _Place: TypeAlias = tuple[int, int]
 """Task and version."""
@@ -39,13 +44,17 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
     """
     asked = resolve_version(session, ref, space=space)
     start = (find_task(session, asked.space, str(asked.task)).task, int(asked.version or 0))
-    walked = _walk(start, _origins(session, asked.space, start[0]))
-    nodes = _nodes(session, asked.space, {step.place for step in walked})
+    steps = _walk(start, _origins(session, asked.space, start[0]))
+    nodes = _nodes(session, asked.space, {step.place for step in steps})
     base = session.execute(
         select(SpaceRow.base_model, SpaceRow.base_revision).where(SpaceRow.name == asked.space)
     ).one()
-    found = tuple(replace(nodes[step.place], via=step.via, depth=step.depth) for step in walked)
-    return Lineage(ref=asked.ref, base_model=base[0], base_revision=base[1], nodes=found)
+    return Lineage(
+        ref=asked.ref,
+        base_model=base[0],
+        base_revision=base[1],
+        nodes=tuple(replace(nodes[step.place], via=step.via, depth=step.depth) for step in steps),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +81,22 @@ class _Origins:
 
 
 def _walk(start: _Place, origins: _Origins) -> list[_LineageStep]:
+    """Return the steps to every ancestor, depth first; only parents of a merge come again."""
     waiting = [_LineageStep("", start, 0)]
     seen: set[_Place] = set()
-    found = []
+    steps = []
     while waiting:
         step = waiting.pop()
-        if step.place in seen:
-            found += [step] if step.via.startswith(_MERGED) else []
-            continue
-        seen.add(step.place)
-        found.append(step)
-        edges = origins.of(step.place)
-        waiting += [_LineageStep(via, parent, step.depth + 1) for via, parent in reversed(edges)]
-    return found
+        is_new = step.place not in seen
+        if is_new or step.via.startswith(_MERGED):
+            steps.append(step)
+        if is_new:
+            seen.add(step.place)
+            waiting += [
+                _LineageStep(via, parent, step.depth + 1)
+                for via, parent in reversed(origins.of(step.place))
+            ]
+    return steps
 
 
 def _origins(session: Session, space: SpaceName, start: int) -> _Origins:
@@ -95,63 +107,46 @@ def _origins(session: Session, space: SpaceName, start: int) -> _Origins:
         VersionRow.task.in_(ancestors),
         VersionRow.restored_from.is_not(None),
     )
-    declared = select(
-        ParentRow.task,
-        ParentRow.version,
-        ParentRow.parent_task,
-        ParentRow.parent_version,
-        ParentRow.weight,
-    ).where(ParentRow.space == space, ParentRow.task.in_(ancestors))
+    parents = (
+        select(ParentRow.table)
+        .where(ParentRow.space == space, ParentRow.task.in_(ancestors))
+        .order_by(ParentRow.task, ParentRow.version, ParentRow.position)
+    )
     derived: dict[_Place, list[tuple[str, _Place]]] = defaultdict(list)
-    for task, version, parent_task, parent_version, weight in session.execute(
-        declared.order_by(ParentRow.task, ParentRow.version, ParentRow.position)
-    ):
-        derived[(task, version)].append(
-            (
-                f"{_MERGED}{weight}" if weight is not None else "derived",
-                (parent_task, parent_version),
-            )
-        )
-    return _Origins(
-        {(task, version): (task, of or 0) for task, version, of in session.execute(repeats)},
-        derived,
-    )
+    for row in session.execute(parents):
+        via = "derived" if row.weight is None else f"{_MERGED}{row.weight}"
+        derived[(row.task, row.version)].append((via, (row.parent_task, row.parent_version)))
+    restored = {(task, version): (task, of or 0) for task, version, of in session.execute(repeats)}
+    return _Origins(restored, derived)
 
 
-def _ancestors(space: SpaceName, task: int) -> "Select[int]":
+def _ancestors(space: SpaceName, task: int) -> Select[int]:
     """Return the numbers of a task and of the tasks it descends from."""
-    found = select(literal(task, BigInteger).label("task")).cte("ancestors", recursive=True)
+    reached = select(literal(task, BigInteger).label("task")).cte("ancestors", recursive=True)
     further = select(ParentRow.parent_task).join(
-        found, (ParentRow.space == space) & (ParentRow.task == found.c.task)
+        reached, (ParentRow.space == space) & (ParentRow.task == reached.c.task)
     )
-    return select(found.union(further).c.task)
+    return select(reached.union(further).c.task)
 
 
 def _nodes(session: Session, space: SpaceName, places: set[_Place]) -> dict[_Place, LineageNode]:
-    named = (
-        (TaskNameRow.space == VersionRow.space)
-        & (TaskNameRow.task == VersionRow.task)
-        & TaskNameRow.until.is_(None)
-    )
-    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    said = (CommitRow.id, CommitRow.kind, CommitRow.time, CommitRow.author, CommitRow.message)
-    joined = VersionRow.table.join(TaskNameRow.table, named).join(CommitRow.table, made)
+    of_commit = (CommitRow.id, CommitRow.kind, CommitRow.time, CommitRow.author, CommitRow.message)
     query = (
-        select(VersionRow.table, TaskNameRow.name.label("task_name"), *said)
-        .select_from(joined)
+        select(VersionRow.table, TaskNameRow.name.label("task_name"), *of_commit)
+        .select_from(VersionRow.table)
+        .join(TaskNameRow.table, names_task_of(VersionRow))
+        .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
         .where(VersionRow.space == space)
     )
-    rows = [
-        row
+    return {
+        (row.task, row.version): _node(row)
         for piece in pieces(sorted({task for task, _ in places}))
         for row in session.execute(query.where(VersionRow.task.in_(piece)))
-    ]
-    return {
-        (row.task, row.version): _node(row) for row in rows if (row.task, row.version) in places
+        if (row.task, row.version) in places
     }
 
 
-def _node(row: "Row[Any]") -> LineageNode:
+def _node(row: Row[Any]) -> LineageNode:
     revision = f"@{row.source_revision}" if row.source_revision else ""
     return LineageNode(
         ref=f"{row.space}/{row.task_name}@v{row.version}",

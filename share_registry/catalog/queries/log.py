@@ -8,30 +8,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, bindparam, select
+from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import first_from, instant, last_by
 from share_registry.catalog.queries.commit_rows import COLUMNS, commits_of
-from share_registry.catalog.queries.lookups import task_of
 from share_registry.catalog.queries.resolution import resolve, spaces_in_scope
 from share_registry.catalog.sql import MOST, clean
-from share_registry.catalog.tables import (
-    CommitRow,
-    TaskNameRow,
-    TouchRow,
-)
+from share_registry.catalog.tables import CommitRow, TaskNameRow, TouchRow, task_of
 from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import SpaceName, near_misses
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Row, Select
 
 _NUMBER: Final = re.compile(r"c[0-9]{1,16}")
 KINDS: Final = (
@@ -48,6 +39,9 @@ KINDS: Final = (
     "annotate",
 )
 """Kinds of commits, as records name them."""
+_COMMIT: Final = select(*COLUMNS).where(
+    CommitRow.space == lookups.SPACE, CommitRow.number == bindparam("number", type_=BigInteger)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +74,8 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
     """List commits, newest first.
 
     Raises:
-        InvalidInputError: an unknown kind, a malformed time, a limit below 1, a bare number without a
-            space where there are several.
+        InvalidInputError: an unknown kind, a malformed time, a limit below 1, a bare number without
+            a space where there are several.
         NotFoundError: no such space, task or commit.
     """
     if query.kind is not None and query.kind not in KINDS:
@@ -102,7 +96,7 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
     if len(spaces) > 1:
         rows.sort(key=lambda row: (row.time, row.space, row.number), reverse=True)
     if not rows and query.task is not None:
-        _check_known(session, space, query.task)
+        _check_task(session, space, query.task)
     return commits_of(session, rows[: query.limit])
 
 
@@ -117,32 +111,27 @@ def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
 
 def commit_at(session: Session, space: str, number: int, *, created: bool = True) -> Commit:
     """Return one commit by its number. Raises NotFoundError."""
-    rows = session.execute(_commit(), {"space": space, "number": number}).all()
-    found = commits_of(session, rows, created=created)
-    if not found:
+    rows = session.execute(_COMMIT, {"space": space, "number": number}).all()
+    if not rows:
         raise NotFoundError(f"space {space} has no c{number}.", hint="List its commits with `log`.")
-    return found[0]
-
-
-@cache
-def _commit() -> "Select[Any]":
-    return select(*COLUMNS).where(
-        CommitRow.space == lookups.SPACE, CommitRow.number == bindparam("number", type_=BigInteger)
-    )
+    return commits_of(session, rows, created=created)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reach:
-    """From where to where a log goes.
+    """Where a log begins and ends.
 
-    From one time to another, and up to a commit, left out, at (space, number, time).
+    Attributes:
+        first: The earliest time.
+        last: The latest time.
+        before: Space (None: the only one), number and time of the commit that ends it, left out.
     """
 
     first: str | None
     last: str | None
     before: tuple[str | None, int, str] | None
 
-    def within(self, space: str, number: "ColumnElement[int]") -> "Iterator[ColumnElement[bool]]":
+    def within(self, space: str, number: ColumnElement[int]) -> Iterator[ColumnElement[bool]]:
         """Yield the conditions on the number of a commit of a space.
 
         Its times never go back, so that each end is a number.
@@ -160,7 +149,7 @@ class _Reach:
             )
 
 
-def _page(space: str, reach: _Reach, query: LogQuery) -> "Select[Any]":
+def _page(space: str, reach: _Reach, query: LogQuery) -> Select[Any]:
     """Return what selects the commits of a space, newest first, out of the index to them."""
     page, number = select(*COLUMNS).where(CommitRow.space == space), CommitRow.number
     if query.task is not None:
@@ -188,21 +177,19 @@ def _anchor(
                 hint="Name the space, or give a reference such as base/@c12.",
             )
         return None, min(before, MOST), ""
-    found = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
-    if space is not None and found.space != space:
+    anchor = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
+    if space is not None and anchor.space != space:
         raise InvalidInputError(
-            f"before={before!r} is a commit of space {found.space}, the log is of {space}.",
+            f"before={before!r} is a commit of space {anchor.space}, the log is of {space}.",
             hint="Name one space in both.",
         )
-    time = session.scalars(
-        select(CommitRow.time).where(
-            CommitRow.space == found.space, CommitRow.number == found.number
-        )
-    ).one()
-    return found.space, found.number, time
+    query = select(CommitRow.time).where(
+        CommitRow.space == anchor.space, CommitRow.number == anchor.number
+    )
+    return anchor.space, anchor.number, session.scalars(query).one()
 
 
-def _check_known(session: Session, space: SpaceName | None, task: str) -> None:
+def _check_task(session: Session, space: SpaceName | None, task: str) -> None:
     """Raise NotFoundError where no space (None: at all) has a task of this name."""
     names = select(TaskNameRow.name).where(
         TaskNameRow.space.in_([space] if space is not None else lookups.space_names(session))

@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    Row,
     Select,
     bindparam,
     func,
@@ -37,12 +38,13 @@ from share_registry.catalog.tables import (
     TaskLifeRow,
     TaskNameRow,
     VersionRow,
+    is_commit_of,
+    names_task_of,
+    task_of,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
-
     from share_registry.values.task_version import TaskVersion
 
 
@@ -54,6 +56,34 @@ VERSION: Final[BindParameter[int]] = bindparam("version", type_=BigInteger)
 """What statements that are put together once are asked with."""
 EVER: Final = (1 << 63) - 1
 """A commit number behind every other."""
+_SPACE_NAMES: Final = select(SpaceRow.name).order_by(SpaceRow.name)
+_SPACE_ROW: Final = select(SpaceRow.table).where(SpaceRow.name == SPACE)
+_LIVE_TASKS: Final = select(SpaceRow.live).where(SpaceRow.name == SPACE)
+_HEADS: Final = (
+    select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time)
+    .join(CommitRow.table, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head))
+    .order_by(SpaceRow.name)
+)
+_HEAD: Final = _HEADS.where(SpaceRow.name == SPACE)
+_COMMIT_OF_KEY: Final = select(CommitRow.number).where(
+    CommitRow.space == SPACE, CommitRow.key == bindparam("key", type_=TEXT)
+)
+_CURRENT_NAME: Final = select(TaskNameRow.name).where(
+    TaskNameRow.space == SPACE,
+    TaskNameRow.task == task_of(SPACE, TASK),
+    TaskNameRow.until.is_(None),
+)
+_COMMIT_OF_ADAPTER: Final = select(func.min(VersionRow.number)).where(
+    VersionRow.space == SPACE, VersionRow.adapter_digest == bindparam("digest", type_=TEXT)
+)
+_BASIS: Final = (
+    select(CommitRow.basis, CommitRow.number)
+    .where(CommitRow.space == SPACE, CommitRow.basis.is_not(None))
+    .where(CommitRow.number <= bindparam("at", type_=BigInteger))
+    .order_by(CommitRow.number.desc())
+    .limit(1)
+)
+_MODULE_SHAPES: Final = select(ModuleRow.table).where(ModuleRow.space == SPACE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,29 +97,29 @@ class Head:
 
 def space_names(session: Session) -> list[SpaceName]:
     """Return the names of all spaces, sorted."""
-    return [SpaceName(name) for name in session.scalars(_space_names())]
+    return [SpaceName(name) for name in session.scalars(_SPACE_NAMES)]
 
 
-def space_row(session: Session, space: str) -> "Row[Any] | None":
+def space_row(session: Session, space: str) -> Row[Any] | None:
     """Return a space, with the columns of `SpaceRow`."""
-    return session.execute(_space_row(), {"space": space}).one_or_none()
+    return session.execute(_SPACE_ROW, {"space": space}).one_or_none()
 
 
 def heads(session: Session) -> dict[SpaceName, Head]:
     """Return the head of every space."""
-    return {SpaceName(row[0]): _head_of(row) for row in session.execute(_heads())}
+    return {SpaceName(row[0]): _head_of(row) for row in session.execute(_HEADS)}
 
 
 def head(session: Session, space: str) -> Head | None:
     """Return the head of a space, None where the catalog knows no commit of it."""
-    found = session.execute(_head(), {"space": space}).one_or_none()
-    return None if found is None else _head_of(found)
+    row = session.execute(_HEAD, {"space": space}).one_or_none()
+    return None if row is None else _head_of(row)
 
 
 def commit_of_key(session: Session, space: str, key: str) -> CommitNumber | None:
     """Return the commit that was made with an idempotency key."""
-    found = session.scalar(_commit_of_key(), {"space": space, "key": key})
-    return None if found is None else CommitNumber(found)
+    number = session.scalar(_COMMIT_OF_KEY, {"space": space, "key": key})
+    return None if number is None else CommitNumber(number)
 
 
 def task_names(session: Session, space: str) -> list[TaskName]:
@@ -104,19 +134,19 @@ def task_names(session: Session, space: str) -> list[TaskName]:
 
 def current_name(session: Session, space: str, name: str) -> TaskName | None:
     """Return the present name of the task that has or had a name."""
-    found = session.scalar(_current_name(), {"space": space, "task": name})
-    return None if found is None else TaskName(found)
+    present = session.scalar(_CURRENT_NAME, {"space": space, "task": name})
+    return None if present is None else TaskName(present)
 
 
 def live_tasks(session: Session, space: str) -> int:
     """Return the number of live tasks of a space."""
-    return session.scalar(_live_tasks(), {"space": space}) or 0
+    return session.scalar(_LIVE_TASKS, {"space": space}) or 0
 
 
 def commit_of_adapter(session: Session, space: str, digest: str) -> CommitNumber | None:
     """Return the commit that brought an adapter object into a space."""
-    found = session.scalar(_commit_of_adapter(), {"space": space, "digest": digest})
-    return None if found is None else CommitNumber(found)
+    number = session.scalar(_COMMIT_OF_ADAPTER, {"space": space, "digest": digest})
+    return None if number is None else CommitNumber(number)
 
 
 def version_row(session: Session, space: str, task: str, version: int) -> "TaskVersion | None":
@@ -137,7 +167,7 @@ def latest_versions(session: Session, space: str) -> "list[TaskVersion]":
 
 
 def last_absorbed(session: Session, space: str, count: int) -> "list[TaskVersion]":
-    """Return the newest versions of the live tasks that were committed to last, in the order of commits."""
+    """Return the newest versions of the live tasks committed to last, in the order of commits."""
     rows = session.execute(
         _live(space).order_by(VersionRow.number.desc(), VersionRow.task.desc()).limit(count)
     ).all()
@@ -147,40 +177,37 @@ def last_absorbed(session: Session, space: str, count: int) -> "list[TaskVersion
 def closest_versions(
     session: Session, space: str, rows: "Sequence[TaskVersion]"
 ) -> "list[TaskVersion]":
-    """Return for each of a space's newest versions the one of the same adapter as handed in that is nearest to it: mostly itself."""
-    nearer, named = (
-        VersionRow.table.alias(),
-        (TaskNameRow.space == space, TaskNameRow.until.is_(None)),
-    )
-    same = (
+    """Return for each newest version of a space the one nearest to the adapter it was made of.
+
+    That is the version of the same source with the smallest error: mostly the newest itself.
+    """
+    nearer = VersionRow.table.alias()
+    of_task = (VersionRow.space == TaskNameRow.space) & (VersionRow.task == TaskNameRow.task)
+    is_nearer = (
         (nearer.c.space == VersionRow.space)
         & (nearer.c.task == VersionRow.task)
         & (nearer.c.source_digest == VersionRow.source_digest)
+        & (nearer.c.error < VersionRow.error)
     )
-    joined = TaskNameRow.table.join(
-        VersionRow.table,
-        (VersionRow.space == TaskNameRow.space) & (VersionRow.task == TaskNameRow.task),
-    )
-    joined = joined.join(nearer, same & (nearer.c.error < VersionRow.error))
     query = (
         select(TaskNameRow.name, nearer.c.version)
-        .select_from(joined)
-        .where(*named, VersionRow.version == _latest())
+        .select_from(TaskNameRow.table.join(VersionRow.table, of_task).join(nearer, is_nearer))
+        .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
+        .where(VersionRow.version == _latest())
+        .order_by(nearer.c.error.desc(), nearer.c.version.desc())
     )
-    ordered = session.execute(
-        query.order_by(nearer.c.error.desc(), nearer.c.version.desc())
-    )  # of a task the last counts: the nearest
-    found = {str(name): int(version) for name, version in ordered}
+    # of a task the last row counts: the nearest
+    nearest = {str(name): int(version) for name, version in session.execute(query)}
     return [
         row
-        if row.task not in found
-        else version_row(session, space, row.task, found[row.task]) or row
+        if row.task not in nearest
+        else version_row(session, space, row.task, nearest[row.task]) or row
         for row in rows
     ]
 
 
 def version_rows(
-    session: Session, space: str, wanted: "Collection[tuple[int, int | None]]"
+    session: Session, space: str, places: "Collection[tuple[int, int | None]]"
 ) -> "dict[tuple[int, int | None], TaskVersion]":
     """Return versions by the task's number and the version, None for its newest one.
 
@@ -191,18 +218,16 @@ def version_rows(
         .add_columns(VersionRow.task.label("task_number"))
         .where(VersionRow.space == space)
     )
-    found: dict[tuple[int, int | None], TaskVersion] = {}
-    for piece in pieces(sorted(task for task, version in wanted if version is None)):
-        for row in session.execute(
-            query.where(VersionRow.task.in_(piece), VersionRow.version == _latest())
-        ):
-            found[row.task_number, None] = _task_version(row)
-    for pairs in pieces(sorted((task, version) for task, version in wanted if version is not None)):
-        for row in session.execute(
-            query.where(tuple_(VersionRow.task, VersionRow.version).in_(pairs))
-        ):
-            found[row.task_number, row.version] = _task_version(row)
-    return found
+    rows: dict[tuple[int, int | None], TaskVersion] = {}
+    for piece in pieces(sorted(task for task, version in places if version is None)):
+        newest = query.where(VersionRow.task.in_(piece), VersionRow.version == _latest())
+        for row in session.execute(newest):
+            rows[row.task_number, None] = _task_version(row)
+    for pairs in pieces(sorted((task, version) for task, version in places if version is not None)):
+        numbered = query.where(tuple_(VersionRow.task, VersionRow.version).in_(pairs))
+        for row in session.execute(numbered):
+            rows[row.task_number, row.version] = _task_version(row)
+    return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,24 +240,18 @@ class KnownBasis:
 
 def current_basis(session: Session, space: str, *, at: int | None = None) -> KnownBasis | None:
     """Return the basis that a space has, now or after a commit; None where it has none."""
-    found = session.execute(
-        _basis(), {"space": space, "at": EVER if at is None else at}
-    ).one_or_none()
-    return (
-        None
-        if found is None
-        else KnownBasis(digest=Digest(str(found[0])), number=CommitNumber(found[1]))
-    )
+    asked = {"space": space, "at": EVER if at is None else at}
+    row = session.execute(_BASIS, asked).one_or_none()
+    if row is None:
+        return None
+    return KnownBasis(digest=Digest(str(row[0])), number=CommitNumber(row[1]))
 
 
 def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber | None:
     """Return the commit that brought a basis object into a space."""
-    found = session.scalar(
-        select(func.min(CommitRow.number)).where(
-            CommitRow.space == space, CommitRow.basis == digest
-        )
-    )
-    return None if found is None else CommitNumber(found)
+    query = select(func.min(CommitRow.number))
+    number = session.scalar(query.where(CommitRow.space == space, CommitRow.basis == digest))
+    return None if number is None else CommitNumber(number)
 
 
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
@@ -251,7 +270,7 @@ def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int
     """Return (out, in, experts) of every factored module of a space."""
     return {
         row.module: (row.out, row.width, row.experts)
-        for row in session.execute(_module_shapes(), {"space": space})
+        for row in session.execute(_MODULE_SHAPES, {"space": space})
     }
 
 
@@ -263,8 +282,8 @@ def alias_target(session: Session, space: str, task: str, alias: str) -> Version
         AliasRow.name == alias,
         AliasRow.until.is_(None),
     )
-    found = session.scalar(query)
-    return None if found is None else Version(found)
+    version = session.scalar(query)
+    return None if version is None else Version(version)
 
 
 def alias_names(session: Session, space: str) -> set[str]:
@@ -277,7 +296,7 @@ def tag_names(session: Session, space: str) -> set[str]:
     return set(session.scalars(select(TagRow.name).where(TagRow.space == space)))
 
 
-def tag_target(session: Session, space: str, tag: str) -> "Row[Any] | None":
+def tag_target(session: Session, space: str, tag: str) -> Row[Any] | None:
     """Return a tag: `number` is the commit it names, `since` the one that gave it."""
     return session.execute(
         select(TagRow.table).where(TagRow.space == space, TagRow.name == tag)
@@ -317,16 +336,6 @@ def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
     }
 
 
-def task_of(space: str | BindParameter[str], name: str | BindParameter[str]) -> ColumnElement[int]:
-    """Return the number of the task that has or had a name, as a scalar subquery."""
-    return (
-        select(TaskNameRow.task)
-        .where(TaskNameRow.space == space, TaskNameRow.name == name)
-        .limit(1)
-        .scalar_subquery()
-    )
-
-
 def _annotations(
     session: Session, row: type[LabelRow | MetricRow], space: str, task: str, version: int
 ) -> list[tuple[str, str]]:
@@ -339,73 +348,8 @@ def _annotations(
     return [(name, value) for name, value in session.execute(query.order_by(row.name))]
 
 
-@cache
-def _space_names() -> Select[str]:
-    return select(SpaceRow.name).order_by(SpaceRow.name)
-
-
-@cache
-def _space_row() -> "Select[Any]":
-    return select(SpaceRow.table).where(SpaceRow.name == SPACE)
-
-
-@cache
-def _live_tasks() -> Select[int]:
-    return select(SpaceRow.live).where(SpaceRow.name == SPACE)
-
-
-@cache
-def _heads() -> Select[str, int, str, str]:
-    newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
-    return (
-        select(SpaceRow.name, SpaceRow.head, SpaceRow.head_id, CommitRow.time)
-        .join(CommitRow.table, newest)
-        .order_by(SpaceRow.name)
-    )
-
-
-@cache
-def _head() -> Select[str, int, str, str]:
-    return _heads().where(SpaceRow.name == SPACE)
-
-
-def _head_of(row: "Row[str, int, str, str]") -> Head:
+def _head_of(row: Row[str, int, str, str]) -> Head:
     return Head(number=CommitNumber(row[1]), id=Digest(row[2]), time=row[3])
-
-
-@cache
-def _commit_of_key() -> Select[int]:
-    return select(CommitRow.number).where(
-        CommitRow.space == SPACE, CommitRow.key == bindparam("key", type_=TEXT)
-    )
-
-
-@cache
-def _current_name() -> Select[str]:
-    return select(TaskNameRow.name).where(
-        TaskNameRow.space == SPACE,
-        TaskNameRow.task == task_of(SPACE, TASK),
-        TaskNameRow.until.is_(None),
-    )
-
-
-@cache
-def _commit_of_adapter() -> Select[int]:
-    return select(func.min(VersionRow.number)).where(
-        VersionRow.space == SPACE, VersionRow.adapter_digest == bindparam("digest", type_=TEXT)
-    )
-
-
-@cache
-def _basis() -> Select[str | None, int]:
-    query = select(CommitRow.basis, CommitRow.number).where(
-        CommitRow.space == SPACE, CommitRow.basis.is_not(None)
-    )
-    return (
-        query.where(CommitRow.number <= bindparam("at", type_=BigInteger))
-        .order_by(CommitRow.number.desc())
-        .limit(1)
-    )
 
 
 @cache
@@ -426,18 +370,14 @@ def _absorbed() -> tuple[Select[str], Select[str]]:
         .where(VersionRow.space == SPACE, ~repeats)
         .limit(bindparam("count", type_=BigInteger))
     )
-    return absorbed.order_by(VersionRow.number, VersionRow.task), absorbed.order_by(
-        VersionRow.number.desc(), VersionRow.task.desc()
+    return (
+        absorbed.order_by(VersionRow.number, VersionRow.task),
+        absorbed.order_by(VersionRow.number.desc(), VersionRow.task.desc()),
     )
 
 
 @cache
-def _module_shapes() -> "Select[Any]":
-    return select(ModuleRow.table).where(ModuleRow.space == SPACE)
-
-
-@cache
-def _version_of_task() -> "Select[Any]":
+def _version_of_task() -> Select[Any]:
     return _versions().where(
         VersionRow.space == SPACE,
         VersionRow.task == task_of(SPACE, TASK),
@@ -446,7 +386,7 @@ def _version_of_task() -> "Select[Any]":
 
 
 @cache
-def _newest_of_task() -> "Select[Any]":
+def _newest_of_task() -> Select[Any]:
     return (
         _versions()
         .where(VersionRow.space == SPACE, VersionRow.task == task_of(SPACE, TASK))
@@ -456,13 +396,13 @@ def _newest_of_task() -> "Select[Any]":
 
 
 def _one_version(
-    session: Session, query: "Select[Any]", asked: dict[str, object]
+    session: Session, query: Select[Any], place: dict[str, object]
 ) -> "TaskVersion | None":
-    row = session.execute(query, asked).one_or_none()
+    row = session.execute(query, place).one_or_none()
     return None if row is None else _task_version(row)
 
 
-def _live(space: str) -> "Select[Any]":
+def _live(space: str) -> Select[Any]:
     lives = TaskLifeRow.table.alias()
     newest = (
         select(func.max(_OTHERS.c.version))
@@ -486,18 +426,12 @@ def _latest() -> ColumnElement[int]:
 
 
 @cache
-def _versions() -> "Select[Any]":
+def _versions() -> Select[Any]:
     alive = select(TaskLifeRow.task).where(
         TaskLifeRow.space == VersionRow.space,
         TaskLifeRow.task == VersionRow.task,
         TaskLifeRow.until.is_(None),
     )
-    named = (
-        (TaskNameRow.space == VersionRow.space)
-        & (TaskNameRow.task == VersionRow.task)
-        & TaskNameRow.until.is_(None)
-    )
-    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
     around = (
         TaskNameRow.name.label("present"),
         alive.exists().label("live"),
@@ -505,13 +439,15 @@ def _versions() -> "Select[Any]":
         CommitRow.id.label("commit_id"),
         CommitRow.time,
     )
-    joined = VersionRow.table.join(TaskNameRow.table, named).join(CommitRow.table, made)
-    return select(
-        *(column for column in VersionRow.table.c if column.key != "task"), *around
-    ).select_from(joined)
+    columns = [column for column in VersionRow.table.c if column.key != "task"]
+    return select(*columns, *around).select_from(
+        VersionRow.table.join(TaskNameRow.table, names_task_of(VersionRow)).join(
+            CommitRow.table, is_commit_of(VersionRow, VersionRow.number)
+        )
+    )
 
 
-def _task_version(row: "Row[Any]") -> "TaskVersion":
+def _task_version(row: Row[Any]) -> "TaskVersion":
     from share_registry.values.task_version import TaskVersion
 
     columns = dict(row._mapping)

@@ -1,30 +1,25 @@
-"""Which commit made what is asked for: an alias's place, a policy, a task's source."""
-
-from typing import TYPE_CHECKING
+"""Provenance: which commit moved an alias or set a policy, and where a task came from."""
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import clean
-from share_registry.catalog.tables import AliasRow, CommitRow, VersionRow
+from share_registry.catalog.tables import AliasRow, CommitRow, VersionRow, task_of
 from share_registry.names import CommitNumber, SpaceName, TaskName
 
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
 
-
-def alias_move(session: "Session", space: SpaceName, task: TaskName, alias: str) -> CommitNumber:
+def alias_move(session: Session, space: SpaceName, task: TaskName, alias: str) -> CommitNumber:
     """Return the commit that put an alias, which is set, where it is."""
-    mine = (
+    query = select(AliasRow.since).where(
         AliasRow.space == space,
-        AliasRow.task == lookups.task_of(space, task),
+        AliasRow.task == task_of(space, task),
         AliasRow.name == alias,
         AliasRow.until.is_(None),
     )
-    return CommitNumber(session.execute(select(AliasRow.since).where(*mine)).scalar_one())
+    return CommitNumber(session.execute(query).scalar_one())
 
 
-def policy_change(session: "Session", space: SpaceName) -> CommitNumber:
+def policy_change(session: Session, space: SpaceName) -> CommitNumber:
     """Return the commit that set the policy a space has now."""
     query = select(func.max(CommitRow.number)).where(
         CommitRow.space == space, CommitRow.kind.in_(("create", "policy"))
@@ -32,19 +27,17 @@ def policy_change(session: "Session", space: SpaceName) -> CommitNumber:
     return CommitNumber(session.execute(query).scalar_one())
 
 
-def came_from(session: "Session", space: SpaceName, task: TaskName, location: str) -> bool:
+def came_from(session: Session, space: SpaceName, task: TaskName, location: str) -> bool:
     """Tell whether any version of a task came from a place; the newest are looked at first."""
-    of_task = (VersionRow.space == space, VersionRow.task == lookups.task_of(space, task))
-    found = (
-        select(VersionRow.version)
-        .where(*of_task, VersionRow.source_location == clean(location))
-        .order_by(VersionRow.version.desc())
-        .limit(1)
+    query = select(VersionRow.version).where(
+        VersionRow.space == space,
+        VersionRow.task == task_of(space, task),
+        VersionRow.source_location == clean(location),
     )
-    return session.scalar(found) is not None
+    return session.scalar(query.order_by(VersionRow.version.desc()).limit(1)) is not None
 
 
-def sources_of_commit(session: "Session", space: SpaceName, number: CommitNumber) -> dict[str, str]:
+def sources_of_commit(session: Session, space: SpaceName, number: CommitNumber) -> dict[str, str]:
     """Return the source digest of every task that a commit made a version of, by name."""
     query = select(VersionRow.name, VersionRow.source_digest).where(
         VersionRow.space == space, VersionRow.number == number

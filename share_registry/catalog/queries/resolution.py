@@ -4,12 +4,13 @@ The grammar is in `names`; here is what exists. A task is found by any name it e
 under the present one.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Final, NoReturn
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import BigInteger, BindParameter, Select, bindparam, func, select
+from sqlalchemy import BigInteger, BindParameter, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
@@ -21,6 +22,8 @@ from share_registry.catalog.tables import (
     TaskNameRow,
     VersionRow,
     holds,
+    is_commit_of,
+    task_of,
 )
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.names import (
@@ -40,14 +43,39 @@ from share_registry.values.references import ResolvedReference
 if TYPE_CHECKING:
     from share_registry.values.task_version import TaskVersion
 
-if TYPE_CHECKING:
-    from share_registry.values.task_version import TaskVersion
-
 _CANDIDATES: Final = 5
 _AFTER_HEX: Final = "g"
 """Sorts behind every hexadecimal digit."""
 _TASK: Final[BindParameter[int]] = bindparam("task_number", type_=BigInteger)
 _AT: Final[BindParameter[int]] = bindparam("at", type_=BigInteger)
+_USUAL: Final = frozenset({Selector.LATEST, Selector.VERSION, Selector.NAME})
+"""Selectors that are answered for many references at once."""
+_NAMED: Final = select(TaskNameRow.task, TaskNameRow.name).where(
+    TaskNameRow.space == lookups.SPACE,
+    TaskNameRow.task == task_of(lookups.SPACE, lookups.TASK),
+    TaskNameRow.until.is_(None),
+)
+_LIFE: Final = select(TaskLifeRow.since).where(
+    TaskLifeRow.space == lookups.SPACE, TaskLifeRow.task == _TASK, holds(TaskLifeRow, _AT)
+)
+_LAST_VERSION: Final = (
+    select(VersionRow.version)
+    .where(VersionRow.space == lookups.SPACE, VersionRow.task == _TASK, VersionRow.number <= _AT)
+    .order_by(VersionRow.number.desc())
+    .limit(1)
+)
+_COMMITS_OF_VERSIONS: Final = (
+    select(VersionRow.version, CommitRow.number, CommitRow.id)
+    .join_from(VersionRow.table, CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
+    .where(VersionRow.space == lookups.SPACE, VersionRow.task == _TASK)
+)
+_COMMIT_OF_VERSION: Final = _COMMITS_OF_VERSIONS.where(VersionRow.version == lookups.VERSION)
+_STANDING: Final = (
+    _COMMITS_OF_VERSIONS.where(VersionRow.number <= _AT, _LIFE.exists())
+    .order_by(VersionRow.number.desc())
+    .limit(1)
+)
+"""The newest version of a task at a commit, if the task was live then."""
 
 
 def resolve(
@@ -79,45 +107,65 @@ def resolve_version(
 
     Raises InvalidInputError for one of a whole space, and what `resolve` raises.
     """
-    found = resolve(session, ref, space=space)
-    if found.task is None:
+    target = resolve(session, ref, space=space)
+    if target.task is None:
         raise InvalidInputError(
-            f"{found.ref} is a whole space, expected a version of a task.",
+            f"{target.ref} is a whole space, expected a version of a task.",
             hint="Name the task: cola@c412.",
         )
-    return found
+    return target
 
 
 def version_of(
     session: Session, ref: str | Reference, *, space: str | None = None
 ) -> "TaskVersion":
-    """Return what is known of the task version that a reference names.
+    """Return the task version that a reference names.
 
-    In one statement for the newest and for a numbered one. Raises what `resolve_version`
-    raises.
+    The newest and a numbered one take one statement. Raises what `resolve_version` raises.
     """
     asked = parse_reference(ref) if isinstance(ref, str) else ref
-    row = _plain(session, asked, space)
+    row = _plain_version(session, asked, space)
     if row is None:
-        found = resolve_version(session, asked, space=space)
-        row = lookups.version_row(session, found.space, str(found.task), found.version or 0)
+        target = resolve_version(session, asked, space=space)
+        row = lookups.version_row(session, target.space, str(target.task), target.version or 0)
         if row is None:
-            raise NotFoundError(f"{found.ref} is not in the catalog.", hint="Run `rebuild`.")
+            raise NotFoundError(f"{target.ref} is not in the catalog.", hint="Run `rebuild`.")
     return row
 
 
-def _plain(session: Session, asked: Reference, space: str | None) -> "TaskVersion | None":
-    if (
-        asked.task is None
-        or asked.back
-        or asked.selector not in (Selector.LATEST, Selector.VERSION)
-    ):
+def _plain_version(session: Session, asked: Reference, space: str | None) -> "TaskVersion | None":
+    """Return the version of a reference that names the newest or a numbered one, if it is there."""
+    plain = asked.selector in (Selector.LATEST, Selector.VERSION) and not asked.back
+    if asked.task is None or not plain:
         return None
     where = space_of(session, asked.space if asked.space is not None else space)
     if asked.selector is Selector.VERSION:
         return lookups.version_row(session, where, asked.task, int(asked.value))
     newest = lookups.latest_version(session, where, asked.task)
     return newest if newest is not None and newest.live else None
+
+
+def versions_of(
+    session: Session, refs: Iterable[str], *, space: str | None
+) -> "dict[str, TaskVersion]":
+    """Return the task version that each reference means now. Raises as `resolve_version`."""
+    asked = {ref: parse_reference(ref) for ref in refs}
+    spaces = lookups.space_names(session)
+    only = spaces[0] if len(spaces) == 1 else None
+    default = space if space is not None else only
+    by_space: dict[str, list[Reference]] = defaultdict(list)
+    for reference in asked.values():
+        where = reference.space if reference.space is not None else default
+        usual = reference.selector in _USUAL and not reference.back
+        if where in spaces and reference.task is not None and usual:
+            by_space[where].append(reference)
+    versions: dict[str, TaskVersion] = {}
+    for where, references in by_space.items():
+        versions |= _usual_versions(session, where, references)
+    return {
+        ref: versions[ref] if ref in versions else version_of(session, reference, space=space)
+        for ref, reference in asked.items()
+    }
 
 
 def resolve_task(session: Session, text: str, *, space: str | None = None) -> ResolvedReference:
@@ -143,20 +191,20 @@ def space_of(session: Session, name: str | None) -> SpaceName:
         NotFoundError: there is no such space.
         RefusedError: none is named and there are several, or none.
     """
-    known = lookups.space_names(session)
+    spaces = lookups.space_names(session)
     if name is not None:
-        if space_name(name) not in known:
+        if space_name(name) not in spaces:
             raise NotFoundError(
-                f"space {name!r} does not exist.", hint=near_misses(name, list(known))
+                f"space {name!r} does not exist.", hint=near_misses(name, list(spaces))
             )
         return SpaceName(name)
-    if len(known) != 1:
-        found = f"there are {len(known)}: {', '.join(known[:8])}" if known else "there are none yet"
+    if len(spaces) != 1:
+        listed = f"there are {len(spaces)}: {', '.join(spaces[:8])}"
         raise RefusedError(
-            f"no space is named and {found}.",
+            f"no space is named and {listed if spaces else 'there are none yet'}.",
             hint="Name one with space=, -s or $SHARE_REGISTRY_SPACE.",
         )
-    return known[0]
+    return spaces[0]
 
 
 def spaces_in_scope(session: Session, name: str | None) -> list[SpaceName]:
@@ -175,7 +223,7 @@ def number_of(session: Session, at: str, *, space: SpaceName) -> CommitNumber:
 
 @dataclass(frozen=True, slots=True)
 class FoundTask:
-    """A task that was found by a name: its number in the catalog and its present name."""
+    """A task that a name leads to: its number in the catalog and its present name."""
 
     task: int
     name: TaskName
@@ -183,31 +231,27 @@ class FoundTask:
 
 def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
     """Return the task that has or had a name. Raises NotFoundError with the nearest names."""
-    found = session.execute(_named(), {"space": space, "task": name}).one_or_none()
-    if found is None:
+    row = session.execute(_NAMED, {"space": space, "task": name}).one_or_none()
+    if row is None:
         raise NotFoundError(
             f"task {space}/{name} does not exist.",
             hint=near_misses(name, list(lookups.task_names(session, space))),
         )
-    return FoundTask(found[0], TaskName(found[1]))
+    return FoundTask(row[0], TaskName(row[1]))
 
 
 def previous_targets(rows: Iterable[tuple[int, int, int | None]]) -> list[int | None]:
-    """Return what an alias stood for, now first: None now where it is removed.
-
-    Then distinct earlier targets, removals left out.
+    """Return what an alias stands for (None where it is removed), then what it stood for before.
 
     Args:
         rows: (version, since, until) in the order of `since`.
+
+    Returns:
+        Newest first, removals before now left out, no version twice in a row.
     """
     history = list(rows)
-    if not history:
-        return []
-    found: list[int | None] = [None] if history[-1][2] is not None else []
-    for version, _, _ in reversed(history):
-        if not found or found[-1] != version:
-            found.append(version)
-    return found
+    removed: list[int | None] = [None] if history and history[-1][2] is not None else []
+    return removed + [version for version, _ in groupby(row[0] for row in reversed(history))]
 
 
 def _of_task(
@@ -218,16 +262,18 @@ def _of_task(
     if asked.selector is Selector.NAME and (rows := _alias_rows(session, space, task, asked.value)):
         return _version(session, space, task, _target(rows, space, task, asked), asked)
     number = None if asked.selector is Selector.LATEST else _number(session, space, asked, task)
-    at = lookups.EVER if number is None else number
-    found = session.execute(
-        _standing(), {"space": space, "task_number": task.task, "at": at}
-    ).one_or_none()
-    if found is None or asked.back:
+    row = session.execute(_STANDING, _place(space, task, number)).one_or_none()
+    if row is None or asked.back:
         _check_live(session, space, task, number)
-        return _version(
-            session, space, task, _newest(session, space, task, number) - asked.back, asked
-        )
-    return _resolved(space, task, *found)
+        newest = _newest(session, space, task, number)
+        return _version(session, space, task, newest - asked.back, asked)
+    return _resolved(space, task, *row)
+
+
+def _place(space: SpaceName, task: FoundTask, number: int | None) -> dict[str, object]:
+    """Return what a statement about a task at a commit (None: now) is asked with."""
+    at = lookups.EVER if number is None else number
+    return {"space": space, "task_number": task.task, "at": at}
 
 
 def _alias_rows(
@@ -236,10 +282,7 @@ def _alias_rows(
     query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(
         AliasRow.space == space, AliasRow.task == task.task, AliasRow.name == alias
     )
-    return [
-        (version, since, until)
-        for version, since, until in session.execute(query.order_by(AliasRow.since))
-    ]
+    return [row._tuple() for row in session.execute(query.order_by(AliasRow.since))]
 
 
 def _target(
@@ -247,21 +290,19 @@ def _target(
 ) -> int:
     targets = previous_targets(rows)
     if asked.back >= len(targets):
+        count = sum(target is not None for target in targets)
         raise NotFoundError(
-            f"{asked.text!r}: alias {asked.value!r} of {space}/{task.name} has had {_targets(len([t for t in targets if t]))}.",
+            f"{asked.text!r}: alias {asked.value!r} of {space}/{task.name} has had "
+            f"{count} target{'' if count == 1 else 's'}.",
             hint="List them with `alias-history`.",
         )
-    found = targets[asked.back]
-    if found is None:
+    target = targets[asked.back]
+    if target is None:
         raise NotFoundError(
             f"alias {asked.value!r} of {space}/{task.name} was removed in c{rows[-1][2]}.",
             hint=f"It was at v{rows[-1][0]}: {task.name}@{asked.value}~1.",
         )
-    return found
-
-
-def _targets(count: int) -> str:
-    return f"{count} target{'' if count == 1 else 's'}"
+    return target
 
 
 def _number(
@@ -270,18 +311,11 @@ def _number(
     """Return the commit that a selector names; LATEST is the head."""
     match asked.selector:
         case Selector.LATEST:
-            return (
-                session.scalars(
-                    select(func.max(CommitRow.number)).where(CommitRow.space == space)
-                ).one()
-                or 0
-            )
+            newest = select(func.max(CommitRow.number)).where(CommitRow.space == space)
+            return session.scalar(newest) or 0
         case Selector.COMMIT:
-            return (
-                int(asked.value)
-                if task is None
-                else _state(session, space, int(asked.value), asked).number
-            )
+            number = int(asked.value)
+            return number if task is None else _state(session, space, number, asked).number
         case Selector.TIME:
             return _at_time(session, space, asked)
         case Selector.DIGEST:
@@ -296,18 +330,18 @@ def _number(
 
 
 def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
-    by_then = select(CommitRow.number).where(
-        CommitRow.space == space, CommitRow.time <= asked.value
+    query = (
+        select(CommitRow.number)
+        .where(CommitRow.space == space, CommitRow.time <= asked.value)
+        .order_by(CommitRow.time.desc(), CommitRow.number.desc())
     )
-    found = session.scalar(
-        by_then.order_by(CommitRow.time.desc(), CommitRow.number.desc()).limit(1)
-    )
-    if found is None:
+    number = session.scalar(query.limit(1))
+    if number is None:
         first = session.scalar(select(func.min(CommitRow.time)).where(CommitRow.space == space))
         raise NotFoundError(
             f"{asked.text!r}: space {space} begins later, at {first}.", hint="Ask for a later time."
         )
-    return found
+    return number
 
 
 def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
@@ -316,21 +350,21 @@ def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
         CommitRow.id >= asked.value,
         CommitRow.id < asked.value + _AFTER_HEX,
     )
-    found = sorted(session.execute(query.order_by(CommitRow.id).limit(_CANDIDATES + 1)).all())
-    if not found:
+    rows = sorted(session.execute(query.order_by(CommitRow.id).limit(_CANDIDATES + 1)).all())
+    if not rows:
         raise NotFoundError(
             f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.",
             hint="Ids are listed by `log`.",
         )
-    if len(found) > 1:
-        shown = ", ".join(
-            f"c{number} {commit_id[:16]}" for number, commit_id in found[:_CANDIDATES]
+    if len(rows) > 1:
+        listed = ", ".join(
+            f"c{number} {commit_id[:16]}" for number, commit_id in rows[:_CANDIDATES]
         )
         raise InvalidInputError(
-            f"{asked.text!r} is ambiguous: {shown}{' ...' if len(found) > _CANDIDATES else ''}.",
+            f"{asked.text!r} is ambiguous: {listed}{' ...' if len(rows) > _CANDIDATES else ''}.",
             hint="Give more digits, or the number.",
         )
-    return int(found[0][0])
+    return int(rows[0][0])
 
 
 def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTask | None) -> int:
@@ -348,35 +382,26 @@ def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTas
         .where(AliasRow.space == space, AliasRow.task == task.task, AliasRow.until.is_(None))
         .distinct()
     )
-    known = sorted({*session.scalars(query), *tags})
+    names = sorted({*session.scalars(query), *tags})
     raise NotFoundError(
         f"{asked.text!r}: {space}/{task.name} has no alias and the space no tag {asked.value!r}.",
-        hint=near_misses(asked.value, known),
+        hint=near_misses(asked.value, names),
     )
 
 
 def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> None:
     """Raise NotFoundError where a task was dropped by a commit (None: by now)."""
-    if (
-        session.scalar(
-            _life(),
-            {
-                "space": space,
-                "task_number": task.task,
-                "at": lookups.EVER if number is None else number,
-            },
-        )
-        is not None
-    ):
+    if session.scalar(_LIFE, _place(space, task, number)) is not None:
         return
-    of_task = (TaskLifeRow.space == space) & (TaskLifeRow.task == task.task)
-    before = of_task if number is None else of_task & (TaskLifeRow.until <= number)
-    dropped = session.scalar(select(func.max(TaskLifeRow.until)).where(before))
+    query = select(func.max(TaskLifeRow.until)).where(
+        TaskLifeRow.space == space, TaskLifeRow.task == task.task
+    )
+    dropped = session.scalar(query if number is None else query.where(TaskLifeRow.until <= number))
     if dropped is not None:
-        newest = _newest(session, space, task, dropped)
+        newest = f"{task.name}@v{_newest(session, space, task, dropped)}"
         raise NotFoundError(
             f"task {space}/{task.name} was dropped in c{dropped}.",
-            hint=f"Its versions stay: {task.name}@v{newest}; `restore {task.name}@v{newest}` brings it back.",
+            hint=f"Its versions stay: {newest}; `restore {newest}` brings it back.",
         )
 
 
@@ -385,46 +410,34 @@ def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | N
 
     Raises NotFoundError where it had none yet.
     """
-    found = session.scalar(
-        _last_version(),
-        {
-            "space": space,
-            "task_number": task.task,
-            "at": lookups.EVER if number is None else number,
-        },
-    )
-    if found is None:
-        first = session.scalar(
-            select(func.min(VersionRow.number)).where(
-                VersionRow.space == space, VersionRow.task == task.task
-            )
+    version = session.scalar(_LAST_VERSION, _place(space, task, number))
+    if version is None:
+        query = select(func.min(VersionRow.number)).where(
+            VersionRow.space == space, VersionRow.task == task.task
         )
+        first = session.scalar(query)
         raise NotFoundError(
             f"task {space}/{task.name} did not exist at c{number}; it begins with c{first}.",
             hint=f"Ask for c{first} or later.",
         )
-    return found
+    return version
 
 
 def _version(
     session: Session, space: SpaceName, task: FoundTask, version: int, asked: Reference
 ) -> ResolvedReference:
-    found = session.execute(
-        _made(), {"space": space, "task_number": task.task, "version": version}
-    ).one_or_none()
-    if found is None:
-        newest = _newest(session, space, task, None)
-        if asked.back:
-            count = f"{newest} version{'' if newest == 1 else 's'}"
-            raise NotFoundError(
-                f"{asked.text!r}: task {space}/{task.name} has {count}, so there is none so far back.",
-                hint="List them with `log --task`.",
-            )
-        raise NotFoundError(
-            f"{asked.text!r}: task {space}/{task.name} has no v{version}, its versions are v1 to v{newest}.",
-            hint="List them with `log --task`.",
-        )
-    return _resolved(space, task, *found)
+    place = {"space": space, "task_number": task.task, "version": version}
+    row = session.execute(_COMMIT_OF_VERSION, place).one_or_none()
+    if row is not None:
+        return _resolved(space, task, *row)
+    newest = _newest(session, space, task, None)
+    reason = f"has no v{version}, its versions are v1 to v{newest}"
+    if asked.back:
+        count = f"{newest} version{'' if newest == 1 else 's'}"
+        reason = f"has {count}, so there is none so far back"
+    raise NotFoundError(
+        f"{asked.text!r}: task {space}/{task.name} {reason}.", hint="List them with `log --task`."
+    )
 
 
 def _resolved(
@@ -440,129 +453,46 @@ def _resolved(
     )
 
 
-@cache
-def _named() -> Select[int, str]:
-    found = lookups.task_of(lookups.SPACE, lookups.TASK)
-    return select(TaskNameRow.task, TaskNameRow.name).where(
-        TaskNameRow.space == lookups.SPACE, TaskNameRow.task == found, TaskNameRow.until.is_(None)
-    )
-
-
-@cache
-def _life() -> Select[int]:
-    return select(TaskLifeRow.since).where(
-        TaskLifeRow.space == lookups.SPACE, TaskLifeRow.task == _TASK, holds(TaskLifeRow, _AT)
-    )
-
-
-@cache
-def _last_version() -> Select[int]:
-    query = select(VersionRow.version).where(
-        VersionRow.space == lookups.SPACE, VersionRow.task == _TASK, VersionRow.number <= _AT
-    )
-    return query.order_by(VersionRow.number.desc()).limit(1)
-
-
-@cache
-def _made() -> Select[int, int, str]:
-    return _commits_of_versions().where(VersionRow.version == lookups.VERSION)
-
-
-@cache
-def _standing() -> Select[int, int, str]:
-    """Return what selects the newest version of a task at a commit, if the task was live then."""
-    return (
-        _commits_of_versions()
-        .where(VersionRow.number <= _AT, _life().exists())
-        .order_by(VersionRow.number.desc())
-        .limit(1)
-    )
-
-
-@cache
-def _commits_of_versions() -> Select[int, int, str]:
-    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = select(VersionRow.version, CommitRow.number, CommitRow.id).join_from(
-        VersionRow.table, CommitRow.table, made
-    )
-    return query.where(VersionRow.space == lookups.SPACE, VersionRow.task == _TASK)
-
-
 def _state(session: Session, space: SpaceName, number: int, asked: Reference) -> ResolvedReference:
     commit_id = session.scalar(
         select(CommitRow.id).where(CommitRow.space == space, CommitRow.number == number)
     )
     if commit_id is None:
-        _no_commit(session, space, number, asked)
+        head = lookups.head(session, space)
+        raise NotFoundError(
+            f"{asked.text!r}: space {space} has no c{number}, "
+            f"its commits are c1 to c{head.number if head else 0}.",
+            hint="List them with `log`.",
+        )
     return ResolvedReference(
         ref=f"{space}/@c{number}", space=space, number=CommitNumber(number), id=Digest(commit_id)
     )
 
 
-def _no_commit(session: Session, space: SpaceName, number: int, asked: Reference) -> NoReturn:
-    head = lookups.head(session, space)
-    raise NotFoundError(
-        f"{asked.text!r}: space {space} has no c{number}, its commits are c1 to c{head.number if head else 0}.",
-        hint="List them with `log`.",
-    )
-
-
-_USUAL = frozenset({Selector.LATEST, Selector.VERSION, Selector.NAME})
-
-
-def versions_of(
-    session: Session, refs: Iterable[str], *, space: str | None
-) -> "dict[str, TaskVersion]":
-    """Return the task version that each reference means now. Raises as `resolve_version`."""
-    asked = {ref: parse_reference(ref) for ref in refs}
-    known = lookups.space_names(session)
-    default = space if space is not None else known[0] if len(known) == 1 else None
-    by_space: dict[str, list[Reference]] = {}
-    for reference in asked.values():
-        where = reference.space if reference.space is not None else default
-        if (
-            where in known
-            and reference.task is not None
-            and reference.selector in _USUAL
-            and not reference.back
-        ):
-            by_space.setdefault(where, []).append(reference)
-    found = {
-        ref: row
-        for where, usual in by_space.items()
-        for ref, row in _usual(session, where, usual).items()
-    }
-    return {
-        ref: found[ref] if ref in found else version_of(session, reference, space=space)
-        for ref, reference in asked.items()
-    }
-
-
-def _usual(
+def _usual_versions(
     session: Session, space: str, references: Sequence[Reference]
 ) -> "dict[str, TaskVersion]":
-    """Return those that are found without a question about dates, tags or what was dropped."""
-    tasks = _task_numbers(session, space, sorted({str(reference.task) for reference in references}))
-    targets = _alias_targets(
-        session,
-        space,
-        sorted(set(tasks.values())),
-        sorted({ref.value for ref in references if ref.selector is Selector.NAME}),
-    )
-    wanted: dict[str, tuple[int, int | None]] = {}
+    """Return the versions that no date, tag or drop has to be looked up for, by reference."""
+    names = sorted({str(reference.task) for reference in references})
+    tasks = _task_numbers(session, space, names)
+    aliases = sorted({ref.value for ref in references if ref.selector is Selector.NAME})
+    targets = _alias_targets(session, space, sorted(set(tasks.values())), aliases)
+    places: dict[str, tuple[int, int | None]] = {}
     for reference in references:
         task = tasks.get(str(reference.task))
-        if task is not None and reference.selector is Selector.LATEST:
-            wanted[reference.text] = task, None
-        elif task is not None and reference.selector is Selector.VERSION:
-            wanted[reference.text] = task, int(reference.value)
-        elif task is not None and (task, reference.value) in targets:
-            wanted[reference.text] = task, targets[task, reference.value]
-    rows = lookups.version_rows(session, space, set(wanted.values()))
+        if task is None:
+            continue
+        if reference.selector is Selector.LATEST:
+            places[reference.text] = task, None
+        elif reference.selector is Selector.VERSION:
+            places[reference.text] = task, int(reference.value)
+        elif (task, reference.value) in targets:
+            places[reference.text] = task, targets[task, reference.value]
+    rows = lookups.version_rows(session, space, set(places.values()))
     return {
-        text: rows[key]
-        for text, key in wanted.items()
-        if key in rows and (key[1] is not None or rows[key].live)
+        text: rows[place]
+        for text, place in places.items()
+        if place in rows and (place[1] is not None or rows[place].live)
     }
 
 
@@ -583,9 +513,8 @@ def _alias_targets(
     query = select(AliasRow.task, AliasRow.name, AliasRow.version).where(
         AliasRow.space == space, AliasRow.until.is_(None), AliasRow.name.in_(names)
     )
-    rows = (
-        row
+    return {
+        (task, name): version
         for piece in pieces(tasks)
-        for row in session.execute(query.where(AliasRow.task.in_(piece)))
-    )
-    return {(task, name): version for task, name, version in rows}
+        for task, name, version in session.execute(query.where(AliasRow.task.in_(piece)))
+    }

@@ -10,9 +10,21 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, and_, bindparam, case, false, func, null, select, true
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    false,
+    func,
+    select,
+    true,
+)
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
@@ -29,13 +41,11 @@ from share_registry.catalog.tables import (
     TaskLifeRow,
     TaskNameRow,
     VersionRow,
+    is_commit_of,
 )
 from share_registry.errors import InvalidInputError
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, parse_reference
 from share_registry.values.tasks import Task
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Row, Select
 
 _VERSIONS: Final = VersionRow.table.alias()
 """The versions of a task among which the newest is looked for."""
@@ -77,28 +87,30 @@ def tasks(session: Session, query: TaskQuery) -> list[Task]:
     """List the live tasks by space and name, each at its newest version.
 
     Raises:
-        InvalidInputError, NotFoundError: the space or `at` leads nowhere, or `limit` or `after` is malformed.
+        InvalidInputError, NotFoundError: the space or `at` leads nowhere, or `limit` or `after` is
+            malformed.
     """
     spaces = spaces_in_scope(session, query.space)
     only = spaces[0] if len(spaces) == 1 else None
     then = as_of(session, only, query.at)
-    last = ("", "") if query.after is None else _place(query.after, only)
-    found: list[Task] = []
-    for space in (name for name in spaces if name >= last[0]):
-        left = None if query.limit is None else query.limit - len(found)
+    last_space, last_name = ("", "") if query.after is None else _place(query.after, only)
+    listed: list[Task] = []
+    for space in (name for name in spaces if name >= last_space):
+        left = None if query.limit is None else query.limit - len(listed)
         if left == 0:
             break
-        found += _page(session, space, then, query, last[1] if space == last[0] else "", left)
-    return found
+        after = last_name if space == last_space else ""
+        listed += _page(session, space, then, query, after, left)
+    return listed
 
 
 def _page(
     session: Session, space: str, then: Then, query: TaskQuery, after: str, limit: int | None
 ) -> list[Task]:
-    """Return the tasks of a space that are wanted behind a name, at most so many."""
+    """Return the tasks of a space that fit behind a name, at most so many."""
     names: dict[int, str] = {}
-    for some in _names(session, space, then, query, after, limit):
-        names |= {task: name for task, name in some if query.fits(name)}
+    for batch in _names(session, space, then, query, after, limit):
+        names |= {task: name for task, name in batch if query.fits(name)}
         if limit is not None and len(names) >= limit:
             break
     chosen = list(names)[:limit]
@@ -112,19 +124,19 @@ def _page(
 
 def _names(
     session: Session, space: str, then: Then, query: TaskQuery, after: str, limit: int | None
-) -> "Iterator[Sequence[Row[int, str]]]":
-    """Yield the tasks behind a name that are live and have the labels and the alias, with their names and in the order of these, some at a time.
+) -> Iterator[Sequence[Row[int, str]]]:
+    """Yield the live tasks behind a name that have the labels and the alias, some at a time.
 
-    They are found along all names, or among those that ever had a label or the alias, where these
-    are few: by a sum of text, which no index has.
+    Each comes with its name, in the order of names. They are looked up along all names, or among
+    those that ever had a label or the alias, where these are few: by a sum of text, which no index
+    has.
     """
-    bearers = _few_bearers(session, space, query)
-    name = TaskNameRow.name if bearers is None else TaskNameRow.name.concat("")
     page = select(TaskNameRow.task, TaskNameRow.name).where(
         TaskNameRow.space == space, TaskNameRow.until.is_(None), _is_listed(then, query)
     )
+    bearers, name = _few_bearers(session, space, query), TaskNameRow.name
     if bearers is not None:
-        page = page.where(TaskNameRow.task.in_(bearers))
+        page, name = page.where(TaskNameRow.task.in_(bearers)), name.concat("")
     page = (
         page.where(name > bindparam("after", type_=TEXT))
         .order_by(name)
@@ -139,46 +151,38 @@ def _names(
         after, size = rows[-1].name, max(size, _AT_ONCE)
 
 
-def _is_listed(then: Then, query: TaskQuery) -> "ColumnElement[bool]":
-    """Return whether a named task is live then and has the labels at its newest version and the alias.
+def _is_listed(then: Then, query: TaskQuery) -> ColumnElement[bool]:
+    """Return whether a named task is live then and has the labels and the alias then.
 
     As a case it is asked of one name after another, until there are as many as asked for: a
     database would rather begin with everything that has the label.
     """
-    asked = [
+    conditions = [
         select(TaskLifeRow.task).where(_of_task(TaskLifeRow), then.within(TaskLifeRow)).exists()
     ]
     for name, value in _clean_labels(query).items():
-        said = (
-            (LabelRow.name == name)
-            & (LabelRow.value == value)
-            & (LabelRow.version == _newest(then))
-        )
-        asked.append(
-            select(LabelRow.task).where(_of_task(LabelRow), then.within(LabelRow), said).exists()
-        )
+        label = select(LabelRow.task).where(_of_task(LabelRow), then.within(LabelRow))
+        same = (LabelRow.name == name) & (LabelRow.value == value)
+        conditions.append(label.where(same & (LabelRow.version == _newest(then))).exists())
     if query.alias is not None:
-        asked.append(
-            select(AliasRow.task)
-            .where(_of_task(AliasRow), then.within(AliasRow), AliasRow.name == query.alias)
-            .exists()
-        )
-    return case((and_(*asked), true()), else_=false())
+        alias = select(AliasRow.task).where(_of_task(AliasRow), then.within(AliasRow))
+        conditions.append(alias.where(AliasRow.name == query.alias).exists())
+    return case((and_(*conditions), true()), else_=false())
 
 
-def _few_bearers(session: Session, space: str, query: TaskQuery) -> "Select[int] | None":
-    """Return what selects the tasks that ever had one of the labels or the alias, where they are few."""
-    asked = [
+def _few_bearers(session: Session, space: str, query: TaskQuery) -> Select[int] | None:
+    """Return what selects the tasks that ever had a label or the alias, where they are few."""
+    candidates = [
         select(LabelRow.task).where(
             LabelRow.space == space, LabelRow.name == name, LabelRow.value == value
         )
         for name, value in _clean_labels(query).items()
     ]
     if query.alias is not None:
-        asked.append(
+        candidates.append(
             select(AliasRow.task).where(AliasRow.space == space, AliasRow.name == query.alias)
         )
-    for bearers in asked:
+    for bearers in candidates:
         if session.scalar(bearers.distinct().limit(1).offset(_FEW)) is None:
             return bearers
     return None
@@ -188,45 +192,34 @@ def _clean_labels(query: TaskQuery) -> dict[str, str]:
     return {clean(label): clean(value) for label, value in query.labels.items()}
 
 
-def _versions(space: str, then: Then) -> "Select[Any]":
+def _versions(space: str, then: Then) -> Select[Any]:
     """Return what selects the newest versions of named tasks.
 
     That they are live was asked before, and may have changed since.
     """
     of_task = _of_task(VersionRow) & (VersionRow.version == _newest(then))
-    made = (CommitRow.space == VersionRow.space) & (CommitRow.number == VersionRow.number)
-    query = (
+    return (
         select(VersionRow.table, CommitRow.time)
         .select_from(TaskNameRow.table)
         .join(VersionRow.table, of_task)
-        .join(CommitRow.table, made)
+        .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
+        .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
     )
-    return query.where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
 
 
-def _newest(then: Then) -> "ColumnElement[int]":
+def _newest(then: Then) -> ColumnElement[int]:
     """Return the newest version that a named task has then."""
-    versions = _VERSIONS
-    of_task = (versions.c.space == TaskNameRow.space) & (versions.c.task == TaskNameRow.task)
+    column = _VERSIONS.c
+    of_task = (column.space == TaskNameRow.space) & (column.task == TaskNameRow.task)
     if then == Then():
-        return (
-            select(func.max(versions.c.version))
-            .where(of_task)
-            .correlate(TaskNameRow.table)
-            .scalar_subquery()
-        )
-    by_then = select(versions.c.version).where(
-        of_task, versions.c.number <= then.of(versions.c.space)
-    )
-    return (
-        by_then.order_by(versions.c.number.desc())
-        .limit(1)
-        .correlate(TaskNameRow.table)
-        .scalar_subquery()
-    )
+        newest = select(func.max(column.version)).where(of_task)
+    else:
+        by_then = select(column.version).where(of_task, column.number <= then.of(column.space))
+        newest = by_then.order_by(column.number.desc()).limit(1)
+    return newest.correlate(TaskNameRow.table).scalar_subquery()
 
 
-def _of_task(row: type[AliasRow | LabelRow | TaskLifeRow | VersionRow]) -> "ColumnElement[bool]":
+def _of_task(row: type[AliasRow | LabelRow | TaskLifeRow | VersionRow]) -> ColumnElement[bool]:
     return (row.space == TaskNameRow.space) & (row.task == TaskNameRow.task)
 
 
@@ -245,11 +238,24 @@ def _place(after: str | Task, space: str | None) -> tuple[str, str]:
 
 
 def _tasks(
-    session: Session, space: str, then: Then, names: Mapping[int, str], rows: "Sequence[Row[Any]]"
+    session: Session, space: str, then: Then, names: Mapping[int, str], rows: Sequence[Row[Any]]
 ) -> list[Task]:
-    labels, metrics, aliases = (
-        _noted(session, row, space, then, rows) for row in (LabelRow, MetricRow, AliasRow)
-    )
+    labels: dict[int, dict[str, str]] = defaultdict(dict)
+    metrics: dict[int, dict[str, float]] = defaultdict(dict)
+    aliases: dict[int, dict[str, Version]] = defaultdict(dict)
+    for piece in pieces(rows):
+        for task, name, value in _annotations(session, LabelRow, space, piece, then):
+            labels[task][name] = value
+    for piece in pieces(rows):
+        for task, name, value in _annotations(session, MetricRow, space, piece, then):
+            metrics[task][name] = float(value)
+    for piece in pieces(rows):
+        query = select(AliasRow.task, AliasRow.name, AliasRow.version).where(
+            (AliasRow.space == space) & AliasRow.task.in_([version.task for version in piece]),
+            then.within(AliasRow),
+        )
+        for task, name, version in sorted(session.execute(query)):
+            aliases[task][name] = Version(version)
     return [
         Task(
             name=TaskName(names[row.task]),
@@ -264,65 +270,41 @@ def _tasks(
             raw_bytes=row.raw_bytes,
             bytes_added=row.added_bytes,
             labels=labels[row.task],
-            metrics={metric: float(value) for metric, value in metrics[row.task].items()},
-            aliases={alias: Version(version) for alias, version in aliases[row.task].items()},
+            metrics=metrics[row.task],
+            aliases=aliases[row.task],
         )
         for row in rows
     ]
 
 
-def _noted(
+def _annotations(
     session: Session,
-    row: type[LabelRow | MetricRow | AliasRow],
+    row: type[LabelRow | MetricRow],
     space: str,
+    versions: Sequence[Row[Any]],
     then: Then,
-    rows: "Sequence[Row[Any]]",
-) -> dict[int, dict[str, Any]]:
-    """Return the labels or metrics that versions have then, or the aliases of their tasks, by task and name."""
-    found: dict[int, dict[str, Any]] = defaultdict(dict)
-    for piece in pieces(rows):
-        query: Select[Any]
-        if issubclass(row, AliasRow):
-            query = _of_aliases(space, piece, then)  # type: ignore[assignment]
-        else:
-            query = _of_versions(row, space, piece, then)  # type: ignore[assignment]
-        newest = {(version.task, version.version) for version in piece}
-        for task, name, value, of in sorted(session.execute(query)):
-            if of is None or (task, of) in newest:
-                found[task][name] = value
-    return found
+) -> Iterator[tuple[int, str, str]]:
+    """Yield task, name and value of the labels or metrics that some versions have then, sorted.
 
-
-def _of_aliases(
-    space: str, versions: "Sequence[Row[Any]]", then: Then
-) -> "Select[int, str, int, None]":
-    of_tasks = (AliasRow.space == space) & AliasRow.task.in_([version.task for version in versions])
-    return select(AliasRow.task, AliasRow.name, AliasRow.version, null()).where(
-        of_tasks, then.within(AliasRow)
-    )
-
-
-def _of_versions(
-    row: type[LabelRow | MetricRow], space: str, versions: "Sequence[Row[Any]]", then: Then
-) -> "Select[int, str, str, int]":
-    """Return what selects labels or metrics of some versions, and at times of others.
-
-    Led to by the commits that made them.
-
-    The outer join and the sum, which is no column, keep SQLite from any other way: each task with
-    each version takes longer than all the rest.
+    The database is led to them by the commits that made the versions. The outer join and the sum,
+    which is no column, keep SQLite from any other way: each task with each version takes longer
+    than all the rest. It may give those of other versions too, which are left out here.
     """
-    said = (
+    of_version = (
         (row.space == VersionRow.space)
         & (row.task == VersionRow.task)
         & (row.version == VersionRow.version)
         & then.within(row)
     )
-    made = (VersionRow.space == space) & VersionRow.number.in_(
-        [version.number for version in versions]
+    query = (
+        select(VersionRow.task, row.name, row.value, VersionRow.version)
+        .select_from(VersionRow.table.outerjoin(row.table, of_version))
+        .where(VersionRow.space == space)
+        .where(VersionRow.number.in_([version.number for version in versions]))
+        .where((VersionRow.task + 0).in_([version.task for version in versions]))
+        .where(row.name.is_not(None))
     )
-    among = (VersionRow.task + 0).in_([version.task for version in versions])
-    found = select(VersionRow.task, row.name, row.value, VersionRow.version).select_from(
-        VersionRow.table.outerjoin(row.table, said)
-    )
-    return found.where(made, among, row.name.is_not(None))
+    places = {(version.task, version.version) for version in versions}
+    for task, name, value, version in sorted(session.execute(query)):
+        if (task, version) in places:
+            yield task, name, value
