@@ -7,7 +7,7 @@ here can be made good by a rebuild from the store.
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from threading import RLock, local
 from typing import Final, Self
@@ -21,10 +21,9 @@ from share_registry.catalog.database_errors import parse_url, shown, translated
 from share_registry.catalog.engine import (
     Mode,
     engine_of,
-    for_writing,
+    for_transactions,
     memory_engine,
     warn_if_unsafe,
-    writing,
 )
 from share_registry.catalog.tables import IdentityRow
 from share_registry.errors import CatalogError
@@ -33,8 +32,8 @@ from share_registry.outside.files import Kind, Outside
 _MEMORY: Final = "sqlite://"
 
 
-class _Held(local):
-    """The connection that a thread keeps."""
+class _PerThread(local):
+    """The connection that a thread keeps open."""
 
     connection: Connection | None = None
 
@@ -44,13 +43,13 @@ class Catalog:
 
     def __init__(self, engine: Engine, *, url: URL, mode: Mode, in_memory: bool = False) -> None:
         self._reading = engine
-        self._writing = writing(engine)
+        self._writing = for_transactions(engine, write=True)
         self._url = url
         self._mode = mode
         self._in_memory = in_memory
         self._lock = RLock()
         self._process = os.getpid()
-        self._held = _Held()
+        self._thread = _PerThread()
         self.store_id: str | None = None
         """The uuid of the store that it is an index of."""
 
@@ -72,14 +71,18 @@ class Catalog:
                 version: a reader can go on with `Catalog.in_memory` and a rebuild.
             ConflictError: locked for too long.
         """
-        parsed, asked = parse_url(url), Mode(mode)
-        catalog = cls(engine_of(parsed, mode=asked), url=parsed, mode=asked)
+        catalog = cls._unchecked(url, Mode(mode))
         try:
             catalog._check(store_id)
         except BaseException:
             catalog.close()
             raise
         return catalog
+
+    @classmethod
+    def _unchecked(cls, url: str, mode: Mode) -> Self:
+        parsed = parse_url(url)
+        return cls(engine_of(parsed, mode=mode), url=parsed, mode=mode)
 
     @classmethod
     def in_memory(cls, store_id: str | None = None) -> Self:
@@ -112,7 +115,7 @@ class Catalog:
             )
         self._notice_fork()
         with (
-            self._turn(),
+            self._lock if self._in_memory else nullcontext(),
             translated(self._url),
             self._bind(write=write) as bind,
             Session(bind, expire_on_commit=False) as session,
@@ -122,25 +125,22 @@ class Catalog:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Keep one connection of this thread to a SQLite file open over the transactions of a block: opening it and reading its schema takes as long as ten statements.
+        """Keep one connection of this thread to a SQLite file over the transactions of a block.
 
-        Between blocks none is open, so that a file put in its place is seen, and none is carried
-        over a fork.
+        To open it and read its schema takes as long as ten statements. Between blocks none is open,
+        so that a file put in its place is seen, and none survives a fork.
         """
-        if (
-            self._held.connection is not None
-            or self._in_memory
-            or self._url.get_backend_name() != "sqlite"
-        ):
+        is_file = self._url.get_backend_name() == "sqlite" and not self._in_memory
+        if self._thread.connection is not None or not is_file:
             yield
             return
         self._notice_fork()
-        held = self._held
-        with translated(self._url), self._reading.connect() as held.connection:
+        thread = self._thread
+        with translated(self._url), self._reading.connect() as thread.connection:
             try:
                 yield
             finally:
-                held.connection = None
+                thread.connection = None
 
     @property
     def safe_url(self) -> str:
@@ -154,7 +154,7 @@ class Catalog:
 
     @property
     def schema_version(self) -> str | None:
-        """The schema version found, None where the database holds no catalog."""
+        """The version of its schema, None where the database holds no catalog."""
         with self.begin() as session:
             return schema.version_of(session.connection())
 
@@ -174,11 +174,11 @@ class Catalog:
 
     def _check(self, store_id: str | None) -> None:
         with self.kept():
-            found = self.schema_version
-            if found is None and self._mode is Mode.CREATE:
+            version = self.schema_version
+            if version is None and self._mode is Mode.CREATE:
                 self._migrate()
             else:
-                schema.check(found)
+                schema.check(version)
             self._identify(store_id)
         if self._mode is not Mode.READ and self._url.get_backend_name() == "postgresql":
             with self.begin() as session:
@@ -206,24 +206,20 @@ class Catalog:
 
         The connection that is kept, unless a transaction around this one is on it.
         """
-        held = self._held
-        mine, held.connection = held.connection, None
+        thread = self._thread
+        connection, thread.connection = thread.connection, None
         try:
-            yield (
-                (self._writing if write else self._reading)
-                if mine is None
-                else for_writing(mine, write=write)
-            )
+            if connection is None:
+                yield self._writing if write else self._reading
+            else:
+                yield for_transactions(connection, write=write)
         except BaseException:
-            if mine is not None:
+            if connection is not None:
                 # a COMMIT that failed has left the connection in its transaction
-                mine.connection.rollback()
+                connection.connection.rollback()
             raise
         finally:
-            held.connection = mine
-
-    def _turn(self) -> AbstractContextManager[object]:
-        return self._lock if self._in_memory else nullcontext()
+            thread.connection = connection
 
     def _notice_fork(self) -> None:
         """Leave the parent's connections to the parent.
@@ -232,7 +228,7 @@ class Catalog:
         """
         if self._process == os.getpid():
             return
-        self._process, self._lock, self._held = os.getpid(), RLock(), _Held()
+        self._process, self._lock, self._thread = os.getpid(), RLock(), _PerThread()
         if self._in_memory:
             with closing(self._reading.raw_connection()) as connection:
                 connection.rollback()
@@ -258,7 +254,7 @@ def check_reachable(url: str, outside: Outside) -> None:
             )
         if not outside.exists(file):
             return
-    with _unchecked(url, Mode.READ) as catalog:
+    with Catalog._unchecked(url, Mode.READ) as catalog:
         version = catalog.schema_version
         if version is None:
             return
@@ -277,7 +273,7 @@ def upgrade(url: str) -> str:
 
     Raises InvalidInputError, CatalogError, ConflictError.
     """
-    with _unchecked(url, Mode.CREATE) as catalog:
+    with Catalog._unchecked(url, Mode.CREATE) as catalog:
         catalog._migrate()
     return schema.NEWEST
 
@@ -287,22 +283,14 @@ def current(url: str) -> str | None:
 
     Raises InvalidInputError, CatalogError, ConflictError.
     """
-    with _unchecked(url, Mode.READ) as catalog:
+    with Catalog._unchecked(url, Mode.READ) as catalog:
         return catalog.schema_version
 
 
 def check(url: str) -> str:
-    """Check that this release can work with a catalog; return its schema version.
+    """Check that this release can work with a catalog; return the version of its schema.
 
     Raises InvalidInputError, CatalogError, ConflictError.
     """
-    found = current(url)
-    schema.check(found)
-    return found or schema.NEWEST
-
-
-@contextmanager
-def _unchecked(url: str, mode: Mode) -> Iterator[Catalog]:
-    parsed = parse_url(url)
-    with ExitStack() as stack:
-        yield stack.enter_context(Catalog(engine_of(parsed, mode=mode), url=parsed, mode=mode))
+    schema.check(current(url))
+    return schema.NEWEST

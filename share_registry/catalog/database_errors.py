@@ -16,26 +16,34 @@ _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked")
 _FULL: Final = "disk is full"
 """What SQLite says of the medium, not of the catalog."""
+_REBUILD: Final = "Remove the file and run `share-registry rebuild`: the store holds everything."
 _HINTS: Final = {
-    "readonly": "It cannot be written here; a registry opened with mode 'r' reads its store instead.",
     "disk is full": "Free some space and run it again.",
-    "not a database": "Remove the file and run `share-registry rebuild`: the store holds everything.",
-    "malformed": "Remove the file and run `share-registry rebuild`: the store holds everything.",
+    "readonly": "It cannot be written here; "
+    "a registry opened with mode 'r' reads its store instead.",
+    "not a database": _REBUILD,
+    "malformed": _REBUILD,
     "unable to open": "Check that the file and its directory exist and may be read.",
     "no such table": "Run `share-registry db upgrade`.",
     "password": "Check the user and password of the catalog URL.",
     "does not exist": "Create the database, or check the catalog URL.",
     "refused": "Check that the database server runs and can be reached.",
 }
-_HINT: Final = "Run `share-registry doctor` to see what the catalog answers; `share-registry rebuild` makes a new one from the store."
+_HINT: Final = (
+    "Run `share-registry doctor` to see what the catalog answers; "
+    "`share-registry rebuild` makes a new one from the store."
+)
+_URL_HINT: Final = (
+    "Examples: sqlite:////data/catalog.sqlite, postgresql+psycopg://user@host/database."
+)
 
 
 def parse_url(text: str) -> URL:
     """Parse a catalog URL: SQLite or PostgreSQL through psycopg.
 
     Raises:
-        InvalidInputError: not a URL, or of another database. The text is not repeated: it may hold a
-            password.
+        InvalidInputError: not a URL, or of another database. The text is not repeated: it may hold
+            a password.
     """
     try:
         url = make_url(text)
@@ -53,18 +61,13 @@ def parse_url(text: str) -> URL:
     return url
 
 
-_URL_HINT: Final = (
-    "Examples: sqlite:////data/catalog.sqlite, postgresql+psycopg://user@host/database."
-)
-
-
 @contextmanager
 def translated(url: URL) -> Iterator[None]:
     """Run a block and raise what the database says as our own errors.
 
     Raises:
-        ConflictError: another process holds a lock too long or wrote the same rows, or every connection
-            is in use; a retry may help.
+        ConflictError: another process holds a lock too long or wrote the same rows, or every
+            connection is in use; a retry may help.
         StoreError: the disk is full.
         CatalogError: anything else.
     """
@@ -93,22 +96,20 @@ def shown(url: URL) -> str:
 
 
 def _of_driver(error: DBAPIError, url: URL) -> CatalogError | ConflictError | StoreError:
-    said = _one_line(error.orig or error, url)
+    text = _one_line(error.orig or error, url)
     if isinstance(error, _DatabaseIntegrityError):
         return ConflictError(
-            f"catalog {shown(url)} already holds other rows under these keys: {said}.",
+            f"catalog {shown(url)} already holds other rows under these keys: {text}.",
             hint="Run it again; if it persists, run `share-registry rebuild`.",
         )
-    if getattr(error.orig, "sqlstate", None) in _RETRY_STATES or any(
-        text in said for text in _BUSY
-    ):
+    is_busy = any(part in text for part in _BUSY)
+    if is_busy or getattr(error.orig, "sqlstate", None) in _RETRY_STATES:
         return ConflictError(
-            f"catalog {shown(url)} is locked by another process: {said}.", hint="Run it again."
+            f"catalog {shown(url)} is locked by another process: {text}.", hint="Run it again."
         )
-    if _FULL in said:
-        return StoreError(f"catalog {shown(url)}: {said}.", hint=_HINTS[_FULL])
-    hint = next((hint for text, hint in _HINTS.items() if text in said), _HINT)
-    return CatalogError(f"catalog {shown(url)}: {said}.", hint=hint)
+    hint = next((hint for part, hint in _HINTS.items() if part in text), _HINT)
+    kind = StoreError if _FULL in text else CatalogError
+    return kind(f"catalog {shown(url)}: {text}.", hint=hint)
 
 
 def _one_line(error: BaseException, url: URL) -> str:

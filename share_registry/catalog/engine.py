@@ -8,7 +8,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import create_engine, event
@@ -30,6 +30,8 @@ _PRAGMAS: Final = (
     "PRAGMA trusted_schema=OFF",
     "PRAGMA cell_size_check=ON",
 )
+
+Bind = TypeVar("Bind", Engine, Connection)
 
 
 class Mode(StrEnum):
@@ -60,14 +62,9 @@ def memory_engine() -> Engine:
     return _with_own_begin(create_engine("sqlite://", creator=connect, poolclass=StaticPool))
 
 
-def writing(engine: Engine) -> Engine:
-    """Return the same engine for transactions that write."""
-    return engine.execution_options(**{_WRITES: True})
-
-
-def for_writing(connection: Connection, *, write: bool) -> Connection:
-    """Return a connection for a transaction that writes, or does not."""
-    return connection.execution_options(**{_WRITES: write})
+def for_transactions(bind: Bind, *, write: bool) -> Bind:
+    """Return an engine or connection for transactions that write, or do not."""
+    return bind.execution_options(**{_WRITES: write})
 
 
 def warn_if_unsafe(connection: Connection) -> None:
@@ -75,7 +72,8 @@ def warn_if_unsafe(connection: Connection) -> None:
     for setting in ("fsync", "synchronous_commit"):
         if connection.exec_driver_sql(f"SHOW {setting}").scalar() == "off":
             _LOG.warning(
-                "PostgreSQL runs with %s=off: after a crash the catalog may lag behind the store; `share-registry rebuild` repairs it.",
+                "PostgreSQL runs with %s=off: after a crash the catalog may lag behind the store; "
+                "`share-registry rebuild` repairs it.",
                 setting,
             )
 

@@ -25,25 +25,25 @@ def version_of(connection: Connection) -> str | None:
     """Return the schema version of a database, None where it holds no catalog."""
     if not connection.dialect.has_table(connection, SCHEMA_TABLE):
         return None
-    found = connection.execute(text(f"SELECT version_num FROM {SCHEMA_TABLE}")).scalars().all()
-    return str(found[0]) if found else None
+    version = connection.scalar(text(f"SELECT version_num FROM {SCHEMA_TABLE}"))
+    return None if version is None else str(version)
 
 
-def check(found: str | None) -> None:
+def check(version: str | None) -> None:
     """Check that this release can work with a schema version. Raises CatalogError."""
-    if found is None:
+    if version is None:
         raise CatalogError("the database holds no catalog.", hint=_UPGRADE)
-    if found not in SCHEMA_VERSIONS:
+    if version not in SCHEMA_VERSIONS:
         raise CatalogError(
-            f"catalog has schema {found}, this release knows up to {NEWEST}.",
+            f"catalog has schema {version}, this release knows up to {NEWEST}.",
             hint="Upgrade share_registry.",
         )
-    if found != NEWEST:
-        raise CatalogError(f"catalog has schema {found}, expected {NEWEST}.", hint=_UPGRADE)
+    if version != NEWEST:
+        raise CatalogError(f"catalog has schema {version}, expected {NEWEST}.", hint=_UPGRADE)
 
 
 def migrate(connection: Connection) -> None:
-    """Bring a database to the newest schema in the transaction that the connection is in (and begins, where it is in none).
+    """Bring a database to the newest schema, in the transaction that the connection is in.
 
     Raises:
         CatalogError: the schema is newer than this release.
@@ -52,16 +52,16 @@ def migrate(connection: Connection) -> None:
 
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    found = version_of(connection)
-    if found is not None and found not in SCHEMA_VERSIONS:
-        check(found)
+    version = version_of(connection)
+    if version is not None and version not in SCHEMA_VERSIONS:
+        check(version)
     config = configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, NEWEST)
 
 
 def create(connection: Connection) -> None:
-    """Create the newest schema at once, for a catalog in memory that lives as long as its process."""
+    """Create the newest schema at once, for a catalog that lives in memory."""
     TABLES.create_all(connection)
     connection.execute(
         text(f"CREATE TABLE {SCHEMA_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")

@@ -11,7 +11,7 @@ long as everything else that `log` does after its imports.
 
 import json
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -32,7 +32,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import SchemaItem
-from sqlalchemy.types import Float, TypeDecorator
+from sqlalchemy.types import Float, TypeDecorator, TypeEngine
+from typing_extensions import override
 
 SCHEMA_VERSIONS: Final = ("0001", "0002", "0003")
 """Schema versions this release knows, oldest first; the last is the one it works with."""
@@ -44,6 +45,11 @@ Our own, so that other software may keep its tables in the same database.
 
 TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 """Text compared by code point in both databases: times, digests and names sort alike everywhere."""
+INTEGER: Final = BigInteger()
+"""Whole numbers below 2**63."""
+REAL: Final = Float(53)
+"""float64."""
+FLAG: Final = Boolean()
 TABLES: Final = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -53,6 +59,8 @@ TABLES: Final = MetaData(
     }
 )
 
+T = TypeVar("T")
+
 
 class TextList(TypeDecorator[tuple[str, ...]]):
     """A list of texts, as JSON."""
@@ -60,22 +68,20 @@ class TextList(TypeDecorator[tuple[str, ...]]):
     impl = TEXT
     cache_ok = True
 
+    @override
     def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str | None:
-        """Return the JSON text."""
         return None if value is None else json.dumps(value)
 
+    @override
     def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...] | None:
-        """Return the texts."""
         return None if value is None else tuple(json.loads(value))
 
 
 class Row:
-    """Base of every table.
+    """Base of every table: class attributes are its columns.
 
-    A class attribute is a column, and `rules` are the table's other constraints and indexes.
-
-    Columns are declared as what they are in a query, `ColumnElement`: `Column` has types of its own
-    only inside the ORM.
+    `rules` are its other constraints and indexes. Columns are declared as what they are in a query,
+    `ColumnElement`: `Column` has types of its own only inside the ORM.
     """
 
     table: ClassVar[Table]
@@ -91,48 +97,16 @@ class Row:
         cls.table = Table(name, TABLES, *columns.values(), *cls.rules)
 
 
-def _string() -> ColumnElement[str]:
-    return Column(TEXT, nullable=False)
+def _key(kind: TypeEngine[T], *rules: ForeignKey) -> ColumnElement[T]:
+    return Column(kind, *rules, primary_key=True, autoincrement=False)
 
 
-def _string_key() -> ColumnElement[str]:
-    return Column(TEXT, primary_key=True)
+def _required(kind: TypeEngine[T]) -> ColumnElement[T]:
+    return Column(kind, nullable=False)
 
 
-def _space_key() -> ColumnElement[str]:
-    return Column(TEXT, ForeignKey("sr_spaces.name"), primary_key=True)
-
-
-def _optional_string() -> ColumnElement[str | None]:
-    return Column(TEXT, nullable=True)
-
-
-def _strings() -> ColumnElement[tuple[str, ...]]:
-    return Column(TextList, nullable=False)
-
-
-def _integer() -> ColumnElement[int]:
-    return Column(BigInteger, nullable=False)
-
-
-def _integer_key() -> ColumnElement[int]:
-    return Column(BigInteger, primary_key=True, autoincrement=False)
-
-
-def _optional_integer() -> ColumnElement[int | None]:
-    return Column(BigInteger, nullable=True)
-
-
-def _real() -> ColumnElement[float]:
-    return Column(Float(53), nullable=False)
-
-
-def _optional_real() -> ColumnElement[float | None]:
-    return Column(Float(53), nullable=True)
-
-
-def _flag() -> ColumnElement[bool]:
-    return Column(Boolean, nullable=False)
+def _optional(kind: TypeEngine[T]) -> ColumnElement[T | None]:
+    return Column(kind, nullable=True)
 
 
 def _index_of_bases(name: str, column: str) -> Index:
@@ -155,7 +129,7 @@ def _of_version() -> ForeignKeyConstraint:
 class IdentityRow(Row, name="sr_registry"):
     """Which store this catalog is an index of; one row."""
 
-    store = _string_key()
+    store = _key(TEXT)
 
 
 class SpaceRow(Row, name="sr_spaces"):
@@ -168,20 +142,20 @@ class SpaceRow(Row, name="sr_spaces"):
         head: Number of the newest commit applied; its id is `head_id`.
     """
 
-    name = _string_key()
-    base_model = _string()
-    base_revision = _optional_string()
-    base_labels = _strings()
-    budget = _real()
-    keep_original = _flag()
-    references = _flag()
-    refit = _flag()
-    pseudo_rank = _optional_integer()
-    k = _optional_integer()
-    phi = _integer()
-    live = _integer()
-    head = _integer()
-    head_id = _string()
+    name = _key(TEXT)
+    base_model = _required(TEXT)
+    base_revision = _optional(TEXT)
+    base_labels = _required(TextList())
+    budget = _required(REAL)
+    keep_original = _required(FLAG)
+    references = _required(FLAG)
+    refit = _required(FLAG)
+    pseudo_rank = _optional(INTEGER)
+    k = _optional(INTEGER)
+    phi = _required(INTEGER)
+    live = _required(INTEGER)
+    head = _required(INTEGER)
+    head_id = _required(TEXT)
 
 
 class CommitRow(Row, name="sr_commits"):
@@ -191,18 +165,18 @@ class CommitRow(Row, name="sr_commits"):
     did, as a phrase.
     """
 
-    space = _space_key()
-    number = _integer_key()
-    id = _string()
-    parent = _string()
-    kind = _string()
-    time = _string()
-    key = _string()
-    note = _optional_string()
-    author = _optional_string()
-    message = _string()
-    detail = _string()
-    basis = _optional_string()
+    space = _key(TEXT, ForeignKey("sr_spaces.name"))
+    number = _key(INTEGER)
+    id = _required(TEXT)
+    parent = _required(TEXT)
+    kind = _required(TEXT)
+    time = _required(TEXT)
+    key = _required(TEXT)
+    note = _optional(TEXT)
+    author = _optional(TEXT)
+    message = _required(TEXT)
+    detail = _required(TEXT)
+    basis = _optional(TEXT)
     rules = (
         UniqueConstraint("space", "key"),
         UniqueConstraint("space", "id"),
@@ -217,29 +191,29 @@ class CommitRow(Row, name="sr_commits"):
 class TaskRow(Row, name="sr_tasks"):
     """One task: its place in the order of creation, from 1; `since` is the commit that made it."""
 
-    space = _space_key()
-    task = _integer_key()
-    since = _integer()
+    space = _key(TEXT, ForeignKey("sr_spaces.name"))
+    task = _key(INTEGER)
+    since = _required(INTEGER)
 
 
 class TaskNameRow(Row, name="sr_task_names"):
     """A name of a task; the current one has no `until`, older ones lead to the task for ever."""
 
-    space = _string_key()
-    name = _string_key()
-    since = _integer_key()
-    until = _optional_integer()
-    task = _integer()
+    space = _key(TEXT)
+    name = _key(TEXT)
+    since = _key(INTEGER)
+    until = _optional(INTEGER)
+    task = _required(INTEGER)
     rules = (_of_task(), Index(None, "space", "task", "until"))
 
 
 class TaskLifeRow(Row, name="sr_task_lives"):
     """A stretch of time in which a task is live: from its creation or return to its drop."""
 
-    space = _string_key()
-    task = _integer_key()
-    since = _integer_key()
-    until = _optional_integer()
+    space = _key(TEXT)
+    task = _key(INTEGER)
+    since = _key(INTEGER)
+    until = _optional(INTEGER)
     rules = (_of_task(),)
 
 
@@ -259,30 +233,30 @@ class VersionRow(Row, name="sr_task_versions"):
         remarks: What was not kept or is worth knowing.
     """
 
-    space = _string_key()
-    task = _integer_key()
-    version = _integer_key()
-    number = _integer()
-    name = _string()
-    adapter_digest = _string()
-    layout_digest = _string()
-    tensors_digest = _string()
-    source_digest = _string()
-    budget = _optional_real()
-    error = _real()
-    norm = _real()
-    before = _optional_real()
-    bound = _flag()
-    raw_bytes = _integer()
-    added_bytes = _integer()
-    config_digest = _optional_string()
-    note_digest = _optional_string()
-    note_task = _string()
-    source_kind = _optional_string()
-    source_location = _optional_string()
-    source_revision = _optional_string()
-    restored_from = _optional_integer()
-    remarks = _strings()
+    space = _key(TEXT)
+    task = _key(INTEGER)
+    version = _key(INTEGER)
+    number = _required(INTEGER)
+    name = _required(TEXT)
+    adapter_digest = _required(TEXT)
+    layout_digest = _required(TEXT)
+    tensors_digest = _required(TEXT)
+    source_digest = _required(TEXT)
+    budget = _optional(REAL)
+    error = _required(REAL)
+    norm = _required(REAL)
+    before = _optional(REAL)
+    bound = _required(FLAG)
+    raw_bytes = _required(INTEGER)
+    added_bytes = _required(INTEGER)
+    config_digest = _optional(TEXT)
+    note_digest = _optional(TEXT)
+    note_task = _required(TEXT)
+    source_kind = _optional(TEXT)
+    source_location = _optional(TEXT)
+    source_revision = _optional(TEXT)
+    restored_from = _optional(INTEGER)
+    remarks = _required(TextList())
     rules = (
         _of_task(),
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),
@@ -295,10 +269,10 @@ class VersionRow(Row, name="sr_task_versions"):
 class TouchRow(Row, name="sr_touches"):
     """A task a commit is about, and the version it made or speaks of."""
 
-    space = _string_key()
-    number = _integer_key()
-    task = _integer_key()
-    version = _optional_integer()
+    space = _key(TEXT)
+    number = _key(INTEGER)
+    task = _key(INTEGER)
+    version = _optional(INTEGER)
     rules = (
         _of_task(),
         ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),
@@ -307,50 +281,50 @@ class TouchRow(Row, name="sr_touches"):
 
 
 class ParentRow(Row, name="sr_parents"):
-    """A task version that another one declares to be derived from, or, with a weight, was merged of."""
+    """A parent of a task version: it is derived from it or, with a weight, was merged of it."""
 
-    space = _string_key()
-    task = _integer_key()
-    version = _integer_key()
-    position = _integer_key()
-    parent_task = _integer()
-    parent_version = _integer()
-    weight = _optional_string()
+    space = _key(TEXT)
+    task = _key(INTEGER)
+    version = _key(INTEGER)
+    position = _key(INTEGER)
+    parent_task = _required(INTEGER)
+    parent_version = _required(INTEGER)
+    weight = _optional(TEXT)
     rules = (_of_version(),)
 
 
 class AliasRow(Row, name="sr_aliases"):
     """What an alias of a task stands for, over time."""
 
-    space = _string_key()
-    task = _integer_key()
-    name = _string_key()
-    since = _integer_key()
-    until = _optional_integer()
-    version = _integer()
+    space = _key(TEXT)
+    task = _key(INTEGER)
+    name = _key(TEXT)
+    since = _key(INTEGER)
+    until = _optional(INTEGER)
+    version = _required(INTEGER)
     rules = (_of_version(), Index(None, "space", "name", "task"))
 
 
 class TagRow(Row, name="sr_tags"):
     """A name of a commit, for ever; `since` is the commit that gave it."""
 
-    space = _string_key()
-    name = _string_key()
-    number = _integer()
-    since = _integer()
+    space = _key(TEXT)
+    name = _key(TEXT)
+    number = _required(INTEGER)
+    since = _required(INTEGER)
     rules = (ForeignKeyConstraint(["space", "number"], ["sr_commits.space", "sr_commits.number"]),)
 
 
 class LabelRow(Row, name="sr_labels"):
     """A label of a task version, over time."""
 
-    space = _string_key()
-    task = _integer_key()
-    version = _integer_key()
-    name = _string_key()
-    since = _integer_key()
-    until = _optional_integer()
-    value = _string()
+    space = _key(TEXT)
+    task = _key(INTEGER)
+    version = _key(INTEGER)
+    name = _key(TEXT)
+    since = _key(INTEGER)
+    until = _optional(INTEGER)
+    value = _required(TEXT)
     rules = (
         _of_version(),
         Index(None, "space", "since"),
@@ -361,42 +335,42 @@ class LabelRow(Row, name="sr_labels"):
 class MetricRow(Row, name="sr_metrics"):
     """A metric of a task version, over time; the value as written in the note."""
 
-    space = _string_key()
-    task = _integer_key()
-    version = _integer_key()
-    name = _string_key()
-    since = _integer_key()
-    until = _optional_integer()
-    value = _string()
+    space = _key(TEXT)
+    task = _key(INTEGER)
+    version = _key(INTEGER)
+    name = _key(TEXT)
+    since = _key(INTEGER)
+    until = _optional(INTEGER)
+    value = _required(TEXT)
     rules = (_of_version(), Index(None, "space", "since"))
 
 
 class ModuleRow(Row, name="sr_modules"):
     """The shape of one module (or of each of its experts) of the space's base model."""
 
-    space = _space_key()
-    module = _string_key()
-    out = _integer()
-    width = _integer()
-    experts = _integer()
-    since = _integer()
+    space = _key(TEXT, ForeignKey("sr_spaces.name"))
+    module = _key(TEXT)
+    out = _required(INTEGER)
+    width = _required(INTEGER)
+    experts = _required(INTEGER)
+    since = _required(INTEGER)
 
 
 class ObjectRow(Row, name="sr_objects"):
-    """An object that the records and notes of a space name, its role, and the commit that named it first."""
+    """An object that records and notes of a space name, its role, and the first commit to name it."""
 
-    space = _space_key()
-    digest = _string_key()
-    role = _string_key()
-    since = _integer()
+    space = _key(TEXT, ForeignKey("sr_spaces.name"))
+    digest = _key(TEXT)
+    role = _key(TEXT)
+    since = _required(INTEGER)
 
 
 class LeaseRow(Row, name="sr_leases"):
     """An advisory write lease of a space, held until a time; no promise rests on it."""
 
-    space = _string_key()
-    holder = _string()
-    expires = _string()
+    space = _key(TEXT)
+    holder = _required(TEXT)
+    expires = _required(TEXT)
 
 
 Temporal = TaskNameRow | TaskLifeRow | AliasRow | LabelRow | MetricRow

@@ -59,7 +59,8 @@ def _translation(error: OSError, path: Path) -> StoreError | IntegrityError:
     hints = {
         errno.ENOSPC: "Free some space and run it again.",
         errno.EDQUOT: "Raise the quota or free some space and run it again.",
-        errno.EROFS: "The medium is read-only: write to another place, and open it with mode 'r' where it is a registry.",
+        errno.EROFS: "The medium is read-only: write to another place, "
+        "and open it with mode 'r' where it is a registry.",
         errno.EACCES: "Check the permissions of the directory.",
         errno.EPERM: "Check the permissions of the directory.",
         errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",

@@ -1,15 +1,12 @@
-"""Everything outside the process.
+"""Everything outside the process: files, the clock, randomness. Only this package touches them.
 
-Files, the clock, randomness (the only package that touches them).
-
-`System` is one method per system call, `Outside` the few safe operations made of them. A test hands
-in another `System` to record, refuse or reorder calls, or a hook that raises, kills or waits at a
+`System` is one method per system call, `Outside` the few safe operations made of them. A test gives
+another `System` to record, refuse or reorder calls, or a hook that raises, kills or waits at a
 named point of a write.
 """
 
 import copy
 import errno
-import logging
 import os
 import secrets
 import shutil
@@ -31,11 +28,10 @@ from share_registry.errors import (
     ShareRegistryError,
     StoreError,
 )
-from share_registry.outside.failures import errno_of, nothing_done, translated
+from share_registry.outside.failures import errno_of, translated
 from share_registry.outside.reading import PIECE, Seen, read_all
 from share_registry.outside.system import CREATE, FOLDER, NO_FOLLOW, READ, STEP, WINDOWS, System
 
-_LOG: Final = logging.getLogger(__name__)
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -46,6 +42,13 @@ class Kind(StrEnum):
     DIRECTORY = "directory"
     LINK = "link"
     OTHER = "other"
+
+
+_KINDS: Final = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.LINK,
+}
 
 
 class Outside:
@@ -64,7 +67,7 @@ class Outside:
         self._root: Path | None = None
 
     def confined(self, root: Path) -> Self:
-        """Return a view in which every path must lie below `root` and no link is followed on the way there."""
+        """Return a view of what lies below `root`, in which no link is followed on the way."""
         view = copy.copy(self)
         view._root = root
         return view
@@ -120,44 +123,31 @@ class Outside:
 
         Raises StoreError.
         """
-        found = self._find(path)
-        if found is None:
-            return None
-        tests = (
-            (stat.S_ISREG, Kind.FILE),
-            (stat.S_ISDIR, Kind.DIRECTORY),
-            (stat.S_ISLNK, Kind.LINK),
-        )
-        return next((kind for test, kind in tests if test(found.st_mode)), Kind.OTHER)
+        status = self._status(path)
+        return None if status is None else _KINDS.get(stat.S_IFMT(status.st_mode), Kind.OTHER)
 
     def exists(self, path: Path) -> bool:
         """Tell whether a path exists (links are not followed). Raises StoreError."""
-        return self._find(path) is not None
+        return self._status(path) is not None
 
     def first_of(self, folder: Path, names: Sequence[str]) -> str | None:
         """Return the first of some names that a directory holds; the way there is walked once.
 
         Raises StoreError.
         """
-        with (
-            translated(folder),
-            suppress(FileNotFoundError, NotADirectoryError),
-            self._spot(folder / names[0]) as (_, inside),
-        ):
-            return next(
-                (
-                    name
-                    for name in names
-                    if self._holds(os.fspath(folder / name) if inside is None else name, inside)
-                ),
-                None,
-            )
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        with translated(folder), missing, self._spot(folder / names[0]) as (_, inside):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    place = os.fspath(folder / name) if inside is None else name
+                    self._system.find(place, folder=inside)
+                    return name
         return None
 
     def size(self, path: Path) -> int | None:
         """Return the size of a regular file, None where there is none. Raises StoreError."""
-        found = self._find(path)
-        return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+        status = self._status(path)
+        return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
 
     def read(self, path: Path, *, limit: int, seen: Seen | None = None) -> bytes:
         """Read a whole regular file.
@@ -207,7 +197,8 @@ class Outside:
                 with self._closing(handle):
                     self._fill(handle, content, point, frozen)
             except BaseException:
-                self._quietly_unlink(name, folder)
+                with suppress(OSError):
+                    self._system.unlink(name, folder=folder)
                 raise
 
     def link_new(self, source: Path, target: Path) -> bool:
@@ -263,10 +254,10 @@ class Outside:
         Raises StoreError, or Refused where a file is in the way.
         """
         missing = []
-        while (found := self.kind(path)) is None and path != self._root:
+        while (kind := self.kind(path)) is None and path != self._root:
             missing.append(path)
             path = path.parent
-        if found is Kind.FILE:
+        if kind is Kind.FILE:
             raise RefusedError(
                 f"{path} is a file, expected a directory.", hint="Choose another place."
             )
@@ -281,15 +272,21 @@ class Outside:
 
     def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable. Raises StoreError."""
+        # Windows has no such call; its file systems journal names
         if WINDOWS:
-            return  # has no such call; its file systems journal names
+            return
         flags = FOLDER | (NO_FOLLOW if self._root else 0)
         with (
             translated(path),
             self._spot(path) as (name, folder),
             self._closing(self._system.open(name, flags, folder=folder)) as handle,
         ):
-            self._sync_names(handle)
+            try:
+                self._system.fsync(handle)
+            except OSError as error:
+                # the answer of file systems that cannot flush a directory
+                if error.errno != errno.EINVAL:
+                    raise
 
     def touch(self, path: Path) -> None:
         """Refresh a modification time; not essential, so never an error."""
@@ -341,22 +338,19 @@ class Outside:
 
         Below a confining root every step there is taken without following a link.
         """
-        if self._root is None:
-            yield os.fspath(path), None
-            return
-        steps = _steps(path, self._root)
-        if WINDOWS:
+        steps = () if self._root is None else _steps(path, self._root)
+        if self._root is None or WINDOWS:
             yield os.fspath(path), None
             return
         folder = self._system.open(os.fspath(self._root), STEP)
         try:
             for step in steps[:-1]:
                 inner = self._step(step, folder, path)
-                self._let_go(folder)
+                self._release(folder)
                 folder = inner
             yield steps[-1], folder
         finally:
-            self._let_go(folder)
+            self._release(folder)
 
     def _step(self, name: str, folder: int, path: Path) -> int:
         try:
@@ -369,13 +363,10 @@ class Outside:
                 ) from error
             raise
 
-    def _let_go(self, folder: int) -> None:
-        """Close a directory that was only passed through.
-
-        It holds nothing that could fail to be written.
-        """
+    def _release(self, handle: int) -> None:
+        """Close a descriptor whose failure to close does not count."""
         with suppress(OSError):
-            self._system.close(folder)
+            self._system.close(handle)
 
     @contextmanager
     def _closing(self, handle: int) -> Iterator[int]:
@@ -383,34 +374,15 @@ class Outside:
         try:
             yield handle
         except BaseException:
-            with suppress(OSError):
-                self._system.close(handle)
+            self._release(handle)
             raise
         self._system.close(handle)
 
-    def _find(self, path: Path) -> os.stat_result | None:
-        with (
-            translated(path),
-            suppress(FileNotFoundError, NotADirectoryError),
-            self._spot(path) as (name, folder),
-        ):
+    def _status(self, path: Path) -> os.stat_result | None:
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        with translated(path), missing, self._spot(path) as (name, folder):
             return self._system.find(name, folder=folder)
         return None
-
-    def _holds(self, name: str, folder: int | None) -> bool:
-        with suppress(FileNotFoundError):
-            self._system.find(name, folder=folder)
-            return True
-        return False
-
-    def _sync_names(self, handle: int) -> None:
-        try:
-            self._system.fsync(handle)
-        except OSError as error:
-            if (
-                error.errno != errno.EINVAL
-            ):  # the answer of file systems that cannot flush a directory
-                raise
 
     def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:
         self.at(f"{point}.open")
@@ -433,17 +405,12 @@ class Outside:
         except OSError as error:
             if error.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
                 raise RefusedError(
-                    f"the file system of {new} can neither link nor rename without replacing, so two writers could overwrite each other.",
+                    f"the file system of {new} can neither link nor rename without replacing, "
+                    "so two writers could overwrite each other.",
                     hint="Put the registry on another file system.",
                 ) from error
             raise
         return True
-
-    def _quietly_unlink(self, name: str, folder: int | None) -> None:
-        try:
-            self._system.unlink(name, folder=folder)
-        except OSError as error:
-            _LOG.debug("cannot remove %s: %s", name, error)
 
 
 def _steps(path: Path, root: Path) -> tuple[str, ...]:
@@ -454,6 +421,3 @@ def _steps(path: Path, root: Path) -> tuple[str, ...]:
     if ".." in steps:
         raise InvalidInputError(f"path {path} has a step upwards.")
     return steps
-
-
-__all__ = ["Kind", "Outside", "nothing_done"]

@@ -34,25 +34,26 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
         IntegrityError: not a regular file, or larger than the limit.
         OSError: the system refuses.
     """
-    found = system.status(handle)
-    if not stat.S_ISREG(found.st_mode):
+    status = system.status(handle)
+    if not stat.S_ISREG(status.st_mode):
         raise IntegrityError(f"{path} is not a regular file.", hint="Run verify.")
-    if found.st_size > limit:
+    if status.st_size > limit:
         raise IntegrityError(
-            f"{path} has {found.st_size} bytes, more than the limit of {limit}.", hint="Run verify."
+            f"{path} has {status.st_size} bytes, more than the limit of {limit}.",
+            hint="Run verify.",
         )
-    memory = BytesIO(
-        bytes(found.st_size)
-    )  # hands out the very bytes it was given, once nobody looks at them
+    # gives back the very bytes it was made of, once nobody looks at them
+    memory = BytesIO(bytes(status.st_size))
     size = 0
-    with memory.getbuffer() as places, _handing_on(seen, found.st_size) as hand_on:
+    with memory.getbuffer() as places, _passing_on(seen, status.st_size) as pass_on:
         while size < len(places) and (
             count := system.read_into(handle, places[size : size + PIECE])
         ):
-            hand_on(places[size : size + count])
+            pass_on(places[size : size + count])
             size += count
     content = memory.getvalue()[:size]
-    while piece := system.read(handle, min(limit + 1 - size, PIECE)):  # of a file that grows
+    # a file that grows
+    while piece := system.read(handle, min(limit + 1 - size, PIECE)):
         content += piece
         size += len(piece)
         if size > limit:
@@ -66,7 +67,7 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
 
 
 @contextmanager
-def _handing_on(seen: Seen | None, size: int) -> Iterator[Seen]:
+def _passing_on(seen: Seen | None, size: int) -> Iterator[Seen]:
     """Yield what is called with the pieces of a file of some size.
 
     At the end of the block all are seen, and let go.

@@ -24,7 +24,8 @@ from share_registry.errors import (
 from share_registry.format.canonical import sha256
 from share_registry.names import CommitNumber, Digest, SpaceName, space_name
 from share_registry.names import digest as checked_digest
-from share_registry.outside.files import Kind, Outside, nothing_done
+from share_registry.outside.failures import nothing_done
+from share_registry.outside.files import Kind, Outside
 from share_registry.store.protocol import (
     MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,

@@ -178,7 +178,7 @@ def check_number(number: CommitNumber) -> None:
 
 
 def record_name(number: CommitNumber) -> str:
-    """Return the file name of a record. Raises InvalidInputError for a number that none can have."""
+    """Return the file name of a record. Raises InvalidInputError for a number out of range."""
     check_number(number)
     return f"{number:020d}.json"
 

@@ -111,7 +111,8 @@ def alias_history(
             stood for nothing then.
 
     Raises:
-        InvalidInputError, NotFoundError, RefusedError: the space, task, alias or `at` leads nowhere.
+        InvalidInputError, NotFoundError, RefusedError: the space, task, alias or `at` leads
+            nowhere.
     """
     where = space_of(session, space)
     of_task = find_task(session, where, task)

@@ -240,20 +240,6 @@ def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
     return FoundTask(row[0], TaskName(row[1]))
 
 
-def previous_targets(rows: Iterable[tuple[int, int, int | None]]) -> list[int | None]:
-    """Return what an alias stands for (None where it is removed), then what it stood for before.
-
-    Args:
-        rows: (version, since, until) in the order of `since`.
-
-    Returns:
-        Newest first, removals before now left out, no version twice in a row.
-    """
-    history = list(rows)
-    removed: list[int | None] = [None] if history and history[-1][2] is not None else []
-    return removed + [version for version, _ in groupby(row[0] for row in reversed(history))]
-
-
 def _of_task(
     session: Session, space: SpaceName, asked: Reference, task: FoundTask
 ) -> ResolvedReference:
@@ -282,13 +268,29 @@ def _alias_rows(
     query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(
         AliasRow.space == space, AliasRow.task == task.task, AliasRow.name == alias
     )
-    return [row._tuple() for row in session.execute(query.order_by(AliasRow.since))]
+    return [
+        (version, since, until)
+        for version, since, until in session.execute(query.order_by(AliasRow.since))
+    ]
 
 
 def _target(
     rows: list[tuple[int, int, int | None]], space: SpaceName, task: FoundTask, asked: Reference
 ) -> int:
-    targets = previous_targets(rows)
+    """Return the version an alias stands for, or stood for so many distinct targets ago.
+
+    Args:
+        rows: (version, since, until) of the alias in the order of `since`. Where the last has
+            ended, the alias is removed: that counts as its present target.
+        space: The space.
+        task: The task.
+        asked: The reference.
+
+    Raises:
+        NotFoundError: it is removed, or has not had so many targets.
+    """
+    removed: list[int | None] = [] if rows[-1][2] is None else [None]
+    targets = removed + [version for version, _ in groupby(row[0] for row in reversed(rows))]
     if asked.back >= len(targets):
         count = sum(target is not None for target in targets)
         raise NotFoundError(
