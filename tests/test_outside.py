@@ -195,7 +195,7 @@ def _make(path: Path, kind: Kind | None) -> None:
         Kind.FILE: lambda: path.write_bytes(b""),
         Kind.DIRECTORY: path.mkdir,
         Kind.LINK: lambda: path.symlink_to("/etc/hostname"),
-        Kind.OTHER: lambda: os.mkfifo(path),
+        Kind.SPECIAL: lambda: os.mkfifo(path),
         None: lambda: None,
     }
     makers[kind]()
@@ -215,7 +215,7 @@ def test_a_path_is_what_it_is_itself(outside: Outside, tmp_path: Path, kind: Kin
     [
         (Kind.DIRECTORY, IntegrityError),
         (Kind.LINK, IntegrityError),
-        (Kind.OTHER, IntegrityError),
+        (Kind.SPECIAL, IntegrityError),
         (None, NotFoundError),
     ],
 )

@@ -41,7 +41,7 @@ class Kind(StrEnum):
     FILE = "file"
     DIRECTORY = "directory"
     LINK = "link"
-    OTHER = "other"
+    SPECIAL = "special"
 
 
 _KINDS: Final = {
@@ -124,7 +124,7 @@ class Outside:
         Raises StoreError.
         """
         status = self._status(path)
-        return None if status is None else _KINDS.get(stat.S_IFMT(status.st_mode), Kind.OTHER)
+        return None if status is None else _KINDS.get(stat.S_IFMT(status.st_mode), Kind.SPECIAL)
 
     def exists(self, path: Path) -> bool:
         """Tell whether a path exists (links are not followed). Raises StoreError."""

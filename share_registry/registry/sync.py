@@ -99,7 +99,7 @@ def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
 
     A listing of the spaces and two small reads for each, no statement.
     """
-    return store.spaces(known=heads) == sorted(heads) and all(
+    return store.spaces(expected=heads) == sorted(heads) and all(
         _ends_with(store, space, head) for space, head in heads.items()
     )
 

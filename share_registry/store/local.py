@@ -178,11 +178,11 @@ class LocalStore(Store):
             self._outside.sync_directory(log)
 
     @override
-    def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
+    def spaces(self, *, expected: Collection[SpaceName] = ()) -> list[SpaceName]:
         return [
             SpaceName(name)
             for name in self._outside.names(self._root / "spaces")
-            if name in known or self._is_space(name)
+            if name in expected or self._is_space(name)
         ]
 
     def _is_space(self, name: str) -> bool:

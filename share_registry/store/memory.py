@@ -85,7 +85,7 @@ class MemoryStore(Store):
         return self._records.get((space_name(space), number))
 
     @override
-    def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
+    def spaces(self, *, expected: Collection[SpaceName] = ()) -> list[SpaceName]:
         with self._lock:
             return sorted({space for space, _ in self._records})
 

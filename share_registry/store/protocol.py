@@ -137,10 +137,10 @@ class Store(Protocol):
         return
 
     @abstractmethod
-    def spaces(self, *, known: Collection[SpaceName] = ()) -> list[SpaceName]:
+    def spaces(self, *, expected: Collection[SpaceName] = ()) -> list[SpaceName]:
         """Return the spaces that have a record, sorted by name.
 
-        Those `known` need not be looked into where their names are there.
+        Those `expected` need not be looked into where their names are there.
         """
 
     @abstractmethod

@@ -185,7 +185,7 @@ class StoreConformance:
             for number in (1, 2, 10, 3):
                 store.publish(SpaceName(space), CommitNumber(number), b"{}")
         assert store.spaces() == ["a", "a.1", "b"]
-        assert store.spaces(known=[SpaceName("b"), SpaceName("gone")]) == ["a", "a.1", "b"]
+        assert store.spaces(expected=[SpaceName("b"), SpaceName("gone")]) == ["a", "a.1", "b"]
         assert store.numbers(SpaceName("a")) == [1, 2, 3, 10], "sorted as numbers, not as text"
         assert store.numbers(SpaceName("c")) == []
 

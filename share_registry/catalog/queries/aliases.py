@@ -1,10 +1,11 @@
 """Spaces, aliases and tags as they stand now, or stood at any commit."""
 
+from datetime import datetime
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.as_of import At, as_of, number_at
-from share_registry.catalog.queries.commit_rows import moment
 from share_registry.catalog.queries.resolution import find_task, space_of
 from share_registry.catalog.sql import pieces
 from share_registry.catalog.tables import (
@@ -43,7 +44,7 @@ def spaces(session: Session) -> list[SpaceSummary]:
             phi=row.phi,
             tasks=row.live,
             commits=row.head,
-            time=moment(row.time),
+            time=datetime.fromisoformat(row.time),
         )
         for row in session.execute(query)
     ]
@@ -91,7 +92,7 @@ def aliases(
             version=Version(row.version),
             ref=f"{row.space}/{row.task_name}@v{row.version}",
             number=CommitNumber(row.since),
-            time=moment(row.time),
+            time=datetime.fromisoformat(row.time),
         )
         for row in session.execute(query.order_by(AliasRow.space, TaskNameRow.name, AliasRow.name))
     ]
@@ -148,7 +149,7 @@ def alias_history(
             ref=None if version is None else f"{where}/{of_task.name}@v{version}",
             number=CommitNumber(row.number),
             id=Digest(row.id),
-            time=moment(row.time),
+            time=datetime.fromisoformat(row.time),
             author=row.author,
             reason=row.message,
         )
@@ -176,7 +177,7 @@ def tags(session: Session, *, space: str | None = None) -> list[Tag]:
             space=SpaceName(row.space),
             number=CommitNumber(row.number),
             id=Digest(row.id),
-            time=moment(row.time),
+            time=datetime.fromisoformat(row.time),
         )
         for row in session.execute(query)
     ]

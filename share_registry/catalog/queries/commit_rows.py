@@ -74,11 +74,6 @@ def commits_of(session: Session, rows: Sequence[Row[Any]], *, created: bool = Tr
     return [_commit(row, about[(row.space, row.number)], created=created) for row in rows]
 
 
-def moment(text: str) -> datetime:
-    """Return a record's time."""
-    return datetime.fromisoformat(text)
-
-
 def _commit(row: Any, about: _About, *, created: bool) -> Commit:
     return Commit(
         number=CommitNumber(row.number),
@@ -86,7 +81,7 @@ def _commit(row: Any, about: _About, *, created: bool) -> Commit:
         parent=Digest(row.parent),
         kind=row.kind,
         space=SpaceName(row.space),
-        time=moment(row.time),
+        time=datetime.fromisoformat(row.time),
         key=row.key,
         author=row.author,
         message=row.message,

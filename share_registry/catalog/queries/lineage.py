@@ -7,12 +7,12 @@ repeats ("restored").
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import BigInteger, Row, Select, literal, select
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.queries.commit_rows import moment
 from share_registry.catalog.queries.resolution import find_task, resolve_version
 from share_registry.catalog.sql import pieces
 from share_registry.catalog.tables import (
@@ -153,7 +153,7 @@ def _node(row: Row[Any]) -> LineageNode:
         number=CommitNumber(row.number),
         id=Digest(row.id),
         kind=row.kind,
-        time=moment(row.time),
+        time=datetime.fromisoformat(row.time),
         author=row.author,
         message=row.message,
         source=f"{row.source_location or ''}{revision}",

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 from math import isfinite
 from operator import attrgetter
@@ -10,7 +11,6 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.queries.commit_rows import moment
 from share_registry.catalog.tables import CommitRow, MetricRow, TaskLifeRow, TaskNameRow, VersionRow
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.values.analyses import RetentionCommit
@@ -31,7 +31,12 @@ def changing_commits(session: Session, space: SpaceName) -> tuple[RetentionCommi
         .order_by(CommitRow.number)
     )
     return tuple(
-        RetentionCommit(number=CommitNumber(number), id=Digest(id_), kind=kind, time=moment(time))
+        RetentionCommit(
+            number=CommitNumber(number),
+            id=Digest(id_),
+            kind=kind,
+            time=datetime.fromisoformat(time),
+        )
         for number, id_, kind, time in session.execute(query)
     )
 

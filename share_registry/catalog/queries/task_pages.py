@@ -9,6 +9,7 @@ not depend on how many tasks or versions there are.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -29,7 +30,6 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, Then, as_of
-from share_registry.catalog.queries.commit_rows import moment
 from share_registry.catalog.queries.resolution import spaces_in_scope
 from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import (
@@ -78,10 +78,6 @@ class TaskQuery:
     limit: int | None = None
     after: str | Task | None = None
 
-    def fits(self, name: str) -> bool:
-        """Tell whether a task's name fits."""
-        return self.name is None or fnmatchcase(name, self.name)
-
 
 def tasks(session: Session, query: TaskQuery) -> list[Task]:
     """List the live tasks by space and name, each at its newest version.
@@ -109,8 +105,9 @@ def _page(
 ) -> list[Task]:
     """Return the tasks of a space that fit behind a name, at most so many."""
     names: dict[int, str] = {}
+    pattern = "*" if query.name is None else query.name
     for batch in _names(session, space, then, query, after, limit):
-        names |= {task: name for task, name in batch if query.fits(name)}
+        names |= {task: name for task, name in batch if fnmatchcase(name, pattern)}
         if limit is not None and len(names) >= limit:
             break
     chosen = list(names)[:limit]
@@ -263,7 +260,7 @@ def _tasks(
             ref=f"{space}/{names[row.task]}@v{row.version}",
             version=Version(row.version),
             number=CommitNumber(row.number),
-            time=moment(row.time),
+            time=datetime.fromisoformat(row.time),
             error=row.error,
             bound=row.bound,
             budget=row.budget,
