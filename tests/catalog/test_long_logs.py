@@ -16,6 +16,7 @@ from share_registry.catalog.queries import lookups
 from share_registry.values.task_version import TaskVersion
 from tests.catalog.growing import SPACE, STEP, Growing, copy
 from tests.catalog.logs import Log, Logged
+from tests.catalog.rows import dump
 
 SHORT, LONG = 600, 2400
 TASKS_PER_COMMIT = 4
@@ -136,7 +137,7 @@ def test_a_copied_catalog_equals_one_that_followed_the_records(postgresql_url: s
                 growing.log.apply(session)
         copy(source, copied)
         with followed.begin() as followed_session, copied.begin() as copied_session:
-            assert lookups.dump(followed_session) == lookups.dump(copied_session)
+            assert dump(followed_session) == dump(copied_session)
 
 
 @pytest.mark.parametrize("seed", range(3))

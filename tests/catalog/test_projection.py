@@ -25,6 +25,7 @@ from share_registry.catalog.tables import (
 from share_registry.errors import ConflictError, IntegrityError
 from share_registry.format.records import Note
 from tests.catalog.logs import GENESIS, Log, Logged, digest_of, layout_of, story, whole_story
+from tests.catalog.rows import dump
 
 
 def test_a_log_applied_twice_changes_nothing_the_second_time(catalog_url: str) -> None:
@@ -32,10 +33,10 @@ def test_a_log_applied_twice_changes_nothing_the_second_time(catalog_url: str) -
     with Catalog.open(catalog_url) as catalog:
         with catalog.begin(write=True) as session:
             log.apply(session)
-            first = lookups.dump(session)
+            first = dump(session)
         with catalog.begin(write=True) as session:
             assert not any(entry.apply(session) for entry in log.entries)
-            assert lookups.dump(session) == first
+            assert dump(session) == first
 
 
 def test_a_catalog_wiped_and_filled_again_is_equal(catalog_url: str) -> None:
@@ -43,15 +44,13 @@ def test_a_catalog_wiped_and_filled_again_is_equal(catalog_url: str) -> None:
     with Catalog.open(catalog_url, store_id="store") as catalog:
         with catalog.begin(write=True) as session:
             log.apply(session)
-            first = lookups.dump(session)
+            first = dump(session)
         with catalog.begin(write=True) as session:
             wipe(session)
-            assert not any(
-                rows for name, rows in lookups.dump(session).items() if name != "sr_registry"
-            )
+            assert not any(rows for name, rows in dump(session).items() if name != "sr_registry")
             assert session.scalar(select(IdentityRow.store)) == "store"
             log.apply(session)
-            assert lookups.dump(session) == first
+            assert dump(session) == first
 
 
 def test_both_databases_hold_equal_rows(new_catalog_url: Callable[[str], str]) -> None:
@@ -59,7 +58,7 @@ def test_both_databases_hold_equal_rows(new_catalog_url: Callable[[str], str]) -
     for kind in ("sqlite", "postgresql"):
         with Catalog.open(new_catalog_url(kind)) as catalog, catalog.begin(write=True) as session:
             whole_story().apply(session)
-            dumps.append(lookups.dump(session))
+            dumps.append(dump(session))
     assert dumps[0] == dumps[1]
     assert sum(len(rows) for rows in dumps[0].values()) > 60
 
@@ -71,12 +70,12 @@ def test_wiping_one_space_leaves_the_others() -> None:
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         for log in logs:
             log.apply(session)
-        before = lookups.dump(session)
+        before = dump(session)
         wipe(session, "base")
         assert lookups.space_names(session) == ["other"]
         assert len(session.scalars(select(CommitRow.number)).all()) == 2
         logs[0].apply(session)
-        assert lookups.dump(session) == before
+        assert dump(session) == before
 
 
 def test_tasks_are_numbered_in_the_order_of_creation() -> None:
@@ -440,7 +439,7 @@ def _apply(catalog: Catalog, entry: Logged) -> None:
 
 def _dump(catalog: Catalog) -> dict[str, list[tuple[object, ...]]]:
     with catalog.begin() as session:
-        return lookups.dump(session)
+        return dump(session)
 
 
 def statements(session: Session) -> list[str]:

@@ -18,6 +18,7 @@ from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.errors import NotFoundError
 from tests.catalog.logs import Log, digest_of, policy
 from tests.catalog.model import Model, ModelTask
+from tests.catalog.rows import dump
 
 NAMES = ("ant", "bee", "cat", "dog")
 ALIASES = ("prod", "test")
@@ -338,11 +339,11 @@ def test_a_catalog_answers_as_the_model_and_replays_to_an_equal_one(
             wipe(session)
             writer.log.apply(session)
             check_answers(session, writer)
-            first = lookups.dump(session)
+            first = dump(session)
         with Catalog.in_memory() as fresh, fresh.begin(write=True) as session:
             for entry in writer.log.entries:
                 entry.apply(session)
                 entry.apply(session)
-            assert lookups.dump(session) == first
+            assert dump(session) == first
 
     check()

@@ -12,10 +12,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.queries import lookups
 from share_registry.catalog.tables import CommitRow
 from share_registry.errors import ConflictError
 from tests.catalog.logs import Log, Logged, story
+from tests.catalog.rows import dump
 
 
 def fill_catalog(url: str) -> Log:
@@ -54,7 +54,7 @@ def test_many_threads_that_make_the_catalog_and_follow_one_log_agree(catalog_url
         fresh.begin(write=True) as alone,
     ):
         log.apply(alone)
-        assert lookups.dump(session) == lookups.dump(alone)
+        assert dump(session) == dump(alone)
 
 
 def _insist(catalog: Catalog, entry: Logged) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
+from tests.catalog.rows import dump
 from tests.cli.tiny import SPACE, write_adapter
 from tests.registry.conftest import DEMO, Open
 from tests.registry.plain import files
@@ -19,7 +19,6 @@ _EXPORT = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[3]))
 import share_registry as sr
-from share_registry.catalog import queries
 with sr.Registry.open(sys.argv[1], mode="r") as registry:
     for ref in sys.argv[4:]:
         registry.export(ref, sys.argv[2])
@@ -143,7 +142,7 @@ def eventful(registry: sr.Registry, folder: Path) -> None:
 
 def dumped(registry: sr.Registry) -> dict[str, list[tuple[object, ...]]]:
     with registry.context.catalog.begin() as session:
-        return lookups.dump(session)
+        return dump(session)
 
 
 def test_a_rebuild_answers_every_read_verb_alike(open_registry: Open, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.catalog.queries import lookups
 from share_registry.registry.audit.verify import LEVELS
+from tests.catalog.rows import dump
 from tests.registry.planted import write_planted
 
 TASKS = ("t00", "t01", "t02")
@@ -65,7 +65,7 @@ def test_a_damaged_basis_is_found_with_the_versions_that_need_it(refitted: sr.Re
 def test_a_rebuild_replays_bases_and_what_was_re_expressed(refitted: sr.Registry) -> None:
     def rows() -> dict[str, list[tuple[object, ...]]]:
         with refitted._context.catalog.begin() as session:
-            return lookups.dump(session)
+            return dump(session)
 
     before, basis = rows(), refitted.basis().digest
     refitted.rebuild()

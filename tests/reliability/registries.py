@@ -10,10 +10,10 @@ from typing import Final
 import torch
 
 import share_registry as sr
-from share_registry.catalog.queries.lookups import dump
 from share_registry.outside.files import Outside
 from share_registry.outside.system import System
 from share_registry.registry.opening import open_context
+from tests.catalog.rows import dump
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.scenarios import NoFlush
 

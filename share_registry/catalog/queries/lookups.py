@@ -25,12 +25,10 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.sql import pieces
 from share_registry.catalog.tables import (
-    TABLES,
     TEXT,
     AliasRow,
     CommitRow,
     LabelRow,
-    LeaseRow,
     MetricRow,
     ModuleRow,
     SpaceRow,
@@ -321,18 +319,6 @@ def annotation_names(session: Session, space: str, task: str, version: int) -> s
         name
         for row in (LabelRow, MetricRow)
         for name, _ in _annotations(session, row, space, task, version)
-    }
-
-
-def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
-    """Return every row that follows from the records, sorted.
-
-    Equal for equal catalogs, whatever database they are in.
-    """
-    tables = [table for table in TABLES.sorted_tables if table is not LeaseRow.table]
-    return {
-        table.name: sorted((tuple(row) for row in session.execute(select(table))), key=repr)
-        for table in tables
     }
 
 
