@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.orm import Session
 
 from share_registry.catalog import schema
-from share_registry.catalog.database_errors import parse_url, shown, translated
+from share_registry.catalog.database_errors import hide_password, parse_url, translate_errors
 from share_registry.catalog.engine import (
     Mode,
     engine_of,
@@ -89,7 +89,7 @@ class Catalog:
         """Return an empty catalog that lives as long as this process."""
         url = make_url(_MEMORY)
         catalog = cls(memory_engine(), url=url, mode=Mode.CREATE, in_memory=True)
-        with translated(url), catalog._writing.begin() as connection:
+        with translate_errors(url), catalog._writing.begin() as connection:
             schema.create(connection)
         catalog._identify(store_id)
         return catalog
@@ -116,7 +116,7 @@ class Catalog:
         self._notice_fork()
         with (
             self._lock if self._in_memory else nullcontext(),
-            translated(self._url),
+            translate_errors(self._url),
             self._bind(write=write) as bind,
             Session(bind, expire_on_commit=False) as session,
             session.begin(),
@@ -124,7 +124,7 @@ class Catalog:
             yield session
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def keep_connection(self) -> Iterator[None]:
         """Keep one connection of this thread to a SQLite file over the transactions of a block.
 
         To open it and read its schema takes as long as ten statements. Between blocks none is open,
@@ -136,7 +136,7 @@ class Catalog:
             return
         self._notice_fork()
         thread = self._thread
-        with translated(self._url), self._reading.connect() as thread.connection:
+        with translate_errors(self._url), self._reading.connect() as thread.connection:
             try:
                 yield
             finally:
@@ -145,7 +145,7 @@ class Catalog:
     @property
     def safe_url(self) -> str:
         """The URL without its password."""
-        return shown(self._url)
+        return hide_password(self._url)
 
     @property
     def is_in_memory(self) -> bool:
@@ -173,7 +173,7 @@ class Catalog:
         return f"Catalog({self.safe_url!r}, mode={self._mode.value!r})"
 
     def _check(self, store_id: str | None) -> None:
-        with self.kept():
+        with self.keep_connection():
             version = self.schema_version
             if version is None and self._mode is Mode.CREATE:
                 self._migrate()
@@ -249,7 +249,7 @@ def check_reachable(url: str, outside: Outside) -> None:
         file = Path(parsed.database or "")
         if outside.kind(outside.resolved(file.parent)) is not Kind.DIRECTORY:
             raise CatalogError(
-                f"catalog {shown(parsed)}: directory {str(file.parent)!r} is not there.",
+                f"catalog {hide_password(parsed)}: directory {str(file.parent)!r} is not there.",
                 hint="Create the directory, or name another file.",
             )
         if not outside.exists(file):

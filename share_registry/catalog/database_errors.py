@@ -62,7 +62,7 @@ def parse_url(text: str) -> URL:
 
 
 @contextmanager
-def translated(url: URL) -> Iterator[None]:
+def translate_errors(url: URL) -> Iterator[None]:
     """Run a block and raise what the database says as our own errors.
 
     Raises:
@@ -77,7 +77,7 @@ def translated(url: URL) -> Iterator[None]:
         raise _of_driver(error, url) from error
     except PoolTimeout as error:
         raise ConflictError(
-            f"catalog {shown(url)}: every connection of this process is in use.",
+            f"catalog {hide_password(url)}: every connection of this process is in use.",
             hint="Run it again, with fewer threads at a time.",
         ) from error
 
@@ -90,7 +90,7 @@ def without_password(text: str) -> str:
     return parse_url(text)._replace(password=None).render_as_string(hide_password=False)
 
 
-def shown(url: URL) -> str:
+def hide_password(url: URL) -> str:
     """Return a URL for people: no password."""
     return url.render_as_string(hide_password=True)
 
@@ -99,17 +99,18 @@ def _of_driver(error: DBAPIError, url: URL) -> CatalogError | ConflictError | St
     text = _one_line(error.orig or error, url)
     if isinstance(error, _DatabaseIntegrityError):
         return ConflictError(
-            f"catalog {shown(url)} already holds other rows under these keys: {text}.",
+            f"catalog {hide_password(url)} already holds other rows under these keys: {text}.",
             hint="Run it again; if it persists, run `share-registry rebuild`.",
         )
     is_busy = any(part in text for part in _BUSY)
     if is_busy or getattr(error.orig, "sqlstate", None) in _RETRY_STATES:
         return ConflictError(
-            f"catalog {shown(url)} is locked by another process: {text}.", hint="Run it again."
+            f"catalog {hide_password(url)} is locked by another process: {text}.",
+            hint="Run it again.",
         )
     hint = next((hint for part, hint in _HINTS.items() if part in text), _HINT)
     kind = StoreError if _FULL in text else CatalogError
-    return kind(f"catalog {shown(url)}: {text}.", hint=hint)
+    return kind(f"catalog {hide_password(url)}: {text}.", hint=hint)
 
 
 def _one_line(error: BaseException, url: URL) -> str:

@@ -24,6 +24,7 @@ _WAIT_S: Final = 30
 _STATEMENT_S: Final = 120
 _SAFE_WAL: Final = (3, 51, 3)
 """First SQLite release without the WAL-reset corruption."""
+_JOURNAL: Final = "wal" if sqlite3.sqlite_version_info >= _SAFE_WAL else "delete"
 _PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA synchronous=FULL",
@@ -86,7 +87,7 @@ def _sqlite(url: URL, mode: Mode) -> Engine:
         connection = sqlite3.connect(
             location, uri=True, isolation_level=None, timeout=_WAIT_S, check_same_thread=False
         )
-        return _prepared(connection, journal=None if mode is Mode.READ else _journal())
+        return _prepared(connection, journal=None if mode is Mode.READ else _JOURNAL)
 
     return _with_own_begin(create_engine(url, creator=connect, poolclass=NullPool))
 
@@ -104,10 +105,6 @@ def _prepared(connection: sqlite3.Connection, *, journal: str | None = None) -> 
         connection.close()
         raise
     return connection
-
-
-def _journal() -> str:
-    return "wal" if sqlite3.sqlite_version_info >= _SAFE_WAL else "delete"
 
 
 def _with_own_begin(engine: Engine) -> Engine:

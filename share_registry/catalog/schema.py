@@ -70,20 +70,16 @@ def create(connection: Connection) -> None:
 
 
 def configuration() -> "Config":
-    """Return the Alembic configuration: where the migrations are and which table counts them."""
+    """Return the Alembic configuration: where the migrations are and which table counts them.
+
+    They are inside the package once installed, beside it in a source tree.
+    """
     from alembic.config import Config
 
-    config = Config()
-    config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def migrations() -> Path:
-    """Return the directory of the migrations.
-
-    Inside the package once installed, beside it in a source tree.
-    """
     package = Path(__file__).parents[1]
     inside = package / "migrations"
-    return inside if inside.is_dir() else package.parent / "migrations"
+    migrations = inside if inside.is_dir() else package.parent / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config

@@ -7,6 +7,8 @@ from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 __all__ = ["MOST", "PIECE", "Row", "Session", "clean", "pieces"]
+MOST: Final = (1 << 31) - 1
+"""The largest number that both databases take for a limit."""
 PIECE: Final = 500
 """Values in one IN list: far below what either database takes."""
 
@@ -22,7 +24,3 @@ def pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:
 def clean(text: str) -> str:
     """Return text that both databases can hold: PostgreSQL has no NUL character."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-MOST: Final = (1 << 31) - 1
-"""The largest number that both databases take for a limit."""

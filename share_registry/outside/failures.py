@@ -39,7 +39,7 @@ def errno_of(error: ShareRegistryError) -> int | None:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Raise what the system raises about a path as StoreError or Integrity, the cause kept."""
     try:
         yield

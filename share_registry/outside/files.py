@@ -28,7 +28,7 @@ from share_registry.errors import (
     ShareRegistryError,
     StoreError,
 )
-from share_registry.outside.failures import errno_of, translated
+from share_registry.outside.failures import errno_of, translate_errors
 from share_registry.outside.reading import PIECE, Seen, read_all
 from share_registry.outside.system import CREATE, FOLDER, NO_FOLLOW, READ, STEP, WINDOWS, System
 
@@ -107,7 +107,7 @@ class Outside:
 
     def free_bytes(self, path: Path) -> int:
         """Return how much may still be written to the medium of a directory. Raises StoreError."""
-        with translated(path):
+        with translate_errors(path):
             return shutil.disk_usage(path).free
 
     def temporary_directory(self, prefix: str) -> Path:
@@ -115,7 +115,7 @@ class Outside:
 
         Raises StoreError.
         """
-        with translated(Path(prefix)):
+        with translate_errors(Path(prefix)):
             return Path(tempfile.mkdtemp(prefix=prefix))
 
     def kind(self, path: Path) -> Kind | None:
@@ -136,7 +136,7 @@ class Outside:
         Raises StoreError.
         """
         missing = suppress(FileNotFoundError, NotADirectoryError)
-        with translated(folder), missing, self._spot(folder / names[0]) as (_, inside):
+        with translate_errors(folder), missing, self._spot(folder / names[0]) as (_, inside):
             for name in names:
                 with suppress(FileNotFoundError):
                     place = os.fspath(folder / name) if inside is None else name
@@ -163,7 +163,7 @@ class Outside:
             IntegrityError: not a regular file, or larger than the limit.
             StoreError: the system refuses.
         """
-        with translated(path):
+        with translate_errors(path):
             try:
                 with (
                     self._spot(path) as (name, folder),
@@ -191,7 +191,7 @@ class Outside:
         Raises:
             StoreError: the system refuses; a descriptor whose flush failed is never flushed again.
         """
-        with translated(path), self._spot(path) as (name, folder):
+        with translate_errors(path), self._spot(path) as (name, folder):
             handle = self._system.open(name, CREATE, folder=folder)
             try:
                 with self._closing(handle):
@@ -212,7 +212,7 @@ class Outside:
                 untouched.
         """
         with (
-            translated(target),
+            translate_errors(target),
             self._spot(source) as (old, old_folder),
             self._spot(target) as (new, new_folder),
         ):
@@ -229,7 +229,7 @@ class Outside:
     def replace(self, source: Path, target: Path) -> None:
         """Rename over whatever is there. Raises StoreError."""
         with (
-            translated(target),
+            translate_errors(target),
             self._spot(source) as (old, old_folder),
             self._spot(target) as (new, new_folder),
         ):
@@ -263,7 +263,7 @@ class Outside:
             )
         for directory in reversed(missing):
             with (
-                translated(directory),
+                translate_errors(directory),
                 self._spot(directory) as (name, folder),
                 suppress(FileExistsError),
             ):
@@ -277,7 +277,7 @@ class Outside:
             return
         flags = FOLDER | (NO_FOLLOW if self._root else 0)
         with (
-            translated(path),
+            translate_errors(path),
             self._spot(path) as (name, folder),
             self._closing(self._system.open(name, flags, folder=folder)) as handle,
         ):
@@ -290,12 +290,20 @@ class Outside:
 
     def touch(self, path: Path) -> None:
         """Refresh a modification time; not essential, so never an error."""
-        with suppress(ShareRegistryError), translated(path), self._spot(path) as (name, folder):
+        with (
+            suppress(ShareRegistryError),
+            translate_errors(path),
+            self._spot(path) as (name, folder),
+        ):
             self._system.touch(name, folder=folder)
 
     def remove(self, path: Path) -> None:
         """Remove a file; a missing one is fine. Raises StoreError."""
-        with translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
+        with (
+            translate_errors(path),
+            suppress(FileNotFoundError),
+            self._spot(path) as (name, folder),
+        ):
             self._system.unlink(name, folder=folder)
 
     def remove_tree(self, path: Path) -> None:
@@ -309,12 +317,20 @@ class Outside:
                 inside.remove_tree(path / name)
             else:
                 inside.remove(path / name)
-        with translated(path), suppress(FileNotFoundError), inside._spot(path) as (name, folder):
+        with (
+            translate_errors(path),
+            suppress(FileNotFoundError),
+            inside._spot(path) as (name, folder),
+        ):
             self._system.rmdir(name, folder=folder)
 
     def names(self, path: Path) -> list[str]:
         """Return the names in a directory, sorted; none where it is missing. Raises StoreError."""
-        with translated(path), suppress(FileNotFoundError), self._spot(path) as (name, folder):
+        with (
+            translate_errors(path),
+            suppress(FileNotFoundError),
+            self._spot(path) as (name, folder),
+        ):
             return sorted(self._system.listdir(name, folder=folder))
         return []
 
@@ -380,7 +396,7 @@ class Outside:
 
     def _status(self, path: Path) -> os.stat_result | None:
         missing = suppress(FileNotFoundError, NotADirectoryError)
-        with translated(path), missing, self._spot(path) as (name, folder):
+        with translate_errors(path), missing, self._spot(path) as (name, folder):
             return self._system.find(name, folder=folder)
         return None
 

@@ -70,7 +70,7 @@ class Context:
     @contextmanager
     def reading(self) -> "Iterator[Session]":
         """Open a read transaction on a catalog that has everything the store had at this moment."""
-        with self.catalog.kept():
+        with self.catalog.keep_connection():
             self.catch_up()
             with self.catalog.begin() as session:
                 yield session

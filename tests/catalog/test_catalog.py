@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from share_registry.catalog import catalog as catalogs
 from share_registry.catalog import engine, schema
 from share_registry.catalog.catalog import Catalog
-from share_registry.catalog.database_errors import parse_url, translated
+from share_registry.catalog.database_errors import parse_url, translate_errors
 from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow
 from share_registry.errors import CatalogError, ConflictError, InvalidInputError
 from tests.catalog.logs import Log, story
@@ -360,7 +360,7 @@ def _cut(session: Session, catalog: Catalog) -> None:
 
 def test_a_password_in_what_a_driver_says_is_taken_out() -> None:
     url = parse_url("postgresql://user:hunter2@h/d")
-    with pytest.raises(CatalogError) as raised, translated(url):
+    with pytest.raises(CatalogError) as raised, translate_errors(url):
         raise OperationalError("SELECT 1", {}, RuntimeError("bad conninfo password=hunter2"))
     assert (
         raised.value.message

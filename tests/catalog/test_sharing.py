@@ -182,7 +182,7 @@ def test_a_block_keeps_one_connection_and_leaves_none_open(
 ) -> None:
     url, used = new_catalog_url("sqlite"), []
     with Catalog.open(url) as catalog:
-        with catalog.kept():
+        with catalog.keep_connection():
             for write in (False, True, False):
                 with catalog.begin(write=write) as session:
                     used.append(driver(session))
@@ -196,7 +196,10 @@ def test_a_transaction_inside_another_one_of_a_block_has_a_connection_of_its_own
     new_catalog_url: Callable[[str], str],
 ) -> None:
     log = story()
-    with Catalog.open(new_catalog_url("sqlite"), store_id="store") as catalog, catalog.kept():
+    with (
+        Catalog.open(new_catalog_url("sqlite"), store_id="store") as catalog,
+        catalog.keep_connection(),
+    ):
         with catalog.begin(write=True) as session:
             log.apply(session)
             with catalog.begin() as beside:

@@ -253,7 +253,7 @@ def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber |
 
 
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
-    """Return the first and the latest few distinct adapters absorbed into a space.
+    """Return the first and the latest few distinct adapters of a space.
 
     Earliest first, then latest first.
     """

@@ -80,7 +80,7 @@ def commit_sources(
     key = idempotency_key(context, options.idempotency_key)
     options = replace(options, idempotency_key=key)
     batch = load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside)
-    with context.catalog.kept():
+    with context.catalog.keep_connection():
         return _commit(context, batch, space, options, labels)
 
 
