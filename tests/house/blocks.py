@@ -72,7 +72,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def differences(page: str, *, directory: Path, environment: dict[str, str]) -> list[Difference]:
-    """Run a page's blocks in a directory and return where they print something else than it says."""
+    """Run a page's blocks in a directory and return where they print something else."""
     namespace: dict[str, object] = {"__name__": "__page__"}
     wrong: list[Difference] = []
     for block in blocks(page):
