@@ -357,7 +357,7 @@ class ModuleRow(Row, name="sr_modules"):
 
 
 class ObjectRow(Row, name="sr_objects"):
-    """An object that records and notes of a space name, its role, and the first commit to name it."""
+    """An object that records or notes of a space name, its role and the first commit to do so."""
 
     space = _key(TEXT, ForeignKey("sr_spaces.name"))
     digest = _key(TEXT)
