@@ -223,9 +223,9 @@ class VersionRow(Row, name="sr_task_versions"):
     Attributes:
         number: The commit that made it.
         name: The task's name at that commit.
-        source_digest: Digest of the adapter handed in.
+        source_digest: Digest of the given adapter.
         budget: The largest error allowed; missing where there was no limit.
-        norm: Frobenius norm of the scaled dW handed in, to which errors are relative.
+        norm: Frobenius norm of the scaled dW as given, to which errors are relative.
         before: Where a refit made it: the error of the version before.
         bound: Whether `error` is an upper bound.
         restored_from: The version it repeats, where a restore made it.
