@@ -1,9 +1,7 @@
 """What the public methods check of their arguments.
 
-The wrong kind of value is InvalidInputError, never an error of Python's own.
-
-One table says by the name of a parameter what it must be; `guarded` puts it before every public
-method of the facade.
+The wrong kind of value is InvalidInputError, never an error of Python's own. One table says by the
+name of a parameter what it must be; `guarded` puts it before every public method of the facade.
 """
 
 import os
@@ -11,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import cache, wraps
 from inspect import Parameter, isfunction, signature
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from share_registry.catalog.sql import MOST
 from share_registry.errors import InvalidInputError
@@ -27,7 +25,9 @@ Ref = str | Commit | ResolvedReference
 """A reference as it may be given: typed, or what an earlier call returned."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done and how many there are."""
-_PLACES: Final = ("adapter", "adapters", "root")
+_Check = Callable[[str, Any], Any]
+"""Takes a parameter's name and value, returns the value to use, raises InvalidInputError."""
+_PATHS: Final = ("adapter", "adapters", "root")
 """Parameters that may be paths, whose names need be no text."""
 
 
@@ -36,10 +36,7 @@ def ignore_progress(doing: str, done: int, total: int) -> None:
 
 
 def guarded(facade: type[_T]) -> type[_T]:
-    """Check the arguments of a class's public methods by `DOORS`.
-
-    None passes where it is the default.
-    """
+    """Check the arguments of a class's public methods by the table; None passes as a default."""
     for name, method in list(vars(facade).items()):
         if isfunction(method) and not name.startswith("_"):
             setattr(facade, name, _guarded(method))
@@ -72,7 +69,10 @@ def references(refs: Ref | Iterable[Ref]) -> tuple[str, ...]:
 
 
 def check_distinct(labels: Iterable[str], metrics: Iterable[str]) -> None:
-    """Check that no label of a version is called as a metric of it. Raises InvalidInputError."""
+    """Check that no label of a version has the name of a metric of it.
+
+    Raises InvalidInputError.
+    """
     both = sorted({*labels} & {*metrics})
     if both:
         raise InvalidInputError(
@@ -81,52 +81,58 @@ def check_distinct(labels: Iterable[str], metrics: Iterable[str]) -> None:
         )
 
 
+def check_place(name: str, value: Any) -> None:
+    """Check that a place of a registry can be named in its catalog's URL.
+
+    Raises InvalidInputError.
+    """
+    _path(name, value)
+    _check_path(name, value)
+    _check_unicode(name, os.fspath(value))
+
+
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-    known = cache(lambda: signature(method))
+    bound_signature = cache(lambda: signature(method))
 
     @wraps(method)
-    def checked(*arguments: Any, **named: Any) -> Any:
-        bound = known().bind(*arguments, **named)
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        bound = bound_signature().bind(*arguments, **keywords)
         for name, value in bound.arguments.items():
-            bound.arguments[name] = _checked(known().parameters[name], value)
+            bound.arguments[name] = _check(bound_signature().parameters[name], value)
         return method(*bound.args, **bound.kwargs)
 
     return checked
 
 
-def _checked(parameter: Parameter, value: Any) -> Any:
-    (check_path if parameter.name in _PLACES else check_unicode)(parameter.name, value)
-    door = DOORS.get(parameter.name)
-    if door is None or (value is None and parameter.default is None):
+def _check(parameter: Parameter, value: Any) -> Any:
+    name = parameter.name
+    if name in _PATHS:
+        _check_path(name, value)
+    else:
+        _check_unicode(name, value)
+    if name not in _CHECKS or (value is None and parameter.default is None):
         return value
-    return door(parameter.name, value)
+    return _CHECKS[name](name, value)
 
 
-def check_unicode(name: str, value: Any) -> None:
+def _check_unicode(name: str, value: Any) -> None:
     """Check that texts can be written as UTF-8.
 
     Python stands for bytes of the command line that cannot by half characters. Raises
     InvalidInputError.
     """
     texts = [value, *value.values(), *value] if isinstance(value, Mapping) else [value]
-    odd = next((text for text in texts if isinstance(text, str) and not _is_unicode(text)), None)
-    if odd is not None:
-        raise _wrong(
-            name,
-            odd,
-            "text in UTF-8",
-            "Check the encoding of the terminal or of the file that it comes from.",
-        )
+    for text in texts:
+        if isinstance(text, str) and not _encodes(text):
+            raise _wrong(
+                name,
+                text,
+                "text in UTF-8",
+                "Check the encoding of the terminal or of the file that it comes from.",
+            )
 
 
-def check_place(name: str, value: Any) -> None:
-    """Check that a place of a registry can be named in its catalog's URL. Raises InvalidInputError."""
-    _place(name, value)
-    check_path(name, value)
-    check_unicode(name, os.fspath(value))
-
-
-def check_path(name: str, value: Any) -> None:
+def _check_path(name: str, value: Any) -> None:
     """Check that what may be a path is one that a system can have. Raises InvalidInputError."""
     for path in value.values() if isinstance(value, Mapping) else [value]:
         if isinstance(path, str | os.PathLike) and not _is_path(path):
@@ -135,30 +141,43 @@ def check_path(name: str, value: Any) -> None:
 
 def _is_path(path: str | os.PathLike[Any]) -> bool:
     plain = os.fspath(path)
-    try:
-        return b"\0" not in (
-            plain if isinstance(plain, bytes) else plain.encode(errors="surrogateescape")
-        )
-    except UnicodeEncodeError:
-        return False
+    if isinstance(plain, bytes):
+        return b"\0" not in plain
+    return "\0" not in plain and _encodes(plain, "surrogateescape")
 
 
-def _is_unicode(text: str) -> bool:
+def _encodes(text: str, errors: str = "strict") -> bool:
     try:
-        text.encode()
+        text.encode(errors=errors)
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "a text", "Give a str.")
-    return value
+def _of(types: Any, expected: str, hint: str) -> _Check:
+    """Return the check that a value is of a type."""
+
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, types):
+            raise _wrong(name, value, expected, hint)
+        return value
+
+    return check
 
 
-def _author(name: str, value: Any) -> str | None:
-    return None if value is None else _text(name, value)
+def _whole(least: int, hint: str, *, most: int | None = None, or_types: Any = ()) -> _Check:
+    """Return the check that a value is None, a whole number in a range, or of another type."""
+    expected = f"a whole number from {least}{'' if most is None else f' to {most}'}"
+
+    def check(name: str, value: Any) -> Any:
+        if value is None or isinstance(value, or_types):
+            return value
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole or value < least or (most is not None and value > most):
+            raise _wrong(name, value, expected, hint)
+        return value
+
+    return check
 
 
 def _texts(name: str, value: Any) -> list[str]:
@@ -170,130 +189,59 @@ def _texts(name: str, value: Any) -> list[str]:
     return [_text(name, item) for item in value]
 
 
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise _wrong(name, value, "a mapping", "Give names with their values, as a dict.")
-    return value
-
-
-def _number(name: str, value: Any) -> int | None:
-    return _whole(
-        name,
-        value,
-        0,
-        "Give an int (`expected=ABSENT`: there must be none)."
-        if name == "expected"
-        else "Give an int.",
-    )
-
-
-def _limit(name: str, value: Any) -> int | None:
-    return _whole(name, value, 1, "Give None for all.", most=MOST)
-
-
-def _whole(name: str, value: Any, least: int, hint: str, most: int | None = None) -> int | None:
-    if value is not None and (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or value < least
-        or (most is not None and value > most)
-    ):
-        raise _wrong(
-            name, value, f"a whole number from {least}{'' if most is None else f' to {most}'}", hint
-        )
-    return value
-
-
-def _commit(name: str, value: Any) -> int | Ref | None:
-    return (
-        value
-        if isinstance(value, str | Commit | ResolvedReference)
-        else _whole(name, value, 1, "Give the number of a commit, or a reference such as c12.")
-    )
-
-
-def _at(name: str, value: Any) -> int | str | date | None:
-    return (
-        value
-        if isinstance(value, str | date)
-        else _whole(name, value, 1, "Give a commit, a tag, a date or a time.")
-    )
-
-
-def _labels(name: str, value: Any) -> Mapping[str, str]:
+def _labels(name: str, value: Any) -> Any:
     for label, text in _mapping(name, value).items():
         _text(f"a name in {name}", label)
         _text(f"{name}[{label!r}]"[:80], text)
-    return cast("Mapping[str, str]", value)
-
-
-def _moment(name: str, value: Any) -> str | date | None:
-    if value is not None and not isinstance(value, str | date):
-        raise _wrong(
-            name,
-            value,
-            "a date or time",
-            "Give a datetime, or write 2026-11-16 or 2026-11-16T12:00Z.",
-        )
     return value
 
 
-def _task(name: str, value: Any) -> str | Task | None:
-    return value if isinstance(value, Task) else _author(name, value)
-
-
-def _place(name: str, value: Any) -> str | os.PathLike[str]:
-    if not isinstance(value, str | os.PathLike):
-        raise _wrong(name, value, "a directory", "Give a path.")
-    return value
-
-
-def _policy(name: str, value: Any) -> Policy:
-    if not isinstance(value, Policy):
-        raise _wrong(name, value, "a Policy", "Give share_registry.Policy(budget=..., ...).")
-    return value
-
-
-def _wrong(name: str, value: Any, wanted: str, hint: str) -> InvalidInputError:
+def _wrong(name: str, value: Any, expected: str, hint: str) -> InvalidInputError:
     return InvalidInputError(
-        f"{name} is {repr(value)[:80]} ({type(value).__name__}), expected {wanted}.", hint=hint
+        f"{name} is {repr(value)[:80]} ({type(value).__name__}), expected {expected}.", hint=hint
     )
 
 
-DOORS: Final[Mapping[str, Callable[[str, Any], Any]]] = (
-    dict.fromkeys(
-        (
-            "message",
-            "reason",
-            "space",
-            "name",
-            "new",
-            "task",
-            "alias",
-            "kind",
-            "base_model",
-            "base_revision",
-            "profile",
-            "level",
-            "method",
-            "weighting",
-            "metric",
-        ),
-        _text,
-    )
-    | dict.fromkeys(("metrics", "adapters", "parents"), _mapping)
-    | dict.fromkeys(("remove", "base_labels"), _texts)
-    | dict.fromkeys(("expected", "max_rank", "seed"), _number)
-    | dict.fromkeys(("since", "until"), _moment)
-    | {
-        "author": _author,
-        "root": _place,
-        "policy": _policy,
-        "before": _commit,
-        "after": _task,
-        "limit": _limit,
-        "at": _at,
-        "labels": _labels,
-    }
+_text: Final = _of(str, "a text", "Give a str.")
+_path: Final = _of(str | os.PathLike, "a directory", "Give a path.")
+_mapping: Final = _of(Mapping, "a mapping", "Give names with their values, as a dict.")
+_number: Final = _whole(0, "Give an int.")
+_moment: Final = _of(
+    str | date, "a date or time", "Give a datetime, or write 2026-11-16 or 2026-11-16T12:00Z."
 )
+_CHECKS: Final[Mapping[str, _Check]] = {
+    "adapters": _mapping,
+    "after": _of(str | Task, "a text", "Give a str."),
+    "alias": _text,
+    "at": _whole(1, "Give a commit, a tag, a date or a time.", or_types=str | date),
+    "author": _text,
+    "base_labels": _texts,
+    "base_model": _text,
+    "base_revision": _text,
+    "before": _whole(1, "Give the number of a commit, or a reference such as c12.", or_types=Ref),
+    "expected": _whole(0, "Give an int (`expected=ABSENT`: there must be none)."),
+    "kind": _text,
+    "labels": _labels,
+    "level": _text,
+    "limit": _whole(1, "Give None for all.", most=MOST),
+    "max_rank": _number,
+    "message": _text,
+    "method": _text,
+    "metric": _text,
+    "metrics": _mapping,
+    "name": _text,
+    "new": _text,
+    "parents": _mapping,
+    "policy": _of(Policy, "a Policy", "Give share_registry.Policy(budget=..., ...)."),
+    "profile": _text,
+    "reason": _text,
+    "remove": _texts,
+    "root": _path,
+    "seed": _number,
+    "since": _moment,
+    "space": _text,
+    "task": _text,
+    "until": _moment,
+    "weighting": _text,
+}
 """What a parameter of this name must be."""

@@ -38,7 +38,7 @@ class Context:
         writable: Whether verbs that commit are allowed.
         beside: Directory of the store, where there is one: files that follow from the store may be
             kept there.
-        asked: The device on which commits and refits are to be computed.
+        device_name: The device on which commits and refits are to be computed.
     """
 
     outside: Outside
@@ -47,7 +47,7 @@ class Context:
     location: str
     writable: bool
     beside: Path | None = None
-    asked: str = "cpu"
+    device_name: str = "cpu"
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
     closed: bool = False
@@ -93,7 +93,7 @@ class Context:
 
         Raises InvalidInputError where it is not there.
         """
-        return computing_on(self.asked)
+        return check_device(self.device_name)
 
     def rebuild(self, *, accept_loss: bool) -> int:
         """Empty the catalog and fill it from the store; return the number of commits.
@@ -137,7 +137,7 @@ def with_basis_size(context: Context, commit: Commit) -> Commit:
     return replace(commit, basis=replace(commit.basis, size_bytes=size_bytes))
 
 
-def computing_on(device: str) -> str:
+def check_device(device: str) -> str:
     """Return the name of a device that computes in float64. Raises InvalidInputError."""
     if device == "cpu":
         return device

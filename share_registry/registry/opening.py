@@ -11,7 +11,7 @@ from share_registry.errors import CatalogError, ConflictError, InvalidInputError
 from share_registry.names import SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import FilePath, check_place
-from share_registry.registry.context import Context, computing_on
+from share_registry.registry.context import Context, check_device
 from share_registry.registry.sync import replay_in_memory
 from share_registry.store.open import is_there, open_store
 from share_registry.store.protocol import Store
@@ -77,7 +77,7 @@ def open_context(
     default = space if space is not None else outside.environment("SHARE_REGISTRY_SPACE")
     scope = space_name(default) if default else None
     if device is not None:
-        computing_on(device)
+        check_device(device)
     place = locate(location, store=store, outside=outside)
     if place.catalog is not None and not is_there(place.store, outside):
         # a catalog that cannot be used must leave no half-made store behind
@@ -91,7 +91,7 @@ def open_context(
         location=str(place.root) if place.catalog is None and place.root else catalog.safe_url,
         writable=mode != "r",
         beside=place.root,
-        asked=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
+        device_name=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
     )
     return context, scope
 
@@ -136,10 +136,12 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
     if url is None:
         return replay_in_memory(store)
     if place.catalog is not None or place.root is None:
-        return _matching(Catalog.open(url, mode=mode, store_id=store.identity), store.identity)
+        return _check_identity(
+            Catalog.open(url, mode=mode, store_id=store.identity), store.identity
+        )
     try:
         embedded = Catalog.open(url, mode="c" if mode == "w" else mode, store_id=store.identity)
-        return _matching(embedded, store.identity)
+        return _check_identity(embedded, store.identity)
     except (CatalogError, ConflictError) as error:
         _LOG.info("catalog %s cannot be used (%s); reading the store instead", url, error.message)
         if mode == "r":
@@ -147,10 +149,10 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
         if isinstance(error, ConflictError) or "db upgrade" in error.hint:
             raise
     _move_aside(place.root, outside)
-    return _matching(Catalog.open(url, mode="c", store_id=store.identity), store.identity)
+    return _check_identity(Catalog.open(url, mode="c", store_id=store.identity), store.identity)
 
 
-def _matching(catalog: Catalog, identity: str) -> Catalog:
+def _check_identity(catalog: Catalog, identity: str) -> Catalog:
     """Check that a catalog is an index of this store. Raises CatalogError."""
     if catalog.store_id == identity:
         return catalog

@@ -11,7 +11,7 @@ _CURSORS: Final = ("before", "after")
 
 
 def iterate(
-    listed: Callable[..., Iterable[_T]], /, *arguments: Any, limit: int = 500, **asked: Any
+    method: Callable[..., Iterable[_T]], /, *arguments: Any, limit: int = 500, **options: Any
 ) -> Iterator[_T]:
     """Yield what `log` or `tasks` lists, asking for the next page when one is used up.
 
@@ -19,24 +19,21 @@ def iterate(
     not in a log that was begun before.
 
     Args:
-        listed: `registry.log`, `registry.tasks`, or that of a space.
-        arguments, asked: What it is to be called with.
+        method: `registry.log`, `registry.tasks`, or that of a space.
+        arguments, options: What it is to be called with.
         limit: The length of a page.
 
     Raises:
         InvalidInputError: something that has no pages.
     """
-    cursor = next((name for name in _CURSORS if name in signature(listed).parameters), None)
+    cursor = next((name for name in _CURSORS if name in signature(method).parameters), None)
     if cursor is None:
         raise InvalidInputError(
-            f"{getattr(listed, '__name__', listed)!r} lists no pages.",
+            f"{getattr(method, '__name__', method)!r} lists no pages.",
             hint="Give registry.log or registry.tasks.",
         )
-    page = list(listed(*arguments, limit=limit, **asked))
-    while page:
+    page = list(method(*arguments, limit=limit, **options))
+    yield from page
+    while len(page) == limit:
+        page = list(method(*arguments, limit=limit, **options | {cursor: page[-1]}))
         yield from page
-        page = (
-            list(listed(*arguments, limit=limit, **asked | {cursor: page[-1]}))
-            if len(page) == limit
-            else []
-        )

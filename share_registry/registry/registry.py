@@ -14,7 +14,7 @@ from share_registry.catalog.queries.as_of import At
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.names import SpaceName
 from share_registry.registry.arguments import FilePath, Ref, guarded, reference, references
-from share_registry.registry.commands.preconditions import RefitOptions
+from share_registry.registry.commands.preconditions import CommitOptions, RefitOptions
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.opening import open_context
 from share_registry.values.checks import Diff, Export, VerifyReport
@@ -214,12 +214,11 @@ class Registry:
             dry_run: Measure and report, write nothing.
 
         Raises:
-            InvalidInputError, NotFoundError, RefusedError, BudgetExceededError, ConflictError, StoreError: nothing was
-                committed.
+            InvalidInputError, NotFoundError, RefusedError, BudgetExceededError, ConflictError,
+                StoreError: nothing was committed.
             CommitStateUnknownError: the store failed in mid-publication; retry with the key.
         """
         from share_registry.registry.commands.commit import commit_sources
-        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
@@ -261,7 +260,6 @@ class Registry:
         Arguments and errors as in `commit`.
         """
         from share_registry.registry.commands.commit import commit_sources
-        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
@@ -369,10 +367,10 @@ class Registry:
             message, author, labels, metrics, expected, idempotency_key, dry_run: As in `commit`.
 
         Raises:
-            InvalidInputError, NotFoundError, RefusedError, BudgetExceededError, ConflictError: nothing was committed.
+            InvalidInputError, NotFoundError, RefusedError, BudgetExceededError, ConflictError:
+                nothing was committed.
         """
         from share_registry.registry.commands.merge import merge, rule_of
-        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
@@ -437,7 +435,8 @@ class Registry:
                 commit.
 
         Raises:
-            InvalidInputError, NotFoundError, RefusedError, IntegrityError: it cannot be rebuilt as asked.
+            InvalidInputError, NotFoundError, RefusedError, IntegrityError: it cannot be rebuilt as
+                asked.
         """
         from share_registry.registry.checkout.checkout import checkout
 
@@ -656,7 +655,10 @@ class Registry:
         remove: str | Iterable[str] = (),
         reason: str = "",
     ) -> Commit:
-        """Set or remove labels and metrics of a task version. Raises NotFoundError, InvalidInputError."""
+        """Set or remove labels and metrics of a task version.
+
+        Raises NotFoundError, InvalidInputError.
+        """
         from share_registry.registry.commands.annotate import annotate
 
         return annotate(

@@ -22,9 +22,6 @@ from share_registry.errors import (
 from share_registry.names import CommitNumber, Digest, SpaceName
 
 if TYPE_CHECKING:
-    from share_registry.store.protocol import Store
-
-if TYPE_CHECKING:
     from share_registry.format.layout import Layout
     from share_registry.format.records import Note, Record
     from share_registry.store.protocol import Store
@@ -63,22 +60,24 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
         IntegrityError: `write`, and the store's log is damaged, or has lost its end.
     """
     heads = _heads(store, catalog)
-    last = {
-        space: store.record(space, known.number)
-        for space, known in heads.items()
-        if known is not None
-    }
-    lost = _lost(heads, last)
-    if lost is not None and write:
-        raise lost
-    if lost is not None:
-        _LOG.warning("%s", lost)
-    foreign = [
-        space
-        for space, known in heads.items()
-        if known is not None and _differs(last[space], known)
-    ]
-    behind = [space for space, known in heads.items() if _behind(store, space, known)]
+    foreign, behind = [], []
+    for space, head in heads.items():
+        content = store.record(space, head.number) if head is not None else None
+        if head is not None and content is None:
+            # a hash chain cannot show that its last record is gone, a catalog can
+            lost = IntegrityError(
+                f"record c{head.number} of space {space} is not in the store, though the catalog "
+                f"knows it ({head.id[:8]}).",
+                hint="Bring it back from a copy of the store; a rebuild that accepts the loss "
+                "goes on with what the store has.",
+            )
+            if write:
+                raise lost
+            _LOG.warning("%s", lost)
+        if head is not None and content is not None and _id_of(content) != head.id:
+            foreign.append(space)
+        if _is_behind(store, space, head):
+            behind.append(space)
     if not behind and not foreign:
         return True
     if not write:
@@ -99,9 +98,13 @@ def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
 
     A listing of the spaces and two small reads for each, no statement.
     """
-    return store.spaces(expected=heads) == sorted(heads) and all(
-        _ends_with(store, space, head) for space, head in heads.items()
-    )
+    if store.spaces(expected=heads) != sorted(heads):
+        return False
+    for space, head in heads.items():
+        content = store.record(space, head.number)
+        if content is None or _id_of(content) != head.id or _is_behind(store, space, head):
+            return False
+    return True
 
 
 def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
@@ -138,15 +141,11 @@ def fill(store: "Store", catalog: Catalog) -> dict[SpaceName, IntegrityError | F
 
 
 def forgotten(store: "Store", catalog: Catalog) -> list[str]:
-    """Return what a rebuild would forget.
-
-    Heads that the catalog knows and the store does not have.
-    """
-    heads = _heads(store, catalog).items()
+    """Return what a rebuild would forget: heads that the store does not have."""
     return [
-        f"{space}/@c{known.number} ({known.id[:8]})"
-        for space, known in heads
-        if known and store.record(space, known.number) is None
+        f"{space}/@c{head.number} ({head.id[:8]})"
+        for space, head in _heads(store, catalog).items()
+        if head and store.record(space, head.number) is None
     ]
 
 
@@ -160,9 +159,9 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
         return None
     from share_registry.format.records import parse_record
 
-    what = f"record c{number} of space {space}"
+    name = f"record c{number} of space {space}"
     try:
-        record = parse_record(content, subject=what)
+        record = parse_record(content, subject=name)
     except IntegrityError as error:
         raise error.amended(
             hint="Run verify, which names all that is damaged; to read the log up to there, "
@@ -170,14 +169,14 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
         ) from error
     if (record.space, record.number) != (space, number):  # spec REC-02
         raise IntegrityError(
-            f"{what} says it is c{record.number} of space {record.space}.",
+            f"{name} says it is c{record.number} of space {record.space}.",
             hint="Bring the file back from a copy of the store.",
         )
     return LogEntry(
         record=record,
-        id=Digest(sha256(content).hexdigest()),
-        note=_tolerated(store, record.note),
-        layouts=_layouts(store, record),
+        id=_id_of(content),
+        note=_read_note_if_sound(store, record.note),
+        layouts=_read_layouts(store, record),
     )
 
 
@@ -203,26 +202,10 @@ def read_layout(store: "Store", digest: Digest) -> "Layout":
 def _heads(store: "Store", catalog: Catalog) -> dict[SpaceName, Head | None]:
     try:
         with catalog.begin() as session:
-            known = lookups.heads(session)
+            heads = lookups.heads(session)
     except CatalogError as error:
         raise error.amended(hint="Run `share-registry rebuild`.") from error
-    return {space: known.get(space) for space in sorted({*store.spaces(), *known})}
-
-
-def _lost(
-    heads: Mapping[SpaceName, Head | None], last: Mapping[SpaceName, bytes | None]
-) -> IntegrityError | None:
-    """Return what to say of a log that is shorter than the catalog remembers.
-
-    A hash chain cannot show that its last record is gone, a catalog can.
-    """
-    for space, known in heads.items():
-        if known is not None and last[space] is None:
-            return IntegrityError(
-                f"record c{known.number} of space {space} is not in the store, though the catalog knows it ({known.id[:8]}).",
-                hint="Bring it back from a copy of the store; a rebuild that accepts the loss goes on with what the store has.",
-            )
-    return None
+    return {space: heads.get(space) for space in sorted({*store.spaces(), *heads})}
 
 
 def _check_log(store: "Store", space: SpaceName) -> None:
@@ -232,7 +215,7 @@ def _check_log(store: "Store", space: SpaceName) -> None:
     """
     numbers = store.numbers(space)
     _check_hole(space, numbers)
-    parent = sha256(store.format_bytes()).hexdigest()
+    parent = _id_of(store.format_bytes())
     for number in numbers:
         entry = read_entry(store, space, number)
         if entry is None or entry.record.parent != parent:
@@ -243,15 +226,14 @@ def _check_log(store: "Store", space: SpaceName) -> None:
         parent = entry.id
 
 
+def _id_of(content: bytes) -> Digest:
+    return Digest(sha256(content).hexdigest())
+
+
 def _check_hole(space: SpaceName, numbers: Sequence[CommitNumber]) -> None:
-    missing = next(
-        (number for number, found in enumerate(numbers, start=1) if found != number), None
-    )
-    if missing is not None:
-        raise IntegrityError(
-            f"record c{missing} of space {space} is not in the store, though c{numbers[-1]} is.",
-            hint="Bring the file back from a copy of the store.",
-        )
+    for missing, number in enumerate(numbers, start=1):
+        if number != missing:
+            raise _hole(space, missing, numbers[-1])
 
 
 def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
@@ -260,52 +242,42 @@ def check_end(store: "Store", space: SpaceName, number: CommitNumber) -> None:
     Probes further and further behind it. Raises IntegrityError.
     """
     behind = store.first_record(space, [CommitNumber(number + step) for step in _PROBES])
-    if (
-        behind is not None and store.record(space, number) is None
-    ):  # else other writers were faster, and publishing will say so
-        raise IntegrityError(
-            f"record c{number} of space {space} is not in the store, though c{behind} is.",
-            hint="Bring the file back from a copy of the store.",
-        )
+    # where the record is there, other writers were faster, and publishing will say so
+    if behind is not None and store.record(space, number) is None:
+        raise _hole(space, number, behind)
 
 
-def _differs(content: bytes | None, known: Head) -> bool:
-    return content is not None and sha256(content).hexdigest() != known.id
-
-
-def _ends_with(store: "Store", space: SpaceName, known: Head) -> bool:
-    content = store.record(space, known.number)
-    return (
-        content is not None
-        and sha256(content).hexdigest() == known.id
-        and not _behind(store, space, known)
+def _hole(space: SpaceName, missing: int, present: int) -> IntegrityError:
+    return IntegrityError(
+        f"record c{missing} of space {space} is not in the store, though c{present} is.",
+        hint="Bring the file back from a copy of the store.",
     )
 
 
-def _behind(store: "Store", space: SpaceName, known: Head | None) -> bool:
+def _is_behind(store: "Store", space: SpaceName, head: Head | None) -> bool:
     """Tell whether the store may have records that a catalog lacks.
 
     A space that it does not know has some, even where the first is gone.
     """
-    return known is None or store.record(space, CommitNumber(known.number + 1)) is not None
+    return head is None or store.record(space, CommitNumber(head.number + 1)) is not None
 
 
 def _apply_new(
-    store: "Store", catalog: Catalog, space: SpaceName, known: Head | None = None
+    store: "Store", catalog: Catalog, space: SpaceName, head: Head | None = None
 ) -> None:
-    """Apply every record behind the head that a catalog knows.
+    """Apply every record behind the head that a catalog has.
 
     What another process applies meanwhile changes nothing.
     """
     from share_registry.catalog.projection.apply import apply
 
     if not store.read_only:
-        store.sync_log(space)  # what a catalog keeps must not be lost by the store
-    if known is None and not catalog.is_in_memory:
-        _check_hole(
-            space, store.numbers(space)
-        )  # before anything is applied: a catalog that stops at a hole would take it for the end
-    applied = known.number if known else 0
+        # what a catalog keeps must not be lost by the store
+        store.sync_log(space)
+    if head is None and not catalog.is_in_memory:
+        # before anything is applied: a catalog that stops at a hole would take it for the end
+        _check_hole(space, store.numbers(space))
+    applied = head.number if head else 0
     while True:
         entries, damage = _read_entries(store, space, applied + 1)
         if entries:
@@ -328,7 +300,7 @@ def _apply_new(
 def _read_entries(
     store: "Store", space: SpaceName, first: int
 ) -> tuple[list[LogEntry], IntegrityError | FormatError | None]:
-    """Return the entries from a number on, a batch at most, and what ended them if it was damage."""
+    """Return the entries from a number on, a batch at most, and the damage that ended them."""
     entries: list[LogEntry] = []
     while len(entries) < _BATCH:
         try:
@@ -341,11 +313,8 @@ def _read_entries(
     return entries, None
 
 
-def _tolerated(store: "Store", digest: Digest | None) -> "Note | None":
-    """Return a note.
-
-    One that cannot be read must not hide the rest of the log (verify reports it).
-    """
+def _read_note_if_sound(store: "Store", digest: Digest | None) -> "Note | None":
+    """Return a note; one that cannot be read must not hide the log (verify reports it)."""
     try:
         return read_note(store, digest)
     except IntegrityError as error:
@@ -353,14 +322,14 @@ def _tolerated(store: "Store", digest: Digest | None) -> "Note | None":
         return None
 
 
-def _layouts(store: "Store", record: "Record") -> "dict[Digest, Layout]":
-    found: dict[Digest, Layout] = {}
+def _read_layouts(store: "Store", record: "Record") -> "dict[Digest, Layout]":
+    layouts: dict[Digest, Layout] = {}
     for digest in sorted({task.layout for task in getattr(record, "tasks", ())}):
         try:
-            found[digest] = read_layout(store, digest)
+            layouts[digest] = read_layout(store, digest)
         except (NotFoundError, IntegrityError) as error:
             _LOG.warning("layout %s cannot be read: %s", digest, error)
-    return found
+    return layouts
 
 
 def replay_in_memory(store: "Store") -> Catalog:

@@ -227,6 +227,8 @@ def test_an_adapter_that_a_refit_re_expressed_may_be_committed_again(
         ({"energy": 1.5}, "energy"),
         ({"max_rank": 0}, "max_rank"),
         ({"budget": 2.0}, "budget"),
+        ({"author": "x" * 257}, "author"),
+        ({"message": "x" * 16_385}, "message"),
     ],
 )
 def test_a_malformed_refit_is_refused(

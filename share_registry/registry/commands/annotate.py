@@ -5,18 +5,21 @@ record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.provenance import alias_move
 from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
+from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
+from share_registry.format.layout import Entry
 from share_registry.format.records import (
     AliasRecord,
     AnnotateRecord,
     DropRecord,
     Note,
+    Record,
     RenameRecord,
     RestoreRecord,
     TagRecord,
@@ -24,14 +27,11 @@ from share_registry.format.records import (
 )
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
 from share_registry.registry.arguments import check_distinct
+from share_registry.registry.commands.preconditions import check_labels, check_metrics
 from share_registry.registry.commands.publish import Build, Place, publish
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.format.records import Record
 
 
 def set_alias(
@@ -49,7 +49,7 @@ def set_alias(
     name = alias_name(alias)
     target = _resolve(context, resolve_version, ref, space)
 
-    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+    def build(session: Session, place: Place) -> Record | CommitNumber:
         task = _current_name(session, target)
         if name in lookups.tag_names(session, target.space):
             raise InvalidInputError(
@@ -76,7 +76,7 @@ def remove_alias(
     """
     target = _resolve(context, resolve_task, ref, space)
 
-    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+    def build(session: Session, place: Place) -> Record | CommitNumber:
         task = _current_name(session, target)
         now = lookups.alias_target(session, target.space, task, alias_name(alias))
         if now is None:
@@ -99,7 +99,7 @@ def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason:
     tag = alias_name(name)
     target = _resolve(context, resolve, ref, space)
 
-    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+    def build(session: Session, place: Place) -> Record | CommitNumber:
         if tag in lookups.alias_names(session, target.space):
             raise InvalidInputError(
                 f"{tag!r} is an alias in space {target.space!r}.",
@@ -132,9 +132,6 @@ def annotate(
 
     Raises InvalidInputError where nothing is asked or a value is malformed, NotFoundError.
     """
-    from share_registry.registry.commands.notes import entries
-    from share_registry.registry.commands.preconditions import check_labels, check_metrics
-
     check_labels(labels)
     check_metrics(metrics)
     check_distinct(labels, metrics)
@@ -145,17 +142,14 @@ def annotate(
         )
     target = _resolve(context, resolve_version, ref, space)
 
-    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+    def build(session: Session, place: Place) -> Record | CommitNumber:
         _check_annotations(session, target, labels, metrics, remove)
         return AnnotateRecord.model_validate(
             place | {"task": _current_name(session, target), "version": target.version}
         )
 
     task_note = TaskNote(
-        task=str(target.task),
-        labels=entries(labels),
-        metrics=entries({name: repr(float(value)) for name, value in metrics.items()}),
-        removed=sorted(set(remove)),
+        task=str(target.task), removed=sorted(set(remove)), **annotations(labels, metrics)
     )
     return publish_change(context, target.space, build, reason, task_note)
 
@@ -167,7 +161,7 @@ def drop(context: Context, task: str, *, space: str | None, reason: str) -> Comm
     """
     target = _resolve(context, resolve_task, task, space)
 
-    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+    def build(session: Session, place: Place) -> Record | CommitNumber:
         name = _current_name(session, target)
         latest = lookups.latest_version(session, target.space, name)
         if latest is None or not latest.live:
@@ -187,7 +181,7 @@ def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Co
     """
     target = _resolve(context, resolve_version, ref, space)
 
-    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+    def build(session: Session, place: Place) -> Record | CommitNumber:
         name = _current_name(session, target)
         latest = lookups.latest_version(session, target.space, name)
         if latest is None:
@@ -211,7 +205,7 @@ def rename(context: Context, task: str, new: str, *, space: str | None, reason: 
     new_name = task_name(new)
     target = _resolve(context, resolve_task, task, space)
 
-    def build(session: "Session", place: Place) -> "Record | CommitNumber":
+    def build(session: Session, place: Place) -> Record | CommitNumber:
         name = _current_name(session, target)
         owner = lookups.current_name(session, target.space, new_name)
         if name == new_name:
@@ -244,6 +238,15 @@ def publish_change(
         return commit_at(session, space, number, created=created)
 
 
+def annotations(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return labels and metrics as a note says them of a task."""
+    texts = {name: repr(float(value)) for name, value in metrics.items()}
+    return {
+        member: [Entry(name=name, value=value) for name, value in sorted(values.items())]
+        for member, values in (("labels", labels), ("metrics", texts))
+    }
+
+
 def _resolve(
     context: Context,
     resolver: Callable[..., ResolvedReference],
@@ -255,7 +258,7 @@ def _resolve(
         return resolver(session, ref, space=space)
 
 
-def _current_name(session: "Session", target: ResolvedReference) -> TaskName:
+def _current_name(session: Session, target: ResolvedReference) -> TaskName:
     name = lookups.current_name(session, target.space, TaskName(str(target.task)))
     if name is None:
         raise NotFoundError(
@@ -267,14 +270,15 @@ def _current_name(session: "Session", target: ResolvedReference) -> TaskName:
 def _check_alias(alias: str, now: Version | None, expected: int | None) -> None:
     if expected is not None and expected != (now or 0):
         present = f"v{now}" if now else "not set"
+        required = f"v{expected}" if expected else "not set"
         raise ConflictError(
-            f"alias {alias!r} is at {present}, expected {f'v{expected}' if expected else 'not set'}.",
+            f"alias {alias!r} is at {present}, expected {required}.",
             hint="Look at `alias-history`, then move it.",
         )
 
 
 def _check_annotations(
-    session: "Session",
+    session: Session,
     target: ResolvedReference,
     labels: Mapping[str, str],
     metrics: Mapping[str, float],

@@ -10,7 +10,7 @@ What follows is a record of its own: the commit stands whatever becomes of it.
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.errors import ShareRegistryError
@@ -29,11 +29,9 @@ from share_registry.registry.commands.refit import (
     publish_basis,
     rule_within_budget,
 )
+from share_registry.registry.context import Context
 from share_registry.values.policy import Policy
-
-if TYPE_CHECKING:
-    from share_registry.registry.context import Context
-    from share_registry.values.task_version import TaskVersion
+from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
 _FIRST_TRIAL: Final = 8
@@ -45,7 +43,7 @@ _HELD_OUT: Final = 4
 
 
 def follow_up(
-    context: "Context",
+    context: Context,
     space: SpaceName,
     policy: Policy,
     *,
@@ -77,13 +75,13 @@ def follow_up(
 
 
 def _reexpress_others(
-    context: "Context",
+    context: Context,
     space: SpaceName,
     policy: Policy,
     basis: NewBasis,
     committed: frozenset[TaskName],
 ) -> None:
-    """Re-express every other task in the basis of the commit, as the paper does at every arrival."""
+    """Re-express every other task in the basis of the commit, as the paper does every time."""
     with context.catalog.begin() as session:
         rows = [row for row in live_versions(session, space) if row.task not in committed]
     options = RefitOptions(max_rank=policy.k, allow_loss=True)
@@ -94,7 +92,7 @@ def _reexpress_others(
 
 
 def _refit_where_it_pays(
-    context: "Context", space: SpaceName, policy: Policy, new_tasks: int
+    context: Context, space: SpaceName, policy: Policy, new_tasks: int
 ) -> None:
     """Make a basis for later commits where leave-one-out coding says that it pays."""
     with context.catalog.begin() as session:
@@ -113,9 +111,9 @@ def _refit_where_it_pays(
 
 
 def _mean_saving(
-    context: "Context",
+    context: Context,
     space: SpaceName,
-    sample: "Sequence[TaskVersion]",
+    sample: Sequence[TaskVersion],
     rule: FitRule,
     policy: Policy,
 ) -> float:
@@ -131,9 +129,7 @@ def _mean_saving(
     return saved / len(held_out)
 
 
-def _coded_bytes(
-    context: "Context", row: "TaskVersion", policy: Policy, basis: NewBasis | None
-) -> int:
+def _coded_bytes(context: Context, row: TaskVersion, policy: Policy, basis: NewBasis | None) -> int:
     """Return the bytes of a stored task coded once more against what it refers to, and a basis."""
     adapter = rebuild(context, row, read_task_note(context, row))
     bases = {basis.digest: basis.content} if basis is not None else {}

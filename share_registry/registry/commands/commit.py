@@ -9,12 +9,13 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.provenance import came_from
 from share_registry.catalog.queries.resolution import resolve
+from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError
 from share_registry.format.records import AbsorbRecord, TaskVersionRef
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version
@@ -25,16 +26,11 @@ from share_registry.registry.commands.commit_batch import (
     encode_adapters,
     load_adapters,
 )
-from share_registry.registry.commands.duplicates import (
-    commit_of_key,
-    same_version,
-    warn_unrecorded,
-)
+from share_registry.registry.commands.duplicates import commit_of_key, commit_of_unchanged
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, check_shapes
 from share_registry.registry.commands.notes import note_for, preview_commit, record_entry
 from share_registry.registry.commands.preconditions import (
     CommitOptions,
-    check_expected,
     check_options,
     next_version,
 )
@@ -45,10 +41,6 @@ from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.sync import replay_in_memory
 from share_registry.values.commits import Commit
 from share_registry.values.policy import overridden
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -91,6 +83,7 @@ def _commit(
     options: CommitOptions,
     labels: dict[str, str],
 ) -> Commit:
+    """Check, encode, publish and report adapters that are loaded."""
     context.catch_up()
     with context.catalog.begin() as session:
         target = find_target(session, batch.adapters.values(), space)
@@ -100,9 +93,6 @@ def _commit(
         }
         versions = _next_versions(context, session, target.name, batch, options)
         parents = _find_parents(session, target.name, batch, options)
-        if not isinstance(versions, int):
-            layouts = [batch.adapters[task].layout for task in sorted(batch.adapters)]
-            check_shapes(session, target.name, layouts)
     if isinstance(versions, int):
         # its writer may have died before it was durable
         context.store.sync_log(target.name)
@@ -134,11 +124,10 @@ def _commit(
         context.store.put(basis.content, basis.digest)
     stored = {task: item.store(context.store) for task, item in encoded.items()}
 
-    def build(session: "Session", place: Place) -> AbsorbRecord | CommitNumber:
+    def build(session: Session, place: Place) -> AbsorbRecord | CommitNumber:
         versions = _next_versions(context, session, target.name, batch, options)
         if isinstance(versions, int):
             return versions
-        check_shapes(session, target.name, [item.adapter.layout for item in stored.values()])
         tasks = [record_entry(task, versions[task], item, parents) for task, item in stored.items()]
         return AbsorbRecord.model_validate(
             place | {"tasks": tasks, "basis": basis.digest if basis is not None else None}
@@ -166,19 +155,19 @@ def _commit(
 
 def _next_versions(
     context: Context,
-    session: "Session",
+    session: Session,
     space: SpaceName,
     batch: AdapterBatch,
     options: CommitOptions,
 ) -> dict[TaskName, Version] | CommitNumber:
     """Return the version that each task gets, or the earlier commit that already says all this.
 
-    Raises ConflictError, RefusedError.
+    Raises ConflictError, RefusedError where the head allows neither.
     """
     earlier = commit_of_key(session, space, str(options.idempotency_key), batch.adapters)
     latest = {task: lookups.latest_version(session, space, task) for task in batch.adapters}
     if earlier is None and not options.allow_duplicate:
-        earlier = _find_duplicate(context, space, batch, latest, options)
+        earlier = commit_of_unchanged(context.store, space, batch.adapters, latest, options)
     if earlier is not None:
         return earlier
     versions = {}
@@ -193,44 +182,12 @@ def _next_versions(
                 f"{newest.source_location}.",
                 hint=f"Give task={task!r} to add a version to it, or another name.",
             )
+    check_shapes(session, space, [batch.adapters[task].layout for task in sorted(versions)])
     return versions
 
 
-def _find_duplicate(
-    context: Context,
-    space: SpaceName,
-    batch: AdapterBatch,
-    latest: "dict[TaskName, TaskVersion | None]",
-    options: CommitOptions,
-) -> CommitNumber | None:
-    """Return the commit whose adapters, still the newest of their tasks, are given unchanged.
-
-    None where some are new, or came by several commits. Raises ConflictError.
-    """
-    rows = [
-        same_version(
-            latest[task],
-            context.store,
-            task,
-            adapter,
-            budget=options.budget,
-            keep_original=options.keep_original,
-        )
-        for task, adapter in batch.adapters.items()
-    ]
-    same = [row for row in rows if row is not None]
-    numbers = {row.number for row in same}
-    if len(same) < len(rows) or len(numbers) != 1:
-        return None
-    for row in same:
-        check_expected(row.task, row.version, options.expected)
-    number = numbers.pop()
-    warn_unrecorded(space, number, options)
-    return number
-
-
 def _find_parents(
-    session: "Session", space: SpaceName, batch: AdapterBatch, options: CommitOptions
+    session: Session, space: SpaceName, batch: AdapterBatch, options: CommitOptions
 ) -> list[TaskVersionRef]:
     """Return what the adapters are declared to be derived from, by task and version.
 

@@ -10,13 +10,14 @@ without it: all of them where all are in memory, else some, spread evenly, that 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from share_registry.errors import InvalidInputError, ShareRegistryError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.load import is_directory, load
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
+from share_registry.outside.files import Outside
 from share_registry.registry.basis.fit import FitRule, fit, stored_members, unstored_member
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
 from share_registry.registry.commands.prediction import FIRST, LATEST
@@ -27,11 +28,8 @@ from share_registry.registry.commands.refit import (
     rule_within_budget,
     serialize_basis,
 )
+from share_registry.registry.context import Context
 from share_registry.values.policy import Policy
-
-if TYPE_CHECKING:
-    from share_registry.outside.files import Outside
-    from share_registry.registry.context import Context
 
 FEW: Final = 16
 """Adapters that are kept in memory, and that a basis is fitted to, however large they are."""
@@ -61,7 +59,7 @@ class AdapterBatch:
     adapters: Mapping[TaskName, Adapter]
     directories: Mapping[TaskName, Any]
     derived: frozenset[TaskName]
-    outside: "Outside" = field(repr=False)
+    outside: Outside = field(repr=False)
 
     def read(self, task: TaskName) -> Adapter:
         """Return an adapter with all that belongs to it.
@@ -89,7 +87,7 @@ class AdapterBatch:
 
 
 def load_adapters(
-    sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | None, outside: "Outside"
+    sources: Sequence[tuple[str | None, Any]], *, adapter_name: str | None, outside: Outside
 ) -> AdapterBatch:
     """Read adapters, keeping of those there is no room for only what says what they are.
 
@@ -123,7 +121,7 @@ def load_adapters(
 
 
 def encode_adapters(
-    context: "Context",
+    context: Context,
     space: SpaceName,
     batch: AdapterBatch,
     policy: Policy,
@@ -170,7 +168,7 @@ def encode_adapters(
 
 
 def _fit_basis(
-    context: "Context", space: SpaceName, batch: AdapterBatch, policy: Policy
+    context: Context, space: SpaceName, batch: AdapterBatch, policy: Policy
 ) -> NewBasis | None:
     """Fit a basis to the adapters of a commit; None where there is nothing to fit.
 
@@ -193,7 +191,7 @@ def _fit_basis(
 
 
 def _pays(
-    context: "Context",
+    context: Context,
     together: Mapping[TaskName, EncodedAdapter],
     apart: Mapping[TaskName, EncodedAdapter],
     basis: NewBasis,

@@ -7,7 +7,7 @@ is kept bit for bit.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 
@@ -17,6 +17,7 @@ from share_registry.algebra.error import module_errors, norm, pooled_error
 from share_registry.algebra.outcome import CodedAdapter
 from share_registry.algebra.project import project
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.sql import Session
 from share_registry.errors import BudgetExceededError, IntegrityError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
@@ -37,14 +38,11 @@ from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.checkout.reports import source_name, with_details
 from share_registry.registry.commands import prediction
 from share_registry.registry.commands.prediction import References, choose_references
+from share_registry.registry.context import Context
+from share_registry.store.protocol import Store
 from share_registry.stored import StoredAdapter, StoredModule
-from share_registry.values.commits import AdapterReport, BasisModuleReport, BasisReport
+from share_registry.values.commits import AdapterReport, BasisReport
 from share_registry.values.policy import Policy
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.registry.context import Context
-    from share_registry.store.protocol import Store
 
 EXTERNAL_BYTES: Final = 64 << 10
 """Passengers from this size on are objects of their own, shared by every adapter that has the same
@@ -82,7 +80,7 @@ class EncodedAdapter:
     objects: Mapping[Digest, bytes] = field(repr=False)
     added_bytes: int = 0
 
-    def store(self, store: "Store") -> "EncodedAdapter":
+    def store(self, store: Store) -> "EncodedAdapter":
         """Make every object durable; return the adapter without them and without its tensors."""
         added_bytes = self.added_bytes + sum(
             len(content) for digest, content in self.objects.items() if store.put(content, digest)
@@ -90,7 +88,7 @@ class EncodedAdapter:
         head = replace(self.adapter, tensors={}, attachments={}, original={})
         return replace(self, adapter=head, objects={}, added_bytes=added_bytes)
 
-    def new_bytes(self, store: "Store") -> int:
+    def new_bytes(self, store: Store) -> int:
         """Return the bytes that storing adds."""
         return self.added_bytes + sum(
             len(content) for digest, content in self.objects.items() if not store.has(digest)
@@ -99,16 +97,11 @@ class EncodedAdapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBasis:
-    """A basis that is not stored yet: its object, and its directions by module."""
+    """A basis object that may not be stored yet, and what a commit says of it."""
 
     digest: Digest
     content: bytes = field(repr=False)
-    modules: tuple[BasisModuleReport, ...] = ()
-
-    @property
-    def report(self) -> BasisReport:
-        """What a commit says of it."""
-        return BasisReport(digest=self.digest, size_bytes=len(self.content), modules=self.modules)
+    report: BasisReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +120,7 @@ class SerializedAdapter:
 
 
 def encode_adapter(
-    context: "Context",
+    context: Context,
     space: SpaceName,
     task: TaskName,
     adapter: Adapter,
@@ -224,7 +217,7 @@ def encode_adapter(
     )
 
 
-def check_shapes(session: "Session", space: SpaceName, layouts: Iterable[Layout]) -> None:
+def check_shapes(session: Session, space: SpaceName, layouts: Iterable[Layout]) -> None:
     """Check that every module has the shape that it has in the space and in the other layouts.
 
     Raises RefusedError naming the first that differs.

@@ -11,12 +11,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from share_registry.algebra.merge_methods import DENSITIES, MergeRule, Method
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.resolution import resolve_version
+from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
@@ -39,13 +40,10 @@ from share_registry.registry.commands.preconditions import (
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish
 from share_registry.registry.commands.targets import existing_target
-from share_registry.values.commits import AdapterReport, Commit
+from share_registry.registry.context import Context
+from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import overridden
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.registry.context import Context
-    from share_registry.values.task_version import TaskVersion
+from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
 _MAX_PARENTS: Final = 1024
@@ -54,7 +52,7 @@ _MAX_BASIS_BYTES: Final = 4 << 30
 
 
 def merge(
-    context: "Context",
+    context: Context,
     parents: Mapping[str, float],
     task: str,
     space: str | None,
@@ -90,7 +88,7 @@ def merge(
         )
     stored = encoded.store(context.store)
 
-    def build(session: "Session", place: Place) -> MergeRecord | CommitNumber:
+    def build(session: Session, place: Place) -> MergeRecord | CommitNumber:
         earlier = commit_of_key(session, target, key, {name: stored.adapter})
         if earlier is not None:
             return earlier
@@ -151,8 +149,8 @@ def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:
 
 
 def _resolve_parents(
-    session: "Session", parents: Mapping[str, float], space: str | None
-) -> "tuple[SpaceName, list[TaskVersion], list[float]]":
+    session: Session, parents: Mapping[str, float], space: str | None
+) -> tuple[SpaceName, list[TaskVersion], list[float]]:
     """Return the space, the versions by name and version, and their weights.
 
     Weights of one version add up.
@@ -201,7 +199,7 @@ def _resolve_parents(
     return spaces[0], rows, [weight + 0.0 for _, weight in ordered]
 
 
-def _name_again(context: "Context", task: TaskName, row: "TaskVersion") -> EncodedAdapter:
+def _name_again(context: Context, task: TaskName, row: TaskVersion) -> EncodedAdapter:
     """Return a version as what is committed once more: nothing of it is new."""
     note = read_task_note(context, row)
     adapter = rebuild(context, row, note)
@@ -232,10 +230,10 @@ def _name_again(context: "Context", task: TaskName, row: "TaskVersion") -> Encod
 
 
 def _encode_merged(
-    context: "Context",
+    context: Context,
     space: SpaceName,
     task: TaskName,
-    rows: "Sequence[TaskVersion]",
+    rows: Sequence[TaskVersion],
     weights: Sequence[float],
     rule: MergeRule,
     options: CommitOptions,
@@ -257,7 +255,8 @@ def _encode_merged(
     basis = None
     if present is not None:
         content = context.store.get(present.digest, limit=_MAX_BASIS_BYTES)
-        basis = NewBasis(digest=present.digest, content=content)
+        report = BasisReport(digest=present.digest, size_bytes=len(content))
+        basis = NewBasis(digest=present.digest, content=content, report=report)
     return encode_adapter(
         context,
         space,
@@ -269,7 +268,7 @@ def _encode_merged(
     )
 
 
-def _remark(rows: "Sequence[TaskVersion]", weights: Sequence[float], rule: MergeRule) -> str:
+def _remark(rows: Sequence[TaskVersion], weights: Sequence[float], rule: MergeRule) -> str:
     """Return how it was made, in a sentence."""
     terms = " + ".join(
         f"{weight:g} {row.task}@v{row.version}" for row, weight in zip(rows, weights, strict=True)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from share_registry.catalog.queries import lookups
-from share_registry.format.layout import Entry
 from share_registry.format.records import AbsorbedTask, Note, TaskVersionRef, decimal
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.registry.commands.annotate import annotations
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
 from share_registry.registry.commands.preconditions import CommitOptions
 from share_registry.registry.context import Context
@@ -27,23 +28,12 @@ def note_for(
         labels: The caller's, with those of its environment.
         remarks: What is worth knowing of a task besides what its adapter says.
     """
-    metrics = {name: repr(float(value)) for name, value in options.metrics.items()}
-    tasks = [
-        item.note.model_copy(
-            update={
-                "labels": entries(labels),
-                "metrics": entries(metrics),
-                "remarks": [*remarks[task], *item.adapter.remarks],
-            }
-        )
-        for task, item in encoded.items()
-    ]
+    tasks = []
+    for task, item in encoded.items():
+        members: dict[str, Any] = {"remarks": [*remarks[task], *item.adapter.remarks]}
+        members |= annotations(labels, options.metrics)
+        tasks.append(item.note.model_copy(update=members))
     return Note(author=options.author or None, message=options.message or None, tasks=tasks)
-
-
-def entries(values: Mapping[str, str]) -> list[Entry]:
-    """Return names and values as sorted entries."""
-    return [Entry(name=name, value=value) for name, value in sorted(values.items())]
 
 
 def record_entry(

@@ -1,21 +1,19 @@
 """What a caller says about a commit, and what must hold before it is made."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from sys import float_info
+from typing import Final
 
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError, RefusedError
 from share_registry.exchange.environment import environment_labels
 from share_registry.names import SpaceName, TaskName, Version
+from share_registry.outside.files import Outside
 from share_registry.registry.arguments import check_distinct
 from share_registry.values.policy import ENERGY, UNIT, check_budget
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.outside.files import Outside
-    from share_registry.values.task_version import TaskVersion
+from share_registry.values.task_version import TaskVersion
 
 _SHOWN: Final = 80
 """Characters of a value that an error repeats."""
@@ -86,13 +84,21 @@ class RefitOptions:
         return self.allow_loss or self.budget is not None
 
 
-def check_options(options: CommitOptions, outside: "Outside") -> dict[str, str]:
+def check_options(options: CommitOptions, outside: Outside) -> dict[str, str]:
     """Check what a caller says of a commit; return its labels with those of the environment.
 
     Raises InvalidInputError.
     """
     check_labels(options.labels)
     check_metrics(options.metrics)
+    check_texts(options)
+    labels = environment_labels(outside) | dict(options.labels)
+    check_distinct(labels, options.metrics)
+    return labels
+
+
+def check_texts(options: CommitOptions | RefitOptions) -> None:
+    """Check that author and message fit into a note. Raises InvalidInputError."""
     if options.author is not None and len(options.author) > 256:
         raise InvalidInputError("author has more than 256 characters.", hint="Shorten it.")
     if len(options.message) > 16_384:
@@ -100,20 +106,13 @@ def check_options(options: CommitOptions, outside: "Outside") -> dict[str, str]:
             "message has more than 16384 characters.",
             hint="Shorten it, or keep the text in a file of the adapter's directory.",
         )
-    labels = environment_labels(outside) | dict(options.labels)
-    check_distinct(labels, options.metrics)
-    return labels
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
     """Check label names and values. Raises InvalidInputError."""
     for name, value in labels.items():
-        if (
-            not isinstance(name, str)
-            or not isinstance(value, str)
-            or not 1 <= len(name) <= 128
-            or len(value) > 4096
-        ):
+        are_texts = isinstance(name, str) and isinstance(value, str)
+        if not are_texts or not 1 <= len(name) <= 128 or len(value) > 4096:
             raise InvalidInputError(
                 f"label {_short(name)}={_short(value)} is not a short name and a text.",
                 hint="Names have at most 128 characters, values 4096.",
@@ -124,12 +123,9 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
     """Check metric names and values. Raises InvalidInputError."""
     for name, value in metrics.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if (
-            not isinstance(name, str)
-            or not 1 <= len(name) <= 128
-            or not is_number
-            or not _is_finite(value)
-        ):
+        # neither infinite, nor NaN, nor a whole number past float64
+        is_finite = is_number and abs(value) <= float_info.max
+        if not isinstance(name, str) or not 1 <= len(name) <= 128 or not is_finite:
             raise InvalidInputError(
                 f"metric {_short(name)}={_short(value)} is not a short name and a finite number.",
                 hint="Names have at most 128 characters.",
@@ -137,25 +133,18 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
 
 
 def next_version(
-    session: "Session",
+    session: Session,
     space: SpaceName,
     task: TaskName,
-    latest: "TaskVersion | None",
+    latest: TaskVersion | None,
     *,
     expected: int | None,
 ) -> Version:
-    """Return the version that a task gets next.
-
-    Args:
-        session: A session of the catalog.
-        space: The space.
-        task: The task.
-        latest: Its newest version.
-        expected: The version it must be at; 0 for absent.
+    """Return the version that follows the latest one of a task.
 
     Raises:
         RefusedError: the task has got another name meanwhile.
-        ConflictError: it is not at the version that was expected.
+        ConflictError: it is not at version `expected`; 0 for absent.
     """
     check_name(session, space, task)
     present = latest.version if latest is not None else 0
@@ -163,13 +152,13 @@ def next_version(
     return Version(present + 1)
 
 
-def check_name(session: "Session", space: SpaceName, task: TaskName) -> None:
+def check_name(session: Session, space: SpaceName, task: TaskName) -> None:
     """Check that a task has not got another name meanwhile. Raises RefusedError."""
-    now = lookups.current_name(session, space, task)
-    if now is not None and now != task:
+    name = lookups.current_name(session, space, task)
+    if name is not None and name != task:
         raise RefusedError(
-            f"task {space}/{task} was renamed to {now!r}; a name is never given to another task.",
-            hint=f"Commit to {now!r}, or pick a new name.",
+            f"task {space}/{task} was renamed to {name!r}; a name is never given to another task.",
+            hint=f"Commit to {name!r}, or pick a new name.",
         )
 
 
@@ -186,11 +175,3 @@ def check_expected(task: str, latest: int, expected: int | None) -> None:
 def _short(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ..."
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        # a whole number past float64
-        return False

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,11 +15,9 @@ from share_registry.format.layout import Layout
 from share_registry.format.records import TaskVersionRef
 from share_registry.materialize.decoder import MAX_CHAIN, Reader
 from share_registry.names import Digest, SpaceName, TaskName
+from share_registry.registry.context import Context
 from share_registry.stored import StoredBasis, StoredModule, StoredSide
 from share_registry.values.policy import Policy
-
-if TYPE_CHECKING:
-    from share_registry.registry.context import Context
 
 _LOG: Final = logging.getLogger(__name__)
 FIRST: Final = 8
@@ -48,7 +46,7 @@ class References:
 
 
 def choose_references(
-    context: "Context",
+    context: Context,
     reader: Reader,
     space: SpaceName,
     task: TaskName,
@@ -58,7 +56,7 @@ def choose_references(
     bases: Sequence[Digest] = (),
     siblings: Sequence[Digest] = (),
 ) -> References:
-    """Choose what the next version of a task is tried against, none where the policy refers to none.
+    """Choose what the next version of a task is tried against; none where the policy says so.
 
     In this order: bases, the version before (or the first declared parent) and what it refers to,
     declared parents, siblings of the same commit, the first and the latest adapters of the space.

@@ -18,11 +18,12 @@ idempotency key finds out what happened.
 import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from share_registry.catalog import leases
 from share_registry.catalog.projection.apply import apply
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.sql import Session
 from share_registry.errors import (
     CommitStateUnknownError,
     ConflictError,
@@ -38,17 +39,14 @@ from share_registry.registry.sync import check_end
 from share_registry.store.protocol import PublishStateUnknownError
 from share_registry.times import timestamp
 
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-
 _LOG: Final = logging.getLogger(__name__)
 _ATTEMPTS: Final = 200
 _MAX_PAUSE_S: Final = 0.5
 _LEASE: Final = timedelta(seconds=10)
 
 Place = dict[str, Any]
-"""The members that say where in the chain a record stands: space, number, parent, time, key, note."""
-Build = Callable[["Session", Place], "Record | CommitNumber"]
+"""The members of a record that say where in the chain it stands, its key and its note."""
+Build = Callable[[Session, Place], "Record | CommitNumber"]
 """Check the preconditions upon the present head and build the record, or return an earlier commit
 that already says so."""
 

@@ -9,7 +9,7 @@ relative to the norm of the source (triangle inequality).
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from share_registry.algebra.error import module_errors, norm, relative_change
 from share_registry.errors import BudgetExceededError
@@ -18,6 +18,7 @@ from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.factor_pairs import FactorPair, move_to_device
 from share_registry.format.canonical import sha256
 from share_registry.format.records import TaskNote
+from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, TaskName
 from share_registry.registry.checkout.checkout import read_original, read_task_note, rebuild
 from share_registry.registry.checkout.reports import source_name, with_details
@@ -31,25 +32,22 @@ from share_registry.registry.commands.encode import (
 )
 from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.commands.prediction import References
+from share_registry.registry.context import Context
 from share_registry.values.commits import AdapterReport
 from share_registry.values.policy import MAX_BUDGET, Policy
-
-if TYPE_CHECKING:
-    from share_registry.materialize.decoder import Reader
-    from share_registry.registry.context import Context
-    from share_registry.values.task_version import TaskVersion
+from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
 
 
 def reexpress(
-    context: "Context",
-    rows: "Sequence[TaskVersion]",
+    context: Context,
+    rows: Sequence[TaskVersion],
     basis: NewBasis,
     options: RefitOptions,
     policy: Policy,
     *,
-    nearest: "Sequence[TaskVersion] | None" = None,
+    nearest: Sequence[TaskVersion] | None = None,
 ) -> dict[TaskName, EncodedAdapter]:
     """Re-express tasks in a basis.
 
@@ -83,9 +81,9 @@ def reexpress(
 
 
 def _reexpress_version(
-    context: "Context",
-    row: "TaskVersion",
-    version: "TaskVersion",
+    context: Context,
+    row: TaskVersion,
+    version: TaskVersion,
     basis: NewBasis,
     options: RefitOptions,
     policy: Policy,
@@ -137,7 +135,7 @@ def _reexpress_version(
 
 
 def _code(
-    reader: "Reader",
+    reader: Reader,
     adapter: Adapter,
     pairs: list[FactorPair],
     basis: Digest,
@@ -161,8 +159,8 @@ def _code(
 
 
 def _with_details(
-    context: "Context",
-    row: "TaskVersion",
+    context: Context,
+    row: TaskVersion,
     report: AdapterReport,
     coded: SerializedAdapter,
     decoded: Adapter,

@@ -1,4 +1,4 @@
-"""Refit: a new basis for the commits that follow and, where asked for, stored tasks expressed in it.
+"""Refit: a new basis for later commits and, where asked for, stored tasks re-expressed in it.
 
 The basis is that of the SVD of all energy-weighted factors stacked, computed from the Grams of the
 rows in use and the tasks' coefficients: no stored adapter is formed (`basis.fit`). Its rows are
@@ -12,11 +12,12 @@ and new versions of the tasks that are re-expressed in it (`reexpress`). All of 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, NotFoundError, RefusedError
 from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
@@ -27,16 +28,13 @@ from share_registry.registry.basis.moments import load, save
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
 from share_registry.registry.commands.notes import preview_commit, record_entry
-from share_registry.registry.commands.preconditions import RefitOptions
+from share_registry.registry.commands.preconditions import RefitOptions, check_texts
 from share_registry.registry.commands.publish import Place, publish
 from share_registry.registry.commands.reexpress import reexpress
 from share_registry.registry.commands.targets import existing_target
-from share_registry.values.commits import BasisModuleReport, Commit
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.registry.context import Context
-    from share_registry.values.task_version import TaskVersion
+from share_registry.registry.context import Context
+from share_registry.values.commits import BasisModuleReport, BasisReport, Commit
+from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
 FINE: Final = 2.0**-12
@@ -48,8 +46,9 @@ _SHARE_OF_BUDGET: Final = 0.25
 """Part of the budget that rounding a basis may take where own rows correct it."""
 
 
-def refit(context: "Context", space: str | None, options: RefitOptions) -> Commit:
+def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     """Fit a basis to the live tasks of a space. See `Registry.refit`."""
+    check_texts(options)
     if not options.dry_run:
         context.require_writable()
     with context.reading() as session:
@@ -82,7 +81,7 @@ def refit(context: "Context", space: str | None, options: RefitOptions) -> Commi
     return replace(commit, basis=basis.report)
 
 
-def live_versions(session: "Session", space: SpaceName) -> "list[TaskVersion]":
+def live_versions(session: Session, space: SpaceName) -> list[TaskVersion]:
     """Return the newest version of every live task, by name."""
     return sorted(lookups.latest_versions(session, space), key=lambda row: row.task)
 
@@ -98,7 +97,7 @@ def rule_within_budget(budget: float, *, tasks: int) -> FitRule:
 
 
 def fit_basis(
-    context: "Context", space: SpaceName, members: Sequence[FitMember], rule: FitRule
+    context: Context, space: SpaceName, members: Sequence[FitMember], rule: FitRule
 ) -> NewBasis | None:
     """Fit a basis to tasks; None where no direction pays."""
     fitted = fit(members, rule, device=context.device)
@@ -124,15 +123,17 @@ def serialize_basis(fitted: FittedBasis, space: str) -> NewBasis:
         )
         for name, (a, b) in fitted.basis.modules.items()
     )
-    return NewBasis(digest=sha256(content), content=content, modules=modules)
+    digest = sha256(content)
+    report = BasisReport(digest=digest, size_bytes=len(content), modules=modules)
+    return NewBasis(digest=digest, content=content, report=report)
 
 
 def publish_basis(
-    context: "Context",
+    context: Context,
     space: SpaceName,
     basis: NewBasis,
     note: Note,
-    rows: "Sequence[TaskVersion]" = (),
+    rows: Sequence[TaskVersion] = (),
     reexpressed: Mapping[TaskName, EncodedAdapter] | None = None,
 ) -> Commit:
     """Store a basis and the tasks re-expressed in it, and publish the record of both.
@@ -152,7 +153,7 @@ def publish_basis(
     encoded = {task: item.store(context.store) for task, item in (reexpressed or {}).items()}
     versions = {row.task: row.version for row in rows if row.task in encoded}
 
-    def build(session: "Session", place: Place) -> RefitRecord:
+    def build(session: Session, place: Place) -> RefitRecord:
         entries = []
         for task, item in encoded.items():
             version = versions[task]

@@ -1,31 +1,33 @@
 """Create spaces, and set their policy."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.provenance import policy_change
 from share_registry.catalog.queries.resolution import space_of
+from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError
-from share_registry.names import SpaceName, space_name
+from share_registry.format.records import (
+    BaseModelBody,
+    CreateRecord,
+    PolicyBody,
+    PolicyRecord,
+    decimal,
+)
+from share_registry.names import CommitNumber, SpaceName, space_name
 from share_registry.registry.commands.annotate import publish_change
-from share_registry.registry.commands.publish import publish
+from share_registry.registry.commands.publish import Place, publish
 from share_registry.registry.commands.targets import CommitTarget, existing_target
+from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.format.records import CreateRecord, PolicyBody, PolicyRecord
-    from share_registry.names import CommitNumber
-    from share_registry.registry.commands.publish import Place
-    from share_registry.registry.context import Context
 
 _MAX_LABELS: Final = 64
 
 
 def create_space(
-    context: "Context",
+    context: Context,
     name: str,
     *,
     base_model: str | None = None,
@@ -58,10 +60,7 @@ def create_space(
         _check_same_base(present, base_model, base_revision, base_labels)
         return space
 
-    def build(_: "Session", place: "Place") -> "CreateRecord | CommitNumber":
-        from share_registry.format.records import BaseModelBody, CreateRecord
-        from share_registry.names import CommitNumber
-
+    def build(_: Session, place: Place) -> CreateRecord | CommitNumber:
         if place["number"] != 1:
             return CommitNumber(1)
         others = sorted(set(base_labels) - {label})
@@ -76,14 +75,13 @@ def create_space(
     return space
 
 
-def set_policy(context: "Context", space: str | None, policy: Policy) -> Commit:
+def set_policy(context: Context, space: str | None, policy: Policy) -> Commit:
     """Publish a space's policy, which holds for later commits.
 
     Where it has that policy already, return the commit that set it. Raises NotFoundError.
     """
-    from share_registry.format.records import PolicyRecord
 
-    def build(session: "Session", place: "Place") -> "PolicyRecord | CommitNumber":
+    def build(session: Session, place: Place) -> PolicyRecord | CommitNumber:
         if existing_target(session, name).policy == policy:
             return policy_change(session, name)
         return PolicyRecord.model_validate(place | {"policy": _policy_body(policy)})
@@ -94,9 +92,7 @@ def set_policy(context: "Context", space: str | None, policy: Policy) -> Commit:
     return publish_change(context, name, build, "")
 
 
-def _policy_body(policy: Policy) -> "PolicyBody":
-    from share_registry.format.records import PolicyBody, decimal
-
+def _policy_body(policy: Policy) -> PolicyBody:
     return PolicyBody(
         budget=decimal(policy.budget),
         keep_original=policy.keep_original,

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.sql import Session
 from share_registry.errors import NotFoundError, RefusedError
+from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import BaseModelLabel, base_of, space_name_of
 from share_registry.names import SpaceName, near_misses, space_name
 from share_registry.values.policy import Policy
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.exchange.adapter import Adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +28,7 @@ class CommitTarget:
     new: bool = False
 
 
-def find_target(
-    session: "Session", adapters: "Iterable[Adapter]", space: str | None
-) -> CommitTarget:
+def find_target(session: Session, adapters: Iterable[Adapter], space: str | None) -> CommitTarget:
     """Return the space named, or else the one of the adapters' base model, which may be new.
 
     Raises:
@@ -59,9 +54,7 @@ def find_target(
     )
 
 
-def check_base(
-    target: CommitTarget, adapter: "Adapter", *, allow_mismatch: bool
-) -> tuple[str, ...]:
+def check_base(target: CommitTarget, adapter: Adapter, *, allow_mismatch: bool) -> tuple[str, ...]:
     """Check that an adapter says the space's base model; return what is worth a remark.
 
     Raises RefusedError.
@@ -84,7 +77,7 @@ def check_base(
     return ()
 
 
-def existing_target(session: "Session", name: SpaceName) -> CommitTarget:
+def existing_target(session: Session, name: SpaceName) -> CommitTarget:
     """Return a space that exists. Raises NotFoundError."""
     row = lookups.space_row(session, name)
     if row is None:
@@ -101,7 +94,7 @@ def existing_target(session: "Session", name: SpaceName) -> CommitTarget:
     )
 
 
-def _one_base(adapters: "Iterable[Adapter]") -> BaseModelLabel:
+def _one_base(adapters: Iterable[Adapter]) -> BaseModelLabel:
     bases = sorted({base_of(adapter.config) for adapter in adapters}, key=str)
     labels = sorted({base.label for base in bases})
     if len(labels) > 1:
