@@ -1,4 +1,4 @@
-"""Alembic's entry: run the migrations on the connection that the catalog hands in, inside its transaction."""
+"""Alembic's entry: run the migrations on the catalog's connection, inside its transaction."""
 
 from alembic import context
 

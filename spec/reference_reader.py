@@ -55,13 +55,13 @@ SCHEMAS = {
 }
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """Bytes that break a clause, which the message begins with."""
 
 
 def need(condition, clause, message):
     if not condition:
-        raise Damaged(f"{clause}: {message}")
+        raise DamagedError(f"{clause}: {message}")
 
 
 # The one text of a value (spec JSN-01 to JSN-04)
@@ -102,7 +102,7 @@ def parse(content, kind, clause, limit=MAX_JSON):
             content.decode(), parse_int=lambda text: int(text) if len(text) < 18 else 1 << 53
         )
     except (ValueError, RecursionError) as error:
-        raise Damaged(
+        raise DamagedError(
             f"{'JSN-06' if isinstance(error, RecursionError) else 'JSN-01'}: {error}"
         ) from error
     need(type(value) is dict, "JSN-02", "not an object")
@@ -263,7 +263,7 @@ def unpack(content, kind, clause, keys):
             [(key, "U8", [len(part)], part) for key, part in zip(keys, parts, strict=True)],
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"OBJ-04: not the parts of this object: {error!r:.80}") from error
+        raise DamagedError(f"OBJ-04: not the parts of this object: {error!r:.80}") from error
     need(made == content, "OBJ-05", "not in canonical form")
     return parse(text.encode(), kind, clause), parts
 
@@ -287,7 +287,7 @@ def expand(frame, size=None):
             allow_extra_data=False,
         )
     except zstandard.ZstdError as error:
-        raise Damaged(f"FRM-05: {error}") from error
+        raise DamagedError(f"FRM-05: {error}") from error
     need(len(content) == found.content_size, "FRM-06", "another size than declared")
     return content
 

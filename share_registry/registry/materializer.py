@@ -88,8 +88,7 @@ class Materializer:
     A context manager, safe for threads.
 
     Args:
-        registry: An open registry; it must stay open.
-        space: Space of references that name none; the registry's own where None.
+        registry: An open registry or space; it must stay open.
         device: Where rows are kept and results are made.
         dtype: Floating element type of results; None for each tensor's own.
         exact: Compute in float64, by the rules of the format: the same bytes as
@@ -104,7 +103,6 @@ class Materializer:
     def __init__(
         self,
         registry: "Registry",
-        space: str | None = None,
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str | None = None,
@@ -125,7 +123,7 @@ class Materializer:
             )
         target_device = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
         self._context = registry.context
-        self._space = space if space is not None else registry.scope
+        self._space = registry.scope
         self._target = DeviceTarget(target_device, dtype=dtype_of(dtype), exact=exact)
         self._bank: Bank[Any] = Bank(
             partial(Reader, self._context.store),

@@ -165,7 +165,7 @@ class Registry:
         """
         from share_registry.registry.commands.spaces import set_policy
 
-        return set_policy(self._context, space or self._space, policy)
+        return set_policy(self._context, self._scope_of(space), policy)
 
     def commit(
         self,
@@ -236,7 +236,7 @@ class Registry:
             dry_run=dry_run,
         )
         sources = [(task, adapter)]
-        return commit_sources(self._context, sources, space or self._space, options)
+        return commit_sources(self._context, sources, self._scope_of(space), options)
 
     def commit_many(
         self,
@@ -275,7 +275,7 @@ class Registry:
             dry_run=dry_run,
         )
         sources = list(adapters.items())
-        return commit_sources(self._context, sources, space or self._space, options)
+        return commit_sources(self._context, sources, self._scope_of(space), options)
 
     def refit(
         self,
@@ -507,7 +507,7 @@ class Registry:
             before: The next page is the one before the last commit of this page.
         """
         query = log_pages.LogQuery(
-            space=space or self._space,
+            space=self._scope_of(space),
             task=task,
             kind=kind,
             author=author,
@@ -562,7 +562,7 @@ class Registry:
             after: The next page is the one after the last task of this page.
         """
         query = task_pages.TaskQuery(
-            space=space or self._space,
+            space=self._scope_of(space),
             labels=labels or {},
             alias=alias,
             name=name,
@@ -724,6 +724,9 @@ class Registry:
         """
         return self._context.rebuild(accept_loss=accept_loss)
 
+    def _scope_of(self, space: str | None) -> str | None:
+        return space if space is not None else self._space
+
 
 class Space(Registry):
     """A registry whose calls and references are of one space, unless they name another."""
@@ -731,7 +734,7 @@ class Space(Registry):
     @property
     def name(self) -> SpaceName:
         """The space's name."""
-        return self.summary.name
+        return SpaceName(str(self._space))
 
     @property
     def summary(self) -> SpaceSummary:

@@ -87,8 +87,8 @@ def test_every_variant_comes_back_as_checkout_gives_it(
             original(name), task=task, space="zoo", budget=budget, allow_base_mismatch=True
         )
     with (
-        sr.Materializer(registry, "zoo", exact=True) as exact,
-        sr.Materializer(registry, "zoo") as fast,
+        sr.Materializer(registry.space("zoo"), exact=True) as exact,
+        sr.Materializer(registry.space("zoo")) as fast,
     ):
         adapters, quick = exact.materialize(["coded", "kept"]), fast.materialize(["coded", "kept"])
     for task in ("coded", "kept"):

@@ -73,7 +73,7 @@ def test_a_swapped_model_answers_as_one_that_was_loaded(
     model = zoo.load(name, paths["one"])
     parameters = dict(model.named_parameters())
     before = zoo.logits(model)
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         assert materializer.swap(model, "two") == "default"
         assert (
             zoo.logits(model) - zoo.logits(zoo.load(name, paths["two"]))
@@ -93,7 +93,7 @@ def test_an_adapter_loaded_anew_under_the_same_name_is_found_by_the_next_swap(
     }
     model = zoo.load("plain", paths["one"])
     expected = zoo.logits(zoo.load("plain", paths["two"]))
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         materializer.swap(model, "two")
         materializer.swap(model, "one")
         model.load_adapter(str(paths["one"]), adapter_name="other")
@@ -121,7 +121,7 @@ def test_a_swap_that_does_not_fit_changes_nothing(
     model = zoo.load("plain", registry.space("zoo").export("plain", tmp_path / "out").path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with (
-        sr.Materializer(registry, "zoo") as materializer,
+        sr.Materializer(registry.space("zoo")) as materializer,
         pytest.raises(sr.InvalidInputError, match=match),
     ):
         materializer.swap(model, "other")
@@ -133,7 +133,7 @@ def test_a_swap_into_a_merged_or_plain_model_or_under_an_unknown_name_is_refused
 ) -> None:
     registry = trained("plain")
     model = zoo.load("plain", registry.space("zoo").export("one", tmp_path / "out").path)
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         with pytest.raises(sr.NotFoundError, match="other"):
             materializer.swap(model, "two", adapter_name="other")
         with pytest.raises(sr.InvalidInputError, match="PeftModel"):
@@ -156,7 +156,7 @@ def test_a_merged_model_answers_as_the_adapter_and_unmerging_gives_every_bit_bac
     expected = zoo.logits(
         zoo.load(name, registry.space("zoo").export("one", tmp_path / "out").path)
     )
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         materializer.merge_into(model, "one")
         assert (zoo.logits(model) - expected).abs().max() <= zoo.PORTABLE
         with pytest.raises(sr.RefusedError, match="already"):
@@ -172,10 +172,10 @@ def test_what_a_merged_model_was_is_kept_with_the_model(
 ) -> None:
     registry, model = trained("plain"), zoo.CASES["plain"].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         materializer.merge_into(model, "one")
     twin = copy.deepcopy(model)
-    with sr.Materializer(registry, "zoo") as second:
+    with sr.Materializer(registry.space("zoo")) as second:
         for either in (twin, model):
             second.unmerge(either)
             assert all(value.equal(before[key]) for key, value in either.state_dict().items())
@@ -186,7 +186,7 @@ def test_a_mode_of_autocast_changes_nothing_of_a_merge(
     trained: Callable[[str], sr.Registry],
 ) -> None:
     registry, models = trained("plain"), [zoo.CASES["plain"].base() for _ in range(2)]
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         materializer.merge_into(models[0], "one")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             materializer.merge_into(models[1], "one")
@@ -207,7 +207,7 @@ def test_a_swapped_model_saves_what_it_computes_where_a_config_leaves_options_ou
     model = zoo.load("plain", registry.space("zoo").export("one", tmp_path / "out").path)
     said = model.peft_config["default"]
     said.use_rslora, said.alpha_pattern = True, {".*": 100}
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         materializer.swap(model, "old")
         expected = zoo.logits(model)
         model.save_pretrained(tmp_path / "saved")
@@ -232,7 +232,7 @@ def test_what_is_more_than_dw_of_a_weight_is_not_merged(
     registry.commit(original(name), task="one", space="zoo", allow_base_mismatch=True)
     model = zoo.CASES[name].base()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as materializer, pytest.raises(sr.RefusedError):
+    with sr.Materializer(registry.space("zoo")) as materializer, pytest.raises(sr.RefusedError):
         materializer.merge_into(model, "one")
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
@@ -241,7 +241,7 @@ def test_a_model_without_the_modules_is_not_merged_into(
     trained: Callable[[str], sr.Registry],
 ) -> None:
     registry = trained("plain")
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         with pytest.raises(sr.InvalidInputError, match="no module"):
             materializer.merge_into(zoo.bert(), "one")
         with pytest.raises(sr.RefusedError, match="PEFT model"):
@@ -256,7 +256,7 @@ def test_a_state_dict_is_what_peft_loads(
         task: registry.space("zoo").export(task, tmp_path / "out").path for task in ("one", "two")
     }
     model, expected = zoo.load("plain", paths["one"]), zoo.load("plain", paths["two"])
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         state = materializer.state_dict("two")
     result = zoo.peft.set_peft_model_state_dict(model, state)
     assert not result.unexpected_keys

@@ -100,7 +100,7 @@ def test_a_swap_into_narrow_parameters_changes_nothing_where_they_do_not_hold_a_
 ) -> None:
     live.half()
     before = {key: value.clone() for key, value in live.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         with pytest.raises(sr.RefusedError, match="F16 holds at most"):
             materializer.swap(live, "wide")
         assert all(value.equal(before[key]) for key, value in live.state_dict().items())
@@ -112,7 +112,7 @@ def test_a_merge_into_narrow_weights_changes_nothing_where_they_do_not_hold_a_su
 ) -> None:
     model = zoo.CASES["plain"].base().half()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         with pytest.raises(sr.RefusedError, match="F16 holds at most"):
             materializer.merge_into(model, "wide")
         assert all(value.equal(before[key]) for key, value in model.state_dict().items())
@@ -150,7 +150,7 @@ def test_a_merge_that_fails_half_way_changes_nothing(
         for key, value in model.state_dict().items()
         if value.dtype == torch.float32 and value.device.type == "cpu"
     }
-    with sr.Materializer(registry, "zoo") as materializer:
+    with sr.Materializer(registry.space("zoo")) as materializer:
         with pytest.raises((sr.RefusedError, RuntimeError)):
             materializer.merge_into(model, "fits")
         with pytest.raises(sr.InvalidInputError, match="nothing was merged"):

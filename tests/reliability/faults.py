@@ -12,7 +12,7 @@ from share_registry.outside.files import Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import PublishStateUnknownError
 from tests.reliability.scenarios import IDENTITY, SHARED, NoFlush, World
-from tests.reliability.writer import Lost, Writer, check, keys_of
+from tests.reliability.writer import LostError, Writer, check, keys_of
 
 Plan = Callable[[int, int], Callable[[int], int | None]]
 """From a call number and an error to a plan: from a call to what goes wrong there."""
@@ -57,7 +57,7 @@ class Failing(NoFlush):
     ) -> object:
         self.calls.append(verb)
         if verb == "fsync" and args[0] in self._condemned:
-            raise Lost("a flush was tried again after it had failed")
+            raise LostError("a flush was tried again after it had failed")
         if verb == "close":
             self._condemned.discard(args[0])
         code = self.plan(len(self.calls))
@@ -99,7 +99,7 @@ def from_then_on(n: int, code: int) -> Callable[[int], int | None]:
 def survives_faults(world: World, top: Path, plan: Plan, code: int) -> int:
     """Let every call of an opening and a commit fail in turn; return how many there are.
 
-    Raises Lost.
+    Raises LostError.
     """
     for n in count(1):
         root = top / f"{plan.__name__}-{code}-{n}"
@@ -111,7 +111,7 @@ def survives_faults(world: World, top: Path, plan: Plan, code: int) -> int:
 
 
 def _one_run(world: World, root: Path, system: Failing) -> bool:
-    """Run once; tell whether an error was raised. Raises Lost."""
+    """Run once; tell whether an error was raised. Raises LostError."""
     writer = world.writer()
     sound = Outside(system=NoFlush())
     writer.commit(LocalStore.create(root, sound, IDENTITY), "one", [SHARED, b"one"])
@@ -132,19 +132,19 @@ def _one_run(world: World, root: Path, system: Failing) -> bool:
     except StoreError as caught:
         error = caught
     except ShareRegistryError as caught:
-        raise Lost(f"not an error of the store: {caught!r}") from caught
+        raise LostError(f"not an error of the store: {caught!r}") from caught
     store = LocalStore(root, sound)
     keys = check(store, acknowledged=acknowledged, attempted=["one", "two", "meanwhile"])
     if error is not None and not isinstance(error, PublishStateUnknownError) and "two" in keys:
-        raise Lost(f"published, and yet the error says that nothing was: {error}")
+        raise LostError(f"published, and yet the error says that nothing was: {error}")
     writer.commit(store, "three", [SHARED, b"three"])
     if keys_of(store) != [*keys, "three"]:
-        raise Lost("what was there changed")
+        raise LostError("what was there changed")
     return error is not None
 
 
 def survives_a_race(world: World, root: Path, point: str) -> None:
-    """Let another writer commit while a commit passes a point: both must be there. Raises Lost."""
+    """Let another writer commit while a commit passes a point: both must be there. Raises LostError."""
     sound = Outside(system=NoFlush())
     keys_of_others: list[str] = []
 
@@ -163,4 +163,4 @@ def survives_a_race(world: World, root: Path, point: str) -> None:
         attempted=["one", "two", *keys_of_others],
     )
     if len(keys_of_others) != 2:
-        raise Lost(f"point {point} was not passed twice")
+        raise LostError(f"point {point} was not passed twice")

@@ -11,7 +11,7 @@ from share_registry.outside.files import Outside
 from share_registry.outside.system import System
 from share_registry.store.local import LocalStore
 from tests.reliability.journal import Crash, Journal, Killed, Recorder, restore
-from tests.reliability.writer import Lost, Writer, check
+from tests.reliability.writer import LostError, Writer, check
 
 IDENTITY: Final = "01234567-89ab-cdef-0123-456789abcdef"
 SHARED: Final = b"a layout that every commit names"
@@ -143,7 +143,7 @@ def survives(
     most: int,
     seed: int = 0,
 ) -> int:
-    """Check every crash state of a scenario; return how many there were. Raises Lost."""
+    """Check every crash state of a scenario; return how many there were. Raises LostError."""
     states = 0
     work = top / "crashed"
     (top / "run").mkdir()
@@ -164,7 +164,7 @@ def recovers(crash: Crash, work: Path) -> None:
     try:
         _recovers(crash, work / "registry", Outside(system=NoFlush()))
     except ShareRegistryError as error:
-        raise Lost(f"the store cannot be read or written any more: {error}") from error
+        raise LostError(f"the store cannot be read or written any more: {error}") from error
 
 
 def _recovers(crash: Crash, root: Path, outside: Outside) -> None:
@@ -175,7 +175,7 @@ def _recovers(crash: Crash, root: Path, outside: Outside) -> None:
             attempted=ATTEMPTED,
         )
     elif crash.acknowledged:
-        raise Lost("the store is gone")
+        raise LostError("the store is gone")
     store = LocalStore.create(root, outside, IDENTITY)
     Writer().commit(store, "next", [SHARED, b"next"])
     check(store, acknowledged=[*crash.acknowledged, "next"], attempted=[*ATTEMPTED, "next"])

@@ -1,6 +1,6 @@
 """The catalog is an index.
 
-Lost, damaged, old or foreign, it is made again from the store, equal to what it was (P9); and
+LostError, damaged, old or foreign, it is made again from the store, equal to what it was (P9); and
 readers write nothing (P22).
 """
 

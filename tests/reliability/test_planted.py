@@ -19,7 +19,7 @@ from tests.reliability.faults import SHORT, once, survives_a_race, survives_faul
 from tests.reliability.journal import Journal
 from tests.reliability.scenarios import MKDIRS, World, after_a_death, alone, survives
 from tests.reliability.test_power_loss import CI_STATES
-from tests.reliability.writer import SPACE, Lost, Writer
+from tests.reliability.writer import SPACE, LostError, Writer
 
 
 class FilesAreNotFlushed(Outside):
@@ -200,7 +200,7 @@ def _name(value: object) -> str:
 
 @pytest.mark.parametrize(("world", "scenario"), POWER, ids=_name)
 def test_a_power_cut_shows(quick_path: Path, world: World, scenario: Scenario) -> None:
-    with pytest.raises(Lost):
+    with pytest.raises(LostError):
         survives(world, scenario, quick_path, most=CI_STATES)
 
 
@@ -217,10 +217,10 @@ def test_a_power_cut_shows(quick_path: Path, world: World, scenario: Scenario) -
     ids=_name,
 )
 def test_a_failing_call_shows(quick_path: Path, world: World, code: int) -> None:
-    with pytest.raises(Lost):
+    with pytest.raises(LostError):
         survives_faults(world, quick_path, once, code)
 
 
 def test_a_lost_race_shows(quick_path: Path) -> None:
-    with pytest.raises(Lost):
+    with pytest.raises(LostError):
         survives_a_race(World(outside=RenamedOver), quick_path, "record.postfsync")

@@ -10,7 +10,7 @@ from share_registry.store.protocol import Store
 SPACE: Final = SpaceName("base")
 
 
-class Lost(AssertionError):
+class LostError(AssertionError):
     """A promise about what was committed is broken."""
 
 
@@ -61,7 +61,7 @@ class Writer:
             store.format_bytes() if number == 1 else store.record(space, CommitNumber(number - 1))
         )
         if before is None:
-            raise Lost(f"record {number - 1} vanished under a writer")
+            raise LostError(f"record {number - 1} vanished under a writer")
         return dump(
             {
                 "number": number,
@@ -75,17 +75,17 @@ class Writer:
 def keys_of(store: Store, space: SpaceName = SPACE) -> list[str]:
     """Read a whole log and everything it names.
 
-    Raises Lost where the chain is broken or an object is missing or wrong.
+    Raises LostError where the chain is broken or an object is missing or wrong.
     """
     keys: list[str] = []
     parent = sha256(store.format_bytes())
     numbers = store.numbers(space)
     if numbers != list(range(1, len(numbers) + 1)):
-        raise Lost(f"the log has gaps: {numbers}")
+        raise LostError(f"the log has gaps: {numbers}")
     for number in numbers:
         content = store.record(space, number)
         if content is None:
-            raise Lost(f"record {number} is listed and cannot be read")
+            raise LostError(f"record {number} is listed and cannot be read")
         try:
             record = load(content, subject=f"record {number}")
             objects = record["objects"]
@@ -93,9 +93,11 @@ def keys_of(store: Store, space: SpaceName = SPACE) -> list[str]:
             for digest in objects:
                 store.get(Digest(str(digest)))
         except Exception as error:
-            raise Lost(f"record {number} is readable and what it names is not: {error}") from error
+            raise LostError(
+                f"record {number} is readable and what it names is not: {error}"
+            ) from error
         if record["parent"] != parent:
-            raise Lost(f"record {number} does not continue the one before it")
+            raise LostError(f"record {number} does not continue the one before it")
         parent = sha256(content)
         keys.append(str(record["key"]))
     return keys
@@ -107,9 +109,9 @@ def check(
     """Check that what was acknowledged is there once, and nothing is that nobody tried."""
     keys = keys_of(store, space)
     if len(set(keys)) != len(keys):
-        raise Lost(f"a commit was made twice: {keys}")
+        raise LostError(f"a commit was made twice: {keys}")
     if missing := set(acknowledged) - set(keys):
-        raise Lost(f"acknowledged and gone: {sorted(missing)}")
+        raise LostError(f"acknowledged and gone: {sorted(missing)}")
     if unknown := set(keys) - set(attempted):
-        raise Lost(f"nobody wrote: {sorted(unknown)}")
+        raise LostError(f"nobody wrote: {sorted(unknown)}")
     return keys

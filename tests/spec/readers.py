@@ -82,7 +82,7 @@ def read_by_library(content: bytes, kind: str) -> object:
 
 
 def read_by_reference(content: bytes, kind: str) -> object:
-    """Read a vector of one file as the reference reader does. Raises Damaged."""
+    """Read a vector of one file as the reference reader does. Raises DamagedError."""
     match kind:
         case "json":
             return reference.parse(content, "note", "NOT-01")

@@ -70,7 +70,7 @@ def test_both_readers_agree_on_a_changed_adapter_object(data: st.DataObject) -> 
     content = _change(data, data.draw(st.sampled_from(ADAPTERS)))
     try:
         parsed = _by_reference(content)
-    except reference.Damaged:
+    except reference.DamagedError:
         with pytest.raises((sr.IntegrityError, sr.FormatError)):
             _by_library(content)
         return
@@ -87,7 +87,7 @@ def test_both_readers_agree_on_a_changed_basis_object(data: st.DataObject) -> No
     content = _change(data, data.draw(st.sampled_from(BASES)))
     try:
         modules = reference.parse_basis(content)
-    except reference.Damaged:
+    except reference.DamagedError:
         with pytest.raises((sr.IntegrityError, sr.FormatError)):
             basis_object.decode(content)
         return
@@ -111,7 +111,7 @@ def _by_reference(content: bytes) -> Any:
 def _layout(digest: str, limit: int = 0) -> bytes:
     if digest not in OBJECTS:
         raise (
-            reference.Damaged("OBJ-02: there is no such layout")
+            reference.DamagedError("OBJ-02: there is no such layout")
             if limit
             else sr.IntegrityError("there is no such layout")
         )
@@ -146,7 +146,7 @@ def _change(data: st.DataObject, content: bytes) -> bytes:
 def _is_refused(read: Any) -> bool:
     try:
         read()
-    except (sr.IntegrityError, sr.FormatError, reference.Damaged):
+    except (sr.IntegrityError, sr.FormatError, reference.DamagedError):
         return True
     return False
 

@@ -118,7 +118,7 @@ def test_a_flipped_bit_anywhere_is_found(
         if path.is_file():
             content = path.read_bytes()
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(reference.Damaged, match=r"^OBJ-01: "):
+    with pytest.raises(reference.DamagedError, match=r"^OBJ-01: "):
         list(readers.export_by_reference(copy))
 
 

@@ -104,7 +104,7 @@ def test_both_readers_refuse_what_is_one_beyond_a_limit(limit: str) -> None:
     content = make(size + 1)
     with pytest.raises((sr.IntegrityError, sr.FormatError)):
         readers.read_by_library(content, kind)
-    with pytest.raises(reference.Damaged, match=f"^{clause}: "):
+    with pytest.raises(reference.DamagedError, match=f"^{clause}: "):
         readers.read_by_reference(content, kind)
 
 
@@ -119,7 +119,7 @@ def reason_of_refusal(content: bytes, kind: str) -> str:
     """Return why the reference reader refuses, nothing where it does not."""
     try:
         readers.read_by_reference(content, kind)
-    except reference.Damaged as damaged:
+    except reference.DamagedError as damaged:
         return str(damaged)
     return ""
 
@@ -140,7 +140,7 @@ def test_an_object_over_4_gib_is_not_even_read(tmp_path: Path) -> None:
         os.truncate(file.fileno(), (4 << 30) + 1)
     with pytest.raises(sr.IntegrityError):
         LocalStore(root, Outside()).get(digest)
-    with pytest.raises(reference.Damaged, match=r"^STO-08: "):
+    with pytest.raises(reference.DamagedError, match=r"^STO-08: "):
         reference.Store(root).get(digest)
 
 
@@ -158,7 +158,7 @@ def test_symbols_that_no_frame_could_hold_are_refused_unexpanded() -> None:
 
     with pytest.raises(sr.IntegrityError):
         decode(content, Layout.from_bytes(canonical(layout)))
-    with pytest.raises(reference.Damaged, match=r"^SYM-09: "):
+    with pytest.raises(reference.DamagedError, match=r"^SYM-09: "):
         reference.parse_adapter(content, get)
 
 
@@ -173,7 +173,7 @@ def test_a_link_is_no_object(tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "outside")
     with pytest.raises(sr.IntegrityError):
         LocalStore(root, Outside()).get(digest)
-    with pytest.raises(reference.Damaged, match=r"^STO-08: "):
+    with pytest.raises(reference.DamagedError, match=r"^STO-08: "):
         reference.Store(root).get(digest)
 
 

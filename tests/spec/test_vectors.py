@@ -72,7 +72,7 @@ def test_the_library_refuses_a_bad_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", BAD_FILES, ids=_names)
 def test_the_reference_reader_refuses_a_bad_file_for_its_clause(path: Path) -> None:
-    with pytest.raises(reference.Damaged, match=f"^{path.name[:6]}: "):
+    with pytest.raises(reference.DamagedError, match=f"^{path.name[:6]}: "):
         readers.read_by_reference(path.read_bytes(), kind_of(path))
 
 
@@ -101,7 +101,7 @@ def test_the_reference_reader_refuses_a_bad_store_for_its_clause(
     path: Path, tmp_path: Path
 ) -> None:
     root = readers.unpack(path, tmp_path / "store")
-    with pytest.raises(reference.Damaged, match=f"^{path.name[:6]}: "):
+    with pytest.raises(reference.DamagedError, match=f"^{path.name[:6]}: "):
         list(readers.export_by_reference(root))
 
 
