@@ -170,13 +170,14 @@ def encode_adapter(
     else:
         coded = code_within_budget(reader, adapter, on_device, references, policy)
     decoded = decode(reader, coded, adapter)
+    modules = decoded.factor_pairs()
     error, errors = 0.0, [0.0] * len(pairs)
     if any(coded.stored.modules):
-        modules = decoded.factor_pairs()
         error, errors = pooled_error(modules, pairs), module_errors(modules, pairs)
     if error > policy.budget and not policy.k:
         coded = replace(serialize(adapter, [None] * len(pairs), None, ()), reason=_COARSE)
         decoded = decode(reader, coded, adapter)
+        modules = decoded.factor_pairs()
         error, errors = 0.0, [0.0] * len(pairs)
     if not any(coded.stored.modules):
         _check_exact(adapter, decoded.tensors)
@@ -209,7 +210,7 @@ def encode_adapter(
             report,
             coded.stored,
             adapter.layout,
-            decoded.factor_pairs(),
+            modules,
             errors=errors,
             names=names,
         ),
