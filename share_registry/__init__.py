@@ -11,28 +11,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from share_registry.errors import BudgetExceededError as BudgetExceededError
-    from share_registry.errors import CatalogError as CatalogError
-    from share_registry.errors import CommitStateUnknownError as CommitStateUnknownError
-    from share_registry.errors import ConflictError as ConflictError
-    from share_registry.errors import FormatError as FormatError
-    from share_registry.errors import IntegrityError as IntegrityError
-    from share_registry.errors import InvalidInputError as InvalidInputError
-    from share_registry.errors import NotFoundError as NotFoundError
-    from share_registry.errors import RefusedError as RefusedError
-    from share_registry.errors import ShareRegistryError as ShareRegistryError
-    from share_registry.errors import StoreError as StoreError
+    from share_registry.errors import (
+        BudgetExceededError as BudgetExceededError,
+        CatalogError as CatalogError,
+        CommitStateUnknownError as CommitStateUnknownError,
+        ConflictError as ConflictError,
+        FormatError as FormatError,
+        IntegrityError as IntegrityError,
+        InvalidInputError as InvalidInputError,
+        NotFoundError as NotFoundError,
+        RefusedError as RefusedError,
+        ShareRegistryError as ShareRegistryError,
+        StoreError as StoreError,
+    )
     from share_registry.exchange.adapter import Adapter as Adapter
     from share_registry.registry.analysis.analyze import analyze as analyze
     from share_registry.registry.basis.basis import Basis as Basis
     from share_registry.registry.materializer import Materializer as Materializer
     from share_registry.registry.pages import iterate as iterate
-    from share_registry.registry.registry import Registry as Registry
-    from share_registry.registry.registry import Space as Space
-    from share_registry.values.commits import AdapterReport as AdapterReport
-    from share_registry.values.commits import Commit as Commit
-    from share_registry.values.policy import ABSENT as ABSENT
-    from share_registry.values.policy import Policy as Policy
+    from share_registry.registry.registry import Registry as Registry, Space as Space
+    from share_registry.values.commits import AdapterReport as AdapterReport, Commit as Commit
+    from share_registry.values.policy import ABSENT as ABSENT, Policy as Policy
     from share_registry.values.references import ResolvedReference as ResolvedReference
     from share_registry.values.tasks import Task as Task
 

@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.exc import IntegrityError as _DatabaseIntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError as _DatabaseIntegrityError,
+    TimeoutError as PoolTimeout,
+)
 
 from share_registry.errors import CatalogError, ConflictError, InvalidInputError, StoreError
 

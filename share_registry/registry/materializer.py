@@ -20,8 +20,7 @@ from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copy_json
 from share_registry.exchange.tensors import all_finite, check_no_overflow
-from share_registry.materialize import swap as swapping
-from share_registry.materialize import weights
+from share_registry.materialize import swap as swapping, weights
 from share_registry.materialize.bank import Bank, Holding
 from share_registry.materialize.buffers import Buffers, Recycled, check_buffers
 from share_registry.materialize.decoder import Reader

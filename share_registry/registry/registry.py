@@ -8,8 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from share_registry.catalog.queries import aliases, lineage, task_pages
-from share_registry.catalog.queries import log as log_pages
+from share_registry.catalog.queries import aliases, lineage, log as log_pages, task_pages
 from share_registry.catalog.queries.as_of import At
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.names import SpaceName

@@ -22,8 +22,13 @@ from share_registry.errors import (
     StoreError,
 )
 from share_registry.format.canonical import sha256
-from share_registry.names import CommitNumber, Digest, SpaceName, space_name
-from share_registry.names import digest as checked_digest
+from share_registry.names import (
+    CommitNumber,
+    Digest,
+    SpaceName,
+    digest as checked_digest,
+    space_name,
+)
 from share_registry.outside.failures import nothing_done
 from share_registry.outside.files import Kind, Outside
 from share_registry.store.protocol import (

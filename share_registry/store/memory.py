@@ -11,8 +11,13 @@ from typing_extensions import override
 from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
 from share_registry.format.canonical import sha256
 from share_registry.format.records import format_bytes
-from share_registry.names import CommitNumber, Digest, SpaceName, space_name
-from share_registry.names import digest as checked_digest
+from share_registry.names import (
+    CommitNumber,
+    Digest,
+    SpaceName,
+    digest as checked_digest,
+    space_name,
+)
 from share_registry.store.protocol import (
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,

@@ -23,8 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeAlias
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
 from share_registry.format.canonical import sha256

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from share_registry.algebra.alignment import align
 from share_registry.algebra.error import module_errors, pooled_error, relative_change

@@ -6,8 +6,7 @@ The best approximation there is in the row spaces of a basis, decoded exactly, w
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from torch import Tensor
 
 from share_registry.algebra.absorb import absorb

@@ -12,8 +12,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from share_registry.catalog import catalog as catalogs
-from share_registry.catalog import engine, schema
+from share_registry.catalog import catalog as catalogs, engine, schema
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.database_errors import parse_url, translate_errors
 from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow

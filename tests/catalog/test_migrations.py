@@ -6,8 +6,7 @@ from alembic import command
 from sqlalchemy import MetaData, Table, text
 from sqlalchemy.orm import Session
 
-from share_registry.catalog import catalog as catalogs
-from share_registry.catalog import schema
+from share_registry.catalog import catalog as catalogs, schema
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.tables import TABLES
 from tests.catalog.logs import Log, story, whole_story

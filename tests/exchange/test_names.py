@@ -5,8 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.base_model import (

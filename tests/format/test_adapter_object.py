@@ -9,8 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from share_registry.errors import FormatError, IntegrityError

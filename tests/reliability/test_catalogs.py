@@ -18,8 +18,10 @@ from tests.cli.tiny import SPACE
 from tests.reliability.faults import VERBS
 from tests.reliability.registries import adapters, commit, keys, opened, require_sound, rows
 from tests.reliability.scenarios import NoFlush
-from tests.reliability.test_media import mount as mount  # noqa: PLC0414
-from tests.reliability.test_media import mounted
+from tests.reliability.test_media import (
+    mount as mount,  # noqa: PLC0414
+    mounted,
+)
 from tests.store.test_local import tree
 
 Damage = Callable[[Path, Path], None]

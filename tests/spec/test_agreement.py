@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rfc8785
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import share_registry as sr
 from share_registry.format import basis_object
