@@ -1,4 +1,4 @@
-"""Adapters handed in from memory.
+"""Adapters given in memory.
 
 They are what their tensors are now, not what they were read as.
 """
@@ -98,7 +98,7 @@ def test_several_unchanged_adapters_of_one_commit_are_there_already(
     assert registry.commit_many(folders).created
 
 
-def test_a_rehearsal_of_several_says_what_the_commit_takes(
+def test_a_dry_run_of_several_says_what_the_commit_takes(
     registry: sr.Registry, tmp_path: Path
 ) -> None:
     folders = write_planted(tmp_path / "adapters", 8)

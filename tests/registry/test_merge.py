@@ -171,7 +171,7 @@ def test_a_key_stands_for_one_merge(registry: sr.Registry, two: dict[str, Path])
         registry.merge({"t00": 0.5, "t01": 0.25}, task="both", idempotency_key="k")
 
 
-def test_a_rehearsal_writes_nothing(registry: sr.Registry, two: dict[str, Path]) -> None:
+def test_a_dry_run_writes_nothing(registry: sr.Registry, two: dict[str, Path]) -> None:
     before = files(Path(registry.location))
     commit = registry.merge({"t00": 0.5, "t01": 0.5}, task="both", dry_run=True)
     assert (commit.kind, commit.created, commit.refs) == (

@@ -265,7 +265,7 @@ def test_commits_between_pages_neither_hide_nor_repeat_anything() -> None:
         check()
 
 
-def test_the_last_of_a_page_is_handed_back_for_the_next(registry: sr.Registry) -> None:
+def test_the_last_of_a_page_leads_to_the_next(registry: sr.Registry) -> None:
     space = registry.create_space("base")
     for budget in range(1, 8):
         space.set_policy(sr.Policy(budget=budget / 100))

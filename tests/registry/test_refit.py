@@ -126,7 +126,9 @@ def test_what_was_said_of_a_task_stays_with_its_new_version(
     assert exported["adapter_config.json"] == (folders["t01"] / "adapter_config.json").read_bytes()
 
 
-def test_a_rehearsed_refit_writes_nothing(registry: sr.Registry, shared: dict[str, Path]) -> None:
+def test_a_dry_run_of_a_refit_writes_nothing(
+    registry: sr.Registry, shared: dict[str, Path]
+) -> None:
     before = files(Path(registry.location) / "objects"), len(registry.log(limit=None))
     commit = registry.refit(max_rank=4, allow_loss=True, dry_run=True)
     assert not commit.created
@@ -134,7 +136,7 @@ def test_a_rehearsed_refit_writes_nothing(registry: sr.Registry, shared: dict[st
     assert (files(Path(registry.location) / "objects"), len(registry.log(limit=None))) == before
 
 
-def test_a_rehearsed_refit_says_what_the_basis_takes_and_captures_and_needs_no_writer(
+def test_a_dry_run_of_a_refit_says_what_the_basis_takes_and_captures_and_needs_no_writer(
     registry: sr.Registry, shared: dict[str, Path]
 ) -> None:
     with sr.Registry.open(registry.location, mode="r") as reader:

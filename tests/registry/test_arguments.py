@@ -20,7 +20,7 @@ Verb = Callable[[sr.Registry], Any]
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:
     """A registry with cola@v1 and cola@v2."""
-    place = tmp_path_factory.mktemp("doors")
+    place = tmp_path_factory.mktemp("arguments")
     with sr.Registry.open(place / "registry") as registry:
         for seed in (1, 2):
             registry.commit(

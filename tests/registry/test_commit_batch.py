@@ -71,9 +71,7 @@ def test_a_large_commit_gets_a_basis_where_that_takes_fewer_bytes(
     assert registry.basis().number == commit.number
 
 
-def test_a_rehearsal_of_a_large_commit_stores_nothing(
-    registry: sr.Registry, tmp_path: Path
-) -> None:
+def test_a_dry_run_of_a_large_commit_stores_nothing(registry: sr.Registry, tmp_path: Path) -> None:
     registry.create_space("tiny", base_model="acme/tiny")
     before = list(registry.context.store.objects())
     commit = registry.commit_many(

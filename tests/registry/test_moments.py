@@ -20,7 +20,7 @@ SPACE = "tiny"
 PRECISION = 0.25 * 0.025
 """What rounding a basis may take of the default budget."""
 SAME = 1e-10
-"""Relative: carried moments are summed in another order and turned once."""
+"""Relative: kept moments are summed in another order and turned once."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
 
 
 @pytest.mark.parametrize("rule", [{"max_rank": 6}, {"energy": 0.9}, {}])
-def test_a_basis_from_carried_moments_captures_what_one_from_scratch_does(
+def test_a_basis_from_kept_moments_captures_what_one_from_scratch_does(
     followed: sr.Registry, rule: dict[str, float]
 ) -> None:
     basis = followed.refit(**rule).basis  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def test_a_task_that_moved_on_is_not_counted_twice(followed: sr.Registry, tmp_pa
         )
 
 
-def test_a_reader_leaves_nothing_behind_and_a_rehearsal_may_go_on(followed: sr.Registry) -> None:
+def test_a_reader_leaves_nothing_behind_and_a_dry_run_may_go_on(followed: sr.Registry) -> None:
     before = [path.read_bytes() for path in moment_files(followed)]
     with sr.Registry.open(followed.location, mode="r") as reader:
         assert reader.refit(max_rank=6, dry_run=True).basis is not None
