@@ -183,7 +183,8 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
 
 
 def _absolute(location: str) -> str:
-    return location if "://" in location else str(Outside().absolute(Path(location)))
+    outside = Outside()
+    return location if "://" in location else str(outside.absolute(Path(location)))
 
 
 def _check_count(name: str, value: object, least: int) -> None:
