@@ -258,13 +258,15 @@ class Reader:
         self._read_ahead(opened)
         digest = opened.stored.previous
         previous = None if digest is None else self.rows(digest, device)
+        # once: where the cache is full, each opening would read the object again
+        positions = {} if digest is None else self.open(digest).modules
 
         def decode_factor(
             name: str, rank: int, stored: StoredSide, side: Side, out: torch.Tensor | None
         ) -> torch.Tensor:
             before, width = None, stored.own.shape[1]
             if stored.previous:
-                before = self._before(opened, previous, name, side)
+                before = _before(digest, positions, previous, name, side)
                 if before.shape != (rank, width):
                     raise IntegrityError(
                         f"module {name!r} side {side}:"
@@ -287,23 +289,6 @@ class Reader:
 
         return decode
 
-    def _before(
-        self, opened: Opened, previous: Sequence[Rows] | None, module: str, side: Side
-    ) -> torch.Tensor:
-        """Return a decoded factor of the previous version."""
-        digest = opened.stored.previous
-        if digest is None or previous is None:
-            raise IntegrityError(
-                f"module {module!r} refers to a previous version that is not named."
-            )
-        position = self.open(digest).modules.get(module)
-        if position is None:
-            raise IntegrityError(
-                f"adapter object {digest}: module {module!r} is not there,"
-                " though a later version refers to it."
-            )
-        return previous[position][0 if side is Side.A else 1]
-
     def _block(self, source: Digest, module: str, side: Side, width: int) -> torch.Tensor:
         """Return the rows of a basis or an earlier adapter that a term refers to."""
         basis = self._basis(source)
@@ -317,6 +302,24 @@ class Reader:
                 f"object {source} has no block for module {module!r} side {side} of width {width}."
             )
         return torch.from_numpy(rows)
+
+
+def _before(
+    digest: Digest | None,
+    positions: Mapping[str, int],
+    previous: Sequence[Rows] | None,
+    module: str,
+    side: Side,
+) -> torch.Tensor:
+    """Return a decoded factor of the previous version."""
+    if previous is None:
+        raise IntegrityError(f"module {module!r} refers to a previous version that is not named.")
+    if module not in positions:
+        raise IntegrityError(
+            f"adapter object {digest}: module {module!r} is not there,"
+            " though a later version refers to it."
+        )
+    return previous[positions[module]][0 if side is Side.A else 1]
 
 
 def _by_factor(opened: Opened) -> Iterator[_Pair]:

@@ -48,9 +48,11 @@ class ByteBoundedCache(Generic[_K, _V]):
                 return self._entries[key][0]
         value = make()
         size_bytes = size_of(value)
-        if not self.make_room(size_bytes):
-            self.clear()
-        self.put(key, value, size_bytes)
+        with self._lock:
+            self._replace(key, value, size_bytes)
+            limit_bytes = self.used_bytes if self.limit_bytes is None else self.limit_bytes
+            while self.used_bytes > limit_bytes and len(self._entries) > 1:
+                self._drop([next(iter(self._entries))])
         return value
 
     def make_room(self, size_bytes: int, *, keep: Collection[_K] = ()) -> bool:
@@ -75,13 +77,16 @@ class ByteBoundedCache(Generic[_K, _V]):
     def put(self, key: _K, value: _V, size_bytes: int) -> None:
         """Keep a value for which there is room, in place of one under the same key."""
         with self._lock:
-            self.used_bytes += size_bytes - self._entries.pop(key, (value, 0))[1]
-            self._entries[key] = (value, size_bytes)
+            self._replace(key, value, size_bytes)
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
             self._drop(list(self._entries))
+
+    def _replace(self, key: _K, value: _V, size_bytes: int) -> None:
+        self.used_bytes += size_bytes - self._entries.pop(key, (value, 0))[1]
+        self._entries[key] = (value, size_bytes)
 
     def _drop(self, keys: list[_K]) -> None:
         if keys and self._before_drop is not None:

@@ -13,7 +13,7 @@ from share_registry.outside.files import Outside
 from share_registry.registry.arguments import FilePath, check_place
 from share_registry.registry.context import Context, check_device
 from share_registry.registry.sync import replay_in_memory
-from share_registry.store.open import is_there, open_store
+from share_registry.store.open import is_new, open_store
 from share_registry.store.protocol import Store
 
 _LOG: Final = logging.getLogger(__name__)
@@ -79,9 +79,8 @@ def open_context(
     if device is not None:
         check_device(device)
     place = locate(location, store=store, outside=outside)
-    if place.catalog is not None and not is_there(place.store, outside):
-        # a catalog that cannot be used must leave no half-made store behind
-        check_reachable(place.catalog, outside)
+    if place.catalog is not None and mode == "c" and is_new(place.store, outside):
+        _check_catalog(place, outside)
     opened = open_store(place.store, mode, outside)
     catalog = _open_catalog(opened, place, mode, outside)
     context = Context(
@@ -94,6 +93,16 @@ def open_context(
         device_name=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
     )
     return context, scope
+
+
+def _check_catalog(place: Location, outside: Outside) -> None:
+    """Check that a catalog can be used before its store is made: none is left half-made."""
+    try:
+        check_reachable(str(place.catalog), outside)
+    except CatalogError:
+        # where another process has made both meanwhile, they are opened
+        if is_new(place.store, outside):
+            raise
 
 
 def locate(

@@ -58,7 +58,7 @@ class Registry:
         space: str | None = None,
         mode: str = "c",
         device: str | None = None,
-    ) -> Self:
+    ) -> "Registry":
         """Open a registry.
 
         Args:
@@ -82,7 +82,7 @@ class Registry:
         opened = open_context(
             location, store=store, space=space, mode=mode, outside=Outside(), device=device
         )
-        return cls(*opened)
+        return Registry(*opened)
 
     @property
     def location(self) -> str:
@@ -728,7 +728,13 @@ class Registry:
 
 
 class Space(Registry):
-    """A registry whose calls and references are of one space, unless they name another."""
+    """A registry whose calls and references are of one space, unless they name another.
+
+    It is a view: closing it leaves the registry that it is of open.
+    """
+
+    def close(self) -> None:
+        """Do nothing."""
 
     @property
     def name(self) -> SpaceName:

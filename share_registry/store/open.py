@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
-from share_registry.outside.files import Outside
+from share_registry.outside.files import Kind, Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import Store
 
@@ -39,17 +39,18 @@ def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outsid
     return _open_directory(Path(address), mode, outside)
 
 
-def is_there(place: str | os.PathLike[str] | Store, outside: Outside) -> bool:
-    """Tell whether a place holds a store already."""
+def is_new(place: str | os.PathLike[str] | Store, outside: Outside) -> bool:
+    """Tell whether a place holds nothing of a store yet."""
     if not isinstance(place, str | os.PathLike):
-        return True
-    return outside.exists(Path(place) / "FORMAT")
+        return False
+    root = Path(place)
+    return not outside.exists(root / "FORMAT") and not _holds_objects(root, outside)
 
 
 def _open_directory(root: Path, mode: str, outside: Outside) -> Store:
     if outside.exists(root / "FORMAT"):
         return LocalStore(root, outside, read_only=mode == "r")
-    if outside.exists(root / "objects"):
+    if _holds_objects(root, outside):
         raise IntegrityError(
             f"{root} holds objects and no FORMAT file.",
             hint="Bring FORMAT back from a copy of the store: without it the log proves nothing.",
@@ -60,3 +61,9 @@ def _open_directory(root: Path, mode: str, outside: Outside) -> Store:
             hint="Create it with mode 'c' or `share-registry init`.",
         )
     return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))
+
+
+def _holds_objects(root: Path, outside: Outside) -> bool:
+    """Tell whether there is an object; an empty folder is what somebody creates at this moment."""
+    objects = root / "objects"
+    return outside.kind(objects) is Kind.DIRECTORY and bool(outside.names(objects))

@@ -42,7 +42,8 @@ def similar(
         context: The registry.
         adapter: A reference, a PEFT directory, a live PEFT model or an Adapter. A text is a
             reference where it leads to a version, else a directory.
-        space: Where to look; None for the default or only space.
+        space: Where to look for what is no version; None for the only space. A version is compared
+            with the tasks of its own space.
         limit: At most so many; None for all.
         progress: Called with what is being done, how many are done and how many there are.
 
@@ -53,7 +54,7 @@ def similar(
     progress = progress or ignore_progress
     asked, own = _read_asked(context, adapter, space)
     with context.reading() as session:
-        where = space_of(session, space if own is None or space is not None else own.space)
+        where = space_of(session, space if own is None else own.space)
         rows = lookups.latest_versions(session, where)
     rows = [row for row in rows if own is None or row.ref != own.ref]
     neighbours = []
