@@ -151,3 +151,50 @@ def test_an_empty_file_may_become_the_catalog_of_a_new_store(tmp_path: Path) -> 
     (tmp_path / "catalog.db").touch()
     with sr.Registry.open(f"sqlite:///{tmp_path}/catalog.db", store=tmp_path / "st") as registry:
         assert registry.spaces() == []
+
+
+def test_a_store_that_lost_its_format_says_so_before_its_catalog_does(
+    adapter: Path, tmp_path: Path
+) -> None:
+    url, root = f"sqlite:///{tmp_path / 'catalog.sqlite'}", tmp_path / "store"
+    with sr.Registry.open(url, store=root) as registry:
+        registry.commit(adapter)
+    (root / "FORMAT").rename(tmp_path / "FORMAT")
+    for mode in ("r", "w", "c"):
+        with pytest.raises(sr.IntegrityError, match="no FORMAT file"):
+            sr.Registry.open(url, store=root, mode=mode)
+
+
+def test_a_store_that_is_not_there_is_not_found_whatever_its_catalog_is(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'missing' / 'catalog.sqlite'}"
+    for mode in ("r", "w"):
+        with pytest.raises(sr.NotFoundError, match="no registry at"):
+            sr.Registry.open(url, store=tmp_path / "store", mode=mode)
+
+
+def test_closing_a_space_leaves_its_registry_open(adapter: Path, tmp_path: Path) -> None:
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        registry.commit(adapter)
+        with registry.space(SPACE) as space:
+            assert [task.name for task in space.tasks()] == ["cola"]
+        assert [task.name for task in registry.tasks()] == ["cola"]
+
+
+def test_an_empty_name_of_a_space_is_no_default(adapter: Path, tmp_path: Path) -> None:
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        registry.commit(adapter)
+        for verb in (registry.tasks, registry.log):
+            with pytest.raises(sr.InvalidInputError, match="space name ''"):
+                verb(space="")
+        with pytest.raises(sr.InvalidInputError, match="space name ''"):
+            registry.commit(adapter, task="other", space="")
+
+
+def test_a_version_is_compared_with_the_tasks_of_its_own_space(tmp_path: Path) -> None:
+    with sr.Registry.open(tmp_path / "registry", space="one") as registry:
+        for name in ("one", "two"):
+            space = registry.create_space(name, base_model=name)
+            for seed, task in enumerate(("cola", "sst2")):
+                adapter = write_adapter(tmp_path / name / task, seed=seed)
+                space.commit(adapter, task=task, allow_base_mismatch=True)
+        assert [near.ref for near in registry.similar("two/cola").neighbours] == ["two/sst2@v1"]
