@@ -52,7 +52,7 @@ def reference(ref: Ref) -> str:
             "ref",
             ref,
             "a reference",
-            "Give a text such as cola@v3, or a Commit or Resolved that a call returned.",
+            "Give a text such as cola@v3, or a Commit or ResolvedReference that a call returned.",
         )
     return ref
 

@@ -13,7 +13,7 @@ from share_registry.outside.files import Outside
 from share_registry.registry.arguments import FilePath, check_place
 from share_registry.registry.context import Context, check_device
 from share_registry.registry.sync import replay_in_memory
-from share_registry.store.open import is_new, open_store
+from share_registry.store.open import MEMORY, is_new, open_store
 from share_registry.store.protocol import Store
 
 _LOG: Final = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def open_context(
         outside=outside,
         store=opened,
         catalog=catalog,
-        location=str(place.root) if place.catalog is None and place.root else catalog.safe_url,
+        location=catalog.safe_url if place.catalog is not None else str(place.root or MEMORY),
         writable=mode != "r",
         beside=place.root,
         device_name=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",

@@ -198,3 +198,33 @@ def test_a_version_is_compared_with_the_tasks_of_its_own_space(tmp_path: Path) -
                 adapter = write_adapter(tmp_path / name / task, seed=seed)
                 space.commit(adapter, task=task, allow_base_mismatch=True)
         assert [near.ref for near in registry.similar("two/cola").neighbours] == ["two/sst2@v1"]
+
+
+def test_every_verb_works_on_a_catalog_in_memory(tmp_path: Path) -> None:
+    # it has one connection: a transaction inside another would fail
+    folders = [write_adapter(tmp_path / f"task{seed}", seed=seed) for seed in range(3)]
+    with sr.Registry.open("memory://") as registry:
+        assert registry.location == "memory://"
+        registry.commit_many({f"many{seed}": folder for seed, folder in enumerate(folders)})
+        for folder in folders:
+            registry.commit(folder, allow_duplicate=True)
+        registry.merge({"task0": 0.5, "task1": 0.5}, task="both")
+        registry.merge({"task0": 1.0}, task="again", dry_run=True)
+        registry.refit(max_rank=2)
+        registry.refit(max_rank=2)
+        registry.refit(max_rank=2, allow_loss=True)
+        registry.set_alias("task0@v1", "prod")
+        registry.annotate("task0", labels={"a": "b"})
+        registry.tag("here", "@latest")
+        registry.drop("both")
+        registry.restore("both@v1")
+        assert registry.show("task0").reports
+        assert registry.diff("task0@v1", "task1").tasks
+        assert registry.retention().rows
+        assert registry.similar("task0").neighbours
+        assert registry.analyze().verdict
+        assert registry.basis().modules
+        assert registry.lineage("both").nodes
+        assert registry.export("task0", tmp_path / "out").path.is_dir()
+        assert registry.verify(level="deep").ok
+        assert registry.rebuild() == registry.log()[0].number

@@ -111,7 +111,8 @@ def merge(
             commit_of_key(session, target, key, {name: stored.adapter})
     _LOG.info("merged %s/@c%d: %s of %d", target, number, name, len(rows))
     with context.reading() as session:
-        return with_modules(context, commit_at(session, target, number, created=created))
+        commit = commit_at(session, target, number, created=created)
+    return with_modules(context, commit)
 
 
 def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:

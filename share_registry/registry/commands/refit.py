@@ -76,7 +76,8 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
         return preview_commit(context, name, reexpressed, note, kind="refit", basis=basis)
     if present is not None and present.digest == basis.digest and not reexpressed:
         with context.catalog.begin() as session:
-            return with_modules(context, commit_at(session, name, present.number, created=False))
+            commit = commit_at(session, name, present.number, created=False)
+        return with_modules(context, commit)
     commit = publish_basis(context, name, basis, note, rows, reexpressed)
     return replace(commit, basis=basis.report)
 
@@ -181,7 +182,8 @@ def publish_basis(
         len(encoded),
     )
     with context.catalog.begin() as session:
-        return with_modules(context, commit_at(session, space, number, created=created))
+        commit = commit_at(session, space, number, created=created)
+    return with_modules(context, commit)
 
 
 def _fit_rule(options: RefitOptions, policy_budget: float, tasks: int) -> FitRule:
