@@ -13,7 +13,6 @@ from share_registry.catalog.queries.as_of import At
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.names import SpaceName
 from share_registry.registry.arguments import FilePath, Ref, guarded, reference, references
-from share_registry.registry.commands.preconditions import CommitOptions, RefitOptions
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.opening import open_context
 from share_registry.values.checks import Diff, Export, VerifyReport
@@ -218,6 +217,7 @@ class Registry:
             CommitStateUnknownError: the store failed in mid-publication; retry with the key.
         """
         from share_registry.registry.commands.commit import commit_sources
+        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
@@ -259,6 +259,7 @@ class Registry:
         Arguments and errors as in `commit`.
         """
         from share_registry.registry.commands.commit import commit_sources
+        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
@@ -312,6 +313,7 @@ class Registry:
             RefusedError: no direction saves bytes, so that there is no basis worth having.
             ConflictError: a task got a new version meanwhile.
         """
+        from share_registry.registry.commands.preconditions import RefitOptions
         from share_registry.registry.commands.refit import refit
 
         options = RefitOptions(
@@ -370,6 +372,7 @@ class Registry:
                 nothing was committed.
         """
         from share_registry.registry.commands.merge import merge, rule_of
+        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
