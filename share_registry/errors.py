@@ -114,6 +114,7 @@ class StoreError(ShareRegistryError):
     exit_code = 1
 
 
+# Exit code -> the errors that give it; 0 is success
 EXIT_CODES: dict[int, tuple[type[ShareRegistryError], ...]] = {
     1: (StoreError, ShareRegistryError),
     2: (InvalidInputError,),
@@ -124,4 +125,3 @@ EXIT_CODES: dict[int, tuple[type[ShareRegistryError], ...]] = {
     7: (RefusedError, BudgetExceededError),
     8: (CommitStateUnknownError,),
 }
-"""Exit code -> the errors that give it; 0 is success."""

@@ -13,14 +13,14 @@ from typing import Final, NewType
 from share_registry.errors import InvalidInputError
 from share_registry.times import DATE, end_of
 
+# sha256 of a file's bytes, 64 lowercase hexadecimal digits
 Digest = NewType("Digest", str)
-"""sha256 of a file's bytes, 64 lowercase hexadecimal digits."""
 SpaceName = NewType("SpaceName", str)
 TaskName = NewType("TaskName", str)
+# Task version, counted from 1
 Version = NewType("Version", int)
-"""Task version, counted from 1."""
+# Position in a space's log, counted from 1
 CommitNumber = NewType("CommitNumber", int)
-"""Position in a space's log, counted from 1."""
 
 
 class Side(StrEnum):

@@ -32,10 +32,10 @@ from share_registry.algebra.quantise import (
 )
 from share_registry.algebra.rates import SLOPE, cost
 
+# Element types of A and of B, to which export rounds
 DTypes = tuple[torch.dtype, torch.dtype]
-"""Element types of A and of B, to which export rounds."""
+# Elements of one batch: bounds the memory that temporaries take
 MAX_ELEMENTS: Final = 1 << 22
-"""Elements of one batch: bounds the memory that temporaries take."""
 # A squared product below this share of its factors' squared norms is rounding noise: dW = 0
 _NEGLIGIBLE: Final = 1e-13
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from share_registry.errors import IntegrityError
 from share_registry.stored import StoredSide, Term
 
+# Limit of bits(C) + bits(q) + ceil(log2 k) (spec DEC-03)
 MAX_PRODUCT_BITS: Final = 45
-"""Limit of bits(C) + bits(q) + ceil(log2 k) (spec DEC-03)."""
 
 
 def decode_side(

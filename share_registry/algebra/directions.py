@@ -41,8 +41,8 @@ _HALVINGS: Final = 60
 _AT_ONCE: Final = 256
 
 
+# Energies (q,), descending, and coordinates U (q, q) of the directions
 Spectrum = tuple[Tensor, Tensor]
-"""Energies (q,), descending, and coordinates U (q, q) of the directions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

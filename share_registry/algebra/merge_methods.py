@@ -20,13 +20,11 @@ from share_registry.algebra.error import ScaledPair
 from share_registry.algebra.gauge import balance
 
 Method = Literal["linear", "ties", "dare"]
+# Share of the entries kept where the caller says nothing. A fifth, as in the TIES paper (arXiv
+# 2306.01708); for DARE half of them, where the noise that rescaling makes is as large as the update
+# (relative to it sqrt(1 / density - 1)). The DARE paper (arXiv 2311.03099) drops more, from full
+# fine-tunings.
 DENSITIES: Final = {"ties": 0.2, "dare": 0.5}
-"""Share of the entries kept where the caller says nothing.
-
-A fifth, as in the TIES paper (arXiv 2306.01708); for DARE half of them, where the noise that
-rescaling makes is as large as the update (relative to it sqrt(1 / density - 1)). The DARE paper
-(arXiv 2311.03099) drops more, from full fine-tunings.
-"""
 _EPSILON: Final = torch.finfo(torch.float64).eps
 
 

@@ -23,8 +23,8 @@ _SMALLEST: Final = 2.0**-126
 _LARGEST: Final = 2.0**127
 
 
+# Own rows of one earlier adapter for n modules: integers (k, m), None where a module has none
 Block = Sequence[Tensor | None]
-"""Own rows of one earlier adapter for n modules: integers (k, m), None where a module has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+# Squared steps of distortion worth one bit inside the quantiser; flat between .12 and .25
 LAMBDA: Final = 0.16
-"""Squared steps of distortion worth one bit inside the quantiser; flat between .12 and .25."""
+# Squared steps of distortion worth one bit at high rate: D = 2**(-2R), D = 1/12. Used to compare
+# ways of coding a row at one step.
 SLOPE: Final = log(2) / 6
-"""Squared steps of distortion worth one bit at high rate: D = 2**(-2R), D = 1/12.
-
-Used to compare ways of coding a row at one step.
-"""
 _LOW: Final = -12
 _HIGH: Final = 12
 _PER_OCTAVE: Final = 8

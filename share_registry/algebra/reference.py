@@ -44,8 +44,8 @@ _PRODUCT_BITS: Final = 42
 _TINY: Final = 1e-300
 _HUGE: Final = 1e300
 
+# The first column of every block, and the one behind its last
 Spans = tuple[tuple[int, int], ...]
-"""The first column of every block, and the one behind its last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from share_registry.algebra.batch import Batch, CodedBatch, code
 from share_registry.algebra.error import product_square
 from share_registry.algebra.rates import distortion
 
+# No module's own error exceeds this multiple of the budget
 MODULE_CAP: Final = 2.0
-"""No module's own error exceeds this multiple of the budget."""
 _CLOSE: Final = 0.99
 _AIM: Final = 0.997
 _EVALUATIONS: Final = 14

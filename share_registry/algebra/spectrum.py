@@ -19,11 +19,9 @@ from share_registry.algebra.error import ScaledPair
 from share_registry.algebra.rates import bits, cost
 from share_registry.names import Side
 
+# A basis of more than a quarter of the width holds much of anything. No more directions than that
+# are taken from the others.
 SHARE_OF_WIDTH: Final = 4
-"""A basis of more than a quarter of the width holds much of anything.
-
-No more directions than that are taken from the others.
-"""
 # directions below this share of the largest energy are rounding noise
 _EMPTY: Final = 1e-12
 _SIZES_TRIED: Final = 24

@@ -14,11 +14,11 @@ from sqlalchemy.exc import (
 
 from share_registry.errors import CatalogError, ConflictError, InvalidInputError, StoreError
 
+# PostgreSQL: serialization failure, deadlock, lock not available
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
-"""PostgreSQL: serialization failure, deadlock, lock not available."""
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked")
+# What SQLite says of the medium, not of the catalog
 _FULL: Final = "disk is full"
-"""What SQLite says of the medium, not of the catalog."""
 _REBUILD: Final = "Remove the file and run `share-registry rebuild`: the store holds everything."
 _HINTS: Final = {
     "disk is full": "Free some space and run it again.",

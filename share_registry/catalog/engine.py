@@ -22,8 +22,8 @@ _LOG: Final = logging.getLogger(__name__)
 _WRITES: Final = "share_registry_writes"
 _WAIT_S: Final = 30
 _STATEMENT_S: Final = 120
+# First SQLite release without the WAL-reset corruption
 _SAFE_WAL: Final = (3, 51, 3)
-"""First SQLite release without the WAL-reset corruption."""
 _JOURNAL: Final = "wal" if sqlite3.sqlite_version_info >= _SAFE_WAL else "delete"
 _PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",

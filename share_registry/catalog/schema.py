@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 NEWEST: Final = SCHEMA_VERSIONS[-1]
 _UPGRADE: Final = "Run `share-registry db upgrade`; the store is not touched by it."
+# Key of the advisory lock that lets one process at a time migrate ("SHAREREG")
 _LOCK: Final = 0x5348_4152_4552_4547
-"""Key of the advisory lock that lets one process at a time migrate ("SHAREREG")."""
 
 
 def version_of(connection: Connection) -> str | None:

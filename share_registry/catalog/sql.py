@@ -7,10 +7,10 @@ from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 __all__ = ["MOST", "PIECE", "Row", "Session", "clean", "pieces"]
+# The largest number that both databases take for a limit
 MOST: Final = (1 << 31) - 1
-"""The largest number that both databases take for a limit."""
+# Values in one IN list: far below what either database takes
 PIECE: Final = 500
-"""Values in one IN list: far below what either database takes."""
 
 T = TypeVar("T")
 

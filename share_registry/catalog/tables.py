@@ -35,20 +35,18 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import Float, TypeDecorator, TypeEngine
 from typing_extensions import override
 
+# Schema versions this release knows, oldest first; the last is the one it works with
 SCHEMA_VERSIONS: Final = ("0001", "0002", "0003")
-"""Schema versions this release knows, oldest first; the last is the one it works with."""
+# Alembic's version table. Our own, so that other software may keep its tables in the same
+# database.
 SCHEMA_TABLE: Final = "share_registry_schema"
-"""Alembic's version table.
 
-Our own, so that other software may keep its tables in the same database.
-"""
-
+# Text compared by code point in both databases: times, digests and names sort alike everywhere
 TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
-"""Text compared by code point in both databases: times, digests and names sort alike everywhere."""
+# Whole numbers below 2**63
 INTEGER: Final = BigInteger()
-"""Whole numbers below 2**63."""
+# float64
 REAL: Final = Float(53)
-"""float64."""
 FLAG: Final = Boolean()
 TABLES: Final = MetaData(
     naming_convention={

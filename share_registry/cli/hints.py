@@ -3,11 +3,12 @@
 import re
 from typing import Final
 
+# The next step after an error that names none
 FALLBACK: Final = "Run `share-registry doctor`."
-"""The next step after an error that names none."""
+# Parameters whose option is not called like them
 _SPELLED: Final = {"labels": "label", "metrics": "metric", "base_labels": "base-label"}
-"""Parameters whose option is not called like them."""
 _QUOTES: Final = "'\""
+# Phrases that have no counterpart of their own, and what is said instead
 _PHRASES: Final = (
     (r"space=(?:\.\.\.)?(?:,| or) -s", "-s"),
     (r"store= \(--store\)", "--store"),
@@ -20,7 +21,6 @@ _PHRASES: Final = (
     (r"mode '([crw])'", r"a verb that opens it with mode \1"),
     (r"Give None for all", "Give 0 for all"),
 )
-"""Phrases that have no counterpart of their own, and what is said instead."""
 _ARGUMENT: Final = re.compile(
     r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="
     r"(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"

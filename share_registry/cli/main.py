@@ -16,11 +16,11 @@ from share_registry.cli.verb import with_common_options
 from share_registry.errors import EXIT_CODES, InvalidInputError, ShareRegistryError, StoreError
 
 INTERRUPTED: Final = 130
+# Modules whose commands are the verbs; those that must start at once come first
 _MODULES: Final = (
     *("commands.read", "commands.write", "commands.sharing", "commands.maintain"),
     *("database", "doctor", "demo"),
 )
-"""Modules whose commands are the verbs; those that must start at once come first."""
 _REFERENCES: Final = """\b
 A REF is [space/]task[@selector][~n]; the selector is a version, an alias,
 a tag, a commit, a time or the digits of a commit id:

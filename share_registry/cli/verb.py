@@ -131,6 +131,7 @@ def _remember(context: click.Context, option: click.Parameter, value: object) ->
         context.meta[f"{_KEY}{option.name}"] = value
 
 
+# Names, metavariable (None: a flag) and help of the options that every verb takes
 _COMMON: Final = (
     (
         ("-R", "--registry"),
@@ -150,4 +151,3 @@ _COMMON: Final = (
     (("--json",), None, "Print JSON."),
     (("-q", "--quiet"), None, "Print only references."),
 )
-"""Names, metavariable (None: a flag) and help of the options that every verb takes."""

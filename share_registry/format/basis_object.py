@@ -18,13 +18,11 @@ from share_registry.format.symbols import MAX_BITS, Ints, decode_rows, encode_ro
 from share_registry.stored import StoredBasis
 
 MAX_WIDTH: Final = 1 << 24
+# Characters of a module's name: that of a factor pair and the number of an expert
 MAX_NAME: Final = 512 + len("#65535")
-"""Characters of a module's name: that of a factor pair and the number of an expert."""
+# Of all rows together. What a reader may have to take memory for, however small the object is
+# (spec BAS-06).
 MAX_NUMBERS: Final = 1 << 32
-"""Of all rows together.
-
-What a reader may have to take memory for, however small the object is (spec BAS-06).
-"""
 _SUBJECT: Final = "basis object"
 _PARTS: Final = ("symbols", "table")
 

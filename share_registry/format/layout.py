@@ -17,11 +17,9 @@ FORMAT_VERSION: Final = 1
 MAX_TENSORS: Final = 65_536
 MAX_DIMENSIONS: Final = 8
 MAX_MODULES: Final = 65_536
+# Of all tensors together. What a reader may have to take memory for, however small the objects
+# are.
 MAX_ADAPTER_BYTES: Final = 16 << 30
-"""Of all tensors together.
-
-What a reader may have to take memory for, however small the objects are.
-"""
 
 
 class DType(StrEnum):

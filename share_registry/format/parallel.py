@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
+# Threads at a time. Numpy on small pieces holds the interpreter half of the time, so that more
+# gain nothing.
 MAX_THREADS: Final = 2
-"""Threads at a time.
-
-Numpy on small pieces holds the interpreter half of the time, so that more gain nothing.
-"""
+# Results that wait to be taken: bounded, since they are in memory
 AHEAD: Final = 3
-"""Results that wait to be taken: bounded, since they are in memory."""
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 

@@ -23,8 +23,8 @@ from share_registry.format.layout import (
 from share_registry.names import NAME, Digest
 
 MAGIC: Final = "share_registry"
+# Features that a record's `requires` may name and this release knows
 FEATURES: Final[frozenset[str]] = frozenset()
-"""Features that a record's `requires` may name and this release knows."""
 
 DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
 NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
@@ -32,11 +32,11 @@ NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
 TimeField = Annotated[
     str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$")
 ]
+# A plain name in a directory: what a store says is never a path (spec NOT-04)
 FileNameField = Annotated[
     str,
     Field(max_length=255, pattern=r"""^[^/\\:*?"<>|\x00-\x1f\x7f]*[^/\\:*?"<>|\x00-\x1f\x7f. ]$"""),
 ]
-"""A plain name in a directory: what a store says is never a path (spec NOT-04)."""
 KeyField = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 _DECIMAL: Final = (
     r"(0|[1-9][0-9]{0,15}|[0-9]{1,16}\.[0-9]{1,20}|[1-9](\.[0-9]{1,20})?e-?[0-9]{1,3})"

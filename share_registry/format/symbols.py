@@ -37,11 +37,11 @@ from share_registry.format.parallel import ahead, side_by_side
 Ints = NDArray[np.int32] | NDArray[np.int16]
 _Symbols = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]
 
+# (base, symbols per byte), by the number that the table holds. Base 256: h + 128.
 PACKINGS: Final = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
-"""(base, symbols per byte), by the number that the table holds. Base 256: h + 128."""
 MAX_SHIFT: Final = 16
+# Symbols are below 2**23 in absolute value
 MAX_BITS: Final = 23
-"""Symbols are below 2**23 in absolute value."""
 _PER_OCTAVE: Final = 4
 _HISTOGRAM: Final = 2048
 _GROUP_BYTES: Final = 40

@@ -13,10 +13,10 @@ from typing import Final
 from share_registry.errors import IntegrityError
 from share_registry.outside.system import System
 
+# Bytes that are read or written at a time
 PIECE: Final = 1 << 20
-"""Bytes that are read or written at a time."""
+# What is called with every piece of a file
 Seen = Callable[[bytes | memoryview], object]
-"""What is called with every piece of a file."""
 
 
 def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen | None) -> bytes:

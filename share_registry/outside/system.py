@@ -11,12 +11,12 @@ WINDOWS: Final = os.name == "nt"
 NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 _BASIC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _DIRECTORY: Final = getattr(os, "O_DIRECTORY", 0)
+# Flags to read a file: no link is followed and a named pipe does not block
 READ: Final = os.O_RDONLY | _BASIC | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
-"""Flags to read a file: no link is followed and a named pipe does not block."""
 CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BASIC | NO_FOLLOW
 FOLDER: Final = os.O_RDONLY | _BASIC | _DIRECTORY
+# Flags to pass through a directory that need not be readable
 STEP: Final = _BASIC | _DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
-"""Flags to pass through a directory that need not be readable."""
 _RENAME_NOREPLACE: Final = 1
 _HERE: Final = -100  # AT_FDCWD
 

@@ -7,8 +7,8 @@ from enum import Enum
 from typing import Final
 
 NAME: Final = "SHARE"
+# What the names of all its parameters begin with
 PREFIX: Final = "share_"
-"""What the names of all its parameters begin with."""
 
 
 def add_name(names: type[Enum]) -> None:

@@ -23,10 +23,10 @@ _TASK: Final = "task:"
 # Singular values below this share of the largest are rounding of float64 sums.
 _NEGLIGIBLE: Final = 1e-10
 
+# A task's factors of one module, the scale in b: a (r, in), b (r, out), float64
 Factors = tuple[torch.Tensor, torch.Tensor]
-"""A task's factors of one module, the scale in b: a (r, in), b (r, out), float64."""
+# Path -> alpha (k_a, in), beta (k_b, out), float64, orthonormal rows
 Directions = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-"""Path -> alpha (k_a, in), beta (k_b, out), float64, orthonormal rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,14 +21,14 @@ from share_registry.values.tasks import Task
 _T = TypeVar("_T")
 
 FilePath = str | os.PathLike[str]
+# A reference as it may be given: typed, or what an earlier call returned
 Ref = str | Commit | ResolvedReference
-"""A reference as it may be given: typed, or what an earlier call returned."""
+# Called with what is being done, how many are done and how many there are
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done and how many there are."""
+# Takes a parameter's name and value, returns the value to use, raises InvalidInputError
 _Check = Callable[[str, Any], Any]
-"""Takes a parameter's name and value, returns the value to use, raises InvalidInputError."""
+# Parameters that may be paths, whose names need be no text
 _PATHS: Final = ("adapter", "adapters", "root")
-"""Parameters that may be paths, whose names need be no text."""
 
 
 def ignore_progress(doing: str, done: int, total: int) -> None:
@@ -209,6 +209,7 @@ _number: Final = _whole(0, "Give an int.")
 _moment: Final = _of(
     str | date, "a date or time", "Give a datetime, or write 2026-11-16 or 2026-11-16T12:00Z."
 )
+# What a parameter of this name must be
 _CHECKS: Final[Mapping[str, _Check]] = {
     "adapters": _mapping,
     "after": _of(str | Task, "a text", "Give a str."),
@@ -244,4 +245,3 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "until": _moment,
     "weighting": _text,
 }
-"""What a parameter of this name must be."""

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
     from share_registry.values.task_version import TaskVersion
 
+# One reference or several
 Refs = Ref | Iterable[Ref]
-"""One reference or several."""
 _REMEMBERED: Final = 1 << 16
 _DESCRIBED: Final = 4096
 # Few: a note speaks of every task of a commit.

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
 
+# A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`
 Source = "str | os.PathLike[str] | Adapter | Any"
-"""A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`."""
 
 
 @guarded

@@ -10,8 +10,8 @@ from share_registry.outside.files import Kind, Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import Store
 
+# Place of a store that lives as long as the registry that it is opened by
 MEMORY: Final = "memory://"
-"""Place of a store that lives as long as the registry that it is opened by."""
 
 
 def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outside) -> Store:

@@ -24,11 +24,11 @@ MAX_OBJECT_BYTES: Final = 4 << 30
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_FORMAT_BYTES: Final = 1 << 20
 MAX_NUMBER: Final = (1 << 53) - 1
+# What every store of this version says; spares a reader the import of the models
 _CURRENT_FORMAT: Final = re.compile(
     rb'\{"gc":\[\],"magic":"share_registry","read":\[\],'
     rb'"store":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})","version":1,"write":\[\]\}'
 )
-"""What every store of this version says; spares a reader the import of the models."""
 
 
 class PublishStateUnknownError(StoreError):

@@ -31,8 +31,8 @@ from share_registry.format.records import parse_format
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.store.protocol import MAX_NUMBER, MAX_RECORD_BYTES, Store
 
+# A function that makes an empty store, with an identity of its own, at each call
 NewStore: TypeAlias = Callable[[], Store]
-"""A function that makes an empty store, with an identity of its own, at each call."""
 FIRST: Final = CommitNumber(1)
 SPACE: Final = SpaceName("base")
 EVIL_NAMES: Final = (

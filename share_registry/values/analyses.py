@@ -409,8 +409,8 @@ _BEATEN: Final = (
     "leaves out once, and is too high where many are left out."
 )
 
+# Commits shown of a long history: the first and the latest
 _COLUMNS: Final = 12
-"""Commits shown of a long history: the first and the latest."""
 
 
 def _cell(cell: RetentionCell | None, metric: str | None) -> str:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from share_registry.values.analyses import Analysis, Retention, Spectrum
 
+# Where a plot is saved, by the ending of its name; None: nowhere
 Place = str | os.PathLike[str] | None
-"""Where a plot is saved, by the ending of its name; None: nowhere."""
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 _MAP: Final = "cividis"
 _MOST_LABELS: Final = 40
+# Cells that still have room for their number
 _MOST_NUMBERS: Final = 240
-"""Cells that still have room for their number."""
 _LONGEST: Final = 34
 _DPI: Final = 150
 

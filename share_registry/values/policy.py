@@ -5,14 +5,14 @@ from typing import Final
 
 from share_registry.errors import InvalidInputError
 
+# Pooled relative error of scaled dW; measured in docs/budget.md
 DEFAULT_BUDGET: Final = 0.025
-"""Pooled relative error of scaled dW; measured in docs/budget.md."""
 MAX_BUDGET: Final = 0.9
 UNIT: Final = "unit"
+# How a refit weighs tasks: all alike, or each by the square of its norm
 ENERGY: Final = "energy"
-"""How a refit weighs tasks: all alike, or each by the square of its norm."""
+# `expected=ABSENT`: the task or alias must not be there yet
 ABSENT: Final = 0
-"""`expected=ABSENT`: the task or alias must not be there yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

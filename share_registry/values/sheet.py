@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
+# What stands in a cell that has nothing to say
 NOTHING: Final = "-"
-"""What stands in a cell that has nothing to say."""
 _GAP: Final = 2
 _SHORTEST: Final = 8
 _FEWEST: Final = 2
 _MINUTES: Final = len("2026-11-16 20:38")
 _ELLIPSIS: Final = "…"
 
+# A header, then its cells
 Column = list[str]
-"""A header, then its cells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

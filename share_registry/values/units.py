@@ -12,8 +12,8 @@ _UNITS: Final = ("kB", "MB", "GB", "TB")
 
 _DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
 
+# Percentages below it have no digit among two decimals
 _SMALLEST: Final = Decimal("0.01")
-"""Percentages below it have no digit among two decimals."""
 
 
 def size(count: int) -> str:

@@ -73,8 +73,8 @@ def _advance_statement() -> Update:
     return update(SpaceRow.table).where(upon, in_time, ~same_key)
 
 
+# Move the head to a record that follows it; built once
 _ADVANCE: Final = _advance_statement()
-"""Move the head to a record that follows it; built once."""
 _PRESENT: Final = select(ObjectRow.digest, ObjectRow.role).where(
     ObjectRow.space == SPACE,
     ObjectRow.digest.in_(bindparam("digests", expanding=True, type_=TEXT)),

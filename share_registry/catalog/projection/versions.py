@@ -33,6 +33,7 @@ from share_registry.format.records import (
 )
 from share_registry.names import Digest
 
+# What a version that a refit made has from the version before
 _INHERITED: Final = (
     "config_digest",
     "note_digest",
@@ -42,7 +43,7 @@ _INHERITED: Final = (
     "source_revision",
     "remarks",
 )
-"""What a version that a refit made has from the version before."""
+# What a restored version has from the version that it repeats
 _COPIED: Final = (
     "adapter_digest",
     "layout_digest",
@@ -56,9 +57,8 @@ _COPIED: Final = (
     "raw_bytes",
     *_INHERITED,
 )
-"""What a restored version has from the version that it repeats."""
+# Rows of versions that are re-expressed, by number of task
 _Earlier: TypeAlias = dict[int, Row[Any]]
-"""Rows of versions that are re-expressed, by number of task."""
 _LAST_TASK: Final = select(func.max(TaskRow.task)).where(TaskRow.space == SPACE)
 _SHAPES: Final = select(ModuleRow.module, ModuleRow.out, ModuleRow.width, ModuleRow.experts).where(
     ModuleRow.space == SPACE,

@@ -148,8 +148,8 @@ def _select_tasks() -> Select[str, int, str, bool, int]:
     )
 
 
+# Built once: putting it together takes longer than running it
 _TASKS: Final = _select_tasks()
-"""Built once: putting it together takes longer than running it."""
 _COUNT: Final = (
     update(SpaceRow.table)
     .where(SpaceRow.name == bindparam("this", type_=TEXT))

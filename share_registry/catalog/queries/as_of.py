@@ -13,8 +13,8 @@ from share_registry.errors import InvalidInputError
 from share_registry.names import CommitNumber, Selector, SpaceName, parse_reference
 from share_registry.times import beginning_of, end_of, instant_of
 
+# A commit (`c412`, 412, a tag, an id) or a moment (a date or time, as text or as such)
 At: TypeAlias = str | date | int
-"""A commit (`c412`, 412, a tag, an id) or a moment (a date or time, as text or as such)."""
 
 
 def instant(value: str | date, *, end: bool) -> str:

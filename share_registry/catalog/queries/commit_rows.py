@@ -27,8 +27,9 @@ from share_registry.catalog.tables import (
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 
+# Space and commit number
 _Key: TypeAlias = tuple[str, int]
-"""Space and commit number."""
+# What a page of commits selects
 COLUMNS: Final[tuple[ColumnElement[Any], ...]] = (
     CommitRow.space,
     CommitRow.number,
@@ -42,7 +43,6 @@ COLUMNS: Final[tuple[ColumnElement[Any], ...]] = (
     CommitRow.detail,
     CommitRow.basis,
 )
-"""What a page of commits selects."""
 _NUMBERS: Final = bindparam("numbers", expanding=True, type_=BigInteger)
 
 

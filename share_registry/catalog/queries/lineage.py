@@ -27,10 +27,10 @@ from share_registry.catalog.tables import (
 from share_registry.names import CommitNumber, Digest, Reference, SpaceName
 from share_registry.values.tasks import Lineage, LineageNode
 
+# Task and version
 _Place: TypeAlias = tuple[int, int]
-"""Task and version."""
+# How an edge to a parent of a merge begins: its weight follows
 _MERGED: Final = "merged, "
-"""How an edge to a parent of a merge begins: its weight follows."""
 
 
 def lineage(session: Session, ref: str | Reference, *, space: str | None = None) -> Lineage:

@@ -25,6 +25,7 @@ from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
 
 _NUMBER: Final = re.compile(r"c[0-9]{1,16}")
+# Kinds of commits, as records name them
 KINDS: Final = (
     "create",
     "absorb",
@@ -38,7 +39,6 @@ KINDS: Final = (
     "tag",
     "annotate",
 )
-"""Kinds of commits, as records name them."""
 _COMMIT: Final = select(*COLUMNS).where(
     CommitRow.space == lookups.SPACE, CommitRow.number == bindparam("number", type_=BigInteger)
 )

@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from share_registry.values.task_version import TaskVersion
 
 
+# Versions beside those that are asked for
 _OTHERS: Final = VersionRow.table.alias()
-"""Versions beside those that are asked for."""
 SPACE: Final[BindParameter[str]] = bindparam("space", type_=TEXT)
 TASK: Final[BindParameter[str]] = bindparam("task", type_=TEXT)
+# What statements that are put together once are asked with
 VERSION: Final[BindParameter[int]] = bindparam("version", type_=BigInteger)
-"""What statements that are put together once are asked with."""
+# A commit number behind every other
 EVER: Final = (1 << 63) - 1
-"""A commit number behind every other."""
 _SPACE_NAMES: Final = select(SpaceRow.name).order_by(SpaceRow.name)
 _SPACE_ROW: Final = select(SpaceRow.table).where(SpaceRow.name == SPACE)
 _LIVE_TASKS: Final = select(SpaceRow.live).where(SpaceRow.name == SPACE)

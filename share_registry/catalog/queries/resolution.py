@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from share_registry.values.task_version import TaskVersion
 
 _CANDIDATES: Final = 5
+# Sorts behind every hexadecimal digit
 _AFTER_HEX: Final = "g"
-"""Sorts behind every hexadecimal digit."""
 _TASK: Final[BindParameter[int]] = bindparam("task_number", type_=BigInteger)
 _AT: Final[BindParameter[int]] = bindparam("at", type_=BigInteger)
+# Selectors that are answered for many references at once
 _USUAL: Final = frozenset({Selector.LATEST, Selector.VERSION, Selector.NAME})
-"""Selectors that are answered for many references at once."""
 _NAMED: Final = select(TaskNameRow.task, TaskNameRow.name).where(
     TaskNameRow.space == lookups.SPACE,
     TaskNameRow.task == task_of(lookups.SPACE, lookups.TASK),
@@ -70,12 +70,12 @@ _COMMITS_OF_VERSIONS: Final = (
     .where(VersionRow.space == lookups.SPACE, VersionRow.task == _TASK)
 )
 _COMMIT_OF_VERSION: Final = _COMMITS_OF_VERSIONS.where(VersionRow.version == lookups.VERSION)
+# The newest version of a task at a commit, if the task was live then
 _STANDING: Final = (
     _COMMITS_OF_VERSIONS.where(VersionRow.number <= _AT, _LIFE.exists())
     .order_by(VersionRow.number.desc())
     .limit(1)
 )
-"""The newest version of a task at a commit, if the task was live then."""
 
 
 def resolve(

@@ -47,12 +47,12 @@ from share_registry.errors import InvalidInputError
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, parse_reference
 from share_registry.values.tasks import Task
 
+# The versions of a task among which the newest is looked for
 _VERSIONS: Final = VersionRow.table.alias()
-"""The versions of a task among which the newest is looked for."""
+# Tasks that are looked at together where the first did not give a page
 _AT_ONCE: Final = 500
-"""Tasks that are looked at together where the first did not give a page."""
+# Tasks to choose a page among; where more have a label, a page along the names is soon full
 _FEW: Final = 500
-"""Tasks to choose a page among; where more have a label, a page along the names is soon full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

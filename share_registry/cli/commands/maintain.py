@@ -58,8 +58,8 @@ _POLICY_OPTIONS: Final = (
         help="Directions that training adds beside the basis.",
     ),
 )
+# Members of a policy that 0 switches off
 _OFF: Final = frozenset({"pseudo_rank", "k"})
-"""Members of a policy that 0 switches off."""
 
 
 @verb("c")

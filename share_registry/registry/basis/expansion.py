@@ -15,8 +15,8 @@ from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredSide
 
+# Coefficients float64 (r, k) over the k rows of each object
 Factor = Mapping[Digest, Tensor]
-"""Coefficients float64 (r, k) over the k rows of each object."""
 
 
 class Expansions:

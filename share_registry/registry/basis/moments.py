@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 
 # Larger moments are not kept: reading them would take as long as what they save.
 _MOST_BYTES: Final = 256 << 20
+# Tasks from which on it pays. Fewer are read again in about the time of their moments, whose file
+# is large.
 FEWEST: Final = 64
-"""Tasks from which on it pays.
-
-Fewer are read again in about the time of their moments, whose file is large.
-"""
 _DIGEST_BYTES: Final = 32
 
 

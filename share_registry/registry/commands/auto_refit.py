@@ -35,11 +35,11 @@ from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
 _FIRST_TRIAL: Final = 8
+# Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks, on at most this many
+# of the latest: the price of a commit does not grow with their number.
 _SAMPLE: Final = 32
-"""Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks, on at most this many
-of the latest: the price of a commit does not grow with their number."""
+# Tasks of the sample that are coded with and without a basis of the others
 _HELD_OUT: Final = 4
-"""Tasks of the sample that are coded with and without a basis of the others."""
 
 
 def follow_up(

@@ -31,18 +31,14 @@ from share_registry.registry.commands.refit import (
 from share_registry.registry.context import Context
 from share_registry.values.policy import Policy
 
+# Adapters that are kept in memory, and that a basis is fitted to, however large they are
 FEW: Final = 16
-"""Adapters that are kept in memory, and that a basis is fitted to, however large they are."""
+# Of tensors that are kept in memory.  3,600 adapters of MiniLM, 40 of Mistral-7B's q and v at r =
+# 16.
 KEPT_BYTES: Final = 1 << 30
-"""Of tensors that are kept in memory.
-
-3,600 adapters of MiniLM, 40 of Mistral-7B's q and v at r = 16.
-"""
+# Adapters of one commit from which on a basis may pay. Two share nothing that one cannot refer to
+# in the other.
 _FEWEST: Final = 3
-"""Adapters of one commit from which on a basis may pay.
-
-Two share nothing that one cannot refer to in the other.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,12 +44,12 @@ from share_registry.stored import StoredAdapter, StoredModule
 from share_registry.values.commits import AdapterReport, BasisReport
 from share_registry.values.policy import Policy
 
+# Passengers from this size on are objects of their own, shared by every adapter that has the same
+# bytes.
 EXTERNAL_BYTES: Final = 64 << 10
-"""Passengers from this size on are objects of their own, shared by every adapter that has the same
-bytes."""
 _ZERO: Final = "no module has a product to code"
+# Why an adapter is kept bit for bit where no coding of it is within the budget
 _COARSE: Final = "the precision of the tensors' element types does not meet it"
-"""Why an adapter is kept bit for bit where no coding of it is within the budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from share_registry.registry.arguments import check_distinct
 from share_registry.values.policy import ENERGY, UNIT, check_budget
 from share_registry.values.task_version import TaskVersion
 
+# Characters of a value that an error repeats
 _SHOWN: Final = 80
-"""Characters of a value that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

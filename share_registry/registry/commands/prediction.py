@@ -22,12 +22,9 @@ from share_registry.values.policy import Policy
 _LOG: Final = logging.getLogger(__name__)
 FIRST: Final = 8
 LATEST: Final = 4
+# Earlier adapters whose rows are tried. The version before and what it refers to, then the first
+# and the latest of the space; the basis comes on top.
 MAX: Final = 12
-"""Earlier adapters whose rows are tried.
-
-The version before and what it refers to, then the first and the latest of the space; the basis
-comes on top.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

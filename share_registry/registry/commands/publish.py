@@ -44,11 +44,11 @@ _ATTEMPTS: Final = 200
 _MAX_PAUSE_S: Final = 0.5
 _LEASE: Final = timedelta(seconds=10)
 
+# The members of a record that say where in the chain it stands, its key and its note
 Place = dict[str, Any]
-"""The members of a record that say where in the chain it stands, its key and its note."""
+# Check the preconditions upon the present head and build the record, or return an earlier commit
+# that already says so.
 Build = Callable[[Session, Place], "Record | CommitNumber"]
-"""Check the preconditions upon the present head and build the record, or return an earlier commit
-that already says so."""
 
 
 def idempotency_key(context: Context, key: str | None) -> str:

@@ -37,13 +37,11 @@ from share_registry.values.commits import BasisModuleReport, BasisReport, Commit
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
+# Error that rounding a basis may make where coefficients over it are all that is kept. No part of
+# what the paper's protocol loses.
 FINE: Final = 2.0**-12
-"""Error that rounding a basis may make where coefficients over it are all that is kept.
-
-No part of what the paper's protocol loses.
-"""
+# Part of the budget that rounding a basis may take where own rows correct it
 _SHARE_OF_BUDGET: Final = 0.25
-"""Part of the budget that rounding a basis may take where own rows correct it."""
 
 
 def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
