@@ -11,7 +11,6 @@ from share_registry.errors import RefusedError
 
 try:
     from peft.utils import register_peft_method
-    from peft.utils.peft_types import PeftType
 except ImportError as error:
     raise RefusedError(
         "peft 0.15 or newer is not installed, expected it for training.",
@@ -19,12 +18,10 @@ except ImportError as error:
     ) from error
 
 from share_registry.peft.layer import ShareLayer, ShareLinear
-from share_registry.peft.method import NAME, PREFIX, add_name
-from share_registry.peft.share_config import ShareConfig
+from share_registry.peft.share_config import NAME, PREFIX, ShareConfig
 from share_registry.peft.subspace import Subspace
 from share_registry.peft.tuner import ShareModel
 
 __all__ = ["ShareConfig", "ShareLayer", "ShareLinear", "ShareModel", "Subspace"]
 
-add_name(PeftType)
 register_peft_method(name=NAME.lower(), config_cls=ShareConfig, model_cls=ShareModel, prefix=PREFIX)

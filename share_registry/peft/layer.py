@@ -9,7 +9,7 @@ column, far less than a batch through k directions.
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
@@ -17,16 +17,20 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
 from share_registry.errors import InvalidInputError
-from share_registry.peft.start import Coefficients
-
-COEFFICIENTS: Final = ("share_eps_a", "share_eps_b")
-EXTRA: Final = ("share_extra_eps_a", "share_extra_eps_b", "share_extra_a", "share_extra_b")
+from share_registry.peft.subspace import Coefficients
 
 
 class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
     """The adapters of one module; the names of all their parameters begin with `share_`."""
 
-    adapter_layer_names = (*COEFFICIENTS, *EXTRA)
+    adapter_layer_names = (
+        "share_eps_a",
+        "share_eps_b",
+        "share_extra_eps_a",
+        "share_extra_eps_b",
+        "share_extra_a",
+        "share_extra_b",
+    )
     other_param_names = ("share_alpha", "share_beta", "share_dropout")
 
     def __init__(self, base_layer: nn.Module, *, transposed: bool) -> None:

@@ -3,8 +3,9 @@
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from peft import PeftConfig
 from peft.utils.peft_types import PeftType
@@ -12,12 +13,12 @@ from peft.utils.peft_types import PeftType
 from share_registry.catalog.database_errors import without_password
 from share_registry.errors import InvalidInputError
 from share_registry.outside.files import Outside
-from share_registry.peft.method import NAME, add_name
 from share_registry.peft.subspace import Subspace, open_registry, read_subspace
 from share_registry.registry.registry import Registry
 
-add_name(PeftType)
-_INIT_SCALE = 0.01
+NAME: Final = "SHARE"
+# What the names of all parameters of the method begin with
+PREFIX: Final = "share_"
 
 
 @dataclass
@@ -59,7 +60,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
     init: str = "noise"
     extra_directions: int | None = None
     pseudo_rank: int | None = None
-    init_scale: float = _INIT_SCALE
+    init_scale: float = 0.01
     seed: int | None = None
     dropout: float = 0.0
     target_modules: list[str] | str | None = None
@@ -195,3 +196,18 @@ def _check_count(name: str, value: object, least: int) -> None:
             f"{name} {value!r} is not a whole number from {least} on.",
             hint="The paper takes p = 8 and phi = 2 on GLUE.",
         )
+
+
+def _add_name(names: type[Enum]) -> None:
+    """Add the method's name to the enum in which PEFT keeps those of all methods, once."""
+    if NAME in names.__members__:
+        return
+    member = str.__new__(names, NAME)  # type: ignore[type-var]
+    member._name_, member._value_ = NAME, NAME
+    names._member_map_[NAME] = member
+    names._member_names_.append(NAME)
+    names._value2member_map_[NAME] = member
+    type.__setattr__(names, NAME, member)
+
+
+_add_name(PeftType)

@@ -5,6 +5,7 @@ A registry asks it for the plain LoRA that came out of training.
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -15,10 +16,8 @@ from torch import nn
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.scales import PREFIX as KEYS
 from share_registry.peft.layer import ShareLayer, ShareLinear
-from share_registry.peft.method import PREFIX
-from share_registry.peft.share_config import ShareConfig
-from share_registry.peft.start import Coefficients, draw_noise, project_task
-from share_registry.peft.subspace import Subspace
+from share_registry.peft.share_config import PREFIX, ShareConfig
+from share_registry.peft.subspace import Coefficients, Subspace, draw_noise, project_task
 
 _SHARED_MEMBERS: Final = (
     "task_type",
@@ -55,13 +54,16 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
     def lora_config(self, adapter_name: str) -> LoraConfig:
         """Return the config of that LoRA."""
         config = self.peft_config[adapter_name]
-        paths = [path for path, _ in self._layers(adapter_name)]
         modules = config.target_modules
         return LoraConfig(
             r=config.pseudo_rank,
             lora_alpha=config.pseudo_rank,
             # module names that mean these paths and no other
-            target_modules=sorted(modules) if isinstance(modules, set) else paths,
+            target_modules=(
+                sorted(modules)
+                if isinstance(modules, set)
+                else [path for path, _ in self._layers(adapter_name)]
+            ),
             inference_mode=True,
             **{name: getattr(config, name) for name in _SHARED_MEMBERS},
         )
@@ -159,7 +161,6 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor], ending: str) -> dict[str, str]:
-    """Return the shapes of the method's tensors as text."""
     return {
         key: " x ".join(map(str, tensor.shape))
         for key, tensor in tensors.items()
@@ -168,22 +169,24 @@ def _shapes(tensors: Mapping[str, torch.Tensor], ending: str) -> dict[str, str]:
 
 
 def _start(config: ShareConfig, subspace: Subspace, path: str, base: Any) -> Coefficients:
-    alpha, beta = subspace.modules[path]
     weight_norm = 1.0
     if base.weight.device.type != "meta":
         weight_norm = float(base.weight.detach().to(torch.float32).norm())
-    norm = config.init_scale * weight_norm
     seed = config.seed
     if seed is None:
         seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
     # of the path too: a module's start does not depend on which other modules are adapted
     module_seed = hashlib.sha256(f"{seed} {path}".encode()).digest()[:7]
     generator = torch.Generator().manual_seed(int.from_bytes(module_seed))
-    p, phi = subspace.pseudo_rank, subspace.extra_directions
     factors = subspace.starts.get(path)
-    if factors is None:
-        return draw_noise(alpha, beta, p=p, phi=phi, norm=norm, generator=generator)
-    return project_task(factors, alpha, beta, p=p, phi=phi, norm=norm, generator=generator)
+    start = draw_noise if factors is None else partial(project_task, factors)
+    return start(
+        *subspace.modules[path],
+        p=subspace.pseudo_rank,
+        phi=subspace.extra_directions,
+        norm=config.init_scale * weight_norm,
+        generator=generator,
+    )
 
 
 def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
@@ -202,9 +205,8 @@ def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
             hint="Leave it out by target_modules.",
         )
     alpha, beta = subspace.modules[path]
-    out, width = base.weight.shape
-    if _is_transposed(base):
-        width, out = base.weight.shape
+    shape = base.weight.shape
+    out, width = reversed(shape) if _is_transposed(base) else shape
     if (alpha.shape[1], beta.shape[1]) != (width, out):
         raise InvalidInputError(
             f"module {path!r} of the model is {out} x {width}, "
