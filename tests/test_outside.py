@@ -23,10 +23,8 @@ from share_registry.errors import (
     ShareRegistryError,
     StoreError,
 )
-from share_registry.outside.failures import nothing_done
 from share_registry.outside.files import Kind, Outside
-from share_registry.outside.reading import PIECE
-from share_registry.outside.system import System
+from share_registry.outside.system import PIECE, System, nothing_done
 
 
 class Refusing(System):

@@ -72,8 +72,8 @@ class Adapter:
 
         They stand in the order of `layout.modules()`, and dW = scale * b.T @ a.
         """
+        from share_registry.exchange.config import module_scales
         from share_registry.exchange.factor_pairs import pairs_of
-        from share_registry.exchange.scales import module_scales
 
         return pairs_of(self.layout, self.tensors, module_scales(self.config, self.layout))
 
@@ -84,9 +84,7 @@ class Adapter:
             RefusedError: something else is there.
             StoreError: the disk refuses.
         """
-        from share_registry.exchange.export_files import files_of
-        from share_registry.exchange.model_card import CardFacts
-        from share_registry.exchange.write_directory import place
+        from share_registry.exchange.export_files import CardFacts, files_of, place
 
         files, _ = files_of(self, profile="native", card=CardFacts.of(self))
         return place(files, Path(directory), "", overwrite=overwrite, outside=Outside())[0]

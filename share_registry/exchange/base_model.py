@@ -66,9 +66,8 @@ def space_name_of(label: str) -> SpaceName:
 
     Raises RefusedError where nothing is left.
     """
-    last = re.split(r"[/\\]", label.rstrip("/\\"))[-1]
     try:
-        return space_name(_slug(last))
+        return space_name(_slug(re.split(r"[/\\]", label.rstrip("/\\"))[-1]))
     except InvalidInputError as error:
         raise RefusedError(
             f"no space name can be made of the base model {label[:80]!r}.",

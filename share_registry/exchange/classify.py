@@ -10,8 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from share_registry.errors import InvalidInputError, RefusedError
-from share_registry.exchange.config import Settings
-from share_registry.exchange.scales import PREFIX, ambiguous, parameters_of, plain_path, rank_of
+from share_registry.exchange.config import (
+    PREFIX,
+    Settings,
+    ambiguous,
+    parameters_of,
+    plain_path,
+    rank_of,
+)
 from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
 from share_registry.names import Side
 

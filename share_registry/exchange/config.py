@@ -1,17 +1,26 @@
 """Read adapter_config.json: scales, ranks, and what makes an adapter unsafe to take apart.
 
 The bytes are kept as they are; this module only reads them. Fields are those of PEFT 0.21.
+
+Rank and scale of a module are derived as PEFT does. A pattern is a regular expression that must
+match the end of the module path on a dot boundary; the first one in file order wins. What PEFT
+matches is the path in the plain model: without its prefix, without the `base_layer` of a wrapper,
+and for target_parameters with the parameter's name behind it.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from share_registry.errors import IntegrityError, InvalidInputError, RefusedError
-from share_registry.format import foreign_json
+from share_registry.format.canonical import parse_foreign
+from share_registry.format.layout import Layout
 
 CONFIG_FILE: Final = "adapter_config.json"
+# What PEFT puts before every module path in its keys.
+PREFIX: Final = "base_model.model."
 # What `parse_config` accepts, so what a commit accepts and every reader of a stored config.
 MAX_CONFIG_BYTES: Final = 1 << 20
 DEFAULT_RANK: Final = 8
@@ -84,7 +93,7 @@ class Settings:
 def parse_config(content: bytes, *, name: str = CONFIG_FILE) -> dict[str, object]:
     """Parse the bytes of an adapter_config.json. Raises InvalidInputError."""
     try:
-        return foreign_json.parse(content, subject=name, limit=MAX_CONFIG_BYTES)
+        return parse_foreign(content, subject=name, limit=MAX_CONFIG_BYTES)
     except IntegrityError as error:
         raise InvalidInputError(
             error.message, hint="Save the adapter again with PEFT's save_pretrained."
@@ -126,10 +135,11 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
             hint="Give a directory that PEFT's save_pretrained wrote.",
         )
     if peft_type != "LORA":
-        convert = "Convert it to LoRA with PEFT (save_as_lora), then commit that."
         raise RefusedError(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
-            hint=_HINT_SHARE if peft_type == "SHARE" else convert,
+            hint=_HINT_SHARE
+            if peft_type == "SHARE"
+            else "Convert it to LoRA with PEFT (save_as_lora), then commit that.",
         )
     for field, reason in _REFUSED_FIELDS.items():
         if config.get(field):
@@ -162,6 +172,77 @@ def config_remarks(config: Mapping[str, object]) -> list[str]:
         f"unknown config fields, kept verbatim: {listed}.": unknown,
     }
     return [remark for remark, applies in remarks.items() if applies]
+
+
+def module_scales(config: Mapping[str, object], layout: Layout) -> list[float]:
+    """Return s of dW = s B A for every module, in the order of `layout.modules()`.
+
+    Raises InvalidInputError, RefusedError.
+    """
+    settings = settings_of(config)
+    return [
+        scale
+        for factor in layout.factors
+        for scale in [scale_of(settings, factor.module)] * len(layout.modules_of(factor))
+    ]
+
+
+def scale_of(settings: Settings, module: str) -> float:
+    """Return s of one factor pair.
+
+    Raises RefusedError where the files do not say which of several applies.
+    """
+    rank = rank_of(settings, module)
+    alpha = _value("alpha", settings, module, settings.alphas, settings.alpha)
+    return alpha / math.sqrt(rank) if settings.rslora else alpha / rank
+
+
+def rank_of(settings: Settings, module: str) -> int:
+    """Return the rank a config gives a module.
+
+    Raises RefusedError where the files do not say which of several applies.
+    """
+    return int(_value("rank", settings, module, settings.ranks, settings.rank))
+
+
+def paths_of(settings: Settings, module: str) -> list[str]:
+    """Return the paths to match patterns with: several where several parameters are targeted."""
+    plain = plain_path(module)
+    return [f"{plain}.{name}" for name in parameters_of(settings, module)] or [plain]
+
+
+def parameters_of(settings: Settings, module: str) -> list[str]:
+    """Return a module's parameters in target_parameters; none for an ordinary module."""
+    plain = plain_path(module)
+    owners = [target.rpartition(".") for target in settings.parameters]
+    return sorted(
+        {
+            name
+            for owner, _, name in owners
+            if not owner or plain == owner or plain.endswith(f".{owner}")
+        }
+    )
+
+
+def plain_path(module: str) -> str:
+    """Return the path of a wrapped module in the model as it was before wrapping."""
+    return module.partition(".base_layer")[0]
+
+
+def ambiguous(settings: Settings, modules: Sequence[str]) -> list[str]:
+    """Return the modules for which several patterns with different values match.
+
+    PEFT saves patterns sorted, so that the one trained with may have been another.
+    """
+    return [
+        module
+        for module in modules
+        if any(
+            len(set(_matches(patterns, path))) > 1
+            for path in paths_of(settings, module)
+            for patterns in (settings.ranks, settings.alphas)
+        )
+    ]
 
 
 def _refuse_init(init: object) -> None:
@@ -214,8 +295,11 @@ def _regex(field: str, text: str) -> re.Pattern[str]:
     What could run for ever (repeated groups, many open repetitions) is refused, as the config
     may be anybody's.
     """
-    risky = re.search(r"\)[*+{]", text) or len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) > 3
-    if risky or len(text) > _MAX_PATTERN_LENGTH:
+    if (
+        len(text) > _MAX_PATTERN_LENGTH
+        or re.search(r"\)[*+{]", text)
+        or len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) > 3
+    ):
         raise RefusedError(
             f"{CONFIG_FILE}: {field} has the expression {text[:80]!r},"
             " expected one without repeated groups.",
@@ -257,3 +341,21 @@ def _wrong(field: str, value: str, expected: str) -> InvalidInputError:
         f"{CONFIG_FILE}: {field} is {value[:200]}, expected {expected}.",
         hint="Correct the config, or save the adapter again with PEFT's save_pretrained.",
     )
+
+
+def _matches(patterns: tuple[Pattern, ...], path: str) -> Iterator[float]:
+    return (pattern.value for pattern in patterns if pattern.regex.match(path))
+
+
+def _value(
+    field: str, settings: Settings, module: str, patterns: tuple[Pattern, ...], default: float
+) -> float:
+    values = [next(_matches(patterns, path), default) for path in paths_of(settings, module)]
+    if len(set(values)) > 1:
+        raise RefusedError(
+            f"{CONFIG_FILE}: the patterns give the parameters of {module!r} the {field}s"
+            f" {sorted(set(values))}, expected one: which tensor is which parameter's stands in"
+            " no file.",
+            hint="Give all parameters of a module the same rank and alpha.",
+        )
+    return values[0]

@@ -1,26 +1,64 @@
-"""Exported files: an adapter as the files of a plain PEFT directory.
+"""An export: an adapter as the files of a plain PEFT directory, with a model card.
 
-Pure: the same adapter and facts give the same bytes.
+What the files are is pure: the same adapter and facts give the same bytes. The directory is
+complete under its name or not there at all.
 """
 
+import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import torch
 
-from share_registry.errors import IntegrityError, InvalidInputError
+from share_registry.errors import IntegrityError, InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.attachments import README, SOURCE_README, TENSOR_FILE
+from share_registry.exchange.attachments import CARD_MARK, README, SOURCE_README, TENSOR_FILE
+from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.model_card import CardFacts, card_text
 from share_registry.exchange.portable import portable
 from share_registry.exchange.serving_lint import lint
 from share_registry.exchange.tensors import item_of
 from share_registry.format import safetensors_file
+from share_registry.format.canonical import Json, dump, sha256
 from share_registry.format.layout import Layout
+from share_registry.names import Digest
+from share_registry.outside.files import Kind, Outside
 
 Profile = Literal["native", "portable"]
 PROFILES: Final[tuple[Profile, ...]] = ("native", "portable")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_CHANGED: Final = "Export into another directory, or with overwrite."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """What a card says.
+
+    Attributes:
+        base_model: Label of the base model; "" where none is known.
+        ref: `space/task@vN`, None for an adapter that is in no registry.
+        commit_number: Position of the commit in the space's log.
+        commit_id: sha256 of the commit's record.
+        error: Pooled relative error of scaled dW against the committed adapter.
+        budget: The largest error allowed.
+        time: Time of the commit, RFC 3339.
+    """
+
+    base_model: str
+    ref: str | None = None
+    commit_number: int | None = None
+    commit_id: str | None = None
+    error: float | None = None
+    budget: float | None = None
+    time: str | None = None
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> "CardFacts":
+        """Return what an adapter itself says."""
+        return cls(base_model=base_of(adapter.config).label, ref=adapter.ref, error=adapter.error)
 
 
 def files_of(
@@ -68,6 +106,75 @@ def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
         ) from error
 
 
+def card_text(card: CardFacts, *, profile: str) -> bytes:
+    """Return README.md: YAML front matter and a few lines; the same facts give the same bytes."""
+    front = ["---", "library_name: peft"]
+    if card.base_model:
+        front.append(f"base_model: {json.dumps(card.base_model)}")
+    front += ["tags:", "- lora", "- share_registry", "---", CARD_MARK, ""]
+    lines = [*front, f"# {card.ref or 'LoRA adapter'}", "", *_lines(card, profile), ""]
+    return "\n".join(lines).encode()
+
+
+def place(
+    files: Mapping[str, bytes], root: Path, name: str, *, overwrite: bool, outside: Outside
+) -> tuple[Path, bool]:
+    """Write files into the directory `root/name`, or into `root` itself where the name is empty.
+
+    The files are written beside their place, made durable, and moved there in one step. An existing
+    directory is replaced by two renames, never mixed.
+
+    Returns:
+        The directory, and whether it was written: False where the same files were there already.
+
+    Raises:
+        InvalidInputError: the name is not safe.
+        RefusedError: something else is there, or what is there is no adapter directory and so is
+            not overwritten.
+        StoreError: the disk refuses; nothing is left behind.
+    """
+    if name and (not _NAME.fullmatch(name) or name.endswith(".") or ".." in name):
+        raise InvalidInputError(
+            f"export name {name[:80]!r} is not allowed.",
+            hint="Use letters, digits and . _ - only, at most 128.",
+        )
+    target = outside.absolute(root / name if name else root)
+    occupied = _occupied(target, outside)
+    if occupied and _same(files, target, outside):
+        return target, False
+    if occupied and not overwrite:
+        raise RefusedError(f"{target} holds other files than this export.", hint=_CHANGED)
+    if occupied:
+        _check_replaceable(target, outside)
+    outside.make_directory(target.parent)
+    _swap(files, target, occupied, outside)
+    return target, True
+
+
+def export_digest(files: Mapping[str, bytes]) -> Digest:
+    """Return an exported directory's identity: sha256 over the names and digests of its files."""
+    entries: list[Json] = [
+        {"name": name, "sha256": sha256(content)} for name, content in sorted(files.items())
+    ]
+    return sha256(dump(entries))
+
+
+def _lines(card: CardFacts, profile: str) -> list[str]:
+    base = f" for `{card.base_model}`" if card.base_model else ""
+    lines = [f"A LoRA adapter{base}, exported by share_registry in the {profile} profile.", ""]
+    if card.ref:
+        lines.append(f"- version: `{card.ref}`")
+    if card.commit_id:
+        time = f" of {card.time}" if card.time else ""
+        lines.append(f"- commit: c{card.commit_number} `{card.commit_id}`{time}")
+    if card.error is not None:
+        budget = f" (budget {card.budget:.3g})" if card.budget is not None else ""
+        lines.append(
+            f"- relative error of scaled dW against the committed adapter: {card.error:.3g}{budget}"
+        )
+    return lines
+
+
 def _attached(attachments: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the attachments under the names they are exported by: the card takes the readme's."""
     readmes = [name for name in sorted(attachments) if name.casefold() == README.casefold()]
@@ -78,3 +185,60 @@ def _attached(attachments: Mapping[str, bytes]) -> dict[str, bytes]:
             number, target = number + 1, f"README.source.{number + 1}.md"
         files[target] = attachments[name]
     return files
+
+
+def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Outside) -> None:
+    fresh, old = (
+        target.with_name(f".{target.name}.{outside.token()[:16]}.{part}") for part in ("new", "old")
+    )
+    try:
+        outside.make_directory(fresh)
+        for file, content in files.items():
+            outside.write_new(fresh / file, content, point="export")
+        outside.sync_directory(fresh)
+        if occupied:
+            outside.replace(target, old)
+        outside.at("export.swap")
+        if not outside.rename_directory(fresh, target):
+            raise RefusedError(
+                f"{target} was written by somebody else meanwhile.",
+                hint="Export again: the same files there are success.",
+            )
+        outside.sync_directory(target.parent)
+    except BaseException:
+        if outside.exists(fresh):
+            outside.remove_tree(fresh)
+        if outside.exists(old) and not outside.exists(target):
+            outside.rename_directory(old, target)
+        raise
+    if occupied:
+        outside.remove_tree(old)
+
+
+def _occupied(target: Path, outside: Outside) -> bool:
+    kind = outside.kind(target)
+    if kind not in (None, Kind.DIRECTORY):
+        raise RefusedError(f"{target} is a {kind}, expected a directory or nothing.", hint=_CHANGED)
+    return kind is Kind.DIRECTORY and bool(outside.names(target))
+
+
+def _same(files: Mapping[str, bytes], target: Path, outside: Outside) -> bool:
+    try:
+        return outside.names(target) == sorted(files) and all(
+            outside.size(target / name) == len(content)
+            and outside.read(target / name, limit=len(content)) == content
+            for name, content in files.items()
+        )
+    except IntegrityError:
+        return False
+
+
+def _check_replaceable(target: Path, outside: Outside) -> None:
+    """Refuse to replace what no export or PEFT wrote: a flat directory with a config in it."""
+    names = outside.names(target)
+    strange = [name for name in names if outside.kind(target / name) is not Kind.FILE]
+    if strange or CONFIG_FILE not in names:
+        reason = f"holds {strange[0]!r}" if strange else f"has no {CONFIG_FILE}"
+        raise RefusedError(
+            f"{target} {reason}, so it is not overwritten.", hint="Export into another directory."
+        )

@@ -29,13 +29,14 @@ from share_registry.exchange.classify import layout_of, tied_modules
 from share_registry.exchange.config import (
     CONFIG_FILE,
     MAX_CONFIG_BYTES,
+    PREFIX,
     Settings,
     config_remarks,
+    module_scales,
     parse_config,
     refuse_unsafe,
     settings_of,
 )
-from share_registry.exchange.scales import PREFIX, module_scales
 from share_registry.exchange.tensors import check_finite, item_of, tensor_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import Json, dump, sha256

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from share_registry.exchange.scales import PREFIX
+from share_registry.exchange.config import PREFIX
 from share_registry.format.layout import Form, Layout
 
 # The values vLLM's max_lora_rank may have; the default is 16.

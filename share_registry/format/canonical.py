@@ -1,11 +1,17 @@
-"""Canonical JSON: one byte string for one value (RFC 8785, restricted; spec JSN-01 to JSN-06).
+"""JSON, read without a guess: our own, which is canonical, and that of other programs.
 
-ASCII member names, no floats, integers below 2**53, no null. On this profile sorted keys and
-compact separators are exactly RFC 8785.
+Canonical is one byte string for one value (RFC 8785, restricted; spec JSN-01 to JSN-06): ASCII
+member names, no floats, integers below 2**53, no null. On this profile sorted keys and compact
+separators are exactly RFC 8785.
+
+Of what other programs wrote, every value that a reader may not guess about is refused: the standard
+parser keeps the last of two equal members, accepts NaN and infinity and recurses without bound.
 """
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -73,6 +79,33 @@ def load(content: bytes, *, subject: str, limit: int = MAX_JSON_BYTES) -> dict[s
     return value
 
 
+def parse_foreign(content: bytes, *, subject: str, limit: int) -> dict[str, object]:
+    """Parse one JSON object of another program; member order is kept.
+
+    Raises:
+        IntegrityError: too long, not UTF-8, not JSON, a duplicate member, a number that is not
+            finite or an integer not below 2**53, too deep, or a text that is too long.
+    """
+    size = len(content)
+    require(size <= limit, f"{subject} has {size} bytes, more than the limit of {limit}.")
+    try:
+        value = json.loads(
+            content.decode(),
+            object_pairs_hook=_members,
+            parse_float=_finite,
+            parse_int=_exact,
+            parse_constant=_no_constant,
+        )
+    except RecursionError as error:
+        raise IntegrityError(f"{subject} is nested deeper than {MAX_DEPTH}.") from error
+    except ValueError as error:
+        raise IntegrityError(f"{subject} is not valid JSON: {str(error)[:200]}.") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{subject} is a JSON {type(value).__name__}, expected an object.")
+    _check_foreign(value, subject, 1)
+    return value
+
+
 def _check(value: object, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise IntegrityError(f"JSON nested deeper than {MAX_DEPTH}.")
@@ -107,3 +140,47 @@ def _small_int(text: str) -> int:
     if len(text) > 17:
         raise ValueError(f"integer of {len(text)} digits")
     return int(text)
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"member {twice[:80]!r} stands there twice")
+    return members
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"number {text[:40]} is not finite")
+    return value
+
+
+def _exact(text: str) -> int:
+    value = int(text) if len(text) <= 17 else MAX_INT + 1
+    if abs(value) > MAX_INT:
+        raise ValueError(f"integer {text[:40]} is not below 2**53")
+    return value
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _check_foreign(value: object, subject: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise IntegrityError(f"{subject} is nested deeper than {MAX_DEPTH}.")
+    if isinstance(value, str):
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError as error:
+            raise IntegrityError(
+                f"{subject} has a text that is not Unicode: {value[:40]!r}."
+            ) from error
+        if size > MAX_STRING_BYTES:
+            raise IntegrityError(f"{subject} has a text of more than {MAX_STRING_BYTES} bytes.")
+    elif isinstance(value, list | dict):
+        for part in value if isinstance(value, list) else (*value, *value.values()):
+            _check_foreign(part, subject, depth + 1)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from share_registry.errors import IntegrityError
-from share_registry.format import foreign_json
-from share_registry.format.canonical import require
+from share_registry.format.canonical import parse_foreign, require
 from share_registry.format.layout import MAX_DIMENSIONS, MAX_TENSORS, DType
 
 MAX_HEADER_BYTES: Final = 16 << 20
@@ -65,7 +64,7 @@ def read(content: bytes, *, subject: str) -> File:
             type, or a limit passed.
     """
     header, body = _split(content, subject)
-    entries = foreign_json.parse(header, subject=f"header of {subject}", limit=MAX_HEADER_BYTES)
+    entries = parse_foreign(header, subject=f"header of {subject}", limit=MAX_HEADER_BYTES)
     metadata = _metadata(entries.pop(_METADATA, {}), subject)
     count = len(entries)
     require(

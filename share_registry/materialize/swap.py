@@ -12,9 +12,15 @@ from torch import Tensor
 
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import DEFAULT_ALPHA, DEFAULT_RANK, copy_json, settings_of
+from share_registry.exchange.config import (
+    DEFAULT_ALPHA,
+    DEFAULT_RANK,
+    PREFIX,
+    copy_json,
+    scale_of,
+    settings_of,
+)
 from share_registry.exchange.peft_model import live_name, live_tensors
-from share_registry.exchange.scales import PREFIX, scale_of
 from share_registry.exchange.tensors import check_no_overflow
 from share_registry.format.layout import FactorSpec, Layout
 

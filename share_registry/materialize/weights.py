@@ -14,8 +14,7 @@ from torch import Tensor
 
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import settings_of
-from share_registry.exchange.scales import plain_path, scale_of
+from share_registry.exchange.config import plain_path, scale_of, settings_of
 from share_registry.exchange.tensors import all_finite, check_no_overflow
 from share_registry.format.layout import FactorSpec, Form
 

@@ -28,9 +28,20 @@ from share_registry.errors import (
     ShareRegistryError,
     StoreError,
 )
-from share_registry.outside.failures import errno_of, translate_errors
-from share_registry.outside.reading import PIECE, Seen, read_all
-from share_registry.outside.system import CREATE, FOLDER, NO_FOLLOW, READ, STEP, WINDOWS, System
+from share_registry.outside.system import (
+    CREATE,
+    FOLDER,
+    NO_FOLLOW,
+    PIECE,
+    READ,
+    STEP,
+    WINDOWS,
+    Seen,
+    System,
+    errno_of,
+    read_all,
+    translate_errors,
+)
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 

@@ -1,11 +1,20 @@
-"""System calls, one method each.
+"""System calls, what they say when they refuse, and the reading of a whole file through them.
 
-The instrument with which a test records, refuses or reorders what the library asks of the system.
+`System`, one method each, is the instrument with which a test records, refuses or reorders what the
+library asks of the system. A file that is read is in memory once, however large it is, and may be
+hashed while the rest is read.
 """
 
 import errno
 import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
 from typing import Final
+
+from share_registry.errors import IntegrityError, RefusedError, ShareRegistryError, StoreError
 
 WINDOWS: Final = os.name == "nt"
 NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
@@ -19,6 +28,25 @@ FOLDER: Final = os.O_RDONLY | _BASIC | _DIRECTORY
 STEP: Final = _BASIC | _DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 _RENAME_NOREPLACE: Final = 1
 _HERE: Final = -100  # AT_FDCWD
+# Bytes that are read or written at a time
+PIECE: Final = 1 << 20
+# What is called with every piece of a file
+Seen = Callable[[bytes | memoryview], object]
+_NOTHING_DONE: Final = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EMLINK,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
+)
 
 
 class System:
@@ -149,3 +177,113 @@ class System:
     def touch(self, name: str, *, folder: int | None = None) -> None:
         """Set the modification time to now."""
         os.utime(name, dir_fd=folder, follow_symlinks=WINDOWS)
+
+
+def nothing_done(error: ShareRegistryError) -> bool:
+    """Tell whether a failed change of a name surely left everything as it was.
+
+    The system refused before it began, rather than broke on the way.
+    """
+    return isinstance(error, RefusedError) or errno_of(error) in _NOTHING_DONE
+
+
+def errno_of(error: ShareRegistryError) -> int | None:
+    """Return the number of the system's error behind one of ours."""
+    return error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+
+
+@contextmanager
+def translate_errors(path: Path) -> Iterator[None]:
+    """Raise what the system raises about a path as StoreError or Integrity, the cause kept."""
+    try:
+        yield
+    except OSError as error:
+        raise _translation(error, path) from error
+    except MemoryError as error:
+        raise StoreError(
+            f"{path}: not enough memory to read it.", hint="Free some memory and run it again."
+        ) from error
+
+
+def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen | None) -> bytes:
+    """Return all bytes of an open file.
+
+    Args:
+        system: The system calls.
+        handle: The file.
+        path: Its name, for errors.
+        limit: Bytes it may have.
+        seen: Called with every piece of at most 1 MiB, in order, and where there are several by
+            another thread.
+
+    Raises:
+        IntegrityError: not a regular file, or larger than the limit.
+        OSError: the system refuses.
+    """
+    status = system.status(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise IntegrityError(f"{path} is not a regular file.", hint="Run verify.")
+    if status.st_size > limit:
+        raise IntegrityError(
+            f"{path} has {status.st_size} bytes, more than the limit of {limit}.",
+            hint="Run verify.",
+        )
+    # gives back the very bytes it was made of, once nobody looks at them
+    memory = BytesIO(bytes(status.st_size))
+    size = 0
+    with memory.getbuffer() as places, _passing_on(seen, status.st_size) as pass_on:
+        while size < len(places) and (
+            count := system.read_into(handle, places[size : size + PIECE])
+        ):
+            pass_on(places[size : size + count])
+            size += count
+    content = memory.getvalue()[:size]
+    # a file that grows
+    while piece := system.read(handle, min(limit + 1 - size, PIECE)):
+        content += piece
+        size += len(piece)
+        if size > limit:
+            raise IntegrityError(
+                f"{path} grew past the limit of {limit} bytes while it was read.",
+                hint="Run verify.",
+            )
+        if seen is not None:
+            seen(piece)
+    return content
+
+
+def _translation(error: OSError, path: Path) -> StoreError | IntegrityError:
+    if error.errno == errno.ELOOP:
+        return IntegrityError(
+            f"{path} is a symbolic link, expected a regular file.", hint="Run verify."
+        )
+    hints = {
+        errno.ENOSPC: "Free some space and run it again.",
+        errno.EDQUOT: "Raise the quota or free some space and run it again.",
+        errno.EROFS: "The medium is read-only: write to another place, "
+        "and open it with mode 'r' where it is a registry.",
+        errno.EACCES: "Check the permissions of the directory.",
+        errno.EPERM: "Check the permissions of the directory.",
+        errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",
+    }
+    return StoreError(
+        f"{path}: {error.strerror or error}.",
+        hint=hints.get(error.errno or 0, "Check the device and run it again."),
+    )
+
+
+@contextmanager
+def _passing_on(seen: Seen | None, size: int) -> Iterator[Seen]:
+    """Yield what is called with the pieces of a file of some size.
+
+    At the end of the block all are seen, and let go.
+    """
+    if seen is None:
+        yield len
+    elif size <= PIECE:
+        yield seen
+    else:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
+            yield lambda piece: pool.submit(seen, piece)

@@ -27,7 +27,7 @@ from share_registry.errors import (
     RefusedError,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.scales import PREFIX, plain_path
+from share_registry.exchange.config import PREFIX, plain_path
 from share_registry.names import digest
 from share_registry.outside.files import Outside
 from share_registry.registry.basis.basis import read_basis

@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
-from share_registry.exchange.scales import PREFIX as KEYS
+from share_registry.exchange.config import PREFIX as KEYS
 from share_registry.peft.layer import ShareLayer, ShareLinear
 from share_registry.peft.share_config import PREFIX, ShareConfig
 from share_registry.peft.subspace import Coefficients, Subspace, draw_noise, project_task

@@ -29,8 +29,8 @@ from share_registry.names import (
     digest as checked_digest,
     space_name,
 )
-from share_registry.outside.failures import nothing_done
 from share_registry.outside.files import Kind, Outside
+from share_registry.outside.system import nothing_done
 from share_registry.store.protocol import (
     MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,

@@ -40,9 +40,8 @@ from share_registry.algebra.directions import (
     spectrum,
 )
 from share_registry.algebra.error import norm
-from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
+from share_registry.exchange.config import MAX_CONFIG_BYTES, module_scales, parse_config
 from share_registry.exchange.factor_pairs import rows_of
-from share_registry.exchange.scales import module_scales
 from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
 from share_registry.registry.basis.moments import KeptMoments, KeptSide

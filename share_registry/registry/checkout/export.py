@@ -6,9 +6,14 @@ from pathlib import Path
 from share_registry.catalog.queries import lookups
 from share_registry.errors import IntegrityError, InvalidInputError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.export_files import PROFILES, files_of, tensor_file
-from share_registry.exchange.model_card import CardFacts
-from share_registry.exchange.write_directory import export_digest, place
+from share_registry.exchange.export_files import (
+    PROFILES,
+    CardFacts,
+    export_digest,
+    files_of,
+    place,
+    tensor_file,
+)
 from share_registry.format.canonical import sha256
 from share_registry.names import Digest
 from share_registry.registry.checkout.checkout import rebuild, version_and_note

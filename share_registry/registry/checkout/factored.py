@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from share_registry.errors import NotFoundError
-from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
+from share_registry.exchange.config import MAX_CONFIG_BYTES, module_scales, parse_config
 from share_registry.exchange.factor_pairs import FactorPair
-from share_registry.exchange.scales import module_scales
 from share_registry.format.layout import Layout
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from share_registry.exchange.tensors import item_of
 from share_registry.format import adapter_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, module_shapes_of
+from share_registry.format.object_file import encode_tensor
 from share_registry.format.records import FileEntry, TaskNote, TaskVersionRef
-from share_registry.format.tensor_object import encode_tensor
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.checkout.reports import source_name, with_details

@@ -11,10 +11,14 @@ import pytest
 
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError
 from share_registry.exchange.attachments import CARD_MARK
-from share_registry.exchange.export_files import files_of
-from share_registry.exchange.model_card import CardFacts, card_text
+from share_registry.exchange.export_files import (
+    CardFacts,
+    card_text,
+    export_digest,
+    files_of,
+    place,
+)
 from share_registry.exchange.peft_directory import read_directory
-from share_registry.exchange.write_directory import export_digest, place
 from share_registry.outside.files import Outside
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "README.md": b"card"}
