@@ -25,6 +25,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from share_registry.algebra.quantise import Block, Prediction, column_steps, stack
 from share_registry.algebra.rates import bits, cost
@@ -46,6 +47,7 @@ _HUGE: Final = 1e300
 
 # The first column of every block, and the one behind its last
 Spans = tuple[tuple[int, int], ...]
+_Fit = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +71,6 @@ class _Evidence:
     symbol_bits: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LeastSquares:
-    """A fit with some blocks.
-
-    Attributes:
-        C: (n, r, K of these blocks) coefficients in steps, not rounded yet.
-        exponents: (n, T) powers of two to round them to.
-        cost: (n,) bits, the distortion counted in.
-    """
-
-    C: Tensor
-    exponents: Tensor
-    cost: Tensor
-
-
 def choose(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[Prediction | None, Tensor]:
     """Choose the blocks that rows are best predicted from.
 
@@ -97,16 +84,13 @@ def choose(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[Predicti
         in estimated bits, the distortion counted in.
     """
     plain = _plain_cost(x, scales)
-    present = [i for i, block in enumerate(blocks) if any(rows is not None for rows in block)]
-    if not present:
-        return None, plain
-    order = [present[rank] for rank in _screen(x, scales, [blocks[i] for i in present])]
+    order = _screen(x, scales, blocks) if blocks else ()
     if not order:
         return None, plain
     chosen = [blocks[i] for i in order]
     evidence = _gather(x, scales, chosen)
     fits = [_fit(evidence, range(length)) for length in range(1, len(order) + 1)]
-    best = torch.stack([plain, *(fit.cost for fit in fits)]).min(0)
+    best = torch.stack([plain, *(cost for _, _, cost in fits)]).min(0)
     if not best.indices.any():
         return None, plain
     return _prediction(order, chosen, evidence, fits, best.indices, scales), best.values
@@ -116,29 +100,29 @@ def _plain_cost(x: Tensor, scales: Tensor) -> Tensor:
     """Return the bits (n,) of rows without prediction."""
     width = x.shape[-1]
     strength = torch.linalg.vector_norm(x, dim=-1) / scales.clamp_min(_TINY)
-    variance = torch.where(scales > 0, strength, 0.0).square() / width
-    return width * cost(variance).sum(-1)
+    return width * cost(torch.where(scales > 0, strength, 0.0).square() / width).sum(-1)
 
 
 def _screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ...]:
     """Return the blocks worth gathering for every module, best first.
 
-    They are judged by all modules, or by a few spread over them where that takes long.
+    They are judged by all modules, or by a few spread over them where that takes long; those that
+    none of these has are left out.
     """
-    columns = sum(max(len(rows) for rows in block if rows is not None) for block in blocks)
+    columns = sum(max(0 if rows is None else len(rows) for rows in block) for block in blocks)
     count = min(x.shape[0], max(2, int(_SCREEN_FLOPS / max(x.shape[-1] * columns**2, 1))))
-    spread = torch.linspace(0, x.shape[0] - 1, count, dtype=torch.float32, device="cpu")
-    sample = spread.round().long()
+    sample = torch.linspace(0, x.shape[0] - 1, count, dtype=torch.float32, device="cpu")
+    sample = sample.round().long()
     x, scales = x[sample], scales[sample]
     plain = _plain_cost(x, scales)
     evidence = _gather(x, scales, [[block[i] for i in sample.tolist()] for block in blocks])
 
     def total(chosen: Sequence[int]) -> float:
-        return float(torch.minimum(plain, _fit(evidence, chosen).cost).sum())
+        return float(torch.minimum(plain, _fit(evidence, chosen)[2]).sum())
 
     order: tuple[int, ...] = ()
     best = float(plain.sum())
-    left = list(range(len(blocks)))
+    left = [index for index, (start, stop) in enumerate(evidence.spans) if start < stop]
     while left:
         totals = {index: total((*order, index)) for index in left}
         nearest = min(left, key=totals.__getitem__)
@@ -156,19 +140,25 @@ def _gather(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
     stacked = [stack(block, x.shape[-1], device=x.device) for block in blocks]
     R = torch.cat(stacked, 1)
     unit = torch.where(scales > 0, 1.0 / scales.clamp_min(_TINY), 0.0)
-    peaks = [int(rows.abs().max()) if rows.numel() else 0 for rows in stacked]
     return _Evidence(
         H=R @ R.mT,
         Z=unit[..., None] * (x @ R.mT),
         square=(unit * torch.linalg.vector_norm(x, dim=-1)).square(),
         width=x.shape[-1],
         spans=_spans([rows.shape[1] for rows in stacked]),
-        symbol_bits=tuple(peak.bit_length() for peak in peaks),
+        symbol_bits=tuple(
+            int(rows.abs().max()).bit_length() if rows.numel() else 0 for rows in stacked
+        ),
     )
 
 
-def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _LeastSquares:
-    """Fit the rows with some blocks: least squares, columns that do not pay left out."""
+def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:
+    """Fit the rows with some blocks: least squares, columns that do not pay left out.
+
+    Returns:
+        C (n, r, K of these blocks) in steps, not rounded yet; exponents (n, T) of the powers of two
+        to round it to; and the cost (n,) in bits, the distortion counted in.
+    """
     columns, spans = _columns(evidence.spans, chosen)
     H, Z = evidence.H[:, columns][:, :, columns], evidence.Z[:, :, columns]
     C, inverse = _solve(H, Z, torch.ones_like(H[:, 0], dtype=torch.bool))
@@ -185,11 +175,9 @@ def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _LeastSquares:
     options = [
         _round(evidence, H, Z, C, keep, spans, torch.stack(least, -1), noise) for noise in _NOISE
     ]
-    costs = torch.stack([price for _, price in options])
-    exponents = torch.stack([powers for powers, _ in options])
+    exponents, costs = map(torch.stack, zip(*options, strict=True))
     best = costs.argmin(0)
-    at = torch.arange(len(best), dtype=torch.int64, device=best.device)
-    return _LeastSquares(C=C, exponents=exponents[best, at], cost=costs[best, at])
+    return C, _pick(exponents, best), _pick(costs, best)
 
 
 def _solve(H: Tensor, Z: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,24 +244,17 @@ def _prediction(
     order: Sequence[int],
     blocks: Sequence[Block],
     evidence: _Evidence,
-    fits: Sequence[_LeastSquares],
+    fits: Sequence[_Fit],
     best: Tensor,
     scales: Tensor,
 ) -> Prediction:
     """Put together what each module chose: the first `best` (n,) blocks of the order."""
-    n, K, T = len(best), evidence.H.shape[-1], len(order)
-    coefficients = torch.zeros((n, scales.shape[1], K), dtype=torch.float64, device=scales.device)
-    exponents = torch.zeros((n, T), dtype=torch.int64, device=scales.device)
-    used = torch.zeros((n, T), dtype=torch.bool, device=scales.device)
-    for length, fit in enumerate(fits, start=1):
-        mine = best == length
-        if not mine.any():
-            continue
-        C = fit.C[mine]
-        coefficients[mine, :, : C.shape[-1]] = C
-        exponents[mine, :length] = fit.exponents[mine]
-        for t, (start, stop) in enumerate(evidence.spans[:length]):
-            used[mine, t] = C[:, :, start:stop].abs().amax((-2, -1)) > 0
+    K, T = evidence.H.shape[-1], len(order)
+    Cs = [pad(C, (0, K - C.shape[-1])) for C, _, _ in fits]
+    C = _pick(torch.stack([torch.zeros_like(Cs[0]), *Cs]), best)
+    powers = [pad(exponents, (0, T - exponents.shape[-1])) for _, exponents, _ in fits]
+    exponents = _pick(torch.stack([torch.zeros_like(powers[0]), *powers]), best)
+    used = torch.stack([C[..., s:e].abs().amax((-2, -1)) > 0 for s, e in evidence.spans], -1)
     # a stored side lists its terms in order of source
     ranked = sorted(range(T), key=order.__getitem__)
     columns, spans = _columns(evidence.spans, ranked)
@@ -281,10 +262,15 @@ def _prediction(
         sources=tuple(order[t] for t in ranked),
         spans=spans,
         blocks=tuple(tuple(blocks[t]) for t in ranked),
-        coefficients=scales[..., None] * coefficients[..., columns],
+        coefficients=scales[..., None] * C[..., columns],
         exponents=exponents[:, ranked],
         used=used[:, ranked],
     )
+
+
+def _pick(options: Tensor, best: Tensor) -> Tensor:
+    """Return for each of n modules the option that is best for it, of options (O, n, ...)."""
+    return options[best, torch.arange(len(best), dtype=torch.int64, device=best.device)]
 
 
 def _spans(widths: Sequence[int]) -> Spans:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from share_registry.algebra.error import pooled_error
+from share_registry.algebra.reference import choose
 from tests.algebra.adapters import DEMO_TASKS, Pair, Shelf, demo_pairs, planted, random_pairs
 
 BUDGET = 0.05
@@ -89,3 +90,13 @@ def test_sources_are_named_once_and_used() -> None:
         }
         assert used == set(range(len(kept.stored.sources)))
     assert shelf.kept[-1].stored.sources
+
+
+def test_rows_that_no_sampled_module_has_are_left_out() -> None:
+    # so many rows that the first and the last of four modules stand for all
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 2, 512, generator=generator, dtype=torch.float64)
+    block = [None, torch.eye(512, dtype=torch.int32).repeat(2, 1), None, None]
+    prediction, costs = choose(x, torch.full((4, 2), 0.1, dtype=torch.float64), [block])
+    assert prediction is None
+    assert costs.shape == (4,)
