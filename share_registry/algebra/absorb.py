@@ -4,7 +4,7 @@ An adapter is worth storing coarsely, because a small error of dW hardly changes
 does; how large it may be is the budget, |dW' - dW| / |dW| over all modules together. Everything
 here serves one question: which integers meet the budget in the fewest bytes?
 
-1. Every module goes into the balanced gauge (`gauge.balanced`): both factors are rows of falling
+1. Every module goes into the balanced gauge (`gauge.balance`): both factors are rows of falling
    strength at right angles to one another, so each row can be coded on its own.
 2. All rows of all modules are rounded with one step, measured as an error of dW (`batch.code`).
    Strong rows then get many bits, weak ones few and the weakest none, which is reverse
@@ -12,31 +12,55 @@ here serves one question: which integers meet the budget in the fewest bytes?
 3. The step is bisected on the true error, that of the factors as decoded and rounded by export
    (`search.search`), until it just meets the budget.
 4. At that step each module chooses what it is coded against: nothing, its previous version, rows
-   of earlier adapters (`prediction_plan.planned`). What is left to round is smaller, the step
+   of earlier adapters (`plan_references`). What is left to round is smaller, the step
    stays the same, so bits are saved at equal error. The step is then searched once more.
 
 The result is the smallest of three: with references, without, and the tensors bit for bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
 from typing import Final
 
-from share_registry.algebra.batch import DTypes, batches, energies
-from share_registry.algebra.error import ScaledPair
-from share_registry.algebra.outcome import Candidate, CodedAdapter, all_verbatim, assemble
-from share_registry.algebra.prediction_plan import Previous, plan_references
-from share_registry.algebra.search import search
+import numpy as np
+from torch import Tensor
+
+from share_registry.algebra.batch import Batch, DTypes, batches, energies
+from share_registry.algebra.error import FactorPair
+from share_registry.algebra.prediction_plan import Modules, Previous, plan_references
+from share_registry.algebra.quantise import Integers, Prediction, Rows
+from share_registry.algebra.search import CodedBatches, search
+from share_registry.stored import StoredModule, StoredSide, Term
 
 # coded bytes below this share of the raw bytes: no need to see what byte planes would take
 _SURELY_SMALLER: Final = 0.3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedAdapter:
+    """An adapter in integers.
+
+    Attributes:
+        modules: By position of the pairs; None: keep the module's tensors verbatim.
+        sources: Positions of the candidates that are referred to; `Term.source` counts in this
+            order.
+        error: Pooled relative error of the scaled dW of the decoded, exported adapter.
+        previous: Whether any module builds on the previous version.
+    """
+
+    modules: tuple[StoredModule | None, ...]
+    sources: tuple[int, ...]
+    error: float
+    previous: bool
+
+
 def absorb(
-    pairs: Sequence[ScaledPair],
+    pairs: Sequence[FactorPair],
     *,
     budget: float,
     dtypes: Sequence[DTypes],
-    candidates: Sequence[Candidate] = (),
+    candidates: Sequence[Modules] = (),
     previous: Previous | None = None,
     factors: Sequence[int] | None = None,
     size: Callable[[CodedAdapter], int] | None = None,
@@ -48,8 +72,9 @@ def absorb(
         pairs: The modules: dW = scale * b^T a; finite float64, on the device that is to compute.
         budget: Largest pooled relative error of the scaled dW; 0 keeps everything verbatim.
         dtypes: Element types of A and B per module, to which export rounds.
-        candidates: Earlier adapter objects. Those of the previous version and of what it refers to
-            belong here too: rows of its own predict better than its product.
+        candidates: Stored modules of earlier adapter objects in the order of the pairs, None where
+            one has none: their own rows may be referred to. Those of the previous version and of
+            what it refers to belong here too: rows of its own predict better than its product.
         previous: Decoded float32 factors (a, b) of an earlier version per module; None where it has
             none.
         factors: Modules with equal numbers lie in the same tensors: they are coded, or kept
@@ -64,7 +89,7 @@ def absorb(
     """
     energy = energies(pairs)
     positions = _codable(energy, factors)
-    verbatim = all_verbatim(len(pairs))
+    verbatim = CodedAdapter(modules=(None,) * len(pairs), sources=(), error=0.0, previous=False)
     if budget <= 0.0 or not positions:
         return verbatim
     total = sum(energy)
@@ -73,18 +98,18 @@ def absorb(
     if coding is None:
         return verbatim
     is_cut = pseudo_rank is not None and any(pair.a.shape[0] > pseudo_rank for pair in pairs)
-    options = [assemble(len(pairs), plain, coding, candidates)]
+    options = [_assemble(len(pairs), plain, coding)]
     if candidates or previous:
         batched = plan_references(
             plain,
             coding.steps,
-            candidates=[candidate.modules for candidate in candidates],
+            candidates=candidates,
             previous=() if is_cut or previous is None else previous,
         )
-        refers = any(rows.has_references for batch in batched for rows in (batch.a, batch.b))
-        better = search(batched, budget=budget, total=total, start=coding.delta) if refers else None
-        if better is not None:
-            options.insert(0, assemble(len(pairs), batched, better, candidates))
+        if any(rows.has_references for batch in batched for rows in (batch.a, batch.b)):
+            better = search(batched, budget=budget, total=total, start=coding.delta)
+            if better is not None:
+                options.insert(0, _assemble(len(pairs), batched, better))
     if size is None:
         return options[0]
     sizes = [size(option) for option in options]
@@ -101,12 +126,75 @@ def absorb(
     return verbatim
 
 
+def bfloat16_above(value: float) -> float:
+    """Return the smallest bfloat16 value that is not below a non-negative number."""
+    nearest = np.float32(value)
+    above = nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf))
+    return float(np.uint32((int(above.view(np.uint32)) + 0xFFFF) & 0xFFFF0000).view(np.float32))
+
+
 def _codable(energy: Sequence[float], factors: Sequence[int] | None) -> list[int]:
     """Return the modules with a finite product, unless one in the same tensors has none."""
     together = range(len(energy)) if factors is None else factors
     barred = {
-        factor
-        for factor, value in zip(together, energy, strict=True)
-        if not 0.0 < value < float("inf")
+        factor for factor, value in zip(together, energy, strict=True) if not 0.0 < value < inf
     }
     return [position for position, factor in enumerate(together) if factor not in barred]
+
+
+def _assemble(count: int, batched: Sequence[Batch], coding: CodedBatches) -> CodedAdapter:
+    """Return the stored value of coded batches; modules in no batch are kept verbatim."""
+    used = sorted(
+        {
+            source
+            for batch in batched
+            for prediction in (batch.a.prediction, batch.b.prediction)
+            if prediction is not None
+            for source, is_used in zip(
+                prediction.sources, prediction.used.any(0).tolist(), strict=True
+            )
+            if is_used
+        }
+    )
+    modules: list[StoredModule | None] = [None] * count
+    for batch, coded in zip(batched, coding.coded, strict=True):
+        a, b = coded.a.cpu(), coded.b.cpu()
+        errors = (coded.wrong / batch.energy).tolist()
+        for index, position in enumerate(batch.positions):
+            modules[position] = StoredModule(
+                a=_side(batch.a, a, index, used),
+                b=_side(batch.b, b, index, used),
+                error=bfloat16_above(sqrt(errors[index])),
+            )
+    return CodedAdapter(
+        modules=tuple(modules),
+        sources=tuple(used),
+        error=coding.error,
+        previous=any(batch.a.previous is not None for batch in batched),
+    )
+
+
+def _side(rows: Rows, coded: Integers, index: int, used: Sequence[int]) -> StoredSide:
+    return StoredSide(
+        previous=rows.previous is not None,
+        terms=tuple(_terms(rows.prediction, coded.coefficients, index, used)),
+        scales=coded.scales[index].numpy(),
+        own=coded.own[index].numpy(),
+    )
+
+
+def _terms(
+    prediction: Prediction | None, coefficients: Tensor | None, index: int, used: Sequence[int]
+) -> Iterator[Term]:
+    if prediction is None or coefficients is None:
+        return
+    for t, (source, (start, _), block) in enumerate(
+        zip(prediction.sources, prediction.spans, prediction.blocks, strict=True)
+    ):
+        rows = block[index]
+        if rows is not None and bool(prediction.used[index, t]):
+            yield Term(
+                source=used.index(source),
+                exponent=int(prediction.exponents[index, t]),
+                coefficients=coefficients[index, :, start : start + len(rows)].numpy(),
+            )

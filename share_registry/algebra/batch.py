@@ -19,7 +19,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.error import ScaledPair, difference_square, product_square
+from share_registry.algebra.error import FactorPair, difference_square, product_square
 from share_registry.algebra.gauge import balance
 from share_registry.algebra.quantise import (
     MAX_SYMBOL,
@@ -84,7 +84,7 @@ class CodedBatch:
 
 
 def batches(
-    pairs: Sequence[ScaledPair],
+    pairs: Sequence[FactorPair],
     dtypes: Sequence[DTypes],
     positions: Sequence[int],
     *,
@@ -97,8 +97,7 @@ def batches(
     groups: dict[tuple[object, ...], list[int]] = {}
     for position in positions:
         pair = pairs[position]
-        key = (tuple(pair.a.shape), pair.b.shape[1], dtypes[position])
-        groups.setdefault(key, []).append(position)
+        groups.setdefault((pair.a.shape, pair.b.shape[1], dtypes[position]), []).append(position)
     for members in groups.values():
         first = pairs[members[0]]
         at_once = max(1, MAX_ELEMENTS // (first.a.numel() + first.b.numel()))
@@ -106,7 +105,7 @@ def batches(
             yield _batch(pairs, dtypes, members[start : start + at_once], pseudo_rank)
 
 
-def energies(pairs: Sequence[ScaledPair]) -> list[float]:
+def energies(pairs: Sequence[FactorPair]) -> list[float]:
     """Return |s dW|^2 per module; 0 where it is only rounding noise of the product."""
     return [_energy(pair) for pair in pairs]
 
@@ -122,9 +121,8 @@ def code(batch: Batch, delta: Tensor) -> CodedBatch:
         difference_square(batch.a.x, batch.b.x, a.decoded, b.decoded)
         + _tail_square(batch, a.decoded, b.decoded)
     )
-    in_range = torch.maximum(a.peak, b.peak) <= MAX_SYMBOL
-    wrong = torch.where(in_range, wrong, torch.inf).nan_to_num(nan=torch.inf)
-    return CodedBatch(a=a.integers(), b=b.integers(), wrong=wrong)
+    wrong = torch.where(torch.maximum(a.peak, b.peak) <= MAX_SYMBOL, wrong, torch.inf)
+    return CodedBatch(a=a.integers(), b=b.integers(), wrong=wrong.nan_to_num(nan=torch.inf))
 
 
 def _drop_idle(
@@ -164,7 +162,7 @@ def _tail_square(batch: Batch, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _batch(
-    pairs: Sequence[ScaledPair],
+    pairs: Sequence[FactorPair],
     dtypes: Sequence[DTypes],
     members: Sequence[int],
     pseudo_rank: int | None,
@@ -172,8 +170,7 @@ def _batch(
     a, b, sigma = balance(
         torch.stack([pairs[i].a for i in members]), torch.stack([pairs[i].b for i in members])
     )
-    scales = [abs(pairs[i].scale) for i in members]
-    weight = torch.tensor(scales, dtype=torch.float64, device=a.device)
+    weight = a.new_tensor([abs(pairs[i].scale) for i in members])
     dtype_a, dtype_b = dtypes[members[0]]
     kept = a.shape[1] if pseudo_rank is None else pseudo_rank
     tail = (a[:, kept:], b[:, kept:])
@@ -189,7 +186,7 @@ def _batch(
     )
 
 
-def _energy(pair: ScaledPair) -> float:
+def _energy(pair: FactorPair) -> float:
     square = float(product_square(pair.a, pair.b))
     noise = _NEGLIGIBLE * float(pair.a.square().sum()) * float(pair.b.square().sum())
     return pair.scale**2 * square if square > noise else 0.0

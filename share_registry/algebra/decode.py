@@ -60,8 +60,8 @@ def decode_side(
     elif str(device) == "cpu":
         factor = _scale_on_cpu(side, out)
     else:
-        own = torch.from_numpy(side.own).to(device).to(torch.float32)
-        factor = own.mul_(torch.from_numpy(side.scales).to(device)[:, None])
+        scales = torch.from_numpy(side.scales).to(device)[:, None]
+        factor = torch.from_numpy(side.own).to(device).to(torch.float32).mul_(scales)
     return factor if out is None or factor is out else out.copy_(factor)
 
 
@@ -87,11 +87,13 @@ def _decode_references(
         raise IntegrityError(
             f"a factor refers to {len(side.terms)} blocks, {len(blocks)} were given."
         )
-    width = side.own.shape[1]
     summands = [
-        _product(term, block, width, device) for term, block in zip(side.terms, blocks, strict=True)
+        *(
+            _product(term, block, side.own.shape[1], device)
+            for term, block in zip(side.terms, blocks, strict=True)
+        ),
+        torch.from_numpy(side.own).to(device, torch.float64),
     ]
-    summands.append(torch.from_numpy(side.own).to(device, torch.float64))
     scales = torch.from_numpy(side.scales).to(device, torch.float64)
     scaled = reduce(torch.add, summands) * scales[:, None]
     if side.previous:
@@ -114,8 +116,8 @@ def _product(term: Term, block: Tensor, width: int, device: torch.device | str) 
             f"coefficients and rows need {bits} bits, "
             f"more than the {MAX_PRODUCT_BITS} that are exact."
         )
-    C = coefficients.to(device, torch.float64)
-    return (C @ block.to(device, torch.float64)) * 2.0**term.exponent
+    product = coefficients.to(device, torch.float64) @ block.to(device, torch.float64)
+    return product * 2.0**term.exponent
 
 
 def _previous(side: StoredSide, previous: Tensor | None) -> Tensor:

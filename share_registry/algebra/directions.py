@@ -119,8 +119,11 @@ def frame(rows: Tensor) -> Frame:
     E = (V[:, keep] / root).mT @ unit
     again = torch.linalg.cholesky(E @ E.mT)
     back = torch.linalg.solve_triangular(again, (V[:, keep] / root).mT, upper=False)
-    inverse = torch.where(lengths > 0, 1.0 / lengths, 0.0)
-    return Frame(root=lengths * ((V[:, keep] * root) @ again), back=back * inverse.mT, rows=rows)
+    return Frame(
+        root=lengths * ((V[:, keep] * root) @ again),
+        back=back * torch.where(lengths > 0, 1.0 / lengths, 0.0).mT,
+        rows=rows,
+    )
 
 
 def extend(back: Tensor, rows: Tensor) -> Frame | None:
@@ -149,8 +152,12 @@ def extend(back: Tensor, rows: Tensor) -> Frame | None:
     left = torch.linalg.vector_norm(rest, dim=-1).square()
     apart = left > _DEPENDENT * len(rows) * lengths[K:].square()
     part = frame(torch.where(apart[:, None], rest, 0.0))
-    new_back = torch.cat([-(part.back @ C) @ back, part.back], dim=1)
-    whole = torch.cat([pad(back, (0, len(new))), new_back])
+    whole = torch.cat(
+        [
+            pad(back, (0, len(new))),
+            torch.cat([-(part.back @ C) @ back, part.back], dim=1),
+        ]
+    )
     if bool(((whole * lengths).abs() > _AMPLIFIED).any()):
         return None
     old_root = pad(rows[:K] @ E.mT, (0, len(part.back)))
@@ -222,8 +229,9 @@ def choose_size(saved: Tensor, energies: Tensor, *, width: int, precision: float
         width: m.
         precision: See `round_rows`.
     """
-    costs = torch.cat([energies.new_zeros(1), _row_bits(energies, width, precision).cumsum(0)])
-    return int((saved - costs).argmax())
+    noise = precision**2 * energies.sum().clamp_min(1e-300) / max(1, len(energies))
+    row_bits = width * (0.5 * torch.log(energies / noise).clamp_min(0.0) / log(2) + 0.25)
+    return int((saved - torch.cat([energies.new_zeros(1), row_bits.cumsum(0)])).argmax())
 
 
 def round_rows(Q: Tensor, energies: Tensor, *, precision: float) -> Tensor:
@@ -269,12 +277,6 @@ def _saved(rows: Tensor, U: Tensor, width: int, noise: Tensor) -> Tensor:
     plain = width * cost(left / (width * unit)).sum(1)
     coefficients = bits(P.square() / unit).clamp_min(_COEFFICIENT).sum(1).cumsum(-1)
     return (plain[:, :1] - plain - torch.cat([nothing[:, 0], coefficients], -1)).sum(0)
-
-
-def _row_bits(energies: Tensor, width: int, precision: float) -> Tensor:
-    """Return the bits of each direction as an integer row, at the precision of `round_rows`."""
-    noise = precision**2 * energies.sum().clamp_min(1e-300) / max(1, len(energies))
-    return width * (0.5 * torch.log(energies / noise).clamp_min(0.0) / log(2) + 0.25)
 
 
 def _water(squares: Tensor, width: int, budget: float) -> Tensor:

@@ -6,31 +6,33 @@ precision of the inputs are still right.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-class ScaledPair(Protocol):
-    """The factors of one module: dW = scale * b^T a."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorPair:
+    """One module's factors: dW = scale * b^T a.
+
+    Attributes:
+        module: Its name.
+        a: (r, in) float64: A.
+        b: (r, out) float64: the transposed B.
+        scale: The LoRA scale s.
+    """
+
+    module: str
+    a: Tensor
+    b: Tensor
+    scale: float
 
     @property
-    def module(self) -> str:
-        """Name of the module."""
-
-    @property
-    def a(self) -> Tensor:
-        """(r, in) float64."""
-
-    @property
-    def b(self) -> Tensor:
-        """(r, out) float64: the transposed B."""
-
-    @property
-    def scale(self) -> float:
-        """The LoRA scale s."""
+    def key(self) -> tuple[str, int, int]:
+        """The module with its shape: of another shape it is another module."""
+        return self.module, self.a.shape[1], self.b.shape[1]
 
 
 def product_square(a: Tensor, b: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ def difference_square(a: Tensor, b: Tensor, a_new: Tensor, b_new: Tensor) -> Ten
     return product_square(torch.cat([a_new, a_new - a], dim=-2), torch.cat([b_new - b, b], dim=-2))
 
 
-def pooled_error(actual: Sequence[ScaledPair], expected: Sequence[ScaledPair]) -> float:
+def pooled_error(actual: Sequence[FactorPair], expected: Sequence[FactorPair]) -> float:
     """Return the pooled relative error of the scaled dW over all modules.
 
     sqrt(sum |actual - expected|^2 / sum |expected|^2). Ranks and gauges may differ.
@@ -63,12 +65,12 @@ def pooled_error(actual: Sequence[ScaledPair], expected: Sequence[ScaledPair]) -
     )
 
 
-def norm(pairs: Sequence[ScaledPair]) -> float:
+def norm(pairs: Sequence[FactorPair]) -> float:
     """Return the Frobenius norm of the scaled dW over all modules: what errors are relative to."""
     return sqrt(sum(_square(pair) for pair in pairs))
 
 
-def module_errors(actual: Sequence[ScaledPair], expected: Sequence[ScaledPair]) -> list[float]:
+def module_errors(actual: Sequence[FactorPair], expected: Sequence[FactorPair]) -> list[float]:
     """Return the relative error of dW of each module, as in `pooled_error`."""
     return [
         _ratio(_difference(new, old), _square(old))
@@ -76,12 +78,12 @@ def module_errors(actual: Sequence[ScaledPair], expected: Sequence[ScaledPair]) 
     ]
 
 
-def relative_change(before: Sequence[ScaledPair], after: Sequence[ScaledPair]) -> float:
+def relative_change(before: Sequence[FactorPair], after: Sequence[FactorPair]) -> float:
     """Return the change of dW from one adapter to another, relative to the first.
 
     A module that only one of them has counts whole.
     """
-    old, new = ({_key(pair): pair for pair in pairs} for pairs in (before, after))
+    old, new = ({pair.key: pair for pair in pairs} for pairs in (before, after))
     both = [key for key in old if key in new]
     wrong = sum(_difference(new[key], old[key]) for key in both)
     total = sum(_square(old[key]) for key in both)
@@ -90,12 +92,7 @@ def relative_change(before: Sequence[ScaledPair], after: Sequence[ScaledPair]) -
     return _ratio(wrong + gone + added, total + gone)
 
 
-def _key(pair: ScaledPair) -> tuple[str, int, int]:
-    """Return the module with its shape: of another shape it is another module."""
-    return pair.module, pair.a.shape[1], pair.b.shape[1]
-
-
-def _difference(new: ScaledPair, old: ScaledPair) -> float:
+def _difference(new: FactorPair, old: FactorPair) -> float:
     """Return the squared difference of two pairs of possibly different ranks.
 
     One QR per side removes the gauge, the small cores are subtracted.
@@ -107,7 +104,7 @@ def _difference(new: ScaledPair, old: ScaledPair) -> float:
     return float(core.square().sum())
 
 
-def _square(pair: ScaledPair) -> float:
+def _square(pair: FactorPair) -> float:
     return pair.scale**2 * float(product_square(pair.a, pair.b))
 
 

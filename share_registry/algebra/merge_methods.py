@@ -16,7 +16,7 @@ import torch
 from numpy.random import Philox
 from torch import Tensor
 
-from share_registry.algebra.error import ScaledPair
+from share_registry.algebra.error import FactorPair
 from share_registry.algebra.gauge import balance
 
 Method = Literal["linear", "ties", "dare"]
@@ -44,7 +44,7 @@ class MergeRule:
 
 
 def merge_rows(
-    pairs: Sequence[ScaledPair | None], weights: Sequence[float], *, module: str, rule: MergeRule
+    pairs: Sequence[FactorPair | None], weights: Sequence[float], *, module: str, rule: MergeRule
 ) -> tuple[Tensor, Tensor]:
     """Merge one module: return dW = b^T a as factors in the balanced gauge.
 
@@ -94,20 +94,18 @@ def merge_rows(
     return _reduced(disjoint_mean(trimmed, [weight for _, _, weight in present]), U.mT)
 
 
-def common_entries(pairs: Sequence[ScaledPair]) -> tuple[Tensor, list[Tensor]]:
+def common_entries(pairs: Sequence[FactorPair]) -> tuple[Tensor, list[Tensor]]:
     """Return U (out, k) with orthonormal columns and S V_i^T (k, in) of every task.
 
     dW_i = U S V_i^T, from QRs of the factors and the SVD of their small cores.
     """
     Q_b, R_b = torch.linalg.qr(torch.cat([pair.scale * pair.b for pair in pairs]).mT)
-    cores, sides = [], []
-    for pair, R_i in zip(pairs, R_b.split([len(pair.a) for pair in pairs], dim=1), strict=True):
-        Q, R = torch.linalg.qr(pair.a.mT)
-        cores.append(R_i @ R.mT)
-        sides.append(Q)
+    sides = [torch.linalg.qr(pair.a.mT) for pair in pairs]
+    parts = R_b.split([len(pair.a) for pair in pairs], dim=1)
+    cores = [R_i @ R.mT for R_i, (_, R) in zip(parts, sides, strict=True)]
     U, sigma, _ = torch.linalg.svd(torch.cat(cores, dim=1), full_matrices=False)
-    U = U[:, : max(1, _rank(sigma, max(Q_b.shape[0], sides[0].shape[0])))]
-    return Q_b @ U, [U.mT @ core @ Q.mT for core, Q in zip(cores, sides, strict=True)]
+    U = U[:, : max(1, _rank(sigma, max(Q_b.shape[0], pairs[0].a.shape[1])))]
+    return Q_b @ U, [U.mT @ core @ Q.mT for core, (Q, _) in zip(cores, sides, strict=True)]
 
 
 def trim(t: Tensor, density: float) -> Tensor:

@@ -10,14 +10,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.error import ScaledPair
+from share_registry.algebra.error import FactorPair
 from share_registry.names import Side
 
 # directions below this share of a factor's largest are rounding noise, and span nothing
 _FULL: Final = 1e-6
 
 
-def products(adapters: Sequence[Sequence[ScaledPair]]) -> Tensor:
+def products(adapters: Sequence[Sequence[FactorPair]]) -> Tensor:
     """Return the inner products (N, N) of the scaled dW over all modules.
 
     Ranks may differ; a module that an adapter lacks is 0 there.
@@ -27,12 +27,12 @@ def products(adapters: Sequence[Sequence[ScaledPair]]) -> Tensor:
         numbers = torch.tensor(list(pairs), dtype=torch.int64, device="cpu")
         A = torch.cat([pair.scale * pair.a for pair in pairs.values()])
         B = torch.cat([pair.b for pair in pairs.values()])
-        sums = _block_sums((A @ A.T) * (B @ B.T), [len(pair.a) for pair in pairs.values()])
-        gram[numbers[:, None], numbers[None, :]] += sums
+        ranks = [len(pair.a) for pair in pairs.values()]
+        gram[numbers[:, None], numbers] += _block_sums((A @ A.T) * (B @ B.T), ranks)
     return gram
 
 
-def products_with(first: Sequence[ScaledPair], second: Sequence[ScaledPair]) -> float:
+def products_with(first: Sequence[FactorPair], second: Sequence[FactorPair]) -> float:
     """Return the inner product of the scaled dW of two adapters."""
     return sum(
         x.scale * y.scale * float(((x.b @ y.b.T) * (x.a @ y.a.T)).sum())
@@ -51,7 +51,7 @@ def distances(gram: Tensor) -> Tensor:
     return torch.where(difference > 0, (difference / square[:, None]).sqrt(), 0.0)
 
 
-def row_overlap(adapters: Sequence[Sequence[ScaledPair]], side: Side) -> tuple[Tensor, Tensor]:
+def row_overlap(adapters: Sequence[Sequence[FactorPair]], side: Side) -> tuple[Tensor, Tensor]:
     """Return how far the row spaces of one side coincide, and what rows drawn at random would give.
 
     Per module the root mean square cosine of the principal angles, sqrt(|Q_i Q_j^T|^2 / min(r_i,
@@ -60,11 +60,11 @@ def row_overlap(adapters: Sequence[Sequence[ScaledPair]], side: Side) -> tuple[T
     Returns:
         (N, N) and (N, N), 0 where two have no module in common.
     """
-    shape = (3, len(adapters), len(adapters))
-    total, chance, shared = torch.zeros(shape, dtype=torch.float64, device="cpu")
+    total, chance, shared = torch.zeros(
+        (3, len(adapters), len(adapters)), dtype=torch.float64, device="cpu"
+    )
     for pairs in _by_module(adapters):
-        factors = {n: pair.a if side is Side.A else pair.b for n, pair in pairs.items()}
-        bases = {number: orthonormal(rows) for number, rows in factors.items()}
+        bases = {n: orthonormal(pair.a if side is Side.A else pair.b) for n, pair in pairs.items()}
         bases = {number: Q for number, Q in bases.items() if len(Q)}
         if not bases:
             continue
@@ -103,13 +103,12 @@ def connected_parts(linked: Tensor) -> list[tuple[int, ...]]:
     return [tuple(numbers) for numbers in members.values() if len(numbers) > 1]
 
 
-def _by_module(adapters: Sequence[Sequence[ScaledPair]]) -> Iterable[dict[int, ScaledPair]]:
+def _by_module(adapters: Sequence[Sequence[FactorPair]]) -> Iterable[dict[int, FactorPair]]:
     """Return the pairs of each module (name, in, out) by position of the adapter that has it."""
-    modules: dict[tuple[str, int, int], dict[int, ScaledPair]] = {}
+    modules: dict[tuple[str, int, int], dict[int, FactorPair]] = {}
     for number, pairs in enumerate(adapters):
         for pair in pairs:
-            key = (pair.module, pair.a.shape[1], pair.b.shape[1])
-            modules.setdefault(key, {})[number] = pair
+            modules.setdefault(pair.key, {})[number] = pair
     return modules.values()
 
 

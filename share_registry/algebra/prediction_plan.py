@@ -6,15 +6,15 @@ them, so a bad reference costs no bytes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from share_registry.algebra.alignment import align
 from share_registry.algebra.batch import Batch
-from share_registry.algebra.quantise import Prediction, Rows, round_scales
+from share_registry.algebra.gauge import align
+from share_registry.algebra.quantise import Rows, round_scales
 from share_registry.algebra.reference import choose
 from share_registry.names import Side
 from share_registry.stored import StoredModule
@@ -46,55 +46,42 @@ def plan_references(
     plans = [
         _plan(batch, step, candidates, previous) for batch, step in zip(batches, steps, strict=True)
     ]
-    if sum(plan.saved for plan in plans) < _WORTH * sum(plan.price for plan in plans):
-        return [plan.without for plan in plans]
-    return [part for plan in plans for part in plan.parts]
+    if sum(saved for *_, saved in plans) < _WORTH * sum(price for _, price, *_ in plans):
+        return [without for without, *_ in plans]
+    return [part for *_, parts, _ in plans for part in parts]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """How one batch may be coded.
+def _plan(
+    batch: Batch, steps: Tensor, candidates: Sequence[Modules], previous: Previous
+) -> tuple[Batch, float, list[Batch], float]:
+    """Return how one batch may be coded.
 
-    Attributes:
-        without: The batch without the previous version.
-        price: Bits that takes, the distortion counted in.
-        parts: The batch in parts, with the previous version where it pays.
-        saved: Bits that saves.
+    Returns:
+        The batch without the previous version and the bits that takes, the distortion counted in;
+        the batch in parts, with the previous version where it pays, and the bits that saves.
     """
-
-    without: Batch
-    price: float
-    parts: tuple[Batch, ...]
-    saved: float
-
-
-def _plan(batch: Batch, steps: Tensor, candidates: Sequence[Modules], previous: Previous) -> _Plan:
     without, price = _with_blocks(batch, steps, candidates)
+    total = float(price.sum())
     shapes = (batch.a.x.shape[1:], batch.b.x.shape[1:])
     earlier = [previous[position] if previous else None for position in batch.positions]
-    fitting = [
-        (index, pair)
+    fitting = {
+        index: pair
         for index, pair in enumerate(earlier)
         if pair is not None and (pair[0].shape, pair[1].shape) == shapes
+    }
+    if not fitting:
+        return without, total, [without], 0.0
+    indices = list(fitting)
+    continued, continued_price = _with_blocks(
+        _continue(_select(batch, indices), [*fitting.values()]), steps[indices], candidates
+    )
+    gains = (price[indices] - continued_price).clamp_min(0)
+    paying = [rank for rank, gain in enumerate(gains.tolist()) if gain > 0.0]
+    rest = sorted(set(range(len(earlier))) - {indices[rank] for rank in paying})
+    parts = [
+        _select(part, chosen) for part, chosen in ((continued, paying), (without, rest)) if chosen
     ]
-    parts, saved = [without], 0.0
-    if fitting:
-        indices = [index for index, _ in fitting]
-        continued, continued_price = _with_blocks(
-            _continue(_select(batch, indices), [pair for _, pair in fitting]),
-            steps[indices],
-            candidates,
-        )
-        gains = (price[indices] - continued_price).clamp_min(0)
-        saved = float(gains.sum())
-        paying = [rank for rank, gain in enumerate(gains.tolist()) if gain > 0.0]
-        rest = sorted(set(range(len(earlier))) - {indices[rank] for rank in paying})
-        parts = [
-            _select(part, chosen)
-            for part, chosen in ((continued, paying), (without, rest))
-            if chosen
-        ]
-    return _Plan(without=without, price=float(price.sum()), parts=tuple(parts), saved=saved)
+    return without, total, parts, float(gains.sum())
 
 
 def _with_blocks(
@@ -107,11 +94,14 @@ def _with_blocks(
     unit = (steps / batch.weight)[:, None]
     sides, costs = {}, []
     for side, rows, partner in ((Side.A, batch.a, batch.b), (Side.B, batch.b, batch.a)):
-        blocks = [
-            tuple(_block(modules[position], side, rows.x) for position in batch.positions)
-            for modules in candidates
-        ]
-        prediction, price = choose(rows.residual, round_scales(unit / partner.norms), blocks)
+        prediction, price = choose(
+            rows.residual,
+            round_scales(unit / partner.norms),
+            [
+                tuple(_block(modules[position], side, rows.x) for position in batch.positions)
+                for modules in candidates
+            ],
+        )
         sides[side] = replace(rows, prediction=prediction)
         costs.append(price)
     return replace(batch, a=sides[Side.A], b=sides[Side.B]), costs[0] + costs[1]
@@ -119,10 +109,8 @@ def _with_blocks(
 
 def _block(module: StoredModule | None, side: Side, x: Tensor) -> Tensor | None:
     """Return the own rows of a module where they are as wide as x (n, r, m), on its device."""
-    if module is None:
-        return None
-    own = module.side(side).own
-    if not len(own) or own.shape[1] != x.shape[-1]:
+    own = None if module is None else module.side(side).own
+    if own is None or not len(own) or own.shape[1] != x.shape[-1]:
         return None
     return torch.from_numpy(own).to(x.device)
 
@@ -152,20 +140,17 @@ def _select(batch: Batch, indices: Sequence[int]) -> Batch:
 
 def _select_rows(rows: Rows, index: Tensor) -> Rows:
     prediction = rows.prediction
+    if prediction is not None:
+        prediction = replace(
+            prediction,
+            blocks=tuple(tuple(block[i] for i in index.tolist()) for block in prediction.blocks),
+            coefficients=prediction.coefficients[index],
+            exponents=prediction.exponents[index],
+            used=prediction.used[index],
+        )
     return replace(
         rows,
         x=rows.x[index],
         previous=None if rows.previous is None else rows.previous[index],
-        prediction=None if prediction is None else _select_prediction(prediction, index),
-    )
-
-
-def _select_prediction(prediction: Prediction, index: Tensor) -> Prediction:
-    chosen = index.tolist()
-    return replace(
-        prediction,
-        blocks=tuple(tuple(block[i] for i in chosen) for block in prediction.blocks),
-        coefficients=prediction.coefficients[index],
-        exponents=prediction.exponents[index],
-        used=prediction.used[index],
+        prediction=prediction,
     )

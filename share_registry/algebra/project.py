@@ -9,19 +9,19 @@ is measured on what decodes, as ever.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from share_registry.algebra.absorb import CodedAdapter, bfloat16_above
 from share_registry.algebra.batch import DTypes
 from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side
 from share_registry.algebra.directions import Frame, frame
-from share_registry.algebra.error import ScaledPair, module_errors, pooled_error
+from share_registry.algebra.error import FactorPair, module_errors, pooled_error
 from share_registry.algebra.gauge import balance
-from share_registry.algebra.outcome import CodedAdapter, bfloat16_above
 from share_registry.names import Side
 from share_registry.stored import StoredModule, StoredSide, Term
 
@@ -33,7 +33,7 @@ _LARGEST: Final = 127
 
 
 def project(
-    pairs: Sequence[ScaledPair],
+    pairs: Sequence[FactorPair],
     *,
     basis: Sequence[StoredModule | None],
     dtypes: Sequence[DTypes],
@@ -79,19 +79,9 @@ def project(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ExportedPair:
-    """A module as export gives it back."""
-
-    module: str
-    a: Tensor
-    b: Tensor
-    scale: float
-
-
 def _project_module(
-    pair: ScaledPair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank: int | None
-) -> tuple[StoredModule, ScaledPair]:
+    pair: FactorPair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank: int | None
+) -> tuple[StoredModule, FactorPair]:
     """Return a module in integers, its error not measured yet, and what export gives back."""
     rank = pair.a.shape[0]
     rows = [
@@ -102,8 +92,7 @@ def _project_module(
         frames = [frame(block) for block in rows]
         axes_a, axes_b = (coordinates.back @ coordinates.rows for coordinates in frames)
         A, B, sigma = balance((pair.a @ axes_a.mT)[None], (pair.b @ axes_b.mT)[None])
-        kept = rank if pseudo_rank is None else min(rank, pseudo_rank)
-        noise = _row_noise(sigma[0], kept)
+        noise = _row_noise(sigma[0], rank if pseudo_rank is None else min(rank, pseudo_rank))
         sides = [_side(A[0], noise, frames[0]), _side(B[0], noise, frames[1])]
     else:
         sides = [_zero_side(rank, block.shape[1]) for block in rows]
@@ -113,8 +102,7 @@ def _project_module(
         .double()
         for side, block, dtype in zip(sides, rows, dtypes, strict=True)
     )
-    exported = _ExportedPair(module=pair.module, a=a, b=b, scale=pair.scale)
-    return StoredModule(a=sides[0], b=sides[1], error=0.0), exported
+    return StoredModule(a=sides[0], b=sides[1], error=0.0), replace(pair, a=a, b=b)
 
 
 def _row_noise(sigma: Tensor, kept: int) -> Tensor:
@@ -146,11 +134,10 @@ def _side(X: Tensor, noise: Tensor, coordinates: Frame) -> StoredSide:
     alive = scales > 0
     if not alive.any():
         return _zero_side(len(K), rows.shape[1])
-    C = torch.where(alive[:, None], K / torch.where(alive, scales, 1.0)[:, None], 0.0)
-    coefficients = C.round().to(torch.int32).cpu().numpy()
+    C = torch.where(alive[:, None], K / torch.where(alive, scales, 1.0)[:, None], 0.0).round()
     return StoredSide(
         previous=False,
-        terms=(Term(source=0, exponent=0, coefficients=coefficients),),
+        terms=(Term(source=0, exponent=0, coefficients=C.to(torch.int32).cpu().numpy()),),
         scales=scales.to(torch.float32).cpu().numpy(),
         own=np.zeros((len(K), rows.shape[1]), np.int32),
     )

@@ -100,8 +100,11 @@ class Integers:
 
     def cpu(self) -> "Integers":
         """Return the same on the CPU."""
-        C = None if self.coefficients is None else self.coefficients.cpu()
-        return Integers(scales=self.scales.cpu(), own=self.own.cpu(), coefficients=C)
+        return Integers(
+            scales=self.scales.cpu(),
+            own=self.own.cpu(),
+            coefficients=None if self.coefficients is None else self.coefficients.cpu(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +135,10 @@ class CodedRows:
 
     def integers(self) -> Integers:
         """Return what is stored; only meaningful where `peak` is at most `MAX_SYMBOL`."""
-        C = None if self.coefficients is None else _to_int32(self.coefficients)
         return Integers(
-            scales=self.scales.to(torch.float32), own=_to_int32(self.own), coefficients=C
+            scales=self.scales.to(torch.float32),
+            own=_to_int32(self.own),
+            coefficients=None if self.coefficients is None else _to_int32(self.coefficients),
         )
 
 
@@ -168,12 +172,11 @@ def quantise(rows: Rows, scales: Tensor) -> CodedRows:
     C = predicted = None
     if rows.prediction is not None:
         prediction = rows.prediction
-        steps = column_steps(prediction.exponents, prediction.spans)
-        C = (prediction.coefficients / (steps * unit)).round()
+        steps = column_steps(prediction.exponents, prediction.spans) * unit
+        C = (prediction.coefficients / steps).round()
         predicted = _products(prediction, C, rows.x.shape[-1])
         target -= predicted
-    factor = shrinkage(target.square().mean(-1, keepdim=True))
-    own = target.mul_(factor).round_()
+    own = target.mul_(shrinkage(target.square().mean(-1, keepdim=True))).round_()
     return CodedRows(
         scales=scales,
         own=own,
@@ -219,20 +222,21 @@ def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
     """Return sum_t 2**e_t * C_t @ q_t (n, r, m), the terms added in order of t (spec DEC-04)."""
     factors = _power_of_two(prediction.exponents)[..., None, None]
     # the longest of a block may be of a module that is not among these
-    products = (
-        (C[..., start:stop] @ stack(block, width, device=C.device, least=stop - start))
-        * factors[:, t]
-        for t, (block, (start, stop)) in enumerate(
-            zip(prediction.blocks, prediction.spans, strict=True)
-        )
+    return reduce(
+        torch.add,
+        (
+            (C[..., start:stop] @ stack(block, width, device=C.device, least=stop - start))
+            * factors[:, t]
+            for t, (block, (start, stop)) in enumerate(
+                zip(prediction.blocks, prediction.spans, strict=True)
+            )
+        ),
     )
-    return reduce(torch.add, products)
 
 
 def _decode(rows: Rows, scales: Tensor, own: Tensor, predicted: Tensor | None) -> Tensor:
     """Decode as `decode_side` does, then round as export does."""
-    total = own if predicted is None else predicted + own
-    scaled = total * scales[..., None]
+    scaled = (own if predicted is None else predicted + own) * scales[..., None]
     if rows.previous is not None:
         scaled = rows.previous + scaled
     return scaled.to(torch.float32).to(rows.dtype).to(torch.float64)

@@ -71,8 +71,12 @@ def search(
         error = sqrt(sum(float(item.wrong.sum()) for item in coded) / total) if coded else inf
         feasible = error <= budget
         if feasible and (best is None or error > best.error):
-            steps = tuple(cap.clamp_max(delta) for cap in caps)
-            best = CodedBatches(coded=tuple(coded), delta=delta, steps=steps, error=error)
+            best = CodedBatches(
+                coded=tuple(coded),
+                delta=delta,
+                steps=tuple(cap.clamp_max(delta) for cap in caps),
+                error=error,
+            )
         close = feasible and error >= _CLOSE * budget
         if close or not bracket.advance(error / (_AIM * budget), feasible=feasible):
             break
@@ -118,8 +122,7 @@ class _Bracket:
         if ratio > 0.0:
             y = log(ratio) if ratio < inf else _BIGGEST_STEP
         if self._last is not None and abs(self.x - self._last[0]) > 1e-9:
-            slope = (y - self._last[1]) / (self.x - self._last[0])
-            self._slope = min(2.0, max(0.2, slope))
+            self._slope = min(2.0, max(0.2, (y - self._last[1]) / (self.x - self._last[0])))
         self._last = (self.x, y)
         if feasible:
             self._low = max(self._low, self.x)
@@ -152,8 +155,9 @@ def _code_capped(
             excess = (item.wrong / batch.energy).sqrt() / limit
             if bool((excess <= 1.0).all()):
                 break
-            smaller = steps * 0.98 / excess.clamp_max(8.0)
-            caps[index] = torch.where(excess > 1.0, smaller, caps[index])
+            caps[index] = torch.where(
+                excess > 1.0, steps * 0.98 / excess.clamp_max(8.0), caps[index]
+            )
         else:
             return []
         coded.append(item)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.batch import batches, energies
-from share_registry.algebra.error import ScaledPair
+from share_registry.algebra.error import FactorPair
 from share_registry.algebra.rates import bits, cost
 from share_registry.names import Side
 
@@ -25,6 +25,9 @@ SHARE_OF_WIDTH: Final = 4
 # directions below this share of the largest energy are rounding noise
 _EMPTY: Final = 1e-12
 _SIZES_TRIED: Final = 24
+
+# Relative errors of one adapter in a basis: with both sides projected, A alone, B alone
+Errors = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,28 +86,7 @@ class Stack:
         return min(int((self.explained() < share - 1e-12).sum()) + 1, len(self.energies))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """Relative errors of one adapter in the basis of the others, and in random ones of its size.
-
-    Attributes:
-        both: With both sides projected.
-        a: With A alone projected.
-        b: With B alone projected.
-        chance: `both` in random bases.
-        chance_a: `a` in a random basis.
-        chance_b: `b` in a random basis.
-    """
-
-    both: float
-    a: float
-    b: float
-    chance: float
-    chance_a: float
-    chance_b: float
-
-
-def weighted(pairs: Sequence[ScaledPair]) -> dict[str, Weighted]:
+def weighted(pairs: Sequence[FactorPair]) -> dict[str, Weighted]:
     """Return the modules of an adapter that have a product, relative to the adapter's norm."""
     energy = energies(pairs)
     total = sqrt(sum(energy))
@@ -150,10 +132,15 @@ def directions(rows: Sequence[Tensor], k: int) -> Tensor:
     return Q
 
 
-def left_out(adapter: Mapping[str, Weighted], rest: Sequence[Mapping[str, Weighted]]) -> LeftOut:
+def left_out(
+    adapter: Mapping[str, Weighted], rest: Sequence[Mapping[str, Weighted]]
+) -> tuple[Errors, Errors]:
     """Project an adapter on the directions of the rest.
 
     At most a quarter of the width per module and side; a module that none of them has is lost.
+
+    Returns:
+        Its errors, and those in random bases of the same sizes.
     """
     kept, chance = torch.zeros((2, 3), dtype=torch.float64, device="cpu")
     total = sum(float(module.a.square().sum()) for module in adapter.values())
@@ -172,14 +159,9 @@ def left_out(adapter: Mapping[str, Weighted], rest: Sequence[Mapping[str, Weight
         A, B = module.core_a, module.core_b
         C_a, C_b = A @ Q_a.T, B @ Q_b.T
         kept += torch.stack([_product(C_a, C_b), _product(C_a, B), _product(A, C_b)])
-        shares = [share_a * share_b, share_a, share_b]
-        chance += float(module.a.square().sum()) * kept.new_tensor(shares)
-    wrong = [
-        sqrt(max(0.0, 1.0 - float(value) / total)) if total else 0.0 for value in (*kept, *chance)
-    ]
-    return LeftOut(
-        both=wrong[0], a=wrong[1], b=wrong[2], chance=wrong[3], chance_a=wrong[4], chance_b=wrong[5]
-    )
+        shares = kept.new_tensor([share_a * share_b, share_a, share_b])
+        chance += float(module.a.square().sum()) * shares
+    return _errors(kept, total), _errors(chance, total)
 
 
 def joint_saving(rows: Stack, step: float) -> tuple[float, float, int]:
@@ -208,6 +190,11 @@ def joint_saving(rows: Stack, step: float) -> tuple[float, float, int]:
     price = torch.stack([m * cost(left[:, k] / m).sum() + basis_cost[k] for k in tried])
     best = int(price.argmin())
     return float(m * bits(left[:, 0] / m).sum()), float(price[0] - price[best]), tried[best]
+
+
+def _errors(kept: Tensor, total: float) -> Errors:
+    both, a, b = (sqrt(max(0.0, 1.0 - part / total)) if total else 0.0 for part in kept.tolist())
+    return both, a, b
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

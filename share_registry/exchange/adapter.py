@@ -13,7 +13,7 @@ from share_registry.outside.files import Outside
 if TYPE_CHECKING:
     import torch
 
-    from share_registry.exchange.factor_pairs import FactorPair
+    from share_registry.algebra.error import FactorPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

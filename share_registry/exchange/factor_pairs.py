@@ -7,12 +7,13 @@ Experts lie expert-major in A and rank-major in B.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
 import torch
 
+from share_registry.algebra.error import FactorPair
 from share_registry.errors import InvalidInputError
 from share_registry.exchange.tensors import TORCH, check_no_overflow
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
@@ -24,23 +25,6 @@ _LARGEST: Final = 1e40
 
 # Rows of A (r, in) and of B transposed (r, out).
 Rows = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FactorPair:
-    """One module's factors: dW = scale * b.T @ a.
-
-    Attributes:
-        module: Name as in `Layout.modules()`.
-        a: float64 (r, in).
-        b: float64 (r, out).
-        scale: s.
-    """
-
-    module: str
-    a: torch.Tensor
-    b: torch.Tensor
-    scale: float
 
 
 def pairs_of(

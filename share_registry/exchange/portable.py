@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from share_registry.algebra.error import FactorPair
 from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of, is_local
 from share_registry.exchange.config import plain_path
-from share_registry.exchange.factor_pairs import FactorPair, Rows, pad_rows, tensors_of
+from share_registry.exchange.factor_pairs import Rows, pad_rows, tensors_of
 from share_registry.exchange.serving_lint import VLLM_RANKS, lint
 from share_registry.format.layout import Form, Layout, TensorSpec
 

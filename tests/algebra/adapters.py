@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import share_registry
-from share_registry.algebra.absorb import absorb
+from share_registry.algebra.absorb import CodedAdapter, absorb
 from share_registry.algebra.decode import decode_side
-from share_registry.algebra.outcome import Candidate, CodedAdapter
+from share_registry.algebra.error import FactorPair
 from share_registry.format.adapter_object import decode, encode
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
@@ -30,10 +30,7 @@ Rows = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    module: str
-    a: Tensor
-    b: Tensor
+class Pair(FactorPair):
     scale: float = 1.0
 
 
@@ -180,10 +177,7 @@ class Shelf:
             pairs,
             budget=self.budget,
             dtypes=[(self.dtype, self.dtype)] * len(pairs),
-            candidates=[
-                Candidate(source=number, modules=kept.stored.modules)
-                for number, kept in enumerate(candidates)
-            ]
+            candidates=[kept.stored.modules for kept in candidates]
             if self.candidates and self.references
             else [],
             previous=previous.decoded if previous and self.references else None,

@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from share_registry.algebra.alignment import align
 from share_registry.algebra.error import module_errors, pooled_error, relative_change
-from share_registry.algebra.gauge import balance
+from share_registry.algebra.gauge import align, balance
 from tests.algebra.adapters import Pair, random_pairs
 
 ROUNDING = 1e-12

@@ -9,10 +9,9 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 from torch import Tensor
 
-from share_registry.algebra.absorb import absorb
+from share_registry.algebra.absorb import CodedAdapter, absorb
 from share_registry.algebra.decode import decode_side
 from share_registry.algebra.error import module_errors, pooled_error
-from share_registry.algebra.outcome import CodedAdapter
 from share_registry.algebra.project import project
 from share_registry.names import Side
 from share_registry.stored import StoredModule, StoredSide

@@ -5,22 +5,20 @@ from math import log2
 import pytest
 import torch
 
-from share_registry.algebra.rate_distortion import GaussianRows, bits_per_element, bound
+from share_registry.algebra.rate_distortion import bits_per_element, bound
 from tests.algebra.adapters import DEMO_TASKS, Pair, demo_pairs, random_pairs
 
 CLOSE = 1e-9
 
 
-def rows(*variances: float, width: float = 10.0) -> GaussianRows:
-    return GaussianRows(
-        variances=torch.tensor(variances, dtype=torch.float64),
-        widths=torch.full((len(variances),), width, dtype=torch.float64),
-    )
+def rows(*variances: float, width: float = 10.0) -> tuple[torch.Tensor, torch.Tensor]:
+    widths = torch.full((len(variances),), width, dtype=torch.float64)
+    return torch.tensor(variances, dtype=torch.float64), widths
 
 
 def test_one_variance_takes_half_a_bit_for_half_the_distortion() -> None:
     budget = 0.1  # both sides err: half of the squared error is each side's
-    assert bits_per_element(rows(3.0), budget=budget) == pytest.approx(
+    assert bits_per_element(*rows(3.0), budget=budget) == pytest.approx(
         0.5 * log2(2 / budget**2), rel=CLOSE
     )
 
@@ -29,7 +27,7 @@ def test_water_covers_the_weak_rows() -> None:
     strong, weak, level = 4.0, 0.01, 0.1
     spent = level + weak
     budget = (spent / ((strong + weak) / 2)) ** 0.5
-    assert bits_per_element(rows(strong, weak), budget=budget) == pytest.approx(
+    assert bits_per_element(*rows(strong, weak), budget=budget) == pytest.approx(
         0.5 * log2(strong / level) / 2, rel=1e-6
     )
 

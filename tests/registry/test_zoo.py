@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import share_registry as sr
-from share_registry.algebra.error import pooled_error
-from share_registry.exchange.factor_pairs import FactorPair
+from share_registry.algebra.error import FactorPair, pooled_error
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.outside.files import Outside
 from tests.exchange import zoo

@@ -261,16 +261,17 @@ def _leave_out(
     lost = []
     for done, number in enumerate(numbers, start=1):
         progress("leaving one out", done, len(numbers))
-        error = left_out(small[number], small[:number] + small[number + 1 :])
+        rest = small[:number] + small[number + 1 :]
+        (error, error_a, error_b), (chance, chance_a, chance_b) = left_out(small[number], rest)
         lost.append(
             LeaveOneOut(
                 adapter=names[number],
-                error=error.both,
-                error_a=error.a,
-                error_b=error.b,
-                chance=error.chance,
-                chance_a=error.chance_a,
-                chance_b=error.chance_b,
+                error=error,
+                error_a=error_a,
+                error_b=error_b,
+                chance=chance,
+                chance_a=chance_a,
+                chance_b=chance_b,
             )
         )
     if len(numbers) == len(parts) and len(sampled) == len({key[0] for key in modules}):

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from share_registry.algebra.absorb import absorb
+from share_registry.algebra.absorb import CodedAdapter, absorb
 from share_registry.algebra.batch import batches, energies
 from share_registry.algebra.decode import decode_side
-from share_registry.algebra.outcome import Candidate, CodedAdapter
+from share_registry.algebra.error import FactorPair
 from share_registry.algebra.rate_distortion import bits_per_element, gaussian_rows
 from share_registry.algebra.rates import bits
 from share_registry.algebra.search import predicted_step
 from share_registry.algebra.spectrum import Stack, joint_saving
-from share_registry.exchange.factor_pairs import FactorPair, factor_dtypes, factor_positions
+from share_registry.exchange.factor_pairs import factor_dtypes, factor_positions
 from share_registry.format.symbols import entropy_bits
 from share_registry.names import Side
 from share_registry.registry.arguments import Progress
@@ -106,9 +106,7 @@ def forecasts(
         step = partial(_tell, progress, number * len(adapters), len(budgets) * len(adapters))
         alone, shared = _code_in_turn(adapters, budget, before, step)
         joint = alone * (1.0 - _joint_saving(adapters, budget, stacks))
-        bound = sum(
-            bits_per_element(part, budget=budget) * float(part.widths.sum()) for part in rows
-        )
+        bound = sum(bits_per_element(*part, budget=budget) * float(part[1].sum()) for part in rows)
         by_budget.append(
             Forecast(
                 budget=budget,
@@ -182,14 +180,8 @@ def _code(
         budget=budget,
         dtypes=dtypes,
         candidates=[
-            Candidate(
-                source=number,
-                modules=[
-                    candidate.block(pair.module, (pair.a.shape[1], pair.b.shape[1]))
-                    for pair in pairs
-                ],
-            )
-            for number, candidate in enumerate(candidates)
+            [candidate.block(pair.module, (pair.a.shape[1], pair.b.shape[1])) for pair in pairs]
+            for candidate in candidates
         ],
         previous=rows,
         factors=factor_positions(adapter.layout),

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from share_registry.algebra.error import FactorPair
 from share_registry.errors import NotFoundError
 from share_registry.exchange.config import MAX_CONFIG_BYTES, module_scales, parse_config
-from share_registry.exchange.factor_pairs import FactorPair
 from share_registry.format.layout import Layout
 
 if TYPE_CHECKING:

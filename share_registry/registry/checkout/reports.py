@@ -15,8 +15,8 @@ from share_registry.stored import StoredAdapter, StoredSide
 from share_registry.values.commits import AdapterReport, BasisModuleReport, Commit, ModuleReport
 
 if TYPE_CHECKING:
+    from share_registry.algebra.error import FactorPair
     from share_registry.catalog.sql import Session
-    from share_registry.exchange.factor_pairs import FactorPair
     from share_registry.registry.context import Context
 
 

@@ -11,10 +11,9 @@ from typing import Final
 
 import torch
 
-from share_registry.algebra.absorb import absorb
+from share_registry.algebra.absorb import CodedAdapter, absorb
 from share_registry.algebra.batch import energies
-from share_registry.algebra.error import module_errors, norm, pooled_error
-from share_registry.algebra.outcome import CodedAdapter
+from share_registry.algebra.error import FactorPair, module_errors, norm, pooled_error
 from share_registry.algebra.project import project
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
@@ -22,7 +21,6 @@ from share_registry.errors import BudgetExceededError, IntegrityError, RefusedEr
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.factor_pairs import (
-    FactorPair,
     factor_dtypes,
     factor_positions,
     move_to_device,
@@ -246,10 +244,9 @@ def project_onto(
 
     The error is not limited: it is the caller's to record.
     """
-    blocks = prediction.candidate(reader, 0, basis, adapter.layout)
     coded = project(
         pairs,
-        basis=blocks.modules,
+        basis=prediction.candidate(reader, basis, adapter.layout),
         dtypes=factor_dtypes(adapter.layout),
         pseudo_rank=policy.pseudo_rank,
         factors=factor_positions(adapter.layout),
@@ -285,10 +282,7 @@ def code_within_budget(
         pairs,
         budget=policy.budget,
         dtypes=factor_dtypes(layout),
-        candidates=[
-            prediction.candidate(reader, number, digest, layout)
-            for number, digest in enumerate(references.sources)
-        ],
+        candidates=[prediction.candidate(reader, digest, layout) for digest in references.sources],
         previous=prediction.previous_rows(reader, references.previous, layout)
         if references.previous
         else None,

@@ -8,7 +8,6 @@ from typing import Final
 import numpy as np
 import torch
 
-from share_registry.algebra.outcome import Candidate
 from share_registry.catalog.queries import lookups
 from share_registry.errors import IntegrityError, NotFoundError
 from share_registry.format.layout import Layout
@@ -103,15 +102,12 @@ def choose_references(
     return References(previous=before, sources=sources, lost=tuple(sorted(lost)))
 
 
-def candidate(reader: Reader, number: int, digest: Digest, layout: Layout) -> Candidate:
+def candidate(reader: Reader, digest: Digest, layout: Layout) -> list[StoredModule | None]:
     """Return the blocks of an object for the modules of a layout, by position."""
     shapes = {shape.module: shape for shape in layout.modules()}
     if reader.is_basis(digest):
         basis = reader.basis(digest)
-        return Candidate(
-            source=number,
-            modules=[_block(basis, name, shape.in_, shape.out) for name, shape in shapes.items()],
-        )
+        return [_block(basis, name, shape.in_, shape.out) for name, shape in shapes.items()]
     opened = reader.open(digest)
     modules = {
         shape.module: opened.module(shape.module)
@@ -119,7 +115,7 @@ def candidate(reader: Reader, number: int, digest: Digest, layout: Layout) -> Ca
         if shape.module in shapes
         and (shape.in_, shape.out) == (shapes[shape.module].in_, shapes[shape.module].out)
     }
-    return Candidate(source=number, modules=[modules.get(name) for name in shapes])
+    return [modules.get(name) for name in shapes]
 
 
 def previous_rows(

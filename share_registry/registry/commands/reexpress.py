@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from share_registry.algebra.error import module_errors, norm, relative_change
+from share_registry.algebra.error import FactorPair, module_errors, norm, relative_change
 from share_registry.errors import BudgetExceededError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import FactorPair, move_to_device
+from share_registry.exchange.factor_pairs import move_to_device
 from share_registry.format.canonical import sha256
 from share_registry.format.records import TaskNote
 from share_registry.materialize.decoder import Reader
