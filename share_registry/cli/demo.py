@@ -67,8 +67,8 @@ def demo(*, directory: Path | None) -> Printed:
         directory = outside.temporary_directory("share-registry-demo-")
     elif outside.names(directory):
         raise RefusedError(f"{directory} is not empty.", hint="Give a new or an empty directory.")
-    silent = asked.json or asked.quiet
-    return run(Tour(root=directory, say=_say_nothing if silent else _say_paragraph))
+    say = _say_nothing if asked.json or asked.quiet else _say_paragraph
+    return run(Tour(root=directory, say=say))
 
 
 def run(tour: Tour) -> Printed:
@@ -97,7 +97,11 @@ def run(tour: Tour) -> Printed:
         "directory": tour.root,
         "adapters": len(reports),
         "raw_bytes": sum(report.raw_bytes for report in reports),
-        "store_bytes": _store_bytes(tour.root / "registry"),
+        "store_bytes": sum(
+            outside.size(path) or 0
+            for path in outside.files_below(tour.root / "registry")
+            if not path.name.startswith("catalog.sqlite")
+        ),
         "largest_error": max(report.error for report in reports),
         "budget": max(report.budget or 0.0 for report in reports),
         "same_bytes_later": same_bytes,
@@ -112,8 +116,12 @@ def run(tour: Tour) -> Printed:
         f"  share-registry checkout {_GLOSS}@prod -o work/\n"
         "  share-registry commit PATH/TO/YOUR/ADAPTER\n"
     )
-    refs = tuple(ref for commit in commits for ref in commit.refs.values())
-    return Printed(title="Measured in this run:", members=members, refs=refs, detailed=True)
+    return Printed(
+        title="Measured in this run:",
+        members=members,
+        refs=tuple(ref for commit in commits for ref in commit.refs.values()),
+        detailed=True,
+    )
 
 
 def _commits(tour: Tour, registry: "Registry") -> Iterator["Commit"]:
@@ -170,18 +178,11 @@ def _travel_in_time(tour: Tour, registry: "Registry") -> bool:
     registry.restore(f"{_GLOSS}@v1")
     after = registry.export(f"{_GLOSS}@v1", tour.root / "again")
     same = before.digest == after.digest
-    bytes_are = "the same bytes" if same else "DIFFERENT BYTES"
-    tour.say(f"  exported again after another commit: {bytes_are}, digest {after.digest[:16]}")
-    return same
-
-
-def _store_bytes(registry: Path) -> int:
-    outside = Outside()
-    return sum(
-        outside.size(path) or 0
-        for path in outside.files_below(registry)
-        if not path.name.startswith("catalog.sqlite")
+    tour.say(
+        "  exported again after another commit: "
+        f"{'the same bytes' if same else 'DIFFERENT BYTES'}, digest {after.digest[:16]}"
     )
+    return same
 
 
 def _say_paragraph(paragraph: str) -> None:

@@ -2,9 +2,8 @@
 
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import click
 
@@ -15,6 +14,8 @@ from share_registry.outside.files import Outside
 from share_registry.values.units import size
 
 P = TypeVar("P")
+# A part that was looked at: its name, and its state or why it is not well
+_Check: TypeAlias = tuple[str, str | ShareRegistryError]
 _PACKAGES: Final = (
     "share-registry",
     "torch",
@@ -32,25 +33,18 @@ _OPTIONAL: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One part that was looked at: its state, and the error if it is not well."""
-
-    name: str
-    state: str
-    error: ShareRegistryError | None = None
-
-
 @with_common_options
 @click.command("doctor")
 @click.pass_context
 def doctor(context: click.Context) -> None:
     """Say what of this machine and registry is not well."""
     asked = session()
-    checks = [*_packages(), *_registry(asked)]
-    errors = {check.name: check.error for check in checks if check.error}
-    title = f"{len(errors)} of {len(checks)} checks failed" if errors else "all is well"
-    members = {check.name: check.state for check in checks}
+    states = dict([*_packages(), *_registry(asked)])
+    errors = {
+        name: state for name, state in states.items() if isinstance(state, ShareRegistryError)
+    }
+    title = f"{len(errors)} of {len(states)} checks failed" if errors else "all is well"
+    members = states | {name: error.message for name, error in errors.items()}
     emit(Printed(title=title, members=members, detailed=True), asked)
     for name, error in errors.items():
         complain(error, json_wanted=asked.json, about=name)
@@ -58,21 +52,21 @@ def doctor(context: click.Context) -> None:
         context.exit(error.exit_code)
 
 
-def _packages() -> Iterator[Check]:
+def _packages() -> Iterator[_Check]:
     from importlib import metadata
 
     system = f"{platform.system()} {platform.machine()}"
-    yield Check(name="python", state=f"{platform.python_version()} on {system}")
+    yield "python", f"{platform.python_version()} on {system}"
     for name in _PACKAGES:
-        yield Check(name=name, state=metadata.version(name))
+        yield name, metadata.version(name)
     for name, purpose in _OPTIONAL.items():
         try:
-            yield Check(name=name, state=metadata.version(name))
+            yield name, metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Check(name=name, state=f"not installed ({purpose})")
+            yield name, f"not installed ({purpose})"
 
 
-def _registry(asked: Session) -> Iterator[Check]:
+def _registry(asked: Session) -> Iterator[_Check]:
     from share_registry.catalog import catalog
 
     location = asked.locate()
@@ -81,25 +75,21 @@ def _registry(asked: Session) -> Iterator[Check]:
         raise InvalidInputError(
             "a registry in memory has nothing to look at.", hint="Name a directory."
         )
-    yield Check(name="store", state=str(root))
-    yield _check("store directories", _directories, root)
-    yield Check(name="free space", state=_free_space(root))
-    yield _check("catalog schema", catalog.check, url)
-    yield _check("spaces", _spaces, asked)
+    yield "store", str(root)
+    yield "store directories", _look(_directories, root)
+    yield "free space", _free_space(root)
+    yield "catalog schema", _look(catalog.check, url)
+    yield "spaces", _look(_spaces, asked)
 
 
-def _check(name: str, look: Callable[[P], str], place: P) -> Check:
+def _look(at: Callable[[P], str], place: P) -> str | ShareRegistryError:
     try:
-        return Check(name=name, state=look(place))
+        return at(place)
     except ShareRegistryError as error:
-        return Check(name=name, state=error.message, error=error)
+        return error
 
 
 def _directories(root: Path) -> str:
-    """Return which directories of a store are there.
-
-    Raises StoreError where one that must be there is not.
-    """
     outside = Outside()
     if not outside.exists(root / "FORMAT"):
         return "none yet"

@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 import click
 
 from share_registry import __version__
+from share_registry.cli.output import complain
 from share_registry.cli.verb import with_common_options
 from share_registry.errors import EXIT_CODES, InvalidInputError, ShareRegistryError, StoreError
 
@@ -19,7 +20,7 @@ INTERRUPTED: Final = 130
 # Modules whose commands are the verbs; those that must start at once come first
 _MODULES: Final = (
     *("commands.read", "commands.write", "commands.sharing", "commands.maintain"),
-    *("database", "doctor", "demo"),
+    *("doctor", "demo"),
 )
 _REFERENCES: Final = """\b
 A REF is [space/]task[@selector][~n]; the selector is a version, an alias,
@@ -43,7 +44,7 @@ def _exit_table() -> str:
         names[code] = [kind.__name__ for kind in kinds if kind is not ShareRegistryError]
     names[ShareRegistryError.exit_code].append("anything else")
     names[InvalidInputError.exit_code].append("wrong usage")
-    rows = [f"  {code:<3}  {', '.join(names[code])}" for code in sorted(names)]
+    rows = (f"  {code:<3}  {', '.join(names[code])}" for code in sorted(names))
     return "\n".join(["\b", "Exit codes:", *rows])
 
 
@@ -62,10 +63,9 @@ class _Verbs(click.Group):
 
 def _commands_of(module: str) -> dict[str, click.Command]:
     """Return the commands that a module defines, by the name that it gives them."""
-    members = vars(import_module(f"share_registry.cli.{module}")).items()
     return {
         name.replace("_", "-"): member
-        for name, member in members
+        for name, member in vars(import_module(f"share_registry.cli.{module}")).items()
         if isinstance(member, click.Command)
     }
 
@@ -113,7 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ShareRegistryError as error:
         return _explain(error, typed)
     except OSError as error:
-        return _explain(_failed(error), typed)
+        # such as to print
+        refused = StoreError(
+            f"could not read or write {error.filename or 'the output'}: {error.strerror or error}.",
+            hint="Check the free space and the permissions of where it goes.",
+        )
+        return _explain(refused, typed)
     finally:
         gc.enable()
     return code if isinstance(code, int) else 0
@@ -143,19 +148,7 @@ def _misused(error: click.ClickException) -> ShareRegistryError:
     )
 
 
-def _failed(error: OSError) -> ShareRegistryError:
-    """Return what the operating system refused, such as to print, as an error of ours."""
-    where = f" {error.filename}" if error.filename else " the output"
-    return StoreError(
-        f"could not read or write{where}: {error.strerror or error}.",
-        hint="Check the free space and the permissions of where it goes.",
-    )
-
-
 def _explain(error: ShareRegistryError, arguments: Sequence[str]) -> int:
-    """Say what went wrong and what to do next, on stderr; return the exit code."""
-    from share_registry.cli.output import complain
-
     complain(
         error,
         json_wanted="--json" in arguments[: arguments.index("--") if "--" in arguments else None],

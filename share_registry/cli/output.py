@@ -1,4 +1,4 @@
-"""Printing results: JSON documents, bare references, or text for people.
+"""What is printed: results as JSON documents, references or text; errors; and what moves meanwhile.
 
 A JSON document has the members of the returned value, by name: times are RFC 3339 in UTC, paths and
 digests strings, absent values null; lists stay lists. Members are only ever added (docs/cli.md
@@ -7,25 +7,52 @@ lists them).
 
 import dataclasses
 import json
+import logging
 import math
+import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from share_registry.cli.hints import for_terminal
 from share_registry.errors import CommitStateUnknownError, ShareRegistryError
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit, Log, brief_sheet
 from share_registry.values.sheet import Sheet, as_text, printable, sheet_of
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from share_registry.cli.verb import Session
+
+# The next step after an error that names none
+FALLBACK: Final = "Run `share-registry doctor`."
+# Parameters whose option is not called like them
+_SPELLED: Final = {"labels": "label", "metrics": "metric", "base_labels": "base-label"}
+_QUOTES: Final = "'\""
+# Phrases that have no counterpart of their own, and what is said instead
+_PHRASES: Final = (
+    (r"space=(?:\.\.\.)?(?:,| or) -s", "-s"),
+    (r"store= \(--store\)", "--store"),
+    (
+        r"(?:Open|open) (?:it )?with mode 'w'",
+        "Use a verb that writes, such as `share-registry init`",
+    ),
+    (r"(?:Create it|create it) with mode 'c' or", "Create it with"),
+    (r"open it with mode 'r'", "use verbs that only read"),
+    (r"mode '([crw])'", r"a verb that opens it with mode \1"),
+    (r"Give None for all", "Give 0 for all"),
+)
+_ARGUMENT: Final = re.compile(
+    r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="
+    r"(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +93,8 @@ def emit(value: object, session: "Session", *, brief: bool = False, lists: str =
         click.echo(json.dumps(document(value), indent=2, ensure_ascii=False))
         return
     if isinstance(value, list | tuple | Log) and not value:
-        parameters = click.get_current_context().params
-        filtered = any(value and name != "limit" for name, value in parameters.items())
+        options = click.get_current_context().params.items()
+        filtered = any(value and name != "limit" for name, value in options)
         say(f"no {lists} {'that fit' if filtered else 'yet'}", session)
         return
     sheet = brief_sheet(value) if brief and isinstance(value, Commit) else sheet_of(value)
@@ -84,6 +111,22 @@ def say(message: str, session: "Session") -> None:
     """Print a message for people on stderr."""
     if not session.quiet:
         click.echo(message, err=True)
+
+
+def say_unless_new(commit: Commit, session: "Session", *, dry_run: bool, already: str) -> Commit:
+    """Say on stderr what JSON does not: that nothing was written, or that it was there before.
+
+    Args:
+        commit: The result of a verb that commits.
+        session: How to print it.
+        dry_run: Whether nothing was to be written.
+        already: What is said of a commit that was there, with `{}` for its number.
+    """
+    if dry_run and session.json:
+        say("dry run: nothing was written", session)
+    elif not dry_run and not commit.created:
+        say(already.format(f"c{commit.number}"), session)
+    return commit
 
 
 def complain(error: ShareRegistryError, *, json_wanted: bool, about: str = "") -> None:
@@ -133,3 +176,70 @@ def document(value: object) -> object:
     return {
         name: document(getattr(value, name)) for name in (*fields, *getattr(value, "derived", ()))
     }
+
+
+def for_terminal(hint: str) -> str:
+    """Return a hint with parameters as options: `word=value` is `--word value`, a flag is `--word`.
+
+    FALLBACK for none.
+    """
+    for phrase, said in _PHRASES:
+        hint = re.sub(phrase, said, hint)
+    return re.sub(r"\bbase_labels\b", "--base-label", _ARGUMENT.sub(_option, hint)) or FALLBACK
+
+
+@contextmanager
+def watching(doing: str, session: "Session") -> Iterator[Callable[[str, int, int], None] | None]:
+    """Show a bar on stderr if that is a terminal and the verb takes long.
+
+    It shows what the library logs; what is yielded moves it: what is being done, how many are done,
+    how many there are.
+    """
+    if not doing or session.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        steps = _Steps(progress, progress.add_task(doing, total=None))
+        logger = logging.getLogger("share_registry")
+        level = logger.level
+        logger.addHandler(steps)
+        logger.setLevel(min(logging.INFO, level or logging.INFO))
+        try:
+            yield steps.show
+        finally:
+            logger.removeHandler(steps)
+            logger.setLevel(level)
+
+
+def _option(argument: re.Match[str]) -> str:
+    name = _SPELLED.get(argument["name"], argument["name"].replace("_", "-"))
+    value = argument["value"] or "..."
+    if value in ("...", "True"):
+        return f"--{name}"
+    return f"--no-{name}" if value == "False" else f"--{name} {value.strip(_QUOTES)}"
+
+
+class _Steps(logging.Handler):
+    """Shows log lines as the bar's text."""
+
+    def __init__(self, progress: "Progress", task: "TaskID") -> None:
+        super().__init__(level=logging.INFO)
+        self._progress = progress
+        self._task = task
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.update(self._task, description=record.getMessage()[:80])
+
+    def show(self, doing: str, done: int, total: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, description=doing[:80], completed=done, total=total)

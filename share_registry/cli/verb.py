@@ -1,15 +1,20 @@
-"""What all verbs share.
+"""What verbs share.
 
-The options for the registry and the output, opening it, printing the result.
+The options for the registry and the output, opening it, printing the result; and the options of
+commits that several verbs have, with their types.
 """
 
 import functools
 import gc
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import click
+
+from share_registry.cli.output import emit, watching
+from share_registry.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from share_registry.registry.opening import Location
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)
 _KEY: Final = "share_registry."
+_PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +100,6 @@ def verb(
     def decorate(function: Callable[Concatenate["Registry", P], object]) -> click.Command:
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
-            from share_registry.cli.output import emit
-            from share_registry.cli.progress import watching
-
             asked = session()
             if doing:
                 gc.enable()
@@ -104,7 +107,7 @@ def verb(
                 result = function(registry, *args, **kwargs)
             emit(result, asked, brief=mode != "r", lists=lists)
 
-        return with_common_options(click.command(_name(function))(run))
+        return with_common_options(click.command()(run))
 
     return decorate
 
@@ -114,16 +117,71 @@ def free_verb(function: Callable[P, object]) -> click.Command:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        from share_registry.cli.output import emit
-
         gc.enable()
         emit(function(*args, **kwargs), session())
 
-    return with_common_options(click.command(_name(function))(run))
+    return with_common_options(click.command()(run))
 
 
-def _name(function: Callable[..., object]) -> str:
-    return function.__name__.replace("_", "-")
+def with_options(
+    *options: Callable[["click.decorators.FC"], "click.decorators.FC"],
+) -> Callable[["click.decorators.FC"], "click.decorators.FC"]:
+    """Make one decorator of the options that several verbs share."""
+
+    def decorate(function: "click.decorators.FC") -> "click.decorators.FC":
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def budget_of(text: str) -> float:
+    """Return the relative error in `0.025` or `2.5%`.
+
+    A percentage is read as decimal digits: 2.5% is 0.025 to the last bit.
+    """
+    percent = _PERCENT.fullmatch(str(text).strip())
+    try:
+        return float(f"{percent['number']}e-2" if percent else text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} is not a relative error: write 0.025 or 2.5%."
+        ) from error
+
+
+def expected_of(text: str) -> int:
+    """Return the task version in `3`, `v3` or `absent`. Raises InvalidInputError."""
+    if text == "absent":
+        from share_registry import ABSENT
+
+        return ABSENT
+    digits = text.removeprefix("v")
+    if not digits.isdecimal() or not digits.isascii():
+        raise InvalidInputError(
+            f"expected version {text!r} is not a task version.",
+            hint="Give a number like 3 or v3, or 'absent'.",
+        )
+    return int(digits)
+
+
+def commit_of(text: str) -> int | str:
+    """Return the number in `12` or `c12`, or a reference as it is."""
+    number = re.fullmatch(r"c?(\d{1,15})", text)
+    return int(number[1]) if number else text
+
+
+def named_of(pairs: Iterable[str], *, hint: str) -> dict[str, str]:
+    """Return `name=value` pairs as a dict. Raises InvalidInputError."""
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or name in values:
+            raise InvalidInputError(
+                f"{pair!r} is not NAME=VALUE with a name of its own.", hint=hint
+            )
+        values[name] = value
+    return values
 
 
 def _remember(context: click.Context, option: click.Parameter, value: object) -> None:
@@ -131,6 +189,60 @@ def _remember(context: click.Context, option: click.Parameter, value: object) ->
         context.meta[f"{_KEY}{option.name}"] = value
 
 
+def _labels(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    return named_of(pairs, hint="Give one option per label or metric: --label team=search.")
+
+
+def _metrics(
+    context: click.Context, option: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, float]:
+    return {name: _number(name, value) for name, value in _labels(context, option, pairs).items()}
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"metric {name}={text!r} is not a number.", hint="Use --label for text."
+        ) from error
+
+
+label_option: Final = click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    callback=_labels,
+    metavar="NAME=VALUE",
+    help="Label; may be repeated.",
+)
+metric_option: Final = click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    callback=_metrics,
+    metavar="NAME=NUMBER",
+    help="Metric; may be repeated.",
+)
+message_option: Final = click.option(
+    "-m", "--message", default="", metavar="TEXT", help="What this commit is, for the log."
+)
+author_option: Final = click.option("--author", metavar="NAME", help="Who commits; self-declared.")
+reason_option: Final = click.option(
+    "--reason", default="", metavar="TEXT", help="Why, for the log."
+)
+key_option: Final = click.option(
+    "--idempotency-key", metavar="KEY", help="Running again with the same key never commits twice."
+)
+dry_run_option: Final = click.option(
+    "--dry-run", is_flag=True, help="Measure and report; commit nothing."
+)
+expected_option: Final = click.option(
+    "--expected",
+    type=expected_of,
+    metavar="VERSION",
+    help="Version that must be the task's latest, or 'absent'; otherwise exit code 4.",
+)
 # Names, metavariable (None: a flag) and help of the options that every verb takes
 _COMMON: Final = (
     (

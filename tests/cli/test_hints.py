@@ -2,7 +2,7 @@
 
 import pytest
 
-from share_registry.cli.hints import FALLBACK, for_terminal
+from share_registry.cli.output import FALLBACK, for_terminal
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,20 @@
-"""Verbs that create, configure and look after a registry."""
+"""Verbs that create, configure and look after a registry; those of `db` never touch the store."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from share_registry.cli.options import budget_of
 from share_registry.cli.output import Printed, say
-from share_registry.cli.verb import session, verb
+from share_registry.cli.verb import (
+    budget_of,
+    free_verb,
+    session,
+    verb,
+    with_common_options,
+    with_options,
+)
+from share_registry.errors import InvalidInputError
 from share_registry.values.policy import Policy
 
 if TYPE_CHECKING:
@@ -15,14 +22,8 @@ if TYPE_CHECKING:
     from share_registry.values.commits import Commit
 
 
-def _policy_options(function: "click.decorators.FC") -> "click.decorators.FC":
-    """Add an option per member of `Policy`; those not given keep their value."""
-    for option in reversed(_POLICY_OPTIONS):
-        function = option(function)
-    return function
-
-
-_POLICY_OPTIONS: Final = (
+# An option per member of `Policy`; those not given keep their value
+_policy_options: Final = with_options(
     click.option(
         "--budget",
         type=budget_of,
@@ -111,8 +112,10 @@ def create_space(
         exist_ok=exist_ok,
     )
     if base_model is None:
-        label = f"the base model label is the space's name, {name!r}"
-        say(f"note: {label}; --base-model gives another", session())
+        say(
+            f"note: the base model label is the space's name, {name!r}; --base-model gives another",
+            session(),
+        )
     members = {"space": name, "base_model": base_model, "base_revision": base_revision}
     return Printed(title=name, members=members, refs=(name,))
 
@@ -141,8 +144,52 @@ def rebuild(registry: "Registry", /, **options: Any) -> Printed:
     return Printed(title="the catalog was rebuilt from the store", members={"rebuilt": True})
 
 
+@with_common_options
+@click.group()
+def db() -> None:
+    """Look at or upgrade the schema of the catalog."""
+
+
+def current() -> Printed:
+    """Say which schema the catalog has."""
+    from share_registry.catalog import catalog
+
+    version = catalog.current(_url())
+    return Printed(title=version or "no catalog", members={"schema": version})
+
+
+def check() -> Printed:
+    """Check that this release can use the catalog; exit code 6 otherwise."""
+    from share_registry.catalog import catalog
+
+    return _is_current(catalog.check(_url()))
+
+
+def upgrade() -> Printed:
+    """Bring the catalog to the newest schema, creating it where there is none."""
+    from share_registry.catalog import catalog
+
+    return _is_current(catalog.upgrade(_url()))
+
+
+for _function in (upgrade, current, check):
+    db.add_command(free_verb(_function))
+
+
 def _changed(policy: Policy, options: dict[str, Any]) -> Policy:
     """Return a policy with what the options say; what they leave open stays."""
     members = {name: value for name, value in options.items() if value is not None}
     switched_off = {name: None for name in _OFF if members.get(name) == 0}
     return replace(policy, **members | switched_off)
+
+
+def _is_current(version: str) -> Printed:
+    members = {"schema": version, "current": True}
+    return Printed(title=f"schema {version} is current", members=members)
+
+
+def _url() -> str:
+    url = session().locate().catalog_url
+    if url is None:
+        raise InvalidInputError("a registry in memory keeps no catalog.", hint="Name a directory.")
+    return url

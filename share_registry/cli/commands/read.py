@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from share_registry.cli.options import commit_of, label_option
-from share_registry.cli.output import Printed, emit
-from share_registry.cli.progress import watching
-from share_registry.cli.verb import free_verb, session, verb
+from share_registry.cli.output import Printed, emit, watching
+from share_registry.cli.verb import commit_of, free_verb, label_option, session, verb
 from share_registry.errors import IntegrityError
 from share_registry.values.units import count
 

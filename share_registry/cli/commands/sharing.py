@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from share_registry.cli.options import (
+from share_registry.cli.output import Printed, say_unless_new
+from share_registry.cli.verb import (
     author_option,
     budget_of,
     commit_of,
@@ -16,9 +17,9 @@ from share_registry.cli.options import (
     label_option,
     message_option,
     metric_option,
+    session,
+    verb,
 )
-from share_registry.cli.output import Printed, say
-from share_registry.cli.verb import session, verb
 from share_registry.errors import InvalidInputError
 from share_registry.values.units import size
 
@@ -69,13 +70,12 @@ def refit(registry: "Registry", /, **options: Any) -> "Commit":
     share-registry refit --dry-run
     share-registry refit --max-rank 32 --budget 5%
     """
-    commit = registry.refit(**options)
-    asked = session()
-    if options["dry_run"] and asked.json:
-        say("dry run: nothing was written", asked)
-    elif not options["dry_run"] and not commit.created:
-        say(f"the basis is there already, as c{commit.number}", asked)
-    return commit
+    return say_unless_new(
+        registry.refit(**options),
+        session(),
+        dry_run=options["dry_run"],
+        already="the basis is there already, as {}",
+    )
 
 
 @verb("r")
@@ -90,8 +90,8 @@ def basis(registry: "Registry", /, *, at: int | str | None) -> Printed:
     """
     current = registry.basis(at=at)
     ref = f"{current.space}/@c{current.number}"
-    ks_a, ks_b = (sorted(ks) for ks in zip(*current.ranks.values(), strict=True))
-    ks = f"k = {_span(ks_a)} on side a and {_span(ks_b)} on side b"
+    k_a, k_b = (_span(sorted(ks)) for ks in zip(*current.ranks.values(), strict=True))
+    ks = f"k = {k_a} on side a and {k_b} on side b"
     return Printed(
         title=f"{ref}: a basis of {len(current.ranks)} modules, {ks}, {size(current.size_bytes)}",
         members={
@@ -110,18 +110,15 @@ def _span(ks: list[int]) -> str:
 
 
 def _weights(_: click.Context, __: click.Parameter, pairs: Sequence[str]) -> dict[str, float]:
-    """Return `ref=weight` pairs as a dict. Raises InvalidInputError."""
     weights: dict[str, float] = {}
     for pair in pairs:
         ref, _equals, weight = pair.rpartition("=")
         try:
-            number = float(weight) if ref else None
-        except ValueError:
-            number = None
-        if number is None:
+            number = float(weight if ref else "")
+        except ValueError as error:
             raise InvalidInputError(
                 f"{pair!r} is not REF=WEIGHT with a number as weight.", hint="Write cola@v3=0.5."
-            )
+            ) from error
         if ref in weights:
             raise InvalidInputError(
                 f"parent {ref!r} is given twice.",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from share_registry.cli.options import (
+from share_registry.cli.output import say_unless_new
+from share_registry.cli.verb import (
     author_option,
     budget_of,
     dry_run_option,
@@ -18,9 +19,10 @@ from share_registry.cli.options import (
     metric_option,
     named_of,
     reason_option,
+    session,
+    verb,
+    with_options,
 )
-from share_registry.cli.output import say
-from share_registry.cli.verb import session, verb
 from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.outside.files import Outside
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
     from share_registry.values.commits import Commit
 
-_COMMIT_OPTIONS: Final = (
+# Options that `commit` and `commit-many` share
+_commit_options: Final = with_options(
     click.option(
         "--budget",
         type=budget_of,
@@ -63,13 +66,8 @@ _COMMIT_OPTIONS: Final = (
     ),
     dry_run_option,
 )
-
-
-def _commit_options(function: "click.decorators.FC") -> "click.decorators.FC":
-    """Add the options that `commit` and `commit-many` share."""
-    for option in reversed(_COMMIT_OPTIONS):
-        function = option(function)
-    return function
+# What is said of a commit that was there before
+_ALREADY: Final = "already committed as {}; --allow-duplicate makes a new version"
 
 
 def _present(_: click.Context, __: click.Parameter, adapter: str) -> str:
@@ -102,7 +100,7 @@ def commit(registry: "Registry", /, adapter: str, **options: Any) -> "Commit":
     share-registry commit hf://owner/repo@main --task cola --budget 0
     """
     result = registry.commit(adapter, **options)
-    return _say_if_nothing_new(result, dry_run=options["dry_run"])
+    return say_unless_new(result, session(), dry_run=options["dry_run"], already=_ALREADY)
 
 
 @verb("c", doing="committing")
@@ -115,7 +113,7 @@ def commit_many(registry: "Registry", /, adapters: dict[str, str], **options: An
     share-registry commit-many cola=adapters/cola sst2=adapters/sst2 -m nightly
     """
     result = registry.commit_many(adapters, **options)
-    return _say_if_nothing_new(result, dry_run=options["dry_run"])
+    return say_unless_new(result, session(), dry_run=options["dry_run"], already=_ALREADY)
 
 
 @verb("w")
@@ -217,13 +215,3 @@ def restore(registry: "Registry", /, ref: str, *, reason: str) -> "Commit":
 def rename(registry: "Registry", /, task: str, new: str, *, reason: str) -> "Commit":
     """Rename a task; the old name still leads to it."""
     return registry.rename(task, new, reason=reason)
-
-
-def _say_if_nothing_new(commit: "Commit", *, dry_run: bool) -> "Commit":
-    """Say on stderr what JSON does not: that nothing was written, or that it was there before."""
-    asked = session()
-    if dry_run and asked.json:
-        say("dry run: nothing was written", asked)
-    elif not dry_run and not commit.created:
-        say(f"already committed as c{commit.number}; --allow-duplicate makes a new version", asked)
-    return commit
