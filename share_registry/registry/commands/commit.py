@@ -35,8 +35,7 @@ from share_registry.registry.commands.preconditions import (
     next_version,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish
-from share_registry.registry.commands.spaces import create_space
-from share_registry.registry.commands.targets import check_base, find_target
+from share_registry.registry.commands.spaces import check_base, create_space, find_target
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.sync import replay_in_memory
 from share_registry.values.commits import Commit

@@ -39,7 +39,7 @@ from share_registry.registry.commands.preconditions import (
     next_version,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish
-from share_registry.registry.commands.targets import existing_target
+from share_registry.registry.commands.spaces import existing_target
 from share_registry.registry.context import Context
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import overridden

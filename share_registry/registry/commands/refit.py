@@ -31,7 +31,7 @@ from share_registry.registry.commands.notes import preview_commit, record_entry
 from share_registry.registry.commands.preconditions import RefitOptions, check_texts
 from share_registry.registry.commands.publish import Place, publish
 from share_registry.registry.commands.reexpress import reexpress
-from share_registry.registry.commands.targets import existing_target
+from share_registry.registry.commands.spaces import existing_target
 from share_registry.registry.context import Context
 from share_registry.values.commits import BasisModuleReport, BasisReport, Commit
 from share_registry.values.task_version import TaskVersion

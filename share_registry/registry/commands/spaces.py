@@ -1,13 +1,16 @@
-"""Create spaces, and set their policy."""
+"""Spaces: create them, set their policy, and find the one that a commit goes to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.provenance import policy_change
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.sql import Session
-from share_registry.errors import ConflictError, InvalidInputError
+from share_registry.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.base_model import BaseModelLabel, base_of, space_name_of
 from share_registry.format.records import (
     BaseModelBody,
     CreateRecord,
@@ -15,15 +18,30 @@ from share_registry.format.records import (
     PolicyRecord,
     decimal,
 )
-from share_registry.names import CommitNumber, SpaceName, space_name
+from share_registry.names import CommitNumber, SpaceName, near_misses, space_name
 from share_registry.registry.commands.annotate import publish_change
 from share_registry.registry.commands.publish import Place, publish
-from share_registry.registry.commands.targets import CommitTarget, existing_target
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy
 
 _MAX_LABELS: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitTarget:
+    """The space a commit goes to.
+
+    Attributes:
+        new: Whether it does not exist yet.
+        labels: The base model's label and the other labels it is known by.
+    """
+
+    name: SpaceName
+    base_revision: str | None
+    labels: tuple[str, ...]
+    policy: Policy
+    new: bool = False
 
 
 def create_space(
@@ -46,19 +64,11 @@ def create_space(
     space = space_name(name)
     label = base_model if base_model is not None else space
     _check_labels([label, *base_labels], base_revision)
-    context.catch_up()
-    with context.catalog.begin() as session:
-        present = None
-        if space in lookups.space_names(session):
-            present = existing_target(session, space)
-    exists = ConflictError(
-        f"space {space!r} exists.", hint="Pick another name, or give exist_ok=True."
-    )
-    if present is not None and not exist_ok:
-        raise exists
-    if present is not None:
-        _check_same_base(present, base_model, base_revision, base_labels)
-        return space
+    with context.reading() as session:
+        if exist_ok and space in lookups.space_names(session):
+            target = existing_target(session, space)
+            _check_same_base(target, base_model, base_revision, base_labels)
+            return space
 
     def build(_: Session, place: Place) -> CreateRecord | CommitNumber:
         if place["number"] != 1:
@@ -71,7 +81,9 @@ def create_space(
 
     _, created = publish(context, space, build)
     if not created and not exist_ok:
-        raise exists
+        raise ConflictError(
+            f"space {space!r} exists.", hint="Pick another name, or give exist_ok=True."
+        )
     return space
 
 
@@ -90,6 +102,72 @@ def set_policy(context: Context, space: str | None, policy: Policy) -> Commit:
     with context.reading() as session:
         name = space_of(session, space)
     return publish_change(context, name, build, "")
+
+
+def find_target(session: Session, adapters: Iterable[Adapter], space: str | None) -> CommitTarget:
+    """Return the space named, or else the one of the adapters' base model, which may be new.
+
+    Raises:
+        NotFoundError: a named space does not exist.
+        RefusedError: no space is named and the adapters do not say one base model.
+    """
+    if space is not None:
+        return existing_target(session, space_name(space))
+    base = _one_base(adapters)
+    spaces = [existing_target(session, name) for name in lookups.space_names(session)]
+    fitting = [target for target in spaces if base.label in target.labels]
+    if len(fitting) == 1:
+        return fitting[0]
+    name = space_name_of(base.label)
+    if fitting or any(target.name == name for target in spaces):
+        there = ", ".join(target.name for target in fitting) or f"{name} (of another base model)"
+        raise RefusedError(
+            f"base model {base.label!r} leads to no single space: {there}.",
+            hint="Name the space with space= or -s.",
+        )
+    return CommitTarget(
+        name=name, base_revision=base.revision, labels=(base.label,), policy=Policy(), new=True
+    )
+
+
+def check_base(target: CommitTarget, adapter: Adapter, *, allow_mismatch: bool) -> tuple[str, ...]:
+    """Check that an adapter says the space's base model; return what is worth a remark.
+
+    Raises RefusedError.
+    """
+    base = base_of(adapter.config)
+    label, revision = base.label, base.revision
+    if not label:
+        return ("the adapter names no base model",)
+    if label not in target.labels and not allow_mismatch:
+        raise RefusedError(
+            f"the adapter was trained on {label!r}, space {target.name!r} is of "
+            f"{' or '.join(map(repr, target.labels))}.",
+            hint="If it is the same model under another name, give allow_base_mismatch=True, "
+            "or create the space with base_labels.",
+        )
+    if label not in target.labels:
+        return (f"base model label {label!r} is not known to the space; accepted on request",)
+    if revision and target.base_revision and revision != target.base_revision:
+        return (f"base revision {revision!r} differs from the space's {target.base_revision!r}",)
+    return ()
+
+
+def existing_target(session: Session, name: SpaceName) -> CommitTarget:
+    """Return a space that exists. Raises NotFoundError."""
+    row = lookups.space_row(session, name)
+    if row is None:
+        raise NotFoundError(
+            f"space {name!r} does not exist.",
+            hint=near_misses(name, list(lookups.space_names(session)))
+            + " Create it with create_space.",
+        )
+    return CommitTarget(
+        name=name,
+        base_revision=row.base_revision,
+        labels=(row.base_model, *row.base_labels),
+        policy=Policy(**{member.name: getattr(row, member.name) for member in fields(Policy)}),
+    )
 
 
 def _policy_body(policy: Policy) -> PolicyBody:
@@ -127,14 +205,30 @@ def _check_same_base(
     space: CommitTarget, label: str | None, revision: str | None, labels: Sequence[str]
 ) -> None:
     """Check that a space that exists says the same of its base model. Raises ConflictError."""
-    differs = (
+    if (
         (label is not None and label not in space.labels)
         or (revision is not None and revision != space.base_revision)
         or not set(labels) <= set(space.labels)
-    )
-    if differs:
+    ):
         at_revision = f" at {space.base_revision}" if space.base_revision else ""
         raise ConflictError(
             f"space {space.name!r} exists with base model {', '.join(space.labels)}{at_revision}.",
             hint="Pick another name.",
         )
+
+
+def _one_base(adapters: Iterable[Adapter]) -> BaseModelLabel:
+    bases = sorted({base_of(adapter.config) for adapter in adapters}, key=str)
+    labels = sorted({base.label for base in bases})
+    if len(labels) > 1:
+        raise RefusedError(
+            "the adapters are of several base models: "
+            f"{', '.join(label or 'none' for label in labels)}.",
+            hint="Commit them space by space.",
+        )
+    if not labels[0]:
+        raise RefusedError(
+            "the adapter's config names no base model, so no space can be derived.",
+            hint="Name the space with space= or -s.",
+        )
+    return bases[0]
