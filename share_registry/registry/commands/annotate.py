@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.provenance import alias_move
 from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
 from share_registry.catalog.sql import Session
@@ -233,9 +232,7 @@ def publish_change(
     if len(reason) > 16_384:
         raise InvalidInputError("reason has more than 16384 characters.", hint="Shorten it.")
     note = Note(message=reason or None, tasks=[task_note] if task_note else [])
-    number, created = publish(context, space, build, note=note)
-    with context.reading() as session:
-        return commit_at(session, space, number, created=created)
+    return publish(context, space, build, note=note)
 
 
 def annotations(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, Any]:

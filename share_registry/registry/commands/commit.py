@@ -7,16 +7,14 @@ record is published to.
 
 import logging
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, Final
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.provenance import came_from
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
-from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.format.records import AbsorbRecord, TaskVersionRef
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version
 from share_registry.registry.checkout.reports import with_modules
@@ -34,10 +32,9 @@ from share_registry.registry.commands.preconditions import (
     check_options,
     next_version,
 )
-from share_registry.registry.commands.publish import Place, idempotency_key, publish
+from share_registry.registry.commands.publish import Place, idempotency_key, publish, read_commit
 from share_registry.registry.commands.spaces import check_base, create_space, find_target
-from share_registry.registry.context import Context, with_basis_size
-from share_registry.registry.sync import replay_in_memory
+from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
 from share_registry.values.policy import overridden
 
@@ -68,8 +65,7 @@ def commit_sources(
     if not sources:
         raise InvalidInputError("there is no adapter to commit.", hint="Give at least one.")
     labels = check_options(options, context.outside)
-    key = idempotency_key(context, options.idempotency_key)
-    options = replace(options, idempotency_key=key)
+    options = replace(options, idempotency_key=idempotency_key(context, options.idempotency_key))
     batch = load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside)
     with context.catalog.keep_connection():
         return _commit(context, batch, space, options, labels)
@@ -95,7 +91,7 @@ def _commit(
     if isinstance(versions, int):
         # its writer may have died before it was durable
         context.store.sync_log(target.name)
-        return _read_commit(context, target.name, versions, created=False)
+        return read_commit(context, target.name, versions, created=False)
 
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
     encoded, basis = encode_adapters(
@@ -132,7 +128,7 @@ def _commit(
             place | {"tasks": tasks, "basis": basis.digest if basis is not None else None}
         )
 
-    number, created = publish(
+    commit = publish(
         context,
         target.name,
         build,
@@ -140,12 +136,11 @@ def _commit(
         note=note,
         layouts={item.layout_digest: item.adapter.layout for item in stored.values()},
     )
-    commit = _read_commit(context, target.name, number, created=created)
-    if not created:
+    if not commit.created:
         with context.catalog.begin() as session:
             commit_of_key(session, target.name, str(options.idempotency_key), batch.adapters)
         return commit
-    _LOG.info("committed %s/@c%d: %s", target.name, number, ", ".join(stored))
+    _LOG.info("committed %s/@c%d: %s", target.name, commit.number, ", ".join(stored))
     commit = _report(context, commit, stored, basis)
     if policy.k == target.policy.k:
         follow_up(context, target.name, policy, basis=basis, committed=frozenset(stored))
@@ -226,18 +221,3 @@ def _report(
         measured = encoded[TaskName(task)].report
         reports[task] = replace(measured, bytes_added=report.bytes_added, notes=report.notes)
     return replace(commit, reports=reports)
-
-
-def _read_commit(
-    context: Context, space: SpaceName, number: CommitNumber, *, created: bool
-) -> Commit:
-    """Return a commit as the catalog has it or, where that lags behind, the store (spec COM-06)."""
-    try:
-        with context.catalog.begin() as session:
-            commit = commit_at(session, space, number, created=created)
-    except ShareRegistryError as error:
-        _LOG.warning("the catalog does not show %s/@c%d yet: %s", space, number, error)
-        with closing(replay_in_memory(context.store)) as catalog, catalog.begin() as session:
-            commit = commit_at(session, space, number, created=created)
-    # after publishing nothing of the store is asked any more: the commit stands whatever fails
-    return commit if created else with_basis_size(context, commit)

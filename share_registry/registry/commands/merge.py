@@ -15,7 +15,6 @@ from typing import Final, cast
 
 from share_registry.algebra.merge_methods import DENSITIES, MergeRule, Method
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.resolution import resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
@@ -105,13 +104,11 @@ def merge(
         return MergeRecord.model_validate(place | members)
 
     layouts = {stored.layout_digest: stored.adapter.layout}
-    number, created = publish(context, target, build, key=key, note=note, layouts=layouts)
-    if not created:
+    commit = publish(context, target, build, key=key, note=note, layouts=layouts)
+    if not commit.created:
         with context.reading() as session:
             commit_of_key(session, target, key, {name: stored.adapter})
-    _LOG.info("merged %s/@c%d: %s of %d", target, number, name, len(rows))
-    with context.reading() as session:
-        commit = commit_at(session, target, number, created=created)
+    _LOG.info("merged %s/@c%d: %s of %d", target, commit.number, name, len(rows))
     return with_modules(context, commit)
 
 

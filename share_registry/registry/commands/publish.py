@@ -17,12 +17,14 @@ idempotency key finds out what happened.
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import timedelta
 from typing import Any, Final
 
 from share_registry.catalog import leases
 from share_registry.catalog.projection.apply import apply
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     CommitStateUnknownError,
@@ -34,10 +36,11 @@ from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Note, Record
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.registry.context import Context
-from share_registry.registry.sync import check_end
+from share_registry.registry.context import Context, with_basis_size
+from share_registry.registry.sync import check_end, replay_in_memory
 from share_registry.store.protocol import PublishStateUnknownError
 from share_registry.times import timestamp
+from share_registry.values.commits import Commit
 
 _LOG: Final = logging.getLogger(__name__)
 _ATTEMPTS: Final = 200
@@ -76,7 +79,7 @@ def publish(
     key: str | None = None,
     note: Note | None = None,
     layouts: Mapping[Digest, Layout] | None = None,
-) -> tuple[CommitNumber, bool]:
+) -> Commit:
     """Publish one record upon the head of a space, trying again where another writer was faster.
 
     Args:
@@ -88,8 +91,7 @@ def publish(
         layouts: The layouts that its tasks name.
 
     Returns:
-        The commit's number, and whether this call made it: False where the key or `build` named an
-        earlier one.
+        The commit; `created` is False where the key or `build` named an earlier one.
 
     Raises:
         ConflictError: other writers won every race, or `build` found its precondition gone.
@@ -106,10 +108,11 @@ def publish(
             with context.locked():
                 record = _build_upon_head(context, space, build, key, note_digest)
                 if isinstance(record, int):
-                    return record, False
+                    return read_commit(context, space, record, created=False)
                 if _commit_record(context, record, note, layouts or {}):
                     context.outside.at("commit.ack")
-                    return CommitNumber(record.number), True
+                    number = CommitNumber(record.number)
+                    return read_commit(context, space, number, created=True)
             has_turn = has_turn or _take_turn(context, space, key)
             if not has_turn:
                 context.outside.wait(_pause_s(context, attempt))
@@ -119,6 +122,21 @@ def publish(
     raise ConflictError(
         f"space {space!r}: other writers were faster {_ATTEMPTS} times.", hint="Run it again."
     )
+
+
+def read_commit(
+    context: Context, space: SpaceName, number: CommitNumber, *, created: bool
+) -> Commit:
+    """Return a commit as the catalog has it or, where that lags behind, the store (spec COM-06)."""
+    try:
+        with context.catalog.begin() as session:
+            commit = commit_at(session, space, number, created=created)
+    except ShareRegistryError as error:
+        _LOG.warning("the catalog does not show %s/@c%d yet: %s", space, number, error)
+        with closing(replay_in_memory(context.store)) as catalog, catalog.begin() as session:
+            commit = commit_at(session, space, number, created=created)
+    # after publishing nothing of the store is asked any more: the commit stands whatever fails
+    return commit if created else with_basis_size(context, commit)
 
 
 def _store_note(context: Context, note: Note | None) -> Digest | None:

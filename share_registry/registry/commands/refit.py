@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Final
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.log import commit_at
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, NotFoundError, RefusedError
@@ -29,7 +28,7 @@ from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
 from share_registry.registry.commands.notes import preview_commit, record_entry
 from share_registry.registry.commands.preconditions import RefitOptions, check_texts
-from share_registry.registry.commands.publish import Place, publish
+from share_registry.registry.commands.publish import Place, publish, read_commit
 from share_registry.registry.commands.reexpress import reexpress
 from share_registry.registry.commands.spaces import existing_target
 from share_registry.registry.context import Context
@@ -73,9 +72,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     if options.dry_run:
         return preview_commit(context, name, reexpressed, note, kind="refit", basis=basis)
     if present is not None and present.digest == basis.digest and not reexpressed:
-        with context.catalog.begin() as session:
-            commit = commit_at(session, name, present.number, created=False)
-        return with_modules(context, commit)
+        return with_modules(context, read_commit(context, name, present.number, created=False))
     commit = publish_basis(context, name, basis, note, rows, reexpressed)
     return replace(commit, basis=basis.report)
 
@@ -170,17 +167,15 @@ def publish_basis(
         return RefitRecord.model_validate(place | {"basis": basis.digest, "tasks": entries})
 
     layouts = {item.layout_digest: item.adapter.layout for item in encoded.values()}
-    number, created = publish(context, space, build, note=note, layouts=layouts)
+    commit = publish(context, space, build, note=note, layouts=layouts)
     _LOG.info(
         "refitted %s/@c%d: basis of %d bytes%s, %d tasks re-expressed",
         space,
-        number,
+        commit.number,
         len(basis.content),
         "" if is_new else " (known)",
         len(encoded),
     )
-    with context.catalog.begin() as session:
-        commit = commit_at(session, space, number, created=created)
     return with_modules(context, commit)
 
 

@@ -79,8 +79,7 @@ def create_space(
             place | {"base_model": base, "policy": _policy_body(policy or Policy())}
         )
 
-    _, created = publish(context, space, build)
-    if not created and not exist_ok:
+    if not publish(context, space, build).created and not exist_ok:
         raise ConflictError(
             f"space {space!r} exists.", hint="Pick another name, or give exist_ok=True."
         )
