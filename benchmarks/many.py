@@ -19,7 +19,7 @@ from share_registry.format.canonical import sha256
 from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote, decimal
 from share_registry.names import Digest, SpaceName, TaskName, Version
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
-from share_registry.registry.commands.encode import SerializedAdapter, decode
+from share_registry.registry.commands.coding import SerializedAdapter, decode
 from share_registry.registry.commands.publish import Place, publish
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 from share_registry.values.task_version import TaskVersion

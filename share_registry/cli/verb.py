@@ -17,7 +17,7 @@ from share_registry.cli.output import emit, watching
 from share_registry.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from share_registry.registry.opening import Location
+    from share_registry.registry.context import Location
     from share_registry.registry.registry import Registry
 
 P = ParamSpec("P")
@@ -47,7 +47,7 @@ class Session:
     def locate(self) -> "Location":
         """Return where the registry is, for verbs that look at it without opening it."""
         from share_registry.outside.files import Outside
-        from share_registry.registry.opening import locate
+        from share_registry.registry.context import locate
 
         return locate(self.registry, store=self.store, outside=Outside())
 

@@ -13,8 +13,7 @@ from share_registry.catalog.queries.as_of import At
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.names import SpaceName
 from share_registry.registry.arguments import FilePath, Ref, guarded, reference, references
-from share_registry.registry.context import Context, with_basis_size
-from share_registry.registry.opening import open_context
+from share_registry.registry.context import Context, open_context, with_basis_size
 from share_registry.values.checks import Diff, Export, VerifyReport
 from share_registry.values.commits import Commit, Log
 from share_registry.values.policy import Policy
@@ -472,7 +471,7 @@ class Registry:
                 the form every server reads alike.
             overwrite: Replace something else that is there.
         """
-        from share_registry.registry.checkout.export import export
+        from share_registry.registry.checkout.checkout import export
 
         return export(
             self._context,

@@ -19,10 +19,9 @@ from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import Side
 from share_registry.outside.files import Outside
 from share_registry.registry.analysis.forecast import forecasts
-from share_registry.registry.analysis.subjects import read_subject
 from share_registry.registry.analysis.verdict import CONTINUES, kinships, statements
 from share_registry.registry.arguments import Progress, ignore_progress
-from share_registry.registry.checkout.factored import FactoredAdapter, read_factored
+from share_registry.registry.checkout.factored import FactoredAdapter, read_factored, read_subject
 from share_registry.registry.context import Context
 from share_registry.values.analyses import (
     AnalysedAdapter,

@@ -27,7 +27,7 @@ from share_registry.format.symbols import entropy_bits
 from share_registry.names import Side
 from share_registry.registry.arguments import Progress
 from share_registry.registry.checkout.factored import FactoredAdapter
-from share_registry.registry.commands.prediction import FIRST, LATEST
+from share_registry.registry.commands.coding import FIRST, LATEST
 from share_registry.stored import StoredModule, StoredSide
 from share_registry.values.analyses import Forecast
 

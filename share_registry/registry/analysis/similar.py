@@ -13,10 +13,9 @@ from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.exchange.hub import SCHEME
 from share_registry.names import Side
 from share_registry.outside.files import Kind
-from share_registry.registry.analysis.subjects import read_adapter
 from share_registry.registry.analysis.verdict import CONTINUES, one_start
 from share_registry.registry.arguments import Progress, ignore_progress, reference
-from share_registry.registry.checkout.factored import FactoredAdapter, read_factored
+from share_registry.registry.checkout.factored import FactoredAdapter, read_adapter, read_factored
 from share_registry.values.analyses import Neighbour, Similar
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference

@@ -1,22 +1,36 @@
-"""Checkout: from a reference to an adapter in memory."""
+"""A task version out of the store: as an adapter in memory, or as a plain PEFT directory."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import torch
 
+from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import version_of
-from share_registry.errors import NotFoundError, RefusedError
+from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
+from share_registry.exchange.export_files import (
+    PROFILES,
+    CardFacts,
+    export_digest,
+    files_of,
+    place,
+    tensor_file,
+)
 from share_registry.exchange.peft_directory import Files, read_files
 from share_registry.exchange.tensors import TORCH, check_no_overflow
+from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
+from share_registry.names import Digest
 from share_registry.registry.context import Context
 from share_registry.registry.sync import read_note
+from share_registry.values.checks import Export
 from share_registry.values.task_version import TaskVersion
 
 _MAX_FILE_BYTES: Final = 4 << 30
@@ -61,6 +75,48 @@ def checkout(
             "or check out without exact=True.",
         )
     return _convert(adapter, target_device, target_dtype)
+
+
+def export(
+    context: Context,
+    ref: str,
+    root: str | os.PathLike[str],
+    *,
+    space: str | None,
+    name: str | None = None,
+    profile: str = "native",
+    overwrite: bool = False,
+) -> Export:
+    """Write one task version as a plain PEFT directory, atomically and under an immutable name.
+
+    Args:
+        context: The registry.
+        ref: A task version.
+        root: Where the directory is made.
+        space: Space of a reference that names none.
+        name: Name of the directory; None for `<task>-v<n>-<digest>`.
+        profile: "native" or "portable".
+        overwrite: Whether something else there is replaced.
+
+    Raises:
+        InvalidInputError: unknown profile or unusable name.
+        RefusedError: the profile cannot express the adapter, or something else is at the target.
+        IntegrityError: the rebuilt tensors are not those that were committed; nothing is written.
+    """
+    checked = next((name for name in PROFILES if name == profile), None)
+    if checked is None:
+        raise InvalidInputError(
+            f"profile {profile!r} is not one of {', '.join(PROFILES)}.",
+            hint="native is what was committed, portable what every server reads alike.",
+        )
+    row, note = version_and_note(context, ref, space)
+    adapter = rebuild(context, row, note)
+    _check_tensors(adapter, row.tensors_digest, row.ref)
+    files, notes = files_of(adapter, profile=checked, card=_facts(context, row))
+    digest = export_digest(files)
+    folder = f"{row.name}-v{row.version}-{digest[:8]}" if name is None else name
+    path, _ = place(files, Path(root), folder, overwrite=overwrite, outside=context.outside)
+    return Export(path=path, ref=row.ref, name=folder or path.name, digest=digest, notes=notes)
 
 
 def version_and_note(context: Context, ref: str, space: str | None) -> tuple[TaskVersion, TaskNote]:
@@ -166,3 +222,31 @@ def _convert(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapte
             check_no_overflow(key, tensors[key])
     converted = replace(adapter, tensors=tensors)
     return without_error(converted) if is_narrowing(adapter.layout, dtype) else converted
+
+
+def _check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
+    """Check that rebuilt tensors are, byte for byte, those that were committed (spec DEC-12).
+
+    Raises IntegrityError.
+    """
+    rebuilt = sha256(tensor_file(adapter.layout, adapter.tensors))
+    if rebuilt != expected:
+        raise IntegrityError(
+            f"{ref}: rebuilt tensors have digest {rebuilt}, the commit says {expected}.",
+            hint="Run verify with level 'deep'.",
+        )
+
+
+def _facts(context: Context, row: TaskVersion) -> CardFacts:
+    """Return what the card says of the version alone, so that it never changes (spec EXP-03)."""
+    with context.catalog.begin() as session:
+        base = lookups.space_row(session, row.space)
+    return CardFacts(
+        base_model=base.base_model if base is not None else "",
+        ref=f"{row.space}/{row.name}@v{row.version}",
+        commit_number=row.number,
+        commit_id=row.commit_id,
+        error=row.error,
+        budget=row.budget,
+        time=row.time,
+    )

@@ -1,16 +1,35 @@
-"""A stored adapter as factor pairs, without its other files."""
+"""Adapters as factor pairs, without their other files: stored ones, and whatever can be read."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
 from share_registry.algebra.error import FactorPair
-from share_registry.errors import NotFoundError
-from share_registry.exchange.config import MAX_CONFIG_BYTES, module_scales, parse_config
+from share_registry.errors import InvalidInputError, NotFoundError
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.config import (
+    CONFIG_FILE,
+    MAX_CONFIG_BYTES,
+    module_scales,
+    parse_config,
+)
+from share_registry.exchange.hub import SCHEME
+from share_registry.exchange.load import load
 from share_registry.format.layout import Layout
+from share_registry.outside.files import Kind, Outside
+from share_registry.registry.arguments import Progress
+from share_registry.registry.context import Context
+from share_registry.values.task_version import TaskVersion
 
-if TYPE_CHECKING:
-    from share_registry.registry.context import Context
-    from share_registry.values.task_version import TaskVersion
+# Adapter folders are looked for so many levels below the folder given.
+_DEEPEST: Final = 4
+_UNNAMED: Final = "adapter"
+_HINT: Final = (
+    "Give a mapping of names to PEFT directories (or Adapters, or live PEFT models), "
+    "a list of directories, or a folder with some below it."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +52,7 @@ class FactoredAdapter:
         return sum(self.layout.tensors[index].size_bytes for index in tensors)
 
 
-def read_factored(context: "Context", row: "TaskVersion") -> FactoredAdapter:
+def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
     """Return a task version as it is stored; passengers and attachments are not read.
 
     Raises NotFoundError, IntegrityError.
@@ -54,3 +73,78 @@ def read_factored(context: "Context", row: "TaskVersion") -> FactoredAdapter:
         for shape, (a, b), scale in rows
     )
     return FactoredAdapter(name=row.ref, layout=layout, pairs=pairs)
+
+
+def read_adapter(name: str, source: Any, *, task: str, outside: Outside) -> FactoredAdapter:
+    """Read one adapter under a name, its factors on the CPU."""
+    adapter = load(source, task=task, adapter_name=None, outside=outside)[1]
+    tensors = {key: tensor.cpu() for key, tensor in adapter.tensors.items()}
+    pairs = replace(adapter, tensors=tensors).factor_pairs()
+    return FactoredAdapter(name=name, layout=adapter.layout, pairs=tuple(pairs))
+
+
+def read_subject(subject: Any, *, outside: Outside, progress: Progress) -> list[FactoredAdapter]:
+    """Read the adapters of a collection, in its order.
+
+    Args:
+        subject: Name -> directory, Adapter or PEFT model; a list of directories or Adapters; or a
+            folder that holds adapter folders.
+        outside: The file system.
+        progress: See `Progress`.
+
+    Raises:
+        InvalidInputError: nothing that adapters can be read from.
+        NotFoundError: a directory is not there, or holds no adapter.
+        RefusedError: as for a commit.
+    """
+    sources = _by_name(subject, outside)
+    if not sources:
+        raise InvalidInputError("there is no adapter to analyse.", hint=_HINT)
+    adapters = []
+    for done, (name, source) in enumerate(sources.items(), start=1):
+        progress(f"reading {name}", done, len(sources))
+        adapters.append(read_adapter(name, source, task=_UNNAMED, outside=outside))
+    return adapters
+
+
+def _by_name(subject: Any, outside: Outside) -> dict[str, Any]:
+    if isinstance(subject, Mapping):
+        return {str(name): source for name, source in subject.items()}
+    if isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith(SCHEME):
+        folders = list(_folders(outside.absolute(Path(subject)), outside))
+        return _by_shortest_name(folders, str(subject))
+    if isinstance(subject, Adapter | str) or hasattr(subject, "peft_config"):
+        return {_UNNAMED: subject}
+    if not isinstance(subject, Iterable):
+        raise InvalidInputError(f"a {type(subject).__name__} cannot be analysed.", hint=_HINT)
+    sources = list(subject)
+    if sources and all(isinstance(source, str | os.PathLike) for source in sources):
+        return _by_shortest_name([Path(source) for source in sources], "the list")
+    return {f"{_UNNAMED}-{number}": source for number, source in enumerate(sources, start=1)}
+
+
+def _by_shortest_name(folders: list[Path], where: str) -> dict[str, Any]:
+    """Return folders by the shortest tails of their paths that tell them apart."""
+    if not folders:
+        raise NotFoundError(
+            f"there is no adapter in {where}.",
+            hint=f"An adapter is a folder with {CONFIG_FILE} and its safetensors file.",
+        )
+    if len(set(folders)) < len(folders):
+        raise InvalidInputError(f"{where} names a folder twice.", hint="Give every adapter once.")
+    parts = 1
+    while len({folder.parts[-parts:] for folder in folders}) < len(folders):
+        parts += 1
+    return {"/".join(folder.parts[-parts:]): str(folder) for folder in folders}
+
+
+def _folders(folder: Path, outside: Outside, depth: int = 0) -> Iterator[Path]:
+    if outside.kind(folder) is not Kind.DIRECTORY:
+        raise NotFoundError(f"there is no directory {folder}.", hint=_HINT)
+    names = outside.names(folder)
+    if CONFIG_FILE in names:
+        yield folder
+    elif depth < _DEEPEST:
+        for name in names:
+            if outside.kind(folder / name) is Kind.DIRECTORY:
+                yield from _folders(folder / name, outside, depth + 1)

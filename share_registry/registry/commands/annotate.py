@@ -5,14 +5,12 @@ record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.provenance import alias_move
 from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
-from share_registry.format.layout import Entry
 from share_registry.format.records import (
     AliasRecord,
     AnnotateRecord,
@@ -26,7 +24,7 @@ from share_registry.format.records import (
 )
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
 from share_registry.registry.arguments import check_distinct
-from share_registry.registry.commands.preconditions import check_labels, check_metrics
+from share_registry.registry.commands.preconditions import annotations, check_labels, check_metrics
 from share_registry.registry.commands.publish import Build, Place, publish
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
@@ -233,15 +231,6 @@ def publish_change(
         raise InvalidInputError("reason has more than 16384 characters.", hint="Shorten it.")
     note = Note(message=reason or None, tasks=[task_note] if task_note else [])
     return publish(context, space, build, note=note)
-
-
-def annotations(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Return labels and metrics as a note says them of a task."""
-    texts = {name: repr(float(value)) for name, value in metrics.items()}
-    return {
-        member: [Entry(name=name, value=value) for name, value in sorted(values.items())]
-        for member, values in (("labels", labels), ("metrics", texts))
-    }
 
 
 def _resolve(

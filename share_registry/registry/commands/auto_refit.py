@@ -19,14 +19,14 @@ from share_registry.format.records import Note
 from share_registry.names import SpaceName, TaskName
 from share_registry.registry.basis.fit import FitRule, stored_members
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
-from share_registry.registry.commands.encode import NewBasis, code_within_budget
+from share_registry.registry.commands.coding import References, code_within_budget
+from share_registry.registry.commands.encode import NewBasis
 from share_registry.registry.commands.preconditions import RefitOptions
-from share_registry.registry.commands.prediction import References
-from share_registry.registry.commands.reexpress import reexpress
 from share_registry.registry.commands.refit import (
     fit_basis,
     live_versions,
     publish_basis,
+    reexpress,
     rule_within_budget,
 )
 from share_registry.registry.context import Context

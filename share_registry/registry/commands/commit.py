@@ -24,12 +24,19 @@ from share_registry.registry.commands.commit_batch import (
     encode_adapters,
     load_adapters,
 )
-from share_registry.registry.commands.duplicates import commit_of_key, commit_of_unchanged
-from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, check_shapes
-from share_registry.registry.commands.notes import note_for, preview_commit, record_entry
+from share_registry.registry.commands.encode import (
+    EncodedAdapter,
+    NewBasis,
+    check_shapes,
+    note_for,
+    preview_commit,
+    record_entry,
+)
 from share_registry.registry.commands.preconditions import (
     CommitOptions,
     check_options,
+    commit_of_key,
+    commit_of_unchanged,
     next_version,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish, read_commit

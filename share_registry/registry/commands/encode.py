@@ -1,53 +1,49 @@
 """Encode one adapter: from its tensors to the objects that are stored, measured before any is.
 
-The algebra proposes integers; the bytes they lead to are decoded again as a checkout would, and the
-error of exactly those tensors is what the commit records. Where it exceeds the budget the adapter
-is kept bit for bit.
+The error of exactly those tensors that the objects decode to is what the commit records. Where it
+exceeds the budget the adapter is kept bit for bit. What the commit says of it follows: its entries
+in the record and the note, or the preview of a dry run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any
 
 import torch
 
-from share_registry.algebra.absorb import CodedAdapter, absorb
-from share_registry.algebra.batch import energies
-from share_registry.algebra.error import FactorPair, module_errors, norm, pooled_error
-from share_registry.algebra.project import project
+from share_registry.algebra.error import module_errors, norm, pooled_error
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
-from share_registry.errors import BudgetExceededError, IntegrityError, RefusedError
+from share_registry.errors import IntegrityError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import (
-    factor_dtypes,
-    factor_positions,
-    move_to_device,
-)
+from share_registry.exchange.factor_pairs import move_to_device
 from share_registry.exchange.tensors import item_of
-from share_registry.format import adapter_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, module_shapes_of
-from share_registry.format.object_file import encode_tensor
-from share_registry.format.records import FileEntry, TaskNote, TaskVersionRef
-from share_registry.materialize.decoder import Reader
-from share_registry.names import Digest, SpaceName, TaskName
+from share_registry.format.records import (
+    AbsorbedTask,
+    FileEntry,
+    Note,
+    TaskNote,
+    TaskVersionRef,
+    decimal,
+)
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.checkout.reports import source_name, with_details
-from share_registry.registry.commands import prediction
-from share_registry.registry.commands.prediction import References, choose_references
+from share_registry.registry.commands.coding import (
+    COARSE,
+    choose_references,
+    code_within_budget,
+    decode,
+    project_onto,
+    serialize,
+)
+from share_registry.registry.commands.preconditions import CommitOptions, annotations
 from share_registry.registry.context import Context
 from share_registry.store.protocol import Store
-from share_registry.stored import StoredAdapter, StoredModule
-from share_registry.values.commits import AdapterReport, BasisReport
+from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import Policy
-
-# Passengers from this size on are objects of their own, shared by every adapter that has the same
-# bytes.
-EXTERNAL_BYTES: Final = 64 << 10
-_ZERO: Final = "no module has a product to code"
-# Why an adapter is kept bit for bit where no coding of it is within the budget
-_COARSE: Final = "the precision of the tensors' element types does not meet it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,21 +96,6 @@ class NewBasis:
     digest: Digest
     content: bytes = field(repr=False)
     report: BasisReport
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SerializedAdapter:
-    """An adapter in integers and as objects.
-
-    Attributes:
-        objects: The adapter object, its layout and its large passengers.
-        reason: Why it is kept bit for bit although a budget allows more; empty where it is not.
-    """
-
-    stored: StoredAdapter
-    digest: Digest
-    objects: Mapping[Digest, bytes] = field(repr=False)
-    reason: str = ""
 
 
 def encode_adapter(
@@ -173,7 +154,7 @@ def encode_adapter(
     if any(coded.stored.modules):
         error, errors = pooled_error(modules, pairs), module_errors(modules, pairs)
     if error > policy.budget and not policy.k:
-        coded = replace(serialize(adapter, [None] * len(pairs), None, ()), reason=_COARSE)
+        coded = replace(serialize(adapter, [None] * len(pairs), None, ()), reason=COARSE)
         decoded = decode(reader, coded, adapter)
         modules = decoded.factor_pairs()
         error, errors = 0.0, [0.0] * len(pairs)
@@ -232,127 +213,101 @@ def check_shapes(session: Session, space: SpaceName, layouts: Iterable[Layout]) 
                 )
 
 
+def note_for(
+    encoded: Mapping[TaskName, EncodedAdapter],
+    options: CommitOptions,
+    labels: Mapping[str, str],
+    remarks: Mapping[TaskName, tuple[str, ...]],
+) -> Note:
+    """Return the note of a commit.
+
+    Args:
+        encoded: Its adapters.
+        options: What the caller says.
+        labels: The caller's, with those of its environment.
+        remarks: What is worth knowing of a task besides what its adapter says.
+    """
+    tasks = []
+    for task, item in encoded.items():
+        members: dict[str, Any] = {"remarks": [*remarks[task], *item.adapter.remarks]}
+        members |= annotations(labels, options.metrics)
+        tasks.append(item.note.model_copy(update=members))
+    return Note(author=options.author or None, message=options.message or None, tasks=tasks)
+
+
+def record_entry(
+    task: TaskName, version: Version, item: EncodedAdapter, parents: Sequence[TaskVersionRef] = ()
+) -> AbsorbedTask:
+    """Return what a record says of a stored adapter that becomes a version."""
+    report = item.report
+    return AbsorbedTask(
+        task=task,
+        version=version,
+        adapter=item.digest,
+        layout=item.layout_digest,
+        tensors=item.tensors_digest,
+        source=item.adapter.source_digest,
+        budget=None if report.budget is None else decimal(report.budget),
+        error=decimal(report.error),
+        norm=decimal(item.norm),
+        before=None if report.before is None else decimal(report.before),
+        bound=report.bound or None,
+        raw_bytes=report.raw_bytes,
+        added_bytes=item.added_bytes,
+        derived_from=list(parents),
+    )
+
+
+def preview_commit(
+    context: Context,
+    space: SpaceName,
+    encoded: Mapping[TaskName, EncodedAdapter],
+    note: Note,
+    *,
+    kind: str,
+    labels: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    basis: NewBasis | None = None,
+) -> Commit:
+    """Return what a commit, merge or refit would be: no id, and `created` is False."""
+    counted: set[Digest] = set()
+    reports = {}
+    for task, item in encoded.items():
+        new = [digest for digest in item.objects if not context.store.has(digest)]
+        size_bytes = sum(len(item.objects[digest]) for digest in new if digest not in counted)
+        counted.update(new)
+        remarks = tuple(note.of(task).remarks)
+        reports[str(task)] = replace(item.report, bytes_added=size_bytes, notes=remarks)
+    with context.catalog.begin() as session:
+        head = lookups.head(session, space)
+        versions: dict[str, Version] = {}
+        for task in encoded:
+            latest = lookups.latest_version(session, space, task) if head else None
+            versions[task] = Version((latest.version if latest else 0) + 1)
+    return Commit(
+        number=CommitNumber((head.number if head else 1) + 1),
+        id=Digest(""),
+        parent=head.id if head else Digest(""),
+        kind=kind,
+        space=space,
+        time=context.outside.now(),
+        key="",
+        author=note.author,
+        message=note.message or "",
+        refs={task: f"{space}/{task}@v{version}" for task, version in versions.items()},
+        versions=versions,
+        reports=reports,
+        labels=dict(labels or {}),
+        metrics=dict(metrics or {}),
+        detail="dry run: nothing was written",
+        basis=basis.report if basis is not None else None,
+        created=False,
+    )
+
+
 def _shape_text(shape: tuple[int, int, int]) -> str:
     out, width, experts = shape
     return f"{out} x {width}" if experts == 1 else f"{experts} experts of {out} x {width}"
-
-
-def project_onto(
-    reader: Reader, adapter: Adapter, pairs: Sequence[FactorPair], basis: Digest, policy: Policy
-) -> SerializedAdapter:
-    """Project an adapter onto a basis, on the device of its pairs.
-
-    The error is not limited: it is the caller's to record.
-    """
-    coded = project(
-        pairs,
-        basis=prediction.candidate(reader, basis, adapter.layout),
-        dtypes=factor_dtypes(adapter.layout),
-        pseudo_rank=policy.pseudo_rank,
-        factors=factor_positions(adapter.layout),
-    )
-    return serialize(adapter, coded.modules, None, [basis] if coded.sources else [])
-
-
-def code_within_budget(
-    reader: Reader,
-    adapter: Adapter,
-    pairs: list[FactorPair],
-    references: References,
-    policy: Policy,
-) -> SerializedAdapter:
-    """Code an adapter within its budget in the fewest bytes, on the device of its pairs.
-
-    Raises BudgetExceededError where the pseudo-rank keeps it from its budget.
-    """
-    layout = adapter.layout
-    outcomes: list[tuple[CodedAdapter, SerializedAdapter]] = []
-
-    def size(coded: CodedAdapter) -> int:
-        serialized = serialize(
-            adapter,
-            coded.modules,
-            references.previous if coded.previous else None,
-            [references.sources[number] for number in coded.sources],
-        )
-        outcomes.append((coded, serialized))
-        return len(serialized.objects[serialized.digest])
-
-    best = absorb(
-        pairs,
-        budget=policy.budget,
-        dtypes=factor_dtypes(layout),
-        candidates=[prediction.candidate(reader, digest, layout) for digest in references.sources],
-        previous=prediction.previous_rows(reader, references.previous, layout)
-        if references.previous
-        else None,
-        factors=factor_positions(layout),
-        size=size,
-        pseudo_rank=policy.pseudo_rank,
-    )
-    largest_rank = max((pair.a.shape[0] for pair in pairs), default=0)
-    is_cut = policy.pseudo_rank is not None and policy.pseudo_rank < largest_rank
-    if is_cut and not any(best.modules):
-        raise BudgetExceededError(
-            f"the adapter cannot be kept within {policy.budget:g} with a pseudo-rank of "
-            f"{policy.pseudo_rank}.",
-            hint="Give a larger budget or pseudo-rank, or leave the pseudo-rank to the budget.",
-        )
-    serialized = next((serialized for coded, serialized in outcomes if coded is best), None)
-    if serialized is None:
-        serialized = serialize(adapter, best.modules, None, ())
-    if any(best.modules) or policy.budget == 0:
-        return serialized
-    if any(any(coded.modules) for coded, _ in outcomes):
-        return replace(serialized, reason="coded, the adapter would not be smaller")
-    return replace(serialized, reason=_COARSE if any(energies(pairs)) else _ZERO)
-
-
-def serialize(
-    adapter: Adapter,
-    modules: Sequence[StoredModule | None],
-    previous: Digest | None,
-    sources: Sequence[Digest],
-) -> SerializedAdapter:
-    """Serialize coded modules and the tensors that are kept bit for bit.
-
-    Args:
-        adapter: Has the tensors.
-        modules: By position in `Layout.modules()`; None: keep the tensors of its factor pair.
-        previous: Adapter object whose decoded factors enter.
-        sources: Objects that the modules refer to.
-    """
-    layout, layout_bytes = adapter.layout, adapter.layout.to_bytes()
-    passengers: dict[Digest, bytes] = {}
-    external: dict[int, Digest] = {}
-    verbatim: dict[int, bytes] = {}
-    for index in sorted({*layout.passengers, *_uncoded(layout, modules)}):
-        spec = layout.tensors[index]
-        content = bytes(item_of(spec.key, adapter.tensors[spec.key]).content)
-        if index in layout.passengers and len(content) >= EXTERNAL_BYTES:
-            packed = encode_tensor(content, dtype=spec.dtype)
-            external[index] = sha256(packed)
-            passengers[external[index]] = packed
-        else:
-            verbatim[index] = content
-    stored = StoredAdapter(
-        layout=sha256(layout_bytes),
-        previous=previous,
-        sources=tuple(sources),
-        modules=tuple(modules),
-        verbatim=verbatim,
-        external=external,
-    )
-    content = adapter_object.encode(stored, layout)
-    digest = sha256(content)
-    objects = {digest: content, stored.layout: layout_bytes} | passengers
-    return SerializedAdapter(stored=stored, digest=digest, objects=objects)
-
-
-def decode(reader: Reader, serialized: SerializedAdapter, adapter: Adapter) -> Adapter:
-    """Decode an adapter that is not stored yet, as a checkout would."""
-    tensors = reader.beside(serialized.objects).tensors(serialized.digest)
-    return replace(adapter, tensors=tensors)
 
 
 def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -387,13 +342,3 @@ def _files(
         original=entries(adapter.original if policy.keep_original else {}),
     )
     return note, objects
-
-
-def _uncoded(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:
-    """Return the tensors of the factor pairs that are not coded."""
-    return {
-        index
-        for position, number in enumerate(factor_positions(layout))
-        if modules[position] is None
-        for index in (layout.factors[number].a, layout.factors[number].b)
-    }

@@ -23,18 +23,20 @@ from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef,
 from share_registry.names import CommitNumber, SpaceName, TaskName, task_name
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_modules
-from share_registry.registry.commands.duplicates import commit_of_key
 from share_registry.registry.commands.encode import (
     EncodedAdapter,
     NewBasis,
     check_shapes,
     encode_adapter,
+    note_for,
+    preview_commit,
+    record_entry,
 )
-from share_registry.registry.commands.notes import note_for, preview_commit, record_entry
 from share_registry.registry.commands.preconditions import (
     CommitOptions,
     check_name,
     check_options,
+    commit_of_key,
     next_version,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish

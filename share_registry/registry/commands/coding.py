@@ -1,0 +1,326 @@
+"""Code one adapter in integers: what it may be coded against, and the objects that come of it.
+
+It may refer to earlier versions, to the space's basis, and to rows of other adapters. The bytes
+that the integers lead to are decoded again as a checkout would.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+import torch
+
+from share_registry.algebra.absorb import CodedAdapter, absorb
+from share_registry.algebra.batch import energies
+from share_registry.algebra.error import FactorPair
+from share_registry.algebra.project import project
+from share_registry.catalog.queries import lookups
+from share_registry.errors import BudgetExceededError, IntegrityError, NotFoundError
+from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.factor_pairs import factor_dtypes, factor_positions
+from share_registry.exchange.tensors import item_of
+from share_registry.format import adapter_object
+from share_registry.format.canonical import sha256
+from share_registry.format.layout import Layout
+from share_registry.format.object_file import encode_tensor
+from share_registry.format.records import TaskVersionRef
+from share_registry.materialize.decoder import MAX_CHAIN, Reader
+from share_registry.names import Digest, SpaceName, TaskName
+from share_registry.registry.context import Context
+from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide
+from share_registry.values.policy import Policy
+
+_LOG: Final = logging.getLogger(__name__)
+FIRST: Final = 8
+LATEST: Final = 4
+# Earlier adapters whose rows are tried. The version before and what it refers to, then the first
+# and the latest of the space; the basis comes on top.
+MAX: Final = 12
+# Passengers from this size on are objects of their own, shared by every adapter that has the same
+# bytes.
+EXTERNAL_BYTES: Final = 64 << 10
+_ZERO: Final = "no module has a product to code"
+# Why an adapter is kept bit for bit where no coding of it is within the budget
+COARSE: Final = "the precision of the tensors' element types does not meet it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """What an adapter is coded against.
+
+    Attributes:
+        previous: Adapter object whose decoded factors may enter.
+        sources: Objects whose rows may be referred to, most promising first.
+        lost: Those that cannot be read, and are left out.
+    """
+
+    previous: Digest | None = None
+    sources: tuple[Digest, ...] = ()
+    lost: tuple[Digest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerializedAdapter:
+    """An adapter in integers and as objects.
+
+    Attributes:
+        objects: The adapter object, its layout and its large passengers.
+        reason: Why it is kept bit for bit although a budget allows more; empty where it is not.
+    """
+
+    stored: StoredAdapter
+    digest: Digest
+    objects: Mapping[Digest, bytes] = field(repr=False)
+    reason: str = ""
+
+
+def choose_references(
+    context: Context,
+    reader: Reader,
+    space: SpaceName,
+    task: TaskName,
+    policy: Policy,
+    *,
+    parents: Sequence[TaskVersionRef] = (),
+    bases: Sequence[Digest] = (),
+    siblings: Sequence[Digest] = (),
+) -> References:
+    """Choose what the next version of a task is tried against; none where the policy says so.
+
+    In this order: bases, the version before (or the first declared parent) and what it refers to,
+    declared parents, siblings of the same commit, the first and the latest adapters of the space.
+
+    What cannot be read is left out: it would make the new version unreadable too, and must not keep
+    a sound adapter from being committed. A chain of previous versions that is too long to read is
+    cut (spec DEC-09).
+
+    Args:
+        context: The registry.
+        reader: Reads the space's objects, and those of the commit in the making.
+        space: The space.
+        task: The task.
+        policy: Of the commit.
+        parents: Task versions that the adapter is declared to be derived from.
+        bases: Basis objects to try besides the space's.
+        siblings: Adapter objects of the same commit.
+    """
+    if policy.k or not policy.references or policy.budget == 0:
+        return References()
+    with context.catalog.begin() as session:
+        latest = lookups.latest_version(session, space, task)
+        rows = [
+            lookups.version_row(session, space, parent.task, parent.version)
+            for parent in parents[:MAX]
+        ]
+        space_basis = lookups.current_basis(session, space)
+        early_and_late = lookups.candidate_adapters(session, space, first=FIRST, latest=LATEST)
+    declared = [row.adapter_digest for row in rows if row is not None]
+    before = latest.adapter_digest if latest is not None else next(iter(declared), None)
+    near = [] if before is None else [before, *_sources_of(reader, before)]
+    adapters = [*near, *declared, *siblings[:FIRST], *siblings[-LATEST:], *early_and_late]
+    all_bases = [
+        *bases,
+        *([space_basis.digest] if space_basis is not None else []),
+        *(digest for digest in near if _is_readable(reader, digest) and reader.is_basis(digest)),
+    ]
+    first = tuple(dict.fromkeys(all_bases))
+    tried = (*first, *[digest for digest in dict.fromkeys(adapters) if digest not in first][:MAX])
+    sources = tuple(digest for digest in tried if _is_readable(reader, digest))
+    lost = set(tried) - set(sources)
+    if before is not None and not _is_readable(reader, before, rows=True):
+        lost.add(before)
+        before = None
+    if before is not None and reader.chain(before) >= MAX_CHAIN:
+        before = None
+    return References(previous=before, sources=sources, lost=tuple(sorted(lost)))
+
+
+def project_onto(
+    reader: Reader, adapter: Adapter, pairs: Sequence[FactorPair], basis: Digest, policy: Policy
+) -> SerializedAdapter:
+    """Project an adapter onto a basis, on the device of its pairs.
+
+    The error is not limited: it is the caller's to record.
+    """
+    coded = project(
+        pairs,
+        basis=candidate(reader, basis, adapter.layout),
+        dtypes=factor_dtypes(adapter.layout),
+        pseudo_rank=policy.pseudo_rank,
+        factors=factor_positions(adapter.layout),
+    )
+    return serialize(adapter, coded.modules, None, [basis] if coded.sources else [])
+
+
+def code_within_budget(
+    reader: Reader,
+    adapter: Adapter,
+    pairs: list[FactorPair],
+    references: References,
+    policy: Policy,
+) -> SerializedAdapter:
+    """Code an adapter within its budget in the fewest bytes, on the device of its pairs.
+
+    Raises BudgetExceededError where the pseudo-rank keeps it from its budget.
+    """
+    layout = adapter.layout
+    outcomes: list[tuple[CodedAdapter, SerializedAdapter]] = []
+
+    def size(coded: CodedAdapter) -> int:
+        serialized = serialize(
+            adapter,
+            coded.modules,
+            references.previous if coded.previous else None,
+            [references.sources[number] for number in coded.sources],
+        )
+        outcomes.append((coded, serialized))
+        return len(serialized.objects[serialized.digest])
+
+    best = absorb(
+        pairs,
+        budget=policy.budget,
+        dtypes=factor_dtypes(layout),
+        candidates=[candidate(reader, digest, layout) for digest in references.sources],
+        previous=previous_rows(reader, references.previous, layout)
+        if references.previous
+        else None,
+        factors=factor_positions(layout),
+        size=size,
+        pseudo_rank=policy.pseudo_rank,
+    )
+    largest_rank = max((pair.a.shape[0] for pair in pairs), default=0)
+    is_cut = policy.pseudo_rank is not None and policy.pseudo_rank < largest_rank
+    if is_cut and not any(best.modules):
+        raise BudgetExceededError(
+            f"the adapter cannot be kept within {policy.budget:g} with a pseudo-rank of "
+            f"{policy.pseudo_rank}.",
+            hint="Give a larger budget or pseudo-rank, or leave the pseudo-rank to the budget.",
+        )
+    serialized = next((serialized for coded, serialized in outcomes if coded is best), None)
+    if serialized is None:
+        serialized = serialize(adapter, best.modules, None, ())
+    if any(best.modules) or policy.budget == 0:
+        return serialized
+    if any(any(coded.modules) for coded, _ in outcomes):
+        return replace(serialized, reason="coded, the adapter would not be smaller")
+    return replace(serialized, reason=COARSE if any(energies(pairs)) else _ZERO)
+
+
+def serialize(
+    adapter: Adapter,
+    modules: Sequence[StoredModule | None],
+    previous: Digest | None,
+    sources: Sequence[Digest],
+) -> SerializedAdapter:
+    """Serialize coded modules and the tensors that are kept bit for bit.
+
+    Args:
+        adapter: Has the tensors.
+        modules: By position in `Layout.modules()`; None: keep the tensors of its factor pair.
+        previous: Adapter object whose decoded factors enter.
+        sources: Objects that the modules refer to.
+    """
+    layout, layout_bytes = adapter.layout, adapter.layout.to_bytes()
+    passengers: dict[Digest, bytes] = {}
+    external: dict[int, Digest] = {}
+    verbatim: dict[int, bytes] = {}
+    for index in sorted({*layout.passengers, *_uncoded(layout, modules)}):
+        spec = layout.tensors[index]
+        content = bytes(item_of(spec.key, adapter.tensors[spec.key]).content)
+        if index in layout.passengers and len(content) >= EXTERNAL_BYTES:
+            packed = encode_tensor(content, dtype=spec.dtype)
+            external[index] = sha256(packed)
+            passengers[external[index]] = packed
+        else:
+            verbatim[index] = content
+    stored = StoredAdapter(
+        layout=sha256(layout_bytes),
+        previous=previous,
+        sources=tuple(sources),
+        modules=tuple(modules),
+        verbatim=verbatim,
+        external=external,
+    )
+    content = adapter_object.encode(stored, layout)
+    digest = sha256(content)
+    objects = {digest: content, stored.layout: layout_bytes} | passengers
+    return SerializedAdapter(stored=stored, digest=digest, objects=objects)
+
+
+def decode(reader: Reader, serialized: SerializedAdapter, adapter: Adapter) -> Adapter:
+    """Decode an adapter that is not stored yet, as a checkout would."""
+    tensors = reader.beside(serialized.objects).tensors(serialized.digest)
+    return replace(adapter, tensors=tensors)
+
+
+def candidate(reader: Reader, digest: Digest, layout: Layout) -> list[StoredModule | None]:
+    """Return the blocks of an object for the modules of a layout, by position."""
+    shapes = {shape.module: shape for shape in layout.modules()}
+    if reader.is_basis(digest):
+        basis = reader.basis(digest)
+        return [_block(basis, name, shape.in_, shape.out) for name, shape in shapes.items()]
+    opened = reader.open(digest)
+    modules = {
+        shape.module: opened.module(shape.module)
+        for shape in opened.layout.modules()
+        if shape.module in shapes
+        and (shape.in_, shape.out) == (shapes[shape.module].in_, shapes[shape.module].out)
+    }
+    return [modules.get(name) for name in shapes]
+
+
+def previous_rows(
+    reader: Reader, digest: Digest, layout: Layout
+) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    """Return the decoded factors of an adapter object for the modules of a layout.
+
+    None for a module that it does not have in that shape.
+    """
+    opened, rows = reader.open(digest), reader.rows(digest)
+    before = {shape.module: shape for shape in opened.layout.modules()}
+    return [
+        rows[opened.modules[shape.module]] if before.get(shape.module) == shape else None
+        for shape in layout.modules()
+    ]
+
+
+def _uncoded(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:
+    """Return the tensors of the factor pairs that are not coded."""
+    return {
+        index
+        for position, number in enumerate(factor_positions(layout))
+        if modules[position] is None
+        for index in (layout.factors[number].a, layout.factors[number].b)
+    }
+
+
+def _block(basis: StoredBasis, module: str, width: int, out: int) -> StoredModule | None:
+    rows = basis.modules.get(module)
+    if rows is None or (rows[0].shape[1], rows[1].shape[1]) != (width, out):
+        return None
+    a, b = (
+        StoredSide(previous=False, terms=(), scales=np.zeros(len(own), np.float32), own=own)
+        for own in rows
+    )
+    return StoredModule(a=a, b=b, error=0.0)
+
+
+def _sources_of(reader: Reader, digest: Digest) -> tuple[Digest, ...]:
+    return reader.open(digest).stored.sources if _is_readable(reader, digest) else ()
+
+
+def _is_readable(reader: Reader, digest: Digest, *, rows: bool = False) -> bool:
+    """Tell whether an object, or also all that its rows are decoded from, is there and whole."""
+    try:
+        if reader.is_basis(digest):
+            reader.basis(digest)
+        elif rows:
+            reader.rows(digest)
+        else:
+            reader.open(digest)
+    except (IntegrityError, NotFoundError) as error:
+        _LOG.warning("object %s cannot be read: %s", digest, error)
+        return False
+    return True
