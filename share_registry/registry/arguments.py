@@ -5,6 +5,7 @@ name of a parameter what it must be; `guarded` puts it before every public metho
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import cache, wraps
@@ -27,6 +28,9 @@ Ref = str | Commit | ResolvedReference
 Progress = Callable[[str, int, int], None]
 # Takes a parameter's name and value, returns the value to use, raises InvalidInputError
 _Check = Callable[[str, Any], Any]
+# Half characters, in which Python keeps bytes that are no UTF-8; in a path they may stand for such
+_NO_TEXT: Final = re.compile("[\ud800-\udfff]")
+_NO_PATH: Final = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 # Parameters that may be paths, whose names need be no text
 _PATHS: Final = ("adapter", "adapters", "root")
 
@@ -123,7 +127,7 @@ def _check_unicode(name: str, value: Any) -> None:
     """
     texts = [value, *value.values(), *value] if isinstance(value, Mapping) else [value]
     for text in texts:
-        if isinstance(text, str) and not _encodes(text):
+        if isinstance(text, str) and _NO_TEXT.search(text):
             raise _wrong(
                 name,
                 text,
@@ -135,23 +139,8 @@ def _check_unicode(name: str, value: Any) -> None:
 def _check_path(name: str, value: Any) -> None:
     """Check that what may be a path is one that a system can have. Raises InvalidInputError."""
     for path in value.values() if isinstance(value, Mapping) else [value]:
-        if isinstance(path, str | os.PathLike) and not _is_path(path):
+        if isinstance(path, str | os.PathLike) and _NO_PATH.search(os.fsdecode(path)):
             raise _wrong(name, path, "a path", "A path has no NUL and no half character.")
-
-
-def _is_path(path: str | os.PathLike[Any]) -> bool:
-    plain = os.fspath(path)
-    if isinstance(plain, bytes):
-        return b"\0" not in plain
-    return "\0" not in plain and _encodes(plain, "surrogateescape")
-
-
-def _encodes(text: str, errors: str = "strict") -> bool:
-    try:
-        text.encode(errors=errors)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _of(types: Any, expected: str, hint: str) -> _Check:

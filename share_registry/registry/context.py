@@ -275,12 +275,9 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
     if url is None:
         return replay_in_memory(store)
     if place.catalog is not None or place.root is None:
-        return _check_identity(
-            Catalog.open(url, mode=mode, store_id=store.identity), store.identity
-        )
+        return _open_own(url, mode, store)
     try:
-        embedded = Catalog.open(url, mode="c" if mode == "w" else mode, store_id=store.identity)
-        return _check_identity(embedded, store.identity)
+        return _open_own(url, "c" if mode == "w" else mode, store)
     except (CatalogError, ConflictError) as error:
         _LOG.info("catalog %s cannot be used (%s); reading the store instead", url, error.message)
         if mode == "r":
@@ -288,16 +285,18 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
         if isinstance(error, ConflictError) or "db upgrade" in error.hint:
             raise
     _move_aside(place.root, outside)
-    return _check_identity(Catalog.open(url, mode="c", store_id=store.identity), store.identity)
+    return _open_own(url, "c", store)
 
 
-def _check_identity(catalog: Catalog, identity: str) -> Catalog:
-    """Check that a catalog is an index of this store. Raises CatalogError."""
-    if catalog.store_id == identity:
+def _open_own(url: str, mode: str, store: Store) -> Catalog:
+    """Open a catalog that is an index of this store. Raises CatalogError."""
+    catalog = Catalog.open(url, mode=mode, store_id=store.identity)
+    if catalog.store_id == store.identity:
         return catalog
     catalog.close()
     raise CatalogError(
-        f"catalog {catalog.safe_url} is of store {catalog.store_id}, the store is {identity}.",
+        f"catalog {catalog.safe_url} is of store {catalog.store_id}, "
+        f"the store is {store.identity}.",
         hint="Give the catalog that belongs to this store, or an empty database.",
     )
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
 
 import torch
 
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.lookups import Head
 from share_registry.catalog.queries.resolution import versions_of
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
@@ -29,23 +30,19 @@ from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
 from share_registry.materialize.fast import Pass, RepeatedPass
 from share_registry.materialize.recipe import recipe_of
-from share_registry.names import Digest
-from share_registry.registry.arguments import Ref, reference
+from share_registry.names import Digest, SpaceName
+from share_registry.registry.arguments import Ref, reference, references
 from share_registry.registry.checkout.checkout import (
     describe,
     is_narrowing,
     task_note,
     without_error,
 )
+from share_registry.registry.registry import Registry
 from share_registry.registry.sync import read_layout, read_note, unchanged
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
-
-if TYPE_CHECKING:
-    from share_registry.catalog.queries.lookups import Head
-    from share_registry.names import SpaceName
-    from share_registry.registry.registry import Registry
-    from share_registry.values.task_version import TaskVersion
+from share_registry.values.task_version import TaskVersion
 
 # One reference or several
 Refs = Ref | Iterable[Ref]
@@ -73,14 +70,6 @@ class PreparedPass:
     run: Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Resolutions:
-    """What references meant when the spaces had these heads."""
-
-    heads: "Mapping[SpaceName, Head]"
-    versions: "dict[str, TaskVersion]"
-
-
 class Materializer:
     """Make adapters from rows that are resident on a device.
 
@@ -101,7 +90,7 @@ class Materializer:
 
     def __init__(
         self,
-        registry: "Registry",
+        registry: Registry,
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str | None = None,
@@ -134,7 +123,8 @@ class Materializer:
         self._recycled = Recycled()
         self._scratch = Buffers(target_device)
         self._seats: WeakKeyDictionary[Any, swapping.Seat] = WeakKeyDictionary()
-        self._resolutions = _Resolutions(heads={}, versions={})
+        # what references meant when the spaces had these heads: one value, for threads
+        self._resolutions: tuple[Mapping[SpaceName, Head], dict[str, TaskVersion]] = ({}, {})
         self._layout = lru_cache(_DESCRIBED)(partial(read_layout, self._context.store))
         self._note = lru_cache(_NOTES)(partial(read_note, self._context.store))
         self._described = lru_cache(_DESCRIBED)(self._describe)
@@ -286,9 +276,8 @@ class Materializer:
                     "the model has an adapter merged already.", hint="Call `unmerge(model)` first."
                 )
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
-            originals = weights.merge(model, adapter)
             # kept with the model, which may outlive this materializer or be copied
-            setattr(model, _MERGED, originals)
+            setattr(model, _MERGED, weights.merge(model, adapter))
             self._target.idle()
 
     def unmerge(self, model: Any) -> None:
@@ -324,20 +313,19 @@ class Materializer:
         return finished
 
     def _adapters(
-        self, rows: "Mapping[str, TaskVersion]", factors: Mapping[Digest, Factors]
+        self, rows: Mapping[str, TaskVersion], factors: Mapping[Digest, Factors]
     ) -> dict[str, Adapter]:
-        adapters = {}
-        for ref, row in rows.items():
-            described = self._described(row)
-            adapters[ref] = replace(
-                described,
-                tensors=factors[row.adapter_digest],
-                config=copy_json(described.config),
-                attachments=dict(described.attachments),
+        return {
+            ref: replace(
+                adapter,
+                tensors=factors[rows[ref].adapter_digest],
+                config=copy_json(adapter.config),
+                attachments=dict(adapter.attachments),
             )
-        return adapters
+            for ref, adapter in ((ref, self._described(row)) for ref, row in rows.items())
+        }
 
-    def _versions(self, refs: Refs) -> "dict[str, TaskVersion]":
+    def _versions(self, refs: Refs) -> dict[str, TaskVersion]:
         """Return what references mean now.
 
         It takes no SQL statement where no commit was made since they were resolved last.
@@ -349,26 +337,25 @@ class Materializer:
                 f"refs is a {type(refs).__name__}, expected references.",
                 hint="Give a text such as cola@v3, or a list of them.",
             )
-        each = [refs] if isinstance(refs, str | Commit | ResolvedReference) else refs
-        texts = [reference(ref) for ref in each]
-        last = self._resolutions
+        texts = references(refs)
+        last_heads, versions = self._resolutions
         if (
             not self._context.closed
-            and last.versions.keys() >= set(texts)
-            and unchanged(self._context.store, last.heads)
+            and versions.keys() >= set(texts)
+            and unchanged(self._context.store, last_heads)
         ):
-            return {text: last.versions[text] for text in texts}
+            return {text: versions[text] for text in texts}
         with self._context.reading() as session:
             heads = lookups.heads(session)
-            still_valid = last.heads == heads and len(last.versions) < _REMEMBERED
-            versions = last.versions if still_valid else {}
+            if last_heads != heads or len(versions) >= _REMEMBERED:
+                versions = {}
             missing = [text for text in dict.fromkeys(texts) if text not in versions]
             if missing:
                 versions = versions | versions_of(session, missing, space=self._space)
-        self._resolutions = _Resolutions(heads=heads, versions=versions)
+        self._resolutions = heads, versions
         return {text: versions[text] for text in texts}
 
-    def _describe(self, row: "TaskVersion") -> Adapter:
+    def _describe(self, row: TaskVersion) -> Adapter:
         layout = self._layout(row.layout_digest)
         note = task_note(self._note(row.note_digest), row)
         adapter = describe(self._context, row, note, layout)

@@ -77,10 +77,11 @@ class Registry:
         """
         from share_registry.outside.files import Outside
 
-        opened = open_context(
-            location, store=store, space=space, mode=mode, outside=Outside(), device=device
+        return Registry(
+            *open_context(
+                location, store=store, space=space, mode=mode, outside=Outside(), device=device
+            )
         )
-        return Registry(*opened)
 
     @property
     def location(self) -> str:
@@ -233,8 +234,7 @@ class Registry:
             allow_duplicate=allow_duplicate,
             dry_run=dry_run,
         )
-        sources = [(task, adapter)]
-        return commit_sources(self._context, sources, self._scope_of(space), options)
+        return commit_sources(self._context, [(task, adapter)], self._scope_of(space), options)
 
     def commit_many(
         self,
@@ -273,8 +273,7 @@ class Registry:
             allow_duplicate=allow_duplicate,
             dry_run=dry_run,
         )
-        sources = list(adapters.items())
-        return commit_sources(self._context, sources, self._scope_of(space), options)
+        return commit_sources(self._context, list(adapters.items()), self._scope_of(space), options)
 
     def refit(
         self,

@@ -118,7 +118,8 @@ def test_aliases_and_tags_are_found(session: Session) -> None:
 
 
 def test_labels_and_metrics_are_found(session: Session) -> None:
-    assert lookups.annotation_names(session, "base", "cola", 2) == {"team", "accuracy"}
+    assert set(lookups.labels_of(session, "base", "cola", 2)) == {"team"}
+    assert set(lookups.metrics_of(session, "base", "cola", 2)) == {"accuracy"}
     assert lookups.labels_of(session, "base", "cola", 1) == {"team": "search"}
     assert lookups.metrics_of(session, "base", "mnli", 1) == {}
 

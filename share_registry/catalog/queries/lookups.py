@@ -313,15 +313,6 @@ def metrics_of(session: Session, space: str, task: str, version: int) -> dict[st
     }
 
 
-def annotation_names(session: Session, space: str, task: str, version: int) -> set[str]:
-    """Return the names of the labels and metrics a task version has now."""
-    return {
-        name
-        for row in (LabelRow, MetricRow)
-        for name, _ in _annotations(session, row, space, task, version)
-    }
-
-
 def _annotations(
     session: Session, row: type[LabelRow | MetricRow], space: str, task: str, version: int
 ) -> list[tuple[str, str]]:

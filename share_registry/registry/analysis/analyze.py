@@ -6,6 +6,7 @@ No registry is needed, and nothing is written.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, Final, TypeVar
 
 import torch
@@ -70,8 +71,7 @@ def analyze(
     if isinstance(context := getattr(subject, "context", None), Context):
         return analyze_space(context, subject.scope, budgets=budgets, progress=progress)
     progress = progress or ignore_progress
-    adapters = read_subject(subject, outside=Outside(), progress=progress)
-    return _analyze(adapters, budgets, progress)
+    return _analyze(read_subject(subject, outside=Outside(), progress=progress), budgets, progress)
 
 
 def analyze_space(
@@ -140,7 +140,16 @@ def _analyze(
     kin = kinships(names, distance, a, b, chance, lost)
     verdict = statements(names, kin, continued, lost, by_budget)
     return Analysis(
-        adapters=tuple(map(_describe, adapters)),
+        adapters=tuple(
+            AnalysedAdapter(
+                name=adapter.name,
+                modules=len(adapter.pairs),
+                rank=max((pair.a.shape[0] for pair in adapter.pairs), default=0),
+                parameters=adapter.parameters,
+                raw_bytes=adapter.raw_bytes,
+            )
+            for adapter in adapters
+        ),
         verdict=" ".join(statement.text for statement in verdict),
         statements=verdict,
         forecasts=by_budget,
@@ -159,16 +168,6 @@ def _check_above_zero(budget: float) -> float:
             "budget 0 keeps every bit: there is nothing to forecast.", hint="Give budgets above 0."
         )
     return float(budget)
-
-
-def _describe(adapter: FactoredAdapter) -> AnalysedAdapter:
-    return AnalysedAdapter(
-        name=adapter.name,
-        modules=len(adapter.pairs),
-        rank=max((pair.a.shape[0] for pair in adapter.pairs), default=0),
-        parameters=adapter.parameters,
-        raw_bytes=adapter.raw_bytes,
-    )
 
 
 def _nearest_earlier(distance: Tensor, *, within: float) -> dict[int, int]:
@@ -201,8 +200,8 @@ def _stacks(
 ) -> tuple[list[Stack], list[Spectrum], list[str]]:
     """Return the stacks and spectra of all modules, or of as many as can be done in time."""
     modules = _by_module(parts)
-    work = sum(map(_work, modules.values()))
-    keys = _spread(list(modules), max(int(_MAX_WORK * len(modules) / max(work, 1.0)), 2))
+    work = max(_work(modules), 1.0)
+    keys = _spread(list(modules), max(int(_MAX_WORK * len(modules) / work), 2))
     stacks, spectra = [], []
     for done, key in enumerate(keys, start=1):
         progress("spectra", done, len(keys))
@@ -211,10 +210,9 @@ def _stacks(
             stacks.append(stack(rows))
             units = [part / torch.linalg.vector_norm(part) for part in rows]
             spectra.append(_spectrum(key[0], side, units))
-    notes = []
-    if len(keys) < len(modules):
-        notes.append(f"spectra of {len(keys)} of {len(modules)} modules, spread evenly.")
-    return stacks, spectra, notes
+    if len(keys) == len(modules):
+        return stacks, spectra, []
+    return stacks, spectra, [f"spectra of {len(keys)} of {len(modules)} modules, spread evenly."]
 
 
 def _spectrum(module: str, side: Side, rows: Sequence[Tensor]) -> Spectrum:
@@ -247,7 +245,7 @@ def _leave_out(
     modules = _by_module(parts)
     if len(parts) < 2 or not modules:
         return (), []
-    work = sum(map(_work, modules.values()))
+    work = _work(modules)
     count, depth = len(parts), len(modules)
     while work * count * depth / len(modules) > _MAX_WORK and (count > 2 or depth > 2):
         if count > depth:
@@ -282,14 +280,13 @@ def _leave_out(
     return tuple(lost), [note]
 
 
-def _work(modules: Sequence[Weighted]) -> float:
+def _work(modules: _Modules) -> float:
     """Return about how many multiplications the Grams and eigenproblems of both sides take."""
     work = 0.0
-    for side in Side:
-        rows = [module.side(side) for module in modules]
+    for members, side in product(modules.values(), Side):
+        rows = [module.side(side) for module in members]
         count, width = sum(map(len, rows)), rows[0].shape[1]
-        small = min(count, width)
-        work += count * width * small + 10 * small**3
+        work += count * width * min(count, width) + 10 * min(count, width) ** 3
     return work
 
 

@@ -74,12 +74,18 @@ class _Coded:
             return pair.a.float(), pair.b.float()
         before = self.previous.rows(module) if self.previous is not None else None
         before_a, before_b = before or (None, None)
-        sides = []
-        for side, earlier in ((Side.A, before_a), (Side.B, before_b)):
-            terms = stored.side(side).terms
-            blocks = [self.sources[term.source].own_rows(module, side) for term in terms]
-            sides.append(decode_side(stored.side(side), previous=earlier, blocks=blocks))
-        return sides[0], sides[1]
+        a, b = (
+            decode_side(
+                stored.side(side),
+                previous=earlier,
+                blocks=[
+                    self.sources[term.source].own_rows(module, side)
+                    for term in stored.side(side).terms
+                ],
+            )
+            for side, earlier in ((Side.A, before_a), (Side.B, before_b))
+        )
+        return a, b
 
 
 def forecasts(
@@ -103,8 +109,12 @@ def forecasts(
     rows = [gaussian_rows(adapter.pairs) for adapter in adapters]
     by_budget = []
     for number, budget in enumerate(budgets):
-        step = partial(_tell, progress, number * len(adapters), len(budgets) * len(adapters))
-        alone, shared = _code_in_turn(adapters, budget, before, step)
+        alone, shared = _code_in_turn(
+            adapters,
+            budget,
+            before,
+            partial(_tell, progress, number * len(adapters), len(budgets) * len(adapters)),
+        )
         joint = alone * (1.0 - _joint_saving(adapters, budget, stacks))
         bound = sum(bits_per_element(*part, budget=budget) * float(part[1].sum()) for part in rows)
         by_budget.append(
@@ -172,9 +182,6 @@ def _code(
         smallest[alone] = min(bits, smallest.get(alone, bits))
         return round(bits / 8)
 
-    rows = None
-    if previous is not None:
-        rows = [_rows_of_shape(previous.rows(pair.module), pair) for pair in pairs]
     outcome = absorb(
         pairs,
         budget=budget,
@@ -183,15 +190,16 @@ def _code(
             [candidate.block(pair.module, (pair.a.shape[1], pair.b.shape[1])) for pair in pairs]
             for candidate in candidates
         ],
-        previous=rows,
+        previous=[_rows_of_shape(previous.rows(pair.module), pair) for pair in pairs]
+        if previous is not None
+        else None,
         factors=factor_positions(adapter.layout),
         size=size,
     )
     bits = _bits(outcome, pairs, dtypes)
-    modules = [pair.module for pair in pairs]
     coded = _Coded(
         adapter=adapter,
-        modules=dict(zip(modules, outcome.modules, strict=True)),
+        modules=dict(zip([pair.module for pair in pairs], outcome.modules, strict=True)),
         sources=[candidates[number] for number in outcome.sources],
         previous=previous if outcome.previous else None,
     )
@@ -236,7 +244,7 @@ def _rows_of_shape(rows: Rows | None, pair: FactorPair) -> Rows | None:
 def _joint_saving(
     adapters: Sequence[FactoredAdapter], budget: float, stacks: Sequence[Stack]
 ) -> float:
-    steps = [_relative_step(adapter, budget) for adapter in adapters]
+    steps = (_relative_step(adapter, budget) for adapter in adapters)
     logs = [log(step) for step in steps if step > 0.0]
     if len(adapters) < 2 or not logs:
         return 0.0

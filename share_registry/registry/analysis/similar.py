@@ -3,7 +3,7 @@
 import os
 from math import inf, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from share_registry.algebra.error import norm
 from share_registry.algebra.overlap import products_with, row_overlap
@@ -16,19 +16,17 @@ from share_registry.outside.files import Kind
 from share_registry.registry.analysis.verdict import CONTINUES, one_start
 from share_registry.registry.arguments import Progress, ignore_progress, reference
 from share_registry.registry.checkout.factored import FactoredAdapter, read_adapter, read_factored
+from share_registry.registry.context import Context
 from share_registry.values.analyses import Neighbour, Similar
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
-
-if TYPE_CHECKING:
-    from share_registry.registry.context import Context
-    from share_registry.values.task_version import TaskVersion
+from share_registry.values.task_version import TaskVersion
 
 DEFAULT_LIMIT: Final = 10
 
 
 def similar(
-    context: "Context",
+    context: Context,
     adapter: Any,
     *,
     space: str | None,
@@ -65,8 +63,8 @@ def similar(
 
 
 def _read_asked(
-    context: "Context", adapter: Any, space: str | None
-) -> "tuple[FactoredAdapter, TaskVersion | None]":
+    context: Context, adapter: Any, space: str | None
+) -> tuple[FactoredAdapter, TaskVersion | None]:
     """Return the adapter asked about, and the version it is where it is one."""
     if isinstance(adapter, Commit | ResolvedReference):
         return _read_version(context, reference(adapter), space)
@@ -76,20 +74,19 @@ def _read_asked(
         except (InvalidInputError, NotFoundError):
             if context.outside.kind(Path(adapter)) is not Kind.DIRECTORY:
                 raise
-    is_path = isinstance(adapter, str | os.PathLike)
-    name = os.fspath(adapter) if is_path else "the adapter given"
+    name = os.fspath(adapter) if isinstance(adapter, str | os.PathLike) else "the adapter given"
     return read_adapter(name, adapter, task="asked", outside=context.outside), None
 
 
 def _read_version(
-    context: "Context", ref: str, space: str | None
-) -> "tuple[FactoredAdapter, TaskVersion]":
+    context: Context, ref: str, space: str | None
+) -> tuple[FactoredAdapter, TaskVersion]:
     with context.reading() as session:
         row = version_of(session, ref, space=space)
     return read_factored(context, row), row
 
 
-def _compare(asked: FactoredAdapter, row: "TaskVersion", stored: FactoredAdapter) -> Neighbour:
+def _compare(asked: FactoredAdapter, row: TaskVersion, stored: FactoredAdapter) -> Neighbour:
     size, stored_size = norm(asked.pairs), norm(stored.pairs)
     product = products_with(asked.pairs, stored.pairs)
     overlap, chance = row_overlap([asked.pairs, stored.pairs], Side.A)

@@ -75,7 +75,11 @@ def statements(
     """Return the verdict, sentence by sentence."""
     shown = min(forecasts, key=lambda forecast: abs(forecast.budget - _REFERENCE))
     if len(names) < 2:
-        return (_on_single(names, shown),)
+        text = (
+            "One adapter has nothing to share with: it gains from precision, "
+            f"{shown.bits_alone:.2f} bits per parameter at a budget of {100 * shown.budget:g} %."
+        )
+        return (Statement(kind="one adapter", text=text, adapters=tuple(names)),)
     verdict = [*map(_on_continued, continued), *(_on_kinship(each, len(names)) for each in kin)]
     related = {name for statement in verdict for name in statement.adapters}
     rest = tuple(name for name in names if name not in related)
@@ -181,14 +185,6 @@ def _on_precision(
     if shown.saving < _WORTH:
         text += f" Sharing saves {100 * max(shown.saving, 0.0):.0f} %."
     return Statement(kind="precision", text=text, adapters=rest)
-
-
-def _on_single(names: Sequence[str], shown: Forecast) -> Statement:
-    text = (
-        "One adapter has nothing to share with: it gains from precision, "
-        f"{shown.bits_alone:.2f} bits per parameter at a budget of {100 * shown.budget:g} %."
-    )
-    return Statement(kind="one adapter", text=text, adapters=tuple(names))
 
 
 def _some(names: Sequence[str]) -> str:

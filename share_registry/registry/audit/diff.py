@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from share_registry.algebra.error import relative_change
 from share_registry.catalog.queries import log, task_pages
 from share_registry.catalog.queries.resolution import resolve
+from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError
+from share_registry.exchange.adapter import Adapter
 from share_registry.names import TaskName
 from share_registry.registry.checkout.checkout import checkout
 from share_registry.registry.context import Context
 from share_registry.values.checks import Diff, TaskDiff
 from share_registry.values.references import ResolvedReference
-
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Session
-    from share_registry.exchange.adapter import Adapter
 
 _ABSENT: Final = "-"
 _Change = tuple[str, str]
@@ -47,7 +45,7 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
     return Diff(a=left.ref, b=right.ref, tasks=tuple(tasks))
 
 
-def _refs(session: "Session", state: ResolvedReference) -> dict[TaskName, str]:
+def _refs(session: Session, state: ResolvedReference) -> dict[TaskName, str]:
     """Return the task version that is meant, or all that were live in a space."""
     if state.task is not None:
         return {TaskName(state.task): state.ref}
@@ -69,27 +67,28 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
         relative = relative_change(left.factor_pairs(), right.factor_pairs())
         # without a number where dW_a is 0
         change = relative if isfinite(relative) else None
-        metadata = {**_config(left, right), **_annotations(context, a, b)}
+        metadata = {
+            **_changes(_config(left), _config(right), "config."),
+            **_changes(_layout_facts(left), _layout_facts(right), ""),
+            **_annotations(context, a, b),
+        }
         status = "same" if change == 0.0 and not metadata else "changed"
     return TaskDiff(task=task, status=status, a=a, b=b, change=change, metadata=metadata)
 
 
-def _config(left: "Adapter", right: "Adapter") -> dict[str, _Change]:
-    changed = _changes(
-        {name: _text(value) for name, value in left.config.items()},
-        {name: _text(value) for name, value in right.config.items()},
-        "config.",
-    )
-    return changed | _changes(_layout_facts(left), _layout_facts(right), "")
-
-
-def _layout_facts(adapter: "Adapter") -> dict[str, str]:
-    dtypes = sorted({spec.dtype.value for spec in adapter.layout.tensors})
-    ranks = sorted({shape.rank for shape in adapter.layout.modules()})
+def _config(adapter: Adapter) -> dict[str, str]:
     return {
-        "modules": str(len(adapter.layout.modules())),
-        "ranks": ", ".join(map(str, ranks)),
-        "dtypes": ", ".join(dtypes),
+        name: ", ".join(sorted(map(str, value))) if isinstance(value, list) else str(value)
+        for name, value in adapter.config.items()
+    }
+
+
+def _layout_facts(adapter: Adapter) -> dict[str, str]:
+    modules = adapter.layout.modules()
+    return {
+        "modules": str(len(modules)),
+        "ranks": ", ".join(map(str, sorted({shape.rank for shape in modules}))),
+        "dtypes": ", ".join(sorted({spec.dtype.value for spec in adapter.layout.tensors})),
         "attachments": ", ".join(sorted(adapter.attachments)),
     }
 
@@ -106,13 +105,8 @@ def _annotations(context: Context, a: str, b: str) -> dict[str, _Change]:
 
 
 def _changes(left: Mapping[str, str], right: Mapping[str, str], prefix: str) -> dict[str, _Change]:
-    names = sorted({*left, *right})
     return {
         f"{prefix}{name}": (left.get(name, _ABSENT), right.get(name, _ABSENT))
-        for name in names
+        for name in sorted({*left, *right})
         if left.get(name) != right.get(name)
     }
-
-
-def _text(value: object) -> str:
-    return ", ".join(sorted(map(str, value))) if isinstance(value, list) else str(value)

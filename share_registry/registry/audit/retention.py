@@ -5,7 +5,7 @@ refit re-expresses tasks, the rows show what that cost them.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.queries.retention_rows import (
@@ -16,16 +16,14 @@ from share_registry.catalog.queries.retention_rows import (
     present_names,
     versions_by_task,
 )
+from share_registry.catalog.sql import Row
 from share_registry.errors import NotFoundError
 from share_registry.names import SpaceName, TaskName, Version
+from share_registry.registry.context import Context
 from share_registry.values.analyses import Retention, RetentionCell, RetentionCommit, RetentionRow
 
-if TYPE_CHECKING:
-    from share_registry.catalog.sql import Row
-    from share_registry.registry.context import Context
 
-
-def retention(context: "Context", space: str | None, *, metric: str | None = None) -> Retention:
+def retention(context: Context, space: str | None, *, metric: str | None = None) -> Retention:
     """Return the forgetting matrix of a space.
 
     It has the recorded error of every task at every commit that changed a task, and a metric where
@@ -72,7 +70,7 @@ def retention(context: "Context", space: str | None, *, metric: str | None = Non
 def _row(
     name: TaskName,
     space: SpaceName,
-    versions: "Sequence[Row[Any]]",
+    versions: Sequence[Row[Any]],
     lives: Sequence[tuple[int, int | None]],
     commits: Sequence[RetentionCommit],
     measured: Mapping[int, float],
@@ -97,7 +95,7 @@ def _row(
 def _cell(
     name: TaskName,
     space: SpaceName,
-    versions: "Sequence[Row[Any]]",
+    versions: Sequence[Row[Any]],
     lives: Sequence[tuple[int, int | None]],
     number: int,
     measured: Mapping[int, float],

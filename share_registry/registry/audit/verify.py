@@ -7,7 +7,7 @@ with the commit. Nothing is ever written.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from safetensors import SafetensorError, deserialize
 
@@ -36,12 +36,10 @@ from share_registry.format.records import (
 )
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.arguments import Progress, ignore_progress
+from share_registry.registry.context import Context
 from share_registry.registry.sync import fill
+from share_registry.store.protocol import Store
 from share_registry.values.checks import Finding, VerifyReport
-
-if TYPE_CHECKING:
-    from share_registry.registry.context import Context
-    from share_registry.store.protocol import Store
 
 LEVELS: Final = ("quick", "data", "deep")
 
@@ -57,7 +55,7 @@ class _Walk:
         read: Objects whose bytes were read already.
     """
 
-    store: "Store"
+    store: Store
     level: str
     findings: list[Finding] = field(default_factory=list)
     records: int = 0
@@ -80,7 +78,7 @@ class _Walk:
         needed_by.extend(ref for ref in refs if ref not in needed_by)
 
 
-def verify(context: "Context", level: str, *, progress: Progress | None = None) -> VerifyReport:
+def verify(context: Context, level: str, *, progress: Progress | None = None) -> VerifyReport:
     """Check the whole registry.
 
     Args:
@@ -127,22 +125,20 @@ def require_sound(report: VerifyReport) -> None:
         return
     first = report.findings[0]
     more = f"; and {len(report.findings) - 1} more" if len(report.findings) > 1 else ""
-    only_strays = all(finding.code == "STO-02" for finding in report.findings)
     refs = sorted({ref for finding in report.findings for ref in finding.refs})
     affected = f" Affected: {', '.join(refs[:5])}{' ...' if len(refs) > 5 else ''}." if refs else ""
     raise IntegrityError(
         f"verify ({report.level}) found {first.code} {first.what}: "
         f"{first.message.removesuffix('.')}{more}.{affected}",
         hint="Move what does not belong there out of the store."
-        if only_strays
+        if all(finding.code == "STO-02" for finding in report.findings)
         else "Bring the named files back from a copy of the store, then verify again.",
     )
 
 
 def _check_log(walk: _Walk, space: SpaceName) -> None:
     numbers = walk.store.numbers(space)
-    missing = sorted(set(range(1, (numbers[-1] if numbers else 0) + 1)) - set(numbers))
-    for number in missing:
+    for number in sorted({*range(1, max(numbers, default=0) + 1)} - {*numbers}):
         walk.add("REC-03", f"{space}/@c{number}", "the record is not in the store.")
     parent = sha256(walk.store.format_bytes())
     for number in numbers:
@@ -151,7 +147,7 @@ def _check_log(walk: _Walk, space: SpaceName) -> None:
             _collect(walk, record)
 
 
-def _check_heads(walk: _Walk, context: "Context") -> None:
+def _check_heads(walk: _Walk, context: Context) -> None:
     """Compare the ends of the logs with what the catalog remembers.
 
     Nothing in a log itself shows that its last record is gone.
@@ -165,11 +161,11 @@ def _check_heads(walk: _Walk, context: "Context") -> None:
         content = walk.store.record(space, head.number)
         if content is not None and sha256(content) == head.id:
             continue
-        state = "is not in the store"
-        if content is not None:
-            state = f"is {sha256(content)[:8]} in the store"
+        state = f"is {sha256(content)[:8]}" if content is not None else "is not"
         ref = f"{space}/@c{head.number}"
-        walk.add("REC-03", ref, f"the catalog knows it as {head.id[:8]}, it {state}.", [ref])
+        walk.add(
+            "REC-03", ref, f"the catalog knows it as {head.id[:8]}, it {state} in the store.", [ref]
+        )
 
 
 def _check_meaning(walk: _Walk) -> None:
@@ -301,11 +297,15 @@ def _check_object(walk: _Walk, digest: Digest, *, is_adapter: bool) -> list[Dige
     except ShareRegistryError as error:
         walk.add_object("OBJ-03", digest, error.message)
         return []
-    previous = [stored.previous] if stored.previous else []
-    return [stored.layout, *stored.sources, *stored.external.values(), *previous]
+    return [
+        stored.layout,
+        *stored.sources,
+        *stored.external.values(),
+        *filter(None, [stored.previous]),
+    ]
 
 
-def _check_versions(walk: _Walk, context: "Context", progress: Progress) -> None:
+def _check_versions(walk: _Walk, context: Context, progress: Progress) -> None:
     """Rebuild every version and compare its tensors with the commit (spec DEC-12)."""
     from share_registry.exchange.export_files import tensor_file
     from share_registry.materialize.decoder import Reader

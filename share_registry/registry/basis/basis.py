@@ -6,19 +6,16 @@ the order of the energy they capture.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import torch
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, number_at
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.errors import NotFoundError
 from share_registry.names import CommitNumber, Digest, SpaceName
-
-if TYPE_CHECKING:
-    import torch
-
-    from share_registry.format.symbols import Ints
-    from share_registry.registry.context import Context
+from share_registry.registry.context import Context
+from share_registry.stored import Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +27,8 @@ class BasisModule:
         b: float64 (k_b, out), orthonormal rows for side B.
     """
 
-    a: "torch.Tensor"
-    b: "torch.Tensor"
+    a: torch.Tensor
+    b: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +55,7 @@ class Basis:
         return {name: (len(module.a), len(module.b)) for name, module in self.modules.items()}
 
 
-def basis(context: "Context", space: str | None, *, at: At | None = None) -> Basis:
+def basis(context: Context, space: str | None, *, at: At | None = None) -> Basis:
     """Return the basis that commits to a space are coded with, now or as of a commit or moment.
 
     Raises:
@@ -84,22 +81,19 @@ def basis(context: "Context", space: str | None, *, at: At | None = None) -> Bas
     )
 
 
-def read_basis(context: "Context", digest: Digest) -> dict[str, BasisModule]:
+def read_basis(context: Context, digest: Digest) -> dict[str, BasisModule]:
     """Return the orthonormal rows of a basis object. Raises IntegrityError."""
-    stored = context.reader().basis(digest)
     return {
         name: BasisModule(a=orthonormal(a), b=orthonormal(b))
-        for name, (a, b) in stored.modules.items()
+        for name, (a, b) in context.reader().basis(digest).modules.items()
     }
 
 
-def orthonormal(rows: "Ints") -> "torch.Tensor":
+def orthonormal(rows: Ints) -> torch.Tensor:
     """Return orthonormal float64 rows that span integer rows (k, m).
 
     Each is turned towards the row it comes from.
     """
-    import torch
-
     Q, R = torch.linalg.qr(torch.from_numpy(rows).to(torch.float64).mT)
     signs = torch.where(R.diagonal() < 0, -1.0, 1.0).to(torch.float64)
     turned: torch.Tensor = (Q * signs).mT.contiguous()

@@ -60,8 +60,8 @@ class Expansions:
         return expanded
 
     def _decoded(self, digest: Digest, module: str, side: Side) -> Tensor:
-        position = self._reader.open(digest).modules[module]
-        return self._reader.rows(digest)[position][0 if side is Side.A else 1].to(torch.float64)
+        pair = self._reader.rows(digest)[self._reader.open(digest).modules[module]]
+        return pair[0 if side is Side.A else 1].to(torch.float64)
 
 
 def _own_terms(
@@ -75,7 +75,6 @@ def _own_terms(
         for term in stored.terms
     }
     # rows of zeros share one number, which has no stride
-    has_own_rows = any(stored.own.strides) and stored.own.any()
-    if has_own_rows or not terms:
+    if not terms or (any(stored.own.strides) and stored.own.any()):
         terms[digest] = torch.diag(scales)
     return terms

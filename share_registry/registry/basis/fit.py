@@ -19,7 +19,7 @@ and the rows that they brought extend the coordinates.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -40,19 +40,16 @@ from share_registry.algebra.directions import (
     spectrum,
 )
 from share_registry.algebra.error import norm
+from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import MAX_CONFIG_BYTES, module_scales, parse_config
 from share_registry.exchange.factor_pairs import rows_of
 from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
 from share_registry.registry.basis.moments import KeptMoments, KeptSide
-from share_registry.stored import StoredBasis
+from share_registry.registry.context import Context
+from share_registry.stored import Ints, StoredBasis
 from share_registry.values.policy import UNIT
-
-if TYPE_CHECKING:
-    from share_registry.exchange.adapter import Adapter
-    from share_registry.registry.context import Context
-    from share_registry.stored import Ints
-    from share_registry.values.task_version import TaskVersion
+from share_registry.values.task_version import TaskVersion
 
 _FOLDS: Final = 4
 # Tasks on which it is judged how many directions pay. Their mean stands for all, so that the
@@ -126,7 +123,7 @@ class FittedBasis:
 class _FittedModule:
     """One module: per side its rows and what they capture, and what the next fit may go on from."""
 
-    rows: "tuple[Ints, Ints]"
+    rows: tuple[Ints, Ints]
     captured: tuple[float, float]
     sides: tuple[KeptSide, KeptSide] | None
 
@@ -148,7 +145,7 @@ class _GatheredSide:
     blocks: Mapping[Digest, int] | None
 
 
-def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> list[FitMember]:
+def stored_members(context: Context, versions: Sequence[TaskVersion]) -> list[FitMember]:
     """Return stored versions as members.
 
     Their rows and coefficients are read when they are asked for.
@@ -165,7 +162,7 @@ def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> lis
         settings = parse_config(context.store.get(config, limit=MAX_CONFIG_BYTES))
         return dict(zip(modules, module_scales(settings, layout), strict=True))
 
-    def member(row: "TaskVersion") -> FitMember:
+    def member(row: TaskVersion) -> FitMember:
         return FitMember(
             key=f"{row.adapter_digest} {row.config_digest} {row.norm!r}",
             scales=scales_of(row.config_digest, row.layout_digest),
@@ -177,14 +174,14 @@ def stored_members(context: "Context", versions: "Sequence[TaskVersion]") -> lis
     return [member(row) for row in versions]
 
 
-def unstored_member(name: str, adapter: "Adapter") -> FitMember:
+def unstored_member(name: str, adapter: Adapter) -> FitMember:
     """Return an adapter that is not stored as a member.
 
     Its rows are its factors, in float64 while they are looked at.
     """
     layout = adapter.layout
     shapes = {shape.module: shape for shape in layout.modules()}
-    experts = [(factor, expert) for factor in layout.factors for expert in range(factor.experts)]
+    experts = ((factor, expert) for factor in layout.factors for expert in range(factor.experts))
     places = dict(zip(shapes, experts, strict=True))
 
     def rows(_: Digest, module: str, side: Side) -> Tensor:
@@ -222,10 +219,12 @@ def fit(
             judged how many directions pay.
         device: Where it is computed.
     """
-    modules = {}
-    for module in sorted({module for member in members for module in member.scales}):
-        having = [member for member in members if module in member.scales]
-        modules[module] = _fit_module(having, module, rule, kept, device)
+    modules = {
+        module: _fit_module(
+            [member for member in members if module in member.scales], module, rule, kept, device
+        )
+        for module in sorted({module for member in members for module in member.scales})
+    }
     used = {name: fitted for name, fitted in modules.items() if any(map(len, fitted.rows))}
     keys = frozenset(member.key for member in members)
     moments = KeptMoments(
@@ -253,8 +252,7 @@ def _fit_module(
     fresh = members
     if kept is not None and before is not None:
         fresh = [member for member in members if member.key not in kept.seen]
-    bytes_decide = rule.energy is None and rule.max_rank is None
-    judged = _spread(members) if bytes_decide else []
+    judged = _spread(members) if rule.energy is None and rule.max_rank is None else []
     looked_at = list({id(member): member for member in (*fresh, *judged)}.values())
     a, b = (_gather(looked_at, members[0].rows, module, side, before, device) for side in Side)
     if before is not None and (a.blocks is None or b.blocks is None):
@@ -287,7 +285,7 @@ def _weight(member: FitMember, module: str, weighting: str) -> float:
     return w * member.scales[module] ** 2
 
 
-def _round(frame: Frame, spectrum: Spectrum, k: int, precision: float) -> "tuple[Ints, float]":
+def _round(frame: Frame, spectrum: Spectrum, k: int, precision: float) -> tuple[Ints, float]:
     """Return the k strongest directions as integer rows, and the share of energy they capture."""
     energies, U = spectrum
     rows = round_rows(frame.directions(U[:, :k]), energies[:k], precision=precision)

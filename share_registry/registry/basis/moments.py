@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,9 +22,7 @@ from torch import Tensor
 
 from share_registry.errors import IntegrityError, NotFoundError, StoreError
 from share_registry.names import Digest
-
-if TYPE_CHECKING:
-    from share_registry.registry.context import Context
+from share_registry.registry.context import Context
 
 # Larger moments are not kept: reading them would take as long as what they save.
 _MOST_BYTES: Final = 256 << 20
@@ -68,7 +66,7 @@ class KeptMoments:
     modules: Mapping[str, tuple[KeptSide, KeptSide]]
 
 
-def load(context: "Context", space: str, weighting: str, keys: Sequence[str]) -> KeptMoments | None:
+def load(context: Context, space: str, weighting: str, keys: Sequence[str]) -> KeptMoments | None:
     """Return what the last refit of a space has seen.
 
     None where it is not there, damaged, or of a task that is no longer among `keys`.
@@ -82,7 +80,7 @@ def load(context: "Context", space: str, weighting: str, keys: Sequence[str]) ->
     return kept if kept is not None and kept.seen <= set(keys) else None
 
 
-def save(context: "Context", space: str, kept: KeptMoments) -> None:
+def save(context: Context, space: str, kept: KeptMoments) -> None:
     """Keep moments for the next refit, where there is a place for them.
 
     Where they cannot be kept, nothing is raised.
@@ -101,16 +99,14 @@ def save(context: "Context", space: str, kept: KeptMoments) -> None:
         return
 
 
-def _path(context: "Context", space: str, weighting: str) -> Path | None:
-    if context.beside is None:
-        return None
-    return context.beside / f"catalog.sqlite-moments-{space}-{weighting}"
+def _path(context: Context, space: str, weighting: str) -> Path | None:
+    name = f"catalog.sqlite-moments-{space}-{weighting}"
+    return context.beside / name if context.beside is not None else None
 
 
 def _serialize(kept: KeptMoments) -> bytes:
     """Return the digest of what follows, the header's length, the header, and float64 arrays."""
     modules = sorted(kept.modules.items())
-    sides = [side for _, pair in modules for side in pair]
     header = json.dumps(
         {
             "weighting": kept.weighting,
@@ -128,7 +124,7 @@ def _serialize(kept: KeptMoments) -> bytes:
             },
         }
     ).encode()
-    arrays = [array for side in sides for array in (side.back, side.moments)]
+    arrays = [array for _, pair in modules for side in pair for array in (side.back, side.moments)]
     body = b"".join(
         [
             len(header).to_bytes(8, "little"),
@@ -156,10 +152,11 @@ def _parse(content: memoryview, weighting: str) -> KeptMoments | None:
     ]
     numbers = np.frombuffer(body, "<f8", offset=8 + size).astype(np.float64)
     arrays = iter(torch.split(torch.from_numpy(numbers), sizes))
-    modules = {
-        name: (_parse_side(pair[0], arrays), _parse_side(pair[1], arrays)) for name, pair in pairs
-    }
-    return KeptMoments(weighting=weighting, seen=frozenset(header["seen"]), modules=modules)
+    return KeptMoments(
+        weighting=weighting,
+        seen=frozenset(header["seen"]),
+        modules={name: (_parse_side(a, arrays), _parse_side(b, arrays)) for name, (a, b) in pairs},
+    )
 
 
 def _parse_side(entry: Mapping[str, Any], arrays: Iterator[Tensor]) -> KeptSide:

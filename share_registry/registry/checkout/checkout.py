@@ -27,7 +27,6 @@ from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
-from share_registry.names import Digest
 from share_registry.registry.context import Context
 from share_registry.registry.sync import read_note
 from share_registry.values.checks import Export
@@ -111,7 +110,14 @@ def export(
         )
     row, note = version_and_note(context, ref, space)
     adapter = rebuild(context, row, note)
-    _check_tensors(adapter, row.tensors_digest, row.ref)
+    rebuilt = sha256(tensor_file(adapter.layout, adapter.tensors))
+    # spec DEC-12: byte for byte those that were committed
+    if rebuilt != row.tensors_digest:
+        raise IntegrityError(
+            f"{row.ref}: rebuilt tensors have digest {rebuilt}, the commit says "
+            f"{row.tensors_digest}.",
+            hint="Run verify with level 'deep'.",
+        )
     files, notes = files_of(adapter, profile=checked, card=_facts(context, row))
     digest = export_digest(files)
     folder = f"{row.name}-v{row.version}-{digest[:8]}" if name is None else name
@@ -196,9 +202,9 @@ def describe(context: Context, row: TaskVersion, note: TaskNote, layout: Layout)
 
 def is_narrowing(layout: Layout, dtype: torch.dtype | None) -> bool:
     """Tell whether a floating dtype cannot hold every value of a layout's floating tensors."""
-    kinds = {TORCH[spec.dtype] for spec in layout.tensors}
     return dtype is not None and any(
-        kind.is_floating_point and torch.promote_types(kind, dtype) != dtype for kind in kinds
+        kind.is_floating_point and torch.promote_types(kind, dtype) != dtype
+        for kind in {TORCH[spec.dtype] for spec in layout.tensors}
     )
 
 
@@ -222,19 +228,6 @@ def _convert(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapte
             check_no_overflow(key, tensors[key])
     converted = replace(adapter, tensors=tensors)
     return without_error(converted) if is_narrowing(adapter.layout, dtype) else converted
-
-
-def _check_tensors(adapter: Adapter, expected: Digest, ref: str) -> None:
-    """Check that rebuilt tensors are, byte for byte, those that were committed (spec DEC-12).
-
-    Raises IntegrityError.
-    """
-    rebuilt = sha256(tensor_file(adapter.layout, adapter.tensors))
-    if rebuilt != expected:
-        raise IntegrityError(
-            f"{ref}: rebuilt tensors have digest {rebuilt}, the commit says {expected}.",
-            hint="Run verify with level 'deep'.",
-        )
 
 
 def _facts(context: Context, row: TaskVersion) -> CardFacts:

@@ -48,8 +48,11 @@ class FactoredAdapter:
     @property
     def raw_bytes(self) -> int:
         """Bytes of the factors' tensors."""
-        tensors = [index for factor in self.layout.factors for index in (factor.a, factor.b)]
-        return sum(self.layout.tensors[index].size_bytes for index in tensors)
+        return sum(
+            self.layout.tensors[index].size_bytes
+            for factor in self.layout.factors
+            for index in (factor.a, factor.b)
+        )
 
 
 def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
@@ -68,19 +71,22 @@ def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
         module_scales(config, layout),
         strict=True,
     )
-    pairs = tuple(
-        FactorPair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
-        for shape, (a, b), scale in rows
+    return FactoredAdapter(
+        name=row.ref,
+        layout=layout,
+        pairs=tuple(
+            FactorPair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
+            for shape, (a, b), scale in rows
+        ),
     )
-    return FactoredAdapter(name=row.ref, layout=layout, pairs=pairs)
 
 
 def read_adapter(name: str, source: Any, *, task: str, outside: Outside) -> FactoredAdapter:
     """Read one adapter under a name, its factors on the CPU."""
     adapter = load(source, task=task, adapter_name=None, outside=outside)[1]
     tensors = {key: tensor.cpu() for key, tensor in adapter.tensors.items()}
-    pairs = replace(adapter, tensors=tensors).factor_pairs()
-    return FactoredAdapter(name=name, layout=adapter.layout, pairs=tuple(pairs))
+    pairs = tuple(replace(adapter, tensors=tensors).factor_pairs())
+    return FactoredAdapter(name=name, layout=adapter.layout, pairs=pairs)
 
 
 def read_subject(subject: Any, *, outside: Outside, progress: Progress) -> list[FactoredAdapter]:
@@ -111,8 +117,8 @@ def _by_name(subject: Any, outside: Outside) -> dict[str, Any]:
     if isinstance(subject, Mapping):
         return {str(name): source for name, source in subject.items()}
     if isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith(SCHEME):
-        folders = list(_folders(outside.absolute(Path(subject)), outside))
-        return _by_shortest_name(folders, str(subject))
+        folders = _folders(outside.absolute(Path(subject)), outside)
+        return _by_shortest_name(list(folders), str(subject))
     if isinstance(subject, Adapter | str) or hasattr(subject, "peft_config"):
         return {_UNNAMED: subject}
     if not isinstance(subject, Iterable):

@@ -2,46 +2,50 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from share_registry.algebra.error import FactorPair
+from share_registry.algebra.rate_distortion import bound
 from share_registry.catalog.queries import lookups
+from share_registry.catalog.sql import Session
 from share_registry.exchange.factor_pairs import factor_positions
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
 from share_registry.names import Digest, Side
 from share_registry.registry.checkout.factored import read_factored
-from share_registry.registry.context import with_basis_size
+from share_registry.registry.context import Context, with_basis_size
 from share_registry.stored import StoredAdapter, StoredSide
 from share_registry.values.commits import AdapterReport, BasisModuleReport, Commit, ModuleReport
 
-if TYPE_CHECKING:
-    from share_registry.algebra.error import FactorPair
-    from share_registry.catalog.sql import Session
-    from share_registry.registry.context import Context
-
 
 def with_details(
+    context: Context,
+    space: str,
     report: AdapterReport,
     stored: StoredAdapter,
     layout: Layout,
-    decoded: "Sequence[FactorPair]",
+    decoded: Sequence[FactorPair],
     *,
     errors: Sequence[float],
-    names: Sequence[str],
+    new_basis: Digest | None = None,
 ) -> AdapterReport:
     """Add to a report what can be said of the adapter beyond its error.
 
     Args:
+        context: The registry.
+        space: The space.
         report: The report; its error is that of the whole adapter.
         stored: The adapter object.
         layout: Its layout.
         decoded: Its modules as they decode: their energies are those of the source but for the
             error.
         errors: Relative error of each module's dW.
-        names: What to call the sources referred to.
+        new_basis: A basis that a refit would bring.
     """
-    from share_registry.algebra.rate_distortion import bound
-
+    with context.catalog.begin() as session:
+        names = [
+            "the new basis" if digest == new_basis else source_name(session, space, digest)
+            for digest in stored.sources
+        ]
     modules = _module_reports(stored, layout, errors, names)
     shapes = layout.modules()
     widths = [width for shape in shapes for width in (shape.in_, shape.out)]
@@ -58,9 +62,16 @@ def with_details(
     )
 
 
-def with_modules(context: "Context", commit: Commit, task: str | None = None) -> Commit:
+def with_modules(context: Context, commit: Commit, task: str | None = None) -> Commit:
     """Add to a commit the module reports of its tasks, or of one of them, read from the store."""
-    commit = _with_directions(context, with_basis_size(context, commit))
+    commit = with_basis_size(context, commit)
+    if commit.basis is not None:
+        stored = context.reader().basis(commit.basis.digest)
+        modules = tuple(
+            BasisModuleReport(module=name, k_a=len(a), k_b=len(b))
+            for name, (a, b) in stored.modules.items()
+        )
+        commit = replace(commit, basis=replace(commit.basis, modules=modules))
     details = {
         name: _with_stored_details(context, commit, name, report)
         for name, report in commit.reports.items()
@@ -69,7 +80,7 @@ def with_modules(context: "Context", commit: Commit, task: str | None = None) ->
     return replace(commit, reports={**commit.reports, **details})
 
 
-def source_name(session: "Session", space: str, digest: Digest) -> str:
+def source_name(session: Session, space: str, digest: Digest) -> str:
     """Return what to call an object that is referred to: the commit that brought it.
 
     A basis is said to be one.
@@ -91,13 +102,10 @@ def _module_reports(
         factor = layout.factors[position]
         for side, width, tensor in ((Side.A, shape.in_, factor.a), (Side.B, shape.out, factor.b)):
             elements = shape.rank * width
-            if module is None:
-                # kept bit for bit: counted before the planes are compressed
-                reference = "lossless"
-                bits = 8.0 * layout.tensors[tensor].dtype.size_bytes * elements
-            else:
-                reference = _references(module.side(side), names)
-                bits = bits_of(module.side(side))
+            # kept bit for bit: counted before the planes are compressed
+            reference, bits = "lossless", 8.0 * layout.tensors[tensor].dtype.size_bytes * elements
+            if module is not None:
+                reference, bits = _references(module.side(side), names), bits_of(module.side(side))
             reports.append(
                 ModuleReport(
                     module=shape.module,
@@ -119,32 +127,20 @@ def _references(side: StoredSide, names: Sequence[str]) -> str:
     return " + ".join(parts) or "none"
 
 
-def _with_directions(context: "Context", commit: Commit) -> Commit:
-    """Add to a commit how many directions the basis has that it brought."""
-    if commit.basis is None:
-        return commit
-    stored = context.reader().basis(commit.basis.digest).modules
-    modules = tuple(
-        BasisModuleReport(module=name, k_a=len(a), k_b=len(b)) for name, (a, b) in stored.items()
-    )
-    return replace(commit, basis=replace(commit.basis, modules=modules))
-
-
 def _with_stored_details(
-    context: "Context", commit: Commit, task: str, report: AdapterReport
+    context: Context, commit: Commit, task: str, report: AdapterReport
 ) -> AdapterReport:
     with context.catalog.begin() as session:
         row = lookups.version_row(session, commit.space, task, commit.versions[task])
     if row is None:
         return report
     opened = context.reader().open(row.adapter_digest)
-    with context.catalog.begin() as session:
-        names = [source_name(session, commit.space, source) for source in opened.stored.sources]
     return with_details(
+        context,
+        commit.space,
         report,
         opened.stored,
         opened.layout,
         read_factored(context, row).pairs,
         errors=[module.error if module is not None else 0.0 for module in opened.stored.modules],
-        names=names,
     )

@@ -145,10 +145,15 @@ def annotate(
             place | {"task": _current_name(session, target), "version": target.version}
         )
 
-    task_note = TaskNote(
-        task=str(target.task), removed=sorted(set(remove)), **annotations(labels, metrics)
+    return publish_change(
+        context,
+        target.space,
+        build,
+        reason,
+        TaskNote(
+            task=str(target.task), removed=sorted(set(remove)), **annotations(labels, metrics)
+        ),
     )
-    return publish_change(context, target.space, build, reason, task_note)
 
 
 def drop(context: Context, task: str, *, space: str | None, reason: str) -> Commit:
@@ -229,8 +234,12 @@ def publish_change(
     """Publish one record that brings no adapter; return the commit."""
     if len(reason) > 16_384:
         raise InvalidInputError("reason has more than 16384 characters.", hint="Shorten it.")
-    note = Note(message=reason or None, tasks=[task_note] if task_note else [])
-    return publish(context, space, build, note=note)
+    return publish(
+        context,
+        space,
+        build,
+        note=Note(message=reason or None, tasks=[task_note] if task_note else []),
+    )
 
 
 def _resolve(
@@ -275,14 +284,13 @@ def _check_annotations(
     Raises NotFoundError, InvalidInputError.
     """
     task, version = str(target.task), Version(target.version or 0)
-    present = lookups.annotation_names(session, target.space, TaskName(task), version)
-    missing = sorted(set(remove) - present)
+    labels_now = {*lookups.labels_of(session, target.space, task, version)}
+    metrics_now = {*lookups.metrics_of(session, target.space, task, version)}
+    missing = sorted({*remove} - labels_now - metrics_now)
     if missing:
         raise NotFoundError(
             f"{target.ref} has no label or metric {', '.join(missing)}.",
-            hint=f"It has: {', '.join(sorted(present)) or 'none'}.",
+            hint=f"It has: {', '.join(sorted(labels_now | metrics_now)) or 'none'}.",
         )
-    kept_labels = {*lookups.labels_of(session, target.space, task, version)} - {*remove}
-    kept_metrics = {*lookups.metrics_of(session, target.space, task, version)} - {*remove}
-    check_distinct(kept_labels | {*labels}, {*metrics})
-    check_distinct({*labels}, kept_metrics | {*metrics})
+    check_distinct(labels_now - {*remove} | {*labels}, metrics)
+    check_distinct(labels, metrics_now - {*remove} | {*metrics})

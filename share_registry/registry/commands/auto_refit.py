@@ -87,8 +87,9 @@ def _reexpress_others(
     options = RefitOptions(max_rank=policy.k, allow_loss=True)
     reexpressed = reexpress(context, rows, basis, options, policy)
     if reexpressed:
-        note = Note(message="refit after absorption")
-        publish_basis(context, space, basis, note, rows, reexpressed)
+        publish_basis(
+            context, space, basis, Note(message="refit after absorption"), rows, reexpressed
+        )
 
 
 def _refit_where_it_pays(
@@ -103,9 +104,9 @@ def _refit_where_it_pays(
         sample = lookups.last_absorbed(session, space, _SAMPLE)
     rule = rule_within_budget(policy.budget, tasks=tasks)
     basis = fit_basis(context, space, stored_members(context, sample), rule)
-    if basis is None:
-        return
-    if _mean_saving(context, space, sample, rule, policy) * tasks > len(basis.content):
+    if basis is not None and (
+        _mean_saving(context, space, sample, rule, policy) * tasks > len(basis.content)
+    ):
         note = Note(message="leave-one-out saving times tasks exceeds the cost of a basis")
         publish_basis(context, space, basis, note)
 
@@ -124,8 +125,8 @@ def _mean_saving(
         others = stored_members(context, [version for version in sample if version is not row])
         basis = fit_basis(context, space, others, rule)
         if basis is not None:
-            saved += _coded_bytes(context, row, policy, None)
-            saved -= _coded_bytes(context, row, policy, basis)
+            alone = _coded_bytes(context, row, policy, None)
+            saved += alone - _coded_bytes(context, row, policy, basis)
     return saved / len(held_out)
 
 

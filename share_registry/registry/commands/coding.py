@@ -120,21 +120,21 @@ def choose_references(
     before = latest.adapter_digest if latest is not None else next(iter(declared), None)
     near = [] if before is None else [before, *_sources_of(reader, before)]
     adapters = [*near, *declared, *siblings[:FIRST], *siblings[-LATEST:], *early_and_late]
-    all_bases = [
+    first = [
         *bases,
         *([space_basis.digest] if space_basis is not None else []),
         *(digest for digest in near if _is_readable(reader, digest) and reader.is_basis(digest)),
     ]
-    first = tuple(dict.fromkeys(all_bases))
-    tried = (*first, *[digest for digest in dict.fromkeys(adapters) if digest not in first][:MAX])
+    others = [digest for digest in dict.fromkeys(adapters) if digest not in first][:MAX]
+    tried = dict.fromkeys([*first, *others])
     sources = tuple(digest for digest in tried if _is_readable(reader, digest))
-    lost = set(tried) - set(sources)
+    lost = {*tried} - {*sources}
     if before is not None and not _is_readable(reader, before, rows=True):
         lost.add(before)
-        before = None
-    if before is not None and reader.chain(before) >= MAX_CHAIN:
-        before = None
-    return References(previous=before, sources=sources, lost=tuple(sorted(lost)))
+    is_usable = before is not None and before not in lost and reader.chain(before) < MAX_CHAIN
+    return References(
+        previous=before if is_usable else None, sources=sources, lost=tuple(sorted(lost))
+    )
 
 
 def project_onto(
@@ -198,9 +198,9 @@ def code_within_budget(
             f"{policy.pseudo_rank}.",
             hint="Give a larger budget or pseudo-rank, or leave the pseudo-rank to the budget.",
         )
-    serialized = next((serialized for coded, serialized in outcomes if coded is best), None)
-    if serialized is None:
-        serialized = serialize(adapter, best.modules, None, ())
+    serialized = next(
+        (serialized for coded, serialized in outcomes if coded is best), None
+    ) or serialize(adapter, best.modules, None, ())
     if any(best.modules) or policy.budget == 0:
         return serialized
     if any(any(coded.modules) for coded, _ in outcomes):
@@ -245,14 +245,16 @@ def serialize(
     )
     content = adapter_object.encode(stored, layout)
     digest = sha256(content)
-    objects = {digest: content, stored.layout: layout_bytes} | passengers
-    return SerializedAdapter(stored=stored, digest=digest, objects=objects)
+    return SerializedAdapter(
+        stored=stored,
+        digest=digest,
+        objects={digest: content, stored.layout: layout_bytes} | passengers,
+    )
 
 
 def decode(reader: Reader, serialized: SerializedAdapter, adapter: Adapter) -> Adapter:
     """Decode an adapter that is not stored yet, as a checkout would."""
-    tensors = reader.beside(serialized.objects).tensors(serialized.digest)
-    return replace(adapter, tensors=tensors)
+    return replace(adapter, tensors=reader.beside(serialized.objects).tensors(serialized.digest))
 
 
 def candidate(reader: Reader, digest: Digest, layout: Layout) -> list[StoredModule | None]:

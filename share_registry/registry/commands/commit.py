@@ -118,9 +118,12 @@ def _commit(
         )
 
     if target.new:
-        base_model, revision = target.labels[0], target.base_revision
         create_space(
-            context, target.name, base_model=base_model, base_revision=revision, exist_ok=True
+            context,
+            target.name,
+            base_model=target.labels[0],
+            base_revision=target.base_revision,
+            exist_ok=True,
         )
     if basis is not None:
         context.store.put(basis.content, basis.digest)
@@ -130,10 +133,13 @@ def _commit(
         versions = _next_versions(context, session, target.name, batch, options)
         if isinstance(versions, int):
             return versions
-        tasks = [record_entry(task, versions[task], item, parents) for task, item in stored.items()]
-        return AbsorbRecord.model_validate(
-            place | {"tasks": tasks, "basis": basis.digest if basis is not None else None}
-        )
+        members = {
+            "tasks": [
+                record_entry(task, versions[task], item, parents) for task, item in stored.items()
+            ],
+            "basis": basis.digest if basis is not None else None,
+        }
+        return AbsorbRecord.model_validate(place | members)
 
     commit = publish(
         context,
@@ -175,9 +181,11 @@ def _next_versions(
     for task, adapter in batch.adapters.items():
         newest, location = latest[task], adapter.source.location
         versions[task] = next_version(session, space, task, newest, expected=options.expected)
-        if newest is None or task not in batch.derived:
-            continue
-        if not came_from(session, space, task, location):
+        if (
+            newest is not None
+            and task in batch.derived
+            and not came_from(session, space, task, location)
+        ):
             raise RefusedError(
                 f"task name {task!r}, derived from {location}, is taken by "
                 f"{newest.source_location}.",
@@ -223,8 +231,10 @@ def _report(
     if len(encoded) > 1:
         # the report calls siblings by this commit's number
         return with_modules(context, commit)
-    reports = {}
-    for task, report in commit.reports.items():
-        measured = encoded[TaskName(task)].report
-        reports[task] = replace(measured, bytes_added=report.bytes_added, notes=report.notes)
+    reports = {
+        task: replace(
+            encoded[TaskName(task)].report, bytes_added=report.bytes_added, notes=report.notes
+        )
+        for task, report in commit.reports.items()
+    }
     return replace(commit, reports=reports)

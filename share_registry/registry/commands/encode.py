@@ -126,12 +126,11 @@ def encode_adapter(
         BudgetExceededError: the pseudo-rank keeps it from its budget.
         IntegrityError: the bit-exact lane lost a bit (a defect; nothing is written).
     """
+    bases = {basis.digest: basis.content} if basis is not None else {}
     objects = {
         digest: content for sibling in siblings for digest, content in sibling.objects.items()
     }
-    if basis is not None:
-        objects[basis.digest] = basis.content
-    reader = context.reader().beside(objects)
+    reader = context.reader().beside(objects | bases)
     pairs = adapter.factor_pairs()
     on_device = move_to_device(pairs, context.device)
     references = choose_references(
@@ -141,7 +140,7 @@ def encode_adapter(
         task,
         policy,
         parents=parents,
-        bases=[digest for digest in (basis and basis.digest, adapter.basis) if digest],
+        bases=[*bases, *filter(None, [adapter.basis])],
         siblings=[sibling.digest for sibling in siblings],
     )
     if policy.k and basis is not None:
@@ -162,7 +161,6 @@ def encode_adapter(
         _check_exact(adapter, decoded.tensors)
     with context.catalog.begin() as session:
         lost = [source_name(session, space, digest) for digest in references.lost]
-        names = [source_name(session, space, digest) for digest in coded.stored.sources]
     remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]
     if coded.reason and pairs:
         remarks.append(
@@ -186,12 +184,7 @@ def encode_adapter(
         sources=coded.stored.sources,
         note=note,
         report=with_details(
-            report,
-            coded.stored,
-            adapter.layout,
-            modules,
-            errors=errors,
-            names=names,
+            context, space, report, coded.stored, adapter.layout, modules, errors=errors
         ),
         objects={**coded.objects, **files},
     )
@@ -280,10 +273,11 @@ def preview_commit(
         reports[str(task)] = replace(item.report, bytes_added=size_bytes, notes=remarks)
     with context.catalog.begin() as session:
         head = lookups.head(session, space)
-        versions: dict[str, Version] = {}
-        for task in encoded:
-            latest = lookups.latest_version(session, space, task) if head else None
-            versions[task] = Version((latest.version if latest else 0) + 1)
+        latest = {task: lookups.latest_version(session, space, task) for task in encoded}
+    versions = {
+        str(task): Version((row.version if row is not None else 0) + 1)
+        for task, row in latest.items()
+    }
     return Commit(
         number=CommitNumber((head.number if head else 1) + 1),
         id=Digest(""),
@@ -328,11 +322,11 @@ def _files(
     objects = {config: adapter.config_bytes}
 
     def entries(files: Mapping[str, bytes]) -> list[FileEntry]:
-        listed = []
-        for name, content in sorted(files.items()):
-            listed.append(FileEntry(name=name, object=sha256(content), size=len(content)))
-            objects[listed[-1].object] = content
-        return listed
+        objects.update({sha256(content): content for content in files.values()})
+        return [
+            FileEntry(name=name, object=sha256(content), size=len(content))
+            for name, content in sorted(files.items())
+        ]
 
     note = TaskNote(
         task=task,

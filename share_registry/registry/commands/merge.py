@@ -76,8 +76,13 @@ def merge(
     note = note_for({name: encoded}, options, labels, {name: (_remark(rows, weights, rule),)})
     if options.dry_run:
         with context.reading() as session:
-            latest = lookups.latest_version(session, target, name)
-            next_version(session, target, name, latest, expected=options.expected)
+            next_version(
+                session,
+                target,
+                name,
+                lookups.latest_version(session, target, name),
+                expected=options.expected,
+            )
         return preview_commit(
             context,
             target,
@@ -105,8 +110,14 @@ def merge(
         }
         return MergeRecord.model_validate(place | members)
 
-    layouts = {stored.layout_digest: stored.adapter.layout}
-    commit = publish(context, target, build, key=key, note=note, layouts=layouts)
+    commit = publish(
+        context,
+        target,
+        build,
+        key=key,
+        note=note,
+        layouts={stored.layout_digest: stored.adapter.layout},
+    )
     if not commit.created:
         with context.reading() as session:
             commit_of_key(session, target, key, {name: stored.adapter})
@@ -143,9 +154,11 @@ def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:
             f"seed {seed!r} is not a whole number from 0 to 2^53 - 1 for dare.",
             hint="The other methods choose nothing at random.",
         )
-    if density is None:
-        density = DENSITIES.get(method, 1.0)
-    return MergeRule(method=cast("Method", method), density=float(density), seed=seed or 0)
+    return MergeRule(
+        method=cast("Method", method),
+        density=float(DENSITIES.get(method, 1.0) if density is None else density),
+        seed=seed or 0,
+    )
 
 
 def _resolve_parents(
@@ -187,8 +200,7 @@ def _resolve_parents(
             hint="Commit them to one space first.",
         )
     ordered = sorted(weights.items())
-    versions = [lookups.version_row(session, *version) for version, _ in ordered]
-    rows = [row for row in versions if row is not None]
+    rows = list(filter(None, (lookups.version_row(session, *version) for version, _ in ordered)))
     if len(rows) < len(ordered):
         raise NotFoundError("a parent is not in the catalog.", hint="Run `rebuild`.")
     if not any(weights.values()):
@@ -247,7 +259,6 @@ def _encode_merged(
         )
         for row, weight in zip(rows, weights, strict=True)
     ]
-    adapter = merge_adapters(parents, rule)
     with context.reading() as session:
         policy = existing_target(session, space).policy
         policy = overridden(policy, budget=options.budget, keep_original=False)
@@ -255,13 +266,16 @@ def _encode_merged(
     basis = None
     if present is not None:
         content = context.store.get(present.digest, limit=_MAX_BASIS_BYTES)
-        report = BasisReport(digest=present.digest, size_bytes=len(content))
-        basis = NewBasis(digest=present.digest, content=content, report=report)
+        basis = NewBasis(
+            digest=present.digest,
+            content=content,
+            report=BasisReport(digest=present.digest, size_bytes=len(content)),
+        )
     return encode_adapter(
         context,
         space,
         task,
-        adapter,
+        merge_adapters(parents, rule),
         policy=policy if basis is not None else replace(policy, k=None),
         parents=[TaskVersionRef(task=row.task, version=row.version) for row in rows],
         basis=basis,

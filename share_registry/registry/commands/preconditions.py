@@ -125,8 +125,11 @@ def check_texts(options: CommitOptions | RefitOptions) -> None:
 def check_labels(labels: Mapping[str, str]) -> None:
     """Check label names and values. Raises InvalidInputError."""
     for name, value in labels.items():
-        are_texts = isinstance(name, str) and isinstance(value, str)
-        if not are_texts or not 1 <= len(name) <= 128 or len(value) > 4096:
+        if (
+            not (isinstance(name, str) and isinstance(value, str))
+            or not 1 <= len(name) <= 128
+            or len(value) > 4096
+        ):
             raise InvalidInputError(
                 f"label {_short(name)}={_short(value)} is not a short name and a text.",
                 hint="Names have at most 128 characters, values 4096.",
@@ -279,8 +282,7 @@ def _is_stored(store: Store, version: TaskVersion, adapter: "Adapter") -> bool:
 
 def _note_of(store: Store, version: TaskVersion) -> TaskNote:
     """Return what the note of a version says of it, nothing where it was removed."""
-    note = read_note(store, version.note_digest) or Note()
-    return note.of(version.note_task)
+    return (read_note(store, version.note_digest) or Note()).of(version.note_task)
 
 
 def _warn_unrecorded(space: SpaceName, number: CommitNumber, options: CommitOptions) -> None:
@@ -298,5 +300,7 @@ def _warn_unrecorded(space: SpaceName, number: CommitNumber, options: CommitOpti
 
 
 def _listed(sources: Mapping[str, str]) -> str:
-    listed = [f"{task} (source {digest[:8]})" for task, digest in sources.items()]
-    return ", ".join(listed) or "no adapter"
+    return (
+        ", ".join(f"{task} (source {digest[:8]})" for task, digest in sources.items())
+        or "no adapter"
+    )

@@ -101,7 +101,11 @@ def publish(
     context.require_writable()
     key = idempotency_key(context, key)
     note = None if note == Note() else note
-    note_digest = _store_note(context, note)
+    note_digest = None
+    if note is not None:
+        content = note.to_bytes()
+        note_digest = sha256(content)
+        context.store.put(content, note_digest)
     has_turn = False
     try:
         for attempt in range(_ATTEMPTS):
@@ -111,8 +115,7 @@ def publish(
                     return read_commit(context, space, record, created=False)
                 if _commit_record(context, record, note, layouts or {}):
                     context.outside.at("commit.ack")
-                    number = CommitNumber(record.number)
-                    return read_commit(context, space, number, created=True)
+                    return read_commit(context, space, CommitNumber(record.number), created=True)
             has_turn = has_turn or _take_turn(context, space, key)
             if not has_turn:
                 context.outside.wait(_pause_s(context, attempt))
@@ -137,15 +140,6 @@ def read_commit(
             commit = commit_at(session, space, number, created=created)
     # after publishing nothing of the store is asked any more: the commit stands whatever fails
     return commit if created else with_basis_size(context, commit)
-
-
-def _store_note(context: Context, note: Note | None) -> Digest | None:
-    if note is None:
-        return None
-    content = note.to_bytes()
-    digest = sha256(content)
-    context.store.put(content, digest)
-    return digest
 
 
 def _build_upon_head(

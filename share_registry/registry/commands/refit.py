@@ -40,7 +40,7 @@ from share_registry.names import Digest, SpaceName, TaskName, Version
 from share_registry.registry.basis.fit import FitMember, FitRule, FittedBasis, fit, stored_members
 from share_registry.registry.basis.moments import load, save
 from share_registry.registry.checkout.checkout import read_original, read_task_note, rebuild
-from share_registry.registry.checkout.reports import source_name, with_details, with_modules
+from share_registry.registry.checkout.reports import with_details, with_modules
 from share_registry.registry.commands.coding import (
     References,
     SerializedAdapter,
@@ -222,9 +222,7 @@ def publish_basis(
     versions = {row.task: row.version for row in rows if row.task in encoded}
 
     def build(session: Session, place: Place) -> RefitRecord:
-        entries = []
-        for task, item in encoded.items():
-            version = versions[task]
+        for task, version in versions.items():
             latest = lookups.latest_version(session, space, task)
             if (
                 latest is None
@@ -235,11 +233,18 @@ def publish_basis(
                     f"task {space}/{task} is not at v{version} any more.",
                     hint="Run the refit again.",
                 )
-            entries.append(record_entry(task, Version(version + 1), item))
+        entries = [
+            record_entry(task, Version(versions[task] + 1), item) for task, item in encoded.items()
+        ]
         return RefitRecord.model_validate(place | {"basis": basis.digest, "tasks": entries})
 
-    layouts = {item.layout_digest: item.adapter.layout for item in encoded.values()}
-    commit = publish(context, space, build, note=note, layouts=layouts)
+    commit = publish(
+        context,
+        space,
+        build,
+        note=note,
+        layouts={item.layout_digest: item.adapter.layout for item in encoded.values()},
+    )
     _LOG.info(
         "refitted %s/@c%d: basis of %d bytes%s, %d tasks re-expressed",
         space,
@@ -288,8 +293,7 @@ def _reexpress_version(
     decoded = decode(reader, coded, stored)
     error = relative_change(pairs, decoded.factor_pairs())
     if source is None:
-        change = error * norm(pairs) / row.norm if row.norm > 0 else 0.0
-        error = version.error + change
+        error = version.error + (error * norm(pairs) / row.norm if row.norm > 0 else 0.0)
     if options.budget is not None and error > options.budget:
         return None
     report = AdapterReport(
@@ -301,7 +305,18 @@ def _reexpress_version(
         raw_bytes=row.raw_bytes,
     )
     if options.dry_run:
-        report = _with_details(context, row, report, coded, decoded, pairs, basis)
+        # what a published refit is said to be from its stored form
+        modules = decoded.factor_pairs()
+        report = with_details(
+            context,
+            row.space,
+            report,
+            coded.stored,
+            decoded.layout,
+            modules,
+            errors=module_errors(modules, pairs),
+            new_basis=basis.digest,
+        )
     return EncodedAdapter(
         adapter=replace(stored, tensors={}),
         digest=coded.digest,
@@ -331,35 +346,9 @@ def _code(
         return project_onto(reader, adapter, pairs, basis, policy)
     if budget <= 0:
         return None
-    within = replace(policy, budget=min(budget, MAX_BUDGET), k=None)
+    policy = replace(policy, budget=min(budget, MAX_BUDGET), k=None)
     try:
-        coded = code_within_budget(reader, adapter, pairs, References(sources=(basis,)), within)
+        coded = code_within_budget(reader, adapter, pairs, References(sources=(basis,)), policy)
     except BudgetExceededError:
         return None
     return coded if any(coded.stored.modules) else None
-
-
-def _with_details(
-    context: Context,
-    row: TaskVersion,
-    report: AdapterReport,
-    coded: SerializedAdapter,
-    decoded: Adapter,
-    pairs: list[FactorPair],
-    basis: NewBasis,
-) -> AdapterReport:
-    """Add to a report what a published refit is said to be from its stored form."""
-    modules = decoded.factor_pairs()
-    with context.catalog.begin() as session:
-        names = [
-            "the new basis" if digest == basis.digest else source_name(session, row.space, digest)
-            for digest in coded.stored.sources
-        ]
-    return with_details(
-        report,
-        coded.stored,
-        decoded.layout,
-        modules,
-        errors=module_errors(modules, pairs),
-        names=names,
-    )

@@ -73,8 +73,9 @@ def create_space(
     def build(_: Session, place: Place) -> CreateRecord | CommitNumber:
         if place["number"] != 1:
             return CommitNumber(1)
-        others = sorted(set(base_labels) - {label})
-        base = BaseModelBody(label=label, revision=base_revision, labels=others)
+        base = BaseModelBody(
+            label=label, revision=base_revision, labels=sorted(set(base_labels) - {label})
+        )
         return CreateRecord.model_validate(
             place | {"base_model": base, "policy": _policy_body(policy or Policy())}
         )
