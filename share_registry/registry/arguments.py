@@ -6,7 +6,8 @@ name of a parameter what it must be; `guarded` puts it before every public metho
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache, wraps
 from inspect import Parameter, isfunction, signature
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeVar
 from share_registry.catalog.sql import MOST
 from share_registry.errors import InvalidInputError
 from share_registry.values.commits import Commit
-from share_registry.values.policy import Policy
+from share_registry.values.policy import ENERGY, UNIT, Policy, check_budget
 from share_registry.values.references import ResolvedReference
 from share_registry.values.tasks import Task
 
@@ -33,6 +34,71 @@ _NO_TEXT: Final = re.compile("[\ud800-\udfff]")
 _NO_PATH: Final = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 # Parameters that may be paths, whose names need be no text
 _PATHS: Final = ("adapter", "adapters", "root")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitOptions:
+    """What a caller says about a commit, apart from the adapters."""
+
+    budget: float | None = None
+    message: str = ""
+    author: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    derived_from: Sequence[str] = ()
+    keep_original: bool | None = None
+    adapter_name: str | None = None
+    expected: int | None = None
+    idempotency_key: str | None = None
+    allow_base_mismatch: bool = False
+    allow_duplicate: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefitOptions:
+    """What a refit is asked for; see `Registry.refit`."""
+
+    max_rank: int | None = None
+    energy: float | None = None
+    weighting: str = UNIT
+    budget: float | None = None
+    allow_loss: bool = False
+    message: str = ""
+    author: str | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weighting not in (UNIT, ENERGY):
+            raise InvalidInputError(
+                f"weighting {self.weighting!r} is not 'unit' or 'energy'.",
+                hint="unit counts every task alike, energy by the square of its norm.",
+            )
+        if self.energy is not None and not (
+            isinstance(self.energy, int | float) and 0 < self.energy <= 1
+        ):
+            raise InvalidInputError(
+                f"energy {self.energy!r} is not a share above 0 and at most 1.",
+                hint="0.6 captures 60 % of the energy.",
+            )
+        if self.max_rank is not None and self.max_rank < 1:
+            raise InvalidInputError(
+                f"max_rank {self.max_rank} is not at least 1.",
+                hint="Leave it out to keep as many directions as pay.",
+            )
+        if self.budget is not None:
+            check_budget(self.budget)
+        if self.budget is not None and self.allow_loss:
+            raise InvalidInputError(
+                "allow_loss is given beside a budget.",
+                hint="A budget limits what re-expressing may lose, allow_loss=True lifts every "
+                "limit: give one of them.",
+            )
+
+    @property
+    def reexpresses(self) -> bool:
+        """Whether stored tasks are re-expressed."""
+        return self.allow_loss or self.budget is not None
 
 
 def ignore_progress(doing: str, done: int, total: int) -> None:
@@ -137,15 +203,12 @@ def _check_unicode(name: str, value: Any) -> None:
 
 
 def _check_path(name: str, value: Any) -> None:
-    """Check that what may be a path is one that a system can have. Raises InvalidInputError."""
     for path in value.values() if isinstance(value, Mapping) else [value]:
         if isinstance(path, str | os.PathLike) and _NO_PATH.search(os.fsdecode(path)):
             raise _wrong(name, path, "a path", "A path has no NUL and no half character.")
 
 
 def _of(types: Any, expected: str, hint: str) -> _Check:
-    """Return the check that a value is of a type."""
-
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, types):
             raise _wrong(name, value, expected, hint)

@@ -196,7 +196,7 @@ def open_context(
         _check_catalog(place, outside)
     opened = open_store(place.store, mode, outside)
     catalog = _open_catalog(opened, place, mode, outside)
-    context = Context(
+    return Context(
         outside=outside,
         store=opened,
         catalog=catalog,
@@ -204,8 +204,7 @@ def open_context(
         writable=mode != "r",
         beside=place.root,
         device_name=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
-    )
-    return context, scope
+    ), scope
 
 
 def locate(

@@ -12,7 +12,15 @@ from share_registry.catalog.queries import aliases, lineage, log as log_pages, t
 from share_registry.catalog.queries.as_of import At
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.names import SpaceName
-from share_registry.registry.arguments import FilePath, Ref, guarded, reference, references
+from share_registry.registry.arguments import (
+    CommitOptions,
+    FilePath,
+    Ref,
+    RefitOptions,
+    guarded,
+    reference,
+    references,
+)
 from share_registry.registry.context import Context, open_context, with_basis_size
 from share_registry.values.checks import Diff, Export, VerifyReport
 from share_registry.values.commits import Commit, Log
@@ -217,7 +225,6 @@ class Registry:
             CommitStateUnknownError: the store failed in mid-publication; retry with the key.
         """
         from share_registry.registry.commands.commit import commit_sources
-        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
@@ -258,7 +265,6 @@ class Registry:
         Arguments and errors as in `commit`.
         """
         from share_registry.registry.commands.commit import commit_sources
-        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
@@ -311,7 +317,6 @@ class Registry:
             RefusedError: no direction saves bytes, so that there is no basis worth having.
             ConflictError: a task got a new version meanwhile.
         """
-        from share_registry.registry.commands.preconditions import RefitOptions
         from share_registry.registry.commands.refit import refit
 
         options = RefitOptions(
@@ -370,7 +375,6 @@ class Registry:
                 nothing was committed.
         """
         from share_registry.registry.commands.merge import merge, rule_of
-        from share_registry.registry.commands.preconditions import CommitOptions
 
         options = CommitOptions(
             budget=budget,
@@ -413,7 +417,7 @@ class Registry:
         Raises:
             InvalidInputError, NotFoundError: it leads nowhere.
         """
-        from share_registry.registry.analysis.similar import similar
+        from share_registry.registry.analysis.analyze import similar
 
         return similar(self._context, adapter, space=self._space, limit=limit)
 

@@ -60,10 +60,13 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
         IntegrityError: `write`, and the store's log is damaged, or has lost its end.
     """
     heads = _heads(store, catalog)
-    foreign, behind = [], []
-    for space, head in heads.items():
-        content = store.record(space, head.number) if head is not None else None
-        if head is not None and content is None:
+    ends = [
+        (space, head, store.record(space, head.number))
+        for space, head in heads.items()
+        if head is not None
+    ]
+    for space, head, content in ends:
+        if content is None:
             # a hash chain cannot show that its last record is gone, a catalog can
             lost = IntegrityError(
                 f"record c{head.number} of space {space} is not in the store, though the catalog "
@@ -74,10 +77,10 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
             if write:
                 raise lost
             _LOG.warning("%s", lost)
-        if head is not None and content is not None and _id_of(content) != head.id:
-            foreign.append(space)
-        if _is_behind(store, space, head):
-            behind.append(space)
+    foreign = [
+        space for space, head, content in ends if content is not None and _id_of(content) != head.id
+    ]
+    behind = [space for space, head in heads.items() if _is_behind(store, space, head)]
     if not behind and not foreign:
         return True
     if not write:

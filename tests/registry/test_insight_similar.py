@@ -8,7 +8,7 @@ import pytest
 
 import share_registry as sr
 from share_registry.cli.output import document
-from share_registry.registry.analysis.similar import similar
+from share_registry.registry.analysis.analyze import similar
 from tests.registry.conftest import DEMO
 from tests.registry.families import (
     adapter_from_rows,

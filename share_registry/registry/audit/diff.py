@@ -46,7 +46,6 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
 
 
 def _refs(session: Session, state: ResolvedReference) -> dict[TaskName, str]:
-    """Return the task version that is meant, or all that were live in a space."""
     if state.task is not None:
         return {TaskName(state.task): state.ref}
     query = task_pages.TaskQuery(space=state.space, at=f"c{state.number}")

@@ -100,7 +100,6 @@ def _cell(
     number: int,
     measured: Mapping[int, float],
 ) -> RetentionCell | None:
-    """Return the newest version at a commit, None where the task was not live."""
     if not any(since <= number and (until is None or number < until) for since, until in lives):
         return None
     row = next((row for row in reversed(versions) if row.number <= number), None)

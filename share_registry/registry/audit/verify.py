@@ -34,7 +34,7 @@ from share_registry.format.records import (
     RestoreRecord,
     parse_record,
 )
-from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.names import Digest, SpaceName
 from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.context import Context
 from share_registry.registry.sync import fill
@@ -142,9 +142,26 @@ def _check_log(walk: _Walk, space: SpaceName) -> None:
         walk.add("REC-03", f"{space}/@c{number}", "the record is not in the store.")
     parent = sha256(walk.store.format_bytes())
     for number in numbers:
-        record, parent = _check_record(walk, space, number, parent)
-        if record is not None:
-            _collect(walk, record)
+        ref = f"{space}/@c{number}"
+        try:
+            content = walk.store.record(space, number) or b""
+            walk.records += 1
+            walk.bytes += len(content)
+            record = parse_record(content, subject=f"record c{number} of space {space}")
+        except (IntegrityError, FormatError, StoreError) as error:
+            walk.add("REC-01", ref, error.message)
+            continue
+        if (record.space, record.number) != (space, number):
+            walk.add("REC-02", ref, f"the record says it is {record.space}/@c{record.number}.")
+        if record.parent != parent:
+            walk.add(
+                "REC-03",
+                ref,
+                f"its parent is {record.parent[:8]}, the record before it is {parent[:8]}: "
+                "the chain is broken.",
+            )
+        parent = sha256(content)
+        _collect(walk, record)
 
 
 def _check_heads(walk: _Walk, context: Context) -> None:
@@ -182,30 +199,6 @@ def _check_meaning(walk: _Walk) -> None:
     catalog.close()
 
 
-def _check_record(
-    walk: _Walk, space: SpaceName, number: CommitNumber, parent: Digest
-) -> tuple[Record | None, Digest]:
-    ref = f"{space}/@c{number}"
-    try:
-        content = walk.store.record(space, number) or b""
-        walk.records += 1
-        walk.bytes += len(content)
-        record = parse_record(content, subject=f"record c{number} of space {space}")
-    except (IntegrityError, FormatError, StoreError) as error:
-        walk.add("REC-01", ref, error.message)
-        return None, parent
-    if (record.space, record.number) != (space, number):
-        walk.add("REC-02", ref, f"the record says it is {record.space}/@c{record.number}.")
-    if record.parent != parent:
-        walk.add(
-            "REC-03",
-            ref,
-            f"its parent is {record.parent[:8]}, the record before it is {parent[:8]}: "
-            "the chain is broken.",
-        )
-    return record, sha256(content)
-
-
 def _collect(walk: _Walk, record: Record) -> None:
     """Note what a record refers to, and which versions need it."""
     commit = f"{record.space}/@c{record.number}"
@@ -238,9 +231,8 @@ def _note_objects(walk: _Walk, digest: Digest) -> Iterator[Digest]:
         walk.add_object("NOT-01", digest, error.message)
         return
     for task in note.tasks:
-        if task.config is not None:
-            yield task.config
-        yield from (entry.object for entry in [*task.attachments, *task.original])
+        files = (entry.object for entry in [*task.attachments, *task.original])
+        yield from filter(None, [task.config, *files])
 
 
 def _read_object(walk: _Walk, digest: Digest) -> bytes | None:
@@ -250,12 +242,12 @@ def _read_object(walk: _Walk, digest: Digest) -> bytes | None:
         content = walk.store.get(digest)
     except NotFoundError:
         walk.add_object("OBJ-02", digest, "is not in the store.")
-        return None
     except (IntegrityError, StoreError) as error:
         walk.add_object("OBJ-01", digest, error.message)
-        return None
-    walk.bytes += len(content)
-    return content
+    else:
+        walk.bytes += len(content)
+        return content
+    return None
 
 
 def _check_objects(walk: _Walk, progress: Progress) -> None:

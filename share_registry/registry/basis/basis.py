@@ -13,9 +13,9 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, number_at
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.errors import NotFoundError
+from share_registry.format.symbols import Ints
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.registry.context import Context
-from share_registry.stored import Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

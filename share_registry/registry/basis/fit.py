@@ -43,11 +43,12 @@ from share_registry.algebra.error import norm
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import MAX_CONFIG_BYTES, module_scales, parse_config
 from share_registry.exchange.factor_pairs import rows_of
+from share_registry.format.symbols import Ints
 from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
 from share_registry.registry.basis.moments import KeptMoments, KeptSide
 from share_registry.registry.context import Context
-from share_registry.stored import Ints, StoredBasis
+from share_registry.stored import StoredBasis
 from share_registry.values.policy import UNIT
 from share_registry.values.task_version import TaskVersion
 
@@ -362,7 +363,6 @@ def _frame_after(rows: Tensor, before: KeptSide | None) -> tuple[Frame, Tensor]:
 
 
 def _spread(members: Sequence[FitMember]) -> list[FitMember]:
-    """Return at most `_JUDGED` of the tasks, spread evenly."""
     count = min(_JUDGED, len(members))
     return [members[number * len(members) // count] for number in range(count)]
 

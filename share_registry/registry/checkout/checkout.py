@@ -219,7 +219,6 @@ def _read_attachments(context: Context, entries: Iterable[FileEntry]) -> dict[st
 
 
 def _convert(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapter:
-    """Return an adapter with its tensors on a device, the floating ones in a dtype."""
     tensors = {}
     for key, tensor in adapter.tensors.items():
         target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype

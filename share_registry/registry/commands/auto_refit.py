@@ -17,11 +17,11 @@ from share_registry.errors import ShareRegistryError
 from share_registry.exchange.factor_pairs import move_to_device
 from share_registry.format.records import Note
 from share_registry.names import SpaceName, TaskName
+from share_registry.registry.arguments import RefitOptions
 from share_registry.registry.basis.fit import FitRule, stored_members
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.commands.coding import References, code_within_budget
 from share_registry.registry.commands.encode import NewBasis
-from share_registry.registry.commands.preconditions import RefitOptions
 from share_registry.registry.commands.refit import (
     fit_basis,
     live_versions,
@@ -81,7 +81,6 @@ def _reexpress_others(
     basis: NewBasis,
     committed: frozenset[TaskName],
 ) -> None:
-    """Re-express every other task in the basis of the commit, as the paper does every time."""
     with context.catalog.begin() as session:
         rows = [row for row in live_versions(session, space) if row.task not in committed]
     options = RefitOptions(max_rank=policy.k, allow_loss=True)
@@ -95,7 +94,6 @@ def _reexpress_others(
 def _refit_where_it_pays(
     context: Context, space: SpaceName, policy: Policy, new_tasks: int
 ) -> None:
-    """Make a basis for later commits where leave-one-out coding says that it pays."""
     with context.catalog.begin() as session:
         tasks = lookups.live_tasks(session, space)
         # is the count at or past a power of two from 8 on that it was below before the commit?

@@ -17,6 +17,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.format.records import AbsorbRecord, TaskVersionRef
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version
+from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.auto_refit import follow_up
 from share_registry.registry.commands.commit_batch import (
@@ -33,7 +34,6 @@ from share_registry.registry.commands.encode import (
     record_entry,
 )
 from share_registry.registry.commands.preconditions import (
-    CommitOptions,
     check_options,
     commit_of_key,
     commit_of_unchanged,
@@ -148,10 +148,9 @@ def _commit(
         key=options.idempotency_key,
         note=note,
         layouts={item.layout_digest: item.adapter.layout for item in stored.values()},
+        adapters=batch.adapters,
     )
     if not commit.created:
-        with context.catalog.begin() as session:
-            commit_of_key(session, target.name, str(options.idempotency_key), batch.adapters)
         return commit
     _LOG.info("committed %s/@c%d: %s", target.name, commit.number, ", ".join(stored))
     commit = _report(context, commit, stored, basis)

@@ -30,6 +30,7 @@ from share_registry.format.records import (
     decimal,
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.reports import source_name, with_details
 from share_registry.registry.commands.coding import (
     COARSE,
@@ -39,7 +40,7 @@ from share_registry.registry.commands.coding import (
     project_onto,
     serialize,
 )
-from share_registry.registry.commands.preconditions import CommitOptions, annotations
+from share_registry.registry.commands.preconditions import annotations
 from share_registry.registry.context import Context
 from share_registry.store.protocol import Store
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
@@ -167,13 +168,6 @@ def encode_adapter(
             f"the budget of {policy.budget:g} could not be used, every bit is kept: {coded.reason}."
         )
     adapter = replace(adapter, remarks=(*adapter.remarks, *remarks))
-    report = AdapterReport(
-        error=error,
-        budget=None if policy.k else policy.budget,
-        bytes_added=0,
-        raw_bytes=adapter.raw_bytes,
-        notes=adapter.remarks,
-    )
     note, files = _files(task, adapter, policy)
     return EncodedAdapter(
         adapter=adapter,
@@ -184,7 +178,19 @@ def encode_adapter(
         sources=coded.stored.sources,
         note=note,
         report=with_details(
-            context, space, report, coded.stored, adapter.layout, modules, errors=errors
+            context,
+            space,
+            AdapterReport(
+                error=error,
+                budget=None if policy.k else policy.budget,
+                bytes_added=0,
+                raw_bytes=adapter.raw_bytes,
+                notes=adapter.remarks,
+            ),
+            coded.stored,
+            adapter.layout,
+            modules,
+            errors=errors,
         ),
         objects={**coded.objects, **files},
     )
@@ -305,7 +311,6 @@ def _shape_text(shape: tuple[int, int, int]) -> str:
 
 
 def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Check that the bit-exact lane gave back every bit. Raises IntegrityError."""
     for spec in adapter.layout.tensors:
         if item_of(spec.key, tensors[spec.key]) != item_of(spec.key, adapter.tensors[spec.key]):
             raise IntegrityError(

@@ -20,7 +20,8 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
-from share_registry.names import CommitNumber, SpaceName, TaskName, task_name
+from share_registry.names import SpaceName, TaskName, task_name
+from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.encode import (
@@ -33,10 +34,8 @@ from share_registry.registry.commands.encode import (
     record_entry,
 )
 from share_registry.registry.commands.preconditions import (
-    CommitOptions,
     check_name,
     check_options,
-    commit_of_key,
     next_version,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish
@@ -94,10 +93,7 @@ def merge(
         )
     stored = encoded.store(context.store)
 
-    def build(session: Session, place: Place) -> MergeRecord | CommitNumber:
-        earlier = commit_of_key(session, target, key, {name: stored.adapter})
-        if earlier is not None:
-            return earlier
+    def build(session: Session, place: Place) -> MergeRecord:
         latest = lookups.latest_version(session, target, name)
         version = next_version(session, target, name, latest, expected=options.expected)
         check_shapes(session, target, [stored.adapter.layout])
@@ -117,10 +113,8 @@ def merge(
         key=key,
         note=note,
         layouts={stored.layout_digest: stored.adapter.layout},
+        adapters={name: stored.adapter},
     )
-    if not commit.created:
-        with context.reading() as session:
-            commit_of_key(session, target, key, {name: stored.adapter})
     _LOG.info("merged %s/@c%d: %s of %d", target, commit.number, name, len(rows))
     return with_modules(context, commit)
 
@@ -283,7 +277,6 @@ def _encode_merged(
 
 
 def _remark(rows: Sequence[TaskVersion], weights: Sequence[float], rule: MergeRule) -> str:
-    """Return how it was made, in a sentence."""
     terms = " + ".join(
         f"{weight:g} {row.task}@v{row.version}" for row, weight in zip(rows, weights, strict=True)
     )

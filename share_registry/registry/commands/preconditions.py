@@ -1,11 +1,10 @@
-"""What a caller says about a commit, what must hold before it is made, and whether it is already.
+"""What must hold before a commit is made, and whether it is made already.
 
 It is where its idempotency key was used before, or the same adapter is given again unchanged.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from sys import float_info
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,10 +18,9 @@ from share_registry.format.layout import Entry
 from share_registry.format.records import Note, TaskNote
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version
 from share_registry.outside.files import Outside
-from share_registry.registry.arguments import check_distinct
+from share_registry.registry.arguments import CommitOptions, RefitOptions, check_distinct
 from share_registry.registry.sync import read_note
 from share_registry.store.protocol import Store
-from share_registry.values.policy import ENERGY, UNIT, check_budget
 from share_registry.values.task_version import TaskVersion
 
 if TYPE_CHECKING:
@@ -31,71 +29,6 @@ if TYPE_CHECKING:
 # Characters of a value that an error repeats
 _SHOWN: Final = 80
 _LOG: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitOptions:
-    """What a caller says about a commit, apart from the adapters."""
-
-    budget: float | None = None
-    message: str = ""
-    author: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    derived_from: Sequence[str] = ()
-    keep_original: bool | None = None
-    adapter_name: str | None = None
-    expected: int | None = None
-    idempotency_key: str | None = None
-    allow_base_mismatch: bool = False
-    allow_duplicate: bool = False
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefitOptions:
-    """What a refit is asked for; see `Registry.refit`."""
-
-    max_rank: int | None = None
-    energy: float | None = None
-    weighting: str = UNIT
-    budget: float | None = None
-    allow_loss: bool = False
-    message: str = ""
-    author: str | None = None
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        if self.weighting not in (UNIT, ENERGY):
-            raise InvalidInputError(
-                f"weighting {self.weighting!r} is not 'unit' or 'energy'.",
-                hint="unit counts every task alike, energy by the square of its norm.",
-            )
-        if self.energy is not None and not (
-            isinstance(self.energy, int | float) and 0 < self.energy <= 1
-        ):
-            raise InvalidInputError(
-                f"energy {self.energy!r} is not a share above 0 and at most 1.",
-                hint="0.6 captures 60 % of the energy.",
-            )
-        if self.max_rank is not None and self.max_rank < 1:
-            raise InvalidInputError(
-                f"max_rank {self.max_rank} is not at least 1.",
-                hint="Leave it out to keep as many directions as pay.",
-            )
-        if self.budget is not None:
-            check_budget(self.budget)
-        if self.budget is not None and self.allow_loss:
-            raise InvalidInputError(
-                "allow_loss is given beside a budget.",
-                hint="A budget limits what re-expressing may lose, allow_loss=True lifts every "
-                "limit: give one of them.",
-            )
-
-    @property
-    def reexpresses(self) -> bool:
-        """Whether stored tasks are re-expressed."""
-        return self.allow_loss or self.budget is not None
 
 
 def check_options(options: CommitOptions, outside: Outside) -> dict[str, str]:
@@ -199,15 +132,15 @@ def check_expected(task: str, latest: int, expected: int | None) -> None:
 
 
 def commit_of_key(
-    session: Session, space: SpaceName, key: str, adapters: "Mapping[TaskName, Adapter]"
+    session: Session, space: SpaceName, key: str, adapters: "Mapping[TaskName, Adapter] | None"
 ) -> CommitNumber | None:
     """Return the commit made with an idempotency key.
 
-    Raises ConflictError where it has other adapters than these.
+    Raises ConflictError where it has other adapters than these, if any are given.
     """
     number = lookups.commit_of_key(session, space, key)
-    if number is None:
-        return None
+    if number is None or adapters is None:
+        return number
     committed = sources_of_commit(session, space, number)
     sources = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
     if committed != sources:

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog import leases
 from share_registry.catalog.projection.apply import apply
@@ -35,12 +35,16 @@ from share_registry.errors import (
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Note, Record
-from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
+from share_registry.registry.commands.preconditions import commit_of_key
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.sync import check_end, replay_in_memory
 from share_registry.store.protocol import PublishStateUnknownError
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit
+
+if TYPE_CHECKING:
+    from share_registry.exchange.adapter import Adapter
 
 _LOG: Final = logging.getLogger(__name__)
 _ATTEMPTS: Final = 200
@@ -79,6 +83,7 @@ def publish(
     key: str | None = None,
     note: Note | None = None,
     layouts: Mapping[Digest, Layout] | None = None,
+    adapters: "Mapping[TaskName, Adapter] | None" = None,
 ) -> Commit:
     """Publish one record upon the head of a space, trying again where another writer was faster.
 
@@ -89,12 +94,14 @@ def publish(
         key: Its idempotency key; a fresh one where None.
         note: Its note; one that says nothing is not stored.
         layouts: The layouts that its tasks name.
+        adapters: Those it brings; None where an earlier commit with the key need not have them.
 
     Returns:
         The commit; `created` is False where the key or `build` named an earlier one.
 
     Raises:
-        ConflictError: other writers won every race, or `build` found its precondition gone.
+        ConflictError: other writers won every race, `build` found its precondition gone, or the
+            key made a commit of other adapters.
         CommitStateUnknownError: the store failed in the middle of publishing.
         StoreError: the store failed before publishing; nothing was committed.
     """
@@ -110,7 +117,7 @@ def publish(
     try:
         for attempt in range(_ATTEMPTS):
             with context.locked():
-                record = _build_upon_head(context, space, build, key, note_digest)
+                record = _build_upon_head(context, space, build, key, note_digest, adapters)
                 if isinstance(record, int):
                     return read_commit(context, space, record, created=False)
                 if _commit_record(context, record, note, layouts or {}):
@@ -143,7 +150,12 @@ def read_commit(
 
 
 def _build_upon_head(
-    context: Context, space: SpaceName, build: Build, key: str, note: Digest | None
+    context: Context,
+    space: SpaceName,
+    build: Build,
+    key: str,
+    note: Digest | None,
+    adapters: "Mapping[TaskName, Adapter] | None",
 ) -> Record | CommitNumber:
     """Build the record that follows the present head, or return the commit that the key made."""
     context.catch_up()
@@ -151,7 +163,7 @@ def _build_upon_head(
         head = lookups.head(session, space)
         record: Record | CommitNumber | None = None
         if head is not None:
-            record = lookups.commit_of_key(session, space, key)
+            record = commit_of_key(session, space, key, adapters)
         if record is None:
             record = build(session, _place_after(context, space, head, key, note))
     # whoever published the head may have died before it was durable; from here on it is built upon
@@ -163,7 +175,6 @@ def _build_upon_head(
 def _place_after(
     context: Context, space: SpaceName, head: lookups.Head | None, key: str, note: Digest | None
 ) -> Place:
-    """Return the place behind a head, or the first of a space."""
     now = timestamp(context.outside.now())
     place: Place = {"space": space, "key": key, "note": note}
     if head is None:

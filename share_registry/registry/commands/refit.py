@@ -37,6 +37,7 @@ from share_registry.format.canonical import sha256
 from share_registry.format.records import Note, RefitRecord, TaskNote
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName, Version
+from share_registry.registry.arguments import RefitOptions
 from share_registry.registry.basis.fit import FitMember, FitRule, FittedBasis, fit, stored_members
 from share_registry.registry.basis.moments import load, save
 from share_registry.registry.checkout.checkout import read_original, read_task_note, rebuild
@@ -54,7 +55,7 @@ from share_registry.registry.commands.encode import (
     preview_commit,
     record_entry,
 )
-from share_registry.registry.commands.preconditions import RefitOptions, check_texts
+from share_registry.registry.commands.preconditions import check_texts
 from share_registry.registry.commands.publish import Place, publish, read_commit
 from share_registry.registry.commands.spaces import existing_target
 from share_registry.registry.context import Context

@@ -204,7 +204,6 @@ def _check_labels(labels: Sequence[str], revision: str | None) -> None:
 def _check_same_base(
     space: CommitTarget, label: str | None, revision: str | None, labels: Sequence[str]
 ) -> None:
-    """Check that a space that exists says the same of its base model. Raises ConflictError."""
     if (
         (label is not None and label not in space.labels)
         or (revision is not None and revision != space.base_revision)
