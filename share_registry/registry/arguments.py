@@ -204,8 +204,15 @@ def _check_unicode(name: str, value: Any) -> None:
 
 def _check_path(name: str, value: Any) -> None:
     for path in value.values() if isinstance(value, Mapping) else [value]:
-        if isinstance(path, str | os.PathLike) and _NO_PATH.search(os.fsdecode(path)):
+        if isinstance(path, str | os.PathLike) and not _is_path(path):
             raise _wrong(name, path, "a path", "A path has no NUL and no half character.")
+
+
+def _is_path(path: str | os.PathLike[Any]) -> bool:
+    plain = os.fspath(path)
+    if isinstance(plain, bytes):
+        plain = plain.decode(errors="surrogateescape")
+    return not _NO_PATH.search(plain)
 
 
 def _of(types: Any, expected: str, hint: str) -> _Check:
