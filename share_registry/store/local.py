@@ -16,33 +16,35 @@ from typing_extensions import override
 
 from share_registry.errors import (
     IntegrityError,
-    InvalidInputError,
     NotFoundError,
     RefusedError,
     StoreError,
 )
-from share_registry.format.canonical import sha256
 from share_registry.names import (
     CommitNumber,
     Digest,
     SpaceName,
-    digest as checked_digest,
-    space_name,
 )
 from share_registry.outside.files import Kind, Outside
 from share_registry.outside.system import nothing_done
 from share_registry.store.protocol import (
+    FORMAT,
     MAX_FORMAT_BYTES,
     MAX_OBJECT_BYTES,
     MAX_RECORD_BYTES,
     PublishStateUnknownError,
     Store,
+    check_object,
     check_size,
     identity_of,
+    is_space_name,
+    log_name,
+    object_name,
+    object_of,
     record_name,
+    record_of,
 )
 
-_FORMAT: Final = "FORMAT"
 _FOLDERS: Final = ("objects", "spaces", "tmp")
 _CATALOG: Final = "catalog.sqlite"
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
@@ -71,7 +73,7 @@ class LocalStore(Store):
         self._read_only = read_only
         self._named: set[Path] = set()
         try:
-            self._format = self._outside.read(self._root / _FORMAT, limit=MAX_FORMAT_BYTES)
+            self._format = self._outside.read(self._root / FORMAT, limit=MAX_FORMAT_BYTES)
         except NotFoundError as error:
             raise NotFoundError(
                 f"there is no registry at {root}.",
@@ -96,7 +98,7 @@ class LocalStore(Store):
         root = outside.absolute(root)
         _make_root(root, outside)
         inside = outside.confined(root)
-        if not inside.exists(root / _FORMAT):
+        if not inside.exists(root / FORMAT):
             _require_fresh(root, inside)
             for folder in _FOLDERS:
                 inside.make_directory(root / folder)
@@ -121,10 +123,8 @@ class LocalStore(Store):
     @override
     def put(self, content: bytes, digest: Digest) -> bool:
         self._require_writable()
-        check_size(len(content), MAX_OBJECT_BYTES, f"object {digest}")
+        check_object(content, digest)
         path = self._object(digest)
-        if sha256(content) != digest:
-            raise InvalidInputError(f"digest {digest} is not of the object's bytes.")
         self._make_named(path.parent)
         if not self._outside.exists(path) and self._link_object(path, content):
             return True
@@ -170,7 +170,7 @@ class LocalStore(Store):
     def first_record(
         self, space: SpaceName, numbers: Sequence[CommitNumber]
     ) -> CommitNumber | None:
-        names = {record_name(number): number for number in numbers}
+        names = {self._record_path(space, number).name: number for number in numbers}
         first = self._outside.first_of(self._log(space), list(names))
         return None if first is None else names[first]
 
@@ -192,7 +192,7 @@ class LocalStore(Store):
 
     def _is_space(self, name: str) -> bool:
         root = self._root / "spaces" / name
-        if not (_is_name(name) and self._is_folder(root) and self._is_folder(root / "log")):
+        if not (is_space_name(name) and self._is_folder(root) and self._is_folder(root / "log")):
             return False
         return self._outside.exists(self._record_path(SpaceName(name), CommitNumber(1))) or bool(
             self.numbers(SpaceName(name))
@@ -200,8 +200,8 @@ class LocalStore(Store):
 
     @override
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
-        matches = map(_RECORD.fullmatch, self._outside.names(self._log(space)))
-        return [CommitNumber(int(match[1])) for match in matches if match]
+        names = self._outside.names(self._log(space))
+        return [CommitNumber(int(match[1])) for match in map(_RECORD.fullmatch, names) if match]
 
     @override
     def objects(self) -> Iterator[tuple[Digest, int]]:
@@ -218,16 +218,18 @@ class LocalStore(Store):
     def strays(self) -> Iterator[str]:
         for name in self._outside.names(self._root):
             is_ours = name in _FOLDERS and self._is_folder(self._root / name)
-            if not is_ours and name != _FORMAT and not name.startswith(_CATALOG):
+            if not is_ours and name != FORMAT and not name.startswith(_CATALOG):
                 yield name
         for path in self._outside.files_below(self._root):
-            parts = path.relative_to(self._root).parts
+            name = path.relative_to(self._root).as_posix()
+            folder, _, rest = name.partition("/")
+            belongs = object_of(name) or record_of(name) or (folder == "tmp" and "/" not in rest)
             if (
-                len(parts) > 1
-                and parts[0] in _FOLDERS
-                and not (_belongs(parts) and self._outside.kind(path) is Kind.FILE)
+                rest
+                and folder in _FOLDERS
+                and not (belongs and self._outside.kind(path) is Kind.FILE)
             ):
-                yield "/".join(parts)
+                yield name
 
     def _require_writable(self) -> None:
         if self._read_only:
@@ -237,14 +239,13 @@ class LocalStore(Store):
             )
 
     def _object(self, digest: Digest) -> Path:
-        checked_digest(digest)
-        return self._root.joinpath("objects", digest[:2], digest[2:])
+        return self._root / object_name(digest)
 
     def _log(self, space: SpaceName) -> Path:
-        return self._root.joinpath("spaces", space_name(space), "log")
+        return self._root / log_name(space)
 
     def _record_path(self, space: SpaceName, number: CommitNumber) -> Path:
-        return self._log(space) / record_name(number)
+        return self._root / record_name(space, number)
 
     def _is_folder(self, path: Path) -> bool:
         return self._outside.kind(path) is Kind.DIRECTORY
@@ -378,7 +379,7 @@ def _require_fresh(root: Path, inside: Outside) -> None:
         )
         used = not ours or (name in ("objects", "spaces") and inside.names(root / name))
         # where FORMAT is there by now, another creator was faster
-        if used and not inside.exists(root / _FORMAT):
+        if used and not inside.exists(root / FORMAT):
             raise RefusedError(
                 f"{root} holds {name!r} and no FORMAT file: it is not a registry.",
                 hint="Choose an empty or new directory, "
@@ -413,25 +414,6 @@ def _write_format(root: Path, inside: Outside, identity: str) -> None:
     from share_registry.format.records import format_bytes
 
     with _temporary_file(root, inside, format_bytes(identity), point="format") as temporary:
-        inside.link_new(temporary, root / _FORMAT)
+        inside.link_new(temporary, root / FORMAT)
     inside.at("format.linked")
     inside.sync_directory(root)
-
-
-def _is_name(name: str) -> bool:
-    try:
-        space_name(name)
-    except InvalidInputError:
-        return False
-    return True
-
-
-def _belongs(parts: tuple[str, ...]) -> bool:
-    match parts:
-        case ("tmp", _):
-            return True
-        case ("objects", shard, rest):
-            return bool(_SHARD.fullmatch(shard) and _REST.fullmatch(rest))
-        case ("spaces", space, "log", record):
-            return bool(_is_name(space) and _RECORD.fullmatch(record))
-    return False

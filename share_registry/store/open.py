@@ -5,10 +5,10 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
+from share_registry.errors import IntegrityError, InvalidInputError
 from share_registry.outside.files import Kind, Outside
 from share_registry.store.local import LocalStore
-from share_registry.store.protocol import Store
+from share_registry.store.protocol import FORMAT, Store
 
 # Place of a store that lives as long as the registry that it is opened by
 MEMORY: Final = "memory://"
@@ -28,7 +28,7 @@ def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outsid
     address = os.fspath(place)
     if address == MEMORY:
         # spec models load pydantic, which no reader of a directory needs
-        from share_registry.store.memory import MemoryStore
+        from share_registry.store.blobs import MemoryStore
 
         return MemoryStore(str(uuid.UUID(outside.token())))
     if "://" in address:
@@ -44,23 +44,19 @@ def is_new(place: str | os.PathLike[str] | Store, outside: Outside) -> bool:
     if not isinstance(place, str | os.PathLike):
         return False
     root = Path(place)
-    return not outside.exists(root / "FORMAT") and not _holds_objects(root, outside)
+    return not outside.exists(root / FORMAT) and not _holds_objects(root, outside)
 
 
 def _open_directory(root: Path, mode: str, outside: Outside) -> Store:
-    if outside.exists(root / "FORMAT"):
-        return LocalStore(root, outside, read_only=mode == "r")
-    if _holds_objects(root, outside):
+    is_there = outside.exists(root / FORMAT)
+    if not is_there and _holds_objects(root, outside):
         raise IntegrityError(
             f"{root} holds objects and no FORMAT file.",
             hint="Bring FORMAT back from a copy of the store: without it the log proves nothing.",
         )
-    if mode != "c":
-        raise NotFoundError(
-            f"there is no registry at {root}.",
-            hint="Create it with mode 'c' or `share-registry init`.",
-        )
-    return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))
+    if not is_there and mode == "c":
+        return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))
+    return LocalStore(root, outside, read_only=mode == "r")
 
 
 def _holds_objects(root: Path, outside: Outside) -> bool:

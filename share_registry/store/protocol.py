@@ -4,12 +4,13 @@ Two kinds of things: objects, named by the sha256 of their bytes, and records, n
 each space. Both appear whole or not at all and never change. Publishing a record under a number
 nobody has yet *is* the commit, so that step, and only that step, has three outcomes.
 
-A new store inherits from `Store`, writes the ten members that are abstract, and subclasses the
-suite `share_registry.testing.stores.StoreConformance` to see what is missing. What it needs is in
-the package: `format_bytes(uuid)` of `share_registry.format.records` makes the FORMAT file of a new
-store, `sha256` of `share_registry.format.canonical` names objects, `digest` and `space_name` of
-`share_registry.names` refuse what is no digest and no name, `check_size` and `check_number` (below)
-what is out of range. Errors of a driver become `StoreError`, with the cause kept.
+A new store subclasses the suite `share_registry.testing.stores.StoreConformance` to see what is
+missing. Where its place keeps bytes under names, it inherits from `BlobStore` of
+`share_registry.store.blobs` and writes four methods. Else it inherits from `Store` and writes the
+ten members that are abstract: `format_bytes(uuid)` of `share_registry.format.records` makes the
+FORMAT file of a new store, `check_object` and `check_size` (below) refuse what is no object or too
+large, `object_name` and `record_name` what is no digest, no space name and no number. Errors of a
+driver become `StoreError`, with the cause kept.
 """
 
 import re
@@ -18,12 +19,22 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from share_registry.errors import FormatError, InvalidInputError, StoreError
-from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.format.canonical import sha256
+from share_registry.names import (
+    CommitNumber,
+    Digest,
+    SpaceName,
+    digest as checked_digest,
+    space_name,
+)
 
+FORMAT: Final = "FORMAT"
 MAX_OBJECT_BYTES: Final = 4 << 30
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_FORMAT_BYTES: Final = 1 << 20
 MAX_NUMBER: Final = (1 << 53) - 1
+_OBJECT: Final = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{62})")
+_RECORD: Final = re.compile(r"spaces/([^/]+)/log/(\d{20})\.json")
 # What every store of this version says; spares a reader the import of the models
 _CURRENT_FORMAT: Final = re.compile(
     rb'\{"gc":\[\],"magic":"share_registry","read":\[\],'
@@ -171,16 +182,52 @@ def check_size(size: int, limit: int, subject: str) -> None:
         )
 
 
-def check_number(number: CommitNumber) -> None:
-    """Refuse a number that no record can have. Raises InvalidInputError."""
+def check_object(content: bytes, digest: Digest) -> None:
+    """Refuse bytes that are too many, or not those of a digest. Raises InvalidInputError."""
+    check_size(len(content), MAX_OBJECT_BYTES, f"object {digest}")
+    if sha256(content) != checked_digest(digest):
+        raise InvalidInputError(f"digest {digest} is not of the object's bytes.")
+
+
+def object_name(digest: Digest) -> str:
+    """Return the name of an object in a store. Raises InvalidInputError for what is no digest."""
+    checked_digest(digest)
+    return f"objects/{digest[:2]}/{digest[2:]}"
+
+
+def log_name(space: SpaceName) -> str:
+    """Return the name that the records of a space have in front. Raises InvalidInputError."""
+    return f"spaces/{space_name(space)}/log"
+
+
+def record_name(space: SpaceName, number: CommitNumber) -> str:
+    """Return the name of a record in a store. Raises InvalidInputError for what names none."""
     if not 1 <= number <= MAX_NUMBER:
         raise InvalidInputError(f"commit number {number} is not between 1 and {MAX_NUMBER}.")
+    return f"{log_name(space)}/{number:020d}.json"
 
 
-def record_name(number: CommitNumber) -> str:
-    """Return the file name of a record. Raises InvalidInputError for a number out of range."""
-    check_number(number)
-    return f"{number:020d}.json"
+def object_of(name: str) -> Digest | None:
+    """Return the digest of the object that has a name in a store, None for another name."""
+    match = _OBJECT.fullmatch(name)
+    return Digest(match[1] + match[2]) if match else None
+
+
+def record_of(name: str) -> tuple[SpaceName, CommitNumber] | None:
+    """Return space and number of the record that has a name in a store, None for another name."""
+    match = _RECORD.fullmatch(name)
+    if match is None or not is_space_name(match[1]):
+        return None
+    return SpaceName(match[1]), CommitNumber(int(match[2]))
+
+
+def is_space_name(text: str) -> bool:
+    """Tell whether a space may have a name."""
+    try:
+        space_name(text)
+    except InvalidInputError:
+        return False
+    return True
 
 
 def identity_of(content: bytes, *, writing: bool) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.store.memory import MemoryStore
+from share_registry.store.blobs import MemoryStore
 from tests.cli.tiny import SPACE, write_adapter
 
 

@@ -1,0 +1,202 @@
+"""A store over any place that keeps bytes under names, and one in memory.
+
+Names are those of a directory store: `FORMAT`, `objects/ab/<62 hex>` and
+`spaces/<space>/log/<20-digit n>.json`. What a place must do is little: create a name that must be
+free, replace, read, and list.
+"""
+
+import threading
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from typing_extensions import override
+
+from share_registry.errors import IntegrityError, NotFoundError, StoreError
+from share_registry.format.canonical import sha256
+from share_registry.format.records import format_bytes
+from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.store.protocol import (
+    FORMAT,
+    MAX_OBJECT_BYTES,
+    MAX_RECORD_BYTES,
+    PublishStateUnknownError,
+    Store,
+    check_object,
+    check_size,
+    identity_of,
+    log_name,
+    object_name,
+    object_of,
+    record_name,
+    record_of,
+)
+
+
+class BlobStore(Store):
+    """Objects and logs as bytes under names: a subclass says how `create` and three more do it.
+
+    These four may be called by several threads. What `create` and `replace` wrote is there, whole,
+    after a power cut.
+
+    Args:
+        identity: uuid of a new store; where one is there already, it keeps its own.
+
+    Attributes:
+        driver_errors: What the four raise where the system refuses, seen by callers as StoreError.
+    """
+
+    driver_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
+
+    def __init__(self, identity: str) -> None:
+        with self._translating():
+            self.create(FORMAT, format_bytes(identity))
+            self._format = self.read(FORMAT) or b""
+        self._identity = identity_of(self._format, writing=True)
+
+    @abstractmethod
+    def create(self, name: str, content: bytes) -> bool:
+        """Write bytes under a name that must be free, and tell whether it was.
+
+        Of several callers, in any process, that race for a name exactly one is told True.
+        """
+
+    @abstractmethod
+    def replace(self, name: str, content: bytes) -> None:
+        """Write bytes under a name in place of those that are there."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """Return the bytes under a name, None where there are none."""
+
+    @abstractmethod
+    def sizes(self, prefix: str) -> Iterable[tuple[str, int]]:
+        """Return every name that begins with a prefix and its size in bytes, in any order."""
+
+    @property
+    @override
+    def identity(self) -> str:
+        return self._identity
+
+    @override
+    def format_bytes(self) -> bytes:
+        return self._format
+
+    @override
+    def put(self, content: bytes, digest: Digest) -> bool:
+        check_object(content, digest)
+        name = object_name(digest)
+        with self._translating():
+            is_new = self.create(name, content)
+            if not is_new and self.read(name) != content:
+                self.replace(name, content)
+        return is_new
+
+    @override
+    def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        with self._translating():
+            content = self.read(object_name(digest))
+        if content is None:
+            raise NotFoundError(f"object {digest} is not in the store.", hint="Run verify.")
+        if len(content) > limit:
+            raise IntegrityError(
+                f"object {digest} has {len(content)} bytes, more than the limit of {limit}.",
+                hint="Run verify.",
+            )
+        if sha256(content) != digest:
+            raise IntegrityError(
+                f"object {digest} has the digest {sha256(content)}.", hint="Run verify."
+            )
+        return content
+
+    @override
+    def size(self, digest: Digest) -> int | None:
+        name = object_name(digest)
+        return dict(self._sorted(name)).get(name)
+
+    @override
+    def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
+        name = record_name(space, number)
+        check_size(len(content), MAX_RECORD_BYTES, f"record {number}")
+        try:
+            with self._translating():
+                return self.create(name, content) or self.read(name) == content
+        except StoreError as error:
+            raise PublishStateUnknownError(
+                f"{name} may or may not be published: {error.message}",
+                hint="Look it up before a retry.",
+            ) from error
+
+    @override
+    def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
+        with self._translating():
+            return self.read(record_name(space, number))
+
+    @override
+    def spaces(self, *, expected: Collection[SpaceName] = ()) -> list[SpaceName]:
+        records = (record_of(name) for name, _ in self._sorted("spaces/"))
+        return sorted({record[0] for record in records if record})
+
+    @override
+    def numbers(self, space: SpaceName) -> list[CommitNumber]:
+        records = (record_of(name) for name, _ in self._sorted(f"{log_name(space)}/"))
+        return [record[1] for record in records if record]
+
+    @override
+    def objects(self) -> Iterator[tuple[Digest, int]]:
+        for name, size in self._sorted("objects/"):
+            if digest := object_of(name):
+                yield digest, size
+
+    @override
+    def strays(self) -> Iterator[str]:
+        for name, _ in self._sorted(""):
+            if name != FORMAT and not object_of(name) and not record_of(name):
+                yield name
+
+    def _sorted(self, prefix: str) -> list[tuple[str, int]]:
+        with self._translating():
+            return sorted(self.sizes(prefix))
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except self.driver_errors as error:
+            raise StoreError(
+                f"{type(self).__name__}: {error}.", hint="Check the place and run it again."
+            ) from error
+
+
+class MemoryStore(BlobStore):
+    """A store in a dictionary: the shortest, for tests and registries not to outlive the process.
+
+    Args:
+        identity: uuid of the store.
+    """
+
+    def __init__(self, identity: str) -> None:
+        self._blobs: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+        super().__init__(identity)
+
+    @override
+    def create(self, name: str, content: bytes) -> bool:
+        with self._lock:
+            is_free = name not in self._blobs
+            self._blobs.setdefault(name, bytes(content))
+        return is_free
+
+    @override
+    def replace(self, name: str, content: bytes) -> None:
+        self._blobs[name] = bytes(content)
+
+    @override
+    def read(self, name: str) -> bytes | None:
+        return self._blobs.get(name)
+
+    @override
+    def sizes(self, prefix: str) -> Iterable[tuple[str, int]]:
+        blobs = self._blobs.copy()
+        return [(name, len(blobs[name])) for name in blobs if name.startswith(prefix)]
