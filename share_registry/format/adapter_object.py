@@ -7,7 +7,7 @@ stands where follows from the layout and the table alone, so a reader knows ever
 expands anything.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Annotated, Final, Literal
 
@@ -34,7 +34,6 @@ from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 
 MAX_SOURCES: Final = 64
 MAX_EXTERNAL: Final = 512
-_TENSORS: Final = ("planes", "symbols", "table")
 _SUBJECT: Final = "adapter object"
 
 
@@ -74,12 +73,17 @@ def encode(stored: StoredAdapter, layout: Layout) -> bytes:
         for plane in planes(stored.verbatim[index], layout.tensors[index].dtype.size_bytes)
         for piece in pack_stream(plane)
     ]
-    errors = [module.error for module in stored.modules if module is not None]
     table = AdapterTable(
         lanes=tuple(_lane(module) for module in stored.modules),
-        terms=tuple(tuple(_term_head(term) for term in side.terms) for side in sides),
+        terms=tuple(
+            tuple(
+                TermHead(source=term.source, exponent=term.exponent, k=term.coefficients.shape[1])
+                for term in side.terms
+            )
+            for side in sides
+        ),
         scales=_scales(sides),
-        errors=np.array(errors, np.float32),
+        errors=np.array([module.error for module in stored.modules if module], np.float32),
         groups_of_rows=coded.groups_of_rows,
         groups=coded.groups,
         pieces=(*coded.pieces, *(len(piece) for piece in pieces)),
@@ -123,8 +127,7 @@ def parse(content: bytes, layout_of: Callable[[Digest], Layout]) -> tuple[Stored
     layout = layout_of(head.layout)
     shapes = layout.modules()
     table = AdapterTable.from_bytes(parts["table"], [shape.rank for shape in shapes])
-    coded = [shape for shape, lane in zip(shapes, table.lanes, strict=True) if lane.coded]
-    blocks = _row_shapes(coded, table)
+    blocks = _row_shapes(shapes, table)
     verbatim = _verbatim(layout, table.lanes, [item.tensor for item in head.external])
     plane_sizes = [
         layout.tensors[index].elements
@@ -203,7 +206,7 @@ def check(stored: StoredAdapter, layout: Layout) -> None:
 
 
 def _split(content: bytes) -> tuple[Header, dict[str, memoryview]]:
-    entries, parts = unpack(content, _TENSORS, subject=_SUBJECT)
+    entries, parts = unpack(content, ("planes", "symbols", "table"), subject=_SUBJECT)
     try:
         header = Header.model_validate(check_kind(entries, "adapter"))
     except ValidationError as error:
@@ -225,10 +228,6 @@ def _lane(module: StoredModule | None) -> Lane:
     return Lane(coded=True, previous_a=module.a.previous, previous_b=module.b.previous)
 
 
-def _term_head(term: Term) -> TermHead:
-    return TermHead(source=term.source, exponent=term.exponent, k=term.coefficients.shape[1])
-
-
 def _sides(modules: Sequence[StoredModule | None]) -> list[StoredSide]:
     """Return the coded factors in stored order: A before B, module by module."""
     return [side for module in modules if module is not None for side in (module.a, module.b)]
@@ -240,7 +239,12 @@ def _scales(sides: Sequence[StoredSide]) -> NDArray[np.float32]:
 
 def _row_shapes(modules: Sequence[ModuleShape], table: AdapterTable) -> list[tuple[int, int]]:
     """Return the shapes in stored order: own rows of all factors, coefficients of all terms."""
-    own = [(module.rank, width) for module in modules for width in (module.in_, module.out)]
+    own = [
+        (module.rank, width)
+        for module, lane in zip(modules, table.lanes, strict=True)
+        if lane.coded
+        for width in (module.in_, module.out)
+    ]
     return own + [
         (rank, head.k) for (rank, _), heads in zip(own, table.terms, strict=True) for head in heads
     ]
@@ -254,19 +258,22 @@ def _modules(table: AdapterTable, arrays: Sequence[Ints]) -> tuple[StoredModule 
 
     def next_side(previous: bool) -> StoredSide:
         heads, row_scales, rows = next(parts)
-        terms = tuple(
-            Term(source=head.source, exponent=head.exponent, coefficients=next(coefficients))
-            for head in heads
+        return StoredSide(
+            previous=previous,
+            terms=tuple(
+                Term(source=head.source, exponent=head.exponent, coefficients=next(coefficients))
+                for head in heads
+            ),
+            scales=row_scales,
+            own=rows,
         )
-        return StoredSide(previous=previous, terms=terms, scales=row_scales, own=rows)
 
-    modules: list[StoredModule | None] = [None] * len(table.lanes)
-    for position, lane in enumerate(table.lanes):
-        if lane.coded:
-            modules[position] = StoredModule(
-                a=next_side(lane.previous_a), b=next_side(lane.previous_b), error=next(errors)
-            )
-    return tuple(modules)
+    return tuple(
+        StoredModule(a=next_side(lane.previous_a), b=next_side(lane.previous_b), error=next(errors))
+        if lane.coded
+        else None
+        for lane in table.lanes
+    )
 
 
 def _check_side(side: StoredSide, shape: tuple[int, int], stored: StoredAdapter) -> None:
@@ -291,8 +298,8 @@ def _check_side(side: StoredSide, shape: tuple[int, int], stored: StoredAdapter)
 
 
 def _check_verbatim(stored: StoredAdapter, layout: Layout) -> None:
-    lanes = [_lane(module) for module in stored.modules]
-    expected, actual = _verbatim(layout, lanes, list(stored.external)), sorted(stored.verbatim)
+    expected = _verbatim(layout, [_lane(module) for module in stored.modules], stored.external)
+    actual = sorted(stored.verbatim)
     require(
         actual == expected,
         f"{_SUBJECT} keeps the tensors {actual[:8]} bit for bit, expected {expected[:8]}.",
@@ -305,7 +312,7 @@ def _check_verbatim(stored: StoredAdapter, layout: Layout) -> None:
         )
 
 
-def _verbatim(layout: Layout, lanes: Sequence[Lane], external: Sequence[int]) -> list[int]:
+def _verbatim(layout: Layout, lanes: Sequence[Lane], external: Collection[int]) -> list[int]:
     """Return the tensors that the object keeps bit for bit.
 
     Passengers and lossless factors that are not external. Raises IntegrityError.

@@ -78,23 +78,21 @@ class AdapterTable:
         heads = [head for terms in self.terms for head in terms]
         lanes = [lane.coded | lane.previous_a << 1 | lane.previous_b << 2 for lane in self.lanes]
         exponents = [head.exponent & 0xFF if -128 <= head.exponent < 128 else 256 for head in heads]
-        raw = b"".join(
-            (
-                column([len(self.groups)], 1),
-                column(lanes, 1),
-                column([len(terms) for terms in self.terms], 1),
-                column([head.source for head in heads], 1),
-                column(exponents, 1),
-                column([head.k for head in heads], 2),
-                column(_from_bfloat16(self.scales), 2),
-                column(_from_bfloat16(self.errors), 2),
-                self.groups_of_rows.tobytes(),
-                column([group.packing for group in self.groups], 1),
-                column([group.shift for group in self.groups], 1),
-                column(self.pieces, 3),
-            )
+        columns = (
+            column([len(self.groups)], 1),
+            column(lanes, 1),
+            column([len(terms) for terms in self.terms], 1),
+            column([head.source for head in heads], 1),
+            column(exponents, 1),
+            column([head.k for head in heads], 2),
+            column(_from_bfloat16(self.scales), 2),
+            column(_from_bfloat16(self.errors), 2),
+            self.groups_of_rows.tobytes(),
+            column([group.packing for group in self.groups], 1),
+            column([group.shift for group in self.groups], 1),
+            column(self.pieces, 3),
         )
-        return deflate(raw)
+        return deflate(b"".join(columns))
 
     @classmethod
     def from_bytes(cls, content: memoryview, ranks: Sequence[int]) -> "AdapterTable":
@@ -104,18 +102,16 @@ class AdapterTable:
         lanes = tuple(_lane(value) for value in cursor.column(len(ranks), 1).tolist())
         coded = [rank for lane, rank in zip(lanes, ranks, strict=True) if lane.coded]
         terms = _terms(cursor, 2 * len(coded))
-        scales, errors = cursor.bfloat16(2 * sum(coded)), cursor.bfloat16(len(coded))
         sides = [rank for rank in coded for _ in range(2)]
-        rows = sum(sides) + sum(rank * len(heads) for rank, heads in zip(sides, terms, strict=True))
-        groups_of_rows = cursor.column(rows, 1).astype(np.uint8)
-        groups = cursor.groups(count)
+        rows = sum(rank * (1 + len(heads)) for rank, heads in zip(sides, terms, strict=True))
+        # columns are taken in their order
         return cls(
             lanes=lanes,
             terms=terms,
-            scales=scales,
-            errors=errors,
-            groups_of_rows=groups_of_rows,
-            groups=groups,
+            scales=cursor.bfloat16(2 * sum(coded)),
+            errors=cursor.bfloat16(len(coded)),
+            groups_of_rows=cursor.column(rows, 1).astype(np.uint8),
+            groups=cursor.groups(count),
             pieces=tuple(cursor.rest(3).tolist()),
         )
 

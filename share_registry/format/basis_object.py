@@ -24,7 +24,6 @@ MAX_NAME: Final = 512 + len("#65535")
 # (spec BAS-06).
 MAX_NUMBERS: Final = 1 << 32
 _SUBJECT: Final = "basis object"
-_PARTS: Final = ("symbols", "table")
 
 
 class BasisModuleHeader(Strict):
@@ -65,11 +64,14 @@ def encode(basis: StoredBasis) -> bytes:
             column(coded.pieces, 3),
         )
     )
-    modules: list[Json] = [
-        {"module": name, "in": a.shape[1], "out": b.shape[1]}
-        for name, (a, b) in sorted(basis.modules.items())
-    ]
-    entries: dict[str, Json] = {"format": 1, "kind": "basis", "modules": modules}
+    entries: dict[str, Json] = {
+        "format": 1,
+        "kind": "basis",
+        "modules": [
+            {"module": name, "in": a.shape[1], "out": b.shape[1]}
+            for name, (a, b) in sorted(basis.modules.items())
+        ],
+    }
     _header(entries)
     return pack(entries, {"symbols": coded.content, "table": deflate(table)})
 
@@ -81,7 +83,7 @@ def decode(content: bytes) -> StoredBasis:
         IntegrityError: any departure from the format; nothing is allocated on the word of an
             unchecked length.
     """
-    entries, parts = unpack(content, _PARTS, subject=_SUBJECT)
+    entries, parts = unpack(content, ("symbols", "table"), subject=_SUBJECT)
     header = _header(entries)
     cursor = Cursor(inflate(parts["table"]))
     count = int(cursor.column(1, 1)[0])

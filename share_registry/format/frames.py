@@ -79,25 +79,11 @@ def piece_sizes(size: int) -> list[int]:
     return [min(PIECE_BYTES, size - start) for start in range(0, size, PIECE_BYTES)]
 
 
-def pack_stream(raw: bytes, *, levels: Sequence[int] | None = None) -> list[bytes]:
+def pack_stream(raw: bytes) -> list[bytes]:
     """Return a stream's pieces, each as short as one of the levels makes it."""
     return [
-        _pack_piece(raw[start : start + PIECE_BYTES], levels)
-        for start in range(0, len(raw), PIECE_BYTES)
+        _pack_piece(raw[start : start + PIECE_BYTES]) for start in range(0, len(raw), PIECE_BYTES)
     ]
-
-
-def unpack_stream(stored: Sequence[memoryview], size: int, *, subject: str) -> bytes:
-    """Return the stream of `size` bytes whose pieces these are. Raises IntegrityError."""
-    sizes = piece_sizes(size)
-    require(
-        len(sizes) == len(stored), f"{subject} has {len(stored)} pieces, expected {len(sizes)}."
-    )
-    pieces = [
-        bytes(piece) if len(piece) == whole else expand(piece, whole, subject=subject)
-        for piece, whole in zip(stored, sizes, strict=True)
-    ]
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def unpack_streams(
@@ -114,24 +100,25 @@ def unpack_streams(
     Raises:
         IntegrityError: lengths that do not fit, or a damaged piece.
     """
-    counts = [len(piece_sizes(size)) for size in sizes]
+    streams = [piece_sizes(size) for size in sizes]
     require(
-        sum(lengths) == len(content) and sum(counts) == len(lengths),
+        sum(lengths) == len(content) and sum(map(len, streams)) == len(lengths),
         f"{subject} has {len(content)} bytes in {len(lengths)} pieces, "
         f"its table says {sum(lengths)}.",
     )
     pieces = iter([content[start:end] for start, end in pairwise(accumulate(lengths, initial=0))])
     return [
-        unpack_stream(list(islice(pieces, count)), size, subject=subject)
-        for count, size in zip(counts, sizes, strict=True)
+        b"".join(
+            bytes(piece) if len(piece) == whole else expand(piece, whole, subject=subject)
+            for whole, piece in zip(wholes, islice(pieces, len(wholes)), strict=True)
+        )
+        for wholes in streams
     ]
 
 
 def planes(content: bytes, width: int) -> Iterator[bytes]:
     """Yield the byte planes of little-endian elements of `width` bytes, lowest byte first."""
-    table = np.frombuffer(content, np.uint8).reshape(-1, width)
-    for plane in range(width):
-        yield table[:, plane].tobytes()
+    yield from (plane.tobytes() for plane in np.frombuffer(content, np.uint8).reshape(-1, width).T)
 
 
 def from_planes(parts: Sequence[bytes]) -> bytes:
@@ -142,8 +129,7 @@ def from_planes(parts: Sequence[bytes]) -> bytes:
     return table.tobytes()
 
 
-def _pack_piece(raw: bytes, levels: Sequence[int] | None) -> bytes:
-    if levels is None:
-        levels = (FAST, SMALLEST) if len(raw) <= _SLOW_LIMIT else (FAST,)
+def _pack_piece(raw: bytes) -> bytes:
+    levels = (FAST, SMALLEST) if len(raw) <= _SLOW_LIMIT else (FAST,)
     best = min((compress(raw, level=level) for level in levels), key=len)
     return best if len(best) < len(raw) else raw

@@ -4,9 +4,10 @@ A layout is an object of its own (canonical JSON), shared by every adapter of on
 commit carries only its digest (spec LAY-01 to LAY-09).
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from math import prod
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +21,9 @@ MAX_MODULES: Final = 65_536
 # Of all tensors together. What a reader may have to take memory for, however small the objects
 # are.
 MAX_ADAPTER_BYTES: Final = 16 << 30
+
+
+_Model = TypeVar("_Model")
 
 
 class DType(StrEnum):
@@ -73,6 +77,10 @@ class Strict(BaseModel):
     """Base of everything that is read from bytes: strict, closed, frozen."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes; their sha256 names the object or commit."""
+        return dump(self.model_dump(mode="json", exclude_none=True))
 
 
 class Entry(Strict):
@@ -136,17 +144,11 @@ class Layout(Strict):
     tensors: Annotated[list[TensorSpec], Field(max_length=MAX_TENSORS)]
     factors: Annotated[list[FactorSpec], Field(max_length=MAX_TENSORS)]
 
-    def to_bytes(self) -> bytes:
-        """Return the canonical bytes; their sha256 is the layout's digest."""
-        return dump(self.model_dump(mode="json", exclude_none=True))
-
     @classmethod
     def from_bytes(cls, content: bytes) -> "Layout":
         """Parse and check a layout object. Raises IntegrityError."""
-        try:
-            layout = cls.model_validate(check_kind(load(content, subject="layout"), "layout"))
-        except ValidationError as error:
-            raise IntegrityError(f"layout is malformed: {first_error(error)}") from error
+        value = check_kind(load(content, subject="layout"), "layout")
+        layout = validate(cls.model_validate, value, "layout")
         layout.check()
         return layout
 
@@ -188,7 +190,7 @@ class Layout(Strict):
     def passengers(self) -> list[int]:
         """Positions of the tensors that no factor names, ascending."""
         used = {index for factor in self.factors for index in (factor.a, factor.b)}
-        return [index for index in range(len(self.tensors)) if index not in used]
+        return sorted(set(range(len(self.tensors))) - used)
 
     def modules(self) -> list[ModuleShape]:
         """Return the modules in stored order.
@@ -200,8 +202,7 @@ class Layout(Strict):
     def modules_of(self, factor: FactorSpec) -> list[ModuleShape]:
         """Return the modules of one factor pair."""
         a, b = self.tensors[factor.a], self.tensors[factor.b]
-        width = a.elements // a.shape[0]
-        rank = a.shape[0] // factor.experts
+        rank, width = a.shape[0] // factor.experts, a.elements // a.shape[0]
         names = [factor.module]
         if factor.form is Form.EXPERTS:
             names = [f"{factor.module}#{e}" for e in range(factor.experts)]
@@ -245,6 +246,14 @@ def check_kind(value: dict[str, Json], kind: str) -> dict[str, Json]:
     check_version(value, kind)
     require(value.get("kind") == kind, f"{kind} is of kind {value.get('kind')!r}.")
     return value
+
+
+def validate(model: Callable[[object], _Model], value: object, subject: str) -> _Model:
+    """Return what a model makes of a value of JSON. Raises IntegrityError."""
+    try:
+        return model(value)
+    except ValidationError as error:
+        raise IntegrityError(f"{subject} is malformed: {first_error(error)}") from error
 
 
 def first_error(error: ValidationError) -> str:

@@ -8,9 +8,9 @@ chain.
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
-from share_registry.errors import FormatError, IntegrityError
+from share_registry.errors import FormatError
 from share_registry.format.canonical import Json, dump, load, require, sha256
 from share_registry.format.layout import (
     FORMAT_VERSION,
@@ -18,7 +18,7 @@ from share_registry.format.layout import (
     Strict,
     check_kind,
     check_version,
-    first_error,
+    validate,
 )
 from share_registry.names import NAME, Digest
 
@@ -123,10 +123,6 @@ class _Record(Strict):
     key: KeyField
     note: DigestField | None = None
     requires: list[str] = []
-
-    def to_bytes(self) -> bytes:
-        """Return the canonical bytes; their sha256 is the commit id."""
-        return dump(self.model_dump(mode="json", exclude_none=True))
 
     @property
     def id(self) -> Digest:
@@ -302,10 +298,8 @@ class Note(Strict):
     @classmethod
     def from_bytes(cls, content: bytes) -> "Note":
         """Parse a note object. Raises IntegrityError."""
-        try:
-            return cls.model_validate(check_kind(load(content, subject="note"), "note"))
-        except ValidationError as error:
-            raise IntegrityError(f"note is malformed: {first_error(error)}") from error
+        value = check_kind(load(content, subject="note"), "note")
+        return validate(cls.model_validate, value, "note")
 
     def of(self, task: str) -> TaskNote:
         """Return what the note says of a task, empty where nothing."""
@@ -322,10 +316,7 @@ def parse_record(content: bytes, *, subject: str = "record") -> Record:
     value = load(content, subject=subject)
     check_version(value, subject)
     _check_requires(value, subject)
-    try:
-        record = RECORD.validate_python(value)
-    except ValidationError as error:
-        raise IntegrityError(f"{subject} is malformed: {first_error(error)}") from error
+    record = validate(RECORD.validate_python, value, subject)
     _check_tasks(record, subject)
     return record
 
@@ -346,10 +337,7 @@ def parse_format(content: bytes) -> StoreFormat:
             f"this release reads {FORMAT_VERSION}.",
             hint="Use a release that reads it.",
         )
-    try:
-        store = StoreFormat.model_validate(value)
-    except ValidationError as error:
-        raise IntegrityError(f"FORMAT is malformed: {first_error(error)}") from error
+    store = validate(StoreFormat.model_validate, value, "FORMAT")
     if store.read:
         raise FormatError(
             f"store needs the unknown features {store.read}.", hint="Upgrade share_registry."
@@ -385,9 +373,8 @@ def _check_tasks(record: Record, subject: str) -> None:
 
 def _check_requires(value: dict[str, Json], subject: str) -> None:
     requires = value.get("requires", [])
-    unknown = ["?"]
-    if isinstance(requires, list):
-        unknown = sorted(str(name) for name in requires if name not in FEATURES)
+    names = requires if isinstance(requires, list) else ["?"]
+    unknown = sorted(str(name) for name in names if name not in FEATURES)
     if unknown:
         raise FormatError(
             f"{subject} requires the unknown features {', '.join(unknown)}.",

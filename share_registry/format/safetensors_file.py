@@ -18,7 +18,6 @@ from share_registry.format.layout import MAX_DIMENSIONS, MAX_TENSORS, DType
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_KEY_BYTES: Final = 512
 _METADATA: Final = "__metadata__"
-_MEMBERS: Final = {"dtype", "shape", "data_offsets"}
 _MAX_ELEMENTS: Final = 1 << 40
 _ORDER: Final = (
     DType.BOOL,
@@ -162,7 +161,7 @@ def _span(key: str, entry: object, subject: str) -> tuple[str, DType, int, int, 
         0 < len(key.encode()) <= MAX_KEY_BYTES and key.isprintable(),
         f"tensor name {key[:80]!r} of {subject} is not 1 to {MAX_KEY_BYTES} printable bytes.",
     )
-    if not isinstance(entry, dict) or set(entry) != _MEMBERS:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         members = ", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__
         raise IntegrityError(
             f"tensor {key!r} of {subject} has the members {members}, "

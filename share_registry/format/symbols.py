@@ -16,7 +16,7 @@ Group 0 is the rows that are all zero, and takes no bytes.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate, islice, pairwise
+from itertools import islice, pairwise
 from math import log2
 from typing import Final
 
@@ -30,7 +30,7 @@ from share_registry.format.frames import (
     compress,
     pack_stream,
     piece_sizes,
-    unpack_stream,
+    unpack_streams,
 )
 from share_registry.format.parallel import ahead, side_by_side
 
@@ -103,10 +103,11 @@ def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
     for number, members in enumerate(segments, start=1):
         assignment[members] = number
     gathered = [np.concatenate([rows[index] for index in members]) for members in segments]
-    if sum(map(len, gathered)) >= _SIDE_BY_SIDE:
-        coded = side_by_side(_encode_group, gathered)
-    else:
-        coded = [_encode_group(symbols) for symbols in gathered]
+    coded = (
+        side_by_side(_encode_group, gathered)
+        if sum(map(len, gathered)) >= _SIDE_BY_SIDE
+        else [_encode_group(symbols) for symbols in gathered]
+    )
     return CodedSymbols(
         groups_of_rows=assignment,
         groups=tuple(group for group, _, _ in coded),
@@ -158,8 +159,8 @@ def decode_rows(
     arrays, places = _places(shapes, groups_of_rows, groups)
     parts = list(_parts(content, groups, counts, pieces))
     expanded = ahead(_expand, parts) if total >= _AHEAD else map(_expand, parts)
-    for part, packed in zip(parts, expanded, strict=True):
-        _fill(places[part.number], _chunks(part, packed))
+    for stretches, part, packed in zip(places[1:], parts, expanded, strict=True):
+        _fill(stretches, _chunks(part, packed))
     return arrays
 
 
@@ -170,8 +171,9 @@ def entropy_bits(rows: Ints) -> float:
         low, high = (int(row.min()), int(row.max())) if len(row) else (0, 0)
         # counting into bins is faster; zeros between the symbols do not matter
         is_narrow = high - low < _HISTOGRAM
-        counts = np.bincount(row - low) if is_narrow else np.unique(row, return_counts=True)[1]
-        total += _entropy(counts)
+        total += _entropy(
+            np.bincount(row - low) if is_narrow else np.unique(row, return_counts=True)[1]
+        )
     return total
 
 
@@ -189,7 +191,6 @@ def _encode_group(symbols: Ints) -> tuple[Group, list[bytes], bytes]:
 class _SymbolPart:
     """The bytes of one group, with its number of symbols and the lengths of its pieces."""
 
-    number: int
     group: Group
     count: int
     lengths: Sequence[int]
@@ -200,10 +201,10 @@ def _parts(
     content: memoryview, groups: Sequence[Group], counts: Sequence[int], pieces: Sequence[int]
 ) -> Iterator[_SymbolPart]:
     position, rest = 0, iter(pieces)
-    for number, (group, count) in enumerate(zip(groups, counts, strict=True), start=1):
+    for group, count in zip(groups, counts, strict=True):
         lengths = list(islice(rest, len(piece_sizes(group.packed_bytes(count)))))
         end = position + sum(lengths) + group.low_bytes(count)
-        yield _SymbolPart(number, group, count, lengths, content[position:end])
+        yield _SymbolPart(group, count, lengths, content[position:end])
         position = end
 
 
@@ -231,8 +232,8 @@ def _places(
     places: list[list[Ints]] = [[] for _ in range(len(groups) + 1)]
     changes = (np.flatnonzero(np.diff(groups_of_rows)) + 1).tolist()
     for start, end in pairwise([0, *changes, len(groups_of_rows)]):
-        number = groups_of_rows[start] if start < end else 0
-        places[number].append(memory[offsets[start] : offsets[end]])
+        if start < end:
+            places[groups_of_rows[start]].append(memory[offsets[start] : offsets[end]])
     return arrays, places
 
 
@@ -256,17 +257,16 @@ def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
 
 def _expand(part: _SymbolPart) -> NDArray[np.uint8]:
     """Return the packed high parts of a group."""
-    bounds = accumulate(part.lengths, initial=0)
-    stored = [part.content[start:end] for start, end in pairwise(bounds)]
-    size = part.group.packed_bytes(part.count)
-    return np.frombuffer(unpack_stream(stored, size, subject="a group of symbols"), np.uint8)
+    content, size = part.content[: sum(part.lengths)], part.group.packed_bytes(part.count)
+    packed = unpack_streams(content, [size], part.lengths, subject="a group of symbols")
+    return np.frombuffer(packed[0], np.uint8)
 
 
 def _chunks(part: _SymbolPart, packed: NDArray[np.uint8]) -> Iterator[_Symbols]:
     """Yield the symbols of a group, some at a time, in the narrowest type that surely fits."""
     group, per_byte = part.group, PACKINGS[part.group.packing][1]
-    low = np.frombuffer(part.content[sum(part.lengths) :], np.uint8)
-    planes = low.reshape(group.shift, -(-part.count // 8))
+    low = part.content[sum(part.lengths) :]
+    planes = np.frombuffer(low, np.uint8).reshape(group.shift, -(-part.count // 8))
     size = _CHUNK // per_byte // 8 * 8
     for start in range(0, len(packed), size):
         first = start * per_byte
@@ -349,8 +349,7 @@ def _from_low_planes(
 @cache
 def _spread() -> NDArray[np.uint64]:
     """Return for every byte its bits as eight bytes, lowest first."""
-    values = np.arange(256, dtype=np.uint8)[:, None]
-    return np.unpackbits(values, axis=1, bitorder="little").view("<u8")[:, 0]
+    return np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view("<u8")
 
 
 def _segments(rows: Sequence[Ints]) -> list[list[int]]:

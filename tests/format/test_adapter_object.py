@@ -23,7 +23,7 @@ from share_registry.format.frames import (
     expand,
     pack_stream,
     piece_sizes,
-    unpack_stream,
+    unpack_streams,
 )
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.object_file import decode_tensor, encode_tensor, pack, unpack
@@ -461,7 +461,8 @@ def test_streams_longer_than_a_piece_come_back() -> None:
     raw = np.random.default_rng(0).bytes(1000) * 9000
     pieces = pack_stream(raw)
     assert len(pieces) == len(piece_sizes(len(raw))) == 3
-    assert unpack_stream([memoryview(piece) for piece in pieces], len(raw), subject="stream") == raw
+    content, lengths = memoryview(b"".join(pieces)), [len(piece) for piece in pieces]
+    assert unpack_streams(content, [len(raw)], lengths, subject="stream") == [raw]
 
 
 def _damaged(fault: str) -> bytes:
