@@ -26,7 +26,6 @@ _PICKLES: Final = re.compile(
 _UNSAFE: Final = re.compile(
     r'.*[/\\:*?"<>|].*|[. ]*|.*[. ]|(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.IGNORECASE
 )
-_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
 def check_name(name: str) -> str:
@@ -68,7 +67,7 @@ def is_pickle(content: bytes) -> bool:
 
 def refuse_pointer(name: str, content: bytes) -> None:
     """Raise InvalidInputError for a git-LFS pointer in a file's place."""
-    if content.startswith(_POINTER):
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
         raise InvalidInputError(
             f"{name} is a git-LFS pointer of {len(content)} bytes, expected the file itself.",
             hint="Run `git lfs pull` in the clone, or commit hf://owner/repo.",

@@ -73,10 +73,8 @@ def layout_of(
     for tensor in tensors:
         _check_key(tensor.key, halves)
     _check_magnitudes(tensors, halves, settings)
-    modules = sorted(halves.keys() - keep)
-    factors = list(
-        filter(None, (_pair(module, halves[module], tensors, settings) for module in modules))
-    )
+    pairs = (_pair(name, halves[name], tensors, settings) for name in sorted(halves.keys() - keep))
+    factors = [pair for pair in pairs if pair is not None]
     layout = Layout(
         metadata=[Entry(name=name, value=value) for name, value in metadata],
         tensors=list(tensors),
@@ -93,7 +91,7 @@ def _find_halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, int]]:
         if (match := _FACTOR.fullmatch(spec.key)) is None:
             continue
         module = match["module"].removeprefix(PREFIX)
-        side = Side.A if (match["side"] or match["table"]) == "A" else Side.B
+        side = Side((match["side"] or match["table"]).lower())
         first = halves.setdefault(module, {}).setdefault(side, position)
         if first != position:
             raise InvalidInputError(
@@ -153,12 +151,8 @@ def _check_magnitudes(
 
 def _owner(path: str, halves: Mapping[str, object]) -> str | None:
     """Return the innermost LoRA layer a path lies in."""
-    end = path.rfind(".")
-    while end > 0:
-        if path[:end] in halves:
-            return path[:end]
-        end = path.rfind(".", 0, end)
-    return None
+    ends = [match.start() for match in re.finditer(r"\.", path)]
+    return next((path[:end] for end in reversed(ends) if path[:end] in halves), None)
 
 
 def _pair(

@@ -75,8 +75,10 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
         return outside.read(cached, limit=limit)
 
     place = f"{SCHEME}{repo}{f'/{folder}' if match['folder'] else ''}"
-    source = Source(kind="hub", location=place, revision=commit)
-    return read_files(_list_files(model, folder, read), source=source)
+    return read_files(
+        _list_files(model, folder, read),
+        source=Source(kind="hub", location=place, revision=commit),
+    )
 
 
 def _list_files(
@@ -89,12 +91,15 @@ def _list_files(
         for path in siblings
         if folder in path.parents and path.parent != folder
     }
-    sizes = {
-        path.name: MAX_ATTACHMENT_BYTES if sibling.size is None else sibling.size
-        for path, sibling in siblings.items()
-        if path.parent == folder
-    }
-    return Files(sizes=sizes, others=sorted(below), read=read)
+    return Files(
+        sizes={
+            path.name: MAX_ATTACHMENT_BYTES if sibling.size is None else sibling.size
+            for path, sibling in siblings.items()
+            if path.parent == folder
+        },
+        others=sorted(below),
+        read=read,
+    )
 
 
 def _api(outside: Outside) -> "HfApi":

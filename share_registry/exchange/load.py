@@ -18,10 +18,10 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import derive_task
 from share_registry.exchange.config import module_scales
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import check_range
 from share_registry.exchange.hub import SCHEME, read_hub
 from share_registry.exchange.peft_directory import adapter_of, read_directory
 from share_registry.exchange.peft_model import read_model
+from share_registry.exchange.tensors import check_range
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Source
 from share_registry.names import TaskName, task_name
@@ -119,17 +119,18 @@ def _read_adapter(adapter: Any, _: str | None, __: Outside) -> Adapter:
     Its tensors may have been changed since it was read, and a checked out one is not what was
     committed.
     """
-    metadata = [(entry.name, entry.value) for entry in adapter.layout.metadata]
-    tensors = {key: tensor.detach().cpu() for key, tensor in adapter.tensors.items()}
     current = adapter_of(
-        tensors, adapter.config_bytes, metadata=metadata, attachments=adapter.attachments
+        {key: tensor.detach().cpu() for key, tensor in adapter.tensors.items()},
+        adapter.config_bytes,
+        metadata=[(entry.name, entry.value) for entry in adapter.layout.metadata],
+        attachments=adapter.attachments,
     )
     if current.source_digest == adapter.source_digest:
         return adapter  # type: ignore[no-any-return]
-    source = Source(kind="adapter", location=f"{adapter.ref}, checked out" if adapter.ref else "")
+    location = f"{adapter.ref}, checked out" if adapter.ref else ""
     return replace(
         current,
-        source=source,
+        source=Source(kind="adapter", location=location),
         basis=adapter.basis,
         parent=adapter.ref or adapter.parent,
         tensors_digest=sha256(tensor_file(current.layout, current.tensors)),

@@ -19,10 +19,9 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE, parse_config
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import pad_rows, tensors_of
 from share_registry.exchange.peft_directory import source_digest
 from share_registry.exchange.portable import TRAINING_ONLY, targets_of
-from share_registry.exchange.tensors import TORCH, item_of
+from share_registry.exchange.tensors import DTYPES, TORCH, item_of, pad_rows, tensors_of
 from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import Source
 
@@ -82,10 +81,9 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     rank = max([1, *(a.shape[0] for a, _ in rows.values())])
     passengers = _passengers(parts, rule)
     layout = _layout(parts, rank, passengers)
-    factors = tensors_of(layout, [pad_rows(rows[shape.module], rank) for shape in layout.modules()])
-    merged = passengers | factors
-    tensors = {spec.key: merged[spec.key] for spec in layout.tensors}
-    return _assemble(parts, layout, tensors, rank)
+    padded = [pad_rows(rows[shape.module], rank) for shape in layout.modules()]
+    merged = passengers | tensors_of(layout, padded)
+    return _assemble(parts, layout, {spec.key: merged[spec.key] for spec in layout.tensors}, rank)
 
 
 def _check(parts: Sequence[WeightedAdapter]) -> None:
@@ -128,8 +126,11 @@ def _check(parts: Sequence[WeightedAdapter]) -> None:
 
 def _passengers_of(part: WeightedAdapter) -> dict[str, torch.Tensor]:
     """Return the tensors beside the factors, without those that act in training alone."""
-    passengers = part.adapter.passengers.items()
-    return {key: tensor for key, tensor in passengers if not TRAINING_ONLY.fullmatch(key)}
+    return {
+        key: tensor
+        for key, tensor in part.adapter.passengers.items()
+        if not TRAINING_ONLY.fullmatch(key)
+    }
 
 
 def _passengers(parts: Sequence[WeightedAdapter], rule: MergeRule) -> dict[str, torch.Tensor]:
@@ -142,8 +143,8 @@ def _passengers(parts: Sequence[WeightedAdapter], rule: MergeRule) -> dict[str, 
     for key in dict.fromkeys(key for tensors in of_parts for key in tensors):
         tensors = [own[key] for own in of_parts if key in own]
         items = [item_of(key, tensor) for tensor in tensors]
-        is_same = all(item == items[0] for item in items)
-        passengers[key] = tensors[0] if is_same else _mean(key, tensors, parts, rule)
+        differ = any(item != items[0] for item in items)
+        passengers[key] = _mean(key, tensors, parts, rule) if differ else tensors[0]
     return passengers
 
 
@@ -205,12 +206,13 @@ def _layout(
                     hint="Merge adapters saved by one release of PEFT.",
                 )
     positions = {key: position for position, key in enumerate(specs)}
-    factors = [
-        FactorSpec(module=module, form=form, a=positions[a], b=positions[b], experts=experts_in)
-        for module, (form, experts_in, a, b) in sorted(pairs.items())
-    ]
     return Layout(
-        metadata=parts[0].adapter.layout.metadata, tensors=list(specs.values()), factors=factors
+        metadata=parts[0].adapter.layout.metadata,
+        tensors=list(specs.values()),
+        factors=[
+            FactorSpec(module=module, form=form, a=positions[a], b=positions[b], experts=experts_in)
+            for module, (form, experts_in, a, b) in sorted(pairs.items())
+        ],
     )
 
 
@@ -222,8 +224,7 @@ def _widen(first: TensorSpec, spec: TensorSpec, ref: str) -> TensorSpec:
             f" others have {first.shape}.",
             hint="Merge adapters of one base model.",
         )
-    names = {dtype: name for name, dtype in TORCH.items()}
-    wide = names[torch.promote_types(TORCH[first.dtype], TORCH[spec.dtype])]
+    wide = DTYPES[torch.promote_types(TORCH[first.dtype], TORCH[spec.dtype])]
     return TensorSpec(key=spec.key, dtype=wide, shape=spec.shape)
 
 
@@ -237,7 +238,7 @@ def _assemble(
     attachments = _attachments(parts)
     items = [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors]
     metadata = [(entry.name, entry.value) for entry in layout.metadata]
-    left = sorted({name for part in parts for name in part.adapter.attachments} - set(attachments))
+    differ = {name for part in parts for name in part.adapter.attachments} - set(attachments)
     return replace(
         parts[0].adapter,
         tensors=tensors,
@@ -251,7 +252,7 @@ def _assemble(
         original={},
         remarks=tuple(
             f"{name} is not kept: it differs between the adapters that were merged."
-            for name in left
+            for name in sorted(differ)
         ),
         ref=None,
         error=None,
@@ -273,8 +274,9 @@ def _attachments(parts: Sequence[WeightedAdapter]) -> dict[str, bytes]:
 def _config(parts: Sequence[WeightedAdapter], layout: Layout, rank: int) -> dict[str, object]:
     """Return the first part's config at one rank and scale 1, with what the others target."""
     configs = [part.adapter.config for part in parts]
-    cleared = {field: value for field, value in _CLEARED if any(field in own for own in configs)}
-    config = dict(configs[0]) | cleared
+    config = dict(configs[0]) | {
+        field: value for field, value in _CLEARED if any(field in own for own in configs)
+    }
     is_narrowed = any(
         own.get("exclude_modules") or own.get("layers_to_transform") is not None for own in configs
     )

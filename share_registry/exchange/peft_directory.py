@@ -84,8 +84,9 @@ def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
     """
     folder = outside.absolute(Path(os.path.normpath(path)))
     location = str(folder).encode(errors="surrogateescape").decode(errors="backslashreplace")
-    source = Source(kind="directory", location=location)
-    return read_files(_list_files(folder, outside), source=source)
+    return read_files(
+        _list_files(folder, outside), source=Source(kind="directory", location=location)
+    )
 
 
 def read_files(files: Files, *, source: Source) -> Adapter:
@@ -307,9 +308,12 @@ def _list_files(folder: Path, outside: Outside) -> Files:
                 f"{folder / name} is a symbolic link, expected a regular file.",
                 hint="Copy the directory with links resolved (cp -rL), or commit hf://owner/repo.",
             )
-    regular = [name for name, entry_kind in kinds.items() if entry_kind is Kind.FILE]
     return Files(
-        sizes={name: outside.size(folder / name) or 0 for name in regular},
+        sizes={
+            name: outside.size(folder / name) or 0
+            for name, entry_kind in kinds.items()
+            if entry_kind is Kind.FILE
+        },
         others=[name for name, entry_kind in kinds.items() if entry_kind is not Kind.FILE],
         read=lambda name, limit: outside.read(folder / name, limit=limit),
     )

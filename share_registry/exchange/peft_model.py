@@ -18,9 +18,7 @@ from share_registry.exchange.peft_directory import adapter_of
 from share_registry.format.records import Source
 from share_registry.names import digest
 
-_EMBEDDINGS: Final = frozenset({"embed_tokens", "lm_head"})
 _OTHER_BASE: Final = "Load the base model the adapter was trained on."
-_ORDERED: Final = frozenset({"rank_pattern", "alpha_pattern"})
 
 
 def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
@@ -38,21 +36,17 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
         NotFoundError: the model has no such adapter.
         InvalidInputError, RefusedError: as for a directory.
     """
-    peft = _peft()
     name = _adapter_name(model, adapter_name)
-    config = model.peft_config[name]
-    state = peft.get_peft_model_state_dict(
-        model, adapter_name=name, save_embedding_layers=_saves_embeddings(config)
-    )
-    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    config, tensors = model.peft_config[name], live_tensors(model, name)
     tuner = model.base_model
     in_subspace = hasattr(type(tuner), "lora_tensors")
     if in_subspace:
         passengers = {key: value for key, value in tensors.items() if f".{tuner.prefix}" not in key}
         tensors, config = passengers | tuner.lora_tensors(name), tuner.lora_config(name)
     content = json.dumps(_to_json(_config_of(model, config)), indent=2).encode()
-    source = Source(kind="peft", location=type(model).__name__)
-    adapter = adapter_of(tensors, content, source=source)
+    adapter = adapter_of(
+        tensors, content, source=Source(kind="peft", location=type(model).__name__)
+    )
     if not in_subspace:
         return adapter
     return replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name))
@@ -68,8 +62,7 @@ def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
     members = {key: value for key, value in adapter.config.items() if key in names}
     wrapped = None
     try:
-        config = peft.LoraConfig(**{**members, "inference_mode": True})
-        wrapped = _insert(peft, model, config, name)
+        wrapped = _insert(peft, model, peft.LoraConfig(**{**members, "inference_mode": True}), name)
         _check_loaded(
             peft.set_peft_model_state_dict(wrapped, adapter.state_dict(), adapter_name=name), name
         )
@@ -103,9 +96,11 @@ def live_name(model: Any, adapter_name: str | None) -> str:
 
 def live_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
     """Return the parameters of an adapter of a live `peft.PeftModel` by the keys of files."""
-    embeddings = _saves_embeddings(model.peft_config[name])
     state = _peft().get_peft_model_state_dict(
-        model, model.state_dict(keep_vars=True), adapter_name=name, save_embedding_layers=embeddings
+        model,
+        model.state_dict(keep_vars=True),
+        adapter_name=name,
+        save_embedding_layers=_saves_embeddings(model.peft_config[name]),
     )
     return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
 
@@ -144,16 +139,14 @@ def _peft() -> ModuleType:
 
 def _adapter_name(model: Any, name: str | None) -> str:
     names = list(model.peft_config)
-    if name is None and len(names) == 1:
-        return str(names[0])
     if name is None:
-        active = model.active_adapters
-        if len(active) == 1:
-            return str(active[0])
-        raise InvalidInputError(
-            f"the model has the adapters {', '.join(names)}, expected one.",
-            hint="Pass adapter_name.",
-        )
+        candidates = names if len(names) == 1 else model.active_adapters
+        if len(candidates) != 1:
+            raise InvalidInputError(
+                f"the model has the adapters {', '.join(names)}, expected one.",
+                hint="Pass adapter_name.",
+            )
+        return str(candidates[0])
     if name not in names:
         raise NotFoundError(
             f"the model has no adapter {name!r}; it has {', '.join(names)}.",
@@ -165,8 +158,11 @@ def _adapter_name(model: Any, name: str | None) -> str:
 def _saves_embeddings(config: Any) -> bool:
     """Decide as `save_embedding_layers="auto"`, but without a question to the Hub."""
     targets = config.target_modules
-    named = isinstance(targets, list | set | tuple) and bool(_EMBEDDINGS & set(targets))
-    return named and not getattr(config, "trainable_token_indices", None)
+    return (
+        isinstance(targets, list | set | tuple)
+        and not {"embed_tokens", "lm_head"}.isdisjoint(targets)
+        and not getattr(config, "trainable_token_indices", None)
+    )
 
 
 def _config_of(model: Any, config: Any) -> dict[str, object]:
@@ -176,8 +172,9 @@ def _config_of(model: Any, config: Any) -> dict[str, object]:
     """
     base = model.get_base_model()
     values: dict[str, object] = {**config.to_dict(), "inference_mode": True}
-    label = values.get("base_model_name_or_path") or getattr(base, "name_or_path", None)
-    values["base_model_name_or_path"] = label or None
+    values["base_model_name_or_path"] = (
+        values.get("base_model_name_or_path") or getattr(base, "name_or_path", None) or None
+    )
     kind = type(base)
     if values.get("task_type") is None and kind.__module__.partition(".")[0] == "transformers":
         values["auto_mapping"] = {
@@ -191,7 +188,8 @@ def _to_json(value: object, name: str = "") -> Any:
     """Return JSON values: sets sorted, members sorted except where their order means something."""
     if isinstance(value, Mapping):
         members = {str(key): _to_json(item, str(key)) for key, item in value.items()}
-        return members if name in _ORDERED else dict(sorted(members.items()))
+        is_ordered = name in ("rank_pattern", "alpha_pattern")
+        return members if is_ordered else dict(sorted(members.items()))
     if isinstance(value, set | frozenset):
         return sorted(_to_json(item) for item in value)
     if isinstance(value, list | tuple):

@@ -22,8 +22,8 @@ from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of, is_local
 from share_registry.exchange.config import plain_path
-from share_registry.exchange.factor_pairs import Rows, pad_rows, tensors_of
 from share_registry.exchange.serving_lint import VLLM_RANKS, lint
+from share_registry.exchange.tensors import Rows, pad_rows, tensors_of
 from share_registry.format.layout import Form, Layout, TensorSpec
 
 # Keys of tensors that act in training alone.
@@ -55,17 +55,20 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
     rows = [_fold_scale(pair) for pair in pairs]
     rank = max([1, *(a.shape[0] for a, _ in rows)])
     if rank == largest:
-        slots = (slot for slot in VLLM_RANKS if slot >= max(largest, _MIN_RANK))
-        rank = next(slots, largest)
+        rank = next((slot for slot in VLLM_RANKS if slot >= max(largest, _MIN_RANK)), largest)
     layout = _layout(adapter.layout, rank)
     tensors = tensors_of(layout, [pad_rows(pair, rank) for pair in rows])
     config = _config(adapter, rank, base_model)
     notes = [f"portable: the scale is folded into B and every rank is {rank}."]
     if dropped:
         notes.append(f"portable: {len(dropped)} tensors used in training alone are left out.")
-    ordered = {spec.key: tensors[spec.key] for spec in layout.tensors}
-    text = json.dumps(config, indent=2).encode()
-    form = replace(adapter, tensors=ordered, layout=layout, config=config, config_bytes=text)
+    form = replace(
+        adapter,
+        tensors={spec.key: tensors[spec.key] for spec in layout.tensors},
+        layout=layout,
+        config=config,
+        config_bytes=json.dumps(config, indent=2).encode(),
+    )
     return form, tuple(notes)
 
 
@@ -106,12 +109,13 @@ def _layout(layout: Layout, rank: int) -> Layout:
             key=b.key, dtype=b.dtype, shape=[b.shape[0], rows, *b.shape[2:]]
         )
     position = {old: new for new, old in enumerate(sorted(specs))}
-    factors = [
-        factor.model_copy(update={"a": position[factor.a], "b": position[factor.b]})
-        for factor in layout.factors
-    ]
     return Layout(
-        metadata=layout.metadata, tensors=[specs[old] for old in sorted(specs)], factors=factors
+        metadata=layout.metadata,
+        tensors=[specs[old] for old in sorted(specs)],
+        factors=[
+            factor.model_copy(update={"a": position[factor.a], "b": position[factor.b]})
+            for factor in layout.factors
+        ],
     )
 
 

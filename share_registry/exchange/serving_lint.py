@@ -35,6 +35,12 @@ _VLLM_KEYS: Final = re.compile(
 _LLAMA_KEYS: Final = re.compile(
     r".*(\.lora_[AB]\.weight|\.lora_embedding_[AB]|\.base_layer\.weight|norm[^.]*\.weight)"
 )
+# SGLang fuses q, k, v and gate, up: what it says -> the modules, and the one they need
+_FUSED: Final = {
+    "fails on q_proj without v_proj": ({"q_proj"}, "v_proj"),
+    "does not place k_proj or v_proj without q_proj": ({"k_proj", "v_proj"}, "q_proj"),
+    "does not place up_proj without gate_proj": ({"up_proj"}, "gate_proj"),
+}
 _LAYER: Final = re.compile(r"(.*?\.)(\d+)\.(.+)")
 
 
@@ -69,14 +75,20 @@ def sglang(config: Mapping[str, object], layout: Layout) -> list[str]:
         "refuses use_dora": config.get("use_dora"),
         "does not map expert parameters": _has_form(layout, Form.EXPERTS),
     }
-    notes = [note for note, applies in rules.items() if applies]
-    return notes + _passengers(layout, "ignores or fails late on") + _unfused(layout)
+    return [
+        *(note for note, applies in rules.items() if applies),
+        *_passengers(layout, "ignores or fails late on"),
+        *_unfused(layout),
+    ]
 
 
 def lorax(config: Mapping[str, object], layout: Layout) -> list[str]:
     """Return what LoRAX and TGI read wrongly without an error."""
-    fields = ("rank_pattern", "alpha_pattern")
-    notes = [f"ignore {field}, so scales are wrong" for field in fields if config.get(field)]
+    notes = [
+        f"ignore {field}, so scales are wrong"
+        for field in ("rank_pattern", "alpha_pattern")
+        if config.get(field)
+    ]
     types = _types(layout)
     layers = {(prefix, layer) for modules in types.values() for prefix, layer, _ in modules}
     for name, modules in sorted(types.items()):
@@ -96,8 +108,11 @@ def lorax(config: Mapping[str, object], layout: Layout) -> list[str]:
 
 def llama_cpp(config: Mapping[str, object], layout: Layout) -> list[str]:
     """Return what llama.cpp's converter refuses or reads wrongly."""
-    fields = ("use_rslora", "alpha_pattern")
-    notes = [f"ignores {field}, so scales are wrong" for field in fields if config.get(field)]
+    notes = [
+        f"ignores {field}, so scales are wrong"
+        for field in ("use_rslora", "alpha_pattern")
+        if config.get(field)
+    ]
     if config.get("lora_alpha") == 0:
         notes.append("reads lora_alpha 0 as no scaling")
     return notes + _strange_keys(layout, _LLAMA_KEYS)
@@ -157,17 +172,12 @@ def _types(layout: Layout) -> dict[str, list[tuple[str, int, int]]]:
 
 
 def _unfused(layout: Layout) -> list[str]:
-    """SGLang fuses q, k, v and gate, up, and needs v for q, and gate for up."""
     layers: dict[str, set[str]] = defaultdict(set)
     for factor in layout.factors:
         owner, _, name = factor.module.rpartition(".")
         layers[owner].add(name)
-    notes = set()
-    for names in layers.values():
-        if "q_proj" in names and "v_proj" not in names:
-            notes.add("fails on q_proj without v_proj")
-        if names & {"k_proj", "v_proj"} and "q_proj" not in names:
-            notes.add("does not place k_proj or v_proj without q_proj")
-        if "up_proj" in names and "gate_proj" not in names:
-            notes.add("does not place up_proj without gate_proj")
-    return sorted(notes)
+    return sorted(
+        note
+        for note, (fused, needed) in _FUSED.items()
+        if any(names & fused and needed not in names for names in layers.values())
+    )

@@ -14,8 +14,14 @@ import torch
 
 from share_registry.algebra.decode import decode_side, is_bounded
 from share_registry.errors import IntegrityError, NotFoundError, ShareRegistryError
-from share_registry.exchange.factor_pairs import Rows, rows_of
-from share_registry.exchange.tensors import TORCH, all_finite, empty_tensors, tensor_of
+from share_registry.exchange.tensors import (
+    TORCH,
+    Rows,
+    all_finite,
+    empty_tensors,
+    rows_of,
+    tensor_of,
+)
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
 from share_registry.format.object_file import decode_tensor

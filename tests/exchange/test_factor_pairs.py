@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from share_registry.errors import RefusedError
 from share_registry.exchange.config import ambiguous, module_scales, rank_of, scale_of, settings_of
-from share_registry.exchange.factor_pairs import pairs_of, tensors_of
+from share_registry.exchange.tensors import pairs_of, tensors_of
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from tests.exchange.zoo import peft
 

@@ -22,7 +22,7 @@ from share_registry.algebra.rate_distortion import bits_per_element, gaussian_ro
 from share_registry.algebra.rates import bits
 from share_registry.algebra.search import predicted_step
 from share_registry.algebra.spectrum import Stack, joint_saving
-from share_registry.exchange.factor_pairs import factor_dtypes, factor_positions
+from share_registry.exchange.tensors import factor_dtypes, factor_positions
 from share_registry.format.symbols import entropy_bits
 from share_registry.names import Side
 from share_registry.registry.arguments import Progress

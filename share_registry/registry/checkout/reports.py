@@ -7,7 +7,7 @@ from share_registry.algebra.error import FactorPair
 from share_registry.algebra.rate_distortion import bound
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
-from share_registry.exchange.factor_pairs import factor_positions
+from share_registry.exchange.tensors import factor_positions
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
 from share_registry.names import Digest, Side

@@ -14,7 +14,7 @@ from typing import Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.errors import ShareRegistryError
-from share_registry.exchange.factor_pairs import move_to_device
+from share_registry.exchange.tensors import move_to_device
 from share_registry.format.records import Note
 from share_registry.names import SpaceName, TaskName
 from share_registry.registry.arguments import RefitOptions

@@ -19,8 +19,7 @@ from share_registry.algebra.project import project
 from share_registry.catalog.queries import lookups
 from share_registry.errors import BudgetExceededError, IntegrityError, NotFoundError
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.factor_pairs import factor_dtypes, factor_positions
-from share_registry.exchange.tensors import item_of
+from share_registry.exchange.tensors import factor_dtypes, factor_positions, item_of
 from share_registry.format import adapter_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout

@@ -17,8 +17,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import IntegrityError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import move_to_device
-from share_registry.exchange.tensors import item_of
+from share_registry.exchange.tensors import item_of, move_to_device
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, module_shapes_of
 from share_registry.format.records import (

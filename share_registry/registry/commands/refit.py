@@ -31,7 +31,7 @@ from share_registry.errors import (
 )
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.factor_pairs import move_to_device
+from share_registry.exchange.tensors import move_to_device
 from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Note, RefitRecord, TaskNote
