@@ -146,8 +146,11 @@ class Outside:
 
         Raises StoreError.
         """
-        missing = suppress(FileNotFoundError, NotADirectoryError)
-        with translate_errors(folder), missing, self._spot(folder / names[0]) as (_, inside):
+        with (
+            translate_errors(folder),
+            suppress(FileNotFoundError, NotADirectoryError),
+            self._spot(folder / names[0]) as (_, inside),
+        ):
             for name in names:
                 with suppress(FileNotFoundError):
                     place = os.fspath(folder / name) if inside is None else name
@@ -406,8 +409,11 @@ class Outside:
         self._system.close(handle)
 
     def _status(self, path: Path) -> os.stat_result | None:
-        missing = suppress(FileNotFoundError, NotADirectoryError)
-        with translate_errors(path), missing, self._spot(path) as (name, folder):
+        with (
+            translate_errors(path),
+            suppress(FileNotFoundError, NotADirectoryError),
+            self._spot(path) as (name, folder),
+        ):
             return self._system.find(name, folder=folder)
         return None
 

@@ -48,6 +48,16 @@ _NOTHING_DONE: Final = frozenset(
     }
 )
 
+_HINTS: Final = {
+    errno.ENOSPC: "Free some space and run it again.",
+    errno.EDQUOT: "Raise the quota or free some space and run it again.",
+    errno.EROFS: "The medium is read-only: write to another place, "
+    "and open it with mode 'r' where it is a registry.",
+    errno.EACCES: "Check the permissions of the directory.",
+    errno.EPERM: "Check the permissions of the directory.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",
+}
+
 
 class System:
     """System calls, one method each.
@@ -198,7 +208,14 @@ def translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _translation(error, path) from error
+        if error.errno == errno.ELOOP:
+            raise IntegrityError(
+                f"{path} is a symbolic link, expected a regular file.", hint="Run verify."
+            ) from error
+        raise StoreError(
+            f"{path}: {error.strerror or error}.",
+            hint=_HINTS.get(error.errno or 0, "Check the device and run it again."),
+        ) from error
     except MemoryError as error:
         raise StoreError(
             f"{path}: not enough memory to read it.", hint="Free some memory and run it again."
@@ -250,26 +267,6 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
         if seen is not None:
             seen(piece)
     return content
-
-
-def _translation(error: OSError, path: Path) -> StoreError | IntegrityError:
-    if error.errno == errno.ELOOP:
-        return IntegrityError(
-            f"{path} is a symbolic link, expected a regular file.", hint="Run verify."
-        )
-    hints = {
-        errno.ENOSPC: "Free some space and run it again.",
-        errno.EDQUOT: "Raise the quota or free some space and run it again.",
-        errno.EROFS: "The medium is read-only: write to another place, "
-        "and open it with mode 'r' where it is a registry.",
-        errno.EACCES: "Check the permissions of the directory.",
-        errno.EPERM: "Check the permissions of the directory.",
-        errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",
-    }
-    return StoreError(
-        f"{path}: {error.strerror or error}.",
-        hint=hints.get(error.errno or 0, "Check the device and run it again."),
-    )
 
 
 @contextmanager

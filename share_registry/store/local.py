@@ -124,16 +124,21 @@ class LocalStore(Store):
     def put(self, content: bytes, digest: Digest) -> bool:
         self._require_writable()
         check_object(content, digest)
-        path = self._object(digest)
+        path = self._root / object_name(digest)
         self._make_named(path.parent)
-        if not self._outside.exists(path) and self._link_object(path, content):
-            return True
+        if not self._outside.exists(path):
+            with self._temporary(content, "obj") as temporary:
+                is_new = self._outside.link_new(temporary, path)
+                self._outside.at("obj.linked")
+            if is_new:
+                self._sync_objects(path)
+                return True
         self._renew(path, content)
         return False
 
     @override
     def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        path, hasher = self._object(digest), hashlib.sha256()
+        path, hasher = self._root / object_name(digest), hashlib.sha256()
         try:
             content = self._outside.read(
                 path, limit=min(limit, MAX_OBJECT_BYTES), seen=hasher.update
@@ -148,13 +153,13 @@ class LocalStore(Store):
 
     @override
     def size(self, digest: Digest) -> int | None:
-        return self._outside.size(self._object(digest))
+        return self._outside.size(self._root / object_name(digest))
 
     @override
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
         self._require_writable()
         check_size(len(content), MAX_RECORD_BYTES, f"record {number} of {space}")
-        path = self._record_path(space, number)
+        path = self._root / record_name(space, number)
         self._make_named(path.parent)
         with self._temporary(content, "record") as temporary:
             return self._link_record(temporary, path, content)
@@ -162,7 +167,9 @@ class LocalStore(Store):
     @override
     def record(self, space: SpaceName, number: CommitNumber) -> bytes | None:
         try:
-            return self._outside.read(self._record_path(space, number), limit=MAX_RECORD_BYTES)
+            return self._outside.read(
+                self._root / record_name(space, number), limit=MAX_RECORD_BYTES
+            )
         except NotFoundError:
             return None
 
@@ -170,14 +177,14 @@ class LocalStore(Store):
     def first_record(
         self, space: SpaceName, numbers: Sequence[CommitNumber]
     ) -> CommitNumber | None:
-        names = {self._record_path(space, number).name: number for number in numbers}
-        first = self._outside.first_of(self._log(space), list(names))
+        names = {Path(record_name(space, number)).name: number for number in numbers}
+        first = self._outside.first_of(self._root / log_name(space), list(names))
         return None if first is None else names[first]
 
     @override
     def sync_log(self, space: SpaceName) -> None:
         self._require_writable()
-        log = self._log(space)
+        log = self._root / log_name(space)
         if self._outside.exists(log):
             self._make_named(log)
             self._outside.sync_directory(log)
@@ -194,13 +201,13 @@ class LocalStore(Store):
         root = self._root / "spaces" / name
         if not (is_space_name(name) and self._is_folder(root) and self._is_folder(root / "log")):
             return False
-        return self._outside.exists(self._record_path(SpaceName(name), CommitNumber(1))) or bool(
-            self.numbers(SpaceName(name))
-        )
+        return self._outside.exists(
+            self._root / record_name(SpaceName(name), CommitNumber(1))
+        ) or bool(self.numbers(SpaceName(name)))
 
     @override
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
-        names = self._outside.names(self._log(space))
+        names = self._outside.names(self._root / log_name(space))
         return [CommitNumber(int(match[1])) for match in map(_RECORD.fullmatch, names) if match]
 
     @override
@@ -238,15 +245,6 @@ class LocalStore(Store):
                 hint="Open it with mode 'w'.",
             )
 
-    def _object(self, digest: Digest) -> Path:
-        return self._root / object_name(digest)
-
-    def _log(self, space: SpaceName) -> Path:
-        return self._root / log_name(space)
-
-    def _record_path(self, space: SpaceName, number: CommitNumber) -> Path:
-        return self._root / record_name(space, number)
-
     def _is_folder(self, path: Path) -> bool:
         return self._outside.kind(path) is Kind.DIRECTORY
 
@@ -271,15 +269,6 @@ class LocalStore(Store):
         self._make_named(self._root / "tmp")
         with _temporary_file(self._root, self._outside, content, point=point) as path:
             yield path
-
-    def _link_object(self, path: Path, content: bytes) -> bool:
-        """Write an object and give it its name; tell whether the name was free."""
-        with self._temporary(content, "obj") as temporary:
-            new = self._outside.link_new(temporary, path)
-            self._outside.at("obj.linked")
-        if new:
-            self._sync_objects(path)
-        return new
 
     def _renew(self, path: Path, content: bytes) -> None:
         """Answer for an object that is there already.
