@@ -102,6 +102,5 @@ def derive_task(location: str) -> TaskName:
 
 
 def _slug(text: str) -> str:
-    """Return text as a name: lower case, what is not allowed becomes '-'."""
     slug = re.sub(r"\.\.+", ".", re.sub(r"[^a-z0-9._-]+", "-", text.lower()))
     return slug.strip("-._")[:64].rstrip(".-_")

@@ -85,7 +85,6 @@ def layout_of(
 
 
 def _find_halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, int]]:
-    """Return the positions of the two factors of every module."""
     halves: dict[str, dict[Side, int]] = {}
     for position, spec in enumerate(tensors):
         if (match := _FACTOR.fullmatch(spec.key)) is None:
@@ -121,7 +120,7 @@ def _check_key(key: str, halves: Mapping[str, object]) -> None:
             hint=_SAVE_AGAIN,
         )
     path = key.removeprefix(PREFIX)
-    owner = _owner(path, halves)
+    owner = _innermost_layer(path, halves)
     if owner is not None and _INSIDE.fullmatch(path[len(owner) + 1 :]):
         return
     if owner is not None or _FOREIGN.search(path) or FACTOR_MARK in path:
@@ -149,8 +148,7 @@ def _check_magnitudes(
         )
 
 
-def _owner(path: str, halves: Mapping[str, object]) -> str | None:
-    """Return the innermost LoRA layer a path lies in."""
+def _innermost_layer(path: str, halves: Mapping[str, object]) -> str | None:
     ends = [match.start() for match in re.finditer(r"\.", path)]
     return next((path[:end] for end in reversed(ends) if path[:end] in halves), None)
 

@@ -10,7 +10,7 @@ and for target_parameters with the parameter's name behind it.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,10 +28,6 @@ DEFAULT_ALPHA: Final = 8
 
 _MAX_PATTERNS: Final = 65_536
 _MAX_PATTERN_LENGTH: Final = 512
-_HINT_SHARE: Final = (
-    "Load it (PeftModel.from_pretrained) and commit the model:"
-    " then just its coefficients are stored."
-)
 _SAFE_INITS: Final = {"gaussian", "eva", "orthogonal", "mica"}
 _BASE_CHANGING_INITS: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # fmt: off
@@ -100,6 +96,12 @@ def parse_config(content: bytes, *, name: str = CONFIG_FILE) -> dict[str, object
         ) from error
 
 
+def names_in(config: Mapping[str, object], field: str) -> list[str]:
+    """Return the names that a field of a config lists, none where it is no list."""
+    names = config.get(field)
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
 def copy_json(value: Any) -> Any:
     """Return a copy of a JSON value that shares nothing mutable with it."""
     if isinstance(value, dict):
@@ -137,7 +139,8 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
     if peft_type != "LORA":
         raise RefusedError(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
-            hint=_HINT_SHARE
+            hint="Load it (PeftModel.from_pretrained) and commit the model:"
+            " then just its coefficients are stored."
             if peft_type == "SHARE"
             else "Convert it to LoRA with PEFT (save_as_lora), then commit that.",
         )
@@ -238,7 +241,7 @@ def ambiguous(settings: Settings, modules: Sequence[str]) -> list[str]:
         module
         for module in modules
         if any(
-            len(set(_matches(patterns, path))) > 1
+            len({pattern.value for pattern in patterns if pattern.regex.match(path)}) > 1
             for path in paths_of(settings, module)
             for patterns in (settings.ranks, settings.alphas)
         )
@@ -343,14 +346,13 @@ def _wrong(field: str, value: str, expected: str) -> InvalidInputError:
     )
 
 
-def _matches(patterns: tuple[Pattern, ...], path: str) -> Iterator[float]:
-    return (pattern.value for pattern in patterns if pattern.regex.match(path))
-
-
 def _value(
     field: str, settings: Settings, module: str, patterns: tuple[Pattern, ...], default: float
 ) -> float:
-    values = [next(_matches(patterns, path), default) for path in paths_of(settings, module)]
+    values = [
+        next((pattern.value for pattern in patterns if pattern.regex.match(path)), default)
+        for path in paths_of(settings, module)
+    ]
     if len(set(values)) > 1:
         raise RefusedError(
             f"{CONFIG_FILE}: the patterns give the parameters of {module!r} the {field}s"

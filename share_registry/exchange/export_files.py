@@ -18,8 +18,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import CARD_MARK, README, SOURCE_README, TENSOR_FILE
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.portable import portable
-from share_registry.exchange.serving_lint import lint
+from share_registry.exchange.servers import lint, portable
 from share_registry.exchange.tensors import item_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import Json, dump, sha256

@@ -18,7 +18,6 @@ from share_registry.format.records import Source
 from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
 SCHEME: Final = "hf://"
@@ -54,7 +53,14 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
             hint="Example: hf://alignment-handbook/zephyr-7b-sft-lora@main.",
         )
     repo, revision = match["repo"], match["revision"]
-    api = _api(outside)
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise RefusedError(
+            "huggingface_hub is not installed, expected it for hf:// locations.",
+            hint="pip install huggingface_hub",
+        ) from error
+    api = HfApi(endpoint=outside.environment("HF_ENDPOINT") or None)
     with _translate_errors(f"{SCHEME}{repo}{f'@{revision}' if revision else ''}"):
         model = api.model_info(repo, revision=revision, files_metadata=True)
     commit = model.sha or ""
@@ -100,17 +106,6 @@ def _list_files(
         others=sorted(below),
         read=read,
     )
-
-
-def _api(outside: Outside) -> "HfApi":
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise RefusedError(
-            "huggingface_hub is not installed, expected it for hf:// locations.",
-            hint="pip install huggingface_hub",
-        ) from error
-    return HfApi(endpoint=outside.environment("HF_ENDPOINT") or None)
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from share_registry.algebra.merge_methods import MergeRule, merge_rows
 from share_registry.errors import RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
-from share_registry.exchange.config import CONFIG_FILE, parse_config
+from share_registry.exchange.config import CONFIG_FILE, names_in, parse_config
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.peft_directory import source_digest
-from share_registry.exchange.portable import TRAINING_ONLY, targets_of
+from share_registry.exchange.servers import TRAINING_ONLY, targets_of
 from share_registry.exchange.tensors import DTYPES, TORCH, item_of, pad_rows, tensors_of
 from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import Source
@@ -94,7 +94,7 @@ def _check(parts: Sequence[WeightedAdapter]) -> None:
     first = parts[0]
     for part in parts:
         obstacles = [field for field in _NONLINEAR if part.adapter.config.get(field)]
-        obstacles += [key for key in _passengers_of(part) if "lora_" in key]
+        obstacles += [key for key in _acting_passengers(part) if "lora_" in key]
         if obstacles or not part.adapter.layout.factors:
             raise RefusedError(
                 f"{part.ref} cannot be merged: it has"
@@ -124,8 +124,7 @@ def _check(parts: Sequence[WeightedAdapter]) -> None:
         )
 
 
-def _passengers_of(part: WeightedAdapter) -> dict[str, torch.Tensor]:
-    """Return the tensors beside the factors, without those that act in training alone."""
+def _acting_passengers(part: WeightedAdapter) -> dict[str, torch.Tensor]:
     return {
         key: tensor
         for key, tensor in part.adapter.passengers.items()
@@ -138,7 +137,7 @@ def _passengers(parts: Sequence[WeightedAdapter], rule: MergeRule) -> dict[str, 
 
     Raises RefusedError where they differ and have no weighted mean.
     """
-    of_parts = [_passengers_of(part) for part in parts]
+    of_parts = [_acting_passengers(part) for part in parts]
     passengers: dict[str, torch.Tensor] = {}
     for key in dict.fromkeys(key for tensors in of_parts for key in tensors):
         tensors = [own[key] for own in of_parts if key in own]
@@ -217,7 +216,6 @@ def _layout(
 
 
 def _widen(first: TensorSpec, spec: TensorSpec, ref: str) -> TensorSpec:
-    """Return the description of a tensor in the wider of two element types."""
     if first.shape != spec.shape:
         raise RefusedError(
             f"{ref}: tensor {spec.key!r} is {spec.shape} but for its rank,"
@@ -235,7 +233,7 @@ def _assemble(
     text = json.dumps(config, indent=2, sort_keys=True).encode()
     # what is committed must be readable: refuse a config larger than any reader accepts
     parse_config(text, name=f"{CONFIG_FILE} of the merged adapter")
-    attachments = _attachments(parts)
+    attachments = _common_attachments(parts)
     items = [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors]
     metadata = [(entry.name, entry.value) for entry in layout.metadata]
     differ = {name for part in parts for name in part.adapter.attachments} - set(attachments)
@@ -260,8 +258,7 @@ def _assemble(
     )
 
 
-def _attachments(parts: Sequence[WeightedAdapter]) -> dict[str, bytes]:
-    """Return the files that are alike in all parts that have them."""
+def _common_attachments(parts: Sequence[WeightedAdapter]) -> dict[str, bytes]:
     of_parts = [part.adapter.attachments for part in parts]
     merged = {name: content for own in of_parts for name, content in own.items()}
     return {
@@ -281,9 +278,9 @@ def _config(parts: Sequence[WeightedAdapter], layout: Layout, rank: int) -> dict
         own.get("exclude_modules") or own.get("layers_to_transform") is not None for own in configs
     )
     is_listed = all(isinstance(own.get("target_modules"), list) for own in configs)
-    targets = _union(configs, "target_modules") if is_listed and not is_narrowed else None
+    targets = _names_in_any(configs, "target_modules") if is_listed and not is_narrowed else None
     config["target_modules"] = targets_of(config | {"target_modules": targets}, layout)
-    saved = _union(configs, "modules_to_save")
+    saved = _names_in_any(configs, "modules_to_save")
     if saved:
         config["modules_to_save"] = saved
     biases = [own.get("bias", "none") for own in configs]
@@ -291,7 +288,5 @@ def _config(parts: Sequence[WeightedAdapter], layout: Layout, rank: int) -> dict
     return config | {"r": rank, "lora_alpha": rank}
 
 
-def _union(configs: Sequence[Mapping[str, object]], field: str) -> list[str]:
-    """Return the names that a field lists in any config, sorted."""
-    lists = [config.get(field) for config in configs]
-    return sorted({str(name) for names in lists if isinstance(names, list) for name in names})
+def _names_in_any(configs: Sequence[Mapping[str, object]], field: str) -> list[str]:
+    return sorted({name for config in configs for name in names_in(config, field)})

@@ -51,7 +51,7 @@ def encode(basis: StoredBasis) -> bytes:
     """
     names = sorted(basis.modules)
     blocks = [block for name in names for block in basis.modules[name]]
-    _check(names, blocks)
+    _check_blocks(names, blocks)
     _check_numbers(sum(block.size for block in blocks))
     coded = encode_rows([row for block in blocks for row in block])
     table = b"".join(
@@ -101,7 +101,7 @@ def decode(content: bytes) -> StoredBasis:
     )
     blocks = decode_rows(parts["symbols"], shapes, groups_of_rows, groups, pieces)
     names = [module.module for module in header.modules]
-    _check(names, blocks)
+    _check_blocks(names, blocks)
     sides = zip(blocks[::2], blocks[1::2], strict=True)
     return StoredBasis(modules=dict(zip(names, sides, strict=True)))
 
@@ -133,8 +133,7 @@ def _check_numbers(numbers: int) -> None:
     )
 
 
-def _check(names: list[str], blocks: list[Ints]) -> None:
-    """Check what both sides of the format promise. Raises IntegrityError."""
+def _check_blocks(names: list[str], blocks: list[Ints]) -> None:
     require(bool(names), f"{_SUBJECT} has no module.")
     for name, a, b in zip(names, blocks[::2], blocks[1::2], strict=True):
         most = max(len(a), len(b))

@@ -123,7 +123,7 @@ def piece_counts(
 
     Raises IntegrityError where a row names a group that is not there.
     """
-    counts = _counts(shapes, groups_of_rows, groups)
+    counts = _symbols_per_group(shapes, groups_of_rows, groups)
     return [
         len(piece_sizes(group.packed_bytes(count)))
         for group, count in zip(groups, counts, strict=True)
@@ -149,7 +149,7 @@ def decode_rows(
     Raises:
         IntegrityError: lengths that do not fit, a group or symbol out of range, or damaged frames.
     """
-    counts = _counts(shapes, groups_of_rows, groups)
+    counts = _symbols_per_group(shapes, groups_of_rows, groups)
     low = sum(group.low_bytes(count) for group, count in zip(groups, counts, strict=True))
     expected, total = sum(pieces) + low, sum(counts)
     require(
@@ -158,7 +158,7 @@ def decode_rows(
     )
     arrays, places = _places(shapes, groups_of_rows, groups)
     parts = list(_parts(content, groups, counts, pieces))
-    expanded = ahead(_expand, parts) if total >= _AHEAD else map(_expand, parts)
+    expanded = ahead(_expand_packed, parts) if total >= _AHEAD else map(_expand_packed, parts)
     for stretches, part, packed in zip(places[1:], parts, expanded, strict=True):
         _fill(stretches, _chunks(part, packed))
     return arrays
@@ -243,7 +243,6 @@ def _zeros(shape: tuple[int, int], dtype: np.dtype[np.int16] | np.dtype[np.int32
 
 
 def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
-    """Write the symbols of all chunks, one after another, into the places."""
     chunk: _Symbols = np.zeros(0, np.int8)
     for place in places:
         filled = 0
@@ -255,8 +254,7 @@ def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
             filled, chunk = filled + count, chunk[count:]
 
 
-def _expand(part: _SymbolPart) -> NDArray[np.uint8]:
-    """Return the packed high parts of a group."""
+def _expand_packed(part: _SymbolPart) -> NDArray[np.uint8]:
     content, size = part.content[: sum(part.lengths)], part.group.packed_bytes(part.count)
     packed = unpack_streams(content, [size], part.lengths, subject="a group of symbols")
     return np.frombuffer(packed[0], np.uint8)
@@ -288,10 +286,9 @@ def _join(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _Sym
     return symbols
 
 
-def _counts(
+def _symbols_per_group(
     shapes: Sequence[tuple[int, int]], groups_of_rows: NDArray[np.uint8], groups: Sequence[Group]
 ) -> list[int]:
-    """Return the number of symbols of each group."""
     pairs = np.array(shapes, np.int64).reshape(-1, 2)
     widths = np.repeat(pairs[:, 1], pairs[:, 0])
     largest = int(groups_of_rows.max(initial=0))
@@ -379,7 +376,7 @@ def _segments(rows: Sequence[Ints]) -> list[list[int]]:
         total = np.zeros(2 * _HISTOGRAM, np.int64)
         for end in range(start, len(buckets)):
             total = total + histogram(end, shift)
-            value = best[start] + _estimate(total, shift)
+            value = best[start] + _estimate_bytes(total, shift)
             if value < best[end + 1]:
                 best[end + 1], cut[end + 1] = value, start
     segments: list[list[int]] = []
@@ -392,8 +389,7 @@ def _segments(rows: Sequence[Ints]) -> list[list[int]]:
     return segments[::-1]
 
 
-def _estimate(histogram: NDArray[np.int64], shift: int) -> float:
-    """Return the bytes of a group with these symbols: entropy, low bits and Huffman table."""
+def _estimate_bytes(histogram: NDArray[np.int64], shift: int) -> float:
     table = min(int(np.count_nonzero(histogram)), _TABLE_SYMBOLS) * _SYMBOL_BYTES
     return _entropy(histogram) / 8 + shift * int(histogram.sum()) / 8 + _GROUP_BYTES + table
 

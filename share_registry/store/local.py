@@ -264,7 +264,6 @@ class LocalStore(Store):
 
     @contextmanager
     def _temporary(self, content: bytes, point: str) -> Iterator[Path]:
-        """Write a file under a temporary name, which is gone after the block."""
         # copies of a store tend to lose empty directories
         self._make_named(self._root / "tmp")
         with _temporary_file(self._root, self._outside, content, point=point) as path:
@@ -319,7 +318,6 @@ class LocalStore(Store):
         return won
 
     def _has_bytes(self, path: Path, content: bytes, *, cause: StoreError | None) -> bool:
-        """Tell whether a record has these bytes. Raises PublishStateUnknownError."""
         try:
             return self._outside.read(path, limit=MAX_RECORD_BYTES) == content
         except (NotFoundError, StoreError) as error:

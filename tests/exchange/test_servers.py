@@ -7,7 +7,7 @@ import pytest
 
 from share_registry.exchange.export_files import CardFacts, Profile, files_of
 from share_registry.exchange.peft_directory import adapter_of, read_directory
-from share_registry.exchange.serving_lint import lint, llama_cpp, lorax, sglang, vllm
+from share_registry.exchange.servers import lint, llama_cpp, lorax, sglang, vllm
 from share_registry.outside.files import Outside
 from tests.exchange.zoo import CASES
 
