@@ -125,3 +125,12 @@ EXIT_CODES: dict[int, tuple[type[ShareRegistryError], ...]] = {
     7: (RefusedError, BudgetExceededError),
     8: (CommitStateUnknownError,),
 }
+
+
+def ensure(condition: object, error: ShareRegistryError) -> None:
+    """Raise an error unless a condition holds.
+
+    The error is made either way: where something is checked for every value, an `if` is faster.
+    """
+    if not condition:
+        raise error

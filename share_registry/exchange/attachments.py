@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.config import CONFIG_FILE
 
 TENSOR_FILE: Final = "adapter_model.safetensors"
@@ -34,11 +34,13 @@ def check_name(name: str) -> str:
         size = len(name.encode())
     except UnicodeEncodeError:
         size = MAX_NAME_BYTES + 1
-    if not 1 <= size <= MAX_NAME_BYTES or not name.isprintable() or _UNSAFE.fullmatch(name):
-        raise InvalidInputError(
+    ensure(
+        1 <= size <= MAX_NAME_BYTES and name.isprintable() and not _UNSAFE.fullmatch(name),
+        InvalidInputError(
             f"file name {name[:80]!r} is not safe on every system.",
             hint="Rename the file or move it out of the directory.",
-        )
+        ),
+    )
     return name
 
 
@@ -47,10 +49,12 @@ def check_names(names: Iterable[str]) -> None:
     seen: dict[str, str] = {CONFIG_FILE: CONFIG_FILE, TENSOR_FILE: TENSOR_FILE}
     for name in names:
         first = seen.setdefault(check_name(name).casefold(), name)
-        if first != name:
-            raise InvalidInputError(
+        ensure(
+            first == name,
+            InvalidInputError(
                 f"files {first!r} and {name!r} differ in case alone.", hint="Rename one of them."
-            )
+            ),
+        )
 
 
 def is_pickle_name(name: str) -> bool:
@@ -67,11 +71,13 @@ def is_pickle(content: bytes) -> bool:
 
 def refuse_pointer(name: str, content: bytes) -> None:
     """Raise InvalidInputError for a git-LFS pointer in a file's place."""
-    if content.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise InvalidInputError(
+    ensure(
+        not content.startswith(b"version https://git-lfs.github.com/spec/"),
+        InvalidInputError(
             f"{name} is a git-LFS pointer of {len(content)} bytes, expected the file itself.",
             hint="Run `git lfs pull` in the clone, or commit hf://owner/repo.",
-        )
+        ),
+    )
 
 
 def without_card(attachments: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from share_registry.errors import InvalidInputError, RefusedError
+from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.config import (
     PREFIX,
     Settings,
@@ -92,12 +92,14 @@ def _find_halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, int]]:
         module = match["module"].removeprefix(PREFIX)
         side = Side((match["side"] or match["table"]).lower())
         first = halves.setdefault(module, {}).setdefault(side, position)
-        if first != position:
-            raise InvalidInputError(
+        ensure(
+            first == position,
+            InvalidInputError(
                 f"{spec.key!r} and {tensors[first].key!r} are the same factor of {module!r},"
                 " expected one.",
                 hint=_SAVE_AGAIN,
-            )
+            ),
+        )
     if not halves:
         for tensor in tensors:
             _check_key(tensor.key, {})
@@ -113,12 +115,14 @@ def _check_key(key: str, halves: Mapping[str, object]) -> None:
     """Check a key: only known kinds inside a LoRA layer, nothing of another method outside."""
     if _FACTOR.fullmatch(key):
         return
-    if _NAMED.fullmatch(key):
-        raise InvalidInputError(
+    ensure(
+        not _NAMED.fullmatch(key),
+        InvalidInputError(
             f"{key!r} holds an adapter name, expected '.lora_A.weight':"
             " this is a raw dump of a training state.",
             hint=_SAVE_AGAIN,
-        )
+        ),
+    )
     path = key.removeprefix(PREFIX)
     owner = _innermost_layer(path, halves)
     if owner is not None and _INSIDE.fullmatch(path[len(owner) + 1 :]):
@@ -168,11 +172,13 @@ def _pair(
             hint=_SAVE_AGAIN,
         )
     a, b = tensors[halves[Side.A]], tensors[halves[Side.B]]
-    if _is_table(a) != _is_table(b):
-        raise InvalidInputError(
+    ensure(
+        _is_table(a) == _is_table(b),
+        InvalidInputError(
             f"{a.key!r} and {b.key!r} are factors of different kinds, expected a pair.",
             hint=_SAVE_AGAIN,
-        )
+        ),
+    )
     _check_shapes(a, b)
     experts = _experts(module, a, settings)
     if a.shape[0] == b.shape[1]:
@@ -183,12 +189,14 @@ def _pair(
             b=halves[Side.B],
             experts=experts,
         )
-    if len(a.shape) == 2 or a.shape[0] % b.shape[1]:
-        raise InvalidInputError(
+    ensure(
+        len(a.shape) > 2 and a.shape[0] % b.shape[1] == 0,
+        InvalidInputError(
             f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply,"
             f" expected equal ranks, found {a.shape[0]} and {b.shape[1]}.",
             hint=_SAVE_AGAIN,
-        )
+        ),
+    )
     return None
 
 
@@ -206,24 +214,30 @@ def _form(a: TensorSpec, experts: int) -> Form:
 
 def _check_shapes(a: TensorSpec, b: TensorSpec) -> None:
     for spec in (a, b):
-        if len(spec.shape) < 2 or 0 in spec.shape:
-            raise InvalidInputError(
+        ensure(
+            len(spec.shape) >= 2 and 0 not in spec.shape,
+            InvalidInputError(
                 f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions and no"
                 " empty one: an ungathered shard.",
                 hint=_SHARDS,
-            )
-        if spec.dtype not in _FLOATS:
-            raise InvalidInputError(
+            ),
+        )
+        ensure(
+            spec.dtype in _FLOATS,
+            InvalidInputError(
                 f"{spec.key!r} has element type {spec.dtype},"
                 f" expected one of {', '.join(sorted(_FLOATS))}.",
                 hint=_SAVE_AGAIN,
-            )
-    if len(a.shape) != len(b.shape) or any(size != 1 for size in b.shape[2:]):
-        raise InvalidInputError(
+            ),
+        )
+    ensure(
+        len(a.shape) == len(b.shape) and all(size == 1 for size in b.shape[2:]),
+        InvalidInputError(
             f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply,"
             " expected (r, in, ...) and (out, r, 1 ...).",
             hint=_SAVE_AGAIN,
-        )
+        ),
+    )
 
 
 def _experts(module: str, a: TensorSpec, settings: Settings) -> int:

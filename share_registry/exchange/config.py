@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from share_registry.errors import IntegrityError, InvalidInputError, RefusedError
+from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
 from share_registry.format.canonical import parse_foreign
 from share_registry.format.layout import Layout
 
@@ -131,24 +131,28 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
         RefusedError: a type, option or initialization that cannot be taken apart safely.
     """
     peft_type = config.get("peft_type")
-    if not isinstance(peft_type, str):
-        raise InvalidInputError(
+    ensure(
+        isinstance(peft_type, str),
+        InvalidInputError(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
             hint="Give a directory that PEFT's save_pretrained wrote.",
-        )
-    if peft_type != "LORA":
-        raise RefusedError(
+        ),
+    )
+    ensure(
+        peft_type == "LORA",
+        RefusedError(
             f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
             hint="Load it (PeftModel.from_pretrained) and commit the model:"
             " then just its coefficients are stored."
             if peft_type == "SHARE"
             else "Convert it to LoRA with PEFT (save_as_lora), then commit that.",
-        )
+        ),
+    )
     for field, reason in _REFUSED_FIELDS.items():
-        if config.get(field):
-            raise RefusedError(
-                f"{CONFIG_FILE}: {field} is set, expected none: {reason}.", hint=_CONVERT
-            )
+        ensure(
+            not config.get(field),
+            RefusedError(f"{CONFIG_FILE}: {field} is set, expected none: {reason}.", hint=_CONVERT),
+        )
     _refuse_init(config.get("init_lora_weights", True))
     _refuse_library(config.get("auto_mapping"))
 
@@ -250,33 +254,40 @@ def ambiguous(settings: Settings, modules: Sequence[str]) -> list[str]:
 
 def _refuse_init(init: object) -> None:
     name = init.lower() if isinstance(init, str) else ""
-    if name.startswith(_BASE_CHANGING_INITS):
-        raise RefusedError(
+    ensure(
+        not name.startswith(_BASE_CHANGING_INITS),
+        RefusedError(
             f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected an initialization that leaves"
             " the base model alone: the factors are meant for rewritten base weights.",
             hint=_CONVERT,
-        )
-    if (name and name not in _SAFE_INITS) or not isinstance(init, bool | str | None):
-        raise RefusedError(
+        ),
+    )
+    ensure(
+        (not name or name in _SAFE_INITS) and isinstance(init, bool | str | None),
+        RefusedError(
             f"{CONFIG_FILE}: init_lora_weights is {init!r},"
             f" expected true, false, {', '.join(sorted(_SAFE_INITS))}.",
             hint="Whether an unknown initialization changes the base model cannot be known:"
             " convert the adapter to plain LoRA first.",
-        )
+        ),
+    )
 
 
 def _refuse_library(mapping: object) -> None:
     """Refuse an unknown library: PEFT imports it when it loads the adapter."""
     library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
-    if library is not None and not (
-        isinstance(library, str)
-        and (library == "transformers" or library.startswith("transformers."))
-    ):
-        raise RefusedError(
+    ensure(
+        library is None
+        or (
+            isinstance(library, str)
+            and (library == "transformers" or library.startswith("transformers."))
+        ),
+        RefusedError(
             f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of"
             " transformers: PEFT imports it when it loads the adapter.",
             hint="Set task_type before saving, or auto_mapping to null in the config.",
-        )
+        ),
+    )
 
 
 def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
@@ -298,16 +309,16 @@ def _regex(field: str, text: str) -> re.Pattern[str]:
     What could run for ever (repeated groups, many open repetitions) is refused, as the config
     may be anybody's.
     """
-    if (
-        len(text) > _MAX_PATTERN_LENGTH
-        or re.search(r"\)[*+{]", text)
-        or len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) > 3
-    ):
-        raise RefusedError(
+    ensure(
+        len(text) <= _MAX_PATTERN_LENGTH
+        and not re.search(r"\)[*+{]", text)
+        and len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) <= 3,
+        RefusedError(
             f"{CONFIG_FILE}: {field} has the expression {text[:80]!r},"
             " expected one without repeated groups.",
             hint="Write the module paths out.",
-        )
+        ),
+    )
     try:
         return re.compile(rf"(.*\.)?({text})$")
     except re.error as error:
@@ -327,8 +338,7 @@ def _number(field: str, value: object) -> float:
 
 
 def _flag(field: str, value: object) -> bool:
-    if not isinstance(value, bool | None):
-        raise _wrong(field, repr(value), "true or false")
+    ensure(isinstance(value, bool | None), _wrong(field, repr(value), "true or false"))
     return bool(value)
 
 
@@ -353,11 +363,13 @@ def _value(
         next((pattern.value for pattern in patterns if pattern.regex.match(path)), default)
         for path in paths_of(settings, module)
     ]
-    if len(set(values)) > 1:
-        raise RefusedError(
+    ensure(
+        len(set(values)) <= 1,
+        RefusedError(
             f"{CONFIG_FILE}: the patterns give the parameters of {module!r} the {field}s"
             f" {sorted(set(values))}, expected one: which tensor is which parameter's stands in"
             " no file.",
             hint="Give all parameters of a module the same rank and alpha.",
-        )
+        ),
+    )
     return values[0]

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import torch
 
-from share_registry.errors import IntegrityError, InvalidInputError, RefusedError
+from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import CARD_MARK, README, SOURCE_README, TENSOR_FILE
 from share_registry.exchange.base_model import base_of
@@ -74,11 +74,13 @@ def files_of(
     Raises:
         RefusedError: the portable form does not exist for this adapter.
     """
-    if profile not in PROFILES:
-        raise InvalidInputError(
+    ensure(
+        profile in PROFILES,
+        InvalidInputError(
             f"profile {profile!r} is unknown, expected one of {', '.join(PROFILES)}.",
             hint="native is the adapter as it was, portable means the same in every server.",
-        )
+        ),
+    )
     plain, notes = (
         (adapter, ()) if profile == "native" else portable(adapter, base_model=card.base_model)
     )
@@ -132,17 +134,21 @@ def place(
             not overwritten.
         StoreError: the disk refuses; nothing is left behind.
     """
-    if name and (not _NAME.fullmatch(name) or name.endswith(".") or ".." in name):
-        raise InvalidInputError(
+    ensure(
+        not name or (_NAME.fullmatch(name) and not name.endswith(".") and ".." not in name),
+        InvalidInputError(
             f"export name {name[:80]!r} is not allowed.",
             hint="Use letters, digits and . _ - only, at most 128.",
-        )
+        ),
+    )
     target = outside.absolute(root / name if name else root)
     occupied = _occupied(target, outside)
     if occupied and _same(files, target, outside):
         return target, False
-    if occupied and not overwrite:
-        raise RefusedError(f"{target} holds other files than this export.", hint=_CHANGED)
+    ensure(
+        not occupied or overwrite,
+        RefusedError(f"{target} holds other files than this export.", hint=_CHANGED),
+    )
     if occupied:
         _check_replaceable(target, outside)
     outside.make_directory(target.parent)
@@ -216,8 +222,10 @@ def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Out
 
 def _occupied(target: Path, outside: Outside) -> bool:
     kind = outside.kind(target)
-    if kind not in (None, Kind.DIRECTORY):
-        raise RefusedError(f"{target} is a {kind}, expected a directory or nothing.", hint=_CHANGED)
+    ensure(
+        kind in (None, Kind.DIRECTORY),
+        RefusedError(f"{target} is a {kind}, expected a directory or nothing.", hint=_CHANGED),
+    )
     return kind is Kind.DIRECTORY and bool(outside.names(target))
 
 

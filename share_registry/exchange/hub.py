@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
-from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, StoreError
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, StoreError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import MAX_ATTACHMENT_BYTES
 from share_registry.exchange.peft_directory import Files, read_files
@@ -64,12 +64,14 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
     with _translate_errors(f"{SCHEME}{repo}{f'@{revision}' if revision else ''}"):
         model = api.model_info(repo, revision=revision, files_metadata=True)
     commit = model.sha or ""
-    if not _COMMIT.fullmatch(commit):
-        raise StoreError(
+    ensure(
+        _COMMIT.fullmatch(commit),
+        StoreError(
             f"the Hub gave the commit {commit[:60]!r} for {location},"
             " expected 40 hexadecimal digits.",
             hint="Check HF_ENDPOINT.",
-        )
+        ),
+    )
     folder = PurePosixPath(match["folder"] or "")
 
     def read(name: str, limit: int) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import derive_task
 from share_registry.exchange.config import module_scales
@@ -70,10 +70,12 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: Ou
             hint="Give a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel"
             " or an Adapter.",
         )
-    if name is None and not importer.names_task:
-        raise InvalidInputError(
+    ensure(
+        name is not None or importer.names_task,
+        InvalidInputError(
             f"{importer.label} has no name a task could be called by.", hint="Give task=."
-        )
+        ),
+    )
     adapter = importer.read(source, adapter_name, outside)
     chosen = name if name is not None else derive_task(adapter.source.location)
     check_range(adapter.layout, adapter.tensors, module_scales(adapter.config, adapter.layout))

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 
 from share_registry.algebra.merge_methods import MergeRule, merge_rows
-from share_registry.errors import RefusedError
+from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE, names_in, parse_config
@@ -95,33 +95,41 @@ def _check(parts: Sequence[WeightedAdapter]) -> None:
     for part in parts:
         obstacles = [field for field in _NONLINEAR if part.adapter.config.get(field)]
         obstacles += [key for key in _acting_passengers(part) if "lora_" in key]
-        if obstacles or not part.adapter.layout.factors:
-            raise RefusedError(
+        ensure(
+            not obstacles and part.adapter.layout.factors,
+            RefusedError(
                 f"{part.ref} cannot be merged: it has"
                 f" {', '.join(obstacles[:3]) or 'no factor pairs'},"
                 " and dW is not linear in factors alone.",
                 hint=_HINT,
-            )
+            ),
+        )
         labels = [base_of(adapter.config).label for adapter in (first.adapter, part.adapter)]
-        if labels[0] != labels[1]:
-            raise RefusedError(
+        ensure(
+            labels[0] == labels[1],
+            RefusedError(
                 f"{first.ref} was trained on {labels[0]!r}, {part.ref} on {labels[1]!r}.",
                 hint="Merge adapters of one base model.",
-            )
+            ),
+        )
         for field in _SAME_FIELDS:
             values = [
                 adapter.config.get(field) or None for adapter in (first.adapter, part.adapter)
             ]
-            if values[0] != values[1]:
-                raise RefusedError(
+            ensure(
+                values[0] == values[1],
+                RefusedError(
                     f"{first.ref} and {part.ref} differ in {field},"
                     " expected one value for what is merged.",
                     hint=_HINT,
-                )
-    if len({part.adapter.config.get("bias", "none") for part in parts} - {"none"}) > 1:
-        raise RefusedError(
+                ),
+            )
+    ensure(
+        len({part.adapter.config.get("bias", "none") for part in parts} - {"none"}) <= 1,
+        RefusedError(
             "the adapters differ in bias, expected one value for what is merged.", hint=_HINT
-        )
+        ),
+    )
 
 
 def _acting_passengers(part: WeightedAdapter) -> dict[str, torch.Tensor]:
@@ -163,11 +171,13 @@ def _mean(
         "their shapes or element types have no mean": not alike,
     }
     for reason, holds in reasons.items():
-        if holds:
-            raise RefusedError(
+        ensure(
+            not holds,
+            RefusedError(
                 f"tensor {key!r} is beside the factors and differs between the adapters: {reason}.",
                 hint="Merge linearly, with weights that sum to 1.",
-            )
+            ),
+        )
     values = sum(part.weight * tensor.double() for part, tensor in zip(parts, tensors, strict=True))
     widest = reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
     return torch.as_tensor(values, device="cpu").to(widest)
@@ -216,12 +226,14 @@ def _layout(
 
 
 def _widen(first: TensorSpec, spec: TensorSpec, ref: str) -> TensorSpec:
-    if first.shape != spec.shape:
-        raise RefusedError(
+    ensure(
+        first.shape == spec.shape,
+        RefusedError(
             f"{ref}: tensor {spec.key!r} is {spec.shape} but for its rank,"
             f" others have {first.shape}.",
             hint="Merge adapters of one base model.",
-        )
+        ),
+    )
     wide = DTYPES[torch.promote_types(TORCH[first.dtype], TORCH[spec.dtype])]
     return TensorSpec(key=spec.key, dtype=wide, shape=spec.shape)
 

@@ -14,7 +14,13 @@ from typing import Final
 import torch
 from pydantic import ValidationError
 
-from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError, RefusedError
+from share_registry.errors import (
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    ensure,
+)
 from share_registry.exchange import attachments as rules
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import (
@@ -233,11 +239,13 @@ def _describe(
     settings: Settings,
     keep: frozenset[str],
 ) -> tuple[Layout, list[str]]:
-    if len(items) > MAX_TENSORS:
-        raise InvalidInputError(
+    ensure(
+        len(items) <= MAX_TENSORS,
+        InvalidInputError(
             f"the adapter has {len(items)} tensors, more than the limit of {MAX_TENSORS}.",
             hint=_LIMITS,
-        )
+        ),
+    )
     try:
         specs = [
             TensorSpec(key=item.key, dtype=item.dtype, shape=list(item.shape)) for item in items
@@ -269,12 +277,14 @@ def _tied(tensors: Mapping[str, torch.Tensor]) -> frozenset[str]:
         if not all(key in tensors for key in keys):
             continue
         a, b, head_a, head_b = (tensors[key] for key in keys)
-        if not (torch.equal(head_a, b.T) and torch.equal(head_b, a.T)):
-            raise InvalidInputError(
+        ensure(
+            torch.equal(head_a, b.T) and torch.equal(head_b, a.T),
+            InvalidInputError(
                 f"{keys[2]!r} and {keys[1]!r} are not transposed copies of one another,"
                 " expected that with ensure_weight_tying.",
                 hint="Train or save again.",
-            )
+            ),
+        )
         keep |= {table.removeprefix(PREFIX), head.removeprefix(PREFIX)}
     return frozenset(keep)
 
@@ -294,20 +304,26 @@ def _zeros(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 def _list_files(folder: Path, outside: Outside) -> Files:
     kind = outside.kind(folder)
-    if kind is None:
-        raise NotFoundError(f"adapter directory {folder} does not exist.", hint="Check the path.")
-    if kind is Kind.FILE:
-        raise InvalidInputError(
+    ensure(
+        kind is not None,
+        NotFoundError(f"adapter directory {folder} does not exist.", hint="Check the path."),
+    )
+    ensure(
+        kind is not Kind.FILE,
+        InvalidInputError(
             f"{folder} is a file, expected a directory.",
             hint=f"Give the directory with {CONFIG_FILE}.",
-        )
+        ),
+    )
     kinds = {name: outside.kind(folder / name) for name in outside.names(folder)}
     for name, entry_kind in kinds.items():
-        if entry_kind is Kind.LINK:
-            raise InvalidInputError(
+        ensure(
+            entry_kind is not Kind.LINK,
+            InvalidInputError(
                 f"{folder / name} is a symbolic link, expected a regular file.",
                 hint="Copy the directory with links resolved (cp -rL), or commit hf://owner/repo.",
-            )
+            ),
+        )
     return Files(
         sizes={
             name: outside.size(folder / name) or 0
@@ -347,11 +363,13 @@ def _require(files: Files, source: Source) -> None:
 
 
 def _read(files: Files, name: str, limit: int) -> bytes:
-    if files.sizes[name] > limit:
-        raise InvalidInputError(
+    ensure(
+        files.sizes[name] <= limit,
+        InvalidInputError(
             f"{name} has {files.sizes[name]} bytes, more than the limit of {limit}.",
             hint="Commit a smaller adapter.",
-        )
+        ),
+    )
     try:
         content = files.read(name, limit)
     except IntegrityError as error:

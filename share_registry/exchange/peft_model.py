@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.classify import FACTOR_MARK
 from share_registry.exchange.peft_directory import adapter_of
@@ -86,11 +86,13 @@ def live_name(model: Any, adapter_name: str | None) -> str:
         InvalidInputError: it is no PEFT model, or which adapter is meant is not clear.
         RefusedError: peft is not installed.
     """
-    if not isinstance(model, _peft().PeftModel):
-        raise InvalidInputError(
+    ensure(
+        isinstance(model, _peft().PeftModel),
+        InvalidInputError(
             f"model is {type(model).__name__}, expected a peft.PeftModel.",
             hint="Load an adapter into it first: `Adapter.apply_to(model)`.",
-        )
+        ),
+    )
     return _adapter_name(model, adapter_name)
 
 
@@ -108,10 +110,10 @@ def live_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
 def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
     if not isinstance(model, peft.PeftModel):
         return peft.get_peft_model(model, config, adapter_name=name)
-    if name in model.peft_config:
-        raise InvalidInputError(
-            f"the model has an adapter {name!r} already.", hint="Pass another name."
-        )
+    ensure(
+        name not in model.peft_config,
+        InvalidInputError(f"the model has an adapter {name!r} already.", hint="Pass another name."),
+    )
     model.add_adapter(name, config)
     return model
 
@@ -141,17 +143,21 @@ def _adapter_name(model: Any, name: str | None) -> str:
     names = list(model.peft_config)
     if name is None:
         candidates = names if len(names) == 1 else model.active_adapters
-        if len(candidates) != 1:
-            raise InvalidInputError(
+        ensure(
+            len(candidates) == 1,
+            InvalidInputError(
                 f"the model has the adapters {', '.join(names)}, expected one.",
                 hint="Pass adapter_name.",
-            )
+            ),
+        )
         return str(candidates[0])
-    if name not in names:
-        raise NotFoundError(
+    ensure(
+        name in names,
+        NotFoundError(
             f"the model has no adapter {name!r}; it has {', '.join(names)}.",
             hint="Pass adapter_name.",
-        )
+        ),
+    )
     return name
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from share_registry.algebra.error import FactorPair
-from share_registry.errors import InvalidInputError, RefusedError
+from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.safetensors_file import Item
 
@@ -78,12 +78,14 @@ def item_of(key: str, tensor: torch.Tensor) -> Item:
 
     Raises InvalidInputError for an element type that files do not have.
     """
-    if tensor.dtype not in DTYPES:
-        raise InvalidInputError(
+    ensure(
+        tensor.dtype in DTYPES,
+        InvalidInputError(
             f"tensor {key!r} has element type {tensor.dtype},"
             f" expected one of {', '.join(map(str, DTYPES))}.",
             hint="Convert it to float32 or bfloat16.",
-        )
+        ),
+    )
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     content = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     return Item(key=key, dtype=DTYPES[tensor.dtype], shape=tuple(tensor.shape), content=content)
@@ -156,19 +158,23 @@ def check_range(
     """
     expected = f"expected 0 or a size between {_SMALLEST:g} and {_LARGEST:g}."
     for shape, scale in zip(layout.modules(), scales, strict=True):
-        if scale and not _SMALLEST < abs(scale) < _LARGEST:
-            raise InvalidInputError(
+        ensure(
+            not scale or _SMALLEST < abs(scale) < _LARGEST,
+            InvalidInputError(
                 f"module {shape.module!r} has the scale {scale:.3g}, {expected}",
                 hint="Correct r and lora_alpha in the config.",
-            )
+            ),
+        )
     for index in (index for factor in layout.factors for index in (factor.a, factor.b)):
         spec = layout.tensors[index]
         largest = float(tensors[spec.key].abs().max()) if spec.dtype == DType.F64 else 0.0
-        if largest and not _SMALLEST < largest < _LARGEST:
-            raise InvalidInputError(
+        ensure(
+            not largest or _SMALLEST < largest < _LARGEST,
+            InvalidInputError(
                 f"tensor {spec.key!r} has a largest value of {largest:.3g}, {expected}",
                 hint="Commit an earlier checkpoint, or save in float32.",
-            )
+            ),
+        )
 
 
 def move_to_device(pairs: Sequence[FactorPair], device: str) -> list[FactorPair]:

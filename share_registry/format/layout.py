@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from share_registry.errors import FormatError, IntegrityError
+from share_registry.errors import FormatError, IntegrityError, ensure
 from share_registry.format.canonical import Json, dump, load, require
 
 FORMAT_VERSION: Final = 1
@@ -229,11 +229,13 @@ def check_version(value: dict[str, Json], subject: str) -> None:
     require(
         isinstance(version, int), f"{subject} says no format version, expected {FORMAT_VERSION}."
     )
-    if version != FORMAT_VERSION:
-        raise FormatError(
+    ensure(
+        version == FORMAT_VERSION,
+        FormatError(
             f"{subject} has format {version!r}, this release reads {FORMAT_VERSION}.",
             hint="Upgrade share_registry.",
-        )
+        ),
+    )
 
 
 def check_kind(value: dict[str, Json], kind: str) -> dict[str, Json]:

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
-from share_registry.errors import FormatError
+from share_registry.errors import FormatError, ensure
 from share_registry.format.canonical import Json, dump, load, require, sha256
 from share_registry.format.layout import (
     FORMAT_VERSION,
@@ -329,19 +329,25 @@ def parse_format(content: bytes) -> StoreFormat:
         FormatError: of another version, or in need of a read feature this release does not know.
     """
     value = load(content, subject="FORMAT", limit=1 << 20)
-    if value.get("magic") != MAGIC:
-        raise FormatError("FORMAT is not of a share_registry store.", hint="Check the location.")
-    if value.get("version") != FORMAT_VERSION:
-        raise FormatError(
+    ensure(
+        value.get("magic") == MAGIC,
+        FormatError("FORMAT is not of a share_registry store.", hint="Check the location."),
+    )
+    ensure(
+        value.get("version") == FORMAT_VERSION,
+        FormatError(
             f"store has format version {value.get('version')}, "
             f"this release reads {FORMAT_VERSION}.",
             hint="Use a release that reads it.",
-        )
+        ),
+    )
     store = validate(StoreFormat.model_validate, value, "FORMAT")
-    if store.read:
-        raise FormatError(
+    ensure(
+        not store.read,
+        FormatError(
             f"store needs the unknown features {store.read}.", hint="Upgrade share_registry."
-        )
+        ),
+    )
     return store
 
 
@@ -375,8 +381,10 @@ def _check_requires(value: dict[str, Json], subject: str) -> None:
     requires = value.get("requires", [])
     names = requires if isinstance(requires, list) else ["?"]
     unknown = sorted(str(name) for name in names if name not in FEATURES)
-    if unknown:
-        raise FormatError(
+    ensure(
+        not unknown,
+        FormatError(
             f"{subject} requires the unknown features {', '.join(unknown)}.",
             hint="Upgrade share_registry.",
-        )
+        ),
+    )

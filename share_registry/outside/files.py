@@ -27,6 +27,7 @@ from share_registry.errors import (
     RefusedError,
     ShareRegistryError,
     StoreError,
+    ensure,
 )
 from share_registry.outside.system import (
     CREATE,
@@ -271,10 +272,10 @@ class Outside:
         while (kind := self.kind(path)) is None and path != self._root:
             missing.append(path)
             path = path.parent
-        if kind is Kind.FILE:
-            raise RefusedError(
-                f"{path} is a file, expected a directory.", hint="Choose another place."
-            )
+        ensure(
+            kind is not Kind.FILE,
+            RefusedError(f"{path} is a file, expected a directory.", hint="Choose another place."),
+        )
         for directory in reversed(missing):
             with (
                 translate_errors(directory),
@@ -451,6 +452,5 @@ def _steps(path: Path, root: Path) -> tuple[str, ...]:
         steps = path.relative_to(root).parts or (".",)
     except ValueError as error:
         raise InvalidInputError(f"path {path} is not below {root}.") from error
-    if ".." in steps:
-        raise InvalidInputError(f"path {path} has a step upwards.")
+    ensure(".." not in steps, InvalidInputError(f"path {path} has a step upwards."))
     return steps

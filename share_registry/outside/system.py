@@ -14,7 +14,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
-from share_registry.errors import IntegrityError, RefusedError, ShareRegistryError, StoreError
+from share_registry.errors import (
+    IntegrityError,
+    RefusedError,
+    ShareRegistryError,
+    StoreError,
+    ensure,
+)
 
 WINDOWS: Final = os.name == "nt"
 NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
@@ -238,13 +244,17 @@ def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen 
         OSError: the system refuses.
     """
     status = system.status(handle)
-    if not stat.S_ISREG(status.st_mode):
-        raise IntegrityError(f"{path} is not a regular file.", hint="Run verify.")
-    if status.st_size > limit:
-        raise IntegrityError(
+    ensure(
+        stat.S_ISREG(status.st_mode),
+        IntegrityError(f"{path} is not a regular file.", hint="Run verify."),
+    )
+    ensure(
+        status.st_size <= limit,
+        IntegrityError(
             f"{path} has {status.st_size} bytes, more than the limit of {limit}.",
             hint="Run verify.",
-        )
+        ),
+    )
     # gives back the very bytes it was made of, once nobody looks at them
     memory = BytesIO(bytes(status.st_size))
     size = 0

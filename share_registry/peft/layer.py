@@ -16,7 +16,7 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.peft.subspace import Coefficients
 
 
@@ -116,11 +116,13 @@ class ShareLayer(BaseTunerLayer):  # type: ignore[misc]
             merged = (
                 weight.data.to(self.share_eps_a[name].dtype) + self.get_delta_weight(name).detach()
             ).to(weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise InvalidInputError(
+            ensure(
+                not safe_merge or torch.isfinite(merged).all(),
+                InvalidInputError(
                     f"adapter {name!r} makes a weight that is not finite.",
                     hint="Its training diverged: take an earlier checkpoint.",
-                )
+                ),
+            )
             if self._unmerged is None:
                 self._unmerged = weight.data
             weight.data = merged

@@ -11,7 +11,7 @@ from peft import PeftConfig
 from peft.utils.peft_types import PeftType
 
 from share_registry.catalog.database_errors import without_password
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.outside.files import Outside
 from share_registry.peft.subspace import Subspace, open_registry, read_subspace
 from share_registry.registry.registry import Registry
@@ -83,24 +83,31 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
                 setattr(self, name, set(modules))
         _check_count("extra_directions", self.extra_directions, 0)
         _check_count("pseudo_rank", self.pseudo_rank, 1)
-        if not isinstance(self.init, str) or (
-            self.init not in ("noise", "nearest")
-            and not (self.init.startswith("task:") and len(self.init) > len("task:"))
-        ):
-            raise InvalidInputError(
+        ensure(
+            isinstance(self.init, str)
+            and (
+                self.init in ("noise", "nearest")
+                or (self.init.startswith("task:") and len(self.init) > len("task:"))
+            ),
+            InvalidInputError(
                 f"init {self.init!r} is not 'noise', 'nearest' or 'task:NAME'.",
                 hint="Write init='task:cola' or init='task:cola@v3'.",
-            )
-        if not 0 < self.init_scale < 1:
-            raise InvalidInputError(
+            ),
+        )
+        ensure(
+            0 < self.init_scale < 1,
+            InvalidInputError(
                 f"init_scale {self.init_scale!r} is not between 0 and 1.",
                 hint="At 0 no gradient would reach the coefficients.",
-            )
-        if not 0 <= self.dropout < 1:
-            raise InvalidInputError(
+            ),
+        )
+        ensure(
+            0 <= self.dropout < 1,
+            InvalidInputError(
                 f"dropout {self.dropout!r} is not in [0, 1).",
                 hint="0.1 drops a tenth of the inputs.",
-            )
+            ),
+        )
 
     def resolve(self) -> Subspace:
         """Return the subspace that the config means, and write down what it left open.
@@ -170,11 +177,13 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
     def _set_registry(self, registry: Any, store: Any) -> None:
         if isinstance(registry, Registry):
             self._opened, registry = registry, registry.location
-        if registry is not None and not isinstance(registry, str | os.PathLike):
-            raise InvalidInputError(
+        ensure(
+            registry is None or isinstance(registry, str | os.PathLike),
+            InvalidInputError(
                 f"registry is a {type(registry).__name__}, "
                 "expected a directory, a URL or a Registry."
-            )
+            ),
+        )
         self.registry = None if registry is None else _absolute(os.fspath(registry))
         self.store = None if store is None else _absolute(os.fspath(store))
 
@@ -189,13 +198,14 @@ def _absolute(location: str) -> str:
 
 
 def _check_count(name: str, value: object, least: int) -> None:
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int) or value < least
-    ):
-        raise InvalidInputError(
+    ensure(
+        value is None
+        or (not isinstance(value, bool) and isinstance(value, int) and value >= least),
+        InvalidInputError(
             f"{name} {value!r} is not a whole number from {least} on.",
             hint="The paper takes p = 8 and phi = 2 on GLUE.",
-        )
+        ),
+    )
 
 
 def _add_name(names: type[Enum]) -> None:

@@ -25,6 +25,7 @@ from share_registry.errors import (
     IntegrityError,
     NotFoundError,
     RefusedError,
+    ensure,
 )
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import PREFIX, plain_path
@@ -116,12 +117,14 @@ def read_subspace(
         for name, module in modules.items()
         if len(module.a) and len(module.b)
     }
-    if not directions:
-        raise RefusedError(
+    ensure(
+        directions,
+        RefusedError(
             f"the basis {basis[:8]} of space {space!r} has no module with directions "
             "on both sides.",
             hint="Fit one to train in: registry.refit(max_rank=32).",
-        )
+        ),
+    )
     with registry.context.reading() as session:
         row = lookups.space_row(session, space)
     # a registry may have the basis and not the space: then no policy says phi and p
@@ -298,8 +301,10 @@ def _medoid(registry: Registry, space: str, modules: Directions) -> tuple[str, d
     """
     refs = [task.ref for task in registry.tasks(space)]
     tasks = [_factors(registry.space(space).checkout(ref)) for ref in refs]
-    if not tasks:
-        raise NotFoundError(f"space {space!r} has no task to start from.", hint="Use init='noise'.")
+    ensure(
+        tasks,
+        NotFoundError(f"space {space!r} has no task to start from.", hint="Use init='noise'."),
+    )
     inner = torch.zeros(len(tasks), len(tasks), dtype=torch.float64, device="cpu")
     for path, (alpha, beta) in modules.items():
         coefficients = [

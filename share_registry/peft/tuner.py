@@ -13,7 +13,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.config import PREFIX as KEYS
 from share_registry.peft.layer import ShareLayer, ShareLinear
 from share_registry.peft.share_config import PREFIX, ShareConfig
@@ -98,13 +98,15 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
             for path, module in model.named_modules()
             if self._check_target_module_exists(peft_config, path)
         }
-        if not targets:
-            raise InvalidInputError(
+        ensure(
+            targets,
+            InvalidInputError(
                 f"no module of the {type(model).__name__} is among the {len(subspace.modules)} "
                 f"of the basis, such as {next(iter(subspace.modules))!r}.",
                 hint="Use the class of base model that the space's adapters were trained on, "
                 "or pass target_modules.",
-            )
+            ),
+        )
         for path, module in targets.items():
             if ".base_layer" not in path:
                 _check(path, module, subspace)
@@ -151,12 +153,14 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
         own = _shapes(model.state_dict(), f".{adapter_name}")
         saved = _shapes(remapped, "")
         for key in sorted(own.keys() | saved.keys()):
-            if own.get(key) != saved.get(key):
-                raise InvalidInputError(
+            ensure(
+                own.get(key) == saved.get(key),
+                InvalidInputError(
                     f"{key}: the saved adapter has {saved.get(key, 'nothing')}, the subspace "
                     f"in the basis {str(config.basis)[:8]} expects {own.get(key, 'nothing')}.",
                     hint="Load it with the config that was saved beside it.",
-                )
+                ),
+            )
         return remapped
 
 
@@ -193,32 +197,40 @@ def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
     base = _base(module)
     kind = type(base).__name__
     is_linear = isinstance(base, nn.Linear) and kind != "NonDynamicallyQuantizableLinear"
-    if not (is_linear or _is_transposed(base)) or not base.weight.is_floating_point():
-        raise RefusedError(
+    ensure(
+        (is_linear or _is_transposed(base)) and base.weight.is_floating_point(),
+        RefusedError(
             f"module {path!r} is a {kind}, expected a linear layer with floating weights.",
             hint="Leave it out by target_modules, or load the model unquantised.",
-        )
-    if path not in subspace.modules:
-        raise NotFoundError(
+        ),
+    )
+    ensure(
+        path in subspace.modules,
+        NotFoundError(
             f"module {path!r} is not in the basis {subspace.basis[:8]} "
             f"of space {subspace.space!r}.",
             hint="Leave it out by target_modules.",
-        )
+        ),
+    )
     alpha, beta = subspace.modules[path]
     shape = base.weight.shape
     out, width = reversed(shape) if _is_transposed(base) else shape
-    if (alpha.shape[1], beta.shape[1]) != (width, out):
-        raise InvalidInputError(
+    ensure(
+        (alpha.shape[1], beta.shape[1]) == (width, out),
+        InvalidInputError(
             f"module {path!r} of the model is {out} x {width}, "
             f"in the basis it is {beta.shape[1]} x {alpha.shape[1]}.",
             hint="Use the base model that the space is for.",
-        )
+        ),
+    )
     room = min(width - len(alpha), out - len(beta))
-    if subspace.extra_directions > room:
-        raise InvalidInputError(
+    ensure(
+        subspace.extra_directions <= room,
+        InvalidInputError(
             f"module {path!r} has room for {room} directions beside the basis, "
             f"asked for {subspace.extra_directions}."
-        )
+        ),
+    )
 
 
 def _base(module: nn.Module) -> Any:

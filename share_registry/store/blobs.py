@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from share_registry.errors import IntegrityError, NotFoundError, StoreError
+from share_registry.errors import IntegrityError, NotFoundError, StoreError, ensure
 from share_registry.format.canonical import sha256
 from share_registry.format.records import format_bytes
 from share_registry.names import CommitNumber, Digest, SpaceName
@@ -99,15 +99,19 @@ class BlobStore(Store):
             content = self.read(object_name(digest))
         if content is None:
             raise NotFoundError(f"object {digest} is not in the store.", hint="Run verify.")
-        if len(content) > limit:
-            raise IntegrityError(
+        ensure(
+            len(content) <= limit,
+            IntegrityError(
                 f"object {digest} has {len(content)} bytes, more than the limit of {limit}.",
                 hint="Run verify.",
-            )
-        if sha256(content) != digest:
-            raise IntegrityError(
+            ),
+        )
+        ensure(
+            sha256(content) == digest,
+            IntegrityError(
                 f"object {digest} has the digest {sha256(content)}.", hint="Run verify."
-            )
+            ),
+        )
         return content
 
     @override

@@ -14,12 +14,7 @@ from typing import Final, Self
 
 from typing_extensions import override
 
-from share_registry.errors import (
-    IntegrityError,
-    NotFoundError,
-    RefusedError,
-    StoreError,
-)
+from share_registry.errors import IntegrityError, NotFoundError, RefusedError, StoreError, ensure
 from share_registry.names import (
     CommitNumber,
     Digest,
@@ -145,10 +140,10 @@ class LocalStore(Store):
             )
         except NotFoundError as error:
             raise NotFoundError(f"object {digest} is not in the store.", hint=_DAMAGED) from error
-        if hasher.hexdigest() != digest:
-            raise IntegrityError(
-                f"object {digest} has the digest {hasher.hexdigest()}.", hint=_DAMAGED
-            )
+        ensure(
+            hasher.hexdigest() == digest,
+            IntegrityError(f"object {digest} has the digest {hasher.hexdigest()}.", hint=_DAMAGED),
+        )
         return content
 
     @override
@@ -239,11 +234,13 @@ class LocalStore(Store):
                 yield name
 
     def _require_writable(self) -> None:
-        if self._read_only:
-            raise RefusedError(
+        ensure(
+            not self._read_only,
+            RefusedError(
                 f"the registry at {self._root} is open for reading only.",
                 hint="Open it with mode 'w'.",
-            )
+            ),
+        )
 
     def _is_folder(self, path: Path) -> bool:
         return self._outside.kind(path) is Kind.DIRECTORY
@@ -366,12 +363,14 @@ def _require_fresh(root: Path, inside: Outside) -> None:
         )
         used = not ours or (name in ("objects", "spaces") and inside.names(root / name))
         # where FORMAT is there by now, another creator was faster
-        if used and not inside.exists(root / FORMAT):
-            raise RefusedError(
+        ensure(
+            not used or inside.exists(root / FORMAT),
+            RefusedError(
                 f"{root} holds {name!r} and no FORMAT file: it is not a registry.",
                 hint="Choose an empty or new directory, "
                 "or restore FORMAT from a copy if this was a registry.",
-            )
+            ),
+        )
 
 
 def _require_exclusive(folder: Path, inside: Outside) -> None:
@@ -389,12 +388,14 @@ def _require_exclusive(folder: Path, inside: Outside) -> None:
     finally:
         for path in (first, second, target):
             inside.remove(path)
-    if not exclusive:
-        raise RefusedError(
+    ensure(
+        exclusive,
+        RefusedError(
             f"the file system of {folder} gave one name twice, "
             "so two writers could overwrite each other.",
             hint="Put the registry on another file system.",
-        )
+        ),
+    )
 
 
 def _write_format(root: Path, inside: Outside, identity: str) -> None:

@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from share_registry.errors import IntegrityError, InvalidInputError
+from share_registry.errors import IntegrityError, InvalidInputError, ensure
 from share_registry.outside.files import Kind, Outside
 from share_registry.store.local import LocalStore
 from share_registry.store.protocol import FORMAT, Store
@@ -31,11 +31,13 @@ def open_store(place: str | os.PathLike[str] | Store, mode: str, outside: Outsid
         from share_registry.store.blobs import MemoryStore
 
         return MemoryStore(str(uuid.UUID(outside.token())))
-    if "://" in address:
-        raise InvalidInputError(
+    ensure(
+        "://" not in address,
+        InvalidInputError(
             f"store {address!r} is of a kind that this release has no store for.",
             hint="Give a directory, memory:// or a Store of your own.",
-        )
+        ),
+    )
     return _open_directory(Path(address), mode, outside)
 
 
@@ -49,11 +51,13 @@ def is_new(place: str | os.PathLike[str] | Store, outside: Outside) -> bool:
 
 def _open_directory(root: Path, mode: str, outside: Outside) -> Store:
     is_there = outside.exists(root / FORMAT)
-    if not is_there and _holds_objects(root, outside):
-        raise IntegrityError(
+    ensure(
+        is_there or not _holds_objects(root, outside),
+        IntegrityError(
             f"{root} holds objects and no FORMAT file.",
             hint="Bring FORMAT back from a copy of the store: without it the log proves nothing.",
-        )
+        ),
+    )
     if not is_there and mode == "c":
         return LocalStore.create(root, outside, str(uuid.UUID(outside.token())))
     return LocalStore(root, outside, read_only=mode == "r")

@@ -18,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from share_registry.errors import FormatError, InvalidInputError, StoreError
+from share_registry.errors import FormatError, InvalidInputError, StoreError, ensure
 from share_registry.format.canonical import sha256
 from share_registry.names import (
     CommitNumber,
@@ -176,17 +176,21 @@ class Store(Protocol):
 
 def check_size(size: int, limit: int, subject: str) -> None:
     """Refuse what no reader would accept. Raises InvalidInputError."""
-    if size > limit:
-        raise InvalidInputError(
+    ensure(
+        size <= limit,
+        InvalidInputError(
             f"{subject} has {size} bytes, more than the limit of {limit}.", hint="Split it."
-        )
+        ),
+    )
 
 
 def check_object(content: bytes, digest: Digest) -> None:
     """Refuse bytes that are too many, or not those of a digest. Raises InvalidInputError."""
     check_size(len(content), MAX_OBJECT_BYTES, f"object {digest}")
-    if sha256(content) != checked_digest(digest):
-        raise InvalidInputError(f"digest {digest} is not of the object's bytes.")
+    ensure(
+        sha256(content) == checked_digest(digest),
+        InvalidInputError(f"digest {digest} is not of the object's bytes."),
+    )
 
 
 def object_name(digest: Digest) -> str:
@@ -202,8 +206,10 @@ def log_name(space: SpaceName) -> str:
 
 def record_name(space: SpaceName, number: CommitNumber) -> str:
     """Return the name of a record in a store. Raises InvalidInputError for what names none."""
-    if not 1 <= number <= MAX_NUMBER:
-        raise InvalidInputError(f"commit number {number} is not between 1 and {MAX_NUMBER}.")
+    ensure(
+        1 <= number <= MAX_NUMBER,
+        InvalidInputError(f"commit number {number} is not between 1 and {MAX_NUMBER}."),
+    )
     return f"{log_name(space)}/{number:020d}.json"
 
 
@@ -244,9 +250,11 @@ def identity_of(content: bytes, *, writing: bool) -> str:
     from share_registry.format.records import parse_format
 
     parsed = parse_format(content)
-    if writing and parsed.write:
-        raise FormatError(
+    ensure(
+        not writing or not parsed.write,
+        FormatError(
             f"writing to this store needs the unknown features {', '.join(parsed.write)}.",
             hint="Upgrade share_registry, or open it with mode 'r'.",
-        )
+        ),
+    )
     return parsed.store

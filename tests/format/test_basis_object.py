@@ -171,5 +171,5 @@ def test_rows_that_are_only_claimed_take_no_memory(ks: tuple[int, int]) -> None:
 
 def test_only_the_check_keeps_a_module_without_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the check taken out, both sides of the format would take it."""
-    monkeypatch.setattr(basis_object, "_check", lambda *ignored: None)
+    monkeypatch.setattr(basis_object, "_check_blocks", lambda *ignored: None)
     assert_equal(single_module(NONE, NONE), decode(encode(single_module(NONE, NONE))))
