@@ -84,7 +84,7 @@ def derive_task(location: str) -> TaskName:
     parts = [part for part in re.split(r"[/\\]", location.rstrip("/\\")) if part not in ("", ".")]
     name = _slug(parts[-1]) if parts else ""
     if not name or _GENERIC.fullmatch(name):
-        parents = (_slug(part) for part in reversed(parts[:-1]))
+        parents = map(_slug, reversed(parts[:-1]))
         parent = next(
             (slug for slug in parents if slug and not _GENERIC.fullmatch(slug)), "my-task"
         )

@@ -18,7 +18,7 @@ from share_registry.exchange.config import (
     plain_path,
     rank_of,
 )
-from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout, TensorSpec
+from share_registry.format.layout import FLOATS, Entry, FactorSpec, Form, Layout, TensorSpec
 from share_registry.names import Side
 
 # Stands in every key of a LoRA layer's own tensors.
@@ -36,7 +36,6 @@ _FOREIGN: Final = re.compile(
     r"(^|[._])(lora_(down|up|unet|te\d?|E)|hada_[wt]\d?|lokr_[wt]\d?|ia3_l|oft_(r|R|blocks)"
     r"|boft_[RS]|vera_lambda|dora_scale|ranknum)([._]|$)|\.lora\.(down|up)\."
 )
-_FLOATS: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
 _MAGNITUDE: Final = "lora_magnitude_vector"
 _HEAD: Final = "lm_head"
 _SHARDS: Final = (
@@ -223,10 +222,10 @@ def _check_shapes(a: TensorSpec, b: TensorSpec) -> None:
             ),
         )
         ensure(
-            spec.dtype in _FLOATS,
+            spec.dtype in FLOATS,
             InvalidInputError(
                 f"{spec.key!r} has element type {spec.dtype},"
-                f" expected one of {', '.join(sorted(_FLOATS))}.",
+                f" expected one of {', '.join(sorted(FLOATS))}.",
                 hint=_SAVE_AGAIN,
             ),
         )

@@ -153,8 +153,36 @@ def refuse_unsafe(config: Mapping[str, object]) -> None:
             not config.get(field),
             RefusedError(f"{CONFIG_FILE}: {field} is set, expected none: {reason}.", hint=_CONVERT),
         )
-    _refuse_init(config.get("init_lora_weights", True))
-    _refuse_library(config.get("auto_mapping"))
+    init, mapping = config.get("init_lora_weights", True), config.get("auto_mapping")
+    name = init.lower() if isinstance(init, str) else ""
+    ensure(
+        not name.startswith(_BASE_CHANGING_INITS),
+        RefusedError(
+            f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected an initialization that leaves"
+            " the base model alone: the factors are meant for rewritten base weights.",
+            hint=_CONVERT,
+        ),
+    )
+    ensure(
+        (not name or name in _SAFE_INITS) and isinstance(init, bool | str | None),
+        RefusedError(
+            f"{CONFIG_FILE}: init_lora_weights is {init!r},"
+            f" expected true, false, {', '.join(sorted(_SAFE_INITS))}.",
+            hint="Whether an unknown initialization changes the base model cannot be known:"
+            " convert the adapter to plain LoRA first.",
+        ),
+    )
+    # PEFT imports an unknown library when it loads the adapter
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
+    ensure(
+        library is None
+        or (isinstance(library, str) and library.partition(".")[0] == "transformers"),
+        RefusedError(
+            f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of"
+            " transformers: PEFT imports it when it loads the adapter.",
+            hint="Set task_type before saving, or auto_mapping to null in the config.",
+        ),
+    )
 
 
 def config_remarks(config: Mapping[str, object]) -> list[str]:
@@ -250,44 +278,6 @@ def ambiguous(settings: Settings, modules: Sequence[str]) -> list[str]:
             for patterns in (settings.ranks, settings.alphas)
         )
     ]
-
-
-def _refuse_init(init: object) -> None:
-    name = init.lower() if isinstance(init, str) else ""
-    ensure(
-        not name.startswith(_BASE_CHANGING_INITS),
-        RefusedError(
-            f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected an initialization that leaves"
-            " the base model alone: the factors are meant for rewritten base weights.",
-            hint=_CONVERT,
-        ),
-    )
-    ensure(
-        (not name or name in _SAFE_INITS) and isinstance(init, bool | str | None),
-        RefusedError(
-            f"{CONFIG_FILE}: init_lora_weights is {init!r},"
-            f" expected true, false, {', '.join(sorted(_SAFE_INITS))}.",
-            hint="Whether an unknown initialization changes the base model cannot be known:"
-            " convert the adapter to plain LoRA first.",
-        ),
-    )
-
-
-def _refuse_library(mapping: object) -> None:
-    """Refuse an unknown library: PEFT imports it when it loads the adapter."""
-    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
-    ensure(
-        library is None
-        or (
-            isinstance(library, str)
-            and (library == "transformers" or library.startswith("transformers."))
-        ),
-        RefusedError(
-            f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of"
-            " transformers: PEFT imports it when it loads the adapter.",
-            hint="Set task_type before saving, or auto_mapping to null in the config.",
-        ),
-    )
 
 
 def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:

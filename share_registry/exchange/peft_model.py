@@ -43,9 +43,10 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     if in_subspace:
         passengers = {key: value for key, value in tensors.items() if f".{tuner.prefix}" not in key}
         tensors, config = passengers | tuner.lora_tensors(name), tuner.lora_config(name)
-    content = json.dumps(_to_json(_config_of(model, config)), indent=2).encode()
     adapter = adapter_of(
-        tensors, content, source=Source(kind="peft", location=type(model).__name__)
+        tensors,
+        json.dumps(_to_json(_config_of(model, config)), indent=2).encode(),
+        source=Source(kind="peft", location=type(model).__name__),
     )
     if not in_subspace:
         return adapter

@@ -168,8 +168,11 @@ def header(content: bytes) -> Header:
 
 def bits_of(side: StoredSide) -> float:
     """Estimate the bits of one factor: an ideal coder with a table per row, 16 bits per scale."""
-    coefficients = sum(entropy_bits(term.coefficients) for term in side.terms)
-    return entropy_bits(side.own) + coefficients + 16.0 * len(side.scales)
+    return (
+        entropy_bits(side.own)
+        + sum(entropy_bits(term.coefficients) for term in side.terms)
+        + 16.0 * len(side.scales)
+    )
 
 
 def check(stored: StoredAdapter, layout: Layout) -> None:

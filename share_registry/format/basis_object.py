@@ -89,7 +89,7 @@ def decode(content: bytes) -> StoredBasis:
     count = int(cursor.column(1, 1)[0])
     ks = cursor.column(2 * len(header.modules), 2)
     groups_of_rows = cursor.column(int(ks.sum()), 1).astype(np.uint8)
-    widths = [width for module in header.modules for width in (module.in_, module.out)]
+    widths = (width for module in header.modules for width in (module.in_, module.out))
     shapes = list(zip(ks.tolist(), widths, strict=True))
     groups = cursor.groups(count)
     pieces = cursor.rest(3).tolist()

@@ -60,6 +60,9 @@ _SIZES: Final = {
 }
 
 
+FLOATS: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
+
+
 class Form(StrEnum):
     """How a factor pair lies in its two tensors."""
 
@@ -265,10 +268,9 @@ def first_error(error: ValidationError) -> str:
 
 
 def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
-    floats = (DType.F32, DType.F16, DType.BF16, DType.F64)
     require(
-        a.dtype in floats
-        and b.dtype in floats
+        a.dtype in FLOATS
+        and b.dtype in FLOATS
         and len(a.shape) >= 2
         and len(b.shape) >= 2
         and min(a.shape) >= 1

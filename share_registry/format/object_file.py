@@ -60,8 +60,9 @@ def unpack(
 def description(content: bytes, *, subject: str) -> dict[str, Json]:
     """Return the description of a binary object, whatever its parts. Raises IntegrityError."""
     file = read(content, subject=subject)
-    names = [name for name, _ in file.metadata]
-    require(names == [KEY], f"{subject} has other metadata than {KEY!r}.")
+    require(
+        [name for name, _ in file.metadata] == [KEY], f"{subject} has other metadata than {KEY!r}."
+    )
     return _load_header(file, subject)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter
 
 from share_registry.errors import FormatError, ensure
-from share_registry.format.canonical import Json, dump, load, require, sha256
+from share_registry.format.canonical import dump, load, require, sha256
 from share_registry.format.layout import (
     FORMAT_VERSION,
     Entry,
@@ -22,7 +22,6 @@ from share_registry.format.layout import (
 )
 from share_registry.names import NAME, Digest
 
-MAGIC: Final = "share_registry"
 # Features that a record's `requires` may name and this release knows
 FEATURES: Final[frozenset[str]] = frozenset()
 
@@ -315,7 +314,16 @@ def parse_record(content: bytes, *, subject: str = "record") -> Record:
     """
     value = load(content, subject=subject)
     check_version(value, subject)
-    _check_requires(value, subject)
+    requires = value.get("requires", [])
+    names = requires if isinstance(requires, list) else ["?"]
+    unknown = sorted(str(name) for name in names if name not in FEATURES)
+    ensure(
+        not unknown,
+        FormatError(
+            f"{subject} requires the unknown features {', '.join(unknown)}.",
+            hint="Upgrade share_registry.",
+        ),
+    )
     record = validate(RECORD.validate_python, value, subject)
     _check_tasks(record, subject)
     return record
@@ -330,7 +338,7 @@ def parse_format(content: bytes) -> StoreFormat:
     """
     value = load(content, subject="FORMAT", limit=1 << 20)
     ensure(
-        value.get("magic") == MAGIC,
+        value.get("magic") == "share_registry",
         FormatError("FORMAT is not of a share_registry store.", hint="Check the location."),
     )
     ensure(
@@ -375,16 +383,3 @@ def _check_tasks(record: Record, subject: str) -> None:
     if isinstance(record, MergeRecord):
         weights, parents = len(record.weights), len(record.tasks[0].derived_from)
         require(weights == parents, f"{subject} has {weights} weights for {parents} parents.")
-
-
-def _check_requires(value: dict[str, Json], subject: str) -> None:
-    requires = value.get("requires", [])
-    names = requires if isinstance(requires, list) else ["?"]
-    unknown = sorted(str(name) for name in names if name not in FEATURES)
-    ensure(
-        not unknown,
-        FormatError(
-            f"{subject} requires the unknown features {', '.join(unknown)}.",
-            hint="Upgrade share_registry.",
-        ),
-    )

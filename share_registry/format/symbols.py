@@ -417,8 +417,8 @@ def _best_group(symbols: Ints) -> Group:
     options = [
         Group(packing=packing, shift=shift)
         for shift in range(least, most + 1)
-        for packing in range(len(PACKINGS))
-        if _fits(low >> shift, high >> shift, packing)
+        for packing, (base, _) in enumerate(PACKINGS)
+        if low >> shift >= -(base // 2) and high >> shift <= (base - 1) // 2
     ]
 
     def sample_bytes(group: Group) -> int:
@@ -427,10 +427,3 @@ def _best_group(symbols: Ints) -> Group:
         return min(len(raw), *map(len, frames)) + group.low_bytes(len(sample))
 
     return min(options, key=sample_bytes)
-
-
-def _fits(low: int, high: int, packing: int) -> bool:
-    base = PACKINGS[packing][0]
-    if base == 256:
-        return low >= -128 and high <= 127
-    return max(-low, high) <= base // 2
