@@ -37,7 +37,6 @@ _FOREIGN: Final = re.compile(
     r"|boft_[RS]|vera_lambda|dora_scale|ranknum)([._]|$)|\.lora\.(down|up)\."
 )
 _MAGNITUDE: Final = "lora_magnitude_vector"
-_HEAD: Final = "lm_head"
 _SHARDS: Final = (
     "Gather the shards before saving (DeepSpeed GatheredParameters, FSDP summon_full_params),"
     " then commit again."
@@ -127,9 +126,7 @@ def _check_key(key: str, halves: Mapping[str, object]) -> None:
     if owner is not None and _INSIDE.fullmatch(path[len(owner) + 1 :]):
         return
     if owner is not None or _FOREIGN.search(path) or FACTOR_MARK in path:
-        place = (
-            f"inside the LoRA layer {owner!r}" if owner is not None else "outside every LoRA layer"
-        )
+        place = "outside every LoRA layer" if owner is None else f"inside the LoRA layer {owner!r}"
         raise RefusedError(
             f"{key!r} stands {place}, expected lora_A and lora_B pairs and their known companions:"
             " a tensor of an unknown method.",
@@ -284,11 +281,10 @@ def tied_modules(keys: Sequence[str]) -> list[tuple[str, str]]:
     """
     matches = [match for key in keys if (match := _FACTOR.fullmatch(key))]
     tables = sorted({match["module"] for match in matches if match["table"]})
-    heads = sorted(
-        {
-            match["module"]
-            for match in matches
-            if match["side"] and plain_path(match["module"]).endswith(_HEAD)
-        }
-    )
-    return [(table, head) for table in tables for head in heads]
+    heads = {match["module"] for match in matches if match["side"]}
+    return [
+        (table, head)
+        for table in tables
+        for head in sorted(heads)
+        if plain_path(head).endswith("lm_head")
+    ]

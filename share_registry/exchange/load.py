@@ -129,10 +129,11 @@ def _read_adapter(adapter: Any, _: str | None, __: Outside) -> Adapter:
     )
     if current.source_digest == adapter.source_digest:
         return adapter  # type: ignore[no-any-return]
-    location = f"{adapter.ref}, checked out" if adapter.ref else ""
     return replace(
         current,
-        source=Source(kind="adapter", location=location),
+        source=Source(
+            kind="adapter", location=f"{adapter.ref}, checked out" if adapter.ref else ""
+        ),
         basis=adapter.basis,
         parent=adapter.ref or adapter.parent,
         tensors_digest=sha256(tensor_file(current.layout, current.tensors)),

@@ -206,8 +206,8 @@ def _layout(
                 item = item_of(spec.key, passengers[spec.key])
                 specs[spec.key] = TensorSpec(key=spec.key, dtype=item.dtype, shape=list(item.shape))
         for factor in layout.factors:
-            keys = layout.tensors[factor.a].key, layout.tensors[factor.b].key
-            pair = (factor.form, factor.experts, *keys)
+            a, b = layout.tensors[factor.a], layout.tensors[factor.b]
+            pair = (factor.form, factor.experts, a.key, b.key)
             if pairs.setdefault(factor.module, pair) != pair:
                 raise RefusedError(
                     f"{part.ref}: module {factor.module!r} lies in other tensors"

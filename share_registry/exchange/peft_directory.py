@@ -295,11 +295,11 @@ def _zeros(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[str]:
         for factor in layout.factors
         if any(not bool(tensors[layout.tensors[index].key].any()) for index in (factor.a, factor.b))
     ]
-    remark = (
+    return [
         f"{len(zero)} of {len(layout.factors)} factor pairs have an all-zero factor (dW = 0),"
-        f" such as {next(iter(zero), '')}: untrained, or a failed load."
-    )
-    return [remark] if zero else []
+        f" such as {module}: untrained, or a failed load."
+        for module in zero[:1]
+    ]
 
 
 def _list_files(folder: Path, outside: Outside) -> Files:

@@ -214,11 +214,11 @@ class Layout(Strict):
 
 def module_shapes_of(layout: Layout) -> dict[str, tuple[int, int, int]]:
     """Return (out, in, experts) of each factor of a layout, by module."""
-    shapes = {}
-    for factor in layout.factors:
-        a, b = layout.tensors[factor.a], layout.tensors[factor.b]
-        shapes[factor.module] = (b.shape[0], a.elements // a.shape[0], factor.experts)
-    return shapes
+    return {
+        factor.module: (b.shape[0], a.elements // a.shape[0], factor.experts)
+        for factor in layout.factors
+        for a, b in [(layout.tensors[factor.a], layout.tensors[factor.b])]
+    }
 
 
 def check_version(value: dict[str, Json], subject: str) -> None:
