@@ -30,10 +30,8 @@ _UNSAFE: Final = re.compile(
 
 def check_name(name: str) -> str:
     """Return a file name that is safe to write on any system. Raises InvalidInputError."""
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        size = MAX_NAME_BYTES + 1
+    # what is not Unicode is not printable
+    size = len(name.encode(errors="surrogatepass"))
     ensure(
         1 <= size <= MAX_NAME_BYTES and name.isprintable() and not _UNSAFE.fullmatch(name),
         InvalidInputError(

@@ -60,12 +60,8 @@ _CONVERT: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pattern:
-    """One member of rank_pattern or alpha_pattern: an expression over module paths, its value."""
-
-    regex: re.Pattern[str]
-    value: float
+# One member of rank_pattern or alpha_pattern: an expression over module paths, its value.
+Pattern = tuple[re.Pattern[str], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +269,7 @@ def ambiguous(settings: Settings, modules: Sequence[str]) -> list[str]:
         module
         for module in modules
         if any(
-            len({pattern.value for pattern in patterns if pattern.regex.match(path)}) > 1
+            len({value for regex, value in patterns if regex.match(path)}) > 1
             for path in paths_of(settings, module)
             for patterns in (settings.ranks, settings.alphas)
         )
@@ -285,10 +281,7 @@ def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
     if not isinstance(value, dict) or len(value) > _MAX_PATTERNS:
         raise _wrong(field, type(value).__name__, f"an object of at most {_MAX_PATTERNS} members")
     return tuple(
-        Pattern(
-            regex=_regex(field, text),
-            value=(_rank if rank else _number)(f"{field}[{text!r}]", number),
-        )
+        (_regex(field, text), (_rank if rank else _number)(f"{field}[{text!r}]", number))
         for text, number in value.items()
     )
 
@@ -350,7 +343,7 @@ def _value(
     field: str, settings: Settings, module: str, patterns: tuple[Pattern, ...], default: float
 ) -> float:
     values = [
-        next((pattern.value for pattern in patterns if pattern.regex.match(path)), default)
+        next((value for regex, value in patterns if regex.match(path)), default)
         for path in paths_of(settings, module)
     ]
     ensure(
