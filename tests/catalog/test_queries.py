@@ -106,7 +106,9 @@ def test_a_dropped_task_still_has_a_newest_version() -> None:
 
 
 def test_aliases_and_tags_are_found(session: Session) -> None:
-    assert lookups.alias_target(session, "base", "cola", "prod") == 3
+    prod = lookups.alias_target(session, "base", "cola", "prod")
+    assert prod is not None
+    assert prod.version == 3
     assert lookups.alias_target(session, "base", "cola", "nix") is None
     assert lookups.alias_target(session, "base", "mnli", "prod") is None
     assert lookups.alias_names(session, "base") == {"prod"}

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.as_of import At, as_of, number_at
-from share_registry.catalog.queries.resolution import find_task, space_of
+from share_registry.catalog.queries.resolution import alias_rows, find_task, space_of
 from share_registry.catalog.sql import pieces
 from share_registry.catalog.tables import (
     AliasRow,
@@ -26,9 +26,7 @@ from share_registry.values.tasks import SpaceSummary
 def spaces(session: Session) -> list[SpaceSummary]:
     """List every space, sorted by name; only live tasks are counted."""
     newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
-    query = (
-        select(SpaceRow.table, CommitRow.time).join(CommitRow.table, newest).order_by(SpaceRow.name)
-    )
+    query = select(SpaceRow.table, CommitRow.time).join(CommitRow.table, newest)
     return [
         SpaceSummary(
             name=SpaceName(row.name),
@@ -46,7 +44,7 @@ def spaces(session: Session) -> list[SpaceSummary]:
             commits=row.head,
             time=datetime.fromisoformat(row.time),
         )
-        for row in session.execute(query)
+        for row in session.execute(query.order_by(SpaceRow.name))
     ]
 
 
@@ -73,13 +71,12 @@ def aliases(
         InvalidInputError, NotFoundError: the space, the task or `at` leads nowhere.
     """
     where = space_of(session, space) if space is not None or task is not None else None
-    then = as_of(session, where, at)
     query = (
         select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
         .select_from(AliasRow.table)
         .join(TaskNameRow.table, names_task_of(AliasRow))
         .join(CommitRow.table, is_commit_of(AliasRow, AliasRow.since))
-        .where(then.within(AliasRow))
+        .where(as_of(session, where, at).within(AliasRow))
     )
     if where is not None:
         query = query.where(AliasRow.space == where)
@@ -117,16 +114,12 @@ def alias_history(
     """
     where = space_of(session, space)
     of_task = find_task(session, where, task)
-    in_task = (AliasRow.space == where) & (AliasRow.task == of_task.task)
-    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(
-        in_task, AliasRow.name == alias
-    )
-    rows = session.execute(query.order_by(AliasRow.since)).all()
+    rows = alias_rows(session, where, of_task, alias)
     if not rows:
-        names = sorted(session.scalars(select(AliasRow.name).where(in_task).distinct()))
+        names = select(AliasRow.name).where(AliasRow.space == where, AliasRow.task == of_task.task)
         raise NotFoundError(
             f"task {where}/{of_task.name} never had the alias {alias!r}.",
-            hint=near_misses(alias, names),
+            hint=near_misses(alias, sorted(set(session.scalars(names)))),
         )
     # by commit: the version that the alias then got, None where it was removed
     targets: dict[int, Version | None] = {}
@@ -138,10 +131,8 @@ def alias_history(
             row for row in rows if row.since <= number and (row.until is None or row.until > number)
         ]
     targets |= {row.since: Version(row.version) for row in rows}
-    commits = select(
-        CommitRow.number, CommitRow.id, CommitRow.time, CommitRow.author, CommitRow.message
-    ).where(CommitRow.space == where)
-    moves = [
+    commits = select(CommitRow.table).where(CommitRow.space == where)
+    moves = (
         AliasMove(
             name=alias,
             task=of_task.name,
@@ -155,7 +146,7 @@ def alias_history(
         )
         for piece in pieces(sorted(targets))
         for row in session.execute(commits.where(CommitRow.number.in_(piece)))
-    ]
+    )
     return sorted(moves, key=lambda move: move.number, reverse=True)
 
 

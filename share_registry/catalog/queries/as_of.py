@@ -22,8 +22,7 @@ def instant(value: str | date, *, end: bool) -> str:
 
     A date, minute or second is its end, or its beginning. Raises InvalidInputError.
     """
-    text = _text(value)
-    return end_of(text) if end else beginning_of(text)
+    return (end_of if end else beginning_of)(_text(value))
 
 
 def number_at(session: Session, space: SpaceName, at: At) -> CommitNumber:
@@ -70,15 +69,24 @@ def last_by(
     NULL where there is none: times of a space never go back.
     """
     by = _COMMITS.c.time < time if strictly else _COMMITS.c.time <= time
-    query = select(_COMMITS.c.number).where(_COMMITS.c.space == space, by)
-    last = query.order_by(_COMMITS.c.time.desc(), _COMMITS.c.number.desc()).limit(1)
-    return last.scalar_subquery()
+    return (
+        select(_COMMITS.c.number)
+        .where(_COMMITS.c.space == space, by)
+        .order_by(_COMMITS.c.time.desc(), _COMMITS.c.number.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
 
 
 def first_from(space: ColumnElement[str] | str, time: str) -> ColumnElement[int]:
     """Return the number of the first commit of a space made at a time or after it, or NULL."""
-    query = select(_COMMITS.c.number).where(_COMMITS.c.space == space, _COMMITS.c.time >= time)
-    return query.order_by(_COMMITS.c.time, _COMMITS.c.number).limit(1).scalar_subquery()
+    return (
+        select(_COMMITS.c.number)
+        .where(_COMMITS.c.space == space, _COMMITS.c.time >= time)
+        .order_by(_COMMITS.c.time, _COMMITS.c.number)
+        .limit(1)
+        .scalar_subquery()
+    )
 
 
 def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:

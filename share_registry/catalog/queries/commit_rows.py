@@ -99,7 +99,6 @@ def _commit(row: Any, about: _About, *, created: bool) -> Commit:
 def _read_about(
     session: Session, space: str, numbers: Sequence[int], about: dict[_Key, _About]
 ) -> None:
-    """Add what a space's commits of some numbers say of tasks."""
     asked = {"space": space, "numbers": numbers}
     for row in sorted(session.execute(_TOUCHED, asked), key=lambda row: str(row.name)):
         of_commit = about[(space, row.number)]
@@ -129,14 +128,11 @@ def _select_touched() -> Select[Any]:
         & (VersionRow.number == TouchRow.number)
         & VersionRow.restored_from.is_(None)
     )
-    measured = (
-        *(VersionRow.error, VersionRow.budget, VersionRow.added_bytes, VersionRow.raw_bytes),
-        *(VersionRow.remarks, VersionRow.bound, VersionRow.before),
-    )
     # every task has a name: an outer join alone keeps SQLite from beginning with the names
     return (
         select(TouchRow.number, TouchRow.version, TaskNameRow.name)
-        .add_columns(*measured)
+        .add_columns(VersionRow.error, VersionRow.budget, VersionRow.bound, VersionRow.before)
+        .add_columns(VersionRow.added_bytes, VersionRow.raw_bytes, VersionRow.remarks)
         .outerjoin(TaskNameRow.table, names_task_of(TouchRow))
         .outerjoin(VersionRow.table, absorbed)
         .where(TouchRow.space == SPACE, TouchRow.number.in_(_NUMBERS))

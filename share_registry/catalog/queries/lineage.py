@@ -5,8 +5,7 @@ from ("derived") or was merged of ("merged" with the weight), and for a restored
 repeats ("restored").
 """
 
-from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -14,7 +13,6 @@ from sqlalchemy import BigInteger, Row, Select, literal, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.resolution import find_task, resolve_version
-from share_registry.catalog.sql import pieces
 from share_registry.catalog.tables import (
     CommitRow,
     ParentRow,
@@ -29,6 +27,8 @@ from share_registry.values.tasks import Lineage, LineageNode
 
 # Task and version
 _Place: TypeAlias = tuple[int, int]
+# How one version came from another, and from which
+_Edge: TypeAlias = tuple[str, _Place]
 # How an edge to a parent of a merge begins: its weight follows
 _MERGED: Final = "merged, "
 
@@ -43,9 +43,10 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
         NotFoundError, RefusedError: it leads to no version.
     """
     asked = resolve_version(session, ref, space=space)
-    start = (find_task(session, asked.space, str(asked.task)).task, int(asked.version or 0))
-    steps = _walk(start, _origins(session, asked.space, start[0]))
-    nodes = _nodes(session, asked.space, {step.place for step in steps})
+    task = find_task(session, asked.space, str(asked.task)).task
+    ancestors = _ancestors(asked.space, task)
+    versions = _versions(session, asked.space, ancestors)
+    edges = _edges(session, asked.space, ancestors, versions)
     base = session.execute(
         select(SpaceRow.base_model, SpaceRow.base_revision).where(SpaceRow.name == asked.space)
     ).one()
@@ -53,100 +54,73 @@ def lineage(session: Session, ref: str | Reference, *, space: str | None = None)
         ref=asked.ref,
         base_model=base[0],
         base_revision=base[1],
-        nodes=tuple(replace(nodes[step.place], via=step.via, depth=step.depth) for step in steps),
+        nodes=tuple(_walk((task, int(asked.version or 0)), versions, edges)),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _LineageStep:
-    via: str
-    place: _Place
-    depth: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Origins:
-    """What the versions of some tasks came from, apart from the version before."""
-
-    restored: dict[_Place, _Place]
-    derived: dict[_Place, list[tuple[str, _Place]]]
-
-    def of(self, place: _Place) -> list[tuple[str, _Place]]:
-        """Return the edges from a place, nearest first."""
-        task, version = place
-        if place in self.restored:
-            return [("restored", self.restored[place])]
-        before = [("version", (task, version - 1))] if version > 1 else []
-        return before + self.derived.get(place, [])
-
-
-def _walk(start: _Place, origins: _Origins) -> list[_LineageStep]:
-    """Return the steps to every ancestor, depth first; only parents of a merge come again."""
-    waiting = [_LineageStep("", start, 0)]
+def _walk(
+    start: _Place, versions: Mapping[_Place, Row[Any]], edges: Mapping[_Place, Sequence[_Edge]]
+) -> Iterator[LineageNode]:
+    """Yield every ancestor, depth first; only parents of a merge come again."""
+    waiting = [("", start, 0)]
     seen: set[_Place] = set()
-    steps = []
     while waiting:
-        step = waiting.pop()
-        is_new = step.place not in seen
-        if is_new or step.via.startswith(_MERGED):
-            steps.append(step)
+        via, place, depth = waiting.pop()
+        is_new = place not in seen
+        if is_new or via.startswith(_MERGED):
+            yield _node(versions[place], via, depth)
         if is_new:
-            seen.add(step.place)
-            waiting += [
-                _LineageStep(via, parent, step.depth + 1)
-                for via, parent in reversed(origins.of(step.place))
-            ]
-    return steps
+            seen.add(place)
+            waiting += [(via, parent, depth + 1) for via, parent in reversed(edges[place])]
 
 
-def _origins(session: Session, space: SpaceName, start: int) -> _Origins:
-    """Return the origins of a task's versions and of those of every task it descends from."""
-    ancestors = _ancestors(space, start)
-    repeats = select(VersionRow.task, VersionRow.version, VersionRow.restored_from).where(
-        VersionRow.space == space,
-        VersionRow.task.in_(ancestors),
-        VersionRow.restored_from.is_not(None),
-    )
+def _edges(
+    session: Session,
+    space: SpaceName,
+    ancestors: Select[int],
+    versions: Mapping[_Place, Row[Any]],
+) -> Mapping[_Place, Sequence[_Edge]]:
+    """Return the edges from every version of some tasks, nearest first."""
+    edges: dict[_Place, list[_Edge]] = {place: [] for place in versions}
+    for (task, version), row in versions.items():
+        if row.restored_from is not None:
+            edges[task, version].append(("restored", (task, row.restored_from)))
+        elif version > 1:
+            edges[task, version].append(("version", (task, version - 1)))
     parents = (
         select(ParentRow.table)
         .where(ParentRow.space == space, ParentRow.task.in_(ancestors))
         .order_by(ParentRow.task, ParentRow.version, ParentRow.position)
     )
-    derived: dict[_Place, list[tuple[str, _Place]]] = defaultdict(list)
     for row in session.execute(parents):
         via = "derived" if row.weight is None else f"{_MERGED}{row.weight}"
-        derived[(row.task, row.version)].append((via, (row.parent_task, row.parent_version)))
-    restored = {(task, version): (task, of or 0) for task, version, of in session.execute(repeats)}
-    return _Origins(restored, derived)
+        edges[row.task, row.version].append((via, (row.parent_task, row.parent_version)))
+    return edges
 
 
 def _ancestors(space: SpaceName, task: int) -> Select[int]:
     """Return the numbers of a task and of the tasks it descends from."""
     reached = select(literal(task, BigInteger).label("task")).cte("ancestors", recursive=True)
-    further = select(ParentRow.parent_task).join(
-        reached, (ParentRow.space == space) & (ParentRow.task == reached.c.task)
-    )
+    is_child = (ParentRow.space == space) & (ParentRow.task == reached.c.task)
+    further = select(ParentRow.parent_task).join(reached, is_child)
     return select(reached.union(further).c.task)
 
 
-def _nodes(session: Session, space: SpaceName, places: set[_Place]) -> dict[_Place, LineageNode]:
-    of_commit = (CommitRow.id, CommitRow.kind, CommitRow.time, CommitRow.author, CommitRow.message)
+def _versions(session: Session, space: SpaceName, tasks: Select[int]) -> Mapping[_Place, Row[Any]]:
     query = (
-        select(VersionRow.table, TaskNameRow.name.label("task_name"), *of_commit)
+        select(VersionRow.table, TaskNameRow.name.label("task_name"))
+        .add_columns(
+            CommitRow.id, CommitRow.kind, CommitRow.time, CommitRow.author, CommitRow.message
+        )
         .select_from(VersionRow.table)
         .join(TaskNameRow.table, names_task_of(VersionRow))
         .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
-        .where(VersionRow.space == space)
+        .where(VersionRow.space == space, VersionRow.task.in_(tasks))
     )
-    return {
-        (row.task, row.version): _node(row)
-        for piece in pieces(sorted({task for task, _ in places}))
-        for row in session.execute(query.where(VersionRow.task.in_(piece)))
-        if (row.task, row.version) in places
-    }
+    return {(row.task, row.version): row for row in session.execute(query)}
 
 
-def _node(row: Row[Any]) -> LineageNode:
+def _node(row: Row[Any], via: str, depth: int) -> LineageNode:
     revision = f"@{row.source_revision}" if row.source_revision else ""
     return LineageNode(
         ref=f"{row.space}/{row.task_name}@v{row.version}",
@@ -159,6 +133,6 @@ def _node(row: Row[Any]) -> LineageNode:
         source=f"{row.source_location or ''}{revision}",
         error=row.error,
         bound=row.bound,
-        via="",
-        depth=0,
+        via=via,
+        depth=depth,
     )

@@ -5,12 +5,11 @@ Nothing here needs tensors, records or the store.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
+from sqlalchemy import BigInteger, Row, Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
@@ -24,6 +23,8 @@ from share_registry.names import SpaceName, near_misses
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
 
+# Space (None: the only one), number and time of the commit that ends a page, left out
+_Anchor: TypeAlias = tuple[str | None, int, str]
 _NUMBER: Final = re.compile(r"c[0-9]{1,16}")
 # Kinds of commits, as records name them
 KINDS: Final = (
@@ -85,14 +86,12 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
         )
     spaces = spaces_in_scope(session, query.space)
     space = spaces[0] if len(spaces) == 1 else None
-    reach = _Reach(
-        first=None if query.since is None else instant(query.since, end=False),
-        last=None if query.until is None else instant(query.until, end=True),
-        before=None if query.before is None else _anchor(session, space, query.before),
-    )
+    first = None if query.since is None else instant(query.since, end=False)
+    last = None if query.until is None else instant(query.until, end=True)
+    anchor = None if query.before is None else _anchor(session, space, query.before)
     rows: list[Row[Any]] = []
     for name in spaces:
-        rows += session.execute(_page(name, reach, query).limit(query.limit))
+        rows += session.execute(_page(name, query, first, last, anchor))
     if len(spaces) > 1:
         rows.sort(key=lambda row: (row.time, row.space, row.number), reverse=True)
     if not rows and query.task is not None:
@@ -117,40 +116,13 @@ def commit_at(session: Session, space: str, number: int, *, created: bool = True
     return commits_of(session, rows, created=created)[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reach:
-    """Where a log begins and ends.
+def _page(
+    space: str, query: LogQuery, first: str | None, last: str | None, anchor: _Anchor | None
+) -> Select[Any]:
+    """Return what selects the commits of a space, newest first, out of the index to them.
 
-    Attributes:
-        first: The earliest time.
-        last: The latest time.
-        before: Space (None: the only one), number and time of the commit that ends it, left out.
+    From the first time to the last: as times of a space never go back, each end is a number.
     """
-
-    first: str | None
-    last: str | None
-    before: tuple[str | None, int, str] | None
-
-    def within(self, space: str, number: ColumnElement[int]) -> Iterator[ColumnElement[bool]]:
-        """Yield the conditions on the number of a commit of a space.
-
-        Its times never go back, so that each end is a number.
-        """
-        if self.first is not None:
-            yield number >= first_from(space, self.first)
-        if self.last is not None:
-            yield number <= last_by(space, self.last)
-        if self.before is not None:
-            anchor, before, time = self.before
-            yield (
-                number < before
-                if anchor in (space, None)
-                else number <= last_by(space, time, strictly=space > str(anchor))
-            )
-
-
-def _page(space: str, reach: _Reach, query: LogQuery) -> Select[Any]:
-    """Return what selects the commits of a space, newest first, out of the index to them."""
     page, number = select(*COLUMNS).where(CommitRow.space == space), CommitRow.number
     if query.task is not None:
         number = TouchRow.number
@@ -160,13 +132,23 @@ def _page(space: str, reach: _Reach, query: LogQuery) -> Select[Any]:
         page = page.where(CommitRow.kind == query.kind)
     if query.author is not None:
         page = page.where(CommitRow.author == clean(query.author))
-    return page.where(*reach.within(space, number)).order_by(number.desc())
+    if first is not None:
+        page = page.where(number >= first_from(space, first))
+    if last is not None:
+        page = page.where(number <= last_by(space, last))
+    if anchor is not None:
+        of, before, time = anchor
+        page = page.where(
+            number < before
+            if of in (space, None)
+            else number <= last_by(space, time, strictly=space > str(of))
+        )
+    return page.order_by(number.desc()).limit(query.limit)
 
 
 def _anchor(
     session: Session, space: str | None, before: int | str | Commit | ResolvedReference
-) -> tuple[str | None, int, str]:
-    """Return space (None: the only one), number and time of the commit that a page ends before."""
+) -> _Anchor:
     if isinstance(before, Commit | ResolvedReference):
         # the commit itself: what it speaks of may have been made by an earlier one
         before = f"{before.space}/@c{before.number}"
@@ -183,10 +165,8 @@ def _anchor(
             f"before={before!r} is a commit of space {anchor.space}, the log is of {space}.",
             hint="Name one space in both.",
         )
-    query = select(CommitRow.time).where(
-        CommitRow.space == anchor.space, CommitRow.number == anchor.number
-    )
-    return anchor.space, anchor.number, session.scalars(query).one()
+    row = session.execute(_COMMIT, {"space": anchor.space, "number": anchor.number}).one()
+    return anchor.space, anchor.number, row.time
 
 
 def _check_task(session: Session, space: SpaceName | None, task: str) -> None:

@@ -8,12 +8,13 @@ once: that takes several times as long as running them.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    FromClause,
     Row,
     Select,
     bindparam,
@@ -23,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.sql import pieces
+from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import (
     TEXT,
     AliasRow,
@@ -40,11 +41,8 @@ from share_registry.catalog.tables import (
     names_task_of,
     task_of,
 )
-from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-
-if TYPE_CHECKING:
-    from share_registry.values.task_version import TaskVersion
-
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
+from share_registry.values.task_version import TaskVersion
 
 # Versions beside those that are asked for
 _OTHERS: Final = VersionRow.table.alias()
@@ -66,7 +64,8 @@ _HEAD: Final = _HEADS.where(SpaceRow.name == SPACE)
 _COMMIT_OF_KEY: Final = select(CommitRow.number).where(
     CommitRow.space == SPACE, CommitRow.key == bindparam("key", type_=TEXT)
 )
-_CURRENT_NAME: Final = select(TaskNameRow.name).where(
+# The task that has or had a name, with its present one
+TASK_OF_NAME: Final = select(TaskNameRow.task, TaskNameRow.name).where(
     TaskNameRow.space == SPACE,
     TaskNameRow.task == task_of(SPACE, TASK),
     TaskNameRow.until.is_(None),
@@ -117,7 +116,7 @@ def head(session: Session, space: str) -> Head | None:
 def commit_of_key(session: Session, space: str, key: str) -> CommitNumber | None:
     """Return the commit that was made with an idempotency key."""
     number = session.scalar(_COMMIT_OF_KEY, {"space": space, "key": key})
-    return None if number is None else CommitNumber(number)
+    return cast("CommitNumber | None", number)
 
 
 def task_names(session: Session, space: str) -> list[TaskName]:
@@ -132,8 +131,8 @@ def task_names(session: Session, space: str) -> list[TaskName]:
 
 def current_name(session: Session, space: str, name: str) -> TaskName | None:
     """Return the present name of the task that has or had a name."""
-    present = session.scalar(_CURRENT_NAME, {"space": space, "task": name})
-    return None if present is None else TaskName(present)
+    task = session.execute(TASK_OF_NAME, {"space": space, "task": name}).one_or_none()
+    return None if task is None else TaskName(task.name)
 
 
 def live_tasks(session: Session, space: str) -> int:
@@ -144,37 +143,35 @@ def live_tasks(session: Session, space: str) -> int:
 def commit_of_adapter(session: Session, space: str, digest: str) -> CommitNumber | None:
     """Return the commit that brought an adapter object into a space."""
     number = session.scalar(_COMMIT_OF_ADAPTER, {"space": space, "digest": digest})
-    return None if number is None else CommitNumber(number)
+    return cast("CommitNumber | None", number)
 
 
-def version_row(session: Session, space: str, task: str, version: int) -> "TaskVersion | None":
+def version_row(session: Session, space: str, task: str, version: int) -> TaskVersion | None:
     """Return a version of a task."""
     return _one_version(
         session, _version_of_task(), {"space": space, "task": task, "version": version}
     )
 
 
-def latest_version(session: Session, space: str, task: str) -> "TaskVersion | None":
+def latest_version(session: Session, space: str, task: str) -> TaskVersion | None:
     """Return the newest version of a task, live or dropped."""
     return _one_version(session, _newest_of_task(), {"space": space, "task": task})
 
 
-def latest_versions(session: Session, space: str) -> "list[TaskVersion]":
+def latest_versions(session: Session, space: str) -> list[TaskVersion]:
     """Return the newest version of every live task of a space, by task in order of creation."""
     return [_task_version(row) for row in session.execute(_live(space).order_by(VersionRow.task))]
 
 
-def last_absorbed(session: Session, space: str, count: int) -> "list[TaskVersion]":
+def last_absorbed(session: Session, space: str, count: int) -> list[TaskVersion]:
     """Return the newest versions of the live tasks committed to last, in the order of commits."""
-    rows = session.execute(
-        _live(space).order_by(VersionRow.number.desc(), VersionRow.task.desc()).limit(count)
-    ).all()
-    return [_task_version(row) for row in reversed(rows)]
+    last = _live(space).order_by(VersionRow.number.desc(), VersionRow.task.desc()).limit(count)
+    return [_task_version(row) for row in reversed(session.execute(last).all())]
 
 
 def closest_versions(
-    session: Session, space: str, rows: "Sequence[TaskVersion]"
-) -> "list[TaskVersion]":
+    session: Session, space: str, rows: Sequence[TaskVersion]
+) -> list[TaskVersion]:
     """Return for each newest version of a space the one nearest to the adapter it was made of.
 
     That is the version of the same source with the smallest error: mostly the newest itself.
@@ -191,7 +188,7 @@ def closest_versions(
         select(TaskNameRow.name, nearer.c.version)
         .select_from(TaskNameRow.table.join(VersionRow.table, of_task).join(nearer, is_nearer))
         .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
-        .where(VersionRow.version == _latest())
+        .where(VersionRow.version == _latest(VersionRow.table))
         .order_by(nearer.c.error.desc(), nearer.c.version.desc())
     )
     # of a task the last row counts: the nearest
@@ -205,8 +202,8 @@ def closest_versions(
 
 
 def version_rows(
-    session: Session, space: str, places: "Collection[tuple[int, int | None]]"
-) -> "dict[tuple[int, int | None], TaskVersion]":
+    session: Session, space: str, places: Collection[tuple[int, int | None]]
+) -> dict[tuple[int, int | None], TaskVersion]:
     """Return versions by the task's number and the version, None for its newest one.
 
     Those that are not there are left out.
@@ -216,10 +213,10 @@ def version_rows(
         .add_columns(VersionRow.task.label("task_number"))
         .where(VersionRow.space == space)
     )
+    newest = query.where(VersionRow.version == _latest(VersionRow.table))
     rows: dict[tuple[int, int | None], TaskVersion] = {}
     for piece in pieces(sorted(task for task, version in places if version is None)):
-        newest = query.where(VersionRow.task.in_(piece), VersionRow.version == _latest())
-        for row in session.execute(newest):
+        for row in session.execute(newest.where(VersionRow.task.in_(piece))):
             rows[row.task_number, None] = _task_version(row)
     for pairs in pieces(sorted((task, version) for task, version in places if version is not None)):
         numbered = query.where(tuple_(VersionRow.task, VersionRow.version).in_(pairs))
@@ -249,7 +246,7 @@ def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber |
     """Return the commit that brought a basis object into a space."""
     query = select(func.min(CommitRow.number))
     number = session.scalar(query.where(CommitRow.space == space, CommitRow.basis == digest))
-    return None if number is None else CommitNumber(number)
+    return cast("CommitNumber | None", number)
 
 
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
@@ -272,16 +269,15 @@ def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int
     }
 
 
-def alias_target(session: Session, space: str, task: str, alias: str) -> Version | None:
-    """Return the version an alias of a task is at now."""
-    query = select(AliasRow.version).where(
+def alias_target(session: Session, space: str, task: str, alias: str) -> Row[Any] | None:
+    """Return an alias of a task: `version` is the one it is at, `since` the commit that put it."""
+    query = select(AliasRow.table).where(
         AliasRow.space == space,
         AliasRow.task == task_of(space, task),
         AliasRow.name == alias,
         AliasRow.until.is_(None),
     )
-    version = session.scalar(query)
-    return None if version is None else Version(version)
+    return session.execute(query).one_or_none()
 
 
 def alias_names(session: Session, space: str) -> set[str]:
@@ -313,6 +309,32 @@ def metrics_of(session: Session, space: str, task: str, version: int) -> dict[st
     }
 
 
+def policy_change(session: Session, space: str) -> CommitNumber:
+    """Return the commit that set the policy a space has now."""
+    query = select(func.max(CommitRow.number)).where(
+        CommitRow.space == space, CommitRow.kind.in_(("create", "policy"))
+    )
+    return CommitNumber(session.execute(query).scalar_one())
+
+
+def came_from(session: Session, space: str, task: str, location: str) -> bool:
+    """Tell whether any version of a task came from a place; the newest are looked at first."""
+    query = select(VersionRow.version).where(
+        VersionRow.space == space,
+        VersionRow.task == task_of(space, task),
+        VersionRow.source_location == clean(location),
+    )
+    return session.scalar(query.order_by(VersionRow.version.desc()).limit(1)) is not None
+
+
+def sources_of_commit(session: Session, space: str, number: int) -> dict[str, str]:
+    """Return the source digest of every task that a commit made a version of, by name."""
+    query = select(VersionRow.name, VersionRow.source_digest).where(
+        VersionRow.space == space, VersionRow.number == number
+    )
+    return dict(session.execute(query.order_by(VersionRow.name)).tuples())
+
+
 def _annotations(
     session: Session, row: type[LabelRow | MetricRow], space: str, task: str, version: int
 ) -> list[tuple[str, str]]:
@@ -333,18 +355,11 @@ def _head_of(row: Row[str, int, str, str]) -> Head:
 def _absorbed() -> tuple[Select[str], Select[str]]:
     """Return what selects so many distinct adapters of a space: the first and the latest."""
     earlier = tuple_(_OTHERS.c.number, _OTHERS.c.task) < tuple_(VersionRow.number, VersionRow.task)
-    repeats = (
-        select(_OTHERS.c.task)
-        .where(
-            _OTHERS.c.space == VersionRow.space,
-            _OTHERS.c.adapter_digest == VersionRow.adapter_digest,
-            earlier,
-        )
-        .exists()
-    )
+    same = _OTHERS.c.adapter_digest == VersionRow.adapter_digest
+    repeats = select(_OTHERS.c.task).where(_OTHERS.c.space == VersionRow.space, same, earlier)
     absorbed = (
         select(VersionRow.adapter_digest)
-        .where(VersionRow.space == SPACE, ~repeats)
+        .where(VersionRow.space == SPACE, ~repeats.exists())
         .limit(bindparam("count", type_=BigInteger))
     )
     return (
@@ -374,30 +389,26 @@ def _newest_of_task() -> Select[Any]:
 
 def _one_version(
     session: Session, query: Select[Any], place: dict[str, object]
-) -> "TaskVersion | None":
+) -> TaskVersion | None:
     row = session.execute(query, place).one_or_none()
     return None if row is None else _task_version(row)
 
 
 def _live(space: str) -> Select[Any]:
     lives = TaskLifeRow.table.alias()
-    newest = (
-        select(func.max(_OTHERS.c.version))
-        .where(_OTHERS.c.space == lives.c.space, _OTHERS.c.task == lives.c.task)
-        .scalar_subquery()
-    )
     version = (
         (VersionRow.space == lives.c.space)
         & (VersionRow.task == lives.c.task)
-        & (VersionRow.version == newest)
+        & (VersionRow.version == _latest(lives))
     )
     return _versions().join(lives, version).where(lives.c.space == space, lives.c.until.is_(None))
 
 
-def _latest() -> ColumnElement[int]:
+def _latest(of: FromClause) -> ColumnElement[int]:
+    """Return the newest version of the task of a row."""
     return (
         select(func.max(_OTHERS.c.version))
-        .where(_OTHERS.c.space == VersionRow.space, _OTHERS.c.task == VersionRow.task)
+        .where(_OTHERS.c.space == of.c.space, _OTHERS.c.task == of.c.task)
         .scalar_subquery()
     )
 
@@ -409,24 +420,20 @@ def _versions() -> Select[Any]:
         TaskLifeRow.task == VersionRow.task,
         TaskLifeRow.until.is_(None),
     )
-    around = (
-        TaskNameRow.name.label("present"),
-        alive.exists().label("live"),
-        _latest().label("latest"),
-        CommitRow.id.label("commit_id"),
-        CommitRow.time,
-    )
-    columns = [column for column in VersionRow.table.c if column.key != "task"]
-    return select(*columns, *around).select_from(
-        VersionRow.table.join(TaskNameRow.table, names_task_of(VersionRow)).join(
-            CommitRow.table, is_commit_of(VersionRow, VersionRow.number)
+    return (
+        select(
+            *(column for column in VersionRow.table.c if column.key != "task"),
+            TaskNameRow.name.label("task"),
+            alive.exists().label("live"),
+            _latest(VersionRow.table).label("latest"),
+            CommitRow.id.label("commit_id"),
+            CommitRow.time,
         )
+        .join_from(VersionRow.table, TaskNameRow.table, names_task_of(VersionRow))
+        .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
     )
 
 
-def _task_version(row: Row[Any]) -> "TaskVersion":
-    from share_registry.values.task_version import TaskVersion
-
-    columns = dict(row._mapping)
-    columns.pop("task_number", None)
-    return TaskVersion(**columns | {"task": columns.pop("present"), "live": bool(columns["live"])})
+def _task_version(row: Row[Any]) -> TaskVersion:
+    columns = {name: value for name, value in row._mapping.items() if name != "task_number"}
+    return TaskVersion(**columns)

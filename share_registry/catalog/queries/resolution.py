@@ -5,12 +5,11 @@ under the present one.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeAlias
 
-from sqlalchemy import BigInteger, BindParameter, bindparam, func, select
+from sqlalchemy import BigInteger, BindParameter, Row, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
@@ -23,7 +22,6 @@ from share_registry.catalog.tables import (
     VersionRow,
     holds,
     is_commit_of,
-    task_of,
 )
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
 from share_registry.names import (
@@ -32,17 +30,17 @@ from share_registry.names import (
     Reference,
     Selector,
     SpaceName,
-    TaskName,
     Version,
     near_misses,
     parse_reference,
     space_name,
 )
 from share_registry.values.references import ResolvedReference
+from share_registry.values.task_version import TaskVersion
+from share_registry.values.units import count
 
-if TYPE_CHECKING:
-    from share_registry.values.task_version import TaskVersion
-
+# A task that a name leads to: `task` is its number in the catalog, `name` its present name
+FoundTask: TypeAlias = Row[int, str]
 _CANDIDATES: Final = 5
 # Sorts behind every hexadecimal digit
 _AFTER_HEX: Final = "g"
@@ -50,11 +48,6 @@ _TASK: Final[BindParameter[int]] = bindparam("task_number", type_=BigInteger)
 _AT: Final[BindParameter[int]] = bindparam("at", type_=BigInteger)
 # Selectors that are answered for many references at once
 _USUAL: Final = frozenset({Selector.LATEST, Selector.VERSION, Selector.NAME})
-_NAMED: Final = select(TaskNameRow.task, TaskNameRow.name).where(
-    TaskNameRow.space == lookups.SPACE,
-    TaskNameRow.task == task_of(lookups.SPACE, lookups.TASK),
-    TaskNameRow.until.is_(None),
-)
 _LIFE: Final = select(TaskLifeRow.since).where(
     TaskLifeRow.space == lookups.SPACE, TaskLifeRow.task == _TASK, holds(TaskLifeRow, _AT)
 )
@@ -70,6 +63,9 @@ _COMMITS_OF_VERSIONS: Final = (
     .where(VersionRow.space == lookups.SPACE, VersionRow.task == _TASK)
 )
 _COMMIT_OF_VERSION: Final = _COMMITS_OF_VERSIONS.where(VersionRow.version == lookups.VERSION)
+_DROPPED: Final = select(func.max(TaskLifeRow.until)).where(
+    TaskLifeRow.space == lookups.SPACE, TaskLifeRow.task == _TASK, TaskLifeRow.until <= _AT
+)
 # The newest version of a task at a commit, if the task was live then
 _STANDING: Final = (
     _COMMITS_OF_VERSIONS.where(VersionRow.number <= _AT, _LIFE.exists())
@@ -116,9 +112,7 @@ def resolve_version(
     return target
 
 
-def version_of(
-    session: Session, ref: str | Reference, *, space: str | None = None
-) -> "TaskVersion":
+def version_of(session: Session, ref: str | Reference, *, space: str | None = None) -> TaskVersion:
     """Return the task version that a reference names.
 
     The newest and a numbered one take one statement. Raises what `resolve_version` raises.
@@ -133,10 +127,10 @@ def version_of(
     return row
 
 
-def _plain_version(session: Session, asked: Reference, space: str | None) -> "TaskVersion | None":
+def _plain_version(session: Session, asked: Reference, space: str | None) -> TaskVersion | None:
     """Return the version of a reference that names the newest or a numbered one, if it is there."""
-    plain = asked.selector in (Selector.LATEST, Selector.VERSION) and not asked.back
-    if asked.task is None or not plain:
+    is_plain = asked.selector in (Selector.LATEST, Selector.VERSION) and not asked.back
+    if asked.task is None or not is_plain:
         return None
     where = space_of(session, asked.space if asked.space is not None else space)
     if asked.selector is Selector.VERSION:
@@ -147,17 +141,16 @@ def _plain_version(session: Session, asked: Reference, space: str | None) -> "Ta
 
 def versions_of(
     session: Session, refs: Iterable[str], *, space: str | None
-) -> "dict[str, TaskVersion]":
+) -> dict[str, TaskVersion]:
     """Return the task version that each reference means now. Raises as `resolve_version`."""
     asked = {ref: parse_reference(ref) for ref in refs}
     spaces = lookups.space_names(session)
-    only = spaces[0] if len(spaces) == 1 else None
-    default = space if space is not None else only
+    default = spaces[0] if space is None and len(spaces) == 1 else space
     by_space: dict[str, list[Reference]] = defaultdict(list)
     for reference in asked.values():
         where = reference.space if reference.space is not None else default
-        usual = reference.selector in _USUAL and not reference.back
-        if where in spaces and reference.task is not None and usual:
+        is_usual = reference.selector in _USUAL and not reference.back
+        if where in spaces and reference.task is not None and is_usual:
             by_space[where].append(reference)
     versions: dict[str, TaskVersion] = {}
     for where, references in by_space.items():
@@ -221,23 +214,26 @@ def number_of(session: Session, at: str, *, space: SpaceName) -> CommitNumber:
     return _state(session, space, _number(session, space, asked) - asked.back, asked).number
 
 
-@dataclass(frozen=True, slots=True)
-class FoundTask:
-    """A task that a name leads to: its number in the catalog and its present name."""
-
-    task: int
-    name: TaskName
-
-
 def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
     """Return the task that has or had a name. Raises NotFoundError with the nearest names."""
-    row = session.execute(_NAMED, {"space": space, "task": name}).one_or_none()
+    row = session.execute(lookups.TASK_OF_NAME, {"space": space, "task": name}).one_or_none()
     if row is None:
         raise NotFoundError(
             f"task {space}/{name} does not exist.",
             hint=near_misses(name, list(lookups.task_names(session, space))),
         )
-    return FoundTask(row[0], TaskName(row[1]))
+    return row
+
+
+def alias_rows(
+    session: Session, space: SpaceName, task: FoundTask, alias: str
+) -> Sequence[Row[int, int, int | None]]:
+    """Return (version, since, until) of what an alias of a task stood for, in order of `since`."""
+    return session.execute(
+        select(AliasRow.version, AliasRow.since, AliasRow.until)
+        .where(AliasRow.space == space, AliasRow.task == task.task, AliasRow.name == alias)
+        .order_by(AliasRow.since)
+    ).all()
 
 
 def _of_task(
@@ -245,7 +241,7 @@ def _of_task(
 ) -> ResolvedReference:
     if asked.selector is Selector.VERSION:
         return _version(session, space, task, int(asked.value) - asked.back, asked)
-    if asked.selector is Selector.NAME and (rows := _alias_rows(session, space, task, asked.value)):
+    if asked.selector is Selector.NAME and (rows := alias_rows(session, space, task, asked.value)):
         return _version(session, space, task, _target(rows, space, task, asked), asked)
     number = None if asked.selector is Selector.LATEST else _number(session, space, asked, task)
     row = session.execute(_STANDING, _place(space, task, number)).one_or_none()
@@ -262,26 +258,14 @@ def _place(space: SpaceName, task: FoundTask, number: int | None) -> dict[str, o
     return {"space": space, "task_number": task.task, "at": at}
 
 
-def _alias_rows(
-    session: Session, space: SpaceName, task: FoundTask, alias: str
-) -> list[tuple[int, int, int | None]]:
-    query = select(AliasRow.version, AliasRow.since, AliasRow.until).where(
-        AliasRow.space == space, AliasRow.task == task.task, AliasRow.name == alias
-    )
-    return [
-        (version, since, until)
-        for version, since, until in session.execute(query.order_by(AliasRow.since))
-    ]
-
-
 def _target(
-    rows: list[tuple[int, int, int | None]], space: SpaceName, task: FoundTask, asked: Reference
+    rows: Sequence[Row[int, int, int | None]], space: SpaceName, task: FoundTask, asked: Reference
 ) -> int:
     """Return the version an alias stands for, or stood for so many distinct targets ago.
 
     Args:
-        rows: (version, since, until) of the alias in the order of `since`. Where the last has
-            ended, the alias is removed: that counts as its present target.
+        rows: What `alias_rows` returns. Where the last has ended, the alias is removed: that counts
+            as its present target.
         space: The space.
         task: The task.
         asked: The reference.
@@ -292,10 +276,10 @@ def _target(
     removed: list[int | None] = [] if rows[-1][2] is None else [None]
     targets = removed + [version for version, _ in groupby(row[0] for row in reversed(rows))]
     if asked.back >= len(targets):
-        count = sum(target is not None for target in targets)
+        past = sum(target is not None for target in targets)
         raise NotFoundError(
             f"{asked.text!r}: alias {asked.value!r} of {space}/{task.name} has had "
-            f"{count} target{'' if count == 1 else 's'}.",
+            f"{count(past, 'target')}.",
             hint="List them with `alias-history`.",
         )
     target = targets[asked.back]
@@ -332,12 +316,12 @@ def _number(
 
 
 def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
-    query = (
+    number = session.scalar(
         select(CommitRow.number)
         .where(CommitRow.space == space, CommitRow.time <= asked.value)
         .order_by(CommitRow.time.desc(), CommitRow.number.desc())
+        .limit(1)
     )
-    number = session.scalar(query.limit(1))
     if number is None:
         first = session.scalar(select(func.min(CommitRow.time)).where(CommitRow.space == space))
         raise NotFoundError(
@@ -347,21 +331,16 @@ def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
 
 
 def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
-    query = select(CommitRow.number, CommitRow.id).where(
-        CommitRow.space == space,
-        CommitRow.id >= asked.value,
-        CommitRow.id < asked.value + _AFTER_HEX,
-    )
-    rows = sorted(session.execute(query.order_by(CommitRow.id).limit(_CANDIDATES + 1)).all())
+    has_prefix = (CommitRow.id >= asked.value) & (CommitRow.id < asked.value + _AFTER_HEX)
+    query = select(CommitRow.number, CommitRow.id).where(CommitRow.space == space, has_prefix)
+    rows = sorted(session.execute(query.order_by(CommitRow.id).limit(_CANDIDATES + 1)))
     if not rows:
         raise NotFoundError(
             f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.",
             hint="Ids are listed by `log`.",
         )
     if len(rows) > 1:
-        listed = ", ".join(
-            f"c{number} {commit_id[:16]}" for number, commit_id in rows[:_CANDIDATES]
-        )
+        listed = ", ".join(f"c{row.number} {row.id[:16]}" for row in rows[:_CANDIDATES])
         raise InvalidInputError(
             f"{asked.text!r} is ambiguous: {listed}{' ...' if len(rows) > _CANDIDATES else ''}.",
             hint="Give more digits, or the number.",
@@ -373,32 +352,27 @@ def _tagged(session: Session, space: SpaceName, asked: Reference, task: FoundTas
     tag = lookups.tag_target(session, space, asked.value)
     if tag is not None:
         return int(tag.number)
-    tags = sorted(lookups.tag_names(session, space))
+    tags = lookups.tag_names(session, space)
     if task is None:
         raise NotFoundError(
             f"{asked.text!r}: space {space} has no tag {asked.value!r}.",
-            hint=near_misses(asked.value, tags),
+            hint=near_misses(asked.value, sorted(tags)),
         )
-    query = (
-        select(AliasRow.name)
-        .where(AliasRow.space == space, AliasRow.task == task.task, AliasRow.until.is_(None))
-        .distinct()
+    names = select(AliasRow.name).where(
+        AliasRow.space == space, AliasRow.task == task.task, AliasRow.until.is_(None)
     )
-    names = sorted({*session.scalars(query), *tags})
     raise NotFoundError(
         f"{asked.text!r}: {space}/{task.name} has no alias and the space no tag {asked.value!r}.",
-        hint=near_misses(asked.value, names),
+        hint=near_misses(asked.value, sorted({*session.scalars(names), *tags})),
     )
 
 
 def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int | None) -> None:
     """Raise NotFoundError where a task was dropped by a commit (None: by now)."""
-    if session.scalar(_LIFE, _place(space, task, number)) is not None:
+    place = _place(space, task, number)
+    if session.scalar(_LIFE, place) is not None:
         return
-    query = select(func.max(TaskLifeRow.until)).where(
-        TaskLifeRow.space == space, TaskLifeRow.task == task.task
-    )
-    dropped = session.scalar(query if number is None else query.where(TaskLifeRow.until <= number))
+    dropped = session.scalar(_DROPPED, place)
     if dropped is not None:
         newest = f"{task.name}@v{_newest(session, space, task, dropped)}"
         raise NotFoundError(
@@ -414,10 +388,11 @@ def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | N
     """
     version = session.scalar(_LAST_VERSION, _place(space, task, number))
     if version is None:
-        query = select(func.min(VersionRow.number)).where(
-            VersionRow.space == space, VersionRow.task == task.task
+        first = session.scalar(
+            select(func.min(VersionRow.number)).where(
+                VersionRow.space == space, VersionRow.task == task.task
+            )
         )
-        first = session.scalar(query)
         raise NotFoundError(
             f"task {space}/{task.name} did not exist at c{number}; it begins with c{first}.",
             hint=f"Ask for c{first} or later.",
@@ -435,8 +410,7 @@ def _version(
     newest = _newest(session, space, task, None)
     reason = f"has no v{version}, its versions are v1 to v{newest}"
     if asked.back:
-        count = f"{newest} version{'' if newest == 1 else 's'}"
-        reason = f"has {count}, so there is none so far back"
+        reason = f"has {count(newest, 'version')}, so there is none so far back"
     raise NotFoundError(
         f"{asked.text!r}: task {space}/{task.name} {reason}.", hint="List them with `log --task`."
     )
@@ -473,12 +447,23 @@ def _state(session: Session, space: SpaceName, number: int, asked: Reference) ->
 
 def _usual_versions(
     session: Session, space: str, references: Sequence[Reference]
-) -> "dict[str, TaskVersion]":
+) -> dict[str, TaskVersion]:
     """Return the versions that no date, tag or drop has to be looked up for, by reference."""
-    names = sorted({str(reference.task) for reference in references})
-    tasks = _task_numbers(session, space, names)
+    numbers = select(TaskNameRow.name, TaskNameRow.task).where(TaskNameRow.space == space)
+    tasks = {
+        name: task
+        for piece in pieces(sorted({str(reference.task) for reference in references}))
+        for name, task in session.execute(numbers.where(TaskNameRow.name.in_(piece)))
+    }
     aliases = sorted({ref.value for ref in references if ref.selector is Selector.NAME})
-    targets = _alias_targets(session, space, sorted(set(tasks.values())), aliases)
+    standing = select(AliasRow.task, AliasRow.name, AliasRow.version).where(
+        AliasRow.space == space, AliasRow.until.is_(None), AliasRow.name.in_(aliases)
+    )
+    targets = {
+        (task, name): version
+        for piece in pieces(sorted(set(tasks.values())) if aliases else ())
+        for task, name, version in session.execute(standing.where(AliasRow.task.in_(piece)))
+    }
     places: dict[str, tuple[int, int | None]] = {}
     for reference in references:
         task = tasks.get(str(reference.task))
@@ -495,28 +480,4 @@ def _usual_versions(
         text: rows[place]
         for text, place in places.items()
         if place in rows and (place[1] is not None or rows[place].live)
-    }
-
-
-def _task_numbers(session: Session, space: str, names: Sequence[str]) -> dict[str, int]:
-    query = select(TaskNameRow.name, TaskNameRow.task).where(TaskNameRow.space == space)
-    return {
-        name: task
-        for piece in pieces(names)
-        for name, task in session.execute(query.where(TaskNameRow.name.in_(piece)))
-    }
-
-
-def _alias_targets(
-    session: Session, space: str, tasks: Sequence[int], names: Sequence[str]
-) -> Mapping[tuple[int, str], int]:
-    if not names:
-        return {}
-    query = select(AliasRow.task, AliasRow.name, AliasRow.version).where(
-        AliasRow.space == space, AliasRow.until.is_(None), AliasRow.name.in_(names)
-    )
-    return {
-        (task, name): version
-        for piece in pieces(tasks)
-        for task, name, version in session.execute(query.where(AliasRow.task.in_(piece)))
     }

@@ -11,8 +11,15 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.tables import CommitRow, MetricRow, TaskLifeRow, TaskNameRow, VersionRow
-from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
+from share_registry.catalog.tables import (
+    CommitRow,
+    MetricRow,
+    TaskLifeRow,
+    TaskNameRow,
+    VersionRow,
+    names_task_of,
+)
+from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.values.analyses import RetentionCommit
 
 Lives = Mapping[int, Sequence[tuple[int, int | None]]]
@@ -25,26 +32,26 @@ def changing_commits(session: Session, space: SpaceName) -> tuple[RetentionCommi
         TaskLifeRow.space == space, TaskLifeRow.until.is_not(None)
     )
     query = (
-        select(CommitRow.number, CommitRow.id, CommitRow.kind, CommitRow.time)
+        select(CommitRow.table)
         .where(CommitRow.space == space)
         .where(CommitRow.number.in_(versions) | CommitRow.number.in_(drops))
-        .order_by(CommitRow.number)
     )
     return tuple(
         RetentionCommit(
-            number=CommitNumber(number),
-            id=Digest(id_),
-            kind=kind,
-            time=datetime.fromisoformat(time),
+            number=CommitNumber(row.number),
+            id=Digest(row.id),
+            kind=row.kind,
+            time=datetime.fromisoformat(row.time),
         )
-        for number, id_, kind, time in session.execute(query)
+        for row in session.execute(query.order_by(CommitRow.number))
     )
 
 
 def versions_by_task(session: Session, space: SpaceName) -> dict[int, list[Row[Any]]]:
-    """Return the versions of every task, by number."""
+    """Return the versions of every task, by number; `task_name` is the name that it has now."""
     query = (
-        select(VersionRow.table)
+        select(VersionRow.table, TaskNameRow.name.label("task_name"))
+        .join(TaskNameRow.table, names_task_of(VersionRow))
         .where(VersionRow.space == space)
         .order_by(VersionRow.task, VersionRow.version)
     )
@@ -62,14 +69,6 @@ def lives_by_task(session: Session, space: SpaceName) -> Lives:
     for task, since, until in session.execute(query):
         lives[task].append((since, until))
     return lives
-
-
-def present_names(session: Session, space: SpaceName) -> dict[int, TaskName]:
-    """Return the name that every task has now."""
-    query = select(TaskNameRow.task, TaskNameRow.name).where(
-        TaskNameRow.space == space, TaskNameRow.until.is_(None)
-    )
-    return {task: TaskName(name) for task, name in session.execute(query)}
 
 
 def metric_values(session: Session, space: SpaceName, metric: str) -> dict[int, dict[int, float]]:

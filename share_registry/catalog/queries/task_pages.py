@@ -8,7 +8,7 @@ not depend on how many tasks or versions there are.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -86,6 +86,9 @@ def tasks(session: Session, query: TaskQuery) -> list[Task]:
         InvalidInputError, NotFoundError: the space or `at` leads nowhere, or `limit` or `after` is
             malformed.
     """
+    query = replace(
+        query, labels={clean(label): clean(value) for label, value in query.labels.items()}
+    )
     spaces = spaces_in_scope(session, query.space)
     only = spaces[0] if len(spaces) == 1 else None
     then = as_of(session, only, query.at)
@@ -95,8 +98,7 @@ def tasks(session: Session, query: TaskQuery) -> list[Task]:
         left = None if query.limit is None else query.limit - len(listed)
         if left == 0:
             break
-        after = last_name if space == last_space else ""
-        listed += _page(session, space, then, query, after, left)
+        listed += _page(session, space, then, query, last_name if space == last_space else "", left)
     return listed
 
 
@@ -157,7 +159,7 @@ def _is_listed(then: Then, query: TaskQuery) -> ColumnElement[bool]:
     conditions = [
         select(TaskLifeRow.task).where(_of_task(TaskLifeRow), then.within(TaskLifeRow)).exists()
     ]
-    for name, value in _clean_labels(query).items():
+    for name, value in query.labels.items():
         label = select(LabelRow.task).where(_of_task(LabelRow), then.within(LabelRow))
         same = (LabelRow.name == name) & (LabelRow.value == value)
         conditions.append(label.where(same & (LabelRow.version == _newest(then))).exists())
@@ -173,7 +175,7 @@ def _few_bearers(session: Session, space: str, query: TaskQuery) -> Select[int] 
         select(LabelRow.task).where(
             LabelRow.space == space, LabelRow.name == name, LabelRow.value == value
         )
-        for name, value in _clean_labels(query).items()
+        for name, value in query.labels.items()
     ]
     if query.alias is not None:
         candidates.append(
@@ -185,20 +187,15 @@ def _few_bearers(session: Session, space: str, query: TaskQuery) -> Select[int] 
     return None
 
 
-def _clean_labels(query: TaskQuery) -> dict[str, str]:
-    return {clean(label): clean(value) for label, value in query.labels.items()}
-
-
 def _versions(space: str, then: Then) -> Select[Any]:
     """Return what selects the newest versions of named tasks.
 
     That they are live was asked before, and may have changed since.
     """
-    of_task = _of_task(VersionRow) & (VersionRow.version == _newest(then))
     return (
         select(VersionRow.table, CommitRow.time)
         .select_from(TaskNameRow.table)
-        .join(VersionRow.table, of_task)
+        .join(VersionRow.table, _of_task(VersionRow) & (VersionRow.version == _newest(then)))
         .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
         .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
     )
@@ -208,9 +205,8 @@ def _newest(then: Then) -> ColumnElement[int]:
     """Return the newest version that a named task has then."""
     column = _VERSIONS.c
     of_task = (column.space == TaskNameRow.space) & (column.task == TaskNameRow.task)
-    if then == Then():
-        newest = select(func.max(column.version)).where(of_task)
-    else:
+    newest = select(func.max(column.version)).where(of_task)
+    if then != Then():
         by_then = select(column.version).where(of_task, column.number <= then.of(column.space))
         newest = by_then.order_by(column.number.desc()).limit(1)
     return newest.correlate(TaskNameRow.table).scalar_subquery()
@@ -243,10 +239,8 @@ def _tasks(
     for piece in pieces(rows):
         for task, name, value in _annotations(session, LabelRow, space, piece, then):
             labels[task][name] = value
-    for piece in pieces(rows):
         for task, name, value in _annotations(session, MetricRow, space, piece, then):
             metrics[task][name] = float(value)
-    for piece in pieces(rows):
         query = select(AliasRow.task, AliasRow.name, AliasRow.version).where(
             (AliasRow.space == space) & AliasRow.task.in_([version.task for version in piece]),
             then.within(AliasRow),

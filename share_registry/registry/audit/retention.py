@@ -13,7 +13,6 @@ from share_registry.catalog.queries.retention_rows import (
     lives_by_task,
     metric_names,
     metric_values,
-    present_names,
     versions_by_task,
 )
 from share_registry.catalog.sql import Row
@@ -41,7 +40,7 @@ def retention(context: Context, space: str | None, *, metric: str | None = None)
     with context.reading() as session:
         where = space_of(session, space)
         commits = changing_commits(session, where)
-        versions, names = versions_by_task(session, where), present_names(session, where)
+        versions = versions_by_task(session, where)
         lives = lives_by_task(session, where)
         measured = metric_values(session, where, metric) if metric is not None else {}
         if metric is not None and not measured:
@@ -51,7 +50,7 @@ def retention(context: Context, space: str | None, *, metric: str | None = None)
                 hint=f"There is {recorded or 'none yet: give metrics= to commit'}.",
             )
     rows = tuple(
-        _row(names[task], where, rows, lives.get(task, ()), commits, measured.get(task, {}))
+        _row(where, rows, lives.get(task, ()), commits, measured.get(task, {}))
         for task, rows in sorted(versions.items())
     )
     transfers = [row.metric_transfer for row in rows if row.metric_transfer is not None]
@@ -68,21 +67,18 @@ def retention(context: Context, space: str | None, *, metric: str | None = None)
 
 
 def _row(
-    name: TaskName,
     space: SpaceName,
     versions: Sequence[Row[Any]],
     lives: Sequence[tuple[int, int | None]],
     commits: Sequence[RetentionCommit],
     measured: Mapping[int, float],
 ) -> RetentionRow:
-    cells = tuple(
-        _cell(name, space, versions, lives, commit.number, measured) for commit in commits
-    )
+    cells = tuple(_cell(space, versions, lives, commit.number, measured) for commit in commits)
     last = versions[-1]
     first = next(row for row in versions if row.source_digest == last.source_digest)
     metrics = [measured[row.version] for row in versions if row.version in measured]
     return RetentionRow(
-        task=name,
+        task=TaskName(last.task_name),
         cells=cells,
         first=first.error,
         last=last.error,
@@ -93,7 +89,6 @@ def _row(
 
 
 def _cell(
-    name: TaskName,
     space: SpaceName,
     versions: Sequence[Row[Any]],
     lives: Sequence[tuple[int, int | None]],
@@ -106,7 +101,7 @@ def _cell(
     if row is None:
         return None
     return RetentionCell(
-        ref=f"{space}/{name}@v{row.version}",
+        ref=f"{space}/{row.task_name}@v{row.version}",
         version=Version(row.version),
         error=row.error,
         bound=row.bound,

@@ -7,7 +7,6 @@ record.
 from collections.abc import Callable, Mapping, Sequence
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.provenance import alias_move
 from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
@@ -53,10 +52,10 @@ def set_alias(
                 f"{name!r} is a tag of space {target.space!r}.",
                 hint="Aliases and tags share one set of names: pick another.",
             )
-        now = lookups.alias_target(session, target.space, task, name)
-        _check_alias(name, now, expected)
-        if now == target.version:
-            return alias_move(session, target.space, task, name)
+        present = lookups.alias_target(session, target.space, task, name)
+        _check_alias(name, present.version if present else None, expected)
+        if present is not None and present.version == target.version:
+            return CommitNumber(present.since)
         return AliasRecord.model_validate(
             place | {"task": task, "alias": name, "version": target.version}
         )
@@ -75,13 +74,13 @@ def remove_alias(
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
         task = _current_name(session, target)
-        now = lookups.alias_target(session, target.space, task, alias_name(alias))
-        if now is None:
+        present = lookups.alias_target(session, target.space, task, alias_name(alias))
+        if present is None:
             raise NotFoundError(
                 f"task {target.space}/{task} has no alias {alias!r}.",
                 hint="List them with `aliases`.",
             )
-        _check_alias(alias, now, expected)
+        _check_alias(alias, present.version, expected)
         return AliasRecord.model_validate(place | {"task": task, "alias": alias})
 
     return publish_change(context, target.space, build, reason)

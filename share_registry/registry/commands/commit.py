@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.provenance import came_from
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError
@@ -183,7 +182,7 @@ def _next_versions(
         if (
             newest is not None
             and task in batch.derived
-            and not came_from(session, space, task, location)
+            and not lookups.came_from(session, space, task, location)
         ):
             raise RefusedError(
                 f"task name {task!r}, derived from {location}, is taken by "

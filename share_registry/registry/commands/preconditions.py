@@ -9,7 +9,6 @@ from sys import float_info
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.provenance import sources_of_commit
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError, RefusedError
 from share_registry.exchange.environment import environment_labels
@@ -141,7 +140,7 @@ def commit_of_key(
     number = lookups.commit_of_key(session, space, key)
     if number is None or adapters is None:
         return number
-    committed = sources_of_commit(session, space, number)
+    committed = lookups.sources_of_commit(session, space, number)
     sources = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
     if committed != sources:
         raise ConflictError(

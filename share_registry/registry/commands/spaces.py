@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.provenance import policy_change
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
@@ -95,7 +94,7 @@ def set_policy(context: Context, space: str | None, policy: Policy) -> Commit:
 
     def build(session: Session, place: Place) -> PolicyRecord | CommitNumber:
         if existing_target(session, name).policy == policy:
-            return policy_change(session, name)
+            return lookups.policy_change(session, name)
         return PolicyRecord.model_validate(place | {"policy": _policy_body(policy)})
 
     context.require_writable()
