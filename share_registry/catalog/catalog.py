@@ -23,6 +23,7 @@ from share_registry.catalog.engine import (
     engine_of,
     for_transactions,
     memory_engine,
+    take_write_lock,
     warn_if_unsafe,
 )
 from share_registry.catalog.tables import IdentityRow
@@ -30,6 +31,7 @@ from share_registry.errors import CatalogError
 from share_registry.outside.files import Kind, Outside
 
 _MEMORY: Final = "sqlite://"
+_STORE: Final = select(IdentityRow.store)
 
 
 class _PerThread(local):
@@ -95,14 +97,15 @@ class Catalog:
         return catalog
 
     @contextmanager
-    def begin(self, *, write: bool = False) -> Iterator[Session]:
+    def begin(self, *, write: bool = False, space: str | None = None) -> Iterator[Session]:
         """Begin a transaction.
 
         It is committed at the end of the block, rolled back by an exception.
 
         Args:
-            write: Takes the write lock at once (SQLite), so that what was read is still true when
-                it is written.
+            write: Takes the write lock at once, so that what was read is still true when it is
+                written.
+            space: The only space that is written to: on PostgreSQL, writers of others go on.
 
         Raises:
             CatalogError: the database cannot be used, or was opened for reading and `write` is
@@ -121,6 +124,8 @@ class Catalog:
             Session(bind, expire_on_commit=False) as session,
             session.begin(),
         ):
+            if write:
+                take_write_lock(session.connection(), space)
             yield session
 
     @contextmanager
@@ -194,11 +199,14 @@ class Catalog:
         Say so where it says nothing yet and may be written.
         """
         with self.begin() as session:
-            self.store_id = session.scalar(select(IdentityRow.store))
+            self.store_id = session.scalar(_STORE)
         if self.store_id is None and store_id is not None and self._mode is not Mode.READ:
             with self.begin(write=True) as session:
-                session.execute(IdentityRow.table.insert(), [{"store": store_id}])
-            self.store_id = store_id
+                # another process may have been faster
+                self.store_id = session.scalar(_STORE)
+                if self.store_id is None:
+                    session.execute(IdentityRow.table.insert(), [{"store": store_id}])
+                    self.store_id = store_id
 
     @contextmanager
     def _bind(self, *, write: bool) -> Iterator[Engine | Connection]:

@@ -16,6 +16,10 @@ from share_registry.errors import CatalogError, ConflictError, InvalidInputError
 
 # PostgreSQL: serialization failure, deadlock, lock not available
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
+# PostgreSQL: the server or an operator ends the connection
+_LOST_STATES: Final = frozenset({"57P01", "57P02"})
+# What libpq says of it, without a state
+_LOST: Final = "server closed the connection"
 _BUSY: Final = ("database is locked", "database table is locked", "database schema is locked")
 # What SQLite says of the medium, not of the catalog
 _FULL: Final = "disk is full"
@@ -64,13 +68,17 @@ def parse_url(text: str) -> URL:
     return url
 
 
+class ConnectionLostError(ConflictError):
+    """The server ended the connection: what the transaction wrote is gone, unless it was ending."""
+
+
 @contextmanager
 def translate_errors(url: URL) -> Iterator[None]:
     """Run a block and raise what the database says as our own errors.
 
     Raises:
-        ConflictError: another process holds a lock too long or wrote the same rows, or every
-            connection is in use; a retry may help.
+        ConflictError: another process holds a lock too long or wrote the same rows, the server
+            ended the connection, or every connection is in use; a retry may help.
         StoreError: the disk is full.
         CatalogError: anything else.
     """
@@ -100,13 +108,19 @@ def hide_password(url: URL) -> str:
 
 def _of_driver(error: DBAPIError, url: URL) -> CatalogError | ConflictError | StoreError:
     text = _one_line(error.orig or error, url)
+    state = getattr(error.orig, "sqlstate", None)
+    if error.connection_invalidated or state in _LOST_STATES or _LOST in text:
+        return ConnectionLostError(
+            f"catalog {hide_password(url)}: the connection was lost: {text}.",
+            hint="Run it again, with the same idempotency key if it commits.",
+        )
     if isinstance(error, _DatabaseIntegrityError):
         return ConflictError(
             f"catalog {hide_password(url)} already holds other rows under these keys: {text}.",
             hint="Run it again; if it persists, run `share-registry rebuild`.",
         )
     is_busy = any(part in text for part in _BUSY)
-    if is_busy or getattr(error.orig, "sqlstate", None) in _RETRY_STATES:
+    if is_busy or state in _RETRY_STATES:
         return ConflictError(
             f"catalog {hide_password(url)} is locked by another process: {text}.",
             hint="Run it again.",

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
@@ -22,6 +22,13 @@ _LOG: Final = logging.getLogger(__name__)
 _WRITES: Final = "share_registry_writes"
 _WAIT_S: Final = 30
 _STATEMENT_S: Final = 120
+# Key of the advisory locks of a catalog ("SHAREREG")
+_LOCK: Final = 0x5348_4152_4552_4547
+_LOCK_ALL: Final = text("SELECT pg_advisory_xact_lock(:key)")
+_LOCK_SPACE: Final = text(
+    "SELECT pg_advisory_xact_lock_shared(:key),"
+    " pg_advisory_xact_lock(hashtextextended(:space, :key))"
+)
 # First SQLite release without the WAL-reset corruption
 _SAFE_WAL: Final = (3, 51, 3)
 _JOURNAL: Final = "wal" if sqlite3.sqlite_version_info >= _SAFE_WAL else "delete"
@@ -66,6 +73,21 @@ def memory_engine() -> Engine:
 def for_transactions(bind: Bind, *, write: bool) -> Bind:
     """Return an engine or connection for transactions that write, or do not."""
     return bind.execution_options(**{_WRITES: write})
+
+
+def take_write_lock(connection: Connection, space: str | None) -> None:
+    """Let one transaction at a time write, to a space or to anything, until this one ends.
+
+    SQLite has such a lock, which BEGIN IMMEDIATE takes. PostgreSQL would let two transactions read
+    the same head and find out at the first row that both change, when it is too late to tell a race
+    that was lost from rows that are wrong.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    if space is None:
+        connection.execute(_LOCK_ALL, {"key": _LOCK})
+    else:
+        connection.execute(_LOCK_SPACE, {"key": _LOCK, "space": space})
 
 
 def warn_if_unsafe(connection: Connection) -> None:
@@ -139,7 +161,12 @@ def _postgresql(url: URL, mode: Mode) -> Engine:
 
 
 def _settings(mode: Mode) -> Callable[[Any, object], None]:
-    commands = [f"SET lock_timeout = '{_WAIT_S}s'", f"SET statement_timeout = '{_STATEMENT_S}s'"]
+    commands = [
+        f"SET lock_timeout = '{_WAIT_S}s'",
+        f"SET statement_timeout = '{_STATEMENT_S}s'",
+        # a writer whose machine is gone must not keep the others waiting
+        f"SET idle_in_transaction_session_timeout = '{_STATEMENT_S}s'",
+    ]
     if mode is Mode.READ:
         commands.append("SET default_transaction_read_only = on")
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 NEWEST: Final = SCHEMA_VERSIONS[-1]
 _UPGRADE: Final = "Run `share-registry db upgrade`; the store is not touched by it."
-# Key of the advisory lock that lets one process at a time migrate ("SHAREREG")
-_LOCK: Final = 0x5348_4152_4552_4547
 
 
 def version_of(connection: Connection) -> str | None:
@@ -45,13 +43,13 @@ def check(version: str | None) -> None:
 def migrate(connection: Connection) -> None:
     """Bring a database to the newest schema, in the transaction that the connection is in.
 
+    That transaction has the write lock of the whole catalog.
+
     Raises:
         CatalogError: the schema is newer than this release.
     """
     from alembic import command
 
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     version = version_of(connection)
     if version is not None and version not in SCHEMA_VERSIONS:
         check(version)

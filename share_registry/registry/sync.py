@@ -284,7 +284,7 @@ def _apply_new(
     while True:
         entries, damage = _read_entries(store, space, applied + 1)
         if entries:
-            with catalog.begin(write=True) as session:
+            with catalog.begin(write=True, space=space) as session:
                 for entry in entries:
                     apply(
                         session,

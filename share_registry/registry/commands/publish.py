@@ -22,6 +22,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog import leases
+from share_registry.catalog.database_errors import ConnectionLostError
 from share_registry.catalog.projection.apply import apply
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
@@ -116,13 +117,18 @@ def publish(
     has_turn = False
     try:
         for attempt in range(_ATTEMPTS):
-            with context.locked():
-                record = _build_upon_head(context, space, build, key, note_digest, adapters)
-                if isinstance(record, int):
-                    return read_commit(context, space, record, created=False)
-                if _commit_record(context, record, note, layouts or {}):
-                    context.outside.at("commit.ack")
-                    return read_commit(context, space, CommitNumber(record.number), created=True)
+            try:
+                with context.locked():
+                    record = _build_upon_head(context, space, build, key, note_digest, adapters)
+                    if isinstance(record, int):
+                        return read_commit(context, space, record, created=False)
+                    if _commit_record(context, record, note, layouts or {}):
+                        context.outside.at("commit.ack")
+                        number = CommitNumber(record.number)
+                        return read_commit(context, space, number, created=True)
+            except ConnectionLostError as error:
+                # it was lost before the record was created: nothing is committed
+                _LOG.info("publishing to space %s again: %s", space, error)
             has_turn = has_turn or _take_turn(context, space, key)
             if not has_turn:
                 context.outside.wait(_pause_s(context, attempt))
@@ -194,7 +200,7 @@ def _commit_record(
     """
     created = False
     try:
-        with context.catalog.begin(write=True) as session:
+        with context.catalog.begin(write=True, space=record.space) as session:
             head = lookups.head(session, record.space)
             follows = record.number == 1 if head is None else head.id == record.parent
             if follows:
@@ -249,7 +255,7 @@ def _take_turn(context: Context, space: SpaceName, key: str) -> bool:
     """
     now = context.outside.now()
     try:
-        with context.catalog.begin(write=True) as session:
+        with context.catalog.begin(write=True, space=space) as session:
             return leases.take(
                 session,
                 space=space,
@@ -264,7 +270,7 @@ def _take_turn(context: Context, space: SpaceName, key: str) -> bool:
 
 def _give_turn(context: Context, space: SpaceName, key: str) -> None:
     try:
-        with context.catalog.begin(write=True) as session:
+        with context.catalog.begin(write=True, space=space) as session:
             leases.release(session, space=space, holder=key)
     except ShareRegistryError as error:
         _LOG.debug("lease of space %s is left to expire: %s", space, error)

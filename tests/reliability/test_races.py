@@ -1,0 +1,126 @@
+"""Many writers of one space at once, on both databases: each commit is there, once.
+
+Half of the commits are versions of one task, a reader asks all the time, and on PostgreSQL the
+server ends connections while they are in use.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+import pytest
+import torch
+from sqlalchemy import create_engine, text
+
+import share_registry as sr
+from share_registry.catalog.database_errors import ConnectionLostError
+from share_registry.outside.files import Outside
+from share_registry.registry.opening import open_context
+from tests.cli.tiny import SPACE, write_adapter
+from tests.reliability.processes import fork, wait_for
+from tests.reliability.scenarios import NoFlush
+
+WRITERS = 8
+COMMITS = 25
+
+T = TypeVar("T")
+
+
+def opened(catalog_url: str, store: Path, *, mode: str = "c") -> sr.Registry:
+    torch.set_num_threads(1)  # a fork child has no threads to wait for
+    outside = Outside(system=NoFlush())
+    return sr.Registry(
+        open_context(catalog_url, store=store, space=None, mode=mode, outside=outside)[0]
+    )
+
+
+def key(writer: int, number: int) -> str:
+    return f"writer-{writer}-{number}"
+
+
+def write(catalog_url: str, store: Path, sources: list[Path], writer: int) -> None:
+    with until_connected(lambda: opened(catalog_url, store)) as registry:
+        for number in range(COMMITS):
+            until_connected(
+                partial(
+                    registry.commit,
+                    sources[(writer + number) % len(sources)],
+                    task="contended" if number % 2 else f"own-{writer}",
+                    budget=0,  # the coder has no part in this
+                    idempotency_key=key(writer, number),
+                    allow_duplicate=True,
+                )
+            )
+
+
+def until_connected(call: Callable[[], T]) -> T:
+    """Repeat a call while it loses its connection, as the error says."""
+    while True:
+        with suppress(ConnectionLostError):
+            return call()
+
+
+def read(catalog_url: str, store: Path, stop: Path) -> None:
+    """Ask until told to stop: what was seen once stays, and every version can be resolved."""
+    seen = 0
+    while not stop.exists():
+        try:
+            with opened(catalog_url, store, mode="r") as registry:
+                log = registry.log(SPACE, limit=1000)
+                assert [entry.number for entry in log] == list(range(len(log), 0, -1))
+                assert len(log) >= seen
+                seen = len(log)
+                for task in registry.tasks(SPACE):
+                    assert registry.resolve(f"{SPACE}/{task.name}@latest").version >= task.version
+        except (sr.NotFoundError, sr.CatalogError):
+            assert not seen, "what was there is gone"
+        except ConnectionLostError:
+            assert catalog_url.startswith("postgresql")
+        time.sleep(0.02)
+
+
+def end_connections(catalog_url: str, stop: Path) -> None:
+    """End one connection of the database after the other, as a failover or an operator would."""
+    numbers = Random(7)
+    engine = create_engine(catalog_url)
+    others = text(
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    while not stop.exists():
+        with engine.connect() as connection:
+            if pids := list(connection.scalars(others)):
+                end = text("SELECT pg_terminate_backend(:pid)")
+                connection.execute(end, {"pid": numbers.choice(pids)})
+        time.sleep(0.2)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["", "connections end"])
+def test_every_commit_of_writers_that_race_is_there_once(
+    tmp_path: Path, catalog_url: str, ends: bool
+) -> None:
+    if ends and catalog_url.startswith("sqlite"):
+        pytest.skip("a file has no connections to end")
+    store, stop = tmp_path / "store", tmp_path / "stop"
+    sources = [write_adapter(tmp_path / f"a{seed}", seed=seed) for seed in range(5)]
+    writers = [
+        fork(partial(write, catalog_url, store, sources, writer)) for writer in range(WRITERS)
+    ]
+    others = [fork(partial(read, catalog_url, store, stop))]
+    if ends:
+        others.append(fork(partial(end_connections, catalog_url, stop)))
+    codes = [wait_for(writer) for writer in writers]
+    stop.touch()
+    assert codes + [wait_for(child) for child in others] == [0] * (WRITERS + len(others))
+    with opened(catalog_url, store, mode="w") as registry:
+        made = Counter(commit.key for commit in registry.log(SPACE, kind="absorb", limit=1000))
+        assert made == Counter(key(w, n) for w in range(WRITERS) for n in range(COMMITS))
+        contended = WRITERS * (COMMITS // 2)
+        assert registry.resolve(f"{SPACE}/contended").version == contended
+        assert registry.verify("deep").ok
