@@ -5,7 +5,7 @@ applied in one.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,7 @@ from share_registry.errors import (
 from share_registry.names import CommitNumber, Digest, SpaceName
 
 if TYPE_CHECKING:
+    from share_registry.catalog.sql import Session
     from share_registry.format.layout import Layout
     from share_registry.format.records import Note, Record
     from share_registry.store.protocol import Store
@@ -113,19 +114,26 @@ def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
 def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
     """Empty a catalog and fill it from the store alone.
 
-    What a crash leaves half filled, the next `follow` completes.
+    Each space is one transaction: whoever reads or commits meanwhile sees it as it was, or made
+    again.
 
     Raises:
         IntegrityError: a log cannot be followed to its end; the catalog is left as it was.
     """
     from share_registry.catalog.projection.apply import wipe
 
-    for space in store.spaces():
+    spaces = store.spaces()
+    for space in spaces:
         _check_log(store, space)
+        store.sync_log(space)
     with catalog.begin(write=True) as session:
-        wipe(session)
-    for space in store.spaces():
-        _apply_new(store, catalog, space)
+        for space in {*lookups.space_names(session)} - {*spaces}:
+            wipe(session, space)
+    for space in spaces:
+        with catalog.begin(write=True, space=space) as session:
+            wipe(session, space)
+            for entries in _batches(store, space, 1):
+                _apply(session, entries)
 
 
 def fill(store: "Store", catalog: Catalog) -> dict[SpaceName, IntegrityError | FormatError]:
@@ -272,32 +280,35 @@ def _apply_new(
 
     What another process applies meanwhile changes nothing.
     """
-    from share_registry.catalog.projection.apply import apply
-
     if not store.read_only:
         # what a catalog keeps must not be lost by the store
         store.sync_log(space)
     if head is None and not catalog.is_in_memory:
         # before anything is applied: a catalog that stops at a hole would take it for the end
         _check_hole(space, store.numbers(space))
-    applied = head.number if head else 0
+    for entries in _batches(store, space, head.number + 1 if head else 1):
+        with catalog.begin(write=True, space=space) as session:
+            _apply(session, entries)
+
+
+def _apply(session: "Session", entries: Sequence[LogEntry]) -> None:
+    from share_registry.catalog.projection.apply import apply
+
+    for entry in entries:
+        apply(session, record=entry.record, id=entry.id, note=entry.note, layouts=entry.layouts)
+
+
+def _batches(store: "Store", space: SpaceName, first: int) -> Iterator[list[LogEntry]]:
+    """Yield the entries from a number on, some at a time, and raise the damage that ends them."""
     while True:
-        entries, damage = _read_entries(store, space, applied + 1)
+        entries, damage = _read_entries(store, space, first)
         if entries:
-            with catalog.begin(write=True, space=space) as session:
-                for entry in entries:
-                    apply(
-                        session,
-                        record=entry.record,
-                        id=entry.id,
-                        note=entry.note,
-                        layouts=entry.layouts,
-                    )
+            yield entries
         if damage is not None:
             raise damage
         if len(entries) < _BATCH:
             return
-        applied += len(entries)
+        first += len(entries)
 
 
 def _read_entries(

@@ -1,7 +1,7 @@
 """Many writers of one space at once, on both databases: each commit is there, once.
 
-Half of the commits are versions of one task, a reader asks all the time, and on PostgreSQL the
-server ends connections while they are in use.
+Half of the commits are versions of one task, a reader asks all the time, somebody makes the catalog
+again, and on PostgreSQL the server ends connections while they are in use.
 """
 
 import time
@@ -84,6 +84,14 @@ def read(catalog_url: str, store: Path, stop: Path) -> None:
         time.sleep(0.02)
 
 
+def rebuild(catalog_url: str, store: Path, stop: Path) -> None:
+    """Make the catalog again and again, as somebody does who thinks it is damaged."""
+    while not stop.exists():
+        with suppress(ConnectionLostError), opened(catalog_url, store) as registry:
+            registry.rebuild()
+        time.sleep(0.5)
+
+
 def end_connections(catalog_url: str, stop: Path) -> None:
     """End one connection of the database after the other, as a failover or an operator would."""
     numbers = Random(7)
@@ -112,7 +120,7 @@ def test_every_commit_of_writers_that_race_is_there_once(
     writers = [
         fork(partial(write, catalog_url, store, sources, writer)) for writer in range(WRITERS)
     ]
-    others = [fork(partial(read, catalog_url, store, stop))]
+    others = [fork(partial(other, catalog_url, store, stop)) for other in (read, rebuild)]
     if ends:
         others.append(fork(partial(end_connections, catalog_url, stop)))
     codes = [wait_for(writer) for writer in writers]
