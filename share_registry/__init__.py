@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CatalogError as CatalogError,
         CommitStateUnknownError as CommitStateUnknownError,
         ConflictError as ConflictError,
+        ConnectionLostError as ConnectionLostError,
         FormatError as FormatError,
         IntegrityError as IntegrityError,
         InvalidInputError as InvalidInputError,
@@ -39,8 +40,9 @@ __version__ = "0.1.0"
 
 _PLACES: Final = {
     "errors": (
-        "BudgetExceededError CatalogError CommitStateUnknownError ConflictError FormatError "
-        "IntegrityError InvalidInputError NotFoundError RefusedError ShareRegistryError StoreError"
+        "BudgetExceededError CatalogError CommitStateUnknownError ConflictError "
+        "ConnectionLostError FormatError IntegrityError InvalidInputError NotFoundError "
+        "RefusedError ShareRegistryError StoreError"
     ),
     "exchange.adapter": "Adapter",
     "registry.analysis.analyze": "analyze",

@@ -63,6 +63,10 @@ class ConflictError(ShareRegistryError):
     exit_code = 4
 
 
+class ConnectionLostError(ConflictError):
+    """The database server ended the connection; a retry with the same idempotency key is safe."""
+
+
 class IntegrityError(ShareRegistryError):
     """Bytes are not what their digest or the specification says."""
 
@@ -119,7 +123,7 @@ EXIT_CODES: dict[int, tuple[type[ShareRegistryError], ...]] = {
     1: (StoreError, ShareRegistryError),
     2: (InvalidInputError,),
     3: (NotFoundError,),
-    4: (ConflictError,),
+    4: (ConflictError, ConnectionLostError),
     5: (IntegrityError,),
     6: (FormatError, CatalogError),
     7: (RefusedError, BudgetExceededError),

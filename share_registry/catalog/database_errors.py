@@ -12,7 +12,13 @@ from sqlalchemy.exc import (
     TimeoutError as PoolTimeout,
 )
 
-from share_registry.errors import CatalogError, ConflictError, InvalidInputError, StoreError
+from share_registry.errors import (
+    CatalogError,
+    ConflictError,
+    ConnectionLostError,
+    InvalidInputError,
+    StoreError,
+)
 
 # PostgreSQL: serialization failure, deadlock, lock not available
 _RETRY_STATES: Final = frozenset({"40001", "40P01", "55P03"})
@@ -68,17 +74,14 @@ def parse_url(text: str) -> URL:
     return url
 
 
-class ConnectionLostError(ConflictError):
-    """The server ended the connection: what the transaction wrote is gone, unless it was ending."""
-
-
 @contextmanager
 def translate_errors(url: URL) -> Iterator[None]:
     """Run a block and raise what the database says as our own errors.
 
     Raises:
-        ConflictError: another process holds a lock too long or wrote the same rows, the server
-            ended the connection, or every connection is in use; a retry may help.
+        ConflictError: another process holds a lock too long or wrote the same rows, or every
+            connection is in use; a retry may help.
+        ConnectionLostError: the server ended the connection.
         StoreError: the disk is full.
         CatalogError: anything else.
     """

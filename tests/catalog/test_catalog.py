@@ -16,7 +16,12 @@ from share_registry.catalog import catalog as catalogs, engine, schema
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.database_errors import parse_url, translate_errors
 from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow
-from share_registry.errors import CatalogError, ConflictError, InvalidInputError
+from share_registry.errors import (
+    CatalogError,
+    ConflictError,
+    ConnectionLostError,
+    InvalidInputError,
+)
 from tests.catalog.logs import Log, story
 
 
@@ -336,7 +341,7 @@ def test_a_lock_held_too_long_is_a_conflict(
             waiting.execute(text("UPDATE sr_spaces SET head = head"))
 
 
-def test_a_connection_cut_by_the_server_is_a_catalog_error_and_the_next_transaction_works(
+def test_a_connection_cut_by_the_server_is_a_conflict_and_the_next_transaction_works(
     postgresql_url: str,
 ) -> None:
     log = fill_catalog(postgresql_url)
@@ -344,7 +349,7 @@ def test_a_connection_cut_by_the_server_is_a_catalog_error_and_the_next_transact
         Catalog.open(postgresql_url, mode="w") as catalog,
         Catalog.open(postgresql_url, mode="w") as second,
     ):
-        with pytest.raises(CatalogError), catalog.begin() as session:
+        with pytest.raises(ConnectionLostError), catalog.begin() as session:
             _cut(session, second)
         with catalog.begin() as session:
             assert count(session) == len(log.entries)

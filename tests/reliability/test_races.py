@@ -18,7 +18,7 @@ import torch
 from sqlalchemy import create_engine, text
 
 import share_registry as sr
-from share_registry.catalog.database_errors import ConnectionLostError
+from share_registry.errors import ConnectionLostError
 from share_registry.outside.files import Outside
 from share_registry.registry.opening import open_context
 from tests.cli.tiny import SPACE, write_adapter

@@ -22,7 +22,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog import leases
-from share_registry.catalog.database_errors import ConnectionLostError
 from share_registry.catalog.projection.apply import apply
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
@@ -30,6 +29,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import (
     CommitStateUnknownError,
     ConflictError,
+    ConnectionLostError,
     InvalidInputError,
     ShareRegistryError,
 )
