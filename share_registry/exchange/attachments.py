@@ -67,17 +67,6 @@ def is_pickle(content: bytes) -> bool:
     ) or (content.startswith(b"PK\x03\x04") and b"data.pkl" in content)
 
 
-def refuse_pointer(name: str, content: bytes) -> None:
-    """Raise InvalidInputError for a git-LFS pointer in a file's place."""
-    ensure(
-        not content.startswith(b"version https://git-lfs.github.com/spec/"),
-        InvalidInputError(
-            f"{name} is a git-LFS pointer of {len(content)} bytes, expected the file itself.",
-            hint="Run `git lfs pull` in the clone, or commit hf://owner/repo.",
-        ),
-    )
-
-
 def without_card(attachments: Mapping[str, bytes]) -> dict[str, bytes]:
     """Undo what an export did to the readme: our card goes, the source's gets its name back."""
     kept = dict(attachments)

@@ -28,7 +28,6 @@ from share_registry.exchange.attachments import (
     check_names,
     is_pickle,
     is_pickle_name,
-    refuse_pointer,
     without_card,
 )
 from share_registry.exchange.classify import layout_of, tied_modules
@@ -376,7 +375,13 @@ def _read(files: Files, name: str, limit: int) -> bytes:
         raise InvalidInputError(
             error.message, hint="Only regular files within the limit are read."
         ) from error
-    refuse_pointer(name, content)
+    ensure(
+        not content.startswith(b"version https://git-lfs.github.com/spec/"),
+        InvalidInputError(
+            f"{name} is a git-LFS pointer of {len(content)} bytes, expected the file itself.",
+            hint="Run `git lfs pull` in the clone, or commit hf://owner/repo.",
+        ),
+    )
     return content
 
 

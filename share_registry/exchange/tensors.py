@@ -240,8 +240,10 @@ def _pack_pair(layout: Layout, factor: FactorSpec, rows: Sequence[Rows]) -> dict
     if factor.form is Form.EXPERTS:
         a = torch.cat([a for a, _ in rows])
         b = torch.stack([b for _, b in rows], dim=2).permute(1, 0, 2)
-    sides = (layout.tensors[factor.a], a), (layout.tensors[factor.b], b)
-    return {spec.key: _round(side, spec) for spec, side in sides}
+    return {
+        spec.key: _round(side, spec)
+        for spec, side in ((layout.tensors[factor.a], a), (layout.tensors[factor.b], b))
+    }
 
 
 def _round(values: torch.Tensor, spec: TensorSpec) -> torch.Tensor:

@@ -206,9 +206,11 @@ class Layout(Strict):
         """Return the modules of one factor pair."""
         a, b = self.tensors[factor.a], self.tensors[factor.b]
         rank, width = a.shape[0] // factor.experts, a.elements // a.shape[0]
-        names = [factor.module]
-        if factor.form is Form.EXPERTS:
-            names = [f"{factor.module}#{e}" for e in range(factor.experts)]
+        names = (
+            [f"{factor.module}#{e}" for e in range(factor.experts)]
+            if factor.form is Form.EXPERTS
+            else [factor.module]
+        )
         return [ModuleShape(module=name, rank=rank, out=b.shape[0], in_=width) for name in names]
 
 
