@@ -18,8 +18,11 @@ from share_registry.values.plots import (
     plot_retention,
     plot_spectra,
 )
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
-from share_registry.values.units import (
+from share_registry.values.sheet import (
+    NOTHING,
+    Sheet,
+    Shown,
+    Table,
     count,
     measured,
     percent,
@@ -138,9 +141,8 @@ class Retention(Shown):
             facts[f"{self.metric}, last - first"] = f"{self.metric_transfer:+.4g}"
         notes = []
         if len(shown) < len(columns):
-            hidden = count(
-                len(columns) - len(shown), "commit in between is", "commits in between are"
-            )
+            between = len(columns) - len(shown)
+            hidden = count(between, "commit in between is", "commits in between are")
             notes.append(f"{hidden} not shown.")
         if any(cell.bound for row in self.rows for cell in row.cells if cell):
             notes.append("<=: an upper bound, as the given adapter is no longer in the store.")
@@ -333,11 +335,61 @@ class Analysis(Shown):
             title=self.verdict,
             facts=tuple(facts.items()),
             tables=(
-                Table.of(map(_forecast_row, self.forecasts)),
-                Table.of(map(_kinship_row, self.kinships)),
-                Table.of(map(_continued_row, self.continued)),
-                Table.of(map(_left_out_row, self.leave_one_out)),
-                Table.of(map(_spectrum_row, self.spectra)),
+                Table.of(
+                    {
+                        "budget>": typed_percent(forecast.budget),
+                        "alone>": size(forecast.alone),
+                        "references>": size(forecast.references),
+                        "joint basis>": size(forecast.joint),
+                        "saved>": percent(max(forecast.saving, 0.0)),
+                        "bits/parameter alone>": f"{forecast.bits_alone:.2f}",
+                        "best>": f"{min(forecast.bits_references, forecast.bits_joint):.2f}",
+                        "bound>": f"{forecast.bits_bound:.2f}",
+                    }
+                    for forecast in self.forecasts
+                ),
+                Table.of(
+                    {
+                        "kinship": kinship.kind,
+                        "overlap of A>": f"{kinship.overlap_a:.2f}",
+                        "overlap of B>": f"{kinship.overlap_b:.2f}",
+                        "chance>": f"{kinship.chance:.2f}",
+                        "adapters": ", ".join(kinship.adapters),
+                    }
+                    for kinship in self.kinships
+                ),
+                Table.of(
+                    {
+                        "adapter": continued.adapter,
+                        "continues": continued.previous,
+                        "distance>": f"{continued.distance:.2f}",
+                    }
+                    for continued in self.continued
+                ),
+                Table.of(
+                    {
+                        "adapter": loss.adapter,
+                        "lost in the others' basis>": f"{loss.error:.2f}",
+                        "random basis>": f"{loss.chance:.2f}",
+                        "A alone>": f"{loss.error_a:.2f}",
+                        "B alone>": f"{loss.error_b:.2f}",
+                        "random A>": f"{loss.chance_a:.2f}",
+                    }
+                    for loss in self.leave_one_out
+                ),
+                Table.of(
+                    {
+                        "module": spectrum.module,
+                        "side": spectrum.side,
+                        "rows>": str(spectrum.rows),
+                        "effective rank>": f"{spectrum.effective_rank:.1f}",
+                        "k 50 %>": str(spectrum.k50),
+                        "k 80 %>": str(spectrum.k80),
+                        "k 90 %>": str(spectrum.k90),
+                        "k 99 %>": str(spectrum.k99),
+                    }
+                    for spectrum in self.spectra
+                ),
             ),
             notes=(*self.notes, _BEATEN) if beaten else self.notes,
         )
@@ -386,20 +438,21 @@ class Similar(Shown):
 
     @override
     def sheet(self) -> Sheet:
-        table = Table.of(
-            {
-                "task": neighbour.ref,
-                "cosine of dW>": f"{neighbour.cosine:.3f}",
-                "distance>": f"{neighbour.distance:.3f}",
-                "overlap of A>": f"{neighbour.overlap:.2f}",
-                "chance>": f"{neighbour.chance:.2f}",
-                "looks like": _likeness(neighbour),
-            }
-            for neighbour in self.neighbours
-        )
         return Sheet(
             title=f"{self.adapter}: {len(self.neighbours)} nearest in {self.space}",
-            tables=(table,),
+            tables=(
+                Table.of(
+                    {
+                        "task": neighbour.ref,
+                        "cosine of dW>": f"{neighbour.cosine:.3f}",
+                        "distance>": f"{neighbour.distance:.3f}",
+                        "overlap of A>": f"{neighbour.overlap:.2f}",
+                        "chance>": f"{neighbour.chance:.2f}",
+                        "looks like": _likeness(neighbour),
+                    }
+                    for neighbour in self.neighbours
+                ),
+            ),
             refs=tuple(neighbour.ref for neighbour in self.neighbours),
         )
 
@@ -428,58 +481,3 @@ def _likeness(neighbour: Neighbour) -> str:
     if neighbour.continues:
         return "continues"
     return "one start" if neighbour.one_start else NOTHING
-
-
-def _forecast_row(forecast: Forecast) -> dict[str, str]:
-    return {
-        "budget>": typed_percent(forecast.budget),
-        "alone>": size(forecast.alone),
-        "references>": size(forecast.references),
-        "joint basis>": size(forecast.joint),
-        "saved>": percent(max(forecast.saving, 0.0)),
-        "bits/parameter alone>": f"{forecast.bits_alone:.2f}",
-        "best>": f"{min(forecast.bits_references, forecast.bits_joint):.2f}",
-        "bound>": f"{forecast.bits_bound:.2f}",
-    }
-
-
-def _kinship_row(kinship: Kinship) -> dict[str, str]:
-    return {
-        "kinship": kinship.kind,
-        "overlap of A>": f"{kinship.overlap_a:.2f}",
-        "overlap of B>": f"{kinship.overlap_b:.2f}",
-        "chance>": f"{kinship.chance:.2f}",
-        "adapters": ", ".join(kinship.adapters),
-    }
-
-
-def _continued_row(continued: Continued) -> dict[str, str]:
-    return {
-        "adapter": continued.adapter,
-        "continues": continued.previous,
-        "distance>": f"{continued.distance:.2f}",
-    }
-
-
-def _left_out_row(loss: LeaveOneOut) -> dict[str, str]:
-    return {
-        "adapter": loss.adapter,
-        "lost in the others' basis>": f"{loss.error:.2f}",
-        "random basis>": f"{loss.chance:.2f}",
-        "A alone>": f"{loss.error_a:.2f}",
-        "B alone>": f"{loss.error_b:.2f}",
-        "random A>": f"{loss.chance_a:.2f}",
-    }
-
-
-def _spectrum_row(spectrum: Spectrum) -> dict[str, str]:
-    return {
-        "module": spectrum.module,
-        "side": spectrum.side,
-        "rows>": str(spectrum.rows),
-        "effective rank>": f"{spectrum.effective_rank:.1f}",
-        "k 50 %>": str(spectrum.k50),
-        "k 80 %>": str(spectrum.k80),
-        "k 90 %>": str(spectrum.k90),
-        "k 99 %>": str(spectrum.k99),
-    }

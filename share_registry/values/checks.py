@@ -7,8 +7,11 @@ from pathlib import Path
 from typing_extensions import override
 
 from share_registry.names import Digest, TaskName
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
-from share_registry.values.units import (
+from share_registry.values.sheet import (
+    NOTHING,
+    Sheet,
+    Shown,
+    Table,
     count,
     optional_percent,
     short_ids,

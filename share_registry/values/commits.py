@@ -8,8 +8,11 @@ from typing import overload
 from typing_extensions import override
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
-from share_registry.values.units import (
+from share_registry.values.sheet import (
+    NOTHING,
+    Sheet,
+    Shown,
+    Table,
     count,
     first_line,
     measured,
@@ -268,15 +271,13 @@ def brief_sheet(commit: Commit) -> Sheet:
         f"{ref}  {commit.reports[task]}" if task in commit.reports else ref
         for task, ref in commit.refs.items()
     ]
+    said = ["dry run: nothing was written"]
     if commit.id:
-        said = (f"c{commit.number} {commit.id[:8]}", commit.detail, _basis(commit.basis))
-        tables: tuple[Table, ...] = ()
-    else:
-        said = ("dry run: nothing was written", "", _basis(commit.basis))
-        tables = (_basis_table(commit.basis),)
+        said = [f"c{commit.number} {commit.id[:8]}", commit.detail]
+    where = ", ".join(filter(None, [*said, _basis(commit.basis)]))
     return Sheet(
-        title="\n".join([*(lines or [commit.ref]), f"({', '.join(filter(None, said))})"]),
-        tables=tables,
+        title="\n".join([*(lines or [commit.ref]), f"({where})"]),
+        tables=() if commit.id else (_basis_table(commit.basis),),
         notes=_notes(commit),
         refs=_refs(commit),
     )

@@ -44,15 +44,20 @@ def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
     rows, columns = max(len(matrix.rows), 1), max(len(matrix.commits), 1)
     figure = _figure(min(2.8 + 0.52 * columns, 16.0), min(1.6 + 0.3 * rows, 14.0))
     axes = figure.add_subplot()
-    image = _draw_matrix(axes, matrix)
-    label = matrix.metric or "relative error of dW, %"
-    figure.colorbar(image, ax=axes, label=label, fraction=0.05, pad=0.02)
+    figure.colorbar(
+        _draw_matrix(axes, matrix),
+        ax=axes,
+        label=matrix.metric or "relative error of dW, %",
+        fraction=0.05,
+        pad=0.02,
+    )
     _label(axes.set_xticks, [f"c{commit.number}" for commit in matrix.commits])
     _label(axes.set_yticks, [_ending(row.task) for row in matrix.rows])
     hatched = " (hatched: upper bound)" if axes.patches else ""
     axes.set_xlabel(f"commit that changed a task{hatched}")
-    title = f"{matrix.space}: {matrix.metric or 'error'} by task and commit"
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(
+        f"{matrix.space}: {matrix.metric or 'error'} by task and commit", loc="left", fontsize=11
+    )
     return _save(figure, path)
 
 
@@ -60,9 +65,8 @@ def plot_analysis(analysis: "Analysis", path: Place = None) -> "Figure":
     """Draw `plot_spectra` and `plot_budget` side by side. As `plot_spectra`."""
     figure = _figure(16.5, max(_height(analysis), 4.4))
     grid = figure.add_gridspec(1, 2, width_ratios=(11.0, 5.5))
-    left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-    _draw_panels(left, analysis)
-    _draw_budgets(right.add_subplot(), analysis)
+    _draw_panels(figure.add_subfigure(grid[0]), analysis)
+    _draw_budgets(figure.add_subfigure(grid[1]).add_subplot(), analysis)
     return _save(figure, path)
 
 
@@ -146,9 +150,16 @@ def _draw_matrix(axes: "Axes", matrix: "Retention") -> "AxesImage":
             continue
         values[y, x] = 100 * cell.error
         if cell.bound:
-            corner = (x - 0.5, y - 0.5)
             axes.add_patch(
-                Rectangle(corner, 1, 1, fill=False, hatch="//", edgecolor="#ffffff55", linewidth=0)
+                Rectangle(
+                    (x - 0.5, y - 0.5),
+                    1,
+                    1,
+                    fill=False,
+                    hatch="//",
+                    edgecolor="#ffffff55",
+                    linewidth=0,
+                )
             )
     there = values[~np.isnan(values)]
     low = 0.0 if matrix.metric is None or not there.size else float(there.min())
@@ -208,8 +219,9 @@ def _draw_budgets(axes: "Axes", analysis: "Analysis") -> None:
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("error budget, % of |dW|")
     axes.set_ylabel("bits per parameter")
-    title = f"{len(analysis.adapters)} adapters: size against error"
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(
+        f"{len(analysis.adapters)} adapters: size against error", loc="left", fontsize=11
+    )
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.legend(frameon=False)
 
@@ -229,8 +241,9 @@ def _draw_panels(figure: "FigureBase", analysis: "Analysis") -> None:
         if side == "a":
             _label(axes.set_yticks, _module_labels([spectrum.module for spectrum in spectra]))
         else:
-            label = "explained variance, %"
-            figure.colorbar(image, ax=panels, label=label, fraction=0.03, pad=0.02)
+            figure.colorbar(
+                image, ax=panels, label="explained variance, %", fraction=0.03, pad=0.02
+            )
 
 
 def _draw_spectra(axes: "Axes", spectra: Sequence["Spectrum"]) -> Any:
@@ -242,9 +255,14 @@ def _draw_spectra(axes: "Axes", spectra: Sequence["Spectrum"]) -> Any:
     curves = [np.array(spectrum.explained) for spectrum in spectra]
     shares = [np.interp(np.log(ks), np.log(curve[:, 0]), 100 * curve[:, 1]) for curve in curves]
     edges = [ks[0], *np.sqrt(ks[1:] * ks[:-1]), ks[-1]]
-    rows = np.arange(len(spectra) + 1) - 0.5
     image = axes.pcolormesh(
-        edges, rows, np.array(shares), cmap=_MAP, vmin=0, vmax=100, rasterized=True
+        edges,
+        np.arange(len(spectra) + 1) - 0.5,
+        np.array(shares),
+        cmap=_MAP,
+        vmin=0,
+        vmax=100,
+        rasterized=True,
     )
     axes.plot(
         [spectrum.k90 for spectrum in spectra],

@@ -7,8 +7,7 @@ from datetime import datetime
 from typing_extensions import override
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
-from share_registry.values.units import first_line, time_text
+from share_registry.values.sheet import NOTHING, Sheet, Shown, Table, first_line, time_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -49,17 +48,21 @@ class Alias:
     @staticmethod
     def listing(aliases: "Sequence[Alias]") -> Sheet:
         """Return what is shown of several."""
-        table = Table.of(
-            {
-                "task": alias.task,
-                "alias": alias.name,
-                "version": alias.ref,
-                "moved in": f"c{alias.number}",
-                "time (UTC)": time_text(alias.time),
-            }
-            for alias in aliases
+        return Sheet(
+            tables=(
+                Table.of(
+                    {
+                        "task": alias.task,
+                        "alias": alias.name,
+                        "version": alias.ref,
+                        "moved in": f"c{alias.number}",
+                        "time (UTC)": time_text(alias.time),
+                    }
+                    for alias in aliases
+                ),
+            ),
+            refs=tuple(alias.ref for alias in aliases),
         )
-        return Sheet(tables=(table,), refs=tuple(alias.ref for alias in aliases))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +82,22 @@ class AliasMove:
     @staticmethod
     def listing(moves: "Sequence[AliasMove]") -> Sheet:
         """Return what is shown of several."""
-        table = Table.of(
-            {
-                "commit": f"c{move.number}",
-                "id": move.id[:8],
-                "time (UTC)": time_text(move.time),
-                "version": move.ref or "removed",
-                "author": move.author or NOTHING,
-                "reason": first_line(move.reason) or NOTHING,
-            }
-            for move in moves
+        return Sheet(
+            tables=(
+                Table.of(
+                    {
+                        "commit": f"c{move.number}",
+                        "id": move.id[:8],
+                        "time (UTC)": time_text(move.time),
+                        "version": move.ref or "removed",
+                        "author": move.author or NOTHING,
+                        "reason": first_line(move.reason) or NOTHING,
+                    }
+                    for move in moves
+                ),
+            ),
+            refs=tuple(move.ref for move in moves if move.ref),
         )
-        return Sheet(tables=(table,), refs=tuple(move.ref for move in moves if move.ref))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +113,18 @@ class Tag:
     @staticmethod
     def listing(tags: "Sequence[Tag]") -> Sheet:
         """Return what is shown of several."""
-        table = Table.of(
-            {
-                "space": tag.space,
-                "tag": tag.name,
-                "commit": f"c{tag.number}",
-                "id": tag.id[:8],
-                "time (UTC)": time_text(tag.time),
-            }
-            for tag in tags
+        return Sheet(
+            tables=(
+                Table.of(
+                    {
+                        "space": tag.space,
+                        "tag": tag.name,
+                        "commit": f"c{tag.number}",
+                        "id": tag.id[:8],
+                        "time (UTC)": time_text(tag.time),
+                    }
+                    for tag in tags
+                ),
+            ),
+            refs=tuple(f"{tag.space}/@{tag.name}" for tag in tags),
         )
-        return Sheet(tables=(table,), refs=tuple(f"{tag.space}/@{tag.name}" for tag in tags))

@@ -1,11 +1,14 @@
-"""How results look: text for terminals and `str`, HTML for notebooks.
+"""How results look: text for terminals and `str`, HTML for notebooks, numbers as people read them.
 
 Every result has one `Sheet` (a title, facts, tables, notes); a sheet becomes text or HTML. Tables
 are made to fit a terminal: what says least goes first, references and messages stay.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any, ClassVar, Final, Protocol
 
 # What stands in a cell that has nothing to say
@@ -15,6 +18,12 @@ _SHORTEST: Final = 8
 _FEWEST: Final = 2
 _MINUTES: Final = len("2026-11-16 20:38")
 _ELLIPSIS: Final = "…"
+_UNITS: Final = ("kB", "MB", "GB", "TB")
+
+_DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
+
+# Percentages below it have no digit among two decimals
+_SMALLEST: Final = Decimal("0.01")
 
 # A header, then its cells
 Column = list[str]
@@ -31,8 +40,10 @@ class Table:
     def of(cls, rows: Iterable[Mapping[str, str]]) -> "Table":
         """Return the table of rows that map header to cell, all in one order."""
         listed = [*rows]
-        headers = tuple(listed[0]) if listed else ()
-        return cls(headers=headers, rows=tuple(tuple(row.values()) for row in listed))
+        return cls(
+            headers=tuple(listed[0]) if listed else (),
+            rows=tuple(tuple(row.values()) for row in listed),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +145,72 @@ def printable(text: str) -> str:
     )
 
 
+def size(count: int) -> str:
+    """Return a number of bytes with a decimal unit: `33 kB`."""
+    if count < 1000:
+        return f"{count} B"
+    value = count / 1000
+    for unit in _UNITS:
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    return f"{value:.{1 if value < 9.95 else 0}f} {unit}"
+
+
+def percent(part: float, *, up: bool = False) -> str:
+    """Return a fraction as a percentage: `4.93 %`, `12.3 %`, `1e-05 %`.
+
+    It is cut and not rounded: an error below its budget never looks as if it had reached it. An
+    upper bound goes `up`: it must not look smaller than it is.
+    """
+    value = 100 * Decimal(repr(part))
+    if not value.is_finite() or value == 0:
+        return f"{100 * part:g} %"
+    if value < _SMALLEST:
+        return f"{float(_cut(value, value.adjusted(), up=up)):.0e} %"
+    return f"{_cut(value, -2 if value < 10 else min(value.adjusted() - 2, 0), up=up):f} %"
+
+
+def measured(error: float, *, bound: bool) -> str:
+    """Return an error as a percentage: `4.93 %`, or `<= 4.93 %` where it is an upper bound."""
+    return f"{'<= ' if bound else ''}{percent(error, up=bound)}"
+
+
+def optional_percent(part: float | None) -> str:
+    """Return a fraction as a percentage, or that there is none."""
+    return NOTHING if part is None else percent(part)
+
+
+def typed_percent(part: float) -> str:
+    """Return a fraction that somebody chose as a percentage, the way it was chosen: `2.5 %`."""
+    return f"{100 * part:.12g} %"
+
+
+def time_text(time: datetime) -> str:
+    """Return a time in UTC to the second."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short_ids(text: str) -> str:
+    """Return text with the first digits of each sha256."""
+    return _DIGEST.sub(lambda digest: digest[0][:8], text)
+
+
+def pairs(values: Mapping[str, object]) -> str:
+    """Return labels or metrics as `name=value, ...`."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
+
+
+def count(number: int, singular: str, plural: str = "") -> str:
+    """Return a number of things: `1 task`, `2 tasks`."""
+    return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
+
+
+def first_line(message: str) -> str:
+    """Return the first line of a text."""
+    return message.strip().partition("\n")[0]
+
+
 def _html_table(table: Table) -> str:
     from html import escape
 
@@ -205,3 +282,7 @@ def _shorten_widest(columns: list[Column], width: int, free: range) -> list[Colu
         [column[0], *(shorten(cell, limit) for cell in column[1:])]
         for column, limit in zip(columns, limits, strict=True)
     ]
+
+
+def _cut(value: Decimal, exponent: int, *, up: bool) -> Decimal:
+    return value.quantize(Decimal((0, (1,), exponent)), rounding=ROUND_UP if up else ROUND_DOWN)

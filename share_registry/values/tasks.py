@@ -1,15 +1,18 @@
 """Spaces, tasks, and where a task version came from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 from typing_extensions import override
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values.policy import Policy
-from share_registry.values.sheet import NOTHING, Sheet, Shown, Table
-from share_registry.values.units import (
+from share_registry.values.sheet import (
+    NOTHING,
+    Sheet,
+    Shown,
+    Table,
     first_line,
     measured,
     pairs,
@@ -41,25 +44,30 @@ class SpaceSummary:
     @property
     def policy(self) -> Policy:
         """What the space does by default, as one value."""
-        members = ("budget", "keep_original", "references", "refit", "pseudo_rank", "k", "phi")
-        return Policy(**{name: getattr(self, name) for name in members})
+        return Policy(**{field.name: getattr(self, field.name) for field in fields(Policy)})
 
     @staticmethod
     def listing(spaces: "Sequence[SpaceSummary]") -> Sheet:
         """Return what is shown of several."""
-        table = Table.of(
-            {
-                "space": space.name,
-                "base model": _base_model(space.base_model, space.base_revision),
-                "tasks>": str(space.tasks),
-                "commits>": str(space.commits),
-                "budget>": _budget(space),
-                "keeps originals": "yes" if space.keep_original else "no",
-                "last commit (UTC)": time_text(space.time),
-            }
-            for space in spaces
+        return Sheet(
+            tables=(
+                Table.of(
+                    {
+                        "space": space.name,
+                        "base model": _base_model(space.base_model, space.base_revision),
+                        "tasks>": str(space.tasks),
+                        "commits>": str(space.commits),
+                        "budget>": typed_percent(space.budget)
+                        if space.k is None
+                        else f"none, k {space.k}",
+                        "keeps originals": "yes" if space.keep_original else "no",
+                        "last commit (UTC)": time_text(space.time),
+                    }
+                    for space in spaces
+                ),
+            ),
+            refs=tuple(space.name for space in spaces),
         )
-        return Sheet(tables=(table,), refs=tuple(space.name for space in spaces))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -92,21 +100,29 @@ class Task(Shown):
     @staticmethod
     def listing(tasks: "Sequence[Task]") -> Sheet:
         """Return what is shown of several."""
-        table = Table.of(
-            {
-                "task": task.ref,
-                "commit": f"c{task.number}",
-                "time (UTC)": time_text(task.time),
-                "error>": measured(task.error, bound=task.bound),
-                "bytes>": size(task.bytes_added),
-                "raw>": size(task.raw_bytes),
-                "aliases": _aliases(task.aliases) or NOTHING,
-                "labels": pairs(task.labels) or NOTHING,
-                "metrics": pairs(task.metrics) or NOTHING,
-            }
-            for task in tasks
+        return Sheet(
+            tables=(
+                Table.of(
+                    {
+                        "task": task.ref,
+                        "commit": f"c{task.number}",
+                        "time (UTC)": time_text(task.time),
+                        "error>": measured(task.error, bound=task.bound),
+                        "bytes>": size(task.bytes_added),
+                        "raw>": size(task.raw_bytes),
+                        "aliases": ", ".join(
+                            f"{alias}->v{version}"
+                            for alias, version in sorted(task.aliases.items())
+                        )
+                        or NOTHING,
+                        "labels": pairs(task.labels) or NOTHING,
+                        "metrics": pairs(task.metrics) or NOTHING,
+                    }
+                    for task in tasks
+                ),
+            ),
+            refs=tuple(task.ref for task in tasks),
         )
-        return Sheet(tables=(table,), refs=tuple(task.ref for task in tasks))
 
     @override
     def sheet(self) -> Sheet:
@@ -172,11 +188,3 @@ class Lineage(Shown):
 
 def _base_model(label: str, revision: str | None) -> str:
     return f"{label} ({revision})" if revision else label
-
-
-def _budget(space: SpaceSummary) -> str:
-    return typed_percent(space.budget) if space.k is None else f"none, k {space.k}"
-
-
-def _aliases(aliases: Mapping[str, Version]) -> str:
-    return ", ".join(f"{alias}->v{version}" for alias, version in sorted(aliases.items()))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.values import commits, sheet, units
+from share_registry.values import commits, sheet
 from share_registry.values.checks import Diff, Export, Finding, VerifyReport
 from share_registry.values.commits import AdapterReport, Commit, Log, ModuleReport
 from share_registry.values.references import ResolvedReference
@@ -73,7 +73,7 @@ NODE = LineageNode(
     ],
 )
 def test_sizes_have_decimal_units(count: int, shown: str) -> None:
-    assert units.size(count) == shown
+    assert sheet.size(count) == shown
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_sizes_have_decimal_units(count: int, shown: str) -> None:
     ],
 )
 def test_errors_are_percentages_that_are_cut(part: float, shown: str) -> None:
-    assert units.percent(part) == shown
+    assert sheet.percent(part) == shown
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_errors_are_percentages_that_are_cut(part: float, shown: str) -> None:
     ],
 )
 def test_budgets_are_shown_as_they_were_typed(part: float, shown: str) -> None:
-    assert units.typed_percent(part) == shown
+    assert sheet.typed_percent(part) == shown
 
 
 def test_a_report_prints_as_one_line() -> None:
@@ -264,4 +264,4 @@ def test_results_have_a_line_as_repr_and_html() -> None:
     ],
 )
 def test_an_error_is_cut_and_an_upper_bound_goes_up(part: float, cut: str, bound: str) -> None:
-    assert (units.measured(part, bound=False), units.measured(part, bound=True)) == (cut, bound)
+    assert (sheet.measured(part, bound=False), sheet.measured(part, bound=True)) == (cut, bound)

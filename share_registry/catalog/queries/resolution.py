@@ -36,8 +36,8 @@ from share_registry.names import (
     space_name,
 )
 from share_registry.values.references import ResolvedReference
+from share_registry.values.sheet import count
 from share_registry.values.task_version import TaskVersion
-from share_registry.values.units import count
 
 # A task that a name leads to: `task` is its number in the catalog, `name` its present name
 FoundTask: TypeAlias = Row[int, str]

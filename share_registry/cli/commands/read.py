@@ -8,7 +8,7 @@ import click
 from share_registry.cli.output import Printed, emit, watching
 from share_registry.cli.verb import commit_of, free_verb, label_option, session, verb
 from share_registry.errors import IntegrityError
-from share_registry.values.units import count
+from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry

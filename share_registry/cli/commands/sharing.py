@@ -21,7 +21,7 @@ from share_registry.cli.verb import (
     verb,
 )
 from share_registry.errors import InvalidInputError
-from share_registry.values.units import size
+from share_registry.values.sheet import size
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry

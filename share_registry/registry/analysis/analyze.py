@@ -46,8 +46,8 @@ from share_registry.values.analyses import (
 from share_registry.values.commits import Commit
 from share_registry.values.policy import check_budget
 from share_registry.values.references import ResolvedReference
+from share_registry.values.sheet import percent
 from share_registry.values.task_version import TaskVersion
-from share_registry.values.units import percent
 
 _Item = TypeVar("_Item")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from share_registry.algebra.overlap import connected_parts
 from share_registry.values.analyses import Continued, Forecast, Kinship, LeaveOneOut, Statement
-from share_registry.values.units import size
+from share_registry.values.sheet import size
 
 # Relative distance of dW below which an adapter looks trained on from another. Measured .22 to .43
 # for continued ones, from .82 on for the same task anew.
