@@ -97,15 +97,12 @@ class ResidentRows:
 
 def rows_needed(reader: Reader, digest: Digest) -> set[RowsKey]:
     """Return the rows that an adapter may be made of. Raises IntegrityError."""
-    reader.chain(digest)
     keys: set[RowsKey] = set()
-    current: Digest | None = digest
-    while current is not None:
+    for current in reader.chain(digest):
         opened = reader.open(current)
         keys |= {RowsKey(current), *map(RowsKey, opened.stored.sources)}
         if current != digest and None in opened.stored.modules:
             keys.add(RowsKey(current, kept=True))
-        current = opened.stored.previous
     return keys
 
 
@@ -122,18 +119,19 @@ def host_rows(reader: Reader, key: RowsKey) -> HostRows:
             index.largest[member] = largest
             stack.append(block)
             bounds.append(largest)
-    stacks = tuple(_narrow(stack, max(bounds)) for _, stack, bounds in by_shape.values())
-    return HostRows(stacks=stacks, index=index)
+    return HostRows(
+        stacks=tuple(_narrow(stack, max(bounds)) for _, stack, bounds in by_shape.values()),
+        index=index,
+    )
 
 
 def send_rows(host: HostRows, target: DeviceTarget, *, as_floats: bool) -> ResidentRows:
     """Return rows on their way to a device."""
-    stacks = tuple(
-        target.send(stack, target.compute if as_floats and stack.dtype != np.float32 else None)
-        for stack in host.stacks
-    )
     return ResidentRows(
-        stacks=stacks,
+        stacks=tuple(
+            target.send(stack, target.compute if as_floats and stack.dtype != np.float32 else None)
+            for stack in host.stacks
+        ),
         index=host.index,
         as_floats=as_floats,
         size_bytes=host.size_bytes(target, as_floats=as_floats),

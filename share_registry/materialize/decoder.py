@@ -126,21 +126,20 @@ class Reader:
             )
         return basis
 
-    def chain(self, digest: Digest) -> int:
-        """Return how many previous versions an object's decoding passes through.
+    def chain(self, digest: Digest) -> list[Digest]:
+        """Return an object and the previous versions that its decoding passes through.
 
         Raises IntegrityError beyond the limit.
         """
-        depth, previous = 0, self.open(digest).stored.previous
-        while previous is not None:
-            depth += 1
-            if depth > MAX_CHAIN:
+        chain = [digest]
+        while (previous := self.open(chain[-1]).stored.previous) is not None:
+            if len(chain) > MAX_CHAIN:
                 raise IntegrityError(
                     f"adapter object {digest}:"
                     f" chain of previous versions is deeper than {MAX_CHAIN}."
                 )
-            previous = self.open(previous).stored.previous
-        return depth
+            chain.append(previous)
+        return chain
 
     def rows(self, digest: Digest, device: str = "cpu") -> tuple[Rows, ...]:
         """Return the decoded float32 factors by position in `Layout.modules()`, on a device."""
@@ -160,8 +159,10 @@ class Reader:
         layout, decoded = opened.layout, self._decoded.get((digest, device))
         decode = self._decoding(opened, device) if decoded is None else _copying(opened, decoded)
         coded = [pair for pair in _by_factor(opened) if pair[2][0] is not None]
-        specs = [layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)]
-        tensors = empty_tensors(specs, device)
+        tensors = empty_tensors(
+            [layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)],
+            device,
+        )
         inference = torch.is_inference_mode_enabled()
 
         def fill(pairs: Sequence[_Pair]) -> None:
@@ -177,8 +178,21 @@ class Reader:
         side_by_side(fill, [coded[::2], coded[1::2]] if _is_spread(opened, device) else [coded])
         for position, spec in enumerate(layout.tensors):
             if spec.key not in tensors:
-                tensors[spec.key] = self._verbatim(opened, position).to(device)
+                tensors[spec.key] = self.verbatim(opened, position).to(device)
         return {spec.key: tensors[spec.key] for spec in layout.tensors}
+
+    def verbatim(self, opened: Opened, position: int) -> torch.Tensor:
+        """Return a tensor that is kept bit for bit, by its position in the layout."""
+        spec = opened.layout.tensors[position]
+        content = opened.stored.verbatim.get(position)
+        if content is None:
+            if position not in opened.stored.external:
+                raise IntegrityError(f"tensor {spec.key!r} is neither coded nor kept.")
+            coded = self._read(opened.stored.external[position], MAX_OBJECT_BYTES)
+            content = decode_tensor(coded, dtype=spec.dtype, size=spec.size_bytes)
+        return tensor_of(
+            Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content)
+        )
 
     def _read(self, digest: Digest, limit: int) -> bytes:
         """Return an object that something refers to: that it is gone is damage."""
@@ -194,8 +208,12 @@ class Reader:
 
     def _parse(self, content: bytes) -> Opened:
         stored, layout = adapter_object.parse(content, self.layout)
-        names = {shape.module: position for position, shape in enumerate(layout.modules())}
-        return Opened(stored=stored, layout=layout, modules=names, size_bytes=len(content))
+        return Opened(
+            stored=stored,
+            layout=layout,
+            modules={shape.module: position for position, shape in enumerate(layout.modules())},
+            size_bytes=len(content),
+        )
 
     def _basis(self, digest: Digest) -> StoredBasis | None:
         """Return a basis object; None for an adapter object, which is kept as such."""
@@ -221,27 +239,13 @@ class Reader:
             with suppress(ShareRegistryError):
                 self.is_basis(digest)
 
-        digests = [*opened.stored.sources, opened.stored.previous]
         side_by_side(
             read,
             [
                 digest
-                for digest in digests
+                for digest in (*opened.stored.sources, opened.stored.previous)
                 if digest is not None and digest not in self._opened and digest not in self._bases
             ],
-        )
-
-    def _verbatim(self, opened: Opened, position: int) -> torch.Tensor:
-        """Return a tensor that is kept bit for bit."""
-        spec = opened.layout.tensors[position]
-        content = opened.stored.verbatim.get(position)
-        if content is None:
-            if position not in opened.stored.external:
-                raise IntegrityError(f"tensor {spec.key!r} is neither coded nor kept.")
-            coded = self._read(opened.stored.external[position], MAX_OBJECT_BYTES)
-            content = decode_tensor(coded, dtype=spec.dtype, size=spec.size_bytes)
-        return tensor_of(
-            Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content)
         )
 
     def _rows(self, opened: Opened, device: str) -> Iterator[Rows]:
@@ -253,7 +257,7 @@ class Reader:
                     yield decode(shape, module, None)
                 continue
             tensors = {
-                opened.layout.tensors[index].key: self._verbatim(opened, index)
+                opened.layout.tensors[index].key: self.verbatim(opened, index)
                 for index in (factor.a, factor.b)
             }
             for a, b in rows_of(opened.layout, factor, tensors):
@@ -379,17 +383,13 @@ def _copying(opened: Opened, rows: Sequence[Rows]) -> _Decode:
 
 
 def _opened_bytes(opened: Opened) -> int:
-    sides = [
-        side
-        for module in opened.stored.modules
-        if module is not None
-        for side in (module.a, module.b)
-    ]
     rows = sum(
         (side.own.nbytes if any(side.own.strides) else 0)
         + _SIDE_BYTES
         + sum(term.coefficients.nbytes for term in side.terms)
-        for side in sides
+        for module in opened.stored.modules
+        if module is not None
+        for side in (module.a, module.b)
     )
     return rows + sum(map(len, opened.stored.verbatim.values()))
 

@@ -57,8 +57,7 @@ class DeviceTarget:
         if self._loading is None:
             return host.to(self.device, dtype or host.dtype)
         with torch.cuda.stream(self._loading):
-            sent = host.pin_memory().to(self.device, non_blocking=True)
-            return sent.to(dtype or host.dtype)
+            return host.pin_memory().to(self.device, non_blocking=True).to(dtype or host.dtype)
 
     def settle(self) -> None:
         """Wait until everything sent is there."""

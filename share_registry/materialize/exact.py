@@ -6,9 +6,8 @@ Whole runs are computed at once; products of integers are exact in any order, ev
 elementwise.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from share_registry.materialize.blocks import BlockPlace, Member, RowsKey
 from share_registry.materialize.buffers import Buffers
 from share_registry.materialize.decoder import Opened, Reader
 from share_registry.materialize.device import DeviceTarget
-from share_registry.materialize.factors import Factors, dtypes_of, slots_of
-from share_registry.materialize.fast import carve, carve_kept, kept_pairs
+from share_registry.materialize.factors import dtypes_of, slots_of
+from share_registry.materialize.fast import Output, carve
 from share_registry.materialize.recipe import (
     Indexes,
     Recipe,
@@ -94,14 +93,6 @@ class ExactVersion:
             for term in run.terms:
                 yield from (term.coefficients, term.powers)
 
-    def stacks(self, outs: Sequence[Tensor]) -> dict[Member, tuple[Tensor, int]]:
-        """Return where every factor lies in the memory of the runs."""
-        return {
-            member: (out, at)
-            for run, out in zip(self.runs, outs, strict=True)
-            for at, member in enumerate(run.members)
-        }
-
 
 def exact_recipe_of(
     reader: Reader, digest: Digest, indexes: Indexes, target: DeviceTarget
@@ -110,9 +101,7 @@ def exact_recipe_of(
 
     Arguments and errors are those of `recipe_of`.
     """
-    chain = [digest]
-    while (previous := reader.open(chain[-1]).stored.previous) is not None:
-        chain.append(previous)
+    chain = reader.chain(digest)
     versions = [
         ExactVersion(
             digest=version, runs=tuple(_runs(version, reader.open(version), indexes, target))
@@ -127,7 +116,7 @@ def exact_recipe_of(
     return Recipe(
         slots=slots_of(opened.layout),
         parts=tuple(versions),
-        kept=kept_tensors(reader, digest, opened, target),
+        kept=kept_tensors(reader, opened, target),
         rows=dict.fromkeys(keys, False),
     )
 
@@ -140,41 +129,28 @@ class ExactPass:
     ) -> None:
         self._holding, self._target = holding, target
         target.use(holding.tensors())
-        self._last = {digest: recipe.parts[-1] for digest, recipe in holding.recipes.items()}
-        runs = [run for version in self._last.values() for run in version.runs]
-        outs = iter(carve(buffers, [(run.shape, target.of(run.dtype)) for run in runs]))
-        self._outs = {
-            digest: list(islice(outs, len(version.runs))) for digest, version in self._last.items()
-        }
-        self._kept = carve_kept(holding, target, buffers)
+        last = [
+            (digest, run)
+            for digest, recipe in holding.recipes.items()
+            for run in recipe.parts[-1].runs
+        ]
+        self._outs = carve(buffers, [(run.shape, target.of(run.dtype)) for _, run in last])
+        pieces = [
+            (digest, run.members, run.dtype, out)
+            for (digest, run), out in zip(last, self._outs, strict=True)
+        ]
+        self.output = Output(holding, target, buffers, pieces)
 
     def fill(self) -> None:
         """Write the results."""
+        outs = iter(self._outs)
         for digest, recipe in self._holding.recipes.items():
             before: Before = {}
             for version in recipe.parts[:-1]:
                 before = self._decode(version, before)
-            for run, out in zip(self._last[digest].runs, self._outs[digest], strict=True):
-                self._fill(digest, run, before, out, run.dtype)
-        for tensor, copy in kept_pairs(self._holding, self._kept):
-            copy.copy_(tensor)
-
-    def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
-        """Yield the memory written, each piece with the element type of its tensors in files."""
-        for digest, version in self._last.items():
-            for run, out in zip(version.runs, self._outs[digest], strict=True):
-                yield run.dtype, out
-        for tensor, copy in kept_pairs(self._holding, self._kept):
-            yield tensor.dtype, copy
-
-    def results(self) -> dict[Digest, Factors]:
-        """Return the tensors of every adapter, as views."""
-        return {
-            digest: Factors(
-                recipe.slots, self._last[digest].stacks(self._outs[digest]), self._kept[digest]
-            )
-            for digest, recipe in self._holding.recipes.items()
-        }
+            for run in recipe.parts[-1].runs:
+                self._fill(digest, run, before, next(outs), run.dtype)
+        self.output.copy_kept()
 
     def _decode(self, version: ExactVersion, before: Before) -> Before:
         """Return every factor of a previous version in float32, in memory of its own."""
@@ -182,7 +158,11 @@ class ExactPass:
         outs = [torch.empty(run.shape, dtype=torch.float32, device=device) for run in version.runs]
         for run, out in zip(version.runs, outs, strict=True):
             self._fill(version.digest, run, before, out, torch.float32)
-        decoded = {member: out[at] for member, (out, at) in version.stacks(outs).items()}
+        decoded = {
+            member: out[at]
+            for run, out in zip(version.runs, outs, strict=True)
+            for at, member in enumerate(run.members)
+        }
         kept = self._holding.rows.get(RowsKey(version.digest, kept=True))
         if kept is not None:
             places = kept.index.places
@@ -218,8 +198,9 @@ class ExactPass:
             own = self._holding.rows[RowsKey(digest)].slice(run.own, begin, end).double()
             return own if total is None else total.add_(own)
         if total is None:
-            shape = (end - begin, run.rank, run.width)
-            return torch.zeros(shape, dtype=torch.float64, device=self._target.device)
+            return torch.zeros(
+                (end - begin, run.rank, run.width), dtype=torch.float64, device=self._target.device
+            )
         # zero is added all the same: the sum of products may be -0.0
         return total.add_(0.0)
 
@@ -239,7 +220,6 @@ def _runs(
         alike.setdefault((over, kind), []).append((member, stored))
     for over, kind, members, sides in split_runs(alike, indexes):
         shape, dtype, terms, has_own, previous = kind
-        scales = np.stack([side.scales for side in sides])[:, :, None]
         yield ExactRun(
             members=tuple(members),
             rank=shape[0],
@@ -250,7 +230,9 @@ def _runs(
                 for key, number in zip(over, terms, strict=False)
             ),
             own=indexes[own_key].places[members[0]] if has_own else None,
-            scales=target.send(scales, torch.float64),
+            scales=target.send(
+                np.stack([side.scales for side in sides])[:, :, None], torch.float64
+            ),
             previous=previous,
         )
 
@@ -285,8 +267,7 @@ def _check_before(opened: Opened, member: Member, stored: StoredSide, indexes: I
             f"module {member[0]!r} refers to a previous version that is not named."
         )
     kept = RowsKey(digest, kept=True)
-    is_kept = kept in indexes and member in indexes[kept].shapes
-    key = kept if is_kept else RowsKey(digest)
+    key = kept if kept in indexes and member in indexes[kept].shapes else RowsKey(digest)
     has_rows(indexes[key], key, member, stored.own.shape)
 
 
@@ -294,11 +275,9 @@ def _term(
     key: RowsKey, place: BlockPlace, source: int, sides: list[StoredSide], target: DeviceTarget
 ) -> ExactTerm:
     terms = [next(term for term in side.terms if term.source == source) for side in sides]
-    powers = np.array([2.0**term.exponent for term in terms])[:, None, None]
-    coefficients = np.stack([term.coefficients for term in terms])
     return ExactTerm(
         rows=key,
         place=place,
-        coefficients=target.send(coefficients, torch.float32),
-        powers=target.send(powers),
+        coefficients=target.send(np.stack([term.coefficients for term in terms]), torch.float32),
+        powers=target.send(np.array([2.0**term.exponent for term in terms])[:, None, None]),
     )

@@ -9,7 +9,7 @@ be repeated; on a GPU it then is a graph.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ from share_registry.names import Digest
 # What begins at a multiple of it begins a cache line in every element type.
 ALIGNED_NUMBERS: Final = 64
 
-# Copies of the tensors kept bit for bit, by adapter and key.
-KeptCopies = Mapping[Digest, Mapping[str, Tensor]]
+# Rows of some factors of an adapter in the memory written, and the element type that they are
+# stored in.
+Piece = tuple[Digest, Sequence[Member], torch.dtype, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,58 @@ class PassJob:
         return len(run.members), sum(run.rank for _, run, _ in self.runs), run.width
 
 
+class Output(Generic[P]):
+    """The memory that a pass writes: rows of factors, and copies of the tensors kept bit for bit.
+
+    They are copied because residents are not the caller's.
+
+    Args:
+        holding: The adapters.
+        target: The device they are on.
+        buffers: Memory of the copies.
+        pieces: What the pass writes itself.
+    """
+
+    def __init__(
+        self,
+        holding: Holding[P],
+        target: DeviceTarget,
+        buffers: Buffers,
+        pieces: Sequence[Piece],
+    ) -> None:
+        self._recipes, self._pieces = holding.recipes, pieces
+        self._copies: dict[Digest, dict[str, Tensor]] = {}
+        for digest, recipe in holding.recipes.items():
+            places = [(tuple(kept.shape), target.of(kept.dtype)) for kept in recipe.kept.values()]
+            self._copies[digest] = dict(zip(recipe.kept, carve(buffers, places), strict=True))
+
+    def copy_kept(self) -> None:
+        """Write the copies."""
+        for tensor, copy in self._kept():
+            copy.copy_(tensor)
+
+    def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
+        """Yield the memory written, each piece with the element type of its tensors in files."""
+        yield from ((dtype, rows) for *_, dtype, rows in self._pieces)
+        yield from ((tensor.dtype, copy) for tensor, copy in self._kept())
+
+    def factors(self) -> dict[Digest, Factors]:
+        """Return the tensors of every adapter, as views."""
+        stacks: dict[Digest, dict[Member, tuple[Tensor, int]]] = {
+            digest: {} for digest in self._recipes
+        }
+        for digest, members, _, rows in self._pieces:
+            stacks[digest].update((member, (rows, at)) for at, member in enumerate(members))
+        return {
+            digest: Factors(recipe.slots, stacks[digest], self._copies[digest])
+            for digest, recipe in self._recipes.items()
+        }
+
+    def _kept(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for digest, recipe in self._recipes.items():
+            yield from zip(recipe.kept.values(), self._copies[digest].values(), strict=True)
+
+
 class Pass:
     """Writes the tensors of some adapters.
 
@@ -63,35 +116,18 @@ class Pass:
         self._outs = carve(
             buffers, [(job.shape, target.of(job.runs[0][1].dtype)) for job in self._jobs]
         )
-        self._kept = carve_kept(holding, target, buffers)
+        pieces = [
+            (digest, run.members, run.dtype, out[:, first : first + run.rank])
+            for job, out in zip(self._jobs, self._outs, strict=True)
+            for digest, run, first in job.runs
+        ]
+        self.output = Output(holding, target, buffers, pieces)
 
     def fill(self) -> None:
         """Write the results. Launches alone on a GPU."""
         for job, out in zip(self._jobs, self._outs, strict=True):
             self._fill(job, out)
-        for tensor, copy in kept_pairs(self._holding, self._kept):
-            copy.copy_(tensor)
-
-    def written(self) -> Iterator[tuple[torch.dtype, Tensor]]:
-        """Yield the memory written, each piece with the element type of its tensors in files."""
-        for job, out in zip(self._jobs, self._outs, strict=True):
-            yield from ((run.dtype, out[:, first : first + run.rank]) for _, run, first in job.runs)
-        for tensor, copy in kept_pairs(self._holding, self._kept):
-            yield tensor.dtype, copy
-
-    def results(self) -> dict[Digest, Factors]:
-        """Return the tensors of every adapter, as views."""
-        stacks: dict[Digest, dict[Member, tuple[Tensor, int]]] = {
-            digest: {} for digest in self._holding.recipes
-        }
-        for job, out in zip(self._jobs, self._outs, strict=True):
-            for digest, run, first in job.runs:
-                rows = out[:, first : first + run.rank]
-                stacks[digest].update((member, (rows, at)) for at, member in enumerate(run.members))
-        return {
-            digest: Factors(recipe.slots, stacks[digest], self._kept[digest])
-            for digest, recipe in self._holding.recipes.items()
-        }
+        self.output.copy_kept()
 
     def _fill(self, job: PassJob, out: Tensor) -> None:
         compute, begins_with_rows = self._target.compute, job.begins_with_rows
@@ -134,9 +170,9 @@ class Pass:
         for number, dense in enumerate(job.runs[0][1].dense):
             weights = [run.dense[number].weights[begin:end] for _, run, _ in job.runs]
             gathered = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
-            rows = self._holding.rows[dense.rows].slice(dense.place, begin, end)
+            block = self._holding.rows[dense.rows].slice(dense.place, begin, end)
             # themselves where they are kept in that element type
-            block = rows.to(self._target.compute)
+            block = block.to(self._target.compute)
             if add or number:
                 stack.baddbmm_(gathered, block)
             else:
@@ -182,21 +218,6 @@ def carve(buffers: Buffers, places: Sequence[tuple[tuple[int, ...], torch.dtype]
         stretches[dtype][begin : begin + size].view(shape)
         for begin, size, (shape, dtype) in zip(begins, sizes, places, strict=True)
     ]
-
-
-def carve_kept(holding: Holding[P], target: DeviceTarget, buffers: Buffers) -> KeptCopies:
-    """Return memory for copies of the tensors kept bit for bit: residents are not the caller's."""
-    copies = {}
-    for digest, recipe in holding.recipes.items():
-        places = [(tuple(kept.shape), target.of(kept.dtype)) for kept in recipe.kept.values()]
-        copies[digest] = dict(zip(recipe.kept, carve(buffers, places), strict=True))
-    return copies
-
-
-def kept_pairs(holding: Holding[P], copies: KeptCopies) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every tensor kept bit for bit with its copy."""
-    for digest, recipe in holding.recipes.items():
-        yield from ((tensor, copies[digest][key]) for key, tensor in recipe.kept.items())
 
 
 def _jobs(recipes: Mapping[Digest, Recipe[Run]], target: DeviceTarget) -> list[PassJob]:

@@ -47,9 +47,8 @@ class ByteBoundedCache(Generic[_K, _V]):
                 self._entries.move_to_end(key)
                 return self._entries[key][0]
         value = make()
-        size_bytes = size_of(value)
         with self._lock:
-            self._replace(key, value, size_bytes)
+            self._replace(key, value, size_of(value))
             limit_bytes = self.used_bytes if self.limit_bytes is None else self.limit_bytes
             while self.used_bytes > limit_bytes and len(self._entries) > 1:
                 self._drop([next(iter(self._entries))])

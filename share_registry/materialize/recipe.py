@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from share_registry.errors import IntegrityError
-from share_registry.exchange.tensors import tensor_of
-from share_registry.format.safetensors_file import Item
 from share_registry.materialize.blocks import BlockPlace, Index, Member, RowsKey
 from share_registry.materialize.decoder import Opened, Reader
 from share_registry.materialize.device import DeviceTarget
@@ -145,29 +143,22 @@ def recipe_of(
     """
     opened = reader.open(digest)
     runs = tuple(_runs(reader, digest, opened, indexes, target))
-    kept = kept_tensors(reader, digest, opened, target)
     rows = {scaled.rows: False for run in runs for scaled in run.scaled}
     rows |= {dense.rows: target.keeps_floats for run in runs for dense in run.dense}
-    return Recipe(slots=slots_of(opened.layout), parts=runs, kept=kept, rows=rows)
+    return Recipe(
+        slots=slots_of(opened.layout),
+        parts=runs,
+        kept=kept_tensors(reader, opened, target),
+        rows=rows,
+    )
 
 
-def kept_tensors(
-    reader: Reader, digest: Digest, opened: Opened, target: DeviceTarget
-) -> dict[str, Tensor]:
+def kept_tensors(reader: Reader, opened: Opened, target: DeviceTarget) -> dict[str, Tensor]:
     """Return the tensors of an adapter that are kept bit for bit, by key, on their way."""
-    specs = opened.layout.tensors
-    items = [
-        Item(
-            key=specs[at].key, dtype=specs[at].dtype, shape=tuple(specs[at].shape), content=content
-        )
-        for at, content in opened.stored.verbatim.items()
-    ]
-    kept = {item.key: tensor_of(item) for item in items}
-    # objects of their own, which the reader knows how to read
-    if opened.stored.external:
-        tensors = reader.tensors(digest)
-        kept |= {specs[at].key: tensors[specs[at].key] for at in opened.stored.external}
-    return {key: target.send(tensor) for key, tensor in kept.items()}
+    return {
+        opened.layout.tensors[at].key: target.send(reader.verbatim(opened, at))
+        for at in (*opened.stored.verbatim, *opened.stored.external)
+    }
 
 
 def coded_factors(opened: Opened) -> Iterator[tuple[Member, tuple[int, int], StoredSide]]:
@@ -280,13 +271,14 @@ def _scaled(
     having = [at for at, part in enumerate(parts) if key in part.scaled]
     places = [[BlockPlace(0, at), indexes[key].places[members[at]]] for at in having]
     for begin, end in _consecutive(places):
-        scales = [parts[at].scaled[key][:, None] for at in having[begin:end]]
         yield Scaled(
             rows=key,
             place=places[begin][1],
             at=having[begin],
             count=end - begin,
-            scales=_send_stack(scales, target),
+            scales=_send_stack(
+                [parts[at].scaled[key][:, None] for at in having[begin:end]], target
+            ),
         )
 
 

@@ -143,8 +143,14 @@ def _find_seat(model: Any, name: str, adapter: Adapter) -> Seat:
             hint=_ANEW,
         )
     modules = dict(model.named_modules())
-    layers = tuple((modules[PREFIX + factor.module], factor) for factor in adapter.layout.factors)
-    return Seat(name=name, layout=adapter.layout, tensors=live, layers=layers)
+    return Seat(
+        name=name,
+        layout=adapter.layout,
+        tensors=live,
+        layers=tuple(
+            (modules[PREFIX + factor.module], factor) for factor in adapter.layout.factors
+        ),
+    )
 
 
 def _check_options(model: Any, seat: Seat, adapter: Adapter) -> None:

@@ -41,8 +41,7 @@ def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
             hint="Use `swap` for an adapter that it has, or unload them first.",
         )
     _check_adapter(adapter)
-    parameters = model.named_parameters(remove_duplicate=False)
-    owners = Counter(id(parameter) for _, parameter in parameters)
+    owners = Counter(id(owned) for _, owned in model.named_parameters(remove_duplicate=False))
     settings = settings_of(adapter.config)
     modules = [_module(model, adapter, factor, owners) for factor in adapter.layout.factors]
     changed: list[tuple[Tensor, Tensor]] = []
@@ -50,8 +49,9 @@ def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
         with torch.no_grad():
             for module, factor in zip(modules, adapter.layout.factors, strict=True):
                 original = module.weight.detach().clone()
-                scale = scale_of(settings, factor.module)
-                module.weight.copy_(_sum(module, adapter, factor, scale))
+                module.weight.copy_(
+                    _sum(module, adapter, factor, scale_of(settings, factor.module))
+                )
                 changed.append((module.weight, original))
     except BaseException:
         unmerge(changed[::-1])
@@ -137,8 +137,10 @@ def _sum(module: Any, adapter: Adapter, factor: FactorSpec, scale: float) -> Ten
     """
     weight = module.weight
     kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    keys = [adapter.layout.tensors[position].key for position in (factor.a, factor.b)]
-    a, b = (adapter.tensors[key].to(weight.device, kind).flatten(1) for key in keys)
+    a, b = (
+        adapter.tensors[adapter.layout.tensors[position].key].to(weight.device, kind).flatten(1)
+        for position in (factor.a, factor.b)
+    )
     device = weight.device.type
     # else a caller's mode narrows the product
     with (

@@ -198,7 +198,7 @@ class Materializer:
         left: Any = list(dict.fromkeys(row.adapter_digest for row in rows.values()))
         while left:
             holding, left = self._bank.hold(left)
-            factors |= self._run_pass(holding, buffers).results()
+            factors |= self._run_pass(holding, buffers).output.factors()
         return self._adapters(rows, factors)
 
     def prepare(self, refs: Refs) -> PreparedPass:
@@ -220,7 +220,7 @@ class Materializer:
             )
         finished = self._run_pass(holding, self.buffers())
         return PreparedPass(
-            adapters=self._adapters(rows, finished.results()),
+            adapters=self._adapters(rows, finished.output.factors()),
             run=RepeatedPass(finished.fill, self._target).run,
         )
 
@@ -377,11 +377,11 @@ def _check_range(finished: Pass | ExactPass) -> None:
     """
     narrow = (
         tensor
-        for stored, tensor in finished.written()
+        for stored, tensor in finished.output.written()
         if stored.is_floating_point and torch.finfo(tensor.dtype).max < torch.finfo(stored).max / 2
     )
     if all(map(all_finite, narrow)):
         return
-    for factors in finished.results().values():
+    for factors in finished.output.factors().values():
         for key, tensor in factors.items():
             check_no_overflow(key, tensor)

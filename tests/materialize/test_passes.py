@@ -58,7 +58,7 @@ def materialize(
         work = Pass(fast, target, buffers)
     assert not left
     work.fill()
-    return work.results()
+    return work.output.factors()
 
 
 def magnitude(
@@ -249,7 +249,7 @@ def test_a_repeated_pass_writes_the_same_again() -> None:
     )
     work = Pass(loaded, target, Buffers(target.device))
     work.fill()
-    results = work.results()
+    results = work.output.factors()
     before = {key: tensor.clone() for key, tensor in results[digests[1]].items()}
     for tensor in results[digests[1]].values():
         tensor.zero_()
@@ -321,7 +321,7 @@ def test_a_limit_splits_a_pass_and_changes_nothing() -> None:
         work = ExactPass(loaded, target, Buffers(target.device))
         work.fill()
         portions += 1
-        for digest, factors in work.results().items():
+        for digest, factors in work.output.factors().items():
             assert all(factors[key].equal(whole[digest][key]) for key in factors)
     assert portions > 1
     assert bank.evictions

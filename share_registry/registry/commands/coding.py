@@ -130,7 +130,7 @@ def choose_references(
     lost = {*tried} - {*sources}
     if before is not None and not _is_readable(reader, before, rows=True):
         lost.add(before)
-    is_usable = before is not None and before not in lost and reader.chain(before) < MAX_CHAIN
+    is_usable = before is not None and before not in lost and len(reader.chain(before)) <= MAX_CHAIN
     return References(
         previous=before if is_usable else None, sources=sources, lost=tuple(sorted(lost))
     )
