@@ -160,8 +160,12 @@ def extend(back: Tensor, rows: Tensor) -> Frame | None:
     )
     if bool(((whole * lengths).abs() > _AMPLIFIED).any()):
         return None
-    old_root = pad(rows[:K] @ E.mT, (0, len(part.back)))
-    root = torch.cat([old_root, torch.cat([C, part.root], dim=1)])
+    root = torch.cat(
+        [
+            pad(rows[:K] @ E.mT, (0, len(part.back))),
+            torch.cat([C, part.root], dim=1),
+        ]
+    )
     return Frame(root=root, back=whole, rows=rows)
 
 

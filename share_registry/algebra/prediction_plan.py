@@ -126,7 +126,6 @@ def _continue(batch: Batch, previous: Sequence[tuple[Tensor, Tensor]]) -> Batch:
 
 
 def _select(batch: Batch, indices: Sequence[int]) -> Batch:
-    """Return some modules of a batch."""
     index = torch.tensor(indices, dtype=torch.int64, device="cpu")
     return Batch(
         positions=tuple(batch.positions[i] for i in indices),

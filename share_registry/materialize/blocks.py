@@ -139,7 +139,6 @@ def send_rows(host: HostRows, target: DeviceTarget, *, as_floats: bool) -> Resid
 
 
 def _blocks(reader: Reader, key: RowsKey) -> "Iterator[tuple[Member, NDArray[Any]]]":
-    """Yield the rows of every factor that an object has some for."""
     if not key.kept and reader.is_basis(key.digest):
         for module, (a, b) in reader.basis(key.digest).modules.items():
             yield (module, Side.A), a

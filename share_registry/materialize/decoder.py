@@ -282,11 +282,16 @@ class Reader:
                         f"module {name!r} side {side}:"
                         f" previous version has shape {tuple(before.shape)}."
                     )
-            blocks = [
-                self._block(opened.stored.sources[term.source], name, side, width).to(device)
-                for term in stored.terms
-            ]
-            return decode_side(stored, previous=before, blocks=blocks, device=device, out=out)
+            return decode_side(
+                stored,
+                previous=before,
+                blocks=[
+                    self._block(opened.stored.sources[term.source], name, side, width).to(device)
+                    for term in stored.terms
+                ],
+                device=device,
+                out=out,
+            )
 
         def decode(shape: ModuleShape, module: StoredModule | None, out: Rows | None) -> Rows:
             # the format codes the modules of a factor pair together
@@ -321,7 +326,6 @@ def _before(
     module: str,
     side: Side,
 ) -> torch.Tensor:
-    """Return a decoded factor of the previous version."""
     if previous is None:
         raise IntegrityError(f"module {module!r} refers to a previous version that is not named.")
     if module not in positions:

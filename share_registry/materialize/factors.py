@@ -30,9 +30,9 @@ def slots_of(layout: Layout) -> dict[str, Slot]:
     """Return the slot of every tensor, in file order."""
     members: dict[int, tuple[tuple[Member, ...], bool]] = {}
     for factor in layout.factors:
-        names = [shape.module for shape in layout.modules_of(factor)]
         for position, side in ((factor.a, Side.A), (factor.b, Side.B)):
-            members[position] = tuple((name, side) for name in names), factor.form is Form.EXPERTS
+            of_tensor = tuple((shape.module, side) for shape in layout.modules_of(factor))
+            members[position] = of_tensor, factor.form is Form.EXPERTS
     slots = {}
     for position, spec in enumerate(layout.tensors):
         of_tensor, experts = members.get(position, ((), False))

@@ -179,8 +179,8 @@ def split_runs(
     for (over, kind), factors in alike.items():
         places = [[indexes[key].places[member] for key in over] for member, _ in factors]
         for begin, end in _consecutive(places):
-            members = [member for member, _ in factors[begin:end]]
-            yield over, kind, members, [part for _, part in factors[begin:end]]
+            run = factors[begin:end]
+            yield over, kind, [member for member, _ in run], [part for _, part in run]
 
 
 def has_rows(index: Index, key: RowsKey, member: Member, shape: tuple[int, ...]) -> bool:

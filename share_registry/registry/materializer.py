@@ -21,7 +21,7 @@ from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copy_json
 from share_registry.exchange.tensors import all_finite, check_no_overflow
-from share_registry.materialize import swap as swapping, weights
+from share_registry.materialize import models
 from share_registry.materialize.bank import Bank, Holding
 from share_registry.materialize.buffers import Buffers, Recycled, check_buffers
 from share_registry.materialize.decoder import Reader
@@ -122,7 +122,7 @@ class Materializer:
         self._lock = RLock()
         self._recycled = Recycled()
         self._scratch = Buffers(target_device)
-        self._seats: WeakKeyDictionary[Any, swapping.Seat] = WeakKeyDictionary()
+        self._seats: WeakKeyDictionary[Any, models.Seat] = WeakKeyDictionary()
         # what references meant when the spaces had these heads: one value, for threads
         self._resolutions: tuple[Mapping[SpaceName, Head], dict[str, TaskVersion]] = ({}, {})
         self._layout = lru_cache(_DESCRIBED)(partial(read_layout, self._context.store))
@@ -253,7 +253,7 @@ class Materializer:
         _check_model(model)
         with self._lock:
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
-            seat = swapping.swap(
+            seat = models.swap(
                 model, adapter, adapter_name=adapter_name, seat=self._seats.get(model)
             )
             self._seats[model] = seat
@@ -277,7 +277,7 @@ class Materializer:
                 )
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
             # kept with the model, which may outlive this materializer or be copied
-            setattr(model, _MERGED, weights.merge(model, adapter))
+            setattr(model, _MERGED, models.merge(model, adapter))
             self._target.idle()
 
     def unmerge(self, model: Any) -> None:
@@ -296,7 +296,7 @@ class Materializer:
                     "nothing was merged into this model.",
                     hint="Call `merge_into(model, ref)` first.",
                 )
-            weights.unmerge(originals)
+            models.unmerge(originals)
             delattr(model, _MERGED)
 
     def _fresh(self) -> Buffers:

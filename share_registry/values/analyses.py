@@ -6,18 +6,12 @@ Frozen, printable, plottable values free of database and tensor types.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from typing_extensions import override
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
-from share_registry.values.plots import (
-    Place,
-    plot_analysis,
-    plot_budget,
-    plot_retention,
-    plot_spectra,
-)
+from share_registry.values import plots
 from share_registry.values.sheet import (
     NOTHING,
     Sheet,
@@ -29,9 +23,6 @@ from share_registry.values.sheet import (
     size,
     typed_percent,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +99,7 @@ class Retention(Shown):
     transfer: float
     metric_transfer: float | None
 
-    def plot(self, path: Place = None) -> "Figure":
-        """Draw tasks against commits as a heat map; save it where a path is given.
-
-        Raises RefusedError without matplotlib.
-        """
-        return plot_retention(self, path)
+    plot = plots.plot_retention
 
     @override
     def sheet(self) -> Sheet:
@@ -305,20 +291,9 @@ class Analysis(Shown):
     break_even: float
     notes: tuple[str, ...] = ()
 
-    def plot(self, path: Place = None) -> "Figure":
-        """Draw explained variance and size against error; save it where a path is given.
-
-        Raises RefusedError without matplotlib.
-        """
-        return plot_analysis(self, path)
-
-    def plot_spectra(self, path: Place = None) -> "Figure":
-        """Draw the explained variance per module and side. As `plot`."""
-        return plot_spectra(self, path)
-
-    def plot_budget(self, path: Place = None) -> "Figure":
-        """Draw bits per parameter against the budget, with the Gaussian bound. As `plot`."""
-        return plot_budget(self, path)
+    plot = plots.plot_analysis
+    plot_spectra = plots.plot_spectra
+    plot_budget = plots.plot_budget
 
     @override
     def sheet(self) -> Sheet:

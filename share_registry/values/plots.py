@@ -227,7 +227,6 @@ def _draw_budgets(axes: "Axes", analysis: "Analysis") -> None:
 
 
 def _draw_panels(figure: "FigureBase", analysis: "Analysis") -> None:
-    """Draw a panel for each side, modules in the same order."""
     panels = figure.subplots(1, 2, sharey=True)
     for axes, side in zip(panels, "ab", strict=True):
         axes.set_title(

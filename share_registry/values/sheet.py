@@ -110,8 +110,8 @@ def as_html(sheet: Sheet) -> str:
     from html import escape
 
     parts = [f"<p><strong>{escape(sheet.title)}</strong></p>"] if sheet.title else []
-    facts = Table(headers=("", ""), rows=sheet.facts)
-    parts += [_html_table(table) for table in (facts, *sheet.tables) if table.rows]
+    tables = (Table(headers=("", ""), rows=sheet.facts), *sheet.tables)
+    parts += [_html_table(table) for table in tables if table.rows]
     parts += [f"<p>{escape(note)}</p>" for note in sheet.notes]
     return f"<div>{''.join(parts)}</div>"
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from share_registry.algebra.error import relative_change
-from share_registry.algebra.overlap import (
+from share_registry.algebra.comparison import (
     distances,
     orthonormal,
     products,
     products_with,
     row_overlap,
 )
+from share_registry.algebra.error import relative_change
 from share_registry.names import Side
 from tests.algebra.adapters import Pair, random_pairs
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from share_registry.algebra.spectrum import directions, joint_saving, left_out, stack, weighted
+from share_registry.algebra.comparison import directions, joint_saving, left_out, stack, weighted
 from share_registry.names import Side
 from tests.algebra.adapters import Pair, planted, random_pairs
 

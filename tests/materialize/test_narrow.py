@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import share_registry as sr
-from share_registry.materialize.swap import swap
+from share_registry.materialize.models import swap
 from tests.exchange import zoo
 from tests.registry.planted import write, write_planted
 

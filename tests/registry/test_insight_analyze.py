@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
-from share_registry.algebra.overlap import connected_parts
+from share_registry.algebra.comparison import connected_parts
 from share_registry.catalog.queries import lookups
 from share_registry.cli.output import document
 from share_registry.exchange.adapter import Adapter

@@ -15,9 +15,18 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor
 
+from share_registry.algebra.comparison import (
+    Stack,
+    Weighted,
+    distances,
+    left_out,
+    products,
+    products_with,
+    row_overlap,
+    stack,
+    weighted,
+)
 from share_registry.algebra.error import norm
-from share_registry.algebra.overlap import distances, products, products_with, row_overlap
-from share_registry.algebra.spectrum import Stack, Weighted, left_out, stack, weighted
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of, version_of
 from share_registry.errors import InvalidInputError, NotFoundError

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.overlap import connected_parts
+from share_registry.algebra.comparison import connected_parts
 from share_registry.values.analyses import Continued, Forecast, Kinship, LeaveOneOut, Statement
 from share_registry.values.sheet import size
 
