@@ -10,7 +10,7 @@ here serves one question: which integers meet the budget in the fewest bytes?
    Strong rows then get many bits, weak ones few and the weakest none, which is reverse
    water-filling: the split of bits that is best for Gaussian rows.
 3. The step is bisected on the true error, that of the factors as decoded and rounded by export
-   (`search.search`), until it just meets the budget.
+   (`batch.search`), until it just meets the budget.
 4. At that step each module chooses what it is coded against: nothing, its previous version, rows
    of earlier adapters (`plan_references`). What is left to round is smaller, the step
    stays the same, so bits are saved at equal error. The step is then searched once more.
@@ -26,11 +26,10 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
-from share_registry.algebra.batch import Batch, DTypes, batches, energies
+from share_registry.algebra.batch import Batch, CodedBatches, DTypes, batches, energies, search
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.prediction_plan import Modules, Previous, plan_references
 from share_registry.algebra.quantise import Integers, Prediction, Rows
-from share_registry.algebra.search import CodedBatches, search
 from share_registry.stored import StoredModule, StoredSide, Term
 
 # coded bytes below this share of the raw bytes: no need to see what byte planes would take

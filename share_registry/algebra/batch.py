@@ -1,4 +1,4 @@
-"""Code modules of equal shape side by side: n modules, one call.
+"""Code modules of equal shape side by side, n modules in one call, and search the step for all.
 
 How a step turns into integers. dW = s * sum_i b_i^T a_i over the r rows of both sides. An error e
 in row a_i changes dW by s * |b_i| * |e|, so an error weighs as much as the row beside it is long.
@@ -10,10 +10,19 @@ That is reverse water-filling. With one noise level for all rows, a row of varia
 as an error of dW) takes 1/2 log2(v / noise) bits per element; a row weaker than the noise is left
 out and takes none. No other split of the same bits over Gaussian rows has a smaller error
 (Cover and Thomas, Elements of Information Theory, 10.3.3).
+
+How the step is found. What is searched is the largest at which the adapter, decoded and exported,
+meets the budget. The error grows with the step almost in proportion, log(error) ~ log(step) +
+constant, but only almost: weak rows drop out, symbols leave their range, export rounds to its own
+dtype. So nothing is trusted but the error measured on the decoded factors. The search starts where
+Gaussian rows would just meet the budget (`predicted_step`), goes on by secants in the logarithms,
+and halves the bracket between the largest step that does and the smallest that does not wherever a
+secant would leave it. It ends once the error is at most 1 % below the budget.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import exp, inf, log, sqrt
 from typing import Final
 
 import torch
@@ -30,7 +39,7 @@ from share_registry.algebra.quantise import (
     round_scales,
     without_own,
 )
-from share_registry.algebra.rates import SLOPE, cost
+from share_registry.algebra.rates import SLOPE, cost, distortion
 
 # Element types of A and of B, to which export rounds
 DTypes = tuple[torch.dtype, torch.dtype]
@@ -38,6 +47,13 @@ DTypes = tuple[torch.dtype, torch.dtype]
 MAX_ELEMENTS: Final = 1 << 22
 # A squared product below this share of its factors' squared norms is rounding noise: dW = 0
 _NEGLIGIBLE: Final = 1e-13
+# No module's own error exceeds this multiple of the budget
+MODULE_CAP: Final = 2.0
+_CLOSE: Final = 0.99
+_AIM: Final = 0.997
+_EVALUATIONS: Final = 14
+_CAP_ROUNDS: Final = 8
+_BIGGEST_STEP: Final = log(8.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +99,24 @@ class CodedBatch:
     wrong: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedBatches:
+    """Batches coded within the budget.
+
+    Attributes:
+        coded: The batches in integers.
+        delta: The common step.
+        steps: (n,) per batch: the step of every module, smaller than `delta` where its own error
+            would pass the cap.
+        error: Pooled relative error of the scaled dW.
+    """
+
+    coded: tuple[CodedBatch, ...]
+    delta: float
+    steps: tuple[Tensor, ...]
+    error: float
+
+
 def batches(
     pairs: Sequence[FactorPair],
     dtypes: Sequence[DTypes],
@@ -123,6 +157,62 @@ def code(batch: Batch, delta: Tensor) -> CodedBatch:
     )
     wrong = torch.where(torch.maximum(a.peak, b.peak) <= MAX_SYMBOL, wrong, torch.inf)
     return CodedBatch(a=a.integers(), b=b.integers(), wrong=wrong.nan_to_num(nan=torch.inf))
+
+
+def search(
+    batches: Sequence[Batch], *, budget: float, total: float, start: float | None = None
+) -> CodedBatches | None:
+    """Return the coding with the largest step that meets the budget, None where no step does.
+
+    Its error is within 1 % of the budget where that can be.
+
+    Args:
+        batches: All modules that are coded, at least one.
+        budget: Pooled relative error of the scaled dW, above 0.
+        total: |s dW|^2 of the whole adapter, to which the error is relative.
+        start: A step to begin with; default: predicted from the rows.
+    """
+    caps = [torch.full_like(batch.energy, inf) for batch in batches]
+    if start is None:
+        start = predicted_step(batches, budget=budget, total=total)
+    bracket = _Bracket(log(start))
+    best: CodedBatches | None = None
+    for _ in range(_EVALUATIONS):
+        delta = exp(bracket.x)
+        coded = _code_capped(batches, delta, caps, MODULE_CAP * budget)
+        error = sqrt(sum(float(item.wrong.sum()) for item in coded) / total) if coded else inf
+        feasible = error <= budget
+        if feasible and (best is None or error > best.error):
+            best = CodedBatches(
+                coded=tuple(coded),
+                delta=delta,
+                steps=tuple(cap.clamp_max(delta) for cap in caps),
+                error=error,
+            )
+        close = feasible and error >= _CLOSE * budget
+        if close or not bracket.advance(error / (_AIM * budget), feasible=feasible):
+            break
+    return best
+
+
+def predicted_step(batches: Sequence[Batch], *, budget: float, total: float) -> float:
+    """Return the step at which Gaussian rows of the same energies would have the budget as error.
+
+    They are taken as coded without references.
+    """
+    energies = [batch.row_energy for batch in batches]
+    low, high = -350.0, 350.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        wrong = sum(
+            float(_predicted_wrong(batch, energy, exp(middle), MODULE_CAP * budget).sum())
+            for batch, energy in zip(batches, energies, strict=True)
+        )
+        if wrong < budget**2 * total:
+            low = middle
+        else:
+            high = middle
+    return exp(low)
 
 
 def _drop_idle(
@@ -190,3 +280,78 @@ def _energy(pair: FactorPair) -> float:
     square = float(product_square(pair.a, pair.b))
     noise = _NEGLIGIBLE * float(pair.a.square().sum()) * float(pair.b.square().sum())
     return pair.scale**2 * square if square > noise else 0.0
+
+
+class _Bracket:
+    """A secant in log(error) over log(step), kept between steps that do and steps that do not."""
+
+    def __init__(self, x: float) -> None:
+        self.x = x
+        self._low, self._high = -inf, inf
+        self._last: tuple[float, float] | None = None
+        self._slope = 1.0
+
+    def advance(self, ratio: float, *, feasible: bool) -> bool:
+        """Move on from the present step, whose error is this multiple of the aim.
+
+        Returns:
+            False where nothing is left to gain.
+        """
+        y = -_BIGGEST_STEP
+        if ratio > 0.0:
+            y = log(ratio) if ratio < inf else _BIGGEST_STEP
+        if self._last is not None and abs(self.x - self._last[0]) > 1e-9:
+            self._slope = min(2.0, max(0.2, (y - self._last[1]) / (self.x - self._last[0])))
+        self._last = (self.x, y)
+        if feasible:
+            self._low = max(self._low, self.x)
+        else:
+            self._high = min(self._high, self.x)
+        target = self.x - max(-_BIGGEST_STEP, min(_BIGGEST_STEP, y / self._slope))
+        if self._high - self._low < inf and not self._low < target < self._high:
+            target = (self._low + self._high) / 2
+        elif not feasible and target >= self._high:
+            target = self._high - 0.05
+        elif feasible and target <= self._low:
+            target = self._low + 0.05
+        moved = abs(target - self.x) > 1e-5
+        self.x = target
+        return moved
+
+
+def _code_capped(
+    batches: Sequence[Batch], delta: float, caps: list[Tensor], limit: float
+) -> list[CodedBatch]:
+    """Code with one step, smaller for modules whose own error would pass the limit.
+
+    What was learnt stays in `caps`. Empty where a module cannot meet it.
+    """
+    coded = []
+    for index, batch in enumerate(batches):
+        for _ in range(_CAP_ROUNDS):
+            steps = caps[index].clamp_max(delta)
+            item = code(batch, steps)
+            excess = (item.wrong / batch.energy).sqrt() / limit
+            if bool((excess <= 1.0).all()):
+                break
+            caps[index] = torch.where(
+                excess > 1.0, steps * 0.98 / excess.clamp_max(8.0), caps[index]
+            )
+        else:
+            return []
+        coded.append(item)
+    return coded
+
+
+def _predicted_wrong(batch: Batch, energy: Tensor, delta: float, limit: float) -> Tensor:
+    """Return the expected |s (dW' - dW)|^2 (n,) for rows of these energies (n, r).
+
+    A product of rows keeps what neither side loses; a module loses at most all of it, or its cap.
+    """
+    shares = []
+    for m in (batch.a.x.shape[-1], batch.b.x.shape[-1]):
+        variance = energy / (m * delta**2)
+        shares.append(torch.where(variance > 0, distortion(variance) / variance, 1.0))
+    kept = (1.0 - shares[0]) * (1.0 - shares[1])
+    cut_off = batch.weight.square() * product_square(*batch.tail)
+    return torch.minimum(((1.0 - kept) * energy).sum(-1) + cut_off, limit**2 * batch.energy)

@@ -18,9 +18,8 @@ from share_registry.algebra.decode import MAX_PRODUCT_BITS, product_bits
 from share_registry.errors import IntegrityError
 from share_registry.materialize.bank import Holding
 from share_registry.materialize.blocks import BlockPlace, Member, RowsKey
-from share_registry.materialize.buffers import Buffers
 from share_registry.materialize.decoder import Opened, Reader
-from share_registry.materialize.device import DeviceTarget
+from share_registry.materialize.device import Buffers, DeviceTarget
 from share_registry.materialize.factors import dtypes_of, slots_of
 from share_registry.materialize.fast import Output, carve
 from share_registry.materialize.recipe import (

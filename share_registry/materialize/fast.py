@@ -16,8 +16,7 @@ from torch import Tensor
 
 from share_registry.materialize.bank import Holding
 from share_registry.materialize.blocks import Member
-from share_registry.materialize.buffers import Buffers
-from share_registry.materialize.device import DeviceTarget
+from share_registry.materialize.device import Buffers, DeviceTarget
 from share_registry.materialize.factors import Factors
 from share_registry.materialize.recipe import P, Recipe, Run
 from share_registry.names import Digest

@@ -23,9 +23,15 @@ from share_registry.exchange.config import copy_json
 from share_registry.exchange.tensors import all_finite, check_no_overflow
 from share_registry.materialize import models
 from share_registry.materialize.bank import Bank, Holding
-from share_registry.materialize.buffers import Buffers, Recycled, check_buffers
 from share_registry.materialize.decoder import Reader
-from share_registry.materialize.device import DeviceTarget, device_of, dtype_of
+from share_registry.materialize.device import (
+    Buffers,
+    DeviceTarget,
+    Recycled,
+    check_buffers,
+    device_of,
+    dtype_of,
+)
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
 from share_registry.materialize.fast import Pass, RepeatedPass

@@ -15,9 +15,8 @@ from share_registry.errors import IntegrityError
 from share_registry.exchange.tensors import TORCH, item_of
 from share_registry.format import basis_object
 from share_registry.materialize.bank import Bank
-from share_registry.materialize.buffers import Buffers, Recycled
 from share_registry.materialize.decoder import Reader
-from share_registry.materialize.device import DeviceTarget
+from share_registry.materialize.device import Buffers, DeviceTarget, Recycled
 from share_registry.materialize.exact import ExactPass, exact_recipe_of
 from share_registry.materialize.factors import Factors
 from share_registry.materialize.fast import Pass, RepeatedPass
