@@ -32,10 +32,8 @@ def new_rows(
     ]
 
 
-def change(writer: RecordWriter, task: int, version: int, note: TaskNote | None) -> None:
+def change(writer: RecordWriter, task: int, version: int, note: TaskNote) -> None:
     """Set and remove labels and metrics of a version as a note says."""
-    if note is None:
-        return
     for row in (LabelRow, MetricRow):
         rows = new_rows(writer, row, task, version, note)
         ended = {*map(clean, note.removed), *(str(values["name"]) for values in rows)}
@@ -71,10 +69,8 @@ def repeat(writer: RecordWriter, versions: Mapping[int, tuple[int, int]], *, met
         writer.add(row, [values | {"since": writer.number} for values in rows])
 
 
-def phrase(note: TaskNote | None) -> str:
+def phrase(note: TaskNote) -> str:
     """Return which labels and metrics a note changes; the values stand in the rows."""
-    if note is None:
-        return ""
     groups = {
         "labels": {entry.name for entry in note.labels},
         "metrics": {entry.name for entry in note.metrics},

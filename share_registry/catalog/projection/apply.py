@@ -42,7 +42,6 @@ from share_registry.errors import IntegrityError
 from share_registry.format.layout import Layout
 from share_registry.format.records import (
     AliasRecord,
-    AnnotateRecord,
     DropRecord,
     MergeRecord,
     Note,
@@ -53,6 +52,7 @@ from share_registry.format.records import (
     TagRecord,
 )
 from share_registry.names import Digest
+from share_registry.values.units import count
 
 
 def _advance_statement() -> Update:
@@ -65,12 +65,13 @@ def _advance_statement() -> Update:
     same_key = exists().where(
         CommitRow.space == space, CommitRow.key == bindparam("key", type_=TEXT)
     )
-    upon = (
-        (SpaceRow.name == space)
-        & (SpaceRow.head == before)
-        & (SpaceRow.head_id == bindparam("then", type_=TEXT))
+    return update(SpaceRow.table).where(
+        SpaceRow.name == space,
+        SpaceRow.head == before,
+        SpaceRow.head_id == bindparam("then", type_=TEXT),
+        in_time,
+        ~same_key,
     )
-    return update(SpaceRow.table).where(upon, in_time, ~same_key)
 
 
 # Move the head to a record that follows it; built once
@@ -105,20 +106,25 @@ def apply(
     writer = RecordWriter(session=session, space=record.space, number=record.number)
     if not _advance(writer, record, id):
         return False
-    commit = {
-        "number": record.number,
-        "id": id,
-        "parent": record.parent,
-        "kind": record.kind,
-        "time": record.time,
-        "key": record.key,
-        "note": record.note,
-        "author": clean(note.author) if note and note.author else None,
-        "message": clean(note.message or "") if note else "",
-        "detail": _detail(record, note),
-        "basis": record.basis if record.kind in ("absorb", "refit") else None,
-    }
-    writer.add(CommitRow, [commit])
+    note = note or Note()
+    writer.add(
+        CommitRow,
+        [
+            {
+                "number": record.number,
+                "id": id,
+                "parent": record.parent,
+                "kind": record.kind,
+                "time": record.time,
+                "key": record.key,
+                "note": record.note,
+                "author": clean(note.author) if note.author else None,
+                "message": clean(note.message or ""),
+                "detail": _detail(record, note),
+                "basis": record.basis if record.kind in ("absorb", "refit") else None,
+            }
+        ],
+    )
     _change(writer, record, note, layouts)
     _register_objects(writer, record, note)
     return True
@@ -159,10 +165,11 @@ def _advance(writer: RecordWriter, record: Record, commit_id: str) -> bool:
         "then": record.parent,
         "time": record.time,
         "key": record.key,
+        "head": writer.number,
+        "head_id": commit_id,
     }
-    moved = writer.session.execute(_ADVANCE, values | {"head": writer.number, "head_id": commit_id})
-    changed = cast("CursorResult[object]", moved).rowcount
-    return (changed == 1 and record.kind != "create") or _explain(writer, record, commit_id)
+    moved = cast("CursorResult[object]", writer.session.execute(_ADVANCE, values)).rowcount == 1
+    return (moved and record.kind != "create") or _explain(writer, record, commit_id)
 
 
 def _explain(writer: RecordWriter, record: Record, commit_id: str) -> bool:
@@ -180,9 +187,8 @@ def _explain(writer: RecordWriter, record: Record, commit_id: str) -> bool:
         )
     before = _commit_of(writer, writer.number - 1)
     if (before is None) != (record.kind == "create") or (before is None and writer.number != 1):
-        query = select(SpaceRow.head).where(SpaceRow.name == writer.space)
-        head = writer.session.scalar(query) or 0
-        raise IntegrityError(f"{writer.subject} ({record.kind}) cannot follow c{head}.")
+        head = writer.session.scalar(select(SpaceRow.head).where(SpaceRow.name == writer.space))
+        raise IntegrityError(f"{writer.subject} ({record.kind}) cannot follow c{head or 0}.")
     if before is not None and before.id != record.parent:
         raise IntegrityError(
             f"{writer.subject} has the parent {record.parent[:12]}, expected {before.id[:12]}."
@@ -196,25 +202,18 @@ def _explain(writer: RecordWriter, record: Record, commit_id: str) -> bool:
 
 
 def _commit_of(writer: RecordWriter, number: int) -> Row[str, str] | None:
-    query = select(CommitRow.id, CommitRow.time).where(
-        CommitRow.space == writer.space, CommitRow.number == number
-    )
-    return writer.session.execute(query).one_or_none()
+    return writer.session.execute(
+        select(CommitRow.id, CommitRow.time).where(
+            CommitRow.space == writer.space, CommitRow.number == number
+        )
+    ).one_or_none()
 
 
 def _policy(policy: PolicyBody) -> dict[str, object]:
-    return {
-        "budget": float(policy.budget),
-        "keep_original": policy.keep_original,
-        "references": policy.references,
-        "refit": policy.refit,
-        "pseudo_rank": policy.pseudo_rank,
-        "k": policy.k,
-        "phi": policy.phi,
-    }
+    return policy.model_dump() | {"budget": float(policy.budget)}
 
 
-def _detail(record: Record, note: Note | None) -> str:
+def _detail(record: Record, note: Note) -> str:
     match record.kind:
         case "create":
             return f"base model {clean(record.base_model.label)}"
@@ -238,7 +237,7 @@ def _detail(record: Record, note: Note | None) -> str:
         case "tag":
             return f"{record.tag} names c{record.commit}"
         case "annotate":
-            return annotations.phrase(note.of(record.task) if note else None)
+            return annotations.phrase(note.of(record.task))
         case _:
             return ""
 
@@ -262,14 +261,13 @@ def _merge_phrase(record: MergeRecord) -> str:
 
 
 def _refit_phrase(record: RefitRecord) -> str:
-    count = len(record.tasks)
-    if not count:
+    if not record.tasks:
         return f"basis {record.basis[:8]}, for later commits"
-    return f"basis {record.basis[:8]}, {count} task{'' if count == 1 else 's'} re-expressed"
+    return f"basis {record.basis[:8]}, {count(len(record.tasks), 'task')} re-expressed"
 
 
 def _change(
-    writer: RecordWriter, record: Record, note: Note | None, layouts: Mapping[Digest, Layout]
+    writer: RecordWriter, record: Record, note: Note, layouts: Mapping[Digest, Layout]
 ) -> None:
     match record.kind:
         case "absorb":
@@ -285,15 +283,17 @@ def _change(
         case "rename":
             _rename(writer, record)
         case "policy":
-            values = _policy(record.policy)
-            query = update(SpaceRow.table).where(SpaceRow.name == writer.space)
-            writer.session.execute(query.values(**values))
+            space = update(SpaceRow.table).where(SpaceRow.name == writer.space)
+            writer.session.execute(space.values(**_policy(record.policy)))
         case "alias":
             _move_alias(writer, record)
         case "tag":
             _tag(writer, record)
         case "annotate":
-            _annotate(writer, record, note)
+            task = writer.task(record.task)
+            writer.check_version(task, record.version)
+            annotations.change(writer, task.task, record.version, note.of(record.task))
+            writer.touch({task.task: record.version})
 
 
 def _drop(writer: RecordWriter, record: DropRecord) -> None:
@@ -336,14 +336,7 @@ def _tag(writer: RecordWriter, record: TagRecord) -> None:
     writer.add(TagRow, [{"name": record.tag, "number": record.commit, "since": writer.number}])
 
 
-def _annotate(writer: RecordWriter, record: AnnotateRecord, note: Note | None) -> None:
-    task = writer.task(record.task)
-    writer.check_version(task, record.version)
-    annotations.change(writer, task.task, record.version, note.of(record.task) if note else None)
-    writer.touch({task.task: record.version})
-
-
-def _register_objects(writer: RecordWriter, record: Record, note: Note | None) -> None:
+def _register_objects(writer: RecordWriter, record: Record, note: Note) -> None:
     named = sorted({*_objects_of_record(record), *_objects_of_note(note)})
     present = {
         (row.digest, row.role)
@@ -371,8 +364,8 @@ def _objects_of_record(record: Record) -> Iterator[tuple[str, str]]:
             yield task.layout, "layout"
 
 
-def _objects_of_note(note: Note | None) -> Iterator[tuple[str, str]]:
-    for task in note.tasks if note else ():
+def _objects_of_note(note: Note) -> Iterator[tuple[str, str]]:
+    for task in note.tasks:
         if task.config:
             yield task.config, "config"
         yield from ((entry.object, "attachment") for entry in task.attachments)

@@ -1,6 +1,6 @@
 """New task versions: what records that bring or repeat one do to the rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Row, bindparam, func, select
@@ -69,7 +69,7 @@ _SHAPES: Final = select(ModuleRow.module, ModuleRow.out, ModuleRow.width, Module
 def refit(
     writer: RecordWriter,
     record: RefitRecord,
-    note: Note | None,
+    note: Note,
     layouts: Mapping[Digest, Layout],
 ) -> None:
     """Add one version for each task that was re-expressed.
@@ -96,7 +96,7 @@ def refit(
 def merge(
     writer: RecordWriter,
     record: MergeRecord,
-    note: Note | None,
+    note: Note,
     layouts: Mapping[Digest, Layout],
 ) -> None:
     """Add the version that was merged, with its parents and their weights."""
@@ -111,7 +111,7 @@ def merge(
 def absorb(
     writer: RecordWriter,
     record: AbsorbRecord | MergeRecord,
-    note: Note | None,
+    note: Note,
     layouts: Mapping[Digest, Layout],
 ) -> None:
     """Add one version for each task of the record, and the tasks that are new."""
@@ -124,7 +124,7 @@ def absorb(
     _add(writer, record, note, layouts, {})
 
 
-def restore(writer: RecordWriter, record: RestoreRecord, note: Note | None) -> None:
+def restore(writer: RecordWriter, record: RestoreRecord, note: Note) -> None:
     """Repeat an earlier version as the newest one, with the labels and metrics it has now."""
     task = writer.task(record.task)
     writer.check_version(task, record.of)
@@ -148,13 +148,13 @@ def restore(writer: RecordWriter, record: RestoreRecord, note: Note | None) -> N
     writer.add(VersionRow, [own | {name: getattr(repeated, name) for name in _COPIED}])
     writer.touch({task.task: record.version})
     annotations.repeat(writer, {task.task: (record.version, record.of)}, metrics=True)
-    annotations.change(writer, task.task, record.version, note.of(record.task) if note else None)
+    annotations.change(writer, task.task, record.version, note.of(record.task))
 
 
 def _add(
     writer: RecordWriter,
     record: AbsorbRecord | RefitRecord | MergeRecord,
-    note: Note | None,
+    note: Note,
     layouts: Mapping[Digest, Layout],
     earlier: _Earlier,
 ) -> None:
@@ -172,7 +172,7 @@ def _add(
     _learn_modules(writer, record.tasks, layouts)
     tasks = before | _create_tasks(writer, [name for name in names if name not in before])
     _revive(writer, [tasks[name] for name in names])
-    notes = {said.task: said for said in note.tasks} if note and not earlier else {}
+    notes = {} if earlier else {said.task: said for said in note.tasks}
     numbered = [(tasks[entry.task].task, entry) for entry in record.tasks]
     writer.add(
         VersionRow,
@@ -257,7 +257,8 @@ def _version_row(
     before: Row[Any] | None,
 ) -> dict[str, object]:
     source = note.source if note else None
-    own = {
+    inherited = {name: getattr(before, name) for name in _INHERITED} if before is not None else {}
+    return {
         "task": task,
         "version": entry.version,
         "number": writer.number,
@@ -280,10 +281,8 @@ def _version_row(
         "source_location": clean(source.location) if source else None,
         "source_revision": clean(source.revision) if source and source.revision else None,
         "remarks": tuple(note.remarks) if note else (),
+        **inherited,
     }
-    if before is None:
-        return own
-    return own | {name: getattr(before, name) for name in _INHERITED}
 
 
 def _parent_rows(
@@ -292,22 +291,18 @@ def _parent_rows(
     entry: AbsorbedTask,
     tasks: Mapping[str, KnownTask],
     weights: Sequence[str] | None,
-) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+) -> Iterator[dict[str, object]]:
     for position, of in enumerate(entry.derived_from):
         parent = writer.require_name(tasks.get(of.task), of.task)
         writer.check_version(parent, of.version)
-        rows.append(
-            {
-                "task": task,
-                "version": entry.version,
-                "position": position,
-                "parent_task": parent.task,
-                "parent_version": of.version,
-                "weight": weights[position] if weights else None,
-            }
-        )
-    return rows
+        yield {
+            "task": task,
+            "version": entry.version,
+            "position": position,
+            "parent_task": parent.task,
+            "parent_version": of.version,
+            "weight": weights[position] if weights else None,
+        }
 
 
 def _learn_modules(

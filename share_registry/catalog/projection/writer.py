@@ -69,12 +69,11 @@ class RecordWriter:
 
     def end(self, row: type[Temporal], *conditions: ColumnElement[bool]) -> None:
         """Let rows that hold until further notice end with this record."""
-        statement = (
+        self.session.execute(
             update(row.table)
             .where(row.space == self.space, row.until.is_(None), *conditions)
             .values(until=self.number)
         )
-        self.session.execute(statement)
 
     def count(self, more: int) -> None:
         """Note that there are so many more (or, below 0, fewer) live tasks."""
@@ -140,9 +139,9 @@ def _select_tasks() -> Select[str, int, str, bool, int]:
     latest = select(func.coalesce(func.max(VersionRow.version), 0)).where(
         VersionRow.space == here, VersionRow.task == asked.c.task
     )
-    columns = (asked.c.name, asked.c.task, TaskNameRow.name)
     return (
-        select(*columns, life.exists(), latest.scalar_subquery())
+        select(asked.c.name, asked.c.task, TaskNameRow.name)
+        .add_columns(life.exists(), latest.scalar_subquery())
         .select_from(asked.outerjoin(TaskNameRow.table, present))
         .where(asked.c.space == here, asked.c.name.in_(bindparam("names", expanding=True)))
     )
