@@ -35,14 +35,8 @@ class ShareRegistryError(Exception):
         return amended
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.__dict__.copy()))
-
-
-def _rebuild(kind: type[ShareRegistryError], state: dict[str, object]) -> ShareRegistryError:
-    error = kind.__new__(kind)
-    Exception.__init__(error, state.get("message", ""))
-    error.__dict__.update(state)
-    return error
+        # past `__init__`, whose arguments have names
+        return (type(self).__new__, (type(self), *self.args), self.__dict__)
 
 
 class InvalidInputError(ShareRegistryError):

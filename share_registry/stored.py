@@ -13,15 +13,14 @@ DEC-07). Only the products are sums, and bits(coefficients) + bits(rows) + ceil(
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from share_registry.names import Digest, Side
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.int32] | NDArray[np.int16]
+Ints: TypeAlias = NDArray[np.int32] | NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,7 @@ class Term:
 
     source: int
     exponent: int
-    coefficients: "Ints"
+    coefficients: Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +52,8 @@ class StoredSide:
 
     previous: bool
     terms: tuple[Term, ...]
-    scales: "NDArray[np.float32]"
-    own: "Ints"
+    scales: NDArray[np.float32]
+    own: Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +78,9 @@ class StoredBasis:
             direction of an orthonormal basis times a factor of its own, rounded.
     """
 
-    modules: "Mapping[str, tuple[Ints, Ints]]"
+    modules: Mapping[str, tuple[Ints, Ints]]
 
-    def rows(self, module: str, side: Side) -> "Ints | None":
+    def rows(self, module: str, side: Side) -> Ints | None:
         """Return the block of a module and side, None where the basis has no such module."""
         blocks = self.modules.get(module)
         return None if blocks is None else blocks[0 if side is Side.A else 1]

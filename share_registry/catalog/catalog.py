@@ -35,25 +35,28 @@ _STORE: Final = select(IdentityRow.store)
 
 
 class _PerThread(local):
-    """The connection that a thread keeps open."""
-
+    # the one that a thread keeps open
     connection: Connection | None = None
 
 
 class Catalog:
-    """An open catalog. Make one with `Catalog.open` or `Catalog.in_memory`."""
+    """An open catalog. Make one with `Catalog.open` or `Catalog.in_memory`.
+
+    Attributes:
+        is_in_memory: Whether it vanishes with the process.
+        store_id: The uuid of the store that it is an index of.
+    """
 
     def __init__(self, engine: Engine, *, url: URL, mode: Mode, in_memory: bool = False) -> None:
         self._reading = engine
         self._writing = for_transactions(engine, write=True)
         self._url = url
         self._mode = mode
-        self._in_memory = in_memory
+        self.is_in_memory = in_memory
         self._lock = RLock()
         self._process = os.getpid()
         self._thread = _PerThread()
         self.store_id: str | None = None
-        """The uuid of the store that it is an index of."""
 
     @classmethod
     def open(cls, url: str, *, mode: str = "c", store_id: str | None = None) -> Self:
@@ -118,7 +121,7 @@ class Catalog:
             )
         self._notice_fork()
         with (
-            self._lock if self._in_memory else nullcontext(),
+            self._lock if self.is_in_memory else nullcontext(),
             translate_errors(self._url),
             self._bind(write=write) as bind,
             Session(bind, expire_on_commit=False) as session,
@@ -135,7 +138,7 @@ class Catalog:
         To open it and read its schema takes as long as ten statements. Between blocks none is open,
         so that a file put in its place is seen, and none survives a fork.
         """
-        is_file = self._url.get_backend_name() == "sqlite" and not self._in_memory
+        is_file = self._url.get_backend_name() == "sqlite" and not self.is_in_memory
         if self._thread.connection is not None or not is_file:
             yield
             return
@@ -151,11 +154,6 @@ class Catalog:
     def safe_url(self) -> str:
         """The URL without its password."""
         return hide_password(self._url)
-
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether it vanishes with the process."""
-        return self._in_memory
 
     @property
     def schema_version(self) -> str | None:
@@ -237,7 +235,7 @@ class Catalog:
         if self._process == os.getpid():
             return
         self._process, self._lock, self._thread = os.getpid(), RLock(), _PerThread()
-        if self._in_memory:
+        if self.is_in_memory:
             with closing(self._reading.raw_connection()) as connection:
                 connection.rollback()
         else:

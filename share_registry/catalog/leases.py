@@ -22,10 +22,10 @@ def take(session: Session, *, space: str, holder: str, now: str, expires: str) -
         now: The time; a lease that has expired by it is free.
         expires: Until when it shall be held.
     """
-    free = (LeaseRow.holder == holder) | (LeaseRow.expires <= now)
     statement = (
         update(LeaseRow.table)
-        .where(LeaseRow.space == space, free)
+        .where(LeaseRow.space == space)
+        .where((LeaseRow.holder == holder) | (LeaseRow.expires <= now))
         .values(holder=holder, expires=expires)
     )
     if cast("CursorResult[object]", session.execute(statement)).rowcount == 1:

@@ -125,7 +125,6 @@ def run(tour: Tour) -> Printed:
 
 
 def _commits(tour: Tour, registry: "Registry") -> Iterator["Commit"]:
-    """Commit all that ships: alone, continued, and together."""
     tour.say(
         "Four adapters of one base model, each trained from a seed of its own: nearly all of what "
         "they save comes from the precision that the budget allows."

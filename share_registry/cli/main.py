@@ -140,7 +140,6 @@ def entry() -> NoReturn:
 
 
 def _misused(error: click.ClickException) -> ShareRegistryError:
-    """Return wrong usage as an error of ours."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     return InvalidInputError(
         error.format_message(),

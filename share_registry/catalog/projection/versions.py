@@ -137,15 +137,16 @@ def restore(writer: RecordWriter, record: RestoreRecord, note: Note) -> None:
         )
     ).one()
     _revive(writer, [task])
-    own = {
+    version = {
         "task": task.task,
         "version": record.version,
         "number": writer.number,
         "name": record.task,
         "added_bytes": 0,
         "restored_from": record.of,
+        **{name: getattr(repeated, name) for name in _COPIED},
     }
-    writer.add(VersionRow, [own | {name: getattr(repeated, name) for name in _COPIED}])
+    writer.add(VersionRow, [version])
     writer.touch({task.task: record.version})
     annotations.repeat(writer, {task.task: (record.version, record.of)}, metrics=True)
     annotations.change(writer, task.task, record.version, note.of(record.task))
@@ -181,24 +182,27 @@ def _add(
             for task, entry in numbered
         ],
     )
-    weights = record.weights if record.kind == "merge" else None
     writer.add(
         ParentRow,
         [
             row
             for task, entry in numbered
-            for row in _parent_rows(writer, task, entry, before, weights)
+            for row in _parent_rows(writer, record, task, entry, before)
         ],
     )
     writer.touch({task: entry.version for task, entry in numbered})
     for row in (LabelRow, MetricRow):
-        annotated = [
-            values
-            for task, entry in numbered
-            if entry.task in notes
-            for values in annotations.new_rows(writer, row, task, entry.version, notes[entry.task])
-        ]
-        writer.add(row, annotated)
+        writer.add(
+            row,
+            [
+                values
+                for task, entry in numbered
+                if entry.task in notes
+                for values in annotations.new_rows(
+                    writer, row, task, entry.version, notes[entry.task]
+                )
+            ],
+        )
     annotations.repeat(
         writer,
         {task: (row.version + 1, row.version) for task, row in earlier.items()},
@@ -207,7 +211,6 @@ def _add(
 
 
 def _newest(writer: RecordWriter, tasks: Iterable[KnownTask]) -> _Earlier:
-    """Return the newest version's row of each task, by its number."""
     newest = {task.task: task.latest for task in tasks}
     query = select(VersionRow.table).where(
         VersionRow.space == writer.space, VersionRow.version.in_(sorted(set(newest.values())))
@@ -287,10 +290,10 @@ def _version_row(
 
 def _parent_rows(
     writer: RecordWriter,
+    record: AbsorbRecord | RefitRecord | MergeRecord,
     task: int,
     entry: AbsorbedTask,
     tasks: Mapping[str, KnownTask],
-    weights: Sequence[str] | None,
 ) -> Iterator[dict[str, object]]:
     for position, of in enumerate(entry.derived_from):
         parent = writer.require_name(tasks.get(of.task), of.task)
@@ -301,7 +304,7 @@ def _parent_rows(
             "position": position,
             "parent_task": parent.task,
             "parent_version": of.version,
-            "weight": weights[position] if weights else None,
+            "weight": record.weights[position] if record.kind == "merge" else None,
         }
 
 

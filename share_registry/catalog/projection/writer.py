@@ -16,9 +16,8 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import Session
 
-from share_registry.catalog.sql import pieces
+from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     TEXT,
     Row,

@@ -3,11 +3,10 @@
 from datetime import datetime
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.as_of import At, as_of, number_at
 from share_registry.catalog.queries.resolution import alias_rows, find_task, space_of
-from share_registry.catalog.sql import pieces
+from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     AliasRow,
     CommitRow,
@@ -25,8 +24,9 @@ from share_registry.values.tasks import SpaceSummary
 
 def spaces(session: Session) -> list[SpaceSummary]:
     """List every space, sorted by name; only live tasks are counted."""
-    newest = (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
-    query = select(SpaceRow.table, CommitRow.time).join(CommitRow.table, newest)
+    query = select(SpaceRow.table, CommitRow.time).join(
+        CommitRow.table, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
+    )
     return [
         SpaceSummary(
             name=SpaceName(row.name),

@@ -11,10 +11,9 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
-from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.lookups import SPACE
-from share_registry.catalog.sql import pieces
+from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     CommitRow,
     LabelRow,

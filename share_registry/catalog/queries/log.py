@@ -10,13 +10,12 @@ from datetime import date
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import BigInteger, Row, Select, bindparam, select
-from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import first_from, instant, last_by
 from share_registry.catalog.queries.commit_rows import COLUMNS, commits_of
 from share_registry.catalog.queries.resolution import resolve, spaces_in_scope
-from share_registry.catalog.sql import MOST, clean
+from share_registry.catalog.sql import MOST, Session, clean
 from share_registry.catalog.tables import CommitRow, TaskNameRow, TouchRow, task_of
 from share_registry.errors import InvalidInputError, NotFoundError
 from share_registry.names import SpaceName, near_misses

@@ -22,9 +22,8 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.orm import Session
 
-from share_registry.catalog.sql import clean, pieces
+from share_registry.catalog.sql import Session, clean, pieces
 from share_registry.catalog.tables import (
     TEXT,
     AliasRow,
@@ -115,18 +114,13 @@ def head(session: Session, space: str) -> Head | None:
 
 def commit_of_key(session: Session, space: str, key: str) -> CommitNumber | None:
     """Return the commit that was made with an idempotency key."""
-    number = session.scalar(_COMMIT_OF_KEY, {"space": space, "key": key})
-    return cast("CommitNumber | None", number)
+    return cast("CommitNumber | None", session.scalar(_COMMIT_OF_KEY, {"space": space, "key": key}))
 
 
 def task_names(session: Session, space: str) -> list[TaskName]:
     """Return the present names of all tasks of a space, dropped ones included, sorted."""
-    query = (
-        select(TaskNameRow.name)
-        .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
-        .order_by(TaskNameRow.name)
-    )
-    return [TaskName(name) for name in session.scalars(query)]
+    query = select(TaskNameRow.name).where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
+    return [TaskName(name) for name in session.scalars(query.order_by(TaskNameRow.name))]
 
 
 def current_name(session: Session, space: str, name: str) -> TaskName | None:
@@ -142,8 +136,10 @@ def live_tasks(session: Session, space: str) -> int:
 
 def commit_of_adapter(session: Session, space: str, digest: str) -> CommitNumber | None:
     """Return the commit that brought an adapter object into a space."""
-    number = session.scalar(_COMMIT_OF_ADAPTER, {"space": space, "digest": digest})
-    return cast("CommitNumber | None", number)
+    return cast(
+        "CommitNumber | None",
+        session.scalar(_COMMIT_OF_ADAPTER, {"space": space, "digest": digest}),
+    )
 
 
 def version_row(session: Session, space: str, task: str, version: int) -> TaskVersion | None:
@@ -244,9 +240,8 @@ def current_basis(session: Session, space: str, *, at: int | None = None) -> Kno
 
 def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber | None:
     """Return the commit that brought a basis object into a space."""
-    query = select(func.min(CommitRow.number))
-    number = session.scalar(query.where(CommitRow.space == space, CommitRow.basis == digest))
-    return cast("CommitNumber | None", number)
+    query = select(func.min(CommitRow.number)).where(CommitRow.space == space)
+    return cast("CommitNumber | None", session.scalar(query.where(CommitRow.basis == digest)))
 
 
 def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
@@ -271,13 +266,14 @@ def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int
 
 def alias_target(session: Session, space: str, task: str, alias: str) -> Row[Any] | None:
     """Return an alias of a task: `version` is the one it is at, `since` the commit that put it."""
-    query = select(AliasRow.table).where(
-        AliasRow.space == space,
-        AliasRow.task == task_of(space, task),
-        AliasRow.name == alias,
-        AliasRow.until.is_(None),
-    )
-    return session.execute(query).one_or_none()
+    return session.execute(
+        select(AliasRow.table).where(
+            AliasRow.space == space,
+            AliasRow.task == task_of(space, task),
+            AliasRow.name == alias,
+            AliasRow.until.is_(None),
+        )
+    ).one_or_none()
 
 
 def alias_names(session: Session, space: str) -> set[str]:

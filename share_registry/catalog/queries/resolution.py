@@ -10,10 +10,9 @@ from itertools import groupby
 from typing import Final, TypeAlias
 
 from sqlalchemy import BigInteger, BindParameter, Row, bindparam, func, select
-from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.sql import pieces
+from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     AliasRow,
     CommitRow,
@@ -331,9 +330,15 @@ def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
 
 
 def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
-    has_prefix = (CommitRow.id >= asked.value) & (CommitRow.id < asked.value + _AFTER_HEX)
-    query = select(CommitRow.number, CommitRow.id).where(CommitRow.space == space, has_prefix)
-    rows = sorted(session.execute(query.order_by(CommitRow.id).limit(_CANDIDATES + 1)))
+    rows = sorted(
+        session.execute(
+            select(CommitRow.number, CommitRow.id)
+            .where(CommitRow.space == space)
+            .where(CommitRow.id >= asked.value, CommitRow.id < asked.value + _AFTER_HEX)
+            .order_by(CommitRow.id)
+            .limit(_CANDIDATES + 1)
+        )
+    )
     if not rows:
         raise NotFoundError(
             f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.",
@@ -403,8 +408,9 @@ def _newest(session: Session, space: SpaceName, task: FoundTask, number: int | N
 def _version(
     session: Session, space: SpaceName, task: FoundTask, version: int, asked: Reference
 ) -> ResolvedReference:
-    place = {"space": space, "task_number": task.task, "version": version}
-    row = session.execute(_COMMIT_OF_VERSION, place).one_or_none()
+    row = session.execute(
+        _COMMIT_OF_VERSION, {"space": space, "task_number": task.task, "version": version}
+    ).one_or_none()
     if row is not None:
         return _resolved(space, task, *row)
     newest = _newest(session, space, task, None)

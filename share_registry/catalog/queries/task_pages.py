@@ -26,12 +26,11 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, Then, as_of
 from share_registry.catalog.queries.resolution import spaces_in_scope
-from share_registry.catalog.sql import clean, pieces
+from share_registry.catalog.sql import Session, clean, pieces
 from share_registry.catalog.tables import (
     TEXT,
     AliasRow,
@@ -105,7 +104,6 @@ def tasks(session: Session, query: TaskQuery) -> list[Task]:
 def _page(
     session: Session, space: str, then: Then, query: TaskQuery, after: str, limit: int | None
 ) -> list[Task]:
-    """Return the tasks of a space that fit behind a name, at most so many."""
     names: dict[int, str] = {}
     pattern = "*" if query.name is None else query.name
     for batch in _names(session, space, then, query, after, limit):
@@ -202,7 +200,6 @@ def _versions(space: str, then: Then) -> Select[Any]:
 
 
 def _newest(then: Then) -> ColumnElement[int]:
-    """Return the newest version that a named task has then."""
     column = _VERSIONS.c
     of_task = (column.space == TaskNameRow.space) & (column.task == TaskNameRow.task)
     newest = select(func.max(column.version)).where(of_task)

@@ -116,8 +116,11 @@ def create_space(
             f"note: the base model label is the space's name, {name!r}; --base-model gives another",
             session(),
         )
-    members = {"space": name, "base_model": base_model, "base_revision": base_revision}
-    return Printed(title=name, members=members, refs=(name,))
+    return Printed(
+        title=name,
+        members={"space": name, "base_model": base_model, "base_revision": base_revision},
+        refs=(name,),
+    )
 
 
 @verb("w")
@@ -184,8 +187,9 @@ def _changed(policy: Policy, options: dict[str, Any]) -> Policy:
 
 
 def _is_current(version: str) -> Printed:
-    members = {"schema": version, "current": True}
-    return Printed(title=f"schema {version} is current", members=members)
+    return Printed(
+        title=f"schema {version} is current", members={"schema": version, "current": True}
+    )
 
 
 def _url() -> str:

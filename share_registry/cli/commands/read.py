@@ -40,13 +40,17 @@ def checkout(
     """
     adapter = registry.checkout(ref, device=device, dtype=dtype, exact=exact)
     adapter.save(output)
-    members = {
-        "ref": adapter.ref or ref,
-        "path": output,
-        "error": adapter.error,
-        "tensors": len(adapter.tensors),
-    }
-    return Printed(title=str(output), members=members, refs=(adapter.ref or ref,), detailed=True)
+    return Printed(
+        title=str(output),
+        members={
+            "ref": adapter.ref or ref,
+            "path": output,
+            "error": adapter.error,
+            "tensors": len(adapter.tensors),
+        },
+        refs=(adapter.ref or ref,),
+        detailed=True,
+    )
 
 
 @verb("r", doing="exporting")
