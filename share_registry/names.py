@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final, NewType
 
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.times import DATE, end_of
 
 # sha256 of a file's bytes, 64 lowercase hexadecimal digits
@@ -89,12 +89,14 @@ def alias_name(text: str) -> str:
     Raises InvalidInputError.
     """
     _name(text, "alias or tag")
-    if _RESERVED.fullmatch(text):
-        raise InvalidInputError(
+    ensure(
+        not _RESERVED.fullmatch(text),
+        InvalidInputError(
             f"alias or tag {text!r} reads as a version, a commit, a date or a digest.",
             hint="Pick a name that is not v<N>, c<N>, latest, head, a date "
             "or 8 or more hex digits.",
-        )
+        ),
+    )
     return text
 
 

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 
 DATE: Final = re.compile(
     r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
@@ -50,11 +50,13 @@ def instant_of(moment: datetime) -> str:
 
     Raises InvalidInputError where it is out of range.
     """
-    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise InvalidInputError(
+    ensure(
+        _FIRST_YEAR <= moment.year <= _LAST_YEAR,
+        InvalidInputError(
             f"time {moment.isoformat()} is out of range.",
             hint=f"Write a time between the years {_FIRST_YEAR} and {_LAST_YEAR}.",
-        )
+        ),
+    )
     return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 

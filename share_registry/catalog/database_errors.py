@@ -18,6 +18,7 @@ from share_registry.errors import (
     ConnectionLostError,
     InvalidInputError,
     StoreError,
+    ensure,
 )
 
 # PostgreSQL: serialization failure, deadlock, lock not available
@@ -64,13 +65,17 @@ def parse_url(text: str) -> URL:
         raise InvalidInputError("catalog URL cannot be parsed.", hint=_URL_HINT) from None
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
-    if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise InvalidInputError(
+    ensure(
+        url.drivername in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"),
+        InvalidInputError(
             f"catalog of kind {url.drivername!r} is not supported, expected sqlite or postgresql.",
             hint=_URL_HINT,
-        )
-    if url.get_backend_name() == "sqlite" and not url.database:
-        raise InvalidInputError("catalog URL names no SQLite file.", hint=_URL_HINT)
+        ),
+    )
+    ensure(
+        url.get_backend_name() != "sqlite" or url.database,
+        InvalidInputError("catalog URL names no SQLite file.", hint=_URL_HINT),
+    )
     return url
 
 

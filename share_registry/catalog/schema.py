@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES
-from share_registry.errors import CatalogError
+from share_registry.errors import CatalogError, ensure
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -29,15 +29,18 @@ def version_of(connection: Connection) -> str | None:
 
 def check(version: str | None) -> None:
     """Check that this release can work with a schema version. Raises CatalogError."""
-    if version is None:
-        raise CatalogError("the database holds no catalog.", hint=_UPGRADE)
-    if version not in SCHEMA_VERSIONS:
-        raise CatalogError(
+    ensure(version is not None, CatalogError("the database holds no catalog.", hint=_UPGRADE))
+    ensure(
+        version in SCHEMA_VERSIONS,
+        CatalogError(
             f"catalog has schema {version}, this release knows up to {NEWEST}.",
             hint="Upgrade share_registry.",
-        )
-    if version != NEWEST:
-        raise CatalogError(f"catalog has schema {version}, expected {NEWEST}.", hint=_UPGRADE)
+        ),
+    )
+    ensure(
+        version == NEWEST,
+        CatalogError(f"catalog has schema {version}, expected {NEWEST}.", hint=_UPGRADE),
+    )
 
 
 def migrate(connection: Connection) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 import click
 
 from share_registry.cli.output import emit, watching
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 
 if TYPE_CHECKING:
     from share_registry.registry.context import Location
@@ -157,11 +157,13 @@ def expected_of(text: str) -> int:
 
         return ABSENT
     digits = text.removeprefix("v")
-    if not digits.isdecimal() or not digits.isascii():
-        raise InvalidInputError(
+    ensure(
+        digits.isdecimal() and digits.isascii(),
+        InvalidInputError(
             f"expected version {text!r} is not a task version.",
             hint="Give a number like 3 or v3, or 'absent'.",
-        )
+        ),
+    )
     return int(digits)
 
 
@@ -176,10 +178,10 @@ def named_of(pairs: Iterable[str], *, hint: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals or not name or name in values:
-            raise InvalidInputError(
-                f"{pair!r} is not NAME=VALUE with a name of its own.", hint=hint
-            )
+        ensure(
+            equals and name and name not in values,
+            InvalidInputError(f"{pair!r} is not NAME=VALUE with a name of its own.", hint=hint),
+        )
         values[name] = value
     return values
 

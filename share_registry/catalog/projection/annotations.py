@@ -56,17 +56,25 @@ def repeat(writer: RecordWriter, versions: Mapping[int, tuple[int, int]], *, met
             .where(row.space == writer.space, row.until.is_(None))
             .order_by(row.task, row.name)
         )
-        rows: list[dict[str, object]] = []
         for piece in pieces(sorted(versions)):
             sources = sorted({versions[task][1] for task in piece})
-            rows += [
-                {"task": task, "version": versions[task][0], "name": name, "value": value}
-                for task, version, name, value in writer.session.execute(
-                    query.where(row.task.in_(piece), row.version.in_(sources))
-                )
-                if version == versions[task][1]
-            ]
-        writer.add(row, [values | {"since": writer.number} for values in rows])
+            annotated = writer.session.execute(
+                query.where(row.task.in_(piece), row.version.in_(sources))
+            )
+            writer.add(
+                row,
+                [
+                    {
+                        "task": task,
+                        "version": versions[task][0],
+                        "name": name,
+                        "since": writer.number,
+                        "value": value,
+                    }
+                    for task, version, name, value in annotated
+                    if version == versions[task][1]
+                ],
+            )
 
 
 def phrase(note: TaskNote) -> str:

@@ -38,7 +38,7 @@ from share_registry.catalog.tables import (
     TaskLifeRow,
     TaskNameRow,
 )
-from share_registry.errors import IntegrityError
+from share_registry.errors import IntegrityError, ensure
 from share_registry.format.layout import Layout
 from share_registry.format.records import (
     AliasRecord,
@@ -52,7 +52,7 @@ from share_registry.format.records import (
     TagRecord,
 )
 from share_registry.names import Digest
-from share_registry.values.units import count
+from share_registry.values.sheet import count
 
 
 def _advance_statement() -> Update:
@@ -306,11 +306,13 @@ def _drop(writer: RecordWriter, record: DropRecord) -> None:
 def _rename(writer: RecordWriter, record: RenameRecord) -> None:
     task = writer.task(record.task)
     owner = writer.tasks([record.name]).get(record.name)
-    if owner is not None and owner.task != task.task:
-        raise IntegrityError(
+    ensure(
+        owner is None or owner.task == task.task,
+        IntegrityError(
             f"{writer.subject} gives {record.task!r} the name {record.name!r}, "
             "which belongs to another task."
-        )
+        ),
+    )
     writer.end(TaskNameRow, TaskNameRow.task == task.task)
     writer.add(TaskNameRow, [{"name": record.name, "since": writer.number, "task": task.task}])
     writer.touch({task.task: None})
@@ -327,12 +329,14 @@ def _move_alias(writer: RecordWriter, record: AliasRecord) -> None:
 
 
 def _tag(writer: RecordWriter, record: TagRecord) -> None:
-    if record.commit >= writer.number:
-        raise IntegrityError(
-            f"{writer.subject} tags c{record.commit}, which does not exist before it."
-        )
-    if tag_target(writer.session, writer.space, record.tag) is not None:
-        raise IntegrityError(f"{writer.subject} gives the tag {record.tag!r} a second time.")
+    ensure(
+        record.commit < writer.number,
+        IntegrityError(f"{writer.subject} tags c{record.commit}, which does not exist before it."),
+    )
+    ensure(
+        tag_target(writer.session, writer.space, record.tag) is None,
+        IntegrityError(f"{writer.subject} gives the tag {record.tag!r} a second time."),
+    )
     writer.add(TagRow, [{"name": record.tag, "number": record.commit, "since": writer.number}])
 
 

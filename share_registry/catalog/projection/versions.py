@@ -20,7 +20,7 @@ from share_registry.catalog.tables import (
     TaskRow,
     VersionRow,
 )
-from share_registry.errors import IntegrityError
+from share_registry.errors import IntegrityError, ensure
 from share_registry.format.layout import Layout, module_shapes_of
 from share_registry.format.records import (
     AbsorbedTask,
@@ -81,15 +81,16 @@ def refit(
     for entry in record.tasks:
         subject = f"{writer.subject} re-expresses {entry.task!r}"
         task = writer.require_name(tasks.get(entry.task), entry.task)
-        if not task.live:
-            raise IntegrityError(f"{subject}, which is dropped by then.")
-        if entry.before is None:
-            raise IntegrityError(f"{subject} without the error it had before.")
+        ensure(task.live, IntegrityError(f"{subject}, which is dropped by then."))
+        ensure(
+            entry.before is not None,
+            IntegrityError(f"{subject} without the error it had before."),
+        )
         source = earlier[task.task].source_digest
-        if source != entry.source:
-            raise IntegrityError(
-                f"{subject} of the source {entry.source[:12]}, expected {source[:12]}."
-            )
+        ensure(
+            source == entry.source,
+            IntegrityError(f"{subject} of the source {entry.source[:12]}, expected {source[:12]}."),
+        )
     _add(writer, record, note, layouts, earlier)
 
 
@@ -100,11 +101,11 @@ def merge(
     layouts: Mapping[Digest, Layout],
 ) -> None:
     """Add the version that was merged, with its parents and their weights."""
-    parents = record.tasks[0].derived_from
-    if len(parents) != len(record.weights):
-        raise IntegrityError(
-            f"{writer.subject} has {len(record.weights)} weights for {len(parents)} parents."
-        )
+    weights, parents = len(record.weights), len(record.tasks[0].derived_from)
+    ensure(
+        weights == parents,
+        IntegrityError(f"{writer.subject} has {weights} weights for {parents} parents."),
+    )
     absorb(writer, record, note, layouts)
 
 
@@ -164,8 +165,10 @@ def _add(
     Those of tasks that have an earlier row take from it what was said of them.
     """
     names = [entry.task for entry in record.tasks]
-    if names != sorted(set(names)):
-        raise IntegrityError(f"{writer.subject} does not list its tasks sorted and once each.")
+    ensure(
+        names == sorted(set(names)),
+        IntegrityError(f"{writer.subject} does not list its tasks sorted and once each."),
+    )
     parents = {parent.task for entry in record.tasks for parent in entry.derived_from}
     before = writer.tasks({*names, *parents})
     for entry in record.tasks:
@@ -225,8 +228,10 @@ def _newest(writer: RecordWriter, tasks: Iterable[KnownTask]) -> _Earlier:
 
 def _check_next(writer: RecordWriter, name: str, version: int, task: KnownTask | None) -> None:
     latest = 0 if task is None else writer.require_name(task, name).latest
-    if version != latest + 1:
-        raise IntegrityError(f"{writer.subject} makes {name}@v{version}, expected v{latest + 1}.")
+    ensure(
+        version == latest + 1,
+        IntegrityError(f"{writer.subject} makes {name}@v{version}, expected v{latest + 1}."),
+    )
 
 
 def _create_tasks(writer: RecordWriter, names: Sequence[str]) -> dict[str, KnownTask]:

@@ -28,7 +28,7 @@ from share_registry.catalog.tables import (
     TouchRow,
     VersionRow,
 )
-from share_registry.errors import IntegrityError
+from share_registry.errors import IntegrityError, ensure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,19 +105,23 @@ class RecordWriter:
         """Check that a task is there and has this name now. Raises IntegrityError."""
         if task is None:
             raise IntegrityError(f"{self.subject} is of task {name!r}, which does not exist.")
-        if task.name != name:
-            raise IntegrityError(
+        ensure(
+            task.name == name,
+            IntegrityError(
                 f"{self.subject} is of task {name!r}, which is called {task.name!r} by then."
-            )
+            ),
+        )
         return task
 
     def check_version(self, task: KnownTask, version: int) -> None:
         """Check that a version of a task exists. Raises IntegrityError."""
-        if not 1 <= version <= task.latest:
-            raise IntegrityError(
+        ensure(
+            1 <= version <= task.latest,
+            IntegrityError(
                 f"{self.subject} speaks of {task.name}@v{version}, which does not exist: "
                 f"the newest is v{task.latest}."
-            )
+            ),
+        )
 
 
 @cache

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.queries.resolution import number_of
 from share_registry.catalog.tables import CommitRow, SpaceRow, Temporal, holds
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.names import CommitNumber, Selector, SpaceName, parse_reference
 from share_registry.times import beginning_of, end_of, instant_of
 
@@ -101,11 +101,13 @@ def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:
     if space is not None:
         return Then(number=number_at(session, space, at))
     asked = parse_reference(f"@{_text(at)}")
-    if asked.selector is not Selector.TIME:
-        raise InvalidInputError(
+    ensure(
+        asked.selector is Selector.TIME,
+        InvalidInputError(
             f"{_text(at)!r} is a commit of one space, and none is named.",
             hint="Name the space, or give a date or time.",
-        )
+        ),
+    )
     return Then(time=asked.value)
 
 

@@ -64,12 +64,9 @@ def commits_of(session: Session, rows: Sequence[Row[Any]], *, created: bool = Tr
         created: What the commits shall say of themselves.
     """
     about: dict[_Key, _About] = defaultdict(_About)
-    by_space: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        by_space[row.space].append(row.number)
-    for space, numbers in by_space.items():
-        for piece in pieces(numbers):
-            _read_about(session, space, piece, about)
+    for space in dict.fromkeys(row.space for row in rows):
+        for numbers in pieces([row.number for row in rows if row.space == space]):
+            _read_about(session, space, numbers, about)
     return [_commit(row, about[(row.space, row.number)], created=created) for row in rows]
 
 

@@ -17,7 +17,7 @@ from share_registry.catalog.queries.commit_rows import COLUMNS, commits_of
 from share_registry.catalog.queries.resolution import resolve, spaces_in_scope
 from share_registry.catalog.sql import MOST, Session, clean
 from share_registry.catalog.tables import CommitRow, TaskNameRow, TouchRow, task_of
-from share_registry.errors import InvalidInputError, NotFoundError
+from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.names import SpaceName, near_misses
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
@@ -152,18 +152,22 @@ def _anchor(
         # the commit itself: what it speaks of may have been made by an earlier one
         before = f"{before.space}/@c{before.number}"
     if isinstance(before, int):
-        if space is None and len(lookups.space_names(session)) != 1:
-            raise InvalidInputError(
+        ensure(
+            space is not None or len(lookups.space_names(session)) == 1,
+            InvalidInputError(
                 f"before={before} without a space is a commit of no space.",
                 hint="Name the space, or give a reference such as base/@c12.",
-            )
+            ),
+        )
         return None, min(before, MOST), ""
     anchor = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
-    if space is not None and anchor.space != space:
-        raise InvalidInputError(
+    ensure(
+        space in (None, anchor.space),
+        InvalidInputError(
             f"before={before!r} is a commit of space {anchor.space}, the log is of {space}.",
             hint="Name one space in both.",
-        )
+        ),
+    )
     row = session.execute(_COMMIT, {"space": anchor.space, "number": anchor.number}).one()
     return anchor.space, anchor.number, row.time
 

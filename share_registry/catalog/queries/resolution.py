@@ -22,7 +22,7 @@ from share_registry.catalog.tables import (
     holds,
     is_commit_of,
 )
-from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.names import (
     CommitNumber,
     Digest,
@@ -103,11 +103,13 @@ def resolve_version(
     Raises InvalidInputError for one of a whole space, and what `resolve` raises.
     """
     target = resolve(session, ref, space=space)
-    if target.task is None:
-        raise InvalidInputError(
+    ensure(
+        target.task is not None,
+        InvalidInputError(
             f"{target.ref} is a whole space, expected a version of a task.",
             hint="Name the task: cola@c412.",
-        )
+        ),
+    )
     return target
 
 

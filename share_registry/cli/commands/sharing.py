@@ -20,7 +20,7 @@ from share_registry.cli.verb import (
     session,
     verb,
 )
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.values.sheet import size
 
 if TYPE_CHECKING:
@@ -119,11 +119,13 @@ def _weights(_: click.Context, __: click.Parameter, pairs: Sequence[str]) -> dic
             raise InvalidInputError(
                 f"{pair!r} is not REF=WEIGHT with a number as weight.", hint="Write cola@v3=0.5."
             ) from error
-        if ref in weights:
-            raise InvalidInputError(
+        ensure(
+            ref not in weights,
+            InvalidInputError(
                 f"parent {ref!r} is given twice.",
                 hint="Name every parent once, with its whole weight.",
-            )
+            ),
+        )
         weights[ref] = number
     return weights
 

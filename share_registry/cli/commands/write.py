@@ -23,7 +23,7 @@ from share_registry.cli.verb import (
     verb,
     with_options,
 )
-from share_registry.errors import InvalidInputError, NotFoundError
+from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
@@ -72,8 +72,10 @@ _ALREADY: Final = "already committed as {}; --allow-duplicate makes a new versio
 
 def _present(_: click.Context, __: click.Parameter, adapter: str) -> str:
     """Check that there is something at the place before a registry is made for it."""
-    if not adapter.startswith("hf://") and not Outside().exists(Path(adapter)):
-        raise NotFoundError(f"adapter directory {adapter} does not exist.", hint="Check the path.")
+    ensure(
+        adapter.startswith("hf://") or Outside().exists(Path(adapter)),
+        NotFoundError(f"adapter directory {adapter} does not exist.", hint="Check the path."),
+    )
     return adapter
 
 
@@ -178,10 +180,12 @@ def annotate(registry: "Registry", /, ref: str, *, reason: str, **changes: Any) 
     \b
     share-registry annotate cola@v3 --metric f1=0.91 --remove draft
     """
-    if not any(changes.values()):
-        raise InvalidInputError(
+    ensure(
+        any(changes.values()),
+        InvalidInputError(
             "annotate was given nothing to change.", hint="Give --label, --metric or --remove."
-        )
+        ),
+    )
     return registry.annotate(ref, reason=reason, **changes)
 
 
