@@ -153,16 +153,18 @@ class Registry:
         """
         from share_registry.registry.commands.spaces import create_space
 
-        created = create_space(
+        return Space(
             self._context,
-            name,
-            base_model=base_model,
-            base_revision=base_revision,
-            base_labels=base_labels,
-            policy=policy,
-            exist_ok=exist_ok,
+            create_space(
+                self._context,
+                name,
+                base_model=base_model,
+                base_revision=base_revision,
+                base_labels=base_labels,
+                policy=policy,
+                exist_ok=exist_ok,
+            ),
         )
-        return Space(self._context, created)
 
     def set_policy(self, policy: Policy, *, space: str | None = None) -> Commit:
         """Set the policy of a space for later commits.
@@ -226,22 +228,26 @@ class Registry:
         """
         from share_registry.registry.commands.commit import commit_sources
 
-        options = CommitOptions(
-            budget=budget,
-            message=message,
-            author=author,
-            labels=labels or {},
-            metrics=metrics or {},
-            derived_from=references(derived_from),
-            keep_original=keep_original,
-            adapter_name=adapter_name,
-            expected=expected,
-            idempotency_key=idempotency_key,
-            allow_base_mismatch=allow_base_mismatch,
-            allow_duplicate=allow_duplicate,
-            dry_run=dry_run,
+        return commit_sources(
+            self._context,
+            [(task, adapter)],
+            self._scope_of(space),
+            CommitOptions(
+                budget=budget,
+                message=message,
+                author=author,
+                labels=labels or {},
+                metrics=metrics or {},
+                derived_from=references(derived_from),
+                keep_original=keep_original,
+                adapter_name=adapter_name,
+                expected=expected,
+                idempotency_key=idempotency_key,
+                allow_base_mismatch=allow_base_mismatch,
+                allow_duplicate=allow_duplicate,
+                dry_run=dry_run,
+            ),
         )
-        return commit_sources(self._context, [(task, adapter)], self._scope_of(space), options)
 
     def commit_many(
         self,
@@ -266,20 +272,24 @@ class Registry:
         """
         from share_registry.registry.commands.commit import commit_sources
 
-        options = CommitOptions(
-            budget=budget,
-            message=message,
-            author=author,
-            labels=labels or {},
-            metrics=metrics or {},
-            derived_from=references(derived_from),
-            keep_original=keep_original,
-            idempotency_key=idempotency_key,
-            allow_base_mismatch=allow_base_mismatch,
-            allow_duplicate=allow_duplicate,
-            dry_run=dry_run,
+        return commit_sources(
+            self._context,
+            list(adapters.items()),
+            self._scope_of(space),
+            CommitOptions(
+                budget=budget,
+                message=message,
+                author=author,
+                labels=labels or {},
+                metrics=metrics or {},
+                derived_from=references(derived_from),
+                keep_original=keep_original,
+                idempotency_key=idempotency_key,
+                allow_base_mismatch=allow_base_mismatch,
+                allow_duplicate=allow_duplicate,
+                dry_run=dry_run,
+            ),
         )
-        return commit_sources(self._context, list(adapters.items()), self._scope_of(space), options)
 
     def refit(
         self,
@@ -319,17 +329,20 @@ class Registry:
         """
         from share_registry.registry.commands.refit import refit
 
-        options = RefitOptions(
-            max_rank=max_rank,
-            energy=energy,
-            weighting=weighting,
-            budget=budget,
-            allow_loss=allow_loss,
-            message=message,
-            author=author,
-            dry_run=dry_run,
+        return refit(
+            self._context,
+            self._space,
+            RefitOptions(
+                max_rank=max_rank,
+                energy=energy,
+                weighting=weighting,
+                budget=budget,
+                allow_loss=allow_loss,
+                message=message,
+                author=author,
+                dry_run=dry_run,
+            ),
         )
-        return refit(self._context, self._space, options)
 
     def basis(self, *, at: At | None = None) -> "Basis":
         """Return the basis that commits are coded with, now or `at` a commit or moment.
@@ -376,18 +389,23 @@ class Registry:
         """
         from share_registry.registry.commands.merge import merge, rule_of
 
-        options = CommitOptions(
-            budget=budget,
-            message=message,
-            author=author,
-            labels=labels or {},
-            metrics=metrics or {},
-            expected=expected,
-            idempotency_key=idempotency_key,
-            dry_run=dry_run,
+        return merge(
+            self._context,
+            parents,
+            task,
+            self._space,
+            rule_of(method, density, seed),
+            CommitOptions(
+                budget=budget,
+                message=message,
+                author=author,
+                labels=labels or {},
+                metrics=metrics or {},
+                expected=expected,
+                idempotency_key=idempotency_key,
+                dry_run=dry_run,
+            ),
         )
-        rule = rule_of(method, density, seed)
-        return merge(self._context, parents, task, self._space, rule, options)
 
     def retention(self, *, metric: str | None = None) -> "Retention":
         """Return the forgetting matrix: the error of every task at every commit that changed one.

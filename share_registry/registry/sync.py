@@ -5,10 +5,10 @@ applied in one.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from share_registry.format.records import Note, Record
     from share_registry.store.protocol import Store
 
+_T = TypeVar("_T")
 _LOG: Final = logging.getLogger(__name__)
 _BATCH: Final = 256
 _PROBES: Final = tuple(2**power for power in range(21))
@@ -183,11 +184,15 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
             f"{name} says it is c{record.number} of space {record.space}.",
             hint="Bring the file back from a copy of the store.",
         )
+    layouts = {
+        digest: _if_sound(read_layout, store, digest, "layout")
+        for digest in sorted({task.layout for task in getattr(record, "tasks", ())})
+    }
     return LogEntry(
         record=record,
         id=_id_of(content),
-        note=_read_note_if_sound(store, record.note),
-        layouts=_read_layouts(store, record),
+        note=_if_sound(read_note, store, record.note, "note") if record.note else None,
+        layouts={digest: layout for digest, layout in layouts.items() if layout is not None},
     )
 
 
@@ -327,23 +332,15 @@ def _read_entries(
     return entries, None
 
 
-def _read_note_if_sound(store: "Store", digest: Digest | None) -> "Note | None":
-    """Return a note; one that cannot be read must not hide the log (verify reports it)."""
+def _if_sound(
+    read: "Callable[[Store, Digest], _T]", store: "Store", digest: Digest, name: str
+) -> "_T | None":
+    """Return what is read; what cannot be read must not hide the log (verify reports it)."""
     try:
-        return read_note(store, digest)
-    except IntegrityError as error:
-        _LOG.warning("note %s cannot be read: %s", digest, error)
+        return read(store, digest)
+    except (NotFoundError, IntegrityError) as error:
+        _LOG.warning("%s %s cannot be read: %s", name, digest, error)
         return None
-
-
-def _read_layouts(store: "Store", record: "Record") -> "dict[Digest, Layout]":
-    layouts: dict[Digest, Layout] = {}
-    for digest in sorted({task.layout for task in getattr(record, "tasks", ())}):
-        try:
-            layouts[digest] = read_layout(store, digest)
-        except (NotFoundError, IntegrityError) as error:
-            _LOG.warning("layout %s cannot be read: %s", digest, error)
-    return layouts
 
 
 def replay_in_memory(store: "Store") -> Catalog:

@@ -4,9 +4,8 @@ The first two are coded as a commit would code them, and counted by entropy (wha
 to 5 % more); the third is estimated from the spectra of the stacks, relative to the first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import exp, log, sqrt
 from typing import Final
 
@@ -108,12 +107,8 @@ def forecasts(
     rows = [gaussian_rows(adapter.pairs) for adapter in adapters]
     by_budget = []
     for number, budget in enumerate(budgets):
-        alone, shared = _code_in_turn(
-            adapters,
-            budget,
-            before,
-            partial(_tell, progress, number * len(adapters), len(budgets) * len(adapters)),
-        )
+        start, total = number * len(adapters), len(budgets) * len(adapters)
+        alone, shared = _code_in_turn(adapters, budget, before, progress, start, total)
         joint = alone * (1.0 - _joint_saving(adapters, budget, stacks))
         bound = sum(bits_per_element(*part, budget=budget) * float(part[1].sum()) for part in rows)
         by_budget.append(
@@ -131,21 +126,19 @@ def forecasts(
     return tuple(by_budget)
 
 
-def _tell(progress: Progress, start: int, total: int, done: int) -> None:
-    progress("coding", start + done, total)
-
-
 def _code_in_turn(
     adapters: Sequence[FactoredAdapter],
     budget: float,
     before: Mapping[int, int],
-    step: Callable[[int], None],
+    progress: Progress,
+    start: int,
+    total: int,
 ) -> tuple[float, float]:
     """Return the bits of all adapters alone, and with references to the earlier ones."""
     coded: list[_Coded] = []
     alone = shared = 0.0
     for number, adapter in enumerate(adapters):
-        step(number + 1)
+        progress("coding", start + number + 1, total)
         previous = coded[before[number]] if number in before else None
         bits_alone, bits_shared, latest = _code(
             adapter, budget, _candidates(coded, previous), previous

@@ -38,11 +38,11 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
     if left.task is not None:
         # of any two tasks: the diff goes by the name of the first
         right_refs = {TaskName(left.task): right.ref}
-    tasks = [
+    tasks = tuple(
         _diff_task(context, task, left_refs.get(task), right_refs.get(task))
         for task in sorted({*left_refs, *right_refs})
-    ]
-    return Diff(a=left.ref, b=right.ref, tasks=tuple(tasks))
+    )
+    return Diff(a=left.ref, b=right.ref, tasks=tasks)
 
 
 def _refs(session: Session, state: ResolvedReference) -> dict[TaskName, str]:
@@ -95,11 +95,13 @@ def _layout_facts(adapter: Adapter) -> dict[str, str]:
 def _annotations(context: Context, a: str, b: str) -> dict[str, _Change]:
     with context.catalog.begin() as session:
         left, right = log.show(session, a), log.show(session, b)
-    was = {name: repr(value) for name, value in left.metrics.items()}
-    now = {name: repr(value) for name, value in right.metrics.items()}
     return {
         **_changes(left.labels, right.labels, "label "),
-        **_changes(was, now, "metric "),
+        **_changes(
+            {name: repr(value) for name, value in left.metrics.items()},
+            {name: repr(value) for name, value in right.metrics.items()},
+            "metric ",
+        ),
     }
 
 

@@ -84,9 +84,8 @@ def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
 def read_adapter(name: str, source: Any, *, task: str, outside: Outside) -> FactoredAdapter:
     """Read one adapter under a name, its factors on the CPU."""
     adapter = load(source, task=task, adapter_name=None, outside=outside)[1]
-    tensors = {key: tensor.cpu() for key, tensor in adapter.tensors.items()}
-    pairs = tuple(replace(adapter, tensors=tensors).factor_pairs())
-    return FactoredAdapter(name=name, layout=adapter.layout, pairs=pairs)
+    adapter = replace(adapter, tensors={key: item.cpu() for key, item in adapter.tensors.items()})
+    return FactoredAdapter(name=name, layout=adapter.layout, pairs=tuple(adapter.factor_pairs()))
 
 
 def read_subject(subject: Any, *, outside: Outside, progress: Progress) -> list[FactoredAdapter]:

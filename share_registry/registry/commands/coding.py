@@ -190,8 +190,11 @@ def code_within_budget(
         pseudo_rank=policy.pseudo_rank,
     )
     largest_rank = max((pair.a.shape[0] for pair in pairs), default=0)
-    is_cut = policy.pseudo_rank is not None and policy.pseudo_rank < largest_rank
-    if is_cut and not any(best.modules):
+    if (
+        policy.pseudo_rank is not None
+        and policy.pseudo_rank < largest_rank
+        and not any(best.modules)
+    ):
         raise BudgetExceededError(
             f"the adapter cannot be kept within {policy.budget:g} with a pseudo-rank of "
             f"{policy.pseudo_rank}.",
@@ -225,7 +228,7 @@ def serialize(
     passengers: dict[Digest, bytes] = {}
     external: dict[int, Digest] = {}
     verbatim: dict[int, bytes] = {}
-    for index in sorted({*layout.passengers, *_uncoded(layout, modules)}):
+    for index in sorted({*layout.passengers, *_uncoded_tensors(layout, modules)}):
         spec = layout.tensors[index]
         content = bytes(item_of(spec.key, adapter.tensors[spec.key]).content)
         if index in layout.passengers and len(content) >= EXTERNAL_BYTES:
@@ -287,8 +290,7 @@ def previous_rows(
     ]
 
 
-def _uncoded(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:
-    """Return the tensors of the factor pairs that are not coded."""
+def _uncoded_tensors(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:
     return {
         index
         for position, number in enumerate(factor_positions(layout))

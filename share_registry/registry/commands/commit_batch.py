@@ -175,8 +175,9 @@ def _fit_basis(
             rows = [row for row in live_versions(session, space) if row.task not in batch.adapters]
         fresh = [unstored_member(task, batch.read(task)) for task in sorted(batch.adapters)]
         rule = FitRule(max_rank=policy.k, precision=FINE)
-        fitted = fit([*stored_members(context, rows), *fresh], rule, device=context.device)
-        return serialize_basis(fitted, space)
+        return serialize_basis(
+            fit([*stored_members(context, rows), *fresh], rule, device=context.device), space
+        )
     sample = batch.sample()
     if len(sample) < _FEWEST or not policy.references or policy.budget == 0:
         return None
