@@ -173,7 +173,11 @@ def similar(
 def _analyze(
     adapters: Sequence[FactoredAdapter], budgets: Sequence[float], progress: Progress
 ) -> Analysis:
-    budgets = sorted({_check_above_zero(budget) for budget in budgets})
+    budgets = sorted({check_budget(budget) for budget in budgets})
+    if 0 in budgets:
+        raise InvalidInputError(
+            "budget 0 keeps every bit: there is nothing to forecast.", hint="Give budgets above 0."
+        )
     if not budgets:
         raise InvalidInputError(
             "there is no budget to forecast bytes for.",
@@ -223,14 +227,6 @@ def _analyze(
     )
 
 
-def _check_above_zero(budget: float) -> float:
-    if check_budget(budget) == 0:
-        raise InvalidInputError(
-            "budget 0 keeps every bit: there is nothing to forecast.", hint="Give budgets above 0."
-        )
-    return float(budget)
-
-
 def _nearest_earlier(distance: Tensor, *, within: float) -> dict[int, int]:
     nearest = {}
     for late in range(1, len(distance)):
@@ -260,8 +256,8 @@ def _stacks(
 ) -> tuple[list[Stack], list[Spectrum], list[str]]:
     """Return the stacks and spectra of all modules, or of as many as can be done in time."""
     modules = _by_module(parts)
-    work = max(_work(modules), 1.0)
-    keys = _spread(list(modules), max(int(_MAX_WORK * len(modules) / work), 2))
+    affordable = int(_MAX_WORK * len(modules) / max(_work(modules), 1.0))
+    keys = _spread(list(modules), max(affordable, 2))
     stacks, spectra = [], []
     for done, key in enumerate(keys, start=1):
         progress("spectra", done, len(keys))

@@ -72,12 +72,15 @@ def with_modules(context: Context, commit: Commit, task: str | None = None) -> C
             for name, (a, b) in stored.modules.items()
         )
         commit = replace(commit, basis=replace(commit.basis, modules=modules))
-    details = {
-        name: _with_stored_details(context, commit, name, report)
-        for name, report in commit.reports.items()
-        if task in (None, name)
-    }
-    return replace(commit, reports={**commit.reports, **details})
+    return replace(
+        commit,
+        reports={
+            name: _with_stored_details(context, commit, name, report)
+            if task in (None, name)
+            else report
+            for name, report in commit.reports.items()
+        },
+    )
 
 
 def source_name(session: Session, space: str, digest: Digest) -> str:

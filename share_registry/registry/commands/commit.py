@@ -107,7 +107,6 @@ def _commit(
     options: CommitOptions,
     labels: dict[str, str],
 ) -> Commit:
-    """Check, encode, publish and report adapters that are loaded."""
     context.catch_up()
     with context.catalog.begin() as session:
         target = find_target(session, batch.adapters.values(), space)
@@ -252,13 +251,15 @@ def _report(
     if len(encoded) > 1:
         # the report calls siblings by this commit's number
         return with_modules(context, commit)
-    reports = {
-        task: replace(
-            encoded[TaskName(task)].report, bytes_added=report.bytes_added, notes=report.notes
-        )
-        for task, report in commit.reports.items()
-    }
-    return replace(commit, reports=reports)
+    return replace(
+        commit,
+        reports={
+            task: replace(
+                encoded[TaskName(task)].report, bytes_added=report.bytes_added, notes=report.notes
+            )
+            for task, report in commit.reports.items()
+        },
+    )
 
 
 def _follow_up(
@@ -316,8 +317,12 @@ def _refit_where_it_pays(
     if basis is not None and (
         _mean_saving(context, space, sample, rule, policy) * tasks > len(basis.content)
     ):
-        note = Note(message="leave-one-out saving times tasks exceeds the cost of a basis")
-        publish_basis(context, space, basis, note)
+        publish_basis(
+            context,
+            space,
+            basis,
+            Note(message="leave-one-out saving times tasks exceeds the cost of a basis"),
+        )
 
 
 def _mean_saving(

@@ -7,7 +7,6 @@ in the record and the note, or the preview of a dry run.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -225,11 +224,15 @@ def note_for(
         labels: The caller's, with those of its environment.
         remarks: What is worth knowing of a task besides what its adapter says.
     """
-    tasks = []
-    for task, item in encoded.items():
-        members: dict[str, Any] = {"remarks": [*remarks[task], *item.adapter.remarks]}
-        members |= annotations(labels, options.metrics)
-        tasks.append(item.note.model_copy(update=members))
+    tasks = [
+        item.note.model_copy(
+            update={
+                "remarks": [*remarks[task], *item.adapter.remarks],
+                **annotations(labels, options.metrics),
+            }
+        )
+        for task, item in encoded.items()
+    ]
     return Note(author=options.author or None, message=options.message or None, tasks=tasks)
 
 
@@ -272,10 +275,12 @@ def preview_commit(
     reports = {}
     for task, item in encoded.items():
         new = [digest for digest in item.objects if not context.store.has(digest)]
-        size_bytes = sum(len(item.objects[digest]) for digest in new if digest not in counted)
+        reports[str(task)] = replace(
+            item.report,
+            bytes_added=sum(len(item.objects[digest]) for digest in new if digest not in counted),
+            notes=tuple(note.of(task).remarks),
+        )
         counted.update(new)
-        remarks = tuple(note.of(task).remarks)
-        reports[str(task)] = replace(item.report, bytes_added=size_bytes, notes=remarks)
     with context.catalog.begin() as session:
         head = lookups.head(session, space)
         latest = {task: lookups.latest_version(session, space, task) for task in encoded}

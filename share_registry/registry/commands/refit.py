@@ -93,8 +93,9 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
         )
     members = stored_members(context, nearest)
     moments = load(context, name, options.weighting, [member.key for member in members])
-    rule = _fit_rule(options, policy.budget, len(rows))
-    fitted = fit(members, rule, moments, device=context.device)
+    fitted = fit(
+        members, _fit_rule(options, policy.budget, len(rows)), moments, device=context.device
+    )
     basis = serialize_basis(fitted, name)
     if fitted.moments is not None:
         save(context, name, fitted.moments)
@@ -153,8 +154,11 @@ def serialize_basis(fitted: FittedBasis, space: str) -> NewBasis:
         for name, (a, b) in fitted.basis.modules.items()
     )
     digest = sha256(content)
-    report = BasisReport(digest=digest, size_bytes=len(content), modules=modules)
-    return NewBasis(digest=digest, content=content, report=report)
+    return NewBasis(
+        digest=digest,
+        content=content,
+        report=BasisReport(digest=digest, size_bytes=len(content), modules=modules),
+    )
 
 
 def reexpress(

@@ -65,8 +65,9 @@ def create_space(
     _check_labels([label, *base_labels], base_revision)
     with context.reading() as session:
         if exist_ok and space in lookups.space_names(session):
-            target = existing_target(session, space)
-            _check_same_base(target, base_model, base_revision, base_labels)
+            _check_same_base(
+                existing_target(session, space), base_model, base_revision, base_labels
+            )
             return space
 
     def build(_: Session, place: Place) -> CreateRecord | CommitNumber:
