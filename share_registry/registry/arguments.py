@@ -14,7 +14,7 @@ from inspect import Parameter, isfunction, signature
 from typing import Any, Final, TypeVar
 
 from share_registry.catalog.sql import MOST
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.values.commits import Commit
 from share_registry.values.policy import ENERGY, UNIT, Policy, check_budget
 from share_registry.values.references import ResolvedReference
@@ -69,31 +69,37 @@ class RefitOptions:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.weighting not in (UNIT, ENERGY):
-            raise InvalidInputError(
+        ensure(
+            self.weighting in (UNIT, ENERGY),
+            InvalidInputError(
                 f"weighting {self.weighting!r} is not 'unit' or 'energy'.",
                 hint="unit counts every task alike, energy by the square of its norm.",
-            )
-        if self.energy is not None and not (
-            isinstance(self.energy, int | float) and 0 < self.energy <= 1
-        ):
-            raise InvalidInputError(
+            ),
+        )
+        ensure(
+            self.energy is None or (isinstance(self.energy, int | float) and 0 < self.energy <= 1),
+            InvalidInputError(
                 f"energy {self.energy!r} is not a share above 0 and at most 1.",
                 hint="0.6 captures 60 % of the energy.",
-            )
-        if self.max_rank is not None and self.max_rank < 1:
-            raise InvalidInputError(
+            ),
+        )
+        ensure(
+            self.max_rank is None or self.max_rank >= 1,
+            InvalidInputError(
                 f"max_rank {self.max_rank} is not at least 1.",
                 hint="Leave it out to keep as many directions as pay.",
-            )
+            ),
+        )
         if self.budget is not None:
             check_budget(self.budget)
-        if self.budget is not None and self.allow_loss:
-            raise InvalidInputError(
+        ensure(
+            self.budget is None or not self.allow_loss,
+            InvalidInputError(
                 "allow_loss is given beside a budget.",
                 hint="A budget limits what re-expressing may lose, allow_loss=True lifts every "
                 "limit: give one of them.",
-            )
+            ),
+        )
 
     @property
     def reexpresses(self) -> bool:
@@ -144,11 +150,13 @@ def check_distinct(labels: Iterable[str], metrics: Iterable[str]) -> None:
     Raises InvalidInputError.
     """
     both = sorted({*labels} & {*metrics})
-    if both:
-        raise InvalidInputError(
+    ensure(
+        not both,
+        InvalidInputError(
             f"{', '.join(map(repr, both))} would be a label and a metric of one version.",
             hint="Give one of them another name.",
-        )
+        ),
+    )
 
 
 def check_place(name: str, value: Any) -> None:

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Final
 from share_registry.catalog.catalog import Catalog, check_reachable
 from share_registry.catalog.queries.aliases import spaces
 from share_registry.catalog.sql import Session
-from share_registry.errors import CatalogError, ConflictError, InvalidInputError, RefusedError
+from share_registry.errors import (
+    CatalogError,
+    ConflictError,
+    InvalidInputError,
+    RefusedError,
+    ensure,
+)
 from share_registry.names import SpaceName, space_name
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import FilePath, check_place
@@ -135,22 +141,24 @@ class Context:
         self.require_writable()
         with self.locked():
             lost = forgotten(self.store, self.catalog)
-            if lost and not accept_loss:
-                raise RefusedError(
+            ensure(
+                accept_loss or not lost,
+                RefusedError(
                     f"the catalog knows commits that are not in the store: {', '.join(lost)}.",
                     hint="Bring the records back from a copy of the store, or rebuild with "
                     "accept_loss=True and forget them.",
-                )
+                ),
+            )
             rebuild_catalog(self.store, self.catalog)
         with self.reading() as session:
             return sum(space.commits for space in spaces(session))
 
     def require_writable(self) -> None:
         """Raise RefusedError in mode "r"."""
-        if not self.writable:
-            raise RefusedError(
-                "this registry is open for reading only.", hint="Open it with mode 'w'."
-            )
+        ensure(
+            self.writable,
+            RefusedError("this registry is open for reading only.", hint="Open it with mode 'w'."),
+        )
 
     def reader(self) -> "Reader":
         """Return the materializer of this registry's objects; imports torch on first use."""
@@ -182,11 +190,13 @@ def open_context(
         FormatError: the store is of another format version.
         CatalogError: the catalog cannot be reached or is of another schema.
     """
-    if mode not in ("r", "w", "c"):
-        raise InvalidInputError(
+    ensure(
+        mode in ("r", "w", "c"),
+        InvalidInputError(
             f"mode {mode!r} is not 'r', 'w' or 'c'.",
             hint="'r' reads, 'w' writes, 'c' creates where it is missing.",
-        )
+        ),
+    )
     default = space if space is not None else outside.environment("SHARE_REGISTRY_SPACE")
     scope = space_name(default) if default else None
     if device is not None:

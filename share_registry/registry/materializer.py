@@ -17,7 +17,7 @@ import torch
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
 from share_registry.catalog.queries.resolution import versions_of
-from share_registry.errors import InvalidInputError, RefusedError
+from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import copy_json
 from share_registry.exchange.tensors import all_finite, check_no_overflow
@@ -103,18 +103,25 @@ class Materializer:
         exact: bool = False,
         memory_limit: int | None = None,
     ) -> None:
-        if memory_limit is not None and (
-            isinstance(memory_limit, bool) or not isinstance(memory_limit, int) or memory_limit <= 0
-        ):
-            raise InvalidInputError(
+        ensure(
+            memory_limit is None
+            or (
+                isinstance(memory_limit, int)
+                and not isinstance(memory_limit, bool)
+                and memory_limit > 0
+            ),
+            InvalidInputError(
                 f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.",
                 hint="Give an int, or None for no limit.",
-            )
-        if not hasattr(registry, "context"):
-            raise InvalidInputError(
+            ),
+        )
+        ensure(
+            hasattr(registry, "context"),
+            InvalidInputError(
                 f"registry is a {type(registry).__name__}, expected an open Registry.",
                 hint="Open it with Registry.open.",
-            )
+            ),
+        )
         target_device = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
         self._context = registry.context
         self._space = registry.scope
@@ -219,11 +226,13 @@ class Materializer:
         holding, left = self._bank.hold(
             list(dict.fromkeys(row.adapter_digest for row in rows.values()))
         )
-        if left:
-            raise RefusedError(
+        ensure(
+            not left,
+            RefusedError(
                 f"{len(left)} of the adapters do not fit into memory_limit beside the others.",
                 hint="Give fewer, or a larger limit.",
-            )
+            ),
+        )
         finished = self._run_pass(holding, self.buffers())
         return PreparedPass(
             adapters=self._adapters(rows, finished.output.factors()),
@@ -277,10 +286,12 @@ class Materializer:
         """
         with self._lock:
             _check_model(model)
-            if getattr(model, _MERGED, False):
-                raise RefusedError(
+            ensure(
+                not getattr(model, _MERGED, False),
+                RefusedError(
                     "the model has an adapter merged already.", hint="Call `unmerge(model)` first."
-                )
+                ),
+            )
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
             # kept with the model, which may outlive this materializer or be copied
             setattr(model, _MERGED, models.merge(model, adapter))
@@ -369,11 +380,13 @@ class Materializer:
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, torch.nn.Module):
-        raise InvalidInputError(
+    ensure(
+        isinstance(model, torch.nn.Module),
+        InvalidInputError(
             f"model is a {type(model).__name__}, expected a torch module.",
             hint="Give the model itself.",
-        )
+        ),
+    )
 
 
 def _check_range(finished: Pass | ExactPass) -> None:

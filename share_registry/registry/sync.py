@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
-from share_registry.errors import (
-    CatalogError,
-    FormatError,
-    IntegrityError,
-    NotFoundError,
-)
+from share_registry.errors import CatalogError, FormatError, IntegrityError, NotFoundError, ensure
 from share_registry.names import CommitNumber, Digest, SpaceName
 
 if TYPE_CHECKING:
@@ -179,11 +174,14 @@ def read_entry(store: "Store", space: SpaceName, number: CommitNumber) -> LogEnt
             hint="Run verify, which names all that is damaged; to read the log up to there, "
             "open it with mode 'r'."
         ) from error
-    if (record.space, record.number) != (space, number):  # spec REC-02
-        raise IntegrityError(
+    # spec REC-02
+    ensure(
+        (record.space, record.number) == (space, number),
+        IntegrityError(
             f"{name} says it is c{record.number} of space {record.space}.",
             hint="Bring the file back from a copy of the store.",
-        )
+        ),
+    )
     layouts = {
         digest: _if_sound(read_layout, store, digest, "layout")
         for digest in sorted({task.layout for task in getattr(record, "tasks", ())})

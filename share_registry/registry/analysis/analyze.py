@@ -29,7 +29,7 @@ from share_registry.algebra.comparison import (
 from share_registry.algebra.error import norm
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of, version_of
-from share_registry.errors import InvalidInputError, NotFoundError
+from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.exchange.hub import SCHEME
 from share_registry.names import Side
 from share_registry.outside.files import Kind, Outside
@@ -113,11 +113,13 @@ def analyze_space(
     with context.reading() as session:
         where = space_of(session, space)
         rows = lookups.latest_versions(session, where)
-    if not rows:
-        raise NotFoundError(
+    ensure(
+        rows,
+        NotFoundError(
             f"space {where} has no live task.",
             hint="Commit adapters first, or analyze directories.",
-        )
+        ),
+    )
     adapters = []
     for done, row in enumerate(sorted(rows, key=lambda row: row.number), start=1):
         progress(f"reading {row.ref}", done, len(rows))
@@ -174,15 +176,19 @@ def _analyze(
     adapters: Sequence[FactoredAdapter], budgets: Sequence[float], progress: Progress
 ) -> Analysis:
     budgets = sorted({check_budget(budget) for budget in budgets})
-    if 0 in budgets:
-        raise InvalidInputError(
+    ensure(
+        0 not in budgets,
+        InvalidInputError(
             "budget 0 keeps every bit: there is nothing to forecast.", hint="Give budgets above 0."
-        )
-    if not budgets:
-        raise InvalidInputError(
+        ),
+    )
+    ensure(
+        budgets,
+        InvalidInputError(
             "there is no budget to forecast bytes for.",
             hint="Give one or more relative errors: budgets=(0.01, 0.05).",
-        )
+        ),
+    )
     names = [adapter.name for adapter in adapters]
     pairs = [adapter.pairs for adapter in adapters]
     distance = distances(products(pairs))

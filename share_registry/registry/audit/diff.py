@@ -8,7 +8,7 @@ from share_registry.algebra.error import relative_change
 from share_registry.catalog.queries import log, task_pages
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.names import TaskName
 from share_registry.registry.checkout.checkout import checkout
@@ -29,11 +29,13 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
     """
     with context.reading() as session:
         left, right = resolve(session, a, space=space), resolve(session, b, space=space)
-        if (left.task is None) != (right.task is None):
-            raise InvalidInputError(
+        ensure(
+            (left.task is None) == (right.task is None),
+            InvalidInputError(
                 f"{a!r} and {b!r} are a task version and a whole space.",
                 hint="Compare cola@v1 with cola@v2, or @c3 with @c9.",
-            )
+            ),
+        )
         left_refs, right_refs = _refs(session, left), _refs(session, right)
     if left.task is not None:
         # of any two tasks: the diff goes by the name of the first

@@ -21,6 +21,7 @@ from share_registry.errors import (
     NotFoundError,
     ShareRegistryError,
     StoreError,
+    ensure,
 )
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
@@ -92,11 +93,13 @@ def verify(context: Context, level: str, *, progress: Progress | None = None) ->
     Raises:
         InvalidInputError: unknown level.
     """
-    if level not in LEVELS:
-        raise InvalidInputError(
+    ensure(
+        level in LEVELS,
+        InvalidInputError(
             f"level {level!r} is not one of {', '.join(LEVELS)}.",
             hint="quick: chains; data: every byte; deep: every version rebuilt.",
-        )
+        ),
+    )
     walk = _Walk(store=context.store, level=level)
     spaces = context.store.spaces()
     for space in spaces:

@@ -10,7 +10,13 @@ import torch
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import version_of
-from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError, RefusedError
+from share_registry.errors import (
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    ensure,
+)
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
 from share_registry.exchange.export_files import (
@@ -112,12 +118,14 @@ def export(
     adapter = rebuild(context, row, note)
     rebuilt = sha256(tensor_file(adapter.layout, adapter.tensors))
     # spec DEC-12: byte for byte those that were committed
-    if rebuilt != row.tensors_digest:
-        raise IntegrityError(
+    ensure(
+        rebuilt == row.tensors_digest,
+        IntegrityError(
             f"{row.ref}: rebuilt tensors have digest {rebuilt}, the commit says "
             f"{row.tensors_digest}.",
             hint="Run verify with level 'deep'.",
-        )
+        ),
+    )
     files, notes = files_of(adapter, profile=checked, card=_facts(context, row))
     digest = export_digest(files)
     folder = f"{row.name}-v{row.version}-{digest[:8]}" if name is None else name

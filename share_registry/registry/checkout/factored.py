@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from share_registry.algebra.error import FactorPair
-from share_registry.errors import InvalidInputError, NotFoundError
+from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import (
     CONFIG_FILE,
@@ -103,8 +103,7 @@ def read_subject(subject: Any, *, outside: Outside, progress: Progress) -> list[
         RefusedError: as for a commit.
     """
     sources = _by_name(subject, outside)
-    if not sources:
-        raise InvalidInputError("there is no adapter to analyse.", hint=_HINT)
+    ensure(sources, InvalidInputError("there is no adapter to analyse.", hint=_HINT))
     adapters = []
     for done, (name, source) in enumerate(sources.items(), start=1):
         progress(f"reading {name}", done, len(sources))
@@ -130,13 +129,17 @@ def _by_name(subject: Any, outside: Outside) -> dict[str, Any]:
 
 def _by_shortest_name(folders: list[Path], where: str) -> dict[str, Any]:
     """Return folders by the shortest tails of their paths that tell them apart."""
-    if not folders:
-        raise NotFoundError(
+    ensure(
+        folders,
+        NotFoundError(
             f"there is no adapter in {where}.",
             hint=f"An adapter is a folder with {CONFIG_FILE} and its safetensors file.",
-        )
-    if len(set(folders)) < len(folders):
-        raise InvalidInputError(f"{where} names a folder twice.", hint="Give every adapter once.")
+        ),
+    )
+    ensure(
+        len(set(folders)) == len(folders),
+        InvalidInputError(f"{where} names a folder twice.", hint="Give every adapter once."),
+    )
     parts = 1
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
@@ -144,8 +147,10 @@ def _by_shortest_name(folders: list[Path], where: str) -> dict[str, Any]:
 
 
 def _folders(folder: Path, outside: Outside, depth: int = 0) -> Iterator[Path]:
-    if outside.kind(folder) is not Kind.DIRECTORY:
-        raise NotFoundError(f"there is no directory {folder}.", hint=_HINT)
+    ensure(
+        outside.kind(folder) is Kind.DIRECTORY,
+        NotFoundError(f"there is no directory {folder}.", hint=_HINT),
+    )
     names = outside.names(folder)
     if CONFIG_FILE in names:
         yield folder

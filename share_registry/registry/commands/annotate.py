@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve, resolve_task, resolve_version
 from share_registry.catalog.sql import Session
-from share_registry.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
+from share_registry.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    ensure,
+)
 from share_registry.format.records import (
     AliasRecord,
     AnnotateRecord,
@@ -47,11 +53,13 @@ def set_alias(
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
         task = _current_name(session, target)
-        if name in lookups.tag_names(session, target.space):
-            raise InvalidInputError(
+        ensure(
+            name not in lookups.tag_names(session, target.space),
+            InvalidInputError(
                 f"{name!r} is a tag of space {target.space!r}.",
                 hint="Aliases and tags share one set of names: pick another.",
-            )
+            ),
+        )
         present = lookups.alias_target(session, target.space, task, name)
         _check_alias(name, present.version if present else None, expected)
         if present is not None and present.version == target.version:
@@ -96,19 +104,23 @@ def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason:
     target = _resolve(context, resolve, ref, space)
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
-        if tag in lookups.alias_names(session, target.space):
-            raise InvalidInputError(
+        ensure(
+            tag not in lookups.alias_names(session, target.space),
+            InvalidInputError(
                 f"{tag!r} is an alias in space {target.space!r}.",
                 hint="Aliases and tags share one set of names: pick another.",
-            )
+            ),
+        )
         present = lookups.tag_target(session, target.space, tag)
         if present is None:
             return TagRecord.model_validate(place | {"tag": tag, "commit": target.number})
-        if present.number != target.number:
-            raise ConflictError(
+        ensure(
+            present.number == target.number,
+            ConflictError(
                 f"tag {tag!r} names c{present.number} for ever.",
                 hint="Tags never move: pick another name, or use an alias.",
-            )
+            ),
+        )
         return CommitNumber(present.since)
 
     return publish_change(context, target.space, build, reason)
@@ -131,11 +143,13 @@ def annotate(
     check_labels(labels)
     check_metrics(metrics)
     check_distinct(labels, metrics)
-    if not labels and not metrics and not remove:
-        raise InvalidInputError(
+    ensure(
+        labels or metrics or remove,
+        InvalidInputError(
             "annotate was given no label, no metric and nothing to remove.",
             hint="Give labels=, metrics= or remove=.",
-        )
+        ),
+    )
     target = _resolve(context, resolve_version, ref, space)
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
@@ -165,11 +179,13 @@ def drop(context: Context, task: str, *, space: str | None, reason: str) -> Comm
     def build(session: Session, place: Place) -> Record | CommitNumber:
         name = _current_name(session, target)
         latest = lookups.latest_version(session, target.space, name)
-        if latest is None or not latest.live:
-            raise RefusedError(
+        ensure(
+            latest is not None and latest.live,
+            RefusedError(
                 f"task {target.space}/{name} is dropped already.",
                 hint="Bring it back with restore.",
-            )
+            ),
+        )
         return DropRecord.model_validate(place | {"task": name})
 
     return publish_change(context, target.space, build, reason)
@@ -209,15 +225,19 @@ def rename(context: Context, task: str, new: str, *, space: str | None, reason: 
     def build(session: Session, place: Place) -> Record | CommitNumber:
         name = _current_name(session, target)
         owner = lookups.current_name(session, target.space, new_name)
-        if name == new_name:
-            raise RefusedError(
+        ensure(
+            name != new_name,
+            RefusedError(
                 f"task {target.space}/{name} has that name already.", hint="Pick another name."
-            )
-        if owner is not None and owner != name:
-            raise ConflictError(
+            ),
+        )
+        ensure(
+            owner in (None, name),
+            ConflictError(
                 f"name {new_name!r} belongs to task {target.space}/{owner}.",
                 hint="A name is never given to another task: pick another.",
-            )
+            ),
+        )
         return RenameRecord.model_validate(place | {"task": name, "name": new_name})
 
     return publish_change(context, target.space, build, reason)
@@ -231,8 +251,10 @@ def publish_change(
     task_note: TaskNote | None = None,
 ) -> Commit:
     """Publish one record that brings no adapter; return the commit."""
-    if len(reason) > 16_384:
-        raise InvalidInputError("reason has more than 16384 characters.", hint="Shorten it.")
+    ensure(
+        len(reason) <= 16_384,
+        InvalidInputError("reason has more than 16384 characters.", hint="Shorten it."),
+    )
     return publish(
         context,
         space,
@@ -286,10 +308,12 @@ def _check_annotations(
     labels_now = {*lookups.labels_of(session, target.space, task, version)}
     metrics_now = {*lookups.metrics_of(session, target.space, task, version)}
     missing = sorted({*remove} - labels_now - metrics_now)
-    if missing:
-        raise NotFoundError(
+    ensure(
+        not missing,
+        NotFoundError(
             f"{target.ref} has no label or metric {', '.join(missing)}.",
             hint=f"It has: {', '.join(sorted(labels_now | metrics_now)) or 'none'}.",
-        )
+        ),
+    )
     check_distinct(labels_now - {*remove} | {*labels}, metrics)
     check_distinct(labels, metrics_now - {*remove} | {*metrics})

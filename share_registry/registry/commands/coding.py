@@ -17,7 +17,7 @@ from share_registry.algebra.batch import energies
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.project import project
 from share_registry.catalog.queries import lookups
-from share_registry.errors import BudgetExceededError, IntegrityError, NotFoundError
+from share_registry.errors import BudgetExceededError, IntegrityError, NotFoundError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.tensors import factor_dtypes, factor_positions, item_of
 from share_registry.format import adapter_object
@@ -190,16 +190,14 @@ def code_within_budget(
         pseudo_rank=policy.pseudo_rank,
     )
     largest_rank = max((pair.a.shape[0] for pair in pairs), default=0)
-    if (
-        policy.pseudo_rank is not None
-        and policy.pseudo_rank < largest_rank
-        and not any(best.modules)
-    ):
-        raise BudgetExceededError(
+    ensure(
+        policy.pseudo_rank is None or policy.pseudo_rank >= largest_rank or any(best.modules),
+        BudgetExceededError(
             f"the adapter cannot be kept within {policy.budget:g} with a pseudo-rank of "
             f"{policy.pseudo_rank}.",
             hint="Give a larger budget or pseudo-rank, or leave the pseudo-rank to the budget.",
-        )
+        ),
+    )
     serialized = next(
         (serialized for coded, serialized in outcomes if coded is best), None
     ) or serialize(adapter, best.modules, None, ())

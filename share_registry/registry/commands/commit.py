@@ -19,7 +19,7 @@ from typing import Any, Final
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
-from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError
+from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
 from share_registry.exchange.tensors import move_to_device
 from share_registry.format.records import AbsorbRecord, Note, TaskVersionRef
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version
@@ -91,8 +91,7 @@ def commit_sources(
         CommitStateUnknownError: whether it was committed is not known.
     """
     context.require_writable()
-    if not sources:
-        raise InvalidInputError("there is no adapter to commit.", hint="Give at least one.")
+    ensure(sources, InvalidInputError("there is no adapter to commit.", hint="Give at least one."))
     labels = check_options(options, context.outside)
     options = replace(options, idempotency_key=idempotency_key(context, options.idempotency_key))
     batch = load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside)

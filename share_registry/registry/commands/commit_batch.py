@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from share_registry.errors import InvalidInputError, ShareRegistryError
+from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.load import is_directory, load
 from share_registry.format.records import TaskVersionRef
@@ -67,11 +67,13 @@ class AdapterBatch:
             return head
         place = self.directories[task]
         _, adapter, _ = load(place, task=task, adapter_name=None, outside=self.outside)
-        if adapter.source_digest != head.source_digest:
-            raise InvalidInputError(
+        ensure(
+            adapter.source_digest == head.source_digest,
+            InvalidInputError(
                 f"the adapter of task {task!r} at {place} changed while it was committed.",
                 hint="Commit it when nothing writes to it any more.",
-            )
+            ),
+        )
         return adapter
 
     def sample(self) -> list[TaskName]:

@@ -13,7 +13,7 @@ import torch
 from share_registry.algebra.error import module_errors, norm, pooled_error
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
-from share_registry.errors import IntegrityError, RefusedError
+from share_registry.errors import IntegrityError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.tensors import item_of, move_to_device
@@ -202,12 +202,14 @@ def check_shapes(session: Session, space: SpaceName, layouts: Iterable[Layout]) 
     shapes = dict(lookups.module_shapes(session, space))
     for layout in layouts:
         for module, shape in module_shapes_of(layout).items():
-            if shapes.setdefault(module, shape) != shape:
-                raise RefusedError(
+            ensure(
+                shapes.setdefault(module, shape) == shape,
+                RefusedError(
                     f"module {module!r} is {_shape_text(shape)}, in space {space!r} it is "
                     f"{_shape_text(shapes[module])}.",
                     hint="It was trained on another base model: commit it to another space.",
-                )
+                ),
+            )
 
 
 def note_for(
@@ -316,11 +318,13 @@ def _shape_text(shape: tuple[int, int, int]) -> str:
 
 def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
     for spec in adapter.layout.tensors:
-        if item_of(spec.key, tensors[spec.key]) != item_of(spec.key, adapter.tensors[spec.key]):
-            raise IntegrityError(
+        ensure(
+            item_of(spec.key, tensors[spec.key]) == item_of(spec.key, adapter.tensors[spec.key]),
+            IntegrityError(
                 f"tensor {spec.key!r} did not come back bit for bit from what would be stored.",
                 hint="Nothing was written. This is a defect: please report it.",
-            )
+            ),
+        )
 
 
 def _files(

@@ -17,7 +17,7 @@ from share_registry.algebra.merge_methods import DENSITIES, MergeRule, Method
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve_version
 from share_registry.catalog.sql import Session
-from share_registry.errors import InvalidInputError, NotFoundError, RefusedError
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
 from share_registry.names import SpaceName, TaskName, task_name
@@ -121,33 +121,43 @@ def merge(
 
 def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:
     """Return how versions are merged. Raises InvalidInputError."""
-    if method not in ("linear", "ties", "dare"):
-        raise InvalidInputError(
+    ensure(
+        method in ("linear", "ties", "dare"),
+        InvalidInputError(
             f"method {method!r} is not linear, ties or dare.",
             hint="linear is the weighted sum of dW.",
-        )
-    if density is not None and method == "linear":
-        raise InvalidInputError(
+        ),
+    )
+    ensure(
+        density is None or method != "linear",
+        InvalidInputError(
             f"density {density!r} is given for the method linear, which keeps every entry.",
             hint="Leave it out, or take ties or dare.",
-        )
-    if density is not None and (
-        isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1
-    ):
-        raise InvalidInputError(
+        ),
+    )
+    ensure(
+        density is None
+        or (
+            isinstance(density, int | float) and not isinstance(density, bool) and 0 < density <= 1
+        ),
+        InvalidInputError(
             f"density {density!r} is not a share above 0 and at most 1.",
             hint="It is the share of entries that are kept.",
-        )
-    if seed is not None and (
-        method != "dare"
-        or isinstance(seed, bool)
-        or not isinstance(seed, int)
-        or not 0 <= seed < 1 << 53
-    ):
-        raise InvalidInputError(
+        ),
+    )
+    ensure(
+        seed is None
+        or (
+            method == "dare"
+            and isinstance(seed, int)
+            and not isinstance(seed, bool)
+            and 0 <= seed < 1 << 53
+        ),
+        InvalidInputError(
             f"seed {seed!r} is not a whole number from 0 to 2^53 - 1 for dare.",
             hint="The other methods choose nothing at random.",
-        )
+        ),
+    )
     return MergeRule(
         method=cast("Method", method),
         density=float(DENSITIES.get(method, 1.0) if density is None else density),
@@ -162,45 +172,55 @@ def _resolve_parents(
 
     Weights of one version add up.
     """
-    if not 1 <= len(parents) <= _MAX_PARENTS:
-        raise InvalidInputError(
+    ensure(
+        1 <= len(parents) <= _MAX_PARENTS,
+        InvalidInputError(
             f"there are {len(parents)} parents, expected 1 to {_MAX_PARENTS}.",
             hint="Give references with weights: {'a': 0.5, 'b': 0.5}.",
-        )
+        ),
+    )
     weights: dict[tuple[SpaceName, TaskName, int], float] = {}
     for ref, weight in parents.items():
-        if (
-            isinstance(weight, bool)
-            or not isinstance(weight, int | float)
-            or not abs(weight) < math.inf
-        ):
-            raise InvalidInputError(
+        ensure(
+            isinstance(weight, int | float)
+            and not isinstance(weight, bool)
+            and abs(weight) < math.inf,
+            InvalidInputError(
                 f"weight {weight!r} of {ref!r} is not a finite number.",
                 hint="Weights often sum to 1.",
-            )
-        if abs(weight) > _LARGEST_WEIGHT:
-            raise InvalidInputError(
+            ),
+        )
+        ensure(
+            abs(weight) <= _LARGEST_WEIGHT,
+            InvalidInputError(
                 f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, "
                 "expected numbers about 1.",
                 hint="Weights often sum to 1.",
-            )
+            ),
+        )
         place = resolve_version(session, ref, space=space)
         version = (place.space, TaskName(str(place.task)), int(place.version or 0))
         weights[version] = weights.get(version, 0.0) + float(weight)
     spaces = sorted({name for name, _, _ in weights})
-    if len(spaces) != 1:
-        raise RefusedError(
+    ensure(
+        len(spaces) == 1,
+        RefusedError(
             f"the parents are of the spaces {', '.join(spaces)}, expected one.",
             hint="Commit them to one space first.",
-        )
+        ),
+    )
     ordered = sorted(weights.items())
     rows = list(filter(None, (lookups.version_row(session, *version) for version, _ in ordered)))
-    if len(rows) < len(ordered):
-        raise NotFoundError("a parent is not in the catalog.", hint="Run `rebuild`.")
-    if not any(weights.values()):
-        raise InvalidInputError(
+    ensure(
+        len(rows) == len(ordered),
+        NotFoundError("a parent is not in the catalog.", hint="Run `rebuild`."),
+    )
+    ensure(
+        any(weights.values()),
+        InvalidInputError(
             "every weight is 0: there is nothing to merge.", hint="Weights often sum to 1."
-        )
+        ),
+    )
     # + 0.0: no weight is -0.0
     return spaces[0], rows, [weight + 0.0 for _, weight in ordered]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
-from share_registry.errors import ConflictError, InvalidInputError, RefusedError
+from share_registry.errors import ConflictError, InvalidInputError, RefusedError, ensure
 from share_registry.exchange.environment import environment_labels
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Entry
@@ -45,27 +45,32 @@ def check_options(options: CommitOptions, outside: Outside) -> dict[str, str]:
 
 def check_texts(options: CommitOptions | RefitOptions) -> None:
     """Check that author and message fit into a note. Raises InvalidInputError."""
-    if options.author is not None and len(options.author) > 256:
-        raise InvalidInputError("author has more than 256 characters.", hint="Shorten it.")
-    if len(options.message) > 16_384:
-        raise InvalidInputError(
+    ensure(
+        options.author is None or len(options.author) <= 256,
+        InvalidInputError("author has more than 256 characters.", hint="Shorten it."),
+    )
+    ensure(
+        len(options.message) <= 16_384,
+        InvalidInputError(
             "message has more than 16384 characters.",
             hint="Shorten it, or keep the text in a file of the adapter's directory.",
-        )
+        ),
+    )
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
     """Check label names and values. Raises InvalidInputError."""
     for name, value in labels.items():
-        if (
-            not (isinstance(name, str) and isinstance(value, str))
-            or not 1 <= len(name) <= 128
-            or len(value) > 4096
-        ):
-            raise InvalidInputError(
+        ensure(
+            isinstance(name, str)
+            and isinstance(value, str)
+            and 1 <= len(name) <= 128
+            and len(value) <= 4096,
+            InvalidInputError(
                 f"label {_short(name)}={_short(value)} is not a short name and a text.",
                 hint="Names have at most 128 characters, values 4096.",
-            )
+            ),
+        )
 
 
 def check_metrics(metrics: Mapping[str, float]) -> None:
@@ -74,11 +79,13 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # neither infinite, nor NaN, nor a whole number past float64
         is_finite = is_number and abs(value) <= float_info.max
-        if not isinstance(name, str) or not 1 <= len(name) <= 128 or not is_finite:
-            raise InvalidInputError(
+        ensure(
+            isinstance(name, str) and 1 <= len(name) <= 128 and is_finite,
+            InvalidInputError(
                 f"metric {_short(name)}={_short(value)} is not a short name and a finite number.",
                 hint="Names have at most 128 characters.",
-            )
+            ),
+        )
 
 
 def annotations(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -113,11 +120,13 @@ def next_version(
 def check_name(session: Session, space: SpaceName, task: TaskName) -> None:
     """Check that a task has not got another name meanwhile. Raises RefusedError."""
     name = lookups.current_name(session, space, task)
-    if name is not None and name != task:
-        raise RefusedError(
+    ensure(
+        name in (None, task),
+        RefusedError(
             f"task {space}/{task} was renamed to {name!r}; a name is never given to another task.",
             hint=f"Commit to {name!r}, or pick a new name.",
-        )
+        ),
+    )
 
 
 def check_expected(task: str, latest: int, expected: int | None) -> None:
@@ -142,12 +151,14 @@ def commit_of_key(
         return number
     committed = lookups.sources_of_commit(session, space, number)
     sources = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
-    if committed != sources:
-        raise ConflictError(
+    ensure(
+        committed == sources,
+        ConflictError(
             f"idempotency key {key!r} made c{number} of space {space!r} with "
             f"{_listed(committed)}; now it comes with {_listed(sources)}.",
             hint="A key stands for one commit: give another one.",
-        )
+        ),
+    )
     return number
 
 

@@ -32,6 +32,7 @@ from share_registry.errors import (
     ConnectionLostError,
     InvalidInputError,
     ShareRegistryError,
+    ensure,
 )
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
@@ -63,16 +64,14 @@ def idempotency_key(context: Context, key: str | None) -> str:
     """Return the caller's key or a fresh one. Raises InvalidInputError."""
     if key is None:
         return context.outside.token()
-    if (
-        not isinstance(key, str)
-        or not 1 <= len(key) <= 128
-        or not all("!" <= sign <= "~" for sign in key)
-    ):
-        raise InvalidInputError(
+    ensure(
+        isinstance(key, str) and 1 <= len(key) <= 128 and all("!" <= sign <= "~" for sign in key),
+        InvalidInputError(
             f"idempotency key {str(key)[:80]!r} is not 1 to 128 printable ASCII characters "
             "without blanks.",
             hint="Use a UUID or a run id.",
-        )
+        ),
+    )
     return key
 
 

@@ -28,6 +28,7 @@ from share_registry.errors import (
     ConflictError,
     NotFoundError,
     RefusedError,
+    ensure,
 )
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
@@ -87,10 +88,12 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
         nearest = lookups.closest_versions(session, name, rows)
         policy = existing_target(session, name).policy
         present = lookups.current_basis(session, name)
-    if not rows:
-        raise NotFoundError(
+    ensure(
+        rows,
+        NotFoundError(
             f"space {name!r} has no live task to fit a basis to.", hint="Commit adapters first."
-        )
+        ),
+    )
     members = stored_members(context, nearest)
     moments = load(context, name, options.weighting, [member.key for member in members])
     fitted = fit(
@@ -136,12 +139,14 @@ def fit_basis(
 
 def serialize_basis(fitted: FittedBasis, space: str) -> NewBasis:
     """Return a basis as an object. Raises RefusedError where it has no direction."""
-    if not fitted.basis.modules:
-        raise RefusedError(
+    ensure(
+        fitted.basis.modules,
+        RefusedError(
             f"no direction that the tasks of space {space!r} share saves as many bytes as it "
             "costs: they gain from precision, not from a basis.",
             hint="See analyze; max_rank= or energy= makes one nevertheless.",
-        )
+        ),
+    )
     content = encode(fitted.basis)
     modules = tuple(
         BasisModuleReport(
@@ -229,15 +234,15 @@ def publish_basis(
     def build(session: Session, place: Place) -> RefitRecord:
         for task, version in versions.items():
             latest = lookups.latest_version(session, space, task)
-            if (
-                latest is None
-                or not latest.live
-                or (latest.task, latest.version) != (task, version)
-            ):
-                raise ConflictError(
+            ensure(
+                latest is not None
+                and latest.live
+                and (latest.task, latest.version) == (task, version),
+                ConflictError(
                     f"task {space}/{task} is not at v{version} any more.",
                     hint="Run the refit again.",
-                )
+                ),
+            )
         entries = [
             record_entry(task, Version(versions[task] + 1), item) for task, item in encoded.items()
         ]

@@ -7,7 +7,13 @@ from typing import Final
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.sql import Session
-from share_registry.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
+from share_registry.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+    ensure,
+)
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import BaseModelLabel, base_of, space_name_of
 from share_registry.format.records import (
@@ -80,10 +86,11 @@ def create_space(
             place | {"base_model": base, "policy": _policy_body(policy or Policy())}
         )
 
-    if not publish(context, space, build).created and not exist_ok:
-        raise ConflictError(
-            f"space {space!r} exists.", hint="Pick another name, or give exist_ok=True."
-        )
+    commit = publish(context, space, build)
+    ensure(
+        commit.created or exist_ok,
+        ConflictError(f"space {space!r} exists.", hint="Pick another name, or give exist_ok=True."),
+    )
     return space
 
 
@@ -139,13 +146,15 @@ def check_base(target: CommitTarget, adapter: Adapter, *, allow_mismatch: bool) 
     label, revision = base.label, base.revision
     if not label:
         return ("the adapter names no base model",)
-    if label not in target.labels and not allow_mismatch:
-        raise RefusedError(
+    ensure(
+        label in target.labels or allow_mismatch,
+        RefusedError(
             f"the adapter was trained on {label!r}, space {target.name!r} is of "
             f"{' or '.join(map(repr, target.labels))}.",
             hint="If it is the same model under another name, give allow_base_mismatch=True, "
             "or create the space with base_labels.",
-        )
+        ),
+    )
     if label not in target.labels:
         return (f"base model label {label!r} is not known to the space; accepted on request",)
     if revision and target.base_revision and revision != target.base_revision:
@@ -184,16 +193,20 @@ def _policy_body(policy: Policy) -> PolicyBody:
 
 def _check_labels(labels: Sequence[str], revision: str | None) -> None:
     for label in labels:
-        if not isinstance(label, str) or not 1 <= len(label) <= 512 or not label.isprintable():
-            raise InvalidInputError(
+        ensure(
+            isinstance(label, str) and 1 <= len(label) <= 512 and label.isprintable(),
+            InvalidInputError(
                 f"base model label {str(label)[:80]!r} is not 1 to 512 printable characters.",
                 hint="Use the Hub id or a short name.",
-            )
-    if len(labels) > _MAX_LABELS:
-        raise InvalidInputError(
+            ),
+        )
+    ensure(
+        len(labels) <= _MAX_LABELS,
+        InvalidInputError(
             f"{len(labels)} base labels, at most {_MAX_LABELS} are allowed.",
             hint="Keep those that adapters really carry.",
-        )
+        ),
+    )
     if revision is not None and (not 1 <= len(revision) <= 128 or not revision.isprintable()):
         raise InvalidInputError(
             f"base revision {revision[:80]!r} is not 1 to 128 printable characters.",
@@ -219,15 +232,19 @@ def _check_same_base(
 def _one_base(adapters: Iterable[Adapter]) -> BaseModelLabel:
     bases = sorted({base_of(adapter.config) for adapter in adapters}, key=str)
     labels = sorted({base.label for base in bases})
-    if len(labels) > 1:
-        raise RefusedError(
+    ensure(
+        len(labels) <= 1,
+        RefusedError(
             "the adapters are of several base models: "
             f"{', '.join(label or 'none' for label in labels)}.",
             hint="Commit them space by space.",
-        )
-    if not labels[0]:
-        raise RefusedError(
+        ),
+    )
+    ensure(
+        labels[0],
+        RefusedError(
             "the adapter's config names no base model, so no space can be derived.",
             hint="Name the space with space= or -s.",
-        )
+        ),
+    )
     return bases[0]
