@@ -284,7 +284,6 @@ def joint_saving(rows: Stack, step: float) -> tuple[float, float, int]:
 
 
 def _by_module(adapters: Sequence[Sequence[FactorPair]]) -> Iterable[dict[int, FactorPair]]:
-    """Return the pairs of each module (name, in, out) by position of the adapter that has it."""
     modules: dict[tuple[str, int, int], dict[int, FactorPair]] = {}
     for number, pairs in enumerate(adapters):
         for pair in pairs:

@@ -116,7 +116,6 @@ def _block(module: StoredModule | None, side: Side, x: Tensor) -> Tensor | None:
 
 
 def _continue(batch: Batch, previous: Sequence[tuple[Tensor, Tensor]]) -> Batch:
-    """Return the modules of a batch in the gauge closest to their previous version."""
     p_a = torch.stack([pair[0] for pair in previous]).to(batch.a.x)
     p_b = torch.stack([pair[1] for pair in previous]).to(batch.b.x)
     x_a, x_b = align(batch.a.x, batch.b.x, p_a, p_b)

@@ -97,7 +97,6 @@ def choose(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[Predicti
 
 
 def _plain_cost(x: Tensor, scales: Tensor) -> Tensor:
-    """Return the bits (n,) of rows without prediction."""
     width = x.shape[-1]
     strength = torch.linalg.vector_norm(x, dim=-1) / scales.clamp_min(_TINY)
     return width * cost(torch.where(scales > 0, strength, 0.0).square() / width).sum(-1)

@@ -86,7 +86,6 @@ class Row:
     rules: ClassVar[Sequence[SchemaItem]] = ()
 
     def __init_subclass__(cls, *, name: str) -> None:
-        """Make the table of the columns."""
         columns = {
             attribute: value for attribute, value in vars(cls).items() if isinstance(value, Column)
         }
@@ -108,7 +107,6 @@ def _optional(kind: TypeEngine[T]) -> ColumnElement[T | None]:
 
 
 def _index_of_bases(name: str, column: str) -> Index:
-    """Return an index of those commits of a space that brought a basis."""
     brought = text("basis IS NOT NULL")
     return Index(name, "space", column, sqlite_where=brought, postgresql_where=brought)
 

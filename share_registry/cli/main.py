@@ -49,8 +49,6 @@ def _exit_table() -> str:
 
 
 class _Verbs(click.Group):
-    """Imports modules until one has the verb that is asked for."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(commands())
 
@@ -62,7 +60,6 @@ class _Verbs(click.Group):
 
 
 def _commands_of(module: str) -> dict[str, click.Command]:
-    """Return the commands that a module defines, by the name that it gives them."""
     return {
         name.replace("_", "-"): member
         for name, member in vars(import_module(f"share_registry.cli.{module}")).items()

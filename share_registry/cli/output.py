@@ -230,8 +230,6 @@ def _option(argument: re.Match[str]) -> str:
 
 
 class _Steps(logging.Handler):
-    """Shows log lines as the bar's text."""
-
     def __init__(self, progress: "Progress", task: "TaskID") -> None:
         super().__init__(level=logging.INFO)
         self._progress = progress

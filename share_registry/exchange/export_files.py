@@ -181,7 +181,6 @@ def _lines(card: CardFacts, profile: str) -> list[str]:
 
 
 def _attached(attachments: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the attachments under the names they are exported by: the card takes the readme's."""
     readmes = [name for name in sorted(attachments) if name.casefold() == README.casefold()]
     files = {name: content for name, content in attachments.items() if name not in readmes}
     for name in readmes:

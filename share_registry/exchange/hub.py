@@ -92,7 +92,6 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
 def _list_files(
     model: "ModelInfo", folder: PurePosixPath, read: Callable[[str, int], bytes]
 ) -> Files:
-    """Return the files of one folder of a repository; contents are downloaded when asked for."""
     siblings = {PurePosixPath(sibling.rfilename): sibling for sibling in model.siblings or []}
     below = {
         path.relative_to(folder).parts[0]

@@ -386,7 +386,6 @@ def _read(files: Files, name: str, limit: int) -> bytes:
 
 
 def _attachments(files: Files) -> tuple[dict[str, bytes], list[str]]:
-    """Return the other files that are kept, and remarks about those that are not."""
     others = sorted(files.sizes.keys() - {CONFIG_FILE, TENSOR_FILE})
     names = [name for name in others if not name.startswith(".")]
     check_names(names)

@@ -120,7 +120,6 @@ def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
 
 
 def _take_out(wrapped: Any, model: Any, name: str) -> None:
-    """Undo `_insert`, as far as it got."""
     if wrapped is None:
         return
     if wrapped is model:

@@ -232,7 +232,6 @@ def _lane(module: StoredModule | None) -> Lane:
 
 
 def _sides(modules: Sequence[StoredModule | None]) -> list[StoredSide]:
-    """Return the coded factors in stored order: A before B, module by module."""
     return [side for module in modules if module is not None for side in (module.a, module.b)]
 
 
@@ -241,7 +240,6 @@ def _scales(sides: Sequence[StoredSide]) -> NDArray[np.float32]:
 
 
 def _row_shapes(modules: Sequence[ModuleShape], table: AdapterTable) -> list[tuple[int, int]]:
-    """Return the shapes in stored order: own rows of all factors, coefficients of all terms."""
     own = [
         (module.rank, width)
         for module, lane in zip(modules, table.lanes, strict=True)

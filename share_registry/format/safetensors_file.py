@@ -156,7 +156,6 @@ def _metadata(value: object, subject: str) -> tuple[tuple[str, str], ...]:
 
 
 def _span(key: str, entry: object, subject: str) -> tuple[str, DType, int, int, tuple[int, ...]]:
-    """Return key, element type, begin, end and shape of one header entry."""
     require(
         0 < len(key.encode()) <= MAX_KEY_BYTES and key.isprintable(),
         f"tensor name {key[:80]!r} of {subject} is not 1 to {MAX_KEY_BYTES} printable bytes.",

@@ -308,7 +308,6 @@ def _pack(high: Ints, packing: int) -> bytes:
 
 
 def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np.int8]:
-    """Return at most this many high parts of packed bytes."""
     base, count = PACKINGS[packing]
     if count == 1:
         return (values ^ 128).view(np.int8)
@@ -322,7 +321,6 @@ def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np
 
 @cache
 def _digits(packing: int) -> NDArray[np.int8]:
-    """Return the symbols (256, count) of every byte."""
     base, count = PACKINGS[packing]
     digits = np.arange(256)[:, None] // base ** np.arange(count)[::-1] % base
     return (digits - base // 2).astype(np.int8)

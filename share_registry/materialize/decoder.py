@@ -68,8 +68,6 @@ class Opened:
 
 
 class _Objects(Protocol):
-    """The one method of a store that a reader needs."""
-
     def get(self, digest: Digest, *, limit: int = ...) -> bytes:
         """Return an object, verified."""
 
@@ -375,7 +373,6 @@ def _is_spread(opened: Opened, device: str) -> bool:
 
 
 def _copying(opened: Opened, rows: Sequence[Rows]) -> _Decode:
-    """Return what writes decoded rows that are there already."""
 
     def copy_rows(shape: ModuleShape, _: StoredModule | None, out: Rows | None) -> Rows:
         decoded = rows[opened.modules[shape.module]]

@@ -249,7 +249,6 @@ def _check_adapter(adapter: Adapter) -> None:
 
 
 def _module(model: Any, adapter: Adapter, factor: FactorSpec, owners: Mapping[int, int]) -> Any:
-    """Return the module of a factor pair, whose weight the pair can be added to."""
     path = plain_path(factor.module)
     try:
         module = model.get_submodule(path)

@@ -395,7 +395,6 @@ class Outside:
             raise
 
     def _release(self, handle: int) -> None:
-        """Close a descriptor whose failure to close does not count."""
         with suppress(OSError):
             self._system.close(handle)
 

@@ -72,7 +72,6 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
     started_from: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the values; open nothing."""
         super().__post_init__()
         self.peft_type = PeftType(NAME)
         self._opened: Registry | None = None

@@ -319,7 +319,6 @@ def _basis_table(basis: BasisReport | None) -> Table:
 
 
 def _module_table(reports: Mapping[str, AdapterReport]) -> Table:
-    """Return the modules of all reports, each row with its task where there are several."""
     return Table.of(
         ({"task": task} if len(reports) > 1 else {})
         | {

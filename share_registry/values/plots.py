@@ -280,7 +280,6 @@ def _draw_spectra(axes: "Axes", spectra: Sequence["Spectrum"]) -> Any:
 
 
 def _module_labels(modules: Sequence[str]) -> list[str]:
-    """Return module names without what all of them begin with."""
     parts = [module.split(".") for module in modules]
     same = 0
     while all(len(part) > same + 1 and part[same] == parts[0][same] for part in parts):
@@ -289,7 +288,6 @@ def _module_labels(modules: Sequence[str]) -> list[str]:
 
 
 def _label(set_ticks: Any, labels: Sequence[str]) -> None:
-    """Label every place, or every so many where there are too many to read."""
     step = -(-len(labels) // _MOST_LABELS) or 1
     set_ticks(range(0, len(labels), step), list(labels[::step]), fontsize=8)
 

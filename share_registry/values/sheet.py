@@ -246,7 +246,6 @@ def _fit(columns: list[Column], width: int) -> list[Column]:
 
 
 def _pad(column: Column) -> Column:
-    """Make the cells of a column equally wide; take the mark off its header."""
     header, *cells = column
     side = ">" if header.endswith(">") else "<"
     return [f"{cell:{side}{_width(column)}}" for cell in (header.removesuffix(">"), *cells)]
@@ -258,7 +257,6 @@ def _width(column: Column) -> int:
 
 
 def _excess(columns: list[Column], width: int) -> int:
-    """Return by how many letters a table is too wide."""
     return sum(map(_width, columns)) + _GAP * (len(columns) - 1) - width
 
 

@@ -47,8 +47,6 @@ _NUMBERS: Final = bindparam("numbers", expanding=True, type_=BigInteger)
 
 @dataclass(slots=True)
 class _About:
-    """What a commit says of tasks."""
-
     versions: dict[str, Version] = field(default_factory=dict)
     reports: dict[str, AdapterReport] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)

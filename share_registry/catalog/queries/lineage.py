@@ -80,7 +80,6 @@ def _edges(
     ancestors: Select[int],
     versions: Mapping[_Place, Row[Any]],
 ) -> Mapping[_Place, Sequence[_Edge]]:
-    """Return the edges from every version of some tasks, nearest first."""
     edges: dict[_Place, list[_Edge]] = {place: [] for place in versions}
     for (task, version), row in versions.items():
         if row.restored_from is not None:
@@ -99,7 +98,6 @@ def _edges(
 
 
 def _ancestors(space: SpaceName, task: int) -> Select[int]:
-    """Return the numbers of a task and of the tasks it descends from."""
     reached = select(literal(task, BigInteger).label("task")).cte("ancestors", recursive=True)
     is_child = (ParentRow.space == space) & (ParentRow.task == reached.c.task)
     further = select(ParentRow.parent_task).join(reached, is_child)

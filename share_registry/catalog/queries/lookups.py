@@ -401,7 +401,6 @@ def _live(space: str) -> Select[Any]:
 
 
 def _latest(of: FromClause) -> ColumnElement[int]:
-    """Return the newest version of the task of a row."""
     return (
         select(func.max(_OTHERS.c.version))
         .where(_OTHERS.c.space == of.c.space, _OTHERS.c.task == of.c.task)

@@ -180,7 +180,6 @@ for _function in (upgrade, current, check):
 
 
 def _changed(policy: Policy, options: dict[str, Any]) -> Policy:
-    """Return a policy with what the options say; what they leave open stays."""
     members = {name: value for name, value in options.items() if value is not None}
     switched_off = {name: None for name in _OFF if members.get(name) == 0}
     return replace(policy, **members | switched_off)

@@ -71,7 +71,6 @@ _ALREADY: Final = "already committed as {}; --allow-duplicate makes a new versio
 
 
 def _present(_: click.Context, __: click.Parameter, adapter: str) -> str:
-    """Check that there is something at the place before a registry is made for it."""
     ensure(
         adapter.startswith("hf://") or Outside().exists(Path(adapter)),
         NotFoundError(f"adapter directory {adapter} does not exist.", hint="Check the path."),

@@ -46,7 +46,6 @@ class Expansions:
         return torch.from_numpy(stored.side(side).own).to(torch.float64)
 
     def _factor(self, digest: Digest, module: str, side: Side) -> Factor:
-        """Return one side of one module as coefficients over the rows of objects."""
         opened = self._reader.open(digest)
         stored = opened.module(module)
         if stored is None:

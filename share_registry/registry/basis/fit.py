@@ -287,7 +287,6 @@ def _weight(member: FitMember, module: str, weighting: str) -> float:
 
 
 def _round(frame: Frame, spectrum: Spectrum, k: int, precision: float) -> tuple[Ints, float]:
-    """Return the k strongest directions as integer rows, and the share of energy they capture."""
     energies, U = spectrum
     rows = round_rows(frame.directions(U[:, :k]), energies[:k], precision=precision)
     return rows.cpu().numpy(), float(energies[:k].sum() / energies.sum().clamp_min(1e-300))
@@ -390,7 +389,6 @@ def _limits(
 
 
 def _count_alive(energies: Tensor) -> int:
-    """Return the number of directions that carry more than rounding noise."""
     if not len(energies):
         return 0
     return int((energies > _NOTHING * energies.amax()).sum())

@@ -245,7 +245,6 @@ def _report(
     encoded: dict[TaskName, EncodedAdapter],
     basis: NewBasis | None,
 ) -> Commit:
-    """Add to a commit just made what was measured on the way."""
     commit = replace(commit, basis=basis.report if basis is not None else None)
     if len(encoded) > 1:
         # the report calls siblings by this commit's number

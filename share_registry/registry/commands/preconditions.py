@@ -213,7 +213,6 @@ def _is_unchanged(
 
 
 def _is_stored(store: Store, version: TaskVersion, adapter: "Adapter") -> bool:
-    """Tell whether an adapter is what a checkout of a version gives."""
     if (
         adapter.tensors_digest != version.tensors_digest
         or sha256(adapter.config_bytes) != version.config_digest
@@ -224,7 +223,6 @@ def _is_stored(store: Store, version: TaskVersion, adapter: "Adapter") -> bool:
 
 
 def _note_of(store: Store, version: TaskVersion) -> TaskNote:
-    """Return what the note of a version says of it, nothing where it was removed."""
     return (read_note(store, version.note_digest) or Note()).of(version.note_task)
 
 
