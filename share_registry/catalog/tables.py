@@ -362,7 +362,7 @@ class ObjectRow(Row, name="sr_objects"):
 
 
 class LeaseRow(Row, name="sr_leases"):
-    """An advisory write lease of a space, held until a time; no promise rests on it."""
+    """Write leases of earlier releases: not used since writers of a space wait for each other."""
 
     space = _key(TEXT)
     holder = _required(TEXT)

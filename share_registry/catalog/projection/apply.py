@@ -31,7 +31,6 @@ from share_registry.catalog.tables import (
     AliasRow,
     CommitRow,
     IdentityRow,
-    LeaseRow,
     ObjectRow,
     SpaceRow,
     TagRow,
@@ -131,9 +130,9 @@ def apply(
 
 
 def wipe(session: Session, space: str | None = None) -> None:
-    """Remove every row of one space, or of all; which store it is and the leases stay."""
+    """Remove every row of one space, or of all; which store it is stays."""
     for table in reversed(TABLES.sorted_tables):
-        if table in (IdentityRow.table, LeaseRow.table):
+        if table is IdentityRow.table:
             continue
         column = table.c.name if table is SpaceRow.table else table.c.space
         session.execute(delete(table) if space is None else delete(table).where(column == space))

@@ -4,11 +4,12 @@ The exclusive creation of record n+1 in the store is the commit: of any number o
 one can create it. Everything the record names is durable before, so that no reader ever follows it
 into a gap; everything after, the catalog included, follows from it and can be made again.
 
-An attempt catches the catalog up with the store, builds the record upon the head that it finds
-(preconditions are checked on that very head), flushes the log it builds upon, and applies the
-record inside a transaction of the catalog. Only then is the record created, and only then may that
-transaction commit: what no catalog could follow is never published. A lost race is tried again upon
-the new head, after a growing pause or, where the catalog grants one, holding the space's lease.
+An attempt catches the catalog up with the store and then, in one transaction that keeps other
+writers of the space waiting, builds the record upon the head (preconditions are checked on that
+very head), flushes the log it builds upon, applies the record, and creates it. Only then may that
+transaction commit: what no catalog could follow is never published. Writers that share a catalog
+so never lose a race; one that lost to a writer with another catalog tries again upon the new head,
+after a growing pause.
 
 Past the creation nothing is ever cleaned up or called a failure. A catalog that cannot follow is a
 warning; a store that fails in the middle leaves the outcome unknown, and a retry with the same
@@ -18,10 +19,8 @@ idempotency key finds out what happened.
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from share_registry.catalog import leases
 from share_registry.catalog.projection.apply import apply
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.log import commit_at
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 _ATTEMPTS: Final = 200
 _MAX_PAUSE_S: Final = 0.5
-_LEASE: Final = timedelta(seconds=10)
 
 # The members of a record that say where in the chain it stands, its key and its note
 Place = dict[str, Any]
@@ -113,27 +111,22 @@ def publish(
         content = note.to_bytes()
         note_digest = sha256(content)
         context.store.put(content, note_digest)
-    has_turn = False
-    try:
-        for attempt in range(_ATTEMPTS):
-            try:
-                with context.locked():
-                    record = _build_upon_head(context, space, build, key, note_digest, adapters)
-                    if isinstance(record, int):
-                        return read_commit(context, space, record, created=False)
-                    if _commit_record(context, record, note, layouts or {}):
-                        context.outside.at("commit.ack")
-                        number = CommitNumber(record.number)
-                        return read_commit(context, space, number, created=True)
-            except ConnectionLostError as error:
-                # it was lost before the record was created: nothing is committed
-                _LOG.info("publishing to space %s again: %s", space, error)
-            has_turn = has_turn or _take_turn(context, space, key)
-            if not has_turn:
-                context.outside.wait(_pause_s(context, attempt))
-    finally:
-        if has_turn:
-            _give_turn(context, space, key)
+    for attempt in range(_ATTEMPTS):
+        try:
+            with context.locked():
+                published = _attempt(
+                    context, space, build, key, note, note_digest, layouts or {}, adapters
+                )
+        except ConnectionLostError as error:
+            # it was lost before the record was created: nothing is committed
+            _LOG.info("publishing to space %s again: %s", space, error)
+            published = None
+        if published is not None:
+            number, created = published
+            if created:
+                context.outside.at("commit.ack")
+            return read_commit(context, space, number, created=created)
+        context.outside.wait(_pause_s(context, attempt))
     raise ConflictError(
         f"space {space!r}: other writers were faster {_ATTEMPTS} times.", hint="Run it again."
     )
@@ -154,27 +147,56 @@ def read_commit(
     return commit if created else with_basis_size(context, commit)
 
 
-def _build_upon_head(
+def _attempt(
     context: Context,
     space: SpaceName,
     build: Build,
     key: str,
-    note: Digest | None,
+    note: Note | None,
+    note_digest: Digest | None,
+    layouts: Mapping[Digest, Layout],
     adapters: "Mapping[TaskName, Adapter] | None",
-) -> Record | CommitNumber:
-    """Build the record that follows the present head, or return the commit that the key made."""
+) -> tuple[CommitNumber, bool] | None:
+    """Build the record that follows the head, apply it to the catalog, and create it in the store.
+
+    What no catalog could follow must never be published (spec COM-04), so the catalog has it first
+    and keeps it only when it is created.
+
+    Returns:
+        The commit, and whether it was made now; None where a writer with another catalog was
+        faster.
+    """
     context.catch_up()
-    with context.catalog.begin() as session:
-        head = lookups.head(session, space)
-        record: Record | CommitNumber | None = None
-        if head is not None:
-            record = commit_of_key(session, space, key, adapters)
-        if record is None:
-            record = build(session, _place_after(context, space, head, key, note))
-    # whoever published the head may have died before it was durable; from here on it is built upon
-    # or acknowledged
-    context.store.sync_log(space)
-    return record
+    created: CommitNumber | None = None
+    try:
+        with context.catalog.begin(write=True, space=space) as session:
+            head = lookups.head(session, space)
+            earlier = commit_of_key(session, space, key, adapters) if head is not None else None
+            place = _place_after(context, space, head, key, note_digest)
+            record = build(session, place) if earlier is None else earlier
+            # whoever published the head may have died before it was durable; from here on it is
+            # built upon or acknowledged
+            context.store.sync_log(space)
+            if isinstance(record, int):
+                return record, False
+            apply(session, record=record, id=record.id, note=note, layouts=layouts)
+            context.outside.at("commit.publish")
+            if not _create_record(context, record):
+                session.rollback()
+                return None
+            created = CommitNumber(record.number)
+            context.outside.at("commit.catalog")
+    except ShareRegistryError as error:
+        if created is None:
+            raise
+        # it is committed whatever happens to the catalog (spec COM-06)
+        _LOG.warning(
+            "committed to space %s, but the catalog could not follow yet (%s); "
+            "it will at the next opening",
+            space,
+            error,
+        )
+    return created, True
 
 
 def _place_after(
@@ -185,42 +207,6 @@ def _place_after(
     if head is None:
         return place | {"number": 1, "parent": sha256(context.store.format_bytes()), "time": now}
     return place | {"number": head.number + 1, "parent": head.id, "time": max(now, head.time)}
-
-
-def _commit_record(
-    context: Context, record: Record, note: Note | None, layouts: Mapping[Digest, Layout]
-) -> bool:
-    """Apply a record to the catalog, create it in the store, and only then let the catalog keep it.
-
-    What no catalog could follow must never be published (spec COM-04).
-
-    Returns:
-        False where another writer's record has come in between.
-    """
-    created = False
-    try:
-        with context.catalog.begin(write=True, space=record.space) as session:
-            head = lookups.head(session, record.space)
-            follows = record.number == 1 if head is None else head.id == record.parent
-            if follows:
-                apply(session, record=record, id=record.id, note=note, layouts=layouts)
-                context.outside.at("commit.publish")
-                created = _create_record(context, record)
-            if created:
-                context.outside.at("commit.catalog")
-            else:
-                session.rollback()
-    except ShareRegistryError as error:
-        if not created:
-            raise
-        # it is committed whatever happens to the catalog (spec COM-06)
-        _LOG.warning(
-            "committed to space %s, but the catalog could not follow yet (%s); "
-            "it will at the next opening",
-            record.space,
-            error,
-        )
-    return created
 
 
 def _create_record(context: Context, record: Record) -> bool:
@@ -245,34 +231,6 @@ def _create_record(context: Context, record: Record) -> bool:
         if present is None or present == content:
             raise unknown from cause
         return False
-
-
-def _take_turn(context: Context, space: SpaceName, key: str) -> bool:
-    """After a lost race, take the space's lease, so that other losers wait.
-
-    No promise rests on it.
-    """
-    now = context.outside.now()
-    try:
-        with context.catalog.begin(write=True, space=space) as session:
-            return leases.take(
-                session,
-                space=space,
-                holder=key,
-                now=timestamp(now),
-                expires=timestamp(now + _LEASE),
-            )
-    except ShareRegistryError as error:
-        _LOG.debug("no lease of space %s: %s", space, error)
-        return False
-
-
-def _give_turn(context: Context, space: SpaceName, key: str) -> None:
-    try:
-        with context.catalog.begin(write=True, space=space) as session:
-            leases.release(session, space=space, holder=key)
-    except ShareRegistryError as error:
-        _LOG.debug("lease of space %s is left to expire: %s", space, error)
 
 
 def _pause_s(context: Context, attempt: int) -> float:
