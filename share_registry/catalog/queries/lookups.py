@@ -328,7 +328,7 @@ def sources_of_commit(session: Session, space: str, number: int) -> dict[str, st
     query = select(VersionRow.name, VersionRow.source_digest).where(
         VersionRow.space == space, VersionRow.number == number
     )
-    return dict(session.execute(query.order_by(VersionRow.name)).tuples())
+    return dict(iter(session.execute(query.order_by(VersionRow.name))))
 
 
 def _annotations(
