@@ -27,7 +27,7 @@ from share_registry.catalog.engine import (
     warn_if_unsafe,
 )
 from share_registry.catalog.tables import IdentityRow
-from share_registry.errors import CatalogError
+from share_registry.errors import CatalogError, ensure
 from share_registry.outside.files import Kind, Outside
 
 _MEMORY: Final = "sqlite://"
@@ -253,11 +253,13 @@ def check_reachable(url: str, outside: Outside) -> None:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         file = Path(parsed.database or "")
-        if outside.kind(outside.resolved(file.parent)) is not Kind.DIRECTORY:
-            raise CatalogError(
+        ensure(
+            outside.kind(outside.resolved(file.parent)) is Kind.DIRECTORY,
+            CatalogError(
                 f"catalog {hide_password(parsed)}: directory {str(file.parent)!r} is not there.",
                 hint="Create the directory, or name another file.",
-            )
+            ),
+        )
         if not outside.exists(file):
             return
     with Catalog._unchecked(url, Mode.READ) as catalog:

@@ -164,7 +164,6 @@ def _move_alias(tour: Tour, registry: "Registry") -> None:
 
 
 def _travel_in_time(tour: Tour, registry: "Registry") -> bool:
-    """Export v1 before and after one more commit; tell whether the bytes are the same."""
     tour.say(
         "Back in time: what was live before, the task as it was at its first commit, and its "
         "files, which never change whatever is committed later."

@@ -9,7 +9,7 @@ import click
 
 from share_registry.cli.output import Printed, complain, emit
 from share_registry.cli.verb import Session, session, with_common_options
-from share_registry.errors import InvalidInputError, ShareRegistryError, StoreError
+from share_registry.errors import InvalidInputError, ShareRegistryError, StoreError, ensure
 from share_registry.outside.files import Outside
 from share_registry.values.sheet import size
 
@@ -94,10 +94,12 @@ def _directories(root: Path) -> str:
     if not outside.exists(root / "FORMAT"):
         return "none yet"
     there = [name for name in ("objects", "spaces") if outside.exists(root / name)]
-    if there == ["objects"]:
-        raise StoreError(
+    ensure(
+        there != ["objects"],
+        StoreError(
             f"{root} has no spaces/.", hint="Restore the directory from a copy of the store."
-        )
+        ),
+    )
     return ", ".join(["FORMAT", *(f"{name}/" for name in there)])
 
 

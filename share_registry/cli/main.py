@@ -103,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        return _explain(_misused(error), typed)
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        usage = f"Run `{context.command_path if context else 'share-registry'} --help`."
+        return _explain(InvalidInputError(error.format_message(), hint=usage), typed)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -134,14 +136,6 @@ def entry() -> NoReturn:
         # what could not be printed was said by `main`; Python would try again
         sys.stdout = None
     sys.exit(code)
-
-
-def _misused(error: click.ClickException) -> ShareRegistryError:
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    return InvalidInputError(
-        error.format_message(),
-        hint=f"Run `{context.command_path if context else 'share-registry'} --help`.",
-    )
 
 
 def _explain(error: ShareRegistryError, arguments: Sequence[str]) -> int:

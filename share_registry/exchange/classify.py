@@ -122,7 +122,9 @@ def _check_key(key: str, halves: Mapping[str, object]) -> None:
         ),
     )
     path = key.removeprefix(PREFIX)
-    owner = _innermost_layer(path, halves)
+    ends = [match.start() for match in re.finditer(r"\.", path)]
+    # the innermost LoRA layer that it lies in
+    owner = next((path[:end] for end in reversed(ends) if path[:end] in halves), None)
     if owner is not None and _INSIDE.fullmatch(path[len(owner) + 1 :]):
         return
     if owner is not None or _FOREIGN.search(path) or FACTOR_MARK in path:
@@ -146,11 +148,6 @@ def _check_magnitudes(
             f" have no {_MAGNITUDE}, expected one for each.",
             hint=_SAVE_AGAIN,
         )
-
-
-def _innermost_layer(path: str, halves: Mapping[str, object]) -> str | None:
-    ends = [match.start() for match in re.finditer(r"\.", path)]
-    return next((path[:end] for end in reversed(ends) if path[:end] in halves), None)
 
 
 def _pair(

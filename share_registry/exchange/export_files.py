@@ -203,11 +203,13 @@ def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Out
         if occupied:
             outside.replace(target, old)
         outside.at("export.swap")
-        if not outside.rename_directory(fresh, target):
-            raise RefusedError(
+        ensure(
+            outside.rename_directory(fresh, target),
+            RefusedError(
                 f"{target} was written by somebody else meanwhile.",
                 hint="Export again: the same files there are success.",
-            )
+            ),
+        )
         outside.sync_directory(target.parent)
     except BaseException:
         if outside.exists(fresh):

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from share_registry.errors import InvalidInputError
+from share_registry.errors import InvalidInputError, ensure
 
 _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Of intermediate results on the CPU: 1 MiB of float32, which the second-level cache holds.
@@ -185,11 +185,13 @@ def device_of(device: str | torch.device) -> str:
         raise InvalidInputError(
             f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>."
         ) from error
-    if parsed.type == "meta":
-        raise InvalidInputError(
+    ensure(
+        parsed.type != "meta",
+        InvalidInputError(
             "device 'meta' has no numbers, expected one that has.",
             hint="Use cpu, cuda or cuda:<index>.",
-        )
+        ),
+    )
     try:
         torch.empty(0, dtype=torch.float32, device=parsed)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -233,9 +235,11 @@ def check_buffers(out: Buffers, device: torch.device) -> Buffers:
             f"out is {type(out).__name__}, expected Buffers.",
             hint="Make them once with `materializer.buffers()`.",
         )
-    if out.device != device:
-        raise InvalidInputError(
+    ensure(
+        out.device == device,
+        InvalidInputError(
             f"out is on {out.device}, results are made on {device}.",
             hint="Make it with `buffers()` of the same materializer.",
-        )
+        ),
+    )
     return out

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from share_registry.errors import InvalidInputError, RefusedError
+from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import (
     DEFAULT_ALPHA,
@@ -144,11 +144,13 @@ def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
             to or cannot hold the sum.
         InvalidInputError: the model does not have the modules. Nothing is changed.
     """
-    if hasattr(model, "peft_config"):
-        raise RefusedError(
+    ensure(
+        not hasattr(model, "peft_config"),
+        RefusedError(
             "the model is a PEFT model, expected the plain one.",
             hint="Use `swap` for an adapter that it has, or unload them first.",
-        )
+        ),
+    )
     _check_adapter(adapter)
     owners = Counter(id(owned) for _, owned in model.named_parameters(remove_duplicate=False))
     settings = settings_of(adapter.config)
@@ -216,11 +218,13 @@ def _check_options(model: Any, seat: Seat, adapter: Adapter) -> None:
                 f" this one has {here!r}.",
                 hint=_ANEW,
             )
-    if any(seat.name in getattr(layer, "merged_adapters", ()) for layer, _ in seat.layers):
-        raise RefusedError(
+    ensure(
+        not any((seat.name in getattr(layer, "merged_adapters", ()) for layer, _ in seat.layers)),
+        RefusedError(
             f"adapter {seat.name!r} is merged into the model's weights.",
             hint="Call `model.unmerge_adapter()` first.",
-        )
+        ),
+    )
 
 
 def _sort_collection(value: object) -> object:
@@ -236,16 +240,20 @@ def _check_adapter(adapter: Adapter) -> None:
             f" ({len(more)} in all): they cannot be merged as dW.",
             hint=_BY_PEFT,
         )
-    if adapter.config.get("alora_invocation_tokens"):
-        raise RefusedError(
+    ensure(
+        not adapter.config.get("alora_invocation_tokens"),
+        RefusedError(
             "the adapter acts from its invocation tokens on: merged weights would act everywhere.",
             hint=_BY_PEFT,
-        )
-    if any(factor.form is Form.EXPERTS for factor in adapter.layout.factors):
-        raise RefusedError(
+        ),
+    )
+    ensure(
+        not any(factor.form is Form.EXPERTS for factor in adapter.layout.factors),
+        RefusedError(
             "the adapter has factors of experts' parameters, which are not merged here.",
             hint=_BY_PEFT,
-        )
+        ),
+    )
 
 
 def _module(model: Any, adapter: Adapter, factor: FactorSpec, owners: Mapping[int, int]) -> Any:
@@ -258,12 +266,14 @@ def _module(model: Any, adapter: Adapter, factor: FactorSpec, owners: Mapping[in
             hint="Give the base model it was trained on.",
         ) from error
     weight = getattr(module, "weight", None)
-    if owners[id(weight)] > 1:
-        raise RefusedError(
+    ensure(
+        owners[id(weight)] <= 1,
+        RefusedError(
             f"the weight of {path!r} is another module's too: what is added to it would act there"
             " as well.",
             hint=_BY_PEFT,
-        )
+        ),
+    )
     if (
         not isinstance(weight, Tensor)
         or weight.dtype not in _MERGED_INTO
@@ -278,12 +288,14 @@ def _module(model: Any, adapter: Adapter, factor: FactorSpec, owners: Mapping[in
     expected = (b[0], *a[1:])
     if _is_transposed(module, factor):
         expected = (*a[1:], b[0])
-    if tuple(weight.shape) != expected:
-        raise InvalidInputError(
+    ensure(
+        tuple(weight.shape) == expected,
+        InvalidInputError(
             f"module {path!r} has a weight of shape {tuple(weight.shape)},"
             f" the adapter ({factor.form}) expects {expected}.",
             hint="Give the base model it was trained on.",
-        )
+        ),
+    )
     return module
 
 

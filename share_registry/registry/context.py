@@ -118,8 +118,7 @@ class Context:
 
         Raises IntegrityError where the store's log is damaged, RefusedError after `close`.
         """
-        if self.closed:
-            raise RefusedError("this registry is closed.", hint="Open it again.")
+        ensure(not self.closed, RefusedError("this registry is closed.", hint="Open it again."))
         with self.locked():
             if not follow(self.store, self.catalog, write=self.writable):
                 self.catalog.close()

@@ -205,7 +205,11 @@ class Materializer:
             IntegrityError: stored bytes are not what was committed.
         """
         rows = self._versions(refs)
-        buffers = self._fresh() if out is None else check_buffers(out, self._target.device)
+        buffers = (
+            Buffers(self._target.device, None if self._target.is_cuda else self._recycled.take)
+            if out is None
+            else check_buffers(out, self._target.device)
+        )
         buffers.begin()
         factors: dict[Digest, Factors] = {}
         left: Any = list(dict.fromkeys(row.adapter_digest for row in rows.values()))
@@ -316,9 +320,6 @@ class Materializer:
             models.unmerge(originals)
             delattr(model, _MERGED)
 
-    def _fresh(self) -> Buffers:
-        return Buffers(self._target.device, None if self._target.is_cuda else self._recycled.take)
-
     def _run_pass(self, holding: Holding[Any], buffers: Buffers) -> Pass | ExactPass:
         pass_class = ExactPass if self._target.exact else Pass
         # what is made in inference mode could not be written again outside of it
@@ -347,8 +348,9 @@ class Materializer:
 
         It takes no SQL statement where no commit was made since they were resolved last.
         """
-        if self._closed:
-            raise RefusedError("this materializer is closed.", hint="Make another one.")
+        ensure(
+            not self._closed, RefusedError("this materializer is closed.", hint="Make another one.")
+        )
         if not isinstance(refs, Iterable | Commit | ResolvedReference) or isinstance(refs, bytes):
             raise InvalidInputError(
                 f"refs is a {type(refs).__name__}, expected references.",

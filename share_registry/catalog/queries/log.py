@@ -110,8 +110,9 @@ def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
 def commit_at(session: Session, space: str, number: int, *, created: bool = True) -> Commit:
     """Return one commit by its number. Raises NotFoundError."""
     rows = session.execute(_COMMIT, {"space": space, "number": number}).all()
-    if not rows:
-        raise NotFoundError(f"space {space} has no c{number}.", hint="List its commits with `log`.")
+    ensure(
+        rows, NotFoundError(f"space {space} has no c{number}.", hint="List its commits with `log`.")
+    )
     return commits_of(session, rows, created=created)[0]
 
 

@@ -248,8 +248,8 @@ def _of_task(
     row = session.execute(_STANDING, _place(space, task, number)).one_or_none()
     if row is None or asked.back:
         _check_live(session, space, task, number)
-        newest = _newest(session, space, task, number)
-        return _version(session, space, task, newest - asked.back, asked)
+        version = _newest(session, space, task, number) - asked.back
+        return _version(session, space, task, version, asked)
     return _resolved(space, task, *row)
 
 
@@ -341,11 +341,13 @@ def _of_id(session: Session, space: SpaceName, asked: Reference) -> int:
             .limit(_CANDIDATES + 1)
         )
     )
-    if not rows:
-        raise NotFoundError(
+    ensure(
+        rows,
+        NotFoundError(
             f"{asked.text!r}: no commit of space {space} has an id that begins with {asked.value}.",
             hint="Ids are listed by `log`.",
-        )
+        ),
+    )
     if len(rows) > 1:
         listed = ", ".join(f"c{row.number} {row.id[:16]}" for row in rows[:_CANDIDATES])
         raise InvalidInputError(

@@ -111,10 +111,18 @@ def _page(
         if limit is not None and len(names) >= limit:
             break
     chosen = list(names)[:limit]
+    # that they are live was asked before, and may have changed since
+    newest = (
+        select(VersionRow.table, CommitRow.time)
+        .select_from(TaskNameRow.table)
+        .join(VersionRow.table, _of_task(VersionRow) & (VersionRow.version == _newest(then)))
+        .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
+        .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
+    )
     rows = {
         row.task: row
         for piece in pieces(chosen)
-        for row in session.execute(_versions(space, then).where(TaskNameRow.task.in_(piece)))
+        for row in session.execute(newest.where(TaskNameRow.task.in_(piece)))
     }
     return _tasks(session, space, then, names, [rows[task] for task in chosen if task in rows])
 
@@ -183,20 +191,6 @@ def _few_bearers(session: Session, space: str, query: TaskQuery) -> Select[int] 
         if session.scalar(bearers.distinct().limit(1).offset(_FEW)) is None:
             return bearers
     return None
-
-
-def _versions(space: str, then: Then) -> Select[Any]:
-    """Return what selects the newest versions of named tasks.
-
-    That they are live was asked before, and may have changed since.
-    """
-    return (
-        select(VersionRow.table, CommitRow.time)
-        .select_from(TaskNameRow.table)
-        .join(VersionRow.table, _of_task(VersionRow) & (VersionRow.version == _newest(then)))
-        .join(CommitRow.table, is_commit_of(VersionRow, VersionRow.number))
-        .where(TaskNameRow.space == space, TaskNameRow.until.is_(None))
-    )
 
 
 def _newest(then: Then) -> ColumnElement[int]:

@@ -100,8 +100,9 @@ def commit(registry: "Registry", /, adapter: str, **options: Any) -> "Commit":
     share-registry commit runs/41/best --task cola -m "run 41" --metric accuracy=0.93
     share-registry commit hf://owner/repo@main --task cola --budget 0
     """
-    result = registry.commit(adapter, **options)
-    return say_unless_new(result, session(), dry_run=options["dry_run"], already=_ALREADY)
+    return say_unless_new(
+        registry.commit(adapter, **options), session(), dry_run=options["dry_run"], already=_ALREADY
+    )
 
 
 @verb("c", doing="committing")

@@ -203,7 +203,6 @@ def _check_meaning(walk: _Walk) -> None:
 
 
 def _collect(walk: _Walk, record: Record) -> None:
-    """Note what a record refers to, and which versions need it."""
     commit = f"{record.space}/@c{record.number}"
     versions = {}
     if isinstance(record, AbsorbRecord | RefitRecord | MergeRecord):
@@ -270,7 +269,6 @@ def _check_objects(walk: _Walk, progress: Progress) -> None:
 
 
 def _check_object(walk: _Walk, digest: Digest, *, is_adapter: bool) -> list[Digest]:
-    """Check one object, and return those that it refers to."""
     from share_registry.format import adapter_object, basis_object
 
     if digest in walk.read:

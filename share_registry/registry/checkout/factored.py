@@ -115,8 +115,9 @@ def _by_name(subject: Any, outside: Outside) -> dict[str, Any]:
     if isinstance(subject, Mapping):
         return {str(name): source for name, source in subject.items()}
     if isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith(SCHEME):
-        folders = _folders(outside.absolute(Path(subject)), outside)
-        return _by_shortest_name(list(folders), str(subject))
+        return _by_shortest_name(
+            list(_folders(outside.absolute(Path(subject)), outside)), str(subject)
+        )
     if isinstance(subject, Adapter | str) or hasattr(subject, "peft_config"):
         return {_UNNAMED: subject}
     if not isinstance(subject, Iterable):

@@ -6,11 +6,12 @@ It is where its idempotency key was used before, or the same adapter is given ag
 import logging
 from collections.abc import Mapping
 from sys import float_info
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import ConflictError, InvalidInputError, RefusedError, ensure
+from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.environment import environment_labels
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Entry
@@ -21,9 +22,6 @@ from share_registry.registry.arguments import CommitOptions, RefitOptions, check
 from share_registry.registry.sync import read_note
 from share_registry.store.protocol import Store
 from share_registry.values.task_version import TaskVersion
-
-if TYPE_CHECKING:
-    from share_registry.exchange.adapter import Adapter
 
 # Characters of a value that an error repeats
 _SHOWN: Final = 80
@@ -140,7 +138,7 @@ def check_expected(task: str, latest: int, expected: int | None) -> None:
 
 
 def commit_of_key(
-    session: Session, space: SpaceName, key: str, adapters: "Mapping[TaskName, Adapter] | None"
+    session: Session, space: SpaceName, key: str, adapters: Mapping[TaskName, Adapter] | None
 ) -> CommitNumber | None:
     """Return the commit made with an idempotency key.
 

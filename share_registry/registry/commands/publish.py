@@ -19,7 +19,7 @@ idempotency key finds out what happened.
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from share_registry.catalog.projection.apply import apply
 from share_registry.catalog.queries import lookups
@@ -33,6 +33,7 @@ from share_registry.errors import (
     ShareRegistryError,
     ensure,
 )
+from share_registry.exchange.adapter import Adapter
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import Note, Record
@@ -43,9 +44,6 @@ from share_registry.registry.sync import check_end, replay_in_memory
 from share_registry.store.protocol import PublishStateUnknownError
 from share_registry.times import timestamp
 from share_registry.values.commits import Commit
-
-if TYPE_CHECKING:
-    from share_registry.exchange.adapter import Adapter
 
 _LOG: Final = logging.getLogger(__name__)
 _ATTEMPTS: Final = 200
@@ -81,7 +79,7 @@ def publish(
     key: str | None = None,
     note: Note | None = None,
     layouts: Mapping[Digest, Layout] | None = None,
-    adapters: "Mapping[TaskName, Adapter] | None" = None,
+    adapters: Mapping[TaskName, Adapter] | None = None,
 ) -> Commit:
     """Publish one record upon the head of a space, trying again where another writer was faster.
 
@@ -126,7 +124,9 @@ def publish(
             if created:
                 context.outside.at("commit.ack")
             return read_commit(context, space, number, created=created)
-        context.outside.wait(_pause_s(context, attempt))
+        # growing, and different in every process
+        spread = 0.5 + int(context.outside.token()[:4], 16) / 0x10000
+        context.outside.wait(min(_MAX_PAUSE_S, 0.005 * (attempt + 1)) * spread)
     raise ConflictError(
         f"space {space!r}: other writers were faster {_ATTEMPTS} times.", hint="Run it again."
     )
@@ -155,7 +155,7 @@ def _attempt(
     note: Note | None,
     note_digest: Digest | None,
     layouts: Mapping[Digest, Layout],
-    adapters: "Mapping[TaskName, Adapter] | None",
+    adapters: Mapping[TaskName, Adapter] | None,
 ) -> tuple[CommitNumber, bool] | None:
     """Build the record that follows the head, apply it to the catalog, and create it in the store.
 
@@ -231,10 +231,3 @@ def _create_record(context: Context, record: Record) -> bool:
         if present is None or present == content:
             raise unknown from cause
         return False
-
-
-def _pause_s(context: Context, attempt: int) -> float:
-    """Return how long to wait before the next attempt: growing, and different in every process."""
-    return min(_MAX_PAUSE_S, 0.005 * (attempt + 1)) * (
-        0.5 + int(context.outside.token()[:4], 16) / 0x10000
-    )

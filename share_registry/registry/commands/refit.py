@@ -110,8 +110,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
         return preview_commit(context, name, reexpressed, note, kind="refit", basis=basis)
     if present is not None and present.digest == basis.digest and not reexpressed:
         return with_modules(context, read_commit(context, name, present.number, created=False))
-    commit = publish_basis(context, name, basis, note, rows, reexpressed)
-    return replace(commit, basis=basis.report)
+    return replace(publish_basis(context, name, basis, note, rows, reexpressed), basis=basis.report)
 
 
 def live_versions(session: Session, space: SpaceName) -> list[TaskVersion]:
