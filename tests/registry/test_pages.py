@@ -178,20 +178,20 @@ def test_a_task_that_is_dropped_while_a_page_is_made_is_on_it(
 
     A page stays as long as it was found.
     """
-    records, real = Log(space="ant"), task_pages._versions
+    records, real = Log(space="ant"), task_pages.pieces
     records.create()
     for number in range(4):
         records.absorb(f"t{number}", 1)
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
         records.apply(session)
 
-        def drop_then_read(*arguments: Any) -> Any:
+        def drop_then_read(chosen: Any) -> Any:
+            monkeypatch.setattr(task_pages, "pieces", real)
             records.drop("t1").apply(session)
-            return real(*arguments)
+            return real(chosen)
 
-        monkeypatch.setattr(task_pages, "_versions", drop_then_read)
+        monkeypatch.setattr(task_pages, "pieces", drop_then_read)
         assert [task.name for task in tasks(session, TaskQuery(limit=3))] == ["t0", "t1", "t2"]
-        monkeypatch.setattr(task_pages, "_versions", real)
         assert [task.name for task in tasks(session, TaskQuery(limit=3))] == ["t0", "t2", "t3"]
 
 
