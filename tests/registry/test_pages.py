@@ -21,6 +21,7 @@ from share_registry.catalog.projection.apply import wipe
 from share_registry.catalog.queries import task_pages
 from share_registry.catalog.queries.log import LogQuery, log
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
+from share_registry.catalog.sql import pieces
 from share_registry.errors import InvalidInputError
 from share_registry.outside.files import Outside
 from share_registry.registry.context import open_context
@@ -178,7 +179,7 @@ def test_a_task_that_is_dropped_while_a_page_is_made_is_on_it(
 
     A page stays as long as it was found.
     """
-    records, real = Log(space="ant"), task_pages.pieces
+    records, real = Log(space="ant"), pieces
     records.create()
     for number in range(4):
         records.absorb(f"t{number}", 1)
