@@ -55,8 +55,7 @@ def doctor(context: click.Context) -> None:
 def _packages() -> Iterator[_Check]:
     from importlib import metadata
 
-    system = f"{platform.system()} {platform.machine()}"
-    yield "python", f"{platform.python_version()} on {system}"
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for name in _PACKAGES:
         yield name, metadata.version(name)
     for name, purpose in _OPTIONAL.items():

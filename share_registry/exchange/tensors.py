@@ -78,14 +78,12 @@ def item_of(key: str, tensor: torch.Tensor) -> Item:
 
     Raises InvalidInputError for an element type that files do not have.
     """
-    ensure(
-        tensor.dtype in DTYPES,
-        InvalidInputError(
+    if tensor.dtype not in DTYPES:
+        raise InvalidInputError(
             f"tensor {key!r} has element type {tensor.dtype},"
             f" expected one of {', '.join(map(str, DTYPES))}.",
             hint="Convert it to float32 or bfloat16.",
-        ),
-    )
+        )
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     content = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     return Item(key=key, dtype=DTYPES[tensor.dtype], shape=tuple(tensor.shape), content=content)

@@ -106,11 +106,10 @@ class BlobStore(Store):
                 hint="Run verify.",
             ),
         )
+        actual = sha256(content)
         ensure(
-            sha256(content) == digest,
-            IntegrityError(
-                f"object {digest} has the digest {sha256(content)}.", hint="Run verify."
-            ),
+            actual == digest,
+            IntegrityError(f"object {digest} has the digest {actual}.", hint="Run verify."),
         )
         return content
 
