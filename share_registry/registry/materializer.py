@@ -150,8 +150,7 @@ class Materializer:
         self.close()
 
     def __repr__(self) -> str:
-        device = str(self._target.device)
-        return f"Materializer(device={device!r}, resident_bytes={self.resident_bytes})"
+        return f"Materializer(device='{self._target.device}', resident_bytes={self.resident_bytes})"
 
     @property
     def resident_bytes(self) -> int:

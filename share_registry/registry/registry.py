@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from share_registry.catalog.queries import aliases, lineage, log as log_pages, task_pages
+from share_registry.catalog.queries import aliases, log as log_pages
 from share_registry.catalog.queries.as_of import At
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.names import SpaceName
@@ -22,7 +22,6 @@ from share_registry.registry.arguments import (
     references,
 )
 from share_registry.registry.context import Context, open_context, with_basis_size
-from share_registry.values.checks import Diff, Export, VerifyReport
 from share_registry.values.commits import Commit, Log
 from share_registry.values.policy import Policy
 from share_registry.values.references import Alias, AliasMove, ResolvedReference, Tag
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from share_registry.registry.basis.basis import Basis
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
+    from share_registry.values.checks import Diff, Export, VerifyReport
 
 # A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`
 Source = "str | os.PathLike[str] | Adapter | Any"
@@ -479,7 +479,7 @@ class Registry:
         name: str | None = None,
         profile: str = "native",
         overwrite: bool = False,
-    ) -> Export:
+    ) -> "Export":
         """Write a task version as a plain PEFT directory `root/<task>-v<N>-<digest8>/`, atomically.
 
         The same content already there is success.
@@ -583,6 +583,8 @@ class Registry:
             limit: At most so many; None for all.
             after: The next page is the one after the last task of this page.
         """
+        from share_registry.catalog.queries import task_pages
+
         query = task_pages.TaskQuery(
             space=self._scope_of(space),
             labels=labels or {},
@@ -600,10 +602,12 @@ class Registry:
 
         Raises NotFoundError.
         """
+        from share_registry.catalog.queries import lineage
+
         with self._context.reading() as session:
             return lineage.lineage(session, reference(ref), space=self._space)
 
-    def diff(self, a: Ref, b: Ref) -> Diff:
+    def diff(self, a: Ref, b: Ref) -> "Diff":
         """Compare two task versions, or two states of a space.
 
         Metadata, and per task the relative change of dW. Raises NotFoundError, InvalidInputError.
@@ -723,7 +727,7 @@ class Registry:
         *,
         raise_on_damage: bool = True,
         progress: "Progress | None" = None,
-    ) -> VerifyReport:
+    ) -> "VerifyReport":
         """Check the whole registry; raise IntegrityError for damage unless told otherwise.
 
         Args:

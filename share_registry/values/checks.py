@@ -47,8 +47,8 @@ class Diff(Shown):
     tasks: tuple[TaskDiff, ...]
 
     def __repr__(self) -> str:
-        changes = count(sum(task.status != "same" for task in self.tasks), "change")
-        return f"<Diff {self.a} .. {self.b}: {changes}>"
+        changes = sum(task.status != "same" for task in self.tasks)
+        return f"<Diff {self.a} .. {self.b}: {count(changes, 'change')}>"
 
     @override
     def sheet(self) -> Sheet:

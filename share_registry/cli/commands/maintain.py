@@ -181,8 +181,7 @@ for _function in (upgrade, current, check):
 
 def _changed(policy: Policy, options: dict[str, Any]) -> Policy:
     members = {name: value for name, value in options.items() if value is not None}
-    switched_off = {name: None for name in _OFF if members.get(name) == 0}
-    return replace(policy, **members | switched_off)
+    return replace(policy, **members | {name: None for name in _OFF if members.get(name) == 0})
 
 
 def _is_current(version: str) -> Printed:
