@@ -189,8 +189,6 @@ def _encode_group(symbols: Ints) -> tuple[Group, list[bytes], bytes]:
 
 @dataclass(frozen=True, slots=True)
 class _SymbolPart:
-    """The bytes of one group, with its number of symbols and the lengths of its pieces."""
-
     group: Group
     count: int
     lengths: Sequence[int]

@@ -248,7 +248,6 @@ def _whole(least: int, hint: str, *, most: int | None = None, or_types: Any = ()
 
 
 def _texts(name: str, value: Any) -> list[str]:
-    """Return a list of texts; a single one may stand alone."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, Iterable):
@@ -286,6 +285,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "base_labels": _texts,
     "base_model": _text,
     "base_revision": _text,
+    "budget": lambda _, value: check_budget(value),
     "before": _whole(1, "Give the number of a commit, or a reference such as c12.", or_types=Ref),
     "expected": _whole(0, "Give an int (`expected=ABSENT`: there must be none)."),
     "kind": _text,

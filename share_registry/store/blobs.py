@@ -9,6 +9,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import ClassVar
 
 from typing_extensions import override
@@ -51,9 +52,17 @@ class BlobStore(Store):
 
     def __init__(self, identity: str) -> None:
         with self._translating():
+            ensure(
+                self.read(FORMAT) or not [*self.sizes("objects/"), *self.sizes("spaces/")],
+                IntegrityError(
+                    f"{type(self).__name__} holds objects or records and no FORMAT.",
+                    hint="Bring FORMAT back from a copy of the store: without it the log proves "
+                    "nothing.",
+                ),
+            )
             self.create(FORMAT, format_bytes(identity))
             self._format = self.read(FORMAT) or b""
-        self._identity = identity_of(self._format, writing=True)
+        self._identity = identity_of(self._format, writing=not self.read_only)
 
     @abstractmethod
     def create(self, name: str, content: bytes) -> bool:
@@ -138,8 +147,11 @@ class BlobStore(Store):
 
     @override
     def spaces(self, *, expected: Collection[SpaceName] = ()) -> list[SpaceName]:
-        records = (record_of(name) for name, _ in self._sorted("spaces/"))
-        return sorted({record[0] for record in records if record})
+        names = (name for name, _ in self._sorted("spaces/"))
+        logs = (map(record_of, log) for _, log in groupby(names, lambda name: name.split("/")[1]))
+        # one record shows that there is a space: a long log is not parsed
+        records = (next(filter(None, log), None) for log in logs)
+        return sorted(record[0] for record in records if record)
 
     @override
     def numbers(self, space: SpaceName) -> list[CommitNumber]:
@@ -201,5 +213,7 @@ class MemoryStore(BlobStore):
 
     @override
     def sizes(self, prefix: str) -> Iterable[tuple[str, int]]:
+        if prefix in self._blobs:
+            return [(prefix, len(self._blobs[prefix]))]
         blobs = self._blobs.copy()
         return [(name, len(blobs[name])) for name in blobs if name.startswith(prefix)]

@@ -281,7 +281,6 @@ class StoreConformance:
 
 
 def _race(write: Callable[[int, threading.Barrier], None]) -> None:
-    """Run `write(writer, start)` in several threads; what the first to fail raises is raised."""
     start = threading.Barrier(_WRITERS)
 
     def run(writer: int) -> None:

@@ -246,7 +246,6 @@ def _draw_panels(figure: "FigureBase", analysis: "Analysis") -> None:
 
 
 def _draw_spectra(axes: "Axes", spectra: Sequence["Spectrum"]) -> Any:
-    """Draw one row a module over a logarithmic axis of k."""
     import numpy as np
 
     largest = max(spectrum.rows for spectrum in spectra)

@@ -179,6 +179,16 @@ def test_a_state_at_a_time_out_of_range_is_refused(
         registry.tasks(at=time)
 
 
+@pytest.mark.parametrize("budget", ["x", 2.0, float("nan"), True])
+def test_a_budget_is_checked_where_the_adapter_is_there_already(
+    registry: sr.Registry, tmp_path: Path, budget: Any
+) -> None:
+    adapter = write_adapter(tmp_path / "budgeted", seed=11)
+    registry.commit(adapter, task="budgeted")
+    with pytest.raises(sr.InvalidInputError, match="budget"):
+        registry.commit(adapter, task="budgeted", budget=budget)
+
+
 def test_numbers_past_float64_are_no_budget_and_no_weight(registry: sr.Registry) -> None:
     with pytest.raises(sr.InvalidInputError, match="budget"):
         sr.Policy(budget=10**400)

@@ -11,16 +11,18 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from sqlalchemy import create_engine, text
 
 import share_registry as sr
+from share_registry.catalog.queries import lineage
 from share_registry.errors import ConnectionLostError
 from share_registry.outside.files import Outside
 from share_registry.registry.context import open_context
+from share_registry.store.local import LocalStore
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.processes import fork, wait_for
 from tests.reliability.scenarios import NoFlush
@@ -136,3 +138,29 @@ def test_every_commit_of_writers_that_race_is_there_once(
         contended = WRITERS * (COMMITS // 2)
         assert registry.resolve(f"{SPACE}/contended").version == contended
         assert registry.verify("deep").ok
+
+
+def test_a_lineage_is_whole_beside_a_commit_between_its_statements(
+    tmp_path: Path, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each statement sees what is committed by then: the second knows a version more."""
+    store = tmp_path / "store"
+    sources = [write_adapter(tmp_path / f"a{seed}", seed=seed) for seed in range(3)]
+    with opened(postgresql_url, store) as registry, opened(postgresql_url, store) as writer:
+        registry.commit(sources[0], task="cola", budget=0)
+
+        def commit_then_read(*arguments: Any) -> Any:
+            writer.commit(sources[1], task="cola", budget=0, derived_from="cola@v1")
+            return edges(*arguments)
+
+        edges = lineage._edges
+        monkeypatch.setattr(lineage, "_edges", commit_then_read)
+        assert [node.ref for node in registry.lineage("cola@v1").nodes] == [f"{SPACE}/cola@v1"]
+
+
+def test_a_catalog_is_made_again_from_a_store_that_is_only_read(tmp_path: Path) -> None:
+    with opened(str(tmp_path / "registry"), None) as registry:
+        registry.commit(write_adapter(tmp_path / "cola", seed=1), budget=0)
+    store = LocalStore(tmp_path / "registry", Outside(), read_only=True)
+    with sr.Registry.open(f"sqlite:///{tmp_path}/other.sqlite", store=store) as registry:
+        assert registry.rebuild() == 2

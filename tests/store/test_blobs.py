@@ -150,3 +150,20 @@ def test_a_driver_that_fails_in_publish_leaves_it_unknown() -> None:
     store.refuses = True
     with pytest.raises(PublishStateUnknownError, match="may or may not be published"):
         store.publish(SPACE, FIRST, b"theirs")
+
+
+class Robbed(MemoryStore):
+    """A store that has an object, and whose FORMAT is gone."""
+
+    @override
+    def read(self, name: str) -> bytes | None:
+        return None
+
+    @override
+    def sizes(self, prefix: str) -> Iterable[tuple[str, int]]:
+        yield object_name(sha256(b"")), 0
+
+
+def test_a_store_that_has_lost_its_format_is_not_given_another() -> None:
+    with pytest.raises(IntegrityError, match="holds objects or records and no FORMAT"):
+        Robbed(str(uuid.uuid4()))

@@ -115,7 +115,6 @@ def _read_about(
 
 
 def _select_touched() -> Select[Any]:
-    """Return what selects the versions that commits are about, with what was measured of them."""
     absorbed = (
         (VersionRow.space == TouchRow.space)
         & (VersionRow.task == TouchRow.task)

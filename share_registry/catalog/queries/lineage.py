@@ -93,7 +93,9 @@ def _edges(
     )
     for row in session.execute(parents):
         via = "derived" if row.weight is None else f"{_MERGED}{row.weight}"
-        edges[row.task, row.version].append((via, (row.parent_task, row.parent_version)))
+        # on PostgreSQL a version may have come since the others were read: nothing leads to it
+        further = edges.get((row.task, row.version), [])
+        further.append((via, (row.parent_task, row.parent_version)))
     return edges
 
 

@@ -174,7 +174,6 @@ def _anchor(
 
 
 def _check_task(session: Session, space: SpaceName | None, task: str) -> None:
-    """Raise NotFoundError where no space (None: at all) has a task of this name."""
     names = select(TaskNameRow.name).where(
         TaskNameRow.space.in_([space] if space is not None else lookups.space_names(session))
     )

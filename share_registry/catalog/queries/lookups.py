@@ -349,7 +349,6 @@ def _head_of(row: Row[str, int, str, str]) -> Head:
 
 @cache
 def _absorbed() -> tuple[Select[str], Select[str]]:
-    """Return what selects so many distinct adapters of a space: the first and the latest."""
     earlier = tuple_(_OTHERS.c.number, _OTHERS.c.task) < tuple_(VersionRow.number, VersionRow.task)
     same = _OTHERS.c.adapter_digest == VersionRow.adapter_digest
     repeats = select(_OTHERS.c.task).where(_OTHERS.c.space == VersionRow.space, same, earlier)

@@ -254,7 +254,6 @@ def _of_task(
 
 
 def _place(space: SpaceName, task: FoundTask, number: int | None) -> dict[str, object]:
-    """Return what a statement about a task at a commit (None: now) is asked with."""
     at = lookups.EVER if number is None else number
     return {"space": space, "task_number": task.task, "at": at}
 

@@ -253,7 +253,6 @@ def _read_object(walk: _Walk, digest: Digest) -> bytes | None:
 
 
 def _check_objects(walk: _Walk, progress: Progress) -> None:
-    """Check every object that is referred to, and what adapter objects refer to in turn."""
     adapters = {task.adapter for task in walk.versions.values()}
     # bases last (the list is popped from its end): by then it is clear who refers to them
     pending = sorted(walk.refs, key=lambda digest: (digest not in walk.bases, digest))

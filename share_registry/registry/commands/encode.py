@@ -330,7 +330,6 @@ def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
 def _files(
     task: TaskName, adapter: Adapter, policy: Policy
 ) -> tuple[TaskNote, dict[Digest, bytes]]:
-    """Return what the note says of an adapter's files, and the files as objects."""
     config = sha256(adapter.config_bytes)
     objects = {config: adapter.config_bytes}
 

@@ -118,6 +118,7 @@ def publish(
         except ConnectionLostError as error:
             # it was lost before the record was created: nothing is committed
             _LOG.info("publishing to space %s again: %s", space, error)
+            ensure(attempt + 1 < _ATTEMPTS, error)
             published = None
         if published is not None:
             number, created = published
