@@ -12,6 +12,8 @@ from sqlalchemy import Engine, Select, event
 
 import share_registry as sr
 from share_registry.catalog.queries import lookups
+from share_registry.registry.commands import spaces
+from share_registry.registry.commands.publish import publish
 from tests.cli.tiny import BASE, SPACE, write_adapter
 from tests.registry.conftest import DEMO
 from tests.registry.plain import files
@@ -41,6 +43,22 @@ def test_names_are_derived_and_a_space_is_made(registry: sr.Registry, adapter: P
     commit = registry.commit(adapter)
     assert (commit.space, commit.task, commit.version, commit.number) == (SPACE, "cola", 1, 2)
     assert registry.spaces()[0].base_model == BASE
+
+
+def test_a_space_that_came_meanwhile_for_another_base_is_a_conflict(
+    registry: sr.Registry, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The space is not there until the very moment at which the commit makes it."""
+
+    def come_second(*arguments: Any) -> sr.Commit:
+        monkeypatch.setattr(spaces, "publish", publish)
+        registry.create_space(SPACE, base_model="other-org/Tiny-Model")
+        return publish(*arguments)
+
+    monkeypatch.setattr(spaces, "publish", come_second)
+    with pytest.raises(sr.ConflictError, match="exists with base model other-org/Tiny-Model"):
+        registry.commit(adapter)
+    assert [commit.kind for commit in registry.log()] == ["create"]
 
 
 def test_the_same_adapter_again_is_the_same_commit(registry: sr.Registry, adapter: Path) -> None:

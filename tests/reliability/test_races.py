@@ -6,7 +6,7 @@ again, and on PostgreSQL the server ends connections while they are in use.
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from share_registry.outside.files import Outside
 from share_registry.registry.context import open_context
 from share_registry.store.local import LocalStore
 from tests.cli.tiny import SPACE, write_adapter
-from tests.reliability.processes import fork, wait_for
+from tests.reliability.processes import fork, wait_for_all
 from tests.reliability.scenarios import NoFlush
 
 WRITERS = 8
@@ -96,7 +96,7 @@ def rebuild(catalog_url: str, store: Path, stop: Path) -> None:
         time.sleep(2)
 
 
-def end_connections(catalog_url: str, stop: Path) -> None:
+def end_connections(catalog_url: str, _: Path, stop: Path) -> None:
     """End one connection of the database after the other, as a failover or an operator would."""
     numbers = Random(7)
     engine = create_engine(catalog_url)
@@ -113,31 +113,38 @@ def end_connections(catalog_url: str, stop: Path) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("ends", [False, True], ids=["", "connections end"])
-def test_every_commit_of_writers_that_race_is_there_once(
-    tmp_path: Path, catalog_url: str, ends: bool
-) -> None:
-    if ends and catalog_url.startswith("sqlite"):
-        pytest.skip("a file has no connections to end")
-    store, stop = tmp_path / "store", tmp_path / "stop"
-    sources = [write_adapter(tmp_path / f"a{seed}", seed=seed) for seed in range(5)]
+def race(catalog_url: str, top: Path, others: Sequence[Callable[[str, Path, Path], None]]) -> None:
+    """Let the writers race beside other processes; check that every commit is there once."""
+    store, stop = top / "store", top / "stop"
+    sources = [write_adapter(top / f"a{seed}", seed=seed) for seed in range(5)]
     with opened("memory://", None) as registry:
         registry.commit(sources[0], budget=0)  # what it imports, the forks have
-    writers = [
-        fork(partial(write, catalog_url, store, sources, writer)) for writer in range(WRITERS)
-    ]
-    others = [fork(partial(other, catalog_url, store, stop)) for other in (read, rebuild)]
-    if ends:
-        others.append(fork(partial(end_connections, catalog_url, stop)))
-    codes = [wait_for(writer) for writer in writers]
-    stop.touch()
-    assert codes + [wait_for(child) for child in others] == [0] * (WRITERS + len(others))
+    beside = [fork(partial(other, catalog_url, store, stop)) for other in others]
+    try:
+        writers = [
+            fork(partial(write, catalog_url, store, sources, writer)) for writer in range(WRITERS)
+        ]
+        assert wait_for_all(writers) == [0] * WRITERS
+    finally:
+        stop.touch()
+        codes = wait_for_all(beside)
+    assert codes == [0] * len(others)
     with opened(catalog_url, store, mode="w") as registry:
         made = Counter(commit.key for commit in registry.log(SPACE, kind="absorb", limit=1000))
         assert made == Counter(key(w, n) for w in range(WRITERS) for n in range(COMMITS))
         contended = WRITERS * (COMMITS // 2)
         assert registry.resolve(f"{SPACE}/contended").version == contended
         assert registry.verify("deep").ok
+
+
+def test_every_commit_of_writers_that_race_is_there_once(tmp_path: Path, catalog_url: str) -> None:
+    race(catalog_url, tmp_path, [read, rebuild])
+
+
+def test_writers_that_lose_their_connections_lose_no_commit(
+    tmp_path: Path, postgresql_url: str
+) -> None:
+    race(postgresql_url, tmp_path, [read, rebuild, end_connections])
 
 
 def test_a_lineage_is_whole_beside_a_commit_between_its_statements(

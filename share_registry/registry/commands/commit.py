@@ -113,7 +113,10 @@ def _commit(
             task: check_base(target, adapter, allow_mismatch=options.allow_base_mismatch)
             for task, adapter in batch.adapters.items()
         }
-        versions = _next_versions(context, session, target.name, batch, options)
+        key = str(options.idempotency_key)
+        versions = commit_of_key(session, target.name, key, batch.adapters) or _next_versions(
+            context, session, target.name, batch, options
+        )
         parents = _find_parents(session, target.name, batch, options)
     if isinstance(versions, int):
         # its writer may have died before it was durable
@@ -190,12 +193,11 @@ def _next_versions(
 
     Raises ConflictError, RefusedError where the head allows neither.
     """
-    earlier = commit_of_key(session, space, str(options.idempotency_key), batch.adapters)
     latest = {task: lookups.latest_version(session, space, task) for task in batch.adapters}
-    if earlier is None and not options.allow_duplicate:
+    if not options.allow_duplicate:
         earlier = commit_of_unchanged(context.store, space, batch.adapters, latest, options)
-    if earlier is not None:
-        return earlier
+        if earlier is not None:
+            return earlier
     versions = {}
     for task, adapter in batch.adapters.items():
         newest, location = latest[task], adapter.source.location

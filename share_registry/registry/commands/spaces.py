@@ -69,15 +69,12 @@ def create_space(
     space = space_name(name)
     label = base_model if base_model is not None else space
     _check_labels([label, *base_labels], base_revision)
-    with context.reading() as session:
-        if exist_ok and space in lookups.space_names(session):
-            _check_same_base(
-                existing_target(session, space), base_model, base_revision, base_labels
-            )
-            return space
 
-    def build(_: Session, place: Place) -> CreateRecord | CommitNumber:
+    def build(session: Session, place: Place) -> CreateRecord | CommitNumber:
         if place["number"] != 1:
+            if exist_ok:
+                present = existing_target(session, space)
+                _check_same_base(present, base_model, base_revision, base_labels)
             return CommitNumber(1)
         base = BaseModelBody(
             label=label, revision=base_revision, labels=sorted(set(base_labels) - {label})
