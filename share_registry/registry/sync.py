@@ -126,7 +126,8 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
         if not store.read_only:
             store.sync_log(space)
     with catalog.begin(write=True) as session:
-        for space in {*lookups.space_names(session)} - {*spaces}:
+        # listed again under the lock: a space that came meanwhile is not forgotten
+        for space in {*lookups.space_names(session)} - {*store.spaces()}:
             wipe(session, space)
     for space in spaces:
         with catalog.begin(write=True, space=space) as session:

@@ -18,10 +18,14 @@ import torch
 from sqlalchemy import create_engine, text
 
 import share_registry as sr
-from share_registry.catalog.queries import lineage
+from share_registry.catalog.projection.apply import wipe
+from share_registry.catalog.queries import lineage, lookups
 from share_registry.errors import ConnectionLostError
+from share_registry.names import SpaceName
 from share_registry.outside.files import Outside
-from share_registry.registry.context import open_context
+from share_registry.registry.commands import publish
+from share_registry.registry.context import Context, open_context
+from share_registry.registry.sync import rebuild_catalog
 from share_registry.store.local import LocalStore
 from tests.cli.tiny import SPACE, write_adapter
 from tests.reliability.processes import fork, wait_for_all
@@ -171,3 +175,43 @@ def test_a_catalog_is_made_again_from_a_store_that_is_only_read(tmp_path: Path) 
     store = LocalStore(tmp_path / "registry", Outside(), read_only=True)
     with sr.Registry.open(f"sqlite:///{tmp_path}/other.sqlite", store=store) as registry:
         assert registry.rebuild() == 2
+
+
+def test_a_rebuild_keeps_a_space_that_comes_while_it_begins(
+    tmp_path: Path, catalog_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def list_then_create(store: LocalStore, **options: Any) -> list[SpaceName]:
+        monkeypatch.setattr(LocalStore, "spaces", listed)
+        before = listed(store, **options)
+        with opened(catalog_url, tmp_path / "store") as writer:
+            writer.create_space(SPACE)
+        return before
+
+    with opened(catalog_url, tmp_path / "store") as registry:
+        listed = LocalStore.spaces
+        monkeypatch.setattr(LocalStore, "spaces", list_then_create)
+        rebuild_catalog(registry.context.store, registry.context.catalog)
+        with registry.context.catalog.begin() as session:
+            assert lookups.space_names(session) == [SPACE]
+
+
+def test_a_commit_goes_on_where_the_catalog_is_emptied_beside_it(
+    tmp_path: Path, catalog_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_then_publish(*arguments: Any) -> Any:
+        def catch_up_then_lose(context: Context) -> None:
+            monkeypatch.setattr(Context, "catch_up", catch_up)
+            catch_up(context)
+            with context.catalog.begin(write=True) as session:
+                wipe(session)
+
+        monkeypatch.setattr(publish, "_attempt", attempt)
+        monkeypatch.setattr(Context, "catch_up", catch_up_then_lose)
+        return attempt(*arguments)
+
+    catch_up, attempt = Context.catch_up, publish._attempt
+    with opened(catalog_url, tmp_path / "store") as registry:
+        registry.create_space(SPACE)
+        monkeypatch.setattr(publish, "_attempt", lose_then_publish)
+        registry.set_policy(sr.Policy(budget=0), space=SPACE)
+        assert [commit.kind for commit in registry.log()] == ["policy", "create"]

@@ -172,6 +172,9 @@ def _attempt(
     try:
         with context.catalog.begin(write=True, space=space) as session:
             head = lookups.head(session, space)
+            if head is None and context.store.record(space, CommitNumber(1)) is not None:
+                # the catalog was emptied since it caught up
+                return None
             earlier = commit_of_key(session, space, key, adapters) if head is not None else None
             place = _place_after(context, space, head, key, note_digest)
             record = build(session, place) if earlier is None else earlier
