@@ -229,7 +229,11 @@ metric_option: Final = click.option(
 message_option: Final = click.option(
     "-m", "--message", default="", metavar="TEXT", help="What this commit is, for the log."
 )
-author_option: Final = click.option("--author", metavar="NAME", help="Who commits; self-declared.")
+author_option: Final = click.option(
+    "--author",
+    metavar="NAME",
+    help="Who. [$SHARE_REGISTRY_AUTHOR, else CI's actor, git's user.name, the system's user]",
+)
 reason_option: Final = click.option(
     "--reason", default="", metavar="TEXT", help="Why, for the log."
 )

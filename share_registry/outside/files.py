@@ -7,6 +7,7 @@ named point of a write.
 
 import copy
 import errno
+import getpass
 import os
 import secrets
 import shutil
@@ -108,6 +109,13 @@ class Outside:
     def environment(self, name: str) -> str | None:
         """Return an environment variable."""
         return os.environ.get(name)
+
+    def user(self) -> str | None:
+        """Return the name of the user of this process, None where the system knows none."""
+        # a user without an entry, as in containers, is KeyError before Python 3.13
+        with suppress(OSError, KeyError, ImportError):
+            return getpass.getuser()
+        return None
 
     def absolute(self, path: Path) -> Path:
         """Return a path that a later change of the working directory does not move."""

@@ -32,6 +32,7 @@ _Check = Callable[[str, Any], Any]
 # Half characters, in which Python keeps bytes that are no UTF-8; in a path they may stand for such
 _NO_TEXT: Final = re.compile("[\ud800-\udfff]")
 _NO_PATH: Final = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+_LONGEST_AUTHOR: Final = 256
 # Parameters that may be paths, whose names need be no text
 _PATHS: Final = ("adapter", "adapters", "root")
 
@@ -53,6 +54,14 @@ class CommitOptions:
     allow_base_mismatch: bool = False
     allow_duplicate: bool = False
     dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a caller says about a change: why, and who; None for the registry's default author."""
+
+    reason: str = ""
+    author: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +178,14 @@ def check_place(name: str, value: Any) -> None:
     _check_unicode(name, os.fspath(value))
 
 
+def check_author(name: str, value: Any) -> Any:
+    """Check that a text names an author as a note can hold it. Raises InvalidInputError."""
+    _check_unicode(name, value)
+    if len(_text(name, value)) > _LONGEST_AUTHOR:
+        raise _wrong(name, value, f"at most {_LONGEST_AUTHOR} characters", "Shorten it.")
+    return value
+
+
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     bound_signature = cache(lambda: signature(method))
 
@@ -281,7 +298,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "after": _of(str | Task, "a text", "Give a str."),
     "alias": _text,
     "at": _whole(1, "Give a commit, a tag, a date or a time.", or_types=str | date),
-    "author": _text,
+    "author": check_author,
     "base_labels": _texts,
     "base_model": _text,
     "base_revision": _text,

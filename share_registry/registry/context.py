@@ -26,7 +26,7 @@ from share_registry.errors import (
 )
 from share_registry.names import SpaceName, space_name
 from share_registry.outside.files import Outside
-from share_registry.registry.arguments import FilePath, check_place
+from share_registry.registry.arguments import FilePath, check_author, check_place
 from share_registry.registry.sync import follow, forgotten, rebuild_catalog, replay_in_memory
 from share_registry.store.open import MEMORY, is_new, open_store
 from share_registry.store.protocol import Store
@@ -77,6 +77,7 @@ class Context:
         beside: Directory of the store, where there is one: files that follow from the store may be
             kept there.
         device_name: The device on which commits and refits are to be computed.
+        author: Who records are by where a verb is not told; None until the environment is asked.
     """
 
     outside: Outside
@@ -86,6 +87,7 @@ class Context:
     writable: bool
     beside: Path | None = None
     device_name: str = "cpu"
+    author: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
     closed: bool = False
@@ -159,6 +161,16 @@ class Context:
             RefusedError("this registry is open for reading only.", hint="Open it with mode 'w'."),
         )
 
+    def author_of(self, author: str | None) -> str | None:
+        """Return who a record is by: who is named, else the default; None where that is empty."""
+        if author is not None:
+            return author or None
+        if self.author is None:
+            from share_registry.exchange.environment import default_author
+
+            self.author = default_author(self.outside) or ""
+        return self.author or None
+
     def reader(self) -> "Reader":
         """Return the materializer of this registry's objects; imports torch on first use."""
         if self._reader is None:
@@ -176,6 +188,7 @@ def open_context(
     mode: str,
     outside: Outside,
     device: str | None = None,
+    author: str | None = None,
 ) -> tuple[Context, SpaceName | None]:
     """Open a registry, creating it in mode "c" where it is missing.
 
@@ -200,6 +213,8 @@ def open_context(
     scope = space_name(default) if default else None
     if device is not None:
         check_device(device)
+    if author is not None:
+        check_author("author", author)
     place = locate(location, store=store, outside=outside)
     if place.catalog is not None and mode == "c" and is_new(place.store, outside):
         _check_catalog(place, outside)
@@ -213,6 +228,7 @@ def open_context(
         writable=mode != "r",
         beside=place.root,
         device_name=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
+        author=author,
     ), scope
 
 

@@ -17,6 +17,7 @@ from share_registry.registry.arguments import (
     FilePath,
     Ref,
     RefitOptions,
+    Said,
     guarded,
     reference,
     references,
@@ -64,6 +65,7 @@ class Registry:
         space: str | None = None,
         mode: str = "c",
         device: str | None = None,
+        author: str | None = None,
     ) -> "Registry":
         """Open a registry.
 
@@ -78,6 +80,9 @@ class Registry:
                 what is missing.
             device: Where commits and refits are computed. Default: $SHARE_REGISTRY_DEVICE, else
                 cpu. Errors are measured, and versions read, alike on all.
+            author: Who records are by, where a call names nobody; "" for nobody. Default:
+                $SHARE_REGISTRY_AUTHOR, else who started the CI run, git's user.name, the system's
+                user.
 
         Raises:
             InvalidInputError, NotFoundError, RefusedError: an argument is not usable.
@@ -87,7 +92,13 @@ class Registry:
 
         return Registry(
             *open_context(
-                location, store=store, space=space, mode=mode, outside=Outside(), device=device
+                location,
+                store=store,
+                space=space,
+                mode=mode,
+                outside=Outside(),
+                device=device,
+                author=author,
             )
         )
 
@@ -138,6 +149,7 @@ class Registry:
         base_revision: str | None = None,
         base_labels: Sequence[str] = (),
         policy: Policy | None = None,
+        author: str | None = None,
         exist_ok: bool = False,
     ) -> "Space":
         """Create a space for the adapters of one base model.
@@ -149,6 +161,7 @@ class Registry:
             base_labels: Other labels the same model goes by: mirrors, quantised copies, local
                 paths.
             policy: Defaults of the space's commits.
+            author: Who; the registry's default author where None.
             exist_ok: An existing space of the same base model is success, otherwise Conflict.
         """
         from share_registry.registry.commands.spaces import create_space
@@ -162,18 +175,21 @@ class Registry:
                 base_revision=base_revision,
                 base_labels=base_labels,
                 policy=policy,
+                author=author,
                 exist_ok=exist_ok,
             ),
         )
 
-    def set_policy(self, policy: Policy, *, space: str | None = None) -> Commit:
+    def set_policy(
+        self, policy: Policy, *, space: str | None = None, author: str | None = None
+    ) -> Commit:
         """Set the policy of a space for later commits.
 
         Where it has that policy already, return the commit that set it. Raises NotFoundError.
         """
         from share_registry.registry.commands.spaces import set_policy
 
-        return set_policy(self._context, self._scope_of(space), policy)
+        return set_policy(self._context, self._scope_of(space), policy, author=author)
 
     def commit(
         self,
@@ -206,7 +222,7 @@ class Registry:
             budget: Largest pooled relative error of scaled dW, 0 to keep every bit; the space's
                 policy where None.
             message: Why.
-            author: Who; self-declared.
+            author: Who; the registry's default author where None.
             labels: Names with texts.
             metrics: Other names with numbers.
             derived_from: References of the task versions it was made from.
@@ -319,7 +335,7 @@ class Registry:
             allow_loss: Re-express every task as coefficients over the basis alone, whatever error
                 that makes; it is recorded.
             message: Why.
-            author: Who; self-declared.
+            author: Who; the registry's default author where None.
             dry_run: Measure and report, write nothing.
 
         Raises:
@@ -617,7 +633,13 @@ class Registry:
         return diff(self._context, reference(a), reference(b), space=self._space)
 
     def set_alias(
-        self, ref: Ref, alias: str, *, expected: int | None = None, reason: str = ""
+        self,
+        ref: Ref,
+        alias: str,
+        *,
+        expected: int | None = None,
+        reason: str = "",
+        author: str | None = None,
     ) -> Commit:
         """Point an alias of a task to a version; every move is recorded.
 
@@ -632,17 +654,28 @@ class Registry:
             alias,
             space=self._space,
             expected=expected,
-            reason=reason,
+            said=Said(reason=reason, author=author),
         )
 
     def remove_alias(
-        self, task: str, alias: str, *, expected: int | None = None, reason: str = ""
+        self,
+        task: str,
+        alias: str,
+        *,
+        expected: int | None = None,
+        reason: str = "",
+        author: str | None = None,
     ) -> Commit:
         """Remove an alias of a task; its history stays. Raises NotFoundError, ConflictError."""
         from share_registry.registry.commands.annotate import remove_alias
 
         return remove_alias(
-            self._context, task, alias, space=self._space, expected=expected, reason=reason
+            self._context,
+            task,
+            alias,
+            space=self._space,
+            expected=expected,
+            said=Said(reason=reason, author=author),
         )
 
     def aliases(self, *, task: str | None = None) -> list[Alias]:
@@ -658,14 +691,15 @@ class Registry:
         with self._context.reading() as session:
             return aliases.alias_history(session, task, alias, space=self._space, at=at)
 
-    def tag(self, name: str, ref: Ref, *, reason: str = "") -> Commit:
+    def tag(self, name: str, ref: Ref, *, reason: str = "", author: str | None = None) -> Commit:
         """Name a commit of a space, for ever: `ref` is `@cN`, `@latest` or a task version.
 
         Raises ConflictError where the tag names another commit.
         """
         from share_registry.registry.commands.annotate import set_tag
 
-        return set_tag(self._context, name, reference(ref), space=self._space, reason=reason)
+        said = Said(reason=reason, author=author)
+        return set_tag(self._context, name, reference(ref), space=self._space, said=said)
 
     def tags(self) -> list[Tag]:
         """Return the tags of the scope's space, or of all."""
@@ -680,6 +714,7 @@ class Registry:
         metrics: Mapping[str, float] | None = None,
         remove: str | Iterable[str] = (),
         reason: str = "",
+        author: str | None = None,
     ) -> Commit:
         """Set or remove labels and metrics of a task version.
 
@@ -694,32 +729,35 @@ class Registry:
             labels=labels or {},
             metrics=metrics or {},
             remove=list(remove),
-            reason=reason,
+            said=Said(reason=reason, author=author),
         )
 
-    def drop(self, task: str, *, reason: str = "") -> Commit:
+    def drop(self, task: str, *, reason: str = "", author: str | None = None) -> Commit:
         """Stop listing a task; its versions stay. Raises NotFoundError, RefusedError."""
         from share_registry.registry.commands.annotate import drop
 
-        return drop(self._context, task, space=self._space, reason=reason)
+        said = Said(reason=reason, author=author)
+        return drop(self._context, task, space=self._space, said=said)
 
-    def restore(self, ref: Ref, *, reason: str = "") -> Commit:
+    def restore(self, ref: Ref, *, reason: str = "", author: str | None = None) -> Commit:
         """Make an earlier version the newest one, and a dropped task live again.
 
         Where it is so already, return the commit that made it. Raises NotFoundError.
         """
         from share_registry.registry.commands.annotate import restore
 
-        return restore(self._context, reference(ref), space=self._space, reason=reason)
+        said = Said(reason=reason, author=author)
+        return restore(self._context, reference(ref), space=self._space, said=said)
 
-    def rename(self, task: str, new: str, *, reason: str = "") -> Commit:
+    def rename(self, task: str, new: str, *, reason: str = "", author: str | None = None) -> Commit:
         """Give a task a new name; the old one keeps leading to it.
 
         Raises ConflictError where the name is or was another task's.
         """
         from share_registry.registry.commands.annotate import rename
 
-        return rename(self._context, task, new, space=self._space, reason=reason)
+        said = Said(reason=reason, author=author)
+        return rename(self._context, task, new, space=self._space, said=said)
 
     def verify(
         self,

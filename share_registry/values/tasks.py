@@ -173,6 +173,7 @@ class Lineage(Shown):
                 "commit": f"c{node.number}",
                 "id": node.id[:8],
                 "time (UTC)": time_text(node.time),
+                "author": node.author or NOTHING,
                 "error>": measured(node.error, bound=node.bound),
                 "source": node.source or NOTHING,
                 "message": first_line(node.message) or NOTHING,

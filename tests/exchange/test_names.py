@@ -15,7 +15,7 @@ from share_registry.exchange.base_model import (
     is_local,
     space_name_of,
 )
-from share_registry.exchange.environment import environment_labels
+from share_registry.exchange.environment import default_author, environment_labels
 from share_registry.names import space_name, task_name
 from share_registry.outside.files import Outside
 
@@ -146,7 +146,9 @@ def test_a_path_is_told_from_a_hub_id(label: str, local: bool) -> None:
 
 
 class Given(Outside):
-    """The real world with chosen variables and a working directory."""
+    """The real world with chosen variables, a working directory and a user."""
+
+    login: str | None = "login"
 
     def __init__(self, variables: dict[str, str], here: Path) -> None:
         super().__init__()
@@ -154,6 +156,9 @@ class Given(Outside):
 
     def environment(self, name: str) -> str | None:
         return self.variables.get(name)
+
+    def user(self) -> str | None:
+        return self.login
 
     def absolute(self, path: Path) -> Path:
         return self.here / path
@@ -230,3 +235,62 @@ def test_a_strange_head_is_no_label_and_no_error(head: bytes, tmp_path: Path) ->
     (tmp_path / ".git" / "x").write_text("a" * 40)
     (tmp_path / ".git" / "HEAD").write_bytes(head)
     assert environment_labels(Given({}, tmp_path)) == {}
+
+
+CONFIG = """
+[core]
+\tname = not this
+[user "other"]
+\tname = nor this
+[user] ; me
+\temail = ada@example.org
+\tName = "Ada Lovelace" # maiden name: Byron
+"""
+
+
+def test_the_author_is_named_by_the_nearest_that_knows(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {"HOME": str(home)}
+    here = Given(variables, tmp_path)
+    here.login = None
+    assert default_author(here) is None
+    here.login = "ada1815"
+    assert default_author(here) == "ada1815"
+    (home / ".gitconfig").write_text(CONFIG)
+    assert default_author(here) == "Ada Lovelace"
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    git(repository, "init", "-q", "-b", "main")
+    git(repository, "config", "user.name", "Ada at work")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "x")
+    git(repository, "worktree", "add", "-q", "-b", "other", str(tmp_path / "linked"))
+    for place in (repository, tmp_path / "linked"):
+        assert default_author(Given(variables, place)) == "Ada at work"
+    variables |= {"GITLAB_USER_LOGIN": "bot"}
+    assert default_author(Given(variables, repository)) == "bot"
+    assert default_author(Given(variables | {"SHARE_REGISTRY_AUTHOR": "eve"}, repository)) == "eve"
+    assert default_author(Given(variables | {"SHARE_REGISTRY_AUTHOR": ""}, repository)) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "author"),
+    [
+        (b"[user]\nname = a\n[other]\nname = b\n[user]\nname=c", "c"),
+        (b"[user] name = one line", "one line"),
+        (b"[user]\nname = caf\xe9", "login"),
+        (b"[user]\nname =", "login"),
+        (b"[user", "login"),
+        (b"[user]\nname = " + b"x" * 300, "x" * 256),
+        (b"[user]\nname = \x1b[31mred", "[31mred"),
+    ],
+)
+def test_a_strange_git_config_is_no_error(config: bytes, author: str, tmp_path: Path) -> None:
+    (tmp_path / ".gitconfig").write_bytes(config)
+    assert default_author(Given({"HOME": str(tmp_path)}, tmp_path)) == author
+
+
+def test_an_author_of_the_environment_is_text_that_a_note_can_hold(tmp_path: Path) -> None:
+    given = {"SHARE_REGISTRY_AUTHOR": " caf\udce9\n " + "x" * 300}
+    author = default_author(Given(given, tmp_path))
+    assert author == "caf? " + "x" * 251

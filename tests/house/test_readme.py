@@ -22,6 +22,7 @@ PAGES = {
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
 EXECUTED = [name for name, page in PAGES.items() if blocks(page)]
 DATA = ROOT / "share_registry" / "demo_data"
+AUTHOR = "ada"
 SHOWN = {"cola": "wn-pos-gloss/v1", "cola-2": "wn-pos-gloss/v2", "sst2": "wn-syn-ant/v1"}
 
 
@@ -33,11 +34,14 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment() -> dict[str, str]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Ada runs what the pages show."""
+    monkeypatch.setenv("SHARE_REGISTRY_AUTHOR", AUTHOR)
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith("SHARE_REGISTRY_")
     }
     return kept | {
+        "SHARE_REGISTRY_AUTHOR": AUTHOR,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
     }

@@ -7,6 +7,7 @@ import click
 
 from share_registry.cli.output import Printed, say
 from share_registry.cli.verb import (
+    author_option,
     budget_of,
     free_verb,
     session,
@@ -85,6 +86,7 @@ def init(registry: "Registry", /) -> Printed:
     help="Another label of the same base model; may be repeated.",
 )
 @_policy_options
+@author_option
 @click.option("--exist-ok", is_flag=True, help="Fine if it is there with the same base model.")
 def create_space(
     registry: "Registry",
@@ -94,6 +96,7 @@ def create_space(
     base_model: str | None,
     base_revision: str | None,
     base_labels: tuple[str, ...],
+    author: str | None,
     exist_ok: bool,
     **policy: Any,
 ) -> Printed:
@@ -109,6 +112,7 @@ def create_space(
         base_revision=base_revision,
         base_labels=base_labels,
         policy=_changed(Policy(), policy),
+        author=author,
         exist_ok=exist_ok,
     )
     if base_model is None:
@@ -126,13 +130,17 @@ def create_space(
 @verb("w")
 @click.argument("space")
 @_policy_options
-def set_policy(registry: "Registry", /, space: str, **options: Any) -> "Commit":
+@author_option
+def set_policy(
+    registry: "Registry", /, space: str, *, author: str | None, **options: Any
+) -> "Commit":
     """Change what SPACE does by default, from now on.
 
     \b
     share-registry set-policy minilm --budget 0.02
     """
-    return registry.set_policy(_changed(registry.space(space).summary.policy, options), space=space)
+    policy = _changed(registry.space(space).summary.policy, options)
+    return registry.set_policy(policy, space=space, author=author)
 
 
 @verb("w", doing="rebuilding the catalog")

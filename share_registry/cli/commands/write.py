@@ -128,6 +128,7 @@ def commit_many(registry: "Registry", /, adapters: dict[str, str], **options: An
     help="Version the alias must be at now, or 'absent'; otherwise exit code 4.",
 )
 @reason_option
+@author_option
 def set_alias(registry: "Registry", /, ref: str, alias: str, **options: Any) -> "Commit":
     """Point ALIAS of a task at the version REF.
 
@@ -148,6 +149,7 @@ def set_alias(registry: "Registry", /, ref: str, alias: str, **options: Any) -> 
     help="Version the alias must be at now; otherwise exit code 4.",
 )
 @reason_option
+@author_option
 def remove_alias(registry: "Registry", /, task: str, alias: str, **options: Any) -> "Commit":
     """Remove ALIAS from TASK; its history stays."""
     return registry.remove_alias(task, alias, **options)
@@ -157,13 +159,14 @@ def remove_alias(registry: "Registry", /, task: str, alias: str, **options: Any)
 @click.argument("name")
 @click.argument("ref")
 @reason_option
-def tag(registry: "Registry", /, name: str, ref: str, *, reason: str) -> "Commit":
+@author_option
+def tag(registry: "Registry", /, name: str, ref: str, **said: Any) -> "Commit":
     """Name the commit of REF, for ever.
 
     \b
     share-registry tag release-1 @c412
     """
-    return registry.tag(name, ref, reason=reason)
+    return registry.tag(name, ref, **said)
 
 
 @verb("w")
@@ -174,48 +177,52 @@ def tag(registry: "Registry", /, name: str, ref: str, *, reason: str) -> "Commit
     "--remove", multiple=True, metavar="NAME", help="Label or metric to remove; may be repeated."
 )
 @reason_option
-def annotate(registry: "Registry", /, ref: str, *, reason: str, **changes: Any) -> "Commit":
+@author_option
+def annotate(registry: "Registry", /, ref: str, **changes: Any) -> "Commit":
     """Change labels and metrics of a version.
 
     \b
     share-registry annotate cola@v3 --metric f1=0.91 --remove draft
     """
     ensure(
-        any(changes.values()),
+        any(changes[name] for name in ("labels", "metrics", "remove")),
         InvalidInputError(
             "annotate was given nothing to change.", hint="Give --label, --metric or --remove."
         ),
     )
-    return registry.annotate(ref, reason=reason, **changes)
+    return registry.annotate(ref, **changes)
 
 
 @verb("w")
 @click.argument("task")
 @reason_option
-def drop(registry: "Registry", /, task: str, *, reason: str) -> "Commit":
+@author_option
+def drop(registry: "Registry", /, task: str, **said: Any) -> "Commit":
     """Take TASK off the list.
 
     Its versions stay, and one of them can be restored.
     """
-    return registry.drop(task, reason=reason)
+    return registry.drop(task, **said)
 
 
 @verb("w")
 @click.argument("ref")
 @reason_option
-def restore(registry: "Registry", /, ref: str, *, reason: str) -> "Commit":
+@author_option
+def restore(registry: "Registry", /, ref: str, **said: Any) -> "Commit":
     """Make an old version the newest again.
 
     \b
     share-registry restore cola@v2
     """
-    return registry.restore(ref, reason=reason)
+    return registry.restore(ref, **said)
 
 
 @verb("w")
 @click.argument("task")
 @click.argument("new")
 @reason_option
-def rename(registry: "Registry", /, task: str, new: str, *, reason: str) -> "Commit":
+@author_option
+def rename(registry: "Registry", /, task: str, new: str, **said: Any) -> "Commit":
     """Rename a task; the old name still leads to it."""
-    return registry.rename(task, new, reason=reason)
+    return registry.rename(task, new, **said)

@@ -28,7 +28,7 @@ from share_registry.format.records import (
     TaskNote,
 )
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
-from share_registry.registry.arguments import check_distinct
+from share_registry.registry.arguments import Said, check_distinct
 from share_registry.registry.commands.preconditions import annotations, check_labels, check_metrics
 from share_registry.registry.commands.publish import Build, Place, publish
 from share_registry.registry.context import Context
@@ -37,7 +37,7 @@ from share_registry.values.references import ResolvedReference
 
 
 def set_alias(
-    context: Context, ref: str, alias: str, *, space: str | None, expected: int | None, reason: str
+    context: Context, ref: str, alias: str, *, space: str | None, said: Said, expected: int | None
 ) -> Commit:
     """Point an alias of a task to a version.
 
@@ -68,11 +68,11 @@ def set_alias(
             place | {"task": task, "alias": name, "version": target.version}
         )
 
-    return publish_change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, said)
 
 
 def remove_alias(
-    context: Context, ref: str, alias: str, *, space: str | None, expected: int | None, reason: str
+    context: Context, ref: str, alias: str, *, space: str | None, said: Said, expected: int | None
 ) -> Commit:
     """Remove an alias of a task; its history stays.
 
@@ -91,10 +91,10 @@ def remove_alias(
         _check_alias(alias, present.version, expected)
         return AliasRecord.model_validate(place | {"task": task, "alias": alias})
 
-    return publish_change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, said)
 
 
-def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason: str) -> Commit:
+def set_tag(context: Context, name: str, ref: str, *, space: str | None, said: Said) -> Commit:
     """Name a commit of a space, for ever.
 
     Raises InvalidInputError for a name that is an alias, ConflictError where the tag names another
@@ -123,7 +123,7 @@ def set_tag(context: Context, name: str, ref: str, *, space: str | None, reason:
         )
         return CommitNumber(present.since)
 
-    return publish_change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, said)
 
 
 def annotate(
@@ -134,7 +134,7 @@ def annotate(
     labels: Mapping[str, str],
     metrics: Mapping[str, float],
     remove: Sequence[str],
-    reason: str,
+    said: Said,
 ) -> Commit:
     """Set labels and metrics of a task version, and remove those named.
 
@@ -162,14 +162,14 @@ def annotate(
         context,
         target.space,
         build,
-        reason,
+        said,
         TaskNote(
             task=str(target.task), removed=sorted(set(remove)), **annotations(labels, metrics)
         ),
     )
 
 
-def drop(context: Context, task: str, *, space: str | None, reason: str) -> Commit:
+def drop(context: Context, task: str, *, space: str | None, said: Said) -> Commit:
     """Stop listing a task; its versions stay readable under their references.
 
     Raises NotFoundError, RefusedError where it is dropped already.
@@ -188,10 +188,10 @@ def drop(context: Context, task: str, *, space: str | None, reason: str) -> Comm
         )
         return DropRecord.model_validate(place | {"task": name})
 
-    return publish_change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, said)
 
 
-def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Commit:
+def restore(context: Context, ref: str, *, space: str | None, said: Said) -> Commit:
     """Make an earlier version of a task its newest one, and the task live again.
 
     Where it is so already, return the commit that made it. Raises NotFoundError.
@@ -211,10 +211,10 @@ def restore(context: Context, ref: str, *, space: str | None, reason: str) -> Co
             place | {"task": name, "version": latest.version + 1, "of": target.version}
         )
 
-    return publish_change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, said)
 
 
-def rename(context: Context, task: str, new: str, *, space: str | None, reason: str) -> Commit:
+def rename(context: Context, task: str, new: str, *, space: str | None, said: Said) -> Commit:
     """Give a task a new name; the old one keeps leading to it.
 
     Raises ConflictError where the new name is or was another task's.
@@ -240,26 +240,30 @@ def rename(context: Context, task: str, new: str, *, space: str | None, reason: 
         )
         return RenameRecord.model_validate(place | {"task": name, "name": new_name})
 
-    return publish_change(context, target.space, build, reason)
+    return publish_change(context, target.space, build, said)
 
 
 def publish_change(
     context: Context,
     space: SpaceName,
     build: Build,
-    reason: str,
+    said: Said,
     task_note: TaskNote | None = None,
 ) -> Commit:
     """Publish one record that brings no adapter; return the commit."""
     ensure(
-        len(reason) <= 16_384,
+        len(said.reason) <= 16_384,
         InvalidInputError("reason has more than 16384 characters.", hint="Shorten it."),
     )
     return publish(
         context,
         space,
         build,
-        note=Note(message=reason or None, tasks=[task_note] if task_note else []),
+        note=Note(
+            author=context.author_of(said.author),
+            message=said.reason or None,
+            tasks=[task_note] if task_note else [],
+        ),
     )
 
 

@@ -127,7 +127,7 @@ def _commit(
     encoded, basis = encode_adapters(
         context, target.name, batch, policy, parents, dry_run=options.dry_run
     )
-    note = note_for(encoded, options, labels, remarks)
+    note = note_for(context, encoded, options, labels, remarks)
     if options.dry_run:
         return preview_commit(
             context,
@@ -147,6 +147,7 @@ def _commit(
             base_model=target.labels[0],
             base_revision=target.base_revision,
             exist_ok=True,
+            author=options.author,
         )
     if basis is not None:
         context.store.put(basis.content, basis.digest)
@@ -178,7 +179,9 @@ def _commit(
     _LOG.info("committed %s/@c%d: %s", target.name, commit.number, ", ".join(stored))
     commit = _report(context, commit, stored, basis)
     if policy.k == target.policy.k:
-        _follow_up(context, target.name, policy, basis=basis, committed=frozenset(stored))
+        _follow_up(
+            context, target.name, policy, note.author, basis=basis, committed=frozenset(stored)
+        )
     return commit
 
 
@@ -266,6 +269,7 @@ def _follow_up(
     context: Context,
     space: SpaceName,
     policy: Policy,
+    author: str | None,
     *,
     basis: NewBasis | None,
     committed: frozenset[TaskName],
@@ -273,9 +277,9 @@ def _follow_up(
     """Make the refit that a commit calls for; the commit stands whether or not it succeeds."""
     try:
         if policy.k and basis is not None:
-            _reexpress_others(context, space, policy, basis, committed)
+            _reexpress_others(context, space, policy, author, basis, committed)
         elif policy.refit and policy.references and policy.budget > 0:
-            _refit_where_it_pays(context, space, policy, len(committed))
+            _refit_where_it_pays(context, space, policy, author, len(committed))
     # the commit is published: whatever fails now must not look as if it were not
     except Exception as error:  # noqa: BLE001
         _LOG.warning(
@@ -290,6 +294,7 @@ def _reexpress_others(
     context: Context,
     space: SpaceName,
     policy: Policy,
+    author: str | None,
     basis: NewBasis,
     committed: frozenset[TaskName],
 ) -> None:
@@ -298,13 +303,12 @@ def _reexpress_others(
     options = RefitOptions(max_rank=policy.k, allow_loss=True)
     reexpressed = reexpress(context, rows, basis, options, policy)
     if reexpressed:
-        publish_basis(
-            context, space, basis, Note(message="refit after absorption"), rows, reexpressed
-        )
+        note = Note(author=author, message="refit after absorption")
+        publish_basis(context, space, basis, note, rows, reexpressed)
 
 
 def _refit_where_it_pays(
-    context: Context, space: SpaceName, policy: Policy, new_tasks: int
+    context: Context, space: SpaceName, policy: Policy, author: str | None, new_tasks: int
 ) -> None:
     with context.catalog.begin() as session:
         tasks = lookups.live_tasks(session, space)
@@ -321,7 +325,10 @@ def _refit_where_it_pays(
             context,
             space,
             basis,
-            Note(message="leave-one-out saving times tasks exceeds the cost of a basis"),
+            Note(
+                author=author,
+                message="leave-one-out saving times tasks exceeds the cost of a basis",
+            ),
         )
 
 

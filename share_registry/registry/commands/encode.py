@@ -213,6 +213,7 @@ def check_shapes(session: Session, space: SpaceName, layouts: Iterable[Layout]) 
 
 
 def note_for(
+    context: Context,
     encoded: Mapping[TaskName, EncodedAdapter],
     options: CommitOptions,
     labels: Mapping[str, str],
@@ -221,6 +222,7 @@ def note_for(
     """Return the note of a commit.
 
     Args:
+        context: The registry.
         encoded: Its adapters.
         options: What the caller says.
         labels: The caller's, with those of its environment.
@@ -235,7 +237,9 @@ def note_for(
         )
         for task, item in encoded.items()
     ]
-    return Note(author=options.author or None, message=options.message or None, tasks=tasks)
+    return Note(
+        author=context.author_of(options.author), message=options.message or None, tasks=tasks
+    )
 
 
 def record_entry(

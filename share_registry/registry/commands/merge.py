@@ -72,7 +72,9 @@ def merge(
         encoded = _name_again(context, name, rows[0])
     else:
         encoded = _encode_merged(context, target, name, rows, weights, rule, options)
-    note = note_for({name: encoded}, options, labels, {name: (_remark(rows, weights, rule),)})
+    note = note_for(
+        context, {name: encoded}, options, labels, {name: (_remark(rows, weights, rule),)}
+    )
     if options.dry_run:
         with context.reading() as session:
             next_version(

@@ -42,11 +42,7 @@ def check_options(options: CommitOptions, outside: Outside) -> dict[str, str]:
 
 
 def check_texts(options: CommitOptions | RefitOptions) -> None:
-    """Check that author and message fit into a note. Raises InvalidInputError."""
-    ensure(
-        options.author is None or len(options.author) <= 256,
-        InvalidInputError("author has more than 256 characters.", hint="Shorten it."),
-    )
+    """Check that a message fits into a note. Raises InvalidInputError."""
     ensure(
         len(options.message) <= 16_384,
         InvalidInputError(

@@ -105,7 +105,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     reexpressed: dict[TaskName, EncodedAdapter] = {}
     if options.reexpresses:
         reexpressed = reexpress(context, rows, basis, options, policy, nearest=nearest)
-    note = Note(author=options.author or None, message=options.message or None)
+    note = Note(author=context.author_of(options.author), message=options.message or None)
     if options.dry_run:
         return preview_commit(context, name, reexpressed, note, kind="refit", basis=basis)
     if present is not None and present.digest == basis.digest and not reexpressed:

@@ -19,11 +19,13 @@ from share_registry.exchange.base_model import BaseModelLabel, base_of, space_na
 from share_registry.format.records import (
     BaseModelBody,
     CreateRecord,
+    Note,
     PolicyBody,
     PolicyRecord,
     decimal,
 )
 from share_registry.names import CommitNumber, SpaceName, near_misses, space_name
+from share_registry.registry.arguments import Said
 from share_registry.registry.commands.annotate import publish_change
 from share_registry.registry.commands.publish import Place, publish
 from share_registry.registry.context import Context
@@ -58,6 +60,7 @@ def create_space(
     base_labels: Sequence[str] = (),
     policy: Policy | None = None,
     exist_ok: bool = False,
+    author: str | None = None,
 ) -> SpaceName:
     """Create a space as commit 1 of its log.
 
@@ -83,7 +86,7 @@ def create_space(
             place | {"base_model": base, "policy": _policy_body(policy or Policy())}
         )
 
-    commit = publish(context, space, build)
+    commit = publish(context, space, build, note=Note(author=context.author_of(author)))
     ensure(
         commit.created or exist_ok,
         ConflictError(f"space {space!r} exists.", hint="Pick another name, or give exist_ok=True."),
@@ -91,7 +94,9 @@ def create_space(
     return space
 
 
-def set_policy(context: Context, space: str | None, policy: Policy) -> Commit:
+def set_policy(
+    context: Context, space: str | None, policy: Policy, *, author: str | None
+) -> Commit:
     """Publish a space's policy, which holds for later commits.
 
     Where it has that policy already, return the commit that set it. Raises NotFoundError.
@@ -105,7 +110,7 @@ def set_policy(context: Context, space: str | None, policy: Policy) -> Commit:
     context.require_writable()
     with context.reading() as session:
         name = space_of(session, space)
-    return publish_change(context, name, build, "")
+    return publish_change(context, name, build, Said(author=author))
 
 
 def find_target(session: Session, adapters: Iterable[Adapter], space: str | None) -> CommitTarget:
