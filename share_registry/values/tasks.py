@@ -170,10 +170,10 @@ class Lineage(Shown):
             {
                 "version": f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}{node.ref}",
                 "by": node.via or NOTHING,
+                "author": node.author or NOTHING,
                 "commit": f"c{node.number}",
                 "id": node.id[:8],
                 "time (UTC)": time_text(node.time),
-                "author": node.author or NOTHING,
                 "error>": measured(node.error, bound=node.bound),
                 "source": node.source or NOTHING,
                 "message": first_line(node.message) or NOTHING,
