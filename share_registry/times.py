@@ -9,8 +9,8 @@ from share_registry.errors import InvalidInputError, ensure
 DATE: Final = re.compile(
     r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
 )
-_FIRST_YEAR: Final = 1900
-_LAST_YEAR: Final = 9998
+FIRST_YEAR: Final = 1900
+LAST_YEAR: Final = 9998
 _SECONDS: Final = re.compile(r".{10}[T ]\d{2}:\d{2}:\d{2}")
 
 
@@ -51,10 +51,10 @@ def instant_of(moment: datetime) -> str:
     Raises InvalidInputError where it is out of range.
     """
     ensure(
-        _FIRST_YEAR <= moment.year <= _LAST_YEAR,
+        FIRST_YEAR <= moment.year <= LAST_YEAR,
         InvalidInputError(
             f"time {moment.isoformat()} is out of range.",
-            hint=f"Write a time between the years {_FIRST_YEAR} and {_LAST_YEAR}.",
+            hint=f"Write a time between the years {FIRST_YEAR} and {LAST_YEAR}.",
         ),
     )
     return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

@@ -113,6 +113,11 @@ def _records() -> dict[str, bytes]:
         "REC-01-time-other-digits": _edited(
             alias, time="\u0662\u0660\u0662\u0666-01-01T00:00:00.000000Z"
         ),
+        "REC-05-time-of-no-day": _edited(alias, time="2026-02-30T00:00:00.000000Z"),
+        "REC-05-time-of-no-hour": _edited(alias, time="2026-01-01T24:00:00.000000Z"),
+        "REC-05-time-of-a-leap-second": _edited(alias, time="2016-12-31T23:59:60.000000Z"),
+        "REC-05-time-of-1899": _edited(alias, time="1899-12-31T23:59:59.999999Z"),
+        "REC-05-time-of-9999": _edited(alias, time="9999-01-01T00:00:00.000000Z"),
         "REC-01-key-129": _edited(alias, key="k" * 129),
         "REC-01-key-blank": _edited(alias, key="a b"),
         "REC-01-no-tasks": _edited(absorb, tasks=[]),

@@ -52,6 +52,7 @@ def objects() -> dict[str, bytes]:
         ):
             found[f"{'annotate' if b'removed' in content else 'absorb'}.note.json"] = content
     found["rows.basis.safetensors"] = basis_draft(ROWS, WIDE).to_bytes()
+    found["long-description.basis.safetensors"] = _long_description()
     found["current.format.json"] = tiny.files["FORMAT"]
     layouts = {
         "linear": linear(),
@@ -394,6 +395,17 @@ def over(seed: str, *, sizes: tuple[int, int] = (3, 2)) -> tuple[Side, Side]:
         for width, term in zip(widths, terms, strict=True)
     )
     return a, b
+
+
+def _long_description() -> bytes:
+    """Return a basis object whose description is longer than any other string may be."""
+    names = [f"model.layers.{n // 24}.mlp.experts.{n % 24}.down_proj" for n in range(1100)]
+    content = basis_draft(
+        {name: ([[number % 3 - 1]], [[1]]) for number, name in enumerate(names)},
+        dict.fromkeys(names, (1, 1)),
+    ).to_bytes()
+    assert len(content) > 65_536
+    return content
 
 
 def raw(seed: str, count: int, dtype: str) -> bytes:

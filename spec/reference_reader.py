@@ -11,6 +11,7 @@ byte; a refusal names the broken clause of the specification.
 import json
 import re
 import sys
+from datetime import datetime
 from functools import reduce
 from hashlib import sha256
 from math import prod
@@ -121,7 +122,20 @@ def parse(content, kind, clause, limit=MAX_JSON):
     )
     need(kind in SCHEMAS, clause, "of no known kind")
     check(value, SCHEMAS[kind], SCHEMAS[kind], clause)
+    need("time" not in value or is_time(value["time"]), "REC-05", "a time of no calendar")
     return value
+
+
+# A time between the years 1900 and 9998 (spec REC-05)
+def is_time(text):
+    try:
+        moment = datetime.fromisoformat(text)
+        return (
+            1900 <= moment.year <= 9998
+            and moment.isoformat(timespec="microseconds") == text[:-1] + "+00:00"
+        )
+    except ValueError:
+        return False
 
 
 # Check a value against a schema; unknown members are refused

@@ -79,8 +79,16 @@ def load(content: bytes, *, subject: str, limit: int = MAX_JSON_BYTES) -> dict[s
     return value
 
 
-def parse_foreign(content: bytes, *, subject: str, limit: int) -> dict[str, object]:
+def parse_foreign(
+    content: bytes, *, subject: str, limit: int, longest: int = MAX_STRING_BYTES
+) -> dict[str, object]:
     """Parse one JSON object of another program; member order is kept.
+
+    Args:
+        content: The text.
+        subject: How messages name it.
+        limit: Bytes that it may have.
+        longest: Bytes that each of its strings may have.
 
     Raises:
         IntegrityError: too long, not UTF-8, not JSON, a duplicate member, a number that is not
@@ -102,7 +110,7 @@ def parse_foreign(content: bytes, *, subject: str, limit: int) -> dict[str, obje
         raise IntegrityError(f"{subject} is not valid JSON: {str(error)[:200]}.") from error
     if not isinstance(value, dict):
         raise IntegrityError(f"{subject} is a JSON {type(value).__name__}, expected an object.")
-    _check_foreign(value, subject, 1)
+    _check_foreign(value, subject, 1, longest)
     return value
 
 
@@ -169,7 +177,7 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _check_foreign(value: object, subject: str, depth: int) -> None:
+def _check_foreign(value: object, subject: str, depth: int, longest: int) -> None:
     if depth > MAX_DEPTH:
         raise IntegrityError(f"{subject} is nested deeper than {MAX_DEPTH}.")
     if isinstance(value, str):
@@ -179,8 +187,8 @@ def _check_foreign(value: object, subject: str, depth: int) -> None:
             raise IntegrityError(
                 f"{subject} has a text that is not Unicode: {value[:40]!r}."
             ) from error
-        if size > MAX_STRING_BYTES:
-            raise IntegrityError(f"{subject} has a text of more than {MAX_STRING_BYTES} bytes.")
+        if size > longest:
+            raise IntegrityError(f"{subject} has a text of more than {longest} bytes.")
     elif isinstance(value, list | dict):
         for part in value if isinstance(value, list) else (*value, *value.values()):
-            _check_foreign(part, subject, depth + 1)
+            _check_foreign(part, subject, depth + 1, longest)

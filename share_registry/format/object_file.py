@@ -27,14 +27,19 @@ _LENGTH_BYTES: Final = 3
 
 
 def pack(header: Json, parts: Mapping[str, bytes]) -> bytes:
-    """Return the file with this metadata and these tensors, in the order given."""
-    return write(
+    """Return the file with this metadata and these tensors, in the order given.
+
+    Raises IntegrityError where no reader would take it: it is read back as one would (spec COM-09).
+    """
+    content = write(
         [(KEY, dump(header).decode())],
         [
             Item(key=key, dtype=DType.U8, shape=(len(part),), content=part)
             for key, part in parts.items()
         ],
     )
+    unpack(content, list(parts), subject="object to write")
+    return content
 
 
 def unpack(

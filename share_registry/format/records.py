@@ -6,9 +6,10 @@ chain.
 """
 
 import re
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from share_registry.errors import FormatError, ensure
 from share_registry.format.canonical import dump, load, require, sha256
@@ -21,6 +22,7 @@ from share_registry.format.layout import (
     validate,
 )
 from share_registry.names import NAME, Digest
+from share_registry.times import FIRST_YEAR, LAST_YEAR, timestamp
 
 # Features that a record's `requires` may name and this release knows
 FEATURES: Final[frozenset[str]] = frozenset()
@@ -28,8 +30,21 @@ FEATURES: Final[frozenset[str]] = frozenset()
 DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
 NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
 NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
+
+
+def _check_calendar(time: str) -> str:
+    """Return a time that the calendar has (spec REC-05). Raises ValueError."""
+    moment = datetime.fromisoformat(time)
+    # some releases of Python take 24:00 for the next day
+    if timestamp(moment) != time or not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise ValueError(f"{time} is no time of the years {FIRST_YEAR} to {LAST_YEAR}")
+    return time
+
+
 TimeField = Annotated[
-    str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$")
+    str,
+    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$"),
+    AfterValidator(_check_calendar),
 ]
 # A plain name in a directory: what a store says is never a path (spec NOT-04)
 FileNameField = Annotated[

@@ -63,7 +63,13 @@ def read(content: bytes, *, subject: str) -> File:
             type, or a limit passed.
     """
     header, body = _split(content, subject)
-    entries = parse_foreign(header, subject=f"header of {subject}", limit=MAX_HEADER_BYTES)
+    # a description is one string, as long as a header may be (spec LIM-04)
+    entries = parse_foreign(
+        header,
+        subject=f"header of {subject}",
+        limit=MAX_HEADER_BYTES,
+        longest=MAX_HEADER_BYTES,
+    )
     metadata = _metadata(entries.pop(_METADATA, {}), subject)
     count = len(entries)
     require(

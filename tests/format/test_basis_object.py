@@ -173,3 +173,19 @@ def test_only_the_check_keeps_a_module_without_rows_out(monkeypatch: pytest.Monk
     """With the check taken out, both sides of the format would take it."""
     monkeypatch.setattr(basis_object, "_check_blocks", lambda *ignored: None)
     assert_equal(single_module(NONE, NONE), decode(encode(single_module(NONE, NONE))))
+
+
+def test_a_description_may_be_longer_than_any_other_string() -> None:
+    """That of 900 modules is one string of the header (spec LIM-04)."""
+    names = [f"model.layers.{n % 32}.mlp.experts.{n // 32}.down_proj" for n in range(900)]
+    rows = np.ones((1, 2), np.int32)
+    first = StoredBasis(modules=dict.fromkeys(names, (rows, rows)))
+    content = encode(first)
+    assert int.from_bytes(content[:8], "little") > 65_536
+    assert_equal(first, decode(content))
+
+
+def test_an_object_that_no_reader_would_take_is_not_made() -> None:
+    texts: list[Json] = ["x" * 60_000] * 300
+    with pytest.raises(IntegrityError, match="header"):
+        pack({"format": 1, "kind": "basis", "modules": texts}, {"symbols": b"", "table": b""})

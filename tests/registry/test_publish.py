@@ -79,3 +79,21 @@ def test_a_race_that_is_lost_at_the_last_moment_leaves_nothing_in_the_catalog(
         (commit.number - 1, "first"),
     ]
     assert registry.verify("deep").ok
+
+
+@pytest.mark.parametrize("part", ["parse_record", "Note.from_bytes"])
+def test_what_a_reader_would_refuse_is_not_published(
+    registry: sr.Registry, adapter: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Record and note are read back by the reader's own rules before (spec COM-09)."""
+    first = registry.commit(adapter, task="first")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise sr.IntegrityError("no reader takes this.")
+
+    monkeypatch.setattr(f"share_registry.registry.commands.publish.{part}", refuse)
+    with pytest.raises(sr.IntegrityError, match="no reader takes this"):
+        registry.commit(adapter, task="second", message="why")
+    monkeypatch.undo()
+    assert registry.log(space=SPACE)[0].number == first.number
+    assert registry.verify("deep").ok

@@ -36,7 +36,7 @@ from share_registry.errors import (
 from share_registry.exchange.adapter import Adapter
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
-from share_registry.format.records import Note, Record
+from share_registry.format.records import Note, Record, parse_record
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.registry.commands.preconditions import commit_of_key
 from share_registry.registry.context import Context, with_basis_size
@@ -107,6 +107,8 @@ def publish(
     note_digest = None
     if note is not None:
         content = note.to_bytes()
+        # what no reader would take is never published (spec COM-09)
+        Note.from_bytes(content)
         note_digest = sha256(content)
         context.store.put(content, note_digest)
     for attempt in range(_ATTEMPTS):
@@ -221,6 +223,8 @@ def _create_record(context: Context, record: Record) -> bool:
     """
     space, number, content = SpaceName(record.space), CommitNumber(record.number), record.to_bytes()
     check_end(context.store, space, number)
+    # spec COM-09
+    parse_record(content, subject=f"record c{number} of space {space}")
     try:
         return context.store.publish(space, number, content)
     except PublishStateUnknownError as cause:
