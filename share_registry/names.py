@@ -135,11 +135,25 @@ def parse_reference(text: str) -> Reference:
     )
 
 
+def split_task(text: str) -> tuple[SpaceName | None, str]:
+    """Return the space, None where there is none, and the task in `[space/]task`.
+
+    Raises InvalidInputError for a malformed space.
+    """
+    space, slash, task = text.rpartition("/")
+    return space_name(space) if slash else None, task
+
+
 def near_misses(text: str, names: list[str]) -> str:
-    """Return a hint that lists the names closest to a text, or the first few of all."""
-    close = get_close_matches(text, names, n=3, cutoff=0.5)
+    """Return a hint that lists the names closest to a text, or the first few of all.
+
+    Of names such as `space/task` the last part is compared.
+    """
+    plain = {name: name.rpartition("/")[2] for name in names}
+    matches = get_close_matches(text, {*plain.values()}, n=3, cutoff=0.5)
+    close = [name for match in matches for name in names if plain[name] == match]
     if close:
-        return f"Did you mean {' or '.join(close)}?"
+        return f"Did you mean {' or '.join(close[:3])}?"
     if not names:
         return "There are none yet."
     first = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")

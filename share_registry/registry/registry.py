@@ -49,7 +49,8 @@ class Registry:
     """A store of bytes and a catalog over it; opened by `Registry.open`, a context manager.
 
     Safe for threads, and after a fork with no other thread in a call. References that name no space
-    are looked up in the one given to `open`, else in the only one.
+    are looked up in the one given to `open`, else in the only one, else in the only one that has a
+    task of that name.
     """
 
     def __init__(self, context: Context, space: SpaceName | None = None) -> None:
@@ -216,7 +217,8 @@ class Registry:
         Args:
             adapter: A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` (needs
                 `task`) or an `Adapter` (needs `task`).
-            task: Task name; derived from the directory's or repository's name where None.
+            task: Task name, or `space/task`; derived from the directory's or repository's name
+                where None.
             space: An existing space; where None the scope's, else the one of the adapter's base
                 model, created on first use.
             budget: Largest pooled relative error of scaled dW, 0 to keep every bit; the space's
@@ -536,7 +538,7 @@ class Registry:
 
         Args:
             space: One space; the scope's where None, or all where there is none.
-            task: Only commits about this task.
+            task: Only commits about this task, `[space/]task`.
             kind: Only commits of this kind.
             author: Only commits by this author.
             since: From this date (its beginning) or time.

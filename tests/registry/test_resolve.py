@@ -230,6 +230,11 @@ def test_without_a_name_the_only_space_is_meant() -> None:
         log.create()
         log.apply(session)
         with pytest.raises(RefusedError, match="there are 2: base, other"):
+            resolve(session, "@c1")
+        assert resolve(session, "cola").space == "base"
+        log.absorb("cola", 1)
+        log.apply(session)
+        with pytest.raises(RefusedError, match="several have a task 'cola'"):
             resolve(session, "cola")
         assert resolve(session, "cola", space="base").space == "base"
         assert resolve(session, "base/cola", space="other").space == "base"

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import select
 
 from share_registry.catalog.queries.as_of import At, as_of, number_at
-from share_registry.catalog.queries.resolution import alias_rows, find_task, space_of
+from share_registry.catalog.queries.resolution import alias_rows, find_named_task, space_of
 from share_registry.catalog.sql import Session, pieces
 from share_registry.catalog.tables import (
     AliasRow,
@@ -63,14 +63,18 @@ def aliases(
 
     Args:
         session: A transaction.
-        space: One space; None for all, or for the only one where a task is named.
-        task: Only those of this task.
+        space: One space; None for all.
+        task: Only those of this task, `[space/]task`.
         at: As of a commit, tag, date or time.
 
     Raises:
         InvalidInputError, NotFoundError: the space, the task or `at` leads nowhere.
     """
-    where = space_of(session, space) if space is not None or task is not None else None
+    where, of_task = None, None
+    if task is not None:
+        where, of_task = find_named_task(session, task, space=space)
+    elif space is not None:
+        where = space_of(session, space)
     query = (
         select(AliasRow.table, TaskNameRow.name.label("task_name"), CommitRow.time)
         .select_from(AliasRow.table)
@@ -80,8 +84,8 @@ def aliases(
     )
     if where is not None:
         query = query.where(AliasRow.space == where)
-    if where is not None and task is not None:
-        query = query.where(AliasRow.task == find_task(session, where, task).task)
+    if of_task is not None:
+        query = query.where(AliasRow.task == of_task.task)
     return [
         Alias(
             name=row.name,
@@ -102,9 +106,9 @@ def alias_history(
 
     Args:
         session: A transaction.
-        task: The task, by any name it had.
+        task: The task, `[space/]task`, by any name it had.
         alias: The alias.
-        space: The task's space; None for the only one.
+        space: The space of a task that names none; None for the only one, or the only one with it.
         at: Only the move that was in force at a commit, tag, date or time; none where the alias
             stood for nothing then.
 
@@ -112,8 +116,7 @@ def alias_history(
         InvalidInputError, NotFoundError, RefusedError: the space, task, alias or `at` leads
             nowhere.
     """
-    where = space_of(session, space)
-    of_task = find_task(session, where, task)
+    where, of_task = find_named_task(session, task, space=space)
     rows = alias_rows(session, where, of_task, alias)
     if not rows:
         names = select(AliasRow.name).where(AliasRow.space == where, AliasRow.task == of_task.task)

@@ -5,7 +5,7 @@ Nothing here needs tensors, records or the store.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final, TypeAlias
 
@@ -14,11 +14,16 @@ from sqlalchemy import BigInteger, Row, Select, bindparam, select
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import first_from, instant, last_by
 from share_registry.catalog.queries.commit_rows import COLUMNS, commits_of
-from share_registry.catalog.queries.resolution import resolve, spaces_in_scope
+from share_registry.catalog.queries.resolution import (
+    find_task,
+    resolve,
+    spaces_in_scope,
+    spaces_of_task,
+)
 from share_registry.catalog.sql import MOST, Session, clean
-from share_registry.catalog.tables import CommitRow, TaskNameRow, TouchRow, task_of
+from share_registry.catalog.tables import CommitRow, TouchRow, task_of
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
-from share_registry.names import SpaceName, near_misses
+from share_registry.names import SpaceName, near_misses, split_task
 from share_registry.values.commits import Commit
 from share_registry.values.references import ResolvedReference
 
@@ -50,7 +55,7 @@ class LogQuery:
 
     Attributes:
         space: One space; None for all of them, by time.
-        task: Only commits about this task, by any name it had.
+        task: Only commits about this task, `[space/]task`, by any name it had.
         kind: Only commits of this kind.
         author: Only commits of this author.
         since: From this date (its beginning) or time.
@@ -83,7 +88,9 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
             f"kind {query.kind!r} is not one of {', '.join(KINDS)}.",
             hint=near_misses(query.kind, list(KINDS)),
         )
-    spaces = spaces_in_scope(session, query.space)
+    named, task = (None, None) if query.task is None else split_task(query.task)
+    query = replace(query, task=task)
+    spaces = spaces_in_scope(session, named or query.space)
     space = spaces[0] if len(spaces) == 1 else None
     first = None if query.since is None else instant(query.since, end=False)
     last = None if query.until is None else instant(query.until, end=True)
@@ -174,11 +181,7 @@ def _anchor(
 
 
 def _check_task(session: Session, space: SpaceName | None, task: str) -> None:
-    names = select(TaskNameRow.name).where(
-        TaskNameRow.space.in_([space] if space is not None else lookups.space_names(session))
-    )
-    if session.scalars(names.where(TaskNameRow.name == task).limit(1)).one_or_none() is None:
-        raise NotFoundError(
-            f"task {f'{space}/' if space else ''}{task} does not exist.",
-            hint=near_misses(task, sorted(set(session.scalars(names)))),
-        )
+    if space is None:
+        spaces_of_task(session, task)
+    else:
+        find_task(session, space, task)

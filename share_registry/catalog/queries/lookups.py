@@ -123,6 +123,23 @@ def task_names(session: Session, space: str) -> list[TaskName]:
     return [TaskName(name) for name in session.scalars(query.order_by(TaskNameRow.name))]
 
 
+def spaces_with_task(session: Session, task: str, spaces: Sequence[SpaceName]) -> list[SpaceName]:
+    """Return those of some spaces that have or had a task of this name, sorted."""
+    query = select(TaskNameRow.space).where(TaskNameRow.name == clean(task))
+    having = {
+        space
+        for piece in pieces(spaces)
+        for space in session.scalars(query.where(TaskNameRow.space.in_(piece)))
+    }
+    return sorted(map(SpaceName, having))
+
+
+def tasks_of_all_spaces(session: Session) -> list[str]:
+    """Return `space/task` of every task, under their present names, sorted."""
+    query = select(TaskNameRow.space, TaskNameRow.name).where(TaskNameRow.until.is_(None))
+    return sorted(f"{space}/{name}" for space, name in session.execute(query))
+
+
 def current_name(session: Session, space: str, name: str) -> TaskName | None:
     """Return the present name of the task that has or had a name."""
     task = session.execute(TASK_OF_NAME, {"space": space, "task": name}).one_or_none()

@@ -33,6 +33,7 @@ from share_registry.names import (
     near_misses,
     parse_reference,
     space_name,
+    split_task,
 )
 from share_registry.values.references import ResolvedReference
 from share_registry.values.sheet import count
@@ -81,15 +82,16 @@ def resolve(
     Args:
         session: A transaction.
         ref: What was typed, or a reference parsed before.
-        space: The space of a reference that names none; None for the only one.
+        space: The space of a reference that names none; None for the only one, or the only one
+            with its task.
 
     Raises:
         InvalidInputError: malformed, an ambiguous commit id, or a version of a whole space.
         NotFoundError: it names something that is not there, or was dropped.
-        RefusedError: no space is named and there is not exactly one.
+        RefusedError: no space is named, there are several, and more than one has the task.
     """
     asked = parse_reference(ref) if isinstance(ref, str) else ref
-    where = space_of(session, asked.space if asked.space is not None else space)
+    where = space_of_reference(session, asked, space)
     if asked.task is None:
         return _state(session, where, _number(session, where, asked) - asked.back, asked)
     return _of_task(session, where, asked, find_task(session, where, asked.task))
@@ -133,7 +135,7 @@ def _plain_version(session: Session, asked: Reference, space: str | None) -> Tas
     is_plain = asked.selector in (Selector.LATEST, Selector.VERSION) and not asked.back
     if asked.task is None or not is_plain:
         return None
-    where = space_of(session, asked.space if asked.space is not None else space)
+    where = space_of_reference(session, asked, space)
     if asked.selector is Selector.VERSION:
         return lookups.version_row(session, where, asked.task, int(asked.value))
     newest = lookups.latest_version(session, where, asked.task)
@@ -172,7 +174,7 @@ def resolve_task(session: Session, text: str, *, space: str | None = None) -> Re
         raise InvalidInputError(
             f"{text!r} is not the name of a task.", hint="Give [space/]task, without a version."
         )
-    where = space_of(session, asked.space if asked.space is not None else space)
+    where = space_of_reference(session, asked, space)
     task = find_task(session, where, asked.task)
     return _version(session, where, task, _newest(session, where, task, None), asked)
 
@@ -201,6 +203,53 @@ def space_of(session: Session, name: str | None) -> SpaceName:
     return spaces[0]
 
 
+def space_of_reference(session: Session, asked: Reference, space: str | None) -> SpaceName:
+    """Return the space that a reference is about.
+
+    The one it names, else `space`, else the only one, else the only one that has or had its task.
+
+    Raises:
+        InvalidInputError, NotFoundError: there is no such space, or none with that task.
+        RefusedError: neither names one, and several have such a task.
+    """
+    named = asked.space if asked.space is not None else space
+    if named is not None or asked.task is None:
+        return space_of(session, named)
+    return space_of_task(session, asked.task)
+
+
+def space_of_task(session: Session, task: str) -> SpaceName:
+    """Return the only space, or else the only one that has or had a task of this name.
+
+    Raises as `space_of_reference`.
+    """
+    if len(lookups.space_names(session)) < 2:
+        return space_of(session, None)
+    having = spaces_of_task(session, task)
+    ensure(
+        len(having) == 1,
+        RefusedError(
+            f"no space is named and several have a task {task!r}.",
+            hint=f"Name one of them: {', '.join(f'{space}/{task}' for space in having[:8])}.",
+        ),
+    )
+    return having[0]
+
+
+def spaces_of_task(session: Session, task: str) -> list[SpaceName]:
+    """Return the spaces that have or had a task of this name, sorted.
+
+    Raises NotFoundError where none has, with the nearest of all.
+    """
+    having = lookups.spaces_with_task(session, task, lookups.space_names(session))
+    if not having:
+        raise NotFoundError(
+            f"no space has a task {task!r}.",
+            hint=near_misses(task, lookups.tasks_of_all_spaces(session)),
+        )
+    return having
+
+
 def spaces_in_scope(session: Session, name: str | None) -> list[SpaceName]:
     """Return the space that is named, or all of them, sorted. Raises as `space_of`."""
     return lookups.space_names(session) if name is None else [space_of(session, name)]
@@ -224,6 +273,21 @@ def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
             hint=near_misses(name, list(lookups.task_names(session, space))),
         )
     return row
+
+
+def find_named_task(
+    session: Session, text: str, *, space: str | None
+) -> tuple[SpaceName, FoundTask]:
+    """Return the space and the task that `[space/]task` means.
+
+    Raises NotFoundError, RefusedError.
+    """
+    named, task = split_task(text)
+    if named is None and space is None:
+        where = space_of_task(session, task)
+    else:
+        where = space_of(session, named or space)
+    return where, find_task(session, where, task)
 
 
 def alias_rows(

@@ -81,7 +81,7 @@ def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> obj
 
 
 @verb("r", lists="commits")
-@click.option("--task", metavar="NAME", help="Only commits of this task.")
+@click.option("--task", metavar="[SPACE/]TASK", help="Only commits of this task.")
 @click.option(
     "--kind",
     metavar="KIND",
@@ -178,7 +178,7 @@ def diff(registry: "Registry", /, a: str, b: str) -> object:
 
 
 @verb("r", lists="aliases")
-@click.option("--task", metavar="NAME", help="Only those of this task.")
+@click.option("--task", metavar="[SPACE/]TASK", help="Only those of this task.")
 def aliases(registry: "Registry", /, *, task: str | None) -> object:
     """List the aliases of the space."""
     return registry.aliases(task=task)

@@ -22,7 +22,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
 from share_registry.exchange.tensors import move_to_device
 from share_registry.format.records import AbsorbRecord, Note, TaskVersionRef
-from share_registry.names import CommitNumber, SpaceName, TaskName, Version
+from share_registry.names import CommitNumber, SpaceName, TaskName, Version, split_task
 from share_registry.registry.arguments import CommitOptions, RefitOptions
 from share_registry.registry.basis.fit import FitRule, stored_members
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
@@ -80,9 +80,9 @@ def commit_sources(
 
     Args:
         context: The registry.
-        sources: (task name or None, what `Registry.commit` takes) for each adapter.
-        space: A space that exists, or None for the one of the adapters' base model (created on
-            first use).
+        sources: (`[space/]task` or None, what `Registry.commit` takes) for each adapter.
+        space: A space that exists, where the tasks name none, or None for the one of the adapters'
+            base model (created on first use).
         options: See `Registry.commit`.
 
     Raises:
@@ -92,11 +92,36 @@ def commit_sources(
     """
     context.require_writable()
     ensure(sources, InvalidInputError("there is no adapter to commit.", hint="Give at least one."))
+    sources, space = _within_space(sources, space)
     labels = check_options(options, context.outside)
     options = replace(options, idempotency_key=idempotency_key(context, options.idempotency_key))
     batch = load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside)
     with context.catalog.keep_connection():
         return _commit(context, batch, space, options, labels)
+
+
+def _within_space(
+    sources: Sequence[tuple[str | None, Any]], space: str | None
+) -> tuple[list[tuple[str | None, Any]], str | None]:
+    """Return tasks without their space, and the one that `space/task` names, else `space`.
+
+    Raises InvalidInputError where there are several.
+    """
+    named: set[str | None] = set()
+    plain: list[tuple[str | None, Any]] = []
+    for task, source in sources:
+        if isinstance(task, str) and "/" in task:
+            of_task, task = split_task(task)
+            named.add(of_task)
+        plain.append((task, source))
+    ensure(
+        len(named) <= 1,
+        InvalidInputError(
+            f"the tasks name several spaces: {', '.join(sorted(map(str, named)))}.",
+            hint="Commit them space by space.",
+        ),
+    )
+    return plain, next(iter(named), space)
 
 
 def _commit(

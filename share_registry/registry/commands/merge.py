@@ -20,7 +20,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
-from share_registry.names import SpaceName, TaskName, task_name
+from share_registry.names import SpaceName, TaskName, split_task, task_name
 from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_modules
@@ -61,11 +61,19 @@ def merge(
 ) -> Commit:
     """Merge task versions. See `Registry.merge`."""
     context.require_writable()
-    name = task_name(task)
+    of_task, plain = split_task(task)
+    name = task_name(plain)
     labels = check_options(options, context.outside)
     key = idempotency_key(context, options.idempotency_key)
     with context.reading() as session:
         target, rows, weights = _resolve_parents(session, parents, space)
+        ensure(
+            of_task in (None, target),
+            RefusedError(
+                f"the parents are of space {target!r}, task {task!r} is of another.",
+                hint=f"Name a task of {target!r}: its name alone is enough.",
+            ),
+        )
         check_name(session, target, name)
     refs = [TaskVersionRef(task=row.task, version=row.version) for row in rows]
     if len(rows) == 1 and weights == [1]:
