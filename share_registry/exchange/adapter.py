@@ -72,7 +72,7 @@ class Adapter:
 
         They stand in the order of `layout.modules()`, and dW = scale * b.T @ a.
         """
-        from share_registry.exchange.config import module_scales
+        from share_registry.exchange.selection import module_scales
         from share_registry.exchange.tensors import pairs_of
 
         return pairs_of(self.layout, self.tensors, module_scales(self.config, self.layout))

@@ -10,14 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from share_registry.errors import InvalidInputError, RefusedError, ensure
-from share_registry.exchange.config import (
-    PREFIX,
-    Settings,
-    ambiguous,
-    parameters_of,
-    plain_path,
-    rank_of,
-)
+from share_registry.exchange.config import PREFIX, Settings
+from share_registry.exchange.selection import Role, ambiguous, roles_of
 from share_registry.format.layout import FLOATS, Entry, FactorSpec, Form, Layout, TensorSpec
 from share_registry.names import Side
 
@@ -41,6 +35,7 @@ _SHARDS: Final = (
     "Gather the shards before saving (DeepSpeed GatheredParameters, FSDP summon_full_params),"
     " then commit again."
 )
+_DORA: Final = 'Set "use_dora": true in adapter_config.json if it was trained with DoRA.'
 _SAVE_AGAIN: Final = "Save the adapter with PeftModel.save_pretrained and commit that directory."
 
 
@@ -70,8 +65,15 @@ def layout_of(
     halves = _find_halves(tensors)
     for tensor in tensors:
         _check_key(tensor.key, halves)
-    _check_magnitudes(tensors, halves, settings)
-    pairs = (_pair(name, halves[name], tensors, settings) for name in sorted(halves.keys() - keep))
+    roles = roles_of(
+        settings, {name: tensors[min(sides.items())[1]] for name, sides in halves.items()}
+    )
+    _check_magnitudes(tensors, roles, settings)
+    unclear = ambiguous(settings, roles)
+    pairs = (
+        _pair(name, halves[name], tensors, roles[name], is_unclear=name in unclear)
+        for name in sorted(halves.keys() - keep)
+    )
     factors = [pair for pair in pairs if pair is not None]
     layout = Layout(
         metadata=[Entry(name=name, value=value) for name, value in metadata],
@@ -79,7 +81,9 @@ def layout_of(
         factors=factors,
     )
     layout.check()
-    return layout, _remarks(layout, settings, grouped=len(halves) - len(factors) - len(keep))
+    return layout, _remarks(
+        layout, settings, roles, unclear, grouped=len(halves) - len(factors) - len(keep)
+    )
 
 
 def _find_halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, int]]:
@@ -137,16 +141,25 @@ def _check_key(key: str, halves: Mapping[str, object]) -> None:
 
 
 def _check_magnitudes(
-    tensors: Sequence[TensorSpec], halves: Mapping[str, object], settings: Settings
+    tensors: Sequence[TensorSpec], roles: Mapping[str, Role], settings: Settings
 ) -> None:
-    """Check that every layer of DoRA has magnitudes: without them it would be another function."""
+    """Check that magnitudes are there where the config says so: else it is another function."""
     paths = {tensor.key.removeprefix(PREFIX).removesuffix(".weight") for tensor in tensors}
-    bare = [module for module in halves if f"{module}.{_MAGNITUDE}" not in paths]
+    selected = [module for module, role in roles.items() if role.is_selected]
+    bare = [module for module in selected if f"{module}.{_MAGNITUDE}" not in paths]
     if settings.dora and bare:
         raise InvalidInputError(
-            f"use_dora is set and {len(bare)} of {len(halves)} modules, such as {bare[0]!r},"
+            f"use_dora is set and {len(bare)} of {len(selected)} modules, such as {bare[0]!r},"
             f" have no {_MAGNITUDE}, expected one for each.",
             hint=_SAVE_AGAIN,
+        )
+    strange = [module for module in selected if module not in bare]
+    if strange and not settings.dora:
+        raise InvalidInputError(
+            f"{len(strange)} of {len(selected)} modules, such as {strange[0]!r}, have a"
+            f" {_MAGNITUDE}, but the config does not say use_dora: PEFT would leave it out and"
+            " compute another function.",
+            hint=_DORA,
         )
 
 
@@ -154,7 +167,9 @@ def _pair(
     module: str,
     halves: Mapping[Side, int],
     tensors: Sequence[TensorSpec],
-    settings: Settings,
+    role: Role,
+    *,
+    is_unclear: bool,
 ) -> FactorSpec | None:
     """Return the pair of one module, None for a grouped convolution, whose pair is no product."""
     if len(halves) != 2:
@@ -173,7 +188,7 @@ def _pair(
         ),
     )
     _check_shapes(a, b)
-    experts = _experts(module, a, settings)
+    experts = _experts(a, role, is_unclear=is_unclear)
     if a.shape[0] == b.shape[1]:
         return FactorSpec(
             module=module,
@@ -233,24 +248,41 @@ def _check_shapes(a: TensorSpec, b: TensorSpec) -> None:
     )
 
 
-def _experts(module: str, a: TensorSpec, settings: Settings) -> int:
+def _experts(a: TensorSpec, role: Role, *, is_unclear: bool) -> int:
     """Return how many experts a pair holds, 1 for an ordinary one; check the config's rank."""
-    rank, rows = rank_of(settings, module), a.shape[0]
+    rank, rows = role.rank, a.shape[0]
     if rows == rank:
         return 1
-    if parameters_of(settings, module) and rows % rank == 0 and len(a.shape) == 2:
+    if role.is_parameter and rows % rank == 0 and len(a.shape) == 2:
         return rows // rank
     overlap = " (several rank patterns match: PEFT's saved order is not the trained one)"
     raise InvalidInputError(
         f"{a.key!r} has {rows} rows (shape {a.shape}), expected the rank {rank} of the config"
-        f"{overlap if ambiguous(settings, [module]) else ''}.",
+        f"{overlap if is_unclear else ''}.",
         hint="Correct r or rank_pattern in the config.",
     )
 
 
-def _remarks(layout: Layout, settings: Settings, *, grouped: int) -> list[str]:
+def _remarks(
+    layout: Layout,
+    settings: Settings,
+    roles: Mapping[str, Role],
+    unclear: Sequence[str],
+    *,
+    grouped: int,
+) -> list[str]:
     remarks = []
-    unclear = ambiguous(settings, [factor.module for factor in layout.factors])
+    idle = sorted(module for module, role in roles.items() if not role.is_selected)
+    if idle:
+        remarks.append(
+            f"the config does not select {_some(idle)}: PEFT leaves these factors out, and so do"
+            " portable exports, merges and swaps."
+        )
+    if settings.targets.unread:
+        remarks.append(
+            f"the expression in {' and '.join(settings.targets.unread)} is too costly to evaluate:"
+            " the config is assumed to select every module that has factors."
+        )
     if unclear:
         remarks.append(
             f"several patterns match {_some(unclear)}: the first in file order counts, as in PEFT,"
@@ -279,9 +311,4 @@ def tied_modules(keys: Sequence[str]) -> list[tuple[str, str]]:
     matches = [match for key in keys if (match := _FACTOR.fullmatch(key))]
     tables = sorted({match["module"] for match in matches if match["table"]})
     heads = {match["module"] for match in matches if match["side"]}
-    return [
-        (table, head)
-        for table in tables
-        for head in sorted(heads)
-        if plain_path(head).endswith("lm_head")
-    ]
+    return [(table, head) for table in tables for head in sorted(heads) if head.endswith("lm_head")]

@@ -1,22 +1,16 @@
-"""Read adapter_config.json: scales, ranks, and what makes an adapter unsafe to take apart.
+"""Read adapter_config.json: what it says, and what makes an adapter unsafe to take apart.
 
-The bytes are kept as they are; this module only reads them. Fields are those of PEFT 0.21.
-
-Rank and scale of a module are derived as PEFT does. A pattern is a regular expression that must
-match the end of the module path on a dot boundary; the first one in file order wins. What PEFT
-matches is the path in the plain model: without its prefix, without the `base_layer` of a wrapper,
-and for target_parameters with the parameter's name behind it.
+The bytes are kept as they are; this module only reads them. Fields are those of PEFT 0.21. What
+they mean for the factors of a file is worked out in `selection`.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
 from share_registry.format.canonical import parse_foreign
-from share_registry.format.layout import Layout
 
 CONFIG_FILE: Final = "adapter_config.json"
 # What PEFT puts before every module path in its keys.
@@ -28,6 +22,13 @@ DEFAULT_ALPHA: Final = 8
 
 _MAX_PATTERNS: Final = 65_536
 _MAX_PATTERN_LENGTH: Final = 512
+# Of target_modules and exclude_modules, which tools write long.
+_MAX_EXPRESSION_LENGTH: Final = 16_384
+_MAX_REPETITIONS: Final = 6
+# What "all-linear" leaves out, by their usual names.
+_HEADS: Final = frozenset({"lm_head"})
+_CLASSIFIERS: Final = frozenset({"score", "classifier"})
+_ANY_LAYER: Final = re.compile(r".*?\.[^.]*\.(?P<index>\d+)\.")
 _SAFE_INITS: Final = {"gaussian", "eva", "orthogonal", "mica"}
 _BASE_CHANGING_INITS: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # fmt: off
@@ -62,11 +63,38 @@ _CONVERT: Final = (
 
 # One member of rank_pattern or alpha_pattern: an expression over module paths, its value.
 Pattern = tuple[re.Pattern[str], float]
+# Module paths: their ends, or an expression for the whole of them.
+Paths = frozenset[str] | re.Pattern[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What a config says of the modules that get factors.
+
+    Attributes:
+        modules: Those targeted; None where that cannot be told from the config alone.
+        is_all_linear: Whether every linear module is, but the output head.
+        heads: What an output head is called.
+        excluded: Those left out.
+        saved: Expressions for the modules trained whole, which get no factors.
+        layers: Numbers of the layers targeted; None for all.
+        layer_patterns: Expressions that find the number of a layer; the first that matches counts.
+        unread: Fields with an expression too costly to evaluate.
+    """
+
+    modules: Paths | None
+    is_all_linear: bool
+    heads: frozenset[str]
+    excluded: Paths
+    saved: tuple[re.Pattern[str], ...]
+    layers: frozenset[int] | None
+    layer_patterns: tuple[re.Pattern[str], ...]
+    unread: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a config says of scales.
+    """What a config says of scales, and of where they apply.
 
     s = alpha / r, or alpha / sqrt(r) with rsLoRA, both overridden per module by the first
     pattern that matches, in file order.
@@ -80,6 +108,7 @@ class Settings:
     parameters: tuple[str, ...]
     tied: bool
     dora: bool
+    targets: Targets
 
 
 def parse_config(content: bytes, *, name: str = CONFIG_FILE) -> dict[str, object]:
@@ -106,7 +135,10 @@ def copy_json(value: Any) -> Any:
 
 
 def settings_of(config: Mapping[str, object]) -> Settings:
-    """Read the fields that scales depend on. Raises InvalidInputError for a wrong type."""
+    """Read the fields that scales and selection depend on.
+
+    Raises InvalidInputError for a wrong type.
+    """
     return Settings(
         rank=_rank("r", config.get("r", DEFAULT_RANK)),
         alpha=_number("lora_alpha", config.get("lora_alpha", DEFAULT_ALPHA)),
@@ -116,6 +148,7 @@ def settings_of(config: Mapping[str, object]) -> Settings:
         parameters=_texts("target_parameters", config.get("target_parameters")),
         tied=_flag("ensure_weight_tying", config.get("ensure_weight_tying")),
         dora=_flag("use_dora", config.get("use_dora")),
+        targets=_targets(config),
     )
 
 
@@ -205,75 +238,57 @@ def config_remarks(config: Mapping[str, object]) -> list[str]:
     return [remark for remark, applies in remarks.items() if applies]
 
 
-def module_scales(config: Mapping[str, object], layout: Layout) -> list[float]:
-    """Return s of dW = s B A for every module, in the order of `layout.modules()`.
-
-    Raises InvalidInputError, RefusedError.
-    """
-    settings = settings_of(config)
-    return [
-        scale
-        for factor in layout.factors
-        for scale in [scale_of(settings, factor.module)] * len(layout.modules_of(factor))
-    ]
-
-
-def scale_of(settings: Settings, module: str) -> float:
-    """Return s of one factor pair.
-
-    Raises RefusedError where the files do not say which of several applies.
-    """
-    rank = rank_of(settings, module)
-    alpha = _value("alpha", settings, module, settings.alphas, settings.alpha)
-    return alpha / math.sqrt(rank) if settings.rslora else alpha / rank
-
-
-def rank_of(settings: Settings, module: str) -> int:
-    """Return the rank a config gives a module.
-
-    Raises RefusedError where the files do not say which of several applies.
-    """
-    return int(_value("rank", settings, module, settings.ranks, settings.rank))
-
-
-def paths_of(settings: Settings, module: str) -> list[str]:
-    """Return the paths to match patterns with: several where several parameters are targeted."""
-    plain = plain_path(module)
-    return [f"{plain}.{name}" for name in parameters_of(settings, module)] or [plain]
-
-
-def parameters_of(settings: Settings, module: str) -> list[str]:
-    """Return a module's parameters in target_parameters; none for an ordinary module."""
-    plain = plain_path(module)
-    owners = [target.rpartition(".") for target in settings.parameters]
-    return sorted(
-        {
-            name
-            for owner, _, name in owners
-            if not owner or plain == owner or plain.endswith(f".{owner}")
-        }
+def _targets(config: Mapping[str, object]) -> Targets:
+    modules, excluded = config.get("target_modules"), config.get("exclude_modules")
+    is_all_linear = isinstance(modules, str) and modules.lower() == "all-linear"
+    paths: dict[str, Paths | None] = {
+        field: frozenset() if value is None else _paths(field, value)
+        for field, value in (("target_modules", modules), ("exclude_modules", excluded))
+    }
+    layers = config.get("layers_to_transform")
+    numbers = [layers] if type(layers) is int else layers or []
+    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        raise _wrong("layers_to_transform", repr(layers), "a number or a list of numbers")
+    is_open = is_all_linear or (modules is None and config.get("target_parameters") is None)
+    return Targets(
+        modules=None if is_open else paths["target_modules"],
+        is_all_linear=is_all_linear,
+        heads=_HEADS | (_CLASSIFIERS if config.get("task_type") == "SEQ_CLS" else frozenset()),
+        excluded=paths["exclude_modules"] or frozenset(),
+        saved=tuple(
+            _compile("modules_to_save", rf"(^|.*\.){name}($|\..*)")
+            or re.compile(rf"(^|.*\.){re.escape(name)}($|\..*)")
+            for name in _texts("modules_to_save", config.get("modules_to_save"))
+        ),
+        layers=frozenset(numbers) if numbers else None,
+        layer_patterns=_layer_patterns(config.get("layers_pattern")),
+        unread=tuple(field for field, value in paths.items() if value is None),
     )
 
 
-def plain_path(module: str) -> str:
-    """Return the path of a wrapped module in the model as it was before wrapping."""
-    return module.partition(".base_layer")[0]
-
-
-def ambiguous(settings: Settings, modules: Sequence[str]) -> list[str]:
-    """Return the modules for which several patterns with different values match.
-
-    PEFT saves patterns sorted, so that the one trained with may have been another.
-    """
-    return [
-        module
-        for module in modules
-        if any(
-            len({value for regex, value in patterns if regex.match(path)}) > 1
-            for path in paths_of(settings, module)
-            for patterns in (settings.ranks, settings.alphas)
-        )
+def _layer_patterns(value: object) -> tuple[re.Pattern[str], ...]:
+    names = _texts("layers_pattern", [value] if isinstance(value, str) and value else value or None)
+    patterns = [
+        _compile("layers_pattern", rf"(?:^|.*?\.){name}\.(?P<index>\d+)\.") for name in names
     ]
+    return tuple(pattern for pattern in patterns if pattern is not None) or (_ANY_LAYER,)
+
+
+def _paths(field: str, value: object) -> Paths | None:
+    """Return what a field says of module paths, None where that is too costly to find out."""
+    return _compile(field, value) if isinstance(value, str) else frozenset(_texts(field, value))
+
+
+def _compile(field: str, text: str) -> re.Pattern[str] | None:
+    """Compile an expression; None for one that could run for ever: the config may be anybody's."""
+    repetitions = len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text))
+    is_slow = re.search(r"\)[*+{]", text) is not None or repetitions > _MAX_REPETITIONS
+    if is_slow or len(text) > _MAX_EXPRESSION_LENGTH:
+        return None
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise _wrong(field, f"{text[:80]!r}: {error}", "a regular expression or a list") from error
 
 
 def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
@@ -337,22 +352,3 @@ def _wrong(field: str, value: str, expected: str) -> InvalidInputError:
         f"{CONFIG_FILE}: {field} is {value[:200]}, expected {expected}.",
         hint="Correct the config, or save the adapter again with PEFT's save_pretrained.",
     )
-
-
-def _value(
-    field: str, settings: Settings, module: str, patterns: tuple[Pattern, ...], default: float
-) -> float:
-    values = [
-        next((value for regex, value in patterns if regex.match(path)), default)
-        for path in paths_of(settings, module)
-    ]
-    ensure(
-        len(set(values)) <= 1,
-        RefusedError(
-            f"{CONFIG_FILE}: the patterns give the parameters of {module!r} the {field}s"
-            f" {sorted(set(values))}, expected one: which tensor is which parameter's stands in"
-            " no file.",
-            hint="Give all parameters of a module the same rank and alpha.",
-        ),
-    )
-    return values[0]

@@ -16,11 +16,11 @@ from typing import Any, Final
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import derive_task
-from share_registry.exchange.config import module_scales
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.hub import SCHEME, read_hub
 from share_registry.exchange.peft_directory import adapter_of, read_directory
 from share_registry.exchange.peft_model import read_model
+from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_range
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Source

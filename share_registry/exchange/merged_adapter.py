@@ -19,6 +19,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE, names_in, parse_config
 from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_directory import source_digest
 from share_registry.exchange.servers import TRAINING_ONLY, targets_of
 from share_registry.exchange.tensors import DTYPES, TORCH, item_of, pad_rows, tensors_of
@@ -71,6 +72,7 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     """
     if len(parts) == 1 and parts[0].weight == 1:
         return parts[0].adapter
+    parts = [replace(part, adapter=normal_form(part.adapter)[0]) for part in parts]
     _check(parts)
     modules = [{pair.module: pair for pair in part.adapter.factor_pairs()} for part in parts]
     weights = [part.weight for part in parts]

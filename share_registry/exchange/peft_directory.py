@@ -37,11 +37,12 @@ from share_registry.exchange.config import (
     PREFIX,
     Settings,
     config_remarks,
-    module_scales,
     parse_config,
     refuse_unsafe,
     settings_of,
 )
+from share_registry.exchange.normal_form import reading_remarks
+from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_finite, item_of, tensor_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import Json, dump, sha256
@@ -226,6 +227,7 @@ def _assemble(
         remarks=(
             *config_remarks(config),
             *remarks,
+            *reading_remarks(config, layout),
             *_zeros(layout, tensors),
             *([f"{len(keep)} tied factor pairs are kept verbatim."] if keep else []),
         ),

@@ -14,6 +14,7 @@ import torch
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.classify import FACTOR_MARK
+from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_directory import adapter_of
 from share_registry.format.records import Source
 from share_registry.names import digest
@@ -59,6 +60,7 @@ def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
     Raises as `Adapter.apply_to`.
     """
     peft = _peft()
+    adapter, _ = normal_form(adapter)
     names = {field.name for field in fields(peft.LoraConfig)} - {"runtime_config"}
     members = {key: value for key, value in adapter.config.items() if key in names}
     wrapped = None

@@ -22,10 +22,12 @@ from dataclasses import replace
 from typing import Final
 
 from share_registry.algebra.error import FactorPair
-from share_registry.errors import RefusedError
+from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of, is_local
-from share_registry.exchange.config import PREFIX, names_in, plain_path
+from share_registry.exchange.config import PREFIX, names_in
+from share_registry.exchange.normal_form import SWAPPED_SINCE, normal_form, readings_of
+from share_registry.exchange.selection import ends_with, layout_roles
 from share_registry.exchange.tensors import Rows, pad_rows, tensors_of
 from share_registry.format.layout import Form, Layout, TensorSpec
 
@@ -170,6 +172,7 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
     Raises:
         RefusedError: the adapter has parts that some server would ignore or refuse.
     """
+    adapter, changes = normal_form(adapter)
     dropped = _check(adapter)
     pairs = adapter.factor_pairs()
     largest = max(pair.a.shape[0] for pair in pairs)
@@ -180,7 +183,8 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
     layout = _layout_at_rank(adapter.layout, rank)
     tensors = tensors_of(layout, [pad_rows(pair, rank) for pair in rows])
     config = _config(adapter, rank, base_model)
-    notes = [f"portable: the scale is folded into B and every rank is {rank}."]
+    notes = [f"portable: {change}" for change in changes]
+    notes.append(f"portable: the scale is folded into B and every rank is {rank}.")
     if dropped:
         notes.append(f"portable: {len(dropped)} tensors used in training alone are left out.")
     form = replace(
@@ -190,25 +194,26 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
         config=config,
         config_bytes=json.dumps(config, indent=2).encode(),
     )
+    _check_form(form)
     return form, tuple(notes)
 
 
 def targets_of(config: Mapping[str, object], layout: Layout) -> list[str]:
     """Return the config's own module names where they select these modules, else every path."""
-    owners = {name.rpartition(".")[0] for name in names_in(config, "target_parameters")}
-    paths = sorted(
-        {
-            plain_path(factor.module)
-            for factor in layout.factors
-            if factor.form is not Form.EXPERTS and not _ends(factor.module, owners)
-        }
-    )
+    roles = layout_roles(config, layout)
+    paths = sorted({role.path for role in roles if not role.is_parameter})
     listed = config.get("target_modules")
     narrowed = config.get("exclude_modules") or config.get("layers_to_transform") is not None
     if not isinstance(listed, list) or narrowed:
         return paths
-    used = sorted({name for name in map(str, listed) if any(_ends(path, {name}) for path in paths)})
-    return used if all(_ends(path, set(used)) for path in paths) else paths
+    used = sorted(
+        {
+            name
+            for name in map(str, listed)
+            if any(ends_with(path, frozenset({name})) for path in paths)
+        }
+    )
+    return used if all(ends_with(path, frozenset(used)) for path in paths) else paths
 
 
 def _strange_keys(layout: Layout, expected: re.Pattern[str]) -> list[str]:
@@ -273,6 +278,27 @@ def _check(adapter: Adapter) -> list[str]:
     return dropped
 
 
+def _check_form(form: Adapter) -> None:
+    """Check that PEFT would select every factor of a portable form, at scale 1.
+
+    Raises RefusedError.
+    """
+    rank = form.config["r"]
+    for factor, reading in zip(
+        form.layout.factors, readings_of(form.config, form.layout), strict=True
+    ):
+        role = reading.role
+        ensure(
+            reading.is_plain and role.scale == 1 and role.rank == rank,
+            RefusedError(
+                f"the portable form would give {factor.module!r} the rank {role.rank} and the scale"
+                f" {role.scale:g}{'' if role.is_selected else ', and not select it'}, expected"
+                f" {rank} and 1.",
+                hint="Export it with profile='native'.",
+            ),
+        )
+
+
 def _fold_scale(pair: FactorPair) -> Rows:
     """Return rows with the scale in B, without those whose product is exactly zero."""
     used = (pair.a != 0).any(1) & (pair.b != 0).any(1)
@@ -319,9 +345,7 @@ def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
     if base.revision and base.label == label:
         config["revision"] = base.revision
     config |= {field: adapter.config[field] for field in _KEPT_FIELDS if adapter.config.get(field)}
+    if _has_form(adapter.layout, Form.EXPERTS):
+        # the only mark of how experts' factors lie
+        config["peft_version"] = adapter.config.get("peft_version") or SWAPPED_SINCE
     return dict(sorted(config.items()))
-
-
-def _ends(module: str, names: set[str]) -> bool:
-    path = plain_path(module)
-    return any(path == name or path.endswith(f".{name}") for name in names)

@@ -23,11 +23,10 @@ from share_registry.exchange.config import (
     DEFAULT_RANK,
     PREFIX,
     copy_json,
-    plain_path,
-    scale_of,
-    settings_of,
 )
+from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_model import live_name, live_tensors
+from share_registry.exchange.selection import Role, layout_roles
 from share_registry.exchange.tensors import all_finite, check_no_overflow
 from share_registry.format.layout import FactorSpec, Form, Layout
 
@@ -106,10 +105,11 @@ def swap(
             element type holds, or peft is not installed.
     """
     name = live_name(model, adapter_name)
+    adapter, _ = normal_form(adapter)
     if seat is None or not seat.fits(name, adapter.layout):
         seat = _find_seat(model, name, adapter)
     _check_options(model, seat, adapter)
-    settings = settings_of(adapter.config)
+    roles = layout_roles(adapter.config, adapter.layout)
     with torch.no_grad():
         for key, tensor in adapter.tensors.items():
             there = seat.tensors[key].dtype
@@ -125,8 +125,8 @@ def swap(
                 check_no_overflow(key, tensor.to(there))
         for key, tensor in adapter.tensors.items():
             seat.tensors[key].copy_(tensor, non_blocking=True)
-    for layer, factor in seat.layers:
-        layer.scaling[name] = scale_of(settings, factor.module)
+    for (layer, _), role in zip(seat.layers, roles, strict=True):
+        layer.scaling[name] = role.scale
     for member, default in _SCALES.items():
         value = adapter.config.get(member)
         setattr(model.peft_config[name], member, copy_json(default if value is None else value))
@@ -151,18 +151,20 @@ def merge(model: Any, adapter: Adapter) -> list[tuple[Tensor, Tensor]]:
             hint="Use `swap` for an adapter that it has, or unload them first.",
         ),
     )
+    adapter, _ = normal_form(adapter)
     _check_adapter(adapter)
     owners = Counter(id(owned) for _, owned in model.named_parameters(remove_duplicate=False))
-    settings = settings_of(adapter.config)
-    modules = [_module(model, adapter, factor, owners) for factor in adapter.layout.factors]
+    roles = layout_roles(adapter.config, adapter.layout)
+    modules = [
+        _module(model, adapter, factor, role, owners)
+        for factor, role in zip(adapter.layout.factors, roles, strict=True)
+    ]
     changed: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
-            for module, factor in zip(modules, adapter.layout.factors, strict=True):
+            for module, factor, role in zip(modules, adapter.layout.factors, roles, strict=True):
                 original = module.weight.detach().clone()
-                module.weight.copy_(
-                    _sum(module, adapter, factor, scale_of(settings, factor.module))
-                )
+                module.weight.copy_(_sum(module, adapter, factor, role))
                 changed.append((module.weight, original))
     except BaseException:
         unmerge(changed[::-1])
@@ -256,8 +258,10 @@ def _check_adapter(adapter: Adapter) -> None:
     )
 
 
-def _module(model: Any, adapter: Adapter, factor: FactorSpec, owners: Mapping[int, int]) -> Any:
-    path = plain_path(factor.module)
+def _module(
+    model: Any, adapter: Adapter, factor: FactorSpec, role: Role, owners: Mapping[int, int]
+) -> Any:
+    path = role.path
     try:
         module = model.get_submodule(path)
     except AttributeError as error:
@@ -303,7 +307,7 @@ def _is_transposed(module: Any, factor: FactorSpec) -> bool:
     return factor.form is Form.EMBEDDING or type(module).__name__ == _TRANSPOSED
 
 
-def _sum(module: Any, adapter: Adapter, factor: FactorSpec, scale: float) -> Tensor:
+def _sum(module: Any, adapter: Adapter, factor: FactorSpec, role: Role) -> Tensor:
     """Return weight + scale * (b @ a) in the weight's element type, transposed where it is.
 
     Raises RefusedError where that does not hold the sum.
@@ -321,9 +325,9 @@ def _sum(module: Any, adapter: Adapter, factor: FactorSpec, scale: float) -> Ten
         if torch.amp.is_autocast_available(device)
         else nullcontext()
     ):
-        change = (b @ a).mul_(scale)
+        change = (b @ a).mul_(role.scale)
     change = change.T if _is_transposed(module, factor) else change
     merged = change.reshape(weight.shape).add_(weight).to(weight.dtype)
     if all_finite(weight):
-        check_no_overflow(plain_path(factor.module), merged)
+        check_no_overflow(role.path, merged)
     return merged

@@ -28,7 +28,8 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import PREFIX, plain_path
+from share_registry.exchange.config import PREFIX
+from share_registry.exchange.selection import plain_path
 from share_registry.names import digest
 from share_registry.outside.files import Outside
 from share_registry.registry.basis.basis import read_basis
@@ -113,7 +114,7 @@ def read_subspace(
                 space = space_of(session, registry.scope)
         modules = read_basis(registry.context, digest(basis))
     directions = {
-        plain_path(name).removeprefix(PREFIX): (module.a, module.b)
+        plain_path(name, modules).removeprefix(PREFIX): (module.a, module.b)
         for name, module in modules.items()
         if len(module.a) and len(module.b)
     }
@@ -288,8 +289,9 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor
 
 
 def _factors(adapter: Adapter) -> dict[str, Factors]:
+    modules = {factor.module for factor in adapter.layout.factors}
     return {
-        plain_path(pair.module).removeprefix(PREFIX): (pair.a, pair.scale * pair.b)
+        plain_path(pair.module, modules).removeprefix(PREFIX): (pair.a, pair.scale * pair.b)
         for pair in adapter.factor_pairs()
     }
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from share_registry.errors import RefusedError
-from share_registry.exchange.config import ambiguous, module_scales, rank_of, scale_of, settings_of
+from share_registry.exchange.config import Settings, settings_of
+from share_registry.exchange.selection import Role, ambiguous, module_scales, roles_of
 from share_registry.exchange.tensors import pairs_of, tensors_of
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from tests.exchange.zoo import peft
@@ -79,6 +80,12 @@ def test_a_value_too_large_for_the_element_type_is_refused_by_key() -> None:
         tensors_of(layout, [(torch.tensor([[7e4, 1.0]]), torch.ones(1, 2))])
 
 
+def read_roles(settings_read: Settings, *modules: str) -> dict[str, Role]:
+    """Return the roles of modules whose A has eight rows."""
+    a = TensorSpec(key="a", dtype=DType.F32, shape=[8, 4])
+    return roles_of(settings_read, dict.fromkeys(modules, a))
+
+
 NAMES = [
     "q_proj",
     "v_proj",
@@ -123,9 +130,10 @@ def test_ranks_and_scales_follow_pefts_rule(
     )
     rank = ranks.get(get_pattern_key(ranks.keys(), path), 8)
     alpha = alphas.get(get_pattern_key(alphas.keys(), path), 12)
-    assert rank_of(settings_read, path) == rank
-    assert scale_of(settings_read, path) == (alpha / math.sqrt(rank) if rslora else alpha / rank)
-    assert rank_of(settings_read, f"{path}.base_layer.out_proj") == rank
+    nested = f"{path}.base_layer.out_proj"
+    roles = read_roles(settings_read, path, nested)
+    assert roles[path].rank == roles[nested].rank == rank
+    assert roles[path].scale == (alpha / math.sqrt(rank) if rslora else alpha / rank)
 
 
 def test_the_first_pattern_in_file_order_counts() -> None:
@@ -135,10 +143,9 @@ def test_the_first_pattern_in_file_order_counts() -> None:
     ):
         values = {"q_proj": 8, "layers.0.q_proj": 32}
         settings_read = settings_of({"alpha_pattern": {name: values[name] for name in order}})
-        assert scale_of(settings_read, "layers.0.q_proj") == scale
-        assert ambiguous(settings_read, ["layers.0.q_proj", "layers.1.q_proj"]) == [
-            "layers.0.q_proj"
-        ]
+        roles = read_roles(settings_read, "layers.0.q_proj", "layers.1.q_proj")
+        assert roles["layers.0.q_proj"].scale == scale
+        assert ambiguous(settings_read, roles) == ["layers.0.q_proj"]
 
 
 @pytest.mark.filterwarnings("ignore")

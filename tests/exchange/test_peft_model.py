@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from share_registry.errors import InvalidInputError, NotFoundError
-from share_registry.exchange.config import module_scales
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.peft_model import read_model
+from share_registry.exchange.selection import module_scales
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
 

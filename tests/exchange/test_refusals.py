@@ -356,7 +356,9 @@ def test_tied_copies_that_differ_are_refused(copied: Copied) -> None:
 
 def test_parameters_of_one_module_with_two_scales_are_refused(copied: Copied) -> None:
     source = copied("experts")
-    set_config(source, alpha_pattern={"gate_up_proj": 3})
+    set_config(
+        source, target_parameters=["mlp.experts.up", "mlp.experts.down"], alpha_pattern={"up": 3}
+    )
     refused(
         source,
         RefusedError,

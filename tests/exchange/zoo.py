@@ -14,11 +14,14 @@ with warnings.catch_warnings():
     from transformers import (
         BertConfig,
         BertModel,
+        CLIPVisionConfig,
         GPT2Config,
         GPT2LMHeadModel,
         LlamaConfig,
         LlamaForCausalLM,
         LlamaForSequenceClassification,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
         MixtralConfig,
         MixtralForCausalLM,
     )
@@ -64,13 +67,14 @@ class Vision(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, **ignored: Any) -> torch.Tensor:
         x = input_ids.float() / VOCABULARY
+        kind = next(self.parameters()).dtype
         flat = torch.sin(torch.arange(4 * 32.0)).reshape(1, 4, 32) * x.mean()
         line, plane = (
-            self.line(flat),
-            self.plane(torch.sin(torch.arange(3 * 64.0)).reshape(1, 3, 8, 8)),
+            self.line(flat.to(kind)),
+            self.plane(torch.sin(torch.arange(3 * 64.0)).reshape(1, 3, 8, 8).to(kind)),
         )
         volume, grouped = (
-            self.volume(torch.cos(torch.arange(2 * 64.0)).reshape(1, 2, 4, 4, 4)),
+            self.volume(torch.cos(torch.arange(2 * 64.0)).reshape(1, 2, 4, 4, 4).to(kind)),
             self.grouped(plane),
         )
         row = grouped.flatten(2).transpose(1, 2)
@@ -140,6 +144,41 @@ def gpt2() -> torch.nn.Module:
             GPT2Config(vocab_size=VOCABULARY, n_positions=16, n_embd=16, n_layer=2, n_head=2)
         )
     )
+
+
+def llava() -> torch.nn.Module:
+    text = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    eye = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=16,
+    )
+    return _seed(
+        lambda: LlavaForConditionalGeneration(
+            LlavaConfig(text_config=text, vision_config=eye, image_token_id=VOCABULARY - 1)
+        )
+    )
+
+
+def llava_inputs() -> dict[str, torch.Tensor]:
+    """Return tokens with an image of four patches."""
+    image = torch.full((1, 4), VOCABULARY - 1)
+    pixels = torch.sin(torch.arange(3 * 64.0, dtype=torch.float64)).reshape(1, 3, 8, 8)
+    return {
+        "input_ids": torch.cat([TOKENS[:1, :4], image, TOKENS[:1, 4:]], dim=1),
+        "pixel_values": pixels,
+    }
 
 
 def vision() -> torch.nn.Module:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine, event
 
 import share_registry as sr
-from share_registry.exchange.config import module_scales
+from share_registry.exchange.selection import module_scales
 from tests.exchange import zoo
 from tests.exchange.conftest import original
 from tests.registry.conftest import DEMO

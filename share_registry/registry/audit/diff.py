@@ -10,6 +10,7 @@ from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.normal_form import pairs_of_function
 from share_registry.names import TaskName
 from share_registry.registry.checkout.checkout import checkout
 from share_registry.registry.context import Context
@@ -65,7 +66,7 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
         status, change = "same", 0.0
     else:
         left, right = checkout(context, a, space=None), checkout(context, b, space=None)
-        relative = relative_change(left.factor_pairs(), right.factor_pairs())
+        relative = relative_change(pairs_of_function(left), pairs_of_function(right))
         # without a number where dW_a is 0
         change = relative if isfinite(relative) else None
         metadata = {

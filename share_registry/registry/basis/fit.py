@@ -41,7 +41,8 @@ from share_registry.algebra.directions import (
 )
 from share_registry.algebra.error import norm
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import MAX_CONFIG_BYTES, module_scales, parse_config
+from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
+from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import rows_of
 from share_registry.format.symbols import Ints
 from share_registry.names import Digest, Side

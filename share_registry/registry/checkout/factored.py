@@ -12,11 +12,12 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import (
     CONFIG_FILE,
     MAX_CONFIG_BYTES,
-    module_scales,
     parse_config,
 )
 from share_registry.exchange.hub import SCHEME
 from share_registry.exchange.load import load
+from share_registry.exchange.normal_form import function_pairs, pairs_of_function
+from share_registry.exchange.selection import module_scales
 from share_registry.format.layout import Layout
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.arguments import Progress
@@ -71,13 +72,12 @@ def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
         module_scales(config, layout),
         strict=True,
     )
+    pairs = [
+        FactorPair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
+        for shape, (a, b), scale in rows
+    ]
     return FactoredAdapter(
-        name=row.ref,
-        layout=layout,
-        pairs=tuple(
-            FactorPair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
-            for shape, (a, b), scale in rows
-        ),
+        name=row.ref, layout=layout, pairs=tuple(function_pairs(config, layout, pairs))
     )
 
 
@@ -85,7 +85,9 @@ def read_adapter(name: str, source: Any, *, task: str, outside: Outside) -> Fact
     """Read one adapter under a name, its factors on the CPU."""
     adapter = load(source, task=task, adapter_name=None, outside=outside)[1]
     adapter = replace(adapter, tensors={key: item.cpu() for key, item in adapter.tensors.items()})
-    return FactoredAdapter(name=name, layout=adapter.layout, pairs=tuple(adapter.factor_pairs()))
+    return FactoredAdapter(
+        name=name, layout=adapter.layout, pairs=tuple(pairs_of_function(adapter))
+    )
 
 
 def read_subject(subject: Any, *, outside: Outside, progress: Progress) -> list[FactoredAdapter]:
