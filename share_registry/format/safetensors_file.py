@@ -70,7 +70,7 @@ def read(content: bytes, *, subject: str) -> File:
         limit=MAX_HEADER_BYTES,
         longest=MAX_HEADER_BYTES,
     )
-    metadata = _metadata(entries.pop(_METADATA, {}), subject)
+    metadata = _metadata(entries.pop(_METADATA, None), subject)
     count = len(entries)
     require(
         count <= MAX_TENSORS,
@@ -148,6 +148,8 @@ def _split(content: bytes, subject: str) -> tuple[bytes, memoryview]:
 
 
 def _metadata(value: object, subject: str) -> tuple[tuple[str, str], ...]:
+    # MLX writes null where it has none
+    value = {} if value is None else value
     if not isinstance(value, dict):
         raise IntegrityError(
             f"metadata of {subject} is a {type(value).__name__}, expected an object of texts."
