@@ -3,6 +3,7 @@
 They are kept verbatim up to a limit, never a pickle, never a link.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -11,6 +12,8 @@ from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.config import CONFIG_FILE
 
 TENSOR_FILE: Final = "adapter_model.safetensors"
+# Lists the modules of a SentenceTransformer.
+PIPELINE_FILE: Final = "modules.json"
 README: Final = "README.md"
 SOURCE_README: Final = "README.source.md"
 CARD_MARK: Final = "<!-- written by share_registry -->"
@@ -28,12 +31,17 @@ _UNSAFE: Final = re.compile(
 )
 
 
-def check_name(name: str) -> str:
-    """Return a file name that is safe to write on any system. Raises InvalidInputError."""
+def is_safe_name(name: str) -> bool:
+    """Tell whether a file name is safe to write on any system."""
     # what is not Unicode is not printable
     size = len(name.encode(errors="surrogatepass"))
+    return 1 <= size <= MAX_NAME_BYTES and name.isprintable() and _UNSAFE.fullmatch(name) is None
+
+
+def check_name(name: str) -> str:
+    """Return a file name that is safe to write on any system. Raises InvalidInputError."""
     ensure(
-        1 <= size <= MAX_NAME_BYTES and name.isprintable() and not _UNSAFE.fullmatch(name),
+        is_safe_name(name),
         InvalidInputError(
             f"file name {name[:80]!r} is not safe on every system.",
             hint="Rename the file or move it out of the directory.",
@@ -65,6 +73,20 @@ def is_pickle(content: bytes) -> bool:
     return (
         content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05" and content.endswith(b".")
     ) or (content.startswith(b"PK\x03\x04") and b"data.pkl" in content)
+
+
+def pipeline_folders(content: bytes) -> list[str]:
+    """Return the sub-directories that a SentenceTransformer's list of modules names.
+
+    Sub-directories are not kept, and without them such a list cannot be loaded.
+    """
+    try:
+        modules = json.loads(content)
+    except (ValueError, RecursionError):
+        return []
+    entries = modules if isinstance(modules, list) else []
+    paths = [entry.get("path") for entry in entries if isinstance(entry, dict)]
+    return [str(path)[:80] for path in paths if path]
 
 
 def without_card(attachments: Mapping[str, bytes]) -> dict[str, bytes]:

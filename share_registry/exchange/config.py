@@ -1,4 +1,4 @@
-"""Read adapter_config.json: what it says, and what makes an adapter unsafe to take apart.
+"""Read adapter_config.json: what it says.
 
 The bytes are kept as they are; this module only reads them. Fields are those of PEFT 0.21. What
 they mean for the factors of a file is worked out in `selection`.
@@ -29,37 +29,6 @@ _MAX_REPETITIONS: Final = 6
 _HEADS: Final = frozenset({"lm_head"})
 _CLASSIFIERS: Final = frozenset({"score", "classifier"})
 _ANY_LAYER: Final = re.compile(r".*?\.[^.]*\.(?P<index>\d+)\.")
-_SAFE_INITS: Final = {"gaussian", "eva", "orthogonal", "mica"}
-_BASE_CHANGING_INITS: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# fmt: off
-_FIELDS: Final = frozenset({
-    "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping",
-    "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying", "eva_config",
-    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "kasa_config",
-    "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha",
-    "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core",
-    "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r",
-    "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters",
-    "task_type", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora", "use_rslora",
-    "velora_config",
-})
-# fmt: on
-_REFUSED_FIELDS: Final = {
-    "kasa_config": (
-        "KaSA takes the smallest components out of the base weight"
-        " and puts a diagonal between A and B"
-    ),
-    "use_bdlora": "BD-LoRA factors are block-diagonal and do not multiply to dW",
-    "use_qalora": "QALoRA's A acts on pooled inputs, so B @ A is not dW",
-    "arrow_config": "Arrow routes between several adapters; one of them alone is not the function",
-    "megatron_config": "Megatron adapters are not saved reliably",
-}
-_CONVERT: Final = (
-    "Convert it to plain LoRA first"
-    " (PEFT: save_pretrained with path_initial_model_for_weight_conversion),"
-    " then commit the converted adapter."
-)
-
 
 # One member of rank_pattern or alpha_pattern: an expression over module paths, its value.
 Pattern = tuple[re.Pattern[str], float]
@@ -150,92 +119,6 @@ def settings_of(config: Mapping[str, object]) -> Settings:
         dora=_flag("use_dora", config.get("use_dora")),
         targets=_targets(config),
     )
-
-
-def refuse_unsafe(config: Mapping[str, object]) -> None:
-    """Refuse adapters whose factors do not mean dW = s B A on the plain base model.
-
-    Raises:
-        InvalidInputError: not a PEFT config at all.
-        RefusedError: a type, option or initialization that cannot be taken apart safely.
-    """
-    peft_type = config.get("peft_type")
-    ensure(
-        isinstance(peft_type, str),
-        InvalidInputError(
-            f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
-            hint="Give a directory that PEFT's save_pretrained wrote.",
-        ),
-    )
-    ensure(
-        peft_type == "LORA",
-        RefusedError(
-            f"{CONFIG_FILE}: peft_type is {peft_type!r}, expected 'LORA'.",
-            hint="Load it (PeftModel.from_pretrained) and commit the model:"
-            " then just its coefficients are stored."
-            if peft_type == "SHARE"
-            else "Convert it to LoRA with PEFT (save_as_lora), then commit that.",
-        ),
-    )
-    for field, reason in _REFUSED_FIELDS.items():
-        ensure(
-            not config.get(field),
-            RefusedError(f"{CONFIG_FILE}: {field} is set, expected none: {reason}.", hint=_CONVERT),
-        )
-    init, mapping = config.get("init_lora_weights", True), config.get("auto_mapping")
-    name = init.lower() if isinstance(init, str) else ""
-    ensure(
-        not name.startswith(_BASE_CHANGING_INITS),
-        RefusedError(
-            f"{CONFIG_FILE}: init_lora_weights is {init!r}, expected an initialization that leaves"
-            " the base model alone: the factors are meant for rewritten base weights.",
-            hint=_CONVERT,
-        ),
-    )
-    ensure(
-        (not name or name in _SAFE_INITS) and isinstance(init, bool | str | None),
-        RefusedError(
-            f"{CONFIG_FILE}: init_lora_weights is {init!r},"
-            f" expected true, false, {', '.join(sorted(_SAFE_INITS))}.",
-            hint="Whether an unknown initialization changes the base model cannot be known:"
-            " convert the adapter to plain LoRA first.",
-        ),
-    )
-    # PEFT imports an unknown library when it loads the adapter
-    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
-    ensure(
-        library is None
-        or (isinstance(library, str) and library.partition(".")[0] == "transformers"),
-        RefusedError(
-            f"{CONFIG_FILE}: auto_mapping.parent_library is {library!r}, expected a module of"
-            " transformers: PEFT imports it when it loads the adapter.",
-            hint="Set task_type before saving, or auto_mapping to null in the config.",
-        ),
-    )
-
-
-def config_remarks(config: Mapping[str, object]) -> list[str]:
-    """Return what is worth knowing about a config that is accepted."""
-    unknown = sorted(name for name, value in config.items() if value and name not in _FIELDS)
-    listed = f"{', '.join(unknown[:8])}{' ...' if len(unknown) > 8 else ''}"
-    remarks = {
-        f"{CONFIG_FILE} has no r: PEFT's default {DEFAULT_RANK} was taken.": "r" not in config,
-        f"{CONFIG_FILE} has no lora_alpha: PEFT's default {DEFAULT_ALPHA} was taken.": (
-            "lora_alpha" not in config
-        ),
-        "lora_alpha is 0: the adapter changes nothing (llama.cpp would read it as unscaled).": (
-            config.get("lora_alpha") == 0
-        ),
-        "Activated LoRA: it acts only after its invocation tokens, and must not be merged.": (
-            config.get("alora_invocation_tokens")
-        ),
-        "layer_replication: layer numbers are those of the expanded model.": (
-            config.get("layer_replication")
-        ),
-        "runtime_config is kept in the config bytes; PEFT ignores it.": "runtime_config" in config,
-        f"unknown config fields, kept verbatim: {listed}.": unknown,
-    }
-    return [remark for remark, applies in remarks.items() if applies]
 
 
 def _targets(config: Mapping[str, object]) -> Targets:

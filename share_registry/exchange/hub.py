@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, StoreError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import MAX_ATTACHMENT_BYTES
+from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.peft_directory import Files, read_files
 from share_registry.format.records import Source
 from share_registry.outside.files import Outside
@@ -74,8 +75,7 @@ def read_hub(location: str, *, outside: Outside) -> Adapter:
     )
     folder = PurePosixPath(match["folder"] or "")
 
-    def read(name: str, limit: int) -> bytes:
-        path = str(folder / name)
+    def read(path: str, limit: int) -> bytes:
         with _translate_errors(f"{SCHEME}{repo}@{commit[:8]}/{path}"):
             # The cache holds links to its own content; the link is resolved here, as reading
             # follows none.
@@ -93,19 +93,26 @@ def _list_files(
     model: "ModelInfo", folder: PurePosixPath, read: Callable[[str, int], bytes]
 ) -> Files:
     siblings = {PurePosixPath(sibling.rfilename): sibling for sibling in model.siblings or []}
-    below = {
-        path.relative_to(folder).parts[0]
-        for path in siblings
-        if folder in path.parents and path.parent != folder
-    }
+    below = sorted(
+        {
+            path.relative_to(folder).parts[0]
+            for path in siblings
+            if folder in path.parents and path.parent != folder
+        }
+    )
     return Files(
         sizes={
             path.name: MAX_ATTACHMENT_BYTES if sibling.size is None else sibling.size
             for path, sibling in siblings.items()
             if path.parent == folder
         },
-        others=sorted(below),
-        read=read,
+        others=below,
+        read=lambda name, limit: read(str(folder / name), limit),
+        folders={
+            name: _list_files(model, folder / name, read)
+            for name in (below if folder / CONFIG_FILE not in siblings else [])
+            if folder / name / CONFIG_FILE in siblings
+        },
     )
 
 

@@ -6,8 +6,9 @@ or mapped.
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,13 @@ from share_registry.errors import (
 from share_registry.exchange import attachments as rules
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import (
+    PIPELINE_FILE,
     TENSOR_FILE,
     check_names,
     is_pickle,
     is_pickle_name,
+    is_safe_name,
+    pipeline_folders,
     without_card,
 )
 from share_registry.exchange.classify import layout_of, tied_modules
@@ -36,12 +40,12 @@ from share_registry.exchange.config import (
     MAX_CONFIG_BYTES,
     PREFIX,
     Settings,
-    config_remarks,
     parse_config,
-    refuse_unsafe,
     settings_of,
 )
+from share_registry.exchange.config_checks import config_remarks, header_remarks, refuse_unsafe
 from share_registry.exchange.normal_form import reading_remarks
+from share_registry.exchange.other_formats import name_format
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_finite, item_of, tensor_of
 from share_registry.format import safetensors_file
@@ -68,11 +72,14 @@ class Files:
         sizes: Name -> bytes, regular files only.
         others: Names of what is no regular file.
         read: Gives a file's bytes, at most `limit`.
+        folders: The files of each sub-directory that has a config of PEFT; empty where this
+            directory has one itself.
     """
 
     sizes: Mapping[str, int]
     others: Sequence[str]
     read: Callable[[str, int], bytes]
+    folders: Mapping[str, "Files"] = field(default_factory=dict)
 
 
 def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
@@ -86,7 +93,7 @@ def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
         NotFoundError: there is no such directory, or one of the two files is missing.
         InvalidInputError: a file that cannot be used: damaged, a link, a pickle, a git-LFS pointer,
             unsafe names, wrong shapes.
-        RefusedError: an adapter that cannot be taken apart safely.
+        RefusedError: an adapter that cannot be lowered apart safely.
     """
     folder = outside.absolute(Path(os.path.normpath(path)))
     location = str(folder).encode(errors="surrogateescape").decode(errors="backslashreplace")
@@ -98,8 +105,16 @@ def read_directory(path: str | Path, *, outside: Outside) -> Adapter:
 def read_files(files: Files, *, source: Source) -> Adapter:
     """Read an adapter from the files of a directory, wherever they lie.
 
+    Where they lie in its only sub-directory with an adapter, as PEFT saves a named one and MLflow
+    every one, they are read from there.
+
     Raises as `read_directory`.
     """
+    if CONFIG_FILE not in files.sizes and len(files.folders) == 1:
+        ((name, inner),) = files.folders.items()
+        adapter = read_files(inner, source=source)
+        remark = f"read from {name}, the only directory with an adapter there."
+        return replace(adapter, remarks=(remark, *adapter.remarks))
     _require(files, source)
     config_bytes = _read(files, CONFIG_FILE, MAX_CONFIG_BYTES)
     refuse_unsafe(parse_config(config_bytes))
@@ -226,6 +241,7 @@ def _assemble(
         raw_bytes=raw_bytes,
         remarks=(
             *config_remarks(config),
+            *header_remarks(config, metadata),
             *remarks,
             *reading_remarks(config, layout),
             *_zeros(layout, tensors),
@@ -309,13 +325,8 @@ def _list_files(folder: Path, outside: Outside) -> Files:
         kind is not None,
         NotFoundError(f"adapter directory {folder} does not exist.", hint="Check the path."),
     )
-    ensure(
-        kind is not Kind.FILE,
-        InvalidInputError(
-            f"{folder} is a file, expected a directory.",
-            hint=f"Give the directory with {CONFIG_FILE}.",
-        ),
-    )
+    if kind is Kind.FILE:
+        raise _not_a_directory(folder)
     kinds = {name: outside.kind(folder / name) for name in outside.names(folder)}
     for name, entry_kind in kinds.items():
         ensure(
@@ -325,6 +336,7 @@ def _list_files(folder: Path, outside: Outside) -> Files:
                 hint="Copy the directory with links resolved (cp -rL), or commit hf://owner/repo.",
             ),
         )
+    below = [name for name, entry_kind in kinds.items() if entry_kind is Kind.DIRECTORY]
     return Files(
         sizes={
             name: outside.size(folder / name) or 0
@@ -333,7 +345,25 @@ def _list_files(folder: Path, outside: Outside) -> Files:
         },
         others=[name for name, entry_kind in kinds.items() if entry_kind is not Kind.FILE],
         read=lambda name, limit: outside.read(folder / name, limit=limit),
+        folders={
+            name: _list_files(folder / name, outside)
+            for name in (below if CONFIG_FILE not in kinds else [])
+            if outside.kind(folder / name / CONFIG_FILE) is Kind.FILE
+        },
     )
+
+
+def _not_a_directory(path: Path) -> InvalidInputError:
+    if path.name in (CONFIG_FILE, TENSOR_FILE):
+        return InvalidInputError(
+            f"{path} is a file, expected a directory.", hint=f"Give the directory, {path.parent}."
+        )
+    _, label, hint = name_format([path.name]) or (
+        "",
+        "a file",
+        f"Give the directory with {CONFIG_FILE}.",
+    )
+    return InvalidInputError(f"{path} is {label}, expected a directory of PEFT.", hint=hint)
 
 
 def _require(files: Files, source: Source) -> None:
@@ -357,10 +387,28 @@ def _require(files: Files, source: Source) -> None:
             hint="Convert it: load it with PEFT where you trust it and call save_pretrained,"
             " which writes safetensors.",
         )
+    if files.folders:
+        names = sorted(files.folders, key=_by_number)
+        raise InvalidInputError(
+            f"{source.location} has no {missing}, but {len(names)} directories with an adapter:"
+            f" {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}.",
+            hint=f"Give one of them, such as {source.location}/{names[-1]}.",
+        )
+    if foreign := name_format(files.sizes):
+        name, label, hint = foreign
+        raise InvalidInputError(
+            f"{source.location} has no {missing}; its {name} is {label}.", hint=hint
+        )
     raise NotFoundError(
         f"{source.location} has no {missing}.",
         hint="Give the directory that PEFT's save_pretrained wrote.",
     )
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    """Order checkpoints by their step."""
+    digits = re.search(r"\d{1,15}$", name, re.ASCII)
+    return int(digits[0]) if digits else -1, name
 
 
 def _read(files: Files, name: str, limit: int) -> bytes:
@@ -388,22 +436,33 @@ def _read(files: Files, name: str, limit: int) -> bytes:
 
 
 def _attachments(files: Files) -> tuple[dict[str, bytes], list[str]]:
-    others = sorted(files.sizes.keys() - {CONFIG_FILE, TENSOR_FILE})
-    names = [name for name in others if not name.startswith(".")]
-    check_names(names)
+    names = sorted(files.sizes.keys() - {CONFIG_FILE, TENSOR_FILE})
     kept: dict[str, bytes] = {}
     skipped = [f"{name} (no regular file)" for name in files.others]
-    skipped += [f"{name} (dotfile)" for name in others if name.startswith(".")]
+    lowered = {CONFIG_FILE, TENSOR_FILE}
     left = rules.MAX_ATTACHMENTS_BYTES
     for name in names:
         size = files.sizes[name]
-        if is_pickle_name(name):
+        if name.startswith("."):
+            skipped.append(f"{name} (dotfile)")
+        elif not is_safe_name(name):
+            skipped.append(f"{name} (a name that is not safe on every system)")
+        elif name.casefold() in lowered:
+            skipped.append(f"{name} (another name differs in case alone)")
+        elif is_pickle_name(name):
             skipped.append(f"{name} (pickle or training state)")
         elif size > min(rules.MAX_ATTACHMENT_BYTES, left) or len(kept) == rules.MAX_ATTACHMENTS:
             skipped.append(f"{name} ({size} bytes, over the limit)")
         elif is_pickle(content := _read(files, name, size)):
             skipped.append(f"{name} (pickle)")
+        elif name == PIPELINE_FILE and (parts := pipeline_folders(content)):
+            skipped.append(f"{name} (it needs {', '.join(parts)})")
         else:
             kept[name] = content
+            lowered.add(name.casefold())
             left -= size
-    return without_card(kept), [f"not kept: {', '.join(skipped)}."] if skipped else []
+    # what is no Unicode cannot be written into a note
+    shown = "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1] for letter in ", ".join(skipped)
+    )
+    return without_card(kept), [f"not kept: {shown}."] if skipped else []

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from safetensors.torch import load_file, save_file
 
 from share_registry.errors import InvalidInputError
 from share_registry.exchange import attachments
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.exchange.servers import portable
 from share_registry.outside.files import Outside
 from tests.exchange.test_refusals import CONFIG, TENSORS, Q, put, set_config, set_tensors
 
@@ -160,6 +163,71 @@ def test_a_library_of_transformers_is_accepted(library: str | None, copied: Copi
     source = copied("plain")
     set_config(source, auto_mapping={"base_model_class": "LlamaModel", "parent_library": library})
     assert read(source).remarks == ()
+
+
+def test_another_library_is_kept_with_a_remark_and_not_made_portable(copied: Copied) -> None:
+    source = copied("plain")
+    mapping = {"base_model_class": "Net", "parent_library": "diffusers.models.unets"}
+    set_config(source, auto_mapping=mapping, task_type=None)
+    adapter = read(source)
+    assert remark(adapter, "auto_mapping names 'diffusers.models.unets'", "AutoPeftModel imports")
+    assert adapter.config["auto_mapping"] == mapping
+    assert portable(adapter, base_model="org/base")[0].config["auto_mapping"] is None
+
+
+@pytest.mark.parametrize("prefix", ["", "unet."])
+def test_a_header_that_says_another_scale_than_the_config_is_remarked(
+    prefix: str, copied: Copied
+) -> None:
+    source = copied("plain")
+    tensors = load_file(source / TENSORS)
+
+    def with_header(alpha: int) -> Adapter:
+        fields = {"r": 4, "lora_alpha": alpha, "use_rslora": False, "rank_pattern": {}}
+        header = json.dumps({f"{prefix}{name}": value for name, value in fields.items()})
+        metadata = {"format": "pt", "lora_adapter_metadata": header}
+        save_file(tensors, source / TENSORS, metadata=metadata)
+        return read(source)
+
+    assert with_header(6).remarks == ()
+    assert remark(with_header(7), f"says {prefix}lora_alpha 7", "diffusers reads the header")
+
+
+def test_a_header_whose_metadata_is_null_has_none(copied: Copied) -> None:
+    source = copied("plain")
+    content = (source / TENSORS).read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size]) | {"__metadata__": None}
+    text = json.dumps(header).encode()
+    (source / TENSORS).write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
+    adapter = read(source)
+    assert adapter.layout.metadata == []
+    assert list(adapter.tensors) == list(load_file(source / TENSORS))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "CON", "nul.txt", "a:b", "a\\b", "dot.", "space ", "q?", "\x7f", "\udcff"]
+)
+def test_a_file_whose_name_is_not_safe_everywhere_is_left_out_by_name(
+    name: str, copied: Copied
+) -> None:
+    source = copied("plain")
+    with open(os.fsencode(source / name), "w") as file:
+        file.write("x")
+    adapter = read(source)
+    assert name not in adapter.attachments
+    assert remark(adapter, "not kept", "(a name that is not safe on every system)")
+    assert all(text.isprintable() for text in adapter.remarks)
+
+
+def test_of_names_that_differ_in_case_alone_one_is_kept(copied: Copied) -> None:
+    source = copied("plain")
+    (source / "head.txt").write_text("x")
+    (source / "Head.txt").write_text("y")
+    adapter = read(source)
+    assert adapter.attachments["Head.txt"] == b"y"
+    assert "head.txt" not in adapter.attachments
+    assert remark(adapter, "head.txt (another name differs in case alone)")
 
 
 def test_keys_without_the_prefix_are_remarked(copied: Copied) -> None:

@@ -1,0 +1,72 @@
+"""Name the format of files that are no PEFT adapter, and say how one is made of them."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+_DIFFUSERS: Final = (
+    "Load it with diffusers (pipeline.load_lora_weights) and commit the model that it went into,"
+    " such as pipeline.unet or pipeline.transformer, each as its own task."
+)
+_TRANSPOSE: Final = (
+    "Write it as PEFT does: lora_a and lora_b transposed, as lora_A.weight and lora_B.weight"
+    " behind 'base_model.model.', with lora_alpha = scale * rank."
+)
+_RETRAIN: Final = "It has no form that PEFT loads: train the adapter with PEFT."
+# What a file is called -> whose format that is, and the next step; the first that matches counts.
+_FORMATS: Final[tuple[tuple[re.Pattern[str], str, str], ...]] = tuple(
+    (re.compile(pattern, re.IGNORECASE), label, hint)
+    for pattern, label, hint in (
+        (
+            r"adapter_(model|config)\..*\.dvc",
+            "a DVC pointer",
+            "Run `dvc pull` there, then commit it again.",
+        ),
+        (r"pytorch_lora_weights\.(safetensors|bin)", "a LoRA of diffusers", _DIFFUSERS),
+        (
+            r"(\d+_)?adapters\.(safetensors|npz)",
+            "an adapter of MLX",
+            _TRANSPOSE,
+        ),
+        (
+            r".*\.gguf",
+            "a GGUF file",
+            "Commit the PEFT directory that it was converted from.",
+        ),
+        (
+            r"pytorch_adapter\.bin|(adapter|model_head)\.safetensors|head_config\.json",
+            "an adapter of the AdapterHub library",
+            _RETRAIN,
+        ),
+        (
+            r"lit_model\.pth(\.lora)?|lora\.pth",
+            "a LoRA of LitGPT",
+            _RETRAIN,
+        ),
+        (r".*\.lora\.h5", "a LoRA of Keras", _RETRAIN),
+        (
+            r".*\.onnx_adapter",
+            "an adapter of ONNX Runtime",
+            "Commit the PEFT directory that it was converted from.",
+        ),
+        (
+            r"(model|pytorch_model)([-.].*)?\.(safetensors|bin|index\.json)",
+            "a whole model",
+            "Commit the directory of its adapter; a merged model cannot be taken apart.",
+        ),
+    )
+)
+
+
+def name_format(names: Iterable[str]) -> tuple[str, str, str] | None:
+    """Return the file that shows another program's format, what it is, and the next step."""
+    ordered = sorted(names)
+    return next(
+        (
+            (name, label, hint)
+            for pattern, label, hint in _FORMATS
+            for name in ordered
+            if pattern.fullmatch(name)
+        ),
+        None,
+    )
