@@ -60,9 +60,17 @@ class DamagedError(Exception):
     """Bytes that break a clause, which the message begins with."""
 
 
-def need(condition, clause, message):
+class NewerError(Exception):
+    """Bytes of a later format, which break nothing."""
+
+
+class LargeError(Exception):
+    """Bytes that break nothing and ask for more than a reader must spend."""
+
+
+def need(condition, clause, message, error=DamagedError):
     if not condition:
-        raise DamagedError(f"{clause}: {message}")
+        raise error(f"{clause}: {message}")
 
 
 # The one text of a value (spec JSN-01 to JSN-04)
@@ -112,6 +120,7 @@ def parse(content, kind, clause, limit=MAX_JSON):
         kind != "record" or value.get("requires", []) == [],
         "REC-14",
         "unknown features are required",
+        NewerError,
     )
     kind = f"record-{value.get('kind')}" if kind == "record" else kind
     need(
@@ -119,6 +128,7 @@ def parse(content, kind, clause, limit=MAX_JSON):
         and not (kind == "format" and value.get("read")),
         "EVO-02",
         "another format",
+        NewerError,
     )
     need(kind in SCHEMAS, clause, "of no known kind")
     check(value, SCHEMAS[kind], SCHEMAS[kind], clause)
@@ -537,7 +547,7 @@ def references(layout, lanes, header, sides):
 
 class Store:
     def __init__(self, root):
-        self.root = Path(root)
+        self.root, self.newer = Path(root), None
         self.format = self.read("FORMAT", MAX_FORMAT)
         parse(self.format, "format", "STO-03", MAX_FORMAT)
 
@@ -570,7 +580,12 @@ class Store:
         parent, time, keys, tags, tasks = sha256(self.format).hexdigest(), "", set(), set(), {}
         for number, name in enumerate(names, 1):
             content = self.read(f"spaces/{space}/log/{name}", MAX_JSON)
-            record = parse(content, "record", "REC-01")
+            try:
+                record = parse(content, "record", "REC-01")
+            except NewerError as error:
+                # what is before it stays as it was; what is newest is not known (spec EVO-05)
+                self.newer = error
+                break
             need(
                 (record["space"], record["number"]) == (space, number),
                 "REC-02",
@@ -849,8 +864,13 @@ if __name__ == "__main__":
                 for number, version in enumerate(task.versions if task.name == name else (), 1):
                     commit, error = f"c{version['number']} {version['id'][:8]}", version["error"]
                     print(f"{space}/{name}@v{number} {commit} error {error}")
+        if store.newer:
+            raise store.newer
     else:
         space, task, number = re.fullmatch(r"([^/@]+)/([^/@]+)@v([0-9]+)", sys.argv[2]).groups()
         Path(sys.argv[3]).mkdir(parents=True, exist_ok=True)
-        for name, content in store.export(store.log(space)[task].versions[int(number) - 1]).items():
+        versions, number = store.log(space)[task].versions, int(number)
+        if store.newer and number > len(versions):
+            raise store.newer
+        for name, content in store.export(versions[number - 1]).items():
             (Path(sys.argv[3]) / name).write_bytes(content)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.catalog import Catalog, check_reachable
 from share_registry.catalog.queries.aliases import spaces
+from share_registry.catalog.queries.lookups import mark_newer
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     CatalogError,
     ConflictError,
+    FormatError,
     InvalidInputError,
     RefusedError,
     ensure,
@@ -77,6 +79,7 @@ class Context:
         beside: Directory of the store, where there is one: files that follow from the store may be
             kept there.
         device_name: The device on which commits and refits are to be computed.
+        newer: The spaces whose log goes on with records of a later release, and what is said of it.
         author: Who records are by where a verb is not told; None until the environment is asked.
     """
 
@@ -87,6 +90,7 @@ class Context:
     writable: bool
     beside: Path | None = None
     device_name: str = "cpu"
+    newer: dict[SpaceName, FormatError] = field(default_factory=dict)
     author: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
@@ -113,6 +117,7 @@ class Context:
         with self.catalog.keep_connection():
             self.catch_up()
             with self.catalog.begin() as session:
+                mark_newer(session, self.newer)
                 yield session
 
     def catch_up(self) -> None:
@@ -122,9 +127,11 @@ class Context:
         """
         ensure(not self.closed, RefusedError("this registry is closed.", hint="Open it again."))
         with self.locked():
-            if not follow(self.store, self.catalog, write=self.writable):
+            newer = follow(self.store, self.catalog, write=self.writable)
+            if newer is None:
                 self.catalog.close()
-                self.catalog = replay_in_memory(self.store)
+                self.catalog, newer = replay_in_memory(self.store)
+            self.newer = newer
 
     @property
     def device(self) -> str:
@@ -297,7 +304,7 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
     """
     url = place.catalog_url
     if url is None:
-        return replay_in_memory(store)
+        return replay_in_memory(store)[0]
     if place.catalog is not None or place.root is None:
         return _open_own(url, mode, store)
     try:
@@ -305,7 +312,7 @@ def _open_catalog(store: Store, place: Location, mode: str, outside: Outside) ->
     except (CatalogError, ConflictError) as error:
         _LOG.info("catalog %s cannot be used (%s); reading the store instead", url, error.message)
         if mode == "r":
-            return replay_in_memory(store)
+            return replay_in_memory(store)[0]
         if isinstance(error, ConflictError) or "db upgrade" in error.hint:
             raise
     _move_aside(place.root, outside)

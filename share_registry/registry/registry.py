@@ -768,12 +768,15 @@ class Registry:
         raise_on_damage: bool = True,
         progress: "Progress | None" = None,
     ) -> "VerifyReport":
-        """Check the whole registry; raise IntegrityError for damage unless told otherwise.
+        """Check the whole registry; raise an error for what is wrong unless told otherwise.
+
+        IntegrityError for damage, FormatError for records of a later release, RefusedError for
+        versions that are too large to be decoded.
 
         Args:
             level: "quick": chains and presence. "data": every byte hashed and parsed. "deep": every
                 version rebuilt and compared.
-            raise_on_damage: Whether damage is an error.
+            raise_on_damage: Whether what is wrong is an error.
             progress: Called with what is being done, how many are done and how many there are.
         """
         from share_registry.registry.audit.verify import require_sound, verify

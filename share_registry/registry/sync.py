@@ -39,8 +39,8 @@ class LogEntry:
     layouts: "dict[Digest, Layout]"
 
 
-def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
-    """Apply every record that the catalog lacks; tell whether the catalog now has them all.
+def follow(store: "Store", catalog: Catalog, *, write: bool) -> dict[SpaceName, FormatError] | None:
+    """Apply every record that the catalog lacks, up to those of a later release.
 
     The head that the catalog knows is compared with the store's record of that number, and the
     record behind it is probed: two small reads a space, no listing of objects. A catalog that
@@ -52,6 +52,10 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
         catalog: The catalog.
         write: Whether the catalog may be written. A reader is warned of damage and goes on with
             what can be read; a writer is refused.
+
+    Returns:
+        The spaces whose log goes on with records that this release cannot read (spec EVO-05); None
+        where the catalog lacks records and may not be written.
 
     Raises:
         IntegrityError: `write`, and the store's log is damaged, or has lost its end.
@@ -79,18 +83,22 @@ def follow(store: "Store", catalog: Catalog, *, write: bool) -> bool:
     ]
     behind = [space for space, head in heads.items() if _is_behind(store, space, head)]
     if not behind and not foreign:
-        return True
+        return {}
     if not write:
-        return False
+        return None
     if foreign:
         rebuild_catalog(store, catalog)
         _LOG.warning(
             "the catalog had followed another log of %s; it was made again", ", ".join(foreign)
         )
-        return True
+        return {}
+    newer: dict[SpaceName, FormatError] = {}
     for space in behind:
-        _apply_new(store, catalog, space, heads[space])
-    return True
+        try:
+            _apply_new(store, catalog, space, heads[space])
+        except FormatError as error:
+            newer[space] = _ended(error, space)
+    return newer
 
 
 def unchanged(store: "Store", heads: "Mapping[SpaceName, Head]") -> bool:
@@ -345,9 +353,24 @@ def _if_sound(
         return None
 
 
-def replay_in_memory(store: "Store") -> Catalog:
-    """Return a catalog in memory with what the store has, in place of one that cannot be used."""
+def replay_in_memory(store: "Store") -> tuple[Catalog, dict[SpaceName, FormatError]]:
+    """Return a catalog in memory with what the store has, in place of one that cannot be used.
+
+    Beside it the spaces whose log goes on with records of a later release, as `follow` does.
+    """
     catalog = Catalog.in_memory(store.identity)
-    for space, damage in fill(store, catalog).items():
-        _LOG.warning("space %s is shown as it was before the damage: %s", space, damage.message)
-    return catalog
+    newer: dict[SpaceName, FormatError] = {}
+    for space, error in fill(store, catalog).items():
+        if isinstance(error, FormatError):
+            newer[space] = _ended(error, space)
+        else:
+            _LOG.warning("space %s is shown as it was before the damage: %s", space, error.message)
+    return catalog, newer
+
+
+def _ended(error: FormatError, space: SpaceName) -> FormatError:
+    """Return the error of a log that goes on in another format: nothing is damaged."""
+    return FormatError(
+        f"{error.message.removesuffix('.')}: the newest state of space {space} is not known.",
+        hint="Upgrade share_registry. Versions and commits before it are answered: @cN, TASK@vN.",
+    )

@@ -1,7 +1,9 @@
 """Differences, exports and findings."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from typing_extensions import override
@@ -104,17 +106,33 @@ class Export(Shown):
         )
 
 
+class Outcome(StrEnum):
+    """What it means that `verify` found something, the worst first."""
+
+    # bytes are missing, or are not what they must be
+    DAMAGED = "damaged"
+    # a record of a later release: what it says, and what follows from it, is not known
+    NEWER = "newer format"
+    # sound as far as was looked at, and too large to be decoded
+    LARGE = "beyond resources"
+    # a note, or what notes alone refer to: what it said is not known, every version is sound
+    REMOVED = "removed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing `verify` found.
 
     Attributes:
+        outcome: What it means.
         code: The clause of the specification that is violated.
         what: The file, commit or version.
         message: What is wrong: found and expected.
-        refs: Task versions that cannot be trusted because of it.
+        refs: Task versions that cannot be trusted because of it; of what was removed, those that
+            it spoke of.
     """
 
+    outcome: Outcome = Outcome.DAMAGED
     code: str
     what: str
     message: str
@@ -136,8 +154,13 @@ class VerifyReport(Shown):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.findings
+        """Whether nothing is wrong; what was removed is listed, and not wrong."""
+        return not self.wrong
+
+    @property
+    def wrong(self) -> tuple[Finding, ...]:
+        """The findings but those of what was removed."""
+        return tuple(item for item in self.findings if item.outcome is not Outcome.REMOVED)
 
     @override
     def sheet(self) -> Sheet:
@@ -153,16 +176,20 @@ class VerifyReport(Shown):
             {
                 "clause": finding.code,
                 "where": short_ids(finding.what),
+                "outcome": finding.outcome.value,
                 "what": short_ids(finding.message).rstrip("."),
-                "cannot be trusted": ", ".join(finding.refs) or NOTHING,
+                "of": ", ".join(finding.refs) or NOTHING,
             }
             for finding in self.findings
         )
-        state = "nothing is damaged"
-        if not self.ok:
-            state = f"{count(len(self.findings), 'thing is', 'things are')} wrong"
+        counts = Counter(finding.outcome for finding in self.findings)
+        state = "; ".join(
+            f"{count(counts[outcome], 'thing is', 'things are')} {outcome.value}"
+            for outcome in Outcome
+            if counts[outcome]
+        )
         return Sheet(
-            title=f"{self.level}: {checked}; {state}",
+            title=f"{self.level}: {checked}; {state or 'nothing is damaged'}",
             tables=(table,),
             refs=tuple(sorted({ref for finding in self.findings for ref in finding.refs})),
         )

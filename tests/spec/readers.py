@@ -103,6 +103,22 @@ def read_by_reference(content: bytes, kind: str) -> object:
     )
 
 
+def refusal(name: str) -> Any:
+    """Return the error by which the reference reader refuses a bad vector, by its name."""
+    if name.startswith(("REC-14", "EVO-02")):
+        return reference.NewerError
+    return reference.LargeError if name.startswith("DEC-13") else reference.DamagedError
+
+
+def refusal_of_library(name: str) -> tuple[type[sr.ShareRegistryError], ...]:
+    """Return the errors by which the library may refuse a bad vector, by its name."""
+    if refusal(name) is reference.NewerError:
+        return (sr.FormatError,)
+    if refusal(name) is reference.LargeError:
+        return (sr.RefusedError,)
+    return sr.IntegrityError, sr.FormatError, sr.NotFoundError
+
+
 def unpack(path: Path, directory: Path) -> Path:
     """Return a whole store on disk: a copy of a directory of vectors, or an archive."""
     if path.is_dir():
@@ -118,13 +134,16 @@ def unpack(path: Path, directory: Path) -> Path:
 def export_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield the files of every version of a store by its reference.
 
-    Dropped and renamed tasks are included.
+    Dropped and renamed tasks are included. Raises NewerError behind the last where a log goes on
+    in another format.
     """
     store = reference.Store(root)
     for space in sorted(path.name for path in (root / "spaces").iterdir()):
         for name, task in sorted(store.log(space).items()):
             for number, version in enumerate(task.versions, 1):
                 yield f"{space}/{name}@v{number}", store.export(version)
+    if store.newer is not None:
+        raise store.newer
 
 
 def export_by_library(registry: sr.Registry, ref: str, directory: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
+from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, as_of, number_at
 from share_registry.catalog.queries.resolution import alias_rows, find_named_task, space_of
 from share_registry.catalog.sql import Session, pieces
@@ -23,7 +24,19 @@ from share_registry.values.tasks import SpaceSummary
 
 
 def spaces(session: Session) -> list[SpaceSummary]:
-    """List every space, sorted by name; only live tasks are counted."""
+    """List every space, sorted by name; only live tasks are counted. Raises FormatError."""
+    lookups.require_newest(session, None)
+    return _summaries(session)
+
+
+def space_summary(session: Session, name: str) -> SpaceSummary:
+    """Return one space. Raises InvalidInputError, NotFoundError, FormatError."""
+    space = space_of(session, name)
+    lookups.require_newest(session, space)
+    return next(summary for summary in _summaries(session) if summary.name == space)
+
+
+def _summaries(session: Session) -> list[SpaceSummary]:
     query = select(SpaceRow.table, CommitRow.time).join(
         CommitRow.table, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
     )
@@ -46,12 +59,6 @@ def spaces(session: Session) -> list[SpaceSummary]:
         )
         for row in session.execute(query.order_by(SpaceRow.name))
     ]
-
-
-def space_summary(session: Session, name: str) -> SpaceSummary:
-    """Return one space. Raises InvalidInputError, NotFoundError."""
-    space = space_of(session, name)
-    return next(summary for summary in spaces(session) if summary.name == space)
 
 
 def aliases(
@@ -127,6 +134,7 @@ def alias_history(
     # by commit: the version that the alias then got, None where it was removed
     targets: dict[int, Version | None] = {}
     if at is None:
+        lookups.require_newest(session, where)
         targets = {row.until: None for row in rows if row.until is not None}
     else:
         number = number_at(session, where, at)
@@ -156,8 +164,9 @@ def alias_history(
 def tags(session: Session, *, space: str | None = None) -> list[Tag]:
     """List the tags of a space, or of all, in the order of the commits they name.
 
-    Raises NotFoundError for an unknown space.
+    Raises NotFoundError for an unknown space, FormatError.
     """
+    lookups.require_newest(session, space)
     query = (
         select(TagRow.table, CommitRow.id, CommitRow.time)
         .join(CommitRow.table, is_commit_of(TagRow, TagRow.number))

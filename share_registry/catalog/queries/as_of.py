@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 from sqlalchemy import ColumnElement, literal, select
 from sqlalchemy.orm import Session
 
+from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import number_of
 from share_registry.catalog.tables import CommitRow, SpaceRow, Temporal, holds
 from share_registry.errors import InvalidInputError, ensure
@@ -97,6 +98,7 @@ def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:
         NotFoundError: the space has no such commit.
     """
     if at is None:
+        lookups.require_newest(session, space)
         return _NOW
     if space is not None:
         return Then(number=number_at(session, space, at))
@@ -108,6 +110,7 @@ def as_of(session: Session, space: SpaceName | None, at: At | None) -> Then:
             hint="Name the space, or give a date or time.",
         ),
     )
+    lookups.require_newest(session, None)
     return Then(time=asked.value)
 
 

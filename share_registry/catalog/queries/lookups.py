@@ -5,7 +5,7 @@ older names: they lead to the task. Statements that every commit or checkout ask
 once: that takes several times as long as running them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, cast
@@ -40,6 +40,7 @@ from share_registry.catalog.tables import (
     names_task_of,
     task_of,
 )
+from share_registry.errors import FormatError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.values.task_version import TaskVersion
 
@@ -49,6 +50,8 @@ SPACE: Final[BindParameter[str]] = bindparam("space", type_=TEXT)
 TASK: Final[BindParameter[str]] = bindparam("task", type_=TEXT)
 # What statements that are put together once are asked with
 VERSION: Final[BindParameter[int]] = bindparam("version", type_=BigInteger)
+# Where a transaction holds what `mark_newer` says
+_NEWER: Final = "newer"
 # A commit number behind every other
 EVER: Final = (1 << 63) - 1
 _SPACE_NAMES: Final = select(SpaceRow.name).order_by(SpaceRow.name)
@@ -94,6 +97,29 @@ class Head:
 def space_names(session: Session) -> list[SpaceName]:
     """Return the names of all spaces, sorted."""
     return [SpaceName(name) for name in session.scalars(_SPACE_NAMES)]
+
+
+def mark_newer(session: Session, newer: Mapping[SpaceName, FormatError]) -> None:
+    """Say for a transaction in which spaces the log goes on in a format of a later release."""
+    session.info[_NEWER] = newer
+
+
+def require_newest(session: Session, space: str | None, *, after: int | None = None) -> None:
+    """Check that the newest state of a space, or of every space, can be known.
+
+    Args:
+        session: A transaction.
+        space: The space; None for all.
+        after: Refuse only where this is the last commit that is known.
+
+    Raises FormatError where records of a later release follow those that the catalog has (spec
+    EVO-05).
+    """
+    newer: Mapping[str, FormatError] = session.info.get(_NEWER, {})
+    for name in newer if space is None else newer.keys() & {space}:
+        last = None if after is None else head(session, name)
+        if last is None or after == last.number:
+            raise newer[name]
 
 
 def space_row(session: Session, space: str) -> Row[Any] | None:
@@ -172,7 +198,11 @@ def latest_version(session: Session, space: str, task: str) -> TaskVersion | Non
 
 
 def latest_versions(session: Session, space: str) -> list[TaskVersion]:
-    """Return the newest version of every live task of a space, by task in order of creation."""
+    """Return the newest version of every live task of a space, by task in order of creation.
+
+    Raises FormatError as `require_newest`.
+    """
+    require_newest(session, space)
     return [_task_version(row) for row in session.execute(_live(space).order_by(VersionRow.task))]
 
 
@@ -247,7 +277,12 @@ class KnownBasis:
 
 
 def current_basis(session: Session, space: str, *, at: int | None = None) -> KnownBasis | None:
-    """Return the basis that a space has, now or after a commit; None where it has none."""
+    """Return the basis that a space has, now or after a commit; None where it has none.
+
+    Raises FormatError as `require_newest`.
+    """
+    if at is None:
+        require_newest(session, space)
     asked = {"space": space, "at": EVER if at is None else at}
     row = session.execute(_BASIS, asked).one_or_none()
     if row is None:

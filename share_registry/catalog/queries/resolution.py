@@ -88,13 +88,19 @@ def resolve(
     Raises:
         InvalidInputError: malformed, an ambiguous commit id, or a version of a whole space.
         NotFoundError: it names something that is not there, or was dropped.
+        FormatError: what it names may have been changed by a later release.
         RefusedError: no space is named, there are several, and more than one has the task.
     """
     asked = parse_reference(ref) if isinstance(ref, str) else ref
     where = space_of_reference(session, asked, space)
-    if asked.task is None:
-        return _state(session, where, _number(session, where, asked) - asked.back, asked)
-    return _of_task(session, where, asked, find_task(session, where, asked.task))
+    try:
+        if asked.task is None:
+            return _state(session, where, _number(session, where, asked) - asked.back, asked)
+        return _of_task(session, where, asked, find_task(session, where, asked.task))
+    except NotFoundError:
+        # it may be in what a later release has added
+        lookups.require_newest(session, where)
+        raise
 
 
 def resolve_version(
@@ -138,6 +144,7 @@ def _plain_version(session: Session, asked: Reference, space: str | None) -> Tas
     where = space_of_reference(session, asked, space)
     if asked.selector is Selector.VERSION:
         return lookups.version_row(session, where, asked.task, int(asked.value))
+    lookups.require_newest(session, where)
     newest = lookups.latest_version(session, where, asked.task)
     return newest if newest is not None and newest.live else None
 
@@ -154,6 +161,8 @@ def versions_of(
         where = reference.space if reference.space is not None else default
         is_usual = reference.selector in _USUAL and not reference.back
         if where in spaces and reference.task is not None and is_usual:
+            if reference.selector is not Selector.VERSION:
+                lookups.require_newest(session, where)
             by_space[where].append(reference)
     versions: dict[str, TaskVersion] = {}
     for where, references in by_space.items():
@@ -175,6 +184,7 @@ def resolve_task(session: Session, text: str, *, space: str | None = None) -> Re
             f"{text!r} is not the name of a task.", hint="Give [space/]task, without a version."
         )
     where = space_of_reference(session, asked, space)
+    lookups.require_newest(session, where)
     task = find_task(session, where, asked.task)
     return _version(session, where, task, _newest(session, where, task, None), asked)
 
@@ -190,6 +200,7 @@ def space_of(session: Session, name: str | None) -> SpaceName:
     spaces = lookups.space_names(session)
     if name is not None:
         if space_name(name) not in spaces:
+            lookups.require_newest(session, name)
             raise NotFoundError(
                 f"space {name!r} does not exist.", hint=near_misses(name, list(spaces))
             )
@@ -307,7 +318,10 @@ def _of_task(
     if asked.selector is Selector.VERSION:
         return _version(session, space, task, int(asked.value) - asked.back, asked)
     if asked.selector is Selector.NAME and (rows := alias_rows(session, space, task, asked.value)):
+        lookups.require_newest(session, space)
         return _version(session, space, task, _target(rows, space, task, asked), asked)
+    if asked.selector is Selector.LATEST:
+        lookups.require_newest(session, space)
     number = None if asked.selector is Selector.LATEST else _number(session, space, asked, task)
     row = session.execute(_STANDING, _place(space, task, number)).one_or_none()
     if row is None or asked.back:
@@ -361,6 +375,7 @@ def _number(
     """Return the commit that a selector names; LATEST is the head."""
     match asked.selector:
         case Selector.LATEST:
+            lookups.require_newest(session, space)
             newest = select(func.max(CommitRow.number)).where(CommitRow.space == space)
             return session.scalar(newest) or 0
         case Selector.COMMIT:
@@ -391,6 +406,8 @@ def _at_time(session: Session, space: SpaceName, asked: Reference) -> int:
         raise NotFoundError(
             f"{asked.text!r}: space {space} begins later, at {first}.", hint="Ask for a later time."
         )
+    # what follows the last that is known may have been made by then
+    lookups.require_newest(session, space, after=number)
     return number
 
 

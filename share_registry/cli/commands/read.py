@@ -7,7 +7,7 @@ import click
 
 from share_registry.cli.output import Printed, emit, watching
 from share_registry.cli.verb import commit_of, free_verb, label_option, session, verb
-from share_registry.errors import IntegrityError
+from share_registry.errors import ShareRegistryError
 from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
@@ -215,12 +215,14 @@ def spaces(registry: "Registry", /) -> object:
 @click.option(
     "--raise-on-damage/--no-raise-on-damage",
     default=True,
-    help="Exit with code 5 where something is wrong. [default: yes]",
+    help="Exit with code 5, 6 or 7 where something is wrong. [default: yes]",
 )
 def verify(*, level: str, raise_on_damage: bool) -> None:
     """Check that the registry is what its records say.
 
-    Names every version that cannot be trusted, and exits with code 5 if there is one.
+    Names every version that cannot be trusted, and exits with code 5 where something is damaged,
+    else 6 where a record is of a later release, else 7 where a version is too large to be decoded.
+    Notes that are not there are listed as removed.
     """
     asked = session()
     with watching("verifying", asked) as progress, asked.open("r") as registry:
@@ -231,8 +233,6 @@ def verify(*, level: str, raise_on_damage: bool) -> None:
 
         try:
             require_sound(report)
-        except IntegrityError as error:
-            wrong = count(len(report.findings), "thing that is", "things that are")
-            raise IntegrityError(
-                f"verify ({level}) found {wrong} wrong.", hint=error.hint
-            ) from error
+        except ShareRegistryError as error:
+            wrong = count(len(report.wrong), "thing that is", "things that are")
+            raise type(error)(f"verify ({level}) found {wrong} wrong.", hint=error.hint) from error

@@ -7,6 +7,7 @@ refit re-expresses tasks, the rows show what that cost them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.queries.retention_rows import (
     changing_commits,
@@ -39,6 +40,7 @@ def retention(context: Context, space: str | None, *, metric: str | None = None)
     """
     with context.reading() as session:
         where = space_of(session, space)
+        lookups.require_newest(session, where)
         commits = changing_commits(session, where)
         versions = versions_by_task(session, where)
         lives = lives_by_task(session, where)

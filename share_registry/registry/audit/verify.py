@@ -19,6 +19,7 @@ from share_registry.errors import (
     IntegrityError,
     InvalidInputError,
     NotFoundError,
+    RefusedError,
     ShareRegistryError,
     StoreError,
     ensure,
@@ -40,9 +41,21 @@ from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.context import Context
 from share_registry.registry.sync import fill
 from share_registry.store.protocol import Store
-from share_registry.values.checks import Finding, VerifyReport
+from share_registry.values.checks import Finding, Outcome, VerifyReport
 
 LEVELS: Final = ("quick", "data", "deep")
+# By what it means: the error that is raised for it, and the next step
+_RAISED: Final[dict[Outcome, tuple[type[ShareRegistryError], str]]] = {
+    Outcome.DAMAGED: (
+        IntegrityError,
+        "Bring the named files back from a copy of the store, then verify again.",
+    ),
+    Outcome.NEWER: (FormatError, "Nothing is damaged: upgrade share_registry, then verify again."),
+    Outcome.LARGE: (
+        RefusedError,
+        "Nothing is known to be damaged: other versions than the named ones are read as ever.",
+    ),
+}
 
 
 @dataclass(slots=True)
@@ -53,6 +66,7 @@ class _Walk:
         versions: By reference, what the record says of the version.
         bases: The basis objects.
         refs: Every object that is referred to, with the versions or commits that need it.
+        needed: Those of them that no version can do without: not notes, nor what notes alone name.
         read: Objects whose bytes were read already.
     """
 
@@ -64,17 +78,40 @@ class _Walk:
     versions: dict[str, AbsorbedTask] = field(default_factory=dict)
     bases: set[Digest] = field(default_factory=set)
     refs: dict[Digest, list[str]] = field(default_factory=dict)
+    needed: set[Digest] = field(default_factory=set)
     read: set[Digest] = field(default_factory=set)
 
-    def add(self, code: str, subject: str, message: str, refs: Sequence[str] = ()) -> None:
-        self.findings.append(Finding(code=code, what=subject, message=message, refs=tuple(refs)))
+    def add(
+        self,
+        code: str,
+        subject: str,
+        message: str,
+        refs: Sequence[str] = (),
+        *,
+        outcome: Outcome = Outcome.DAMAGED,
+    ) -> None:
+        self.findings.append(
+            Finding(code=code, what=subject, message=message, refs=tuple(refs), outcome=outcome)
+        )
 
-    def add_object(self, code: str, digest: Digest, message: str) -> None:
+    def add_object(self, code: str, digest: Digest, error: ShareRegistryError) -> None:
         """Add a finding about an object; all that need it are affected."""
-        self.add(code, f"object {digest}", message, self.refs[digest])
+        subject, refs = f"object {digest}", self.refs[digest]
+        self.add(code, subject, error.message, refs, outcome=_outcome_of(error))
 
-    def refer(self, digest: Digest, refs: Iterable[str]) -> None:
-        """Note that versions or commits need an object."""
+    def add_missing(self, digest: Digest) -> None:
+        """Add that an object is not there, which notes may be (spec NOT-02)."""
+        subject, refs = f"object {digest}", self.refs[digest]
+        if digest in self.needed:
+            self.add("OBJ-02", subject, "is not in the store.", refs)
+            return
+        message = "is not in the store: what it said is not known."
+        self.add("NOT-02", subject, message, refs, outcome=Outcome.REMOVED)
+
+    def refer(self, digest: Digest, refs: Iterable[str], *, needed: bool = True) -> None:
+        """Note that versions or commits need an object, or that notes alone name it."""
+        if needed:
+            self.needed.add(digest)
         needed_by = self.refs.setdefault(digest, [])
         needed_by.extend(ref for ref in refs if ref not in needed_by)
 
@@ -123,19 +160,27 @@ def verify(context: Context, level: str, *, progress: Progress | None = None) ->
 
 
 def require_sound(report: VerifyReport) -> None:
-    """Raise IntegrityError where a report has findings."""
+    """Raise an error for the worst that a report has found, unless it is sound.
+
+    Raises:
+        IntegrityError: something is damaged.
+        FormatError: nothing is; some record or object is of a later release.
+        RefusedError: neither; some version is too large to be decoded.
+    """
     if report.ok:
         return
-    first = report.findings[0]
-    more = f"; and {len(report.findings) - 1} more" if len(report.findings) > 1 else ""
-    refs = sorted({ref for finding in report.findings for ref in finding.refs})
+    wrong = sorted(report.wrong, key=lambda finding: [*Outcome].index(finding.outcome))
+    first = wrong[0]
+    error, hint = _RAISED[first.outcome]
+    more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    refs = sorted({ref for finding in wrong for ref in finding.refs})
     affected = f" Affected: {', '.join(refs[:5])}{' ...' if len(refs) > 5 else ''}." if refs else ""
-    raise IntegrityError(
+    raise error(
         f"verify ({report.level}) found {first.code} {first.what}: "
         f"{first.message.removesuffix('.')}{more}.{affected}",
         hint="Move what does not belong there out of the store."
-        if all(finding.code == "STO-02" for finding in report.findings)
-        else "Bring the named files back from a copy of the store, then verify again.",
+        if all(finding.code == "STO-02" for finding in wrong)
+        else hint,
     )
 
 
@@ -145,13 +190,17 @@ def _check_log(walk: _Walk, space: SpaceName) -> None:
         walk.add("REC-03", f"{space}/@c{number}", "the record is not in the store.")
     parent = sha256(walk.store.format_bytes())
     for number in numbers:
-        ref = f"{space}/@c{number}"
+        ref, content = f"{space}/@c{number}", b""
         try:
             content = walk.store.record(space, number) or b""
             walk.records += 1
             walk.bytes += len(content)
             record = parse_record(content, subject=f"record c{number} of space {space}")
-        except (IntegrityError, FormatError, StoreError) as error:
+        except FormatError as error:
+            walk.add("EVO-02", ref, error.message, [ref], outcome=Outcome.NEWER)
+            parent = sha256(content)
+            continue
+        except (IntegrityError, StoreError) as error:
             walk.add("REC-01", ref, error.message)
             continue
         if (record.space, record.number) != (space, number):
@@ -193,12 +242,13 @@ def _check_meaning(walk: _Walk) -> None:
 
     Each record must be possible after those before it (spec COM-04).
     """
-    if walk.findings:
+    if any(finding.outcome is Outcome.DAMAGED for finding in walk.findings):
         # a log with damaged records cannot be followed; what is wrong with it is said already
         return
     catalog = Catalog.in_memory()
-    for space, damage in fill(walk.store, catalog).items():
-        walk.add("COM-04", f"space {space}", damage.message)
+    for space, error in fill(walk.store, catalog).items():
+        if not isinstance(error, FormatError):
+            walk.add("COM-04", f"space {space}", error.message)
     catalog.close()
 
 
@@ -211,9 +261,9 @@ def _collect(walk: _Walk, record: Record) -> None:
     if isinstance(record, RestoreRecord):
         refs = [f"{record.space}/{record.task}@v{record.version}"]
     if record.note is not None:
-        walk.refer(record.note, refs)
+        walk.refer(record.note, refs, needed=False)
         for digest in _note_objects(walk, record.note):
-            walk.refer(digest, refs)
+            walk.refer(digest, refs, needed=False)
     if isinstance(record, AbsorbRecord | RefitRecord) and record.basis is not None:
         walk.bases.add(record.basis)
         walk.refer(record.basis, [commit])
@@ -230,7 +280,7 @@ def _note_objects(walk: _Walk, digest: Digest) -> Iterator[Digest]:
     try:
         note = Note.from_bytes(content)
     except ShareRegistryError as error:
-        walk.add_object("NOT-01", digest, error.message)
+        walk.add_object("NOT-01", digest, error)
         return
     for task in note.tasks:
         files = (entry.object for entry in [*task.attachments, *task.original])
@@ -243,9 +293,9 @@ def _read_object(walk: _Walk, digest: Digest) -> bytes | None:
     try:
         content = walk.store.get(digest)
     except NotFoundError:
-        walk.add_object("OBJ-02", digest, "is not in the store.")
+        walk.add_missing(digest)
     except (IntegrityError, StoreError) as error:
-        walk.add_object("OBJ-01", digest, error.message)
+        walk.add_object("OBJ-01", digest, error)
     else:
         walk.bytes += len(content)
         return content
@@ -254,8 +304,11 @@ def _read_object(walk: _Walk, digest: Digest) -> bytes | None:
 
 def _check_objects(walk: _Walk, progress: Progress) -> None:
     adapters = {task.adapter for task in walk.versions.values()}
-    # bases last (the list is popped from its end): by then it is clear who refers to them
-    pending = sorted(walk.refs, key=lambda digest: (digest not in walk.bases, digest))
+    # bases, and before them what notes alone name, last (the list is popped from its end): by then
+    # it is clear who refers to them
+    pending = sorted(
+        walk.refs, key=lambda digest: (digest in walk.needed, digest not in walk.bases, digest)
+    )
     done = 0
     while pending:
         digest = pending.pop()
@@ -274,7 +327,7 @@ def _check_object(walk: _Walk, digest: Digest, *, is_adapter: bool) -> list[Dige
         return []
     if walk.level == "quick":
         if not walk.store.has(digest):
-            walk.add_object("OBJ-02", digest, "is not in the store.")
+            walk.add_missing(digest)
         return []
     content = _read_object(walk, digest)
     if content is None:
@@ -287,7 +340,7 @@ def _check_object(walk: _Walk, digest: Digest, *, is_adapter: bool) -> list[Dige
         layout = walk.store.get(adapter_object.header(content).layout)
         stored = adapter_object.decode(content, Layout.from_bytes(layout))
     except ShareRegistryError as error:
-        walk.add_object("OBJ-03", digest, error.message)
+        walk.add_object("OBJ-03", digest, error)
         return []
     return [
         stored.layout,
@@ -310,7 +363,7 @@ def _check_versions(walk: _Walk, context: Context, progress: Progress) -> None:
             layout = reader.open(task.adapter).layout
             content = tensor_file(layout, reader.tensors(task.adapter))
         except ShareRegistryError as error:
-            walk.add("DEC-12", ref, error.message, [ref])
+            walk.add("DEC-12", ref, error.message, [ref], outcome=_outcome_of(error))
             continue
         if _keys_read_elsewhere(content) != sorted(spec.key for spec in layout.tensors):
             walk.add(
@@ -338,6 +391,12 @@ def _check_versions(walk: _Walk, context: Context, progress: Progress) -> None:
                 f"recorded error {task.error} is above the budget {task.budget}.",
                 [ref],
             )
+
+
+def _outcome_of(error: ShareRegistryError) -> Outcome:
+    if isinstance(error, FormatError):
+        return Outcome.NEWER
+    return Outcome.LARGE if isinstance(error, RefusedError) else Outcome.DAMAGED
 
 
 def _keys_read_elsewhere(content: bytes) -> list[str] | None:

@@ -144,7 +144,7 @@ def read_commit(
             commit = commit_at(session, space, number, created=created)
     except ShareRegistryError as error:
         _LOG.warning("the catalog does not show %s/@c%d yet: %s", space, number, error)
-        with closing(replay_in_memory(context.store)) as catalog, catalog.begin() as session:
+        with closing(replay_in_memory(context.store)[0]) as catalog, catalog.begin() as session:
             commit = commit_at(session, space, number, created=created)
     # after publishing nothing of the store is asked any more: the commit stands whatever fails
     return commit if created else with_basis_size(context, commit)
@@ -170,6 +170,8 @@ def _attempt(
         faster.
     """
     context.catch_up()
+    if space in context.newer:
+        raise context.newer[space]
     created: CommitNumber | None = None
     try:
         with context.catalog.begin(write=True, space=space) as session:
