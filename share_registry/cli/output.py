@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +50,8 @@ _PHRASES: Final = (
     (r"mode '([crw])'", r"a verb that opens it with mode \1"),
     (r"Give None for all", "Give 0 for all"),
 )
+# A call of a method with texts alone: create_space('minilm', base_model='acme/minilm')
+_CALL: Final = re.compile(r"\b(?P<verb>[a-z_]+)\((?P<arguments>'[^']*'(?:, [a-z_]+='[^']*')*)\)")
 _ARGUMENT: Final = re.compile(
     r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="
     r"(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"
@@ -183,6 +186,7 @@ def for_terminal(hint: str) -> str:
 
     FALLBACK for none.
     """
+    hint = _CALL.sub(_command, hint)
     for phrase, said in _PHRASES:
         hint = re.sub(phrase, said, hint)
     return re.sub(r"\bbase_labels\b", "--base-label", _ARGUMENT.sub(_option, hint)) or FALLBACK
@@ -219,6 +223,16 @@ def watching(doing: str, session: "Session") -> Iterator[Callable[[str, int, int
         finally:
             logger.removeHandler(steps)
             logger.setLevel(level)
+
+
+def _command(call: re.Match[str]) -> str:
+    """Return a call as the command that does the same."""
+    words = ["share-registry", call["verb"].replace("_", "-")]
+    for name, value in re.findall(r"(?:(\w+)=)?'([^']*)'", call["arguments"]):
+        if name:
+            words.append(f"--{name.replace('_', '-')}")
+        words.append(shlex.quote(value.replace("\\\\", "\\")))
+    return f"`{' '.join(words)}`"
 
 
 def _option(argument: re.Match[str]) -> str:

@@ -7,13 +7,13 @@ commits that several verbs have, with their types.
 import functools
 import gc
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
-from share_registry.cli.output import emit, watching
+from share_registry.cli.output import emit, say, watching
 from share_registry.errors import InvalidInputError, ensure
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ class Session:
 
         return locate(self.registry, store=self.store, outside=Outside())
 
+    def begins(self) -> bool:
+        """Tell whether there is no registry yet at the default place, and no other is named."""
+        from share_registry.outside.files import Outside
+        from share_registry.store.open import is_new
+
+        outside = Outside()
+        is_named = self.registry is not None or outside.environment("SHARE_REGISTRY_URI")
+        return not is_named and is_new(self.locate().store, outside)
+
     def open(self, mode: str) -> "Registry":
         """Open the registry."""
         from share_registry import Registry
@@ -87,12 +96,18 @@ def session() -> Session:
 
 
 def verb(
-    mode: str, *, doing: str = "", lists: str = ""
+    mode: str,
+    *,
+    doing: str = "",
+    lists: str = "",
+    first: Callable[[Session, Mapping[str, Any]], None] | None = None,
 ) -> Callable[[Callable[Concatenate["Registry", P], object]], click.Command]:
     """Make a command of a function that gets the open registry and returns what is to be printed.
 
     Args:
         mode: How the registry is opened: "r", "w" or "c".
+        first: Whether it may begin a registry at the default place, where none is: what is called
+            before that with what was asked, and refuses what would leave an empty registry.
         doing: What is shown on a terminal while it runs, for verbs that take long.
         lists: What it lists, for verbs that do.
     """
@@ -103,8 +118,17 @@ def verb(
             asked = session()
             if doing:
                 gc.enable()
-            with watching(doing, asked), asked.open(mode) as registry:
-                result = function(registry, *args, **kwargs)
+            begins = first is not None and asked.begins()
+            if first is not None and begins:
+                first(asked, kwargs)
+            created: list[str] = []
+            try:
+                with watching(doing, asked), asked.open("c" if begins else mode) as registry:
+                    created = registry.context.created
+                    result = function(registry, *args, **kwargs)
+            finally:
+                for text in created:
+                    say(text, asked)
             emit(result, asked, brief=mode != "r", lists=lists)
 
         return with_common_options(click.command()(run))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -61,18 +61,37 @@ def is_local(label: str) -> bool:
     return _LOCAL.fullmatch(label) is not None
 
 
-def space_name_of(label: str) -> SpaceName:
+def space_name_of(label: str, *, spaces: Collection[str] = ()) -> SpaceName:
     """Derive a space name from the last component of a base model's label.
 
-    Raises RefusedError where nothing is left.
+    A hint names one that is no space yet.
+
+    Raises RefusedError where nothing is left, or a path's name that says nothing of the model: a
+    space keeps its name for ever.
     """
+    name = _slug(_parts(label)[-1]) if _parts(label) else ""
+    is_hub_id = "/" in label and not is_local(label)
+    if not is_hub_id and (_GENERIC.fullmatch(name) or len(name) == 1):
+        raise RefusedError(
+            f"base model {label[:80]!r} has a generic name, expected one to name a space after.",
+            hint=create_hint(label, spaces=spaces),
+        )
     try:
-        return space_name(_slug(re.split(r"[/\\]", label.rstrip("/\\"))[-1]))
+        return space_name(name)
     except InvalidInputError as error:
         raise RefusedError(
             f"no space name can be made of the base model {label[:80]!r}.",
-            hint="Name the space: space=..., or create it first.",
+            hint=create_hint(label, spaces=spaces),
         ) from error
+
+
+def create_hint(label: str, *, spaces: Collection[str]) -> str:
+    """Return how to create a space for a base model: under a name that is no space yet."""
+    named = [*_specific(_parts(label)), "my-base"]
+    if len(parts := _parts(label)) > 1 and not is_local(label):
+        named.insert(0, _slug("-".join(parts)))
+    name = next((name for name in named if name not in spaces), "another-name")
+    return f"Create it under a name of your choice: create_space({name!r}, base_model={label!r})."
 
 
 def derive_task(location: str) -> TaskName:
@@ -81,13 +100,10 @@ def derive_task(location: str) -> TaskName:
     Raises:
         RefusedError: the name says nothing about the task.
     """
-    parts = [part for part in re.split(r"[/\\]", location.rstrip("/\\")) if part not in ("", ".")]
+    parts = _parts(location)
     name = _slug(parts[-1]) if parts else ""
     if not name or _GENERIC.fullmatch(name):
-        parents = map(_slug, reversed(parts[:-1]))
-        parent = next(
-            (slug for slug in parents if slug and not _GENERIC.fullmatch(slug)), "my-task"
-        )
+        parent = next(_specific(parts[:-1]), "my-task")
         raise RefusedError(
             f"directory name {PurePosixPath(location).name or location!r} is generic,"
             " expected one that names a task.",
@@ -99,6 +115,18 @@ def derive_task(location: str) -> TaskName:
         raise RefusedError(
             f"no task name can be made of {parts[-1][:80]!r}.", hint="Name the task: task=..."
         ) from error
+
+
+def _parts(location: str) -> list[str]:
+    """Return the components of a path or label."""
+    return [part for part in re.split(r"[/\\]", location) if part not in ("", ".")]
+
+
+def _specific(parts: Sequence[str]) -> Iterator[str]:
+    """Yield the names of the last components first that say something."""
+    for slug in map(_slug, reversed(parts)):
+        if len(slug) > 1 and not _GENERIC.fullmatch(slug):
+            yield slug
 
 
 def _slug(text: str) -> str:

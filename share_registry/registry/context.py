@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from share_registry.catalog.catalog import Catalog, check_reachable
+from share_registry.catalog.database_errors import without_password
 from share_registry.catalog.queries.aliases import spaces
 from share_registry.catalog.queries.lookups import mark_newer
 from share_registry.catalog.sql import Session
@@ -23,6 +25,7 @@ from share_registry.errors import (
     ConflictError,
     FormatError,
     InvalidInputError,
+    NotFoundError,
     RefusedError,
     ensure,
 )
@@ -80,6 +83,7 @@ class Context:
             kept there.
         device_name: The device on which commits and refits are to be computed.
         newer: The spaces whose log goes on with records of a later release, and what is said of it.
+        created: What was created by the way, as sentences: the registry, spaces.
         author: Who records are by where a verb is not told; None until the environment is asked.
     """
 
@@ -92,6 +96,7 @@ class Context:
     device_name: str = "cpu"
     newer: dict[SpaceName, FormatError] = field(default_factory=dict)
     author: str | None = None
+    created: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _pid: int = field(default_factory=os.getpid)
     closed: bool = False
@@ -168,6 +173,11 @@ class Context:
             RefusedError("this registry is open for reading only.", hint="Open it with mode 'w'."),
         )
 
+    def say_created(self, text: str) -> None:
+        """Note that something was created by the way, so that it does not appear without a word."""
+        _LOG.info("%s", text)
+        self.created.append(text)
+
     def author_of(self, author: str | None) -> str | None:
         """Return who a record is by: who is named, else the default; None where that is empty."""
         if author is not None:
@@ -223,11 +233,17 @@ def open_context(
     if author is not None:
         check_author("author", author)
     place = locate(location, store=store, outside=outside)
-    if place.catalog is not None and mode == "c" and is_new(place.store, outside):
+    fresh = mode == "c" and place.root is not None and is_new(place.store, outside)
+    if place.catalog is not None and fresh:
         _check_catalog(place, outside)
-    opened = open_store(place.store, mode, outside)
+    try:
+        opened = open_store(place.store, mode, outside)
+    except NotFoundError as error:
+        raise NotFoundError(
+            error.message, hint=f"Create it with mode 'c' or `{_init_command(place)}`."
+        ) from error
     catalog = _open_catalog(opened, place, mode, outside)
-    return Context(
+    context = Context(
         outside=outside,
         store=opened,
         catalog=catalog,
@@ -236,7 +252,10 @@ def open_context(
         beside=place.root,
         device_name=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
         author=author,
-    ), scope
+    )
+    if fresh and place.root is not None:
+        context.say_created(f"created registry at {outside.absolute(place.root)}")
+    return context, scope
 
 
 def locate(
@@ -285,6 +304,14 @@ def check_device(device: str) -> str:
     from share_registry.materialize.device import computing_device
 
     return computing_device(device)
+
+
+def _init_command(place: Location) -> str:
+    """Return the command that creates a registry at a place."""
+    root = quote(str(place.root))
+    if place.catalog is None:
+        return f"share-registry -R {root} init"
+    return f"share-registry -R {quote(without_password(place.catalog))} --store {root} init"
 
 
 def _check_catalog(place: Location, outside: Outside) -> None:

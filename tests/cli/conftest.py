@@ -73,6 +73,7 @@ def template(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with cola@v1, cola@v2, sst2@v1, an alias that moved and a tag."""
     registry = tmp_path_factory.mktemp("template") / "registry"
     for arguments in (
+        ["init"],
         ["commit", adapters / "cola", "-m", "first", "--author", "ada", "--label", "team=search"],
         [
             "commit",
@@ -105,3 +106,10 @@ def run(template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> R
 def run_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runner:
     """Run commands on a registry that does not exist yet."""
     return Runner(tmp_path / "new", capsys)
+
+
+@pytest.fixture
+def run_empty(run_new: Runner) -> Runner:
+    """Run commands on a registry that was just created."""
+    run_new("init")
+    return run_new

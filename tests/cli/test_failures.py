@@ -13,7 +13,7 @@ from share_registry.cli.main import main
 from tests.cli.conftest import Runner
 from tests.house.tree import ROOT
 
-EVIL = ("../evil", "UPPER", "a/b", "con", "x" * 65, "v1")
+EVIL = ("../evil", "UPPER", "a/b/c", "con", "x" * 65, "v1")
 
 
 def _tree(root: Path) -> dict[Path, bytes]:
@@ -77,7 +77,7 @@ def test_a_conflict_says_what_was_found(run: Runner, adapters: Path) -> None:
 
 
 def test_there_must_be_a_registry_to_read(run_new: Runner) -> None:
-    assert "share-registry init" in run_new("log", code=3).err
+    assert f"share-registry -R {run_new.registry} init`" in run_new("log", code=3).err
     assert not run_new.registry.exists()
 
 
@@ -181,6 +181,6 @@ def test_output_that_cannot_be_written_is_one_error(run: Runner) -> None:
 def test_a_mistyped_adapter_makes_no_registry(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["-R", str(tmp_path / "new"), "commit", str(tmp_path / "nothing")]) == 3
+    assert main(["commit", str(tmp_path / "nothing")]) == 3
     assert "does not exist" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert list(tmp_path.iterdir()) == []

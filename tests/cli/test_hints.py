@@ -47,6 +47,10 @@ from share_registry.cli.output import FALLBACK, for_terminal
             "Give one option per label or metric: --label team=search.",
             "Give one option per label or metric: --label team=search.",
         ),
+        (
+            "Create it: create_space('my-base', base_model='/mnt/my models/x').",
+            "Create it: `share-registry create-space my-base --base-model '/mnt/my models/x'`.",
+        ),
         ("", FALLBACK),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.cli.conftest import Runner
 from tests.house.tree import ROOT
 
 
@@ -45,15 +46,15 @@ def _read(handle: int) -> bytes:
         return b""
 
 
-def test_a_long_verb_moves_on_stderr_only(adapters: Path, tmp_path: Path) -> None:
-    out, err = _on_terminal("-R", tmp_path / "new", "commit", adapters / "cola")
+def test_a_long_verb_moves_on_stderr_only(run_empty: Runner, adapters: Path) -> None:
+    out, err = _on_terminal("-R", run_empty.registry, "commit", adapters / "cola")
     assert "\x1b" in err
     assert "\x1b" not in out
     assert "cola@v1" in out
 
 
-def test_quiet_moves_nothing(adapters: Path, tmp_path: Path) -> None:
-    _, err = _on_terminal("-q", "-R", tmp_path / "new", "commit", adapters / "cola")
+def test_quiet_moves_nothing(run_empty: Runner, adapters: Path) -> None:
+    _, err = _on_terminal("-q", "-R", run_empty.registry, "commit", adapters / "cola")
     assert err == ""
 
 

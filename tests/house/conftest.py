@@ -13,6 +13,7 @@ def small_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with cola@v1 and an alias."""
     root = tmp_path_factory.mktemp("small")
     registry = root / "registry"
+    assert main(["-q", "-R", str(registry), "init"]) == 0
     assert (
         main(["-q", "-R", str(registry), "commit", str(write_adapter(root / "cola", seed=1))]) == 0
     )

@@ -365,6 +365,12 @@ def policy_change(session: Session, space: str) -> CommitNumber:
     return CommitNumber(session.execute(query).scalar_one())
 
 
+def config_digests(session: Session, space: str) -> list[Digest]:
+    """Return the distinct configs of the versions of a space, sorted."""
+    query = select(VersionRow.config_digest).where(VersionRow.space == space).distinct()
+    return sorted(Digest(digest) for digest in session.scalars(query) if digest is not None)
+
+
 def came_from(session: Session, space: str, task: str, location: str) -> bool:
     """Tell whether any version of a task came from a place; the newest are looked at first."""
     query = select(VersionRow.version).where(

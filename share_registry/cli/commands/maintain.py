@@ -74,7 +74,7 @@ def init(registry: "Registry", /) -> Printed:
     )
 
 
-@verb("c")
+@verb("w", first=lambda _, __: None)
 @click.argument("name")
 @click.option("--base-model", metavar="LABEL", help="Base model, as in base_model_name_or_path.")
 @click.option("--base-revision", metavar="REVISION", help="Revision of the base model.")

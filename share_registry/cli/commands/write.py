@@ -1,6 +1,6 @@
 """Verbs that make commits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -8,6 +8,7 @@ import click
 
 from share_registry.cli.output import say_unless_new
 from share_registry.cli.verb import (
+    Session,
     author_option,
     budget_of,
     dry_run_option,
@@ -82,7 +83,19 @@ def _by_task(_: click.Context, __: click.Parameter, pairs: Sequence[str]) -> dic
     return named_of(pairs, hint="Name every task once: cola=adapters/cola.")
 
 
-@verb("c", doing="committing")
+def _check_first(asked: Session, options: Mapping[str, Any]) -> None:
+    from share_registry.registry.commands.commit import check_first
+
+    several = options.get("adapters")
+    check_first(
+        list(several.items()) if several else [(options["task"], options["adapter"])],
+        asked.space or Outside().environment("SHARE_REGISTRY_SPACE"),
+        adapter_name=options.get("adapter_name"),
+        outside=Outside(),
+    )
+
+
+@verb("w", doing="committing", first=_check_first)
 @click.argument("adapter", metavar="ADAPTER", callback=_present)
 @click.option("--task", metavar="NAME", help="Task name. [from the directory's name]")
 @_commit_options
@@ -105,7 +118,7 @@ def commit(registry: "Registry", /, adapter: str, **options: Any) -> "Commit":
     )
 
 
-@verb("c", doing="committing")
+@verb("w", doing="committing", first=_check_first)
 @click.argument("adapters", metavar="TASK=ADAPTER...", nargs=-1, required=True, callback=_by_task)
 @_commit_options
 def commit_many(registry: "Registry", /, adapters: dict[str, str], **options: Any) -> "Commit":

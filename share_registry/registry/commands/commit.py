@@ -23,6 +23,7 @@ from share_registry.errors import InvalidInputError, RefusedError, ShareRegistry
 from share_registry.exchange.tensors import move_to_device
 from share_registry.format.records import AbsorbRecord, Note, TaskVersionRef
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, split_task
+from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions
 from share_registry.registry.basis.fit import FitRule, stored_members
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
@@ -55,7 +56,12 @@ from share_registry.registry.commands.refit import (
     reexpress,
     rule_within_budget,
 )
-from share_registry.registry.commands.spaces import check_base, create_space, find_target
+from share_registry.registry.commands.spaces import (
+    check_base,
+    create_space,
+    find_target,
+    first_target,
+)
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy, overridden
@@ -100,6 +106,22 @@ def commit_sources(
         return _commit(context, batch, space, options, labels)
 
 
+def check_first(
+    sources: Sequence[tuple[str | None, Any]],
+    space: str | None,
+    *,
+    adapter_name: str | None,
+    outside: Outside,
+) -> None:
+    """Check that adapters can be the first of a registry that is not there yet.
+
+    Raises what their commit raises before anything is encoded.
+    """
+    sources, space = _within_space(sources, space)
+    batch = load_adapters(sources, adapter_name=adapter_name, outside=outside)
+    first_target(batch.adapters.values(), space)
+
+
 def _within_space(
     sources: Sequence[tuple[str | None, Any]], space: str | None
 ) -> tuple[list[tuple[str | None, Any]], str | None]:
@@ -133,9 +155,15 @@ def _commit(
 ) -> Commit:
     context.catch_up()
     with context.catalog.begin() as session:
-        target = find_target(session, batch.adapters.values(), space)
+        target = find_target(session, context.store, batch.adapters.values(), space)
         remarks = {
-            task: check_base(target, adapter, allow_mismatch=options.allow_base_mismatch)
+            task: check_base(
+                session,
+                context.store,
+                target,
+                adapter,
+                allow_mismatch=options.allow_base_mismatch,
+            )
             for task, adapter in batch.adapters.items()
         }
         key = str(options.idempotency_key)

@@ -1,6 +1,7 @@
 """Spaces: create them, set their policy, and find the one that a commit goes to."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -9,13 +10,21 @@ from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import (
     ConflictError,
+    IntegrityError,
     InvalidInputError,
     NotFoundError,
     RefusedError,
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.base_model import BaseModelLabel, base_of, space_name_of
+from share_registry.exchange.base_model import (
+    BaseModelLabel,
+    base_of,
+    create_hint,
+    is_local,
+    space_name_of,
+)
+from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
 from share_registry.format.records import (
     BaseModelBody,
     CreateRecord,
@@ -29,10 +38,15 @@ from share_registry.registry.arguments import Said
 from share_registry.registry.commands.annotate import publish_change
 from share_registry.registry.commands.publish import Place, publish
 from share_registry.registry.context import Context
+from share_registry.store.protocol import Store
 from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy
 
 _MAX_LABELS: Final = 64
+_PATH_REMARK: Final = (
+    "the space's base model is the path {!r} for ever; an adapter that names the model otherwise "
+    "is accepted on request, and that name is known from then on"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +101,8 @@ def create_space(
         )
 
     commit = publish(context, space, build, note=Note(author=context.author_of(author)))
+    if commit.created:
+        context.say_created(f"created space {space} for base model {label}")
     ensure(
         commit.created or exist_ok,
         ConflictError(f"space {space!r} exists.", hint="Pick another name, or give exist_ok=True."),
@@ -113,7 +129,9 @@ def set_policy(
     return publish_change(context, name, build, Said(author=author))
 
 
-def find_target(session: Session, adapters: Iterable[Adapter], space: str | None) -> CommitTarget:
+def find_target(
+    session: Session, store: Store, adapters: Iterable[Adapter], space: str | None
+) -> CommitTarget:
     """Return the space named, or else the one of the adapters' base model, which may be new.
 
     Raises:
@@ -124,60 +142,110 @@ def find_target(session: Session, adapters: Iterable[Adapter], space: str | None
         return existing_target(session, space_name(space))
     base = _one_base(adapters)
     spaces = [existing_target(session, name) for name in lookups.space_names(session)]
-    fitting = [target for target in spaces if base.label in target.labels]
-    if len(fitting) == 1:
-        return fitting[0]
-    name = space_name_of(base.label)
-    if fitting or any(target.name == name for target in spaces):
-        there = ", ".join(target.name for target in fitting) or f"{name} (of another base model)"
-        raise RefusedError(
-            f"base model {base.label!r} leads to no single space: {there}.",
-            hint="Name the space with space= or -s.",
-        )
+    fitting = [target for target in spaces if base.label in target.labels] or [
+        target for target in spaces if base.label in accepted_labels(session, store, target.name)
+    ]
+    ensure(
+        len(fitting) <= 1,
+        RefusedError(
+            f"several spaces are of base model {base.label!r}.",
+            hint="Name one of them: "
+            f"{' or '.join(f'space={target.name!r}' for target in fitting[:8])}.",
+        ),
+    )
+    return fitting[0] if fitting else _new_target(base, spaces)
+
+
+def first_target(adapters: Iterable[Adapter], space: str | None) -> CommitTarget:
+    """Return the space of the first adapters of a registry. Raises as `find_target`."""
+    if space is not None:
+        raise _no_space(space_name(space), ())
+    return _new_target(_one_base(adapters), ())
+
+
+def _new_target(base: BaseModelLabel, spaces: Sequence[CommitTarget]) -> CommitTarget:
+    """Return the space that is created for a base model. Raises RefusedError."""
+    names = [target.name for target in spaces]
+    name = space_name_of(base.label, spaces=names)
+    ensure(
+        name not in names,
+        RefusedError(
+            f"no space is of base model {base.label!r}, and space {name!r} is of another.",
+            hint=create_hint(base.label, spaces=names)
+            + f" If it is the same model, give space={name!r} and allow_base_mismatch=True, once.",
+        ),
+    )
     return CommitTarget(
         name=name, base_revision=base.revision, labels=(base.label,), policy=Policy(), new=True
     )
 
 
-def check_base(target: CommitTarget, adapter: Adapter, *, allow_mismatch: bool) -> tuple[str, ...]:
+def check_base(
+    session: Session,
+    store: Store,
+    target: CommitTarget,
+    adapter: Adapter,
+    *,
+    allow_mismatch: bool,
+) -> tuple[str, ...]:
     """Check that an adapter says the space's base model; return what is worth a remark.
 
+    A label that the space was not created with is known from the adapters accepted under it.
     Raises RefusedError.
     """
     base = base_of(adapter.config)
     label, revision = base.label, base.revision
     if not label:
         return ("the adapter names no base model",)
+    is_known = label in target.labels or label in accepted_labels(session, store, target.name)
     ensure(
-        label in target.labels or allow_mismatch,
+        is_known or allow_mismatch,
         RefusedError(
             f"the adapter was trained on {label!r}, space {target.name!r} is of "
             f"{' or '.join(map(repr, target.labels))}.",
             hint="If it is the same model under another name, give allow_base_mismatch=True, "
-            "or create the space with base_labels.",
+            "once: the space then knows the name.",
         ),
     )
     if label not in target.labels:
-        return (f"base model label {label!r} is not known to the space; accepted on request",)
+        how = "that of earlier adapters here" if is_known else "accepted on request"
+        return (f"base model label {label!r} is not one that the space was created with; {how}",)
+    if target.new and is_local(label):
+        return (_PATH_REMARK.format(label),)
     if revision and target.base_revision and revision != target.base_revision:
         return (f"base revision {revision!r} differs from the space's {target.base_revision!r}",)
     return ()
+
+
+def accepted_labels(session: Session, store: Store, space: SpaceName) -> set[str]:
+    """Return the base models that the adapters of a space name, as far as their configs are there.
+
+    A space's record says for ever what it was created with, so that this is how it learns more.
+    """
+    labels = set()
+    for digest in lookups.config_digests(session, space):
+        with suppress(NotFoundError, IntegrityError, InvalidInputError):
+            labels.add(base_of(parse_config(store.get(digest, limit=MAX_CONFIG_BYTES))).label)
+    return labels - {""}
 
 
 def existing_target(session: Session, name: SpaceName) -> CommitTarget:
     """Return a space that exists. Raises NotFoundError."""
     row = lookups.space_row(session, name)
     if row is None:
-        raise NotFoundError(
-            f"space {name!r} does not exist.",
-            hint=near_misses(name, list(lookups.space_names(session)))
-            + " Create it with create_space.",
-        )
+        raise _no_space(name, lookups.space_names(session))
     return CommitTarget(
         name=name,
         base_revision=row.base_revision,
         labels=(row.base_model, *row.base_labels),
         policy=Policy(**{member.name: getattr(row, member.name) for member in fields(Policy)}),
+    )
+
+
+def _no_space(name: str, spaces: Sequence[str]) -> NotFoundError:
+    return NotFoundError(
+        f"space {name!r} does not exist.",
+        hint=f"{near_misses(name, list(spaces))} Create it: create_space({name!r}).",
     )
 
 
@@ -246,7 +314,8 @@ def _one_base(adapters: Iterable[Adapter]) -> BaseModelLabel:
         labels[0],
         RefusedError(
             "the adapter's config names no base model, so no space can be derived.",
-            hint="Name the space with space= or -s.",
+            hint="Name one that is there with space= or -s, or create one: "
+            "create_space('my-base', base_model='...'), and name that.",
         ),
     )
     return bases[0]
