@@ -27,6 +27,8 @@ from share_registry.format.layout import FactorSpec, Form, Layout
 SWAPPED_SINCE: Final = "0.19.0"
 _OLD_VERSION: Final = re.compile(r"0\.(\d|1[0-8])(\.|$)")
 _MARK: Final = "lora_B_layout"
+# Unsloth's mark of the order that PEFT has; it takes its own adapters without a mark for grouped.
+_LAID_AS_PEFT: Final = {_MARK: "rank_major"}
 _DETAIL: Final = "unsloth_fused_expert_lora"
 _GROUPED: Final = "grouped_by_expert"
 _UNKNOWN: Final = (
@@ -125,7 +127,9 @@ def normal_form(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
         if reading.role.is_selected and not reading.is_plain:
             layout, tensors = _rewrite(layout, tensors, factor, reading)
     layout = _without(layout, idle)
-    config = {name: value for name, value in adapter.config.items() if name not in (_MARK, _DETAIL)}
+    config = {name: value for name, value in adapter.config.items() if name != _DETAIL}
+    if any(reading.is_grouped for reading in readings):
+        config |= _LAID_AS_PEFT
     if any(reading.is_swapped for reading in readings):
         config["peft_version"] = SWAPPED_SINCE
     form = replace(
@@ -135,6 +139,14 @@ def normal_form(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
         config=config,
     )
     return form, _notes(readings, idle)
+
+
+def marks_of(config: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields that say how the experts' factors of a normal form lie."""
+    mapping = config.get("auto_mapping")
+    is_unsloth = _MARK in config or (isinstance(mapping, dict) and mapping.get("unsloth_fixed"))
+    version = config.get("peft_version") or SWAPPED_SINCE
+    return {"peft_version": version} | (_LAID_AS_PEFT if is_unsloth else {})
 
 
 def function_pairs(

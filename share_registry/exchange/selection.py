@@ -10,7 +10,8 @@ and for a parameter with its name behind it.
 
 What only the model could tell is read from the file. A module that is not targeted itself has its
 factors for parameters. A name of target_parameters without a dot may be any module's; where some
-modules evidently hold experts, it is theirs alone. Pairs for several parameters of one module are
+modules evidently hold experts (by nested pairs, by their name, by more rows than the rank), it is
+theirs alone. Pairs for several parameters of one module are
 nested in the order in which the module has them, which stands in no file: the ranks that fit the
 shapes decide, then the order of transformers' experts.
 """
@@ -28,6 +29,7 @@ from share_registry.format.layout import Layout, TensorSpec
 
 # What modules of experts call their parameters, in the order in which they have them.
 EXPERTS: Final = ("gate_up_proj", "down_proj")
+_USUAL_OWNER: Final = "experts"
 _WRAPPED: Final = ".base_layer"
 # Of parameters of one module whose patterns differ; more are not tried.
 _MAX_NAMES: Final = 6
@@ -184,16 +186,14 @@ def _owners(
     """Return the paths of modules whose parameters are targeted."""
     owners = {path for path, nest in nests.items() if _parameters_of(settings, path, len(nest))}
     unnamed = {path for path in owners if not _named_parameters(settings, path)}
-    kinds = {
-        path.rpartition(".")[2]
-        for path in unnamed
-        if len(nests[path]) > 1 or _holds_experts(settings, path, factors[nests[path][0]])
-    }
-    return {
-        path
-        for path in owners
-        if path not in unnamed or not kinds or path.rpartition(".")[2] in kinds
-    }
+    signs = (
+        {path for path in unnamed if len(nests[path]) > 1},
+        {path for path in unnamed if path.rpartition(".")[2] == _USUAL_OWNER},
+        {path for path in unnamed if _holds_experts(settings, path, factors[nests[path][0]])},
+        unnamed,
+    )
+    kinds = {path.rpartition(".")[2] for path in next(filter(None, signs), ())}
+    return {path for path in owners if path not in unnamed or path.rpartition(".")[2] in kinds}
 
 
 def _holds_experts(settings: Settings, path: str, a: TensorSpec) -> bool:

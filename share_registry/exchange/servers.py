@@ -27,7 +27,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of, is_local
 from share_registry.exchange.config import PREFIX, names_in
 from share_registry.exchange.config_checks import is_foreign_library
-from share_registry.exchange.normal_form import SWAPPED_SINCE, normal_form, readings_of
+from share_registry.exchange.normal_form import marks_of, normal_form, readings_of
 from share_registry.exchange.selection import ends_with, layout_roles
 from share_registry.exchange.tensors import Rows, pad_rows, tensors_of
 from share_registry.format.layout import Form, Layout, TensorSpec
@@ -349,6 +349,5 @@ def _config(adapter: Adapter, rank: int, base_model: str) -> dict[str, object]:
     if is_foreign_library(config):
         config["auto_mapping"] = None
     if _has_form(adapter.layout, Form.EXPERTS):
-        # the only mark of how experts' factors lie
-        config["peft_version"] = adapter.config.get("peft_version") or SWAPPED_SINCE
+        config |= marks_of(adapter.config)
     return dict(sorted(config.items()))

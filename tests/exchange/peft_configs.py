@@ -174,8 +174,10 @@ def _narrow(chance: random.Random, model: Model, path: Path) -> None:
     config = json.loads(path.read_bytes())
     targets = config["target_modules"]
     if isinstance(targets, list) and len(targets) > 1 and chance.random() < 0.5:
-        config["target_modules"] = targets[1:]
-    config |= narrowing(chance, model, targets)
+        config["target_modules"] = sorted(targets)[1:]
+    drawn = narrowing(chance, model, targets)
+    # another choice than the one trained with would widen it
+    config |= {field: value for field, value in drawn.items() if config.get(field) is None}
     path.write_text(json.dumps(config))
 
 

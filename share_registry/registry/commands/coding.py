@@ -19,6 +19,7 @@ from share_registry.algebra.project import project
 from share_registry.catalog.queries import lookups
 from share_registry.errors import BudgetExceededError, IntegrityError, NotFoundError, ensure
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.normal_form import is_certain
 from share_registry.exchange.tensors import factor_dtypes, factor_positions, item_of
 from share_registry.format import adapter_object
 from share_registry.format.canonical import sha256
@@ -42,6 +43,7 @@ MAX: Final = 12
 EXTERNAL_BYTES: Final = 64 << 10
 _ZERO: Final = "no module has a product to code"
 # Why an adapter is kept bit for bit where no coding of it is within the budget
+_MIXED: Final = "the columns of the experts' lora_B may be grouped by expert"
 COARSE: Final = "the precision of the tensors' element types does not meet it"
 
 
@@ -143,6 +145,8 @@ def project_onto(
 
     The error is not limited: it is the caller's to record.
     """
+    if not is_certain(adapter.config, adapter.layout):
+        return _keep(adapter, len(pairs), _MIXED)
     coded = project(
         pairs,
         basis=candidate(reader, basis, adapter.layout),
@@ -165,6 +169,8 @@ def code_within_budget(
     Raises BudgetExceededError where the pseudo-rank keeps it from its budget.
     """
     layout = adapter.layout
+    if not is_certain(adapter.config, layout):
+        return _keep(adapter, len(pairs), _MIXED)
     outcomes: list[tuple[CodedAdapter, SerializedAdapter]] = []
 
     def size(coded: CodedAdapter) -> int:
@@ -286,6 +292,10 @@ def previous_rows(
         rows[opened.modules[shape.module]] if before.get(shape.module) == shape else None
         for shape in layout.modules()
     ]
+
+
+def _keep(adapter: Adapter, modules: int, reason: str) -> SerializedAdapter:
+    return replace(serialize(adapter, [None] * modules, None, ()), reason=reason)
 
 
 def _uncoded_tensors(layout: Layout, modules: Sequence[StoredModule | None]) -> set[int]:

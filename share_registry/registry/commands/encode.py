@@ -7,6 +7,7 @@ in the record and the note, or the preview of a dry run.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import torch
 
@@ -16,6 +17,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import IntegrityError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.normal_form import SWAPPED_SINCE, function_pairs
 from share_registry.exchange.tensors import item_of, move_to_device
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, module_shapes_of
@@ -43,6 +45,13 @@ from share_registry.registry.context import Context
 from share_registry.store.protocol import Store
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import Policy
+
+_OTHER_BASE: Final = "It was trained on another base model: commit it to another space."
+_TURNED: Final = (
+    f"PEFT before {SWAPPED_SINCE} and since lay experts' factors transposed to each other. Commit"
+    " the older one to another space, export it with profile='portable', which has today's form,"
+    " and commit that."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +181,7 @@ def encode_adapter(
         digest=coded.digest,
         layout_digest=coded.stored.layout,
         tensors_digest=sha256(tensor_file(adapter.layout, decoded.tensors)),
-        norm=norm(pairs),
+        norm=norm(function_pairs(adapter.config, adapter.layout, pairs)),
         sources=coded.stored.sources,
         note=note,
         report=with_details(
@@ -202,12 +211,14 @@ def check_shapes(session: Session, space: SpaceName, layouts: Iterable[Layout]) 
     shapes = dict(lookups.module_shapes(session, space))
     for layout in layouts:
         for module, shape in module_shapes_of(layout).items():
+            there = shapes.setdefault(module, shape)
+            is_turned = there == (shape[1], shape[0], shape[2]) and shape[2] > 1
             ensure(
-                shapes.setdefault(module, shape) == shape,
+                there == shape,
                 RefusedError(
                     f"module {module!r} is {_shape_text(shape)}, in space {space!r} it is "
-                    f"{_shape_text(shapes[module])}.",
-                    hint="It was trained on another base model: commit it to another space.",
+                    f"{_shape_text(there)}.",
+                    hint=_TURNED if is_turned else _OTHER_BASE,
                 ),
             )
 
