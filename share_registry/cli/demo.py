@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from share_registry.cli.output import Printed
+from share_registry.cli.output import Printed, terminal_width
 from share_registry.cli.verb import free_verb, session
 from share_registry.errors import RefusedError
 from share_registry.outside.files import Outside
-from share_registry.values.sheet import as_text, sheet_of
+from share_registry.values.sheet import as_text, percent, sheet_of, size, typed_percent
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
@@ -39,7 +39,7 @@ class Tour:
 
     def do(self, typed: str, result: object) -> None:
         """Print a command and its result."""
-        self.say(f"$ share-registry {typed}\n{as_text(sheet_of(result))}")
+        self.say(f"$ share-registry {typed}\n{as_text(sheet_of(result), width=terminal_width())}")
 
     def commit(self, registry: "Registry", task: str, version: str, message: str) -> "Commit":
         """Commit one of the adapters that ship, and print what that gave."""
@@ -93,17 +93,22 @@ def run(tour: Tour) -> Printed:
         )
         tour.do("verify --level deep", report)
     reports = [report for commit in commits for report in commit.reports.values()]
-    members = {
-        "directory": tour.root,
-        "adapters": len(reports),
+    sizes = {
         "raw_bytes": sum(report.raw_bytes for report in reports),
         "store_bytes": sum(
             outside.size(path) or 0
             for path in outside.files_below(tour.root / "registry")
             if not path.name.startswith("catalog.sqlite")
         ),
-        "largest_error": max(report.error for report in reports),
-        "budget": max(report.budget or 0.0 for report in reports),
+    }
+    error = max(report.error for report in reports)
+    budget = max(report.budget or 0.0 for report in reports)
+    members = {
+        "directory": tour.root,
+        "adapters": len(reports),
+        **sizes,
+        "largest_error": error,
+        "budget": budget,
         "same_bytes_later": same_bytes,
         "verified": report.ok,
         "seconds": round(outside.monotonic() - begin, 1),
@@ -121,6 +126,11 @@ def run(tour: Tour) -> Printed:
         members=members,
         refs=tuple(ref for commit in commits for ref in commit.refs.values()),
         detailed=True,
+        shown={
+            **{name: size(count) for name, count in sizes.items()},
+            "largest_error": percent(error),
+            "budget": typed_percent(budget),
+        },
     )
 
 

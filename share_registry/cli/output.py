@@ -67,28 +67,38 @@ class Printed:
         members: What JSON has.
         refs: What `-q` prints.
         detailed: Whether people are shown the members too.
+        shown: Members as people read them, where that is not how JSON has them.
     """
 
     title: str
     members: Mapping[str, object]
     refs: tuple[str, ...] = ()
     detailed: bool = False
+    shown: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def sheet(self) -> Sheet:
         """Return what is shown of it."""
-        members = self.members if self.detailed else {}
+        members = {**self.members, **self.shown} if self.detailed else {}
         facts = tuple((name, str(document(member))) for name, member in members.items())
         return Sheet(title=self.title, facts=facts, refs=self.refs)
 
 
-def emit(value: object, session: "Session", *, brief: bool = False, lists: str = "") -> None:
+def emit(
+    value: object,
+    session: "Session",
+    *,
+    brief: bool = False,
+    lists: str = "",
+    sheet: Sheet | None = None,
+) -> None:
     """Print one result on stdout.
 
     Args:
         value: The result; None prints nothing.
         session: How to print it.
-        brief: Leave the modules of a commit to `show`.
+        brief: Leave all but the references and reports of a commit to `show`.
         lists: What the verb lists, where it does.
+        sheet: What is shown of it to people, where that is not what it always shows.
     """
     if value is None:
         return
@@ -100,14 +110,19 @@ def emit(value: object, session: "Session", *, brief: bool = False, lists: str =
         filtered = any(value and name != "limit" for name, value in options)
         say(f"no {lists} {'that fit' if filtered else 'yet'}", session)
         return
-    sheet = brief_sheet(value) if brief and isinstance(value, Commit) else sheet_of(value)
+    if sheet is None:
+        sheet = brief_sheet(value) if brief and isinstance(value, Commit) else sheet_of(value)
     if session.quiet:
         for ref in sheet.refs:
             click.echo(ref)
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    if shown := as_text(sheet, width=width):
+    if shown := as_text(sheet, width=terminal_width()):
         click.echo(shown)
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that stdout is, None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def say(message: str, session: "Session") -> None:
@@ -127,7 +142,7 @@ def say_unless_new(commit: Commit, session: "Session", *, dry_run: bool, already
     """
     if dry_run and session.json:
         say("dry run: nothing was written", session)
-    elif not dry_run and not commit.created:
+    elif commit.id and not commit.created:
         say(already.format(f"c{commit.number}"), session)
     return commit
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)
+# Where a registry lives as long as the process
+MEMORY: Final = "memory://"
 _KEY: Final = "share_registry."
 _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
 
@@ -125,6 +127,8 @@ def verb(
             try:
                 with watching(doing, asked), asked.open("c" if begins else mode) as registry:
                     created = registry.context.created
+                    if mode != "r" and registry.location == MEMORY:
+                        say(f"note: {MEMORY} keeps nothing: it is gone when this ends", asked)
                     result = function(registry, *args, **kwargs)
             finally:
                 for text in created:

@@ -66,7 +66,9 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: Ou
     importer = next((importer for importer in IMPORTERS if importer.matches(source)), None)
     if importer is None:
         raise InvalidInputError(
-            f"a {type(source).__name__} cannot be committed.",
+            "there is no adapter: it is None."
+            if source is None
+            else f"adapter is of type {type(source).__name__}, which is no kind of adapter.",
             hint="Give a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel"
             " or an Adapter.",
         )

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
-from share_registry.errors import FormatError, ensure
+from share_registry.errors import FormatError, InvalidInputError, ensure
 from share_registry.format.canonical import dump, load, require, sha256
 from share_registry.format.layout import (
     FORMAT_VERSION,
@@ -59,13 +59,15 @@ DecimalField = Annotated[str, Field(pattern=rf"^{_DECIMAL}$")]
 WeightField = Annotated[str, Field(pattern=rf"^-?{_DECIMAL}$")]
 KField = Annotated[int, Field(ge=1, le=0xFFFF)]
 
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 
 class StoreFormat(Strict):
     """The FORMAT file: identity and features of a store. Immutable."""
 
     magic: Literal["share_registry"] = "share_registry"
     version: Literal[1] = 1
-    store: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    store: Annotated[str, Field(pattern=f"^{_UUID.pattern}$")]
     read: list[str] = []
     write: list[str] = []
     gc: list[str] = []
@@ -375,7 +377,14 @@ def parse_format(content: bytes) -> StoreFormat:
 
 
 def format_bytes(store: str) -> bytes:
-    """Return the FORMAT file of a new store with this uuid."""
+    """Return the FORMAT file of a new store with this uuid. Raises InvalidInputError."""
+    ensure(
+        _UUID.fullmatch(store),
+        InvalidInputError(
+            f"store identity {store[:80]!r} is no uuid in lower case.",
+            hint="Give str(uuid.uuid4()).",
+        ),
+    )
     return dump(StoreFormat(store=store).model_dump(mode="json"))
 
 

@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from decimal import Decimal
 from functools import cache, wraps
 from inspect import Parameter, isfunction, signature
+from numbers import Real
 from typing import Any, Final, TypeVar
 
 from share_registry.catalog.sql import MOST
@@ -175,6 +177,8 @@ def check_place(name: str, value: Any) -> None:
     """
     _path(name, value)
     _check_path(name, value)
+    if not os.fspath(value):
+        raise _wrong(name, value, "a directory or URL", "Name one; '.' is this directory.")
     _check_unicode(name, os.fspath(value))
 
 
@@ -272,11 +276,45 @@ def _texts(name: str, value: Any) -> list[str]:
     return [_text(name, item) for item in value]
 
 
-def _labels(name: str, value: Any) -> Any:
+def _labels(name: str, value: Any) -> dict[str, str]:
+    """Return labels; a plain number among them becomes its text."""
+    labels = {}
     for label, text in _mapping(name, value).items():
-        _text(f"a name in {name}", label)
-        _text(f"{name}[{label!r}]"[:80], text)
-    return value
+        scalar = _scalar(text)
+        is_number = isinstance(scalar, int | float) and not isinstance(scalar, bool)
+        labels[_text(f"a name in {name}", label)] = _text(
+            f"{name}[{label!r}]"[:80], str(scalar) if is_number else scalar
+        )
+    return labels
+
+
+def _metrics(name: str, value: Any) -> dict[str, float]:
+    """Return metrics as numbers of Python; a tensor or an array of no dimension is one."""
+    metrics = {}
+    for metric, number in _mapping(name, value).items():
+        scalar = _scalar(number)
+        if not isinstance(scalar, Real | Decimal) or isinstance(scalar, bool):
+            raise _wrong(
+                f"{name}[{metric!r}]"[:80],
+                number,
+                "one number",
+                "Give a number: of an array or tensor of one value its .item(), text as a label.",
+            )
+        metrics[_text(f"a name in {name}", metric)] = (
+            scalar if isinstance(scalar, int) else float(scalar)
+        )
+    return metrics
+
+
+def _scalar(value: Any) -> Any:
+    """Return the number in an array or tensor of no dimension, or the value itself."""
+    if getattr(value, "shape", None) != () or not callable(getattr(value, "item", None)):
+        return value
+    try:
+        return value.item()
+    # whatever an array of somebody's own raises: it holds no number then
+    except Exception:  # noqa: BLE001
+        return value
 
 
 def _wrong(name: str, value: Any, expected: str, hint: str) -> InvalidInputError:
@@ -313,7 +351,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "message": _text,
     "method": _text,
     "metric": _text,
-    "metrics": _mapping,
+    "metrics": _metrics,
     "name": _text,
     "new": _text,
     "parents": _mapping,

@@ -275,6 +275,7 @@ def locate(
     if "://" in address and not address.startswith("memory:"):
         store = store if store is not None else outside.environment("SHARE_REGISTRY_STORE")
         if not store:
+            _check_scheme(address)
             raise InvalidInputError(
                 "a catalog URL needs the directory of the store.",
                 hint="Give store= (--store) or set $SHARE_REGISTRY_STORE.",
@@ -287,6 +288,19 @@ def locate(
             hint="Give store= only with a catalog URL.",
         )
     return Location(store=address, catalog=None)
+
+
+def _check_scheme(address: str) -> None:
+    """Check that a URL is one of a catalog. Raises InvalidInputError."""
+    scheme = address.partition("://")[0]
+    ensure(
+        scheme.partition("+")[0] in ("sqlite", "postgresql", "postgres"),
+        InvalidInputError(
+            f"a registry of kind {scheme!r} is not supported, expected sqlite or postgresql.",
+            hint="Give a directory, memory://, or the URL of a catalog (sqlite:///... or "
+            "postgresql+psycopg://...) with the directory of its store.",
+        ),
+    )
 
 
 def with_basis_size(context: Context, commit: Commit) -> Commit:

@@ -26,6 +26,7 @@ from share_registry.registry.context import Context, open_context, with_basis_si
 from share_registry.values.commits import Commit, Log
 from share_registry.values.policy import Policy
 from share_registry.values.references import Alias, AliasMove, ResolvedReference, Tag
+from share_registry.values.sheet import Listing
 from share_registry.values.tasks import Lineage, SpaceSummary, Task
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Registry:
     def spaces(self) -> list[SpaceSummary]:
         """Return every space."""
         with self._context.reading() as session:
-            return aliases.spaces(session)
+            return Listing(aliases.spaces(session))
 
     def create_space(
         self,
@@ -568,6 +569,7 @@ class Registry:
         with self._context.reading() as session:
             target = resolve(session, reference(ref), space=self._space)
             commit = log_pages.commit_at(session, target.space, target.number)
+            commit = aliases.with_aliases(session, commit)
         if not commit.reports and commit.basis is None:
             return commit
         from share_registry.registry.checkout.reports import with_modules
@@ -613,7 +615,7 @@ class Registry:
             after=after,
         )
         with self._context.reading() as session:
-            return task_pages.tasks(session, query)
+            return Listing(task_pages.tasks(session, query))
 
     def lineage(self, ref: Ref) -> Lineage:
         """Return where a task version came from: earlier versions, declared parents, sources.
@@ -683,7 +685,7 @@ class Registry:
     def aliases(self, *, task: str | None = None) -> list[Alias]:
         """Return the aliases of all tasks, or of one."""
         with self._context.reading() as session:
-            return aliases.aliases(session, space=self._space, task=task)
+            return Listing(aliases.aliases(session, space=self._space, task=task))
 
     def alias_history(self, task: str, alias: str, *, at: At | None = None) -> list[AliasMove]:
         """Return the moves of an alias, newest first; with `at` only the one in force then.
@@ -691,7 +693,8 @@ class Registry:
         Raises NotFoundError.
         """
         with self._context.reading() as session:
-            return aliases.alias_history(session, task, alias, space=self._space, at=at)
+            moves = aliases.alias_history(session, task, alias, space=self._space, at=at)
+        return Listing(moves)
 
     def tag(self, name: str, ref: Ref, *, reason: str = "", author: str | None = None) -> Commit:
         """Name a commit of a space, for ever: `ref` is `@cN`, `@latest` or a task version.
@@ -706,7 +709,7 @@ class Registry:
     def tags(self) -> list[Tag]:
         """Return the tags of the scope's space, or of all."""
         with self._context.reading() as session:
-            return aliases.tags(session, space=self._space)
+            return Listing(aliases.tags(session, space=self._space))
 
     def annotate(
         self,

@@ -307,7 +307,8 @@ class Analysis(Shown):
             facts["break-even"] = f"{least} (k / r at 90 % of the energy)"
         beaten = any(forecast.bits_alone < forecast.bits_bound for forecast in self.forecasts)
         return Sheet(
-            title=self.verdict,
+            title=f"what {count(len(self.adapters), 'adapter')} share",
+            text=tuple(statement.text for statement in self.statements),
             facts=tuple(facts.items()),
             tables=(
                 Table.of(

@@ -55,14 +55,17 @@ class Diff(Shown):
     @override
     def sheet(self) -> Sheet:
         tasks = Table.of(
-            {
-                "task": task.task,
-                "status": task.status,
-                "a": task.a or NOTHING,
-                "b": task.b or NOTHING,
-                "change of dW (relative to a)>": optional_percent(task.change),
-            }
-            for task in self.tasks
+            (
+                {
+                    "task": task.task,
+                    "status": task.status,
+                    "a": _version(task.a, task.task),
+                    "b": _version(task.b, task.task),
+                    "change of dW (relative to a)>": optional_percent(task.change),
+                }
+                for task in self.tasks
+            ),
+            spare=("status",),
         )
         members = Table.of(
             {"task": task.task, "member": member, "in a": in_a, "in b": in_b}
@@ -117,6 +120,14 @@ class Outcome(StrEnum):
     LARGE = "beyond resources"
     # a note, or what notes alone refer to: what it said is not known, every version is sound
     REMOVED = "removed"
+
+
+def _version(ref: str | None, task: TaskName) -> str:
+    """Return a version of a task without the name that its row has already."""
+    if ref is None:
+        return NOTHING
+    name, _, version = ref.rpartition("@")
+    return version if name.rpartition("/")[2] == task else ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Commits and what they say of their cost: the log, the report of an adapter, and of a basis."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import overload
+from typing import Final, overload
 
 from typing_extensions import override
 
@@ -14,8 +14,10 @@ from share_registry.values.sheet import (
     Shown,
     Table,
     count,
+    first_and_more,
     first_line,
     measured,
+    metric_pairs,
     optional_percent,
     pairs,
     percent,
@@ -23,6 +25,10 @@ from share_registry.values.sheet import (
     time_text,
     typed_percent,
 )
+
+# Of one commit: tasks and notes that are written out
+_MOST_TASKS: Final = 8
+_MOST_NOTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +72,9 @@ class AdapterReport(Shown):
         before: The error of the version before, where a refit made this one.
         bits_per_parameter, bits_bound: Of all modules, and what Gaussian rows need at least for
             that error without references; None in a log.
+        settings: What the config says of the adapter: base model, r, alpha and targets; empty in a
+            log.
+        untrained: Whether the update it makes is 0, as before training.
     """
 
     derived = ("worst_module",)
@@ -79,16 +88,24 @@ class AdapterReport(Shown):
     notes: tuple[str, ...] = ()
     bound: bool = False
     before: float | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    untrained: bool = False
 
     def __str__(self) -> str:
         """Return it as one line: `error 4.93 % of a 5 % budget, 33 kB for 295 kB`."""
+        return f"{self.fidelity}, {size(self.bytes_added)} for {size(self.raw_bytes)}"
+
+    @property
+    def fidelity(self) -> str:
+        """How near the stored adapter is to the one given: `error 4.93 % of a 5 % budget`."""
+        if self.error == 0:
+            return "untrained (its update is 0), lossless" if self.untrained else "lossless"
         limit = "without a limit"
         if self.budget is not None:
             limit = f"of a {typed_percent(self.budget)} budget"
         before = "" if self.before is None else f" ({percent(self.before)} before)"
         error = f"{'at most ' if self.bound else ''}{percent(self.error, up=self.bound)}"
-        kept = "lossless" if self.error == 0 else f"error {error}{before} {limit}"
-        return f"{kept}, {size(self.bytes_added)} for {size(self.raw_bytes)}"
+        return f"error {error}{before} {limit}"
 
     @property
     def worst_module(self) -> ModuleReport | None:
@@ -151,6 +168,7 @@ class Commit(Shown):
         reports: Task name -> report, for tasks committed, re-expressed or merged.
         detail: What a kind other than absorb did, as a phrase.
         basis: The basis that the commit brought, None where it brought none.
+        aliases: Aliases that the version has now, as `show` says; empty elsewhere.
         created: False where an earlier commit was returned instead of a new one.
     """
 
@@ -171,6 +189,7 @@ class Commit(Shown):
     metrics: Mapping[str, float] = field(default_factory=dict)
     detail: str = ""
     basis: BasisReport | None = None
+    aliases: tuple[str, ...] = ()
     created: bool = True
 
     def __repr__(self) -> str:
@@ -206,18 +225,20 @@ class Commit(Shown):
             "author": self.author,
             "message": self.message,
             "labels": pairs(self.labels),
-            "metrics": pairs(self.metrics),
+            "metrics": metric_pairs(self.metrics),
+            "aliases": ", ".join(self.aliases),
             "detail": self.detail,
         }
         facts = [(name, text) for name, text in about.items() if text]
-        for task, report in self.reports.items():
-            facts += [(task, str(report)), *_rate(report)]
+        if self.report is not None:
+            facts += _adapter_facts(self.report)
+        else:
+            facts += _some_reports(self)
         if self.basis is not None:
             facts.append(("basis", f"{self.basis.digest[:8]}, {_basis(self.basis)}"))
         return Sheet(
-            title=", ".join(self.refs.values()) or self.ref,
+            title=first_and_more([*self.refs.values()]) or self.ref,
             facts=tuple(facts),
-            tables=(_basis_table(self.basis), _module_table(self.reports)),
             notes=_notes(self),
             refs=_refs(self),
         )
@@ -227,7 +248,8 @@ class Commit(Shown):
         """Return what is shown of several; with their spaces, where there are several."""
         several = len({commit.space for commit in commits}) > 1
         table = Table.of(
-            ({"space": commit.space} if several else {}) | _log_row(commit) for commit in commits
+            (({"space": commit.space} if several else {}) | _log_row(commit) for commit in commits),
+            spare=("bytes>", "error>", "kind"),
         )
         return Sheet(
             tables=(table,), refs=tuple(ref for commit in commits for ref in _refs(commit))
@@ -262,15 +284,23 @@ class Log(Shown):
         return Commit.listing(self.commits)
 
 
+def modules_sheet(commit: Commit) -> Sheet:
+    """Return what is said of a commit, and of each of its modules."""
+    return replace(
+        commit.sheet(), tables=(_basis_table(commit.basis), _module_table(commit.reports))
+    )
+
+
 def brief_sheet(commit: Commit) -> Sheet:
     """Return what is said of a commit just made.
 
     Its references with their reports, and where it stands in the log.
     """
-    lines = [
+    several = [
         f"{ref}  {commit.reports[task]}" if task in commit.reports else ref
         for task, ref in commit.refs.items()
     ]
+    lines = [*several[:_MOST_TASKS], *_rest(commit)]
     said = ["dry run: nothing was written"]
     if commit.id:
         said = [f"c{commit.number} {commit.id[:8]}", commit.detail]
@@ -289,8 +319,43 @@ def _rate(report: AdapterReport) -> tuple[tuple[str, str], ...]:
         return ()
     rate = f"{report.bits_per_parameter:.2f} bits per parameter"
     if report.bits_bound is not None:
-        rate += f"; Gaussian rows need {report.bits_bound:.2f} for this error, without references"
+        rate += f" ({report.bits_bound:.2f} for Gaussian rows without references)"
     return (("rate", rate),)
+
+
+def _adapter_facts(report: AdapterReport) -> list[tuple[str, str]]:
+    """Return what the config says of an adapter, how near it is kept, and what it takes."""
+    share = f" ({percent(report.bytes_added / report.raw_bytes)})" if report.raw_bytes else ""
+    return [
+        *report.settings.items(),
+        ("kept", report.fidelity),
+        ("size", f"{size(report.bytes_added)} for {size(report.raw_bytes)}{share}"),
+        *_rate(report),
+    ]
+
+
+def _some_reports(commit: Commit) -> list[tuple[str, str]]:
+    """Return the reports of the first few tasks, and what all come to."""
+    facts = [(task, str(report)) for task, report in commit.reports.items()]
+    return [*facts[:_MOST_TASKS], *(("all", line) for line in _rest(commit))]
+
+
+def _rest(commit: Commit) -> list[str]:
+    """Return what is said of tasks beyond those that are written out, as one line or none."""
+    more = len(commit.refs) - _MOST_TASKS
+    if more <= 0:
+        return []
+    worst = _worst(commit)
+    if worst is None:
+        return [f"and {more} more"]
+    added = sum(report.bytes_added for report in commit.reports.values())
+    raw = sum(report.raw_bytes for report in commit.reports.values())
+    error = measured(worst.error, bound=worst.bound)
+    return [f"and {more} more: {error} at most, {size(added)} for {size(raw)} together"]
+
+
+def _worst(commit: Commit) -> AdapterReport | None:
+    return max(commit.reports.values(), key=lambda report: report.error, default=None)
 
 
 def _basis(basis: BasisReport | None) -> str:
@@ -320,23 +385,29 @@ def _basis_table(basis: BasisReport | None) -> Table:
 
 def _module_table(reports: Mapping[str, AdapterReport]) -> Table:
     return Table.of(
-        ({"task": task} if len(reports) > 1 else {})
-        | {
-            "module": module.module,
-            "side": module.side,
-            "reference": module.reference,
-            "rank>": str(module.rank),
-            "bits/parameter>": f"{module.bits_per_parameter:.2f}",
-            "error>": percent(module.error),
-            "bytes>": size(module.bytes),
-        }
-        for task, report in reports.items()
-        for module in report.modules
+        (
+            ({"task": task} if len(reports) > 1 else {})
+            | {
+                "module": module.module,
+                "side": module.side,
+                "reference": module.reference,
+                "rank>": str(module.rank),
+                "bits/parameter>": f"{module.bits_per_parameter:.2f}",
+                "error>": percent(module.error),
+                "bytes>": size(module.bytes),
+            }
+            for task, report in reports.items()
+            for module in report.modules
+        ),
+        spare=("rank>", "bits/parameter>"),
+        by_ending=True,
     )
 
 
 def _notes(commit: Commit) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(note for report in commit.reports.values() for note in report.notes))
+    notes = [*dict.fromkeys(note for report in commit.reports.values() for note in report.notes)]
+    more = len(notes) - _MOST_NOTES
+    return (*notes[:_MOST_NOTES], f"and {more} more; JSON has them all.") if more > 0 else (*notes,)
 
 
 def _refs(commit: Commit) -> tuple[str, ...]:
@@ -345,11 +416,12 @@ def _refs(commit: Commit) -> tuple[str, ...]:
 
 def _log_row(commit: Commit) -> dict[str, str]:
     reports = commit.reports.values()
-    worst = max(reports, key=lambda report: report.error, default=None)
+    worst = _worst(commit)
     bytes_added = sum(report.bytes_added for report in reports)
     if commit.basis is not None:
         bytes_added += commit.basis.size_bytes or 0
-    subject = commit.detail or ", ".join(ref.partition("/")[2] for ref in commit.refs.values())
+    names = [ref.partition("/")[2] for ref in commit.refs.values()]
+    subject = commit.detail or first_and_more(names)
     return {
         "commit": f"c{commit.number}",
         "id": commit.id[:8],

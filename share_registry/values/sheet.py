@@ -5,44 +5,64 @@ are made to fit a terminal: what says least goes first, references and messages 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 # What stands in a cell that has nothing to say
 NOTHING: Final = "-"
 _GAP: Final = 2
 _SHORTEST: Final = 8
+# Letters of a cell that it should keep while there are columns to spare
+_READABLE: Final = 16
 _FEWEST: Final = 2
+# Names of many that are written out
+_NAMED: Final = 1
 _MINUTES: Final = len("2026-11-16 20:38")
 _ELLIPSIS: Final = "…"
 _UNITS: Final = ("kB", "MB", "GB", "TB")
 
-_DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b")
+_DIGEST: Final = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b")
 
 # Percentages below it have no digit among two decimals
 _SMALLEST: Final = Decimal("0.01")
 
+_T = TypeVar("_T")
 # A header, then its cells
 Column = list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows under headers; a header that ends in `>` is of a column aligned to the right."""
+    """Rows under headers; a header that ends in `>` is of a column aligned to the right.
+
+    Attributes:
+        spare: Headers of columns that a narrow terminal goes without, the first of them first.
+        by_ending: Whether the first column tells its rows apart by their endings.
+    """
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    spare: tuple[str, ...] = ()
+    by_ending: bool = False
 
     @classmethod
-    def of(cls, rows: Iterable[Mapping[str, str]]) -> "Table":
+    def of(
+        cls,
+        rows: Iterable[Mapping[str, str]],
+        *,
+        spare: tuple[str, ...] = (),
+        by_ending: bool = False,
+    ) -> "Table":
         """Return the table of rows that map header to cell, all in one order."""
         listed = [*rows]
         return cls(
             headers=tuple(listed[0]) if listed else (),
             rows=tuple(tuple(row.values()) for row in listed),
+            spare=spare,
+            by_ending=by_ending,
         )
 
 
@@ -52,13 +72,17 @@ class Sheet:
 
     Attributes:
         title: First line, or several.
+        text: Paragraphs, which a terminal breaks between words.
         facts: (name, value) pairs.
+        total: A line beneath the tables: what they come to.
         refs: References in the result: what `share-registry -q` prints of it.
     """
 
     title: str = ""
+    text: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
+    total: str = ""
     notes: tuple[str, ...] = ()
     refs: tuple[str, ...] = ()
 
@@ -87,6 +111,13 @@ class Shown(Protocol):
         return as_html(self.sheet())
 
 
+class Listing(list[_T]):
+    """A list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        return as_html(sheet_of(self)) if self else "<p>none</p>"
+
+
 def sheet_of(value: Any) -> Sheet:
     """Return what is shown of a result, or of a list of results of one type."""
     if isinstance(value, list | tuple) and value and hasattr(value[0], "listing"):
@@ -96,12 +127,14 @@ def sheet_of(value: Any) -> Sheet:
 
 
 def as_text(sheet: Sheet, *, width: int | None = None) -> str:
-    """Return a sheet as aligned text; where a width is given, its tables fit it."""
+    """Return a sheet as aligned text; where a width is given, tables and sentences fit it."""
     parts = [printable(sheet.title)] if sheet.title else []
+    parts += [_wrapped(paragraph, width) for paragraph in sheet.text]
     longest = max((len(name) for name, _ in sheet.facts), default=0)
     parts += [f"  {name:<{longest}}  {printable(value)}" for name, value in sheet.facts]
     parts += [align(table, width=width) for table in sheet.tables if table.rows]
-    parts += [f"note: {printable(note)}" for note in sheet.notes]
+    parts += [printable(sheet.total)] if sheet.total else []
+    parts += [_wrapped(f"note: {note}", width) for note in sheet.notes]
     return "\n".join(parts)
 
 
@@ -110,8 +143,10 @@ def as_html(sheet: Sheet) -> str:
     from html import escape
 
     parts = [f"<p><strong>{escape(sheet.title)}</strong></p>"] if sheet.title else []
+    parts += [f"<p>{escape(paragraph)}</p>" for paragraph in sheet.text]
     tables = (Table(headers=("", ""), rows=sheet.facts), *sheet.tables)
     parts += [_html_table(table) for table in tables if table.rows]
+    parts += [f"<p>{escape(sheet.total)}</p>"] if sheet.total else []
     parts += [f"<p>{escape(note)}</p>" for note in sheet.notes]
     return f"<div>{''.join(parts)}</div>"
 
@@ -123,7 +158,7 @@ def align(table: Table, *, width: int | None = None) -> str:
         for header, *cells in zip(table.headers, *table.rows, strict=True)
     ]
     if width is not None:
-        columns = _fit(columns, width)
+        columns = _fit(columns, width, table)
     rows = zip(*map(_pad, columns), strict=True)
     return "\n".join(shorten("  ".join(row).rstrip(), width) for row in rows)
 
@@ -197,13 +232,25 @@ def short_ids(text: str) -> str:
 
 
 def pairs(values: Mapping[str, object]) -> str:
-    """Return labels or metrics as `name=value, ...`."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
+    """Return labels or metrics as `name=value, ...`, a sha by its first digits."""
+    return ", ".join(f"{name}={short_ids(str(value))}" for name, value in sorted(values.items()))
+
+
+def metric_pairs(metrics: Mapping[str, float]) -> str:
+    """Return metrics as `name=number, ...`, with as many digits as people read."""
+    return pairs({name: f"{value:.6g}" for name, value in metrics.items()})
 
 
 def count(number: int, singular: str, plural: str = "") -> str:
     """Return a number of things: `1 task`, `2 tasks`."""
     return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
+
+
+def first_and_more(names: Sequence[str]) -> str:
+    """Return many names as the first of them and how many more: `cola@v1 and 399 more`."""
+    if len(names) <= _NAMED + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
 def first_line(message: str) -> str:
@@ -226,11 +273,11 @@ def _html_table(table: Table) -> str:
     return f"<table>{head}<tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
 
 
-def _fit(columns: list[Column], width: int) -> list[Column]:
+def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
     """Make columns fit: what says least goes first.
 
-    Empty columns, then ids, then seconds; then the longest cells are shortened; then columns
-    before the last are left out.
+    Empty columns, then ids, then seconds; then columns to spare, until what is left is readable;
+    then the longest cells are shortened; then columns before the last are left out.
     """
     if _excess(columns, width) > 0:
         columns = [column for column in columns if not {*column[1:]} <= {"", NOTHING}]
@@ -238,6 +285,12 @@ def _fit(columns: list[Column], width: int) -> list[Column]:
         columns = [column for column in columns if column[0] != "id"]
     if _excess(columns, width) > 0:
         columns = [*map(_without_seconds, columns)]
+    for header in table.spare:
+        if _least_width(columns) <= width:
+            break
+        columns = [column for column in columns if column[0] != header]
+    if table.by_ending:
+        columns = [_shorten_front(columns[0], _excess(columns, width)), *columns[1:]]
     columns = _shorten_widest(columns, width, range(1, len(columns) - 1))
     columns = _shorten_widest(columns, width, range(1, len(columns)))
     while _excess(columns, width) > 0 and len(columns) > _FEWEST:
@@ -260,6 +313,39 @@ def _excess(columns: list[Column], width: int) -> int:
     return sum(map(_width, columns)) + _GAP * (len(columns) - 1) - width
 
 
+def _least_width(columns: list[Column]) -> int:
+    """Return the width of columns whose texts, but for the first, are as short as is readable."""
+    first, *others = columns
+    widths = [
+        min(_width(column), _READABLE) if _is_text(column) else _width(column) for column in others
+    ]
+    return _width(first) + sum(widths) + _GAP * len(others)
+
+
+def _is_text(column: Column) -> bool:
+    return not column[0].endswith((">", "(UTC)"))
+
+
+def _shorten_front(column: Column, excess: int) -> Column:
+    """Shorten cells at their beginning, by so many letters of the longest."""
+    if excess <= 0:
+        return column
+    most = max(_width(column) - excess, _READABLE)
+    return [
+        cell if len(cell) <= most else f"{_ELLIPSIS}{cell[len(cell) - most + 1 :]}"
+        for cell in column
+    ]
+
+
+def _wrapped(paragraph: str, width: int | None) -> str:
+    from textwrap import fill
+
+    text = printable(paragraph)
+    if width is None:
+        return text
+    return fill(text, max(width, _READABLE), break_long_words=False, break_on_hyphens=False)
+
+
 def _without_seconds(column: Column) -> Column:
     if not column[0].endswith("(UTC)"):
         return column
@@ -270,7 +356,7 @@ def _shorten_widest(columns: list[Column], width: int, free: range) -> list[Colu
     """Shorten the widest of the free columns of text until all fit or none can be shorter."""
     limits = [*map(_width, columns)]
     least = [max(len(column[0]), _SHORTEST) for column in columns]
-    texts = [index for index in free if not columns[index][0].endswith((">", "(UTC)"))]
+    texts = [index for index in free if _is_text(columns[index])]
     for _ in range(_excess(columns, width)):
         longer = [index for index in texts if limits[index] > least[index]]
         if not longer:

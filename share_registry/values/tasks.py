@@ -13,8 +13,10 @@ from share_registry.values.sheet import (
     Sheet,
     Shown,
     Table,
+    count,
     first_line,
     measured,
+    metric_pairs,
     pairs,
     size,
     time_text,
@@ -24,7 +26,12 @@ from share_registry.values.sheet import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceSummary:
-    """One space as listed by `spaces()`."""
+    """One space as listed by `spaces()`.
+
+    Attributes:
+        bytes_added: Bytes of the objects that its versions brought, bases apart.
+        raw_bytes: Bytes of the tensor files of all its versions.
+    """
 
     name: SpaceName
     base_model: str
@@ -40,6 +47,8 @@ class SpaceSummary:
     tasks: int
     commits: int
     time: datetime
+    bytes_added: int = 0
+    raw_bytes: int = 0
 
     @property
     def policy(self) -> Policy:
@@ -52,20 +61,26 @@ class SpaceSummary:
         return Sheet(
             tables=(
                 Table.of(
-                    {
-                        "space": space.name,
-                        "base model": _base_model(space.base_model, space.base_revision),
-                        "tasks>": str(space.tasks),
-                        "commits>": str(space.commits),
-                        "budget>": typed_percent(space.budget)
-                        if space.k is None
-                        else f"none, k {space.k}",
-                        "keeps originals": "yes" if space.keep_original else "no",
-                        "last commit (UTC)": time_text(space.time),
-                    }
-                    for space in spaces
+                    (
+                        {
+                            "space": space.name,
+                            "base model": _base_model(space.base_model, space.base_revision),
+                            "tasks>": str(space.tasks),
+                            "commits>": str(space.commits),
+                            "budget>": typed_percent(space.budget)
+                            if space.k is None
+                            else f"none, k {space.k}",
+                            "bytes>": size(space.bytes_added),
+                            "raw>": size(space.raw_bytes),
+                            "keeps originals": "yes" if space.keep_original else "no",
+                            "last commit (UTC)": time_text(space.time),
+                        }
+                        for space in spaces
+                    ),
+                    spare=("keeps originals", "last commit (UTC)", "raw>", "budget>"),
                 ),
             ),
+            total=_total_of_spaces(spaces),
             refs=tuple(space.name for space in spaces),
         )
 
@@ -103,24 +118,28 @@ class Task(Shown):
         return Sheet(
             tables=(
                 Table.of(
-                    {
-                        "task": task.ref,
-                        "commit": f"c{task.number}",
-                        "time (UTC)": time_text(task.time),
-                        "error>": measured(task.error, bound=task.bound),
-                        "bytes>": size(task.bytes_added),
-                        "raw>": size(task.raw_bytes),
-                        "aliases": ", ".join(
-                            f"{alias}->v{version}"
-                            for alias, version in sorted(task.aliases.items())
-                        )
-                        or NOTHING,
-                        "labels": pairs(task.labels) or NOTHING,
-                        "metrics": pairs(task.metrics) or NOTHING,
-                    }
-                    for task in tasks
+                    (
+                        {
+                            "task": task.ref,
+                            "commit": f"c{task.number}",
+                            "time (UTC)": time_text(task.time),
+                            "error>": measured(task.error, bound=task.bound),
+                            "bytes>": size(task.bytes_added),
+                            "raw>": size(task.raw_bytes),
+                            "aliases": ", ".join(
+                                f"{alias}->v{version}"
+                                for alias, version in sorted(task.aliases.items())
+                            )
+                            or NOTHING,
+                            "labels": pairs(task.labels) or NOTHING,
+                            "metrics": metric_pairs(task.metrics) or NOTHING,
+                        }
+                        for task in tasks
+                    ),
+                    spare=("commit", "raw>", "labels", "time (UTC)", "bytes>"),
                 ),
             ),
+            total=_total(tasks),
             refs=tuple(task.ref for task in tasks),
         )
 
@@ -185,6 +204,18 @@ class Lineage(Shown):
             tables=(table,),
             refs=tuple(node.ref for node in self.nodes),
         )
+
+
+def _total(tasks: Sequence[Task]) -> str:
+    added = size(sum(task.bytes_added for task in tasks))
+    raw = size(sum(task.raw_bytes for task in tasks))
+    return f"{count(len(tasks), 'task')}: {added} for {raw}" if len(tasks) > 1 else ""
+
+
+def _total_of_spaces(spaces: Sequence[SpaceSummary]) -> str:
+    added = size(sum(space.bytes_added for space in spaces))
+    raw = size(sum(space.raw_bytes for space in spaces))
+    return f"{count(len(spaces), 'space')}: {added} for {raw}" if len(spaces) > 1 else ""
 
 
 def _base_model(label: str, revision: str | None) -> str:

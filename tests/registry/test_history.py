@@ -88,7 +88,6 @@ FILTERS: dict[str, tuple[dict[str, object], list[int]]] = {
     "before a reference": ({"before": "@release"}, [2, 1]),
     "before a version": ({"before": "cola@v2"}, [2, 1]),
     "before everything": ({"before": 1}, []),
-    "before far away": ({"before": 10**30, "limit": 1}, [16]),
     "a page of a task": ({"task": "cola", "limit": 2, "before": 11}, [8, 7]),
 }
 

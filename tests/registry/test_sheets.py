@@ -9,9 +9,9 @@ import pytest
 from share_registry.names import CommitNumber, Digest, SpaceName
 from share_registry.values import commits, sheet
 from share_registry.values.checks import Diff, Export, Finding, VerifyReport
-from share_registry.values.commits import AdapterReport, Commit, Log, ModuleReport
+from share_registry.values.commits import AdapterReport, Commit, Log, ModuleReport, modules_sheet
 from share_registry.values.references import ResolvedReference
-from share_registry.values.sheet import Table, align
+from share_registry.values.sheet import Table, align, as_text
 from share_registry.values.tasks import Lineage, LineageNode
 
 REPORT = AdapterReport(
@@ -136,10 +136,10 @@ def test_a_commit_has_a_short_repr_and_a_full_text() -> None:
         COMMIT.id,
         "2026-11-16 20:38:05 UTC",
         "<ada>",
-        "rows of c2",
         "note: optimizer.pt was not kept",
     ):
         assert part in str(COMMIT)
+    assert "rows of c2" in as_text(modules_sheet(COMMIT))
 
 
 def test_a_log_is_a_sequence_and_prints_as_a_table() -> None:

@@ -1,8 +1,9 @@
 """Spaces, aliases and tags as they stand now, or stood at any commit."""
 
+from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, as_of, number_at
@@ -14,11 +15,14 @@ from share_registry.catalog.tables import (
     SpaceRow,
     TagRow,
     TaskNameRow,
+    VersionRow,
     is_commit_of,
     names_task_of,
+    task_of,
 )
 from share_registry.errors import NotFoundError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
+from share_registry.values.commits import Commit
 from share_registry.values.references import Alias, AliasMove, Tag
 from share_registry.values.tasks import SpaceSummary
 
@@ -33,13 +37,20 @@ def space_summary(session: Session, name: str) -> SpaceSummary:
     """Return one space. Raises InvalidInputError, NotFoundError, FormatError."""
     space = space_of(session, name)
     lookups.require_newest(session, space)
-    return next(summary for summary in _summaries(session) if summary.name == space)
+    return _summaries(session, name=space)[0]
 
 
-def _summaries(session: Session) -> list[SpaceSummary]:
-    query = select(SpaceRow.table, CommitRow.time).join(
+def _summaries(session: Session, *, name: SpaceName | None = None) -> list[SpaceSummary]:
+    query = select(
+        SpaceRow.table,
+        CommitRow.time,
+        _sum_of(VersionRow.added_bytes).label("bytes_added"),
+        _sum_of(VersionRow.raw_bytes).label("raw_bytes"),
+    ).join(
         CommitRow.table, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
     )
+    if name is not None:
+        query = query.where(SpaceRow.name == name)
     return [
         SpaceSummary(
             name=SpaceName(row.name),
@@ -56,6 +67,8 @@ def _summaries(session: Session) -> list[SpaceSummary]:
             tasks=row.live,
             commits=row.head,
             time=datetime.fromisoformat(row.time),
+            bytes_added=int(row.bytes_added),
+            raw_bytes=int(row.raw_bytes),
         )
         for row in session.execute(query.order_by(SpaceRow.name))
     ]
@@ -104,6 +117,19 @@ def aliases(
         )
         for row in session.execute(query.order_by(AliasRow.space, TaskNameRow.name, AliasRow.name))
     ]
+
+
+def with_aliases(session: Session, commit: Commit) -> Commit:
+    """Add to a commit of one version the aliases that it has now."""
+    if commit.task is None:
+        return commit
+    query = select(AliasRow.name).where(
+        AliasRow.space == commit.space,
+        AliasRow.task == task_of(commit.space, commit.task),
+        AliasRow.version == commit.version,
+        AliasRow.until.is_(None),
+    )
+    return replace(commit, aliases=tuple(session.scalars(query.order_by(AliasRow.name))))
 
 
 def alias_history(
@@ -184,3 +210,13 @@ def tags(session: Session, *, space: str | None = None) -> list[Tag]:
         )
         for row in session.execute(query)
     ]
+
+
+def _sum_of(column: ColumnElement[int]) -> ColumnElement[int]:
+    """Return the sum of a column of the versions of a space."""
+    return (
+        select(func.coalesce(func.sum(column), 0))
+        .where(VersionRow.space == SpaceRow.name)
+        .correlate(SpaceRow.table)
+        .scalar_subquery()
+    )

@@ -106,6 +106,7 @@ def _read_about(
                 notes=row.remarks,
                 bound=row.bound,
                 before=row.before,
+                untrained=row.norm == 0,
             )
     # sorted here: asked to sort, a database might follow the key instead of the numbers
     for since, _, name, value in sorted(session.execute(_LABELS, asked)):
@@ -126,6 +127,7 @@ def _select_touched() -> Select[Any]:
         select(TouchRow.number, TouchRow.version, TaskNameRow.name)
         .add_columns(VersionRow.error, VersionRow.budget, VersionRow.bound, VersionRow.before)
         .add_columns(VersionRow.added_bytes, VersionRow.raw_bytes, VersionRow.remarks)
+        .add_columns(VersionRow.norm)
         .outerjoin(TaskNameRow.table, names_task_of(TouchRow))
         .outerjoin(VersionRow.table, absorbed)
         .where(TouchRow.space == SPACE, TouchRow.number.in_(_NUMBERS))

@@ -20,7 +20,7 @@ from share_registry.catalog.queries.resolution import (
     spaces_in_scope,
     spaces_of_task,
 )
-from share_registry.catalog.sql import MOST, Session, clean
+from share_registry.catalog.sql import Session, clean
 from share_registry.catalog.tables import CommitRow, TouchRow, task_of
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.names import SpaceName, near_misses, split_task
@@ -160,14 +160,15 @@ def _anchor(
         # the commit itself: what it speaks of may have been made by an earlier one
         before = f"{before.space}/@c{before.number}"
     if isinstance(before, int):
+        spaces = lookups.space_names(session)
         ensure(
-            space is not None or len(lookups.space_names(session)) == 1,
+            space is not None or len(spaces) == 1,
             InvalidInputError(
                 f"before={before} without a space is a commit of no space.",
                 hint="Name the space, or give a reference such as base/@c12.",
             ),
         )
-        return None, min(before, MOST), ""
+        before = f"{space or spaces[0]}/@c{before}"
     anchor = resolve(session, f"@{before}" if _NUMBER.fullmatch(before) else before, space=space)
     ensure(
         space in (None, anchor.space),

@@ -8,7 +8,8 @@ import click
 from share_registry.cli.output import Printed, emit, watching
 from share_registry.cli.verb import commit_of, free_verb, label_option, session, verb
 from share_registry.errors import ShareRegistryError
-from share_registry.values.sheet import count
+from share_registry.values.commits import modules_sheet
+from share_registry.values.sheet import count, percent
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
@@ -50,6 +51,7 @@ def checkout(
         },
         refs=(adapter.ref or ref,),
         detailed=True,
+        shown={} if adapter.error is None else {"error": percent(adapter.error)},
     )
 
 
@@ -119,9 +121,15 @@ def log(registry: "Registry", /, *, limit: int, **options: Any) -> object:
 
 @verb("r")
 @click.argument("ref")
-def show(registry: "Registry", /, ref: str) -> object:
-    """Show the commit of REF and its report."""
-    return registry.show(ref)
+@click.option("--modules", is_flag=True, help="Also list its modules.")
+def show(registry: "Registry", /, ref: str, *, modules: bool) -> None:
+    """Show the commit of REF and its report.
+
+    \b
+    share-registry show cola@prod --modules
+    """
+    commit = registry.show(ref)
+    emit(commit, session(), sheet=modules_sheet(commit) if modules else None)
 
 
 @verb("r")

@@ -1,12 +1,15 @@
 """The report of one adapter, from its stored form alone: at commit as at any later look."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.rate_distortion import bound
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
+from share_registry.errors import NotFoundError
+from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
 from share_registry.exchange.tensors import factor_positions
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
@@ -15,6 +18,11 @@ from share_registry.registry.checkout.factored import read_factored
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.stored import StoredAdapter, StoredSide
 from share_registry.values.commits import AdapterReport, BasisModuleReport, Commit, ModuleReport
+from share_registry.values.sheet import count
+from share_registry.values.task_version import TaskVersion
+
+# Target modules that are written out
+_TARGETS: Final = 8
 
 
 def with_details(
@@ -56,6 +64,7 @@ def with_details(
     )
     return replace(
         report,
+        untrained=report.untrained and bool(shapes),
         modules=modules,
         bits_per_parameter=bits / parameters if parameters else None,
         bits_bound=bound(decoded, budget=report.error) if report.error > 0 else None,
@@ -81,6 +90,20 @@ def with_modules(context: Context, commit: Commit, task: str | None = None) -> C
             for name, report in commit.reports.items()
         },
     )
+
+
+def describe_config(config: Mapping[str, object]) -> dict[str, str]:
+    """Return what a config says of an adapter, for people: base model, r, alpha and targets."""
+    targets = config.get("target_modules") or config.get("target_parameters") or ""
+    names = [targets] if isinstance(targets, str) else sorted(map(str, iter(targets)))  # type: ignore[call-overload]
+    more = f" and {len(names) - _TARGETS} more" if len(names) > _TARGETS else ""
+    said = {
+        "base": config.get("base_model_name_or_path"),
+        "r": _with_patterns(config, "r", "rank_pattern"),
+        "alpha": _with_patterns(config, "lora_alpha", "alpha_pattern"),
+        "targets": f"{', '.join(names[:_TARGETS])}{more}",
+    }
+    return {name: str(value) for name, value in said.items() if value}
 
 
 def source_name(session: Session, space: str, digest: Digest) -> str:
@@ -130,6 +153,28 @@ def _references(side: StoredSide, names: Sequence[str]) -> str:
     return " + ".join(parts) or "none"
 
 
+def _with_patterns(config: Mapping[str, object], name: str, patterns: str) -> str:
+    """Return a number of a config, and for how many patterns it is another."""
+    value, others = config.get(name), config.get(patterns)
+    if value is None:
+        return ""
+    kinds = [kind for kind in ("use_rslora", "use_dora") if config.get(kind) and name == "r"]
+    parts = [str(value), *(kind.removeprefix("use_") for kind in kinds)]
+    if isinstance(others, Mapping) and others:
+        parts.append(f"{count(len(others), 'pattern')} with another")
+    return ", ".join(parts)
+
+
+def _settings(context: Context, row: TaskVersion) -> dict[str, str]:
+    """Return what the config of a stored version says; nothing where it was removed."""
+    try:
+        return describe_config(
+            parse_config(context.store.get(Digest(str(row.config_digest)), limit=MAX_CONFIG_BYTES))
+        )
+    except NotFoundError:
+        return {}
+
+
 def _with_stored_details(
     context: Context, commit: Commit, task: str, report: AdapterReport
 ) -> AdapterReport:
@@ -141,7 +186,7 @@ def _with_stored_details(
     return with_details(
         context,
         commit.space,
-        report,
+        replace(report, settings=_settings(context, row)),
         opened.stored,
         opened.layout,
         read_factored(context, row).pairs,

@@ -31,7 +31,7 @@ from share_registry.format.records import (
 )
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.registry.arguments import CommitOptions
-from share_registry.registry.checkout.reports import source_name, with_details
+from share_registry.registry.checkout.reports import describe_config, source_name, with_details
 from share_registry.registry.commands.coding import (
     COARSE,
     choose_references,
@@ -193,6 +193,8 @@ def encode_adapter(
                 bytes_added=0,
                 raw_bytes=adapter.raw_bytes,
                 notes=adapter.remarks,
+                settings=describe_config(adapter.config),
+                untrained=bool(pairs) and norm(pairs) == 0,
             ),
             coded.stored,
             adapter.layout,

@@ -55,14 +55,12 @@ def check_texts(options: CommitOptions | RefitOptions) -> None:
 def check_labels(labels: Mapping[str, str]) -> None:
     """Check label names and values. Raises InvalidInputError."""
     for name, value in labels.items():
+        _check_name("label", name)
         ensure(
-            isinstance(name, str)
-            and isinstance(value, str)
-            and 1 <= len(name) <= 128
-            and len(value) <= 4096,
+            isinstance(value, str) and len(value) <= 4096,
             InvalidInputError(
-                f"label {_short(name)}={_short(value)} is not a short name and a text.",
-                hint="Names have at most 128 characters, values 4096.",
+                f"label {_short(name)}={_short(value)} is not a text of at most 4096 characters.",
+                hint="Shorten it, or keep the text in a file of the adapter's directory.",
             ),
         )
 
@@ -73,11 +71,12 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         # neither infinite, nor NaN, nor a whole number past float64
         is_finite = is_number and abs(value) <= float_info.max
+        _check_name("metric", name)
         ensure(
-            isinstance(name, str) and 1 <= len(name) <= 128 and is_finite,
+            is_finite,
             InvalidInputError(
-                f"metric {_short(name)}={_short(value)} is not a short name and a finite number.",
-                hint="Names have at most 128 characters.",
+                f"metric {_short(name)}={_short(value)} is not a finite number.",
+                hint="Leave it out, or say what happened in a label or the message.",
             ),
         )
 
@@ -181,6 +180,16 @@ def commit_of_unchanged(
     number = numbers.pop()
     _warn_unrecorded(space, number, options)
     return number
+
+
+def _check_name(kind: str, name: object) -> None:
+    ensure(
+        isinstance(name, str) and 1 <= len(name) <= 128,
+        InvalidInputError(
+            f"{kind} name {_short(name)} is not a text of 1 to 128 characters.",
+            hint="Give it a short name.",
+        ),
+    )
 
 
 def _short(value: object) -> str:
