@@ -35,7 +35,10 @@ _SHARDS: Final = (
     "Gather the shards before saving (DeepSpeed GatheredParameters, FSDP summon_full_params),"
     " then commit again."
 )
-_DORA: Final = 'Set "use_dora": true in adapter_config.json if it was trained with DoRA.'
+_DORA: Final = (
+    'Set "use_dora": true in adapter_config.json if PEFT trained it; torchtune lays the magnitudes'
+    " of q_proj and k_proj in another order, so take its merged weights instead."
+)
 _SAVE_AGAIN: Final = "Save the adapter with PeftModel.save_pretrained and commit that directory."
 
 
@@ -65,6 +68,14 @@ def layout_of(
     halves = _find_halves(tensors)
     for tensor in tensors:
         _check_key(tensor.key, halves)
+        ensure(
+            0 not in tensor.shape,
+            InvalidInputError(
+                f"{tensor.key!r} has shape {tensor.shape}, expected no empty dimension: an"
+                " ungathered shard.",
+                hint=_SHARDS,
+            ),
+        )
     roles = roles_of(
         settings, {name: tensors[min(sides.items())[1]] for name, sides in halves.items()}
     )
@@ -223,10 +234,10 @@ def _form(a: TensorSpec, experts: int) -> Form:
 def _check_shapes(a: TensorSpec, b: TensorSpec) -> None:
     for spec in (a, b):
         ensure(
-            len(spec.shape) >= 2 and 0 not in spec.shape,
+            len(spec.shape) >= 2,
             InvalidInputError(
-                f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions and no"
-                " empty one: an ungathered shard.",
+                f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions: an"
+                " ungathered shard.",
                 hint=_SHARDS,
             ),
         )

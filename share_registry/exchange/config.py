@@ -27,7 +27,7 @@ _MAX_EXPRESSION_LENGTH: Final = 16_384
 _MAX_REPETITIONS: Final = 6
 # What "all-linear" leaves out, by their usual names.
 _HEADS: Final = frozenset({"lm_head"})
-_CLASSIFIERS: Final = frozenset({"score", "classifier"})
+CLASSIFIERS: Final = frozenset({"score", "classifier"})
 _ANY_LAYER: Final = re.compile(r".*?\.[^.]*\.(?P<index>\d+)\.")
 
 # One member of rank_pattern or alpha_pattern: an expression over module paths, its value.
@@ -136,7 +136,7 @@ def _targets(config: Mapping[str, object]) -> Targets:
     return Targets(
         modules=None if is_open else paths["target_modules"],
         is_all_linear=is_all_linear,
-        heads=_HEADS | (_CLASSIFIERS if config.get("task_type") == "SEQ_CLS" else frozenset()),
+        heads=_HEADS | (CLASSIFIERS if config.get("task_type") == "SEQ_CLS" else frozenset()),
         excluded=paths["exclude_modules"] or frozenset(),
         saved=tuple(
             _compile("modules_to_save", rf"(^|.*\.){name}($|\..*)")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from share_registry.errors import InvalidInputError, RefusedError, ensure
-from share_registry.exchange.config import CONFIG_FILE, DEFAULT_ALPHA, DEFAULT_RANK
+from share_registry.exchange.config import CONFIG_FILE, DEFAULT_ALPHA, DEFAULT_RANK, names_in
 
 _SAFE_INITS: Final = {"gaussian", "eva", "orthogonal", "mica"}
 # Initializations that rewrite the base model and that PEFT can subtract.
@@ -61,6 +61,13 @@ _CONVERTED_TYPES: Final = frozenset({
     "TINYLORA", "UNILORA", "VBLORA", "VERA", "WAVEFT",
 })
 # fmt: on
+_TORCHTUNE_FIELDS: Final = {
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "peft_type",
+    "base_model_name_or_path",
+}
 # What diffusers writes into a tensor file's header, and the fields of it that change dW.
 _HEADER_CONFIG: Final = "lora_adapter_metadata"
 _HEADER_FIELDS: Final = (
@@ -165,9 +172,19 @@ def config_remarks(config: Mapping[str, object]) -> list[str]:
         " load the adapter: kept in the config, null in the portable form.": (
             is_foreign_library(config)
         ),
+        "the config has the fields that torchtune writes: if the base model is a Qwen2, its export"
+        " has q_proj and k_proj in a wrong order, for every reader (merge it in torchtune).": (
+            config.keys() <= _TORCHTUNE_FIELDS
+            and not {"q_proj", "k_proj"}.isdisjoint(names_in(config, "target_modules"))
+            and _may_be_qwen(str(config.get("base_model_name_or_path") or ""))
+        ),
         f"unknown config fields, kept verbatim: {listed}.": unknown,
     }
     return [remark for remark, applies in remarks.items() if applies]
+
+
+def _may_be_qwen(label: str) -> bool:
+    return not label or "qwen" in label.lower()
 
 
 def _hint_for_type(peft_type: str) -> str:

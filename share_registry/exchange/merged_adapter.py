@@ -19,9 +19,11 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE, names_in, parse_config
 from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.key_layouts import rename_modules, renamed_modules
 from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_directory import source_digest
-from share_registry.exchange.servers import TRAINING_ONLY, targets_of
+from share_registry.exchange.selection import layout_roles
+from share_registry.exchange.servers import TRAINING_ONLY, name_targets
 from share_registry.exchange.tensors import DTYPES, TORCH, item_of, pad_rows, tensors_of
 from share_registry.format.layout import FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.records import Source
@@ -73,6 +75,7 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     if len(parts) == 1 and parts[0].weight == 1:
         return parts[0].adapter
     parts = [replace(part, adapter=normal_form(part.adapter)[0]) for part in parts]
+    parts, assumed = _in_one_layout(parts)
     _check(parts)
     modules = [{pair.module: pair for pair in part.adapter.factor_pairs()} for part in parts]
     weights = [part.weight for part in parts]
@@ -85,7 +88,39 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     layout = _layout(parts, rank, passengers)
     padded = [pad_rows(rows[shape.module], rank) for shape in layout.modules()]
     merged = passengers | tensors_of(layout, padded)
-    return _assemble(parts, layout, {spec.key: merged[spec.key] for spec in layout.tensors}, rank)
+    tensors = {spec.key: merged[spec.key] for spec in layout.tensors}
+    adapter = _assemble(parts, layout, tensors, rank)
+    return replace(adapter, remarks=(*assumed, *_alone(parts, passengers), *adapter.remarks))
+
+
+def _in_one_layout(parts: Sequence[WeightedAdapter]) -> tuple[list[WeightedAdapter], list[str]]:
+    """Return the parts with the modules of one model under one name, and what that assumes."""
+    modules = {factor.module for part in parts for factor in part.adapter.layout.factors}
+    named, remarks = [], []
+    for part in parts:
+        names = renamed_modules(part.adapter, modules)
+        named.append(
+            replace(part, adapter=rename_modules(part.adapter, [*names.items()])) if names else part
+        )
+        remarks += [
+            f"{part.ref}: {len(names)} modules, such as {old}, are taken for those of the later"
+            f" key layout, {new}, as PEFT does when it loads them."
+            for old, new in [*names.items()][:1]
+        ]
+    return named, remarks
+
+
+def _alone(parts: Sequence[WeightedAdapter], passengers: Mapping[str, torch.Tensor]) -> list[str]:
+    """Say which tensors beside the factors come from some parts alone."""
+    holders = {
+        key: [part.ref for part in parts if key in part.adapter.tensors] for key in passengers
+    }
+    alone = {key: refs for key, refs in holders.items() if len(refs) < len(parts)}
+    return [
+        f"{len(alone)} tensors beside the factors, such as {key}, are taken from"
+        f" {', '.join(refs)} alone, whole: the others leave the base model's own."
+        for key, refs in [*alone.items()][:1]
+    ]
 
 
 def _check(parts: Sequence[WeightedAdapter]) -> None:
@@ -243,8 +278,16 @@ def _widen(first: TensorSpec, spec: TensorSpec, ref: str) -> TensorSpec:
 def _assemble(
     parts: Sequence[WeightedAdapter], layout: Layout, tensors: dict[str, torch.Tensor], rank: int
 ) -> Adapter:
-    config = _config(parts, layout, rank)
+    config = _config(parts, rank)
     text = json.dumps(config, indent=2, sort_keys=True).encode()
+    idle = [role.path for role in layout_roles(config, layout) if role.scale != 1]
+    ensure(
+        not idle,
+        RefusedError(
+            f"no config selects {', '.join(idle[:3])} of the merged adapter at scale 1.",
+            hint=_HINT,
+        ),
+    )
     # what is committed must be readable: refuse a config larger than any reader accepts
     parse_config(text, name=f"{CONFIG_FILE} of the merged adapter")
     attachments = _common_attachments(parts)
@@ -282,7 +325,7 @@ def _common_attachments(parts: Sequence[WeightedAdapter]) -> dict[str, bytes]:
     }
 
 
-def _config(parts: Sequence[WeightedAdapter], layout: Layout, rank: int) -> dict[str, object]:
+def _config(parts: Sequence[WeightedAdapter], rank: int) -> dict[str, object]:
     """Return the first part's config at one rank and scale 1, with what the others target."""
     configs = [part.adapter.config for part in parts]
     config = dict(configs[0]) | {
@@ -293,7 +336,13 @@ def _config(parts: Sequence[WeightedAdapter], layout: Layout, rank: int) -> dict
     )
     is_listed = all(isinstance(own.get("target_modules"), list) for own in configs)
     targets = _names_in_any(configs, "target_modules") if is_listed and not is_narrowed else None
-    config["target_modules"] = targets_of(config | {"target_modules": targets}, layout)
+    paths = {
+        role.path
+        for own in parts
+        for role in layout_roles(own.adapter.config, own.adapter.layout)
+        if not role.is_parameter
+    }
+    config["target_modules"] = name_targets(sorted(paths), targets)
     saved = _names_in_any(configs, "modules_to_save")
     if saved:
         config["modules_to_save"] = saved

@@ -91,10 +91,9 @@ def reading_remarks(config: Mapping[str, object], layout: Layout) -> list[str]:
         f"PEFT {version} wrote the experts' factors transposed to PEFT since {SWAPPED_SINCE}, which"
         " computes another function with these files; portable exports and merges are as trained"
         " (assumed: a module without is_transposed).": swapped,
-        f"PEFT {version} wrote the experts' factors, and by their shapes the model stores experts"
-        " input first: assumed is a module with is_transposed, which PEFT reads alike since.": (
-            old and has_experts and not swapped
-        ),
+        f"peft_version is {version}, but by their shapes the experts' factors lie as in PEFT since"
+        f" {SWAPPED_SINCE} (a module with is_transposed, or converted by a later release): assumed"
+        " to be so.": (old and has_experts and not swapped),
         f"{CONFIG_FILE} has no peft_version: its experts' factors are assumed to lie as in PEFT"
         f" since {SWAPPED_SINCE}.": has_experts and not version,
         "the columns of the experts' lora_B are grouped by expert (Unsloth), which PEFT reads as"

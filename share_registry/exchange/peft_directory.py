@@ -46,7 +46,7 @@ from share_registry.exchange.config import (
 from share_registry.exchange.config_checks import config_remarks, header_remarks, refuse_unsafe
 from share_registry.exchange.normal_form import reading_remarks
 from share_registry.exchange.other_formats import name_format
-from share_registry.exchange.selection import module_scales
+from share_registry.exchange.selection import absent_heads, module_scales
 from share_registry.exchange.tensors import check_finite, item_of, tensor_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import Json, dump, sha256
@@ -244,10 +244,20 @@ def _assemble(
             *header_remarks(config, metadata),
             *remarks,
             *reading_remarks(config, layout),
+            *_absent_heads(config, layout),
             *_zeros(layout, tensors),
             *([f"{len(keep)} tied factor pairs are kept verbatim."] if keep else []),
         ),
     )
+
+
+def _absent_heads(config: Mapping[str, object], layout: Layout) -> list[str]:
+    absent = absent_heads(config, [layout.tensors[place].key for place in layout.passengers])
+    return [
+        f"modules_to_save names {', '.join(absent)}, of which there is no tensor: PEFT does not"
+        " load the adapter into a model that has such a module."
+        for _ in absent[:1]
+    ]
 
 
 def _describe(

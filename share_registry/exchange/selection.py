@@ -17,14 +17,23 @@ shapes decide, then the order of transformers' experts.
 """
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Final
 
 from share_registry.errors import RefusedError
-from share_registry.exchange.config import CONFIG_FILE, Paths, Settings, Targets, settings_of
+from share_registry.exchange.config import (
+    CLASSIFIERS,
+    CONFIG_FILE,
+    Paths,
+    Settings,
+    Targets,
+    names_in,
+    settings_of,
+)
 from share_registry.format.layout import Layout, TensorSpec
 
 # What modules of experts call their parameters, in the order in which they have them.
@@ -110,6 +119,22 @@ def module_scales(config: Mapping[str, object], layout: Layout) -> list[float]:
     return [role.scale for factor, role in roles for _ in range(factor.experts)]
 
 
+def absent_heads(config: Mapping[str, object], keys: Collection[str]) -> list[str]:
+    """Return the names in modules_to_save that no tensor beside the factors is for.
+
+    PEFT names both heads that a classifier may have; one of them is enough.
+    """
+    modules = {end for key in keys for end in _prefixes(key)}
+    names = names_in(config, "modules_to_save")
+    absent = [name for name in names if not any(module.endswith(name) for module in modules)]
+    has_head = CLASSIFIERS & set(names) - set(absent)
+    return [name for name in absent if not (has_head and name in CLASSIFIERS)]
+
+
+def _prefixes(key: str) -> list[str]:
+    return [key[:place] for place, letter in enumerate(key) if letter == "."]
+
+
 def plain_path(module: str, modules: Collection[str]) -> str:
     """Return the path of a wrapped module in the model as it was before wrapping.
 
@@ -146,12 +171,12 @@ def ambiguous(settings: Settings, roles: Mapping[str, Role]) -> list[str]:
     ]
 
 
-def ends_with(path: str, names: Paths) -> bool:
+def ends_with(path: str, names: Paths | AbstractSet[str]) -> bool:
     """Tell whether a path is one of the names or ends with one, as PEFT matches names.
 
     An expression must match the whole path.
     """
-    if not isinstance(names, frozenset):
+    if isinstance(names, re.Pattern):
         return names.fullmatch(path) is not None
     if not names:
         return False
@@ -167,7 +192,7 @@ def _is_selected(targets: Targets, path: str, a: TensorSpec) -> bool:
         return is_linear and path.rpartition(".")[2] not in targets.heads
     if targets.modules is None:
         return True
-    if not isinstance(targets.modules, frozenset) or path in targets.modules:
+    if isinstance(targets.modules, re.Pattern) or path in targets.modules:
         return ends_with(path, targets.modules)
     return ends_with(path, targets.modules) and _is_in_layers(targets, path)
 
@@ -203,7 +228,7 @@ def _holds_experts(settings: Settings, path: str, a: TensorSpec) -> bool:
 
 def _named_parameters(settings: Settings, path: str) -> list[str]:
     targets = (target.rpartition(".") for target in settings.parameters)
-    names = {name for owner, _, name in targets if owner and ends_with(path, frozenset({owner}))}
+    names = {name for owner, _, name in targets if owner and ends_with(path, {owner})}
     return sorted(names)
 
 

@@ -201,20 +201,17 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
 
 def targets_of(config: Mapping[str, object], layout: Layout) -> list[str]:
     """Return the config's own module names where they select these modules, else every path."""
-    roles = layout_roles(config, layout)
-    paths = sorted({role.path for role in roles if not role.is_parameter})
-    listed = config.get("target_modules")
+    paths = {role.path for role in layout_roles(config, layout) if not role.is_parameter}
     narrowed = config.get("exclude_modules") or config.get("layers_to_transform") is not None
-    if not isinstance(listed, list) or narrowed:
+    return name_targets(sorted(paths), None if narrowed else config.get("target_modules"))
+
+
+def name_targets(paths: list[str], listed: object) -> list[str]:
+    """Return those of the names listed that select modules, or the paths where some are left."""
+    if not isinstance(listed, list):
         return paths
-    used = sorted(
-        {
-            name
-            for name in map(str, listed)
-            if any(ends_with(path, frozenset({name})) for path in paths)
-        }
-    )
-    return used if all(ends_with(path, frozenset(used)) for path in paths) else paths
+    used = {name for name in map(str, listed) if any(ends_with(path, {name}) for path in paths)}
+    return sorted(used) if all(ends_with(path, used) for path in paths) else paths
 
 
 def _strange_keys(layout: Layout, expected: re.Pattern[str]) -> list[str]:
