@@ -178,10 +178,12 @@ def ends_with(path: str, names: Paths | AbstractSet[str]) -> bool:
     """
     if isinstance(names, re.Pattern):
         return names.fullmatch(path) is not None
-    if not names:
-        return False
-    ends = [0, *(place + 1 for place, letter in enumerate(path) if letter == ".")]
-    return any(path[end:] in names for end in ends)
+    end = path.rfind(".") if names else -1
+    while end >= 0:
+        if path[end + 1 :] in names:
+            return True
+        end = path.rfind(".", 0, end)
+    return path in names
 
 
 def _is_selected(targets: Targets, path: str, a: TensorSpec) -> bool:
