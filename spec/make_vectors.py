@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from spec import broken, broken_bases, broken_stores, good
+from spec import broken, broken_bases, broken_stores, good, large
 
 FOLDER: Final = Path(__file__).parent / "vectors"
 
@@ -28,7 +28,8 @@ def vectors() -> dict[str, bytes]:
         for path, content in files.items()
     }
     found |= {
-        f"bad/{name}.store.zip": archive(files) for name, files in broken_stores.stores().items()
+        f"bad/{name}.store.zip": archive(files)
+        for name, files in (broken_stores.stores() | large.stores()).items()
     }
     return found
 

@@ -14,6 +14,7 @@ import sys
 from datetime import datetime
 from functools import reduce
 from hashlib import sha256
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,8 @@ MAX_PRODUCT_BITS = 45
 MAX_RATIO = 320_000
 MAX_TERMS = 64
 MAX_SHIFT = 16
+LEAST_COEFFICIENTS, COEFFICIENTS_PER_BYTE = 1 << 22, 1 << 12
+LEAST_PRODUCTS, PRODUCTS_PER_BYTE = 1 << 32, 1 << 22
 PACKINGS = ((256, 1), (3, 5), (3, 4), (5, 3), (7, 2), (9, 2), (11, 2), (15, 2))
 WIDTHS = {
     "F64": 8,
@@ -412,8 +415,12 @@ class Cursor:
         left, cursor, made = (
             iter(lengths),
             Cursor(symbols, "SYM-07"),
-            [np.zeros(shape, np.int32) for shape in shapes],
+            [],
         )
+        # rows of zeros alone take no memory
+        for shape, start in zip(shapes, accumulate(shape[0] for shape in shapes), strict=True):
+            coded = group_of_row[start - shape[0] : start].any()
+            made.append(np.zeros(shape, np.int32) if coded else np.broadcast_to(np.int32(0), shape))
         flat = [row for block in made for row in block]
         for rows, size, group in zip(members, sizes, groups, strict=True):
             values = cursor.symbols(size, *group, left)
@@ -452,7 +459,7 @@ def parse_basis(content):
 
 # An adapter object: per module its two sides, or None where it is kept bit for bit (spec ADP-01 to
 # ADP-11)
-def parse_adapter(content, get):
+def parse_adapter(content, get, size_of=lambda digest: 0):
     header, (planes, symbols, table) = unpack(
         content, "adapter", "ADP-01", ("planes", "symbols", "table")
     )
@@ -476,6 +483,16 @@ def parse_adapter(content, get):
             for source, exponent, k in [next(heads)]
         ]
         need(all(k > 0 for _, _, k in side.terms), "TAB-04", "a term without rows")
+    size = len(content) + sum(size_of(source) for source in header["sources"])
+    work = [(side.rank * k, side.width) for side in sides for _, _, k in side.terms]
+    need(
+        sum(count for count, _ in work) <= LEAST_COEFFICIENTS + COEFFICIENTS_PER_BYTE * size
+        and sum(count * width for count, width in work)
+        <= LEAST_PRODUCTS + PRODUCTS_PER_BYTE * size,
+        "DEC-13",
+        "more coefficients or products than a reader must spend",
+        LargeError,
+    )
     numbers = np.array(cursor.column(sum(side.rank for side in sides), 2), np.uint32)
     need(
         not any(number >= 0x7F80 for number in [*numbers, *cursor.column(len(coded), 2)]),
@@ -560,6 +577,10 @@ class Store:
             f"{path} is no file of at most {limit} bytes",
         )
         return path.read_bytes()
+
+    def size(self, digest):
+        path = self.root / f"objects/{digest[:2]}/{digest[2:]}"
+        return path.stat().st_size if path.is_file() else 0
 
     def get(self, digest, limit=MAX_OBJECT):
         content = self.read(f"objects/{digest[:2]}/{digest[2:]}", limit)
@@ -702,7 +723,7 @@ class Store:
     # DEC-08 to DEC-11)
     def decode(self, digest, depth=0):
         need(depth <= MAX_CHAIN, "DEC-09", f"a chain of more than {MAX_CHAIN} previous versions")
-        adapter = parse_adapter(self.get(digest), self.get)
+        adapter = parse_adapter(self.get(digest), self.get, self.size)
         before = (
             self.decode(adapter.header["previous"], depth + 1)[1]
             if "previous" in adapter.header
@@ -750,7 +771,9 @@ class Store:
     def blocks(self, digest):
         content = self.get(digest)
         basis = rb"\"kind\":\"basis\"" in content[: 8 + int.from_bytes(content[:8], "little")]
-        return parse_basis(content) if basis else parse_adapter(content, self.get).modules
+        return (
+            parse_basis(content) if basis else parse_adapter(content, self.get, self.size).modules
+        )
 
     # The bytes of an external tensor (spec TEN-01 to TEN-04)
     def tensor(self, digest, spec):

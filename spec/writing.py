@@ -8,6 +8,7 @@ object with every column open to change.
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,20 @@ def frame(
         blocks += struct.pack("<I", (left == 0) | 1 << 1 | piece << 3)[:3] + bytes([byte])
         if left == 0:
             return header + blocks
+
+
+def framed(content: bytes) -> bytes:
+    """Return bytes as one zstd frame, in which only long runs of one byte are shortened."""
+    blocks: list[tuple[int, int, bytes]] = []
+    for run in re.finditer(rb"(?s)(.)\1{31,}|(?:(?!(.)\2{31}).)+", content):
+        for start in range(run.start(), run.end(), 1 << 17):
+            piece = content[start : min(start + (1 << 17), run.end())]
+            blocks.append((1, len(piece), piece[:1]) if run[1] else (0, len(piece), piece))
+    header = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", len(content))
+    return header + b"".join(
+        struct.pack("<I", (number == len(blocks)) | kind << 1 | size << 3)[:3] + stored
+        for number, (kind, size, stored) in enumerate(blocks, start=1)
+    )
 
 
 @dataclass(kw_only=True)

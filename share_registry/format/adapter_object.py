@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from share_registry.errors import IntegrityError
+from share_registry.errors import IntegrityError, RefusedError
 from share_registry.format.adapter_table import MAX_K, AdapterTable, Lane, TermHead
 from share_registry.format.canonical import require
 from share_registry.format.frames import (
@@ -34,6 +34,11 @@ from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 
 MAX_SOURCES: Final = 64
 MAX_EXTERNAL: Final = 512
+# What the terms of an object may ask of a reader: so many, and so many more for each byte of the
+# object and its sources (spec DEC-13). Rows of zeros take no bytes, and adapters that writers make
+# stay below a thousandth: a byte of a source is some 3 numbers, which a rank of r rows refers to.
+_COEFFICIENTS: Final = (1 << 22, 1 << 12)
+_PRODUCTS: Final = (1 << 32, 1 << 22)
 _SUBJECT: Final = "adapter object"
 
 
@@ -103,31 +108,43 @@ def encode(stored: StoredAdapter, layout: Layout) -> bytes:
     )
 
 
-def decode(content: bytes, layout: Layout) -> StoredAdapter:
+def decode(
+    content: bytes, layout: Layout, *, size_of: Callable[[Digest], int] = lambda _: 0
+) -> StoredAdapter:
     """Parse an adapter object against its layout.
 
+    Args:
+        content: The object.
+        layout: The layout that it names.
+        size_of: Bytes of the objects that it refers to; without, only a little work is allowed.
+
     Raises:
+        RefusedError: its terms ask for more work than a reader must do (spec DEC-13).
         IntegrityError: any departure from the format; nothing is allocated on the word of an
             unchecked length.
     """
-    return parse(content, lambda _: layout)[0]
+    return parse(content, lambda _: layout, size_of)[0]
 
 
-def parse(content: bytes, layout_of: Callable[[Digest], Layout]) -> tuple[StoredAdapter, Layout]:
+def parse(
+    content: bytes, layout_of: Callable[[Digest], Layout], size_of: Callable[[Digest], int]
+) -> tuple[StoredAdapter, Layout]:
     """Parse an adapter object against the layout that it names.
 
     Args:
         content: The object.
         layout_of: Where to get a layout by its digest.
+        size_of: Where to get the size of an object that it refers to.
 
     Raises:
-        IntegrityError: see `decode`; and whatever `layout_of` raises.
+        IntegrityError, RefusedError: see `decode`; and whatever `layout_of` raises.
     """
     head, parts = _split(content)
     layout = layout_of(head.layout)
     shapes = layout.modules()
     table = AdapterTable.from_bytes(parts["table"], [shape.rank for shape in shapes])
     blocks = _row_shapes(shapes, table)
+    _check_work(blocks, table, lambda: len(content) + sum(map(size_of, head.sources)))
     verbatim = _verbatim(layout, table.lanes, [item.tensor for item in head.external])
     plane_sizes = [
         layout.tensors[index].elements
@@ -249,6 +266,30 @@ def _row_shapes(modules: Sequence[ModuleShape], table: AdapterTable) -> list[tup
     return own + [
         (rank, head.k) for (rank, _), heads in zip(own, table.terms, strict=True) for head in heads
     ]
+
+
+def _check_work(
+    blocks: Sequence[tuple[int, int]], table: AdapterTable, size_bytes: Callable[[], int]
+) -> None:
+    """Check what coefficients and products cost before there are any (spec DEC-13).
+
+    Raises RefusedError: nothing is damaged.
+    """
+    terms = [
+        (rank, head.k, width)
+        for (rank, width), heads in zip(blocks, table.terms, strict=False)
+        for head in heads
+    ]
+    for name, amount, (least, more) in (
+        ("coefficients", sum(rank * k for rank, k, _ in terms), _COEFFICIENTS),
+        ("products", sum(rank * k * width for rank, k, width in terms), _PRODUCTS),
+    ):
+        if amount > least and amount > (most := least + more * size_bytes()):
+            raise RefusedError(
+                f"{_SUBJECT} asks for {amount} {name}, more than the {most} that a reader spends "
+                "on objects of their size.",
+                hint="Nothing is damaged; other versions are read as ever.",
+            )
 
 
 def _modules(table: AdapterTable, arrays: Sequence[Ints]) -> tuple[StoredModule | None, ...]:

@@ -71,6 +71,9 @@ class _Objects(Protocol):
     def get(self, digest: Digest, *, limit: int = ...) -> bytes:
         """Return an object, verified."""
 
+    def size(self, digest: Digest) -> int | None:
+        """Return the size of an object in bytes, None where there is none."""
+
 
 class Reader:
     """Reads adapter objects of one store and rebuilds their tensors.
@@ -204,8 +207,12 @@ class Reader:
                 hint="Bring it back from a copy of the store.",
             ) from error
 
+    def _size(self, digest: Digest) -> int:
+        beside = self._beside.get(digest)
+        return len(beside) if beside is not None else self._store.size(digest) or 0
+
     def _parse(self, content: bytes) -> Opened:
-        stored, layout = adapter_object.parse(content, self.layout)
+        stored, layout = adapter_object.parse(content, self.layout, self._size)
         return Opened(
             stored=stored,
             layout=layout,

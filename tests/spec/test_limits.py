@@ -39,6 +39,8 @@ VECTORS_OF: dict[str, tuple[str, ...]] = {
     "LIM-20": ("BAS-01-name-519", "BAS-01-width-over-2-to-the-24"),
     "LIM-21": ("BAS-06-numbers",),
     "LIM-22": ("REC-01-merge-1025-weights",),
+    "LIM-23": ("DEC-13-coefficients",),
+    "LIM-24": ("DEC-13-products",),
 }
 """Limit -> bad vectors, which are refused by the tests of vectors."""
 

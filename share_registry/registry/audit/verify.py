@@ -44,6 +44,8 @@ from share_registry.store.protocol import Store
 from share_registry.values.checks import Finding, Outcome, VerifyReport
 
 LEVELS: Final = ("quick", "data", "deep")
+# By what it means: the clause that says so, whatever was checked
+_CODES: Final = {Outcome.NEWER: "EVO-05", Outcome.LARGE: "DEC-13", Outcome.REMOVED: "NOT-02"}
 # By what it means: the error that is raised for it, and the next step
 _RAISED: Final[dict[Outcome, tuple[type[ShareRegistryError], str]]] = {
     Outcome.DAMAGED: (
@@ -90,6 +92,7 @@ class _Walk:
         *,
         outcome: Outcome = Outcome.DAMAGED,
     ) -> None:
+        code = _CODES.get(outcome, code)
         self.findings.append(
             Finding(code=code, what=subject, message=message, refs=tuple(refs), outcome=outcome)
         )
@@ -197,7 +200,7 @@ def _check_log(walk: _Walk, space: SpaceName) -> None:
             walk.bytes += len(content)
             record = parse_record(content, subject=f"record c{number} of space {space}")
         except FormatError as error:
-            walk.add("EVO-02", ref, error.message, [ref], outcome=Outcome.NEWER)
+            walk.add("EVO-05", ref, error.message, [ref], outcome=Outcome.NEWER)
             parent = sha256(content)
             continue
         except (IntegrityError, StoreError) as error:
@@ -338,7 +341,11 @@ def _check_object(walk: _Walk, digest: Digest, *, is_adapter: bool) -> list[Dige
         if not is_adapter:
             return []
         layout = walk.store.get(adapter_object.header(content).layout)
-        stored = adapter_object.decode(content, Layout.from_bytes(layout))
+        stored = adapter_object.decode(
+            content,
+            Layout.from_bytes(layout),
+            size_of=lambda source: walk.store.size(source) or 0,
+        )
     except ShareRegistryError as error:
         walk.add_object("OBJ-03", digest, error)
         return []
