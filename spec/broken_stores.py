@@ -86,6 +86,11 @@ def _no_config(tiny: Tiny, entry: dict[str, Any]) -> None:
     _last(tiny, note=tiny.put(canonical({"format": 1, "kind": "note", "tasks": [told]})))
 
 
+def _no_note(tiny: Tiny, entry: dict[str, Any]) -> None:
+    note = json.loads(tiny.files[f"{LOG}/{tiny.number:020}.json"])["note"]
+    del tiny.files[f"objects/{note[:2]}/{note[2:]}"]
+
+
 def _other_tensors(tiny: Tiny, entry: dict[str, Any]) -> None:
     _last(tiny, tasks=[entry | {"tensors": sha256(b"")}])
 
@@ -260,6 +265,7 @@ _OBJECTS = {
     "OBJ-01-flipped": _flipped,
     "OBJ-02-missing": _missing,
     "NOT-04-no-config": _no_config,
+    "NOT-06-no-note": _no_note,
 }
 _DECODES = {
     "DEC-02-no-module": lambda tiny, entry: _referring(

@@ -67,6 +67,10 @@ class NewerError(Exception):
     """Bytes of a later format, which break nothing."""
 
 
+class RemovedError(Exception):
+    """What a note said that is not in the store."""
+
+
 class LargeError(Exception):
     """Bytes that break nothing and ask for more than a reader must spend."""
 
@@ -795,6 +799,12 @@ class Store:
 
     # The configuration and the tensors of a version (spec EXP-01, EXP-02, DEC-12)
     def export(self, version):
+        need(
+            not version["note"] or self.size(version["note"]),
+            "NOT-06",
+            "the note, and with it the configuration, is not in the store",
+            RemovedError,
+        )
         note = (
             parse(self.get(version["note"], MAX_JSON), "note", "NOT-01") if version["note"] else {}
         )

@@ -372,5 +372,5 @@ def _ended(error: FormatError, space: SpaceName) -> FormatError:
     """Return the error of a log that goes on in another format: nothing is damaged."""
     return FormatError(
         f"{error.message.removesuffix('.')}: the newest state of space {space} is not known.",
-        hint="Upgrade share_registry. Versions and commits before it are answered: @cN, TASK@vN.",
+        hint="Upgrade share_registry. What came before is answered: TASK@vN, @cN, log(before=).",
     )

@@ -43,6 +43,9 @@ class Memory:
             raise NotFoundError(f"object {digest} is not there.")
         return self.objects[digest]
 
+    def size(self, digest: Digest) -> int | None:
+        return len(self.objects.get(digest, b""))
+
 
 class Maker:
     """Makes adapters into a store; the same seed makes the same."""

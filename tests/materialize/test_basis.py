@@ -51,6 +51,9 @@ class Memory:
             raise NotFoundError(f"object {digest} is not there.")
         return self.objects[digest]
 
+    def size(self, digest: Digest) -> int | None:
+        return len(self.objects.get(digest, b""))
+
 
 def ints(seed: int, *shape: int) -> Ints:
     return np.random.default_rng(seed).integers(-900, 900, shape, dtype=np.int32)

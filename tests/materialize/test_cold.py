@@ -32,6 +32,9 @@ class Counting:
         self.read.append(digest)
         return self._store.get(digest, limit=limit)
 
+    def size(self, digest: Digest) -> int | None:
+        return self._store.size(digest)
+
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sr.Registry]:

@@ -26,6 +26,7 @@ ENDS: dict[str, Callable[[sr.Registry], object]] = {
     "beyond": lambda registry: registry.show("@c9"),
     "version beyond": lambda registry: registry.resolve("cola@v3"),
     "task beyond": lambda registry: registry.resolve("sst2"),
+    "log": lambda registry: registry.log(),
     "tasks": lambda registry: registry.tasks(),
     "aliases": lambda registry: registry.aliases(),
     "alias history": lambda registry: registry.alias_history("cola", "prod"),
@@ -90,7 +91,7 @@ def test_what_came_before_the_newer_record_is_answered_as_ever(store: Path, mode
         assert registry.tasks(at=3) == tasks
         assert registry.show("@c3") == shown
         assert registry.checkout("cola@v2").tensors.keys() == tensors.keys()
-        assert registry.log()[0].number == before[-2].number + 1
+        assert [commit.number for commit in registry.log(before="@c4")] == [3, 2, 1]
 
 
 def test_nothing_is_committed_behind_a_newer_record_and_other_spaces_go_on(

@@ -107,6 +107,8 @@ def refusal(name: str) -> Any:
     """Return the error by which the reference reader refuses a bad vector, by its name."""
     if name.startswith(("REC-14", "EVO-02")):
         return reference.NewerError
+    if name.startswith("NOT-06"):
+        return reference.RemovedError
     return reference.LargeError if name.startswith("DEC-13") else reference.DamagedError
 
 
@@ -116,6 +118,8 @@ def refusal_of_library(name: str) -> tuple[type[sr.ShareRegistryError], ...]:
         return (sr.FormatError,)
     if refusal(name) is reference.LargeError:
         return (sr.RefusedError,)
+    if refusal(name) is reference.RemovedError:
+        return (sr.NotFoundError,)
     return sr.IntegrityError, sr.FormatError, sr.NotFoundError
 
 

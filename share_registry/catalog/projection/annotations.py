@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from share_registry.catalog.projection.writer import RecordWriter
 from share_registry.catalog.sql import clean, pieces
-from share_registry.catalog.tables import LabelRow, MetricRow
+from share_registry.catalog.tables import LabelRow, MetricRow, VersionRow
 from share_registry.errors import IntegrityError
-from share_registry.format.records import TaskNote
+from share_registry.format.records import (
+    AbsorbRecord,
+    AnnotateRecord,
+    MergeRecord,
+    Record,
+    TaskNote,
+)
 
 AnnotationRow: TypeAlias = type[LabelRow] | type[MetricRow]
 
@@ -75,6 +81,32 @@ def repeat(writer: RecordWriter, versions: Mapping[int, tuple[int, int]], *, met
                     if version == versions[task][1]
                 ],
             )
+
+
+def forget(writer: RecordWriter, record: Record) -> None:
+    """Make unknown what the note of a record said that is not in the store (spec NOT-06).
+
+    What was said before must not be taken for it.
+    """
+    if isinstance(record, AnnotateRecord):
+        task, said = writer.task(record.task).task, "labels and metrics"
+        for row in (LabelRow, MetricRow):
+            writer.end(row, row.task == task, row.version == record.version)
+        versions = [VersionRow.task == task, VersionRow.version == record.version]
+    elif isinstance(record, AbsorbRecord | MergeRecord):
+        said = "source, config, other files, labels and metrics"
+        versions = [VersionRow.number == writer.number]
+    else:
+        return
+    remark = f"{said} are not known from c{writer.number} on: its note is not in the store."
+    here = VersionRow.space == writer.space
+    rows = select(VersionRow.task, VersionRow.version, VersionRow.remarks).where(here, *versions)
+    for number, version, remarks in writer.session.execute(rows).all():
+        writer.session.execute(
+            update(VersionRow.table)
+            .where(here, VersionRow.task == number, VersionRow.version == version)
+            .values(remarks=(*remarks, remark))
+        )
 
 
 def phrase(note: TaskNote) -> str:

@@ -75,6 +75,8 @@ def _advance_statement() -> Update:
 
 # Move the head to a record that follows it; built once
 _ADVANCE: Final = _advance_statement()
+# What is said of a commit whose note is named and not there (spec NOT-06)
+_GONE: Final = "its note is not in the store"
 _PRESENT: Final = select(ObjectRow.digest, ObjectRow.role).where(
     ObjectRow.space == SPACE,
     ObjectRow.digest.in_(bindparam("digests", expanding=True, type_=TEXT)),
@@ -105,7 +107,10 @@ def apply(
     writer = RecordWriter(session=session, space=record.space, number=record.number)
     if not _advance(writer, record, id):
         return False
+    # it was removed, or lost
+    is_gone = record.note is not None and note is None
     note = note or Note()
+    detail = _detail(record, note)
     writer.add(
         CommitRow,
         [
@@ -119,12 +124,14 @@ def apply(
                 "note": record.note,
                 "author": clean(note.author) if note.author else None,
                 "message": clean(note.message or ""),
-                "detail": _detail(record, note),
+                "detail": "; ".join(filter(None, [detail, _GONE])) if is_gone else detail,
                 "basis": record.basis if record.kind in ("absorb", "refit") else None,
             }
         ],
     )
     _change(writer, record, note, layouts)
+    if is_gone:
+        annotations.forget(writer, record)
     _register_objects(writer, record, note)
     return True
 

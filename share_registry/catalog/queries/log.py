@@ -82,6 +82,7 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
         InvalidInputError: an unknown kind, a malformed time, a limit below 1, a bare number without
             a space where there are several.
         NotFoundError: no such space, task or commit.
+        FormatError: a later release has added commits, and `before` does not ask for earlier ones.
     """
     if query.kind is not None and query.kind not in KINDS:
         raise InvalidInputError(
@@ -94,6 +95,9 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
     space = spaces[0] if len(spaces) == 1 else None
     first = None if query.since is None else instant(query.since, end=False)
     last = None if query.until is None else instant(query.until, end=True)
+    if query.before is None:
+        # the first of the list would pass for the newest
+        lookups.require_newest(session, space)
     anchor = None if query.before is None else _anchor(session, space, query.before)
     rows: list[Row[Any]] = []
     for name in spaces:

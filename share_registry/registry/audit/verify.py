@@ -45,7 +45,7 @@ from share_registry.values.checks import Finding, Outcome, VerifyReport
 
 LEVELS: Final = ("quick", "data", "deep")
 # By what it means: the clause that says so, whatever was checked
-_CODES: Final = {Outcome.NEWER: "EVO-05", Outcome.LARGE: "DEC-13", Outcome.REMOVED: "NOT-02"}
+_CODES: Final = {Outcome.NEWER: "EVO-05", Outcome.LARGE: "DEC-13", Outcome.REMOVED: "NOT-06"}
 # By what it means: the error that is raised for it, and the next step
 _RAISED: Final[dict[Outcome, tuple[type[ShareRegistryError], str]]] = {
     Outcome.DAMAGED: (
@@ -103,13 +103,13 @@ class _Walk:
         self.add(code, subject, error.message, refs, outcome=_outcome_of(error))
 
     def add_missing(self, digest: Digest) -> None:
-        """Add that an object is not there, which notes may be (spec NOT-02)."""
+        """Add that an object is not there, which notes may be (spec NOT-06)."""
         subject, refs = f"object {digest}", self.refs[digest]
         if digest in self.needed:
             self.add("OBJ-02", subject, "is not in the store.", refs)
             return
         message = "is not in the store: what it said is not known."
-        self.add("NOT-02", subject, message, refs, outcome=Outcome.REMOVED)
+        self.add("NOT-06", subject, message, refs, outcome=Outcome.REMOVED)
 
     def refer(self, digest: Digest, refs: Iterable[str], *, needed: bool = True) -> None:
         """Note that versions or commits need an object, or that notes alone name it."""

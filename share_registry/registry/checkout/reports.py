@@ -183,12 +183,17 @@ def _with_stored_details(
     if row is None:
         return report
     opened = context.reader().open(row.adapter_digest)
+    try:
+        pairs = read_factored(context, row).pairs
+    except NotFoundError:
+        # its config is not in the store, and with it the scales (spec NOT-06)
+        return report
     return with_details(
         context,
         commit.space,
         replace(report, settings=_settings(context, row)),
         opened.stored,
         opened.layout,
-        read_factored(context, row).pairs,
+        pairs,
         errors=[module.error if module is not None else 0.0 for module in opened.stored.modules],
     )

@@ -1,0 +1,98 @@
+"""A note that is not there leaves what it said unknown, and no version in doubt (spec NOT-06)."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from share_registry.format.canonical import load
+from share_registry.format.records import Note
+from share_registry.values.checks import Outcome
+from tests.cli.tiny import SPACE, write_adapter
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a registry of a version, committed by c2, that was annotated by c3 and c4."""
+    folder = tmp_path_factory.mktemp("removed")
+    with sr.Registry.open(folder / "registry") as registry:
+        registry.commit(
+            write_adapter(folder / "cola", seed=1),
+            task="cola",
+            labels={"state": "draft", "team": "red"},
+            metrics={"acc": 0.5},
+            author="Ada",
+        )
+        registry.annotate("cola@v1", labels={"state": "approved"}, metrics={"acc": 0.9})
+        registry.annotate("cola@v1", labels={"owner": "Ada"})
+    return folder / "registry"
+
+
+@pytest.fixture
+def store(written: Path, tmp_path: Path) -> Path:
+    """Return a copy of the registry without its catalog."""
+    root = Path(shutil.copytree(written, tmp_path / "registry"))
+    (root / "catalog.sqlite").unlink()
+    return root
+
+
+def note_of(root: Path, number: int) -> Path:
+    record = root / "spaces" / SPACE / "log" / f"{number:020}.json"
+    digest = str(load(record.read_bytes(), subject="record")["note"])
+    return root / "objects" / digest[:2] / digest[2:]
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("level", ["quick", "data", "deep"])
+def test_verify_lists_what_was_removed_and_fails_for_nothing(
+    store: Path, number: int, level: str
+) -> None:
+    note_of(store, number).unlink()
+    with sr.Registry.open(store, mode="r") as registry:
+        report = registry.verify(level)
+    assert report.ok
+    assert [(item.outcome, item.code) for item in report.findings] == [(Outcome.REMOVED, "NOT-06")]
+
+
+def test_a_config_that_notes_alone_name_is_listed_as_removed(store: Path) -> None:
+    note = Note.from_bytes(note_of(store, 2).read_bytes())
+    config = str(note.tasks[0].config)
+    (store / "objects" / config[:2] / config[2:]).unlink()
+    with sr.Registry.open(store, mode="r") as registry:
+        report = registry.verify("deep")
+    assert [(item.outcome, item.what) for item in report.findings] == [
+        (Outcome.REMOVED, f"object {config}")
+    ]
+
+
+def test_a_note_of_other_bytes_is_damage(store: Path) -> None:
+    note_of(store, 3).write_bytes(b"{}")
+    with sr.Registry.open(store, mode="r") as registry, pytest.raises(sr.IntegrityError):
+        registry.verify("quick")
+
+
+def test_what_an_annotation_said_is_unknown_and_not_what_was_said_before(store: Path) -> None:
+    note_of(store, 3).unlink()
+    with sr.Registry.open(store, mode="r") as registry:
+        (task,) = registry.tasks()
+        assert (dict(task.labels), dict(task.metrics)) == ({"owner": "Ada"}, {})
+        (before,) = registry.tasks(at=2)
+        assert {"state": "draft", "team": "red"}.items() <= before.labels.items()
+        assert dict(before.metrics) == {"acc": 0.5}
+        (report,) = registry.show("cola@v1").reports.values()
+        assert "labels and metrics are not known from c3 on" in " ".join(report.notes)
+        assert "its note is not in the store" in str(registry.show("@c3"))
+
+
+def test_a_version_without_its_note_is_read_and_cannot_be_exported(
+    store: Path, tmp_path: Path
+) -> None:
+    note_of(store, 2).unlink()
+    with sr.Registry.open(store, mode="r") as registry:
+        commit = registry.show("cola@v1")
+        assert commit.author is None
+        (report,) = commit.reports.values()
+        assert "source, config" in " ".join(report.notes)
+        with pytest.raises(sr.NotFoundError, match="its note, and with it the config"):
+            registry.export("cola@v1", tmp_path / "out")
