@@ -287,6 +287,7 @@ class Registry:
     ) -> Commit:
         """Commit several adapters, by task name, as one commit: all or nothing.
 
+        Tasks whose newest version is the adapter given get no new one; `.unchanged` names them.
         Arguments and errors as in `commit`.
         """
         from share_registry.registry.commands.commit import commit_sources

@@ -170,6 +170,7 @@ class Commit(Shown):
         basis: The basis that the commit brought, None where it brought none.
         aliases: Aliases that the version has now, as `show` says; empty elsewhere.
         created: False where an earlier commit was returned instead of a new one.
+        unchanged: Versions of tasks that were given unchanged and got no new one; empty in a log.
     """
 
     derived = ("ref", "task", "version", "report")
@@ -191,6 +192,7 @@ class Commit(Shown):
     basis: BasisReport | None = None
     aliases: tuple[str, ...] = ()
     created: bool = True
+    unchanged: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         said = f", {self.report}" if self.report else f", {self.detail}" if self.detail else ""
@@ -406,6 +408,9 @@ def _module_table(reports: Mapping[str, AdapterReport]) -> Table:
 
 def _notes(commit: Commit) -> tuple[str, ...]:
     notes = [*dict.fromkeys(note for report in commit.reports.values() for note in report.notes)]
+    if commit.unchanged:
+        named = first_and_more(commit.unchanged)
+        notes.insert(0, f"unchanged, without a new version: {named}")
     more = len(notes) - _MOST_NOTES
     return (*notes[:_MOST_NOTES], f"and {more} more; JSON has them all.") if more > 0 else (*notes,)
 

@@ -365,6 +365,17 @@ def policy_change(session: Session, space: str) -> CommitNumber:
     return CommitNumber(session.execute(query).scalar_one())
 
 
+def digests_before(session: Session, space: str, task: str, number: int) -> set[str]:
+    """Return the source and the tensors of the version that a task had before a commit."""
+    query = select(VersionRow.source_digest, VersionRow.tensors_digest).where(
+        VersionRow.space == space,
+        VersionRow.task == task_of(space, task),
+        VersionRow.number < number,
+    )
+    row = session.execute(query.order_by(VersionRow.number.desc()).limit(1)).one_or_none()
+    return set() if row is None else {*row}
+
+
 def config_digests(session: Session, space: str) -> list[Digest]:
     """Return the distinct configs of the versions of a space, sorted."""
     query = select(VersionRow.config_digest).where(VersionRow.space == space).distinct()

@@ -44,9 +44,12 @@ from share_registry.registry.commands.encode import (
 )
 from share_registry.registry.commands.preconditions import (
     check_options,
+    check_unchanged,
     commit_of_key,
     commit_of_unchanged,
+    is_unchanged,
     next_version,
+    with_unchanged,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish, read_commit
 from share_registry.registry.commands.refit import (
@@ -153,6 +156,7 @@ def _commit(
     options: CommitOptions,
     labels: dict[str, str],
 ) -> Commit:
+    given = batch.adapters
     context.catch_up()
     with context.catalog.begin() as session:
         target = find_target(session, context.store, batch.adapters.values(), space)
@@ -166,15 +170,18 @@ def _commit(
             )
             for task, adapter in batch.adapters.items()
         }
-        key = str(options.idempotency_key)
-        versions = commit_of_key(session, target.name, key, batch.adapters) or _next_versions(
-            context, session, target.name, batch, options
-        )
+        key, unchanged = str(options.idempotency_key), dict[TaskName, TaskVersion]()
+        versions: dict[TaskName, Version] | CommitNumber | None
+        versions = commit_of_key(session, target.name, key, given)
+        if versions is None:
+            batch, unchanged = _without_unchanged(context, session, target.name, batch, options)
+            versions = _next_versions(context, session, target.name, batch, options)
         parents = _find_parents(session, target.name, batch, options)
     if isinstance(versions, int):
         # its writer may have died before it was durable
         context.store.sync_log(target.name)
-        return read_commit(context, target.name, versions, created=False)
+        commit = read_commit(context, target.name, versions, created=False)
+        return with_unchanged(commit, unchanged)
 
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
     encoded, basis = encode_adapters(
@@ -182,7 +189,7 @@ def _commit(
     )
     note = note_for(context, encoded, options, labels, remarks)
     if options.dry_run:
-        return preview_commit(
+        preview = preview_commit(
             context,
             target.name,
             encoded,
@@ -192,6 +199,7 @@ def _commit(
             metrics=options.metrics,
             basis=basis,
         )
+        return with_unchanged(preview, unchanged)
 
     if target.new:
         create_space(
@@ -207,6 +215,7 @@ def _commit(
     stored = {task: item.store(context.store) for task, item in encoded.items()}
 
     def build(session: Session, place: Place) -> AbsorbRecord | CommitNumber:
+        check_unchanged(session, target.name, unchanged)
         versions = _next_versions(context, session, target.name, batch, options)
         if isinstance(versions, int):
             return versions
@@ -225,8 +234,9 @@ def _commit(
         key=options.idempotency_key,
         note=note,
         layouts={item.layout_digest: item.adapter.layout for item in stored.values()},
-        adapters=batch.adapters,
+        adapters=given,
     )
+    commit = with_unchanged(commit, unchanged)
     if not commit.created:
         return commit
     _LOG.info("committed %s/@c%d: %s", target.name, commit.number, ", ".join(stored))
@@ -236,6 +246,31 @@ def _commit(
             context, target.name, policy, note.author, basis=basis, committed=frozenset(stored)
         )
     return commit
+
+
+def _without_unchanged(
+    context: Context,
+    session: Session,
+    space: SpaceName,
+    batch: AdapterBatch,
+    options: CommitOptions,
+) -> tuple[AdapterBatch, dict[TaskName, TaskVersion]]:
+    """Return the adapters that get a version, and the versions of the others, given unchanged.
+
+    Where all are unchanged, all stay: the commit that has them is returned for them.
+    """
+    if options.allow_duplicate:
+        return batch, {}
+    latest = {task: lookups.latest_version(session, space, task) for task in batch.adapters}
+    unchanged = {
+        task: version
+        for task, version in latest.items()
+        if version is not None
+        and is_unchanged(context.store, task, version, batch.adapters[task], options)
+    }
+    if len(unchanged) == len(latest):
+        return batch, unchanged
+    return batch.without(unchanged), unchanged
 
 
 def _next_versions(

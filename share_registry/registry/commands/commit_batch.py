@@ -8,7 +8,7 @@ A basis is fitted to them where it takes fewer bytes. To see that, adapters are 
 without it: all of them where all are in memory, else some, spread evenly, that stand for the rest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -75,6 +75,11 @@ class AdapterBatch:
             ),
         )
         return adapter
+
+    def without(self, tasks: Collection[TaskName]) -> "AdapterBatch":
+        """Return the adapters of the other tasks."""
+        adapters = {task: item for task, item in self.adapters.items() if task not in tasks}
+        return replace(self, adapters=adapters)
 
     def sample(self) -> list[TaskName]:
         """Return as many of the tasks as are kept in memory, spread evenly, by name."""

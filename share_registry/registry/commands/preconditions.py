@@ -5,6 +5,7 @@ It is where its idempotency key was used before, or the same adapter is given ag
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from sys import float_info
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions, check_distinct
 from share_registry.registry.sync import read_note
 from share_registry.store.protocol import Store
+from share_registry.values.commits import Commit
 from share_registry.values.task_version import TaskVersion
 
 # Characters of a value that an error repeats
@@ -137,7 +139,8 @@ def commit_of_key(
 ) -> CommitNumber | None:
     """Return the commit made with an idempotency key.
 
-    Raises ConflictError where it has other adapters than these, if any are given.
+    Raises ConflictError where it has other adapters than these, if any are given, and those that
+    the tasks had already.
     """
     number = lookups.commit_of_key(session, space, key)
     if number is None or adapters is None:
@@ -145,7 +148,14 @@ def commit_of_key(
     committed = lookups.sources_of_commit(session, space, number)
     sources = {str(task): str(adapter.source_digest) for task, adapter in sorted(adapters.items())}
     ensure(
-        committed == sources,
+        committed.items() <= sources.items()
+        and (bool(committed) or not sources)
+        and all(
+            lookups.digests_before(session, space, task, number)
+            & {each.source_digest, each.tensors_digest}
+            for task, each in adapters.items()
+            if task not in committed
+        ),
         ConflictError(
             f"idempotency key {key!r} made c{number} of space {space!r} with "
             f"{_listed(committed)}; now it comes with {_listed(sources)}.",
@@ -162,42 +172,25 @@ def commit_of_unchanged(
     latest: Mapping[TaskName, TaskVersion | None],
     options: CommitOptions,
 ) -> CommitNumber | None:
-    """Return the commit whose adapters, still the newest of their tasks, are given unchanged.
+    """Return the last commit that made the newest versions of tasks, which are given unchanged.
 
-    None where some are new, came by several commits, or are not kept as well as is asked for now.
-    Raises ConflictError where a task is not at the version expected.
+    None where some are new, or are not kept as well as is asked for now. Raises ConflictError where
+    a task is not at the version expected.
     """
     numbers = set()
     for task, adapter in adapters.items():
         version = latest[task]
-        if version is None or not _is_unchanged(store, task, version, adapter, options):
+        if version is None or not is_unchanged(store, task, version, adapter, options):
             return None
         numbers.add(version.number)
-    if len(numbers) != 1:
-        return None
     for version in filter(None, latest.values()):
         check_expected(version.task, version.version, options.expected)
-    number = numbers.pop()
+    number = max(numbers)
     _warn_unrecorded(space, number, options)
     return number
 
 
-def _check_name(kind: str, name: object) -> None:
-    ensure(
-        isinstance(name, str) and 1 <= len(name) <= 128,
-        InvalidInputError(
-            f"{kind} name {_short(name)} is not a text of 1 to 128 characters.",
-            hint="Give it a short name.",
-        ),
-    )
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ..."
-
-
-def _is_unchanged(
+def is_unchanged(
     store: Store, task: TaskName, version: TaskVersion, adapter: "Adapter", options: CommitOptions
 ) -> bool:
     """Tell whether an adapter is what a live task's version was committed from, or checks out as.
@@ -213,6 +206,43 @@ def _is_unchanged(
     if options.budget is not None and version.error > options.budget:
         return False
     return not options.keep_original or bool(_note_of(store, version).original)
+
+
+def check_unchanged(
+    session: Session, space: SpaceName, unchanged: Mapping[TaskName, TaskVersion]
+) -> None:
+    """Check that tasks left out of a commit are still at these versions. Raises ConflictError."""
+    for task, version in unchanged.items():
+        latest = lookups.latest_version(session, space, task)
+        ensure(
+            latest is not None
+            and latest.live
+            and (latest.task, latest.version) == (task, version.version),
+            ConflictError(
+                f"task {space}/{task} is not at v{version.version} any more.", hint="Run it again."
+            ),
+        )
+
+
+def with_unchanged(commit: Commit, unchanged: Mapping[TaskName, TaskVersion]) -> Commit:
+    """Return a commit that names the versions that it left as they are."""
+    refs = (row.ref for task, row in sorted(unchanged.items()) if task not in commit.refs)
+    return replace(commit, unchanged=tuple(refs))
+
+
+def _check_name(kind: str, name: object) -> None:
+    ensure(
+        isinstance(name, str) and 1 <= len(name) <= 128,
+        InvalidInputError(
+            f"{kind} name {_short(name)} is not a text of 1 to 128 characters.",
+            hint="Give it a short name.",
+        ),
+    )
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ..."
 
 
 def _is_stored(store: Store, version: TaskVersion, adapter: "Adapter") -> bool:

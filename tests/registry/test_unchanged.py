@@ -1,0 +1,87 @@
+"""A commit of several adapters makes versions of those alone that changed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from share_registry.registry.commands import commit as commands, commit_batch
+from tests.registry.planted import write_planted
+
+
+@pytest.fixture
+def folders(registry: sr.Registry, tmp_path: Path) -> dict[str, Path]:
+    """Five adapters, t00 to t04, of which three are committed."""
+    registry.create_space("tiny", base_model="acme/tiny", policy=sr.Policy(refit=False))
+    folders = write_planted(tmp_path / "adapters", 5, modules=1, width=64)
+    registry.commit_many(dict(list(folders.items())[:3]))
+    return folders
+
+
+def test_one_new_adapter_makes_one_version(registry: sr.Registry, folders: dict[str, Path]) -> None:
+    *_, fourth, fifth = sorted(folders)
+    commit = registry.commit_many(dict(list(folders.items())[:4]), labels={"night": "1"})
+    assert list(commit.versions) == [fourth]
+    first = sorted(folders)[:3]
+    assert commit.unchanged == tuple(f"tiny/{task}@v1" for task in first)
+    assert f"unchanged, without a new version: {', '.join(commit.unchanged)}" in str(commit)
+    assert [task.version for task in registry.tasks()] == [1, 1, 1, 1]
+    preview = registry.commit_many(folders, dry_run=True)
+    assert (list(preview.versions), len(preview.unchanged)) == ([fifth], 4)
+    assert registry.show(fourth).unchanged == ()
+    assert registry.verify("deep").ok
+
+
+def test_adapters_of_several_commits_that_are_all_unchanged_make_none(
+    registry: sr.Registry, folders: dict[str, Path]
+) -> None:
+    second = registry.commit_many(folders)
+    again = registry.commit_many(folders)
+    assert (again.created, again.number) == (False, second.number)
+    assert [*again.refs.values(), *again.unchanged] == [
+        f"tiny/{task}@v1" for task in [*sorted(folders)[3:], *sorted(folders)[:3]]
+    ]
+
+
+def test_what_changed_is_a_version_again(
+    registry: sr.Registry, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    first, second, third = sorted(folders)[:3]
+    config = json.loads((folders[first] / "adapter_config.json").read_text())
+    other = tmp_path / "other"
+    shutil.copytree(folders[first], other)
+    (other / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 5}))
+    commit = registry.commit_many({first: other, second: folders[second], third: folders[third]})
+    assert commit.versions == {first: 2}
+    registry.drop(second)
+    commit = registry.commit_many({first: other, second: folders[second], third: folders[third]})
+    assert (commit.versions, len(commit.unchanged)) == ({second: 2}, 2)
+
+
+def test_a_key_stands_for_the_whole_call(registry: sr.Registry, folders: dict[str, Path]) -> None:
+    four = dict(list(folders.items())[:4])
+    commit = registry.commit_many(four, idempotency_key="night-1")
+    again = registry.commit_many(four, idempotency_key="night-1")
+    assert (again.created, again.number) == (False, commit.number)
+    fifth = sorted(folders)[4]
+    for wrong in ({**four, fifth: folders[fifth]}, {fifth: folders[fifth]}):
+        with pytest.raises(sr.ConflictError, match="night-1"):
+            registry.commit_many(wrong, idempotency_key="night-1")
+
+
+def test_a_task_that_changes_meanwhile_is_a_conflict(
+    registry: sr.Registry, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = commit_batch.encode_adapters
+
+    def encode_late(*arguments: object, **options: object) -> object:
+        monkeypatch.setattr(commands, "encode_adapters", encode)
+        registry.commit(folders[sorted(folders)[4]], task=sorted(folders)[0])
+        return encode(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(commands, "encode_adapters", encode_late)
+    with pytest.raises(sr.ConflictError, match="is not at v1 any more"):
+        registry.commit_many(dict(list(folders.items())[:4]))
+    assert len(registry.commit_many(dict(list(folders.items())[:4])).versions) == 2
