@@ -7,7 +7,7 @@ here can be made good by a rebuild from the store.
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import RLock, local
 from typing import Final, Self
@@ -27,7 +27,7 @@ from share_registry.catalog.engine import (
     warn_if_unsafe,
 )
 from share_registry.catalog.tables import IdentityRow
-from share_registry.errors import CatalogError, ensure
+from share_registry.errors import CatalogError, ShareRegistryError, ensure
 from share_registry.outside.files import Kind, Outside
 
 _MEMORY: Final = "sqlite://"
@@ -77,6 +77,10 @@ class Catalog:
             ConflictError: locked for too long.
         """
         catalog = cls._unchecked(url, Mode(mode))
+        if catalog._mode is Mode.CREATE and catalog._url.get_backend_name() == "sqlite":
+            # SQLite would give it to its owner alone; where it cannot be made, SQLite says why
+            with suppress(ShareRegistryError):
+                Outside().make_file(Path(catalog._url.database or ""))
         try:
             catalog._check(store_id)
         except BaseException:

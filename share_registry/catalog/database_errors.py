@@ -33,8 +33,8 @@ _FULL: Final = "disk is full"
 _REBUILD: Final = "Remove the file and run `share-registry rebuild`: the store holds everything."
 _HINTS: Final = {
     "disk is full": "Free some space and run it again.",
-    "readonly": "It cannot be written here; "
-    "a registry opened with mode 'r' reads its store instead.",
+    "readonly": "Let whoever commits write the file and its directory (`chmod g+w` by the owner, "
+    "where a group shares them); a registry opened with mode 'r' reads its store instead.",
     "not a database": _REBUILD,
     "malformed": _REBUILD,
     "unable to open": "Check that the file and its directory exist and may be read.",

@@ -203,7 +203,8 @@ class Outside:
     ) -> None:
         """Create a file that must not exist, write it whole and make it durable.
 
-        A failed write removes the file.
+        A failed write removes the file. In a directory that a group shares, the group may read it,
+        and write it unless it is frozen, whatever the umask.
 
         Args:
             path: Where.
@@ -218,11 +219,25 @@ class Outside:
             handle = self._system.open(name, CREATE, folder=folder)
             try:
                 with self._closing(handle):
+                    self._permit_group(handle, path, folder)
                     self._fill(handle, content, point, frozen)
             except BaseException:
                 with suppress(OSError):
                     self._system.unlink(name, folder=folder)
                 raise
+
+    def make_file(self, path: Path) -> None:
+        """Create an empty file where nothing is, with the rights of every other.
+
+        Raises StoreError.
+        """
+        with (
+            translate_errors(path),
+            suppress(FileExistsError),
+            self._spot(path) as (name, folder),
+            self._closing(self._system.open(name, CREATE, folder=folder)) as handle,
+        ):
+            self._permit_group(handle, path, folder)
 
     def link_new(self, source: Path, target: Path) -> bool:
         """Give a file a name that must not exist; tell whether it was free.
@@ -274,6 +289,8 @@ class Outside:
     def make_directory(self, path: Path) -> None:
         """Create a directory and its parents and make the new names durable.
 
+        One in a directory that a group shares is the group's too, whatever the umask.
+
         Raises StoreError, or Refused where a file is in the way.
         """
         missing = []
@@ -291,6 +308,8 @@ class Outside:
                 suppress(FileExistsError),
             ):
                 self._system.mkdir(name, folder=folder)
+                if rights := self._group_rights(directory, folder):
+                    self._system.permit_name(name, rights | stat.S_ISGID, folder=folder)
             self.sync_directory(directory.parent)
 
     def sync_directory(self, path: Path) -> None:
@@ -424,6 +443,22 @@ class Outside:
         ):
             return self._system.find(name, folder=folder)
         return None
+
+    def _group_rights(self, path: Path, folder: int | None) -> int:
+        """Return the rights that a directory gives to its group, where it is shared by one.
+
+        That is one with the setgid bit that the group may write.
+        """
+        if WINDOWS:
+            return 0
+        place = os.fspath(path.parent) if folder is None else "."
+        mode = self._system.find(place, folder=folder).st_mode
+        return mode & stat.S_IRWXG if mode & stat.S_ISGID and mode & stat.S_IWGRP else 0
+
+    def _permit_group(self, handle: int, path: Path, folder: int | None) -> None:
+        """Let a group read and write a new file of a directory that it shares."""
+        if rights := self._group_rights(path, folder):
+            self._system.permit(handle, rights & (stat.S_IRGRP | stat.S_IWGRP))
 
     def _fill(self, handle: int, content: bytes, point: str, frozen: bool) -> None:
         self.at(f"{point}.open")

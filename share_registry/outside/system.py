@@ -54,13 +54,17 @@ _NOTHING_DONE: Final = frozenset(
     }
 )
 
+_SHARE: Final = (
+    "Check who may write there. To share a registry, its owner gives it to a group: "
+    "`chgrp -R GROUP PLACE; chmod -R g+rwX PLACE; find PLACE -type d -exec chmod g+s {} +`."
+)
 _HINTS: Final = {
     errno.ENOSPC: "Free some space and run it again.",
     errno.EDQUOT: "Raise the quota or free some space and run it again.",
     errno.EROFS: "The medium is read-only: write to another place, "
     "and open it with mode 'r' where it is a registry.",
-    errno.EACCES: "Check the permissions of the directory.",
-    errno.EPERM: "Check the permissions of the directory.",
+    errno.EACCES: _SHARE,
+    errno.EPERM: _SHARE,
     errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",
 }
 
@@ -106,6 +110,14 @@ class System:
         """
         if not WINDOWS:
             os.fchmod(handle, os.fstat(handle).st_mode & 0o444 | 0o400)
+
+    def permit(self, handle: int, rights: int) -> None:
+        """Add rights to an open file."""
+        os.fchmod(handle, stat.S_IMODE(os.fstat(handle).st_mode) | rights)
+
+    def permit_name(self, name: str, rights: int, *, folder: int | None = None) -> None:
+        """Add rights to a directory that was just created."""
+        os.chmod(name, stat.S_IMODE(self.find(name, folder=folder).st_mode) | rights, dir_fd=folder)
 
     def status(self, handle: int) -> os.stat_result:
         """Return the status of an open file."""
