@@ -55,7 +55,7 @@ _NOTHING_DONE: Final = frozenset(
 )
 
 _SHARE: Final = (
-    "Check who may write there. To share a registry, its owner gives it to a group: "
+    "Check the permissions of the directory. To share a registry, its owner gives it to a group: "
     "`chgrp -R GROUP PLACE; chmod -R g+rwX PLACE; find PLACE -type d -exec chmod g+s {} +`."
 )
 _HINTS: Final = {

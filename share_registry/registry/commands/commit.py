@@ -12,8 +12,8 @@ bytes. It is a record of its own: the commit stands whatever becomes of it.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from share_registry.catalog.queries import lookups
@@ -60,6 +60,7 @@ from share_registry.registry.commands.refit import (
     rule_within_budget,
 )
 from share_registry.registry.commands.spaces import (
+    CommitTarget,
     check_base,
     create_space,
     find_target,
@@ -77,6 +78,27 @@ _FIRST_TRIAL: Final = 8
 _SAMPLE: Final = 32
 # Tasks of the sample that are coded with and without a basis of the others
 _HELD_OUT: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What a commit is to do.
+
+    Attributes:
+        target: The space it goes to.
+        remarks: What is worth knowing of the base model that each task names.
+        batch: The adapters that get a version.
+        unchanged: The versions of those that get none.
+        earlier: The commit that already says all this.
+        parents: What the adapters are derived from.
+    """
+
+    target: CommitTarget
+    remarks: Mapping[TaskName, tuple[str, ...]]
+    batch: AdapterBatch
+    unchanged: Mapping[TaskName, TaskVersion]
+    earlier: CommitNumber | None
+    parents: list[TaskVersionRef]
 
 
 def commit_sources(
@@ -156,38 +178,22 @@ def _commit(
     options: CommitOptions,
     labels: dict[str, str],
 ) -> Commit:
-    given = batch.adapters
+    asked = batch.adapters
     context.catch_up()
     with context.catalog.begin() as session:
-        target = find_target(session, context.store, batch.adapters.values(), space)
-        remarks = {
-            task: check_base(
-                session,
-                context.store,
-                target,
-                adapter,
-                allow_mismatch=options.allow_base_mismatch,
-            )
-            for task, adapter in batch.adapters.items()
-        }
-        key, unchanged = str(options.idempotency_key), dict[TaskName, TaskVersion]()
-        versions: dict[TaskName, Version] | CommitNumber | None
-        versions = commit_of_key(session, target.name, key, given)
-        if versions is None:
-            batch, unchanged = _without_unchanged(context, session, target.name, batch, options)
-            versions = _next_versions(context, session, target.name, batch, options)
-        parents = _find_parents(session, target.name, batch, options)
-    if isinstance(versions, int):
+        plan = _plan(context, session, batch, space, options)
+    target, batch = plan.target, plan.batch
+    if plan.earlier is not None:
         # its writer may have died before it was durable
         context.store.sync_log(target.name)
-        commit = read_commit(context, target.name, versions, created=False)
-        return with_unchanged(commit, unchanged)
+        commit = read_commit(context, target.name, plan.earlier, created=False)
+        return with_unchanged(commit, plan.unchanged)
 
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
     encoded, basis = encode_adapters(
-        context, target.name, batch, policy, parents, dry_run=options.dry_run
+        context, target.name, batch, policy, plan.parents, dry_run=options.dry_run
     )
-    note = note_for(context, encoded, options, labels, remarks)
+    note = note_for(context, encoded, options, labels, plan.remarks)
     if options.dry_run:
         preview = preview_commit(
             context,
@@ -199,7 +205,7 @@ def _commit(
             metrics=options.metrics,
             basis=basis,
         )
-        return with_unchanged(preview, unchanged)
+        return with_unchanged(preview, plan.unchanged)
 
     if target.new:
         create_space(
@@ -215,13 +221,14 @@ def _commit(
     stored = {task: item.store(context.store) for task, item in encoded.items()}
 
     def build(session: Session, place: Place) -> AbsorbRecord | CommitNumber:
-        check_unchanged(session, target.name, unchanged)
+        check_unchanged(session, target.name, plan.unchanged)
         versions = _next_versions(context, session, target.name, batch, options)
         if isinstance(versions, int):
             return versions
         members = {
             "tasks": [
-                record_entry(task, versions[task], item, parents) for task, item in stored.items()
+                record_entry(task, versions[task], item, plan.parents)
+                for task, item in stored.items()
             ],
             "basis": basis.digest if basis is not None else None,
         }
@@ -234,9 +241,9 @@ def _commit(
         key=options.idempotency_key,
         note=note,
         layouts={item.layout_digest: item.adapter.layout for item in stored.values()},
-        adapters=given,
+        adapters=asked,
     )
-    commit = with_unchanged(commit, unchanged)
+    commit = with_unchanged(commit, plan.unchanged)
     if not commit.created:
         return commit
     _LOG.info("committed %s/@c%d: %s", target.name, commit.number, ", ".join(stored))
@@ -246,6 +253,41 @@ def _commit(
             context, target.name, policy, note.author, basis=basis, committed=frozenset(stored)
         )
     return commit
+
+
+def _plan(
+    context: Context,
+    session: Session,
+    batch: AdapterBatch,
+    space: str | None,
+    options: CommitOptions,
+) -> _Plan:
+    """Find out what a commit is to do. Raises as `commit_sources`."""
+    target = find_target(session, context.store, batch.adapters.values(), space)
+    remarks = {
+        task: check_base(
+            session,
+            context.store,
+            target,
+            adapter,
+            allow_mismatch=options.allow_base_mismatch,
+        )
+        for task, adapter in batch.adapters.items()
+    }
+    earlier = commit_of_key(session, target.name, str(options.idempotency_key), batch.adapters)
+    unchanged: dict[TaskName, TaskVersion] = {}
+    if earlier is None:
+        batch, unchanged = _without_unchanged(context, session, target.name, batch, options)
+        versions = _next_versions(context, session, target.name, batch, options)
+        earlier = versions if isinstance(versions, int) else None
+    return _Plan(
+        target=target,
+        remarks=remarks,
+        batch=batch,
+        unchanged=unchanged,
+        earlier=earlier,
+        parents=_find_parents(session, target.name, batch, options),
+    )
 
 
 def _without_unchanged(
