@@ -33,10 +33,13 @@ class Side(StrEnum):
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
-_RESERVED: Final = re.compile(r"v\d+|c\d+|latest|head|[0-9a-f]{8,}|\d{4}-\d{2}-\d{2}.*")
+_RESERVED: Final = re.compile(
+    r"v[0-9]+|c[0-9]+|latest|head|[0-9a-f]{8,}|[0-9]{4}-[0-9]{2}-[0-9]{2}.*"
+)
 _LONGEST: Final = 256
 _REF: Final = re.compile(
-    r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?(?:~(?P<back>\d{1,9}))?"
+    r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?"
+    r"(?:~(?P<back>0|[1-9][0-9]{0,8}))?"
 )
 
 
@@ -90,7 +93,7 @@ def alias_name(text: str) -> str:
     """
     _name(text, "alias or tag")
     ensure(
-        not _RESERVED.fullmatch(text),
+        not is_reserved(text),
         InvalidInputError(
             f"alias or tag {text!r} reads as a version, a commit, a date or a digest.",
             hint="Pick a name that is not v<N>, c<N>, latest, head, a date "
@@ -98,6 +101,21 @@ def alias_name(text: str) -> str:
         ),
     )
     return text
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text may name a space, task, alias or tag (spec NAM-01)."""
+    return (
+        bool(NAME.fullmatch(text))
+        and ".." not in text
+        and not text.endswith(".")
+        and not _WINDOWS.fullmatch(text)
+    )
+
+
+def is_reserved(text: str) -> bool:
+    """Tell whether a name reads as another selector: no alias or tag has it (spec NAM-03)."""
+    return bool(_RESERVED.fullmatch(text))
 
 
 def digest(text: str) -> Digest:
@@ -161,13 +179,7 @@ def near_misses(text: str, names: list[str]) -> str:
 
 
 def _name(text: str, kind: str) -> str:
-    if (
-        not isinstance(text, str)
-        or not NAME.fullmatch(text)
-        or ".." in text
-        or text.endswith(".")
-        or _WINDOWS.fullmatch(text)
-    ):
+    if not isinstance(text, str) or not is_name(text):
         raise InvalidInputError(
             f"{kind} name {str(text)[:80]!r} is not allowed.",
             hint="Use 1 to 64 of a-z 0-9 . _ - starting with a letter or digit, "
@@ -179,9 +191,9 @@ def _name(text: str, kind: str) -> str:
 def _selector(text: str | None, whole: str) -> tuple[Selector, str]:
     if text is None or text in ("latest", "head"):
         return Selector.LATEST, ""
-    if re.fullmatch(r"v[1-9]\d{0,14}", text):
+    if re.fullmatch(r"v[1-9][0-9]{0,14}", text):
         return Selector.VERSION, text[1:]
-    if re.fullmatch(r"c[1-9]\d{0,14}", text):
+    if re.fullmatch(r"c[1-9][0-9]{0,14}", text):
         return Selector.COMMIT, text[1:]
     if DATE.fullmatch(text):
         return Selector.TIME, end_of(text, whole)

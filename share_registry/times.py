@@ -7,7 +7,8 @@ from typing import Final
 from share_registry.errors import InvalidInputError, ensure
 
 DATE: Final = re.compile(
-    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
+    r"\d{4}-\d{2}-\d{2}([T ]([01]\d|2[0-3]):\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?",
+    re.ASCII,
 )
 FIRST_YEAR: Final = 1900
 LAST_YEAR: Final = 9998

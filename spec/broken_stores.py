@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from spec import transitions
 from spec.good import chained, raw
 from spec.tiny import SPACE, Tiny, linear, pair, spread
 from spec.writing import Side, canonical, sha256, tensor_object
@@ -20,7 +21,7 @@ def stores() -> dict[str, dict[str, bytes]]:
         name: _made(change)
         for name, change in {**_CHAINS, **_HISTORIES, **_OBJECTS, **_DECODES}.items()
     }
-    return dict(sorted(made.items()))
+    return dict(sorted((made | transitions.refused()).items()))
 
 
 def _made(change: Callable[[Tiny, dict[str, Any]], None]) -> dict[str, bytes]:
@@ -202,6 +203,36 @@ def _over_basis(
     return change
 
 
+def _refitted_later(**members: Any) -> Callable[[Tiny, dict[str, Any]], None]:
+    """Re-express a task once as it should be, then once more with members of the first version."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        first: dict[str, Any] = {
+            "version": 2,
+            "before": entry["error"],
+            "error": "0.03125",
+            "bound": True,
+        }
+        _refitted(**first)(tiny, entry)
+        second: dict[str, Any] = {
+            "version": 3,
+            "before": "0.03125",
+            "error": "0.046875",
+            "bound": True,
+        }
+        _refitted(**second | members)(tiny, entry)
+
+    return change
+
+
+def _alias(name: str) -> dict[str, Any]:
+    return {"kind": "alias", "task": "cola", "alias": name, "version": 1}
+
+
+def _tag(name: str) -> dict[str, Any]:
+    return {"kind": "tag", "tag": name, "commit": 1}
+
+
 def _neither(tiny: Tiny, entry: dict[str, Any]) -> None:
     """Refer to the rows of an object that is neither an adapter nor a basis."""
     found = tiny.put(tensor_object(bytes(24), 4))
@@ -242,7 +273,16 @@ _HISTORIES = {
     "REC-16-version": _refitted(version=3),
     "REC-16-no-before": _refitted(before=None),
     "REC-16-source": _refitted(source=sha256(b"another")),
-    "REC-16-dropped": _refitted(live=False),
+    "REC-16-before": _refitted(before="0.0078125"),
+    "REC-16-before-of-another-version": _refitted_later(before="0.015625"),
+    "REC-16-norm": _refitted(norm="3"),
+    "REC-16-raw-bytes": _refitted(raw_bytes=1),
+    "REC-16-layout": _refitted(layout=sha256(b"another")),
+    "REC-11-name-that-it-has": _recorded({"kind": "rename", "task": "cola", "name": "cola"}),
+    "REC-08-parent-of-the-same-record": _absorbed(
+        {"version": 2},
+        {"task": "sst2", "version": 1, "derived_from": [{"task": "cola", "version": 2}]},
+    ),
     "REC-17-before-in-absorb": _absorbed({"version": 2, "before": "0"}),
     "REC-17-before-in-merge": _merged(weights=["1"], before="0"),
     "REC-18-weights": _merged(weights=["1", "-1"]),
@@ -251,9 +291,34 @@ _HISTORIES = {
     "REC-10-of": _recorded({"kind": "restore", "task": "cola", "version": 2, "of": 2}),
     "REC-11-name-of-another": _renamed_onto,
     "REC-12-alias": _recorded({"kind": "alias", "task": "cola", "alias": "prod", "version": 2}),
+    "REC-12-alias-removed-twice": _recorded(
+        _alias("prod"), _alias("prod") | {"version": None}, _alias("prod") | {"version": None}
+    ),
+    "REC-12-alias-of-another-task-removed": _recorded(
+        _alias("prod"),
+        {"kind": "rename", "task": "cola", "name": "cold"},
+        {"kind": "alias", "task": "cold", "alias": "staging"},
+    ),
     "REC-12-tag-of-itself": _recorded({"kind": "tag", "tag": "one", "commit": 3}),
     "REC-12-tag-twice": _recorded(
         {"kind": "tag", "tag": "one", "commit": 1}, {"kind": "tag", "tag": "one", "commit": 2}
+    ),
+    "NAM-03-alias-version": _recorded(_alias("v2")),
+    "NAM-03-alias-commit": _recorded(_alias("c3")),
+    "NAM-03-alias-leading-zero": _recorded(_alias("v007")),
+    "NAM-03-alias-latest": _recorded(_alias("latest")),
+    "NAM-03-alias-head": _recorded(_alias("head")),
+    "NAM-03-alias-date": _recorded(_alias("2026-01-01")),
+    "NAM-03-alias-begins-as-a-date": _recorded(_alias("2026-01-01-prod")),
+    "NAM-03-alias-8-hex": _recorded(_alias("deadbeef")),
+    "NAM-03-tag-version": _recorded(_tag("v2")),
+    "NAM-03-tag-latest": _recorded(_tag("latest")),
+    "NAM-03-tag-date": _recorded(_tag("2026-01-01")),
+    "NAM-03-tag-9-hex": _recorded(_tag("0123abcde")),
+    "NAM-03-alias-and-tag": _recorded(_alias("prod"), _tag("prod")),
+    "NAM-03-tag-and-alias": _recorded(_tag("prod"), _alias("prod")),
+    "NAM-03-removed-alias-and-tag": _recorded(
+        _alias("prod"), _alias("prod") | {"version": None}, _tag("prod")
     ),
     "REC-13-annotate": _recorded({"kind": "annotate", "task": "cola", "version": 2}),
     "NAM-02-no-task": _recorded({"kind": "drop", "task": "mnli"}),

@@ -5,6 +5,7 @@ Between them the stores have every element type, form, lane, packing and kind of
 
 from typing import Any
 
+from spec import references as reference_vectors, transitions
 from spec.tiny import Tiny, layout_of, linear, number, pair, spread
 from spec.writing import Rows, Side, basis_draft, canonical
 
@@ -24,7 +25,7 @@ CANONICAL = [
         '{"s":"\\u2028\\u2029\\ud83d\\ude00\\ufb33\\u00e9"}',
         '{"s":"\u2028\u2029\U0001f600\ufb33\u00e9"}',
     ],
-    ["[" * 16 + "]" * 16, "[" * 16 + "]" * 16],
+    ['{"a": ' + "[" * 15 + "]" * 15 + "}", '{"a":' + "[" * 15 + "]" * 15 + "}"],
 ]
 """Any JSON text of a value of the profile, and the canonical one."""
 
@@ -36,6 +37,8 @@ def stores() -> dict[str, dict[str, bytes]]:
         "references": references().files,
         "history": history().files,
         "sharing": sharing().files,
+        "names": reference_vectors.store().files,
+        "transitions": transitions.accepted(),
     }
 
 
@@ -374,9 +377,9 @@ def sharing() -> Tiny:
         "both",
         2,
         linear(),
-        [pair("twice", previous=True)],
+        [nothing()],
         previous=merged["adapter"],
-        members={"derived_from": parents[:1], "norm": "0"},
+        members={"derived_from": parents[:1], "norm": "0", "error": "0"},
     )
     tiny.absorb(twice, kind="merge", method="linear", weights=["2"])
     tiny.record("restore", task="film", version=3, of=2)
@@ -406,6 +409,12 @@ def _long_description() -> bytes:
     ).to_bytes()
     assert len(content) > 65_536
     return content
+
+
+def nothing() -> tuple[Side, Side]:
+    """Return a module whose dW is 0: an A upon the previous one, and a B of zeros."""
+    a, _ = pair("twice", previous=True)
+    return a, Side(own=[[0] * 3] * 2, scales=[1.0, 1.0])
 
 
 def raw(seed: str, count: int, dtype: str) -> bytes:

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from spec import broken, broken_bases, broken_stores, good, large
+from spec import broken, broken_bases, broken_stores, good, large, references
 
 FOLDER: Final = Path(__file__).parent / "vectors"
 
@@ -18,6 +18,7 @@ FOLDER: Final = Path(__file__).parent / "vectors"
 def vectors() -> dict[str, bytes]:
     """Return every file of the vectors by its path below the folder."""
     found = {f"good/{name}": content for name, content in good.objects().items()}
+    found["good/references.json"] = (json.dumps(references.meanings(), indent=1) + "\n").encode()
     found["good/canonical.json"] = (json.dumps(good.CANONICAL, indent=1) + "\n").encode()
     found |= {
         f"bad/{name}": content for name, content in (broken.files() | broken_bases.files()).items()

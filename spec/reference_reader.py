@@ -11,10 +11,10 @@ byte; a refusal names the broken clause of the specification.
 import json
 import re
 import sys
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from hashlib import sha256
-from itertools import accumulate
+from itertools import accumulate, groupby
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +51,11 @@ WIDTHS = {
     "U8": 1,
     "BOOL": 1,
 }
+NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
+FORBIDDEN = r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?|.*\.\..*|.*\."
+RESERVED = r"[vc][0-9]+|latest|head|[0-9a-f]{8,}|[0-9]{4}-[0-9]{2}-[0-9]{2}.*"
+REFERENCE = r"(?:([^/@~]+)/)?([^/@~]*)(?:@([^@~]+))?(?:~(0|[1-9][0-9]{0,8}))?"
+TIME = r"[0-9-]{10}([T ]([01][0-9]|2[0-3])(:[0-9]{2}){1,2}(\.[0-9]{1,6})?(Z|[+-][0-9:]{5})?)?"
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
 SCHEMAS = {
@@ -178,6 +183,11 @@ def check(value, schema, root, clause):
         f"{value!r:.80}",
     )
     need(
+        schema.get("pattern") != NAME or is_name(value),
+        "NAM-01",
+        f"{value!r} is no name",
+    )
+    need(
         type(value) is not dict
         or set(schema.get("required", ())) <= value.keys() <= schema["properties"].keys(),
         clause,
@@ -190,6 +200,26 @@ def check(value, schema, root, clause):
             root,
             clause,
         )
+
+
+def is_name(text):
+    return bool(re.fullmatch(NAME[1:-1], text) and not re.fullmatch(FORBIDDEN, text))
+
+
+# The last microsecond of a date, a minute or a second, as in a record; nothing if it is no time
+# (spec REF-07)
+def end_of(text):
+    if not re.fullmatch(TIME, text):
+        return ""
+    try:
+        begin = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DamagedError(f"REF-01: {error}") from error
+    parts = 1 if len(text) == 10 else text[10:].count(":") - (text[-6] in "+-") + 1
+    length = {1: timedelta(days=1), 2: timedelta(minutes=1), 3: timedelta(seconds=1)}[parts]
+    length = timedelta(microseconds=1) if "." in text else length
+    end = (begin if begin.tzinfo else begin.replace(tzinfo=UTC)) + length
+    return (end - timedelta(microseconds=1)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 # A layout, with its modules (name, rank, in, out) as member `modules` (spec LAY-01 to LAY-09)
@@ -591,8 +621,8 @@ class Store:
         need(sha256(content).hexdigest() == digest, "OBJ-01", f"object {digest} has other bytes")
         return content
 
-    # Every task of a space under every name it ever had: its present name and its versions (spec
-    # REC-02 to REC-18, NAM-02)
+    # The state of a space: its commits, its tags, and every task under every name it ever had
+    # (spec REC-02 to REC-18, NAM-02, NAM-03)
     def log(self, space):
         names = sorted(
             path.name for path in (self.root / "spaces" / space / "log").glob("[0-9]*.json")
@@ -602,7 +632,8 @@ class Store:
             "REC-03",
             "a record is missing",
         )
-        parent, time, keys, tags, tasks = sha256(self.format).hexdigest(), "", set(), set(), {}
+        state = SimpleNamespace(commits=[], aliases=set(), tags={}, tasks={})
+        parent, time, keys = sha256(self.format).hexdigest(), "", set()
         for number, name in enumerate(names, 1):
             content = self.read(f"spaces/{space}/log/{name}", MAX_JSON)
             try:
@@ -631,97 +662,59 @@ class Store:
                 f"c{number} is of kind {record['kind']}",
             )
             parent, time, keys = sha256(content).hexdigest(), record["time"], {*keys, record["key"]}
-            kind, told, adds = (
-                record["kind"],
-                record.get("tasks", [record] if "task" in record else []),
-                ("absorb", "refit", "merge"),
-            )
-            need(
-                [entry["task"] for entry in told] == sorted({entry["task"] for entry in told}),
-                "REC-08",
-                "tasks out of order",
-            )
-            for entry in told:
-                new = SimpleNamespace(name=entry["task"], versions=[], live=True)
-                task = (
-                    tasks.setdefault(entry["task"], new)
-                    if kind in ("absorb", "merge")
-                    else tasks.get(entry["task"])
-                )
-                need(
-                    task and task.name == entry["task"],
-                    "NAM-02",
-                    f"{entry['task']} is not what a task is called then",
-                )
-                version, versions = entry.get("version", 1), task.versions
-                if kind in (*adds, "restore"):
-                    clause = {"restore": "REC-10", "refit": "REC-16"}.get(kind, "REC-08")
-                    need(
-                        version == len(versions) + 1 and entry.get("of", 0) < version,
-                        clause,
-                        f"v{version} out of order",
-                    )
-                    need(
-                        kind == "restore"
-                        or float(entry["error"]) <= float(entry.get("budget", "inf")),
-                        "REC-09",
-                        "an error above the budget",
-                    )
-                    need(
-                        kind != "refit"
-                        or (
-                            task.live
-                            and "before" in entry
-                            and entry["source"] == versions[-1]["source"]
-                        ),
-                        "REC-16",
-                        "of another adapter",
-                    )
-                    need(kind == "refit" or "before" not in entry, "REC-17", "not re-expressed")
-                    parents = [
-                        tasks[of["task"]].versions[of["version"] - 1 :]
-                        if of["task"] in tasks
-                        else []
-                        for of in entry.get("derived_from", ())
-                    ]
-                    need(all(parents), "REC-08", "a parent that is not there")
-                    told_of = (
-                        {**entry, "note": record.get("note"), "said": entry["task"]}
-                        if kind in adds
-                        else versions[entry["of"] - 1]
-                    )
-                    told_of |= (
-                        {name: versions[-1][name] for name in ("note", "said")}
-                        if "before" in entry
-                        else {}
-                    )
-                    versions.append({**told_of, "number": number, "id": parent, "time": time})
-                need(
-                    version <= len(versions),
-                    "REC-12" if kind == "alias" else "REC-13",
-                    f"v{version} of {len(versions)}",
-                )
-                need(
-                    kind != "rename" or tasks.setdefault(entry["name"], task) is task,
-                    "REC-11",
-                    "a name of another task",
-                )
-                task.name, task.live = (
-                    entry.get("name", task.name),
-                    kind in (*adds, "restore") or (task.live and kind != "drop"),
-                )
-            need(
-                kind != "merge" or len(record["weights"]) == len(told[0].get("derived_from", ())),
-                "REC-18",
-                "not one weight for each parent",
-            )
-            need(
-                kind != "tag" or (record["commit"] < number and record["tag"] not in tags),
-                "REC-12",
-                "a tag of a later commit, or one that is there",
-            )
-            tags |= {record["tag"]} if kind == "tag" else set()
-        return tasks
+            state.commits.append((parent, time))
+            follow(state, record)
+        return state
+
+    # What a reference means (spec REF-01 to REF-09)
+    def resolve(self, text):
+        match = re.fullmatch(REFERENCE, text)
+        need(len(text) <= 256 and match and (match[2] or match[3]), "REF-01", f"{text!r:.80}")
+        space, name, selector, back = *match.group(1, 2), match[3] or "latest", int(match[4] or 0)
+        numbered = re.fullmatch("([vc])([1-9][0-9]{0,14})", selector)
+        need(
+            all(is_name(part) for part in (space, name) if part)
+            and (
+                selector in ("latest", "head")
+                or numbered
+                or end_of(selector)
+                or re.fullmatch("[0-9a-f]{8,64}", selector)
+                or (is_name(selector) and not re.fullmatch(RESERVED, selector))
+            ),
+            "REF-01",
+            f"{text!r:.80}",
+        )
+        spaces = [path.name for path in (self.root / "spaces").iterdir()]
+        space = space or (spaces[0] if len(spaces) == 1 else "")
+        need(space in spaces, "REF-02", f"{text!r} is of no space")
+        state = self.log(space)
+        if self.newer and not numbered:
+            raise self.newer
+        task = state.tasks.get(name)
+        need(task or not name, "REF-03", f"there is no task {name}")
+        if numbered and numbered[1] == "v":
+            need(name, "REF-08", f"{text!r} asks for a version of a whole space")
+            version = int(numbered[2]) - back
+            clause = "REF-05" if back else "REF-04"
+            need(1 <= version <= len(task.versions), clause, f"there is no v{version}")
+            return f"{space}/{task.name}@v{version}"
+        if name and selector in task.aliases:
+            *earlier, last = task.aliases[selector]
+            moves = [last, *(version for version in reversed(earlier) if version)]
+            targets = [version for version, _ in groupby(moves)]
+            need(back < len(targets), "REF-05", f"{text!r} had {len(targets)} targets")
+            need(targets[back], "REF-06", f"{selector} was removed")
+            return f"{space}/{task.name}@v{targets[back]}"
+        number = commit_of(state, selector)
+        if not name:
+            need(number > back, "REF-05", f"there is no c{number - back}")
+            return f"{space}/@c{number - back}"
+        versions = sum(version["number"] <= number for version in task.versions)
+        need(versions, "REF-07", f"{task.name} was not there at c{number}")
+        live = [live for since, live in task.lives if since <= number][-1]
+        need(live, "REF-09", f"{task.name} is dropped at c{number}")
+        need(versions > back, "REF-05", f"there is no v{versions - back}")
+        return f"{space}/{task.name}@v{versions - back}"
 
     # Layout, float32 factors of each module, tensors of an adapter object (spec DEC-02, DEC-05,
     # DEC-08 to DEC-11)
@@ -831,6 +824,141 @@ class Store:
         return {"adapter_config.json": self.get(config[0]), "adapter_model.safetensors": made}
 
 
+# The state after one more record (spec REC-08 to REC-20, NAM-02, NAM-03)
+def follow(state, record):
+    kind, told = record["kind"], record.get("tasks", [record] if "task" in record else [])
+    need(
+        [entry["task"] for entry in told] == sorted({entry["task"] for entry in told}),
+        "REC-08",
+        "tasks out of order",
+    )
+    parents = [of for entry in told for of in entry.get("derived_from", ())]
+    for of in parents:
+        parent_task = state.tasks.get(of["task"])
+        need(
+            parent_task and of["version"] <= len(parent_task.versions),
+            "REC-08",
+            "a parent that is not there",
+        )
+        need(parent_task.name == of["task"], "NAM-02", "a parent under another name")
+    for entry in told:
+        follow_task(state, record, entry)
+    need(
+        kind != "merge" or len(record["weights"]) == len(told[0].get("derived_from", ())),
+        "REC-18",
+        "not one weight for each parent",
+    )
+    need(
+        kind != "tag"
+        or (record["commit"] < len(state.commits) and record["tag"] not in state.tags),
+        "REC-12",
+        "a tag of a later commit, or one that is there",
+    )
+    state.tags |= {record["tag"]: record["commit"]} if kind == "tag" else {}
+    said = {record[kind]} if kind in ("alias", "tag") else set()
+    state.aliases |= {record["alias"]} if kind == "alias" else set()
+    need(
+        not any(re.fullmatch(RESERVED, name) for name in said)
+        and not (said & state.tags.keys() and said & state.aliases),
+        "NAM-03",
+        "a name that reads as another selector",
+    )
+
+
+# What a record does to one of its tasks
+def follow_task(state, record, entry):
+    kind, adds = record["kind"], ("absorb", "refit", "merge")
+    number, (digest, time) = len(state.commits), state.commits[-1]
+    new = SimpleNamespace(name=entry["task"], versions=[], live=False, lives=[], aliases={})
+    task = (
+        state.tasks.setdefault(entry["task"], new)
+        if kind in ("absorb", "merge")
+        else state.tasks.get(entry["task"])
+    )
+    need(
+        task and task.name == entry["task"],
+        "NAM-02",
+        f"{entry['task']} is not what a task is called then",
+    )
+    version, versions = entry.get("version", 1), task.versions
+    if kind in (*adds, "restore"):
+        clause = {"restore": "REC-10", "refit": "REC-16"}.get(kind, "REC-08")
+        need(
+            version == len(versions) + 1 and entry.get("of", 0) < version,
+            clause,
+            f"v{version} out of order",
+        )
+        need(
+            kind == "restore" or float(entry["error"]) <= float(entry.get("budget", "inf")),
+            "REC-09",
+            "an error above the budget",
+        )
+        need(
+            kind != "refit" or (task.live and "before" in entry and carries(entry, versions[-1])),
+            "REC-16",
+            "of another adapter",
+        )
+        need(kind == "refit" or "before" not in entry, "REC-17", "not re-expressed")
+        told_of = (
+            {**entry, "note": record.get("note"), "said": entry["task"]}
+            if kind in adds
+            else versions[entry["of"] - 1]
+        )
+        told_of |= (
+            {name: versions[-1][name] for name in ("note", "said")} if "before" in entry else {}
+        )
+        versions.append({**told_of, "number": number, "id": digest, "time": time})
+    need(
+        version <= len(versions),
+        "REC-12" if kind == "alias" else "REC-13",
+        f"v{version} of {len(versions)}",
+    )
+    need(
+        kind != "rename"
+        or (entry["name"] != task.name and state.tasks.setdefault(entry["name"], task) is task),
+        "REC-11",
+        "a name of another task, or that it has",
+    )
+    need(kind != "drop" or task.live, "REC-11", "dropped already")
+    if kind == "alias":
+        moves = task.aliases.setdefault(entry["alias"], [])
+        need(
+            "version" in entry or (moves and moves[-1]),
+            "REC-12",
+            "an alias that is not there",
+        )
+        moves.append(entry.get("version"))
+    task.name, task.live = (
+        entry.get("name", task.name),
+        kind in (*adds, "restore") or (task.live and kind != "drop"),
+    )
+    task.lives.append((number, task.live))
+
+
+# The commit that a selector names (spec REF-07)
+def commit_of(state, selector):
+    commits, until = state.commits, end_of(selector)
+    if re.fullmatch("c[0-9]+", selector):
+        found = [int(selector[1:])]
+    elif until:
+        found = [sum(time <= until for _, time in commits)]
+    elif re.fullmatch("[0-9a-f]{8,64}", selector):
+        found = [n for n, (digest, _) in enumerate(commits, 1) if digest.startswith(selector)]
+    else:
+        is_newest = selector in ("latest", "head")
+        found = [len(commits) if is_newest else state.tags.get(selector, 0)]
+    need(len(found) == 1 and 1 <= found[0] <= len(commits), "REF-07", f"{selector}: no commit")
+    return found[0]
+
+
+# Whether a version that is re-expressed is of the same adapter (spec REC-16)
+def carries(entry, last):
+    return all(entry[name] == last[name] for name in ("source", "layout", "raw_bytes")) and all(
+        float(entry[name]) == float(last[of])
+        for name, of in (("norm", "norm"), ("before", "error"))
+    )
+
+
 # A factor (spec DEC-01 to DEC-07)
 def decode(side, which, blocks, before):
     products = []
@@ -893,7 +1021,7 @@ if __name__ == "__main__":
     store = Store(sys.argv[1])
     if sys.argv[2] == "--list":
         for space in sorted(path.name for path in (store.root / "spaces").iterdir()):
-            for name, task in sorted(store.log(space).items()):
+            for name, task in sorted(store.log(space).tasks.items()):
                 for number, version in enumerate(task.versions if task.name == name else (), 1):
                     commit, error = f"c{version['number']} {version['id'][:8]}", version["error"]
                     print(f"{space}/{name}@v{number} {commit} error {error}")
@@ -902,7 +1030,7 @@ if __name__ == "__main__":
     else:
         space, task, number = re.fullmatch(r"([^/@]+)/([^/@]+)@v([0-9]+)", sys.argv[2]).groups()
         Path(sys.argv[3]).mkdir(parents=True, exist_ok=True)
-        versions, number = store.log(space)[task].versions, int(number)
+        versions, number = store.log(space).tasks[task].versions, int(number)
         if store.newer and number > len(versions):
             raise store.newer
         for name, content in store.export(versions[number - 1]).items():

@@ -86,7 +86,7 @@ class Tiny:
             "requires": [],
         }
         common |= {
-            "time": f"2026-01-01T00:00:{self.number:02}.000000Z",
+            "time": f"2026-01-01T00:{self.number // 60:02}:{self.number % 60:02}.000000Z",
             "key": f"key-{self.number}",
         }
         record = {name: value for name, value in (common | members).items() if value is not None}

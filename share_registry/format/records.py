@@ -21,15 +21,32 @@ from share_registry.format.layout import (
     check_version,
     validate,
 )
-from share_registry.names import NAME, Digest
+from share_registry.names import NAME, Digest, is_name, is_reserved
 from share_registry.times import FIRST_YEAR, LAST_YEAR, timestamp
 
 # Features that a record's `requires` may name and this release knows
 FEATURES: Final[frozenset[str]] = frozenset()
 
 DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
-NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
 NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]
+
+
+def _check_name(text: str) -> str:
+    """Return a name that a store may have (spec NAM-01). Raises ValueError."""
+    if not is_name(text):
+        raise ValueError(f"{text!r} names no space, task, alias or tag")
+    return text
+
+
+def _check_selector(text: str) -> str:
+    """Return a name that reads as no other selector (spec NAM-03). Raises ValueError."""
+    if is_reserved(text):
+        raise ValueError(f"{text!r} reads as a version, a commit, a date or a digest")
+    return text
+
+
+NameField = Annotated[str, Field(pattern=rf"^{NAME.pattern}$"), AfterValidator(_check_name)]
+SelectorField = Annotated[NameField, AfterValidator(_check_selector)]
 
 
 def _check_calendar(time: str) -> str:
@@ -229,7 +246,7 @@ class AliasRecord(_Record):
 
     kind: Literal["alias"] = "alias"
     task: NameField
-    alias: NameField
+    alias: SelectorField
     version: NumberField | None = None
 
 
@@ -237,7 +254,7 @@ class TagRecord(_Record):
     """A tag names a commit of the space, for ever."""
 
     kind: Literal["tag"] = "tag"
-    tag: NameField
+    tag: SelectorField
     commit: NumberField
 
 

@@ -157,14 +157,17 @@ def test_alias_rows_tell_what_was_live_when() -> None:
         assert [tuple(row) for row in rows] == [(1, 4, 5), (2, 5, 12), (3, 13, None)]
 
 
-def test_removing_an_alias_that_is_not_set_moves_nothing() -> None:
+def test_an_alias_is_removed_once() -> None:
     log = begun()
-    for target in (None, 1, None, None):
+    for target in (1, None):
         log.alias("cola", "prod", target)
-    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
-        log.apply(session)
-        rows = session.execute(select(AliasRow.version, AliasRow.since, AliasRow.until))
-        assert [tuple(row) for row in rows] == [(1, 4, 5)]
+    with Catalog.in_memory() as catalog:
+        with catalog.begin(write=True) as session:
+            log.apply(session)
+            rows = session.execute(select(AliasRow.version, AliasRow.since, AliasRow.until))
+            assert [tuple(row) for row in rows] == [(1, 3, 4)]
+        with pytest.raises(IntegrityError, match="does not have"):
+            _apply(catalog, log.alias("cola", "prod", None))
 
 
 def test_objects_are_listed_once_for_each_role() -> None:
@@ -331,6 +334,7 @@ WRONG: dict[str, tuple[Callable[[Log], Logged], str]] = {
         lambda log: log.rename("cola", "sst2"),
         "belongs to another task",
     ),
+    "the name that a task has": (lambda log: log.rename("cola", "cola"), "name that it has"),
     "an alias of a version that does not exist": (
         lambda log: log.alias("cola", "prod", 2),
         "does not exist",

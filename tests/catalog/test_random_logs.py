@@ -100,6 +100,8 @@ class Writer:
         if not self.model.tasks:
             return self.absorb()
         task, _ = self._version()
+        if not task.is_live(self.model.head):
+            return self.absorb()
         task.live.append((self.model.head, False))
         self.log.drop(task.name)
         self.model.about[self.model.head] = {task.origin}
@@ -110,7 +112,8 @@ class Writer:
         if not self.model.tasks:
             return self.absorb()
         task, _ = self._version()
-        name = ["new-" + task.origin, task.origin, f"name{self.model.head}"][self._pick(3)]
+        names = ["new-" + task.origin, task.origin, f"name{self.model.head}"]
+        name = next(name for name in names[self._pick(3) :] + names if name != task.name)
         self.log.rename(task.name, name)
         task.names.append((self.model.head, name))
         self.model.about[self.model.head] = {task.origin}
@@ -164,7 +167,12 @@ class Writer:
             labels = task.labels_at(len(task.versions), self.model.head)
             self._add(task, labels)
             task.sources[-1] = task.sources[-2]
-            self.log.refit({task.name: len(task.versions)}, name=name, source=task.sources[-1])
+            self.log.refit(
+                {task.name: len(task.versions)},
+                name=name,
+                source=task.sources[-1],
+                error="0.049",
+            )
         else:
             self.log.refit(name=name)
         self.model.bases[self.model.head] = str(digest_of(name))

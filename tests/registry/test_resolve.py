@@ -189,19 +189,6 @@ def test_an_alias_moved_to_where_it_was_counts_once() -> None:
             resolve(session, "cola@prod~3")
 
 
-def test_an_alias_of_the_task_comes_before_a_tag() -> None:
-    log = Log()
-    log.create()
-    for version in (1, 2):
-        log.absorb("cola", version)
-    log.tag("live", 2)
-    log.alias("cola", "live", 2)
-    with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:
-        log.apply(session)
-        assert resolve(session, "cola@live").version == 2
-        assert resolve(session, "@live").number == 2
-
-
 def test_an_ambiguous_id_names_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     log = story()
     with Catalog.in_memory() as catalog, catalog.begin(write=True) as session:

@@ -143,7 +143,7 @@ def export_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """
     store = reference.Store(root)
     for space in sorted(path.name for path in (root / "spaces").iterdir()):
-        for name, task in sorted(store.log(space).items()):
+        for name, task in sorted(store.log(space).tasks.items()):
             for number, version in enumerate(task.versions, 1):
                 yield f"{space}/{name}@v{number}", store.export(version)
     if store.newer is not None:

@@ -152,5 +152,5 @@ def _is_refused(read: Any) -> bool:
 
 def test_there_are_adapters_of_every_lane() -> None:
     assert len(ADAPTERS) > 20
-    assert len(BASES) == 2
+    assert len(BASES) > 2
     assert {Path(kind_of(path)).stem for path in FILES} == {"record", "note", "layout", "format"}

@@ -68,7 +68,7 @@ def test_the_registry_has_what_the_reader_must_show(root: Path) -> None:
     """
     store = reference.Store(root)
     (space,) = (root / "spaces").iterdir()
-    tasks = store.log(space.name)
+    tasks = store.log(space.name).tasks
     parsed = {
         (name, n): reference.parse_adapter(store.get(v["adapter"]), store.get)
         for name, task in tasks.items()

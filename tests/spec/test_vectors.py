@@ -5,7 +5,11 @@ The reference reader refuses it for the reason in the name.
 
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rfc8785
@@ -21,11 +25,47 @@ GOOD_STORES = sorted(path for path in (VECTORS / "good").iterdir() if path.is_di
 GOOD_FILES = sorted(
     path
     for path in (VECTORS / "good").iterdir()
-    if path.is_file() and path.name != "canonical.json"
+    if path.is_file() and path.name not in ("canonical.json", "references.json")
 )
 BAD_STORES = sorted((VECTORS / "bad").glob("*.store.zip"))
 BAD_FILES = sorted(path for path in (VECTORS / "bad").iterdir() if path not in BAD_STORES)
 CANONICAL = json.loads((VECTORS / "good" / "canonical.json").read_text(encoding="utf-8"))
+
+
+MAX_SECONDS = 1.0
+MAX_BYTES = 256 << 20
+"""What refusing a bad vector may take: forged bytes are no way to keep a reader busy."""
+PEAK = Path("/proc/self/clear_refs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Import what reading a store needs, once: it is no part of what a vector costs."""
+    root = tmp_path_factory.mktemp("warm")
+    _read_all(readers.unpack(VECTORS / "good" / "lanes", root / "store"), root / "out")
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Fail where more processor time or, on Linux, more memory is taken than a vector is worth."""
+    begun, memory = time.process_time(), _reset_peak()
+    yield
+    assert time.process_time() - begun < MAX_SECONDS
+    assert _memory("VmHWM") - memory < MAX_BYTES
+
+
+def _reset_peak() -> int:
+    """Forget the largest memory that this process had; return what it has."""
+    if PEAK.exists():
+        PEAK.write_text("5", encoding="ascii")
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> int:
+    """Return a size of this process in bytes; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
 def _names(path: Path) -> str:
@@ -66,13 +106,13 @@ def test_both_readers_read_a_good_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", BAD_FILES, ids=_names)
 def test_the_library_refuses_a_bad_file(path: Path) -> None:
-    with pytest.raises(readers.refusal_of_library(path.name)):
+    with _bounded(), pytest.raises(readers.refusal_of_library(path.name)):
         readers.read_by_library(path.read_bytes(), kind_of(path))
 
 
 @pytest.mark.parametrize("path", BAD_FILES, ids=_names)
 def test_the_reference_reader_refuses_a_bad_file_for_its_clause(path: Path) -> None:
-    with pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
+    with _bounded(), pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
         readers.read_by_reference(path.read_bytes(), kind_of(path))
 
 
@@ -92,7 +132,7 @@ def test_both_readers_give_the_same_files_of_every_version(path: Path, tmp_path:
 @pytest.mark.parametrize("path", BAD_STORES, ids=_names)
 def test_the_library_refuses_a_bad_store(path: Path, tmp_path: Path) -> None:
     root = readers.unpack(path, tmp_path / "store")
-    with pytest.raises(readers.refusal_of_library(path.name)):
+    with _bounded(), pytest.raises(readers.refusal_of_library(path.name)):
         _read_all(root, tmp_path / "out")
 
 
@@ -101,8 +141,35 @@ def test_the_reference_reader_refuses_a_bad_store_for_its_clause(
     path: Path, tmp_path: Path
 ) -> None:
     root = readers.unpack(path, tmp_path / "store")
-    with pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
+    with _bounded(), pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
         list(readers.export_by_reference(root))
+
+
+REFERENCES = json.loads((VECTORS / "good" / "references.json").read_text(encoding="utf-8"))
+REFUSALS = {"REF-01": sr.InvalidInputError, "REF-08": sr.InvalidInputError}
+
+
+def test_both_readers_give_a_reference_its_meaning(tmp_path: Path) -> None:
+    """Spec REF-01 to REF-09."""
+    root = readers.unpack(VECTORS / "good" / "names", tmp_path / "store")
+    store = reference.Store(root)
+    with sr.Registry.open(root, mode="r") as registry:
+        for text, meaning in REFERENCES:
+            assert _meaning(store, text) == meaning, text
+            refusal = REFUSALS.get(meaning, sr.NotFoundError)
+            if meaning[3] == "-":
+                with pytest.raises(refusal):
+                    registry.resolve(text)
+            else:
+                assert registry.resolve(text).ref == meaning, text
+
+
+def _meaning(store: Any, text: str) -> str:
+    """Return what a reference means to the reference reader, or the clause that it breaks."""
+    try:
+        return str(store.resolve(text))
+    except reference.DamagedError as damaged:
+        return str(damaged)[:6]
 
 
 def _read_all(root: Path, out: Path) -> None:

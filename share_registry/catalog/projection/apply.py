@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from share_registry.catalog.projection import annotations, versions
 from share_registry.catalog.projection.writer import RecordWriter
-from share_registry.catalog.queries.lookups import SPACE, tag_target
+from share_registry.catalog.queries.lookups import SPACE, is_alias, tag_target
 from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import (
     TABLES,
@@ -304,13 +304,20 @@ def _change(
 
 def _drop(writer: RecordWriter, record: DropRecord) -> None:
     task = writer.task(record.task)
-    writer.end(TaskLifeRow, TaskLifeRow.task == task.task)
-    writer.count(-1 if task.live else 0)
+    ensure(
+        writer.end(TaskLifeRow, TaskLifeRow.task == task.task),
+        IntegrityError(f"{writer.subject} drops {record.task!r}, which is dropped by then."),
+    )
+    writer.count(-1)
     writer.touch({task.task: None})
 
 
 def _rename(writer: RecordWriter, record: RenameRecord) -> None:
     task = writer.task(record.task)
+    ensure(
+        record.name != record.task,
+        IntegrityError(f"{writer.subject} gives {record.task!r} the name that it has."),
+    )
     owner = writer.tasks([record.name]).get(record.name)
     ensure(
         owner is None or owner.task == task.task,
@@ -326,8 +333,20 @@ def _rename(writer: RecordWriter, record: RenameRecord) -> None:
 
 def _move_alias(writer: RecordWriter, record: AliasRecord) -> None:
     task = writer.task(record.task)
-    writer.end(AliasRow, AliasRow.task == task.task, AliasRow.name == record.alias)
-    if record.version is not None:
+    ensure(
+        tag_target(writer.session, writer.space, record.alias) is None,
+        IntegrityError(f"{writer.subject} makes an alias of {record.alias!r}, which is a tag."),
+    )
+    ended = writer.end(AliasRow, AliasRow.task == task.task, AliasRow.name == record.alias)
+    if record.version is None:
+        ensure(
+            ended,
+            IntegrityError(
+                f"{writer.subject} removes the alias {record.alias!r}, "
+                f"which {record.task!r} does not have."
+            ),
+        )
+    else:
         writer.check_version(task, record.version)
         values = {"task": task.task, "name": record.alias, "version": record.version}
         writer.add(AliasRow, [values | {"since": writer.number}])
@@ -342,6 +361,10 @@ def _tag(writer: RecordWriter, record: TagRecord) -> None:
     ensure(
         tag_target(writer.session, writer.space, record.tag) is None,
         IntegrityError(f"{writer.subject} gives the tag {record.tag!r} a second time."),
+    )
+    ensure(
+        not is_alias(writer.session, writer.space, record.tag),
+        IntegrityError(f"{writer.subject} makes a tag of {record.tag!r}, which is an alias."),
     )
     writer.add(TagRow, [{"name": record.tag, "number": record.commit, "since": writer.number}])
 

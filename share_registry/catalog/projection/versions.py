@@ -82,15 +82,11 @@ def refit(
         subject = f"{writer.subject} re-expresses {entry.task!r}"
         task = writer.require_name(tasks.get(entry.task), entry.task)
         ensure(task.live, IntegrityError(f"{subject}, which is dropped by then."))
-        ensure(
-            entry.before is not None,
-            IntegrityError(f"{subject} without the error it had before."),
-        )
-        source = earlier[task.task].source_digest
-        ensure(
-            source == entry.source,
-            IntegrityError(f"{subject} of the source {entry.source[:12]}, expected {source[:12]}."),
-        )
+        for member, told, expected in _carried(entry, earlier[task.task]):
+            ensure(
+                told == expected,
+                IntegrityError(f"{subject} with the {member} {told}, expected {expected}."),
+            )
     _add(writer, record, note, layouts, earlier)
 
 
@@ -211,6 +207,17 @@ def _add(
         {task: (row.version + 1, row.version) for task, row in earlier.items()},
         metrics=False,
     )
+
+
+def _carried(entry: AbsorbedTask, row: Row[Any]) -> Iterator[tuple[str, object, object]]:
+    """Yield what a re-expressed version says and has to, of the version before (spec REC-16)."""
+    yield "error before", None if entry.before is None else float(entry.before), row.error
+    yield "source", entry.source, row.source_digest
+    yield "layout", entry.layout, row.layout_digest
+    if row.norm:
+        # a catalog upgraded from its first schema does not know it
+        yield "norm", float(entry.norm), row.norm
+    yield "size", entry.raw_bytes, row.raw_bytes
 
 
 def _newest(writer: RecordWriter, tasks: Iterable[KnownTask]) -> _Earlier:

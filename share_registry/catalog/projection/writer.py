@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, cast
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    CursorResult,
     Insert,
     Select,
     Table,
@@ -66,13 +67,14 @@ class RecordWriter:
                 _insert(row.table), [{"space": self.space, **values} for values in rows]
             )
 
-    def end(self, row: type[Temporal], *conditions: ColumnElement[bool]) -> None:
-        """Let rows that hold until further notice end with this record."""
-        self.session.execute(
+    def end(self, row: type[Temporal], *conditions: ColumnElement[bool]) -> int:
+        """Let rows that hold until further notice end with this record; return how many."""
+        ended = self.session.execute(
             update(row.table)
             .where(row.space == self.space, row.until.is_(None), *conditions)
             .values(until=self.number)
         )
+        return cast("CursorResult[object]", ended).rowcount
 
     def count(self, more: int) -> None:
         """Note that there are so many more (or, below 0, fewer) live tasks."""

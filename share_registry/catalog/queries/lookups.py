@@ -328,9 +328,10 @@ def alias_target(session: Session, space: str, task: str, alias: str) -> Row[Any
     ).one_or_none()
 
 
-def alias_names(session: Session, space: str) -> set[str]:
-    """Return every alias name ever used in a space."""
-    return set(session.scalars(select(AliasRow.name).where(AliasRow.space == space).distinct()))
+def is_alias(session: Session, space: str, name: str) -> bool:
+    """Tell whether a name is or was an alias in a space."""
+    query = select(AliasRow.name).where(AliasRow.space == space, AliasRow.name == name).limit(1)
+    return session.scalar(query) is not None
 
 
 def tag_names(session: Session, space: str) -> set[str]:

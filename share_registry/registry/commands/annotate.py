@@ -105,7 +105,7 @@ def set_tag(context: Context, name: str, ref: str, *, space: str | None, said: S
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
         ensure(
-            tag not in lookups.alias_names(session, target.space),
+            not lookups.is_alias(session, target.space, tag),
             InvalidInputError(
                 f"{tag!r} is an alias in space {target.space!r}.",
                 hint="Aliases and tags share one set of names: pick another.",
