@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -19,6 +20,27 @@ _GENERIC: Final = re.compile(
     r"|peft|run|step|epoch|ckpt|checkpoint|tmp|adapter))+"
 )
 _MAX_LABEL: Final = 512
+
+
+class Family(StrEnum):
+    """Base models that are known to name and shape their modules alike."""
+
+    MIXTRAL = "Mixtral"
+    QWEN3_MOE = "Qwen3-MoE"
+    # q, k, v, o and gate, up, down, each a module of its own, without gates in the attention
+    LLAMA = "Llama"
+
+
+# What the class of a base model, or its label, has in lower case.
+_FAMILIES: Final = {
+    Family.MIXTRAL: re.compile(r"(?<![a-z])mixtral"),
+    Family.QWEN3_MOE: re.compile(
+        r"(?<![a-z])qwen3(moe|-moe|-(?!vl|omni|next)([a-z]+-)?\d+b-a\d+b)"
+    ),
+    Family.LLAMA: re.compile(
+        r"(?<![a-z])((code|tiny|smol)?llama|mistral|qwen2|qwen3(?![.-]?\d|-?next))"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +76,20 @@ def base_of(config: Mapping[str, object]) -> BaseModelLabel:
         layers = json.dumps(config["layer_replication"], separators=(",", ":"))
         label = f"{label}#layers={layers}"[:_MAX_LABEL]
     return BaseModelLabel(label=label, revision=revision[:128] if revision else None)
+
+
+def family_of(config: Mapping[str, object], label: str) -> Family | None:
+    """Return the family of a base model by its class, else by its label; None where unknown.
+
+    Args:
+        config: The adapter's, which names the class in auto_mapping where it has no task_type.
+        label: Label of the base model where the config names none, or a path.
+    """
+    mapping, own = config.get("auto_mapping"), base_of(config).label
+    named = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    parts = _parts(label if label and (not own or is_local(own)) else own)
+    name = str(named or "".join(parts[-1:])).lower()
+    return next((family for family, marks in _FAMILIES.items() if marks.search(name)), None)
 
 
 def is_local(label: str) -> bool:

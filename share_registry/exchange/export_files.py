@@ -18,7 +18,8 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import CARD_MARK, README, SOURCE_README, TENSOR_FILE
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.servers import lint, portable
+from share_registry.exchange.portable import portable
+from share_registry.exchange.servers import lint
 from share_registry.exchange.tensors import item_of
 from share_registry.format import safetensors_file
 from share_registry.format.canonical import Json, dump, sha256
@@ -88,7 +89,7 @@ def files_of(
     files[CONFIG_FILE] = plain.config_bytes
     files[TENSOR_FILE] = tensor_file(plain.layout, plain.tensors)
     files[README] = card_text(card, profile=profile)
-    return dict(sorted(files.items())), (*notes, *lint(plain.config, plain.layout))
+    return dict(sorted(files.items())), (*notes, *lint(plain, base_model=card.base_model))
 
 
 def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:

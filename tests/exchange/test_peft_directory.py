@@ -17,7 +17,7 @@ from share_registry.errors import InvalidInputError
 from share_registry.exchange import attachments
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.peft_directory import adapter_of, read_directory
-from share_registry.exchange.servers import portable
+from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
 from tests.exchange.test_refusals import CONFIG, TENSORS, Q, put, set_config, set_tensors
 

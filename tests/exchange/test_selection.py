@@ -14,8 +14,8 @@ from share_registry.errors import InvalidInputError
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.portable import portable
 from share_registry.exchange.selection import layout_roles
-from share_registry.exchange.servers import portable
 from share_registry.outside.files import Outside
 from tests.exchange import peft_configs, zoo
 from tests.exchange.test_refusals import CONFIG, TENSORS, set_config

@@ -1,13 +1,17 @@
 """The lint: every server's known refusals and silent losses, silent about a portable adapter."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import CardFacts, Profile, files_of
 from share_registry.exchange.peft_directory import adapter_of, read_directory
-from share_registry.exchange.servers import lint, llama_cpp, lorax, sglang, vllm
+from share_registry.exchange.servers import lint
 from share_registry.outside.files import Outside
 from tests.exchange.zoo import CASES
 
@@ -16,10 +20,10 @@ Original = Callable[[str], Path]
 EXPECTED: dict[str, tuple[str, ...]] = {
     "plain": (),
     "gaussian": (),
-    "bert": (),
+    "bert": ("SGLang: drops factor pairs outside layers.N",),
     "rslora": ("SGLang: ignores use_rslora", "llama.cpp: ignores use_rslora"),
     "rank_pattern": (
-        "SGLang: fails on different ranks",
+        "SGLang: the first request for it ends the server: ranks other than r",
         "LoRAX, TGI: ignore rank_pattern",
         "LoRAX, TGI: cannot stack mlp.up_proj",
     ),
@@ -31,10 +35,11 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "regex": ("SGLang: refuses target_modules given as a regular expression",),
     "layers": ("LoRAX, TGI: drop every module type that some layer of the model lacks",),
     "exclude": (
-        "SGLang: does not place k_proj or v_proj without q_proj",
+        "SGLang: the first request for it ends the server: k_proj or v_proj without q_proj",
         "LoRAX, TGI: drop self_attn.q_proj",
     ),
     "dora": (
+        "PEFT: transformers' load_adapter loses the magnitudes of DoRA",
         "vLLM: refuses use_dora",
         "vLLM: refuses 4 tensors",
         "SGLang: refuses use_dora",
@@ -43,7 +48,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "lora_bias": (
         "vLLM: refuses lora_bias",
-        "SGLang: ignores or fails late on 4 tensors",
+        "SGLang: ignores 4 tensors",
         "LoRAX, TGI: ignore 4",
         "llama.cpp: refuses 4",
     ),
@@ -60,10 +65,29 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "vLLM: refuses 1 tensor,",
         "llama.cpp: refuses 1",
     ),
-    "alora": ("vLLM: refuses alora_invocation_tokens",),
+    "alora": (
+        "vLLM: refuses alora_invocation_tokens",
+        "SGLang: reads activated LoRA as plain LoRA",
+        "LoRAX, TGI: read activated LoRA as plain LoRA",
+        "OpenVINO GenAI: reads activated LoRA as plain LoRA",
+    ),
     "replicated": ("vLLM: refuses layer_replication",),
-    "gpt2_embedding": ("LoRAX, TGI: do not find embedding factors",),
-    "experts": ("SGLang: does not map expert parameters", "SGLang: fails on q_proj without v_proj"),
+    "gpt2": (
+        "SGLang: drops factor pairs outside layers.N",
+        "llama.cpp: reads Conv1D modules (fan_in_fan_out) transposed",
+    ),
+    "gpt2_embedding": (
+        "vLLM: refuses embedding factors but for some models",
+        "LoRAX, TGI: do not find embedding factors",
+        "llama.cpp: does not serve embedding factors of models with tied embeddings",
+    ),
+    "convolution": ("servers of language models: take no convolutions",),
+    "experts": (
+        "vLLM: drops fused experts of Mixtral without a word",
+        "SGLang: refuses q_proj without v_proj",
+        "SGLang: the first request for it ends the server: fused experts",
+        "llama.cpp: its converter fails on fused experts",
+    ),
     "velora": ("vLLM: refuses velora_config", "vLLM: refuses 4 tensors"),
     "monteclora": ("vLLM: refuses monteclora_config", "vLLM: refuses 16 tensors"),
 }
@@ -72,7 +96,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_servers_limits_are_named(name: str, original: Original) -> None:
     adapter = read_directory(original(name), outside=Outside())
-    notes = lint(adapter.config, adapter.layout)
+    notes = lint(adapter)
     for part in EXPECTED[name]:
         assert any(part in note for note in notes), notes
     if not EXPECTED[name]:
@@ -80,8 +104,7 @@ def test_each_servers_limits_are_named(name: str, original: Original) -> None:
 
 
 def test_vllm_accepts_a_classifier_head(original: Original) -> None:
-    adapter = read_directory(original("classifier"), outside=Outside())
-    assert vllm(adapter.config, adapter.layout) == []
+    assert notes_of(read_directory(original("classifier"), outside=Outside()), "vLLM") == []
 
 
 @pytest.mark.parametrize(
@@ -106,19 +129,140 @@ def test_nothing_is_left_to_say_of_a_portable_adapter(name: str, original: Origi
     assert all(note.startswith("portable: ") for note in notes), notes
 
 
-def test_ranks_beyond_vllms_default_and_largest_are_named() -> None:
-    import torch
+def notes_of(adapter: Adapter, server: str, base_model: str = "") -> list[str]:
+    """Return what is said of one server, without its name."""
+    notes = (note.partition(": ") for note in lint(adapter, base_model=base_model))
+    return [text.removesuffix(".") for name, _, text in notes if name == server]
 
-    for rank, part in (
-        (16, None),
-        (17, "start it with --max-lora-rank 32 or more"),
-        (513, "refuses rank 513, the largest is 512"),
-    ):
-        tensors = {
-            "base_model.model.x.lora_A.weight": torch.ones(rank, 2),
-            "base_model.model.x.lora_B.weight": torch.ones(2, rank),
-        }
-        adapter = adapter_of(tensors, {"peft_type": "LORA", "r": rank, "lora_alpha": 0})
-        assert vllm(adapter.config, adapter.layout) == ([part] if part else [])
-        assert llama_cpp(adapter.config, adapter.layout) == ["reads lora_alpha 0 as no scaling"]
-        assert sglang(adapter.config, adapter.layout) == lorax(adapter.config, adapter.layout) == []
+
+def small_adapter(*modules: str, rank: int = 2, **config: Any) -> Adapter:
+    """Return an adapter of ones; a config field that is None is left out."""
+    shapes = {"A": (rank, 4), "B": (4, rank)}
+    tensors = {
+        f"base_model.model.{module}.lora_{side}.weight": torch.ones(shape)
+        for module in modules
+        for side, shape in shapes.items()
+    }
+    names = sorted({module.rpartition(".")[2] for module in modules})
+    defaults = {"peft_type": "LORA", "r": rank, "lora_alpha": 1, "target_modules": names}
+    fields = {**defaults, **config}
+    return adapter_of(tensors, {name: value for name, value in fields.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("rank", "expected"),
+    [
+        (16, []),
+        (17, ["start it with --max-lora-rank 32 or more"]),
+        (513, ["refuses rank 513, the largest is 512"]),
+    ],
+)
+def test_ranks_beyond_vllms_default_and_largest_are_named(rank: int, expected: list[str]) -> None:
+    adapter = small_adapter("layers.0.o_proj", rank=rank)
+    assert notes_of(adapter, "vLLM") == expected
+    assert lint(adapter) == tuple(f"vLLM: {note}." for note in expected)
+
+
+def test_llama_cpp_reads_alpha_0_as_no_scaling() -> None:
+    adapter = small_adapter("layers.0.o_proj", lora_alpha=0)
+    assert lint(adapter) == ("llama.cpp: reads lora_alpha 0 as no scaling.",)
+
+
+def test_a_config_without_lora_alpha_fails_in_three_servers() -> None:
+    assert lint(small_adapter("layers.0.o_proj", lora_alpha=None)) == (
+        "vLLM: refuses a config without lora_alpha.",
+        "SGLang: fails on a config without lora_alpha.",
+        "llama.cpp: its converter fails on a config without lora_alpha.",
+    )
+
+
+def test_one_rank_other_than_r_ends_sglang() -> None:
+    adapter = small_adapter("layers.0.o_proj", r=8, rank_pattern={".*_proj": 2})
+    assert notes_of(adapter, "SGLang") == [
+        "the first request for it ends the server: ranks other than r"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        (["up_proj", "down_proj"], "the first request for it ends the server: up_proj without"),
+        (["k_proj"], "the first request for it ends the server: k_proj or v_proj without q_proj"),
+        (["q_proj", "k_proj"], "refuses q_proj without v_proj"),
+        (["q_proj", "v_proj", "gate_proj"], None),
+    ],
+)
+def test_what_sglang_fuses_is_named_where_a_part_lacks(
+    modules: list[str], expected: str | None
+) -> None:
+    notes = notes_of(small_adapter(*(f"layers.0.{name}" for name in modules)), "SGLang")
+    assert [note[: len(expected or "")] for note in notes] == ([expected] if expected else [])
+
+
+def with_passenger(key: str) -> Adapter:
+    adapter = small_adapter("layers.0.o_proj")
+    return adapter_of({**adapter.tensors, key: torch.ones(4)}, adapter.config)
+
+
+def test_norms_end_sglang_and_are_ignored_by_llama_cpp() -> None:
+    key = "base_model.model.layers.0.input_layernorm.weight"
+    adapter = with_passenger(key)
+    assert notes_of(adapter, "SGLang") == [
+        f"the first request for it ends the server: 1 tensor of layers, {key}"
+    ]
+    assert notes_of(adapter, "llama.cpp") == [f"ignores 1 tensor of norms, {key}"]
+    other = "base_model.model.layers.0.self_attn.q_norm.weight"
+    assert notes_of(with_passenger(other), "llama.cpp") == [f"refuses 1 tensor, {other}"]
+
+
+def test_copies_of_embeddings_are_no_alarm_for_sglang() -> None:
+    assert notes_of(with_passenger("base_model.model.lm_head.base_layer.weight"), "SGLang") == []
+
+
+def test_side_files_that_sglang_reads_are_named() -> None:
+    adapter = replace(
+        small_adapter("layers.0.o_proj"),
+        attachments={"head.safetensors": b"", "added_tokens.json": b"{}", "vocab.json": b"{}"},
+    )
+    assert notes_of(adapter, "SGLang") == [
+        "refuses added_tokens.json where its ids go beyond the base model's vocabulary",
+        "reads head.safetensors as LoRA weights as well",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("mistralai/Mixtral-8x7B-v0.1", "drops fused experts without a word"),
+        ("Qwen/Qwen3-30B-A3B", "refuses fused experts without --enable-mixed-moe-lora-format"),
+        ("meta-llama/Llama-4-Scout", "drops fused experts of Mixtral without a word, and refuses"),
+    ],
+)
+def test_what_vllm_does_with_fused_experts_depends_on_the_base_model(
+    label: str, expected: str, original: Original
+) -> None:
+    adapter = read_directory(original("experts"), outside=Outside())
+    (note,) = notes_of(adapter, "vLLM", label)
+    assert note.startswith(expected)
+
+
+def experts(*names: str, **config: Any) -> Adapter:
+    owners = [f"layers.0.mlp.experts.{number}" for number in range(2)]
+    return small_adapter(*(f"{owner}.{name}" for owner in owners for name in names), **config)
+
+
+def test_experts_that_lack_gate_up_or_down_are_named() -> None:
+    assert lint(experts("gate_proj", "down_proj")) == (
+        "PEFT: with transformers 5, refuses experts that lack one of gate and up.",
+        "vLLM: fails on experts that lack one of gate, up and down.",
+        "llama.cpp: its converter fails on experts that lack one of gate, up and down.",
+    )
+    assert lint(experts("gate_proj", "up_proj", "down_proj")) == ()
+    assert lint(experts("w1", "w2", "w3")) == ("SGLang: refuses target_modules w1, w2, w3.",)
+
+
+def test_rslora_of_single_experts_is_misread_by_peft_itself() -> None:
+    adapter = experts("gate_proj", "up_proj", "down_proj", use_rslora=True)
+    assert notes_of(adapter, "PEFT") == [
+        "with transformers 5, use_rslora makes the experts' gate and up root 2 too large"
+    ]
