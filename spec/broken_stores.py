@@ -92,6 +92,30 @@ def _no_note(tiny: Tiny, entry: dict[str, Any]) -> None:
     del tiny.files[f"objects/{note[:2]}/{note[2:]}"]
 
 
+def _config(content: bytes) -> Callable[[Tiny, dict[str, Any]], None]:
+    """Give the version another configuration."""
+
+    def change(tiny: Tiny, entry: dict[str, Any]) -> None:
+        told = {"task": "cola", "config": tiny.put(content)}
+        _last(tiny, note=tiny.put(canonical({"format": 1, "kind": "note", "tasks": [told]})))
+
+    return change
+
+
+def _attachment_size(tiny: Tiny, entry: dict[str, Any]) -> None:
+    file = {"name": "head.json", "object": tiny.put(b"{}"), "size": 3}
+    told = {"task": "cola", "config": tiny.put(b"{}"), "attachments": [file]}
+    _last(tiny, note=tiny.put(canonical({"format": 1, "kind": "note", "tasks": [told]})))
+
+
+def _too_many_bits_of_3_rows(tiny: Tiny, entry: dict[str, Any]) -> None:
+    """Make products of 22 + 22 + 2 bits: 3 rows take 2, not 1."""
+    peak = (1 << 22) - 1
+    big = tiny.adapter("large", 1, linear(rank=3), [pair("large", rank=3, peak=peak)])
+    tiny.absorb(big)
+    _referring(tiny, big, [[peak] * 3, [0, 0, 1]])
+
+
 def _other_tensors(tiny: Tiny, entry: dict[str, Any]) -> None:
     _last(tiny, tasks=[entry | {"tensors": sha256(b"")}])
 
@@ -330,6 +354,10 @@ _OBJECTS = {
     "OBJ-01-flipped": _flipped,
     "OBJ-02-missing": _missing,
     "NOT-04-no-config": _no_config,
+    "NOT-04-size": _attachment_size,
+    "EXP-02-config-is-no-json": _config(b"r: 8"),
+    "EXP-02-config-is-an-array": _config(b"[]"),
+    "EXP-02-config-is-not-utf-8": _config(b'{"a":"\xff"}'),
     "NOT-06-no-note": _no_note,
 }
 _DECODES = {
@@ -344,6 +372,7 @@ _DECODES = {
     "DEC-02-basis-width": _over_basis(width=4),
     "DEC-02-basis-no-module": _over_basis(module="v"),
     "DEC-03-46-bits": _too_many_bits,
+    "DEC-03-46-bits-of-3-rows": _too_many_bits_of_3_rows,
     "DEC-03-46-bits-over-a-basis": _over_basis(peak=(1 << 23) - 1),
     "OBJ-04-source-of-another-kind": _neither,
     "DEC-05-no-module": _continued(linear(module="v")),

@@ -5,7 +5,7 @@ Between them the stores have every element type, form, lane, packing and kind of
 
 from typing import Any
 
-from spec import references as reference_vectors, transitions
+from spec import good_arithmetic, good_exports, references as reference_vectors, transitions
 from spec.tiny import Tiny, layout_of, linear, number, pair, spread
 from spec.writing import Rows, Side, basis_draft, canonical
 
@@ -37,6 +37,8 @@ def stores() -> dict[str, dict[str, bytes]]:
         "references": references().files,
         "history": history().files,
         "sharing": sharing().files,
+        "arithmetic": good_arithmetic.arithmetic().files,
+        "exports": good_exports.exports().files,
         "names": reference_vectors.store().files,
         "transitions": transitions.accepted(),
     }

@@ -25,6 +25,9 @@ import zstandard
 MAX_JSON = MAX_HEADER = MAX_FRAME = 16 << 20
 MAX_FORMAT = 1 << 20
 MAX_OBJECT = 4 << 30
+MAX_CONFIG = 1 << 20
+MAX_NAME = 255
+CONFIG, TENSORS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 MAX_ADAPTER = 16 << 30
 MAX_WINDOW = 8 << 20
 PIECE = 4 << 20
@@ -790,7 +793,7 @@ class Store:
         )
         return cursor.all(cursor.planes(spec["dtype"], count, lengths))
 
-    # The configuration and the tensors of a version (spec EXP-01, EXP-02, DEC-12)
+    # The files of a version (spec EXP-01 to EXP-04, DEC-12)
     def export(self, version):
         need(
             not version["note"] or self.size(version["note"]),
@@ -801,12 +804,13 @@ class Store:
         note = (
             parse(self.get(version["note"], MAX_JSON), "note", "NOT-01") if version["note"] else {}
         )
-        config = [
-            said["config"]
-            for said in note.get("tasks", ())
-            if said["task"] == version["said"] and "config" in said
-        ]
-        need(config, "NOT-04", "the note names no configuration")
+        said = [said for said in note.get("tasks", ()) if said["task"] == version["said"]][:1]
+        need(said and "config" in said[0], "NOT-04", "the note names no configuration")
+        files = {
+            CONFIG: self.get(said[0]["config"], MAX_CONFIG),
+            CARD: card(version, self.base(version["space"])),
+        }
+        need(is_object(files[CONFIG]), "EXP-02", "the configuration is no JSON object")
         layout, _, tensors = self.decode(version["adapter"])
         metadata = [(entry["name"], entry["value"]) for entry in layout["metadata"]]
         made = safetensors(
@@ -821,7 +825,30 @@ class Store:
             "DEC-12",
             "other tensors than were committed",
         )
-        return {"adapter_config.json": self.get(config[0]), "adapter_model.safetensors": made}
+        files[TENSORS] = made
+        return files | self.attached(said[0].get("attachments", ()))
+
+    # Attachments under the names that an export gives them (spec EXP-04, NOT-04)
+    def attached(self, entries):
+        contents, files = {}, {}
+        for entry in entries:
+            contents[entry["name"]] = self.get(entry["object"])
+            need(len(contents[entry["name"]]) == entry["size"], "NOT-04", "another size")
+        cards = [name for name in sorted(contents) if name.casefold() == CARD.casefold()]
+        for name in sorted(contents.keys() - {*cards}):
+            present = {other.casefold() for other in (CONFIG, TENSORS, *files)}
+            if len(name.encode()) <= MAX_NAME and name.casefold() not in present:
+                files[name] = contents[name]
+        for name in cards:
+            numbers = ("", *(f".{number}" for number in range(2, len(files) + 3)))
+            targets = (f"README.source{number}.md" for number in numbers)
+            files[next(target for target in targets if target not in files)] = contents[name]
+        return files
+
+    # The label of the base model of a space
+    def base(self, space):
+        first = self.read(f"spaces/{space}/log/{1:020}.json", MAX_JSON)
+        return parse(first, "record", "REC-01")["base_model"]["label"]
 
 
 # The state after one more record (spec REC-08 to REC-20, NAM-02, NAM-03)
@@ -907,7 +934,9 @@ def follow_task(state, record, entry):
         told_of |= (
             {name: versions[-1][name] for name in ("note", "said")} if "before" in entry else {}
         )
-        versions.append({**told_of, "number": number, "id": digest, "time": time})
+        ref = f"{record['space']}/{entry['task']}@v{version}"
+        place = {"space": record["space"], "ref": ref, "number": number, "id": digest}
+        versions.append({**told_of, **place, "time": time})
     need(
         version <= len(versions),
         "REC-12" if kind == "alias" else "REC-13",
@@ -949,6 +978,43 @@ def commit_of(state, selector):
         found = [len(commits) if is_newest else state.tags.get(selector, 0)]
     need(len(found) == 1 and 1 <= found[0] <= len(commits), "REF-07", f"{selector}: no commit")
     return found[0]
+
+
+def is_object(content):
+    try:
+        return type(json.loads(content.decode())) is dict
+    except (ValueError, RecursionError):
+        return False
+
+
+# The model card (spec EXP-03)
+def card(version, base):
+    base = base.replace("\0", "\ufffd")
+    budget = f" (budget {float(version['budget']):.3g})" if "budget" in version else ""
+    error = f"{float(version['error']):.3g}{budget}"
+    whose = f" for `{base}`" if base else ""
+    lines = [
+        "---",
+        "library_name: peft",
+        *([f"base_model: {json.dumps(base)}"] if base else []),
+        *("tags:", "- lora", "- share_registry", "---"),
+        *("<!-- written by share_registry -->", "", f"# {version['ref']}", ""),
+        f"A LoRA adapter{whose}, exported by share_registry in the native profile.",
+        *("", f"- version: `{version['ref']}`"),
+        f"- commit: c{version['number']} `{version['id']}` of {version['time']}",
+        f"- relative error of scaled dW against the committed adapter: {error}",
+        "",
+    ]
+    return "\n".join(lines).encode()
+
+
+# The digest of an export (spec EXP-05)
+def digest_of(files):
+    listed = [
+        {"name": name, "sha256": sha256(content).hexdigest()}
+        for name, content in sorted(files.items())
+    ]
+    return sha256(canonical(listed).encode()).hexdigest()
 
 
 # Whether a version that is re-expressed is of the same adapter (spec REC-16)

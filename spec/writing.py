@@ -124,6 +124,9 @@ def framed(content: bytes) -> bytes:
     )
 
 
+PIECE = 4 << 20
+
+
 @dataclass(kw_only=True)
 class Side:
     """One factor as integers."""
@@ -272,7 +275,9 @@ def draft(
     for index in sorted(kept):
         width = WIDTHS[layout["tensors"][index]["dtype"]]
         for plane in range(width):
-            _add_piece(made, kept[index][plane::width])
+            content = kept[index][plane::width]
+            for start in range(0, len(content), PIECE):
+                _add_piece(made, content[start : start + PIECE])
     return made
 
 

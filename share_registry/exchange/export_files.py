@@ -15,7 +15,13 @@ import torch
 
 from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.attachments import CARD_MARK, README, SOURCE_README, TENSOR_FILE
+from share_registry.exchange.attachments import (
+    CARD_MARK,
+    MAX_NAME_BYTES,
+    README,
+    SOURCE_README,
+    TENSOR_FILE,
+)
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.portable import portable
@@ -85,11 +91,15 @@ def files_of(
     plain, notes = (
         (adapter, ()) if profile == "native" else portable(adapter, base_model=card.base_model)
     )
-    files = _attached(plain.attachments)
+    files, left_out = _attached(plain.attachments)
     files[CONFIG_FILE] = plain.config_bytes
     files[TENSOR_FILE] = tensor_file(plain.layout, plain.tensors)
     files[README] = card_text(card, profile=profile)
-    return dict(sorted(files.items())), (*notes, *lint(plain, base_model=card.base_model))
+    return dict(sorted(files.items())), (
+        *notes,
+        *(f"attachment {name!r} is left out: its name fits in no directory." for name in left_out),
+        *lint(plain, base_model=card.base_model),
+    )
 
 
 def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -181,15 +191,27 @@ def _lines(card: CardFacts, profile: str) -> list[str]:
     return lines
 
 
-def _attached(attachments: Mapping[str, bytes]) -> dict[str, bytes]:
+def _attached(attachments: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
+    """Return attachments under the names they get, and those that cannot be files beside them.
+
+    Nothing that is committed has such a name; a store that somebody else wrote may (spec EXP-04).
+    """
     readmes = [name for name in sorted(attachments) if name.casefold() == README.casefold()]
-    files = {name: content for name, content in attachments.items() if name not in readmes}
+    files: dict[str, bytes] = {}
+    left_out: list[str] = []
+    present = {CONFIG_FILE, TENSOR_FILE}
+    for name in sorted(attachments.keys() - {*readmes}):
+        if len(name.encode()) > MAX_NAME_BYTES or name.casefold() in present:
+            left_out.append(name)
+            continue
+        present.add(name.casefold())
+        files[name] = attachments[name]
     for name in readmes:
         number, target = 1, SOURCE_README
         while target in files:
             number, target = number + 1, f"README.source.{number + 1}.md"
         files[target] = attachments[name]
-    return files
+    return files, left_out
 
 
 def _swap(files: Mapping[str, bytes], target: Path, occupied: bool, outside: Outside) -> None:

@@ -57,8 +57,8 @@ def test_every_version_has_the_same_bytes(
     with sr.Registry.open(root, mode="r") as registry:
         for ref, files in exported.items():
             library_files = readers.export_by_library(registry, ref, tmp_path)
-            assert {name: library_files[name] for name in files} == files
-            assert set(library_files) == {*files, "README.md", "tokenizer.json"}
+            assert library_files == files
+            assert "tokenizer.json" in files
 
 
 def test_the_registry_has_what_the_reader_must_show(root: Path) -> None:

@@ -18,7 +18,7 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
+from share_registry.exchange.config import MAX_CONFIG_BYTES
 from share_registry.exchange.export_files import (
     PROFILES,
     CardFacts,
@@ -29,7 +29,7 @@ from share_registry.exchange.export_files import (
 )
 from share_registry.exchange.peft_directory import Files, read_files
 from share_registry.exchange.tensors import TORCH, check_no_overflow
-from share_registry.format.canonical import sha256
+from share_registry.format.canonical import parse_foreign, sha256
 from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
@@ -195,7 +195,7 @@ def describe(context: Context, row: TaskVersion, note: TaskNote, layout: Layout)
     config_bytes = context.store.get(note.config, limit=MAX_CONFIG_BYTES)
     return Adapter(
         tensors={},
-        config=parse_config(config_bytes),
+        config=parse_foreign(config_bytes, subject=f"config of {row.ref}", limit=MAX_CONFIG_BYTES),
         config_bytes=config_bytes,
         layout=layout,
         attachments=_read_attachments(context, note.attachments),
@@ -223,7 +223,20 @@ def without_error(adapter: Adapter) -> Adapter:
 
 
 def _read_attachments(context: Context, entries: Iterable[FileEntry]) -> dict[str, bytes]:
-    return {entry.name: context.store.get(entry.object, limit=_MAX_FILE_BYTES) for entry in entries}
+    return {entry.name: _read_file(context, entry) for entry in entries}
+
+
+def _read_file(context: Context, entry: FileEntry) -> bytes:
+    content = context.store.get(entry.object, limit=_MAX_FILE_BYTES)
+    # spec NOT-04
+    ensure(
+        len(content) == entry.size,
+        IntegrityError(
+            f"attachment {entry.name!r} has {len(content)} bytes, expected {entry.size}.",
+            hint="Run verify with level 'deep'.",
+        ),
+    )
+    return content
 
 
 def _convert(adapter: Adapter, device: str, dtype: torch.dtype | None) -> Adapter:
