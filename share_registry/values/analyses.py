@@ -24,6 +24,9 @@ from share_registry.values.sheet import (
     typed_percent,
 )
 
+# A saving below this share of the bytes is none to speak of
+WORTH: Final = 0.03
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionCommit:
@@ -305,6 +308,9 @@ class Analysis(Shown):
         if len(self.adapters) > 1:
             least = f"from more than {self.break_even:.1f} adapters on"
             facts["break-even"] = f"{least} (k / r at 90 % of the energy)"
+            # in full precision a basis may be smaller where, coded, it saves nothing
+            if all(forecast.saving < WORTH for forecast in self.forecasts):
+                facts["break-even"] = "none: sharing saves nothing to speak of at these budgets"
         beaten = any(forecast.bits_alone < forecast.bits_bound for forecast in self.forecasts)
         return Sheet(
             title=f"what {count(len(self.adapters), 'adapter')} share",

@@ -203,6 +203,15 @@ def test_break_even_without_sharing_is_near_the_number_of_adapters() -> None:
     assert 4.5 < analyze_all(independent(6)).break_even <= 6.5
 
 
+def test_no_break_even_is_told_where_sharing_saves_nothing() -> None:
+    facts = {
+        saving: dict(analyze_all(adapters).sheet().facts)["break-even"]
+        for saving, adapters in ((False, independent(4)), (True, shared_directions(8, noise=0.0)))
+    }
+    assert facts[False] == "none: sharing saves nothing to speak of at these budgets"
+    assert facts[True].startswith("from more than ")
+
+
 def test_a_folder_is_searched_and_named_by_what_tells_apart() -> None:
     analysis = analyze(DEMO, budgets=(0.1,))
     assert "wn-pos-gloss/v2" in {adapter.name for adapter in analysis.adapters}

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.comparison import connected_parts
-from share_registry.values.analyses import Continued, Forecast, Kinship, LeaveOneOut, Statement
+from share_registry.values.analyses import (
+    WORTH,
+    Continued,
+    Forecast,
+    Kinship,
+    LeaveOneOut,
+    Statement,
+)
 from share_registry.values.sheet import size
 
 # Relative distance of dW below which an adapter looks trained on from another. Measured .22 to .43
@@ -17,8 +24,6 @@ _SAME: Final = 1e-6
 # What is lost in the others' basis, over what a random basis loses. Measured .81 and .76 for A
 # and B of independent adapters, .53 and .76 from one start.
 _SHARED: Final = 0.5
-# A saving below this share of the bytes is none to speak of.
-_WORTH: Final = 0.03
 # Budget at which a verdict is given, or the nearest to it.
 _REFERENCE: Final = 0.05
 _NAMED: Final = 3
@@ -83,9 +88,9 @@ def statements(
     verdict = [*map(_on_continued, continued), *(_on_kinship(each, len(names)) for each in kin)]
     related = {name for statement in verdict for name in statement.adapters}
     rest = tuple(name for name in names if name not in related)
-    if shown.saving >= _WORTH:
+    if shown.saving >= WORTH:
         verdict.append(_on_saving(names, shown))
-    if shown.saving < _WORTH or (related and rest):
+    if shown.saving < WORTH or (related and rest):
         verdict.append(_on_precision(names, rest if related else tuple(names), lost, shown))
     return tuple(verdict)
 
@@ -182,7 +187,7 @@ def _on_precision(
         f"; a budget of {100 * shown.budget:g} % takes {shown.bits_alone:.2f} bits per parameter "
         f"alone (Gaussian bound {shown.bits_bound:.2f})."
     )
-    if shown.saving < _WORTH:
+    if shown.saving < WORTH:
         text += f" Sharing saves {100 * max(shown.saving, 0.0):.0f} %."
     return Statement(kind="precision", text=text, adapters=rest)
 
