@@ -20,6 +20,7 @@ from torch import Tensor
 from share_registry.algebra.batch import batches, energies
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.rates import bits, cost
+from share_registry.algebra.solve import eigh, svd
 from share_registry.names import Side
 
 # A basis of more than a quarter of the width holds much of anything. No more directions than that
@@ -156,7 +157,7 @@ def row_overlap(adapters: Sequence[Sequence[FactorPair]], side: Side) -> tuple[T
 
 def orthonormal(rows: Tensor) -> Tensor:
     """Return orthonormal rows that span the same space."""
-    _, sigma, Vt = torch.linalg.svd(rows, full_matrices=False)
+    _, sigma, Vt = svd(rows)
     basis: Tensor = Vt[sigma > _FULL * sigma.amax().clamp_min(1e-300)] if len(sigma) else Vt
     return basis
 
@@ -199,7 +200,7 @@ def stack(rows: Sequence[Tensor]) -> Stack:
     """Return the stack of one side of one module, of one adapter or more that have it."""
     S = torch.cat(list(rows))
     wide = len(S) <= S.shape[1]
-    values, U = torch.linalg.eigh(S @ S.T if wide else S.T @ S)
+    values, U = eigh(S @ S.T if wide else S.T @ S)
     coefficients = U * values.clamp_min(0).sqrt() if wide else S @ U
     return Stack(
         energies=values.flip(0).clamp_min(0),
@@ -213,7 +214,7 @@ def directions(rows: Sequence[Tensor], k: int) -> Tensor:
     """Return the k leading directions of a stack, or as many as there are, orthonormal (k, m)."""
     S = torch.cat(list(rows))
     wide = len(S) <= S.shape[1]
-    values, U = torch.linalg.eigh(S @ S.T if wide else S.T @ S)
+    values, U = eigh(S @ S.T if wide else S.T @ S)
     first = max(0, len(values) - k)
     kept = values[first:] > _EMPTY * values[-1].clamp_min(1e-300)
     U = U[:, first:][:, kept]

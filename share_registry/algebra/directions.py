@@ -28,6 +28,7 @@ from torch.nn.functional import pad
 
 from share_registry.algebra.gauge import balance
 from share_registry.algebra.rates import bits, cost
+from share_registry.algebra.solve import eigh, square_root
 
 # eigenvalues of the Gram of K rows of equal length below K times this share of the largest: 0
 _DEPENDENT: Final = 1e-14
@@ -112,13 +113,12 @@ def frame(rows: Tensor) -> Frame:
     """
     lengths = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     unit = rows / torch.where(lengths > 0, lengths, 1.0)
-    values, V = torch.linalg.eigh(unit @ unit.mT)
+    values, V = eigh(unit @ unit.mT)
     keep = values > _DEPENDENT * max(1, len(rows)) * values.amax().clamp_min(1e-300)
     keep[: max(0, len(rows) - rows.shape[1])] = False
     root = values[keep].sqrt()
     E = (V[:, keep] / root).mT @ unit
-    again = torch.linalg.cholesky(E @ E.mT)
-    back = torch.linalg.solve_triangular(again, (V[:, keep] / root).mT, upper=False)
+    again, back = square_root(E @ E.mT, (V[:, keep] / root).mT)
     return Frame(
         root=lengths * ((V[:, keep] * root) @ again),
         back=back * torch.where(lengths > 0, 1.0 / lengths, 0.0).mT,
@@ -183,7 +183,7 @@ def spectrum(G: Tensor) -> Spectrum:
     # no row in use: a module whose product is 0 in every task
     if not len(G):
         return G.new_zeros(0), G.new_zeros((0, 0))
-    values, U = torch.linalg.eigh((G + G.mT) / 2)
+    values, U = eigh((G + G.mT) / 2)
     U = U.flip(1)
     largest = U.gather(0, U.abs().argmax(0, keepdim=True))
     return values.flip(0).clamp_min(0.0), U * torch.where(largest < 0, -1.0, 1.0)

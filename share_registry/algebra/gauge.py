@@ -11,12 +11,17 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from share_registry.algebra.error import difference_square, product_square
+from share_registry.algebra.solve import eigh, inverse, solve_right, svd
+
 _STEPS: Final = 5
 _HUGE: Final = 1e100
 _OPEN: Final = 0.01
 # weights and Grams are kept above this share of their largest value. Rows that carry nothing must
 # not make the equation singular.
 _FLOOR: Final = 1e-6
+# Largest relative change of the product: far above what rounding does to it, far below any budget
+_DRIFT: Final = 1e-8
 
 
 def balance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,7 +41,7 @@ def balance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rank = a.shape[1]
     Q_a, R_a = torch.linalg.qr(a.mT)
     Q_b, R_b = torch.linalg.qr(b.mT)
-    U, sigma, Vt = torch.linalg.svd(R_b @ R_a.mT, full_matrices=False)
+    U, sigma, Vt = svd(R_b @ R_a.mT)
     root = sigma.sqrt()[..., None]
     return (
         _pad(root * (Vt @ Q_a.mT), rank),
@@ -58,21 +63,22 @@ def align(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Tenso
     W_a^2 E S_a + S_b E W_b^2 = R, solved by two symmetric eigenproblems.
 
     Two starts, the least-squares gauge of either side; the better end is taken module by module. A
-    module for which neither is finite comes back unchanged.
+    module for which neither is finite and keeps the product comes back unchanged: factors of very
+    uneven rows leave no gauge near another's that float64 can hold.
     """
     weights = _row_weights(p_b), _row_weights(p_a)
     best_a, best_b, best = a, b, a.new_full((a.shape[0],), torch.inf)
     for M in (
         _open(_least_squares(p_a, a)),
-        torch.linalg.inv_ex(_open(_least_squares(p_b, b))).inverse.mT,
+        inverse(_open(_least_squares(p_b, b))).mT,
     ):
-        new_a, new_b, value = _descend(
-            M @ a, torch.linalg.inv_ex(M).inverse.mT @ b, p_a, p_b, weights
-        )
+        new_a, new_b, value = _descend(M @ a, inverse(M).mT @ b, p_a, p_b, weights)
         better = (value < best)[:, None, None]
         best_a, best_b = torch.where(better, new_a, best_a), torch.where(better, new_b, best_b)
         best = torch.minimum(best, value.nan_to_num(nan=torch.inf))
-    return best_a, best_b
+    drift = difference_square(a, b, best_a, best_b)
+    kept = (drift <= _DRIFT**2 * product_square(a, b))[:, None, None]
+    return torch.where(kept, best_a, a), torch.where(kept, best_b, b)
 
 
 def _pad(rows: Tensor, rank: int) -> Tensor:
@@ -88,7 +94,7 @@ def _descend(
     value = _distance(a, b, p_a, p_b, weights)
     for _ in range(_STEPS):
         step = unit + _step(a, b, p_a, p_b, weights)
-        new_a, new_b = step @ a, torch.linalg.inv_ex(step).inverse.mT @ b
+        new_a, new_b = step @ a, inverse(step).mT @ b
         new_value = _distance(new_a, new_b, p_a, p_b, weights)
         is_better = new_value < value
         better = is_better[:, None, None]
@@ -110,7 +116,7 @@ def _step(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor, weights: tuple[Tensor,
 def _eigen(S: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     """Return U and l with S U = D U diag(l), U^T D U = I, for D = diag(square)."""
     root = square.rsqrt()
-    values, Y = torch.linalg.eigh(_tame(root[:, :, None] * S * root[:, None, :]))
+    values, Y = eigh(_tame(root[:, :, None] * S * root[:, None, :]))
     return (
         root[:, :, None] * Y,
         values.clamp_min(_FLOOR * values.amax(-1, keepdim=True).clamp_min(1e-300)),
@@ -122,8 +128,7 @@ def _least_squares(p: Tensor, x: Tensor) -> Tensor:
     S = x @ x.mT
     floor = _FLOOR * S.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(1e-300)
     unit = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    M: Tensor = torch.linalg.solve(S + floor[:, None, None] * unit, p @ x.mT, left=False)
-    return M
+    return solve_right(S + floor[:, None, None] * unit, p @ x.mT)
 
 
 def _open(M: Tensor) -> Tensor:
@@ -131,7 +136,7 @@ def _open(M: Tensor) -> Tensor:
 
     Rows that the earlier version dropped leave their direction open.
     """
-    U, values, Vt = torch.linalg.svd(_tame(M))
+    U, values, Vt = svd(_tame(M))
     raised = values.maximum(_OPEN * values.amax(-1, keepdim=True)).clamp_min(1e-150)
     opened: Tensor = U * raised[:, None, :] @ Vt
     return opened

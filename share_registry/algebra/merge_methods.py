@@ -18,6 +18,7 @@ from torch import Tensor
 
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.gauge import balance
+from share_registry.algebra.solve import svd
 
 Method = Literal["linear", "ties", "dare"]
 # Share of the entries kept where the caller says nothing. A fifth, as in the TIES paper (arXiv
@@ -103,7 +104,7 @@ def common_entries(pairs: Sequence[FactorPair]) -> tuple[Tensor, list[Tensor]]:
     sides = [torch.linalg.qr(pair.a.mT) for pair in pairs]
     parts = R_b.split([len(pair.a) for pair in pairs], dim=1)
     cores = [R_i @ R.mT for R_i, (_, R) in zip(parts, sides, strict=True)]
-    U, sigma, _ = torch.linalg.svd(torch.cat(cores, dim=1), full_matrices=False)
+    U, sigma, _ = svd(torch.cat(cores, dim=1))
     U = U[:, : max(1, _rank(sigma, max(Q_b.shape[0], pairs[0].a.shape[1])))]
     return Q_b @ U, [U.mT @ core @ Q.mT for core, (Q, _) in zip(cores, sides, strict=True)]
 

@@ -29,6 +29,7 @@ from torch.nn.functional import pad
 
 from share_registry.algebra.quantise import Block, Prediction, column_steps, stack
 from share_registry.algebra.rates import bits, cost
+from share_registry.algebra.solve import inverse
 
 # bits that a coefficient has to save on average to be kept
 _PRICE: Final = 4.0
@@ -160,10 +161,10 @@ def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:
     """
     columns, spans = _columns(evidence.spans, chosen)
     H, Z = evidence.H[:, columns][:, :, columns], evidence.Z[:, :, columns]
-    C, inverse = _solve(H, Z, torch.ones_like(H[:, 0], dtype=torch.bool))
+    C, variances = _solve(H, Z, torch.ones_like(H[:, 0], dtype=torch.bool))
     variance = ((evidence.square - (C * Z).sum(-1)) / evidence.width).clamp_min(0)
     # the energy that a column takes off, and what a Gaussian row of this variance saves by it
-    removed = C.square() / inverse[:, None, :].clamp_min(_TINY)
+    removed = C.square() / variances[:, None, :].clamp_min(_TINY)
     saved = removed / (2 * log(2) * (variance[..., None] + 1 / 12))
     keep = saved.sum(1) > _PRICE * Z.shape[1]
     C, _ = _solve(H, Z, keep)
@@ -190,9 +191,10 @@ def _solve(H: Tensor, Z: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     normal = unit[:, :, None] * H * unit[:, None, :]
     # where a column is out, 1 keeps the matrix regular
     normal = normal + torch.diag_embed(torch.where(unit > 0, torch.full_like(unit, _RIDGE), 1.0))
-    inverse = torch.linalg.inv_ex(normal).inverse
-    C = (Z * unit[:, None, :]) @ inverse * unit[:, None, :]
-    return C, unit.square() * inverse.diagonal(dim1=-2, dim2=-1)
+    N = inverse(normal)
+    C = (Z * unit[:, None, :]) @ N * unit[:, None, :]
+    # where there is no solution, nothing is predicted: the candidate is dropped
+    return torch.where(C.isfinite(), C, 0.0), unit.square() * N.diagonal(dim1=-2, dim2=-1)
 
 
 def _least_exponent(C: Tensor, symbol_bits: int) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Final
 
 import torch
 
+from share_registry.algebra.solve import svd
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.errors import (
@@ -260,7 +261,7 @@ def _balance(a: torch.Tensor, b: torch.Tensor) -> Factors:
     """
     Q_a, R_a = torch.linalg.qr(a.mT)
     Q_b, R_b = torch.linalg.qr(b.mT)
-    U, S, Vh = torch.linalg.svd(R_b @ R_a.mT, full_matrices=False)
+    U, S, Vh = svd(R_b @ R_a.mT)
     rank = int((_NEGLIGIBLE * S.max() < S).sum()) if S.numel() else 0
     root = S[:rank].sqrt().unsqueeze(1)
     return root * (Vh[:rank] @ Q_a.mT), root * (U[:, :rank].mT @ Q_b.mT)
@@ -273,7 +274,7 @@ def _beside(
 
     The leading ones of what rows leave outside it, then random ones.
     """
-    _, S, Vh = torch.linalg.svd(rows - rows @ basis.mT @ basis, full_matrices=False)
+    _, S, Vh = svd(rows - rows @ basis.mT @ basis)
     leading = Vh[: int((1e-6 * rows.norm() < S).sum())][:phi]
     spanned = torch.cat([basis, leading])
     drawn = _normal(phi - len(leading), basis.shape[1], generator)
