@@ -15,6 +15,7 @@ PARTS = (
     ("Adding one adapter, and keeping those that are there", "growth", ()),
     ("The catalog of a long log", "catalog", ()),
     ("One task out of many from a new process", "cold", ()),
+    ("The threads of the environment", "threads", ()),
 )
 
 

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 
 _EPSILON: Final = torch.finfo(torch.float64).eps
+# its module does not export it by name, though its documentation has it
+_NotConverged: Final[type[RuntimeError]] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 
 
 def inverse(M: Tensor) -> Tensor:
     """Return inverses (..., k, k); NaN for a matrix that has none to working precision."""
     tame = _tame(M)
     try:
+        by_elimination: Tensor
         by_elimination, status = torch.linalg.inv_ex(tame)
     # Pivots given to lu_solve must all be greater or equal to 1
     except RuntimeError:
@@ -34,6 +37,7 @@ def inverse(M: Tensor) -> Tensor:
 def solve_right(S: Tensor, B: Tensor) -> Tensor:
     """Return B S^-1 (..., r, k); NaN where S (..., k, k) has no inverse."""
     try:
+        by_elimination: Tensor
         by_elimination, status = torch.linalg.solve_ex(_tame(S), B, left=False)
     except RuntimeError:
         return B @ inverse(S)
@@ -62,7 +66,7 @@ def eigh(S: Tensor) -> tuple[Tensor, Tensor]:
     S = _tame(S)
     try:
         values, V = torch.linalg.eigh(S)
-    except torch.linalg.LinAlgError:
+    except _NotConverged:
         if S.dim() > 2:
             values, V = _one_by_one(eigh, S)
         else:
@@ -75,7 +79,7 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     M = _tame(M)
     try:
         U, sigma, Vt = torch.linalg.svd(M, full_matrices=False)
-    except torch.linalg.LinAlgError:
+    except _NotConverged:
         if M.dim() > 2:
             U, sigma, Vt = _one_by_one(svd, M)
         else:
@@ -92,7 +96,7 @@ def _transposed_svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the SVD by way of the transpose, which takes other steps; else that of zero."""
     try:
         V, sigma, Ut = torch.linalg.svd(M.mT, full_matrices=False)
-    except torch.linalg.LinAlgError:
+    except _NotConverged:
         return svd(torch.zeros_like(M))
     return Ut.mT, sigma, V.mT
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import torch
 
 from share_registry.algebra.decode import decode_side, is_bounded
+from share_registry.algebra.threads import one_thread
 from share_registry.errors import IntegrityError, NotFoundError, ShareRegistryError
 from share_registry.exchange.tensors import (
     TORCH,
@@ -167,8 +168,9 @@ class Reader:
         inference = torch.is_inference_mode_enabled()
 
         def fill(pairs: Sequence[_Pair]) -> None:
-            # each thread has a mode of its own, and tensors made in it are written in no other
-            with torch.inference_mode(inference):
+            # each thread has a mode of its own, and tensors made in it are written in no other;
+            # it begins with as many threads as a caller's would
+            with torch.inference_mode(inference), one_thread():
                 for factor, shapes, modules in pairs:
                     places = rows_of(layout, factor, tensors)
                     for shape, module, place in zip(shapes, modules, places, strict=True):

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
 from share_registry.catalog.queries.resolution import versions_of
@@ -172,6 +173,7 @@ class Materializer:
         """Return memory for `materialize` to write into as `out`, again and again."""
         return Buffers(self._target.device)
 
+    @one_thread()
     def prefetch(self, refs: Refs) -> int:
         """Make task versions resident: from the first on, as many as fit together.
 
@@ -185,6 +187,7 @@ class Materializer:
         _, left = self._bank.hold(digests)
         return len(digests) - len(left)
 
+    @one_thread()
     def materialize(self, refs: Refs, *, out: Buffers | None = None) -> dict[str, Adapter]:
         """Make one or many task versions in one pass over the rows they share.
 
@@ -217,6 +220,7 @@ class Materializer:
             factors |= self._run_pass(holding, buffers).output.factors()
         return self._adapters(rows, factors)
 
+    @one_thread()
     def prepare(self, refs: Refs) -> PreparedPass:
         """Make task versions in memory of their own, to be made again there at any time.
 
@@ -252,6 +256,7 @@ class Materializer:
         """
         return self.materialize(ref, out=out)[reference(ref)].state_dict()
 
+    @one_thread()
     def swap(self, model: Any, ref: Ref, *, adapter_name: str | None = None) -> str:
         """Overwrite an adapter of a `peft.PeftModel` by a task version with the same modules.
 

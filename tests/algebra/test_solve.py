@@ -20,7 +20,8 @@ def regular(seed: int, count: int, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, size, size, generator=generator, dtype=torch.float64)
     U, _, Vt = torch.linalg.svd(x)
-    return U * torch.logspace(0, -2, size, dtype=torch.float64) @ Vt
+    matrices: Tensor = U * torch.logspace(0, -2, size, dtype=torch.float64) @ Vt
+    return matrices
 
 
 def irregular(kind: str, M: Tensor) -> Tensor:
@@ -58,10 +59,11 @@ def refuse(message: str, *, when: Callable[[Tensor], bool] = lambda _: True) -> 
 
     def function(M: Tensor, *rest: Any, **options: Any) -> Any:
         if when(M):
-            raise (torch.linalg.LinAlgError if "converge" in message else RuntimeError)(message)
+            raise error(message)
         return original(M, *rest, **options)
 
     original = torch.linalg.svd
+    error = torch.linalg.LinAlgError if "converge" in message else RuntimeError  # type: ignore[attr-defined]
     return function
 
 

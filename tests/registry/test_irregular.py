@@ -62,7 +62,7 @@ def check_story(tmp_path: Path, kind: str, *, count: int, width: int, rank: int)
             assert all(report.error <= BUDGET for report in commit.reports.values())
         for options in ({}, {"energy": 0.6}, {"max_rank": rank}):
             refit(space, **options)
-        space.commit(folder, task="t0", budget=BUDGET)
+        space.commit(tmp_path / f"t{count - 1}", task="t0", budget=BUDGET)
         for method in ("linear", "ties", "dare"):
             weights = {"t0": 0.5, "t1": 0.25, "t2": 0.25}
             merge = space.merge(weights, task=f"merged-{method}", method=method, budget=BUDGET)

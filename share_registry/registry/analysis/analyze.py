@@ -27,6 +27,7 @@ from share_registry.algebra.comparison import (
     weighted,
 )
 from share_registry.algebra.error import norm
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of, version_of
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
@@ -72,6 +73,7 @@ _SHOWN: Final = tuple(sorted({1 << i for i in range(13)} | {3 << i for i in rang
 _Modules = dict[tuple[str, int, int], list[Weighted]]
 
 
+@one_thread()
 def analyze(
     subject: Any, *, budgets: Sequence[float] = BUDGETS, progress: Progress | None = None
 ) -> Analysis:
@@ -98,6 +100,7 @@ def analyze(
     return _analyze(read_subject(subject, outside=Outside(), progress=progress), budgets, progress)
 
 
+@one_thread()
 def analyze_space(
     context: "Context",
     space: str | None,
@@ -135,6 +138,7 @@ def analyze_space(
     return replace(analysis, notes=(note, *analysis.notes))
 
 
+@one_thread()
 def similar(
     context: Context,
     adapter: Any,

@@ -5,6 +5,7 @@ from math import isfinite
 from typing import Final
 
 from share_registry.algebra.error import relative_change
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import log, task_pages
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
@@ -21,6 +22,7 @@ _ABSENT: Final = "-"
 _Change = tuple[str, str]
 
 
+@one_thread()
 def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
     """Compare two task versions (of any tasks) or two states of one space or of two.
 

@@ -359,6 +359,7 @@ def _check_object(walk: _Walk, digest: Digest, *, is_adapter: bool) -> list[Dige
 
 def _check_versions(walk: _Walk, context: Context, progress: Progress) -> None:
     """Rebuild every version and compare its tensors with the commit (spec DEC-12)."""
+    from share_registry.algebra.threads import one_thread
     from share_registry.exchange.export_files import tensor_file
     from share_registry.materialize.decoder import Reader
 
@@ -368,7 +369,8 @@ def _check_versions(walk: _Walk, context: Context, progress: Progress) -> None:
         progress("versions", done, len(walk.versions))
         try:
             layout = reader.open(task.adapter).layout
-            content = tensor_file(layout, reader.tensors(task.adapter))
+            with one_thread():
+                content = tensor_file(layout, reader.tensors(task.adapter))
         except ShareRegistryError as error:
             walk.add("DEC-12", ref, error.message, [ref], outcome=_outcome_of(error))
             continue

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, number_at
 from share_registry.catalog.queries.resolution import space_of
@@ -55,6 +56,7 @@ class Basis:
         return {name: (len(module.a), len(module.b)) for name, module in self.modules.items()}
 
 
+@one_thread()
 def basis(context: Context, space: str | None, *, at: At | None = None) -> Basis:
     """Return the basis that commits to a space are coded with, now or as of a commit or moment.
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import version_of
 from share_registry.errors import (
@@ -43,6 +44,7 @@ _MAX_FILE_BYTES: Final = 4 << 30
 _UNKNOWN: Final = Source(kind="adapter", location="")
 
 
+@one_thread()
 def checkout(
     context: Context,
     ref: str,
@@ -82,6 +84,7 @@ def checkout(
     return _convert(adapter, target_device, target_dtype)
 
 
+@one_thread()
 def export(
     context: Context,
     ref: str,

@@ -6,6 +6,7 @@ from typing import Final
 
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.rate_distortion import bound
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import NotFoundError
@@ -71,6 +72,7 @@ def with_details(
     )
 
 
+@one_thread()
 def with_modules(context: Context, commit: Commit, task: str | None = None) -> Commit:
     """Add to a commit the module reports of its tasks, or of one of them, read from the store."""
     commit = with_basis_size(context, commit)

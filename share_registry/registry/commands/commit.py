@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
@@ -101,6 +102,7 @@ class _Plan:
     parents: list[TaskVersionRef]
 
 
+@one_thread()
 def commit_sources(
     context: Context,
     sources: Sequence[tuple[str | None, Any]],

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Final, cast
 
 from share_registry.algebra.merge_methods import DENSITIES, MergeRule, Method
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve_version
 from share_registry.catalog.sql import Session
@@ -51,6 +52,7 @@ _LARGEST_WEIGHT: Final = 1e15
 _MAX_BASIS_BYTES: Final = 4 << 30
 
 
+@one_thread()
 def merge(
     context: Context,
     parents: Mapping[str, float],

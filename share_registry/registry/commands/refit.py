@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Final
 
 from share_registry.algebra.error import FactorPair, module_errors, norm, relative_change
+from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of
 from share_registry.catalog.sql import Session
@@ -77,6 +78,7 @@ FINE: Final = 2.0**-12
 _SHARE_OF_BUDGET: Final = 0.25
 
 
+@one_thread()
 def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     """Fit a basis to the live tasks of a space. See `Registry.refit`."""
     check_texts(options)
