@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from spec import broken, broken_bases, broken_stores, good, large, references
+from spec.states import state_of
 
 FOLDER: Final = Path(__file__).parent / "vectors"
 
@@ -19,6 +20,10 @@ def vectors() -> dict[str, bytes]:
     """Return every file of the vectors by its path below the folder."""
     found = {f"good/{name}": content for name, content in good.objects().items()}
     found["good/references.json"] = (json.dumps(references.meanings(), indent=1) + "\n").encode()
+    state_by_store = {name: state_of(files) for name, files in good.stores().items()}
+    found["good/states.json"] = (
+        json.dumps(state_by_store, indent=1, sort_keys=True) + "\n"
+    ).encode()
     found["good/canonical.json"] = (json.dumps(good.CANONICAL, indent=1) + "\n").encode()
     found |= {
         f"bad/{name}": content for name, content in (broken.files() | broken_bases.files()).items()

@@ -25,7 +25,7 @@ GOOD_STORES = sorted(path for path in (VECTORS / "good").iterdir() if path.is_di
 GOOD_FILES = sorted(
     path
     for path in (VECTORS / "good").iterdir()
-    if path.is_file() and path.name not in ("canonical.json", "references.json")
+    if path.is_file() and path.name not in ("canonical.json", "references.json", "states.json")
 )
 BAD_STORES = sorted((VECTORS / "bad").glob("*.store.zip"))
 BAD_FILES = sorted(path for path in (VECTORS / "bad").iterdir() if path not in BAD_STORES)
@@ -145,6 +145,30 @@ def test_the_reference_reader_refuses_a_bad_store_for_its_clause(
     root = readers.unpack(path, tmp_path / "store")
     with _bounded(), pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
         list(readers.export_by_reference(root))
+
+
+STATES = json.loads((VECTORS / "good" / "states.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(STATES))
+def test_the_library_follows_a_log_to_the_state_that_is_expected(name: str, tmp_path: Path) -> None:
+    """Spec REC-20."""
+    expected = STATES[name]
+    root = readers.unpack(VECTORS / "good" / name, tmp_path / "store")
+    with sr.Registry.open(root, mode="r") as registry:
+        assert registry.resolve("tiny/@latest").number == expected["head"]
+        assert {tag.name: tag.number for tag in registry.tags()} == expected["tags"]
+        live = {task: said for task, said in expected["tasks"].items() if said["live"]}
+        assert {task.name: task.version for task in registry.tasks()} == {
+            task: len(said["versions"]) for task, said in live.items()
+        }
+        for task, said in expected["tasks"].items():
+            versions = [registry.resolve(f"{task}@v{n + 1}") for n in range(len(said["versions"]))]
+            assert [version.number for version in versions] == [
+                version["number"] for version in said["versions"]
+            ]
+            for alias, version in said["aliases"].items():
+                assert registry.resolve(f"{task}@{alias}").version == version
 
 
 REFERENCES = json.loads((VECTORS / "good" / "references.json").read_text(encoding="utf-8"))
