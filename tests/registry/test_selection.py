@@ -14,6 +14,8 @@ from share_registry.materialize import models
 from share_registry.names import SpaceName, TaskName
 from tests.exchange import peft_configs
 
+# PEFT warns of patterns and exclusions that match nothing
+pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIGS: Final = 30
 SOAK: Final = 500
 CLOSE: Final = 1e-6
