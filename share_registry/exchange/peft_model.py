@@ -49,6 +49,10 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
         json.dumps(_to_json(_config_of(model, config)), indent=2).encode(),
         source=Source(kind="peft", location=type(model).__name__),
     )
+    inactive = [each for each in model.peft_config if each != name]
+    if adapter_name is None and inactive:
+        remark = f"the active adapter {name!r} was taken; the model also has {', '.join(inactive)}."
+        adapter = replace(adapter, remarks=(*adapter.remarks, remark))
     if not in_subspace:
         return adapter
     return replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name))

@@ -363,7 +363,9 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "seed": _number,
     "since": _moment,
     "space": _text,
+    "sort": _text,
     "task": _text,
     "until": _moment,
     "weighting": _text,
+    "where": _texts,
 }

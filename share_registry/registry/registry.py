@@ -25,7 +25,7 @@ from share_registry.registry.arguments import (
 from share_registry.registry.context import Context, open_context, with_basis_size
 from share_registry.values.commits import Commit, Log
 from share_registry.values.policy import Policy
-from share_registry.values.references import Alias, AliasMove, ResolvedReference, Tag
+from share_registry.values.references import Alias, AliasMove, Identity, ResolvedReference, Tag
 from share_registry.values.sheet import Listing
 from share_registry.values.tasks import Lineage, SpaceSummary, Task
 
@@ -459,6 +459,20 @@ class Registry:
 
         return similar(self._context, adapter, space=self._space, limit=limit)
 
+    def identify(self, adapter: "str | os.PathLike[str] | Adapter | Any") -> "list[Identity]":
+        """Return the versions that an adapter is, as committed or as exported, newest first.
+
+        Args:
+            adapter: A PEFT directory, an `Adapter` or a live model.
+
+        Raises:
+            InvalidInputError: nothing that can be read as an adapter.
+            NotFoundError: no version is it.
+        """
+        from share_registry.registry.audit.identify import identify
+
+        return Listing(identify(self._context, adapter, space=self._space))
+
     def checkout(
         self,
         ref: Ref,
@@ -500,13 +514,13 @@ class Registry:
         profile: str = "native",
         overwrite: bool = False,
     ) -> "Export":
-        """Write a task version as a plain PEFT directory `root/<task>-v<N>-<digest8>/`, atomically.
+        """Write a task version as a plain PEFT directory, atomically.
 
         The same content already there is success.
 
         Args:
             ref: Such as cola@v3.
-            root: Where the directory is made.
+            root: Where `<task>-v<N>-<digest8>/` is made, or `<task>-v<N>-portable-<digest8>/`.
             name: Name of the directory instead; "" writes into `root` itself.
             profile: "native": as committed. "portable": scale folded in, one rank, lora_alpha = r,
                 the form every server reads alike.
@@ -531,6 +545,8 @@ class Registry:
         task: str | None = None,
         kind: str | None = None,
         author: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        metric: str | None = None,
         since: "str | date | datetime | None" = None,
         until: "str | date | datetime | None" = None,
         limit: int | None = 50,
@@ -543,6 +559,8 @@ class Registry:
             task: Only commits about this task, `[space/]task`.
             kind: Only commits of this kind.
             author: Only commits by this author.
+            labels: Only commits that gave a version these labels; values may be patterns.
+            metric: Only commits that recorded such a metric: "acc", or "acc>0.8".
             since: From this date (its beginning) or time.
             until: Up to this date (its end) or time.
             limit: At most so many; None for all.
@@ -553,6 +571,8 @@ class Registry:
             task=task,
             kind=kind,
             author=author,
+            labels=labels or {},
+            metric=metric,
             since=since,
             until=until,
             limit=limit,
@@ -590,6 +610,9 @@ class Registry:
         alias: str | None = None,
         name: str | None = None,
         at: At | None = None,
+        where: str | Sequence[str] = (),
+        sort: str | None = None,
+        all_versions: bool = False,
         limit: int | None = None,
         after: str | Task | None = None,
     ) -> list[Task]:
@@ -597,10 +620,14 @@ class Registry:
 
         Args:
             space: One space; the scope's where None, or all where there is none.
-            labels: Only tasks whose newest version has these labels.
+            labels: Only tasks whose newest version has these labels; values may be patterns.
             alias: Only tasks that have this alias.
             name: Only tasks whose name matches this pattern (`*`, `?`).
             at: As of a date, time, commit number or tag.
+            where: Only those of which this holds: "acc>0.8", "acc>0.8,loss<1", of metrics or of
+                error, bytes, raw, version, commit, time.
+            sort: By such a number instead of the name; "-acc" has the largest first.
+            all_versions: Every version of each task, the newest first.
             limit: At most so many; None for all.
             after: The next page is the one after the last task of this page.
         """
@@ -612,6 +639,9 @@ class Registry:
             alias=alias,
             name=name,
             at=at,
+            where=where,
+            sort=sort,
+            all_versions=all_versions,
             limit=limit,
             after=after,
         )

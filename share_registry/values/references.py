@@ -35,6 +35,44 @@ class ResolvedReference(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A version that an adapter is.
+
+    Attributes:
+        form: "as committed", "as exported", or "its tensors, another config".
+        live: Whether its task is live.
+    """
+
+    ref: str
+    space: SpaceName
+    task: TaskName
+    version: Version
+    number: CommitNumber
+    id: Digest
+    form: str
+    live: bool
+
+    @staticmethod
+    def listing(identities: "Sequence[Identity]") -> Sheet:
+        """Return what is shown of several."""
+        return Sheet(
+            tables=(
+                Table.of(
+                    {
+                        "version": identity.ref,
+                        "commit": f"c{identity.number}",
+                        "id": identity.id[:8],
+                        "task": "live" if identity.live else "dropped",
+                        "form": identity.form,
+                    }
+                    for identity in identities
+                ),
+            ),
+            refs=tuple(identity.ref for identity in identities),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
     """One alias of one task, now or at an asked time."""
 

@@ -5,7 +5,8 @@ Nothing here needs tensors, records or the store.
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Final, TypeAlias
 
@@ -20,11 +21,12 @@ from share_registry.catalog.queries.resolution import (
     spaces_in_scope,
     spaces_of_task,
 )
-from share_registry.catalog.sql import Session, clean
+from share_registry.catalog.sql import PIECE, Session, clean
 from share_registry.catalog.tables import CommitRow, TouchRow, task_of
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.names import SpaceName, near_misses, split_task
 from share_registry.values.commits import Commit
+from share_registry.values.conditions import Condition, conditions_of, have_labels
 from share_registry.values.references import ResolvedReference
 
 # Space (None: the only one), number and time of the commit that ends a page, left out
@@ -58,6 +60,8 @@ class LogQuery:
         task: Only commits about this task, `[space/]task`, by any name it had.
         kind: Only commits of this kind.
         author: Only commits of this author.
+        labels: Only commits that gave a version these labels; values may be patterns.
+        metric: Only commits that recorded such a metric: `acc`, or `acc>0.8`.
         since: From this date (its beginning) or time.
         until: Up to this date (its end) or time.
         limit: At most so many; None for all.
@@ -69,6 +73,8 @@ class LogQuery:
     task: str | None = None
     kind: str | None = None
     author: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metric: str | None = None
     since: str | date | None = None
     until: str | date | None = None
     limit: int | None = 50
@@ -100,8 +106,10 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
         lookups.require_newest(session, space)
     anchor = None if query.before is None else _anchor(session, space, query.before)
     rows: list[Row[Any]] = []
+    conditions = () if query.metric is None else conditions_of(query.metric)
     for name in spaces:
-        rows += session.execute(_page(name, query, first, last, anchor))
+        page = _page(name, query, first, last, anchor)
+        rows += _fitting(session, page, query, conditions)
     if len(spaces) > 1:
         rows.sort(key=lambda row: (row.time, row.space, row.number), reverse=True)
     if not rows and query.task is not None:
@@ -155,6 +163,25 @@ def _page(
             else number <= last_by(space, time, strictly=space > str(of))
         )
     return page.order_by(number.desc()).limit(query.limit)
+
+
+def _fitting(
+    session: Session, page: Select[Any], query: LogQuery, conditions: Sequence[Condition]
+) -> Sequence[Row[Any]]:
+    """Return the commits of a page that have the labels and metrics asked for, some at a time."""
+    if not query.labels and not conditions:
+        return session.execute(page).all()
+    fitting: list[Row[Any]] = []
+    for rows in session.execute(page.limit(None)).partitions(PIECE):
+        fitting += [
+            row
+            for row, commit in zip(rows, commits_of(session, rows), strict=True)
+            if have_labels(commit.labels, query.labels)
+            and all(condition.holds(commit.metrics) for condition in conditions)
+        ]
+        if query.limit is not None and len(fitting) >= query.limit:
+            break
+    return fitting
 
 
 def _anchor(

@@ -75,6 +75,11 @@ TASK_OF_NAME: Final = select(TaskNameRow.task, TaskNameRow.name).where(
 _COMMIT_OF_ADAPTER: Final = select(func.min(VersionRow.number)).where(
     VersionRow.space == SPACE, VersionRow.adapter_digest == bindparam("digest", type_=TEXT)
 )
+_VERSION_OF_SOURCE: Final = select(func.max(VersionRow.version)).where(
+    VersionRow.space == SPACE,
+    VersionRow.task == task_of(SPACE, TASK),
+    VersionRow.source_digest == bindparam("source", type_=TEXT),
+)
 _BASIS: Final = (
     select(CommitRow.basis, CommitRow.number)
     .where(CommitRow.space == SPACE, CommitRow.basis.is_not(None))
@@ -266,6 +271,31 @@ def version_rows(
         for row in session.execute(numbered):
             rows[row.task_number, row.version] = _task_version(row)
     return rows
+
+
+def version_of_source(session: Session, space: str, task: str, source: str) -> int | None:
+    """Return the newest version of a task that was committed from a source."""
+    asked = {"space": space, "task": task, "source": source}
+    return cast("int | None", session.scalar(_VERSION_OF_SOURCE, asked))
+
+
+def versions_of_content(
+    session: Session, spaces: Sequence[SpaceName], *, source: str, tensors: str
+) -> list[TaskVersion]:
+    """Return the versions committed from a source, or that decode to these tensors, newest first.
+
+    By space, then by commit.
+    """
+    same = (VersionRow.source_digest == source) | (VersionRow.tensors_digest == tensors)
+    return [
+        _task_version(row)
+        for space in spaces
+        for row in session.execute(
+            _versions()
+            .where(VersionRow.space == space, same)
+            .order_by(VersionRow.number.desc(), VersionRow.task)
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,8 @@ def checkout(
 @click.option(
     "--name",
     metavar="NAME",
-    help="Directory below ROOT; '' writes into ROOT itself. [<task>-v<N>-<digest>]",
+    help="Directory below ROOT; '' writes into ROOT itself. "
+    "[<task>-v<N>-<digest>, or <task>-v<N>-portable-<digest>]",
 )
 @click.option(
     "--profile",
@@ -91,6 +92,12 @@ def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> obj
     "annotate, drop, restore, rename, policy, create.",
 )
 @click.option("--author", metavar="NAME", help="Only commits of this author.")
+@label_option
+@click.option(
+    "--metric",
+    metavar="CONDITION",
+    help="Only commits that recorded such a metric, like acc or 'acc>0.8'.",
+)
 @click.option(
     "--since", metavar="TIME", help="Only commits at or after this date or time (its beginning)."
 )
@@ -110,13 +117,13 @@ def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> obj
     metavar="COMMIT",
     help="Only commits before this one (12, c12 or a reference): the next page.",
 )
-def log(registry: "Registry", /, *, limit: int, **options: Any) -> object:
+def log(registry: "Registry", /, *, labels: dict[str, str], limit: int, **options: Any) -> object:
     """List the commits of the space, newest first.
 
     \b
     share-registry log --task cola --kind absorb
     """
-    return registry.log(limit=limit or None, **options)
+    return registry.log(labels=labels or None, limit=limit or None, **options)
 
 
 @verb("r")
@@ -139,11 +146,33 @@ def resolve(registry: "Registry", /, ref: str) -> object:
     return registry.resolve(ref)
 
 
+@verb("r", doing="reading")
+@click.argument("adapter", metavar="ADAPTER")
+def identify(registry: "Registry", /, adapter: str) -> object:
+    """Say which versions ADAPTER is, as committed or as exported.
+
+    \b
+    share-registry identify serve/cola
+    """
+    return registry.identify(adapter)
+
+
 @verb("r", lists="tasks")
 @label_option
 @click.option("--alias", metavar="NAME", help="Only tasks that have this alias.")
 @click.option("--name", metavar="PATTERN", help="Only tasks whose name matches, like 'wn-*'.")
 @click.option("--at", metavar="WHEN", help="As of a commit (c412), tag, date or time.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Only those of which it holds, like 'acc>0.8', of a metric or of error, bytes, raw, "
+    "version, commit, time; may be repeated.",
+)
+@click.option(
+    "--sort", metavar="METRIC", help="By such a number; -METRIC has the largest first. [by name]"
+)
+@click.option("--all-versions", is_flag=True, help="Every version of each task, the newest first.")
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -158,6 +187,7 @@ def tasks(registry: "Registry", /, *, labels: dict[str, str], limit: int, **opti
     \b
     share-registry ls --label team=search --at 2026-11-16
     share-registry ls --limit 50 --after cola
+    share-registry ls --where 'acc>0.8,loss<1' --sort -acc --all-versions
     """
     return registry.tasks(labels=labels or None, limit=limit or None, **options)
 

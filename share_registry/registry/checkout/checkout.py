@@ -131,7 +131,8 @@ def export(
     )
     files, notes = files_of(adapter, profile=checked, card=_facts(context, row))
     digest = export_digest(files)
-    folder = f"{row.name}-v{row.version}-{digest[:8]}" if name is None else name
+    form = "" if profile == "native" else f"-{profile}"
+    folder = f"{row.name}-v{row.version}{form}-{digest[:8]}" if name is None else name
     path, _ = place(files, Path(root), folder, overwrite=overwrite, outside=context.outside)
     return Export(path=path, ref=row.ref, name=folder or path.name, digest=digest, notes=notes)
 

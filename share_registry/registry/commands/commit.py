@@ -21,6 +21,7 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
+from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.tensors import move_to_device
 from share_registry.format.records import AbsorbRecord, Note, TaskVersionRef
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, split_task
@@ -87,7 +88,7 @@ class _Plan:
 
     Attributes:
         target: The space it goes to.
-        remarks: What is worth knowing of the base model that each task names.
+        remarks: What is worth knowing of the base model that each task names, and of its source.
         batch: The adapters that get a version.
         unchanged: The versions of those that get none.
         earlier: The commit that already says all this.
@@ -267,12 +268,15 @@ def _plan(
     """Find out what a commit is to do. Raises as `commit_sources`."""
     target = find_target(session, context.store, batch.adapters.values(), space)
     remarks = {
-        task: check_base(
-            session,
-            context.store,
-            target,
-            adapter,
-            allow_mismatch=options.allow_base_mismatch,
+        task: (
+            *check_base(
+                session,
+                context.store,
+                target,
+                adapter,
+                allow_mismatch=options.allow_base_mismatch,
+            ),
+            *_same_as(session, target.name, task, adapter),
         )
         for task, adapter in batch.adapters.items()
     }
@@ -349,6 +353,14 @@ def _next_versions(
             )
     check_shapes(session, space, [batch.adapters[task].layout for task in sorted(versions)])
     return versions
+
+
+def _same_as(
+    session: Session, space: SpaceName, task: TaskName, adapter: Adapter
+) -> tuple[str, ...]:
+    """Return the remark that an earlier version of the task is of the same source."""
+    version = lookups.version_of_source(session, space, task, adapter.source_digest)
+    return () if version is None else (f"the same adapter as v{version}.",)
 
 
 def _find_parents(

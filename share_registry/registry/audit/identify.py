@@ -1,0 +1,56 @@
+"""Which versions an adapter is: as it was committed, or as it was checked out or exported."""
+
+from typing import Any
+
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.resolution import spaces_in_scope
+from share_registry.errors import NotFoundError, ensure
+from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.load import load
+from share_registry.format.canonical import sha256
+from share_registry.registry.context import Context
+from share_registry.values.references import Identity
+from share_registry.values.task_version import TaskVersion
+
+
+def identify(context: Context, source: Any, *, space: str | None) -> list[Identity]:
+    """Return the versions that an adapter is, the newest first.
+
+    Raises:
+        InvalidInputError: nothing that can be read as an adapter.
+        NotFoundError: no version is it.
+    """
+    _, adapter, _ = load(source, task="asked", adapter_name=None, outside=context.outside)
+    tensors = adapter.tensors_digest or sha256(tensor_file(adapter.layout, adapter.tensors))
+    config = sha256(adapter.config_bytes)
+    with context.reading() as session:
+        rows = lookups.versions_of_content(
+            session,
+            spaces_in_scope(session, space),
+            source=adapter.source_digest,
+            tensors=tensors,
+        )
+    ensure(
+        rows,
+        NotFoundError(
+            f"no version is the adapter at {adapter.source.location or 'hand'}.",
+            hint="`similar` lists the nearest tasks.",
+        ),
+    )
+    return [_identity(row, source=adapter.source_digest, config=config) for row in rows]
+
+
+def _identity(row: TaskVersion, *, source: str, config: str) -> Identity:
+    form = "as committed" if row.source_digest == source else "as exported"
+    if row.source_digest != source and row.config_digest != config:
+        form = "its tensors, another config"
+    return Identity(
+        ref=row.ref,
+        space=row.space,
+        task=row.task,
+        version=row.version,
+        number=row.number,
+        id=row.commit_id,
+        form=form,
+        live=row.live,
+    )
