@@ -199,6 +199,12 @@ def _pair(
         ),
     )
     _check_shapes(a, b)
+    if a.shape[0] < b.shape[1]:
+        raise InvalidInputError(
+            f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply, expected equal ranks,"
+            f" found {a.shape[0]} and {b.shape[1]}: an ungathered shard.",
+            hint=_SHARDS,
+        )
     experts = _experts(a, role, is_unclear=is_unclear)
     if a.shape[0] == b.shape[1]:
         return FactorSpec(
@@ -301,12 +307,6 @@ def _remarks(
         )
     if grouped:
         remarks.append(f"{grouped} grouped convolutions are kept verbatim.")
-    bare = [tensor.key for tensor in layout.tensors if not tensor.key.startswith(PREFIX)]
-    if bare:
-        remarks.append(
-            f"{_some(bare)}: without the prefix '{PREFIX}' PeftModel.from_pretrained"
-            " does not load it (a model's own load_adapter may)."
-        )
     return remarks
 
 

@@ -19,7 +19,7 @@ from share_registry.exchange.base_model import derive_task
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.hub import SCHEME, read_hub
 from share_registry.exchange.peft_directory import adapter_of, read_directory
-from share_registry.exchange.peft_model import read_model
+from share_registry.exchange.peft_model import read_model, unwrap
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_range
 from share_registry.format.canonical import sha256
@@ -102,7 +102,8 @@ def _is_adapter(source: Any) -> bool:
 
 
 def _is_live_model(source: Any) -> bool:
-    return hasattr(source, "peft_config") and hasattr(source, "state_dict")
+    model = unwrap(source)
+    return hasattr(model, "peft_config") and hasattr(model, "state_dict")
 
 
 def _read_hub(source: Any, _: str | None, outside: Outside) -> Adapter:

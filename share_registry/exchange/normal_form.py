@@ -1,8 +1,9 @@
 """The function of an adapter in the form in which PEFT reads it today.
 
 Files are kept as they are. What computes with an adapter elsewhere (portable exports, merges,
-models, comparisons) takes this form, which differs from the files in three cases:
+models, comparisons) takes this form, which differs from the files in four cases:
 
+- Keys of wrapped models, and without PEFT's prefix, become those that PEFT looks for.
 - Factors that the config does not select are no part of the function.
 - PEFT up to 0.18 takes an experts' parameter (E, m, n) for in = m and out = n, since 0.19 for
   in = n and out = m, but where the module says `is_transposed`. Only `peft_version` tells files of
@@ -17,9 +18,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from share_registry.algebra.error import FactorPair
-from share_registry.errors import RefusedError
+from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import CONFIG_FILE, PREFIX
+from share_registry.exchange.plain_keys import plain_config, plain_key
 from share_registry.exchange.selection import EXPERTS, Role, layout_roles
 from share_registry.format.layout import FactorSpec, Form, Layout
 
@@ -110,9 +112,10 @@ def normal_form(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
 
     Raises RefusedError where the files do not say what the function is.
     """
+    adapter, notes = _with_plain_keys(adapter)
     readings = readings_of(adapter.config, adapter.layout)
     if all(reading.is_plain for reading in readings):
-        return adapter, ()
+        return adapter, notes
     if any(reading.is_grouped is None for reading in readings):
         raise RefusedError(
             f"{_UNKNOWN}.",
@@ -137,7 +140,7 @@ def normal_form(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
         layout=layout,
         config=config,
     )
-    return form, _notes(readings, idle)
+    return form, (*notes, *_notes(readings, idle))
 
 
 def marks_of(config: Mapping[str, object]) -> dict[str, object]:
@@ -181,6 +184,41 @@ def pairs_of_function(adapter: Adapter) -> list[FactorPair]:
 def is_certain(config: Mapping[str, object], layout: Layout) -> bool:
     """Tell whether every pair of modules is one factorization, so that it can be rounded as one."""
     return all(reading.is_grouped is False for reading in readings_of(config, layout))
+
+
+def _with_plain_keys(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
+    """Return an adapter under the keys by which PEFT finds it, and notes on what that changed.
+
+    Raises RefusedError where two tensors would have one key.
+    """
+    plain = {spec.key: plain_key(spec.key) for spec in adapter.layout.tensors}
+    changed = [key for key in plain if plain[key] != key]
+    if not changed:
+        return adapter, ()
+    ensure(
+        len({*plain.values()}) == len(plain),
+        RefusedError(
+            f"of the keys of wrapped models, such as {changed[0]!r}, two are of one tensor.",
+            hint="Save the adapter with PeftModel.save_pretrained and commit that directory.",
+        ),
+    )
+    layout = Layout(
+        metadata=adapter.layout.metadata,
+        tensors=[
+            spec.model_copy(update={"key": plain[spec.key]}) for spec in adapter.layout.tensors
+        ],
+        factors=sorted(
+            (
+                factor.model_copy(update={"module": plain_key(factor.module).removeprefix(PREFIX)})
+                for factor in adapter.layout.factors
+            ),
+            key=lambda factor: factor.module,
+        ),
+    )
+    form: dict[str, Any] = {plain[key]: tensor for key, tensor in adapter.tensors.items()}
+    note = f"{len(changed)} keys are as PEFT gives them, without wrappers and with one prefix."
+    config = plain_config(adapter.config)
+    return replace(adapter, tensors=form, layout=layout, config=config), (note,)
 
 
 def _is_grouped(config: Mapping[str, object], role: Role) -> bool | None:

@@ -46,6 +46,7 @@ from share_registry.exchange.config import (
 from share_registry.exchange.config_checks import config_remarks, header_remarks, refuse_unsafe
 from share_registry.exchange.normal_form import reading_remarks
 from share_registry.exchange.other_formats import name_format
+from share_registry.exchange.plain_keys import key_remarks
 from share_registry.exchange.selection import absent_heads, module_scales
 from share_registry.exchange.tensors import check_finite, item_of, tensor_of
 from share_registry.format import safetensors_file
@@ -243,6 +244,7 @@ def _assemble(
             *config_remarks(config),
             *header_remarks(config, metadata),
             *remarks,
+            *key_remarks(tensors),
             *reading_remarks(config, layout),
             *_absent_heads(config, layout),
             *_zeros(layout, tensors),

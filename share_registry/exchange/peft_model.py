@@ -14,8 +14,10 @@ import torch
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.classify import FACTOR_MARK
+from share_registry.exchange.config_checks import refuse_unsafe
 from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_directory import adapter_of
+from share_registry.exchange.plain_keys import PARALLEL, WRAPPERS, plain_config, plain_key
 from share_registry.format.records import Source
 from share_registry.names import digest
 
@@ -23,30 +25,35 @@ _OTHER_BASE: Final = "Load the base model the adapter was trained on."
 
 
 def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
-    """Read one adapter of a live `peft.PeftModel`, as `save_pretrained` would write it.
+    """Read one adapter of a live model, as `save_pretrained` would write it.
 
-    Unlike there, patterns keep their order. An adapter trained in a subspace is read as the plain
-    LoRA that it is: its tuner says so by `lora_tensors`, `lora_config`, `lora_basis` and
-    `lora_parent`.
+    Unlike there, patterns keep their order, and keys are those of the plain model where it is
+    compiled or otherwise wrapped. An adapter trained in a subspace is read as the plain LoRA that
+    it is: its tuner says so by `lora_tensors`, `lora_config`, `lora_basis` and `lora_parent`.
 
     Args:
-        model: The model.
+        model: A `peft.PeftModel` or `PeftMixedModel`, or a model of transformers or diffusers that
+            holds adapters itself; also inside torch.compile, DDP, FSDP or what accelerate makes.
         adapter_name: Which adapter; may be left out where there is one, or one is active.
 
     Raises:
         NotFoundError: the model has no such adapter.
         InvalidInputError, RefusedError: as for a directory.
     """
+    model = unwrap(model)
     name = _adapter_name(model, adapter_name)
-    config, tensors = model.peft_config[name], live_tensors(model, name)
-    tuner = model.base_model
+    tuner: Any = getattr(model, "base_model", None)
     in_subspace = hasattr(type(tuner), "lora_tensors")
+    config = tuner.lora_config(name) if in_subspace else model.peft_config[name]
+    values = _to_json(plain_config(_to_json(_config_of(model, config))))
+    refuse_unsafe(values)
+    tensors = live_tensors(model, name)
     if in_subspace:
         passengers = {key: value for key, value in tensors.items() if f".{tuner.prefix}" not in key}
-        tensors, config = passengers | tuner.lora_tensors(name), tuner.lora_config(name)
+        tensors = passengers | tuner.lora_tensors(name)
     adapter = adapter_of(
         tensors,
-        json.dumps(_to_json(_config_of(model, config)), indent=2).encode(),
+        json.dumps(values, indent=2).encode(),
         source=Source(kind="peft", location=type(model).__name__),
     )
     inactive = [each for each in model.peft_config if each != name]
@@ -56,6 +63,15 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
     if not in_subspace:
         return adapter
     return replace(adapter, basis=digest(tuner.lora_basis(name)), parent=tuner.lora_parent(name))
+
+
+def unwrap(model: Any) -> Any:
+    """Return a model without what it is wrapped in."""
+    parts = getattr(model, "__dict__", {}).get("_modules") or {}
+    inner = next((parts[name] for name in WRAPPERS if name in parts), None)
+    if inner is None and not hasattr(model, "peft_config"):
+        inner = parts.get(PARALLEL)
+    return model if inner is None else unwrap(inner)
 
 
 def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
@@ -104,14 +120,28 @@ def live_name(model: Any, adapter_name: str | None) -> str:
 
 
 def live_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
-    """Return the parameters of an adapter of a live `peft.PeftModel` by the keys of files."""
-    state = _peft().get_peft_model_state_dict(
+    """Return the parameters of an adapter of a live model by the keys of files."""
+    # the state of some wrapped modules has plain keys, while PEFT looks them up by the wrapped path
+    paths = {
+        plain_key(path): path
+        for path, _ in (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+    }
+    state = {
+        paths.get(plain_key(key), key): value
+        for key, value in model.state_dict(keep_vars=True).items()
+    }
+    tensors = _peft().get_peft_model_state_dict(
         model,
-        model.state_dict(keep_vars=True),
+        state,
         adapter_name=name,
         save_embedding_layers=_saves_embeddings(model.peft_config[name]),
     )
-    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    return {
+        plain_key(key): value for key, value in tensors.items() if isinstance(value, torch.Tensor)
+    }
 
 
 def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
@@ -147,8 +177,12 @@ def _peft() -> ModuleType:
 
 def _adapter_name(model: Any, name: str | None) -> str:
     names = list(model.peft_config)
+    ensure(
+        names,
+        InvalidInputError("the model has no adapter.", hint="Load or train one in it first."),
+    )
     if name is None:
-        candidates = names if len(names) == 1 else model.active_adapters
+        candidates = names if len(names) == 1 else _active_names(model)
         ensure(
             len(candidates) == 1,
             InvalidInputError(
@@ -167,9 +201,15 @@ def _adapter_name(model: Any, name: str | None) -> str:
     return name
 
 
+def _active_names(model: Any) -> list[str]:
+    # a method of models that hold adapters themselves
+    active = model.active_adapters
+    return list(active() if callable(active) else active)
+
+
 def _saves_embeddings(config: Any) -> bool:
     """Decide as `save_embedding_layers="auto"`, but without a question to the Hub."""
-    targets = config.target_modules
+    targets = getattr(config, "target_modules", None)
     return (
         isinstance(targets, list | set | tuple)
         and not {"embed_tokens", "lm_head"}.isdisjoint(targets)
@@ -182,7 +222,8 @@ def _config_of(model: Any, config: Any) -> dict[str, object]:
 
     A mapping to a class outside transformers is left out.
     """
-    base = model.get_base_model()
+    tuner = getattr(model, "base_model", model)
+    base = unwrap(tuner.model if tuner is not model and hasattr(tuner, "peft_config") else model)
     values: dict[str, object] = {**config.to_dict(), "inference_mode": True}
     values["base_model_name_or_path"] = (
         values.get("base_model_name_or_path") or getattr(base, "name_or_path", None) or None

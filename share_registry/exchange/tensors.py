@@ -76,8 +76,15 @@ def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str,
 def item_of(key: str, tensor: torch.Tensor) -> Item:
     """Return the file's form of a tensor on any device.
 
-    Raises InvalidInputError for an element type that files do not have.
+    Raises InvalidInputError for an element type that files do not have, or a tensor without values.
     """
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise InvalidInputError(
+            f"tensor {key!r} is {'on the meta device' if tensor.is_meta else tensor.layout},"
+            " expected values in memory.",
+            hint="Load the model with its weights, without init_empty_weights or device_map='meta',"
+            " and give dense tensors.",
+        )
     if tensor.dtype not in DTYPES:
         raise InvalidInputError(
             f"tensor {key!r} has element type {tensor.dtype},"

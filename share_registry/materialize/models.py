@@ -26,6 +26,7 @@ from share_registry.exchange.config import (
 )
 from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_model import live_name, live_tensors
+from share_registry.exchange.plain_keys import plain_key
 from share_registry.exchange.selection import Role, layout_roles
 from share_registry.exchange.tensors import all_finite, check_no_overflow
 from share_registry.format.layout import FactorSpec, Form, Layout
@@ -198,7 +199,7 @@ def _find_seat(model: Any, name: str, adapter: Adapter) -> Seat:
             f" and {shapes[wrong]} in this one.",
             hint=_ANEW,
         )
-    modules = dict(model.named_modules())
+    modules = {plain_key(path): module for path, module in model.named_modules()}
     return Seat(
         name=name,
         layout=adapter.layout,
