@@ -63,6 +63,10 @@ PEFT_METADATA: Final = (("format", "pt"),)
 _LIMITS: Final = (
     "Give names of at most 512 bytes, at most 8 dimensions, and at most 65,536 tensors."
 )
+_SHORTER: Final = (
+    "Name modules by the ends of their paths in target_modules, rank_pattern and alpha_pattern,"
+    " as PEFT matches them."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +276,8 @@ def _describe(
         len(items) <= MAX_TENSORS,
         InvalidInputError(
             f"the adapter has {len(items)} tensors, more than the limit of {MAX_TENSORS}.",
-            hint=_LIMITS,
+            hint="Train the experts of a layer as one parameter (target_parameters), or fewer"
+            " modules (target_modules).",
         ),
     )
     try:
@@ -428,7 +433,7 @@ def _read(files: Files, name: str, limit: int) -> bytes:
         files.sizes[name] <= limit,
         InvalidInputError(
             f"{name} has {files.sizes[name]} bytes, more than the limit of {limit}.",
-            hint="Commit a smaller adapter.",
+            hint=_SHORTER if name == CONFIG_FILE else "Save it in bfloat16, or with a lower rank.",
         ),
     )
     try:

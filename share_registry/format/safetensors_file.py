@@ -13,7 +13,7 @@ from typing import Final
 
 from share_registry.errors import IntegrityError
 from share_registry.format.canonical import parse_foreign, require
-from share_registry.format.layout import MAX_DIMENSIONS, MAX_TENSORS, DType
+from share_registry.format.layout import MAX_DIMENSIONS, DType
 
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_KEY_BYTES: Final = 512
@@ -71,11 +71,6 @@ def read(content: bytes, *, subject: str) -> File:
         longest=MAX_HEADER_BYTES,
     )
     metadata = _metadata(entries.pop(_METADATA, None), subject)
-    count = len(entries)
-    require(
-        count <= MAX_TENSORS,
-        f"{subject} has {count} tensors, more than the limit of {MAX_TENSORS}.",
-    )
     spans = sorted(
         (_span(key, entry, subject) for key, entry in entries.items()),
         key=lambda span: (span[2], span[3]),

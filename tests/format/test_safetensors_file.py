@@ -170,10 +170,6 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     "a header that is a list": (file_of(b"[]"), "starts with b'[', expected '{'"),
     "a huge header": ((MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{}", "more than the limit"),
     "a header length past the end": ((99).to_bytes(8, "little") + b"{}", "is truncated"),
-    "too many tensors": (
-        file_of({str(i): entry(shape=[0], offsets=[0, 0]) for i in range(65_537)}),
-        "65537 tensors, more than the limit",
-    ),
 }
 
 

@@ -12,6 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 import share_registry as sr
+from share_registry.exchange import peft_directory
+from share_registry.exchange.peft_directory import adapter_of, read_directory
+from share_registry.format.adapter_object import MAX_EXTERNAL
+from share_registry.outside.files import Outside
+from share_registry.registry.commands import coding
 from tests.exchange import zoo
 from tests.exchange.conftest import original
 from tests.exchange.hub import Hub
@@ -112,3 +117,26 @@ def test_tasks_of_every_size_that_float32_has_share_a_space(
     assert registry.refit(max_rank=2, budget=0.02).number
     assert registry.analyze().verdict
     assert registry.verify(level="deep").ok
+
+
+def test_more_large_passengers_than_can_be_objects_are_kept_all_the_same(
+    registry: sr.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coding, "EXTERNAL_BYTES", 16)
+    source = read_directory(DEMO / "wn-syn-ant" / "v1", outside=Outside())
+    biases = {
+        f"base_model.model.extra.{number}.bias": torch.full((4,), float(number))
+        for number in range(MAX_EXTERNAL + 3)
+    }
+    registry.commit(adapter_of(dict(source.tensors) | biases, source.config_bytes), task="biased")
+    restored = registry.checkout("biased").tensors
+    assert all(torch.equal(restored[key], bias) for key, bias in biases.items())
+
+
+def test_more_tensors_than_a_layout_has_are_refused_by_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peft_directory, "MAX_TENSORS", 10)
+    directory = DEMO / "wn-syn-ant" / "v1"
+    with pytest.raises(sr.InvalidInputError, match=r"has \d+ tensors, more than the limit of 10"):
+        read_directory(directory, outside=Outside())

@@ -22,6 +22,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.normal_form import is_certain
 from share_registry.exchange.tensors import factor_dtypes, factor_positions, item_of
 from share_registry.format import adapter_object
+from share_registry.format.adapter_object import MAX_EXTERNAL
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout
 from share_registry.format.object_file import encode_tensor
@@ -235,7 +236,9 @@ def serialize(
     for index in sorted({*layout.passengers, *_uncoded_tensors(layout, modules)}):
         spec = layout.tensors[index]
         content = bytes(item_of(spec.key, adapter.tensors[spec.key]).content)
-        if index in layout.passengers and len(content) >= EXTERNAL_BYTES:
+        is_large = index in layout.passengers and len(content) >= EXTERNAL_BYTES
+        # spec LIM-14; what is beyond lies in the object itself
+        if is_large and len(external) < MAX_EXTERNAL:
             packed = encode_tensor(content, dtype=spec.dtype)
             external[index] = sha256(packed)
             passengers[external[index]] = packed
