@@ -15,7 +15,7 @@ from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.load import load
 from share_registry.exchange.peft_directory import read_directory
 from share_registry.exchange.peft_model import live_tensors, read_model
-from share_registry.exchange.servers import portable
+from share_registry.exchange.portable import portable
 from share_registry.materialize.models import swap
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
