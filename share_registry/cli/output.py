@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 FALLBACK: Final = "Run `share-registry doctor`."
 # Parameters whose option is not called like them
 _SPELLED: Final = {"labels": "label", "metrics": "metric", "base_labels": "base-label"}
+# Between two lines about progress where there is no terminal
+_EVERY_S: Final = 30.0
 _QUOTES: Final = "'\""
 # Phrases that have no counterpart of their own, and what is said instead
 _PHRASES: Final = (
@@ -208,14 +211,20 @@ def for_terminal(hint: str) -> str:
 
 
 @contextmanager
-def watching(doing: str, session: "Session") -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show a bar on stderr if that is a terminal and the verb takes long.
+def watching(
+    doing: str, session: "Session", *, every_s: float = _EVERY_S
+) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Show a bar on stderr if that is a terminal and the verb takes long; else a line at times.
 
     It shows what the library logs; what is yielded moves it: what is being done, how many are done,
     how many there are.
     """
-    if not doing or session.quiet or not sys.stderr.isatty():
+    if not doing or session.quiet or (session.json and not sys.stderr.isatty()):
         yield None
+        return
+    if not sys.stderr.isatty():
+        with _ticking(doing, every_s) as show:
+            yield show
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -248,6 +257,29 @@ def _command(call: re.Match[str]) -> str:
             words.append(f"--{name.replace('_', '-')}")
         words.append(shlex.quote(value.replace("\\\\", "\\")))
     return f"`{' '.join(words)}`"
+
+
+@contextmanager
+def _ticking(doing: str, every_s: float) -> Iterator[Callable[[str, int, int], None]]:
+    """Write at times how far a verb is: who reads a log sees that it is not stuck."""
+    state, ended = [doing], threading.Event()
+
+    def tick() -> None:
+        elapsed_s = 0.0
+        while not ended.wait(every_s):
+            elapsed_s += every_s
+            click.echo(f"{state[0]}, {elapsed_s:.0f} s", err=True)
+
+    def show(step: str, done: int, total: int) -> None:
+        state[0] = f"{step}: {done} of {total}"
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield show
+    finally:
+        ended.set()
+        ticker.join()
 
 
 def _option(argument: re.Match[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Final, overload
 from typing_extensions import override
 
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.values import plots
 from share_registry.values.sheet import (
     NOTHING,
     Sheet,
@@ -264,6 +265,7 @@ class Log(Shown):
 
     commits: tuple[Commit, ...]
 
+    plot = plots.plot_log
     __repr__ = Shown.__str__
 
     def __iter__(self) -> Iterator[Commit]:

@@ -5,7 +5,10 @@ of Okabe and Ito and the map cividis: they tell apart for colour-blind eyes and 
 """
 
 import os
+import re
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry.errors import RefusedError, StoreError
@@ -15,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
     from matplotlib.image import AxesImage
 
-    from share_registry.values.analyses import Analysis, Retention, Spectrum
+    from share_registry.values.analyses import Analysis, Retention, RetentionRow, Spectrum
+    from share_registry.values.commits import Commit, Log
 
 # Where a plot is saved, by the ending of its name; None: nowhere
 Place = str | os.PathLike[str] | None
@@ -24,12 +28,19 @@ _MAP: Final = "cividis"
 _MOST_LABELS: Final = 40
 # Cells that still have room for their number
 _MOST_NUMBERS: Final = 240
+# Of the colours, about the middle
+_LEAST_SPREAD: Final = 0.1
 _LONGEST: Final = 34
+# Tasks of one time line
+_MOST_PANELS: Final = 8
+_ALIAS: Final = re.compile(r"(?P<task>[^@]+)@(?P<alias>.+) is (?:v(?P<version>\d+)|removed)")
 _DPI: Final = 150
 
 
 def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
     """Draw a forgetting matrix: tasks against commits, the colour is the error or the metric.
+
+    Tasks stand in the order in which they came.
 
     Hatched is an upper bound, empty a task that was not live or has no such metric.
 
@@ -41,6 +52,7 @@ def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
         RefusedError: matplotlib is not installed, or has no such format.
         StoreError: the file cannot be written.
     """
+    matrix = replace(matrix, rows=tuple(sorted(matrix.rows, key=_first_column)))
     rows, columns = max(len(matrix.rows), 1), max(len(matrix.commits), 1)
     figure = _figure(min(2.8 + 0.52 * columns, 16.0), min(1.6 + 0.3 * rows, 14.0))
     axes = figure.add_subplot()
@@ -58,6 +70,23 @@ def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
     axes.set_title(
         f"{matrix.space}: {matrix.metric or 'error'} by task and commit", loc="left", fontsize=11
     )
+    return _save(figure, path)
+
+
+def plot_log(log: "Log", path: Place = None) -> "Figure":
+    """Draw the versions of each task and where its aliases pointed, commit by commit.
+
+    Of many tasks those with the most commits. As `plot_spectra`.
+    """
+    histories = _histories(log)
+    tasks = sorted(histories, key=lambda task: -histories[task].length)[:_MOST_PANELS]
+    figure = _figure(9.0, 0.9 + 1.5 * max(len(tasks), 1))
+    panels = figure.subplots(max(len(tasks), 1), 1, sharex=True, squeeze=False)[:, 0]
+    last = max((commit.number for commit in log), default=1)
+    for axes, task in zip(panels, sorted(tasks), strict=False):
+        _draw_history(axes, task, histories[task], last=last)
+    more = len(histories) - len(tasks)
+    panels[-1].set_xlabel(f"commit{f' ({more} more tasks are not drawn)' if more else ''}")
     return _save(figure, path)
 
 
@@ -97,6 +126,81 @@ def plot_budget(analysis: "Analysis", path: Place = None) -> "Figure":
     figure = _figure(6.6, 4.4)
     _draw_budgets(figure.add_subplot(), analysis)
     return _save(figure, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """What happened to a task, oldest first: by commit the versions, and by alias its moves."""
+
+    versions: dict[int, int] = field(default_factory=dict)
+    moves: dict[str, list[tuple[int, int | None]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    @property
+    def length(self) -> int:
+        return len(self.versions) + sum(map(len, self.moves.values()))
+
+
+def _histories(log: "Log") -> dict[str, _History]:
+    """Return the histories in a log by task; its details say where aliases went."""
+    several = len({commit.space for commit in log}) > 1
+    histories: dict[str, _History] = defaultdict(_History)
+    for commit in reversed(log.commits):
+        prefix = f"{commit.space}/" if several else ""
+        move = _ALIAS.fullmatch(commit.detail) if commit.kind == "alias" else None
+        if move is not None:
+            version = int(move["version"]) if move["version"] else None
+            history = histories[f"{prefix}{move['task']}"]
+            history.moves[move["alias"]].append((commit.number, version))
+        for task, number in _new_versions(commit).items():
+            histories[f"{prefix}{task}"].versions[commit.number] = number
+    return histories
+
+
+def _new_versions(commit: "Commit") -> dict[str, int]:
+    if commit.kind not in ("absorb", "merge", "restore", "refit"):
+        return {}
+    return {task: int(version) for task, version in commit.versions.items() if version}
+
+
+def _draw_history(axes: "Axes", task: str, history: _History, *, last: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for colour, (alias, moves) in zip(
+        (_BLUE, _ORANGE, _GREEN) * (1 + len(history.moves) // 3),
+        sorted(history.moves.items()),
+        strict=False,
+    ):
+        numbers = [number for number, _ in moves] + [last]
+        versions = [float("nan") if version is None else version for _, version in moves]
+        axes.step(
+            numbers,
+            [*versions, versions[-1]],
+            where="post",
+            color=colour,
+            label=alias,
+            linewidth=3,
+            alpha=0.8,
+        )
+    axes.plot(
+        [*history.versions], [*history.versions.values()], "o", color=_GREY, markersize=5, zorder=3
+    )
+    for locate in (axes.xaxis, axes.yaxis):
+        locate.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter("v{x:.0f}")
+    axes.xaxis.set_major_formatter("c{x:.0f}")
+    axes.margins(y=0.25)
+    axes.set_title(_ending(task), loc="left", fontsize=10)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    if history.moves:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _first_column(row: "RetentionRow") -> int:
+    """Return the first commit after which a task was there."""
+    there = (column for column, cell in enumerate(row.cells) if cell is not None)
+    return next(there, len(row.cells))
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -161,18 +265,25 @@ def _draw_matrix(axes: "Axes", matrix: "Retention") -> "AxesImage":
                     linewidth=0,
                 )
             )
-    there = values[~np.isnan(values)]
-    low = 0.0 if matrix.metric is None or not there.size else float(there.min())
-    high = float(there.max(initial=low))
-    if high <= low:
-        # one value everywhere has a scale too
-        high = low + (abs(low) or 1.0) / 10
+    low, high = _scale(values[~np.isnan(values)])
     axes.set_facecolor("#eeeeee")
     if values.size <= _MOST_NUMBERS:
         _write_numbers(axes, values, middle=(low + high) / 2)
     return axes.imshow(
         values, aspect="auto", cmap=_MAP, vmin=low, vmax=high, interpolation="nearest"
     )
+
+
+def _scale(values: Any) -> tuple[float, float]:
+    """Return the ends of the colours: of what is there, and never so near that noise has some.
+
+    Under a budget all errors are nearly it: from 0 on they would be one colour.
+    """
+    if not values.size:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    half = max((high - low) / 2, abs(high + low) / 2 * _LEAST_SPREAD) or 0.5
+    return (low + high) / 2 - half, (low + high) / 2 + half
 
 
 def _write_numbers(axes: "Axes", values: Any, *, middle: float) -> None:

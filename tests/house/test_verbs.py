@@ -29,7 +29,13 @@ VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
 """
 NOT_OPTIONS = {"self", "space", "progress"}
 """The bar on a terminal is the progress of `verify`."""
-OUTPUT = {"checkout": {"output"}, "retention": {"plot"}, "show": {"modules"}, "analyze": {"plot"}}
+OUTPUT = {
+    "checkout": {"output"},
+    "retention": {"plot"},
+    "log": {"plot"},
+    "show": {"modules"},
+    "analyze": {"plot"},
+}
 """A program gets the adapter in memory and a figure, a command line a directory and a file."""
 POLICY = {field.name for field in fields(sr.Policy)}
 

@@ -117,13 +117,31 @@ def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> obj
     metavar="COMMIT",
     help="Only commits before this one (12, c12 or a reference): the next page.",
 )
-def log(registry: "Registry", /, *, labels: dict[str, str], limit: int, **options: Any) -> object:
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also draw versions and aliases over these commits, as PNG, SVG or PDF.",
+)
+def log(
+    registry: "Registry",
+    /,
+    *,
+    plot: Path | None,
+    labels: dict[str, str],
+    limit: int,
+    **options: Any,
+) -> object:
     """List the commits of the space, newest first.
 
     \b
     share-registry log --task cola --kind absorb
+    share-registry log --task cola --limit 0 --plot cola.png
     """
-    return registry.log(labels=labels or None, limit=limit or None, **options)
+    commits = registry.log(labels=labels or None, limit=limit or None, **options)
+    if plot is not None:
+        commits.plot(plot)
+    return commits
 
 
 @verb("r")
