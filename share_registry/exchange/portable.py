@@ -70,7 +70,7 @@ class _Naming:
     down: str
 
     @property
-    def taken(self) -> set[str]:
+    def claimed(self) -> set[str]:
         """Names that PEFT takes for those of experts and their router, wherever a target has it."""
         return {"gate", self.gate, self.up, self.down}
 
@@ -84,7 +84,7 @@ _NAMINGS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+class _PlacedPair:
     """One factor pair to write.
 
     Attributes:
@@ -182,10 +182,10 @@ def _check(adapter: Adapter, base_model: str) -> list[str]:
     return dropped
 
 
-def _parts_of(adapter: Adapter) -> list[_Part]:
+def _parts_of(adapter: Adapter) -> list[_PlacedPair]:
     layout, remaining = adapter.layout, iter(adapter.factor_pairs())
     return [
-        _Part(
+        _PlacedPair(
             factor=factor,
             a=layout.tensors[factor.a],
             b=layout.tensors[factor.b],
@@ -197,24 +197,24 @@ def _parts_of(adapter: Adapter) -> list[_Part]:
 
 
 def _unpack(
-    adapter: Adapter, parts: list[_Part], family: Family | None
-) -> tuple[list[_Part], list[str]]:
+    adapter: Adapter, parts: list[_PlacedPair], family: Family | None
+) -> tuple[list[_PlacedPair], list[str]]:
     """Return parts with one pair per expert and matrix, and a note; the same where that is not so.
 
     All experts of the adapter or none: PEFT takes their names for those of every layer.
     """
-    nests: dict[str, dict[str, _Part]] = defaultdict(dict)
-    others, taken = [], set()
+    nests: dict[str, dict[str, _PlacedPair]] = defaultdict(dict)
+    others, beside = [], set()
     for part, role in zip(parts, layout_roles(adapter.config, adapter.layout), strict=True):
         if part.factor.form is Form.EXPERTS:
             nests[role.path][role.parameter] = part
             continue
         others.append(part)
-        taken |= set() if role.is_parameter else {role.path.rpartition(".")[2]}
+        beside |= set() if role.is_parameter else {role.path.rpartition(".")[2]}
     if not nests:
         return parts, []
     naming = _NAMINGS.get(family) if family else None
-    reason = _why_fused(nests, naming, taken, len(others))
+    reason = _why_fused(nests, naming, beside, len(others))
     if naming is None or reason:
         return parts, [f"the experts stay fused, which few servers read: {reason}."]
     split = [
@@ -228,7 +228,10 @@ def _unpack(
 
 
 def _why_fused(
-    nests: Mapping[str, Mapping[str, _Part]], naming: _Naming | None, taken: set[str], others: int
+    nests: Mapping[str, Mapping[str, _PlacedPair]],
+    naming: _Naming | None,
+    beside: set[str],
+    others: int,
 ) -> str:
     """Return why experts cannot be taken apart, "" where they can."""
     if naming is None:
@@ -237,7 +240,7 @@ def _why_fused(
         return "a layer has only one of gate_up_proj and down_proj"
     if any(not _fit(nest[EXPERTS[0]], nest[EXPERTS[1]]) for nest in nests.values()):
         return "gate_up_proj and down_proj are not of the shapes that belong together"
-    if stranger := taken & naming.taken:
+    if stranger := beside & naming.claimed:
         return f"PEFT would take {', '.join(sorted(stranger))} of other modules for theirs"
     modules = others + 3 * sum(nest[EXPERTS[0]].factor.experts for nest in nests.values())
     if 2 * modules > MAX_TENSORS or modules > MAX_MODULES:
@@ -245,18 +248,18 @@ def _why_fused(
     return ""
 
 
-def _fit(gate_up: _Part, down: _Part) -> bool:
+def _fit(gate_up: _PlacedPair, down: _PlacedPair) -> bool:
     """Tell whether gate_up_proj leads to twice the width from which down_proj leads back."""
     return gate_up.factor.experts == down.factor.experts and (
         (gate_up.a.shape[1], gate_up.b.shape[0]) == (down.b.shape[0], 2 * down.a.shape[1])
     )
 
 
-def _split(prefix: str, nest: Mapping[str, _Part], naming: _Naming) -> list[_Part]:
+def _split(prefix: str, nest: Mapping[str, _PlacedPair], naming: _Naming) -> list[_PlacedPair]:
     """Return the pairs of each expert's gate, up and down."""
     gate_up, down = (nest[name] for name in EXPERTS)
     half = down.a.shape[1]
-    pieces: list[_Part] = []
+    pieces: list[_PlacedPair] = []
     for e, (both, back) in enumerate(zip(gate_up.pairs, down.pairs, strict=True)):
         owner = f"{prefix}{naming.owner}.{e}"
         sides = (
@@ -271,7 +274,7 @@ def _split(prefix: str, nest: Mapping[str, _Part], naming: _Naming) -> list[_Par
     return pieces
 
 
-def _pair_of(module: str, near: _Part, pair: FactorPair, number: int) -> _Part:
+def _pair_of(module: str, near: _PlacedPair, pair: FactorPair, number: int) -> _PlacedPair:
     """Return an ordinary pair that stands in the file where another one stood, or behind it."""
     prefix = near.a.key[: near.a.key.index(near.factor.module)]
     rank = pair.a.shape[0]
@@ -282,24 +285,26 @@ def _pair_of(module: str, near: _Part, pair: FactorPair, number: int) -> _Part:
     )
     factor = near.factor.model_copy(update={"module": module, "form": Form.LINEAR, "experts": 1})
     order = (*near.order[:2], near.order[2] + number)
-    return _Part(factor=factor, a=a, b=b, order=order, pairs=(replace(pair, module=module),))
+    return _PlacedPair(factor=factor, a=a, b=b, order=order, pairs=(replace(pair, module=module),))
 
 
-def _complete(parts: list[_Part], family: Family | None) -> tuple[list[_Part], list[str]]:
+def _complete(
+    parts: list[_PlacedPair], family: Family | None
+) -> tuple[list[_PlacedPair], list[str]]:
     """Add pairs of zeros where SGLang needs a module that a layer lacks, and a note."""
-    owners: dict[str, dict[str, _Part]] = defaultdict(dict)
+    owners: dict[str, dict[str, _PlacedPair]] = defaultdict(dict)
     for part in parts:
         if part.factor.form is Form.LINEAR:
             owner, _, name = part.factor.module.rpartition(".")
             owners[owner][name] = part
-    zeros: list[_Part] = []
+    zeros: list[_PlacedPair] = []
     for owner, names in owners.items():
         lacking = _lacking(names)
-        alike = [other for path, other in owners.items() if _kind(path) == _kind(owner)]
+        alike = [layer for path, layer in owners.items() if _kind(path) == _kind(owner)]
         widths = {name: _widths(name, names, alike, family) for name in lacking}
         near = next(iter(names.values()))
         zeros += [
-            _pair_of(f"{owner}.{name}", near, _zeros(*size), number)
+            _pair_of(f"{owner}.{name}", near, _zeros(*size, device=near.pairs[0].a.device), number)
             for number, (name, size) in enumerate(widths.items(), start=1)
             if size and all(widths.values())
         ]
@@ -310,7 +315,7 @@ def _complete(parts: list[_Part], family: Family | None) -> tuple[list[_Part], l
     ]
 
 
-def _lacking(names: Mapping[str, _Part]) -> list[str]:
+def _lacking(names: Mapping[str, _PlacedPair]) -> list[str]:
     lacking: list[str] = []
     for fused, needed in SGLANG_FUSED:
         if fused & {*names, *lacking} and needed not in names:
@@ -324,21 +329,21 @@ def _kind(owner: str) -> str:
 
 def _widths(
     name: str,
-    names: Mapping[str, _Part],
-    alike: Sequence[Mapping[str, _Part]],
+    names: Mapping[str, _PlacedPair],
+    alike: Sequence[Mapping[str, _PlacedPair]],
     family: Family | None,
 ) -> tuple[int, int] | None:
     """Return in and out of a module that a layer lacks, None where they are not certain.
 
-    They are those of the same module in a layer whose other modules are of the same widths, or
+    They are those of the same module in a layer whose layer modules are of the same widths, or
     follow from this layer's in base models of a known family.
     """
-    near = {other: _widths_of(part) for other, part in names.items()}
+    near = {key: _widths_of(part) for key, part in names.items()}
     models = [
-        _widths_of(other[name])
-        for other in alike
-        if name in other
-        and all(key in other and _widths_of(other[key]) == width for key, width in near.items())
+        _widths_of(layer[name])
+        for layer in alike
+        if name in layer
+        and all(key in layer and _widths_of(layer[key]) == width for key, width in near.items())
     ]
     if len(set(models)) == 1:
         return models[0]
@@ -350,12 +355,12 @@ def _widths(
     return near["o_proj"][1], near["o_proj"][0]
 
 
-def _widths_of(part: _Part) -> tuple[int, int]:
+def _widths_of(part: _PlacedPair) -> tuple[int, int]:
     return part.a.shape[1], part.b.shape[0]
 
 
-def _zeros(width: int, out: int) -> FactorPair:
-    a, b = (torch.zeros(1, size, dtype=torch.float64) for size in (width, out))
+def _zeros(width: int, out: int, *, device: torch.device) -> FactorPair:
+    a, b = (torch.zeros(1, size, dtype=torch.float64, device=device) for size in (width, out))
     return FactorPair(module="", a=a, b=b, scale=1.0)
 
 
@@ -365,7 +370,7 @@ def _fold_scale(pair: FactorPair) -> Rows:
     return pair.a[used], pair.b[used] * pair.scale
 
 
-def _layout_at_rank(layout: Layout, parts: Sequence[_Part], rank: int) -> Layout:
+def _layout_at_rank(layout: Layout, parts: Sequence[_PlacedPair], rank: int) -> Layout:
     """Return the layout of parts, whose order becomes that of the layout's factors."""
     places: list[tuple[tuple[int, int], TensorSpec]] = []
     for part in parts:
