@@ -28,6 +28,8 @@ PURE: Final = frozenset(
         "io.StringIO",
         "uuid.UUID",
         "shutil.get_terminal_size",
+        # of a library that is in memory already: asks it for a function
+        "ctypes.CDLL",
     }
 )
 """Names of the modules below that touch no file, no clock and no randomness."""
