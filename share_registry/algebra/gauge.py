@@ -11,7 +11,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.error import difference_square, product_square
 from share_registry.algebra.solve import eigh, inverse, solve_right, svd
 
 _STEPS: Final = 5
@@ -76,9 +75,19 @@ def align(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Tenso
         better = (value < best)[:, None, None]
         best_a, best_b = torch.where(better, new_a, best_a), torch.where(better, new_b, best_b)
         best = torch.minimum(best, value.nan_to_num(nan=torch.inf))
-    drift = difference_square(a, b, best_a, best_b)
-    kept = (drift <= _DRIFT**2 * product_square(a, b))[:, None, None]
+    kept = (_change(a, b, best_a, best_b) <= _DRIFT)[:, None, None]
     return torch.where(kept, best_a, a), torch.where(kept, best_b, b)
+
+
+def _change(a: Tensor, b: Tensor, new_a: Tensor, new_b: Tensor) -> Tensor:
+    """Return |new_b^T new_a - b^T a| / |b^T a| (n,); Grams would lose half of the digits."""
+    rank = a.shape[1]
+    R_a = torch.linalg.qr(torch.cat([a, new_a], 1).mT, mode="r").R
+    R_b = torch.linalg.qr(torch.cat([b, new_b], 1).mT, mode="r").R
+    before = R_b[..., :rank] @ R_a[..., :rank].mT
+    after = R_b[..., rank:] @ R_a[..., rank:].mT
+    change: Tensor = torch.linalg.matrix_norm(after - before)
+    return change / torch.linalg.matrix_norm(before).clamp_min(1e-300)
 
 
 def _pad(rows: Tensor, rank: int) -> Tensor:
