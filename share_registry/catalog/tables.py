@@ -36,7 +36,7 @@ from sqlalchemy.types import Float, TypeDecorator, TypeEngine
 from typing_extensions import override
 
 # Schema versions this release knows, oldest first; the last is the one it works with
-SCHEMA_VERSIONS: Final = ("0001", "0002", "0003")
+SCHEMA_VERSIONS: Final = ("0001", "0002", "0003", "0004")
 # Alembic's version table. Our own, so that other software may keep its tables in the same
 # database.
 SCHEMA_TABLE: Final = "share_registry_schema"
@@ -135,6 +135,7 @@ class SpaceRow(Row, name="sr_spaces"):
         base_labels: Other labels the base model is known by.
         k: Directions of the basis where the space keeps coefficients alone.
         live: Number of tasks that are live.
+        added_bytes: Bytes that the versions brought, as `VersionRow`; likewise `raw_bytes`.
         head: Number of the newest commit applied; its id is `head_id`.
     """
 
@@ -150,6 +151,8 @@ class SpaceRow(Row, name="sr_spaces"):
     k = _optional(INTEGER)
     phi = _required(INTEGER)
     live = _required(INTEGER)
+    added_bytes = _required(INTEGER)
+    raw_bytes = _required(INTEGER)
     head = _required(INTEGER)
     head_id = _required(TEXT)
 
@@ -359,14 +362,6 @@ class ObjectRow(Row, name="sr_objects"):
     digest = _key(TEXT)
     role = _key(TEXT)
     since = _required(INTEGER)
-
-
-class LeaseRow(Row, name="sr_leases"):
-    """Write leases of earlier releases: not used since writers of a space wait for each other."""
-
-    space = _key(TEXT)
-    holder = _required(TEXT)
-    expires = _required(TEXT)
 
 
 Temporal = TaskNameRow | TaskLifeRow | AliasRow | LabelRow | MetricRow

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from share_registry.catalog.tables import TABLES, LeaseRow
+from share_registry.catalog.tables import TABLES
 
 
 def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
@@ -11,7 +11,7 @@ def dump(session: Session) -> dict[str, list[tuple[object, ...]]]:
 
     Equal for equal catalogs, whatever database they are in.
     """
-    tables = [table for table in TABLES.sorted_tables if table is not LeaseRow.table]
+    tables = TABLES.sorted_tables
     return {
         table.name: sorted((tuple(row) for row in session.execute(select(table))), key=repr)
         for table in tables

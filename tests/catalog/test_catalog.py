@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from share_registry.catalog import catalog as catalogs, engine, schema
 from share_registry.catalog.catalog import Catalog
 from share_registry.catalog.database_errors import parse_url, translate_errors
-from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, LeaseRow
+from share_registry.catalog.tables import SCHEMA_TABLE, SCHEMA_VERSIONS, TABLES, CommitRow, TaskRow
 from share_registry.errors import (
     CatalogError,
     ConflictError,
@@ -131,9 +131,7 @@ def test_a_catalog_opened_for_reading_writes_nothing(catalog_url: str, tmp_path:
         with pytest.raises(CatalogError, match="open for reading"), catalog.begin(write=True):
             pass
         with pytest.raises(CatalogError), catalog.begin() as session:
-            session.execute(
-                LeaseRow.table.insert(), [{"space": "base", "holder": "me", "expires": "never"}]
-            )
+            session.execute(TaskRow.table.insert(), [{"space": "base", "task": 99, "since": 1}])
         with catalog.begin() as session:
             assert count(session) == 16
             assert catalog.store_id == "store"

@@ -160,6 +160,8 @@ def _advance(writer: RecordWriter, record: Record, commit_id: str) -> bool:
             "base_revision": record.base_model.revision,
             "base_labels": tuple(record.base_model.labels),
             "live": 0,
+            "added_bytes": 0,
+            "raw_bytes": 0,
             "head": 1,
             "head_id": commit_id,
         }

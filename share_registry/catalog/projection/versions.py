@@ -143,7 +143,7 @@ def restore(writer: RecordWriter, record: RestoreRecord, note: Note) -> None:
         "restored_from": record.of,
         **{name: getattr(repeated, name) for name in _COPIED},
     }
-    writer.add(VersionRow, [version])
+    writer.add_versions([version])
     writer.touch({task.task: record.version})
     annotations.repeat(writer, {task.task: (record.version, record.of)}, metrics=True)
     annotations.change(writer, task.task, record.version, note.of(record.task))
@@ -174,12 +174,11 @@ def _add(
     _revive(writer, [tasks[name] for name in names])
     notes = {} if earlier else {said.task: said for said in note.tasks}
     numbered = [(tasks[entry.task].task, entry) for entry in record.tasks]
-    writer.add(
-        VersionRow,
+    writer.add_versions(
         [
             _version_row(writer, task, entry, notes.get(entry.task), record.note, earlier.get(task))
             for task, entry in numbered
-        ],
+        ]
     )
     writer.add(
         ParentRow,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -80,6 +80,12 @@ class RecordWriter:
         """Note that there are so many more (or, below 0, fewer) live tasks."""
         if more:
             self.session.execute(_COUNT, {"this": self.space, "more": more})
+
+    def add_versions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert versions, and add up what they bring to the space."""
+        self.add(VersionRow, rows)
+        sums = {name: sum(row[name] for row in rows) for name in ("added_bytes", "raw_bytes")}
+        self.session.execute(_ADD_UP, {"this": self.space, **sums})
 
     def touch(self, versions: Mapping[int, int | None]) -> None:
         """Note which tasks, and which versions of them, this record is about."""
@@ -158,4 +164,12 @@ _COUNT: Final = (
     update(SpaceRow.table)
     .where(SpaceRow.name == bindparam("this", type_=TEXT))
     .values(live=SpaceRow.live + bindparam("more", type_=BigInteger))
+)
+_ADD_UP: Final = (
+    update(SpaceRow.table)
+    .where(SpaceRow.name == bindparam("this", type_=TEXT))
+    .values(
+        added_bytes=SpaceRow.added_bytes + bindparam("added_bytes", type_=BigInteger),
+        raw_bytes=SpaceRow.raw_bytes + bindparam("raw_bytes", type_=BigInteger),
+    )
 )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import At, as_of, number_at
@@ -15,7 +15,6 @@ from share_registry.catalog.tables import (
     SpaceRow,
     TagRow,
     TaskNameRow,
-    VersionRow,
     is_commit_of,
     names_task_of,
     task_of,
@@ -41,12 +40,7 @@ def space_summary(session: Session, name: str) -> SpaceSummary:
 
 
 def _summaries(session: Session, *, name: SpaceName | None = None) -> list[SpaceSummary]:
-    query = select(
-        SpaceRow.table,
-        CommitRow.time,
-        _sum_of(VersionRow.added_bytes).label("bytes_added"),
-        _sum_of(VersionRow.raw_bytes).label("raw_bytes"),
-    ).join(
+    query = select(SpaceRow.table, CommitRow.time).join(
         CommitRow.table, (CommitRow.space == SpaceRow.name) & (CommitRow.number == SpaceRow.head)
     )
     if name is not None:
@@ -67,8 +61,8 @@ def _summaries(session: Session, *, name: SpaceName | None = None) -> list[Space
             tasks=row.live,
             commits=row.head,
             time=datetime.fromisoformat(row.time),
-            bytes_added=int(row.bytes_added),
-            raw_bytes=int(row.raw_bytes),
+            bytes_added=row.added_bytes,
+            raw_bytes=row.raw_bytes,
         )
         for row in session.execute(query.order_by(SpaceRow.name))
     ]
@@ -210,13 +204,3 @@ def tags(session: Session, *, space: str | None = None) -> list[Tag]:
         )
         for row in session.execute(query)
     ]
-
-
-def _sum_of(column: ColumnElement[int]) -> ColumnElement[int]:
-    """Return the sum of a column of the versions of a space."""
-    return (
-        select(func.coalesce(func.sum(column), 0))
-        .where(VersionRow.space == SpaceRow.name)
-        .correlate(SpaceRow.table)
-        .scalar_subquery()
-    )
