@@ -86,8 +86,9 @@ def _change(a: Tensor, b: Tensor, new_a: Tensor, new_b: Tensor) -> Tensor:
     R_b = torch.linalg.qr(torch.cat([b, new_b], 1).mT, mode="r").R
     before = R_b[..., :rank] @ R_a[..., :rank].mT
     after = R_b[..., rank:] @ R_a[..., rank:].mT
-    change: Tensor = torch.linalg.matrix_norm(after - before)
-    return change / torch.linalg.matrix_norm(before).clamp_min(1e-300)
+    norms = torch.linalg.matrix_norm(torch.stack([after - before, before]))
+    change: Tensor = norms[0] / norms[1].clamp_min(1e-300)
+    return change
 
 
 def _pad(rows: Tensor, rank: int) -> Tensor:
