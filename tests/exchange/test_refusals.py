@@ -238,7 +238,7 @@ FILES: dict[
     "an empty shard": (
         put(f"{Q}.lora_A.weight", torch.ones(0)),
         InvalidInputError,
-        (f"{Q}.lora_A.weight", "shape [0]", "expected at least two dimensions"),
+        (f"{Q}.lora_A.weight", "shape [0]", "expected no empty dimension"),
     ),
     "a flat shard": (
         put(f"{Q}.lora_A.weight", torch.ones(64)),
@@ -248,7 +248,7 @@ FILES: dict[
     "an empty matrix": (
         put(f"{Q}.lora_B.weight", torch.ones(16, 0)),
         InvalidInputError,
-        ("shape [16, 0]", "no empty one"),
+        ("shape [16, 0]", "no empty dimension"),
     ),
     "integers": (
         put(f"{Q}.lora_A.weight", torch.ones(4, 16, dtype=torch.int8)),
