@@ -70,7 +70,7 @@ def test_a_checked_out_adapter_may_be_committed_to_another_task(
 
 
 def test_what_is_no_adapter_is_named(registry: sr.Registry) -> None:
-    with pytest.raises(sr.InvalidInputError, match="a dict cannot be committed"):
+    with pytest.raises(sr.InvalidInputError, match="of type dict, which is no kind of adapter"):
         registry.commit({"lora_A": torch.zeros(2, 2)}, task="x")
     with pytest.raises(sr.NotFoundError, match="does not exist"):
         registry.commit("nowhere/at/all")
