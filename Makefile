@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer, make and a package index; everything else is installed into .venv with the pins of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 RUN := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python
 PINS := -c constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -22,8 +23,8 @@ venv: .venv/installed  ## create .venv
 demo: .venv/installed  ## commit, trace, export and verify the adapters that ship with the project
 	$(RUN) -m share_registry.cli.main demo
 
-test: lint  ## lint, then every test but the soak and GPU ones
-	$(RUN) -m pytest
+test: lint  ## lint, then every test but the soak and GPU ones, in WORKERS processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: .venv/installed  ## formatting, rules, types, layers
 	$(BIN)/ruff format --check .
