@@ -208,7 +208,9 @@ def commit_somewhere(session: Session, logs: Sequence[Log], choose: Callable[[in
     name = f"t{choose(30)}"
     if versions[name] and choose(3) == 0 and not name.startswith("t1"):
         live = [
-            entry.record.kind for entry in records.entries if name in str(entry.record.model_dump())
+            entry.record.kind
+            for entry in records.entries
+            if repr(name) in str(entry.record.model_dump())
         ][-1] != "drop"
         entry = records.drop(name) if live else records.absorb(name, versions[name] + 1)
     else:
