@@ -7,6 +7,7 @@ they mean for the factors of a file is worked out in `selection`.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from share_registry.errors import IntegrityError, InvalidInputError, RefusedError, ensure
@@ -24,7 +25,10 @@ _MAX_PATTERNS: Final = 65_536
 _MAX_PATTERN_LENGTH: Final = 512
 # Of target_modules and exclude_modules, which tools write long.
 _MAX_EXPRESSION_LENGTH: Final = 16_384
-_MAX_REPETITIONS: Final = 6
+# Of one branch of an expression; a search may take the path's length to this power.
+_MAX_REPETITIONS: Final = 4
+_REPETITION: Final = re.compile(r"(?<!\\)(?:[*+]|\{\d*,\d*\})")
+_BRANCHING: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()|]", re.DOTALL)
 # What "all-linear" leaves out, by their usual names.
 _HEADS: Final = frozenset({"lm_head"})
 CLASSIFIERS: Final = frozenset({"score", "classifier"})
@@ -164,14 +168,24 @@ def _paths(field: str, value: object) -> Paths | None:
 
 def _compile(field: str, text: str) -> re.Pattern[str] | None:
     """Compile an expression; None for one that could run for ever: the config may be anybody's."""
-    repetitions = len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text))
-    is_slow = re.search(r"\)[*+{]", text) is not None or repetitions > _MAX_REPETITIONS
-    if is_slow or len(text) > _MAX_EXPRESSION_LENGTH:
+    if len(text) > _MAX_EXPRESSION_LENGTH or re.search(r"\)[*+{]", text):
+        return None
+    if max(len(_REPETITION.findall(branch)) for branch in _branches(text)) > _MAX_REPETITIONS:
         return None
     try:
         return re.compile(text)
     except re.error as error:
         raise _wrong(field, f"{text[:80]!r}: {error}", "a regular expression or a list") from error
+
+
+def _branches(text: str) -> list[str]:
+    """Return the alternatives of an expression, which are tried one after another."""
+    depth, ends = 0, [-1]
+    for token in _BRANCHING.finditer(text):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if token[0] == "|" and depth == 0:
+            ends.append(token.start())
+    return [text[end + 1 : after] for end, after in pairwise([*ends, len(text)])]
 
 
 def _patterns(field: str, value: object, *, rank: bool) -> tuple[Pattern, ...]:
@@ -193,7 +207,7 @@ def _regex(field: str, text: str) -> re.Pattern[str]:
     ensure(
         len(text) <= _MAX_PATTERN_LENGTH
         and not re.search(r"\)[*+{]", text)
-        and len(re.findall(r"(?<!\\)[*+]|\{\d*,\}", text)) <= 3,
+        and len(_REPETITION.findall(text)) < _MAX_REPETITIONS,
         RefusedError(
             f"{CONFIG_FILE}: {field} has the expression {text[:80]!r},"
             " expected one without repeated groups.",

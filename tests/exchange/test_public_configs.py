@@ -5,7 +5,6 @@ the models tiny, with the module names of the real ones where those can be told 
 """
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from share_registry.errors import RefusedError
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.exchange.peft_directory import read_directory
+from share_registry.exchange.portable import portable
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
 from tests.exchange.test_refusals import CONFIG
@@ -55,8 +55,25 @@ def mapped(library: str, name: str) -> dict[str, Any]:
 
 
 CAUSAL = {"task_type": "CAUSAL_LM"}
+# Expressions as tools write them, shortened to the modules that are here.
+UNSLOTH = (
+    r"(?:.*?(?:vision|image|visual|patch|language|text).*?(?:self_attn|attention|attn|mlp|ffn)"
+    r".*?(?:qkv|q_proj|k_proj|v_proj|up_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attn"
+    r"|mlp)\.(?:(?:qkv|q_proj|k_proj|v_proj|up_proj)))"
+)
+UNSLOTH_2026 = (
+    r"(?:.*?(?:language|text).*?(?:self_attn|attention|attn|mixer|mlp|ffn).*?\.(?:q_proj|v_proj))|"
+    r"(?:\bmodel\.layers\.[\d]{1,}(?!.*\.experts\.\d)\..*?(?:self_attn|attn|mixer|mlp).*?\."
+    r"(?:(?:q_proj|v_proj)))"
+)
 CONVOLUTIONS = {"target_modules": ["line", "plane", "volume"]}
 BERT = {"target_modules": ["query", "value"]}
+
+
+def biased() -> Any:
+    return zoo.llama(attention_bias=True)
+
+
 PUBLIC: dict[str, Public] = {
     "alpaca-lora of 2023": Public(
         options={"target_modules": zoo.ATTENTION},
@@ -87,17 +104,82 @@ PUBLIC: dict[str, Public] = {
     "targets as an expression": Public(
         options={"target_modules": r".*\.layers\.\d+\.self_attn\.(q|v)_proj"}
     ),
+    "targets listed twice": Public(
+        members=CAUSAL | {"target_modules": [*zoo.ATTENTION, *zoo.ATTENTION]}
+    ),
+    "targets of several models, some of them absent": Public(
+        options={"target_modules": ["q_proj", "v_proj", "query_key_value", "to_out.0"]}
+    ),
+    "targets with a number and a dot": Public(
+        options={"target_modules": ["1.self_attn.q_proj", "mlp.up_proj", "0.self_attn.o_proj"]}
+    ),
+    "targets left to PEFT": Public(members={"target_modules": None}, only=OLD),
+    "targets as an expression of Unsloth": Public(
+        options={"target_modules": UNSLOTH},
+        members=mapped("transformers.models.llama.modeling_llama", "LlamaForCausalLM")
+        | CAUSAL
+        | {"base_model_name_or_path": "unsloth/llama-3.2-1b-instruct-unsloth-bnb-4bit"},
+    ),
+    "targets as an expression of Unsloth, 2026": Public(options={"target_modules": UNSLOTH_2026}),
+    "a language model's targets as an expression of ms-swift": Public(
+        base=zoo.llava,
+        options={"target_modules": r"^(model\.language_model(?=\.).*\.(q_proj|k_proj|down_proj))$"},
+    ),
+    "a language model's targets as an expression of Unsloth": Public(
+        base=zoo.llava, options={"target_modules": UNSLOTH_2026}
+    ),
+    "towers excluded": Public(
+        base=zoo.llava,
+        options={
+            "target_modules": zoo.MLP,
+            "exclude_modules": r".*(audio_tower|vision_tower|embed_vision).*",
+        },
+    ),
     "targets as whole paths": Public(
         options={"target_modules": [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]}
     ),
     "layers to transform": Public(
         options={"target_modules": zoo.ATTENTION, "layers_to_transform": [0]}
     ),
+    "layers to transform, with the name of their list": Public(
+        base=zoo.bert,
+        options=BERT | {"layers_to_transform": [1], "layers_pattern": "encoder.layer"},
+    ),
+    "layers replicated": Public(
+        options={"target_modules": zoo.ATTENTION, "layer_replication": [[0, 2], [1, 2]]}
+    ),
+    "rank above the width": Public(
+        options={"target_modules": zoo.ATTENTION, "r": 20, "lora_alpha": 2000}
+    ),
+    "base model that is not named": Public(members=CAUSAL | {"base_model_name_or_path": None}),
+    "base model without a name": Public(
+        members=mapped("transformers.models.llama.modeling_llama", "LlamaModel")
+        | {"base_model_name_or_path": ""}
+    ),
+    "base model at a path": Public(
+        members=CAUSAL | {"base_model_name_or_path": "/root/autodl-tmp/models/glm-4-9b-chat"}
+    ),
     "DoRA": Public(options={"target_modules": zoo.ATTENTION, "use_dora": True}),
     "gaussian start": Public(
         options={"target_modules": zoo.ATTENTION, "init_lora_weights": "gaussian"}
     ),
-    "EVA, already initialized": Public(members={"init_lora_weights": "eva"}),
+    "EVA, already initialized": Public(
+        members={"init_lora_weights": "eva", "eva_config": {"rho": 2.0, "tau": 0.99}}
+    ),
+    "options of starts that were not taken": Public(
+        members={
+            "init_lora_weights": False,
+            "loftq_config": {"bits": None, "loftq_bits": 4},
+            "corda_config": {"corda_method": "ipm"},
+        }
+    ),
+    "activated LoRA": Public(
+        options={
+            "target_modules": zoo.ATTENTION,
+            "alora_invocation_tokens": [3, 4],
+            "task_type": "CAUSAL_LM",
+        }
+    ),
     "lora_alpha of half": Public(options={"target_modules": zoo.ATTENTION, "lora_alpha": 2}),
     "rank pattern by layer": Public(
         options={
@@ -106,7 +188,13 @@ PUBLIC: dict[str, Public] = {
             "alpha_pattern": {"layers.0.mlp.up_proj": 12},
         }
     ),
-    "bias of the adapted modules": Public(options={"target_modules": ["q_proj"]}),
+    "bias of the adapted modules": Public(
+        base=biased, options={"target_modules": ["q_proj"], "bias": "lora_only"}
+    ),
+    "bias within the factors": Public(
+        base=biased, options={"target_modules": ["q_proj"], "lora_bias": True}
+    ),
+    "every bias": Public(base=zoo.bert, options=BERT | {"bias": "all"}),
     "head and embedding trained whole": Public(
         options={"target_modules": zoo.ATTENTION, "modules_to_save": ["embed_tokens", "lm_head"]}
     ),
@@ -116,6 +204,13 @@ PUBLIC: dict[str, Public] = {
     "new tokens": Public(
         options={"target_modules": zoo.ATTENTION, "trainable_token_indices": [1, 3]}
     ),
+    "new tokens of two tables": Public(
+        options={
+            "target_modules": zoo.ATTENTION,
+            "trainable_token_indices": {"embed_tokens": [1, 3], "lm_head": [1, 3]},
+        }
+    ),
+    "nothing trained whole": Public(members={"modules_to_save": []}),
     "reward model": Public(
         base=zoo.classifier, options={"target_modules": zoo.ATTENTION, "task_type": "SEQ_CLS"}
     ),
@@ -126,6 +221,14 @@ PUBLIC: dict[str, Public] = {
             "modules_to_save": ["score"],
             "task_type": "SEQ_CLS",
         },
+    ),
+    "classifier that names both heads": Public(
+        base=zoo.classifier,
+        options={"target_modules": zoo.ATTENTION, "task_type": "SEQ_CLS"},
+        members={"modules_to_save": ["classifier", "score"]},
+    ),
+    "T5": Public(
+        base=zoo.t5, options={"target_modules": ["q", "v", "k", "o"], "task_type": "SEQ_2_SEQ_LM"}
     ),
     "BERT classifier": Public(base=zoo.bert, options=BERT, members={"task_type": "SEQ_CLS"}),
     "BERT tagger": Public(base=zoo.bert, options=BERT, members={"task_type": "TOKEN_CLS"}),
@@ -144,6 +247,11 @@ PUBLIC: dict[str, Public] = {
     ),
     "GPT-2": Public(
         base=zoo.gpt2, options={"target_modules": ["c_attn"], "fan_in_fan_out": True}, only=OLD
+    ),
+    "GPT-2 without fan_in_fan_out": Public(
+        base=zoo.gpt2,
+        options={"target_modules": ["c_attn"], "fan_in_fan_out": True},
+        members={"fan_in_fan_out": False},
     ),
     "Whisper": Public(
         members=mapped("transformers.models.whisper.modeling_whisper", "WhisperForConditional")
@@ -171,37 +279,82 @@ PUBLIC: dict[str, Public] = {
         },
     ),
     "PiSSA": Public(members={"init_lora_weights": "pissa"}),
+    "fast PiSSA": Public(members={"init_lora_weights": "pissa_niter_16"}),
+    "OLoRA": Public(members={"init_lora_weights": "olora"}),
+    "CorDA": Public(members={"init_lora_weights": "corda"}),
+    "LoftQ": Public(members={"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}),
+    "Megatron": Public(members={"megatron_config": {"tensor_model_parallel_size": 1}}),
     "type in small letters": Public(members={"peft_type": "lora"}),
     "KaSA": Public(members={"kasa_config": {"beta": 0.1}}),
     "QALoRA": Public(members={"use_qalora": True}),
     "LoHa": Public(members={"peft_type": "LOHA"}),
+    "AdaLoRA": Public(members={"peft_type": "ADALORA"}),
+    "IA3": Public(members={"peft_type": "IA3"}),
+    "prefix tuning": Public(members={"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 20}),
+    "a file of another program": Public(
+        members={"framework": "jax-tunix-qwix", "lora_rank": 32},
+        only={"framework", "lora_rank", "lora_alpha", "target_modules"},
+    ),
 }
 # PEFT itself does not load them, or their function is no B A on the plain base model.
-REFUSED = {"PiSSA", "type in small letters", "KaSA", "QALoRA", "LoHa"}
+REFUSED = {
+    "PiSSA", "fast PiSSA", "OLoRA", "CorDA", "LoftQ", "Megatron", "type in small letters", "KaSA",
+    "QALoRA", "LoHa", "AdaLoRA", "IA3", "prefix tuning", "a file of another program",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_a_public_config_is_read_to_the_function_that_peft_loads(name: str, tmp_path: Path) -> None:
+# They hold more than factor pairs.
+NATIVE_ONLY = {
+    "layers replicated", "DoRA", "bias of the adapted modules", "bias within the factors",
+    "every bias", "head and embedding trained whole", "new tokens", "new tokens of two tables",
+    "activated LoRA", "reward model", "reward model with its score",
+    "classifier that names both heads", "embedding and head with factors",
+}  # fmt: skip
+
+
+def save(name: str, directory: Path) -> Path:
+    """Save an adapter of a shape: random weights by PEFT, the config as that file has it."""
     public = PUBLIC[name]
     options: dict[str, Any] = {"r": 4, "lora_alpha": 8, **public.options}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = zoo.peft.get_peft_model(public.base(), zoo.peft.LoraConfig(**options))
-        zoo.scatter(model)
-        zoo.save(model.eval(), tmp_path)
-        members = json.loads((tmp_path / CONFIG).read_bytes()) | public.members
-        members["base_model_name_or_path"] = "org/base"
-        written = {key: members[key] for key in members if not public.only or key in public.only}
-        (tmp_path / CONFIG).write_text(json.dumps(written))
-        if name in REFUSED:
-            with pytest.raises(RefusedError) as caught:
-                read_directory(tmp_path, outside=Outside())
-            assert caught.value.hint
-            return
-        adapter = read_directory(tmp_path, outside=Outside())
-        loaded = zoo.peft.PeftModel.from_pretrained(public.base(), str(tmp_path)).eval()
-        applied = adapter.apply_to(public.base())
-        assert adapter.config_bytes == (tmp_path / CONFIG).read_bytes()
-        expected = zoo.logits(loaded)
-        assert not torch.equal(expected, zoo.logits(public.base()))
-        assert torch.allclose(zoo.logits(applied), expected, rtol=ROUNDING, atol=ROUNDING)
+    model = zoo.peft.get_peft_model(public.base(), zoo.peft.LoraConfig(**options))
+    zoo.scatter(model)
+    zoo.save(model.eval(), directory)
+    members = json.loads((directory / CONFIG).read_bytes())
+    members |= {"base_model_name_or_path": "org/base"} | public.members
+    written = {key: members[key] for key in members if not public.only or key in public.only}
+    (directory / CONFIG).write_text(json.dumps(written))
+    return directory
+
+
+def load(name: str, directory: Path) -> torch.Tensor:
+    model = zoo.peft.PeftModel.from_pretrained(PUBLIC[name].base(), str(directory))
+    return zoo.logits(model.eval())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(PUBLIC.keys() - REFUSED))
+def test_a_public_config_is_read_to_the_function_that_peft_loads(name: str, tmp_path: Path) -> None:
+    source = save(name, tmp_path / "saved")
+    adapter = read_directory(source, outside=Outside())
+    assert adapter.config_bytes == (source / CONFIG).read_bytes()
+    assert not any("too costly" in remark for remark in adapter.remarks)
+    expected, base = load(name, source), PUBLIC[name].base
+    assert not torch.equal(expected, zoo.logits(base()))
+    assert torch.allclose(
+        zoo.logits(adapter.apply_to(base())), expected, rtol=ROUNDING, atol=ROUNDING
+    )
+    if name in NATIVE_ONLY:
+        with pytest.raises(RefusedError, match="no portable form"):
+            portable(adapter, base_model="org/base")
+        return
+    form, _ = portable(adapter, base_model="org/base")
+    actual = load(name, form.save(tmp_path / "portable"))
+    assert (actual - expected).norm() <= zoo.PORTABLE * expected.norm()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_public_config_of_no_plain_lora_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises((RefusedError, InvalidInputError)) as caught:
+        read_directory(save(name, tmp_path), outside=Outside())
+    assert caught.value.hint

@@ -24,6 +24,8 @@ with warnings.catch_warnings():
         LlavaForConditionalGeneration,
         MixtralConfig,
         MixtralForCausalLM,
+        T5Config,
+        T5ForConditionalGeneration,
     )
 
 __all__ = [
@@ -134,6 +136,14 @@ def bert() -> torch.nn.Module:
                 num_attention_heads=2,
                 intermediate_size=24,
             )
+        )
+    )
+
+
+def t5() -> torch.nn.Module:
+    return _seed(
+        lambda: T5ForConditionalGeneration(
+            T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
         )
     )
 
@@ -421,9 +431,12 @@ def load(name: str, directory: Path) -> Any:
 
 def logits(model: Any) -> torch.Tensor:
     """Return what a model gives for fixed tokens."""
+    inputs = {"input_ids": TOKENS}
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = TOKENS
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outputs = model(input_ids=TOKENS)
+        outputs = model(**inputs)
     for name in ("logits", "last_hidden_state"):
         if hasattr(outputs, name):
             return torch.as_tensor(getattr(outputs, name)).float()
