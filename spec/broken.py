@@ -17,6 +17,7 @@ from spec.writing import (
     canonical,
     draft,
     frame,
+    framed,
     packed,
     safetensors,
     sha256,
@@ -437,8 +438,20 @@ def _symbols() -> dict[str, bytes]:
         "SYM-07-cut-short": one_group(0, 1, bytes(5)),
         "SYM-07-trailing": one_group(0, 1, bytes(5), bytes(2)),
         "SYM-08-2-to-the-23": one_group(0, 16, b"\0" * 5, bytes(16)),
+        "SYM-09-more-than-frames-hold": _much_for_little(),
     }
     return {f"{name}.adapter.safetensors": content for name, content in made.items()}
+
+
+def _much_for_little() -> bytes:
+    """Return an object with one row of 200 Mi symbols and one frame that holds a tenth."""
+    layout = good.long()
+    width = layout["tensors"][0]["shape"][1]
+    made = draft(layout, [(Side(own=[[0]], scales=[1.0]), Side(own=[[0]], scales=[1.0]))], {})
+    piece = frame(0, 4 * MIB)
+    made.groups_of_rows, made.packings, made.shifts = [1, 0], [1], [0]
+    made.lengths, made.symbols = [len(piece)] * -(-width // (20 * MIB)), piece
+    return made.to_bytes()
 
 
 def _frames() -> dict[str, bytes]:
@@ -451,6 +464,9 @@ def _frames() -> dict[str, bytes]:
         made.planes, made.lengths = piece if planes is None else planes, [len(piece)]
         return made.to_bytes()
 
+    def in_table(piece: bytes) -> bytes:
+        return draft(wide, [], {0: bytes(count)}).to_bytes(table=b"\1" + piece)
+
     skippable = b"\x50\x2a\x4d\x18" + struct.pack("<I", 2) + b"\0\0"
     plain = draft(wide, [], {0: bytes(count)}).table()
     made = {
@@ -459,9 +475,7 @@ def _frames() -> dict[str, bytes]:
         "FRM-03-declares-more": kept(frame(0, count, declared=count + 1)),
         "FRM-03-no-size": kept(b"\x28\xb5\x2f\xfd\x00\x58" + frame(0, count)[9:]),
         "FRM-03-skippable": kept(skippable + frame(0, count)),
-        "FRM-03-table-of-16-mib-and-1": draft(wide, [], {0: bytes(count)}).to_bytes(
-            table=b"\1" + frame(0, 16 * MIB + 1)
-        ),
+        "FRM-03-table-of-16-mib-and-1": in_table(frame(0, 16 * MIB + 1)),
         "FRM-04-window": kept(frame(0, count, window=14)),
         "FRM-04-window-just-over": kept(
             frame(0, count, window=13).replace(bytes([13 << 3]), bytes([13 << 3 | 1]), 1)
@@ -471,13 +485,25 @@ def _frames() -> dict[str, bytes]:
         "FRM-05-two-frames": kept(frame(0, count) * 2),
         "FRM-05-cut-short": kept(frame(0, count)[:-1]),
         "FRM-05-content-longer": kept(frame(0, count + 1, declared=count)),
+        "FRM-05-content-shorter": kept(frame(0, count - 1, declared=count)),
         "FRM-08-cut-short": kept(bytes(count), bytes(count - 1)),
         "FRM-08-trailing": kept(bytes(count), bytes(count + 1)),
-        "FRM-03-table-is-no-frame": draft(wide, [], {0: bytes(count)}).to_bytes(
-            table=b"\1" + plain
-        ),
+        **{f"{name}-in-table": in_table(piece) for name, piece in _of_table(plain).items()},
+        "FRM-03-table-is-no-frame": in_table(plain),
     }
     return {f"{name}.adapter.safetensors": content for name, content in made.items()}
+
+
+def _of_table(columns: bytes) -> dict[str, bytes]:
+    """Return bad frames of columns that are right."""
+    sound = framed(columns)
+    return {
+        "FRM-03-no-size": sound[:4] + b"\x00\x58" + sound[9:],
+        "FRM-04-window": sound[:4] + b"\x80" + bytes([14 << 3]) + sound[5:],
+        "FRM-05-dictionary": sound[:4] + b"\xa1\7" + sound[5:],
+        "FRM-05-trailing": sound + b"\0",
+        "FRM-05-cut-short": sound[:-1],
+    }
 
 
 def _tensors() -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from spec import transitions
 from spec.good import chained, raw
-from spec.tiny import SPACE, Tiny, linear, pair, spread
+from spec.tiny import SPACE, Tiny, linear, object_path, pair, spread
 from spec.writing import Side, canonical, sha256, tensor_object
 
 LOG = f"spaces/{SPACE}/log"
@@ -74,12 +74,12 @@ def _gap(tiny: Tiny, entry: dict[str, Any]) -> None:
 
 
 def _flipped(tiny: Tiny, entry: dict[str, Any]) -> None:
-    path = f"objects/{entry['adapter'][:2]}/{entry['adapter'][2:]}"
+    path = object_path(entry["adapter"])
     tiny.files[path] = tiny.files[path][:-1] + bytes([tiny.files[path][-1] ^ 1])
 
 
 def _missing(tiny: Tiny, entry: dict[str, Any]) -> None:
-    del tiny.files[f"objects/{entry['adapter'][:2]}/{entry['adapter'][2:]}"]
+    del tiny.files[object_path(entry["adapter"])]
 
 
 def _no_config(tiny: Tiny, entry: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def _no_config(tiny: Tiny, entry: dict[str, Any]) -> None:
 
 def _no_note(tiny: Tiny, entry: dict[str, Any]) -> None:
     note = json.loads(tiny.files[f"{LOG}/{tiny.number:020}.json"])["note"]
-    del tiny.files[f"objects/{note[:2]}/{note[2:]}"]
+    del tiny.files[object_path(note)]
 
 
 def _config(content: bytes) -> Callable[[Tiny, dict[str, Any]], None]:

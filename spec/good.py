@@ -65,6 +65,7 @@ def objects() -> dict[str, bytes]:
         "experts": experts("F16"),
         "passengers": passengers(),
         "wide": wide(),
+        "long": long(),
         "nothing": layout_of([], []),
     }
     for name, layout in layouts.items():
@@ -114,6 +115,11 @@ def passengers() -> dict[str, Any]:
 def wide() -> dict[str, Any]:
     """Return the layout of one passenger of 300 bytes."""
     return layout_of([("p", "U8", [300])], [])
+
+
+def long() -> dict[str, Any]:
+    """Return the layout of a pair with one row of 200 Mi numbers."""
+    return linear(width=200 << 20, out=1, rank=1)
 
 
 def lanes() -> Tiny:

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from spec import broken, broken_bases, broken_stores, good, large, references
+from spec import broken, broken_bases, broken_stores, good, large, recipes, references
 from spec.states import state_of
 
 FOLDER: Final = Path(__file__).parent / "vectors"
@@ -25,6 +25,10 @@ def vectors() -> dict[str, bytes]:
         json.dumps(state_by_store, indent=1, sort_keys=True) + "\n"
     ).encode()
     found["good/canonical.json"] = (json.dumps(good.CANONICAL, indent=1) + "\n").encode()
+    found["good/recipes.json"] = (json.dumps(recipes.within(), indent=1) + "\n").encode()
+    found["bad/recipes.json"] = (
+        json.dumps(recipes.beyond() | recipes.stores(), indent=1) + "\n"
+    ).encode()
     found |= {
         f"bad/{name}": content for name, content in (broken.files() | broken_bases.files()).items()
     }

@@ -71,8 +71,7 @@ class Tiny:
 
     def put(self, content: bytes) -> str:
         """Add an object; return its digest."""
-        digest = sha256(content)
-        return self.write(f"objects/{digest[:2]}/{digest[2:]}", content)
+        return self.write(object_path(sha256(content)), content)
 
     def record(self, kind: str, **members: Any) -> None:
         """Add a record; a member given as None is left out."""
@@ -244,6 +243,11 @@ class Tiny:
                 for i, spec in enumerate(layout["tensors"])
             ],
         )
+
+
+def object_path(digest: str) -> str:
+    """Return where an object lies in a store."""
+    return f"objects/{digest[:2]}/{digest[2:]}"
 
 
 def _rows(side: Side, blocks: Sequence[Rows], before: Sequence[Sequence[float]]) -> Floats:

@@ -2,8 +2,10 @@
 
 import importlib.util
 import io
+import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ VECTORS = ROOT / "spec" / "vectors"
 READER = ROOT / "spec" / "reference_reader.py"
 TENSOR = {"dtype": "F32", "shape": [6]}
 """What the tensor objects among the bad vectors stand for."""
+
+
+MAX_SECONDS = 1.0
+MAX_BYTES = 256 << 20
+"""What refusing a bad vector may take: forged bytes are no way to keep a reader busy."""
+PEAK = Path("/proc/self/clear_refs")
 
 
 def _reference() -> Any:
@@ -154,3 +162,34 @@ def export_by_library(registry: sr.Registry, ref: str, directory: Path) -> dict[
     """Return the files of an export."""
     export = registry.export(ref, directory, name=ref.replace("/", "-").replace("@", "-"))
     return {path.name: path.read_bytes() for path in export.path.iterdir()}
+
+
+def read_all(root: Path, out: Path) -> None:
+    """Verify a store and export all its tasks, as the library does."""
+    with sr.Registry.open(root, mode="r") as registry:
+        registry.verify("deep")
+        for task in registry.tasks():
+            registry.export(task.ref, out)
+
+
+@contextmanager
+def bounded(seconds: float = MAX_SECONDS) -> Iterator[None]:
+    """Fail where more processor time or, on Linux, more memory is taken than a vector is worth."""
+    begun, memory = time.process_time(), _reset_peak()
+    yield
+    assert time.process_time() - begun < seconds
+    assert _memory("VmHWM") - memory < MAX_BYTES
+
+
+def _reset_peak() -> int:
+    """Forget the largest memory that this process had; return what it has."""
+    if PEAK.exists():
+        PEAK.write_text("5", encoding="ascii")
+    return _memory("VmRSS")
+
+
+def _memory(name: str) -> int:
+    """Return a size of this process in bytes; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))

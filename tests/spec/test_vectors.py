@@ -5,9 +5,6 @@ The reference reader refuses it for the reason in the name.
 
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +18,21 @@ from tests.house.test_clauses import _defined
 from tests.spec import readers
 from tests.spec.readers import VECTORS, kind_of, reference
 
+TABLES = ("canonical.json", "recipes.json", "references.json", "states.json")
 GOOD_STORES = sorted(path for path in (VECTORS / "good").iterdir() if path.is_dir())
 GOOD_FILES = sorted(
-    path
-    for path in (VECTORS / "good").iterdir()
-    if path.is_file() and path.name not in ("canonical.json", "references.json", "states.json")
+    path for path in (VECTORS / "good").iterdir() if path.is_file() and path.name not in TABLES
 )
 BAD_STORES = sorted((VECTORS / "bad").glob("*.store.zip"))
-BAD_FILES = sorted(path for path in (VECTORS / "bad").iterdir() if path not in BAD_STORES)
+BAD_FILES = sorted(
+    path
+    for path in (VECTORS / "bad").iterdir()
+    if path not in BAD_STORES and path.name not in TABLES
+)
 CANONICAL = json.loads((VECTORS / "good" / "canonical.json").read_text(encoding="utf-8"))
 
 
-MAX_SECONDS = 1.0
-MAX_BYTES = 256 << 20
-"""What refusing a bad vector may take: forged bytes are no way to keep a reader busy."""
-PEAK = Path("/proc/self/clear_refs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import what reading a store needs, once: it is no part of what a vector costs."""
-    root = tmp_path_factory.mktemp("warm")
-    _read_all(readers.unpack(VECTORS / "good" / "lanes", root / "store"), root / "out")
-
-
-@contextmanager
-def _bounded() -> Iterator[None]:
-    """Fail where more processor time or, on Linux, more memory is taken than a vector is worth."""
-    begun, memory = time.process_time(), _reset_peak()
-    yield
-    assert time.process_time() - begun < MAX_SECONDS
-    assert _memory("VmHWM") - memory < MAX_BYTES
-
-
-def _reset_peak() -> int:
-    """Forget the largest memory that this process had; return what it has."""
-    if PEAK.exists():
-        PEAK.write_text("5", encoding="ascii")
-    return _memory("VmRSS")
-
-
-def _memory(name: str) -> int:
-    """Return a size of this process in bytes; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+pytestmark = pytest.mark.usefixtures("warm")
 
 
 def _names(path: Path) -> str:
@@ -106,13 +73,13 @@ def test_both_readers_read_a_good_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", BAD_FILES, ids=_names)
 def test_the_library_refuses_a_bad_file(path: Path) -> None:
-    with _bounded(), pytest.raises(readers.refusal_of_library(path.name)):
+    with readers.bounded(), pytest.raises(readers.refusal_of_library(path.name)):
         readers.read_by_library(path.read_bytes(), kind_of(path))
 
 
 @pytest.mark.parametrize("path", BAD_FILES, ids=_names)
 def test_the_reference_reader_refuses_a_bad_file_for_its_clause(path: Path) -> None:
-    with _bounded(), pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
+    with readers.bounded(), pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
         readers.read_by_reference(path.read_bytes(), kind_of(path))
 
 
@@ -134,8 +101,8 @@ def test_both_readers_give_the_same_files_of_every_version(path: Path, tmp_path:
 @pytest.mark.parametrize("path", BAD_STORES, ids=_names)
 def test_the_library_refuses_a_bad_store(path: Path, tmp_path: Path) -> None:
     root = readers.unpack(path, tmp_path / "store")
-    with _bounded(), pytest.raises(readers.refusal_of_library(path.name)):
-        _read_all(root, tmp_path / "out")
+    with readers.bounded(), pytest.raises(readers.refusal_of_library(path.name)):
+        readers.read_all(root, tmp_path / "out")
 
 
 @pytest.mark.parametrize("path", BAD_STORES, ids=_names)
@@ -143,7 +110,7 @@ def test_the_reference_reader_refuses_a_bad_store_for_its_clause(
     path: Path, tmp_path: Path
 ) -> None:
     root = readers.unpack(path, tmp_path / "store")
-    with _bounded(), pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
+    with readers.bounded(), pytest.raises(readers.refusal(path.name), match=f"^{path.name[:6]}: "):
         list(readers.export_by_reference(root))
 
 
@@ -196,10 +163,3 @@ def _meaning(store: Any, text: str) -> str:
         return str(store.resolve(text))
     except reference.DamagedError as damaged:
         return str(damaged)[:6]
-
-
-def _read_all(root: Path, out: Path) -> None:
-    with sr.Registry.open(root, mode="r") as registry:
-        registry.verify("deep")
-        for task in registry.tasks():
-            registry.export(task.ref, out)
