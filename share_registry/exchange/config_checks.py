@@ -23,6 +23,10 @@ _FIELDS: Final = frozenset({
     "velora_config",
 })
 # fmt: on
+_CONVERT: Final = (
+    "Convert it: load it with PEFT, peft.save_as_lora(directory, model, rank=0.9999), which takes"
+    " the rank that this share of dW needs, then commit that directory."
+)
 # Field -> why what it sets is not taken apart, and what to do instead.
 _REFUSED_FIELDS: Final = {
     "kasa_config": (
@@ -35,7 +39,7 @@ _REFUSED_FIELDS: Final = {
     ),
     "use_qalora": (
         "QALoRA's A acts on pooled inputs, so B @ A is not dW",
-        "PEFT converts no QALoRA adapter: train again without use_qalora.",
+        _CONVERT,
     ),
     "arrow_config": (
         "Arrow routes between several adapters; one of them alone is not the function",
@@ -196,10 +200,7 @@ def _hint_for_type(peft_type: str) -> str:
             " then just its coefficients are stored."
         )
     if peft_type in _CONVERTED_TYPES:
-        return (
-            "Convert it: load it with PEFT, peft.save_as_lora(directory, model, rank=16) or a rank"
-            " that is enough, then commit that directory."
-        )
+        return _CONVERT
     return f"PEFT converts no {peft_type[:40]} adapter to LoRA: train a LoRA instead."
 
 

@@ -21,6 +21,7 @@ from tests.exchange import zoo
 from tests.exchange.zoo import peft
 
 ATTENTION: Final = ["q_proj", "k_proj", "v_proj", "o_proj"]
+_TRIES: Final = 100
 EXPERTS: Final = ["gate_up_proj", "down_proj"]
 
 
@@ -148,26 +149,33 @@ def _some(chance: random.Random, model: Model) -> list[str]:
     return chance.sample(model.parts, chance.randint(1, 2))
 
 
-def save(seed: int, directory: Path) -> str | None:
-    """Save a random adapter; return the name of its base model, None where PEFT refuses."""
+def save(seed: int, directory: Path) -> str:
+    """Save a random adapter that PEFT makes; return the name of its base model."""
     chance = random.Random(seed)
     name = chance.choice([*MODELS])
+    model = next(filter(None, (_make(chance, name) for _ in range(_TRIES))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zoo.scatter(model)
+        zoo.save(model.float(), directory)
+    if chance.random() < 0.5:
+        _narrow(chance, MODELS[name], directory / "adapter_config.json")
+    return name
+
+
+def _make(chance: random.Random, name: str) -> Any:
+    """Return a model of a random config, None where PEFT refuses that."""
     drawn = options(chance, MODELS[name])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = peft.get_peft_model(
+            return peft.get_peft_model(
                 fresh(name),
                 peft.LoraConfig(**drawn, task_type="FEATURE_EXTRACTION"),
                 autocast_adapter_dtype=False,
             ).eval()
         except (ValueError, TypeError):
             return None
-        zoo.scatter(model)
-        zoo.save(model.float(), directory)
-    if chance.random() < 0.5:
-        _narrow(chance, MODELS[name], directory / "adapter_config.json")
-    return name
 
 
 def _narrow(chance: random.Random, model: Model, path: Path) -> None:
