@@ -82,6 +82,7 @@ class Settings:
     tied: bool
     dora: bool
     targets: Targets
+    on_transformers: bool
 
 
 def parse_config(content: bytes, *, name: str = CONFIG_FILE) -> dict[str, object]:
@@ -122,7 +123,20 @@ def settings_of(config: Mapping[str, object]) -> Settings:
         tied=_flag("ensure_weight_tying", config.get("ensure_weight_tying")),
         dora=_flag("use_dora", config.get("use_dora")),
         targets=_targets(config),
+        on_transformers=bool(is_on_transformers(config)),
     )
+
+
+def is_on_transformers(config: Mapping[str, object]) -> bool | None:
+    """Tell whether a base model is one of transformers; None where the config does not say.
+
+    Without a task PEFT writes what class it wrapped. Two tasks need a model of transformers.
+    """
+    mapping = config.get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    if isinstance(library, str):
+        return library.partition(".")[0] == "transformers"
+    return True if config.get("task_type") in ("CAUSAL_LM", "SEQ_2_SEQ_LM") else None
 
 
 def _targets(config: Mapping[str, object]) -> Targets:

@@ -20,8 +20,8 @@ from typing import Any, Final
 from share_registry.algebra.error import FactorPair
 from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import CONFIG_FILE, PREFIX
-from share_registry.exchange.plain_keys import plain_config, plain_key
+from share_registry.exchange.config import CONFIG_FILE, PREFIX, is_on_transformers
+from share_registry.exchange.plain_keys import path_in_model, plain_config, plain_key
 from share_registry.exchange.selection import EXPERTS, Role, layout_roles
 from share_registry.format.layout import FactorSpec, Form, Layout
 
@@ -191,7 +191,10 @@ def _with_plain_keys(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
 
     Raises RefusedError where two tensors would have one key.
     """
-    plain = {spec.key: plain_key(spec.key) for spec in adapter.layout.tensors}
+    strip_front = bool(is_on_transformers(adapter.config))
+    plain = {
+        spec.key: plain_key(spec.key, strip_front=strip_front) for spec in adapter.layout.tensors
+    }
     changed = [key for key in plain if plain[key] != key]
     if not changed:
         return adapter, ()
@@ -209,7 +212,15 @@ def _with_plain_keys(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:
         ],
         factors=sorted(
             (
-                factor.model_copy(update={"module": plain_key(factor.module).removeprefix(PREFIX)})
+                factor.model_copy(
+                    update={
+                        "module": path_in_model(
+                            factor.module,
+                            key=adapter.layout.tensors[factor.a].key,
+                            strip_front=strip_front,
+                        )
+                    }
+                )
                 for factor in adapter.layout.factors
             ),
             key=lambda factor: factor.module,

@@ -144,7 +144,7 @@ def read_files(files: Files, *, source: Source) -> Adapter:
     return replace(
         adapter,
         original={CONFIG_FILE: config_bytes, TENSOR_FILE: content},
-        remarks=(*adapter.remarks, *remarks),
+        remarks=(*adapter.remarks, *key_remarks(adapter.config, adapter.tensors), *remarks),
     )
 
 
@@ -248,7 +248,6 @@ def _assemble(
             *config_remarks(config),
             *header_remarks(config, metadata),
             *remarks,
-            *key_remarks(tensors),
             *reading_remarks(config, layout),
             *_absent_heads(config, layout),
             *_zeros(layout, tensors),

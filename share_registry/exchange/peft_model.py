@@ -4,8 +4,9 @@ PEFT is imported only here, and only when called.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from share_registry.exchange.plain_keys import PARALLEL, WRAPPERS, plain_config,
 from share_registry.format.records import Source
 from share_registry.names import digest
 
+_PARALLEL: Final = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 _OTHER_BASE: Final = "Load the base model the adapter was trained on."
 
 
@@ -66,11 +68,10 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
 
 
 def unwrap(model: Any) -> Any:
-    """Return a model without what it is wrapped in."""
-    parts = getattr(model, "__dict__", {}).get("_modules") or {}
-    inner = next((parts[name] for name in WRAPPERS if name in parts), None)
+    """Return the model that holds adapters, without what it is wrapped in."""
+    inner = _inner(model)
     if inner is None and not hasattr(model, "peft_config"):
-        inner = parts.get(PARALLEL)
+        inner = _parts(model).get(PARALLEL)
     return model if inner is None else unwrap(inner)
 
 
@@ -119,19 +120,25 @@ def live_name(model: Any, adapter_name: str | None) -> str:
     return _adapter_name(model, adapter_name)
 
 
+def file_keys(model: Any) -> Callable[[str], str]:
+    """Return what gives the keys of a live model as files have them."""
+    is_parallel = any(isinstance(layer, _PARALLEL) for layer in _bases(model))
+    return partial(plain_key, strip_front=is_parallel)
+
+
 def live_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
     """Return the parameters of an adapter of a live model by the keys of files."""
+    plain = file_keys(model)
     # the state of some wrapped modules has plain keys, while PEFT looks them up by the wrapped path
     paths = {
-        plain_key(path): path
+        plain(path): path
         for path, _ in (
             *model.named_parameters(remove_duplicate=False),
             *model.named_buffers(remove_duplicate=False),
         )
     }
     state = {
-        paths.get(plain_key(key), key): value
-        for key, value in model.state_dict(keep_vars=True).items()
+        paths.get(plain(key), key): value for key, value in model.state_dict(keep_vars=True).items()
     }
     tensors = _peft().get_peft_model_state_dict(
         model,
@@ -139,9 +146,7 @@ def live_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
         adapter_name=name,
         save_embedding_layers=_saves_embeddings(model.peft_config[name]),
     )
-    return {
-        plain_key(key): value for key, value in tensors.items() if isinstance(value, torch.Tensor)
-    }
+    return {plain(key): value for key, value in tensors.items() if isinstance(value, torch.Tensor)}
 
 
 def _insert(peft: ModuleType, model: Any, config: Any, name: str) -> Any:
@@ -217,13 +222,32 @@ def _saves_embeddings(config: Any) -> bool:
     )
 
 
+def _bases(model: Any) -> list[Any]:
+    """Return the model that PEFT changed and what is inside its wrappers, the plain model last."""
+    tuner = getattr(model, "base_model", model)
+    bases = [tuner.model if tuner is not model and hasattr(tuner, "peft_config") else model]
+    while (inner := _inner(bases[-1])) is not None:
+        bases.append(inner)
+    return bases
+
+
+def _inner(model: Any) -> Any:
+    """Return what a wrapper wraps; None for a model that is none."""
+    parts = _parts(model)
+    names = (*WRAPPERS, PARALLEL) if isinstance(model, _PARALLEL) else WRAPPERS
+    return next((parts[name] for name in names if name in parts), None)
+
+
+def _parts(model: Any) -> Mapping[str, Any]:
+    return getattr(model, "__dict__", {}).get("_modules") or {}
+
+
 def _config_of(model: Any, config: Any) -> dict[str, object]:
     """Return the config as save_pretrained completes it.
 
     A mapping to a class outside transformers is left out.
     """
-    tuner = getattr(model, "base_model", model)
-    base = unwrap(tuner.model if tuner is not model and hasattr(tuner, "peft_config") else model)
+    base = _bases(model)[-1]
     values: dict[str, object] = {**config.to_dict(), "inference_mode": True}
     values["base_model_name_or_path"] = (
         values.get("base_model_name_or_path") or getattr(base, "name_or_path", None) or None

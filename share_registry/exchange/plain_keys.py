@@ -7,16 +7,17 @@ all as they were in training, and PEFT finds none of its tensors by such keys.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from share_registry.exchange.config import PREFIX
+from share_registry.exchange.config import PREFIX, is_on_transformers
 
 # Where a wrapper keeps the module that it wraps.
 WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# Where data parallelism and DeepSpeed do; a part of other models, too, so it counts in front alone.
+# Where data parallelism and DeepSpeed do; a part of other models, too.
 PARALLEL: Final = "module"
 _INSIDE: Final = re.compile(rf"(?:{'|'.join(WRAPPERS)})\\*\.")
+_BEFORE_PREFIX: Final = re.compile(rf"(?:{PARALLEL}\.)+(?={re.escape(PREFIX)})")
 _FRONT: Final = re.compile(rf"(?:{re.escape(PREFIX)}|{PARALLEL}\.)+")
 _SELECTING: Final = (
     "alpha_pattern",
@@ -28,9 +29,23 @@ _SELECTING: Final = (
 )
 
 
-def plain_key(key: str) -> str:
-    """Return a tensor's key without wrappers and with one prefix."""
-    return PREFIX + _FRONT.sub("", PREFIX + _INSIDE.sub("", key), count=1)
+def plain_key(key: str, *, strip_front: bool) -> str:
+    """Return a tensor's key without wrappers and with one prefix.
+
+    Args:
+        key: As in a file or a live model.
+        strip_front: Whether `module` or PEFT's prefix in front of all else is a wrapper's, as it
+            is around a model of transformers; elsewhere the model may have such a name of its own.
+    """
+    key = _BEFORE_PREFIX.sub("", _INSIDE.sub("", key)).removeprefix(PREFIX)
+    front = _FRONT.match(key) if strip_front else None
+    return PREFIX + (key[front.end() :] if front else key)
+
+
+def path_in_model(module: str, *, key: str, strip_front: bool) -> str:
+    """Return the path in the plain model of a module with a factor of some key."""
+    prefix = PREFIX if key.startswith(PREFIX) else ""
+    return plain_key(prefix + module, strip_front=strip_front).removeprefix(PREFIX)
 
 
 def plain_config(config: Mapping[str, object]) -> dict[str, object]:
@@ -41,19 +56,29 @@ def plain_config(config: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def key_remarks(keys: Iterable[str]) -> list[str]:
-    """Return what PEFT does not find by its key."""
-    strange = [key for key in keys if plain_key(key) != key]
-    more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-    listed = f"{', '.join(strange[:3])}{more}"
-    wrapped = next((key for key in strange if plain_key(key) != PREFIX + key), None)
+def key_remarks(config: Mapping[str, object], keys: Iterable[str]) -> list[str]:
+    """Return what PEFT does not find by its key, or may not find."""
+    known = is_on_transformers(config)
+    plain = {key: plain_key(key, strip_front=bool(known)) for key in keys}
+    strange = [key for key in plain if plain[key] != key]
+    doubtful = [key for key in plain if known is None and _FRONT.match(plain[key], len(PREFIX))]
+    wrapped = next((key for key in strange if plain[key] != PREFIX + key), None)
     remark = (
-        f"{listed}: without the prefix '{PREFIX}' PeftModel.from_pretrained does not load it (a"
-        " model's own load_adapter may); the portable form has it."
+        f"{_listed(strange)}: without the prefix '{PREFIX}' PeftModel.from_pretrained does not load"
+        " it (a model's own load_adapter may); the portable form has it."
     )
     if wrapped is not None:
         remark = (
-            f"{listed}: the path in a wrapped model, by which PeftModel.from_pretrained does not"
-            f" load it; the portable form has {plain_key(wrapped)}."
+            f"{_listed(strange)}: the path in a wrapped model, by which PeftModel.from_pretrained"
+            f" does not load it; the portable form has {plain[wrapped]}."
         )
-    return [remark] if strange else []
+    doubt = (
+        f"{_listed(doubtful)}: the path is taken for the base model's own; if it is a wrapper's,"
+        " PeftModel.from_pretrained does not load it: give the config its auto_mapping."
+    )
+    return [*([remark] if strange else []), *([doubt] if doubtful else [])]
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{', '.join(keys[:3])}{more}"

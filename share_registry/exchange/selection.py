@@ -28,14 +28,13 @@ from share_registry.errors import RefusedError
 from share_registry.exchange.config import (
     CLASSIFIERS,
     CONFIG_FILE,
-    PREFIX,
     Paths,
     Settings,
     Targets,
     names_in,
     settings_of,
 )
-from share_registry.exchange.plain_keys import plain_key
+from share_registry.exchange.plain_keys import path_in_model
 from share_registry.format.layout import Layout, TensorSpec
 
 # What modules of experts call their parameters, in the order in which they have them.
@@ -80,7 +79,9 @@ def roles_of(settings: Settings, factors: Mapping[str, TensorSpec]) -> dict[str,
     roles: dict[str, Role] = {}
     others: dict[str, list[str]] = defaultdict(list)
     for module, a in factors.items():
-        path = plain_key(plain_path(module, factors)).removeprefix(PREFIX)
+        path = path_in_model(
+            plain_path(module, factors), key=a.key, strip_front=settings.on_transformers
+        )
         if _is_selected(settings.targets, path, a):
             roles[module] = _role(settings, path)
         else:

@@ -25,8 +25,7 @@ from share_registry.exchange.config import (
     copy_json,
 )
 from share_registry.exchange.normal_form import normal_form
-from share_registry.exchange.peft_model import live_name, live_tensors
-from share_registry.exchange.plain_keys import plain_key
+from share_registry.exchange.peft_model import file_keys, live_name, live_tensors
 from share_registry.exchange.selection import Role, layout_roles
 from share_registry.exchange.tensors import all_finite, check_no_overflow
 from share_registry.format.layout import FactorSpec, Form, Layout
@@ -199,7 +198,8 @@ def _find_seat(model: Any, name: str, adapter: Adapter) -> Seat:
             f" and {shapes[wrong]} in this one.",
             hint=_ANEW,
         )
-    modules = {plain_key(path): module for path, module in model.named_modules()}
+    file_key = file_keys(model)
+    modules = {file_key(path): module for path, module in model.named_modules()}
     return Seat(
         name=name,
         layout=adapter.layout,

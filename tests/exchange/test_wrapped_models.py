@@ -19,7 +19,7 @@ from share_registry.exchange.portable import portable
 from share_registry.materialize.models import swap
 from share_registry.outside.files import Outside
 from tests.exchange import zoo
-from tests.exchange.test_refusals import TENSORS, set_tensors
+from tests.exchange.test_refusals import TENSORS, set_config, set_tensors
 
 Copied = Callable[[str], Path]
 PREFIX = "base_model.model."
@@ -115,6 +115,7 @@ def test_keys_of_wrapped_models_are_kept_and_plain_in_the_portable_form(
     renaming: str, copied: Copied
 ) -> None:
     source = copied("all_patterns")
+    set_config(source, task_type="CAUSAL_LM")
     expected, _ = portable(read_directory(source, outside=Outside()), base_model="org/base")
     content = load_file(source / TENSORS)
     renamed = {RENAMINGS[renaming](key): tensor for key, tensor in content.items()}
@@ -130,6 +131,53 @@ def test_keys_of_wrapped_models_are_kept_and_plain_in_the_portable_form(
     assert torch.equal(
         zoo.logits(adapter.apply_to(zoo.llama())), zoo.logits(zoo.live("all_patterns"))
     )
+
+
+class Holder(torch.nn.Module):
+    """A model that calls a part of it as wrappers call what they wrap."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, zoo.llama())
+
+    def forward(self, **inputs: Any) -> Any:
+        return getattr(self, self.name)(**inputs)
+
+
+@pytest.mark.parametrize("task_type", [None, "FEATURE_EXTRACTION"])
+@pytest.mark.parametrize("name", ["module", "base_model"])
+@pytest.mark.parametrize("is_regex", [False, True])
+def test_a_name_that_wrappers_use_may_be_the_models_own(
+    name: str, task_type: str | None, is_regex: bool, tmp_path: Path
+) -> None:
+    targets = rf"{name}\..*\.[qv]_proj" if is_regex else zoo.ATTENTION
+    config = zoo.peft.LoraConfig(r=2, target_modules=targets, task_type=task_type)
+    model: Any = zoo.peft.get_peft_model(Holder(name), config)
+    zoo.scatter(model)
+    model.save_pretrained(tmp_path)
+    expected = zoo.logits(model)
+    for adapter in (read_model(model), read_directory(tmp_path, outside=Outside())):
+        form, _ = portable(adapter, base_model="org/base")
+        assert set(form.tensors) == set(adapter.tensors)
+        assert not any("in a wrapped model" in text for text in adapter.remarks)
+        assert torch.equal(zoo.logits(adapter.apply_to(Holder(name))), expected)
+        assert torch.allclose(zoo.logits(form.apply_to(Holder(name))), expected, atol=1e-5)
+        again: Any = zoo.peft.get_peft_model(Holder(name), config)
+        swap(again, adapter)
+        assert torch.equal(zoo.logits(again), expected)
+
+
+def test_a_path_that_may_be_a_wrappers_is_remarked(copied: Copied) -> None:
+    source = copied("plain")
+    set_config(source, task_type="SEQ_CLS")
+    content = load_file(source / TENSORS)
+    renamed = {key.replace(PREFIX, f"{PREFIX}module."): value for key, value in content.items()}
+    save_file(renamed, source / TENSORS, metadata={"format": "pt"})
+    adapter = read_directory(source, outside=Outside())
+    assert any("taken for the base model's own" in text for text in adapter.remarks)
+    form, _ = portable(adapter, base_model="org/base")
+    assert set(form.tensors) == set(renamed)
 
 
 def test_two_keys_of_one_tensor_have_no_portable_form(copied: Copied) -> None:
