@@ -585,17 +585,16 @@ class Registry:
     def show(self, ref: Ref) -> Commit:
         """Return the commit that a task version or `@cN` stands for, with its full report.
 
-        Raises NotFoundError.
+        Of a version it says what that has now: its aliases, labels and metrics. Raises
+        NotFoundError.
         """
         with self._context.reading() as session:
-            target = resolve(session, reference(ref), space=self._space)
-            commit = log_pages.commit_at(session, target.space, target.number)
-            commit = aliases.with_aliases(session, commit)
+            commit = log_pages.show(session, reference(ref), space=self._space)
         if not commit.reports and commit.basis is None:
             return commit
         from share_registry.registry.checkout.reports import with_modules
 
-        return with_modules(self._context, commit, target.task)
+        return with_modules(self._context, commit, commit.about)
 
     def resolve(self, ref: Ref) -> ResolvedReference:
         """Return what a reference means now. Raises InvalidInputError, NotFoundError."""

@@ -169,9 +169,13 @@ class Commit(Shown):
         reports: Task name -> report, for tasks committed, re-expressed or merged.
         detail: What a kind other than absorb did, as a phrase.
         basis: The basis that the commit brought, None where it brought none.
+        labels, metrics: What the commit gave; of a version that `show` was asked for what it has
+            now.
         aliases: Aliases that the version has now, as `show` says; empty elsewhere.
         created: False where an earlier commit was returned instead of a new one.
         unchanged: Versions of tasks that were given unchanged and got no new one; empty in a log.
+        about: The task whose version `show` was asked for; `ref`, `task`, `version` and `report`
+            are of that one. None elsewhere.
     """
 
     derived = ("ref", "task", "version", "report")
@@ -194,6 +198,7 @@ class Commit(Shown):
     aliases: tuple[str, ...] = ()
     created: bool = True
     unchanged: tuple[str, ...] = ()
+    about: TaskName | None = None
 
     def __repr__(self) -> str:
         said = f", {self.report}" if self.report else f", {self.detail}" if self.detail else ""
@@ -201,22 +206,26 @@ class Commit(Shown):
 
     @property
     def task(self) -> TaskName | None:
-        """The task, where the commit is of exactly one."""
-        return TaskName(next(iter(self.refs))) if len(self.refs) == 1 else None
+        """The task that was asked for, or where the commit is of exactly one."""
+        if self.about is not None or len(self.refs) != 1:
+            return self.about
+        return TaskName(next(iter(self.refs)))
 
     @property
     def version(self) -> Version | None:
-        """The task version, where the commit is of exactly one."""
+        """The task version that was asked for, or where the commit is of exactly one."""
         return self.versions.get(self.task) if self.task else None
 
     @property
     def ref(self) -> str:
-        """`space/task@vN` where the commit is of exactly one task, else `space/@cN`."""
+        """`space/task@vN` where there is a `task`, else `space/@cN`."""
         return self.refs[self.task] if self.task else f"{self.space}/@c{self.number}"
 
     @property
     def report(self) -> AdapterReport | None:
-        """The report, where the commit has exactly one."""
+        """The report of the version that was asked for, or where the commit has exactly one."""
+        if self.about is not None:
+            return self.reports.get(self.about)
         return next(iter(self.reports.values())) if len(self.reports) == 1 else None
 
     @override
@@ -235,13 +244,14 @@ class Commit(Shown):
         facts = [(name, text) for name, text in about.items() if text]
         if self.report is not None:
             facts += _adapter_facts(self.report)
-        else:
+        elif self.about is None:
             facts += _some_reports(self)
         if self.basis is not None:
             facts.append(("basis", f"{self.basis.digest[:8]}, {_basis(self.basis)}"))
         return Sheet(
-            title=first_and_more([*self.refs.values()]) or self.ref,
+            title=first_and_more(_refs(self)),
             facts=tuple(facts),
+            total=_others(self),
             notes=_notes(self),
             refs=_refs(self),
         )
@@ -291,7 +301,7 @@ class Log(Shown):
 def modules_sheet(commit: Commit) -> Sheet:
     """Return what is said of a commit, and of each of its modules."""
     return replace(
-        commit.sheet(), tables=(_basis_table(commit.basis), _module_table(commit.reports))
+        commit.sheet(), tables=(_basis_table(commit.basis), _module_table(_reports(commit)))
     )
 
 
@@ -341,7 +351,7 @@ def _adapter_facts(report: AdapterReport) -> list[tuple[str, str]]:
 def _some_reports(commit: Commit) -> list[tuple[str, str]]:
     """Return the reports of the first few tasks, and what all come to."""
     facts = [(task, str(report)) for task, report in commit.reports.items()]
-    return [*facts[:_MOST_TASKS], *(("all", line) for line in _rest(commit))]
+    return [*facts[:_MOST_TASKS], *(("", line) for line in _rest(commit))]
 
 
 def _rest(commit: Commit) -> list[str]:
@@ -351,11 +361,20 @@ def _rest(commit: Commit) -> list[str]:
         return []
     worst = _worst(commit)
     if worst is None:
-        return [f"and {more} more"]
+        return [f"{more} more"]
     added = sum(report.bytes_added for report in commit.reports.values())
     raw = sum(report.raw_bytes for report in commit.reports.values())
     error = measured(worst.error, bound=worst.bound)
-    return [f"and {more} more: {error} at most, {size(added)} for {size(raw)} together"]
+    everything = f"error {error} at most, {size(added)} for {size(raw)}"
+    return [f"{more} more; all {len(commit.refs)}: {everything}"]
+
+
+def _others(commit: Commit) -> str:
+    """Return how many other versions the commit of the one that was asked for made."""
+    others = len(commit.refs) - 1
+    if commit.about is None or not others:
+        return ""
+    return f"committed with {count(others, 'other')}: {commit.space}/@c{commit.number}"
 
 
 def _worst(commit: Commit) -> AdapterReport | None:
@@ -409,7 +428,8 @@ def _module_table(reports: Mapping[str, AdapterReport]) -> Table:
 
 
 def _notes(commit: Commit) -> tuple[str, ...]:
-    notes = [*dict.fromkeys(note for report in commit.reports.values() for note in report.notes)]
+    reports = _reports(commit).values()
+    notes = [*dict.fromkeys(note for report in reports for note in report.notes)]
     if commit.unchanged:
         named = first_and_more(commit.unchanged)
         notes.insert(0, f"unchanged, without a new version: {named}")
@@ -418,7 +438,16 @@ def _notes(commit: Commit) -> tuple[str, ...]:
 
 
 def _refs(commit: Commit) -> tuple[str, ...]:
+    if commit.about is not None:
+        return (commit.ref,)
     return tuple(commit.refs.values()) or (commit.ref,)
+
+
+def _reports(commit: Commit) -> Mapping[str, AdapterReport]:
+    """Return the reports of what was asked for: of one version, or of all that it made."""
+    if commit.about is None:
+        return commit.reports
+    return {task: report for task, report in commit.reports.items() if task == commit.about}
 
 
 def _log_row(commit: Commit) -> dict[str, str]:

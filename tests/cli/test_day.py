@@ -97,7 +97,7 @@ def test_a_commit_of_many_is_one_short_line(run: Runner) -> None:
     assert max(map(len, log.lines)) < 160
     shown = run("-s", "tiny-model", "show", "@c2")
     assert len(shown.lines) <= 20
-    assert "and 30 more" in shown.out
+    assert "30 more; all 38: error 2." in shown.out
     assert len(run("-s", "tiny-model", "-q", "show", "@c2").lines) == CUSTOMERS
 
 
@@ -108,6 +108,34 @@ def test_a_version_is_told_in_about_ten_lines(run: Runner) -> None:
     assert len(shown.lines) <= 16
     assert "encoder.layer.0" not in shown.out
     assert "encoder.layer.0" in run("-s", "tiny-model", "show", "cola@prod", "--modules").out
+
+
+def test_a_version_that_came_with_many_is_told_alone(run: Runner) -> None:
+    asked = ("-s", "tiny-model", "show", "customer-022@v1")
+    shown = run(*asked, "--modules")
+    assert shown.lines[0] == "tiny-model/customer-022@v1"
+    assert "customer-000" not in shown.out
+    for part in ("query, value", " of a 2.5 % budget", "committed with 37 others: tiny-model/@c2"):
+        assert part in shown.out
+    assert run("-q", *asked).lines == ["tiny-model/customer-022@v1"]
+    document = run("--json", *asked).json
+    assert document["report"] == document["reports"]["customer-022"]
+    assert (document["ref"], len(document["refs"])) == ("tiny-model/customer-022@v1", CUSTOMERS)
+
+
+def test_a_version_is_shown_and_compared_with_what_it_has_now(run: Runner) -> None:
+    space = ("-s", "tiny-model")
+    run(*space, "annotate", "cola@v1", "--metric", "acc=0.9", "--metric", "f1=0.5")
+    run(*space, "annotate", "cola@v1", "--label", "stage=eval", "--remove", "run")
+    shown = run(*space, "--json", "show", "cola@v1").json
+    (listed,) = run(*space, "--json", "ls", "--all-versions", "--label", "stage=eval").json
+    assert (shown["labels"], shown["metrics"]) == (listed["labels"], listed["metrics"])
+    assert shown["metrics"] == {"acc": 0.9, "f1": 0.5}
+    (given,) = run(*space, "--json", "log", "--metric", "acc=0.81").json
+    assert given["labels"]["run"] == "a1"
+    (difference,) = run(*space, "--json", "diff", "cola@v1", "cola@v2").json["tasks"]
+    assert difference["metadata"]["metric acc"] == ["0.9", "0.93"]
+    assert difference["metadata"]["label stage"] == ["eval", "-"]
 
 
 def test_lists_say_what_they_take(run: Runner) -> None:

@@ -432,7 +432,7 @@ QUESTIONS: dict[str, tuple[Callable[[Session], object], int]] = {
         5,
     ),
     "log of all": (lambda session: log(session, LogQuery(limit=None)), 5),
-    "show": (lambda session: show(session, "base/task001"), 9),
+    "show": (lambda session: show(session, "base/task001"), 11),
     "tasks": (lambda session: tasks(session, TaskQuery(space="base")), 6),
     "tasks then": (
         lambda session: tasks(session, TaskQuery(space="base", at="c2", labels={"a": "b"})),

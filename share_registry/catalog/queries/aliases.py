@@ -1,6 +1,5 @@
 """Spaces, aliases and tags as they stand now, or stood at any commit."""
 
-from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import select
@@ -17,11 +16,9 @@ from share_registry.catalog.tables import (
     TaskNameRow,
     is_commit_of,
     names_task_of,
-    task_of,
 )
 from share_registry.errors import NotFoundError
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, near_misses
-from share_registry.values.commits import Commit
 from share_registry.values.references import Alias, AliasMove, Tag
 from share_registry.values.tasks import SpaceSummary
 
@@ -111,19 +108,6 @@ def aliases(
         )
         for row in session.execute(query.order_by(AliasRow.space, TaskNameRow.name, AliasRow.name))
     ]
-
-
-def with_aliases(session: Session, commit: Commit) -> Commit:
-    """Add to a commit of one version the aliases that it has now."""
-    if commit.task is None:
-        return commit
-    query = select(AliasRow.name).where(
-        AliasRow.space == commit.space,
-        AliasRow.task == task_of(commit.space, commit.task),
-        AliasRow.version == commit.version,
-        AliasRow.until.is_(None),
-    )
-    return replace(commit, aliases=tuple(session.scalars(query.order_by(AliasRow.name))))
 
 
 def alias_history(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import BigInteger, Row, Select, bindparam, select
+from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import first_from, instant, last_by
@@ -22,7 +22,14 @@ from share_registry.catalog.queries.resolution import (
     spaces_of_task,
 )
 from share_registry.catalog.sql import PIECE, Session, clean
-from share_registry.catalog.tables import CommitRow, TouchRow, task_of
+from share_registry.catalog.tables import (
+    AliasRow,
+    CommitRow,
+    LabelRow,
+    MetricRow,
+    TouchRow,
+    task_of,
+)
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.names import SpaceName, near_misses, split_task
 from share_registry.values.commits import Commit
@@ -120,10 +127,22 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
 def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
     """Return the commit that made a task version, or the one a reference of a whole space names.
 
-    Raises what `resolve` raises.
+    A version has the labels and metrics that it has now. Raises what `resolve` raises.
     """
     target = resolve(session, ref, space=space)
-    return commit_at(session, target.space, target.number)
+    commit = commit_at(session, target.space, target.number)
+    if target.task in commit.refs:
+        commit = replace(commit, about=target.task)
+        metrics = session.execute(_annotations_now(MetricRow, commit))
+        commit = replace(
+            commit,
+            labels=dict(sorted(session.execute(_annotations_now(LabelRow, commit)))),
+            metrics={name: float(value) for name, value in sorted(metrics)},
+        )
+    if commit.task is None:
+        return commit
+    aliases = session.scalars(select(AliasRow.name).where(_is_now(AliasRow, commit)))
+    return replace(commit, aliases=tuple(sorted(aliases)))
 
 
 def commit_at(session: Session, space: str, number: int, *, created: bool = True) -> Commit:
@@ -210,6 +229,20 @@ def _anchor(
     )
     row = session.execute(_COMMIT, {"space": anchor.space, "number": anchor.number}).one()
     return anchor.space, anchor.number, row.time
+
+
+def _annotations_now(row: type[LabelRow | MetricRow], commit: Commit) -> Select[str, str]:
+    return select(row.name, row.value).where(_is_now(row, commit))
+
+
+def _is_now(row: type[AliasRow | LabelRow | MetricRow], commit: Commit) -> ColumnElement[bool]:
+    """Return the condition that a row is of the version of a commit, and in force."""
+    return (
+        (row.space == commit.space)
+        & (row.task == task_of(commit.space, str(commit.task)))
+        & (row.version == commit.version)
+        & row.until.is_(None)
+    )
 
 
 def _check_task(session: Session, space: SpaceName | None, task: str) -> None:

@@ -148,10 +148,13 @@ def log(
 @click.argument("ref")
 @click.option("--modules", is_flag=True, help="Also list its modules.")
 def show(registry: "Registry", /, ref: str, *, modules: bool) -> None:
-    """Show the commit of REF and its report.
+    """Show the version REF with its report, or a whole commit.
+
+    Of a version, its aliases, labels and metrics of now.
 
     \b
     share-registry show cola@prod --modules
+    share-registry show @c12
     """
     commit = registry.show(ref)
     emit(commit, session(), sheet=modules_sheet(commit) if modules else None)
