@@ -197,7 +197,7 @@ def _refit_and_add(store: Path, adapter: Path) -> None:
     import share_registry as sr
 
     with sr.Registry.open(store) as registry:
-        registry.space("synthetic").refit(max_rank=RETAINED_K)
+        registry.space("synthetic").refit(max_rank=RETAINED_K, force=True)
         registry.commit(adapter, task=adapter.name, space="synthetic")
 
 
@@ -208,7 +208,7 @@ def _refit_ours() -> Callable[[Path, Path], None]:
 
     def refit(store: Path, _: Path) -> None:
         with sr.Registry.open(store) as registry:
-            registry.space("synthetic").refit(max_rank=RETAINED_K)
+            registry.space("synthetic").refit(max_rank=RETAINED_K, force=True)
 
     return refit
 

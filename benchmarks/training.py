@@ -248,7 +248,7 @@ def _space(corpus: Path, registry: sr.Registry, k: int, held_out: Sequence[str])
         }
         registry.create_space(space, base_model="sentence-transformers/all-MiniLM-L6-v2")
         registry.commit_many(adapters, space=space)
-        registry.space(space).refit(max_rank=k)
+        registry.space(space).refit(max_rank=k, force=True)
         print(
             space,
             registry.space(space).basis().size_bytes,

@@ -124,7 +124,7 @@ def read_subspace(
         RefusedError(
             f"the basis {basis[:8]} of space {space!r} has no module with directions "
             "on both sides.",
-            hint="Fit one to train in: registry.refit(max_rank=32).",
+            hint="Fit one to train in: registry.refit(max_rank=32, force=True).",
         ),
     )
     with registry.context.reading() as session:

@@ -75,6 +75,7 @@ class RefitOptions:
     weighting: str = UNIT
     budget: float | None = None
     allow_loss: bool = False
+    force: bool = False
     message: str = ""
     author: str | None = None
     dry_run: bool = False

@@ -319,6 +319,7 @@ class Registry:
         weighting: str = "unit",
         budget: float | None = None,
         allow_loss: bool = False,
+        force: bool = False,
         message: str = "",
         author: str | None = None,
         dry_run: bool = False,
@@ -338,13 +339,15 @@ class Registry:
                 against the source or, where that is gone, by its bound.
             allow_loss: Re-express every task as coefficients over the basis alone, whatever error
                 that makes; it is recorded.
+            force: Make a basis whatever it saves, for instance to train in it; it is not judged.
             message: Why.
             author: Who; the registry's default author where None.
             dry_run: Measure and report, write nothing.
 
         Raises:
             InvalidInputError, NotFoundError: malformed arguments, no such space, no tasks.
-            RefusedError: no direction saves bytes, so that there is no basis worth having.
+            RefusedError: no direction saves bytes, so that there is no basis worth having; or the
+                one asked for saves nothing on tasks to come, and none is re-expressed in it.
             ConflictError: a task got a new version meanwhile.
         """
         from share_registry.registry.commands.refit import refit
@@ -358,6 +361,7 @@ class Registry:
                 weighting=weighting,
                 budget=budget,
                 allow_loss=allow_loss,
+                force=force,
                 message=message,
                 author=author,
                 dry_run=dry_run,

@@ -184,3 +184,12 @@ def test_a_mistyped_adapter_makes_no_registry(
     assert main(["commit", str(tmp_path / "nothing")]) == 3
     assert "does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refit_that_saves_nothing_says_which_option_makes_it_nevertheless(run: Runner) -> None:
+    assert "saves nothing a task to come" in run("refit", "--max-rank", 4, "--dry-run").out
+    refused = run("refit", "--max-rank", 4, code=7)
+    assert "give --force." in refused.err
+    assert "refit" not in run("log").out
+    run("refit", "--max-rank", 4, "--force")
+    assert "refit" in run("log").out

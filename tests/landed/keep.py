@@ -54,7 +54,7 @@ def fill(registry: sr.Registry, folder: Path) -> None:
     adapters.fill(registry, folder)
     registry.tag("first", "@c3", reason="kept")
     registry.annotate("plain@v2", labels={"team": "search"}, metrics={"accuracy": 0.5})
-    registry.refit(max_rank=4)
+    registry.refit(max_rank=4, force=True)
     family = {
         f"joint-{number}": adapters.write(
             folder / f"joint-{number}", adapters.near(adapters.pairs(20), 20 + number, 0.02)

@@ -67,7 +67,7 @@ def registry_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             registry.create_space(kind, base_model=f"tiny-{kind}")
             for number in range(TASKS):
                 registry.commit(lora(kind, number), task=f"task{number}", space=kind, budget=0.001)
-            registry.space(kind).refit(max_rank=TASKS * 2)
+            registry.space(kind).refit(max_rank=TASKS * 2, force=True)
     return root
 
 

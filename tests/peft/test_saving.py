@@ -58,7 +58,7 @@ def wide(tmp_path: Path) -> Iterator[tuple[sr.Registry, Any]]:
         registry.create_space("wide", base_model="tiny-wide")
         for number in range(TASKS):
             registry.commit(lora("bert", number, model=plain()), task=f"task{number}", space="wide")
-        registry.space("wide").refit(max_rank=4)
+        registry.space("wide").refit(max_rank=4, force=True)
         config = sr.peft.ShareConfig(
             registry=registry,
             space="wide",

@@ -204,7 +204,7 @@ def test_the_transposed_linear_of_gpt2_is_adapted(registry: sr.Registry) -> None
 
     registry.create_space("gpt2", base_model="tiny-gpt2")
     registry.commit(lora(), task="one", space="gpt2", budget=0.001)
-    registry.space("gpt2").refit(max_rank=4)
+    registry.space("gpt2").refit(max_rank=4, force=True)
     torch.manual_seed(5)
     config = sr.peft.ShareConfig(
         registry=registry, space="gpt2", init="task:one", extra_directions=0

@@ -40,7 +40,7 @@ def test_the_largest_config_that_a_commit_accepts_is_read_everywhere(
     assert registry.checkout("b").config_bytes == written
     exported = registry.export("b", tmp_path / "exported")
     assert (exported.path / "adapter_config.json").read_bytes() == written
-    registry.refit(max_rank=2)
+    registry.refit(max_rank=2, force=True)
     registry.similar("a")
     with sr.Materializer(registry) as materializer:
         assert set(materializer.materialize(["a", "b"])) == {"a", "b"}

@@ -60,7 +60,7 @@ def pseudo_rank(registry: sr.Registry, adapters: dict[str, Path]) -> None:
 def refits(registry: sr.Registry, adapters: dict[str, Path]) -> None:
     references(registry, adapters)
     registry.refit()
-    registry.refit(max_rank=5)
+    registry.refit(max_rank=5, force=True)
     registry.refit(energy=0.9, weighting="energy")
     registry.commit(adapters["t05"], task="t06")
     registry.refit(max_rank=7, budget=0.1)

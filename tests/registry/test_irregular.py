@@ -74,7 +74,7 @@ def check_story(tmp_path: Path, kind: str, *, count: int, width: int, rank: int)
 def refit(space: sr.Space, **options: Any) -> None:
     # where no direction pays, none is made
     with suppress(sr.RefusedError):
-        space.refit(**options)
+        space.refit(**options, force=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

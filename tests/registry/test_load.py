@@ -112,8 +112,8 @@ def test_tasks_of_every_size_that_float32_has_share_a_space(
         report = registry.commit(write(tmp_path / "sized" / name, tensors, 4)).report
         assert report is not None
         assert report.error <= 0.025
-    assert registry.refit(max_rank=4).basis
-    assert registry.refit(weighting="energy", max_rank=3).basis
+    assert registry.refit(max_rank=4, force=True).basis
+    assert registry.refit(weighting="energy", max_rank=3, force=True).basis
     assert registry.refit(max_rank=2, budget=0.02).number
     assert registry.analyze().verdict
     assert registry.verify(level="deep").ok

@@ -39,7 +39,7 @@ def followed(registry: sr.Registry, adapters: dict[str, Path]) -> sr.Registry:
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
     for task in sorted(adapters)[:8]:
         registry.commit(adapters[task], task=task)
-    registry.refit(max_rank=6)
+    registry.refit(max_rank=6, force=True)
     for task in sorted(adapters)[8:]:
         registry.commit(adapters[task], task=task)
     return registry
@@ -88,7 +88,7 @@ def test_a_basis_from_kept_moments_captures_what_one_from_scratch_does(
 
 
 def test_directions_are_those_of_a_fit_from_scratch(followed: sr.Registry) -> None:
-    followed.refit(max_rank=6)
+    followed.refit(max_rank=6, force=True)
     scratch = fit_from_scratch(followed, max_rank=6)
     for name, module in followed.basis().modules.items():
         for side, rows in enumerate((module.a, module.b)):
@@ -108,7 +108,7 @@ def test_many_refits_one_after_another_capture_what_one_from_scratch_does(
     commits = []
     for task, folder in sorted(write_planted(tmp_path / "many", 20).items()):
         registry.commit(folder, task=task)
-        commits.append(registry.refit(max_rank=6))
+        commits.append(registry.refit(max_rank=6, force=True))
     scratch, basis = fit_from_scratch(registry, max_rank=6), commits[-1].basis
     assert basis is not None
     for module in basis.modules:
@@ -125,7 +125,7 @@ def test_tasks_that_were_seen_are_not_read_again(
     # coefficients over one basis: the rows in use do not grow with the tasks
     registry.commit_many(dict(list(many.items())[:6]))
     registry.set_policy(sr.Policy(refit=False), space=SPACE)
-    registry.refit(max_rank=6)
+    registry.refit(max_rank=6, force=True)
     registry.commit(many["t06"], task="t06")
     rows = {task.name: task for task in registry.tasks()}
     with sr.Registry.open(registry.location) as writer:
@@ -135,7 +135,7 @@ def test_tasks_that_were_seen_are_not_read_again(
                 for row in live_versions(session, writer.spaces()[0].name)
             }
         reads.clear()
-        writer.refit(max_rank=6)
+        writer.refit(max_rank=6, force=True)
     assert len(rows) == 7
     assert adapters["t06"] in reads
     assert not {adapters[f"t0{number}"] for number in range(6)} & set(reads)
@@ -156,7 +156,7 @@ def test_a_module_that_is_zero_in_every_task_does_not_keep_a_refit_from_going_on
         )
         registry.commit(adapters[task], task=task)
         if number > 1:
-            basis = registry.refit(max_rank=3).basis
+            basis = registry.refit(max_rank=3, force=True).basis
             assert basis is not None
             assert [module.module for module in basis.modules] == ["layers.1.proj", "layers.2.proj"]
 
@@ -177,8 +177,8 @@ def test_moments_that_are_damaged_or_gone_cost_time_alone(
     if damage == "gone":
         path.unlink()
     with sr.Registry.open(tmp_path / "whole") as whole:
-        expected = whole.refit(max_rank=6).basis
-    basis = followed.refit(max_rank=6).basis
+        expected = whole.refit(max_rank=6, force=True).basis
+    basis = followed.refit(max_rank=6, force=True).basis
     assert basis is not None
     assert expected is not None
     for module, whole_module in zip(basis.modules, expected.modules, strict=True):
@@ -189,10 +189,10 @@ def test_moments_that_are_damaged_or_gone_cost_time_alone(
 
 
 def test_a_task_that_moved_on_is_not_counted_twice(followed: sr.Registry, tmp_path: Path) -> None:
-    followed.refit(max_rank=6)
+    followed.refit(max_rank=6, force=True)
     followed.commit(write_planted(tmp_path / "other", 1, seed=5)["t00"], task="t00")
     followed.drop("t01")
-    basis = followed.refit(max_rank=6).basis
+    basis = followed.refit(max_rank=6, force=True).basis
     scratch = fit_from_scratch(followed, max_rank=6)
     assert basis is not None
     for module in basis.modules:
@@ -204,7 +204,7 @@ def test_a_task_that_moved_on_is_not_counted_twice(followed: sr.Registry, tmp_pa
 def test_a_reader_leaves_nothing_behind_and_a_dry_run_may_go_on(followed: sr.Registry) -> None:
     before = [path.read_bytes() for path in moment_files(followed)]
     with sr.Registry.open(followed.location, mode="r") as reader:
-        assert reader.refit(max_rank=6, dry_run=True).basis is not None
+        assert reader.refit(max_rank=6, force=True, dry_run=True).basis is not None
     assert [path.read_bytes() for path in moment_files(followed)] == before
 
 
@@ -215,5 +215,5 @@ def test_moments_of_a_few_tasks_are_not_kept(
     registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
     for task in sorted(adapters)[:8]:
         registry.commit(adapters[task], task=task)
-    registry.refit(max_rank=6)
+    registry.refit(max_rank=6, force=True)
     assert moment_files(registry) == []

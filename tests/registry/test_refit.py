@@ -1,5 +1,6 @@
 """Refit: a basis for later commits, and tasks re-expressed in it within what may be lost."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from tests.registry.test_promises import exports
 SPACE = "tiny"
 ROUNDING = 1e-6
 """Relative: errors are recorded from float64 sums in another order than numpy's."""
+
+
+ALIKE = 0.5
+"""Relative: what one task saves, beside the mean of others that are like it."""
 
 
 @pytest.fixture
@@ -45,9 +50,12 @@ def test_later_commits_refer_to_the_basis(registry: sr.Registry, tmp_path: Path)
     for task in sorted(folders)[:23]:
         registry.commit(folders[task], task=task)
     before = registry.commit(folders["t23"], task="t23", dry_run=True).reports["t23"].bytes_added
-    registry.refit(max_rank=24)
+    basis = registry.refit(max_rank=24).basis
     commit = registry.commit(folders["t23"], task="t23")
-    assert commit.reports["t23"].bytes_added < before
+    after = commit.reports["t23"].bytes_added
+    assert after < before
+    assert basis is not None
+    assert basis.saved_bytes_per_task == pytest.approx(before - after, rel=ALIKE)
     assert any("basis" in module.reference for module in commit.reports["t23"].modules)
 
 
@@ -73,6 +81,36 @@ def test_a_basis_that_does_not_pay_is_refused(registry: sr.Registry, tmp_path: P
     assert [commit.kind for commit in registry.log()].count("refit") == 0
 
 
+def test_a_basis_that_saves_nothing_is_made_only_where_it_is_forced(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
+    for task, place in write_planted(tmp_path / "adapters", 4, shared=0).items():
+        registry.commit(place, task=task)
+    preview = registry.refit(max_rank=4, dry_run=True)
+    assert preview.basis is not None
+    assert preview.basis.saved_bytes_per_task == 0
+    assert "saves nothing a task to come" in str(preview)
+    with pytest.raises(sr.RefusedError, match="save nothing") as refused:
+        registry.refit(max_rank=4)
+    assert "force=True" in refused.value.hint
+    assert not registry.log(kind="refit")
+    forced = registry.refit(max_rank=4, force=True)
+    assert forced.basis is not None
+    assert forced.basis.digest == preview.basis.digest
+    assert forced.basis.saved_bytes_per_task is None
+    again = registry.refit(max_rank=4)
+    assert (again.number, again.created) == (forced.number, False)
+
+
+def test_a_policy_without_references_has_no_use_for_a_basis(
+    registry: sr.Registry, shared: dict[str, Path]
+) -> None:
+    assert registry.refit(max_rank=6, dry_run=True).basis.saved_bytes_per_task  # type: ignore[union-attr]
+    registry.set_policy(sr.Policy(references=False), space=SPACE)
+    with pytest.raises(sr.RefusedError, match="save nothing"):
+        registry.refit(max_rank=6)
+
+
 def test_re_expressing_within_a_budget_records_an_upper_bound(
     registry: sr.Registry, shared: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -92,7 +130,10 @@ def test_twenty_forced_refits_stay_within_the_budget(
 ) -> None:
     for number in range(20):
         registry.refit(
-            max_rank=5 + number % 3, budget=0.2, weighting="energy" if number % 2 else "unit"
+            max_rank=5 + number % 3,
+            budget=0.2,
+            weighting="energy" if number % 2 else "unit",
+            force=True,
         )
         for task, place in shared.items():
             version = registry.resolve(task)
@@ -107,6 +148,8 @@ def test_where_the_source_is_kept_the_error_is_true(registry: sr.Registry, tmp_p
     for task, place in folders.items():
         registry.commit(place, task=task, keep_original=True)
     commit = registry.refit(max_rank=6, allow_loss=True)
+    assert commit.basis is not None
+    assert commit.basis.saved_bytes is not None
     for task, report in commit.reports.items():
         true = pooled_error(folders[task], registry.export(f"{task}@v2", tmp_path / "out").path)
         assert not report.bound
@@ -150,6 +193,7 @@ def test_a_dry_run_of_a_refit_says_what_the_basis_takes_and_captures_and_needs_n
     )
     commit = registry.refit(max_rank=6)
     assert commit.basis == preview
+    assert re.search(r"; saves \d.* a task to come; pays from \d+ of these on", str(commit))
     assert preview.size_bytes == registry.basis().size_bytes
     assert registry.log(kind="refit")[0].basis == BasisReport(
         digest=preview.digest, size_bytes=preview.size_bytes
@@ -178,7 +222,7 @@ def test_modules_whose_product_is_zero_are_fitted_around(
         save_file(tensors, place / "adapter_model.safetensors")
     commit = registry.commit_many(folders)
     assert all(report.error <= (report.budget or 0) for report in commit.reports.values())
-    registry.refit(max_rank=4)
+    registry.refit(max_rank=4, force=True)
     registry.refit(max_rank=4, allow_loss=True)
     paper = registry.create_space("paper", base_model="acme/tiny", policy=sr.Policy.share(k=4))
     for task, place in list(folders.items())[:3]:

@@ -62,7 +62,7 @@ def work(registry: sr.Registry, folders: list[Path]) -> Iterator[Callable[[], ob
     """Yield what computes, and what fails on its way."""
     for number, folder in enumerate(folders):
         yield partial(registry.commit, folder, task=f"t{number}", space=SPACE)
-    yield lambda: registry.refit(max_rank=4)
+    yield lambda: registry.refit(max_rank=4, force=True)
     yield lambda: registry.merge({"t0": 0.5, "t1": 0.5}, task="merged")
     yield lambda: registry.checkout("t0").factor_pairs()
     yield lambda: registry.diff("t0", "t1")

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Re-express every task as coefficients alone, whatever error that makes.",
 )
+@click.option("--force", is_flag=True, help="Make a basis whatever it saves, without judging that.")
 @message_option
 @author_option
 @dry_run_option

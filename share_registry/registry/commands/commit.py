@@ -22,15 +22,12 @@ from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.tensors import move_to_device
 from share_registry.format.records import AbsorbRecord, Note, TaskVersionRef
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version, split_task
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions
-from share_registry.registry.basis.fit import FitRule, stored_members
-from share_registry.registry.checkout.checkout import read_task_note, rebuild
+from share_registry.registry.basis.fit import stored_members
 from share_registry.registry.checkout.reports import with_modules
-from share_registry.registry.commands.coding import References, code_within_budget
 from share_registry.registry.commands.commit_batch import (
     AdapterBatch,
     encode_adapters,
@@ -44,6 +41,12 @@ from share_registry.registry.commands.encode import (
     preview_commit,
     record_entry,
 )
+from share_registry.registry.commands.new_basis import (
+    SAMPLE,
+    fit_basis,
+    judge,
+    rule_within_budget,
+)
 from share_registry.registry.commands.preconditions import (
     check_options,
     check_unchanged,
@@ -54,13 +57,7 @@ from share_registry.registry.commands.preconditions import (
     with_unchanged,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish, read_commit
-from share_registry.registry.commands.refit import (
-    fit_basis,
-    live_versions,
-    publish_basis,
-    reexpress,
-    rule_within_budget,
-)
+from share_registry.registry.commands.refit import live_versions, publish_basis, reexpress
 from share_registry.registry.commands.spaces import (
     CommitTarget,
     check_base,
@@ -74,12 +71,8 @@ from share_registry.values.policy import Policy, overridden
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
+# Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks.
 _FIRST_TRIAL: Final = 8
-# Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks, on at most this many
-# of the latest: the price of a commit does not grow with their number.
-_SAMPLE: Final = 32
-# Tasks of the sample that are coded with and without a basis of the others
-_HELD_OUT: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -459,11 +452,11 @@ def _refit_where_it_pays(
         # is the count at or past a power of two from 8 on that it was below before the commit?
         if tasks < _FIRST_TRIAL or tasks.bit_length() <= (tasks - new_tasks).bit_length():
             return
-        sample = lookups.last_absorbed(session, space, _SAMPLE)
+        sample = lookups.last_absorbed(session, space, SAMPLE)
     rule = rule_within_budget(policy.budget, tasks=tasks)
     basis = fit_basis(context, space, stored_members(context, sample), rule)
     if basis is not None and (
-        _mean_saving(context, space, sample, rule, policy) * tasks > len(basis.content)
+        judge(context, space, sample, rule, policy).saved_bytes * tasks > len(basis.content)
     ):
         publish_basis(
             context,
@@ -474,37 +467,3 @@ def _refit_where_it_pays(
                 message="leave-one-out saving times tasks exceeds the cost of a basis",
             ),
         )
-
-
-def _mean_saving(
-    context: Context,
-    space: SpaceName,
-    sample: Sequence[TaskVersion],
-    rule: FitRule,
-    policy: Policy,
-) -> float:
-    """Return the mean bytes that a basis of the others saves on one task of the sample."""
-    held_out = sample[:: max(1, len(sample) // _HELD_OUT)][:_HELD_OUT]
-    saved = 0
-    for row in held_out:
-        others = [version for version in sample if version is not row]
-        basis = fit_basis(context, space, stored_members(context, others), rule)
-        if basis is not None:
-            alone = _coded_bytes(context, row, policy, None)
-            saved += alone - _coded_bytes(context, row, policy, basis)
-    return saved / len(held_out)
-
-
-def _coded_bytes(context: Context, row: TaskVersion, policy: Policy, basis: NewBasis | None) -> int:
-    """Return the bytes of a stored task coded once more against what it refers to, and a basis."""
-    adapter = rebuild(context, row, read_task_note(context, row))
-    bases = {basis.digest: basis.content} if basis is not None else {}
-    sources = context.reader().open(row.adapter_digest).stored.sources
-    coded = code_within_budget(
-        context.reader().beside(bases),
-        adapter,
-        move_to_device(adapter.factor_pairs(), context.device),
-        References(sources=(*bases, *sources)),
-        policy,
-    )
-    return len(coded.objects[coded.digest])

@@ -21,13 +21,13 @@ from share_registry.outside.files import Outside
 from share_registry.registry.basis.fit import FitRule, fit, stored_members, unstored_member
 from share_registry.registry.commands.coding import FIRST, LATEST
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
-from share_registry.registry.commands.refit import (
+from share_registry.registry.commands.new_basis import (
     FINE,
     fit_basis,
-    live_versions,
     rule_within_budget,
     serialize_basis,
 )
+from share_registry.registry.commands.refit import live_versions
 from share_registry.registry.context import Context
 from share_registry.values.policy import Policy
 

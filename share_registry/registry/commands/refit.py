@@ -34,13 +34,12 @@ from share_registry.errors import (
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.tensors import move_to_device
-from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Note, RefitRecord, TaskNote
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName, Version
 from share_registry.registry.arguments import RefitOptions
-from share_registry.registry.basis.fit import FitMember, FitRule, FittedBasis, fit, stored_members
+from share_registry.registry.basis.fit import FitRule, fit, stored_members
 from share_registry.registry.basis.moments import load, save
 from share_registry.registry.checkout.checkout import read_original, read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_details, with_modules
@@ -57,25 +56,24 @@ from share_registry.registry.commands.encode import (
     preview_commit,
     record_entry,
 )
+from share_registry.registry.commands.new_basis import (
+    FINE,
+    SAMPLE,
+    Saving,
+    judge,
+    rule_within_budget,
+    serialize_basis,
+)
 from share_registry.registry.commands.preconditions import check_texts
 from share_registry.registry.commands.publish import Place, publish, read_commit
 from share_registry.registry.commands.spaces import existing_target
 from share_registry.registry.context import Context
-from share_registry.values.commits import (
-    AdapterReport,
-    BasisModuleReport,
-    BasisReport,
-    Commit,
-)
+from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import MAX_BUDGET, Policy
+from share_registry.values.sheet import size
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
-# Error that rounding a basis may make where coefficients over it are all that is kept. No part of
-# what the paper's protocol loses.
-FINE: Final = 2.0**-12
-# Part of the budget that rounding a basis may take where own rows correct it
-_SHARE_OF_BUDGET: Final = 0.25
 
 
 @one_thread()
@@ -88,6 +86,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
         name = space_of(session, space)
         rows = live_versions(session, name)
         nearest = lookups.closest_versions(session, name, rows)
+        sample = lookups.last_absorbed(session, name, SAMPLE)
         policy = existing_target(session, name).policy
         present = lookups.current_basis(session, name)
     ensure(
@@ -98,73 +97,32 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     )
     members = stored_members(context, nearest)
     moments = load(context, name, options.weighting, [member.key for member in members])
-    fitted = fit(
-        members, _fit_rule(options, policy.budget, len(rows)), moments, device=context.device
-    )
+    rule = _fit_rule(options, policy.budget, len(rows))
+    fitted = fit(members, rule, moments, device=context.device)
     basis = serialize_basis(fitted, name)
     if fitted.moments is not None:
         save(context, name, fitted.moments)
     reexpressed: dict[TaskName, EncodedAdapter] = {}
     if options.reexpresses:
         reexpressed = reexpress(context, rows, basis, options, policy, nearest=nearest)
+    is_there = present is not None and present.digest == basis.digest
+    if present is not None and is_there and not reexpressed and not options.dry_run:
+        return with_modules(context, read_commit(context, name, present.number, created=False))
+    saving = None
+    # the paper's protocol has nothing but a basis to code with
+    if not (is_there or options.force or policy.k):
+        saving = judge(context, name, sample, rule, policy)
+    basis = _with_gain(context, basis, saving, rows, reexpressed)
     note = Note(author=context.author_of(options.author), message=options.message or None)
     if options.dry_run:
         return preview_commit(context, name, reexpressed, note, kind="refit", basis=basis)
-    if present is not None and present.digest == basis.digest and not reexpressed:
-        return with_modules(context, read_commit(context, name, present.number, created=False))
+    _check_gain(basis.report, name)
     return replace(publish_basis(context, name, basis, note, rows, reexpressed), basis=basis.report)
 
 
 def live_versions(session: Session, space: SpaceName) -> list[TaskVersion]:
     """Return the newest version of every live task, by name."""
     return sorted(lookups.latest_versions(session, space), key=lambda row: row.task)
-
-
-def rule_within_budget(budget: float, *, tasks: int) -> FitRule:
-    """Return how a basis is fitted that adapters within a budget, above 0, are coded with.
-
-    Args:
-        budget: Largest error of the adapters.
-        tasks: Tasks to come that it is to serve; 0: those it is fitted to.
-    """
-    return FitRule(tasks=tasks, budget=budget, precision=_SHARE_OF_BUDGET * budget)
-
-
-def fit_basis(
-    context: Context, space: SpaceName, members: Sequence[FitMember], rule: FitRule
-) -> NewBasis | None:
-    """Fit a basis to tasks; None where no direction pays."""
-    fitted = fit(members, rule, device=context.device)
-    return serialize_basis(fitted, space) if fitted.basis.modules else None
-
-
-def serialize_basis(fitted: FittedBasis, space: str) -> NewBasis:
-    """Return a basis as an object. Raises RefusedError where it has no direction."""
-    ensure(
-        fitted.basis.modules,
-        RefusedError(
-            f"no direction that the tasks of space {space!r} share saves as many bytes as it "
-            "costs: they gain from precision, not from a basis.",
-            hint="See analyze; max_rank= or energy= makes one nevertheless.",
-        ),
-    )
-    content = encode(fitted.basis)
-    modules = tuple(
-        BasisModuleReport(
-            module=name,
-            k_a=len(a),
-            k_b=len(b),
-            captured_a=fitted.captured[name][0],
-            captured_b=fitted.captured[name][1],
-        )
-        for name, (a, b) in fitted.basis.modules.items()
-    )
-    digest = sha256(content)
-    return NewBasis(
-        digest=digest,
-        content=content,
-        report=BasisReport(digest=digest, size_bytes=len(content), modules=modules),
-    )
 
 
 def reexpress(
@@ -265,6 +223,40 @@ def publish_basis(
         len(encoded),
     )
     return with_modules(context, commit)
+
+
+def _with_gain(
+    context: Context,
+    basis: NewBasis,
+    saving: Saving | None,
+    rows: Sequence[TaskVersion],
+    reexpressed: Mapping[TaskName, EncodedAdapter],
+) -> NewBasis:
+    """Say of a basis what it saves: on tasks to come, and on those that are re-expressed in it."""
+    saved = [
+        (context.store.size(row.adapter_digest) or 0) - len(item.objects[item.digest])
+        for row in rows
+        if (item := reexpressed.get(row.task)) and basis.digest in item.sources
+    ]
+    report = replace(
+        basis.report,
+        saved_bytes=sum(saved) if saved else None,
+        saved_bytes_per_task=round(saving.worth) if saving is not None else None,
+    )
+    return replace(basis, report=report)
+
+
+def _check_gain(basis: BasisReport, space: SpaceName) -> None:
+    """Refuse a basis that no task is re-expressed in and that saves nothing on those to come."""
+    ensure(
+        basis.saved_bytes is not None or basis.saved_bytes_per_task != 0,
+        RefusedError(
+            f"a basis of {size(basis.size_bytes or 0)} would stay for ever and save nothing: tasks "
+            f"of space {space!r}, coded with a basis of the others, take as many bytes as without.",
+            hint="See analyze. To make it nevertheless, for instance to train in it, give "
+            "force=True.",
+        ),
+    )
 
 
 def _fit_rule(options: RefitOptions, policy_budget: float, tasks: int) -> FitRule:
