@@ -126,6 +126,8 @@ def _records() -> dict[str, bytes]:
         "REC-05-time-of-a-leap-second": _edited(alias, time="2016-12-31T23:59:60.000000Z"),
         "REC-05-time-of-1899": _edited(alias, time="1899-12-31T23:59:59.999999Z"),
         "REC-05-time-of-9999": _edited(alias, time="9999-01-01T00:00:00.000000Z"),
+        "REC-01-format-true": _edited(alias, format=True),
+        "REC-01-format-text": _edited(alias, format="2"),
         "REC-01-key-129": _edited(alias, key="k" * 129),
         "REC-01-key-blank": _edited(alias, key="a b"),
         "REC-01-no-tasks": _edited(absorb, tasks=[]),
@@ -136,6 +138,7 @@ def _records() -> dict[str, bytes]:
         "REC-01-budget-negative": task(budget="-0.5"),
         "REC-01-no-norm": task(norm=None),
         "REC-01-bound-false": task(bound=False),
+        "REC-01-bound-1": task(bound=1),
         "REC-01-basis": _edited(absorb, basis="basis"),
         "REC-01-refit-no-basis": _edited(refit, basis=None),
         "REC-01-merge-method": _edited(merge, method="average"),
@@ -159,6 +162,7 @@ def _notes() -> dict[str, bytes]:
     file = {"name": "a.txt", "object": "0" * 64, "size": 1}
     made = {
         "EVO-02-format-2": _edited(note, format=2),
+        "NOT-01-format-true": _edited(note, format=True),
         "NOT-01-kind": _edited(note, kind="layout"),
         "NOT-01-unknown-member": _edited(note, ext={}),
         "NOT-01-author-257": _edited(note, author="a" * 257),
@@ -167,6 +171,12 @@ def _notes() -> dict[str, bytes]:
         "NOT-01-label-name-513": _edited(
             note, tasks=[entry | {"labels": [{"name": "n" * 513, "value": ""}]}]
         ),
+        **{
+            f"NOT-01-metric-{name}": _edited(
+                note, tasks=[entry | {"metrics": [{"name": "n", "value": value}]}]
+            )
+            for name, value in (("no-number", "high"), ("blank", " 1"), ("underscore", "1_0"))
+        },
         "NOT-01-file-name-256": _edited(
             note, tasks=[entry | {"attachments": [file | {"name": "n" * 256}]}]
         ),
@@ -197,6 +207,8 @@ def _formats() -> dict[str, bytes]:
     made = {
         "EVO-02-version-0": _edited(current, version=0),
         "EVO-02-version-2": _edited(current, version=2),
+        "STO-03-version-true": _edited(current, version=True),
+        "STO-03-version-text": _edited(current, version="2"),
         "STO-03-magic": _edited(current, magic="share"),
         "EVO-02-read-feature": _edited(current, read=["arithmetic-coder"]),
         "STO-03-unknown-member": _edited(current, extra=1),
@@ -214,6 +226,7 @@ def _layouts() -> dict[str, bytes]:
     plain = canonical(linear())
     made = {
         "EVO-02-format-2": _edited(plain, format=2),
+        "LAY-01-format-true": _edited(plain, format=True),
         "LAY-01-kind": _edited(plain, kind="note"),
         "LAY-01-unknown-member": _edited(plain, extra=1),
         "LAY-01-9-dimensions": tensors(("a", "F32", [1] * 9)),
@@ -343,6 +356,7 @@ def _adapters() -> dict[str, bytes]:
     unordered.header["external"].reverse()
     made = {
         "EVO-02-format-2": _plain(lambda made: made.header.update(format=2)),
+        "ADP-01-format-true": _plain(lambda made: made.header.update(format=True)),
         "ADP-01-kind": _plain(lambda made: made.header.update(kind="tensor")),
         "ADP-01-unknown-member": _plain(lambda made: made.header.update(extra=1)),
         "ADP-01-no-sources": _plain(lambda made: made.header.pop("sources")),
@@ -511,6 +525,9 @@ def _tensors() -> dict[str, bytes]:
     described = {"format": 1, "kind": "tensor", "size": 24, "width": 4}
     table = struct.pack("<I", 6)[:3] * 4
     made = {
+        "TEN-01-format-true": binary(
+            described | {"format": True}, {"planes": planes, "table": table}
+        ),
         "TEN-01-kind": binary(described | {"kind": "adapter"}, {"planes": planes, "table": table}),
         "TEN-01-unknown-member": binary(
             described | {"dtype": "F32"}, {"planes": planes, "table": table}

@@ -52,6 +52,7 @@ def files() -> dict[str, bytes]:
     cases = {
         "EVO-02-format-0": made(lambda found: found.header.update(format=0)),
         "EVO-02-format-2": made(lambda found: found.header.update(format=2)),
+        "BAS-01-format-true": made(lambda found: found.header.update(format=True)),
         "BAS-01-kind": made(lambda found: found.header.update(kind="adapter")),
         "BAS-01-unknown-member": made(lambda found: found.header.update(layout="0" * 64)),
         "BAS-01-no-modules": listed([]),

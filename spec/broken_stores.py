@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from spec import transitions
+from spec import references, transitions
 from spec.good import chained, raw
 from spec.tiny import SPACE, Tiny, linear, object_path, pair, spread
 from spec.writing import Side, canonical, sha256, tensor_object
@@ -21,6 +21,7 @@ def stores() -> dict[str, dict[str, bytes]]:
         name: _made(change)
         for name, change in {**_CHAINS, **_HISTORIES, **_OBJECTS, **_DECODES}.items()
     }
+    made["REC-14-after-names"] = references.store_of_a_later_release().files
     return dict(sorted((made | transitions.refused()).items()))
 
 
@@ -287,6 +288,9 @@ _HISTORIES = {
     "REC-08-version-skipped": _absorbed({"version": 3}),
     "REC-08-order": _absorbed({"task": "sst2"}, {"task": "mnli"}),
     "REC-08-twice": _absorbed({"task": "sst2"}, {"task": "sst2", "version": 2}),
+    "REC-08-layout-of-another": lambda tiny, entry: _last(
+        tiny, tasks=[entry | {"layout": tiny.put(canonical(linear(width=4)))}]
+    ),
     "REC-09-error": _absorbed({"version": 2, "error": "0.051"}),
     "REC-08-parent-of-no-task": _absorbed(
         {"version": 2, "derived_from": [{"task": "mnli", "version": 1}]}

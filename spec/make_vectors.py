@@ -25,6 +25,9 @@ def vectors() -> dict[str, bytes]:
         json.dumps(state_by_store, indent=1, sort_keys=True) + "\n"
     ).encode()
     found["good/canonical.json"] = (json.dumps(good.CANONICAL, indent=1) + "\n").encode()
+    found["bad/references.json"] = (
+        json.dumps(references.meanings_before_a_later_release(), indent=1) + "\n"
+    ).encode()
     found["good/recipes.json"] = (json.dumps(recipes.within(), indent=1) + "\n").encode()
     found["bad/recipes.json"] = (
         json.dumps(recipes.beyond() | recipes.stores(), indent=1) + "\n"

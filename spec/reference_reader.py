@@ -133,13 +133,11 @@ def parse(content, kind, clause, limit=MAX_JSON):
         NewerError,
     )
     kind = f"record-{value.get('kind')}" if kind == "record" else kind
-    need(
-        value.get("version" if kind == "format" else "format", 1) == 1
-        and not (kind == "format" and value.get("read")),
-        "EVO-02",
-        "another format",
-        NewerError,
-    )
+    # what is no number at all is malformed, and not of a later format
+    number = value.get("version" if kind == "format" else "format")
+    later = type(number) is int and number != 1
+    later = later or (kind == "format" and value.get("read", []) != [])
+    need(not later, "EVO-02", "another format", NewerError)
     need(kind in SCHEMAS, clause, "of no known kind")
     check(value, SCHEMAS[kind], SCHEMAS[kind], clause)
     need("time" not in value or is_time(value["time"]), "REC-05", "a time of no calendar")
@@ -194,6 +192,7 @@ def end_of(text):
         begin = datetime.fromisoformat(text)
     except ValueError as error:
         raise DamagedError(f"REF-01: {error}") from error
+    need(1900 <= begin.year <= 9998, "REF-01", f"{text}: a year that no record has")
     parts = 1 if len(text) == 10 else text[10:].count(":") - (text[-6] in "+-") + 1
     length = {1: timedelta(days=1), 2: timedelta(minutes=1), 3: timedelta(seconds=1)}[parts]
     length = timedelta(microseconds=1) if "." in text else length
@@ -577,7 +576,7 @@ def references(layout, lanes, header, sides):
 
 class Store:
     def __init__(self, root):
-        self.root, self.newer = Path(root), None
+        self.root = Path(root)
         self.format = self.read("FORMAT", MAX_FORMAT)
         parse(self.format, "format", "STO-03", MAX_FORMAT)
 
@@ -600,102 +599,62 @@ class Store:
         need(sha256(content).hexdigest() == digest, "OBJ-01", f"object {digest} has other bytes")
         return content
 
+    # The paths of all records of a space, or of all spaces
+    def records(self, space="*"):
+        paths = self.root.glob(f"spaces/{space}/log/*.json")
+        return sorted(path for path in paths if re.fullmatch(r"[0-9]{20}\.json", path.name))
+
+    # The names of the spaces (spec REC-07)
+    def spaces(self):
+        return sorted({path.parts[-3] for path in self.records()})
+
     # The state of a space: its commits, its tags, and every task under every name it ever had
-    # (spec REC-02 to REC-18, NAM-02, NAM-03)
+    # (spec REC-02 to REC-20, NAM-02, NAM-03)
     def log(self, space):
-        names = sorted(
-            path.name for path in (self.root / "spaces" / space / "log").glob("[0-9]*.json")
-        )
-        need(
-            names == [f"{number:020}.json" for number in range(1, len(names) + 1)],
-            "REC-03",
-            "a record is missing",
-        )
-        state = SimpleNamespace(commits=[], aliases=set(), tags={}, tasks={})
+        paths = self.records(space)
+        numbers = [int(path.stem) for path in paths]
+        need(numbers == list(range(1, len(paths) + 1)), "REC-03", "a record is missing")
+        state = SimpleNamespace(commits=[], aliases=set(), tags={}, tasks={}, newer=None)
         parent, time, keys = sha256(self.format).hexdigest(), "", set()
-        for number, name in enumerate(names, 1):
-            content = self.read(f"spaces/{space}/log/{name}", MAX_JSON)
+        for number, path in enumerate(paths, 1):
+            content = self.read(path.relative_to(self.root), MAX_JSON)
             try:
                 record = parse(content, "record", "REC-01")
             except NewerError as error:
                 # what is before it stays as it was; what is newest is not known (spec EVO-05)
-                self.newer = error
+                state.newer = error
                 break
-            need(
-                (record["space"], record["number"]) == (space, number),
-                "REC-02",
-                f"c{number} is of another place",
-            )
-            need(
-                record["parent"] == parent,
-                "REC-03",
-                f"c{number} does not follow the record before it",
-            )
-            need(
-                record["time"] >= time, "REC-05", f"c{number} is earlier than the record before it"
-            )
+            place, kind = (record["space"], record["number"]), record["kind"]
+            need(place == (space, number), "REC-02", f"c{number} is of another place")
+            need(record["parent"] == parent, "REC-03", f"c{number} does not follow c{number - 1}")
+            need(record["time"] >= time, "REC-05", f"c{number} is earlier than c{number - 1}")
             need(record["key"] not in keys, "REC-06", f"c{number} repeats a key")
-            need(
-                (record["kind"] == "create") == (number == 1),
-                "REC-07",
-                f"c{number} is of kind {record['kind']}",
-            )
+            need((kind == "create") == (number == 1), "REC-07", f"c{number} is of kind {kind}")
             parent, time, keys = sha256(content).hexdigest(), record["time"], {*keys, record["key"]}
             state.commits.append((parent, time))
             follow(state, record)
         return state
 
-    # What a reference means (spec REF-01 to REF-09)
+    # What a reference means (spec REF-01 to REF-03, REF-08, EVO-05)
     def resolve(self, text):
         match = re.fullmatch(REFERENCE, text)
-        need(len(text) <= 256 and match and (match[2] or match[3]), "REF-01", f"{text!r:.80}")
+        need(len(text) <= 256 and match and (match[2] or match[3]), "REF-01", text)
         space, name, selector, back = *match.group(1, 2), match[3] or "latest", int(match[4] or 0)
-        numbered = re.fullmatch("([vc])([1-9][0-9]{0,14})", selector)
-        need(
-            all(is_name(part) for part in (space, name) if part)
-            and (
-                selector in ("latest", "head")
-                or numbered
-                or end_of(selector)
-                or re.fullmatch("[0-9a-f]{8,64}", selector)
-                or (is_name(selector) and not re.fullmatch(RESERVED, selector))
-            ),
-            "REF-01",
-            f"{text!r:.80}",
-        )
-        spaces = [path.name for path in (self.root / "spaces").iterdir()]
+        names = all(is_name(part) for part in (space, name) if part)
+        need(names and is_selector(selector), "REF-01", text)
+        spaces = self.spaces()
         space = space or (spaces[0] if len(spaces) == 1 else "")
         need(space in spaces, "REF-02", f"{text!r} is of no space")
+        need(name or not re.fullmatch("v[0-9]+", selector), "REF-08", f"{text!r} is of no task")
         state = self.log(space)
-        if self.newer and not numbered:
-            raise self.newer
-        task = state.tasks.get(name)
-        need(task or not name, "REF-03", f"there is no task {name}")
-        if numbered and numbered[1] == "v":
-            need(name, "REF-08", f"{text!r} asks for a version of a whole space")
-            version = int(numbered[2]) - back
-            clause = "REF-05" if back else "REF-04"
-            need(1 <= version <= len(task.versions), clause, f"there is no v{version}")
-            return f"{space}/{task.name}@v{version}"
-        if name and selector in task.aliases:
-            *earlier, last = task.aliases[selector]
-            moves = [last, *(version for version in reversed(earlier) if version)]
-            targets = [version for version, _ in groupby(moves)]
-            need(back < len(targets), "REF-05", f"{text!r} had {len(targets)} targets")
-            need(targets[back], "REF-06", f"{selector} was removed")
-            return f"{space}/{task.name}@v{targets[back]}"
-        number = commit_of(state, selector)
-        if not name:
-            need(number > back, "REF-05", f"there is no c{number - back}")
-            return f"{space}/@c{number - back}"
-        versions = sum(version["number"] <= number for version in task.versions)
-        need(versions, "REF-07", f"{task.name} was not there at c{number}")
-        live = [live for since, live in task.lives if since <= number][-1]
-        need(live, "REF-09", f"{task.name} is dropped at c{number}")
-        need(versions > back, "REF-05", f"there is no v{versions - back}")
-        return f"{space}/{task.name}@v{versions - back}"
+        try:
+            meaning = meaning_of(state, name, selector, back)
+        except DamagedError as error:
+            # what is not there may have come since
+            raise NewerError(f"EVO-05: {state.newer}") if state.newer else error from error
+        return f"{space}/{meaning}"
 
-    # Layout, float32 factors of each module, tensors of an adapter object (spec DEC-02, DEC-05,
+    # An adapter object, float32 factors of each module, its tensors (spec DEC-02, DEC-05,
     # DEC-08 to DEC-11)
     def decode(self, digest, depth=0):
         need(depth <= MAX_CHAIN, "DEC-09", f"a chain of more than {MAX_CHAIN} previous versions")
@@ -741,7 +700,7 @@ class Store:
                     np.stack([rows[name][1] for name in mine], axis=2).transpose(1, 0, 2),
                     b["dtype"],
                 )
-        return layout, rows, tensors
+        return adapter, rows, tensors
 
     # The rows that an adapter or basis object offers, by module and side (spec DEC-02)
     def blocks(self, digest):
@@ -787,7 +746,9 @@ class Store:
             CARD: card(version, self.base(version["space"])),
         }
         need(is_object(files[CONFIG]), "EXP-02", "the configuration is no JSON object")
-        layout, _, tensors = self.decode(version["adapter"])
+        adapter, _, tensors = self.decode(version["adapter"])
+        named, layout = adapter.header["layout"], adapter.layout
+        need(named == version["layout"], "REC-08", "another layout than the adapter object's")
         metadata = [(entry["name"], entry["value"]) for entry in layout["metadata"]]
         made = safetensors(
             metadata,
@@ -940,9 +901,50 @@ def follow_task(state, record, entry):
     task.lives.append((number, task.live))
 
 
+# Whether a text is a selector (spec REF-01)
+def is_selector(text):
+    return bool(
+        text in ("latest", "head")
+        or re.fullmatch("[vc][1-9][0-9]{0,14}|[0-9a-f]{8,64}", text)
+        or end_of(text)
+        or (is_name(text) and not re.fullmatch(RESERVED, text))
+    )
+
+
+# What is meant in a space by the parts of a reference (spec REF-03 to REF-09)
+def meaning_of(state, name, selector, back):
+    task = state.tasks.get(name)
+    need(task or not name, "REF-03", f"there is no task {name}")
+    if re.fullmatch("v[0-9]+", selector):
+        version = int(selector[1:]) - back
+        there = 1 <= version <= len(task.versions)
+        need(there, "REF-05" if back else "REF-04", f"there is no v{version}")
+        return f"{task.name}@v{version}"
+    if name and selector in task.aliases:
+        need(not state.newer, "EVO-05", "aliases may have moved", NewerError)
+        *earlier, last = task.aliases[selector]
+        moves = [last, *(version for version in reversed(earlier) if version)]
+        targets = [version for version, _ in groupby(moves)]
+        need(back < len(targets), "REF-05", f"{selector} had {len(targets)} targets")
+        need(targets[back], "REF-06", f"{selector} was removed")
+        return f"{task.name}@v{targets[back]}"
+    number = commit_of(state, selector)
+    if not name:
+        need(number > back, "REF-05", f"there is no c{number - back}")
+        return f"@c{number - back}"
+    versions = sum(version["number"] <= number for version in task.versions)
+    need(versions, "REF-07", f"{task.name} was not there at c{number}")
+    live = [live for since, live in task.lives if since <= number][-1]
+    need(live, "REF-09", f"{task.name} is dropped at c{number}")
+    need(versions > back, "REF-05", f"there is no v{versions - back}")
+    return f"{task.name}@v{versions - back}"
+
+
 # The commit that a selector names (spec REF-07)
 def commit_of(state, selector):
     commits, until = state.commits, end_of(selector)
+    is_newest = selector in ("latest", "head") or until >= commits[-1][1]
+    need(not (is_newest and state.newer), "EVO-05", "the newest is not known", NewerError)
     if re.fullmatch("c[0-9]+", selector):
         found = [int(selector[1:])]
     elif until:
@@ -950,7 +952,6 @@ def commit_of(state, selector):
     elif re.fullmatch("[0-9a-f]{8,64}", selector):
         found = [n for n, (digest, _) in enumerate(commits, 1) if digest.startswith(selector)]
     else:
-        is_newest = selector in ("latest", "head")
         found = [len(commits) if is_newest else state.tags.get(selector, 0)]
     need(len(found) == 1 and 1 <= found[0] <= len(commits), "REF-07", f"{selector}: no commit")
     return found[0]
@@ -1059,21 +1060,33 @@ def rounded(values, dtype):
     return made.tobytes()
 
 
+# Print every version of a store; what is of a later format is said at the end
+def show(store):
+    states = {space: store.log(space) for space in store.spaces()}
+    for space, state in states.items():
+        for name, task in sorted(state.tasks.items()):
+            for number, version in enumerate(task.versions if task.name == name else (), 1):
+                commit, error = f"c{version['number']} {version['id'][:8]}", version["error"]
+                print(f"{space}/{name}@v{number} {commit} error {error}")
+    for state in states.values():
+        if state.newer:
+            raise state.newer
+
+
+# Write the files of a version
+def write(store, ref, folder):
+    space, task, number = re.fullmatch(r"([^/@]+)/([^/@]+)@v([0-9]+)", ref).groups()
+    state, number = store.log(space), int(number)
+    versions = state.tasks[task].versions
+    if state.newer and number > len(versions):
+        raise state.newer
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in store.export(versions[number - 1]).items():
+        (folder / name).write_bytes(content)
+
+
 if __name__ == "__main__":
-    store = Store(sys.argv[1])
     if sys.argv[2] == "--list":
-        for space in sorted(path.name for path in (store.root / "spaces").iterdir()):
-            for name, task in sorted(store.log(space).tasks.items()):
-                for number, version in enumerate(task.versions if task.name == name else (), 1):
-                    commit, error = f"c{version['number']} {version['id'][:8]}", version["error"]
-                    print(f"{space}/{name}@v{number} {commit} error {error}")
-        if store.newer:
-            raise store.newer
+        show(Store(sys.argv[1]))
     else:
-        space, task, number = re.fullmatch(r"([^/@]+)/([^/@]+)@v([0-9]+)", sys.argv[2]).groups()
-        Path(sys.argv[3]).mkdir(parents=True, exist_ok=True)
-        versions, number = store.log(space).tasks[task].versions, int(number)
-        if store.newer and number > len(versions):
-            raise store.newer
-        for name, content in store.export(versions[number - 1]).items():
-            (Path(sys.argv[3]) / name).write_bytes(content)
+        write(Store(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -31,6 +31,26 @@ def store() -> "Dated":
     return tiny
 
 
+def store_of_a_later_release() -> "Dated":
+    """Return that store with a record behind its last that this format does not know."""
+    tiny = store()
+    tiny.record("tag", tag="later", commit=1, requires=["later-feature"])
+    return tiny
+
+
+def meanings_before_a_later_release() -> list[list[str]]:
+    """Return what references mean there: what can no longer change is answered (spec EVO-05)."""
+    ids = store().ids
+    table = {
+        **_BEFORE,
+        **dict.fromkeys(_UNKNOWN, "EVO-05"),
+        f"@{ids[4]}": "tiny/@c4",
+        f"cola@{ids[4][:8]}": "tiny/cola@v2",
+        "@" + "0" * 64: "EVO-05",
+    }
+    return [[reference, meaning] for reference, meaning in table.items()]
+
+
 def meanings() -> list[list[str]]:
     """Return references with what they mean, or the clause that refuses them."""
     ids = store().ids
@@ -142,6 +162,11 @@ _TIMES_OF: Final = {
     "@2025-12-31": "REF-07",
     "@2027-01-01": "tiny/@c20",
     "@2026-02-30": "REF-01",
+    "@9998-12-31": "tiny/@c20",
+    "@9999-01-01": "REF-01",
+    "@1899-12-31": "REF-01",
+    "@2026-01-05T24:00": "REF-01",
+    "@2026-01-05T12:00+24:00": "REF-01",
     "@2026-01-05T12": "REF-01",
     "@20260105": "REF-07",
 }
@@ -192,4 +217,40 @@ _MALFORMED: Final = dict.fromkeys(
         "tiny/" + "x" * 252,
     ),
     "REF-01",
+)
+_BEFORE: Final = {
+    "cola@v1": "tiny/cola@v1",
+    "cola@v3~1": "tiny/cola@v2",
+    "sst2@v1": "tiny/film@v1",
+    "mnli@v1": "tiny/mnli@v1",
+    "cola@c4": "tiny/cola@v2",
+    "@c20": "tiny/@c20",
+    "@c4~1": "tiny/@c3",
+    "@release": "tiny/@c4",
+    "cola@release~1": "tiny/cola@v1",
+    "@2026-01-19": "tiny/@c19",
+    "cola@2026-01-04": "tiny/cola@v2",
+    "@v3": "REF-08",
+    "cola@v03": "REF-01",
+    "nix/cola": "REF-02",
+}
+_UNKNOWN: Final = (
+    "cola",
+    "cola~1",
+    "@latest",
+    "cola@head",
+    "cola@v4",
+    "cola@prod",
+    "cola@prod~1",
+    "film@old~1",
+    "mnli",
+    "mnli@c19",
+    "nix",
+    "nix@c3",
+    "cola@c1",
+    "@c21",
+    "@later",
+    "@2026-01-20",
+    "cola@2026-01-20T12:00:00.000000Z",
+    "@2025-12-31",
 )

@@ -223,17 +223,16 @@ def module_shapes_of(layout: Layout) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def check_version(value: dict[str, Json], subject: str) -> None:
+def check_version(value: dict[str, Json], subject: str, *, member: str = "format") -> None:
     """Check that an object is of this format version (spec EVO-02).
 
     Raises:
         IntegrityError: it names no version.
         FormatError: it is of another.
     """
-    version = value.get("format")
-    require(
-        isinstance(version, int), f"{subject} says no format version, expected {FORMAT_VERSION}."
-    )
+    version = value.get(member)
+    # `true` is equal to 1
+    require(type(version) is int, f"{subject} says no format version, expected {FORMAT_VERSION}.")
     ensure(
         version == FORMAT_VERSION,
         FormatError(

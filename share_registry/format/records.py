@@ -9,7 +9,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 
 from share_registry.errors import FormatError, InvalidInputError, ensure
 from share_registry.format.canonical import dump, load, require, sha256
@@ -76,6 +76,16 @@ DecimalField = Annotated[str, Field(pattern=rf"^{_DECIMAL}$")]
 WeightField = Annotated[str, Field(pattern=rf"^-?{_DECIMAL}$")]
 KField = Annotated[int, Field(ge=1, le=0xFFFF)]
 
+
+def _check_boolean(value: object) -> object:
+    """Return a boolean: 1, which is equal to it, is none. Raises ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError("expected a boolean")
+    return value
+
+
+TrueField = Annotated[Literal[True], BeforeValidator(_check_boolean)]
+
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -141,7 +151,7 @@ class AbsorbedTask(Strict):
     error: DecimalField
     norm: DecimalField
     before: DecimalField | None = None
-    bound: Literal[True] | None = None
+    bound: TrueField | None = None
     raw_bytes: Annotated[int, Field(ge=0)]
     added_bytes: Annotated[int, Field(ge=0)]
     derived_from: list[TaskVersionRef] = []
@@ -298,12 +308,19 @@ class Source(Strict):
     revision: Annotated[str, Field(max_length=128)] | None = None
 
 
+class Metric(Strict):
+    """A name and a number, as text."""
+
+    name: Annotated[str, Field(max_length=512)]
+    value: Annotated[str, Field(pattern=r"^(-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?|-?inf|nan)$")]
+
+
 class TaskNote(Strict):
     """What a note says of one task."""
 
     task: NameField
     labels: list[Entry] = []
-    metrics: list[Entry] = []
+    metrics: list[Metric] = []
     removed: list[str] = []
     source: Source | None = None
     config: DigestField | None = None
@@ -375,14 +392,7 @@ def parse_format(content: bytes) -> StoreFormat:
         value.get("magic") == "share_registry",
         FormatError("FORMAT is not of a share_registry store.", hint="Check the location."),
     )
-    ensure(
-        value.get("version") == FORMAT_VERSION,
-        FormatError(
-            f"store has format version {value.get('version')}, "
-            f"this release reads {FORMAT_VERSION}.",
-            hint="Use a release that reads it.",
-        ),
-    )
+    check_version(value, "FORMAT", member="version")
     store = validate(StoreFormat.model_validate, value, "FORMAT")
     ensure(
         not store.read,

@@ -13,6 +13,7 @@ from share_registry.format.layout import DType, Entry, FactorSpec, Form, Layout,
 from share_registry.format.records import (
     RECORD,
     FileEntry,
+    Metric,
     Note,
     Record,
     Source,
@@ -138,7 +139,7 @@ class Log:
             TaskNote(
                 task=task,
                 labels=entries(labels),
-                metrics=entries(metrics),
+                metrics=measures(metrics),
                 source=Source(kind="directory", location=f"/adapters/{task}", revision=None),
                 config=digest_of("config", task),
                 attachments=[
@@ -273,7 +274,7 @@ class Log:
     ) -> Logged:
         """Change labels and metrics."""
         said = TaskNote(
-            task=task, labels=entries(labels), metrics=entries(metrics), removed=list(removed)
+            task=task, labels=entries(labels), metrics=measures(metrics), removed=list(removed)
         )
         return self.add("annotate", note=Note(tasks=[said]), task=task, version=version)
 
@@ -321,6 +322,11 @@ def policy(budget: str) -> dict[str, object]:
 def entries(values: Mapping[str, str] | None) -> list[Entry]:
     """Return names and values as entries."""
     return [Entry(name=name, value=value) for name, value in sorted((values or {}).items())]
+
+
+def measures(values: Mapping[str, str] | None) -> list[Metric]:
+    """Return names and values as metrics."""
+    return [Metric(name=name, value=value) for name, value in sorted((values or {}).items())]
 
 
 def story() -> Log:

@@ -320,10 +320,6 @@ WRONG: dict[str, tuple[Callable[[Log], Logged], str]] = {
         lambda log: log.absorb("mnli", 1, layout=layout_of({"layer.0.q": (16, 4)})),
         "the space has",
     ),
-    "a metric that is no number": (
-        lambda log: log.absorb("mnli", 1, metrics={"f1": "high"}),
-        "expected a number",
-    ),
     "a restored version that does not exist": (
         lambda log: log.restore("cola", 2, of=7),
         "does not exist",

@@ -150,12 +150,14 @@ def export_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     in another format.
     """
     store = reference.Store(root)
-    for space in sorted(path.name for path in (root / "spaces").iterdir()):
-        for name, task in sorted(store.log(space).tasks.items()):
+    states = {space: store.log(space) for space in store.spaces()}
+    for space, state in states.items():
+        for name, task in sorted(state.tasks.items()):
             for number, version in enumerate(task.versions, 1):
                 yield f"{space}/{name}@v{number}", store.export(version)
-    if store.newer is not None:
-        raise store.newer
+    for state in states.values():
+        if state.newer is not None:
+            raise state.newer
 
 
 def export_by_library(registry: sr.Registry, ref: str, directory: Path) -> dict[str, bytes]:

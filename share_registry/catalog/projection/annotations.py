@@ -8,7 +8,6 @@ from sqlalchemy import select, update
 from share_registry.catalog.projection.writer import RecordWriter
 from share_registry.catalog.sql import clean, pieces
 from share_registry.catalog.tables import LabelRow, MetricRow, VersionRow
-from share_registry.errors import IntegrityError
 from share_registry.format.records import (
     AbsorbRecord,
     AnnotateRecord,
@@ -25,12 +24,9 @@ def new_rows(
 ) -> list[dict[str, object]]:
     """Return the labels or metrics that hold from this record on.
 
-    Of a name that is given twice the last holds. Raises IntegrityError where a metric is no number.
+    Of a name that is given twice the last holds.
     """
     entries = note.labels if row is LabelRow else note.metrics
-    if row is MetricRow:
-        for entry in entries:
-            _check_number(writer, entry.name, entry.value)
     values = {clean(entry.name): clean(entry.value) for entry in entries}
     return [
         {"task": task, "version": version, "name": name, "since": writer.number, "value": value}
@@ -119,13 +115,3 @@ def phrase(note: TaskNote) -> str:
     return clean(
         "; ".join(f"{word} {', '.join(sorted(names))}" for word, names in groups.items() if names)
     )
-
-
-def _check_number(writer: RecordWriter, name: str, value: str) -> None:
-    try:
-        float(value)
-    except ValueError as error:
-        raise IntegrityError(
-            f"{writer.subject} gives the metric {name!r} the value {value[:40]!r}, "
-            "expected a number."
-        ) from error

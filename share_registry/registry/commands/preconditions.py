@@ -16,7 +16,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.environment import environment_labels
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Entry
-from share_registry.format.records import Note, TaskNote
+from share_registry.format.records import Metric, Note, TaskNote
 from share_registry.names import CommitNumber, SpaceName, TaskName, Version
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions, check_distinct
@@ -85,10 +85,11 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
 
 def annotations(labels: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, Any]:
     """Return labels and metrics as a note says them of a task."""
-    texts = {name: repr(float(value)) for name, value in metrics.items()}
     return {
-        member: [Entry(name=name, value=value) for name, value in sorted(values.items())]
-        for member, values in (("labels", labels), ("metrics", texts))
+        "labels": [Entry(name=name, value=value) for name, value in sorted(labels.items())],
+        "metrics": [
+            Metric(name=name, value=repr(float(value))) for name, value in sorted(metrics.items())
+        ],
     }
 
 
