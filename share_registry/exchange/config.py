@@ -5,7 +5,8 @@ they mean for the factors of a file is worked out in `selection`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -52,7 +53,8 @@ class Targets:
         saved: Expressions for the modules trained whole, which get no factors.
         layers: Numbers of the layers targeted; None for all.
         layer_patterns: Expressions that find the number of a layer; the first that matches counts.
-        unread: Fields with an expression too costly to evaluate.
+        unread: Fields that are not read: with an expression too costly to evaluate, or in a form
+            that PEFT cannot read either, as old versions may have them.
     """
 
     modules: Paths | None
@@ -111,7 +113,10 @@ def copy_json(value: Any) -> Any:
 def settings_of(config: Mapping[str, object]) -> Settings:
     """Read the fields that scales and selection depend on.
 
-    Raises InvalidInputError for a wrong type.
+    What says which modules are targeted counts as unread where it has a wrong form: a version that
+    is stored has to stay usable. Adapters that come in are checked by `check_targets`.
+
+    Raises InvalidInputError for a wrong type of another field.
     """
     return Settings(
         rank=_rank("r", config.get("r", DEFAULT_RANK)),
@@ -139,45 +144,69 @@ def is_on_transformers(config: Mapping[str, object]) -> bool | None:
     return True if config.get("task_type") in ("CAUSAL_LM", "SEQ_2_SEQ_LM") else None
 
 
+def check_targets(config: Mapping[str, object]) -> None:
+    """Check the form of the fields that say which modules are targeted.
+
+    Raises InvalidInputError.
+    """
+    for field, read in _READERS.items():
+        read(field, config.get(field))
+
+
 def _targets(config: Mapping[str, object]) -> Targets:
-    modules, excluded = config.get("target_modules"), config.get("exclude_modules")
+    values: dict[str, Any] = {}
+    for field, read in _READERS.items():
+        with suppress(InvalidInputError):
+            values[field] = read(field, config.get(field))
+    modules = config.get("target_modules")
     is_all_linear = isinstance(modules, str) and modules.lower() == "all-linear"
-    paths: dict[str, Paths | None] = {
-        field: frozenset() if value is None else _paths(field, value)
-        for field, value in (("target_modules", modules), ("exclude_modules", excluded))
-    }
-    layers = config.get("layers_to_transform")
-    numbers = [layers] if type(layers) is int else layers or []
-    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-        raise _wrong("layers_to_transform", repr(layers), "a number or a list of numbers")
     is_open = is_all_linear or (modules is None and config.get("target_parameters") is None)
     return Targets(
-        modules=None if is_open else paths["target_modules"],
+        modules=None if is_open else values.get("target_modules"),
         is_all_linear=is_all_linear,
         heads=_HEADS | (CLASSIFIERS if config.get("task_type") == "SEQ_CLS" else frozenset()),
-        excluded=paths["exclude_modules"] or frozenset(),
-        saved=tuple(
-            _compile("modules_to_save", rf"(^|.*\.){name}($|\..*)")
-            or re.compile(rf"(^|.*\.){re.escape(name)}($|\..*)")
-            for name in _texts("modules_to_save", config.get("modules_to_save"))
-        ),
-        layers=frozenset(numbers) if numbers else None,
-        layer_patterns=_layer_patterns(config.get("layers_pattern")),
-        unread=tuple(field for field, value in paths.items() if value is None),
+        excluded=values.get("exclude_modules") or frozenset(),
+        saved=values.get("modules_to_save", ()),
+        layers=values.get("layers_to_transform") or None,
+        layer_patterns=values.get("layers_pattern") or (_ANY_LAYER,),
+        unread=tuple(field for field in _READERS if values.get(field) is None),
     )
 
 
-def _layer_patterns(value: object) -> tuple[re.Pattern[str], ...]:
-    names = _texts("layers_pattern", [value] if isinstance(value, str) and value else value or None)
-    patterns = [
-        _compile("layers_pattern", rf"(?:^|.*?\.){name}\.(?P<index>\d+)\.") for name in names
-    ]
-    return tuple(pattern for pattern in patterns if pattern is not None) or (_ANY_LAYER,)
+def _saved(field: str, value: object) -> tuple[re.Pattern[str], ...]:
+    return tuple(
+        _compile(field, rf"(^|.*\.){name}($|\..*)")
+        or re.compile(rf"(^|.*\.){re.escape(name)}($|\..*)")
+        for name in _texts(field, value)
+    )
+
+
+def _layers(field: str, value: object) -> frozenset[int]:
+    numbers = [value] if type(value) is int else value or []
+    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        raise _wrong(field, repr(value), "a number or a list of numbers")
+    return frozenset(numbers)
+
+
+def _layer_patterns(field: str, value: object) -> tuple[re.Pattern[str], ...]:
+    names = _texts(field, [value] if isinstance(value, str) and value else value or None)
+    patterns = [_compile(field, rf"(?:^|.*?\.){name}\.(?P<index>\d+)\.") for name in names]
+    return tuple(pattern for pattern in patterns if pattern is not None)
 
 
 def _paths(field: str, value: object) -> Paths | None:
     """Return what a field says of module paths, None where that is too costly to find out."""
     return _compile(field, value) if isinstance(value, str) else frozenset(_texts(field, value))
+
+
+# Of the fields that say which modules are targeted: what reads each; None where it is too costly.
+_READERS: Final[Mapping[str, Callable[[str, object], object]]] = {
+    "target_modules": _paths,
+    "exclude_modules": _paths,
+    "modules_to_save": _saved,
+    "layers_to_transform": _layers,
+    "layers_pattern": _layer_patterns,
+}
 
 
 def _compile(field: str, text: str) -> re.Pattern[str] | None:

@@ -40,6 +40,7 @@ from share_registry.exchange.config import (
     MAX_CONFIG_BYTES,
     PREFIX,
     Settings,
+    check_targets,
     parse_config,
     settings_of,
 )
@@ -228,6 +229,7 @@ def _assemble(
     """Sort the tensors into lanes and build the value: the one place that accepts an adapter."""
     config = parse_config(config_bytes)
     refuse_unsafe(config)
+    check_targets(config)
     settings = settings_of(config)
     tensors = {item.key: tensor_of(item) for item in items}
     check_finite(tensors)

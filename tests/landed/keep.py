@@ -3,7 +3,8 @@
     python -m tests.landed.keep NAME
 
 It has adapters of every form and every kind of record; beside the archive stands what its versions
-export to. A store that is kept is never made again.
+export to. A store that is kept is never made again. That of 2026-11-26 has configs that PEFT cannot
+read and that commits took then.
 """
 
 import json

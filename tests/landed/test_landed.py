@@ -4,6 +4,7 @@ The same versions, the same bytes, by both readers, and it takes new commits.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,23 @@ def test_the_reference_reader_gives_the_same_files_of_a_kept_store(
         for ref, files in exports.items():
             exported = readers.export_by_library(registry, ref, tmp_path / "out")
             assert {name: exported[name] for name in files} == files
+
+
+@pytest.mark.parametrize("path", STORES, ids=_name)
+def test_every_version_of_a_kept_store_is_shown_compared_and_made_portable(
+    path: Path, tmp_path: Path
+) -> None:
+    """Also those of configs that no commit takes any more."""
+    root = readers.unpack(path, tmp_path / "store")
+    with sr.Registry.open(root, space="base") as registry:
+        for task in registry.tasks():
+            registry.show(task.ref)
+            registry.checkout(task.ref).factor_pairs()
+            # DoRA has no portable form
+            with suppress(sr.RefusedError):
+                registry.export(task.ref, tmp_path / "out" / task.name, profile="portable")
+        assert len(registry.similar("plain")) > 1
+        registry.refit(max_rank=4, dry_run=True)
 
 
 @pytest.mark.parametrize("path", STORES, ids=_name)
