@@ -6,7 +6,7 @@ name the same module.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -29,12 +29,14 @@ def renamed_modules(adapter: Adapter, others: Collection[str]) -> dict[str, str]
     return {old: new for old, new in later.items() if new != old and new in others}
 
 
-def rename_modules(adapter: Adapter, names: Sequence[tuple[str, str]]) -> Adapter:
-    """Return an adapter with some modules under other names, in its keys as well."""
+def rename_modules(adapter: Adapter, names: Mapping[str, str]) -> Adapter:
+    """Return an adapter with some modules under other names, in its keys as well.
+
+    Its config keeps the names that it has, so that it may select and scale them otherwise.
+    """
     keys = {spec.key: _rename(spec.key, names) for spec in adapter.layout.tensors}
-    by_module = dict(names)
     factors = [
-        factor.model_copy(update={"module": by_module.get(factor.module, factor.module)})
+        factor.model_copy(update={"module": names.get(factor.module, factor.module)})
         for factor in adapter.layout.factors
     ]
     layout = Layout(
@@ -55,9 +57,11 @@ def _later_name(module: str) -> str:
     return module
 
 
-def _rename(key: str, names: Sequence[tuple[str, str]]) -> str:
+def _rename(key: str, names: Mapping[str, str]) -> str:
     path = key.removeprefix(PREFIX)
-    for old, new in names:
-        if path.startswith(f"{old}."):
-            return f"{key[: len(key) - len(path)]}{new}{path[len(old) :]}"
+    end = path.find(".")
+    while end >= 0:
+        if (new := names.get(path[:end])) is not None:
+            return f"{key[: len(key) - len(path)]}{new}{path[end:]}"
+        end = path.find(".", end + 1)
     return key

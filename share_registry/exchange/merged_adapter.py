@@ -75,9 +75,15 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     if len(parts) == 1 and parts[0].weight == 1:
         return parts[0].adapter
     parts = [replace(part, adapter=normal_form(part.adapter)[0]) for part in parts]
-    parts, assumed = _in_one_layout(parts)
+    held = {factor.module for part in parts for factor in part.adapter.layout.factors}
+    names = [renamed_modules(part.adapter, held) for part in parts]
+    # each by the names that its own config selects and scales
+    modules = [
+        {own.get(pair.module, pair.module): pair for pair in part.adapter.factor_pairs()}
+        for part, own in zip(parts, names, strict=True)
+    ]
+    parts, assumed = _in_one_layout(parts, names)
     _check(parts)
-    modules = [{pair.module: pair for pair in part.adapter.factor_pairs()} for part in parts]
     weights = [part.weight for part in parts]
     rows = {
         name: merge_rows([pairs.get(name) for pairs in modules], weights, module=name, rule=rule)
@@ -93,19 +99,17 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     return replace(adapter, remarks=(*assumed, *_alone(parts, passengers), *adapter.remarks))
 
 
-def _in_one_layout(parts: Sequence[WeightedAdapter]) -> tuple[list[WeightedAdapter], list[str]]:
+def _in_one_layout(
+    parts: Sequence[WeightedAdapter], names: Sequence[Mapping[str, str]]
+) -> tuple[list[WeightedAdapter], list[str]]:
     """Return the parts with the modules of one model under one name, and what that assumes."""
-    modules = {factor.module for part in parts for factor in part.adapter.layout.factors}
     named, remarks = [], []
-    for part in parts:
-        names = renamed_modules(part.adapter, modules)
-        named.append(
-            replace(part, adapter=rename_modules(part.adapter, [*names.items()])) if names else part
-        )
+    for part, own in zip(parts, names, strict=True):
+        named.append(replace(part, adapter=rename_modules(part.adapter, own)) if own else part)
         remarks += [
-            f"{part.ref}: {len(names)} modules, such as {old}, are taken for those of the later"
+            f"{part.ref}: {len(own)} modules, such as {old}, are taken for those of the later"
             f" key layout, {new}, as PEFT does when it loads them."
-            for old, new in [*names.items()][:1]
+            for old, new in [*own.items()][:1]
         ]
     return named, remarks
 

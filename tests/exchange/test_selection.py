@@ -243,6 +243,54 @@ def test_two_key_layouts_of_a_vision_language_model_merge_as_one(tmp_path: Path)
     assert (actual - outputs[1]).norm() <= CLOSE * outputs[1].norm()
 
 
+OLD = "language_model.model.layers"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"alpha_pattern": {f"{OLD}.0.self_attn.q_proj": 32}},
+        {"target_modules": r"language_model\.model\.layers\.\d\.self_attn\.q_proj"},
+        {"target_modules": [f"{OLD}.{layer}.self_attn.q_proj" for layer in (0, 1)]},
+    ],
+    ids=["pattern", "expression", "paths"],
+)
+def test_a_part_of_a_merge_keeps_the_scales_that_its_config_gives_its_own_names(
+    fields: dict[str, object], tmp_path: Path
+) -> None:
+    config = peft.LoraConfig(
+        r=2, target_modules=r".*language_model.*q_proj", task_type="FEATURE_EXTRACTION"
+    )
+    model = peft.get_peft_model(peft_configs.fresh("vision-language"), config)
+    zoo.scatter(model)
+    new = zoo.save(model.float(), tmp_path / "new")
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / CONFIG).write_text(json.dumps(json.loads((new / CONFIG).read_bytes()) | fields))
+    tensors = load_file(new / TENSORS)
+    later, earlier = f"{PREFIX}model.language_model.", f"{PREFIX}language_model.model."
+    renamed = {key.replace(later, earlier): -tensor for key, tensor in tensors.items()}
+    save_file(renamed, old / TENSORS, metadata={"format": "pt"})
+    parts = [
+        WeightedAdapter(ref=path.name, adapter=read(path), weight=weight)
+        for path, weight in ((old, 0.75), (new, 0.25))
+    ]
+    merged = merge_adapters(parts, MergeRule(method="linear"))
+    expected = [
+        sum(
+            part.weight * pair.scale * pair.b.double().T @ pair.a.double()
+            for part in parts
+            for pair in part.adapter.factor_pairs()
+            if pair.module.split("layers")[1] == module.module.split("layers")[1]
+        )
+        for module in merged.factor_pairs()
+    ]
+    for pair, update in zip(merged.factor_pairs(), expected, strict=True):
+        actual = pair.scale * pair.b.double().T @ pair.a.double()
+        assert (actual - update).norm() <= 1e-5 * torch.as_tensor(update).norm()
+
+
 def test_a_head_that_one_parent_of_a_merge_has_is_said_to_be_its_own(copied: Copied) -> None:
     headed = read(copied("modules_to_save"))
     bare = read(copied("rslora"))
