@@ -13,7 +13,7 @@ models, comparisons) takes this form, which differs from the files in four cases
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -290,11 +290,12 @@ def _rewrite(
     return layout.model_copy(update={"tensors": specs}), tensors | changed
 
 
-def _without(layout: Layout, idle: Sequence[str]) -> Layout:
+def _without(layout: Layout, idle: Collection[str]) -> Layout:
     """Return a layout without some modules' pairs and what belongs to them."""
     if not idle:
         return layout
     marks = tuple(f"{module}.{part}" for module in idle for part in ("lora_", "base_layer."))
+    idle = frozenset(idle)
     active = [factor for factor in layout.factors if factor.module not in idle]
     used = {place for factor in active for place in (factor.a, factor.b)}
     kept = [

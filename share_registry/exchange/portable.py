@@ -18,9 +18,9 @@ a pair of zeros is added if the shape of the module is certain.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 
@@ -81,6 +81,8 @@ _NAMINGS: Final = {
         owner="mlp.experts", gate="gate_proj", up="up_proj", down="down_proj"
     ),
 }
+# The modules of a layer, each with in and out.
+_Sizes: TypeAlias = frozenset[tuple[str, tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,11 +299,19 @@ def _complete(
         if part.factor.form is Form.LINEAR:
             owner, _, name = part.factor.module.rpartition(".")
             owners[owner][name] = part
+    sizes = {
+        owner: frozenset((name, _widths_of(part)) for name, part in names.items())
+        for owner, names in owners.items()
+    }
+    alike: dict[str, set[_Sizes]] = defaultdict(set)
+    for owner, own in sizes.items():
+        alike[_kind(owner)].add(own)
     zeros: list[_PlacedPair] = []
     for owner, names in owners.items():
-        lacking = _lacking(names)
-        alike = [layer for path, layer in owners.items() if _kind(path) == _kind(owner)]
-        widths = {name: _widths(name, names, alike, family) for name in lacking}
+        widths = {
+            name: _missing(name, sizes[owner], alike[_kind(owner)], family)
+            for name in _lacking(names)
+        }
         near = next(iter(names.values()))
         zeros += [
             _pair_of(f"{owner}.{name}", near, _zeros(*size, device=near.pairs[0].a.device), number)
@@ -315,7 +325,7 @@ def _complete(
     ]
 
 
-def _lacking(names: Mapping[str, _PlacedPair]) -> list[str]:
+def _lacking(names: Collection[str]) -> list[str]:
     lacking: list[str] = []
     for fused, needed in SGLANG_FUSED:
         if fused & {*names, *lacking} and needed not in names:
@@ -327,26 +337,21 @@ def _kind(owner: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".N", owner)
 
 
-def _widths(
+def _missing(
     name: str,
-    names: Mapping[str, _PlacedPair],
-    alike: Sequence[Mapping[str, _PlacedPair]],
+    own: _Sizes,
+    alike: Iterable[_Sizes],
     family: Family | None,
 ) -> tuple[int, int] | None:
     """Return in and out of a module that a layer lacks, None where they are not certain.
 
-    They are those of the same module in a layer whose layer modules are of the same widths, or
+    They are those of the same module in a layer whose other modules are of the same widths, or
     follow from this layer's in base models of a known family.
     """
-    near = {key: _widths_of(part) for key, part in names.items()}
-    models = [
-        _widths_of(layer[name])
-        for layer in alike
-        if name in layer
-        and all(key in layer and _widths_of(layer[key]) == width for key, width in near.items())
-    ]
-    if len(set(models)) == 1:
-        return models[0]
+    near = dict(own)
+    models = {dict(layer).get(name) for layer in alike if own <= layer} - {None}
+    if len(models) == 1:
+        return models.pop()
     if family is None:
         return None
     twin = {"gate_proj": "up_proj", "v_proj": "k_proj"}.get(name, "")
