@@ -59,10 +59,7 @@ def pooled_error(actual: Sequence[FactorPair], expected: Sequence[FactorPair]) -
     Returns:
         0 where both are zero, infinity where only what is expected is.
     """
-    return _ratio(
-        sum(_difference(new, old) for new, old in zip(actual, expected, strict=True)),
-        sum(_square(pair) for pair in expected),
-    )
+    return relative_errors(actual, expected)[0]
 
 
 def norm(pairs: Sequence[FactorPair]) -> float:
@@ -72,10 +69,16 @@ def norm(pairs: Sequence[FactorPair]) -> float:
 
 def module_errors(actual: Sequence[FactorPair], expected: Sequence[FactorPair]) -> list[float]:
     """Return the relative error of dW of each module, as in `pooled_error`."""
-    return [
-        _ratio(_difference(new, old), _square(old))
-        for new, old in zip(actual, expected, strict=True)
-    ]
+    return relative_errors(actual, expected)[1]
+
+
+def relative_errors(
+    actual: Sequence[FactorPair], expected: Sequence[FactorPair]
+) -> tuple[float, list[float]]:
+    """Return the error of all modules pooled, as `pooled_error`, and that of each module."""
+    wrong = [_difference(new, old) for new, old in zip(actual, expected, strict=True)]
+    total = [_square(pair) for pair in expected]
+    return _ratio(sum(wrong), sum(total)), list(map(_ratio, wrong, total))
 
 
 def relative_change(before: Sequence[FactorPair], after: Sequence[FactorPair]) -> float:

@@ -20,7 +20,7 @@ from share_registry.algebra.absorb import CodedAdapter, bfloat16_above
 from share_registry.algebra.batch import DTypes
 from share_registry.algebra.decode import MAX_PRODUCT_BITS, decode_side
 from share_registry.algebra.directions import Frame, frame
-from share_registry.algebra.error import FactorPair, module_errors, pooled_error
+from share_registry.algebra.error import FactorPair, relative_errors
 from share_registry.algebra.gauge import balance
 from share_registry.names import Side
 from share_registry.stored import StoredModule, StoredSide, Term
@@ -66,7 +66,7 @@ def project(
             modules[position], decoded[position] = _project_module(
                 pair, basis[position], dtypes[position], pseudo_rank
             )
-    errors = module_errors(decoded, pairs)
+    error, errors = relative_errors(decoded, pairs)
     used = any(module is not None and (module.a.terms or module.b.terms) for module in modules)
     return CodedAdapter(
         modules=tuple(
@@ -74,7 +74,7 @@ def project(
             for module, error in zip(modules, errors, strict=True)
         ),
         sources=(0,) if used else (),
-        error=pooled_error(decoded, pairs),
+        error=error,
         previous=False,
     )
 

@@ -68,14 +68,12 @@ def layout_of(
     halves = _find_halves(tensors)
     for tensor in tensors:
         _check_key(tensor.key, halves)
-        ensure(
-            0 not in tensor.shape,
-            InvalidInputError(
+        if 0 in tensor.shape:
+            raise InvalidInputError(
                 f"{tensor.key!r} has shape {tensor.shape}, expected no empty dimension: an"
                 " ungathered shard.",
                 hint=_SHARDS,
-            ),
-        )
+            )
     roles = roles_of(
         settings, {name: tensors[min(sides.items())[1]] for name, sides in halves.items()}
     )
@@ -105,14 +103,12 @@ def _find_halves(tensors: Sequence[TensorSpec]) -> dict[str, dict[Side, int]]:
         module = match["module"].removeprefix(PREFIX)
         side = Side((match["side"] or match["table"]).lower())
         first = halves.setdefault(module, {}).setdefault(side, position)
-        ensure(
-            first == position,
-            InvalidInputError(
+        if first != position:
+            raise InvalidInputError(
                 f"{spec.key!r} and {tensors[first].key!r} are the same factor of {module!r},"
                 " expected one.",
                 hint=_SAVE_AGAIN,
-            ),
-        )
+            )
     if not halves:
         for tensor in tensors:
             _check_key(tensor.key, {})
@@ -191,13 +187,11 @@ def _pair(
             hint=_SAVE_AGAIN,
         )
     a, b = tensors[halves[Side.A]], tensors[halves[Side.B]]
-    ensure(
-        _is_table(a) == _is_table(b),
-        InvalidInputError(
+    if _is_table(a) != _is_table(b):
+        raise InvalidInputError(
             f"{a.key!r} and {b.key!r} are factors of different kinds, expected a pair.",
             hint=_SAVE_AGAIN,
-        ),
-    )
+        )
     _check_shapes(a, b)
     if a.shape[0] < b.shape[1]:
         raise InvalidInputError(
@@ -239,30 +233,24 @@ def _form(a: TensorSpec, experts: int) -> Form:
 
 def _check_shapes(a: TensorSpec, b: TensorSpec) -> None:
     for spec in (a, b):
-        ensure(
-            len(spec.shape) >= 2,
-            InvalidInputError(
+        if len(spec.shape) < 2:
+            raise InvalidInputError(
                 f"{spec.key!r} has shape {spec.shape}, expected at least two dimensions: an"
                 " ungathered shard.",
                 hint=_SHARDS,
-            ),
-        )
-        ensure(
-            spec.dtype in FLOATS,
-            InvalidInputError(
+            )
+        if spec.dtype not in FLOATS:
+            raise InvalidInputError(
                 f"{spec.key!r} has element type {spec.dtype},"
                 f" expected one of {', '.join(sorted(FLOATS))}.",
                 hint=_SAVE_AGAIN,
-            ),
-        )
-    ensure(
-        len(a.shape) == len(b.shape) and all(size == 1 for size in b.shape[2:]),
-        InvalidInputError(
+            )
+    if len(a.shape) != len(b.shape) or any(size != 1 for size in b.shape[2:]):
+        raise InvalidInputError(
             f"{a.key!r} {a.shape} and {b.key!r} {b.shape} do not multiply,"
             " expected (r, in, ...) and (out, r, 1 ...).",
             hint=_SAVE_AGAIN,
-        ),
-    )
+        )
 
 
 def _experts(a: TensorSpec, role: Role, *, is_unclear: bool) -> int:

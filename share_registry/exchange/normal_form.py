@@ -65,7 +65,7 @@ def readings_of(config: Mapping[str, object], layout: Layout) -> list[Reading]:
     Raises InvalidInputError, RefusedError.
     """
     roles = layout_roles(config, layout)
-    if not any(factor.form is Form.EXPERTS for factor in layout.factors):
+    if not _has_experts(layout):
         return [Reading(role=role) for role in roles]
     factors = list(zip(layout.factors, roles, strict=True))
     is_old = bool(_OLD_VERSION.match(str(config.get("peft_version") or "")))
@@ -82,12 +82,17 @@ def readings_of(config: Mapping[str, object], layout: Layout) -> list[Reading]:
     ]
 
 
+def _has_experts(layout: Layout) -> bool:
+    return any(factor.form is Form.EXPERTS for factor in layout.factors)
+
+
 def reading_remarks(config: Mapping[str, object], layout: Layout) -> list[str]:
     """Return what is assumed of the experts of an adapter."""
+    if not _has_experts(layout):
+        return []
     readings = readings_of(config, layout)
     version = config.get("peft_version")
     old = _OLD_VERSION.match(str(version or ""))
-    has_experts = any(factor.form is Form.EXPERTS for factor in layout.factors)
     swapped = any(reading.is_swapped for reading in readings)
     remarks = {
         f"PEFT {version} wrote the experts' factors transposed to PEFT since {SWAPPED_SINCE}, which"
@@ -95,9 +100,9 @@ def reading_remarks(config: Mapping[str, object], layout: Layout) -> list[str]:
         " (assumed: a module without is_transposed).": swapped,
         f"peft_version is {version}, but by their shapes the experts' factors lie as in PEFT since"
         f" {SWAPPED_SINCE} (a module with is_transposed, or converted by a later release): assumed"
-        " to be so.": (old and has_experts and not swapped),
+        " to be so.": (old and not swapped),
         f"{CONFIG_FILE} has no peft_version: its experts' factors are assumed to lie as in PEFT"
-        f" since {SWAPPED_SINCE}.": has_experts and not version,
+        f" since {SWAPPED_SINCE}.": not version,
         "the columns of the experts' lora_B are grouped by expert (Unsloth), which PEFT reads as"
         " another function; portable exports and merges are reordered.": (
             any(reading.is_grouped for reading in readings)
@@ -158,9 +163,9 @@ def function_pairs(
 
     Raises InvalidInputError, RefusedError.
     """
-    readings = readings_of(config, layout)
-    if all(reading.is_plain for reading in readings):
+    if not _has_experts(layout):
         return list(pairs)
+    readings = readings_of(config, layout)
     result: list[FactorPair] = []
     for factor, reading in zip(layout.factors, readings, strict=True):
         own = list(pairs[len(result) : len(result) + factor.experts])
@@ -183,7 +188,9 @@ def pairs_of_function(adapter: Adapter) -> list[FactorPair]:
 
 def is_certain(config: Mapping[str, object], layout: Layout) -> bool:
     """Tell whether every pair of modules is one factorization, so that it can be rounded as one."""
-    return all(reading.is_grouped is False for reading in readings_of(config, layout))
+    return not _has_experts(layout) or all(
+        reading.is_grouped is False for reading in readings_of(config, layout)
+    )
 
 
 def _with_plain_keys(adapter: Adapter) -> tuple[Adapter, tuple[str, ...]]:

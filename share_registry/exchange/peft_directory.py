@@ -194,7 +194,7 @@ def source_digest(
         "tensors": [
             {
                 "key": item.key,
-                "dtype": item.dtype.value,
+                "dtype": item.dtype,
                 "shape": list(item.shape),
                 "sha256": sha256(bytes(item.content)),
             }

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from share_registry.algebra.error import FactorPair
-from share_registry.errors import InvalidInputError, RefusedError, ensure
+from share_registry.errors import InvalidInputError, RefusedError
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.safetensors_file import Item
 
@@ -163,23 +163,19 @@ def check_range(
     """
     expected = f"expected 0 or a size between {_SMALLEST:g} and {_LARGEST:g}."
     for shape, scale in zip(layout.modules(), scales, strict=True):
-        ensure(
-            not scale or _SMALLEST < abs(scale) < _LARGEST,
-            InvalidInputError(
+        if scale and not _SMALLEST < abs(scale) < _LARGEST:
+            raise InvalidInputError(
                 f"module {shape.module!r} has the scale {scale:.3g}, {expected}",
                 hint="Correct r and lora_alpha in the config.",
-            ),
-        )
+            )
     for index in (index for factor in layout.factors for index in (factor.a, factor.b)):
         spec = layout.tensors[index]
         largest = float(tensors[spec.key].abs().max()) if spec.dtype == DType.F64 else 0.0
-        ensure(
-            not largest or _SMALLEST < largest < _LARGEST,
-            InvalidInputError(
+        if largest and not _SMALLEST < largest < _LARGEST:
+            raise InvalidInputError(
                 f"tensor {spec.key!r} has a largest value of {largest:.3g}, {expected}",
                 hint="Commit an earlier checkpoint, or save in float32.",
-            ),
-        )
+            )
 
 
 def move_to_device(pairs: Sequence[FactorPair], device: str) -> list[FactorPair]:

@@ -319,23 +319,28 @@ def _modules(table: AdapterTable, arrays: Sequence[Ints]) -> tuple[StoredModule 
 
 
 def _check_side(side: StoredSide, shape: tuple[int, int], stored: StoredAdapter) -> None:
-    require(
-        side.own.shape == shape and side.scales.shape == shape[:1],
-        f"a factor has {side.own.shape} rows and {side.scales.shape} scales, "
-        f"its layout says {shape}.",
-    )
-    require(
-        all(1 <= term.coefficients.shape[1] <= MAX_K for term in side.terms),
-        f"a factor refers to a block of no rows, or of more than {MAX_K}.",
-    )
-    sources, count = [term.source for term in side.terms], len(stored.sources)
-    require(
-        sources == sorted(set(sources)) and all(source < count for source in sources),
-        f"a factor refers to the sources {sources}, expected ascending below {count}.",
-    )
+    if side.own.shape != shape or side.scales.shape != shape[:1]:
+        raise IntegrityError(
+            f"a factor has {side.own.shape} rows and {side.scales.shape} scales, "
+            f"its layout says {shape}."
+        )
+    if side.terms:
+        _check_terms(side.terms, len(stored.sources))
     require(
         not side.previous or stored.previous is not None,
         "a factor builds on a previous version and none is named.",
+    )
+
+
+def _check_terms(terms: Sequence[Term], count: int) -> None:
+    require(
+        all(1 <= term.coefficients.shape[1] <= MAX_K for term in terms),
+        f"a factor refers to a block of no rows, or of more than {MAX_K}.",
+    )
+    sources = [term.source for term in terms]
+    require(
+        sources == sorted(set(sources)) and all(source < count for source in sources),
+        f"a factor refers to the sources {sources}, expected ascending below {count}.",
     )
 
 
@@ -348,10 +353,10 @@ def _check_verbatim(stored: StoredAdapter, layout: Layout) -> None:
     )
     for index in expected:
         tensor, size = layout.tensors[index], len(stored.verbatim[index])
-        require(
-            size == tensor.size_bytes,
-            f"tensor {tensor.key!r} has {size} bytes, expected {tensor.size_bytes}.",
-        )
+        if size != tensor.size_bytes:
+            raise IntegrityError(
+                f"tensor {tensor.key!r} has {size} bytes, expected {tensor.size_bytes}."
+            )
 
 
 def _verbatim(layout: Layout, lanes: Sequence[Lane], external: Collection[int]) -> list[int]:
@@ -361,10 +366,11 @@ def _verbatim(layout: Layout, lanes: Sequence[Lane], external: Collection[int]) 
     """
     whole, rest = set(layout.passengers), iter(lanes)
     for factor in layout.factors:
-        coded = {lane.coded for lane in islice(rest, len(layout.modules_of(factor)))}
-        require(
-            len(coded) == 1, f"factor {factor.module!r} has some modules coded and some verbatim."
-        )
+        coded = {lane.coded for lane in islice(rest, factor.experts)}
+        if len(coded) != 1:
+            raise IntegrityError(
+                f"factor {factor.module!r} has some modules coded and some verbatim."
+            )
         if coded == {False}:
             whole |= {factor.a, factor.b}
     require(

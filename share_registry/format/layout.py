@@ -5,6 +5,7 @@ commit carries only its digest (spec LAY-01 to LAY-09).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
 from typing import Annotated, Final, Literal, TypeVar
@@ -126,7 +127,8 @@ class FactorSpec(Strict):
     experts: Annotated[int, Field(ge=1, le=MAX_TENSORS)] = 1
 
 
-class ModuleShape(Strict):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleShape:
     """One module as the algebra sees it: dW is (out, in) of rank at most r."""
 
     module: str
@@ -269,7 +271,7 @@ def first_error(error: ValidationError) -> str:
 
 
 def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
-    require(
+    is_fitting = (
         a.dtype in FLOATS
         and b.dtype in FLOATS
         and len(a.shape) >= 2
@@ -280,7 +282,10 @@ def _check_pair(factor: FactorSpec, a: TensorSpec, b: TensorSpec) -> None:
         and a.shape[0] % factor.experts == 0
         and (factor.experts == 1 or factor.form is Form.EXPERTS)
         and (factor.form is Form.CONV or len(a.shape) == len(b.shape) == 2)
-        and all(size == 1 for size in b.shape[2:]),
-        f"layout factor {factor.module!r} has unfitting tensors "
-        f"{a.dtype} {a.shape} and {b.dtype} {b.shape}.",
+        and all(size == 1 for size in b.shape[2:])
     )
+    if not is_fitting:
+        raise IntegrityError(
+            f"layout factor {factor.module!r} has unfitting tensors "
+            f"{a.dtype} {a.shape} and {b.dtype} {b.shape}."
+        )

@@ -19,6 +19,7 @@ MAX_HEADER_BYTES: Final = 16 << 20
 MAX_KEY_BYTES: Final = 512
 _METADATA: Final = "__metadata__"
 _MAX_ELEMENTS: Final = 1 << 40
+_TYPES: Final = tuple(DType.__members__)
 _ORDER: Final = (
     DType.BOOL,
     DType.U8,
@@ -105,13 +106,13 @@ def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes
     position = 0
     for item in items:
         expected = _elements(item.key, item.shape, "file to write") * item.dtype.size_bytes
-        require(
-            len(item.content) == expected and item.key not in header,
-            f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, "
-            "or stands there twice.",
-        )
+        if len(item.content) != expected or item.key in header:
+            raise IntegrityError(
+                f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, "
+                "or stands there twice."
+            )
         header[item.key] = {
-            "dtype": item.dtype.value,
+            "dtype": item.dtype,
             "shape": list(item.shape),
             "data_offsets": [position, position + expected],
         }
@@ -159,17 +160,17 @@ def _metadata(value: object, subject: str) -> tuple[tuple[str, str], ...]:
 
 
 def _span(key: str, entry: object, subject: str) -> tuple[str, DType, int, int, tuple[int, ...]]:
-    require(
-        0 < len(key.encode()) <= MAX_KEY_BYTES and key.isprintable(),
-        f"tensor name {key[:80]!r} of {subject} is not 1 to {MAX_KEY_BYTES} printable bytes.",
-    )
+    if not (0 < len(key.encode()) <= MAX_KEY_BYTES and key.isprintable()):
+        raise IntegrityError(
+            f"tensor name {key[:80]!r} of {subject} is not 1 to {MAX_KEY_BYTES} printable bytes."
+        )
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         members = ", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__
         raise IntegrityError(
             f"tensor {key!r} of {subject} has the members {members}, "
             "expected dtype, shape and data_offsets."
         )
-    if entry["dtype"] not in list(DType.__members__):
+    if entry["dtype"] not in _TYPES:
         raise IntegrityError(
             f"tensor {key!r} of {subject} has the element type {entry['dtype']!r}, "
             f"expected one of {', '.join(DType.__members__)}."
@@ -201,10 +202,10 @@ def _cut(
                 f"tensor {key!r} of {subject} begins at byte {begin}, expected {position}: "
                 "the tensors overlap or leave a hole."
             )
-        require(
-            end <= len(body),
-            f"{subject} is truncated: tensor {key!r} ends at byte {end} of {len(body)}.",
-        )
+        if end > len(body):
+            raise IntegrityError(
+                f"{subject} is truncated: tensor {key!r} ends at byte {end} of {len(body)}."
+            )
         yield Item(key=key, dtype=dtype, shape=shape, content=body[begin:end])
         position = end
     require(

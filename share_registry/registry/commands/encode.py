@@ -11,14 +11,14 @@ from typing import Final
 
 import torch
 
-from share_registry.algebra.error import module_errors, norm, pooled_error
+from share_registry.algebra.error import norm, relative_errors
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import IntegrityError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.normal_form import SWAPPED_SINCE, function_pairs
-from share_registry.exchange.tensors import item_of, move_to_device
+from share_registry.exchange.tensors import item_of, move_to_device, pairs_of
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, module_shapes_of
 from share_registry.format.records import (
@@ -156,14 +156,15 @@ def encode_adapter(
     else:
         coded = code_within_budget(reader, adapter, on_device, references, policy)
     decoded = decode(reader, coded, adapter)
-    modules = decoded.factor_pairs()
+    scales = [pair.scale for pair in pairs]
+    modules = pairs_of(adapter.layout, decoded.tensors, scales)
     error, errors = 0.0, [0.0] * len(pairs)
     if any(coded.stored.modules):
-        error, errors = pooled_error(modules, pairs), module_errors(modules, pairs)
+        error, errors = relative_errors(modules, pairs)
     if error > policy.budget and not policy.k:
         coded = replace(serialize(adapter, [None] * len(pairs), None, ()), reason=COARSE)
         decoded = decode(reader, coded, adapter)
-        modules = decoded.factor_pairs()
+        modules = pairs_of(adapter.layout, decoded.tensors, scales)
         error, errors = 0.0, [0.0] * len(pairs)
     if not any(coded.stored.modules):
         _check_exact(adapter, decoded.tensors)
@@ -176,12 +177,13 @@ def encode_adapter(
         )
     adapter = replace(adapter, remarks=(*adapter.remarks, *remarks))
     note, files = _files(task, adapter, policy)
+    norm_of_function = norm(function_pairs(adapter.config, adapter.layout, pairs))
     return EncodedAdapter(
         adapter=adapter,
         digest=coded.digest,
         layout_digest=coded.stored.layout,
         tensors_digest=sha256(tensor_file(adapter.layout, decoded.tensors)),
-        norm=norm(function_pairs(adapter.config, adapter.layout, pairs)),
+        norm=norm_of_function,
         sources=coded.stored.sources,
         note=note,
         report=with_details(
@@ -194,7 +196,7 @@ def encode_adapter(
                 raw_bytes=adapter.raw_bytes,
                 notes=adapter.remarks,
                 settings=describe_config(adapter.config),
-                untrained=bool(pairs) and norm(pairs) == 0,
+                untrained=bool(pairs) and norm_of_function == 0,
             ),
             coded.stored,
             adapter.layout,
