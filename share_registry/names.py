@@ -5,6 +5,7 @@ is pure: it says what was asked for; whether it exists is the catalog's to say.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -162,20 +163,24 @@ def split_task(text: str) -> tuple[SpaceName | None, str]:
     return space_name(space) if slash else None, task
 
 
-def near_misses(text: str, names: list[str]) -> str:
+def near_misses(text: str, names: Sequence[str]) -> str:
     """Return a hint that lists the names closest to a text, or the first few of all.
 
     Of names such as `space/task` the last part is compared.
     """
-    plain = {name: name.rpartition("/")[2] for name in names}
-    matches = get_close_matches(text, {*plain.values()}, n=3, cutoff=0.5)
-    close = [name for match in matches for name in names if plain[name] == match]
-    if close:
-        return f"Did you mean {' or '.join(close[:3])}?"
+    if close := close_names(text, names):
+        return f"Did you mean {' or '.join(close)}?"
     if not names:
         return "There are none yet."
     first = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")
     return f"There {'is' if len(names) == 1 else 'are'}: {first}."
+
+
+def close_names(text: str, names: Sequence[str]) -> list[str]:
+    """Return up to three names that a text may have been meant for, the closest first."""
+    plain = {name: name.rpartition("/")[2] for name in names}
+    matches = get_close_matches(text, {*plain.values()}, n=3, cutoff=0.5)
+    return [name for match in matches for name in names if plain[name] == match][:3]
 
 
 def _name(text: str, kind: str) -> str:

@@ -5,15 +5,15 @@ The verbs, and the one place where errors become messages and exit codes.
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from share_registry import __version__
 from share_registry.cli.output import complain
-from share_registry.cli.verb import with_common_options
+from share_registry.cli.verb import session_of, with_common_options
 from share_registry.errors import EXIT_CODES, InvalidInputError, ShareRegistryError, StoreError
 
 INTERRUPTED: Final = 130
@@ -95,29 +95,31 @@ def commands() -> dict[str, click.Command]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
+    # the options of every verb, as far as they were read
+    options: dict[str, Any] = {}
     # a sixth of the time of `log` goes into looking for garbage among imports
     gc.disable()
     try:
-        code = app.main(args=typed, prog_name="share-registry", standalone_mode=False)
+        code = app.main(args=typed, prog_name="share-registry", standalone_mode=False, obj=options)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         usage = f"Run `{context.command_path if context else 'share-registry'} --help`."
-        return _explain(InvalidInputError(error.format_message(), hint=usage), typed)
+        return _explain(InvalidInputError(error.format_message(), hint=usage), typed, options)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
     except ShareRegistryError as error:
-        return _explain(error, typed)
+        return _explain(error, typed, options)
     except OSError as error:
         # such as to print
         refused = StoreError(
             f"could not read or write {error.filename or 'the output'}: {error.strerror or error}.",
             hint="Check the free space and the permissions of where it goes.",
         )
-        return _explain(refused, typed)
+        return _explain(refused, typed, options)
     finally:
         gc.enable()
     return code if isinstance(code, int) else 0
@@ -138,9 +140,12 @@ def entry() -> NoReturn:
     sys.exit(code)
 
 
-def _explain(error: ShareRegistryError, arguments: Sequence[str]) -> int:
+def _explain(
+    error: ShareRegistryError, arguments: Sequence[str], options: Mapping[str, Any]
+) -> int:
     complain(
         error,
+        session_of(options),
         json_wanted="--json" in arguments[: arguments.index("--") if "--" in arguments else None],
     )
     return error.exit_code

@@ -54,7 +54,15 @@ _PHRASES: Final = (
     (r"Give None for all", "Give 0 for all"),
 )
 # A call of a method with texts alone: create_space('minilm', base_model='acme/minilm')
-_CALL: Final = re.compile(r"\b(?P<verb>[a-z_]+)\((?P<arguments>'[^']*'(?:, [a-z_]+='[^']*')*)\)")
+_TEXT: Final = r"(?:[a-z_]+=)?'[^']*'"
+_CALL: Final = re.compile(rf"\b(?P<verb>[a-z_]+)\((?P<arguments>{_TEXT}(?:, {_TEXT})*)\)")
+# A command line that says not itself where the registry is
+_COMMAND: Final = re.compile(r"`share-registry (?!-R )(?P<verb>[a-z-]+)(?P<rest>[^`]*)`")
+# A password in a catalog's URL, and what stays
+_PASSWORD: Final = re.compile(r"(?P<user>://[^/:@]*):.*@")
+_USER: Final = r"\g<user>@"
+# Verbs that are not about one space
+_OF_REGISTRY: Final = frozenset({"create-space", "db", "demo", "doctor", "init", "rebuild"})
 _ARGUMENT: Final = re.compile(
     r"(?<![\w\"'=-])(?P<name>[a-z][a-z_]+)="
     r"(?P<value>'[^']*'|\"[^\"]*\"|True|False|\.\.\.|\d[\w.]*\w|\d)?(?![\w=])"
@@ -150,12 +158,14 @@ def say_unless_new(commit: Commit, session: "Session", *, dry_run: bool, already
     return commit
 
 
-def complain(error: ShareRegistryError, *, json_wanted: bool, about: str = "") -> None:
+def complain(
+    error: ShareRegistryError, session: "Session", *, json_wanted: bool, about: str = ""
+) -> None:
     """Say on stderr what went wrong and what to do next.
 
     As one JSON object where JSON is wanted.
     """
-    hint = for_terminal(error.hint)
+    hint = at_place(for_terminal(error.hint), session)
     message = f"{about}: {error.message}" if about else error.message
     key = {"key": error.key} if isinstance(error, CommitStateUnknownError) else {}
     if json_wanted:
@@ -210,6 +220,24 @@ def for_terminal(hint: str) -> str:
     return re.sub(r"\bbase_labels\b", "--base-label", _ARGUMENT.sub(_option, hint)) or FALLBACK
 
 
+def at_place(hint: str, session: "Session") -> str:
+    """Return a hint whose command lines say where the registry is, as the user did."""
+    given = (("-R", session.registry), ("--store", session.store), ("-s", session.space))
+
+    def placed(command: re.Match[str]) -> str:
+        if command["rest"].endswith(" --help"):
+            return command[0]
+        names_space = command["verb"] in _OF_REGISTRY or " --space " in command["rest"]
+        words = [
+            f"{option} {shlex.quote(_PASSWORD.sub(_USER, value))}"
+            for option, value in given
+            if value is not None and (option != "-s" or not names_space)
+        ]
+        return f"`{' '.join(['share-registry', *words, command['verb']])}{command['rest']}`"
+
+    return _COMMAND.sub(placed, hint)
+
+
 @contextmanager
 def watching(
     doing: str, session: "Session", *, every_s: float = _EVERY_S
@@ -250,7 +278,7 @@ def watching(
 
 
 def _command(call: re.Match[str]) -> str:
-    """Return a call as the command that does the same."""
+    """Return a call of a method as the command that does the same."""
     words = ["share-registry", call["verb"].replace("_", "-")]
     for name, value in re.findall(r"(?:(\w+)=)?'([^']*)'", call["arguments"]):
         if name:

@@ -24,7 +24,6 @@ P = ParamSpec("P")
 C = TypeVar("C", bound=click.Command)
 # Where a registry lives as long as the process
 MEMORY: Final = "memory://"
-_KEY: Final = "share_registry."
 _PERCENT: Final = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
 
 
@@ -87,13 +86,17 @@ def with_common_options(command: C) -> C:
 
 def session() -> Session:
     """Return what the common options of the running command say."""
-    meta = click.get_current_context().meta
+    return session_of(click.get_current_context().ensure_object(dict))
+
+
+def session_of(options: Mapping[str, Any]) -> Session:
+    """Return what common options say, by their names."""
     return Session(
-        registry=meta.get(f"{_KEY}registry"),
-        store=meta.get(f"{_KEY}store"),
-        space=meta.get(f"{_KEY}in_space"),
-        json=meta.get(f"{_KEY}json", False),
-        quiet=meta.get(f"{_KEY}quiet", False),
+        registry=options.get("registry"),
+        store=options.get("store"),
+        space=options.get("in_space"),
+        json=options.get("json", False),
+        quiet=options.get("quiet", False),
     )
 
 
@@ -216,7 +219,7 @@ def named_of(pairs: Iterable[str], *, hint: str) -> dict[str, str]:
 
 def _remember(context: click.Context, option: click.Parameter, value: object) -> None:
     if value not in (None, False):
-        context.meta[f"{_KEY}{option.name}"] = value
+        context.ensure_object(dict)[option.name] = value
 
 
 def _labels(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:

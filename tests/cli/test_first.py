@@ -120,8 +120,8 @@ def test_a_generic_base_model_is_refused_with_a_hint_that_works(
     err = run_empty("commit", adapter, code=7).err
     assert "generic name" in err
     words = _hinted(err)
-    run_empty(*words)
-    assert run_empty("commit", adapter, "-q").lines == [f"{words[1]}/task@v1"]
+    assert main(words) == 0
+    assert run_empty("commit", adapter, "-q").lines == [f"{words[3]}/task@v1"]
 
 
 def test_a_base_model_whose_name_is_taken_is_refused_with_a_hint_that_works(
@@ -131,8 +131,9 @@ def test_a_base_model_whose_name_is_taken_is_refused_with_a_hint_that_works(
     run_empty("commit", first)
     second = _on_base(adapters / "sst2", tmp_path / "second", "other/base-7b")
     err = run_empty("commit", second, code=7).err
-    assert _hinted(err) == ["create-space", "other-base-7b", "--base-model", "other/base-7b"]
-    run_empty(*_hinted(err))
+    command = ["create-space", "other-base-7b", "--base-model", "other/base-7b"]
+    assert _hinted(err) == ["-R", str(run_empty.registry), *command]
+    assert main(_hinted(err)) == 0
     assert run_empty("commit", second, "-q").lines == ["other-base-7b/second@v1"]
 
 

@@ -1,8 +1,17 @@
 """Hints are spoken in options, not in Python."""
 
+import json
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
-from share_registry.cli.output import FALLBACK, for_terminal
+from share_registry.cli.main import main
+from share_registry.cli.output import FALLBACK, at_place, for_terminal
+from share_registry.cli.verb import Session
+from tests.cli.conftest import Runner
+from tests.cli.tiny import write_adapter
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,56 @@ from share_registry.cli.output import FALLBACK, for_terminal
 )
 def test_a_hint_is_spoken_in_options(hint: str, said: str) -> None:
     assert for_terminal(hint) == said
+
+
+def _commands(hint: str) -> list[list[str]]:
+    """Return the command lines in what was said, without `share-registry`."""
+    return [shlex.split(line) for line in re.findall(r"`share-registry ([^`]*)`", hint)]
+
+
+def test_a_command_in_a_hint_says_where_the_registry_is_as_the_user_did(
+    run: Runner, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_adapter(tmp_path / "qw", seed=7, base="acme/qwen-tiny")
+    refused = run("commit", tmp_path / "qw", "-s", "elsewhere", code=3)
+    command = _commands(refused.err)[0]
+    assert main(command) == 0
+    assert not (tmp_path / "share-registry").exists()
+    listed = json.loads(run("spaces", "--json").out)
+    assert {space["name"]: space["base_model"] for space in listed}["elsewhere"] == "acme/qwen-tiny"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "cola@v9"),
+        ("show", "cola@prod~7"),
+        ("show", "@c99"),
+        ("-s", "tiny-model", "show", "cola@v9"),
+    ],
+)
+def test_the_command_of_a_hint_runs(run: Runner, arguments: tuple[str, ...]) -> None:
+    for command in _commands(run(*arguments, code=3).err):
+        assert command[:2] == ["-R", str(run.registry)]
+        assert main(command) == 0
+
+
+def test_a_hint_keeps_a_password_to_itself() -> None:
+    asked = Session(
+        registry="postgresql://ada:p@ss@db/x", store="/s t", space="a", json=False, quiet=False
+    )
+    assert at_place("Run `share-registry log`.", asked) == (
+        "Run `share-registry -R postgresql://ada@db/x --store '/s t' -s a log`."
+    )
+    assert (
+        at_place("Or `share-registry -R here init`.", asked) == "Or `share-registry -R here init`."
+    )
+
+
+def test_a_space_that_was_meant_is_named_and_none_is_offered_in_its_place(
+    run: Runner, adapters: Path
+) -> None:
+    for typo in ("tiny-modle", "nothing-like-it"):
+        refused = run("commit", adapters / "cola", "-s", typo, code=3)
+        assert "Did you mean tiny-model?" in refused.err
+        assert "create-space" not in refused.err

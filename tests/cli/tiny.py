@@ -13,7 +13,7 @@ WIDTH: Final = 32
 RANK: Final = 4
 
 
-def write_adapter(directory: Path, *, seed: int, near: int | None = None) -> Path:
+def write_adapter(directory: Path, *, seed: int, near: int | None = None, base: str = BASE) -> Path:
     """Write an adapter; with `near`, one that differs little from that of another seed."""
     directory.mkdir(parents=True)
     save_file(
@@ -21,7 +21,7 @@ def write_adapter(directory: Path, *, seed: int, near: int | None = None) -> Pat
     )
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": BASE,
+        "base_model_name_or_path": base,
         "task_type": "FEATURE_EXTRACTION",
         "r": RANK,
         "lora_alpha": 8,

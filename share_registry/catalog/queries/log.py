@@ -149,7 +149,10 @@ def commit_at(session: Session, space: str, number: int, *, created: bool = True
     """Return one commit by its number. Raises NotFoundError."""
     rows = session.execute(_COMMIT, {"space": space, "number": number}).all()
     ensure(
-        rows, NotFoundError(f"space {space} has no c{number}.", hint="List its commits with `log`.")
+        rows,
+        NotFoundError(
+            f"space {space} has no c{number}.", hint=f"List its commits: log(space={space!r})."
+        ),
     )
     return commits_of(session, rows, created=created)[0]
 

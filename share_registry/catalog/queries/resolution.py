@@ -132,7 +132,9 @@ def version_of(session: Session, ref: str | Reference, *, space: str | None = No
         target = resolve_version(session, asked, space=space)
         row = lookups.version_row(session, target.space, str(target.task), target.version or 0)
         if row is None:
-            raise NotFoundError(f"{target.ref} is not in the catalog.", hint="Run `rebuild`.")
+            raise NotFoundError(
+                f"{target.ref} is not in the catalog.", hint="Run `share-registry rebuild`."
+            )
     return row
 
 
@@ -358,7 +360,7 @@ def _target(
         raise NotFoundError(
             f"{asked.text!r}: alias {asked.value!r} of {space}/{task.name} has had "
             f"{count(past, 'target')}.",
-            hint="List them with `alias-history`.",
+            hint=f"List them: alias_history('{space}/{task.name}', {asked.value!r}).",
         )
     target = targets[asked.back]
     if target is None:
@@ -463,10 +465,10 @@ def _check_live(session: Session, space: SpaceName, task: FoundTask, number: int
         return
     dropped = session.scalar(_DROPPED, place)
     if dropped is not None:
-        newest = f"{task.name}@v{_newest(session, space, task, dropped)}"
+        newest = f"{space}/{task.name}@v{_newest(session, space, task, dropped)}"
         raise NotFoundError(
             f"task {space}/{task.name} was dropped in c{dropped}.",
-            hint=f"Its versions stay: {newest}; `restore {newest}` brings it back.",
+            hint=f"Its versions stay: {newest}; restore({newest!r}) brings it back.",
         )
 
 
@@ -502,7 +504,8 @@ def _version(
     if asked.back:
         reason = f"has {count(newest, 'version')}, so there is none so far back"
     raise NotFoundError(
-        f"{asked.text!r}: task {space}/{task.name} {reason}.", hint="List them with `log --task`."
+        f"{asked.text!r}: task {space}/{task.name} {reason}.",
+        hint=f"List them: log(task='{space}/{task.name}').",
     )
 
 
@@ -528,7 +531,7 @@ def _state(session: Session, space: SpaceName, number: int, asked: Reference) ->
         raise NotFoundError(
             f"{asked.text!r}: space {space} has no c{number}, "
             f"its commits are c1 to c{head.number if head else 0}.",
-            hint="List them with `log`.",
+            hint=f"List them: log(space={space!r}).",
         )
     return ResolvedReference(
         ref=f"{space}/@c{number}", space=space, number=CommitNumber(number), id=Digest(commit_id)

@@ -86,7 +86,7 @@ def remove_alias(
         if present is None:
             raise NotFoundError(
                 f"task {target.space}/{task} has no alias {alias!r}.",
-                hint="List them with `aliases`.",
+                hint=f"List them: aliases(task='{target.space}/{task}').",
             )
         _check_alias(alias, present.version, expected)
         return AliasRecord.model_validate(place | {"task": task, "alias": alias})
@@ -203,7 +203,8 @@ def restore(context: Context, ref: str, *, space: str | None, said: Said) -> Com
         latest = lookups.latest_version(session, target.space, name)
         if latest is None:
             raise NotFoundError(
-                f"task {target.space}/{name} has no version.", hint="List the tasks with `tasks`."
+                f"task {target.space}/{name} has no version.",
+                hint=f"List them: tasks(space={target.space!r}).",
             )
         if latest.live and latest.version == target.version:
             return latest.number
@@ -282,7 +283,8 @@ def _current_name(session: Session, target: ResolvedReference) -> TaskName:
     name = lookups.current_name(session, target.space, TaskName(str(target.task)))
     if name is None:
         raise NotFoundError(
-            f"task {target.space}/{target.task} does not exist.", hint="List them with `tasks`."
+            f"task {target.space}/{target.task} does not exist.",
+            hint=f"List them: tasks(space={target.space!r}).",
         )
     return name
 

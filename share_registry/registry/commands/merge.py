@@ -225,7 +225,7 @@ def _resolve_parents(
     rows = list(filter(None, (lookups.version_row(session, *version) for version, _ in ordered)))
     ensure(
         len(rows) == len(ordered),
-        NotFoundError("a parent is not in the catalog.", hint="Run `rebuild`."),
+        NotFoundError("a parent is not in the catalog.", hint="Run `share-registry rebuild`."),
     )
     ensure(
         any(weights.values()),

@@ -33,7 +33,7 @@ from share_registry.format.records import (
     PolicyRecord,
     decimal,
 )
-from share_registry.names import CommitNumber, SpaceName, near_misses, space_name
+from share_registry.names import CommitNumber, SpaceName, close_names, near_misses, space_name
 from share_registry.registry.arguments import Said
 from share_registry.registry.commands.annotate import publish_change
 from share_registry.registry.commands.publish import Place, publish
@@ -138,10 +138,10 @@ def find_target(
         NotFoundError: a named space does not exist.
         RefusedError: no space is named and the adapters do not say one base model.
     """
-    if space is not None:
-        return existing_target(session, space_name(space))
-    base = _one_base(adapters)
     spaces = [existing_target(session, name) for name in lookups.space_names(session)]
+    if space is not None:
+        return _named_target(space_name(space), spaces, adapters)
+    base = _one_base(adapters)
     fitting = [target for target in spaces if base.label in target.labels] or [
         target for target in spaces if base.label in accepted_labels(session, store, target.name)
     ]
@@ -159,8 +159,25 @@ def find_target(
 def first_target(adapters: Iterable[Adapter], space: str | None) -> CommitTarget:
     """Return the space of the first adapters of a registry. Raises as `find_target`."""
     if space is not None:
-        raise _no_space(space_name(space), ())
+        return _named_target(space_name(space), (), adapters)
     return _new_target(_one_base(adapters), ())
+
+
+def _named_target(
+    name: SpaceName, spaces: Sequence[CommitTarget], adapters: Iterable[Adapter]
+) -> CommitTarget:
+    """Return the space of a name. Raises NotFoundError, with how to create it for the adapters."""
+    for target in spaces:
+        if target.name == name:
+            return target
+    names = [target.name for target in spaces]
+    labels = {base_of(adapter.config).label for adapter in adapters}
+    fitting = [target.name for target in spaces if labels & {*target.labels}]
+    hint = f"Did you mean {' or '.join(fitting[:3])}?" if fitting else near_misses(name, names)
+    if not fitting and not close_names(name, names):
+        label = next(iter(labels)) if len(labels) == 1 else ""
+        hint += f" Create it: create_space({name!r}, base_model={label or '...'!r})."
+    raise NotFoundError(f"space {name!r} does not exist.", hint=hint)
 
 
 def _new_target(base: BaseModelLabel, spaces: Sequence[CommitTarget]) -> CommitTarget:
@@ -233,19 +250,14 @@ def existing_target(session: Session, name: SpaceName) -> CommitTarget:
     """Return a space that exists. Raises NotFoundError."""
     row = lookups.space_row(session, name)
     if row is None:
-        raise _no_space(name, lookups.space_names(session))
+        raise NotFoundError(
+            f"space {name!r} does not exist.", hint=near_misses(name, lookups.space_names(session))
+        )
     return CommitTarget(
         name=name,
         base_revision=row.base_revision,
         labels=(row.base_model, *row.base_labels),
         policy=Policy(**{member.name: getattr(row, member.name) for member in fields(Policy)}),
-    )
-
-
-def _no_space(name: str, spaces: Sequence[str]) -> NotFoundError:
-    return NotFoundError(
-        f"space {name!r} does not exist.",
-        hint=f"{near_misses(name, list(spaces))} Create it: create_space({name!r}).",
     )
 
 
