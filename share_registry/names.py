@@ -183,6 +183,12 @@ def close_names(text: str, names: Sequence[str]) -> list[str]:
     return [name for match in matches for name in names if plain[name] == match][:3]
 
 
+def is_slip(text: str, name: str) -> bool:
+    """Tell whether a name is most likely another mistyped; its numbers are never the slip."""
+    digits = re.findall(r"[0-9]+", text) == re.findall(r"[0-9]+", name)
+    return text != name and digits and bool(get_close_matches(text, [name], cutoff=0.8))
+
+
 def _name(text: str, kind: str) -> str:
     if not isinstance(text, str) or not is_name(text):
         raise InvalidInputError(

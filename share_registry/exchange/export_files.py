@@ -102,6 +102,11 @@ def files_of(
     )
 
 
+def digest_of_tensors(adapter: Adapter) -> Digest:
+    """Return the sha256 of the tensor file that the export of an adapter would have."""
+    return adapter.tensors_digest or sha256(tensor_file(adapter.layout, adapter.tensors))
+
+
 def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
     """Return adapter_model.safetensors: metadata and tensors in layout order, written canonically.
 

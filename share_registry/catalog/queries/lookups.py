@@ -75,11 +75,6 @@ TASK_OF_NAME: Final = select(TaskNameRow.task, TaskNameRow.name).where(
 _COMMIT_OF_ADAPTER: Final = select(func.min(VersionRow.number)).where(
     VersionRow.space == SPACE, VersionRow.adapter_digest == bindparam("digest", type_=TEXT)
 )
-_VERSION_OF_SOURCE: Final = select(func.max(VersionRow.version)).where(
-    VersionRow.space == SPACE,
-    VersionRow.task == task_of(SPACE, TASK),
-    VersionRow.source_digest == bindparam("source", type_=TEXT),
-)
 _BASIS: Final = (
     select(CommitRow.basis, CommitRow.number)
     .where(CommitRow.space == SPACE, CommitRow.basis.is_not(None))
@@ -273,27 +268,29 @@ def version_rows(
     return rows
 
 
-def version_of_source(session: Session, space: str, task: str, source: str) -> int | None:
-    """Return the newest version of a task that was committed from a source."""
-    asked = {"space": space, "task": task, "source": source}
-    return cast("int | None", session.scalar(_VERSION_OF_SOURCE, asked))
-
-
 def versions_of_content(
-    session: Session, spaces: Sequence[SpaceName], *, source: str, tensors: str
+    session: Session,
+    spaces: Sequence[SpaceName],
+    *,
+    source: str,
+    tensors: str,
+    task: str | None = None,
 ) -> list[TaskVersion]:
     """Return the versions committed from a source, or that decode to these tensors, newest first.
 
-    By space, then by commit.
+    By space, then by commit; of one task, where one is named.
     """
     same = (VersionRow.source_digest == source) | (VersionRow.tensors_digest == tensors)
+    if task is not None:
+        same &= VersionRow.task == task_of(SPACE, TASK)
     return [
         _task_version(row)
         for space in spaces
         for row in session.execute(
             _versions()
             .where(VersionRow.space == space, same)
-            .order_by(VersionRow.number.desc(), VersionRow.task)
+            .order_by(VersionRow.number.desc(), VersionRow.task),
+            {"space": space, "task": task or ""},
         )
     ]
 

@@ -5,7 +5,7 @@ from typing import Any
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import spaces_in_scope
 from share_registry.errors import NotFoundError, ensure
-from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.export_files import digest_of_tensors
 from share_registry.exchange.load import load
 from share_registry.format.canonical import sha256
 from share_registry.registry.context import Context
@@ -21,7 +21,7 @@ def identify(context: Context, source: Any, *, space: str | None) -> list[Identi
         NotFoundError: no version is it.
     """
     _, adapter, _ = load(source, task="asked", adapter_name=None, outside=context.outside)
-    tensors = adapter.tensors_digest or sha256(tensor_file(adapter.layout, adapter.tensors))
+    tensors = digest_of_tensors(adapter)
     config = sha256(adapter.config_bytes)
     with context.reading() as session:
         rows = lookups.versions_of_content(

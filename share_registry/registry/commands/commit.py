@@ -12,7 +12,7 @@ bytes. It is a record of its own: the commit stands whatever becomes of it.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -22,8 +22,17 @@ from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.export_files import digest_of_tensors
 from share_registry.format.records import AbsorbRecord, Note, TaskVersionRef
-from share_registry.names import CommitNumber, SpaceName, TaskName, Version, split_task
+from share_registry.names import (
+    CommitNumber,
+    SpaceName,
+    TaskName,
+    Version,
+    is_reserved,
+    is_slip,
+    split_task,
+)
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions
 from share_registry.registry.basis.fit import stored_members
@@ -260,6 +269,7 @@ def _plan(
 ) -> _Plan:
     """Find out what a commit is to do. Raises as `commit_sources`."""
     target = find_target(session, context.store, batch.adapters.values(), space)
+    parents = _find_parents(session, target.name, batch, options)
     remarks = {
         task: (
             *check_base(
@@ -269,7 +279,7 @@ def _plan(
                 adapter,
                 allow_mismatch=options.allow_base_mismatch,
             ),
-            *_same_as(session, target.name, task, adapter),
+            *_remarks_on_task(session, target.name, task, adapter, parents),
         )
         for task, adapter in batch.adapters.items()
     }
@@ -285,7 +295,7 @@ def _plan(
         batch=batch,
         unchanged=unchanged,
         earlier=earlier,
-        parents=_find_parents(session, target.name, batch, options),
+        parents=parents,
     )
 
 
@@ -348,12 +358,37 @@ def _next_versions(
     return versions
 
 
-def _same_as(
-    session: Session, space: SpaceName, task: TaskName, adapter: Adapter
-) -> tuple[str, ...]:
-    """Return the remark that an earlier version of the task is of the same source."""
-    version = lookups.version_of_source(session, space, task, adapter.source_digest)
-    return () if version is None else (f"the same adapter as v{version}.",)
+def _remarks_on_task(
+    session: Session,
+    space: SpaceName,
+    task: TaskName,
+    adapter: Adapter,
+    parents: Sequence[TaskVersionRef],
+) -> Iterator[str]:
+    """Yield what shows that a version is there already, or that a new task's name is a slip."""
+    is_new = lookups.current_name(session, space, task) is None
+    tensors = digest_of_tensors(adapter) if adapter.tensors else ""
+    same = lookups.versions_of_content(
+        session,
+        [space],
+        source=adapter.source_digest,
+        tensors=tensors,
+        task=None if is_new else task,
+    )
+    if same:
+        exported = ", as exported" if same[0].source_digest != adapter.source_digest else ""
+        version = f"{same[0].task}@v{same[0].version}" if is_new else f"v{same[0].version}"
+        yield f"{'new task; ' * is_new}the same adapter as {version}{exported}."
+    if not is_new:
+        return
+    tasks = dict.fromkeys([*(row.task for row in same), *(str(parent.task) for parent in parents)])
+    if meant := [name for name in tasks if is_slip(task, name)]:
+        yield f"{task} is a new task: did you mean {' or '.join(meant)}?"
+    if is_reserved(task):
+        yield (
+            f"{task} is a new task, whose name reads as a version, a commit, a date or a digest: "
+            f"as a reference it means the task, behind @ something else."
+        )
 
 
 def _find_parents(
