@@ -107,6 +107,11 @@ def products(adapters: Sequence[Sequence[FactorPair]]) -> Tensor:
     return gram
 
 
+def have_common(first: Sequence[FactorPair], second: Sequence[FactorPair]) -> bool:
+    """Tell whether two adapters have a module of one name and shape: else nothing compares."""
+    return any(len(pairs) == 2 for pairs in _by_module((first, second)))
+
+
 def products_with(first: Sequence[FactorPair], second: Sequence[FactorPair]) -> float:
     """Return the inner product of the scaled dW of two adapters."""
     return sum(

@@ -386,8 +386,10 @@ class Neighbour:
         distance: |dW asked - dW of the task| / |dW asked|.
         overlap: Mean cosine of the principal angles between the row spaces of A.
         chance: What random rows of these ranks have.
-        continues: Whether one looks trained on from the other: the distance is below .5.
+        continues: Whether one looks trained on from the other: dW differs by less than half of the
+            larger.
         one_start: Whether both look trained from one random A: their A share rows, their B do not.
+        shares: Whether their A share rows and their B do too, as of versions far apart.
     """
 
     ref: str
@@ -399,6 +401,7 @@ class Neighbour:
     chance: float
     continues: bool
     one_start: bool
+    shares: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -462,4 +465,6 @@ def _signed(value: float) -> str:
 def _likeness(neighbour: Neighbour) -> str:
     if neighbour.continues:
         return "continues"
-    return "one start" if neighbour.one_start else NOTHING
+    if neighbour.one_start:
+        return "one start"
+    return "shared directions" if neighbour.shares else NOTHING

@@ -306,3 +306,9 @@ def test_parts_are_connected_through_others() -> None:
 
     linked = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
     assert connected_parts(linked) == [(0, 1, 2)]
+
+
+def test_two_that_share_both_sides_are_not_said_to_share_one() -> None:
+    analysis = analyze_all(shared_directions(2, shared=5))
+    assert [kin.kind for kin in analysis.kinships] == ["shared directions"]
+    assert "B does not" not in analysis.verdict

@@ -162,3 +162,21 @@ def _dense(adapter: sr.Adapter, name: str) -> "np.ndarray[tuple[int, ...], np.dt
     )
     product: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = b @ a
     return product
+
+
+def test_what_was_trained_on_for_long_is_recognised_from_either_end(registry: sr.Registry) -> None:
+    first, second = (continued(step=0.35)[version] for version in ("v1", "v3"))
+    registry.commit(second, task="late")
+    (late,) = similar(registry.context, first, space=None)
+    assert late.distance > 0.5
+    assert late.continues
+    registry.commit(first, task="late")
+    (early,) = similar(registry.context, second, space=None)
+    assert early.continues
+
+
+def test_directions_shared_on_both_sides_are_called_so(registry: sr.Registry) -> None:
+    for name, adapter in shared_directions(2, shared=5).items():
+        registry.commit(adapter, task=name)
+    assert similar(registry.context, "mix-0", space=None)[0].shares
+    assert "shared directions" in str(similar(registry.context, "mix-0", space=None))

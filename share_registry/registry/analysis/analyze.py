@@ -19,6 +19,7 @@ from share_registry.algebra.comparison import (
     Stack,
     Weighted,
     distances,
+    have_common,
     left_out,
     products,
     products_with,
@@ -30,12 +31,19 @@ from share_registry.algebra.error import norm
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of, version_of
-from share_registry.errors import InvalidInputError, NotFoundError, ensure
+from share_registry.catalog.sql import Session
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.hub import SCHEME
-from share_registry.names import Side
+from share_registry.names import Side, SpaceName
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.analysis.forecast import forecasts
-from share_registry.registry.analysis.verdict import CONTINUES, kinships, one_start, statements
+from share_registry.registry.analysis.verdict import (
+    CONTINUES,
+    kin_of,
+    kinships,
+    statements,
+    to_larger,
+)
 from share_registry.registry.arguments import Progress, ignore_progress, reference
 from share_registry.registry.checkout.factored import (
     FactoredAdapter,
@@ -43,6 +51,7 @@ from share_registry.registry.checkout.factored import (
     read_factored,
     read_subject,
 )
+from share_registry.registry.commands.spaces import spaces_of_base
 from share_registry.registry.context import Context
 from share_registry.values.analyses import (
     AnalysedAdapter,
@@ -153,8 +162,8 @@ def similar(
         context: The registry.
         adapter: A reference, a PEFT directory, a live PEFT model or an Adapter. A text is a
             reference where it leads to a version, else a directory.
-        space: Where to look for what is no version; None for the only space. A version is compared
-            with the tasks of its own space.
+        space: Where to look for what is no version; None for the only space, or the one of its base
+            model. A version is compared with the tasks of its own space.
         limit: At most so many; None for all.
         progress: Called with what is being done, how many are done and how many there are.
 
@@ -165,13 +174,24 @@ def similar(
     progress = progress or ignore_progress
     asked, own = _read_asked(context, adapter, space)
     with context.reading() as session:
-        where = space_of(session, space if own is None else own.space)
+        where = _space_to_search(context, session, asked, space if own is None else own.space)
         rows = lookups.latest_versions(session, where)
     rows = [row for row in rows if own is None or row.ref != own.ref]
     neighbours = []
+    compares = own is not None or not asked.pairs
     for done, row in enumerate(rows, start=1):
         progress(f"comparing with {row.ref}", done, len(rows))
-        neighbours.append(_compare(asked, row, read_factored(context, row)))
+        stored = read_factored(context, row)
+        compares |= not stored.pairs or have_common(asked.pairs, stored.pairs)
+        neighbours.append(_compare(asked, row, stored))
+    ensure(
+        compares or not rows,
+        RefusedError(
+            f"{asked.name} is of another base model than space {where}: no module has the same "
+            "name and shape in a task, so nothing is comparable.",
+            hint="Name the space of its base model.",
+        ),
+    )
     neighbours.sort(key=lambda neighbour: (neighbour.distance, neighbour.ref))
     return Similar(adapter=asked.name, space=where, neighbours=tuple(neighbours[:limit]))
 
@@ -197,13 +217,14 @@ def _analyze(
     pairs = [adapter.pairs for adapter in adapters]
     distance = distances(products(pairs))
     a, chance = row_overlap(pairs, Side.A)
-    b, _ = row_overlap(pairs, Side.B)
+    b, chance_b = row_overlap(pairs, Side.B)
     parts = [weighted(part) for part in pairs]
     stacks, spectra, notes = _stacks(parts, progress)
     lost, more_notes = _leave_out(names, parts, progress)
+    apart = to_larger(distance)
     continued = tuple(
-        Continued(adapter=names[late], previous=names[early], distance=float(distance[late, early]))
-        for late, early in _nearest_earlier(distance, within=CONTINUES).items()
+        Continued(adapter=names[late], previous=names[early], distance=float(apart[late, early]))
+        for late, early in _nearest_earlier(apart, within=CONTINUES).items()
     )
     by_budget = forecasts(
         adapters,
@@ -212,7 +233,7 @@ def _analyze(
         stacks=stacks,
         progress=progress,
     )
-    kin = kinships(names, distance, a, b, chance, lost)
+    kin = kinships(names, apart, (a, chance), (b, chance_b), lost)
     verdict = statements(names, kin, continued, lost, by_budget)
     return Analysis(
         adapters=tuple(
@@ -390,6 +411,18 @@ def _read_asked(
     return read_adapter(name, adapter, task="asked", outside=context.outside), None
 
 
+def _space_to_search(
+    context: Context, session: Session, asked: FactoredAdapter, space: str | None
+) -> SpaceName:
+    """Return the space that is named, the only one, or the only one of the adapter's base model."""
+    spaces = lookups.space_names(session)
+    if space is None and len(spaces) > 1 and asked.base:
+        fitting = spaces_of_base(session, context.store, asked.base)
+        if len(fitting) == 1:
+            return fitting[0].name
+    return space_of(session, space)
+
+
 def _read_version(
     context: Context, ref: str, space: str | None
 ) -> tuple[FactoredAdapter, TaskVersion]:
@@ -408,7 +441,8 @@ def _compare(asked: FactoredAdapter, row: TaskVersion, stored: FactoredAdapter) 
     if size:
         distance = difference / size
     cosine = product / (size * stored_size) if size and stored_size else 0.0
-    only_a = one_start(overlap, chance) & ~one_start(overlap_b, chance_b)
+    starts, both = kin_of((overlap, chance), (overlap_b, chance_b))
+    larger = max(size, stored_size)
     return Neighbour(
         ref=row.ref,
         task=row.task,
@@ -417,6 +451,7 @@ def _compare(asked: FactoredAdapter, row: TaskVersion, stored: FactoredAdapter) 
         distance=distance,
         overlap=float(overlap[0, 1]),
         chance=float(chance[0, 1]),
-        continues=distance < CONTINUES,
-        one_start=bool(only_a[0, 1]),
+        continues=not difference or difference / larger < CONTINUES,
+        one_start=bool(starts[0, 1]),
+        shares=bool(both[0, 1]),
     )

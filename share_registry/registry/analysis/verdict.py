@@ -17,8 +17,8 @@ from share_registry.values.analyses import (
 )
 from share_registry.values.sheet import size
 
-# Relative distance of dW below which an adapter looks trained on from another. Measured .22 to .43
-# for continued ones, from .82 on for the same task anew.
+# Distance of dW, relative to the larger, below which one looks trained on from the other.
+# Measured .22 to .43 for continued ones, from .82 on for the same task anew.
 CONTINUES: Final = 0.5
 _SAME: Final = 1e-6
 # What is lost in the others' basis, over what a random basis loses. Measured .81 and .76 for A
@@ -27,22 +27,32 @@ _SHARED: Final = 0.5
 # Budget at which a verdict is given, or the nearest to it.
 _REFERENCE: Final = 0.05
 _NAMED: Final = 3
+# (N, N) overlaps of row spaces, and what random ones have
+_Overlap = tuple[Tensor, Tensor]
 
 
-def one_start(overlap: Tensor, chance: Tensor) -> Tensor:
-    """Return which row spaces coincide more than half-way between chance and equality.
+def to_larger(distance: Tensor) -> Tensor:
+    """Return distances relative to the larger of two adapters: alike both ways.
 
-    Measured .81 to .88 from one start, .14 to .29 otherwise.
+    One that was trained on grows, so that seen from the smaller it is far away.
     """
-    return (overlap > (1.0 + chance) / 2) & (chance > 0)
+    return torch.minimum(distance, distance.T)
+
+
+def kin_of(a: _Overlap, b: _Overlap) -> tuple[Tensor, Tensor]:
+    """Return which pairs come from one start, and which share directions on both sides.
+
+    From one start the row spaces of A coincide and those of B do not.
+    """
+    shares_a, shares_b = _coincide(*a), _coincide(*b)
+    return shares_a & ~shares_b, shares_a & shares_b
 
 
 def kinships(
     names: Sequence[str],
     distance: Tensor,
-    a: Tensor,
-    b: Tensor,
-    chance: Tensor,
+    a: _Overlap,
+    b: _Overlap,
     lost: Sequence[LeaveOneOut],
 ) -> tuple[Kinship, ...]:
     """Return the adapters from one start, and those that share directions on both sides.
@@ -51,22 +61,28 @@ def kinships(
 
     Args:
         names: N names.
-        distance: (N, N) relative distances of dW.
-        a: (N, N) overlaps of the row spaces of A.
-        b: (N, N) the same of B.
-        chance: (N, N) what random row spaces have.
+        distance: (N, N) distances of dW relative to the larger.
+        a: Overlaps of the row spaces of A, and what random row spaces have.
+        b: The same of B.
         lost: Leave-one-out errors, of all or some.
     """
-    apart = torch.minimum(distance, distance.T) >= CONTINUES
+    apart = distance >= CONTINUES
     apart.fill_diagonal_(False)
+    overlaps = (a[0], b[0], a[1])
+    starts, both = kin_of(a, b)
     sharing = _sharing(names, distance, lost)
     kin = [
-        _kinship("one start", part, names, (a, b, chance), apart)
-        for part in connected_parts(one_start(a, chance) & apart)
+        _kinship("one start", part, names, overlaps, apart)
+        for part in connected_parts(starts & apart)
         if not set(part) <= set(sharing)
     ]
     if len(sharing) > 1:
-        kin.append(_kinship("shared directions", sharing, names, (a, b, chance), apart))
+        kin.append(_kinship("shared directions", sharing, names, overlaps, apart))
+    kin += [
+        _kinship("shared directions", part, names, overlaps, apart)
+        for part in connected_parts(both & apart)
+        if not set(part) & set(sharing)
+    ]
     return tuple(kin)
 
 
@@ -102,13 +118,21 @@ def _sharing(
 
     Adapters that are versions of another in the collection do not count.
     """
-    is_version = (torch.minimum(distance, distance.T) < CONTINUES).sum(1) > 1
+    is_version = (distance < CONTINUES).sum(1) > 1
     places = [
         names.index(left.adapter)
         for left in lost
         if left.error_a < _SHARED * left.chance_a and left.error_b < _SHARED * left.chance_b
     ]
     return tuple(place for place in places if not bool(is_version[place]))
+
+
+def _coincide(overlap: Tensor, chance: Tensor) -> Tensor:
+    """Return which row spaces coincide more than half-way between chance and equality.
+
+    Measured .81 to .88 from one start, .14 to .29 otherwise.
+    """
+    return (overlap > (1.0 + chance) / 2) & (chance > 0)
 
 
 def _kinship(

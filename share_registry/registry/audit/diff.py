@@ -1,18 +1,19 @@
 """What differs between two task versions, or between two states of a space."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Final
 
-from share_registry.algebra.error import relative_change
+from share_registry.algebra.comparison import have_common
+from share_registry.algebra.error import FactorPair, relative_change
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import log, task_pages
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
-from share_registry.errors import InvalidInputError, ensure
+from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.normal_form import pairs_of_function
-from share_registry.names import TaskName
+from share_registry.names import TaskName, parse_reference
 from share_registry.registry.checkout.checkout import checkout
 from share_registry.registry.context import Context
 from share_registry.values.checks import Diff, TaskDiff
@@ -29,6 +30,7 @@ def diff(context: Context, a: str, b: str, *, space: str | None) -> Diff:
     Raises:
         NotFoundError: one of them does not exist.
         InvalidInputError: one is a task version and the other a whole space.
+        RefusedError: they are of base models that have no module in common.
     """
     with context.reading() as session:
         left, right = resolve(session, a, space=space), resolve(session, b, space=space)
@@ -68,7 +70,9 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
         status, change = "same", 0.0
     else:
         left, right = checkout(context, a, space=None), checkout(context, b, space=None)
-        relative = relative_change(pairs_of_function(left), pairs_of_function(right))
+        pairs = pairs_of_function(left), pairs_of_function(right)
+        _check_comparable(a, b, pairs)
+        relative = relative_change(*pairs)
         # without a number where dW_a is 0
         change = relative if isfinite(relative) else None
         metadata = {
@@ -78,6 +82,22 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
         }
         status = "same" if change == 0.0 and not metadata else "changed"
     return TaskDiff(task=task, status=status, a=a, b=b, change=change, metadata=metadata)
+
+
+def _check_comparable(
+    a: str, b: str, pairs: tuple[Sequence[FactorPair], Sequence[FactorPair]]
+) -> None:
+    """Check that versions of two spaces are of like base models. Raises RefusedError."""
+    ensure(
+        parse_reference(a).space == parse_reference(b).space
+        or not all(pairs)
+        or have_common(*pairs),
+        RefusedError(
+            f"{a} and {b} are of different base models: no module has the same name and shape in "
+            "both, so nothing is comparable.",
+            hint="Compare adapters of one base model.",
+        ),
+    )
 
 
 def _config(adapter: Adapter) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from share_registry.algebra.error import FactorPair
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import (
     CONFIG_FILE,
     MAX_CONFIG_BYTES,
@@ -35,11 +36,16 @@ _HINT: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactoredAdapter:
-    """One adapter under a name: its modules as factor pairs, and the layout they come from."""
+    """One adapter under a name: its modules as factor pairs, and the layout they come from.
+
+    Attributes:
+        base: Label of its base model, "" where it names none.
+    """
 
     name: str
     layout: Layout
     pairs: tuple[FactorPair, ...]
+    base: str
 
     @property
     def parameters(self) -> int:
@@ -77,7 +83,10 @@ def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
         for shape, (a, b), scale in rows
     ]
     return FactoredAdapter(
-        name=row.ref, layout=layout, pairs=tuple(function_pairs(config, layout, pairs))
+        name=row.ref,
+        layout=layout,
+        pairs=tuple(function_pairs(config, layout, pairs)),
+        base=base_of(config).label,
     )
 
 
@@ -86,7 +95,10 @@ def read_adapter(name: str, source: Any, *, task: str, outside: Outside) -> Fact
     adapter = load(source, task=task, adapter_name=None, outside=outside)[1]
     adapter = replace(adapter, tensors={key: item.cpu() for key, item in adapter.tensors.items()})
     return FactoredAdapter(
-        name=name, layout=adapter.layout, pairs=tuple(pairs_of_function(adapter))
+        name=name,
+        layout=adapter.layout,
+        pairs=tuple(pairs_of_function(adapter)),
+        base=base_of(adapter.config).label,
     )
 
 

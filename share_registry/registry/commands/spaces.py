@@ -142,9 +142,7 @@ def find_target(
     if space is not None:
         return _named_target(space_name(space), spaces, adapters)
     base = _one_base(adapters)
-    fitting = [target for target in spaces if base.label in target.labels] or [
-        target for target in spaces if base.label in accepted_labels(session, store, target.name)
-    ]
+    fitting = _of_base(session, store, spaces, base.label)
     ensure(
         len(fitting) <= 1,
         RefusedError(
@@ -161,6 +159,20 @@ def first_target(adapters: Iterable[Adapter], space: str | None) -> CommitTarget
     if space is not None:
         return _named_target(space_name(space), (), adapters)
     return _new_target(_one_base(adapters), ())
+
+
+def spaces_of_base(session: Session, store: Store, label: str) -> list[CommitTarget]:
+    """Return the spaces of a base model: created with its label, else those that accepted it."""
+    spaces = [existing_target(session, name) for name in lookups.space_names(session)]
+    return _of_base(session, store, spaces, label)
+
+
+def _of_base(
+    session: Session, store: Store, spaces: Sequence[CommitTarget], label: str
+) -> list[CommitTarget]:
+    return [target for target in spaces if label in target.labels] or [
+        target for target in spaces if label in accepted_labels(session, store, target.name)
+    ]
 
 
 def _named_target(
