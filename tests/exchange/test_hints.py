@@ -111,7 +111,7 @@ def test_what_peft_does_not_convert_is_to_be_trained_again(name: str, tmp_path: 
         peft.save_as_lora(tmp_path / "converted", model, rank=0.9999)
 
 
-@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "OLoRA"])
 def test_a_rewritten_base_model_is_subtracted(start: str, tmp_path: Path) -> None:
     config = peft.LoraConfig(r=4, target_modules=zoo.ATTENTION, init_lora_weights=start)
     torch.manual_seed(1)

@@ -62,14 +62,22 @@ def test_a_directory_with_an_adapter_counts_before_those_within(copied: Copied) 
     ("name", "label"),
     [
         ("pytorch_lora_weights.safetensors", "a LoRA of diffusers"),
+        ("Pytorch_Lora_Weights.BIN", "a LoRA of diffusers"),
         ("adapters.safetensors", "an adapter of MLX"),
+        ("0000500_adapters.safetensors", "an adapter of MLX"),
+        ("adapters.npz", "an adapter of MLX"),
         ("adapter-q8_0.gguf", "a GGUF file"),
         ("pytorch_adapter.bin", "an adapter of the AdapterHub library"),
+        ("adapter.safetensors", "an adapter of the AdapterHub library"),
+        ("head_config.json", "an adapter of the AdapterHub library"),
         ("adapter_model.safetensors.dvc", "a DVC pointer"),
         ("lit_model.pth.lora", "a LoRA of LitGPT"),
+        ("lora.pth", "a LoRA of LitGPT"),
         ("llama.lora.h5", "a LoRA of Keras"),
         ("a.onnx_adapter", "an adapter of ONNX Runtime"),
         ("model-00001-of-00002.safetensors", "a whole model"),
+        ("model.safetensors.index.json", "a whole model"),
+        ("pytorch_model.bin", "a whole model"),
     ],
 )
 def test_the_format_of_another_program_is_named(name: str, label: str, tmp_path: Path) -> None:

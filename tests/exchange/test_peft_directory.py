@@ -132,6 +132,14 @@ REMARKS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("unknown config fields", "future_field."),
     ),
     "a runtime config": ({"runtime_config": {}}, ("runtime_config is kept",)),
+    "copied layers": (
+        {"layer_replication": [[0, 2], [1, 2]]},
+        ("layer numbers are those of the expanded model",),
+    ),
+    "an activated adapter": (
+        {"alora_invocation_tokens": [1, 2]},
+        ("acts only after its invocation tokens", "must not be merged"),
+    ),
     "no scale": ({"lora_alpha": 0}, ("lora_alpha is 0",)),
     "overlapping patterns": (
         {"alpha_pattern": {"q_proj": 8, "layers.0.self_attn.q_proj": 32}},
@@ -191,6 +199,31 @@ def test_a_header_that_says_another_scale_than_the_config_is_remarked(
 
     assert with_header(6).remarks == ()
     assert remark(with_header(7), f"says {prefix}lora_alpha 7", "diffusers reads the header")
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ("{", "is not valid JSON"),
+        ("[" * 60_000, "is not valid JSON"),
+        ("[]", None),
+        ('{"use_dora": false, "alpha_pattern": {}}', None),
+        ('{"use_dora": true}', "says use_dora True"),
+        (json.dumps({"rank_pattern": {"q" * 400: 2}}), "says rank_pattern"),
+    ],
+)
+def test_a_header_is_compared_where_it_can_be(
+    header: str, text: str | None, copied: Copied
+) -> None:
+    source = copied("plain")
+    config = json.loads((source / CONFIG).read_bytes())
+    del config["use_dora"], config["alpha_pattern"]
+    (source / CONFIG).write_text(json.dumps(config))
+    metadata = {"format": "pt", "lora_adapter_metadata": header}
+    save_file(load_file(source / TENSORS), source / TENSORS, metadata=metadata)
+    remarks = read(source).remarks
+    assert [text in remark for remark in remarks] == [True] if text else remarks == ()
+    assert all(len(remark) < 400 for remark in remarks)
 
 
 def test_a_header_whose_metadata_is_null_has_none(copied: Copied) -> None:

@@ -219,6 +219,15 @@ def test_copies_of_embeddings_are_no_alarm_for_sglang() -> None:
     assert notes_of(with_passenger("base_model.model.lm_head.base_layer.weight"), "SGLang") == []
 
 
+def test_all_linear_is_no_expression_and_a_head_no_stranger_for_sglang() -> None:
+    adapter = small_adapter("layers.0.o_proj", target_modules="all-linear")
+    assert notes_of(adapter, "SGLang") == []
+    assert notes_of(small_adapter("lm_head"), "SGLang") == []
+    assert notes_of(small_adapter("score"), "SGLang") == [
+        "drops factor pairs outside layers.N (1, such as score) without a word"
+    ]
+
+
 def test_side_files_that_sglang_reads_are_named() -> None:
     adapter = replace(
         small_adapter("layers.0.o_proj"),

@@ -34,7 +34,7 @@ def calls(text: str) -> list[str]:
     return re.findall(r"create_space\(.*?\)", text)
 
 
-@pytest.mark.parametrize("label", [None, "", "./checkpoint-500", "/mnt/models/model"])
+@pytest.mark.parametrize("label", [None, "", "./checkpoint-500", "/mnt/models/model", "./x"])
 def test_a_space_is_created_for_a_base_model_whose_name_says_nothing(
     label: str | None, source: Path, registry: sr.Registry
 ) -> None:
@@ -62,6 +62,17 @@ def test_a_name_is_given_where_another_base_model_has_it(
     # once: the space then knows the name
     set_config(source, base_model_name_or_path="third/llama", lora_dropout=0.5)
     registry.commit(source, space="llama")
+
+
+def test_one_of_several_spaces_of_a_base_model_is_named(
+    source: Path, registry: sr.Registry
+) -> None:
+    for space in ("first", "second"):
+        registry.create_space(space, base_model="org/llama")
+    set_config(source, base_model_name_or_path="org/llama")
+    named = re.findall("space='(.*?)'", hint(lambda: registry.commit(source)))
+    assert named == ["first", "second"]
+    assert registry.commit(source, space=named[1]).space == "second"
 
 
 @pytest.mark.parametrize("folder", ["checkpoint-500", "adapter"])
