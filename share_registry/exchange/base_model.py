@@ -27,6 +27,7 @@ class Family(StrEnum):
 
     MIXTRAL = "Mixtral"
     QWEN3_MOE = "Qwen3-MoE"
+    QWEN2_MOE = "Qwen2-MoE"
     # q, k, v, o and gate, up, down, each a module of its own, without gates in the attention
     LLAMA = "Llama"
 
@@ -37,6 +38,7 @@ _FAMILIES: Final = {
     Family.QWEN3_MOE: re.compile(
         r"(?<![a-z])qwen3(moe|-moe|-(?!vl|omni|next)([a-z]+-)?\d+b-a\d+b)"
     ),
+    Family.QWEN2_MOE: re.compile(r"(?<![a-z])qwen(1\.5|2)(moe|-moe|-\d+b-a\d+b)"),
     Family.LLAMA: re.compile(
         r"(?<![a-z])((code|tiny|smol)?llama|mistral|qwen2|qwen3(?![.-]?\d|-?next))"
     ),

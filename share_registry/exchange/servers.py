@@ -102,6 +102,9 @@ def peft(subject: Subject) -> list[str]:
             subject.config.get("use_rslora") and experts
         ),
         "with transformers 5, refuses experts that lack one of gate and up": halves,
+        "with transformers 5, leaves out the experts of Qwen2-MoE without a word": (
+            subject.family is Family.QWEN2_MOE and experts
+        ),
         "transformers' load_adapter loses the magnitudes of DoRA,"
         " PeftModel.from_pretrained keeps them": subject.config.get("use_dora"),
     }

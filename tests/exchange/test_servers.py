@@ -270,6 +270,14 @@ def test_experts_that_lack_gate_up_or_down_are_named() -> None:
     assert lint(experts("w1", "w2", "w3")) == ("SGLang: refuses target_modules w1, w2, w3.",)
 
 
+def test_peft_leaves_out_the_experts_of_one_family() -> None:
+    adapter = experts("gate_proj", "up_proj", "down_proj")
+    note = "with transformers 5, leaves out the experts of Qwen2-MoE without a word"
+    assert notes_of(adapter, "PEFT", "Qwen/Qwen2-57B-A14B-Instruct") == [note]
+    assert notes_of(adapter, "PEFT", "Qwen/Qwen3-30B-A3B") == []
+    assert notes_of(small_adapter("layers.0.o_proj"), "PEFT", "Qwen/Qwen1.5-MoE-A2.7B") == []
+
+
 def test_rslora_of_single_experts_is_misread_by_peft_itself() -> None:
     adapter = experts("gate_proj", "up_proj", "down_proj", use_rslora=True)
     assert notes_of(adapter, "PEFT") == [
