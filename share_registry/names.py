@@ -37,6 +37,7 @@ _WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 _RESERVED: Final = re.compile(
     r"v[0-9]+|c[0-9]+|latest|head|[0-9a-f]{8,}|[0-9]{4}-[0-9]{2}-[0-9]{2}.*"
 )
+_STATE: Final = re.compile(r"c[1-9][0-9]{0,14}|[0-9a-f]{8,64}|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
 _LONGEST: Final = 256
 _REF: Final = re.compile(
     r"(?:(?P<space>[^/@~]+)/)?(?P<task>[^/@~]*)(?:@(?P<selector>[^@~]+))?"
@@ -119,6 +120,11 @@ def is_reserved(text: str) -> bool:
     return bool(_RESERVED.fullmatch(text))
 
 
+def is_state(text: str) -> bool:
+    """Tell whether a name reads as a commit, a time or a commit id: what `@` stands before."""
+    return bool(_STATE.fullmatch(text))
+
+
 def digest(text: str) -> Digest:
     """Check a sha256 in lowercase hexadecimal. Raises InvalidInputError."""
     if not DIGEST.fullmatch(text):
@@ -157,9 +163,17 @@ def parse_reference(text: str) -> Reference:
 def split_task(text: str) -> tuple[SpaceName | None, str]:
     """Return the space, None where there is none, and the task in `[space/]task`.
 
-    Raises InvalidInputError for a malformed space.
+    Raises InvalidInputError for a malformed space, or what says more than a task.
     """
     space, slash, task = text.rpartition("/")
+    name = re.split("[@~]", task)[0]
+    ensure(
+        name == task,
+        InvalidInputError(
+            f"{text!r} is not the name of a task.",
+            hint=f"Give the name alone: {space}{slash}{name or 'task'}.",
+        ),
+    )
     return space_name(space) if slash else None, task
 
 
@@ -172,7 +186,8 @@ def near_misses(text: str, names: Sequence[str]) -> str:
         return f"Did you mean {' or '.join(close)}?"
     if not names:
         return "There are none yet."
-    first = ", ".join(sorted(names)[:8]) + (" ..." if len(names) > 8 else "")
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    first = ", ".join(sorted(names)[:8]) + more
     return f"There {'is' if len(names) == 1 else 'are'}: {first}."
 
 

@@ -385,3 +385,20 @@ def test_temporary_directories_are_ours_alone(outside: Outside) -> None:
     finally:
         outside.remove_tree(path)
     assert not path.exists()
+
+
+class _Denied(System):
+    """Denies to open any file."""
+
+    def open(self, name: str, flags: int, *, mode: int = 0o666, folder: int | None = None) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+
+def test_only_where_a_registry_is_denied_is_it_said_how_to_share_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "registry" / "spaces").mkdir(parents=True)
+    (tmp_path / "registry" / "FORMAT").touch()
+    for place, is_shared in (("adapter/x", False), ("registry/spaces/x", True)):
+        with pytest.raises(StoreError) as caught:
+            Outside(system=_Denied()).read(tmp_path / place, limit=9)
+        assert ("chgrp" in caught.value.hint) is is_shared

@@ -36,7 +36,7 @@ from share_registry.outside.files import Kind, Outside
 Profile = Literal["native", "portable"]
 PROFILES: Final[tuple[Profile, ...]] = ("native", "portable")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_CHANGED: Final = "Export into another directory, or with overwrite."
+_CHANGED: Final = "Give another directory, or overwrite=True to replace it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

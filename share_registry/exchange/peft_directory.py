@@ -337,11 +337,22 @@ def _zeros(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[str]:
     ]
 
 
+def not_there(place: str) -> NotFoundError:
+    """Return the error that there is no directory at a place."""
+    scheme = re.match(r"([a-z][a-z0-9+]+):/", place)
+    return NotFoundError(
+        f"adapter directory {place} does not exist.",
+        hint=f"{scheme[1]}:// is not read: download it, then give the directory."
+        if scheme
+        else "Check the path.",
+    )
+
+
 def _list_files(folder: Path, outside: Outside) -> Files:
     kind = outside.kind(folder)
     ensure(
         kind is not None,
-        NotFoundError(f"adapter directory {folder} does not exist.", hint="Check the path."),
+        not_there(str(folder)),
     )
     if kind is Kind.FILE:
         raise _not_a_directory(folder)
@@ -423,10 +434,10 @@ def _require(files: Files, source: Source) -> None:
     )
 
 
-def _by_number(name: str) -> tuple[int, str]:
-    """Order checkpoints by their step."""
+def _by_number(name: str) -> tuple[str, int, str]:
+    """Order by name, checkpoints by their step."""
     digits = re.search(r"\d{1,15}$", name, re.ASCII)
-    return int(digits[0]) if digits else -1, name
+    return name[: digits.start()] if digits else name, int(digits[0]) if digits else -1, name
 
 
 def _read(files: Files, name: str, limit: int) -> bytes:

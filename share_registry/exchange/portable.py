@@ -32,7 +32,7 @@ from share_registry.exchange.config import names_in
 from share_registry.exchange.config_checks import is_foreign_library
 from share_registry.exchange.normal_form import marks_of, normal_form, readings_of
 from share_registry.exchange.selection import EXPERTS, ends_with, layout_roles
-from share_registry.exchange.servers import EXPERT, SGLANG_FUSED, VLLM_RANKS, lint
+from share_registry.exchange.servers import EXPERT, SGLANG_FUSED, VLLM_RANKS
 from share_registry.exchange.tensors import Rows, pad_rows, pairs_of, tensors_of
 from share_registry.format.layout import (
     MAX_MODULES,
@@ -115,7 +115,7 @@ def portable(adapter: Adapter, *, base_model: str) -> tuple[Adapter, tuple[str, 
         RefusedError: the adapter has parts that some server would ignore or refuse.
     """
     adapter, changes = normal_form(adapter)
-    dropped = _check(adapter, base_model)
+    dropped = _check(adapter)
     family = family_of(adapter.config, base_model)
     parts, unpacked = _unpack(adapter, _parts_of(adapter), family)
     parts, completed = _complete(parts, family)
@@ -164,22 +164,21 @@ def name_targets(paths: list[str], listed: object) -> list[str]:
     return sorted(used) if all(ends_with(path, used) for path in paths) else paths
 
 
-def _check(adapter: Adapter, base_model: str) -> list[str]:
+def _check(adapter: Adapter) -> list[str]:
     """Return the keys that may be left out.
 
-    Raises RefusedError, with each server's reason, where others stand in the way.
+    Raises RefusedError where others stand in the way.
     """
     dropped = [key for key in adapter.passengers if TRAINING_ONLY.fullmatch(key)]
     others = [key for key in adapter.passengers if key not in dropped]
     fields = [field for field in _UNPORTABLE if adapter.config.get(field)]
     if others or fields or not adapter.layout.factors:
-        reasons = " ".join(lint(adapter, base_model=base_model))
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        obstacles = ", ".join([*fields, *others[:3]]) + more
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        obstacles = ", ".join([*fields, *others[:1]]) + more
         raise RefusedError(
             f"the adapter has no portable form: it has {obstacles or 'no factor pairs'},"
-            f" expected factor pairs alone. {reasons}".rstrip(),
-            hint="Export it with profile='native'.",
+            " expected factor pairs alone.",
+            hint="Export it with profile='native': its notes say what each server makes of it.",
         )
     return dropped
 

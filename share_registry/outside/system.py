@@ -54,6 +54,12 @@ _NOTHING_DONE: Final = frozenset(
     }
 )
 
+_PERMISSIONS: Final = "Check its permissions and those of its directory."
+_PATH: Final = "Check the path and the permissions, and run it again."
+# What a registry has at its root, and how deep its files lie below
+_MARK: Final = "FORMAT"
+_DEEPEST: Final = 5
+# What is said of a registry's own files
 _SHARE: Final = (
     "Check the permissions of the directory. To share a registry, its owner gives it to a group: "
     "`chgrp -R GROUP PLACE; chmod -R g+rwX PLACE; find PLACE -type d -exec chmod g+s {} +`."
@@ -63,8 +69,10 @@ _HINTS: Final = {
     errno.EDQUOT: "Raise the quota or free some space and run it again.",
     errno.EROFS: "The medium is read-only: write to another place, "
     "and open it with mode 'r' where it is a registry.",
-    errno.EACCES: _SHARE,
-    errno.EPERM: _SHARE,
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.ENOENT: _PATH,
+    errno.ENOTDIR: _PATH,
     errno.EMFILE: "Raise the limit of open files (ulimit -n) and run it again.",
 }
 
@@ -232,12 +240,20 @@ def translate_errors(path: Path) -> Iterator[None]:
             ) from error
         raise StoreError(
             f"{path}: {error.strerror or error}.",
-            hint=_HINTS.get(error.errno or 0, "Check the device and run it again."),
+            hint=_hint_of(error.errno, path),
         ) from error
     except MemoryError as error:
         raise StoreError(
             f"{path}: not enough memory to read it.", hint="Free some memory and run it again."
         ) from error
+
+
+def _hint_of(number: int | None, path: Path) -> str:
+    """Return the next step after an error of the system about a path."""
+    is_denied = number in (errno.EACCES, errno.EPERM)
+    if is_denied and any((parent / _MARK).exists() for parent in path.parents[:_DEEPEST]):
+        return _SHARE
+    return _HINTS.get(number or 0, "Check the device and run it again.")
 
 
 def read_all(system: System, handle: int, path: Path, *, limit: int, seen: Seen | None) -> bytes:

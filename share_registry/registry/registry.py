@@ -450,7 +450,7 @@ class Registry:
         return analyze_space(self._context, self._space, budgets=budgets)
 
     def similar(
-        self, adapter: "Ref | os.PathLike[str] | Adapter | Any", *, limit: int = 10
+        self, adapter: "Ref | os.PathLike[str] | Adapter | Any", *, limit: int | None = 10
     ) -> "Similar":
         """Return the tasks nearest to an adapter by dW.
 

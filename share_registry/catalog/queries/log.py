@@ -31,7 +31,7 @@ from share_registry.catalog.tables import (
     task_of,
 )
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
-from share_registry.names import SpaceName, near_misses, split_task
+from share_registry.names import SpaceName, close_names, near_misses, split_task
 from share_registry.values.commits import Commit
 from share_registry.values.conditions import Condition, conditions_of, have_labels
 from share_registry.values.references import ResolvedReference
@@ -100,7 +100,9 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
     if query.kind is not None and query.kind not in KINDS:
         raise InvalidInputError(
             f"kind {query.kind!r} is not one of {', '.join(KINDS)}.",
-            hint=near_misses(query.kind, list(KINDS)),
+            hint=near_misses(query.kind, KINDS)
+            if close_names(query.kind, KINDS)
+            else "A commit of an adapter is of kind absorb.",
         )
     named, task = (None, None) if query.task is None else split_task(query.task)
     query = replace(query, task=task)
@@ -217,7 +219,7 @@ def _anchor(
         ensure(
             space is not None or len(spaces) == 1,
             InvalidInputError(
-                f"before={before} without a space is a commit of no space.",
+                f"before {before}: without a space that is a commit of no space.",
                 hint="Name the space, or give a reference such as base/@c12.",
             ),
         )
@@ -226,7 +228,7 @@ def _anchor(
     ensure(
         space in (None, anchor.space),
         InvalidInputError(
-            f"before={before!r} is a commit of space {anchor.space}, the log is of {space}.",
+            f"before {before!r}: that is a commit of space {anchor.space}, the log is of {space}.",
             hint="Name one space in both.",
         ),
     )

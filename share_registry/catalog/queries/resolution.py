@@ -30,6 +30,7 @@ from share_registry.names import (
     Selector,
     SpaceName,
     Version,
+    is_state,
     near_misses,
     parse_reference,
     space_name,
@@ -183,7 +184,8 @@ def resolve_task(session: Session, text: str, *, space: str | None = None) -> Re
     asked = parse_reference(text)
     if asked.task is None or asked.selector is not Selector.LATEST or asked.back:
         raise InvalidInputError(
-            f"{text!r} is not the name of a task.", hint="Give [space/]task, without a version."
+            f"{text!r} is not the name of a task.",
+            hint=f"Give the name alone: {asked.task or '[space/]task'}.",
         )
     where = space_of_reference(session, asked, space)
     lookups.require_newest(session, where)
@@ -258,7 +260,9 @@ def spaces_of_task(session: Session, task: str) -> list[SpaceName]:
     if not having:
         raise NotFoundError(
             f"no space has a task {task!r}.",
-            hint=near_misses(task, lookups.tasks_of_all_spaces(session)),
+            hint=f"Did you mean @{task} of one space?"
+            if is_state(task)
+            else near_misses(task, lookups.tasks_of_all_spaces(session)),
         )
     return having
 
@@ -282,10 +286,19 @@ def find_task(session: Session, space: SpaceName, name: str) -> FoundTask:
     row = session.execute(lookups.TASK_OF_NAME, {"space": space, "task": name}).one_or_none()
     if row is None:
         raise NotFoundError(
-            f"task {space}/{name} does not exist.",
-            hint=near_misses(name, list(lookups.task_names(session, space))),
+            f"task {space}/{name} does not exist.", hint=_meant(session, space, name)
         )
     return row
+
+
+def _meant(session: Session, space: SpaceName, name: str) -> str:
+    """Return the hint that says what was meant by a name that no task of a space has."""
+    if is_state(name) or lookups.tag_target(session, space, name) is not None:
+        return f"Did you mean @{name}?"
+    elsewhere = lookups.spaces_with_task(session, name, lookups.space_names(session))
+    if elsewhere:
+        return f"Did you mean {' or '.join(f'{where}/{name}' for where in elsewhere[:3])}?"
+    return near_misses(name, lookups.task_names(session, space))
 
 
 def find_named_task(

@@ -237,7 +237,8 @@ def _find(listed: Sequence[Task], after: str, only: SpaceName | None) -> Task:
         if is_same and place.version in (None, task.version):
             return task
     raise NotFoundError(
-        f"after={after!r} is not in this list.", hint="Give the last task of the page before."
+        f"after {after!r}: no such task is in this list.",
+        hint="Give the last task of the page before.",
     )
 
 
@@ -339,7 +340,7 @@ def _place(after: str | Task, space: str | None) -> tuple[str, _Place]:
     place = asked.space if asked.space is not None else space
     if asked.task is None or place is None or space not in (None, place):
         raise InvalidInputError(
-            f"after={after!r} names no task of {f'space {space}' if space else 'a space'}.",
+            f"after {after!r}: that is no task of {f'space {space}' if space else 'a space'}.",
             hint="Give the last task of the page before, such as base/cola.",
         )
     version = int(asked.value) if asked.selector is Selector.VERSION else None

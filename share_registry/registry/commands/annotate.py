@@ -48,6 +48,13 @@ def set_alias(
         NotFoundError: the version does not exist.
         ConflictError: the alias is not at `expected` (0: not set).
     """
+    ensure(
+        "@" not in alias,
+        InvalidInputError(
+            f"{alias!r} is a reference, expected the name of an alias.",
+            hint=f"The reference comes first: set_alias({alias!r}, {ref!r}).",
+        ),
+    )
     name = alias_name(alias)
     target = _resolve(context, resolve_version, ref, space)
 
@@ -100,6 +107,13 @@ def set_tag(context: Context, name: str, ref: str, *, space: str | None, said: S
     Raises InvalidInputError for a name that is an alias, ConflictError where the tag names another
     commit.
     """
+    ensure(
+        "@" not in name,
+        InvalidInputError(
+            f"{name!r} is a reference, expected the name of a tag.",
+            hint=f"The name comes first: tag({ref!r}, {name!r}).",
+        ),
+    )
     tag = alias_name(name)
     target = _resolve(context, resolve, ref, space)
 

@@ -267,7 +267,7 @@ def _warn_unrecorded(space: SpaceName, number: CommitNumber, options: CommitOpti
     if lost:
         _LOG.warning(
             "%s/@c%d holds this adapter already: %s not recorded; "
-            "use annotate, or allow_duplicate=True for a new version",
+            "annotate it, or allow a duplicate to make a new version",
             space,
             number,
             lost,

@@ -44,8 +44,9 @@ from share_registry.values.policy import Policy
 
 _MAX_LABELS: Final = 64
 _PATH_REMARK: Final = (
-    "the space's base model is the path {!r} for ever; an adapter that names the model otherwise "
-    "is accepted on request, and that name is known from then on"
+    "the space's base model is the path {!r} for ever: the next adapter that names the model "
+    "otherwise is accepted with allow_base_mismatch (--allow-base-mismatch), once; to name it at "
+    "first, create a space with base_model (--base-model) before the first commit"
 )
 
 
