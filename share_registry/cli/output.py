@@ -222,7 +222,7 @@ def for_terminal(hint: str) -> str:
 
 def at_place(hint: str, session: "Session") -> str:
     """Return a hint whose command lines say where the registry is, as the user did."""
-    given = (("-R", session.registry), ("--store", session.store), ("-s", session.space))
+    options = (("-R", session.registry), ("--store", session.store), ("-s", session.space))
 
     def placed(command: re.Match[str]) -> str:
         if command["rest"].endswith(" --help"):
@@ -230,7 +230,7 @@ def at_place(hint: str, session: "Session") -> str:
         names_space = command["verb"] in _OF_REGISTRY or " --space " in command["rest"]
         words = [
             f"{option} {shlex.quote(_PASSWORD.sub(_USER, value))}"
-            for option, value in given
+            for option, value in options
             if value is not None and (option != "-s" or not names_space)
         ]
         return f"`{' '.join(['share-registry', *words, command['verb']])}{command['rest']}`"

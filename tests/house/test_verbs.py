@@ -30,7 +30,7 @@ VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
 NOT_OPTIONS = {"self", "space", "progress"}
 """The bar on a terminal is the progress of `verify`."""
 OUTPUT = {
-    "checkout": {"output"},
+    "checkout": {"output", "overwrite"},
     "retention": {"plot"},
     "log": {"plot"},
     "show": {"modules"},

@@ -1,11 +1,12 @@
 """Verbs that read: none of them writes anything into the registry."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from share_registry.cli.output import Printed, emit, watching
+from share_registry.cli.output import Printed, emit, say, watching
 from share_registry.cli.verb import commit_of, free_verb, label_option, session, verb
 from share_registry.errors import ShareRegistryError
 from share_registry.values.commits import modules_sheet
@@ -31,16 +32,17 @@ if TYPE_CHECKING:
     "--dtype", metavar="DTYPE", help="float32, float16, bfloat16 or float64. [as committed]"
 )
 @click.option("--exact", is_flag=True, help="The original bytes, where they were kept.")
+@click.option("--overwrite", is_flag=True, help="Replace what stands there.")
 def checkout(
-    registry: "Registry", /, ref: str, *, output: Path, device: str, dtype: str | None, exact: bool
+    registry: "Registry", /, ref: str, *, output: Path, overwrite: bool, **options: Any
 ) -> Printed:
     """Save the version REF as a PEFT directory.
 
     \b
     share-registry checkout cola@v1 -o work/cola
     """
-    adapter = registry.checkout(ref, device=device, dtype=dtype, exact=exact)
-    adapter.save(output)
+    adapter = registry.checkout(ref, **options)
+    adapter.save(output, overwrite=overwrite)
     return Printed(
         title=str(output),
         members={
@@ -210,10 +212,39 @@ def tasks(registry: "Registry", /, *, labels: dict[str, str], limit: int, **opti
     share-registry ls --limit 50 --after cola
     share-registry ls --where 'acc>0.8,loss<1' --sort -acc --all-versions
     """
-    return registry.tasks(labels=labels or None, limit=limit or None, **options)
+    tasks = registry.tasks(labels=labels or None, limit=limit or None, **options)
+    if not tasks:
+        for text in _unknown_names(registry, labels, options["alias"], options["where"]):
+            say(text, session())
+    return tasks
 
 
 ls = tasks
+
+
+def _unknown_names(
+    registry: "Registry", labels: Mapping[str, str], alias: str | None, where: Sequence[str]
+) -> Iterator[str]:
+    """Yield which labels, metrics and aliases that were asked for no version has."""
+    from share_registry.names import near_misses
+    from share_registry.values.conditions import conditions_of, numbers_of
+
+    versions = registry.tasks(all_versions=True)
+    asked = {
+        "label": (labels, {name for task in versions for name in task.labels}),
+        "metric": (
+            [condition.name for condition in conditions_of(where)],
+            {name for task in versions for name in numbers_of(task)},
+        ),
+        "alias": (
+            [alias] if alias else [],
+            {name for task in versions for name in task.aliases},
+        ),
+    }
+    for kind, (names, present) in asked.items():
+        for name in names:
+            if versions and name not in present:
+                yield f"no version has the {kind} {name!r}. {near_misses(name, sorted(present))}"
 
 
 @verb("r")

@@ -226,10 +226,10 @@ def analyze(registry: "Registry", /, *, budgets: Sequence[float], plot: Path | N
 @click.argument("adapter", metavar="ADAPTER")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=0),
     default=10,
     show_default=True,
-    help="At most so many, the nearest.",
+    help="At most so many, the nearest; 0: all.",
 )
 def similar(registry: "Registry", /, adapter: str, *, limit: int) -> object:
     """List the tasks nearest to ADAPTER.
@@ -240,4 +240,4 @@ def similar(registry: "Registry", /, adapter: str, *, limit: int) -> object:
     share-registry similar adapters/cola
     share-registry similar cola@v3
     """
-    return registry.similar(adapter, limit=limit)
+    return registry.similar(adapter, limit=limit or None)

@@ -24,7 +24,7 @@ from share_registry.cli.verb import (
     verb,
     with_options,
 )
-from share_registry.errors import InvalidInputError, NotFoundError, ensure
+from share_registry.errors import InvalidInputError, ensure
 from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
@@ -72,15 +72,18 @@ _ALREADY: Final = "already committed as {}; --allow-duplicate makes a new versio
 
 
 def _present(_: click.Context, __: click.Parameter, adapter: str) -> str:
-    ensure(
-        adapter.startswith("hf://") or Outside().exists(Path(adapter)),
-        NotFoundError(f"adapter directory {adapter} does not exist.", hint="Check the path."),
-    )
-    return adapter
+    if adapter.startswith("hf://") or Outside().exists(Path(adapter)):
+        return adapter
+    from share_registry.exchange.peft_directory import not_there
+
+    raise not_there(adapter)
 
 
 def _by_task(_: click.Context, __: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
-    return named_of(pairs, hint="Name every task once: cola=adapters/cola.")
+    from share_registry.exchange.base_model import derive_task
+
+    named = [pair if "=" in pair else f"{derive_task(pair)}={pair}" for pair in pairs]
+    return named_of(named, hint="Name every task once: cola=adapters/cola.")
 
 
 def _check_first(asked: Session, options: Mapping[str, Any]) -> None:
@@ -119,10 +122,12 @@ def commit(registry: "Registry", /, adapter: str, **options: Any) -> "Commit":
 
 
 @verb("w", doing="committing", first=_check_first)
-@click.argument("adapters", metavar="TASK=ADAPTER...", nargs=-1, required=True, callback=_by_task)
+@click.argument("adapters", metavar="[TASK=]ADAPTER...", nargs=-1, required=True, callback=_by_task)
 @_commit_options
 def commit_many(registry: "Registry", /, adapters: dict[str, str], **options: Any) -> "Commit":
     """Commit several adapters, all or nothing.
+
+    A task that is not named has the name of its directory.
 
     \b
     share-registry commit-many cola=adapters/cola sst2=adapters/sst2 -m nightly
