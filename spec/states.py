@@ -1,11 +1,11 @@
 """What each good store says: the state of its space, as the reference reader follows the log."""
 
-import importlib.util
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spec.reader import Store
 from spec.tiny import SPACE
 
 
@@ -16,7 +16,7 @@ def state_of(files: Mapping[str, bytes]) -> dict[str, Any]:
             target = Path(folder, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        state = _reader().Store(folder).log(SPACE)
+        state = Store(folder).log(SPACE)
     return {
         "head": len(state.commits),
         "id": state.commits[-1][0],
@@ -35,13 +35,3 @@ def _task(task: Any) -> dict[str, Any]:
             for version in task.versions
         ],
     }
-
-
-def _reader() -> Any:
-    path = Path(__file__).parent / "reference_reader.py"
-    spec = importlib.util.spec_from_file_location("state_reader", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

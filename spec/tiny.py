@@ -40,7 +40,8 @@ CONFIG = json.dumps(
 class Tiny:
     """A store in memory: files by path, and what its adapters decode to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, space: str = SPACE) -> None:
+        self.space = space
         self.files: dict[str, bytes] = {}
         self.parent = self.write(
             "FORMAT",
@@ -79,7 +80,7 @@ class Tiny:
         common = {
             "format": 1,
             "kind": kind,
-            "space": SPACE,
+            "space": self.space,
             "number": self.number,
             "parent": self.parent,
             "requires": [],
@@ -89,7 +90,9 @@ class Tiny:
             "key": f"key-{self.number}",
         }
         record = {name: value for name, value in (common | members).items() if value is not None}
-        self.parent = self.write(f"spaces/{SPACE}/log/{self.number:020}.json", canonical(record))
+        self.parent = self.write(
+            f"spaces/{self.space}/log/{self.number:020}.json", canonical(record)
+        )
 
     def absorb(self, *tasks: Mapping[str, Any], kind: str = "absorb", **members: Any) -> None:
         """Add an absorb or merge record and its note."""

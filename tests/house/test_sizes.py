@@ -13,7 +13,6 @@ MAX_COLUMNS: Final = 100
 MAX_WIDE_SHARE: Final = 0.005
 """Of the package's lines: tables, addresses and texts that are clearer whole."""
 EXEMPT: Final = {
-    "spec/reference_reader.py": "one file by design: it is read beside the clauses",
     "share_registry/registry/registry.py": "the facade: one method a verb, and no logic",
 }
 

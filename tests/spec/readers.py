@@ -1,6 +1,5 @@
 """The two readers side by side: what each does with one vector."""
 
-import importlib.util
 import io
 import time
 import zipfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import share_registry as sr
+import spec.reader
 from share_registry.format import basis_object
 from share_registry.format.adapter_object import decode, header
 from share_registry.format.canonical import load, sha256
@@ -19,7 +19,6 @@ from share_registry.format.records import Note, parse_format, parse_record
 from tests.house.tree import ROOT
 
 VECTORS = ROOT / "spec" / "vectors"
-READER = ROOT / "spec" / "reference_reader.py"
 TENSOR = {"dtype": "F32", "shape": [6]}
 """What the tensor objects among the bad vectors stand for."""
 
@@ -29,18 +28,7 @@ MAX_BYTES = 256 << 20
 """What refusing a bad vector may take: forged bytes are no way to keep a reader busy."""
 PEAK = Path("/proc/self/clear_refs")
 
-
-def _reference() -> Any:
-    """Import the reference reader as a stranger would: by its path."""
-    spec = importlib.util.spec_from_file_location("reference_reader", READER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference: Any = _reference()
+reference: Any = spec.reader
 CLAUSES = {"record": "REC-01", "note": "NOT-01", "format": "STO-03"}
 
 
@@ -101,7 +89,7 @@ def read_by_reference(content: bytes, kind: str) -> object:
         case "basis.safetensors":
             return reference.parse_basis(content)
         case "tensor.safetensors":
-            return OneObject(content).tensor("", TENSOR)
+            return reference.parse_tensor(content, TENSOR)
     name = kind.removesuffix(".json")
     return reference.parse(
         content,
@@ -154,7 +142,7 @@ def export_by_reference(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     for space, state in states.items():
         for name, task in sorted(state.tasks.items()):
             for number, version in enumerate(task.versions, 1):
-                yield f"{space}/{name}@v{number}", store.export(version)
+                yield f"{space}/{name}@v{number}", reference.export(store, version)
     for state in states.values():
         if state.newer is not None:
             raise state.newer

@@ -19,6 +19,7 @@ from share_registry.format.canonical import dump, load
 from share_registry.format.layout import Layout
 from share_registry.stored import StoredAdapter
 from spec import good
+from spec.writing import sha256
 from tests.spec import readers
 from tests.spec.readers import VECTORS, kind_of, reference
 
@@ -35,9 +36,7 @@ VALUES = st.dictionaries(
 )
 FILES = sorted(path for path in (VECTORS / "good").glob("*.*.json"))
 STORES = [store for name, store in good.stores().items() if name != "history"]
-OBJECTS = {
-    reference.sha256(content).hexdigest(): content for store in STORES for content in store.values()
-}
+OBJECTS = {sha256(content): content for store in STORES for content in store.values()}
 ADAPTERS = [content for content in OBJECTS.values() if b'"kind\\":\\"adapter' in content]
 BASES = [content for content in OBJECTS.values() if b'"kind\\":\\"basis' in content]
 QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

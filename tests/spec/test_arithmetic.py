@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.house.tree import ROOT
 from tests.spec import readers
-from tests.spec.readers import READER, VECTORS
+from tests.spec.readers import VECTORS
 
+DECODING = ROOT / "spec" / "reader" / "decoding.py"
 SUM = "reduce(np.add, [*products, side.own.astype(np.float64)])"
 SCALED = "* side.scales.astype(np.float64)[:, None]"
 BEFORE = "before[which].astype(np.float64) + made"
@@ -32,26 +34,23 @@ MUTATIONS = {
     ],
     "bits of k rounded down": [("(k - 1).bit_length()", "k.bit_length()")],
 }
-"""What is written otherwise in the reference reader."""
+"""What is written otherwise in the decoding of the reference reader."""
 
 
 def _read(root: Path, changes: list[tuple[str, str]]) -> None:
-    """Export every version with a reference reader that is changed."""
-    text = READER.read_text(encoding="utf-8")
+    """Export every version with a reference reader whose decoding is changed."""
+    text = DECODING.read_text(encoding="utf-8")
     for right, wrong in changes:
         assert text.count(right) == 1
         text = text.replace(right, wrong)
     changed = types.ModuleType("changed")
-    changed.__dict__["__file__"] = str(READER)
     changed.__dict__["EXACT"] = np.vectorize(Fraction, otypes=[object])
     exec(compile(text, "changed", "exec"), changed.__dict__)
-    store = changed.Store(root)
+    store = readers.reference.Store(root)
     for task in store.log("tiny").tasks.values():
         for version in task.versions:
-            try:
-                store.export(version)
-            except changed.DamagedError as error:
-                raise readers.reference.DamagedError(str(error)) from error
+            adapter, _, tensors = changed.decode(store, version["adapter"])
+            readers.reference.tensor_file(version, adapter, tensors)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

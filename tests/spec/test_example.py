@@ -71,7 +71,9 @@ def _parts() -> dict[str, bytes]:
 def _decoded(content: bytes) -> list[str]:
     """Return the factors that an object decodes to, as the text writes them."""
     adapter: Any = reference.parse_adapter(content, lambda *_: LAYOUT)
-    sides = (reference.decode(side, i, [], None) for i, side in enumerate(adapter.modules["q"]))
+    sides = (
+        reference.decode_side(side, i, [], None) for i, side in enumerate(adapter.modules["q"])
+    )
     return [" ".join(f"{value:g}" for value in rows.reshape(-1)) for rows in sides]
 
 

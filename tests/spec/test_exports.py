@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 import share_registry as sr
-from share_registry.format.canonical import dump
+from share_registry.format.canonical import dump, sha256
+from tests.house.tree import ROOT
 from tests.spec import adapters, readers
-from tests.spec.readers import READER, VECTORS, reference
+from tests.spec.readers import VECTORS, reference
 
 EXPECTED = {
     "bf16": 1,
@@ -89,8 +90,9 @@ def test_a_reader_in_a_process_of_its_own_imports_nothing_of_ours(
     ref = next(iter(exported))
     script = f"""
 import runpy, sys
-sys.argv = ["reference_reader.py", {str(root)!r}, {ref!r}, {str(tmp_path / "out")!r}]
-runpy.run_path({str(READER)!r}, run_name="__main__")
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv = ["spec.reader", {str(root)!r}, {ref!r}, {str(tmp_path / "out")!r}]
+runpy.run_module("spec.reader", run_name="__main__")
 assert not {STRANGERS!r} & {{name.partition(".")[0] for name in sys.modules}}
 """.replace(repr(STRANGERS), repr(set(STRANGERS)))
     subprocess.run([sys.executable, "-I", "-c", script], check=True)
@@ -99,7 +101,11 @@ assert not {STRANGERS!r} & {{name.partition(".")[0] for name in sys.modules}}
 
 def test_the_reader_lists_every_version(root: Path) -> None:
     listed = subprocess.run(
-        [sys.executable, READER, root, "--list"], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "spec.reader", root, "--list"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     ).stdout.splitlines()
     present = {name: count for name, count in EXPECTED.items() if name != "shared"}
     assert sorted(line.split()[0] for line in listed) == sorted(
@@ -127,10 +133,10 @@ def test_the_digest_of_an_export_is_of_its_files(root: Path, tmp_path: Path) -> 
     with sr.Registry.open(root, mode="r") as registry:
         export = registry.export("plain@v1", tmp_path)
     listed: list[Any] = [
-        {"name": path.name, "sha256": reference.sha256(path.read_bytes()).hexdigest()}
+        {"name": path.name, "sha256": sha256(path.read_bytes())}
         for path in sorted(export.path.iterdir())
     ]
-    assert export.digest == reference.sha256(dump(listed)).hexdigest()
+    assert export.digest == sha256(dump(listed))
     assert export.path.name == f"plain-v1-{export.digest[:8]}"
 
 

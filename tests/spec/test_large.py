@@ -40,8 +40,8 @@ STATEMENTS = {
         "error": "sr.RefusedError",
     },
     "reference": {
-        "imports": f"sys.path.insert(0, {str(ROOT / 'spec')!r})\nimport reference_reader as reader",
-        "statement": "s = reader.Store(sys.argv[1]); s.export(s.log('tiny').tasks['zeros'].versions[0])",
+        "imports": f"sys.path.insert(0, {str(ROOT)!r})\nimport spec.reader as reader",
+        "statement": "s = reader.Store(sys.argv[1]); reader.export(s, s.log('tiny').tasks['zeros'].versions[0])",
         "error": "reader.LargeError",
     },
 }
@@ -75,5 +75,5 @@ def test_what_is_too_large_is_not_damaged_and_the_rest_is_read(tmp_path: Path, b
         }
         sound = readers.export_by_library(registry, "tiny/cola@v1", tmp_path / "out")
     store = reference.Store(root)
-    files = store.export(store.log("tiny").tasks["cola"].versions[0])
+    files = reference.export(store, store.log("tiny").tasks["cola"].versions[0])
     assert {name: sound[name] for name in files} == files

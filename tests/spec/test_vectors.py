@@ -14,6 +14,7 @@ import rfc8785
 import share_registry as sr
 from share_registry.format.canonical import dump
 from spec.make_vectors import vectors
+from spec.tiny import Tiny, linear, pair
 from tests.house.test_clauses import _defined
 from tests.spec import readers
 from tests.spec.readers import VECTORS, kind_of, reference
@@ -161,6 +162,26 @@ def test_both_readers_give_a_reference_its_meaning(vectors: str, tmp_path: Path)
                     registry.resolve(text)
             else:
                 assert registry.resolve(text).ref == meaning, text
+
+
+def test_a_task_that_only_one_space_has_is_found_without_it(tmp_path: Path) -> None:
+    """Spec REF-02."""
+    for space, tasks in {"one": ("both", "first"), "two": ("both", "second")}.items():
+        tiny = Tiny(space=space)
+        for task in tasks:
+            tiny.absorb(tiny.adapter(task, 1, linear(), [pair(task)]))
+        tiny.record("rename", task=tasks[1], name=f"{tasks[1]}-now")
+        for path, content in tiny.files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(content)
+    store = reference.Store(tmp_path)
+    with sr.Registry.open(tmp_path, mode="r") as registry:
+        for text in ("first", "first-now@v1"):
+            assert _meaning(store, text) == registry.resolve(text).ref == "one/first-now@v1"
+        for text in ("both", "third", "@c1"):
+            assert _meaning(store, text) == "REF-02"
+            with pytest.raises((sr.NotFoundError, sr.RefusedError)):
+                registry.resolve(text)
 
 
 def _meaning(store: Any, text: str) -> str:
