@@ -25,7 +25,8 @@ def _same_key(registry: sr.Registry, adapter: Path) -> sr.Commit:
 
 
 def _same_adapter(registry: sr.Registry, adapter: Path) -> sr.Commit:
-    return registry.commit(adapter)
+    # a new commit where the one that died was not published
+    return registry.commit(adapter, idempotency_key="three")
 
 
 def _next(registry: sr.Registry, adapter: Path) -> sr.Commit:
