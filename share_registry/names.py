@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final, NewType
 
 from share_registry.errors import InvalidInputError, ensure
+from share_registry.kinds import shown
 from share_registry.times import DATE, end_of
 
 # sha256 of a file's bytes, 64 lowercase hexadecimal digits
@@ -127,8 +128,11 @@ def is_state(text: str) -> bool:
 
 def digest(text: str) -> Digest:
     """Check a sha256 in lowercase hexadecimal. Raises InvalidInputError."""
-    if not DIGEST.fullmatch(text):
-        raise InvalidInputError(f"digest {text[:80]!r} is not 64 lowercase hexadecimal digits.")
+    if not isinstance(text, str) or not DIGEST.fullmatch(text):
+        raise InvalidInputError(
+            f"digest {shown(text)} is not 64 lowercase hexadecimal digits.",
+            hint="A digest is the sha256 of a file's bytes.",
+        )
     return Digest(text)
 
 
@@ -207,7 +211,7 @@ def is_slip(text: str, name: str) -> bool:
 def _name(text: str, kind: str) -> str:
     if not isinstance(text, str) or not is_name(text):
         raise InvalidInputError(
-            f"{kind} name {str(text)[:80]!r} is not allowed.",
+            f"{kind} name {shown(text)} is not allowed.",
             hint="Use 1 to 64 of a-z 0-9 . _ - starting with a letter or digit, "
             "without '..', a trailing dot or a device name.",
         )

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Final
 
+from share_registry import kinds
 from share_registry.format.layout import Layout
 from share_registry.format.records import Source
+from share_registry.kinds import wrong_kind
 from share_registry.names import Digest
 from share_registry.outside.files import Outside
 
@@ -14,6 +17,31 @@ if TYPE_CHECKING:
     import torch
 
     from share_registry.algebra.error import FactorPair
+
+
+# What the members of an adapter are
+_KINDS: Final[Mapping[str, Any]] = {
+    "tensors": Mapping,
+    "config": Mapping,
+    "config_bytes": bytes,
+    "layout": Layout,
+    "attachments": Mapping,
+    "source": Source,
+    "source_digest": str,
+    "raw_bytes": int,
+    "original": Mapping,
+    "remarks": tuple,
+    "ref": (str, NoneType),
+    "error": (float, int, NoneType),
+    "basis": (str, NoneType),
+    "parent": (str, NoneType),
+    "tensors_digest": (str, NoneType),
+}
+
+
+def _expected(kind: type | tuple[type, ...]) -> str:
+    kinds_of = kind if isinstance(kind, tuple) else (kind,)
+    return " or ".join(each.__name__ for each in kinds_of).replace("NoneType", "None")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +85,12 @@ class Adapter:
     parent: str | None = None
     tensors_digest: Digest | None = None
 
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                hint = "Take an adapter that was read or checked out, and `replace` members of it."
+                raise wrong_kind(name, value, _expected(kind), hint)
+
     @property
     def passengers(self) -> dict[str, "torch.Tensor"]:
         """The tensors that no factor pair names, in file order."""
@@ -77,6 +111,7 @@ class Adapter:
 
         return pairs_of(self.layout, self.tensors, module_scales(self.config, self.layout))
 
+    @kinds.takes(directory=kinds.path, overwrite=kinds.flag)
     def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
         """Write a plain PEFT directory, atomically; the same files already there are success.
 
@@ -89,6 +124,7 @@ class Adapter:
         files, _ = files_of(self, profile="native", card=CardFacts.of(self))
         return place(files, Path(directory), "", overwrite=overwrite, outside=Outside())[0]
 
+    @kinds.takes(name=kinds.text)
     def apply_to(self, model: Any, name: str | None = None) -> Any:
         """Load the adapter into a live model, strictly: every tensor must find its place.
 

@@ -24,6 +24,7 @@ from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_range
 from share_registry.format.canonical import sha256
 from share_registry.format.records import Source
+from share_registry.kinds import member_of
 from share_registry.names import TaskName, task_name
 from share_registry.outside.files import Outside
 
@@ -63,15 +64,7 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: Ou
             " it only applies to live PEFT models.",
             hint="Leave it out, or give the model.",
         )
-    importer = next((importer for importer in IMPORTERS if importer.matches(source)), None)
-    if importer is None:
-        raise InvalidInputError(
-            "there is no adapter: it is None."
-            if source is None
-            else f"adapter is of type {type(source).__name__}, which is no kind of adapter.",
-            hint="Give a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel"
-            " or an Adapter.",
-        )
+    importer = _importer_of(source)
     ensure(
         name is not None or importer.names_task,
         InvalidInputError(
@@ -84,9 +77,28 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: Ou
     return chosen, adapter, name is None
 
 
+def check_kind(source: Any) -> Any:
+    """Return what may be an adapter, by its type alone. Raises InvalidInputError."""
+    _importer_of(source)
+    return source
+
+
 def is_directory(source: Any) -> bool:
     """Tell whether a source is a place on this machine, which can be read again."""
     return _is_place(source) and not _is_hub(source)
+
+
+def _importer_of(source: Any) -> Importer:
+    importer = next((importer for importer in IMPORTERS if importer.matches(source)), None)
+    if importer is None:
+        raise InvalidInputError(
+            "there is no adapter: it is None."
+            if source is None
+            else f"adapter is of type {type(source).__name__}, which is no kind of adapter.",
+            hint="Give a PEFT directory, hf://owner/repo[@revision], a peft.PeftModel"
+            " or an Adapter.",
+        )
+    return importer
 
 
 def _is_place(source: Any) -> bool:
@@ -103,7 +115,7 @@ def _is_adapter(source: Any) -> bool:
 
 def _is_live_model(source: Any) -> bool:
     model = unwrap(source)
-    return hasattr(model, "peft_config") and hasattr(model, "state_dict")
+    return all(member_of(model, name) is not None for name in ("peft_config", "state_dict"))
 
 
 def _read_hub(source: Any, _: str | None, outside: Outside) -> Adapter:

@@ -20,6 +20,7 @@ from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_directory import adapter_of
 from share_registry.exchange.plain_keys import PARALLEL, WRAPPERS, plain_config, plain_key
 from share_registry.format.records import Source
+from share_registry.kinds import member_of, wrong_kind
 from share_registry.names import digest
 
 _PARALLEL: Final = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
@@ -70,7 +71,7 @@ def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:
 def unwrap(model: Any) -> Any:
     """Return the model that holds adapters, without what it is wrapped in."""
     inner = _inner(model)
-    if inner is None and not hasattr(model, "peft_config"):
+    if inner is None and member_of(model, "peft_config") is None:
         inner = _parts(model).get(PARALLEL)
     return model if inner is None else unwrap(inner)
 
@@ -81,6 +82,10 @@ def apply(adapter: Adapter, model: Any, *, name: str) -> Any:
     Raises as `Adapter.apply_to`.
     """
     peft = _peft()
+    ensure(
+        isinstance(model, torch.nn.Module),
+        wrong_kind("model", model, "a torch module", "Give the model itself."),
+    )
     adapter, _ = normal_form(adapter)
     names = {field.name for field in fields(peft.LoraConfig)} - {"runtime_config"}
     members = {key: value for key, value in adapter.config.items() if key in names}
@@ -239,7 +244,7 @@ def _inner(model: Any) -> Any:
 
 
 def _parts(model: Any) -> Mapping[str, Any]:
-    return getattr(model, "__dict__", {}).get("_modules") or {}
+    return model._modules if isinstance(model, torch.nn.Module) else {}
 
 
 def _config_of(model: Any, config: Any) -> dict[str, object]:

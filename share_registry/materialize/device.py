@@ -18,11 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from share_registry import kinds
 from share_registry.errors import InvalidInputError, ensure
+from share_registry.kinds import member_of, shown, takes
 
 _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Of intermediate results on the CPU: 1 MiB of float32, which the second-level cache holds.
 SCRATCH_NUMBERS: Final = 1 << 18
+_COUNT: Final = kinds.whole(0, "Give a number of elements.", most=1 << 48)
 # Times as much on a GPU, where a launch is dearer than memory.
 _ON_GPU: Final = 64
 # Returns so many numbers, not initialised.
@@ -160,6 +163,7 @@ class Buffers:
         """Begin a pass: everything may be written again."""
         self._used.clear()
 
+    @takes(count=_COUNT, dtype=kinds.of(torch.dtype, "a torch dtype", "Give torch.float32."))
     def take(self, count: int, dtype: torch.dtype) -> Tensor:
         """Return `count` numbers, not initialised, that nothing else of this pass has."""
         stretches = self._stretches.setdefault(dtype, [])
@@ -181,9 +185,9 @@ def device_of(device: str | torch.device) -> str:
     """Return the name of a device that is there. Raises InvalidInputError."""
     try:
         parsed = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"device {device!r} is not a torch device.", hint="Use cpu, cuda or cuda:<index>."
+            f"device {shown(device)} is not a torch device.", hint="Use cpu, cuda or cuda:<index>."
         ) from error
     ensure(
         parsed.type != "meta",
@@ -219,10 +223,10 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """Return a floating torch dtype of a dtype or its name. Raises InvalidInputError."""
     if dtype is None:
         return None
-    named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if named not in _DTYPES:
+    named = member_of(torch, dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype) or named not in _DTYPES:
         raise InvalidInputError(
-            f"dtype {dtype!r} is not a floating torch dtype that adapters have.",
+            f"dtype {shown(dtype)} is not a floating torch dtype that adapters have.",
             hint="Use float32, float16, bfloat16 or float64.",
         )
     return named

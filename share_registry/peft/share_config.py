@@ -10,13 +10,29 @@ from typing import Any, Final, Self
 from peft import PeftConfig
 from peft.utils.peft_types import PeftType
 
+from share_registry import kinds
 from share_registry.catalog.database_errors import without_password
-from share_registry.errors import InvalidInputError, ensure
+from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.outside.files import Outside
 from share_registry.peft.subspace import Subspace, open_registry, read_subspace
 from share_registry.registry.registry import Registry
 
 NAME: Final = "SHARE"
+_PAPER: Final = "The paper takes p = 8 and phi = 2 on GLUE."
+_number: Final = kinds.of(int | float, "a number", "Give a float.")
+# What members are, where they are not None
+_KINDS: Final = {
+    "space": kinds.text,
+    "basis": kinds.text,
+    "init": kinds.text,
+    "extra_directions": kinds.whole(0, _PAPER),
+    "pseudo_rank": kinds.whole(1, _PAPER),
+    "init_scale": _number,
+    "seed": kinds.of(int, "a whole number", "Give an int."),
+    "dropout": _number,
+    "fan_in_fan_out": kinds.flag,
+    "started_from": kinds.text,
+}
 # What the names of all parameters of the method begin with
 PREFIX: Final = "share_"
 
@@ -72,22 +88,25 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
     started_from: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise InvalidInputError(
+                f"PEFT refuses the config: {error}", hint="See peft.PeftConfig."
+            ) from error
         self.peft_type = PeftType(NAME)
         self._opened: Registry | None = None
         self._subspace: Subspace | None = None
+        for name, check in _KINDS.items():
+            if (value := getattr(self, name)) is not None:
+                check(name, value)
         self._set_registry(self.registry, self.store)
         for name in ("target_modules", "exclude_modules"):
             if isinstance(modules := getattr(self, name), list):
-                setattr(self, name, set(modules))
-        _check_count("extra_directions", self.extra_directions, 0)
-        _check_count("pseudo_rank", self.pseudo_rank, 1)
+                setattr(self, name, set(kinds.texts(name, modules)))
         ensure(
-            isinstance(self.init, str)
-            and (
-                self.init in ("noise", "nearest")
-                or (self.init.startswith("task:") and len(self.init) > len("task:"))
-            ),
+            self.init in ("noise", "nearest")
+            or (self.init.startswith("task:") and len(self.init) > len("task:")),
             InvalidInputError(
                 f"init {self.init!r} is not 'noise', 'nearest' or 'task:NAME'.",
                 hint="Write init='task:cola' or init='task:cola@v3'.",
@@ -166,9 +185,16 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         `registry` (and `store`) say where the basis is now, where that is another place.
         """
         registry, store = kwargs.pop("registry", None), kwargs.pop("store", None)
-        config: Self = super().from_pretrained(
-            pretrained_model_name_or_path, subfolder=subfolder, **kwargs
-        )
+        place = os.fspath(kinds.path("the config's place", pretrained_model_name_or_path))
+        if subfolder is not None:
+            kinds.path("subfolder", subfolder)
+        try:
+            config: Self = super().from_pretrained(place, subfolder=subfolder, **kwargs)
+        except (ValueError, OSError) as error:
+            raise NotFoundError(
+                f"no config of an adapter can be read from {place!r}: {error}",
+                hint="Give the directory that `save_pretrained` wrote.",
+            ) from error
         if registry is not None:
             config._set_registry(registry, store)
         return config
@@ -176,35 +202,17 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
     def _set_registry(self, registry: Any, store: Any) -> None:
         if isinstance(registry, Registry):
             self._opened, registry = registry, registry.location
-        ensure(
-            registry is None or isinstance(registry, str | os.PathLike),
-            InvalidInputError(
-                f"registry is a {type(registry).__name__}, "
-                "expected a directory, a URL or a Registry."
-            ),
-        )
-        self.registry = None if registry is None else _absolute(os.fspath(registry))
-        self.store = None if store is None else _absolute(os.fspath(store))
+        self.registry = None if registry is None else _absolute(kinds.path("registry", registry))
+        self.store = None if store is None else _absolute(kinds.path("store", store))
 
     def __getstate__(self) -> dict[str, object]:
         """Leave out the open registry: a copy opens it itself."""
         return {**self.__dict__, "_opened": None, "_subspace": None}
 
 
-def _absolute(location: str) -> str:
-    outside = Outside()
+def _absolute(place: kinds.FilePath) -> str:
+    location, outside = os.fspath(place), Outside()
     return location if "://" in location else str(outside.absolute(Path(location)))
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    ensure(
-        value is None
-        or (not isinstance(value, bool) and isinstance(value, int) and value >= least),
-        InvalidInputError(
-            f"{name} {value!r} is not a whole number from {least} on.",
-            hint="The paper takes p = 8 and phi = 2 on GLUE.",
-        ),
-    )
 
 
 def _add_name(names: type[Enum]) -> None:

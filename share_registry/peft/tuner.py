@@ -15,6 +15,7 @@ from torch import nn
 
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.config import PREFIX as KEYS
+from share_registry.kinds import takes, text
 from share_registry.peft.layer import ShareLayer, ShareLinear
 from share_registry.peft.share_config import PREFIX, ShareConfig
 from share_registry.peft.subspace import Coefficients, Subspace, draw_noise, project_task
@@ -38,11 +39,13 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
     tuner_layer_cls = ShareLayer
     target_module_mapping: Final[dict[str, list[str]]] = {}
 
+    @takes(adapter_name=text)
     def lora_tensors(self, adapter_name: str) -> dict[str, torch.Tensor]:
         """Return an adapter as a plain LoRA of rank p and scale 1 under PEFT's keys, float32.
 
         The products are formed in float64.
         """
+        self._config(adapter_name)
         tensors = {}
         for path, layer in self._layers(adapter_name):
             with torch.no_grad():
@@ -51,9 +54,10 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
             tensors[f"{KEYS}{path}.lora_B.weight"] = b.mT.to(torch.float32).cpu().contiguous()
         return tensors
 
+    @takes(adapter_name=text)
     def lora_config(self, adapter_name: str) -> LoraConfig:
         """Return the config of that LoRA."""
-        config = self.peft_config[adapter_name]
+        config = self._config(adapter_name)
         modules = config.target_modules
         return LoraConfig(
             r=config.pseudo_rank,
@@ -68,14 +72,27 @@ class ShareModel(BaseTuner):  # type: ignore[misc]
             **{name: getattr(config, name) for name in _SHARED_MEMBERS},
         )
 
+    @takes(adapter_name=text)
     def lora_basis(self, adapter_name: str) -> str:
         """Return the digest of the basis that an adapter was trained in."""
-        return str(self.peft_config[adapter_name].basis)
+        return str(self._config(adapter_name).basis)
 
+    @takes(adapter_name=text)
     def lora_parent(self, adapter_name: str) -> str | None:
         """Return the task version that training started from, None where it started from noise."""
-        parent = self.peft_config[adapter_name].started_from
+        parent = self._config(adapter_name).started_from
         return parent if parent and "@v" in parent else None
+
+    def _config(self, adapter_name: str) -> ShareConfig:
+        ensure(
+            adapter_name in self.peft_config,
+            NotFoundError(
+                f"the model has no adapter {adapter_name!r}; it has {', '.join(self.peft_config)}.",
+                hint="Give the name that it was loaded under.",
+            ),
+        )
+        config: ShareConfig = self.peft_config[adapter_name]
+        return config
 
     def _layers(self, adapter_name: str) -> list[tuple[str, ShareLayer]]:
         return [

@@ -29,9 +29,10 @@ from share_registry.errors import (
     RefusedError,
     ensure,
 )
+from share_registry.kinds import FilePath
 from share_registry.names import SpaceName, space_name
 from share_registry.outside.files import Outside
-from share_registry.registry.arguments import FilePath, check_author, check_place
+from share_registry.registry.arguments import check_author, check_place
 from share_registry.registry.sync import follow, forgotten, rebuild_catalog, replay_in_memory
 from share_registry.store.open import MEMORY, is_new, open_store
 from share_registry.store.protocol import Store
@@ -263,7 +264,7 @@ def locate(
 ) -> Location:
     """Return where the store and the catalog are. Raises InvalidInputError."""
     for name, value in (("location", location), ("store", store)):
-        if value is not None and not isinstance(value, Store):
+        if value is not None and not _is_store(value):
             check_place(name, value)
     if location is None and isinstance(store, Store):
         return Location(store=store, catalog=None)
@@ -282,12 +283,17 @@ def locate(
             )
         return Location(store=store, catalog=address)
     if isinstance(store, Store) or (store is not None and Path(store) != Path(address)):
-        shown = type(store).__name__ if isinstance(store, Store) else repr(os.fspath(store))
+        stated = type(store).__name__ if isinstance(store, Store) else repr(os.fspath(store))
         raise InvalidInputError(
-            f"store= {shown} is given beside {address!r}.",
+            f"store= {stated} is given beside {address!r}.",
             hint="Give store= only with a catalog URL.",
         )
     return Location(store=address, catalog=None)
+
+
+def _is_store(value: object) -> bool:
+    # texts and paths are told apart first: a store may be any object with its members
+    return not isinstance(value, str | os.PathLike) and isinstance(value, Store)
 
 
 def _check_scheme(address: str) -> None:

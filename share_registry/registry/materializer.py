@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from share_registry import kinds
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import Head
@@ -47,8 +48,6 @@ from share_registry.registry.checkout.checkout import (
 )
 from share_registry.registry.registry import Registry
 from share_registry.registry.sync import read_layout, read_note, unchanged
-from share_registry.values.commits import Commit
-from share_registry.values.references import ResolvedReference
 from share_registry.values.task_version import TaskVersion
 
 # One reference or several
@@ -59,6 +58,7 @@ _DESCRIBED: Final = 4096
 _NOTES: Final = 64
 
 
+_model: Final = kinds.of(torch.nn.Module, "a torch module", "Give the model itself.")
 # Attribute of a model whose weights have an adapter merged.
 _MERGED: Final = "_share_registry_merged"
 
@@ -95,6 +95,11 @@ class Materializer:
         InvalidInputError: the device is not there, or an option makes no sense.
     """
 
+    @kinds.takes(
+        registry=kinds.of(Registry, "an open Registry", "Open it with Registry.open."),
+        exact=kinds.flag,
+        memory_limit=kinds.whole(1, "Give a number of bytes, or None for no limit."),
+    )
     def __init__(
         self,
         registry: Registry,
@@ -104,25 +109,6 @@ class Materializer:
         exact: bool = False,
         memory_limit: int | None = None,
     ) -> None:
-        ensure(
-            memory_limit is None
-            or (
-                isinstance(memory_limit, int)
-                and not isinstance(memory_limit, bool)
-                and memory_limit > 0
-            ),
-            InvalidInputError(
-                f"memory_limit is {memory_limit!r}, expected a number of bytes above 0.",
-                hint="Give an int, or None for no limit.",
-            ),
-        )
-        ensure(
-            hasattr(registry, "context"),
-            InvalidInputError(
-                f"registry is a {type(registry).__name__}, expected an open Registry.",
-                hint="Open it with Registry.open.",
-            ),
-        )
         target_device = torch.empty(0, dtype=torch.float32, device=device_of(device)).device
         self._context = registry.context
         self._space = registry.scope
@@ -256,6 +242,7 @@ class Materializer:
         """
         return self.materialize(ref, out=out)[reference(ref)].state_dict()
 
+    @kinds.takes(model=_model, adapter_name=kinds.text)
     @one_thread()
     def swap(self, model: Any, ref: Ref, *, adapter_name: str | None = None) -> str:
         """Overwrite an adapter of a `peft.PeftModel` by a task version with the same modules.
@@ -273,7 +260,6 @@ class Materializer:
                 before.
             NotFoundError, RefusedError, IntegrityError: as `materialize`.
         """
-        _check_model(model)
         with self._lock:
             adapter = self.materialize(ref, out=self._scratch)[reference(ref)]
             seat = models.swap(
@@ -283,6 +269,7 @@ class Materializer:
             self._target.idle()
         return seat.name
 
+    @kinds.takes(model=_model)
     def merge_into(self, model: Any, ref: Ref) -> None:
         """Add a task version's dW to the weights of a plain model, in place.
 
@@ -293,7 +280,6 @@ class Materializer:
             NotFoundError, InvalidInputError, IntegrityError: as `materialize`.
         """
         with self._lock:
-            _check_model(model)
             ensure(
                 not getattr(model, _MERGED, False),
                 RefusedError(
@@ -305,6 +291,7 @@ class Materializer:
             setattr(model, _MERGED, models.merge(model, adapter))
             self._target.idle()
 
+    @kinds.takes(model=_model)
     def unmerge(self, model: Any) -> None:
         """Put back, bit for bit, the weights that `merge_into` changed.
 
@@ -314,7 +301,6 @@ class Materializer:
             InvalidInputError: nothing was merged.
         """
         with self._lock:
-            _check_model(model)
             originals = getattr(model, _MERGED, None)
             if originals is None:
                 raise InvalidInputError(
@@ -355,11 +341,6 @@ class Materializer:
         ensure(
             not self._closed, RefusedError("this materializer is closed.", hint="Make another one.")
         )
-        if not isinstance(refs, Iterable | Commit | ResolvedReference) or isinstance(refs, bytes):
-            raise InvalidInputError(
-                f"refs is a {type(refs).__name__}, expected references.",
-                hint="Give a text such as cola@v3, or a list of them.",
-            )
         texts = references(refs)
         last_heads, versions = self._resolutions
         if (
@@ -383,16 +364,6 @@ class Materializer:
         note = task_note(self._note(row.note_digest), row)
         adapter = describe(self._context, row, note, layout)
         return without_error(adapter) if is_narrowing(layout, self._target.dtype) else adapter
-
-
-def _check_model(model: Any) -> None:
-    ensure(
-        isinstance(model, torch.nn.Module),
-        InvalidInputError(
-            f"model is a {type(model).__name__}, expected a torch module.",
-            hint="Give the model itself.",
-        ),
-    )
 
 
 def _check_range(finished: Pass | ExactPass) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 from share_registry.catalog.queries import aliases, log as log_pages
 from share_registry.catalog.queries.as_of import At
 from share_registry.catalog.queries.resolution import resolve
+from share_registry.kinds import FilePath
 from share_registry.names import SpaceName
 from share_registry.registry.arguments import (
     CommitOptions,
-    FilePath,
     Ref,
     RefitOptions,
     Said,

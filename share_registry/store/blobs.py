@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
+from share_registry import kinds
 from share_registry.errors import IntegrityError, NotFoundError, StoreError, ensure
 from share_registry.format.canonical import sha256
 from share_registry.format.records import format_bytes
@@ -24,6 +25,8 @@ from share_registry.store.protocol import (
     MAX_RECORD_BYTES,
     PublishStateUnknownError,
     Store,
+    check_bytes,
+    check_limit,
     check_object,
     check_size,
     identity_of,
@@ -104,6 +107,7 @@ class BlobStore(Store):
 
     @override
     def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        check_limit("limit", limit)
         with self._translating():
             content = self.read(object_name(digest))
         if content is None:
@@ -130,6 +134,7 @@ class BlobStore(Store):
     @override
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
         name = record_name(space, number)
+        check_bytes("content", content)
         check_size(len(content), MAX_RECORD_BYTES, f"record {number}")
         try:
             with self._translating():
@@ -147,6 +152,7 @@ class BlobStore(Store):
 
     @override
     def spaces(self, *, expected: Collection[SpaceName] = ()) -> list[SpaceName]:
+        kinds.texts("expected", expected)
         names = (name for name, _ in self._sorted("spaces/"))
         logs = (map(record_of, log) for _, log in groupby(names, lambda name: name.split("/")[1]))
         # one record shows that there is a space: a long log is not parsed

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from typing_extensions import override
 
+from share_registry import kinds
 from share_registry.errors import IntegrityError, NotFoundError, RefusedError, StoreError, ensure
 from share_registry.names import (
     CommitNumber,
@@ -29,6 +30,9 @@ from share_registry.store.protocol import (
     MAX_RECORD_BYTES,
     PublishStateUnknownError,
     Store,
+    check_bytes,
+    check_limit,
+    check_numbers,
     check_object,
     check_size,
     identity_of,
@@ -133,6 +137,7 @@ class LocalStore(Store):
 
     @override
     def get(self, digest: Digest, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        check_limit("limit", limit)
         path, hasher = self._root / object_name(digest), hashlib.sha256()
         try:
             content = self._outside.read(
@@ -153,8 +158,9 @@ class LocalStore(Store):
     @override
     def publish(self, space: SpaceName, number: CommitNumber, content: bytes) -> bool:
         self._require_writable()
-        check_size(len(content), MAX_RECORD_BYTES, f"record {number} of {space}")
         path = self._root / record_name(space, number)
+        check_bytes("content", content)
+        check_size(len(content), MAX_RECORD_BYTES, f"record {number} of {space}")
         self._make_named(path.parent)
         with self._temporary(content, "record") as temporary:
             return self._link_record(temporary, path, content)
@@ -172,6 +178,7 @@ class LocalStore(Store):
     def first_record(
         self, space: SpaceName, numbers: Sequence[CommitNumber]
     ) -> CommitNumber | None:
+        numbers = check_numbers("numbers", numbers)
         names = {Path(record_name(space, number)).name: number for number in numbers}
         first = self._outside.first_of(self._root / log_name(space), list(names))
         return None if first is None else names[first]
@@ -186,6 +193,7 @@ class LocalStore(Store):
 
     @override
     def spaces(self, *, expected: Collection[SpaceName] = ()) -> list[SpaceName]:
+        kinds.texts("expected", expected)
         return [
             SpaceName(name)
             for name in self._outside.names(self._root / "spaces")

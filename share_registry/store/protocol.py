@@ -18,6 +18,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
+from share_registry import kinds
 from share_registry.errors import FormatError, InvalidInputError, StoreError, ensure
 from share_registry.format.canonical import sha256
 from share_registry.names import (
@@ -34,6 +35,11 @@ MAX_RECORD_BYTES: Final = 16 << 20
 MAX_FORMAT_BYTES: Final = 1 << 20
 MAX_NUMBER: Final = (1 << 53) - 1
 _OBJECT: Final = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{62})")
+# Refuse content that is no bytes, and a limit that is no number: take a name and the value
+check_bytes: Final = kinds.of(bytes, "bytes", "Give bytes.")
+check_limit: Final = kinds.whole(0, "Give a number of bytes.")
+_number: Final = kinds.whole(1, "Records are numbered from 1.", most=MAX_NUMBER)
+check_numbers: Final = kinds.several(_number, "numbers of records", "Give a list of int.")
 _RECORD: Final = re.compile(r"spaces/([^/]+)/log/(\d{20})\.json")
 # What every store of this version says; spares a reader the import of the models
 _CURRENT_FORMAT: Final = re.compile(
@@ -137,6 +143,7 @@ class Store(Protocol):
 
         A store that can tell so without reading the record overrides this.
         """
+        numbers = check_numbers("numbers", numbers)
         return next((number for number in numbers if self.record(space, number) is not None), None)
 
     def sync_log(self, space: SpaceName) -> None:
@@ -186,10 +193,13 @@ def check_size(size: int, limit: int, subject: str) -> None:
 
 def check_object(content: bytes, digest: Digest) -> None:
     """Refuse bytes that are too many, or not those of a digest. Raises InvalidInputError."""
+    check_bytes("content", content)
     check_size(len(content), MAX_OBJECT_BYTES, f"object {digest}")
     ensure(
         sha256(content) == checked_digest(digest),
-        InvalidInputError(f"digest {digest} is not of the object's bytes."),
+        InvalidInputError(
+            f"digest {digest} is not of the object's bytes.", hint="Give the sha256 of the content."
+        ),
     )
 
 
@@ -206,10 +216,7 @@ def log_name(space: SpaceName) -> str:
 
 def record_name(space: SpaceName, number: CommitNumber) -> str:
     """Return the name of a record in a store. Raises InvalidInputError for what names none."""
-    ensure(
-        1 <= number <= MAX_NUMBER,
-        InvalidInputError(f"commit number {number} is not between 1 and {MAX_NUMBER}."),
-    )
+    _number("commit number", number)
     return f"{log_name(space)}/{number:020d}.json"
 
 

@@ -24,11 +24,13 @@ from typing import Final, TypeAlias
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from share_registry import kinds
 from share_registry.errors import IntegrityError, InvalidInputError, NotFoundError
 from share_registry.format.canonical import sha256
 from share_registry.format.records import parse_format
+from share_registry.kinds import takes
 from share_registry.names import CommitNumber, Digest, SpaceName
-from share_registry.store.protocol import MAX_NUMBER, MAX_RECORD_BYTES, Store
+from share_registry.store.protocol import MAX_NUMBER, MAX_RECORD_BYTES, Store, check_bytes
 
 # A function that makes an empty store, with an identity of its own, at each call
 NewStore: TypeAlias = Callable[[], Store]
@@ -54,8 +56,10 @@ _PROPERTY: Final = settings(max_examples=40, deadline=None)
 _WRITERS: Final = 6
 
 
+@takes(store=kinds.of(Store, "a Store", "Give an open store."))
 def put_bytes(store: Store, content: bytes) -> Digest:
     """Put some bytes and return their digest."""
+    check_bytes("content", content)
     digest = sha256(content)
     store.put(content, digest)
     return digest

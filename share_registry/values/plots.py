@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from share_registry import kinds
 from share_registry.errors import RefusedError, StoreError
+from share_registry.kinds import takes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +39,7 @@ _ALIAS: Final = re.compile(r"(?P<task>[^@]+)@(?P<alias>.+) is (?:v(?P<version>\d
 _DPI: Final = 150
 
 
+@takes(path=kinds.path)
 def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
     """Draw a forgetting matrix: tasks against commits, the colour is the error or the metric.
 
@@ -73,6 +76,7 @@ def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
     return _save(figure, path)
 
 
+@takes(path=kinds.path)
 def plot_log(log: "Log", path: Place = None) -> "Figure":
     """Draw the versions of each task and where its aliases pointed, commit by commit.
 
@@ -90,6 +94,7 @@ def plot_log(log: "Log", path: Place = None) -> "Figure":
     return _save(figure, path)
 
 
+@takes(path=kinds.path)
 def plot_analysis(analysis: "Analysis", path: Place = None) -> "Figure":
     """Draw `plot_spectra` and `plot_budget` side by side. As `plot_spectra`."""
     figure = _figure(16.5, max(_height(analysis), 4.4))
@@ -99,6 +104,7 @@ def plot_analysis(analysis: "Analysis", path: Place = None) -> "Figure":
     return _save(figure, path)
 
 
+@takes(path=kinds.path)
 def plot_spectra(analysis: "Analysis", path: Place = None) -> "Figure":
     """Draw the share of the energy that the first k directions hold, by module, for A and for B.
 
@@ -117,6 +123,7 @@ def plot_spectra(analysis: "Analysis", path: Place = None) -> "Figure":
     return _save(figure, path)
 
 
+@takes(path=kinds.path)
 def plot_budget(analysis: "Analysis", path: Place = None) -> "Figure":
     """Draw bits per parameter against the error budget.
 

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
+from share_registry import kinds
 from share_registry.errors import InvalidInputError
+from share_registry.kinds import shown
 
 # Pooled relative error of scaled dW; measured in docs/budget.md
 DEFAULT_BUDGET: Final = 0.025
@@ -44,11 +46,13 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
+        for name in ("keep_original", "references", "refit"):
+            kinds.flag(name, getattr(self, name))
         for name, least in (("pseudo_rank", 1), ("k", 1), ("phi", 0)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not least <= value <= 0xFFFF):
                 raise InvalidInputError(
-                    f"{name} {value!r} is not a whole number from {least} to 65535.",
+                    f"{name} {shown(value)} is not a whole number from {least} to 65535.",
                     hint="The paper takes k = 32, p = 8, phi = 2 for GLUE.",
                 )
         if self.k is not None and self.pseudo_rank is not None and self.pseudo_rank > self.k:
@@ -81,7 +85,7 @@ def check_budget(budget: float) -> float:
         or not 0 <= budget <= MAX_BUDGET
     ):
         raise InvalidInputError(
-            f"budget {budget!r} is not a number from 0 to {MAX_BUDGET}.",
+            f"budget {shown(budget)} is not a number from 0 to {MAX_BUDGET}.",
             hint="It is a relative error: 0.05 allows 5 %, 0 keeps every bit.",
         )
     return float(budget)

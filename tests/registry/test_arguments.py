@@ -3,6 +3,8 @@
 What a call returned may be given again as a reference.
 """
 
+import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 import torch
 
 import share_registry as sr
+from share_registry.registry.arguments import _CHECKS
 from tests.cli.tiny import SPACE, write_adapter
+from tests.registry.strange import Mute
 
 Verb = Callable[[sr.Registry], Any]
 
@@ -111,6 +115,37 @@ def test_the_wrong_kind_of_value_is_named(name: str, registry: sr.Registry) -> N
     with pytest.raises(sr.InvalidInputError, match=r"is .* \(.*\), expected") as caught:
         WRONG[name](registry)
     assert caught.value.hint
+
+
+def test_every_parameter_of_the_facade_has_a_check() -> None:
+    methods = [
+        method
+        for facade in (sr.Registry, sr.Space)
+        for name, method in inspect.getmembers(facade, callable)
+        if not name.startswith("_")
+    ]
+    parameters = {name for method in methods for name in inspect.signature(method).parameters}
+    assert parameters - {"self"} == set(_CHECKS)
+
+
+@pytest.mark.parametrize("value", ["false", 0, 1, None])
+def test_a_switch_is_true_or_false_and_nothing_else(value: Any, registry: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInputError, match="expected True or False"):
+        registry.refit(dry_run=value)
+    with pytest.raises(sr.InvalidInputError, match="expected True or False"):
+        sr.Policy(references=value)
+
+
+def test_a_value_that_cannot_be_written_is_named_by_its_type(registry: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInputError, match=r"limit is <.*> \(Mute\), expected"):
+        registry.log(limit=Mute())  # type: ignore[arg-type]
+    with pytest.raises(sr.InvalidInputError, match=r"budget <int object at .*> is not a number"):
+        sr.Policy(budget=10**5000)
+
+
+def test_the_first_wrong_item_ends_what_never_ends(registry: sr.Registry) -> None:
+    with pytest.raises(sr.InvalidInputError, match="expected a reference"):
+        registry.commit("x", derived_from=itertools.count())  # type: ignore[arg-type]
 
 
 def test_a_metric_past_float64_is_no_number(registry: sr.Registry) -> None:

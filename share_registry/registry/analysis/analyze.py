@@ -34,6 +34,7 @@ from share_registry.catalog.queries.resolution import space_of, version_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.hub import SCHEME
+from share_registry.kinds import callback, member_of, takes
 from share_registry.names import Side, SpaceName
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.analysis.forecast import forecasts
@@ -44,7 +45,13 @@ from share_registry.registry.analysis.verdict import (
     statements,
     to_larger,
 )
-from share_registry.registry.arguments import Progress, ignore_progress, reference
+from share_registry.registry.arguments import (
+    Progress,
+    check_budgets,
+    check_source,
+    ignore_progress,
+    reference,
+)
 from share_registry.registry.checkout.factored import (
     FactoredAdapter,
     read_adapter,
@@ -82,6 +89,7 @@ _SHOWN: Final = tuple(sorted({1 << i for i in range(13)} | {3 << i for i in rang
 _Modules = dict[tuple[str, int, int], list[Weighted]]
 
 
+@takes(subject=check_source, budgets=check_budgets, progress=callback)
 @one_thread()
 def analyze(
     subject: Any, *, budgets: Sequence[float] = BUDGETS, progress: Progress | None = None
@@ -103,7 +111,7 @@ def analyze(
         NotFoundError: a directory is not there or holds no adapter.
         RefusedError: as `Registry.commit` refuses an adapter.
     """
-    if isinstance(context := getattr(subject, "context", None), Context):
+    if isinstance(context := member_of(subject, "context"), Context):
         return analyze_space(context, subject.scope, budgets=budgets, progress=progress)
     progress = progress or ignore_progress
     return _analyze(read_subject(subject, outside=Outside(), progress=progress), budgets, progress)

@@ -1,11 +1,12 @@
 """Adapters as factor pairs, without their other files: stored ones, and whatever can be read."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from share_registry import kinds
 from share_registry.algebra.error import FactorPair
 from share_registry.errors import InvalidInputError, NotFoundError, ensure
 from share_registry.exchange.adapter import Adapter
@@ -16,10 +17,11 @@ from share_registry.exchange.config import (
     parse_config,
 )
 from share_registry.exchange.hub import SCHEME
-from share_registry.exchange.load import load
+from share_registry.exchange.load import check_kind, load
 from share_registry.exchange.normal_form import function_pairs, pairs_of_function
 from share_registry.exchange.selection import module_scales
 from share_registry.format.layout import Layout
+from share_registry.kinds import member_of, shown
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.arguments import Progress
 from share_registry.registry.context import Context
@@ -32,6 +34,9 @@ _HINT: Final = (
     "Give a mapping of names to PEFT directories (or Adapters, or live PEFT models), "
     "a list of directories, or a folder with some below it."
 )
+
+
+_sources: Final = kinds.several(lambda _, source: check_kind(source), "adapters", _HINT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,19 +132,21 @@ def read_subject(subject: Any, *, outside: Outside, progress: Progress) -> list[
 
 def _by_name(subject: Any, outside: Outside) -> dict[str, Any]:
     if isinstance(subject, Mapping):
-        return {str(name): source for name, source in subject.items()}
+        return {_name(name): source for name, source in subject.items()}
     if isinstance(subject, str | os.PathLike) and not os.fspath(subject).startswith(SCHEME):
         return _by_shortest_name(
             list(_folders(outside.absolute(Path(subject)), outside)), str(subject)
         )
-    if isinstance(subject, Adapter | str) or hasattr(subject, "peft_config"):
+    if isinstance(subject, Adapter | str) or member_of(subject, "peft_config"):
         return {_UNNAMED: subject}
-    if not isinstance(subject, Iterable):
-        raise InvalidInputError(f"a {type(subject).__name__} cannot be analysed.", hint=_HINT)
-    sources = list(subject)
+    sources = _sources("subject", subject)
     if sources and all(isinstance(source, str | os.PathLike) for source in sources):
         return _by_shortest_name([Path(source) for source in sources], "the list")
     return {f"{_UNNAMED}-{number}": source for number, source in enumerate(sources, start=1)}
+
+
+def _name(name: object) -> str:
+    return name if isinstance(name, str) else shown(name)
 
 
 def _by_shortest_name(folders: list[Path], where: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
+from share_registry.kinds import shown
 from share_registry.names import SpaceName, TaskName, split_task, task_name
 from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
@@ -153,7 +154,7 @@ def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:
             isinstance(density, int | float) and not isinstance(density, bool) and 0 < density <= 1
         ),
         InvalidInputError(
-            f"density {density!r} is not a share above 0 and at most 1.",
+            f"density {shown(density)} is not a share above 0 and at most 1.",
             hint="It is the share of entries that are kept.",
         ),
     )
@@ -166,7 +167,7 @@ def rule_of(method: str, density: float | None, seed: int | None) -> MergeRule:
             and 0 <= seed < 1 << 53
         ),
         InvalidInputError(
-            f"seed {seed!r} is not a whole number from 0 to 2^53 - 1 for dare.",
+            f"seed {shown(seed)} is not a whole number from 0 to 2^53 - 1 for dare.",
             hint="The other methods choose nothing at random.",
         ),
     )
@@ -198,14 +199,14 @@ def _resolve_parents(
             and not isinstance(weight, bool)
             and abs(weight) < math.inf,
             InvalidInputError(
-                f"weight {weight!r} of {ref!r} is not a finite number.",
+                f"weight {shown(weight)} of {ref!r} is not a finite number.",
                 hint="Weights often sum to 1.",
             ),
         )
         ensure(
             abs(weight) <= _LARGEST_WEIGHT,
             InvalidInputError(
-                f"weight {weight!r} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, "
+                f"weight {shown(weight)} of {ref!r} is beyond {_LARGEST_WEIGHT:g}, "
                 "expected numbers about 1.",
                 hint="Weights often sum to 1.",
             ),
