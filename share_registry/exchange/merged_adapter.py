@@ -75,8 +75,8 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     if len(parts) == 1 and parts[0].weight == 1:
         return parts[0].adapter
     parts = [replace(part, adapter=normal_form(part.adapter)[0]) for part in parts]
-    held = {factor.module for part in parts for factor in part.adapter.layout.factors}
-    names = [renamed_modules(part.adapter, held) for part in parts]
+    modules_in_any = {factor.module for part in parts for factor in part.adapter.layout.factors}
+    names = [renamed_modules(part.adapter, modules_in_any) for part in parts]
     # each by the names that its own config selects and scales
     modules = [
         {own.get(pair.module, pair.module): pair for pair in part.adapter.factor_pairs()}

@@ -58,10 +58,12 @@ def plain_config(config: Mapping[str, object]) -> dict[str, object]:
 
 def key_remarks(config: Mapping[str, object], keys: Iterable[str]) -> list[str]:
     """Return what PEFT does not find by its key, or may not find."""
-    known = is_on_transformers(config)
-    plain = {key: plain_key(key, strip_front=bool(known)) for key in keys}
+    on_transformers = is_on_transformers(config)
+    plain = {key: plain_key(key, strip_front=bool(on_transformers)) for key in keys}
     strange = [key for key in plain if plain[key] != key]
-    doubtful = [key for key in plain if known is None and _FRONT.match(plain[key], len(PREFIX))]
+    doubtful = [
+        key for key in plain if on_transformers is None and _FRONT.match(plain[key], len(PREFIX))
+    ]
     wrapped = next((key for key in strange if plain[key] != PREFIX + key), None)
     remark = (
         f"{_listed(strange)}: without the prefix '{PREFIX}' PeftModel.from_pretrained does not load"

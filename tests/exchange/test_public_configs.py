@@ -157,7 +157,7 @@ PUBLIC: dict[str, Public] = {
         | {"base_model_name_or_path": ""}
     ),
     "base model at a path": Public(
-        members=CAUSAL | {"base_model_name_or_path": "/root/autodl-tmp/models/glm-4-9b-chat"}
+        members=CAUSAL | {"base_model_name_or_path": "/mnt/workspace/models/glm-4-9b-chat"}
     ),
     "DoRA": Public(options={"target_modules": zoo.ATTENTION, "use_dora": True}),
     "gaussian start": Public(
