@@ -181,7 +181,7 @@ class Commit(Shown):
         aliases: Aliases that the version has now, as `show` says; empty elsewhere.
         created: False where an earlier commit was returned instead of a new one.
         unchanged: Versions of tasks that were given unchanged and got no new one; empty in a log.
-        about: The task whose version `show` was asked for; `ref`, `task`, `version` and `report`
+        about: The task that `show` or `log` was asked for; `ref`, `task`, `version` and `report`
             are of that one. None elsewhere.
     """
 
@@ -225,8 +225,8 @@ class Commit(Shown):
 
     @property
     def ref(self) -> str:
-        """`space/task@vN` where there is a `task`, else `space/@cN`."""
-        return self.refs[self.task] if self.task else f"{self.space}/@c{self.number}"
+        """`space/task@vN` where there is a version of one `task`, else `space/@cN`."""
+        return self.refs.get(self.task or "", f"{self.space}/@c{self.number}")
 
     @property
     def report(self) -> AdapterReport | None:
@@ -385,7 +385,7 @@ def _others(commit: Commit) -> str:
 
 
 def _worst(commit: Commit) -> AdapterReport | None:
-    return max(commit.reports.values(), key=lambda report: report.error, default=None)
+    return max(_reports(commit).values(), key=lambda report: report.error, default=None)
 
 
 def _basis(basis: BasisReport | None) -> str:
@@ -478,13 +478,13 @@ def _reports(commit: Commit) -> Mapping[str, AdapterReport]:
 
 
 def _log_row(commit: Commit) -> dict[str, str]:
-    reports = commit.reports.values()
+    reports = _reports(commit).values()
     worst = _worst(commit)
     bytes_added = sum(report.bytes_added for report in reports)
     if commit.basis is not None:
         bytes_added += commit.basis.size_bytes or 0
-    names = [ref.partition("/")[2] for ref in commit.refs.values()]
-    subject = commit.detail or first_and_more(names)
+    names = sorted(commit.refs.values(), key=lambda ref: ref != commit.ref)
+    subject = commit.detail or first_and_more([ref.partition("/")[2] for ref in names])
     return {
         "commit": f"c{commit.number}",
         "id": commit.id[:8],

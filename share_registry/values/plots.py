@@ -7,13 +7,15 @@ of Okabe and Ito and the map cividis: they tell apart for colour-blind eyes and 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from math import isclose
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry import kinds
-from share_registry.errors import RefusedError, StoreError
+from share_registry.errors import NotFoundError, RefusedError, StoreError, ensure
 from share_registry.kinds import takes
+from share_registry.values.sheet import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +37,8 @@ _LEAST_SPREAD: Final = 0.1
 _LONGEST: Final = 34
 # Tasks of one time line
 _MOST_PANELS: Final = 8
+# How far an alias is drawn beyond the last commit
+_BEYOND: Final = 0.4
 _ALIAS: Final = re.compile(r"(?P<task>[^@]+)@(?P<alias>.+) is (?:v(?P<version>\d+)|removed)")
 _DPI: Final = 150
 
@@ -43,29 +47,26 @@ _DPI: Final = 150
 def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
     """Draw a forgetting matrix: tasks against commits, the colour is the error or the metric.
 
-    Tasks stand in the order in which they came.
-
-    Hatched is an upper bound, empty a task that was not live or has no such metric.
+    Tasks stand in the order in which they came. Hatched is an upper bound, empty a task that was
+    not live or has no such metric.
 
     Args:
         matrix: What `retention` returned.
         path: Where to save it; the ending says the format.
 
     Raises:
+        NotFoundError: the space has no version.
         RefusedError: matplotlib is not installed, or has no such format.
         StoreError: the file cannot be written.
     """
+    _ensure_drawable(matrix.rows, f"space {matrix.space} has no version")
     matrix = replace(matrix, rows=tuple(sorted(matrix.rows, key=_first_column)))
-    rows, columns = max(len(matrix.rows), 1), max(len(matrix.commits), 1)
+    rows, columns = len(matrix.rows), len(matrix.commits)
     figure = _figure(min(2.8 + 0.52 * columns, 16.0), min(1.6 + 0.3 * rows, 14.0))
     axes = figure.add_subplot()
-    figure.colorbar(
-        _draw_matrix(axes, matrix),
-        ax=axes,
-        label=matrix.metric or "relative error of dW, %",
-        fraction=0.05,
-        pad=0.02,
-    )
+    image = _draw_matrix(axes, matrix)
+    label = matrix.metric or f"relative error of dW, %{_alike(image)}"
+    figure.colorbar(image, ax=axes, label=label, fraction=0.05, pad=0.02)
     _label(axes.set_xticks, [f"c{commit.number}" for commit in matrix.commits])
     _label(axes.set_yticks, [_ending(row.task) for row in matrix.rows])
     hatched = " (hatched: upper bound)" if axes.patches else ""
@@ -80,17 +81,26 @@ def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
 def plot_log(log: "Log", path: Place = None) -> "Figure":
     """Draw the versions of each task and where its aliases pointed, commit by commit.
 
-    Of many tasks those with the most commits. As `plot_spectra`.
+    A log of a task is that task alone. Of many tasks those with the most commits; each space has
+    commits of its own. As `plot_spectra`, and NotFoundError where there is nothing to draw.
     """
     histories = _histories(log)
-    tasks = sorted(histories, key=lambda task: -histories[task].length)[:_MOST_PANELS]
-    figure = _figure(9.0, 0.9 + 1.5 * max(len(tasks), 1))
-    panels = figure.subplots(max(len(tasks), 1), 1, sharex=True, squeeze=False)[:, 0]
-    last = max((commit.number for commit in log), default=1)
-    for axes, task in zip(panels, sorted(tasks), strict=False):
-        _draw_history(axes, task, histories[task], last=last)
-    more = len(histories) - len(tasks)
-    panels[-1].set_xlabel(f"commit{f' ({more} more tasks are not drawn)' if more else ''}")
+    _ensure_drawable(histories, "no commit of this log made a version or moved an alias")
+    longest = sorted(histories, key=lambda place: -histories[place].length)[:_MOST_PANELS]
+    tasks: dict[str, list[str]] = defaultdict(list)
+    for space, task in sorted(longest):
+        tasks[space].append(task)
+    figure = _figure(9.0, 0.9 * len(tasks) + 1.5 * len(longest))
+    heights = [0.6 + len(names) for names in tasks.values()]
+    groups = figure.subfigures(len(tasks), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for group, (space, names) in zip(groups, tasks.items(), strict=True):
+        panels = group.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+        last = max(commit.number for commit in log if commit.space == space)
+        for axes, task in zip(panels, names, strict=True):
+            _draw_history(axes, task, histories[space, task], last=last)
+        panels[-1].set_xlabel(f"commit of {space}")
+    if more := len(histories) - len(longest):
+        panels[-1].set_xlabel(f"commit of {space} ({more} more tasks are not drawn)")
     return _save(figure, path)
 
 
@@ -149,26 +159,29 @@ class _History:
         return len(self.versions) + sum(map(len, self.moves.values()))
 
 
-def _histories(log: "Log") -> dict[str, _History]:
-    """Return the histories in a log by task; its details say where aliases went."""
-    several = len({commit.space for commit in log}) > 1
-    histories: dict[str, _History] = defaultdict(_History)
+def _histories(log: "Log") -> dict[tuple[str, str], _History]:
+    """Return the histories in a log by space and task; its details say where aliases went."""
+    histories: dict[tuple[str, str], _History] = defaultdict(_History)
     for commit in reversed(log.commits):
-        prefix = f"{commit.space}/" if several else ""
         move = _ALIAS.fullmatch(commit.detail) if commit.kind == "alias" else None
         if move is not None:
             version = int(move["version"]) if move["version"] else None
-            history = histories[f"{prefix}{move['task']}"]
+            # a task goes by its present name, the detail has the one of then
+            history = histories[commit.space, commit.task or move["task"]]
             history.moves[move["alias"]].append((commit.number, version))
         for task, number in _new_versions(commit).items():
-            histories[f"{prefix}{task}"].versions[commit.number] = number
+            histories[commit.space, task].versions[commit.number] = number
     return histories
 
 
 def _new_versions(commit: "Commit") -> dict[str, int]:
     if commit.kind not in ("absorb", "merge", "restore", "refit"):
         return {}
-    return {task: int(version) for task, version in commit.versions.items() if version}
+    return {
+        task: int(version)
+        for task, version in commit.versions.items()
+        if version and commit.about in (None, task)
+    }
 
 
 def _draw_history(axes: "Axes", task: str, history: _History, *, last: int) -> None:
@@ -179,7 +192,8 @@ def _draw_history(axes: "Axes", task: str, history: _History, *, last: int) -> N
         sorted(history.moves.items()),
         strict=False,
     ):
-        numbers = [number for number, _ in moves] + [last]
+        # what it stands for now is seen also where it moved last of all
+        numbers = [number for number, _ in moves] + [last + _BEYOND]
         versions = [float("nan") if version is None else version for _, version in moves]
         axes.step(
             numbers,
@@ -208,6 +222,15 @@ def _first_column(row: "RetentionRow") -> int:
     """Return the first commit after which a task was there."""
     there = (column for column, cell in enumerate(row.cells) if cell is not None)
     return next(there, len(row.cells))
+
+
+def _ensure_drawable(parts: Sized, reason: str) -> None:
+    ensure(
+        parts,
+        NotFoundError(
+            f"there is nothing to draw: {reason}.", hint="Commit an adapter first, or ask for more."
+        ),
+    )
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -248,7 +271,7 @@ def _draw_matrix(axes: "Axes", matrix: "Retention") -> "AxesImage":
     import numpy as np
     from matplotlib.patches import Rectangle
 
-    values = np.full((max(len(matrix.rows), 1), max(len(matrix.commits), 1)), np.nan)
+    values = np.full((len(matrix.rows), len(matrix.commits)), np.nan)
     cells = (
         (x, y, cell)
         for y, row in enumerate(matrix.rows)
@@ -272,28 +295,46 @@ def _draw_matrix(axes: "Axes", matrix: "Retention") -> "AxesImage":
                     linewidth=0,
                 )
             )
-    low, high = _scale(values[~np.isnan(values)])
+    least = _LEAST_SPREAD if matrix.metric is None else 0.0
+    low, high = _scale(values[~np.isnan(values)], least=least)
     axes.set_facecolor("#eeeeee")
     if values.size <= _MOST_NUMBERS:
-        _write_numbers(axes, values, middle=(low + high) / 2)
+        write = _error if matrix.metric is None else "{:.3g}".format
+        _write_numbers(axes, values, write, middle=(low + high) / 2)
     return axes.imshow(
         values, aspect="auto", cmap=_MAP, vmin=low, vmax=high, interpolation="nearest"
     )
 
 
-def _scale(values: Any) -> tuple[float, float]:
+def _scale(values: Any, *, least: float) -> tuple[float, float]:
     """Return the ends of the colours: of what is there, and never so near that noise has some.
 
     Under a budget all errors are nearly it: from 0 on they would be one colour.
     """
-    if not values.size:
-        return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
-    half = max((high - low) / 2, abs(high + low) / 2 * _LEAST_SPREAD) or 0.5
+    half = max((high - low) / 2, abs(high + low) / 2 * least) or 0.5
     return (low + high) / 2 - half, (low + high) / 2 + half
 
 
-def _write_numbers(axes: "Axes", values: Any, *, middle: float) -> None:
+def _alike(image: "AxesImage") -> str:
+    """Return the span of errors that are too near each other for colours to tell them apart."""
+    import numpy as np
+
+    values = np.ma.compressed(image.get_array())
+    low, high = values.min(), values.max()
+    if isclose(image.norm.vmin, low):
+        return ""
+    return f"\nall alike: {' to '.join(dict.fromkeys((_error(low), _error(high))))}"
+
+
+def _error(value: float) -> str:
+    """Return an error in percent, cut as in tables."""
+    return percent(round(float(value) / 100, 12)).removesuffix(" %")
+
+
+def _write_numbers(
+    axes: "Axes", values: Any, write: Callable[[float], str], *, middle: float
+) -> None:
     """Write each value into its cell, legible on its colour and on hatching."""
     import numpy as np
     from matplotlib.patheffects import withStroke
@@ -301,7 +342,7 @@ def _write_numbers(axes: "Axes", values: Any, *, middle: float) -> None:
     for y, x in np.argwhere(~np.isnan(values)):
         text, around = ("black", "white") if values[y, x] > middle else ("white", "black")
         number = axes.text(
-            x, y, f"{values[y, x]:.3g}", ha="center", va="center", fontsize=7, color=text
+            x, y, write(values[y, x]), ha="center", va="center", fontsize=7, color=text
         )
         if axes.patches:
             number.set_path_effects([withStroke(linewidth=2, foreground=around)])

@@ -201,6 +201,21 @@ def test_versions_and_aliases_are_drawn(run: Runner, tmp_path: Path) -> None:
     assert np.isnan(lines["canary"][-1])
 
 
+def test_a_log_of_a_task_is_of_that_task_whatever_its_commits_are_of(
+    run: Runner, sources: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    run("-s", "tiny-model", "rename", "customer-022", "client")
+    run("-s", "tiny-model", "set-alias", "client@v1", "prod")
+    with sr.Registry.open(run.registry, mode="r", space="tiny-model") as registry:
+        log = registry.log(task="customer-022")
+    assert [commit.task for commit in log] == ["client"] * 3
+    assert (log[-1].ref, "client@v1 and 37 more" in str(log)) == ("tiny-model/client@v1", True)
+    (axes,) = log.plot().axes
+    assert axes.get_title(loc="left") == "client"
+    assert [len(line.get_xdata()) for line in axes.lines] == [2, 1]
+
+
 def test_another_terminal_sees_what_this_one_does(run: Runner) -> None:
     with sr.Registry.open(run.registry, mode="r", space="tiny-model") as second:
         before = len(second.log())

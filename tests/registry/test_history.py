@@ -429,7 +429,7 @@ QUESTIONS: dict[str, tuple[Callable[[Session], object], int]] = {
     "log": (lambda session: log(session, LogQuery(space="base", limit=None)), 5),
     "log of a task": (
         lambda session: log(session, LogQuery(space="base", task="task001", limit=None)),
-        5,
+        6,
     ),
     "log of all": (lambda session: log(session, LogQuery(limit=None)), 5),
     "show": (lambda session: show(session, "base/task001"), 11),

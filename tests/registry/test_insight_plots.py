@@ -19,6 +19,7 @@ from share_registry.values.analyses import (
     RetentionCommit,
     RetentionRow,
 )
+from share_registry.values.commits import Commit, Log
 from tests.registry.families import independent, one_start
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -77,12 +78,32 @@ def analysis() -> Analysis:
     return analyze({**one_start(3), **independent(2)}, budgets=(0.05, 0.2))
 
 
-@pytest.mark.parametrize("tasks", [0, 1, 6, 40])
+@pytest.mark.parametrize("tasks", [1, 6, 40])
 def test_a_forgetting_matrix_is_drawn_whatever_its_size(tmp_path: Path, tasks: int) -> None:
     path = tmp_path / "matrix.png"
     figure = forgetting(tasks).plot(path)
     assert path.read_bytes().startswith(PNG)
     assert figure.axes[0].get_xlabel().startswith("commit that changed a task")
+
+
+def test_where_there_is_nothing_to_draw_that_is_said_and_no_file_is_written(tmp_path: Path) -> None:
+    for empty in (forgetting(0), Log(commits=())):
+        with pytest.raises(sr.NotFoundError, match="nothing to draw"):
+            empty.plot(tmp_path / "empty.png")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_errors_under_a_budget_are_said_to_be_alike_and_never_look_like_it() -> None:
+    matrix = forgetting(2)
+    errors = iter((0.0247, 0.02499, 0.0248))
+    rows = tuple(
+        replace(row, cells=tuple(cell and replace(cell, error=next(errors)) for cell in row.cells))
+        for row in matrix.rows
+    )
+    plot, colours = replace(matrix, rows=rows).plot().axes
+    assert {text.get_text() for text in plot.texts} == {"2.47", "2.49", "2.48"}
+    assert colours.get_ylabel().endswith("all alike: 2.47 to 2.49")
+    assert "alike" not in forgetting(6).plot().axes[1].get_ylabel()
 
 
 def test_bounds_are_marked_as_such() -> None:
@@ -147,6 +168,36 @@ def test_a_metric_that_was_asked_for_is_what_is_drawn() -> None:
     assert axes[0].get_title(loc="left") == "tiny: accuracy by task and commit"
     assert {text.get_text() for text in axes[0].texts} == {"0.9"}
     assert (axes[1].get_ylabel(), len(axes[0].patches)) == ("accuracy", 0)
+
+
+def test_a_log_of_several_spaces_has_panels_and_an_axis_for_each() -> None:
+    commits = tuple(
+        Commit(
+            number=CommitNumber(number),
+            id=Digest("0" * 64),
+            parent=Digest("0" * 64),
+            kind="absorb",
+            space=SpaceName(space),
+            time=datetime.now(UTC),
+            key="k",
+            refs={task: f"{space}/{task}@v1" for task in ("one", "two")},
+            versions={"one": Version(1), "two": Version(1)},
+        )
+        for space, number in (("long", 40), ("short", 2))
+    )
+    axes = Log(commits=commits).plot().axes
+    assert [panel.get_title(loc="left") for panel in axes] == ["one", "two"] * 2
+    assert [panel.get_xlabel() for panel in axes] == [
+        *("", "commit of long"),
+        *("", "commit of short"),
+    ]
+    assert [[line.get_xdata()[0] for line in panel.lines] for panel in axes] == [
+        [40],
+        [40],
+        [2],
+        [2],
+    ]
+    assert axes[0].get_xlim() == axes[1].get_xlim() != axes[2].get_xlim() == axes[3].get_xlim()
 
 
 @pytest.mark.parametrize("draw", ["plot", "plot_spectra", "plot_budget"])

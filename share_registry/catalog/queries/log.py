@@ -89,7 +89,7 @@ class LogQuery:
 
 
 def log(session: Session, query: LogQuery) -> list[Commit]:
-    """List commits, newest first.
+    """List commits, newest first; those of a task say so (`Commit.about`).
 
     Raises:
         InvalidInputError: an unknown kind, a malformed time, a limit below 1, a bare number without
@@ -123,7 +123,14 @@ def log(session: Session, query: LogQuery) -> list[Commit]:
         rows.sort(key=lambda row: (row.time, row.space, row.number), reverse=True)
     if not rows and query.task is not None:
         _check_task(session, space, query.task)
-    return commits_of(session, rows[: query.limit])
+    commits = commits_of(session, rows[: query.limit])
+    if query.task is None:
+        return commits
+    names = {
+        where: lookups.current_name(session, where, query.task)
+        for where in {commit.space for commit in commits}
+    }
+    return [replace(commit, about=names[commit.space]) for commit in commits]
 
 
 def show(session: Session, ref: str, *, space: str | None = None) -> Commit:
