@@ -4,7 +4,7 @@ Frozen, printable, plottable values free of database and tensor types.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -13,6 +13,7 @@ from typing_extensions import override
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
 from share_registry.values import plots
 from share_registry.values.sheet import (
+    ELLIPSIS,
     NOTHING,
     Sheet,
     Shown,
@@ -106,42 +107,50 @@ class Retention(Shown):
 
     @override
     def sheet(self) -> Sheet:
-        columns = range(len(self.commits))
-        shown = [*columns]
-        if len(columns) > _COLUMNS:
-            shown = [*columns[: _COLUMNS // 2], *columns[-_COLUMNS // 2 :]]
-        table = Table.of(
-            {
-                "task": row.task,
-                **{
-                    f"c{self.commits[column].number}>": _cell(row.cells[column], self.metric)
-                    for column in shown
-                },
-                "last - first>": _signed(row.transfer),
-            }
-            for row in self.rows
-        )
         facts = {
             "mean error": percent(self.mean),
             "worst error": percent(self.worst),
-            "last - first": _signed(self.transfer),
+            "error, last - first": _signed(self.transfer),
         }
-        if self.metric_transfer is not None:
-            facts[f"{self.metric}, last - first"] = f"{self.metric_transfer:+.4g}"
+        if self.metric is not None:
+            facts[f"{self.metric}, last - first"] = _change(self.metric_transfer)
         notes = []
-        if len(shown) < len(columns):
-            between = len(columns) - len(shown)
-            hidden = count(between, "commit in between is", "commits in between are")
-            notes.append(f"{hidden} not shown.")
         if any(cell.bound for row in self.rows for cell in row.cells if cell):
             notes.append("<=: an upper bound, as the given adapter is no longer in the store.")
         tasks, commits = count(len(self.rows), "task"), count(len(self.commits), "commit")
         return Sheet(
             title=f"{self.space}: {tasks} over {commits}",
             facts=tuple(facts.items()) if self.rows else (),
-            tables=(table,),
+            tables=(self._table(),),
             notes=tuple(notes),
         )
+
+    def _table(self) -> Table:
+        """Return tasks by commits: the first of them, and the newest that there is room for."""
+        table = Table.of(
+            (
+                {
+                    "task": row.task,
+                    **self._cells(row),
+                    "last - first>": _signed(row.transfer)
+                    if self.metric is None
+                    else _change(row.metric_transfer),
+                }
+                for row in self.rows
+            ),
+            elided=True,
+        )
+        return replace(table, spare=table.headers[2:-2])
+
+    def _cells(self, row: RetentionRow) -> dict[str, str]:
+        cells = {
+            f"c{commit.number}>": _cell(cell, self.metric)
+            for commit, cell in zip(self.commits, row.cells, strict=True)
+        }
+        first, *others = cells.items()
+        if len(others) < _COLUMNS:
+            return cells
+        return dict((first, (ELLIPSIS, ELLIPSIS), *others[1 - _COLUMNS :]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -447,7 +456,8 @@ _BEATEN: Final = (
     "leaves out once, and is too high where many are left out."
 )
 
-# Commits shown of a long history: the first and the latest
+
+# Commits shown of a long history: the first and the newest
 _COLUMNS: Final = 12
 
 
@@ -460,6 +470,11 @@ def _cell(cell: RetentionCell | None, metric: str | None) -> str:
 
 def _signed(value: float) -> str:
     return f"{100 * value:+.2f} %" if value else "0 %"
+
+
+def _change(value: float | None) -> str:
+    """Return the change of a metric."""
+    return NOTHING if value is None else f"{value:+.4g}"
 
 
 def _likeness(neighbour: Neighbour) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from typing_extensions import override
 
@@ -19,6 +20,9 @@ from share_registry.values.sheet import (
     short_ids,
     size,
 )
+
+# Names of a list that are written out
+_MOST_NAMES: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,7 @@ class Diff(Shown):
 
     @override
     def sheet(self) -> Sheet:
+        changed = [task for task in self.tasks if task.status != "same" or len(self.tasks) == 1]
         tasks = Table.of(
             (
                 {
@@ -63,18 +68,28 @@ class Diff(Shown):
                     "b": _version(task.b, task.task),
                     "change of dW (relative to a)>": optional_percent(task.change),
                 }
-                for task in self.tasks
+                for task in changed
             ),
             spare=("status",),
         )
         members = Table.of(
-            {"task": task.task, "member": member, "in a": in_a, "in b": in_b}
-            for task in self.tasks
-            for member, (in_a, in_b) in task.metadata.items()
+            (
+                {
+                    "task": task.task,
+                    "member": member,
+                    "in a": _value(in_a, in_b),
+                    "in b": _value(in_b, in_a),
+                }
+                for task in self.tasks
+                for member, (in_a, in_b) in task.metadata.items()
+            ),
+            stacked=True,
         )
+        same = len(self.tasks) - len(changed)
         return Sheet(
             title=f"{self.a} .. {self.b}",
             tables=(tasks, members),
+            total=f"{count(same, 'task is', 'tasks are')} the same" if same else "",
             refs=tuple(task.b or task.a or "" for task in self.tasks if task.status != "same"),
         )
 
@@ -120,6 +135,17 @@ class Outcome(StrEnum):
     LARGE = "beyond resources"
     # a note, or what notes alone refer to: what it said is not known, every version is sound
     REMOVED = "removed"
+
+
+def _value(value: str, other: str) -> str:
+    """Return a value as it is or, of a long list, the names that the other has not."""
+    names, others = value.split(", "), {*other.split(", ")}
+    if len(names) <= _MOST_NAMES:
+        return value
+    alone = [name for name in names if name not in others]
+    hidden = f" and {len(alone) - _MOST_NAMES} more" if len(alone) > _MOST_NAMES else ""
+    both = count(len(names) - len(alone), "that both have", "that both have")
+    return f"{', '.join(alone[:_MOST_NAMES])}{hidden}{', ' if alone else ''}{both}"
 
 
 def _version(ref: str | None, task: TaskName) -> str:

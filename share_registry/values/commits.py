@@ -270,6 +270,7 @@ class Commit(Shown):
         table = Table.of(
             (({"space": commit.space} if several else {}) | _log_row(commit) for commit in commits),
             spare=("bytes>", "error>", "kind"),
+            short=("author",),
         )
         return Sheet(
             tables=(table,), refs=tuple(ref for commit in commits for ref in _refs(commit))

@@ -9,13 +9,12 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from math import isclose
 from typing import TYPE_CHECKING, Any, Final
 
 from share_registry import kinds
 from share_registry.errors import NotFoundError, RefusedError, StoreError, ensure
 from share_registry.kinds import takes
-from share_registry.values.sheet import percent
+from share_registry.values.sheet import count, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +64,7 @@ def plot_retention(matrix: "Retention", path: Place = None) -> "Figure":
     figure = _figure(min(2.8 + 0.52 * columns, 16.0), min(1.6 + 0.3 * rows, 14.0))
     axes = figure.add_subplot()
     image = _draw_matrix(axes, matrix)
-    label = matrix.metric or f"relative error of dW, %{_alike(image)}"
+    label = matrix.metric or f"relative error of dW, %{_alike(matrix)}"
     figure.colorbar(image, ax=axes, label=label, fraction=0.05, pad=0.02)
     _label(axes.set_xticks, [f"c{commit.number}" for commit in matrix.commits])
     _label(axes.set_yticks, [_ending(row.task) for row in matrix.rows])
@@ -100,7 +99,7 @@ def plot_log(log: "Log", path: Place = None) -> "Figure":
             _draw_history(axes, task, histories[space, task], last=last)
         panels[-1].set_xlabel(f"commit of {space}")
     if more := len(histories) - len(longest):
-        panels[-1].set_xlabel(f"commit of {space} ({more} more tasks are not drawn)")
+        figure.supxlabel(f"{count(more, 'more task is', 'more tasks are')} not drawn", fontsize=10)
     return _save(figure, path)
 
 
@@ -316,13 +315,11 @@ def _scale(values: Any, *, least: float) -> tuple[float, float]:
     return (low + high) / 2 - half, (low + high) / 2 + half
 
 
-def _alike(image: "AxesImage") -> str:
+def _alike(matrix: "Retention") -> str:
     """Return the span of errors that are too near each other for colours to tell them apart."""
-    import numpy as np
-
-    values = np.ma.compressed(image.get_array())
-    low, high = values.min(), values.max()
-    if isclose(image.norm.vmin, low):
+    errors = [100 * cell.error for row in matrix.rows for cell in row.cells if cell is not None]
+    low, high = min(errors), max(errors)
+    if high - low >= (high + low) * _LEAST_SPREAD:
         return ""
     return f"\nall alike: {' to '.join(dict.fromkeys((_error(low), _error(high))))}"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypedDict, TypeVar, Unpack
 
 # What stands in a cell that has nothing to say
 NOTHING: Final = "-"
@@ -21,7 +21,7 @@ _FEWEST: Final = 2
 # Names of many that are written out
 _NAMED: Final = 1
 _MINUTES: Final = len("2026-11-16 20:38")
-_ELLIPSIS: Final = "…"
+ELLIPSIS: Final = "…"
 _UNITS: Final = ("kB", "MB", "GB", "TB")
 
 _DIGEST: Final = re.compile(r"\b(?:[0-9a-f]{64}|[0-9a-f]{40})\b")
@@ -34,35 +34,46 @@ _T = TypeVar("_T")
 Column = list[str]
 
 
+class _Layout(TypedDict, total=False):
+    spare: tuple[str, ...]
+    elided: bool
+    short: tuple[str, ...]
+    stacked: bool
+    by_ending: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """Rows under headers; a header that ends in `>` is of a column aligned to the right.
 
     Attributes:
         spare: Headers of columns that a narrow terminal goes without, the first of them first.
+        elided: Whether an ellipsis stands where columns to spare are left out.
+        short: Headers of columns that are shortened before any other.
+        stacked: Whether cells that do not fit stand below their row, whole: all but the first two.
         by_ending: Whether the first column tells its rows apart by their endings.
     """
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     spare: tuple[str, ...] = ()
+    elided: bool = False
+    short: tuple[str, ...] = ()
+    stacked: bool = False
     by_ending: bool = False
 
     @classmethod
     def of(
         cls,
         rows: Iterable[Mapping[str, str]],
-        *,
-        spare: tuple[str, ...] = (),
-        by_ending: bool = False,
+        **layout: Unpack[_Layout],
     ) -> "Table":
         """Return the table of rows that map header to cell, all in one order."""
         listed = [*rows]
         return cls(
             headers=tuple(listed[0]) if listed else (),
             rows=tuple(tuple(row.values()) for row in listed),
-            spare=spare,
-            by_ending=by_ending,
+            **layout,
         )
 
 
@@ -131,7 +142,7 @@ def as_text(sheet: Sheet, *, width: int | None = None) -> str:
     parts = [printable(sheet.title)] if sheet.title else []
     parts += [_wrapped(paragraph, width) for paragraph in sheet.text]
     longest = max((len(name) for name, _ in sheet.facts), default=0)
-    parts += [f"  {name:<{longest}}  {printable(value)}" for name, value in sheet.facts]
+    parts += [_fact(f"  {name:<{longest}}  ", value, width) for name, value in sheet.facts]
     parts += [align(table, width=width) for table in sheet.tables if table.rows]
     parts += [printable(sheet.total)] if sheet.total else []
     parts += [_wrapped(f"note: {note}", width) for note in sheet.notes]
@@ -157,6 +168,8 @@ def align(table: Table, *, width: int | None = None) -> str:
         [header, *map(printable, cells)]
         for header, *cells in zip(table.headers, *table.rows, strict=True)
     ]
+    if width is not None and table.stacked and _excess(columns, width) > 0:
+        return _stack(columns, width)
     if width is not None:
         columns = _fit(columns, width, table)
     rows = zip(*map(_pad, columns), strict=True)
@@ -167,7 +180,7 @@ def shorten(text: str, width: int | None) -> str:
     """Return text of at most so many letters; an ellipsis stands for the rest."""
     if width is None or len(text) <= width:
         return text
-    return f"{text[: max(width - 1, 0)]}{_ELLIPSIS}"
+    return f"{text[: max(width - 1, 0)]}{ELLIPSIS}"
 
 
 def printable(text: str) -> str:
@@ -277,7 +290,8 @@ def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
     """Make columns fit: what says least goes first.
 
     Empty columns, then ids, then seconds; then columns to spare, until what is left is readable;
-    then the longest cells are shortened; then columns before the last are left out.
+    then the longest cells are shortened, while they stay readable the last column like any other;
+    then columns before the last are left out.
     """
     if _excess(columns, width) > 0:
         columns = [column for column in columns if not {*column[1:]} <= {"", NOTHING}]
@@ -285,17 +299,58 @@ def _fit(columns: list[Column], width: int, table: Table) -> list[Column]:
         columns = [column for column in columns if column[0] != "id"]
     if _excess(columns, width) > 0:
         columns = [*map(_without_seconds, columns)]
-    for header in table.spare:
-        if _least_width(columns) <= width:
-            break
-        columns = [column for column in columns if column[0] != header]
+    columns = _without_spare(columns, width, table)
     if table.by_ending:
         columns = [_shorten_front(columns[0], _excess(columns, width)), *columns[1:]]
+    short = [index for index, column in enumerate(columns) if column[0] in table.short]
+    columns = _shorten_widest(columns, width, short)
+    columns = _shorten_widest(columns, width, range(1, len(columns)), least=_READABLE)
     columns = _shorten_widest(columns, width, range(1, len(columns) - 1))
     columns = _shorten_widest(columns, width, range(1, len(columns)))
     while _excess(columns, width) > 0 and len(columns) > _FEWEST:
         del columns[-2]
     return columns
+
+
+def _without_spare(columns: list[Column], width: int, table: Table) -> list[Column]:
+    """Leave out columns to spare until the others are readable."""
+    left = columns
+    for dropped in range(1, len(table.spare) + 1):
+        if _least_width(left, table.short) <= width:
+            break
+        gone = [i for i, column in enumerate(columns) if column[0] in table.spare[:dropped]]
+        left = [column for i, column in enumerate(columns) if i not in gone]
+        if table.elided and gone:
+            left.insert(gone[0], [ELLIPSIS] * len(columns[0]))
+    return left
+
+
+def _stack(columns: list[Column], width: int) -> str:
+    """Return each row as a line of its first two cells and a paragraph of each other cell."""
+    names, *others = zip(*columns, strict=True)
+    lines = []
+    for first, second, *cells in others:
+        lines.append(shorten(f"{first}  {second}".rstrip(), width))
+        longest = max(map(len, names[2:]))
+        pairs = zip(names[2:], cells, strict=True)
+        lines += [_fact(f"  {name:<{longest}}  ", cell, width) for name, cell in pairs]
+    return "\n".join(lines)
+
+
+def _fact(name: str, value: str, width: int | None) -> str:
+    """Return a named value; where a width is given, its lines stand below each other."""
+    from textwrap import fill
+
+    line = f"{name}{printable(value)}"
+    if width is None or len(line) <= width:
+        return line
+    return fill(
+        line,
+        max(width, len(name) + _READABLE),
+        subsequent_indent=" " * len(name),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _pad(column: Column) -> Column:
@@ -313,11 +368,14 @@ def _excess(columns: list[Column], width: int) -> int:
     return sum(map(_width, columns)) + _GAP * (len(columns) - 1) - width
 
 
-def _least_width(columns: list[Column]) -> int:
+def _least_width(columns: list[Column], short: Sequence[str]) -> int:
     """Return the width of columns whose texts, but for the first, are as short as is readable."""
     first, *others = columns
     widths = [
-        min(_width(column), _READABLE) if _is_text(column) else _width(column) for column in others
+        min(_width(column), _SHORTEST if column[0] in short else _READABLE)
+        if _is_text(column)
+        else _width(column)
+        for column in others
     ]
     return _width(first) + sum(widths) + _GAP * len(others)
 
@@ -332,7 +390,7 @@ def _shorten_front(column: Column, excess: int) -> Column:
         return column
     most = max(_width(column) - excess, _READABLE)
     return [
-        cell if len(cell) <= most else f"{_ELLIPSIS}{cell[len(cell) - most + 1 :]}"
+        cell if len(cell) <= most else f"{ELLIPSIS}{cell[len(cell) - most + 1 :]}"
         for cell in column
     ]
 
@@ -352,13 +410,14 @@ def _without_seconds(column: Column) -> Column:
     return [column[0], *(cell[:_MINUTES] for cell in column[1:])]
 
 
-def _shorten_widest(columns: list[Column], width: int, free: range) -> list[Column]:
+def _shorten_widest(
+    columns: list[Column], width: int, free: Sequence[int], *, least: int = _SHORTEST
+) -> list[Column]:
     """Shorten the widest of the free columns of text until all fit or none can be shorter."""
     limits = [*map(_width, columns)]
-    least = [max(len(column[0]), _SHORTEST) for column in columns]
     texts = [index for index in free if _is_text(columns[index])]
     for _ in range(_excess(columns, width)):
-        longer = [index for index in texts if limits[index] > least[index]]
+        longer = [index for index in texts if limits[index] > max(len(columns[index][0]), least)]
         if not longer:
             break
         limits[max(longer, key=lambda index: limits[index])] -= 1

@@ -186,24 +186,35 @@ class Lineage(Shown):
     @override
     def sheet(self) -> Sheet:
         table = Table.of(
-            {
-                "version": f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}{node.ref}",
-                "by": node.via or NOTHING,
-                "author": node.author or NOTHING,
-                "commit": f"c{node.number}",
-                "id": node.id[:8],
-                "time (UTC)": time_text(node.time),
-                "error>": measured(node.error, bound=node.bound),
-                "source": node.source or NOTHING,
-                "message": first_line(node.message) or NOTHING,
-            }
-            for node in self.nodes
+            (
+                {
+                    "version": f"{'   ' * (node.depth - 1)}{'└─ ' if node.depth else ''}"
+                    f"{node.ref.partition('/')[2]}",
+                    "by": _via(node.via),
+                    "author": node.author or NOTHING,
+                    "commit": f"c{node.number}",
+                    "id": node.id[:8],
+                    "time (UTC)": time_text(node.time),
+                    "error>": measured(node.error, bound=node.bound),
+                    "source": node.source or NOTHING,
+                    "message": first_line(node.message) or NOTHING,
+                }
+                for node in self.nodes
+            ),
+            spare=("source", "error>", "commit"),
+            short=("author", "message"),
         )
         return Sheet(
             title=f"{self.ref} on {_base_model(self.base_model, self.base_revision)}",
             tables=(table,),
             refs=tuple(node.ref for node in self.nodes),
         )
+
+
+def _via(via: str) -> str:
+    """Return how a version came from another, a weight with as many digits as people read."""
+    merged, _, weight = via.partition(", ")
+    return f"{merged}, {float(weight):.4g}" if weight else via or NOTHING
 
 
 def _total(tasks: Sequence[Task]) -> str:

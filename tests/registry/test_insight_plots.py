@@ -20,6 +20,7 @@ from share_registry.values.analyses import (
     RetentionRow,
 )
 from share_registry.values.commits import Commit, Log
+from share_registry.values.sheet import as_text
 from tests.registry.families import independent, one_start
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -84,6 +85,16 @@ def test_a_forgetting_matrix_is_drawn_whatever_its_size(tmp_path: Path, tasks: i
     figure = forgetting(tasks).plot(path)
     assert path.read_bytes().startswith(PNG)
     assert figure.axes[0].get_xlabel().startswith("commit that changed a task")
+
+
+@pytest.mark.parametrize("width", [None, 60, 80])
+def test_as_text_a_long_matrix_keeps_the_first_commit_and_the_newest(width: int | None) -> None:
+    header, row = as_text(forgetting(20).sheet(), width=width).splitlines()[4:6]
+    assert len(row) <= (width or 200)
+    first, gap, *newest = header.removesuffix("last - first").split()[1:]
+    assert (first, gap) == ("c2", "…")
+    assert newest == [f"c{number}" for number in range(22 - len(newest), 22)]
+    assert len(newest) > 1
 
 
 def test_where_there_is_nothing_to_draw_that_is_said_and_no_file_is_written(tmp_path: Path) -> None:
@@ -191,7 +202,7 @@ def test_a_log_of_several_spaces_has_panels_and_an_axis_for_each() -> None:
         *("", "commit of long"),
         *("", "commit of short"),
     ]
-    assert [[line.get_xdata()[0] for line in panel.lines] for panel in axes] == [
+    assert [[np.ravel(line.get_xdata())[0] for line in panel.lines] for panel in axes] == [
         [40],
         [40],
         [2],

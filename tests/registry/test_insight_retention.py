@@ -123,6 +123,8 @@ def test_a_metric_is_shown_beside_the_error(two_tasks: sr.Registry) -> None:
     assert matrix.metric_transfer == pytest.approx(0.1)
     assert matrix.rows[1].metric_transfer is None
     assert "accuracy, last - first  +0.1" in str(matrix)
+    changes = [line.split()[-1] for line in str(matrix).splitlines()[-len(matrix.rows) :]]
+    assert changes == ["+0.1", "-"]
 
 
 def test_a_metric_that_was_corrected_counts_as_it_is_now(two_tasks: sr.Registry) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from share_registry.names import CommitNumber, Digest, SpaceName
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.values import commits, sheet
-from share_registry.values.checks import Diff, Export, Finding, VerifyReport
+from share_registry.values.checks import Diff, Export, Finding, TaskDiff, VerifyReport
 from share_registry.values.commits import AdapterReport, Commit, Log, ModuleReport, modules_sheet
 from share_registry.values.references import ResolvedReference
 from share_registry.values.sheet import Table, align, as_text
@@ -193,6 +193,66 @@ def test_a_narrow_table_loses_empty_columns_then_ids_then_seconds_and_keeps_the_
         assert max(map(len, lines)) <= width
 
 
+def test_a_narrow_log_shortens_authors_first_and_keeps_the_kind() -> None:
+    commit = replace(COMMIT, author="maximiliane.musterfrau@acme", message="a word on it")
+    header, row = as_text(sheet.sheet_of(Log(commits=(commit,))), width=80).splitlines()
+    assert (len(row) <= 80, "kind" in header, "error" in header) == (True, True, True)
+    for part in ("2026-11-16 20:38", "absorb", "cola@v1", "4.87 %", "a word on it"):
+        assert part in row
+    assert " maximil…" in row
+
+
+def test_a_narrow_lineage_keeps_weights_and_times() -> None:
+    merged = replace(
+        NODE,
+        ref="minilm/a-longer-name@v1",
+        author="maximiliane.musterfrau@acme",
+        message="a message of some length, to be shortened",
+        source="/a/path/that/nobody/needs/to/see/here",
+        via="merged, 0.3333333333333333",
+        depth=1,
+    )
+    lineage = Lineage(ref=NODE.ref, base_model="b", base_revision=None, nodes=(NODE, merged))
+    *_, row = as_text(lineage.sheet(), width=80).splitlines()
+    assert row.startswith("└─ a-longer-name@v1  merged, 0.3333  ")
+    assert "2026-11-16 20:38" in row
+    assert len(row) <= 80
+
+
+def test_a_narrow_diff_has_members_and_values_whole_and_counts_what_is_the_same() -> None:
+    targets = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    many = ", ".join(f"layers.{layer}.q_proj" for layer in range(40))
+    changed = TaskDiff(
+        task=TaskName("cola"),
+        status="changed",
+        a="minilm/cola@v1",
+        b="minilm/cola@v2",
+        change=0.1,
+        metadata={
+            "config.target_modules": (targets, f"{targets}, lm_head"),
+            "config.exclude_modules": (many, f"{many}, lm_head"),
+        },
+    )
+    same = replace(changed, status="same", b=changed.a, change=0.0, metadata={})
+    diff = Diff(a="minilm/@c2", b="minilm/@c3", tasks=(changed, same, same))
+    lines = as_text(diff.sheet(), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "cola  config.target_modules" in lines
+    assert f"  in a  {targets}" in lines
+    assert "  in b  lm_head, 40 that both have" in lines
+    assert lines[-1] == "2 tasks are the same"
+    assert "config.target_modules" in as_text(diff.sheet())
+
+
+def test_facts_go_on_below_themselves_where_a_terminal_is_narrow() -> None:
+    facts = (("targets", "query, key, value, dense"), ("r", "8"))
+    assert as_text(sheet.Sheet(facts=facts), width=30).splitlines() == [
+        "  targets  query, key, value,",
+        "           dense",
+        "  r        8",
+    ]
+
+
 def test_findings_have_short_ids_and_no_second_full_stop() -> None:
     finding = Finding(code="OBJ-01", what="a" * 64, message=f"found {'b' * 64}.")
     shown = str(
@@ -239,7 +299,7 @@ def test_a_lineage_is_a_tree() -> None:
     )
     shown = str(Lineage(ref=NODE.ref, base_model="base", base_revision="abc", nodes=(NODE, parent)))
     assert shown.startswith("minilm/cola@v1 on base (abc)\n")
-    assert "└─ minilm/cola@v0" in shown
+    assert "\n└─ cola@v0  version" in shown
 
 
 def test_results_have_a_line_as_repr_and_html() -> None:
