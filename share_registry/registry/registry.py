@@ -226,7 +226,8 @@ class Registry:
                 policy where None.
             message: Why.
             author: Who; the registry's default author where None.
-            labels: Names with texts.
+            labels: Names with texts. `git.sha`, `ci.run`, `mlflow.run_id` and `wandb.run` are added
+                where the environment has them.
             metrics: Other names with numbers.
             derived_from: References of the task versions it was made from.
             keep_original: Keep the files as they are beside it; the space's policy where None.

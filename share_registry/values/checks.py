@@ -137,9 +137,9 @@ class Outcome(StrEnum):
     REMOVED = "removed"
 
 
-def _value(value: str, other: str) -> str:
-    """Return a value as it is or, of a long list, the names that the other has not."""
-    names, others = value.split(", "), {*other.split(", ")}
+def _value(value: str, opposite: str) -> str:
+    """Return a value as it is or, of a long list, the names that the opposite has not."""
+    names, others = value.split(", "), {*opposite.split(", ")}
     if len(names) <= _MOST_NAMES:
         return value
     alone = [name for name in names if name not in others]

@@ -6,7 +6,7 @@ are made to fit a terminal: what says least goes first, references and messages 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import Any, ClassVar, Final, Protocol, TypedDict, TypeVar, Unpack
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 Column = list[str]
 
 
-class _Layout(TypedDict, total=False):
+class _TableOptions(TypedDict, total=False):
     spare: tuple[str, ...]
     elided: bool
     short: tuple[str, ...]
@@ -66,14 +66,14 @@ class Table:
     def of(
         cls,
         rows: Iterable[Mapping[str, str]],
-        **layout: Unpack[_Layout],
+        **options: Unpack[_TableOptions],
     ) -> "Table":
         """Return the table of rows that map header to cell, all in one order."""
         listed = [*rows]
         return cls(
             headers=tuple(listed[0]) if listed else (),
             rows=tuple(tuple(row.values()) for row in listed),
-            **layout,
+            **options,
         )
 
 
@@ -135,6 +135,11 @@ def sheet_of(value: Any) -> Sheet:
         listing: Sheet = value[0].listing(value)
         return listing
     return value.sheet() if hasattr(value, "sheet") else Sheet(title=str(value))
+
+
+def with_note(sheet: Sheet, note: str) -> Sheet:
+    """Return a sheet with one more note, where there is one."""
+    return replace(sheet, notes=(*sheet.notes, note)) if note else sheet
 
 
 def as_text(sheet: Sheet, *, width: int | None = None) -> str:

@@ -1,8 +1,9 @@
 """Spaces, tasks, and where a task version came from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Final
 
 from typing_extensions import override
 
@@ -22,6 +23,9 @@ from share_registry.values.sheet import (
     time_text,
     typed_percent,
 )
+
+# Labels that a commit gets from its environment: they say where it was made, not what it is
+AUTOMATIC_LABELS: Final = ("ci.run", "git.sha", "mlflow.run_id", "wandb.run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +117,8 @@ class Task(Shown):
     __str__ = __repr__
 
     @staticmethod
-    def listing(tasks: "Sequence[Task]") -> Sheet:
-        """Return what is shown of several."""
+    def listing(tasks: "Sequence[Task]", *, labels: Container[str] = ()) -> Sheet:
+        """Return what is shown of several, of automatic labels those that were asked for."""
         return Sheet(
             tables=(
                 Table.of(
@@ -131,7 +135,14 @@ class Task(Shown):
                                 for alias, version in sorted(task.aliases.items())
                             )
                             or NOTHING,
-                            "labels": pairs(task.labels) or NOTHING,
+                            "labels": pairs(
+                                {
+                                    name: value
+                                    for name, value in task.labels.items()
+                                    if name not in AUTOMATIC_LABELS or name in labels
+                                }
+                            )
+                            or NOTHING,
                             "metrics": metric_pairs(task.metrics) or NOTHING,
                         }
                         for task in tasks
@@ -220,7 +231,12 @@ def _via(via: str) -> str:
 def _total(tasks: Sequence[Task]) -> str:
     added = size(sum(task.bytes_added for task in tasks))
     raw = size(sum(task.raw_bytes for task in tasks))
-    return f"{count(len(tasks), 'task')}: {added} for {raw}" if len(tasks) > 1 else ""
+    if len(tasks) < 2:
+        return ""
+    number = count(len({(task.space, task.name) for task in tasks}), "task")
+    if len(tasks) > len({(task.space, task.name) for task in tasks}):
+        number = f"{count(len(tasks), 'version')} of {number}"
+    return f"{number}: {added} for {raw}"
 
 
 def _total_of_spaces(spaces: Sequence[SpaceSummary]) -> str:

@@ -141,6 +141,38 @@ def test_a_version_is_shown_and_compared_with_what_it_has_now(run: Runner) -> No
 def test_lists_say_what_they_take(run: Runner) -> None:
     assert run("ls").lines[-1].startswith("40 tasks: ")
     assert run("spaces").lines[-1].startswith("2 spaces: ")
+    versions = run("ls", "--name", "c*o*la", "--all-versions")
+    assert versions.lines[-1].startswith("2 versions of 1 task: ")
+
+
+def test_a_list_that_goes_on_says_how(run: Runner) -> None:
+    space = ("-s", "tiny-model")
+    for verb, option, size in (("ls", "--after", 20), ("log", "--before", 5)):
+        shown = run(*space, verb, "--limit", size)
+        said, _, cursor = shown.lines[-1].rpartition(" ")
+        assert said == f"note: more follow: {option}"
+        rest = run(*space, verb, "--limit", size, option, cursor).out
+        assert "more follow" not in rest
+        first, second = (
+            run("-q", *space, verb, "--limit", size, *place).lines
+            for place in ((), (option, cursor))
+        )
+        assert first + second == run("-q", *space, verb, "--limit", 0).lines
+        assert len(run("--json", *space, verb, "--limit", size).json) == size
+
+
+def test_labels_of_the_environment_stand_in_a_table_where_they_are_asked_for(
+    run: Runner, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_SHA", "ab" * 20)
+    run("-s", "tiny-model", "commit", sources / "other", "--task", "new", "--label", "run=c1",
+        "--allow-base-mismatch")  # fmt: skip
+    listed = ("-s", "tiny-model", "ls", "--name", "new")
+    assert "run=c1" in run(*listed).out
+    assert "git.sha" not in run(*listed).out
+    assert "git.sha=abababab" in run(*listed, "--label", "git.sha=*").out
+    assert "git.sha=abababab" in run("-s", "tiny-model", "show", "new").out
+    assert "git.sha" in run("--json", *listed).json[0]["labels"]
 
 
 def test_tables_keep_what_matters_at_80_columns(filled: Path) -> None:

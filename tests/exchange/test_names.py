@@ -18,6 +18,7 @@ from share_registry.exchange.base_model import (
 from share_registry.exchange.environment import default_author, environment_labels
 from share_registry.names import space_name, task_name
 from share_registry.outside.files import Outside
+from share_registry.values.tasks import AUTOMATIC_LABELS
 
 
 @pytest.mark.parametrize(
@@ -172,12 +173,14 @@ def test_labels_come_from_the_environment(tmp_path: Path) -> None:
         "WANDB_RUN_ID": "w1",
         "CI_JOB_ID": "9",
     }
-    assert environment_labels(Given(variables, tmp_path)) == {
+    labels = environment_labels(Given(variables, tmp_path))
+    assert labels == {
         "git.sha": "ab" * 20,
         "ci.run": "77",
         "mlflow.run_id": "m1",
         "wandb.run": "w1",
     }
+    assert tuple(labels) == AUTOMATIC_LABELS
     assert (
         environment_labels(Given({"WANDB_RUN_ID": "x" * 300, "MLFLOW_RUN_ID": "a\nb"}, tmp_path))
         == {}

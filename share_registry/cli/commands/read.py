@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from share_registry.cli.output import Printed, emit, say, watching
 from share_registry.cli.verb import commit_of, free_verb, label_option, session, verb
 from share_registry.errors import ShareRegistryError
-from share_registry.values.commits import modules_sheet
-from share_registry.values.sheet import count, percent
+from share_registry.values.commits import Log, modules_sheet
+from share_registry.values.sheet import count, percent, with_note
+from share_registry.values.tasks import Task
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
+
+_Listed = TypeVar("_Listed", Log, list[Task])
 
 
 @verb("r", doing="reading")
@@ -85,7 +88,7 @@ def export(registry: "Registry", /, ref: str, root: Path, **options: Any) -> obj
     return registry.export(ref, root, **options)
 
 
-@verb("r", lists="commits")
+@verb("r")
 @click.option("--task", metavar="[SPACE/]TASK", help="Only commits of this task.")
 @click.option(
     "--kind",
@@ -133,17 +136,18 @@ def log(
     labels: dict[str, str],
     limit: int,
     **options: Any,
-) -> object:
+) -> None:
     """List the commits of the space, newest first.
 
     \b
     share-registry log --task cola --kind absorb
     share-registry log --task cola --limit 0 --plot cola.png
     """
-    commits = registry.log(labels=labels or None, limit=limit or None, **options)
+    commits, more = _page(registry.log(labels=labels or None, limit=_ask(limit), **options), limit)
     if plot is not None:
         commits.plot(plot)
-    return commits
+    note = f"more follow: --before {commits[-1].space}/@c{commits[-1].number}" if more else ""
+    emit(commits, session(), lists="commits", sheet=with_note(commits.sheet(), note))
 
 
 @verb("r")
@@ -180,7 +184,7 @@ def identify(registry: "Registry", /, adapter: str) -> object:
     return registry.identify(adapter)
 
 
-@verb("r", lists="tasks")
+@verb("r")
 @label_option
 @click.option("--alias", metavar="NAME", help="Only tasks that have this alias.")
 @click.option("--name", metavar="PATTERN", help="Only tasks whose name matches, like 'wn-*'.")
@@ -204,19 +208,24 @@ def identify(registry: "Registry", /, adapter: str) -> object:
     help="At most so many, by name; 0: all.",
 )
 @click.option("--after", metavar="TASK", help="Only tasks after this one: the next page.")
-def tasks(registry: "Registry", /, *, labels: dict[str, str], limit: int, **options: Any) -> object:
+def tasks(registry: "Registry", /, *, labels: dict[str, str], limit: int, **options: Any) -> None:
     """List the tasks of the space.
+
+    Labels that commits get from their environment, like git.sha, are shown where --label names
+    them.
 
     \b
     share-registry ls --label team=search --at 2026-11-16
     share-registry ls --limit 50 --after cola
     share-registry ls --where 'acc>0.8,loss<1' --sort -acc --all-versions
     """
-    tasks = registry.tasks(labels=labels or None, limit=limit or None, **options)
-    if not tasks:
+    listed, more = _page(registry.tasks(labels=labels or None, limit=_ask(limit), **options), limit)
+    if not listed:
         for text in _unknown_names(registry, labels, options["alias"], options["where"]):
             say(text, session())
-    return tasks
+    note = f"more follow: --after {listed[-1].ref}" if more else ""
+    sheet = Task.listing(listed, labels=labels)
+    emit(listed, session(), lists="tasks", sheet=with_note(sheet, note))
 
 
 ls = tasks
@@ -245,6 +254,18 @@ def _unknown_names(
         for name in names:
             if versions and name not in present:
                 yield f"no version has the {kind} {name!r}. {near_misses(name, sorted(present))}"
+
+
+def _ask(limit: int) -> int | None:
+    """Return how many to ask for: one more than are shown tells whether more follow."""
+    return limit + 1 if limit else None
+
+
+def _page(listed: _Listed, limit: int) -> tuple[_Listed, bool]:
+    """Return what is shown of a list, and whether more follows."""
+    if not limit or len(listed) <= limit:
+        return listed, False
+    return listed[:limit], True
 
 
 @verb("r")

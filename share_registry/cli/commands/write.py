@@ -109,7 +109,8 @@ def _check_first(asked: Session, options: Mapping[str, Any]) -> None:
 def commit(registry: "Registry", /, adapter: str, **options: Any) -> "Commit":
     """Commit ADAPTER as the next version of a task.
 
-    ADAPTER is a PEFT directory or hf://owner/repo[@revision].
+    ADAPTER is a PEFT directory or hf://owner/repo[@revision]. Labels git.sha, ci.run, mlflow.run_id
+    and wandb.run are added where the environment has them.
 
     \b
     share-registry commit adapters/cola
@@ -127,7 +128,7 @@ def commit(registry: "Registry", /, adapter: str, **options: Any) -> "Commit":
 def commit_many(registry: "Registry", /, adapters: dict[str, str], **options: Any) -> "Commit":
     """Commit several adapters, all or nothing.
 
-    A task that is not named has the name of its directory.
+    A task that is not named has the name of its directory. Labels are added as by commit.
 
     \b
     share-registry commit-many cola=adapters/cola sst2=adapters/sst2 -m nightly
