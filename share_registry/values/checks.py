@@ -178,7 +178,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class VerifyReport(Shown):
-    """What `verify` looked at, and what is wrong."""
+    """What `verify` looked at, and what is wrong.
+
+    Attributes:
+        findings: What was found, wrong or removed.
+        unexportable: The versions that decode and cannot be exported, as their note, their config
+            or an attachment was removed; empty where something is damaged, which comes first.
+    """
 
     derived = ("ok",)
     level: str
@@ -188,6 +194,7 @@ class VerifyReport(Shown):
     bytes: int
     versions: int
     findings: tuple[Finding, ...]
+    unexportable: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -228,5 +235,9 @@ class VerifyReport(Shown):
         return Sheet(
             title=f"{self.level}: {checked}; {state or 'nothing is damaged'}",
             tables=(table,),
+            notes=tuple(
+                f"{ref} cannot be exported: its note, config or an attachment is gone."
+                for ref in self.unexportable
+            ),
             refs=tuple(sorted({ref for finding in self.findings for ref in finding.refs})),
         )

@@ -66,6 +66,62 @@ def test_a_config_that_notes_alone_name_is_listed_as_removed(store: Path) -> Non
     ]
 
 
+def write_own(folder: Path, seed: int) -> Path:
+    """Write an adapter with a config and an attachment that no other has."""
+    directory = write_adapter(folder / str(seed), seed=seed)
+    config = directory / "adapter_config.json"
+    config.write_text(config.read_text().replace('"bias"', f'"seed": {seed}, "bias"'))
+    (directory / "tokenizer.json").write_text(f'{{"seed": {seed}}}')
+    return directory
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """Return a registry of three tasks; `first@v3` is what `first@v1` was, committed by c2."""
+    with sr.Registry.open(tmp_path / "three") as registry:
+        for seed, task in enumerate(("first", "second", "third", "first"), start=1):
+            registry.commit(write_own(tmp_path, seed), task=task)
+        registry.restore("first@v1")
+    return tmp_path / "three"
+
+
+def remove(root: Path, file: str) -> None:
+    """Remove one of what an export of the version of c2 needs."""
+    entry = Note.from_bytes(note_of(root, 2).read_bytes()).tasks[0]
+    digest = str(entry.config if file == "config" else entry.attachments[0].object)
+    path = note_of(root, 2) if file == "note" else root / "objects" / digest[:2] / digest[2:]
+    path.unlink()
+
+
+@pytest.mark.parametrize("file", ["note", "config", "attachment"])
+def test_verify_names_the_versions_that_cannot_be_exported(
+    three: Path, tmp_path: Path, file: str
+) -> None:
+    remove(three, file)
+    with sr.Registry.open(three) as registry:
+        report = registry.verify("quick")
+        assert report.ok
+        assert report.unexportable == (f"{SPACE}/first@v1", f"{SPACE}/first@v3")
+        assert "first@v3 cannot be exported" in str(report)
+        for ref in report.unexportable:
+            with pytest.raises(sr.NotFoundError, match=f"{ref}: .*{file}"):
+                registry.export(ref, tmp_path / "out")
+
+
+@pytest.mark.parametrize("file", ["note", "config"])
+def test_what_works_on_a_whole_space_leaves_out_a_version_without_its_config(
+    three: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    remove(three, file)
+    with sr.Registry.open(three, space=SPACE) as registry:
+        assert len(registry.analyze().adapters) == 2
+        assert "first@v3 is left out" in caplog.text
+        assert [near.ref for near in registry.similar("second")] == [f"{SPACE}/third@v1"]
+        refit = registry.refit(max_rank=1, allow_loss=True)
+        assert set(refit.versions) <= {"second", "third"}
+        assert registry.verify("deep").ok
+
+
 def test_a_note_of_other_bytes_is_damage(store: Path) -> None:
     note_of(store, 3).write_bytes(b"{}")
     with sr.Registry.open(store, mode="r") as registry, pytest.raises(sr.IntegrityError):

@@ -410,6 +410,12 @@ def config_digests(session: Session, space: str) -> list[Digest]:
     return sorted(Digest(digest) for digest in session.scalars(query) if digest is not None)
 
 
+def all_versions(session: Session) -> list[TaskVersion]:
+    """Return every version of every task of every space."""
+    query = _versions().order_by(VersionRow.space, VersionRow.task, VersionRow.version)
+    return [_task_version(row) for row in session.execute(query)]
+
+
 def came_from(session: Session, space: str, task: str, location: str) -> bool:
     """Tell whether any version of a task came from a place; the newest are looked at first."""
     query = select(VersionRow.version).where(

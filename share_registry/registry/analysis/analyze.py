@@ -60,6 +60,7 @@ from share_registry.registry.checkout.factored import (
 )
 from share_registry.registry.commands.spaces import spaces_of_base
 from share_registry.registry.context import Context
+from share_registry.registry.stored_config import described_versions
 from share_registry.values.analyses import (
     AnalysedAdapter,
     Analysis,
@@ -133,10 +134,11 @@ def analyze_space(
     with context.reading() as session:
         where = space_of(session, space)
         rows = lookups.latest_versions(session, where)
+    rows = described_versions(context, rows)
     ensure(
         rows,
         NotFoundError(
-            f"space {where} has no live task.",
+            f"space {where} has no live task whose config is there.",
             hint="Commit adapters first, or analyze directories.",
         ),
     )
@@ -184,7 +186,7 @@ def similar(
     with context.reading() as session:
         where = _space_to_search(context, session, asked, space if own is None else own.space)
         rows = lookups.latest_versions(session, where)
-    rows = [row for row in rows if own is None or row.ref != own.ref]
+    rows = described_versions(context, [row for row in rows if own is None or row.ref != own.ref])
     neighbours = []
     compares = own is not None or not asked.pairs
     for done, row in enumerate(rows, start=1):

@@ -36,7 +36,7 @@ from share_registry.format.records import (
     RestoreRecord,
     parse_record,
 )
-from share_registry.names import Digest, SpaceName
+from share_registry.names import Digest, SpaceName, TaskName
 from share_registry.registry.arguments import Progress, ignore_progress
 from share_registry.registry.context import Context
 from share_registry.registry.sync import fill
@@ -70,6 +70,9 @@ class _Walk:
         refs: Every object that is referred to, with the versions or commits that need it.
         needed: Those of them that no version can do without: not notes, nor what notes alone name.
         read: Objects whose bytes were read already.
+        files: By note and name of the task in it, what an export needs: its config, None where it
+            names none, and its attachments.
+        unexportable: The versions that lack some of it, or their note.
     """
 
     store: Store
@@ -82,6 +85,8 @@ class _Walk:
     refs: dict[Digest, list[str]] = field(default_factory=dict)
     needed: set[Digest] = field(default_factory=set)
     read: set[Digest] = field(default_factory=set)
+    files: dict[tuple[Digest | None, TaskName], list[Digest | None]] = field(default_factory=dict)
+    unexportable: list[str] = field(default_factory=list)
 
     def add(
         self,
@@ -159,6 +164,7 @@ def verify(context: Context, level: str, *, progress: Progress | None = None) ->
         bytes=walk.bytes,
         versions=len(walk.versions),
         findings=tuple(walk.findings),
+        unexportable=tuple(walk.unexportable),
     )
 
 
@@ -252,7 +258,17 @@ def _check_meaning(walk: _Walk) -> None:
     for space, error in fill(walk.store, catalog).items():
         if not isinstance(error, FormatError):
             walk.add("COM-04", f"space {space}", error.message)
+    with catalog.begin() as session:
+        versions = lookups.all_versions(session)
     catalog.close()
+    files = {digest for digests in walk.files.values() for digest in digests}
+    there = {digest for digest in files if digest is not None and walk.store.has(digest)}
+    # spec NOT-04, NOT-06
+    walk.unexportable = [
+        row.ref
+        for row in versions
+        if not there.issuperset(walk.files.get((row.note_digest, row.note_task), [None]))
+    ]
 
 
 def _collect(walk: _Walk, record: Record) -> None:
@@ -285,9 +301,12 @@ def _note_objects(walk: _Walk, digest: Digest) -> Iterator[Digest]:
     except ShareRegistryError as error:
         walk.add_object("NOT-01", digest, error)
         return
-    for task in note.tasks:
-        files = (entry.object for entry in [*task.attachments, *task.original])
-        yield from filter(None, [task.config, *files])
+    # spec NOT-03
+    for task in reversed(note.tasks):
+        attachments = [entry.object for entry in task.attachments]
+        walk.files[digest, task.task] = [task.config, *attachments]
+        originals = [entry.object for entry in task.original]
+        yield from filter(None, [task.config, *attachments, *originals])
 
 
 def _read_object(walk: _Walk, digest: Digest) -> bytes | None:

@@ -41,7 +41,7 @@ from share_registry.algebra.directions import (
 )
 from share_registry.algebra.error import norm
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
+from share_registry.exchange.config import parse_config
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import rows_of
 from share_registry.format.symbols import Ints
@@ -49,6 +49,7 @@ from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
 from share_registry.registry.basis.moments import KeptMoments, KeptSide
 from share_registry.registry.context import Context
+from share_registry.registry.stored_config import read_config
 from share_registry.stored import StoredBasis
 from share_registry.values.policy import UNIT
 from share_registry.values.task_version import TaskVersion
@@ -150,24 +151,22 @@ class _GatheredSide:
 def stored_members(context: Context, versions: Sequence[TaskVersion]) -> list[FitMember]:
     """Return stored versions as members.
 
-    Their rows and coefficients are read when they are asked for.
+    Their rows and coefficients are read when they are asked for. Raises NotFoundError where a
+    config is gone: see `described_versions`.
     """
     reader = context.reader()
     expansions = Expansions(reader)
 
     @lru_cache(maxsize=_REMEMBERED)
-    def scales_of(config: Digest | None, layout_digest: Digest) -> dict[str, float]:
+    def scales_of(content: bytes, layout_digest: Digest) -> dict[str, float]:
         layout = reader.layout(layout_digest)
         modules = [shape.module for shape in layout.modules()]
-        if not config:
-            return dict.fromkeys(modules, 1.0)
-        settings = parse_config(context.store.get(config, limit=MAX_CONFIG_BYTES))
-        return dict(zip(modules, module_scales(settings, layout), strict=True))
+        return dict(zip(modules, module_scales(parse_config(content), layout), strict=True))
 
     def member(row: TaskVersion) -> FitMember:
         return FitMember(
             key=f"{row.adapter_digest} {row.config_digest} {row.norm!r}",
-            scales=scales_of(row.config_digest, row.layout_digest),
+            scales=scales_of(read_config(context, row), row.layout_digest),
             norm=row.norm,
             factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
             rows=expansions.rows,

@@ -35,6 +35,7 @@ from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
 from share_registry.registry.context import Context
+from share_registry.registry.stored_config import GONE_HINT, read_config
 from share_registry.registry.sync import read_note
 from share_registry.values.checks import Export
 from share_registry.values.task_version import TaskVersion
@@ -156,7 +157,7 @@ def task_note(note: Note | None, row: TaskVersion) -> TaskNote:
     """
     if note is None:
         raise NotFoundError(
-            f"{row.ref}: its note, and with it the config, is not in the store.", hint="Run verify."
+            f"{row.ref}: its note, and with it the config, is not in the store.", hint=GONE_HINT
         )
     return note.of(row.note_task)
 
@@ -182,7 +183,7 @@ def read_original(context: Context, row: TaskVersion, note: TaskNote) -> Adapter
     )
     return replace(
         read_files(files, source=note.source or _UNKNOWN),
-        attachments=_read_attachments(context, note.attachments),
+        attachments=_read_attachments(context, row, note.attachments),
         source_digest=row.source_digest,
         ref=row.ref,
         error=0.0,
@@ -194,15 +195,13 @@ def describe(context: Context, row: TaskVersion, note: TaskNote, layout: Layout)
 
     Raises NotFoundError where its config is gone.
     """
-    if note.config is None:
-        raise NotFoundError(f"{row.ref}: its note names no config.", hint="Run verify.")
-    config_bytes = context.store.get(note.config, limit=MAX_CONFIG_BYTES)
+    config_bytes = read_config(context, row)
     return Adapter(
         tensors={},
         config=parse_foreign(config_bytes, subject=f"config of {row.ref}", limit=MAX_CONFIG_BYTES),
         config_bytes=config_bytes,
         layout=layout,
-        attachments=_read_attachments(context, note.attachments),
+        attachments=_read_attachments(context, row, note.attachments),
         source=note.source or _UNKNOWN,
         source_digest=row.source_digest,
         raw_bytes=row.raw_bytes,
@@ -226,12 +225,20 @@ def without_error(adapter: Adapter) -> Adapter:
     return replace(adapter, error=None, remarks=(*adapter.remarks, remark))
 
 
-def _read_attachments(context: Context, entries: Iterable[FileEntry]) -> dict[str, bytes]:
-    return {entry.name: _read_file(context, entry) for entry in entries}
+def _read_attachments(
+    context: Context, row: TaskVersion, entries: Iterable[FileEntry]
+) -> dict[str, bytes]:
+    return {entry.name: _read_file(context, row, entry) for entry in entries}
 
 
-def _read_file(context: Context, entry: FileEntry) -> bytes:
-    content = context.store.get(entry.object, limit=_MAX_FILE_BYTES)
+def _read_file(context: Context, row: TaskVersion, entry: FileEntry) -> bytes:
+    try:
+        content = context.store.get(entry.object, limit=_MAX_FILE_BYTES)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{row.ref}: attachment {entry.name!r}, object {entry.object}, is not in the store.",
+            hint=GONE_HINT,
+        ) from error
     # spec NOT-04
     ensure(
         len(content) == entry.size,

@@ -13,7 +13,6 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import (
     CONFIG_FILE,
-    MAX_CONFIG_BYTES,
     parse_config,
 )
 from share_registry.exchange.hub import SCHEME
@@ -25,6 +24,7 @@ from share_registry.kinds import member_of, shown
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.arguments import Progress
 from share_registry.registry.context import Context
+from share_registry.registry.stored_config import read_config
 from share_registry.values.task_version import TaskVersion
 
 # Adapter folders are looked for so many levels below the folder given.
@@ -73,10 +73,8 @@ def read_factored(context: Context, row: TaskVersion) -> FactoredAdapter:
     Raises NotFoundError, IntegrityError.
     """
     reader = context.reader()
-    if row.config_digest is None:
-        raise NotFoundError(f"{row.ref}: its note names no config.", hint="Run verify.")
+    config = parse_config(read_config(context, row))
     layout = reader.open(row.adapter_digest).layout
-    config = parse_config(context.store.get(row.config_digest, limit=MAX_CONFIG_BYTES))
     rows = zip(
         layout.modules(),
         reader.rows(row.adapter_digest),

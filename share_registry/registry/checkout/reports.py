@@ -10,13 +10,14 @@ from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import NotFoundError
-from share_registry.exchange.config import MAX_CONFIG_BYTES, parse_config
+from share_registry.exchange.config import parse_config
 from share_registry.exchange.tensors import factor_positions
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
 from share_registry.names import Digest, Side
 from share_registry.registry.checkout.factored import read_factored
 from share_registry.registry.context import Context, with_basis_size
+from share_registry.registry.stored_config import read_config
 from share_registry.stored import StoredAdapter, StoredSide
 from share_registry.values.commits import AdapterReport, BasisModuleReport, Commit, ModuleReport
 from share_registry.values.sheet import count
@@ -170,9 +171,7 @@ def _with_patterns(config: Mapping[str, object], name: str, patterns: str) -> st
 def _settings(context: Context, row: TaskVersion) -> dict[str, str]:
     """Return what the config of a stored version says; nothing where it was removed."""
     try:
-        return describe_config(
-            parse_config(context.store.get(Digest(str(row.config_digest)), limit=MAX_CONFIG_BYTES))
-        )
+        return describe_config(parse_config(read_config(context, row)))
     except NotFoundError:
         return {}
 

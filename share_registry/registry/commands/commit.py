@@ -75,6 +75,7 @@ from share_registry.registry.commands.spaces import (
     first_target,
 )
 from share_registry.registry.context import Context
+from share_registry.registry.stored_config import described_versions
 from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy, overridden
 from share_registry.values.task_version import TaskVersion
@@ -472,6 +473,7 @@ def _reexpress_others(
 ) -> None:
     with context.catalog.begin() as session:
         rows = [row for row in live_versions(session, space) if row.task not in committed]
+    rows = described_versions(context, rows)
     options = RefitOptions(max_rank=policy.k, allow_loss=True)
     reexpressed = reexpress(context, rows, basis, options, policy)
     if reexpressed:
@@ -488,6 +490,7 @@ def _refit_where_it_pays(
         if tasks < _FIRST_TRIAL or tasks.bit_length() <= (tasks - new_tasks).bit_length():
             return
         sample = lookups.last_absorbed(session, space, SAMPLE)
+    sample = described_versions(context, sample)
     rule = rule_within_budget(policy.budget, tasks=tasks)
     basis = fit_basis(context, space, stored_members(context, sample), rule)
     if basis is not None and (

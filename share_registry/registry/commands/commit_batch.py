@@ -29,6 +29,7 @@ from share_registry.registry.commands.new_basis import (
 )
 from share_registry.registry.commands.refit import live_versions
 from share_registry.registry.context import Context
+from share_registry.registry.stored_config import described_versions
 from share_registry.values.policy import Policy
 
 # Adapters that are kept in memory, and that a basis is fitted to, however large they are
@@ -180,11 +181,10 @@ def _fit_basis(
     if policy.k:
         with context.catalog.begin() as session:
             rows = [row for row in live_versions(session, space) if row.task not in batch.adapters]
+        members = stored_members(context, described_versions(context, rows))
         fresh = [unstored_member(task, batch.read(task)) for task in sorted(batch.adapters)]
         rule = FitRule(max_rank=policy.k, precision=FINE)
-        return serialize_basis(
-            fit([*stored_members(context, rows), *fresh], rule, device=context.device), space
-        )
+        return serialize_basis(fit([*members, *fresh], rule, device=context.device), space)
     sample = batch.sample()
     if len(sample) < _FEWEST or not policy.references or policy.budget == 0:
         return None

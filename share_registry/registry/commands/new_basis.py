@@ -112,7 +112,7 @@ def judge(
         rule: How the basis is fitted.
         policy: What tasks to come are coded with.
     """
-    if not policy.references or policy.budget == 0:
+    if not sample or not policy.references or policy.budget == 0:
         return Saving(saved_bytes=0.0, alone_bytes=0.0)
     members = stored_members(context, sample)
     held_out = range(0, len(sample), max(1, len(sample) // _HELD_OUT))[:_HELD_OUT]
