@@ -165,7 +165,7 @@ def _dense(adapter: sr.Adapter, name: str) -> "np.ndarray[tuple[int, ...], np.dt
 
 
 def test_what_was_trained_on_for_long_is_recognised_from_either_end(registry: sr.Registry) -> None:
-    first, second = (continued(step=0.35)[version] for version in ("v1", "v3"))
+    first, second = (continued(step=0.255)[version] for version in ("v1", "v3"))
     registry.commit(second, task="late")
     (late,) = similar(registry.context, first, space=None)
     assert late.distance > 0.5
