@@ -16,7 +16,6 @@ import torch
 from share_registry.algebra.merge_methods import MergeRule, merge_rows
 from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.base_model import base_of
 from share_registry.exchange.config import CONFIG_FILE, names_in, parse_config
 from share_registry.exchange.export_files import tensor_file
 from share_registry.exchange.key_layouts import rename_modules, renamed_modules
@@ -69,8 +68,7 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     that sum to 1, over tensors that every part has.
 
     Raises:
-        RefusedError: parts are of different base models or shapes, or have what no merge of factors
-            can express.
+        RefusedError: parts are of different shapes, or have what no merge of factors can express.
     """
     if len(parts) == 1 and parts[0].weight == 1:
         return parts[0].adapter
@@ -128,7 +126,9 @@ def _alone(parts: Sequence[WeightedAdapter], passengers: Mapping[str, torch.Tens
 
 
 def _check(parts: Sequence[WeightedAdapter]) -> None:
-    """Check that the factors of every part say all of its dW, and the same base model.
+    """Check that the factors of every part say all of its dW, and in the same way.
+
+    What base model they name is not looked at: a space may know one by several labels.
 
     Raises RefusedError.
     """
@@ -143,14 +143,6 @@ def _check(parts: Sequence[WeightedAdapter]) -> None:
                 f" {', '.join(obstacles[:3]) or 'no factor pairs'},"
                 " and dW is not linear in factors alone.",
                 hint=_HINT,
-            ),
-        )
-        labels = [base_of(adapter.config).label for adapter in (first.adapter, part.adapter)]
-        ensure(
-            labels[0] == labels[1],
-            RefusedError(
-                f"{first.ref} was trained on {labels[0]!r}, {part.ref} on {labels[1]!r}.",
-                hint="Merge adapters of one base model.",
             ),
         )
         for field in _SAME_FIELDS:

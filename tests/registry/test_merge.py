@@ -220,6 +220,22 @@ def test_what_makes_no_sense_is_refused(
     assert len(registry.log().commits) == before
 
 
+def test_parents_under_two_labels_that_the_space_knows_are_merged(
+    registry: sr.Registry, two: dict[str, Path]
+) -> None:
+    first, second = sorted(two)
+    config = two[second] / "adapter_config.json"
+    values = json.loads(config.read_text()) | {"base_model_name_or_path": "mirror/tiny"}
+    config.write_text(json.dumps(values))
+    registry.commit(two[second], task="mirrored", space=SPACE, allow_base_mismatch=True)
+    registry.merge({first: 0.5, "mirrored": 0.5}, task="both")
+    registry.merge({first: 0.5, second: 0.5}, task="same")
+    both, one_label = (
+        updates(registry.export(task, config.parent / "out").path) for task in ("both", "same")
+    )
+    assert same(both, one_label)
+
+
 def test_parents_of_two_spaces_are_refused(registry: sr.Registry, two: dict[str, Path]) -> None:
     registry.create_space("other", base_model="acme/tiny")
     registry.commit(two["t00"], task="t00", space="other")
