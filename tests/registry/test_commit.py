@@ -119,9 +119,7 @@ def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(
     registry.commit(adapter)
     assert not caplog.records
     assert not registry.commit(adapter, labels={"stage": "test"}, message="again").created
-    assert (
-        "c2 holds this adapter already: labels, message not recorded; use annotate" in caplog.text
-    )
+    assert "c2 holds this adapter already: labels, message not recorded; annotate it" in caplog.text
 
 
 def test_expected_must_hold(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
@@ -192,6 +190,16 @@ def test_a_renamed_task_keeps_its_name(
     with pytest.raises(sr.RefusedError, match="renamed to 'grammar'"):
         registry.commit(write_adapter(tmp_path / "new", seed=2), task="cola")
     assert registry.resolve("cola").ref == f"{SPACE}/grammar@v1"
+
+
+def test_a_new_name_may_say_the_space_that_the_task_is_in(
+    registry: sr.Registry, adapter: Path
+) -> None:
+    registry.commit(adapter)
+    registry.rename("cola", f"{SPACE}/grammar")
+    assert registry.resolve("cola").ref == f"{SPACE}/grammar@v1"
+    with pytest.raises(sr.ConflictError, match="another space"):
+        registry.rename("cola", "elsewhere/cola")
 
 
 def test_a_dropped_task_comes_back_with_its_next_version(

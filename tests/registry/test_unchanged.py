@@ -34,6 +34,17 @@ def test_one_new_adapter_makes_one_version(registry: sr.Registry, folders: dict[
     assert registry.verify("deep").ok
 
 
+def test_labels_that_unchanged_tasks_do_not_get_are_warned_of(
+    registry: sr.Registry, folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.commit_many(dict(list(folders.items())[:4]), labels={"night": "1"})
+    first = sorted(folders)[0]
+    assert f"labels not recorded for tiny/{first}@v1 and 2 more" in caplog.text
+    caplog.clear()
+    registry.commit_many(folders, message="all")
+    assert "not recorded" not in caplog.text
+
+
 def test_adapters_of_several_commits_that_are_all_unchanged_make_none(
     registry: sr.Registry, folders: dict[str, Path]
 ) -> None:

@@ -27,7 +27,15 @@ from share_registry.format.records import (
     TagRecord,
     TaskNote,
 )
-from share_registry.names import CommitNumber, SpaceName, TaskName, Version, alias_name, task_name
+from share_registry.names import (
+    CommitNumber,
+    SpaceName,
+    TaskName,
+    Version,
+    alias_name,
+    split_task,
+    task_name,
+)
 from share_registry.registry.arguments import Said, check_distinct
 from share_registry.registry.commands.preconditions import annotations, check_labels, check_metrics
 from share_registry.registry.commands.publish import Build, Place, publish
@@ -232,10 +240,18 @@ def restore(context: Context, ref: str, *, space: str | None, said: Said) -> Com
 def rename(context: Context, task: str, new: str, *, space: str | None, said: Said) -> Commit:
     """Give a task a new name; the old one keeps leading to it.
 
-    Raises ConflictError where the new name is or was another task's.
+    Raises ConflictError where the new name is or was another task's, or of another space.
     """
-    new_name = task_name(new)
+    other_space, name_in_space = split_task(new)
+    new_name = task_name(name_in_space)
     target = _resolve(context, resolve_task, task, space)
+    ensure(
+        other_space in (None, target.space),
+        ConflictError(
+            f"{new!r} is in another space than task {target.space}/{target.task}.",
+            hint="A task stays in its space: give the new name alone.",
+        ),
+    )
 
     def build(session: Session, place: Place) -> Record | CommitNumber:
         name = _current_name(session, target)

@@ -63,6 +63,7 @@ from share_registry.registry.commands.preconditions import (
     commit_of_unchanged,
     is_unchanged,
     next_version,
+    warn_left_out,
     with_unchanged,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish, read_commit
@@ -225,6 +226,7 @@ def _commit(
     if basis is not None:
         context.store.put(basis.content, basis.digest)
     stored = {task: item.store(context.store) for task, item in encoded.items()}
+    warn_left_out(target.name, plan.unchanged, options)
 
     def build(session: Session, place: Place) -> AbsorbRecord | CommitNumber:
         check_unchanged(session, target.name, plan.unchanged)

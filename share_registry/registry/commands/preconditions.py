@@ -23,6 +23,7 @@ from share_registry.registry.arguments import CommitOptions, RefitOptions, check
 from share_registry.registry.sync import read_note
 from share_registry.store.protocol import Store
 from share_registry.values.commits import Commit
+from share_registry.values.sheet import first_and_more
 from share_registry.values.task_version import TaskVersion
 
 # Characters of a value that an error repeats
@@ -271,6 +272,21 @@ def _warn_unrecorded(space: SpaceName, number: CommitNumber, options: CommitOpti
             space,
             number,
             lost,
+        )
+
+
+def warn_left_out(
+    space: SpaceName, unchanged: Mapping[TaskName, TaskVersion], options: CommitOptions
+) -> None:
+    """Warn of what a commit says of its versions and not of the tasks given unchanged."""
+    unsaid = " and ".join(name for name in ("labels", "metrics") if getattr(options, name))
+    if unchanged and unsaid:
+        _LOG.warning(
+            "%s: %s not recorded for %s, given unchanged; annotate them, or allow duplicates "
+            "to make new versions",
+            space,
+            unsaid,
+            first_and_more([version.ref for version in unchanged.values()]),
         )
 
 
