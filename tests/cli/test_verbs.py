@@ -150,7 +150,7 @@ def test_a_dry_run_commits_nothing(run: Runner, adapters: Path) -> None:
     before = run("-q", "log").out
     shown = run("commit", adapters / "cola", "--task", "new", "--dry-run")
     assert (shown.out + shown.err).count("dry run") == 1
-    assert shown.lines[-1] == "(dry run: nothing was written)"
+    assert "(dry run: nothing was written)" in shown.lines
     assert run("-q", "log").out == before
 
 
