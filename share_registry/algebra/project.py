@@ -8,7 +8,7 @@ coefficients grow, and where they leave the exact range they are coarser; the er
 is measured on what decodes, as ever.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -39,6 +39,7 @@ def project(
     dtypes: Sequence[DTypes],
     factors: Sequence[int],
     pseudo_rank: int | None = None,
+    foreign: Collection[int] = (),
 ) -> CodedAdapter:
     """Project an adapter onto a basis.
 
@@ -50,14 +51,16 @@ def project(
         dtypes: Element types of A and B per module, to which export rounds.
         factors: Modules with equal numbers lie in the same tensors.
         pseudo_rank: Directions kept of every module; None for the rank it has.
+        foreign: Positions of modules that the basis has for another shape.
 
     Returns:
-        The coded adapter; modules whose dW is 0 are None, to be kept verbatim. Its one source is 0.
+        The coded adapter; modules whose dW is 0, and foreign ones, are None, to be kept verbatim.
+        Its one source is 0.
     """
     idle = {
         factor
-        for factor, pair in zip(factors, pairs, strict=True)
-        if not (pair.a.any() and pair.b.any())
+        for position, (factor, pair) in enumerate(zip(factors, pairs, strict=True))
+        if position in foreign or not (pair.a.any() and pair.b.any())
     }
     modules: list[StoredModule | None] = [None] * len(pairs)
     decoded = list(pairs)

@@ -22,11 +22,10 @@ _RENAMED: Final = (
 )
 
 
-def renamed_modules(adapter: Adapter, others: Collection[str]) -> dict[str, str]:
+def renamed_modules(modules: Collection[str], others: Collection[str]) -> dict[str, str]:
     """Return the modules that others hold under their later names, with these names."""
-    modules = [factor.module for factor in adapter.layout.factors]
     later = {module: _later_name(module) for module in modules}
-    return {old: new for old, new in later.items() if new != old and new in others}
+    return {old: new for old, new in later.items() if new not in modules and new in others}
 
 
 def rename_modules(adapter: Adapter, names: Mapping[str, str]) -> Adapter:

@@ -18,6 +18,7 @@ from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import CONFIG_FILE, names_in, parse_config
 from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.grown_vocabulary import align, pad_vocabularies
 from share_registry.exchange.key_layouts import rename_modules, renamed_modules
 from share_registry.exchange.normal_form import normal_form
 from share_registry.exchange.peft_directory import source_digest
@@ -74,13 +75,17 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
         return parts[0].adapter
     parts = [replace(part, adapter=normal_form(part.adapter)[0]) for part in parts]
     modules_in_any = {factor.module for part in parts for factor in part.adapter.layout.factors}
-    names = [renamed_modules(part.adapter, modules_in_any) for part in parts]
+    names = [
+        renamed_modules({factor.module for factor in part.adapter.layout.factors}, modules_in_any)
+        for part in parts
+    ]
     # each by the names that its own config selects and scales
     modules = [
-        {own.get(pair.module, pair.module): pair for pair in part.adapter.factor_pairs()}
-        for part, own in zip(parts, names, strict=True)
+        {pair.module: pair for pair in pairs}
+        for pairs in align([(part.adapter.layout, part.adapter.factor_pairs()) for part in parts])
     ]
     parts, assumed = _in_one_layout(parts, names)
+    parts, grown = _in_one_vocabulary(parts)
     _check(parts)
     weights = [part.weight for part in parts]
     rows = {
@@ -94,7 +99,9 @@ def merge_adapters(parts: Sequence[WeightedAdapter], rule: MergeRule) -> Adapter
     merged = passengers | tensors_of(layout, padded)
     tensors = {spec.key: merged[spec.key] for spec in layout.tensors}
     adapter = _assemble(parts, layout, tensors, rank)
-    return replace(adapter, remarks=(*assumed, *_alone(parts, passengers), *adapter.remarks))
+    return replace(
+        adapter, remarks=(*assumed, *grown, *_alone(parts, passengers), *adapter.remarks)
+    )
 
 
 def _in_one_layout(
@@ -110,6 +117,22 @@ def _in_one_layout(
             for old, new in [*own.items()][:1]
         ]
     return named, remarks
+
+
+def _in_one_vocabulary(
+    parts: Sequence[WeightedAdapter],
+) -> tuple[list[WeightedAdapter], list[str]]:
+    """Return the parts with the largest vocabulary among them, and what that assumes."""
+    padded = pad_vocabularies([part.adapter for part in parts])
+    remarks = [
+        f"{part.ref} has a smaller vocabulary than others: tokens with the same number are taken"
+        " for the same, and those that it does not know for unchanged."
+        for part, adapter in zip(parts, padded, strict=True)
+        if adapter is not part.adapter
+    ]
+    return [
+        replace(part, adapter=adapter) for part, adapter in zip(parts, padded, strict=True)
+    ], remarks
 
 
 def _alone(parts: Sequence[WeightedAdapter], passengers: Mapping[str, torch.Tensor]) -> list[str]:
@@ -182,9 +205,13 @@ def _passengers(parts: Sequence[WeightedAdapter], rule: MergeRule) -> dict[str, 
     passengers: dict[str, torch.Tensor] = {}
     for key in dict.fromkeys(key for tensors in of_parts for key in tensors):
         tensors = [own[key] for own in of_parts if key in own]
+        longest = max(tensors, key=lambda tensor: tensor.shape[:1])
         items = [item_of(key, tensor) for tensor in tensors]
-        differ = any(item != items[0] for item in items)
-        passengers[key] = _mean(key, tensors, parts, rule) if differ else tensors[0]
+        begins = [
+            item_of(key, longest[: len(tensor)] if tensor.ndim else longest) for tensor in tensors
+        ]
+        # the rows of a smaller vocabulary are the first ones of a larger
+        passengers[key] = longest if items == begins else _mean(key, tensors, parts, rule)
     return passengers
 
 

@@ -24,7 +24,10 @@ from share_registry.kinds import member_of, wrong_kind
 from share_registry.names import digest
 
 _PARALLEL: Final = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
-_OTHER_BASE: Final = "Load the base model the adapter was trained on."
+_OTHER_BASE: Final = (
+    "Load the base model the adapter was trained on; where tokens were added to it, call"
+    " model.resize_token_embeddings first, as then."
+)
 
 
 def read_model(model: Any, *, adapter_name: str | None = None) -> Adapter:

@@ -216,13 +216,46 @@ class Layout(Strict):
         return [ModuleShape(module=name, rank=rank, out=b.shape[0], in_=width) for name in names]
 
 
-def module_shapes_of(layout: Layout) -> dict[str, tuple[int, int, int]]:
-    """Return (out, in, experts) of each factor of a layout, by module."""
-    return {
-        factor.module: (b.shape[0], a.elements // a.shape[0], factor.experts)
-        for factor in layout.factors
-        for a, b in [(layout.tensors[factor.a], layout.tensors[factor.b])]
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnlikeShape:
+    """A module in another shape than the first of its name in a space.
+
+    Attributes:
+        module: Its name.
+        form: How its pair lies.
+        shape: (out, in, experts).
+        first: The same of the first.
+    """
+
+    module: str
+    form: Form
+    shape: tuple[int, int, int]
+    first: tuple[int, int, int]
+
+    @property
+    def may_be_same(self) -> bool:
+        """Whether it may be the same module: a table, a head or turned experts (spec REC-15)."""
+        (out, width, experts), (first_out, first_width, first_experts) = self.shape, self.first
+        fits = {
+            Form.EMBEDDING: out == first_out,
+            Form.LINEAR: width == first_width,
+            Form.EXPERTS: (out, width) == (first_width, first_out),
+        }
+        return experts == first_experts and fits.get(self.form, False)
+
+
+def learn_shapes(layout: Layout, shapes: dict[str, tuple[int, int, int]]) -> list[UnlikeShape]:
+    """Add (out, in, experts) of the modules that are new to a space, and return the unlike ones."""
+    unlike = []
+    for factor in layout.factors:
+        a, b = layout.tensors[factor.a], layout.tensors[factor.b]
+        shape = b.shape[0], a.elements // a.shape[0], factor.experts
+        first = shapes.setdefault(factor.module, shape)
+        if first != shape:
+            unlike.append(
+                UnlikeShape(module=factor.module, form=factor.form, shape=shape, first=first)
+            )
+    return unlike
 
 
 def check_version(value: dict[str, Json], subject: str, *, member: str = "format") -> None:

@@ -24,8 +24,10 @@ from share_registry.format.layout import (
 from share_registry.names import NAME, Digest, is_name, is_reserved
 from share_registry.times import FIRST_YEAR, LAST_YEAR, timestamp
 
+# A module of the record has another shape than the first of its name in the space (spec REC-15)
+MODULE_SHAPES: Final = "module-shapes"
 # Features that a record's `requires` may name and this release knows
-FEATURES: Final[frozenset[str]] = frozenset()
+FEATURES: Final = (MODULE_SHAPES,)
 
 DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
 NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]

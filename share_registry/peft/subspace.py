@@ -183,7 +183,7 @@ def starts_of(
     """
     if init.startswith(_TASK):
         adapter = registry.space(space).checkout(init.removeprefix(_TASK))
-        return adapter.ref, _factors(adapter)
+        return adapter.ref, _factors(adapter, modules)
     if init == "nearest":
         return _medoid(registry, space, modules)
     return None, {}
@@ -289,11 +289,18 @@ def _normal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor
     return torch.randn(rows, columns, generator=generator, dtype=torch.float64, device="cpu")
 
 
-def _factors(adapter: Adapter) -> dict[str, Factors]:
+def _factors(adapter: Adapter, directions: Directions) -> dict[str, Factors]:
+    """Return the factors of an adapter by path, without modules that have another shape there."""
     modules = {factor.module for factor in adapter.layout.factors}
-    return {
+    factors = {
         plain_path(pair.module, modules).removeprefix(PREFIX): (pair.a, pair.scale * pair.b)
         for pair in adapter.factor_pairs()
+    }
+    return {
+        path: own
+        for path, own in factors.items()
+        if path not in directions
+        or all(x.shape[1] == rows.shape[1] for x, rows in zip(own, directions[path], strict=True))
     }
 
 
@@ -303,7 +310,7 @@ def _medoid(registry: Registry, space: str, modules: Directions) -> tuple[str, d
     There is nothing of the new task yet to be near to.
     """
     refs = [task.ref for task in registry.tasks(space)]
-    tasks = [_factors(registry.space(space).checkout(ref)) for ref in refs]
+    tasks = [_factors(registry.space(space).checkout(ref), modules) for ref in refs]
     ensure(
         tasks,
         NotFoundError(f"space {space!r} has no task to start from.", hint="Use init='noise'."),

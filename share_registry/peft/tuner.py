@@ -237,7 +237,8 @@ def _check(path: str, module: nn.Module, subspace: Subspace) -> None:
         InvalidInputError(
             f"module {path!r} of the model is {out} x {width}, "
             f"in the basis it is {beta.shape[1]} x {alpha.shape[1]}.",
-            hint="Use the base model that the space is for.",
+            hint="Use the base model that the space is for, or leave the module out by "
+            "target_modules.",
         ),
     )
     room = min(width - len(alpha), out - len(beta))

@@ -10,6 +10,8 @@ from spec.reader.refusals import DamagedError, NewerError, need
 
 MAX_JSON = MAX_HEADER = MAX_FRAME = 16 << 20
 MAX_FORMAT = 1 << 20
+# of records (spec REC-14, REC-15)
+FEATURES = ["module-shapes"]
 TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
 SCHEMAS = {
     path.stem: json.loads(path.read_text())
@@ -37,7 +39,7 @@ def parse(content, kind, clause, limit=MAX_JSON):
     need(type(value) is dict, "JSN-02", "not an object")
     need(canonical(value).encode() == content, "JSN-05", "not in canonical form")
     need(
-        kind != "record" or value.get("requires", []) == [],
+        kind != "record" or knows(value.get("requires", [])),
         "REC-14",
         "unknown features are required",
         NewerError,
@@ -52,6 +54,10 @@ def parse(content, kind, clause, limit=MAX_JSON):
     check(value, SCHEMAS[kind], SCHEMAS[kind], clause)
     need("time" not in value or is_time(value["time"]), "REC-05", "a time of no calendar")
     return value
+
+
+def knows(features):
+    return type(features) is list and all(name in FEATURES for name in features)
 
 
 # The values that there are (spec JSN-02 to JSN-04, JSN-06)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import share_registry as sr
 from share_registry.cli.output import document
 from share_registry.registry.analysis.analyze import similar
+from tests.exchange import peft_configs, zoo
 from tests.registry.conftest import DEMO
 from tests.registry.families import (
     adapter_from_rows,
@@ -180,3 +182,36 @@ def test_directions_shared_on_both_sides_are_called_so(registry: sr.Registry) ->
         registry.commit(adapter, task=name)
     assert similar(registry.context, "mix-0", space=None)[0].shares
     assert "shared directions" in str(similar(registry.context, "mix-0", space=None))
+
+
+@pytest.mark.parametrize(
+    ("later", "written"),
+    [
+        ("model.language_model.", "language_model.model."),
+        ("layers.0.", "layers.0._orig_mod."),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_one_function_under_other_keys_is_at_distance_zero(
+    later: str, written: str, registry: sr.Registry, tmp_path: Path
+) -> None:
+    config = zoo.peft.LoraConfig(r=2, target_modules=r".*language_model.*q_proj")
+    model = zoo.peft.get_peft_model(peft_configs.fresh("vision-language"), config)
+    zoo.scatter(model)
+    zoo.save(model.float(), tmp_path / "new")
+    (tmp_path / "old").mkdir()
+    for name in ("adapter_config.json", "README.md"):
+        (tmp_path / "old" / name).write_bytes((tmp_path / "new" / name).read_bytes())
+    tensors = load_file(tmp_path / "new" / "adapter_model.safetensors")
+    renamed = {key.replace(later, written): tensor for key, tensor in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    path = tmp_path / "old" / "adapter_model.safetensors"
+    save_file(renamed, path, metadata={"format": "pt"})
+    registry.create_space("llava", base_model="org/llava")
+    for task in ("old", "new"):
+        registry.commit(tmp_path / task, task=f"llava/{task}", budget=0)
+    nearest = registry.similar("old").neighbours[0]
+    assert nearest.cosine == pytest.approx(1)
+    assert nearest.distance == pytest.approx(0, abs=1e-6)
+    assert registry.diff("old", "new").tasks[0].change == pytest.approx(0, abs=1e-12)
+    assert len(registry.analyze().continued) == 1

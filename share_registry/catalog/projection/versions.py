@@ -1,6 +1,7 @@
 """New task versions: what records that bring or repeat one do to the rows."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Row, bindparam, func, select
@@ -21,7 +22,7 @@ from share_registry.catalog.tables import (
     VersionRow,
 )
 from share_registry.errors import IntegrityError, ensure
-from share_registry.format.layout import Layout, module_shapes_of
+from share_registry.format.layout import Layout, learn_shapes
 from share_registry.format.records import (
     AbsorbedTask,
     AbsorbRecord,
@@ -324,27 +325,28 @@ def _learn_modules(
 ) -> None:
     """Add the module shapes that layouts new to the space bring.
 
-    Raises IntegrityError where a shape conflicts.
+    Raises IntegrityError where a module has one that cannot be of the same module.
     """
-    shapes: dict[str, tuple[int, int, int]] = {}
-    for digest in sorted({entry.layout for entry in entries} & layouts.keys()):
-        for name, shape in module_shapes_of(layouts[digest]).items():
-            if shapes.setdefault(name, shape) != shape:
-                raise IntegrityError(
-                    f"{writer.subject} gives module {name!r} two shapes: "
-                    f"{shapes[name]} and {shape}."
-                )
+    named = [
+        layouts[digest]
+        for digest in dict.fromkeys(entry.layout for entry in entries)
+        if digest in layouts
+    ]
+    modules = sorted({factor.module for layout in named for factor in layout.factors})
     present = {
         row.module: (row.out, row.width, row.experts)
-        for piece in pieces(sorted(shapes))
+        for piece in pieces(modules)
         for row in writer.session.execute(_SHAPES, {"space": writer.space, "modules": piece})
     }
-    for name, shape in present.items():
-        if shapes[name] != shape:
-            raise IntegrityError(
-                f"{writer.subject} gives module {name!r} the shape {shapes[name]}, "
-                f"the space has {shape}."
-            )
+    shapes = dict(present)
+    for unlike in chain.from_iterable(learn_shapes(layout, shapes) for layout in named):
+        ensure(
+            unlike.may_be_same,
+            IntegrityError(
+                f"{writer.subject} gives module {unlike.module!r} the shape {unlike.shape}, "
+                f"the space has {unlike.first}."
+            ),
+        )
     writer.add(
         ModuleRow,
         [

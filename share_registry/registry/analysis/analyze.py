@@ -27,12 +27,13 @@ from share_registry.algebra.comparison import (
     stack,
     weighted,
 )
-from share_registry.algebra.error import norm
+from share_registry.algebra.error import FactorPair, norm
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of, version_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
+from share_registry.exchange.grown_vocabulary import align
 from share_registry.exchange.hub import SCHEME
 from share_registry.kinds import callback, member_of, takes
 from share_registry.names import Side, SpaceName
@@ -192,8 +193,9 @@ def similar(
     for done, row in enumerate(rows, start=1):
         progress(f"comparing with {row.ref}", done, len(rows))
         stored = read_factored(context, row)
-        compares |= not stored.pairs or have_common(asked.pairs, stored.pairs)
-        neighbours.append(_compare(asked, row, stored))
+        pairs = align([(each.layout, each.pairs) for each in (asked, stored)])
+        compares |= not stored.pairs or have_common(*pairs)
+        neighbours.append(_compare(row, pairs))
     ensure(
         compares or not rows,
         RefusedError(
@@ -224,7 +226,7 @@ def _analyze(
         ),
     )
     names = [adapter.name for adapter in adapters]
-    pairs = [adapter.pairs for adapter in adapters]
+    pairs = align([(adapter.layout, adapter.pairs) for adapter in adapters])
     distance = distances(products(pairs))
     a, chance = row_overlap(pairs, Side.A)
     b, chance_b = row_overlap(pairs, Side.B)
@@ -441,11 +443,12 @@ def _read_version(
     return read_factored(context, row), row
 
 
-def _compare(asked: FactoredAdapter, row: TaskVersion, stored: FactoredAdapter) -> Neighbour:
-    size, stored_size = norm(asked.pairs), norm(stored.pairs)
-    product = products_with(asked.pairs, stored.pairs)
-    overlap, chance = row_overlap([asked.pairs, stored.pairs], Side.A)
-    overlap_b, chance_b = row_overlap([asked.pairs, stored.pairs], Side.B)
+def _compare(row: TaskVersion, pairs: Sequence[Sequence[FactorPair]]) -> Neighbour:
+    """Compare an adapter with a stored one; `pairs` are of both, aligned."""
+    size, stored_size = map(norm, pairs)
+    product = products_with(*pairs)
+    overlap, chance = row_overlap(pairs, Side.A)
+    overlap_b, chance_b = row_overlap(pairs, Side.B)
     difference = sqrt(max(size**2 + stored_size**2 - 2.0 * product, 0.0))
     distance = inf if difference else 0.0
     if size:

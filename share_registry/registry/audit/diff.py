@@ -12,6 +12,7 @@ from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.grown_vocabulary import align
 from share_registry.exchange.normal_form import pairs_of_function
 from share_registry.names import TaskName, parse_reference
 from share_registry.registry.checkout.checkout import checkout
@@ -70,7 +71,7 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
         status, change = "same", 0.0
     else:
         left, right = checkout(context, a, space=None), checkout(context, b, space=None)
-        pairs = pairs_of_function(left), pairs_of_function(right)
+        pairs = align([(each.layout, pairs_of_function(each)) for each in (left, right)])
         _check_comparable(a, b, pairs)
         relative = relative_change(*pairs)
         # without a number where dW_a is 0
@@ -84,9 +85,7 @@ def _diff_task(context: Context, task: TaskName, a: str | None, b: str | None) -
     return TaskDiff(task=task, status=status, a=a, b=b, change=change, metadata=metadata)
 
 
-def _check_comparable(
-    a: str, b: str, pairs: tuple[Sequence[FactorPair], Sequence[FactorPair]]
-) -> None:
+def _check_comparable(a: str, b: str, pairs: Sequence[Sequence[FactorPair]]) -> None:
     """Check that versions of two spaces are of like base models. Raises RefusedError."""
     ensure(
         parse_reference(a).space == parse_reference(b).space

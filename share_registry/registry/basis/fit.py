@@ -16,6 +16,7 @@ A refit goes on from the moments G of the last one (`moments`): the tasks that c
 and the rows that they brought extend the coordinates.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -44,6 +45,7 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.config import parse_config
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import rows_of
+from share_registry.format.layout import Layout
 from share_registry.format.symbols import Ints
 from share_registry.names import Digest, Side
 from share_registry.registry.basis.expansion import Expansions, Factor
@@ -94,6 +96,7 @@ class FitMember:
         key: What its part in a fit follows from; equal for equal parts, empty for an adapter that
             is not stored.
         scales: The LoRA scale of every module it has.
+        shapes: Its (in, out).
         norm: Frobenius norm of its scaled dW.
         factor: One side of a module as coefficients over the rows of objects.
         rows: The rows (k, m) of one of these objects for a module and side.
@@ -101,6 +104,7 @@ class FitMember:
 
     key: str
     scales: Mapping[str, float]
+    shapes: Mapping[str, tuple[int, int]]
     norm: float
     factor: Callable[[str, Side], Factor] = field(repr=False)
     rows: Callable[[Digest, str, Side], Tensor] = field(repr=False)
@@ -163,10 +167,15 @@ def stored_members(context: Context, versions: Sequence[TaskVersion]) -> list[Fi
         modules = [shape.module for shape in layout.modules()]
         return dict(zip(modules, module_scales(parse_config(content), layout), strict=True))
 
+    @lru_cache(maxsize=_REMEMBERED)
+    def shapes_of(layout_digest: Digest) -> dict[str, tuple[int, int]]:
+        return _shapes(reader.layout(layout_digest))
+
     def member(row: TaskVersion) -> FitMember:
         return FitMember(
             key=f"{row.adapter_digest} {row.config_digest} {row.norm!r}",
             scales=scales_of(read_config(context, row), row.layout_digest),
+            shapes=shapes_of(row.layout_digest),
             norm=row.norm,
             factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
             rows=expansions.rows,
@@ -196,6 +205,7 @@ def unstored_member(name: str, adapter: Adapter) -> FitMember:
     return FitMember(
         key="",
         scales=dict(zip(shapes, module_scales(adapter.config, layout), strict=True)),
+        shapes=_shapes(layout),
         norm=norm(adapter.factor_pairs()),
         factor=identity,
         rows=rows,
@@ -211,7 +221,8 @@ def fit(
 ) -> FittedBasis:
     """Fit the basis of tasks: for every module and side as many directions as the rule says.
 
-    A side on which none pays has none.
+    A side on which none pays has none. Where a module has several shapes, as with a grown
+    vocabulary, the basis is of those tasks that have the most common one.
 
     Args:
         members: The tasks.
@@ -220,19 +231,26 @@ def fit(
             judged how many directions pay.
         device: Where it is computed.
     """
-    modules = {
-        module: _fit_module(
-            [member for member in members if module in member.scales], module, rule, kept, device
+    modules: dict[str, _FittedModule] = {}
+    mixed: set[str] = set()
+    for module in sorted({module for member in members for module in member.scales}):
+        having = [member for member in members if module in member.scales]
+        alike = _of_one_shape(having, module)
+        if len(alike) < len(having):
+            mixed.add(module)
+        modules[module] = _fit_module(
+            alike, module, rule, None if module in mixed else kept, device
         )
-        for module in sorted({module for member in members for module in member.scales})
-    }
     used = {name: fitted for name, fitted in modules.items() if any(map(len, fitted.rows))}
     keys = frozenset(member.key for member in members)
     moments = KeptMoments(
         weighting=rule.weighting,
         seen=keys,
+        # moments of a part of the tasks would be taken for those of all
         modules={
-            name: fitted.sides for name, fitted in modules.items() if fitted.sides is not None
+            name: fitted.sides
+            for name, fitted in modules.items()
+            if fitted.sides is not None and name not in mixed
         },
     )
     return FittedBasis(
@@ -240,6 +258,17 @@ def fit(
         captured={name: fitted.captured for name, fitted in used.items()},
         moments=moments if "" not in keys else None,
     )
+
+
+def _shapes(layout: Layout) -> dict[str, tuple[int, int]]:
+    return {shape.module: (shape.in_, shape.out) for shape in layout.modules()}
+
+
+def _of_one_shape(members: Sequence[FitMember], module: str) -> list[FitMember]:
+    """Return the members that have a module in its most common shape, of equals the largest."""
+    counts = Counter(member.shapes[module] for member in members)
+    shape = max(counts, key=lambda each: (counts[each], each))
+    return [member for member in members if member.shapes[module] == shape]
 
 
 def _fit_module(

@@ -148,9 +148,15 @@ def project_onto(
     """
     if not is_certain(adapter.config, adapter.layout):
         return _keep(adapter, len(pairs), _MIXED)
+    blocks, fitted = candidate(reader, basis, adapter.layout), reader.basis(basis).modules
     coded = project(
         pairs,
-        basis=candidate(reader, basis, adapter.layout),
+        basis=blocks,
+        foreign=[
+            position
+            for position, (pair, block) in enumerate(zip(pairs, blocks, strict=True))
+            if block is None and pair.module in fitted
+        ],
         dtypes=factor_dtypes(adapter.layout),
         pseudo_rank=policy.pseudo_rank,
         factors=factor_positions(adapter.layout),

@@ -23,6 +23,8 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import digest_of_tensors
+from share_registry.exchange.grown_vocabulary import shape_remarks
+from share_registry.format.layout import UnlikeShape
 from share_registry.format.records import AbsorbRecord, Note, TaskVersionRef
 from share_registry.names import (
     CommitNumber,
@@ -49,6 +51,7 @@ from share_registry.registry.commands.encode import (
     note_for,
     preview_commit,
     record_entry,
+    required_features,
 )
 from share_registry.registry.commands.new_basis import (
     SAMPLE,
@@ -234,6 +237,7 @@ def _commit(
         if isinstance(versions, int):
             return versions
         members = {
+            "requires": required_features(_unlike_shapes(session, target.name, batch)),
             "tasks": [
                 record_entry(task, versions[task], item, plan.parents)
                 for task, item in stored.items()
@@ -292,6 +296,9 @@ def _plan(
         batch, unchanged = _without_unchanged(context, session, target.name, batch, options)
         versions = _next_versions(context, session, target.name, batch, options)
         earlier = versions if isinstance(versions, int) else None
+    if earlier is None:
+        for task, unlike in _unlike_shapes(session, target.name, batch).items():
+            remarks[task] = (*remarks[task], *shape_remarks(unlike))
     return _Plan(
         target=target,
         remarks=remarks,
@@ -357,8 +364,14 @@ def _next_versions(
                 f"{newest.source_location}.",
                 hint=f"Give task={task!r} to add a version to it, or another name.",
             )
-    check_shapes(session, space, [batch.adapters[task].layout for task in sorted(versions)])
     return versions
+
+
+def _unlike_shapes(
+    session: Session, space: SpaceName, batch: AdapterBatch
+) -> dict[TaskName, list[UnlikeShape]]:
+    layouts = {task: adapter.layout for task, adapter in batch.adapters.items()}
+    return check_shapes(session, space, layouts)
 
 
 def _remarks_on_task(

@@ -5,8 +5,9 @@ exceeds the budget the adapter is kept bit for bit. What the commit says of it f
 in the record and the note, or the preview of a dry run.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final
 
 import torch
@@ -17,11 +18,13 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import IntegrityError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.export_files import tensor_file
-from share_registry.exchange.normal_form import SWAPPED_SINCE, function_pairs
+from share_registry.exchange.grown_vocabulary import is_same_module
+from share_registry.exchange.normal_form import function_pairs
 from share_registry.exchange.tensors import item_of, move_to_device, pairs_of
 from share_registry.format.canonical import sha256
-from share_registry.format.layout import Layout, module_shapes_of
+from share_registry.format.layout import Layout, UnlikeShape, learn_shapes
 from share_registry.format.records import (
+    MODULE_SHAPES,
     AbsorbedTask,
     FileEntry,
     Note,
@@ -47,11 +50,6 @@ from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import Policy
 
 _OTHER_BASE: Final = "It was trained on another base model: commit it to another space."
-_TURNED: Final = (
-    f"PEFT before {SWAPPED_SINCE} and since lay experts' factors transposed to each other. Commit"
-    " the older one to another space, export it with profile='portable', which has today's form,"
-    " and commit that."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,24 +205,35 @@ def encode_adapter(
     )
 
 
-def check_shapes(session: Session, space: SpaceName, layouts: Iterable[Layout]) -> None:
-    """Check that every module has the shape that it has in the space and in the other layouts.
+def check_shapes(
+    session: Session, space: SpaceName, layouts: Mapping[TaskName, Layout]
+) -> dict[TaskName, list[UnlikeShape]]:
+    """Check that every module is of the base model of the space, and of the other layouts.
 
-    Raises RefusedError naming the first that differs.
+    Returns:
+        For each task its modules of another shape than the space first had: those of a grown
+        vocabulary, and experts' that lie transposed.
+
+    Raises:
+        RefusedError: a module has a shape that another base model must have.
     """
     shapes = dict(lookups.module_shapes(session, space))
-    for layout in layouts:
-        for module, shape in module_shapes_of(layout).items():
-            there = shapes.setdefault(module, shape)
-            is_turned = there == (shape[1], shape[0], shape[2]) and shape[2] > 1
-            ensure(
-                there == shape,
-                RefusedError(
-                    f"module {module!r} is {_shape_text(shape)}, in space {space!r} it is "
-                    f"{_shape_text(there)}.",
-                    hint=_TURNED if is_turned else _OTHER_BASE,
-                ),
-            )
+    unlike = {task: learn_shapes(layout, shapes) for task, layout in sorted(layouts.items())}
+    for each in chain.from_iterable(unlike.values()):
+        ensure(
+            is_same_module(each),
+            RefusedError(
+                f"module {each.module!r} is {_shape_text(each.shape)}, in space {space!r} it is "
+                f"{_shape_text(each.first)}.",
+                hint=_OTHER_BASE,
+            ),
+        )
+    return unlike
+
+
+def required_features(unlike: Mapping[TaskName, Sequence[UnlikeShape]]) -> list[str]:
+    """Return what a reader must know of a record with such modules (spec REC-15)."""
+    return [MODULE_SHAPES] if any(unlike.values()) else []
 
 
 def note_for(
@@ -246,7 +255,8 @@ def note_for(
     tasks = [
         item.note.model_copy(
             update={
-                "remarks": [*remarks[task], *item.adapter.remarks],
+                # an adapter that was checked out brings some of them along
+                "remarks": list(dict.fromkeys([*remarks[task], *item.adapter.remarks])),
                 **annotations(labels, options.metrics),
             }
         )

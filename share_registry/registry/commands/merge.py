@@ -19,6 +19,7 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve_version
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
+from share_registry.exchange.grown_vocabulary import shape_remarks
 from share_registry.exchange.merged_adapter import WeightedAdapter, merge_adapters
 from share_registry.format.records import MergeRecord, TaskNote, TaskVersionRef, decimal
 from share_registry.kinds import shown
@@ -34,6 +35,7 @@ from share_registry.registry.commands.encode import (
     note_for,
     preview_commit,
     record_entry,
+    required_features,
 )
 from share_registry.registry.commands.preconditions import (
     check_name,
@@ -83,9 +85,10 @@ def merge(
         encoded = _name_again(context, name, rows[0])
     else:
         encoded = _encode_merged(context, target, name, rows, weights, rule, options)
-    note = note_for(
-        context, {name: encoded}, options, labels, {name: (_remark(rows, weights, rule),)}
-    )
+    with context.reading() as session:
+        unlike = check_shapes(session, target, {name: encoded.adapter.layout})
+    remarks = (_remark(rows, weights, rule), *shape_remarks(unlike[name]))
+    note = note_for(context, {name: encoded}, options, labels, {name: remarks})
     if options.dry_run:
         with context.reading() as session:
             next_version(
@@ -109,8 +112,9 @@ def merge(
     def build(session: Session, place: Place) -> MergeRecord:
         latest = lookups.latest_version(session, target, name)
         version = next_version(session, target, name, latest, expected=options.expected)
-        check_shapes(session, target, [stored.adapter.layout])
+        unlike = check_shapes(session, target, {name: stored.adapter.layout})
         members = {
+            "requires": required_features(unlike),
             "method": rule.method,
             "weights": [decimal(weight) for weight in weights],
             "density": decimal(rule.density) if rule.method != "linear" else None,
