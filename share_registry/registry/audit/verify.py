@@ -304,7 +304,7 @@ def _note_objects(walk: _Walk, digest: Digest) -> Iterator[Digest]:
     # spec NOT-03
     for task in reversed(note.tasks):
         attachments = [entry.object for entry in task.attachments]
-        walk.files[digest, task.task] = [task.config, *attachments]
+        walk.files[digest, TaskName(task.task)] = [task.config, *attachments]
         originals = [entry.object for entry in task.original]
         yield from filter(None, [task.config, *attachments, *originals])
 
