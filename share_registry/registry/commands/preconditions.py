@@ -268,7 +268,7 @@ def _warn_unrecorded(space: SpaceName, number: CommitNumber, options: CommitOpti
     if lost:
         _LOG.warning(
             "%s/@c%d holds this adapter already: %s not recorded; "
-            "annotate it, or allow a duplicate to make a new version",
+            "use annotate, or allow a duplicate to make a new version",
             space,
             number,
             lost,
