@@ -1,4 +1,4 @@
-"""Bytes of the versions beside the space; no write leases, which nobody uses any more."""
+"""Bytes of the versions beside the space, versions by content; no write leases, long unused."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,7 @@ depends_on = None
 
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 COLUMNS = ("added_bytes", "raw_bytes")
+CONTENT = ("source_digest", "tensors_digest")
 
 
 def upgrade() -> None:
@@ -23,9 +24,13 @@ def upgrade() -> None:
                 f"UPDATE sr_spaces SET {name} = (SELECT coalesce(sum({name}), 0) FROM sr_task_versions WHERE sr_task_versions.space = sr_spaces.name)"
             )
         )
+    for name in CONTENT:
+        op.create_index(f"ix_sr_task_versions_space_{name}", "sr_task_versions", ["space", name])
 
 
 def downgrade() -> None:
+    for name in CONTENT:
+        op.drop_index(f"ix_sr_task_versions_space_{name}", "sr_task_versions")
     for name in COLUMNS:
         op.drop_column("sr_spaces", name)
     op.create_table(

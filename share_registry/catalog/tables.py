@@ -262,6 +262,8 @@ class VersionRow(Row, name="sr_task_versions"):
         UniqueConstraint("space", "task", "number"),
         Index(None, "space", "number", "task"),
         Index(None, "space", "adapter_digest", "number"),
+        Index(None, "space", "source_digest"),
+        Index(None, "space", "tensors_digest"),
     )
 
 

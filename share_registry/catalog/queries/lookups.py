@@ -280,18 +280,12 @@ def versions_of_content(
 
     By space, then by commit; of one task, where one is named.
     """
-    same = (VersionRow.source_digest == source) | (VersionRow.tensors_digest == tensors)
-    if task is not None:
-        same &= VersionRow.task == task_of(SPACE, TASK)
+    asked = {"task": task or "", "source": source, "tensors": tensors}
+    query = _of_content(of_task=task is not None)
     return [
         _task_version(row)
         for space in spaces
-        for row in session.execute(
-            _versions()
-            .where(VersionRow.space == space, same)
-            .order_by(VersionRow.number.desc(), VersionRow.task),
-            {"space": space, "task": task or ""},
-        )
+        for row in session.execute(query, {"space": space, **asked})
     ]
 
 
@@ -511,6 +505,16 @@ def _latest(of: FromClause) -> ColumnElement[int]:
 
 
 @cache
+@cache
+def _of_content(*, of_task: bool) -> Select[Any]:
+    source, tensors = (bindparam(name, type_=TEXT) for name in ("source", "tensors"))
+    same = (VersionRow.source_digest == source) | (VersionRow.tensors_digest == tensors)
+    if of_task:
+        same &= VersionRow.task == task_of(SPACE, TASK)
+    query = _versions().where(VersionRow.space == SPACE, same)
+    return query.order_by(VersionRow.number.desc(), VersionRow.task)
+
+
 def _versions() -> Select[Any]:
     alive = select(TaskLifeRow.task).where(
         TaskLifeRow.space == VersionRow.space,
