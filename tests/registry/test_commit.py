@@ -113,15 +113,6 @@ def test_the_same_adapter_kept_better_is_a_new_version(
     assert registry.commit(adapter, keep_original=True).version == 3
 
 
-def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(
-    registry: sr.Registry, adapter: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    registry.commit(adapter)
-    assert not caplog.records
-    assert not registry.commit(adapter, labels={"stage": "test"}, message="again").created
-    assert "c2 holds this adapter already: labels, message not recorded; annotate it" in caplog.text
-
-
 def test_expected_must_hold(registry: sr.Registry, adapter: Path, tmp_path: Path) -> None:
     second = write_adapter(tmp_path / "second", seed=2)
     registry.commit(adapter, expected=sr.ABSENT)

@@ -45,6 +45,16 @@ def test_labels_that_unchanged_tasks_do_not_get_are_warned_of(
     assert "not recorded" not in caplog.text
 
 
+def test_what_is_said_of_a_version_that_is_there_is_not_lost_in_silence(
+    registry: sr.Registry, folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    task, adapter = sorted(folders.items())[0]
+    assert not registry.commit(adapter, task=task).created
+    assert not caplog.records
+    assert not registry.commit(adapter, task=task, labels={"a": "b"}, message="again").created
+    assert "tiny/@c2 holds this adapter already: labels, message not recorded" in caplog.text
+
+
 def test_adapters_of_several_commits_that_are_all_unchanged_make_none(
     registry: sr.Registry, folders: dict[str, Path]
 ) -> None:
