@@ -628,8 +628,8 @@ class Registry:
             alias: Only tasks that have this alias.
             name: Only tasks whose name matches this pattern (`*`, `?`).
             at: As of a date, time, commit number or tag.
-            where: Only those of which this holds: "acc>0.8", "acc>0.8,loss<1", of metrics or of
-                error, bytes, raw, version, commit, time.
+            where: Only those of which this holds: "acc>0.8", "acc>0.8,loss<1", of metrics or, where
+                no metric is called so, of error, bytes, raw, version, commit, time.
             sort: By such a number instead of the name; "-acc" has the largest first.
             all_versions: Every version of each task, the newest first.
             limit: At most so many; None for all.

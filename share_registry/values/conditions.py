@@ -63,8 +63,8 @@ def conditions_of(where: str | Iterable[str]) -> tuple[Condition, ...]:
 
 
 def numbers_of(task: Task) -> dict[str, float]:
-    """Return the metrics of a task, and what its listing says of it under names of their own."""
-    return {**task.metrics, **{name: column(task) for name, column in COLUMNS.items()}}
+    """Return the metrics of a task, and what else its listing says of it under free names."""
+    return {**{name: column(task) for name, column in COLUMNS.items()}, **task.metrics}
 
 
 def is_pattern(value: str) -> bool:

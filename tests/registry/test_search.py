@@ -27,7 +27,7 @@ def registry(root: Path) -> sr.Registry:
             registry.commit(
                 write_adapter(root / f"{task}-{seed}", seed=seed),
                 task=task,
-                metrics={} if value is None else {"acc": value, "loss": 1 - value},
+                metrics={} if value is None else {"acc": value, "loss": 1 - value, "raw": value},
                 labels={"team": "search" if task < "n" else "speech", "run": f"r{seed}"},
             )
     registry.set_alias("cola@v2", "prod")
@@ -47,6 +47,7 @@ def _refs(tasks: list[sr.Task]) -> list[str]:
         ({"where": ["acc>0.7", "loss<0.18"]}, ["sst2@v1"]),
         ({"where": "acc!=0.8"}, ["mnli@v2", "sst2@v1"]),
         ({"where": "acc"}, ["cola@v3", "mnli@v2", "sst2@v1"]),
+        ({"where": "raw<1"}, ["cola@v3", "mnli@v2", "sst2@v1"]),
         ({"where": "version > 1"}, ["cola@v3", "mnli@v2"]),
         ({"sort": "-acc"}, ["sst2@v1", "cola@v3", "mnli@v2", "none@v1"]),
         ({"sort": "acc", "limit": 2}, ["mnli@v2", "cola@v3"]),

@@ -194,7 +194,7 @@ def identify(registry: "Registry", /, adapter: str) -> object:
     multiple=True,
     metavar="CONDITION",
     help="Only those of which it holds, like 'acc>0.8', of a metric or of error, bytes, raw, "
-    "version, commit, time; may be repeated.",
+    "version, commit, time where no metric is called so; may be repeated.",
 )
 @click.option(
     "--sort", metavar="METRIC", help="By such a number; -METRIC has the largest first. [by name]"
