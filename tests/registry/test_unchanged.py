@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 import share_registry as sr
+from share_registry.catalog.queries import lookups
+from share_registry.catalog.queries.lookups import config_digests
+from share_registry.catalog.sql import Session
+from share_registry.names import Digest
 from share_registry.registry.commands import commit as commands, commit_batch
 from tests.registry.planted import write_planted
 
@@ -114,3 +118,23 @@ def test_a_task_that_changes_meanwhile_is_a_conflict(
     with pytest.raises(sr.ConflictError, match="is not at v1 any more"):
         registry.commit_many(dict(list(folders.items())[:4]))
     assert len(registry.commit_many(dict(list(folders.items())[:4])).versions) == 2
+
+
+def test_a_label_that_was_accepted_is_looked_for_once(
+    registry: sr.Registry, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in folders.values():
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": "mirror/tiny"}
+        path.write_text(json.dumps(config))
+    first, *others = sorted(folders)
+    registry.commit(folders[first], task=first, space="tiny", allow_base_mismatch=True)
+    asked: list[str] = []
+
+    def configs(session: Session, space: str) -> list[Digest]:
+        asked.append(space)
+        return config_digests(session, space)
+
+    monkeypatch.setattr(lookups, "config_digests", configs)
+    registry.commit_many({task: folders[task] for task in others}, space="tiny")
+    assert asked == ["tiny"]

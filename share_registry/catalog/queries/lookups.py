@@ -399,9 +399,15 @@ def digests_before(session: Session, space: str, task: str, number: int) -> set[
 
 
 def config_digests(session: Session, space: str) -> list[Digest]:
-    """Return the distinct configs of the versions of a space, sorted."""
-    query = select(VersionRow.config_digest).where(VersionRow.space == space).distinct()
-    return sorted(Digest(digest) for digest in session.scalars(query) if digest is not None)
+    """Return the distinct configs of the versions of a space, the last used first."""
+    digest = VersionRow.config_digest
+    query = (
+        select(digest)
+        .where(VersionRow.space == space, digest.is_not(None))
+        .group_by(digest)
+        .order_by(func.max(VersionRow.number).desc(), digest)
+    )
+    return [Digest(found) for found in session.scalars(query) if found is not None]
 
 
 def all_versions(session: Session) -> list[TaskVersion]:

@@ -77,6 +77,7 @@ from share_registry.registry.commands.spaces import (
     create_space,
     find_target,
     first_target,
+    labels_known,
 )
 from share_registry.registry.context import Context
 from share_registry.registry.stored_config import described_versions
@@ -277,14 +278,11 @@ def _plan(
     """Find out what a commit is to do. Raises as `commit_sources`."""
     target = find_target(session, context.store, batch.adapters.values(), space)
     parents = _find_parents(session, target.name, batch, options)
+    is_known = labels_known(session, context.store, target)
     remarks = {
         task: (
             *check_base(
-                session,
-                context.store,
-                target,
-                adapter,
-                allow_mismatch=options.allow_base_mismatch,
+                target, adapter, is_known=is_known, allow_mismatch=options.allow_base_mismatch
             ),
             *_remarks_on_task(session, target.name, task, adapter, parents),
         )

@@ -1,8 +1,9 @@
 """Spaces: create them, set their policy, and find the one that a commit goes to."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Final
 
 from share_registry.catalog.queries import lookups
@@ -172,7 +173,7 @@ def _of_base(
     session: Session, store: Store, spaces: Sequence[CommitTarget], label: str
 ) -> list[CommitTarget]:
     return [target for target in spaces if label in target.labels] or [
-        target for target in spaces if label in accepted_labels(session, store, target.name)
+        target for target in spaces if _was_accepted(session, store, target.name, label)
     ]
 
 
@@ -210,26 +211,43 @@ def _new_target(base: BaseModelLabel, spaces: Sequence[CommitTarget]) -> CommitT
     )
 
 
+def labels_known(session: Session, store: Store, target: CommitTarget) -> Callable[[str], bool]:
+    """Return what tells whether a label is known to be of a space's base model.
+
+    One that the space was not created with is known from the adapters accepted under it; it is
+    looked for once.
+    """
+
+    @cache
+    def is_known(label: str) -> bool:
+        return label in target.labels or _was_accepted(session, store, target.name, label)
+
+    return is_known
+
+
 def check_base(
-    session: Session,
-    store: Store,
     target: CommitTarget,
     adapter: Adapter,
     *,
+    is_known: Callable[[str], bool],
     allow_mismatch: bool,
 ) -> tuple[str, ...]:
     """Check that an adapter says the space's base model; return what is worth a remark.
 
-    A label that the space was not created with is known from the adapters accepted under it.
+    Args:
+        target: The space.
+        adapter: The adapter.
+        is_known: What `labels_known` returns.
+        allow_mismatch: Whether an unknown label is taken for another name of the base model.
+
     Raises RefusedError.
     """
     base = base_of(adapter.config)
     label, revision = base.label, base.revision
     if not label:
         return ("the adapter names no base model",)
-    is_known = label in target.labels or label in accepted_labels(session, store, target.name)
     ensure(
-        is_known or allow_mismatch,
+        is_known(label) or allow_mismatch,
         RefusedError(
             f"the adapter was trained on {label!r}, space {target.name!r} is of "
             f"{' or '.join(map(repr, target.labels))}.",
@@ -238,7 +256,7 @@ def check_base(
         ),
     )
     if label not in target.labels:
-        how = "that of earlier adapters here" if is_known else "accepted on request"
+        how = "that of earlier adapters here" if is_known(label) else "accepted on request"
         return (f"base model label {label!r} is not one that the space was created with; {how}",)
     if target.new and is_local(label):
         return (_PATH_REMARK.format(label),)
@@ -247,16 +265,17 @@ def check_base(
     return ()
 
 
-def accepted_labels(session: Session, store: Store, space: SpaceName) -> set[str]:
-    """Return the base models that the adapters of a space name, as far as their configs are there.
+def _was_accepted(session: Session, store: Store, space: SpaceName, label: str) -> bool:
+    """Tell whether an adapter of a space names a base model, as far as their configs are there.
 
     A space's record says for ever what it was created with, so that this is how it learns more.
     """
-    labels = set()
     for digest in lookups.config_digests(session, space):
         with suppress(NotFoundError, IntegrityError, InvalidInputError):
-            labels.add(base_of(parse_config(store.get(digest, limit=MAX_CONFIG_BYTES))).label)
-    return labels - {""}
+            config = parse_config(store.get(digest, limit=MAX_CONFIG_BYTES))
+            if label and base_of(config).label == label:
+                return True
+    return False
 
 
 def existing_target(session: Session, name: SpaceName) -> CommitTarget:
