@@ -76,7 +76,8 @@ class AdapterReport(Shown):
             that error without references; None in a log.
         settings: What the config says of the adapter: base model, r, alpha and targets; empty in a
             log.
-        untrained: Whether the update it makes is 0, as before training.
+        untrained: Whether the update it makes is 0: as before training, or where its config
+            selects none of its factors.
     """
 
     derived = ("worst_module",)
@@ -101,7 +102,7 @@ class AdapterReport(Shown):
     def fidelity(self) -> str:
         """How near the stored adapter is to the one given: `error 4.93 % of a 5 % budget`."""
         if self.error == 0:
-            return "untrained (its update is 0), lossless" if self.untrained else "lossless"
+            return "its update is 0, lossless" if self.untrained else "lossless"
         limit = "without a limit"
         if self.budget is not None:
             limit = f"of a {typed_percent(self.budget)} budget"
