@@ -1,11 +1,17 @@
-"""Good vectors: four tiny stores and values in canonical form.
+"""Good vectors: tiny stores and values in canonical form.
 
 Between them the stores have every element type, form, lane, packing and kind of record.
 """
 
 from typing import Any
 
-from spec import good_arithmetic, good_exports, references as reference_vectors, transitions
+from spec import (
+    good_arithmetic,
+    good_exports,
+    good_shapes,
+    references as reference_vectors,
+    transitions,
+)
 from spec.tiny import Tiny, layout_of, linear, number, pair, spread
 from spec.writing import Rows, Side, basis_draft, canonical
 
@@ -39,6 +45,7 @@ def stores() -> dict[str, dict[str, bytes]]:
         "sharing": sharing().files,
         "arithmetic": good_arithmetic.arithmetic().files,
         "exports": good_exports.exports().files,
+        "shapes": good_shapes.shapes().files,
         "names": reference_vectors.store().files,
         "transitions": transitions.accepted(),
     }
