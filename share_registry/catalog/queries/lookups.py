@@ -407,7 +407,7 @@ def config_digests(session: Session, space: str) -> list[Digest]:
         .group_by(digest)
         .order_by(func.max(VersionRow.number).desc(), digest)
     )
-    return [Digest(found) for found in session.scalars(query) if found is not None]
+    return [Digest(config) for config in session.scalars(query) if config is not None]
 
 
 def all_versions(session: Session) -> list[TaskVersion]:
