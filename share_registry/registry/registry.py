@@ -467,6 +467,8 @@ class Registry:
     def identify(self, adapter: "str | os.PathLike[str] | Adapter | Any") -> "list[Identity]":
         """Return the versions that an adapter is, as committed or as exported, newest first.
 
+        A portable export holds other tensors; its README.md names the version.
+
         Args:
             adapter: A PEFT directory, an `Adapter` or a live model.
 

@@ -176,7 +176,7 @@ def resolve(registry: "Registry", /, ref: str) -> object:
 @verb("r", doing="reading")
 @click.argument("adapter", metavar="ADAPTER")
 def identify(registry: "Registry", /, adapter: str) -> object:
-    """Say which versions ADAPTER is, as committed or as exported.
+    """Say which versions ADAPTER is, as committed or as exported in the native profile.
 
     \b
     share-registry identify serve/cola

@@ -34,7 +34,8 @@ def identify(context: Context, source: Any, *, space: str | None) -> list[Identi
         rows,
         NotFoundError(
             f"no version is the adapter at {adapter.source.location or 'hand'}.",
-            hint="`similar` lists the nearest tasks.",
+            hint="`similar` lists the nearest tasks. A portable export's README.md names its"
+            " version.",
         ),
     )
     return [_identity(row, source=adapter.source_digest, config=config) for row in rows]
