@@ -148,7 +148,19 @@ def texts(name: str, value: Any) -> list[str]:
 _texts: Final = several(text, "texts", "Give a list of str.")
 flag: Final = of(bool, "True or False", "Give a bool.")
 mapping: Final = of(Mapping, "a mapping", "Give names with their values, as a dict.")
-callback: Final = of(Callable, "a function", "Give what is to be called, or leave it out.")
+
+
+def progress(name: str, value: Any) -> Any:
+    """Check that a value can be called with what is done now, how many are, and of how many."""
+    try:
+        signature(value).bind("objects", 1, 2)
+    # some of what is built in has no signature
+    except ValueError:
+        pass
+    except TypeError as error:
+        hint = "Give f(step: str, done: int, total: int), or leave it out."
+        raise wrong_kind(name, value, "a function of three arguments", hint) from error
+    return value
 
 
 def _is_default(parameter: Parameter, value: object) -> bool:

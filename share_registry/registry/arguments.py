@@ -336,7 +336,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "parents": _parents,
     "policy": kinds.of(Policy, "a Policy", "Give share_registry.Policy(budget=..., ...)."),
     "profile": kinds.text,
-    "progress": kinds.callback,
+    "progress": kinds.progress,
     "raise_on_damage": kinds.flag,
     "reason": kinds.text,
     "ref": _reference,

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor
 
+from share_registry import kinds
 from share_registry.algebra.comparison import (
     Stack,
     Weighted,
@@ -35,7 +36,7 @@ from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import align
 from share_registry.exchange.hub import SCHEME
-from share_registry.kinds import callback, member_of, takes
+from share_registry.kinds import member_of, takes
 from share_registry.names import Side, SpaceName
 from share_registry.outside.files import Kind, Outside
 from share_registry.registry.analysis.forecast import forecasts
@@ -91,7 +92,7 @@ _SHOWN: Final = tuple(sorted({1 << i for i in range(13)} | {3 << i for i in rang
 _Modules = dict[tuple[str, int, int], list[Weighted]]
 
 
-@takes(subject=check_source, budgets=check_budgets, progress=callback)
+@takes(subject=check_source, budgets=check_budgets, progress=kinds.progress)
 @one_thread()
 def analyze(
     subject: Any, *, budgets: Sequence[float] = BUDGETS, progress: Progress | None = None
