@@ -38,7 +38,9 @@ from share_registry.catalog.queries.log import LogQuery, log, show
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.queries.task_pages import TaskQuery, tasks
 from share_registry.catalog.tables import AliasRow, CommitRow, TagRow, TaskLifeRow, TaskNameRow
+from share_registry.names import SpaceName
 from share_registry.times import timestamp
+from share_registry.values.task_version import TaskVersion
 from tests.catalog.growing import HOT, RARE, RARE_AUTHOR, SPACE, STEP, Growing, copy
 from tests.catalog.logs import START, Log, Logged
 
@@ -61,7 +63,7 @@ class Asked:
     tag: str
     number: int
     id: str
-    adapter: str
+    latest: TaskVersion
     next: Logged
 
     @property
@@ -246,7 +248,7 @@ def draw(session: Session, chance: Random) -> Asked:
         id=session.scalars(
             select(CommitRow.id).where(CommitRow.space == SPACE, CommitRow.number == number)
         ).one(),
-        adapter=latest.adapter_digest,
+        latest=latest,
         next=following.absorb(
             task,
             latest.version + 1,
@@ -268,8 +270,14 @@ def commit_asks(session: Session, asked: Asked) -> object:
         lookups.latest_version(session, SPACE, asked.task),
         lookups.current_basis(session, SPACE),
         lookups.candidate_adapters(session, SPACE, first=_FIRST, latest=_LATEST),
-        lookups.commit_of_adapter(session, SPACE, asked.adapter),
+        lookups.commit_of_adapter(session, SPACE, asked.latest.adapter_digest),
         lookups.module_shapes(session, SPACE),
+        lookups.versions_of_content(
+            session,
+            [SpaceName(SPACE)],
+            source=asked.latest.source_digest,
+            tensors=asked.latest.tensors_digest,
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    CompoundSelect,
     FromClause,
     Row,
     Select,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     func,
     select,
     tuple_,
+    union_all,
 )
 
 from share_registry.catalog.sql import Session, clean, pieces
@@ -282,11 +284,13 @@ def versions_of_content(
     """
     asked = {"task": task or "", "source": source, "tensors": tensors}
     query = _of_content(of_task=task is not None)
-    return [
-        _task_version(row)
-        for space in spaces
-        for row in session.execute(query, {"space": space, **asked})
-    ]
+    found = []
+    for space in spaces:
+        rows = session.execute(query, {"space": space, **asked})
+        distinct = {(row.task, row.version): row for row in rows}.values()
+        newest = sorted(distinct, key=lambda row: (-row.number, row.task))
+        found += [_task_version(row) for row in newest]
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -511,16 +515,21 @@ def _latest(of: FromClause) -> ColumnElement[int]:
 
 
 @cache
-@cache
-def _of_content(*, of_task: bool) -> Select[Any]:
-    source, tensors = (bindparam(name, type_=TEXT) for name in ("source", "tensors"))
-    same = (VersionRow.source_digest == source) | (VersionRow.tensors_digest == tensors)
+def _of_content(*, of_task: bool) -> CompoundSelect[Any]:
+    """Return the question for versions by source, then by tensors, each answered by an index."""
+    place = VersionRow.space == SPACE
     if of_task:
-        same &= VersionRow.task == task_of(SPACE, TASK)
-    query = _versions().where(VersionRow.space == SPACE, same)
-    return query.order_by(VersionRow.number.desc(), VersionRow.task)
+        place &= VersionRow.task == task_of(SPACE, TASK)
+    digests = {"source": VersionRow.source_digest, "tensors": VersionRow.tensors_digest}
+    return union_all(
+        *(
+            _versions().where(place, digest == bindparam(name, type_=TEXT))
+            for name, digest in digests.items()
+        )
+    )
 
 
+@cache
 def _versions() -> Select[Any]:
     alive = select(TaskLifeRow.task).where(
         TaskLifeRow.space == VersionRow.space,
