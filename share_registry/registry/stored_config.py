@@ -1,11 +1,12 @@
 """The config of a stored version, which may be gone: spec NOT-06."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from share_registry.errors import NotFoundError
 from share_registry.exchange.config import MAX_CONFIG_BYTES
+from share_registry.names import Digest
 from share_registry.registry.context import Context
 from share_registry.values.task_version import TaskVersion
 
@@ -31,10 +32,12 @@ def read_config(context: Context, row: TaskVersion) -> bytes:
         ) from error
 
 
-def is_described(context: Context, row: TaskVersion) -> bool:
-    """Tell whether a version's note and config are in the store."""
-    digests = (row.note_digest, row.config_digest)
-    return all(digest is not None and context.store.has(digest) for digest in digests)
+def undescribed(context: Context, rows: Iterable[TaskVersion]) -> frozenset[str]:
+    """Return the references of those versions whose note or config is not in the store."""
+    objects = {row.ref: {row.note_digest, row.config_digest} for row in rows}
+    asked = frozenset[Digest | None]().union(*objects.values())
+    missing = {digest for digest in asked if digest is None or not context.store.has(digest)}
+    return frozenset(ref for ref, own in objects.items() if own & missing)
 
 
 def described_versions(context: Context, rows: Sequence[TaskVersion]) -> list[TaskVersion]:
@@ -42,7 +45,7 @@ def described_versions(context: Context, rows: Sequence[TaskVersion]) -> list[Ta
 
     For what works on a whole space, which one version must not end.
     """
-    described = [row for row in rows if is_described(context, row)]
-    for ref in sorted({row.ref for row in rows} - {row.ref for row in described}):
+    gone = undescribed(context, rows)
+    for ref in sorted(gone):
         _LOG.warning("%s is left out: its note or its config is not in the store", ref)
-    return described
+    return [row for row in rows if row.ref not in gone]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,11 @@ import share_registry as sr
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import config_digests
 from share_registry.catalog.sql import Session
-from share_registry.names import Digest
+from share_registry.names import Digest, SpaceName
+from share_registry.registry.basis.fit import stored_members
 from share_registry.registry.commands import commit as commands, commit_batch
+from share_registry.registry.stored_config import described_versions
+from share_registry.store.local import LocalStore
 from tests.registry.planted import write_planted
 
 
@@ -138,3 +142,23 @@ def test_a_label_that_was_accepted_is_looked_for_once(
     monkeypatch.setattr(lookups, "config_digests", configs)
     registry.commit_many({task: folders[task] for task in others}, space="tiny")
     assert asked == ["tiny"]
+
+
+def test_what_versions_have_in_common_is_read_once_for_all(
+    registry: sr.Registry, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.commit_many(folders)
+    with registry.context.catalog.begin() as session:
+        rows = lookups.latest_versions(session, SpaceName("tiny"))
+        (config,) = lookups.config_digests(session, SpaceName("tiny"))
+    asked: list[str] = []
+    for method in ("get", "has"):
+        real = getattr(LocalStore, method)
+
+        def spied(store: Any, digest: Digest, *, of: Any = real, **options: Any) -> Any:
+            asked.append(digest)
+            return of(store, digest, **options)
+
+        monkeypatch.setattr(LocalStore, method, spied)
+    assert len(stored_members(registry.context, described_versions(registry.context, rows))) == 5
+    assert asked.count(config) == 2

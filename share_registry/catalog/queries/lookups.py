@@ -284,13 +284,13 @@ def versions_of_content(
     """
     asked = {"task": task or "", "source": source, "tensors": tensors}
     query = _of_content(of_task=task is not None)
-    found = []
+    versions = []
     for space in spaces:
         rows = session.execute(query, {"space": space, **asked})
         distinct = {(row.task, row.version): row for row in rows}.values()
         newest = sorted(distinct, key=lambda row: (-row.number, row.task))
-        found += [_task_version(row) for row in newest]
-    return found
+        versions += [_task_version(row) for row in newest]
+    return versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

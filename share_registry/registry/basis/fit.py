@@ -161,11 +161,16 @@ def stored_members(context: Context, versions: Sequence[TaskVersion]) -> list[Fi
     reader = context.reader()
     expansions = Expansions(reader)
 
-    @lru_cache(maxsize=_REMEMBERED)
-    def scales_of(content: bytes, layout_digest: Digest) -> dict[str, float]:
-        layout = reader.layout(layout_digest)
-        modules = [shape.module for shape in layout.modules()]
-        return dict(zip(modules, module_scales(parse_config(content), layout), strict=True))
+    scales: dict[tuple[Digest | None, Digest], dict[str, float]] = {}
+
+    def scales_of(row: TaskVersion) -> dict[str, float]:
+        key = (row.config_digest, row.layout_digest)
+        if key not in scales:
+            layout, config = reader.layout(row.layout_digest), read_config(context, row)
+            modules = [shape.module for shape in layout.modules()]
+            own = module_scales(parse_config(config), layout)
+            scales[key] = dict(zip(modules, own, strict=True))
+        return scales[key]
 
     @lru_cache(maxsize=_REMEMBERED)
     def shapes_of(layout_digest: Digest) -> dict[str, tuple[int, int]]:
@@ -174,7 +179,7 @@ def stored_members(context: Context, versions: Sequence[TaskVersion]) -> list[Fi
     def member(row: TaskVersion) -> FitMember:
         return FitMember(
             key=f"{row.adapter_digest} {row.config_digest} {row.norm!r}",
-            scales=scales_of(read_config(context, row), row.layout_digest),
+            scales=scales_of(row),
             shapes=shapes_of(row.layout_digest),
             norm=row.norm,
             factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),

@@ -28,6 +28,7 @@ from share_registry.format.layout import UnlikeShape
 from share_registry.format.records import AbsorbRecord, Note, TaskVersionRef
 from share_registry.names import (
     CommitNumber,
+    Digest,
     SpaceName,
     TaskName,
     Version,
@@ -190,9 +191,10 @@ def _commit(
     labels: dict[str, str],
 ) -> Commit:
     asked = batch.adapters
+    contents = {task: digest_of_tensors(each) for task, each in asked.items() if each.tensors}
     context.catch_up()
     with context.catalog.begin() as session:
-        plan = _plan(context, session, batch, space, options)
+        plan = _plan(context, session, batch, space, options, contents)
     target, batch = plan.target, plan.batch
     if plan.earlier is not None:
         # its writer may have died before it was durable
@@ -274,6 +276,7 @@ def _plan(
     batch: AdapterBatch,
     space: str | None,
     options: CommitOptions,
+    contents: Mapping[TaskName, Digest],
 ) -> _Plan:
     """Find out what a commit is to do. Raises as `commit_sources`."""
     target = find_target(session, context.store, batch.adapters.values(), space)
@@ -284,7 +287,7 @@ def _plan(
             *check_base(
                 target, adapter, is_known=is_known, allow_mismatch=options.allow_base_mismatch
             ),
-            *_remarks_on_task(session, target.name, task, adapter, parents),
+            *_remarks_on_task(session, target.name, task, adapter, contents.get(task), parents),
         )
         for task, adapter in batch.adapters.items()
     }
@@ -377,16 +380,16 @@ def _remarks_on_task(
     space: SpaceName,
     task: TaskName,
     adapter: Adapter,
+    content: Digest | None,
     parents: Sequence[TaskVersionRef],
 ) -> Iterator[str]:
     """Yield what shows that a version is there already, or that a new task's name is a slip."""
     is_new = lookups.current_name(session, space, task) is None
-    tensors = digest_of_tensors(adapter) if adapter.tensors else ""
     same = lookups.versions_of_content(
         session,
         [space],
         source=adapter.source_digest,
-        tensors=tensors,
+        tensors=content or "",
         task=None if is_new else task,
     )
     if same:

@@ -68,7 +68,7 @@ from share_registry.registry.commands.preconditions import check_texts
 from share_registry.registry.commands.publish import Place, publish, read_commit
 from share_registry.registry.commands.spaces import existing_target
 from share_registry.registry.context import Context
-from share_registry.registry.stored_config import described_versions, is_described
+from share_registry.registry.stored_config import described_versions, undescribed
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import MAX_BUDGET, Policy
 from share_registry.values.sheet import size
@@ -98,11 +98,11 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     )
     with context.catalog.begin() as session:
         closest = lookups.closest_versions(session, name, rows)
+    gone = undescribed(context, [*closest, *sample])
     nearest = [
-        version if is_described(context, version) else row
-        for row, version in zip(rows, closest, strict=True)
+        row if version.ref in gone else version for row, version in zip(rows, closest, strict=True)
     ]
-    sample = [row for row in sample if is_described(context, row)]
+    sample = [row for row in sample if row.ref not in gone]
     members = stored_members(context, nearest)
     moments = load(context, name, options.weighting, [member.key for member in members])
     rule = _fit_rule(options, policy.budget, len(rows))
