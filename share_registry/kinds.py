@@ -19,6 +19,8 @@ _T = TypeVar("_T")
 FilePath = str | os.PathLike[str]
 # Takes a parameter's name and value, returns the value to use, raises InvalidInputError
 Check = Callable[[str, Any], Any]
+# The largest whole number that the format keeps: a float of 64 bits holds all up to it
+LARGEST: Final = (1 << 53) - 1
 _MOST_SHOWN: Final = 80
 # Half characters, in which Python keeps bytes that are no UTF-8; in a path they may stand for such
 _NO_TEXT: Final = re.compile("[\ud800-\udfff]")
@@ -89,14 +91,14 @@ def either(types: Any, check: Check) -> Check:
     return lambda name, value: value if isinstance(value, types) else check(name, value)
 
 
-def whole(least: int, hint: str, *, most: int | None = None) -> Check:
+def whole(least: int, hint: str, *, most: int = LARGEST) -> Check:
     """Return the check that a value is a whole number in a range."""
-    expected = f"a whole number from {least}{'' if most is None else f' to {most}'}"
 
     def check(name: str, value: Any) -> int:
         is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if not is_whole or value < least or (most is not None and value > most):
-            raise wrong_kind(name, value, expected, hint)
+        if not is_whole or not least <= value <= most:
+            until = f" to {most}" if most < LARGEST or (is_whole and value > most) else ""
+            raise wrong_kind(name, value, f"a whole number from {least}{until}", hint)
         return int(value)
 
     return check

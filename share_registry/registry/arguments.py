@@ -315,7 +315,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "energy": _number,
     "exact": kinds.flag,
     "exist_ok": kinds.flag,
-    "expected": kinds.whole(0, "Give an int (`expected=ABSENT`: there must be none).", most=MOST),
+    "expected": kinds.whole(0, "Give an int (`expected=ABSENT`: there must be none)."),
     "force": kinds.flag,
     "idempotency_key": kinds.text,
     "keep_original": kinds.flag,

@@ -33,12 +33,11 @@ FORMAT: Final = "FORMAT"
 MAX_OBJECT_BYTES: Final = 4 << 30
 MAX_RECORD_BYTES: Final = 16 << 20
 MAX_FORMAT_BYTES: Final = 1 << 20
-MAX_NUMBER: Final = (1 << 53) - 1
 _OBJECT: Final = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{62})")
 # Refuse content that is no bytes, and a limit that is no number: take a name and the value
 check_bytes: Final = kinds.of(bytes, "bytes", "Give bytes.")
 check_limit: Final = kinds.whole(0, "Give a number of bytes.")
-_number: Final = kinds.whole(1, "Records are numbered from 1.", most=MAX_NUMBER)
+_number: Final = kinds.whole(1, "Records are numbered from 1.")
 check_numbers: Final = kinds.several(_number, "numbers of records", "Give a list of int.")
 _RECORD: Final = re.compile(r"spaces/([^/]+)/log/(\d{20})\.json")
 # What every store of this version says; spares a reader the import of the models

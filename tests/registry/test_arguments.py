@@ -6,7 +6,9 @@ What a call returned may be given again as a reference.
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 import share_registry as sr
 from share_registry.registry.arguments import _CHECKS
 from tests.cli.tiny import SPACE, write_adapter
+from tests.registry.conftest import Open
 from tests.registry.strange import Mute
 
 Verb = Callable[[sr.Registry], Any]
@@ -229,3 +232,48 @@ def test_numbers_past_float64_are_no_budget_and_no_weight(registry: sr.Registry)
         sr.Policy(budget=10**400)
     with pytest.raises(sr.InvalidInputError, match="is beyond"):
         registry.merge({"cola@v1": 10**400}, task="x")
+
+
+# Of every parameter that takes a whole number, a call with it
+NUMBERED: dict[str, Callable[[sr.Registry, int], Any]] = {
+    "at of tasks": lambda registry, number: registry.tasks(at=number),
+    "at of basis": lambda registry, number: registry.basis(at=number),
+    "at of alias_history": lambda registry, number: registry.alias_history("t", "prod", at=number),
+    "before": lambda registry, number: registry.log(before=number),
+    "expected": lambda registry, number: registry.commit(
+        registry.checkout("t"), task="t", expected=number
+    ),
+    "expected of set_alias": lambda registry, number: registry.set_alias(
+        "t", "prod", expected=number
+    ),
+    "limit": lambda registry, number: registry.log(limit=number),
+    "limit of tasks": lambda registry, number: registry.tasks(limit=number),
+    "max_rank": lambda registry, number: registry.refit(max_rank=number, force=True),
+    "seed": lambda registry, number: registry.merge(
+        ["t", "u"], task="merged", method="dare", seed=number
+    ),
+    "memory_limit": lambda registry, number: sr.Materializer(registry, memory_limit=number),
+}
+REFERENCES = ("t@v{}", "t@c{}", "@c{}", "t~{}", "c{}")
+
+
+@pytest.mark.parametrize("bits", [31, 53, 63, 20_000])
+def test_a_number_of_any_size_is_taken_or_refused(
+    bits: int, open_registry: Open, tmp_path: Path
+) -> None:
+    registry = open_registry()
+    for seed, task in enumerate("tu"):
+        registry.commit(write_adapter(tmp_path / task, seed=seed), task=task)
+    digits = str(1 << bits) if bits < 64 else "9" * 5000
+    calls: list[Verb] = [
+        *(
+            partial(call, number=number)
+            for call in NUMBERED.values()
+            for number in ((1 << bits) - 1, 1 << bits)
+        ),
+        *(partial(sr.Registry.resolve, ref=ref.format(digits)) for ref in REFERENCES),
+    ]
+    for call in calls:
+        with suppress(sr.ShareRegistryError):
+            call(registry)
+    assert registry.verify().ok
