@@ -181,6 +181,13 @@ def split_task(text: str) -> tuple[SpaceName | None, str]:
     return space_name(space) if slash else None, task
 
 
+def first_and_more(names: Sequence[str], first: int = 1) -> str:
+    """Return many names as the first of them and how many more: `cola@v1 and 399 more`."""
+    if len(names) <= first + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:first])} and {len(names) - first} more"
+
+
 def near_misses(text: str, names: Sequence[str]) -> str:
     """Return a hint that lists the names closest to a text, or the first few of all.
 
@@ -190,9 +197,7 @@ def near_misses(text: str, names: Sequence[str]) -> str:
         return f"Did you mean {' or '.join(close)}?"
     if not names:
         return "There are none yet."
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    first = ", ".join(sorted(names)[:8]) + more
-    return f"There {'is' if len(names) == 1 else 'are'}: {first}."
+    return f"There {'is' if len(names) == 1 else 'are'}: {first_and_more(sorted(names), 8)}."
 
 
 def close_names(text: str, names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.config import PREFIX, Settings
 from share_registry.exchange.selection import Role, ambiguous, roles_of
 from share_registry.format.layout import FLOATS, Entry, FactorSpec, Form, Layout, TensorSpec
-from share_registry.names import Side
+from share_registry.names import Side, first_and_more
 
 # Stands in every key of a LoRA layer's own tensors.
 FACTOR_MARK: Final = ".lora_"
@@ -280,8 +280,8 @@ def _remarks(
     idle = sorted(module for module, role in roles.items() if not role.is_selected)
     if idle:
         remarks.append(
-            f"the config does not select {_some(idle)}: PEFT leaves these factors out, and so do"
-            " portable exports, merges and swaps."
+            f"the config does not select {first_and_more(idle, 3)}: PEFT leaves these factors out,"
+            " and so do portable exports, merges and swaps."
         )
     if settings.targets.unread:
         remarks.append(
@@ -290,16 +290,12 @@ def _remarks(
         )
     if unclear:
         remarks.append(
-            f"several patterns match {_some(unclear)}: the first in file order counts, as in PEFT,"
-            " which sorts them on saving; the trained scale may have been another."
+            f"several patterns match {first_and_more(unclear, 3)}: the first in file order counts,"
+            " as in PEFT, which sorts them on saving; the trained scale may have been another."
         )
     if grouped:
         remarks.append(f"{grouped} grouped convolutions are kept verbatim.")
     return remarks
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
 
 
 def tied_modules(keys: Sequence[str]) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from share_registry.exchange.key_layouts import renamed_modules
 from share_registry.exchange.normal_form import SWAPPED_SINCE
 from share_registry.exchange.plain_keys import path_in_model
 from share_registry.format.layout import FactorSpec, Form, Layout, UnlikeShape
-from share_registry.names import Side
+from share_registry.names import Side, first_and_more
 
 _HEAD: Final = re.compile(
     r"(.+\.)?(lm_head|embed_out|output_layer|output_projection|vocab_projector"
@@ -46,14 +46,14 @@ def shape_remarks(unlike: Sequence[UnlikeShape]) -> tuple[str, ...]:
             place = 1 if each.form is Form.EMBEDDING else 0
             modules[(each.shape[place], each.first[place])].append(each.module)
     remarks = [
-        f"{_listed(names)}: a vocabulary of {now}, where the space first had {before}; taken for"
-        " the same base model."
+        f"{first_and_more(names, 3)}: a vocabulary of {now}, where the space first had {before};"
+        " taken for the same base model."
         for (now, before), names in modules.items()
     ]
     if turned:
         remarks.append(
-            f"{_listed(turned)}: transposed to what the space first had; taken for the same"
-            f" experts, laid by PEFT on the other side of {SWAPPED_SINCE}."
+            f"{first_and_more(turned, 3)}: transposed to what the space first had; taken for the"
+            f" same experts, laid by PEFT on the other side of {SWAPPED_SINCE}."
         )
     return tuple(remarks)
 
@@ -148,8 +148,3 @@ def _pad_adapter(adapter: Adapter, sizes: dict[str, int]) -> Adapter:
     return replace(
         adapter, tensors=tensors, layout=adapter.layout.model_copy(update={"tensors": specs})
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"

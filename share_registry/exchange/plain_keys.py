@@ -7,10 +7,11 @@ all as they were in training, and PEFT finds none of its tensors by such keys.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from share_registry.exchange.config import PREFIX, is_on_transformers
+from share_registry.names import first_and_more
 
 # Where a wrapper keeps the module that it wraps.
 WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -66,21 +67,16 @@ def key_remarks(config: Mapping[str, object], keys: Iterable[str]) -> list[str]:
     ]
     wrapped = next((key for key in strange if plain[key] != PREFIX + key), None)
     remark = (
-        f"{_listed(strange)}: without the prefix '{PREFIX}' PeftModel.from_pretrained does not load"
-        " it (a model's own load_adapter may); the portable form has it."
+        f"{first_and_more(strange, 3)}: without the prefix '{PREFIX}' PeftModel.from_pretrained"
+        " does not load it (a model's own load_adapter may); the portable form has it."
     )
     if wrapped is not None:
         remark = (
-            f"{_listed(strange)}: the path in a wrapped model, by which PeftModel.from_pretrained"
-            f" does not load it; the portable form has {plain[wrapped]}."
+            f"{first_and_more(strange, 3)}: the path in a wrapped model, by which"
+            f" PeftModel.from_pretrained does not load it; the portable form has {plain[wrapped]}."
         )
     doubt = (
-        f"{_listed(doubtful)}: the path is taken for the base model's own; if it is a wrapper's,"
-        " PeftModel.from_pretrained does not load it: give the config its auto_mapping."
+        f"{first_and_more(doubtful, 3)}: the path is taken for the base model's own; if it is a"
+        " wrapper's, PeftModel.from_pretrained does not load it: give the config its auto_mapping."
     )
     return [*([remark] if strange else []), *([doubt] if doubtful else [])]
-
-
-def _listed(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return f"{', '.join(keys[:3])}{more}"

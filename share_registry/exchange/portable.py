@@ -43,6 +43,7 @@ from share_registry.format.layout import (
     Layout,
     TensorSpec,
 )
+from share_registry.names import first_and_more
 
 # Keys of tensors that act in training alone.
 TRAINING_ONLY: Final = re.compile(r".*\.(lora_velora_embed|lora_monteclora_sampler\..+)")
@@ -173,8 +174,7 @@ def _check(adapter: Adapter) -> list[str]:
     others = [key for key in adapter.passengers if key not in dropped]
     fields = [field for field in _UNPORTABLE if adapter.config.get(field)]
     if others or fields or not adapter.layout.factors:
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        obstacles = ", ".join([*fields, *others[:1]]) + more
+        obstacles = ", ".join(filter(None, [*fields, first_and_more(others)]))
         raise RefusedError(
             f"the adapter has no portable form: it has {obstacles or 'no factor pairs'},"
             " expected factor pairs alone.",

@@ -56,8 +56,6 @@ _REMEMBERED: Final = 1 << 16
 _DESCRIBED: Final = 4096
 # Few: a note speaks of every task of a commit.
 _NOTES: Final = 64
-
-
 _model: Final = kinds.of(torch.nn.Module, "a torch module", "Give the model itself.")
 # Attribute of a model whose weights have an adapter merged.
 _MERGED: Final = "_share_registry_merged"

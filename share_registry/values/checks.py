@@ -9,7 +9,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from share_registry.names import Digest, TaskName
+from share_registry.names import Digest, TaskName, first_and_more
 from share_registry.values.sheet import (
     NOTHING,
     Sheet,
@@ -143,9 +143,8 @@ def _value(value: str, opposite: str) -> str:
     if len(names) <= _MOST_NAMES:
         return value
     alone = [name for name in names if name not in others]
-    hidden = f" and {len(alone) - _MOST_NAMES} more" if len(alone) > _MOST_NAMES else ""
-    both = count(len(names) - len(alone), "that both have", "that both have")
-    return f"{', '.join(alone[:_MOST_NAMES])}{hidden}{', ' if alone else ''}{both}"
+    both = f"{len(names) - len(alone)} that both have"
+    return ", ".join([*filter(None, [first_and_more(alone, _MOST_NAMES)]), both])
 
 
 def _version(ref: str | None, task: TaskName) -> str:

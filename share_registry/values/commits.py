@@ -8,7 +8,7 @@ from typing import Final, overload
 
 from typing_extensions import override
 
-from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, Version, first_and_more
 from share_registry.values import plots
 from share_registry.values.sheet import (
     NOTHING,
@@ -16,7 +16,6 @@ from share_registry.values.sheet import (
     Shown,
     Table,
     count,
-    first_and_more,
     first_line,
     measured,
     metric_pairs,

@@ -18,8 +18,6 @@ _SHORTEST: Final = 8
 # Letters of a cell that it should keep while there are columns to spare
 _READABLE: Final = 16
 _FEWEST: Final = 2
-# Names of many that are written out
-_NAMED: Final = 1
 _MINUTES: Final = len("2026-11-16 20:38")
 ELLIPSIS: Final = "…"
 _UNITS: Final = ("kB", "MB", "GB", "TB")
@@ -262,13 +260,6 @@ def metric_pairs(metrics: Mapping[str, float]) -> str:
 def count(number: int, singular: str, plural: str = "") -> str:
     """Return a number of things: `1 task`, `2 tasks`."""
     return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
-
-
-def first_and_more(names: Sequence[str]) -> str:
-    """Return many names as the first of them and how many more: `cola@v1 and 399 more`."""
-    if len(names) <= _NAMED + 1:
-        return ", ".join(names)
-    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
 def first_line(message: str) -> str:

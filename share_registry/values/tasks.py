@@ -233,10 +233,9 @@ def _total(tasks: Sequence[Task]) -> str:
     raw = size(sum(task.raw_bytes for task in tasks))
     if len(tasks) < 2:
         return ""
-    number = count(len({(task.space, task.name) for task in tasks}), "task")
-    if len(tasks) > len({(task.space, task.name) for task in tasks}):
-        number = f"{count(len(tasks), 'version')} of {number}"
-    return f"{number}: {added} for {raw}"
+    distinct = len({(task.space, task.name) for task in tasks})
+    versions = f"{len(tasks)} versions of " if len(tasks) > distinct else ""
+    return f"{versions}{count(distinct, 'task')}: {added} for {raw}"
 
 
 def _total_of_spaces(spaces: Sequence[SpaceSummary]) -> str:

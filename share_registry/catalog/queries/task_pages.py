@@ -7,7 +7,7 @@ not depend on how many tasks or versions there are.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -53,6 +53,7 @@ from share_registry.names import (
     parse_reference,
 )
 from share_registry.values.conditions import (
+    COLUMNS,
     Condition,
     conditions_of,
     have_labels,
@@ -140,6 +141,26 @@ def tasks(session: Session, query: TaskQuery) -> list[Task]:
         after = place if space == last_space else _START
         listed += _page(session, space, then, query, conditions, after, left)
     return listed
+
+
+def unknown_names(session: Session, query: TaskQuery) -> Iterator[str]:
+    """Yield which labels, metrics and aliases that were asked for no version has."""
+    numbers = {condition.name for condition in conditions_of(query.where)} - COLUMNS.keys()
+    asked: tuple[tuple[str, type[LabelRow | MetricRow | AliasRow], Iterable[str]], ...] = (
+        ("label", LabelRow, query.labels),
+        ("metric", MetricRow, sorted(numbers)),
+        ("alias", AliasRow, [] if query.alias is None else [query.alias]),
+    )
+    for kind, row, names in asked:
+        if not names:
+            continue
+        all_names = select(row.name).where(row.until.is_(None)).distinct()
+        if query.space is not None:
+            all_names = all_names.where(row.space == query.space)
+        present = {*session.scalars(all_names), *(COLUMNS if row is MetricRow else ())}
+        for name in names:
+            if name not in present:
+                yield f"no version has the {kind} {name!r}. {near_misses(name, sorted(present))}"
 
 
 def _page(

@@ -1,6 +1,5 @@
 """Verbs that read: none of them writes anything into the registry."""
 
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -221,39 +220,20 @@ def tasks(registry: "Registry", /, *, labels: dict[str, str], limit: int, **opti
     """
     listed, more = _page(registry.tasks(labels=labels or None, limit=_ask(limit), **options), limit)
     if not listed:
-        for text in _unknown_names(registry, labels, options["alias"], options["where"]):
-            say(text, session())
+        from share_registry.catalog.queries.task_pages import TaskQuery, unknown_names
+
+        query = TaskQuery(
+            space=registry.scope, labels=labels, alias=options["alias"], where=options["where"]
+        )
+        with registry.context.reading() as catalog:
+            for text in unknown_names(catalog, query):
+                say(text, session())
     note = f"more follow: --after {listed[-1].ref}" if more else ""
     sheet = Task.listing(listed, labels=labels)
     emit(listed, session(), lists="tasks", sheet=with_note(sheet, note))
 
 
 ls = tasks
-
-
-def _unknown_names(
-    registry: "Registry", labels: Mapping[str, str], alias: str | None, where: Sequence[str]
-) -> Iterator[str]:
-    """Yield which labels, metrics and aliases that were asked for no version has."""
-    from share_registry.names import near_misses
-    from share_registry.values.conditions import conditions_of, numbers_of
-
-    versions = registry.tasks(all_versions=True)
-    asked = {
-        "label": (labels, {name for task in versions for name in task.labels}),
-        "metric": (
-            [condition.name for condition in conditions_of(where)],
-            {name for task in versions for name in numbers_of(task)},
-        ),
-        "alias": (
-            [alias] if alias else [],
-            {name for task in versions for name in task.aliases},
-        ),
-    }
-    for kind, (names, present) in asked.items():
-        for name in names:
-            if versions and name not in present:
-                yield f"no version has the {kind} {name!r}. {near_misses(name, sorted(present))}"
 
 
 def _ask(limit: int) -> int | None:

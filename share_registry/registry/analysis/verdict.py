@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.comparison import connected_parts
+from share_registry.names import first_and_more
 from share_registry.values.analyses import (
     WORTH,
     Continued,
@@ -170,7 +171,7 @@ def _on_continued(pair: Continued) -> Statement:
 
 def _on_kinship(kin: Kinship, count: int) -> Statement:
     share = f"all {count}" if len(kin.adapters) == count else f"{len(kin.adapters)} of {count}"
-    who = f"{share} adapters ({_some(kin.adapters)})"
+    who = f"{share} adapters ({first_and_more(kin.adapters, _NAMED)})"
     overlaps = (
         f"overlap of A {kin.overlap_a:.2f}, of B {kin.overlap_b:.2f}, by chance {kin.chance:.2f}"
     )
@@ -197,7 +198,8 @@ def _on_precision(
     if len(rest) == len(names):
         who = "These gain"
     elif rest:
-        who = f"The other {len(rest)} ({_some(rest)}) gain{'s' if len(rest) == 1 else ''}"
+        verb = "gains" if len(rest) == 1 else "gain"
+        who = f"The other {len(rest)} ({first_and_more(rest, _NAMED)}) {verb}"
     text = f"{who} from precision, not from sharing"
     own = [left for left in lost if left.adapter in rest]
     if own:
@@ -214,8 +216,3 @@ def _on_precision(
     if shown.saving < WORTH:
         text += f" Sharing saves {100 * max(shown.saving, 0.0):.0f} %."
     return Statement(kind="precision", text=text, adapters=rest)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_NAMED])} and {more} more"

@@ -34,8 +34,6 @@ _HINT: Final = (
     "Give a mapping of names to PEFT directories (or Adapters, or live PEFT models), "
     "a list of directories, or a folder with some below it."
 )
-
-
 _sources: Final = kinds.several(lambda _, source: check_kind(source), "adapters", _HINT)
 
 

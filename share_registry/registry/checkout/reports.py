@@ -14,7 +14,7 @@ from share_registry.exchange.config import parse_config
 from share_registry.exchange.tensors import factor_positions
 from share_registry.format.adapter_object import bits_of
 from share_registry.format.layout import Layout
-from share_registry.names import Digest, Side
+from share_registry.names import Digest, Side, first_and_more
 from share_registry.registry.checkout.factored import read_factored
 from share_registry.registry.context import Context, with_basis_size
 from share_registry.registry.stored_config import read_config
@@ -99,12 +99,11 @@ def describe_config(config: Mapping[str, object]) -> dict[str, str]:
     """Return what a config says of an adapter, for people: base model, r, alpha and targets."""
     targets = config.get("target_modules") or config.get("target_parameters") or ""
     names = [targets] if isinstance(targets, str) else sorted(map(str, iter(targets)))  # type: ignore[call-overload]
-    more = f" and {len(names) - _TARGETS} more" if len(names) > _TARGETS else ""
     said = {
         "base": config.get("base_model_name_or_path"),
         "r": _with_patterns(config, "r", "rank_pattern"),
         "alpha": _with_patterns(config, "lora_alpha", "alpha_pattern"),
-        "targets": f"{', '.join(names[:_TARGETS])}{more}",
+        "targets": first_and_more(names, _TARGETS),
     }
     return {name: str(value) for name, value in said.items() if value}
 

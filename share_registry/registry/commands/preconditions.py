@@ -17,13 +17,12 @@ from share_registry.exchange.environment import environment_labels
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Entry
 from share_registry.format.records import Metric, Note, TaskNote
-from share_registry.names import CommitNumber, SpaceName, TaskName, Version
+from share_registry.names import CommitNumber, SpaceName, TaskName, Version, first_and_more
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions, check_distinct
 from share_registry.registry.sync import read_note
 from share_registry.store.protocol import Store
 from share_registry.values.commits import Commit
-from share_registry.values.sheet import first_and_more
 from share_registry.values.task_version import TaskVersion
 
 # Characters of a value that an error repeats
