@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from share_registry.format.canonical import require
 from share_registry.format.frames import (
-    FAST,
     MAX_FRAME_BYTES,
-    SMALLEST,
-    compress,
+    compress_small,
     declared_size,
     expand,
 )
@@ -188,7 +186,7 @@ def deflate(raw: bytes) -> bytes:
         len(raw) <= MAX_FRAME_BYTES,
         f"{_SUBJECT} would have {len(raw)} bytes, more than the limit of {MAX_FRAME_BYTES}.",
     )
-    frame = min((compress(raw, level=level) for level in (FAST, SMALLEST)), key=len)
+    frame = compress_small(raw)
     return _ZSTD + frame if len(frame) < len(raw) else _RAW + raw
 
 

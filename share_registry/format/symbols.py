@@ -16,7 +16,7 @@ Group 0 is the rows that are all zero, and takes no bytes.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from math import log2
 from typing import Final
 
@@ -25,9 +25,7 @@ from numpy.typing import NDArray
 
 from share_registry.format.canonical import require
 from share_registry.format.frames import (
-    FAST,
-    SMALLEST,
-    compress,
+    compress_entropy,
     pack_stream,
     piece_sizes,
     unpack_streams,
@@ -48,6 +46,8 @@ _GROUP_BYTES: Final = 40
 _SYMBOL_BYTES: Final = 0.5
 _TABLE_SYMBOLS: Final = 64
 _SAMPLE: Final = 1 << 15
+# symbols of one size that are counted to find the groups
+_COUNTED: Final = 1 << 17
 # symbols from which on groups are made by several threads
 _SIDE_BY_SIDE: Final = 1 << 15
 # symbols from which on a thread costs less than it saves
@@ -102,12 +102,12 @@ def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
     assignment = np.zeros(len(rows), np.uint8)
     for number, members in enumerate(segments, start=1):
         assignment[members] = number
-    gathered = [np.concatenate([rows[index] for index in members]) for members in segments]
-    coded = (
-        side_by_side(_encode_group, gathered)
-        if sum(map(len, gathered)) >= _SIDE_BY_SIDE
-        else [_encode_group(symbols) for symbols in gathered]
-    )
+
+    def encode(members: Sequence[int]) -> tuple[Group, list[bytes], bytes]:
+        return _encode_group(np.concatenate([rows[index] for index in members]))
+
+    is_large = sum(len(rows[index]) for index in chain(*segments)) >= _SIDE_BY_SIDE
+    coded = side_by_side(encode, segments) if is_large else [encode(each) for each in segments]
     return CodedSymbols(
         groups_of_rows=assignment,
         groups=tuple(group for group, _, _ in coded),
@@ -354,22 +354,30 @@ def _segments(rows: Sequence[Ints]) -> list[list[int]]:
     """
     by_octave: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
-        energy = float(np.square(row, dtype=np.float64).mean()) if len(row) else 0.0
+        real = row.astype(np.float32)
+        energy = float(real @ real) / max(1, len(row))
         if energy > 0.0:
             by_octave.setdefault(round(_PER_OCTAVE * log2(energy) / 2), []).append(index)
     buckets = sorted(by_octave.items())
-    symbols = [np.concatenate([rows[index] for index in members]) for _, members in buckets]
+    counts = [sum(len(rows[index]) for index in members) for _, members in buckets]
+    # of many rows every so manieth: they are about as large
+    every = [-(-count // _COUNTED) for count in counts]
+    symbols = [
+        np.concatenate([rows[index] for index in members[::step]])
+        for (_, members), step in zip(buckets, every, strict=True)
+    ]
 
     @cache
-    def histogram(bucket: int, shift: int) -> NDArray[np.int64]:
+    def histogram(bucket: int, shift: int) -> NDArray[np.float64]:
         high = np.clip(symbols[bucket] >> shift, -_HISTOGRAM, _HISTOGRAM - 1) + _HISTOGRAM
-        return np.bincount(high, minlength=2 * _HISTOGRAM)
+        scale = counts[bucket] / len(high)
+        return np.bincount(high, minlength=2 * _HISTOGRAM).astype(np.float64) * scale
 
     best = [0.0] + [float("inf")] * len(buckets)
     cut = [0] * (len(buckets) + 1)
     for start, (octave, _) in enumerate(buckets):
         shift = max(0, octave // _PER_OCTAVE - 3)
-        total = np.zeros(2 * _HISTOGRAM, np.int64)
+        total = np.zeros(2 * _HISTOGRAM)
         for end in range(start, len(buckets)):
             total = total + histogram(end, shift)
             value = best[start] + _estimate_bytes(total, shift)
@@ -385,12 +393,12 @@ def _segments(rows: Sequence[Ints]) -> list[list[int]]:
     return segments[::-1]
 
 
-def _estimate_bytes(histogram: NDArray[np.int64], shift: int) -> float:
+def _estimate_bytes(histogram: NDArray[np.float64], shift: int) -> float:
     table = min(int(np.count_nonzero(histogram)), _TABLE_SYMBOLS) * _SYMBOL_BYTES
-    return _entropy(histogram) / 8 + shift * int(histogram.sum()) / 8 + _GROUP_BYTES + table
+    return _entropy(histogram) / 8 + shift * float(histogram.sum()) / 8 + _GROUP_BYTES + table
 
 
-def _entropy(counts: NDArray[np.int64]) -> float:
+def _entropy(counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
     present = counts[counts > 0].astype(np.float64)
     if not len(present):
         return 0.0
@@ -419,7 +427,6 @@ def _best_group(symbols: Ints) -> Group:
 
     def sample_bytes(group: Group) -> int:
         raw = _pack(sample >> group.shift, group.packing)
-        frames = (compress(raw, level=FAST), compress(raw, level=SMALLEST))
-        return min(len(raw), *map(len, frames)) + group.low_bytes(len(sample))
+        return min(len(raw), len(compress_entropy(raw))) + group.low_bytes(len(sample))
 
     return min(options, key=sample_bytes)
