@@ -10,7 +10,7 @@ here serves one question: which integers meet the budget in the fewest bytes?
    Strong rows then get many bits, weak ones few and the weakest none, which is reverse
    water-filling: the split of bits that is best for Gaussian rows.
 3. The step is bisected on the true error, that of the factors as decoded and rounded by export
-   (`batch.search`), until it just meets the budget.
+   (`step.search`), until it just meets the budget.
 4. At that step each module chooses what it is coded against: nothing, its previous version, rows
    of earlier adapters (`plan_references`). What is left to round is smaller, the step
    stays the same, so bits are saved at equal error. The step is then searched once more.
@@ -26,10 +26,11 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
-from share_registry.algebra.batch import Batch, CodedBatches, DTypes, batches, energies, search
+from share_registry.algebra.batch import Batch, DTypes, batches
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.prediction_plan import Modules, Previous, plan_references
 from share_registry.algebra.quantise import Integers, Prediction, Rows
+from share_registry.algebra.step import CodedBatches, search
 from share_registry.stored import StoredModule, StoredSide, Term
 
 # coded bytes below this share of the raw bytes: no need to see what byte planes would take
@@ -86,13 +87,19 @@ def absorb(
     Returns:
         The coded adapter; all modules None where no coding meets the budget, or none is smaller.
     """
-    energy = energies(pairs)
-    positions = _codable(energy, factors)
     verbatim = CodedAdapter(modules=(None,) * len(pairs), sources=(), error=0.0, previous=False)
-    if budget <= 0.0 or not positions:
+    if budget <= 0.0:
+        return verbatim
+    plain = list(batches(pairs, dtypes, range(len(pairs)), pseudo_rank=pseudo_rank))
+    energy = [0.0] * len(pairs)
+    for batch in plain:
+        for position, value in zip(batch.positions, batch.energy.tolist(), strict=True):
+            energy[position] = value
+    positions = _codable(energy, factors)
+    if not positions:
         return verbatim
     total = sum(energy)
-    plain = list(batches(pairs, dtypes, positions, pseudo_rank=pseudo_rank))
+    plain = [part for batch in plain if (part := batch.of(positions)) is not None]
     coding = search(plain, budget=budget, total=total)
     if coding is None:
         return verbatim
@@ -132,13 +139,13 @@ def bfloat16_above(value: float) -> float:
     return float(np.uint32((int(above.view(np.uint32)) + 0xFFFF) & 0xFFFF0000).view(np.float32))
 
 
-def _codable(energy: Sequence[float], factors: Sequence[int] | None) -> list[int]:
+def _codable(energy: Sequence[float], factors: Sequence[int] | None) -> frozenset[int]:
     """Return the modules with a finite product, unless one in the same tensors has none."""
     together = range(len(energy)) if factors is None else factors
     barred = {
         factor for factor, value in zip(together, energy, strict=True) if not 0.0 < value < inf
     }
-    return [position for position, factor in enumerate(together) if factor not in barred]
+    return frozenset(position for position, factor in enumerate(together) if factor not in barred)
 
 
 def _assemble(count: int, batched: Sequence[Batch], coding: CodedBatches) -> CodedAdapter:
@@ -157,12 +164,11 @@ def _assemble(count: int, batched: Sequence[Batch], coding: CodedBatches) -> Cod
     )
     modules: list[StoredModule | None] = [None] * count
     for batch, coded in zip(batched, coding.coded, strict=True):
-        a, b = coded.a.cpu(), coded.b.cpu()
         errors = (coded.wrong / batch.energy).tolist()
         for index, position in enumerate(batch.positions):
             modules[position] = StoredModule(
-                a=_side(batch.a, a, index, used),
-                b=_side(batch.b, b, index, used),
+                a=_side(batch.a, coded.a, index, used),
+                b=_side(batch.b, coded.b, index, used),
                 error=bfloat16_above(sqrt(errors[index])),
             )
     return CodedAdapter(

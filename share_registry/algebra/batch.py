@@ -1,4 +1,4 @@
-"""Code modules of equal shape side by side, n modules in one call, and search the step for all.
+"""Code modules of equal shape side by side, n modules in one call.
 
 How a step turns into integers. dW = s * sum_i b_i^T a_i over the r rows of both sides. An error e
 in row a_i changes dW by s * |b_i| * |e|, so an error weighs as much as the row beside it is long.
@@ -11,25 +11,19 @@ as an error of dW) takes 1/2 log2(v / noise) bits per element; a row weaker than
 out and takes none. No other split of the same bits over Gaussian rows has a smaller error
 (Cover and Thomas, Elements of Information Theory, 10.3.3).
 
-How the step is found. What is searched is the largest at which the adapter, decoded and exported,
-meets the budget. The error grows with the step almost in proportion, log(error) ~ log(step) +
-constant, but only almost: weak rows drop out, symbols leave their range, export rounds to its own
-dtype. So nothing is trusted but the error measured on the decoded factors. The search starts where
-Gaussian rows would just meet the budget (`predicted_step`), goes on by secants in the logarithms,
-and halves the bracket between the largest step that does and the smallest that does not wherever a
-secant would leave it. It ends once the error is at most 1 % below the budget.
+A batch is no larger than a cache holds, and its rows are made from the factors at every look at
+them (`Rows.x`): reading two bytes and multiplying them takes less time than fetching eight.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import exp, inf, log, sqrt
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from share_registry.algebra.error import FactorPair, difference_square, product_square
-from share_registry.algebra.gauge import balance
+from share_registry.algebra.error import FactorPair
+from share_registry.algebra.gauge import balance, balancing
 from share_registry.algebra.quantise import (
     MAX_SYMBOL,
     CodedRows,
@@ -37,23 +31,18 @@ from share_registry.algebra.quantise import (
     Rows,
     quantise,
     round_scales,
-    without_own,
+    to_float64,
 )
-from share_registry.algebra.rates import SLOPE, cost, distortion
+from share_registry.algebra.rates import SLOPE, cost
 
 # Element types of A and of B, to which export rounds
 DTypes = tuple[torch.dtype, torch.dtype]
-# Elements of one batch: bounds the memory that temporaries take
-MAX_ELEMENTS: Final = 1 << 22
+# Elements of one batch: 1 MiB of float64, which the second-level cache holds with a few temporaries
+MAX_ELEMENTS: Final = 1 << 17
+# Times as many on a GPU, where a launch is dearer than memory
+_ON_GPU: Final = 64
 # A squared product below this share of its factors' squared norms is rounding noise: dW = 0
 _NEGLIGIBLE: Final = 1e-13
-# No module's own error exceeds this multiple of the budget
-MODULE_CAP: Final = 2.0
-_CLOSE: Final = 0.99
-_AIM: Final = 0.997
-_EVALUATIONS: Final = 14
-_CAP_ROUNDS: Final = 8
-_BIGGEST_STEP: Final = log(8.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +55,7 @@ class Batch:
         b: Side B.
         weight: (n,) |s|, the LoRA scale.
         energy: (n,) |s dW|^2.
-        tail: What a pseudo-rank cuts off, rows of both sides orthogonal to those kept; no rows
-            where nothing is cut.
+        kept: Rows from this one on are left out, whatever they carry.
     """
 
     positions: tuple[int, ...]
@@ -75,12 +63,53 @@ class Batch:
     b: Rows
     weight: Tensor
     energy: Tensor
-    tail: tuple[Tensor, Tensor]
+    kept: int
+
+    @property
+    def rank(self) -> int:
+        """The number r of rows."""
+        return self.a.gram.shape[1]
+
+    @property
+    def elements(self) -> int:
+        """How many numbers both sides have."""
+        return len(self.positions) * self.rank * (self.a.width + self.b.width)
+
+    @property
+    def has_references(self) -> bool:
+        """Whether either side is coded against anything."""
+        return self.a.has_references or self.b.has_references
 
     @property
     def row_energy(self) -> Tensor:
         """(n, r) |s b_i^T a_i|^2 of every product of rows."""
         return (self.weight[:, None] * self.a.norms * self.b.norms).square()
+
+    def scales(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scales (n, r) of both sides for steps (n,) measured as errors of dW."""
+        unit = (steps / self.weight)[:, None]
+        scales_a, scales_b = (round_scales(unit / rows.norms) for rows in (self.b, self.a))
+        scales_a[:, self.kept :] = scales_b[:, self.kept :] = 0.0
+        return scales_a, scales_b
+
+    def of(self, positions: Container[int]) -> "Batch | None":
+        """Return those of its modules that are among some positions, None without any."""
+        indices = [index for index, each in enumerate(self.positions) if each in positions]
+        if len(indices) == len(self.positions):
+            return self
+        return self.select(indices) if indices else None
+
+    def select(self, indices: Sequence[int]) -> "Batch":
+        """Return some of the modules."""
+        index = torch.tensor(indices, dtype=torch.int64, device="cpu")
+        return replace(
+            self,
+            positions=tuple(self.positions[i] for i in indices),
+            a=self.a.select(indices),
+            b=self.b.select(indices),
+            weight=self.weight[index],
+            energy=self.energy[index],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,24 +128,6 @@ class CodedBatch:
     wrong: Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodedBatches:
-    """Batches coded within the budget.
-
-    Attributes:
-        coded: The batches in integers.
-        delta: The common step.
-        steps: (n,) per batch: the step of every module, smaller than `delta` where its own error
-            would pass the cap.
-        error: Pooled relative error of the scaled dW.
-    """
-
-    coded: tuple[CodedBatch, ...]
-    delta: float
-    steps: tuple[Tensor, ...]
-    error: float
-
-
 def batches(
     pairs: Sequence[FactorPair],
     dtypes: Sequence[DTypes],
@@ -126,97 +137,72 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the modules at these positions in the balanced gauge, by shape and element types.
 
-    With a pseudo-rank, only the leading rows are kept.
+    With a pseudo-rank, only the leading rows are coded.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for position in positions:
         pair = pairs[position]
         groups.setdefault((pair.a.shape, pair.b.shape[1], dtypes[position]), []).append(position)
     for members in groups.values():
-        first = pairs[members[0]]
-        at_once = max(1, MAX_ELEMENTS // (first.a.numel() + first.b.numel()))
-        for start in range(0, len(members), at_once):
-            yield _batch(pairs, dtypes, members[start : start + at_once], pseudo_rank)
+        for part in _parts(pairs, members):
+            yield from _batches(pairs, dtypes, part, pseudo_rank)
 
 
 def energies(pairs: Sequence[FactorPair]) -> list[float]:
     """Return |s dW|^2 per module; 0 where it is only rounding noise of the product."""
-    return [_energy(pair) for pair in pairs]
+    values = [0.0] * len(pairs)
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for position, pair in enumerate(pairs):
+        groups.setdefault((pair.a.shape, pair.b.shape[1]), []).append(position)
+    for members in groups.values():
+        for part in _parts(pairs, members):
+            square = _square(*_grams(pairs, part))
+            for position, value in zip(part, square.tolist(), strict=True):
+                values[position] = pairs[position].scale ** 2 * value
+    return values
 
 
-def code(batch: Batch, delta: Tensor) -> CodedBatch:
-    """Code a batch with one step `delta` (n,) per module, measured as an error of dW."""
-    norms_a, norms_b = batch.a.norms, batch.b.norms
-    unit = (delta / batch.weight)[:, None]
-    a = quantise(batch.a, round_scales(unit / norms_b))
-    b = quantise(batch.b, round_scales(unit / norms_a))
-    a, b = _drop_idle(batch, a, b, norms_a * norms_b / unit)
-    wrong = batch.weight.square() * (
-        difference_square(batch.a.x, batch.b.x, a.decoded, b.decoded)
-        + _tail_square(batch, a.decoded, b.decoded)
-    )
+def code(batch: Batch, steps: Tensor) -> CodedBatch:
+    """Code a batch with one step (n,) per module, measured as an error of dW."""
+    scale_a, scale_b = batch.scales(steps)
+    x_a, x_b = batch.a.x, batch.b.x
+    a, b = quantise(batch.a, x_a, scale_a), quantise(batch.b, x_b, scale_b)
+    a, b = _drop_idle(batch, a, b, (steps / batch.weight)[:, None])
+    e_a, e_b = a.decoded(batch.a.dtype).sub_(x_a), b.decoded(batch.b.dtype).sub_(x_b)
+    wrong = batch.weight.square() * _wrong(batch, e_a, e_b, x_a, x_b)
     wrong = torch.where(torch.maximum(a.peak, b.peak) <= MAX_SYMBOL, wrong, torch.inf)
     return CodedBatch(a=a.integers(), b=b.integers(), wrong=wrong.nan_to_num(nan=torch.inf))
 
 
-def search(
-    batches: Sequence[Batch], *, budget: float, total: float, start: float | None = None
-) -> CodedBatches | None:
-    """Return the coding with the largest step that meets the budget, None where no step does.
+def join(parts: Sequence[Batch]) -> Batch:
+    """Return modules of one shape, which are coded against nothing, as one batch."""
+    first = parts[0]
 
-    Its error is within 1 % of the budget where that can be.
-
-    Args:
-        batches: All modules that are coded, at least one.
-        budget: Pooled relative error of the scaled dW, above 0.
-        total: |s dW|^2 of the whole adapter, to which the error is relative.
-        start: A step to begin with; default: predicted from the rows.
-    """
-    caps = [torch.full_like(batch.energy, inf) for batch in batches]
-    if start is None:
-        start = predicted_step(batches, budget=budget, total=total)
-    bracket = _Bracket(log(start))
-    best: CodedBatches | None = None
-    for _ in range(_EVALUATIONS):
-        delta = exp(bracket.x)
-        coded = _code_capped(batches, delta, caps, MODULE_CAP * budget)
-        error = sqrt(sum(float(item.wrong.sum()) for item in coded) / total) if coded else inf
-        feasible = error <= budget
-        if feasible and (best is None or error > best.error):
-            best = CodedBatches(
-                coded=tuple(coded),
-                delta=delta,
-                steps=tuple(cap.clamp_max(delta) for cap in caps),
-                error=error,
-            )
-        close = feasible and error >= _CLOSE * budget
-        if close or not bracket.advance(error / (_AIM * budget), feasible=feasible):
-            break
-    return best
-
-
-def predicted_step(batches: Sequence[Batch], *, budget: float, total: float) -> float:
-    """Return the step at which Gaussian rows of the same energies would have the budget as error.
-
-    They are taken as coded without references.
-    """
-    energies = [batch.row_energy for batch in batches]
-    low, high = -350.0, 350.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        wrong = sum(
-            float(_predicted_wrong(batch, energy, exp(middle), MODULE_CAP * budget).sum())
-            for batch, energy in zip(batches, energies, strict=True)
+    def side(rows: Sequence[Rows]) -> Rows:
+        gauges = [_unit(each.gram) if each.gauge is None else each.gauge for each in rows]
+        return replace(
+            rows[0],
+            factors=tuple(factor for each in rows for factor in each.factors),
+            gauge=torch.cat(gauges),
+            gram=torch.cat([each.gram for each in rows]),
         )
-        if wrong < budget**2 * total:
-            low = middle
-        else:
-            high = middle
-    return exp(low)
+
+    return replace(
+        first,
+        positions=tuple(position for part in parts for position in part.positions),
+        a=side([part.a for part in parts]),
+        b=side([part.b for part in parts]),
+        weight=torch.cat([part.weight for part in parts]),
+        energy=torch.cat([part.energy for part in parts]),
+    )
+
+
+def _unit(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
 
 
 def _drop_idle(
-    batch: Batch, a: CodedRows, b: CodedRows, strength: Tensor
+    batch: Batch, a: CodedRows, b: CodedRows, unit: Tensor
 ) -> tuple[CodedRows, CodedRows]:
     """Drop the own rows that cost more bits than they are worth, in pairs.
 
@@ -226,132 +212,104 @@ def _drop_idle(
         batch: The modules.
         a: Side A as coded.
         b: Side B as coded.
-        strength: (n, r) norm of each product of rows in steps.
+        unit: (n, 1) the step of each module, as an error of b^T a.
     """
-    square = strength.square()
+    square = (batch.a.norms * batch.b.norms / unit).square()
     idle = torch.zeros_like(square, dtype=torch.bool)
-    if not (batch.a.has_references or batch.b.has_references):
-        m_a, m_b = batch.a.x.shape[-1], batch.b.x.shape[-1]
+    if not batch.has_references:
+        m_a, m_b = batch.a.width, batch.b.width
         idle = m_a * cost(square / m_a) + m_b * cost(square / m_b) > square / SLOPE
-    drop_a, drop_b = idle | ~b.decoded.any(-1), idle | ~a.decoded.any(-1)
+    drop_a, drop_b = idle | _is_nothing(b), idle | _is_nothing(a)
     if drop_a.any():
-        a = without_own(batch.a, a, drop_a)
+        a = a.without(drop_a)
     if drop_b.any():
-        b = without_own(batch.b, b, drop_b)
+        b = b.without(drop_b)
     return a, b
 
 
-def _tail_square(batch: Batch, a: Tensor, b: Tensor) -> Tensor:
-    """Return what the tail adds to the squared error.
+def _is_nothing(rows: CodedRows) -> Tensor:
+    """Tell which rows (n, r) decode to nothing."""
+    some = rows.size > 0
+    if rows.predicted is not None:
+        some |= rows.predicted.any(-1)
+    some &= rows.scales > 0
+    if rows.previous is not None:
+        some |= rows.previous.any(-1)
+    return ~some
 
-    |dW - dW'|^2 = |dW_p - dW'|^2 + |tail|^2 - 2 <tail, dW'>, since the tail is orthogonal to
-    dW_p.
+
+def _wrong(batch: Batch, e_a: Tensor, e_b: Tensor, x_a: Tensor, x_b: Tensor) -> Tensor:
+    """Return |b'^T a' - b^T a|^2 (n,) of rows x of both sides that decode to x + e.
+
+    It is |e_b^T a' + b^T e_a|^2: nothing cancels, and errors near the precision of the inputs are
+    still right.
     """
-    tail_a, tail_b = batch.tail
-    return product_square(tail_a, tail_b) - 2.0 * ((tail_a @ a.mT) * (tail_b @ b.mT)).sum((-2, -1))
+    E_a, E_b, K_a, K_b = e_a @ e_a.mT, e_b @ e_b.mT, x_a @ e_a.mT, x_b @ e_b.mT
+    decoded = batch.a.gram + K_a + K_a.mT + E_a
+    wrong = E_b * decoded + batch.b.gram * E_a + 2.0 * K_b.mT * (K_a + E_a)
+    return wrong.sum((-2, -1)).clamp_min(0.0)
 
 
-def _batch(
+def _parts(pairs: Sequence[FactorPair], members: Sequence[int]) -> Iterator[list[int]]:
+    """Yield modules of one shape, as many at a time as one batch has."""
+    first = pairs[members[0]]
+    limit = MAX_ELEMENTS * (1 if first.a.device.type == "cpu" else _ON_GPU)
+    at_once = max(1, limit // max(1, first.a.numel() + first.b.numel()))
+    for start in range(0, len(members), at_once):
+        yield list(members[start : start + at_once])
+
+
+def _square(S_a: Tensor, S_b: Tensor) -> Tensor:
+    """Return |b^T a|^2 (n,) from Grams, 0 where it is only rounding noise."""
+    square = (S_a * S_b).sum((-2, -1))
+    sizes = [S.diagonal(dim1=-2, dim2=-1).sum(-1) for S in (S_a, S_b)]
+    return torch.where(square > _NEGLIGIBLE * sizes[0] * sizes[1], square, 0.0)
+
+
+def _grams(pairs: Sequence[FactorPair], members: Sequence[int]) -> tuple[Tensor, Tensor]:
+    a, b = to_float64([pairs[i].a for i in members]), to_float64([pairs[i].b for i in members])
+    return a @ a.mT, b @ b.mT
+
+
+def _batches(
     pairs: Sequence[FactorPair],
     dtypes: Sequence[DTypes],
     members: Sequence[int],
     pseudo_rank: int | None,
-) -> Batch:
-    a, b, sigma = balance(
-        torch.stack([pairs[i].a for i in members]), torch.stack([pairs[i].b for i in members])
-    )
-    weight = a.new_tensor([abs(pairs[i].scale) for i in members])
+) -> Iterator[Batch]:
+    """Yield modules in the balanced gauge: by their Grams, or those that need it by their rows."""
+    S_a, S_b = _grams(pairs, members)
+    M_a, M_b, sigma, told = balancing(S_a, S_b)
+    is_something = _square(S_a, S_b) > 0.0
+    is_told = told.tolist()
     dtype_a, dtype_b = dtypes[members[0]]
-    kept = a.shape[1] if pseudo_rank is None else pseudo_rank
-    tail = (a[:, kept:], b[:, kept:])
-    if kept < a.shape[1]:
-        a, b = (torch.cat([x[:, :kept], torch.zeros_like(x[:, kept:])], 1) for x in (a, b))
-    return Batch(
-        positions=tuple(members),
-        a=Rows(x=a, previous=None, prediction=None, dtype=dtype_a),
-        b=Rows(x=b, previous=None, prediction=None, dtype=dtype_b),
-        weight=weight,
-        energy=weight.square() * sigma.square().sum(-1),
-        tail=tail,
-    )
-
-
-def _energy(pair: FactorPair) -> float:
-    square = float(product_square(pair.a, pair.b))
-    noise = _NEGLIGIBLE * float(pair.a.square().sum()) * float(pair.b.square().sum())
-    return pair.scale**2 * square if square > noise else 0.0
-
-
-class _Bracket:
-    """A secant in log(error) over log(step), kept between steps that do and steps that do not."""
-
-    def __init__(self, x: float) -> None:
-        self.x = x
-        self._low, self._high = -inf, inf
-        self._last: tuple[float, float] | None = None
-        self._slope = 1.0
-
-    def advance(self, ratio: float, *, feasible: bool) -> bool:
-        """Move on from the present step, whose error is this multiple of the aim.
-
-        Returns:
-            False where nothing is left to gain.
-        """
-        y = -_BIGGEST_STEP
-        if ratio > 0.0:
-            y = log(ratio) if ratio < inf else _BIGGEST_STEP
-        if self._last is not None and abs(self.x - self._last[0]) > 1e-9:
-            self._slope = min(2.0, max(0.2, (y - self._last[1]) / (self.x - self._last[0])))
-        self._last = (self.x, y)
-        if feasible:
-            self._low = max(self._low, self.x)
-        else:
-            self._high = min(self._high, self.x)
-        target = self.x - max(-_BIGGEST_STEP, min(_BIGGEST_STEP, y / self._slope))
-        if self._high - self._low < inf and not self._low < target < self._high:
-            target = (self._low + self._high) / 2
-        elif not feasible and target >= self._high:
-            target = self._high - 0.05
-        elif feasible and target <= self._low:
-            target = self._low + 0.05
-        moved = abs(target - self.x) > 1e-5
-        self.x = target
-        return moved
-
-
-def _code_capped(
-    batches: Sequence[Batch], delta: float, caps: list[Tensor], limit: float
-) -> list[CodedBatch]:
-    """Code with one step, smaller for modules whose own error would pass the limit.
-
-    What was learnt stays in `caps`. Empty where a module cannot meet it.
-    """
-    coded = []
-    for index, batch in enumerate(batches):
-        for _ in range(_CAP_ROUNDS):
-            steps = caps[index].clamp_max(delta)
-            item = code(batch, steps)
-            excess = (item.wrong / batch.energy).sqrt() / limit
-            if bool((excess <= 1.0).all()):
-                break
-            caps[index] = torch.where(
-                excess > 1.0, steps * 0.98 / excess.clamp_max(8.0), caps[index]
+    for by_grams in (True, False):
+        places = [place for place, each in enumerate(is_told) if each is by_grams]
+        if not places:
+            continue
+        some = [members[place] for place in places]
+        a, b = tuple(pairs[i].a for i in some), tuple(pairs[i].b for i in some)
+        own = sigma[places]
+        if not by_grams:
+            rows_a, rows_b, own = balance(to_float64(a), to_float64(b))
+            a, b = tuple(rows_a), tuple(rows_b)
+        weight = own.new_tensor([abs(pairs[i].scale) for i in some])
+        sides = [
+            Rows(
+                factors=factors,
+                gauge=gauge if by_grams else None,
+                gram=torch.diag_embed(own),
+                previous=None,
+                prediction=None,
+                dtype=dtype,
             )
-        else:
-            return []
-        coded.append(item)
-    return coded
-
-
-def _predicted_wrong(batch: Batch, energy: Tensor, delta: float, limit: float) -> Tensor:
-    """Return the expected |s (dW' - dW)|^2 (n,) for rows of these energies (n, r).
-
-    A product of rows keeps what neither side loses; a module loses at most all of it, or its cap.
-    """
-    shares = []
-    for m in (batch.a.x.shape[-1], batch.b.x.shape[-1]):
-        variance = energy / (m * delta**2)
-        shares.append(torch.where(variance > 0, distortion(variance) / variance, 1.0))
-    kept = (1.0 - shares[0]) * (1.0 - shares[1])
-    cut_off = batch.weight.square() * product_square(*batch.tail)
-    return torch.minimum(((1.0 - kept) * energy).sum(-1) + cut_off, limit**2 * batch.energy)
+            for factors, gauge, dtype in ((a, M_a[places], dtype_a), (b, M_b[places], dtype_b))
+        ]
+        yield Batch(
+            positions=tuple(some),
+            a=sides[0],
+            b=sides[1],
+            weight=weight,
+            energy=weight.square() * own.square().sum(-1) * is_something[places],
+            kept=own.shape[1] if pseudo_rank is None else pseudo_rank,
+        )

@@ -191,9 +191,10 @@ def weighted(pairs: Sequence[FactorPair]) -> dict[str, Weighted]:
     modules = {}
     for batch in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), able):
         weight = (batch.weight / total)[:, None, None]
-        a = weight * batch.b.norms[..., None] * batch.a.x
-        b = weight * batch.a.norms[..., None] * batch.b.x
-        core_a, core_b = weight.sqrt() * batch.a.x, weight.sqrt() * batch.b.x
+        x_a, x_b = batch.a.x, batch.b.x
+        a = weight * batch.b.norms[..., None] * x_a
+        b = weight * batch.a.norms[..., None] * x_b
+        core_a, core_b = weight.sqrt() * x_a, weight.sqrt() * x_b
         for index, position in enumerate(batch.positions):
             modules[pairs[position].module] = Weighted(
                 a=a[index], b=b[index], core_a=core_a[index], core_b=core_b[index]

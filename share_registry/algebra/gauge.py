@@ -6,6 +6,7 @@ split evenly between the sides, `align` the one that differs least from an earli
 Factors are rows throughout: `a (n, r, in)`, `b (n, r, out)`, n modules at once.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -21,6 +22,12 @@ _OPEN: Final = 0.01
 _FLOOR: Final = 1e-6
 # Largest relative change of the product: far above what rounding does to it, far below any budget
 _DRIFT: Final = 1e-8
+_EPSILON: Final = 2.0**-52
+# Eigenvalues of a Gram, relative to the largest: from where on they are right, and below which they
+# are nothing but rounding; and of a squared product, relative to its factors' squared norms
+_CLEAR: Final = 1e-9
+_ZERO: Final = 1e-15
+_PRODUCT: Final = 1e-6
 
 
 def balance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,45 +56,133 @@ def balance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def align(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a (n, r, in) and b (n, r, out) in the gauge closest to p_a, p_b of the same shapes.
+def balancing(S_a: Tensor, S_b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what brings factors into the balanced gauge, from their Grams alone.
 
-    a = M^-1 a', b = M^T b' for any invertible M. Coded is the difference to the earlier factors
-    p_a, p_b, an error in row i of one side weighs as much as row i of the other side is long, so M
-    minimises
+    With S = R R^T from eigenvectors, a = R_a E_a with orthonormal rows E_a, and dW = E_b^T (R_b^T
+    R_a) E_a: the singular value decomposition of the r x r core is that of dW. An eigenvalue of a
+    Gram has half of the digits of a singular value: factors whose rows nearly depend on one
+    another, or whose product is small beside them, need `balance`.
+
+    Args:
+        S_a: (n, r, r) a a^T.
+        S_b: (n, r, r) b b^T.
+
+    Returns:
+        M_a and M_b (n, r, r), with X_a = M_a a and X_b = M_b b; sigma (n, r), descending; and for
+        which modules (n,) the Grams tell enough.
+    """
+    root_a, back_a, clear_a = _roots(S_a)
+    root_b, back_b, clear_b = _roots(S_b)
+    U, sigma, Vt = svd(root_b.mT @ root_a)
+    half = sigma.sqrt()[..., None]
+    square = sigma.square().sum(-1)
+    whole = _trace(S_a) * _trace(S_b)
+    told = clear_a & clear_b & (square > _PRODUCT * whole) & square.isfinite() & whole.isfinite()
+    return half * (Vt @ back_a), half * (U.mT @ back_b), sigma, told
+
+
+def align(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return M_a and M_b (n, r, r): the gauge of a and b that is closest to p_a, p_b.
+
+    a (n, r, in) and b (n, r, out); p_a and p_b are of the same shapes. M_b is the inverse transpose
+    of M_a, which may be any invertible M. Coded is the difference to the earlier factors, an error
+    in row i of one side weighs as much as row i of the other side is long, so M minimises
 
         |W_a (M a - p_a)|^2 + |W_b (M^-T b - p_b)|^2,  W_a = diag |p_b rows|,  W_b = diag |p_a rows|
 
     by Gauss-Newton, M <- (I + E) M. Each step is the generalised Sylvester equation
-    W_a^2 E S_a + S_b E W_b^2 = R, solved by two symmetric eigenproblems.
+    W_a^2 E S_a + S_b E W_b^2 = R, solved by two symmetric eigenproblems. All of it happens among
+    Grams; the factors are looked at once.
 
     Two starts, the least-squares gauge of either side; the better end is taken module by module. A
-    module for which neither is finite and keeps the product comes back unchanged: factors of very
+    module for which neither is finite and keeps the product is left as it is: factors of very
     uneven rows leave no gauge near another's that float64 can hold.
     """
-    weights = _row_weights(p_b), _row_weights(p_a)
-    best_a, best_b, best = a, b, a.new_full((a.shape[0],), torch.inf)
-    for M in (
-        _open(_least_squares(p_a, a)),
-        inverse(_open(_least_squares(p_b, b))).mT,
+    own = _Aligned(a=_Side.of(a, p_a), b=_Side.of(b, p_b))
+    weights = _row_weights(own.b.p), _row_weights(own.a.p)
+    unit = torch.eye(a.shape[1], dtype=a.dtype, device=a.device).expand(len(a), -1, -1)
+    best, best_a, best_b = a.new_full((len(a),), torch.inf), unit, unit
+    for M_a in (
+        _open(_least_squares(own.a.P, own.a.S)),
+        inverse(_open(_least_squares(own.b.P, own.b.S))).mT,
     ):
-        new_a, new_b, value = _descend(M @ a, inverse(M).mT @ b, p_a, p_b, weights)
+        M_a, M_b, value = _descend(own, M_a, inverse(M_a).mT, weights)
         better = (value < best)[:, None, None]
-        best_a, best_b = torch.where(better, new_a, best_a), torch.where(better, new_b, best_b)
-        best = torch.minimum(best, value.nan_to_num(nan=torch.inf))
-    kept = (_change(a, b, best_a, best_b) <= _DRIFT)[:, None, None]
-    return torch.where(kept, best_a, a), torch.where(kept, best_b, b)
+        best_a, best_b = torch.where(better, M_a, best_a), torch.where(better, M_b, best_b)
+        best = torch.minimum(best, value)
+    kept = (_change(own, best_a, best_b) <= _DRIFT)[:, None, None]
+    return torch.where(kept, best_a, unit), torch.where(kept, best_b, unit)
 
 
-def _change(a: Tensor, b: Tensor, new_a: Tensor, new_b: Tensor) -> Tensor:
-    """Return |new_b^T new_a - b^T a| / |b^T a| (n,); Grams would lose half of the digits."""
-    rank = a.shape[1]
-    R_a = torch.linalg.qr(torch.cat([a, new_a], 1).mT, mode="r").R
-    R_b = torch.linalg.qr(torch.cat([b, new_b], 1).mT, mode="r").R
-    before = R_b[..., :rank] @ R_a[..., :rank].mT
-    after = R_b[..., rank:] @ R_a[..., rank:].mT
-    norms = torch.linalg.matrix_norm(torch.stack([after - before, before]))
-    change: Tensor = norms[0] / norms[1].clamp_min(1e-300)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """One side among Grams: S = x x^T and P = p x^T (n, r, r), and |p|^2 of every row (n, r)."""
+
+    S: Tensor
+    P: Tensor
+    p: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, p: Tensor) -> "_Side":
+        return cls(S=x @ x.mT, P=p @ x.mT, p=p.square().sum(-1))
+
+    def turned(self, M: Tensor) -> "_Side":
+        """Return the same for M x."""
+        return _Side(S=M @ self.S @ M.mT, P=self.P @ M.mT, p=self.p)
+
+    def distance(self, weights: Tensor) -> Tensor:
+        """Return |W (x - p)|^2 (n,)."""
+        diagonal = (self.S - 2.0 * self.P).diagonal(dim1=-2, dim2=-1)
+        return (weights.square() * (diagonal + self.p).clamp_min(0.0)).sum(-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Aligned:
+    """Both sides."""
+
+    a: _Side
+    b: _Side
+
+    def turned(self, M_a: Tensor, M_b: Tensor) -> "_Aligned":
+        return _Aligned(a=self.a.turned(M_a), b=self.b.turned(M_b))
+
+    def distance(self, weights: tuple[Tensor, Tensor]) -> Tensor:
+        value = self.a.distance(weights[0]) + self.b.distance(weights[1])
+        return value.nan_to_num(nan=torch.inf)
+
+
+def _roots(S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return R and R^+ (n, r, r) with R R^T = S, and whether its rank is clear (n,)."""
+    values, V = eigh(S)
+    largest = values[..., -1:]
+    keep = values > _ZERO * S.shape[-1] * largest
+    root = torch.where(keep, values, 1.0).sqrt()
+    clear = (~keep | (values > _CLEAR * largest)).all(-1)
+    return (
+        V * torch.where(keep, root, 0.0)[..., None, :],
+        (V * torch.where(keep, 1.0 / root, 0.0)[..., None, :]).mT,
+        clear,
+    )
+
+
+def _trace(S: Tensor) -> Tensor:
+    trace: Tensor = S.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return trace
+
+
+def _change(own: _Aligned, M_a: Tensor, M_b: Tensor) -> Tensor:
+    """Return how far the product may change (n,), relative to it: what rounding the gauges does."""
+    rank = M_a.shape[-1]
+    D = M_b.mT @ M_a - torch.eye(rank, dtype=M_a.dtype, device=M_a.device)
+    drift = ((D @ own.a.S @ D.mT) * own.b.S).sum((-2, -1)).clamp_min(0.0).sqrt()
+    sizes = [
+        torch.linalg.matrix_norm(M) * _trace(side.S).sqrt()
+        for M, side in ((M_a, own.a), (M_b, own.b))
+    ]
+    rounded = _EPSILON * sizes[0] * sizes[1]
+    product = (own.a.S * own.b.S).sum((-2, -1)).clamp_min(0.0).sqrt()
+    change: Tensor = ((drift + rounded) / product.clamp_min(1e-300)).nan_to_num(nan=torch.inf)
     return change
 
 
@@ -97,28 +192,34 @@ def _pad(rows: Tensor, rank: int) -> Tensor:
 
 
 def _descend(
-    a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor, weights: tuple[Tensor, Tensor]
+    own: _Aligned, M_a: Tensor, M_b: Tensor, weights: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the factors after some Gauss-Newton steps, and their distances (n,)."""
-    unit = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
-    value = _distance(a, b, p_a, p_b, weights)
+    """Return the gauges after some Gauss-Newton steps, and the distances there (n,)."""
+    unit = torch.eye(M_a.shape[-1], dtype=M_a.dtype, device=M_a.device)
+    now = own.turned(M_a, M_b)
+    value = now.distance(weights)
     for _ in range(_STEPS):
-        step = unit + _step(a, b, p_a, p_b, weights)
-        new_a, new_b = step @ a, inverse(step).mT @ b
-        new_value = _distance(new_a, new_b, p_a, p_b, weights)
-        is_better = new_value < value
-        better = is_better[:, None, None]
-        a, b = torch.where(better, new_a, a), torch.where(better, new_b, b)
-        value = torch.where(is_better, new_value, value)
-    return a, b, value
+        step = unit + _step(now, weights)
+        new_a, new_b = step @ M_a, inverse(step).mT @ M_b
+        then = own.turned(new_a, new_b)
+        new_value = then.distance(weights)
+        better = new_value < value
+        M_a, M_b = (
+            torch.where(better[:, None, None], new, old)
+            for new, old in ((new_a, M_a), (new_b, M_b))
+        )
+        now = own.turned(M_a, M_b)
+        value = torch.where(better, new_value, value)
+    return M_a, M_b, value
 
 
-def _step(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+def _step(now: _Aligned, weights: tuple[Tensor, Tensor]) -> Tensor:
     """Solve W_a^2 E S_a + S_b E W_b^2 = b d_b^T W_b^2 - W_a^2 d_a a^T for E (n, r, r)."""
     square_a, square_b = weights[0].square(), weights[1].square()
-    R = (b @ (b - p_b).mT) * square_b[:, None, :] - square_a[:, :, None] * ((a - p_a) @ a.mT)
-    U, left = _eigen(b @ b.mT, square_a)
-    V, right = _eigen(a @ a.mT, square_b)
+    a, b = now.a, now.b
+    R = (b.S - b.P.mT) * square_b[:, None, :] - square_a[:, :, None] * (a.S - a.P)
+    U, left = _eigen(b.S, square_a)
+    V, right = _eigen(a.S, square_b)
     E: Tensor = U @ ((U.mT @ R @ V) / (left[:, :, None] + right[:, None, :])) @ V.mT
     return E
 
@@ -133,12 +234,11 @@ def _eigen(S: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _least_squares(p: Tensor, x: Tensor) -> Tensor:
+def _least_squares(P: Tensor, S: Tensor) -> Tensor:
     """Return the M (n, r, r) that minimises |M x - p|, regularised."""
-    S = x @ x.mT
     floor = _FLOOR * S.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(1e-300)
-    unit = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    return solve_right(S + floor[:, None, None] * unit, p @ x.mT)
+    unit = torch.eye(S.shape[1], dtype=S.dtype, device=S.device)
+    return solve_right(S + floor[:, None, None] * unit, P)
 
 
 def _open(M: Tensor) -> Tensor:
@@ -157,15 +257,7 @@ def _tame(M: Tensor) -> Tensor:
     return M.nan_to_num(nan=0.0).clamp(-_HUGE, _HUGE)
 
 
-def _row_weights(partner: Tensor) -> Tensor:
+def _row_weights(square: Tensor) -> Tensor:
     """Return what an error in each row of one side weighs: the length of the row beside it."""
-    norms: Tensor = torch.linalg.vector_norm(partner, dim=-1)
+    norms = square.sqrt()
     return norms.clamp_min(1e-150).maximum(_FLOOR * norms.amax(-1, keepdim=True))
-
-
-def _distance(
-    a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor, weights: tuple[Tensor, Tensor]
-) -> Tensor:
-    square_a = (weights[0][..., None] * (a - p_a)).square().sum((-2, -1))
-    square_b = (weights[1][..., None] * (b - p_b)).square().sum((-2, -1))
-    return (square_a + square_b).nan_to_num(nan=torch.inf)

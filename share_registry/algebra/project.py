@@ -86,6 +86,7 @@ def _project_module(
     pair: FactorPair, basis: StoredModule | None, dtypes: DTypes, pseudo_rank: int | None
 ) -> tuple[StoredModule, FactorPair]:
     """Return a module in integers, its error not measured yet, and what export gives back."""
+    pair = replace(pair, a=pair.a.double(), b=pair.b.double())
     rank = pair.a.shape[0]
     rows = [
         x[:0] if basis is None else torch.from_numpy(basis.side(side).own).to(x)

@@ -17,6 +17,7 @@ from torch import Tensor
 from share_registry.algebra.rates import shrinkage
 
 MAX_SYMBOL: Final = (1 << 23) - 1
+_SHORT: Final = 1 << 15
 # half a unit of the second mantissa bit in the bits of a float64
 _HALF: Final = 1 << 49
 _SMALLEST: Final = 2.0**-126
@@ -54,57 +55,81 @@ class Prediction:
 class Rows:
     """One side of n modules of equal shape: what is to be coded and what it may be predicted from.
 
+    The rows themselves are made where they are asked for: the factors are there already, in the
+    element type they came in, and a gauge is small.
+
     Attributes:
-        x: (n, r, m) float64, the factor in the chosen gauge.
-        previous: (n, r, m) float64 or None: a decoded earlier factor, zero for modules that do not
-            use it.
+        factors: (r, m) of every module, of any floating type.
+        gauge: (n, r, r) float64, what the factors are multiplied with, or None.
+        gram: (n, r, r) float64, x x^T of the rows in the gauge.
+        previous: (r, m) of every module, a decoded earlier factor, or None.
         prediction: Coefficients over blocks, or None.
         dtype: What the export rounds to.
     """
 
-    x: Tensor
-    previous: Tensor | None
+    factors: tuple[Tensor, ...]
+    gauge: Tensor | None
+    gram: Tensor
+    previous: tuple[Tensor, ...] | None
     prediction: Prediction | None
     dtype: torch.dtype
 
     @property
-    def residual(self) -> Tensor:
-        """(n, r, m) what is left to code when the previous version is taken off."""
-        return self.x if self.previous is None else self.x - self.previous
+    def width(self) -> int:
+        """The length m of a row."""
+        return self.factors[0].shape[1]
+
+    @property
+    def x(self) -> Tensor:
+        """(n, r, m) float64, the factors in the gauge."""
+        factors = to_float64(self.factors)
+        return factors if self.gauge is None else self.gauge @ factors
+
+    @property
+    def norms(self) -> Tensor:
+        """(n, r) Euclidean norms of the rows."""
+        return self.gram.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
 
     @property
     def has_references(self) -> bool:
         """Whether the rows are coded against anything."""
         return self.previous is not None or self.prediction is not None
 
-    @property
-    def norms(self) -> Tensor:
-        """(n, r) Euclidean norms of the rows."""
-        norms: Tensor = torch.linalg.vector_norm(self.x, dim=-1)
-        return norms
+    def select(self, indices: Sequence[int]) -> "Rows":
+        """Return the rows of some of the modules."""
+        index = torch.tensor(indices, dtype=torch.int64, device="cpu")
+        prediction = self.prediction
+        if prediction is not None:
+            prediction = replace(
+                prediction,
+                blocks=tuple(tuple(block[i] for i in indices) for block in prediction.blocks),
+                coefficients=prediction.coefficients[index],
+                exponents=prediction.exponents[index],
+                used=prediction.used[index],
+            )
+        return Rows(
+            factors=tuple(self.factors[i] for i in indices),
+            gauge=None if self.gauge is None else self.gauge[index],
+            gram=self.gram[index],
+            previous=None if self.previous is None else tuple(self.previous[i] for i in indices),
+            prediction=prediction,
+            dtype=self.dtype,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integers:
-    """One side of n modules as stored.
+    """One side of n modules as stored, on the CPU.
 
     Attributes:
         scales: (n, r) float32.
-        own: (n, r, m) int32.
+        own: (n, r, m) int16, or int32 where a symbol needs it.
         coefficients: (n, r, K) int32, or None without a prediction.
     """
 
     scales: Tensor
     own: Tensor
     coefficients: Tensor | None
-
-    def cpu(self) -> "Integers":
-        """Return the same on the CPU."""
-        return Integers(
-            scales=self.scales.cpu(),
-            own=self.own.cpu(),
-            coefficients=None if self.coefficients is None else self.coefficients.cpu(),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,32 +139,69 @@ class CodedRows:
     Attributes:
         scales: (n, r) bfloat16 values.
         own: (n, r, m) integers.
+        size: (n, r) Euclidean norms of `own`.
         coefficients: (n, r, K) integers, or None without a prediction.
         predicted: (n, r, m) what the coefficients give, in units of the scales, or None.
-        decoded: (n, r, m) the factor as export gives it.
+        previous: (n, r, m) the earlier factor, or None.
     """
 
     scales: Tensor
     own: Tensor
+    size: Tensor
     coefficients: Tensor | None
     predicted: Tensor | None
-    decoded: Tensor
+    previous: Tensor | None
 
     @property
     def peak(self) -> Tensor:
-        """(n,) largest integer in absolute value."""
-        peak = self.own.abs().amax((-2, -1))
+        """(n,) largest integer in absolute value, or a number above it that is short."""
+        # no number of a row is longer than the row
+        peak = self.size.amax(-1)
+        if not bool((peak < _SHORT).all()):
+            peak = self.own.abs().amax((-2, -1))
         if self.coefficients is None:
             return peak
         return torch.maximum(peak, self.coefficients.abs().amax((-2, -1)))
 
+    def without(self, drop: Tensor) -> "CodedRows":
+        """Return the same with the own rows marked in `drop` (n, r) set to zero."""
+        return replace(
+            self,
+            own=torch.where(drop[..., None], 0.0, self.own),
+            size=torch.where(drop, 0.0, self.size),
+        )
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """Return the factor (n, r, m) float64 as `decode_side` does, rounded as export does."""
+        own = self.own if self.predicted is None else self.predicted + self.own
+        scaled = own * self.scales[..., None]
+        if self.previous is not None:
+            scaled += self.previous
+        return scaled.to(torch.float32).to(dtype).to(torch.float64)
+
     def integers(self) -> Integers:
         """Return what is stored; only meaningful where `peak` is at most `MAX_SYMBOL`."""
+        is_short = bool((self.size < _SHORT).all())
+        own = self.own.to(torch.int16) if is_short else _to_int32(self.own)
+        C = self.coefficients
         return Integers(
-            scales=self.scales.to(torch.float32),
-            own=_to_int32(self.own),
-            coefficients=None if self.coefficients is None else _to_int32(self.coefficients),
+            scales=self.scales.to(torch.float32).cpu(),
+            own=own.cpu(),
+            coefficients=None if C is None else _to_int32(C).cpu(),
         )
+
+
+def residual(rows: Rows) -> Tensor:
+    """Return (n, r, m) what is left to code when the previous version is taken off."""
+    return rows.x if rows.previous is None else rows.x - to_float64(rows.previous)
+
+
+def to_float64(factors: Sequence[Tensor]) -> Tensor:
+    """Return n factors of one shape (r, m) as one float64 (n, r, m), in one pass."""
+    stacked = factors[0].new_empty((len(factors), *factors[0].shape), dtype=torch.float64)
+    for place, factor in zip(stacked, factors, strict=True):
+        place.copy_(factor)
+    return stacked
 
 
 def round_scales(scales: Tensor) -> Tensor:
@@ -161,35 +223,34 @@ def column_steps(exponents: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
     return _power_of_two(exponents).repeat_interleave(widths, -1)[:, None, :]
 
 
-def quantise(rows: Rows, scales: Tensor) -> CodedRows:
-    """Code rows (n, r, m) with these scales (n, r): predict, subtract, shrink, round, decode.
+def quantise(rows: Rows, x: Tensor, scales: Tensor) -> CodedRows:
+    """Code rows x (n, r, m) with these scales (n, r): predict, subtract, shrink and round.
 
-    A row of scale 0 decodes to `previous`.
+    A row of scale 0 decodes to the earlier factor.
     """
     usable = scales > 0.0
-    unit = torch.where(usable, scales, 1.0)[..., None]
-    target = torch.where(usable[..., None], rows.residual / unit, 0.0)
+    inverse = torch.where(usable, 1.0 / torch.where(usable, scales, 1.0), 0.0)[..., None]
+    previous = None if rows.previous is None else to_float64(rows.previous)
+    target = (x if previous is None else x - previous) * inverse
     C = predicted = None
     if rows.prediction is not None:
         prediction = rows.prediction
-        steps = column_steps(prediction.exponents, prediction.spans) * unit
-        C = (prediction.coefficients / steps).round()
-        predicted = _products(prediction, C, rows.x.shape[-1])
+        unit = torch.where(usable, scales, 1.0)[..., None]
+        C = (
+            prediction.coefficients / (column_steps(prediction.exponents, prediction.spans) * unit)
+        ).round()
+        predicted = _products(prediction, C, rows.width)
         target -= predicted
-    own = target.mul_(shrinkage(target.square().mean(-1, keepdim=True))).round_()
+    variance = torch.linalg.vector_norm(target, dim=-1, keepdim=True).square() / rows.width
+    own = target.mul_(shrinkage(variance)).round_()
     return CodedRows(
         scales=scales,
         own=own,
+        size=torch.linalg.vector_norm(own, dim=-1),
         coefficients=C,
         predicted=predicted,
-        decoded=_decode(rows, scales, own, predicted),
+        previous=previous,
     )
-
-
-def without_own(rows: Rows, coded: CodedRows, drop: Tensor) -> CodedRows:
-    """Return the same with the own rows marked in `drop` (n, r) set to zero."""
-    own = torch.where(drop[..., None], 0.0, coded.own)
-    return replace(coded, own=own, decoded=_decode(rows, coded.scales, own, coded.predicted))
 
 
 def stack(block: Block, width: int, *, device: torch.device, least: int = 0) -> Tensor:
@@ -232,11 +293,3 @@ def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
             )
         ),
     )
-
-
-def _decode(rows: Rows, scales: Tensor, own: Tensor, predicted: Tensor | None) -> Tensor:
-    """Decode as `decode_side` does, then round as export does."""
-    scaled = (own if predicted is None else predicted + own) * scales[..., None]
-    if rows.previous is not None:
-        scaled = rows.previous + scaled
-    return scaled.to(torch.float32).to(rows.dtype).to(torch.float64)

@@ -59,7 +59,7 @@ def gaussian_rows(pairs: Sequence[FactorPair]) -> tuple[Tensor, Tensor]:
     variances, widths = [], []
     for batch in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), able):
         square = batch.row_energy.clamp_min(1e-300).reshape(-1)
-        for width in (batch.a.x.shape[-1], batch.b.x.shape[-1]):
+        for width in (batch.a.width, batch.b.width):
             variances.append(square / width)
             widths.append(torch.full_like(square, width))
     return torch.cat(variances), torch.cat(widths)

@@ -9,7 +9,7 @@ The rest is weakest for the least-squares C = Z H^-1, with the Grams H = R R^T a
 its energy follows from them alone: |x|^2 - 2 c z^T + c H c^T. So nothing of width m is looked at
 again once H and Z are there (X in units of each row's step). In order:
 
-1. Blocks are added one by one, the one that saves most first, until none saves (`_screen`).
+1. Blocks are added one by one, the one that saves most first, until none saves (`screen`).
 2. Columns whose coefficients save less than they cost are left out: dropping column j raises the
    energy by c_j^2 / (H^-1)_jj, which is worth bits (`_fit`).
 3. Coefficients are rounded to a power of two per block. A coarse one costs few bits and adds
@@ -72,20 +72,34 @@ class _Evidence:
     symbol_bits: tuple[int, ...]
 
 
-def choose(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[Prediction | None, Tensor]:
+def sample(count: int, width: int, blocks: Sequence[Block]) -> list[int]:
+    """Return the modules by which `screen` may judge blocks for all `count`: spread over them.
+
+    As many as their Grams are affordable of.
+    """
+    columns = sum(max(0 if rows is None else len(rows) for rows in block) for block in blocks)
+    affordable = max(2, int(_SCREEN_FLOPS / max(width * columns**2, 1)))
+    places = torch.linspace(0, count - 1, min(count, affordable), dtype=torch.float32, device="cpu")
+    numbers: list[int] = places.round().long().tolist()
+    return numbers
+
+
+def choose(
+    x: Tensor, scales: Tensor, blocks: Sequence[Block], order: Sequence[int]
+) -> tuple[Prediction | None, Tensor]:
     """Choose the blocks that rows are best predicted from.
 
     Args:
         x: (n, r, m) the rows.
         scales: (n, r) their steps.
         blocks: The blocks to choose from.
+        order: Positions of those that are worth it, best first: see `screen`.
 
     Returns:
         The prediction, None where no block pays for any module, and the cost (n,) of each module
         in estimated bits, the distortion counted in.
     """
     plain = _plain_cost(x, scales)
-    order = _screen(x, scales, blocks) if blocks else ()
     if not order:
         return None, plain
     chosen = [blocks[i] for i in order]
@@ -103,19 +117,15 @@ def _plain_cost(x: Tensor, scales: Tensor) -> Tensor:
     return width * cost(torch.where(scales > 0, strength, 0.0).square() / width).sum(-1)
 
 
-def _screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ...]:
-    """Return the blocks worth gathering for every module, best first.
+def screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ...]:
+    """Return the blocks worth gathering for modules like these, best first.
 
-    They are judged by all modules, or by a few spread over them where that takes long; those that
-    none of these has are left out.
+    Those that none of these has are left out. Arguments as of `choose`.
     """
-    columns = sum(max(0 if rows is None else len(rows) for rows in block) for block in blocks)
-    count = min(x.shape[0], max(2, int(_SCREEN_FLOPS / max(x.shape[-1] * columns**2, 1))))
-    sample = torch.linspace(0, x.shape[0] - 1, count, dtype=torch.float32, device="cpu")
-    sample = sample.round().long()
-    x, scales = x[sample], scales[sample]
+    if not blocks:
+        return ()
     plain = _plain_cost(x, scales)
-    evidence = _gather(x, scales, [[block[i] for i in sample.tolist()] for block in blocks])
+    evidence = _gather(x, scales, blocks)
 
     def total(chosen: Sequence[int]) -> float:
         return float(torch.minimum(plain, _fit(evidence, chosen)[2]).sum())

@@ -6,7 +6,7 @@ complete under its name or not there at all.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -104,7 +104,12 @@ def files_of(
 
 def digest_of_tensors(adapter: Adapter) -> Digest:
     """Return the sha256 of the tensor file that the export of an adapter would have."""
-    return adapter.tensors_digest or sha256(tensor_file(adapter.layout, adapter.tensors))
+    return adapter.tensors_digest or digest_of_file(adapter.layout, adapter.tensors)
+
+
+def digest_of_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Digest:
+    """Return the sha256 of `tensor_file`, which is not put together for it. Raises as that."""
+    return sha256(*_parts(layout, tensors))
 
 
 def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -112,8 +117,12 @@ def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
 
     Raises InvalidInputError where they do not fit.
     """
+    return b"".join(_parts(layout, tensors))
+
+
+def _parts(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
     try:
-        return safetensors_file.write(
+        yield from safetensors_file.parts(
             [(entry.name, entry.value) for entry in layout.metadata],
             [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors],
         )

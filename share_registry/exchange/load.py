@@ -16,13 +16,12 @@ from typing import Any, Final
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import derive_task
-from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.hub import SCHEME, read_hub
 from share_registry.exchange.peft_directory import adapter_of, read_directory
 from share_registry.exchange.peft_model import read_model, unwrap
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_range
-from share_registry.format.canonical import sha256
 from share_registry.format.records import Source
 from share_registry.kinds import member_of
 from share_registry.names import TaskName, task_name
@@ -151,7 +150,7 @@ def _read_adapter(adapter: Any, _: str | None, __: Outside) -> Adapter:
         ),
         basis=adapter.basis,
         parent=adapter.ref or adapter.parent,
-        tensors_digest=sha256(tensor_file(current.layout, current.tensors)),
+        tensors_digest=digest_of_file(current.layout, current.tensors),
     )
 
 

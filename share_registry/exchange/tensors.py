@@ -92,7 +92,7 @@ def item_of(key: str, tensor: torch.Tensor) -> Item:
             hint="Convert it to float32 or bfloat16.",
         )
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    content = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    content = flat.view(torch.uint8).numpy().data if flat.numel() else b""
     return Item(key=key, dtype=DTYPES[tensor.dtype], shape=tuple(tensor.shape), content=content)
 
 
@@ -126,15 +126,24 @@ def all_finite(tensor: torch.Tensor) -> bool:
 
 
 def pairs_of(
-    layout: Layout, tensors: Mapping[str, torch.Tensor], scales: Sequence[float]
+    layout: Layout,
+    tensors: Mapping[str, torch.Tensor],
+    scales: Sequence[float],
+    *,
+    dtype: torch.dtype | None = torch.float64,
 ) -> list[FactorPair]:
     """Return the pairs of all modules in the order of `layout.modules()`; scales in the same order.
 
-    Tensors keep their device.
+    Tensors keep their device. With None for `dtype`, pairs are views of the tensors.
     """
     rows = (pair for factor in layout.factors for pair in rows_of(layout, factor, tensors))
     return [
-        FactorPair(module=shape.module, a=a.double(), b=b.double(), scale=scale)
+        FactorPair(
+            module=shape.module,
+            a=a if dtype is None else a.to(dtype),
+            b=b if dtype is None else b.to(dtype),
+            scale=scale,
+        )
         for shape, (a, b), scale in zip(layout.modules(), rows, scales, strict=True)
     ]
 

@@ -26,9 +26,12 @@ MAX_INT: Final = (1 << 53) - 1
 Json: TypeAlias = str | int | bool | list["Json"] | dict[str, "Json"]
 
 
-def sha256(content: bytes) -> Digest:
-    """Return the digest of some bytes."""
-    return Digest(hashlib.sha256(content).hexdigest())
+def sha256(*parts: bytes | memoryview) -> Digest:
+    """Return the digest of some bytes, given in one or more parts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return Digest(digest.hexdigest())
 
 
 def require(condition: bool, message: str) -> None:

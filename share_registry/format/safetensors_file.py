@@ -7,7 +7,7 @@ the very file.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,7 +85,15 @@ def write(metadata: Iterable[tuple[str, str]], items: Sequence[Item]) -> bytes:
     Raises IntegrityError where an item's bytes do not fit its shape, or a key or metadata name
     stands there twice.
     """
-    return b"".join((_header(list(metadata), items), *(item.content for item in items)))
+    return b"".join(parts(metadata, items))
+
+
+def parts(
+    metadata: Iterable[tuple[str, str]], items: Sequence[Item]
+) -> Iterator[bytes | memoryview]:
+    """Yield the canonical file in parts that are not copied. Raises as `write`."""
+    yield _header(list(metadata), items)
+    yield from (item.content for item in items)
 
 
 def is_canonical(content: bytes, file: File) -> bool:

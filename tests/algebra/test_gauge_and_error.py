@@ -92,7 +92,8 @@ def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(
     if dropped:
         p_a[:, 3], p_b[:, 3] = 0.0, 0.0
     x_a, x_b, _ = balance(pair.a[None], pair.b[None])
-    new_a, new_b = align(x_a, x_b, p_a, p_b)
+    M_a, M_b = align(x_a, x_b, p_a, p_b)
+    new_a, new_b = M_a @ x_a, M_b @ x_b
     assert torch.allclose(new_b[0].T @ new_a[0], dense(pair), atol=1e-9 * float(dense(pair).norm()))
     if not dropped:
         assert torch.allclose(new_a, p_a, atol=1e-6 * float(p_a.norm()))
@@ -100,10 +101,11 @@ def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(
 
 def test_alignment_survives_a_previous_version_of_zeros() -> None:
     (pair,) = random_pairs(0, modules=1, rank=4, width=30, height=20)
-    new_a, new_b = align(
+    M_a, M_b = align(
         pair.a[None],
         pair.b[None],
         torch.zeros(1, 4, 30, dtype=torch.float64),
         torch.zeros(1, 4, 20, dtype=torch.float64),
     )
+    new_a, new_b = M_a @ pair.a, M_b @ pair.b
     assert torch.allclose(new_b[0].T @ new_a[0], dense(pair), atol=1e-9 * float(dense(pair).norm()))

@@ -92,7 +92,8 @@ def test_adapters_are_coded_within_their_budget(
 def test_a_gauge_keeps_the_product(collection: list[list[Pair]]) -> None:
     (first, *_), (earlier, *_) = collection[:2]
     X_a, X_b, _ = balance(first.a[None], first.b[None])
-    for a, b in ((X_a, X_b), align(X_a, X_b, earlier.a[None], earlier.b[None])):
+    M_a, M_b = align(X_a, X_b, earlier.a[None], earlier.b[None])
+    for a, b in ((X_a, X_b), (M_a @ X_a, M_b @ X_b)):
         (error,) = module_errors([Pair(module=first.module, a=a[0], b=b[0])], [first])
         assert error <= KEPT
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.absorb import CodedAdapter, absorb
-from share_registry.algebra.batch import batches, energies, predicted_step
+from share_registry.algebra.batch import batches, energies
 from share_registry.algebra.comparison import Stack, joint_saving
 from share_registry.algebra.decode import decode_side
 from share_registry.algebra.error import FactorPair
 from share_registry.algebra.rate_distortion import bits_per_element, gaussian_rows
 from share_registry.algebra.rates import bits
+from share_registry.algebra.step import predicted_step
 from share_registry.exchange.tensors import factor_dtypes, factor_positions
 from share_registry.format.symbols import entropy_bits
 from share_registry.names import Side

@@ -23,14 +23,14 @@ from share_registry.exchange.config import MAX_CONFIG_BYTES
 from share_registry.exchange.export_files import (
     PROFILES,
     CardFacts,
+    digest_of_file,
     export_digest,
     files_of,
     place,
-    tensor_file,
 )
 from share_registry.exchange.peft_directory import Files, read_files
 from share_registry.exchange.tensors import TORCH, check_no_overflow
-from share_registry.format.canonical import parse_foreign, sha256
+from share_registry.format.canonical import parse_foreign
 from share_registry.format.layout import Layout
 from share_registry.format.records import FileEntry, Note, Source, TaskNote
 from share_registry.materialize.device import device_of, dtype_of
@@ -120,7 +120,7 @@ def export(
         )
     row, note = version_and_note(context, ref, space)
     adapter = rebuild(context, row, note)
-    rebuilt = sha256(tensor_file(adapter.layout, adapter.tensors))
+    rebuilt = digest_of_file(adapter.layout, adapter.tensors)
     # spec DEC-12: byte for byte those that were committed
     ensure(
         rebuilt == row.tensors_digest,

@@ -17,9 +17,10 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import IntegrityError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.grown_vocabulary import is_same_module
 from share_registry.exchange.normal_form import function_pairs
+from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import item_of, move_to_device, pairs_of
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, UnlikeShape, learn_shapes
@@ -137,7 +138,8 @@ def encode_adapter(
         digest: content for sibling in siblings for digest, content in sibling.objects.items()
     }
     reader = context.reader().beside(objects | bases)
-    pairs = adapter.factor_pairs()
+    scales = module_scales(adapter.config, adapter.layout)
+    pairs = pairs_of(adapter.layout, adapter.tensors, scales, dtype=None)
     on_device = move_to_device(pairs, context.device)
     references = choose_references(
         context,
@@ -154,15 +156,14 @@ def encode_adapter(
     else:
         coded = code_within_budget(reader, adapter, on_device, references, policy)
     decoded = decode(reader, coded, adapter)
-    scales = [pair.scale for pair in pairs]
-    modules = pairs_of(adapter.layout, decoded.tensors, scales)
+    modules = pairs_of(adapter.layout, decoded.tensors, scales, dtype=None)
     error, errors = 0.0, [0.0] * len(pairs)
     if any(coded.stored.modules):
         error, errors = relative_errors(modules, pairs)
     if error > policy.budget and not policy.k:
         coded = replace(serialize(adapter, [None] * len(pairs), None, ()), reason=COARSE)
         decoded = decode(reader, coded, adapter)
-        modules = pairs_of(adapter.layout, decoded.tensors, scales)
+        modules = pairs_of(adapter.layout, decoded.tensors, scales, dtype=None)
         error, errors = 0.0, [0.0] * len(pairs)
     if not any(coded.stored.modules):
         _check_exact(adapter, decoded.tensors)
@@ -180,7 +181,7 @@ def encode_adapter(
         adapter=adapter,
         digest=coded.digest,
         layout_digest=coded.stored.layout,
-        tensors_digest=sha256(tensor_file(adapter.layout, decoded.tensors)),
+        tensors_digest=digest_of_file(adapter.layout, decoded.tensors),
         norm=norm_of_function,
         sources=coded.stored.sources,
         note=note,

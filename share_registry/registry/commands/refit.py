@@ -32,9 +32,8 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.tensors import move_to_device
-from share_registry.format.canonical import sha256
 from share_registry.format.records import Note, RefitRecord, TaskNote
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName, Version
@@ -332,7 +331,7 @@ def _reexpress_version(
         adapter=replace(stored, tensors={}),
         digest=coded.digest,
         layout_digest=row.layout_digest,
-        tensors_digest=sha256(tensor_file(stored.layout, decoded.tensors)),
+        tensors_digest=digest_of_file(stored.layout, decoded.tensors),
         norm=row.norm,
         sources=coded.stored.sources,
         note=TaskNote(task=row.task),
