@@ -29,6 +29,7 @@ from share_registry.algebra.quantise import (
     CodedRows,
     Integers,
     Rows,
+    elements_at_once,
     quantise,
     round_scales,
     to_float64,
@@ -37,10 +38,6 @@ from share_registry.algebra.rates import SLOPE, cost
 
 # Element types of A and of B, to which export rounds
 DTypes = tuple[torch.dtype, torch.dtype]
-# Elements of one batch: 1 MiB of float64, which the second-level cache holds with a few temporaries
-MAX_ELEMENTS: Final = 1 << 17
-# Times as many on a GPU, where a launch is dearer than memory
-_ON_GPU: Final = 64
 # A squared product below this share of its factors' squared norms is rounding noise: dW = 0
 _NEGLIGIBLE: Final = 1e-13
 
@@ -174,6 +171,14 @@ def code(batch: Batch, steps: Tensor) -> CodedBatch:
     return CodedBatch(a=a.integers(), b=b.integers(), wrong=wrong.nan_to_num(nan=torch.inf))
 
 
+def split(batch: Batch) -> Iterator[Batch]:
+    """Yield modules as many at a time as one batch has."""
+    numbers = range(len(batch.positions))
+    size = batch.elements // max(1, len(numbers))
+    for some in _some_at_once(numbers, size, batch.weight.device):
+        yield batch.select(some)
+
+
 def join(parts: Sequence[Batch]) -> Batch:
     """Return modules of one shape, which are coded against nothing, as one batch."""
     first = parts[0]
@@ -253,8 +258,12 @@ def _wrong(batch: Batch, e_a: Tensor, e_b: Tensor, x_a: Tensor, x_b: Tensor) -> 
 def _parts(pairs: Sequence[FactorPair], members: Sequence[int]) -> Iterator[list[int]]:
     """Yield modules of one shape, as many at a time as one batch has."""
     first = pairs[members[0]]
-    limit = MAX_ELEMENTS * (1 if first.a.device.type == "cpu" else _ON_GPU)
-    at_once = max(1, limit // max(1, first.a.numel() + first.b.numel()))
+    size = first.a.numel() + first.b.numel()
+    yield from _some_at_once(members, size, first.a.device)
+
+
+def _some_at_once(members: Sequence[int], size: int, device: torch.device) -> Iterator[list[int]]:
+    at_once = max(1, elements_at_once(device) // max(1, size))
     for start in range(0, len(members), at_once):
         yield list(members[start : start + at_once])
 

@@ -6,6 +6,7 @@ split evenly between the sides, `align` the one that differs least from an earli
 Factors are rows throughout: `a (n, r, in)`, `b (n, r, out)`, n modules at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,10 +83,48 @@ def balancing(S_a: Tensor, S_b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return half * (Vt @ back_a), half * (U.mT @ back_b), sigma, told
 
 
-def align(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return M_a and M_b (n, r, r): the gauge of a and b that is closest to p_a, p_b.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """One side of n modules beside an earlier version p of it, among Grams.
 
-    a (n, r, in) and b (n, r, out); p_a and p_b are of the same shapes. M_b is the inverse transpose
+    Attributes:
+        S: (n, r, r) x x^T.
+        P: (n, r, r) p x^T.
+        p: (n, r) |p|^2 of every row.
+    """
+
+    S: Tensor
+    P: Tensor
+    p: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, p: Tensor) -> "Overlap":
+        """Return the Grams of x and p (n, r, m)."""
+        return cls(S=x @ x.mT, P=p @ x.mT, p=p.square().sum(-1))
+
+    @classmethod
+    def join(cls, parts: Sequence["Overlap"]) -> "Overlap":
+        """Return parts as one."""
+        return cls(
+            S=torch.cat([part.S for part in parts]),
+            P=torch.cat([part.P for part in parts]),
+            p=torch.cat([part.p for part in parts]),
+        )
+
+    def turned(self, M: Tensor) -> "Overlap":
+        """Return the same for M x."""
+        return Overlap(S=M @ self.S @ M.mT, P=self.P @ M.mT, p=self.p)
+
+    def distance(self, weights: Tensor) -> Tensor:
+        """Return |W (x - p)|^2 (n,)."""
+        diagonal = (self.S - 2.0 * self.P).diagonal(dim1=-2, dim2=-1)
+        return (weights.square() * (diagonal + self.p).clamp_min(0.0)).sum(-1)
+
+
+def align(a: Overlap, b: Overlap) -> tuple[Tensor, Tensor]:
+    """Return M_a and M_b (n, r, r): the gauge that is closest to that of an earlier version p.
+
+    Rows are M_a a and M_b b. M_b is the inverse transpose
     of M_a, which may be any invertible M. Coded is the difference to the earlier factors, an error
     in row i of one side weighs as much as row i of the other side is long, so M minimises
 
@@ -93,16 +132,16 @@ def align(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Tenso
 
     by Gauss-Newton, M <- (I + E) M. Each step is the generalised Sylvester equation
     W_a^2 E S_a + S_b E W_b^2 = R, solved by two symmetric eigenproblems. All of it happens among
-    Grams; the factors are looked at once.
+    Grams.
 
     Two starts, the least-squares gauge of either side; the better end is taken module by module. A
     module for which neither is finite and keeps the product is left as it is: factors of very
     uneven rows leave no gauge near another's that float64 can hold.
     """
-    own = _Aligned(a=_Side.of(a, p_a), b=_Side.of(b, p_b))
-    weights = _row_weights(own.b.p), _row_weights(own.a.p)
-    unit = torch.eye(a.shape[1], dtype=a.dtype, device=a.device).expand(len(a), -1, -1)
-    best, best_a, best_b = a.new_full((len(a),), torch.inf), unit, unit
+    own = _Aligned(a=a, b=b)
+    weights = _row_weights(b.p), _row_weights(a.p)
+    unit = torch.eye(a.S.shape[1], dtype=a.S.dtype, device=a.S.device).expand_as(a.S)
+    best, best_a, best_b = torch.full_like(a.p[:, 0], torch.inf), unit, unit
     for M_a in (
         _open(_least_squares(own.a.P, own.a.S)),
         inverse(_open(_least_squares(own.b.P, own.b.S))).mT,
@@ -116,33 +155,11 @@ def align(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> tuple[Tensor, Tenso
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """One side among Grams: S = x x^T and P = p x^T (n, r, r), and |p|^2 of every row (n, r)."""
-
-    S: Tensor
-    P: Tensor
-    p: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor, p: Tensor) -> "_Side":
-        return cls(S=x @ x.mT, P=p @ x.mT, p=p.square().sum(-1))
-
-    def turned(self, M: Tensor) -> "_Side":
-        """Return the same for M x."""
-        return _Side(S=M @ self.S @ M.mT, P=self.P @ M.mT, p=self.p)
-
-    def distance(self, weights: Tensor) -> Tensor:
-        """Return |W (x - p)|^2 (n,)."""
-        diagonal = (self.S - 2.0 * self.P).diagonal(dim1=-2, dim2=-1)
-        return (weights.square() * (diagonal + self.p).clamp_min(0.0)).sum(-1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Aligned:
     """Both sides."""
 
-    a: _Side
-    b: _Side
+    a: Overlap
+    b: Overlap
 
     def turned(self, M_a: Tensor, M_b: Tensor) -> "_Aligned":
         return _Aligned(a=self.a.turned(M_a), b=self.b.turned(M_b))

@@ -6,7 +6,7 @@ result is decoded at once with the arithmetic of every later reader: the error t
 is the error that a checkout has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Final
@@ -17,6 +17,10 @@ from torch import Tensor
 from share_registry.algebra.rates import shrinkage
 
 MAX_SYMBOL: Final = (1 << 23) - 1
+# Elements of one batch: 1 MiB of float64, which the second-level cache holds with a few temporaries
+MAX_ELEMENTS: Final = 1 << 17
+# Times as many on a GPU, where a launch is dearer than memory
+_ON_GPU: Final = 64
 _SHORT: Final = 1 << 15
 # half a unit of the second mantissa bit in the bits of a float64
 _HALF: Final = 1 << 49
@@ -94,6 +98,18 @@ class Rows:
     def has_references(self) -> bool:
         """Whether the rows are coded against anything."""
         return self.previous is not None or self.prediction is not None
+
+    @property
+    def residual(self) -> Tensor:
+        """(n, r, m) what is left to code when the previous version is taken off."""
+        return self.x if self.previous is None else self.x.sub_(to_float64(self.previous))
+
+    def parts(self) -> Iterator["Rows"]:
+        """Yield the modules a few at a time: as many as a cache holds the rows of."""
+        size = self.factors[0].numel()
+        at_once = max(1, elements_at_once(self.gram.device) // (2 * max(1, size)))
+        for start in range(0, len(self.factors), at_once):
+            yield self.select(range(start, min(start + at_once, len(self.factors))))
 
     def select(self, indices: Sequence[int]) -> "Rows":
         """Return the rows of some of the modules."""
@@ -191,9 +207,9 @@ class CodedRows:
         )
 
 
-def residual(rows: Rows) -> Tensor:
-    """Return (n, r, m) what is left to code when the previous version is taken off."""
-    return rows.x if rows.previous is None else rows.x - to_float64(rows.previous)
+def elements_at_once(device: torch.device) -> int:
+    """Return how many numbers are worked on together."""
+    return MAX_ELEMENTS * (1 if device.type == "cpu" else _ON_GPU)
 
 
 def to_float64(factors: Sequence[Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from share_registry.algebra.quantise import Block, Prediction, column_steps, stack
+from share_registry.algebra.quantise import Block, Prediction, Rows, column_steps, stack
 from share_registry.algebra.rates import bits, cost
 from share_registry.algebra.solve import inverse
 
@@ -40,8 +40,13 @@ _NOISE: Final = (1 / 16, 1 / 4, 1.0, 4.0)
 _TERM_BITS: Final = 64.0
 _GAIN: Final = 0.995
 _RIDGE: Final = 1e-9
+# What judging blocks may take: operations of Grams, and numbers of the blocks
 _SCREEN_FLOPS: Final = 1e9
+_SCREEN_NUMBERS: Final = 1 << 20
+_FEWEST: Final = 4
 _PEAK_BITS: Final = 20
+# of symbols; more would leave coefficients with fewer than they may take
+_FEW_BITS: Final = 16
 _PRODUCT_BITS: Final = 42
 _TINY: Final = 1e-300
 _HUGE: Final = 1e300
@@ -79,18 +84,19 @@ def sample(count: int, width: int, blocks: Sequence[Block]) -> list[int]:
     """
     columns = sum(max(0 if rows is None else len(rows) for rows in block) for block in blocks)
     affordable = max(2, int(_SCREEN_FLOPS / max(width * columns**2, 1)))
+    affordable = min(affordable, max(_FEWEST, _SCREEN_NUMBERS // max(width * columns, 1)))
     places = torch.linspace(0, count - 1, min(count, affordable), dtype=torch.float32, device="cpu")
     numbers: list[int] = places.round().long().tolist()
     return numbers
 
 
 def choose(
-    x: Tensor, scales: Tensor, blocks: Sequence[Block], order: Sequence[int]
+    rows: Rows, scales: Tensor, blocks: Sequence[Block], order: Sequence[int]
 ) -> tuple[Prediction | None, Tensor]:
     """Choose the blocks that rows are best predicted from.
 
     Args:
-        x: (n, r, m) the rows.
+        rows: What is left of them to code.
         scales: (n, r) their steps.
         blocks: The blocks to choose from.
         order: Positions of those that are worth it, best first: see `screen`.
@@ -99,11 +105,11 @@ def choose(
         The prediction, None where no block pays for any module, and the cost (n,) of each module
         in estimated bits, the distortion counted in.
     """
-    plain = _plain_cost(x, scales)
+    plain = _plain_cost(rows, scales)
     if not order:
         return None, plain
     chosen = [blocks[i] for i in order]
-    evidence = _gather(x, scales, chosen)
+    evidence = _gather(rows, scales, chosen)
     fits = [_fit(evidence, range(length)) for length in range(1, len(order) + 1)]
     best = torch.stack([plain, *(cost for _, _, cost in fits)]).min(0)
     if not best.indices.any():
@@ -111,21 +117,25 @@ def choose(
     return _prediction(order, chosen, evidence, fits, best.indices, scales), best.values
 
 
-def _plain_cost(x: Tensor, scales: Tensor) -> Tensor:
-    width = x.shape[-1]
-    strength = torch.linalg.vector_norm(x, dim=-1) / scales.clamp_min(_TINY)
-    return width * cost(torch.where(scales > 0, strength, 0.0).square() / width).sum(-1)
+def _plain_cost(rows: Rows, scales: Tensor) -> Tensor:
+    norms = rows.norms
+    if rows.previous is not None:
+        norms = torch.cat(
+            [torch.linalg.vector_norm(part.residual, dim=-1) for part in rows.parts()]
+        )
+    strength = torch.where(scales > 0, norms / scales.clamp_min(_TINY), 0.0)
+    return rows.width * cost(strength.square() / rows.width).sum(-1)
 
 
-def screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ...]:
+def screen(rows: Rows, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ...]:
     """Return the blocks worth gathering for modules like these, best first.
 
     Those that none of these has are left out. Arguments as of `choose`.
     """
     if not blocks:
         return ()
-    plain = _plain_cost(x, scales)
-    evidence = _gather(x, scales, blocks)
+    plain = _plain_cost(rows, scales)
+    evidence = _gather(rows, scales, blocks)
 
     def total(chosen: Sequence[int]) -> float:
         return float(torch.minimum(plain, _fit(evidence, chosen)[2]).sum())
@@ -146,20 +156,48 @@ def screen(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ...
     return order
 
 
-def _gather(x: Tensor, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
-    stacked = [stack(block, x.shape[-1], device=x.device) for block in blocks]
-    R = torch.cat(stacked, 1)
-    unit = torch.where(scales > 0, 1.0 / scales.clamp_min(_TINY), 0.0)
+def _gather(rows: Rows, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
+    """Return the Grams of rows and blocks; both are looked at once, a few modules at a time."""
+    widest = [max(0 if own is None else len(own) for own in block) for block in blocks]
+    grams, products, squares = [], [], []
+    start = 0
+    for part in rows.parts():
+        stop = start + len(part.factors)
+        R = torch.cat(
+            [
+                stack(block[start:stop], rows.width, device=scales.device, least=least)
+                for block, least in zip(blocks, widest, strict=True)
+            ],
+            dim=1,
+        )
+        x = part.residual
+        grams.append(R @ R.mT)
+        products.append(x @ R.mT)
+        squares.append(torch.linalg.vector_norm(x, dim=-1))
+        start = stop
+    H, unit = torch.cat(grams), torch.where(scales > 0, 1.0 / scales.clamp_min(_TINY), 0.0)
+    spans = _spans(widest)
     return _Evidence(
-        H=R @ R.mT,
-        Z=unit[..., None] * (x @ R.mT),
-        square=(unit * torch.linalg.vector_norm(x, dim=-1)).square(),
-        width=x.shape[-1],
-        spans=_spans([rows.shape[1] for rows in stacked]),
+        H=H,
+        Z=unit[..., None] * torch.cat(products),
+        square=(unit * torch.cat(squares)).square(),
+        width=rows.width,
+        spans=spans,
         symbol_bits=tuple(
-            int(rows.abs().max()).bit_length() if rows.numel() else 0 for rows in stacked
+            _symbol_bits(block, H[:, start:stop, start:stop])
+            for block, (start, stop) in zip(blocks, spans, strict=True)
         ),
     )
+
+
+def _symbol_bits(block: Block, H: Tensor) -> int:
+    """Return the bits of the largest symbol of a block with the Gram H, or some more."""
+    # no number of a row is longer than the row
+    longest = H.diagonal(dim1=-2, dim2=-1)
+    bits = int(longest.max().sqrt().ceil()).bit_length() if longest.numel() else 0
+    if bits <= _FEW_BITS:
+        return bits
+    return max(int(own.abs().max()) for own in block if own is not None).bit_length()
 
 
 def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from share_registry.algebra.batch import Batch, CodedBatch, code
+from share_registry.algebra.quantise import round_scales
 from share_registry.algebra.rates import distortion
 
 # No module's own error exceeds this multiple of the budget
@@ -33,7 +34,7 @@ _EVALUATIONS: Final = 14
 # Times that the whole of a large adapter is coded at most
 _PASSES: Final = 4
 _CAP_ROUNDS: Final = 8
-_HALVINGS: Final = 60
+_HALVINGS: Final = 24
 _BIGGEST_STEP: Final = log(8.0)
 # Elements that a sample has, and that an adapter has at least for one
 _SAMPLE: Final = 1 << 20
@@ -152,7 +153,7 @@ def _sampled_step(
         coded = coder.code(numbers, exp(bracket.x))
         error = inf
         if coded is not None:
-            wrong = rows.wrong(exp(bracket.x))
+            wrong = rows.wrong(torch.cat(coder.steps(exp(bracket.x))))
             own = sum(float(wrong[rows.of_batch[number]].sum()) for number in numbers)
             factor = sum(float(item.wrong.sum()) for item in coded) / max(own, 1e-300)
             error = sqrt(factor * float(wrong.sum()) / total)
@@ -202,19 +203,21 @@ class _Bracket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GaussianRows:
-    """What Gaussian rows of the energies of all products of rows would lose.
+    """What would be lost if the rows of all products were Gaussian.
 
     Attributes:
-        energy: (R,) |s b_i^T a_i|^2 of every product of rows.
+        norms: (R,) lengths of the rows of A and of B beside each other.
+        weight: (R,) |s| of their module.
         widths: (R,) of A and of B.
-        kept: (R,) 1 where it may be coded, else 0.
-        module: (R,) which of N modules it belongs to.
+        kept: (R,) 1 where they may be coded, else 0.
+        module: (R,) which of N modules they belong to.
         most: (N,) what a module may lose.
         of_batch: Which modules each batch has.
         sample: Numbers of batches that stand for all.
     """
 
-    energy: Tensor
+    norms: tuple[Tensor, Tensor]
+    weight: Tensor
     widths: tuple[Tensor, Tensor]
     kept: Tensor
     module: Tensor
@@ -239,31 +242,41 @@ class _GaussianRows:
         ranks = torch.tensor(
             [*chain(*([batch.rank] * n for batch, n in zip(batches, counts, strict=True)))]
         )
+        module = torch.arange(len(energy)).repeat_interleave(ranks).to(device)
         return cls(
-            energy=torch.cat([batch.row_energy.reshape(-1) for batch in batches]),
+            norms=(
+                torch.cat([batch.a.norms.reshape(-1) for batch in batches]),
+                torch.cat([batch.b.norms.reshape(-1) for batch in batches]),
+            ),
+            weight=torch.cat([batch.weight for batch in batches])[module],
             widths=(
                 of_rows(lambda batch: [float(batch.a.width)] * batch.rank),
                 of_rows(lambda batch: [float(batch.b.width)] * batch.rank),
             ),
             kept=of_rows(lambda batch: [float(row < batch.kept) for row in range(batch.rank)]),
-            module=torch.arange(len(energy)).repeat_interleave(ranks).to(device),
+            module=module,
             most=energy * min(1.0, limit**2),
             of_batch=tuple(slice(end - n, end) for n, end in zip(counts, ends, strict=True)),
             sample=tuple(round(i * (len(batches) - 1) / max(1, some - 1)) for i in range(some)),
         )
 
-    def wrong(self, delta: float) -> Tensor:
-        """Return the expected |s (dW' - dW)|^2 (N,) at a step.
+    def wrong(self, steps: Tensor) -> Tensor:
+        """Return the expected |s (dW' - dW)|^2 (N,) at steps (N,).
 
-        A product of rows keeps what neither side loses.
+        A product of rows keeps what neither side loses. Scales have two bits of mantissa: they are
+        rounded as they will be, which alike modules all are the same way.
         """
-        lost = []
-        for width in self.widths:
-            variance = self.energy / (width * delta**2)
-            lost.append(torch.where(variance > 0, distortion(variance) / variance, 1.0))
-        kept = (1.0 - lost[0]) * (1.0 - lost[1]) * self.kept
+        unit = steps[self.module] / self.weight
+        kept = self.kept
+        for own, partner, width in zip(self.norms, self.norms[::-1], self.widths, strict=True):
+            exact = unit / partner
+            scales = round_scales(exact)
+            variance = (own / torch.where(scales > 0, scales, exact)).square() / width
+            share = torch.where(variance > 0, 1.0 - distortion(variance) / variance, 0.0)
+            kept = kept * share.nan_to_num(nan=1.0)
+        energy = (self.weight * self.norms[0] * self.norms[1]).square()
         wrong = torch.zeros_like(self.most)
-        wrong.index_add_(0, self.module, (1.0 - kept) * self.energy)
+        wrong.index_add_(0, self.module, (1.0 - kept) * energy)
         return torch.minimum(wrong, self.most)
 
     def step(self, goal: float) -> float:
@@ -271,7 +284,7 @@ class _GaussianRows:
         low, high = -350.0, 350.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            if float(self.wrong(exp(middle)).sum()) < goal:
+            if float(self.wrong(torch.full_like(self.most, exp(middle))).sum()) < goal:
                 low = middle
             else:
                 high = middle

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from share_registry.algebra.error import module_errors, pooled_error, relative_change
-from share_registry.algebra.gauge import align, balance
+from share_registry.algebra.gauge import Overlap, align, balance
 from tests.algebra.adapters import Pair, random_pairs
 
 ROUNDING = 1e-12
@@ -92,7 +92,7 @@ def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(
     if dropped:
         p_a[:, 3], p_b[:, 3] = 0.0, 0.0
     x_a, x_b, _ = balance(pair.a[None], pair.b[None])
-    M_a, M_b = align(x_a, x_b, p_a, p_b)
+    M_a, M_b = align(Overlap.of(x_a, p_a), Overlap.of(x_b, p_b))
     new_a, new_b = M_a @ x_a, M_b @ x_b
     assert torch.allclose(new_b[0].T @ new_a[0], dense(pair), atol=1e-9 * float(dense(pair).norm()))
     if not dropped:
@@ -102,10 +102,8 @@ def test_alignment_keeps_the_product_and_finds_the_gauge_of_an_equal_adapter(
 def test_alignment_survives_a_previous_version_of_zeros() -> None:
     (pair,) = random_pairs(0, modules=1, rank=4, width=30, height=20)
     M_a, M_b = align(
-        pair.a[None],
-        pair.b[None],
-        torch.zeros(1, 4, 30, dtype=torch.float64),
-        torch.zeros(1, 4, 20, dtype=torch.float64),
+        Overlap.of(pair.a[None], torch.zeros(1, 4, 30, dtype=torch.float64)),
+        Overlap.of(pair.b[None], torch.zeros(1, 4, 20, dtype=torch.float64)),
     )
     new_a, new_b = M_a @ pair.a, M_b @ pair.b
     assert torch.allclose(new_b[0].T @ new_a[0], dense(pair), atol=1e-9 * float(dense(pair).norm()))

@@ -16,7 +16,7 @@ from share_registry.algebra.comparison import (
 )
 from share_registry.algebra.directions import Moments, TaskCoefficients, extend, frame, spectrum
 from share_registry.algebra.error import module_errors, pooled_error
-from share_registry.algebra.gauge import align, balance
+from share_registry.algebra.gauge import Overlap, align, balance
 from share_registry.algebra.merge_methods import MergeRule, Method, merge_rows
 from share_registry.algebra.project import project
 from share_registry.names import Side
@@ -92,7 +92,7 @@ def test_adapters_are_coded_within_their_budget(
 def test_a_gauge_keeps_the_product(collection: list[list[Pair]]) -> None:
     (first, *_), (earlier, *_) = collection[:2]
     X_a, X_b, _ = balance(first.a[None], first.b[None])
-    M_a, M_b = align(X_a, X_b, earlier.a[None], earlier.b[None])
+    M_a, M_b = align(Overlap.of(X_a, earlier.a[None]), Overlap.of(X_b, earlier.b[None]))
     for a, b in ((X_a, X_b), (M_a @ X_a, M_b @ X_b)):
         (error,) = module_errors([Pair(module=first.module, a=a[0], b=b[0])], [first])
         assert error <= KEPT

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from share_registry.algebra.error import pooled_error
+from share_registry.algebra.quantise import Rows
 from share_registry.algebra.reference import choose, sample, screen
 from tests.algebra.adapters import DEMO_TASKS, Pair, Shelf, demo_pairs, planted, random_pairs
 
@@ -98,9 +99,12 @@ def test_rows_that_no_sampled_module_has_are_left_out() -> None:
     x = torch.randn(4, 2, 512, generator=generator, dtype=torch.float64)
     block = [None, torch.eye(512, dtype=torch.int32).repeat(2, 1), None, None]
     scales = torch.full((4, 2), 0.1, dtype=torch.float64)
+    rows = Rows(
+        factors=tuple(x), gauge=None, gram=x @ x.mT, previous=None, prediction=None, dtype=x.dtype
+    )
     some = sample(4, 512, [block])
     assert some == [0, 3]
-    order = screen(x[some], scales[some], [[block[number] for number in some]])
-    prediction, costs = choose(x, scales, [block], order)
+    order = screen(rows.select(some), scales[some], [[block[number] for number in some]])
+    prediction, costs = choose(rows, scales, [block], order)
     assert prediction is None
     assert costs.shape == (4,)
