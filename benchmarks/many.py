@@ -13,7 +13,7 @@ import numpy as np
 
 import share_registry as sr
 from share_registry.catalog.queries import lookups
-from share_registry.exchange.export_files import tensor_file
+from share_registry.exchange.export_files import digest_of_file
 from share_registry.format.adapter_object import encode
 from share_registry.format.canonical import sha256
 from share_registry.format.records import AbsorbedTask, AbsorbRecord, Note, TaskNote, decimal
@@ -64,8 +64,10 @@ def _publish(
         stored = _mixture(registry, rows, rng)
         content = encode(stored, model.layout)
         digest = sha256(content)
-        serialized = SerializedAdapter(stored=stored, digest=digest, objects={digest: content})
-        decoded = decode(context.reader(), serialized, model)
+        serialized = SerializedAdapter(
+            digest=digest, objects={digest: content}, is_coded=True, sources=stored.sources
+        )
+        _, decoded = decode(context.reader(), serialized, model)
         added = len(content) if context.store.put(content, digest) else 0
         norm = float(
             sum(
@@ -80,7 +82,7 @@ def _publish(
                 version=Version(1),
                 adapter=digest,
                 layout=stored.layout,
-                tensors=sha256(tensor_file(model.layout, decoded.tensors)),
+                tensors=digest_of_file(model.layout, decoded.tensors),
                 source=Digest(sha256(name.encode())),
                 budget=decimal(0.025),
                 error=decimal(0.0),

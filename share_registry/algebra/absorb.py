@@ -24,6 +24,7 @@ from math import inf, sqrt
 from typing import Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from share_registry.algebra.batch import Batch, DTypes, batches
@@ -33,8 +34,10 @@ from share_registry.algebra.quantise import Integers, Prediction, Rows
 from share_registry.algebra.step import CodedBatches, search
 from share_registry.stored import StoredModule, StoredSide, Term
 
-# coded bytes below this share of the raw bytes: no need to see what byte planes would take
-_SURELY_SMALLER: Final = 0.3
+# Coded bytes below this share of what the tensors have of information, as a sample of their words
+# tells: no need to see what byte planes would take
+_SURELY_SMALLER: Final = 0.8
+_WORDS: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +124,9 @@ def absorb(
     sizes = [size(option) for option in options]
     least = min(sizes)
     best = options[sizes.index(least)]
-    raw_bytes = sum(
-        pairs[position].a.numel() * dtypes[position][0].itemsize
-        + pairs[position].b.numel() * dtypes[position][1].itemsize
-        for position in positions
-    )
+    told = _SURELY_SMALLER * _information([pairs[position] for position in positions])
     # under a pseudo-rank the tensors bit for bit are no option: they have all directions
-    if is_cut or least < _SURELY_SMALLER * raw_bytes or least < size(verbatim):
+    if is_cut or least < told or least < size(verbatim):
         return best
     return verbatim
 
@@ -146,6 +145,26 @@ def _codable(energy: Sequence[float], factors: Sequence[int] | None) -> frozense
         factor for factor, value in zip(together, energy, strict=True) if not 0.0 < value < inf
     }
     return frozenset(position for position, factor in enumerate(together) if factor not in barred)
+
+
+def _information(pairs: Sequence[FactorPair]) -> float:
+    """Estimate the bytes that the tensors have of information, if their numbers are independent.
+
+    From the entropy of the leading 16 bits of a sample: that of few numbers is at most their log,
+    and the rest of a number is left out.
+    """
+    count = sum(pair.a.numel() + pair.b.numel() for pair in pairs)
+    every = max(1, count // _WORDS)
+    words = torch.cat(
+        [
+            x[:, ::every].to("cpu", torch.bfloat16).reshape(-1)
+            for pair in pairs
+            for x in (pair.a, pair.b)
+        ]
+    )
+    counts = np.unique(words.view(torch.int16).numpy(), return_counts=True)[1]
+    share = counts / counts.sum()
+    return count / 8.0 * -float((share * np.log2(share)).sum())
 
 
 def _assemble(count: int, batched: Sequence[Batch], coding: CodedBatches) -> CodedAdapter:

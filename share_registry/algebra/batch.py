@@ -28,7 +28,9 @@ from share_registry.algebra.quantise import (
     MAX_SYMBOL,
     CodedRows,
     Integers,
+    Room,
     Rows,
+    Scratch,
     elements_at_once,
     quantise,
     round_scales,
@@ -159,16 +161,21 @@ def energies(pairs: Sequence[FactorPair]) -> list[float]:
     return values
 
 
-def code(batch: Batch, steps: Tensor) -> CodedBatch:
-    """Code a batch with one step (n,) per module, measured as an error of dW."""
+def code(batch: Batch, steps: Tensor, room: Room, scratch: Scratch) -> CodedBatch:
+    """Code a batch with one step (n,) per module, measured as an error of dW.
+
+    The integers come to lie in `room`.
+    """
     scale_a, scale_b = batch.scales(steps)
-    x_a, x_b = batch.a.x, batch.b.x
-    a, b = quantise(batch.a, x_a, scale_a), quantise(batch.b, x_b, scale_b)
+    x_a, x_b = batch.a.x_within(scratch, "a"), batch.b.x_within(scratch, "b")
+    a = quantise(batch.a, x_a, scale_a, scratch, "a")
+    b = quantise(batch.b, x_b, scale_b, scratch, "b")
     a, b = _drop_idle(batch, a, b, (steps / batch.weight)[:, None])
-    e_a, e_b = a.decoded(batch.a.dtype).sub_(x_a), b.decoded(batch.b.dtype).sub_(x_b)
+    e_a = a.decoded(batch.a.dtype, scratch, "a").sub_(x_a)
+    e_b = b.decoded(batch.b.dtype, scratch, "b").sub_(x_b)
     wrong = batch.weight.square() * _wrong(batch, e_a, e_b, x_a, x_b)
     wrong = torch.where(torch.maximum(a.peak, b.peak) <= MAX_SYMBOL, wrong, torch.inf)
-    return CodedBatch(a=a.integers(), b=b.integers(), wrong=wrong.nan_to_num(nan=torch.inf))
+    return CodedBatch(a=a.integers(room), b=b.integers(room), wrong=wrong.nan_to_num(nan=torch.inf))
 
 
 def split(batch: Batch) -> Iterator[Batch]:

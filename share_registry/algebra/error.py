@@ -65,7 +65,7 @@ def relative_errors(
     actual: Sequence[FactorPair], expected: Sequence[FactorPair]
 ) -> tuple[float, list[float]]:
     """Return the error of all modules pooled, as `pooled_error`, and that of each module."""
-    wrong = _differences(actual, expected)
+    wrong = [_difference(*both) for both in zip(actual, expected, strict=True)]
     total = [_square(pair) for pair in expected]
     return _ratio(sum(wrong), sum(total)), list(map(_ratio, wrong, total))
 
@@ -77,29 +77,19 @@ def relative_change(before: Sequence[FactorPair], after: Sequence[FactorPair]) -
     """
     old, new = ({pair.key: pair for pair in pairs} for pairs in (before, after))
     both = [key for key in old if key in new]
-    wrong = sum(_differences([new[key] for key in both], [old[key] for key in both]))
+    wrong = sum(_difference(new[key], old[key]) for key in both)
     total = sum(_square(old[key]) for key in both)
     gone = sum(_square(pair) for key, pair in old.items() if key not in new)
     added = sum(_square(pair) for key, pair in new.items() if key not in old)
     return _ratio(wrong + gone + added, total + gone)
 
 
-def _differences(new: Sequence[FactorPair], old: Sequence[FactorPair]) -> list[float]:
-    """Return the squared differences of pairs of possibly different ranks and gauges."""
-    return [_difference(*both) for both in zip(new, old, strict=True)]
-
-
 def _difference(new: FactorPair, old: FactorPair) -> float:
+    """Return the squared difference of two pairs of possibly different ranks and gauges."""
     a, b, new_a, new_b = (x.double() for x in (old.a, old.b, new.a, new.b))
-    squares = [
-        scale * other * float(((x @ other_x.mT) * (y @ other_y.mT)).sum())
-        for (scale, x, y), (other, other_x, other_y) in (
-            ((new.scale, new_a, new_b), (new.scale, new_a, new_b)),
-            ((old.scale, a, b), (old.scale, a, b)),
-            ((new.scale, new_a, new_b), (-2.0 * old.scale, a, b)),
-        )
-    ]
-    wrong = sum(squares)
+    both = float(((new_a @ a.mT) * (new_b @ b.mT)).sum())
+    wrong = _square_of(new.scale, new_a, new_b) + _square_of(old.scale, a, b)
+    wrong -= 2.0 * new.scale * old.scale * both
     sizes = [
         (scale * float(torch.linalg.vector_norm(x)) * float(torch.linalg.vector_norm(y))) ** 2
         for scale, x, y in ((new.scale, new_a, new_b), (old.scale, a, b))
@@ -120,8 +110,12 @@ def _small_difference(new: FactorPair, old: FactorPair) -> float:
 
 
 def _square(pair: FactorPair) -> float:
-    a, b = pair.a.double(), pair.b.double()
-    return pair.scale**2 * max(0.0, float(((a @ a.mT) * (b @ b.mT)).sum()))
+    return _square_of(pair.scale, pair.a.double(), pair.b.double())
+
+
+def _square_of(scale: float, a: Tensor, b: Tensor) -> float:
+    """Return |s b^T a|^2, at least 0."""
+    return scale**2 * max(0.0, float(((a @ a.mT) * (b @ b.mT)).sum()))
 
 
 def _ratio(wrong: float, total: float) -> float:

@@ -48,7 +48,7 @@ def plan_references(
         kind = (batch.rank, batch.a.width, batch.b.width, batch.a.dtype, batch.b.dtype)
         alike.setdefault(kind, []).append((batch, step))
     plans = [
-        _plan(
+        _choose(
             join([batch for batch, _ in group]),
             torch.cat([step for _, step in group]),
             candidates,
@@ -64,7 +64,7 @@ def plan_references(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class _Choice:
     """How all modules of one shape may be coded.
 
     Attributes:
@@ -80,13 +80,15 @@ class _Plan:
     saved: float
 
 
-def _plan(batch: Batch, steps: Tensor, candidates: Sequence[Modules], previous: Previous) -> _Plan:
+def _choose(
+    batch: Batch, steps: Tensor, candidates: Sequence[Modules], previous: Previous
+) -> _Choice:
     """Return how modules of one shape may be coded."""
     without, price = _with_blocks(batch, steps, candidates)
-    plan = _Plan(without=without, price=float(price.sum()), parts=(without,), saved=0.0)
+    choice = _Choice(without=without, price=float(price.sum()), parts=(without,), saved=0.0)
     some = _fitting(batch, previous)
     if not some:
-        return plan
+        return choice
     continued, continued_price = _with_blocks(
         _continue(batch.select(some), previous), steps[some], candidates
     )
@@ -96,7 +98,7 @@ def _plan(batch: Batch, steps: Tensor, candidates: Sequence[Modules], previous: 
     parts = [
         part.select(chosen) for part, chosen in ((continued, paying), (without, rest)) if chosen
     ]
-    return replace(plan, parts=tuple(parts), saved=float(gains.sum()))
+    return replace(choice, parts=tuple(parts), saved=float(gains.sum()))
 
 
 def _fitting(batch: Batch, previous: Previous) -> list[int]:
@@ -169,7 +171,8 @@ def _overlap(rows: Rows, before: tuple[Tensor, ...]) -> Overlap:
     parts, start = [], 0
     for part in rows.parts():
         stop = start + len(part.factors)
-        parts.append(Overlap.of(part.x, to_float64(before[start:stop])))
+        x = part.x
+        parts.append(Overlap.of(x, to_float64(before[start:stop], torch.empty_like(x))))
         start = stop
     return Overlap.join(parts)
 

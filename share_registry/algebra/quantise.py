@@ -9,6 +9,7 @@ is the error that a checkout has.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from math import prod
 from typing import Final
 
 import torch
@@ -84,10 +85,21 @@ class Rows:
         return self.factors[0].shape[1]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """How many modules, r and m."""
+        return len(self.factors), *self.factors[0].shape
+
+    @property
     def x(self) -> Tensor:
         """(n, r, m) float64, the factors in the gauge."""
-        factors = to_float64(self.factors)
-        return factors if self.gauge is None else self.gauge @ factors
+        return self.x_within(Scratch(), "")
+
+    def x_within(self, scratch: "Scratch", name: str) -> Tensor:
+        """Return (n, r, m) float64, the factors in the gauge, in memory of this name."""
+        factors = to_float64(self.factors, scratch.empty(f"factors {name}", self.shape, self.gram))
+        if self.gauge is None:
+            return factors
+        return torch.bmm(self.gauge, factors, out=scratch.empty(f"x {name}", self.shape, self.gram))
 
     @property
     def norms(self) -> Tensor:
@@ -102,7 +114,9 @@ class Rows:
     @property
     def residual(self) -> Tensor:
         """(n, r, m) what is left to code when the previous version is taken off."""
-        return self.x if self.previous is None else self.x.sub_(to_float64(self.previous))
+        if self.previous is None:
+            return self.x
+        return self.x.sub_(to_float64(self.previous, self.gram.new_empty(self.shape)))
 
     def parts(self) -> Iterator["Rows"]:
         """Yield the modules a few at a time: as many as a cache holds the rows of."""
@@ -187,24 +201,64 @@ class CodedRows:
             size=torch.where(drop, 0.0, self.size),
         )
 
-    def decoded(self, dtype: torch.dtype) -> Tensor:
+    def decoded(self, dtype: torch.dtype, scratch: "Scratch", name: str) -> Tensor:
         """Return the factor (n, r, m) float64 as `decode_side` does, rounded as export does."""
         own = self.own if self.predicted is None else self.predicted + self.own
-        scaled = own * self.scales[..., None]
+        scaled = scratch.empty(f"decoded {name}", own.shape, own)
+        torch.mul(own, self.scales[..., None], out=scaled)
         if self.previous is not None:
             scaled += self.previous
-        return scaled.to(torch.float32).to(dtype).to(torch.float64)
+        for rounded in dict.fromkeys((torch.float32, dtype)):
+            scaled = scratch.empty(f"{rounded} {name}", own.shape, own, rounded).copy_(scaled)
+        return scratch.empty(f"decoded {name}", own.shape, own).copy_(scaled)
 
-    def integers(self) -> Integers:
+    def integers(self, room: "Room") -> Integers:
         """Return what is stored; only meaningful where `peak` is at most `MAX_SYMBOL`."""
         is_short = bool((self.size < _SHORT).all())
-        own = self.own.to(torch.int16) if is_short else _to_int32(self.own)
         C = self.coefficients
         return Integers(
             scales=self.scales.to(torch.float32).cpu(),
-            own=own.cpu(),
+            own=room.keep(self.own) if is_short else _to_int32(self.own).cpu(),
             coefficients=None if C is None else _to_int32(C).cpu(),
         )
+
+
+class Room:
+    """Memory for short symbols: part of one stretch for many batches, given back as a whole."""
+
+    def __init__(self, memory: Tensor) -> None:
+        self._left = memory
+
+    def keep(self, values: Tensor) -> Tensor:
+        """Return values as int16 in this memory."""
+        place, self._left = self._left[: values.numel()], self._left[values.numel() :]
+        if values.device.type != "cpu":
+            values = values.to(torch.int16).cpu()
+        return place.view(values.shape).copy_(values)
+
+
+class Scratch:
+    """Memory for the numbers of one batch, used again for the next: what is new costs page faults.
+
+    What was put under a name is gone once the name is used again.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    def empty(
+        self,
+        name: str,
+        shape: Sequence[int],
+        like: Tensor,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Return memory of a name, not initialised, on the device of another tensor."""
+        elements = prod(shape)
+        memory = self._memory.get(name)
+        if memory is None or len(memory) < elements:
+            memory = self._memory[name] = like.new_empty(elements, dtype=dtype)
+        return memory[:elements].view(*shape)
 
 
 def elements_at_once(device: torch.device) -> int:
@@ -212,11 +266,15 @@ def elements_at_once(device: torch.device) -> int:
     return MAX_ELEMENTS * (1 if device.type == "cpu" else _ON_GPU)
 
 
-def to_float64(factors: Sequence[Tensor]) -> Tensor:
-    """Return n factors of one shape (r, m) as one float64 (n, r, m), in one pass."""
-    stacked = factors[0].new_empty((len(factors), *factors[0].shape), dtype=torch.float64)
+def to_float64(factors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Return n factors of one shape (r, m) as one float64 (n, r, m), in one pass.
+
+    Where `out` is, or where they are.
+    """
+    shape = (len(factors), *factors[0].shape)
+    stacked = factors[0].new_empty(shape, dtype=torch.float64) if out is None else out
     for place, factor in zip(stacked, factors, strict=True):
-        place.copy_(factor)
+        place.copy_(factor.to(place.device))
     return stacked
 
 
@@ -239,15 +297,20 @@ def column_steps(exponents: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
     return _power_of_two(exponents).repeat_interleave(widths, -1)[:, None, :]
 
 
-def quantise(rows: Rows, x: Tensor, scales: Tensor) -> CodedRows:
+def quantise(rows: Rows, x: Tensor, scales: Tensor, scratch: Scratch, name: str) -> CodedRows:
     """Code rows x (n, r, m) with these scales (n, r): predict, subtract, shrink and round.
 
-    A row of scale 0 decodes to the earlier factor.
+    A row of scale 0 decodes to the earlier factor. The integers lie in the scratch memory.
     """
     usable = scales > 0.0
     inverse = torch.where(usable, 1.0 / torch.where(usable, scales, 1.0), 0.0)[..., None]
-    previous = None if rows.previous is None else to_float64(rows.previous)
-    target = (x if previous is None else x - previous) * inverse
+    target = scratch.empty(f"own {name}", rows.shape, x)
+    previous = None
+    if rows.previous is None:
+        torch.mul(x, inverse, out=target)
+    else:
+        previous = to_float64(rows.previous, scratch.empty(f"previous {name}", rows.shape, x))
+        torch.sub(x, previous, out=target).mul_(inverse)
     C = predicted = None
     if rows.prediction is not None:
         prediction = rows.prediction

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.batch import batches, energies
+from share_registry.algebra.batch import batches
 from share_registry.algebra.error import FactorPair
 
 _HALVINGS: Final = 100
@@ -52,12 +52,13 @@ def gaussian_rows(pairs: Sequence[FactorPair]) -> tuple[Tensor, Tensor]:
         The variance (n,) of an element of every row, as a squared error of dW, and the elements
         (n,) of every row.
     """
-    able = [position for position, energy in enumerate(energies(pairs)) if energy > 0.0]
-    if not able:
-        nothing = torch.zeros(0, dtype=torch.float64, device="cpu")
-        return nothing, nothing
-    variances, widths = [], []
-    for batch in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), able):
+    nothing = torch.zeros(0, dtype=torch.float64, device="cpu")
+    variances, widths = [nothing], [nothing]
+    for whole in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), range(len(pairs))):
+        able = torch.nonzero(whole.energy > 0.0)[:, 0].tolist()
+        if not able:
+            continue
+        batch = whole.select(able)
         square = batch.row_energy.clamp_min(1e-300).reshape(-1)
         for width in (batch.a.width, batch.b.width):
             variances.append(square / width)

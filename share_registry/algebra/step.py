@@ -17,23 +17,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from math import exp, inf, log, sqrt
+from threading import local
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from share_registry.algebra.batch import Batch, CodedBatch, code
-from share_registry.algebra.quantise import round_scales
+from share_registry.algebra.quantise import Room, Scratch, round_scales
 from share_registry.algebra.rates import distortion
+from share_registry.algebra.threads import one_thread
+from share_registry.parallel import side_by_side
 
 # No module's own error exceeds this multiple of the budget
 MODULE_CAP: Final = 2.0
 _CLOSE: Final = 0.99
+# Of a large adapter, where a quarter of a percent of its bytes are worth less than another pass
+_CLOSE_ENOUGH: Final = 0.985
 _AIM: Final = 0.997
+# Times that a sample is coded, and the aim then: a sample is right to some permille, and another
+# pass over the whole costs more than as much error
+_SAMPLES: Final = 2
+_SAMPLE_AIM: Final = 0.995
 _EVALUATIONS: Final = 14
 # Times that the whole of a large adapter is coded at most
 _PASSES: Final = 4
 _CAP_ROUNDS: Final = 8
+# Times that Gaussian rows may be wrong by
+_MOST: Final = 100.0
 _HALVINGS: Final = 24
 _BIGGEST_STEP: Final = log(8.0)
 # Elements that a sample has, and that an adapter has at least for one
@@ -75,26 +86,31 @@ def search(
     rows = _GaussianRows.of(batches, limit=MODULE_CAP * budget)
     x = log(rows.step(budget**2 * total) if start is None else start)
     coder = _Coder(batches, MODULE_CAP * budget)
-    evaluations, is_large = _EVALUATIONS, sum(batch.elements for batch in batches) > _LARGE
-    if is_large:
-        x = _sampled_step(coder, rows, budget, total, x)
-        evaluations = _PASSES
+    evaluations, close = _EVALUATIONS, _CLOSE
+    if sum(batch.elements for batch in batches) > _LARGE:
+        x = _sampled_step(coder, rows, (_SAMPLE_AIM * budget) ** 2 * total, x)
+        evaluations, close = _PASSES, _CLOSE_ENOUGH
     bracket = _Bracket(x)
     best: CodedBatches | None = None
     for _ in range(evaluations):
         delta = exp(bracket.x)
         coded = coder.code(range(len(batches)), delta)
-        error = (
-            inf if coded is None else sqrt(sum(float(item.wrong.sum()) for item in coded) / total)
-        )
+        error, suggested = inf, None
+        if coded is not None:
+            error = sqrt(sum(float(item.wrong.sum()) for item in coded) / total)
+            factor = rows.factor(coded, range(len(batches)), coder.steps(delta))
+            suggested = log(rows.step((_AIM * budget) ** 2 * total / factor, coder.caps))
         feasible = error <= budget
         if coded is not None and feasible and (best is None or error > best.error):
             best = CodedBatches(
                 coded=tuple(coded), delta=delta, steps=coder.steps(delta), error=error
             )
-        close = feasible and error >= _CLOSE * budget
-        if close or not bracket.advance(error / (_AIM * budget), feasible=feasible):
+        if feasible and error >= close * budget:
             break
+        if not bracket.advance(error / (_AIM * budget), feasible=feasible, suggested=suggested):
+            break
+        # not kept while the next is made
+        del coded
     return best
 
 
@@ -113,55 +129,56 @@ class _Coder:
         self._batches = batches
         self._limit = limit
         # what was learnt of the modules
-        self._caps = [torch.full_like(batch.energy, inf) for batch in batches]
+        self.caps = [torch.full_like(batch.energy, inf) for batch in batches]
 
     def steps(self, delta: float) -> tuple[Tensor, ...]:
         """Return the steps (n,) of every batch."""
-        return tuple(cap.clamp_max(delta) for cap in self._caps)
+        return tuple(cap.clamp_max(delta) for cap in self.caps)
 
     def code(self, numbers: Sequence[int], delta: float) -> list[CodedBatch] | None:
         """Code some of the batches, None where a module cannot meet the limit."""
-        coded = []
-        for number in numbers:
-            item = self._code(number, delta)
+        sizes = [self._batches[number].elements for number in numbers]
+        memory = torch.split(torch.empty(sum(sizes), dtype=torch.int16, device="cpu"), sizes)
+
+        of_thread = local()
+
+        def code_within(place: tuple[int, Tensor]) -> CodedBatch | None:
+            if not hasattr(of_thread, "scratch"):
+                of_thread.scratch = Scratch()
+            return self._code(*place, delta, of_thread.scratch)
+
+        coded: list[CodedBatch] = []
+        for item in side_by_side(code_within, list(zip(numbers, memory, strict=True))):
             if item is None:
                 return None
             coded.append(item)
         return coded
 
-    def _code(self, number: int, delta: float) -> CodedBatch | None:
+    @one_thread()
+    def _code(
+        self, number: int, memory: Tensor, delta: float, scratch: Scratch
+    ) -> CodedBatch | None:
         batch = self._batches[number]
         for _ in range(_CAP_ROUNDS):
-            steps = self._caps[number].clamp_max(delta)
-            item = code(batch, steps)
+            steps = self.caps[number].clamp_max(delta)
+            item = code(batch, steps, Room(memory), scratch)
             excess = (item.wrong / batch.energy).sqrt() / self._limit
             if bool((excess <= 1.0).all()):
                 return item
-            self._caps[number] = torch.where(
-                excess > 1.0, steps * 0.98 / excess.clamp_max(8.0), self._caps[number]
+            self.caps[number] = torch.where(
+                excess > 1.0, steps * 0.98 / excess.clamp_max(8.0), self.caps[number]
             )
         return None
 
 
-def _sampled_step(
-    coder: _Coder, rows: "_GaussianRows", budget: float, total: float, x: float
-) -> float:
-    """Return the log of the step at which a sample of the batches says that the aim is met."""
-    numbers = rows.sample
-    bracket = _Bracket(x)
-    for _ in range(_EVALUATIONS):
-        coded = coder.code(numbers, exp(bracket.x))
-        error = inf
-        if coded is not None:
-            wrong = rows.wrong(torch.cat(coder.steps(exp(bracket.x))))
-            own = sum(float(wrong[rows.of_batch[number]].sum()) for number in numbers)
-            factor = sum(float(item.wrong.sum()) for item in coded) / max(own, 1e-300)
-            error = sqrt(factor * float(wrong.sum()) / total)
-        feasible = error <= budget
-        close = feasible and error >= (1.0 - (1.0 - _AIM) * 2) * budget
-        if close or not bracket.advance(error / (_AIM * budget), feasible=feasible):
+def _sampled_step(coder: _Coder, rows: "_GaussianRows", goal: float, x: float) -> float:
+    """Return the log of the step at which a sample of the batches says that `goal` is met."""
+    for _ in range(_SAMPLES):
+        coded = coder.code(rows.sample, exp(x))
+        if coded is None:
             break
-    return bracket.x
+        x = log(rows.step(goal / rows.factor(coded, rows.sample, coder.steps(exp(x))), coder.caps))
+    return x
 
 
 class _Bracket:
@@ -173,8 +190,10 @@ class _Bracket:
         self._last: tuple[float, float] | None = None
         self._slope = 1.0
 
-    def advance(self, ratio: float, *, feasible: bool) -> bool:
+    def advance(self, ratio: float, *, feasible: bool, suggested: float | None) -> bool:
         """Move on from the present step, whose error is this multiple of the aim.
+
+        To the step that is suggested, the first time; then by secants.
 
         Returns:
             False where nothing is left to gain.
@@ -182,6 +201,7 @@ class _Bracket:
         y = -_BIGGEST_STEP
         if ratio > 0.0:
             y = log(ratio) if ratio < inf else _BIGGEST_STEP
+        is_first = self._last is None
         if self._last is not None and abs(self.x - self._last[0]) > 1e-9:
             self._slope = min(2.0, max(0.2, (y - self._last[1]) / (self.x - self._last[0])))
         self._last = (self.x, y)
@@ -190,6 +210,8 @@ class _Bracket:
         else:
             self._high = min(self._high, self.x)
         target = self.x - max(-_BIGGEST_STEP, min(_BIGGEST_STEP, y / self._slope))
+        if is_first and suggested is not None and abs(suggested - self.x) < _BIGGEST_STEP:
+            target = suggested
         if self._high - self._low < inf and not self._low < target < self._high:
             target = (self._low + self._high) / 2
         elif not feasible and target >= self._high:
@@ -239,10 +261,20 @@ class _GaussianRows:
             flat = [values(batch) * len(batch.positions) for batch in batches]
             return torch.tensor([*chain(*flat)], dtype=torch.float64, device=device)
 
-        ranks = torch.tensor(
-            [*chain(*([batch.rank] * n for batch, n in zip(batches, counts, strict=True)))]
+        first = [end - n for n, end in zip(counts, ends, strict=True)]
+        module = torch.tensor(
+            [
+                *chain(
+                    *(
+                        [start + index] * batch.rank
+                        for start, batch in zip(first, batches, strict=True)
+                        for index in range(len(batch.positions))
+                    )
+                )
+            ],
+            dtype=torch.int64,
+            device=device,
         )
-        module = torch.arange(len(energy)).repeat_interleave(ranks).to(device)
         return cls(
             norms=(
                 torch.cat([batch.a.norms.reshape(-1) for batch in batches]),
@@ -279,12 +311,25 @@ class _GaussianRows:
         wrong.index_add_(0, self.module, (1.0 - kept) * energy)
         return torch.minimum(wrong, self.most)
 
-    def step(self, goal: float) -> float:
-        """Return the step at which the squared error is expected to be `goal`."""
+    def factor(
+        self, coded: Sequence[CodedBatch], numbers: Sequence[int], steps: Sequence[Tensor]
+    ) -> float:
+        """Return how many times what is expected some batches have lost at these steps."""
+        expected = self.wrong(torch.cat(list(steps)))
+        own = sum(float(expected[self.of_batch[number]].sum()) for number in numbers)
+        lost = sum(float(item.wrong.sum()) for item in coded)
+        return min(_MOST, max(1.0 / _MOST, lost / own)) if own > 0 else 1.0
+
+    def step(self, goal: float, caps: Sequence[Tensor] = ()) -> float:
+        """Return the step at which the squared error is expected to be `goal`.
+
+        Modules have smaller ones where those of the batches are capped.
+        """
+        most = torch.cat(list(caps)) if caps else torch.full_like(self.most, inf)
         low, high = -350.0, 350.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            if float(self.wrong(torch.full_like(self.most, exp(middle))).sum()) < goal:
+            if float(self.wrong(most.clamp_max(exp(middle))).sum()) < goal:
                 low = middle
             else:
                 high = middle

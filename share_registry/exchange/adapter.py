@@ -1,7 +1,7 @@
 """Adapter: one LoRA adapter in memory, as read from files, a live model or the registry."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
@@ -142,3 +142,8 @@ class Adapter:
         from share_registry.exchange.peft_model import apply
 
         return apply(self, model, name=name or "default")
+
+
+def head_of(adapter: Adapter) -> Adapter:
+    """Return what says what an adapter is, without what it holds."""
+    return replace(adapter, tensors={}, attachments={}, original={})

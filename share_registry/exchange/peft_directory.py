@@ -196,7 +196,7 @@ def source_digest(
                 "key": item.key,
                 "dtype": item.dtype,
                 "shape": list(item.shape),
-                "sha256": sha256(bytes(item.content)),
+                "sha256": sha256(item.content),
             }
             for item in items
         ],

@@ -13,11 +13,11 @@ at least a bit on each symbol otherwise. Packing and shift are those that make a
 Group 0 is the rows that are all zero, and takes no bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, islice, pairwise
-from math import log2
+from itertools import accumulate, chain, islice, pairwise
+from math import log, log2
 from typing import Final
 
 import numpy as np
@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 
 from share_registry.format.canonical import require
 from share_registry.format.frames import (
+    PIECE_BYTES,
     compress_entropy,
     pack_stream,
     piece_sizes,
     unpack_streams,
 )
-from share_registry.format.parallel import ahead, side_by_side
+from share_registry.parallel import ahead, side_by_side
 
 Ints = NDArray[np.int32] | NDArray[np.int16]
 _Symbols = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]
@@ -48,6 +49,8 @@ _TABLE_SYMBOLS: Final = 64
 _SAMPLE: Final = 1 << 15
 # symbols of one size that are counted to find the groups
 _COUNTED: Final = 1 << 17
+# symbols of one row that are counted at least, where only an estimate is asked for
+_COUNTED_OF_ROW: Final = 1 << 10
 # symbols from which on groups are made by several threads
 _SIDE_BY_SIDE: Final = 1 << 15
 # symbols from which on a thread costs less than it saves
@@ -104,7 +107,7 @@ def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
         assignment[members] = number
 
     def encode(members: Sequence[int]) -> tuple[Group, list[bytes], bytes]:
-        return _encode_group(np.concatenate([rows[index] for index in members]))
+        return _encode_group([rows[index] for index in members])
 
     is_large = sum(len(rows[index]) for index in chain(*segments)) >= _SIDE_BY_SIDE
     coded = side_by_side(encode, segments) if is_large else [encode(each) for each in segments]
@@ -158,33 +161,60 @@ def decode_rows(
     )
     arrays, places = _places(shapes, groups_of_rows, groups)
     parts = list(_parts(content, groups, counts, pieces))
-    expanded = ahead(_expand_packed, parts) if total >= _AHEAD else map(_expand_packed, parts)
-    for stretches, part, packed in zip(places[1:], parts, expanded, strict=True):
-        _fill(stretches, _chunks(part, packed))
+    packed = [frame for part in parts for frame in part.frames()]
+    expanded = ahead(_expand_piece, packed) if total >= _AHEAD else map(_expand_piece, packed)
+    for stretches, part in zip(places[1:], parts, strict=True):
+        _fill(stretches, _chunks(part, islice(expanded, len(part.lengths))))
     return arrays
 
 
 def entropy_bits(rows: Ints) -> float:
-    """Return the bits that an ideal coder with one table per row would take; rows (r, m)."""
+    """Estimate the bits that an ideal coder with one table per row would take; rows (r, m).
+
+    Of long rows a sample is counted, whose entropy is too small by (symbols - 1) / 2 N nats (Miller
+    and Madow, 1955).
+    """
     total = 0.0
-    for row in rows:
+    for whole in rows:
+        row = whole[:: max(1, len(whole) // _COUNTED_OF_ROW)]
         low, high = (int(row.min()), int(row.max())) if len(row) else (0, 0)
         # counting into bins is faster; zeros between the symbols do not matter
         is_narrow = high - low < _HISTOGRAM
-        total += _entropy(
-            np.bincount(row - low) if is_narrow else np.unique(row, return_counts=True)[1]
-        )
+        counts = np.bincount(row - low) if is_narrow else np.unique(row, return_counts=True)[1]
+        bits = _entropy(counts)
+        if len(row) < len(whole):
+            bits += (np.count_nonzero(counts) - 1) / (2 * log(2))
+            bits *= len(whole) / len(row)
+        total += bits
     return total
 
 
-def _encode_group(symbols: Ints) -> tuple[Group, list[bytes], bytes]:
+def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], bytes]:
     """Return how a group lies in bytes, the pieces of its high parts, and its low planes."""
-    group = _best_group(symbols)
-    low = [
-        np.packbits(((symbols >> bit) & 1).astype(np.uint8), bitorder="little").tobytes()
-        for bit in range(group.shift)
-    ]
-    return group, pack_stream(_pack(symbols >> group.shift, group.packing)), b"".join(low)
+    group = _best_group(rows)
+    pieces: list[bytes] = []
+    low: list[list[bytes]] = [[] for _ in range(group.shift)]
+    # a piece's worth at a time; a byte of a plane has eight symbols, and so has a piece
+    for symbols in _stretches(rows, PIECE_BYTES * PACKINGS[group.packing][1]):
+        pieces += pack_stream(_pack(symbols >> group.shift, group.packing))
+        for bit, plane in enumerate(low):
+            bits = ((symbols >> bit) & 1).astype(np.uint8)
+            plane.append(np.packbits(bits, bitorder="little").tobytes())
+    return group, pieces, b"".join(part for plane in low for part in plane)
+
+
+def _stretches(rows: Sequence[Ints], size: int) -> Iterator[Ints]:
+    """Yield the symbols of rows one after another, `size` at a time."""
+    waiting: list[Ints] = []
+    left = size
+    for row in rows:
+        while len(row) >= left:
+            yield np.concatenate([*waiting, row[:left]])
+            row, waiting, left = row[left:], [], size
+        waiting.append(row)
+        left -= len(row)
+    if left < size:
+        yield np.concatenate(waiting)  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +223,13 @@ class _SymbolPart:
     count: int
     lengths: Sequence[int]
     content: memoryview
+
+    def frames(self) -> Iterator[tuple[memoryview, int]]:
+        """Yield the pieces of the packed high parts, and what each expands to."""
+        ends = accumulate(self.lengths, initial=0)
+        sizes = piece_sizes(self.group.packed_bytes(self.count))
+        for (start, end), size in zip(pairwise(ends), sizes, strict=True):
+            yield self.content[start:end], size
 
 
 def _parts(
@@ -252,26 +289,27 @@ def _fill(places: Sequence[Ints], chunks: Iterator[_Symbols]) -> None:
             filled, chunk = filled + count, chunk[count:]
 
 
-def _expand_packed(part: _SymbolPart) -> NDArray[np.uint8]:
-    content, size = part.content[: sum(part.lengths)], part.group.packed_bytes(part.count)
-    packed = unpack_streams(content, [size], part.lengths, subject="a group of symbols")
+def _expand_piece(piece: tuple[memoryview, int]) -> NDArray[np.uint8]:
+    content, size = piece
+    packed = unpack_streams(content, [size], [len(content)], subject="a group of symbols")
     return np.frombuffer(packed[0], np.uint8)
 
 
-def _chunks(part: _SymbolPart, packed: NDArray[np.uint8]) -> Iterator[_Symbols]:
+def _chunks(part: _SymbolPart, pieces: Iterable[NDArray[np.uint8]]) -> Iterator[_Symbols]:
     """Yield the symbols of a group, some at a time, in the narrowest type that surely fits."""
     group, per_byte = part.group, PACKINGS[part.group.packing][1]
     low = part.content[sum(part.lengths) :]
     planes = np.frombuffer(low, np.uint8).reshape(group.shift, -(-part.count // 8))
-    size = _CHUNK // per_byte // 8 * 8
-    for start in range(0, len(packed), size):
-        first = start * per_byte
-        high = _unpack(packed[start : start + size], part.count - first, group.packing)
-        if group.shift:
-            end = first // 8 + -(-len(high) // 8)
-            yield _join(high, planes[:, first // 8 : end], group.shift)
-        else:
-            yield high
+    size, first = _CHUNK // per_byte // 8 * 8, 0
+    for packed in pieces:
+        for start in range(0, len(packed), size):
+            high = _unpack(packed[start : start + size], part.count - first, group.packing)
+            if group.shift:
+                end = first // 8 + -(-len(high) // 8)
+                yield _join(high, planes[:, first // 8 : end], group.shift)
+            else:
+                yield high
+            first += len(high)
 
 
 def _join(high: NDArray[np.int8], planes: NDArray[np.uint8], shift: int) -> _Symbols:
@@ -406,15 +444,15 @@ def _entropy(counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
     return float(total * np.log2(total) - (present * np.log2(present)).sum())
 
 
-def _best_group(symbols: Ints) -> Group:
+def _best_group(rows: Sequence[Ints]) -> Group:
     """Return the packing and shift that make a sample of the symbols smallest.
 
     Raises IntegrityError where none can hold them.
     """
-    low, high = int(symbols.min()), int(symbols.max())
+    low, high = min(int(row.min()) for row in rows), max(int(row.max()) for row in rows)
     peak = max(high, -low)
     require(peak >> MAX_BITS == 0, f"symbol {peak} is not below 2**{MAX_BITS}.")
-    sample = symbols[:_SAMPLE]
+    sample = next(_stretches(rows, _SAMPLE))
     spread = float(np.square(sample, dtype=np.float64).mean()) ** 0.5
     least = max(0, peak.bit_length() - 7)
     most = min(MAX_SHIFT, max(least, int(log2(max(spread, 1.0))) - 1))

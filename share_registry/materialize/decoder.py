@@ -26,10 +26,10 @@ from share_registry.exchange.tensors import (
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
 from share_registry.format.object_file import decode_tensor
-from share_registry.format.parallel import side_by_side
 from share_registry.format.safetensors_file import Item
 from share_registry.materialize.lru import ByteBoundedCache
 from share_registry.names import Digest, Side
+from share_registry.parallel import side_by_side
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide
 
 MAX_OBJECT_BYTES: Final = 4 << 30

@@ -9,7 +9,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from share_registry.format.parallel import AHEAD, ahead, side_by_side
+from share_registry.parallel import AHEAD, ahead, side_by_side
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])

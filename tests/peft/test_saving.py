@@ -201,7 +201,8 @@ def test_a_commit_of_a_trained_model_is_within_budget_and_leaves_old_tasks_alone
         for number in range(TASKS)
     }
     model = share(kind, extra_directions=phi, init_scale=0.3)
-    train(model)
+    # slowly: outputs far from the base's change by several times what dW does
+    train(model, rate=0.01)
     commit = registry.commit(model, task="trained", space=kind)
     back = registry.space(kind).checkout("trained")
     expected = model.base_model.lora_tensors("default")

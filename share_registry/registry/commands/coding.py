@@ -65,16 +65,20 @@ class References:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SerializedAdapter:
-    """An adapter in integers and as objects.
+    """An adapter as objects.
 
     Attributes:
+        digest: Of the adapter object.
         objects: The adapter object, its layout and its large passengers.
+        is_coded: Whether any module is kept in integers.
+        sources: Objects that it refers to.
         reason: Why it is kept bit for bit although a budget allows more; empty where it is not.
     """
 
-    stored: StoredAdapter
     digest: Digest
     objects: Mapping[Digest, bytes] = field(repr=False)
+    is_coded: bool
+    sources: tuple[Digest, ...]
     reason: str = ""
 
 
@@ -261,15 +265,23 @@ def serialize(
     content = adapter_object.encode(stored, layout)
     digest = sha256(content)
     return SerializedAdapter(
-        stored=stored,
         digest=digest,
         objects={digest: content, stored.layout: layout_bytes} | passengers,
+        is_coded=any(modules),
+        sources=stored.sources,
     )
 
 
-def decode(reader: Reader, serialized: SerializedAdapter, adapter: Adapter) -> Adapter:
-    """Decode an adapter that is not stored yet, as a checkout would."""
-    return replace(adapter, tensors=reader.beside(serialized.objects).tensors(serialized.digest))
+def decode(
+    reader: Reader, serialized: SerializedAdapter, adapter: Adapter
+) -> tuple[StoredAdapter, Adapter]:
+    """Decode an adapter that is not stored yet, as a checkout would.
+
+    Return also what its object was parsed as.
+    """
+    beside = reader.beside(serialized.objects)
+    tensors = beside.tensors(serialized.digest)
+    return beside.open(serialized.digest).stored, replace(adapter, tensors=tensors)
 
 
 def candidate(reader: Reader, digest: Digest, layout: Layout) -> list[StoredModule | None]:

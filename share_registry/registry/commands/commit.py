@@ -21,7 +21,7 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
-from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.adapter import Adapter, head_of
 from share_registry.exchange.export_files import digest_of_tensors
 from share_registry.exchange.grown_vocabulary import shape_remarks
 from share_registry.format.layout import UnlikeShape
@@ -138,9 +138,15 @@ def commit_sources(
     sources, space = _within_space(sources, space)
     labels = check_options(options, context.outside)
     options = replace(options, idempotency_key=idempotency_key(context, options.idempotency_key))
-    batch = load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside)
     with context.catalog.keep_connection():
-        return _commit(context, batch, space, options, labels)
+        # nobody else holds what is read: a commit gives up the parts that it has used
+        return _commit(
+            context,
+            load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside),
+            space,
+            options,
+            labels,
+        )
 
 
 def check_first(
@@ -190,12 +196,14 @@ def _commit(
     options: CommitOptions,
     labels: dict[str, str],
 ) -> Commit:
-    asked = batch.adapters
-    contents = {task: digest_of_tensors(each) for task, each in asked.items() if each.tensors}
+    asked = {task: head_of(each) for task, each in batch.adapters.items()}
+    contents = {
+        task: digest_of_tensors(each) for task, each in batch.adapters.items() if each.tensors
+    }
     context.catch_up()
     with context.catalog.begin() as session:
         plan = _plan(context, session, batch, space, options, contents)
-    target, batch = plan.target, plan.batch
+    target = plan.target
     if plan.earlier is not None:
         # its writer may have died before it was durable
         context.store.sync_log(target.name)
@@ -203,6 +211,8 @@ def _commit(
         return with_unchanged(commit, plan.unchanged)
 
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
+    plan = replace(plan, batch=plan.batch.kept_for(policy))
+    batch = plan.batch
     encoded, basis = encode_adapters(
         context, target.name, batch, policy, plan.parents, dry_run=options.dry_run
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
-from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.adapter import Adapter, head_of
 from share_registry.exchange.load import is_directory, load
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
@@ -82,6 +82,13 @@ class AdapterBatch:
         adapters = {task: item for task, item in self.adapters.items() if task not in tasks}
         return replace(self, adapters=adapters)
 
+    def kept_for(self, policy: Policy) -> "AdapterBatch":
+        """Return the adapters without the files as they were read, unless a policy keeps them."""
+        if policy.keep_original:
+            return self
+        adapters = {task: replace(item, original={}) for task, item in self.adapters.items()}
+        return replace(self, adapters=adapters)
+
     def sample(self) -> list[TaskName]:
         """Return as many of the tasks as are kept in memory, spread evenly, by name."""
         tasks = sorted(self.adapters)
@@ -115,7 +122,7 @@ def load_adapters(
             kept_bytes += adapter.raw_bytes
             adapters[task] = adapter
         else:
-            adapters[task] = replace(adapter, tensors={}, attachments={}, original={})
+            adapters[task] = head_of(adapter)
             directories[task] = source
         if is_derived:
             derived.add(task)

@@ -16,7 +16,7 @@ from share_registry.algebra.error import norm, relative_errors
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
 from share_registry.errors import IntegrityError, RefusedError, ensure
-from share_registry.exchange.adapter import Adapter
+from share_registry.exchange.adapter import Adapter, head_of
 from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.grown_vocabulary import is_same_module
 from share_registry.exchange.normal_form import function_pairs
@@ -86,8 +86,7 @@ class EncodedAdapter:
         added_bytes = self.added_bytes + sum(
             len(content) for digest, content in self.objects.items() if store.put(content, digest)
         )
-        head = replace(self.adapter, tensors={}, attachments={}, original={})
-        return replace(self, adapter=head, objects={}, added_bytes=added_bytes)
+        return replace(self, adapter=head_of(self.adapter), objects={}, added_bytes=added_bytes)
 
     def new_bytes(self, store: Store) -> int:
         """Return the bytes that storing adds."""
@@ -155,17 +154,17 @@ def encode_adapter(
         coded = project_onto(reader, adapter, on_device, basis.digest, policy)
     else:
         coded = code_within_budget(reader, adapter, on_device, references, policy)
-    decoded = decode(reader, coded, adapter)
+    stored, decoded = decode(reader, coded, adapter)
     modules = pairs_of(adapter.layout, decoded.tensors, scales, dtype=None)
     error, errors = 0.0, [0.0] * len(pairs)
-    if any(coded.stored.modules):
+    if any(stored.modules):
         error, errors = relative_errors(modules, pairs)
     if error > policy.budget and not policy.k:
         coded = replace(serialize(adapter, [None] * len(pairs), None, ()), reason=COARSE)
-        decoded = decode(reader, coded, adapter)
+        stored, decoded = decode(reader, coded, adapter)
         modules = pairs_of(adapter.layout, decoded.tensors, scales, dtype=None)
         error, errors = 0.0, [0.0] * len(pairs)
-    if not any(coded.stored.modules):
+    if not any(stored.modules):
         _check_exact(adapter, decoded.tensors)
     with context.catalog.begin() as session:
         lost = [source_name(session, space, digest) for digest in references.lost]
@@ -180,10 +179,10 @@ def encode_adapter(
     return EncodedAdapter(
         adapter=adapter,
         digest=coded.digest,
-        layout_digest=coded.stored.layout,
+        layout_digest=stored.layout,
         tensors_digest=digest_of_file(adapter.layout, decoded.tensors),
         norm=norm_of_function,
-        sources=coded.stored.sources,
+        sources=stored.sources,
         note=note,
         report=with_details(
             context,
@@ -197,7 +196,7 @@ def encode_adapter(
                 settings=describe_config(adapter.config),
                 untrained=bool(pairs) and norm_of_function == 0,
             ),
-            coded.stored,
+            stored,
             adapter.layout,
             modules,
             errors=errors,

@@ -143,5 +143,5 @@ def _code(
         References(sources=tuple(dict.fromkeys([*bases, *sources]))),
         policy,
     )
-    is_used = any(digest in coded.stored.sources for digest in bases)
+    is_used = any(digest in coded.sources for digest in bases)
     return len(coded.objects[coded.digest]), is_used

@@ -300,7 +300,7 @@ def _reexpress_version(
     coded = _code(reader, stored, on_device, basis.digest, budget_left, policy)
     if coded is None:
         return None
-    decoded = decode(reader, coded, stored)
+    decoded_as, decoded = decode(reader, coded, stored)
     error = relative_change(pairs, decoded.factor_pairs())
     if source is None:
         error = version.error + (error * norm(pairs) / row.norm if row.norm > 0 else 0.0)
@@ -321,7 +321,7 @@ def _reexpress_version(
             context,
             row.space,
             report,
-            coded.stored,
+            decoded_as,
             decoded.layout,
             modules,
             errors=module_errors(modules, pairs),
@@ -333,7 +333,7 @@ def _reexpress_version(
         layout_digest=row.layout_digest,
         tensors_digest=digest_of_file(stored.layout, decoded.tensors),
         norm=row.norm,
-        sources=coded.stored.sources,
+        sources=coded.sources,
         note=TaskNote(task=row.task),
         report=report,
         objects=coded.objects,
@@ -361,4 +361,4 @@ def _code(
         coded = code_within_budget(reader, adapter, pairs, References(sources=(basis,)), policy)
     except BudgetExceededError:
         return None
-    return coded if any(coded.stored.modules) else None
+    return coded if coded.is_coded else None
