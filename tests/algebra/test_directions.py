@@ -21,6 +21,7 @@ from share_registry.algebra.directions import (
     count_capturing,
     extend,
     frame,
+    leading_spectrum,
     round_rows,
     savings,
     spectrum,
@@ -344,3 +345,58 @@ def test_no_direction_pays_where_nothing_is_shared() -> None:
     assert count_paying(
         [(normal(generator, 4, 256), normal(generator, 4, 256)) for _ in range(8)], budget=0.05
     ) == [0, 0]
+
+
+@pytest.mark.parametrize("tail", ["flat", "falling", "none", "huge"])
+@pytest.mark.parametrize("k", [4, 24])
+def test_leading_directions_capture_what_the_whole_decomposition_does(tail: str, k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    rows = torch.linalg.qr(normal(generator, 512, 512)).Q
+    strong = torch.logspace(0, -1, 16, dtype=torch.float64)
+    rest = {
+        # as noise has it, where directions are hardly told apart
+        "flat": 1e-3 + 1e-4 * torch.rand(496, generator=generator, dtype=torch.float64),
+        "falling": torch.logspace(-1.3, -8, 496, dtype=torch.float64),
+        "none": torch.zeros(496, dtype=torch.float64),
+        "huge": 1e-6 * torch.ones(496, dtype=torch.float64),
+    }[tail]
+    energies = torch.cat([strong, rest]) * (1e60 if tail == "huge" else 1.0)
+    G = (rows.mT * energies) @ rows
+    (found, U), (expected, _) = leading_spectrum(G, k), spectrum(G)
+    assert U.shape == (512, k)
+    assert torch.allclose(U.mT @ U, torch.eye(k, dtype=torch.float64), atol=1e-9)
+    assert float(found.sum()) == pytest.approx(float(expected[:k].sum()), rel=1e-6)
+    assert float(torch.trace(U.mT @ G @ U)) == pytest.approx(float(found.sum()), rel=1e-9)
+    # those of the strong ones, which are told apart
+    told = min(k, 16)
+    angles = torch.linalg.svdvals(rows[:told] @ U[:, :told])
+    assert float(angles.amin()) > 1 - 1e-9
+
+
+def test_leading_directions_of_few_are_those_of_the_whole_decomposition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = normal(generator, 9, 40)
+    (found, U), (expected, V) = leading_spectrum(rows.mT @ rows, 3), spectrum(rows.mT @ rows)
+    assert torch.equal(found, expected[:3])
+    assert torch.equal(U, V[:, :3])
+
+
+@pytest.mark.parametrize("size", [1.0, 1e20, 1e-20])
+def test_moments_of_float32_are_those_of_float64(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tasks = [
+        TaskCoefficients(
+            A=normal(generator, rank, 40) * size,
+            B=normal(generator, rank, 30) * size,
+            # at unit weight every task has an energy of 1
+            weight=size**-4,
+        )
+        for rank in (1, 4, 4)
+    ]
+    fine, coarse = Moments.empty(40, 30), Moments.empty(40, 30)
+    coarse = Moments(coarse.a.float(), coarse.b.float())
+    for sums in (fine, coarse):
+        sums.add(tasks)
+        sums.add([replace(tasks[0], weight=-tasks[0].weight)])
+    for one, other in ((fine.a, coarse.a), (fine.b, coarse.b)):
+        assert float((one - other).norm() / one.norm()) < 1e-6

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 import share_registry as sr
 from share_registry.algebra import directions
 from share_registry.names import Digest
-from share_registry.registry.basis import moments
-from share_registry.registry.basis.fit import FitRule, FittedBasis, fit, stored_members
+from share_registry.registry.basis import moments, streamed
+from share_registry.registry.basis.fit import FitRule, FittedBasis, fit
+from share_registry.registry.basis.members import stored_members
 from share_registry.registry.commands.refit import live_versions
 from share_registry.store.local import LocalStore
 from tests.registry.planted import write_planted
@@ -217,3 +218,80 @@ def test_moments_of_a_few_tasks_are_not_kept(
         registry.commit(adapters[task], task=task)
     registry.refit(max_rank=6, force=True)
     assert moment_files(registry) == []
+
+
+@pytest.fixture
+def outgrown(registry: sr.Registry, tmp_path: Path) -> sr.Registry:
+    """Forty tasks whose rows outnumber the columns of either side."""
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    many = write_planted(tmp_path / "many", 44, modules=2, width=48, noise=0.3)
+    registry.commit_many(dict(list(many.items())[:40]))
+    return registry
+
+
+@pytest.mark.parametrize("together", [7, 32])
+@pytest.mark.parametrize("most_bytes", [1, 1 << 30])
+def test_tasks_with_many_rows_are_summed_up_as_they_are_read(
+    outgrown: sr.Registry, together: int, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed, "_FEWEST", 100)
+    expected = fit_from_scratch(outgrown, max_rank=6)
+    monkeypatch.setattr(streamed, "_FEWEST", 32)
+    monkeypatch.setattr(streamed, "_TOGETHER", together)
+    monkeypatch.setattr(streamed, "_MOST_BYTES", most_bytes)
+    gathered: list[bool] = []
+    moments_of = streamed.Streamed.moments_of
+
+    def spied(sums: streamed.Streamed, module: str) -> directions.Moments | None:
+        found = moments_of(sums, module)
+        gathered.append(found is not None)
+        return found
+
+    monkeypatch.setattr(streamed.Streamed, "moments_of", spied)
+    fitted = fit_from_scratch(outgrown, max_rank=6)
+    assert gathered == [True, True]
+    for name, captured in expected.captured.items():
+        assert fitted.captured[name] == pytest.approx(captured, rel=SAME)
+        for rows, others in zip(
+            fitted.basis.modules[name], expected.basis.modules[name], strict=True
+        ):
+            assert (rows == others).mean() > 0.999
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_refit_goes_on_from_moments_that_are_seen_from_the_axes(
+    outgrown: sr.Registry, tmp_path: Path, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wide:
+        for module in (moments, streamed):
+            monkeypatch.setattr(module, "WIDE", 1)
+    outgrown.refit(max_rank=6, force=True)
+    assert moment_files(outgrown)
+    more = write_planted(tmp_path / "more", 2, modules=2, width=48, noise=0.3, seed=9)
+    commits = []
+    for task, folder in more.items():
+        outgrown.commit(folder, task=f"new-{task}")
+        commits.append(outgrown.refit(max_rank=6, force=True))
+    scratch, basis = fit_from_scratch(outgrown, max_rank=6), commits[-1].basis
+    assert basis is not None
+    for each in basis.modules:
+        assert (each.captured_a, each.captured_b) == pytest.approx(
+            scratch.captured[each.module], rel=1e-6 if wide else SAME
+        )
+
+
+def test_moments_over_rows_go_over_to_the_axes_where_rows_outnumber_columns(
+    registry: sr.Registry, tmp_path: Path
+) -> None:
+    registry.create_space(SPACE, base_model="acme/tiny", policy=sr.Policy(refit=False))
+    commits = []
+    for task, folder in write_planted(tmp_path, 12, modules=2, width=32, shared=0).items():
+        registry.commit(folder, task=task)
+        if len(registry.tasks()) > 4:
+            commits.append(registry.refit(max_rank=6, force=True))
+    scratch, basis = fit_from_scratch(registry, max_rank=6), commits[-1].basis
+    assert basis is not None
+    for module in basis.modules:
+        assert (module.captured_a, module.captured_b) == pytest.approx(
+            scratch.captured[module.module], rel=SAME
+        )

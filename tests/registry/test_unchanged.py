@@ -12,7 +12,7 @@ from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.lookups import config_digests
 from share_registry.catalog.sql import Session
 from share_registry.names import Digest, SpaceName
-from share_registry.registry.basis.fit import stored_members
+from share_registry.registry.basis.members import stored_members
 from share_registry.registry.commands import commit as commands, commit_batch
 from share_registry.registry.stored_config import described_versions
 from share_registry.store.local import LocalStore

@@ -18,8 +18,7 @@ and the rows that they brought extend the coordinates.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -36,32 +35,23 @@ from share_registry.algebra.directions import (
     count_capturing,
     extend,
     frame,
+    leading_spectrum,
     round_rows,
     savings,
     spectrum,
 )
-from share_registry.algebra.error import norm
-from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.config import parse_config
-from share_registry.exchange.selection import module_scales
-from share_registry.exchange.tensors import rows_of
-from share_registry.format.layout import Layout
 from share_registry.format.symbols import Ints
 from share_registry.names import Digest, Side
-from share_registry.registry.basis.expansion import Expansions, Factor
+from share_registry.registry.basis.members import FitMember, combine
 from share_registry.registry.basis.moments import KeptMoments, KeptSide
-from share_registry.registry.context import Context
-from share_registry.registry.stored_config import read_config
+from share_registry.registry.basis.streamed import Streamed
 from share_registry.stored import StoredBasis
 from share_registry.values.policy import UNIT
-from share_registry.values.task_version import TaskVersion
 
 _FOLDS: Final = 4
 # Tasks on which it is judged how many directions pay. Their mean stands for all, so that the
 # price does not grow with their number.
 _JUDGED: Final = 128
-# Configs remembered: neighbours tend to share them.
-_REMEMBERED: Final = 64
 # Directions with less than this share of the strongest one's energy are rounding noise.
 _NOTHING: Final = 1e-14
 
@@ -86,28 +76,6 @@ class FitRule:
     tasks: int = 0
     budget: float = 0.0
     precision: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitMember:
-    """One task in a fit.
-
-    Attributes:
-        key: What its part in a fit follows from; equal for equal parts, empty for an adapter that
-            is not stored.
-        scales: The LoRA scale of every module it has.
-        shapes: Its (in, out).
-        norm: Frobenius norm of its scaled dW.
-        factor: One side of a module as coefficients over the rows of objects.
-        rows: The rows (k, m) of one of these objects for a module and side.
-    """
-
-    key: str
-    scales: Mapping[str, float]
-    shapes: Mapping[str, tuple[int, int]]
-    norm: float
-    factor: Callable[[str, Side], Factor] = field(repr=False)
-    rows: Callable[[Digest, str, Side], Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,78 +111,19 @@ class _GatheredSide:
         coordinates: A (r, q) of the tasks looked at, in `frame`.
         frame: Orthonormal coordinates of the rows in use.
         moments: (q, q) of the tasks that were seen before, in `frame`.
-        blocks: Rows in use of each object; None where there are more than columns.
+        blocks: Rows in use of each object; none where they are seen from the axes.
     """
 
     coordinates: list[Tensor]
     frame: Frame
     moments: Tensor
-    blocks: Mapping[Digest, int] | None
+    blocks: Mapping[Digest, int]
 
-
-def stored_members(context: Context, versions: Sequence[TaskVersion]) -> list[FitMember]:
-    """Return stored versions as members.
-
-    Their rows and coefficients are read when they are asked for. Raises NotFoundError where a
-    config is gone: see `described_versions`.
-    """
-    reader = context.reader()
-    expansions = Expansions(reader)
-
-    scales: dict[tuple[Digest | None, Digest], dict[str, float]] = {}
-
-    def scales_of(row: TaskVersion) -> dict[str, float]:
-        key = (row.config_digest, row.layout_digest)
-        if key not in scales:
-            layout, config = reader.layout(row.layout_digest), read_config(context, row)
-            modules = [shape.module for shape in layout.modules()]
-            own = module_scales(parse_config(config), layout)
-            scales[key] = dict(zip(modules, own, strict=True))
-        return scales[key]
-
-    @lru_cache(maxsize=_REMEMBERED)
-    def shapes_of(layout_digest: Digest) -> dict[str, tuple[int, int]]:
-        return _shapes(reader.layout(layout_digest))
-
-    def member(row: TaskVersion) -> FitMember:
-        return FitMember(
-            key=f"{row.adapter_digest} {row.config_digest} {row.norm!r}",
-            scales=scales_of(row),
-            shapes=shapes_of(row.layout_digest),
-            norm=row.norm,
-            factor=lambda module, side: expansions.factor(row.adapter_digest, module, side),
-            rows=expansions.rows,
-        )
-
-    return [member(row) for row in versions]
-
-
-def unstored_member(name: str, adapter: Adapter) -> FitMember:
-    """Return an adapter that is not stored as a member.
-
-    Its rows are its factors, in float64 while they are looked at.
-    """
-    layout = adapter.layout
-    shapes = {shape.module: shape for shape in layout.modules()}
-    experts = ((factor, expert) for factor in layout.factors for expert in range(factor.experts))
-    places = dict(zip(shapes, experts, strict=True))
-
-    def rows(_: Digest, module: str, side: Side) -> Tensor:
-        factor, expert = places[module]
-        pair = rows_of(layout, factor, adapter.tensors)[expert]
-        return pair[0 if side is Side.A else 1].double()
-
-    def identity(module: str, _: Side) -> Factor:
-        return {Digest(name): torch.eye(shapes[module].rank, dtype=torch.float64, device="cpu")}
-
-    return FitMember(
-        key="",
-        scales=dict(zip(shapes, module_scales(adapter.config, layout), strict=True)),
-        shapes=_shapes(layout),
-        norm=norm(adapter.factor_pairs()),
-        factor=identity,
-        rows=rows,
-    )
+    def kept(self, moments: Tensor) -> KeptSide:
+        """Return what the next fit may go on from."""
+        if not self.blocks:
+            return KeptSide.of_axes(moments)
+        return KeptSide(blocks=self.blocks, back=self.frame.back.cpu(), moments=moments.cpu())
 
 
 def fit(
@@ -237,15 +146,28 @@ def fit(
         device: Where it is computed.
     """
     modules: dict[str, _FittedModule] = {}
+    alike: dict[str, list[FitMember]] = {}
     mixed: set[str] = set()
     for module in sorted({module for member in members for module in member.scales}):
         having = [member for member in members if module in member.scales]
-        alike = _of_one_shape(having, module)
-        if len(alike) < len(having):
+        alike[module] = _of_one_shape(having, module)
+        if len(alike[module]) < len(having):
             mixed.add(module)
-        modules[module] = _fit_module(
-            alike, module, rule, None if module in mixed else kept, device
-        )
+    known = {
+        module: None if kept is None or module in mixed else kept.modules.get(module)
+        for module in alike
+    }
+    fresh = {
+        module: own
+        if known[module] is None or kept is None
+        else [member for member in own if member.key not in kept.seen]
+        for module, own in alike.items()
+    }
+    streamed = Streamed(fresh, known, rule.weighting, device)
+    for module, own in alike.items():
+        sums = streamed.moments_of(module)
+        rest = fresh[module] if sums is None else []
+        modules[module] = _fit_module(own, rest, module, rule, known[module], device, sums)
     used = {name: fitted for name, fitted in modules.items() if any(map(len, fitted.rows))}
     keys = frozenset(member.key for member in members)
     moments = KeptMoments(
@@ -265,10 +187,6 @@ def fit(
     )
 
 
-def _shapes(layout: Layout) -> dict[str, tuple[int, int]]:
-    return {shape.module: (shape.in_, shape.out) for shape in layout.modules()}
-
-
 def _of_one_shape(members: Sequence[FitMember], module: str) -> list[FitMember]:
     """Return the members that have a module in its most common shape, of equals the largest."""
     counts = Counter(member.shapes[module] for member in members)
@@ -278,52 +196,62 @@ def _of_one_shape(members: Sequence[FitMember], module: str) -> list[FitMember]:
 
 def _fit_module(
     members: Sequence[FitMember],
+    fresh: Sequence[FitMember],
     module: str,
     rule: FitRule,
-    kept: KeptMoments | None,
+    before: tuple[KeptSide, KeptSide] | None,
     device: str,
+    streamed: Moments | None,
 ) -> _FittedModule:
-    before = kept.modules.get(module) if kept is not None else None
-    fresh = members
-    if kept is not None and before is not None:
-        fresh = [member for member in members if member.key not in kept.seen]
     judged = _spread(members) if rule.energy is None and rule.max_rank is None else []
     looked_at = list({id(member): member for member in (*fresh, *judged)}.values())
-    a, b = (_gather(looked_at, members[0].rows, module, side, before, device) for side in Side)
-    if before is not None and (a.blocks is None or b.blocks is None):
-        return _fit_module(members, module, rule, None, device)
+    shape = members[0].shapes[module]
+    a, b = (
+        _gather(looked_at, members[0].rows, module, side, shape[number], before, device, on_axes)
+        for number, (side, on_axes) in enumerate(zip(Side, _sides(streamed), strict=True))
+    )
     tasks = {
-        id(member): TaskCoefficients(A=A, B=B, weight=_weight(member, module, rule.weighting))
+        id(member): TaskCoefficients(A=A, B=B, weight=member.weight(module, rule.weighting))
         for member, A, B in zip(looked_at, a.coordinates, b.coordinates, strict=True)
     }
     moments = Moments(a.moments, b.moments)
     moments.add([tasks[id(member)] for member in fresh])
-    spectra = spectrum(moments.a), spectrum(moments.b)
+    spectra = _spectrum(moments.a, rule), _spectrum(moments.b, rule)
     widths = a.frame.rows.shape[1], b.frame.rows.shape[1]
     k_a, k_b = _limits(
         [tasks[id(member)] for member in judged], len(members), spectra, widths, rule
     )
-    rows_a, captured_a = _round(a.frame, spectra[0], k_a, rule.precision)
-    rows_b, captured_b = _round(b.frame, spectra[1], k_b, rule.precision)
-    sides = None
-    if a.blocks is not None and b.blocks is not None:
-        sides = (
-            KeptSide(blocks=a.blocks, back=a.frame.back.cpu(), moments=moments.a.cpu()),
-            KeptSide(blocks=b.blocks, back=b.frame.back.cpu(), moments=moments.b.cpu()),
-        )
-    return _FittedModule(rows=(rows_a, rows_b), captured=(captured_a, captured_b), sides=sides)
+    rows_a, captured_a = _round(a.frame, spectra[0], k_a, rule.precision, moments.a)
+    rows_b, captured_b = _round(b.frame, spectra[1], k_b, rule.precision, moments.b)
+    return _FittedModule(
+        rows=(rows_a, rows_b),
+        captured=(captured_a, captured_b),
+        sides=(a.kept(moments.a), b.kept(moments.b)),
+    )
 
 
-def _weight(member: FitMember, module: str, weighting: str) -> float:
-    """Return w s^2: at unit weighting every task has the same energy over all its modules."""
-    w = 1.0 / member.norm**2 if weighting == UNIT and member.norm > 0 else 1.0
-    return w * member.scales[module] ** 2
+def _spectrum(moments: Tensor, rule: FitRule) -> Spectrum:
+    """Return the directions that a rule may ask for, the strongest first."""
+    if rule.max_rank is None or rule.energy is not None:
+        return spectrum(moments)
+    return leading_spectrum(moments, rule.max_rank)
 
 
-def _round(frame: Frame, spectrum: Spectrum, k: int, precision: float) -> tuple[Ints, float]:
+def _sides(moments: Moments | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if moments is None else (moments.a, moments.b)
+
+
+def _count(blocks: Mapping[Digest, Tensor]) -> int:
+    return sum(map(len, blocks.values()))
+
+
+def _round(
+    frame: Frame, spectrum: Spectrum, k: int, precision: float, moments: Tensor
+) -> tuple[Ints, float]:
     energies, U = spectrum
     rows = round_rows(frame.directions(U[:, :k]), energies[:k], precision=precision)
-    return rows.cpu().numpy(), float(energies[:k].sum() / energies.sum().clamp_min(1e-300))
+    captured = energies[:k].sum() / moments.trace().clamp_min(1e-300)
+    return rows.cpu().numpy(), min(1.0, float(captured))
 
 
 def _gather(
@@ -331,50 +259,58 @@ def _gather(
     read_rows: Callable[[Digest, str, Side], Tensor],
     module: str,
     side: Side,
+    width: int,
     before: tuple[KeptSide, KeptSide] | None,
     device: str,
+    on_axes: Tensor | None,
 ) -> _GatheredSide:
     """Return one side of tasks in orthonormal coordinates of the rows in use.
 
-    The rows that were in use before come first.
+    The rows that were in use before come first. Where there are more than columns, the axes are the
+    coordinates: neither what they cost nor what is kept then depends on the number of tasks.
     """
     factors = [
         {key: K.to(device) for key, K in member.factor(module, side).items()} for member in members
     ]
+    kept = None if before is None else before[0 if side is Side.A else 1].to(device)
     blocks: dict[Digest, Tensor] = {}
-    kept = None
-    if before is not None:
-        kept = before[0 if side is Side.A else 1].to(device)
+    if kept is not None and on_axes is None:
         blocks |= {key: read_rows(key, module, side).to(device) for key in kept.blocks}
     for member, factor in zip(members, factors, strict=True):
         blocks |= {
             key: member.rows(key, module, side).to(device) for key in factor if key not in blocks
         }
-    rows = torch.cat(list(blocks.values()))
-    width = rows.shape[1]
-    if len(rows) > width:
-        # seen from the axes, in which moments are too large to be kept
+    is_outgrown = (kept is not None and not kept.blocks) or _count(blocks) > width
+    if on_axes is not None or is_outgrown:
         return _GatheredSide(
-            coordinates=[_combine(factor, blocks) for factor in factors],
+            coordinates=[combine(factor, blocks) for factor in factors],
             frame=axes(width, device),
-            moments=rows.new_zeros((width, width)),
-            blocks=None,
+            moments=_moments_on_axes(kept, blocks, width, device)
+            if on_axes is None
+            else on_axes.double(),
+            blocks={},
         )
+    rows = torch.cat(list(blocks.values()))
     coordinates, moments = _frame_after(rows, kept)
     counts = {key: len(block) for key, block in blocks.items()}
     roots = dict(zip(counts, torch.split(coordinates.root, list(counts.values())), strict=True))
     return _GatheredSide(
-        coordinates=[_combine(factor, roots) for factor in factors],
+        coordinates=[combine(factor, roots) for factor in factors],
         frame=coordinates,
         moments=moments,
         blocks=counts,
     )
 
 
-def _combine(factor: Factor, rows: Mapping[Digest, Tensor]) -> Tensor:
-    """Return sum_o K_o R_o over the objects o that a factor refers to."""
-    zero = torch.zeros((), dtype=torch.float64, device="cpu")
-    return sum((K @ rows[key] for key, K in factor.items()), zero)
+def _moments_on_axes(
+    kept: KeptSide | None, blocks: Mapping[Digest, Tensor], width: int, device: str
+) -> Tensor:
+    if kept is None:
+        return torch.zeros((width, width), dtype=torch.float64, device=device)
+    if not kept.blocks:
+        return kept.on_axes(width)
+    E = kept.back @ torch.cat([blocks[key] for key in kept.blocks])
+    return E.mT @ kept.moments @ E
 
 
 def _frame_after(rows: Tensor, before: KeptSide | None) -> tuple[Frame, Tensor]:

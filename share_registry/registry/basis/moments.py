@@ -5,19 +5,20 @@ follow from the objects alone and are an index like the catalog: deleting them c
 nothing else, and no promise of a commit rests on them.
 
 Per module and side they are the objects whose rows are in use, what turns these rows into
-orthonormal directions (L^+), and the second moments G in those directions, as `fit` defines them. A
-module with more rows in use than it is wide has none.
+orthonormal directions (L^+), and the second moments G in those directions, as `fit` defines them.
+Where there are more rows in use than columns, they are the moments seen from the axes.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors, save as save_tensors
 from torch import Tensor
 
 from share_registry.errors import IntegrityError, NotFoundError, StoreError
@@ -30,6 +31,10 @@ _MOST_BYTES: Final = 256 << 20
 # is large.
 FEWEST: Final = 64
 _DIGEST_BYTES: Final = 32
+# Columns from which on moments seen from the axes are of float32
+WIDE: Final = 512
+# Of the file's layout; others are not read
+_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +42,39 @@ class KeptSide:
     """One side of one module.
 
     Attributes:
-        blocks: The objects whose rows R (K, m) are in use, in order, with how many of each.
-        back: (q, K) float64: back @ R are orthonormal directions.
-        moments: (q, q) float64 in them.
+        blocks: The objects whose rows R (K, m) are in use, in order, with how many of each; none
+            where the moments are seen from the axes.
+        back: (q, K) float64: back @ R are orthonormal directions; empty from the axes.
+        moments: (q, q) float64 in them; from the axes the upper triangle of (m, m) alone, in
+            float32 where it is large.
     """
 
     blocks: Mapping[Digest, int]
     back: Tensor
     moments: Tensor
+
+    @classmethod
+    def of_axes(cls, moments: Tensor) -> "KeptSide":
+        """Return a side whose moments (m, m) are seen from the axes."""
+        rows, columns = _upper(len(moments))
+        upper = moments.cpu()[rows, columns]
+        return cls(
+            blocks={},
+            back=upper.new_empty((0, 0)),
+            moments=upper if len(moments) < WIDE else upper.to(torch.float32),
+        )
+
+    def on_axes(self, width: int) -> Tensor:
+        """Return the moments (m, m) float64 of a side that is seen from the axes."""
+        moments = self.moments.new_zeros((width, width), dtype=torch.float64)
+        rows, columns = _upper(width)
+        moments[rows, columns] = moments[columns, rows] = self.moments.double()
+        return moments
+
+    @property
+    def size_bytes(self) -> int:
+        """What is kept of it."""
+        return self.back.nbytes + self.moments.nbytes
 
     def to(self, device: str) -> "KeptSide":
         """Return the same on a device."""
@@ -66,6 +96,11 @@ class KeptMoments:
     modules: Mapping[str, tuple[KeptSide, KeptSide]]
 
 
+def _upper(width: int) -> tuple[Tensor, Tensor]:
+    rows, columns = torch.triu_indices(width, width, dtype=torch.int64, device="cpu")
+    return rows, columns
+
+
 def load(context: Context, space: str, weighting: str, keys: Sequence[str]) -> KeptMoments | None:
     """Return what the last refit of a space has seen.
 
@@ -75,7 +110,7 @@ def load(context: Context, space: str, weighting: str, keys: Sequence[str]) -> K
     try:
         content = context.outside.read(path, limit=_MOST_BYTES) if path is not None else b""
         kept = _parse(memoryview(content), weighting) if content else None
-    except (NotFoundError, IntegrityError, StoreError, ValueError, KeyError, TypeError):
+    except (NotFoundError, IntegrityError, StoreError, SafetensorError, ValueError, KeyError):
         return None
     return kept if kept is not None and kept.seen <= set(keys) else None
 
@@ -88,9 +123,9 @@ def save(context: Context, space: str, kept: KeptMoments) -> None:
     path = _path(context, space, kept.weighting)
     if path is None or not context.writable or len(kept.seen) < FEWEST:
         return
-    content = _serialize(kept)
-    if len(content) > _MOST_BYTES:
+    if sum(side.size_bytes for pair in kept.modules.values() for side in pair) > _MOST_BYTES:
         return
+    content = _serialize(kept)
     new = path.with_name(f"{path.name}.{context.outside.token()[:8]}")
     try:
         context.outside.write_new(new, content)
@@ -105,33 +140,27 @@ def _path(context: Context, space: str, weighting: str) -> Path | None:
 
 
 def _serialize(kept: KeptMoments) -> bytes:
-    """Return the digest of what follows, the header's length, the header, and float64 arrays."""
+    """Return the digest of what follows, a safetensors file: the header in JSON, and the arrays."""
     modules = sorted(kept.modules.items())
-    header = json.dumps(
-        {
-            "weighting": kept.weighting,
-            "seen": sorted(kept.seen),
-            "modules": {
-                name: [
-                    {
-                        "blocks": list(side.blocks),
-                        "rows": list(side.blocks.values()),
-                        "q": len(side.moments),
-                    }
-                    for side in pair
-                ]
-                for name, pair in modules
-            },
-        }
-    ).encode()
-    arrays = [array for _, pair in modules for side in pair for array in (side.back, side.moments)]
-    body = b"".join(
-        [
-            len(header).to_bytes(8, "little"),
-            header,
-            *(array.contiguous().numpy().astype("<f8", copy=False).tobytes() for array in arrays),
-        ]
-    )
+    header = {
+        "version": _VERSION,
+        "weighting": kept.weighting,
+        "seen": sorted(kept.seen),
+        "modules": {
+            name: [
+                {"blocks": list(side.blocks), "rows": list(side.blocks.values())} for side in pair
+            ]
+            for name, pair in modules
+        },
+    }
+    tensors = {
+        f"{kind}.{number}.{place}": array.contiguous()
+        for number, (_, pair) in enumerate(modules)
+        for place, side in enumerate(pair)
+        for kind, array in (("back", side.back), ("moments", side.moments))
+    }
+    tensors["header"] = torch.frombuffer(bytearray(json.dumps(header).encode()), dtype=torch.uint8)
+    body = save_tensors(tensors)
     return sha256(body).digest() + body
 
 
@@ -139,30 +168,23 @@ def _parse(content: memoryview, weighting: str) -> KeptMoments | None:
     body = content[_DIGEST_BYTES:]
     if sha256(body).digest() != content[:_DIGEST_BYTES]:
         return None
-    size = int.from_bytes(body[:8], "little")
-    header = json.loads(bytes(body[8 : 8 + size]))
-    if header["weighting"] != weighting:
+    tensors = load_tensors(bytes(body))
+    header = json.loads(tensors["header"].numpy().tobytes())
+    if (header["version"], header["weighting"]) != (_VERSION, weighting):
         return None
-    pairs = sorted(header["modules"].items())
-    sizes = [
-        side["q"] * columns
-        for _, pair in pairs
-        for side in pair
-        for columns in (sum(side["rows"]), side["q"])
-    ]
-    numbers = np.frombuffer(body, "<f8", offset=8 + size).astype(np.float64)
-    arrays = iter(torch.split(torch.from_numpy(numbers), sizes))
+
+    def side(entry: Mapping[str, Any], number: int, place: int) -> KeptSide:
+        return KeptSide(
+            blocks=dict(zip(map(Digest, entry["blocks"]), entry["rows"], strict=True)),
+            back=tensors[f"back.{number}.{place}"],
+            moments=tensors[f"moments.{number}.{place}"],
+        )
+
     return KeptMoments(
         weighting=weighting,
         seen=frozenset(header["seen"]),
-        modules={name: (_parse_side(a, arrays), _parse_side(b, arrays)) for name, (a, b) in pairs},
-    )
-
-
-def _parse_side(entry: Mapping[str, Any], arrays: Iterator[Tensor]) -> KeptSide:
-    q, counts = entry["q"], entry["rows"]
-    return KeptSide(
-        blocks=dict(zip(map(Digest, entry["blocks"]), counts, strict=True)),
-        back=next(arrays).view(q, sum(counts)),
-        moments=next(arrays).view(q, q),
+        modules={
+            name: (side(a, number, 0), side(b, number, 1))
+            for number, (name, (a, b)) in enumerate(sorted(header["modules"].items()))
+        },
     )

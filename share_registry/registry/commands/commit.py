@@ -38,7 +38,7 @@ from share_registry.names import (
 )
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import CommitOptions, RefitOptions
-from share_registry.registry.basis.fit import stored_members
+from share_registry.registry.basis.members import stored_members
 from share_registry.registry.checkout.reports import with_modules
 from share_registry.registry.commands.commit_batch import (
     AdapterBatch,

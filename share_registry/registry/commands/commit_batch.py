@@ -18,7 +18,8 @@ from share_registry.exchange.load import is_directory, load
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
 from share_registry.outside.files import Outside
-from share_registry.registry.basis.fit import FitRule, fit, stored_members, unstored_member
+from share_registry.registry.basis.fit import FitRule, fit
+from share_registry.registry.basis.members import stored_members, unstored_member
 from share_registry.registry.commands.coding import FIRST, LATEST
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
 from share_registry.registry.commands.new_basis import (

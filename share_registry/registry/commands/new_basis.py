@@ -14,7 +14,8 @@ from share_registry.exchange.tensors import move_to_device
 from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
 from share_registry.names import SpaceName
-from share_registry.registry.basis.fit import FitMember, FitRule, FittedBasis, fit, stored_members
+from share_registry.registry.basis.fit import FitRule, FittedBasis, fit
+from share_registry.registry.basis.members import FitMember, stored_members
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.commands.coding import References, code_within_budget
 from share_registry.registry.commands.encode import NewBasis

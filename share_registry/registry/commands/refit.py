@@ -38,7 +38,8 @@ from share_registry.format.records import Note, RefitRecord, TaskNote
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, SpaceName, TaskName, Version
 from share_registry.registry.arguments import RefitOptions
-from share_registry.registry.basis.fit import FitRule, fit, stored_members
+from share_registry.registry.basis.fit import FitRule, fit
+from share_registry.registry.basis.members import stored_members
 from share_registry.registry.basis.moments import load, save
 from share_registry.registry.checkout.checkout import read_original, read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_details, with_modules
