@@ -153,21 +153,21 @@ def fit(
         alike[module] = _of_one_shape(having, module)
         if len(alike[module]) < len(having):
             mixed.add(module)
-    known = {
+    kept_sides = {
         module: None if kept is None or module in mixed else kept.modules.get(module)
         for module in alike
     }
     fresh = {
         module: own
-        if known[module] is None or kept is None
+        if kept_sides[module] is None or kept is None
         else [member for member in own if member.key not in kept.seen]
         for module, own in alike.items()
     }
-    streamed = Streamed(fresh, known, rule.weighting, device)
+    streamed = Streamed(fresh, kept_sides, rule.weighting, device)
     for module, own in alike.items():
         sums = streamed.moments_of(module)
         rest = fresh[module] if sums is None else []
-        modules[module] = _fit_module(own, rest, module, rule, known[module], device, sums)
+        modules[module] = _fit_module(own, rest, module, rule, kept_sides[module], device, sums)
     used = {name: fitted for name, fitted in modules.items() if any(map(len, fitted.rows))}
     keys = frozenset(member.key for member in members)
     moments = KeptMoments(

@@ -25,7 +25,7 @@ _TOGETHER: Final = 32
 # once more.
 _MOST_BYTES: Final = 1 << 30
 
-_Known = tuple[KeptSide, KeptSide] | None
+_Before = tuple[KeptSide, KeptSide] | None
 
 
 class Streamed:
@@ -33,7 +33,7 @@ class Streamed:
 
     Args:
         fresh: The tasks to sum up, for each module.
-        known: The sums of tasks before, for each module.
+        sides: The sums of tasks before, for each module.
         weighting: How much each task counts.
         device: Where it is computed.
     """
@@ -41,17 +41,17 @@ class Streamed:
     def __init__(
         self,
         fresh: Mapping[str, Sequence[FitMember]],
-        known: Mapping[str, _Known],
+        sides: Mapping[str, _Before],
         weighting: str,
         device: str,
     ) -> None:
-        self._fresh, self._known = fresh, known
+        self._fresh, self._sides = fresh, sides
         self._weighting, self._device = weighting, device
         self._sums: dict[str, Moments] = {}
         outgrown: dict[tuple[int, int], bool] = {}
         self._waiting: list[str] = []
         for module, members in fresh.items():
-            before = known[module]
+            before = sides[module]
             if len(members) < _FEWEST or (before and any(side.blocks for side in before)):
                 continue
             shape = members[0].shapes[module]
@@ -92,7 +92,7 @@ class Streamed:
                 )
 
     def _before(self, module: str, shape: tuple[int, int]) -> Moments:
-        before = self._known[module]
+        before = self._sides[module]
         kept = zip(before or (None, None), shape, strict=True)
         a, b = (
             torch.zeros((width, width), dtype=torch.float64, device="cpu")
