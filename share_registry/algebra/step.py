@@ -50,6 +50,8 @@ _BIGGEST_STEP: Final = log(8.0)
 # Elements that a sample has, and that an adapter has at least for one
 _SAMPLE: Final = 1 << 20
 _LARGE: Final = 1 << 22
+# Elements from which on threads cost less than they save
+_SIDE_BY_SIDE: Final = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +149,10 @@ class _Coder:
                 of_thread.scratch = Scratch()
             return self._code(*place, delta, of_thread.scratch)
 
+        places = list(zip(numbers, memory, strict=True))
         coded: list[CodedBatch] = []
-        for item in side_by_side(code_within, list(zip(numbers, memory, strict=True))):
+        is_large = sum(sizes) >= _SIDE_BY_SIDE
+        for item in side_by_side(code_within, places) if is_large else map(code_within, places):
             if item is None:
                 return None
             coded.append(item)
