@@ -14,7 +14,8 @@ again once H and Z are there (X in units of each row's step). In order:
    energy by c_j^2 / (H^-1)_jj, which is worth bits (`_fit`).
 3. Coefficients are rounded to a power of two per block. A coarse one costs few bits and adds
    noise to the rest, a fine one the other way round; four are tried, the cheapest stays (`_round`).
-4. Each module takes the first 0, 1, 2, ... blocks of that order, whichever is cheapest for it.
+4. Each module takes the first 0, 1, 2, 3, 4, 6, 8, 12, ... blocks of that order, whichever is
+   cheapest for it.
 """
 
 from collections.abc import Sequence
@@ -110,11 +111,20 @@ def choose(
         return None, plain
     chosen = [blocks[i] for i in order]
     evidence = _gather(rows, scales, chosen)
-    fits = [_fit(evidence, range(length)) for length in range(1, len(order) + 1)]
+    fits = [_fit(evidence, range(length)) for length in _lengths(len(order))]
     best = torch.stack([plain, *(cost for _, _, cost in fits)]).min(0)
     if not best.indices.any():
         return None, plain
     return _prediction(order, chosen, evidence, fits, best.indices, scales), best.values
+
+
+def _lengths(count: int) -> list[int]:
+    """Return how many of the first blocks are tried: 1, 2, 3, 4, 6, 8, 12, 16, ... and all.
+
+    What a fit takes grows with the cube of their number, and what one more brings falls.
+    """
+    halves = [2**power + (2**power // 2) * odd for power in range(7) for odd in (0, 1)]
+    return sorted({length for length in halves if 0 < length < count} | {count})
 
 
 def _plain_cost(rows: Rows, scales: Tensor) -> Tensor:
