@@ -15,7 +15,7 @@ A batch is no larger than a cache holds, and its rows are made from the factors 
 them (`Rows.x`): reading two bytes and multiplying them takes less time than fetching eight.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -31,12 +31,14 @@ from share_registry.algebra.quantise import (
     Room,
     Rows,
     Scratch,
+    Scratches,
     elements_at_once,
     quantise,
     round_scales,
     to_float64,
 )
 from share_registry.algebra.rates import SLOPE, cost
+from share_registry.algebra.threads import shared_out
 
 # Element types of A and of B, to which export rounds
 DTypes = tuple[torch.dtype, torch.dtype]
@@ -143,8 +145,7 @@ def batches(
         pair = pairs[position]
         groups.setdefault((pair.a.shape, pair.b.shape[1], dtypes[position]), []).append(position)
     for members in groups.values():
-        for part in _parts(pairs, members):
-            yield from _batches(pairs, dtypes, part, pseudo_rank)
+        yield from _balanced(pairs, dtypes, members, pseudo_rank)
 
 
 def energies(pairs: Sequence[FactorPair]) -> list[float]:
@@ -154,10 +155,9 @@ def energies(pairs: Sequence[FactorPair]) -> list[float]:
     for position, pair in enumerate(pairs):
         groups.setdefault((pair.a.shape, pair.b.shape[1]), []).append(position)
     for members in groups.values():
-        for part in _parts(pairs, members):
-            square = _square(*_grams(pairs, part))
-            for position, value in zip(part, square.tolist(), strict=True):
-                values[position] = pairs[position].scale ** 2 * value
+        square = _square(*_grams(pairs, members))
+        for position, value in zip(members, square.tolist(), strict=True):
+            values[position] = pairs[position].scale ** 2 * value
     return values
 
 
@@ -264,6 +264,8 @@ def _wrong(batch: Batch, e_a: Tensor, e_b: Tensor, x_a: Tensor, x_b: Tensor) -> 
 
 def _parts(pairs: Sequence[FactorPair], members: Sequence[int]) -> Iterator[list[int]]:
     """Yield modules of one shape, as many at a time as one batch has."""
+    if not members:
+        return
     first = pairs[members[0]]
     size = first.a.numel() + first.b.numel()
     yield from _some_at_once(members, size, first.a.device)
@@ -283,49 +285,76 @@ def _square(S_a: Tensor, S_b: Tensor) -> Tensor:
 
 
 def _grams(pairs: Sequence[FactorPair], members: Sequence[int]) -> tuple[Tensor, Tensor]:
-    a, b = to_float64([pairs[i].a for i in members]), to_float64([pairs[i].b for i in members])
-    return a @ a.mT, b @ b.mT
+    """Return a a^T and b b^T (n, r, r) of modules of one shape."""
+    first, scratches = pairs[members[0]], Scratches()
+
+    def grams(part: Sequence[int]) -> tuple[Tensor, Tensor]:
+        products = []
+        for factors in _factors(pairs, part):
+            shape = (len(part), *factors[0].shape)
+            place = scratches.own.empty("factors", shape, factors[0])
+            x = to_float64(factors, place)
+            products.append(x @ x.mT)
+        return products[0], products[1]
+
+    elements = len(members) * (first.a.numel() + first.b.numel())
+    a, b = zip(*shared_out(grams, list(_parts(pairs, members)), elements=elements), strict=True)
+    return torch.cat(a), torch.cat(b)
 
 
-def _batches(
+def _factors(
+    pairs: Sequence[FactorPair], members: Sequence[int]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    return tuple(pairs[i].a for i in members), tuple(pairs[i].b for i in members)
+
+
+def _balanced(
     pairs: Sequence[FactorPair],
     dtypes: Sequence[DTypes],
     members: Sequence[int],
     pseudo_rank: int | None,
 ) -> Iterator[Batch]:
-    """Yield modules in the balanced gauge: by their Grams, or those that need it by their rows."""
+    """Yield modules of one shape: by their Grams, and those that need it by their rows."""
     S_a, S_b = _grams(pairs, members)
     M_a, M_b, sigma, told = balancing(S_a, S_b)
-    is_something = _square(S_a, S_b) > 0.0
-    is_told = told.tolist()
-    dtype_a, dtype_b = dtypes[members[0]]
-    for by_grams in (True, False):
-        places = [place for place, each in enumerate(is_told) if each is by_grams]
-        if not places:
-            continue
-        some = [members[place] for place in places]
-        a, b = tuple(pairs[i].a for i in some), tuple(pairs[i].b for i in some)
-        own = sigma[places]
-        if not by_grams:
-            rows_a, rows_b, own = balance(to_float64(a), to_float64(b))
-            a, b = tuple(rows_a), tuple(rows_b)
-        weight = own.new_tensor([abs(pairs[i].scale) for i in some])
-        sides = [
+    sigma = torch.where((_square(S_a, S_b) > 0.0)[:, None], sigma, 0.0)
+
+    def batch(
+        some: Sequence[int],
+        sigma: Tensor,
+        a: tuple[Iterable[Tensor], Tensor | None],
+        b: tuple[Iterable[Tensor], Tensor | None],
+    ) -> Batch:
+        weight = sigma.new_tensor([abs(pairs[i].scale) for i in some])
+        rows = [
             Rows(
-                factors=factors,
-                gauge=gauge if by_grams else None,
-                gram=torch.diag_embed(own),
+                factors=tuple(factors),
+                gauge=gauge,
+                gram=torch.diag_embed(sigma),
                 previous=None,
                 prediction=None,
                 dtype=dtype,
             )
-            for factors, gauge, dtype in ((a, M_a[places], dtype_a), (b, M_b[places], dtype_b))
+            for (factors, gauge), dtype in zip((a, b), dtypes[some[0]], strict=True)
         ]
-        yield Batch(
+        return Batch(
             positions=tuple(some),
-            a=sides[0],
-            b=sides[1],
+            a=rows[0],
+            b=rows[1],
             weight=weight,
-            energy=weight.square() * own.square().sum(-1) * is_something[places],
-            kept=own.shape[1] if pseudo_rank is None else pseudo_rank,
+            energy=weight.square() * sigma.square().sum(-1),
+            kept=sigma.shape[1] if pseudo_rank is None else pseudo_rank,
         )
+
+    is_told = told.tolist()
+    places = [place for place, each in enumerate(is_told) if each]
+    if places:
+        some = [members[place] for place in places]
+        a, b = _factors(pairs, some)
+        yield from split(batch(some, sigma[places], (a, M_a[places]), (b, M_b[places])))
+    rest = [member for member, each in zip(members, is_told, strict=True) if not each]
+    places_of = {member: place for place, member in enumerate(members)}
+    for some in _parts(pairs, rest):
+        rows_a, rows_b, own = balance(*(to_float64(factors) for factors in _factors(pairs, some)))
+        something = sigma[[places_of[member] for member in some]].any(-1, keepdim=True)
+        yield batch(some, own * something, (rows_a, None), (rows_b, None))

@@ -14,6 +14,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from share_registry.algebra.threads import shared_out
+
 # A squared difference above this share of the factors' squared norms has seven digits or more
 _CANCELLED: Final = 1e-8
 
@@ -65,8 +67,12 @@ def relative_errors(
     actual: Sequence[FactorPair], expected: Sequence[FactorPair]
 ) -> tuple[float, list[float]]:
     """Return the error of all modules pooled, as `pooled_error`, and that of each module."""
-    wrong = [_difference(*both) for both in zip(actual, expected, strict=True)]
-    total = [_square(pair) for pair in expected]
+    both = list(zip(actual, expected, strict=True))
+    elements = sum(pair.a.numel() + pair.b.numel() for pair in expected)
+    wrong, total = [], []
+    for lost, square in shared_out(_compared, both, elements=elements):
+        wrong.append(lost)
+        total.append(square)
     return _ratio(sum(wrong), sum(total)), list(map(_ratio, wrong, total))
 
 
@@ -82,6 +88,12 @@ def relative_change(before: Sequence[FactorPair], after: Sequence[FactorPair]) -
     gone = sum(_square(pair) for key, pair in old.items() if key not in new)
     added = sum(_square(pair) for key, pair in new.items() if key not in old)
     return _ratio(wrong + gone + added, total + gone)
+
+
+def _compared(both: tuple[FactorPair, FactorPair]) -> tuple[float, float]:
+    """Return the squared difference of two pairs, and the square of the second."""
+    new, old = both
+    return _difference(new, old), _square(old)
 
 
 def _difference(new: FactorPair, old: FactorPair) -> float:

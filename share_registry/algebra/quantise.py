@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
+from threading import local
 from typing import Final
 
 import torch
@@ -259,6 +260,21 @@ class Scratch:
         if memory is None or len(memory) < elements:
             memory = self._memory[name] = like.new_empty(elements, dtype=dtype)
         return memory[:elements].view(*shape)
+
+
+class Scratches:
+    """Scratch memory of every thread that takes part in something, as long as that goes on."""
+
+    def __init__(self) -> None:
+        self._of_thread = local()
+
+    @property
+    def own(self) -> Scratch:
+        """That of the calling thread."""
+        if not hasattr(self._of_thread, "scratch"):
+            self._of_thread.scratch = Scratch()
+        scratch: Scratch = self._of_thread.scratch
+        return scratch
 
 
 def elements_at_once(device: torch.device) -> int:

@@ -17,17 +17,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from math import exp, inf, log, sqrt
-from threading import local
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from share_registry.algebra.batch import Batch, CodedBatch, code
-from share_registry.algebra.quantise import Room, Scratch, round_scales
+from share_registry.algebra.quantise import Room, Scratch, Scratches, round_scales
 from share_registry.algebra.rates import distortion
-from share_registry.algebra.threads import one_thread
-from share_registry.parallel import side_by_side
+from share_registry.algebra.threads import shared_out
 
 # No module's own error exceeds this multiple of the budget
 MODULE_CAP: Final = 2.0
@@ -50,8 +48,6 @@ _BIGGEST_STEP: Final = log(8.0)
 # Elements that a sample has, and that an adapter has at least for one
 _SAMPLE: Final = 1 << 20
 _LARGE: Final = 1 << 22
-# Elements from which on threads cost less than they save
-_SIDE_BY_SIDE: Final = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,23 +138,19 @@ class _Coder:
         sizes = [self._batches[number].elements for number in numbers]
         memory = torch.split(torch.empty(sum(sizes), dtype=torch.int16, device="cpu"), sizes)
 
-        of_thread = local()
+        scratches = Scratches()
 
         def code_within(place: tuple[int, Tensor]) -> CodedBatch | None:
-            if not hasattr(of_thread, "scratch"):
-                of_thread.scratch = Scratch()
-            return self._code(*place, delta, of_thread.scratch)
+            return self._code(*place, delta, scratches.own)
 
         places = list(zip(numbers, memory, strict=True))
         coded: list[CodedBatch] = []
-        is_large = sum(sizes) >= _SIDE_BY_SIDE
-        for item in side_by_side(code_within, places) if is_large else map(code_within, places):
+        for item in shared_out(code_within, places, elements=sum(sizes)):
             if item is None:
                 return None
             coded.append(item)
         return coded
 
-    @one_thread()
     def _code(
         self, number: int, memory: Tensor, delta: float, scratch: Scratch
     ) -> CodedBatch | None:

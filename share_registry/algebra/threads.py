@@ -10,12 +10,20 @@ would reach into the caller's threads. So they are set at the libraries that tor
 these have no such function, nothing is changed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import CDLL
 from functools import cache
+from typing import Final, TypeVar
 
 import torch
+
+from share_registry.parallel import side_by_side
+
+# Elements from which on threads cost less than they save
+_MANY: Final = 1 << 19
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @contextmanager
@@ -38,6 +46,16 @@ def one_thread() -> Iterator[None]:
         set_openmp(before)
         if set_mkl is not None:
             set_mkl(mkl_before)
+
+
+def shared_out(function: Callable[[_T], _R], items: Sequence[_T], *, elements: int) -> Iterable[_R]:
+    """Return what a function gives for every item, in order.
+
+    Where the items have many elements together, two threads share them out, each computing alone.
+    """
+    if elements < _MANY:
+        return map(function, items)
+    return side_by_side(one_thread()(function), items)
 
 
 @cache
