@@ -33,6 +33,8 @@ _CLOSE: Final = 0.99
 # Of a large adapter, where a quarter of a percent of its bytes are worth less than another pass
 _CLOSE_ENOUGH: Final = 0.985
 _AIM: Final = 0.997
+# Errors are seen through Grams here: what decodes is measured again, and must not be just above
+_WITHIN: Final = 1.0 - 1e-5
 # Times that a sample is coded, and the aim then: a sample is right to some permille, and another
 # pass over the whole costs more than as much error
 _SAMPLES: Final = 2
@@ -98,7 +100,7 @@ def search(
             error = sqrt(sum(float(item.wrong.sum()) for item in coded) / total)
             factor = rows.factor(coded, range(len(batches)), coder.steps(delta))
             suggested = log(rows.step((_AIM * budget) ** 2 * total / factor, coder.caps))
-        feasible = error <= budget
+        feasible = error <= _WITHIN * budget
         if coded is not None and feasible and (best is None or error > best.error):
             best = CodedBatches(
                 coded=tuple(coded), delta=delta, steps=coder.steps(delta), error=error
