@@ -242,15 +242,15 @@ def _scattered(q: int, count: int, device: torch.device) -> Tensor:
 
 def _krylov(G: Tensor, start: Tensor) -> Tensor:
     """Return as many vectors as a start (q, b) has, the strongest of its Krylov space."""
-    blocks, products = [torch.linalg.qr(G @ start).Q], []
+    blocks = [torch.linalg.qr(G @ start).Q]
     for _ in range(_KRYLOV):
-        products.append(G @ blocks[-1])
-        whole, rest = torch.cat(blocks, 1), products[-1]
+        whole, rest = torch.cat(blocks, 1), G @ blocks[-1]
+        # twice, and each time made of length 1: where the space is spent, what is left is rounding
         for _ in range(2):
-            rest = rest - whole @ (whole.mT @ rest)
-        blocks.append(torch.linalg.qr(rest).Q)
-    B = torch.cat(blocks, 1)
-    _, V = eigh(B.mT @ torch.cat([*products, G @ blocks[-1]], 1))
+            rest = torch.linalg.qr(rest - whole @ (whole.mT @ rest)).Q
+        blocks.append(rest)
+    B = torch.linalg.qr(torch.cat(blocks, 1)).Q
+    _, V = eigh(B.mT @ (G @ B))
     strongest: Tensor = B @ V[:, -start.shape[1] :].flip(1)
     return strongest
 

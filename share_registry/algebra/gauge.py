@@ -29,6 +29,7 @@ _EPSILON: Final = 2.0**-52
 _CLEAR: Final = 1e-9
 _ZERO: Final = 1e-15
 _PRODUCT: Final = 1e-6
+_LOST: Final = 1e-12
 
 
 def balance(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,13 +74,15 @@ def balancing(S_a: Tensor, S_b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
         M_a and M_b (n, r, r), with X_a = M_a a and X_b = M_b b; sigma (n, r), descending; and for
         which modules (n,) the Grams tell enough.
     """
-    root_a, back_a, clear_a = _roots(S_a)
-    root_b, back_b, clear_b = _roots(S_b)
+    root_a, back_a, clear_a, dropped_a = _roots(S_a)
+    root_b, back_b, clear_b, dropped_b = _roots(S_b)
     U, sigma, Vt = svd(root_b.mT @ root_a)
     half = sigma.sqrt()[..., None]
     square = sigma.square().sum(-1)
     whole = _trace(S_a) * _trace(S_b)
     told = clear_a & clear_b & (square > _PRODUCT * whole) & square.isfinite() & whole.isfinite()
+    # what is dropped may stand beside rows that are large
+    told &= dropped_a * _trace(S_b) + dropped_b * _trace(S_a) < _LOST * square
     return half * (Vt @ back_a), half * (U.mT @ back_b), sigma, told
 
 
@@ -169,8 +172,11 @@ class _Aligned:
         return value.nan_to_num(nan=torch.inf)
 
 
-def _roots(S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return R and R^+ (n, r, r) with R R^T = S, and whether its rank is clear (n,)."""
+def _roots(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return R and R^+ (n, r, r) with R R^T = S, whether its rank is clear, and what is dropped.
+
+    Both (n,); the latter is a sum of eigenvalues.
+    """
     values, V = eigh(S)
     largest = values[..., -1:]
     keep = values > _ZERO * S.shape[-1] * largest
@@ -180,6 +186,7 @@ def _roots(S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         V * torch.where(keep, root, 0.0)[..., None, :],
         (V * torch.where(keep, 1.0 / root, 0.0)[..., None, :]).mT,
         clear,
+        torch.where(keep, 0.0, values.abs()).sum(-1),
     )
 
 

@@ -40,8 +40,10 @@ _WITHIN: Final = 1.0 - 1e-5
 _SAMPLES: Final = 2
 _SAMPLE_AIM: Final = 0.995
 _EVALUATIONS: Final = 14
-# Times that the whole of a large adapter is coded at most
+# Times that the whole of a large adapter is coded, unless what is found is below this share of the
+# budget
 _PASSES: Final = 4
+_TOO_FAR: Final = 0.9
 _CAP_ROUNDS: Final = 8
 # Times that Gaussian rows may be wrong by
 _MOST: Final = 100.0
@@ -86,13 +88,13 @@ def search(
     rows = _GaussianRows.of(batches, limit=MODULE_CAP * budget)
     x = log(rows.step(budget**2 * total) if start is None else start)
     coder = _Coder(batches, MODULE_CAP * budget)
-    evaluations, close = _EVALUATIONS, _CLOSE
+    passes, close = _EVALUATIONS, _CLOSE
     if sum(batch.elements for batch in batches) > _LARGE:
         x = _sampled_step(coder, rows, (_SAMPLE_AIM * budget) ** 2 * total, x)
-        evaluations, close = _PASSES, _CLOSE_ENOUGH
+        passes, close = _PASSES, _CLOSE_ENOUGH
     bracket = _Bracket(x)
     best: CodedBatches | None = None
-    for _ in range(evaluations):
+    for number in range(1, _EVALUATIONS + 1):
         delta = exp(bracket.x)
         coded = coder.code(range(len(batches)), delta)
         error, suggested = inf, None
@@ -106,6 +108,9 @@ def search(
                 coded=tuple(coded), delta=delta, steps=coder.steps(delta), error=error
             )
         if feasible and error >= close * budget:
+            break
+        # where it is hard to meet, as near the precision of the element types, it is worth more
+        if number >= passes and best is not None and best.error >= _TOO_FAR * budget:
             break
         if not bracket.advance(error / (_AIM * budget), feasible=feasible, suggested=suggested):
             break
@@ -174,7 +179,8 @@ def _sampled_step(coder: _Coder, rows: "_GaussianRows", goal: float, x: float) -
     for _ in range(_SAMPLES):
         coded = coder.code(rows.sample, exp(x))
         if coded is None:
-            break
+            x -= _BIGGEST_STEP
+            continue
         x = log(rows.step(goal / rows.factor(coded, rows.sample, coder.steps(exp(x))), coder.caps))
     return x
 

@@ -74,7 +74,7 @@ def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str,
 
 
 def item_of(key: str, tensor: torch.Tensor) -> Item:
-    """Return the file's form of a tensor on any device.
+    """Return the file's form of a tensor on any device; of one on the CPU a view.
 
     Raises InvalidInputError for an element type that files do not have, or a tensor without values.
     """
@@ -92,7 +92,7 @@ def item_of(key: str, tensor: torch.Tensor) -> Item:
             hint="Convert it to float32 or bfloat16.",
         )
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    content = flat.view(torch.uint8).numpy().data if flat.numel() else b""
+    content = flat.view(torch.uint8).numpy().data.toreadonly() if flat.numel() else b""
     return Item(key=key, dtype=DTYPES[tensor.dtype], shape=tuple(tensor.shape), content=content)
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from share_registry.algebra import step
 from share_registry.algebra.absorb import absorb
+from share_registry.algebra.decode import decode_side
 from share_registry.algebra.error import module_errors, pooled_error
 from share_registry.format.object_file import unpack
 from tests.algebra.adapters import (
@@ -163,3 +165,37 @@ def test_the_size_of_the_numbers_does_not_matter(size: float) -> None:
     kept = Shelf(budget=0.05).add(pairs)
     assert all(kept.stored.modules)
     assert pooled_error(kept.exported, pairs) <= 0.05
+
+
+@pytest.mark.parametrize("budget", [0.0024, 0.0026])
+def test_a_large_adapter_is_coded_near_the_precision_of_its_element_type(
+    budget: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # large from the first number on
+    monkeypatch.setattr(step, "_LARGE", 0)
+    pairs = random_pairs(
+        8, modules=4, rank=8, width=512, height=512, scale=2.0, dtype=torch.bfloat16
+    )
+    kept = Shelf(budget=budget, dtype=torch.bfloat16).add(pairs)
+    assert all(kept.stored.modules)
+    assert 0.9 * budget < pooled_error(kept.exported, pairs) <= budget
+
+
+def test_rows_that_a_gram_does_not_tell_from_nothing_are_coded() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.linalg.qr(torch.randn(256, 32, generator=generator, dtype=torch.float64)).Q.T
+        for _ in range(2)
+    )
+    sizes = torch.full((32, 1), 1e-4, dtype=torch.float64)
+    small, large = sizes.clone(), sizes.clone()
+    small[0], small[-1], large[0], large[-1] = 1.0, 1.5e-7, 1.2e-3, 1.0
+    pairs = [Pair(module="m0000", a=a * small, b=b * large)]
+    coded = absorb(pairs, budget=1e-4, dtypes=[(torch.float64, torch.float64)])
+    assert coded.modules[0] is not None
+    sides = [
+        decode_side(side, previous=None, blocks=[]).double()
+        for side in (coded.modules[0].a, coded.modules[0].b)
+    ]
+    decoded = [Pair(module="m0000", a=sides[0], b=sides[1])]
+    assert pooled_error(decoded, pairs) <= 1e-4

@@ -58,10 +58,12 @@ class KeptSide:
         """Return a side whose moments (m, m) are seen from the axes."""
         rows, columns = _upper(len(moments))
         upper = moments.cpu()[rows, columns]
+        # float32 holds squares of such a size, with all their digits
+        is_coarse = len(moments) >= WIDE and 1e-25 < float(moments.trace()) < 1e25
         return cls(
             blocks={},
             back=upper.new_empty((0, 0)),
-            moments=upper if len(moments) < WIDE else upper.to(torch.float32),
+            moments=upper.to(torch.float32) if is_coarse else upper,
         )
 
     def on_axes(self, width: int) -> Tensor:

@@ -16,6 +16,7 @@ from share_registry.algebra.directions import Moments, TaskCoefficients
 from share_registry.names import Digest, Side
 from share_registry.registry.basis.members import FitMember, combine
 from share_registry.registry.basis.moments import WIDE, KeptSide
+from share_registry.values.policy import UNIT
 
 # Tasks of a module from which on it is looked whether their rows outnumber the columns
 _FEWEST: Final = 32
@@ -71,7 +72,7 @@ class Streamed:
         size_bytes = 0
         while self._waiting:
             shape = self._fresh[self._waiting[0]][0].shapes[self._waiting[0]]
-            size_bytes += sum((8 if max(shape) < WIDE else 4) * width**2 for width in shape)
+            size_bytes += sum(self._dtype(shape).itemsize * width**2 for width in shape)
             if self._sums and size_bytes > _MOST_BYTES:
                 break
             module = self._waiting.pop(0)
@@ -100,8 +101,13 @@ class Streamed:
             else side.on_axes(width)
             for side, width in kept
         )
-        dtype = torch.float64 if max(shape) < WIDE else torch.float32
+        dtype = self._dtype(shape)
         return Moments(a.to(self._device, dtype), b.to(self._device, dtype))
+
+    def _dtype(self, shape: tuple[int, int]) -> torch.dtype:
+        """Return what sums are of: at unit weight every task has an energy of 1."""
+        is_coarse = max(shape) >= WIDE and self._weighting == UNIT
+        return torch.float32 if is_coarse else torch.float64
 
     def _task(self, member: FitMember, module: str) -> TaskCoefficients:
         A, B = (self._rows(member, module, side) for side in Side)
