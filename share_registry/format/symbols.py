@@ -214,7 +214,7 @@ def _stretches(rows: Sequence[Ints], size: int) -> Iterator[Ints]:
         waiting.append(row)
         left -= len(row)
     if left < size:
-        yield np.concatenate(waiting)  # type: ignore[misc]
+        yield np.concatenate([*waiting])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from share_registry.registry.basis.fit import FitRule, FittedBasis, fit
 from share_registry.registry.basis.members import stored_members
 from share_registry.registry.commands.refit import live_versions
 from share_registry.store.local import LocalStore
+from share_registry.values.commits import BasisReport
 from tests.registry.planted import write_planted
 
 SPACE = "tiny"
@@ -56,6 +57,15 @@ def fit_from_scratch(registry: sr.Registry, **rule: object) -> FittedBasis:
         rows = live_versions(session, registry.spaces()[0].name)
     fit_rule = FitRule(precision=PRECISION, **rule)  # type: ignore[arg-type]
     return fit(stored_members(registry.context, rows), fit_rule)
+
+
+def assert_captures(basis: BasisReport | None, expected: FittedBasis, close: float) -> None:
+    """Check that a basis captures what one that is fitted from scratch does."""
+    assert basis is not None
+    for module in basis.modules:
+        assert (module.captured_a, module.captured_b) == pytest.approx(
+            expected.captured[module.module], rel=close
+        )
 
 
 @pytest.fixture
@@ -111,11 +121,7 @@ def test_many_refits_one_after_another_capture_what_one_from_scratch_does(
         registry.commit(folder, task=task)
         commits.append(registry.refit(max_rank=6, force=True))
     scratch, basis = fit_from_scratch(registry, max_rank=6), commits[-1].basis
-    assert basis is not None
-    for module in basis.modules:
-        assert (module.captured_a, module.captured_b) == pytest.approx(
-            scratch.captured[module.module], rel=SAME
-        )
+    assert_captures(basis, scratch, SAME)
 
 
 def test_tasks_that_were_seen_are_not_read_again(
@@ -195,11 +201,7 @@ def test_a_task_that_moved_on_is_not_counted_twice(followed: sr.Registry, tmp_pa
     followed.drop("t01")
     basis = followed.refit(max_rank=6, force=True).basis
     scratch = fit_from_scratch(followed, max_rank=6)
-    assert basis is not None
-    for module in basis.modules:
-        assert (module.captured_a, module.captured_b) == pytest.approx(
-            scratch.captured[module.module], rel=SAME
-        )
+    assert_captures(basis, scratch, SAME)
 
 
 def test_a_reader_leaves_nothing_behind_and_a_dry_run_may_go_on(followed: sr.Registry) -> None:
@@ -273,11 +275,7 @@ def test_a_refit_goes_on_from_moments_that_are_seen_from_the_axes(
         outgrown.commit(folder, task=f"new-{task}")
         commits.append(outgrown.refit(max_rank=6, force=True))
     scratch, basis = fit_from_scratch(outgrown, max_rank=6), commits[-1].basis
-    assert basis is not None
-    for each in basis.modules:
-        assert (each.captured_a, each.captured_b) == pytest.approx(
-            scratch.captured[each.module], rel=1e-6 if wide else SAME
-        )
+    assert_captures(basis, scratch, 1e-6 if wide else SAME)
 
 
 def test_moments_over_rows_go_over_to_the_axes_where_rows_outnumber_columns(
@@ -290,8 +288,4 @@ def test_moments_over_rows_go_over_to_the_axes_where_rows_outnumber_columns(
         if len(registry.tasks()) > 4:
             commits.append(registry.refit(max_rank=6, force=True))
     scratch, basis = fit_from_scratch(registry, max_rank=6), commits[-1].basis
-    assert basis is not None
-    for module in basis.modules:
-        assert (module.captured_a, module.captured_b) == pytest.approx(
-            scratch.captured[module.module], rel=SAME
-        )
+    assert_captures(basis, scratch, SAME)
