@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from share_registry.exchange.adapter import Adapter as Adapter
     from share_registry.registry.analysis.analyze import analyze as analyze
     from share_registry.registry.basis.basis import Basis as Basis
+    from share_registry.registry.commands.prepare import Prepared as Prepared
     from share_registry.registry.materializer import Materializer as Materializer
     from share_registry.registry.pages import iterate as iterate
     from share_registry.registry.registry import Registry as Registry, Space as Space
@@ -47,6 +48,7 @@ _PLACES: Final = {
     "exchange.adapter": "Adapter",
     "registry.analysis.analyze": "analyze",
     "registry.basis.basis": "Basis",
+    "registry.commands.prepare": "Prepared",
     "registry.materializer": "Materializer",
     "registry.pages": "iterate",
     "registry.registry": "Registry Space",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from share_registry.exchange.adapter import Adapter
     from share_registry.registry.arguments import Progress
     from share_registry.registry.basis.basis import Basis
+    from share_registry.registry.commands.prepare import Prepared
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
     from share_registry.values.checks import Diff, Export, VerifyReport
@@ -309,6 +310,93 @@ class Registry:
                 allow_base_mismatch=allow_base_mismatch,
                 allow_duplicate=allow_duplicate,
                 dry_run=dry_run,
+            ),
+        )
+
+    def prepare(
+        self,
+        adapter: "str | os.PathLike[str] | Adapter | Any",
+        *,
+        task: str | None = None,
+        space: str | None = None,
+        budget: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        derived_from: Ref | Sequence[Ref] = (),
+        keep_original: bool | None = None,
+        adapter_name: str | None = None,
+        allow_base_mismatch: bool = False,
+        at: At | None = None,
+    ) -> "Prepared":
+        """Do all of a commit but the commit: read, check and code an adapter, store its objects.
+
+        Nothing is published: `publish` does that, in this process or in another one that was sent
+        the value (it can be pickled). What is never published is removed by `gc`.
+
+        Args:
+            adapter, task, space, budget, labels, metrics, derived_from, keep_original,
+                adapter_name, allow_base_mismatch: As in `commit`.
+            at: The adapter is coded against what the space held after this commit (or at this
+                time), so that any number of processes give the same result; now where None.
+
+        Raises:
+            InvalidInputError, NotFoundError, RefusedError, BudgetExceededError, StoreError: nothing
+                was prepared.
+        """
+        from share_registry.registry.commands.prepare import prepare_source
+
+        return prepare_source(
+            self._context,
+            adapter,
+            task,
+            self._scope_of(space),
+            CommitOptions(
+                budget=budget,
+                labels=labels or {},
+                metrics=metrics or {},
+                derived_from=references(derived_from),
+                keep_original=keep_original,
+                adapter_name=adapter_name,
+                allow_base_mismatch=allow_base_mismatch,
+            ),
+            at=at,
+        )
+
+    def publish(
+        self,
+        prepared: "Prepared | Sequence[Prepared]",
+        *,
+        message: str = "",
+        author: str | None = None,
+        expected: int | None = None,
+        idempotency_key: str | None = None,
+        allow_duplicate: bool = False,
+    ) -> Commit:
+        """Publish what `prepare` returned, one or many tasks of a space, as one commit.
+
+        All that a commit checks is checked now. An adapter that lost an object it needs is coded
+        again from where it was read. Tasks whose newest version is the adapter given get no new
+        one; `.unchanged` names them.
+
+        Args:
+            prepared: What `prepare` returned.
+            message, author, idempotency_key, allow_duplicate: As in `commit`.
+            expected: As in `commit`, for a single task.
+
+        Raises:
+            As `commit`.
+        """
+        from share_registry.registry.commands.prepare import check_prepared, publish_prepared
+
+        return publish_prepared(
+            self._context,
+            check_prepared("prepared", prepared),
+            CommitOptions(
+                message=message,
+                author=author,
+                expected=expected,
+                idempotency_key=idempotency_key,
+                allow_duplicate=allow_duplicate,
             ),
         )
 

@@ -17,10 +17,10 @@ from share_registry.cli.main import commands
 VERBS = commands()
 COMMON = {"registry", "store", "in_space", "json", "quiet"}
 """Options of every verb; `--space` is the parameter that most methods have."""
-NOT_VERBS = {"open", "close", "space"}
+NOT_VERBS = {"open", "close", "space", "prepare", "publish"}
 """Methods that a command line has no use for.
 
-Each run opens, closes, and names its space with -s.
+Each run opens, closes, and names its space with -s. What `prepare` returns is for a program.
 """
 VERBS_ALONE = {"init", "doctor", "db", "demo", "ls"}
 """Verbs that are no method: they are about a place, not about what is in it.

@@ -98,7 +98,7 @@ def test_what_follows_a_commit_may_fail_in_any_way(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(
-        "share_registry.registry.commands.commit._refit_where_it_pays", lambda *_: 1 // 0
+        "share_registry.registry.commands.auto_refit._refit_where_it_pays", lambda *_: 1 // 0
     )
     commit = registry.commit(write_planted(tmp_path / "adapters", 1)["t00"], task="t00")
     assert commit.created

@@ -52,6 +52,7 @@ SPACE: Final[BindParameter[str]] = bindparam("space", type_=TEXT)
 TASK: Final[BindParameter[str]] = bindparam("task", type_=TEXT)
 # What statements that are put together once are asked with
 VERSION: Final[BindParameter[int]] = bindparam("version", type_=BigInteger)
+AT: Final[BindParameter[int]] = bindparam("at", type_=BigInteger)
 # Where a transaction holds what `mark_newer` says
 _NEWER: Final = "newer"
 # A commit number behind every other
@@ -80,7 +81,7 @@ _COMMIT_OF_ADAPTER: Final = select(func.min(VersionRow.number)).where(
 _BASIS: Final = (
     select(CommitRow.basis, CommitRow.number)
     .where(CommitRow.space == SPACE, CommitRow.basis.is_not(None))
-    .where(CommitRow.number <= bindparam("at", type_=BigInteger))
+    .where(CommitRow.number <= AT)
     .order_by(CommitRow.number.desc())
     .limit(1)
 )
@@ -194,9 +195,12 @@ def version_row(session: Session, space: str, task: str, version: int) -> TaskVe
     )
 
 
-def latest_version(session: Session, space: str, task: str) -> TaskVersion | None:
-    """Return the newest version of a task, live or dropped."""
-    return _one_version(session, _newest_of_task(), {"space": space, "task": task})
+def latest_version(
+    session: Session, space: str, task: str, *, at: int | None = None
+) -> TaskVersion | None:
+    """Return the newest version of a task, now or after a commit, live or dropped."""
+    asked = {"space": space, "task": task, "at": EVER if at is None else at}
+    return _one_version(session, _newest_of_task(), asked)
 
 
 def latest_versions(session: Session, space: str) -> list[TaskVersion]:
@@ -321,13 +325,16 @@ def commit_of_basis(session: Session, space: str, digest: str) -> CommitNumber |
     return cast("CommitNumber | None", session.scalar(query.where(CommitRow.basis == digest)))
 
 
-def candidate_adapters(session: Session, space: str, *, first: int, latest: int) -> list[Digest]:
-    """Return the first and the latest few distinct adapters of a space.
+def candidate_adapters(
+    session: Session, space: str, *, first: int, latest: int, at: int | None = None
+) -> list[Digest]:
+    """Return the first and the latest few distinct adapters of a space, now or after a commit.
 
     Earliest first, then latest first.
     """
+    asked = {"space": space, "at": EVER if at is None else at}
     early, late = (
-        session.scalars(query, {"space": space, "count": count}).all()
+        session.scalars(query, {**asked, "count": count}).all()
         for query, count in zip(_absorbed(), (first, latest), strict=True)
     )
     return [Digest(digest) for digest in dict.fromkeys([*early, *late])]
@@ -461,7 +468,7 @@ def _absorbed() -> tuple[Select[str], Select[str]]:
     repeats = select(_OTHERS.c.task).where(_OTHERS.c.space == VersionRow.space, same, earlier)
     absorbed = (
         select(VersionRow.adapter_digest)
-        .where(VersionRow.space == SPACE, ~repeats.exists())
+        .where(VersionRow.space == SPACE, VersionRow.number <= AT, ~repeats.exists())
         .limit(bindparam("count", type_=BigInteger))
     )
     return (
@@ -483,7 +490,11 @@ def _version_of_task() -> Select[Any]:
 def _newest_of_task() -> Select[Any]:
     return (
         _versions()
-        .where(VersionRow.space == SPACE, VersionRow.task == task_of(SPACE, TASK))
+        .where(
+            VersionRow.space == SPACE,
+            VersionRow.task == task_of(SPACE, TASK),
+            VersionRow.number <= AT,
+        )
         .order_by(VersionRow.version.desc())
         .limit(1)
     )

@@ -28,7 +28,7 @@ from share_registry.format.layout import Layout
 from share_registry.format.object_file import encode_tensor
 from share_registry.format.records import TaskVersionRef
 from share_registry.materialize.decoder import MAX_CHAIN, Reader
-from share_registry.names import Digest, SpaceName, TaskName
+from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.registry.context import Context
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide
 from share_registry.values.policy import Policy
@@ -92,6 +92,7 @@ def choose_references(
     parents: Sequence[TaskVersionRef] = (),
     bases: Sequence[Digest] = (),
     siblings: Sequence[Digest] = (),
+    at: CommitNumber | None = None,
 ) -> References:
     """Choose what the next version of a task is tried against; none where the policy says so.
 
@@ -111,17 +112,20 @@ def choose_references(
         parents: Task versions that the adapter is declared to be derived from.
         bases: Basis objects to try besides the space's.
         siblings: Adapter objects of the same commit.
+        at: The commit after which the space is looked at; None for now.
     """
     if policy.k or not policy.references or policy.budget == 0:
         return References()
     with context.catalog.begin() as session:
-        latest = lookups.latest_version(session, space, task)
+        latest = lookups.latest_version(session, space, task, at=at)
         rows = [
             lookups.version_row(session, space, parent.task, parent.version)
             for parent in parents[:MAX]
         ]
-        space_basis = lookups.current_basis(session, space)
-        early_and_late = lookups.candidate_adapters(session, space, first=FIRST, latest=LATEST)
+        space_basis = lookups.current_basis(session, space, at=at)
+        early_and_late = lookups.candidate_adapters(
+            session, space, first=FIRST, latest=LATEST, at=at
+        )
     declared = [row.adapter_digest for row in rows if row is not None]
     before = latest.adapter_digest if latest is not None else next(iter(declared), None)
     near = [] if before is None else [before, *_sources_of(reader, before)]

@@ -1,18 +1,13 @@
-"""Commit adapters: load, check, encode, publish, report, and make the refit that follows.
+"""Commit adapters: load, check, encode, publish, report.
 
 Nothing reaches the log before every object is durable, and a refusal at any step leaves the log as
 it was. What is checked before the adapters are encoded is checked again upon the head that the
-record is published to.
-
-A refit that nobody had to ask for may follow. In the paper's protocol every other task is
-re-expressed in the basis of the commit. Otherwise a basis for later commits is made once
-leave-one-out coded bytes say that it pays: a few tasks of a sample are coded with a basis of the
-others and without it, and the mean saving times the number of tasks must exceed the basis's own
-bytes. It is a record of its own: the commit stands whatever becomes of it.
+record is published to. Adapters may have been encoded before (`prepare`): a commit is the same in
+all but that step.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,7 +15,7 @@ from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import resolve
 from share_registry.catalog.sql import Session
-from share_registry.errors import InvalidInputError, RefusedError, ShareRegistryError, ensure
+from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.exchange.adapter import Adapter, head_of
 from share_registry.exchange.export_files import digest_of_tensors
 from share_registry.exchange.grown_vocabulary import shape_remarks
@@ -37,9 +32,9 @@ from share_registry.names import (
     split_task,
 )
 from share_registry.outside.files import Outside
-from share_registry.registry.arguments import CommitOptions, RefitOptions
-from share_registry.registry.basis.members import stored_members
+from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.reports import with_modules
+from share_registry.registry.commands.auto_refit import refit_after_commit
 from share_registry.registry.commands.commit_batch import (
     AdapterBatch,
     encode_adapters,
@@ -54,12 +49,6 @@ from share_registry.registry.commands.encode import (
     record_entry,
     required_features,
 )
-from share_registry.registry.commands.new_basis import (
-    SAMPLE,
-    fit_basis,
-    judge,
-    rule_within_budget,
-)
 from share_registry.registry.commands.preconditions import (
     check_options,
     check_unchanged,
@@ -71,7 +60,6 @@ from share_registry.registry.commands.preconditions import (
     with_unchanged,
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish, read_commit
-from share_registry.registry.commands.refit import live_versions, publish_basis, reexpress
 from share_registry.registry.commands.spaces import (
     CommitTarget,
     check_base,
@@ -81,18 +69,49 @@ from share_registry.registry.commands.spaces import (
     labels_known,
 )
 from share_registry.registry.context import Context
-from share_registry.registry.stored_config import described_versions
 from share_registry.values.commits import Commit
 from share_registry.values.policy import Policy, overridden
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
-# Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks.
-_FIRST_TRIAL: Final = 8
+
+# The adapters of a plan, encoded, and a basis that was made for them
+Encoded = tuple[dict[TaskName, EncodedAdapter], NewBasis | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class CommitRequest:
+    """What a commit is asked for.
+
+    Attributes:
+        batch: The adapters.
+        contents: Digests of the tensors of those that have them in memory.
+        options: What is said of the commit.
+        each: What is said of each adapter: how it is kept, and what it is derived from.
+    """
+
+    batch: AdapterBatch
+    contents: Mapping[TaskName, Digest]
+    options: CommitOptions
+    each: Mapping[TaskName, CommitOptions]
+
+    @classmethod
+    def of(cls, batch: AdapterBatch, options: CommitOptions) -> "CommitRequest":
+        """Return the request that says the same of every adapter."""
+        return cls(
+            batch=batch,
+            contents={
+                task: digest_of_tensors(adapter)
+                for task, adapter in batch.adapters.items()
+                if adapter.tensors
+            },
+            options=options,
+            each=dict.fromkeys(batch.adapters, options),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitPlan:
     """What a commit is to do.
 
     Attributes:
@@ -101,7 +120,7 @@ class _Plan:
         batch: The adapters that get a version.
         unchanged: The versions of those that get none.
         earlier: The commit that already says all this.
-        parents: What the adapters are derived from.
+        parents: What each adapter is derived from.
     """
 
     target: CommitTarget
@@ -109,7 +128,7 @@ class _Plan:
     batch: AdapterBatch
     unchanged: Mapping[TaskName, TaskVersion]
     earlier: CommitNumber | None
-    parents: list[TaskVersionRef]
+    parents: Mapping[TaskName, list[TaskVersionRef]]
 
 
 @one_thread()
@@ -135,17 +154,34 @@ def commit_sources(
     """
     context.require_writable()
     ensure(sources, InvalidInputError("there is no adapter to commit.", hint="Give at least one."))
-    sources, space = _within_space(sources, space)
+    sources, space = within_space(sources, space)
     labels = check_options(options, context.outside)
     options = replace(options, idempotency_key=idempotency_key(context, options.idempotency_key))
+
+    def encode(plan: CommitPlan, policy: Policy) -> Encoded:
+        encoded, basis = encode_adapters(
+            context,
+            plan.target.name,
+            plan.batch,
+            policy,
+            plan.parents,
+            dry_run=options.dry_run,
+        )
+        annotated = {
+            task: item.annotated(labels, options.metrics) for task, item in encoded.items()
+        }
+        return annotated, basis
+
     with context.catalog.keep_connection():
         # nobody else holds what is read: a commit gives up the parts that it has used
-        return _commit(
+        return commit_request(
             context,
-            load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside),
+            CommitRequest.of(
+                load_adapters(sources, adapter_name=options.adapter_name, outside=context.outside),
+                options,
+            ),
             space,
-            options,
-            labels,
+            encode,
         )
 
 
@@ -160,12 +196,12 @@ def check_first(
 
     Raises what their commit raises before anything is encoded.
     """
-    sources, space = _within_space(sources, space)
+    sources, space = within_space(sources, space)
     batch = load_adapters(sources, adapter_name=adapter_name, outside=outside)
     first_target(batch.adapters.values(), space)
 
 
-def _within_space(
+def within_space(
     sources: Sequence[tuple[str | None, Any]], space: str | None
 ) -> tuple[list[tuple[str | None, Any]], str | None]:
     """Return tasks without their space, and the one that `space/task` names, else `space`.
@@ -189,20 +225,24 @@ def _within_space(
     return plain, next(iter(named), space)
 
 
-def _commit(
+def commit_request(
     context: Context,
-    batch: AdapterBatch,
+    request: CommitRequest,
     space: str | None,
-    options: CommitOptions,
-    labels: dict[str, str],
+    encode: Callable[[CommitPlan, Policy], Encoded],
 ) -> Commit:
-    asked = {task: head_of(each) for task, each in batch.adapters.items()}
-    contents = {
-        task: digest_of_tensors(each) for task, each in batch.adapters.items() if each.tensors
-    }
+    """Plan a commit, have its adapters encoded, and publish it. Raises as `commit_sources`.
+
+    Args:
+        context: The registry.
+        request: What is asked for; its idempotency key is set.
+        space: A space that exists; None for the one of the adapters' base model.
+        encode: Returns the adapters of the plan, encoded under a policy.
+    """
+    options = request.options
     context.catch_up()
     with context.catalog.begin() as session:
-        plan = _plan(context, session, batch, space, options, contents)
+        plan = plan_commit(context, session, request, space)
     target = plan.target
     if plan.earlier is not None:
         # its writer may have died before it was durable
@@ -210,13 +250,11 @@ def _commit(
         commit = read_commit(context, target.name, plan.earlier, created=False)
         return with_unchanged(commit, plan.unchanged)
 
-    policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
+    policy = _policy_of(target, request)
+    request = replace(request, batch=request.batch.kept_for(policy))
     plan = replace(plan, batch=plan.batch.kept_for(policy))
-    batch = plan.batch
-    encoded, basis = encode_adapters(
-        context, target.name, batch, policy, plan.parents, dry_run=options.dry_run
-    )
-    note = note_for(context, encoded, options, labels, plan.remarks)
+    encoded, basis = encode(plan, policy)
+    note = note_for(context, encoded, options, plan.remarks)
     if options.dry_run:
         preview = preview_commit(
             context,
@@ -230,6 +268,68 @@ def _commit(
         )
         return with_unchanged(preview, plan.unchanged)
 
+    commit = _publish_encoded(context, request, plan, (encoded, basis), note)
+    if commit.created and policy.k == target.policy.k:
+        refit_after_commit(
+            context, target.name, policy, note.author, basis=basis, committed=frozenset(encoded)
+        )
+    return commit
+
+
+def plan_commit(
+    context: Context, session: Session, request: CommitRequest, space: str | None
+) -> CommitPlan:
+    """Find out what a commit is to do. Raises as `commit_sources`."""
+    batch, options = request.batch, request.options
+    target = find_target(session, context.store, batch.adapters.values(), space)
+    parents = {
+        task: _find_parents(session, target.name, adapter, request.each[task])
+        for task, adapter in batch.adapters.items()
+    }
+    is_known = labels_known(session, context.store, target)
+    remarks = {
+        task: (
+            *check_base(
+                target,
+                adapter,
+                is_known=is_known,
+                allow_mismatch=request.each[task].allow_base_mismatch,
+            ),
+            *_remarks_on_task(
+                session, target.name, task, adapter, request.contents.get(task), parents[task]
+            ),
+        )
+        for task, adapter in batch.adapters.items()
+    }
+    earlier = commit_of_key(session, target.name, str(options.idempotency_key), batch.adapters)
+    unchanged: dict[TaskName, TaskVersion] = {}
+    if earlier is None:
+        batch, unchanged = _without_unchanged(context, session, target.name, batch, request)
+        versions = _next_versions(context, session, target.name, batch, request)
+        earlier = versions if isinstance(versions, int) else None
+    if earlier is None:
+        for task, unlike in _unlike_shapes(session, target.name, batch).items():
+            remarks[task] = (*remarks[task], *shape_remarks(unlike))
+    return CommitPlan(
+        target=target,
+        remarks=remarks,
+        batch=batch,
+        unchanged=unchanged,
+        earlier=earlier,
+        parents=parents,
+    )
+
+
+def _publish_encoded(
+    context: Context,
+    request: CommitRequest,
+    plan: CommitPlan,
+    encoded: Encoded,
+    note: Note,
+) -> Commit:
+    """Store the objects and publish the record that names them."""
+    target, options = plan.target, request.options
+    adapters, basis = encoded
     if target.new:
         create_space(
             context,
@@ -241,18 +341,18 @@ def _commit(
         )
     if basis is not None:
         context.store.put(basis.content, basis.digest)
-    stored = {task: item.store(context.store) for task, item in encoded.items()}
-    warn_left_out(target.name, plan.unchanged, options)
+    stored = {task: item.store(context.store) for task, item in adapters.items()}
+    warn_left_out(target.name, plan.unchanged, request.each)
 
     def build(session: Session, place: Place) -> AbsorbRecord | CommitNumber:
         check_unchanged(session, target.name, plan.unchanged)
-        versions = _next_versions(context, session, target.name, batch, options)
+        versions = _next_versions(context, session, target.name, plan.batch, request)
         if isinstance(versions, int):
             return versions
         members = {
-            "requires": required_features(_unlike_shapes(session, target.name, batch)),
+            "requires": required_features(_unlike_shapes(session, target.name, plan.batch)),
             "tasks": [
-                record_entry(task, versions[task], item, plan.parents)
+                record_entry(task, versions[task], item, plan.parents[task])
                 for task, item in stored.items()
             ],
             "basis": basis.digest if basis is not None else None,
@@ -266,58 +366,20 @@ def _commit(
         key=options.idempotency_key,
         note=note,
         layouts={item.layout_digest: item.adapter.layout for item in stored.values()},
-        adapters=asked,
+        adapters={task: head_of(adapter) for task, adapter in request.batch.adapters.items()},
     )
     commit = with_unchanged(commit, plan.unchanged)
     if not commit.created:
         return commit
     _LOG.info("committed %s/@c%d: %s", target.name, commit.number, ", ".join(stored))
-    commit = _report(context, commit, stored, basis)
-    if policy.k == target.policy.k:
-        _follow_up(
-            context, target.name, policy, note.author, basis=basis, committed=frozenset(stored)
-        )
-    return commit
+    return _report(context, commit, stored, basis)
 
 
-def _plan(
-    context: Context,
-    session: Session,
-    batch: AdapterBatch,
-    space: str | None,
-    options: CommitOptions,
-    contents: Mapping[TaskName, Digest],
-) -> _Plan:
-    """Find out what a commit is to do. Raises as `commit_sources`."""
-    target = find_target(session, context.store, batch.adapters.values(), space)
-    parents = _find_parents(session, target.name, batch, options)
-    is_known = labels_known(session, context.store, target)
-    remarks = {
-        task: (
-            *check_base(
-                target, adapter, is_known=is_known, allow_mismatch=options.allow_base_mismatch
-            ),
-            *_remarks_on_task(session, target.name, task, adapter, contents.get(task), parents),
-        )
-        for task, adapter in batch.adapters.items()
-    }
-    earlier = commit_of_key(session, target.name, str(options.idempotency_key), batch.adapters)
-    unchanged: dict[TaskName, TaskVersion] = {}
-    if earlier is None:
-        batch, unchanged = _without_unchanged(context, session, target.name, batch, options)
-        versions = _next_versions(context, session, target.name, batch, options)
-        earlier = versions if isinstance(versions, int) else None
-    if earlier is None:
-        for task, unlike in _unlike_shapes(session, target.name, batch).items():
-            remarks[task] = (*remarks[task], *shape_remarks(unlike))
-    return _Plan(
-        target=target,
-        remarks=remarks,
-        batch=batch,
-        unchanged=unchanged,
-        earlier=earlier,
-        parents=parents,
-    )
+def _policy_of(target: CommitTarget, request: CommitRequest) -> Policy:
+    """Return what a commit is made under: what is asked for where all adapters ask alike."""
+    asked = {(each.budget, each.keep_original) for each in request.each.values()}
+    budget, keep_original = asked.pop() if len(asked) == 1 else (None, None)
+    return overridden(target.policy, budget=budget, keep_original=keep_original)
 
 
 def _without_unchanged(
@@ -325,20 +387,20 @@ def _without_unchanged(
     session: Session,
     space: SpaceName,
     batch: AdapterBatch,
-    options: CommitOptions,
+    request: CommitRequest,
 ) -> tuple[AdapterBatch, dict[TaskName, TaskVersion]]:
     """Return the adapters that get a version, and the versions of the others, given unchanged.
 
     Where all are unchanged, all stay: the commit that has them is returned for them.
     """
-    if options.allow_duplicate:
+    if request.options.allow_duplicate:
         return batch, {}
     latest = {task: lookups.latest_version(session, space, task) for task in batch.adapters}
     unchanged = {
         task: version
         for task, version in latest.items()
         if version is not None
-        and is_unchanged(context.store, task, version, batch.adapters[task], options)
+        and is_unchanged(context.store, task, version, batch.adapters[task], request.each[task])
     }
     if len(unchanged) == len(latest):
         return batch, unchanged
@@ -350,21 +412,25 @@ def _next_versions(
     session: Session,
     space: SpaceName,
     batch: AdapterBatch,
-    options: CommitOptions,
+    request: CommitRequest,
 ) -> dict[TaskName, Version] | CommitNumber:
     """Return the version that each task gets, or the earlier commit that already says all this.
 
     Raises ConflictError, RefusedError where the head allows neither.
     """
     latest = {task: lookups.latest_version(session, space, task) for task in batch.adapters}
-    if not options.allow_duplicate:
-        earlier = commit_of_unchanged(context.store, space, batch.adapters, latest, options)
+    if not request.options.allow_duplicate:
+        earlier = commit_of_unchanged(
+            context.store, space, batch.adapters, latest, request.options, request.each
+        )
         if earlier is not None:
             return earlier
     versions = {}
     for task, adapter in batch.adapters.items():
         newest, location = latest[task], adapter.source.location
-        versions[task] = next_version(session, space, task, newest, expected=options.expected)
+        versions[task] = next_version(
+            session, space, task, newest, expected=request.options.expected
+        )
         if (
             newest is not None
             and task in batch.derived
@@ -419,18 +485,18 @@ def _remarks_on_task(
 
 
 def _find_parents(
-    session: Session, space: SpaceName, batch: AdapterBatch, options: CommitOptions
+    session: Session, space: SpaceName, adapter: Adapter, options: CommitOptions
 ) -> list[TaskVersionRef]:
-    """Return what the adapters are declared to be derived from, by task and version.
+    """Return what an adapter is declared to be derived from, by task and version.
 
-    With it, for a single adapter, the version of this space that its training started from.
+    With it the version of this space that its training started from.
     """
     refs = list(options.derived_from)
-    started_from = [adapter.parent for adapter in batch.adapters.values()]
-    if len(started_from) == 1 and (started_from[0] or "").startswith(f"{space}/"):
-        task, _, version = str(started_from[0]).partition("/")[2].partition("@v")
+    started_from = adapter.parent or ""
+    if started_from.startswith(f"{space}/"):
+        task, _, version = started_from.partition("/")[2].partition("@v")
         if version.isdecimal() and lookups.version_row(session, space, task, int(version)):
-            refs.append(str(started_from[0]))
+            refs.append(started_from)
     versions = set()
     for ref in refs:
         resolved = resolve(session, ref, space=space)
@@ -450,8 +516,9 @@ def _report(
     basis: NewBasis | None,
 ) -> Commit:
     commit = replace(commit, basis=basis.report if basis is not None else None)
-    if len(encoded) > 1:
-        # the report calls siblings by this commit's number
+    fresh = {item.digest for item in encoded.values()} | ({basis.digest} if basis else set())
+    if any(fresh & {*item.sources} for item in encoded.values()):
+        # the report calls them by this commit's number
         return with_modules(context, commit)
     return replace(
         commit,
@@ -462,72 +529,3 @@ def _report(
             for task, report in commit.reports.items()
         },
     )
-
-
-def _follow_up(
-    context: Context,
-    space: SpaceName,
-    policy: Policy,
-    author: str | None,
-    *,
-    basis: NewBasis | None,
-    committed: frozenset[TaskName],
-) -> None:
-    """Make the refit that a commit calls for; the commit stands whether or not it succeeds."""
-    try:
-        if policy.k and basis is not None:
-            _reexpress_others(context, space, policy, author, basis, committed)
-        elif policy.refit and policy.references and policy.budget > 0:
-            _refit_where_it_pays(context, space, policy, author, len(committed))
-    # the commit is published: whatever fails now must not look as if it were not
-    except Exception as error:  # noqa: BLE001
-        _LOG.warning(
-            "space %s: the refit that was to follow was not made: %s",
-            space,
-            error,
-            exc_info=not isinstance(error, ShareRegistryError),
-        )
-
-
-def _reexpress_others(
-    context: Context,
-    space: SpaceName,
-    policy: Policy,
-    author: str | None,
-    basis: NewBasis,
-    committed: frozenset[TaskName],
-) -> None:
-    with context.catalog.begin() as session:
-        rows = [row for row in live_versions(session, space) if row.task not in committed]
-    rows = described_versions(context, rows)
-    options = RefitOptions(max_rank=policy.k, allow_loss=True)
-    reexpressed = reexpress(context, rows, basis, options, policy)
-    if reexpressed:
-        note = Note(author=author, message="refit after absorption")
-        publish_basis(context, space, basis, note, rows, reexpressed)
-
-
-def _refit_where_it_pays(
-    context: Context, space: SpaceName, policy: Policy, author: str | None, new_tasks: int
-) -> None:
-    with context.catalog.begin() as session:
-        tasks = lookups.live_tasks(session, space)
-        # is the count at or past a power of two from 8 on that it was below before the commit?
-        if tasks < _FIRST_TRIAL or tasks.bit_length() <= (tasks - new_tasks).bit_length():
-            return
-        sample = lookups.last_absorbed(session, space, SAMPLE)
-    sample = described_versions(context, sample)
-    rule = rule_within_budget(policy.budget, tasks=tasks)
-    basis = fit_basis(context, space, stored_members(context, sample), rule)
-    if basis is not None and (
-        judge(context, space, sample, rule, policy).saved_bytes * tasks > len(basis.content)
-    ):
-        publish_basis(
-            context,
-            space,
-            basis,
-            Note(
-                author=author,
-                message="leave-one-out saving times tasks exceeds the cost of a basis",
-            ),
-        )

@@ -137,7 +137,7 @@ def encode_adapters(
     space: SpaceName,
     batch: AdapterBatch,
     policy: Policy,
-    parents: Sequence[TaskVersionRef],
+    parents: Mapping[TaskName, Sequence[TaskVersionRef]],
     *,
     dry_run: bool,
 ) -> tuple[dict[TaskName, EncodedAdapter], NewBasis | None]:
@@ -159,7 +159,7 @@ def encode_adapters(
                 task,
                 batch.read(task),
                 policy=policy,
-                parents=parents,
+                parents=parents[task],
                 siblings=[*before[:FIRST], *before[FIRST:][-LATEST:]],
                 basis=basis,
             )

@@ -63,7 +63,8 @@ class EncodedAdapter:
         layout_digest: Of its layout.
         tensors_digest: Of the tensor file that export writes.
         norm: Frobenius norm of the scaled dW that the error is relative to.
-        sources: Objects that the adapter object refers to.
+        sources: Objects whose rows the adapter object refers to.
+        previous: The adapter object whose decoded factors enter.
         note: Its config and other files, and where it came from.
         report: What it costs; `budget` is None where loss is allowed without a limit.
         objects: Those that are not stored yet.
@@ -76,6 +77,7 @@ class EncodedAdapter:
     tensors_digest: Digest
     norm: float
     sources: tuple[Digest, ...]
+    previous: Digest | None = None
     note: TaskNote
     report: AdapterReport
     objects: Mapping[Digest, bytes] = field(repr=False)
@@ -87,6 +89,13 @@ class EncodedAdapter:
             len(content) for digest, content in self.objects.items() if store.put(content, digest)
         )
         return replace(self, adapter=head_of(self.adapter), objects={}, added_bytes=added_bytes)
+
+    def annotated(
+        self, labels: Mapping[str, str], metrics: Mapping[str, float]
+    ) -> "EncodedAdapter":
+        """Return the adapter with labels and metrics in its note."""
+        note = self.note.model_copy(update=annotations(labels, metrics))
+        return replace(self, note=note)
 
     def new_bytes(self, store: Store) -> int:
         """Return the bytes that storing adds."""
@@ -114,6 +123,7 @@ def encode_adapter(
     parents: Sequence[TaskVersionRef],
     siblings: Sequence[EncodedAdapter] = (),
     basis: NewBasis | None = None,
+    at: CommitNumber | None = None,
 ) -> EncodedAdapter:
     """Encode an adapter against what its space holds, in memory.
 
@@ -127,6 +137,7 @@ def encode_adapter(
         parents: What it is declared to be derived from.
         siblings: Adapters encoded before for the same commit, whose rows it may refer to.
         basis: A basis made for this commit.
+        at: The commit after which the space's adapters and basis are referred to; None for now.
 
     Raises:
         BudgetExceededError: the pseudo-rank keeps it from its budget.
@@ -149,6 +160,7 @@ def encode_adapter(
         parents=parents,
         bases=[*bases, *filter(None, [adapter.basis])],
         siblings=[sibling.digest for sibling in siblings],
+        at=at,
     )
     if policy.k and basis is not None:
         coded = project_onto(reader, adapter, on_device, basis.digest, policy)
@@ -183,6 +195,7 @@ def encode_adapter(
         tensors_digest=digest_of_file(adapter.layout, decoded.tensors),
         norm=norm_of_function,
         sources=stored.sources,
+        previous=stored.previous,
         note=note,
         report=with_details(
             context,
@@ -240,7 +253,6 @@ def note_for(
     context: Context,
     encoded: Mapping[TaskName, EncodedAdapter],
     options: CommitOptions,
-    labels: Mapping[str, str],
     remarks: Mapping[TaskName, tuple[str, ...]],
 ) -> Note:
     """Return the note of a commit.
@@ -249,7 +261,6 @@ def note_for(
         context: The registry.
         encoded: Its adapters.
         options: What the caller says.
-        labels: The caller's, with those of its environment.
         remarks: What is worth knowing of a task besides what its adapter says.
     """
     tasks = [
@@ -257,7 +268,6 @@ def note_for(
             update={
                 # an adapter that was checked out brings some of them along
                 "remarks": list(dict.fromkeys([*remarks[task], *item.adapter.remarks])),
-                **annotations(labels, options.metrics),
             }
         )
         for task, item in encoded.items()

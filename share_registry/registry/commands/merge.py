@@ -88,7 +88,8 @@ def merge(
     with context.reading() as session:
         unlike = check_shapes(session, target, {name: encoded.adapter.layout})
     remarks = (_remark(rows, weights, rule), *shape_remarks(unlike[name]))
-    note = note_for(context, {name: encoded}, options, labels, {name: remarks})
+    encoded = encoded.annotated(labels, options.metrics)
+    note = note_for(context, {name: encoded}, options, {name: remarks})
     if options.dry_run:
         with context.reading() as session:
             next_version(

@@ -4,7 +4,7 @@ It is where its idempotency key was used before, or the same adapter is given ag
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from sys import float_info
 from typing import Any, Final
@@ -172,6 +172,7 @@ def commit_of_unchanged(
     adapters: "Mapping[TaskName, Adapter]",
     latest: Mapping[TaskName, TaskVersion | None],
     options: CommitOptions,
+    each: Mapping[TaskName, CommitOptions],
 ) -> CommitNumber | None:
     """Return the last commit that made the newest versions of tasks, which are given unchanged.
 
@@ -181,13 +182,13 @@ def commit_of_unchanged(
     numbers = set()
     for task, adapter in adapters.items():
         version = latest[task]
-        if version is None or not is_unchanged(store, task, version, adapter, options):
+        if version is None or not is_unchanged(store, task, version, adapter, each[task]):
             return None
         numbers.add(version.number)
     for version in filter(None, latest.values()):
         check_expected(version.task, version.version, options.expected)
     number = max(numbers)
-    _warn_unrecorded(space, number, options)
+    _warn_unrecorded(space, number, [options, *each.values()])
     return number
 
 
@@ -260,10 +261,10 @@ def _note_of(store: Store, version: TaskVersion) -> TaskNote:
     return (read_note(store, version.note_digest) or Note()).of(version.note_task)
 
 
-def _warn_unrecorded(space: SpaceName, number: CommitNumber, options: CommitOptions) -> None:
+def _warn_unrecorded(space: SpaceName, number: CommitNumber, said: Sequence[CommitOptions]) -> None:
     """Warn of what is said of a version that is there already: a commit is never changed."""
     members = ("labels", "metrics", "message", "author", "derived_from")
-    lost = ", ".join(name for name in members if getattr(options, name))
+    lost = ", ".join(name for name in members if any(getattr(each, name) for each in said))
     if lost:
         _LOG.warning(
             "%s/@c%d holds this adapter already: %s not recorded; "
@@ -275,10 +276,15 @@ def _warn_unrecorded(space: SpaceName, number: CommitNumber, options: CommitOpti
 
 
 def warn_left_out(
-    space: SpaceName, unchanged: Mapping[TaskName, TaskVersion], options: CommitOptions
+    space: SpaceName,
+    unchanged: Mapping[TaskName, TaskVersion],
+    each: Mapping[TaskName, CommitOptions],
 ) -> None:
     """Warn of what a commit says of its versions and not of the tasks given unchanged."""
-    unsaid = " and ".join(name for name in ("labels", "metrics") if getattr(options, name))
+    said = [each[task] for task in unchanged]
+    unsaid = " and ".join(
+        name for name in ("labels", "metrics") if any(getattr(options, name) for options in said)
+    )
     if unchanged and unsaid:
         _LOG.warning(
             "%s: %s not recorded for %s, given unchanged; annotate them, or allow duplicates "

@@ -1,0 +1,102 @@
+"""Make the refit that follows a commit, where nobody had to ask for one.
+
+In the paper's protocol every other task is re-expressed in the basis of the commit. Otherwise a
+basis for later commits is made once leave-one-out coded bytes say that it pays: a few tasks of a
+sample are coded with a basis of the others and without it, and the mean saving times the number of
+tasks must exceed the basis's own bytes. It is a record of its own: the commit stands whatever
+becomes of it.
+"""
+
+import logging
+from typing import Final
+
+from share_registry.catalog.queries import lookups
+from share_registry.errors import ShareRegistryError
+from share_registry.format.records import Note
+from share_registry.names import SpaceName, TaskName
+from share_registry.registry.arguments import RefitOptions
+from share_registry.registry.basis.members import stored_members
+from share_registry.registry.commands.encode import NewBasis
+from share_registry.registry.commands.new_basis import (
+    SAMPLE,
+    fit_basis,
+    judge,
+    rule_within_budget,
+)
+from share_registry.registry.commands.refit import live_versions, publish_basis, reexpress
+from share_registry.registry.context import Context
+from share_registry.registry.stored_config import described_versions
+from share_registry.values.policy import Policy
+
+_LOG: Final = logging.getLogger(__name__)
+# Whether a basis would pay is looked at when there are 8, 16, 32, ... tasks.
+_FIRST_TRIAL: Final = 8
+
+
+def refit_after_commit(
+    context: Context,
+    space: SpaceName,
+    policy: Policy,
+    author: str | None,
+    *,
+    basis: NewBasis | None,
+    committed: frozenset[TaskName],
+) -> None:
+    """Make the refit that a commit calls for; the commit stands whether or not it succeeds."""
+    try:
+        if policy.k and basis is not None:
+            _reexpress_others(context, space, policy, author, basis, committed)
+        elif policy.refit and policy.references and policy.budget > 0:
+            _refit_where_it_pays(context, space, policy, author, len(committed))
+    # the commit is published: whatever fails now must not look as if it were not
+    except Exception as error:  # noqa: BLE001
+        _LOG.warning(
+            "space %s: the refit that was to follow was not made: %s",
+            space,
+            error,
+            exc_info=not isinstance(error, ShareRegistryError),
+        )
+
+
+def _reexpress_others(
+    context: Context,
+    space: SpaceName,
+    policy: Policy,
+    author: str | None,
+    basis: NewBasis,
+    committed: frozenset[TaskName],
+) -> None:
+    with context.catalog.begin() as session:
+        rows = [row for row in live_versions(session, space) if row.task not in committed]
+    rows = described_versions(context, rows)
+    options = RefitOptions(max_rank=policy.k, allow_loss=True)
+    reexpressed = reexpress(context, rows, basis, options, policy)
+    if reexpressed:
+        note = Note(author=author, message="refit after absorption")
+        publish_basis(context, space, basis, note, rows, reexpressed)
+
+
+def _refit_where_it_pays(
+    context: Context, space: SpaceName, policy: Policy, author: str | None, new_tasks: int
+) -> None:
+    with context.catalog.begin() as session:
+        tasks = lookups.live_tasks(session, space)
+        # is the count at or past a power of two from 8 on that it was below before the commit?
+        if tasks < _FIRST_TRIAL or tasks.bit_length() <= (tasks - new_tasks).bit_length():
+            return
+        sample = lookups.last_absorbed(session, space, SAMPLE)
+    sample = described_versions(context, sample)
+    rule = rule_within_budget(policy.budget, tasks=tasks)
+    basis = fit_basis(context, space, stored_members(context, sample), rule)
+    if basis is not None and (
+        judge(context, space, sample, rule, policy).saved_bytes * tasks > len(basis.content)
+    ):
+        publish_basis(
+            context,
+            space,
+            basis,
+            Note(
+                author=author,
+                message="leave-one-out saving times tasks exceeds the cost of a basis",
+            ),
+        )
