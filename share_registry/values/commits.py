@@ -176,8 +176,8 @@ class Commit(Shown):
         reports: Task name -> report, for tasks committed, re-expressed or merged.
         detail: What a kind other than absorb did, as a phrase.
         basis: The basis that the commit brought, None where it brought none.
-        labels, metrics: What the commit gave; of a version that `show` was asked for what it has
-            now.
+        labels, metrics: What the commit gave, of several tasks what it gave to all; of a version
+            that `show` was asked for what it has now.
         aliases: Aliases that the version has now, as `show` says; empty elsewhere.
         created: False where an earlier commit was returned instead of a new one.
         unchanged: Versions of tasks that were given unchanged and got no new one; empty in a log.

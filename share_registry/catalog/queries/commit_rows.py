@@ -5,10 +5,10 @@ Everything else about the commits of a page is fetched in three more statements 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
 
@@ -26,6 +26,7 @@ from share_registry.catalog.tables import (
 from share_registry.names import CommitNumber, Digest, SpaceName, Version
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 
+_T = TypeVar("_T")
 # Space and commit number
 _Key: TypeAlias = tuple[str, int]
 # What a page of commits selects
@@ -49,8 +50,9 @@ _NUMBERS: Final = bindparam("numbers", expanding=True, type_=BigInteger)
 class _About:
     versions: dict[str, Version] = field(default_factory=dict)
     reports: dict[str, AdapterReport] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    # by the number of the task
+    labels: dict[int, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    metrics: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
 
 
 def commits_of(session: Session, rows: Sequence[Row[Any]], *, created: bool = True) -> list[Commit]:
@@ -62,10 +64,30 @@ def commits_of(session: Session, rows: Sequence[Row[Any]], *, created: bool = Tr
         created: What the commits shall say of themselves.
     """
     about: dict[_Key, _About] = defaultdict(_About)
+    for space, numbers in _pages(rows):
+        _read_about(session, space, numbers, about)
+    return [_commit(row, about[(row.space, row.number)], created=created) for row in rows]
+
+
+def annotations_of(
+    session: Session, rows: Sequence[Row[Any]]
+) -> list[list[tuple[dict[str, str], dict[str, float]]]]:
+    """Return for each commit the labels and metrics that it gave, of each of its tasks."""
+    about: dict[_Key, _About] = defaultdict(_About)
+    for space, numbers in _pages(rows):
+        _read_annotations(session, {"space": space, "numbers": numbers}, about)
+    return [_by_task(about[(row.space, row.number)]) for row in rows]
+
+
+def _pages(rows: Sequence[Row[Any]]) -> Iterator[tuple[str, Sequence[int]]]:
     for space in dict.fromkeys(row.space for row in rows):
         for numbers in pieces([row.number for row in rows if row.space == space]):
-            _read_about(session, space, numbers, about)
-    return [_commit(row, about[(row.space, row.number)], created=created) for row in rows]
+            yield space, numbers
+
+
+def _by_task(about: _About) -> list[tuple[dict[str, str], dict[str, float]]]:
+    tasks = sorted(about.labels.keys() | about.metrics.keys())
+    return [(about.labels.get(task, {}), about.metrics.get(task, {})) for task in tasks]
 
 
 def _commit(row: Any, about: _About, *, created: bool) -> Commit:
@@ -83,11 +105,23 @@ def _commit(row: Any, about: _About, *, created: bool) -> Commit:
         refs={task: f"{row.space}/{task}@v{version}" for task, version in about.versions.items()},
         versions=about.versions,
         reports=about.reports,
-        labels=about.labels,
-        metrics=about.metrics,
+        labels=_common(about.labels, about),
+        metrics=_common(about.metrics, about),
         basis=None if row.basis is None else BasisReport(digest=Digest(row.basis), size_bytes=None),
         created=created,
     )
+
+
+def _common(by_task: Mapping[int, Mapping[str, _T]], about: _About) -> dict[str, _T]:
+    """Return what every task of a commit got alike."""
+    if len(by_task) < len(about.versions):
+        return {}
+    first, *others = by_task.values() or [{}]
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in other and other[name] == value for other in others)
+    }
 
 
 def _read_about(
@@ -108,11 +142,18 @@ def _read_about(
                 before=row.before,
                 untrained=row.norm == 0,
             )
+    _read_annotations(session, asked, about)
+
+
+def _read_annotations(
+    session: Session, asked: Mapping[str, object], about: dict[_Key, _About]
+) -> None:
+    space = str(asked["space"])
     # sorted here: asked to sort, a database might follow the key instead of the numbers
-    for since, _, name, value in sorted(session.execute(_LABELS, asked)):
-        about[(space, since)].labels[name] = value
-    for since, _, name, value in sorted(session.execute(_METRICS, asked)):
-        about[(space, since)].metrics[name] = float(value)
+    for since, task, name, value in sorted(session.execute(_LABELS, asked)):
+        about[(space, since)].labels[task][name] = value
+    for since, task, name, value in sorted(session.execute(_METRICS, asked)):
+        about[(space, since)].metrics[task][name] = float(value)
 
 
 def _select_touched() -> Select[Any]:

@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, ColumnElement, Row, Select, bindparam, select
 
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.as_of import first_from, instant, last_by
-from share_registry.catalog.queries.commit_rows import COLUMNS, commits_of
+from share_registry.catalog.queries.commit_rows import COLUMNS, annotations_of, commits_of
 from share_registry.catalog.queries.resolution import (
     find_task,
     resolve,
@@ -206,9 +206,12 @@ def _fitting(
     for rows in session.execute(page.limit(None)).partitions(PIECE):
         fitting += [
             row
-            for row, commit in zip(rows, commits_of(session, rows), strict=True)
-            if have_labels(commit.labels, query.labels)
-            and all(condition.holds(commit.metrics) for condition in conditions)
+            for row, by_task in zip(rows, annotations_of(session, rows), strict=True)
+            if any(
+                have_labels(labels, query.labels)
+                and all(condition.holds(metrics) for condition in conditions)
+                for labels, metrics in by_task
+            )
         ]
         if query.limit is not None and len(fitting) >= query.limit:
             break
