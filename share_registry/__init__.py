@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from share_registry.registry.pages import iterate as iterate
     from share_registry.registry.registry import Registry as Registry, Space as Space
     from share_registry.values.commits import AdapterReport as AdapterReport, Commit as Commit
+    from share_registry.values.imports import ImportSource as ImportSource
     from share_registry.values.policy import ABSENT as ABSENT, Policy as Policy
     from share_registry.values.references import ResolvedReference as ResolvedReference
     from share_registry.values.tasks import Task as Task
@@ -54,6 +55,7 @@ _PLACES: Final = {
     "registry.registry": "Registry Space",
     "values.policy": "ABSENT Policy",
     "values.commits": "AdapterReport Commit",
+    "values.imports": "ImportSource",
     "values.references": "ResolvedReference",
     "values.tasks": "Task",
 }

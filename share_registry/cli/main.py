@@ -61,7 +61,8 @@ class _Verbs(click.Group):
 
 def _commands_of(module: str) -> dict[str, click.Command]:
     return {
-        name.replace("_", "-"): member
+        # a word of Python stands with an underscore behind it
+        name.rstrip("_").replace("_", "-"): member
         for name, member in vars(import_module(f"share_registry.cli.{module}")).items()
         if isinstance(member, click.Command)
     }

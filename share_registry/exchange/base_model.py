@@ -155,6 +155,11 @@ def derive_task(location: str) -> TaskName:
         ) from error
 
 
+def derive_task_of_folders(parts: Sequence[str]) -> str | None:
+    """Derive a task name from the last of some folders whose name says something; None: none."""
+    return next(_specific(parts), None)
+
+
 def _parts(location: str) -> list[str]:
     """Return the components of a path or label."""
     return [part for part in re.split(r"[/\\]", location) if part not in ("", ".")]

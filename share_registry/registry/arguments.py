@@ -20,6 +20,7 @@ from share_registry.catalog.sql import MOST
 from share_registry.errors import InvalidInputError, ensure
 from share_registry.kinds import member_of, shown, wrong_kind
 from share_registry.values.commits import Commit
+from share_registry.values.imports import ImportSource
 from share_registry.values.policy import ENERGY, UNIT, Policy, check_budget
 from share_registry.values.references import ResolvedReference
 from share_registry.values.tasks import Task
@@ -31,6 +32,7 @@ Ref = str | Commit | ResolvedReference
 # Called with what is being done, how many are done and how many there are
 Progress = Callable[[str, int, int], None]
 _LONGEST_AUTHOR: Final = 256
+_MOST_WORKERS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,11 +204,40 @@ def check_source(name: str, value: Any) -> Any:
     return kinds.path(name, value) if isinstance(value, str | os.PathLike) else value
 
 
+def check_import(name: str, value: Any) -> Any:
+    """Check one thing to import, and what it says of itself. Raises InvalidInputError."""
+    if not isinstance(value, ImportSource):
+        return check_source(name, value)
+    members: Mapping[str, kinds.Check] = {
+        "adapter": check_source,
+        "message": kinds.text,
+        "labels": _labels,
+        "metrics": _metrics,
+        "derived_from": _references,
+        "is_derived": kinds.flag,
+        "task": kinds.either(NoneType, kinds.text),
+        "space": kinds.either(NoneType, kinds.text),
+        "source_time": kinds.either(NoneType, _moment),
+    }
+    checked = {
+        member: check(f"{member} of an ImportSource", getattr(value, member))
+        for member, check in members.items()
+    }
+    return ImportSource(**checked)
+
+
 def _sources(name: str, value: Any) -> dict[str, Any]:
     adapters = kinds.mapping(name, value)
     return {
         kinds.text("task", task): check_source(name, adapter) for task, adapter in adapters.items()
     }
+
+
+def _imported(name: str, value: Any) -> list[Any]:
+    """Return what is to be imported; a single place may stand alone."""
+    is_single = isinstance(value, str | os.PathLike | ImportSource)
+    adapters: list[Any] = _adapters(name, [value] if is_single else value)
+    return adapters
 
 
 def _parents(name: str, value: Any) -> dict[str, Any]:
@@ -279,6 +310,11 @@ _moment: Final = kinds.of(
     str | date, "a date or time", "Give a datetime, or write 2026-11-16 or 2026-11-16T12:00Z."
 )
 _number: Final = kinds.of(int | float, "a number", "Give a float.")
+_adapters: Final = kinds.several(
+    lambda name, value: check_import(name, value),
+    "adapters",
+    "Give a list of directories, adapters or ImportSources.",
+)
 _refs: Final = kinds.several(_reference, "references", "Give a list of references such as cola@v1.")
 check_budgets: Final = kinds.several(
     lambda _, value: check_budget(value), "budgets", "Give a list of numbers such as [0.01, 0.05]."
@@ -317,6 +353,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "exist_ok": kinds.flag,
     "expected": kinds.whole(0, "Give an int (`expected=ABSENT`: there must be none)."),
     "force": kinds.flag,
+    "from_file": kinds.path,
     "idempotency_key": kinds.text,
     "keep_original": kinds.flag,
     "kind": kinds.text,
@@ -332,8 +369,11 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "mode": kinds.text,
     "name": kinds.text,
     "new": kinds.text,
+    "on_error": kinds.text,
     "overwrite": kinds.flag,
     "parents": _parents,
+    # what `prepare` returned; looked at where it is published
+    "prepared": lambda _, value: value,
     "policy": kinds.of(Policy, "a Policy", "Give share_registry.Policy(budget=..., ...)."),
     "profile": kinds.text,
     "progress": kinds.progress,
@@ -345,10 +385,12 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "seed": _whole,
     "since": _moment,
     "sort": kinds.text,
+    "sources": _imported,
     "space": kinds.text,
     "store": check_source,
     "task": kinds.text,
     "until": _moment,
     "weighting": kinds.text,
     "where": kinds.texts,
+    "workers": kinds.whole(1, "Give None for as many as there are processors.", most=_MOST_WORKERS),
 }

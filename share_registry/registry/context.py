@@ -66,6 +66,13 @@ class Location:
         return None
 
     @property
+    def is_shared(self) -> bool:
+        """Whether another process can open it: neither store nor catalog is in memory."""
+        if not isinstance(self.store, str | os.PathLike):
+            return False
+        return os.fspath(self.store) != MEMORY and self.catalog_url is not None
+
+    @property
     def catalog_url(self) -> str | None:
         """The URL of the catalog; None for one in memory."""
         if self.catalog is not None or self.root is None:
@@ -82,6 +89,7 @@ class Context:
         writable: Whether verbs that commit are allowed.
         beside: Directory of the store, where there is one: files that follow from the store may be
             kept there.
+        place: Where it is opened again by other processes.
         device_name: The device on which commits and refits are to be computed.
         newer: The spaces whose log goes on with records of a later release, and what is said of it.
         created: What was created by the way, as sentences: the registry, spaces.
@@ -94,6 +102,7 @@ class Context:
     location: str
     writable: bool
     beside: Path | None = None
+    place: Location | None = None
     device_name: str = "cpu"
     newer: dict[SpaceName, FormatError] = field(default_factory=dict)
     author: str | None = None
@@ -251,12 +260,26 @@ def open_context(
         location=catalog.safe_url if place.catalog is not None else str(place.root or MEMORY),
         writable=mode != "r",
         beside=place.root,
+        place=place,
         device_name=device or outside.environment("SHARE_REGISTRY_DEVICE") or "cpu",
         author=author,
     )
     if fresh and place.root is not None:
         context.say_created(f"created registry at {outside.absolute(place.root)}")
     return context, scope
+
+
+def reopen(place: Location, device: str) -> Context:
+    """Open a registry that is there once more, in another process. Raises as `open_context`."""
+    location, store = (place.store, None) if place.catalog is None else (place.catalog, place.store)
+    return open_context(
+        location,  # type: ignore[arg-type]
+        store=store,
+        space=None,
+        mode="w",
+        outside=Outside(),
+        device=device,
+    )[0]
 
 
 def locate(

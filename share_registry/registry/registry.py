@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from share_registry.store.protocol import Store
     from share_registry.values.analyses import Analysis, Retention, Similar
     from share_registry.values.checks import Diff, Export, VerifyReport
+    from share_registry.values.imports import ImportReport, ImportSource
 
 # A PEFT directory, `hf://owner/repo[@revision]`, a live `peft.PeftModel` or an `Adapter`
 Source = "str | os.PathLike[str] | Adapter | Any"
@@ -398,6 +399,79 @@ class Registry:
                 idempotency_key=idempotency_key,
                 allow_duplicate=allow_duplicate,
             ),
+        )
+
+    def import_many(
+        self,
+        sources: "Sequence[str | os.PathLike[str] | ImportSource | Adapter | Any]" = (),
+        *,
+        from_file: str | os.PathLike[str] | None = None,
+        space: str | None = None,
+        budget: float | None = None,
+        message: str = "",
+        author: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        derived_from: Ref | Sequence[Ref] = (),
+        keep_original: bool | None = None,
+        allow_base_mismatch: bool = False,
+        workers: int | None = None,
+        on_error: str = "skip",
+        dry_run: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "ImportReport":
+        """Commit many adapters, of any number of base models, with several processes.
+
+        Every adapter is read and checked first. Those whose task has a version of them already are
+        left as they are, so an import that was killed goes on when it is run again. The result is
+        the same for any number of workers.
+
+        Args:
+            sources: Adapters as in `commit`, `ImportSource`s that say more of each, or directories:
+                every adapter below one is imported.
+            from_file: A CSV file with a row for each adapter: a column `source` and any of `task`,
+                `space`, `message`, `labels`, `metrics`, `source_time`, `derived_from`, `label.NAME`
+                and `metric.NAME`. Paths begin at its own directory.
+            space: An existing space for those that name none; where None the scope's, else the one
+                of each adapter's base model, created on first use.
+            budget, message, author, labels, metrics, derived_from, keep_original,
+                allow_base_mismatch: As in `commit`, for all that do not say it themselves.
+            workers: Processes that prepare adapters; as many as there are processors where None. A
+                registry in memory is worked on by this process alone.
+            on_error: "skip" reports what is refused and goes on; "stop" raises at the first one,
+                and what was committed before stays.
+            dry_run: Read and check everything, code a few, and say how many bytes and how long the
+                import would take; write nothing.
+            progress: Called with what is being done, how many are done and how many there are.
+
+        Raises:
+            InvalidInputError, NotFoundError: there is nothing to import.
+            StoreError, CatalogError: what all adapters need fails; run it again to go on.
+        """
+        from share_registry.registry.commands.import_many import import_sources
+        from share_registry.registry.commands.import_work import ImportRequest
+
+        return import_sources(
+            self._context,
+            sources,
+            ImportRequest(
+                options=CommitOptions(
+                    budget=budget,
+                    message=message,
+                    author=author,
+                    labels=labels or {},
+                    metrics=metrics or {},
+                    derived_from=references(derived_from),
+                    keep_original=keep_original,
+                    allow_base_mismatch=allow_base_mismatch,
+                ),
+                space=self._scope_of(space),
+                from_file=from_file,
+                workers=workers,
+                on_error=on_error,
+                dry_run=dry_run,
+            ),
+            progress=progress,
         )
 
     def refit(

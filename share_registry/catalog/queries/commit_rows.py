@@ -116,11 +116,11 @@ def _common(by_task: Mapping[int, Mapping[str, _T]], about: _About) -> dict[str,
     """Return what every task of a commit got alike."""
     if len(by_task) < len(about.versions):
         return {}
-    first, *others = by_task.values() or [{}]
+    first, *rest = by_task.values() or [{}]
     return {
         name: value
         for name, value in first.items()
-        if all(name in other and other[name] == value for other in others)
+        if all(name in each and each[name] == value for each in rest)
     }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from share_registry.cli.output import say_unless_new
+from share_registry.cli.output import emit, say_unless_new
 from share_registry.cli.verb import (
     Session,
     author_option,
@@ -24,15 +24,21 @@ from share_registry.cli.verb import (
     verb,
     with_options,
 )
-from share_registry.errors import InvalidInputError, ensure
+from share_registry.errors import InvalidInputError, RefusedError, ensure
 from share_registry.outside.files import Outside
+from share_registry.values.sheet import count
 
 if TYPE_CHECKING:
     from share_registry.registry.registry import Registry
     from share_registry.values.commits import Commit
 
-# Options that `commit` and `commit-many` share
-_commit_options: Final = with_options(
+_base_mismatch_option: Final = click.option(
+    "--allow-base-mismatch",
+    is_flag=True,
+    help="Commit although the config names another base model than the space.",
+)
+# Options of every verb that commits adapters
+_adapter_options: Final = with_options(
     click.option(
         "--budget",
         type=budget_of,
@@ -54,12 +60,12 @@ _commit_options: Final = with_options(
         default=None,
         help="Also keep the files as they are. [the space's policy]",
     ),
+)
+# Those that `commit` and `commit-many` have besides
+_commit_options: Final = with_options(
+    _adapter_options,
     key_option,
-    click.option(
-        "--allow-base-mismatch",
-        is_flag=True,
-        help="Commit although the config names another base model than the space.",
-    ),
+    _base_mismatch_option,
     click.option(
         "--allow-duplicate",
         is_flag=True,
@@ -135,6 +141,68 @@ def commit_many(registry: "Registry", /, adapters: dict[str, str], **options: An
     """
     result = registry.commit_many(adapters, **options)
     return say_unless_new(result, session(), dry_run=options["dry_run"], already=_ALREADY)
+
+
+def _check_import(asked: Session, options: Mapping[str, Any]) -> None:
+    from share_registry.registry.commands.import_many import check_first_import
+
+    check_first_import(
+        options["sources"],
+        options["from_file"],
+        asked.space or Outside().environment("SHARE_REGISTRY_SPACE"),
+        outside=Outside(),
+    )
+
+
+@verb("w", doing="importing", first=_check_import)
+@click.argument("sources", metavar="[DIRECTORY]...", nargs=-1)
+@click.option(
+    "--from-file",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="A list of adapters, one row each; its first row names the columns.",
+)
+@_adapter_options
+@_base_mismatch_option
+@click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Processes that prepare adapters. [the number of processors]",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="Go on without what is refused, or end at the first.",
+)
+@dry_run_option
+def import_(registry: "Registry", /, sources: tuple[str, ...], **options: Any) -> None:
+    """Commit every adapter of each DIRECTORY, with several processes.
+
+    A DIRECTORY is a PEFT directory, hf://owner/repo[@revision], or one with adapters anywhere below
+    it. What is committed already is left as it is: an import that was killed is run again. A CSV
+    file says more of each adapter: its columns are source, and any of task, space, message, labels,
+    metrics, source_time, derived_from, label.NAME and metric.NAME.
+
+    Exits with code 7 where an adapter was refused.
+
+    \b
+    share-registry import adapters/ --dry-run
+    share-registry import adapters/ -m "first import"
+    share-registry import --from-file list.csv --workers 8
+    """
+    report = registry.import_many(list(sources), **options)
+    emit(report, session())
+    ensure(
+        not report.refused,
+        RefusedError(
+            f"{report.refused} of {count(len(report.outcomes), 'adapter')} "
+            f"{'was' if report.refused == 1 else 'were'} refused.",
+            hint="Mend them and run it again: what is committed stays as it is.",
+        ),
+    )
 
 
 @verb("w")

@@ -203,6 +203,11 @@ def is_unchanged(
         return False
     if version.source_digest != adapter.source_digest:
         return _is_stored(store, version, adapter)
+    return is_kept_as_asked(store, version, options)
+
+
+def is_kept_as_asked(store: Store, version: TaskVersion, options: CommitOptions) -> bool:
+    """Tell whether a version is what was committed, as near and as whole as is asked for."""
     if version.restored_from is not None or version.before is not None:
         return False
     if options.budget is not None and version.error > options.budget:

@@ -1,0 +1,178 @@
+"""What an import is given: directories that hold adapters, or a list in a CSV file.
+
+Below a directory every folder with an `adapter_config.json` is an adapter. Its task has the name of
+its folder or, where that says nothing (`checkpoint-500`, `final`), of the nearest folder above it
+that does; two adapters of one name are refused, as which of them is the later version is not known.
+A list says it: one row an adapter, in the order of their versions.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
+from share_registry.exchange.base_model import derive_task, derive_task_of_folders
+from share_registry.exchange.config import CONFIG_FILE
+from share_registry.exchange.hub import SCHEME
+from share_registry.exchange.load import is_directory
+from share_registry.outside.files import Kind, Outside
+from share_registry.values.imports import ImportOutcome, ImportSource, ImportStatus
+
+_MAX_LIST_BYTES: Final = 1 << 28
+_COLUMNS: Final = (
+    *("source", "task", "space", "message", "labels", "metrics", "source_time", "derived_from"),
+)
+# Columns of one label or metric: label.team, metric.accuracy
+_NAMED: Final = {"label": "labels", "metric": "metrics"}
+_HINT: Final = (
+    f"The first row names the columns: source, and any of {', '.join(_COLUMNS[1:])}, label.NAME, "
+    "metric.NAME."
+)
+
+
+def expand(source: Any, *, outside: Outside) -> list[ImportSource | ImportOutcome]:
+    """Return the adapters at a source: itself, or those below a directory that is none.
+
+    Of those whose names are not known to be of one task or of several, that they are refused.
+
+    Raises NotFoundError where there are none, StoreError.
+    """
+    if isinstance(source, ImportSource):
+        return [source]
+    folder = Path(source) if is_directory(source) else None
+    if folder is None or outside.kind(folder) is not Kind.DIRECTORY:
+        return [ImportSource(adapter=source)]
+    if outside.exists(folder / CONFIG_FILE):
+        return [ImportSource(adapter=source)]
+    folders = sorted(
+        path.parent for path in outside.files_below(folder) if path.name == CONFIG_FILE
+    )
+    ensure(
+        folders,
+        NotFoundError(
+            f"there is no adapter in {folder} or below it: no {CONFIG_FILE}.",
+            hint="Give a directory of PEFT adapters, or a list with from_file=.",
+        ),
+    )
+    names = {path: _name_below(folder, path) for path in folders}
+    times = Counter(names.values())
+    return [
+        _refused(path, name, times[name])
+        if name is not None and times[name] > 1
+        # one without a name is refused where it is read
+        else ImportSource(adapter=path, task=name, is_derived=True)
+        for path, name in names.items()
+    ]
+
+
+def read_list(path: Path, *, outside: Outside) -> list[ImportSource]:
+    """Return the adapters of a CSV file; its relative paths begin at its own directory.
+
+    Columns: source, and any of task, space, message, labels and metrics (`name=value`, several
+    parted by `;`), label.NAME, metric.NAME, source_time, derived_from (several parted by `;`).
+
+    Raises InvalidInputError, NotFoundError, StoreError.
+    """
+    ensure(
+        outside.exists(path),
+        NotFoundError(f"the list {path} is not there.", hint="Give the path of a CSV file."),
+    )
+    content = outside.read(path, limit=_MAX_LIST_BYTES)
+    try:
+        # as spreadsheets write it, with a mark in front
+        text = content.decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(
+            f"the list {path} is not a CSV file in UTF-8: {error}.", hint=_HINT
+        ) from error
+    ensure(rows, InvalidInputError(f"the list {path} has no row.", hint=_HINT))
+    _check_columns(path, [str(column) for column in rows[0] if column is not None])
+    return [
+        _source_of(row, f"{path}, row {number}", path.parent)
+        for number, row in enumerate(rows, start=2)
+    ]
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    unknown = [
+        column
+        for column in columns
+        if column not in _COLUMNS
+        and not (column.partition(".")[0] in _NAMED and column.partition(".")[2])
+    ]
+    ensure(
+        "source" in columns and not unknown,
+        InvalidInputError(
+            f"the list {path} has "
+            + (f"the unknown column {unknown[0]!r}." if unknown else "no column 'source'."),
+            hint=_HINT,
+        ),
+    )
+
+
+def _source_of(row: Mapping[str | None, Any], where: str, folder: Path) -> ImportSource:
+    # the key None has cells behind the last column, a value None is a cell that is not there
+    ensure(
+        None not in row and None not in row.values(),
+        InvalidInputError(f"{where} has another number of cells than the first row.", hint=_HINT),
+    )
+    cells = {str(column): str(cell).strip() for column, cell in row.items()}
+    place = cells["source"]
+    ensure(place, InvalidInputError(f"{where} names no source.", hint=_HINT))
+    pairs: dict[str, dict[str, str]] = {
+        members: dict(_pairs(cells.get(members, ""), where)) for members in _NAMED.values()
+    }
+    for column, cell in cells.items():
+        kind, _, name = column.partition(".")
+        if kind in _NAMED and name and cell:
+            pairs[_NAMED[kind]][name] = cell
+    return ImportSource(
+        adapter=place if place.startswith(SCHEME) else folder / place,
+        task=cells.get("task") or None,
+        space=cells.get("space") or None,
+        message=cells.get("message", ""),
+        labels=pairs["labels"],
+        metrics={name: _number(name, value, where) for name, value in pairs["metrics"].items()},
+        derived_from=[ref.strip() for ref in cells.get("derived_from", "").split(";") if ref],
+        source_time=cells.get("source_time") or None,
+    )
+
+
+def _pairs(cell: str, where: str) -> Iterator[tuple[str, str]]:
+    for pair in filter(None, map(str.strip, cell.split(";"))):
+        name, equals, value = pair.partition("=")
+        ensure(
+            equals and name,
+            InvalidInputError(f"{where}: {pair!r} is not NAME=VALUE.", hint=_HINT),
+        )
+        yield name.strip(), value.strip()
+
+
+def _number(name: str, value: str, where: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{where}: metric {name}={value!r} is not a number.", hint="Make it a label."
+        ) from error
+
+
+def _name_below(folder: Path, path: Path) -> str | None:
+    """Return the name of an adapter below a directory; None where no folder says one."""
+    try:
+        return derive_task(path.as_posix())
+    except RefusedError:
+        return derive_task_of_folders(path.relative_to(folder).parts)
+
+
+def _refused(path: Path, name: str, times: int) -> ImportOutcome:
+    return ImportOutcome(
+        source=str(path),
+        status=ImportStatus.REFUSED,
+        reason=f"{times} adapters would be of task {name!r}, and their order is not known.",
+        hint="Name their tasks in a list, in the order of their versions: from_file=.",
+    )

@@ -1,0 +1,415 @@
+"""Import many adapters: read all of them, prepare them side by side, publish them in records.
+
+First every adapter is read and checked: what cannot be used is known before anything is committed,
+and what its task has a version of already is left out. So an import that was killed is simply run
+again. What is left goes in waves (`import_order`): workers prepare a wave, this process publishes
+it, one record for the adapters of one space and message.
+
+An adapter that is refused stops nobody else unless it is asked to; a store or a catalog that fails
+does, as all others would fail alike.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from share_registry.catalog.queries import lookups
+from share_registry.errors import (
+    CatalogError,
+    CommitStateUnknownError,
+    FormatError,
+    IntegrityError,
+    InvalidInputError,
+    RefusedError,
+    ShareRegistryError,
+    StoreError,
+    ensure,
+)
+from share_registry.exchange.import_list import expand, read_list
+from share_registry.kinds import FilePath
+from share_registry.names import SpaceName, parse_reference
+from share_registry.outside.files import Outside
+from share_registry.outside.processes import can_start, processors
+from share_registry.registry.arguments import CommitOptions, Progress
+from share_registry.registry.commands.commit import check_first, commit_sources
+from share_registry.registry.commands.import_order import ImportRow, next_wave
+from share_registry.registry.commands.import_work import (
+    STOP,
+    ImportRequest,
+    Surveyed,
+    measure,
+    name_of,
+    prepare_one,
+    survey,
+)
+from share_registry.registry.commands.prepare import Prepared, publish_prepared
+from share_registry.registry.commands.workers import ThisProcess, WorkerProcesses, Workers
+from share_registry.registry.context import Context
+from share_registry.values.commits import Commit
+from share_registry.values.imports import (
+    ImportOutcome,
+    ImportReport,
+    ImportSource,
+    ImportStatus,
+)
+from share_registry.values.task_version import TaskVersion
+
+_LOG: Final = logging.getLogger(__name__)
+# Adapters from which on another process is worth its start
+_FEWEST: Final = 2
+# Adapters of a space that a dry run codes, to say what all of them will take
+_SAMPLE: Final = 8
+# What one adapter cannot be blamed for
+_OF_ALL: Final = (StoreError, CatalogError, CommitStateUnknownError, FormatError, IntegrityError)
+
+
+class RunWave(Protocol):
+    """Who prepares the adapters of a wave, and hands all results to what publishes them."""
+
+    def __call__(
+        self,
+        calls: Sequence[tuple[Any, ...]],
+        publish: Callable[[Iterable["Prepared | ShareRegistryError"]], None],
+    ) -> None:
+        """Call `prepare_one(context, *call)` for every call, then `publish` with the results."""
+        ...
+
+
+def import_sources(
+    context: Context,
+    sources: Iterable[Any],
+    request: ImportRequest,
+    *,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Import adapters with processes of this machine. See `Registry.import_many`."""
+    context.require_writable()
+    items = _collect(sources, request.from_file, context.outside)
+    with _workers(context, request, len(items)) as workers:
+
+        def run(
+            calls: Sequence[tuple[Any, ...]],
+            publish: Callable[[Iterable[Prepared | ShareRegistryError]], None],
+        ) -> None:
+            publish(workers.run(prepare_one, calls))
+
+        return Import(context, items, request, progress).run(workers, run)
+
+
+def check_first_import(
+    sources: Iterable[Any], from_file: Path | None, space: str | None, *, outside: Outside
+) -> None:
+    """Check that an import can begin a registry that is not there yet: one adapter can be used.
+
+    Raises what the first one is refused for where none can.
+    """
+    refused: ShareRegistryError | None = None
+    for item in _collect(sources, from_file, outside):
+        if isinstance(item, ImportSource):
+            try:
+                check_first(
+                    [(item.task, item.adapter)],
+                    item.space or space,
+                    adapter_name=None,
+                    outside=outside,
+                )
+            except ShareRegistryError as error:
+                refused = refused or error.amended(prefix=f"{name_of(item)}: ")
+            else:
+                return
+        else:
+            refused = refused or RefusedError(f"{item.source}: {item.reason}", hint=item.hint)
+    if refused is not None:
+        raise refused
+
+
+def _collect(
+    sources: Iterable[Any], from_file: FilePath | None, outside: Outside
+) -> list[ImportSource | ImportOutcome]:
+    """Return every adapter that is to be imported, and those that cannot be named.
+
+    Raises InvalidInputError, NotFoundError, StoreError.
+    """
+    items = [item for source in sources for item in expand(source, outside=outside)]
+    if from_file is not None:
+        items += read_list(Path(from_file), outside=outside)
+    ensure(
+        items,
+        InvalidInputError(
+            "there is nothing to import.", hint="Give directories of adapters, or from_file=."
+        ),
+    )
+    return items
+
+
+class Import:
+    """One import: what became of each adapter so far."""
+
+    def __init__(
+        self,
+        context: Context,
+        items: Sequence[ImportSource | ImportOutcome],
+        request: ImportRequest,
+        progress: Progress | None,
+    ) -> None:
+        self._context = context
+        self._items = items
+        self._request = request
+        self._progress = progress
+        self._begun_s = context.outside.monotonic()
+        self._outcomes: dict[int, ImportOutcome] = {}
+        self._commits = 0
+
+    def run(self, workers: Workers, run_wave: RunWave) -> ImportReport:
+        """Import everything. Raises where `on_error` says so, or what would meet every adapter."""
+        sources = self._sources()
+        surveyed = self._survey(sources, workers)
+        if self._request.dry_run:
+            return self._estimate(surveyed, workers)
+        rows = self._rows(surveyed)
+        while rows:
+            wave = self._wave(rows)
+            self._commit_wave(wave, surveyed, run_wave)
+            done = {row.number for row in wave}
+            rows = [row for row in rows if row.number not in done]
+            self._say("importing", len(self._outcomes), len(self._items))
+        return self._report(self._context.outside.monotonic() - self._begun_s, workers)
+
+    def _sources(self) -> dict[int, ImportSource]:
+        sources = {}
+        for number, item in enumerate(self._items):
+            if isinstance(item, ImportSource):
+                sources[number] = item
+                continue
+            if self._request.on_error == STOP:
+                raise RefusedError(f"{item.source}: {item.reason}", hint=item.hint)
+            self._outcomes[number] = item
+        return sources
+
+    def _survey(self, sources: Mapping[int, ImportSource], workers: Workers) -> dict[int, Surveyed]:
+        surveyed: dict[int, Surveyed] = {}
+        times: Counter[tuple[str, str, str]] = Counter()
+        results = workers.run(survey, [(source, self._request) for source in sources.values()])
+        for done, (number, result) in enumerate(zip(sources, results, strict=True), start=1):
+            self._say("reading adapters", done, len(sources))
+            if isinstance(result, ShareRegistryError):
+                self._refuse(number, result)
+                continue
+            # of equal adapters of a task, as many are there as the task has such versions
+            key = (result.space, result.task, result.source_digest)
+            times[key] += 1
+            if times[key] <= len(result.versions):
+                self._leave(number, result.versions[times[key] - 1])
+            else:
+                surveyed[number] = result
+        return surveyed
+
+    def _rows(self, surveyed: Mapping[int, Surveyed]) -> list[ImportRow]:
+        rows = []
+        for number, item in surveyed.items():
+            refs = self._request.options_of(self._source(number)).derived_from
+            parents = [parse_reference(ref) for ref in refs]
+            rows.append(
+                ImportRow(
+                    number=number,
+                    space=item.space,
+                    task=item.task,
+                    parents=frozenset(
+                        str(parent.task) for parent in parents if parent.space in (None, item.space)
+                    ),
+                    stands_alone=item.stands_alone,
+                )
+            )
+        return rows
+
+    def _wave(self, rows: Sequence[ImportRow]) -> list[ImportRow]:
+        with self._context.reading() as session:
+            tasks = {
+                space: lookups.live_tasks(session, space) for space in {row.space for row in rows}
+            }
+        return next_wave(rows, tasks)
+
+    def _commit_wave(
+        self, wave: Sequence[ImportRow], surveyed: Mapping[int, Surveyed], run_wave: RunWave
+    ) -> None:
+        with self._context.reading() as session:
+            heads = lookups.heads(session)
+        apart = [row for row in wave if not surveyed[row.number].is_joint]
+        before = len(self._outcomes)
+
+        def publish(results: Iterable[Prepared | ShareRegistryError]) -> None:
+            prepared = []
+            for row, result in zip(apart, results, strict=True):
+                if isinstance(result, _OF_ALL):
+                    raise result.amended(hint="Run the import again: it goes on where it was.")
+                if isinstance(result, ShareRegistryError):
+                    self._refuse(row.number, result)
+                else:
+                    prepared.append((row, result))
+                done = before + len(prepared)
+                self._say("importing", done, len(self._items))
+            self._publish(prepared)
+
+        if apart:
+            at = {space: head.number for space, head in heads.items()}
+            run_wave(
+                [(self._source(row.number), self._request, at.get(row.space)) for row in apart],
+                publish,
+            )
+        for row in wave:
+            if surveyed[row.number].is_joint:
+                self._commit_alone(row)
+
+    def _publish(self, prepared: Sequence[tuple[ImportRow, Prepared]]) -> None:
+        """Publish a wave: a record for those of one space and message that follow one another."""
+        spaces = dict.fromkeys(row.space for row, _ in prepared)
+        for space in spaces:
+            of_space = [(row, item) for row, item in prepared if row.space == space]
+            for _, run in groupby(of_space, key=lambda pair: pair[1].options.message):
+                self._publish_run(list(run))
+
+    def _publish_run(self, run: Sequence[tuple[ImportRow, Prepared]]) -> None:
+        options = CommitOptions(
+            message=run[0][1].options.message, author=self._request.options.author
+        )
+        try:
+            commit = publish_prepared(self._context, [item for _, item in run], options)
+        except _OF_ALL:
+            raise
+        except ShareRegistryError as error:
+            if len(run) == 1:
+                self._refuse(run[0][0].number, error)
+                return
+            # one of them keeps all from being committed
+            for pair in run:
+                self._publish_run([pair])
+            return
+        for row, item in run:
+            self._note(row, commit, item.report.raw_bytes)
+        self._commits += commit.created
+
+    def _commit_alone(self, row: ImportRow) -> None:
+        source = self._source(row.number)
+        try:
+            commit = commit_sources(
+                self._context,
+                [(source.task, source.adapter)],
+                self._request.space_of(source),
+                self._request.options_of(source),
+            )
+        except _OF_ALL:
+            raise
+        except ShareRegistryError as error:
+            self._refuse(row.number, error)
+            return
+        self._note(row, commit, 0)
+        self._commits += commit.created
+
+    def _note(self, row: ImportRow, commit: Commit, raw_bytes: int) -> None:
+        ref, report = commit.refs.get(row.task), commit.reports.get(row.task)
+        if ref is None or report is None or not commit.created:
+            name = f"{row.space}/{row.task}@"
+            left = (each for each in (*commit.unchanged, ref or "") if each.startswith(name))
+            status, ref, report = ImportStatus.UNCHANGED, next(left, None), None
+        else:
+            status = ImportStatus.COMMITTED
+        self._outcomes[row.number] = ImportOutcome(
+            source=self._name(row.number),
+            status=status,
+            ref=ref,
+            error=report.error if report is not None else None,
+            bytes_added=report.bytes_added if report is not None else 0,
+            raw_bytes=report.raw_bytes if report is not None else raw_bytes,
+        )
+
+    def _leave(self, number: int, version: TaskVersion) -> None:
+        self._outcomes[number] = ImportOutcome(
+            source=self._name(number),
+            status=ImportStatus.UNCHANGED,
+            ref=version.ref,
+            error=version.error,
+            raw_bytes=version.raw_bytes,
+        )
+
+    def _refuse(self, number: int, error: ShareRegistryError) -> None:
+        if self._request.on_error == STOP:
+            raise error.amended(prefix=f"{self._name(number)}: ")
+        _LOG.info("refused %s: %s", self._name(number), error)
+        self._outcomes[number] = ImportOutcome(
+            source=self._name(number),
+            status=ImportStatus.REFUSED,
+            reason=error.message,
+            hint=error.hint,
+        )
+
+    def _estimate(self, surveyed: Mapping[int, Surveyed], workers: Workers) -> ImportReport:
+        """Return the report of a dry run, from a few adapters of each space."""
+        by_space: dict[SpaceName, list[int]] = {}
+        for number, item in surveyed.items():
+            by_space.setdefault(item.space, []).append(number)
+        sample = [number for numbers in by_space.values() for number in _spread(numbers)]
+        results = workers.run(measure, [(self._source(number), self._request) for number in sample])
+        measured: dict[SpaceName, list[tuple[int, int, float]]] = {}
+        for done, (number, result) in enumerate(zip(sample, results, strict=True), start=1):
+            self._say("coding a sample", done, len(sample))
+            if isinstance(result, ShareRegistryError):
+                self._refuse(number, result)
+                continue
+            item = surveyed[number]
+            measured.setdefault(item.space, []).append((item.raw_bytes, *result))
+        seconds = 0.0
+        for number, item in surveyed.items():
+            if number in self._outcomes:
+                continue
+            raw, added, spent_s = map(
+                sum, zip(*measured.get(item.space, [(1, 0, 0.0)]), strict=True)
+            )
+            seconds += spent_s * item.raw_bytes / max(raw, 1)
+            self._outcomes[number] = ImportOutcome(
+                source=self._name(number),
+                status=ImportStatus.NEW,
+                ref=f"{item.space}/{item.task}",
+                bytes_added=round(added * item.raw_bytes / max(raw, 1)),
+                raw_bytes=item.raw_bytes,
+            )
+        return self._report(seconds / workers.count, workers)
+
+    def _report(self, seconds: float, workers: Workers) -> ImportReport:
+        return ImportReport(
+            outcomes=tuple(outcome for _, outcome in sorted(self._outcomes.items())),
+            commits=self._commits,
+            seconds=seconds,
+            workers=workers.count,
+            dry_run=self._request.dry_run,
+        )
+
+    def _say(self, doing: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(doing, done, total)
+
+    def _source(self, number: int) -> ImportSource:
+        source = self._items[number]
+        assert isinstance(source, ImportSource)
+        return source
+
+    def _name(self, number: int) -> str:
+        return name_of(self._source(number))
+
+
+def _spread(numbers: Sequence[int]) -> list[int]:
+    count = min(len(numbers), _SAMPLE)
+    return [numbers[index * len(numbers) // count] for index in range(count)]
+
+
+def _workers(
+    context: Context, request: ImportRequest, items: int
+) -> AbstractContextManager[Workers]:
+    """Return as many processes as are asked for; none but this one where others gain nothing."""
+    count = min(request.workers or processors(), items // _FEWEST)
+    if count < 2 or context.place is None or not context.place.is_shared or not can_start():
+        return nullcontext(ThisProcess(context))
+    return WorkerProcesses(context.place, count, device=context.device_name)
