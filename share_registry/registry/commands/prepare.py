@@ -12,6 +12,7 @@ before a record names it. Then the adapter is coded again from where it was read
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from typing_extensions import override
@@ -227,7 +228,7 @@ def _policy_of(plan: CommitPlan, options: CommitOptions) -> Policy:
 def _read_again(context: Context, source: Any, adapter: Adapter) -> Any:
     """Return what an adapter can be read again from, in any directory."""
     if is_directory(source):
-        return os.fspath(context.outside.absolute(source))
+        return os.fspath(context.outside.absolute(Path(source)))
     return os.fspath(source) if isinstance(source, str | os.PathLike) else adapter
 
 
