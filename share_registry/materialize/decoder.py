@@ -100,6 +100,10 @@ class Reader:
         reader._beside = {**self._beside, **objects}
         return reader
 
+    def has(self, digest: Digest) -> bool:
+        """Tell whether an object is there now, whatever is remembered of it."""
+        return digest in self._beside or self._store.size(digest) is not None
+
     def open(self, digest: Digest) -> Opened:
         """Return an adapter object, verified. Raises IntegrityError."""
         return self._opened.get_or_make(

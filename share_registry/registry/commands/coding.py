@@ -350,6 +350,9 @@ def _sources_of(reader: Reader, digest: Digest) -> tuple[Digest, ...]:
 def _is_readable(reader: Reader, digest: Digest, *, rows: bool = False) -> bool:
     """Tell whether an object, or also all that its rows are decoded from, is there and whole."""
     try:
+        # what is remembered may have been removed by another process: nothing new may refer to it
+        missing = [each for each in _needed(reader, digest, rows=rows) if not reader.has(each)]
+        ensure(not missing, IntegrityError(f"{', '.join(missing[:1])} is not in the store."))
         if reader.is_basis(digest):
             reader.basis(digest)
         elif rows:
@@ -360,3 +363,11 @@ def _is_readable(reader: Reader, digest: Digest, *, rows: bool = False) -> bool:
         _LOG.warning("object %s cannot be read: %s", digest, error)
         return False
     return True
+
+
+def _needed(reader: Reader, digest: Digest, *, rows: bool) -> list[Digest]:
+    """Return an object, and all that its rows are decoded from. Raises IntegrityError."""
+    if not rows:
+        return [digest]
+    chain = reader.chain(digest)
+    return [each for link in chain for each in (link, *reader.open(link).stored.sources)]
