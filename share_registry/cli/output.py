@@ -257,10 +257,13 @@ def watching(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from share_registry.cli.pace import PaceColumn
+
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
+        PaceColumn(),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
@@ -323,10 +326,14 @@ class _Steps(logging.Handler):
         super().__init__(level=logging.INFO)
         self._progress = progress
         self._task = task
+        self._doing = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         self._progress.update(self._task, description=record.getMessage()[:80])
 
     def show(self, doing: str, done: int, total: int) -> None:
-        """Move the bar."""
+        """Move the bar; each step has a pace of its own."""
+        if doing != self._doing:
+            self._progress.reset(self._task, total=total)
+            self._doing = doing
         self._progress.update(self._task, description=doing[:80], completed=done, total=total)

@@ -84,13 +84,14 @@ def read_list(path: Path, *, outside: Outside) -> list[ImportSource]:
     try:
         # as spreadsheets write it, with a mark in front
         text = content.decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(
             f"the list {path} is not a CSV file in UTF-8: {error}.", hint=_HINT
         ) from error
     ensure(rows, InvalidInputError(f"the list {path} has no row.", hint=_HINT))
-    _check_columns(path, [str(column) for column in rows[0] if column is not None])
+    _check_columns(path, reader.fieldnames or ())
     return [
         _source_of(row, f"{path}, row {number}", path.parent)
         for number, row in enumerate(rows, start=2)
@@ -104,6 +105,11 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         if column not in _COLUMNS
         and not (column.partition(".")[0] in _NAMED and column.partition(".")[2])
     ]
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    ensure(
+        twice is None,
+        InvalidInputError(f"the list {path} has column {twice!r} more than once.", hint=_HINT),
+    )
     ensure(
         "source" in columns and not unknown,
         InvalidInputError(
@@ -137,7 +143,7 @@ def _source_of(row: Mapping[str | None, Any], where: str, folder: Path) -> Impor
         message=cells.get("message", ""),
         labels=pairs["labels"],
         metrics={name: _number(name, value, where) for name, value in pairs["metrics"].items()},
-        derived_from=[ref.strip() for ref in cells.get("derived_from", "").split(";") if ref],
+        derived_from=tuple(filter(None, map(str.strip, cells.get("derived_from", "").split(";")))),
         source_time=cells.get("source_time") or None,
     )
 

@@ -403,7 +403,7 @@ class Registry:
 
     def import_many(
         self,
-        sources: "Sequence[str | os.PathLike[str] | ImportSource | Adapter | Any]" = (),
+        sources: "str | os.PathLike[str] | Iterable[ImportSource | Adapter | Any]" = (),
         *,
         from_file: str | os.PathLike[str] | None = None,
         space: str | None = None,

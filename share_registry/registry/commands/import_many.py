@@ -81,12 +81,19 @@ class RunWave(Protocol):
 
 def import_sources(
     context: Context,
-    sources: Iterable[Any],
+    sources: Any,
     request: ImportRequest,
     *,
     progress: Progress | None = None,
 ) -> ImportReport:
-    """Import adapters with processes of this machine. See `Registry.import_many`."""
+    """Import adapters with processes of this machine.
+
+    Args:
+        context: The registry.
+        sources: A list of what `Registry.import_many` takes.
+        request: See there.
+        progress: Told how far it is.
+    """
     context.require_writable()
     items = _collect(sources, request.from_file, context.outside)
     with _workers(context, request, len(items)) as workers:

@@ -1,0 +1,126 @@
+"""What is to be imported: directories of adapters, and lists in CSV."""
+
+from pathlib import Path
+
+import pytest
+
+import share_registry as sr
+from share_registry.errors import ShareRegistryError
+from share_registry.exchange.import_list import expand, read_list
+from share_registry.outside.files import Outside
+from share_registry.values.imports import ImportOutcome, ImportSource
+
+OUTSIDE = Outside()
+
+
+def _adapters(root: Path, *places: str) -> Path:
+    for place in places:
+        (root / place).mkdir(parents=True)
+        (root / place / "adapter_config.json").write_text("{}")
+    return root
+
+
+def _tasks(root: Path) -> dict[str, str | None]:
+    return {
+        Path(item.adapter).relative_to(root).as_posix(): item.task
+        for item in expand(root, outside=OUTSIDE)
+        if isinstance(item, ImportSource)
+    }
+
+
+def _list(tmp_path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = tmp_path / "list.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_every_adapter_below_a_directory_is_named_after_its_folder(tmp_path: Path) -> None:
+    root = _adapters(tmp_path / "runs", "cola", "sst2/final", "deep/er/qnli/checkpoint-500", "b c")
+    (root / "notes").mkdir()
+    assert _tasks(root) == {
+        "b c": "b-c",
+        "cola": "cola",
+        "deep/er/qnli/checkpoint-500": "qnli",
+        "sst2/final": "sst2",
+    }
+    assert [item.adapter for item in expand(root / "cola", outside=OUTSIDE)] == [root / "cola"]  # type: ignore[union-attr]
+    assert expand("hf://a/b", outside=OUTSIDE) == [ImportSource(adapter="hf://a/b")]
+
+
+def test_checkpoints_of_one_run_are_not_guessed_to_be_versions(tmp_path: Path) -> None:
+    root = _adapters(tmp_path / "runs", "cola/checkpoint-1", "cola/checkpoint-2", "sst2")
+    items = expand(root, outside=OUTSIDE)
+    refused = [item for item in items if isinstance(item, ImportOutcome)]
+    assert [Path(item.source).name for item in refused] == ["checkpoint-1", "checkpoint-2"]
+    assert "2 adapters would be of task 'cola'" in refused[0].reason
+    assert "from_file=" in refused[0].hint
+    assert _tasks(root) == {"sst2": "sst2"}
+
+
+def test_an_adapter_without_a_name_is_left_to_be_refused_where_it_is_read(tmp_path: Path) -> None:
+    root = _adapters(tmp_path / "runs", "final", "checkpoint-3")
+    assert _tasks(root) == {"checkpoint-3": None, "final": None}
+
+
+def test_a_directory_without_adapters_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(sr.NotFoundError, match="no adapter in"):
+        expand(tmp_path / "empty", outside=OUTSIDE)
+
+
+def test_a_list_has_a_row_for_each_adapter(tmp_path: Path) -> None:
+    path = _list(
+        tmp_path,
+        "\ufeffsource,task,space,message,labels,label.team,metrics,metric.f1,source_time,derived_from\r\n"
+        'a/b,cola,s,"one, two","x=1; y=2",red,acc=.5,0.25,2026-01-02,cola@v1; sst2\r\n'
+        "hf://o/r@main,,,,,,,,,\r\n",
+    )
+    first, second = read_list(path, outside=OUTSIDE)
+    assert first == ImportSource(
+        adapter=tmp_path / "a/b",
+        task="cola",
+        space="s",
+        message="one, two",
+        labels={"x": "1", "y": "2", "team": "red"},
+        metrics={"acc": 0.5, "f1": 0.25},
+        derived_from=("cola@v1", "sst2"),
+        source_time="2026-01-02",
+    )
+    assert second == ImportSource(adapter="hf://o/r@main")
+
+
+def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    (item,) = read_list(_list(tmp_path, "source\n/some/where\n"), outside=OUTSIDE)
+    assert item.adapter == Path("/some/where")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no row"),
+        ("source\n", "has no row"),
+        ("path,task\na,b\n", "unknown column 'path'"),
+        ("task\na\n", "no column 'source'"),
+        ("source,metric.\na,1\n", "unknown column 'metric.'"),
+        ("source,task\na\n", "row 2 has another number of cells"),
+        ("source,task\na,b\nc,d,e\n", "row 3 has another number of cells"),
+        ("source\n \n", "row 2 names no source"),
+        ("source,labels\na,x\n", "'x' is not NAME=VALUE"),
+        ("source,labels\na,=x\n", "'=x' is not NAME=VALUE"),
+        ("source,metric.f1\na,high\n", "metric f1='high' is not a number"),
+        ('source\n"a\n', "not a CSV file"),
+        ("source,source\na,b\n", "column 'source' more than once"),
+    ],
+)
+def test_a_list_that_cannot_be_read_says_where(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(sr.InvalidInputError, match=message) as caught:
+        read_list(_list(tmp_path, text), outside=OUTSIDE)
+    assert caught.value.hint
+
+
+def test_a_list_in_another_encoding_or_missing_is_said(tmp_path: Path) -> None:
+    path = _list(tmp_path, "source\nk\u00fc\n", "latin-1")
+    errors: list[type[ShareRegistryError]] = [sr.InvalidInputError, sr.NotFoundError]
+    for place, error in zip((path, tmp_path / "none.csv"), errors, strict=True):
+        with pytest.raises(error):
+            read_list(place, outside=OUTSIDE)

@@ -1,0 +1,377 @@
+"""Import many adapters: the same for any number of workers, once each, whatever happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import share_registry as sr
+from share_registry.catalog.queries import lookups
+from share_registry.errors import ShareRegistryError
+from share_registry.registry.arguments import CommitOptions
+from share_registry.registry.commands import import_many as importing
+from share_registry.registry.commands.import_work import ImportRequest, prepare_one
+from share_registry.registry.commands.prepare import publish_prepared
+from share_registry.registry.commands.workers import WorkerProcesses
+from share_registry.registry.context import Context
+from share_registry.values.imports import ImportReport, ImportSource, ImportStatus
+from tests.registry.conftest import Open
+from tests.registry.planted import write_planted
+
+COUNT = 12
+TENSORS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory of adapters of one base model, t00 to t11."""
+    write_planted(tmp_path / "adapters", COUNT, modules=2, width=64)
+    return tmp_path / "adapters"
+
+
+def _spoil(folder: Path) -> None:
+    """Put a NaN into t03, cut t07 off."""
+    tensors = load_file(folder / "t03" / TENSORS)
+    next(iter(tensors.values()))[0, 0] = torch.nan
+    save_file(tensors, folder / "t03" / TENSORS)
+    content = (folder / "t07" / TENSORS).read_bytes()
+    (folder / "t07" / TENSORS).write_bytes(content[:-100])
+
+
+def _contents(registry: sr.Registry) -> dict[str, str]:
+    with registry.context.reading() as session:
+        return {row.ref: row.adapter_digest for row in lookups.all_versions(session)}
+
+
+def _statuses(report: ImportReport) -> list[str]:
+    return [outcome.status.value for outcome in report.outcomes]
+
+
+def test_the_result_is_the_same_for_any_number_of_workers(tmp_path: Path, folder: Path) -> None:
+    contents = []
+    for workers in (1, 2, 3):
+        with sr.Registry.open(tmp_path / f"registry-{workers}") as registry:
+            report = registry.import_many(folder, workers=workers)
+            assert (report.committed, report.refused, report.workers) == (COUNT, 0, workers)
+            assert registry.verify("deep").ok
+            contents.append(_contents(registry))
+    assert contents[0] == contents[1] == contents[2]
+    assert sorted(contents[0]) == [f"tiny/t{number:02d}@v1" for number in range(COUNT)]
+
+
+def test_what_is_bad_is_reported_and_what_is_there_is_left(
+    open_registry: Open, folder: Path
+) -> None:
+    registry = open_registry()
+    _spoil(folder)
+    report = registry.import_many([folder], workers=2, labels={"from": "s3"}, message="first")
+    assert (report.committed, report.refused) == (COUNT - 2, 2)
+    nan, cut = report.of(ImportStatus.REFUSED)
+    assert nan.source.endswith("t03")
+    assert "NaN" in nan.reason
+    assert cut.source.endswith("t07")
+    assert "truncated" in cut.reason
+    assert report.commits == len([c for c in registry.log(limit=None) if c.kind == "absorb"])
+    assert registry.show("t00").labels["from"] == "s3"
+    assert registry.show("t00").message == "first"
+    again = registry.import_many([folder], workers=2)
+    assert (again.committed, again.unchanged, again.refused) == (0, COUNT - 2, 2)
+    assert again.of(ImportStatus.UNCHANGED)[0].ref == "tiny/t00@v1"
+    assert len(registry.tasks()) == COUNT - 2
+    # a tighter budget is another request
+    assert registry.import_many([folder], workers=1, budget=0.001).committed == COUNT - 2
+
+
+def test_errors_are_what_exports_show(tmp_path: Path, folder: Path) -> None:
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        report = registry.import_many(folder, budget=0.05, workers=2)
+        for outcome in report.outcomes:
+            assert outcome.error is not None
+            assert 0 < outcome.error <= 0.05
+            assert registry.checkout(str(outcome.ref)).error == outcome.error
+        assert report.bytes_added == sum(
+            each.bytes_added or 0
+            for commit in registry.log(limit=None)
+            for each in commit.reports.values()
+        )
+
+
+def _die_once(context: Context, flag: str, number: int) -> int:
+    """Kill the own process at the third call of all, once."""
+    if number == 2 and not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def _die(context: Context, number: int) -> int:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_worker_that_is_killed_is_asked_again(tmp_path: Path) -> None:
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        place = registry.context.place
+        assert place is not None
+        with WorkerProcesses(place, 2, device="cpu") as workers:
+            calls = [(str(tmp_path / "flag"), number) for number in range(6)]
+            assert list(workers.run(_die_once, calls)) == list(range(6))
+            first, second, third = workers.run(_die, [(0,), (1,), (2,)])
+            assert (first, third) == (0, 2)
+            assert isinstance(second, sr.RefusedError)
+            assert "signal 9" in second.message
+            # they end with the import, also those of which nothing is heard
+            pids = [process._process.pid for process in workers._all]
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+SCRIPT = """
+import sys
+import share_registry as sr
+with sr.Registry.open(sys.argv[1]) as registry:
+    registry.import_many(sys.argv[2], workers=2)
+"""
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return list(map(int, text.split()))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are listed in /proc")
+def test_an_import_that_is_killed_goes_on_when_it_is_run_again(
+    tmp_path: Path, folder: Path
+) -> None:
+    root = tmp_path / "registry"
+    sr.Registry.open(root).close()
+    _spoil(folder)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(root), str(folder)])
+
+    def tasks() -> int:
+        with sr.Registry.open(root, mode="r") as registry:
+            return len(registry.tasks()) if registry.spaces() else 0
+
+    _wait(lambda: tasks() >= 4, "nothing is committed")
+    workers = _children(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    done = tasks()
+    assert done < COUNT - 2
+    _wait(lambda: not any(map(_runs, workers)), "workers stay behind")
+    with sr.Registry.open(root) as registry:
+        report = registry.import_many(folder, workers=2)
+        assert (report.committed, report.unchanged, report.refused) == (COUNT - 2 - done, done, 2)
+        assert sorted(_contents(registry)) == sorted(
+            f"tiny/t{number:02d}@v1" for number in range(COUNT) if number not in (3, 7)
+        )
+        assert registry.verify("deep").ok
+
+
+@pytest.fixture
+def list_of(tmp_path: Path, folder: Path) -> Callable[..., Path]:
+    def write(*rows: str, header: str) -> Path:
+        path = tmp_path / "list.csv"
+        path.write_text("\n".join([header, *rows]) + "\n")
+        return path
+
+    return write
+
+
+def test_a_list_says_what_each_adapter_is(
+    registry: sr.Registry, list_of: Callable[..., Path]
+) -> None:
+    path = list_of(
+        "adapters/t00,cola,first,team=a;kind=x,2026-01-02,,0.5",
+        "adapters/t01,cola,second,team=b,2026-02-03T04:05Z,,0.6",
+        "adapters/t02,sst2,second,,,cola@v2,",
+        "adapters/t03,cola,third,,,,0.7",
+        "adapters/t99,lost,third,,,,",
+        header="source,task,message,labels,source_time,derived_from,metric.f1",
+    )
+    report = registry.import_many(from_file=path, workers=2, metrics={"f1": 0.1})
+    assert _statuses(report) == ["committed"] * 4 + ["refused"]
+    assert [outcome.ref for outcome in report.outcomes[:4]] == [
+        "tiny/cola@v1",
+        "tiny/cola@v2",
+        "tiny/sst2@v1",
+        "tiny/cola@v3",
+    ]
+    first, second = registry.show("cola@v1"), registry.show("cola@v2")
+    assert (first.message, first.labels["team"], first.labels["kind"]) == ("first", "a", "x")
+    assert (second.message, second.labels["team"]) == ("second", "b")
+    assert (first.metrics, second.metrics) == ({"f1": 0.5}, {"f1": 0.6})
+    assert first.labels["source.time"] == "2026-01-02T00:00:00.000000Z"
+    assert registry.show("sst2").metrics == {"f1": 0.1}
+    parents = [node.ref for node in registry.lineage("sst2").nodes]
+    assert "tiny/cola@v2" in parents
+    again = registry.import_many(from_file=path, workers=2)
+    assert _statuses(again) == ["unchanged"] * 4 + ["refused"]
+
+
+def test_the_same_adapter_twice_in_a_list_is_two_versions_once(
+    registry: sr.Registry, folder: Path
+) -> None:
+    """Committed, replaced and brought back: the list is history, and is imported once."""
+    sources = [ImportSource(adapter=folder / name, task="cola") for name in ("t00", "t01", "t00")]
+    assert registry.import_many(sources, workers=1).committed == 3
+    assert registry.import_many(sources, workers=1).unchanged == 3
+    assert registry.resolve("cola").version == 3
+
+
+def test_a_dry_run_predicts_and_writes_nothing(registry: sr.Registry, folder: Path) -> None:
+    _spoil(folder)
+    before = sorted(path for path in Path(registry.location).rglob("*") if path.is_file())
+    report = registry.import_many(folder, workers=1, dry_run=True)
+    after = sorted(path for path in Path(registry.location).rglob("*") if path.is_file())
+    assert after == before
+    assert registry.spaces() == []
+    assert (report.committed, report.refused, report.commits) == (COUNT - 2, 2, 0)
+    assert report.outcomes[0].ref == "tiny/t00"
+    actual = registry.import_many(folder, workers=1)
+    # what adapters share with each other is not predicted
+    assert actual.bytes_added <= report.bytes_added < 4 * actual.bytes_added
+    assert report.raw_bytes == actual.raw_bytes
+    assert "dry run: 10 of 12 adapters would be committed" in str(report)
+
+
+def test_stopping_at_the_first_refusal_commits_nothing_after_it(
+    registry: sr.Registry, folder: Path
+) -> None:
+    _spoil(folder)
+    with pytest.raises(sr.InvalidInputError, match=r"t03: .*NaN"):
+        registry.import_many(folder, workers=1, on_error="stop")
+    assert registry.spaces() == []
+
+
+def test_adapters_of_several_base_models_go_to_several_spaces(
+    registry: sr.Registry, folder: Path
+) -> None:
+    for number in range(0, COUNT, 2):
+        path = folder / f"t{number:02d}" / "adapter_config.json"
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": "acme/large"}
+        path.write_text(json.dumps(config))
+    report = registry.import_many(folder, workers=2)
+    assert report.committed == COUNT
+    assert {space.name: space.tasks for space in registry.spaces()} == {
+        "tiny": COUNT // 2,
+        "large": COUNT // 2,
+    }
+
+
+def test_one_that_keeps_others_from_being_published_is_refused_alone(
+    registry: sr.Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer renames a task between its being prepared and published."""
+    registry.import_many([folder / f"t{number:02d}" for number in range(4)], workers=1)
+
+    def late(context: Context, prepared: list[sr.Prepared], options: object) -> sr.Commit:
+        monkeypatch.setattr(importing, "publish_prepared", publish_prepared)
+        registry.rename("t02", "renamed")
+        return publish_prepared(context, prepared, options)  # type: ignore[arg-type]
+
+    for name, donor in (("t00", "t05"), ("t02", "t06")):
+        (folder / name / TENSORS).write_bytes((folder / donor / TENSORS).read_bytes())
+    monkeypatch.setattr(importing, "publish_prepared", late)
+    report = registry.import_many([folder / "t00", folder / "t02"], workers=1)
+    assert _statuses(report) == ["committed", "refused"]
+    assert "renamed" in report.outcomes[1].reason
+    assert registry.resolve("t00").version == 2
+
+
+def test_a_store_that_fails_ends_the_import(
+    registry: sr.Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise sr.StoreError("no space left on device.")
+
+    monkeypatch.setattr(importing, "prepare_one", full)
+    with pytest.raises(sr.StoreError, match="no space left") as caught:
+        registry.import_many(folder, workers=1)
+    assert "again" in caught.value.hint
+
+
+def test_in_the_papers_protocol_adapters_are_committed_one_by_one(
+    registry: sr.Registry, folder: Path
+) -> None:
+    registry.create_space("tiny", base_model="acme/tiny", policy=sr.Policy(k=8))
+    report = registry.import_many([folder / f"t{number:02d}" for number in range(3)], workers=2)
+    assert (report.committed, report.commits) == (3, 3)
+    assert registry.basis() is not None
+
+
+def test_a_registry_in_memory_is_imported_into_by_this_process(folder: Path) -> None:
+    with sr.Registry.open("memory://") as registry:
+        report = registry.import_many(folder, workers=4)
+        assert (report.committed, report.workers) == (COUNT, 1)
+
+
+@pytest.mark.parametrize(
+    ("sources", "error", "message"),
+    [
+        ([], sr.InvalidInputError, "nothing to import"),
+        ("nowhere", None, "nowhere"),
+        ([5], None, "is of type int"),
+        (5, sr.InvalidInputError, "expected adapters"),
+        ([ImportSource(adapter="x", labels=5)], sr.InvalidInputError, "labels of an ImportSource"),  # type: ignore[arg-type]
+        ([ImportSource(adapter="x", task=5)], sr.InvalidInputError, "task of an ImportSource"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_source_is_said(
+    registry: sr.Registry, sources: object, error: type[ShareRegistryError] | None, message: str
+) -> None:
+    if error is not None:
+        with pytest.raises(error, match=message):
+            registry.import_many(sources)  # type: ignore[arg-type]
+        return
+    (outcome,) = registry.import_many(sources, workers=1).outcomes  # type: ignore[arg-type]
+    assert message in outcome.reason
+    assert outcome.hint
+
+
+@pytest.mark.parametrize("at", [None, 2])
+def test_prepared_by_a_worker_is_prepared_here(
+    registry: sr.Registry, folder: Path, at: int | None
+) -> None:
+    registry.commit(folder / "t00")
+    request = ImportRequest(options=CommitOptions())
+    source = ImportSource(adapter=folder / "t01")
+    prepared = prepare_one(registry.context, source, request, at)  # type: ignore[arg-type]
+    assert prepared.encoded.digest == registry.prepare(folder / "t01", at=at).encoded.digest
+    assert prepared.report.modules == ()
+
+
+def test_progress_ends_at_the_end(registry: sr.Registry, folder: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    _spoil(folder)
+    registry.import_many(folder, workers=1, progress=lambda *state: seen.append(state))
+    assert seen[-1] == ("importing", COUNT, COUNT)
+    assert {doing for doing, _, _ in seen} == {"reading adapters", "importing"}
+    for doing in ("reading adapters", "importing"):
+        counts = [done for name, done, _ in seen if name == doing]
+        assert counts == sorted(counts)
