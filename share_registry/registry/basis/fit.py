@@ -68,6 +68,7 @@ class FitRule:
             directions pay; 0: it serves the tasks it is fitted to.
         budget: Relative error at which bytes are estimated.
         precision: Relative error that rounding the rows may make.
+        sizes: Directions that each module keeps per side, where an earlier fit has settled them.
     """
 
     max_rank: int | None = None
@@ -76,6 +77,16 @@ class FitRule:
     tasks: int = 0
     budget: float = 0.0
     precision: float = 0.0
+    sizes: Mapping[str, tuple[int, int]] | None = None
+
+    @property
+    def weighs_bytes(self) -> bool:
+        """Whether it is yet to be judged by coded bytes how many directions pay."""
+        return self.energy is None and self.max_rank is None and self.sizes is None
+
+    def size_of(self, module: str) -> tuple[int, int] | None:
+        """Return how many directions a module keeps per side, None where it is to be found out."""
+        return None if self.sizes is None else self.sizes.get(module, (0, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +160,8 @@ def fit(
     alike: dict[str, list[FitMember]] = {}
     mixed: set[str] = set()
     for module in sorted({module for member in members for module in member.scales}):
+        if not any(rule.size_of(module) or (1,)):
+            continue
         having = [member for member in members if module in member.scales]
         alike[module] = _of_one_shape(having, module)
         if len(alike[module]) < len(having):
@@ -203,7 +216,8 @@ def _fit_module(
     device: str,
     streamed: Moments | None,
 ) -> _FittedModule:
-    judged = _spread(members) if rule.energy is None and rule.max_rank is None else []
+    judged = _spread(members) if rule.weighs_bytes else []
+    sizes = rule.size_of(module)
     looked_at = list({id(member): member for member in (*fresh, *judged)}.values())
     shape = members[0].shapes[module]
     a, b = (
@@ -216,9 +230,10 @@ def _fit_module(
     }
     moments = Moments(a.moments, b.moments)
     moments.add([tasks[id(member)] for member in fresh])
-    spectra = _spectrum(moments.a, rule), _spectrum(moments.b, rule)
+    most_a, most_b = sizes or (rule.max_rank, rule.max_rank)
+    spectra = _spectrum(moments.a, rule, most_a), _spectrum(moments.b, rule, most_b)
     widths = a.frame.rows.shape[1], b.frame.rows.shape[1]
-    k_a, k_b = _limits(
+    k_a, k_b = sizes or _limits(
         [tasks[id(member)] for member in judged], len(members), spectra, widths, rule
     )
     rows_a, captured_a = _round(a.frame, spectra[0], k_a, rule.precision, moments.a)
@@ -230,11 +245,11 @@ def _fit_module(
     )
 
 
-def _spectrum(moments: Tensor, rule: FitRule) -> Spectrum:
+def _spectrum(moments: Tensor, rule: FitRule, most: int | None) -> Spectrum:
     """Return the directions that a rule may ask for, the strongest first."""
-    if rule.max_rank is None or rule.energy is not None:
+    if most is None or rule.energy is not None:
         return spectrum(moments)
-    return leading_spectrum(moments, rule.max_rank)
+    return leading_spectrum(moments, most)
 
 
 def _sides(moments: Moments | None) -> tuple[Tensor | None, Tensor | None]:

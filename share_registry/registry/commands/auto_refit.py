@@ -89,7 +89,7 @@ def _refit_where_it_pays(
     rule = rule_within_budget(policy.budget, tasks=tasks)
     basis = fit_basis(context, space, stored_members(context, sample), rule)
     if basis is not None and (
-        judge(context, space, sample, rule, policy).saved_bytes * tasks > len(basis.content)
+        judge(context, space, sample, rule, policy, basis).saved_bytes * tasks > len(basis.content)
     ):
         publish_basis(
             context,

@@ -6,14 +6,16 @@ of the basis that it is coded with, since a basis holds the tasks it was fitted 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from share_registry.algebra.threads import one_thread
 from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.tensors import move_to_device
 from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
 from share_registry.names import SpaceName
+from share_registry.parallel import side_by_side
 from share_registry.registry.basis.fit import FitRule, FittedBasis, fit
 from share_registry.registry.basis.members import FitMember, stored_members
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
@@ -103,6 +105,7 @@ def judge(
     sample: Sequence[TaskVersion],
     rule: FitRule,
     policy: Policy,
+    basis: NewBasis,
 ) -> Saving:
     """Measure what a basis would save on a task to come; nothing where none may refer to it.
 
@@ -112,19 +115,29 @@ def judge(
         sample: Tasks that stand for those to come, at most `SAMPLE`.
         rule: How the basis is fitted.
         policy: What tasks to come are coded with.
+        basis: The one that is judged: where bytes decided its sizes, those that stand for it have
+            the same.
     """
     if not sample or not policy.references or policy.budget == 0:
         return Saving(saved_bytes=0.0, alone_bytes=0.0)
     members = stored_members(context, sample)
+    if rule.weighs_bytes:
+        sizes = {each.module: (each.k_a, each.k_b) for each in basis.report.modules}
+        rule = replace(rule, sizes=sizes)
     held_out = range(0, len(sample), max(1, len(sample) // _HELD_OUT))[:_HELD_OUT]
-    saved = alone = 0
-    for place in held_out:
-        others = [*members[:place], *members[place + 1 :]]
-        basis = fit_basis(context, space, others, rule)
-        size, is_used = _code(context, sample[place], policy, basis)
-        without = _code(context, sample[place], policy, None)[0] if is_used else size
-        alone, saved = alone + without, saved + without - size
-    return Saving(saved_bytes=saved / len(held_out), alone_bytes=alone / len(held_out))
+
+    def code_left_out(place: int) -> tuple[int, int]:
+        """Return the bytes of a task without a basis, and with one of the others."""
+        basis_of_others = fit_basis(context, space, [*members[:place], *members[place + 1 :]], rule)
+        size, is_used = _code(context, sample[place], policy, basis_of_others)
+        return (_code(context, sample[place], policy, None)[0] if is_used else size), size
+
+    sizes_of_tasks = side_by_side(one_thread()(code_left_out), held_out)
+    alone = sum(without for without, _ in sizes_of_tasks) / len(held_out)
+    return Saving(
+        alone_bytes=alone,
+        saved_bytes=alone - sum(size for _, size in sizes_of_tasks) / len(held_out),
+    )
 
 
 def _code(

@@ -119,7 +119,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     saving = None
     # the paper's protocol has nothing but a basis to code with
     if not (is_there or options.force or policy.k):
-        saving = judge(context, name, sample, rule, policy)
+        saving = judge(context, name, sample, rule, policy, basis)
     basis = _with_gain(context, basis, saving, rows, reexpressed)
     note = Note(author=context.author_of(options.author), message=options.message or None)
     if options.dry_run:
