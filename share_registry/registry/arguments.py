@@ -23,6 +23,7 @@ from share_registry.values.commits import Commit
 from share_registry.values.imports import ImportSource
 from share_registry.values.policy import ENERGY, UNIT, Policy, check_budget
 from share_registry.values.references import ResolvedReference
+from share_registry.values.shards import check_shard
 from share_registry.values.tasks import Task
 
 _T = TypeVar("_T")
@@ -383,6 +384,7 @@ _CHECKS: Final[Mapping[str, kinds.Check]] = {
     "remove": kinds.texts,
     "root": kinds.path,
     "seed": _whole,
+    "shard": check_shard,
     "since": _moment,
     "sort": kinds.text,
     "sources": _imported,

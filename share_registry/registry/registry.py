@@ -19,6 +19,7 @@ from share_registry.registry.arguments import (
     RefitOptions,
     Said,
     guarded,
+    ignore_progress,
     reference,
     references,
 )
@@ -967,10 +968,11 @@ class Registry:
         self,
         level: str = "data",
         *,
+        shard: str | None = None,
         raise_on_damage: bool = True,
         progress: "Progress | None" = None,
     ) -> "VerifyReport":
-        """Check the whole registry; raise an error for what is wrong unless told otherwise.
+        """Check the whole registry or a share of it; raise an error for what is wrong.
 
         IntegrityError for damage, FormatError for records of a later release, RefusedError for
         versions that are too large to be decoded.
@@ -978,12 +980,14 @@ class Registry:
         Args:
             level: "quick": chains and presence. "data": every byte hashed and parsed. "deep": every
                 version rebuilt and compared.
+            shard: "3/8" for the third of eight shares, which eight workers check side by side:
+                together they check, and find, what a call without it does, each thing once.
             raise_on_damage: Whether what is wrong is an error.
             progress: Called with what is being done, how many are done and how many there are.
         """
         from share_registry.registry.audit.verify import require_sound, verify
 
-        report = verify(self._context, level, progress=progress)
+        report = verify(self._context, level, shard=shard, progress=progress or ignore_progress)
         if raise_on_damage:
             require_sound(report)
         return report

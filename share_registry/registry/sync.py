@@ -144,13 +144,21 @@ def rebuild_catalog(store: "Store", catalog: Catalog) -> None:
                 _apply(session, entries)
 
 
-def fill(store: "Store", catalog: Catalog) -> dict[SpaceName, IntegrityError | FormatError]:
+def fill(
+    store: "Store", catalog: Catalog, *, spaces: Sequence[SpaceName] | None = None
+) -> dict[SpaceName, IntegrityError | FormatError]:
     """Fill an empty catalog with what can be read: where a log is damaged, with what comes before.
 
-    Returns the damage by space.
+    Args:
+        store: The store.
+        catalog: The catalog.
+        spaces: Those to fill it with; None for all.
+
+    Returns:
+        The damage by space.
     """
     damage: dict[SpaceName, IntegrityError | FormatError] = {}
-    for space in store.spaces():
+    for space in store.spaces() if spaces is None else spaces:
         try:
             _apply_new(store, catalog, space)
             _check_hole(space, store.numbers(space))

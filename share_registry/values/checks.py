@@ -179,7 +179,10 @@ class Finding:
 class VerifyReport(Shown):
     """What `verify` looked at, and what is wrong.
 
+    What is counted of a shard is what that shard checked: the counts of all shards add up.
+
     Attributes:
+        shard: Which share of the registry it is about, as "3/8"; None for the whole.
         findings: What was found, wrong or removed.
         unexportable: The versions that decode and cannot be exported, as their note, their config
             or an attachment was removed; empty where something is damaged, which comes first.
@@ -194,6 +197,12 @@ class VerifyReport(Shown):
     versions: int
     findings: tuple[Finding, ...]
     unexportable: tuple[str, ...] = ()
+    shard: str | None = None
+
+    @property
+    def extent(self) -> str:
+        """How deep it looked, and at which shard."""
+        return self.level if self.shard is None else f"{self.level}, shard {self.shard}"
 
     @property
     def ok(self) -> bool:
@@ -232,7 +241,7 @@ class VerifyReport(Shown):
             if counts[outcome]
         )
         return Sheet(
-            title=f"{self.level}: {checked}; {state or 'nothing is damaged'}",
+            title=f"{self.extent}: {checked}; {state or 'nothing is damaged'}",
             tables=(table,),
             notes=tuple(
                 f"{ref} cannot be exported: its note, config or an attachment is gone."

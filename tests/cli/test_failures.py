@@ -98,6 +98,28 @@ def test_damage_gives_a_report_and_code_5(run: Runner) -> None:
     assert run("verify", "--no-raise-on-damage", "--json").json["ok"] is False
 
 
+def test_shards_exit_as_the_whole_does_and_say_which_they_are(run: Runner) -> None:
+    victim = next(path for path in (run.registry / "objects").rglob("*") if path.is_file())
+    victim.chmod(0o644)
+    victim.write_bytes(b"rotten")
+    digest = victim.parent.name + victim.name
+    mine = int(digest[:16], 16) % 3 + 1
+    for number in (1, 2, 3):
+        shard, code = f"{number}/3", 5 if number == mine else 0
+        shown = run("verify", "--shard", shard, "--json", code=code)
+        assert (shown.json["shard"], shown.json["ok"]) == (shard, code == 0)
+    error = run("verify", "--shard", f"{mine}/3", code=5).err
+    assert error.startswith(f"error: verify (data, shard {mine}/3) found ")
+    assert run("verify", "--json", code=5).json["shard"] is None
+
+
+@pytest.mark.parametrize("shard", ["0/8", "9/8", "3/0", "x", "3", " 3/8", "1/10001"])
+def test_what_is_no_shard_gives_2_and_an_example(run: Runner, shard: str) -> None:
+    error = run("verify", "--shard", shard, code=2).err
+    assert error.startswith(f"error: shard is {shard!r} (str), expected a shard K/N ")
+    assert "hint: Write 3/8 " in error
+
+
 def test_a_database_that_is_no_catalog_gives_6(
     run_new: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,6 +211,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "revision": _plain(None),
     "root": PLACES,
     "seed": _plain(None, 0, 5),
+    "shard": _plain(None, "1/1", "2/3"),
     "since": _plain(None, "2026-01-01", date(2020, 1, 1)),
     "sort": _plain(None, "-acc", "bytes"),
     "space": _plain(None, SPACE, "other"),

@@ -304,11 +304,14 @@ def spaces(registry: "Registry", /) -> object:
     help="quick: the chains; data: every byte; deep: every version rebuilt.",
 )
 @click.option(
+    "--shard", metavar="K/N", help="Only the K-th of N shares, for N workers: 3/8. [the whole]"
+)
+@click.option(
     "--raise-on-damage/--no-raise-on-damage",
     default=True,
     help="Exit with code 5, 6 or 7 where something is wrong. [default: yes]",
 )
-def verify(*, level: str, raise_on_damage: bool) -> None:
+def verify(*, level: str, shard: str | None, raise_on_damage: bool) -> None:
     """Check that the registry is what its records say.
 
     Names every version that cannot be trusted, and exits with code 5 where something is damaged,
@@ -317,7 +320,7 @@ def verify(*, level: str, raise_on_damage: bool) -> None:
     """
     asked = session()
     with watching("verifying", asked) as progress, asked.open("r") as registry:
-        report = registry.verify(level, raise_on_damage=False, progress=progress)
+        report = registry.verify(level, shard=shard, raise_on_damage=False, progress=progress)
     emit(report, asked)
     if raise_on_damage:
         from share_registry.registry.audit.verify import require_sound
@@ -326,4 +329,5 @@ def verify(*, level: str, raise_on_damage: bool) -> None:
             require_sound(report)
         except ShareRegistryError as error:
             wrong = count(len(report.wrong), "thing that is", "things that are")
-            raise type(error)(f"verify ({level}) found {wrong} wrong.", hint=error.hint) from error
+            message = f"verify ({report.extent}) found {wrong} wrong."
+            raise type(error)(message, hint=error.hint) from error

@@ -1,0 +1,58 @@
+"""Shards: a verification cut into shares that need not know of each other.
+
+Whose an object or a log is follows from its name alone, so that workers agree without a word, and
+commits made meanwhile move nothing from one shard to another.
+"""
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final, Self
+
+from share_registry.kinds import wrong_kind
+from share_registry.names import Digest, SpaceName
+
+MAX_SHARDS: Final = 10_000
+# 64 bits: of up to 10,000 shards none gets more than 1 part in 10^15 more than another
+_DIGITS: Final = 16
+_SHARD: Final = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One of several shares; the only one of 1 is the whole.
+
+    Attributes:
+        number: Which one, from 1.
+        count: Of how many.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Return the shard that a checked text such as "3/8" names."""
+        number, count = map(int, text.split("/"))
+        return cls(number=number, count=count)
+
+    def has(self, digest: Digest) -> bool:
+        """Tell whether an object is of this shard."""
+        return int(digest[:_DIGITS], 16) % self.count == self.number - 1
+
+    def has_space(self, space: SpaceName) -> bool:
+        """Tell whether the log of a space is of this shard."""
+        return self.has(Digest(sha256(space.encode()).hexdigest()))
+
+
+def check_shard(name: str, value: Any) -> str:
+    """Check that a text names a shard, as "3/8" does. Raises InvalidInputError."""
+    match = _SHARD.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not int(match[1]) <= int(match[2]) <= MAX_SHARDS:
+        raise wrong_kind(
+            name,
+            value,
+            f"a shard K/N with K from 1 to N and N at most {MAX_SHARDS}",
+            "Write 3/8 for the third of eight.",
+        )
+    return str(value)
