@@ -26,13 +26,13 @@ from share_registry.values.imports import ImportReport, ImportSource, ImportStat
 from tests.registry.conftest import Open
 from tests.registry.planted import write_planted
 
-COUNT = 12
+COUNT = 10
 TENSORS = "adapter_model.safetensors"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A directory of adapters of one base model, t00 to t11."""
+    """A directory of adapters of one base model, t00 to t09."""
     write_planted(tmp_path / "adapters", COUNT, modules=2, width=64)
     return tmp_path / "adapters"
 
@@ -57,7 +57,7 @@ def _statuses(report: ImportReport) -> list[str]:
 
 def test_the_result_is_the_same_for_any_number_of_workers(tmp_path: Path, folder: Path) -> None:
     contents = []
-    for workers in (1, 2, 3):
+    for workers in (1, 2):
         with sr.Registry.open(tmp_path / f"registry-{workers}") as registry:
             report = registry.import_many(folder, workers=workers)
             assert (report.committed, report.refused, report.workers) == (COUNT, 0, workers)
@@ -82,7 +82,7 @@ def test_what_is_bad_is_reported_and_what_is_there_is_left(
     assert report.commits == len([c for c in registry.log(limit=None) if c.kind == "absorb"])
     assert registry.show("t00").labels["from"] == "s3"
     assert registry.show("t00").message == "first"
-    again = registry.import_many([folder], workers=2)
+    again = registry.import_many([folder], workers=1)
     assert (again.committed, again.unchanged, again.refused) == (0, COUNT - 2, 2)
     assert again.of(ImportStatus.UNCHANGED)[0].ref == "tiny/t00@v1"
     assert len(registry.tasks()) == COUNT - 2
@@ -92,7 +92,7 @@ def test_what_is_bad_is_reported_and_what_is_there_is_left(
 
 def test_errors_are_what_exports_show(tmp_path: Path, folder: Path) -> None:
     with sr.Registry.open(tmp_path / "registry") as registry:
-        report = registry.import_many(folder, budget=0.05, workers=2)
+        report = registry.import_many(folder, budget=0.05, workers=1)
         for outcome in report.outcomes:
             assert outcome.error is not None
             assert 0 < outcome.error <= 0.05
@@ -230,7 +230,7 @@ def test_a_list_says_what_each_adapter_is(
     assert registry.show("sst2").metrics == {"f1": 0.1}
     parents = [node.ref for node in registry.lineage("sst2").nodes]
     assert "tiny/cola@v2" in parents
-    again = registry.import_many(from_file=path, workers=2)
+    again = registry.import_many(from_file=path, workers=1)
     assert _statuses(again) == ["unchanged"] * 4 + ["refused"]
 
 
@@ -257,7 +257,7 @@ def test_a_dry_run_predicts_and_writes_nothing(registry: sr.Registry, folder: Pa
     # what adapters share with each other is not predicted
     assert actual.bytes_added <= report.bytes_added < 4 * actual.bytes_added
     assert report.raw_bytes == actual.raw_bytes
-    assert "dry run: 10 of 12 adapters would be committed" in str(report)
+    assert "dry run: 8 of 10 adapters would be committed" in str(report)
 
 
 def test_stopping_at_the_first_refusal_commits_nothing_after_it(

@@ -184,7 +184,7 @@ class Import:
             done = {row.number for row in wave}
             rows = [row for row in rows if row.number not in done]
             self._say("importing", len(self._outcomes), len(self._items))
-        return self._report(self._context.outside.monotonic() - self._begun_s, workers)
+        return self._report(self._elapsed_s(), workers)
 
     def _sources(self) -> dict[int, ImportSource]:
         sources = {}
@@ -203,6 +203,8 @@ class Import:
         results = workers.run(survey, [(source, self._request) for source in sources.values()])
         for done, (number, result) in enumerate(zip(sources, results, strict=True), start=1):
             self._say("reading adapters", done, len(sources))
+            if isinstance(result, CatalogError):
+                raise result
             if isinstance(result, ShareRegistryError):
                 self._refuse(number, result)
                 continue
@@ -246,7 +248,6 @@ class Import:
         with self._context.reading() as session:
             heads = lookups.heads(session)
         apart = [row for row in wave if not surveyed[row.number].is_joint]
-        before = len(self._outcomes)
 
         def publish(results: Iterable[Prepared | ShareRegistryError]) -> None:
             prepared = []
@@ -257,7 +258,7 @@ class Import:
                     self._refuse(row.number, result)
                 else:
                     prepared.append((row, result))
-                done = before + len(prepared)
+                done = len(self._outcomes) + len(prepared)
                 self._say("importing", done, len(self._items))
             self._publish(prepared)
 
@@ -355,6 +356,7 @@ class Import:
 
     def _estimate(self, surveyed: Mapping[int, Surveyed], workers: Workers) -> ImportReport:
         """Return the report of a dry run, from a few adapters of each space."""
+        reading_s = self._elapsed_s()
         by_space: dict[SpaceName, list[int]] = {}
         for number, item in surveyed.items():
             by_space.setdefault(item.space, []).append(number)
@@ -383,7 +385,7 @@ class Import:
                 bytes_added=round(added * item.raw_bytes / max(raw, 1)),
                 raw_bytes=item.raw_bytes,
             )
-        return self._report(seconds / workers.count, workers)
+        return self._report(reading_s + seconds / workers.count, workers)
 
     def _report(self, seconds: float, workers: Workers) -> ImportReport:
         return ImportReport(
@@ -393,6 +395,9 @@ class Import:
             workers=workers.count,
             dry_run=self._request.dry_run,
         )
+
+    def _elapsed_s(self) -> float:
+        return self._context.outside.monotonic() - self._begun_s
 
     def _say(self, doing: str, done: int, total: int) -> None:
         if self._progress is not None:
