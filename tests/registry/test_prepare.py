@@ -108,6 +108,11 @@ def test_what_is_never_published_leaves_no_trace_in_the_log(
     assert one.encoded.digest == two.encoded.digest
     assert registry.spaces() == []
     assert registry.verify("deep").ok
+    with sr.Registry.open(tmp_path / "other") as other:
+        report = other.commit(folder, task=task).report
+        assert report is not None
+        # what lay in the store already, named by nothing, is new to the registry
+        assert registry.publish(two).report.bytes_added == report.bytes_added  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("lost", ["own", "reference"])

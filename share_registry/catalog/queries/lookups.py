@@ -33,6 +33,7 @@ from share_registry.catalog.tables import (
     LabelRow,
     MetricRow,
     ModuleRow,
+    ObjectRow,
     SpaceRow,
     TagRow,
     TaskLifeRow,
@@ -338,6 +339,16 @@ def candidate_adapters(
         for query, count in zip(_absorbed(), (first, latest), strict=True)
     )
     return [Digest(digest) for digest in dict.fromkeys([*early, *late])]
+
+
+def named_objects(session: Session, digests: Collection[Digest]) -> set[Digest]:
+    """Return those of some objects that a record or a note names."""
+    query = select(ObjectRow.digest).where(ObjectRow.space.in_(select(SpaceRow.name)))
+    return {
+        Digest(digest)
+        for piece in pieces(sorted(digests))
+        for digest in session.scalars(query.where(ObjectRow.digest.in_(piece)))
+    }
 
 
 def module_shapes(session: Session, space: str) -> dict[str, tuple[int, int, int]]:

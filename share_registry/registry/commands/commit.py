@@ -44,6 +44,7 @@ from share_registry.registry.commands.encode import (
     EncodedAdapter,
     NewBasis,
     check_shapes,
+    count_added,
     note_for,
     preview_commit,
     record_entry,
@@ -342,6 +343,8 @@ def _publish_encoded(
     if basis is not None:
         context.store.put(basis.content, basis.digest)
     stored = {task: item.store(context.store) for task, item in adapters.items()}
+    with context.catalog.begin() as session:
+        stored = count_added(session, stored)
     warn_left_out(target.name, plan.unchanged, request.each)
 
     def build(session: Session, place: Place) -> AbsorbRecord | CommitNumber:

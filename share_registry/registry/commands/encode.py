@@ -68,6 +68,9 @@ class EncodedAdapter:
         note: Its config and other files, and where it came from.
         report: What it costs; `budget` is None where loss is allowed without a limit.
         objects: Those that are not stored yet.
+        sizes: Bytes of those that are, as far as a record or its note names them.
+        tensor_bytes: Bytes of those that are and that its adapter object names, as far as they
+            were new.
         added_bytes: Bytes of those that are, as far as they were new.
     """
 
@@ -81,14 +84,23 @@ class EncodedAdapter:
     note: TaskNote
     report: AdapterReport
     objects: Mapping[Digest, bytes] = field(repr=False)
+    sizes: Mapping[Digest, int] = field(default_factory=dict, repr=False)
+    tensor_bytes: int = 0
     added_bytes: int = 0
 
     def store(self, store: Store) -> "EncodedAdapter":
         """Make every object durable; return the adapter without them and without its tensors."""
-        added_bytes = self.added_bytes + sum(
-            len(content) for digest, content in self.objects.items() if store.put(content, digest)
+        new = {digest for digest, content in self.objects.items() if store.put(content, digest)}
+        named = {self.digest, self.layout_digest, *named_objects(self.note)}
+        sizes = {digest: len(content) for digest, content in self.objects.items()}
+        return replace(
+            self,
+            adapter=head_of(self.adapter),
+            objects={},
+            sizes={**self.sizes, **{digest: sizes[digest] for digest in sizes.keys() & named}},
+            tensor_bytes=self.tensor_bytes + sum(sizes[digest] for digest in new - named),
+            added_bytes=self.added_bytes + sum(sizes[digest] for digest in new),
         )
-        return replace(self, adapter=head_of(self.adapter), objects={}, added_bytes=added_bytes)
 
     def annotated(
         self, labels: Mapping[str, str], metrics: Mapping[str, float]
@@ -216,6 +228,24 @@ def encode_adapter(
         ),
         objects={**coded.objects, **files},
     )
+
+
+def count_added(
+    session: Session, stored: Mapping[TaskName, EncodedAdapter]
+) -> dict[TaskName, EncodedAdapter]:
+    """Return the adapters of a commit with the bytes of what no record or note named before.
+
+    What a commit that failed, or an adapter that was never published, left in the store is new.
+    """
+    digests = {digest for item in stored.values() for digest in item.sizes}
+    counted = lookups.named_objects(session, digests)
+    adapters = {}
+    for task, item in stored.items():
+        new = item.sizes.keys() - counted
+        counted |= new
+        added_bytes = item.tensor_bytes + sum(item.sizes[digest] for digest in new)
+        adapters[task] = replace(item, added_bytes=added_bytes)
+    return adapters
 
 
 def check_shapes(
@@ -353,6 +383,12 @@ def preview_commit(
 def _shape_text(shape: tuple[int, int, int]) -> str:
     out, width, experts = shape
     return f"{out} x {width}" if experts == 1 else f"{experts} experts of {out} x {width}"
+
+
+def named_objects(note: TaskNote) -> set[Digest]:
+    """Return the objects that a note names: config and other files."""
+    files = (entry.object for entry in (*note.attachments, *note.original))
+    return {Digest(digest) for digest in (*filter(None, [note.config]), *files)}
 
 
 def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
