@@ -9,8 +9,8 @@ task t counts for is its second moment, weighted by the other side:
 
 The eigenvectors U of G, the strongest first, are the directions U^T L^+ R of the basis. That equals
 the full SVD of all energy-weighted factors, in any gauge, and no adapter is formed; without the
-weights B B^T, or with K in place of A, another basis comes out. Modules are fitted one at a time,
-so that memory is bounded by one of them.
+weights B B^T, or with K in place of A, another basis comes out. Modules are fitted two at a time,
+so that memory is bounded by two of them.
 
 A refit goes on from the moments G of the last one (`moments`): the tasks that came since are added,
 and the rows that they brought extend the coordinates.
@@ -40,8 +40,10 @@ from share_registry.algebra.directions import (
     savings,
     spectrum,
 )
+from share_registry.algebra.threads import one_thread
 from share_registry.format.symbols import Ints
 from share_registry.names import Digest, Side
+from share_registry.parallel import MAX_THREADS, side_by_side
 from share_registry.registry.basis.members import FitMember, combine
 from share_registry.registry.basis.moments import KeptMoments, KeptSide
 from share_registry.registry.basis.streamed import Streamed
@@ -177,10 +179,19 @@ def fit(
         for module, own in alike.items()
     }
     streamed = Streamed(fresh, kept_sides, rule.weighting, device)
-    for module, own in alike.items():
-        sums = streamed.moments_of(module)
+
+    def fit_one(task: tuple[str, Moments | None]) -> _FittedModule:
+        module, sums = task
         rest = fresh[module] if sums is None else []
-        modules[module] = _fit_module(own, rest, module, rule, kept_sides[module], device, sums)
+        kept_side = kept_sides[module]
+        return _fit_module(alike[module], rest, module, rule, kept_side, device, sums)
+
+    names = list(alike)
+    for start in range(0, len(names), MAX_THREADS):
+        together = names[start : start + MAX_THREADS]
+        tasks = [(module, streamed.moments_of(module)) for module in together]
+        fitted_modules = side_by_side(one_thread()(fit_one), tasks)
+        modules |= dict(zip(together, fitted_modules, strict=True))
     used = {name: fitted for name, fitted in modules.items() if any(map(len, fitted.rows))}
     keys = frozenset(member.key for member in members)
     moments = KeptMoments(
