@@ -28,9 +28,9 @@ def side_by_side(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
         return list(pool.map(function, items))
 
 
-def ahead(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """Yield what a function gives for every item, in order, a few items ahead in another thread."""
-    with ThreadPoolExecutor(1) as pool:
+def ahead(function: Callable[[_T], _R], items: Iterable[_T], *, threads: int = 1) -> Iterator[_R]:
+    """Yield what a function gives for every item, in order, a few items ahead in other threads."""
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[_R]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))

@@ -22,7 +22,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.error import FactorPair
+from share_registry.algebra.error import FactorPair, Grams
 from share_registry.algebra.gauge import balance, balancing
 from share_registry.algebra.quantise import (
     MAX_SYMBOL,
@@ -159,6 +159,28 @@ def energies(pairs: Sequence[FactorPair]) -> list[float]:
         for position, value in zip(members, square.tolist(), strict=True):
             values[position] = pairs[position].scale ** 2 * value
     return values
+
+
+def singular_values(pairs: Sequence[FactorPair], grams: Sequence[Grams]) -> list[Tensor]:
+    """Return the singular values (r,) of every b^T a, descending, from the Grams of its factors.
+
+    They are 0 where it is only rounding noise.
+    """
+    values: dict[int, Tensor] = {}
+    by_rank: dict[int, list[int]] = {}
+    for position, (S_a, _) in enumerate(grams):
+        by_rank.setdefault(len(S_a), []).append(position)
+    for members in by_rank.values():
+        S_a, S_b = (torch.stack([grams[i][side] for i in members]) for side in (0, 1))
+        _, _, sigma, told = balancing(S_a, S_b)
+        is_something = _square(S_a, S_b) > 0.0
+        for place, (position, is_told) in enumerate(zip(members, told.tolist(), strict=True)):
+            own = sigma[place]
+            if not is_told:
+                a, b = _factors(pairs, [position])
+                own = balance(to_float64(a), to_float64(b))[2][0]
+            values[position] = own * is_something[place]
+    return [values[position] for position in range(len(pairs))]
 
 
 def code(batch: Batch, steps: Tensor, room: Room, scratch: Scratch) -> CodedBatch:

@@ -6,7 +6,7 @@ difference as small as the error. Float64 has digits enough for errors that budg
 has not, the difference is taken of the factors, after one QR a side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Final
@@ -14,10 +14,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from share_registry.algebra.quantise import Scratch, Scratches
 from share_registry.algebra.threads import shared_out
 
 # A squared difference above this share of the factors' squared norms has seven digits or more
 _CANCELLED: Final = 1e-8
+# a a^T and b b^T of a pair
+Grams = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,21 @@ class FactorPair:
         return self.module, self.a.shape[1], self.b.shape[1]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One module beside what it is expected to be.
+
+    Attributes:
+        wrong: |s (dW' - dW)|^2.
+        square: |s dW|^2 of what is expected.
+        grams: (r, r) of the factors that are there.
+    """
+
+    wrong: float
+    square: float
+    grams: Grams
+
+
 def pooled_error(actual: Sequence[FactorPair], expected: Sequence[FactorPair]) -> float:
     """Return the pooled relative error of the scaled dW over all modules.
 
@@ -55,7 +73,7 @@ def pooled_error(actual: Sequence[FactorPair], expected: Sequence[FactorPair]) -
 
 def norm(pairs: Sequence[FactorPair]) -> float:
     """Return the Frobenius norm of the scaled dW over all modules: what errors are relative to."""
-    return sqrt(sum(_square(pair) for pair in pairs))
+    return sqrt(_squares(pairs))
 
 
 def module_errors(actual: Sequence[FactorPair], expected: Sequence[FactorPair]) -> list[float]:
@@ -67,12 +85,20 @@ def relative_errors(
     actual: Sequence[FactorPair], expected: Sequence[FactorPair]
 ) -> tuple[float, list[float]]:
     """Return the error of all modules pooled, as `pooled_error`, and that of each module."""
+    scratches = Scratches()
+
+    def compare_pair(both: tuple[FactorPair, FactorPair]) -> Comparison:
+        return compare(*both, scratches.own)
+
     both = list(zip(actual, expected, strict=True))
     elements = sum(pair.a.numel() + pair.b.numel() for pair in expected)
-    wrong, total = [], []
-    for lost, square in shared_out(_compared, both, elements=elements):
-        wrong.append(lost)
-        total.append(square)
+    return pool(list(shared_out(compare_pair, both, elements=elements)))
+
+
+def pool(comparisons: Sequence[Comparison]) -> tuple[float, list[float]]:
+    """Return the relative error of all modules together, and that of each."""
+    wrong = [each.wrong for each in comparisons]
+    total = [each.square for each in comparisons]
     return _ratio(sum(wrong), sum(total)), list(map(_ratio, wrong, total))
 
 
@@ -81,32 +107,38 @@ def relative_change(before: Sequence[FactorPair], after: Sequence[FactorPair]) -
 
     A module that only one of them has counts whole.
     """
+    scratch = Scratch()
     old, new = ({pair.key: pair for pair in pairs} for pairs in (before, after))
-    both = [key for key in old if key in new]
-    wrong = sum(_difference(new[key], old[key]) for key in both)
-    total = sum(_square(old[key]) for key in both)
-    gone = sum(_square(pair) for key, pair in old.items() if key not in new)
-    added = sum(_square(pair) for key, pair in new.items() if key not in old)
-    return _ratio(wrong + gone + added, total + gone)
+    both = [compare(new[key], old[key], scratch) for key in old if key in new]
+    gone = _squares(pair for key, pair in old.items() if key not in new)
+    added = _squares(pair for key, pair in new.items() if key not in old)
+    total = sum(each.square for each in both) + gone
+    return _ratio(sum(each.wrong for each in both) + gone + added, total)
 
 
-def _compared(both: tuple[FactorPair, FactorPair]) -> tuple[float, float]:
-    """Return the squared difference of two pairs, and the square of the second."""
-    new, old = both
-    return _difference(new, old), _square(old)
+def grams_of(pair: FactorPair, scratch: Scratch) -> Grams:
+    """Return a a^T and b b^T (r, r), float64."""
+    return _gram(pair.a, scratch), _gram(pair.b, scratch)
 
 
-def _difference(new: FactorPair, old: FactorPair) -> float:
-    """Return the squared difference of two pairs of possibly different ranks and gauges."""
-    a, b, new_a, new_b = (x.double() for x in (old.a, old.b, new.a, new.b))
-    both = float(((new_a @ a.mT) * (new_b @ b.mT)).sum())
-    wrong = _square_of(new.scale, new_a, new_b) + _square_of(old.scale, a, b)
-    wrong -= 2.0 * new.scale * old.scale * both
+def compare(new: FactorPair, old: FactorPair, scratch: Scratch) -> Comparison:
+    """Compare two pairs of possibly different ranks and gauges, the second what is expected."""
+    grams, others, products = [], [], []
+    for x, y in ((new.a, old.a), (new.b, old.b)):
+        X, Y = _float64(x, scratch, "new"), _float64(y, scratch, "old")
+        grams.append(X @ X.mT)
+        others.append(Y @ Y.mT)
+        products.append(X @ Y.mT)
+    squares = [_square(pair, S) for pair, S in ((new, grams), (old, others))]
+    both = new.scale * old.scale * float((products[0] * products[1]).sum())
+    wrong = sum(squares) - 2.0 * both
     sizes = [
-        (scale * float(torch.linalg.vector_norm(x)) * float(torch.linalg.vector_norm(y))) ** 2
-        for scale, x, y in ((new.scale, new_a, new_b), (old.scale, a, b))
+        pair.scale**2 * float(S_a.trace()) * float(S_b.trace())
+        for pair, (S_a, S_b) in ((new, grams), (old, others))
     ]
-    return wrong if wrong > _CANCELLED * sum(sizes) else _small_difference(new, old)
+    if not wrong > _CANCELLED * sum(sizes):
+        wrong = _small_difference(new, old)
+    return Comparison(wrong=wrong, square=squares[1], grams=(grams[0], grams[1]))
 
 
 def _small_difference(new: FactorPair, old: FactorPair) -> float:
@@ -121,13 +153,25 @@ def _small_difference(new: FactorPair, old: FactorPair) -> float:
     return float(core.square().sum())
 
 
-def _square(pair: FactorPair) -> float:
-    return _square_of(pair.scale, pair.a.double(), pair.b.double())
+def _squares(pairs: Iterable[FactorPair]) -> float:
+    """Return |s dW|^2 over all modules."""
+    scratch = Scratch()
+    return sum(_square(pair, grams_of(pair, scratch)) for pair in pairs)
 
 
-def _square_of(scale: float, a: Tensor, b: Tensor) -> float:
+def _square(pair: FactorPair, grams: Sequence[Tensor]) -> float:
     """Return |s b^T a|^2, at least 0."""
-    return scale**2 * max(0.0, float(((a @ a.mT) * (b @ b.mT)).sum()))
+    return pair.scale**2 * max(0.0, float((grams[0] * grams[1]).sum()))
+
+
+def _gram(x: Tensor, scratch: Scratch) -> Tensor:
+    X = _float64(x, scratch, "new")
+    return X @ X.mT
+
+
+def _float64(x: Tensor, scratch: Scratch, name: str) -> Tensor:
+    """Return rows in float64, one after another, in the memory of this name."""
+    return scratch.empty(name, x.shape, x).copy_(x)
 
 
 def _ratio(wrong: float, total: float) -> float:

@@ -11,11 +11,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from share_registry.algebra.batch import batches
-from share_registry.algebra.error import FactorPair
+from share_registry.algebra.batch import singular_values
+from share_registry.algebra.error import FactorPair, Grams, grams_of
+from share_registry.algebra.quantise import Scratch
 
 _HALVINGS: Final = 100
 _OCTAVES: Final = 400.0
+
+# The variance (n,) of an element of every row, and the elements (n,) of every row
+Rows = tuple[Tensor, Tensor]
 
 
 def bound(pairs: Sequence[FactorPair], *, budget: float) -> float:
@@ -43,7 +47,7 @@ def bits_per_element(variances: Tensor, widths: Tensor, *, budget: float) -> flo
     return float((bits * widths).sum()) / elements
 
 
-def gaussian_rows(pairs: Sequence[FactorPair]) -> tuple[Tensor, Tensor]:
+def gaussian_rows(pairs: Sequence[FactorPair]) -> Rows:
     """Return the rows of both sides of all modules that have a product.
 
     Either side has the energy of the product once.
@@ -52,17 +56,27 @@ def gaussian_rows(pairs: Sequence[FactorPair]) -> tuple[Tensor, Tensor]:
         The variance (n,) of an element of every row, as a squared error of dW, and the elements
         (n,) of every row.
     """
+    scratch = Scratch()
+    return join_rows(rows_of_modules(pairs, [grams_of(pair, scratch) for pair in pairs]))
+
+
+def rows_of_modules(pairs: Sequence[FactorPair], grams: Sequence[Grams]) -> list[Rows]:
+    """Return the same of each module, of which the Grams are there; nothing without a product."""
+    rows = []
+    for pair, sigma in zip(pairs, singular_values(pairs, grams), strict=True):
+        energies = (pair.scale * sigma).square()
+        if not bool(energies.any()):
+            energies = energies[:0]
+        widths = energies.new_tensor([[pair.a.shape[1]], [pair.b.shape[1]]])
+        variances = energies.clamp_min(1e-300) / widths
+        rows.append((variances.reshape(-1), widths.expand_as(variances).reshape(-1)))
+    return rows
+
+
+def join_rows(rows: Sequence[Rows]) -> Rows:
+    """Return the rows of several modules as one."""
     nothing = torch.zeros(0, dtype=torch.float64, device="cpu")
-    variances, widths = [nothing], [nothing]
-    for whole in batches(pairs, [(torch.float32, torch.float32)] * len(pairs), range(len(pairs))):
-        able = torch.nonzero(whole.energy > 0.0)[:, 0].tolist()
-        if not able:
-            continue
-        batch = whole.select(able)
-        square = batch.row_energy.clamp_min(1e-300).reshape(-1)
-        for width in (batch.a.width, batch.b.width):
-            variances.append(square / width)
-            widths.append(torch.full_like(square, width))
+    variances, widths = zip((nothing, nothing), *rows, strict=True)
     return torch.cat(variances), torch.cat(widths)
 
 

@@ -6,7 +6,7 @@ complete under its name or not there at all.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -28,7 +28,7 @@ from share_registry.exchange.portable import portable
 from share_registry.exchange.servers import lint
 from share_registry.exchange.tensors import item_of
 from share_registry.format import safetensors_file
-from share_registry.format.canonical import Json, dump, sha256
+from share_registry.format.canonical import Json, dump, sha256, sha256_of_parts
 from share_registry.format.layout import Layout
 from share_registry.names import Digest
 from share_registry.outside.files import Kind, Outside
@@ -109,7 +109,17 @@ def digest_of_tensors(adapter: Adapter) -> Digest:
 
 def digest_of_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Digest:
     """Return the sha256 of `tensor_file`, which is not put together for it. Raises as that."""
-    return sha256(*_parts(layout, tensors))
+    return sha256_of_parts(_parts(layout, tensors))
+
+
+def digest_in_order(layout: Layout, tensors: Iterable[torch.Tensor]) -> Digest:
+    """Return the digest of the file of tensors that come in the order of their layout.
+
+    They are as it says; none is kept. Raises IntegrityError where one has another size.
+    """
+    keyed = zip(layout.tensors, tensors, strict=True)
+    contents = (item_of(spec.key, tensor).content for spec, tensor in keyed)
+    return sha256_of_parts(safetensors_file.parts(_metadata(layout), layout.tensors, contents))
 
 
 def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -121,15 +131,19 @@ def tensor_file(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def _parts(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
+    items = [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors]
     try:
         yield from safetensors_file.parts(
-            [(entry.name, entry.value) for entry in layout.metadata],
-            [item_of(spec.key, tensors[spec.key]) for spec in layout.tensors],
+            _metadata(layout), items, [item.content for item in items]
         )
     except IntegrityError as error:
         raise InvalidInputError(
             error.message, hint="Give one tensor for every key of the layout, in its shape."
         ) from error
+
+
+def _metadata(layout: Layout) -> list[tuple[str, str]]:
+    return [(entry.name, entry.value) for entry in layout.metadata]
 
 
 def card_text(card: CardFacts, *, profile: str) -> bytes:

@@ -7,7 +7,7 @@ rounding.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from math import isfinite
 from typing import Final
@@ -51,6 +51,42 @@ def tensor_of(item: Item) -> torch.Tensor:
     if not item.content:
         return torch.empty(item.shape, dtype=TORCH[item.dtype], device="cpu")
     return torch.frombuffer(bytearray(item.content), dtype=TORCH[item.dtype]).reshape(item.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorGroup:
+    """Tensors of a file that are looked at together.
+
+    Attributes:
+        factors: Factor pairs, by position in `Layout.factors`.
+        passengers: Tensors of no pair, by position in `Layout.tensors`.
+    """
+
+    factors: tuple[int, ...]
+    passengers: tuple[int, ...]
+
+
+def tensor_groups(layout: Layout, *, elements: int) -> list[TensorGroup]:
+    """Return all tensors in groups of about as many elements, in the order of the file.
+
+    A factor pair stands where the first of its tensors does.
+    """
+    units = [((index,), None, index) for index in layout.passengers] + [
+        ((factor.a, factor.b), number, min(factor.a, factor.b))
+        for number, factor in enumerate(layout.factors)
+    ]
+    groups: dict[int, list[tuple[tuple[int, ...], int | None, int]]] = {}
+    before = 0
+    for unit in sorted(units, key=lambda unit: unit[-1]):
+        groups.setdefault(before // elements, []).append(unit)
+        before += sum(layout.tensors[index].elements for index in unit[0])
+    return [
+        TensorGroup(
+            factors=tuple(number for _, number, _ in group if number is not None),
+            passengers=tuple(index for _, number, index in group if number is None),
+        )
+        for group in groups.values()
+    ]
 
 
 def empty_tensors(specs: Iterable[TensorSpec], device: str = "cpu") -> dict[str, torch.Tensor]:

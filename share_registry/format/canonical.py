@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
 
 from share_registry.errors import IntegrityError
@@ -26,8 +26,13 @@ MAX_INT: Final = (1 << 53) - 1
 Json: TypeAlias = str | int | bool | list["Json"] | dict[str, "Json"]
 
 
-def sha256(*parts: bytes | memoryview) -> Digest:
-    """Return the digest of some bytes, given in one or more parts."""
+def sha256(content: bytes | memoryview) -> Digest:
+    """Return the digest of some bytes."""
+    return sha256_of_parts([content])
+
+
+def sha256_of_parts(parts: Iterable[bytes | memoryview]) -> Digest:
+    """Return the digest of bytes that come in parts, none of which is kept."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

@@ -9,7 +9,7 @@ the very file.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from share_registry.errors import IntegrityError
 from share_registry.format.canonical import parse_foreign, require
@@ -32,6 +32,22 @@ _ORDER: Final = (
     DType.F64,
     DType.I64,
 )
+
+
+class Described(Protocol):
+    """What the header says of a tensor."""
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+
+    @property
+    def dtype(self) -> DType:
+        """Its element type."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Its shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +101,29 @@ def write(metadata: Iterable[tuple[str, str]], items: Sequence[Item]) -> bytes:
     Raises IntegrityError where an item's bytes do not fit its shape, or a key or metadata name
     stands there twice.
     """
-    return b"".join(parts(metadata, items))
+    return b"".join(parts(metadata, items, (item.content for item in items)))
 
 
 def parts(
-    metadata: Iterable[tuple[str, str]], items: Sequence[Item]
+    metadata: Iterable[tuple[str, str]],
+    tensors: Sequence[Described],
+    contents: Iterable[bytes | memoryview],
 ) -> Iterator[bytes | memoryview]:
-    """Yield the canonical file in parts that are not copied. Raises as `write`."""
-    yield _header(list(metadata), items)
-    yield from (item.content for item in items)
+    """Yield the canonical file in parts that are not copied. Raises as `write`.
+
+    Args:
+        metadata: Its metadata.
+        tensors: What the header says.
+        contents: The bytes of each, which may be made as they are asked for.
+    """
+    yield _header(list(metadata), tensors)
+    for tensor, content in zip(tensors, contents, strict=True):
+        expected = _size(tensor)
+        if len(content) != expected:
+            raise IntegrityError(
+                f"tensor {tensor.key!r} has {len(content)} bytes, expected {expected}."
+            )
+        yield content
 
 
 def is_canonical(content: bytes, file: File) -> bool:
@@ -109,22 +139,19 @@ def usual_order(items: Iterable[Item]) -> list[Item]:
     return sorted(items, key=lambda item: (-_ORDER.index(item.dtype), item.key.encode()))
 
 
-def _header(metadata: Sequence[tuple[str, str]], items: Sequence[Item]) -> bytes:
+def _header(metadata: Sequence[tuple[str, str]], tensors: Sequence[Described]) -> bytes:
     header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     position = 0
-    for item in items:
-        expected = _elements(item.key, item.shape, "file to write") * item.dtype.size_bytes
-        if len(item.content) != expected or item.key in header:
-            raise IntegrityError(
-                f"tensor {item.key!r} has {len(item.content)} bytes, expected {expected}, "
-                "or stands there twice."
-            )
-        header[item.key] = {
-            "dtype": item.dtype,
-            "shape": list(item.shape),
-            "data_offsets": [position, position + expected],
+    for tensor in tensors:
+        if tensor.key in header:
+            raise IntegrityError(f"tensor {tensor.key!r} stands there twice.")
+        end = position + _size(tensor)
+        header[tensor.key] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
         }
-        position += expected
+        position = end
     require(len(dict(metadata)) == len(metadata), "a metadata name stands there twice.")
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -225,6 +252,11 @@ def _integers(value: object) -> tuple[int, ...] | None:
     if isinstance(value, list) and all(type(size) is int and size >= 0 for size in value):
         return tuple(value)
     return None
+
+
+def _size(tensor: Described) -> int:
+    """Return the bytes of a tensor that is to be written. Raises IntegrityError."""
+    return _elements(tensor.key, tensor.shape, "file to write") * tensor.dtype.size_bytes
 
 
 def _elements(key: str, shape: Sequence[int], subject: str) -> int:

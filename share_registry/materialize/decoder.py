@@ -18,6 +18,7 @@ from share_registry.errors import IntegrityError, NotFoundError, ShareRegistryEr
 from share_registry.exchange.tensors import (
     TORCH,
     Rows,
+    TensorGroup,
     all_finite,
     empty_tensors,
     rows_of,
@@ -165,28 +166,43 @@ class Reader:
         layout, decoded = opened.layout, self._decoded.get((digest, device))
         decode = self._decoding(opened, device) if decoded is None else _copying(opened, decoded)
         coded = [pair for pair in _by_factor(opened) if pair[2][0] is not None]
-        tensors = empty_tensors(
-            [layout.tensors[index] for factor, *_ in coded for index in (factor.a, factor.b)],
-            device,
-        )
+        tensors = _empty_factors(layout, coded, device)
         inference = torch.is_inference_mode_enabled()
 
         def fill(pairs: Sequence[_Pair]) -> None:
             # each thread has a mode of its own, and tensors made in it are written in no other;
             # it begins with as many threads as a caller's would
             with torch.inference_mode(inference), one_thread():
-                for factor, shapes, modules in pairs:
-                    places = rows_of(layout, factor, tensors)
-                    for shape, module, place in zip(shapes, modules, places, strict=True):
-                        decode(shape, module, place)
-                    for side, index in ((Side.A, factor.a), (Side.B, factor.b)):
-                        _check_finite(layout.tensors[index], modules, side, tensors)
+                _fill(layout, pairs, decode, tensors)
 
         side_by_side(fill, [coded[::2], coded[1::2]] if _is_spread(opened, device) else [coded])
         for position, spec in enumerate(layout.tensors):
             if spec.key not in tensors:
                 tensors[spec.key] = self.verbatim(opened, position).to(device)
         return {spec.key: tensors[spec.key] for spec in layout.tensors}
+
+    def group_decoder(self, digest: Digest) -> Callable[[TensorGroup], dict[str, torch.Tensor]]:
+        """Return what decodes some tensors of the adapter file at a time, on the CPU.
+
+        They come as from `tensors`, and several threads may ask for some. Nothing is kept of them.
+        """
+        opened = self.open(digest)
+        self.chain(digest)
+        layout, decode = opened.layout, self._decoding(opened, "cpu")
+        by_factor = list(_by_factor(opened))
+
+        def decode_group(group: TensorGroup) -> dict[str, torch.Tensor]:
+            pairs = [by_factor[number] for number in group.factors]
+            coded = [pair for pair in pairs if pair[2][0] is not None]
+            tensors = _empty_factors(layout, coded, "cpu")
+            _fill(layout, coded, decode, tensors)
+            factors = [index for factor, *_ in pairs for index in (factor.a, factor.b)]
+            for index in (*group.passengers, *factors):
+                if layout.tensors[index].key not in tensors:
+                    tensors[layout.tensors[index].key] = self.verbatim(opened, index)
+            return tensors
+
+        return decode_group
 
     def verbatim(self, opened: Opened, position: int) -> torch.Tensor:
         """Return a tensor that is kept bit for bit, by its position in the layout."""
@@ -353,6 +369,24 @@ def _by_factor(opened: Opened) -> Iterator[_Pair]:
         end = position + factor.experts
         yield factor, opened.layout.modules_of(factor), opened.stored.modules[position:end]
         position = end
+
+
+def _empty_factors(layout: Layout, pairs: Sequence[_Pair], device: str) -> dict[str, torch.Tensor]:
+    return empty_tensors(
+        [layout.tensors[index] for factor, *_ in pairs for index in (factor.a, factor.b)], device
+    )
+
+
+def _fill(
+    layout: Layout, pairs: Sequence[_Pair], decode: _Decode, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Decode factor pairs into their tensors. Raises IntegrityError."""
+    for factor, shapes, modules in pairs:
+        places = rows_of(layout, factor, tensors)
+        for shape, module, place in zip(shapes, modules, places, strict=True):
+            decode(shape, module, place)
+        for side, index in ((Side.A, factor.a), (Side.B, factor.b)):
+            _check_finite(layout.tensors[index], modules, side, tensors)
 
 
 def _check_finite(

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from share_registry.algebra.error import FactorPair
-from share_registry.algebra.rate_distortion import bound
+from share_registry.algebra.rate_distortion import Rows, bits_per_element, gaussian_rows
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
@@ -33,7 +32,7 @@ def with_details(
     report: AdapterReport,
     stored: StoredAdapter,
     layout: Layout,
-    decoded: Sequence[FactorPair],
+    rows: Rows,
     *,
     errors: Sequence[float],
     new_basis: Digest | None = None,
@@ -46,8 +45,8 @@ def with_details(
         report: The report; its error is that of the whole adapter.
         stored: The adapter object.
         layout: Its layout.
-        decoded: Its modules as they decode: their energies are those of the source but for the
-            error.
+        rows: Its modules as they decode, as Gaussian rows: their energies are those of the source
+            but for the error.
         errors: Relative error of each module's dW.
         new_basis: A basis that a refit would bring.
     """
@@ -69,7 +68,7 @@ def with_details(
         untrained=report.untrained and bool(shapes),
         modules=modules,
         bits_per_parameter=bits / parameters if parameters else None,
-        bits_bound=bound(decoded, budget=report.error) if report.error > 0 else None,
+        bits_bound=bits_per_element(*rows, budget=report.error) if report.error > 0 else None,
     )
 
 
@@ -194,6 +193,6 @@ def _with_stored_details(
         replace(report, settings=_settings(context, row)),
         opened.stored,
         opened.layout,
-        pairs,
+        gaussian_rows(pairs if report.error > 0 else ()),
         errors=[module.error if module is not None else 0.0 for module in opened.stored.modules],
     )

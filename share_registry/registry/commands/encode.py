@@ -10,18 +10,13 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final
 
-import torch
-
-from share_registry.algebra.error import norm, relative_errors
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.sql import Session
-from share_registry.errors import IntegrityError, RefusedError, ensure
+from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.adapter import Adapter, head_of
-from share_registry.exchange.export_files import digest_of_file
 from share_registry.exchange.grown_vocabulary import is_same_module
-from share_registry.exchange.normal_form import function_pairs
 from share_registry.exchange.selection import module_scales
-from share_registry.exchange.tensors import item_of, move_to_device, pairs_of
+from share_registry.exchange.tensors import move_to_device, pairs_of
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, UnlikeShape, learn_shapes
 from share_registry.format.records import (
@@ -40,10 +35,10 @@ from share_registry.registry.commands.coding import (
     COARSE,
     choose_references,
     code_within_budget,
-    decode,
     project_onto,
     serialize,
 )
+from share_registry.registry.commands.measure import measure
 from share_registry.registry.commands.preconditions import annotations
 from share_registry.registry.context import Context
 from share_registry.store.protocol import Store
@@ -178,18 +173,10 @@ def encode_adapter(
         coded = project_onto(reader, adapter, on_device, basis.digest, policy)
     else:
         coded = code_within_budget(reader, adapter, on_device, references, policy)
-    stored, decoded = decode(reader, coded, adapter)
-    modules = pairs_of(adapter.layout, decoded.tensors, scales, dtype=None)
-    error, errors = 0.0, [0.0] * len(pairs)
-    if any(stored.modules):
-        error, errors = relative_errors(modules, pairs)
-    if error > policy.budget and not policy.k:
+    fidelity = measure(reader, coded, adapter, pairs)
+    if fidelity.error > policy.budget and not policy.k:
         coded = replace(serialize(adapter, [None] * len(pairs), None, ()), reason=COARSE)
-        stored, decoded = decode(reader, coded, adapter)
-        modules = pairs_of(adapter.layout, decoded.tensors, scales, dtype=None)
-        error, errors = 0.0, [0.0] * len(pairs)
-    if not any(stored.modules):
-        _check_exact(adapter, decoded.tensors)
+        fidelity = measure(reader, coded, adapter, pairs)
     with context.catalog.begin() as session:
         lost = [source_name(session, space, digest) for digest in references.lost]
     remarks = [f"{name} could not be read and was not referred to: run verify." for name in lost]
@@ -199,32 +186,31 @@ def encode_adapter(
         )
     adapter = replace(adapter, remarks=(*adapter.remarks, *remarks))
     note, files = _files(task, adapter, policy)
-    norm_of_function = norm(function_pairs(adapter.config, adapter.layout, pairs))
     return EncodedAdapter(
         adapter=adapter,
         digest=coded.digest,
-        layout_digest=stored.layout,
-        tensors_digest=digest_of_file(adapter.layout, decoded.tensors),
-        norm=norm_of_function,
-        sources=stored.sources,
-        previous=stored.previous,
+        layout_digest=fidelity.stored.layout,
+        tensors_digest=fidelity.tensors_digest,
+        norm=fidelity.norm,
+        sources=coded.sources,
+        previous=fidelity.stored.previous,
         note=note,
         report=with_details(
             context,
             space,
             AdapterReport(
-                error=error,
+                error=fidelity.error,
                 budget=None if policy.k else policy.budget,
                 bytes_added=0,
                 raw_bytes=adapter.raw_bytes,
                 notes=adapter.remarks,
                 settings=describe_config(adapter.config),
-                untrained=bool(pairs) and norm_of_function == 0,
+                untrained=bool(pairs) and fidelity.norm == 0,
             ),
-            stored,
+            fidelity.stored,
             adapter.layout,
-            modules,
-            errors=errors,
+            fidelity.rows,
+            errors=fidelity.errors,
         ),
         objects={**coded.objects, **files},
     )
@@ -389,17 +375,6 @@ def named_objects(note: TaskNote) -> set[Digest]:
     """Return the objects that a note names: config and other files."""
     files = (entry.object for entry in (*note.attachments, *note.original))
     return {Digest(digest) for digest in (*filter(None, [note.config]), *files)}
-
-
-def _check_exact(adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
-    for spec in adapter.layout.tensors:
-        ensure(
-            item_of(spec.key, tensors[spec.key]) == item_of(spec.key, adapter.tensors[spec.key]),
-            IntegrityError(
-                f"tensor {spec.key!r} did not come back bit for bit from what would be stored.",
-                hint="Nothing was written. This is a defect: please report it.",
-            ),
-        )
 
 
 def _files(

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Final
 
 from share_registry.algebra.error import FactorPair, module_errors, norm, relative_change
+from share_registry.algebra.rate_distortion import gaussian_rows
 from share_registry.algebra.threads import one_thread
 from share_registry.catalog.queries import lookups
 from share_registry.catalog.queries.resolution import space_of
@@ -324,7 +325,7 @@ def _reexpress_version(
             report,
             decoded_as,
             decoded.layout,
-            modules,
+            gaussian_rows(modules),
             errors=module_errors(modules, pairs),
             new_basis=basis.digest,
         )
