@@ -57,6 +57,8 @@ _SIDE_BY_SIDE: Final = 1 << 15
 _AHEAD: Final = 1 << 18
 # largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14
 _SHORT_SHIFT: Final = 7
+# parts in which a piece is packed: temporaries stay in the cache
+_PARTS: Final = 32
 # symbols expanded at a time: temporaries of 256 kB stay in the cache
 _CHUNK: Final = 1 << 17
 # no zstd frame expands further than about 32,700 to 1
@@ -192,15 +194,24 @@ def entropy_bits(rows: Ints) -> float:
 def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], bytes]:
     """Return how a group lies in bytes, the pieces of its high parts, and its low planes."""
     group = _best_group(rows)
-    pieces: list[bytes] = []
     low: list[list[bytes]] = [[] for _ in range(group.shift)]
-    # a piece's worth at a time; a byte of a plane has eight symbols, and so has a piece
-    for symbols in _stretches(rows, PIECE_BYTES * PACKINGS[group.packing][1]):
-        pieces += pack_stream(_pack(symbols >> group.shift, group.packing))
+
+    def pack(symbols: Ints) -> bytes:
         for bit, plane in enumerate(low):
-            bits = ((symbols >> bit) & 1).astype(np.uint8)
-            plane.append(np.packbits(bits, bitorder="little").tobytes())
-    return group, pieces, b"".join(part for plane in low for part in plane)
+            plane.append(_low_plane(symbols, bit))
+        return _pack(symbols >> group.shift, group.packing)
+
+    # a byte of a plane has eight symbols, and so has a part of a piece
+    stretches = _stretches(rows, PIECE_BYTES // _PARTS * PACKINGS[group.packing][1])
+    pieces: list[bytes] = []
+    while piece := b"".join(map(pack, islice(stretches, _PARTS))):
+        pieces += pack_stream(piece)
+    return group, pieces, b"".join(chain(*low))
+
+
+def _low_plane(symbols: Ints, bit: int) -> bytes:
+    low = (symbols >> (bit & ~7)).astype(np.uint8)
+    return np.packbits(low & np.uint8(1 << (bit & 7)), bitorder="little").tobytes()
 
 
 def _stretches(rows: Sequence[Ints], size: int) -> Iterator[Ints]:
@@ -339,8 +350,12 @@ def _pack(high: Ints, packing: int) -> bytes:
     half = base // 2
     digits = np.full(-(-len(high) // count) * count, half, np.uint8)
     digits[: len(high)] = high + half
-    weights = base ** np.arange(count - 1, -1, -1)
-    return bytes((digits.reshape(-1, count) @ weights).astype(np.uint8))
+    first, *others = digits.reshape(-1, count).T
+    packed = first.copy()
+    for digit in others:
+        packed *= np.uint8(base)
+        packed += digit
+    return packed.tobytes()
 
 
 def _unpack(values: NDArray[np.uint8], symbols: int, packing: int) -> NDArray[np.int8]:
