@@ -328,13 +328,18 @@ def _zeros(layout: Layout, tensors: Mapping[str, torch.Tensor]) -> list[str]:
     zero = [
         factor.module
         for factor in layout.factors
-        if any(not bool(tensors[layout.tensors[index].key].any()) for index in (factor.a, factor.b))
+        if any(_is_zero(tensors[layout.tensors[index].key]) for index in (factor.a, factor.b))
     ]
     return [
         f"{len(zero)} of {len(layout.factors)} factor pairs have an all-zero factor (dW = 0),"
         f" such as {module}: untrained, or a failed load."
         for module in zero[:1]
     ]
+
+
+def _is_zero(tensor: torch.Tensor) -> bool:
+    """Tell whether all values are zero; the first ones nearly always tell."""
+    return not bool(tensor[:1].any()) and not bool(tensor.any())
 
 
 def not_there(place: str) -> NotFoundError:

@@ -176,19 +176,31 @@ def entropy_bits(rows: Ints) -> float:
     Of long rows a sample is counted, whose entropy is too small by (symbols - 1) / 2 N nats (Miller
     and Madow, 1955).
     """
-    total = 0.0
-    for whole in rows:
-        row = whole[:: max(1, len(whole) // _COUNTED_OF_ROW)]
-        low, high = (int(row.min()), int(row.max())) if len(row) else (0, 0)
-        # counting into bins is faster; zeros between the symbols do not matter
-        is_narrow = high - low < _HISTOGRAM
-        counts = np.bincount(row - low) if is_narrow else np.unique(row, return_counts=True)[1]
-        bits = _entropy(counts)
-        if len(row) < len(whole):
-            bits += (np.count_nonzero(counts) - 1) / (2 * log(2))
-            bits *= len(whole) / len(row)
-        total += bits
-    return total
+    counted = rows[:, :: max(1, rows.shape[1] // _COUNTED_OF_ROW)]
+    if not counted.size:
+        return 0.0
+    low, high = int(counted.min()), int(counted.max())
+    if high - low >= _HISTOGRAM and len(rows) > 1:
+        return sum(entropy_bits(row[None]) for row in rows)
+    counts = _counts(counted, low, high)
+    terms = np.arange(counted.shape[1] + 1, dtype=np.float64)
+    terms[1:] *= np.log2(terms[1:])
+    bits = terms[-1] - terms[counts].sum(1)
+    if counted.shape[1] < rows.shape[1]:
+        bits += (np.count_nonzero(counts, axis=1) - 1) / (2 * log(2))
+        bits *= rows.shape[1] / counted.shape[1]
+    return float(bits.sum())
+
+
+def _counts(rows: Ints, low: int, high: int) -> NDArray[np.int64]:
+    """Return how often each symbol stands in each row (r, n), in any order, with zeros or not."""
+    # counting into bins is faster, unless there are very many
+    if high - low >= _HISTOGRAM:
+        return np.unique(rows, return_counts=True)[1][None]
+    width = high - low + 1
+    starts = np.arange(len(rows), dtype=np.int64)[:, None] * width - low
+    bins = np.bincount((rows + starts).reshape(-1), minlength=len(rows) * width)
+    return bins.reshape(len(rows), width)
 
 
 def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], bytes]:
