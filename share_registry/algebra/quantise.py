@@ -97,10 +97,12 @@ class Rows:
 
     def x_within(self, scratch: "Scratch", name: str) -> Tensor:
         """Return (n, r, m) float64, the factors in the gauge, in memory of this name."""
-        factors = to_float64(self.factors, scratch.empty(f"factors {name}", self.shape, self.gram))
+        x = scratch.empty(f"x {name}", self.shape, self.gram)
         if self.gauge is None:
-            return factors
-        return torch.bmm(self.gauge, factors, out=scratch.empty(f"x {name}", self.shape, self.gram))
+            return to_float64(self.factors, x)
+        # in memory that what is decoded comes to lie in later
+        place = scratch.empty(f"decoded {name}", self.shape, self.gram)
+        return torch.bmm(self.gauge, to_float64(self.factors, place), out=x)
 
     @property
     def norms(self) -> Tensor:
