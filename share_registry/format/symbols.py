@@ -31,7 +31,7 @@ from share_registry.format.frames import (
     piece_sizes,
     unpack_streams,
 )
-from share_registry.parallel import ahead, side_by_side
+from share_registry.parallel import side_by_side
 
 Ints = NDArray[np.int32] | NDArray[np.int16]
 _Symbols = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int32]
@@ -53,8 +53,8 @@ _COUNTED: Final = 1 << 17
 _COUNTED_OF_ROW: Final = 1 << 10
 # symbols from which on groups are made by several threads
 _SIDE_BY_SIDE: Final = 1 << 15
-# symbols from which on a thread costs less than it saves
-_AHEAD: Final = 1 << 18
+# symbols from which on they are expanded by several threads
+_EXPANDED_SIDE_BY_SIDE: Final = 1 << 18
 # largest shift whose symbols fit 16 bits: |h << 7| is at most 2**14
 _SHORT_SHIFT: Final = 7
 # parts in which a piece is packed: temporaries stay in the cache
@@ -144,8 +144,8 @@ def decode_rows(
 ) -> list[Ints]:
     """Return rows as one array for each of `shapes` (rows, width).
 
-    Every length is checked before anything is expanded; frames are expanded ahead, beside the
-    rest.
+    Every length is checked before anything is expanded; of many symbols, groups are expanded side
+    by side.
 
     Returns:
         int16 arrays where every symbol of all groups surely fits, else int32; not to be written to:
@@ -162,11 +162,17 @@ def decode_rows(
         f"symbols have {len(content)} bytes for {total} numbers, expected {expected}.",
     )
     arrays, places = _places(shapes, groups_of_rows, groups)
-    parts = list(_parts(content, groups, counts, pieces))
-    packed = [frame for part in parts for frame in part.frames()]
-    expanded = ahead(_expand_piece, packed) if total >= _AHEAD else map(_expand_piece, packed)
-    for stretches, part in zip(places[1:], parts, strict=True):
-        _fill(stretches, _chunks(part, islice(expanded, len(part.lengths))))
+    parts = list(zip(places[1:], _parts(content, groups, counts, pieces), strict=True))
+
+    def fill(group: tuple[list[Ints], _SymbolPart]) -> None:
+        stretches, part = group
+        _fill(stretches, _chunks(part, map(_expand_piece, part.frames())))
+
+    if total >= _EXPANDED_SIDE_BY_SIDE:
+        side_by_side(fill, parts)
+    else:
+        for group in parts:
+            fill(group)
     return arrays
 
 
