@@ -350,20 +350,27 @@ def quantise(rows: Rows, x: Tensor, scales: Tensor, scratch: Scratch, name: str)
     )
 
 
-def stack(block: Block, width: int, *, device: torch.device, least: int = 0) -> Tensor:
-    """Return the rows of a block for n modules as float64 (n, k, m), padded with zero rows.
+def stack(
+    blocks: Sequence[Block], spans: Sequence[tuple[int, int]], width: int, *, device: torch.device
+) -> Tensor:
+    """Return the rows of blocks for n modules as float64 (n, K, m).
 
     Args:
-        block: The rows of each module.
+        blocks: The rows of each module, per block.
+        spans: Which of the K rows are of each block, from the first to the last; what a module
+            does not have of them is zero.
         width: m.
         device: Where to.
-        least: Smallest k; else that of the module with the most rows.
     """
-    k = max([least, *(len(rows) for rows in block if rows is not None)])
-    stacked = torch.zeros((len(block), k, width), dtype=torch.float64, device=device)
-    for index, rows in enumerate(block):
-        if rows is not None:
-            stacked[index, : len(rows)] = rows
+    shape = (len(blocks[0]), spans[-1][1], width)
+    stacked = torch.empty(shape, dtype=torch.float64, device=device)
+    for block, (start, stop) in zip(blocks, spans, strict=True):
+        for place, rows in zip(stacked[:, start:stop], block, strict=True):
+            if rows is None:
+                place.zero_()
+            else:
+                place[: len(rows)] = rows
+                place[len(rows) :] = 0.0
     return stacked
 
 
@@ -383,7 +390,7 @@ def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
     return reduce(
         torch.add,
         (
-            (C[..., start:stop] @ stack(block, width, device=C.device, least=stop - start))
+            (C[..., start:stop] @ stack([block], [(0, stop - start)], width, device=C.device))
             * factors[:, t]
             for t, (block, (start, stop)) in enumerate(
                 zip(prediction.blocks, prediction.spans, strict=True)

@@ -168,25 +168,19 @@ def screen(rows: Rows, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ..
 
 def _gather(rows: Rows, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
     """Return the Grams of rows and blocks; both are looked at once, a few modules at a time."""
-    widest = [max(0 if own is None else len(own) for own in block) for block in blocks]
+    spans = _spans([max(0 if own is None else len(own) for own in block) for block in blocks])
     grams, products, squares = [], [], []
     start = 0
     for part in rows.parts():
         stop = start + len(part.factors)
-        R = torch.cat(
-            [
-                stack(block[start:stop], rows.width, device=scales.device, least=least)
-                for block, least in zip(blocks, widest, strict=True)
-            ],
-            dim=1,
-        )
+        own = [block[start:stop] for block in blocks]
+        R = stack(own, spans, rows.width, device=scales.device)
         x = part.residual
         grams.append(R @ R.mT)
         products.append(x @ R.mT)
         squares.append(torch.linalg.vector_norm(x, dim=-1))
         start = stop
     H, unit = torch.cat(grams), torch.where(scales > 0, 1.0 / scales.clamp_min(_TINY), 0.0)
-    spans = _spans(widest)
     return _Evidence(
         H=H,
         Z=unit[..., None] * torch.cat(products),
