@@ -14,7 +14,7 @@ from torch import Tensor
 
 from share_registry.algebra.batch import Batch, join, split
 from share_registry.algebra.gauge import Overlap, align
-from share_registry.algebra.quantise import Rows, to_float64
+from share_registry.algebra.quantise import Rows, Scratch, to_float64
 from share_registry.algebra.reference import choose, sample, screen
 from share_registry.names import Side
 from share_registry.stored import StoredModule
@@ -168,11 +168,12 @@ def _continue(batch: Batch, previous: Previous) -> Batch:
 
 
 def _overlap(rows: Rows, before: tuple[Tensor, ...]) -> Overlap:
-    parts, start = [], 0
+    parts, start, scratch = [], 0, Scratch()
     for part in rows.parts():
         stop = start + len(part.factors)
-        x = part.x
-        parts.append(Overlap.of(x, to_float64(before[start:stop], torch.empty_like(x))))
+        place = scratch.empty("before", part.shape, part.gram)
+        earlier = to_float64(before[start:stop], place)
+        parts.append(Overlap.of(part.x_within(scratch, ""), earlier))
         start = stop
     return Overlap.join(parts)
 

@@ -8,7 +8,6 @@ is the error that a checkout has.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from math import prod
 from threading import local
 from typing import Final
@@ -114,12 +113,12 @@ class Rows:
         """Whether the rows are coded against anything."""
         return self.previous is not None or self.prediction is not None
 
-    @property
-    def residual(self) -> Tensor:
-        """(n, r, m) what is left to code when the previous version is taken off."""
+    def residual_within(self, scratch: "Scratch") -> Tensor:
+        """Return (n, r, m) what is left to code when the previous version is taken off."""
+        x = self.x_within(scratch, "")
         if self.previous is None:
-            return self.x
-        return self.x.sub_(to_float64(self.previous, self.gram.new_empty(self.shape)))
+            return x
+        return x.sub_(to_float64(self.previous, scratch.empty("previous", self.shape, self.gram)))
 
     def parts(self) -> Iterator["Rows"]:
         """Yield the modules a few at a time: as many as a cache holds the rows of."""
@@ -206,8 +205,10 @@ class CodedRows:
 
     def decoded(self, dtype: torch.dtype, scratch: "Scratch", name: str) -> Tensor:
         """Return the factor (n, r, m) float64 as `decode_side` does, rounded as export does."""
-        own = self.own if self.predicted is None else self.predicted + self.own
+        own = self.own
         scaled = scratch.empty(f"decoded {name}", own.shape, own)
+        if self.predicted is not None:
+            own = torch.add(self.predicted, own, out=scaled)
         torch.mul(own, self.scales[..., None], out=scaled)
         if self.previous is not None:
             scaled += self.previous
@@ -336,7 +337,7 @@ def quantise(rows: Rows, x: Tensor, scales: Tensor, scratch: Scratch, name: str)
         C = (
             prediction.coefficients / (column_steps(prediction.exponents, prediction.spans) * unit)
         ).round()
-        predicted = _products(prediction, C, rows.width)
+        predicted = _products(prediction, C, rows.width, scratch, name)
         target -= predicted
     variance = torch.linalg.vector_norm(target, dim=-1, keepdim=True).square() / rows.width
     own = target.mul_(shrinkage(variance)).round_()
@@ -351,19 +352,24 @@ def quantise(rows: Rows, x: Tensor, scales: Tensor, scratch: Scratch, name: str)
 
 
 def stack(
-    blocks: Sequence[Block], spans: Sequence[tuple[int, int]], width: int, *, device: torch.device
+    blocks: Sequence[Block],
+    spans: Sequence[tuple[int, int]],
+    width: int,
+    *,
+    like: Tensor,
+    scratch: Scratch,
 ) -> Tensor:
-    """Return the rows of blocks for n modules as float64 (n, K, m).
+    """Return the rows of blocks for n modules as float64 (n, K, m), in scratch memory.
 
     Args:
         blocks: The rows of each module, per block.
         spans: Which of the K rows are of each block, from the first to the last; what a module
             does not have of them is zero.
         width: m.
-        device: Where to.
+        like: A tensor on the device that they come to.
+        scratch: The memory.
     """
-    shape = (len(blocks[0]), spans[-1][1], width)
-    stacked = torch.empty(shape, dtype=torch.float64, device=device)
+    stacked = scratch.empty("stacked", (len(blocks[0]), spans[-1][1], width), like)
     for block, (start, stop) in zip(blocks, spans, strict=True):
         for place, rows in zip(stacked[:, start:stop], block, strict=True):
             if rows is None:
@@ -383,17 +389,18 @@ def _power_of_two(exponents: Tensor) -> Tensor:
     return ((exponents + 1023) << 52).view(torch.float64)
 
 
-def _products(prediction: Prediction, C: Tensor, width: int) -> Tensor:
+def _products(prediction: Prediction, C: Tensor, width: int, scratch: Scratch, name: str) -> Tensor:
     """Return sum_t 2**e_t * C_t @ q_t (n, r, m), the terms added in order of t (spec DEC-04)."""
     factors = _power_of_two(prediction.exponents)[..., None, None]
-    # the longest of a block may be of a module that is not among these
-    return reduce(
-        torch.add,
-        (
-            (C[..., start:stop] @ stack([block], [(0, stop - start)], width, device=C.device))
-            * factors[:, t]
-            for t, (block, (start, stop)) in enumerate(
-                zip(prediction.blocks, prediction.spans, strict=True)
-            )
-        ),
-    )
+    shape = (*C.shape[:2], width)
+    total = scratch.empty(f"predicted {name}", shape, C)
+    for t, (block, (start, stop)) in enumerate(
+        zip(prediction.blocks, prediction.spans, strict=True)
+    ):
+        # the longest of a block may be of a module that is not among these
+        rows = stack([block], [(0, stop - start)], width, like=C, scratch=scratch)
+        term = scratch.empty("term", shape, C) if t else total
+        torch.bmm(C[..., start:stop], rows, out=term).mul_(factors[:, t])
+        if t:
+            total += term
+    return total

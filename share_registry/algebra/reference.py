@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from share_registry.algebra.quantise import Block, Prediction, Rows, column_steps, stack
+from share_registry.algebra.quantise import Block, Prediction, Rows, Scratch, column_steps, stack
 from share_registry.algebra.rates import bits, cost
 from share_registry.algebra.solve import inverse
 
@@ -130,8 +130,12 @@ def _lengths(count: int) -> list[int]:
 def _plain_cost(rows: Rows, scales: Tensor) -> Tensor:
     norms = rows.norms
     if rows.previous is not None:
+        scratch = Scratch()
         norms = torch.cat(
-            [torch.linalg.vector_norm(part.residual, dim=-1) for part in rows.parts()]
+            [
+                torch.linalg.vector_norm(part.residual_within(scratch), dim=-1)
+                for part in rows.parts()
+            ]
         )
     strength = torch.where(scales > 0, norms / scales.clamp_min(_TINY), 0.0)
     return rows.width * cost(strength.square() / rows.width).sum(-1)
@@ -170,12 +174,12 @@ def _gather(rows: Rows, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
     """Return the Grams of rows and blocks; both are looked at once, a few modules at a time."""
     spans = _spans([max(0 if own is None else len(own) for own in block) for block in blocks])
     grams, products, squares = [], [], []
-    start = 0
+    start, scratch = 0, Scratch()
     for part in rows.parts():
         stop = start + len(part.factors)
         own = [block[start:stop] for block in blocks]
-        R = stack(own, spans, rows.width, device=scales.device)
-        x = part.residual
+        R = stack(own, spans, rows.width, like=scales, scratch=scratch)
+        x = part.residual_within(scratch)
         grams.append(R @ R.mT)
         products.append(x @ R.mT)
         squares.append(torch.linalg.vector_norm(x, dim=-1))
