@@ -1,6 +1,7 @@
 """The schema of a catalog: which version it has, and how it gets the newest one.
 
-Alembic and the migrations are loaded only when something is to be changed.
+Where there is none it is made at once. Alembic and the migrations are loaded only when one is to be
+changed.
 """
 
 from pathlib import Path
@@ -51,6 +52,9 @@ def migrate(connection: Connection) -> None:
     Raises:
         CatalogError: the schema is newer than this release.
     """
+    if not connection.dialect.has_table(connection, SCHEMA_TABLE):
+        create(connection)
+        return
     from alembic import command
 
     version = version_of(connection)
@@ -62,7 +66,7 @@ def migrate(connection: Connection) -> None:
 
 
 def create(connection: Connection) -> None:
-    """Create the newest schema at once, for a catalog that lives in memory."""
+    """Create the newest schema at once: to import Alembic takes longer than to make the tables."""
     TABLES.create_all(connection)
     connection.execute(
         text(f"CREATE TABLE {SCHEMA_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")

@@ -36,13 +36,33 @@ def count(session: Session) -> int:
     return len(session.scalars(select(CommitRow.number)).all())
 
 
-def test_the_migrations_make_the_schema_that_the_models_say(catalog_url: str) -> None:
-    with Catalog.open(catalog_url) as catalog, catalog.begin() as session:
+def has_the_schema_of_the_models(catalog: Catalog) -> bool:
+    with catalog.begin() as session:
         context = MigrationContext.configure(
             session.connection(), opts={"version_table": SCHEMA_TABLE, "compare_type": True}
         )
-        assert compare_metadata(context, TABLES) == []
-        assert context.get_current_revision() == SCHEMA_VERSIONS[-1]
+        is_newest = context.get_current_revision() == SCHEMA_VERSIONS[-1]
+        return is_newest and compare_metadata(context, TABLES) == []
+
+
+def test_a_new_catalog_has_the_schema_that_the_models_say(catalog_url: str) -> None:
+    with Catalog.open(catalog_url) as catalog:
+        assert has_the_schema_of_the_models(catalog)
+
+
+def test_the_migrations_make_the_schema_that_the_models_say(catalog_url: str) -> None:
+    from alembic import command
+
+    with Catalog.open(catalog_url) as catalog:
+        with catalog.begin(write=True) as session:
+            config = schema.configuration()
+            config.attributes["connection"] = session.connection()
+            command.downgrade(config, "base")
+            command.upgrade(config, "0001")
+        assert not has_the_schema_of_the_models(catalog)
+        with catalog.begin(write=True) as session:
+            schema.migrate(session.connection())
+        assert has_the_schema_of_the_models(catalog)
 
 
 def test_the_versions_known_are_those_of_the_migrations() -> None:

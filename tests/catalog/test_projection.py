@@ -424,7 +424,8 @@ def _space_row() -> dict[str, object]:
         "keep_original": False,
         "references": True,
     }
-    return row | {"refit": True, "phi": 0, "head": 1, "head_id": "x"}
+    counts = {"live": 0, "added_bytes": 0, "raw_bytes": 0}
+    return row | counts | {"refit": True, "phi": 0, "head": 1, "head_id": "x"}
 
 
 def _fill(catalog: Catalog, log: Log) -> None:
