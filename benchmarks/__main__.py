@@ -7,6 +7,7 @@ import sys
 PARTS = (
     ("Real adapters, one after another at the default budget", "collection", ()),
     ("Committing", "committing", ()),
+    ("Importing", "importing", ()),
     ("Where sharing pays", "sharing", ()),
     ("Bits per parameter", "bits", ()),
     ("Beside the peers", "peers", ("--layers", "1")),
