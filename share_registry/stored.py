@@ -99,6 +99,8 @@ class StoredAdapter:
             passengers and the tensors of lossless factor pairs.
         external: Tensors kept bit for bit in an object of their own, by position in
             `Layout.tensors`.
+        heads: Whether floats kept bit for bit, here or in objects of their own, are split into
+            heads and tails.
     """
 
     layout: Digest
@@ -107,3 +109,4 @@ class StoredAdapter:
     modules: tuple[StoredModule | None, ...]
     verbatim: Mapping[int, bytes]
     external: Mapping[int, Digest]
+    heads: bool = False

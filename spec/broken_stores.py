@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from spec import references, transitions
+from spec import broken_floats, references, transitions
 from spec.good import chained, raw
 from spec.tiny import SPACE, Tiny, linear, object_path, pair, spread
 from spec.writing import Side, canonical, sha256, tensor_object
@@ -379,6 +379,7 @@ _DECODES = {
     "DEC-03-46-bits-of-3-rows": _too_many_bits_of_3_rows,
     "DEC-03-46-bits-over-a-basis": _over_basis(peak=(1 << 23) - 1),
     "OBJ-04-source-of-another-kind": _neither,
+    "ADP-15-not-said": broken_floats.not_said,
     "DEC-05-no-module": _continued(linear(module="v")),
     "DEC-05-shape": _continued(linear(rank=1), rank=1),
     "DEC-08-overflow": _overflow,

@@ -8,6 +8,7 @@ from typing import Any
 from spec import (
     good_arithmetic,
     good_exports,
+    good_floats,
     good_shapes,
     references as reference_vectors,
     transitions,
@@ -46,6 +47,7 @@ def stores() -> dict[str, dict[str, bytes]]:
         "arithmetic": good_arithmetic.arithmetic().files,
         "exports": good_exports.exports().files,
         "shapes": good_shapes.shapes().files,
+        "floats": good_floats.floats().files,
         "names": reference_vectors.store().files,
         "transitions": transitions.accepted(),
     }
@@ -74,6 +76,7 @@ def objects() -> dict[str, bytes]:
         "wide": wide(),
         "long": long(),
         "nothing": layout_of([], []),
+        "mixed": good_floats.mixed(),
     }
     for name, layout in layouts.items():
         found[f"{name}.layout.json"] = canonical(layout)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
 
-from share_registry.format import adapter_object, basis_object, layout, records
+from share_registry.format import adapter_object, basis_object, layout, records, tensor_object
 
 FOLDER: Final = Path(__file__).parent / "schemas"
 MODELS: Final[dict[str, type[BaseModel]]] = {
@@ -31,6 +31,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "layout": layout.Layout,
     "adapter": adapter_object.Header,
     "basis": basis_object.BasisHeader,
+    "tensor": tensor_object.TensorHeader,
 }
 REQUIRED: Final = {
     "format": {"magic", "version", "read", "write", "gc"},
@@ -42,23 +43,11 @@ REQUIRED: Final = {
 
 Beside `format` and `kind` of records.
 """
-TENSOR: Final[dict[str, Any]] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "format": {"const": 1, "type": "integer"},
-        "kind": {"const": "tensor", "type": "string"},
-        "size": {"maximum": (1 << 53) - 1, "minimum": 0, "type": "integer"},
-        "width": {"enum": [1, 2, 4, 8], "type": "integer"},
-    },
-    "required": ["format", "kind", "size", "width"],
-}
-"""Of the description of a tensor object, which has no model."""
 
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Return every schema by name."""
-    made = {name: _schema(name, model) for name, model in MODELS.items()} | {"tensor": TENSOR}
+    made = {name: _schema(name, model) for name, model in MODELS.items()}
     return {
         name: {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
         for name, schema in made.items()

@@ -10,7 +10,16 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from spec import broken, broken_bases, broken_stores, good, large, recipes, references
+from spec import (
+    broken,
+    broken_bases,
+    broken_floats,
+    broken_stores,
+    good,
+    large,
+    recipes,
+    references,
+)
 from spec.states import state_of
 
 FOLDER: Final = Path(__file__).parent / "vectors"
@@ -32,9 +41,8 @@ def vectors() -> dict[str, bytes]:
     found["bad/recipes.json"] = (
         json.dumps(recipes.beyond() | recipes.stores(), indent=1) + "\n"
     ).encode()
-    found |= {
-        f"bad/{name}": content for name, content in (broken.files() | broken_bases.files()).items()
-    }
+    files = broken.files() | broken_bases.files() | broken_floats.files()
+    found |= {f"bad/{name}": content for name, content in files.items()}
     found |= {
         f"good/{name}/{path}": content
         for name, files in good.stores().items()

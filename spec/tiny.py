@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spec.writing import (
+    HEADS,
     WIDTHS,
     Draft,
     Rows,
@@ -18,7 +19,9 @@ from spec.writing import (
     draft,
     safetensors,
     sha256,
+    split_tensor_object,
     tensor_object,
+    with_groups,
 )
 
 STORE = "00000000-0000-4000-8000-000000000000"
@@ -133,20 +136,24 @@ class Tiny:
         previous: str | None = None,
         sources: Sequence[str] = (),
         external: Mapping[int, bytes] | None = None,
+        groups: Sequence[Mapping[int, int]] | None = None,
         change: "Any" = None,
         members: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Add an adapter object; return its entry in an absorb record.
 
-        `change` edits the draft before it is written.
+        `groups` are of floats that are split: of each its tensors with their bases; where they are
+        given, floats outside are split too. `change` edits the draft before it is written.
         """
         outside = {
-            index: self.put(tensor_object(content, WIDTHS[layout["tensors"][index]["dtype"]]))
+            index: self.put(_outside(content, layout["tensors"][index]["dtype"], groups))
             for index, content in (external or {}).items()
         }
         made: Draft = draft(
             layout, modules, kept or {}, previous=previous, sources=sources, external=outside
         )
+        if groups is not None:
+            with_groups(made, layout, kept or {}, groups)
         if change is not None:
             change(made)
         digest, layout_digest = self.put(made.to_bytes()), self.put(canonical(layout))
@@ -246,6 +253,12 @@ class Tiny:
                 for i, spec in enumerate(layout["tensors"])
             ],
         )
+
+
+def _outside(content: bytes, dtype: str, groups: object) -> bytes:
+    if groups is not None and dtype in HEADS:
+        return split_tensor_object(content, dtype, 1 if dtype == "F16" else 1600)
+    return tensor_object(content, WIDTHS[dtype])
 
 
 def object_path(digest: str) -> str:

@@ -138,6 +138,21 @@ class Side:
 
 
 @dataclass(kw_only=True)
+class Floats:
+    """What the table says of tensors whose floats are split."""
+
+    groups: list[int]
+    bases: list[int]
+    escapes: list[int]
+    count: int | None = None
+
+    def columns(self) -> tuple[tuple[list[int], int], ...]:
+        """Return the columns, each with its width."""
+        count = len(self.escapes) if self.count is None else self.count
+        return ([count], 1), (self.groups, 1), (self.bases, 2), (self.escapes, 5)
+
+
+@dataclass(kw_only=True)
 class Draft:
     """An adapter object, column by column; lists of integers throughout."""
 
@@ -156,6 +171,7 @@ class Draft:
     symbols: bytes = b""
     planes: bytes = b""
     count: int | None = None
+    floats: Floats | None = None
 
     def table(self) -> bytes:
         """Return the plain columns."""
@@ -168,7 +184,13 @@ class Draft:
             (self.scales, 2),
             (self.errors, 2),
         )
-        more = ((self.groups_of_rows, 1), (self.packings, 1), (self.shifts, 1), (self.lengths, 3))
+        more = (
+            (self.groups_of_rows, 1),
+            (self.packings, 1),
+            (self.shifts, 1),
+            *(() if self.floats is None else self.floats.columns()),
+            (self.lengths, 3),
+        )
         count = bytes([len(self.packings) if self.count is None else self.count])
         return count + b"".join(column(values, width) for values, width in (*columns, *more))
 
@@ -343,6 +365,95 @@ def plane(bits: Sequence[int]) -> bytes:
         sum(bit << place for place, bit in enumerate(padded[start : start + 8]))
         for start in range(0, len(padded), 8)
     )
+
+
+HEADS = {"F32": (32, 20), "BF16": (16, 4), "F16": (16, 8)}
+
+
+def with_groups(
+    made: Draft,
+    layout: Mapping[str, Any],
+    kept: Mapping[int, bytes],
+    groups: Sequence[Mapping[int, int]],
+) -> Draft:
+    """Put floats of a draft in groups instead of planes: of each its tensors with their bases."""
+    dtypes = {index: layout["tensors"][index]["dtype"] for index in kept}
+    number_of = {index: number for number, group in enumerate(groups, 1) for index in group}
+    base_of = {index: base for group in groups for index, base in group.items()}
+    made.header["heads"] = True
+    made.planes, lengths = (
+        b"",
+        len(made.lengths)
+        - sum(
+            -(-len(kept[index][plane :: WIDTHS[dtypes[index]]]) // PIECE)
+            for index in kept
+            for plane in range(WIDTHS[dtypes[index]])
+        ),
+    )
+    del made.lengths[lengths:]
+    streams = [
+        kept[index][plane :: WIDTHS[dtypes[index]]]
+        for index in sorted(kept)
+        if index not in number_of
+        for plane in range(WIDTHS[dtypes[index]])
+    ]
+    escapes = []
+    for group in groups:
+        indices = sorted(group)
+        parts = float_streams(
+            [kept[index] for index in indices],
+            [group[index] for index in indices],
+            dtypes[indices[0]],
+        )
+        streams += parts
+        escapes.append(len(parts[1]) // 2)
+    for stream in streams:
+        if stream:
+            _add_piece(made, stream)
+    made.floats = Floats(
+        groups=[number_of.get(index, 0) for index in sorted(kept)],
+        bases=[base_of[index] for index in sorted(base_of)],
+        escapes=escapes,
+    )
+    return made
+
+
+def float_streams(tensors: Sequence[bytes], bases: Sequence[int], dtype: str) -> list[bytes]:
+    """Return the streams of a group of floats, number by number."""
+    bits, tail = HEADS[dtype]
+    width, heads = bits // 8, 1 << bits - tail
+    codes, escapes, halves = bytearray(), bytearray(), bytearray()
+    tails = [bytearray() for _ in range(tail // 8)]
+    for content, base in zip(tensors, bases, strict=True):
+        nibbles = []
+        for start in range(0, len(content), width):
+            number = int.from_bytes(content[start : start + width], "little")
+            turned = number << 1 & (1 << bits) - 1 | number >> bits - 1
+            head, rest = divmod(turned, 1 << tail)
+            code = (head - base) % heads
+            codes.append(min(code, 255))
+            escapes += head.to_bytes(2, "little") if code >= 255 else b""
+            for byte, plane in enumerate(tails):
+                plane.append(rest >> 8 * byte & 255)
+            nibbles.append(rest >> tail // 8 * 8)
+        nibbles += [0] * (len(nibbles) % 2)
+        halves += bytes(
+            low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=True)
+        )
+    whole = [bytes(codes), bytes(escapes), *map(bytes, tails)]
+    return [*whole, bytes(halves)] if tail % 8 else whole
+
+
+def split_tensor_object(
+    content: bytes, dtype: str, base: int, members: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the object of an external tensor whose floats are split; `members` of `heads`."""
+    streams = float_streams([content], [base], dtype)
+    heads: dict[str, Any] = {"dtype": dtype, "base": base, "escapes": len(streams[1]) // 2}
+    described = {"format": 1, "kind": "tensor", "size": len(content), "width": WIDTHS[dtype]}
+    table = b"".join(struct.pack("<I", len(stream))[:3] for stream in streams if stream)
+    heads |= members or {}
+    return binary(described | {"heads": heads}, {"planes": b"".join(streams), "table": table})
 
 
 def tensor_object(content: bytes, width: int) -> bytes:

@@ -1,10 +1,10 @@
-"""Adapter object: one stored adapter as a safetensors file (spec ADP-01 to ADP-14).
+"""Adapter object: one stored adapter as a safetensors file (spec ADP-01 to ADP-15).
 
-One metadata member, `share_registry` (canonical JSON: layout, previous, sources, external tensors),
-and three U8 tensors: `planes` (tensors kept bit for bit, as byte planes), `symbols` (integer rows
-and coefficients, see `symbols.py`) and `table` (everything small, see `adapter_table.py`). What
-stands where follows from the layout and the table alone, so a reader knows every length before it
-expands anything.
+One metadata member, `share_registry` (canonical JSON: layout, previous, sources, external tensors,
+whether floats are split), and three U8 tensors: `planes` (tensors kept bit for bit, see
+`kept_tensors.py`), `symbols` (integer rows and coefficients, see `symbols.py`) and `table`
+(everything small, see `adapter_table.py`). What stands where follows from the layout and the table
+alone, so a reader knows every length before it expands anything.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -18,16 +18,10 @@ from pydantic import Field, ValidationError
 from share_registry.errors import IntegrityError, RefusedError
 from share_registry.format.adapter_table import MAX_K, AdapterTable, Lane, TermHead
 from share_registry.format.canonical import require
-from share_registry.format.frames import (
-    from_planes,
-    pack_stream,
-    piece_sizes,
-    planes,
-    unpack_streams,
-)
-from share_registry.format.layout import MAX_TENSORS, Layout, ModuleShape, Strict, check_kind
+from share_registry.format.kept_tensors import pack_kept, plan_kept
+from share_registry.format.layout import MAX_TENSORS, DType, Layout, ModuleShape, Strict, check_kind
 from share_registry.format.object_file import pack, unpack
-from share_registry.format.records import DigestField
+from share_registry.format.records import DigestField, TrueField
 from share_registry.format.symbols import Ints, decode_rows, encode_rows, entropy_bits, piece_counts
 from share_registry.names import Digest
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
@@ -50,7 +44,7 @@ class ExternalTensor(Strict):
 
 
 class Header(Strict):
-    """What an adapter object needs besides itself."""
+    """What an adapter object needs besides itself, and whether floats in it are split."""
 
     format: Literal[1] = 1
     kind: Literal["adapter"] = "adapter"
@@ -58,6 +52,7 @@ class Header(Strict):
     previous: DigestField | None = None
     sources: Annotated[list[DigestField], Field(max_length=MAX_SOURCES)] = []
     external: Annotated[list[ExternalTensor], Field(max_length=MAX_EXTERNAL)] = []
+    heads: TrueField | None = None
 
 
 def encode(stored: StoredAdapter, layout: Layout) -> bytes:
@@ -72,12 +67,7 @@ def encode(stored: StoredAdapter, layout: Layout) -> bytes:
         [row for side in sides for row in side.own]
         + [row for side in sides for term in side.terms for row in term.coefficients]
     )
-    pieces = [
-        piece
-        for index in sorted(stored.verbatim)
-        for plane in planes(stored.verbatim[index], layout.tensors[index].dtype.size_bytes)
-        for piece in pack_stream(plane)
-    ]
+    kept = pack_kept(stored.verbatim, layout, heads=stored.heads)
     table = AdapterTable(
         lanes=tuple(_lane(module) for module in stored.modules),
         terms=tuple(
@@ -91,7 +81,8 @@ def encode(stored: StoredAdapter, layout: Layout) -> bytes:
         errors=np.array([module.error for module in stored.modules if module], np.float32),
         groups_of_rows=coded.groups_of_rows,
         groups=coded.groups,
-        pieces=(*coded.pieces, *(len(piece) for piece in pieces)),
+        pieces=(*coded.pieces, *map(len, kept.pieces)),
+        floats=kept.floats,
     )
     header = Header(
         layout=stored.layout,
@@ -101,10 +92,11 @@ def encode(stored: StoredAdapter, layout: Layout) -> bytes:
             ExternalTensor(object=digest, tensor=index)
             for index, digest in sorted(stored.external.items())
         ],
+        heads=stored.heads or None,
     )
     return pack(
         header.model_dump(mode="json", exclude_none=True),
-        {"planes": b"".join(pieces), "symbols": coded.content, "table": table.to_bytes()},
+        {"planes": b"".join(kept.pieces), "symbols": coded.content, "table": table.to_bytes()},
     )
 
 
@@ -142,37 +134,31 @@ def parse(
     head, parts = _split(content)
     layout = layout_of(head.layout)
     shapes = layout.modules()
-    table = AdapterTable.from_bytes(parts["table"], [shape.rank for shape in shapes])
+    external = [item.tensor for item in head.external]
+
+    def split_types(lanes: Sequence[Lane]) -> list[DType]:
+        return [layout.tensors[index].dtype for index in _verbatim(layout, lanes, external)]
+
+    table = AdapterTable.from_bytes(
+        parts["table"], [shape.rank for shape in shapes], split_types if head.heads else None
+    )
     blocks = _row_shapes(shapes, table)
     _check_work(blocks, table, lambda: len(content) + sum(map(size_of, head.sources)))
-    verbatim = _verbatim(layout, table.lanes, [item.tensor for item in head.external])
-    plane_sizes = [
-        layout.tensors[index].elements
-        for index in verbatim
-        for _ in range(layout.tensors[index].dtype.size_bytes)
-    ]
+    kept = plan_kept(_verbatim(layout, table.lanes, external), layout, table.floats)
     symbol_pieces, plane_pieces = table.split_pieces(
-        symbols=sum(piece_counts(blocks, table.groups_of_rows, table.groups)),
-        planes=sum(len(piece_sizes(size)) for size in plane_sizes),
+        symbols=sum(piece_counts(blocks, table.groups_of_rows, table.groups)), planes=kept.pieces
     )
     arrays = decode_rows(
         parts["symbols"], blocks, table.groups_of_rows, table.groups, symbol_pieces
-    )
-    streams = iter(
-        unpack_streams(
-            parts["planes"], plane_sizes, plane_pieces, subject="tensors kept bit for bit"
-        )
     )
     stored = StoredAdapter(
         layout=head.layout,
         previous=head.previous,
         sources=tuple(head.sources),
         modules=_modules(table, arrays),
-        verbatim={
-            index: from_planes(list(islice(streams, layout.tensors[index].dtype.size_bytes)))
-            for index in verbatim
-        },
+        verbatim=kept.unpack(parts["planes"], plane_pieces),
         external={item.tensor: item.object for item in head.external},
+        heads=bool(head.heads),
     )
     check(stored, layout)
     return stored, layout

@@ -3,12 +3,13 @@
 Columns in order, all unsigned unless said: number of groups (1 byte); lane of each module; number
 of terms of each coded factor; of each term source, exponent (signed) and k (2 bytes); scales and
 then module errors as bfloat16, high bytes before low bytes; group of each row; packing and shift of
-each group; stored length (3 bytes) of every piece, of `symbols`, then of `planes`. Numbers of more
-than one byte lie as planes, high byte first: like stands by like. All of it is one zstd frame where
-that is shorter.
+each group; stored length (3 bytes) of every piece, of `symbols`, then of `planes`. Where floats are
+split into heads and tails, four columns on them come before the lengths (spec TAB-10). Numbers of
+more than one byte lie as planes, high byte first: like stands by like. All of it is one zstd frame
+where that is shorter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,10 +23,14 @@ from share_registry.format.frames import (
     declared_size,
     expand,
 )
+from share_registry.format.heads import SPLITS
+from share_registry.format.layout import DType
 from share_registry.format.symbols import MAX_SHIFT, PACKINGS, Group
 
 MAX_TERMS: Final = 64
 MAX_K: Final = 0xFFFF
+_BASE_BYTES: Final = 2
+_ESCAPES_BYTES: Final = 5
 _RAW: Final = b"\x00"
 _ZSTD: Final = b"\x01"
 _SUBJECT: Final = "table"
@@ -50,6 +55,21 @@ class TermHead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FloatTable:
+    """What the table says of tensors kept bit for bit whose floats are split (spec TAB-10).
+
+    Attributes:
+        groups: Per tensor kept in the object; 0: in byte planes.
+        bases: Per tensor that is in a group.
+        escapes: Per group, group 1 onwards.
+    """
+
+    groups: tuple[int, ...]
+    bases: tuple[int, ...]
+    escapes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterTable:
     """The small numbers of one adapter object.
 
@@ -61,6 +81,7 @@ class AdapterTable:
         groups_of_rows: Per row of every coded factor, then per coefficient row of every term.
         groups: Group 1 onwards.
         pieces: Stored lengths, of `symbols` and then of `planes`.
+        floats: Where floats kept bit for bit are split.
     """
 
     lanes: tuple[Lane, ...]
@@ -70,6 +91,7 @@ class AdapterTable:
     groups_of_rows: NDArray[np.uint8]
     groups: tuple[Group, ...]
     pieces: tuple[int, ...]
+    floats: FloatTable | None = None
 
     def to_bytes(self) -> bytes:
         """Return the table's bytes. Raises IntegrityError where a number does not fit."""
@@ -88,13 +110,29 @@ class AdapterTable:
             self.groups_of_rows.tobytes(),
             column([group.packing for group in self.groups], 1),
             column([group.shift for group in self.groups], 1),
+            *_float_columns(self.floats),
             column(self.pieces, 3),
         )
         return deflate(b"".join(columns))
 
     @classmethod
-    def from_bytes(cls, content: memoryview, ranks: Sequence[int]) -> "AdapterTable":
-        """Parse a table, given the rank of every module. Raises IntegrityError."""
+    def from_bytes(
+        cls,
+        content: memoryview,
+        ranks: Sequence[int],
+        split_types: Callable[[Sequence[Lane]], Sequence[DType]] | None = None,
+    ) -> "AdapterTable":
+        """Parse a table.
+
+        Args:
+            content: Its bytes.
+            ranks: Of every module.
+            split_types: Where floats are split, returns the element types of the tensors kept in
+                the object.
+
+        Raises:
+            IntegrityError: any departure from the format.
+        """
         cursor = Cursor(inflate(content))
         count = int(cursor.column(1, 1)[0])
         lanes = tuple(_lane(value) for value in cursor.column(len(ranks), 1).tolist())
@@ -110,6 +148,7 @@ class AdapterTable:
             errors=cursor.bfloat16(len(coded)),
             groups_of_rows=cursor.column(rows, 1).astype(np.uint8),
             groups=cursor.groups(count),
+            floats=None if split_types is None else cursor.floats(split_types(lanes)),
             pieces=tuple(cursor.rest(3).tolist()),
         )
 
@@ -168,6 +207,26 @@ class Cursor:
             for packing, shift in zip(packings, shifts, strict=True)
         )
 
+    def floats(self, dtypes: Sequence[DType]) -> FloatTable:
+        """Take the columns on tensors of these element types, kept in the object (spec TAB-10)."""
+        count = int(self.column(1, 1)[0])
+        groups = self.column(len(dtypes), 1).tolist()
+        types = {(group, dtype) for group, dtype in zip(groups, dtypes, strict=True) if group}
+        require(
+            sorted(group for group, _ in types) == list(range(1, count + 1))
+            and all(dtype in SPLITS for _, dtype in types),
+            f"{_SUBJECT} has {count} groups of floats, expected each of one element type that is "
+            "split, and used.",
+        )
+        bases = self.column(sum(map(bool, groups)), _BASE_BYTES).tolist()
+        heads = [SPLITS[dtype].heads for group, dtype in zip(groups, dtypes, strict=True) if group]
+        require(
+            all(base < limit for base, limit in zip(bases, heads, strict=True)),
+            f"{_SUBJECT} has a base that is no head.",
+        )
+        escapes = self.column(count, _ESCAPES_BYTES).tolist()
+        return FloatTable(groups=tuple(groups), bases=tuple(bases), escapes=tuple(escapes))
+
     def rest(self, width: int) -> NDArray[np.int64]:
         """Take all that is left as numbers of `width` bytes."""
         size = len(self._left)
@@ -213,6 +272,17 @@ def inflate(content: memoryview) -> bytes:
     if kind == _RAW:
         return bytes(rest)
     return expand(rest, declared_size(rest, subject=_SUBJECT), subject=_SUBJECT)
+
+
+def _float_columns(floats: FloatTable | None) -> tuple[bytes, ...]:
+    if floats is None:
+        return ()
+    return (
+        column([len(floats.escapes)], 1),
+        column(floats.groups, 1),
+        column(floats.bases, _BASE_BYTES),
+        column(floats.escapes, _ESCAPES_BYTES),
+    )
 
 
 def _from_bfloat16(values: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -31,11 +31,14 @@ MAX_WINDOW_BYTES: Final = 8 << 20
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _FAST: Final = 1
 _SLOW: Final = 19
+# Bytes from which on a stretch of a piece is tried before the piece
+_PROBED: Final = 1 << 16
+_PROBE: Final = 1 << 14
 # Bytes up to which the slow level may be tried
 _SLOW_LIMIT: Final = 1 << 17
 
 
-def compress(raw: bytes, *, level: int) -> bytes:
+def compress(raw: bytes | memoryview, *, level: int) -> bytes:
     """Return one frame with its content size, without checksum (the digest covers it)."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level, source_size=len(raw), write_content_size=1, write_checksum=0, write_dict_id=0
@@ -43,7 +46,7 @@ def compress(raw: bytes, *, level: int) -> bytes:
     return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
 
 
-def compress_entropy(raw: bytes) -> bytes:
+def compress_entropy(raw: bytes | memoryview) -> bytes:
     """Return one frame of bytes that hardly repeat, such as packed symbols.
 
     A small table of long matches leaves nearly all of them to the entropy coder: measured on
@@ -104,7 +107,7 @@ def piece_sizes(size: int) -> list[int]:
     return [min(PIECE_BYTES, size - start) for start in range(0, size, PIECE_BYTES)]
 
 
-def pack_stream(raw: bytes) -> list[bytes]:
+def pack_stream(raw: bytes | memoryview) -> list[bytes | memoryview]:
     """Return a stream's pieces, each a frame where that is shorter."""
     return [
         _pack_piece(raw[start : start + PIECE_BYTES]) for start in range(0, len(raw), PIECE_BYTES)
@@ -154,5 +157,11 @@ def from_planes(parts: Sequence[bytes]) -> bytes:
     return table.tobytes()
 
 
-def _pack_piece(raw: bytes) -> bytes:
-    return min((raw, compress_entropy(raw), compress(raw, level=_FAST)), key=len)
+def _pack_piece(raw: bytes | memoryview) -> bytes | memoryview:
+    if len(raw) <= _PROBED:
+        return min((raw, compress_entropy(raw), compress(raw, level=_FAST)), key=len)
+    # a stretch from the middle tells which of the two shortens more
+    begin = len(raw) // 2
+    probe = raw[begin : begin + _PROBE]
+    repeats = len(compress(probe, level=_FAST)) < len(compress_entropy(probe))
+    return min((raw, compress(raw, level=_FAST) if repeats else compress_entropy(raw)), key=len)

@@ -1,4 +1,4 @@
-"""Records and notes: what one commit says (spec REC-01 to REC-19, NOT-01 to NOT-05).
+"""Records and notes: what one commit says (spec REC-01 to REC-21, NOT-01 to NOT-05).
 
 A record is canonical JSON, names its parent by sha256 and says what changed, not the state. Free
 text and personal data live in a note, an object of its own that can be removed without breaking the
@@ -26,8 +26,10 @@ from share_registry.times import FIRST_YEAR, LAST_YEAR, timestamp
 
 # A module of the record has another shape than the first of its name in the space (spec REC-15)
 MODULE_SHAPES: Final = "module-shapes"
+# An adapter object of the record is decoded from floats that are split (spec REC-21)
+FLOAT_HEADS: Final = "float-heads"
 # Features that a record's `requires` may name and this release knows
-FEATURES: Final = (MODULE_SHAPES,)
+FEATURES: Final = (FLOAT_HEADS, MODULE_SHAPES)
 
 DigestField = Annotated[Digest, Field(pattern=r"^[0-9a-f]{64}$")]
 NumberField = Annotated[int, Field(ge=1, lt=1 << 53)]

@@ -223,7 +223,7 @@ def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], bytes]:
     stretches = _stretches(rows, PIECE_BYTES // _PARTS * PACKINGS[group.packing][1])
     pieces: list[bytes] = []
     while piece := b"".join(map(pack, islice(stretches, _PARTS))):
-        pieces += pack_stream(piece)
+        pieces += map(bytes, pack_stream(piece))
     return group, pieces, b"".join(chain(*low))
 
 

@@ -26,8 +26,8 @@ from share_registry.exchange.tensors import (
 )
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.layout import FactorSpec, Layout, ModuleShape, TensorSpec
-from share_registry.format.object_file import decode_tensor
 from share_registry.format.safetensors_file import Item
+from share_registry.format.tensor_object import decode_tensor
 from share_registry.materialize.lru import ByteBoundedCache
 from share_registry.names import Digest, Side
 from share_registry.parallel import side_by_side
@@ -148,6 +148,14 @@ class Reader:
             chain.append(previous)
         return chain
 
+    def has_heads(self, digest: Digest) -> bool:
+        """Tell whether decoding an adapter object reads one with split floats (spec REC-21)."""
+        for opened in map(self.open, self.chain(digest)):
+            sources = (source for source in opened.stored.sources if not self.is_basis(source))
+            if opened.stored.heads or any(self.open(source).stored.heads for source in sources):
+                return True
+        return False
+
     def rows(self, digest: Digest, device: str = "cpu") -> tuple[Rows, ...]:
         """Return the decoded float32 factors by position in `Layout.modules()`, on a device."""
         self.chain(digest)
@@ -212,7 +220,9 @@ class Reader:
             if position not in opened.stored.external:
                 raise IntegrityError(f"tensor {spec.key!r} is neither coded nor kept.")
             coded = self._read(opened.stored.external[position], MAX_OBJECT_BYTES)
-            content = decode_tensor(coded, dtype=spec.dtype, size=spec.size_bytes)
+            content = decode_tensor(
+                coded, dtype=spec.dtype, size=spec.size_bytes, heads=opened.stored.heads
+            )
         return tensor_of(
             Item(key=spec.key, dtype=spec.dtype, shape=tuple(spec.shape), content=content)
         )

@@ -7,7 +7,6 @@ import numpy as np
 import zstandard
 
 from spec.reader.canonical import parse
-from spec.reader.layout import WIDTHS
 from spec.reader.refusals import DamagedError, need
 
 MAX_JSON = MAX_HEADER = MAX_FRAME = 16 << 20
@@ -123,13 +122,6 @@ class Cursor:
             piece if len(piece) == whole else expand(piece, whole) for whole, piece in stored
         )
 
-    # The bytes of a tensor kept bit for bit (spec FRM-07)
-    def planes(self, dtype, count, lengths):
-        return np.stack(
-            [np.frombuffer(self.stream(count, lengths), np.uint8) for _ in range(WIDTHS[dtype])],
-            axis=1,
-        ).tobytes()
-
     # The symbols of one group (spec SYM-03 to SYM-08)
     def symbols(self, count, packing, shift, lengths):
         base, per = PACKINGS[packing]
@@ -147,8 +139,9 @@ class Cursor:
         need(not (np.abs(symbols) >> MAX_BITS).any(), "SYM-08", "a symbol of 2**23 or more")
         return symbols.astype(np.int32)
 
-    # Arrays of these shapes, and the lengths left (spec TAB-06 to TAB-09, SYM-01, SYM-09)
-    def rows(self, shapes, symbols, streams=()):
+    # Arrays of these shapes, and the lengths left; the columns of floats say what streams of
+    # `planes` there are (spec TAB-06 to TAB-10, SYM-01, SYM-09)
+    def rows(self, shapes, symbols, floats=lambda cursor: ()):
         group_of_row = np.array(self.column(sum(number for number, _ in shapes)), int)
         widths = [width for number, width in shapes for _ in range(number)]
         need((group_of_row <= self.groups).all(), "TAB-06", "a row of a group that is not there")
@@ -158,6 +151,7 @@ class Cursor:
             "TAB-07",
             "an unknown packing or shift",
         )
+        streams = floats(self)
         need(len(self.content) % 3 == 0, "TAB-08", "a length cut short")
         lengths = self.column(len(self.content) // 3, 3)
         members = [

@@ -26,7 +26,7 @@ def decode(store, digest, depth=0):
     layout, rows, names = adapter.layout, {}, iter(adapter.modules)
     specs = layout["tensors"]
     tensors = adapter.kept | {
-        index: parse_tensor(store.get(place), specs[index])
+        index: parse_tensor(store.get(place), specs[index], "heads" in adapter.header)
         for index, place in adapter.external.items()
     }
     for factor in layout["factors"]:

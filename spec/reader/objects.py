@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from spec.reader import floats
 from spec.reader.binary import PIECE, Cursor, unpack
 from spec.reader.canonical import MAX_JSON
 from spec.reader.layout import WIDTHS, parse_layout
@@ -62,11 +63,17 @@ def parse_adapter(content, get, size_of=lambda digest: 0):
     shapes = [(side.rank, side.width) for side in sides] + [
         (side.rank, k) for side in sides for _, _, k in side.terms
     ]
-    rows, left = cursor.rows(
-        shapes, symbols, [size for _, dtype, size in kept for _ in range(WIDTHS[dtype])]
-    )
-    cursor = Cursor(planes, "FRM-08")
-    tensors = cursor.all({index: cursor.planes(dtype, size, left) for index, dtype, size in kept})
+    whole = []
+
+    def columns(cursor):
+        whole.extend(floats.parts(cursor, kept, "heads" in header))
+        return [size for part in whole for size in floats.streams(part)]
+
+    rows, left = cursor.rows(shapes, symbols, columns)
+    cursor, tensors = Cursor(planes, "FRM-08"), {}
+    for part in whole:
+        tensors |= floats.read(part, cursor, left)
+    cursor.all(tensors)
     scales = iter((numbers << 16).view(np.float32))
     for side in sides:
         side.own, side.scales = next(rows), np.array([next(scales) for _ in range(side.rank)])
@@ -145,18 +152,28 @@ def parse_basis(content):
     return dict(zip(names, zip(blocks[::2], blocks[1::2], strict=True), strict=True))
 
 
-# The bytes of an external tensor (spec TEN-01 to TEN-04)
-def parse_tensor(content, spec):
+# The bytes of an external tensor; whether its floats may be split says the adapter object (spec
+# TEN-01 to TEN-05, ADP-15)
+def parse_tensor(content, spec, split=True):
     header, (planes, table) = unpack(content, "tensor", "TEN-01", ("planes", "table"))
-    count, width = prod(spec["shape"]), WIDTHS[spec["dtype"]]
+    count, dtype = prod(spec["shape"]), spec["dtype"]
+    width, heads = WIDTHS[dtype], header.get("heads")
     need(
         (header["size"], header["width"]) == (count * width, width),
         "TEN-02",
-        f"expected {count} times {spec['dtype']}",
+        f"expected {count} times {dtype}",
     )
-    need(len(table) == 3 * width * -(-count // PIECE), "TEN-03", f"a table of {len(table)} bytes")
+    part = floats.single(0, dtype, count)
+    if heads:
+        need(split, "ADP-15", "floats that are split, and the adapter object does not say so")
+        need(heads["dtype"] == dtype, "TEN-05", f"floats of {heads['dtype']}")
+        need(heads["escapes"] <= count, "TEN-05", "more escapes than numbers")
+        part = floats.group(dtype, heads["escapes"])
+        floats.add(part, 0, count, heads["base"], "TEN-05")
+    lengths = [-(-size // PIECE) for size in floats.streams(part)]
+    need(len(table) == 3 * sum(lengths), "TEN-03", f"a table of {len(table)} bytes")
     cursor = Cursor(planes, "TEN-04")
-    lengths = (
+    stored = (
         int.from_bytes(table[start : start + 3], "little") for start in range(0, len(table), 3)
     )
-    return cursor.all(cursor.planes(spec["dtype"], count, lengths))
+    return cursor.all(floats.read(part, cursor, stored)[0])

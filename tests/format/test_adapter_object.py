@@ -26,8 +26,9 @@ from share_registry.format.frames import (
     unpack_streams,
 )
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
-from share_registry.format.object_file import decode_tensor, encode_tensor, pack, unpack
+from share_registry.format.object_file import pack, unpack
 from share_registry.format.symbols import MAX_BITS, Group, decode_rows, encode_rows
+from share_registry.format.tensor_object import decode_tensor, encode_tensor
 from share_registry.names import Digest
 from share_registry.stored import StoredAdapter, StoredModule, StoredSide, Term
 

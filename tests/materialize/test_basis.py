@@ -15,7 +15,7 @@ from share_registry.errors import IntegrityError, NotFoundError
 from share_registry.format import adapter_object, basis_object
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
-from share_registry.format.object_file import encode_tensor
+from share_registry.format.tensor_object import encode_tensor
 from share_registry.materialize.decoder import Reader
 from share_registry.names import Digest, Side
 from share_registry.stored import StoredAdapter, StoredBasis, StoredModule, StoredSide, Term

@@ -14,8 +14,8 @@ from share_registry.format import basis_object
 from share_registry.format.adapter_object import decode, header
 from share_registry.format.canonical import load, sha256
 from share_registry.format.layout import DType, Layout
-from share_registry.format.object_file import decode_tensor
 from share_registry.format.records import Note, parse_format, parse_record
+from share_registry.format.tensor_object import decode_tensor
 from tests.house.tree import ROOT
 
 VECTORS = ROOT / "spec" / "vectors"

@@ -24,9 +24,10 @@ from share_registry.exchange.tensors import factor_dtypes, factor_positions, ite
 from share_registry.format import adapter_object
 from share_registry.format.adapter_object import MAX_EXTERNAL
 from share_registry.format.canonical import sha256
+from share_registry.format.heads import SPLITS
 from share_registry.format.layout import Layout
-from share_registry.format.object_file import encode_tensor
 from share_registry.format.records import TaskVersionRef
+from share_registry.format.tensor_object import encode_tensor
 from share_registry.materialize.decoder import MAX_CHAIN, Reader
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName
 from share_registry.registry.context import Context
@@ -42,6 +43,9 @@ MAX: Final = 12
 # Passengers from this size on are objects of their own, shared by every adapter that has the same
 # bytes.
 EXTERNAL_BYTES: Final = 64 << 10
+# Floats kept bit for bit in an adapter object are split from so many bytes on. Below, some hundred
+# bytes are not worth a record that older releases cannot read (spec REC-21).
+SPLIT_BYTES: Final = 16 << 10
 _ZERO: Final = "no module has a product to code"
 # Why an adapter is kept bit for bit where no coding of it is within the budget
 _MIXED: Final = "the columns of the experts' lora_B may be grouped by expert"
@@ -247,6 +251,7 @@ def serialize(
     passengers: dict[Digest, bytes] = {}
     external: dict[int, Digest] = {}
     verbatim: dict[int, bytes] = {}
+    split_bytes = 0
     for index in sorted({*layout.passengers, *_uncoded_tensors(layout, modules)}):
         spec = layout.tensors[index]
         content = bytes(item_of(spec.key, adapter.tensors[spec.key]).content)
@@ -258,6 +263,8 @@ def serialize(
             passengers[external[index]] = packed
         else:
             verbatim[index] = content
+        if spec.dtype in SPLITS:
+            split_bytes += len(content)
     stored = StoredAdapter(
         layout=sha256(layout_bytes),
         previous=previous,
@@ -265,6 +272,8 @@ def serialize(
         modules=tuple(modules),
         verbatim=verbatim,
         external=external,
+        # an external tensor alone is as large
+        heads=split_bytes >= SPLIT_BYTES,
     )
     content = adapter_object.encode(stored, layout)
     digest = sha256(content)

@@ -353,7 +353,9 @@ def _publish_encoded(
         if isinstance(versions, int):
             return versions
         members = {
-            "requires": required_features(_unlike_shapes(session, target.name, plan.batch)),
+            "requires": required_features(
+                stored.values(), _unlike_shapes(session, target.name, plan.batch)
+            ),
             "tasks": [
                 record_entry(task, versions[task], item, plan.parents[task])
                 for task, item in stored.items()

@@ -5,7 +5,7 @@ exceeds the budget the adapter is kept bit for bit. What the commit says of it f
 in the record and the note, or the preview of a dry run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final
@@ -20,6 +20,7 @@ from share_registry.exchange.tensors import move_to_device, pairs_of
 from share_registry.format.canonical import sha256
 from share_registry.format.layout import Layout, UnlikeShape, learn_shapes
 from share_registry.format.records import (
+    FLOAT_HEADS,
     MODULE_SHAPES,
     AbsorbedTask,
     FileEntry,
@@ -61,6 +62,7 @@ class EncodedAdapter:
         sources: Objects whose rows the adapter object refers to.
         previous: The adapter object whose decoded factors enter.
         note: Its config and other files, and where it came from.
+        heads: Whether decoding it reads floats that are split.
         report: What it costs; `budget` is None where loss is allowed without a limit.
         objects: Those that are not stored yet.
         sizes: Bytes of those that are, as far as a record or its note names them.
@@ -77,6 +79,7 @@ class EncodedAdapter:
     sources: tuple[Digest, ...]
     previous: Digest | None = None
     note: TaskNote
+    heads: bool
     report: AdapterReport
     objects: Mapping[Digest, bytes] = field(repr=False)
     sizes: Mapping[Digest, int] = field(default_factory=dict, repr=False)
@@ -195,6 +198,7 @@ def encode_adapter(
         sources=coded.sources,
         previous=fidelity.stored.previous,
         note=note,
+        heads=reader.beside(coded.objects).has_heads(coded.digest),
         report=with_details(
             context,
             space,
@@ -260,9 +264,21 @@ def check_shapes(
     return unlike
 
 
-def required_features(unlike: Mapping[TaskName, Sequence[UnlikeShape]]) -> list[str]:
-    """Return what a reader must know of a record with such modules (spec REC-15)."""
-    return [MODULE_SHAPES] if any(unlike.values()) else []
+def required_features(
+    encoded: Iterable[EncodedAdapter],
+    unlike: Mapping[TaskName, Sequence[UnlikeShape]] | None = None,
+) -> list[str]:
+    """Return what a reader must know of a record.
+
+    Args:
+        encoded: Its adapters: floats of some may be split (spec REC-21).
+        unlike: Its modules of another shape than the space first had (spec REC-15).
+    """
+    features = {
+        FLOAT_HEADS: any(item.heads for item in encoded),
+        MODULE_SHAPES: any((unlike or {}).values()),
+    }
+    return [feature for feature, is_used in features.items() if is_used]
 
 
 def note_for(

@@ -115,7 +115,7 @@ def merge(
         version = next_version(session, target, name, latest, expected=options.expected)
         unlike = check_shapes(session, target, {name: stored.adapter.layout})
         members = {
-            "requires": required_features(unlike),
+            "requires": required_features([stored], unlike),
             "method": rule.method,
             "weights": [decimal(weight) for weight in weights],
             "density": decimal(rule.density) if rule.method != "linear" else None,
@@ -261,6 +261,7 @@ def _name_again(context: Context, task: TaskName, row: TaskVersion) -> EncodedAd
             attachments=note.attachments,
             original=note.original,
         ),
+        heads=context.reader().has_heads(row.adapter_digest),
         report=AdapterReport(
             error=row.error,
             bound=row.bound,

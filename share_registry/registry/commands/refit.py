@@ -56,6 +56,7 @@ from share_registry.registry.commands.encode import (
     NewBasis,
     preview_commit,
     record_entry,
+    required_features,
 )
 from share_registry.registry.commands.new_basis import (
     FINE,
@@ -214,7 +215,12 @@ def publish_basis(
         entries = [
             record_entry(task, Version(versions[task] + 1), item) for task, item in encoded.items()
         ]
-        return RefitRecord.model_validate(place | {"basis": basis.digest, "tasks": entries})
+        members = {
+            "requires": required_features(encoded.values()),
+            "basis": basis.digest,
+            "tasks": entries,
+        }
+        return RefitRecord.model_validate(place | members)
 
     commit = publish(
         context,
@@ -337,6 +343,7 @@ def _reexpress_version(
         norm=row.norm,
         sources=coded.sources,
         note=TaskNote(task=row.task),
+        heads=reader.beside(coded.objects).has_heads(coded.digest),
         report=report,
         objects=coded.objects,
     )
