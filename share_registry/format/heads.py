@@ -176,7 +176,9 @@ def join(
         if half:
             halves = _unpack_halves(tails[-1][chunk.halves])[: len(turned)]
             turned |= halves.astype(unsigned) << 8 * whole
-        np.bitwise_or(turned >> 1, turned << (rule.bits - 1), out=numbers)
+        np.left_shift(turned, rule.bits - 1, out=numbers)
+        turned >>= 1
+        numbers |= turned
     return [array.tobytes() for array in arrays]
 
 
@@ -205,5 +207,6 @@ def _pack_halves(octets: _Bytes) -> _Bytes:
 
 def _unpack_halves(packed: _Bytes) -> _Bytes:
     pairs: NDArray[np.uint16] = packed.astype("<u2")
-    halves: NDArray[np.uint16] = (pairs | pairs << np.uint16(4)) & np.uint16(0x0F0F)
-    return halves.view(np.uint8)
+    pairs |= pairs << np.uint16(4)
+    pairs &= np.uint16(0x0F0F)
+    return pairs.view(np.uint8)

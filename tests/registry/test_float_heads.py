@@ -112,14 +112,16 @@ def test_every_kind_of_record_that_names_such_an_adapter_requires_the_feature(
 def test_records_that_name_no_adapter_require_nothing(registry: sr.Registry, wide: Path) -> None:
     registry.commit(wide, task="a", budget=0)
     registry.commit(adapters.write(wide.parent / "next", adapters.pairs(2, WIDE)), task="a")
-    for publish in (
-        lambda: registry.restore("a@v1"),
-        lambda: registry.set_alias("a@v1", "prod"),
-        lambda: registry.rename("a", "b"),
-        lambda: registry.drop("b"),
-    ):
-        publish()
-        assert requires(registry) == []
+    registry.restore("a@v1")
+    registry.set_alias("a@v1", "prod")
+    registry.tag("release", "a@v1")
+    registry.annotate("a@v1", labels={"team": "search"})
+    registry.rename("a", "b")
+    registry.drop("b")
+    assert [requires(registry, number) for number in range(2, 10)] == [
+        [FLOAT_HEADS],
+        *[[]] * 7,
+    ]
 
 
 def test_a_basis_and_adapters_without_such_floats_require_nothing(

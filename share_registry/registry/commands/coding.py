@@ -251,7 +251,7 @@ def serialize(
     passengers: dict[Digest, bytes] = {}
     external: dict[int, Digest] = {}
     verbatim: dict[int, bytes] = {}
-    split_bytes = 0
+    split_bytes, is_split = 0, False
     for index in sorted({*layout.passengers, *_uncoded_tensors(layout, modules)}):
         spec = layout.tensors[index]
         content = bytes(item_of(spec.key, adapter.tensors[spec.key]).content)
@@ -261,10 +261,10 @@ def serialize(
             packed = encode_tensor(content, dtype=spec.dtype)
             external[index] = sha256(packed)
             passengers[external[index]] = packed
+            is_split |= spec.dtype in SPLITS
         else:
             verbatim[index] = content
-        if spec.dtype in SPLITS:
-            split_bytes += len(content)
+            split_bytes += len(content) if spec.dtype in SPLITS else 0
     stored = StoredAdapter(
         layout=sha256(layout_bytes),
         previous=previous,
@@ -272,8 +272,7 @@ def serialize(
         modules=tuple(modules),
         verbatim=verbatim,
         external=external,
-        # an external tensor alone is as large
-        heads=split_bytes >= SPLIT_BYTES,
+        heads=is_split or split_bytes >= SPLIT_BYTES,
     )
     content = adapter_object.encode(stored, layout)
     digest = sha256(content)
