@@ -10,6 +10,7 @@ PARTS = (
     ("Importing", "importing", ()),
     ("Where sharing pays", "sharing", ()),
     ("Bits per parameter", "bits", ()),
+    ("Every bit kept, beside zipnn and pcodec", "lossless", ()),
     ("Beside the peers", "peers", ("--layers", "1")),
     ("A new basis", "refit", ()),
     ("The paper's protocol beside a full SVD, and the default policy's promises", "protocol", ()),

@@ -185,6 +185,12 @@ def _write(root: Path, name: str) -> Iterator[tuple[str, Path]]:
         yield step, folder
 
 
+def write_shape(root: Path, name: str) -> Path:
+    """Write the first adapter of a shape; return its directory."""
+    root.mkdir(parents=True)
+    return next(_write(root, name))[1]
+
+
 def _key(layer: int, module: str, side: str) -> str:
     return f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_{side}.weight"
 
