@@ -10,12 +10,15 @@ from hypothesis import given, settings, strategies as st
 from share_registry.errors import IntegrityError
 from share_registry.format import heads as module
 from share_registry.format.adapter_object import decode, encode
+from share_registry.format.adapter_table import FloatTable
 from share_registry.format.canonical import sha256
 from share_registry.format.frames import pack_stream
 from share_registry.format.heads import SPLITS, find_base, join, split, stream_sizes
+from share_registry.format.kept_tensors import plan_kept
 from share_registry.format.layout import DType, FactorSpec, Form, Layout, TensorSpec
 from share_registry.format.tensor_object import decode_tensor, encode_tensor
 from share_registry.stored import StoredAdapter
+from tests.house.tree import ROOT
 
 TYPES = sorted(SPLITS)
 BF16_RATIO = 0.664
@@ -193,6 +196,19 @@ def test_streams_that_do_not_fit_are_refused(fault: str, dtype: DType) -> None:
     assert join([codes, escapes, *tails], group.bases, [9], dtype=dtype) == [content]
     with pytest.raises(IntegrityError, match="escapes"):
         join([*FAULTS[fault](codes, escapes), *tails], group.bases, [9], dtype=dtype)
+
+
+def test_more_escapes_than_numbers_are_refused_before_anything_is_planned_for_them() -> None:
+    """Spec LIM-25: the lengths of the pieces of a terabyte would be a list of their own."""
+    layout = mixed_layout([], [DType.BF16])
+    floats = FloatTable(groups=(1, 1), bases=(0, 0), escapes=(17,))
+    with pytest.raises(IntegrityError, match="a group of 16 floats has 17 escapes"):
+        plan_kept([0, 1], layout, floats)
+    assert plan_kept([0, 1], layout, replace(floats, escapes=(16,))).sizes == (16, 32, 8)
+    vector = "TEN-05-more-escapes-than-numbers.tensor.safetensors"
+    content = (ROOT / "spec" / "vectors" / "bad" / vector).read_bytes()
+    with pytest.raises(IntegrityError, match="7 escapes, expected 6 numbers"):
+        decode_tensor(content, dtype=DType.F32, size=24)
 
 
 def test_a_long_piece_is_no_longer_than_by_the_worse_setting() -> None:
