@@ -168,11 +168,8 @@ def decode_rows(
         stretches, part = group
         _fill(stretches, _chunks(part, map(_expand_piece, part.frames())))
 
-    if total >= _EXPANDED_SIDE_BY_SIDE:
-        side_by_side(fill, parts)
-    else:
-        for group in parts:
-            fill(group)
+    run = side_by_side if total >= _EXPANDED_SIDE_BY_SIDE else map
+    list(run(fill, parts))
     return arrays
 
 
@@ -228,8 +225,8 @@ def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], bytes]:
 
 
 def _low_plane(symbols: Ints, bit: int) -> bytes:
-    low = (symbols >> (bit & ~7)).astype(np.uint8)
-    return np.packbits(low & np.uint8(1 << (bit & 7)), bitorder="little").tobytes()
+    bits = (symbols >> (bit & ~7)).astype(np.uint8) & np.uint8(1 << (bit & 7))
+    return np.packbits(bits, bitorder="little").tobytes()
 
 
 def _stretches(rows: Sequence[Ints], size: int) -> Iterator[Ints]:
