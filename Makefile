@@ -15,7 +15,7 @@ help:  ## say what there is
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet $(PINS) pip
 	$(PIP) install $(PINS) torch
-	$(PIP) install $(PINS) --group dev -e '.[peft,plot,postgres]'
+	$(PIP) install $(PINS) --group dev -e '.[peft,plot,postgres,ray]'
 	touch $@
 
 venv: .venv/installed  ## create .venv

@@ -64,7 +64,8 @@ __all__ = tuple(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("analysis", "peft"):  # the latter registers a method with PEFT: only on request
+    # the second registers a method with PEFT, the third needs Ray: only on request
+    if name in ("analysis", "peft", "ray"):
         return import_module(f"share_registry.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

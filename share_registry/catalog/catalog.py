@@ -280,6 +280,15 @@ def check_reachable(url: str, outside: Outside) -> None:
             )
 
 
+def absolute_url(url: str, outside: Outside) -> str:
+    """Return a URL that a change of the working directory does not move. May hold a password."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return url
+    file = outside.absolute(Path(parsed.database or ""))
+    return parsed.set(database=str(file)).render_as_string(hide_password=False)
+
+
 def upgrade(url: str) -> str:
     """Bring a catalog to the newest schema, creating it where there is none; return that version.
 

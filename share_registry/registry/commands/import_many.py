@@ -95,7 +95,7 @@ def import_sources(
         progress: Told how far it is.
     """
     context.require_writable()
-    items = _collect(sources, request.from_file, context.outside)
+    items = collect_sources(sources, request.from_file, context.outside)
     with _workers(context, request, len(items)) as workers:
 
         def run(
@@ -115,7 +115,7 @@ def check_first_import(
     Raises what the first one is refused for where none can.
     """
     refused: ShareRegistryError | None = None
-    for item in _collect(sources, from_file, outside):
+    for item in collect_sources(sources, from_file, outside):
         if isinstance(item, ImportSource):
             try:
                 check_first(
@@ -134,10 +134,10 @@ def check_first_import(
         raise refused
 
 
-def _collect(
-    sources: Iterable[Any], from_file: FilePath | None, outside: Outside
+def collect_sources(
+    sources: Any, from_file: FilePath | None, outside: Outside
 ) -> list[ImportSource | ImportOutcome]:
-    """Return every adapter that is to be imported, and those that cannot be named.
+    """Return every adapter of a list of sources and a file, and those that cannot be named.
 
     Raises InvalidInputError, NotFoundError, StoreError.
     """
