@@ -64,7 +64,8 @@ try:
 except ray.exceptions.WorkerCrashedError:
     print(f"max_retries=1: {starts()} starts, WorkerCrashedError, warned: {warned}", flush=True)
 PYTHON
-export RAY_USAGE_STATS_ENABLED=0
+# its token and its logs go with the folder
+export RAY_USAGE_STATS_ENABLED=0 HOME="$folder" RAY_TMPDIR="$folder"
 for limit in endless limited; do
   timeout 200 "$folder/venv/bin/python" deadly.py "$folder/$limit" "$limit" 2>"$folder/log" | tee -a seen
 done
