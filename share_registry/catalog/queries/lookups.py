@@ -86,6 +86,11 @@ _BASIS: Final = (
     .order_by(CommitRow.number.desc())
     .limit(1)
 )
+# every space: the key of the table begins with it
+_NAMED_OBJECTS: Final = select(ObjectRow.digest).where(
+    ObjectRow.space.in_(select(SpaceRow.name)),
+    ObjectRow.digest.in_(bindparam("digests", expanding=True, type_=TEXT)),
+)
 _MODULE_SHAPES: Final = select(ModuleRow.table).where(ModuleRow.space == SPACE)
 
 
@@ -343,11 +348,10 @@ def candidate_adapters(
 
 def named_objects(session: Session, digests: Collection[Digest]) -> set[Digest]:
     """Return those of some objects that a record or a note names."""
-    query = select(ObjectRow.digest).where(ObjectRow.space.in_(select(SpaceRow.name)))
     return {
         Digest(digest)
         for piece in pieces(sorted(digests))
-        for digest in session.scalars(query.where(ObjectRow.digest.in_(piece)))
+        for digest in session.scalars(_NAMED_OBJECTS, {"digests": piece})
     }
 
 
