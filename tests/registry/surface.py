@@ -215,6 +215,10 @@ RECEIVERS: Final[Mapping[str, Callable[[World], Any]]] = MappingProxyType(
         "Identity": lambda world: world.space.identify(world.adapters / "t1")[0],
         "Diff": lambda world: world.space.diff("t0@v1", "t0"),
         "Export": lambda world: world.space.export("t0", world.folder()),
+        "Prepared": lambda world: world.space.prepare(world.adapters / "t1", task=world.fresh("p")),
+        "ImportReport": lambda world: world.space.import_many(
+            [world.adapters / "t4"], workers=1, dry_run=True
+        ),
         "VerifyReport": lambda world: world.space.verify("quick"),
         "Basis": lambda world: world.space.basis(),
         "Retention": lambda world: world.space.retention(),
@@ -238,6 +242,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {
         "analyze": sr.analyze,
         "iterate": sr.iterate,
+        "ImportSource": sr.ImportSource,
         "Policy": sr.Policy,
         "Policy.share": sr.Policy.share,
         "Registry.open": sr.Registry.open,

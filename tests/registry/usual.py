@@ -14,6 +14,7 @@ import torch
 import share_registry as sr
 from share_registry.format.canonical import sha256
 from share_registry.store.blobs import MemoryStore
+from share_registry.values.imports import ImportStatus
 from tests.registry.surface import (
     SPACE,
     Door,
@@ -133,8 +134,10 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "extra_directions": _plain(None, 0, 1),
     "fan_in_fan_out": _plain(*FLAG),
     "force": _plain(*FLAG),
+    "from_file": {"None": lambda _: None, "a list": lambda world: _list(world)},
     "idempotency_key": {**_plain(None), "new": lambda world: world.fresh("key"), **_plain("key1")},
     "inference_mode": _plain(*FLAG),
+    "is_derived": _plain(*FLAG),
     "init": _plain("noise", "task:t0", "nearest"),
     "init_scale": _plain(0.01),
     "k": _plain(None, 4),
@@ -177,6 +180,7 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "new": NEW,
     "number": _plain(1, 99),
     "numbers": _plain([1], [99, 2]),
+    "on_error": _plain("skip", "stop"),
     "options": _plain(),
     "out": BUFFERS,
     "overwrite": _plain(*FLAG),
@@ -188,6 +192,14 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "phi": _plain(0, 2),
     "policy": _plain(sr.Policy(), sr.Policy(budget=0), sr.Policy.share(k=4, p=2)),
     "create_space.policy": _plain(None, sr.Policy(budget=0.1)),
+    "prepared": {
+        "one": lambda world: world.space.prepare(world.adapters / "t4"),
+        "two": lambda world: [
+            world.space.prepare(world.adapters / "t1", task=world.fresh("p")),
+            world.space.prepare(world.adapters / "t4", task=world.fresh("n")),
+        ],
+        "none": lambda _: [],
+    },
     "pretrained_model_name_or_path": {"saved": lambda world: _saved(world)},
     "profile": _plain("native", "portable"),
     "progress": _plain(None, lambda *_: None),
@@ -213,6 +225,17 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "seed": _plain(None, 0, 5),
     "shard": _plain(None, "1/1", "2/3"),
     "since": _plain(None, "2026-01-01", date(2020, 1, 1)),
+    "source_time": MOMENTS,
+    "sources": {
+        "one": lambda world: world.adapters / "t1",
+        "(two": lambda world: (world.adapters / "t2", world.adapters / "t4"),
+        "[a source": lambda world: [
+            sr.ImportSource(adapter=world.adapters / "t4", task=world.fresh("n"), message="why")
+        ],
+        "[in memory": lambda world: [world.space.checkout("t0")],
+        "none": lambda _: (),
+    },
+    "status": _plain(*ImportStatus),
     "sort": _plain(None, "-acc", "bytes"),
     "space": _plain(None, SPACE, "other"),
     "started_from": _plain(None),
@@ -235,6 +258,8 @@ RIGHT: Final[Mapping[str, Pool]] = {
     "task_type": _plain(None),
     "until": MOMENTS,
     "weighting": _plain("unit", "energy"),
+    # several begin processes, which is seen elsewhere
+    "workers": _plain(1),
     "where": _plain((), "acc>0.1", ["acc", "error<1"]),
 }
 
@@ -243,6 +268,12 @@ def _saved(world: World) -> Path:
     folder = world.folder()
     share_config(world).save_pretrained(folder)
     return folder
+
+
+def _list(world: World) -> Path:
+    path = world.root / f"{world.fresh('list')}.csv"
+    path.write_text("source,label.team\nadapters/t1,a\nadapters/t4,b\n")
+    return path
 
 
 def right_values(door: Door, name: str) -> Pool:
