@@ -34,8 +34,6 @@ TASKS: Final = 3
 NOT_CALLED: Final = {
     *("context", "listing", "sheet", "target_module_mapping", "tuner_layer_cls"),
     *("create", "replace", "read", "sizes"),
-    # tests/registry/test_prepare.py and test_import.py call them: a sweep takes too long with them
-    *("publish", "import_many"),
 }
 
 

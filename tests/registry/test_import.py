@@ -260,6 +260,12 @@ def test_a_dry_run_predicts_and_writes_nothing(registry: sr.Registry, folder: Pa
     assert "dry run: 8 of 10 adapters would be committed" in str(report)
 
 
+def test_a_wave_may_be_in_any_order(registry: sr.Registry, folder: Path) -> None:
+    names = [f"t{number:02d}" for number in reversed(range(COUNT))]
+    report = registry.import_many([folder / name for name in names], workers=1)
+    assert [outcome.ref for outcome in report.outcomes] == [f"tiny/{name}@v1" for name in names]
+
+
 def test_stopping_at_the_first_refusal_commits_nothing_after_it(
     registry: sr.Registry, folder: Path
 ) -> None:

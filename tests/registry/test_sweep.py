@@ -226,7 +226,7 @@ def sweep(batch: list[Call], template: Path, outcomes: Counter[str]) -> None:
             except BaseException as error:
                 error.add_note(f"by {call!r}")
                 raise
-            assert refusal is None or (refusal.message and refusal.hint), call
+            assert refusal is None or (refusal.message and refusal.hint), f"{call}: {refusal!r}"
             outcomes["returned" if refusal is None else type(refusal).__name__] += 1
             if isinstance(result, sr.Commit) and result.created and result.id:
                 acknowledged.add(result.id)

@@ -255,6 +255,8 @@ def commit_request(
     request = replace(request, batch=request.batch.kept_for(policy))
     plan = replace(plan, batch=plan.batch.kept_for(policy))
     encoded, basis = encode(plan, policy)
+    # spec REC-08: a record lists its tasks by name
+    encoded = dict(sorted(encoded.items()))
     note = note_for(context, encoded, options, plan.remarks)
     if options.dry_run:
         preview = preview_commit(
