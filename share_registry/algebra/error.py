@@ -52,12 +52,10 @@ class Comparison:
     Attributes:
         wrong: |s (dW' - dW)|^2.
         square: |s dW|^2 of what is expected.
-        grams: (r, r) of the factors that are there.
     """
 
     wrong: float
     square: float
-    grams: Grams
 
 
 def pooled_error(actual: Sequence[FactorPair], expected: Sequence[FactorPair]) -> float:
@@ -88,7 +86,7 @@ def relative_errors(
     scratches = Scratches()
 
     def compare_pair(both: tuple[FactorPair, FactorPair]) -> Comparison:
-        return compare(*both, scratches.own)
+        return compare(*both, scratches.own)[0]
 
     both = list(zip(actual, expected, strict=True))
     elements = sum(pair.a.numel() + pair.b.numel() for pair in expected)
@@ -109,7 +107,7 @@ def relative_change(before: Sequence[FactorPair], after: Sequence[FactorPair]) -
     """
     scratch = Scratch()
     old, new = ({pair.key: pair for pair in pairs} for pairs in (before, after))
-    both = [compare(new[key], old[key], scratch) for key in old if key in new]
+    both = [compare(new[key], old[key], scratch)[0] for key in old if key in new]
     gone = _squares(pair for key, pair in old.items() if key not in new)
     added = _squares(pair for key, pair in new.items() if key not in old)
     total = sum(each.square for each in both) + gone
@@ -121,8 +119,11 @@ def grams_of(pair: FactorPair, scratch: Scratch) -> Grams:
     return _gram(pair.a, scratch), _gram(pair.b, scratch)
 
 
-def compare(new: FactorPair, old: FactorPair, scratch: Scratch) -> Comparison:
-    """Compare two pairs of possibly different ranks and gauges, the second what is expected."""
+def compare(new: FactorPair, old: FactorPair, scratch: Scratch) -> tuple[Comparison, Grams]:
+    """Compare two pairs of possibly different ranks and gauges, the second what is expected.
+
+    Return also the Grams (r, r) of the first.
+    """
     grams, others, products = [], [], []
     for x, y in ((new.a, old.a), (new.b, old.b)):
         X, Y = _float64(x, scratch, "new"), _float64(y, scratch, "old")
@@ -138,7 +139,7 @@ def compare(new: FactorPair, old: FactorPair, scratch: Scratch) -> Comparison:
     ]
     if not wrong > _CANCELLED * sum(sizes):
         wrong = _small_difference(new, old)
-    return Comparison(wrong=wrong, square=squares[1], grams=(grams[0], grams[1]))
+    return Comparison(wrong=wrong, square=squares[1]), (grams[0], grams[1])
 
 
 def _small_difference(new: FactorPair, old: FactorPair) -> float:

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 
 from share_registry.algebra.error import Comparison, FactorPair, compare, norm, pool
-from share_registry.algebra.quantise import Scratch
+from share_registry.algebra.quantise import Scratch, Scratches
 from share_registry.algebra.rate_distortion import Rows, join_rows, rows_of_modules
 from share_registry.algebra.threads import one_thread
 from share_registry.errors import IntegrityError, ensure
@@ -85,7 +85,10 @@ def measure(
     stored = reader.open(coded.digest).stored
     decode = reader.group_decoder(coded.digest)
     if any(stored.modules):
-        groups = _ahead(lambda group: _compare(decode(group), group, adapter, pairs), adapter)
+        scratches = Scratches()
+        groups = _ahead(
+            lambda group: _compare(decode(group), group, adapter, pairs, scratches.own), adapter
+        )
     else:
         groups = _ahead(lambda group: _check_exact(decode(group), adapter), adapter)
     modules: dict[int, _Module] = {}
@@ -119,8 +122,9 @@ def _compare(
     group: TensorGroup,
     adapter: Adapter,
     pairs: Sequence[FactorPair],
+    scratch: Scratch,
 ) -> _MeasuredGroup:
-    factors, scratch = adapter.layout.factors, Scratch()
+    factors = adapter.layout.factors
     starts = list(accumulate((factor.experts for factor in factors), initial=0))
     decoded = {
         position: replace(pairs[position], a=a, b=b)
@@ -130,11 +134,10 @@ def _compare(
         )
     }
     compared = [compare(pair, pairs[position], scratch) for position, pair in decoded.items()]
-    rows = rows_of_modules([*decoded.values()], [each.grams for each in compared])
-    return _MeasuredGroup(
-        tensors=tensors,
-        modules=dict(zip(decoded, zip(compared, rows, strict=True), strict=True)),
-    )
+    rows = rows_of_modules([*decoded.values()], [grams for _, grams in compared])
+    # Grams are given up: small, they would lie between what is large and is used again
+    modules = zip([comparison for comparison, _ in compared], rows, strict=True)
+    return _MeasuredGroup(tensors=tensors, modules=dict(zip(decoded, modules, strict=True)))
 
 
 def _check_exact(tensors: dict[str, torch.Tensor], adapter: Adapter) -> _MeasuredGroup:
