@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from share_registry import kinds
 from share_registry.errors import RefusedError, ShareRegistryError, StoreError, ensure
+from share_registry.exchange.import_list import collect_sources
 from share_registry.exchange.load import is_directory
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import (
@@ -24,7 +25,7 @@ from share_registry.registry.arguments import (
     checks_arguments,
     references,
 )
-from share_registry.registry.commands.import_many import Import, collect_sources
+from share_registry.registry.commands.import_many import Import
 from share_registry.registry.commands.import_work import ImportRequest, prepare_one
 from share_registry.registry.commands.workers import attempt
 from share_registry.registry.context import Context, Location, absolute_place, reopen

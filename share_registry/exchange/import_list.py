@@ -18,6 +18,7 @@ from share_registry.exchange.base_model import derive_task, derive_task_of_folde
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.hub import SCHEME
 from share_registry.exchange.load import is_directory
+from share_registry.kinds import FilePath
 from share_registry.outside.files import Kind, Outside
 from share_registry.values.imports import ImportOutcome, ImportSource, ImportStatus
 
@@ -31,6 +32,25 @@ _HINT: Final = (
     f"The first row names the columns: source, and any of {', '.join(_COLUMNS[1:])}, label.NAME, "
     "metric.NAME."
 )
+
+
+def collect_sources(
+    sources: Any, from_file: FilePath | None, outside: Outside
+) -> list[ImportSource | ImportOutcome]:
+    """Return every adapter of a list of sources and a file, and those that cannot be named.
+
+    Raises InvalidInputError, NotFoundError, StoreError.
+    """
+    items = [item for source in sources for item in expand(source, outside=outside)]
+    if from_file is not None:
+        items += read_list(Path(from_file), outside=outside)
+    ensure(
+        items,
+        InvalidInputError(
+            "there is nothing to import.", hint="Give directories of adapters, or from_file=."
+        ),
+    )
+    return items
 
 
 def expand(source: Any, *, outside: Outside) -> list[ImportSource | ImportOutcome]:

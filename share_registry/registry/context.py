@@ -270,11 +270,11 @@ def open_context(
 
 
 def reopen(place: Location, device: str) -> Context:
-    """Open a registry that is there once more, in another process. Raises as `open_context`."""
-    location, store = (place.store, None) if place.catalog is None else (place.catalog, place.store)
+    """Open a shared registry once more, in another process. Raises as `open_context`."""
+    assert isinstance(place.store, str | os.PathLike)
     return open_context(
-        location,  # type: ignore[arg-type]
-        store=store,
+        place.store if place.catalog is None else place.catalog,
+        store=None if place.catalog is None else place.store,
         space=None,
         mode="w",
         outside=Outside(),

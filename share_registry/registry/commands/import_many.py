@@ -23,25 +23,22 @@ from share_registry.errors import (
     CommitStateUnknownError,
     FormatError,
     IntegrityError,
-    InvalidInputError,
     RefusedError,
     ShareRegistryError,
     StoreError,
-    ensure,
 )
-from share_registry.exchange.import_list import expand, read_list
-from share_registry.kinds import FilePath
-from share_registry.names import SpaceName, parse_reference
+from share_registry.exchange.import_list import collect_sources
+from share_registry.names import parse_reference
 from share_registry.outside.files import Outside
 from share_registry.outside.processes import can_start, processors
 from share_registry.registry.arguments import CommitOptions, Progress
 from share_registry.registry.commands.commit import check_first, commit_sources
+from share_registry.registry.commands.import_estimate import estimate
 from share_registry.registry.commands.import_order import ImportRow, next_wave
 from share_registry.registry.commands.import_work import (
     STOP,
     ImportRequest,
     Surveyed,
-    measure,
     name_of,
     prepare_one,
     survey,
@@ -61,8 +58,6 @@ from share_registry.values.task_version import TaskVersion
 _LOG: Final = logging.getLogger(__name__)
 # Adapters from which on another process is worth its start
 _FEWEST: Final = 2
-# Adapters of a space that a dry run codes, to say what all of them will take
-_SAMPLE: Final = 8
 # What one adapter cannot be blamed for
 _OF_ALL: Final = (StoreError, CatalogError, CommitStateUnknownError, FormatError, IntegrityError)
 
@@ -134,25 +129,6 @@ def check_first_import(
         raise refused
 
 
-def collect_sources(
-    sources: Any, from_file: FilePath | None, outside: Outside
-) -> list[ImportSource | ImportOutcome]:
-    """Return every adapter of a list of sources and a file, and those that cannot be named.
-
-    Raises InvalidInputError, NotFoundError, StoreError.
-    """
-    items = [item for source in sources for item in expand(source, outside=outside)]
-    if from_file is not None:
-        items += read_list(Path(from_file), outside=outside)
-    ensure(
-        items,
-        InvalidInputError(
-            "there is nothing to import.", hint="Give directories of adapters, or from_file=."
-        ),
-    )
-    return items
-
-
 class Import:
     """One import: what became of each adapter so far."""
 
@@ -176,7 +152,12 @@ class Import:
         sources = self._sources()
         surveyed = self._survey(sources, workers)
         if self._request.dry_run:
-            return self._estimate(surveyed, workers)
+            reading_s = self._elapsed_s()
+            estimated = estimate(sources, surveyed, self._request, workers, progress=self._progress)
+            for number, error in estimated.refused.items():
+                self._refuse(number, error)
+            self._outcomes |= estimated.outcomes
+            return self._report(reading_s + estimated.seconds, workers)
         rows = self._rows(surveyed)
         while rows:
             wave = self._wave(rows)
@@ -354,39 +335,6 @@ class Import:
             hint=error.hint,
         )
 
-    def _estimate(self, surveyed: Mapping[int, Surveyed], workers: Workers) -> ImportReport:
-        """Return the report of a dry run, from a few adapters of each space."""
-        reading_s = self._elapsed_s()
-        by_space: dict[SpaceName, list[int]] = {}
-        for number, item in surveyed.items():
-            by_space.setdefault(item.space, []).append(number)
-        sample = [number for numbers in by_space.values() for number in _spread(numbers)]
-        results = workers.run(measure, [(self._source(number), self._request) for number in sample])
-        measured: dict[SpaceName, list[tuple[int, int, float]]] = {}
-        for done, (number, result) in enumerate(zip(sample, results, strict=True), start=1):
-            self._say("coding a sample", done, len(sample))
-            if isinstance(result, ShareRegistryError):
-                self._refuse(number, result)
-                continue
-            item = surveyed[number]
-            measured.setdefault(item.space, []).append((item.raw_bytes, *result))
-        seconds = 0.0
-        for number, item in surveyed.items():
-            if number in self._outcomes:
-                continue
-            raw, added, spent_s = map(
-                sum, zip(*measured.get(item.space, [(1, 0, 0.0)]), strict=True)
-            )
-            seconds += spent_s * item.raw_bytes / max(raw, 1)
-            self._outcomes[number] = ImportOutcome(
-                source=self._name(number),
-                status=ImportStatus.NEW,
-                ref=f"{item.space}/{item.task}",
-                bytes_added=round(added * item.raw_bytes / max(raw, 1)),
-                raw_bytes=item.raw_bytes,
-            )
-        return self._report(reading_s + seconds / workers.count, workers)
-
     def _report(self, seconds: float, workers: Workers) -> ImportReport:
         return ImportReport(
             outcomes=tuple(outcome for _, outcome in sorted(self._outcomes.items())),
@@ -410,11 +358,6 @@ class Import:
 
     def _name(self, number: int) -> str:
         return name_of(self._source(number))
-
-
-def _spread(numbers: Sequence[int]) -> list[int]:
-    count = min(len(numbers), _SAMPLE)
-    return [numbers[index * len(numbers) // count] for index in range(count)]
 
 
 def _workers(

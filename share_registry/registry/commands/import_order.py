@@ -26,7 +26,6 @@ class ImportRow:
         number: Its place among all that is imported.
         space, task: Where it goes.
         parents: Tasks that it is made from, as far as they are of the same space.
-        raw_bytes: Of its tensor file.
         stands_alone: Whether it is coded without reference to others.
     """
 
@@ -34,7 +33,6 @@ class ImportRow:
     space: SpaceName
     task: TaskName
     parents: frozenset[str] = frozenset()
-    raw_bytes: int = 0
     stands_alone: bool = False
 
 

@@ -14,8 +14,8 @@ from share_registry.errors import InvalidInputError, ensure
 from share_registry.kinds import FilePath
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, parse_reference
 from share_registry.registry.arguments import CommitOptions
-from share_registry.registry.commands.commit import within_space
 from share_registry.registry.commands.commit_batch import load_adapters
+from share_registry.registry.commands.commit_plan import within_space
 from share_registry.registry.commands.preconditions import check_options, is_kept_as_asked
 from share_registry.registry.commands.prepare import Prepared, prepare_source
 from share_registry.registry.commands.spaces import check_base, find_target, labels_known

@@ -27,16 +27,7 @@ from share_registry.names import SpaceName, TaskName, split_task, task_name
 from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.checkout.reports import with_modules
-from share_registry.registry.commands.encode import (
-    EncodedAdapter,
-    NewBasis,
-    check_shapes,
-    encode_adapter,
-    note_for,
-    preview_commit,
-    record_entry,
-    required_features,
-)
+from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
 from share_registry.registry.commands.preconditions import (
     check_name,
     check_options,
@@ -44,6 +35,13 @@ from share_registry.registry.commands.preconditions import (
 )
 from share_registry.registry.commands.publish import Place, idempotency_key, publish
 from share_registry.registry.commands.spaces import existing_target
+from share_registry.registry.commands.statements import (
+    check_shapes,
+    note_for,
+    preview_commit,
+    record_entry,
+    required_features,
+)
 from share_registry.registry.context import Context
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
 from share_registry.values.policy import overridden

@@ -33,15 +33,14 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.load import is_directory
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
 from share_registry.registry.arguments import CommitOptions
-from share_registry.registry.commands.commit import (
+from share_registry.registry.commands.commit import Encoded, commit_request
+from share_registry.registry.commands.commit_batch import AdapterBatch, load_adapters
+from share_registry.registry.commands.commit_plan import (
     CommitPlan,
     CommitRequest,
-    Encoded,
-    commit_request,
     plan_commit,
     within_space,
 )
-from share_registry.registry.commands.commit_batch import AdapterBatch, load_adapters
 from share_registry.registry.commands.encode import EncodedAdapter, encode_adapter
 from share_registry.registry.commands.preconditions import check_options, check_texts
 from share_registry.registry.commands.publish import idempotency_key

@@ -51,13 +51,7 @@ from share_registry.registry.commands.coding import (
     decode,
     project_onto,
 )
-from share_registry.registry.commands.encode import (
-    EncodedAdapter,
-    NewBasis,
-    preview_commit,
-    record_entry,
-    required_features,
-)
+from share_registry.registry.commands.encode import EncodedAdapter, NewBasis
 from share_registry.registry.commands.new_basis import (
     FINE,
     SAMPLE,
@@ -69,6 +63,11 @@ from share_registry.registry.commands.new_basis import (
 from share_registry.registry.commands.preconditions import check_texts
 from share_registry.registry.commands.publish import Place, publish, read_commit
 from share_registry.registry.commands.spaces import existing_target
+from share_registry.registry.commands.statements import (
+    preview_commit,
+    record_entry,
+    required_features,
+)
 from share_registry.registry.context import Context
 from share_registry.registry.stored_config import described_versions, undescribed
 from share_registry.values.commits import AdapterReport, BasisReport, Commit
