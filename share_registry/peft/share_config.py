@@ -20,7 +20,7 @@ from share_registry.registry.registry import Registry
 NAME: Final = "SHARE"
 _PAPER: Final = "The paper takes p = 8 and phi = 2 on GLUE."
 _number: Final = kinds.of(int | float, "a number", "Give a float.")
-# What members are, where they are not None
+# What members are, where they are not their default
 _KINDS: Final = {
     "space": kinds.text,
     "basis": kinds.text,
@@ -98,7 +98,7 @@ class ShareConfig(PeftConfig):  # type: ignore[misc]
         self._opened: Registry | None = None
         self._subspace: Subspace | None = None
         for name, check in _KINDS.items():
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not getattr(type(self), name):
                 check(name, value)
         self._set_registry(self.registry, self.store)
         for name in ("target_modules", "exclude_modules"):
