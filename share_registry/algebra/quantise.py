@@ -18,8 +18,9 @@ from torch import Tensor
 from share_registry.algebra.rates import shrinkage
 
 MAX_SYMBOL: Final = (1 << 23) - 1
-# Elements of one batch: 1 MiB of float64, which the second-level cache holds with a few temporaries
-MAX_ELEMENTS: Final = 1 << 17
+# Elements of one batch. A sixth of this has its temporaries in the second-level cache, and yet
+# takes an eighth more: every operation is a hand-over between threads. Four thirds take 30 MB more.
+MAX_ELEMENTS: Final = 3 << 18
 # Times as many on a GPU, where a launch is dearer than memory
 _ON_GPU: Final = 64
 _SHORT: Final = 1 << 15

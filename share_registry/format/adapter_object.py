@@ -96,7 +96,7 @@ def encode(stored: StoredAdapter, layout: Layout) -> bytes:
     )
     return pack(
         header.model_dump(mode="json", exclude_none=True),
-        {"planes": b"".join(kept.pieces), "symbols": coded.content, "table": table.to_bytes()},
+        {"planes": kept.pieces, "symbols": coded.content, "table": [table.to_bytes()]},
     )
 
 

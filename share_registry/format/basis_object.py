@@ -73,7 +73,7 @@ def encode(basis: StoredBasis) -> bytes:
         ],
     }
     _header(entries)
-    return pack(entries, {"symbols": coded.content, "table": deflate(table)})
+    return pack(entries, {"symbols": coded.content, "table": [deflate(table)]})
 
 
 def decode(content: bytes) -> StoredBasis:

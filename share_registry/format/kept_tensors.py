@@ -33,7 +33,7 @@ _SUBJECT: Final = "tensors kept bit for bit"
 class KeptTensors:
     """The part `planes`: its pieces, and what the table says of floats that are split."""
 
-    pieces: tuple[bytes | memoryview, ...]
+    pieces: list[bytes | memoryview]
     floats: FloatTable | None
 
 
@@ -68,7 +68,7 @@ def pack_kept(verbatim: Mapping[int, bytes], layout: Layout, *, heads: bool) -> 
         escapes=tuple(parts.escapes for parts in split_groups),
     )
     return KeptTensors(
-        pieces=tuple(piece for stream in streams for piece in pack_stream(stream)),
+        pieces=[piece for stream in streams for piece in pack_stream(stream)],
         floats=floats if heads else None,
     )
 

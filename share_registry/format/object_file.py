@@ -4,27 +4,47 @@ Canonical safetensors with one metadata member of canonical JSON and a fixed lis
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
 from share_registry.format.canonical import Json, dump, load, require
 from share_registry.format.layout import DType
-from share_registry.format.safetensors_file import File, Item, is_canonical, read, write
+from share_registry.format.safetensors_file import File, head, is_canonical, read
 
 KEY: Final = "share_registry"
 
 
-def pack(header: Json, parts: Mapping[str, bytes]) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ByteTensor:
+    """A tensor of bytes, as the header has it."""
+
+    key: str
+    shape: tuple[int]
+    dtype: DType = DType.U8
+
+
+def pack(header: Json, parts: Mapping[str, list[bytes | memoryview]]) -> bytes:
     """Return the file with this metadata and these tensors, in the order given.
 
-    Raises IntegrityError where no reader would take it: it is read back as one would (spec COM-09).
+    Args:
+        header: The metadata.
+        parts: The pieces of each tensor. The lists are emptied as the file is made: it is large,
+            and does not lie in memory twice.
+
+    Raises:
+        IntegrityError: no reader would take it; it is read back as one would (spec COM-09).
     """
-    content = write(
-        [(KEY, dump(header).decode())],
-        [
-            Item(key=key, dtype=DType.U8, shape=(len(part),), content=part)
-            for key, part in parts.items()
-        ],
-    )
+    tensors = [
+        _ByteTensor(key=key, shape=(sum(map(len, pieces)),)) for key, pieces in parts.items()
+    ]
+    file = BytesIO()
+    file.write(head([(KEY, dump(header).decode())], tensors))
+    for pieces in parts.values():
+        pieces.reverse()
+        while pieces:
+            file.write(pieces.pop())
+    content = file.getvalue()
     unpack(content, list(parts), subject="object to write")
     return content
 

@@ -116,7 +116,7 @@ def parts(
         tensors: What the header says.
         contents: The bytes of each, which may be made as they are asked for.
     """
-    yield _header(list(metadata), tensors)
+    yield head(list(metadata), tensors)
     for tensor, content in zip(tensors, contents, strict=True):
         expected = _size(tensor)
         if len(content) != expected:
@@ -128,7 +128,7 @@ def parts(
 
 def is_canonical(content: bytes, file: File) -> bool:
     """Tell whether a file that was read is, byte for byte, what `write` would make of it."""
-    return content.startswith(_header(list(file.metadata), file.tensors))
+    return content.startswith(head(list(file.metadata), file.tensors))
 
 
 def usual_order(items: Iterable[Item]) -> list[Item]:
@@ -139,7 +139,11 @@ def usual_order(items: Iterable[Item]) -> list[Item]:
     return sorted(items, key=lambda item: (-_ORDER.index(item.dtype), item.key.encode()))
 
 
-def _header(metadata: Sequence[tuple[str, str]], tensors: Sequence[Described]) -> bytes:
+def head(metadata: Sequence[tuple[str, str]], tensors: Sequence[Described]) -> bytes:
+    """Return what stands before the bytes of the first tensor.
+
+    Raises IntegrityError where a key or metadata name stands there twice.
+    """
     header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     position = 0
     for tensor in tensors:

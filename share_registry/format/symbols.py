@@ -89,13 +89,13 @@ class CodedSymbols:
         groups_of_rows: The group of each row, from 1; 0 for rows of zeros.
         groups: The groups.
         pieces: Lengths of all pieces in order.
-        content: The bytes.
+        content: The bytes, in parts.
     """
 
     groups_of_rows: NDArray[np.uint8]
     groups: tuple[Group, ...]
     pieces: tuple[int, ...]
-    content: bytes
+    content: list[bytes | memoryview]
 
 
 def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
@@ -108,7 +108,7 @@ def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
     for number, members in enumerate(segments, start=1):
         assignment[members] = number
 
-    def encode(members: Sequence[int]) -> tuple[Group, list[bytes], bytes]:
+    def encode(members: Sequence[int]) -> tuple[Group, list[bytes], list[bytes]]:
         return _encode_group([rows[index] for index in members])
 
     is_large = sum(len(rows[index]) for index in chain(*segments)) >= _SIDE_BY_SIDE
@@ -117,7 +117,7 @@ def encode_rows(rows: Sequence[Ints]) -> CodedSymbols:
         groups_of_rows=assignment,
         groups=tuple(group for group, _, _ in coded),
         pieces=tuple(len(piece) for _, stored, _ in coded for piece in stored),
-        content=b"".join(part for _, stored, low in coded for part in (*stored, low)),
+        content=[part for _, stored, low in coded for part in (*stored, *low)],
     )
 
 
@@ -206,7 +206,7 @@ def _counts(rows: Ints, low: int, high: int) -> NDArray[np.int64]:
     return bins.reshape(len(rows), width)
 
 
-def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], bytes]:
+def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], list[bytes]]:
     """Return how a group lies in bytes, the pieces of its high parts, and its low planes."""
     group = _best_group(rows)
     low: list[list[bytes]] = [[] for _ in range(group.shift)]
@@ -221,7 +221,7 @@ def _encode_group(rows: Sequence[Ints]) -> tuple[Group, list[bytes], bytes]:
     pieces: list[bytes] = []
     while piece := b"".join(map(pack, islice(stretches, _PARTS))):
         pieces += map(bytes, pack_stream(piece))
-    return group, pieces, b"".join(chain(*low))
+    return group, pieces, [*chain(*low)]
 
 
 def _low_plane(symbols: Ints, bit: int) -> bytes:

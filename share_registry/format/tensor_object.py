@@ -57,7 +57,7 @@ def encode_tensor(content: bytes, *, dtype: DType) -> bytes:
     header = TensorHeader.model_validate(
         {"size": len(content), "width": dtype.size_bytes, "heads": heads}
     )
-    return pack(_entries(header), {"planes": b"".join(pieces), "table": table})
+    return pack(_entries(header), {"planes": pieces, "table": [table]})
 
 
 def decode_tensor(content: bytes, *, dtype: DType, size: int, heads: bool = True) -> bytes:

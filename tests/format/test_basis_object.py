@@ -134,7 +134,7 @@ def test_what_no_reader_takes_is_not_written(value: StoredBasis, said: str) -> N
 
 def test_an_object_of_another_kind_is_no_basis() -> None:
     content = pack(
-        {"format": 1, "kind": "tensor", "size": 0, "width": 1}, {"planes": b"", "table": b""}
+        {"format": 1, "kind": "tensor", "size": 0, "width": 1}, {"planes": [], "table": []}
     )
     assert not is_basis(content)
     with pytest.raises(IntegrityError):
@@ -158,7 +158,7 @@ def test_rows_that_are_only_claimed_take_no_memory(ks: tuple[int, int]) -> None:
         "modules": [{"module": "m", "in": MAX_WIDTH, "out": 1}],
     }
     content = pack(
-        entries, {"symbols": b"", "table": b"\0" + column([0], 1) + column(ks, 2) + groups}
+        entries, {"symbols": [], "table": [b"\0", column([0], 1), column(ks, 2), groups]}
     )
     tracemalloc.start()
     try:
@@ -188,4 +188,4 @@ def test_a_description_may_be_longer_than_any_other_string() -> None:
 def test_an_object_that_no_reader_would_take_is_not_made() -> None:
     texts: list[Json] = ["x" * 60_000] * 300
     with pytest.raises(IntegrityError, match="header"):
-        pack({"format": 1, "kind": "basis", "modules": texts}, {"symbols": b"", "table": b""})
+        pack({"format": 1, "kind": "basis", "modules": texts}, {"symbols": [], "table": []})

@@ -95,7 +95,8 @@ def test_the_library_writes_the_table_and_the_file_of_the_example() -> None:
     )
     parts = _parts()
     assert table.to_bytes() == parts["table"]
-    assert pack(description(_object(), subject="example"), parts) == _object()
+    pieces: dict[str, list[bytes | memoryview]] = {key: [part] for key, part in parts.items()}
+    assert pack(description(_object(), subject="example"), pieces) == _object()
 
 
 def test_the_library_writes_what_decodes_to_the_example_whatever_groups_it_makes() -> None:
