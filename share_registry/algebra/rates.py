@@ -36,24 +36,30 @@ def shrinkage(variance: Tensor) -> Tensor:
 
 def bits(variance: Tensor) -> Tensor:
     """Return the bits per element of a Gaussian row of this variance, ideally coded."""
-    return _interpolate(variance, _table(variance.device)[0])
+    return _between(_place(variance), _table(variance.device)[0])
 
 
 def distortion(variance: Tensor) -> Tensor:
     """Return the mean squared error per element, in squared steps; never above the variance."""
-    return torch.minimum(_interpolate(variance, _table(variance.device)[1]), variance)
+    return torch.minimum(_between(_place(variance), _table(variance.device)[1]), variance)
 
 
 def cost(variance: Tensor) -> Tensor:
     """Return bits per element plus the distortion in bits, the quantity that choices minimise."""
-    return bits(variance) + distortion(variance) / SLOPE
+    place, (entropy, squared) = _place(variance), _table(variance.device)
+    return _between(place, entropy) + torch.minimum(_between(place, squared), variance) / SLOPE
 
 
-def _interpolate(variance: Tensor, table: Tensor) -> Tensor:
+def _place(variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of the table below variances, and how far they are to the next."""
     place = (torch.log2(variance.clamp_min(1e-300)) - _LOW) * _PER_OCTAVE
-    index = place.clamp(0, len(table) - 2).floor()
-    low = table[index.long()]
-    return low + (place.clamp_min(0) - index) * (table[index.long() + 1] - low)
+    below = place.clamp(0, (_HIGH - _LOW) * _PER_OCTAVE - 1).floor()
+    return below.long(), place.clamp_min(0) - below
+
+
+def _between(place: tuple[Tensor, Tensor], table: Tensor) -> Tensor:
+    below, way = place
+    return torch.lerp(table[below], table[below + 1], way)
 
 
 @lru_cache(maxsize=8)

@@ -45,6 +45,8 @@ _RIDGE: Final = 1e-9
 _SCREEN_FLOPS: Final = 1e9
 _SCREEN_NUMBERS: Final = 1 << 20
 _FEWEST: Final = 4
+# numbers of the Grams of modules that are fitted together
+_FITTED_TOGETHER: Final = 1 << 18
 _PEAK_BITS: Final = 20
 # of symbols; more would leave coefficients with fewer than they may take
 _FEW_BITS: Final = 16
@@ -67,7 +69,7 @@ class _Evidence:
         square: (n, r) |x|^2.
         width: m.
         spans: Columns of each block.
-        symbol_bits: Bits of the largest symbol of each block.
+        symbol_bits: (n, T) bits of the largest symbol of each block.
     """
 
     H: Tensor
@@ -75,7 +77,22 @@ class _Evidence:
     square: Tensor
     width: int
     spans: Spans
-    symbol_bits: tuple[int, ...]
+    symbol_bits: Tensor
+
+    def of(self, choices: Sequence[Sequence[int]]) -> "_Evidence":
+        """Return that of some blocks alone, for several choices of as many columns.
+
+        All n modules with the first choice come first, then all with the next.
+        """
+        columns, spans = zip(*(_columns(self.spans, chosen) for chosen in choices), strict=True)
+        return _Evidence(
+            H=torch.cat([self.H[:, own][:, :, own] for own in columns]),
+            Z=torch.cat([self.Z[:, :, own] for own in columns]),
+            square=self.square.repeat(len(choices), 1),
+            width=self.width,
+            spans=spans[0],
+            symbol_bits=torch.cat([self.symbol_bits[:, [*chosen]] for chosen in choices]),
+        )
 
 
 def sample(count: int, width: int, blocks: Sequence[Block]) -> list[int]:
@@ -111,7 +128,7 @@ def choose(
         return None, plain
     chosen = [blocks[i] for i in order]
     evidence = _gather(rows, scales, chosen)
-    fits = [_fit(evidence, range(length)) for length in _lengths(len(order))]
+    fits = [_fit(evidence.of([range(length)])) for length in _lengths(len(order))]
     best = torch.stack([plain, *(cost for _, _, cost in fits)]).min(0)
     if not best.indices.any():
         return None, plain
@@ -151,23 +168,41 @@ def screen(rows: Rows, scales: Tensor, blocks: Sequence[Block]) -> tuple[int, ..
     plain = _plain_cost(rows, scales)
     evidence = _gather(rows, scales, blocks)
 
-    def total(chosen: Sequence[int]) -> float:
-        return float(torch.minimum(plain, _fit(evidence, chosen)[2]).sum())
-
     order: tuple[int, ...] = ()
     best = float(plain.sum())
     left = [index for index, (start, stop) in enumerate(evidence.spans) if start < stop]
     while left:
-        totals = {index: total((*order, index)) for index in left}
-        nearest = min(left, key=totals.__getitem__)
-        if totals[nearest] > _GAIN * best:
+        totals = _totals(evidence, plain, [(*order, index) for index in left])
+        least = min(totals)
+        if least > _GAIN * best:
             break
-        order, best = (*order, nearest), totals[nearest]
-        left.remove(nearest)
+        order, best = (*order, left.pop(totals.index(least))), least
     # blocks may pay together where none pays alone
-    if left and total((*order, *left)) < _GAIN * best:
+    if left and _totals(evidence, plain, [(*order, *left)])[0] < _GAIN * best:
         order = (*order, *left)
     return order
+
+
+def _totals(evidence: _Evidence, plain: Tensor, choices: Sequence[tuple[int, ...]]) -> list[float]:
+    """Return what all modules together cost with each choice of blocks.
+
+    Choices of equally wide blocks are fitted together, as far as that is less than one operation
+    more on a matrix: small ones take no time but that of the calls.
+    """
+    by_widths: dict[tuple[int, ...], list[int]] = {}
+    widths = [stop - start for start, stop in evidence.spans]
+    for number, chosen in enumerate(choices):
+        by_widths.setdefault(tuple(widths[index] for index in chosen), []).append(number)
+    totals = [0.0] * len(choices)
+    for each, numbers in by_widths.items():
+        at_once = max(1, _FITTED_TOGETHER // (len(plain) * sum(each) ** 2))
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
+            costs = _fit(evidence.of([choices[number] for number in some]))[2]
+            best = torch.minimum(plain, costs.view(len(some), -1)).sum(-1)
+            for number, total in zip(some, best.tolist(), strict=True):
+                totals[number] = total
+    return totals
 
 
 def _gather(rows: Rows, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
@@ -191,10 +226,14 @@ def _gather(rows: Rows, scales: Tensor, blocks: Sequence[Block]) -> _Evidence:
         square=(unit * torch.cat(squares)).square(),
         width=rows.width,
         spans=spans,
-        symbol_bits=tuple(
-            _symbol_bits(block, H[:, start:stop, start:stop])
-            for block, (start, stop) in zip(blocks, spans, strict=True)
-        ),
+        symbol_bits=torch.tensor(
+            [
+                _symbol_bits(block, H[:, start:stop, start:stop])
+                for block, (start, stop) in zip(blocks, spans, strict=True)
+            ],
+            dtype=torch.int64,
+            device=H.device,
+        ).expand(len(H), -1),
     )
 
 
@@ -208,15 +247,14 @@ def _symbol_bits(block: Block, H: Tensor) -> int:
     return max(int(own.abs().max()) for own in block if own is not None).bit_length()
 
 
-def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:
-    """Fit the rows with some blocks: least squares, columns that do not pay left out.
+def _fit(evidence: _Evidence) -> _Fit:
+    """Fit the rows with all blocks: least squares, columns that do not pay left out.
 
     Returns:
-        C (n, r, K of these blocks) in steps, not rounded yet; exponents (n, T) of the powers of two
-        to round it to; and the cost (n,) in bits, the distortion counted in.
+        C (n, r, K) in steps, not rounded yet; exponents (n, T) of the powers of two to round it to;
+        and the cost (n,) in bits, the distortion counted in.
     """
-    columns, spans = _columns(evidence.spans, chosen)
-    H, Z = evidence.H[:, columns][:, :, columns], evidence.Z[:, :, columns]
+    H, Z = evidence.H, evidence.Z
     C, variances = _solve(H, Z, torch.ones_like(H[:, 0], dtype=torch.bool))
     variance = ((evidence.square - (C * Z).sum(-1)) / evidence.width).clamp_min(0)
     # the energy that a column takes off, and what a Gaussian row of this variance saves by it
@@ -224,14 +262,7 @@ def _fit(evidence: _Evidence, chosen: Sequence[int]) -> _Fit:
     saved = removed / (2 * log(2) * (variance[..., None] + 1 / 12))
     keep = saved.sum(1) > _PRICE * Z.shape[1]
     C, _ = _solve(H, Z, keep)
-    least = [
-        _least_exponent(C[..., start:stop], evidence.symbol_bits[index])
-        for index, (start, stop) in zip(chosen, spans, strict=True)
-    ]
-    options = [
-        _round(evidence, H, Z, C, keep, spans, torch.stack(least, -1), noise) for noise in _NOISE
-    ]
-    exponents, costs = map(torch.stack, zip(*options, strict=True))
+    exponents, costs = _round(evidence, C, keep)
     best = costs.argmin(0)
     return C, _pick(exponents, best), _pick(costs, best)
 
@@ -253,48 +284,47 @@ def _solve(H: Tensor, Z: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(C.isfinite(), C, 0.0), unit.square() * N.diagonal(dim1=-2, dim2=-1)
 
 
-def _least_exponent(C: Tensor, symbol_bits: int) -> Tensor:
-    """Return the smallest exponent (n,) that keeps coefficients and products exact.
+def _least_exponents(evidence: _Evidence, C: Tensor) -> Tensor:
+    """Return the smallest exponents (n, T) that keep coefficients and products exact.
 
     With room for smaller steps.
     """
-    room = min(_PEAK_BITS, _PRODUCT_BITS - symbol_bits - (C.shape[-1] - 1).bit_length())
-    return torch.log2(C.abs().amax((-2, -1)).clamp(1e-30, _HUGE)).ceil().long() - room
+    peaks = torch.stack([C[..., start:stop].abs().amax((-2, -1)) for start, stop in evidence.spans])
+    factor_bits = [(stop - start - 1).bit_length() for start, stop in evidence.spans]
+    room = _PRODUCT_BITS - evidence.symbol_bits - evidence.symbol_bits.new_tensor(factor_bits)
+    return torch.log2(peaks.mT.clamp(1e-30, _HUGE)).ceil().long() - room.clamp_max(_PEAK_BITS)
 
 
-def _round(
-    evidence: _Evidence,
-    H: Tensor,
-    Z: Tensor,
-    C: Tensor,
-    keep: Tensor,
-    spans: Spans,
-    least: Tensor,
-    noise: float,
-) -> tuple[Tensor, Tensor]:
-    """Round the coefficients so that the rest grows by about `noise`.
+def _round(evidence: _Evidence, C: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Round the coefficients so that the rest grows by about each of `_NOISE`.
 
     A rounding error of step^2 / 12 in a coefficient adds that times |row|^2 to the rest.
 
     Returns:
-        The exponents (n, T) and what everything then costs (n,) in bits.
+        For each of the O noises the exponents (O, n, T), and what everything then costs (O, n) in
+        bits.
     """
+    H, Z, spans = evidence.H, evidence.Z, evidence.spans
+    (n, rank, K), T = C.shape, len(spans)
     diagonal = torch.where(keep, H.diagonal(dim1=-2, dim2=-1), 0.0)
     energy = torch.stack([diagonal[:, s:e].sum(-1) for s, e in spans], -1).clamp_min(_TINY)
-    powers = 0.5 * torch.log2(12.0 * noise * evidence.width / (len(spans) * energy))
+    noise = energy.new_tensor(_NOISE)[:, None]
+    powers = 0.5 * torch.log2(12.0 * noise * evidence.width / (T * energy[:, None]))
+    least = _least_exponents(evidence, C)[:, None]
     exponents = powers.floor().clamp(-100, 100).long().maximum(least)
-    steps = column_steps(exponents, spans)
-    q = (C / steps).round()
-    rounded = q * steps
-    square = evidence.square - 2.0 * (rounded * Z).sum(-1) + ((rounded @ H) * rounded).sum(-1)
-    rank = C.shape[1]
-    price = torch.zeros_like(square[:, 0])
+    steps = column_steps(exponents.view(-1, T), spans).view(n, -1, 1, K)
+    q = (C[:, None] / steps).round()
+    rounded = (q * steps).view(n, -1, K)
+    gained = 2.0 * (rounded.view(q.shape) * Z[:, None]).sum(-1)
+    square = evidence.square[:, None] - gained + ((rounded @ H) * rounded).sum(-1).view(q.shape[:3])
+    price = torch.zeros_like(square[..., 0])
     for s, e in spans:
-        used = keep[:, s:e].sum(-1).clamp_min(1)
+        used = keep[:, None, s:e].sum(-1).clamp_min(1)
         variance = q[..., s:e].square().sum((-2, -1)) / (rank * used)
         price = price + rank * used * bits(variance) + _TERM_BITS
     variance = (square / evidence.width).clamp_min(0)
-    return exponents, price + evidence.width * cost(variance).sum(-1)
+    costs = price + evidence.width * cost(variance).sum(-1)
+    return exponents.transpose(0, 1), costs.mT
 
 
 def _prediction(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from share_registry.algebra import reference
 from share_registry.algebra.error import pooled_error
 from share_registry.algebra.quantise import Rows
 from share_registry.algebra.reference import choose, sample, screen
@@ -108,3 +109,28 @@ def test_rows_that_no_sampled_module_has_are_left_out() -> None:
     prediction, costs = choose(rows, scales, [block], order)
     assert prediction is None
     assert costs.shape == (4,)
+
+
+def test_choices_that_are_fitted_together_come_out_as_those_fitted_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    count, width = 5, 96
+
+    def integers(rows: int) -> torch.Tensor:
+        return torch.randint(-9, 10, (rows, width), generator=generator, dtype=torch.int32)
+
+    # blocks of several heights, one of which a module does not have
+    blocks = [[integers(height) for _ in range(count)] for height in (3, 4, 3, 2, 3)]
+    blocks[2][1] = None  # type: ignore[call-overload]
+    mixed = [torch.cat([blocks[i][n][:2] for i in (4, 0, 3)]).double() for n in range(count)]
+    noise = torch.randn(count, 6, width, generator=generator, dtype=torch.float64)
+    x = torch.stack(mixed) + 0.3 * noise
+    rows = Rows(
+        factors=tuple(x), gauge=None, gram=x @ x.mT, previous=None, prediction=None, dtype=x.dtype
+    )
+    scales = torch.full((count, 6), 0.5, dtype=torch.float64)
+    together = screen(rows, scales, blocks)
+    monkeypatch.setattr(reference, "_FITTED_TOGETHER", 1)
+    assert screen(rows, scales, blocks) == together
+    assert {*together[:3]} == {0, 3, 4}

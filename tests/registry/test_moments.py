@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import share_registry as sr
 from share_registry.algebra import directions
+from share_registry.format.symbols import Ints
 from share_registry.names import Digest
 from share_registry.registry.basis import moments, streamed
 from share_registry.registry.basis.fit import FitRule, FittedBasis, fit
@@ -289,3 +291,47 @@ def test_moments_over_rows_go_over_to_the_axes_where_rows_outnumber_columns(
             commits.append(registry.refit(max_rank=6, force=True))
     scratch, basis = fit_from_scratch(registry, max_rank=6), commits[-1].basis
     assert_captures(basis, scratch, SAME)
+
+
+def test_a_task_is_left_out_of_a_basis_as_if_it_were_not_there(
+    registry: sr.Registry, adapters: dict[str, Path]
+) -> None:
+    tasks = sorted(adapters)
+    for task in tasks:
+        registry.commit(adapters[task], task=task)
+    with registry.context.reading() as session:
+        rows = live_versions(session, registry.spaces()[0].name)
+    members = stored_members(registry.context, rows)
+    rule = FitRule(max_rank=6, precision=PRECISION)
+    places = (0, 5, 11)
+    for place, basis in zip(places, fit(members, rule, left_out=places).left_out, strict=True):
+        others = fit([*members[:place], *members[place + 1 :]], rule).basis
+        assert basis.modules.keys() == others.modules.keys()
+        for name, sides in basis.modules.items():
+            for own, expected in zip(sides, others.modules[name], strict=True):
+                assert len(own) == len(expected)
+                assert cosines(own, expected).min() > 1 - PRECISION**2
+
+
+def test_a_module_that_only_the_task_has_is_not_in_the_basis_without_it(
+    registry: sr.Registry, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    first, *others = sorted(adapters)[:4]
+    tensors = load_file(adapters[first] / "adapter_model.safetensors")
+    more = {key.replace("layers.2", "layers.9"): value.clone() for key, value in tensors.items()}
+    save_file(tensors | more, adapters[first] / "adapter_model.safetensors")
+    for task in (first, *others):
+        registry.commit(adapters[task], task=task)
+    with registry.context.reading() as session:
+        rows = live_versions(session, registry.spaces()[0].name)
+    members = stored_members(registry.context, rows)
+    fitted = fit(members, FitRule(max_rank=6), left_out=(0,))
+    assert len(fitted.basis.modules) == 4
+    assert {*fitted.basis.modules} - {*fitted.left_out[0].modules} == {"layers.9.proj"}
+
+
+def cosines(rows: Ints, others: Ints) -> Tensor:
+    """Return the cosines of the angles between two spaces of rows."""
+    Q, P = (torch.linalg.qr(torch.from_numpy(each).double().mT).Q for each in (rows, others))
+    cosines: Tensor = torch.linalg.svdvals(Q.mT @ P)
+    return cosines

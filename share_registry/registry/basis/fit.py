@@ -13,12 +13,13 @@ weights B B^T, or with K in place of A, another basis comes out. Modules are fit
 so that memory is bounded by two of them.
 
 A refit goes on from the moments G of the last one (`moments`): the tasks that came since are added,
-and the rows that they brought extend the coordinates.
+and the rows that they brought extend the coordinates. And the basis that a task was left out of
+takes no more than its part of G away.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -98,20 +99,27 @@ class FittedBasis:
     Attributes:
         basis: The rows.
         captured: Share of the tasks' energy that the directions of a module capture, per side.
-        moments: What the next fit of these tasks and more may go on from; None where a task is not
-            stored.
+        moments: What the next fit of these tasks and more may go on from, where that is asked for;
+            None where a task is not stored.
+        left_out: For each task that was to be left out once, the basis of all others, with at most
+            as many directions.
     """
 
     basis: StoredBasis
     captured: Mapping[str, tuple[float, float]]
     moments: KeptMoments | None
+    left_out: tuple[StoredBasis, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FittedModule:
-    """One module: per side its rows and what they capture, and what the next fit may go on from."""
+    """One module: per side its rows and what they capture, and what the next fit may go on from.
+
+    Beside them the rows without each task that is left out.
+    """
 
     rows: tuple[Ints, Ints]
+    left_out: list[tuple[Ints, Ints]]
     captured: tuple[float, float]
     sides: tuple[KeptSide, KeptSide] | None
 
@@ -144,6 +152,8 @@ def fit(
     rule: FitRule,
     kept: KeptMoments | None = None,
     *,
+    keep: bool = False,
+    left_out: Sequence[int] = (),
     device: str = "cpu",
 ) -> FittedBasis:
     """Fit the basis of tasks: for every module and side as many directions as the rule says.
@@ -156,6 +166,8 @@ def fit(
         rule: How many directions.
         kept: Moments of some of the tasks: these are not read again, but for those on which it is
             judged how many directions pay.
+        keep: Whether to return the moments: of large modules they take more than the basis.
+        left_out: Positions of tasks that are left out once each, in a basis of their own.
         device: Where it is computed.
     """
     modules: dict[str, _FittedModule] = {}
@@ -184,7 +196,9 @@ def fit(
         module, sums = task
         rest = fresh[module] if sums is None else []
         kept_side = kept_sides[module]
-        return _fit_module(alike[module], rest, module, rule, kept_side, device, sums)
+        without = [members[place] for place in left_out]
+        fitted = _fit_module(alike[module], rest, module, rule, kept_side, device, sums, without)
+        return fitted if keep else replace(fitted, sides=None)
 
     names = list(alike)
     # a device computes what one thread gives it as fast as what two do
@@ -209,7 +223,17 @@ def fit(
     return FittedBasis(
         basis=StoredBasis(modules={name: fitted.rows for name, fitted in used.items()}),
         captured={name: fitted.captured for name, fitted in used.items()},
-        moments=moments if "" not in keys else None,
+        moments=moments if keep and "" not in keys else None,
+        left_out=tuple(
+            StoredBasis(
+                modules={
+                    name: fitted.left_out[number]
+                    for name, fitted in used.items()
+                    if any(map(len, fitted.left_out[number]))
+                }
+            )
+            for number in range(len(left_out))
+        ),
     )
 
 
@@ -228,10 +252,13 @@ def _fit_module(
     before: tuple[KeptSide, KeptSide] | None,
     device: str,
     streamed: Moments | None,
+    left_out: Sequence[FitMember],
 ) -> _FittedModule:
     judged = _spread(members) if rule.weighs_bytes else []
     sizes = rule.size_of(module)
-    looked_at = list({id(member): member for member in (*fresh, *judged)}.values())
+    there = {id(member) for member in members}
+    without = [member for member in left_out if id(member) in there]
+    looked_at = list({id(member): member for member in (*fresh, *judged, *without)}.values())
     shape = members[0].shapes[module]
     a, b = (
         _gather(looked_at, members[0].rows, module, side, shape[number], before, device, on_axes)
@@ -251,8 +278,17 @@ def _fit_module(
     )
     rows_a, captured_a = _round(a.frame, spectra[0], k_a, rule.precision, moments.a)
     rows_b, captured_b = _round(b.frame, spectra[1], k_b, rule.precision, moments.b)
+
+    def rows_without(task: TaskCoefficients | None) -> tuple[Ints, Ints]:
+        if task is None:
+            return rows_a, rows_b
+        rest = Moments(moments.a.clone(), moments.b.clone())
+        rest.add([replace(task, weight=-task.weight)])
+        return _leading(a.frame, rest.a, k_a, rule), _leading(b.frame, rest.b, k_b, rule)
+
     return _FittedModule(
         rows=(rows_a, rows_b),
+        left_out=[rows_without(tasks.get(id(member))) for member in left_out],
         captured=(captured_a, captured_b),
         sides=(a.kept(moments.a), b.kept(moments.b)),
     )
@@ -263,6 +299,12 @@ def _spectrum(moments: Tensor, rule: FitRule, most: int | None) -> Spectrum:
     if most is None or rule.energy is not None:
         return spectrum(moments)
     return leading_spectrum(moments, most)
+
+
+def _leading(frame: Frame, moments: Tensor, k: int, rule: FitRule) -> Ints:
+    """Return the rows of the strongest directions, at most k of those that are something."""
+    leading = leading_spectrum(moments, k)
+    return _round(frame, leading, min(k, _count_alive(leading[0])), rule.precision, moments)[0]
 
 
 def _sides(moments: Moments | None) -> tuple[Tensor | None, Tensor | None]:

@@ -15,13 +15,13 @@ from share_registry.errors import ShareRegistryError
 from share_registry.format.records import Note
 from share_registry.names import SpaceName, TaskName
 from share_registry.registry.arguments import RefitOptions
-from share_registry.registry.basis.members import stored_members
 from share_registry.registry.commands.encode import NewBasis
 from share_registry.registry.commands.new_basis import (
     SAMPLE,
-    fit_basis,
+    fit_sample,
     judge,
     rule_within_budget,
+    serialize_basis,
 )
 from share_registry.registry.commands.refit import live_versions, publish_basis, reexpress
 from share_registry.registry.context import Context
@@ -87,10 +87,11 @@ def _refit_where_it_pays(
         sample = lookups.last_absorbed(session, space, SAMPLE)
     sample = described_versions(context, sample)
     rule = rule_within_budget(policy.budget, tasks=tasks)
-    basis = fit_basis(context, space, stored_members(context, sample), rule)
-    if basis is not None and (
-        judge(context, space, sample, rule, policy, basis).saved_bytes * tasks > len(basis.content)
-    ):
+    fitted = fit_sample(context, sample, rule, policy)
+    if not fitted.basis.modules:
+        return
+    basis = serialize_basis(fitted, space)
+    if judge(context, sample, fitted, policy).saved_bytes * tasks > len(basis.content):
         publish_basis(
             context,
             space,

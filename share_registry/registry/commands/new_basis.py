@@ -22,6 +22,7 @@ from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.commands.coding import References, code_within_budget
 from share_registry.registry.commands.encode import NewBasis
 from share_registry.registry.context import Context
+from share_registry.stored import StoredBasis
 from share_registry.values.commits import BasisModuleReport, BasisReport
 from share_registry.values.policy import Policy
 from share_registry.values.task_version import TaskVersion
@@ -99,60 +100,77 @@ def serialize_basis(fitted: FittedBasis, space: str) -> NewBasis:
     )
 
 
-def judge(
+def fit_sample(
     context: Context,
-    space: SpaceName,
     sample: Sequence[TaskVersion],
     rule: FitRule,
     policy: Policy,
-    basis: NewBasis,
+    basis: NewBasis | None = None,
+) -> FittedBasis:
+    """Fit a basis to tasks that stand for those to come, and the bases that `judge` asks for.
+
+    Where it stands for one that was fitted to more tasks, whose sizes bytes decided, it has these.
+    """
+    if basis is not None and rule.weighs_bytes:
+        sizes = {each.module: (each.k_a, each.k_b) for each in basis.report.modules}
+        rule = replace(rule, sizes=sizes)
+    refers = policy.references and policy.budget > 0
+    return fit(
+        stored_members(context, sample),
+        rule,
+        left_out=_held_out(sample) if refers else (),
+        device=context.device,
+    )
+
+
+def judge(
+    context: Context, sample: Sequence[TaskVersion], fitted: FittedBasis, policy: Policy
 ) -> Saving:
     """Measure what a basis would save on a task to come; nothing where none may refer to it.
 
     Args:
         context: The registry.
-        space: The space.
         sample: Tasks that stand for those to come, at most `SAMPLE`.
-        rule: How the basis is fitted.
+        fitted: What `fit_sample` made of them.
         policy: What tasks to come are coded with.
-        basis: The one that is judged: where bytes decided its sizes, those that stand for it have
-            the same.
     """
-    if not sample or not policy.references or policy.budget == 0:
+    if not fitted.left_out:
         return Saving(saved_bytes=0.0, alone_bytes=0.0)
-    members = stored_members(context, sample)
-    if rule.weighs_bytes:
-        sizes = {each.module: (each.k_a, each.k_b) for each in basis.report.modules}
-        rule = replace(rule, sizes=sizes)
-    held_out = range(0, len(sample), max(1, len(sample) // _HELD_OUT))[:_HELD_OUT]
 
-    def code_left_out(place: int) -> tuple[int, int]:
+    def code_left_out(task: tuple[int, StoredBasis]) -> tuple[int, int]:
         """Return the bytes of a task without a basis, and with one of the others."""
-        basis_of_others = fit_basis(context, space, [*members[:place], *members[place + 1 :]], rule)
-        size, is_used = _code(context, sample[place], policy, basis_of_others)
+        place, others = task
+        basis = encode(others) if others.modules else None
+        size, is_used = _code(context, sample[place], policy, basis)
         return (_code(context, sample[place], policy, None)[0] if is_used else size), size
 
+    tasks = list(zip(_held_out(sample), fitted.left_out, strict=True))
     if context.device == "cpu":
-        sizes_of_tasks = side_by_side(one_thread()(code_left_out), held_out)
+        sizes_of_tasks = side_by_side(one_thread()(code_left_out), tasks)
     else:
         # it computes what one thread gives it as fast as what two do
-        sizes_of_tasks = list(map(code_left_out, held_out))
-    alone = sum(without for without, _ in sizes_of_tasks) / len(held_out)
+        sizes_of_tasks = list(map(code_left_out, tasks))
+    alone = sum(without for without, _ in sizes_of_tasks) / len(tasks)
     return Saving(
         alone_bytes=alone,
-        saved_bytes=alone - sum(size for _, size in sizes_of_tasks) / len(held_out),
+        saved_bytes=alone - sum(size for _, size in sizes_of_tasks) / len(tasks),
     )
 
 
+def _held_out(sample: Sequence[TaskVersion]) -> range:
+    """Return the positions of the tasks that are coded with a basis of the others."""
+    return range(0, len(sample), max(1, len(sample) // _HELD_OUT))[:_HELD_OUT]
+
+
 def _code(
-    context: Context, row: TaskVersion, policy: Policy, basis: NewBasis | None
+    context: Context, row: TaskVersion, policy: Policy, basis: bytes | None
 ) -> tuple[int, bool]:
     """Code a stored task once more, against what it refers to and a basis.
 
     Return its bytes, and whether it refers to the basis.
     """
     adapter = rebuild(context, row, read_task_note(context, row))
-    bases = {basis.digest: basis.content} if basis is not None else {}
+    bases = {sha256(basis): basis} if basis is not None else {}
     sources = context.reader().open(row.adapter_digest).stored.sources
     coded = code_within_budget(
         context.reader().beside(bases),

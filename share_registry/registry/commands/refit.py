@@ -56,6 +56,7 @@ from share_registry.registry.commands.new_basis import (
     FINE,
     SAMPLE,
     Saving,
+    fit_sample,
     judge,
     rule_within_budget,
     serialize_basis,
@@ -107,7 +108,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     members = stored_members(context, nearest)
     moments = load(context, name, options.weighting, [member.key for member in members])
     rule = _fit_rule(options, policy.budget, len(rows))
-    fitted = fit(members, rule, moments, device=context.device)
+    fitted = fit(members, rule, moments, keep=True, device=context.device)
     basis = serialize_basis(fitted, name)
     if fitted.moments is not None:
         save(context, name, fitted.moments)
@@ -120,7 +121,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     saving = None
     # the paper's protocol has nothing but a basis to code with
     if not (is_there or options.force or policy.k):
-        saving = judge(context, name, sample, rule, policy, basis)
+        saving = judge(context, sample, fit_sample(context, sample, rule, policy, basis), policy)
     basis = _with_gain(context, basis, saving, rows, reexpressed)
     note = Note(author=context.author_of(options.author), message=options.message or None)
     if options.dry_run:
