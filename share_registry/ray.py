@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from share_registry import kinds
 from share_registry.errors import RefusedError, ShareRegistryError, StoreError, ensure
 from share_registry.exchange.import_list import collect_sources
-from share_registry.exchange.load import is_directory
+from share_registry.exchange.places import is_directory
 from share_registry.outside.files import Outside
 from share_registry.registry.arguments import (
     CommitOptions,
@@ -26,7 +26,9 @@ from share_registry.registry.arguments import (
     references,
 )
 from share_registry.registry.commands.import_many import Import
-from share_registry.registry.commands.import_work import ImportRequest, prepare_one
+from share_registry.registry.commands.import_refits import RefitsBeside
+from share_registry.registry.commands.import_request import ImportRequest
+from share_registry.registry.commands.import_work import prepare_one
 from share_registry.registry.commands.workers import attempt
 from share_registry.registry.context import Context, Location, absolute_place, reopen
 from share_registry.registry.registry import Registry
@@ -123,7 +125,16 @@ def import_adapters(
     items = collect_sources(sources, from_file, context.outside)
     try:
         tasks = RayTasks(place, workers, device=context.device_name, outside=context.outside)
-        return Import(context, items, request, progress).run(tasks, tasks.run_wave)
+        with RefitsBeside(context, request.options) as refits:
+
+            def run_wave(
+                calls: Callable[[], Sequence[tuple[Any, ...]]],
+                publish: "Callable[[Iterable[Prepared | ShareRegistryError]], None]",
+            ) -> None:
+                refits.end()
+                tasks.run_wave(calls(), publish)
+
+            return Import(context, items, request, progress, refits).run(tasks, run_wave)
     except RayError as error:
         raise RefusedError(
             f"Ray ended the import: {_last_line(error)}",

@@ -15,13 +15,13 @@ from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.attachments import MAX_ATTACHMENT_BYTES
 from share_registry.exchange.config import CONFIG_FILE
 from share_registry.exchange.peft_directory import Files, read_files
+from share_registry.exchange.places import SCHEME
 from share_registry.format.records import Source
 from share_registry.outside.files import Outside
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-SCHEME: Final = "hf://"
 _PART: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _LOCATION: Final = re.compile(
     rf"hf://(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}))?"

@@ -16,8 +16,7 @@ from typing import Any, Final
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.base_model import derive_task, derive_task_of_folders
 from share_registry.exchange.config import CONFIG_FILE
-from share_registry.exchange.hub import SCHEME
-from share_registry.exchange.load import is_directory
+from share_registry.exchange.places import SCHEME, is_directory
 from share_registry.kinds import FilePath
 from share_registry.outside.files import Kind, Outside
 from share_registry.values.imports import ImportOutcome, ImportSource, ImportStatus

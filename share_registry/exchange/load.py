@@ -17,9 +17,10 @@ from share_registry.errors import InvalidInputError, ensure
 from share_registry.exchange.adapter import Adapter
 from share_registry.exchange.base_model import derive_task
 from share_registry.exchange.export_files import digest_of_file
-from share_registry.exchange.hub import SCHEME, read_hub
+from share_registry.exchange.hub import read_hub
 from share_registry.exchange.peft_directory import adapter_of, read_directory
 from share_registry.exchange.peft_model import read_model, unwrap
+from share_registry.exchange.places import is_on_hub, is_place
 from share_registry.exchange.selection import module_scales
 from share_registry.exchange.tensors import check_range
 from share_registry.format.records import Source
@@ -57,7 +58,7 @@ def load(source: Any, *, task: str | None, adapter_name: str | None, outside: Ou
     """
     name = task_name(task) if task is not None else None
     if adapter_name is not None and not _is_live_model(source):
-        shown = repr(os.fspath(source)) if _is_place(source) else f"a {type(source).__name__}"
+        shown = repr(os.fspath(source)) if is_place(source) else f"a {type(source).__name__}"
         raise InvalidInputError(
             f"adapter_name {adapter_name!r} is given for {shown}:"
             " it only applies to live PEFT models.",
@@ -82,11 +83,6 @@ def check_kind(source: Any) -> Any:
     return source
 
 
-def is_directory(source: Any) -> bool:
-    """Tell whether a source is a place on this machine, which can be read again."""
-    return _is_place(source) and not _is_hub(source)
-
-
 def _importer_of(source: Any) -> Importer:
     importer = next((importer for importer in IMPORTERS if importer.matches(source)), None)
     if importer is None:
@@ -98,14 +94,6 @@ def _importer_of(source: Any) -> Importer:
             " or an Adapter.",
         )
     return importer
-
-
-def _is_place(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike)
-
-
-def _is_hub(source: Any) -> bool:
-    return _is_place(source) and os.fspath(source).startswith(SCHEME)
 
 
 def _is_adapter(source: Any) -> bool:
@@ -156,7 +144,7 @@ def _read_adapter(adapter: Any, _: str | None, __: Outside) -> Adapter:
 
 IMPORTERS: Final = (
     Importer(label="an Adapter in memory", matches=_is_adapter, read=_read_adapter),
-    Importer(label="a Hub location", matches=_is_hub, read=_read_hub, names_task=True),
-    Importer(label="a directory", matches=_is_place, read=_read_directory, names_task=True),
+    Importer(label="a Hub location", matches=is_on_hub, read=_read_hub, names_task=True),
+    Importer(label="a directory", matches=is_place, read=_read_directory, names_task=True),
     Importer(label="a live PEFT model", matches=_is_live_model, read=_read_live_model),
 )

@@ -5,6 +5,7 @@ caller's main module is not imported again, so that a script needs no guard; wha
 goes to stderr. Only what this package sends is unpickled, through pipes that nobody else has.
 """
 
+import gc
 import os
 import pickle
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
+from importlib import import_module
 from typing import Any, Final, Protocol
 
 _SERVE: Final = "from share_registry.outside.processes import serve; serve()"
@@ -36,12 +38,13 @@ class WorkerProcess:
         opened: Called there first, with `arguments`; what it returns is the first argument of every
             call.
         arguments: Must be picklable, as all that is called and returned.
+        preload: Module that is imported there at once, before the first call.
     """
 
-    def __init__(self, opened: Callable[..., Closeable], *arguments: object) -> None:
+    def __init__(self, opened: Callable[..., Closeable], *arguments: object, preload: str) -> None:
         search_path = os.pathsep.join(filter(None, sys.path))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _SERVE],
+            [sys.executable, "-P", "-c", _SERVE, preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": search_path},
@@ -95,6 +98,11 @@ def serve() -> None:
     """Answer the calls that come in on stdin; what a process runs."""
     # an interrupt of the terminal reaches the process that waits for the answers, and ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # what is imported is there to stay: it is not looked through for garbage
+    gc.disable()
+    import_module(sys.argv[1])
+    gc.freeze()
+    gc.enable()
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with suppress(EOFError), requests, answers:

@@ -449,8 +449,8 @@ class Registry:
             InvalidInputError, NotFoundError: there is nothing to import.
             StoreError, CatalogError: what all adapters need fails; run it again to go on.
         """
-        from share_registry.registry.commands.import_many import import_sources
-        from share_registry.registry.commands.import_work import ImportRequest
+        from share_registry.registry.commands.import_request import ImportRequest
+        from share_registry.registry.commands.import_start import import_sources
 
         return import_sources(
             self._context,

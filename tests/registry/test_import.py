@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 import share_registry as sr
 from share_registry.catalog.queries import lookups
 from share_registry.errors import ShareRegistryError
+from share_registry.names import Digest
 from share_registry.registry.arguments import CommitOptions
-from share_registry.registry.commands import import_many as importing
-from share_registry.registry.commands.import_work import ImportRequest, prepare_one
+from share_registry.registry.commands import import_many as importing, import_work
+from share_registry.registry.commands.import_request import ImportRequest
+from share_registry.registry.commands.import_work import prepare_one
 from share_registry.registry.commands.prepare import publish_prepared
 from share_registry.registry.commands.workers import WorkerProcesses
 from share_registry.registry.context import Context
@@ -46,7 +48,7 @@ def _spoil(folder: Path) -> None:
     (folder / "t07" / TENSORS).write_bytes(content[:-100])
 
 
-def _contents(registry: sr.Registry) -> dict[str, str]:
+def _contents(registry: sr.Registry) -> dict[str, Digest]:
     with registry.context.reading() as session:
         return {row.ref: row.adapter_digest for row in lookups.all_versions(session)}
 
@@ -65,6 +67,23 @@ def test_the_result_is_the_same_for_any_number_of_workers(tmp_path: Path, folder
             contents.append(_contents(registry))
     assert contents[0] == contents[1]
     assert sorted(contents[0]) == [f"tiny/t{number:02d}@v1" for number in range(COUNT)]
+
+
+def test_what_was_prepared_while_a_basis_was_made_is_prepared_again(tmp_path: Path) -> None:
+    """The refit after a wave runs beside the next one, and what comes out is as if it did not."""
+    folder = tmp_path / "adapters"
+    write_planted(folder, 24, modules=4, width=256)
+    contents = []
+    for workers in (1, 2):
+        with sr.Registry.open(tmp_path / f"registry-{workers}") as registry:
+            registry.import_many(folder, workers=workers)
+            contents.append(_contents(registry))
+            basis, reader = registry.basis(), registry.context.reader()
+            assert basis is not None
+            sources = [reader.open(digest).stored.sources for digest in contents[-1].values()]
+            assert sum(basis.digest in each for each in sources) == 8
+            assert registry.log(limit=1)[0].kind == "absorb"
+    assert contents[0] == contents[1]
 
 
 def test_what_is_bad_is_reported_and_what_is_there_is_left(
@@ -122,7 +141,7 @@ def test_a_worker_that_is_killed_is_asked_again(tmp_path: Path) -> None:
     with sr.Registry.open(tmp_path / "registry") as registry:
         place = registry.context.place
         assert place is not None
-        with WorkerProcesses(place, 2, device="cpu") as workers:
+        with WorkerProcesses(place, 2, device="cpu", preload=__name__) as workers:
             calls = [(str(tmp_path / "flag"), number) for number in range(6)]
             assert list(workers.run(_die_once, calls)) == list(range(6))
             first, second, third = workers.run(_die, [(0,), (1,), (2,)])
@@ -296,10 +315,12 @@ def test_one_that_keeps_others_from_being_published_is_refused_alone(
     """Another writer renames a task between its being prepared and published."""
     registry.import_many([folder / f"t{number:02d}" for number in range(4)], workers=1)
 
-    def late(context: Context, prepared: list[sr.Prepared], options: object) -> sr.Commit:
+    def late(
+        context: Context, prepared: list[sr.Prepared], options: object, *, refit: bool
+    ) -> sr.Commit:
         monkeypatch.setattr(importing, "publish_prepared", publish_prepared)
         registry.rename("t02", "renamed")
-        return publish_prepared(context, prepared, options)  # type: ignore[arg-type]
+        return publish_prepared(context, prepared, options, refit=refit)  # type: ignore[arg-type]
 
     for name, donor in (("t00", "t05"), ("t02", "t06")):
         (folder / name / TENSORS).write_bytes((folder / donor / TENSORS).read_bytes())
@@ -316,7 +337,7 @@ def test_a_store_that_fails_ends_the_import(
     def full(*arguments: object, **options: object) -> None:
         raise sr.StoreError("no space left on device.")
 
-    monkeypatch.setattr(importing, "prepare_one", full)
+    monkeypatch.setattr(import_work, "prepare_one", full)
     with pytest.raises(sr.StoreError, match="no space left") as caught:
         registry.import_many(folder, workers=1)
     assert "again" in caught.value.hint

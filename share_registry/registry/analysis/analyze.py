@@ -35,7 +35,7 @@ from share_registry.catalog.queries.resolution import space_of, version_of
 from share_registry.catalog.sql import Session
 from share_registry.errors import InvalidInputError, NotFoundError, RefusedError, ensure
 from share_registry.exchange.grown_vocabulary import align
-from share_registry.exchange.hub import SCHEME
+from share_registry.exchange.places import SCHEME
 from share_registry.kinds import member_of, takes
 from share_registry.names import Side, SpaceName
 from share_registry.outside.files import Kind, Outside

@@ -15,9 +15,9 @@ from share_registry.exchange.config import (
     CONFIG_FILE,
     parse_config,
 )
-from share_registry.exchange.hub import SCHEME
 from share_registry.exchange.load import check_kind, load
 from share_registry.exchange.normal_form import function_pairs, pairs_of_function
+from share_registry.exchange.places import SCHEME
 from share_registry.exchange.selection import module_scales
 from share_registry.format.layout import Layout
 from share_registry.kinds import member_of, shown

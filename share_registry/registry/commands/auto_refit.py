@@ -41,13 +41,16 @@ def refit_after_commit(
     *,
     basis: NewBasis | None,
     committed: frozenset[TaskName],
-) -> None:
-    """Make the refit that a commit calls for; the commit stands whether or not it succeeds."""
+) -> bool:
+    """Make the refit that a commit calls for; the commit stands whether or not it succeeds.
+
+    Return whether one was made.
+    """
     try:
         if policy.k and basis is not None:
-            _reexpress_others(context, space, policy, author, basis, committed)
-        elif policy.refit and policy.references and policy.budget > 0:
-            _refit_where_it_pays(context, space, policy, author, len(committed))
+            return _reexpress_others(context, space, policy, author, basis, committed)
+        if policy.refit and policy.references and policy.budget > 0:
+            return _refit_where_it_pays(context, space, policy, author, len(committed))
     # the commit is published: whatever fails now must not look as if it were not
     except Exception as error:  # noqa: BLE001
         _LOG.warning(
@@ -56,6 +59,7 @@ def refit_after_commit(
             error,
             exc_info=not isinstance(error, ShareRegistryError),
         )
+    return False
 
 
 def _reexpress_others(
@@ -65,7 +69,7 @@ def _reexpress_others(
     author: str | None,
     basis: NewBasis,
     committed: frozenset[TaskName],
-) -> None:
+) -> bool:
     with context.catalog.begin() as session:
         rows = [row for row in live_versions(session, space) if row.task not in committed]
     rows = described_versions(context, rows)
@@ -74,30 +78,26 @@ def _reexpress_others(
     if reexpressed:
         note = Note(author=author, message="refit after absorption")
         publish_basis(context, space, basis, note, rows, reexpressed)
+    return bool(reexpressed)
 
 
 def _refit_where_it_pays(
     context: Context, space: SpaceName, policy: Policy, author: str | None, new_tasks: int
-) -> None:
+) -> bool:
     with context.catalog.begin() as session:
         tasks = lookups.live_tasks(session, space)
         # is the count at or past a power of two from 8 on that it was below before the commit?
         if tasks < _FIRST_TRIAL or tasks.bit_length() <= (tasks - new_tasks).bit_length():
-            return
+            return False
         sample = lookups.last_absorbed(session, space, SAMPLE)
     sample = described_versions(context, sample)
     rule = rule_within_budget(policy.budget, tasks=tasks)
     fitted = fit_sample(context, sample, rule, policy)
     if not fitted.basis.modules:
-        return
+        return False
     basis = serialize_basis(fitted, space)
-    if judge(context, sample, fitted, policy).saved_bytes * tasks > len(basis.content):
-        publish_basis(
-            context,
-            space,
-            basis,
-            Note(
-                author=author,
-                message="leave-one-out saving times tasks exceeds the cost of a basis",
-            ),
-        )
+    if judge(context, sample, fitted, policy).saved_bytes * tasks <= len(basis.content):
+        return False
+    message = "leave-one-out saving times tasks exceeds the cost of a basis"
+    publish_basis(context, space, basis, Note(author=author, message=message))
+    return True

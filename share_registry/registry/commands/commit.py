@@ -141,6 +141,8 @@ def commit_request(
     request: CommitRequest,
     space: str | None,
     encode: Callable[[CommitPlan, Policy], Encoded],
+    *,
+    refit: bool = True,
 ) -> Commit:
     """Plan a commit, have its adapters encoded, and publish it. Raises as `commit_sources`.
 
@@ -149,6 +151,7 @@ def commit_request(
         request: What is asked for; its idempotency key is set.
         space: A space that exists; None for the one of the adapters' base model.
         encode: Returns the adapters of the plan, encoded under a policy.
+        refit: Whether to make the refit that it calls for.
     """
     options = request.options
     context.catch_up()
@@ -182,7 +185,7 @@ def commit_request(
         return with_unchanged(preview, plan.unchanged)
 
     commit = _publish_encoded(context, request, plan, (encoded, basis), note)
-    if commit.created and policy.k == target.policy.k:
+    if refit and commit.created and policy.k == target.policy.k:
         refit_after_commit(
             context, target.name, policy, note.author, basis=basis, committed=frozenset(encoded)
         )

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from share_registry.errors import InvalidInputError, ShareRegistryError, ensure
 from share_registry.exchange.adapter import Adapter, head_of
-from share_registry.exchange.load import is_directory, load
+from share_registry.exchange.load import load
+from share_registry.exchange.places import is_directory
 from share_registry.format.records import TaskVersionRef
 from share_registry.names import SpaceName, TaskName
 from share_registry.outside.files import Outside

@@ -10,7 +10,8 @@ from typing import Final
 
 from share_registry.errors import ShareRegistryError
 from share_registry.registry.arguments import Progress
-from share_registry.registry.commands.import_work import ImportRequest, Surveyed, measure, name_of
+from share_registry.registry.commands.import_request import ImportRequest
+from share_registry.registry.commands.import_work import Surveyed, measure, name_of
 from share_registry.registry.commands.workers import Workers
 from share_registry.values.imports import ImportOutcome, ImportSource, ImportStatus
 

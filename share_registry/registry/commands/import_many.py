@@ -12,7 +12,6 @@ does, as all others would fail alike.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -28,23 +27,21 @@ from share_registry.errors import (
     StoreError,
 )
 from share_registry.exchange.import_list import collect_sources
-from share_registry.names import parse_reference
+from share_registry.names import SpaceName, TaskName, parse_reference
 from share_registry.outside.files import Outside
-from share_registry.outside.processes import can_start, processors
 from share_registry.registry.arguments import CommitOptions, Progress
 from share_registry.registry.commands.commit import check_first, commit_sources
 from share_registry.registry.commands.import_estimate import estimate
 from share_registry.registry.commands.import_order import ImportRow, next_wave
+from share_registry.registry.commands.import_refits import RefitsBeside
+from share_registry.registry.commands.import_request import STOP, ImportRequest
 from share_registry.registry.commands.import_work import (
-    STOP,
-    ImportRequest,
     Surveyed,
     name_of,
-    prepare_one,
     survey,
 )
 from share_registry.registry.commands.prepare import Prepared, publish_prepared
-from share_registry.registry.commands.workers import ThisProcess, WorkerProcesses, Workers
+from share_registry.registry.commands.workers import Workers
 from share_registry.registry.context import Context
 from share_registry.values.commits import Commit
 from share_registry.values.imports import (
@@ -56,8 +53,6 @@ from share_registry.values.imports import (
 from share_registry.values.task_version import TaskVersion
 
 _LOG: Final = logging.getLogger(__name__)
-# Adapters from which on another process is worth its start
-_FEWEST: Final = 2
 # What one adapter cannot be blamed for
 _OF_ALL: Final = (StoreError, CatalogError, CommitStateUnknownError, FormatError, IntegrityError)
 
@@ -67,39 +62,14 @@ class RunWave(Protocol):
 
     def __call__(
         self,
-        calls: Sequence[tuple[Any, ...]],
+        calls: Callable[[], Sequence[tuple[Any, ...]]],
         publish: Callable[[Iterable["Prepared | ShareRegistryError"]], None],
     ) -> None:
-        """Call `prepare_one(context, *call)` for every call, then `publish` with the results."""
+        """Call `prepare_one(context, *call)` for every call, then `publish` with the results.
+
+        What `calls` returns is as of now: it is asked again after a refit.
+        """
         ...
-
-
-def import_sources(
-    context: Context,
-    sources: Any,
-    request: ImportRequest,
-    *,
-    progress: Progress | None = None,
-) -> ImportReport:
-    """Import adapters with processes of this machine.
-
-    Args:
-        context: The registry.
-        sources: A list of what `Registry.import_many` takes.
-        request: See there.
-        progress: Told how far it is.
-    """
-    context.require_writable()
-    items = collect_sources(sources, request.from_file, context.outside)
-    with _workers(context, request, len(items)) as workers:
-
-        def run(
-            calls: Sequence[tuple[Any, ...]],
-            publish: Callable[[Iterable[Prepared | ShareRegistryError]], None],
-        ) -> None:
-            publish(workers.run(prepare_one, calls))
-
-        return Import(context, items, request, progress).run(workers, run)
 
 
 def check_first_import(
@@ -138,11 +108,14 @@ class Import:
         items: Sequence[ImportSource | ImportOutcome],
         request: ImportRequest,
         progress: Progress | None,
+        refits: RefitsBeside,
     ) -> None:
         self._context = context
         self._items = items
         self._request = request
         self._progress = progress
+        self._refits = refits
+        self._committed: dict[SpaceName, frozenset[TaskName]] = {}
         self._begun_s = context.outside.monotonic()
         self._outcomes: dict[int, ImportOutcome] = {}
         self._commits = 0
@@ -150,6 +123,7 @@ class Import:
     def run(self, workers: Workers, run_wave: RunWave) -> ImportReport:
         """Import everything. Raises where `on_error` says so, or what would meet every adapter."""
         sources = self._sources()
+        self._context.catch_up()
         surveyed = self._survey(sources, workers)
         if self._request.dry_run:
             reading_s = self._elapsed_s()
@@ -165,6 +139,7 @@ class Import:
             done = {row.number for row in wave}
             rows = [row for row in rows if row.number not in done]
             self._say("importing", len(self._outcomes), len(self._items))
+        self._refits.end()
         return self._report(self._elapsed_s(), workers)
 
     def _sources(self) -> dict[int, ImportSource]:
@@ -226,9 +201,13 @@ class Import:
     def _commit_wave(
         self, wave: Sequence[ImportRow], surveyed: Mapping[int, Surveyed], run_wave: RunWave
     ) -> None:
-        with self._context.reading() as session:
-            heads = lookups.heads(session)
         apart = [row for row in wave if not surveyed[row.number].is_joint]
+
+        def calls() -> list[tuple[Any, ...]]:
+            with self._context.reading() as session:
+                heads = lookups.heads(session)
+            at = {space: head.number for space, head in heads.items()}
+            return [(self._source(row.number), self._request, at.get(row.space)) for row in apart]
 
         def publish(results: Iterable[Prepared | ShareRegistryError]) -> None:
             prepared = []
@@ -244,11 +223,7 @@ class Import:
             self._publish(prepared)
 
         if apart:
-            at = {space: head.number for space, head in heads.items()}
-            run_wave(
-                [(self._source(row.number), self._request, at.get(row.space)) for row in apart],
-                publish,
-            )
+            run_wave(calls, publish)
         for row in wave:
             if surveyed[row.number].is_joint:
                 self._commit_alone(row)
@@ -260,13 +235,17 @@ class Import:
             of_space = [(row, item) for row, item in prepared if row.space == space]
             for _, run in groupby(of_space, key=lambda pair: pair[1].options.message):
                 self._publish_run(list(run))
+        committed, self._committed = self._committed, {}
+        self._refits.begin(committed)
 
     def _publish_run(self, run: Sequence[tuple[ImportRow, Prepared]]) -> None:
         options = CommitOptions(
             message=run[0][1].options.message, author=self._request.options.author
         )
         try:
-            commit = publish_prepared(self._context, [item for _, item in run], options)
+            commit = publish_prepared(
+                self._context, [item for _, item in run], options, refit=False
+            )
         except _OF_ALL:
             raise
         except ShareRegistryError as error:
@@ -279,7 +258,11 @@ class Import:
             return
         for row, item in run:
             self._note(row, commit, item.report.raw_bytes)
-        self._commits += commit.created
+        if commit.created:
+            self._commits += 1
+            space = run[0][0].space
+            tasks = self._committed.get(space, frozenset()) | {row.task for row, _ in run}
+            self._committed[space] = tasks
 
     def _commit_alone(self, row: ImportRow) -> None:
         source = self._source(row.number)
@@ -358,13 +341,3 @@ class Import:
 
     def _name(self, number: int) -> str:
         return name_of(self._source(number))
-
-
-def _workers(
-    context: Context, request: ImportRequest, items: int
-) -> AbstractContextManager[Workers]:
-    """Return as many processes as are asked for; none but this one where others gain nothing."""
-    count = min(request.workers or processors(), items // _FEWEST)
-    if count < 2 or context.place is None or not context.place.is_shared or not can_start():
-        return nullcontext(ThisProcess(context))
-    return WorkerProcesses(context.place, count, device=context.device_name)

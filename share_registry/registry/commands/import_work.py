@@ -6,16 +6,12 @@ sent back for any number of adapters.
 
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from typing import Final
 
 from share_registry.catalog.queries import lookups
-from share_registry.catalog.queries.as_of import instant
-from share_registry.errors import InvalidInputError, ensure
-from share_registry.kinds import FilePath
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, parse_reference
-from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.commands.commit_batch import load_adapters
 from share_registry.registry.commands.commit_plan import within_space
+from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.preconditions import check_options, is_kept_as_asked
 from share_registry.registry.commands.prepare import Prepared, prepare_source
 from share_registry.registry.commands.spaces import check_base, find_target, labels_known
@@ -23,48 +19,6 @@ from share_registry.registry.context import Context
 from share_registry.values.imports import ImportSource
 from share_registry.values.policy import overridden
 from share_registry.values.task_version import TaskVersion
-
-SKIP: Final = "skip"
-STOP: Final = "stop"
-_TIME_LABEL: Final = "source.time"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportRequest:
-    """What an import is asked for; see `Registry.import_many`."""
-
-    options: CommitOptions
-    space: str | None = None
-    from_file: FilePath | None = None
-    workers: int | None = None
-    on_error: str = SKIP
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        ensure(
-            self.on_error in (SKIP, STOP),
-            InvalidInputError(
-                f"on_error {self.on_error!r} is not {SKIP!r} or {STOP!r}.",
-                hint=f"{SKIP!r} reports what is refused and goes on, {STOP!r} ends the import.",
-            ),
-        )
-
-    def options_of(self, source: ImportSource) -> CommitOptions:
-        """Return what is asked for one adapter. Raises InvalidInputError."""
-        labels = {**self.options.labels, **source.labels}
-        if source.source_time is not None:
-            labels[_TIME_LABEL] = instant(source.source_time, end=False)
-        return replace(
-            self.options,
-            message=source.message or self.options.message,
-            labels=labels,
-            metrics={**self.options.metrics, **source.metrics},
-            derived_from=tuple(source.derived_from) or self.options.derived_from,
-        )
-
-    def space_of(self, source: ImportSource) -> str | None:
-        """Return the space that is named for one adapter."""
-        return source.space or self.space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +44,10 @@ class Surveyed:
 
 
 def survey(context: Context, source: ImportSource, request: ImportRequest) -> Surveyed:
-    """Read and check one adapter, and find out where it goes. Raises what `commit` raises."""
+    """Read and check one adapter, and find out where it goes by a catalog that has caught up.
+
+    Raises what `commit` raises.
+    """
     options = request.options_of(source)
     check_options(options, context.outside)
     for ref in options.derived_from:
@@ -98,19 +55,17 @@ def survey(context: Context, source: ImportSource, request: ImportRequest) -> Su
     named, space = within_space([(source.task, source.adapter)], request.space_of(source))
     batch = load_adapters(named, adapter_name=None, outside=context.outside)
     ((task, adapter),) = batch.adapters.items()
-    with context.catalog.keep_connection():
-        context.catch_up()
-        with context.catalog.begin() as session:
-            target = find_target(session, context.store, [adapter], space)
-            check_base(
-                target,
-                adapter,
-                is_known=labels_known(session, context.store, target),
-                allow_mismatch=options.allow_base_mismatch,
-            )
-            versions = lookups.versions_of_content(
-                session, [target.name], source=adapter.source_digest, tensors="", task=task
-            )
+    with context.catalog.keep_connection(), context.catalog.begin() as session:
+        target = find_target(session, context.store, [adapter], space)
+        check_base(
+            target,
+            adapter,
+            is_known=labels_known(session, context.store, target),
+            allow_mismatch=options.allow_base_mismatch,
+        )
+        versions = lookups.versions_of_content(
+            session, [target.name], source=adapter.source_digest, tensors="", task=task
+        )
     policy = overridden(target.policy, budget=options.budget, keep_original=options.keep_original)
     return Surveyed(
         space=target.name,

@@ -30,7 +30,7 @@ from share_registry.errors import (
     ensure,
 )
 from share_registry.exchange.adapter import Adapter
-from share_registry.exchange.load import is_directory
+from share_registry.exchange.places import is_directory
 from share_registry.names import CommitNumber, Digest, SpaceName, TaskName, first_and_more
 from share_registry.registry.arguments import CommitOptions
 from share_registry.registry.commands.commit import Encoded, commit_request
@@ -157,9 +157,16 @@ def prepare_source(
 
 @one_thread()
 def publish_prepared(
-    context: Context, prepared: Sequence[Prepared], options: CommitOptions
+    context: Context, prepared: Sequence[Prepared], options: CommitOptions, *, refit: bool = True
 ) -> Commit:
-    """Publish prepared adapters as one commit, all or nothing; see `Registry.publish`."""
+    """Publish prepared adapters as one commit, all or nothing; see `Registry.publish`.
+
+    Args:
+        context: The registry.
+        prepared: The adapters.
+        options: What is said of the commit.
+        refit: Whether to make the refit that it calls for.
+    """
     context.require_writable()
     check_texts(options)
     options = replace(options, idempotency_key=idempotency_key(context, options.idempotency_key))
@@ -191,7 +198,8 @@ def publish_prepared(
         context.catch_up()
         with context.catalog.begin() as session:
             is_there = lookups.space_row(session, space) is not None
-        return commit_request(context, request, space if is_there else None, encode)
+        named = space if is_there else None
+        return commit_request(context, request, named, encode, refit=refit)
 
 
 def _number(session: Session, plan: CommitPlan, at: At | None) -> CommitNumber | None:

@@ -7,7 +7,7 @@ takes too much memory) is started again and asked once more.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
@@ -64,17 +64,29 @@ class ThisProcess:
         """Yield what a function returns for every call."""
         return (attempt(self._context, function, arguments) for arguments in calls)
 
+    def give_up(self) -> None:
+        """Do nothing: a call begins when its result is asked for."""
+
 
 class WorkerProcesses:
-    """Several processes of this machine; a context manager, they end with it."""
+    """Several processes of this machine; a context manager, they end with it.
 
-    def __init__(self, place: Location, count: int, *, device: str) -> None:
+    Args:
+        place: The registry that each opens.
+        count: How many there are.
+        device: Where they compute.
+        preload: Module that has what they are to call.
+    """
+
+    def __init__(self, place: Location, count: int, *, device: str, preload: str) -> None:
         self.count = count
         self._place = place
         self._device = device
+        self._preload = preload
         self._idle: SimpleQueue[WorkerProcess] = SimpleQueue()
         self._all: set[WorkerProcess] = set()
         self._threads = ThreadPoolExecutor(count)
+        self._futures: list[Future[Any]] = []
         for _ in range(count):
             self._idle.put(self._start())
 
@@ -95,11 +107,19 @@ class WorkerProcesses:
     def run(
         self, function: Callable[..., _T], calls: Sequence[tuple[Any, ...]]
     ) -> "Iterator[_T | ShareRegistryError]":
-        """Yield what a function returns for every call, in order."""
-        return self._threads.map(lambda arguments: self._call(function, arguments), calls)
+        """Yield what a function returns for every call, in order; all are begun at once."""
+        self._futures = [
+            self._threads.submit(self._call, function, arguments) for arguments in calls
+        ]
+        return (future.result() for future in self._futures)
+
+    def give_up(self) -> None:
+        """Begin none of the calls any more that were given last."""
+        for future in self._futures:
+            future.cancel()
 
     def _start(self) -> WorkerProcess:
-        process = WorkerProcess(reopen, self._place, self._device)
+        process = WorkerProcess(reopen, self._place, self._device, preload=self._preload)
         self._all.add(process)
         return process
 
