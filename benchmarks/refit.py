@@ -96,12 +96,15 @@ def main() -> None:
             f"= {options.peer} (asked for: {ASKED:.0f})"
         )
     if options.own:
-        print("\n| N | from nothing, s | after one more, s | peak MB |\n| --- | --- | --- | --- |")
+        print(
+            "\n| N | from nothing, s | after one more, s | peak MB | of it rows |\n"
+            "| --- | --- | --- | --- | --- |"
+        )
     for count in options.own:
         measured = _child("own", count)
         print(
             f"| {count} | {measured['scratch']:.2f} | {measured['carried']:.2f} |"
-            f" {measured['peak']:.0f} |",
+            f" {measured['peak']:.0f} | {measured['rows']:.0f} |",
             flush=True,
         )
 
@@ -187,13 +190,14 @@ def _own(count: int, options: argparse.Namespace) -> dict[str, float]:
 
     members, rule = [member(number) for number in range(count + 1)], FitRule(max_rank=OWN_K)
     start = time.process_time()
-    fitted = fit(members[:-1], rule)
+    fitted = fit(members[:-1], rule, keep=True)
     middle = time.process_time()
     fit(members, rule, fitted.moments)
     return {
         "scratch": middle - start,
         "carried": time.process_time() - middle,
         "peak": peak_mb(),
+        "rows": sum(each.nbytes for each in rows.values()) / 1e6,
     }
 
 

@@ -41,9 +41,9 @@ _HALVINGS: Final = 60
 # Of leading directions: vectors of a block beyond those asked for, blocks beyond the first, how
 # often they are begun again at most, and how little more they then capture
 _OVERSAMPLED: Final = 16
-_KRYLOV: Final = 3
+_KRYLOV: Final = 4
 _RESTARTS: Final = 8
-_SETTLED: Final = 1e-8
+_SETTLED: Final = 1e-6
 # tasks side by side: large enough for products, small beside the rows
 _AT_ONCE: Final = 256
 
@@ -242,15 +242,18 @@ def _scattered(q: int, count: int, device: torch.device) -> Tensor:
 
 def _krylov(G: Tensor, start: Tensor) -> Tensor:
     """Return as many vectors as a start (q, b) has, the strongest of its Krylov space."""
-    blocks = [torch.linalg.qr(G @ start).Q]
+    blocks, products = [torch.linalg.qr(G @ start).Q], []
     for _ in range(_KRYLOV):
-        whole, rest = torch.cat(blocks, 1), G @ blocks[-1]
+        products.append(G @ blocks[-1])
+        whole, rest = torch.cat(blocks, 1), products[-1]
         # twice, and each time made of length 1: where the space is spent, what is left is rounding
         for _ in range(2):
             rest = torch.linalg.qr(rest - whole @ (whole.mT @ rest)).Q
         blocks.append(rest)
-    B = torch.linalg.qr(torch.cat(blocks, 1)).Q
-    _, V = eigh(B.mT @ (G @ B))
+    products.append(G @ blocks[-1])
+    B = torch.cat(blocks, 1)
+    # the blocks are orthonormal, and G has been multiplied with all of them
+    _, V = eigh(B.mT @ torch.cat(products, 1))
     strongest: Tensor = B @ V[:, -start.shape[1] :].flip(1)
     return strongest
 
