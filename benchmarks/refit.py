@@ -190,7 +190,7 @@ def _own(count: int, options: argparse.Namespace) -> dict[str, float]:
 
     members, rule = [member(number) for number in range(count + 1)], FitRule(max_rank=OWN_K)
     start = time.process_time()
-    fitted = fit(members[:-1], rule, keep=True)
+    fitted = fit(members[:-1], rule, keep_moments=True)
     middle = time.process_time()
     fit(members, rule, fitted.moments)
     return {

@@ -20,7 +20,7 @@ from share_registry.algebra.rates import shrinkage
 MAX_SYMBOL: Final = (1 << 23) - 1
 # Elements of one batch. A sixth of this has its temporaries in the second-level cache, and yet
 # takes an eighth more: every operation is a hand-over between threads. Four thirds take 30 MB more.
-MAX_ELEMENTS: Final = 3 << 18
+_MAX_ELEMENTS: Final = 3 << 18
 # The same on a GPU, where a launch is dearer than memory
 _ON_GPU: Final = 1 << 23
 _SHORT: Final = 1 << 15
@@ -283,7 +283,7 @@ class Scratches:
 
 def elements_at_once(device: torch.device) -> int:
     """Return how many numbers are worked on together."""
-    return MAX_ELEMENTS if device.type == "cpu" else _ON_GPU
+    return _MAX_ELEMENTS if device.type == "cpu" else _ON_GPU
 
 
 def to_float64(factors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:

@@ -36,18 +36,19 @@ def shrinkage(variance: Tensor) -> Tensor:
 
 def bits(variance: Tensor) -> Tensor:
     """Return the bits per element of a Gaussian row of this variance, ideally coded."""
-    return _between(_place(variance), _table(variance.device)[0])
+    return _interpolate(_place(variance), _table(variance.device)[0])
 
 
 def distortion(variance: Tensor) -> Tensor:
     """Return the mean squared error per element, in squared steps; never above the variance."""
-    return torch.minimum(_between(_place(variance), _table(variance.device)[1]), variance)
+    return torch.minimum(_interpolate(_place(variance), _table(variance.device)[1]), variance)
 
 
 def cost(variance: Tensor) -> Tensor:
     """Return bits per element plus the distortion in bits, the quantity that choices minimise."""
     place, (entropy, squared) = _place(variance), _table(variance.device)
-    return _between(place, entropy) + torch.minimum(_between(place, squared), variance) / SLOPE
+    squares = torch.minimum(_interpolate(place, squared), variance)
+    return _interpolate(place, entropy) + squares / SLOPE
 
 
 def _place(variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,9 +58,9 @@ def _place(variance: Tensor) -> tuple[Tensor, Tensor]:
     return below.long(), place.clamp_min(0) - below
 
 
-def _between(place: tuple[Tensor, Tensor], table: Tensor) -> Tensor:
-    below, way = place
-    return torch.lerp(table[below], table[below + 1], way)
+def _interpolate(place: tuple[Tensor, Tensor], table: Tensor) -> Tensor:
+    below, fraction = place
+    return torch.lerp(table[below], table[below + 1], fraction)
 
 
 @lru_cache(maxsize=8)

@@ -57,13 +57,13 @@ from share_registry.format.records import Source
 from share_registry.format.safetensors_file import Item
 from share_registry.names import Digest
 from share_registry.outside.files import Kind, Outside
-from share_registry.parallel import side_by_side
+from share_registry.parallel import MAX_THREADS, side_by_side
 
 MAX_TENSOR_FILE_BYTES: Final = 16 << 30
 # What PEFT writes into the header of every tensor file.
 PEFT_METADATA: Final = (("format", "pt"),)
 # bytes of tensors from which on they are hashed by several threads
-_HASHED_SIDE_BY_SIDE: Final = 1 << 22
+_HASHED_SIDE_BY_SIDE: Final = 1 << 26
 _LIMITS: Final = (
     "Give names of at most 512 bytes, at most 8 dimensions, and at most 65,536 tensors."
 )
@@ -191,9 +191,6 @@ def source_digest(
     attachments: Mapping[str, bytes],
 ) -> Digest:
     """Return the identity of an adapter: sha256 of canonical JSON over the digests of its parts."""
-    contents = [item.content for item in items]
-    is_large = sum(map(len, contents)) >= _HASHED_SIDE_BY_SIDE
-    digests = side_by_side(sha256, contents) if is_large else map(sha256, contents)
     parts: Json = {
         "config": sha256(config_bytes),
         "metadata": [{"name": name, "value": value} for name, value in metadata],
@@ -204,7 +201,7 @@ def source_digest(
                 "shape": list(item.shape),
                 "sha256": digest,
             }
-            for item, digest in zip(items, digests, strict=True)
+            for item, digest in zip(items, _digests(items), strict=True)
         ],
         "attachments": [
             {"name": name, "sha256": sha256(content)}
@@ -212,6 +209,19 @@ def source_digest(
         ],
     }
     return sha256(dump(parts))
+
+
+def _digests(items: Sequence[Item]) -> list[Digest]:
+    """Return the digests of tensors, by several threads where there is much to hash."""
+
+    def digests(some: Sequence[Item]) -> list[Digest]:
+        return [sha256(item.content) for item in some]
+
+    if sum(len(item.content) for item in items) < _HASHED_SIDE_BY_SIDE:
+        return digests(items)
+    size = -(-len(items) // MAX_THREADS)
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    return [digest for some in side_by_side(digests, parts) for digest in some]
 
 
 def _dump_config(config: Mapping[str, object]) -> bytes:

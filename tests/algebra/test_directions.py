@@ -360,6 +360,21 @@ def test_leading_directions_of_a_space_that_is_soon_spent(shared: int, noise: fl
     assert float(torch.trace(U.mT @ G @ U)) == pytest.approx(float(expected[:20].sum()), rel=1e-6)
 
 
+@pytest.mark.parametrize(("support", "rank"), [(30, 30), (120, 90), (200, 20)])
+@pytest.mark.parametrize("k", [4, 16, 24])
+def test_leading_directions_where_most_columns_are_zero(support: int, rank: int, k: int) -> None:
+    # as of rows of a few tokens, or pruned columns: what is made of nothing must not count twice
+    generator = torch.Generator().manual_seed(support)
+    rows = torch.zeros(300, 512, dtype=torch.float64)
+    columns = torch.randperm(512, generator=generator)[:support]
+    rows[:, columns] = normal(generator, 300, rank) @ normal(generator, rank, support)
+    G = rows.mT @ rows
+    (energies, U), (expected, _) = leading_spectrum(G, k), spectrum(G)
+    assert torch.allclose(energies, expected[:k], rtol=1e-6)
+    assert torch.allclose(U.mT @ U, torch.eye(k, dtype=torch.float64), atol=1e-9)
+    assert float(torch.trace(U.mT @ G @ U)) == pytest.approx(float(expected[:k].sum()), rel=1e-6)
+
+
 @pytest.mark.parametrize("tail", ["flat", "falling", "none", "huge"])
 @pytest.mark.parametrize("k", [4, 24])
 def test_leading_directions_capture_what_the_whole_decomposition_does(tail: str, k: int) -> None:

@@ -18,7 +18,7 @@ from share_registry.catalog.queries import lookups
 from share_registry.errors import ShareRegistryError
 from share_registry.names import Digest
 from share_registry.registry.arguments import CommitOptions
-from share_registry.registry.commands import import_many as importing, import_work
+from share_registry.registry.commands import import_many as importing, import_refits, import_work
 from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.import_work import prepare_one
 from share_registry.registry.commands.prepare import publish_prepared
@@ -153,6 +153,39 @@ def test_a_worker_that_is_killed_is_asked_again(tmp_path: Path) -> None:
         for pid in pids:
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
+
+
+def _sleep(context: Context, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_workers_end_in_the_middle_of_a_call_and_are_not_started_again(tmp_path: Path) -> None:
+    with sr.Registry.open(tmp_path / "registry") as registry:
+        place = registry.context.place
+        assert place is not None
+        workers = WorkerProcesses(place, 2, device="cpu", preload=__name__)
+        with workers:
+            list(workers.run(_sleep, [(0.0,), (0.0,)]))
+            workers.run(_sleep, [(600.0,)] * 3)
+            pids = [process._process.pid for process in workers._all]
+        assert {process._process.pid for process in workers._all} <= {*pids}
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+def test_a_trial_that_fails_keeps_nothing_from_being_imported(
+    registry: sr.Registry,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def locked(*arguments: object, **options: object) -> None:
+        raise sr.ConflictError("the catalog is locked.")
+
+    monkeypatch.setattr(import_refits, "overridden", locked)
+    assert registry.import_many(folder, workers=1).committed == COUNT
+    assert "the catalog is locked" in caplog.text
 
 
 SCRIPT = """

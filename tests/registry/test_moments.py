@@ -293,17 +293,11 @@ def test_moments_over_rows_go_over_to_the_axes_where_rows_outnumber_columns(
     assert_captures(basis, scratch, SAME)
 
 
-def test_a_task_is_left_out_of_a_basis_as_if_it_were_not_there(
-    registry: sr.Registry, adapters: dict[str, Path]
-) -> None:
-    tasks = sorted(adapters)
-    for task in tasks:
-        registry.commit(adapters[task], task=task)
+def assert_left_out(registry: sr.Registry, places: tuple[int, ...]) -> None:
+    """Check that tasks are left out of a basis as if they were not there."""
     with registry.context.reading() as session:
         rows = live_versions(session, registry.spaces()[0].name)
-    members = stored_members(registry.context, rows)
-    rule = FitRule(max_rank=6, precision=PRECISION)
-    places = (0, 5, 11)
+    members, rule = stored_members(registry.context, rows), FitRule(max_rank=6, precision=PRECISION)
     for place, basis in zip(places, fit(members, rule, left_out=places).left_out, strict=True):
         others = fit([*members[:place], *members[place + 1 :]], rule).basis
         assert basis.modules.keys() == others.modules.keys()
@@ -311,6 +305,24 @@ def test_a_task_is_left_out_of_a_basis_as_if_it_were_not_there(
             for own, expected in zip(sides, others.modules[name], strict=True):
                 assert len(own) == len(expected)
                 assert cosines(own, expected).min() > 1 - PRECISION**2
+
+
+def test_a_task_is_left_out_of_a_basis_as_if_it_were_not_there(
+    registry: sr.Registry, adapters: dict[str, Path]
+) -> None:
+    for task in sorted(adapters):
+        registry.commit(adapters[task], task=task)
+    assert_left_out(registry, (0, 5, 11))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_task_is_left_out_of_sums_that_are_seen_from_the_axes(
+    outgrown: sr.Registry, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wide:
+        for module in (moments, streamed):
+            monkeypatch.setattr(module, "WIDE", 1)
+    assert_left_out(outgrown, (0, 39))
 
 
 def test_a_module_that_only_the_task_has_is_not_in_the_basis_without_it(

@@ -57,6 +57,8 @@ _FOLDS: Final = 4
 _JUDGED: Final = 128
 # Directions with less than this share of the strongest one's energy are rounding noise.
 _NOTHING: Final = 1e-14
+# Share of the energy of all tasks that is rounding noise where one was taken off
+_ROUNDING: Final = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +154,7 @@ def fit(
     rule: FitRule,
     kept: KeptMoments | None = None,
     *,
-    keep: bool = False,
+    keep_moments: bool = False,
     left_out: Sequence[int] = (),
     device: str = "cpu",
 ) -> FittedBasis:
@@ -166,8 +168,9 @@ def fit(
         rule: How many directions.
         kept: Moments of some of the tasks: these are not read again, but for those on which it is
             judged how many directions pay.
-        keep: Whether to return the moments: of large modules they take more than the basis.
-        left_out: Positions of tasks that are left out once each, in a basis of their own.
+        keep_moments: Whether to return the moments: of large modules they take more than the basis.
+        left_out: Positions of tasks that are left out once each, in a basis of their own. Their
+            parts are taken off: where one outweighs the others 1e7 times, these are not seen.
         device: Where it is computed.
     """
     modules: dict[str, _FittedModule] = {}
@@ -198,7 +201,7 @@ def fit(
         kept_side = kept_sides[module]
         without = [members[place] for place in left_out]
         fitted = _fit_module(alike[module], rest, module, rule, kept_side, device, sums, without)
-        return fitted if keep else replace(fitted, sides=None)
+        return fitted if keep_moments else replace(fitted, sides=None)
 
     names = list(alike)
     # a device computes what one thread gives it as fast as what two do
@@ -223,7 +226,7 @@ def fit(
     return FittedBasis(
         basis=StoredBasis(modules={name: fitted.rows for name, fitted in used.items()}),
         captured={name: fitted.captured for name, fitted in used.items()},
-        moments=moments if keep and "" not in keys else None,
+        moments=moments if keep_moments and "" not in keys else None,
         left_out=tuple(
             StoredBasis(
                 modules={
@@ -256,9 +259,9 @@ def _fit_module(
 ) -> _FittedModule:
     judged = _spread(members) if rule.weighs_bytes else []
     sizes = rule.size_of(module)
-    there = {id(member) for member in members}
-    without = [member for member in left_out if id(member) in there]
-    looked_at = list({id(member): member for member in (*fresh, *judged, *without)}.values())
+    having = {id(member) for member in members}
+    taken_off = [member for member in left_out if id(member) in having]
+    looked_at = list({id(member): member for member in (*fresh, *judged, *taken_off)}.values())
     shape = members[0].shapes[module]
     a, b = (
         _gather(looked_at, members[0].rows, module, side, shape[number], before, device, on_axes)
@@ -282,9 +285,12 @@ def _fit_module(
     def rows_without(task: TaskCoefficients | None) -> tuple[Ints, Ints]:
         if task is None:
             return rows_a, rows_b
-        rest = Moments(moments.a.clone(), moments.b.clone())
-        rest.add([replace(task, weight=-task.weight)])
-        return _leading(a.frame, rest.a, k_a, rule), _leading(b.frame, rest.b, k_b, rule)
+        others = Moments(moments.a.clone(), moments.b.clone())
+        others.add([replace(task, weight=-task.weight)])
+        return (
+            _leading(a.frame, others.a, moments.a, k_a, rule),
+            _leading(b.frame, others.b, moments.b, k_b, rule),
+        )
 
     return _FittedModule(
         rows=(rows_a, rows_b),
@@ -301,10 +307,14 @@ def _spectrum(moments: Tensor, rule: FitRule, most: int | None) -> Spectrum:
     return leading_spectrum(moments, most)
 
 
-def _leading(frame: Frame, moments: Tensor, k: int, rule: FitRule) -> Ints:
-    """Return the rows of the strongest directions, at most k of those that are something."""
-    leading = leading_spectrum(moments, k)
-    return _round(frame, leading, min(k, _count_alive(leading[0])), rule.precision, moments)[0]
+def _leading(frame: Frame, others: Tensor, moments: Tensor, k: int, rule: FitRule) -> Ints:
+    """Return the rows of the strongest directions of the moments of other tasks, at most k.
+
+    What is less than rounding leaves of the moments of all, in float32, is no direction.
+    """
+    energies, U = leading_spectrum(others, k)
+    told = int((energies > _ROUNDING * moments.trace()).sum())
+    return _round(frame, (energies, U), min(k, told), rule.precision, others)[0]
 
 
 def _sides(moments: Moments | None) -> tuple[Tensor | None, Tensor | None]:

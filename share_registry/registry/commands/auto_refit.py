@@ -8,6 +8,8 @@ becomes of it.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from share_registry.catalog.queries import lookups
@@ -46,12 +48,19 @@ def refit_after_commit(
 
     Return whether one was made.
     """
-    try:
+    with apart_from_commit(space):
         if policy.k and basis is not None:
             return _reexpress_others(context, space, policy, author, basis, committed)
         if policy.refit and policy.references and policy.budget > 0:
             return _refit_where_it_pays(context, space, policy, author, len(committed))
-    # the commit is published: whatever fails now must not look as if it were not
+    return False
+
+
+@contextmanager
+def apart_from_commit(space: SpaceName) -> Iterator[None]:
+    """Warn of what fails: the commit is published, and must not look as if it were not."""
+    try:
+        yield
     except Exception as error:  # noqa: BLE001
         _LOG.warning(
             "space %s: the refit that was to follow was not made: %s",
@@ -59,7 +68,6 @@ def refit_after_commit(
             error,
             exc_info=not isinstance(error, ShareRegistryError),
         )
-    return False
 
 
 def _reexpress_others(
@@ -92,7 +100,7 @@ def _refit_where_it_pays(
         sample = lookups.last_absorbed(session, space, SAMPLE)
     sample = described_versions(context, sample)
     rule = rule_within_budget(policy.budget, tasks=tasks)
-    fitted = fit_sample(context, sample, rule, policy)
+    fitted = fit_sample(context, sample, rule)
     if not fitted.basis.modules:
         return False
     basis = serialize_basis(fitted, space)

@@ -25,7 +25,6 @@ from share_registry.registry.commands.coding import FIRST, LATEST
 from share_registry.registry.commands.encode import EncodedAdapter, NewBasis, encode_adapter
 from share_registry.registry.commands.new_basis import (
     FINE,
-    fit_basis,
     rule_within_budget,
     serialize_basis,
 )
@@ -200,7 +199,8 @@ def _fit_basis(
     members = [unstored_member(task, batch.read(task)) for task in sample]
     total = len(batch.adapters)
     rule = rule_within_budget(policy.budget, tasks=total if len(sample) < total else 0)
-    return fit_basis(context, space, members, rule)
+    fitted = fit(members, rule, device=context.device)
+    return serialize_basis(fitted, space) if fitted.basis.modules else None
 
 
 def _pays(

@@ -115,7 +115,6 @@ class Import:
         self._request = request
         self._progress = progress
         self._refits = refits
-        self._committed: dict[SpaceName, frozenset[TaskName]] = {}
         self._begun_s = context.outside.monotonic()
         self._outcomes: dict[int, ImportOutcome] = {}
         self._commits = 0
@@ -230,15 +229,19 @@ class Import:
 
     def _publish(self, prepared: Sequence[tuple[ImportRow, Prepared]]) -> None:
         """Publish a wave: a record for those of one space and message that follow one another."""
-        spaces = dict.fromkeys(row.space for row, _ in prepared)
-        for space in spaces:
-            of_space = [(row, item) for row, item in prepared if row.space == space]
-            for _, run in groupby(of_space, key=lambda pair: pair[1].options.message):
-                self._publish_run(list(run))
-        committed, self._committed = self._committed, {}
-        self._refits.begin(committed)
+        committed: dict[SpaceName, frozenset[TaskName]] = {}
+        try:
+            for space in dict.fromkeys(row.space for row, _ in prepared):
+                of_space = [(row, item) for row, item in prepared if row.space == space]
+                for _, run in groupby(of_space, key=lambda pair: pair[1].options.message):
+                    tasks = self._publish_run(list(run))
+                    committed[space] = committed.get(space, frozenset()) | tasks
+        finally:
+            # what is committed calls for them, whatever became of the rest
+            self._refits.begin(committed)
 
-    def _publish_run(self, run: Sequence[tuple[ImportRow, Prepared]]) -> None:
+    def _publish_run(self, run: Sequence[tuple[ImportRow, Prepared]]) -> frozenset[TaskName]:
+        """Publish adapters in one record; return the tasks that got a version."""
         options = CommitOptions(
             message=run[0][1].options.message, author=self._request.options.author
         )
@@ -251,18 +254,13 @@ class Import:
         except ShareRegistryError as error:
             if len(run) == 1:
                 self._refuse(run[0][0].number, error)
-                return
+                return frozenset()
             # one of them keeps all from being committed
-            for pair in run:
-                self._publish_run([pair])
-            return
+            return frozenset().union(*(self._publish_run([pair]) for pair in run))
         for row, item in run:
             self._note(row, commit, item.report.raw_bytes)
-        if commit.created:
-            self._commits += 1
-            space = run[0][0].space
-            tasks = self._committed.get(space, frozenset()) | {row.task for row, _ in run}
-            self._committed[space] = tasks
+        self._commits += commit.created
+        return frozenset(row.task for row, _ in run if commit.created and row.task in commit.refs)
 
     def _commit_alone(self, row: ImportRow) -> None:
         source = self._source(row.number)

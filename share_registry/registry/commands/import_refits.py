@@ -3,7 +3,7 @@
 Whether a basis pays is found out after a wave is published, by this process alone, while its
 workers would have nothing to do. So they begin with the next wave meanwhile. It is coded as of the
 wave before, which is as if the refit had been waited for: where a basis was made, the import begins
-that wave again. Such are few.
+that wave again. Such are few. Ray's tasks, which begin only when all of a wave is stated, wait.
 """
 
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from share_registry.algebra.threads import one_thread
 from share_registry.names import SpaceName, TaskName
 from share_registry.registry.arguments import CommitOptions
-from share_registry.registry.commands.auto_refit import refit_after_commit
-from share_registry.registry.commands.spaces import existing_target
 from share_registry.registry.context import Context
 from share_registry.values.policy import overridden
 
 
 class RefitsBeside:
-    """Tries refits in a thread of its own; a context manager, which waits for the last one."""
+    """Tries refits in a thread of its own; a context manager, which waits for the last one.
+
+    A refit is not interrupted.
+    """
 
     def __init__(self, context: Context, options: CommitOptions) -> None:
         self._context = context
@@ -49,18 +49,25 @@ class RefitsBeside:
         running, self._running = self._running, None
         return running is not None and running.result()
 
-    @one_thread()
     def _refit(self, committed: Mapping[SpaceName, frozenset[TaskName]]) -> bool:
+        from share_registry.algebra.threads import one_thread
+        from share_registry.registry.commands.auto_refit import (
+            apart_from_commit,
+            refit_after_commit,
+        )
+        from share_registry.registry.commands.spaces import existing_target
+
         refitted = False
         for space, tasks in committed.items():
-            with self._context.reading() as session:
-                policy = existing_target(session, space).policy
-            refitted |= refit_after_commit(
-                self._context,
-                space,
-                overridden(policy, budget=self._options.budget, keep_original=None),
-                self._context.author_of(self._options.author),
-                basis=None,
-                committed=tasks,
-            )
+            with one_thread(), apart_from_commit(space):
+                with self._context.reading() as session:
+                    policy = existing_target(session, space).policy
+                refitted |= refit_after_commit(
+                    self._context,
+                    space,
+                    overridden(policy, budget=self._options.budget, keep_original=None),
+                    self._context.author_of(self._options.author),
+                    basis=None,
+                    committed=tasks,
+                )
         return refitted

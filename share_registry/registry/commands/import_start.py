@@ -12,6 +12,7 @@ from share_registry.errors import ShareRegistryError
 from share_registry.exchange.import_list import collect_sources
 from share_registry.outside.processes import can_start, processors
 from share_registry.registry.arguments import Progress
+from share_registry.registry.commands.import_refits import RefitsBeside
 from share_registry.registry.commands.import_request import ImportRequest
 from share_registry.registry.commands.workers import ThisProcess, WorkerProcesses
 from share_registry.registry.context import Context
@@ -42,24 +43,25 @@ def import_sources(
     """
     context.require_writable()
     items = collect_sources(sources, request.from_file, context.outside)
-    with _workers(context, request, len(items)) as workers:
+    # on the way out, workers end before a refit is waited for
+    with (
+        RefitsBeside(context, request.options) as refits,
+        _workers(context, request, len(items)) as workers,
+    ):
         from share_registry.registry.commands.import_many import Import
-        from share_registry.registry.commands.import_refits import RefitsBeside
         from share_registry.registry.commands.import_work import prepare_one
 
-        with RefitsBeside(context, request.options) as refits:
-
-            def run(
-                calls: Callable[[], Sequence[tuple[Any, ...]]],
-                publish: "Callable[[Iterable[Prepared | ShareRegistryError]], None]",
-            ) -> None:
+        def run(
+            calls: Callable[[], Sequence[tuple[Any, ...]]],
+            publish: "Callable[[Iterable[Prepared | ShareRegistryError]], None]",
+        ) -> None:
+            results = workers.run(prepare_one, calls())
+            if refits.end():
+                workers.give_up()
                 results = workers.run(prepare_one, calls())
-                if refits.end():
-                    workers.give_up()
-                    results = workers.run(prepare_one, calls())
-                publish(results)
+            publish(results)
 
-            return Import(context, items, request, progress, refits).run(workers, run)
+        return Import(context, items, request, progress, refits).run(workers, run)
 
 
 def _workers(

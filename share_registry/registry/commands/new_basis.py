@@ -14,10 +14,9 @@ from share_registry.errors import RefusedError, ensure
 from share_registry.exchange.tensors import move_to_device
 from share_registry.format.basis_object import encode
 from share_registry.format.canonical import sha256
-from share_registry.names import SpaceName
 from share_registry.parallel import side_by_side
 from share_registry.registry.basis.fit import FitRule, FittedBasis, fit
-from share_registry.registry.basis.members import FitMember, stored_members
+from share_registry.registry.basis.members import stored_members
 from share_registry.registry.checkout.checkout import read_task_note, rebuild
 from share_registry.registry.commands.coding import References, code_within_budget
 from share_registry.registry.commands.encode import NewBasis
@@ -63,14 +62,6 @@ def rule_within_budget(budget: float, *, tasks: int) -> FitRule:
     return FitRule(tasks=tasks, budget=budget, precision=_SHARE_OF_BUDGET * budget)
 
 
-def fit_basis(
-    context: Context, space: SpaceName, members: Sequence[FitMember], rule: FitRule
-) -> NewBasis | None:
-    """Fit a basis to tasks; None where no direction pays."""
-    fitted = fit(members, rule, device=context.device)
-    return serialize_basis(fitted, space) if fitted.basis.modules else None
-
-
 def serialize_basis(fitted: FittedBasis, space: str) -> NewBasis:
     """Return a basis as an object. Raises RefusedError where it has no direction."""
     ensure(
@@ -100,42 +91,42 @@ def serialize_basis(fitted: FittedBasis, space: str) -> NewBasis:
     )
 
 
-def fit_sample(
+def saving_of(
     context: Context,
     sample: Sequence[TaskVersion],
     rule: FitRule,
     policy: Policy,
-    basis: NewBasis | None = None,
-) -> FittedBasis:
-    """Fit a basis to tasks that stand for those to come, and the bases that `judge` asks for.
+    basis: NewBasis,
+) -> Saving:
+    """Measure what a basis would save on a task to come; nothing where none may refer to it.
 
-    Where it stands for one that was fitted to more tasks, whose sizes bytes decided, it has these.
+    Those that stand for it are fitted to the sample, as large as it is where bytes decided that.
     """
-    if basis is not None and rule.weighs_bytes:
+    if not (sample and policy.references and policy.budget > 0):
+        return Saving(saved_bytes=0.0, alone_bytes=0.0)
+    if rule.weighs_bytes:
         sizes = {each.module: (each.k_a, each.k_b) for each in basis.report.modules}
         rule = replace(rule, sizes=sizes)
-    refers = policy.references and policy.budget > 0
-    return fit(
-        stored_members(context, sample),
-        rule,
-        left_out=_held_out(sample) if refers else (),
-        device=context.device,
-    )
+    return judge(context, sample, fit_sample(context, sample, rule), policy)
+
+
+def fit_sample(context: Context, sample: Sequence[TaskVersion], rule: FitRule) -> FittedBasis:
+    """Fit a basis to tasks that stand for those to come, and the bases that `judge` asks for."""
+    members = stored_members(context, sample)
+    return fit(members, rule, left_out=_held_out(sample), device=context.device)
 
 
 def judge(
     context: Context, sample: Sequence[TaskVersion], fitted: FittedBasis, policy: Policy
 ) -> Saving:
-    """Measure what a basis would save on a task to come; nothing where none may refer to it.
+    """Measure what a basis would save on a task to come that may refer to it.
 
     Args:
         context: The registry.
-        sample: Tasks that stand for those to come, at most `SAMPLE`.
+        sample: Tasks that stand for those to come, at least one and at most `SAMPLE`.
         fitted: What `fit_sample` made of them.
         policy: What tasks to come are coded with.
     """
-    if not fitted.left_out:
-        return Saving(saved_bytes=0.0, alone_bytes=0.0)
 
     def code_left_out(task: tuple[int, StoredBasis]) -> tuple[int, int]:
         """Return the bytes of a task without a basis, and with one of the others."""

@@ -56,9 +56,8 @@ from share_registry.registry.commands.new_basis import (
     FINE,
     SAMPLE,
     Saving,
-    fit_sample,
-    judge,
     rule_within_budget,
+    saving_of,
     serialize_basis,
 )
 from share_registry.registry.commands.preconditions import check_texts
@@ -108,7 +107,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     members = stored_members(context, nearest)
     moments = load(context, name, options.weighting, [member.key for member in members])
     rule = _fit_rule(options, policy.budget, len(rows))
-    fitted = fit(members, rule, moments, keep=True, device=context.device)
+    fitted = fit(members, rule, moments, keep_moments=True, device=context.device)
     basis = serialize_basis(fitted, name)
     if fitted.moments is not None:
         save(context, name, fitted.moments)
@@ -121,7 +120,7 @@ def refit(context: Context, space: str | None, options: RefitOptions) -> Commit:
     saving = None
     # the paper's protocol has nothing but a basis to code with
     if not (is_there or options.force or policy.k):
-        saving = judge(context, sample, fit_sample(context, sample, rule, policy, basis), policy)
+        saving = saving_of(context, sample, rule, policy, basis)
     basis = _with_gain(context, basis, saving, rows, reexpressed)
     note = Note(author=context.author_of(options.author), message=options.message or None)
     if options.dry_run:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
+from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -87,6 +88,8 @@ class WorkerProcesses:
         self._all: set[WorkerProcess] = set()
         self._threads = ThreadPoolExecutor(count)
         self._futures: list[Future[Any]] = []
+        self._starting = Lock()
+        self._ends = False
         for _ in range(count):
             self._idle.put(self._start())
 
@@ -99,6 +102,8 @@ class WorkerProcesses:
         __: BaseException | None,
         ___: TracebackType | None,
     ) -> None:
+        with self._starting:
+            self._ends = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in list(self._all):
             process.close()
@@ -119,8 +124,11 @@ class WorkerProcesses:
             future.cancel()
 
     def _start(self) -> WorkerProcess:
-        process = WorkerProcess(reopen, self._place, self._device, preload=self._preload)
-        self._all.add(process)
+        with self._starting:
+            if self._ends:
+                raise ProcessEndedError("nobody waits for what it does")
+            process = WorkerProcess(reopen, self._place, self._device, preload=self._preload)
+            self._all.add(process)
         return process
 
     def _call(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
@@ -132,10 +140,10 @@ class WorkerProcesses:
                     return process.call(attempt, function, arguments)
                 except ProcessEndedError as error:
                     ended = error
-                    _LOG.warning("a worker ended (%s): it is started again", ended)
                     self._all.discard(process)
                     process.close()
                     process = self._start()
+                    _LOG.warning("a worker ended (%s): it was started again", ended)
         finally:
             self._idle.put(process)
         return RefusedError(
